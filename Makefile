@@ -1,0 +1,69 @@
+# One list of checks: CI runs `make test`, a developer runs the same targets.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup openssl fmt lint types contracts test demo bench clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# apt(PACKAGE): install a Debian package if we may, else say what to do.
+define apt
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing $(1) with apt-get"; \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(1); } >&2 \
+	    || { echo "error: apt-get could not install $(1); install it by hand and run make again." >&2; exit 1; }; \
+	else \
+	  echo "error: $(1) is missing. Run: sudo apt-get install $(1)" >&2; exit 1; \
+	fi
+endef
+
+setup: $(STAMP)  ## Make .venv with everything in it (again only when pyproject.toml changed)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: $(PYTHON) is missing or older than 3.11. Install Python 3.11 or newer, or name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(call apt,python3-venv); } || exit 1; \
+	  $(PYTHON) -m venv --clear $(VENV) \
+	    || { echo "error: $(PYTHON) cannot make a venv; install the venv package of that Python (Debian: python3-venv)." >&2; exit 1; }; \
+	fi
+	@echo "Installing ra-gateway and its tools into $(VENV); the first time takes a minute or two"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+openssl:
+	@command -v openssl >/dev/null || { $(call apt,openssl); }
+	@openssl cmp -help >/dev/null 2>&1 \
+	  || { echo "error: $$(openssl version) has no 'cmp' command; the tests need OpenSSL 3.0 or newer." >&2; exit 1; }
+
+fmt: setup  ## Format the code and apply the safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: setup  ## Check formatting and lint rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup  ## Check types (mypy strict)
+	$(BIN)/mypy
+
+contracts: setup  ## Check which module may import which
+	$(BIN)/lint-imports --no-cache
+
+test: setup openssl lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+demo: setup  ## Enrol and renew a simulated base station (KEEP=1 leaves it serving; DIR=..., PORT=...)
+	@$(BIN)/ra-gateway demo $(if $(DIR),--dir "$(DIR)") $(if $(PORT),--port $(PORT)) $(if $(filter-out 0 no,$(KEEP)),--keep)
+
+bench: setup  ## Measure enrolments per second (JSON=FILE writes the numbers too)
+	@$(BIN)/python -m tests.bench.run $(if $(JSON),--json "$(JSON)")
+
+clean:  ## Remove .venv, caches and build results
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

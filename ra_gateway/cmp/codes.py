@@ -1,0 +1,79 @@
+"""Names and numbers of CMP, spelled as in the RFCs."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+CMP_CONTENT_TYPE: Final = "application/pkixcmp"
+
+
+class BodyType(IntEnum):
+    """The 27 choices of PKIBody; the value is the context tag (RFC 9810 5.1.2)."""
+
+    ir = 0
+    ip = 1
+    cr = 2
+    cp = 3
+    p10cr = 4
+    popdecc = 5
+    popdecr = 6
+    kur = 7
+    kup = 8
+    krr = 9
+    krp = 10
+    rr = 11
+    rp = 12
+    ccr = 13
+    ccp = 14
+    ckuann = 15
+    cann = 16
+    rann = 17
+    crlann = 18
+    pkiconf = 19
+    nested = 20
+    genm = 21
+    genp = 22
+    error = 23
+    certConf = 24
+    pollReq = 25
+    pollRep = 26
+
+
+class PKIStatus(IntEnum):
+    """RFC 9810 5.2.3."""
+
+    accepted = 0
+    grantedWithMods = 1
+    rejection = 2
+    waiting = 3
+    revocationWarning = 4
+    revocationNotification = 5
+    keyUpdateWarning = 6
+
+
+ISSUED_STATUSES: Final = frozenset({PKIStatus.accepted, PKIStatus.grantedWithMods})
+
+CERT_RESPONSE_TO: Final = {
+    BodyType.ir: BodyType.ip,
+    BodyType.cr: BodyType.cp,
+    BodyType.kur: BodyType.kup,
+}
+"""The answer that belongs to each CRMF certificate request (RFC 9483 4.1)."""
+
+
+class OID:
+    """Object identifiers in dotted form."""
+
+    implicitConfirm: Final = "1.3.6.1.5.5.7.4.13"
+    confirmWaitTime: Final = "1.3.6.1.5.5.7.4.14"
+    origPKIMessage: Final = "1.3.6.1.5.5.7.4.15"
+    certProfile: Final = "1.3.6.1.5.5.7.4.21"
+    oldCertID: Final = "1.3.6.1.5.5.7.5.1.5"
+    cmcCA: Final = "1.3.6.1.5.5.7.3.27"
+    cmcRA: Final = "1.3.6.1.5.5.7.3.28"
+    cmKGA: Final = "1.3.6.1.5.5.7.3.32"
+    passwordBasedMac: Final = "1.2.840.113533.7.66.13"
+    pbmac1: Final = "1.2.840.113549.1.5.14"
+    dhBasedMac: Final = "1.2.840.113533.7.66.30"
+    kemBasedMac: Final = "1.2.840.113533.7.66.16"

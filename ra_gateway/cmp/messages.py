@@ -1,0 +1,716 @@
+"""PKIMessage, its header and the bodies the gateway reads, as frozen values.
+
+Bytes become a `PKIMessage` once. The octets of header and body are kept beside what they mean, because
+protection and proof of possession are checked over what arrived, never over a re-encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeVar
+
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.codes import ISSUED_STATUSES, OID, BodyType, PKIStatus
+from ra_gateway.cmp.names import NULL_DN, directory_name, name_of
+from ra_gateway.errors import HeaderRefused, MalformedMessage, PKIFailureInfo
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+CMP2000: Final = 2
+CMP2021: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class InfoTypeAndValue:
+    """One entry of generalInfo; `value_der` is None where the value is absent."""
+
+    info_type: str
+    value_der: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PKIHeader:
+    """The header's fields (RFC 9810 5.1.1).
+
+    Args:
+        sender_der, recipient_der: GeneralNames.
+        message_time: Aware UTC.
+        protection_alg_der: AlgorithmIdentifier.
+    """
+
+    sender_der: bytes
+    recipient_der: bytes
+    pvno: int = CMP2000
+    message_time: datetime | None = None
+    protection_alg_der: bytes | None = None
+    sender_kid: bytes | None = None
+    recip_kid: bytes | None = None
+    transaction_id: bytes | None = None
+    sender_nonce: bytes | None = None
+    recip_nonce: bytes | None = None
+    free_text: tuple[str, ...] = ()
+    general_info: tuple[InfoTypeAndValue, ...] = ()
+
+    @classmethod
+    def from_der(cls, der: bytes) -> PKIHeader:
+        """Decode a header.
+
+        Raises:
+            MalformedMessage: It does not conform.
+        """
+        header = asn1.decode(asn1.PKIHeader, der)
+        return cls(
+            pvno=header.pvno,
+            sender_der=asn1.raw(header.sender),
+            recipient_der=asn1.raw(header.recipient),
+            message_time=_optional(asn1.time_of, header.message_time),
+            protection_alg_der=_raw_or_none(header.protection_alg),
+            sender_kid=header.sender_kid,
+            recip_kid=header.recip_kid,
+            transaction_id=header.transaction_id,
+            sender_nonce=header.sender_nonce,
+            recip_nonce=header.recip_nonce,
+            free_text=tuple(_some(header.free_text, "freeText")),
+            general_info=tuple(
+                InfoTypeAndValue(item.info_type.dotted_string, _raw_or_none(item.info_value))
+                for item in _some(header.general_info, "generalInfo")
+            ),
+        )
+
+    def to_der(self) -> bytes:
+        """Encode the header."""
+        return asn1.encode(
+            asn1.PKIHeader(
+                pvno=self.pvno,
+                sender=asn1.element(self.sender_der),
+                recipient=asn1.element(self.recipient_der),
+                message_time=_optional(asn1.generalized_time, self.message_time),
+                protection_alg=_optional(asn1.element, self.protection_alg_der),
+                sender_kid=self.sender_kid,
+                recip_kid=self.recip_kid,
+                transaction_id=self.transaction_id,
+                sender_nonce=self.sender_nonce,
+                recip_nonce=self.recip_nonce,
+                free_text=list(self.free_text) or None,
+                general_info=[
+                    asn1.InfoTypeAndValue(
+                        info_type=asn1.oid(item.info_type),
+                        info_value=_optional(asn1.element, item.value_der),
+                    )
+                    for item in self.general_info
+                ]
+                or None,
+            )
+        )
+
+    @property
+    def sender_name_der(self) -> bytes | None:
+        """The Name in sender, None if sender is another kind of GeneralName."""
+        return name_of(self.sender_der)
+
+    def info(self, info_type: str) -> InfoTypeAndValue | None:
+        """Return the first entry of generalInfo with a type, or None."""
+        return next((item for item in self.general_info if item.info_type == info_type), None)
+
+    @property
+    def implicit_confirm(self) -> bool:
+        """Whether generalInfo has implicitConfirm."""
+        return self.info(OID.implicitConfirm) is not None
+
+    @property
+    def cert_profiles(self) -> tuple[str, ...]:
+        """Names in certProfile.
+
+        Raises:
+            MalformedMessage: The value is not a SEQUENCE OF UTF8String.
+        """
+        item = self.info(OID.certProfile)
+        if item is None:
+            return ()
+        if item.value_der is None:
+            raise MalformedMessage("certProfile without a value", rule="R64")
+        return tuple(asn1.unbox(asn1.UTF8StringsBox, item.value_der).strings)
+
+
+ANYONE: Final = directory_name(NULL_DN)
+"""The NULL-DN as a GeneralName: a sender or recipient that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class PKIMessage:
+    """One message: what it means and the octets it came as.
+
+    Args:
+        der: The whole message.
+        header_der, body_der: The octets under the protection; `body_der` includes the body's own tag.
+        protection: Signature or MAC, None if absent.
+        extra_certs: DER of each certificate, in the order received.
+    """
+
+    der: bytes
+    header: PKIHeader
+    header_der: bytes
+    body_type: BodyType
+    body_der: bytes
+    protection: bytes | None
+    extra_certs: tuple[bytes, ...]
+
+    @classmethod
+    def from_der(cls, der: bytes) -> PKIMessage:
+        """Decode a message; its body is checked no further than its tag.
+
+        Raises:
+            MalformedMessage: Not one complete DER PKIMessage.
+        """
+        message = asn1.decode(asn1.PKIMessage, der)
+        header_der = asn1.raw(message.header)
+        tag = message.body.tag_bytes
+        # Context-specific, constructed, and one octet: 27 choices fit below tag number 31.
+        if len(tag) != 1 or tag[0] & 0xE0 != 0xA0 or tag[0] & 0x1F > max(BodyType):
+            raise MalformedMessage(f"body with tag {tag.hex()}", rule="R1")
+        protection = message.protection
+        return cls(
+            der=der,
+            header=PKIHeader.from_der(header_der),
+            header_der=header_der,
+            body_type=BodyType(tag[0] & 0x1F),
+            body_der=asn1.raw(message.body),
+            protection=None if protection is None else asn1.octets_of(protection, "protection"),
+            extra_certs=tuple(
+                asn1.raw(certificate) for certificate in _some(message.extra_certs, "extraCerts")
+            ),
+        )
+
+    @property
+    def body_content(self) -> bytes:
+        """The octets inside the body's tag."""
+        return asn1.content(asn1.element(self.body_der))
+
+
+def assemble(
+    header_der: bytes, body_der: bytes, protection: bytes | None, extra_certs: Iterable[bytes] = ()
+) -> bytes:
+    """Return the DER of a PKIMessage from its parts (R1.1: an empty extraCerts is left out)."""
+    parts = [header_der, body_der]
+    if protection is not None:
+        parts.append(asn1.tlv(0xA0, asn1.tlv(0x03, b"\x00", protection)))
+    certificates = b"".join(extra_certs)
+    if certificates:
+        parts.append(asn1.tlv(0xA1, asn1.tlv(0x30, certificates)))
+    return asn1.tlv(0x30, *parts)
+
+
+def body(body_type: BodyType, *parts: bytes) -> bytes:
+    """Return a PKIBody: the choice's EXPLICIT tag around its content."""
+    return asn1.tlv(0xA0 | body_type, *parts)
+
+
+def _raw_or_none(element: asn1.TLV | asn1.Null | None) -> bytes | None:
+    return None if element is None else asn1.raw(element)
+
+
+def _optional(convert: Callable[[T], U], value: T | None) -> U | None:
+    return None if value is None else convert(value)
+
+
+def _optional_time(value: asn1.UTCTime | asn1.GeneralizedTime | None) -> datetime | None:
+    return None if value is None else asn1.time_of(value)
+
+
+def _some(items: list[T] | None, what: str) -> list[T]:
+    if items is None:
+        return []
+    if not items:
+        raise MalformedMessage(f"empty {what}", rule="R1")
+    return items
+
+
+# --- status ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PKIStatusInfo:
+    """Status, texts and failure bits (RFC 9810 5.2.3)."""
+
+    status: PKIStatus
+    status_string: tuple[str, ...] = ()
+    fail_info: tuple[PKIFailureInfo, ...] = ()
+
+    @classmethod
+    def of(cls, info: asn1.PKIStatusInfo) -> PKIStatusInfo:
+        """Read the decoded form; failure bits that have no name are dropped.
+
+        Raises:
+            MalformedMessage: A status that does not exist.
+        """
+        try:
+            status = PKIStatus(info.status)
+        except ValueError as error:
+            raise MalformedMessage(f"PKIStatus {info.status}", rule="R1") from error
+        bits = asn1.set_bits(info.fail_info) if info.fail_info is not None else []
+        return cls(
+            status,
+            tuple(_some(info.status_string, "statusString")),
+            tuple(PKIFailureInfo(bit) for bit in bits if bit <= max(PKIFailureInfo)),
+        )
+
+    def build(self) -> asn1.PKIStatusInfo:
+        """Return the form to be encoded."""
+        return asn1.PKIStatusInfo(
+            status=int(self.status),
+            status_string=list(self.status_string) or None,
+            fail_info=asn1.named_bits([int(bit) for bit in self.fail_info])
+            if self.fail_info
+            else None,
+        )
+
+    @property
+    def issued(self) -> bool:
+        """Whether the status says that a certificate was issued."""
+        return self.status in ISSUED_STATUSES
+
+    def __str__(self) -> str:
+        bits = "+".join(bit.name for bit in self.fail_info)
+        return " ".join(filter(None, (self.status.name, bits, "; ".join(self.status_string))))
+
+
+# --- requests -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A requested or issued extension; `value` is the content of extnValue."""
+
+    oid: str
+    critical: bool
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CertTemplate:
+    """What a request says about the certificate it wants (RFC 4211 5); None where absent.
+
+    Args:
+        reserved: Names of fields present that a requester must leave to the CA.
+    """
+
+    version: int | None = None
+    serial_number: int | None = None
+    issuer_der: bytes | None = None
+    subject_der: bytes | None = None
+    spki_der: bytes | None = None
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    extensions: tuple[Extension, ...] = ()
+    reserved: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, template: asn1.CertTemplate) -> CertTemplate:
+        """Read the decoded form."""
+        validity = template.validity
+        reserved = [
+            name
+            for name, value in (
+                ("serialNumber", template.serial_number),
+                ("signingAlg", template.signing_alg),
+                ("issuerUID", template.issuer_uid),
+                ("subjectUID", template.subject_uid),
+            )
+            if value is not None
+        ]
+        return cls(
+            version=template.version,
+            serial_number=template.serial_number,
+            issuer_der=_raw_or_none(template.issuer),
+            subject_der=_raw_or_none(template.subject),
+            spki_der=_optional(asn1.encode, template.public_key),
+            not_before=_optional_time(validity.not_before) if validity else None,
+            not_after=_optional_time(validity.not_after) if validity else None,
+            extensions=tuple(
+                Extension(item.extn_id.dotted_string, item.critical, item.extn_value)
+                for item in template.extensions or ()
+            ),
+            reserved=tuple(reserved),
+        )
+
+    def build(self) -> asn1.CertTemplate:
+        """Return the form to be encoded; reserved fields are never written."""
+        validity = None
+        if self.not_before is not None or self.not_after is not None:
+            validity = asn1.OptionalValidity(
+                not_before=_optional(asn1.time, self.not_before),
+                not_after=_optional(asn1.time, self.not_after),
+            )
+        return asn1.CertTemplate(
+            version=self.version,
+            serial_number=self.serial_number,
+            signing_alg=None,
+            issuer=_optional(asn1.element, self.issuer_der),
+            validity=validity,
+            subject=_optional(asn1.element, self.subject_der),
+            public_key=None
+            if self.spki_der is None
+            else asn1.decode(asn1.SubjectPublicKeyInfo, self.spki_der),
+            issuer_uid=None,
+            subject_uid=None,
+            extensions=[
+                asn1.Extension(
+                    extn_id=asn1.oid(item.oid), critical=item.critical, extn_value=item.value
+                )
+                for item in self.extensions
+            ]
+            or None,
+        )
+
+    def extension(self, oid: str) -> Extension | None:
+        """Return the extension with a dotted OID, or None."""
+        return next((item for item in self.extensions if item.oid == oid), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """One control of a CertRequest."""
+
+    type: str
+    value_der: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CertId:
+    """Issuer (a GeneralName) and serial number of a certificate."""
+
+    issuer_der: bytes
+    serial_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignaturePOP:
+    """POPOSigningKey (RFC 4211 4.1).
+
+    Args:
+        input_der: DER of POPOSigningKeyInput as it was signed, None if the CertRequest itself was.
+        auth_info_der, public_key_der: Its two members.
+    """
+
+    algorithm_der: bytes
+    signature: bytes
+    input_der: bytes | None = None
+    auth_info_der: bytes = b""
+    public_key_der: bytes = b""
+
+
+RA_VERIFIED: Final = "raVerified"
+
+
+@dataclass(frozen=True, slots=True)
+class CertReqMsg:
+    """One certificate request.
+
+    Args:
+        cert_req_der: CertRequest as received: what POPOSigningKey signs.
+        pop: `SignaturePOP`; the name of another choice of ProofOfPossession; None if absent.
+    """
+
+    cert_req_der: bytes
+    cert_req_id: int
+    template: CertTemplate
+    controls: tuple[Control, ...]
+    pop: SignaturePOP | str | None
+
+    def old_cert_id(self) -> CertId | None:
+        """Return the oldCertID control, or None.
+
+        Raises:
+            MalformedMessage: The control does not conform.
+        """
+        for control in self.controls:
+            if control.type == OID.oldCertID:
+                value = asn1.decode(asn1.CertId, control.value_der)
+                return CertId(asn1.raw(value.issuer), value.serial_number)
+        return None
+
+
+def cert_req_messages(content: bytes) -> tuple[CertReqMsg, ...]:
+    """Decode the content of an ir, cr or kur.
+
+    Raises:
+        MalformedMessage: It does not conform.
+    """
+    return tuple(
+        _cert_req_msg(message) for message in asn1.unbox(asn1.CertReqMessagesBox, content).messages
+    )
+
+
+def _cert_req_msg(message: asn1.CertReqMsg) -> CertReqMsg:
+    cert_req_der = asn1.raw(message.cert_req)
+    request = asn1.decode(asn1.CertRequest, cert_req_der)
+    pop: SignaturePOP | str | None = None
+    if message.popo is not None:
+        pop = message.popo.tag
+        value = message.popo.value
+        if isinstance(value, asn1.POPOSigningKey):
+            pop = _signature_pop(value)
+    return CertReqMsg(
+        cert_req_der=cert_req_der,
+        cert_req_id=request.cert_req_id,
+        template=CertTemplate.of(request.cert_template),
+        controls=tuple(
+            Control(control.type.dotted_string, asn1.raw(control.value))
+            for control in _some(request.controls, "controls")
+        ),
+        pop=pop,
+    )
+
+
+def _signature_pop(value: asn1.POPOSigningKey) -> SignaturePOP:
+    given = value.poposk_input
+    return SignaturePOP(
+        algorithm_der=asn1.raw(value.algorithm_identifier),
+        signature=asn1.octets_of(value.signature, "POP signature"),
+        # Encoding the sequence of its raw members gives the octets received, under SEQUENCE's own tag.
+        input_der=None if given is None else asn1.encode(given),
+        auth_info_der=b"" if given is None else asn1.raw(given.auth_info),
+        public_key_der=b"" if given is None else asn1.raw(given.public_key),
+    )
+
+
+def cert_request_der(
+    template: CertTemplate, *, cert_req_id: int = 0, controls: Iterable[Control] = ()
+) -> bytes:
+    """Return the DER of a CertRequest."""
+    return asn1.encode(
+        asn1.CertRequest(
+            cert_req_id=cert_req_id,
+            cert_template=template.build(),
+            controls=[
+                asn1.AttributeTypeAndValue(
+                    type=asn1.oid(control.type), value=asn1.element(control.value_der)
+                )
+                for control in controls
+            ]
+            or None,
+        )
+    )
+
+
+def cert_req_msg_der(cert_req_der: bytes, popo_der: bytes) -> bytes:
+    """Return the DER of a CertReqMsg; `popo_der` is the tagged ProofOfPossession, b"" for none."""
+    return asn1.tlv(0x30, cert_req_der, popo_der)
+
+
+def signature_popo_der(
+    algorithm_der: bytes, signature: bytes, input_der: bytes | None = None
+) -> bytes:
+    """Return the DER of ProofOfPossession with choice signature."""
+    # The input's SEQUENCE tag becomes the IMPLICIT [0] of poposkInput.
+    given = b"" if input_der is None else b"\xa0" + input_der[1:]
+    return asn1.tlv(0xA1, given, algorithm_der, asn1.tlv(0x03, b"\x00", signature))
+
+
+RA_VERIFIED_POPO_DER: Final = b"\x80\x00"
+
+
+def popo_signing_key_input(sender_der: bytes, spki_der: bytes) -> bytes:
+    """Return the DER of POPOSigningKeyInput that names its sender (a GeneralName)."""
+    return asn1.tlv(0x30, asn1.tlv(0xA0, sender_der), spki_der)
+
+
+def cert_id_der(cert_id: CertId) -> bytes:
+    """Return the DER of a CertId."""
+    return asn1.encode(
+        asn1.CertId(issuer=asn1.element(cert_id.issuer_der), serial_number=cert_id.serial_number)
+    )
+
+
+# --- answers --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CertResponse:
+    """One answer to a certificate request; `certificate_der` is None unless a plain certificate came."""
+
+    cert_req_id: int
+    status_info: PKIStatusInfo
+    certificate_der: bytes | None = None
+    encrypted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CertRepMessage:
+    """Content of ip, cp or kup."""
+
+    responses: tuple[CertResponse, ...]
+    ca_pubs: tuple[bytes, ...] = ()
+
+
+def cert_rep_message(content: bytes) -> CertRepMessage:
+    """Decode the content of an ip, cp or kup.
+
+    Raises:
+        MalformedMessage: It does not conform.
+    """
+    message = asn1.decode(asn1.CertRepMessage, content)
+    return CertRepMessage(
+        responses=tuple(_cert_response(response) for response in message.response),
+        ca_pubs=tuple(asn1.raw(item) for item in _some(message.ca_pubs, "caPubs")),
+    )
+
+
+def _cert_response(response: asn1.CertResponse) -> CertResponse:
+    certificate_der, encrypted = None, False
+    pair = response.certified_key_pair
+    if pair is not None:
+        if pair.cert_or_enc_cert.tag == "certificate":
+            certificate_der = asn1.raw(pair.cert_or_enc_cert.value)
+        encrypted = certificate_der is None or pair.private_key is not None
+    return CertResponse(
+        response.cert_req_id, PKIStatusInfo.of(response.status), certificate_der, encrypted
+    )
+
+
+def cert_rep_body(body_type: BodyType, message: CertRepMessage) -> bytes:
+    """Return the body of an ip, cp or kup."""
+    return body(
+        body_type,
+        asn1.encode(
+            asn1.CertRepMessage(
+                ca_pubs=[asn1.element(der) for der in message.ca_pubs] or None,
+                response=[
+                    asn1.CertResponse(
+                        cert_req_id=response.cert_req_id,
+                        status=response.status_info.build(),
+                        certified_key_pair=_certified(response.certificate_der),
+                        rsp_info=None,
+                    )
+                    for response in message.responses
+                ],
+            )
+        ),
+    )
+
+
+def _certified(certificate_der: bytes | None) -> asn1.CertifiedKeyPair | None:
+    if certificate_der is None:
+        return None
+    return asn1.CertifiedKeyPair(
+        cert_or_enc_cert=asn1.Variant(asn1.element(certificate_der), "certificate"),
+        private_key=None,
+        publication_info=None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CertStatus:
+    """One entry of certConf; `hash_alg` is the name of an explicit hash algorithm, "" if absent."""
+
+    cert_hash: bytes
+    cert_req_id: int
+    status_info: PKIStatusInfo | None = None
+    hash_alg: asn1.AlgorithmIdentifier | None = None
+
+    @property
+    def takes_certificate(self) -> bool:
+        """Whether the device accepts its certificate (RFC 9810 5.3.18: absent statusInfo means so)."""
+        return self.status_info is None or self.status_info.issued
+
+
+def cert_confirm_content(content: bytes) -> tuple[CertStatus, ...]:
+    """Decode the content of a certConf.
+
+    Raises:
+        MalformedMessage: It does not conform.
+    """
+    return tuple(
+        CertStatus(
+            status.cert_hash,
+            status.cert_req_id,
+            _optional(PKIStatusInfo.of, status.status_info),
+            status.hash_alg,
+        )
+        for status in asn1.unbox(asn1.CertConfirmContentBox, content).statuses
+    )
+
+
+def cert_confirm_body(status: CertStatus) -> bytes:
+    """Return the body of a certConf with one CertStatus."""
+    return body(
+        BodyType.certConf,
+        asn1.boxed(
+            asn1.CertConfirmContentBox(
+                statuses=[
+                    asn1.CertStatus(
+                        cert_hash=status.cert_hash,
+                        cert_req_id=status.cert_req_id,
+                        status_info=_optional(PKIStatusInfo.build, status.status_info),
+                        hash_alg=status.hash_alg,
+                    )
+                ]
+            )
+        ),
+    )
+
+
+PKICONF_BODY: Final = body(BodyType.pkiconf, b"\x05\x00")
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorMsgContent:
+    """Content of error."""
+
+    status_info: PKIStatusInfo
+    error_code: int | None = None
+    error_details: tuple[str, ...] = ()
+
+
+def error_msg_content(content: bytes) -> ErrorMsgContent:
+    """Decode the content of an error.
+
+    Raises:
+        MalformedMessage: It does not conform.
+    """
+    message = asn1.decode(asn1.ErrorMsgContent, content)
+    return ErrorMsgContent(
+        PKIStatusInfo.of(message.pki_status_info),
+        message.error_code,
+        tuple(_some(message.error_details, "errorDetails")),
+    )
+
+
+def error_body(status_info: PKIStatusInfo) -> bytes:
+    """Return the body of an error."""
+    return body(
+        BodyType.error,
+        asn1.encode(
+            asn1.ErrorMsgContent(
+                pki_status_info=status_info.build(), error_code=None, error_details=None
+            )
+        ),
+    )
+
+
+def nested_messages(content: bytes) -> tuple[bytes, ...]:
+    """Return the DER of each message inside a nested.
+
+    Raises:
+        MalformedMessage: It does not conform.
+    """
+    return tuple(asn1.raw(item) for item in asn1.unbox(asn1.PKIMessagesBox, content).messages)
+
+
+def nested_body(*messages: bytes) -> bytes:
+    """Return the body of a nested around whole messages."""
+    return body(BodyType.nested, asn1.tlv(0x30, *messages))
+
+
+def require_one(items: tuple[T, ...], what: str, rule: str) -> T:
+    """Return the only item.
+
+    Raises:
+        HeaderRefused: There are none, or several (badRequest).
+    """
+    if len(items) != 1:
+        raise HeaderRefused(f"{len(items)} {what}, expected exactly one", rule=rule)
+    return items[0]

@@ -1,0 +1,172 @@
+"""Distinguished names: compared by meaning, kept byte for byte (RFC 5280 7.1, simplified as RFC 4518 allows).
+
+Two CAs may encode one name as PrintableString and as UTF8String, or differ in case and blanks; a comparison
+of octets alone would then break a chain that every other verifier accepts.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+
+from cryptography import x509
+
+from ra_gateway.cmp import asn1
+from ra_gateway.errors import MalformedMessage
+
+NULL_DN: Final = b"\x30\x00"
+
+_ENCODINGS: Final = {
+    0x0C: "utf-8",
+    0x12: "ascii",
+    0x13: "ascii",
+    0x14: "latin-1",
+    0x16: "ascii",
+    0x1E: "utf-16-be",
+    0x1C: "utf-32-be",
+}
+
+CanonicalName = tuple[frozenset[tuple[str, str]], ...]
+
+
+def _text(value: asn1.TLV) -> str:
+    octets = asn1.content(value)
+    encoding = _ENCODINGS.get(value.tag_bytes[0])
+    if encoding is None:
+        return "#" + asn1.raw(value).hex()
+    try:
+        return octets.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise MalformedMessage(f"name attribute: {error}", rule="R1") from error
+
+
+def attributes(name_der: bytes) -> list[tuple[str, str]]:
+    """Return a Name's attributes in order as (dotted OID, text).
+
+    Raises:
+        MalformedMessage: Not a Name.
+    """
+    return [
+        (attribute.type.dotted_string, _text(attribute.value))
+        for rdn in asn1.unbox(asn1.NameBox, name_der).rdns
+        for attribute in rdn.as_list()
+    ]
+
+
+@lru_cache(maxsize=4096)
+def canonical(name_der: bytes) -> CanonicalName:
+    """Return a Name in a form that is equal for names that mean the same.
+
+    Raises:
+        MalformedMessage: Not a Name.
+    """
+    return tuple(
+        frozenset(
+            (attribute.type.dotted_string, " ".join(_text(attribute.value).casefold().split()))
+            for attribute in rdn.as_list()
+        )
+        for rdn in asn1.unbox(asn1.NameBox, name_der).rdns
+    )
+
+
+def same_name(one_der: bytes, other_der: bytes) -> bool:
+    """Tell whether two Names mean the same; octets equal is the usual case and the cheap one.
+
+    Raises:
+        MalformedMessage: One of them is not a Name.
+    """
+    return one_der == other_der or canonical(one_der) == canonical(other_der)
+
+
+@lru_cache(maxsize=4096)
+def rfc4514(name_der: bytes) -> str:
+    """Return a Name as an RFC 4514 string, for people and for patterns ("" for the NULL-DN).
+
+    Raises:
+        MalformedMessage: Not a Name.
+    """
+    try:
+        return x509.Name(
+            x509.RelativeDistinguishedName(
+                x509.NameAttribute(attribute.type, _text(attribute.value), _validate=False)
+                for attribute in rdn.as_list()
+            )
+            for rdn in asn1.unbox(asn1.NameBox, name_der).rdns
+        ).rfc4514_string()
+    except (ValueError, TypeError) as error:
+        raise MalformedMessage(f"name: {error}", rule="R1") from error
+
+
+def from_rfc4514(text: str) -> bytes:
+    """Return the DER of a Name given as an RFC 4514 string.
+
+    Raises:
+        ValueError: Not such a string, or a value an attribute cannot have.
+    """
+    return x509.Name.from_rfc4514_string(text).public_bytes()
+
+
+def directory_name(name_der: bytes) -> bytes:
+    """Return a Name as a GeneralName (directoryName [4] EXPLICIT)."""
+    return asn1.tlv(0xA4, name_der)
+
+
+def name_of(general_name_der: bytes) -> bytes | None:
+    """Return the Name inside a GeneralName, or None if it is another kind of GeneralName."""
+    if general_name_der[:1] != b"\xa4":
+        return None
+    return asn1.content(asn1.element(general_name_der))
+
+
+_SAN_TAGS: Final = {"email": 0x81, "dns": 0x82, "uri": 0x86, "ip": 0x87}
+_SAN_KINDS: Final = {tag: kind for kind, tag in _SAN_TAGS.items()}
+
+
+def general_names(general_names_der: bytes) -> tuple[str, ...]:
+    """Return GeneralNames as texts such as "dns:enb1.example.net" or "ip:192.0.2.1".
+
+    Other kinds come as "dn:<RFC 4514>" or "other:<hex of the DER>".
+
+    Raises:
+        MalformedMessage: Not GeneralNames.
+    """
+    return tuple(
+        _general_name_text(name)
+        for name in asn1.unbox(asn1.GeneralNamesBox, general_names_der).names
+    )
+
+
+def _general_name_text(name: asn1.TLV) -> str:
+    kind = _SAN_KINDS.get(name.tag_bytes[0])
+    octets = asn1.content(name)
+    try:
+        if kind == "ip":
+            return f"ip:{ipaddress.ip_address(octets)}"
+        if kind is not None:
+            return f"{kind}:{octets.decode('ascii')}"
+    except ValueError as error:
+        raise MalformedMessage(f"GeneralName: {error}", rule="R1") from error
+    if name.tag_bytes == b"\xa4":
+        return f"dn:{rfc4514(octets)}"
+    return f"other:{asn1.raw(name).hex()}"
+
+
+def general_names_der(texts: Iterable[str]) -> bytes:
+    """Return the DER of GeneralNames from texts of kind dns, ip, uri or email, as `general_names` gives them.
+
+    Raises:
+        ValueError: A text of another form.
+    """
+    return asn1.tlv(0x30, *map(_general_name_der, texts))
+
+
+def _general_name_der(text: str) -> bytes:
+    kind, separator, value = text.partition(":")
+    tag = _SAN_TAGS.get(kind)
+    if tag is None or not separator or not value:
+        raise ValueError(f"{text!r} is not of the form dns:, ip:, uri: or email: and a value")
+    return asn1.tlv(
+        tag, ipaddress.ip_address(value).packed if kind == "ip" else value.encode("ascii")
+    )

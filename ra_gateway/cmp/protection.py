@@ -1,0 +1,93 @@
+"""PKIProtection by signature: what is protected, verifying it, adding it (RFC 9810 5.1.3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.algorithms import InvalidSignature, SignatureAlgorithm, verify_signature
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage, assemble
+from ra_gateway.cmp.names import directory_name
+from ra_gateway.errors import ProtectionRefused
+
+
+class Signer(Protocol):
+    """A private key that can sign; where the key lives is its own business."""
+
+    @property
+    def algorithm(self) -> SignatureAlgorithm:
+        """The algorithm of every signature it makes."""
+
+    async def sign(self, octets: bytes) -> bytes:
+        """Return the signature over the octets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A certificate, the chain that leads to (not including) its root, and the key's signer."""
+
+    certificate: Certificate
+    chain: tuple[Certificate, ...]
+    signer: Signer
+
+    @property
+    def sender_der(self) -> bytes:
+        """The certificate's subject as a GeneralName: the sender of what it protects."""
+        return directory_name(self.certificate.subject_der)
+
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        """DER of the certificate and its chain, in the order RFC 9483 3.3 wants for extraCerts."""
+        return (self.certificate.der, *(item.der for item in self.chain))
+
+
+def protected_part(header_der: bytes, body_der: bytes) -> bytes:
+    """Return the DER of ProtectedPart: the octets that are signed (RFC 9810 5.1.3)."""
+    return asn1.tlv(0x30, header_der, body_der)
+
+
+async def protect(
+    header: PKIHeader, body_der: bytes, credential: Credential, extra_certs: Iterable[bytes]
+) -> bytes:
+    """Return a whole message signed with a credential.
+
+    Args:
+        header: sender, senderKID and protectionAlg are filled in from the credential.
+        body_der: The body with its tag.
+        extra_certs: DER certificates, in order; the credential's own are not added here.
+    """
+    header_der = replace(
+        header,
+        sender_der=credential.sender_der,
+        sender_kid=credential.certificate.subject_key_identifier,
+        protection_alg_der=credential.signer.algorithm.der,
+    ).to_der()
+    signature = await credential.signer.sign(protected_part(header_der, body_der))
+    return assemble(header_der, body_der, signature, extra_certs)
+
+
+def verify_protection(
+    message: PKIMessage, algorithm: SignatureAlgorithm, certificate: Certificate
+) -> None:
+    """Verify the signature over the received octets of header and body.
+
+    Raises:
+        ProtectionRefused: It does not verify with this certificate's key, or there is none.
+        AlgorithmRefused: The key is of another kind than the algorithm.
+    """
+    if message.protection is None:
+        raise ProtectionRefused("the message is not protected", rule="R13")
+    try:
+        verify_signature(
+            algorithm,
+            certificate.public_key,
+            message.protection,
+            protected_part(message.header_der, message.body_der),
+        )
+    except InvalidSignature as error:
+        raise ProtectionRefused(
+            f"the signature does not verify with the key of {certificate.subject}", rule="R15"
+        ) from error

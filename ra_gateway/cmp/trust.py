@@ -1,0 +1,219 @@
+"""Trust domains, and paths from a signer to an anchor (RFC 5280 6.1).
+
+Our own path builder, because the one in `cryptography` refuses Ed25519, Ed448 and RSA below 2048 bits, which
+vendor chains have, and reports no reason; DECISIONS.md has the whole comparison. Two things keep it cheap
+for strangers: signatures are verified from the anchor downwards, so that a chain nobody here issued fails at
+its first link, and the number of verifications per message is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from ra_gateway.cmp.algorithms import AlgorithmPolicy
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID, InvalidSignature, KeyUsage
+from ra_gateway.cmp.name_constraints import check_name_constraints
+from ra_gateway.cmp.names import canonical
+from ra_gateway.errors import CMPError, SignerNotTrusted
+
+MAX_PATH_CERTIFICATES: Final = 8
+"""Leaf to anchor. Vendor chains seen have three; the Web's longest have five."""
+
+MAX_PATHS_TRIED: Final = 16
+"""Per signer and domain: cross-certificates make more than one path, an attacker's bag makes thousands."""
+
+_LINK_CACHE_SIZE: Final = 4096
+
+_PROCESSED_EXTENSIONS: Final = frozenset(
+    {
+        ExtensionOID.keyUsage,
+        ExtensionOID.subjectAltName,
+        ExtensionOID.basicConstraints,
+        ExtensionOID.nameConstraints,
+        ExtensionOID.certificatePolicies,
+        ExtensionOID.extKeyUsage,
+        ExtensionOID.subjectKeyIdentifier,
+        ExtensionOID.authorityKeyIdentifier,
+    }
+)
+
+
+class DomainKind(StrEnum):
+    """Whose certificates a trust domain holds."""
+
+    vendor = "vendor"
+    operator = "operator"
+
+
+Path = tuple[Certificate, ...]
+"""From the leaf to the anchor, both included."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrustDomain:
+    """A set of anchors and what may be said in their name.
+
+    Args:
+        name: As in the configuration; part of every transaction's key.
+        anchors: Root certificates; without any, nothing is trusted.
+        intermediates: Known CA certificates; senders need not include them.
+        quirks: Names of the rules that are relaxed for this domain's devices.
+    """
+
+    name: str
+    kind: DomainKind
+    anchors: tuple[Certificate, ...]
+    intermediates: tuple[Certificate, ...] = ()
+    algorithms: AlgorithmPolicy = field(default_factory=AlgorithmPolicy)
+    quirks: frozenset[str] = frozenset()
+    _links: OrderedDict[tuple[bytes, bytes], None] = field(default_factory=OrderedDict, repr=False)
+
+    def find_path(
+        self,
+        leaf: Certificate,
+        bag: Iterable[Certificate],
+        now: datetime,
+        *,
+        remember_leaf: bool = False,
+    ) -> Path:
+        """Return a valid path from a certificate to one of the domain's anchors.
+
+        Args:
+            bag: Certificates that came with the message, in any order; none of them becomes an anchor.
+            now: Aware UTC; every certificate on the path must be valid then.
+            remember_leaf: Keep the leaf's verified signature too. For the few certificates that come back
+                with every message (a CA's signer), not for devices.
+
+        Raises:
+            SignerNotTrusted: No path, or none that is valid; the detail says which and why.
+            AlgorithmRefused: The only paths use an algorithm or key that the domain does not allow.
+        """
+        refusal: CMPError | None = None
+        for path in self._candidate_paths(leaf, bag):
+            try:
+                self._validate(path, now, remember_leaf)
+            except CMPError as error:
+                refusal = refusal or error
+            else:
+                return path
+        if refusal is not None:
+            raise refusal
+        known = "; ".join(anchor.subject for anchor in self.anchors) or "none configured"
+        raise SignerNotTrusted(
+            f"no path from {leaf.subject} (issuer {leaf.issuer}) to an anchor of {self.name}: {known}",
+            rule="R21",
+        )
+
+    def _candidate_paths(self, leaf: Certificate, bag: Iterable[Certificate]) -> Iterator[Path]:
+        if leaf in self.anchors:
+            yield (leaf,)
+            return
+        anchors = _by_subject(self.anchors)
+        others = _by_subject((*self.intermediates, *bag))
+        found = 0
+        steps = 0
+        stack: list[Path] = [(leaf,)]
+        while stack and found < MAX_PATHS_TRIED and steps < MAX_PATHS_TRIED * MAX_PATH_CERTIFICATES:
+            steps += 1
+            path = stack.pop()
+            issuer = canonical(path[-1].issuer_der)
+            for anchor in _likely_issuers(path[-1], anchors.get(issuer, ())):
+                found += 1
+                yield (*path, anchor)
+            if len(path) < MAX_PATH_CERTIFICATES - 1:
+                stack.extend(
+                    (*path, candidate)
+                    for candidate in _likely_issuers(path[-1], others.get(issuer, ()))
+                    if candidate not in path and not candidate.self_issued
+                )
+
+    def _validate(self, path: Path, now: datetime, remember_leaf: bool) -> None:
+        depth = 0  # CA certificates below the current one that are not self-issued
+        for index, certificate in enumerate(path):
+            if not certificate.valid_at(now):
+                raise SignerNotTrusted(
+                    f"{certificate.subject} is valid from {certificate.not_before:%Y-%m-%dT%H:%M:%SZ} "
+                    f"to {certificate.not_after:%Y-%m-%dT%H:%M:%SZ} only",
+                    rule="R22",
+                )
+            unknown = [
+                oid
+                for oid, (critical, _) in certificate.extensions.items()
+                if critical and oid not in _PROCESSED_EXTENSIONS
+            ]
+            if unknown:
+                raise SignerNotTrusted(
+                    f"{certificate.subject} has critical extensions that are not understood: "
+                    f"{', '.join(unknown)}",
+                    rule="RFC 5280 6.1.4",
+                )
+            self.algorithms.require_key(certificate.public_key, f"the key of {certificate.subject}")
+            if index > 0:
+                _require_ca(certificate, depth)
+                check_name_constraints(certificate, path[:index])
+                depth += not certificate.self_issued
+        for index in range(len(path) - 2, -1, -1):
+            self._verify_link(path[index], path[index + 1], remember=index > 0 or remember_leaf)
+
+    def _verify_link(
+        self, certificate: Certificate, issuer: Certificate, *, remember: bool
+    ) -> None:
+        self.algorithms.require_signature(
+            certificate.signature_algorithm, f"{certificate.subject} is signed"
+        )
+        link = (issuer.fingerprint, certificate.fingerprint)
+        if link in self._links:
+            return
+        try:
+            certificate.verify_issued_by(issuer)
+        except InvalidSignature as error:
+            raise SignerNotTrusted(
+                f"{certificate.subject} was not signed by the key of {issuer.subject}", rule="R21"
+            ) from error
+        if remember:
+            self._links[link] = None
+            if len(self._links) > _LINK_CACHE_SIZE:
+                self._links.popitem(last=False)
+
+
+def _by_subject(certificates: Iterable[Certificate]) -> dict[object, list[Certificate]]:
+    index: dict[object, list[Certificate]] = {}
+    for certificate in certificates:
+        index.setdefault(canonical(certificate.subject_der), []).append(certificate)
+    return index
+
+
+def _likely_issuers(
+    certificate: Certificate, candidates: Iterable[Certificate]
+) -> Iterator[Certificate]:
+    """Drop candidates whose key identifier contradicts; an absent one on either side proves nothing."""
+    wanted = certificate.authority_key_identifier
+    for candidate in candidates:
+        offered = candidate.subject_key_identifier
+        if wanted is None or offered is None or wanted == offered:
+            yield candidate
+
+
+def _require_ca(certificate: Certificate, depth: int) -> None:
+    is_ca, path_length = certificate.basic_constraints
+    # A version 1 root has no extensions to say that it is a CA (RFC 5280 6.1.4 k); none is accepted here.
+    if not is_ca:
+        raise SignerNotTrusted(
+            f"{certificate.subject} issued a certificate but is not a CA", rule="RFC 5280 6.1.4 k"
+        )
+    if path_length is not None and depth > path_length:
+        raise SignerNotTrusted(
+            f"{certificate.subject} allows {path_length} CAs below it, the path has {depth}",
+            rule="RFC 5280 6.1.4 l",
+        )
+    usage = certificate.key_usage
+    if usage is not None and KeyUsage.keyCertSign not in usage:
+        raise SignerNotTrusted(
+            f"{certificate.subject} issued a certificate but lacks keyCertSign",
+            rule="RFC 5280 6.1.4 n",
+        )

@@ -1,0 +1,203 @@
+"""PKIFailureInfo and every exception this project raises on purpose.
+
+    GatewayError
+    |-- ConfigError                  the operator: a setting is wrong (all problems at once)
+    |-- StaleTransaction             nobody: a compare-and-set lost its race; reload and look again
+    `-- CMPError(fail_info)          the wire
+        |-- MalformedMessage         device: not DER, or not a PKIMessage
+        |-- HeaderRefused            device: version, nonces, time, type not allowed now
+        |-- ProtectionRefused        device: signature, algorithm, signer named but not matching
+        |-- SignerNotTrusted         device or operator: no path to a configured anchor
+        |-- TransactionInUse         device: the transactionID belongs to another live request
+        |-- ConfirmationRefused      device: certConf does not fit what was issued
+        |-- RequestRefused           in the body's answer (ip, cp, kup) instead of in an error
+        |   |-- TemplateRefused      device or operator: what is asked for cannot be had
+        |   |-- POPRefused           device: proof of possession missing or wrong
+        |   `-- NotAuthorized        operator: the device is known but may not have this
+        `-- ServiceFailure             the operator: our side failed
+            |-- StoreUnavailable     the transaction store does not answer
+            |-- UpstreamUnavailable  the CA does not answer
+            `-- UpstreamBroken       the CA answered something that must not be relayed
+
+What the device reads is `phrase`, a fixed sentence that names the class of the cause. What went wrong in
+detail (`detail`) and which requirement refused it (`rule`) are for the log only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
+
+
+class PKIFailureInfo(IntEnum):
+    """Bit numbers of PKIFailureInfo (RFC 9810 5.2.3), spelled as in the RFC."""
+
+    badAlg = 0
+    badMessageCheck = 1
+    badRequest = 2
+    badTime = 3
+    badCertId = 4
+    badDataFormat = 5
+    wrongAuthority = 6
+    incorrectData = 7
+    missingTimeStamp = 8
+    badPOP = 9
+    certRevoked = 10
+    certConfirmed = 11
+    wrongIntegrity = 12
+    badRecipientNonce = 13
+    timeNotAvailable = 14
+    unacceptedPolicy = 15
+    unacceptedExtension = 16
+    addInfoNotAvailable = 17
+    badSenderNonce = 18
+    badCertTemplate = 19
+    signerNotTrusted = 20
+    transactionIdInUse = 21
+    unsupportedVersion = 22
+    notAuthorized = 23
+    systemUnavail = 24
+    systemFailure = 25
+    duplicateCertReq = 26
+
+
+class GatewayError(Exception):
+    """Root of every exception raised on purpose; anything else that escapes is a bug."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a configuration: where (dotted path), what, and what to do about it."""
+
+    path: str
+    what: str
+    todo: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}. {self.todo}"
+
+
+class ConfigError(GatewayError):
+    """The configuration cannot be used; `problems` lists everything found, not just the first."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class StaleTransaction(GatewayError):
+    """A transaction changed in the store since it was read; reload it and decide again."""
+
+
+class CMPError(GatewayError):
+    """Something the peer is answered with a PKIStatusInfo for.
+
+    Args:
+        detail: For the log: what was expected, what was found. Never sent.
+        fail_info: Overrides the class's usual PKIFailureInfo.
+        rule: The requirement or clause that refused, for example "R26".
+        phrase: Overrides the class's fixed text for the wire.
+    """
+
+    fail_info: PKIFailureInfo = PKIFailureInfo.badRequest
+    phrase: str = "The request cannot be processed."
+    in_body: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        fail_info: PKIFailureInfo | None = None,
+        rule: str = "",
+        phrase: str | None = None,
+    ) -> None:
+        self.detail = detail
+        self.rule = rule
+        if fail_info is not None:
+            self.fail_info = fail_info
+        if phrase is not None:
+            self.phrase = phrase
+        super().__init__(f"{self.fail_info.name}: {detail}" + (f" ({rule})" if rule else ""))
+
+
+class MalformedMessage(CMPError):
+    fail_info = PKIFailureInfo.badDataFormat
+    phrase = "The message is not a DER-encoded PKIMessage that conforms to CMP."
+
+
+class HeaderRefused(CMPError):
+    phrase = "The message header, or the message type at this point, is not acceptable."
+
+
+class ProtectionRefused(CMPError):
+    fail_info = PKIFailureInfo.badMessageCheck
+    phrase = "The protection of the message cannot be accepted."
+
+
+class SignerNotTrusted(CMPError):
+    fail_info = PKIFailureInfo.signerNotTrusted
+    phrase = "The certificate that protects the message is not trusted here."
+
+
+class TransactionInUse(CMPError):
+    fail_info = PKIFailureInfo.transactionIdInUse
+    phrase = "The transactionID belongs to another request; use a new one."
+
+
+class ConfirmationRefused(CMPError):
+    fail_info = PKIFailureInfo.badCertId
+    phrase = "The confirmation does not fit the certificate that was issued."
+
+
+class RequestRefused(CMPError):
+    """A failure in the body of a request: answered with ip, cp or kup, not with error (RFC 9483 3.6.4)."""
+
+    phrase = "The certificate request is not acceptable."
+    in_body = True
+
+
+class TemplateRefused(RequestRefused):
+    fail_info = PKIFailureInfo.badCertTemplate
+    phrase = "The certificate template is not acceptable."
+
+
+class POPRefused(RequestRefused):
+    fail_info = PKIFailureInfo.badPOP
+    phrase = "Possession of the private key was not proved."
+
+
+class NotAuthorized(RequestRefused):
+    fail_info = PKIFailureInfo.notAuthorized
+    phrase = "The requester is not authorised for this request."
+
+
+class ServiceFailure(CMPError):
+    fail_info = PKIFailureInfo.systemFailure
+    phrase = "The request could not be completed; try again later in a new transaction."
+
+
+class StoreUnavailable(ServiceFailure):
+    fail_info = PKIFailureInfo.systemUnavail
+    phrase = "The service is temporarily unavailable; try again later."
+
+
+class UpstreamUnavailable(ServiceFailure):
+    """The CA could not be reached, or did not answer in time.
+
+    Args:
+        delivered: False only when it is certain that the CA never saw the message.
+    """
+
+    fail_info = PKIFailureInfo.systemUnavail
+    phrase = "The certification authority is temporarily unavailable; try again later."
+
+    def __init__(self, detail: str, *, delivered: bool, rule: str = "R90") -> None:
+        self.delivered = delivered
+        super().__init__(detail, rule=rule)
+
+
+class UpstreamBroken(ServiceFailure):
+    """The CA's answer must not reach the device; never told as the device's own fault."""
+
+    phrase = "The certification authority gave an answer that cannot be used."

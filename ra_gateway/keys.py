@@ -1,0 +1,149 @@
+"""Private keys and certificates from files, and signing with a key that is in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+
+from ra_gateway.cmp.algorithms import (
+    SignatureAlgorithm,
+    default_algorithm,
+    load_public_key,
+    signing_arguments,
+)
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.protection import Credential
+from ra_gateway.errors import CMPError, ConfigError, Problem
+
+
+class KeySigner:
+    """Signs with a private key held in memory (`ra_gateway.cmp.protection.Signer`).
+
+    Args:
+        private_key: Of `cryptography`: RSA, EC, Ed25519, Ed448 or ML-DSA.
+        algorithm: What to sign with; by default what fits the key.
+    """
+
+    def __init__(self, private_key: Any, algorithm: SignatureAlgorithm | None = None) -> None:
+        self._key = private_key
+        self._algorithm = algorithm or default_algorithm(private_key.public_key())
+        self._arguments = signing_arguments(self._algorithm)
+
+    @property
+    def algorithm(self) -> SignatureAlgorithm:
+        """The algorithm of every signature it makes."""
+        return self._algorithm
+
+    async def sign(self, octets: bytes) -> bytes:
+        """Return the signature over the octets."""
+        signature: bytes = self._key.sign(octets, *self._arguments)
+        return signature
+
+    def __repr__(self) -> str:
+        return f"<KeySigner {self._algorithm.name}>"
+
+
+def load_certificates(path: Path, setting: str) -> tuple[Certificate, ...]:
+    """Read all certificates of a PEM file, in order.
+
+    Args:
+        setting: Dotted path of the setting that names the file, for the error.
+
+    Raises:
+        ConfigError: The file cannot be read, or has no certificate, or one that does not parse.
+    """
+    try:
+        found = x509.load_pem_x509_certificates(path.read_bytes())
+        return tuple(Certificate.from_der(item.public_bytes(Encoding.DER)) for item in found)
+    except (OSError, ValueError, CMPError) as error:
+        raise ConfigError(
+            [
+                Problem(
+                    setting,
+                    f"no certificate can be read from {path}: {error}",
+                    "Give a PEM file with one or more certificates",
+                )
+            ]
+        ) from error
+
+
+def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
+    """Read a private key from a PEM file.
+
+    Raises:
+        ConfigError: It cannot be read or decrypted. The text never contains key or password.
+    """
+    try:
+        return load_pem_private_key(path.read_bytes(), password)
+    except (OSError, ValueError, TypeError) as error:
+        reason = (
+            error.strerror if isinstance(error, OSError) else "not a PEM key, or wrong password"
+        )
+        raise ConfigError(
+            [
+                Problem(
+                    setting,
+                    f"no private key can be read from {path}: {reason}",
+                    "Give a PKCS#8 PEM file, and its password file if it is encrypted",
+                )
+            ]
+        ) from error
+
+
+def make_credential(
+    certificate: Certificate, chain: tuple[Certificate, ...], private_key: Any, setting: str
+) -> Credential:
+    """Return a credential from its parts.
+
+    Raises:
+        ConfigError: The key is not the certificate's, or cannot sign.
+    """
+    try:
+        signer = KeySigner(private_key)
+    except (CMPError, AttributeError) as error:
+        raise ConfigError(
+            [Problem(setting, "the private key cannot sign", "Use an RSA, EC, EdDSA or ML-DSA key")]
+        ) from error
+    if private_key.public_key() != load_public_key(certificate.spki_der):
+        raise ConfigError(
+            [
+                Problem(
+                    setting,
+                    f"the private key does not belong to the certificate of {certificate.subject}",
+                    "Give the key that was certified",
+                )
+            ]
+        )
+    return Credential(certificate, chain, signer)
+
+
+def load_credential(
+    certificate_path: Path,
+    key_path: Path,
+    *,
+    chain_paths: tuple[Path, ...] = (),
+    password: bytes | None = None,
+    setting: str,
+) -> Credential:
+    """Read a certificate, its key and its chain.
+
+    Args:
+        certificate_path: PEM; certificates after the first count as chain.
+        chain_paths: PEM files with the certificates up to, not including, the root.
+        setting: Dotted path of the table these settings are in.
+
+    Raises:
+        ConfigError: As the functions above.
+    """
+    own = load_certificates(certificate_path, f"{setting}.certificate_path")
+    chain = own[1:]
+    for index, path in enumerate(chain_paths):
+        chain += load_certificates(path, f"{setting}.chain_paths[{index}]")
+    key = load_private_key(key_path, password, f"{setting}.key_path")
+    roots = tuple(item for item in chain if item.self_issued)
+    return make_credential(
+        own[0], tuple(item for item in chain if item not in roots), key, f"{setting}.key_path"
+    )

@@ -1,0 +1,1 @@
+"""The registration authority itself: the pipeline, its policy and the transaction state machine."""

@@ -1,0 +1,1 @@
+"""Transaction stores: `memory` for one process, `redis` for any number of nodes; one contract."""

@@ -1,0 +1,187 @@
+"""The transaction store of a single process: nothing survives a restart, nothing is shared.
+
+No method awaits between looking and writing, so on one event loop each of them is atomic as it
+stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count, islice
+from typing import Final
+
+from ra_gateway.errors import StaleTransaction, StoreUnavailable
+from ra_gateway.ra.ports import Clock
+from ra_gateway.ra.transaction import Transaction, TransactionKey
+
+FIND_LIMIT: Final = 8
+"""How many signers' transactions `find` returns (the port's limit)."""
+
+_SWEEP_LIMIT: Final = 16
+"""Expired transactions removed per `create`: more than the one it adds, so they cannot pile up."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A stored transaction, when the heap will look at it, and who waits for it to change."""
+
+    transaction: Transaction
+    due_at: datetime
+    changed: asyncio.Event | None = None
+
+    def wake(self) -> None:
+        if self.changed is not None:
+            self.changed.set()
+            self.changed = None
+
+
+class MemoryStore:
+    """Keeps transactions in this process; for one event loop only.
+
+    Args:
+        clock: Decides what has expired.
+        max_transactions: How many live transactions are kept (1 or more); one more is refused, not
+            traded for another, because a forgotten transaction could be issued twice.
+    """
+
+    def __init__(self, clock: Clock, *, max_transactions: int) -> None:
+        self._clock = clock
+        self._max_transactions = max_transactions
+        self._slots: dict[TransactionKey, _Slot] = {}
+        # The inner dict is used as an ordered set: the oldest transactions are found first.
+        self._by_transaction_id: dict[bytes, dict[TransactionKey, None]] = {}
+        self._due: list[tuple[datetime, int, TransactionKey]] = []
+        self._ticket = count()  # keys have no order: it decides between equal times
+
+    async def create(self, transaction: Transaction) -> Transaction | None:
+        """Store a new transaction unless its key is live, and return the live one if it is.
+
+        Raises:
+            StoreUnavailable: The store is full of live transactions.
+        """
+        now = self._clock()
+        self._sweep(now)
+        key = transaction.key
+        live = self._live(key, now)
+        if live is not None:
+            return live.transaction
+        if len(self._slots) >= self._max_transactions:
+            raise StoreUnavailable(f"memory store: full, {len(self._slots)} transactions are live")
+        self._slots[key] = _Slot(transaction, transaction.expires_at)
+        self._by_transaction_id.setdefault(key.transaction_id, {})[key] = None
+        self._schedule(key, transaction.expires_at)
+        return None
+
+    async def load(self, key: TransactionKey) -> Transaction | None:
+        """Return the live transaction under a key, or None."""
+        slot = self._live(key, self._clock())
+        return None if slot is None else slot.transaction
+
+    async def find(self, transaction_id: bytes) -> list[Transaction]:
+        """Return live transactions with this transactionID, whoever signed them (at most 8)."""
+        return list(islice(self._sharing(transaction_id), FIND_LIMIT))
+
+    async def replace(self, transaction: Transaction) -> None:
+        """Replace the stored version `transaction.version - 1` by this one.
+
+        Raises:
+            StaleTransaction: Another version is stored, or none.
+        """
+        slot = self._live(transaction.key, self._clock())
+        expected = transaction.version - 1
+        if slot is None or slot.transaction.version != expected:
+            found = "none" if slot is None else f"version {slot.transaction.version}"
+            raise StaleTransaction(f"expected version {expected} in the store, found {found}")
+        slot.transaction = transaction
+        # A later expiry needs no heap entry now: the present one is moved on when it comes due.
+        if transaction.expires_at < slot.due_at:
+            slot.due_at = transaction.expires_at
+            self._schedule(transaction.key, transaction.expires_at)
+        slot.wake()
+
+    async def wait(
+        self, key: TransactionKey, *, version: int, timeout_seconds: float
+    ) -> Transaction | None:
+        """Wait until the stored version is no longer `version`, at most `timeout_seconds`.
+
+        Returns:
+            The transaction as it is then (unchanged after a timeout), or None if it is gone.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
+        while True:
+            now = self._clock()
+            slot = self._live(key, now)
+            if slot is None:
+                return None
+            left_seconds = deadline - loop.time()
+            if slot.transaction.version != version or left_seconds <= 0:
+                return slot.transaction
+            # Nobody calls when a transaction expires, so look again a moment after it does.
+            lives_seconds = (slot.transaction.expires_at - now).total_seconds() + 0.001
+            await _changed(slot, min(left_seconds, lives_seconds))
+
+    async def ping(self) -> None:
+        """Return if the store can be written to now.
+
+        Raises:
+            StoreUnavailable: The store is full of live transactions.
+        """
+        self._sweep(self._clock())
+        if len(self._slots) >= self._max_transactions:
+            raise StoreUnavailable(f"memory store: full, {len(self._slots)} transactions are live")
+
+    async def close(self) -> None:
+        """Do nothing: there are no connections to release."""
+
+    def _live(self, key: TransactionKey, now: datetime) -> _Slot | None:
+        slot = self._slots.get(key)
+        if slot is not None and slot.transaction.expires_at <= now:
+            self._forget(key, slot)
+            return None
+        return slot
+
+    def _sharing(self, transaction_id: bytes) -> Iterator[Transaction]:
+        now = self._clock()
+        for key in tuple(self._by_transaction_id.get(transaction_id, ())):
+            slot = self._live(key, now)
+            if slot is not None:
+                yield slot.transaction
+
+    def _forget(self, key: TransactionKey, slot: _Slot) -> None:
+        del self._slots[key]
+        sharing = self._by_transaction_id[key.transaction_id]
+        del sharing[key]
+        if not sharing:
+            del self._by_transaction_id[key.transaction_id]
+        slot.wake()
+
+    def _schedule(self, key: TransactionKey, due_at: datetime) -> None:
+        heapq.heappush(self._due, (due_at, next(self._ticket), key))
+
+    def _sweep(self, now: datetime) -> None:
+        for _ in range(_SWEEP_LIMIT):
+            if not self._due or self._due[0][0] > now:
+                return
+            due_at, _ticket, key = heapq.heappop(self._due)
+            slot = self._slots.get(key)
+            if slot is None or slot.due_at != due_at:
+                continue  # the transaction was forgotten on access, or has an earlier entry
+            if self._live(key, now) is not None:
+                slot.due_at = slot.transaction.expires_at
+                self._schedule(key, slot.due_at)
+
+
+async def _changed(slot: _Slot, timeout_seconds: float) -> None:
+    """Return when the slot changes or is forgotten, or after the timeout."""
+    if slot.changed is None:
+        slot.changed = asyncio.Event()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await slot.changed.wait()
+    except TimeoutError:
+        return

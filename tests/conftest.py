@@ -1,0 +1,59 @@
+"""Fixtures that every test may use, and the rules that hold for all of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.support.pki import OperatorPKI, VendorPKI, make_operator_pki, make_vendor_pki
+
+pytest_plugins = ["tests.support.fixtures_redis", "tests.support.no_skips"]
+
+# No deadline: on a busy machine it says nothing about the example. The same examples on every run,
+# so that what fails for one fails for all; HYPOTHESIS_PROFILE=explore looks further.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+STAGES = ("unit", "contract", "conformance", "property", "integration")
+"""Folders in the order in which they run: what fails fast and says most comes first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the tests by `STAGES`, and refuse `requirement` markers outside R1..R160.
+
+    Raises:
+        pytest.UsageError: A marker names something else.
+    """
+    items.sort(key=_stage)
+    for item in items:
+        for marker in item.iter_markers("requirement"):
+            for number in marker.args:
+                if not (isinstance(number, int) and 1 <= number <= 160):
+                    raise pytest.UsageError(f"{item.nodeid}: no requirement {number!r} (1..160)")
+
+
+def _stage(item: pytest.Item) -> int:
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    return STAGES.index(folder) if folder in STAGES else len(STAGES)
+
+
+@pytest.fixture(scope="session")
+def vendor_pki() -> VendorPKI:
+    """The vendor whose base stations are welcome: ACME Radio, ECDSA P-256."""
+    return make_vendor_pki("ACME Radio")
+
+
+@pytest.fixture(scope="session")
+def foreign_vendor_pki() -> VendorPKI:
+    """A vendor nobody here has heard of."""
+    return make_vendor_pki("Foreign Radio")
+
+
+@pytest.fixture(scope="session")
+def operator_pki() -> OperatorPKI:
+    """The operator: root, issuing CA, the RA's and the CA's CMP credentials, ECDSA P-256."""
+    return make_operator_pki("Example Operator")

@@ -1,0 +1,388 @@
+"""What is particular to the Redis store: many processes; a server that is slow, gone or strange."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import pickle
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from ra_gateway.errors import StaleTransaction, StoreUnavailable
+from ra_gateway.ra.transaction import Event, Transaction, advance
+from ra_gateway.stores.redis import RedisStore
+from tests.contract.transactions import new_transaction, system_clock
+from tests.support.redis_server import RedisServer
+
+RIVAL = """
+import asyncio, base64, pickle, sys
+from tests.contract.transactions import system_clock, winners
+from ra_gateway.stores.redis import RedisStore
+
+async def main(url, rivals):
+    store = RedisStore(url, clock=system_clock)
+    await store.ping()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    won = await winners(store, pickle.loads(base64.b64decode(rivals)))
+    await store.close()
+    print(*[transaction.key.transaction_id.hex() for transaction in won], flush=True)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[RedisStore]:
+    async with opened(redis_url) as store:
+        yield store
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, *, timeout_seconds: float = 2.0) -> AsyncIterator[RedisStore]:
+    store = RedisStore(url, clock=system_clock, timeout_seconds=timeout_seconds)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+def frozen(own_redis_server: RedisServer) -> Iterator[RedisServer]:
+    own_redis_server.pause()
+    yield own_redis_server
+    own_redis_server.resume()
+
+
+@pytest.mark.requirement(94)
+async def test_of_two_processes_exactly_one_creates(redis_url: str) -> None:
+    """Two processes race for the same keys: every key has one winner, none has two."""
+    ids = [number.to_bytes(16, "big") for number in range(200)]
+
+    async def start(name: str) -> asyncio.subprocess.Process:
+        rivals = pickle.dumps([new_transaction(each, endpoint=name) for each in ids])
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-c", RIVAL, redis_url, base64.b64encode(rivals).decode(),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+
+    processes = await asyncio.gather(start("left"), start("right"))
+    for process in processes:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"ready\n"
+    ends = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+    left, right = (output.decode().split() for output, _ in ends)
+    assert sorted(left + right) == [each.hex() for each in ids]
+
+
+async def test_fields_are_stored_as_they_are(store: RedisStore, redis_server: RedisServer) -> None:
+    """The hash holds `to_fields` and no more; its key and its index share a hash tag."""
+    transaction = new_transaction(b"\x01\x02")
+    await store.create(transaction)
+    index = "ra:{0102}"
+    key = f"{index}:acme-radio:{1:064x}"
+    assert redis_server.command(f"HLEN {key}") == b":%d\r\n" % len(transaction.to_fields())
+    assert redis_server.command(f"HGET {key} version") == b"$1\r\n0\r\n"
+    assert redis_server.command(f"SISMEMBER {index} {key}") == b":1\r\n"
+    for name in (key, index):
+        lifetime_ms = int(redis_server.command(f"PTTL {name}")[1:])
+        assert 299_000 < lifetime_ms <= 300_000
+
+
+async def test_a_transaction_of_another_schema_is_refused_with_its_reason(
+    store: RedisStore, redis_server: RedisServer
+) -> None:
+    """What another release stored is not guessed at: systemUnavail, and the log says why."""
+    transaction = new_transaction(b"\x01")
+    await store.create(transaction)
+    redis_server.command(f'HSET ra:{{01}}:acme-radio:{1:064x} plain "{{\\"schema\\":2}}"')
+    for ask in (store.load(transaction.key), store.create(transaction), store.find(b"\x01")):
+        with pytest.raises(StoreUnavailable, match="schema 2, expected 1"):
+            await ask
+
+
+async def test_something_else_under_our_key_is_refused(
+    store: RedisStore, redis_server: RedisServer
+) -> None:
+    """Somebody else's value in the way is an unavailable store, not a crash."""
+    redis_server.command(f"SET ra:{{01}}:acme-radio:{1:064x} strange")
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+        await store.create(new_transaction(b"\x01"))
+
+
+@pytest.mark.requirement(95)
+async def test_a_redis_that_is_gone_is_reported_and_found_again(
+    own_redis_server: RedisServer,
+) -> None:
+    """Every method fails soon while Redis is down, and works as soon as it is back."""
+    transaction = new_transaction()
+    async with opened(own_redis_server.url) as store:
+        await store.create(transaction)
+        own_redis_server.kill()
+        for ask in (
+            store.load(transaction.key),
+            store.create(transaction),
+            store.replace(advance(transaction, Event.issued)),
+            store.find(b""),
+            store.wait(transaction.key, version=0, timeout_seconds=60),
+            store.ping(),
+        ):
+            started = time.monotonic()
+            with pytest.raises(StoreUnavailable, match=f"redis 127.0.0.1:{own_redis_server.port}"):
+                await ask
+            assert time.monotonic() - started < 3
+        own_redis_server.start()
+        assert await store.load(transaction.key) is None
+        assert await store.create(transaction) is None
+        assert await store.load(transaction.key) == transaction
+
+
+async def test_a_restart_between_two_calls_goes_unnoticed(own_redis_server: RedisServer) -> None:
+    """An idle connection that ended is replaced, and forgotten scripts are sent again."""
+    async with opened(own_redis_server.url) as store:
+        await store.create(new_transaction(b"1"))
+        own_redis_server.stop()
+        own_redis_server.start()
+        assert await store.create(new_transaction(b"1")) is None
+        assert await store.find(b"1") != []
+
+
+@pytest.mark.requirement(95)
+async def test_a_redis_that_hangs_is_given_up_in_time(frozen: RedisServer) -> None:
+    """A connection that is accepted and never answered costs the timeout, not more."""
+    async with opened(frozen.url, timeout_seconds=0.2) as store:
+        started = time.monotonic()
+        results = await asyncio.gather(
+            *(store.create(new_transaction(signer=n)) for n in range(20)), return_exceptions=True
+        )
+        assert [type(result) for result in results] == [StoreUnavailable] * 20
+        assert "no answer within 0.2 seconds" in str(results[0])
+        assert time.monotonic() - started < 2
+
+
+async def test_a_redis_that_hung_is_used_again(own_redis_server: RedisServer) -> None:
+    """After a pause in the middle of the work the store goes on, on a new connection."""
+    transaction = new_transaction()
+    async with opened(own_redis_server.url, timeout_seconds=0.2) as store:
+        await store.create(transaction)
+        own_redis_server.pause()
+        with pytest.raises(StoreUnavailable):
+            await store.load(transaction.key)
+        own_redis_server.resume()
+        assert await store.load(transaction.key) == transaction
+
+
+async def test_a_password_is_used_and_never_told(guarded_redis_server: RedisServer) -> None:
+    """Logging in works by URL and by argument; no error text contains the password."""
+    port = guarded_redis_server.port
+    async with opened(guarded_redis_server.url) as by_url:
+        await by_url.ping()
+    bare = f"redis://127.0.0.1:{port}/0"
+    by_argument = RedisStore(bare, clock=system_clock, password="correct-horse")
+    await by_argument.ping()
+    await by_argument.close()
+    for url in (bare, f"redis://:battery-staple@127.0.0.1:{port}/0"):
+        async with opened(url) as refused:
+            with pytest.raises(StoreUnavailable, match=f"redis 127.0.0.1:{port}/0") as caught:
+                await refused.ping()
+        assert "battery" not in str(caught.value)
+    guarded_redis_server.kill()
+    async with opened(guarded_redis_server.url) as down:
+        with pytest.raises(StoreUnavailable) as caught:
+            await down.ping()
+    assert "correct-horse" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x", "redis://:s3cret/@host", "redis://:s3cret@host/0?no_such_option=1"]
+)
+def test_a_url_that_cannot_be_used_is_refused_at_once_without_repeating_it(url: str) -> None:
+    """A wrong URL is an error at start, and its password stays out of the text."""
+    with pytest.raises(ValueError, match="not a Redis URL") as caught:
+        RedisStore(url, clock=system_clock)
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_prefix_with_braces_is_refused() -> None:
+    """Braces in the prefix would take the place of the hash tag."""
+    with pytest.raises(ValueError, match="braces"):
+        RedisStore("redis://localhost", clock=system_clock, key_prefix="ra{1}")
+
+
+async def test_prefixes_keep_installations_apart(redis_url: str, store: RedisStore) -> None:
+    """Two gateways with different prefixes share a Redis without seeing each other."""
+    transaction = new_transaction()
+    await store.create(transaction)
+    other = RedisStore(redis_url, clock=system_clock, key_prefix="lab")
+    assert await other.load(transaction.key) is None
+    assert await other.create(transaction) is None
+    await other.close()
+
+
+async def test_a_read_only_replica_does_not_pass_for_writable(
+    store: RedisStore, redis_server: RedisServer
+) -> None:
+    """A replica answers PING, but the store's ping and create say what is wrong."""
+    redis_server.command("REPLICAOF 127.0.0.1 1")
+    try:
+        for ask in (store.ping(), store.create(new_transaction())):
+            with pytest.raises(StoreUnavailable, match="read only replica"):
+                await ask
+    finally:
+        redis_server.command("REPLICAOF NO ONE")
+    await store.ping()
+
+
+async def test_a_closed_store_refuses(redis_url: str) -> None:
+    """close ends the connection for good, and may be called again."""
+    async with opened(redis_url) as store:
+        await store.ping()
+        await store.close()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await store.ping()
+
+
+async def test_cancelled_calls_do_not_mix_up_replies(store: RedisStore) -> None:
+    """Replies that nobody waits for any more do not reach the next caller."""
+    mine = [new_transaction(signer=number) for number in range(30)]
+    await asyncio.gather(*(store.create(transaction) for transaction in mine))
+    tasks = [asyncio.create_task(store.load(transaction.key)) for transaction in mine]
+    await asyncio.sleep(0)
+    for task in tasks[::3]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    for number, result in enumerate(results):
+        if number % 3:
+            assert result == mine[number]
+        else:
+            assert isinstance(result, asyncio.CancelledError)
+    assert await store.load(mine[0].key) == mine[0]
+
+
+class Cutter:
+    """A TCP relay to Redis that can end a connection between a command and its reply."""
+
+    def __init__(self, port: int) -> None:
+        self.cut_next_reply = False
+        self.cuts = 0
+        self._port = port
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def relaying(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        async with server:
+            yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        pumps = (
+            self._pump(reader, redis_writer, is_reply=False),
+            self._pump(redis_reader, writer, is_reply=True),
+        )
+        tasks = [asyncio.create_task(pump) for pump in pumps]
+        self._tasks.update(tasks)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        for each in (writer, redis_writer):
+            each.close()
+            with contextlib.suppress(OSError):
+                await each.wait_closed()
+
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_reply: bool
+    ) -> None:
+        while data := await source.read(65536):
+            if is_reply and self.cut_next_reply:
+                self.cut_next_reply = False
+                self.cuts += 1
+                return
+            sink.write(data)
+
+
+@pytest.fixture
+async def cutter(redis_server: RedisServer) -> Cutter:
+    return Cutter(redis_server.port)
+
+
+@pytest.fixture
+async def cut_store(cutter: Cutter, redis_url: str) -> AsyncIterator[RedisStore]:
+    async with cutter.relaying() as url, opened(url) as store:
+        await store.create(new_transaction(b"warm"))
+        await store.replace(advance(new_transaction(b"warm"), Event.issued))
+        yield store
+
+
+async def test_a_create_whose_reply_was_lost_has_won(
+    cut_store: RedisStore, cutter: Cutter, store: RedisStore
+) -> None:
+    """The second attempt meets what the first one stored, and knows it for its own."""
+    transaction = new_transaction()
+    cutter.cut_next_reply = True
+    assert await cut_store.create(transaction) is None
+    assert cutter.cuts == 1
+    assert await store.load(transaction.key) == transaction
+
+
+async def test_a_create_whose_reply_was_lost_has_still_lost_to_another(
+    cut_store: RedisStore, cutter: Cutter, store: RedisStore
+) -> None:
+    """The second attempt does not take another node's transaction for its own."""
+    theirs, ours = new_transaction(), new_transaction(endpoint="ours")
+    await store.create(theirs)
+    cutter.cut_next_reply = True
+    assert await cut_store.create(ours) == theirs
+    assert cutter.cuts == 1
+
+
+async def test_a_replacement_whose_reply_was_lost_has_won(
+    cut_store: RedisStore, cutter: Cutter, store: RedisStore
+) -> None:
+    """The second attempt finds its own version in the store and is content."""
+    first = new_transaction()
+    changed = advance(first, Event.issued, certificate_der=b"certificate")
+    await store.create(first)
+    cutter.cut_next_reply = True
+    await cut_store.replace(changed)
+    assert cutter.cuts == 1
+    assert await store.load(first.key) == changed
+
+
+@pytest.mark.parametrize("versions_ahead", [1, 2])
+async def test_a_replacement_whose_reply_was_lost_has_still_lost_to_another(
+    cut_store: RedisStore, cutter: Cutter, store: RedisStore, versions_ahead: int
+) -> None:
+    """Another node's version, the same number or a later one, is not taken for our own."""
+    first = new_transaction()
+    await store.create(first)
+    theirs: Transaction = first
+    for _ in range(versions_ahead):
+        theirs = advance(theirs, Event.retaken, endpoint="theirs")
+        await store.replace(theirs)
+    cutter.cut_next_reply = True
+    with pytest.raises(StaleTransaction, match=f"found version {versions_ahead}"):
+        await cut_store.replace(advance(first, Event.retaken, endpoint="ours"))
+    assert cutter.cuts == 1
+    assert await store.load(first.key) == theirs
+
+
+async def test_many_calls_survive_a_cut_connection(
+    cut_store: RedisStore, cutter: Cutter, store: RedisStore
+) -> None:
+    """All calls under way on a connection that breaks are repeated, each with its own result."""
+    mine = [new_transaction(signer=number) for number in range(50)]
+    cutter.cut_next_reply = True
+    assert await asyncio.gather(*(cut_store.create(each) for each in mine)) == [None] * 50
+    assert cutter.cuts == 1
+    assert await asyncio.gather(*(store.load(each.key) for each in mine)) == mine

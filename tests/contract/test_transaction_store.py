@@ -1,0 +1,345 @@
+"""What every transaction store promises (`TransactionStore` in ra_gateway/ra/ports.py).
+
+`node()` opens a store as one more gateway node would: for Redis a store with a connection of its
+own, for memory the one store there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+
+import pytest
+
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.errors import StaleTransaction
+from ra_gateway.ra.ports import TransactionStore
+from ra_gateway.ra.transaction import Event, Exchange, State, TransactionKey, advance
+from ra_gateway.stores.memory import MemoryStore
+from ra_gateway.stores.redis import RedisStore
+from tests.contract.transactions import new_transaction, system_clock
+
+Node = Callable[[], TransactionStore]
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def node(request: pytest.FixtureRequest) -> AsyncIterator[Node]:
+    opened: list[TransactionStore] = []
+    if request.param == "memory":
+        only = MemoryStore(system_clock, max_transactions=1000)
+        opened.append(only)
+        yield lambda: only
+    else:
+        url = request.getfixturevalue("redis_url")
+
+        def connect() -> TransactionStore:
+            opened.append(RedisStore(url, clock=system_clock))
+            return opened[-1]
+
+        yield connect
+    for store in opened:
+        await store.close()
+
+
+async def test_what_is_created_is_loaded_field_for_field(node: Node) -> None:
+    """Another node sees exactly the transaction that was created."""
+    created = new_transaction()
+    assert await node().create(created) is None
+    assert await node().load(created.key) == created
+
+
+async def test_what_is_replaced_is_loaded_field_for_field(node: Node) -> None:
+    """Every field of the replacement is kept, and nothing of what it replaces."""
+    first = new_transaction()
+    full = dataclasses.replace(
+        first,
+        version=1,
+        state=State.CONFIRMING,
+        body_type=BodyType.kur,
+        endpoint="e",
+        upstream="u",
+        variant="nested",
+        signer_der=b"1",
+        sender_nonce=b"2",
+        public_key_der=b"3",
+        subject_der=b"4",
+        opening=Exchange(b"5", b"6", b"7"),
+        confirmation=Exchange(b"8", b"9", b""),
+        lease_until=first.lease_until + timedelta(microseconds=1),
+        created_at=first.created_at + timedelta(microseconds=1),
+        expires_at=first.expires_at + timedelta(minutes=1),
+        response_nonce=b"10",
+        certificate_der=b"11",
+        confirm_status=False,
+    )
+    bare = dataclasses.replace(
+        full, version=2, opening=Exchange(b"5", b""), confirmation=None, certificate_der=b""
+    )
+    await node().create(first)
+    await node().replace(full)
+    assert await node().load(first.key) == full
+    await node().replace(bare)
+    assert await node().load(first.key) == bare
+
+
+async def test_nothing_is_loaded_or_found_that_was_not_created(node: Node) -> None:
+    """An unknown key and an unknown transactionID have no transaction."""
+    assert await node().load(new_transaction().key) is None
+    assert await node().find(b"unknown") == []
+
+
+@pytest.mark.requirement(12)
+async def test_a_live_key_is_not_created_again(node: Node) -> None:
+    """The second create returns the live transaction and changes nothing about it."""
+    first = new_transaction()
+    second = new_transaction(opening=Exchange(b"other", b"other"), endpoint="other")
+    await node().create(first)
+    assert await node().create(second) == first
+    assert await node().load(first.key) == first
+
+
+async def test_the_same_transaction_is_not_created_twice(node: Node) -> None:
+    """Even a create that is equal to the live transaction has lost."""
+    transaction = new_transaction()
+    await node().create(transaction)
+    assert await node().create(transaction) == transaction
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        TransactionKey("other", b"f" * 32, b"t" * 16),
+        TransactionKey("acme", b"g" * 32, b"t" * 16),
+        TransactionKey("acme", b"f" * 32, b"u" * 16),
+        TransactionKey("acme", b"f" * 32, b"t" * 17),
+        TransactionKey("acme", b"f" * 32, b""),
+        TransactionKey("acme", b"f" * 32, b"t" * 60_000),
+    ],
+    ids=["domain", "signer", "id", "longer id", "empty id", "huge id"],
+)
+@pytest.mark.requirement(5)
+async def test_every_part_of_the_key_tells_transactions_apart(
+    node: Node, other: TransactionKey
+) -> None:
+    """A transaction in another domain, of another signer or with another ID is another one."""
+    one = new_transaction(key=TransactionKey("acme", b"f" * 32, b"t" * 16))
+    another = new_transaction(key=other)
+    store = node()
+    assert await store.create(one) is None
+    assert await store.create(another) is None
+    assert await store.load(one.key) == one
+    assert await store.load(other) == another
+
+
+@pytest.mark.requirement(94)
+async def test_of_concurrent_creates_exactly_one_wins(node: Node) -> None:
+    """However many nodes create at once, one wins and the others are told which."""
+    nodes = [node(), node()]
+    rivals = [new_transaction(endpoint=f"rival {number}") for number in range(40)]
+    live = await asyncio.gather(
+        *(nodes[number % 2].create(rival) for number, rival in enumerate(rivals))
+    )
+    won = [rival for rival, other in zip(rivals, live, strict=True) if other is None]
+    assert len(won) == 1
+    assert [other for other in live if other is not None] == won * 39
+    assert await node().load(won[0].key) == won[0]
+
+
+async def test_of_concurrent_replacements_exactly_one_wins(node: Node) -> None:
+    """A node that replaces what another one has replaced meanwhile learns that it is late."""
+    nodes = [node(), node()]
+    transaction = new_transaction()
+    await nodes[0].create(transaction)
+    rivals = [advance(transaction, Event.retaken, endpoint=f"rival {n}") for n in range(40)]
+    results = await asyncio.gather(
+        *(nodes[number % 2].replace(rival) for number, rival in enumerate(rivals)),
+        return_exceptions=True,
+    )
+    won = [rival for rival, late in zip(rivals, results, strict=True) if late is None]
+    assert len(won) == 1
+    assert [type(late) for late in results if late is not None] == [StaleTransaction] * 39
+    assert await node().load(transaction.key) == won[0]
+
+
+@pytest.mark.parametrize("version", [0, 1, 3])
+async def test_only_the_directly_preceding_version_is_replaced(node: Node, version: int) -> None:
+    """Version 1 is replaced by 2 and by nothing else, and stays as it is otherwise."""
+    store = node()
+    first = new_transaction()
+    stored = advance(first, Event.retaken)
+    await store.create(first)
+    await store.replace(stored)
+    with pytest.raises(StaleTransaction, match="found version 1"):
+        await store.replace(dataclasses.replace(stored, version=version, endpoint="late"))
+    assert await store.load(stored.key) == stored
+
+
+async def test_nothing_is_replaced_where_nothing_is(node: Node) -> None:
+    """A transaction that is gone does not come back by a late replacement."""
+    store = node()
+    late = advance(new_transaction(), Event.issued)
+    with pytest.raises(StaleTransaction, match="found none"):
+        await store.replace(late)
+    assert await store.load(late.key) is None
+
+
+async def test_a_transaction_is_forgotten_when_it_expires(node: Node) -> None:
+    """From `expires_at` on the key is free, and nobody finds the transaction."""
+    store = node()
+    short = new_transaction(lifetime=timedelta(milliseconds=150))
+    await store.create(short)
+    assert await store.load(short.key) == short
+    assert await store.find(short.key.transaction_id) == [short]
+    await asyncio.sleep(0.2)
+    assert await store.load(short.key) is None
+    assert await store.find(short.key.transaction_id) == []
+    with pytest.raises(StaleTransaction):
+        await store.replace(advance(short, Event.issued))
+    assert await store.create(new_transaction()) is None
+
+
+async def test_a_replacement_can_give_a_longer_life(node: Node) -> None:
+    """The expiry of the latest version counts, for the key and for its transactionID."""
+    store = node()
+    short = new_transaction(lifetime=timedelta(milliseconds=100))
+    longer = advance(short, Event.issued, expires_at=short.expires_at + timedelta(minutes=1))
+    await store.create(short)
+    await store.replace(longer)
+    await asyncio.sleep(0.15)
+    assert await store.load(short.key) == longer
+    assert await store.find(short.key.transaction_id) == [longer]
+
+
+async def test_a_replacement_can_give_a_shorter_life(node: Node) -> None:
+    """An expiry that moves closer is kept, too."""
+    store = node()
+    first = new_transaction()
+    brief = advance(first, Event.issued, expires_at=system_clock() + timedelta(milliseconds=50))
+    await store.create(first)
+    await store.replace(brief)
+    await asyncio.sleep(0.1)
+    assert await store.load(first.key) is None
+
+
+async def test_what_has_expired_already_is_not_live(node: Node) -> None:
+    """Storing something that is over leaves nothing behind."""
+    store = node()
+    over = new_transaction(lifetime=timedelta(seconds=-1))
+    assert await store.create(over) is None
+    assert await store.load(over.key) is None
+
+
+async def test_find_returns_the_transactions_of_all_signers(node: Node) -> None:
+    """A follower without a certificate is looked up by its transactionID alone."""
+    mine = [new_transaction(b"shared", signer=number) for number in range(3)]
+    await node().create(new_transaction(b"another"))
+    for transaction in mine:
+        await node().create(transaction)
+    changed = advance(mine[0], Event.issued)
+    await node().replace(changed)
+    found = await node().find(b"shared")
+    assert sorted(found, key=lambda each: each.key.signer_fingerprint) == [changed, *mine[1:]]
+
+
+async def test_find_returns_at_most_eight(node: Node) -> None:
+    """A ninth signer of a transactionID is stored but does not make every lookup longer."""
+    store = node()
+    mine = [new_transaction(b"shared", signer=number) for number in range(9)]
+    assert [await store.create(transaction) for transaction in mine] == [None] * 9
+    found = await store.find(b"shared")
+    assert sorted(each.key.signer_fingerprint for each in found) == [
+        transaction.key.signer_fingerprint for transaction in mine[:8]
+    ]
+    assert await store.load(mine[8].key) == mine[8]
+
+
+async def test_expired_transactions_give_their_places_in_find_away(node: Node) -> None:
+    """Eight that are gone do not hide the ninth."""
+    store = node()
+    for number in range(8):
+        await store.create(
+            new_transaction(b"shared", signer=number, lifetime=timedelta(milliseconds=60))
+        )
+    keeper = new_transaction(b"shared", signer=8, lifetime=timedelta(milliseconds=300))
+    await store.create(keeper)
+    await asyncio.sleep(0.1)
+    late = new_transaction(b"shared", signer=9)
+    await store.create(late)
+    assert late in await store.find(b"shared")
+
+
+async def test_wait_returns_at_once_what_has_changed_already(node: Node) -> None:
+    """Who waits for a version that is past gets the present one."""
+    store = node()
+    first = new_transaction()
+    changed = advance(first, Event.issued)
+    await store.create(first)
+    await store.replace(changed)
+    async with asyncio.timeout(2):
+        assert await store.wait(first.key, version=0, timeout_seconds=60) == changed
+
+
+@pytest.mark.requirement(94)
+async def test_wait_wakes_when_another_node_replaces(node: Node) -> None:
+    """All who wait get the new version soon after it was stored, wherever that was."""
+    here, there = node(), node()
+    first = new_transaction()
+    changed = advance(first, Event.issued)
+    await here.create(first)
+    waiting = [
+        asyncio.create_task(store.wait(first.key, version=0, timeout_seconds=60))
+        for store in (here, here, there)
+    ]
+    await asyncio.sleep(0.03)
+    assert not any(task.done() for task in waiting)
+    await there.replace(changed)
+    async with asyncio.timeout(2):
+        assert await asyncio.gather(*waiting) == [changed] * 3
+
+
+async def test_wait_returns_what_is_there_after_the_timeout(node: Node) -> None:
+    """Nothing changed: the caller gets the transaction as it is, when its time is up."""
+    store = node()
+    transaction = new_transaction()
+    await store.create(transaction)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    assert await store.wait(transaction.key, version=0, timeout_seconds=0.08) == transaction
+    assert 0.07 <= loop.time() - started < 2
+    assert await store.wait(transaction.key, version=0, timeout_seconds=0) == transaction
+
+
+async def test_wait_ends_when_the_transaction_is_gone(node: Node) -> None:
+    """Nothing to wait for, at once or as soon as it expires: None."""
+    store = node()
+    short = new_transaction(lifetime=timedelta(milliseconds=60))
+    async with asyncio.timeout(2):
+        assert await store.wait(short.key, version=0, timeout_seconds=60) is None
+        await store.create(short)
+        assert await store.wait(short.key, version=0, timeout_seconds=60) is None
+
+
+async def test_a_wait_that_is_cancelled_disturbs_nobody(node: Node) -> None:
+    """A device that hangs up leaves the others waiting and the store in order."""
+    store = node()
+    first = new_transaction()
+    changed = advance(first, Event.issued)
+    await store.create(first)
+    gone, patient = (
+        asyncio.create_task(store.wait(first.key, version=0, timeout_seconds=60)) for _ in "ab"
+    )
+    await asyncio.sleep(0.02)
+    gone.cancel()
+    await asyncio.wait([gone])
+    await store.replace(changed)
+    async with asyncio.timeout(2):
+        assert await patient == changed
+
+
+async def test_a_store_that_can_be_written_to_answers_ping(node: Node) -> None:
+    """ping returns, and leaves nothing that anyone could find."""
+    store = node()
+    await store.ping()
+    assert await store.find(b"") == []

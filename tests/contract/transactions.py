@@ -1,0 +1,50 @@
+"""Transactions as the contract tests store them."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.ra.ports import TransactionStore
+from ra_gateway.ra.transaction import Exchange, State, Transaction, TransactionKey
+
+
+def system_clock() -> datetime:
+    """Return the time of this machine: Redis counts lifetimes down in real time."""
+    return datetime.now(UTC)
+
+
+def new_transaction(
+    transaction_id: bytes = b"t" * 16,
+    *,
+    signer: int = 1,
+    lifetime: timedelta = timedelta(minutes=5),
+    **changes: Any,
+) -> Transaction:
+    """Return a transaction as it is first stored, with every octet value somewhere in it."""
+    now = system_clock()
+    transaction = Transaction(
+        key=TransactionKey("acme-radio", signer.to_bytes(32, "big"), transaction_id),
+        state=State.REQUESTED,
+        version=0,
+        body_type=BodyType.ir,
+        endpoint="default",
+        upstream="ca",
+        variant="reprotect",
+        signer_der=bytes(range(256)),
+        sender_nonce=b"n" * 16,
+        public_key_der=b"\x30\x00",
+        subject_der=b"",
+        opening=Exchange(b"d" * 32, b"u" * 2500),
+        lease_until=now + timedelta(seconds=30),
+        created_at=now,
+        expires_at=now + lifetime,
+    )
+    return dataclasses.replace(transaction, **changes)
+
+
+async def winners(store: TransactionStore, rivals: list[Transaction]) -> list[Transaction]:
+    """Create the rivals one after the other and return those that were stored."""
+    return [rival for rival in rivals if await store.create(rival) is None]

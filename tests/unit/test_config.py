@@ -1,0 +1,698 @@
+"""The configuration file: examples load, and whatever is wrong is said with its place and a remedy."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import traceback
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from ra_gateway import config
+from ra_gateway.cmp import algorithms, codes, verification
+from ra_gateway.config import GatewayConfig, load, load_ca, parse
+from ra_gateway.errors import ConfigError, Problem
+
+ROOT = Path(__file__).parents[2]
+PRODUCTION = ROOT / "config/gateway.production.toml"
+DEVELOPMENT = ROOT / "config/gateway.development.toml"
+
+TABLES = {
+    "server": "[server]",
+    "store": "[store]",
+    "ra": '[ra]\ncertificate_path = "ra.pem"\nkey_path = "ra.key"',
+    "operator": '[operator]\nanchors_paths = ["root.pem"]',
+    "vendor": '[vendors.acme]\nanchors_paths = ["acme.pem"]',
+    "identity": '[vendors.acme.identity]\nallowed_subjects = ["CN=*"]',
+    "upstream": '[upstreams.main]\nkind = "cmp_http"\nurl = "http://ca.example.net/cmp"',
+    "endpoint": (
+        '[endpoints.ran]\npaths = ["/.well-known/cmp"]\nvendors = ["acme"]\nupstream = "main"'
+    ),
+}
+CA = (
+    '[ca]\ndirectory_path = "ca"\nledger_path = "ledger.sqlite"\n'
+    '[[ca.registration_authorities]]\nname = "gateway"\ncertificate_paths = ["ra.pem"]'
+)
+PUBLIC_FILES = ("ra.pem", "root.pem", "acme.pem", "ca/root.pem", "ca/issuing.pem", "ca/cmp.pem")
+SECRET_FILES = ("ra.key", "ca/issuing.key", "ca/cmp.key")
+
+
+def written(more: str = "", **replaced: str) -> str:
+    """Return a valid configuration, with some tables replaced and something added."""
+    return "\n".join([*(TABLES | replaced).values(), more])
+
+
+def problems(text: str, directory: Path = Path("/nowhere"), **options: Any) -> list[Problem]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, directory=directory, **({"check_files": False} | options))
+    return caught.value.problems
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A directory with every file the configurations here name."""
+    (tmp_path / "ca").mkdir()
+    for name in PUBLIC_FILES + SECRET_FILES:
+        (tmp_path / name).write_text("material")
+        (tmp_path / name).chmod(0o600 if name in SECRET_FILES else 0o644)
+    return tmp_path
+
+
+# --- What is right --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [PRODUCTION, DEVELOPMENT], ids=lambda path: path.stem)
+def test_examples_load(path: Path) -> None:
+    load(path, check_files=False)
+
+
+def test_a_complete_site_loads_with_its_files(site: Path) -> None:
+    path = site / "gateway.toml"
+    path.write_text(written(CA, upstream='[upstreams.main]\nkind = "bundled"'))
+    loaded = load(path)
+    assert loaded.has_bundled_upstream
+    assert loaded.ra.key_path == site / "ra.key"
+    assert loaded.operator.anchors_paths == (site / "root.pem",)
+    assert loaded.vendors["acme"].algorithms.signatures == config.DEFAULT_SIGNATURES
+    assert loaded.ca is not None
+    assert loaded.ca.server.listen_port == 8081
+
+
+def test_relative_paths_start_at_the_files_directory_even_if_given_relatively(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site / "gateway.toml").write_text(written())
+    monkeypatch.chdir(site.parent)
+    loaded = load(Path(site.name, "gateway.toml"))
+    assert loaded.ra.certificate_path == site / "ra.pem"
+
+
+def test_the_ca_alone_needs_none_of_the_gateways_tables(site: Path) -> None:
+    (site / "ca.toml").write_text(CA)
+    assert load_ca(site / "ca.toml").ca.registration_authorities[0].name == "gateway"
+    (site / "both.toml").write_text(written(CA, operator="[operator]\nnonsense = 1"))
+    assert load_ca(site / "both.toml").ca.directory_path == site / "ca"
+    (site / "bad.toml").write_text("cs = 1\n" + CA.replace('name = "gateway"', "name = 1"))
+    with pytest.raises(ConfigError) as caught:
+        load_ca(site / "bad.toml")
+    assert [problem.path for problem in caught.value.problems] == [
+        "ca.registration_authorities[0].name",
+        "cs",
+    ]
+
+
+def test_url_paths_hold_the_profiles_and_no_slash_at_the_end() -> None:
+    endpoint = config.EndpointConfig(
+        paths=("/.well-known/cmp", "/pkix/", "/"), profiles=("ran",), upstream="main"
+    )
+    assert endpoint.url_paths == ("/.well-known/cmp", "/pkix", "/", "/.well-known/cmp/p/ran")
+
+
+def test_models_cannot_be_changed() -> None:
+    loaded = parse(written(), directory=Path("/nowhere"), check_files=False)
+    with pytest.raises(ValidationError):
+        loaded.server.listen_port = 1  # type: ignore[misc]
+
+
+def test_names_are_those_of_the_cmp_core() -> None:
+    known = set(algorithms.SIGNATURE_ALGORITHMS) | algorithms.LEGACY_ALGORITHMS
+    assert set(get_args(config.SignatureName)) == known
+    assert set(config.DEFAULT_SIGNATURES) == algorithms.DEFAULT_ALGORITHMS
+    assert set(get_args(config.CurveName)) == algorithms.DEFAULT_CURVES
+    assert set(get_args(config.QuirkName)) == set(config.QUIRKS) == set(verification.Quirk)
+    strictness = config.EndpointConfig.model_fields["strictness"].annotation
+    assert set(get_args(strictness)) == set(verification.Strictness)
+    assert set(get_args(config.BodyName)) == {kind.name for kind in codes.CERT_RESPONSE_TO}
+
+
+# --- The documents --------------------------------------------------------------------------------
+
+
+def all_fields(model: type[BaseModel]) -> set[tuple[str, str]]:
+    """Return (key, description) of every field of a model and of the models in it."""
+    found: set[tuple[str, str]] = set()
+    for name, field in model.model_fields.items():
+        found.add((name, field.description or ""))
+        todo = [field.annotation]
+        while todo:
+            annotation = todo.pop()
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                found |= all_fields(annotation)
+            else:
+                todo.extend(get_args(annotation))
+    return found
+
+
+def test_every_key_says_what_it_is() -> None:
+    assert [name for name, description in all_fields(GatewayConfig) if not description] == []
+
+
+def test_every_limit_says_its_unit_and_where_its_default_comes_from() -> None:
+    unit = {"_seconds": "seconds", "_bytes": "bytes", "_days": "days", "_bits": "bits"}
+    for name, description in all_fields(GatewayConfig):
+        suffix = next((suffix for suffix in unit if name.endswith(suffix)), None)
+        if suffix:
+            assert unit[suffix] in description, name
+        if suffix or name.startswith("max_") or name.endswith("_count"):
+            assert "default" in description, name
+
+
+def test_the_reference_is_up_to_date() -> None:
+    generator = runpy.run_path(str(ROOT / "docs/configuration_reference.py"))
+    expected = generator["reference"]()
+    assert (ROOT / "docs/configuration.md").read_text() == expected, (
+        "run: python docs/configuration_reference.py > docs/configuration.md"
+    )
+
+
+def test_the_production_example_shows_every_key() -> None:
+    text = PRODUCTION.read_text()
+    keys = re.findall(r"^[# ]*([a-z_]+) =", text, re.MULTILINE)
+    tables = re.findall(r"^[# ]*\[+([a-z_.]+)\]", text, re.MULTILINE)
+    shown = {*keys, *(part for table in tables for part in table.split("."))}
+    assert {name for name, _ in all_fields(GatewayConfig)} - shown == set()
+
+
+def test_keys_behind_a_hash_in_the_production_example_show_their_defaults() -> None:
+    text = PRODUCTION.read_text()
+    uncommented = re.sub(r'^#(?=[a-z]|\]|    ")', "", text, flags=re.MULTILINE)
+    assert uncommented.count("\n#") < text.count("\n#") - 30
+    directory = PRODUCTION.parent
+    assert parse(uncommented, directory=directory, check_files=False) == parse(
+        text, directory=directory, check_files=False
+    )
+
+
+def test_the_bundled_ca_of_the_production_example_is_valid(tmp_path: Path) -> None:
+    _, block = PRODUCTION.read_text().split("# --- The bundled CA", 1)
+    lines = re.findall(r"^#   (.*)$", block, re.MULTILINE)
+    (tmp_path / "ca.toml").write_text("\n".join(lines))
+    assert load_ca(tmp_path / "ca.toml", check_files=False).ca.validity_days == 365
+
+
+# --- What is wrong --------------------------------------------------------------------------------
+
+IDENTITY = "[vendors.acme.identity]\n"
+WRONG = {
+    "unknown key": (
+        written(server="[server]\nlisten_prot = 80"),
+        "server.listen_prot",
+        "not a known key",
+        'Did you mean "listen_port"?',
+    ),
+    "unknown key like no other": (
+        written("[log]\nzzz = 1"),
+        "log.zzz",
+        "not a known key",
+        "Known here are: format, level",
+    ),
+    "unknown table": (written("[vendor]"), "vendor", "not a known key", '"vendors"'),
+    "unknown key of an upstream": (
+        written(upstream=TABLES["upstream"] + "\ndeadline = 3"),
+        "upstreams.main.deadline",
+        "not a known key",
+        '"deadline_seconds"',
+    ),
+    "file key without its ending": (
+        written(vendor='[vendors.acme]\nanchors_paths = ["a"]\nintermediates = []'),
+        "vendors.acme.intermediates",
+        "given by file",
+        "intermediates_paths",
+    ),
+    "text for a number": (
+        written(server='[server]\nlisten_port = "8080"'),
+        "server.listen_port",
+        "must be a whole number, not a text",
+        "Write a whole number (default: 8080)",
+    ),
+    "number for a truth value": (
+        written(endpoint=TABLES["endpoint"] + "\noperator = 1"),
+        "endpoints.ran.operator",
+        "must be true or false, not a whole number",
+        "Write true or false",
+    ),
+    "truth value for a number": (
+        written(server="[server]\ndrain_seconds = true"),
+        "server.drain_seconds",
+        "must be a number",
+        "Write a number (default: 30)",
+    ),
+    "text for a list": (
+        written(operator='[operator]\nanchors_paths = "root.pem"'),
+        "operator.anchors_paths",
+        "must be a list",
+        "Write a list in square brackets",
+    ),
+    "number for a path": (
+        written(vendor='[vendors.acme]\nanchors_paths = ["a", 3]'),
+        "vendors.acme.anchors_paths[1]",
+        "must be a",
+        "in quotes",
+    ),
+    "number for a table": (written(server="server = 3"), "server", "must be a table", "Write"),
+    "below its range": (
+        written(server="[server]\nmax_body_bytes = 10"),
+        "server.max_body_bytes",
+        "must be at least 4096",
+        "Raise it (default: 65536)",
+    ),
+    "zero time": (
+        written(server="[server]\nidle_timeout_seconds = 0"),
+        "server.idle_timeout_seconds",
+        "must be more than 0",
+        "Raise it",
+    ),
+    "above its range": (
+        written(server="[server]\nlisten_port = 70000"),
+        "server.listen_port",
+        "must be at most 65535",
+        "Lower it",
+    ),
+    "infinite time": (
+        written(server="[server]\ndrain_seconds = inf"),
+        "server.drain_seconds",
+        "must be a number",
+        "default: 30",
+    ),
+    "missing key": (
+        written(ra='[ra]\ncertificate_path = "ra.pem"'),
+        "ra.key_path",
+        "is required",
+        "Add it. Its private key",
+    ),
+    "missing table": (written(operator=""), "operator", "is required", "Add it"),
+    "no trust": (
+        written(operator="[operator]\nanchors_paths = []"),
+        "operator.anchors_paths",
+        "must not be empty",
+        "Fill it. Operator root",
+    ),
+    "unknown choice": (
+        written(store='[store]\nkind = "radis"'),
+        "store.kind",
+        "not one of the values",
+        'Use one of: memory, redis. Did you mean "redis"?',
+    ),
+    "unknown algorithm": (
+        written('[vendors.acme.algorithms]\nsignatures = ["ecdsa-sha-256"]'),
+        "vendors.acme.algorithms.signatures[0]",
+        "not one of the values",
+        'Did you mean "ecdsa-sha256"?',
+    ),
+    "unknown quirk": (
+        written(vendor=TABLES["vendor"] + '\nquirks = ["short_id"]'),
+        "vendors.acme.quirks[0]",
+        "not one of the values",
+        'Did you mean "short_ids"?',
+    ),
+    "unknown kind of upstream": (
+        written(upstream='[upstreams.main]\nkind = "cmphttp"'),
+        "upstreams.main.kind",
+        "not one of the values",
+        'Did you mean "cmp_http"?',
+    ),
+    "upstream without kind": (
+        written(upstream="[upstreams.main]"),
+        "upstreams.main.kind",
+        "is required",
+        '"cmp_http"',
+    ),
+    "impossible name": (
+        written('[vendors."a b"]\nanchors_paths = ["a"]\nidentity.allowed_subjects = ["*"]'),
+        "vendors.a b",
+        "not a possible name",
+        "Use letters",
+    ),
+    "vendor called operator": (
+        written('[vendors.operator]\nanchors_paths = ["a"]\nidentity.allowed_subjects = ["*"]'),
+        "vendors.operator",
+        "the operator's own trust domain",
+        "Choose another name",
+    ),
+    "unknown vendor": (
+        written(endpoint=TABLES["endpoint"].replace('"acme"', '"acme", "acne"')),
+        "endpoints.ran.vendors[1]",
+        'names the vendor "acne", which does not exist',
+        'Did you mean "acme"?',
+    ),
+    "unknown upstream": (
+        written(endpoint=TABLES["endpoint"].replace('"main"', '"other"')),
+        "endpoints.ran.upstream",
+        'names the upstream "other", which does not exist',
+        "known are: main",
+    ),
+    "path served twice": (
+        written('[endpoints.b]\npaths = ["/x", "/.well-known/cmp/"]\nupstream = "main"'),
+        "endpoints.b.paths[1]",
+        "stands for /.well-known/cmp, which endpoints.ran.paths[0] has already",
+        "Remove one",
+    ),
+    "profile served twice": (
+        written(
+            '[endpoints.b]\nprofiles = ["p"]\npaths = ["/.well-known/cmp/p/p"]\nupstream = "main"'
+        ),
+        "endpoints.b.profiles[0]",
+        "which endpoints.b.paths[0] has already",
+        "Remove one",
+    ),
+    "not a path": (
+        written(endpoint=TABLES["endpoint"].replace('"/.well', '"http://h/.well')),
+        "endpoints.ran.paths[0]",
+        "not the path part of a URL",
+        "a slash first",
+    ),
+    "endpoint without URL": (
+        written('[endpoints.b]\nupstream = "main"'),
+        "endpoints.b",
+        "has no URL",
+        "Set paths",
+    ),
+    "endpoint for nobody": (
+        written('[endpoints.b]\npaths = ["/b"]\noperator = false\nupstream = "main"'),
+        "endpoints.b",
+        "admits nobody",
+        "List vendors",
+    ),
+    "kur for vendor certificates": (
+        written(endpoint=TABLES["endpoint"] + '\noperator = false\nbody_types = ["ir", "kur"]'),
+        "endpoints.ran.body_types",
+        "needs an operator certificate",
+        "Take kur out",
+    ),
+    "ir without vendors": (
+        written('[endpoints.b]\npaths = ["/b"]\nbody_types = ["ir"]\nupstream = "main"'),
+        "endpoints.b.vendors",
+        "needs a vendor certificate",
+        "List vendors",
+    ),
+    "confirmation after the end": (
+        written(store="[store]\ntransaction_lifetime_seconds = 100"),
+        "endpoints.ran.confirm_wait_seconds",
+        "longer than store.transaction_lifetime_seconds",
+        "Shorten it",
+    ),
+    "deadline after the stop": (
+        written(upstream=TABLES["upstream"] + "\ndeadline_seconds = 31"),
+        "upstreams.main.deadline_seconds",
+        "longer than server.drain_seconds",
+        "lengthen drain_seconds",
+    ),
+    "connecting after the deadline": (
+        written(upstream=TABLES["upstream"] + "\ndeadline_seconds = 2"),
+        "upstreams.main.connect_timeout_seconds",
+        "longer than deadline_seconds",
+        "Shorten it",
+    ),
+    "redis without URL": (
+        written(store='[store]\nkind = "redis"'),
+        "store.redis_url_path",
+        "required when kind is redis",
+        "mode 0600",
+    ),
+    "two Redis URLs": (
+        written(store='[store]\nredis_url = "redis://h"\nredis_url_path = "u"'),
+        "store.redis_url",
+        "together with redis_url_path",
+        "Remove one",
+    ),
+    "no Redis URL": (
+        written(store='[store]\nredis_url = "http://h"'),
+        "store.redis_url",
+        "not a usable URL",
+        "redis://host:port/path",
+    ),
+    "no CA URL": (
+        written(upstream='[upstreams.main]\nkind = "cmp_http"\nurl = "ca.example.net:80"'),
+        "upstreams.main.url",
+        "not a usable URL",
+        "http://host:port/path",
+    ),
+    "no recipient": (
+        written(upstream=TABLES["upstream"] + '\nrecipient = "CN=a, O=b"'),
+        "upstreams.main.recipient",
+        "not a distinguished name",
+        "no blank after a comma",
+    ),
+    "no template to derive from": (
+        written(identity=IDENTITY + 'subject = "derive"\nallowed_subjects = ["*"]'),
+        "vendors.acme.identity.subject_template",
+        "required when subject is derive",
+        'set inventory to "required"',
+    ),
+    "no template to replace by": (
+        written(identity=IDENTITY + 'subject = "replace"'),
+        "vendors.acme.identity.subject_template",
+        "required when subject is replace",
+        "Set it, like",
+    ),
+    "nothing allowed": (
+        written(identity=""),
+        "vendors.acme.identity.allowed_subjects",
+        "is empty",
+        "List patterns",
+    ),
+    "inventory without one": (
+        written(identity=TABLES["identity"] + '\ninventory = "optional"'),
+        "vendors.acme.identity.inventory",
+        "there is no inventory",
+        "csv_path",
+    ),
+    "subject kept that may be absent": (
+        written(vendor=TABLES["vendor"] + '\nquirks = ["no_subject"]'),
+        "vendors.acme.identity.subject",
+        "quirks has no_subject",
+        '"derive"',
+    ),
+    "unknown placeholder": (
+        written(identity=TABLES["identity"] + '\nsubject_template = "CN={serialnumber}"'),
+        "vendors.acme.identity.subject_template",
+        "unknown placeholder",
+        'Did you mean "serial_number"?',
+    ),
+    "placeholder that reaches into objects": (
+        written(identity=TABLES["identity"] + '\nsubject_template = "CN={cn.__class__}"'),
+        "vendors.acme.identity.subject_template",
+        "unknown placeholder",
+        "Use only {cn}",
+    ),
+    "unpaired brace": (
+        written(identity=IDENTITY + 'allowed_subjects = ["CN={cn"]'),
+        "vendors.acme.identity.allowed_subjects[0]",
+        "unpaired brace",
+        "{cn}",
+    ),
+    "template that is no name": (
+        written(identity=TABLES["identity"] + '\nsubject_template = "{cn}"'),
+        "vendors.acme.identity.subject_template",
+        "not a distinguished name",
+        "CN=enb1.example.net",
+    ),
+    "SAN without kind": (
+        written(identity=TABLES["identity"] + '\nallowed_sans = ["*.example.net"]'),
+        "vendors.acme.identity.allowed_sans[0]",
+        "what kind of name",
+        '"dns:"',
+    ),
+    "SAN that is no address": (
+        written(identity=TABLES["identity"] + '\nsan_template = ["ip:300.1.1.1"]'),
+        "vendors.acme.identity.san_template[0]",
+        "not an IP address",
+        "192.0.2.1",
+    ),
+    "bundled CA without [ca]": (
+        written(upstream='[upstreams.main]\nkind = "bundled"'),
+        "upstreams.main.kind",
+        "there is no [ca]",
+        "ra-gateway init",
+    ),
+    "two RAs of one name": (
+        written(CA + "\n" + CA[CA.index("[[") :]),
+        "ca.registration_authorities[1].name",
+        "the name of another one",
+        "Choose another name",
+    ),
+    "wrong value in a list of tables": (
+        written(CA + '\nprivileges = ["isue"]'),
+        "ca.registration_authorities[0].privileges[0]",
+        "not one of the values",
+        'Did you mean "issue"?',
+    ),
+}
+
+
+@pytest.mark.parametrize("text, path, what, todo", WRONG.values(), ids=WRONG.keys())
+def test_a_problem_has_its_place_its_nature_and_its_remedy(
+    text: str, path: str, what: str, todo: str
+) -> None:
+    (problem,) = problems(text)
+    assert problem.path == path
+    assert what in problem.what
+    assert todo in problem.todo
+
+
+@pytest.mark.parametrize(
+    "text, place, reason",
+    [
+        ("[log]\nlevel = debug\n", "gateway.toml:2", "Invalid value"),
+        ("[log]\n[log]\n", "gateway.toml:2", "Cannot declare"),
+        ('[log]\nlevel = """x\n', "gateway.toml:3", "Unterminated string"),
+    ],
+)
+def test_a_syntax_error_has_its_line(tmp_path: Path, text: str, place: str, reason: str) -> None:
+    (tmp_path / "gateway.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "gateway.toml")
+    (problem,) = caught.value.problems
+    assert problem.path == place
+    assert reason in problem.what
+
+
+def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "latin1.toml").write_bytes(b"# gr\xfc\xdfe")
+    for name, what in {"absent.toml": "No such file", "latin1.toml": "not UTF-8"}.items():
+        with pytest.raises(ConfigError) as caught:
+            load(tmp_path / name)
+        (problem,) = caught.value.problems
+        assert problem.path == str(tmp_path / name)
+        assert what in problem.what
+
+
+def test_everything_wrong_is_reported_together(site: Path) -> None:
+    """A wrong value hides neither its neighbours nor what its table has wrong with others."""
+    (site / "ra.key").chmod(0o644)
+    text = written(
+        server='[server]\nlisten_port = "x"\nlisten_hots = "h"\nmax_body_bytes = 1',
+        vendor='[vendors.acme]\nanchors_paths = ["acme.pem", "absent.pem"]\nquirks = ["?"]',
+        identity=IDENTITY + 'subject = "derive"\nallowed_subjects = ["*"]\nidentity_from = 3',
+        endpoint='[endpoints.ran]\npaths = ["nope"]\nvendors = ["acne"]\nupstream = "mian"',
+    )
+    assert {problem.path for problem in problems(text, site, check_files=True)} == {
+        "server.listen_port",
+        "server.listen_hots",
+        "server.max_body_bytes",
+        "ra.key_path",
+        "vendors.acme.anchors_paths[1]",
+        "vendors.acme.quirks[0]",
+        "vendors.acme.identity.identity_from",
+        "vendors.acme.identity.subject_template",
+        "endpoints.ran.paths[0]",
+        "endpoints.ran.vendors[0]",
+        "endpoints.ran.upstream",
+    }
+
+
+# --- Files and secrets ----------------------------------------------------------------------------
+
+
+def test_missing_empty_and_wrong_files(site: Path) -> None:
+    (site / "root.pem").unlink()
+    (site / "acme.pem").write_text("")
+    (site / "ra.pem").unlink()
+    (site / "ra.pem").mkdir()
+    found = {item.path: item for item in problems(written(), site, check_files=True)}
+    assert "No such file" in found["operator.anchors_paths[0]"].what
+    assert str(site / "root.pem") in found["operator.anchors_paths[0]"].what
+    assert "is empty" in found["vendors.acme.anchors_paths[0]"].what
+    assert "is not a file" in found["ra.certificate_path"].what
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o620, 0o644, 0o660])
+def test_a_secret_file_must_be_its_owners_alone(site: Path, mode: int) -> None:
+    (site / "ra.key").chmod(mode)
+    (problem,) = problems(written(), site, check_files=True)
+    assert problem.path == "ra.key_path"
+    assert f"mode {mode:04o}" in problem.what
+    assert problem.todo == f"Run: chmod 600 {site / 'ra.key'}"
+
+
+def test_what_the_bundled_ca_lacks_is_named(site: Path) -> None:
+    (site / "ca/cmp.key").unlink()
+    (site / "ca/root.pem").unlink()
+    (problem,) = problems(written(CA), site, check_files=True)
+    assert problem.path == "ca.directory_path"
+    assert problem.what.endswith("lacks root.pem, cmp.key")
+    assert "ra-gateway init" in problem.todo
+
+
+def test_the_bundled_cas_keys_are_secrets_too(site: Path) -> None:
+    (site / "ca/issuing.key").chmod(0o644)
+    (problem,) = problems(written(CA), site, check_files=True)
+    assert problem.path == "ca.directory_path"
+    assert "issuing.key" in problem.todo
+
+
+def test_the_ledgers_directory_must_exist(site: Path) -> None:
+    text = written(CA.replace('"ledger.sqlite"', '"absent/ledger.sqlite"'))
+    (problem,) = problems(text, site, check_files=True)
+    assert problem.path == "ca.ledger_path"
+    assert "does not exist" in problem.what
+
+
+SECRET = "Tr0ub4dor"
+INLINE = {
+    "password in the Redis URL": (
+        written(store=f'[store]\nredis_url = "redis://:{SECRET}@h:6379/0"'),
+        "store.redis_url",
+    ),
+    "password in the Redis URL's query": (
+        written(store=f'[store]\nredis_url = "redis://h:6379/0?password={SECRET}"'),
+        "store.redis_url",
+    ),
+    "Redis URL that is none": (
+        written(store=f'[store]\nredis_url = "redis//:{SECRET}@h"'),
+        "store.redis_url",
+    ),
+    "Redis URL where its file belongs": (
+        written(store=f'[store]\nredis_url_path = "redis://:{SECRET}@h"'),
+        "store.redis_url_path",
+    ),
+    "password where its file belongs": (
+        written(ra=TABLES["ra"] + f'\nkey_password_path = "{SECRET}"'),
+        "ra.key_password_path",
+    ),
+    "password under a key of its own": (
+        written(ra=TABLES["ra"] + f'\nkey_password = "{SECRET}"'),
+        "ra.key_password",
+    ),
+    "password under an unknown key": (
+        written(store=f'[store]\nredis_password = "{SECRET}"'),
+        "store.redis_password",
+    ),
+    "private key where its file belongs": (
+        written(ra=TABLES["ra"].replace('"ra.key"', f'"-----BEGIN PRIVATE KEY-----{SECRET}"')),
+        "ra.key_path",
+    ),
+    "private key where a certificate's file belongs": (
+        written(ra=TABLES["ra"].replace('"ra.pem"', f'"""-----BEGIN KEY-----\n{SECRET}"""')),
+        "ra.certificate_path",
+    ),
+    "password in the CA's URL": (
+        written(upstream=TABLES["upstream"].replace("//ca", f"//ra:{SECRET}@ca")),
+        "upstreams.main.url",
+    ),
+    "password of a wrong type": (
+        written(ra=TABLES["ra"] + f'\nkey_password_path = ["{SECRET}"]'),
+        "ra.key_password_path",
+    ),
+}
+
+
+@pytest.mark.parametrize("text, path", INLINE.values(), ids=INLINE.keys())
+def test_a_secret_in_the_file_is_refused_and_not_repeated(site: Path, text: str, path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, directory=site)
+    assert [problem.path for problem in caught.value.problems] == [path]
+    assert SECRET not in str(caught.value)
+    assert SECRET not in repr(caught.value.problems)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in shown.replace(text, "")
+
+
+def test_a_loaded_configuration_does_not_show_where_secrets_are(site: Path) -> None:
+    loaded = parse(written(CA), directory=site)
+    for text in (repr(loaded), str(loaded)):
+        assert "ra.key" not in text
+        assert "key_path" not in text

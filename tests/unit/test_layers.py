@@ -1,0 +1,121 @@
+"""What import-linter cannot check: one subpackage of a library, and calls that read a clock."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "ra_gateway"
+ASN1_MODULE = PACKAGE / "cmp" / "asn1.py"
+PURE = [
+    PACKAGE / "errors.py",
+    *sorted((PACKAGE / "cmp").rglob("*.py")),
+    PACKAGE / "ra" / "transaction.py",
+    PACKAGE / "ra" / "policy.py",
+]
+
+# date.today and datetime.now read a clock; the others draw random bytes.
+IMPURE_CALLS = {
+    "now",
+    "utcnow",
+    "today",
+    "urandom",
+    "generate",
+    "generate_key",
+    "generate_private_key",
+    "random_serial_number",
+    "token_bytes",
+    "uuid4",
+}
+# import-linter sees only whole libraries: urllib.parse is pure, urllib.request is not.
+IMPURE_MODULES = ("os", "random", "secrets", "time", "urllib.request", "uuid")
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the dotted name of everything a module imports, at whatever depth."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def impurities(source: str) -> list[str]:
+    """Return what in a module reads a clock or draws randomness."""
+    tree = ast.parse(source)
+    impure = tuple(f"{module}." for module in IMPURE_MODULES)
+    found = [name for name in imports(tree) if f"{name}.".startswith(impure)]
+    for node in ast.walk(tree):
+        # A mention is enough: `clock = datetime.now` reads the clock just as well.
+        if isinstance(node, ast.Attribute) and node.attr in IMPURE_CALLS:
+            found.append(ast.unparse(node))
+        elif isinstance(node, ast.ImportFrom):
+            found += [alias.name for alias in node.names if alias.name in IMPURE_CALLS]
+    return found
+
+
+def imports_hazmat_asn1(source: str) -> bool:
+    """Tell whether a module imports `cryptography.hazmat.asn1`, in any spelling."""
+    return any(
+        f"{name}.".startswith("cryptography.hazmat.asn1.") for name in imports(ast.parse(source))
+    )
+
+
+def test_only_one_module_knows_the_asn1_library() -> None:
+    """cryptography.hazmat.asn1 is unstable, so that one module alone imports it."""
+    users = [p for p in PACKAGE.rglob("*.py") if imports_hazmat_asn1(p.read_text())]
+    assert users == [ASN1_MODULE]
+
+
+@pytest.mark.parametrize("path", PURE, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_core_reads_no_clock_and_draws_no_randomness(path: Path) -> None:
+    """Time and random bytes come into cmp, ra/transaction.py and ra/policy.py as arguments."""
+    assert impurities(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import secrets",
+        "from os import urandom",
+        "from urllib.request import urlopen",
+        "def f():\n    import random",
+        "from datetime import datetime\nx = datetime.now(UTC)",
+        "import datetime\nx = datetime.datetime.utcnow()",
+        "clock = datetime.now",
+        "from cryptography import x509\nn = x509.random_serial_number()",
+        "key = Ed25519PrivateKey.generate()",
+    ],
+)
+def test_the_check_finds_impurities(source: str) -> None:
+    """The check above is not blind."""
+    assert impurities(source) != []
+
+
+def test_the_check_lets_pure_code_pass() -> None:
+    """Times that are values are not clocks, and taking a URL apart is not I/O."""
+    assert impurities("from datetime import datetime\nx = datetime(2026, 1, 1) + delta") == []
+    assert impurities("from urllib.parse import urlsplit") == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import cryptography.hazmat.asn1",
+        "import cryptography.hazmat.asn1 as library",
+        "from cryptography.hazmat import asn1",
+        "from cryptography.hazmat.asn1 import TLV",
+        "from cryptography.hazmat.asn1.asn1 import TLV",
+    ],
+)
+def test_the_check_finds_every_spelling_of_the_import(source: str) -> None:
+    """The check for the ASN.1 library is not blind."""
+    assert imports_hazmat_asn1(source)
+
+
+def test_the_check_knows_other_modules_of_the_same_library() -> None:
+    """Everybody may use the rest of hazmat."""
+    assert not imports_hazmat_asn1("from cryptography.hazmat.primitives import hashes")

@@ -1,0 +1,176 @@
+"""The state machine of a transaction, and its flat form for stores."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.ra.transaction import (
+    TRANSITIONS,
+    Event,
+    Exchange,
+    IllegalTransition,
+    State,
+    Transaction,
+    TransactionKey,
+    advance,
+)
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+# Written out a second time on purpose: a change of the table must be a change here, too.
+MOVES = {
+    ("requested", "issued"): "issued",
+    ("requested", "granted"): "granted",
+    ("requested", "refused"): "refused",
+    ("requested", "failed"): "failed",
+    ("requested", "released"): "requested",
+    ("requested", "retaken"): "requested",
+    ("issued", "confirm"): "confirming",
+    ("confirming", "accepted"): "confirmed",
+    ("confirming", "rejected"): "rejected",
+    ("confirming", "failed"): "failed",
+    ("confirming", "released"): "confirming",
+    ("confirming", "retaken"): "confirming",
+}
+FINAL = {State.CONFIRMED, State.REJECTED, State.GRANTED, State.REFUSED, State.FAILED}
+
+PAIRS = [(state, event) for state in State for event in Event]
+
+moments = st.datetimes(timezones=st.just(UTC))
+octets = st.binary(max_size=40)
+names = st.text(max_size=20)
+exchanges = st.builds(Exchange, octets, octets, st.none() | octets)
+transactions = st.builds(
+    Transaction,
+    key=st.builds(TransactionKey, names, octets, octets),
+    state=st.sampled_from(State),
+    version=st.integers(min_value=0),
+    body_type=st.sampled_from(BodyType),
+    endpoint=names,
+    upstream=names,
+    variant=names,
+    signer_der=octets,
+    sender_nonce=octets,
+    public_key_der=octets,
+    subject_der=octets,
+    opening=exchanges,
+    lease_until=moments,
+    created_at=moments,
+    expires_at=moments,
+    confirmation=st.none() | exchanges,
+    response_nonce=octets,
+    certificate_der=octets,
+    confirm_status=st.booleans(),
+)
+
+
+def in_state(state: State, *, version: int = 0) -> Transaction:
+    return Transaction(
+        key=TransactionKey("acme", b"f" * 32, b"t" * 16),
+        state=state,
+        version=version,
+        body_type=BodyType.ir,
+        endpoint="default",
+        upstream="ca",
+        variant="reprotect",
+        signer_der=b"signer",
+        sender_nonce=b"n" * 16,
+        public_key_der=b"key",
+        subject_der=b"subject",
+        opening=Exchange(b"d" * 32, b"upstream"),
+        lease_until=NOW + timedelta(seconds=30),
+        created_at=NOW,
+        expires_at=NOW + timedelta(minutes=5),
+    )
+
+
+def test_the_table_is_the_one_written_here() -> None:
+    """Nothing was added to the table, nothing left it."""
+    assert {(a.value, e.value): b.value for (a, e), b in TRANSITIONS.items()} == MOVES
+
+
+@pytest.mark.parametrize("state,event", PAIRS, ids=lambda part: part.value)
+def test_every_pair_moves_as_the_table_says_or_not_at_all(state: State, event: Event) -> None:
+    """A pair outside the table raises; one inside leads where it says, one version on."""
+    before = in_state(state, version=7)
+    target = MOVES.get((state.value, event.value))
+    if target is None:
+        with pytest.raises(IllegalTransition, match=event.value):
+            advance(before, event)
+    else:
+        after = advance(before, event)
+        assert (after.state, after.version) == (State(target), 8)
+
+
+def test_final_states_have_no_way_out() -> None:
+    """What is over stays over, and everything else can still move."""
+    assert {state for state, _ in TRANSITIONS} == set(State) - FINAL
+
+
+def test_every_state_is_reachable_from_the_first() -> None:
+    """No state is dead, and none is entered except from REQUESTED on."""
+    reached = {State.REQUESTED}
+    for _ in State:
+        reached |= {target for (state, _), target in TRANSITIONS.items() if state in reached}
+    assert reached == set(State)
+
+
+def test_advance_fills_in_what_the_event_brings_and_leaves_the_original_alone() -> None:
+    """Changes are in the new value only; everything else is carried over."""
+    before = in_state(State.REQUESTED)
+    after = advance(before, Event.issued, certificate_der=b"certificate")
+    assert (before.state, before.version, before.certificate_der) == (State.REQUESTED, 0, b"")
+    assert (after.state, after.version, after.certificate_der) == (State.ISSUED, 1, b"certificate")
+    assert after.key is before.key
+    assert after.opening is before.opening
+
+
+def test_an_exchange_is_found_by_the_digest_of_its_request() -> None:
+    """A repeat belongs to the exchange with the same bytes; other bytes belong to none."""
+    opened = in_state(State.ISSUED)
+    assert opened.exchange_for(b"d" * 32) is opened.opening
+    assert opened.exchange_for(b"c" * 32) is None
+    confirming = advance(opened, Event.confirm, confirmation=Exchange(b"c" * 32, b""))
+    assert confirming.exchange_for(b"c" * 32) is confirming.confirmation
+    assert confirming.exchange_for(b"x" * 32) is None
+
+
+@given(transactions)
+def test_fields_give_back_the_same_transaction(transaction: Transaction) -> None:
+    """from_fields(to_fields(t)) == t for every t."""
+    assert Transaction.from_fields(transaction.to_fields()) == transaction
+
+
+@given(transactions)
+def test_fields_are_flat_bytes(transaction: Transaction) -> None:
+    """A store needs to know nothing but names and byte strings."""
+    for name, value in transaction.to_fields().items():
+        assert isinstance(name, str)
+        assert isinstance(value, bytes)
+
+
+@given(transactions, st.data())
+def test_fields_that_are_missing_are_never_guessed(
+    transaction: Transaction, data: st.DataObject
+) -> None:
+    """Without a field that every transaction has, there is no transaction."""
+    fields = transaction.to_fields()
+    optional = {"opening.response_der", "confirmation.request_digest", "confirmation.response_der"}
+    needed = sorted(fields.keys() - optional)
+    del fields[data.draw(st.sampled_from(needed))]
+    with pytest.raises(ValueError, match="transaction without"):
+        Transaction.from_fields(fields)
+
+
+@pytest.mark.parametrize("schema", [b"0", b"2", b'"1"', b"null"])
+def test_another_schema_is_refused(schema: bytes) -> None:
+    """A node does not guess at what a newer or older one has written."""
+    fields = in_state(State.ISSUED).to_fields()
+    fields["plain"] = fields["plain"].replace(b'"schema":1', b'"schema":' + schema)
+    with pytest.raises(ValueError, match="schema"):
+        Transaction.from_fields(fields)
