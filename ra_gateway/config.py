@@ -568,6 +568,11 @@ class IdentityConfig(_Table):
         description="Subject attribute of the vendor certificate that names the device in the "
         "inventory.",
     )
+    same_key: bool = Field(
+        default=True,
+        description="Whether the key of the vendor certificate itself may be certified: TS 33.310 "
+        "lets a base station enrol its pre-provisioned key.",
+    )
 
 
 class VendorConfig(_Table):
@@ -636,6 +641,11 @@ class _Upstream(_Table):
         default="requested",
         description='"requested" refuses a certificate with another subject than asked for; "any" '
         "is for test servers that always return the same one.",
+    )
+    orig_message: bool = Field(
+        default=False,
+        description="Whether the device's own message goes along as origPKIMessage, for a CA that "
+        "wants to see its protection and proof of possession.",
     )
 
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from ra_gateway.cmp.algorithms import (
     SignatureAlgorithm,
@@ -147,3 +158,53 @@ def load_credential(
     return make_credential(
         own[0], tuple(item for item in chain if item not in roots), key, f"{setting}.key_path"
     )
+
+
+KEY_KINDS: Final[Mapping[str, Callable[[], Any]]] = MappingProxyType(
+    {
+        "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
+        "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
+        "p521": lambda: ec.generate_private_key(ec.SECP521R1()),
+        "rsa2048": lambda: rsa.generate_private_key(65537, 2048),
+        "rsa3072": lambda: rsa.generate_private_key(65537, 3072),
+        "rsa4096": lambda: rsa.generate_private_key(65537, 4096),
+        "ed25519": ed25519.Ed25519PrivateKey.generate,
+        "ed448": ed448.Ed448PrivateKey.generate,
+        "mldsa44": mldsa.MLDSA44PrivateKey.generate,
+        "mldsa65": mldsa.MLDSA65PrivateKey.generate,
+        "mldsa87": mldsa.MLDSA87PrivateKey.generate,
+    }
+)
+"""Kinds of private key that can be made, and how."""
+
+
+def pem(certificate_der: bytes) -> str:
+    """Return a certificate as PEM."""
+    text = base64.encodebytes(certificate_der).decode().replace("\n", "")
+    lines = "\n".join(text[i : i + 64] for i in range(0, len(text), 64))
+    return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
+
+
+def write_certificates(path: Path, certificates: Iterable[Certificate]) -> None:
+    """Write certificates to a new PEM file.
+
+    Raises:
+        FileExistsError: The file is there already; nothing is ever overwritten.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("x", encoding="ascii") as file:
+        file.write("".join(pem(item.der) for item in certificates))
+
+
+def write_private_key(path: Path, private_key: Any, password: bytes | None = None) -> None:
+    """Write a private key to a new PKCS#8 PEM file that only its owner can read.
+
+    Raises:
+        FileExistsError: The file is there already; a key is never overwritten.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encryption = NoEncryption() if password is None else BestAvailableEncryption(password)
+    octets = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+    # Created with its mode, not given it afterwards: there is no moment at which others can open it.
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(octets)

@@ -308,6 +308,16 @@ def default_algorithm(key: PublicKeyTypes) -> SignatureAlgorithm:
     raise AlgorithmRefused(f"a key of kind {type(key).__name__} cannot sign")
 
 
+def certificate_hash(key: PublicKeyTypes) -> Any:
+    """Return the hash that certificates are signed with by a key, None where the key has its own.
+
+    Raises:
+        AlgorithmRefused: The key cannot sign.
+    """
+    algorithm = default_algorithm(key)
+    return _HASHES[algorithm.hash_name] if algorithm.family in ("rsa", "ec") else None
+
+
 @dataclass(frozen=True, slots=True)
 class AlgorithmPolicy:
     """What one trust domain allows.
@@ -355,6 +365,7 @@ __all__ = [
     "AlgorithmRefused",
     "InvalidSignature",
     "SignatureAlgorithm",
+    "certificate_hash",
     "default_algorithm",
     "digest",
     "hash_algorithm",

@@ -7,7 +7,7 @@ without it. Which rules are relaxed for whom is data: `HeaderRules` from the end
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -349,6 +349,46 @@ def authenticate(
     raise refusal or ProtectionRefused("no signer found", rule="R33")
 
 
+def authenticate_registered(
+    message: PKIMessage,
+    registered: Collection[Certificate],
+    domain: TrustDomain,
+    rules: HeaderRules,
+    now: datetime,
+) -> AuthenticatedMessage:
+    """Authenticate a message that only registered PKI management entities may send, whatever its type.
+
+    Args:
+        registered: Their certificates, exactly: another one for the same name or key is not registered.
+            A message protected by one of them need not carry it.
+        domain: Must have a valid path for it as well.
+
+    Raises:
+        ProtectionRefused, AlgorithmRefused, SignerNotTrusted, NotAuthorized, HeaderRefused, MalformedMessage.
+    """
+    algorithm = protection_algorithm(message)
+    bag = certificate_bag(message, rules)
+    refusal: CMPError | None = None
+    for signer in select_signers(
+        message.header,
+        list(dict.fromkeys((*registered, *bag))),
+        replace(rules, strictness=Strictness.lenient),
+    ):
+        try:
+            known = signer in registered
+            path = domain.find_path(signer, bag, now, remember_leaf=known)
+            _check_protection(message, algorithm, signer, domain.algorithms)
+            if not known:
+                raise NotAuthorized(f"{signer.subject} is not registered here", rule="R123")
+            # Not as a first message: the nonces are a device's, and R7 was for the RA to enforce.
+            check_header(message.header, rules.relaxed_by(domain.quirks), first=False)
+        except CMPError as error:
+            refusal = refusal or error
+        else:
+            return AuthenticatedMessage(message, signer, domain, path, _SEAL)
+    raise refusal or ProtectionRefused("no signer found", rule="R33")
+
+
 def _vouch(
     signer: Certificate, bag: Sequence[Certificate], domains: Sequence[TrustDomain], now: datetime
 ) -> tuple[TrustDomain, Path]:
@@ -493,6 +533,11 @@ def _check_template(
     template = request.template
     if template.version not in (None, 2):
         raise TemplateRefused(f"version {template.version}, expected 2 (v3)", rule="R48")
+    nameless = template.subject_der in (None, NULL_DN) and (
+        template.subject_der is None or not template.extension(ExtensionOID.subjectAltName)
+    )
+    if nameless and rules.strict and Quirk.no_subject not in rules.quirks:
+        raise TemplateRefused("no subject, and no subjectAltName in its place", rule="R51")
     if template.reserved and rules.strict:
         raise TemplateRefused(f"{', '.join(template.reserved)} must be absent", rule="R49")
     if template.spki_der is None:

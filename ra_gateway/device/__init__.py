@@ -1,0 +1,1 @@
+"""A simulated base station: what a real one does when it enrols and renews, and checks."""

@@ -4,7 +4,8 @@ Two rules. A transaction's state changes only through `advance`; and what is irr
 happens only after a store has accepted the state that announces it.
 
     REQUESTED --issued--> ISSUED --confirm--> CONFIRMING --accepted--> CONFIRMED
-        |  \\--granted--> GRANTED                 |  \\--rejected--> REJECTED
+        |                   `----rejected--------|-----rejected--> REJECTED
+        |---granted--> GRANTED                   |---failed--> FAILED
         |---refused--> REFUSED                   `--released/retaken--> CONFIRMING
         |---failed--> FAILED
         `---released/retaken--> REQUESTED
@@ -61,6 +62,7 @@ TRANSITIONS: Final = MappingProxyType(
         (State.REQUESTED, Event.released): State.REQUESTED,
         (State.REQUESTED, Event.retaken): State.REQUESTED,
         (State.ISSUED, Event.confirm): State.CONFIRMING,
+        (State.ISSUED, Event.rejected): State.REJECTED,
         (State.CONFIRMING, Event.accepted): State.CONFIRMED,
         (State.CONFIRMING, Event.rejected): State.REJECTED,
         (State.CONFIRMING, Event.failed): State.FAILED,
@@ -117,13 +119,15 @@ class Transaction:
         variant: How the opening request went up: "reprotect", "nested" or "forward"; followers go the same way.
         signer_der: The certificate that protected the opening request.
         sender_nonce: The device's senderNonce in the opening request.
-        public_key_der: SubjectPublicKeyInfo that was asked to be certified.
         subject_der: Subject that was asked for (encoded Name).
+        cert_req_id: As in the opening request; certConf names it.
         opening: The ir, cr or kur.
         confirmation: The certConf, from the moment it was accepted.
         response_nonce: senderNonce of the answer to the opening request; certConf must return it.
         certificate_der: The certificate as relayed.
         confirm_status: True if the accepted certConf takes the certificate, False if it rejects it.
+        confirm_locally: Whether the CA awaits no certConf (it granted implicitConfirm), so that the RA answers it.
+        may_retry: Whether it is certain that asking the CA again issues nothing twice.
         lease_until: Until then one node is busy with the CA; a repeat waits instead of asking again.
         created_at, expires_at: Aware UTC; the store forgets the transaction at `expires_at`.
     """
@@ -137,8 +141,8 @@ class Transaction:
     variant: str
     signer_der: bytes
     sender_nonce: bytes
-    public_key_der: bytes
     subject_der: bytes
+    cert_req_id: int
     opening: Exchange
     lease_until: datetime
     created_at: datetime
@@ -147,6 +151,8 @@ class Transaction:
     response_nonce: bytes = b""
     certificate_der: bytes = b""
     confirm_status: bool = True
+    confirm_locally: bool = False
+    may_retry: bool = False
 
     def exchange_for(self, request_digest: bytes) -> Exchange | None:
         """Return the exchange whose request had exactly these bytes, or None if they are new."""
@@ -163,10 +169,7 @@ class Transaction:
             "domain": self.key.domain,
             "state": self.state,
             "body_type": self.body_type.name,
-            "endpoint": self.endpoint,
-            "upstream": self.upstream,
-            "variant": self.variant,
-            "confirm_status": self.confirm_status,
+            **{name: getattr(self, name) for name in _PLAIN_FIELDS},
             "lease_until": self.lease_until.isoformat(),
             "created_at": self.created_at.isoformat(),
             "expires_at": self.expires_at.isoformat(),
@@ -200,6 +203,8 @@ class Transaction:
             opening = _exchange(fields, "opening")
             if opening is None:
                 raise ValueError("transaction without an opening exchange")
+            kept: dict[str, Any] = {name: fields[name] for name in _BYTE_FIELDS}
+            kept.update((name, plain[name]) for name in _PLAIN_FIELDS)
             return cls(
                 key=TransactionKey(
                     plain["domain"], fields["signer_fingerprint"], fields["transaction_id"]
@@ -207,16 +212,12 @@ class Transaction:
                 state=State(plain["state"]),
                 version=int(fields["version"]),
                 body_type=BodyType[plain["body_type"]],
-                endpoint=plain["endpoint"],
-                upstream=plain["upstream"],
-                variant=plain["variant"],
-                confirm_status=plain["confirm_status"],
                 lease_until=datetime.fromisoformat(plain["lease_until"]),
                 created_at=datetime.fromisoformat(plain["created_at"]),
                 expires_at=datetime.fromisoformat(plain["expires_at"]),
                 opening=opening,
                 confirmation=_exchange(fields, "confirmation"),
-                **{name: fields[name] for name in _BYTE_FIELDS},
+                **kept,
             )
         except KeyError as error:
             raise ValueError(f"transaction without field {error}") from error
@@ -225,10 +226,19 @@ class Transaction:
 _BYTE_FIELDS: Final = (
     "signer_der",
     "sender_nonce",
-    "public_key_der",
     "subject_der",
     "response_nonce",
     "certificate_der",
+)
+
+_PLAIN_FIELDS: Final = (
+    "endpoint",
+    "upstream",
+    "variant",
+    "cert_req_id",
+    "confirm_status",
+    "confirm_locally",
+    "may_retry",
 )
 
 

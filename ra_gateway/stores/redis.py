@@ -128,7 +128,8 @@ class RedisStore:
     """Keeps transactions in a Redis server (6.0 or later) that all nodes share.
 
     A connection is made when it is first needed, and again when it was lost. A call whose
-    connection breaks is tried once more within its time.
+    connection breaks is tried once more within its time. A change that fails with
+    `StoreUnavailable` may still have been made; only loading the transaction can tell.
 
     Args:
         url: `redis://`, `rediss://` or `unix://` URL as redis-py reads it.
@@ -249,7 +250,8 @@ class RedisStore:
     async def close(self) -> None:
         """Release the connection; whatever is asked afterwards is refused."""
         self._closed = True
-        link, self._link = self._link, None
+        async with self._linking:  # a connection that is just being made is released, too
+            link, self._link = self._link, None
         if link is not None:
             await link.close()
 
@@ -269,9 +271,10 @@ class RedisStore:
 
     def _read(self, fields: list[bytes]) -> Transaction:
         pairs = iter(fields)
-        named = {name.decode(): value for name, value in zip(pairs, pairs, strict=True)}
         try:
-            return Transaction.from_fields(named)
+            return Transaction.from_fields(
+                {name.decode(): value for name, value in zip(pairs, pairs, strict=True)}
+            )
         except (ValueError, TypeError) as error:
             raise StoreUnavailable(
                 f"{self._name}: a stored transaction cannot be read: {error}"

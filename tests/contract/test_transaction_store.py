@@ -63,7 +63,7 @@ async def test_what_is_replaced_is_loaded_field_for_field(node: Node) -> None:
         variant="nested",
         signer_der=b"1",
         sender_nonce=b"2",
-        public_key_der=b"3",
+        cert_req_id=355,
         subject_der=b"4",
         opening=Exchange(b"5", b"6", b"7"),
         confirmation=Exchange(b"8", b"9", b""),

@@ -35,7 +35,7 @@ def new_transaction(
         variant="reprotect",
         signer_der=bytes(range(256)),
         sender_nonce=b"n" * 16,
-        public_key_der=b"\x30\x00",
+        cert_req_id=355,
         subject_der=b"",
         opening=Exchange(b"d" * 32, b"u" * 2500),
         lease_until=now + timedelta(seconds=30),

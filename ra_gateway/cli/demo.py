@@ -1,0 +1,199 @@
+"""The demonstration: a vendor, an operator, a gateway and a base station, in one process and by itself."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import aiohttp
+from rich.console import Console
+from rich.table import Table
+
+from ra_gateway.app import Application, now, run_until_signalled
+from ra_gateway.cli.setup import write_setup
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.config import load
+from ra_gateway.device.client import run
+from ra_gateway.device.enrollment import (
+    DeviceIdentity,
+    Direction,
+    Done,
+    Enrollment,
+    RequestOptions,
+    TracedMessage,
+)
+from ra_gateway.device.factory import Vendor
+from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.keys import KEY_KINDS, write_certificates, write_private_key
+from ra_gateway.ra.events import MessageHandled
+
+SERIAL_NUMBER = "ENB-0001"
+SUBJECT = "CN=enb-0001.ran.example.net,O=Example Operator"
+SAN = ("dns:enb-0001.ran.example.net",)
+
+
+class _Events:
+    """Collects what the gateway says of each message, for the table."""
+
+    def __init__(self) -> None:
+        self.seen: list[MessageHandled] = []
+
+    def __call__(self, event: MessageHandled) -> None:
+        self.seen.append(event)
+
+
+async def demonstrate(console: Console, directory: Path, *, port: int, keep: bool) -> None:
+    """Enrol and renew one base station and print the dialogue.
+
+    Args:
+        directory: Where the files go; what is interface in it is in the README.
+        port: To listen on, 0 for a free one.
+        keep: Serve on until a signal comes.
+
+    Raises:
+        ConfigError: The directory is in use.
+        OSError: The port is.
+        EnrollmentFailed: The demonstration did not succeed.
+    """
+    if (directory / "vendor").exists():
+        raise ConfigError(
+            [Problem(str(directory), "holds a demonstration already", "Choose an empty directory")]
+        )
+    vendor = Vendor.found("ACME Radio", clock=now)
+    vendor.write(directory / "vendor")
+    credential, device_key = vendor.make_device(SERIAL_NUMBER)
+    write_certificates(directory / "vendor" / "device.pem", [credential.certificate])
+    write_private_key(directory / "vendor" / "device.key", device_key)
+    config_path = write_setup(
+        directory,
+        organisation="Example Operator",
+        vendors={"acme": ("vendor/root.pem", "vendor/sub.pem")},
+        port=port or _free_port(),
+        implicit_confirm="relay",
+    )
+    events = _Events()
+    application = Application(load(config_path), sink=events)
+    host, bound_port = await application.start()
+    url = f"http://{host}:{bound_port}/.well-known/cmp"
+    try:
+        identity = DeviceIdentity(credential)  # no operator root: it comes with the ip
+        async with aiohttp.ClientSession() as session:
+            enrolled = await _operation(console, events, session, url, identity, BodyType.ir)
+            _write_result(directory / "device", "enrolled", enrolled[0], enrolled[1])
+            renewed = await _operation(
+                console, events, session, url, enrolled[0].identity, BodyType.kur
+            )
+            _write_result(directory / "device", "renewed", renewed[0], renewed[1])
+    finally:
+        await application.stop()
+    (directory / "url").write_text(url + "\n")
+    _print_what_next(console, directory, url, keep=keep)
+    if keep:
+        await run_until_signalled(
+            Application(load(config_path)),
+            lambda host, port: console.print(f"[bold]serving {url}[/bold] - Ctrl-C ends it"),
+        )
+
+
+async def _operation(
+    console: Console,
+    events: _Events,
+    session: aiohttp.ClientSession,
+    url: str,
+    identity: DeviceIdentity,
+    body_type: BodyType,
+) -> tuple[Done, object]:
+    key = KEY_KINDS["p256"]()
+    renewing = body_type is BodyType.kur
+    options = RequestOptions(
+        body_type=body_type,
+        subject=None if renewing else SUBJECT,
+        san=() if renewing else SAN,
+    )
+    enrollment = Enrollment(identity, key, options, clock=now, random_octets=secrets.token_bytes)
+    first = len(events.seen)
+    done = await run(enrollment, url, session)
+    title = (
+        "Renewal: the old operator certificate takes the vendor's place"
+        if renewing
+        else "Initial enrolment: a vendor certificate, no operator root"
+    )
+    console.print(_dialogue(title, enrollment.trace, events.seen[first:]))
+    return done, key
+
+
+def _dialogue(
+    title: str, trace: Sequence[TracedMessage], events: Sequence[MessageHandled]
+) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in ("base station", "", "RA gateway"):
+        table.add_column(column)
+    table.add_column("octets", justify="right")
+    table.add_column("what it says")
+    answered = iter(events)
+    for message in trace:
+        sent = message.direction is Direction.sent
+        event = None if sent else next(answered, None)
+        told = str(message.status) if message.status is not None else ""
+        if event is not None and event.outcome == "issued":
+            told += f": {event.subject}, serial {event.serial_number[:16]}..."
+        elif event is not None and event.outcome == "confirmed":
+            told = "confirmed"
+        table.add_row(
+            message.name if sent else "",
+            "-->" if sent else "<--",
+            "" if sent else message.name,
+            str(message.size_bytes),
+            told,
+        )
+    return table
+
+
+def _write_result(directory: Path, name: str, done: Done, key: object) -> None:
+    write_certificates(directory / f"{name}.pem", [done.certificate, *done.chain])
+    write_private_key(directory / f"{name}.key", key)
+    if not (directory / "operator-root.pem").exists():
+        write_certificates(directory / "operator-root.pem", [done.operator_root])
+
+
+def _print_what_next(console: Console, directory: Path, url: str, *, keep: bool) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for path, what in (
+        ("gateway.toml", "the gateway's configuration"),
+        (
+            "vendor/",
+            "root.pem, sub.pem, sub.key; device.pem, device.key: the factory and a base station",
+        ),
+        ("operator/root.pem", "the operator's root"),
+        ("device/", "what the base station got: enrolled.pem, renewed.pem, their keys"),
+        ("ca/ledger.sqlite", "what the bundled CA issued"),
+        ("url", "the URL to post to"),
+    ):
+        table.add_row(path, what)
+    console.print(f"\nFiles in [bold]{directory}[/bold]:", highlight=False)
+    console.print(table)
+    server, path = url.removeprefix("http://").split("/", 1)
+    console.print(
+        "\nThe same with OpenSSL's client:"
+        if keep
+        else "\nThe same with OpenSSL's client, after [bold]make demo KEEP=1 DIR=...[/bold]:"
+    )
+    console.print(
+        f"  cd {directory} && openssl ecparam -name prime256v1 -genkey -noout -out new.key &&\n"
+        f"  openssl cmp -cmd ir -server {server} -path /{path} \\\n"
+        "    -cert vendor/device.pem -key vendor/device.key -extracerts vendor/sub.pem \\\n"
+        f"    -trusted operator/root.pem -subject '/CN=enb-0002.ran.example.net' \\\n"
+        "    -newkey new.key -certout new.pem",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

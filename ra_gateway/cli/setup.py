@@ -1,0 +1,137 @@
+"""Making what a gateway needs to start: CA material, the RA's certificate, a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ra_gateway.ca.material import create_operator_pki, issue_ra_certificate
+from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.keys import load_certificates, write_certificates
+
+_HEAD = """\
+# ra_gateway, a starting point. Every key is explained in docs/configuration.md.
+
+[server]
+listen_host = "{host}"
+listen_port = {port}
+
+[log]
+format = "{log_format}"
+level = "info"
+
+# In memory: one process, nothing survives a restart. For more, kind = "redis" and redis_url_path.
+[store]
+kind = "memory"
+
+[ra]
+certificate_path = "ra/ra.pem"
+key_path = "ra/ra.key"
+chain_paths = ["operator/issuing.pem"]
+
+[operator]
+anchors_paths = ["operator/root.pem"]
+intermediates_paths = ["operator/issuing.pem"]
+
+[upstreams.bundled]
+kind = "bundled"
+
+[ca]
+directory_path = "ca"
+ledger_path = "ca/ledger.sqlite"
+
+[[ca.registration_authorities]]
+name = "gateway"
+certificate_paths = ["ra/ra.pem"]
+privileges = ["issue", "update", "revoke"]
+
+[endpoints.ran]
+paths = ["/.well-known/cmp", "/pkix"]
+vendors = [{vendors}]
+upstream = "bundled"
+implicit_confirm = "{implicit_confirm}"
+"""
+
+_NO_VENDOR = """
+# No vendor is trusted yet, so no base station can enrol. For each manufacturer:
+#
+# [vendors.acme]
+# anchors_paths = ["acme/root.pem"]
+# intermediates_paths = ["acme/sub.pem"]
+#
+# [vendors.acme.identity]
+# subject = "derive"
+# subject_template = "CN={serial_number}.ran.example.net,O=Example Operator"
+# allowed_subjects = ["CN={serial_number}.*"]
+#
+# and add "acme" to vendors of [endpoints.ran].
+"""
+
+_VENDOR = """
+[vendors.{name}]
+anchors_paths = ["{root}"]
+{intermediates}
+# Any base station of this vendor, under the subject it asks for. Tighten this before real use.
+[vendors.{name}.identity]
+subject = "keep"
+allowed_subjects = ["*"]
+allowed_sans = ["*"]
+"""
+
+
+def write_setup(
+    directory: Path,
+    *,
+    organisation: str,
+    vendors: Mapping[str, tuple[str, str]],
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    key_kind: str = "p256",
+    log_format: str = "console",
+    implicit_confirm: str = "deny",
+) -> Path:
+    """Write a complete, working set of files into a directory.
+
+    Args:
+        organisation: O of every subject.
+        vendors: Name to (root PEM, sub-CA PEM or ""), both relative to the directory.
+        key_kind: Of CA and RA keys.
+
+    Returns:
+        Path of gateway.toml.
+
+    Raises:
+        ConfigError: There is something in the way; nothing is overwritten.
+    """
+    config = directory / "gateway.toml"
+    in_the_way = [path for path in (config, directory / "ca", directory / "ra") if path.exists()]
+    if in_the_way:
+        raise ConfigError(
+            [
+                Problem(str(path), "exists already", "Choose an empty directory, or remove it")
+                for path in in_the_way
+            ]
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    create_operator_pki(directory / "ca", organisation=organisation, key_kind=key_kind)
+    issue_ra_certificate(
+        directory / "ca",
+        directory / "ra",
+        subject=f"CN=ra.{organisation.lower().replace(' ', '-')},O={organisation}",
+        key_kind=key_kind,
+    )
+    for name in ("root", "issuing"):
+        certificates = load_certificates(directory / "ca" / f"{name}.pem", f"ca.{name}")
+        write_certificates(directory / "operator" / f"{name}.pem", certificates[:1])
+    text = _HEAD.format(
+        host=host,
+        port=port,
+        log_format=log_format,
+        implicit_confirm=implicit_confirm,
+        vendors=", ".join(f'"{name}"' for name in vendors),
+    )
+    for name, (root, sub) in vendors.items():
+        intermediates = f'intermediates_paths = ["{sub}"]\n' if sub else ""
+        text += _VENDOR.format(name=name, root=root, intermediates=intermediates)
+    config.write_text(text if vendors else text + _NO_VENDOR)
+    return config

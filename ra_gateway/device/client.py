@@ -1,0 +1,136 @@
+"""The simulated base station on the network: CMP over HTTP (RFC 9811, TS 33.310 9.6)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import aiohttp
+
+from ra_gateway.cmp.codes import CMP_CONTENT_TYPE
+from ra_gateway.device.enrollment import Done, Enrollment, EnrollmentFailed
+
+DEFAULT_TIMEOUT_SECONDS: Final = 30.0
+MAX_ANSWER_BYTES: Final = 1024 * 1024
+"""An ip with an ML-DSA chain has some 40 kB; a megabyte is no answer to one request."""
+
+_WHAT_A_STATUS_ASKS: Final = {
+    404: "Check the path of the URL; the usual one is /.well-known/cmp",
+    405: "Check the URL: that server takes no POST there",
+    413: "The server takes no message of this size; send a shorter chain",
+    415: "The server does not take application/pkixcmp there; check the URL",
+    429: "Try again later",
+    503: "Try again later",
+}
+
+
+class ServerUnreachable(EnrollmentFailed):
+    """No answer came over HTTP."""
+
+
+class NotCMP(EnrollmentFailed):
+    """An answer came, but not a CMP message.
+
+    Args:
+        status: HTTP status code.
+    """
+
+    def __init__(self, what: str, todo: str, status: int) -> None:
+        self.status = status
+        super().__init__(what, todo)
+
+
+async def run(
+    enrollment: Enrollment,
+    url: str,
+    session: aiohttp.ClientSession,
+    *,
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+) -> Done:
+    """Run an operation to its end.
+
+    Args:
+        url: Where each message is posted.
+        timeout_seconds: For each message, from connecting to the last octet of the answer.
+
+    Raises:
+        ServerUnreachable, NotCMP: Of the transfer.
+        EnrollmentRefused, AnswerUntrusted, CertificateRejected: As `Enrollment.receive`.
+    """
+    der = await enrollment.request()
+    while True:
+        answer = await post(session, url, der, timeout_seconds=timeout_seconds)
+        step = await enrollment.receive(answer)
+        if isinstance(step, Done):
+            return step
+        der = step.der
+
+
+async def post(
+    session: aiohttp.ClientSession,
+    url: str,
+    der: bytes,
+    *,
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+) -> bytes:
+    """Post one message and return the answer's octets.
+
+    Raises:
+        ServerUnreachable: No connection, or no answer in time.
+        NotCMP: Not a CMP message, whatever the HTTP status.
+    """
+    try:
+        async with session.post(
+            url,
+            data=der,
+            headers={"Content-Type": CMP_CONTENT_TYPE},
+            # RFC 9811 3.5: redirects only deliberately.
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+        ) as response:
+            content = await _read(response)
+            _require_cmp(response, url)
+            return content
+    except TimeoutError as error:
+        raise ServerUnreachable(
+            f"no answer from {url} within {timeout_seconds:g} s",
+            "Check that the gateway and its CA are up, or allow more time",
+        ) from error
+    except aiohttp.InvalidURL as error:
+        raise ServerUnreachable(
+            f"{url!r} is not a URL", "Give one such as http://127.0.0.1:8080/.well-known/cmp"
+        ) from error
+    except aiohttp.ClientConnectorError as error:
+        raise ServerUnreachable(
+            f"no connection to {url}: {error.strerror or error}",
+            "Check host and port, and that the gateway is running",
+        ) from error
+    except aiohttp.ClientError as error:
+        raise ServerUnreachable(
+            f"the exchange with {url} broke off: {error or type(error).__name__}",
+            "Try again; if it stays so, see the log of the gateway",
+        ) from error
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > MAX_ANSWER_BYTES:
+            raise NotCMP(
+                f"the answer of {response.url} is longer than {MAX_ANSWER_BYTES} octets",
+                "Check the URL",
+                response.status,
+            )
+    return bytes(content)
+
+
+def _require_cmp(response: aiohttp.ClientResponse, url: str) -> None:
+    # RFC 9811 3.4: a PKIMessage may come with 4xx and 5xx, too, and is then to be read.
+    if response.content_type == CMP_CONTENT_TYPE:
+        return
+    todo = _WHAT_A_STATUS_ASKS.get(response.status, "Check that the URL is that of a CMP server")
+    raise NotCMP(
+        f"HTTP {response.status} {response.reason or ''} with {response.content_type} from {url}",
+        todo,
+        response.status,
+    )

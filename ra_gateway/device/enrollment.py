@@ -1,0 +1,656 @@
+"""One operation of a base station, sans-IO: ir, cr or kur, the answer, and its confirmation.
+
+The device trusts nothing it is told: each answer must belong to its request, be protected by somebody whose
+certificate leads to the operator's root, and bring a certificate for the very key it asked for. An answer
+that fails one of these changes nothing; a certificate that is no good is rejected with certConf, as
+RFC 9483 4.1.1 asks. Time, randomness and keys come in as arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.algorithms import InvalidSignature, digest
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.messages import (
+    ANYONE,
+    CertId,
+    CertRepMessage,
+    CertResponse,
+    CertStatus,
+    CertTemplate,
+    Control,
+    Extension,
+    InfoTypeAndValue,
+    PKIHeader,
+    PKIMessage,
+    PKIStatusInfo,
+    body,
+    cert_confirm_body,
+    cert_id_der,
+    cert_rep_message,
+    cert_req_msg_der,
+    cert_request_der,
+    error_msg_content,
+    popo_signing_key_input,
+    require_one,
+    signature_popo_der,
+)
+from ra_gateway.cmp.names import (
+    NULL_DN,
+    directory_name,
+    from_rfc4514,
+    general_names_der,
+    same_name,
+)
+from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
+from ra_gateway.cmp.trust import DomainKind, Path, TrustDomain
+from ra_gateway.cmp.verification import (
+    NONCE_OCTETS,
+    HeaderRules,
+    Strictness,
+    authenticate_answer,
+    cert_hash_name,
+    check_answer_header,
+    check_header,
+    check_version,
+)
+from ra_gateway.errors import CMPError, GatewayError, PKIFailureInfo
+from ra_gateway.keys import KeySigner
+
+_RULES: Final = HeaderRules(strictness=Strictness.lenient)
+_NULL: Final = b"\x05\x00"
+
+_TODO: Final = {
+    PKIFailureInfo.signerNotTrusted: "The root of the device's certificate must be an anchor of a trust "
+    "domain there, the certificate within its validity, and the chain in extraCerts",
+    PKIFailureInfo.badMessageCheck: "Check that certificate and private key of the device belong together",
+    PKIFailureInfo.badAlg: "Use ECDSA or RSA with SHA-256 or better",
+    PKIFailureInfo.badTime: "Set the clock of the device, or send no messageTime",
+    PKIFailureInfo.badPOP: "Check that the new key signed the request",
+    PKIFailureInfo.badCertTemplate: "Change the subject, the names or the key that is asked for",
+    PKIFailureInfo.notAuthorized: "The operator must admit this device and the subject it asks for",
+    PKIFailureInfo.transactionIdInUse: "Start again; each operation draws a new transactionID",
+    PKIFailureInfo.systemUnavail: "Try again later in a new operation",
+    PKIFailureInfo.systemFailure: "Try again later in a new operation; the log of the gateway has the cause",
+}
+
+
+# --- why it failed --------------------------------------------------------------------------------------------
+
+
+class EnrollmentFailed(GatewayError):
+    """The operation ended without a certificate; `todo` says what to do next."""
+
+    def __init__(self, what: str, todo: str = "") -> None:
+        self.what = what
+        self.todo = todo
+        super().__init__(f"{what}. {todo}." if todo else f"{what}.")
+
+
+class EnrollmentRefused(EnrollmentFailed):
+    """The other side refused.
+
+    Args:
+        status_info: As received.
+        body_type: Of the message that told it: ip, cp, kup or error.
+        doubt: Why the refusal itself could not be authenticated, "" if it could. Anybody on the line can
+            make the operation fail, so that a refusal is reported all the same.
+    """
+
+    def __init__(self, status_info: PKIStatusInfo, body_type: BodyType, doubt: str = "") -> None:
+        self.status_info = status_info
+        self.body_type = body_type
+        self.doubt = doubt
+        waiting = status_info.status is PKIStatus.waiting
+        what = "told to wait, and this device does not poll" if waiting else "refused"
+        text = f"{what} with {body_type.name}: {status_info}"
+        if doubt:
+            text += f" (not authenticated: {doubt})"
+        super().__init__(
+            text, next((_TODO[bit] for bit in status_info.fail_info if bit in _TODO), "")
+        )
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether the refusal is known to come from the operator."""
+        return not self.doubt
+
+
+class AnswerUntrusted(EnrollmentFailed):
+    """An answer that is malformed, belongs to another request, or comes from nobody the device trusts."""
+
+
+class CertificateRejected(EnrollmentFailed):
+    """The operator issued a certificate that the device cannot use."""
+
+
+@contextmanager
+def _doubting() -> Iterator[None]:
+    try:
+        yield
+    except CMPError as error:
+        raise AnswerUntrusted(
+            f"the answer is not trusted: {error.detail}",
+            "Check the URL, and the operator root that the device was given",
+        ) from error
+
+
+# --- what goes in and comes out -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceIdentity:
+    """What a base station has when it begins.
+
+    Args:
+        credential: The vendor's certificate for ir, the operator's for kur, each with its chain and key.
+        trust: The operator's root or roots. None takes the root from the ip (TS 33.310 9.2): a self-signed
+            certificate in extraCerts or caPubs on which both the sender of the ip and the new certificate rest.
+    """
+
+    credential: Credential
+    trust: TrustDomain | None = None
+
+
+def operator_trust(*roots: Certificate) -> TrustDomain:
+    """Return a device's trust in these operator roots."""
+    return TrustDomain("operator", DomainKind.operator, roots)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """What the request says.
+
+    Args:
+        body_type: ir, cr or kur.
+        subject: RFC 4514 string; None leaves it out, and possession is then proved with poposkInput. In a
+            kur None means the old certificate's.
+        san: Names such as "dns:enb1.example.net" or "ip:192.0.2.1". In a kur none means the old certificate's.
+        implicit_confirm: Ask to do without certConf.
+        cert_profile: Name for certProfile.
+        message_time: Send messageTime; a device without a clock cannot.
+        recipient: RFC 4514 string of the CA's name; None says that it is not known, in a kur the old issuer.
+        cert_req_id: 0 in a conforming request (RFC 9483 4.1.1).
+        extra_certs_in_cert_conf: Send the chain again with certConf.
+    """
+
+    body_type: BodyType = BodyType.ir
+    subject: str | None = None
+    san: tuple[str, ...] = ()
+    implicit_confirm: bool = False
+    cert_profile: str | None = None
+    message_time: bool = True
+    recipient: str | None = None
+    cert_req_id: int = 0
+    extra_certs_in_cert_conf: bool = True
+
+
+class Direction(StrEnum):
+    """Seen from the device."""
+
+    sent = "sent"
+    received = "received"
+
+
+@dataclass(frozen=True, slots=True)
+class TracedMessage:
+    """One message of the dialogue, for people.
+
+    Args:
+        body_type: None if what came was no PKIMessage.
+        status: Of ip, cp, kup, error and certConf.
+    """
+
+    direction: Direction
+    at: datetime
+    der: bytes
+    body_type: BodyType | None
+    status: PKIStatusInfo | None = None
+
+    @property
+    def name(self) -> str:
+        """The body type's name, spelled as in the RFC."""
+        return "not CMP" if self.body_type is None else self.body_type.name
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the message."""
+        return len(self.der)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Post this message and give the answer to `receive`."""
+
+    der: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The operation succeeded.
+
+    Args:
+        identity: What the base station has from now on: begin the next kur with it.
+        operator_root: Where the new certificate's path ends.
+        confirmed_implicitly: No certConf was needed.
+    """
+
+    identity: DeviceIdentity
+    operator_root: Certificate
+    confirmed_implicitly: bool = False
+
+    @property
+    def certificate(self) -> Certificate:
+        """The new certificate."""
+        return self.identity.credential.certificate
+
+    @property
+    def chain(self) -> tuple[Certificate, ...]:
+        """The certificates between the new one and the root, nearest first."""
+        return self.identity.credential.chain
+
+
+Step = Send | Done
+
+
+@dataclass(frozen=True, slots=True)
+class _Issued:
+    """A certificate that came in an authenticated answer; `fault` says why it is no good, "" if it is."""
+
+    certificate: Certificate
+    signer: Certificate
+    trust: TrustDomain
+    path: Path
+    fault: str
+
+
+# --- the operation --------------------------------------------------------------------------------------------
+
+
+class Enrollment:
+    """One ir, cr or kur from the request to the confirmation.
+
+    Post what `request` returns; give each answer to `receive` and do as the returned step says.
+
+    Args:
+        identity: Who the device is and whom it trusts.
+        private_key: The new key, of `cryptography`: RSA, EC, Ed25519, Ed448 or ML-DSA.
+        options: What to ask for.
+        clock: Returns the time, aware UTC.
+        random_octets: Returns that many random octets, fresh in each call.
+        find_fault: The device's own opinion of the new certificate: "" to take it, else why not.
+
+    Raises:
+        ValueError: Options that contradict each other, or names that cannot be encoded.
+    """
+
+    def __init__(
+        self,
+        identity: DeviceIdentity,
+        private_key: Any,
+        options: RequestOptions,
+        *,
+        clock: Callable[[], datetime],
+        random_octets: Callable[[int], bytes],
+        find_fault: Callable[[Certificate], str] = lambda certificate: "",
+    ) -> None:
+        if options.body_type not in CERT_RESPONSE_TO:
+            raise ValueError(f"{options.body_type.name} is not a certificate request in CRMF")
+        if identity.trust is None and options.body_type is not BodyType.ir:
+            # TS 33.310 9.2 lets a device take the root from an ip; later it has one.
+            raise ValueError(f"{options.body_type.name} needs an operator root; only ir does without")
+        self.trace: list[TracedMessage] = []
+        self._identity = identity
+        self._new_signer = KeySigner(private_key)
+        self._new_key = private_key.public_key()
+        self._options = options
+        self._clock = clock
+        self._random_octets = random_octets
+        self._find_fault = find_fault
+        self._transaction_id = random_octets(NONCE_OCTETS)
+        self._sender_nonce = b""
+        self._template = self._make_template()
+        self._recipient_der = self._first_recipient()
+        self._request_der: bytes | None = None
+        self._issued: _Issued | None = None
+        self._ended = False
+
+    @property
+    def transaction_id(self) -> bytes:
+        """The 16 octets that all messages of the operation share."""
+        return self._transaction_id
+
+    # --- what is sent
+
+    async def request(self) -> bytes:
+        """Return the ir, cr or kur; the same octets however often it is called."""
+        if self._request_der is None:
+            popo_der = await self._proof_of_possession()
+            self._request_der = await self._compose(
+                body(
+                    self._options.body_type,
+                    asn1.tlv(0x30, cert_req_msg_der(self._cert_request_der(), popo_der)),
+                ),
+                general_info=self._request_info(),
+                recip_nonce=None,
+                extra_certs=True,
+            )
+            self._note(Direction.sent, self._request_der)
+        return self._request_der
+
+    def _request_info(self) -> tuple[InfoTypeAndValue, ...]:
+        info = [IMPLICIT_CONFIRM] if self._options.implicit_confirm else []
+        if self._options.cert_profile is not None:
+            names = asn1.tlv(0x30, asn1.encode(self._options.cert_profile))
+            info.append(InfoTypeAndValue(OID.certProfile, names))
+        return tuple(info)
+
+    def _make_template(self) -> CertTemplate:
+        options = self._options
+        old = self._identity.credential.certificate
+        renewing = options.body_type is BodyType.kur
+        subject_der = None if options.subject is None else from_rfc4514(options.subject)
+        extensions: tuple[Extension, ...] = ()
+        if options.san:
+            san_der = general_names_der(options.san)
+            # RFC 5280 4.2.1.6: critical where the subject is empty.
+            nameless = subject_der in (None, NULL_DN) and not renewing
+            extensions = (Extension(ExtensionOID.subjectAltName, nameless, san_der),)
+        elif renewing and (san := old.extensions.get(ExtensionOID.subjectAltName)):
+            extensions = (Extension(ExtensionOID.subjectAltName, *san),)
+        return CertTemplate(
+            subject_der=old.subject_der if renewing and subject_der is None else subject_der,
+            spki_der=self._new_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+            extensions=extensions,
+        )
+
+    def _first_recipient(self) -> bytes:
+        if self._options.recipient is not None:
+            return directory_name(from_rfc4514(self._options.recipient))
+        if self._options.body_type is BodyType.kur:
+            return directory_name(self._identity.credential.certificate.issuer_der)
+        return ANYONE
+
+    def _cert_request_der(self) -> bytes:
+        controls = []
+        if self._options.body_type is BodyType.kur:
+            old = self._identity.credential.certificate
+            old_id = CertId(directory_name(old.issuer_der), old.serial_number)
+            controls.append(Control(OID.oldCertID, cert_id_der(old_id)))
+        return cert_request_der(
+            self._template, cert_req_id=self._options.cert_req_id, controls=controls
+        )
+
+    async def _proof_of_possession(self) -> bytes:
+        input_der = None
+        if self._template.subject_der is None:
+            # RFC 4211 4.1: without a subject in the template, who asks is named in what is signed.
+            spki_der = self._template.spki_der or b""
+            input_der = popo_signing_key_input(self._identity.credential.sender_der, spki_der)
+        signature = await self._new_signer.sign(input_der or self._cert_request_der())
+        return signature_popo_der(self._new_signer.algorithm.der, signature, input_der)
+
+    async def _compose(
+        self,
+        body_der: bytes,
+        *,
+        recip_nonce: bytes | None,
+        extra_certs: bool,
+        general_info: tuple[InfoTypeAndValue, ...] = (),
+    ) -> bytes:
+        credential = self._identity.credential
+        self._sender_nonce = self._random_octets(NONCE_OCTETS)
+        header = PKIHeader(
+            sender_der=credential.sender_der,
+            recipient_der=self._recipient_der,
+            message_time=self._clock() if self._options.message_time else None,
+            transaction_id=self._transaction_id,
+            sender_nonce=self._sender_nonce,
+            recip_nonce=recip_nonce,
+            general_info=general_info,
+        )
+        certificates = credential.certificates if extra_certs else ()
+        return await protect(header, body_der, credential, certificates)
+
+    # --- what is received
+
+    async def receive(self, der: bytes) -> Step:
+        """Take an answer and say what comes next.
+
+        Args:
+            der: The content of the HTTP answer.
+
+        Raises:
+            EnrollmentRefused: The other side said no.
+            AnswerUntrusted: The answer cannot be believed; nothing has changed, a better one may follow.
+            CertificateRejected: The certificate is no good; where confirmation is explicit, the other side
+                has been told.
+        """
+        if self._request_der is None or self._ended:
+            raise RuntimeError("no answer is awaited")
+        now = self._clock()
+        with _doubting():
+            message = self._decode(der)
+        if message.body_type is BodyType.error:
+            with _doubting():
+                status_info = error_msg_content(message.body_content).status_info
+            raise EnrollmentRefused(status_info, BodyType.error, self._doubt(message, now))
+        if self._issued is not None:
+            return self._take_pkiconf(message, self._issued, now)
+        return await self._take_response(message, now)
+
+    def _decode(self, der: bytes) -> PKIMessage:
+        try:
+            message = PKIMessage.from_der(der)
+        except CMPError:
+            self.trace.append(TracedMessage(Direction.received, self._clock(), der, None))
+            raise
+        self._note(Direction.received, der)
+        return message
+
+    def _check_header(self, header: PKIHeader) -> None:
+        check_version(header)
+        check_header(header, _RULES, first=False)
+        check_answer_header(
+            header, transaction_id=self._transaction_id, sender_nonce=self._sender_nonce
+        )
+
+    def _doubt(self, message: PKIMessage, now: datetime) -> str:
+        """Return why a refusal cannot be authenticated, "" if it can."""
+        if self._identity.trust is None:
+            return "the device has no operator root yet"
+        try:
+            self._check_header(message.header)
+            self._authenticate(message, self._identity.trust, now)
+        except CMPError as error:
+            return error.detail
+        return ""
+
+    def _authenticate(self, message: PKIMessage, trust: TrustDomain, now: datetime) -> Certificate:
+        pinned = () if self._issued is None else (self._issued.signer,)
+        signer = authenticate_answer(message, trust, pinned, _RULES, now).signer
+        usage = signer.key_usage
+        if usage is not None and KeyUsage.digitalSignature not in usage:
+            raise CMPError(f"keyUsage of {signer.subject} lacks digitalSignature")
+        return signer
+
+    async def _take_response(self, message: PKIMessage, now: datetime) -> Step:
+        with _doubting():
+            _require_type(message, CERT_RESPONSE_TO[self._options.body_type])
+            content = cert_rep_message(message.body_content)
+            response = require_one(content.responses, "CertResponse", "R96")
+        if not response.status_info.issued:
+            raise EnrollmentRefused(
+                response.status_info, message.body_type, self._doubt(message, now)
+            )
+        with _doubting():
+            self._check_header(message.header)
+            certificate = self._certificate_of(response)
+            issued = self._judge(message, content, certificate, now)
+        if message.header.implicit_confirm and self._options.implicit_confirm:
+            return self._end(issued, implicitly=True)
+        self._recipient_der = message.header.sender_der
+        der = await self._cert_conf(issued, message.header.sender_nonce)
+        self._issued = issued
+        return Send(der)
+
+    def _certificate_of(self, response: CertResponse) -> Certificate:
+        if response.cert_req_id != self._options.cert_req_id:
+            raise CMPError(
+                f"certReqId {response.cert_req_id}, asked was {self._options.cert_req_id}"
+            )
+        if response.status_info.fail_info:
+            raise CMPError(f"{response.status_info.status.name}, but with failInfo")
+        if response.certificate_der is None or response.encrypted:
+            raise CMPError(f"{response.status_info.status.name}, but without a plain certificate")
+        return Certificate.from_der(response.certificate_der)
+
+    def _judge(
+        self, message: PKIMessage, content: CertRepMessage, certificate: Certificate, now: datetime
+    ) -> _Issued:
+        bag = _certificates((*message.extra_certs, *content.ca_pubs))
+        trust = self._identity.trust
+        if trust is None:
+            trust = self._adopt_root(message, bag, certificate, now)
+        signer = self._authenticate(message, trust, now)
+        path: Path = ()
+        try:
+            path = trust.find_path(certificate, bag, now)
+            fault = self._fault(certificate)
+        except CMPError as error:
+            fault = error.detail
+        return _Issued(certificate, signer, trust, path, fault)
+
+    def _adopt_root(
+        self,
+        message: PKIMessage,
+        bag: list[Certificate],
+        certificate: Certificate,
+        now: datetime,
+    ) -> TrustDomain:
+        """Return trust in the root that came with an ip (TS 33.310 9.2)."""
+        refusal = CMPError("no operator root was given to the device, and none came with the ip")
+        for root in filter(_is_root, bag):
+            trust = operator_trust(root)
+            try:
+                self._authenticate(message, trust, now)
+                trust.find_path(certificate, bag, now)
+            except CMPError as error:
+                refusal = error
+            else:
+                return trust
+        raise refusal
+
+    def _fault(self, certificate: Certificate) -> str:
+        if certificate.public_key != self._new_key:
+            return "the certificate is for another key"
+        if certificate.is_ca:
+            return "the certificate is a CA's"
+        old = self._identity.credential.certificate
+        renewing = self._options.body_type is BodyType.kur
+        if renewing and not same_name(certificate.subject_der, old.subject_der):
+            return f"the subject changed from {old.subject} to {certificate.subject}"
+        return self._find_fault(certificate)
+
+    async def _cert_conf(self, issued: _Issued, recip_nonce: bytes | None) -> bytes:
+        status_info = None
+        if issued.fault:
+            status_info = PKIStatusInfo(
+                PKIStatus.rejection, (issued.fault,), (PKIFailureInfo.incorrectData,)
+            )
+        with _doubting():
+            # The hash of the certificate's own signature algorithm, which may be one we do not know.
+            cert_hash = digest(cert_hash_name(issued.certificate), issued.certificate.der)
+        der = await self._compose(
+            cert_confirm_body(CertStatus(cert_hash, self._options.cert_req_id, status_info)),
+            recip_nonce=recip_nonce,
+            extra_certs=self._options.extra_certs_in_cert_conf,
+        )
+        self._note(
+            Direction.sent, der, status_info or PKIStatusInfo(PKIStatus.accepted)
+        )
+        return der
+
+    def _take_pkiconf(self, message: PKIMessage, issued: _Issued, now: datetime) -> Done:
+        with _doubting():
+            _require_type(message, BodyType.pkiconf)
+            if message.body_content != _NULL:
+                raise CMPError("the content of the pkiconf is not NULL")
+            self._check_header(message.header)
+            # RFC 9483 4.1.1: the pkiconf is protected with the credential of the first answer.
+            if self._authenticate(message, issued.trust, now) != issued.signer:
+                raise CMPError("the pkiconf is protected by somebody else than the answer before")
+        return self._end(issued, implicitly=False)
+
+    def _end(self, issued: _Issued, *, implicitly: bool) -> Done:
+        self._ended = True
+        if issued.fault:
+            raise CertificateRejected(
+                f"the certificate for {issued.certificate.subject} is no good: {issued.fault}",
+                "Ask the operator why it was issued so",
+            )
+        root = issued.path[-1]
+        credential = Credential(issued.certificate, issued.path[1:-1], self._new_signer)
+        return Done(DeviceIdentity(credential, issued.trust), root, implicitly)
+
+    def _note(self, direction: Direction, der: bytes, status: PKIStatusInfo | None = None) -> None:
+        message = PKIMessage.from_der(der)
+        self.trace.append(
+            TracedMessage(
+                direction, self._clock(), der, message.body_type, status or _status_in(message)
+            )
+        )
+
+
+def _require_type(message: PKIMessage, expected: BodyType) -> None:
+    if message.body_type is not expected:
+        raise CMPError(f"it is {message.body_type.name}, expected was {expected.name}")
+
+
+def _is_root(certificate: Certificate) -> bool:
+    if not (certificate.self_issued and certificate.is_ca):
+        return False
+    try:
+        certificate.verify_issued_by(certificate)
+    except (InvalidSignature, CMPError):
+        return False
+    return True
+
+
+def _certificates(ders: tuple[bytes, ...]) -> list[Certificate]:
+    """Return those that parse: extraCerts is not protected, a stray element must not void the message."""
+    found: dict[bytes, Certificate] = {}
+    for der in ders[: 2 * _RULES.extra_certs_max_count]:
+        try:
+            found.setdefault(der, Certificate.from_der(der))
+        except CMPError:
+            continue
+    return list(found.values())
+
+
+def _status_in(message: PKIMessage) -> PKIStatusInfo | None:
+    try:
+        if message.body_type is BodyType.error:
+            return error_msg_content(message.body_content).status_info
+        if message.body_type in CERT_RESPONSE_TO.values():
+            return next(
+                (
+                    response.status_info
+                    for response in cert_rep_message(message.body_content).responses
+                ),
+                None,
+            )
+    except CMPError:
+        return None  # it is traced all the same; `receive` says what is wrong with it
+    return None

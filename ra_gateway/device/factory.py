@@ -1,0 +1,120 @@
+"""A vendor's factory: root, sub-CA, and base stations that leave it with a key and a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ra_gateway.cmp.algorithms import certificate_hash
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.protection import Credential
+from ra_gateway.keys import KEY_KINDS, KeySigner, write_certificates, write_private_key
+
+_FACTORY_YEARS: Final = 20
+"""Vendor certificates outlive their base stations: nobody goes to the mast to renew one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """A manufacturer with its PKI.
+
+    Args:
+        name: Organisation in every subject.
+        key_kind: Of every key, out of `ra_gateway.keys.KEY_KINDS`.
+    """
+
+    name: str
+    key_kind: str
+    root: Certificate
+    root_key: Any
+    sub: Certificate
+    sub_key: Any
+    clock: Callable[[], datetime]
+
+    @classmethod
+    def found(cls, name: str, *, clock: Callable[[], datetime], key_kind: str = "p256") -> Vendor:
+        """Make a root and a sub-CA."""
+        root_key, sub_key = KEY_KINDS[key_kind](), KEY_KINDS[key_kind]()
+        now = clock()
+        root_name = _subject(name, f"{name} Root CA")
+        sub_name = _subject(name, f"{name} Device CA")
+        root = _issue(root_name, root_key.public_key(), root_name, root_key, now, ca_below=1)
+        sub = _issue(sub_name, sub_key.public_key(), root_name, root_key, now, ca_below=0)
+        return cls(name, key_kind, root, root_key, sub, sub_key, clock)
+
+    def make_device(self, serial_number: str) -> tuple[Credential, Any]:
+        """Make a base station; returns its credential and its private key."""
+        key = KEY_KINDS[self.key_kind]()
+        subject = _subject(self.name, serial_number, serial_number)
+        issuer = _subject(self.name, f"{self.name} Device CA")
+        certificate = _issue(subject, key.public_key(), issuer, self.sub_key, self.clock())
+        return Credential(certificate, (self.sub,), KeySigner(key)), key
+
+    def write(self, directory: Path) -> None:
+        """Write root.pem, sub.pem and sub.key.
+
+        Raises:
+            FileExistsError: One of them is there already.
+        """
+        write_certificates(directory / "root.pem", [self.root])
+        write_certificates(directory / "sub.pem", [self.sub])
+        write_private_key(directory / "sub.key", self.sub_key)
+
+
+def _subject(organisation: str, common_name: str, serial_number: str | None = None) -> x509.Name:
+    attributes = [
+        x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, organisation),
+        x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name),
+    ]
+    if serial_number is not None:
+        attributes.append(x509.NameAttribute(x509.NameOID.SERIAL_NUMBER, serial_number))
+    return x509.Name(attributes)
+
+
+def _issue(
+    subject: x509.Name,
+    public_key: Any,
+    issuer: x509.Name,
+    issuer_key: Any,
+    now: datetime,
+    *,
+    ca_below: int | None = None,
+) -> Certificate:
+    is_ca = ca_below is not None
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(days=365 * _FACTORY_YEARS))
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=ca_below), critical=True)
+        .add_extension(
+            x509.KeyUsage(
+                digital_signature=not is_ca,
+                content_commitment=False,
+                key_encipherment=False,
+                data_encipherment=False,
+                key_agreement=False,
+                key_cert_sign=is_ca,
+                crl_sign=is_ca,
+                encipher_only=False,
+                decipher_only=False,
+            ),
+            critical=True,
+        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
+        )
+    )
+    signed = builder.sign(issuer_key, certificate_hash(issuer_key.public_key()))
+    return Certificate.from_der(signed.public_bytes(Encoding.DER))

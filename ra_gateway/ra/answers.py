@@ -1,0 +1,226 @@
+"""Checking what a CA answered before anything of it reaches a device.
+
+The device must never be shown the CA's fault as its own: whatever is wrong here becomes `UpstreamBroken`
+(systemFailure towards the device), and what was wrong is told to the operator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.messages import (
+    CertRepMessage,
+    CertResponse,
+    PKIMessage,
+    cert_rep_message,
+    error_msg_content,
+)
+from ra_gateway.cmp.names import general_names, same_name
+from ra_gateway.cmp.trust import Path
+from ra_gateway.cmp.verification import (
+    AuthenticatedMessage,
+    HeaderRules,
+    authenticate_answer,
+    certificate_bag,
+    check_answer_header,
+)
+from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
+from ra_gateway.ra.policy import AuthorizedRequest
+from ra_gateway.ra.routes import Upstream
+
+_ANSWER_RULES: Final = HeaderRules(extra_certs_max_count=64)
+
+_CA_TROUBLE: Final = frozenset({PKIFailureInfo.systemUnavail, PKIFailureInfo.systemFailure})
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the answer to a certificate request has to fit.
+
+    Args:
+        body_type: Of the request.
+        subject_der: Subject of the certificate.
+        san: subjectAltName entries it must contain, None for no demand.
+    """
+
+    body_type: BodyType
+    transaction_id: bytes
+    sender_nonce: bytes
+    cert_req_id: int
+    public_key_der: bytes
+    subject_der: bytes
+    san: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, authorized: AuthorizedRequest) -> Expected:
+        """Return what is expected of the answer to an authorised request."""
+        header = authorized.request.message.header
+        return cls(
+            body_type=authorized.request.message.body_type,
+            transaction_id=header.transaction_id or b"",
+            sender_nonce=header.sender_nonce or b"",
+            cert_req_id=authorized.request.request.cert_req_id,
+            public_key_der=authorized.request.public_key_der,
+            subject_der=authorized.subject_der,
+            san=authorized.san,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAnswer:
+    """A CA's ip, cp or kup that may be relayed: a rejection, or a certificate that fits the request.
+
+    Args:
+        certificate: None for a rejection.
+        path: From the certificate to the operator's root; empty for a rejection.
+    """
+
+    message: PKIMessage
+    content: CertRepMessage
+    response: CertResponse
+    certificate: Certificate | None
+    path: Path
+
+
+def _authenticated(
+    der: bytes, upstream: Upstream, expected_type: BodyType, now: datetime
+) -> AuthenticatedMessage:
+    """Decode and authenticate an answer; an error instead of the expected type is the CA's failure."""
+    try:
+        message = PKIMessage.from_der(der)
+        if message.body_type is BodyType.error:
+            raise _error_of(message, upstream)
+        if message.body_type is not expected_type:
+            raise UpstreamBroken(
+                f"{upstream.name} answered {message.body_type.name}, expected {expected_type.name}",
+                rule="R85",
+            )
+        return authenticate_answer(message, upstream.trust, upstream.pinned, _ANSWER_RULES, now)
+    except UpstreamBroken:
+        raise
+    except CMPError as error:
+        raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
+
+
+def _error_of(message: PKIMessage, upstream: Upstream) -> UpstreamBroken:
+    """Turn an error message into ours: unprotected ones are believed as failures, never as more."""
+    content = error_msg_content(message.body_content)
+    told = "; ".join((str(content.status_info), *content.error_details))
+    bits = [bit for bit in content.status_info.fail_info if bit in _CA_TROUBLE]
+    return UpstreamBroken(
+        f"{upstream.name} answered with error: {told}",
+        fail_info=bits[0] if bits else None,
+        rule="R89",
+    )
+
+
+def check_response(
+    der: bytes, expected: Expected, upstream: Upstream, now: datetime
+) -> CheckedAnswer:
+    """Check the answer to an ir, cr or kur.
+
+    Args:
+        now: Aware UTC.
+
+    Raises:
+        UpstreamBroken: It must not be relayed.
+    """
+    authenticated = _authenticated(der, upstream, CERT_RESPONSE_TO[expected.body_type], now)
+    message = authenticated.message
+    try:
+        check_answer_header(
+            message.header,
+            transaction_id=expected.transaction_id,
+            sender_nonce=expected.sender_nonce,
+        )
+        content = cert_rep_message(message.body_content)
+    except CMPError as error:
+        raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
+    if len(content.responses) != 1 or content.responses[0].cert_req_id != expected.cert_req_id:
+        ids = [response.cert_req_id for response in content.responses]
+        raise UpstreamBroken(
+            f"{upstream.name} answered certReqId {ids}, expected [{expected.cert_req_id}]",
+            rule="R85",
+        )
+    response = content.responses[0]
+    status = response.status_info.status
+    if status is PKIStatus.rejection:
+        if response.certificate_der is not None:
+            raise UpstreamBroken(f"{upstream.name} rejected and sent a certificate", rule="R96")
+        return CheckedAnswer(message, content, response, None, ())
+    if not response.status_info.issued:
+        raise UpstreamBroken(f"{upstream.name} answered with status {status.name}", rule="R85")
+    if response.certificate_der is None or response.encrypted or response.status_info.fail_info:
+        raise UpstreamBroken(
+            f"{upstream.name} accepted, but not with one plain certificate and no failInfo",
+            rule="R96",
+        )
+    certificate, path = _check_certificate(
+        response.certificate_der, authenticated, expected, upstream, now
+    )
+    return CheckedAnswer(message, content, response, certificate, path)
+
+
+def _check_certificate(
+    der: bytes,
+    authenticated: AuthenticatedMessage,
+    expected: Expected,
+    upstream: Upstream,
+    now: datetime,
+) -> tuple[Certificate, Path]:
+    try:
+        certificate = Certificate.from_der(der)
+        if certificate.spki_der != expected.public_key_der:
+            raise UpstreamBroken(
+                f"{upstream.name} certified another key than the requested one", rule="R86"
+            )
+        if not upstream.any_subject and not same_name(
+            certificate.subject_der, expected.subject_der
+        ):
+            raise UpstreamBroken(
+                f"{upstream.name} issued for {certificate.subject}, not for the requested subject",
+                rule="R88",
+            )
+        _check_san(certificate, expected, upstream)
+        if certificate.is_ca:
+            raise UpstreamBroken(f"{upstream.name} issued a CA certificate", rule="R87")
+        bag = certificate_bag(authenticated.message, _ANSWER_RULES)
+        return certificate, upstream.issuing.find_path(certificate, bag, now)
+    except UpstreamBroken:
+        raise
+    except CMPError as error:
+        raise UpstreamBroken(f"{upstream.name}: {error}", rule="R87") from error
+
+
+def _check_san(certificate: Certificate, expected: Expected, upstream: Upstream) -> None:
+    if expected.san is None or upstream.any_subject:
+        return
+    found = certificate.subject_alt_name_der
+    names = () if found is None else general_names(found)
+    missing = {name.casefold() for name in expected.san} - {name.casefold() for name in names}
+    if missing:
+        raise UpstreamBroken(
+            f"{upstream.name} left out subjectAltName {', '.join(sorted(missing))}", rule="R88"
+        )
+
+
+def check_pkiconf(
+    der: bytes, upstream: Upstream, *, transaction_id: bytes, sender_nonce: bytes, now: datetime
+) -> PKIMessage:
+    """Check the answer to a certConf.
+
+    Raises:
+        UpstreamBroken: It is not a pkiConf that belongs to it.
+    """
+    message = _authenticated(der, upstream, BodyType.pkiconf, now).message
+    try:
+        check_answer_header(
+            message.header, transaction_id=transaction_id, sender_nonce=sender_nonce
+        )
+    except CMPError as error:
+        raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
+    return message

@@ -1,0 +1,747 @@
+"""The gateway: one message in, one answer out, by ten numbered steps.
+
+     1 decode         bytes -> PKIMessage
+     2 header         version, IDs, nonces, time, whether the type is taken here
+     3 authenticate   signer, path to a trust domain, proof of possession
+     4 authorize      which identity the device may have
+     5 open           the transaction is stored; a byte-identical repeat is answered from the store
+     6 re-protect     under the RA's signature; the result is part of what step 5 stores
+     7 forward        to the CA
+     8 check answer   protection, IDs, nonces, key, issuer, subject
+     9 advance        compare-and-set in the store; who loses the race answers what the winner stored
+    10 relay          the answer, signed by the RA, with the certificates a device needs
+
+Steps 5 and 6 are one: the message for the CA is signed before the transaction is stored, so that whichever
+node continues after a crash sends the very same bytes. certConf walks the same steps as a follower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from ra_gateway.cmp.asn1 import tlv
+from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
+from ra_gateway.cmp.messages import (
+    PKICONF_BODY,
+    InfoTypeAndValue,
+    PKIHeader,
+    PKIMessage,
+    assemble,
+    cert_rep_body,
+    nested_body,
+)
+from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.replies import (
+    IMPLICIT_CONFIRM,
+    Reply,
+    confirm_wait_time,
+    forward_header,
+    refusal_body,
+    relay_header,
+    reply_header,
+    unreadable_reply,
+)
+from ra_gateway.cmp.trust import DomainKind
+from ra_gateway.cmp.verification import (
+    NONCE_OCTETS,
+    AuthenticatedConfirmation,
+    AuthenticatedMessage,
+    AuthenticatedRequest,
+    KnownSigner,
+    authenticate,
+    authenticate_follower,
+    check_header,
+    check_message_time,
+    check_version,
+    read_confirmation,
+    read_request,
+)
+from ra_gateway.errors import (
+    CMPError,
+    ConfirmationRefused,
+    HeaderRefused,
+    MalformedMessage,
+    NotAuthorized,
+    PKIFailureInfo,
+    ServiceFailure,
+    StaleTransaction,
+    StoreUnavailable,
+    TransactionInUse,
+    UpstreamBroken,
+    UpstreamUnavailable,
+)
+from ra_gateway.ra.answers import CheckedAnswer, Expected, check_pkiconf, check_response
+from ra_gateway.ra.events import EventSink, MessageHandled
+from ra_gateway.ra.policy import AuthorizedRequest, InventoryUse, authorize, vendor_identity
+from ra_gateway.ra.ports import Clock, Inventory, InventoryEntry, TransactionStore
+from ra_gateway.ra.routes import CaPubs, CertConf, Endpoint, ImplicitConfirm, Upstream, Variant
+from ra_gateway.ra.transaction import (
+    Event,
+    Exchange,
+    State,
+    Transaction,
+    TransactionKey,
+    advance,
+)
+
+OPERATIONS: Final[Mapping[str, frozenset[BodyType]]] = {
+    "initialization": frozenset({BodyType.ir}),
+    "certification": frozenset({BodyType.cr}),
+    "keyupdate": frozenset({BodyType.kur}),
+}
+"""Operation labels of RFC 9483 6.1 that name a request taken here; followers may use any of them."""
+
+_LEASE_MARGIN_SECONDS: Final = 5.0
+"""A node gives up its exchange with the CA this much before another one may take over."""
+
+_CONFIRMED: Final = frozenset({State.CONFIRMED, State.REJECTED, State.GRANTED})
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One message on its way through the steps: what is known so far, for the answer and the event."""
+
+    endpoint: Endpoint
+    message: PKIMessage
+    digest: bytes
+    operation: str
+    signer: Certificate | None = None
+    domain: str = ""
+    quirks: tuple[str, ...] = ()
+    cert_req_id: int = 0
+    follower: AuthenticatedMessage | None = None
+    certificate: Certificate | None = None
+    outcome: str = "refused"
+    refusal: CMPError | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Gateway:
+    """Answers devices' messages (RFC 9483 5, TS 33.310 9).
+
+    Args:
+        endpoints: By name.
+        credential: The RA's, called for each signature so that it can be renewed while running.
+        store: Where transactions are kept.
+        inventory: None if no vendor uses it.
+        clock: Aware UTC.
+        monotonic: Seconds, for durations.
+        random_octets: Draws as many random octets as it is asked for.
+        sink: Takes an event for every message.
+        transaction_lifetime_seconds: How long the answer to a repeat is kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoints: Mapping[str, Endpoint],
+        credential: Callable[[], Credential],
+        store: TransactionStore,
+        inventory: Inventory | None,
+        clock: Clock,
+        monotonic: Callable[[], float],
+        random_octets: Callable[[int], bytes],
+        sink: EventSink,
+        transaction_lifetime_seconds: float = 3600.0,
+    ) -> None:
+        self._endpoints = endpoints
+        self._credential = credential
+        self._store = store
+        self._inventory = inventory
+        self._clock = clock
+        self._monotonic = monotonic
+        self._random_octets = random_octets
+        self._sink = sink
+        self._lifetime = timedelta(seconds=transaction_lifetime_seconds)
+
+    async def handle(
+        self, der: bytes, *, endpoint: str, profile: str = "", operation: str = "", peer: str = ""
+    ) -> Reply:
+        """Answer one message; whatever happens inside, the answer is a DER PKIMessage.
+
+        Args:
+            der: What was received.
+            endpoint: Name of the endpoint it was sent to.
+            profile: Name out of the path below /p/, for the event.
+            operation: Operation label out of the path, "" for none.
+            peer: Where it came from, for the event.
+        """
+        started = self._monotonic()
+        try:
+            message = PKIMessage.from_der(der)  # step 1
+        except MalformedMessage as error:
+            self._emit_unreadable(error, endpoint, peer, started)
+            random = self._random_octets(2 * NONCE_OCTETS)
+            return Reply(
+                unreadable_reply(
+                    error,
+                    transaction_id=random[:NONCE_OCTETS],
+                    sender_nonce=random[NONCE_OCTETS:],
+                ),
+                understood=False,
+            )
+        walk = _Walk(self._endpoints[endpoint], message, hashlib.sha256(der).digest(), operation)
+        bug: Exception | None = None
+        try:
+            response = await self._answer(walk)
+        except CMPError as error:
+            response = await self._refuse(walk, error)
+        except Exception as error:  # an answer always leaves; the event carries the cause
+            bug = error
+            failure = ServiceFailure(f"{type(error).__name__}: {error}", rule="bug")
+            response = await self._refuse(walk, failure)
+        self._emit(walk, peer, started, bug)
+        return Reply(response, understood=True)
+
+    async def _answer(self, walk: _Walk) -> bytes:
+        body_type = walk.message.body_type
+        self._check_type(walk)
+        if body_type is BodyType.certConf:
+            return await self._confirm(walk)
+        if body_type is BodyType.error:
+            return await self._device_error(walk)
+        return await self._request(walk)
+
+    # --- step 2: header ---------------------------------------------------------------------------------------
+
+    def _check_type(self, walk: _Walk) -> None:
+        """Check version, body type and label, before anything is computed."""
+        check_version(walk.message.header)
+        body_type = walk.message.body_type
+        followers = {BodyType.certConf, BodyType.error, BodyType.pollReq}
+        if body_type not in walk.endpoint.body_types | followers:
+            known = body_type in CERT_RESPONSE_TO or body_type in followers
+            raise HeaderRefused(
+                f"{body_type.name} is not {'taken at this endpoint' if known else 'a request served here'}",
+                rule="R9" if not known else "R142",
+            )
+        labelled = OPERATIONS.get(walk.operation)
+        if walk.operation and body_type not in followers and body_type not in (labelled or ()):
+            raise HeaderRefused(f"{body_type.name} sent to .../{walk.operation}", rule="R149")
+        rules = walk.endpoint.rules.relaxed_by(walk.endpoint.loosest_quirks)
+        check_header(walk.message.header, rules, first=body_type in CERT_RESPONSE_TO)
+        if body_type is BodyType.pollReq:
+            raise HeaderRefused(
+                "no answer is being waited for under this transactionID", rule="R119"
+            )
+
+    # --- ir, cr, kur --------------------------------------------------------------------------------------------
+
+    async def _request(self, walk: _Walk) -> bytes:
+        now = self._clock()
+        request = self._authenticate(walk, now)  # step 3
+        authorized = await self._authorize(walk, request)  # step 4
+        key = self._key(request)
+        try:
+            rules = walk.endpoint.rules.relaxed_by(request.domain.quirks)
+            check_message_time(walk.message.header, rules, now)
+        except HeaderRefused:
+            # A late repeat is still a repeat: the device may have been without power for an hour.
+            live = await self._store.load(key)
+            if live is None or live.exchange_for(walk.digest) is None:
+                raise
+            return await self._repeat(walk, live, authorized)
+        transaction = await self._prepare(walk, key, authorized, now)  # step 6
+        live = await self._store.create(transaction)  # step 5
+        if live is not None:
+            return await self._repeat(walk, live, authorized)
+        return await self._forward(walk, transaction, authorized)
+
+    def _authenticate(self, walk: _Walk, now: datetime) -> AuthenticatedRequest:
+        endpoint, message = walk.endpoint, walk.message
+        authenticated = authenticate(
+            message, endpoint.domains_for(message.body_type), endpoint.rules, now
+        )
+        walk.signer, walk.domain = authenticated.signer, authenticated.domain.name
+        walk.quirks = tuple(sorted(authenticated.domain.quirks))
+        request = read_request(authenticated, endpoint.rules)
+        walk.cert_req_id = request.request.cert_req_id
+        return request
+
+    async def _authorize(self, walk: _Walk, request: AuthenticatedRequest) -> AuthorizedRequest:
+        rules = None
+        entry: InventoryEntry | None = None
+        if request.domain.kind is DomainKind.vendor:
+            rules = walk.endpoint.identities.get(request.domain.name)
+            if rules is not None and rules.inventory is not InventoryUse.none:
+                identity = vendor_identity(request.domain, rules, request.signer)
+                if self._inventory is None:
+                    raise NotAuthorized("no inventory is configured", rule="R145")
+                entry = await self._inventory.find(request.domain.name, identity)
+        variant = _variant(walk.endpoint.upstream, walk.message.body_type)
+        return authorize(request, rules, entry, may_complete=variant is Variant.reprotect)
+
+    @staticmethod
+    def _key(request: AuthenticatedRequest) -> TransactionKey:
+        return TransactionKey(
+            request.domain.name,
+            request.signer.fingerprint,
+            request.message.header.transaction_id or b"",
+        )
+
+    async def _prepare(
+        self, walk: _Walk, key: TransactionKey, authorized: AuthorizedRequest, now: datetime
+    ) -> Transaction:
+        """Build the intent: everything another node needs, the signed message for the CA included."""
+        endpoint, message = walk.endpoint, walk.message
+        variant = _variant(endpoint.upstream, message.body_type)
+        return Transaction(
+            key=key,
+            state=State.REQUESTED,
+            version=0,
+            body_type=message.body_type,
+            endpoint=endpoint.name,
+            upstream=endpoint.upstream.name,
+            variant=variant.value,
+            signer_der=authorized.request.signer.der,
+            sender_nonce=message.header.sender_nonce or b"",
+            subject_der=authorized.subject_der,
+            cert_req_id=walk.cert_req_id,
+            opening=Exchange(
+                walk.digest,
+                await self._for_upstream(walk, authorized.body_der, variant, now),
+            ),
+            lease_until=now + _lease(endpoint.upstream),
+            created_at=now,
+            expires_at=now + self._lifetime,
+        )
+
+    async def _for_upstream(
+        self, walk: _Walk, body_der: bytes, variant: Variant, now: datetime
+    ) -> bytes:
+        """Return the message for the CA (RFC 9483 5.2)."""
+        message, upstream = walk.message, walk.endpoint.upstream
+        if variant is Variant.forward:
+            return message.der
+        credential = self._credential()
+        header = forward_header(message.header, recipient_der=upstream.recipient_der, now=now)
+        if variant is Variant.nested:
+            header = replace(header, recip_nonce=None, general_info=())
+            return await protect(
+                header, nested_body(message.der), credential, credential.certificates
+            )
+        header = replace(header, general_info=_upstream_info(walk))
+        return await protect(header, body_der, credential, credential.certificates)
+
+    async def _forward(
+        self, walk: _Walk, transaction: Transaction, authorized: AuthorizedRequest
+    ) -> bytes:
+        """Send the stored intent to the CA and settle the transaction by what comes back (steps 7 to 10)."""
+        upstream = walk.endpoint.upstream
+        try:
+            answer_der = await upstream.core.exchange(
+                transaction.opening.upstream_der,
+                path="",
+                deadline_seconds=upstream.deadline_seconds,
+            )
+            answer = check_response(answer_der, Expected.of(authorized), upstream, self._clock())
+        except UpstreamUnavailable as error:
+            if not error.delivered or upstream.replays_repeats:
+                # Nothing was issued, or asking again yields the same: the device's next repeat may try.
+                await self._release(transaction)
+                raise
+            return await self._fail(walk, transaction, error)
+        except UpstreamBroken as error:
+            return await self._fail(walk, transaction, error)
+        walk.certificate = answer.certificate
+        walk.outcome = "refused" if answer.certificate is None else "issued"
+        if answer.certificate is None:
+            walk.notes.append(f"the CA refused: {answer.response.status_info}")
+        response, granted = await self._relay(walk, answer)
+        event = (
+            Event.refused
+            if answer.certificate is None
+            else Event.granted
+            if granted
+            else Event.issued
+        )
+        settled = advance(
+            transaction,
+            event,
+            opening=replace(transaction.opening, response_der=response),
+            response_nonce=answer.message.header.sender_nonce or b"",
+            certificate_der=b"" if answer.certificate is None else answer.certificate.der,
+            confirm_locally=_granted_by(answer),
+        )
+        return await self._settle(settled) or response
+
+    async def _fail(self, walk: _Walk, transaction: Transaction, error: CMPError) -> bytes:
+        """Settle a transaction that must not be asked again; its repeats get this same error."""
+        response = await self._refuse(walk, error)
+        exchange = replace(transaction.confirmation or transaction.opening, response_der=response)
+        which = "opening" if transaction.confirmation is None else "confirmation"
+        failed = advance(transaction, Event.failed, **{which: exchange})
+        return await self._settle(failed) or response
+
+    async def _release(self, transaction: Transaction) -> None:
+        """Let the device's next repeat ask the CA at once; nothing was issued, or asking is harmless."""
+        await self._settle(
+            advance(transaction, Event.released, lease_until=self._clock(), may_retry=True)
+        )
+
+    async def _settle(self, transaction: Transaction) -> bytes | None:
+        """Store a transaction's next version (step 9).
+
+        Returns:
+            None when it was stored. When another node was faster, its answer: a node that was slower than
+            its lease may have been overtaken, and the device must see one answer only.
+        """
+        try:
+            await self._store.replace(transaction)
+        except StaleTransaction:
+            live = await self._store.load(transaction.key)
+            digest = (transaction.confirmation or transaction.opening).request_digest
+            exchange = None if live is None else live.exchange_for(digest)
+            if exchange is None or exchange.response_der is None:
+                raise StoreUnavailable("overtaken by a node that has no answer yet") from None
+            return exchange.response_der
+        return None
+
+    # --- repeats ------------------------------------------------------------------------------------------------
+
+    async def _repeat(
+        self, walk: _Walk, live: Transaction, authorized: AuthorizedRequest | None
+    ) -> bytes:
+        """Answer a request whose transactionID is live: from the store, or not at all (R12, R94).
+
+        Args:
+            authorized: The request that opened the transaction; None for a certConf.
+        """
+        patience = self._monotonic() + walk.endpoint.upstream.deadline_seconds
+        current: Transaction | None = live
+        while current is not None:
+            exchange = current.exchange_for(walk.digest)
+            if exchange is None:
+                raise TransactionInUse("another request lives under this transactionID", rule="R12")
+            if exchange.response_der is not None:
+                walk.outcome = "replayed"
+                return exchange.response_der
+            now = self._clock()
+            if current.lease_until <= now:
+                taken = advance(
+                    current,
+                    Event.retaken,
+                    lease_until=now + _lease(walk.endpoint.upstream),
+                    may_retry=False,
+                )
+                try:
+                    await self._store.replace(taken)
+                except StaleTransaction:
+                    current = await self._store.load(live.key)
+                    continue
+                return await self._continue(walk, taken, authorized, before=current)
+            left = min(patience - self._monotonic(), (current.lease_until - now).total_seconds())
+            if patience <= self._monotonic():
+                raise UpstreamUnavailable("the CA is still being asked", delivered=True)
+            current = await self._store.wait(
+                current.key, version=current.version, timeout_seconds=max(left, 0.001)
+            )
+        raise StoreUnavailable("the transaction expired while it was being waited for")
+
+    async def _continue(
+        self,
+        walk: _Walk,
+        taken: Transaction,
+        authorized: AuthorizedRequest | None,
+        *,
+        before: Transaction,
+    ) -> bytes:
+        """Go on where another node stopped, with the bytes it had prepared."""
+        if taken.state is State.CONFIRMING:
+            return await self._forward_confirmation(walk, taken)
+        if authorized is None:
+            raise ConfirmationRefused(
+                "nothing was issued yet", fail_info=PKIFailureInfo.badRequest, rule="R11"
+            )
+        upstream = walk.endpoint.upstream
+        if not upstream.replays_repeats and not before.may_retry:
+            # The node that held the lease may have been answered before it died; this CA would issue again.
+            return await self._fail(
+                walk,
+                taken,
+                UpstreamUnavailable("the node that asked the CA is gone", delivered=True),
+            )
+        return await self._forward(walk, taken, authorized)
+
+    # --- step 10: relay -----------------------------------------------------------------------------------------
+
+    async def _relay(self, walk: _Walk, answer: CheckedAnswer) -> tuple[bytes, bool]:
+        """Return the answer for the device, and whether it grants implicitConfirm."""
+        endpoint, request, now = walk.endpoint, walk.message.header, self._clock()
+        credential = self._credential()
+        granted = (
+            endpoint.implicit_confirm is ImplicitConfirm.relay
+            and request.implicit_confirm
+            and _granted_by(answer)
+        )
+        general_info: tuple[InfoTypeAndValue, ...] = ()
+        if granted:
+            general_info = (IMPLICIT_CONFIRM,)
+        elif answer.certificate is not None:
+            wait = answer.message.header.info(OID.confirmWaitTime) or confirm_wait_time(
+                now + timedelta(seconds=endpoint.confirm_wait_seconds)
+            )
+            general_info = (wait,)
+        header = relay_header(answer.message.header, request, now=now, general_info=general_info)
+        ca_pubs = self._ca_pubs(walk, answer)
+        body_der = answer.message.body_der
+        if ca_pubs != answer.content.ca_pubs:
+            body_der = cert_rep_body(
+                answer.message.body_type, replace(answer.content, ca_pubs=ca_pubs)
+            )
+        # RA certificate and chain first (RFC 9483 3.3), then the issuing chain up to and including the
+        # operator's root, which a base station may know from here only (TS 33.310 9.5.4.3).
+        chain = [item.der for item in answer.path[1:]]
+        certificates = dict.fromkeys((*credential.certificates, *chain))
+        return await protect(header, body_der, credential, certificates), granted
+
+    @staticmethod
+    def _ca_pubs(walk: _Walk, answer: CheckedAnswer) -> tuple[bytes, ...]:
+        # R93: only an ip may carry caPubs, and only with a certificate.
+        if walk.message.body_type is not BodyType.ir or answer.certificate is None:
+            return ()
+        match walk.endpoint.ca_pubs:
+            case CaPubs.relay:
+                return answer.content.ca_pubs
+            case CaPubs.root:
+                return (answer.path[-1].der,)
+            case CaPubs.drop:
+                return ()
+
+    # --- certConf -----------------------------------------------------------------------------------------------
+
+    async def _confirm(self, walk: _Walk) -> bytes:
+        """certConf: the same steps for a message that continues a transaction."""
+        transaction = await self._find(walk)
+        if transaction.exchange_for(walk.digest) is not None:
+            return await self._repeat(walk, transaction, None)
+        if transaction.state in _CONFIRMED or transaction.state is State.CONFIRMING:
+            raise ConfirmationRefused(
+                f"certConf in state {transaction.state}",
+                fail_info=PKIFailureInfo.certConfirmed,
+                rule="R110" if transaction.state is State.GRANTED else "R109",
+            )
+        if transaction.state is not State.ISSUED:
+            raise HeaderRefused(f"certConf in state {transaction.state}", rule="R11")
+        confirmation = self._read_confirmation(walk, transaction)
+        takes = confirmation.status.takes_certificate
+        now = self._clock()
+        local = walk.endpoint.upstream.certconf is CertConf.local or transaction.confirm_locally
+        upstream_der = b""
+        if not local:
+            upstream_der = await self._for_upstream(
+                walk, walk.message.body_der, Variant(transaction.variant), now
+            )
+        confirming = advance(
+            transaction,
+            Event.confirm,
+            confirmation=Exchange(walk.digest, upstream_der),
+            confirm_status=takes,
+            lease_until=now + _lease(walk.endpoint.upstream),
+        )
+        try:
+            await self._store.replace(confirming)
+        except StaleTransaction:
+            live = await self._store.load(transaction.key)
+            if live is None:
+                raise StoreUnavailable("the transaction expired meanwhile") from None
+            return await self._repeat(walk, live, None)
+        return await self._forward_confirmation(walk, confirming)
+
+    async def _find(self, walk: _Walk) -> Transaction:
+        """Find the transaction a follower continues, by transactionID and by whose key protects it."""
+        known: dict[bytes, tuple[Transaction, KnownSigner]] = {}
+        for found in await self._store.find(walk.message.header.transaction_id or b""):
+            domain = walk.endpoint.domain_named(found.key.domain)
+            if found.endpoint == walk.endpoint.name and domain is not None:
+                signer = KnownSigner(load_certificate(found.signer_der), domain)
+                known[found.key.signer_fingerprint] = (found, signer)
+        if not known:
+            raise HeaderRefused(
+                f"{walk.message.body_type.name} for a transactionID that is not known here",
+                rule="R11",
+            )
+        now = self._clock()
+        authenticated = authenticate_follower(
+            walk.message, [signer for _, signer in known.values()], walk.endpoint.rules, now
+        )
+        rules = walk.endpoint.rules.relaxed_by(authenticated.domain.quirks)
+        walk.signer, walk.domain = authenticated.signer, authenticated.domain.name
+        walk.quirks = tuple(sorted(authenticated.domain.quirks))
+        walk.follower = authenticated
+        transaction = known[authenticated.signer.fingerprint][0]
+        if transaction.exchange_for(walk.digest) is None:
+            check_message_time(walk.message.header, rules, now)
+        return transaction
+
+    @staticmethod
+    def _read_confirmation(walk: _Walk, transaction: Transaction) -> AuthenticatedConfirmation:
+        if walk.follower is None:
+            raise HeaderRefused("not authenticated", rule="R35")
+        walk.certificate = Certificate.from_der(transaction.certificate_der)
+        return read_confirmation(
+            walk.follower,
+            walk.certificate,
+            response_nonce=transaction.response_nonce,
+            cert_req_id=transaction.cert_req_id,
+        )
+
+    async def _forward_confirmation(self, walk: _Walk, transaction: Transaction) -> bytes:
+        """Send the certConf to the CA, or answer it here, and settle the transaction."""
+        exchange = transaction.confirmation
+        if exchange is None:
+            raise HeaderRefused("no certConf is being processed", rule="R11")
+        upstream, header = walk.endpoint.upstream, walk.message.header
+        now = self._clock()
+        if exchange.upstream_der:
+            try:
+                answer_der = await upstream.core.exchange(
+                    exchange.upstream_der, path="", deadline_seconds=upstream.deadline_seconds
+                )
+                now = self._clock()
+                answer = check_pkiconf(
+                    answer_der,
+                    upstream,
+                    transaction_id=transaction.key.transaction_id,
+                    sender_nonce=header.sender_nonce or b"",
+                    now=now,
+                )
+            except UpstreamUnavailable:
+                # A certConf issues nothing: the device's repeat may be sent again at any time.
+                await self._release(transaction)
+                raise
+            except UpstreamBroken as error:
+                return await self._fail(walk, transaction, error)
+            reply = relay_header(answer.header, header, now=now, general_info=())
+        else:
+            reply = self._reply_header(header)
+            if not transaction.confirm_status:
+                walk.notes.append("the CA was not told that the device rejects its certificate")
+        credential = self._credential()
+        response = await protect(reply, PKICONF_BODY, credential, credential.certificates)
+        event = Event.accepted if transaction.confirm_status else Event.rejected
+        walk.outcome = "confirmed" if transaction.confirm_status else "rejected"
+        settled = advance(transaction, event, confirmation=replace(exchange, response_der=response))
+        return await self._settle(settled) or response
+
+    # --- error from a device ------------------------------------------------------------------------------------
+
+    async def _device_error(self, walk: _Walk) -> bytes:
+        """A device gives up: the transaction ends, nothing goes upstream (R115)."""
+        transaction = await self._find(walk)
+        exchange = transaction.exchange_for(walk.digest)
+        if exchange is not None and exchange.response_der is not None:
+            walk.outcome = "replayed"
+            return exchange.response_der
+        if transaction.state is not State.ISSUED:
+            raise HeaderRefused(f"error in state {transaction.state}", rule="R115")
+        credential = self._credential()
+        response = await protect(
+            self._reply_header(walk.message.header),
+            PKICONF_BODY,
+            credential,
+            credential.certificates,
+        )
+        walk.outcome = "rejected"
+        walk.notes.append("the device sent error instead of certConf")
+        ended = advance(
+            transaction,
+            Event.rejected,
+            confirmation=Exchange(walk.digest, b"", response),
+            confirm_status=False,
+        )
+        return await self._settle(ended) or response
+
+    # --- answers of our own -------------------------------------------------------------------------------------
+
+    def _reply_header(self, request: PKIHeader) -> PKIHeader:
+        return reply_header(
+            request, sender_nonce=self._random_octets(NONCE_OCTETS), now=self._clock()
+        )
+
+    async def _refuse(self, walk: _Walk, error: CMPError) -> bytes:
+        """Tell a device that its message was refused: the failInfo and a fixed phrase, signed (R114)."""
+        walk.refusal = error
+        walk.outcome = "failed" if isinstance(error, ServiceFailure) else "refused"
+        header = self._reply_header(walk.message.header)
+        body_der = refusal_body(error, walk.message.body_type, walk.cert_req_id)
+        try:
+            credential = self._credential()
+            return await protect(header, body_der, credential, credential.certificates)
+        except (
+            Exception
+        ) as failure:  # the key cannot sign: an unprotected error is all that is left
+            walk.notes.append(f"the answer could not be signed: {type(failure).__name__}")
+            return assemble(header.to_der(), body_der, None)
+
+    # --- events -------------------------------------------------------------------------------------------------
+
+    def _emit(self, walk: _Walk, peer: str, started: float, bug: Exception | None) -> None:
+        signer, certificate, refusal = walk.signer, walk.certificate, walk.refusal
+        detail = [] if refusal is None else [refusal.detail]
+        self._sink(
+            MessageHandled(
+                endpoint=walk.endpoint.name,
+                peer=peer,
+                body_type=walk.message.body_type.name,
+                outcome=walk.outcome,
+                transaction_id=(walk.message.header.transaction_id or b"").hex(),
+                duration_ms=(self._monotonic() - started) * 1000.0,
+                domain=walk.domain,
+                signer="" if signer is None else signer.subject,
+                signer_fingerprint="" if signer is None else signer.fingerprint.hex(),
+                subject="" if certificate is None else certificate.subject,
+                serial_number="" if certificate is None else f"{certificate.serial_number:x}",
+                upstream=walk.endpoint.upstream.name,
+                fail_info=None if refusal is None else refusal.fail_info,
+                rule="" if refusal is None else refusal.rule,
+                detail="; ".join((*detail, *walk.notes)),
+                quirks=walk.quirks,
+                bug=bug,
+            )
+        )
+
+    def _emit_unreadable(
+        self, error: MalformedMessage, endpoint: str, peer: str, started: float
+    ) -> None:
+        self._sink(
+            MessageHandled(
+                endpoint=endpoint,
+                peer=peer,
+                body_type="",
+                outcome="refused",
+                transaction_id="",
+                duration_ms=(self._monotonic() - started) * 1000.0,
+                fail_info=error.fail_info,
+                rule=error.rule,
+                detail=error.detail,
+            )
+        )
+
+
+def _variant(upstream: Upstream, body_type: BodyType) -> Variant:
+    return upstream.kur if body_type is BodyType.kur else Variant.reprotect
+
+
+def _lease(upstream: Upstream) -> timedelta:
+    return timedelta(seconds=upstream.deadline_seconds + _LEASE_MARGIN_SECONDS)
+
+
+def _granted_by(answer: CheckedAnswer) -> bool:
+    return answer.certificate is not None and answer.message.header.implicit_confirm
+
+
+def _upstream_info(walk: _Walk) -> tuple[InfoTypeAndValue, ...]:
+    """Return generalInfo for the CA: the device's, less a wish that this endpoint will not grant."""
+    info = walk.message.header.general_info
+    if walk.endpoint.implicit_confirm is ImplicitConfirm.deny:
+        # A CA that granted it would not expect the certConf that the device is going to send.
+        info = tuple(item for item in info if item.info_type != OID.implicitConfirm)
+    if walk.endpoint.upstream.orig_message:
+        info += (InfoTypeAndValue(OID.origPKIMessage, tlv(0x30, walk.message.der)),)
+    return info

@@ -1,0 +1,358 @@
+"""What an authenticated device may have: its identity kept, derived, replaced, or refused.
+
+Pure decisions over values; what must be looked up (the inventory's entry) comes in as an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from fnmatch import fnmatchcase
+from typing import Final
+
+from ra_gateway.cmp.asn1 import tlv
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.messages import (
+    RA_VERIFIED_POPO_DER,
+    CertId,
+    CertTemplate,
+    Control,
+    Extension,
+    body,
+    cert_id_der,
+    cert_req_msg_der,
+    cert_request_der,
+)
+from ra_gateway.cmp.names import (
+    NULL_DN,
+    attributes,
+    directory_name,
+    from_rfc4514,
+    general_names,
+    general_names_der,
+    name_of,
+    rfc4514,
+    same_name,
+)
+from ra_gateway.cmp.trust import DomainKind, TrustDomain
+from ra_gateway.cmp.verification import AuthenticatedRequest
+from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
+from ra_gateway.ra.ports import InventoryEntry
+
+
+class SubjectRule(Enum):
+    """Where the certificate's subject comes from."""
+
+    keep = "keep"  # the template's; a template without one is refused
+    derive = "derive"  # the template's; from the vendor certificate where it has none
+    replace = "replace"  # always from the vendor certificate or the inventory
+
+
+class InventoryUse(Enum):
+    """Whether a device must be in the inventory."""
+
+    none = "none"
+    optional = "optional"
+    required = "required"
+
+
+PLACEHOLDERS: Final = {
+    "cn": "2.5.4.3",
+    "serial_number": "2.5.4.5",
+    "o": "2.5.4.10",
+    "ou": "2.5.4.11",
+}
+"""Attributes of the vendor certificate's subject that templates and patterns may name, besides {serial}."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRules:
+    """How one vendor's devices get their operator identity.
+
+    Args:
+        subject_template: RFC 4514 string with placeholders such as {cn}, for derive and replace.
+        allowed_subjects: Glob patterns, placeholders allowed, over the RFC 4514 string of a subject that the
+            device asks for; none match: refused.
+        san_template: Texts such as "dns:{cn}.ran.example.net", set whenever the subject is set.
+        allowed_sans: Glob patterns over such texts, for subjectAltName entries the device asks for.
+        identity_from: Placeholder whose value is looked up in the inventory.
+        same_key: Whether the key of the vendor certificate itself may be certified (TS 33.310 9.2 lets
+            the pre-provisioned key be enrolled).
+        enabled: Whether the vendor's devices are served at all.
+    """
+
+    subject: SubjectRule = SubjectRule.keep
+    subject_template: str = ""
+    allowed_subjects: tuple[str, ...] = ()
+    san_template: tuple[str, ...] = ()
+    allowed_sans: tuple[str, ...] = ()
+    inventory: InventoryUse = InventoryUse.none
+    identity_from: str = "serial_number"
+    same_key: bool = True
+    enabled: bool = True
+
+
+_SEAL: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizedRequest:
+    """A request that may go to the CA, as it is to go there.
+
+    Args:
+        body_der: The body as received, or ours with raVerified where the identity was set.
+        subject_der: Subject the certificate must have.
+        san: subjectAltName entries the certificate must have; None where none were asked for.
+        completed: Whether the template was changed, which the device's POP did not survive.
+    """
+
+    request: AuthenticatedRequest
+    body_der: bytes
+    subject_der: bytes
+    san: tuple[str, ...] | None
+    completed: bool
+    seal: object
+
+    def __post_init__(self) -> None:
+        if self.seal is not _SEAL:
+            raise TypeError("only ra_gateway.ra.policy can make this")
+
+
+def vendor_identity(domain: TrustDomain, rules: IdentityRules, signer: Certificate) -> str:
+    """Return what identifies a device in the inventory.
+
+    Raises:
+        NotAuthorized: The vendor certificate does not have the attribute.
+    """
+    value = _placeholders(signer).get(rules.identity_from, "")
+    if not value:
+        raise NotAuthorized(
+            f"{signer.subject} has no {rules.identity_from}, by which devices of {domain.name} are looked up",
+            rule="R145",
+        )
+    return value
+
+
+def authorize(
+    request: AuthenticatedRequest,
+    rules: IdentityRules | None,
+    entry: InventoryEntry | None,
+    *,
+    may_complete: bool,
+) -> AuthorizedRequest:
+    """Decide which identity an authenticated device may have.
+
+    Args:
+        rules: Of the vendor's domain; None for a request that an operator certificate protects.
+        entry: The inventory's, None if the device is not in it.
+        may_complete: Whether the request may be changed (it goes up re-protected).
+
+    Raises:
+        NotAuthorized: The device, or the identity it asks for, is not allowed.
+        TemplateRefused: The template lacks what only the device can give, or contradicts its old certificate.
+        RequestRefused: oldCertID is not the protecting certificate (badCertId).
+    """
+    if request.domain.kind is DomainKind.operator:
+        return _authorize_known(request, may_complete=may_complete)
+    if request.message.body_type is BodyType.kur or rules is None:
+        raise NotAuthorized("a vendor certificate cannot authorise this request", rule="R71")
+    if not rules.enabled:
+        raise NotAuthorized(f"vendor {request.domain.name} is disabled", rule="R145")
+    if not rules.same_key and request.public_key_der == request.signer.spki_der:
+        raise TemplateRefused("the key of the vendor certificate is not certified here", rule="R62")
+    _check_inventory(request, rules, entry)
+    return _authorize_vendor(request, rules, entry, may_complete=may_complete)
+
+
+def _check_inventory(
+    request: AuthenticatedRequest, rules: IdentityRules, entry: InventoryEntry | None
+) -> None:
+    if rules.inventory is InventoryUse.required and entry is None:
+        raise NotAuthorized(
+            f"{request.signer.subject} is not in the inventory of {request.domain.name}",
+            rule="R145",
+        )
+    if entry is not None and not entry.enabled:
+        raise NotAuthorized(f"{request.signer.subject} is disabled in the inventory", rule="R145")
+
+
+def _authorize_vendor(
+    request: AuthenticatedRequest,
+    rules: IdentityRules,
+    entry: InventoryEntry | None,
+    *,
+    may_complete: bool,
+) -> AuthorizedRequest:
+    template = request.request.template
+    values = _placeholders(request.signer)
+    san = _requested_san(template)
+    asked = template.subject_der if template.subject_der != NULL_DN or san else None
+    listed = entry if entry is not None and entry.subject else None
+    if listed is None and asked is not None and rules.subject is not SubjectRule.replace:
+        _check_allowed(rfc4514(asked), rules.allowed_subjects, values, "subject", request.signer)
+        for name in san or ():
+            _check_allowed(name, rules.allowed_sans, values, "subjectAltName", request.signer)
+        return _kept(request, asked, san)
+    if listed is None and rules.subject is SubjectRule.keep:
+        raise TemplateRefused("the template has no subject", rule="R51")
+    text = rules.subject_template if listed is None else listed.subject
+    if not text:
+        raise NotAuthorized(f"no subject is configured for {request.signer.subject}", rule="R141")
+    subject_der = _subject_der(text, values, request.signer)
+    own_san = (entry.san if entry is not None else ()) or rules.san_template
+    set_san = tuple(_fill(name, values, request.signer) for name in own_san) or None
+    if asked is not None and same_name(asked, subject_der) and set(san or ()) == set(set_san or ()):
+        return _kept(request, asked, san)  # it asks for what it gets: its own POP may stand
+    return _completed(request, subject_der, set_san, may_complete=may_complete)
+
+
+def _authorize_known(request: AuthenticatedRequest, *, may_complete: bool) -> AuthorizedRequest:
+    """A device with an operator certificate gets the identity it has, no other (R67, R70)."""
+    old, template = request.signer, request.request.template
+    is_update = request.message.body_type is BodyType.kur
+    if is_update:
+        _check_old_cert_id(request, old)
+    subject = template.subject_der if template.subject_der != NULL_DN else None
+    if subject is not None and not same_name(subject, old.subject_der):
+        raise _other_identity(is_update, f"subject {rfc4514(subject)}", old)
+    san = _requested_san(template)
+    old_san = None if old.subject_alt_name_der is None else general_names(old.subject_alt_name_der)
+    if san is not None and set(san) != set(old_san or ()):
+        raise _other_identity(is_update, f"subjectAltName {', '.join(san)}", old)
+    if (subject is None or san != old_san) and may_complete:
+        return _completed(request, old.subject_der, old_san, may_complete=True)
+    return _kept(request, old.subject_der, san)
+
+
+def _other_identity(is_update: bool, asked: str, old: Certificate) -> RequestRefused:
+    detail = f"{asked} is asked for with the certificate of {old.subject}"
+    return TemplateRefused(detail, rule="R70") if is_update else NotAuthorized(detail, rule="R67")
+
+
+def _check_old_cert_id(request: AuthenticatedRequest, old: Certificate) -> None:
+    named = request.request.old_cert_id()
+    if named is None:
+        return
+    issuer = name_of(named.issuer_der)
+    if (
+        named.serial_number != old.serial_number
+        or issuer is None
+        or not same_name(issuer, old.issuer_der)
+    ):
+        raise RequestRefused(
+            "oldCertID is not the certificate that protects the kur",
+            fail_info=PKIFailureInfo.badCertId,
+            rule="R68",
+        )
+
+
+def _kept(
+    request: AuthenticatedRequest, subject_der: bytes, san: tuple[str, ...] | None
+) -> AuthorizedRequest:
+    return AuthorizedRequest(request, request.message.body_der, subject_der, san, False, _SEAL)
+
+
+def _completed(
+    request: AuthenticatedRequest,
+    subject_der: bytes,
+    san: tuple[str, ...] | None,
+    *,
+    may_complete: bool,
+) -> AuthorizedRequest:
+    """Set the identity; the device's signature over its own CertRequest is then void (RFC 9483 5.2.3.2)."""
+    if not may_complete:
+        raise NotAuthorized(
+            "the identity has to be set by the RA, but this request must go up unchanged",
+            rule="R75",
+        )
+    asked = request.request.template
+    extensions = tuple(item for item in asked.extensions if item.oid != ExtensionOID.subjectAltName)
+    if san is not None:
+        # RFC 5280 4.2.1.6: critical exactly when the subject is empty.
+        extensions += (
+            Extension(ExtensionOID.subjectAltName, subject_der == NULL_DN, general_names_der(san)),
+        )
+    template = replace(
+        asked, subject_der=subject_der, extensions=extensions, version=None, issuer_der=None
+    )
+    controls = list(request.request.controls)
+    if request.message.body_type is BodyType.kur and request.request.old_cert_id() is None:
+        old = request.signer
+        old_id = CertId(directory_name(old.issuer_der), old.serial_number)
+        controls.append(Control(OID.oldCertID, cert_id_der(old_id)))
+    message = cert_req_msg_der(
+        cert_request_der(template, cert_req_id=request.request.cert_req_id, controls=controls),
+        RA_VERIFIED_POPO_DER,
+    )
+    changed = body(request.message.body_type, tlv(0x30, message))
+    return AuthorizedRequest(request, changed, subject_der, san, True, _SEAL)
+
+
+def _requested_san(template: CertTemplate) -> tuple[str, ...] | None:
+    extension = template.extension(ExtensionOID.subjectAltName)
+    return None if extension is None else general_names(extension.value)
+
+
+# --- placeholders and patterns --------------------------------------------------------------------------------
+
+
+def _placeholders(signer: Certificate) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for oid, text in attributes(signer.subject_der):
+        found.setdefault(oid, text)
+    values = {name: found[oid] for name, oid in PLACEHOLDERS.items() if oid in found}
+    return {**values, "serial": f"{signer.serial_number:x}"}
+
+
+def _fill(text: str, values: Mapping[str, str], signer: Certificate) -> str:
+    try:
+        return text.format_map(values)
+    except KeyError as error:
+        raise NotAuthorized(
+            f"{signer.subject} has no {error.args[0]}, which {text!r} needs", rule="R141"
+        ) from error
+
+
+def _subject_der(text: str, values: Mapping[str, str], signer: Certificate) -> bytes:
+    escaped = {name: _escape_rfc4514(value) for name, value in values.items()}
+    filled = _fill(text, escaped, signer)
+    try:
+        return from_rfc4514(filled)
+    except ValueError as error:
+        raise NotAuthorized(f"{filled!r} is not a subject: {error}", rule="R141") from error
+
+
+def _escape_rfc4514(value: str) -> str:
+    """Escape an attribute value, so that a vendor's "x,O=y" stays one value (RFC 4514 2.4)."""
+    escaped = "".join("\\" + char if char in ',+"\\<>;=' else char for char in value)
+    if escaped.startswith((" ", "#")):
+        escaped = "\\" + escaped
+    return escaped[:-1] + "\\ " if value.endswith(" ") and len(value) > 1 else escaped
+
+
+def _check_allowed(
+    text: str,
+    patterns: Iterable[str],
+    values: Mapping[str, str],
+    what: str,
+    signer: Certificate,
+) -> None:
+    literal = {name: _escape_glob(_escape_rfc4514(value)) for name, value in values.items()}
+    for pattern in patterns:
+        try:
+            filled = pattern.format_map(literal)
+        except KeyError:
+            continue  # the vendor certificate lacks the attribute: this pattern allows nothing
+        if fnmatchcase(text, filled):
+            return
+    raise NotAuthorized(
+        f"{what} {text!r} is not allowed for {signer.subject}; allowed: "
+        f"{', '.join(patterns) or 'nothing is configured'}",
+        rule="R67",
+    )
+
+
+def _escape_glob(value: str) -> str:
+    return "".join(f"[{char}]" if char in "*?[" else char for char in value)

@@ -1,0 +1,117 @@
+"""Where requests come from and go to, as data: endpoints towards devices, upstreams towards CAs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.trust import TrustDomain
+from ra_gateway.cmp.verification import HeaderRules
+from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.ports import CACore
+
+
+class Variant(StrEnum):
+    """How a request goes up (RFC 9483 5.2)."""
+
+    reprotect = "reprotect"  # under the RA's signature
+    nested = "nested"  # untouched, inside an RA-signed nested message
+    forward = "forward"  # untouched
+
+
+class CertConf(StrEnum):
+    """Who answers certConf."""
+
+    forward = "forward"  # the CA
+    local = "local"  # the RA: for CAs that do not read certConf
+
+
+class ImplicitConfirm(StrEnum):
+    """Whether a grant of the CA reaches the device (TS 33.310 profiles explicit confirmation)."""
+
+    deny = "deny"
+    relay = "relay"
+
+
+class CaPubs(StrEnum):
+    """What caPubs of an ip holds towards the device."""
+
+    drop = "drop"
+    relay = "relay"
+    root = "root"
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One CA and how it wants to be spoken to.
+
+    Args:
+        kur: How kur goes up; everything else is re-protected.
+        recipient_der: GeneralName that requests are addressed to: the issuing CA.
+        trust: What the protection of the CA's answers must chain to.
+        pinned: Certificates that may protect answers without a path of their own.
+        issuing: What issued certificates must chain to.
+        deadline_seconds: Total time for one exchange.
+        replays_repeats: Whether the CA answers a repeated message with the same certificate, so that
+            asking again after an unanswered request cannot issue twice.
+        any_subject: Accept another subject than the one asked for.
+        orig_message: Send the device's message along as origPKIMessage (RFC 9483 5.2.3).
+    """
+
+    name: str
+    core: CACore
+    recipient_der: bytes
+    trust: TrustDomain
+    issuing: TrustDomain
+    kur: Variant = Variant.reprotect
+    certconf: CertConf = CertConf.forward
+    pinned: tuple[Certificate, ...] = ()
+    deadline_seconds: float = 15.0
+    replays_repeats: bool = False
+    any_subject: bool = False
+    orig_message: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One service towards devices: who may come, with what, and where it goes.
+
+    Args:
+        vendors: Domains whose certificates may open an ir or cr, with their identity rules beside them.
+        operator: Domain whose certificates may open a cr or kur; None where none may.
+        body_types: Requests taken at all, out of ir, cr and kur.
+        confirm_wait_seconds: How long certConf is awaited, where the CA does not say.
+    """
+
+    name: str
+    upstream: Upstream
+    vendors: tuple[TrustDomain, ...] = ()
+    identities: Mapping[str, IdentityRules] = field(default_factory=dict)
+    operator: TrustDomain | None = None
+    body_types: frozenset[BodyType] = frozenset({BodyType.ir, BodyType.cr, BodyType.kur})
+    rules: HeaderRules = field(default_factory=HeaderRules)
+    implicit_confirm: ImplicitConfirm = ImplicitConfirm.deny
+    ca_pubs: CaPubs = CaPubs.drop
+    confirm_wait_seconds: int = 300
+
+    def domains_for(self, body_type: BodyType) -> tuple[TrustDomain, ...]:
+        """Return the domains that may vouch for a request of a type (R71: never a vendor for a kur)."""
+        operator = () if self.operator is None else (self.operator,)
+        if body_type is BodyType.kur:
+            return operator
+        if body_type is BodyType.cr:
+            return (*operator, *self.vendors)
+        return self.vendors
+
+    def domain_named(self, name: str) -> TrustDomain | None:
+        """Return one of the endpoint's domains by name, or None."""
+        domains = self.vendors if self.operator is None else (*self.vendors, self.operator)
+        return next((domain for domain in domains if domain.name == name), None)
+
+    @property
+    def loosest_quirks(self) -> frozenset[str]:
+        """Every quirk that any of the endpoint's domains has: for checks before the domain is known."""
+        return frozenset().union(*(domain.quirks for domain in self.vendors))

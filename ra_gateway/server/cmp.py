@@ -1,0 +1,618 @@
+"""The CMP listener: DER comes in over HTTP, goes to a handler, and its answer goes out (RFC 9811).
+
+aiohttp's low-level server parses HTTP and runs one handler task for each request. What it leaves
+open is here:
+
+- Deadlines. aiohttp has a keep-alive timeout only. Each connection therefore notes its `Phase` and
+  since when it is in it, and one sweep over all connections, a few times within the shortest limit,
+  ends those that stay in a phase for too long: no timers are set and cancelled for each request.
+- Limits to connections, to requests in the handler, and to bodies, whole or chunked.
+- Answers in one write, from heads that are made once a second. aiohttp's response objects cost
+  twice the rest of the HTTP work of a request.
+
+Nothing that a client sent is repeated to it, and the text of a refusal is fixed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from enum import IntEnum
+from http import HTTPStatus
+from typing import Final, NamedTuple, Protocol, cast
+from urllib.parse import unquote, urlsplit
+
+from aiohttp import web
+
+from ra_gateway.cmp.replies import Reply
+
+WELL_KNOWN_PATH: Final = "/.well-known/cmp"
+OPERATIONS: Final = (
+    "initialization",
+    "certification",
+    "keyupdate",
+    "pkcs10",
+    "revocation",
+    "getcacerts",
+    "getrootupdate",
+    "getcertreqtemplate",
+    "getcrls",
+    "nested",
+)
+"""Operation labels of RFC 9483 section 6.1."""
+
+MEDIA_TYPE: Final = "application/pkixcmp"
+_MEDIA_TYPES: Final = (MEDIA_TYPE, "application/pkixcmp-poll")
+
+_BACKLOG: Final = 1024
+"""Connections the kernel holds until we accept them: a site of a thousand base stations at once."""
+
+_LINGERING_SECONDS: Final = 1.0
+"""How long the rest of a refused body is read and dropped.
+
+Closing at once would reset the connection, and the client would not see why it was refused.
+"""
+
+_GRACE_SECONDS: Final = 0.02
+"""How long a drain waits for requests that have arrived but are not yet with the handler."""
+
+_CANCELLATION_SECONDS: Final = 1.0
+"""How long a drain waits for a handler that it cancelled."""
+
+_RETRY_AFTER_SECONDS: Final = 1
+"""Told with 503: what is in flight is a queue of less than a second, except when the CA hangs."""
+
+_NEVER_SECONDS: Final = 10.0**9
+
+_log = logging.getLogger(__name__)
+
+
+class CMPHandler(Protocol):
+    """Answers CMP messages."""
+
+    async def handle(
+        self, der: bytes, *, endpoint: str, profile: str, operation: str, peer: str
+    ) -> Reply:
+        """Answer what was posted, whatever it is; only cancellation leaves it as an exception.
+
+        Args:
+            der: The body as it came, at least one octet.
+            endpoint: Name of the endpoint that the path belongs to.
+            profile: Profile name in the path, or "".
+            operation: Operation label in the path (RFC 9483 6.1), or "".
+            peer: The client's IP address.
+        """
+
+
+class Route(NamedTuple):
+    """What a path says."""
+
+    endpoint: str
+    profile: str
+    operation: str
+
+
+class Routes:
+    """Finds the endpoint of a path.
+
+    Args:
+        routes: Exact path to endpoint name. Operation labels are served below `/.well-known/cmp`.
+        profiles: Profile name to endpoint name, served at `/.well-known/cmp/p/<name>`, with labels.
+            A path in `routes` takes precedence.
+    """
+
+    def __init__(self, routes: Mapping[str, str], profiles: Mapping[str, str]) -> None:
+        exact = {f"{WELL_KNOWN_PATH}/p/{name}": endpoint for name, endpoint in profiles.items()}
+        exact |= {path.removesuffix("/"): endpoint for path, endpoint in routes.items()}
+        labelled = {
+            f"{path}/{operation}": endpoint
+            for path, endpoint in exact.items()
+            if _takes_labels(path)
+            for operation in OPERATIONS
+        }
+        self._table: dict[str, Route] = {}
+        for path, endpoint in (labelled | exact).items():
+            self._table[path] = self._table[f"{path}/"] = Route(endpoint, *_labels(path))
+
+    def resolve(self, path: str) -> Route | None:
+        """Return the route of a request target, as it stands in the request line, or None."""
+        return self._table.get(path) or self._table.get(_normalised(path))
+
+
+def _segments(path: str) -> tuple[str, list[str]] | None:
+    """Split a well-known path into its profile and what follows; None for another path."""
+    if path != WELL_KNOWN_PATH and not path.startswith(f"{WELL_KNOWN_PATH}/"):
+        return None
+    segments = path.removeprefix(WELL_KNOWN_PATH).split("/")[1:]
+    if segments[:1] == ["p"] and len(segments) > 1:
+        return segments[1], segments[2:]
+    return "", segments
+
+
+def _takes_labels(path: str) -> bool:
+    found = _segments(path)
+    return found is not None and not found[1]
+
+
+def _labels(path: str) -> tuple[str, str]:
+    profile, rest = _segments(path) or ("", [])
+    return profile, rest[0] if len(rest) == 1 and rest[0] in OPERATIONS else ""
+
+
+def _normalised(target: str) -> str:
+    if target.startswith("/"):
+        path = target.partition("?")[0]
+    else:
+        try:
+            path = urlsplit(target).path
+        except ValueError:
+            return target
+    return unquote(path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a listener bears; the reasons for the numbers are in the configuration reference.
+
+    Args:
+        header_timeout_seconds: From the opening of a connection, or the first octet of a later
+            request, to the end of its headers. Then the connection is closed.
+        body_timeout_seconds: To receive a body (then 408), and for a client to take its answer.
+        idle_timeout_seconds: Between an answer and the next request.
+        max_connections: Further connections are closed at once.
+        max_requests_in_flight: In the handler; further ones get 503.
+    """
+
+    max_body_bytes: int = 65_536
+    header_timeout_seconds: float = 10.0
+    body_timeout_seconds: float = 10.0
+    idle_timeout_seconds: float = 75.0
+    max_connections: int = 1000
+    max_requests_in_flight: int = 256
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a listener has done since its start."""
+
+    requests: int = 0
+    connections_refused: int = 0
+    connections_timed_out: int = 0
+    requests_refused: int = 0
+    """Refused by HTTP status, before any CMP code saw them."""
+
+
+class Phase(IntEnum):
+    """What a connection is doing; all but `working` have a time limit."""
+
+    headers = 0
+    working = 1
+    answering = 2
+    idle = 3
+    closing = 4
+
+
+class _Refusal(Exception):
+    def __init__(self, status: HTTPStatus) -> None:
+        self.status = status
+
+
+_REFUSALS: Final[Mapping[HTTPStatus, tuple[bytes, bytes]]] = {
+    HTTPStatus.BAD_REQUEST: (b"", b"This is not an HTTP request with a CMP message.\n"),
+    HTTPStatus.NOT_FOUND: (b"", b"No CMP endpoint has this path.\n"),
+    HTTPStatus.METHOD_NOT_ALLOWED: (b"Allow: POST\r\n", b"CMP messages are sent with POST.\n"),
+    HTTPStatus.REQUEST_TIMEOUT: (b"", b"The body did not arrive in time.\n"),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (b"", b"The body is too large for a CMP message.\n"),
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: (
+        b"",
+        b"The body must be application/pkixcmp, without Content-Encoding.\n",
+    ),
+    HTTPStatus.INTERNAL_SERVER_ERROR: (b"", b"The request could not be processed.\n"),
+    HTTPStatus.SERVICE_UNAVAILABLE: (
+        b"Retry-After: %d\r\n" % _RETRY_AFTER_SECONDS,
+        b"Too many requests at the moment.\n",
+    ),
+}
+"""Status to additional header lines and text."""
+
+
+class _Heads:
+    """Makes response heads up to the value of Content-Length, each once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._heads: dict[tuple[HTTPStatus, bool, int, bool], bytes] = {}
+
+    def head(self, status: HTTPStatus, *, is_cmp: bool, minor: int, keep: bool) -> bytes:
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._heads.clear()
+        key = (status, is_cmp, minor, keep)
+        head = self._heads.get(key)
+        if head is None:
+            head = self._heads[key] = self._make(status, is_cmp, minor, keep)
+        return head
+
+    def _make(self, status: HTTPStatus, is_cmp: bool, minor: int, keep: bool) -> bytes:
+        # HTTP/1.0 closes unless told otherwise, HTTP/1.1 the other way round (RFC 9112 9.3).
+        connection = b"" if keep and minor else b"Connection: %s\r\n"
+        connection = connection and connection % (b"keep-alive" if keep else b"close")
+        kind, more = (b"text/plain; charset=utf-8", _REFUSALS[status][0])
+        if is_cmp:
+            kind, more = MEDIA_TYPE.encode(), b""
+        return b"".join(
+            (
+                b"HTTP/1.%d %d %s\r\n" % (minor, status, status.phrase.encode()),
+                b"Date: %s\r\n" % formatdate(self._second, usegmt=True).encode(),
+                b"Content-Type: %s\r\nCache-Control: no-store\r\n" % kind,
+                more,
+                connection,
+                b"Content-Length: ",
+            )
+        )
+
+
+class _Sent(web.StreamResponse):
+    """Tells aiohttp that the answer is written already, and whether the connection stays."""
+
+    def __init__(self, keep: bool) -> None:
+        super().__init__()
+        self._keep = keep
+
+    @property
+    def keep_alive(self) -> bool | None:
+        return self._keep
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Do nothing."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Do nothing."""
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's connection, which also knows its phase and does not tell what it stumbled over."""
+
+    __slots__ = ("_listener", "_wire", "peer", "phase", "since")
+
+    def __init__(
+        self, listener: CMPListener, server: web.Server, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            # The sweep closes idle connections. 0 would not switch aiohttp's timer off.
+            keepalive_timeout=_NEVER_SECONDS,
+            # A compressed body could unpack to any size; Content-Encoding is refused instead.
+            auto_decompress=False,
+            # A connection buffers up to twice this before it stops reading.
+            read_bufsize=listener.limits.max_body_bytes,
+            lingering_time=min(_LINGERING_SECONDS, listener.limits.body_timeout_seconds),
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to have none
+        )
+        self._listener = listener
+        self._wire: asyncio.Transport | None = None
+        self.peer = ""
+        self.phase = Phase.headers
+        self.since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        wire = cast(asyncio.Transport, transport)
+        if not self._listener.admit(self):
+            # Nothing of this connection may reach aiohttp, not even its end.
+            wire.set_protocol(asyncio.Protocol())
+            wire.abort()
+            return
+        self._wire = wire
+        # A listener on "::" sees IPv4 clients as ::ffff:192.0.2.1.
+        self.peer = str(wire.get_extra_info("peername")[0]).removeprefix("::ffff:")
+        self.enter(Phase.headers)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._listener.forget(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.phase is Phase.idle:
+            self.enter(Phase.headers)
+        super().data_received(data)
+
+    def enter(self, phase: Phase) -> None:
+        """Note that a phase begins."""
+        self.phase = phase
+        self.since = self._loop.time()
+
+    def expire(self) -> None:
+        """Close, or cut off a client that does not take what was sent to it."""
+        if self.phase in (Phase.answering, Phase.closing):
+            assert self._wire is not None
+            self._wire.abort()
+        else:
+            self.enter(Phase.closing)
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Refuse what is not HTTP; aiohttp's own answer would quote it."""
+        return self._listener.refuse_unreadable(self)
+
+
+_KEPT: Final = _Sent(True)
+_CLOSED: Final = _Sent(False)
+
+
+class CMPListener:
+    """Listens for CMP over HTTP/1.0 and HTTP/1.1.
+
+    Args:
+        handler: Gets every message posted to a known path.
+        host: Address to listen on.
+        port: TCP port; 0 takes a free one.
+        routes: Exact path to endpoint name.
+        profiles: Profile name to endpoint name.
+    """
+
+    def __init__(
+        self,
+        handler: CMPHandler,
+        *,
+        host: str,
+        port: int,
+        routes: Mapping[str, str],
+        profiles: Mapping[str, str],
+        limits: Limits | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.counters = Counters()
+        self._handler = handler
+        self._host = host
+        self._port = port
+        self._routes = Routes(routes, profiles)
+        self._heads = _Heads()
+        self._connections: set[_Connection] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._in_flight_count = 0
+        self._draining = False
+        self._quiet: asyncio.Event | None = None
+        self._server: asyncio.Server | None = None
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._patience_seconds: Mapping[Phase, float] = {
+            Phase.headers: self.limits.header_timeout_seconds,
+            Phase.working: math.inf,
+            Phase.answering: self.limits.body_timeout_seconds,
+            Phase.idle: self.limits.idle_timeout_seconds,
+            Phase.closing: self.limits.body_timeout_seconds,
+        }
+
+    @property
+    def connections_count(self) -> int:
+        """Return how many connections are open."""
+        return len(self._connections)
+
+    @property
+    def in_flight_count(self) -> int:
+        """Return how many requests are in the handler."""
+        return self._in_flight_count
+
+    async def start(self) -> tuple[str, int]:
+        """Begin to listen, and return the address and port.
+
+        Raises:
+            OSError: The address cannot be had, or the port is taken.
+        """
+        loop = asyncio.get_running_loop()
+        server = web.Server(self._serve)
+        self._server = await loop.create_server(
+            lambda: _Connection(self, server, loop), self._host, self._port, backlog=_BACKLOG
+        )
+        self._sweep(loop)
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return host, port
+
+    async def drain(self, seconds: float) -> None:
+        """Stop: accept nothing new, answer what was received, then close.
+
+        Args:
+            seconds: Time for that; handlers that are still at work then are cancelled.
+        """
+        if self._server is None or self._draining:
+            return
+        self._draining = True
+        self._server.close()
+        await asyncio.sleep(_GRACE_SECONDS)
+        for connection in [c for c in self._connections if not _is_busy(c)]:
+            connection.force_close()
+        if not await self._is_quiet(seconds):
+            for task in self._tasks:
+                task.cancel()
+            await self._is_quiet(_CANCELLATION_SECONDS)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for connection in list(self._connections):
+            connection.force_close()
+
+    async def _is_quiet(self, seconds: float) -> bool:
+        if self._tasks:
+            self._quiet = asyncio.Event()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._quiet.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        patience = self._patience_seconds
+        for connection in [c for c in self._connections if now - c.since > patience[c.phase]]:
+            self.counters.connections_timed_out += 1
+            connection.expire()
+        # A limit is exceeded by at most a quarter of the shortest one, or a second.
+        interval = min(1.0, min(patience.values()) / 4)
+        self._sweeping = loop.call_later(interval, self._sweep, loop)
+
+    # --- What a connection asks -------------------------------------------------------------------
+
+    def admit(self, connection: _Connection) -> bool:
+        """Return whether there is room for one more connection, and count it if so."""
+        if self._draining or len(self._connections) >= self.limits.max_connections:
+            self.counters.connections_refused += 1
+            return False
+        self._connections.add(connection)
+        return True
+
+    def forget(self, connection: _Connection) -> None:
+        """Make room."""
+        self._connections.discard(connection)
+
+    def refuse_unreadable(self, connection: _Connection) -> web.StreamResponse:
+        """Answer 400 to what is not HTTP, and close."""
+        self.counters.requests_refused += 1
+        connection.enter(Phase.closing)
+        if connection.transport is not None:
+            connection.transport.write(
+                b"".join(self._refusal(HTTPStatus.BAD_REQUEST, minor=1, keep=False, head=False))
+            )
+        return _CLOSED
+
+    # --- One request ------------------------------------------------------------------------------
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = cast(_Connection, request.protocol)
+        task = cast("asyncio.Task[object]", asyncio.current_task())
+        self._tasks.add(task)
+        connection.phase = Phase.working
+        try:
+            return await self._answer(request, connection)
+        except ConnectionError:
+            return _CLOSED
+        finally:
+            self._tasks.discard(task)
+            if self._quiet is not None and not self._tasks:
+                self._quiet.set()
+
+    async def _answer(
+        self, request: web.BaseRequest, connection: _Connection
+    ) -> web.StreamResponse:
+        minor = min(request.version.minor, 1)
+        try:
+            reply = await self._reply(request, connection.peer)
+        except _Refusal as refusal:
+            self.counters.requests_refused += 1
+            keep = self._keeps(request)
+            is_head = request.method == "HEAD"
+            parts = self._refusal(refusal.status, minor=minor, keep=keep, head=is_head)
+        else:
+            keep = self._keeps(request)
+            status = HTTPStatus.OK if reply.understood else HTTPStatus.BAD_REQUEST
+            head = self._heads.head(status, is_cmp=True, minor=minor, keep=keep)
+            parts = (head, b"%d\r\n\r\n" % len(reply.der), reply.der)
+        connection.enter(Phase.answering)
+        await request.writer.write(b"".join(parts))
+        await request.writer.drain()
+        connection.enter(Phase.idle if keep else Phase.closing)
+        return _KEPT if keep else _CLOSED
+
+    def _keeps(self, request: web.BaseRequest) -> bool:
+        # With the rest of a body still to come, the next request could not be told from it.
+        return request.keep_alive and request.content.is_eof() and not self._draining
+
+    def _refusal(
+        self, status: HTTPStatus, *, minor: int, keep: bool, head: bool
+    ) -> tuple[bytes, bytes, bytes]:
+        text = _REFUSALS[status][1]
+        return (
+            self._heads.head(status, is_cmp=False, minor=minor, keep=keep),
+            b"%d\r\n\r\n" % len(text),
+            b"" if head else text,
+        )
+
+    async def _reply(self, request: web.BaseRequest, peer: str) -> Reply:
+        route = self._routes.resolve(request.raw_path)
+        if route is None:
+            raise _Refusal(HTTPStatus.NOT_FOUND)
+        if request.method != "POST":
+            raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED)
+        headers = request.headers
+        if not _is_cmp(headers.get("Content-Type", "")) or _is_encoded(headers):
+            raise _Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+        der = await self._body(request)
+        if not der:
+            raise _Refusal(HTTPStatus.BAD_REQUEST)
+        if self._in_flight_count >= self.limits.max_requests_in_flight:
+            raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE)
+        self.counters.requests += 1
+        self._in_flight_count += 1
+        try:
+            return await self._handler.handle(
+                der,
+                endpoint=route.endpoint,
+                profile=route.profile,
+                operation=route.operation,
+                peer=peer,
+            )
+        except Exception:
+            # A bug: handlers answer everything. The client is told no more than that it failed.
+            _log.exception("the handler of CMP messages failed")
+            raise _Refusal(HTTPStatus.INTERNAL_SERVER_ERROR) from None
+        finally:
+            self._in_flight_count -= 1
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        content = request.content
+        limit = self.limits.max_body_bytes
+        if (request.content_length or 0) > limit:
+            raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        try:
+            if content.is_eof():
+                body = content.read_nowait()
+            else:
+                body = await self._remaining_body(request)
+        except web.RequestPayloadError:
+            raise _Refusal(HTTPStatus.BAD_REQUEST) from None
+        if len(body) > limit:
+            raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        return body
+
+    async def _remaining_body(self, request: web.BaseRequest) -> bytes:
+        """Read until the end, or until there is more than we take."""
+        if request.transport is None:
+            raise ConnectionResetError("the client has gone")
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.version.minor:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        parts = bytearray()
+        try:
+            async with asyncio.timeout(self.limits.body_timeout_seconds):
+                while part := await request.content.readany():
+                    parts += part
+                    if len(parts) > self.limits.max_body_bytes:
+                        break
+        except TimeoutError:
+            raise _Refusal(HTTPStatus.REQUEST_TIMEOUT) from None
+        return bytes(parts)
+
+
+def _is_busy(connection: _Connection) -> bool:
+    return connection.phase in (Phase.working, Phase.answering)
+
+
+def _is_cmp(content_type: str) -> bool:
+    return content_type == MEDIA_TYPE or (
+        content_type.partition(";")[0].strip().lower() in _MEDIA_TYPES
+    )
+
+
+def _is_encoded(headers: Mapping[str, str]) -> bool:
+    return headers.get("Content-Encoding", "identity").strip().lower() != "identity"

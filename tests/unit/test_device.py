@@ -1,0 +1,778 @@
+"""The simulated base station: what it sends, and what it does not let itself be told."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from ra_gateway.cmp.algorithms import digest, load_public_key
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, CMP_CONTENT_TYPE, OID, BodyType, PKIStatus
+from ra_gateway.cmp.messages import (
+    ANYONE,
+    PKICONF_BODY,
+    CertRepMessage,
+    CertResponse,
+    PKIMessage,
+    PKIStatusInfo,
+    SignaturePOP,
+    assemble,
+    cert_confirm_content,
+    cert_rep_body,
+    cert_req_messages,
+    error_body,
+)
+from ra_gateway.cmp.names import (
+    NULL_DN,
+    directory_name,
+    general_names,
+    general_names_der,
+    rfc4514,
+)
+from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, reply_header
+from ra_gateway.cmp.trust import DomainKind, TrustDomain
+from ra_gateway.cmp.verification import HeaderRules, authenticate, read_request
+from ra_gateway.device import client
+from ra_gateway.device.enrollment import (
+    AnswerUntrusted,
+    CertificateRejected,
+    DeviceIdentity,
+    Direction,
+    Done,
+    Enrollment,
+    EnrollmentRefused,
+    RequestOptions,
+    Send,
+    operator_trust,
+)
+from ra_gateway.errors import PKIFailureInfo
+from ra_gateway.keys import KeySigner
+from tests.support import pki
+
+NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
+NAME = "CN=enb1.example.net,O=Example Operator"
+
+
+def certificate(item: x509.Certificate) -> Certificate:
+    return Certificate.from_der(pki.certificate_der(item))
+
+
+def credential(item: pki.Credential) -> Credential:
+    return Credential(
+        certificate(item.certificate),
+        tuple(certificate(issuer) for issuer in item.intermediates),
+        KeySigner(item.private_key),
+    )
+
+
+def octets_source() -> Callable[[int], bytes]:
+    """Return a source of octets that never repeat, the same in every run."""
+    counter = count(1)
+    return lambda size: next(counter).to_bytes(size, "big")
+
+
+@dataclass
+class RA:
+    """The other side, in one object: it issues what is asked for, and each test spoils one thing."""
+
+    operator: pki.OperatorPKI
+    random_octets: Callable[[int], bytes] = field(default_factory=octets_source)
+    nonce: bytes = b""
+
+    @property
+    def root(self) -> Certificate:
+        return certificate(self.operator.root.certificate)
+
+    def issue(self, request_der: bytes) -> bytes:
+        """Issue a certificate as the request asks."""
+        (request,) = cert_req_messages(PKIMessage.from_der(request_der).body_content)
+        assert request.template.spki_der is not None
+        subject = rfc4514(request.template.subject_der or NULL_DN) or NAME
+        key: Any = load_public_key(request.template.spki_der)
+        san = request.template.extension(ExtensionOID.subjectAltName)
+        names = general_names(san.value) if san else ()
+        return pki.certificate_der(self.operator.issuing.sign(subject, key, san=names))
+
+    async def answer(
+        self,
+        request_der: bytes,
+        *,
+        response: CertResponse | None = None,
+        body_der: bytes | None = None,
+        signer: Credential | None = None,
+        extra_certs: Sequence[bytes] | None = None,
+        ca_pubs: tuple[bytes, ...] = (),
+        **header: Any,
+    ) -> bytes:
+        """Answer a certificate request."""
+        request = PKIMessage.from_der(request_der)
+        if body_der is None:
+            response = response or CertResponse(
+                0, PKIStatusInfo(PKIStatus.accepted), self.issue(request_der)
+            )
+            body_der = cert_rep_body(
+                CERT_RESPONSE_TO[request.body_type], CertRepMessage((response,), ca_pubs)
+            )
+        return await self._protect(request, body_der, signer, extra_certs, header)
+
+    async def pkiconf(
+        self,
+        cert_conf_der: bytes,
+        *,
+        signer: Credential | None = None,
+        body_der: bytes = PKICONF_BODY,
+        extra_certs: Sequence[bytes] = (),
+        **header: Any,
+    ) -> bytes:
+        """Answer a certConf, without extraCerts as RFC 9483 3.3 allows."""
+        request = PKIMessage.from_der(cert_conf_der)
+        return await self._protect(request, body_der, signer, extra_certs, header)
+
+    async def _protect(
+        self,
+        request: PKIMessage,
+        body_der: bytes,
+        signer: Credential | None,
+        extra_certs: Sequence[bytes] | None,
+        header: dict[str, Any],
+    ) -> bytes:
+        signer = signer or credential(self.operator.ra)
+        if extra_certs is None:
+            issuing = certificate(self.operator.issuing.certificate)
+            extra_certs = (*signer.certificates, issuing.der, self.root.der)
+        self.nonce = self.random_octets(16)
+        answer = reply_header(request.header, sender_nonce=self.nonce, now=NOW)
+        return await protect(replace(answer, **header), body_der, signer, extra_certs)
+
+
+@pytest.fixture
+def ra(operator_pki: pki.OperatorPKI) -> RA:
+    return RA(operator_pki)
+
+
+@pytest.fixture
+def vendor_device(vendor_pki: pki.VendorPKI, ra: RA) -> DeviceIdentity:
+    """A base station as it leaves the factory, with the operator's root provisioned."""
+    return DeviceIdentity(credential(vendor_pki.device()), operator_trust(ra.root))
+
+
+def enrollment(identity: DeviceIdentity, *, key: Any = None, **options: Any) -> Enrollment:
+    options.setdefault("subject", NAME)
+    find_fault = options.pop("find_fault", lambda item: "")
+    return Enrollment(
+        identity,
+        key or pki.make_key("p256"),
+        RequestOptions(**options),
+        clock=lambda: NOW,
+        random_octets=octets_source(),
+        find_fault=find_fault,
+    )
+
+
+async def complete(operation: Enrollment, ra: RA) -> Done:
+    """Run an operation against an RA that does everything right."""
+    step = await operation.receive(await ra.answer(await operation.request()))
+    assert isinstance(step, Send)
+    done = await operation.receive(await ra.pkiconf(step.der))
+    assert isinstance(done, Done)
+    return done
+
+
+def der_of(key: pki.PrivateKey) -> bytes:
+    return key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+# --- what it sends --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["p256", "p384", "rsa2048", "ed25519", "mldsa44"])
+@pytest.mark.parametrize("subject", [NAME, "", None])
+@pytest.mark.requirement(55, 56)
+async def test_what_it_asks_passes_the_checks_of_the_gateway(
+    vendor_pki: pki.VendorPKI, vendor_device: DeviceIdentity, subject: str | None, kind: pki.KeyKind
+) -> None:
+    """An ir is authentic and proves possession, with and without a subject in the template."""
+    key = pki.make_key(kind)
+    san = ("dns:enb1.example.net", "ip:192.0.2.1")
+    operation = enrollment(
+        vendor_device, key=key, subject=subject, san=san, cert_profile="eNB", implicit_confirm=True
+    )
+    message = PKIMessage.from_der(await operation.request())
+    domain = TrustDomain(
+        "acme", DomainKind.vendor, (certificate(vendor_pki.root.certificate),)
+    )
+    request = read_request(authenticate(message, [domain], HeaderRules(), NOW), HeaderRules())
+    assert request.public_key_der == der_of(key)
+    assert message.header.recip_nonce is None
+    assert message.header.message_time == NOW
+    assert message.header.implicit_confirm
+    assert message.header.cert_profiles == ("eNB",)
+    assert message.header.recipient_der == ANYONE
+    pop = request.request.pop
+    assert isinstance(pop, SignaturePOP)
+    assert (pop.input_der is not None) == (subject is None)
+    (extension,) = request.request.template.extensions
+    assert extension.value == general_names_der(san)
+    assert extension.critical == (not subject)
+
+
+async def test_a_request_is_made_once(vendor_device: DeviceIdentity) -> None:
+    """A retransmission has the same octets; another operation shares none of its identifiers."""
+    operation = enrollment(vendor_device)
+    first = await operation.request()
+    assert await operation.request() == first
+    assert len(operation.trace) == 1
+
+
+async def test_options_show_in_the_message(vendor_device: DeviceIdentity) -> None:
+    """No clock, another certReqId and a known recipient."""
+    operation = enrollment(
+        vendor_device, message_time=False, cert_req_id=355, recipient="CN=Operator CA"
+    )
+    message = PKIMessage.from_der(await operation.request())
+    assert message.header.message_time is None
+    assert cert_req_messages(message.body_content)[0].cert_req_id == 355
+    name = x509.Name.from_rfc4514_string("CN=Operator CA").public_bytes()
+    assert message.header.recipient_der == directory_name(name)
+
+
+@pytest.mark.requirement(8, 80, 102)
+async def test_enrolment_and_renewal(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """ir, ip, certConf, pkiconf; then kur, kup, certConf, pkiconf with what came out of the first."""
+    first = enrollment(vendor_device, san=("dns:enb1.example.net",))
+    done = await complete(first, ra)
+    assert done.operator_root == ra.root
+    assert [item.subject for item in done.chain] == [
+        certificate(ra.operator.issuing.certificate).subject
+    ]
+    assert not done.confirmed_implicitly
+    conf = PKIMessage.from_der(first.trace[2].der)
+    (status,) = cert_confirm_content(conf.body_content)
+    assert status.cert_hash == digest("sha256", done.certificate.der)
+    assert status.takes_certificate
+
+    renewal = enrollment(done.identity, body_type=BodyType.kur, subject=None)
+    renewed = await complete(renewal, ra)
+    assert renewed.certificate.subject == done.certificate.subject
+    assert renewed.certificate.spki_der != done.certificate.spki_der
+
+    kur = PKIMessage.from_der(renewal.trace[0].der)
+    (request,) = cert_req_messages(kur.body_content)
+    old_id = request.old_cert_id()
+    assert old_id is not None
+    assert old_id.serial_number == done.certificate.serial_number
+    assert old_id.issuer_der == directory_name(done.certificate.issuer_der)
+    assert request.template.subject_der == done.certificate.subject_der
+    assert request.template.extensions[0].value == done.certificate.subject_alt_name_der
+    assert kur.extra_certs[0] == done.certificate.der
+    assert kur.header.recipient_der == directory_name(done.certificate.issuer_der)
+
+
+async def test_the_dialogue_can_be_told(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """The trace has each message with direction, type, size and status."""
+    operation = enrollment(vendor_device)
+    await complete(operation, ra)
+    told = [(item.direction, item.name, str(item.status or "")) for item in operation.trace]
+    assert told == [
+        (Direction.sent, "ir", ""),
+        (Direction.received, "ip", "accepted"),
+        (Direction.sent, "certConf", "accepted"),
+        (Direction.received, "pkiconf", ""),
+    ]
+    assert all(item.size_bytes == len(item.der) for item in operation.trace)
+
+
+@pytest.mark.requirement(34)
+async def test_cert_conf_without_extra_certs(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """A device may leave its chain out of certConf."""
+    operation = enrollment(vendor_device, extra_certs_in_cert_conf=False)
+    await complete(operation, ra)
+    assert PKIMessage.from_der(operation.trace[2].der).extra_certs == ()
+
+
+@pytest.mark.requirement(99)
+@pytest.mark.parametrize("asked", [True, False])
+async def test_implicit_confirmation_counts_only_if_asked_for(
+    vendor_device: DeviceIdentity, ra: RA, asked: bool
+) -> None:
+    """A grant nobody asked for does not keep the device from confirming."""
+    operation = enrollment(vendor_device, implicit_confirm=asked)
+    answer = await ra.answer(await operation.request(), general_info=(IMPLICIT_CONFIRM,))
+    step = await operation.receive(answer)
+    if asked:
+        assert isinstance(step, Done)
+        assert step.confirmed_implicitly
+    else:
+        assert isinstance(step, Send)
+
+
+# --- what it takes for an operator's root ---------------------------------------------------------------------
+
+
+@pytest.mark.requirement(140)
+@pytest.mark.parametrize("where", ["extraCerts", "caPubs"])
+async def test_root_taken_from_the_ip(
+    vendor_device: DeviceIdentity, ra: RA, where: str
+) -> None:
+    """Without a provisioned root, the one that came with the ip is taken, if everything rests on it."""
+    operation = enrollment(replace(vendor_device, trust=None))
+    chain = credential(ra.operator.ra).certificates
+    root = ra.root.der
+    answer = await ra.answer(
+        await operation.request(),
+        extra_certs=(*chain, root) if where == "extraCerts" else chain,
+        ca_pubs=(root,) if where == "caPubs" else (),
+    )
+    step = await operation.receive(answer)
+    assert isinstance(step, Send)
+    done = await operation.receive(await ra.pkiconf(step.der))
+    assert isinstance(done, Done)
+    assert done.operator_root == ra.root
+    assert done.identity.trust is not None
+    assert done.identity.trust.anchors == (ra.root,)
+
+
+@pytest.mark.requirement(24)
+async def test_root_that_only_one_of_both_rests_on(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """A root is not taken that vouches for the sender alone, nor for the new certificate alone."""
+    foreign = pki.make_operator_pki("Somebody Else")
+    everything = (
+        *credential(foreign.ra).certificates,
+        pki.certificate_der(foreign.root.certificate),
+        certificate(ra.operator.issuing.certificate).der,
+        ra.root.der,
+    )
+    operation = enrollment(replace(vendor_device, trust=None))
+    answer = await ra.answer(
+        await operation.request(), signer=credential(foreign.ra), extra_certs=everything
+    )
+    with pytest.raises(AnswerUntrusted):
+        await operation.receive(answer)
+
+
+async def test_no_root_at_all(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """TS 33.310 9.2: neither provisioned nor in the ip, and the device aborts."""
+    operation = enrollment(replace(vendor_device, trust=None))
+    answer = await ra.answer(
+        await operation.request(), extra_certs=credential(ra.operator.ra).certificates
+    )
+    with pytest.raises(AnswerUntrusted, match="none came with the ip"):
+        await operation.receive(answer)
+
+
+@pytest.mark.requirement(24)
+async def test_provisioned_root_is_the_only_one(vendor_device: DeviceIdentity) -> None:
+    """With a provisioned root, another that comes with the ip means nothing."""
+    foreign = RA(pki.make_operator_pki("Somebody Else"))
+    operation = enrollment(vendor_device)
+    with pytest.raises(AnswerUntrusted, match="no path"):
+        await operation.receive(await foreign.answer(await operation.request()))
+
+
+@pytest.mark.parametrize("body_type", [BodyType.cr, BodyType.kur])
+def test_only_an_ir_does_without_a_root(
+    vendor_device: DeviceIdentity, body_type: BodyType
+) -> None:
+    """Later operations begin with the root of the first."""
+    with pytest.raises(ValueError, match="operator root"):
+        enrollment(replace(vendor_device, trust=None), body_type=body_type)
+
+
+def test_other_message_types_are_no_enrolment(vendor_device: DeviceIdentity) -> None:
+    """p10cr is not CRMF."""
+    with pytest.raises(ValueError, match="p10cr"):
+        enrollment(vendor_device, body_type=BodyType.p10cr)
+
+
+# --- answers it does not believe ------------------------------------------------------------------------------
+
+SPOILT_HEADERS = {
+    "another transactionID": {"transaction_id": bytes(16)},
+    "no transactionID": {"transaction_id": None},
+    "another recipNonce": {"recip_nonce": bytes(16)},
+    "no recipNonce": {"recip_nonce": None},
+    "short senderNonce": {"sender_nonce": bytes(8)},
+    "no senderNonce": {"sender_nonce": None},
+    "pvno 1": {"pvno": 1},
+}
+
+
+@pytest.mark.requirement(2, 4, 6, 8, 83)
+@pytest.mark.parametrize("spoilt", SPOILT_HEADERS.values(), ids=SPOILT_HEADERS.keys())
+async def test_answer_with_a_wrong_header(
+    vendor_device: DeviceIdentity, ra: RA, spoilt: dict[str, Any]
+) -> None:
+    """It is not believed, changes nothing, and the right one may still follow."""
+    operation = enrollment(vendor_device)
+    request = await operation.request()
+    with pytest.raises(AnswerUntrusted):
+        await operation.receive(await ra.answer(request, **spoilt))
+    step = await operation.receive(await ra.answer(request))
+    assert isinstance(step, Send)
+    with pytest.raises(AnswerUntrusted):
+        await operation.receive(await ra.pkiconf(step.der, **spoilt))
+    assert isinstance(await operation.receive(await ra.pkiconf(step.der)), Done)
+
+
+@pytest.mark.requirement(15, 84)
+async def test_changed_answer(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """One changed bit in header, body or signature, and it is not believed."""
+    operation = enrollment(vendor_device)
+    answer = await ra.answer(await operation.request())
+    message = PKIMessage.from_der(answer)
+    assert message.protection is not None
+    for part in (message.header_der, message.body_der, message.protection):
+        at = answer.index(part) + len(part) - 3
+        spoilt = answer[:at] + bytes((answer[at] ^ 1,)) + answer[at + 1 :]
+        with pytest.raises(AnswerUntrusted):
+            await operation.receive(spoilt)
+
+
+@pytest.mark.requirement(13, 84)
+async def test_unprotected_answer(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """A certificate in an unprotected ip is not taken."""
+    operation = enrollment(vendor_device)
+    message = PKIMessage.from_der(await ra.answer(await operation.request()))
+    header = replace(message.header, protection_alg_der=None)
+    naked = assemble(header.to_der(), message.body_der, None, message.extra_certs)
+    with pytest.raises(AnswerUntrusted, match="not protected"):
+        await operation.receive(naked)
+
+
+@pytest.mark.requirement(25)
+async def test_signer_without_digital_signature(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """TS 33.310: what signs CMP has digitalSignature in its keyUsage."""
+    signer = ra.operator.issuing.issue("RA", key_usage=["keyEncipherment"])
+    operation = enrollment(vendor_device)
+    answer = await ra.answer(await operation.request(), signer=credential(signer))
+    with pytest.raises(AnswerUntrusted, match="digitalSignature"):
+        await operation.receive(answer)
+
+
+async def test_answer_of_another_type(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """A cp does not answer an ir, nor a pkiconf; nor an ip a certConf."""
+    operation = enrollment(vendor_device)
+    request = await operation.request()
+    good = CertResponse(0, PKIStatusInfo(PKIStatus.accepted), ra.issue(request))
+    wrong = cert_rep_body(BodyType.cp, CertRepMessage((good,)))
+    for body_der in (wrong, PKICONF_BODY):
+        with pytest.raises(AnswerUntrusted, match="expected was ip"):
+            await operation.receive(await ra.answer(request, body_der=body_der))
+    ip = await ra.answer(request)
+    step = await operation.receive(ip)
+    assert isinstance(step, Send)
+    with pytest.raises(AnswerUntrusted, match="expected was pkiconf"):
+        await operation.receive(ip)
+    with pytest.raises(AnswerUntrusted, match="not NULL"):
+        spoilt = await ra.pkiconf(step.der, body_der=b"\xb3\x02\x30\x00")
+        await operation.receive(spoilt)
+
+
+@pytest.mark.requirement(96)
+async def test_response_that_contradicts_itself(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """Another certReqId, accepted without a certificate, or accepted with failInfo."""
+    operation = enrollment(vendor_device)
+    request = await operation.request()
+    accepted = PKIStatusInfo(PKIStatus.accepted)
+    issued = ra.issue(request)
+    torn = PKIStatusInfo(PKIStatus.accepted, (), (PKIFailureInfo.badPOP,))
+    for response, why in (
+        (CertResponse(1, accepted, issued), "certReqId 1"),
+        (CertResponse(0, accepted), "without a plain certificate"),
+        (CertResponse(0, torn, issued), "with failInfo"),
+    ):
+        with pytest.raises(AnswerUntrusted, match=why):
+            await operation.receive(await ra.answer(request, response=response))
+    for responses in ((), (CertResponse(0, accepted, issued),) * 2):
+        body_der = cert_rep_body(BodyType.ip, CertRepMessage(responses))
+        with pytest.raises(AnswerUntrusted, match="exactly one"):
+            await operation.receive(await ra.answer(request, body_der=body_der))
+
+
+@pytest.mark.parametrize("octets", [b"", b"<html>", b"\x30\x03\x02\x01\x02"])
+async def test_answer_that_is_no_message(vendor_device: DeviceIdentity, octets: bytes) -> None:
+    """It is not believed, and the trace has it."""
+    operation = enrollment(vendor_device)
+    await operation.request()
+    with pytest.raises(AnswerUntrusted):
+        await operation.receive(octets)
+    assert (operation.trace[-1].name, operation.trace[-1].der) == ("not CMP", octets)
+
+
+async def test_pkiconf_by_somebody_else(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """Another base station of the operator cannot confirm, though its certificate has the same root."""
+    operation = enrollment(vendor_device)
+    step = await operation.receive(await ra.answer(await operation.request()))
+    assert isinstance(step, Send)
+    other = credential(ra.operator.device("enb2.example.net"))
+    spoilt = await ra.pkiconf(step.der, signer=other, extra_certs=other.certificates)
+    with pytest.raises(AnswerUntrusted, match="somebody else"):
+        await operation.receive(spoilt)
+
+
+# --- refusals -------------------------------------------------------------------------------------------------
+
+NO = PKIStatusInfo(PKIStatus.rejection, ("No.",), (PKIFailureInfo.notAuthorized,))
+
+
+@pytest.mark.requirement(89, 112)
+@pytest.mark.parametrize("provisioned", [True, False])
+async def test_refusal_in_ip(
+    vendor_device: DeviceIdentity, ra: RA, provisioned: bool
+) -> None:
+    """It is told with its status; without an operator's root nobody knows whose refusal it is."""
+    identity = vendor_device if provisioned else replace(vendor_device, trust=None)
+    operation = enrollment(identity)
+    answer = await ra.answer(await operation.request(), response=CertResponse(0, NO))
+    with pytest.raises(EnrollmentRefused, match="refused with ip: rejection notAuthorized") as e:
+        await operation.receive(answer)
+    assert (e.value.status_info, e.value.authenticated) == (NO, provisioned)
+    assert "admit this device" in e.value.todo
+    assert operation.trace[-1].status == NO
+
+
+@pytest.mark.requirement(113, 114)
+@pytest.mark.parametrize("protected", [True, False])
+async def test_refusal_in_error(
+    vendor_device: DeviceIdentity, ra: RA, protected: bool
+) -> None:
+    """An unprotected error ends the operation as well, but is called what it is."""
+    operation = enrollment(vendor_device)
+    if protected:
+        answer = await ra.answer(await operation.request(), body_der=error_body(NO))
+    else:
+        request = PKIMessage.from_der(await operation.request())
+        header = reply_header(request.header, sender_nonce=bytes(16), now=NOW)
+        answer = assemble(header.to_der(), error_body(NO), None)
+    with pytest.raises(EnrollmentRefused) as e:
+        await operation.receive(answer)
+    assert (e.value.body_type, e.value.authenticated) == (BodyType.error, protected)
+    assert ("not authenticated" in str(e.value)) is not protected
+
+
+async def test_error_instead_of_pkiconf(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """A refused certConf ends the operation."""
+    operation = enrollment(vendor_device)
+    step = await operation.receive(await ra.answer(await operation.request()))
+    assert isinstance(step, Send)
+    with pytest.raises(EnrollmentRefused):
+        await operation.receive(await ra.pkiconf(step.der, body_der=error_body(NO)))
+
+
+async def test_waiting_is_told(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """This device does not poll, and says so."""
+    operation = enrollment(vendor_device)
+    waiting = CertResponse(0, PKIStatusInfo(PKIStatus.waiting))
+    with pytest.raises(EnrollmentRefused, match="does not poll"):
+        await operation.receive(await ra.answer(await operation.request(), response=waiting))
+
+
+# --- certificates it rejects ----------------------------------------------------------------------------------
+
+
+def _for_another_key(ra: RA) -> bytes:
+    return pki.certificate_der(ra.operator.issuing.sign(NAME, pki.make_key("p256").public_key()))
+
+
+async def _rejected(operation: Enrollment, ra: RA, answer: bytes, why: str) -> None:
+    step = await operation.receive(answer)
+    assert isinstance(step, Send)
+    (status,) = cert_confirm_content(PKIMessage.from_der(step.der).body_content)
+    assert not status.takes_certificate
+    assert operation.trace[-1].status == status.status_info
+    with pytest.raises(CertificateRejected, match=why):
+        await operation.receive(await ra.pkiconf(step.der))
+
+
+@pytest.mark.requirement(86, 101)
+async def test_certificate_for_another_key(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """It is rejected with certConf."""
+    operation = enrollment(vendor_device)
+    response = CertResponse(0, PKIStatusInfo(PKIStatus.accepted), _for_another_key(ra))
+    answer = await ra.answer(await operation.request(), response=response)
+    await _rejected(operation, ra, answer, "another key")
+
+
+@pytest.mark.requirement(87, 101)
+async def test_certificate_of_another_ca(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """It is rejected with certConf although the answer is authentic."""
+    operation = enrollment(vendor_device)
+    request = await operation.request()
+    foreign = RA(pki.make_operator_pki("Somebody Else"))
+    response = CertResponse(0, PKIStatusInfo(PKIStatus.accepted), foreign.issue(request))
+    await _rejected(operation, ra, await ra.answer(request, response=response), "no path")
+
+
+@pytest.mark.requirement(101)
+async def test_certificate_the_device_does_not_want(
+    vendor_device: DeviceIdentity, ra: RA
+) -> None:
+    """Whoever drives the device may have an opinion of its own."""
+    operation = enrollment(vendor_device, find_fault=lambda item: f"{item.subject} is not me")
+    await _rejected(operation, ra, await ra.answer(await operation.request()), "is not me")
+
+
+@pytest.mark.requirement(101)
+async def test_renewal_under_another_name(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """A kup must bring the old subject."""
+    done = await complete(enrollment(vendor_device), ra)
+    key = pki.make_key("p256")
+    operation = enrollment(done.identity, key=key, body_type=BodyType.kur, subject=None)
+    other = pki.certificate_der(ra.operator.issuing.sign("CN=enb2", key.public_key()))
+    response = CertResponse(0, PKIStatusInfo(PKIStatus.accepted), other)
+    answer = await ra.answer(await operation.request(), response=response)
+    await _rejected(operation, ra, answer, "subject changed")
+
+
+async def test_bad_certificate_with_implicit_confirmation(
+    vendor_device: DeviceIdentity, ra: RA
+) -> None:
+    """Nobody can be told; it is still not taken."""
+    operation = enrollment(vendor_device, implicit_confirm=True)
+    response = CertResponse(0, PKIStatusInfo(PKIStatus.accepted), _for_another_key(ra))
+    answer = await ra.answer(
+        await operation.request(), response=response, general_info=(IMPLICIT_CONFIRM,)
+    )
+    with pytest.raises(CertificateRejected):
+        await operation.receive(answer)
+
+
+# --- misuse ---------------------------------------------------------------------------------------------------
+
+
+async def test_answers_only_when_awaited(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """Before the request and after the end there is nothing to receive."""
+    operation = enrollment(vendor_device)
+    with pytest.raises(RuntimeError):
+        await operation.receive(b"")
+    done_operation = enrollment(vendor_device)
+    await complete(done_operation, ra)
+    with pytest.raises(RuntimeError):
+        await done_operation.receive(b"")
+
+
+# --- over HTTP ------------------------------------------------------------------------------------------------
+
+Handler = Callable[[web.Request], Any]
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as opened:
+        yield opened
+
+
+async def _serve(handler: Handler) -> TestServer:
+    app = web.Application()
+    app.router.add_post("/cmp", handler)
+    server = TestServer(app, host="127.0.0.1")
+    await server.start_server()
+    return server
+
+
+async def test_run_over_http(
+    vendor_device: DeviceIdentity, ra: RA, session: aiohttp.ClientSession
+) -> None:
+    """Each message is posted as application/pkixcmp until the operation is done."""
+
+    async def handler(request: web.Request) -> web.Response:
+        assert request.content_type == CMP_CONTENT_TYPE
+        der = await request.read()
+        answer = ra.pkiconf if PKIMessage.from_der(der).body_type is BodyType.certConf else ra.answer
+        return web.Response(body=await answer(der), content_type=CMP_CONTENT_TYPE)
+
+    server = await _serve(handler)
+    async with server:
+        done = await client.run(enrollment(vendor_device), str(server.make_url("/cmp")), session)
+    assert done.certificate.issuer == certificate(ra.operator.issuing.certificate).subject
+
+
+@pytest.mark.requirement(91)
+async def test_cmp_in_an_http_error_is_read(
+    vendor_device: DeviceIdentity, ra: RA, session: aiohttp.ClientSession
+) -> None:
+    """RFC 9811 3.4: a PKIMessage may come with a 4xx or 5xx."""
+
+    async def handler(request: web.Request) -> web.Response:
+        body = await ra.answer(await request.read(), body_der=error_body(NO))
+        return web.Response(body=body, content_type=CMP_CONTENT_TYPE, status=503)
+
+    server = await _serve(handler)
+    async with server:
+        with pytest.raises(EnrollmentRefused):
+            await client.run(enrollment(vendor_device), str(server.make_url("/cmp")), session)
+
+
+@pytest.mark.parametrize(
+    "path, status, todo",
+    [("/elsewhere", 404, "path of the URL"), ("/cmp", 503, "Try again later")],
+)
+async def test_http_error_without_cmp(
+    session: aiohttp.ClientSession, path: str, status: int, todo: str
+) -> None:
+    """The status is told, and what to do about it."""
+
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(text="sorry", status=503)
+
+    server = await _serve(handler)
+    async with server:
+        with pytest.raises(client.NotCMP, match=f"HTTP {status}") as e:
+            await client.post(session, str(server.make_url(path)), b"")
+    assert (e.value.status, todo in e.value.todo) == (status, True)
+
+
+async def test_answer_without_end(session: aiohttp.ClientSession) -> None:
+    """What is longer than any answer is not read to its end."""
+
+    async def handler(request: web.Request) -> web.Response:
+        body = bytes(client.MAX_ANSWER_BYTES + 1)
+        return web.Response(body=body, content_type=CMP_CONTENT_TYPE)
+
+    server = await _serve(handler)
+    async with server:
+        with pytest.raises(client.NotCMP, match="longer than"):
+            await client.post(session, str(server.make_url("/cmp")), b"")
+
+
+async def test_no_answer_in_time(session: aiohttp.ClientSession) -> None:
+    """The wait ends."""
+
+    async def handler(request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    server = await _serve(handler)
+    async with server:
+        with pytest.raises(client.ServerUnreachable, match="within 0.05 s"):
+            await client.post(session, str(server.make_url("/cmp")), b"", timeout_seconds=0.05)
+
+
+async def test_nobody_listens(session: aiohttp.ClientSession) -> None:
+    """A refused connection is told with what to check."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(client.ServerUnreachable, match="gateway is running"):
+        await client.post(session, f"http://127.0.0.1:{port}/cmp", b"")
+
+
+async def test_no_url(session: aiohttp.ClientSession) -> None:
+    """A URL that is none is told with an example."""
+    with pytest.raises(client.ServerUnreachable, match="is not a URL"):
+        await client.post(session, "gateway", b"")
