@@ -17,13 +17,13 @@ from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import default_algorithm, load_public_key, signing_arguments
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.messages import CertTemplate
-from ra_gateway.errors import CMPError, ConfigError, Problem, ServiceFailure
+from ra_gateway.errors import CMPError, ConfigError, Problem
 
 SERIAL_OCTETS: Final = 16
 """126 random bits (R153 wants 64): collisions are not to be expected, and the ledger would refuse them."""
 
 _SERIAL_ATTEMPTS: Final = 3
-"""Two collisions in a row mean that the source of randomness is broken."""
+"""More than one collision means that the source of randomness is broken."""
 
 Answer = Callable[[Certificate, tuple[str, ...]], Awaitable[bytes]]
 """Makes the answer (DER) for a certificate and what in it differs from the request."""
@@ -107,7 +107,8 @@ class Issuer:
     async def _reserve(
         self, blueprint: Blueprint, operation: Operation, ledger: Ledger, now: datetime
     ) -> tuple[Operation, Operation | None]:
-        for attempt in range(_SERIAL_ATTEMPTS):
+        collisions = 0
+        while True:
             operation = replace(operation, serial_number=self._serial_number())
             try:
                 found = await ledger.reserve(
@@ -117,11 +118,11 @@ class Issuer:
                     now=now,
                 )
             except SerialTaken:
-                if attempt == _SERIAL_ATTEMPTS - 1:
+                collisions += 1
+                if collisions == _SERIAL_ATTEMPTS:
                     raise
             else:
                 return operation, found
-        raise ServiceFailure("no serial number")  # not reached: the last attempt returns or raises
 
     def certify(self, template: CertTemplate, now: datetime) -> Certificate:
         """Sign a certificate that no ledger knows: the CA's own signers and the RA's, from the command line.

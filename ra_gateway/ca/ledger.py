@@ -77,7 +77,7 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             request_digest BLOB NOT NULL,
             body_type INTEGER NOT NULL,
             cert_req_id TEXT NOT NULL,           -- an INTEGER of any length
-            signer BLOB NOT NULL,                -- fingerprint of who has to sign certConf
+            device_serial TEXT,                  -- nested: the certificate that has to sign certConf
             serial TEXT NOT NULL REFERENCES certificates (serial),
             old_serial TEXT,                     -- kur: the certificate that is renewed
             response_nonce BLOB NOT NULL,
@@ -93,6 +93,10 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     ),
 )
 """What each version of the schema adds to the one before; the number of those applied is in schema_version."""
+
+
+_STATUS: Final = "CASE WHEN status = 'issued' AND confirm_by < ? THEN 'rejected' ELSE status END"
+"""The status at a moment: the sweep may not have come by since confirmWaitTime."""
 
 
 class CertificateStatus(StrEnum):
@@ -128,7 +132,7 @@ class Operation:
     Args:
         requester: Fingerprint of the RA's certificate; `requester_name` is the RA's name.
         request_digest: Tells the same request from another one.
-        signer: Fingerprint of the certificate that must protect certConf.
+        device_serial_number: Nested: of the device's certificate, which certConf must be protected with.
         confirm_by: Until when certConf is awaited; None if implicitConfirm was granted.
         old_serial_number: kur: of the certificate that is renewed.
         answer: DER of the answer, b"" while there is none; `confirm_answer` that of pkiConf.
@@ -140,10 +144,10 @@ class Operation:
     request_digest: bytes
     body_type: int
     cert_req_id: int
-    signer: bytes
     response_nonce: bytes
     confirm_by: datetime | None
     expires_at: datetime
+    device_serial_number: int | None = None
     old_serial_number: int | None = None
     serial_number: int = 0
     answer: bytes = b""
@@ -324,16 +328,14 @@ class Ledger:
 
     # --- looking up -------------------------------------------------------------------------------------------
 
-    async def certificate(self, serial_number: int) -> IssuedCertificate | None:
-        """Return the certificate with a serial number, whatever its status, or None."""
-        return await self._certificate("serial = ?", f"{serial_number:x}")
-
-    async def certificate_by_fingerprint(
-        self, serial_number: int, fingerprint: bytes
+    async def certificate(
+        self, serial_number: int, now: datetime, *, fingerprint: bytes | None = None
     ) -> IssuedCertificate | None:
-        """Return exactly this certificate if it is one of ours, whatever its status, or None."""
+        """Return the certificate with a serial number (and fingerprint), whatever its status, or None."""
         return await self._certificate(
-            "serial = ? AND fingerprint = ?", f"{serial_number:x}", fingerprint
+            "serial = ? AND (? IS NULL OR fingerprint = ?)",
+            (f"{serial_number:x}", fingerprint, fingerprint),
+            now,
         )
 
     async def newest_certificate(
@@ -341,21 +343,21 @@ class Ledger:
     ) -> IssuedCertificate | None:
         """Return the newest certificate of a subject that is neither expired nor revoked, or None."""
         return await self._certificate(
-            "subject = ? AND status IN ('issued', 'confirmed', 'superseded') AND not_after >= ? "
-            "AND (status != 'issued' OR confirm_by IS NULL OR confirm_by >= ?)",
-            _comparable(subject_der),
-            _seconds(now),
-            _seconds(now),
+            f"subject = ? AND not_after >= ? AND {_STATUS} IN ('issued', 'confirmed', 'superseded')",
+            (_comparable(subject_der), _seconds(now), _seconds(now)),
+            now,
         )
 
-    async def _certificate(self, condition: str, *values: object) -> IssuedCertificate | None:
+    async def _certificate(
+        self, condition: str, values: tuple[object, ...], now: datetime
+    ) -> IssuedCertificate | None:
         statement = (
-            "SELECT serial, status, der FROM certificates "  # noqa: S608 - conditions are from here
+            f"SELECT serial, {_STATUS}, der FROM certificates "  # noqa: S608 - conditions are from here
             f"WHERE der IS NOT NULL AND {condition} ORDER BY id DESC LIMIT 1"
         )
 
         def select(connection: sqlite3.Connection) -> IssuedCertificate | None:
-            row = connection.execute(statement, values).fetchone()
+            row = connection.execute(statement, (_seconds(now), *values)).fetchone()
             return row and IssuedCertificate(int(row[0], 16), CertificateStatus(row[1]), row[2])
 
         return await self._submit(_Kind.read, select)
@@ -466,7 +468,7 @@ def _deliver(batch: list[_Work[Any]]) -> None:
 # --- rows -----------------------------------------------------------------------------------------------------
 
 _COLUMNS: Final = (
-    "t.requester, t.transaction_id, t.request_digest, t.body_type, t.cert_req_id, t.signer, "
+    "t.requester, t.transaction_id, t.request_digest, t.body_type, t.cert_req_id, t.device_serial, "
     "t.response_nonce, t.confirm_by, t.expires_at, t.old_serial, t.serial, t.answer, "
     "t.confirm_digest, t.confirm_answer, c.requester, c.der"
 )
@@ -488,11 +490,11 @@ def _find(
         request_digest=row[2],
         body_type=row[3],
         cert_req_id=int(row[4]),
-        signer=row[5],
+        device_serial_number=_number(row[5]),
         response_nonce=row[6],
         confirm_by=None if row[7] is None else datetime.fromtimestamp(row[7], UTC),
         expires_at=datetime.fromtimestamp(row[8], UTC),
-        old_serial_number=None if row[9] is None else int(row[9], 16),
+        old_serial_number=_number(row[9]),
         serial_number=int(row[10], 16),
         answer=row[11],
         confirm_digest=row[12],
@@ -503,10 +505,9 @@ def _find(
 
 
 def _claim(connection: sqlite3.Connection, operation: Operation) -> bool:
-    old = operation.old_serial_number
     added = connection.execute(
         "INSERT INTO transactions (requester, transaction_id, request_digest, body_type, cert_req_id, "
-        "signer, serial, old_serial, response_nonce, answer, confirm_by, confirm_digest, "
+        "device_serial, serial, old_serial, response_nonce, answer, confirm_by, confirm_digest, "
         "confirm_answer, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, x'', ?, x'', x'', ?) "
         "ON CONFLICT DO NOTHING",
         (
@@ -515,11 +516,11 @@ def _claim(connection: sqlite3.Connection, operation: Operation) -> bool:
             operation.request_digest,
             operation.body_type,
             str(operation.cert_req_id),
-            operation.signer,
+            _hex(operation.device_serial_number),
             f"{operation.serial_number:x}",
-            None if old is None else f"{old:x}",
+            _hex(operation.old_serial_number),
             operation.response_nonce,
-            None if operation.confirm_by is None else _seconds(operation.confirm_by),
+            _seconds_or_none(operation.confirm_by),
             _seconds(operation.expires_at),
         ),
     )
@@ -550,7 +551,7 @@ def _store(
             certificate.der,
             _seconds(certificate.not_before),
             _seconds(certificate.not_after),
-            None if operation.confirm_by is None else _seconds(operation.confirm_by),
+            _seconds_or_none(operation.confirm_by),
             _seconds(now),
             _seconds(now),
             serial,
@@ -606,6 +607,18 @@ def _comparable(name_der: bytes) -> str:
 
 def _seconds(moment: datetime) -> int:
     return int(moment.timestamp())
+
+
+def _seconds_or_none(moment: datetime | None) -> int | None:
+    return None if moment is None else _seconds(moment)
+
+
+def _hex(number: int | None) -> str | None:
+    return None if number is None else f"{number:x}"
+
+
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text, 16)
 
 
 # --- the file -------------------------------------------------------------------------------------------------

@@ -189,9 +189,7 @@ def _draw_key_usage(profile: Profile, template: CertTemplate, draft: _Draft) -> 
             granted = bits
         else:
             draft.changes.append("keyUsage")
-    draft.grant(
-        ExtensionOID.keyUsage, asn1.encode(asn1.named_bits(sorted(granted))), critical=True
-    )
+    draft.grant(ExtensionOID.keyUsage, asn1.encode(asn1.named_bits(sorted(granted))), critical=True)
 
 
 def _draw_purposes(profile: Profile, template: CertTemplate, draft: _Draft) -> None:

@@ -1,0 +1,349 @@
+"""Keys and certificates of the bundled CA as files: made once, loaded at every start.
+
+    root.pem, root.key          the root; its key is needed only to make an issuing CA, keep it elsewhere
+    issuing.pem, issuing.key    the issuing CA: signs certificates and nothing else
+    cmp.pem, cmp.key            signs the CA's CMP messages (RFC 9810 8.6: a key of its own)
+
+These few certificates are not in the ledger: it holds what was issued on request.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
+
+from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.profiles import CLOCK_SKEW, CMP_SIGNER, RA, Profile, key_identifier
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.messages import CertTemplate
+from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.cmp.protection import Credential
+from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.keys import load_certificates, load_credential, load_private_key
+
+KEY_KINDS: Final[dict[str, Callable[[], Any]]] = {
+    "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "p521": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "rsa2048": lambda: rsa.generate_private_key(65537, 2048),
+    "rsa3072": lambda: rsa.generate_private_key(65537, 3072),
+    "rsa4096": lambda: rsa.generate_private_key(65537, 4096),
+    "ed25519": ed25519.Ed25519PrivateKey.generate,
+    "ed448": ed448.Ed448PrivateKey.generate,
+    "mldsa44": mldsa.MLDSA44PrivateKey.generate,
+    "mldsa65": mldsa.MLDSA65PrivateKey.generate,
+    "mldsa87": mldsa.MLDSA87PrivateKey.generate,
+}
+"""Kinds of key that can be asked for."""
+
+ROOT_DAYS: Final = 20 * 365
+ISSUING_DAYS: Final = 10 * 365
+SIGNER_DAYS: Final = 3 * 365
+"""Of the CMP signer and the RA: changed with two certificates in use at once, hence more often."""
+
+SETTING: Final = "ca"
+
+
+@dataclass(frozen=True, slots=True)
+class CAMaterial:
+    """What a bundled CA is made of.
+
+    Args:
+        root: Anchor of the operator's trust domain.
+        issuer: Makes certificates.
+        credential: Signs CMP messages.
+    """
+
+    root: Certificate
+    issuer: Issuer
+    credential: Credential
+
+
+def create_operator_pki(
+    directory: Path,
+    *,
+    now: datetime,
+    name: str = "Example Operator",
+    key_kind: str = "p256",
+    password: bytes | None = None,
+) -> None:
+    """Make root, issuing CA and CMP signer in a directory, which is made if need be.
+
+    Args:
+        now: Aware UTC; validity begins a little earlier.
+        name: Organisation in all subjects.
+        key_kind: Out of `KEY_KINDS`, for all three.
+        password: Encrypts the keys.
+
+    Raises:
+        ConfigError: One of the files exists already (none is touched then), or cannot be written.
+    """
+    make_key = _key_maker(key_kind)
+    _require_absent(
+        directory / f"{stem}.{suffix}"
+        for stem in ("root", "issuing", "cmp")
+        for suffix in ("pem", "key")
+    )
+    root_key, issuing_key, cmp_key = make_key(), make_key(), make_key()
+    root_name = _name(name, "Root CA")
+    root = _sign_ca(root_name, root_key, root_name, root_key, now, ROOT_DAYS, path_length=1)
+    issuing = _sign_ca(
+        _name(name, "Issuing CA"),
+        issuing_key,
+        root_name,
+        root_key,
+        now,
+        ISSUING_DAYS,
+        path_length=0,
+    )
+    issuer = _issuer(issuing, root, issuing_key, replace(CMP_SIGNER, validity_days=SIGNER_DAYS))
+    signer = issuer.certify(_template(_name(name, "CMP").public_bytes(), cmp_key), now)
+    _write(directory / "root", (root,), root_key, password)
+    _write(directory / "issuing", (issuing,), issuing_key, password)
+    _write(directory / "cmp", (signer,), cmp_key, password)
+
+
+def issue_ra_certificate(
+    directory: Path,
+    subject: str,
+    *,
+    now: datetime,
+    target: Path | None = None,
+    stem: str = "ra",
+    key_kind: str = "p256",
+    validity_days: int = SIGNER_DAYS,
+    ca_password: bytes | None = None,
+    password: bytes | None = None,
+) -> Certificate:
+    """Make an RA's key and certificate: STEM.pem (with the issuing CA's behind it) and STEM.key.
+
+    Args:
+        directory: The CA's.
+        subject: RFC 4514 string, for example "CN=ra1,O=Example Operator".
+        target: Directory for the files, by default the CA's.
+        ca_password: Of the CA's keys; `password` encrypts the RA's.
+
+    Raises:
+        ConfigError: The CA cannot be loaded, the subject is no name, or a file exists already.
+    """
+    make_key = _key_maker(key_kind)
+    path = (target or directory) / stem
+    _require_absent((path.with_suffix(".pem"), path.with_suffix(".key")))
+    profile = replace(RA, validity_days=validity_days)
+    material = load_ca(directory, profile=profile, password=ca_password)
+    try:
+        subject_der = from_rfc4514(subject)
+    except ValueError as error:
+        raise _problem(
+            "subject", f"{subject!r} is no name: {error}", "Write it like CN=ra1,O=Operator"
+        ) from error
+    key = make_key()
+    certificate = material.issuer.certify(_template(subject_der, key), now)
+    _write(path, (certificate, material.issuer.certificate), key, password)
+    return certificate
+
+
+def load_ca(
+    directory: Path,
+    *,
+    profile: Profile,
+    password: bytes | None = None,
+    random_octets: Callable[[int], bytes] = secrets.token_bytes,
+) -> CAMaterial:
+    """Load a CA from its directory; root.key is not needed.
+
+    Args:
+        profile: What is issued.
+        password: Of both keys.
+
+    Raises:
+        ConfigError: A file is missing or cannot be used, or they do not belong together.
+    """
+    root = _only(directory / "root.pem", f"{SETTING}.directory_path")
+    issuing = _only(directory / "issuing.pem", f"{SETTING}.directory_path")
+    key = load_private_key(directory / "issuing.key", password, f"{SETTING}.directory_path")
+    credential = load_credential(
+        directory / "cmp.pem",
+        directory / "cmp.key",
+        chain_paths=(directory / "issuing.pem",),
+        password=password,
+        setting=SETTING,
+    )
+    if credential.certificate.spki_der == issuing.spki_der:
+        raise _problem(
+            f"{SETTING}.directory_path",
+            "cmp.key is the issuing CA's key",
+            "Make a key of its own for CMP messages (RFC 9810 8.6)",
+        )
+    for certificate, issuer in ((issuing, root), (credential.certificate, issuing)):
+        if certificate.issuer_der != issuer.subject_der:
+            raise _problem(
+                f"{SETTING}.directory_path",
+                f"{certificate.subject} was not issued by {issuer.subject}",
+                "Put files of one CA together, as `ra-gateway ca create` makes them",
+            )
+    issuer_ = Issuer(issuing, (root,), key, profile, random_octets)
+    return CAMaterial(root, issuer_, credential)
+
+
+def _only(path: Path, setting: str) -> Certificate:
+    certificates = load_certificates(path, setting)
+    if len(certificates) != 1:
+        raise _problem(setting, f"{path} has {len(certificates)} certificates", "Leave one in it")
+    return certificates[0]
+
+
+def _key_maker(kind: str) -> Callable[[], Any]:
+    try:
+        return KEY_KINDS[kind]
+    except KeyError:
+        raise _problem(
+            "key_kind", f"{kind!r} is no kind of key", f"Choose one of {', '.join(KEY_KINDS)}"
+        ) from None
+
+
+def _name(organization: str, role: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, organization),
+            x509.NameAttribute(x509.NameOID.COMMON_NAME, f"{organization} {role}"),
+        ]
+    )
+
+
+def _template(subject_der: bytes, key: Any) -> CertTemplate:
+    return CertTemplate(subject_der=subject_der, spki_der=_spki(key))
+
+
+def _spki(key: Any) -> bytes:
+    spki: bytes = key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return spki
+
+
+def _issuer(
+    certificate: x509.Certificate, root: x509.Certificate, key: Any, profile: Profile
+) -> Issuer:
+    der = serialization.Encoding.DER
+    return Issuer(
+        Certificate.from_der(certificate.public_bytes(der)),
+        (Certificate.from_der(root.public_bytes(der)),),
+        key,
+        profile,
+        secrets.token_bytes,
+    )
+
+
+def _sign_ca(
+    subject: x509.Name,
+    key: Any,
+    issuer: x509.Name,
+    issuer_key: Any,
+    now: datetime,
+    days: int,
+    *,
+    path_length: int,
+) -> x509.Certificate:
+    """Sign a CA certificate (TS 33.310 6.1.4: critical basicConstraints and keyUsage)."""
+    usage = dict.fromkeys(
+        (
+            "digital_signature",
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier(key_identifier(_spki(key))), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier(key_identifier(_spki(issuer_key)), None, None),
+            critical=False,
+        )
+    )
+    return builder.sign(issuer_key, _hash_for(issuer_key))
+
+
+def _hash_for(key: Any) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | None:
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size > 256:
+        return hashes.SHA384() if key.key_size <= 384 else hashes.SHA512()
+    return (
+        hashes.SHA256() if isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) else None
+    )
+
+
+def _require_absent(paths: Iterable[Path]) -> None:
+    problems = [
+        Problem(
+            str(path), "exists already", "Move it away, or choose another directory or file name"
+        )
+        for path in paths
+        if path.exists()
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _write(
+    path: Path,
+    certificates: Iterable[x509.Certificate | Certificate],
+    key: Any,
+    password: bytes | None,
+) -> None:
+    encryption = (
+        serialization.BestAvailableEncryption(password)
+        if password
+        else serialization.NoEncryption()
+    )
+    key_pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
+    )
+    pem = b"".join(map(_pem, certificates))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_new(path.with_suffix(".key"), key_pem, 0o600)
+        _write_new(path.with_suffix(".pem"), pem, 0o644)
+    except OSError as error:
+        raise _problem(
+            str(path.parent),
+            f"{error.filename or path} cannot be written: {error.strerror}",
+            "Choose a directory that can be written to",
+        ) from error
+
+
+def _pem(certificate: x509.Certificate | Certificate) -> bytes:
+    if isinstance(certificate, Certificate):
+        certificate = x509.load_der_x509_certificate(certificate.der)
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _write_new(path: Path, octets: bytes, mode: int) -> None:
+    # O_EXCL: never overwrites, and never writes a key into a file that somebody else opened before.
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(octets)
+
+
+def _problem(path: str, what: str, todo: str) -> ConfigError:
+    return ConfigError([Problem(path, what, todo)])

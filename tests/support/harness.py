@@ -1,0 +1,355 @@
+"""A whole gateway in memory for tests: real pipeline, real crypto, a memory store, and a CA that obeys a script."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.messages import (
+    PKICONF_BODY,
+    CertRepMessage,
+    CertResponse,
+    PKIHeader,
+    PKIMessage,
+    PKIStatusInfo,
+    assemble,
+    cert_rep_body,
+    cert_rep_message,
+    cert_req_messages,
+    error_msg_content,
+    nested_messages,
+)
+from ra_gateway.cmp.names import directory_name, general_names, rfc4514
+from ra_gateway.cmp.protection import Credential as CMPCredential
+from ra_gateway.cmp.protection import protect
+from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, reply_header
+from ra_gateway.cmp.trust import DomainKind, TrustDomain
+from ra_gateway.cmp.verification import HeaderRules
+from ra_gateway.device.enrollment import DeviceIdentity, Enrollment, RequestOptions, operator_trust
+from ra_gateway.keys import KeySigner
+from ra_gateway.ra.events import MessageHandled
+from ra_gateway.ra.pipeline import Gateway
+from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.ports import Inventory, TransactionStore
+from ra_gateway.ra.routes import Endpoint, Upstream
+from ra_gateway.stores.memory import MemoryStore
+from tests.support.pki import (
+    Credential,
+    OperatorPKI,
+    VendorPKI,
+    certificate_der,
+    make_key,
+    make_operator_pki,
+)
+
+
+class ManualClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, start: datetime | None = None) -> None:
+        self.now = start or datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def move(self, **delta: float) -> None:
+        self.now += timedelta(**delta)
+
+
+def cmp_certificate(certificate: Any) -> Certificate:
+    """Our view of a certificate of `cryptography`."""
+    return Certificate.from_der(certificate_der(certificate))
+
+
+def cmp_credential(credential: Credential) -> CMPCredential:
+    """A test PKI's credential as the product's: chain without the root."""
+    chain = tuple(cmp_certificate(item) for item in credential.chain if item.subject != item.issuer)
+    return CMPCredential(
+        cmp_certificate(credential.certificate), chain, KeySigner(credential.private_key)
+    )
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the scripted CA is about to send; a script may change any of it."""
+
+    request: PKIMessage
+    header: PKIHeader
+    body_der: bytes
+    credential: CMPCredential
+    extra_certs: tuple[bytes, ...]
+    protected: bool = True
+
+    @property
+    def content(self) -> CertRepMessage:
+        return cert_rep_message(asn1.content(asn1.element(self.body_der)))
+
+    def set_content(self, content: CertRepMessage) -> None:
+        self.body_der = cert_rep_body(BodyType(self.body_der[0] & 0x1F), content)
+
+    def set_response(self, **changes: Any) -> None:
+        """Change fields of the one CertResponse."""
+        content = self.content
+        self.set_content(replace(content, responses=(replace(content.responses[0], **changes),)))
+
+    def reject(self, *fail_info: Any, text: str = "no") -> None:
+        """Turn the answer into a rejection."""
+        self.set_response(
+            status_info=PKIStatusInfo(PKIStatus.rejection, (text,), tuple(fail_info)),
+            certificate_der=None,
+        )
+
+
+Script = Callable[[Answer], None]
+
+
+@dataclass(slots=True)
+class ScriptedCA:
+    """A CA behind the port: issues whatever is asked for, unless its script says otherwise.
+
+    Args:
+        script: Changes an answer before it is signed.
+        failure: Raised instead of an answer, as often as `failures` says.
+        gate: When set, answers wait until it is set.
+    """
+
+    operator: OperatorPKI
+    clock: ManualClock
+    script: Script = lambda answer: None
+    failure: Exception | None = None
+    failures: int = 0
+    gate: asyncio.Event | None = None
+    grant_implicit: bool = True
+    received: list[bytes] = field(default_factory=list)
+    issued: list[Certificate] = field(default_factory=list)
+
+    @property
+    def messages(self) -> list[PKIMessage]:
+        """What the gateway sent, decoded."""
+        return [PKIMessage.from_der(der) for der in self.received]
+
+    async def exchange(self, der: bytes, *, path: str, deadline_seconds: float) -> bytes:
+        self.received.append(der)
+        if self.failures > 0 and self.failure is not None:
+            self.failures -= 1
+            raise self.failure
+        if self.gate is not None:
+            await self.gate.wait()
+        request = PKIMessage.from_der(der)
+        if request.body_type is BodyType.nested:
+            request = PKIMessage.from_der(nested_messages(request.body_content)[0])
+        answer = self._answer(request)
+        self.script(answer)
+        if not answer.protected:
+            return assemble(answer.header.to_der(), answer.body_der, None, answer.extra_certs)
+        return await protect(answer.header, answer.body_der, answer.credential, answer.extra_certs)
+
+    def _answer(self, request: PKIMessage) -> Answer:
+        credential = cmp_credential(self.operator.cmp_signer)
+        header = reply_header(
+            request.header, sender_nonce=secrets.token_bytes(16), now=self.clock()
+        )
+        if request.body_type is BodyType.certConf:
+            body_der = PKICONF_BODY
+        else:
+            body_der = self._issue(request)
+            if request.header.implicit_confirm and self.grant_implicit:
+                header = replace(header, general_info=(IMPLICIT_CONFIRM,))
+        root = certificate_der(self.operator.root.certificate)
+        return Answer(request, header, body_der, credential, (*credential.certificates, root))
+
+    def _issue(self, request: PKIMessage) -> bytes:
+        asked = cert_req_messages(request.body_content)[0]
+        template = asked.template
+        subject = rfc4514(template.subject_der or b"\x30\x00")
+        san = template.extension("2.5.29.17")
+        key: Any = load_der_public_key(template.spki_der or b"")
+        issued = self.operator.issuing.sign(
+            subject,
+            key,
+            san=[] if san is None else list(general_names(san.value)),
+            key_usage=["digitalSignature"],
+        )
+        certificate = cmp_certificate(issued)
+        self.issued.append(certificate)
+        response = CertResponse(
+            asked.cert_req_id, PKIStatusInfo(PKIStatus.accepted), certificate.der
+        )
+        return cert_rep_body(CERT_RESPONSE_TO[request.body_type], CertRepMessage((response,)))
+
+    async def close(self) -> None:
+        return None
+
+
+ANY_IDENTITY = IdentityRules(allowed_subjects=("*",), allowed_sans=("*",))
+
+
+@dataclass(slots=True)
+class World:
+    """One gateway with everything around it; change `endpoint` or `upstream` with the methods."""
+
+    vendor: VendorPKI
+    operator: OperatorPKI
+    clock: ManualClock
+    ca: ScriptedCA
+    store: TransactionStore
+    endpoint: Endpoint
+    gateway: Gateway
+    inventory: Inventory | None = None
+    events: list[MessageHandled] = field(default_factory=list)
+
+    @classmethod
+    def make(
+        cls,
+        vendor: VendorPKI,
+        operator: OperatorPKI,
+        *,
+        rules: HeaderRules | None = None,
+        identity: IdentityRules = ANY_IDENTITY,
+        inventory: Inventory | None = None,
+        vendor_domain: dict[str, Any] | None = None,
+        endpoint: dict[str, Any] | None = None,
+        upstream: dict[str, Any] | None = None,
+        store: TransactionStore | None = None,
+        clock: ManualClock | None = None,
+        ca: ScriptedCA | None = None,
+    ) -> World:
+        """Build a world.
+
+        Args:
+            vendor_domain, endpoint, upstream: Fields of `TrustDomain`, `Endpoint`, `Upstream` to set.
+        """
+        clock = clock or ManualClock()
+        ca = ca or ScriptedCA(operator, clock)
+        operator_domain = TrustDomain(
+            "operator",
+            DomainKind.operator,
+            (cmp_certificate(operator.root.certificate),),
+            (cmp_certificate(operator.issuing.certificate),),
+        )
+        acme = TrustDomain(
+            **{
+                "name": "acme",
+                "kind": DomainKind.vendor,
+                "anchors": (cmp_certificate(vendor.root.certificate),),
+                **(vendor_domain or {}),
+            }
+        )
+        world_upstream = Upstream(
+            **{
+                "name": "scripted",
+                "core": ca,
+                "recipient_der": directory_name(
+                    cmp_certificate(operator.issuing.certificate).subject_der
+                ),
+                "trust": operator_domain,
+                "issuing": operator_domain,
+                **(upstream or {}),
+            }
+        )
+        world_endpoint = Endpoint(
+            **{
+                "name": "ran",
+                "upstream": world_upstream,
+                "vendors": (acme,),
+                "identities": {acme.name: identity},
+                "operator": operator_domain,
+                "rules": rules or HeaderRules(),
+                **(endpoint or {}),
+            }
+        )
+        store = store or MemoryStore(clock, max_transactions=1000)
+        events: list[MessageHandled] = []
+        gateway = make_gateway(world_endpoint, operator, store, clock, events, inventory)
+        return cls(vendor, operator, clock, ca, store, world_endpoint, gateway, inventory, events)
+
+    def second_gateway(self) -> Gateway:
+        """Another node on the same store."""
+        return make_gateway(
+            self.endpoint, self.operator, self.store, self.clock, self.events, self.inventory
+        )
+
+    def device(self, serial: str = "ENB-1", key: Any = "p256", **options: Any) -> Credential:
+        """A base station as it left the factory."""
+        return self.vendor.device(serial, key, **options)
+
+    def enrollment(
+        self, credential: Credential, *, provisioned: bool = True, **options: Any
+    ) -> Enrollment:
+        """One operation of a base station; options as of `RequestOptions`."""
+        options.setdefault("subject", "CN=enb-1.ran.example.net")
+        if options.get("body_type") is BodyType.kur:
+            options["subject"] = None
+        key = options.pop("new_key", None) or make_key("p256")
+        root = cmp_certificate(self.operator.root.certificate)
+        return Enrollment(
+            DeviceIdentity(
+                cmp_credential(credential), operator_trust(root) if provisioned else None
+            ),
+            key,
+            RequestOptions(**options),
+            clock=self.clock,
+            random_octets=secrets.token_bytes,
+        )
+
+    async def post(
+        self, der: bytes, *, gateway: Gateway | None = None, operation: str = ""
+    ) -> bytes:
+        """Send octets to the gateway and return the answer's."""
+        reply = await (gateway or self.gateway).handle(
+            der, endpoint=self.endpoint.name, operation=operation, peer="192.0.2.7"
+        )
+        return reply.der
+
+    async def ask(self, der: bytes, **options: Any) -> PKIMessage:
+        """Send octets and decode the answer."""
+        return PKIMessage.from_der(await self.post(der, **options))
+
+
+def make_gateway(
+    endpoint: Endpoint,
+    operator: OperatorPKI,
+    store: TransactionStore,
+    clock: ManualClock,
+    events: list[MessageHandled],
+    inventory: Inventory | None = None,
+) -> Gateway:
+    """Wire a gateway."""
+    credential = cmp_credential(operator.ra)
+    return Gateway(
+        endpoints={endpoint.name: endpoint},
+        credential=lambda: credential,
+        store=store,
+        inventory=inventory,
+        clock=clock,
+        monotonic=time.monotonic,
+        random_octets=secrets.token_bytes,
+        sink=events.append,
+    )
+
+
+def status_of(answer: PKIMessage) -> PKIStatusInfo:
+    """The status of an ip, cp, kup or error."""
+    if answer.body_type is BodyType.error:
+        return error_msg_content(answer.body_content).status_info
+    return cert_rep_message(answer.body_content).responses[0].status_info
+
+
+def fail_names(answer: PKIMessage) -> Sequence[str]:
+    """Names of the failInfo bits of an answer."""
+    return [bit.name for bit in status_of(answer).fail_info]
+
+
+def other_operator() -> OperatorPKI:
+    """An operator that nobody here trusts."""
+    return make_operator_pki("Other Operator")

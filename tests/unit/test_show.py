@@ -1,0 +1,317 @@
+"""What `ra-gateway show` says of a CMP message, and of what is none."""
+
+from __future__ import annotations
+
+import base64
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from ra_gateway.cli.show import CannotShow, describe, read_message
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.algorithms import digest
+from ra_gateway.cmp.codes import BodyType, PKIStatus
+from ra_gateway.cmp.messages import (
+    ANYONE,
+    CertStatus,
+    PKIHeader,
+    PKIMessage,
+    PKIStatusInfo,
+    assemble,
+    body,
+    cert_confirm_body,
+    error_body,
+)
+from ra_gateway.cmp.names import directory_name
+from ra_gateway.errors import PKIFailureInfo
+from tests.support import pki
+from tests.support.dialogue import NOW, messages
+
+
+def text_of(der: bytes) -> str:
+    """Return what is printed on a terminal without colours that is wide enough."""
+    console = Console(file=StringIO(), width=400, color_system=None)
+    console.print(describe(der))
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def message(body_der: bytes, **header: object) -> bytes:
+    """Return an unprotected message around a body."""
+    usual = PKIHeader(ANYONE, ANYONE, transaction_id=bytes(16), sender_nonce=bytes(16))
+    return assemble(replace(usual, **header).to_der(), body_der, None)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def made(vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI) -> dict[str, bytes]:
+    return await messages(vendor_pki, operator_pki)
+
+
+async def test_every_message_is_shown(made: dict[str, bytes]) -> None:
+    """Type, header fields and body of whatever this project makes, without falling back to a dump."""
+    for name, der in made.items():
+        shown = text_of(der)
+        parsed = PKIMessage.from_der(der)
+        assert parsed.body_type.name in shown
+        assert (parsed.header.transaction_id or b"").hex() in shown
+        assert (parsed.header.sender_nonce or b"").hex() in shown
+        assert "note:" not in shown, name
+
+
+async def test_request_in_words(made: dict[str, bytes]) -> None:
+    """An ir tells who asks for what, and how possession is proved."""
+    shown = text_of(made["ir"])
+    for line in (
+        "PKIMessage ir (initialization request)",
+        "sender: CN=SN-000001,O=ACME Radio",
+        "recipient: NULL-DN",
+        "messageTime: 2030-01-01 12:00:00 UTC",
+        "protectionAlg: ecdsa-sha256",
+        "implicitConfirm (1.3.6.1.5.5.7.4.13)",
+        "certProfile (1.3.6.1.5.5.7.4.21)",
+        '"eNB"',
+        "certReqId: 0",
+        "subject: CN=enb1.example.net,O=Example Operator",
+        "publicKey: EC P-256",
+        "subjectAltName (2.5.29.17): dns:enb1.example.net, ip:192.0.2.1",
+        "popo signature",
+        "extraCerts: 2 certificates",
+        "validity: 2020-01-01 00:00:00 UTC to 2049-12-31 23:59:59 UTC",
+    ):
+        assert line in shown
+    assert "poposkInput" not in shown
+    assert "poposkInput" in text_of(made["ir without subject"])
+    renewal = text_of(made["kur of kur"])
+    assert "oldCertID (1.3.6.1.5.5.7.5.1.5)" in renewal
+
+
+async def test_answers_in_words(made: dict[str, bytes]) -> None:
+    """Certificates are summarised with their fingerprint, statuses and failures named."""
+    shown = text_of(made["ip"])
+    (certificate,) = (
+        line for line in shown.splitlines() if "certOrEncCert certificate:" in line
+    )
+    assert "CN=enb1.example.net,O=Example Operator" in certificate
+    assert "status: accepted (0)" in shown
+    assert "caPubs" in shown
+    assert "2030-01-01 12:00:00 UTC" in shown
+    for der in PKIMessage.from_der(made["ip"]).extra_certs:
+        assert digest("sha256", der).hex() in shown
+    refused = text_of(made["ip refused"])
+    assert "status: rejection (2)" in refused
+    assert "failInfo: badPOP" in refused
+    assert "Possession of the private key was not proved." in refused
+    assert "failInfo: badDataFormat" in text_of(made["error"])
+    assert "protection: none" in text_of(made["error unprotected"])
+    assert "content: NULL" in text_of(made["pkiconf"])
+    nested = text_of(made["nested"])
+    assert "PKIMessage ir" in nested
+    assert "PKIMessage certConf" in nested
+
+
+@pytest.mark.parametrize("body_type", BodyType)
+def test_body_of_every_type_however_broken(body_type: BodyType) -> None:
+    """Content that is not of the body's type is dumped as ASN.1, with a note."""
+    shown = text_of(message(body(body_type, bytes.fromhex("300a020107040501ff02030400"))))
+    assert body_type.name in shown
+    assert "note:" in shown
+    assert "OCTET STRING" in shown or "hex" in shown or "ff0203" in shown
+
+
+def _krp(certificate: bytes) -> bytes:
+    return asn1.tlv(0x30, bytes.fromhex("3003020100"), asn1.tlv(0xA0, certificate))
+
+
+def _rann(certificate: bytes) -> bytes:
+    at = asn1.tlv(0x18, b"20300101000000Z")
+    certificate_id = asn1.tlv(0x30, ANYONE, b"\x02\x01\x05")
+    return asn1.tlv(0x30, b"\x02\x01\x05", certificate_id, at, at)
+
+
+RARE: dict[BodyType, tuple[Callable[[bytes], bytes], str]] = {
+    BodyType.popdecc: (lambda _: bytes.fromhex("30083006040101040102"), "challenge: 02"),
+    BodyType.popdecr: (lambda _: bytes.fromhex("3003020107"), "[0]: 7"),
+    BodyType.krp: (_krp, "newSigCert: CN=Rare"),
+    BodyType.ckuann: (lambda der: asn1.tlv(0x30, der, der, der), "oldWithNew: CN=Rare"),
+    BodyType.cann: (lambda der: der, "content: CN=Rare"),
+    BodyType.rann: (_rann, "willBeRevokedAt: 2030-01-01 00:00:00 UTC"),
+    BodyType.crlann: (lambda _: asn1.tlv(0x30, _crl()), "revoked: 1"),
+    BodyType.genp: (
+        lambda der: asn1.tlv(
+            0x30,
+            asn1.tlv(0x30, asn1.oid_der("1.3.6.1.5.5.7.4.17"), asn1.tlv(0x30, der)),
+        ),
+        "[0]: CN=Rare",
+    ),
+}
+
+
+def _crl() -> bytes:
+    root = pki.make_root("Rare")
+    revoked = (
+        x509.RevokedCertificateBuilder()
+        .serial_number(5)
+        .revocation_date(pki.VALID_FROM)
+        .build()
+    )
+    crl = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(root.certificate.subject)
+        .last_update(pki.VALID_FROM)
+        .next_update(pki.VALID_UNTIL)
+        .add_revoked_certificate(revoked)
+        .sign(root.private_key, hashes.SHA256())  # type: ignore[arg-type]
+    )
+    return crl.public_bytes(serialization.Encoding.DER)
+
+
+@pytest.mark.parametrize("body_type", RARE, ids=lambda body_type: body_type.name)
+def test_body_types_the_gateway_never_handles(body_type: BodyType) -> None:
+    """They are shown all the same."""
+    make, line = RARE[body_type]
+    shown = text_of(message(body(body_type, make(pki.make_root("Rare").der))))
+    assert line in shown
+    assert "note:" not in shown
+
+
+def test_newer_syntax_is_shown_by_our_own_decoder() -> None:
+    """hashAlg of certConf is not in RFC 4210, and the text says who read it."""
+    identifier = asn1.decode(
+        asn1.AlgorithmIdentifier, asn1.tlv(0x30, asn1.oid_der("2.16.840.1.101.3.4.2.3"))
+    )
+    rejection = PKIStatusInfo(PKIStatus.rejection, ("no",), (PKIFailureInfo.incorrectData,))
+    status = CertStatus(b"\x07" * 64, 0, rejection, identifier)
+    shown = text_of(message(cert_confirm_body(status), pvno=3))
+    assert "shown by the gateway's own decoder" in shown
+    assert "hashAlg: sha512 (2.16.840.1.101.3.4.2.3)" in shown
+    assert "failInfo: incorrectData" in shown
+
+
+def test_enveloped_private_key_is_not_shown() -> None:
+    """A centrally generated key, though encrypted, is named and left out."""
+    secret = b"\xde\xad\xbe\xef" * 8
+    pair = asn1.tlv(
+        0x30,
+        asn1.tlv(0xA0, pki.make_root("Rare").der),
+        asn1.tlv(0xA0, asn1.tlv(0xA0, b"\x02\x01\x02", asn1.tlv(0x04, secret))),
+    )
+    response = asn1.tlv(0x30, b"\x02\x01\x00", bytes.fromhex("3003020100"), pair)
+    content = asn1.tlv(0x30, asn1.tlv(0x30, response))
+    shown = text_of(message(body(BodyType.ip, content)))
+    assert "CN=Rare" in shown
+    assert "not shown" in shown
+    assert secret.hex() not in shown
+
+
+@pytest.mark.requirement(159)
+def test_secrets_are_not_shown() -> None:
+    """A one-time registration token in a request is a password."""
+    token = asn1.tlv(0x30, asn1.oid_der("1.3.6.1.5.5.7.5.1.1"), asn1.tlv(0x0C, b"hunter2"))
+    template = asn1.tlv(0x30, asn1.tlv(0xA5, b"\x30\x00"))
+    request = asn1.tlv(0x30, b"\x02\x01\x00", template, asn1.tlv(0x30, token))
+    shown = text_of(message(body(BodyType.ir, asn1.tlv(0x30, asn1.tlv(0x30, request)))))
+    assert "regToken" in shown
+    assert "hunter2" not in shown
+    assert b"hunter2".hex() not in shown
+
+
+def test_texts_of_strangers_do_not_drive_the_terminal() -> None:
+    """Escape sequences and markup in a statusString are shown, not obeyed."""
+    evil = PKIStatusInfo(PKIStatus.rejection, ("[red]\x1b[2J\u202egone",))
+    shown = text_of(message(error_body(evil)))
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert "[red]\\x1b[2J" in shown
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda der: der,
+        lambda der: base64.b64encode(der),
+        lambda der: b"\n".join(textwrap.wrap(base64.b64encode(der).decode(), 64)[i].encode()
+                               for i in range(len(textwrap.wrap(base64.b64encode(der).decode(), 64)))),
+        lambda der: b"-----BEGIN CMP-----\n" + base64.encodebytes(der) + b"-----END CMP-----\n",
+        lambda der: der.hex().encode(),
+        lambda der: b"0x" + der.hex().upper().encode() + b"\n",
+        lambda der: der.hex(":").encode(),
+        lambda der: der.hex(" ", 2).encode() + b"\r\n",
+    ],
+    ids=["der", "base64", "lines", "pem", "hex", "0x", "colons", "blanks"],
+)
+def test_forms_of_input(form: Callable[[bytes], bytes]) -> None:
+    """DER, base64 and hex in their usual looks are all read."""
+    der = message(error_body(PKIStatusInfo(PKIStatus.rejection)), message_time=NOW)
+    assert read_message(form(der)) == der
+
+
+@pytest.mark.parametrize(
+    "data, why",
+    [
+        (b" \n", "empty"),
+        (b"Hello, world!", "neither PEM nor base64 nor hex"),
+        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "private key"),
+    ],
+)
+def test_input_that_is_no_message(data: bytes, why: str) -> None:
+    """One sentence says what it is, another what to give."""
+    with pytest.raises(CannotShow, match=why):
+        read_message(data)
+
+
+@pytest.mark.parametrize("octets", [b"", b"\x00", b"\x30\x00", bytes.fromhex("300630003000a000")])
+def test_octets_that_are_no_message(octets: bytes) -> None:
+    """They are refused with a sentence."""
+    with pytest.raises(CannotShow):
+        describe(octets)
+
+
+def test_private_key_in_der_is_not_echoed(operator_pki: pki.OperatorPKI) -> None:
+    """A key given by mistake does not end up on the screen."""
+    der = operator_pki.ra.private_key.private_bytes(
+        serialization.Encoding.DER,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    with pytest.raises(CannotShow) as e:
+        describe(read_message(der))
+    assert der.hex()[40:80] not in str(e.value)
+
+
+def test_header_that_does_not_conform() -> None:
+    """A message with a strange header is dumped rather than refused."""
+    der = asn1.tlv(0x30, bytes.fromhex("3003020102"), error_body(PKIStatusInfo(PKIStatus.waiting)))
+    shown = text_of(der)
+    assert "dump of its ASN.1" in shown
+    assert "status: waiting (3)" in shown
+
+
+def test_sender_that_is_no_directory_name() -> None:
+    """Other GeneralNames are shown, too."""
+    der = message(
+        error_body(PKIStatusInfo(PKIStatus.waiting)),
+        sender_der=asn1.tlv(0x82, b"ra.example.net"),
+        recipient_der=directory_name(b"\x30\x00"),
+    )
+    assert "sender: dns:ra.example.net" in text_of(der)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_changed_messages_never_break_it(made: dict[str, bytes], data: st.DataObject) -> None:
+    """Whatever octets are changed, it shows something or says that it cannot."""
+    der = bytearray(made[data.draw(st.sampled_from(sorted(made)))])
+    for _ in range(data.draw(st.integers(1, 4))):
+        der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        text_of(bytes(der))
+    except CannotShow:
+        pass
