@@ -256,8 +256,35 @@ class _Messages(univ.SequenceOf):  # type: ignore[misc]
     componentType = univ.Any()
 
 
+# The CRMF that pyasn1's rfc4210 brings is RFC 2511's, where GeneralName is a stub: it can read neither
+# poposkInput nor CertId. RFC 4211's takes its place.
+class _CertIds(univ.SequenceOf):  # type: ignore[misc]
+    componentType = rfc4211.CertId()
+
+
+class _RevRepContent(univ.Sequence):  # type: ignore[misc]
+    componentType = namedtype.NamedTypes(
+        rfc4210.RevRepContent.componentType[0],
+        namedtype.OptionalNamedType(
+            "revCerts",
+            _CertIds().subtype(
+                explicitTag=tag.Tag(tag.tagClassContext, tag.tagFormatConstructed, 0)
+            ),
+        ),
+        rfc4210.RevRepContent.componentType[2],
+    )
+
+
+class _RevAnnContent(univ.Sequence):  # type: ignore[misc]
+    componentType = namedtype.NamedTypes(
+        *(
+            namedtype.NamedType("certId", rfc4211.CertId()) if item.name == "certId" else item
+            for item in rfc4210.RevAnnContent.componentType.namedTypes
+        )
+    )
+
+
 _BODY_SPECS: Final[dict[BodyType, Any]] = {
-    # The CRMF that rfc4210 brings is RFC 2511, which reads poposkInput wrongly; RFC 4211 is the one in force.
     **dict.fromkeys(
         (BodyType.ir, BodyType.cr, BodyType.kur, BodyType.krr, BodyType.ccr),
         rfc4211.CertReqMessages(),
@@ -270,10 +297,10 @@ _BODY_SPECS: Final[dict[BodyType, Any]] = {
     BodyType.popdecr: rfc4210.POPODecKeyRespContent(),
     BodyType.krp: rfc4210.KeyRecRepContent(),
     BodyType.rr: rfc4210.RevReqContent(),
-    BodyType.rp: rfc4210.RevRepContent(),
+    BodyType.rp: _RevRepContent(),
     BodyType.ckuann: rfc4210.CAKeyUpdAnnContent(),
     BodyType.cann: rfc4210.CertAnnContent(),
-    BodyType.rann: rfc4210.RevAnnContent(),
+    BodyType.rann: _RevAnnContent(),
     BodyType.crlann: rfc4210.CRLAnnContent(),
     BodyType.pkiconf: rfc4210.PKIConfirmContent(),
     BodyType.nested: _Messages(),
@@ -507,7 +534,7 @@ def _members(tree: Tree, value: Any) -> None:
 
 def _type_name(value: Any) -> str:
     name = type(value).__name__
-    return "" if name in ("Sequence", "Set", "CertReq") else name
+    return "" if name in ("Sequence", "Set", "CertReq") or name.startswith("_") else name
 
 
 def _plain(value: Any) -> str:

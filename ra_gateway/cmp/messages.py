@@ -169,7 +169,7 @@ class PKIMessage:
         header_der = asn1.raw(message.header)
         tag = message.body.tag_bytes
         # Context-specific, constructed, and one octet: 27 choices fit below tag number 31.
-        if len(tag) != 1 or tag[0] & 0xE0 != 0xA0 or tag[0] & 0x1F > max(BodyType):
+        if len(tag) != 1 or tag[0] & 0xE0 != 0xA0 or tag[0] & 0x1F > BodyType.pollRep:
             raise MalformedMessage(f"body with tag {tag.hex()}", rule="R1")
         protection = message.protection
         return cls(
@@ -254,7 +254,7 @@ class PKIStatusInfo:
         return cls(
             status,
             tuple(_some(info.status_string, "statusString")),
-            tuple(PKIFailureInfo(bit) for bit in bits if bit <= max(PKIFailureInfo)),
+            tuple(PKIFailureInfo(bit) for bit in bits if bit <= PKIFailureInfo.duplicateCertReq),
         )
 
     def build(self) -> asn1.PKIStatusInfo:

@@ -6,10 +6,6 @@
 The braces are a Redis hash tag: both keys of a transactionID live in one cluster slot, so that one
 script may touch both. Every method that writes is one script, hence atomic, and one round trip.
 
-Commands share one connection and are pipelined on it. Redis executes them one after the other
-anyway; redis-py's pool and retries would cost several times the command itself, and a retry here
-must know what it repeats.
-
 Redis must not evict (`maxmemory-policy noeviction`): a transaction that disappears early could be
 issued twice.
 """
@@ -17,19 +13,21 @@ issued twice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import math
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from typing import Any, Final
+from itertools import chain
+from typing import Any, Final, TypeVar
 
-import hiredis
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ra_gateway.errors import StaleTransaction, StoreUnavailable
 from ra_gateway.ra.ports import Clock
@@ -45,33 +43,13 @@ _PROBE_LIFETIME_MS: Final = 1000
 _FIRST_PAUSE_SECONDS: Final = 0.01
 _LONGEST_PAUSE_SECONDS: Final = 0.2
 
-# ARGV[1] of the first two scripts is "1" when an earlier attempt of the same call lost its
-# connection before its answer came. Then Redis may have carried it out, and finding exactly our own
-# fields means that it did. Only then: in a first attempt, equal fields come from another node.
-_SAME: Final = """
-local function same(stored, first)
-  if #stored ~= #ARGV - first + 1 then return false end
-  local value = {}
-  for i = 1, #stored, 2 do value[stored[i]] = stored[i + 1] end
-  for i = first, #ARGV, 2 do
-    if value[ARGV[i]] ~= ARGV[i + 1] then return false end
-  end
-  return true
-end
-"""
-
 # An index lives as long as the longest-lived transaction in it. Members whose hash has expired are
 # removed only when their place is needed.
-_CREATE: Final = (
-    _SAME
-    + f"""
+_CREATE: Final = f"""
 local live = redis.call('HGETALL', KEYS[1])
-if #live > 0 then
-  if ARGV[1] == '1' and same(live, 3) then return false end
-  return live
-end
-local ttl = tonumber(ARGV[2])
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+if #live > 0 then return live end
+local ttl = tonumber(ARGV[1])
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
 redis.call('PEXPIRE', KEYS[1], ttl)
 if redis.call('SCARD', KEYS[2]) >= {FIND_LIMIT} then
   for _, key in ipairs(redis.call('SMEMBERS', KEYS[2])) do
@@ -82,27 +60,18 @@ if redis.call('SCARD', KEYS[2]) < {FIND_LIMIT} then redis.call('SADD', KEYS[2], 
 if redis.call('PTTL', KEYS[2]) < ttl then redis.call('PEXPIRE', KEYS[2], ttl) end
 return false
 """
-)
 
-# The hash is written anew so that a field which the new version no longer has does not survive. All
-# fields are sent: leaving out those that did not change would save some 5 microseconds, and would
-# have to trust that nobody changed them.
-_REPLACE: Final = (
-    _SAME
-    + """
+# The hash is written anew so that a field which the new version no longer has does not survive.
+_REPLACE: Final = """
 local version = redis.call('HGET', KEYS[1], 'version')
-if version ~= ARGV[3] then
-  if ARGV[1] == '1' and version and same(redis.call('HGETALL', KEYS[1]), 4) then return 1 end
-  return version or ''
-end
-local ttl = tonumber(ARGV[2])
+if version ~= ARGV[2] then return version end
+local ttl = tonumber(ARGV[1])
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 redis.call('PEXPIRE', KEYS[1], ttl)
 if redis.call('PTTL', KEYS[2]) < ttl then redis.call('PEXPIRE', KEYS[2], ttl) end
 return 1
 """
-)
 
 _FIND: Final = """
 local found = {}
@@ -113,23 +82,18 @@ end
 return found
 """
 
-_Command = tuple[bytes | str | int, ...]
+# RuntimeError is what uvloop raises when redis-py writes to a connection that the peer has reset.
+_LOST: Final = (RedisConnectionError, RedisTimeoutError, OSError, RuntimeError)
 
-
-def _sha1(script: str) -> str:
-    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()  # its name in Redis
-
-
-_SCRIPTS: Final = {_sha1(script): script for script in (_CREATE, _REPLACE, _FIND)}
-_CREATE_SHA, _REPLACE_SHA, _FIND_SHA = _SCRIPTS
+_T = TypeVar("_T")
+_Args = list[bytes | str | int]
 
 
 class RedisStore:
     """Keeps transactions in a Redis server (6.0 or later) that all nodes share.
 
-    A connection is made when it is first needed, and again when it was lost. A call whose
-    connection breaks is tried once more within its time. A change that fails with
-    `StoreUnavailable` may still have been made; only loading the transaction can tell.
+    Every method raises `StoreUnavailable` when Redis cannot be asked or refuses. A change that
+    fails so may still have been made; only loading the transaction can tell.
 
     Args:
         url: `redis://`, `rediss://` or `unix://` URL as redis-py reads it.
@@ -137,6 +101,7 @@ class RedisStore:
         key_prefix: Begins every key; no braces.
         password: Used when the URL has none.
         timeout_seconds: Bound of every method except `wait`, whatever happens to Redis (above 0).
+        max_connections: At most so many (1 or more); further calls wait for one within their time.
 
     Raises:
         ValueError: The URL or the prefix cannot be used.
@@ -150,65 +115,67 @@ class RedisStore:
         key_prefix: str = "ra",
         password: str | None = None,
         timeout_seconds: float = 2.0,
+        max_connections: int = 64,
     ) -> None:
         if "{" in key_prefix or "}" in key_prefix:
             raise ValueError("key_prefix must not contain braces: they mark the Redis hash tag")
         self._clock = clock
         self._prefix = key_prefix
         self._timeout_seconds = timeout_seconds
-        self._pool = _connection_source(url, password, timeout_seconds)
-        self._name = _name(self._pool)
-        self._link: _Link | None = None
-        self._linking = asyncio.Lock()
+        self._pool = _pool(url, password, timeout_seconds, max_connections)
+        self._name = _name(self._pool.connection_kwargs)
+        self._client = Redis(connection_pool=self._pool)
+        self._create = self._client.register_script(_CREATE)
+        self._replace = self._client.register_script(_REPLACE)
+        self._find = self._client.register_script(_FIND)
         self._closed = False
 
     async def create(self, transaction: Transaction) -> Transaction | None:
-        """Store a new transaction unless its key is live, and return the live one if it is.
+        """Store a new transaction unless its key is live, and return the live one if it is."""
+        keys, fields = self._keys(transaction.key), transaction.to_fields()
+        args: _Args = [self._lifetime_ms(transaction), *chain.from_iterable(fields.items())]
 
-        Raises:
-            StoreUnavailable: Redis cannot be asked.
-        """
-        key, index = self._keys(transaction.key)
-        live = await self._ask(
-            b"EVALSHA", _CREATE_SHA, 2, key, index, b"0", self._lifetime_ms(transaction),
-            *_flat(transaction),
-        )  # fmt: skip
-        return None if live is None else self._read(live)
+        async def attempt(again: bool) -> Transaction | None:
+            reply = await self._create(keys, args)
+            live = self._read(_pairs(reply)) if reply else None
+            return None if again and live == transaction else live
+
+        return await self._ask(attempt)
 
     async def load(self, key: TransactionKey) -> Transaction | None:
-        """Return the live transaction under a key, or None.
-
-        Raises:
-            StoreUnavailable: Redis cannot be asked.
-        """
-        fields = await self._ask(b"HGETALL", self._keys(key)[0])
+        """Return the live transaction under a key, or None."""
+        hash_key, _ = self._keys(key)
+        fields = await self._ask(lambda _: self._client.hgetall(hash_key))
         return self._read(fields) if fields else None
 
     async def find(self, transaction_id: bytes) -> list[Transaction]:
-        """Return live transactions with this transactionID, whoever signed them (at most 8).
-
-        Raises:
-            StoreUnavailable: Redis cannot be asked.
-        """
-        found = await self._ask(b"EVALSHA", _FIND_SHA, 1, self._index(transaction_id))
-        return [self._read(fields) for fields in found]
+        """Return live transactions with this transactionID, whoever signed them (at most 8)."""
+        index = self._index(transaction_id)
+        found = await self._ask(lambda _: self._find([index]))
+        return [self._read(_pairs(reply)) for reply in found]
 
     async def replace(self, transaction: Transaction) -> None:
         """Replace the stored version `transaction.version - 1` by this one.
 
         Raises:
             StaleTransaction: Another version is stored, or none.
-            StoreUnavailable: Redis cannot be asked.
         """
-        key, index = self._keys(transaction.key)
+        keys, fields = self._keys(transaction.key), transaction.to_fields()
         expected = transaction.version - 1
-        found = await self._ask(
-            b"EVALSHA", _REPLACE_SHA, 2, key, index, b"0", self._lifetime_ms(transaction),
-            expected, *_flat(transaction),
-        )  # fmt: skip
-        if found != 1:
+        args: _Args = [
+            self._lifetime_ms(transaction),
+            expected,
+            *chain.from_iterable(fields.items()),
+        ]
+
+        async def attempt(again: bool) -> None:
+            found = await self._replace(keys, args)
+            if found == 1 or (again and await self.load(transaction.key) == transaction):
+                return
             there = f"version {found.decode()}" if found else "none"
             raise StaleTransaction(f"expected version {expected} in the store, found {there}")
+
+        await self._ask(attempt)
 
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float
@@ -217,19 +184,16 @@ class RedisStore:
 
         Returns:
             The transaction as it is then (unchanged after a timeout), or None if it is gone.
-
-        Raises:
-            StoreUnavailable: Redis cannot be asked.
         """
         # Asked again and again instead of subscribed to: a published message that is lost (a
         # reconnect, a failover, a node that dies between writing and publishing) would be an answer
-        # that the device never gets. A question costs some 20 to 60 microseconds, and few wait.
+        # that the device never gets. A question costs some 100 microseconds, and few wait.
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
-        hash_key = self._keys(key)[0]
+        hash_key, _ = self._keys(key)
         pause_seconds = _FIRST_PAUSE_SECONDS
         while True:
-            stored = await self._ask(b"HGET", hash_key, b"version")
+            stored = await self._ask(lambda _: self._client.hget(hash_key, "version"))
             left_seconds = deadline - loop.time()
             if stored is None:
                 return None
@@ -239,21 +203,15 @@ class RedisStore:
             pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
 
     async def ping(self) -> None:
-        """Return if the store can be written to now.
-
-        Raises:
-            StoreUnavailable: Redis cannot be asked, or refuses to write.
-        """
+        """Return if the store can be written to now."""
         # A real write: a read-only replica, or a Redis whose memory is full, still answers PING.
-        await self._ask(b"SET", f"{self._prefix}:probe", b"1", b"PX", _PROBE_LIFETIME_MS)
+        probe = f"{self._prefix}:probe"
+        await self._ask(lambda _: self._client.set(probe, 1, px=_PROBE_LIFETIME_MS))
 
     async def close(self) -> None:
-        """Release the connection; whatever is asked afterwards is refused."""
+        """Release the connections; whatever is asked afterwards is refused."""
         self._closed = True
-        async with self._linking:  # a connection that is just being made is released, too
-            link, self._link = self._link, None
-        if link is not None:
-            await link.close()
+        await self._disconnect()
 
     def _index(self, transaction_id: bytes) -> str:
         if len(transaction_id) > _PLAIN_ID_BYTES:
@@ -269,196 +227,80 @@ class RedisStore:
     def _lifetime_ms(self, transaction: Transaction) -> int:
         return math.ceil((transaction.expires_at - self._clock()) / timedelta(milliseconds=1))
 
-    def _read(self, fields: list[bytes]) -> Transaction:
-        pairs = iter(fields)
+    def _read(self, fields: Mapping[Any, Any]) -> Transaction:
         try:
-            return Transaction.from_fields(
-                {name.decode(): value for name, value in zip(pairs, pairs, strict=True)}
-            )
+            return Transaction.from_fields({name.decode(): fields[name] for name in fields})
         except (ValueError, TypeError) as error:
             raise StoreUnavailable(
                 f"{self._name}: a stored transaction cannot be read: {error}"
             ) from error
 
-    async def _ask(self, *command: bytes | str | int) -> Any:
-        link: _Link | None = None
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                try:
-                    link = await self._connected()
-                    return await _execute(link, command)
-                except RedisError as error:
-                    if not _calls_for_another_connection(error):
-                        raise
-                    if link is not None:
-                        link.give_up()
-                    link = await self._connected()
-                    return await _execute(link, _again(command))
-        except TimeoutError as error:
-            # A connection that is silent for this long is not worth keeping, even if it is intact.
-            if link is not None:
-                link.give_up()
-            raise StoreUnavailable(
-                f"{self._name}: no answer within {self._timeout_seconds} seconds", rule="R95"
-            ) from error
-        except (RedisError, OSError) as error:
-            raise StoreUnavailable(
-                f"{self._name}: {type(error).__name__}: {error}", rule="R95"
-            ) from error
+    async def _ask(self, attempt: Callable[[bool], Awaitable[_T]], *, again: bool = False) -> _T:
+        """Make an attempt in half the time, and if its connection failed another one, told True.
 
-    async def _connected(self) -> _Link:
-        link = self._link
-        if link is not None and link.is_open:
-            return link
-        async with self._linking:
-            if self._closed:
-                raise RedisConnectionError("the store is closed")
-            if self._link is None or not self._link.is_open:
-                self._link = await _Link.open(self._pool)
-            return self._link
-
-
-class _Link:
-    """One connection with many commands under way; replies come in the order of the commands."""
-
-    def __init__(self, connection: AbstractConnection) -> None:
-        self._connection = connection
-        self._loop = asyncio.get_running_loop()
-        self._waiting: deque[asyncio.Future[Any]] = deque()
-        self._given_up = False
-        self._reading = self._loop.create_task(self._read())
-
-    @classmethod
-    async def open(cls, pool: ConnectionPool) -> _Link:
-        """Connect and log in."""
-        connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
-        await connection.connect()  # type: ignore[no-untyped-call]
-        return cls(connection)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether commands can be sent: a lost connection is noticed while nobody asks, too."""
-        return not self._given_up and self._connection.is_connected and not self._reading.done()
-
-    async def call(self, command: _Command) -> Any:
-        """Send a command and return its reply.
-
-        Raises:
-            RedisError: The connection is lost, or Redis refuses the command.
+        Redis may have carried out the first one. So a second attempt to write takes what it finds
+        for its own if it equals it. Only a second one: otherwise it comes from another node.
         """
-        # The connection would open itself again, but nobody would read from it.
-        if not self.is_open:
-            raise RedisConnectionError("the connection was lost")
-        packed = hiredis.pack_command(command)  # type: ignore[arg-type]
-        reply: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting.append(reply)
+        if self._closed:
+            raise StoreUnavailable(f"{self._name}: the store is closed", rule="R95")
         try:
-            # Nothing yields before the bytes are in the transport: `_waiting` has the order of the
-            # replies. A cancelled caller leaves its place there, and its reply is dropped.
-            await self._connection.send_packed_command(packed, check_health=False)
-        except BaseException:
-            if not reply.cancel():
-                reply.exception()  # looked at, so that asyncio does not report it as forgotten
-            raise
-        return await reply
-
-    def give_up(self) -> None:
-        """End the connection; calls under way fail with a `ConnectionError`."""
-        self._given_up = True
-        self._reading.cancel()
-
-    async def close(self) -> None:
-        """End the connection and wait until it is gone."""
-        self.give_up()
-        await asyncio.wait([self._reading])
-
-    async def _read(self) -> None:
-        cause = "closed by us"
-        try:
-            while True:
-                try:
-                    reply, refusal = await self._connection.read_response(), None
-                except ResponseError as error:
-                    reply, refusal = None, error
-                waiting = self._waiting.popleft()
-                if waiting.done():
-                    continue
-                if refusal is None:
-                    waiting.set_result(reply)
-                else:
-                    waiting.set_exception(refusal)
-        except (RedisError, OSError) as error:
-            cause = str(error)
-        except IndexError:
-            cause = "a reply nobody asked for"
+            async with asyncio.timeout(self._timeout_seconds / 2):
+                return await attempt(again)
+        except (RedisError, *_LOST) as error:
+            # Redis before 7 wraps what a command in a script says into the script's own error.
+            demoted = isinstance(error, ReadOnlyError) or " -READONLY " in str(error)
+            if again or not (demoted or isinstance(error, _LOST)):
+                raise self._unavailable(error) from error
+            if demoted:  # idle connections lead to the same server: it is no longer the primary
+                await self._disconnect(inuse_connections=False)
         finally:
-            await self._connection.disconnect(nowait=True)
-            for waiting in self._waiting:
-                if not waiting.done():
-                    waiting.set_exception(RedisConnectionError(f"the connection was lost: {cause}"))
-            self._waiting.clear()
+            if self._closed:  # what was just being connected when the store was closed
+                await self._disconnect()
+        return await self._ask(attempt, again=True)
+
+    def _unavailable(self, error: Exception) -> StoreUnavailable:
+        what = f"{type(error).__name__}: {error}"
+        if isinstance(error, TimeoutError | RedisTimeoutError):
+            what = f"no answer within {self._timeout_seconds} seconds"
+        return StoreUnavailable(f"{self._name}: {what}", rule="R95")
+
+    async def _disconnect(self, *, inuse_connections: bool = True) -> None:
+        with contextlib.suppress(RedisError):  # a connection that cannot be closed in order is gone
+            await self._pool.disconnect(inuse_connections)
 
 
-async def _execute(link: _Link, command: _Command) -> Any:
+def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _pool(url: str, password: str | None, seconds: float, count: int) -> BlockingConnectionPool:
     try:
-        return await link.call(command)
-    except NoScriptError:
-        # A Redis that is new, was restarted or took over: EVAL runs the script and remembers it.
-        sha = command[1]
-        assert isinstance(sha, str)
-        return await link.call((b"EVAL", _SCRIPTS[sha], *command[2:]))
-
-
-def _calls_for_another_connection(error: RedisError) -> bool:
-    """Tell whether the connection was lost, or leads to a server that is no longer the primary."""
-    # Redis before 7 wraps what a command in a script says into the script's own error.
-    return isinstance(error, RedisConnectionError | ReadOnlyError) or " -READONLY " in str(error)
-
-
-def _again(command: _Command) -> _Command:
-    """Return the command for a second attempt: `create` and `replace` are told so (see `_SAME`)."""
-    if command[1] in (_CREATE_SHA, _REPLACE_SHA):
-        return (*command[:5], b"1", *command[6:])
-    return command
-
-
-def _flat(transaction: Transaction) -> Iterable[bytes | str]:
-    for name, value in transaction.to_fields().items():
-        yield name
-        yield value
-
-
-def _connection_source(url: str, password: str | None, timeout_seconds: float) -> ConnectionPool:
-    """Return a redis-py pool, which is used only to make connections as the URL says.
-
-    Raises:
-        ValueError: The URL cannot be used; the text never contains it, because of the password.
-    """
-    given: dict[str, Any] = {"client_name": "ra-gateway"}
-    if password is not None:
-        given["password"] = password
-    try:
-        pool = ConnectionPool.from_url(url, **given)
-        # Set last, so that nothing in the URL changes them: replies are bytes in the shape of
-        # RESP2, and repeating and timing are done here, where it is known what a repetition means.
-        pool.connection_kwargs.update(
-            protocol=2,
-            decode_responses=False,
-            socket_timeout=None,
-            socket_connect_timeout=timeout_seconds,
-            retry=Retry(NoBackoff(), 0),
-        )
+        options: dict[str, Any] = {"password": password, **parse_url(url)}
+        # Set last: replies in another shape cannot be read, and only `_ask` knows what may be
+        # repeated. It also keeps the time: before Python 3.12, redis-py's `socket_timeout` makes
+        # cancelled calls go on.
+        options |= {
+            "protocol": 2,
+            "decode_responses": False,
+            "retry": Retry(NoBackoff(), 0),
+            "retry_on_timeout": False,
+            "health_check_interval": 0,
+            "socket_timeout": None,
+            "socket_connect_timeout": seconds,
+            "timeout": None,  # of waiting for a connection
+            "max_connections": count,
+        }
+        pool = BlockingConnectionPool(**options)
         pool.make_connection()  # type: ignore[no-untyped-call]
     except (ValueError, TypeError, RedisError):
-        raise ValueError(
+        raise ValueError(  # its text never contains the URL, because of the password
             "not a Redis URL: expected redis://host:port/database, rediss:// or unix://,"
             " with options as in redis-py"
         ) from None
     return pool
 
 
-def _name(pool: ConnectionPool) -> str:
+def _name(options: dict[str, Any]) -> str:
     """Return how log lines call this Redis: where it is, never the password."""
-    options = pool.connection_kwargs
     where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
     return f"redis {where}/{options.get('db', 0)}"

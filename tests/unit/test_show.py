@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -123,7 +122,7 @@ def test_body_of_every_type_however_broken(body_type: BodyType) -> None:
     shown = text_of(message(body(body_type, bytes.fromhex("300a020107040501ff02030400"))))
     assert body_type.name in shown
     assert "note:" in shown
-    assert "OCTET STRING" in shown or "hex" in shown or "ff0203" in shown
+    assert "ff0203" in shown
 
 
 def _krp(certificate: bytes) -> bytes:
@@ -236,9 +235,8 @@ def test_texts_of_strangers_do_not_drive_the_terminal() -> None:
     "form",
     [
         lambda der: der,
-        lambda der: base64.b64encode(der),
-        lambda der: b"\n".join(textwrap.wrap(base64.b64encode(der).decode(), 64)[i].encode()
-                               for i in range(len(textwrap.wrap(base64.b64encode(der).decode(), 64)))),
+        base64.b64encode,
+        base64.encodebytes,
         lambda der: b"-----BEGIN CMP-----\n" + base64.encodebytes(der) + b"-----END CMP-----\n",
         lambda der: der.hex().encode(),
         lambda der: b"0x" + der.hex().upper().encode() + b"\n",
