@@ -11,10 +11,11 @@ that depended on it. `store` puts certificate and answer into the reserved rows 
 (synchronous=FULL), along with every commit before it; only then may the answer leave. Hence:
 
 - No certificate leaves without a durable row: the answer is returned by `store`, after its commit.
-- One transactionID never yields two certificates: the claim is a unique key, and `store` succeeds only for the
-  serial number that the claim holds at that moment.
+- One transactionID never yields two certificates: the claim is a unique key, and `store` succeeds for the first
+  that stores its answer there. Another process with the same request at the same moment finds that answer; what
+  it signed itself is not stored and does not leave, and its serial number remains reserved.
 - A reserved row without a certificate (the process died in between, or the key failed) is harmless: the same
-  request takes the claim over with a new serial number; the old one is never used.
+  request goes on under the same claim with a new serial number; the old one is never used.
 """
 
 from __future__ import annotations
@@ -263,16 +264,16 @@ class Ledger:
             return None
         stored = _find(connection, operation.requester, operation.transaction_id)
         assert stored is not None  # it is what the claim collided with
-        if stored.expires_at > now:
-            if stored.answer or stored.request_digest != operation.request_digest:
-                # Not ours: nothing of this attempt is to stay.
-                connection.execute("DELETE FROM certificates WHERE serial = ?", (serial,))
-                return stored
-        connection.execute(
-            "DELETE FROM transactions WHERE requester = ? AND transaction_id = ?",
-            (operation.requester, operation.transaction_id),
-        )
-        _claim(connection, operation)
+        if stored.expires_at <= now:
+            connection.execute(
+                "DELETE FROM transactions WHERE requester = ? AND transaction_id = ?",
+                (operation.requester, operation.transaction_id),
+            )
+            _claim(connection, operation)
+        elif stored.answer or stored.request_digest != operation.request_digest:
+            # Nothing of this attempt is to stay.
+            connection.execute("DELETE FROM certificates WHERE serial = ?", (serial,))
+            return stored
         return None
 
     async def store(
@@ -281,8 +282,8 @@ class Ledger:
         """Store certificate and answer of a reserved operation; they may leave when this returns.
 
         Returns:
-            What is stored: this operation, or one that took the claim over meanwhile; this certificate is
-            then not in the ledger and must not leave.
+            What is stored: this operation, or that of another process which was faster with the same
+            request; this certificate is then not in the ledger and must not leave.
         """
         return await self._submit(
             _Kind.durable, lambda connection: _store(connection, operation, certificate, now)
@@ -381,9 +382,9 @@ class Ledger:
         if self._closed:
             raise StoreUnavailable("the ledger is closed")
         loop = asyncio.get_running_loop()
-        work = _Work(kind, run, loop, loop.create_future())
-        self._queue.put(work)
-        return await work.future
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.put(_Work(kind, run, loop, future))
+        return await future
 
     def _serve(self) -> None:
         open_ = True
@@ -532,9 +533,21 @@ def _store(
 ) -> Operation:
     serial = f"{operation.serial_number:x}"
     changed = connection.execute(
-        "UPDATE transactions SET answer = ? "
-        "WHERE requester = ? AND transaction_id = ? AND serial = ? AND answer = x''",
-        (operation.answer, operation.requester, operation.transaction_id, serial),
+        "UPDATE transactions SET serial = ?, device_serial = ?, old_serial = ?, response_nonce = ?, "
+        "answer = ?, confirm_by = ?, expires_at = ? "
+        "WHERE requester = ? AND transaction_id = ? AND request_digest = ? AND answer = x''",
+        (
+            serial,
+            _hex(operation.device_serial_number),
+            _hex(operation.old_serial_number),
+            operation.response_nonce,
+            operation.answer,
+            _seconds_or_none(operation.confirm_by),
+            _seconds(operation.expires_at),
+            operation.requester,
+            operation.transaction_id,
+            operation.request_digest,
+        ),
     )
     if changed.rowcount != 1:
         taken = _find(connection, operation.requester, operation.transaction_id)

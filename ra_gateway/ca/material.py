@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa,
 
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CLOCK_SKEW, CMP_SIGNER, RA, Profile, key_identifier
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.certificates import Certificate, InvalidSignature
 from ra_gateway.cmp.messages import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.errors import CMPError, ConfigError, Problem
 from ra_gateway.keys import load_certificates, load_credential, load_private_key
 
 KEY_KINDS: Final[dict[str, Callable[[], Any]]] = {
@@ -137,7 +137,7 @@ def issue_ra_certificate(
     """
     make_key = _key_maker(key_kind)
     path = (target or directory) / stem
-    _require_absent((path.with_suffix(".pem"), path.with_suffix(".key")))
+    _require_absent((Path(f"{path}.pem"), Path(f"{path}.key")))
     profile = replace(RA, validity_days=validity_days)
     material = load_ca(directory, profile=profile, password=ca_password)
     try:
@@ -185,7 +185,7 @@ def load_ca(
             "Make a key of its own for CMP messages (RFC 9810 8.6)",
         )
     for certificate, issuer in ((issuing, root), (credential.certificate, issuing)):
-        if certificate.issuer_der != issuer.subject_der:
+        if not _issued_by(certificate, issuer):
             raise _problem(
                 f"{SETTING}.directory_path",
                 f"{certificate.subject} was not issued by {issuer.subject}",
@@ -193,6 +193,14 @@ def load_ca(
             )
     issuer_ = Issuer(issuing, (root,), key, profile, random_octets)
     return CAMaterial(root, issuer_, credential)
+
+
+def _issued_by(certificate: Certificate, issuer: Certificate) -> bool:
+    try:
+        certificate.verify_issued_by(issuer)
+    except (InvalidSignature, CMPError):
+        return False
+    return certificate.issuer_der == issuer.subject_der
 
 
 def _only(path: Path, setting: str) -> Certificate:
@@ -323,8 +331,8 @@ def _write(
     pem = b"".join(map(_pem, certificates))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(path.with_suffix(".key"), key_pem, 0o600)
-        _write_new(path.with_suffix(".pem"), pem, 0o644)
+        _write_new(Path(f"{path}.key"), key_pem, 0o600)
+        _write_new(Path(f"{path}.pem"), pem, 0o644)
     except OSError as error:
         raise _problem(
             str(path.parent),

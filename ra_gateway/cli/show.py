@@ -375,8 +375,7 @@ def _message(der: bytes, nesting: int) -> Tree:
 def _header(tree: Tree, der: bytes) -> None:
     header = _decoded(der, rfc4210.PKIHeader())
     branch = _add(tree, "header", f"{len(der)} octets")
-    if header is not None:
-        _members(branch, header)
+    if header is not None and _shown(branch, lambda: _members(branch, header)):
         return
     try:
         own = PKIHeader.from_der(der)
@@ -411,31 +410,44 @@ def _body(tree: Tree, body_type: BodyType, der: bytes, nesting: int) -> None:
     content = _content(der)
     branch = _add(tree, "body", f"{body_type.name} [{int(body_type)}], {len(der)} octets")
     value = _decoded(content, _BODY_SPECS[body_type])
-    if value is None:
-        own = _OWN_BODIES.get(body_type)
-        try:
-            if own is not None:
-                own(branch, content)
-                return
-        except CMPError:
-            pass  # neither decoder reads it: the dump below is what remains
-        _note(
-            branch,
-            "pyasn1 (RFC 4210, 2005) cannot read this body: it is newer syntax, or wrong; "
-            "this is a dump of its ASN.1",
-        )
-        _dump(branch, "content", content)
-    elif body_type is BodyType.nested:
-        _nested(branch, [bytes(item) for item in value], nesting)
+    if value is not None and _shown(branch, lambda: _content_of(branch, body_type, value, nesting)):
+        return
+    own = _OWN_BODIES.get(body_type)
+    try:
+        if own is not None:
+            own(branch, content)
+            return
+    except CMPError:
+        pass  # neither decoder reads it: the dump below is what remains
+    _note(
+        branch,
+        "pyasn1 (RFC 4210, 2005) cannot read this body: it is newer syntax, or wrong; "
+        "this is a dump of its ASN.1",
+    )
+    _dump(branch, "content", content)
+
+
+def _content_of(tree: Tree, body_type: BodyType, value: Any, nesting: int) -> None:
+    if body_type is BodyType.nested:
+        _nested(tree, [bytes(item) for item in value], nesting)
     elif isinstance(value, univ.SequenceOf):
         for index, item in enumerate(value):
-            _show(branch, f"[{index}]", item)
-    elif _kinds(value) & _SHOWN_AS.keys():
-        _show(branch, "content", value)
-    elif isinstance(value, univ.Sequence):
-        _members(branch, value)
+            _show(tree, f"[{index}]", item)
+    elif isinstance(value, univ.Sequence) and not _kinds(value) & _SHOWN_AS.keys():
+        _members(tree, value)
     else:
-        _show(branch, "content", value)
+        _show(tree, "content", value)
+
+
+def _shown(tree: Tree, show: Callable[[], None]) -> bool:
+    """Run a function that adds to a tree; undo it where pyasn1 stumbles over what it has decoded itself."""
+    before = len(tree.children)
+    try:
+        show()
+    except _UNDECODABLE:
+        del tree.children[before:]
+        return False
+    return True
 
 
 def _nested(tree: Tree, messages: list[bytes], nesting: int) -> None:
@@ -559,7 +571,7 @@ def _plain(value: Any) -> str:
 
 def _integer(value: Any) -> str:
     number = int(value)
-    name = dict((n, text) for text, n in value.namedValues.items()).get(number)
+    name = {n: text for text, n in value.namedValues.items()}.get(number)
     if name is not None:
         return f"{name} ({number})"
     return str(number) if abs(number) < 1 << 32 else f"0x{number:x}"

@@ -70,6 +70,8 @@ class OID:
     origPKIMessage: Final = "1.3.6.1.5.5.7.4.15"
     certProfile: Final = "1.3.6.1.5.5.7.4.21"
     oldCertID: Final = "1.3.6.1.5.5.7.5.1.5"
+    altCertTemplate: Final = "1.3.6.1.5.5.7.5.1.7"
+    regInfoCertReq: Final = "1.3.6.1.5.5.7.5.2.2"
     cmcCA: Final = "1.3.6.1.5.5.7.3.27"
     cmcRA: Final = "1.3.6.1.5.5.7.3.28"
     cmKGA: Final = "1.3.6.1.5.5.7.3.32"

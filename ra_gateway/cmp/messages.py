@@ -337,7 +337,7 @@ class CertTemplate:
         )
 
     def build(self) -> asn1.CertTemplate:
-        """Return the form to be encoded; reserved fields are never written."""
+        """Return the form to be encoded; signingAlg and the UIDs are never written."""
         validity = None
         if self.not_before is not None or self.not_after is not None:
             validity = asn1.OptionalValidity(
@@ -412,6 +412,7 @@ class CertReqMsg:
     Args:
         cert_req_der: CertRequest as received: what POPOSigningKey signs.
         pop: `SignaturePOP`; the name of another choice of ProofOfPossession; None if absent.
+        reg_info: Attributes beside the request, which no proof of possession covers.
     """
 
     cert_req_der: bytes
@@ -419,6 +420,7 @@ class CertReqMsg:
     template: CertTemplate
     controls: tuple[Control, ...]
     pop: SignaturePOP | str | None
+    reg_info: tuple[Control, ...] = ()
 
     def old_cert_id(self) -> CertId | None:
         """Return the oldCertID control, or None.
@@ -457,11 +459,15 @@ def _cert_req_msg(message: asn1.CertReqMsg) -> CertReqMsg:
         cert_req_der=cert_req_der,
         cert_req_id=request.cert_req_id,
         template=CertTemplate.of(request.cert_template),
-        controls=tuple(
-            Control(control.type.dotted_string, asn1.raw(control.value))
-            for control in _some(request.controls, "controls")
-        ),
+        controls=_controls(request.controls, "controls"),
         pop=pop,
+        reg_info=_controls(message.reg_info, "regInfo"),
+    )
+
+
+def _controls(items: list[asn1.AttributeTypeAndValue] | None, what: str) -> tuple[Control, ...]:
+    return tuple(
+        Control(item.type.dotted_string, asn1.raw(item.value)) for item in _some(items, what)
     )
 
 

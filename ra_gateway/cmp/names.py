@@ -28,6 +28,19 @@ _ENCODINGS: Final = {
     0x1C: "utf-32-be",
 }
 
+_SHORT_NAMES: Final = {
+    "2.5.4.3": "CN",
+    "2.5.4.7": "L",
+    "2.5.4.8": "ST",
+    "2.5.4.10": "O",
+    "2.5.4.11": "OU",
+    "2.5.4.6": "C",
+    "2.5.4.9": "STREET",
+    "0.9.2342.19200300.100.1.25": "DC",
+    "0.9.2342.19200300.100.1.1": "UID",
+}
+"""Short names of RFC 4514 3; every other attribute is written with its dotted OID."""
+
 CanonicalName = tuple[frozenset[tuple[str, str]], ...]
 
 
@@ -87,16 +100,25 @@ def rfc4514(name_der: bytes) -> str:
     Raises:
         MalformedMessage: Not a Name.
     """
-    try:
-        return x509.Name(
-            x509.RelativeDistinguishedName(
-                x509.NameAttribute(attribute.type, _text(attribute.value), _validate=False)
-                for attribute in rdn.as_list()
-            )
-            for rdn in asn1.unbox(asn1.NameBox, name_der).rdns
-        ).rfc4514_string()
-    except (ValueError, TypeError) as error:
-        raise MalformedMessage(f"name: {error}", rule="R1") from error
+    # Not by x509.Name: it warns of every name that is longer than X.520 allows, and devices send such.
+    rdns = [rdn.as_list() for rdn in asn1.unbox(asn1.NameBox, name_der).rdns]
+    if not all(rdns):
+        raise MalformedMessage("empty RelativeDistinguishedName", rule="R1")
+    return ",".join("+".join(map(_rfc4514_attribute, rdn)) for rdn in reversed(rdns))
+
+
+def _rfc4514_attribute(attribute: asn1.AttributeTypeAndValue) -> str:
+    dotted = attribute.type.dotted_string
+    return f"{_SHORT_NAMES.get(dotted, dotted)}={escape_rfc4514(_text(attribute.value))}"
+
+
+def escape_rfc4514(value: str) -> str:
+    """Escape an attribute's value, so that "x,O=y" stays one value (RFC 4514 2.4)."""
+    escaped = "".join("\\" + char if char in ',+"\\<>;' else char for char in value)
+    escaped = escaped.replace("\0", "\\00")
+    if escaped.startswith((" ", "#")):
+        escaped = "\\" + escaped
+    return escaped[:-1] + "\\ " if value.endswith(" ") and len(value) > 1 else escaped
 
 
 def from_rfc4514(text: str) -> bytes:

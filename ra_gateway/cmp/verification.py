@@ -512,6 +512,8 @@ def read_request(
     """
     message, domain = authenticated.message, authenticated.domain
     rules = rules.relaxed_by(domain.quirks)
+    if message.body_content == asn1.tlv(0x30):
+        raise RequestRefused("no CertReqMsg, expected exactly one", rule="R46")
     messages = cert_req_messages(message.body_content)
     if len(messages) != 1:
         raise RequestRefused(f"{len(messages)} CertReqMsg, expected exactly one", rule="R46")
@@ -531,6 +533,7 @@ def _check_template(
     request: CertReqMsg, allowed: AlgorithmPolicy, rules: HeaderRules
 ) -> tuple[bytes, PublicKeyTypes]:
     template = request.template
+    _check_one_template(request)
     if template.version not in (None, 2):
         raise TemplateRefused(f"version {template.version}, expected 2 (v3)", rule="R48")
     nameless = template.subject_der in (None, NULL_DN) and (
@@ -553,6 +556,17 @@ def _check_template(
         raise TemplateRefused(error.detail, rule="R61") from error
     _check_no_authority(request)
     return template.spki_der, key
+
+
+def _check_one_template(request: CertReqMsg) -> None:
+    """Refuse whatever could make a CA see another template than the one that is checked here."""
+    oids = [extension.oid for extension in request.template.extensions]
+    if twice := {oid for oid in oids if oids.count(oid) > 1}:
+        raise TemplateRefused(f"extension {', '.join(sorted(twice))} twice", rule="RFC 5280 4.2")
+    # RFC 4211 6.7 and 7.2: a template beside the template, which takes its place.
+    others = {control.type for control in (*request.controls, *request.reg_info)}
+    if others & {OID.altCertTemplate, OID.regInfoCertReq}:
+        raise TemplateRefused("a second template in controls or regInfo", rule="RFC 4211 7.2")
 
 
 def _check_no_authority(request: CertReqMsg) -> None:

@@ -106,7 +106,7 @@ async def post(
         ) from error
     except aiohttp.ClientError as error:
         raise ServerUnreachable(
-            f"the exchange with {url} broke off: {error or type(error).__name__}",
+            f"the exchange with {url} broke off: {str(error) or type(error).__name__}",
             "Try again; if it stays so, see the log of the gateway",
         ) from error
 

@@ -309,7 +309,9 @@ class Enrollment:
             raise ValueError(f"{options.body_type.name} is not a certificate request in CRMF")
         if identity.trust is None and options.body_type is not BodyType.ir:
             # TS 33.310 9.2 lets a device take the root from an ip; later it has one.
-            raise ValueError(f"{options.body_type.name} needs an operator root; only ir does without")
+            raise ValueError(
+                f"{options.body_type.name} needs an operator root; only ir does without"
+            )
         self.trace: list[TracedMessage] = []
         self._identity = identity
         self._new_signer = KeySigner(private_key)
@@ -445,7 +447,7 @@ class Enrollment:
         if message.body_type is BodyType.error:
             with _doubting():
                 status_info = error_msg_content(message.body_content).status_info
-            raise EnrollmentRefused(status_info, BodyType.error, self._doubt(message, now))
+            raise self._refusal(status_info, message, now)
         if self._issued is not None:
             return self._take_pkiconf(message, self._issued, now)
         return await self._take_response(message, now)
@@ -465,6 +467,14 @@ class Enrollment:
         check_answer_header(
             header, transaction_id=self._transaction_id, sender_nonce=self._sender_nonce
         )
+
+    def _refusal(
+        self, status_info: PKIStatusInfo, message: PKIMessage, now: datetime
+    ) -> EnrollmentRefused:
+        doubt = self._doubt(message, now)
+        # RFC 9483 3.6.4: a negative answer ends the operation, if it is the operator's.
+        self._ended = not doubt
+        return EnrollmentRefused(status_info, message.body_type, doubt)
 
     def _doubt(self, message: PKIMessage, now: datetime) -> str:
         """Return why a refusal cannot be authenticated, "" if it can."""
@@ -491,9 +501,7 @@ class Enrollment:
             content = cert_rep_message(message.body_content)
             response = require_one(content.responses, "CertResponse", "R96")
         if not response.status_info.issued:
-            raise EnrollmentRefused(
-                response.status_info, message.body_type, self._doubt(message, now)
-            )
+            raise self._refusal(response.status_info, message, now)
         with _doubting():
             self._check_header(message.header)
             certificate = self._certificate_of(response)
@@ -577,9 +585,7 @@ class Enrollment:
             recip_nonce=recip_nonce,
             extra_certs=self._options.extra_certs_in_cert_conf,
         )
-        self._note(
-            Direction.sent, der, status_info or PKIStatusInfo(PKIStatus.accepted)
-        )
+        self._note(Direction.sent, der, status_info or PKIStatusInfo(PKIStatus.accepted))
         return der
 
     def _take_pkiconf(self, message: PKIMessage, issued: _Issued, now: datetime) -> Done:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     CertRepMessage,
     CertResponse,
@@ -99,11 +99,26 @@ def _authenticated(
                 f"{upstream.name} answered {message.body_type.name}, expected {expected_type.name}",
                 rule="R85",
             )
-        return authenticate_answer(message, upstream.trust, upstream.pinned, _ANSWER_RULES, now)
+        authenticated = authenticate_answer(
+            message, upstream.trust, upstream.pinned, _ANSWER_RULES, now
+        )
+        _require_authority(authenticated.signer, upstream)
+        return authenticated
     except UpstreamBroken:
         raise
     except CMPError as error:
         raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
+
+
+def _require_authority(signer: Certificate, upstream: Upstream) -> None:
+    """Refuse answers of mere certificate holders: every base station's certificate chains to this root."""
+    named = signer in upstream.pinned or signer.is_ca
+    if not named and not signer.extended_key_usage & {OID.cmcCA, OID.cmcRA}:
+        raise UpstreamBroken(
+            f"{upstream.name}: the answer is protected by {signer.subject}, which is neither a CA nor has "
+            "cmcCA or cmcRA; if it speaks for the CA, list it under ca_certificate_paths",
+            rule="R84",
+        )
 
 
 def _error_of(message: PKIMessage, upstream: Upstream) -> UpstreamBroken:

@@ -45,5 +45,5 @@ class MessageHandled:
 class EventSink(Protocol):
     """Takes events; must not raise and must not wait."""
 
-    def __call__(self, event: MessageHandled) -> None:
+    def __call__(self, event: MessageHandled, /) -> None:
         """Take one event."""

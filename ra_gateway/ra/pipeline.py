@@ -33,6 +33,7 @@ from ra_gateway.cmp.messages import (
     PKIMessage,
     assemble,
     cert_rep_body,
+    cert_req_messages,
     nested_body,
 )
 from ra_gateway.cmp.protection import Credential, protect
@@ -225,6 +226,10 @@ class Gateway:
             raise HeaderRefused(f"{body_type.name} sent to .../{walk.operation}", rule="R149")
         rules = walk.endpoint.rules.relaxed_by(walk.endpoint.loosest_quirks)
         check_header(walk.message.header, rules, first=body_type in CERT_RESPONSE_TO)
+        profiles = walk.message.header.cert_profiles
+        if body_type in CERT_RESPONSE_TO and len(profiles) > 1:
+            # RFC 9483 3.1: exactly one. A name is for the CA to know: it goes up as it came.
+            raise HeaderRefused(f"certProfile names {len(profiles)} profiles", rule="R64")
         if body_type is BodyType.pollReq:
             raise HeaderRefused(
                 "no answer is being waited for under this transactionID", rule="R119"
@@ -363,7 +368,7 @@ class Gateway:
         settled = advance(
             transaction,
             event,
-            opening=replace(transaction.opening, response_der=response),
+            opening=_answered(transaction.opening, response),
             response_nonce=answer.message.header.sender_nonce or b"",
             certificate_der=b"" if answer.certificate is None else answer.certificate.der,
             confirm_locally=_granted_by(answer),
@@ -373,7 +378,7 @@ class Gateway:
     async def _fail(self, walk: _Walk, transaction: Transaction, error: CMPError) -> bytes:
         """Settle a transaction that must not be asked again; its repeats get this same error."""
         response = await self._refuse(walk, error)
-        exchange = replace(transaction.confirmation or transaction.opening, response_der=response)
+        exchange = _answered(transaction.confirmation or transaction.opening, response)
         which = "opening" if transaction.confirmation is None else "confirmation"
         failed = advance(transaction, Event.failed, **{which: exchange})
         return await self._settle(failed) or response
@@ -626,7 +631,7 @@ class Gateway:
         response = await protect(reply, PKICONF_BODY, credential, credential.certificates)
         event = Event.accepted if transaction.confirm_status else Event.rejected
         walk.outcome = "confirmed" if transaction.confirm_status else "rejected"
-        settled = advance(transaction, event, confirmation=replace(exchange, response_der=response))
+        settled = advance(transaction, event, confirmation=_answered(exchange, response))
         return await self._settle(settled) or response
 
     # --- error from a device ------------------------------------------------------------------------------------
@@ -669,7 +674,8 @@ class Gateway:
         walk.refusal = error
         walk.outcome = "failed" if isinstance(error, ServiceFailure) else "refused"
         header = self._reply_header(walk.message.header)
-        body_der = refusal_body(error, walk.message.body_type, walk.cert_req_id)
+        cert_req_id = _cert_req_id(walk.message) if error.in_body else 0
+        body_der = refusal_body(error, walk.message.body_type, cert_req_id)
         try:
             credential = self._credential()
             return await protect(header, body_der, credential, credential.certificates)
@@ -724,12 +730,25 @@ class Gateway:
         )
 
 
+def _cert_req_id(message: PKIMessage) -> int:
+    """Return the certReqId that a refusal names: the request's, wrong as it may be, if there is one."""
+    try:
+        return cert_req_messages(message.body_content)[0].cert_req_id
+    except MalformedMessage:
+        return 0
+
+
 def _variant(upstream: Upstream, body_type: BodyType) -> Variant:
     return upstream.kur if body_type is BodyType.kur else Variant.reprotect
 
 
 def _lease(upstream: Upstream) -> timedelta:
     return timedelta(seconds=upstream.deadline_seconds + _LEASE_MARGIN_SECONDS)
+
+
+def _answered(exchange: Exchange, response: bytes) -> Exchange:
+    """Put an answer beside its request; the message for the CA has done its work and need not be kept."""
+    return replace(exchange, upstream_der=b"", response_der=response)
 
 
 def _granted_by(answer: CheckedAnswer) -> bool:

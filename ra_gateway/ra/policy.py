@@ -5,6 +5,7 @@ Pure decisions over values; what must be looked up (the inventory's entry) comes
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -29,6 +30,7 @@ from ra_gateway.cmp.names import (
     NULL_DN,
     attributes,
     directory_name,
+    escape_rfc4514,
     from_rfc4514,
     general_names,
     general_names_der,
@@ -74,9 +76,11 @@ class IdentityRules:
     Args:
         subject_template: RFC 4514 string with placeholders such as {cn}, for derive and replace.
         allowed_subjects: Glob patterns, placeholders allowed, over the RFC 4514 string of a subject that the
-            device asks for; none match: refused.
+            device asks for; none match: refused. A wildcard stays within its attribute, but "*" alone
+            allows every subject.
         san_template: Texts such as "dns:{cn}.ran.example.net", set whenever the subject is set.
-        allowed_sans: Glob patterns over such texts, for subjectAltName entries the device asks for.
+        allowed_sans: Glob patterns over such texts, for subjectAltName entries the device asks for; an
+            entry that is a wildcard itself is refused.
         identity_from: Placeholder whose value is looked up in the inventory.
         same_key: Whether the key of the vendor certificate itself may be certified (TS 33.310 9.2 lets
             the pre-provisioned key be enrolled).
@@ -202,10 +206,11 @@ def _authorize_vendor(
         raise NotAuthorized(f"no subject is configured for {request.signer.subject}", rule="R141")
     subject_der = _subject_der(text, values, request.signer)
     own_san = (entry.san if entry is not None else ()) or rules.san_template
-    set_san = tuple(_fill(name, values, request.signer) for name in own_san) or None
-    if asked is not None and same_name(asked, subject_der) and set(san or ()) == set(set_san or ()):
+    san_der = _san_der(own_san, values, request.signer)
+    set_san = () if san_der is None else general_names(san_der)
+    if asked is not None and same_name(asked, subject_der) and set(san or ()) == set(set_san):
         return _kept(request, asked, san)  # it asks for what it gets: its own POP may stand
-    return _completed(request, subject_der, set_san, may_complete=may_complete)
+    return _completed(request, subject_der, san_der, may_complete=may_complete)
 
 
 def _authorize_known(request: AuthenticatedRequest, *, may_complete: bool) -> AuthorizedRequest:
@@ -222,7 +227,7 @@ def _authorize_known(request: AuthenticatedRequest, *, may_complete: bool) -> Au
     if san is not None and set(san) != set(old_san or ()):
         raise _other_identity(is_update, f"subjectAltName {', '.join(san)}", old)
     if (subject is None or san != old_san) and may_complete:
-        return _completed(request, old.subject_der, old_san, may_complete=True)
+        return _completed(request, old.subject_der, old.subject_alt_name_der, may_complete=True)
     return _kept(request, old.subject_der, san)
 
 
@@ -257,7 +262,7 @@ def _kept(
 def _completed(
     request: AuthenticatedRequest,
     subject_der: bytes,
-    san: tuple[str, ...] | None,
+    san_der: bytes | None,
     *,
     may_complete: bool,
 ) -> AuthorizedRequest:
@@ -269,13 +274,16 @@ def _completed(
         )
     asked = request.request.template
     extensions = tuple(item for item in asked.extensions if item.oid != ExtensionOID.subjectAltName)
-    if san is not None:
+    if san_der is not None:
         # RFC 5280 4.2.1.6: critical exactly when the subject is empty.
-        extensions += (
-            Extension(ExtensionOID.subjectAltName, subject_der == NULL_DN, general_names_der(san)),
-        )
+        extensions += (Extension(ExtensionOID.subjectAltName, subject_der == NULL_DN, san_der),)
     template = replace(
-        asked, subject_der=subject_der, extensions=extensions, version=None, issuer_der=None
+        asked,
+        subject_der=subject_der,
+        extensions=extensions,
+        version=None,
+        serial_number=None,
+        issuer_der=None,
     )
     controls = list(request.request.controls)
     if request.message.body_type is BodyType.kur and request.request.old_cert_id() is None:
@@ -287,6 +295,7 @@ def _completed(
         RA_VERIFIED_POPO_DER,
     )
     changed = body(request.message.body_type, tlv(0x30, message))
+    san = None if san_der is None else general_names(san_der)
     return AuthorizedRequest(request, changed, subject_der, san, True, _SEAL)
 
 
@@ -311,12 +320,14 @@ def _fill(text: str, values: Mapping[str, str], signer: Certificate) -> str:
         return text.format_map(values)
     except KeyError as error:
         raise NotAuthorized(
-            f"{signer.subject} has no {error.args[0]}, which {text!r} needs", rule="R141"
+            f"{signer.subject} has no {error.args[0]} that can be put into {text!r}", rule="R141"
         ) from error
+    except (ValueError, AttributeError) as error:  # braces in the inventory that are no placeholder
+        raise NotAuthorized(f"{text!r} cannot be filled in: {error}", rule="R141") from error
 
 
 def _subject_der(text: str, values: Mapping[str, str], signer: Certificate) -> bytes:
-    escaped = {name: _escape_rfc4514(value) for name, value in values.items()}
+    escaped = {name: escape_rfc4514(value) for name, value in values.items()}
     filled = _fill(text, escaped, signer)
     try:
         return from_rfc4514(filled)
@@ -324,12 +335,21 @@ def _subject_der(text: str, values: Mapping[str, str], signer: Certificate) -> b
         raise NotAuthorized(f"{filled!r} is not a subject: {error}", rule="R141") from error
 
 
-def _escape_rfc4514(value: str) -> str:
-    """Escape an attribute value, so that a vendor's "x,O=y" stays one value (RFC 4514 2.4)."""
-    escaped = "".join("\\" + char if char in ',+"\\<>;=' else char for char in value)
-    if escaped.startswith((" ", "#")):
-        escaped = "\\" + escaped
-    return escaped[:-1] + "\\ " if value.endswith(" ") and len(value) > 1 else escaped
+_SAN_VALUE: Final = re.compile(r"[A-Za-z0-9._:-]+")
+"""What a vendor certificate may put into a subjectAltName: no "*", which would make it a wildcard."""
+
+
+def _san_der(
+    templates: Iterable[str], values: Mapping[str, str], signer: Certificate
+) -> bytes | None:
+    usable = {name: value for name, value in values.items() if _SAN_VALUE.fullmatch(value)}
+    names = [_fill(text, usable, signer) for text in templates]
+    try:
+        return general_names_der(names) if names else None
+    except ValueError as error:
+        raise NotAuthorized(
+            f"{', '.join(names)} is not a subjectAltName: {error}", rule="R141"
+        ) from error
 
 
 def _check_allowed(
@@ -339,19 +359,30 @@ def _check_allowed(
     what: str,
     signer: Certificate,
 ) -> None:
-    literal = {name: _escape_glob(_escape_rfc4514(value)) for name, value in values.items()}
-    for pattern in patterns:
+    literal = {name: _escape_glob(escape_rfc4514(value)) for name, value in values.items()}
+    wildcard = what == "subjectAltName" and "*" in text
+    for pattern in () if wildcard else patterns:
         try:
             filled = pattern.format_map(literal)
         except KeyError:
             continue  # the vendor certificate lacks the attribute: this pattern allows nothing
-        if fnmatchcase(text, filled):
+        if pattern == "*" or _fits(text, filled):
             return
     raise NotAuthorized(
         f"{what} {text!r} is not allowed for {signer.subject}; allowed: "
         f"{', '.join(patterns) or 'nothing is configured'}",
         rule="R67",
     )
+
+
+_ATTRIBUTES: Final = re.compile(r"(?:[^\\,+]|\\.)*[,+]?", re.DOTALL)
+"""One attribute of an RFC 4514 string and the separator behind it; an escaped separator is no separator."""
+
+
+def _fits(text: str, pattern: str) -> bool:
+    """Tell whether a name fits a glob, attribute by attribute: no "*" admits an attribute more."""
+    parts, patterns = _ATTRIBUTES.findall(text), _ATTRIBUTES.findall(pattern)
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
 def _escape_glob(value: str) -> str:

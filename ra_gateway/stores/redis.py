@@ -25,9 +25,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from ra_gateway.errors import StaleTransaction, StoreUnavailable
 from ra_gateway.ra.ports import Clock
@@ -82,11 +80,7 @@ end
 return found
 """
 
-# RuntimeError is what uvloop raises when redis-py writes to a connection that the peer has reset.
-_LOST: Final = (RedisConnectionError, RedisTimeoutError, OSError, RuntimeError)
-
 _T = TypeVar("_T")
-_Args = list[bytes | str | int]
 
 
 class RedisStore:
@@ -132,8 +126,8 @@ class RedisStore:
 
     async def create(self, transaction: Transaction) -> Transaction | None:
         """Store a new transaction unless its key is live, and return the live one if it is."""
-        keys, fields = self._keys(transaction.key), transaction.to_fields()
-        args: _Args = [self._lifetime_ms(transaction), *chain.from_iterable(fields.items())]
+        keys = self._keys(transaction.key)
+        args: list[Any] = [self._lifetime_ms(transaction), *_flat(transaction)]
 
         async def attempt(again: bool) -> Transaction | None:
             reply = await self._create(keys, args)
@@ -152,7 +146,7 @@ class RedisStore:
         """Return live transactions with this transactionID, whoever signed them (at most 8)."""
         index = self._index(transaction_id)
         found = await self._ask(lambda _: self._find([index]))
-        return [self._read(_pairs(reply)) for reply in found]
+        return [self._read(_pairs(fields)) for fields in found]
 
     async def replace(self, transaction: Transaction) -> None:
         """Replace the stored version `transaction.version - 1` by this one.
@@ -160,13 +154,9 @@ class RedisStore:
         Raises:
             StaleTransaction: Another version is stored, or none.
         """
-        keys, fields = self._keys(transaction.key), transaction.to_fields()
+        keys = self._keys(transaction.key)
         expected = transaction.version - 1
-        args: _Args = [
-            self._lifetime_ms(transaction),
-            expected,
-            *chain.from_iterable(fields.items()),
-        ]
+        args: list[Any] = [self._lifetime_ms(transaction), expected, *_flat(transaction)]
 
         async def attempt(again: bool) -> None:
             found = await self._replace(keys, args)
@@ -236,21 +226,25 @@ class RedisStore:
             ) from error
 
     async def _ask(self, attempt: Callable[[bool], Awaitable[_T]], *, again: bool = False) -> _T:
-        """Make an attempt in half the time, and if its connection failed another one, told True.
+        """Make an attempt in half the time; if its connection failed, make another and tell it so.
 
-        Redis may have carried out the first one. So a second attempt to write takes what it finds
-        for its own if it equals it. Only a second one: otherwise it comes from another node.
+        Redis may have carried out the first one. So the second attempt to write something takes
+        for its own what it finds equal to it; to a first attempt, that comes from another node.
         """
-        if self._closed:
-            raise StoreUnavailable(f"{self._name}: the store is closed", rule="R95")
         try:
+            if self._closed:
+                raise StoreUnavailable(f"{self._name}: the store is closed", rule="R95")
             async with asyncio.timeout(self._timeout_seconds / 2):
                 return await attempt(again)
-        except (RedisError, *_LOST) as error:
+        # RuntimeError: so uvloop refuses to write to a connection that the peer has reset.
+        except (RedisError, OSError, RuntimeError) as error:
             # Redis before 7 wraps what a command in a script says into the script's own error.
             demoted = isinstance(error, ReadOnlyError) or " -READONLY " in str(error)
-            if again or not (demoted or isinstance(error, _LOST)):
-                raise self._unavailable(error) from error
+            if again or (isinstance(error, ResponseError) and not demoted):
+                what = f"{type(error).__name__}: {error}"
+                if isinstance(error, TimeoutError):
+                    what = f"no answer within {self._timeout_seconds} seconds"
+                raise StoreUnavailable(f"{self._name}: {what}", rule="R95") from error
             if demoted:  # idle connections lead to the same server: it is no longer the primary
                 await self._disconnect(inuse_connections=False)
         finally:
@@ -258,15 +252,13 @@ class RedisStore:
                 await self._disconnect()
         return await self._ask(attempt, again=True)
 
-    def _unavailable(self, error: Exception) -> StoreUnavailable:
-        what = f"{type(error).__name__}: {error}"
-        if isinstance(error, TimeoutError | RedisTimeoutError):
-            what = f"no answer within {self._timeout_seconds} seconds"
-        return StoreUnavailable(f"{self._name}: {what}", rule="R95")
-
     async def _disconnect(self, *, inuse_connections: bool = True) -> None:
         with contextlib.suppress(RedisError):  # a connection that cannot be closed in order is gone
             await self._pool.disconnect(inuse_connections)
+
+
+def _flat(transaction: Transaction) -> chain[Any]:
+    return chain.from_iterable(transaction.to_fields().items())
 
 
 def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
@@ -276,15 +268,13 @@ def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
 def _pool(url: str, password: str | None, seconds: float, count: int) -> BlockingConnectionPool:
     try:
         options: dict[str, Any] = {"password": password, **parse_url(url)}
-        # Set last: replies in another shape cannot be read, and only `_ask` knows what may be
-        # repeated. It also keeps the time: before Python 3.12, redis-py's `socket_timeout` makes
-        # cancelled calls go on.
+        # Set last: replies in another shape cannot be read, and only `_ask` knows what a repetition
+        # means. `_ask` keeps the time, too: with a `socket_timeout`, redis-py on Python 3.11 lets
+        # a call go on that was cancelled while it was sending.
         options |= {
             "protocol": 2,
             "decode_responses": False,
             "retry": Retry(NoBackoff(), 0),
-            "retry_on_timeout": False,
-            "health_check_interval": 0,
             "socket_timeout": None,
             "socket_connect_timeout": seconds,
             "timeout": None,  # of waiting for a connection

@@ -7,11 +7,14 @@ import base64
 import contextlib
 import os
 import pickle
+import socket
+import struct
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import uvloop
 
 from ra_gateway.errors import StaleTransaction, StoreUnavailable
 from ra_gateway.ra.transaction import Event, Transaction, advance
@@ -44,8 +47,12 @@ async def store(redis_url: str) -> AsyncIterator[RedisStore]:
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str, *, timeout_seconds: float = 2.0) -> AsyncIterator[RedisStore]:
-    store = RedisStore(url, clock=system_clock, timeout_seconds=timeout_seconds)
+async def opened(
+    url: str, *, timeout_seconds: float = 2.0, max_connections: int = 64
+) -> AsyncIterator[RedisStore]:
+    store = RedisStore(
+        url, clock=system_clock, timeout_seconds=timeout_seconds, max_connections=max_connections
+    )
     try:
         yield store
     finally:
@@ -265,14 +272,53 @@ async def test_cancelled_calls_do_not_mix_up_replies(store: RedisStore) -> None:
     assert await store.load(mine[0].key) == mine[0]
 
 
+async def test_more_calls_than_connections_take_turns(
+    redis_url: str, redis_server: RedisServer
+) -> None:
+    """Calls wait for a connection; there are never more than `max_connections`."""
+    mine = [new_transaction(signer=number) for number in range(40)]
+    async with opened(redis_url, max_connections=2) as store:
+        assert await asyncio.gather(*(store.create(each) for each in mine)) == [None] * 40
+        assert _clients_become(redis_server, 2)
+
+
+async def test_what_is_being_connected_when_the_store_is_closed_is_closed_too(
+    redis_url: str, redis_server: RedisServer
+) -> None:
+    """No connection outlives the store, whenever it was closed."""
+    store = RedisStore(redis_url, clock=system_clock)
+    asking = asyncio.create_task(store.ping())
+    await asyncio.sleep(0)
+    await store.close()
+    await asyncio.wait([asking])
+    asking.exception()  # looked at: it may have been in time, or not
+    assert _clients_become(redis_server, 0)
+
+
+def _clients_become(server: RedisServer, count: int) -> bool:
+    """Tell whether the server soon has so many clients, besides the one that asks."""
+    deadline = time.monotonic() + 2
+    while server.command("CLIENT LIST").count(b" addr=") - 1 != count:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 class Cutter:
-    """A TCP relay to Redis that can end a connection between a command and its reply."""
+    """A TCP relay to Redis that can lose a reply: with its connection, or in silence.
+
+    Args:
+        port: Where Redis listens; a change is for connections that are made afterwards.
+    """
 
     def __init__(self, port: int) -> None:
+        self.port = port
         self.cut_next_reply = False
         self.cuts = 0
-        self._port = port
+        self.drop_next_reply = False
         self._relays: set[asyncio.Task[None]] = set()
+        self._clients: list[asyncio.StreamWriter] = []
 
     @contextlib.asynccontextmanager
     async def relaying(self) -> AsyncIterator[str]:
@@ -283,11 +329,19 @@ class Cutter:
             relay.cancel()
         await asyncio.gather(*self._relays, return_exceptions=True)
 
+    def reset(self) -> None:
+        """End all connections as a crashed host or a firewall does: with a TCP reset."""
+        for writer in self._clients:
+            at_once = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+            writer.transport.abort()
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._relays.add(asyncio.create_task(self._relay(reader, writer)))
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._clients.append(writer)
+        redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self.port)
         pumps = [
             asyncio.create_task(self._pump(reader, redis_writer, is_reply=False)),
             asyncio.create_task(self._pump(redis_reader, writer, is_reply=True)),
@@ -310,6 +364,9 @@ class Cutter:
                 self.cut_next_reply = False
                 self.cuts += 1
                 return
+            if is_reply and self.drop_next_reply:
+                self.drop_next_reply = False
+                continue
             sink.write(data)
 
 
@@ -379,12 +436,55 @@ async def test_a_replacement_whose_reply_was_lost_has_still_lost_to_another(
     assert await store.load(first.key) == theirs
 
 
-async def test_many_calls_survive_a_cut_connection(
+async def test_of_many_calls_the_cut_one_is_repeated(
     cut_store: RedisStore, cutter: Cutter, store: RedisStore
 ) -> None:
-    """All calls under way on a connection that breaks are repeated, each with its own result."""
+    """A call whose connection breaks is repeated, and every call gets its own result."""
     mine = [new_transaction(signer=number) for number in range(50)]
     cutter.cut_next_reply = True
     assert await asyncio.gather(*(cut_store.create(each) for each in mine)) == [None] * 50
     assert cutter.cuts == 1
     assert await asyncio.gather(*(store.load(each.key) for each in mine)) == mine
+
+
+async def test_a_connection_that_fell_silent_is_replaced_in_time(
+    cutter: Cutter, redis_url: str, store: RedisStore
+) -> None:
+    """Half the time is left for a second attempt, which knows what the first one stored."""
+    transaction = new_transaction()
+    async with cutter.relaying() as url, opened(url, timeout_seconds=1) as silent_store:
+        await silent_store.ping()
+        cutter.drop_next_reply = True
+        assert await silent_store.create(transaction) is None
+    assert not cutter.drop_next_reply
+    assert await store.load(transaction.key) == transaction
+
+
+def test_a_connection_that_was_reset_is_replaced_on_uvloop(redis_server: RedisServer) -> None:
+    """uvloop reports a reset connection in its own way, and the gateway runs on uvloop."""
+
+    async def scenario() -> None:
+        cutter = Cutter(redis_server.port)
+        async with cutter.relaying() as url, opened(url) as store:
+            await store.ping()
+            cutter.reset()
+            await asyncio.sleep(0.05)  # the reset arrives while the connection is idle
+            await store.ping()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
+
+
+async def test_after_a_failover_the_new_primary_is_used(
+    cutter: Cutter, own_redis_server: RedisServer, redis_url: str, store: RedisStore
+) -> None:
+    """A server that has become a replica sends all connections to where the address leads now."""
+    new_port, cutter.port = cutter.port, own_redis_server.port
+    async with cutter.relaying() as url, opened(url) as moving_store:
+        await asyncio.gather(*(moving_store.ping() for _ in range(5)))
+        own_redis_server.command("REPLICAOF 127.0.0.1 1")
+        cutter.port = new_port
+        transactions = [new_transaction(signer=number) for number in range(5)]
+        for transaction in transactions:
+            assert await moving_store.create(transaction) is None
+    assert await store.load(transactions[4].key) == transactions[4]

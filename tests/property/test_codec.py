@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import (
     SIGNATURE_ALGORITHMS,
+    InvalidSignature,
     SignatureAlgorithm,
     hash_algorithm,
     signature_algorithm,
@@ -80,7 +82,9 @@ CONTENT_DECODERS = (
 
 def elements() -> st.SearchStrategy[bytes]:
     """Octets that are DER in form, with tags as CMP has them, and mean nothing."""
-    tags = st.sampled_from([0x02, 0x03, 0x04, 0x05, 0x06, 0x0C, 0x18, 0x30, 0x31, *range(0xA0, 0xBB)])
+    tags = st.sampled_from(
+        [0x02, 0x03, 0x04, 0x05, 0x06, 0x0C, 0x18, 0x30, 0x31, *range(0xA0, 0xBB)]
+    )
     leaf = st.builds(asn1.tlv, tags, st.binary(max_size=12))
     return st.recursive(
         leaf,
@@ -108,15 +112,18 @@ def test_any_octets(octets: bytes) -> None:
             continue
 
 
-@given(st.integers(1, 2000))
-def test_deep_nesting(depth: int) -> None:
+@pytest.mark.requirement(1)
+@pytest.mark.parametrize("tag", [0x30, 0x31, 0xA0, 0xA4])
+def test_deep_nesting(tag: int) -> None:
     """Elements in elements to any depth are no way to exhaust the stack."""
     octets = b""
-    for _ in range(depth):
-        octets = asn1.tlv(0x30, octets)
+    for _ in range(3000):
+        octets = asn1.tlv(tag, octets)
     for decoder in CONTENT_DECODERS:
-        with pytest.raises(MalformedMessage):
-            decoder(octets if decoder is not nested_messages else b"\x30\x00")
+        try:
+            decoder(asn1.tlv(0x30, octets))
+        except MalformedMessage:
+            continue
 
 
 # --- a real ir, changed ---------------------------------------------------------------------------------------
@@ -218,7 +225,10 @@ def test_octets_replaced_anywhere(sample: Sample, data: st.DataObject) -> None:
         checked = sample.check(bytes(der))
     except CMPError:
         return
-    assert (checked.message.header_der, checked.message.body_der) == (good.header_der, good.body_der)
+    assert (checked.message.header_der, checked.message.body_der) == (
+        good.header_der,
+        good.body_der,
+    )
 
 
 @given(data=st.data())
@@ -227,13 +237,10 @@ def test_changed_answers(sample: Sample, data: st.DataObject) -> None:
     der = bytearray(sample.der)
     for _ in range(data.draw(st.integers(1, 3))):
         der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with suppress(CMPError):
         message = PKIMessage.from_der(bytes(der))
-        pinned = (Certificate.from_der(sample.domain.anchors[0].der),)
-        authenticate_answer(message, sample.domain, pinned, RULES, NOW)
+        authenticate_answer(message, sample.domain, sample.domain.anchors, RULES, NOW)
         cert_rep_message(message.body_content)
-    except CMPError:
-        pass
 
 
 @pytest.mark.parametrize("strictness", Strictness)
@@ -252,9 +259,7 @@ names = st.sampled_from(["", "CN=a", "CN=b,O=c", "CN=ä\\,b+O=x"]).map(
     lambda text: directory_name(from_rfc4514(text))
 )
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-moments = st.datetimes(
-    min_value=datetime(1950, 1, 1), max_value=datetime(2200, 1, 1), timezones=st.just(UTC)
-).map(lambda moment: moment.replace(microsecond=0))
+moments = st.integers(0, 7_000_000_000).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
 oids = st.sampled_from(["1.3.6.1.5.5.7.4.13", "1.2.3.4", "2.999.1"])
 infos = st.builds(InfoTypeAndValue, oids, st.none() | elements())
 headers = st.builds(
@@ -365,9 +370,8 @@ def test_every_signature_algorithm(algorithm: SignatureAlgorithm) -> None:
     key: Any = pki.make_key(KEYS[algorithm.family])
     signature = key.sign(b"octets", *signing_arguments(algorithm))
     verify_signature(algorithm, key.public_key(), signature, b"octets")
-    with pytest.raises(Exception, match="") as e:
+    with pytest.raises(InvalidSignature):
         verify_signature(algorithm, key.public_key(), signature, b"other")
-    assert type(e.value).__name__ == "InvalidSignature"
 
 
 @given(elements() | st.binary(max_size=60))
@@ -383,7 +387,5 @@ def test_any_algorithm_identifier(octets: bytes) -> None:
 @given(elements())
 def test_any_hash_algorithm(octets: bytes) -> None:
     """The same for hashes."""
-    try:
+    with suppress(CMPError):
         hash_algorithm(asn1.decode(asn1.AlgorithmIdentifier, octets))
-    except CMPError:
-        pass

@@ -205,7 +205,9 @@ async def messages(vendor: pki.VendorPKI, operator: pki.OperatorPKI) -> dict[str
         asn1.tlv(0x30, asn1.tlv(0x30, b"\x02\x01\x00")),
         asn1.tlv(
             0xA0,
-            asn1.tlv(0x30, asn1.tlv(0x30, directory_name(done.certificate.issuer_der), b"\x02\x01\x05")),
+            asn1.tlv(
+                0x30, asn1.tlv(0x30, directory_name(done.certificate.issuer_der), b"\x02\x01\x05")
+            ),
         ),
     )
     found["rp"] = await ra.answer(ir, body_der=body(BodyType.rp, revoked))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ra_gateway.cmp import asn1
@@ -29,7 +30,7 @@ from ra_gateway.cmp.messages import (
     error_msg_content,
     nested_messages,
 )
-from ra_gateway.cmp.names import directory_name, general_names, rfc4514
+from ra_gateway.cmp.names import NULL_DN, directory_name, general_names, rfc4514
 from ra_gateway.cmp.protection import Credential as CMPCredential
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, reply_header
@@ -89,6 +90,8 @@ class Answer:
     credential: CMPCredential
     extra_certs: tuple[bytes, ...]
     protected: bool = True
+    octets: bytes | None = None
+    """Sent instead of a message, when set."""
 
     @property
     def content(self) -> CertRepMessage:
@@ -120,7 +123,9 @@ class ScriptedCA:
     Args:
         script: Changes an answer before it is signed.
         failure: Raised instead of an answer, as often as `failures` says.
+        failure_loses_answer: Whether the message was processed before the failure: only the answer is lost.
         gate: When set, answers wait until it is set.
+        replays: Whether an identical repeat gets the first answer again, as the bundled CA does it.
     """
 
     operator: OperatorPKI
@@ -128,7 +133,10 @@ class ScriptedCA:
     script: Script = lambda answer: None
     failure: Exception | None = None
     failures: int = 0
+    failure_loses_answer: bool = False
     gate: asyncio.Event | None = None
+    replays: bool = False
+    answered: dict[tuple[bytes, bytes], bytes] = field(default_factory=dict)
     grant_implicit: bool = True
     received: list[bytes] = field(default_factory=list)
     issued: list[Certificate] = field(default_factory=list)
@@ -142,14 +150,28 @@ class ScriptedCA:
         self.received.append(der)
         if self.failures > 0 and self.failure is not None:
             self.failures -= 1
+            if self.failure_loses_answer:
+                await self._respond(der)
             raise self.failure
         if self.gate is not None:
             await self.gate.wait()
+        return await self._respond(der)
+
+    async def _respond(self, der: bytes) -> bytes:
         request = PKIMessage.from_der(der)
+        key = (request.header.transaction_id or b"", request.body_der)
+        if self.replays and key in self.answered:
+            return self.answered[key]
+        self.answered[key] = await self._process(request)
+        return self.answered[key]
+
+    async def _process(self, request: PKIMessage) -> bytes:
         if request.body_type is BodyType.nested:
             request = PKIMessage.from_der(nested_messages(request.body_content)[0])
         answer = self._answer(request)
         self.script(answer)
+        if answer.octets is not None:
+            return answer.octets
         if not answer.protected:
             return assemble(answer.header.to_der(), answer.body_der, None, answer.extra_certs)
         return await protect(answer.header, answer.body_der, answer.credential, answer.extra_certs)
@@ -171,7 +193,7 @@ class ScriptedCA:
     def _issue(self, request: PKIMessage) -> bytes:
         asked = cert_req_messages(request.body_content)[0]
         template = asked.template
-        subject = rfc4514(template.subject_der or b"\x30\x00")
+        subject = rfc4514(template.subject_der or NULL_DN) or x509.Name([])
         san = template.extension("2.5.29.17")
         key: Any = load_der_public_key(template.spki_der or b"")
         issued = self.operator.issuing.sign(
@@ -273,10 +295,15 @@ class World:
         gateway = make_gateway(world_endpoint, operator, store, clock, events, inventory)
         return cls(vendor, operator, clock, ca, store, world_endpoint, gateway, inventory, events)
 
-    def second_gateway(self) -> Gateway:
-        """Another node on the same store."""
+    def second_gateway(self, endpoint: Endpoint | None = None) -> Gateway:
+        """Another node on the same store, perhaps configured otherwise."""
         return make_gateway(
-            self.endpoint, self.operator, self.store, self.clock, self.events, self.inventory
+            endpoint or self.endpoint,
+            self.operator,
+            self.store,
+            self.clock,
+            self.events,
+            self.inventory,
         )
 
     def device(self, serial: str = "ENB-1", key: Any = "p256", **options: Any) -> Credential:
@@ -323,9 +350,10 @@ def make_gateway(
     clock: ManualClock,
     events: list[MessageHandled],
     inventory: Inventory | None = None,
+    credential: CMPCredential | None = None,
 ) -> Gateway:
-    """Wire a gateway."""
-    credential = cmp_credential(operator.ra)
+    """Wire a gateway; its credential is the operator's RA unless another is given."""
+    credential = credential or cmp_credential(operator.ra)
     return Gateway(
         endpoints={endpoint.name: endpoint},
         credential=lambda: credential,
@@ -336,6 +364,33 @@ def make_gateway(
         random_octets=secrets.token_bytes,
         sink=events.append,
     )
+
+
+async def follow(
+    credential: Credential,
+    answer: PKIMessage,
+    body_der: bytes,
+    *,
+    now: datetime,
+    extra_certs: bool = True,
+    **header: Any,
+) -> bytes:
+    """Return a device's next message after an answer, protected with any credential.
+
+    Args:
+        header: Fields of `PKIHeader` that differ from what belongs there.
+    """
+    signer = cmp_credential(credential)
+    usual = PKIHeader(
+        sender_der=signer.sender_der,
+        recipient_der=answer.header.sender_der,
+        message_time=now,
+        transaction_id=answer.header.transaction_id,
+        sender_nonce=secrets.token_bytes(16),
+        recip_nonce=answer.header.sender_nonce,
+    )
+    certificates = signer.certificates if extra_certs else ()
+    return await protect(replace(usual, **header), body_der, signer, certificates)
 
 
 def status_of(answer: PKIMessage) -> PKIStatusInfo:

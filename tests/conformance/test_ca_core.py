@@ -1,0 +1,1288 @@
+"""The bundled CA core, spoken to in CMP only: what a registered RA, and anyone else, gets from it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from ra_gateway.ca.core import BundledCA, Privilege, RegistrationAuthority
+from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.ledger import CertificateStatus, Ledger, Operation
+from ra_gateway.ca.profiles import NE_IPSEC, Profile
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.algorithms import AlgorithmPolicy, digest
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.messages import (
+    ANYONE,
+    RA_VERIFIED_POPO_DER,
+    CertId,
+    CertStatus,
+    CertTemplate,
+    Control,
+    Extension,
+    PKIHeader,
+    PKIMessage,
+    PKIStatusInfo,
+    body,
+    cert_confirm_body,
+    cert_id_der,
+    cert_rep_message,
+    cert_req_msg_der,
+    cert_request_der,
+    error_body,
+    error_msg_content,
+    nested_body,
+    signature_popo_der,
+)
+from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
+from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
+from ra_gateway.cmp.trust import DomainKind, TrustDomain
+from ra_gateway.cmp.verification import (
+    HeaderRules,
+    authenticate_answer,
+    check_answer_header,
+)
+from ra_gateway.errors import (
+    PKIFailureInfo,
+    StoreUnavailable,
+    UpstreamUnavailable,
+)
+from ra_gateway.keys import KeySigner
+from tests.support import pki
+from tests.support.pki import OperatorPKI, PrivateKey, VendorPKI
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
+RULES = HeaderRules()
+CONFIRM_WAIT_SECONDS = 300
+SUBJECT = "CN=enb1.example.net,O=Example Operator"
+ALL = frozenset(Privilege)
+
+
+def ours(certificate: x509.Certificate) -> Certificate:
+    return Certificate.from_der(pki.certificate_der(certificate))
+
+
+def credential_of(entity: pki.Credential) -> Credential:
+    return Credential(
+        ours(entity.certificate),
+        tuple(ours(item) for item in entity.intermediates),
+        KeySigner(entity.private_key),
+    )
+
+
+@dataclass
+class Clock:
+    """A clock that tests set."""
+
+    now: datetime = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **delta: float) -> None:
+        self.now += timedelta(**delta)
+
+
+@dataclass
+class Enrolment:
+    """What one enrolment leaves in the device's hands."""
+
+    key: PrivateKey
+    request: bytes
+    answer: PKIMessage
+    certificate: Certificate
+    status: PKIStatusInfo
+
+    @property
+    def entity(self) -> Credential:
+        return Credential(self.certificate, (), KeySigner(self.key))
+
+
+@dataclass
+class Desk:
+    """A CA and an RA that talks to it."""
+
+    ca: BundledCA
+    ledger: Ledger
+    clock: Clock
+    operator: OperatorPKI
+    domain: TrustDomain
+    ra: Credential
+    answers: list[PKIMessage] = field(default_factory=list)
+
+    def header(self, **changes: Any) -> PKIHeader:
+        header = PKIHeader(
+            sender_der=ANYONE,
+            recipient_der=directory_name(ours(self.operator.issuing.certificate).subject_der),
+            message_time=self.clock.now,
+            transaction_id=secrets.token_bytes(16),
+            sender_nonce=secrets.token_bytes(16),
+        )
+        return replace(header, **changes)
+
+    async def request(
+        self,
+        body_type: BodyType = BodyType.ir,
+        *,
+        key: PrivateKey | None = None,
+        template: CertTemplate | None = None,
+        controls: tuple[Control, ...] = (),
+        cert_req_id: int = 0,
+        popo: bytes | None = None,
+        signer: Credential | None = None,
+        header: PKIHeader | None = None,
+        copies: int = 1,
+    ) -> bytes:
+        """Build a certificate request; `popo` replaces the proof, b"" leaves it out."""
+        key = key or pki.make_key("p256")
+        template = replace(
+            template or CertTemplate(subject_der=from_rfc4514(SUBJECT)), spki_der=public(key)
+        )
+        cert_req = cert_request_der(template, cert_req_id=cert_req_id, controls=controls)
+        if popo is None:
+            prover = KeySigner(key)
+            popo = signature_popo_der(prover.algorithm.der, await prover.sign(cert_req))
+        message = cert_req_msg_der(cert_req, popo)
+        return await self.signed(
+            header or self.header(), body(body_type, asn1.tlv(0x30, *[message] * copies)), signer
+        )
+
+    async def signed(
+        self, header: PKIHeader, body_der: bytes, signer: Credential | None = None
+    ) -> bytes:
+        signer = signer or self.ra
+        return await protect(header, body_der, signer, signer.certificates)
+
+    async def send(self, der: bytes) -> PKIMessage:
+        """Send a message and check what holds for every answer to a protected one."""
+        reply = await self.ca.handle(der)
+        assert reply.understood
+        answer = PKIMessage.from_der(reply.der)
+        request = PKIMessage.from_der(der).header
+        authenticate_answer(answer, self.domain, (), RULES, self.clock.now)
+        check_answer_header(
+            answer.header,
+            transaction_id=request.transaction_id,
+            sender_nonce=request.sender_nonce,
+        )
+        assert answer.header.sender_der == directory_name(
+            ours(self.operator.cmp_signer.certificate).subject_der
+        )
+        assert len(answer.header.sender_nonce or b"") == 16
+        self.answers.append(answer)
+        return answer
+
+    async def refused(self, der: bytes) -> tuple[BodyType, PKIFailureInfo]:
+        """Send a message that is refused; return the answer's type and its one failure bit."""
+        answer = await self.send(der)
+        if answer.body_type is BodyType.error:
+            info = error_msg_content(answer.body_content).status_info
+        else:
+            (response,) = cert_rep_message(answer.body_content).responses
+            assert response.certificate_der is None
+            info = response.status_info
+        assert info.status is PKIStatus.rejection
+        (bit,) = info.fail_info
+        return answer.body_type, bit
+
+    async def enrol(
+        self, body_type: BodyType = BodyType.ir, *, key: PrivateKey | None = None, **options: Any
+    ) -> Enrolment:
+        """Have a certificate issued, not yet confirmed."""
+        key = key or pki.make_key("p256")
+        der = await self.request(body_type, key=key, **options)
+        return self.received(key, der, await self.send(der))
+
+    def received(self, key: PrivateKey, der: bytes, answer: PKIMessage) -> Enrolment:
+        (response,) = cert_rep_message(answer.body_content).responses
+        assert response.certificate_der is not None, response.status_info
+        certificate = Certificate.from_der(response.certificate_der)
+        assert certificate.spki_der == public(key)
+        return Enrolment(key, der, answer, certificate, response.status_info)
+
+    async def confirmation(
+        self,
+        enrolment: Enrolment,
+        *,
+        signer: Credential | None = None,
+        cert_hash: bytes | None = None,
+        cert_req_id: int = 0,
+        status_info: PKIStatusInfo | None = None,
+        body_der: bytes | None = None,
+        hash_alg: asn1.AlgorithmIdentifier | None = None,
+        **header: Any,
+    ) -> bytes:
+        body_der = body_der or cert_confirm_body(
+            CertStatus(
+                cert_hash=cert_hash or digest("sha256", enrolment.certificate.der),
+                cert_req_id=cert_req_id,
+                status_info=status_info,
+                hash_alg=hash_alg,
+            )
+        )
+        received = enrolment.answer.header
+        return await self.signed(
+            self.header(
+                **{
+                    "transaction_id": received.transaction_id,
+                    "recip_nonce": received.sender_nonce,
+                    **header,
+                }
+            ),
+            body_der,
+            signer,
+        )
+
+    async def confirm(self, enrolment: Enrolment, **options: Any) -> PKIMessage:
+        answer = await self.send(await self.confirmation(enrolment, **options))
+        assert answer.body_type is BodyType.pkiconf
+        assert answer.body_content == b"\x05\x00"
+        return answer
+
+    async def nest(self, inner: bytes, signer: Credential | None = None, **changes: Any) -> bytes:
+        header = PKIMessage.from_der(inner).header
+        ids = {"transaction_id": header.transaction_id, "sender_nonce": header.sender_nonce}
+        return await self.signed(self.header(**{**ids, **changes}), nested_body(inner), signer)
+
+    async def status(self, certificate: Certificate) -> CertificateStatus | None:
+        found = await self.ledger.certificate(certificate.serial_number, self.clock.now)
+        return None if found is None else found.status
+
+
+def public(key: PrivateKey) -> bytes:
+    return key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+@asynccontextmanager
+async def open_desk(
+    operator: OperatorPKI,
+    path: Path,
+    *,
+    privileges: frozenset[str] = ALL,
+    registered: tuple[pki.Credential, ...] = (),
+    profile: Profile = NE_IPSEC,
+    clock: Clock | None = None,
+    ledger: Ledger | None = None,
+    random_octets: Callable[[int], bytes] = secrets.token_bytes,
+    algorithms: AlgorithmPolicy | None = None,
+    ca_pubs: bool = False,
+) -> AsyncIterator[Desk]:
+    clock = clock or Clock()
+    ledger = ledger or Ledger(path)
+    root = ours(operator.root.certificate)
+    issuing = ours(operator.issuing.certificate)
+    domain = TrustDomain(
+        "operator",
+        DomainKind.operator,
+        (root,),
+        (issuing,),
+        algorithms=algorithms or AlgorithmPolicy(),
+    )
+    ca = BundledCA(
+        credential=credential_of(operator.cmp_signer),
+        issuer=Issuer(issuing, (root,), operator.issuing.private_key, profile, random_octets),
+        ledger=ledger,
+        registration_authorities=(
+            RegistrationAuthority(
+                "ra1",
+                tuple(ours(item.certificate) for item in registered or (operator.ra,)),
+                privileges,
+            ),
+        ),
+        operator=domain,
+        clock=clock,
+        random_octets=secrets.token_bytes,
+        rules=RULES,
+        confirm_wait_seconds=CONFIRM_WAIT_SECONDS,
+        ca_pubs=ca_pubs,
+    )
+    try:
+        yield Desk(ca, ledger, clock, operator, domain, credential_of(operator.ra))
+    finally:
+        await ca.close()
+
+
+@pytest.fixture
+async def desk(operator_pki: OperatorPKI, tmp_path: Path) -> AsyncIterator[Desk]:
+    async with open_desk(operator_pki, tmp_path / "ledger.db") as desk:
+        yield desk
+
+
+async def assert_nothing_issued(desk: Desk) -> None:
+    assert await desk.ledger.counts() == {}
+
+
+# --- enrolment ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(3, 8, 96, 100, 112)
+@pytest.mark.parametrize("pvno", [2, 3])
+async def test_an_enrolment_walks_ir_ip_certconf_pkiconf(desk: Desk, pvno: int) -> None:
+    """ir, ip, certConf, pkiConf; each answer in the version of its request."""
+    enrolment = await desk.enrol(header=desk.header(pvno=pvno))
+    assert enrolment.answer.body_type is BodyType.ip
+    assert enrolment.answer.header.pvno == pvno
+    assert enrolment.status == PKIStatusInfo(PKIStatus.accepted)
+    assert enrolment.certificate.subject == SUBJECT
+    assert await desk.status(enrolment.certificate) is CertificateStatus.issued
+    answer = await desk.confirm(enrolment, pvno=pvno)
+    assert answer.header.pvno == pvno
+    assert await desk.status(enrolment.certificate) is CertificateStatus.confirmed
+
+
+@pytest.mark.requirement(37)
+async def test_nonces_are_fresh(desk: Desk) -> None:
+    """ip and pkiConf of two enrolments: four nonces."""
+    for _ in range(2):
+        await desk.confirm(await desk.enrol())
+    assert len({answer.header.sender_nonce for answer in desk.answers}) == 4
+
+
+@pytest.mark.requirement(97, 140)
+async def test_extra_certs_hold_both_chains_once_and_the_root_last(desk: Desk) -> None:
+    """CMP signer, issuing CA (of both), operator root."""
+    answer = (await desk.enrol()).answer
+    operator = desk.operator
+    assert answer.extra_certs == tuple(
+        pki.certificate_der(item)
+        for item in (
+            operator.cmp_signer.certificate,
+            operator.issuing.certificate,
+            operator.root.certificate,
+        )
+    )
+
+
+@pytest.mark.requirement(98, 99)
+async def test_confirm_wait_time_comes_with_message_time(desk: Desk) -> None:
+    """What was not asked for is not granted: the answer says until when certConf is awaited."""
+    header = (await desk.enrol()).answer.header
+    assert header.general_info == (
+        confirm_wait_time(NOW + timedelta(seconds=CONFIRM_WAIT_SECONDS)),
+    )
+    assert header.message_time == NOW.replace(microsecond=0)
+
+
+@pytest.mark.requirement(98, 110)
+async def test_implicit_confirm_is_granted_when_asked_for(desk: Desk) -> None:
+    """The certificate counts as confirmed, and a certConf after that is certConfirmed."""
+    enrolment = await desk.enrol(header=desk.header(general_info=(IMPLICIT_CONFIRM,)))
+    assert enrolment.answer.header.general_info == (IMPLICIT_CONFIRM,)
+    assert await desk.status(enrolment.certificate) is CertificateStatus.confirmed
+    assert await desk.refused(await desk.confirmation(enrolment)) == (
+        BodyType.error,
+        PKIFailureInfo.certConfirmed,
+    )
+
+
+@pytest.mark.requirement(47)
+async def test_a_device_s_odd_cert_req_id_is_echoed(desk: Desk) -> None:
+    """The RA let it pass; the CA repeats it in ip and wants it in certConf."""
+    enrolment = await desk.enrol(cert_req_id=2**70)
+    (response,) = cert_rep_message(enrolment.answer.body_content).responses
+    assert response.cert_req_id == 2**70
+    assert await desk.refused(await desk.confirmation(enrolment, cert_req_id=0)) == (
+        BodyType.error,
+        PKIFailureInfo.badRequest,
+    )
+    await desk.confirm(enrolment, cert_req_id=2**70)
+
+
+@pytest.mark.requirement(5, 7)
+async def test_short_ids_that_the_ra_let_pass_are_accepted(desk: Desk) -> None:
+    """transactionID of 4 octets, senderNonce of 8, and a recipNonce in the ir."""
+    enrolment = await desk.enrol(
+        header=desk.header(transaction_id=b"1234", sender_nonce=b"12345678", recip_nonce=b"x")
+    )
+    await desk.confirm(enrolment)
+
+
+@pytest.mark.requirement(50)
+async def test_a_foreign_template_issuer_is_overridden_silently(
+    desk: Desk, vendor_pki: VendorPKI
+) -> None:
+    """OpenSSL names the vendor's CA there; the status stays accepted."""
+    enrolment = await desk.enrol(
+        template=CertTemplate(
+            subject_der=from_rfc4514(SUBJECT),
+            issuer_der=ours(vendor_pki.sub.certificate).subject_der,
+        )
+    )
+    assert enrolment.status.status is PKIStatus.accepted
+    assert enrolment.certificate.issuer == ours(desk.operator.issuing.certificate).subject
+
+
+async def test_changes_are_told(desk: Desk) -> None:
+    """A longer validity than the profile allows: grantedWithMods."""
+    enrolment = await desk.enrol(
+        template=CertTemplate(
+            subject_der=from_rfc4514(SUBJECT), not_after=NOW + timedelta(days=9999)
+        )
+    )
+    assert enrolment.status == PKIStatusInfo(
+        PKIStatus.grantedWithMods, ("Changed or left out: validity.",)
+    )
+
+
+@pytest.mark.requirement(93)
+async def test_ca_pubs_come_in_ip_only_and_only_if_configured(
+    operator_pki: OperatorPKI, tmp_path: Path
+) -> None:
+    """The root in ip; none in cp."""
+    async with open_desk(operator_pki, tmp_path / "ledger.db", ca_pubs=True) as desk:
+        ip = (await desk.enrol()).answer
+        assert cert_rep_message(ip.body_content).ca_pubs == (operator_pki.root.der,)
+        cp = (await desk.enrol(BodyType.cr)).answer
+        assert cp.body_type is BodyType.cp
+        assert cert_rep_message(cp.body_content).ca_pubs == ()
+
+
+@pytest.mark.requirement(58)
+@pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.cr])
+async def test_ra_verified_is_accepted_from_the_ra(desk: Desk, body_type: BodyType) -> None:
+    """A registered RA may vouch for possession."""
+    await desk.confirm(await desk.enrol(body_type, popo=RA_VERIFIED_POPO_DER))
+
+
+@pytest.mark.requirement(104, 157)
+@pytest.mark.parametrize(
+    "kind, hash_name",
+    [
+        ("p384", "sha384"),
+        ("rsa2048", "sha256"),
+        ("ed25519", "sha512"),
+        ("ed448", "shake256"),
+        ("mldsa44", "sha512"),
+    ],
+)
+async def test_every_kind_of_key_issues_and_is_confirmed(
+    kind: pki.KeyKind, hash_name: str, tmp_path: Path
+) -> None:
+    """A PKI of each kind of key; certHash is by the algorithm that signed the certificate."""
+    async with open_desk(
+        pki.make_operator_pki("Example Operator", kind), tmp_path / "ledger.db"
+    ) as desk:
+        # RSA keys come from a small pool, all of which the PKI itself has.
+        device_key = pki.make_key("p256" if kind == "rsa2048" else kind)
+        enrolment = await desk.enrol(key=device_key)
+        desk.domain.find_path(enrolment.certificate, (), NOW)
+        await desk.confirm(enrolment, cert_hash=digest(hash_name, enrolment.certificate.der))
+
+
+# --- confirmation ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(101)
+async def test_a_rejected_certificate_is_rejected_in_the_ledger(desk: Desk) -> None:
+    """pkiConf for the device; the certificate counts as revoked."""
+    enrolment = await desk.enrol()
+    status = PKIStatusInfo(PKIStatus.rejection, fail_info=(PKIFailureInfo.incorrectData,))
+    await desk.confirm(enrolment, status_info=status)
+    assert await desk.status(enrolment.certificate) is CertificateStatus.rejected
+
+
+@pytest.mark.requirement(8)
+@pytest.mark.parametrize("recip_nonce", [None, b"another nonce...", b""])
+async def test_recip_nonce_of_certconf_must_be_that_of_ip(
+    desk: Desk, recip_nonce: bytes | None
+) -> None:
+    """badRecipientNonce, and the certificate still waits."""
+    enrolment = await desk.enrol()
+    der = await desk.confirmation(enrolment, recip_nonce=recip_nonce)
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRecipientNonce)
+    assert await desk.status(enrolment.certificate) is CertificateStatus.issued
+
+
+@pytest.mark.requirement(102)
+async def test_a_wrong_cert_hash_confirms_nothing(desk: Desk) -> None:
+    """badCertId; the right certConf is still heard afterwards."""
+    enrolment = await desk.enrol()
+    wrong = await desk.confirmation(enrolment, cert_hash=bytes(32))
+    assert await desk.refused(wrong) == (BodyType.error, PKIFailureInfo.badCertId)
+    assert await desk.status(enrolment.certificate) is CertificateStatus.issued
+    await desk.confirm(enrolment)
+
+
+@pytest.mark.requirement(103)
+async def test_hash_alg_needs_pvno_3(desk: Desk) -> None:
+    """With pvno 2 badRequest; with 3 the named hash counts."""
+    sha512 = asn1.AlgorithmIdentifier(algorithm=asn1.oid("2.16.840.1.101.3.4.2.3"), parameters=None)
+    enrolment = await desk.enrol()
+    options: dict[str, Any] = {
+        "hash_alg": sha512,
+        "cert_hash": digest("sha512", enrolment.certificate.der),
+    }
+    der = await desk.confirmation(enrolment, **options)
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
+    await desk.confirm(enrolment, pvno=3, **options)
+
+
+@pytest.mark.requirement(105)
+async def test_the_new_key_does_not_sign_certconf(desk: Desk) -> None:
+    """It is no registered RA's."""
+    enrolment = await desk.enrol()
+    der = await desk.confirmation(enrolment, signer=enrolment.entity)
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.notAuthorized)
+    assert await desk.status(enrolment.certificate) is CertificateStatus.issued
+
+
+@pytest.mark.requirement(106)
+@pytest.mark.parametrize("count", [0, 2])
+async def test_certconf_has_exactly_one_status(desk: Desk, count: int) -> None:
+    """None, and two: badRequest."""
+    enrolment = await desk.enrol()
+    one = asn1.content(
+        asn1.element(PKIMessage.from_der(await desk.confirmation(enrolment)).body_content)
+    )
+    der = await desk.confirmation(
+        enrolment, body_der=body(BodyType.certConf, asn1.tlv(0x30, *[one] * count))
+    )
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
+
+
+@pytest.mark.requirement(108)
+async def test_accepted_with_fail_info_is_refused(desk: Desk) -> None:
+    """badRequest."""
+    enrolment = await desk.enrol()
+    der = await desk.confirmation(
+        enrolment,
+        status_info=PKIStatusInfo(PKIStatus.accepted, fail_info=(PKIFailureInfo.badAlg,)),
+    )
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
+
+
+@pytest.mark.requirement(109)
+async def test_a_repeated_certconf_gets_the_stored_pkiconf(desk: Desk) -> None:
+    """The same octets, also where the RA signed anew; another certConf gets certConfirmed."""
+    enrolment = await desk.enrol()
+    nonce = secrets.token_bytes(16)
+    first = await desk.confirm(enrolment, sender_nonce=nonce)
+    again = await desk.confirm(enrolment, sender_nonce=nonce)
+    assert again.der == first.der
+    rejection = PKIStatusInfo(PKIStatus.rejection)
+    der = await desk.confirmation(enrolment, status_info=rejection)
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.certConfirmed)
+    assert await desk.status(enrolment.certificate) is CertificateStatus.confirmed
+
+
+@pytest.mark.requirement(11)
+async def test_certconf_for_an_unknown_transaction_is_refused(desk: Desk) -> None:
+    """badRequest."""
+    enrolment = await desk.enrol()
+    der = await desk.confirmation(enrolment, transaction_id=None)
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badDataFormat)
+    der = await desk.confirmation(enrolment, transaction_id=secrets.token_bytes(16))
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
+
+
+@pytest.mark.requirement(111)
+async def test_a_certificate_not_confirmed_in_time_is_rejected(desk: Desk) -> None:
+    """A certConf after confirmWaitTime comes too late."""
+    enrolment = await desk.enrol()
+    desk.clock.advance(seconds=CONFIRM_WAIT_SECONDS + 1)
+    assert await desk.status(enrolment.certificate) is CertificateStatus.rejected
+    assert await desk.refused(await desk.confirmation(enrolment)) == (
+        BodyType.error,
+        PKIFailureInfo.badCertId,
+    )
+    desk.clock.advance(days=1)
+    await desk.enrol()  # the sweep comes by
+    assert await desk.ledger.counts() == {
+        CertificateStatus.rejected: 1,
+        CertificateStatus.issued: 1,
+    }
+
+
+@pytest.mark.requirement(35)
+async def test_another_registered_ra_cannot_confirm(
+    operator_pki: OperatorPKI, tmp_path: Path
+) -> None:
+    """Transactions belong to the certificate that opened them."""
+    second = operator_pki.issuing.issue("CN=RA 2", eku=[pki.CMC_RA])
+    async with open_desk(
+        operator_pki, tmp_path / "ledger.db", registered=(operator_pki.ra, second)
+    ) as desk:
+        enrolment = await desk.enrol()
+        der = await desk.confirmation(enrolment, signer=credential_of(second))
+        assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
+        await desk.confirm(enrolment)
+
+
+# --- repeats and collisions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(12, 94)
+async def test_a_repeat_gets_the_stored_answer(desk: Desk) -> None:
+    """The same octets, and the same request signed anew by the RA: one certificate, one answer."""
+    key = pki.make_key("p256")
+    header = desk.header()
+    message = PKIMessage.from_der(await desk.request(key=key, header=header))
+    first = await desk.send(message.der)
+    assert (await desk.send(message.der)).der == first.der
+    resigned = await desk.signed(
+        replace(header, message_time=NOW + timedelta(seconds=9)), message.body_der
+    )
+    assert resigned != message.der
+    assert (await desk.send(resigned)).der == first.der
+    assert await desk.ledger.counts() == {CertificateStatus.issued: 1}
+
+
+@pytest.mark.requirement(12, 94)
+async def test_simultaneous_repeats_yield_one_certificate(desk: Desk) -> None:
+    """Ten times the same ir at once."""
+    der = await desk.request()
+    answers = await asyncio.gather(*(desk.send(der) for _ in range(10)))
+    assert len({answer.der for answer in answers}) == 1
+    assert await desk.ledger.counts() == {CertificateStatus.issued: 1}
+
+
+@pytest.mark.requirement(94)
+async def test_two_processes_on_one_ledger_yield_one_certificate(
+    operator_pki: OperatorPKI, tmp_path: Path
+) -> None:
+    """The claim on the transactionID is in the file, not in memory."""
+    path = tmp_path / "ledger.db"
+    async with open_desk(operator_pki, path) as one, open_desk(operator_pki, path) as other:
+        for _ in range(10):
+            der = await one.request()
+            answers = await asyncio.gather(one.send(der), other.send(der))
+            assert answers[0].der == answers[1].der
+        counts = await one.ledger.counts()
+        assert counts.pop(CertificateStatus.issued) == 10
+        assert set(counts) <= {CertificateStatus.reserved}  # the losers never got a certificate
+
+
+@pytest.mark.requirement(12)
+async def test_another_request_under_a_live_transaction_id_is_refused(desk: Desk) -> None:
+    """transactionIdInUse, also while the first is at work; the first is unharmed."""
+    header = desk.header()
+    first = await desk.request(header=header)
+    second = await desk.request(header=header)
+    answer, refusal = await asyncio.gather(desk.send(first), desk.refused(second))
+    assert refusal == (BodyType.error, PKIFailureInfo.transactionIdInUse)
+    assert await desk.refused(second) == (BodyType.error, PKIFailureInfo.transactionIdInUse)
+    assert (await desk.send(first)).der == answer.der
+    assert await desk.ledger.counts() == {CertificateStatus.issued: 1}
+
+
+async def test_after_a_restart_repeat_and_certconf_still_work(
+    operator_pki: OperatorPKI, tmp_path: Path
+) -> None:
+    """The ledger is on disk before the answer leaves."""
+    path = tmp_path / "ledger.db"
+    async with open_desk(operator_pki, path) as desk:
+        enrolment = await desk.enrol()
+        nonce = secrets.token_bytes(16)
+        certconf = await desk.confirmation(enrolment, sender_nonce=nonce)
+    async with open_desk(operator_pki, path) as desk:
+        assert (await desk.send(enrolment.request)).der == enrolment.answer.der
+        pkiconf = await desk.send(certconf)
+        assert pkiconf.body_type is BodyType.pkiconf
+    async with open_desk(operator_pki, path) as desk:
+        assert (await desk.send(certconf)).der == pkiconf.der
+
+
+async def test_an_expired_transaction_id_may_be_used_again(desk: Desk) -> None:
+    """After confirmWaitTime and twice the window of messageTime."""
+    first = await desk.enrol(header=desk.header(transaction_id=b"reused"))
+    desk.clock.advance(seconds=CONFIRM_WAIT_SECONDS + 2 * RULES.message_time_window_seconds + 1)
+    second = await desk.enrol(header=desk.header(transaction_id=b"reused"))
+    assert first.certificate != second.certificate
+
+
+# --- renewal --------------------------------------------------------------------------------------------------
+
+
+def old_cert_id(certificate: Certificate) -> tuple[Control, ...]:
+    cert_id = CertId(directory_name(certificate.issuer_der), certificate.serial_number)
+    return (Control(OID.oldCertID, cert_id_der(cert_id)),)
+
+
+NAMES = (
+    Extension(ExtensionOID.subjectAltName, False, general_names_der(["dns:enb1.example.net"])),
+)
+
+
+@pytest.fixture
+async def enrolled(desk: Desk) -> Enrolment:
+    """A device with a confirmed certificate for two names."""
+    enrolment = await desk.enrol(
+        template=CertTemplate(subject_der=from_rfc4514(SUBJECT), extensions=NAMES)
+    )
+    await desk.confirm(enrolment)
+    return enrolment
+
+
+@pytest.mark.requirement(59, 144, 156)
+@pytest.mark.parametrize("popo", [None, RA_VERIFIED_POPO_DER], ids=["signature", "raVerified"])
+@pytest.mark.parametrize("named", [True, False], ids=["oldCertID", "subject"])
+async def test_a_renewal_by_the_ra(
+    desk: Desk, enrolled: Enrolment, popo: bytes | None, named: bool
+) -> None:
+    """Names are copied where absent; the old certificate stays valid, and is superseded once confirmed."""
+    old = enrolled.certificate
+    template = CertTemplate() if named else CertTemplate(subject_der=old.subject_der)
+    renewal = await desk.enrol(
+        BodyType.kur,
+        template=template,
+        controls=old_cert_id(old) if named else (),
+        popo=popo,
+    )
+    assert renewal.answer.body_type is BodyType.kup
+    assert renewal.status.status is PKIStatus.accepted
+    assert renewal.certificate.subject_der == old.subject_der
+    assert renewal.certificate.subject_alt_name_der == old.subject_alt_name_der
+    assert await desk.status(old) is CertificateStatus.confirmed
+    await desk.confirm(renewal)
+    assert await desk.status(old) is CertificateStatus.superseded
+    assert await desk.status(renewal.certificate) is CertificateStatus.confirmed
+    assert (await desk.send(renewal.request)).der == renewal.answer.der
+
+
+async def test_an_implicitly_confirmed_renewal_supersedes_at_once(
+    desk: Desk, enrolled: Enrolment
+) -> None:
+    """There is no later moment."""
+    await desk.enrol(
+        BodyType.kur,
+        controls=old_cert_id(enrolled.certificate),
+        header=desk.header(general_info=(IMPLICIT_CONFIRM,)),
+    )
+    assert await desk.status(enrolled.certificate) is CertificateStatus.superseded
+
+
+@pytest.mark.requirement(156)
+async def test_a_rejected_renewal_leaves_the_old_certificate_as_it_was(
+    desk: Desk, enrolled: Enrolment
+) -> None:
+    """Only acceptance supersedes."""
+    renewal = await desk.enrol(BodyType.kur, controls=old_cert_id(enrolled.certificate))
+    await desk.confirm(renewal, status_info=PKIStatusInfo(PKIStatus.rejection))
+    assert await desk.status(enrolled.certificate) is CertificateStatus.confirmed
+    again = await desk.refused(
+        await desk.request(BodyType.kur, controls=old_cert_id(renewal.certificate))
+    )
+    assert again == (BodyType.kup, PKIFailureInfo.certRevoked)
+
+
+async def test_the_newest_certificate_of_a_subject_is_the_one_renewed(
+    desk: Desk, enrolled: Enrolment
+) -> None:
+    """Names are compared by meaning, not by encoding."""
+    second = await desk.enrol()
+    await desk.confirm(second)
+    loud = CertTemplate(subject_der=from_rfc4514(SUBJECT.upper()))
+    renewal = await desk.enrol(BodyType.kur, template=loud)
+    await desk.confirm(renewal)
+    assert await desk.status(enrolled.certificate) is CertificateStatus.confirmed
+    assert await desk.status(second.certificate) is CertificateStatus.superseded
+
+
+@pytest.mark.requirement(68)
+async def test_a_renewal_of_an_unknown_certificate_is_refused(
+    desk: Desk, enrolled: Enrolment
+) -> None:
+    """By serial number, by issuer, by subject: badCertId in kup."""
+    wrong_serial = (
+        Control(
+            OID.oldCertID,
+            cert_id_der(CertId(directory_name(enrolled.certificate.issuer_der), -5)),
+        ),
+    )
+    wrong_issuer = (
+        Control(
+            OID.oldCertID,
+            cert_id_der(
+                CertId(
+                    directory_name(enrolled.certificate.subject_der),
+                    enrolled.certificate.serial_number,
+                )
+            ),
+        ),
+    )
+    nobody = CertTemplate(subject_der=from_rfc4514("CN=nobody"))
+    for der in (
+        await desk.request(BodyType.kur, controls=wrong_serial, cert_req_id=7),
+        await desk.request(BodyType.kur, controls=wrong_issuer, cert_req_id=7),
+        await desk.request(BodyType.kur, template=nobody, cert_req_id=7),
+        await desk.request(
+            BodyType.kur, template=CertTemplate(), popo=RA_VERIFIED_POPO_DER, cert_req_id=7
+        ),
+    ):
+        assert await desk.refused(der) == (BodyType.kup, PKIFailureInfo.badCertId)
+        (response,) = cert_rep_message(desk.answers[-1].body_content).responses
+        assert response.cert_req_id == 7
+
+
+@pytest.mark.requirement(69)
+async def test_a_renewal_of_an_expired_certificate_is_refused(
+    desk: Desk, enrolled: Enrolment
+) -> None:
+    """signerNotTrusted when it is named; by subject alone it is not even found."""
+    desk.clock.advance(days=366)
+    named = await desk.request(BodyType.kur, controls=old_cert_id(enrolled.certificate))
+    assert await desk.refused(named) == (BodyType.kup, PKIFailureInfo.signerNotTrusted)
+    unnamed = await desk.request(BodyType.kur)
+    assert await desk.refused(unnamed) == (BodyType.kup, PKIFailureInfo.badCertId)
+
+
+@pytest.mark.requirement(70)
+async def test_a_renewal_under_another_name_is_refused(desk: Desk, enrolled: Enrolment) -> None:
+    """Another subject, or another SubjectAltName: badCertTemplate in kup."""
+    controls = old_cert_id(enrolled.certificate)
+    other_names = (
+        Extension(ExtensionOID.subjectAltName, False, general_names_der(["dns:enb2.example.net"])),
+    )
+    for template in (
+        CertTemplate(subject_der=from_rfc4514("CN=enb2.example.net,O=Example Operator")),
+        CertTemplate(subject_der=from_rfc4514(SUBJECT), extensions=other_names),
+    ):
+        der = await desk.request(BodyType.kur, controls=controls, template=template)
+        assert await desk.refused(der) == (BodyType.kup, PKIFailureInfo.badCertTemplate)
+
+
+# --- who may speak --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(21, 58)
+async def test_a_foreign_ra_is_refused(desk: Desk, vendor_pki: VendorPKI) -> None:
+    """signerNotTrusted: no path to the operator's root, whatever its certificate says."""
+    stranger = vendor_pki.sub.issue("CN=RA", eku=[pki.CMC_RA])
+    der = await desk.request(signer=credential_of(stranger))
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
+    await assert_nothing_issued(desk)
+
+
+@pytest.mark.requirement(58, 155)
+@pytest.mark.parametrize("eku", [[], [pki.CMC_RA]], ids=["device", "unregistered RA"])
+async def test_an_operator_certificate_that_is_not_registered_is_refused(
+    desk: Desk, eku: list[str]
+) -> None:
+    """notAuthorized: also for the registered RA's own name, and with cmcRA."""
+    other = desk.operator.issuing.issue(desk.operator.ra.certificate.subject, eku=eku)
+    der = await desk.request(signer=credential_of(other))
+    assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
+    await assert_nothing_issued(desk)
+
+
+@pytest.mark.requirement(22)
+async def test_an_expired_ra_certificate_is_refused(
+    operator_pki: OperatorPKI, tmp_path: Path
+) -> None:
+    """signerNotTrusted although registered."""
+    expired = operator_pki.issuing.issue("CN=RA", not_after=NOW - timedelta(days=1))
+    async with open_desk(operator_pki, tmp_path / "ledger.db", registered=(expired,)) as desk:
+        der = await desk.request(signer=credential_of(expired))
+        assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
+
+
+async def test_old_and_new_certificate_of_an_ra_are_accepted(
+    operator_pki: OperatorPKI, tmp_path: Path
+) -> None:
+    """During a change of certificates."""
+    new = operator_pki.issuing.issue(operator_pki.ra.certificate.subject, eku=[pki.CMC_RA])
+    async with open_desk(
+        operator_pki, tmp_path / "ledger.db", registered=(operator_pki.ra, new)
+    ) as desk:
+        for signer in (operator_pki.ra, new):
+            enrolment = await desk.enrol(signer=credential_of(signer))
+            await desk.confirm(enrolment, signer=credential_of(signer))
+
+
+@pytest.mark.requirement(34)
+async def test_a_registered_ra_need_not_send_its_certificate(desk: Desk) -> None:
+    """The CA has it."""
+    enrolment = await desk.enrol()
+    message = PKIMessage.from_der(await desk.confirmation(enrolment))
+    der = await protect(message.header, message.body_der, desk.ra, ())
+    assert (await desk.send(der)).body_type is BodyType.pkiconf
+
+
+@pytest.mark.requirement(155)
+@pytest.mark.parametrize(
+    "privileges, body_type",
+    [
+        (frozenset({Privilege.update}), BodyType.ir),
+        (frozenset({Privilege.revoke}), BodyType.cr),
+        (frozenset({Privilege.issue}), BodyType.kur),
+    ],
+)
+async def test_a_privilege_is_needed(
+    operator_pki: OperatorPKI,
+    tmp_path: Path,
+    privileges: frozenset[str],
+    body_type: BodyType,
+) -> None:
+    """notAuthorized in the body's own answer."""
+    path = tmp_path / "ledger.db"
+    async with open_desk(operator_pki, path, privileges=privileges) as desk:
+        der = await desk.request(body_type)
+        assert await desk.refused(der) == (
+            CERT_RESPONSE_TO[body_type],
+            PKIFailureInfo.notAuthorized,
+        )
+        await assert_nothing_issued(desk)
+
+
+@pytest.mark.requirement(13, 15, 114)
+async def test_protection_is_needed_and_verified(desk: Desk) -> None:
+    """Without it, and with a flipped bit in it: badMessageCheck, in a signed error."""
+    der = await desk.request()
+    message = PKIMessage.from_der(der)
+    bare = replace(message.header, protection_alg_der=None).to_der()
+    unprotected = asn1.tlv(0x30, bare, message.body_der)
+    assert await desk.refused(unprotected) == (BodyType.error, PKIFailureInfo.badMessageCheck)
+    broken = message.header_der[:-1] + bytes([message.header_der[-1] ^ 1])
+    flipped = der.replace(message.header_der, broken)
+    reply = PKIMessage.from_der((await desk.ca.handle(flipped)).der)
+    assert error_msg_content(reply.body_content).status_info.fail_info == (
+        PKIFailureInfo.badMessageCheck,
+    )
+    await assert_nothing_issued(desk)
+
+
+@pytest.mark.requirement(29)
+async def test_a_stale_message_is_refused(desk: Desk) -> None:
+    """badTime."""
+    der = await desk.request(header=desk.header(message_time=NOW - timedelta(hours=1)))
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badTime)
+
+
+@pytest.mark.requirement(2, 113)
+@pytest.mark.parametrize("pvno, answered", [(1, 2), (4, 3)])
+async def test_other_versions_are_refused(desk: Desk, pvno: int, answered: int) -> None:
+    """unsupportedVersion in the nearest version that is supported."""
+    der = await desk.request(header=desk.header(pvno=pvno))
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.unsupportedVersion)
+    assert desk.answers[-1].header.pvno == answered
+
+
+@pytest.mark.requirement(9, 10, 115)
+@pytest.mark.parametrize(
+    "body_der",
+    [
+        body(BodyType.genm, b"\x30\x00"),
+        body(BodyType.rr, b"\x30\x00"),
+        body(BodyType.pkiconf, b"\x05\x00"),
+        error_body(PKIStatusInfo(PKIStatus.rejection)),
+    ],
+    ids=["genm", "rr", "pkiconf", "error"],
+)
+async def test_other_bodies_are_refused(desk: Desk, body_der: bytes) -> None:
+    """badRequest."""
+    der = await desk.signed(desk.header(), body_der)
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
+
+
+@pytest.mark.requirement(1)
+@pytest.mark.parametrize("octets", [b"", b"\x30\x00", b"nonsense", b"\x30\x80\x00\x00"])
+async def test_octets_that_are_no_message_get_an_unprotected_error(
+    desk: Desk, octets: bytes
+) -> None:
+    """badDataFormat, and HTTP learns that it was not understood."""
+    reply = await desk.ca.handle(octets)
+    assert not reply.understood
+    answer = PKIMessage.from_der(reply.der)
+    assert answer.protection is None
+    assert error_msg_content(answer.body_content).status_info.fail_info == (
+        PKIFailureInfo.badDataFormat,
+    )
+
+
+# --- what may be asked for ------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(53, 54, 112, 155)
+async def test_possession_must_be_proved(desk: Desk) -> None:
+    """No proof, and another key's proof: badPOP in ip; nothing in the ledger."""
+    prover = KeySigner(pki.make_key("p256"))
+    foreign = signature_popo_der(prover.algorithm.der, await prover.sign(b"something else"))
+    for popo in (b"", foreign):
+        der = await desk.request(popo=popo)
+        assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.badPOP)
+    await assert_nothing_issued(desk)
+
+
+@pytest.mark.requirement(46)
+async def test_two_requests_in_one_message_are_refused(desk: Desk) -> None:
+    """badRequest in ip."""
+    der = await desk.request(copies=2)
+    assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.badRequest)
+
+
+@pytest.mark.requirement(48, 51, 61)
+async def test_unacceptable_templates_are_refused(desk: Desk) -> None:
+    """A version 1 certificate, no name at all, a weak key: badCertTemplate in ip."""
+    for der in (
+        await desk.request(template=CertTemplate(subject_der=from_rfc4514(SUBJECT), version=0)),
+        await desk.request(template=CertTemplate(), popo=RA_VERIFIED_POPO_DER),
+        await desk.request(key=pki.make_key("rsa1024")),
+    ):
+        assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.badCertTemplate)
+    await assert_nothing_issued(desk)
+
+
+@pytest.mark.requirement(63)
+@pytest.mark.parametrize(
+    "extension",
+    [
+        Extension(ExtensionOID.basicConstraints, True, bytes.fromhex("30030101ff")),
+        Extension(ExtensionOID.keyUsage, True, bytes.fromhex("03020204")),
+        Extension(ExtensionOID.extKeyUsage, False, asn1.tlv(0x30, asn1.oid_der(OID.cmcRA))),
+    ],
+    ids=["CA", "keyCertSign", "cmcRA"],
+)
+async def test_authority_cannot_be_asked_for(desk: Desk, extension: Extension) -> None:
+    """notAuthorized in ip."""
+    template = CertTemplate(subject_der=from_rfc4514(SUBJECT), extensions=(extension,))
+    der = await desk.request(template=template)
+    assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
+
+
+@pytest.mark.requirement(62, 67)
+async def test_names_and_keys_of_the_pki_itself_cannot_be_had(desk: Desk) -> None:
+    """Who held one could pass for the CA or the RA."""
+    operator = desk.operator
+    for entity in (operator.ra, operator.cmp_signer, operator.issuing, operator.root):
+        subject = ours(entity.certificate).subject_der
+        der = await desk.request(template=CertTemplate(subject_der=subject))
+        assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
+        der = await desk.request(key=entity.private_key)
+        assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.badCertTemplate)
+    await assert_nothing_issued(desk)
+
+
+# --- nested ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(35, 68, 124, 144)
+async def test_a_nested_renewal(desk: Desk, enrolled: Enrolment) -> None:
+    """The device's kur inside the RA's nested; answers are plain, certConf comes nested as well."""
+    key = pki.make_key("p256")
+    kur = await desk.request(BodyType.kur, key=key, signer=enrolled.entity)
+    renewal = desk.received(key, kur, await desk.send(await desk.nest(kur)))
+    assert renewal.answer.body_type is BodyType.kup
+    assert renewal.answer.header.recipient_der == directory_name(enrolled.certificate.subject_der)
+    assert renewal.certificate.subject_alt_name_der == enrolled.certificate.subject_alt_name_der
+
+    plain = await desk.confirmation(renewal)
+    assert await desk.refused(plain) == (BodyType.error, PKIFailureInfo.badMessageCheck)
+    by_new_key = await desk.nest(await desk.confirmation(renewal, signer=renewal.entity))
+    assert await desk.refused(by_new_key) == (BodyType.error, PKIFailureInfo.badMessageCheck)
+
+    # The device leaves its certificate out of certConf, as it may.
+    message = PKIMessage.from_der(await desk.confirmation(renewal, signer=enrolled.entity))
+    certconf = await protect(message.header, message.body_der, enrolled.entity, ())
+    assert (await desk.send(await desk.nest(certconf))).body_type is BodyType.pkiconf
+    assert await desk.status(enrolled.certificate) is CertificateStatus.superseded
+
+
+@pytest.mark.requirement(122)
+async def test_nested_ids_must_be_those_inside(desk: Desk, enrolled: Enrolment) -> None:
+    """Another transactionID: badRequest; another senderNonce: badSenderNonce."""
+    kur = await desk.request(BodyType.kur, signer=enrolled.entity)
+    other = secrets.token_bytes(16)
+    assert await desk.refused(await desk.nest(kur, transaction_id=other)) == (
+        BodyType.error,
+        PKIFailureInfo.badRequest,
+    )
+    assert await desk.refused(await desk.nest(kur, sender_nonce=other)) == (
+        BodyType.error,
+        PKIFailureInfo.badSenderNonce,
+    )
+
+
+@pytest.mark.requirement(59, 123)
+async def test_nested_from_anyone_else_is_refused(desk: Desk, enrolled: Enrolment) -> None:
+    """A device that nests: notAuthorized; and raVerified inside is the device's word: notAuthorized."""
+    kur = await desk.request(BodyType.kur, signer=enrolled.entity)
+    by_device = await desk.nest(kur, enrolled.entity)
+    assert await desk.refused(by_device) == (BodyType.error, PKIFailureInfo.notAuthorized)
+    verified = await desk.request(BodyType.kur, signer=enrolled.entity, popo=RA_VERIFIED_POPO_DER)
+    assert await desk.refused(await desk.nest(verified)) == (
+        BodyType.kup,
+        PKIFailureInfo.notAuthorized,
+    )
+
+
+@pytest.mark.requirement(128)
+async def test_nested_in_nested_is_refused(desk: Desk, enrolled: Enrolment) -> None:
+    """badRequest; so are a nested ir and two messages."""
+    kur = await desk.request(BodyType.kur, signer=enrolled.entity)
+    nested = await desk.nest(kur)
+    header = PKIMessage.from_der(kur).header
+    for der in (
+        await desk.nest(nested),
+        await desk.nest(await desk.request(signer=enrolled.entity)),
+        await desk.signed(header, nested_body(kur, kur)),
+    ):
+        assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
+
+
+@pytest.mark.requirement(36, 71)
+async def test_a_nested_renewal_by_a_vendor_certificate_is_refused(
+    desk: Desk, vendor_pki: VendorPKI
+) -> None:
+    """signerNotTrusted; and an RA's certificate is no device's: notAuthorized."""
+    by_vendor = await desk.request(BodyType.kur, signer=credential_of(vendor_pki.device()))
+    assert await desk.refused(await desk.nest(by_vendor)) == (
+        BodyType.error,
+        PKIFailureInfo.signerNotTrusted,
+    )
+    by_ra = await desk.request(BodyType.kur)
+    assert await desk.refused(await desk.nest(by_ra)) == (
+        BodyType.kup,
+        PKIFailureInfo.notAuthorized,
+    )
+
+
+@pytest.mark.requirement(68, 69)
+async def test_a_nested_renewal_must_be_signed_by_the_certificate_it_renews(
+    desk: Desk, enrolled: Enrolment
+) -> None:
+    """oldCertID of another: badCertId; a rejected certificate signs nothing any more."""
+    second = await desk.enrol()
+    kur = await desk.request(
+        BodyType.kur, signer=enrolled.entity, controls=old_cert_id(second.certificate)
+    )
+    assert await desk.refused(await desk.nest(kur)) == (BodyType.kup, PKIFailureInfo.badCertId)
+    await desk.confirm(second, status_info=PKIStatusInfo(PKIStatus.rejection))
+    kur = await desk.request(BodyType.kur, signer=second.entity)
+    assert await desk.refused(await desk.nest(kur)) == (
+        BodyType.error,
+        PKIFailureInfo.signerNotTrusted,
+    )
+
+
+async def test_a_nested_cr(desk: Desk, enrolled: Enrolment) -> None:
+    """A device asks for a second certificate with its first; an operator certificate not from here cannot."""
+    key = pki.make_key("p256")
+    cr = await desk.request(BodyType.cr, key=key, signer=enrolled.entity)
+    second = desk.received(key, cr, await desk.send(await desk.nest(cr)))
+    confirmation = await desk.confirmation(second, signer=enrolled.entity)
+    assert (await desk.send(await desk.nest(confirmation))).body_type is BodyType.pkiconf
+    assert await desk.status(enrolled.certificate) is CertificateStatus.confirmed
+    unknown = await desk.request(BodyType.cr, signer=credential_of(desk.operator.device()))
+    assert await desk.refused(await desk.nest(unknown)) == (
+        BodyType.error,
+        PKIFailureInfo.signerNotTrusted,
+    )
+
+
+# --- when something breaks ------------------------------------------------------------------------------------
+
+
+class BrokenLedger(Ledger):
+    """Fails where a test says so."""
+
+    failing: str = ""
+    error: Exception = StoreUnavailable("disk full")
+
+    async def reserve(self, *args: Any, **kwargs: Any) -> Operation | None:
+        if self.failing == "reserve":
+            raise self.error
+        return await super().reserve(*args, **kwargs)
+
+    async def store(self, *args: Any, **kwargs: Any) -> Operation:
+        if self.failing == "store":
+            raise self.error
+        return await super().store(*args, **kwargs)
+
+
+@pytest.mark.requirement(155)
+@pytest.mark.parametrize("failing", ["reserve", "store"])
+async def test_no_certificate_leaves_that_is_not_in_the_ledger(
+    operator_pki: OperatorPKI, tmp_path: Path, failing: str
+) -> None:
+    """systemUnavail; the repeat after that is issued under a serial number of its own."""
+    ledger = BrokenLedger(tmp_path / "ledger.db")
+    async with open_desk(operator_pki, tmp_path / "ledger.db", ledger=ledger) as desk:
+        ledger.failing = failing
+        key = pki.make_key("p256")
+        der = await desk.request(key=key)
+        assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.systemUnavail)
+        assert CertificateStatus.issued not in await ledger.counts()
+        ledger.failing = ""
+        enrolment = desk.received(key, der, await desk.send(der))
+        await desk.confirm(enrolment)
+        assert (await ledger.counts())[CertificateStatus.confirmed] == 1
+
+
+async def test_an_unexpected_error_is_answered_and_logged(
+    operator_pki: OperatorPKI, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """systemFailure without a word of what happened; the log has it."""
+    ledger = BrokenLedger(tmp_path / "ledger.db")
+    async with open_desk(operator_pki, tmp_path / "ledger.db", ledger=ledger) as desk:
+        ledger.failing, ledger.error = "store", ZeroDivisionError("inner secret")
+        reply = await desk.ca.handle(await desk.request())
+        assert b"secret" not in reply.der
+        info = error_msg_content(PKIMessage.from_der(reply.der).body_content).status_info
+        assert info.fail_info == (PKIFailureInfo.systemFailure,)
+        assert "inner secret" in capsys.readouterr().out
+
+
+async def test_a_ca_without_its_random_source_issues_nothing(
+    operator_pki: OperatorPKI, tmp_path: Path
+) -> None:
+    """The same serial number again and again: systemFailure, not a second certificate with it."""
+    async with open_desk(
+        operator_pki, tmp_path / "ledger.db", random_octets=lambda count: bytes(count)
+    ) as desk:
+        await desk.enrol()
+        refusal = await desk.refused(await desk.request())
+        assert refusal == (BodyType.error, PKIFailureInfo.systemFailure)
+        assert await desk.ledger.counts() == {CertificateStatus.issued: 1}
+
+
+async def test_a_deadline_that_passes_is_told_and_the_work_is_finished(
+    operator_pki: OperatorPKI, tmp_path: Path
+) -> None:
+    """The caller learns that the CA saw the message; its repeat gets the answer."""
+
+    class SlowLedger(Ledger):
+        async def store(self, *args: Any, **kwargs: Any) -> Operation:
+            await released.wait()
+            return await super().store(*args, **kwargs)
+
+    released = asyncio.Event()
+    ledger = SlowLedger(tmp_path / "ledger.db")
+    async with open_desk(operator_pki, tmp_path / "ledger.db", ledger=ledger) as desk:
+        der = await desk.request()
+        with pytest.raises(UpstreamUnavailable) as raised:
+            await desk.ca.exchange(der, deadline_seconds=0.05)
+        assert raised.value.delivered
+        released.set()
+        answer = PKIMessage.from_der(await desk.ca.exchange(der, path="", deadline_seconds=10))
+        assert answer.body_type is BodyType.ip
+        assert await ledger.counts() == {CertificateStatus.issued: 1}
+
+
+async def test_many_issuances_share_few_commits(desk: Desk, tmp_path: Path) -> None:
+    """Fifty that wait for the file are reserved in two commits: the first that came, and all others."""
+    requests = [await desk.request() for _ in range(50)]
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        sending = asyncio.gather(*(desk.send(der) for der in requests))
+        for _ in range(10):  # until each of them waits for the ledger
+            await asyncio.sleep(0)
+        other.execute("ROLLBACK")
+    answers = await sending
+    assert {answer.body_type for answer in answers} == {BodyType.ip}
+    assert await desk.ledger.counts() == {CertificateStatus.issued: 50}
+    assert desk.ledger.commit_count <= 2 + 50
