@@ -9,18 +9,22 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
 from ra_gateway.ca.core import BundledCA, RegistrationAuthority
+from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.material import load_ca
+from ra_gateway.ca.profiles import PROFILES
 from ra_gateway.cmp.algorithms import AlgorithmPolicy
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
+from ra_gateway.cmp.replies import Reply
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import HeaderRules, Strictness
 from ra_gateway.config import (
@@ -48,6 +52,9 @@ from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.upstream.http import HttpCA
+
+_CONFIRM_WAIT_SECONDS = 300
+"""How long the bundled CA awaits certConf; the endpoint's `confirm_wait_seconds` counts for devices."""
 
 
 def now() -> datetime:
@@ -196,7 +203,8 @@ def _upstream(
         if config.recipient is None
         else from_rfc4514(config.recipient)
     )
-    trust, pinned, deadline = operator, (), 15.0
+    trust, deadline = operator, 15.0
+    pinned: tuple[Certificate, ...] = ()
     if isinstance(config, CMPHTTPUpstream):
         deadline = config.deadline_seconds
         pinned = _certificates(config.ca_certificate_paths, f"{setting}.ca_certificate_paths")
@@ -297,25 +305,39 @@ def bundled_ca(config: CAConfig) -> BundledCA:
         ConfigError: Its files cannot be used.
     """
     password = config.key_password_path
+    profile = replace(PROFILES[config.profile], validity_days=config.validity_days)
+    material = load_ca(
+        config.directory_path,
+        profile=profile,
+        password=None if password is None else password.read_bytes().rstrip(b"\r\n"),
+        random_octets=secrets.token_bytes,
+    )
     authorities = [
         RegistrationAuthority(
             row.name,
-            _certificates(
-                row.certificate_paths, f"ca.registration_authorities[{index}].certificate_paths"
+            # The first certificate of each file: what follows it there is its chain.
+            tuple(
+                load_certificates(
+                    path, f"ca.registration_authorities[{index}].certificate_paths[{number}]"
+                )[0]
+                for number, path in enumerate(row.certificate_paths)
             ),
             frozenset(row.privileges),
         )
         for index, row in enumerate(config.registration_authorities)
     ]
-    return load_ca(
-        config.directory_path,
-        ledger_path=config.ledger_path,
+    return BundledCA(
+        credential=material.credential,
+        issuer=material.issuer,
+        ledger=Ledger(config.ledger_path),
         registration_authorities=authorities,
-        profile=config.profile,
-        validity_days=config.validity_days,
-        password=None if password is None else password.read_bytes().rstrip(b"\r\n"),
+        operator=TrustDomain(
+            OPERATOR_DOMAIN, DomainKind.operator, (material.root,), (material.issuer.certificate,)
+        ),
         clock=now,
         random_octets=secrets.token_bytes,
+        rules=HeaderRules(),
+        confirm_wait_seconds=_CONFIRM_WAIT_SECONDS,
     )
 
 
@@ -445,8 +467,14 @@ class CAService:
         self._config = config
         self._ca = bundled_ca(config)
         self.listener = cmp_listener(
-            self._ca, config.server, routes={"/.well-known/cmp": "ca", "/pkix": "ca"}, profiles={}
+            self, config.server, routes={"/.well-known/cmp": "ca", "/pkix": "ca"}, profiles={}
         )
+
+    async def handle(
+        self, der: bytes, *, endpoint: str, profile: str, operation: str, peer: str
+    ) -> Reply:
+        """Answer one message; a CA has one endpoint and one profile (`CMPHandler`)."""
+        return await self._ca.handle(der, operation=operation, peer=peer)
 
     async def start(self) -> tuple[str, int]:
         """Listen; returns host and port.

@@ -593,15 +593,16 @@ def _confirm(
             serial,
         ),
     )
-    if changed.rowcount == 1:
-        connection.execute(
-            "UPDATE transactions SET confirm_digest = ?, confirm_answer = ? "
-            "WHERE requester = ? AND transaction_id = ?",
-            (digest, answer, operation.requester, operation.transaction_id),
-        )
-        if accepted:
-            _supersede(connection, operation, now)
-    return _find(connection, operation.requester, operation.transaction_id)
+    if changed.rowcount != 1:
+        return _find(connection, operation.requester, operation.transaction_id)
+    connection.execute(
+        "UPDATE transactions SET confirm_digest = ?, confirm_answer = ? "
+        "WHERE requester = ? AND transaction_id = ?",
+        (digest, answer, operation.requester, operation.transaction_id),
+    )
+    if accepted:
+        _supersede(connection, operation, now)
+    return replace(operation, confirm_digest=digest, confirm_answer=answer)
 
 
 def _supersede(connection: sqlite3.Connection, operation: Operation, now: datetime) -> None:

@@ -70,6 +70,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
         directory,
         organisation="Example Operator",
         vendors={"acme": ("vendor/root.pem", "vendor/sub.pem")},
+        now=now(),
         port=port or _free_port(),
         implicit_confirm="relay",
     )

@@ -144,6 +144,7 @@ def init(
         directory,
         organisation=organisation,
         vendors=vendors,
+        now=now(),
         port=port,
         key_kind=_key_kind(key_kind),
     )
@@ -194,7 +195,7 @@ def ca_create(
     key_kind: KeyKindOption = "p256",
 ) -> None:
     """Make root, issuing CA and CMP signing certificate. Existing files are never overwritten."""
-    create_operator_pki(directory, organisation=organisation, key_kind=_key_kind(key_kind))
+    create_operator_pki(directory, now=now(), name=organisation, key_kind=_key_kind(key_kind))
     out.print(f"Wrote root, issuing CA and CMP signer to {directory}.", highlight=False)
     out.print(f"Next: ra-gateway ca issue-ra {directory} RA_DIRECTORY", highlight=False)
 
@@ -208,7 +209,10 @@ def ca_issue_ra(
     key_kind: KeyKindOption = "p256",
 ) -> None:
     """Issue a certificate for a registration authority."""
-    issue_ra_certificate(ca_directory, ra_directory, subject=subject, key_kind=_key_kind(key_kind))
+    ra_directory.mkdir(parents=True, exist_ok=True)
+    issue_ra_certificate(
+        ca_directory, subject, now=now(), target=ra_directory, key_kind=_key_kind(key_kind)
+    )
     out.print(
         f"Wrote {ra_directory}/ra.pem and ra.key. List ra.pem under [[ca.registration_authorities]] of "
         "the CA, and both files under [ra] of the gateway.",
@@ -326,7 +330,7 @@ def demo(
 ) -> None:
     """Watch a base station enrol and renew through a gateway, all on this machine."""
     where = directory or Path(tempfile.mkdtemp(prefix="ra-gateway-demo-"))
-    logs.configure("console", "info")
+    logs.configure("console", "warning")
     _run(demonstrate(out, where.resolve(), port=port, keep=keep))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from ra_gateway.ca.material import create_operator_pki, issue_ra_certificate
@@ -84,6 +85,7 @@ def write_setup(
     *,
     organisation: str,
     vendors: Mapping[str, tuple[str, str]],
+    now: datetime,
     host: str = "127.0.0.1",
     port: int = 8080,
     key_kind: str = "p256",
@@ -95,6 +97,7 @@ def write_setup(
     Args:
         organisation: O of every subject.
         vendors: Name to (root PEM, sub-CA PEM or ""), both relative to the directory.
+        now: Aware UTC; certificates are valid from a little earlier.
         key_kind: Of CA and RA keys.
 
     Returns:
@@ -113,11 +116,13 @@ def write_setup(
             ]
         )
     directory.mkdir(parents=True, exist_ok=True)
-    create_operator_pki(directory / "ca", organisation=organisation, key_kind=key_kind)
+    create_operator_pki(directory / "ca", now=now, name=organisation, key_kind=key_kind)
+    (directory / "ra").mkdir()
     issue_ra_certificate(
         directory / "ca",
-        directory / "ra",
-        subject=f"CN=ra.{organisation.lower().replace(' ', '-')},O={organisation}",
+        f"CN={organisation} RA,O={organisation}",
+        now=now,
+        target=directory / "ra",
         key_kind=key_kind,
     )
     for name in ("root", "issuing"):

@@ -23,6 +23,7 @@ from ra_gateway.cmp.messages import (
     cert_req_messages,
     cert_request_der,
     popo_signing_key_input,
+    signature_popo_der,
 )
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
@@ -315,20 +316,34 @@ async def test_a_key_that_is_not_good_enough(
 
 
 @pytest.mark.requirement(61)
-@pytest.mark.parametrize("spoiled", ["modulus", "point", "algorithm"])
+@pytest.mark.parametrize("spoiled", ["point", "algorithm"])
 async def test_a_key_that_is_none(world: World, device: Credential, key: Any, spoiled: str) -> None:
-    """A point that is not on its curve, an even modulus or an unknown algorithm is no key."""
-    octets = bytearray(requests.spki(make_key("rsa2048") if spoiled == "modulus" else key))
-    match spoiled:
-        case "modulus":
-            octets[-6] &= 0xFE  # the modulus ends before the five octets of the exponent 65537
-        case "point":
-            octets[-1] ^= 0x01
-        case _:
-            octets[octets.index(b"\x2a\x86\x48\xce\x3d\x02\x01") + 6] = 0x09
+    """A point that is not on its curve, or an unknown algorithm, is no key."""
+    octets = bytearray(requests.spki(key))
+    if spoiled == "point":
+        octets[-1] ^= 0x01
+    else:
+        octets[octets.index(b"\x2a\x86\x48\xce\x3d\x02\x01") + 6] = 0x09
     asked = requests.template(key, spki_der=bytes(octets))
     der = await requests.request(world, device, key, asked)
     await requests.assert_refused_in_body(world, der, "badCertTemplate", rule="R61")
+
+
+@pytest.mark.requirement(54, 61)
+@pytest.mark.parametrize("octet", [b"\x00", b"\xff"])
+@pytest.mark.parametrize("length", [0, 1, 256, 257])
+async def test_an_rsa_key_that_nothing_verifies_with(
+    world: World, device: Credential, octet: bytes, length: int
+) -> None:
+    """An even modulus is no key either; whatever is said to be its signature is a bad proof."""
+    key = make_key("rsa2048")
+    octets = bytearray(requests.spki(key))
+    octets[-6] &= 0xFE  # the modulus ends before the five octets of the exponent, 65537
+    asked = requests.template(key, spki_der=bytes(octets))
+    algorithm = SIGNATURE_ALGORITHMS["rsa-pkcs1-sha256"].der
+    popo_der = signature_popo_der(algorithm, octet * length)
+    der = await requests.request(world, device, key, asked, popo_der=popo_der)
+    await requests.assert_refused_in_body(world, der, "badPOP", rule="R54")
 
 
 @pytest.mark.requirement(62)
