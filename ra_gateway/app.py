@@ -490,6 +490,15 @@ class CAService:
         await self._ca.close()
 
 
+async def wait_for_signal() -> None:
+    """Return when SIGTERM or SIGINT comes."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    await ended.wait()
+
+
 async def run_until_signalled(
     service: Application | CAService, started: Callable[[str, int], None]
 ) -> None:
@@ -501,17 +510,13 @@ async def run_until_signalled(
     Raises:
         StoreUnavailable, OSError: The service could not start.
     """
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
     try:
         host, port = await service.start()
     except (StoreUnavailable, OSError):
         await service.stop()
         raise
     started(host, port)
-    await ended.wait()
+    await wait_for_signal()
     structlog.get_logger().info("draining", host=host, port=port)
     await service.stop()
 
@@ -527,4 +532,5 @@ __all__ = [
     "run_until_signalled",
     "transaction_store",
     "vendor_domains",
+    "wait_for_signal",
 ]

@@ -11,7 +11,7 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from ra_gateway.app import Application, now, run_until_signalled
+from ra_gateway.app import Application, now, wait_for_signal
 from ra_gateway.cli.setup import write_setup
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config import load
@@ -27,7 +27,8 @@ from ra_gateway.device.enrollment import (
 from ra_gateway.device.factory import Vendor
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import KEY_KINDS, write_certificates, write_private_key
-from ra_gateway.ra.events import MessageHandled
+from ra_gateway.logs import LogSink
+from ra_gateway.ra.events import EventSink, MessageHandled
 
 SERIAL_NUMBER = "ENB-0001"
 SUBJECT = "CN=enb-0001.ran.example.net,O=Example Operator"
@@ -35,13 +36,17 @@ SAN = ("dns:enb-0001.ran.example.net",)
 
 
 class _Events:
-    """Collects what the gateway says of each message, for the table."""
+    """Collects what the gateway says of each message, for the table; later passes it on."""
 
     def __init__(self) -> None:
         self.seen: list[MessageHandled] = []
+        self.then: EventSink | None = None
 
     def __call__(self, event: MessageHandled) -> None:
-        self.seen.append(event)
+        if self.then is None:
+            self.seen.append(event)
+        else:
+            self.then(event)
 
 
 async def demonstrate(console: Console, directory: Path, *, port: int, keep: bool) -> None:
@@ -82,20 +87,19 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
         identity = DeviceIdentity(credential)  # no operator root: it comes with the ip
         async with aiohttp.ClientSession() as session:
             enrolled = await _operation(console, events, session, url, identity, BodyType.ir)
-            _write_result(directory / "device", "enrolled", enrolled[0], enrolled[1])
+            _write_result(directory / "device", "enrolled", *enrolled)
             renewed = await _operation(
                 console, events, session, url, enrolled[0].identity, BodyType.kur
             )
-            _write_result(directory / "device", "renewed", renewed[0], renewed[1])
+            _write_result(directory / "device", "renewed", *renewed)
+        (directory / "url").write_text(url + "\n")
+        _print_what_next(console, directory, url, keep=keep)
+        if keep:
+            console.print(f"\nserving {url} until Ctrl-C", highlight=False)
+            events.then = LogSink()
+            await wait_for_signal()
     finally:
         await application.stop()
-    (directory / "url").write_text(url + "\n")
-    _print_what_next(console, directory, url, keep=keep)
-    if keep:
-        await run_until_signalled(
-            Application(load(config_path)),
-            lambda host, port: console.print(f"[bold]serving {url}[/bold] - Ctrl-C ends it"),
-        )
 
 
 async def _operation(

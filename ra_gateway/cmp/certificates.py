@@ -18,7 +18,7 @@ from ra_gateway.cmp.algorithms import (
     signature_algorithm,
     verify_signature,
 )
-from ra_gateway.cmp.names import rfc4514, same_name
+from ra_gateway.cmp.names import canonical, rfc4514, same_name
 from ra_gateway.errors import MalformedMessage
 
 
@@ -212,8 +212,20 @@ class Certificate:
         verify_signature(self.signature_algorithm, issuer.public_key, self.signature, self.tbs_der)
 
 
-load_certificate = lru_cache(maxsize=2048)(Certificate.from_der)
-"""`Certificate.from_der`, remembering: a device's certificate comes with each of its messages, a CA's with all."""
+@lru_cache(maxsize=2048)
+def load_certificate(der: bytes) -> Certificate:
+    """Decode a certificate that came with a message, the fields by which paths are built included.
+
+    Remembered: a device's certificate comes with each of its messages, a CA's with all.
+
+    Raises:
+        MalformedMessage: As `Certificate.from_der`; or a name or key identifier does not parse.
+    """
+    certificate = Certificate.from_der(der)
+    # Read here, where a stray certificate is passed over, rather than in the midst of a path search.
+    _ = canonical(certificate.subject_der), canonical(certificate.issuer_der)
+    _ = certificate.subject_key_identifier, certificate.authority_key_identifier
+    return certificate
 
 
 __all__ = ["Certificate", "ExtensionOID", "InvalidSignature", "KeyUsage", "load_certificate"]

@@ -62,6 +62,9 @@ from ra_gateway.errors import (
 NONCE_OCTETS: Final = 16
 """senderNonce and transactionID of a conforming message (RFC 9483 3.1: 128 bits)."""
 
+MIN_REQUESTED_RSA_BITS: Final = 2048
+"""For new certificates, also where a domain forgives its devices an older key (TS 33.310 6.1.1)."""
+
 _MAX_SAME_NAMED_SIGNERS: Final = 3
 """Certificates with one key identifier that are tried: a renewed certificate for the same key has its twin."""
 
@@ -254,7 +257,8 @@ def certificate_bag(message: PKIMessage, rules: HeaderRules) -> list[Certificate
     """
     if len(message.extra_certs) > rules.extra_certs_max_count:
         raise HeaderRefused(
-            f"{len(message.extra_certs)} extraCerts; at most {rules.extra_certs_max_count} are read"
+            f"{len(message.extra_certs)} extraCerts; at most {rules.extra_certs_max_count} are read",
+            rule="RFC 9483 3.3",
         )
     bag = []
     for der in message.extra_certs:
@@ -339,8 +343,9 @@ def authenticate(
     for signer in select_signers(message.header, bag, rules):
         try:
             domain, path = _vouch(signer, bag, domains, now)
-            _check_credential(signer)
             _check_protection(message, algorithm, signer, domain.algorithms)
+            # Not before the signature: who merely shows a certificate is told nothing about it.
+            _check_credential(signer)
             check_header(message.header, rules.relaxed_by(domain.quirks), first=True)
         except CMPError as error:
             refusal = refusal or error
@@ -549,7 +554,9 @@ def _check_template(
         raise TemplateRefused("empty publicKey: keys are not generated here", rule="R60")
     try:
         key = load_public_key(template.spki_der)
-        allowed.require_key(key, "the requested certificate has a key")
+        replace(
+            allowed, min_rsa_bits=max(allowed.min_rsa_bits, MIN_REQUESTED_RSA_BITS)
+        ).require_key(key, "the requested certificate has a key")
     except AlgorithmRefused as error:
         raise TemplateRefused(error.detail, rule="R61") from error
     except MalformedMessage as error:

@@ -290,8 +290,9 @@ class _Connection(web.RequestHandler):
             wire.abort()
             return
         self._wire = wire
-        # A listener on "::" sees IPv4 clients as ::ffff:192.0.2.1.
-        self.peer = str(wire.get_extra_info("peername")[0]).removeprefix("::ffff:")
+        # None if the client has gone already. A listener on "::" sees IPv4 as ::ffff:192.0.2.1.
+        address = wire.get_extra_info("peername") or ("",)
+        self.peer = str(address[0]).removeprefix("::ffff:")
         self.enter(_HEADERS)
         super().connection_made(transport)
 

@@ -279,6 +279,7 @@ def run_one(
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ra-bench-")))
         redis_url = None
         if store == "redis":
+            (directory / "redis").mkdir()
             redis = RedisServer(directory / "redis")
             redis.start()
             stack.callback(redis.stop)
