@@ -332,28 +332,45 @@ class AlgorithmPolicy:
     min_rsa_bits: int = 2048
     curves: frozenset[str] = DEFAULT_CURVES
 
-    def require_signature(self, algorithm: SignatureAlgorithm, use: str) -> None:
-        """Raise `AlgorithmRefused` unless the algorithm is on the list; `use` says where it was found."""
+    def require_signature(
+        self, algorithm: SignatureAlgorithm, use: str, whose: object = ""
+    ) -> None:
+        """Refuse an algorithm that is not on the list.
+
+        Args:
+            use: Where it was found, for the text; `whose` is put before it, and only then turned into text.
+
+        Raises:
+            AlgorithmRefused: It is not.
+        """
         if algorithm.name not in self.signatures:
             raise AlgorithmRefused(
-                f"{use} with {algorithm.name}; allowed here: {', '.join(sorted(self.signatures))}",
+                f"{_text(whose, use)} with {algorithm.name}; allowed here: {', '.join(sorted(self.signatures))}",
                 rule="R17",
             )
 
-    def require_key(self, key: PublicKeyTypes, use: str) -> None:
-        """Raise `AlgorithmRefused` unless the key is strong enough; `use` says whose it is."""
+    def require_key(self, key: PublicKeyTypes, use: str, whose: object = "") -> None:
+        """Refuse a key that is too weak; arguments as of `require_signature`.
+
+        Raises:
+            AlgorithmRefused: It is.
+        """
         if isinstance(key, ec.EllipticCurvePublicKey):
             curve = _CURVE_NAMES.get(key.curve.name, key.curve.name)
             if curve not in self.curves:
-                raise AlgorithmRefused(f"{use} on curve {curve}", rule="R61")
+                raise AlgorithmRefused(f"{_text(whose, use)} on curve {curve}", rule="R61")
         elif isinstance(key, rsa.RSAPublicKey):
             if key.key_size < self.min_rsa_bits:
                 raise AlgorithmRefused(
-                    f"{use} with RSA-{key.key_size}; the least allowed is {self.min_rsa_bits}",
+                    f"{_text(whose, use)} with RSA-{key.key_size}; the least allowed is {self.min_rsa_bits}",
                     rule="R19",
                 )
         elif not key_family(key):
-            raise AlgorithmRefused(f"{use} of kind {type(key).__name__}", rule="R61")
+            raise AlgorithmRefused(f"{_text(whose, use)} of kind {type(key).__name__}", rule="R61")
+
+
+def _text(whose: object, use: str) -> str:
+    return f"{whose} {use}" if whose else use
 
 
 __all__ = [

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -43,9 +43,9 @@ class KeyUsage:
     cRLSign: Final = 6
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Certificate:
-    """One certificate; two of them are equal when their octets are.
+    """One certificate; two of them are equal when their octets are. What is read once is remembered.
 
     Args:
         der: The whole certificate.
@@ -72,7 +72,6 @@ class Certificate:
     issuer_der: bytes
     spki_der: bytes
     extensions: dict[str, tuple[bool, bytes]]
-    _key: list[PublicKeyTypes] = field(default_factory=list, repr=False)
 
     @classmethod
     def from_der(cls, der: bytes) -> Certificate:
@@ -115,6 +114,9 @@ class Certificate:
     def __repr__(self) -> str:
         return f"<Certificate {self.subject} serial {self.serial_number:x}>"
 
+    def __str__(self) -> str:
+        return self.subject
+
     @property
     def subject(self) -> str:
         """The subject as an RFC 4514 string."""
@@ -125,18 +127,16 @@ class Certificate:
         """The issuer as an RFC 4514 string."""
         return rfc4514(self.issuer_der)
 
-    @property
+    @cached_property
     def public_key(self) -> PublicKeyTypes:
-        """The subject's key, loaded once.
+        """The subject's key.
 
         Raises:
             MalformedMessage, AlgorithmRefused: As `load_public_key`.
         """
-        if not self._key:
-            self._key.append(load_public_key(self.spki_der))
-        return self._key[0]
+        return load_public_key(self.spki_der)
 
-    @property
+    @cached_property
     def signature_algorithm(self) -> SignatureAlgorithm:
         """The algorithm the issuer signed with.
 
@@ -145,19 +145,19 @@ class Certificate:
         """
         return signature_algorithm(self.algorithm_der)
 
-    @property
+    @cached_property
     def subject_key_identifier(self) -> bytes | None:
         """Value of the SubjectKeyIdentifier extension, if there is one."""
         found = self.extensions.get(ExtensionOID.subjectKeyIdentifier)
         return asn1.decode(bytes, found[1]) if found else None
 
-    @property
+    @cached_property
     def authority_key_identifier(self) -> bytes | None:
         """keyIdentifier of the AuthorityKeyIdentifier extension, if there is one."""
         found = self.extensions.get(ExtensionOID.authorityKeyIdentifier)
         return asn1.decode(asn1.AuthorityKeyIdentifier, found[1]).key_identifier if found else None
 
-    @property
+    @cached_property
     def key_usage(self) -> frozenset[int] | None:
         """Bits of the KeyUsage extension, None if it is absent."""
         found = self.extensions.get(ExtensionOID.keyUsage)
@@ -165,7 +165,7 @@ class Certificate:
             return None
         return frozenset(asn1.set_bits(asn1.decode(asn1.BitString, found[1])))
 
-    @property
+    @cached_property
     def basic_constraints(self) -> tuple[bool, int | None]:
         """(cA, pathLenConstraint); (False, None) if the extension is absent."""
         found = self.extensions.get(ExtensionOID.basicConstraints)
@@ -179,7 +179,7 @@ class Certificate:
         """Whether the certificate says that its key may sign certificates."""
         return self.basic_constraints[0]
 
-    @property
+    @cached_property
     def extended_key_usage(self) -> frozenset[str]:
         """Purposes of the ExtendedKeyUsage extension in dotted form; empty if absent."""
         found = self.extensions.get(ExtensionOID.extKeyUsage)
@@ -193,7 +193,7 @@ class Certificate:
         found = self.extensions.get(ExtensionOID.subjectAltName)
         return found[1] if found else None
 
-    @property
+    @cached_property
     def self_issued(self) -> bool:
         """Whether subject and issuer are the same name."""
         return same_name(self.subject_der, self.issuer_der)
@@ -225,6 +225,7 @@ def load_certificate(der: bytes) -> Certificate:
     # Read here, where a stray certificate is passed over, rather than in the midst of a path search.
     _ = canonical(certificate.subject_der), canonical(certificate.issuer_der)
     _ = certificate.subject_key_identifier, certificate.authority_key_identifier
+    _ = certificate.basic_constraints
     return certificate
 
 

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
 from ra_gateway.cmp.algorithms import AlgorithmPolicy
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, InvalidSignature, KeyUsage
 from ra_gateway.cmp.name_constraints import check_name_constraints
-from ra_gateway.cmp.names import canonical
+from ra_gateway.cmp.names import CanonicalName, canonical
 from ra_gateway.errors import CMPError, SignerNotTrusted
 
 MAX_PATH_CERTIFICATES: Final = 8
@@ -27,7 +28,8 @@ MAX_PATH_CERTIFICATES: Final = 8
 MAX_PATHS_TRIED: Final = 16
 """Per signer and domain: cross-certificates make more than one path, an attacker's bag makes thousands."""
 
-_LINK_CACHE_SIZE: Final = 4096
+_REMEMBERED_PATHS: Final = 1024
+"""Validated paths of CA certificates per domain: a vendor has a handful."""
 
 _PROCESSED_EXTENSIONS: Final = frozenset(
     {
@@ -54,7 +56,7 @@ Path = tuple[Certificate, ...]
 """From the leaf to the anchor, both included."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class TrustDomain:
     """A set of anchors and what may be said in their name.
 
@@ -71,7 +73,9 @@ class TrustDomain:
     intermediates: tuple[Certificate, ...] = ()
     algorithms: AlgorithmPolicy = field(default_factory=AlgorithmPolicy)
     quirks: frozenset[str] = frozenset()
-    _links: OrderedDict[tuple[bytes, bytes], None] = field(default_factory=OrderedDict, repr=False)
+    _remembered: OrderedDict[Path, tuple[datetime, datetime]] = field(
+        default_factory=OrderedDict, repr=False
+    )
 
     def find_path(
         self,
@@ -86,8 +90,8 @@ class TrustDomain:
         Args:
             bag: Certificates that came with the message, in any order; none of them becomes an anchor.
             now: Aware UTC; every certificate on the path must be valid then.
-            remember_leaf: Keep the leaf's verified signature too. For the few certificates that come back
-                with every message (a CA's signer), not for devices.
+            remember_leaf: Remember the whole path, not only the CAs on it. For the few certificates that come
+                back with every message (a CA's signer), not for devices.
 
         Raises:
             SignerNotTrusted: No path, or none that is valid; the detail says which and why.
@@ -113,8 +117,12 @@ class TrustDomain:
         if leaf in self.anchors:
             yield (leaf,)
             return
-        anchors = _by_subject(self.anchors)
-        others = _by_subject((*self.intermediates, *bag))
+        anchors, known = self._index
+        others = dict(known)
+        for certificate in bag:
+            if certificate.is_ca:
+                subject = canonical(certificate.subject_der)
+                others[subject] = (*others.get(subject, ()), certificate)
         found = 0
         steps = 0
         stack: list[Path] = [(leaf,)]
@@ -122,81 +130,127 @@ class TrustDomain:
             steps += 1
             path = stack.pop()
             issuer = canonical(path[-1].issuer_der)
-            for anchor in _likely_issuers(path[-1], anchors.get(issuer, ())):
+            for anchor in _likeliest_first(path[-1], anchors.get(issuer, ())):
                 found += 1
                 yield (*path, anchor)
             if len(path) < MAX_PATH_CERTIFICATES - 1:
+                # Taken from the end, so the likeliest issuer goes last; what the domain knows before the bag's.
                 stack.extend(
                     (*path, candidate)
-                    for candidate in _likely_issuers(path[-1], others.get(issuer, ()))
-                    if candidate not in path and not candidate.self_issued
+                    for candidate in reversed(_likeliest_first(path[-1], others.get(issuer, ())))
+                    if candidate not in path and _leads_on(candidate)
                 )
+
+    @cached_property
+    def _index(self) -> tuple[_BySubject, _BySubject]:
+        return _by_subject(self.anchors), _by_subject(self.intermediates)
 
     def _validate(self, path: Path, now: datetime, remember_leaf: bool) -> None:
-        depth = 0  # CA certificates below the current one that are not self-issued
-        for index, certificate in enumerate(path):
-            if not certificate.valid_at(now):
-                raise SignerNotTrusted(
-                    f"{certificate.subject} is valid from {certificate.not_before:%Y-%m-%dT%H:%M:%SZ} "
-                    f"to {certificate.not_after:%Y-%m-%dT%H:%M:%SZ} only",
-                    rule="R22",
-                )
-            unknown = [
-                oid
-                for oid, (critical, _) in certificate.extensions.items()
-                if critical and oid not in _PROCESSED_EXTENSIONS
-            ]
-            if unknown:
-                raise SignerNotTrusted(
-                    f"{certificate.subject} has critical extensions that are not understood: "
-                    f"{', '.join(unknown)}",
-                    rule="RFC 5280 6.1.4",
-                )
-            self.algorithms.require_key(certificate.public_key, f"the key of {certificate.subject}")
-            if index > 0:
-                _require_ca(certificate, depth)
-                check_name_constraints(certificate, path[:index])
-                depth += not certificate.self_issued
-        for index in range(len(path) - 2, -1, -1):
-            self._verify_link(path[index], path[index + 1], remember=index > 0 or remember_leaf)
-
-    def _verify_link(
-        self, certificate: Certificate, issuer: Certificate, *, remember: bool
-    ) -> None:
-        self.algorithms.require_signature(
-            certificate.signature_algorithm, f"{certificate.subject} is signed"
-        )
-        link = (issuer.fingerprint, certificate.fingerprint)
-        if link in self._links:
+        if self._knows(path, now):
             return
+        leaf, cas = path[0], path[1:]
+        if cas and not self._knows(cas, now):
+            self._check_cas(cas, now)
+            self._remember(cas)
+        self._check_certificate(leaf, now)
+        for index, certificate in enumerate(cas):
+            # RFC 5280 6.1.3 b: self-issued certificates are passed over, unless they are the last.
+            below = [leaf, *(item for item in path[1 : index + 1] if not item.self_issued)]
+            check_name_constraints(certificate, below)
+        if cas:
+            self._verify_link(leaf, cas[0])
+        if remember_leaf:
+            self._remember(path)
+
+    def _check_cas(self, cas: Path, now: datetime) -> None:
+        depth = 0  # CA certificates below the current one that are not self-issued
+        for certificate in cas:
+            self._check_certificate(certificate, now)
+            _require_ca(certificate, depth)
+            depth += not certificate.self_issued
+        for index in range(len(cas) - 2, -1, -1):
+            self._verify_link(cas[index], cas[index + 1])
+
+    def _check_certificate(self, certificate: Certificate, now: datetime) -> None:
+        if not certificate.valid_at(now):
+            raise SignerNotTrusted(
+                f"{certificate.subject} is valid from {certificate.not_before:%Y-%m-%dT%H:%M:%SZ} "
+                f"to {certificate.not_after:%Y-%m-%dT%H:%M:%SZ} only",
+                rule="R22",
+            )
+        unknown = [
+            oid
+            for oid, (critical, _) in certificate.extensions.items()
+            if critical and oid not in _PROCESSED_EXTENSIONS
+        ]
+        if unknown:
+            raise SignerNotTrusted(
+                f"{certificate.subject} has critical extensions that are not understood: "
+                f"{', '.join(unknown)}",
+                rule="RFC 5280 6.1.4",
+            )
+        self.algorithms.require_key(certificate.public_key, "has a key", certificate)
+
+    def _verify_link(self, certificate: Certificate, issuer: Certificate) -> None:
+        self.algorithms.require_signature(certificate.signature_algorithm, "is signed", certificate)
         try:
             certificate.verify_issued_by(issuer)
         except InvalidSignature as error:
             raise SignerNotTrusted(
                 f"{certificate.subject} was not signed by the key of {issuer.subject}", rule="R21"
             ) from error
-        if remember:
-            self._links[link] = None
-            if len(self._links) > _LINK_CACHE_SIZE:
-                self._links.popitem(last=False)
+
+    def _knows(self, path: Path, now: datetime) -> bool:
+        """Tell whether a path was validated before and all of it is still valid."""
+        period = self._remembered.get(path)
+        return period is not None and period[0] <= now <= period[1]
+
+    def _remember(self, path: Path) -> None:
+        self._remembered[path] = (
+            max(certificate.not_before for certificate in path),
+            min(certificate.not_after for certificate in path),
+        )
+        if len(self._remembered) > _REMEMBERED_PATHS:
+            self._remembered.popitem(last=False)
 
 
-def _by_subject(certificates: Iterable[Certificate]) -> dict[object, list[Certificate]]:
-    index: dict[object, list[Certificate]] = {}
+_BySubject = dict[CanonicalName, tuple[Certificate, ...]]
+
+
+def _by_subject(certificates: Iterable[Certificate]) -> _BySubject:
+    index: _BySubject = {}
     for certificate in certificates:
-        index.setdefault(canonical(certificate.subject_der), []).append(certificate)
+        subject = canonical(certificate.subject_der)
+        index[subject] = (*index.get(subject, ()), certificate)
     return index
 
 
-def _likely_issuers(
+def _likeliest_first(
     certificate: Certificate, candidates: Iterable[Certificate]
-) -> Iterator[Certificate]:
-    """Drop candidates whose key identifier contradicts; an absent one on either side proves nothing."""
+) -> list[Certificate]:
+    """Put first whom the key identifier names, last whom it contradicts; nobody is ruled out by it.
+
+    RFC 5280 6.1 does not check key identifiers: they help to choose, the signature decides.
+    """
     wanted = certificate.authority_key_identifier
-    for candidate in candidates:
+
+    def rank(candidate: Certificate) -> int:
         offered = candidate.subject_key_identifier
-        if wanted is None or offered is None or wanted == offered:
-            yield candidate
+        if wanted is None or offered is None:
+            return 1
+        return 0 if wanted == offered else 2
+
+    return sorted(candidates, key=rank)
+
+
+def _leads_on(candidate: Certificate) -> bool:
+    """Tell whether a CA certificate can have another issuer than itself.
+
+    A self-signed one cannot. A self-issued one can: a root's new key certified with its old one (newWithOld,
+    RFC 9810 4.4), which then names the old key.
+    """
+    wanted = candidate.authority_key_identifier
+    return not candidate.self_issued or wanted not in (None, candidate.subject_key_identifier)
 
 
 def _require_ca(certificate: Certificate, depth: int) -> None:

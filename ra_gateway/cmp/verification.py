@@ -116,7 +116,8 @@ class HeaderRules:
 
     def relaxed_by(self, quirks: Iterable[str]) -> HeaderRules:
         """Return the rules with quirks added."""
-        return replace(self, quirks=self.quirks | frozenset(quirks))
+        more = frozenset(quirks) - self.quirks
+        return replace(self, quirks=self.quirks | more) if more else self
 
 
 # --- header ---------------------------------------------------------------------------------------------------

@@ -323,11 +323,13 @@ class Cutter:
     @contextlib.asynccontextmanager
     async def relaying(self) -> AsyncIterator[str]:
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
-        server.close()
-        for relay in self._relays:
-            relay.cancel()
-        await asyncio.gather(*self._relays, return_exceptions=True)
+        try:
+            yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        finally:
+            server.close()
+            for relay in self._relays:
+                relay.cancel()
+            await asyncio.gather(*self._relays, return_exceptions=True)
 
     def reset(self) -> None:
         """End all connections as a crashed host or a firewall does: with a TCP reset."""
@@ -416,6 +418,19 @@ async def test_a_replacement_whose_reply_was_lost_has_won(
     await cut_store.replace(changed)
     assert cutter.cuts == 1
     assert await store.load(first.key) == changed
+
+
+async def test_an_equal_transaction_of_another_node_is_not_taken_for_our_own(
+    store: RedisStore,
+) -> None:
+    """Two nodes may come to store the very same: only the first one goes on to the CA."""
+    transaction = new_transaction()
+    assert await store.create(transaction) is None
+    assert await store.create(transaction) == transaction
+    changed = advance(transaction, Event.issued)
+    await store.replace(changed)
+    with pytest.raises(StaleTransaction):
+        await store.replace(changed)
 
 
 @pytest.mark.parametrize("versions_ahead", [1, 2])
