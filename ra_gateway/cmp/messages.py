@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.codes import ISSUED_STATUSES, OID, BodyType, PKIStatus
@@ -29,6 +29,14 @@ class InfoTypeAndValue:
 
     info_type: str
     value_der: bytes | None = None
+
+
+class Protector(NamedTuple):
+    """What a header says of whoever protects the message."""
+
+    sender_der: bytes
+    sender_kid: bytes | None
+    protection_alg_der: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +88,21 @@ class PKIHeader:
             ),
         )
 
-    def to_der(self) -> bytes:
-        """Encode the header."""
+    def to_der(self, protector: Protector | None = None) -> bytes:
+        """Encode the header.
+
+        Args:
+            protector: Replaces sender, senderKID and protectionAlg.
+        """
+        by = protector or Protector(self.sender_der, self.sender_kid, self.protection_alg_der)
         return asn1.encode(
             asn1.PKIHeader(
                 pvno=self.pvno,
-                sender=asn1.element(self.sender_der),
+                sender=asn1.element(by.sender_der),
                 recipient=asn1.element(self.recipient_der),
                 message_time=_optional(asn1.generalized_time, self.message_time),
-                protection_alg=_optional(asn1.element, self.protection_alg_der),
-                sender_kid=self.sender_kid,
+                protection_alg=_optional(asn1.element, by.protection_alg_der),
+                sender_kid=by.sender_kid,
                 recip_kid=self.recip_kid,
                 transaction_id=self.transaction_id,
                 sender_nonce=self.sender_nonce,

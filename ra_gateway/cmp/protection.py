@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import InvalidSignature, SignatureAlgorithm, verify_signature
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.messages import PKIHeader, PKIMessage, assemble
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage, Protector, assemble
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import ProtectionRefused
 
@@ -25,7 +26,7 @@ class Signer(Protocol):
         """Return the signature over the octets."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Credential:
     """A certificate, the chain that leads to (not including) its root, and the key's signer."""
 
@@ -33,12 +34,21 @@ class Credential:
     chain: tuple[Certificate, ...]
     signer: Signer
 
-    @property
+    @cached_property
     def sender_der(self) -> bytes:
         """The certificate's subject as a GeneralName: the sender of what it protects."""
         return directory_name(self.certificate.subject_der)
 
-    @property
+    @cached_property
+    def protector(self) -> Protector:
+        """What headers of messages protected with it say."""
+        return Protector(
+            self.sender_der,
+            self.certificate.subject_key_identifier,
+            self.signer.algorithm.der,
+        )
+
+    @cached_property
     def certificates(self) -> tuple[bytes, ...]:
         """DER of the certificate and its chain, in the order RFC 9483 3.3 wants for extraCerts."""
         return (self.certificate.der, *(item.der for item in self.chain))
@@ -59,12 +69,7 @@ async def protect(
         body_der: The body with its tag.
         extra_certs: DER certificates, in order; the credential's own are not added here.
     """
-    header_der = replace(
-        header,
-        sender_der=credential.sender_der,
-        sender_kid=credential.certificate.subject_key_identifier,
-        protection_alg_der=credential.signer.algorithm.der,
-    ).to_der()
+    header_der = header.to_der(credential.protector)
     signature = await credential.signer.sign(protected_part(header_der, body_der))
     return assemble(header_der, body_der, signature, extra_certs)
 

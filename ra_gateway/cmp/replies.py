@@ -60,9 +60,25 @@ def reply_header(request: PKIHeader, *, sender_nonce: bytes, now: datetime) -> P
     )
 
 
-def forward_header(received: PKIHeader, *, recipient_der: bytes, now: datetime) -> PKIHeader:
-    """Return the header of a request that we pass on upstream: IDs, nonces and generalInfo stay (R73)."""
-    return replace(received, recipient_der=recipient_der, recip_kid=None, message_time=now)
+def forward_header(
+    received: PKIHeader,
+    *,
+    recipient_der: bytes,
+    now: datetime,
+    general_info: tuple[InfoTypeAndValue, ...],
+) -> PKIHeader:
+    """Return the header of a request that we pass on upstream: IDs and nonces stay (R73).
+
+    Args:
+        general_info: Replaces the device's.
+    """
+    return replace(
+        received,
+        recipient_der=recipient_der,
+        recip_kid=None,
+        message_time=now,
+        general_info=general_info,
+    )
 
 
 def relay_header(

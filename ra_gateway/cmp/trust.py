@@ -73,6 +73,7 @@ class TrustDomain:
     intermediates: tuple[Certificate, ...] = ()
     algorithms: AlgorithmPolicy = field(default_factory=AlgorithmPolicy)
     quirks: frozenset[str] = frozenset()
+    _signers: dict[Certificate, Path] = field(default_factory=dict, repr=False)
     _remembered: OrderedDict[Path, tuple[datetime, datetime]] = field(
         default_factory=OrderedDict, repr=False
     )
@@ -97,10 +98,16 @@ class TrustDomain:
             SignerNotTrusted: No path, or none that is valid; the detail says which and why.
             AlgorithmRefused: The only paths use an algorithm or key that the domain does not allow.
         """
+        known_path = self._signers.get(leaf)
+        if known_path is not None and self._knows(known_path, now):
+            return known_path
         refusal: CMPError | None = None
         for path in self._candidate_paths(leaf, bag):
             try:
-                self._validate(path, now, remember_leaf)
+                self._validate(path, now)
+                if remember_leaf:
+                    self._remember(path)
+                    self._signers[leaf] = path
             except CMPError as error:
                 refusal = refusal or error
             else:
@@ -145,9 +152,7 @@ class TrustDomain:
     def _index(self) -> tuple[_BySubject, _BySubject]:
         return _by_subject(self.anchors), _by_subject(self.intermediates)
 
-    def _validate(self, path: Path, now: datetime, remember_leaf: bool) -> None:
-        if self._knows(path, now):
-            return
+    def _validate(self, path: Path, now: datetime) -> None:
         leaf, cas = path[0], path[1:]
         if cas and not self._knows(cas, now):
             self._check_cas(cas, now)
@@ -155,12 +160,10 @@ class TrustDomain:
         self._check_certificate(leaf, now)
         for index, certificate in enumerate(cas):
             # RFC 5280 6.1.3 b: self-issued certificates are passed over, unless they are the last.
-            below = [leaf, *(item for item in path[1 : index + 1] if not item.self_issued)]
+            below = (item for item in path[: index + 1] if item is leaf or not item.self_issued)
             check_name_constraints(certificate, below)
         if cas:
             self._verify_link(leaf, cas[0])
-        if remember_leaf:
-            self._remember(path)
 
     def _check_cas(self, cas: Path, now: datetime) -> None:
         depth = 0  # CA certificates below the current one that are not self-issued
@@ -211,7 +214,8 @@ class TrustDomain:
             min(certificate.not_after for certificate in path),
         )
         if len(self._remembered) > _REMEMBERED_PATHS:
-            self._remembered.popitem(last=False)
+            forgotten, _ = self._remembered.popitem(last=False)
+            self._signers.pop(forgotten[0], None)
 
 
 _BySubject = dict[CanonicalName, tuple[Certificate, ...]]

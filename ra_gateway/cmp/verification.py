@@ -748,6 +748,7 @@ def authenticate_answer(
         trust: Anchors that the CA's protecting certificate must chain to.
         pinned: Certificates that may protect without a path (a CA that signs with its own key), and those
             seen before: some CAs leave extraCerts out of later messages.
+        rules: Lenient ones, usually: what a CA does is taken as it is, as long as it is authentic.
 
     Raises:
         ProtectionRefused, AlgorithmRefused, SignerNotTrusted, HeaderRefused.
@@ -755,9 +756,7 @@ def authenticate_answer(
     algorithm = protection_algorithm(message)
     bag = certificate_bag(message, rules)
     refusal: CMPError | None = None
-    for signer in select_signers(
-        message.header, [*bag, *pinned], replace(rules, strictness=Strictness.lenient)
-    ):
+    for signer in select_signers(message.header, [*bag, *pinned], rules):
         try:
             path: Path = (signer,)
             if signer not in pinned:

@@ -24,6 +24,7 @@ from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import (
     AuthenticatedMessage,
     HeaderRules,
+    Strictness,
     authenticate_answer,
     certificate_bag,
     check_answer_header,
@@ -32,7 +33,7 @@ from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
 from ra_gateway.ra.policy import AuthorizedRequest
 from ra_gateway.ra.routes import Upstream
 
-_ANSWER_RULES: Final = HeaderRules(extra_certs_max_count=64)
+_ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
 
 _CA_TROUBLE: Final = frozenset({PKIFailureInfo.systemUnavail, PKIFailureInfo.systemFailure})
 
@@ -155,6 +156,9 @@ def check_response(
         content = cert_rep_message(message.body_content)
     except CMPError as error:
         raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
+    if not message.header.sender_nonce:
+        # It goes down as it is, for certConf to return: no device could go on without.
+        raise UpstreamBroken(f"{upstream.name} answered without senderNonce", rule="R83")
     if len(content.responses) != 1 or content.responses[0].cert_req_id != expected.cert_req_id:
         ids = [response.cert_req_id for response in content.responses]
         raise UpstreamBroken(
@@ -164,7 +168,7 @@ def check_response(
     response = content.responses[0]
     status = response.status_info.status
     if status is PKIStatus.rejection:
-        if response.certificate_der is not None:
+        if response.certificate_der is not None or response.encrypted:
             raise UpstreamBroken(f"{upstream.name} rejected and sent a certificate", rule="R96")
         return CheckedAnswer(message, content, response, None, ())
     if not response.status_info.issued:
@@ -204,11 +208,22 @@ def _check_certificate(
         if certificate.is_ca:
             raise UpstreamBroken(f"{upstream.name} issued a CA certificate", rule="R87")
         bag = certificate_bag(authenticated.message, _ANSWER_RULES)
-        return certificate, upstream.issuing.find_path(certificate, bag, now)
+        path = upstream.issuing.find_path(certificate, bag, now)
+        return certificate, _to_root(path, upstream, bag, now)
     except UpstreamBroken:
         raise
     except CMPError as error:
         raise UpstreamBroken(f"{upstream.name}: {error}", rule="R87") from error
+
+
+def _to_root(path: Path, upstream: Upstream, bag: list[Certificate], now: datetime) -> Path:
+    """Prolong a path that ends at a configured issuing CA: a base station needs the root (R140)."""
+    if path[-1].self_issued:
+        return path
+    try:
+        return (*path[:-1], *upstream.trust.find_path(path[-1], bag, now, remember_leaf=True))
+    except CMPError:
+        return path  # a CA under another root than its CMP signer: the path is valid as it is
 
 
 def _check_san(certificate: Certificate, expected: Expected, upstream: Upstream) -> None:

@@ -31,6 +31,7 @@ from ra_gateway.cmp.messages import (
     InfoTypeAndValue,
     PKIHeader,
     PKIMessage,
+    PKIStatusInfo,
     assemble,
     cert_rep_body,
     cert_req_messages,
@@ -119,6 +120,7 @@ class _Walk:
     certificate: Certificate | None = None
     outcome: str = "refused"
     refusal: CMPError | None = None
+    rejection: PKIStatusInfo | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -324,13 +326,15 @@ class Gateway:
         if variant is Variant.forward:
             return message.der
         credential = self._credential()
-        header = forward_header(message.header, recipient_der=upstream.recipient_der, now=now)
-        if variant is Variant.nested:
-            header = replace(header, recip_nonce=None, general_info=())
-            return await protect(
-                header, nested_body(message.der), credential, credential.certificates
-            )
-        header = replace(header, general_info=_upstream_info(walk))
+        nested = variant is Variant.nested
+        header = forward_header(
+            message.header,
+            recipient_der=upstream.recipient_der,
+            now=now,
+            general_info=() if nested else _upstream_info(walk),
+        )
+        if nested:
+            header, body_der = replace(header, recip_nonce=None), nested_body(message.der)
         return await protect(header, body_der, credential, credential.certificates)
 
     async def _forward(
@@ -356,7 +360,8 @@ class Gateway:
         walk.certificate = answer.certificate
         walk.outcome = "refused" if answer.certificate is None else "issued"
         if answer.certificate is None:
-            walk.notes.append(f"the CA refused: {answer.response.status_info}")
+            walk.rejection = answer.response.status_info
+            walk.notes.append(f"the CA refused: {walk.rejection}")
         response, granted = await self._relay(walk, answer)
         event = (
             Event.refused
@@ -421,13 +426,20 @@ class Gateway:
         current: Transaction | None = live
         while current is not None:
             exchange = current.exchange_for(walk.digest)
-            if exchange is None:
+            if exchange is None and authorized is None:
+                raise ConfirmationRefused(
+                    "another certConf came first",
+                    fail_info=PKIFailureInfo.certConfirmed,
+                    rule="R109",
+                )
+            if exchange is None or current.endpoint != walk.endpoint.name:
                 raise TransactionInUse("another request lives under this transactionID", rule="R12")
             if exchange.response_der is not None:
                 walk.outcome = "replayed"
                 return exchange.response_der
             now = self._clock()
             if current.lease_until <= now:
+                _check_same_upstream(walk, current)
                 taken = advance(
                     current,
                     Event.retaken,
@@ -539,6 +551,7 @@ class Gateway:
         local = walk.endpoint.upstream.certconf is CertConf.local or transaction.confirm_locally
         upstream_der = b""
         if not local:
+            _check_same_upstream(walk, transaction)
             upstream_der = await self._for_upstream(
                 walk, walk.message.body_der, Variant(transaction.variant), now
             )
@@ -645,6 +658,12 @@ class Gateway:
             return exchange.response_der
         if transaction.state is not State.ISSUED:
             raise HeaderRefused(f"error in state {transaction.state}", rule="R115")
+        if walk.message.header.recip_nonce != transaction.response_nonce:
+            raise HeaderRefused(
+                "recipNonce is not the senderNonce of the response",
+                fail_info=PKIFailureInfo.badRecipientNonce,
+                rule="R8",
+            )
         credential = self._credential()
         response = await protect(
             self._reply_header(walk.message.header),
@@ -689,6 +708,11 @@ class Gateway:
 
     def _emit(self, walk: _Walk, peer: str, started: float, bug: Exception | None) -> None:
         signer, certificate, refusal = walk.signer, walk.certificate, walk.refusal
+        fail_info, rule = None, ""
+        if refusal is not None:
+            fail_info, rule = refusal.fail_info, refusal.rule
+        elif walk.rejection is not None:
+            fail_info, rule = next(iter(walk.rejection.fail_info), None), "R89"
         detail = [] if refusal is None else [refusal.detail]
         self._sink(
             MessageHandled(
@@ -704,8 +728,8 @@ class Gateway:
                 subject="" if certificate is None else certificate.subject,
                 serial_number="" if certificate is None else f"{certificate.serial_number:x}",
                 upstream=walk.endpoint.upstream.name,
-                fail_info=None if refusal is None else refusal.fail_info,
-                rule="" if refusal is None else refusal.rule,
+                fail_info=fail_info,
+                rule=rule,
                 detail="; ".join((*detail, *walk.notes)),
                 quirks=walk.quirks,
                 bug=bug,
@@ -744,6 +768,15 @@ def _variant(upstream: Upstream, body_type: BodyType) -> Variant:
 
 def _lease(upstream: Upstream) -> timedelta:
     return timedelta(seconds=upstream.deadline_seconds + _LEASE_MARGIN_SECONDS)
+
+
+def _check_same_upstream(walk: _Walk, transaction: Transaction) -> None:
+    """Refuse to go on with another CA than the one that was asked: it may have issued already."""
+    if transaction.upstream != walk.endpoint.upstream.name:
+        raise ServiceFailure(
+            f"opened with upstream {transaction.upstream}, which this endpoint no longer uses",
+            rule="R81",
+        )
 
 
 def _answered(exchange: Exchange, response: bytes) -> Exchange:

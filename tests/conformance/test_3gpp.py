@@ -682,7 +682,7 @@ NO_RSA1024 = replace(LEGACY_ALGORITHMS, min_rsa_bits=2048)
 
 @pytest.mark.requirement(5, 6, 7, 17, 19, 29, 47, 146)
 @pytest.mark.parametrize(
-    ("strict", "without", "algorithms", "fail_info", "rule"),
+    "strict, without, algorithms, fail_info, rule",
     [
         (True, Quirk.short_ids, LEGACY_ALGORITHMS, "badDataFormat", "R5"),
         (True, Quirk.recip_nonce_in_ir, LEGACY_ALGORITHMS, "badRecipientNonce", "R7"),

@@ -41,7 +41,14 @@ from tests.support.harness import (
     follow,
     status_of,
 )
-from tests.support.pki import Credential, KeyKind, OperatorPKI, VendorPKI, make_key, make_operator_pki
+from tests.support.pki import (
+    Credential,
+    KeyKind,
+    OperatorPKI,
+    VendorPKI,
+    make_key,
+    make_operator_pki,
+)
 
 MakeWorld = Callable[..., World]
 
@@ -219,9 +226,7 @@ async def test_a_status_info_that_accepts_is_as_good_as_none(world: World) -> No
 async def test_a_device_may_reject_its_certificate(world: World) -> None:
     """The CA is told in the device's own words, the device gets pkiConf, and the log says what happened."""
     issued = await issue(world)
-    refusal = PKIStatusInfo(
-        PKIStatus.rejection, ("wrong name",), (PKIFailureInfo.badCertTemplate,)
-    )
+    refusal = PKIStatusInfo(PKIStatus.rejection, ("wrong name",), (PKIFailureInfo.badCertTemplate,))
     der = await issued.cert_conf(issued.status(status_info=refusal))
     answer = await world.ask(der)
     assert answer.body_type is BodyType.pkiconf
@@ -335,9 +340,7 @@ async def test_a_wrong_cert_hash_confirms_nothing(world: World, cert_hash: bytes
 
 @pytest.mark.requirement(103)
 @pytest.mark.parametrize("hash_name, oid", [("sha256", SHA256), ("sha512", SHA512)])
-async def test_hash_alg_is_honoured_in_version_3(
-    world: World, hash_name: str, oid: str
-) -> None:
+async def test_hash_alg_is_honoured_in_version_3(world: World, hash_name: str, oid: str) -> None:
     """The named hash counts, not the certificate's."""
     issued = await issue(world)
     named = asn1.AlgorithmIdentifier(algorithm=asn1.oid(oid), parameters=None)

@@ -289,9 +289,7 @@ async def test_a_kur_to_be_forwarded_goes_up_octet_for_octet(make_world: MakeWor
     world = make_world(upstream={"kur": Variant.forward})
     enrollment = renewal(world)
     await finish(world, enrollment)
-    assert world.ca.received == [
-        item.der for item in enrollment.trace if item.direction == "sent"
-    ]
+    assert world.ca.received == [item.der for item in enrollment.trace if item.direction == "sent"]
 
 
 @pytest.mark.requirement(81)
@@ -348,9 +346,7 @@ async def test_no_kur_goes_up_before_the_checks_passed(
 ) -> None:
     """An expired operator certificate renews nothing, whichever way kur goes up."""
     world = make_world(upstream={"kur": variant})
-    old = world.operator.device(
-        "enb-1.ran.example.net", not_after=datetime(2026, 1, 1, tzinfo=UTC)
-    )
+    old = world.operator.device("enb-1.ran.example.net", not_after=datetime(2026, 1, 1, tzinfo=UTC))
     answer = await world.ask(await world.enrollment(old, body_type=BodyType.kur).request())
     assert fail_names(answer) == ["signerNotTrusted"]
     assert world.ca.received == []
@@ -682,9 +678,7 @@ WRONG_CERTIFICATES: dict[str, tuple[Callable[[World], Script], str]] = {
 
 @pytest.mark.requirement(86, 87, 88)
 @pytest.mark.parametrize("case", WRONG_CERTIFICATES)
-async def test_a_certificate_that_was_not_asked_for_is_not_relayed(
-    world: World, case: str
-) -> None:
+async def test_a_certificate_that_was_not_asked_for_is_not_relayed(world: World, case: str) -> None:
     """Key, issuer, validity, subject and names must be those of the request."""
     make, rule = WRONG_CERTIFICATES[case]
     world.ca.script = make(world)

@@ -201,9 +201,7 @@ async def test_a_changed_extra_certs_makes_another_request(world: World) -> None
     made = PKIMessage.from_der(await world.enrollment(device).request())
     credential = cmp_credential(device)
     await world.post(made.der)
-    der = await protect(
-        made.header, made.body_der, credential, reversed(credential.certificates)
-    )
+    der = await protect(made.header, made.body_der, credential, reversed(credential.certificates))
     assert fail_names(await world.ask(der)) == ["transactionIdInUse"]
 
 
@@ -267,9 +265,7 @@ async def test_a_dead_node_s_request_is_not_taken_to_another_ca(
     """The first CA may have issued: a second one must not be asked, whatever endpoint the repeat comes to."""
     world = make_world()
     elsewhere_ca = ScriptedCA(operator_pki, world.clock)
-    other = replace(
-        world.endpoint.upstream, name="other", core=elsewhere_ca, replays_repeats=True
-    )
+    other = replace(world.endpoint.upstream, name="other", core=elsewhere_ca, replays_repeats=True)
     der = await world.enrollment(world.device()).request()
     faults = Faults(at=3, done=True)
     await dies(faulty_gateway(world, faults), der)
@@ -631,9 +627,7 @@ async def test_a_node_that_was_overtaken_says_what_the_other_said(
     world.ca.replays = replays
     gate = asyncio.Event()
     der = await world.enrollment(world.device()).request()
-    slow = asyncio.create_task(
-        world.post(der, gateway=faulty_gateway(world, Faults(), gate=gate))
-    )
+    slow = asyncio.create_task(world.post(der, gateway=faulty_gateway(world, Faults(), gate=gate)))
     while not world.ca.issued:
         await asyncio.sleep(0)
     world.clock.move(seconds=LEASE_SECONDS)
@@ -711,9 +705,7 @@ async def test_a_transaction_that_expires_while_the_ca_is_asked_is_not_answered_
     """The store forgot it meanwhile: systemUnavail rather than a certificate nobody could confirm."""
     world = make_world(upstream={"deadline_seconds": 10.0})
     world.ca.gate = asyncio.Event()
-    first = asyncio.create_task(
-        world.ask(await world.enrollment(world.device()).request())
-    )
+    first = asyncio.create_task(world.ask(await world.enrollment(world.device()).request()))
     await asyncio.sleep(0.01)
     world.clock.move(seconds=3601)
     world.ca.gate.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509 import verification
 from cryptography.x509.oid import NameOID
 from hypothesis import event, given, note, settings
@@ -821,3 +822,230 @@ def test_what_is_remembered_is_still_checked_for_time(verified: list[str]) -> No
         find(trust, made.leaf, *made.middle, now=NOW + timedelta(days=2))
     assert caught.value.rule == "R22"
     assert len(verified) == 2
+
+
+# --- against another implementation -----------------------------------------------------------------------------
+
+MUTATIONS = (
+    "expired",
+    "not yet valid",
+    "no basicConstraints",
+    "cA FALSE",
+    "pathLen 0",
+    "pathLen 1",
+    "no keyUsage",
+    "no keyCertSign",
+    "unknown critical",
+    "no SKI",
+    "no AKI",
+    "wrong AKI",
+    "forged",
+    "another key",
+    "only example.net",
+    "never example.net",
+    "only 192.0.2.0/24",
+    "never 192.0.2.0/24",
+)
+"""What may be different about one certificate of a random chain.
+
+Knowingly left out: constraints on directoryName, which the oracle refuses as unsupported; Ed25519, Ed448 and
+short RSA keys, which it refuses too; and self-issued certificates below the root.
+"""
+
+_KEYS: dict[str, list[Any]] = {}
+
+
+def pooled_key(kind: KeyKind, number: int) -> Any:
+    """One of a few keys that all examples share: making them is slow."""
+    pool = _KEYS.setdefault(kind, [make_key(kind) for _ in range(6)])
+    return pool[number % len(pool)]
+
+
+CONSTRAINING = {name for name in MUTATIONS if name.startswith(("only ", "never "))}
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A random chain: how long, with which keys, what is wrong with it, and what comes along.
+
+    Args:
+        kinds: Of the keys, the leaf's first, the root's last.
+        mutations: (position, name out of `MUTATIONS`).
+        missing: Positions of intermediates that are left out of the bag.
+        order: Seeds the order of the bag.
+    """
+
+    kinds: tuple[KeyKind, ...]
+    mutations: tuple[tuple[int, str], ...]
+    san: str
+    missing: frozenset[int]
+    with_root: bool
+    with_strangers: bool
+    order: int
+
+
+_SANS = ("dns:enb1.example.net", "dns:enb1.example.org", "ip:192.0.2.1", "ip:198.51.100.1")
+
+
+@st.composite
+def specimens(draw: st.DrawFn) -> Specimen:
+    length = draw(st.integers(2, 6))
+    mutation = st.tuples(st.integers(0, length - 1), st.sampled_from(MUTATIONS)).filter(
+        # Knowingly different: RFC 5280 4.2.1.10 gives name constraints a meaning in CA certificates only; the
+        # oracle also applies those of a leaf, to the leaf itself.
+        lambda drawn: drawn[0] > 0 or drawn[1] not in CONSTRAINING
+    )
+    rarely = draw(st.integers(0, 4)) == 0
+    return Specimen(
+        kinds=tuple(
+            draw(st.lists(st.sampled_from(["p256", "rsa2048"]), min_size=length, max_size=length))
+        ),
+        mutations=tuple(draw(st.lists(mutation, max_size=2))),
+        san=draw(st.sampled_from(("", *_SANS))),
+        missing=frozenset({draw(st.integers(1, length - 1))}) if rarely else frozenset(),
+        with_root=draw(st.booleans()),
+        with_strangers=draw(st.booleans()),
+        order=draw(st.integers(0, 1000)),
+    )
+
+
+_DNS, _NET = dns("example.net"), net("192.0.2.0/24")
+_EXTENSIONS: dict[str, tuple[x509.ExtensionType, bool]] = {
+    "unknown critical": (
+        x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), NULL_DN),
+        True,
+    ),
+    "wrong AKI": (x509.AuthorityKeyIdentifier(b"nobody's identifier!", None, None), False),
+    "only example.net": (permitted(_DNS), True),
+    "never example.net": (excluded(_DNS), True),
+    "only 192.0.2.0/24": (permitted(_NET), True),
+    "never 192.0.2.0/24": (excluded(_NET), True),
+}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "expired": PAST,
+    "not yet valid": FUTURE,
+    "no basicConstraints": {"basic_constraints": None},
+    "cA FALSE": {"basic_constraints": x509.BasicConstraints(False, None)},
+    "pathLen 0": {"basic_constraints": x509.BasicConstraints(True, 0)},
+    "pathLen 1": {"basic_constraints": x509.BasicConstraints(True, 1)},
+    "no keyUsage": {"key_usage": None},
+    "no keyCertSign": {"key_usage": ["digitalSignature"]},
+    "no SKI": {"subject_key_identifier": False},
+    "no AKI": {"authority_key_identifier": False},
+    "wrong AKI": {"authority_key_identifier": False},
+}
+
+
+def options_of(names: Sequence[str]) -> dict[str, Any]:
+    """Options of a certificate that differs in these ways; of two that contradict, the later one."""
+    options: dict[str, Any] = {}
+    for name in dict.fromkeys(names):
+        options.update(_OPTIONS.get(name, {}))
+    used: dict[x509.ObjectIdentifier, tuple[x509.ExtensionType, bool]] = {}
+    for name in names:
+        if name in _EXTENSIONS:
+            used[_EXTENSIONS[name][0].oid] = _EXTENSIONS[name]
+    if "authority_key_identifier" in options and "wrong AKI" not in names:
+        used.pop(x509.AuthorityKeyIdentifier.oid, None)
+    options["extensions"] = list(used.values())
+    return options
+
+
+def build(specimen: Specimen) -> tuple[Authority, Credential, list[x509.Certificate]]:
+    """Root, leaf and bag of a specimen."""
+    names: dict[int, list[str]] = {}
+    for position, name in specimen.mutations:
+        names.setdefault(position, []).append(name)
+    top = len(specimen.kinds) - 1
+    root = make_root(
+        "CN=Root,O=Chain", pooled_key(specimen.kinds[top], top), **options_of(names.get(top, []))
+    )
+    issuer = root
+    bag: list[x509.Certificate] = [root.certificate] if specimen.with_root else []
+    for position in range(top - 1, 0, -1):
+        key = pooled_key(specimen.kinds[position], position)
+        ca = signing(issuer, names.get(position, [])).issue_ca(
+            f"CN=CA {position},O=Chain", key, **options_of(names.get(position, []))
+        )
+        issuer = holding(ca, names.get(position, []))
+        if position not in specimen.missing:
+            bag.append(ca.certificate)
+    kind = specimen.kinds[0]
+    usual = {"basic_constraints": None, "san": [specimen.san] if specimen.san else []}
+    leaf = signing(issuer, names.get(0, [])).issue(
+        "CN=Leaf,O=Chain", pooled_key(kind, 0), **{**usual, **options_of(names.get(0, []))}
+    )
+    if specimen.with_strangers:
+        stranger = make_root("CN=Root,O=Chain", pooled_key("p256", 7))
+        bag += [stranger.certificate, stranger.issue_ca("CN=CA 1,O=Chain").certificate]
+    random.Random(specimen.order).shuffle(bag)
+    return root, leaf, bag
+
+
+def signing(issuer: Authority, names: Sequence[str]) -> Authority:
+    """The issuer as it signs this certificate: "forged" is signed by another key of its kind."""
+    if "forged" not in names:
+        return issuer
+    kind: KeyKind = "rsa2048" if isinstance(issuer.private_key, rsa.RSAPrivateKey) else "p256"
+    return Authority(issuer.certificate, pooled_key(kind, 5), issuer.chain)
+
+
+def holding(ca: Authority, names: Sequence[str]) -> Authority:
+    """The CA with the key it goes on with: after "another key" not the certified one."""
+    return Authority(ca.certificate, make_key("p256")) if "another key" in names else ca
+
+
+def _require_key_cert_sign(
+    policy: verification.Policy, certificate: x509.Certificate, usage: x509.KeyUsage | None
+) -> None:
+    if usage is not None and not usage.key_cert_sign:
+        raise ValueError("keyCertSign is missing")
+
+
+def accepted_by_the_oracle(
+    root: x509.Certificate, leaf: x509.Certificate, bag: list[x509.Certificate]
+) -> bool:
+    """What the verifier of `cryptography` says, told to follow RFC 5280 rather than the Web's rules."""
+    agnostic = verification.Criticality.AGNOSTIC
+    ca_policy = (
+        verification.ExtensionPolicy.permit_all()
+        .require_present(x509.BasicConstraints, agnostic, None)
+        .may_be_present(x509.KeyUsage, agnostic, _require_key_cert_sign)
+    )
+    verifier = (
+        verification.PolicyBuilder()
+        .store(verification.Store([root]))
+        .time(NOW)
+        .extension_policies(
+            ca_policy=ca_policy, ee_policy=verification.ExtensionPolicy.permit_all()
+        )
+        .build_client_verifier()
+    )
+    try:
+        verifier.verify(leaf, bag)
+    except verification.VerificationError as error:
+        note(f"oracle: {error}")
+        return False
+    return True
+
+
+def accepted_by_us(
+    root: x509.Certificate, leaf: x509.Certificate, bag: list[x509.Certificate]
+) -> bool:
+    try:
+        find(domain(root), leaf, *bag)
+    except CMPError as error:
+        note(f"we: {error}")
+        return False
+    return True
+
+
+@pytest.mark.requirement(21, 22)
+@settings(max_examples=400)
+@given(specimen=specimens())
+def test_we_agree_with_another_verifier(specimen: Specimen) -> None:
+    """On random chains with random faults, `cryptography.x509.verification` and we say the same."""
+    root, leaf, bag = build(specimen)
+    theirs = accepted_by_the_oracle(root.certificate, leaf.certificate, bag)
+    event("accepted" if theirs else "refused")
+    assert accepted_by_us(root.certificate, leaf.certificate, bag) == theirs
