@@ -119,13 +119,13 @@ class Certificate:
 
     @property
     def subject(self) -> str:
-        """The subject as an RFC 4514 string."""
-        return rfc4514(self.subject_der)
+        """The subject for people: an RFC 4514 string, or hex where it cannot be written as one."""
+        return _shown(self.subject_der)
 
     @property
     def issuer(self) -> str:
-        """The issuer as an RFC 4514 string."""
-        return rfc4514(self.issuer_der)
+        """The issuer for people, as `subject`."""
+        return _shown(self.issuer_der)
 
     @cached_property
     def public_key(self) -> PublicKeyTypes:
@@ -210,6 +210,13 @@ class Certificate:
             AlgorithmRefused: Unknown algorithm, or not the kind of the issuer's key.
         """
         verify_signature(self.signature_algorithm, issuer.public_key, self.signature, self.tbs_der)
+
+
+def _shown(name_der: bytes) -> str:
+    try:
+        return rfc4514(name_der)
+    except MalformedMessage:
+        return f"#{name_der.hex()}"
 
 
 @lru_cache(maxsize=2048)

@@ -14,6 +14,15 @@ from ra_gateway.errors import SignerNotTrusted
 
 _RULE = "RFC 5280 4.2.1.10"
 
+# What `cryptography` raises for a certificate whose names it cannot read; not all of them are ValueErrors.
+_UNREADABLE = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
 
 def check_name_constraints(issuer: Certificate, below: Iterable[Certificate]) -> None:
     """Check the names of every certificate below a CA against the CA's constraints, if it has any.
@@ -29,7 +38,7 @@ def check_name_constraints(issuer: Certificate, below: Iterable[Certificate]) ->
         for certificate in below:
             for name in _names(certificate):
                 _check(name, constraints, certificate, issuer)
-    except ValueError as error:
+    except _UNREADABLE as error:
         raise SignerNotTrusted(
             f"the name constraints of {issuer.subject} cannot be applied: {error}", rule=_RULE
         ) from error

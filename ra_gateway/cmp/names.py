@@ -108,8 +108,10 @@ def rfc4514(name_der: bytes) -> str:
 
 
 def _rfc4514_attribute(attribute: asn1.AttributeTypeAndValue) -> str:
-    dotted = attribute.type.dotted_string
-    return f"{_SHORT_NAMES.get(dotted, dotted)}={escape_rfc4514(_text(attribute.value))}"
+    dotted, text = attribute.type.dotted_string, _text(attribute.value)
+    if attribute.value.tag_bytes[0] in _ENCODINGS:  # else it is hexadecimal, told by its bare "#"
+        text = escape_rfc4514(text)
+    return f"{_SHORT_NAMES.get(dotted, dotted)}={text}"
 
 
 def escape_rfc4514(value: str) -> str:

@@ -42,6 +42,15 @@ def confirm_wait_time(moment: datetime) -> InfoTypeAndValue:
     return InfoTypeAndValue(OID.confirmWaitTime, asn1.encode(asn1.generalized_time(moment)))
 
 
+def confirm_wait_time_of(header: PKIHeader) -> datetime | None:
+    """Return until when certConf is awaited, None where the header does not say so in a readable way."""
+    item = header.info(OID.confirmWaitTime)
+    try:
+        return asn1.time_of(asn1.decode(asn1.GeneralizedTime, (item and item.value_der) or b""))
+    except MalformedMessage:
+        return None
+
+
 def reply_header(request: PKIHeader, *, sender_nonce: bytes, now: datetime) -> PKIHeader:
     """Return the header of an answer that we author.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     CertRepMessage,
@@ -192,7 +192,7 @@ def _check_certificate(
     now: datetime,
 ) -> tuple[Certificate, Path]:
     try:
-        certificate = Certificate.from_der(der)
+        certificate = load_certificate(der)
         if certificate.spki_der != expected.public_key_der:
             raise UpstreamBroken(
                 f"{upstream.name} certified another key than the requested one", rule="R86"

@@ -42,6 +42,7 @@ from ra_gateway.cmp.replies import (
     IMPLICIT_CONFIRM,
     Reply,
     confirm_wait_time,
+    confirm_wait_time_of,
     forward_header,
     refusal_body,
     relay_header,
@@ -550,6 +551,11 @@ class Gateway:
         now = self._clock()
         local = walk.endpoint.upstream.certconf is CertConf.local or transaction.confirm_locally
         upstream_der = b""
+        if local and takes and now > _awaited_until(transaction):
+            # Where the CA awaits nothing, nobody else would hold the device to what it was told.
+            raise ConfirmationRefused(
+                "certConf after confirmWaitTime", fail_info=PKIFailureInfo.badRequest, rule="R111"
+            )
         if not local:
             _check_same_upstream(walk, transaction)
             upstream_der = await self._for_upstream(
@@ -601,7 +607,7 @@ class Gateway:
     def _read_confirmation(walk: _Walk, transaction: Transaction) -> AuthenticatedConfirmation:
         if walk.follower is None:
             raise HeaderRefused("not authenticated", rule="R35")
-        walk.certificate = Certificate.from_der(transaction.certificate_der)
+        walk.certificate = load_certificate(transaction.certificate_der)
         return read_confirmation(
             walk.follower,
             walk.certificate,
@@ -777,6 +783,12 @@ def _check_same_upstream(walk: _Walk, transaction: Transaction) -> None:
             f"opened with upstream {transaction.upstream}, which this endpoint no longer uses",
             rule="R81",
         )
+
+
+def _awaited_until(transaction: Transaction) -> datetime:
+    """Return the confirmWaitTime that the device was told, or the transaction's end if it was told none."""
+    told = PKIMessage.from_der(transaction.opening.response_der or b"").header
+    return confirm_wait_time_of(told) or transaction.expires_at
 
 
 def _answered(exchange: Exchange, response: bytes) -> Exchange:

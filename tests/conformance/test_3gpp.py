@@ -528,7 +528,7 @@ LEGACY_QUIRKS = frozenset(
     }
 )
 STRICT = HeaderRules(strictness=Strictness.strict, require_message_time=True)
-SERIAL = "21030533610000000012"
+SERIAL = "00012345678900000012"
 
 
 def legacy_certificate(issued: pki.Credential, issuer: pki.Authority) -> Certificate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import secrets
@@ -14,10 +15,14 @@ from typing import Any
 
 import pytest
 import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SignatureAlgorithm
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     CertStatus,
@@ -28,6 +33,7 @@ from ra_gateway.cmp.messages import (
     cert_rep_message,
     error_msg_content,
 )
+from ra_gateway.cmp.protection import Credential as CMPCredential
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.verification import HeaderRules, Strictness, authenticate_answer
 from ra_gateway.device.enrollment import Done, Enrollment, Send, operator_trust
@@ -37,7 +43,6 @@ from ra_gateway.ra import pipeline
 from ra_gateway.ra.events import MessageHandled
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
-from tests.support.faults import Faults, fail, faulty_gateway
 from tests.support.harness import (
     World,
     cmp_certificate,
@@ -267,15 +272,9 @@ async def test_a_refusal_is_signed_fits_its_request_and_is_logged(
     assert event.rule
     assert event.detail
     assert event.detail.encode() not in answer.der
-    signer = cmp_certificate_of(request)
+    signer = Certificate.from_der(request.extra_certs[0])
     assert event.signer_fingerprint == (signer.fingerprint.hex() if refusal.known else "")
     assert event.bug is None
-
-
-def cmp_certificate_of(message: PKIMessage) -> Any:
-    from ra_gateway.cmp.certificates import Certificate
-
-    return Certificate.from_der(message.extra_certs[0])
 
 
 @pytest.mark.requirement(89, 160)
@@ -378,8 +377,8 @@ async def test_a_bug_is_a_system_failure_that_shows_nothing(
     assert event.rule == "bug"
 
 
-def failing_gateway(world: World, failure: BaseException) -> Gateway:
-    """A gateway whose RA key is gone."""
+def unusable(world: World, failure: BaseException) -> CMPCredential:
+    """The RA's credential with a key that is gone."""
 
     @dataclass(frozen=True, slots=True)
     class Gone:
@@ -389,13 +388,18 @@ def failing_gateway(world: World, failure: BaseException) -> Gateway:
             raise failure
 
     credential = cmp_credential(world.operator.ra)
+    return replace(credential, signer=Gone(credential.signer.algorithm))
+
+
+def failing_gateway(world: World, failure: BaseException) -> Gateway:
+    """A gateway whose RA key is gone."""
     return make_gateway(
         world.endpoint,
         world.operator,
         world.store,
         world.clock,
         world.events,
-        credential=replace(credential, signer=Gone(credential.signer.algorithm)),
+        credential=unusable(world, failure),
     )
 
 
@@ -453,23 +457,25 @@ async def test_cancellation_leaves_as_cancellation(world: World, where: str) -> 
     assert world.events == []
 
 
-async def test_a_subject_that_is_no_text_breaks_nothing(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Some device's name cannot be shown: it is answered all the same, and the event still leaves."""
-    from ra_gateway.cmp.certificates import Certificate
-    from ra_gateway.errors import MalformedMessage
-
-    world = make_world()
-    der = await _bad_pop(world)
-
-    def unreadable(self: Certificate) -> str:
-        raise MalformedMessage("name attribute: invalid start byte", rule="R1")
-
-    monkeypatch.setattr(Certificate, "subject", property(unreadable))
-    answer = await world.ask(der)
-    assert answer.body_type in (BodyType.ip, BodyType.error)
-    assert len(world.events) == 1
+@pytest.mark.requirement(114, 160)
+async def test_a_signer_whose_name_cannot_be_written_is_answered_and_logged(world: World) -> None:
+    """A vendor left out what its subject consists of: the certificate verifies, its name is shown in hex."""
+    usual = world.device("ENB-1")
+    issuer: Any = world.vendor.sub.private_key
+    certificate = cmp_certificate(usual.certificate)
+    common_name = bytes.fromhex("310e300c06035504030c05") + b"ENB-1"
+    tbs_der = certificate.tbs_der.replace(common_name, b"\x31\x00" * 8)
+    signature = issuer.sign(tbs_der, ec.ECDSA(hashes.SHA256()))
+    der = asn1.tlv(0x30, tbs_der, certificate.algorithm_der, asn1.tlv(0x03, b"\x00", signature))
+    device = Credential(x509.load_der_x509_certificate(der), usual.private_key, usual.chain)
+    answer = await world.ask(await _request(device=device)(world))
+    assert answer.body_type is BodyType.ip
+    event = world.events[-1]
+    assert (event.outcome, event.signer) == (
+        "issued",
+        f"#{Certificate.from_der(der).subject_der.hex()}",
+    )
+    assert event.signer_fingerprint == hashlib.sha256(der).hexdigest()
 
 
 # --- secrets --------------------------------------------------------------------------------------------------
@@ -512,33 +518,32 @@ async def test_no_private_key_is_in_any_answer_or_log_line(world: World) -> None
     key = make_key("p256")
     device = world.device()
     answers: list[bytes] = []
+    events: list[MessageHandled] = []
     with captured_log() as log:
-        sink = LogSink()
+        write = LogSink()
 
-        def both(event: MessageHandled) -> None:
+        def sink(event: MessageHandled) -> None:
             events.append(event)
-            sink(event)
+            write(event)
 
-        events: list[MessageHandled] = []
-        gateway = Gateway(
-            endpoints={"ran": world.endpoint},
-            credential=lambda: cmp_credential(world.operator.ra),
-            store=world.store,
-            inventory=None,
-            clock=world.clock,
-            monotonic=lambda: 0.0,
-            random_octets=secrets.token_bytes,
-            sink=both,
+        gateway, broken = (
+            make_gateway(
+                world.endpoint,
+                world.operator,
+                world.store,
+                world.clock,
+                events,
+                credential=credential,
+                sink=sink,
+            )
+            for credential in (None, unusable(world, OSError("PIN 1234 is locked")))
         )
         await _enrol(world, world.enrollment(device, new_key=key), gateway, answers)
         for refusal in REFUSALS.values():
             answers.append(await world.post(await refusal.make(world), gateway=gateway))
         world.ca.failure, world.ca.failures = UpstreamUnavailable("away", delivered=False), 1
         answers.append(await world.post(await _request()(world), gateway=gateway))
-        world.events = both_list = _Sink(both)
-        broken = faulty_gateway(world, Faults(at=1, strike=fail))
         answers.append(await world.post(await _request()(world), gateway=broken))
-    assert both_list.count == 1
     lines = [json.loads(line) for line in log.getvalue().splitlines()]
     assert len(lines) == len(events) == len(answers)
     assert "Traceback" in log.getvalue()
@@ -555,19 +560,6 @@ async def test_no_private_key_is_in_any_answer_or_log_line(world: World) -> None
     assert [line["fail_info"] for line in refused if not line["transaction_id"]] == [
         "badDataFormat"
     ]
-
-
-class _Sink(list[MessageHandled]):
-    """A list of events that hands them on as well."""
-
-    def __init__(self, sink: Callable[[MessageHandled], None]) -> None:
-        super().__init__()
-        self.count = 0
-        self._sink = sink
-
-    def append(self, event: MessageHandled) -> None:
-        self.count += 1
-        self._sink(event)
 
 
 async def _enrol(

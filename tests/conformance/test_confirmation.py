@@ -20,6 +20,7 @@ from ra_gateway.cmp.messages import (
     CertStatus,
     PKIMessage,
     PKIStatusInfo,
+    assemble,
     body,
     cert_confirm_body,
     cert_confirm_content,
@@ -539,8 +540,8 @@ async def test_another_trusted_device_confirms_nothing(world: World, names_itsel
 
 
 @pytest.mark.requirement(35)
-async def test_the_same_device_with_another_certificate_confirms_nothing(world: World) -> None:
-    """Same name, same key, another certificate: its key identifier fits, so it passes as the same signer."""
+async def test_a_twin_of_the_certificate_is_the_same_signer(world: World) -> None:
+    """Same name, same key, another certificate: it is the key that must be the one that asked."""
     issued = await issue(world)
     twin = world.vendor.device("ENB-1", issued.device.private_key)
     answer = await world.ask(await issued.cert_conf(signer=twin))
@@ -551,8 +552,6 @@ async def test_the_same_device_with_another_certificate_confirms_nothing(world: 
 @pytest.mark.parametrize("part", ["protection", "protectionAlg"])
 async def test_a_cert_conf_is_protected(world: World, part: str) -> None:
     """badMessageCheck without protection."""
-    from ra_gateway.cmp.messages import assemble
-
     issued = await issue(world)
     message = PKIMessage.from_der(await issued.cert_conf())
     header = message.header
@@ -605,12 +604,28 @@ async def test_a_cert_conf_after_the_transaction_is_refused(world: World) -> Non
 async def test_a_cert_conf_after_confirm_wait_time_is_not_confirmed_here(
     make_world: MakeWorld,
 ) -> None:
-    """Where the RA itself confirms, nobody else would notice that it came too late."""
+    """Where the RA itself confirms, nobody else would notice that it came too late; a rejection never is."""
     world = make_world(upstream={"certconf": CertConf.local})
     issued = await issue(world)
-    world.clock.move(seconds=301)
+    in_time = await issue(world)
+    world.clock.move(seconds=300)
+    assert (await world.ask(await in_time.cert_conf())).body_type is BodyType.pkiconf
+    world.clock.move(seconds=1)
     refusal = await world.ask(await issued.cert_conf())
-    assert refusal.body_type is BodyType.error
+    assert (refusal.body_type, fail_names(refusal)) == (BodyType.error, ["badRequest"])
+    assert world.events[-1].rule == "R111"
+    rejection = issued.status(status_info=PKIStatusInfo(PKIStatus.rejection))
+    assert (await world.ask(await issued.cert_conf(rejection))).body_type is BodyType.pkiconf
+    assert await issued.state() is State.REJECTED
+
+
+@pytest.mark.requirement(111)
+async def test_a_late_cert_conf_is_the_ca_s_to_judge_where_the_ca_confirms(world: World) -> None:
+    """It goes up, and its answer comes down."""
+    issued = await issue(world)
+    world.clock.move(seconds=301)
+    assert (await world.ask(await issued.cert_conf())).body_type is BodyType.pkiconf
+    assert len(confirmations(world)) == 1
 
 
 # --- the CA and certConf --------------------------------------------------------------------------------------
@@ -724,8 +739,6 @@ async def test_an_error_from_the_device_ends_the_transaction(world: World) -> No
 @pytest.mark.requirement(13, 35, 115)
 async def test_somebody_else_s_error_ends_nothing(world: World) -> None:
     """Neither another device's nor an unprotected one."""
-    from ra_gateway.cmp.messages import assemble
-
     issued = await issue(world)
     other = await device_error(issued, signer=world.device("ENB-2"))
     mine = PKIMessage.from_der(await device_error(issued))

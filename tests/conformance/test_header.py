@@ -194,9 +194,7 @@ async def test_a_body_that_does_not_parse_gets_bad_data_format(world: World) -> 
 
 
 @pytest.mark.requirement(2)
-@pytest.mark.parametrize(
-    "sent, answered", [(1, 2), (0, 2), (-1, 2), (4, 3), (127, 3), (2**40, 3)]
-)
+@pytest.mark.parametrize("sent, answered", [(1, 2), (0, 2), (-1, 2), (4, 3), (127, 3), (2**40, 3)])
 async def test_other_versions_are_unsupported(
     world: World, device: Credential, sent: int, answered: int
 ) -> None:
@@ -290,9 +288,7 @@ async def test_the_quirk_for_short_nonces_is_one_vendors_only(
 ) -> None:
     """A vendor with the quirk may send short nonces; its neighbour at the same endpoint may not."""
     anchors = (cmp_certificate(foreign_vendor_pki.root.certificate),)
-    quirky = TrustDomain(
-        "foreign", DomainKind.vendor, anchors, quirks=frozenset({Quirk.short_ids})
-    )
+    quirky = TrustDomain("foreign", DomainKind.vendor, anchors, quirks=frozenset({Quirk.short_ids}))
     world = make_world()
     vendors = (*world.endpoint.vendors, quirky)
     identities = {domain.name: world.endpoint.identities["acme"] for domain in vendors}
@@ -464,9 +460,7 @@ async def test_two_devices_may_draw_the_same_id(world: World) -> None:
     ],
     ids=["NULL-DN", "stranger", "dNSName", "URI"],
 )
-async def test_any_recipient_will_do(
-    world: World, device: Credential, recipient: bytes
-) -> None:
+async def test_any_recipient_will_do(world: World, device: Credential, recipient: bytes) -> None:
     """A message is not refused for the name it is addressed to."""
     der = await signed_again(await ir(world, device), device, recipient_der=recipient)
     await assert_served(world, der)

@@ -210,9 +210,7 @@ async def test_a_broken_signature_is_a_bad_message_check(
 
 
 @pytest.mark.requirement(15)
-async def test_header_and_body_of_two_messages_do_not_mix(
-    world: World, device: Credential
-) -> None:
+async def test_header_and_body_of_two_messages_do_not_mix(world: World, device: Credential) -> None:
     """The signature covers header and body together."""
     one = PKIMessage.from_der(await ir(world, device))
     other = PKIMessage.from_der(await ir(world, device))
@@ -224,9 +222,7 @@ async def test_header_and_body_of_two_messages_do_not_mix(
 
 
 @pytest.mark.requirement(16, 139, 32)
-async def test_extra_certs_may_come_in_any_order(
-    make_world: MakeWorld, operator_pki: OperatorPKI
-) -> None:
+async def test_extra_certs_may_come_in_any_order(make_world: MakeWorld) -> None:
     """A vendor chain of four certificates is accepted in all orders, with or without its root."""
     root = make_root("CN=Deep Root,O=Deep")
     first = root.issue_ca("CN=Deep One,O=Deep")
@@ -248,8 +244,7 @@ async def test_strangers_in_extra_certs_do_no_harm(
     der = await ir(world, device)
     own = PKIMessage.from_der(der).extra_certs
     strange = foreign_vendor_pki.device()
-    junk = [asn1.tlv(0x30), asn1.encode(5), asn1.tlv(0x30, strange.der), strange.der[:4] + b"\x00"]
-    junk = [item for item in junk if item[:1] in (b"\x30", b"\x02")][:3]
+    junk = [asn1.tlv(0x30), asn1.encode(5), asn1.tlv(0x30, strange.der)]
     for extra_certs in (
         [*own, strange.der, foreign_vendor_pki.sub.der, foreign_vendor_pki.root.der],
         [strange.der, foreign_vendor_pki.root.der, *own],
@@ -263,9 +258,7 @@ async def test_strangers_in_extra_certs_do_no_harm(
 
 @pytest.mark.requirement(16)
 @pytest.mark.parametrize("oid", ["2.5.29.14", "2.5.29.35", "2.5.29.15", "2.5.29.19", "2.5.29.37"])
-async def test_a_stray_certificate_that_does_not_parse_does_no_harm(
-    world: World, oid: str
-) -> None:
+async def test_a_stray_certificate_that_does_not_parse_does_no_harm(world: World, oid: str) -> None:
     """extraCerts is not protected: anybody on the line may add a certificate with broken extensions."""
     device = world.device()
     broken = broken_extension(world.vendor, oid)
@@ -467,9 +460,7 @@ async def test_a_mac_is_the_wrong_integrity(
 # --- R17-R20: algorithms ----------------------------------------------------------------------------------------
 
 
-async def protected_with(
-    world: World, device: Credential, algorithm: SignatureAlgorithm
-) -> bytes:
+async def protected_with(world: World, device: Credential, algorithm: SignatureAlgorithm) -> bytes:
     """An ir of a device, signed with an algorithm that fits its key."""
     return await signed_again(await ir(world, device), device, algorithm=algorithm)
 
@@ -761,13 +752,27 @@ async def test_pss_by_default_is_sha1(make_world: MakeWorld) -> None:
     await assert_served(make_world(vendor_domain=allowing("rsa-pss-sha1")), der)
 
 
+@pytest.mark.requirement(158, 139)
+@pytest.mark.parametrize(
+    "key", ["p384", "p521", "rsa2048", "ed25519", "ed448", "mldsa44", "mldsa65", "mldsa87"]
+)
+async def test_vendors_of_every_kind_of_key(make_world: MakeWorld, key: KeyKind) -> None:
+    """A vendor chain and a device of one kind of key enrol and confirm; a broken signature is refused."""
+    vendor = make_vendor_pki("Modern Radio", key)
+    world = make_world(vendor=vendor)
+    device = vendor.device("ENB-1", key)
+    assert (await world.ask(await confirmation(world, device))).body_type is BodyType.pkiconf
+    der = await ir(world, device)
+    signature = PKIMessage.from_der(der).protection or b""
+    broken = bytes([signature[0] ^ 1]) + signature[1:]
+    await assert_refused(world, unsigned(der, protection=broken), "badMessageCheck", rule="R15")
+
+
 # --- R21-R25: the signer's certificate --------------------------------------------------------------------------
 
 
 @pytest.mark.requirement(21)
-async def test_a_foreign_vendor_is_not_trusted(
-    world: World, foreign_vendor_pki: VendorPKI
-) -> None:
+async def test_a_foreign_vendor_is_not_trusted(world: World, foreign_vendor_pki: VendorPKI) -> None:
     """A chain to no configured anchor: signerNotTrusted, and the log names the issuer."""
     device = foreign_vendor_pki.device()
     answer = await assert_refused(world, await ir(world, device), "signerNotTrusted", rule="R21")
@@ -778,10 +783,11 @@ async def test_a_foreign_vendor_is_not_trusted(
 @pytest.mark.requirement(21)
 async def test_no_configured_trust_means_nothing_is_accepted(make_world: MakeWorld) -> None:
     """Neither an endpoint without vendors nor a vendor without anchors accepts anything."""
-    for settings in (
+    nobody: list[dict[str, Any]] = [
         {"endpoint": {"vendors": (), "identities": {}}},
         {"vendor_domain": {"anchors": ()}},
-    ):
+    ]
+    for settings in nobody:
         world = make_world(**settings)
         der = await ir(world, world.device())
         await assert_refused(world, der, "signerNotTrusted", rule="R21")
@@ -913,9 +919,7 @@ async def test_a_nameless_sender_is_known_by_its_key_identifier(
     """The NULL-DN will do with a senderKID, and is refused without one."""
     der = await signed_again(await ir(world, device), device, sender_der=ANYONE)
     await assert_served(world, der)
-    der = await signed_again(
-        await ir(world, device), device, sender_der=ANYONE, sender_kid=None
-    )
+    der = await signed_again(await ir(world, device), device, sender_der=ANYONE, sender_kid=None)
     await assert_refused(world, der, "badMessageCheck", rule="R26")
 
 
@@ -1029,6 +1033,7 @@ def with_weak_hash(device: Credential, world: World, where: str, name: str) -> C
 
 @pytest.fixture(scope="module")
 def rsa_vendor() -> VendorPKI:
+    """A vendor whose CAs have RSA keys."""
     return make_vendor_pki("RSA Radio", "rsa2048")
 
 

@@ -79,6 +79,8 @@ def assert_logged(world: World, request: PKIMessage, answer: PKIMessage, *, rule
     assert [event.fail_info.name] == list(fail_names(answer))
     assert event.detail
     assert event.rule == rule if rule else event.rule
+    # Whose certificate it is, is told once a domain has vouched for it and its signature verified.
+    assert bool(event.signer_fingerprint) == bool(event.domain)
     assert len(status_of(answer).status_string) == 1
     assert event.detail.encode() not in answer.der
 

@@ -38,7 +38,7 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import HeaderRules
 from ra_gateway.device.enrollment import DeviceIdentity, Enrollment, RequestOptions, operator_trust
 from ra_gateway.keys import KeySigner
-from ra_gateway.ra.events import MessageHandled
+from ra_gateway.ra.events import EventSink, MessageHandled
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import Inventory, TransactionStore
@@ -351,8 +351,9 @@ def make_gateway(
     events: list[MessageHandled],
     inventory: Inventory | None = None,
     credential: CMPCredential | None = None,
+    sink: EventSink | None = None,
 ) -> Gateway:
-    """Wire a gateway; its credential is the operator's RA unless another is given."""
+    """Wire a gateway; its credential is the operator's RA and its sink the list, unless others are given."""
     credential = credential or cmp_credential(operator.ra)
     return Gateway(
         endpoints={endpoint.name: endpoint},
@@ -362,7 +363,7 @@ def make_gateway(
         clock=clock,
         monotonic=time.monotonic,
         random_octets=secrets.token_bytes,
-        sink=events.append,
+        sink=sink or events.append,
     )
 
 

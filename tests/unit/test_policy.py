@@ -322,6 +322,17 @@ def test_an_empty_rdn_is_no_name() -> None:
         rfc4514(asn1.tlv(0x30, operator, asn1.tlv(0x31)))
 
 
+@pytest.mark.requirement(67)
+def test_a_value_that_is_no_text_does_not_look_like_one() -> None:
+    """A BIT STRING is written in hexadecimal, and a text that spells the same is escaped (RFC 4514 2.4)."""
+    bits, text = b"\x03\x02\x00\x01", b"\x0c\x09#03020001"
+    names = [
+        asn1.tlv(0x30, asn1.tlv(0x31, asn1.tlv(0x30, asn1.oid_der("2.5.4.45"), value)))
+        for value in (bits, text)
+    ]
+    assert [rfc4514(name) for name in names] == ["2.5.4.45=#03020001", "2.5.4.45=\\#03020001"]
+
+
 def test_texts_of_names_agree_with_the_library() -> None:
     """For names that X.520 allows, the text is the one that `cryptography` writes."""
     for text in ("CN=enb-1,O=A\\, B", "CN=a+OU=b,C=DE", "2.5.4.5=1,DC=net", "CN=\\#x\\ ", ""):
