@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 import signal
 import ssl
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -39,7 +41,13 @@ from ra_gateway.config import (
     StoreConfig,
     UpstreamConfig,
 )
-from ra_gateway.errors import CMPError, ConfigError, Problem, StoreUnavailable
+from ra_gateway.errors import (
+    CMPError,
+    ConfigError,
+    GatewayError,
+    Problem,
+    ServiceFailure,
+)
 from ra_gateway.keys import load_certificates, load_credential
 from ra_gateway.logs import LogSink
 from ra_gateway.ra.events import EventSink
@@ -52,9 +60,6 @@ from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.upstream.http import HttpCA
-
-_CONFIRM_WAIT_SECONDS = 300
-"""How long the bundled CA awaits certConf; the endpoint's `confirm_wait_seconds` counts for devices."""
 
 
 def now() -> datetime:
@@ -287,6 +292,7 @@ def transaction_store(config: StoreConfig) -> TransactionStore:
             clock=now,
             key_prefix=config.key_prefix,
             timeout_seconds=config.redis_timeout_seconds,
+            max_connections=config.redis_max_connections,
         )
     except ValueError as error:
         raise ConfigError(
@@ -305,7 +311,11 @@ def bundled_ca(config: CAConfig) -> BundledCA:
         ConfigError: Its files cannot be used.
     """
     password = config.key_password_path
-    profile = replace(PROFILES[config.profile], validity_days=config.validity_days)
+    profile = replace(
+        PROFILES[config.profile],
+        validity_days=config.validity_days,
+        crl_url=config.crl_url or "",
+    )
     material = load_ca(
         config.directory_path,
         profile=profile,
@@ -337,12 +347,32 @@ def bundled_ca(config: CAConfig) -> BundledCA:
         clock=now,
         random_octets=secrets.token_bytes,
         rules=HeaderRules(),
-        confirm_wait_seconds=_CONFIRM_WAIT_SECONDS,
+        confirm_wait_seconds=config.confirm_wait_seconds,
     )
 
 
 def _tls_context(url: str) -> ssl.SSLContext | None:
     return ssl.create_default_context() if url.startswith("https://") else None
+
+
+class CannotListen(GatewayError):
+    """The configured address or port is not to be had."""
+
+
+async def _listen(listener: CMPListener, config: ServerConfig, setting: str) -> tuple[str, int]:
+    try:
+        return await listener.start()
+    except OSError as error:
+        where = f"{config.listen_host}:{config.listen_port}"
+        reason = str(error.strerror or error)
+        if error.errno == errno.EADDRINUSE:
+            reason = "another process listens there already"
+        elif error.errno == errno.EACCES:
+            reason = "this user may not listen there"
+        raise CannotListen(
+            f"cannot listen on {where}: {reason}. "
+            f"Change {setting}.listen_host or {setting}.listen_port, or stop what is in the way"
+        ) from error
 
 
 class Application:
@@ -423,10 +453,10 @@ class Application:
 
         Raises:
             StoreUnavailable: The store cannot be written to.
-            OSError: The port cannot be listened on.
+            CannotListen: The address or the port cannot be had.
         """
         await self.store.ping()
-        return await self.listener.start()
+        return await _listen(self.listener, self._config.server, "server")
 
     async def stop(self) -> None:
         """Answer what was accepted, then close everything."""
@@ -480,9 +510,9 @@ class CAService:
         """Listen; returns host and port.
 
         Raises:
-            OSError: The port cannot be listened on.
+            CannotListen: The address or the port cannot be had.
         """
-        return await self.listener.start()
+        return await _listen(self.listener, self._config.server, "ca.server")
 
     async def stop(self) -> None:
         """Answer what was accepted, then close the ledger."""
@@ -490,13 +520,31 @@ class CAService:
         await self._ca.close()
 
 
-async def wait_for_signal() -> None:
-    """Return when SIGTERM or SIGINT comes."""
+def check(config: GatewayConfig) -> None:
+    """Load everything that a gateway with this configuration would load, and leave no trace.
+
+    Raises:
+        ConfigError: Files that it names cannot be used.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        if config.ca is not None and not config.ca.ledger_path.exists():
+            # The ledger is made by who will write to it; whoever checks may be another user.
+            ca = config.ca.model_copy(update={"ledger_path": Path(scratch) / "ledger.sqlite"})
+            config = config.model_copy(update={"ca": ca})
+        asyncio.run(_open_and_close(config))
+
+
+async def _open_and_close(config: GatewayConfig) -> None:
+    await Application(config).stop()
+
+
+def catch_signals() -> asyncio.Event:
+    """Return an event that SIGTERM or SIGINT sets, from now on."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    await ended.wait()
+    return ended
 
 
 async def run_until_signalled(
@@ -508,15 +556,16 @@ async def run_until_signalled(
         started: Called with host and port when requests are taken.
 
     Raises:
-        StoreUnavailable, OSError: The service could not start.
+        StoreUnavailable, CannotListen: The service could not start.
     """
+    ended = catch_signals()  # before anybody can know that it is up, and end it
     try:
         host, port = await service.start()
-    except (StoreUnavailable, OSError):
+    except (ServiceFailure, CannotListen):
         await service.stop()
         raise
     started(host, port)
-    await wait_for_signal()
+    await ended.wait()
     structlog.get_logger().info("draining", host=host, port=port)
     await service.stop()
 
@@ -524,7 +573,10 @@ async def run_until_signalled(
 __all__ = [
     "Application",
     "CAService",
+    "CannotListen",
     "bundled_ca",
+    "catch_signals",
+    "check",
     "cmp_listener",
     "now",
     "operator_domain",
@@ -532,5 +584,4 @@ __all__ = [
     "run_until_signalled",
     "transaction_store",
     "vendor_domains",
-    "wait_for_signal",
 ]

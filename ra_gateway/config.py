@@ -72,7 +72,6 @@ QuirkName = Literal[
     "recip_nonce_in_ir",
     "no_message_time",
     "any_cert_req_id",
-    "missing_extracerts_in_certconf",
     "no_subject",
 ]
 QUIRKS: Final[Mapping[QuirkName, str]] = {
@@ -80,9 +79,6 @@ QUIRKS: Final[Mapping[QuirkName, str]] = {
     "recip_nonce_in_ir": "recipNonce may be present in a first message; it is ignored (R7).",
     "no_message_time": "messageTime may be absent where the endpoint requires it (R29).",
     "any_cert_req_id": "certReqId may be any integer instead of 0; it is echoed (R47).",
-    "missing_extracerts_in_certconf": (
-        "certConf may lack extraCerts; its signer is the one that opened the transaction (R34)."
-    ),
     "no_subject": "The template may lack a subject, also in strict mode; it is derived (R141).",
 }
 
@@ -288,6 +284,13 @@ def _cmp_url(text: str) -> str:
     return text
 
 
+def _crl_url(text: str) -> str:
+    # A CRL is signed itself, and whoever checks the certificate of an https server needs a CRL.
+    if not _url(text, ("http",)).isascii():
+        raise _wrong("has other characters than ASCII", "Encode them with % (RFC 3986).")
+    return text
+
+
 def _redis_url(text: str) -> str:
     parts = urlsplit(_url(text, ("redis", "rediss", "unix")))
     if parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True):
@@ -371,7 +374,7 @@ class ServerConfig(_Table):
         default=1000,
         ge=1,
         le=100_000,
-        description="Most open connections; further ones wait in the listen queue. The default "
+        description="Most open connections; further ones are closed at once. The default "
         "serves a site of a thousand base stations that starts at once; the process's limit of "
         "open files (ulimit -n) must be some 100 above it.",
     )
@@ -464,6 +467,13 @@ class StoreConfig(_Table):
         "Redis usually answers within a millisecond; the default leaves the rest of a device's "
         "patience (some 30 s) to the CA.",
     )
+    redis_max_connections: int = Field(
+        default=64,
+        ge=1,
+        le=10_000,
+        description="Most connections to Redis; further commands wait for one within their time. "
+        "A command takes a millisecond, so the default serves some 64,000 a second.",
+    )
 
 
 class RAConfig(_Table):
@@ -545,7 +555,8 @@ class IdentityConfig(_Table):
     )
     allowed_subjects: tuple[Annotated[str, AfterValidator(_subject_pattern)], ...] = Field(
         default=(),
-        description="Patterns (* and ?) over the RFC 4514 form of a subject the device asks for; "
+        description="Patterns (* and ?) over the RFC 4514 form of a subject the device asks for, "
+        'each wildcard within one attribute ("*" alone allows every subject); '
         "may hold the same placeholders. Empty allows none; needed for keep and derive.",
     )
     san_template: tuple[Annotated[str, AfterValidator(_san_template)], ...] = Field(
@@ -556,7 +567,7 @@ class IdentityConfig(_Table):
     allowed_sans: tuple[Annotated[str, AfterValidator(_san_pattern)], ...] = Field(
         default=(),
         description="Patterns over SubjectAltName entries the device asks for, like "
-        '"dns:*.ran.example.net"; empty allows none.',
+        '"dns:*.ran.example.net"; empty allows none; a wildcard name is never allowed.',
     )
     inventory: Literal["none", "optional", "required"] = Field(
         default="none",
@@ -757,6 +768,19 @@ class CAConfig(_Table):
         description="Validity of issued certificates, in days, never beyond the issuing CA's own. "
         "The default has each base station renew once a year.",
     )
+    crl_url: Annotated[str, AfterValidator(_crl_url)] | None = Field(
+        default=None,
+        description="URL of the CRL, http, put into every certificate as its distribution point; "
+        "without it the extension is left out.",
+    )
+    confirm_wait_seconds: WholeSeconds = Field(
+        default=300,
+        ge=1,
+        le=86_400,
+        description="How long the CA awaits certConf, in seconds: it says so in its answers, the "
+        "gateway passes that on to devices, and a certificate not confirmed by then counts as "
+        "rejected. The default is that of the endpoints.",
+    )
     registration_authorities: tuple[RegistrationAuthorityConfig, ...] = Field(
         min_length=1, description="The RAs it takes requests from."
     )
@@ -806,7 +830,8 @@ class EndpointConfig(_Table):
         ge=1,
         le=86_400,
         description="How far messageTime may be from the gateway's clock, either way, in seconds; "
-        "beyond it: badTime. The default is the usual one of CMP servers (XiPKI) and of Kerberos.",
+        "beyond it: badTime. Less than half of `store.transaction_lifetime_seconds`. The default is "
+        "the usual one of CMP servers (XiPKI) and of Kerberos.",
     )
     require_message_time: bool = Field(
         default=False,
@@ -829,8 +854,9 @@ class EndpointConfig(_Table):
         default=300,
         ge=1,
         le=86_400,
-        description="confirmWaitTime told to the device, in seconds: by then it should send "
-        "certConf. The default is that of other CMP servers (XiPKI).",
+        description="confirmWaitTime told to the device where the CA does not set one, in "
+        "seconds: by then it should send certConf. The default is that of other CMP servers "
+        "(XiPKI).",
     )
 
     @property
@@ -1045,12 +1071,28 @@ def _check_duplicate_urls(raw: _Raw) -> Iterator[Problem]:
 def _check_times(raw: _Raw) -> Iterator[Problem]:
     lifetime = _value(_table(raw, "store"), StoreConfig, "transaction_lifetime_seconds")
     for name, endpoint in _rows(raw, "endpoints"):
+        window = _value(endpoint, EndpointConfig, "message_time_window_seconds")
+        # From a clock that is ahead by one window to one that is behind by one.
+        if isinstance(window, int) and not _exceeds(lifetime, 2 * window):
+            yield Problem(
+                f"endpoints.{name}.message_time_window_seconds",
+                "is not less than half of store.transaction_lifetime_seconds: a captured request "
+                "could be sent again once it is forgotten",
+                "Shorten it, or lengthen the lifetime.",
+            )
         if _exceeds(_value(endpoint, EndpointConfig, "confirm_wait_seconds"), lifetime):
             yield Problem(
                 f"endpoints.{name}.confirm_wait_seconds",
                 "is longer than store.transaction_lifetime_seconds: certConf would come too late",
                 "Shorten it, or lengthen the lifetime.",
             )
+    ca = _table(raw, "ca")
+    if ca and _exceeds(_value(ca, CAConfig, "confirm_wait_seconds"), lifetime):
+        yield Problem(
+            "ca.confirm_wait_seconds",
+            "is longer than store.transaction_lifetime_seconds: certConf would come too late",
+            "Shorten it, or lengthen the lifetime.",
+        )
     drain = _value(_table(raw, "server"), ServerConfig, "drain_seconds")
     for name, upstream in _rows(raw, "upstreams"):
         deadline = _value(upstream, CMPHTTPUpstream, "deadline_seconds")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -16,16 +17,18 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 
 from ra_gateway.cmp.algorithms import (
     SignatureAlgorithm,
+    certificate_hash,
     default_algorithm,
     load_public_key,
     signing_arguments,
 )
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.certificates import Certificate, key_identifier
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError, Problem
 
@@ -70,11 +73,14 @@ def load_certificates(path: Path, setting: str) -> tuple[Certificate, ...]:
         found = x509.load_pem_x509_certificates(path.read_bytes())
         return tuple(Certificate.from_der(item.public_bytes(Encoding.DER)) for item in found)
     except (OSError, ValueError, CMPError) as error:
+        reason = (
+            error.strerror if isinstance(error, OSError) else "not a certificate in PEM, or broken"
+        )
         raise ConfigError(
             [
                 Problem(
                     setting,
-                    f"no certificate can be read from {path}: {error}",
+                    f"no certificate can be read from {path}: {reason}",
                     "Give a PEM file with one or more certificates",
                 )
             ]
@@ -176,6 +182,62 @@ KEY_KINDS: Final[Mapping[str, Callable[[], Any]]] = MappingProxyType(
     }
 )
 """Kinds of private key that can be made, and how."""
+
+
+def spki_der(private_key: Any) -> bytes:
+    """Return the SubjectPublicKeyInfo that belongs to a private key."""
+    octets: bytes = private_key.public_key().public_bytes(
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    )
+    return octets
+
+
+def sign_certificate(
+    subject: x509.Name,
+    private_key: Any,
+    issuer: x509.Name,
+    issuer_key: Any,
+    *,
+    not_before: datetime,
+    not_after: datetime,
+    path_length: int | None = None,
+) -> Certificate:
+    """Make a certificate of a PKI that is being founded; what is issued on request has profiles.
+
+    Args:
+        private_key: The subject's; only its public half is used.
+        not_before, not_after: Aware UTC.
+        path_length: Makes it a CA's (TS 33.310 6.1.4: critical basicConstraints and keyUsage); without
+            it, it is that of a signer.
+    """
+    is_ca = path_length is not None
+    usage = x509.KeyUsage(
+        digital_signature=not is_ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=is_ca,
+        crl_sign=is_ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    identifiers = [key_identifier(spki_der(key)) for key in (private_key, issuer_key)]
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(private_key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(not_before)
+        .not_valid_after(not_after)
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=path_length), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier(identifiers[0]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier(identifiers[1], None, None), critical=False)
+    )
+    signed = builder.sign(issuer_key, certificate_hash(issuer_key.public_key()))
+    return Certificate.from_der(signed.public_bytes(Encoding.DER))
 
 
 def pem(certificate_der: bytes) -> str:

@@ -118,7 +118,7 @@ class RegistrationAuthority:
     """An RA this CA takes requests from.
 
     Args:
-        name: As in the configuration; for ledger and log.
+        name: As in the configuration, one RA only; part of the keys of its transactions.
         certificates: Its certificates, exactly; during a change the old and the new one.
         privileges: Out of `Privilege`.
     """
@@ -142,8 +142,9 @@ class _Received:
         return self.inner or self.outer.message
 
     @property
-    def requester(self) -> bytes:
-        return self.outer.signer.fingerprint
+    def requester(self) -> str:
+        # Its name, not its certificate: an RA may change that between ip and certConf.
+        return self.ra.name
 
     @property
     def transaction_id(self) -> bytes:
@@ -215,7 +216,7 @@ class BundledCA:
         own = (credential.certificate, issuer.certificate, *issuer.chain, *self._registered)
         self._own_names = frozenset(canonical(item.subject_der) for item in own)
         self._own_keys = frozenset(item.spki_der for item in own)
-        self._running: dict[tuple[bytes, bytes], _Running] = {}
+        self._running: dict[tuple[str, bytes], _Running] = {}
 
     # --- the two ways in --------------------------------------------------------------------------------------
 
@@ -281,7 +282,7 @@ class BundledCA:
             received = self._receive(message, now)
         except CMPError as error:
             return await self._refuse(message, error, logger)
-        logger = logger.bind(ra=received.ra.name, signer=received.requester.hex())
+        logger = logger.bind(ra=received.ra.name, signer=received.outer.signer.fingerprint.hex())
         try:
             if received.message.body_type is BodyType.certConf:
                 operation = await self._confirm(received, now)
@@ -356,7 +357,7 @@ class BundledCA:
             raise _in_use()
         return await asyncio.shield(running.task)
 
-    def _forget(self, key: tuple[bytes, bytes], task: asyncio.Task[Operation]) -> None:
+    def _forget(self, key: tuple[str, bytes], task: asyncio.Task[Operation]) -> None:
         del self._running[key]
         if not task.cancelled():
             task.exception()  # whoever still waits has it; asyncio need not complain that nobody does
@@ -382,7 +383,6 @@ class BundledCA:
         implicit = request.message.header.implicit_confirm
         operation = Operation(
             requester=received.requester,
-            requester_name=received.ra.name,
             transaction_id=received.transaction_id,
             request_digest=received.digest,
             body_type=received.message.body_type,

@@ -73,7 +73,7 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX certificates_unconfirmed ON certificates (confirm_by) WHERE status = 'issued'",
         """
         CREATE TABLE transactions (
-            requester BLOB NOT NULL,             -- fingerprint of the RA's certificate
+            requester TEXT NOT NULL,             -- name of the RA: its certificate may change meanwhile
             transaction_id BLOB NOT NULL,
             request_digest BLOB NOT NULL,
             body_type INTEGER NOT NULL,
@@ -131,7 +131,7 @@ class Operation:
     """One transaction from its request to its confirmation.
 
     Args:
-        requester: Fingerprint of the RA's certificate; `requester_name` is the RA's name.
+        requester: Name of the RA, whichever of its certificates it signed with.
         request_digest: Tells the same request from another one.
         device_serial_number: Nested: of the device's certificate, which certConf must be protected with.
         confirm_by: Until when certConf is awaited; None if implicitConfirm was granted.
@@ -139,8 +139,7 @@ class Operation:
         answer: DER of the answer, b"" while there is none; `confirm_answer` that of pkiConf.
     """
 
-    requester: bytes
-    requester_name: str
+    requester: str
     transaction_id: bytes
     request_digest: bytes
     body_type: int
@@ -252,7 +251,7 @@ class Ledger:
             (
                 serial,
                 CertificateStatus.reserved,
-                operation.requester_name,
+                operation.requester,
                 _comparable(subject_der),
                 _comparable(issuer_der),
                 _seconds(now),
@@ -292,7 +291,7 @@ class Ledger:
     # --- confirming -------------------------------------------------------------------------------------------
 
     async def find_operation(
-        self, requester: bytes, transaction_id: bytes, now: datetime
+        self, requester: str, transaction_id: bytes, now: datetime
     ) -> Operation | None:
         """Return the live operation of a requester under a transactionID, or None."""
 
@@ -471,12 +470,12 @@ def _deliver(batch: list[_Work[Any]]) -> None:
 _COLUMNS: Final = (
     "t.requester, t.transaction_id, t.request_digest, t.body_type, t.cert_req_id, t.device_serial, "
     "t.response_nonce, t.confirm_by, t.expires_at, t.old_serial, t.serial, t.answer, "
-    "t.confirm_digest, t.confirm_answer, c.requester, c.der"
+    "t.confirm_digest, t.confirm_answer, c.der"
 )
 
 
 def _find(
-    connection: sqlite3.Connection, requester: bytes, transaction_id: bytes
+    connection: sqlite3.Connection, requester: str, transaction_id: bytes
 ) -> Operation | None:
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM transactions t JOIN certificates c ON c.serial = t.serial "  # noqa: S608
@@ -500,8 +499,7 @@ def _find(
         answer=row[11],
         confirm_digest=row[12],
         confirm_answer=row[13],
-        requester_name=row[14],
-        certificate_der=row[15] or b"",
+        certificate_der=row[14] or b"",
     )
 
 

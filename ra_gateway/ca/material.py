@@ -9,7 +9,6 @@ These few certificates are not in the ledger: it holds what was issued on reques
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -18,32 +17,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 
 from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.profiles import CLOCK_SKEW, CMP_SIGNER, RA, Profile, key_identifier
+from ra_gateway.ca.profiles import CLOCK_SKEW, CMP_SIGNER, RA, Profile
 from ra_gateway.cmp.certificates import Certificate, InvalidSignature
 from ra_gateway.cmp.messages import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError, Problem
-from ra_gateway.keys import load_certificates, load_credential, load_private_key
-
-KEY_KINDS: Final[dict[str, Callable[[], Any]]] = {
-    "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
-    "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
-    "p521": lambda: ec.generate_private_key(ec.SECP521R1()),
-    "rsa2048": lambda: rsa.generate_private_key(65537, 2048),
-    "rsa3072": lambda: rsa.generate_private_key(65537, 3072),
-    "rsa4096": lambda: rsa.generate_private_key(65537, 4096),
-    "ed25519": ed25519.Ed25519PrivateKey.generate,
-    "ed448": ed448.Ed448PrivateKey.generate,
-    "mldsa44": mldsa.MLDSA44PrivateKey.generate,
-    "mldsa65": mldsa.MLDSA65PrivateKey.generate,
-    "mldsa87": mldsa.MLDSA87PrivateKey.generate,
-}
-"""Kinds of key that can be asked for."""
+from ra_gateway.keys import (
+    KEY_KINDS,
+    load_certificates,
+    load_credential,
+    load_private_key,
+    sign_certificate,
+    spki_der,
+    write_certificates,
+    write_private_key,
+)
 
 ROOT_DAYS: Final = 20 * 365
 ISSUING_DAYS: Final = 10 * 365
@@ -81,7 +72,7 @@ def create_operator_pki(
     Args:
         now: Aware UTC; validity begins a little earlier.
         name: Organisation in all subjects.
-        key_kind: Out of `KEY_KINDS`, for all three.
+        key_kind: Out of `ra_gateway.keys.KEY_KINDS`, for all three.
         password: Encrypts the keys.
 
     Raises:
@@ -94,18 +85,28 @@ def create_operator_pki(
         for suffix in ("pem", "key")
     )
     root_key, issuing_key, cmp_key = make_key(), make_key(), make_key()
-    root_name = _name(name, "Root CA")
-    root = _sign_ca(root_name, root_key, root_name, root_key, now, ROOT_DAYS, path_length=1)
-    issuing = _sign_ca(
-        _name(name, "Issuing CA"),
+    root_name, issuing_name = _name(name, "Root CA"), _name(name, "Issuing CA")
+    begin = now - CLOCK_SKEW
+    root = sign_certificate(
+        root_name,
+        root_key,
+        root_name,
+        root_key,
+        not_before=begin,
+        not_after=now + timedelta(days=ROOT_DAYS),
+        path_length=1,
+    )
+    issuing = sign_certificate(
+        issuing_name,
         issuing_key,
         root_name,
         root_key,
-        now,
-        ISSUING_DAYS,
+        not_before=begin,
+        not_after=now + timedelta(days=ISSUING_DAYS),
         path_length=0,
     )
-    issuer = _issuer(issuing, root, issuing_key, replace(CMP_SIGNER, validity_days=SIGNER_DAYS))
+    profile = replace(CMP_SIGNER, validity_days=SIGNER_DAYS)
+    issuer = Issuer(issuing, (root,), issuing_key, profile, secrets.token_bytes)
     signer = issuer.certify(_template(_name(name, "CMP").public_bytes(), cmp_key), now)
     _write(directory / "root", (root,), root_key, password)
     _write(directory / "issuing", (issuing,), issuing_key, password)
@@ -229,77 +230,7 @@ def _name(organization: str, role: str) -> x509.Name:
 
 
 def _template(subject_der: bytes, key: Any) -> CertTemplate:
-    return CertTemplate(subject_der=subject_der, spki_der=_spki(key))
-
-
-def _spki(key: Any) -> bytes:
-    spki: bytes = key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return spki
-
-
-def _issuer(
-    certificate: x509.Certificate, root: x509.Certificate, key: Any, profile: Profile
-) -> Issuer:
-    der = serialization.Encoding.DER
-    return Issuer(
-        Certificate.from_der(certificate.public_bytes(der)),
-        (Certificate.from_der(root.public_bytes(der)),),
-        key,
-        profile,
-        secrets.token_bytes,
-    )
-
-
-def _sign_ca(
-    subject: x509.Name,
-    key: Any,
-    issuer: x509.Name,
-    issuer_key: Any,
-    now: datetime,
-    days: int,
-    *,
-    path_length: int,
-) -> x509.Certificate:
-    """Sign a CA certificate (TS 33.310 6.1.4: critical basicConstraints and keyUsage)."""
-    usage = dict.fromkeys(
-        (
-            "digital_signature",
-            "content_commitment",
-            "key_encipherment",
-            "data_encipherment",
-            "key_agreement",
-            "encipher_only",
-            "decipher_only",
-        ),
-        False,
-    )
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier(key_identifier(_spki(key))), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier(key_identifier(_spki(issuer_key)), None, None),
-            critical=False,
-        )
-    )
-    return builder.sign(issuer_key, _hash_for(issuer_key))
-
-
-def _hash_for(key: Any) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | None:
-    if isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size > 256:
-        return hashes.SHA384() if key.key_size <= 384 else hashes.SHA512()
-    return (
-        hashes.SHA256() if isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) else None
-    )
+    return CertTemplate(subject_der=subject_der, spki_der=spki_der(key))
 
 
 def _require_absent(paths: Iterable[Path]) -> None:
@@ -315,42 +246,17 @@ def _require_absent(paths: Iterable[Path]) -> None:
 
 
 def _write(
-    path: Path,
-    certificates: Iterable[x509.Certificate | Certificate],
-    key: Any,
-    password: bytes | None,
+    path: Path, certificates: Iterable[Certificate], key: Any, password: bytes | None
 ) -> None:
-    encryption = (
-        serialization.BestAvailableEncryption(password)
-        if password
-        else serialization.NoEncryption()
-    )
-    key_pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
-    )
-    pem = b"".join(map(_pem, certificates))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(Path(f"{path}.key"), key_pem, 0o600)
-        _write_new(Path(f"{path}.pem"), pem, 0o644)
+        write_private_key(Path(f"{path}.key"), key, password)
+        write_certificates(Path(f"{path}.pem"), certificates)
     except OSError as error:
         raise _problem(
             str(path.parent),
             f"{error.filename or path} cannot be written: {error.strerror}",
             "Choose a directory that can be written to",
         ) from error
-
-
-def _pem(certificate: x509.Certificate | Certificate) -> bytes:
-    if isinstance(certificate, Certificate):
-        certificate = x509.load_der_x509_certificate(certificate.der)
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _write_new(path: Path, octets: bytes, mode: int) -> None:
-    # O_EXCL: never overwrites, and never writes a key into a file that somebody else opened before.
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(octets)
 
 
 def _problem(path: str, what: str, todo: str) -> ConfigError:

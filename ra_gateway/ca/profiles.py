@@ -6,7 +6,6 @@ profile says so, and the answer then has status grantedWithMods (RFC 4211 5: all
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,7 +13,7 @@ from typing import Final
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import key_family, load_public_key
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage, key_identifier
 from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.messages import CertTemplate, Extension
 from ra_gateway.cmp.names import NULL_DN, general_names
@@ -230,12 +229,6 @@ def _left_out(template: CertTemplate, granted: Iterable[Extension]) -> list[str]
         and requested.oid != ExtensionOID.basicConstraints
         and values.get(requested.oid) != requested.value
     ]
-
-
-def key_identifier(spki_der: bytes) -> bytes:
-    """Return a key identifier: 160 bits of the SHA-256 of the key (RFC 7093 2, method 1)."""
-    key = asn1.decode(asn1.SubjectPublicKeyInfo, spki_der).subject_public_key.as_bytes()
-    return hashlib.sha256(key).digest()[:20]
 
 
 def purposes_der(purposes: Iterable[str]) -> bytes:

@@ -11,8 +11,8 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from ra_gateway.app import Application, now, wait_for_signal
-from ra_gateway.cli.setup import write_setup
+from ra_gateway.app import Application, CannotListen, catch_signals, now
+from ra_gateway.cli.setup import require_empty, write_setup
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config import load
 from ra_gateway.device.client import run
@@ -59,13 +59,21 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
 
     Raises:
         ConfigError: The directory is in use.
-        OSError: The port is.
+        CannotListen: The port is.
         EnrollmentFailed: The demonstration did not succeed.
     """
     if (directory / "vendor").exists():
         raise ConfigError(
-            [Problem(str(directory), "holds a demonstration already", "Choose an empty directory")]
+            [
+                Problem(
+                    str(directory),
+                    "holds a demonstration already",
+                    "Choose an empty or new directory, or remove this one",
+                )
+            ]
         )
+    require_empty(directory)
+    port = _usable_port(port)  # before anything is written: the next attempt may use the directory
     vendor = Vendor.found("ACME Radio", clock=now)
     vendor.write(directory / "vendor")
     credential, device_key = vendor.make_device(SERIAL_NUMBER)
@@ -76,7 +84,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
         organisation="Example Operator",
         vendors={"acme": ("vendor/root.pem", "vendor/sub.pem")},
         now=now(),
-        port=port or _free_port(),
+        port=port,
         implicit_confirm="relay",
     )
     events = _Events()
@@ -92,12 +100,13 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
                 console, events, session, url, enrolled[0].identity, BodyType.kur
             )
             _write_result(directory / "device", "renewed", *renewed)
-        (directory / "url").write_text(url + "\n")
+        ended = catch_signals()  # before anybody can know that it serves, and end it
+        _write_at_once(directory / "url", url + "\n")
         _print_what_next(console, directory, url, keep=keep)
         if keep:
             console.print(f"\nserving {url} until Ctrl-C", highlight=False)
             events.then = LogSink()
-            await wait_for_signal()
+            await ended.wait()
     finally:
         await application.stop()
 
@@ -197,8 +206,22 @@ def _print_what_next(console: Console, directory: Path, url: str, *, keep: bool)
     )
 
 
-def _free_port() -> int:
+def _write_at_once(path: Path, text: str) -> None:
+    """Write a file that whoever waits for it finds complete."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text)
+    unfinished.rename(path)
+
+
+def _usable_port(port: int) -> int:
+    """Return the port if it can be listened on, or a free one for 0."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise CannotListen(
+                f"cannot listen on 127.0.0.1:{port}: {error.strerror}. Choose another port, or 0"
+            ) from error
+        number: int = probe.getsockname()[1]
+        return number

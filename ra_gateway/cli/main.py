@@ -6,12 +6,14 @@ Exit codes: 0 done; 1 the other side refused or something failed; 2 the command 
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, ParamSpec
+from typing import Annotated, Any, Final, NoReturn, ParamSpec
 
 import aiohttp
 import typer
@@ -19,31 +21,44 @@ import uvloop
 from rich.console import Console
 
 from ra_gateway import __version__, logs
-from ra_gateway.app import Application, CAService, now, run_until_signalled
+from ra_gateway.app import Application, CAService, check, now, run_until_signalled
 from ra_gateway.ca.material import create_operator_pki, issue_ra_certificate
 from ra_gateway.cli.demo import demonstrate
-from ra_gateway.cli.setup import write_setup
+from ra_gateway.cli.setup import require_empty, write_setup
 from ra_gateway.cli.show import describe, read_message
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.names import from_rfc4514, general_names_der
+from ra_gateway.cmp.protection import Credential
 from ra_gateway.config import load, load_ca
-from ra_gateway.device.client import run
+from ra_gateway.device.client import NotCMP, ServerUnreachable, run
 from ra_gateway.device.enrollment import (
     DeviceIdentity,
     Enrollment,
     EnrollmentFailed,
+    EnrollmentRefused,
     RequestOptions,
     operator_trust,
 )
-from ra_gateway.errors import CMPError, ConfigError, GatewayError
+from ra_gateway.errors import (
+    CMPError,
+    ConfigError,
+    GatewayError,
+    PKIFailureInfo,
+    Problem,
+    StoreUnavailable,
+)
 from ra_gateway.keys import (
     KEY_KINDS,
     load_certificates,
-    load_credential,
+    load_private_key,
+    make_credential,
     write_certificates,
     write_private_key,
 )
 
 P = ParamSpec("P")
+
+_RESULTS: Final = ("cert.pem", "key.pem", "root.pem")
 
 app = typer.Typer(
     name="ra-gateway",
@@ -70,6 +85,11 @@ KeyKindOption = Annotated[
 ]
 
 
+def _say(text: str) -> None:
+    """Print a sentence as it is: brackets in a path are no markup, and no line is broken."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def _fail(lines: list[str], code: int) -> NoReturn:
     for line in lines:
         err.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
@@ -87,12 +107,20 @@ def _told(command: Callable[P, None]) -> Callable[P, None]:
             _fail([str(problem) for problem in error.problems], 2)
         except EnrollmentFailed as error:
             _fail([str(error)], 1)
+        except StoreUnavailable as error:
+            _fail(
+                [
+                    f"{error.detail}. Check that the store is up, and what the configuration says of it"
+                ],
+                1,
+            )
         except CMPError as error:
             _fail([error.detail], 1)
         except GatewayError as error:
             _fail([str(error)], 1)
         except OSError as error:
-            _fail([f"{error.filename or 'network'}: {error.strerror or error}"], 1)
+            where = f"{error.filename}: " if error.filename else ""
+            _fail([f"{where}{error.strerror or error}"], 1)
 
     return wrapped
 
@@ -113,7 +141,7 @@ def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
-        out.print(f"ra-gateway {__version__}", highlight=False)
+        _say(f"ra-gateway {__version__}")
         raise typer.Exit
 
 
@@ -139,7 +167,12 @@ def init(
         root, _, sub = files.partition(",")
         if not separator or not name or not root:
             raise typer.BadParameter(f"{text!r} is not of the form NAME=ROOT.pem[,SUB.pem]")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise typer.BadParameter(f"{name!r} may only have letters, digits, - and _")
         vendors[name] = (str(Path(root).resolve()), str(Path(sub).resolve()) if sub else "")
+        for file in filter(None, vendors[name]):
+            load_certificates(Path(file), f"--vendor {name}")
+    require_empty(directory)
     path = write_setup(
         directory,
         organisation=organisation,
@@ -149,12 +182,10 @@ def init(
         key_kind=_key_kind(key_kind),
     )
     load(path)
-    out.print(f"Wrote {path} and the material it names.", highlight=False)
+    _say(f"Wrote {path} and the material it names.")
     if not vendors:
-        out.print(
-            "No vendor is trusted yet: add one to the configuration, as it explains at its end."
-        )
-    out.print(f"Next: ra-gateway serve --config {path}", highlight=False)
+        _say("No vendor is trusted yet: add one to the configuration, as it explains at its end.")
+    _say(f"Next: ra-gateway serve --config {path}")
 
 
 @app.command()
@@ -168,7 +199,7 @@ def serve(config: ConfigOption = Path("gateway.toml")) -> None:
 
 
 def _announce(host: str, port: int) -> None:
-    out.print(f"listening on {host}:{port}", highlight=False)
+    _say(f"listening on {host}:{port}")
 
 
 @app.command("check-config")
@@ -176,12 +207,13 @@ def _announce(host: str, port: int) -> None:
 def check_config(config: ConfigOption = Path("gateway.toml")) -> None:
     """Read the configuration and every file it names, and say everything that is wrong."""
     settings = load(config)
-    Application(settings)
-    out.print(
+    check(settings)
+    _say(
         f"{config}: good. {len(settings.endpoints)} endpoint(s), {len(settings.vendors)} vendor(s), "
-        f"{len(settings.upstreams)} upstream(s), store {settings.store.kind}.",
-        highlight=False,
+        f"{len(settings.upstreams)} upstream(s), store {settings.store.kind}."
     )
+    if not settings.vendors:
+        _say("No vendor is trusted, so no base station can enrol: add a table [vendors.NAME].")
 
 
 # --- the CA -----------------------------------------------------------------------------------------------------
@@ -196,8 +228,8 @@ def ca_create(
 ) -> None:
     """Make root, issuing CA and CMP signing certificate. Existing files are never overwritten."""
     create_operator_pki(directory, now=now(), name=organisation, key_kind=_key_kind(key_kind))
-    out.print(f"Wrote root, issuing CA and CMP signer to {directory}.", highlight=False)
-    out.print(f"Next: ra-gateway ca issue-ra {directory} RA_DIRECTORY", highlight=False)
+    _say(f"Wrote root, issuing CA and CMP signer to {directory}.")
+    _say(f"Next: ra-gateway ca issue-ra {directory} RA_DIRECTORY")
 
 
 @ca_app.command("issue-ra")
@@ -209,15 +241,13 @@ def ca_issue_ra(
     key_kind: KeyKindOption = "p256",
 ) -> None:
     """Issue a certificate for a registration authority."""
-    ra_directory.mkdir(parents=True, exist_ok=True)
+    _require_name(subject, "--subject")
     issue_ra_certificate(
         ca_directory, subject, now=now(), target=ra_directory, key_kind=_key_kind(key_kind)
     )
-    out.print(
+    _say(
         f"Wrote {ra_directory}/ra.pem and ra.key. List ra.pem under [[ca.registration_authorities]] of "
-        "the CA, and both files under [ra] of the gateway.",
-        highlight=False,
-        soft_wrap=True,
+        "the CA, and both files under [ra] of the gateway."
     )
 
 
@@ -231,6 +261,10 @@ def ca_serve(config: ConfigOption = Path("gateway.toml")) -> None:
 
 
 # --- a base station ---------------------------------------------------------------------------------------------
+
+KeyPasswordOption = Annotated[
+    Path | None, typer.Option(help="File with the password of --key, if that is encrypted.")
+]
 
 
 @app.command()
@@ -253,11 +287,14 @@ def enroll(
     ] = None,
     implicit_confirm: Annotated[bool, typer.Option(help="Ask to do without certConf.")] = False,
     key_kind: KeyKindOption = "p256",
+    key_password: KeyPasswordOption = None,
 ) -> None:
     """Be a base station: get a first operator certificate with a vendor certificate (ir)."""
-    credential = load_credential(
-        cert, key, chain_paths=tuple(chain or ()), setting="the base station"
-    )
+    if subject is not None:
+        _require_name(subject, "--subject")
+    for name in san or ():
+        _require_san(name)
+    credential = _base_station(cert, key, key_password, *(chain or ()))
     roots = () if trusted is None else load_certificates(trusted, "--trusted")
     options = RequestOptions(
         subject=subject, san=tuple(san or ()), implicit_confirm=implicit_confirm
@@ -278,29 +315,108 @@ def renew(
     directory: Annotated[Path, typer.Option("--out", help="Where the results go.")],
     implicit_confirm: Annotated[bool, typer.Option(help="Ask to do without certConf.")] = False,
     key_kind: KeyKindOption = "p256",
+    key_password: KeyPasswordOption = None,
 ) -> None:
     """Be a base station: renew an operator certificate with itself (kur)."""
-    credential = load_credential(cert, key, setting="the base station")
+    credential = _base_station(cert, key, key_password)
     identity = DeviceIdentity(credential, operator_trust(*load_certificates(trusted, "--trusted")))
     options = RequestOptions(body_type=BodyType.kur, implicit_confirm=implicit_confirm)
     _run(_operate(url, identity, options, _key_kind(key_kind), directory))
 
 
+def _base_station(cert: Path, key: Path, key_password: Path | None, *chain: Path) -> Credential:
+    certificates = load_certificates(cert, "--cert")
+    for path in chain:
+        certificates += load_certificates(path, "--chain")
+    password = None if key_password is None else key_password.read_bytes().rstrip(b"\r\n")
+    own, *issuers = certificates
+    try:
+        private_key = load_private_key(key, password, "--key")
+    except ConfigError as error:
+        todo = "Give a PEM file, and with --key-password the file of its password if it has one"
+        raise ConfigError([Problem(p.path, p.what, todo) for p in error.problems]) from error
+    sent = tuple(issuer for issuer in issuers if not issuer.self_issued)
+    return make_credential(own, sent, private_key, "--key")
+
+
+def _require_name(text: str, option: str) -> None:
+    try:
+        from_rfc4514(text)
+    except ValueError as error:
+        raise ConfigError(
+            [
+                Problem(
+                    option, f"{text!r} is no name", "Write it like CN=enb1.example.net,O=Operator"
+                )
+            ]
+        ) from error
+
+
+def _require_san(text: str) -> None:
+    try:
+        general_names_der([text])
+    except ValueError as error:
+        raise ConfigError(
+            [Problem("--san", str(error), "Write it like dns:enb1.example.net or ip:192.0.2.1")]
+        ) from error
+
+
+def _require_room(directory: Path) -> None:
+    """Find out that the results cannot be written before there are any."""
+    problems = [
+        Problem(str(path), "exists already", "Choose another directory with --out")
+        for name in _RESULTS
+        if (path := directory / name).exists()
+    ]
+    if problems:
+        raise ConfigError(problems)
+    directory.mkdir(parents=True, exist_ok=True)
+    if not os.access(directory, os.W_OK):
+        raise ConfigError(
+            [Problem(str(directory), "may not be written to", "Choose another with --out")]
+        )
+
+
 async def _operate(
     url: str, identity: DeviceIdentity, options: RequestOptions, key_kind: str, directory: Path
 ) -> None:
+    _require_room(directory)
     new_key = KEY_KINDS[key_kind]()
     enrollment = Enrollment(
         identity, new_key, options, clock=now, random_octets=secrets.token_bytes
     )
     async with aiohttp.ClientSession() as session:
-        done = await run(enrollment, url, session)
+        try:
+            done = await run(enrollment, url, session)
+        except (ServerUnreachable, NotCMP):
+            raise
+        except EnrollmentFailed as error:
+            _fail([str(error), *_hints(error, enrollment, options)], 1)
     write_private_key(directory / "key.pem", new_key)
     write_certificates(directory / "cert.pem", [done.certificate, *done.chain])
     write_certificates(directory / "root.pem", [done.operator_root])
     dialogue = ", ".join(message.name for message in enrollment.trace)
-    out.print(f"{dialogue}: {done.certificate.subject}", highlight=False, soft_wrap=True)
-    out.print(f"Wrote {directory}/cert.pem, key.pem and root.pem.", highlight=False)
+    _say(f"{dialogue}: {done.certificate.subject}")
+    _say(f"Wrote {directory}/cert.pem, key.pem and root.pem.")
+
+
+def _hints(error: EnrollmentFailed, enrollment: Enrollment, options: RequestOptions) -> list[str]:
+    if not isinstance(error, EnrollmentRefused):
+        return []  # the gateway knows nothing of it
+    hints = []
+    if (
+        PKIFailureInfo.badCertTemplate in error.status_info.fail_info
+        and options.body_type is BodyType.ir
+        and options.subject is None
+    ):
+        hints.append(
+            "No subject was asked for; this gateway may want one: --subject CN=enb1.example.net"
+        )
+    hints.append(
+        "The reason is in the log of the gateway, in the line with transaction_id "
+        f"{enrollment.transaction_id.hex()}."
+    )
+    return hints
 
 
 # --- looking and showing ----------------------------------------------------------------------------------------

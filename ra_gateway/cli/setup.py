@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 from ra_gateway.ca.material import create_operator_pki, issue_ra_certificate
+from ra_gateway.cmp.names import escape_rfc4514
+from ra_gateway.config import parse
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import load_certificates, write_certificates
 
@@ -70,7 +73,7 @@ _NO_VENDOR = """
 
 _VENDOR = """
 [vendors.{name}]
-anchors_paths = ["{root}"]
+anchors_paths = [{root}]
 {intermediates}
 # Any base station of this vendor, under the subject it asks for. Tighten this before real use.
 [vendors.{name}.identity]
@@ -107,7 +110,11 @@ def write_setup(
         ConfigError: There is something in the way; nothing is overwritten.
     """
     config = directory / "gateway.toml"
-    in_the_way = [path for path in (config, directory / "ca", directory / "ra") if path.exists()]
+    in_the_way = [
+        path
+        for path in (config, directory / "ca", directory / "ra", directory / "operator")
+        if path.exists()
+    ]
     if in_the_way:
         raise ConfigError(
             [
@@ -115,12 +122,17 @@ def write_setup(
                 for path in in_the_way
             ]
         )
+    text = _configuration(
+        vendors, host=host, port=port, log_format=log_format, implicit_confirm=implicit_confirm
+    )
+    parse(text, directory=directory, check_files=False)  # before there is anything to clear away
     directory.mkdir(parents=True, exist_ok=True)
     create_operator_pki(directory / "ca", now=now, name=organisation, key_kind=key_kind)
     (directory / "ra").mkdir()
+    escaped = escape_rfc4514(organisation)
     issue_ra_certificate(
         directory / "ca",
-        f"CN={organisation} RA,O={organisation}",
+        f"CN={escaped} RA,O={escaped}",
         now=now,
         target=directory / "ra",
         key_kind=key_kind,
@@ -128,6 +140,18 @@ def write_setup(
     for name in ("root", "issuing"):
         certificates = load_certificates(directory / "ca" / f"{name}.pem", f"ca.{name}")
         write_certificates(directory / "operator" / f"{name}.pem", certificates[:1])
+    config.write_text(text)
+    return config
+
+
+def _configuration(
+    vendors: Mapping[str, tuple[str, str]],
+    *,
+    host: str,
+    port: int,
+    log_format: str,
+    implicit_confirm: str,
+) -> str:
     text = _HEAD.format(
         host=host,
         port=port,
@@ -136,7 +160,28 @@ def write_setup(
         vendors=", ".join(f'"{name}"' for name in vendors),
     )
     for name, (root, sub) in vendors.items():
-        intermediates = f'intermediates_paths = ["{sub}"]\n' if sub else ""
-        text += _VENDOR.format(name=name, root=root, intermediates=intermediates)
-    config.write_text(text if vendors else text + _NO_VENDOR)
-    return config
+        # Texts in JSON are texts in TOML: quotes and backslashes in a path do no harm.
+        intermediates = f"intermediates_paths = [{json.dumps(sub)}]\n" if sub else ""
+        text += _VENDOR.format(name=name, root=json.dumps(root), intermediates=intermediates)
+    return text if vendors else text + _NO_VENDOR
+
+
+def require_empty(directory: Path) -> None:
+    """Make sure that a directory is new or empty, so that nothing is overwritten or mixed up.
+
+    Raises:
+        ConfigError: It is not, or it is a file, or it cannot be read.
+    """
+    try:
+        found = sorted(path.name for path in directory.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _not_usable(directory, f"cannot be used: {error.strerror}") from error
+    if found:
+        names = ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
+        raise _not_usable(directory, f"is not empty: it has {names}")
+
+
+def _not_usable(directory: Path, what: str) -> ConfigError:
+    return ConfigError([Problem(str(directory), what, "Choose an empty or new directory")])

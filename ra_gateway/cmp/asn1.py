@@ -448,6 +448,10 @@ def element(der: bytes) -> asn1.TLV:
     return decode(asn1.TLV, der)
 
 
+known_element = lru_cache(maxsize=4096)(element)
+"""`element`, remembering: for names and algorithm identifiers, which come back with every message."""
+
+
 def content(tlv: asn1.TLV) -> bytes:
     """Return the content octets of a TLV, without tag and length."""
     return bytes(tlv.data)

@@ -237,3 +237,9 @@ def load_certificate(der: bytes) -> Certificate:
 
 
 __all__ = ["Certificate", "ExtensionOID", "InvalidSignature", "KeyUsage", "load_certificate"]
+
+
+def key_identifier(spki_der: bytes) -> bytes:
+    """Return a key identifier: 160 bits of the SHA-256 of the key (RFC 7093 2, method 1)."""
+    key = asn1.decode(asn1.SubjectPublicKeyInfo, spki_der).subject_public_key.as_bytes()
+    return hashlib.sha256(key).digest()[:20]

@@ -98,10 +98,10 @@ class PKIHeader:
         return asn1.encode(
             asn1.PKIHeader(
                 pvno=self.pvno,
-                sender=asn1.element(by.sender_der),
-                recipient=asn1.element(self.recipient_der),
+                sender=asn1.known_element(by.sender_der),
+                recipient=asn1.known_element(self.recipient_der),
                 message_time=_optional(asn1.generalized_time, self.message_time),
-                protection_alg=_optional(asn1.element, by.protection_alg_der),
+                protection_alg=_optional(asn1.known_element, by.protection_alg_der),
                 sender_kid=by.sender_kid,
                 recip_kid=self.recip_kid,
                 transaction_id=self.transaction_id,

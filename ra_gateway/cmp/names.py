@@ -7,6 +7,7 @@ of octets alone would then break a chain that every other verifier accepts.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
@@ -114,8 +115,13 @@ def _rfc4514_attribute(attribute: asn1.AttributeTypeAndValue) -> str:
     return f"{_SHORT_NAMES.get(dotted, dotted)}={text}"
 
 
+_NEEDS_ESCAPE: Final = re.compile(r'[,+"\\<>;\0]|^[ #]| $')
+
+
 def escape_rfc4514(value: str) -> str:
     """Escape an attribute's value, so that "x,O=y" stays one value (RFC 4514 2.4)."""
+    if _NEEDS_ESCAPE.search(value) is None:
+        return value
     escaped = "".join("\\" + char if char in ',+"\\<>;' else char for char in value)
     escaped = escaped.replace("\0", "\\00")
     if escaped.startswith((" ", "#")):

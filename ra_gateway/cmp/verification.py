@@ -88,7 +88,6 @@ class Quirk(StrEnum):
     recip_nonce_in_ir = "recip_nonce_in_ir"
     no_message_time = "no_message_time"
     any_cert_req_id = "any_cert_req_id"
-    missing_extracerts_in_certconf = "missing_extracerts_in_certconf"
     no_subject = "no_subject"
 
 
@@ -723,7 +722,12 @@ def _cert_hash_name(status: CertStatus, certificate: Certificate, header: PKIHea
             fail_info=PKIFailureInfo.badRequest,
             rule="R103",
         )
-    return hash_algorithm(status.hash_alg)
+    name = hash_algorithm(status.hash_alg)
+    if name in ("md5", "sha1"):
+        raise ConfirmationRefused(
+            f"certHash by {name}", fail_info=PKIFailureInfo.badAlg, rule="R103"
+        )
+    return name
 
 
 def cert_hash_name(certificate: Certificate) -> str:

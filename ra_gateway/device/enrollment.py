@@ -95,7 +95,8 @@ class EnrollmentFailed(GatewayError):
     def __init__(self, what: str, todo: str = "") -> None:
         self.what = what
         self.todo = todo
-        super().__init__(f"{what}. {todo}." if todo else f"{what}.")
+        sentence = f"{what.removesuffix('.')}."
+        super().__init__(f"{sentence} {todo}." if todo else sentence)
 
 
 class EnrollmentRefused(EnrollmentFailed):

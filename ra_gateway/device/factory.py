@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from ra_gateway.cmp.algorithms import certificate_hash
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.keys import KEY_KINDS, KeySigner, write_certificates, write_private_key
+from ra_gateway.keys import (
+    KEY_KINDS,
+    KeySigner,
+    sign_certificate,
+    write_certificates,
+    write_private_key,
+)
 
 _FACTORY_YEARS: Final = 20
 """Vendor certificates outlive their base stations: nobody goes to the mast to renew one."""
@@ -44,8 +48,8 @@ class Vendor:
         now = clock()
         root_name = _subject(name, f"{name} Root CA")
         sub_name = _subject(name, f"{name} Device CA")
-        root = _issue(root_name, root_key.public_key(), root_name, root_key, now, ca_below=1)
-        sub = _issue(sub_name, sub_key.public_key(), root_name, root_key, now, ca_below=0)
+        root = _issue(root_name, root_key, root_name, root_key, now, ca_below=1)
+        sub = _issue(sub_name, sub_key, root_name, root_key, now, ca_below=0)
         return cls(name, key_kind, root, root_key, sub, sub_key, clock)
 
     def make_device(self, serial_number: str) -> tuple[Credential, Any]:
@@ -53,7 +57,7 @@ class Vendor:
         key = KEY_KINDS[self.key_kind]()
         subject = _subject(self.name, serial_number, serial_number)
         issuer = _subject(self.name, f"{self.name} Device CA")
-        certificate = _issue(subject, key.public_key(), issuer, self.sub_key, self.clock())
+        certificate = _issue(subject, key, issuer, self.sub_key, self.clock())
         return Credential(certificate, (self.sub,), KeySigner(key)), key
 
     def write(self, directory: Path) -> None:
@@ -79,42 +83,19 @@ def _subject(organisation: str, common_name: str, serial_number: str | None = No
 
 def _issue(
     subject: x509.Name,
-    public_key: Any,
+    private_key: Any,
     issuer: x509.Name,
     issuer_key: Any,
     now: datetime,
     *,
     ca_below: int | None = None,
 ) -> Certificate:
-    is_ca = ca_below is not None
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(days=365 * _FACTORY_YEARS))
-        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=ca_below), critical=True)
-        .add_extension(
-            x509.KeyUsage(
-                digital_signature=not is_ca,
-                content_commitment=False,
-                key_encipherment=False,
-                data_encipherment=False,
-                key_agreement=False,
-                key_cert_sign=is_ca,
-                crl_sign=is_ca,
-                encipher_only=False,
-                decipher_only=False,
-            ),
-            critical=True,
-        )
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
-            critical=False,
-        )
+    return sign_certificate(
+        subject,
+        private_key,
+        issuer,
+        issuer_key,
+        not_before=now - timedelta(minutes=5),
+        not_after=now + timedelta(days=365 * _FACTORY_YEARS),
+        path_length=ca_below,
     )
-    signed = builder.sign(issuer_key, certificate_hash(issuer_key.public_key()))
-    return Certificate.from_der(signed.public_bytes(Encoding.DER))

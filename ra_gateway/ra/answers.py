@@ -7,7 +7,7 @@ The device must never be shown the CA's fault as its own: whatever is wrong here
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from ra_gateway.cmp.certificates import Certificate, load_certificate
@@ -15,6 +15,7 @@ from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     CertRepMessage,
     CertResponse,
+    PKIHeader,
     PKIMessage,
     cert_rep_message,
     error_msg_content,
@@ -29,11 +30,14 @@ from ra_gateway.cmp.verification import (
     certificate_bag,
     check_answer_header,
 )
-from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
+from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
 from ra_gateway.ra.policy import AuthorizedRequest
 from ra_gateway.ra.routes import Upstream
 
 _ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
+
+_CLOCK_SKEW: Final = timedelta(minutes=5)
+"""How far ahead of our clock a new certificate may begin; refusing it would waste a certificate."""
 
 _CA_TROUBLE: Final = frozenset({PKIFailureInfo.systemUnavail, PKIFailureInfo.systemFailure})
 
@@ -87,15 +91,21 @@ class CheckedAnswer:
     path: Path
 
 
-def _authenticated(
-    der: bytes, upstream: Upstream, expected_type: BodyType, now: datetime
-) -> AuthenticatedMessage:
-    """Decode and authenticate an answer; an error instead of the expected type is the CA's failure."""
+def _decoded(der: bytes, upstream: Upstream) -> PKIMessage:
     try:
-        message = PKIMessage.from_der(der)
-        if message.body_type is BodyType.error:
-            raise _error_of(message, upstream)
+        return PKIMessage.from_der(der)
+    except MalformedMessage as error:
+        raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
+
+
+def _authenticated(
+    message: PKIMessage, upstream: Upstream, expected_type: BodyType, now: datetime
+) -> AuthenticatedMessage:
+    """Authenticate an answer; an error instead of the expected type is the CA's failure."""
+    try:
         if message.body_type is not expected_type:
+            if message.body_type is BodyType.error:
+                raise _error_of(message, upstream)
             raise UpstreamBroken(
                 f"{upstream.name} answered {message.body_type.name}, expected {expected_type.name}",
                 rule="R85",
@@ -145,15 +155,17 @@ def check_response(
     Raises:
         UpstreamBroken: It must not be relayed.
     """
-    authenticated = _authenticated(der, upstream, CERT_RESPONSE_TO[expected.body_type], now)
-    message = authenticated.message
     try:
+        message = _decoded(der, upstream)
+        authenticated = _authenticated(message, upstream, CERT_RESPONSE_TO[expected.body_type], now)
         check_answer_header(
             message.header,
             transaction_id=expected.transaction_id,
             sender_nonce=expected.sender_nonce,
         )
         content = cert_rep_message(message.body_content)
+    except UpstreamBroken:
+        raise
     except CMPError as error:
         raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
     if not message.header.sender_nonce:
@@ -208,6 +220,8 @@ def _check_certificate(
         if certificate.is_ca:
             raise UpstreamBroken(f"{upstream.name} issued a CA certificate", rule="R87")
         bag = certificate_bag(authenticated.message, _ANSWER_RULES)
+        if now < certificate.not_before <= now + _CLOCK_SKEW:
+            now = certificate.not_before  # a CA whose clock is a little ahead of ours
         path = upstream.issuing.find_path(certificate, bag, now)
         return certificate, _to_root(path, upstream, bag, now)
     except UpstreamBroken:
@@ -240,17 +254,27 @@ def _check_san(certificate: Certificate, expected: Expected, upstream: Upstream)
 
 def check_pkiconf(
     der: bytes, upstream: Upstream, *, transaction_id: bytes, sender_nonce: bytes, now: datetime
-) -> PKIMessage:
+) -> PKIHeader | None:
     """Check the answer to a certConf.
 
+    Returns:
+        The pkiConf's header; None where the CA says that it has confirmed already, as it will when its
+        first pkiConf was lost and it is asked again.
+
     Raises:
-        UpstreamBroken: It is not a pkiConf that belongs to it.
+        UpstreamBroken: Neither of the two, or not an answer to this certConf.
     """
-    message = _authenticated(der, upstream, BodyType.pkiconf, now).message
     try:
-        check_answer_header(
-            message.header, transaction_id=transaction_id, sender_nonce=sender_nonce
+        message = _decoded(der, upstream)
+        confirmed = message.body_type is BodyType.error and (
+            PKIFailureInfo.certConfirmed
+            in error_msg_content(message.body_content).status_info.fail_info
         )
+        expected_type = BodyType.error if confirmed else BodyType.pkiconf
+        header = _authenticated(message, upstream, expected_type, now).message.header
+        check_answer_header(header, transaction_id=transaction_id, sender_nonce=sender_nonce)
+    except UpstreamBroken:
+        raise
     except CMPError as error:
         raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
-    return message
+    return None if confirmed else header

@@ -622,6 +622,7 @@ class Gateway:
             raise HeaderRefused("no certConf is being processed", rule="R11")
         upstream, header = walk.endpoint.upstream, walk.message.header
         now = self._clock()
+        answer: PKIHeader | None = None
         if exchange.upstream_der:
             try:
                 answer_der = await upstream.core.exchange(
@@ -635,16 +636,17 @@ class Gateway:
                     sender_nonce=header.sender_nonce or b"",
                     now=now,
                 )
-            except UpstreamUnavailable:
+            except (UpstreamUnavailable, UpstreamBroken) as error:
+                if error.fail_info is not PKIFailureInfo.systemUnavail:
+                    return await self._fail(walk, transaction, error)
                 # A certConf issues nothing: the device's repeat may be sent again at any time.
                 await self._release(transaction)
                 raise
-            except UpstreamBroken as error:
-                return await self._fail(walk, transaction, error)
-            reply = relay_header(answer.header, header, now=now, general_info=())
+        if answer is not None:
+            reply = relay_header(answer, header, now=now, general_info=())
         else:
             reply = self._reply_header(header)
-            if not transaction.confirm_status:
+            if not exchange.upstream_der and not transaction.confirm_status:
                 walk.notes.append("the CA was not told that the device rejects its certificate")
         credential = self._credential()
         response = await protect(reply, PKICONF_BODY, credential, credential.certificates)

@@ -6,7 +6,7 @@ Pure decisions over values; what must be looked up (the inventory's entry) comes
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -190,20 +190,20 @@ def _authorize_vendor(
     may_complete: bool,
 ) -> AuthorizedRequest:
     template = request.request.template
-    values = _placeholders(request.signer)
     san = _requested_san(template)
     asked = template.subject_der if template.subject_der != NULL_DN or san else None
     listed = entry if entry is not None and entry.subject else None
     if listed is None and asked is not None and rules.subject is not SubjectRule.replace:
-        _check_allowed(rfc4514(asked), rules.allowed_subjects, values, "subject", request.signer)
+        _check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
         for name in san or ():
-            _check_allowed(name, rules.allowed_sans, values, "subjectAltName", request.signer)
+            _check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
         return _kept(request, asked, san)
     if listed is None and rules.subject is SubjectRule.keep:
         raise TemplateRefused("the template has no subject", rule="R51")
     text = rules.subject_template if listed is None else listed.subject
     if not text:
         raise NotAuthorized(f"no subject is configured for {request.signer.subject}", rule="R141")
+    values = _placeholders(request.signer)
     subject_der = _subject_der(text, values, request.signer)
     own_san = (entry.san if entry is not None else ()) or rules.san_template
     san_der = _san_der(own_san, values, request.signer)
@@ -352,21 +352,19 @@ def _san_der(
         ) from error
 
 
-def _check_allowed(
-    text: str,
-    patterns: Iterable[str],
-    values: Mapping[str, str],
-    what: str,
-    signer: Certificate,
-) -> None:
+def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certificate) -> None:
+    if what == "subjectAltName" and "*" in text:
+        patterns = ()  # a wildcard name is never allowed: it would speak for other devices
+    if "*" in patterns:
+        return
+    values = _placeholders(signer)
     literal = {name: _escape_glob(escape_rfc4514(value)) for name, value in values.items()}
-    wildcard = what == "subjectAltName" and "*" in text
-    for pattern in () if wildcard else patterns:
+    for pattern in patterns:
         try:
             filled = pattern.format_map(literal)
         except KeyError:
             continue  # the vendor certificate lacks the attribute: this pattern allows nothing
-        if pattern == "*" or _fits(text, filled):
+        if _fits(text, filled):
             return
     raise NotAuthorized(
         f"{what} {text!r} is not allowed for {signer.subject}; allowed: "

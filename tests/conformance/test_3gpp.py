@@ -524,7 +524,6 @@ LEGACY_QUIRKS = frozenset(
         Quirk.recip_nonce_in_ir,
         Quirk.no_message_time,
         Quirk.any_cert_req_id,
-        Quirk.missing_extracerts_in_certconf,
     }
 )
 STRICT = HeaderRules(strictness=Strictness.strict, require_message_time=True)

@@ -275,6 +275,7 @@ async def open_desk(
     *,
     privileges: frozenset[str] = ALL,
     registered: tuple[pki.Credential, ...] = (),
+    others: tuple[RegistrationAuthority, ...] = (),
     profile: Profile = NE_IPSEC,
     clock: Clock | None = None,
     ledger: Ledger | None = None,
@@ -303,6 +304,7 @@ async def open_desk(
                 tuple(ours(item.certificate) for item in registered or (operator.ra,)),
                 privileges,
             ),
+            *others,
         ),
         operator=domain,
         clock=clock,
@@ -612,11 +614,10 @@ async def test_a_certificate_not_confirmed_in_time_is_rejected(desk: Desk) -> No
 async def test_another_registered_ra_cannot_confirm(
     operator_pki: OperatorPKI, tmp_path: Path
 ) -> None:
-    """Transactions belong to the certificate that opened them."""
+    """Transactions belong to the RA that opened them."""
     second = operator_pki.issuing.issue("CN=RA 2", eku=[pki.CMC_RA])
-    async with open_desk(
-        operator_pki, tmp_path / "ledger.db", registered=(operator_pki.ra, second)
-    ) as desk:
+    other = RegistrationAuthority("ra2", (ours(second.certificate),), ALL)
+    async with open_desk(operator_pki, tmp_path / "ledger.db", others=(other,)) as desk:
         enrolment = await desk.enrol()
         der = await desk.confirmation(enrolment, signer=credential_of(second))
         assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
@@ -902,6 +903,25 @@ async def test_old_and_new_certificate_of_an_ra_are_accepted(
         for signer in (operator_pki.ra, new):
             enrolment = await desk.enrol(signer=credential_of(signer))
             await desk.confirm(enrolment, signer=credential_of(signer))
+
+
+@pytest.mark.requirement(12, 80, 100)
+async def test_an_ra_may_change_its_certificate_between_ip_and_certconf(
+    operator_pki: OperatorPKI, tmp_path: Path
+) -> None:
+    """The transaction is the RA's: the new certificate gets the stored answer, and confirms it."""
+    new = operator_pki.issuing.issue(operator_pki.ra.certificate.subject, eku=[pki.CMC_RA])
+    renewed = credential_of(new)
+    async with open_desk(
+        operator_pki, tmp_path / "ledger.db", registered=(operator_pki.ra, new)
+    ) as desk:
+        key = pki.make_key("p256")
+        enrolment = await desk.enrol(key=key)
+        first = PKIMessage.from_der(enrolment.request)
+        repeat = await desk.send(await desk.signed(first.header, first.body_der, renewed))
+        assert repeat == enrolment.answer
+        await desk.confirm(enrolment, signer=renewed)
+        assert await desk.ledger.counts() == {CertificateStatus.confirmed: 1}
 
 
 @pytest.mark.requirement(34)

@@ -788,3 +788,36 @@ async def test_the_device_of_this_project_says_the_same(world: World) -> None:
     ours = PKIMessage.from_der(await issued.cert_conf())
     assert ours.body_der == theirs.body_der
     assert replace(ours.header, sender_nonce=None) == replace(theirs.header, sender_nonce=None)
+
+
+def _told(*fail_info: PKIFailureInfo) -> Callable[[Answer], None]:
+    """A script: certConf is answered with an error that has these bits."""
+
+    def script(answer: Answer) -> None:
+        if answer.request.body_type is BodyType.certConf:
+            answer.body_der = error_body(PKIStatusInfo(PKIStatus.rejection, (), fail_info))
+
+    return script
+
+
+@pytest.mark.requirement(109)
+async def test_a_ca_that_has_confirmed_already_is_as_good_as_its_pki_conf(world: World) -> None:
+    """The first pkiConf was lost, the CA is asked again and says certConfirmed: the device is told yes."""
+    issued = await issue(world)
+    world.ca.script = _told(PKIFailureInfo.certConfirmed)
+    answer = await world.ask(await issued.cert_conf())
+    assert answer.body_type is BodyType.pkiconf
+    assert await issued.state() is State.CONFIRMED
+
+
+@pytest.mark.requirement(90, 109)
+async def test_a_ca_that_cannot_confirm_now_is_asked_again_by_the_repeat(world: World) -> None:
+    """systemUnavail from the CA ends nothing: the same certConf succeeds once the CA is well."""
+    issued = await issue(world)
+    world.ca.script = _told(PKIFailureInfo.systemUnavail)
+    cert_conf = await issued.cert_conf()
+    refusal = await world.ask(cert_conf)
+    assert [bit.name for bit in status_of(refusal).fail_info] == ["systemUnavail"]
+    world.ca.script = lambda answer: None
+    assert (await world.ask(cert_conf)).body_type is BodyType.pkiconf
+    assert len(confirmations(world)) == 2

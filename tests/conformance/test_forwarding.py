@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -674,6 +674,14 @@ WRONG_CERTIFICATES: dict[str, tuple[Callable[[World], Script], str]] = {
     "no subjectAltName": (_certificate(fields={"san": []}), "R88"),
     "another subjectAltName": (_certificate(fields={"san": ["dns:enb-2.example.net"]}), "R88"),
 }
+
+
+async def test_a_ca_whose_clock_is_a_little_ahead_is_believed(world: World) -> None:
+    """A certificate that begins within the next minutes is relayed, not wasted."""
+    begins = world.clock() + timedelta(minutes=2)
+    world.ca.script = _certificate(fields={"not_before": begins})(world)
+    answer = await world.ask(await world.enrollment(world.device()).request())
+    assert status_of(answer).issued
 
 
 @pytest.mark.requirement(86, 87, 88)

@@ -128,7 +128,7 @@ async def test_a_malformed_cert_profile(
     await assert_refused(world, der, "badDataFormat", rule=rule)
 
 
-@pytest.mark.requirement(65, 66)
+@pytest.mark.requirement(9, 142)
 async def test_pkcs10_is_not_taken(world: World, device: Credential) -> None:
     """p10cr is not served, so that no CSR of any version or signature gets through."""
     der = await requests.message(world, device, body(BodyType.p10cr, asn1.tlv(0x30)))

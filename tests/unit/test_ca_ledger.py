@@ -36,8 +36,7 @@ async def ledger(path: Path) -> AsyncIterator[Ledger]:
 
 def operation(number: int = 1, **changes: object) -> Operation:
     usual = Operation(
-        requester=b"ra",
-        requester_name="ra1",
+        requester="ra1",
         transaction_id=number.to_bytes(16, "big"),
         request_digest=b"digest",
         body_type=0,
@@ -70,11 +69,11 @@ async def test_an_intent_then_a_certificate_then_a_confirmation(
     assert await ledger.counts() == {CertificateStatus.reserved: 1}
     assert await ledger.certificate(operation().serial_number, NOW) is None
     stored = await ledger.store(operation(), certificate(operator_pki), NOW)
-    assert stored == await ledger.find_operation(b"ra", operation().transaction_id, NOW)
+    assert stored == await ledger.find_operation("ra1", operation().transaction_id, NOW)
     assert stored.answer == b"answer"
     assert await ledger.counts() == {CertificateStatus.issued: 1}
     confirmed = await ledger.confirm(stored, accepted=True, digest=b"c", answer=b"ok", now=NOW)
-    assert confirmed == await ledger.find_operation(b"ra", operation().transaction_id, NOW)
+    assert confirmed == await ledger.find_operation("ra1", operation().transaction_id, NOW)
     assert await ledger.counts() == {CertificateStatus.confirmed: 1}
 
 
@@ -168,7 +167,7 @@ async def test_the_file_survives_a_restart_and_is_private(
     await first.close()
     assert path.stat().st_mode & 0o077 == 0
     second = Ledger(path)
-    found = await second.find_operation(b"ra", operation().transaction_id, NOW)
+    found = await second.find_operation("ra1", operation().transaction_id, NOW)
     assert found is not None
     assert found.answer == b"answer"
     await second.close()

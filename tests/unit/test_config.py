@@ -389,10 +389,28 @@ WRONG = {
         "List vendors",
     ),
     "confirmation after the end": (
-        written(store="[store]\ntransaction_lifetime_seconds = 100"),
+        written(endpoint=TABLES["endpoint"] + "\nconfirm_wait_seconds = 3601"),
         "endpoints.ran.confirm_wait_seconds",
         "longer than store.transaction_lifetime_seconds",
         "Shorten it",
+    ),
+    "a CA that waits for what is forgotten": (
+        written(CA.replace("[[", "confirm_wait_seconds = 3601\n[[", 1)),
+        "ca.confirm_wait_seconds",
+        "longer than store.transaction_lifetime_seconds",
+        "lengthen the lifetime",
+    ),
+    "a captured request that is forgotten": (
+        written(store="[store]\ntransaction_lifetime_seconds = 600"),
+        "endpoints.ran.message_time_window_seconds",
+        "half of store.transaction_lifetime_seconds",
+        "lengthen the lifetime",
+    ),
+    "a CRL that needs a CRL": (
+        written(CA.replace("[[", 'crl_url = "https://pki.example.net/ca.crl"\n[[', 1)),
+        "ca.crl_url",
+        "not a usable URL",
+        "http://host:port/path",
     ),
     "deadline after the stop": (
         written(upstream=TABLES["upstream"] + "\ndeadline_seconds = 31"),

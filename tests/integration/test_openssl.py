@@ -1,0 +1,676 @@
+"""Debian's `openssl cmp`, which nobody here wrote, enrols and renews against real gateway processes.
+
+It always gets the operator root alone as its trust (`-trusted`), never the RA's certificate: what
+else it needs to verify answers and new certificates has to come in extraCerts.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import sqlite3
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import aiohttp
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.device.client import post
+from ra_gateway.device.enrollment import (
+    DeviceIdentity,
+    Done,
+    Enrollment,
+    RequestOptions,
+    Send,
+    operator_trust,
+)
+from ra_gateway.keys import load_certificates
+from tests.support.asserts import signed_again
+from tests.support.harness import cmp_credential, fail_names
+from tests.support.openssl import (
+    OpensslMockCA,
+    Result,
+    load_certificate,
+    openssl_cmp,
+    openssl_path,
+)
+from tests.support.pki import (
+    Authority,
+    Credential,
+    KeyKind,
+    PrivateKey,
+    VendorPKI,
+    make_key,
+    make_root,
+    make_vendor_pki,
+    write_certificates,
+    write_key,
+)
+from tests.support.processes import (
+    CAProcess,
+    GatewayProcess,
+    edit,
+    http_upstream,
+    make_setup,
+    set_upstream,
+)
+from tests.support.redis_server import RedisServer
+
+ENROLMENT: Final = ["IR", "IP", "CERTCONF", "PKICONF"]
+RENEWAL: Final = ["KUR", "KUP", "CERTCONF", "PKICONF"]
+KEY_KINDS: Final[tuple[KeyKind, ...]] = ("p256", "rsa2048")
+VENDOR_OF: Final = {"p256": "acme", "rsa2048": "rivet"}
+"""The vendor that uses this kind of key throughout."""
+
+SUBJECT: Final = "/O=Example Operator/CN=enb-7.ran.example.net"
+SUBJECT_RFC4514: Final = "CN=enb-7.ran.example.net,O=Example Operator"
+SAN: Final = ("enb-7.ran.example.net", "192.0.2.7")
+
+REQUIREMENT: Final = pytest.mark.requirement
+
+
+# --- a base station made of files -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A gateway that runs, and the files of its setup."""
+
+    directory: Path
+    gateway: GatewayProcess
+
+    @property
+    def root(self) -> Path:
+        """The operator's root, PEM: all a client is given to trust."""
+        return self.directory / "operator" / "root.pem"
+
+    @property
+    def issuing(self) -> Authority:
+        """The operator's issuing CA, to make certificates behind the gateway's back."""
+        return load_issuing_ca(self.directory)
+
+    @property
+    def issued_count(self) -> int:
+        """Certificates in the ledger of the bundled CA."""
+        with closing(sqlite3.connect(self.directory / "ca" / "ledger.sqlite")) as ledger:
+            count: int = ledger.execute("SELECT count(*) FROM certificates").fetchone()[0]
+        return count
+
+
+@dataclass(slots=True)
+class Station:
+    """What a base station has on its disk, and how it asks for more.
+
+    Args:
+        directory: Its own.
+        site: Whose gateway it talks to.
+        credential: Protects its requests.
+        extracerts: Sent along, in this order; by default all intermediates of the credential.
+    """
+
+    directory: Path
+    site: Site
+    credential: Credential
+    extracerts: Sequence[x509.Certificate] | None = None
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """What the last operation brought."""
+        return load_certificate(self.directory / "new.pem")
+
+    @property
+    def received(self) -> list[x509.Certificate]:
+        """Certificates in extraCerts of the last operation's answer."""
+        return load_all(self.directory / "received.pem")
+
+    def ask(
+        self,
+        command: Literal["ir", "cr", "kur"] = "ir",
+        *options: str,
+        new_key: PrivateKey | None = None,
+        path: str = "/.well-known/cmp",
+    ) -> Result:
+        """Run one operation.
+
+        Args:
+            options: Further options of openssl; they win over the usual ones.
+            new_key: To be certified; by default the one it has.
+        """
+        cert, key = self.credential.write(self.directory, "own")
+        if new_key is not None:
+            write_key(self.directory / "new.key", new_key)
+        extracerts = self.credential.intermediates if self.extracerts is None else self.extracerts
+        sent = write_certificates(self.directory / "extra.pem", *extracerts) if extracerts else None
+        names = () if command == "kur" else ("-subject", SUBJECT, "-sans", " ".join(SAN))
+        return openssl_cmp(
+            command,
+            server=self.site.gateway.server,
+            path=path,
+            cert=cert,
+            key=key,
+            newkey=None if new_key is None else self.directory / "new.key",
+            extracerts=sent,
+            trusted=self.site.root,
+            certout=self.directory / "new.pem",
+            extra_args=[
+                *names,
+                *("-extracertsout", str(self.directory / "received.pem")),
+                *options,
+            ],
+        )
+
+    def enrolled(self, new_key: PrivateKey) -> Station:
+        """Return the same base station with the certificate of the last operation in use."""
+        chain = (self.site.issuing.certificate, load_certificate(self.site.root))
+        return replace(self, credential=Credential(self.certificate, new_key, chain))
+
+
+def load_all(path: Path) -> list[x509.Certificate]:
+    """Load all certificates of a PEM file."""
+    return x509.load_pem_x509_certificates(path.read_bytes())
+
+
+def load_issuing_ca(directory: Path) -> Authority:
+    """Load the operator's issuing CA out of a setup."""
+    key: Any = load_pem_private_key((directory / "ca" / "issuing.key").read_bytes(), None)
+    root = load_certificate(directory / "operator" / "root.pem")
+    return Authority(load_certificate(directory / "ca" / "issuing.pem"), key, (root,))
+
+
+def dialogue(result: Result) -> list[str]:
+    """Return the names of all messages, sent and received, as openssl prints them."""
+    return re.findall(r"CMP info: (?:sending|received) ([A-Z]+)", result.output)
+
+
+def assert_certified(station: Station, result: Result, messages: list[str], key: Any) -> None:
+    """Assert that an operation succeeded, and that its certificate is what was asked for.
+
+    The path is verified by `openssl verify` with nothing but the root and what came in extraCerts.
+    """
+    result.check()
+    assert dialogue(result) == messages
+    certificate = station.certificate
+    san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert certificate.subject.rfc4514_string() == SUBJECT_RFC4514
+    assert [str(name.value) for name in san] == list(SAN)
+    assert certificate.public_key() == key.public_key()
+    verified = subprocess.run(
+        [
+            *(openssl_path(), "verify", "-x509_strict", "-CAfile", str(station.site.root)),
+            *("-untrusted", str(station.directory / "received.pem")),
+            str(station.directory / "new.pem"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def assert_refused(station: Station, result: Result, fail_info: str) -> None:
+    """Assert that openssl was told this failInfo, that the log has it, and that nothing was issued."""
+    event = station.site.gateway.handled[-1]
+    assert (result.returncode, set(result.fail_info)) == (1, {fail_info}), result.output
+    assert (event["outcome"], event["fail_info"]) == ("refused", fail_info)
+    assert event["rule"]
+    assert event["detail"]
+    assert event["detail"] not in result.output
+    assert not (station.directory / "new.pem").exists()
+
+
+# --- who is there ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vendors(vendor_pki: VendorPKI) -> dict[str, VendorPKI]:
+    """One vendor with P-256, one with RSA: root, sub-CA and base stations alike."""
+    return {"acme": vendor_pki, "rivet": make_vendor_pki("Rivet Radio", "rsa2048")}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((store, upstream), id=f"{store}-{upstream}")
+        for store in ("memory", "redis")
+        for upstream in ("bundled", "http")
+    ],
+)
+def site(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_server: RedisServer,
+    vendors: Mapping[str, VendorPKI],
+) -> Iterator[Site]:
+    """A gateway with each store, and the bundled CA in its process or in one of its own."""
+    store, upstream = request.param
+    directory = tmp_path_factory.mktemp("site")
+    redis_url = redis_server.url if store == "redis" else None
+    config = make_setup(directory, vendors=vendors, redis_url=redis_url)
+    with ExitStack() as processes:
+        if upstream == "http":
+            ca = processes.enter_context(CAProcess(config))
+            set_upstream(config, http_upstream(ca.url, replays_repeats=True))
+        yield Site(directory, processes.enter_context(GatewayProcess(config)))
+
+
+@pytest.fixture(scope="module")
+def default_site(
+    tmp_path_factory: pytest.TempPathFactory, vendors: Mapping[str, VendorPKI]
+) -> Iterator[Site]:
+    """A gateway in one process, as `ra-gateway init` sets it up, with more paths."""
+    directory = tmp_path_factory.mktemp("default-site")
+    config = make_setup(directory, vendors=vendors)
+    edit(
+        config,
+        'paths = ["/.well-known/cmp", "/pkix"]',
+        'paths = ["/.well-known/cmp", "/pkix", "/ejbca/publicweb/cmp/ra"]\nprofiles = ["ran"]',
+    )
+    with GatewayProcess(config) as gateway:
+        yield Site(directory, gateway)
+
+
+@pytest.fixture(scope="module")
+def generous_site(
+    tmp_path_factory: pytest.TempPathFactory, vendors: Mapping[str, VendorPKI]
+) -> Iterator[Site]:
+    """A gateway that relays implicitConfirm, knows its vendor's sub-CA, and sends the root as caPubs.
+
+    Its operator uses RSA throughout.
+    """
+    directory = tmp_path_factory.mktemp("generous-site")
+    config = make_setup(directory, vendors=vendors, implicit_confirm="relay", key_kind="rsa2048")
+    edit(config, 'implicit_confirm = "relay"', 'implicit_confirm = "relay"\nca_pubs = "root"')
+    edit(
+        config,
+        'anchors_paths = ["acme/root.pem"]',
+        'anchors_paths = ["acme/root.pem"]\nintermediates_paths = ["acme/sub.pem"]',
+    )
+    with GatewayProcess(config) as gateway:
+        yield Site(directory, gateway)
+
+
+@pytest.fixture
+def station(tmp_path: Path, default_site: Site, vendors: Mapping[str, VendorPKI]) -> Station:
+    """A base station as it leaves the factory, at the default site."""
+    return Station(tmp_path, default_site, vendors["acme"].device())
+
+
+@pytest.fixture
+def running(tmp_path: Path, default_site: Site) -> Station:
+    """A base station that has an operator certificate already."""
+    names = [f"dns:{SAN[0]}", f"ip:{SAN[1]}"]
+    return Station(tmp_path, default_site, default_site.issuing.issue(SUBJECT_RFC4514, san=names))
+
+
+# --- enrolment and renewal ------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(24, 73, 82, 88, 97, 100, 139, 140, 144)
+@pytest.mark.parametrize("kind", KEY_KINDS)
+def test_openssl_enrols_and_renews(
+    tmp_path: Path, site: Site, vendors: Mapping[str, VendorPKI], kind: KeyKind
+) -> None:
+    """ir and kur, each confirmed: the names asked for, a new key each time, a path to the root."""
+    station = Station(tmp_path, site, vendors[VENDOR_OF[kind]].device(key=kind))
+    seen, first_key, second_key = len(site.gateway.handled), make_key(kind), make_key(kind)
+
+    assert_certified(station, station.ask("ir", new_key=first_key), ENROLMENT, first_key)
+    first = station.certificate
+    assert load_certificate(site.root) in station.received
+
+    station = station.enrolled(first_key)
+    assert_certified(station, station.ask("kur", new_key=second_key), RENEWAL, second_key)
+    assert station.certificate.serial_number != first.serial_number
+    assert load_certificate(site.root) in station.received
+
+    told = [(event["event"], event["outcome"]) for event in site.gateway.handled[seen:]]
+    assert told == [
+        ("ir", "issued"),
+        ("certConf", "confirmed"),
+        ("kur", "issued"),
+        ("certConf", "confirmed"),
+    ]
+
+
+@pytest.mark.parametrize("kind", KEY_KINDS)
+@pytest.mark.parametrize("store", ["memory", "redis"])
+def test_openssl_enrols_and_renews_at_the_openssl_mock_ca(
+    tmp_path: Path,
+    redis_server: RedisServer,
+    vendors: Mapping[str, VendorPKI],
+    kind: KeyKind,
+    store: str,
+) -> None:
+    """A CA nobody here wrote is an upstream by configuration alone: its signer and issuer are pinned."""
+    redis_url = redis_server.url if store == "redis" else None
+    config = make_setup(tmp_path, vendors=vendors, redis_url=redis_url)
+    issuing = load_issuing_ca(tmp_path)
+    root = load_certificate(tmp_path / "operator" / "root.pem")
+    # The mock returns one certificate, and takes only a kur whose oldCertID names that one. For a
+    # renewal with a new key it therefore needs a second one of the same issuer and serial number.
+    names = [f"dns:{SAN[0]}", f"ip:{SAN[1]}"]
+    first = issuing.issue(SUBJECT_RFC4514, kind, san=names, serial_number=7)
+    second = issuing.issue(SUBJECT_RFC4514, kind, san=names, serial_number=7)
+    signer = make_root("Mock Root CA", kind).issue("Mock CA", kind)
+    signer_path = write_certificates(tmp_path / "mock.pem", signer.certificate)
+
+    with ExitStack() as processes:
+        mocks = []
+        for name, credential in (("mock-ir", first), ("mock-kur", second)):
+            (tmp_path / name).mkdir()
+            mock = OpensslMockCA(
+                tmp_path / name,
+                signer=signer,
+                trusted=[root],
+                response_certificate=credential.certificate,
+                response_extra_certs=[issuing.certificate],
+            )
+            mocks.append(processes.enter_context(mock))
+        upstreams = [
+            http_upstream(
+                mock.url,
+                ca_certificate_paths=[signer_path],
+                issuing_ca_paths=[tmp_path / "operator" / "issuing.pem"],
+            )
+            for mock in mocks
+        ]
+        set_upstream(config, upstreams[0])
+        config.write_text(
+            config.read_text()
+            + f"\n[upstreams.renewal]\n{upstreams[1]}"
+            + '\n[endpoints.renewal]\npaths = ["/renewal"]\nupstream = "renewal"\n'
+        )
+        site = Site(tmp_path, processes.enter_context(GatewayProcess(config)))
+        (tmp_path / "station").mkdir()
+        station = Station(tmp_path / "station", site, vendors[VENDOR_OF[kind]].device(key=kind))
+
+        enrolment = station.ask("ir", new_key=first.private_key)
+        assert_certified(station, enrolment, ENROLMENT, first.private_key)
+        assert station.certificate == first.certificate
+
+        station = station.enrolled(first.private_key)
+        renewal = station.ask("kur", new_key=second.private_key, path="/renewal")
+        assert_certified(station, renewal, RENEWAL, second.private_key)
+        assert station.certificate == second.certificate
+
+
+@pytest.mark.requirement(82, 99, 143)
+def test_implicit_confirmation_is_relayed_where_the_endpoint_does(
+    tmp_path: Path, generous_site: Site, vendors: Mapping[str, VendorPKI]
+) -> None:
+    """Two messages for an ir, two for a kur; and who does not ask for it confirms."""
+    station = Station(tmp_path, generous_site, vendors["acme"].device())
+    first_key, second_key, third_key = make_key("p256"), make_key("p256"), make_key("p256")
+    enrolment = station.ask("ir", "-implicit_confirm", new_key=first_key)
+    assert_certified(station, enrolment, ENROLMENT[:2], first_key)
+    station = station.enrolled(first_key)
+    renewal = station.ask("kur", "-implicit_confirm", new_key=second_key)
+    assert_certified(station, renewal, RENEWAL[:2], second_key)
+    station = station.enrolled(second_key)
+    assert_certified(station, station.ask("kur", new_key=third_key), RENEWAL, third_key)
+
+
+@pytest.mark.requirement(98, 143)
+def test_implicit_confirmation_is_not_granted_by_default(station: Station) -> None:
+    """Under the 3GPP profile openssl asks, is not granted it, and confirms."""
+    key = make_key("p256")
+    assert_certified(station, station.ask("ir", "-implicit_confirm", new_key=key), ENROLMENT, key)
+
+
+def test_a_configured_sub_ca_need_not_be_sent(
+    tmp_path: Path, generous_site: Site, vendors: Mapping[str, VendorPKI]
+) -> None:
+    """A base station that sends its own certificate alone is accepted; caPubs bring it the root."""
+    station = Station(tmp_path, generous_site, vendors["acme"].device(), extracerts=())
+    key, ca_pubs = make_key("p256"), tmp_path / "ca-pubs.pem"
+    result = station.ask("ir", "-cacertsout", str(ca_pubs), new_key=key)
+    assert_certified(station, result, ENROLMENT, key)
+    assert load_all(ca_pubs) == [load_certificate(generous_site.root)]
+
+
+@pytest.mark.requirement(139)
+def test_the_order_of_the_vendor_chain_does_not_matter(
+    station: Station, vendors: Mapping[str, VendorPKI]
+) -> None:
+    """Root before sub-CA, and a certificate that has nothing to do with it in between."""
+    acme, other = vendors["acme"], vendors["rivet"]
+    station.extracerts = [a.certificate for a in (acme.root, other.sub, acme.sub)]
+    key = make_key("p256")
+    assert_certified(station, station.ask("ir", new_key=key), ENROLMENT, key)
+
+
+def test_the_pre_provisioned_key_can_be_enrolled(station: Station) -> None:
+    """TS 33.310 9.2: a base station may keep the key it left the factory with."""
+    assert_certified(station, station.ask("ir"), ENROLMENT, station.credential.private_key)
+
+
+@pytest.mark.requirement(67)
+def test_a_running_base_station_gets_a_further_certificate(running: Station) -> None:
+    """cr under an operator certificate: the same names, another key."""
+    key = make_key("p384")
+    messages = ["CR", "CP", *ENROLMENT[2:]]
+    assert_certified(running, running.ask("cr", new_key=key), messages, key)
+
+
+@pytest.mark.requirement(101)
+def test_a_certificate_that_openssl_rejects_is_not_confirmed(
+    station: Station, foreign_vendor_pki: VendorPKI
+) -> None:
+    """A client that trusts another root for new certificates says so in certConf; pkiConf ends it."""
+    foreign = write_certificates(station.directory / "x.pem", foreign_vendor_pki.root.certificate)
+    result = station.ask("ir", "-out_trusted", str(foreign), new_key=make_key("p256"))
+    assert (result.returncode, dialogue(result)) == (1, ENROLMENT), result.output
+    assert station.site.gateway.handled[-1]["outcome"] == "rejected"
+
+
+@pytest.mark.requirement(149)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/.well-known/cmp/",
+        "/.well-known/cmp/initialization",
+        "/.well-known/cmp/initialization/",
+        "/.well-known/cmp/p/ran",
+        "/.well-known/cmp/p/ran/initialization",
+        "/ejbca/publicweb/cmp/ra",
+        "/ejbca/publicweb/cmp/ra/",
+        "/pkix",
+        "/pkix/",
+    ],
+)
+def test_every_path_of_the_endpoint_serves(station: Station, path: str) -> None:
+    """Operation labels, profiles, legacy paths and slashes at the end lead to the same service."""
+    key = make_key("p256")
+    assert_certified(station, station.ask("ir", new_key=key, path=path), ENROLMENT, key)
+
+
+@pytest.mark.parametrize("keep_alive", ["0", "2"])
+def test_connections_may_be_kept_or_closed(station: Station, keep_alive: str) -> None:
+    """openssl closes after each message (HTTP/1.0), or insists on a persistent connection."""
+    key = make_key("p256")
+    result = station.ask("ir", "-keep_alive", keep_alive, new_key=key)
+    assert_certified(station, result, ENROLMENT, key)
+
+
+def test_a_path_nobody_serves_is_no_cmp_server(station: Station) -> None:
+    """openssl gets 404, and says so."""
+    result = station.ask(path="/elsewhere")
+    assert result.returncode == 1
+    assert "404" in result.output
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, fail_info",
+    [
+        pytest.param(("-popo", "-1"), "badPOP", id="no POP", marks=REQUIREMENT(53)),
+        pytest.param(("-popo", "0"), "notAuthorized", id="raVerified", marks=REQUIREMENT(57)),
+        pytest.param(("-digest", "sha1"), "badAlg", id="SHA-1", marks=REQUIREMENT(17, 146)),
+        pytest.param(
+            ("-unprotected_requests",), "badMessageCheck", id="unprotected", marks=REQUIREMENT(13)
+        ),
+        pytest.param(
+            ("-ref", "enb", "-secret", "pass:correct-horse"),
+            "wrongIntegrity",
+            id="MAC",
+            marks=REQUIREMENT(43, 142),
+        ),
+        pytest.param(("-cmd", "genm"), "badRequest", id="genm", marks=REQUIREMENT(9)),
+    ],
+)
+@pytest.mark.requirement(113, 114, 150, 155, 160)
+def test_a_bad_request_gets_its_fail_info(
+    station: Station, options: tuple[str, ...], fail_info: str
+) -> None:
+    """openssl verifies the refusal's protection and prints the failInfo; the CA saw nothing."""
+    before = station.site.issued_count
+    assert_refused(station, station.ask("ir", *options, new_key=make_key("p256")), fail_info)
+    assert station.site.issued_count == before
+
+
+@pytest.mark.requirement(9, 142)
+def test_a_pkcs10_request_is_refused(station: Station) -> None:
+    """TS 33.310 has base stations ask in CRMF."""
+    key = make_key("p256")
+    csr = x509.CertificateSigningRequestBuilder(x509.Name.from_rfc4514_string(SUBJECT_RFC4514))
+    path = station.directory / "csr.pem"
+    path.write_bytes(csr.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    result = station.ask("ir", "-cmd", "p10cr", "-csr", str(path), new_key=key)
+    assert_refused(station, result, "badRequest")
+
+
+@pytest.mark.requirement(9, 142)
+def test_a_revocation_request_is_refused(running: Station) -> None:
+    """A base station does not revoke: the 3GPP profile has no rr."""
+    own = str(running.directory / "own.pem")
+    assert_refused(running, running.ask("ir", "-cmd", "rr", "-oldcert", own), "badRequest")
+
+
+@pytest.mark.requirement(21, 24)
+def test_a_foreign_vendor_is_not_trusted(
+    station: Station, foreign_vendor_pki: VendorPKI, vendors: Mapping[str, VendorPKI]
+) -> None:
+    """Not even when it sends its own root along, or bears the name of one that is trusted."""
+    namesake = make_vendor_pki(vendors["acme"].name)
+    for stranger in (foreign_vendor_pki, namesake):
+        station.credential = stranger.device()
+        station.extracerts = [stranger.sub.certificate, stranger.root.certificate]
+        assert_refused(station, station.ask(new_key=make_key("p256")), "signerNotTrusted")
+
+
+@pytest.mark.requirement(22)
+def test_a_signer_outside_its_validity_is_not_trusted(
+    station: Station, vendors: Mapping[str, VendorPKI]
+) -> None:
+    """A vendor certificate that ended yesterday, and one that begins tomorrow."""
+    day = timedelta(days=1)
+    now = datetime.now(UTC)
+    for start, end in ((now - 2 * day, now - day), (now + day, now + 2 * day)):
+        station.credential = vendors["acme"].device(not_before=start, not_after=end)
+        assert_refused(station, station.ask(new_key=make_key("p256")), "signerNotTrusted")
+
+
+@pytest.mark.requirement(19)
+def test_a_short_rsa_key_may_not_sign(station: Station, vendors: Mapping[str, VendorPKI]) -> None:
+    """RSA with 1024 bits is refused for a vendor certificate."""
+    station.credential = vendors["acme"].device(key="rsa1024")
+    assert_refused(station, station.ask(new_key=make_key("p256")), "badAlg")
+
+
+@pytest.mark.requirement(61)
+def test_a_short_rsa_key_is_not_certified(station: Station) -> None:
+    """RSA with 1024 bits is refused in a template."""
+    assert_refused(station, station.ask(new_key=make_key("rsa1024")), "badCertTemplate")
+
+
+@pytest.mark.requirement(71)
+def test_a_vendor_certificate_cannot_renew(station: Station) -> None:
+    """A kur is for operator certificates; a vendor's is not trusted there."""
+    assert_refused(station, station.ask("kur", new_key=make_key("p256")), "signerNotTrusted")
+
+
+@pytest.mark.requirement(69)
+def test_an_expired_operator_certificate_cannot_renew(running: Station) -> None:
+    """A base station that missed its renewal enrols again with its vendor certificate."""
+    ended = datetime.now(UTC) - timedelta(minutes=1)
+    running.credential = running.site.issuing.issue(SUBJECT_RFC4514, not_after=ended)
+    assert_refused(running, running.ask("kur", new_key=make_key("p256")), "signerNotTrusted")
+
+
+@pytest.mark.requirement(68)
+def test_a_renewal_of_another_certificate_is_refused(running: Station) -> None:
+    """oldCertID names a certificate that does not protect the kur."""
+    other = running.site.issuing.issue(SUBJECT_RFC4514)
+    cert, _ = other.write(running.directory, "other")
+    result = running.ask("kur", "-oldcert", str(cert), new_key=make_key("p256"))
+    assert_refused(running, result, "badCertId")
+
+
+@pytest.mark.requirement(70)
+def test_a_renewal_may_not_change_the_subject(running: Station) -> None:
+    """A kur for another name is refused."""
+    result = running.ask("kur", "-subject", "/CN=enb-8", new_key=make_key("p256"))
+    assert_refused(running, result, "badCertTemplate")
+
+
+# --- what openssl has no option for ---------------------------------------------------------------
+
+
+def make_enrollment(station: Station, transaction_id: bytes | None = None) -> Enrollment:
+    """Return an ir of our own base station; with a transactionID, if it has to be a given one."""
+    drawn = iter([transaction_id] if transaction_id else [])
+    return Enrollment(
+        DeviceIdentity(
+            cmp_credential(station.credential),
+            operator_trust(*load_certificates(station.site.root, "root")),
+        ),
+        make_key("p256"),
+        RequestOptions(subject=SUBJECT_RFC4514, san=(f"dns:{SAN[0]}",)),
+        clock=lambda: datetime.now(UTC),
+        random_octets=lambda count: next(drawn, None) or secrets.token_bytes(count),
+    )
+
+
+@pytest.mark.requirement(54, 112, 155)
+async def test_a_broken_proof_of_possession_is_refused(station: Station) -> None:
+    """One octet of the POP's signature differs; the message's own protection is in order."""
+    before = station.site.issued_count
+    der = await make_enrollment(station).request()
+    body_der = PKIMessage.from_der(der).body_der
+    broken = body_der[:-1] + bytes([body_der[-1] ^ 1])
+    bad = await signed_again(der, station.credential, body_der=broken)
+    async with aiohttp.ClientSession() as session:
+        answer = PKIMessage.from_der(await post(session, station.site.gateway.url, bad))
+    assert (answer.body_type, fail_names(answer)) == (BodyType.ip, ["badPOP"])
+    assert station.site.issued_count == before
+
+
+@pytest.mark.requirement(12, 94)
+async def test_a_live_transaction_cannot_be_taken_over(station: Station) -> None:
+    """A different ir under its transactionID is refused; a repeat gets the same answer; it completes."""
+    before = station.site.issued_count
+    url = station.site.gateway.url
+    first = make_enrollment(station)
+    second = make_enrollment(station, first.transaction_id)
+    async with aiohttp.ClientSession() as session:
+        ip = await post(session, url, await first.request())
+        refusal = PKIMessage.from_der(await post(session, url, await second.request()))
+        assert fail_names(refusal) == ["transactionIdInUse"]
+        assert await post(session, url, await first.request()) == ip
+        step = await first.receive(ip)
+        assert isinstance(step, Send)
+        done = await first.receive(await post(session, url, step.der))
+    assert isinstance(done, Done)
+    assert station.site.issued_count == before + 1

@@ -1,0 +1,271 @@
+"""Gateways and CAs as real processes, with everything they need made on the spot.
+
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    with GatewayProcess(config) as gateway:
+        openssl_cmp("ir", server=gateway.server, ...)
+
+Every server takes a free port from the kernel at its first start and keeps it over restarts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Final, Self
+
+from ra_gateway.cli.setup import write_setup
+from tests.support.pki import VendorPKI
+
+START_TIMEOUT_SECONDS: Final = 30.0
+STOP_TIMEOUT_SECONDS: Final = 30.0
+POLL_SECONDS: Final = 0.02
+
+_CLI: Final = (sys.executable, "-c", "from ra_gateway.cli.main import main; main()")
+_BUNDLED: Final = 'kind = "bundled"\n'
+
+
+# --- what they need -------------------------------------------------------------------------------
+
+
+def make_setup(
+    directory: Path,
+    *,
+    vendors: Mapping[str, VendorPKI],
+    redis_url: str | None = None,
+    upstream: str = _BUNDLED,
+    implicit_confirm: str = "deny",
+    key_kind: str = "p256",
+) -> Path:
+    """Write CA, RA and vendor material and a configuration that any base station may use.
+
+    Of a vendor only the root is configured: its base stations have to send their sub-CA. The files
+    are those of `ra-gateway init` (operator/root.pem, operator/issuing.pem, ra/, ca/), and for each
+    vendor NAME/root.pem, NAME/sub.pem and NAME/sub.key.
+
+    Args:
+        directory: Without a setup so far; created when it is not there.
+        vendors: By name.
+        redis_url: Of the store; in memory if absent.
+        upstream: Lines of the table of the upstream; see `http_upstream`, `set_upstream`.
+        implicit_confirm: "deny" or "relay".
+        key_kind: Of CA and RA.
+
+    Returns:
+        Path of gateway.toml; it serves both `GatewayProcess` and `CAProcess`.
+    """
+    for name, vendor in vendors.items():
+        vendor.write(directory / name)
+    config_path = write_setup(
+        directory,
+        organisation="Example Operator",
+        vendors={name: (f"{name}/root.pem", "") for name in vendors},
+        now=datetime.now(UTC),
+        port=0,
+        key_kind=key_kind,
+        log_format="json",
+        implicit_confirm=implicit_confirm,
+    )
+    config_path.write_text(config_path.read_text() + "\n[ca.server]\nlisten_port = 0\n")
+    set_upstream(config_path, upstream)
+    if redis_url is not None:
+        edit(config_path, 'kind = "memory"', f'kind = "redis"\nredis_url = "{redis_url}"')
+    return config_path
+
+
+def http_upstream(url: str, **settings: bool | float | str | Sequence[Path]) -> str:
+    """Return the lines of an upstream that is reached over HTTP.
+
+    Args:
+        settings: Further keys of `CMPHTTPUpstream`; paths as sequences.
+    """
+    lines = ['kind = "cmp_http"', f"url = {json.dumps(url)}"]
+    # JSON of booleans, numbers, strings and lists of strings is TOML as well.
+    lines += [f"{key} = {json.dumps(value, default=str)}" for key, value in settings.items()]
+    return "\n".join(lines) + "\n"
+
+
+def set_upstream(config_path: Path, lines: str) -> None:
+    """Replace the upstream of a configuration; the next start uses it."""
+    text = config_path.read_text()
+    head, rest = text.split("[upstreams.bundled]\n")
+    config_path.write_text(f"{head}[upstreams.bundled]\n{lines}\n{rest[rest.index('[') :]}")
+
+
+def edit(config_path: Path, old: str, new: str) -> None:
+    """Replace a text that occurs exactly once in a configuration."""
+    text = config_path.read_text()
+    assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {config_path}"
+    config_path.write_text(text.replace(old, new))
+
+
+# --- the processes --------------------------------------------------------------------------------
+
+
+class ServerProcess:
+    """One `ra-gateway` that serves, as a process of its own.
+
+    A context manager: started by `with`, killed at the end of the block if it still runs.
+
+    Args:
+        config_path: Of its configuration; several processes may share one.
+        log_path: Where its output goes, appended over restarts; by default a new file beside the
+            configuration.
+    """
+
+    command: ClassVar[tuple[str, ...]]
+    table: ClassVar[str]
+
+    def __init__(self, config_path: Path, log_path: Path | None = None) -> None:
+        self.config_path = config_path
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        if log_path is None:
+            count = len(list(config_path.parent.glob(f"{self.command[0]}-*.log")))
+            log_path = config_path.parent / f"{self.command[0]}-{count + 1}.log"
+        self.log_path = log_path
+        self.log_path.touch()
+
+    @property
+    def server(self) -> str:
+        """ "host:port" to connect to, as `openssl cmp -server` wants it."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """URL to post to."""
+        return f"http://{self.server}/.well-known/cmp"
+
+    @property
+    def log(self) -> str:
+        """What it has written so far."""
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What it has logged so far, oldest first."""
+        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+
+    @property
+    def handled(self) -> list[dict[str, Any]]:
+        """One entry for each message handled so far, oldest first: "event", "outcome", "fail_info"...
+
+        An answer leaves after its line is written, so that a client that has it finds the line here.
+        """
+        # The bundled CA in the gateway's process logs its own messages, without an endpoint.
+        return [event for event in self.events if "endpoint" in event]
+
+    @property
+    def pid(self) -> int:
+        """Process ID; it must be running."""
+        return self._running.pid
+
+    def start(self) -> None:
+        """Start it, and return when it listens; again on its former port after an end.
+
+        Raises:
+            AssertionError: It ended or did not listen in time; the text has its log.
+        """
+        assert self._process is None, "it runs already"
+        written_bytes = self.log_path.stat().st_size
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*_CLI, *self.command, "--config", str(self._config_to_use())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self.port = self._await_port(written_bytes)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> int:
+        """End it with SIGTERM, as an operator does, and wait; returns its exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: It did not end in time.
+        """
+        process = self._running
+        process.send_signal(signal.SIGTERM)
+        exit_code = process.wait(STOP_TIMEOUT_SECONDS)
+        self._process = None
+        return exit_code
+
+    def kill(self) -> None:
+        """End it with SIGKILL, as a crash does, and wait; nothing if it does not run."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        """Kill it if it runs, and start it again on the same port."""
+        self.kill()
+        self.start()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, f"it does not run:\n{self.log}"
+        return self._process
+
+    def _config_to_use(self) -> Path:
+        if self.port == 0:
+            return self.config_path
+        # A copy with the port of before, in the same directory for the sake of relative paths.
+        text, count = re.subn(
+            rf"^(\[{re.escape(self.table)}\](?:\n[^\[\n].*|\n)*?\nlisten_port = )\d+",
+            rf"\g<1>{self.port}",
+            self.config_path.read_text(),
+            flags=re.MULTILINE,
+        )
+        assert count == 1, f"[{self.table}] of {self.config_path} has no listen_port"
+        copy = self.config_path.with_name(f"{self.config_path.stem}-{self.port}.toml")
+        copy.write_text(text)
+        return copy
+
+    def _await_port(self, written_bytes: int) -> int:
+        give_up_at = time.monotonic() + START_TIMEOUT_SECONDS
+        while time.monotonic() < give_up_at:
+            ended = self._running.poll() is not None
+            new = self.log_path.read_bytes()[written_bytes:]
+            if found := re.search(rb"^listening on \S+:(\d+)\n", new, re.MULTILINE):
+                return int(found[1])
+            if ended:
+                break
+            time.sleep(POLL_SECONDS)
+        raise AssertionError(f"ra-gateway {' '.join(self.command)} does not listen:\n{self.log}")
+
+
+class GatewayProcess(ServerProcess):
+    """`ra-gateway serve`."""
+
+    command = ("serve",)
+    table = "server"
+
+
+class CAProcess(ServerProcess):
+    """`ra-gateway ca serve`: the bundled CA of a configuration, over HTTP."""
+
+    command = ("ca", "serve")
+    table = "ca.server"
