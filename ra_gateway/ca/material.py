@@ -85,26 +85,21 @@ def create_operator_pki(
         for suffix in ("pem", "key")
     )
     root_key, issuing_key, cmp_key = make_key(), make_key(), make_key()
-    root_name, issuing_name = _name(name, "Root CA"), _name(name, "Issuing CA")
-    begin = now - CLOCK_SKEW
-    root = sign_certificate(
-        root_name,
-        root_key,
-        root_name,
-        root_key,
-        not_before=begin,
-        not_after=now + timedelta(days=ROOT_DAYS),
-        path_length=1,
-    )
-    issuing = sign_certificate(
-        issuing_name,
-        issuing_key,
-        root_name,
-        root_key,
-        not_before=begin,
-        not_after=now + timedelta(days=ISSUING_DAYS),
-        path_length=0,
-    )
+    root_name = _name(name, "Root CA")
+
+    def ca_certificate(subject: x509.Name, key: Any, days: int, path_length: int) -> Certificate:
+        return sign_certificate(
+            subject,
+            key,
+            root_name,
+            root_key,
+            not_before=now - CLOCK_SKEW,
+            not_after=now + timedelta(days=days),
+            path_length=path_length,
+        )
+
+    root = ca_certificate(root_name, root_key, ROOT_DAYS, 1)
+    issuing = ca_certificate(_name(name, "Issuing CA"), issuing_key, ISSUING_DAYS, 0)
     profile = replace(CMP_SIGNER, validity_days=SIGNER_DAYS)
     issuer = Issuer(issuing, (root,), issuing_key, profile, secrets.token_bytes)
     signer = issuer.certify(_template(_name(name, "CMP").public_bytes(), cmp_key), now)

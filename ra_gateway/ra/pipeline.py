@@ -19,31 +19,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from ra_gateway.cmp.asn1 import tlv
-from ra_gateway.cmp.certificates import Certificate, load_certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
+from ra_gateway.cmp.certificates import load_certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.messages import (
     PKICONF_BODY,
-    InfoTypeAndValue,
     PKIHeader,
     PKIMessage,
-    PKIStatusInfo,
     assemble,
-    cert_rep_body,
     cert_req_messages,
-    nested_body,
 )
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import (
-    IMPLICIT_CONFIRM,
     Reply,
-    confirm_wait_time,
     confirm_wait_time_of,
-    forward_header,
     refusal_body,
     relay_header,
     reply_header,
@@ -53,7 +45,6 @@ from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.cmp.verification import (
     NONCE_OCTETS,
     AuthenticatedConfirmation,
-    AuthenticatedMessage,
     AuthenticatedRequest,
     KnownSigner,
     authenticate,
@@ -78,11 +69,12 @@ from ra_gateway.errors import (
     UpstreamBroken,
     UpstreamUnavailable,
 )
-from ra_gateway.ra.answers import CheckedAnswer, Expected, check_pkiconf, check_response
-from ra_gateway.ra.events import EventSink, MessageHandled
+from ra_gateway.ra.answers import Expected, check_pkiconf, check_response
+from ra_gateway.ra.events import EventSink
+from ra_gateway.ra.forwarding import answer_for_device, granted_by, message_for_ca, variant_for
 from ra_gateway.ra.policy import AuthorizedRequest, InventoryUse, authorize, vendor_identity
 from ra_gateway.ra.ports import Clock, Inventory, InventoryEntry, TransactionStore
-from ra_gateway.ra.routes import CaPubs, CertConf, Endpoint, ImplicitConfirm, Upstream, Variant
+from ra_gateway.ra.routes import CertConf, Endpoint, Upstream, Variant
 from ra_gateway.ra.transaction import (
     Event,
     Exchange,
@@ -91,6 +83,7 @@ from ra_gateway.ra.transaction import (
     TransactionKey,
     advance,
 )
+from ra_gateway.ra.walk import Walk, unreadable_event
 
 OPERATIONS: Final[Mapping[str, frozenset[BodyType]]] = {
     "initialization": frozenset({BodyType.ir}),
@@ -103,26 +96,6 @@ _LEASE_MARGIN_SECONDS: Final = 5.0
 """A node gives up its exchange with the CA this much before another one may take over."""
 
 _CONFIRMED: Final = frozenset({State.CONFIRMED, State.REJECTED, State.GRANTED})
-
-
-@dataclass(slots=True)
-class _Walk:
-    """One message on its way through the steps: what is known so far, for the answer and the event."""
-
-    endpoint: Endpoint
-    message: PKIMessage
-    digest: bytes
-    operation: str
-    signer: Certificate | None = None
-    domain: str = ""
-    quirks: tuple[str, ...] = ()
-    cert_req_id: int = 0
-    follower: AuthenticatedMessage | None = None
-    certificate: Certificate | None = None
-    outcome: str = "refused"
-    refusal: CMPError | None = None
-    rejection: PKIStatusInfo | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 class Gateway:
@@ -179,7 +152,7 @@ class Gateway:
         try:
             message = PKIMessage.from_der(der)  # step 1
         except MalformedMessage as error:
-            self._emit_unreadable(error, endpoint, peer, started)
+            self._sink(unreadable_event(error, endpoint, peer, self._elapsed_ms(started)))
             random = self._random_octets(2 * NONCE_OCTETS)
             return Reply(
                 unreadable_reply(
@@ -189,7 +162,7 @@ class Gateway:
                 ),
                 understood=False,
             )
-        walk = _Walk(self._endpoints[endpoint], message, hashlib.sha256(der).digest(), operation)
+        walk = Walk(self._endpoints[endpoint], message, hashlib.sha256(der).digest(), operation)
         bug: Exception | None = None
         try:
             response = await self._answer(walk)
@@ -199,10 +172,13 @@ class Gateway:
             bug = error
             failure = ServiceFailure(f"{type(error).__name__}: {error}", rule="bug")
             response = await self._refuse(walk, failure)
-        self._emit(walk, peer, started, bug)
+        self._sink(walk.event(peer, self._elapsed_ms(started), bug))
         return Reply(response, understood=True)
 
-    async def _answer(self, walk: _Walk) -> bytes:
+    def _elapsed_ms(self, started: float) -> float:
+        return (self._monotonic() - started) * 1000.0
+
+    async def _answer(self, walk: Walk) -> bytes:
         body_type = walk.message.body_type
         self._check_type(walk)
         if body_type is BodyType.certConf:
@@ -213,7 +189,7 @@ class Gateway:
 
     # --- step 2: header ---------------------------------------------------------------------------------------
 
-    def _check_type(self, walk: _Walk) -> None:
+    def _check_type(self, walk: Walk) -> None:
         """Check version, body type and label, before anything is computed."""
         check_version(walk.message.header)
         body_type = walk.message.body_type
@@ -240,7 +216,7 @@ class Gateway:
 
     # --- ir, cr, kur --------------------------------------------------------------------------------------------
 
-    async def _request(self, walk: _Walk) -> bytes:
+    async def _request(self, walk: Walk) -> bytes:
         now = self._clock()
         request = self._authenticate(walk, now)  # step 3
         authorized = await self._authorize(walk, request)  # step 4
@@ -260,7 +236,7 @@ class Gateway:
             return await self._repeat(walk, live, authorized)
         return await self._forward(walk, transaction, authorized)
 
-    def _authenticate(self, walk: _Walk, now: datetime) -> AuthenticatedRequest:
+    def _authenticate(self, walk: Walk, now: datetime) -> AuthenticatedRequest:
         endpoint, message = walk.endpoint, walk.message
         authenticated = authenticate(
             message, endpoint.domains_for(message.body_type), endpoint.rules, now
@@ -271,7 +247,7 @@ class Gateway:
         walk.cert_req_id = request.request.cert_req_id
         return request
 
-    async def _authorize(self, walk: _Walk, request: AuthenticatedRequest) -> AuthorizedRequest:
+    async def _authorize(self, walk: Walk, request: AuthenticatedRequest) -> AuthorizedRequest:
         rules = None
         entry: InventoryEntry | None = None
         if request.domain.kind is DomainKind.vendor:
@@ -281,7 +257,7 @@ class Gateway:
                 if self._inventory is None:
                     raise NotAuthorized("no inventory is configured", rule="R145")
                 entry = await self._inventory.find(request.domain.name, identity)
-        variant = _variant(walk.endpoint.upstream, walk.message.body_type)
+        variant = variant_for(walk.endpoint.upstream, walk.message.body_type)
         return authorize(request, rules, entry, may_complete=variant is Variant.reprotect)
 
     @staticmethod
@@ -293,11 +269,11 @@ class Gateway:
         )
 
     async def _prepare(
-        self, walk: _Walk, key: TransactionKey, authorized: AuthorizedRequest, now: datetime
+        self, walk: Walk, key: TransactionKey, authorized: AuthorizedRequest, now: datetime
     ) -> Transaction:
         """Build the intent: everything another node needs, the signed message for the CA included."""
         endpoint, message = walk.endpoint, walk.message
-        variant = _variant(endpoint.upstream, message.body_type)
+        variant = variant_for(endpoint.upstream, message.body_type)
         return Transaction(
             key=key,
             state=State.REQUESTED,
@@ -312,34 +288,17 @@ class Gateway:
             cert_req_id=walk.cert_req_id,
             opening=Exchange(
                 walk.digest,
-                await self._for_upstream(walk, authorized.body_der, variant, now),
+                await message_for_ca(
+                    endpoint, message, authorized.body_der, variant, self._credential(), now
+                ),
             ),
             lease_until=now + _lease(endpoint.upstream),
             created_at=now,
             expires_at=now + self._lifetime,
         )
 
-    async def _for_upstream(
-        self, walk: _Walk, body_der: bytes, variant: Variant, now: datetime
-    ) -> bytes:
-        """Return the message for the CA (RFC 9483 5.2)."""
-        message, upstream = walk.message, walk.endpoint.upstream
-        if variant is Variant.forward:
-            return message.der
-        credential = self._credential()
-        nested = variant is Variant.nested
-        header = forward_header(
-            message.header,
-            recipient_der=upstream.recipient_der,
-            now=now,
-            general_info=() if nested else _upstream_info(walk),
-        )
-        if nested:
-            header, body_der = replace(header, recip_nonce=None), nested_body(message.der)
-        return await protect(header, body_der, credential, credential.certificates)
-
     async def _forward(
-        self, walk: _Walk, transaction: Transaction, authorized: AuthorizedRequest
+        self, walk: Walk, transaction: Transaction, authorized: AuthorizedRequest
     ) -> bytes:
         """Send the stored intent to the CA and settle the transaction by what comes back (steps 7 to 10)."""
         upstream = walk.endpoint.upstream
@@ -363,7 +322,9 @@ class Gateway:
         if answer.certificate is None:
             walk.rejection = answer.response.status_info
             walk.notes.append(f"the CA refused: {walk.rejection}")
-        response, granted = await self._relay(walk, answer)
+        response, granted = await answer_for_device(
+            walk.endpoint, walk.message, answer, self._credential(), self._clock()
+        )
         event = (
             Event.refused
             if answer.certificate is None
@@ -377,11 +338,11 @@ class Gateway:
             opening=_answered(transaction.opening, response),
             response_nonce=answer.message.header.sender_nonce or b"",
             certificate_der=b"" if answer.certificate is None else answer.certificate.der,
-            confirm_locally=_granted_by(answer),
+            confirm_locally=granted_by(answer),
         )
         return await self._settle(settled) or response
 
-    async def _fail(self, walk: _Walk, transaction: Transaction, error: CMPError) -> bytes:
+    async def _fail(self, walk: Walk, transaction: Transaction, error: CMPError) -> bytes:
         """Settle a transaction that must not be asked again; its repeats get this same error."""
         response = await self._refuse(walk, error)
         exchange = _answered(transaction.confirmation or transaction.opening, response)
@@ -416,7 +377,7 @@ class Gateway:
     # --- repeats ------------------------------------------------------------------------------------------------
 
     async def _repeat(
-        self, walk: _Walk, live: Transaction, authorized: AuthorizedRequest | None
+        self, walk: Walk, live: Transaction, authorized: AuthorizedRequest | None
     ) -> bytes:
         """Answer a request whose transactionID is live: from the store, or not at all (R12, R94).
 
@@ -463,7 +424,7 @@ class Gateway:
 
     async def _continue(
         self,
-        walk: _Walk,
+        walk: Walk,
         taken: Transaction,
         authorized: AuthorizedRequest | None,
         *,
@@ -486,54 +447,9 @@ class Gateway:
             )
         return await self._forward(walk, taken, authorized)
 
-    # --- step 10: relay -----------------------------------------------------------------------------------------
-
-    async def _relay(self, walk: _Walk, answer: CheckedAnswer) -> tuple[bytes, bool]:
-        """Return the answer for the device, and whether it grants implicitConfirm."""
-        endpoint, request, now = walk.endpoint, walk.message.header, self._clock()
-        credential = self._credential()
-        granted = (
-            endpoint.implicit_confirm is ImplicitConfirm.relay
-            and request.implicit_confirm
-            and _granted_by(answer)
-        )
-        general_info: tuple[InfoTypeAndValue, ...] = ()
-        if granted:
-            general_info = (IMPLICIT_CONFIRM,)
-        elif answer.certificate is not None:
-            wait = answer.message.header.info(OID.confirmWaitTime) or confirm_wait_time(
-                now + timedelta(seconds=endpoint.confirm_wait_seconds)
-            )
-            general_info = (wait,)
-        header = relay_header(answer.message.header, request, now=now, general_info=general_info)
-        ca_pubs = self._ca_pubs(walk, answer)
-        body_der = answer.message.body_der
-        if ca_pubs != answer.content.ca_pubs:
-            body_der = cert_rep_body(
-                answer.message.body_type, replace(answer.content, ca_pubs=ca_pubs)
-            )
-        # RA certificate and chain first (RFC 9483 3.3), then the issuing chain up to and including the
-        # operator's root, which a base station may know from here only (TS 33.310 9.5.4.3).
-        chain = [item.der for item in answer.path[1:]]
-        certificates = dict.fromkeys((*credential.certificates, *chain))
-        return await protect(header, body_der, credential, certificates), granted
-
-    @staticmethod
-    def _ca_pubs(walk: _Walk, answer: CheckedAnswer) -> tuple[bytes, ...]:
-        # R93: only an ip may carry caPubs, and only with a certificate.
-        if walk.message.body_type is not BodyType.ir or answer.certificate is None:
-            return ()
-        match walk.endpoint.ca_pubs:
-            case CaPubs.relay:
-                return answer.content.ca_pubs
-            case CaPubs.root:
-                return (answer.path[-1].der,)
-            case CaPubs.drop:
-                return ()
-
     # --- certConf -----------------------------------------------------------------------------------------------
 
-    async def _confirm(self, walk: _Walk) -> bytes:
+    async def _confirm(self, walk: Walk) -> bytes:
         """certConf: the same steps for a message that continues a transaction."""
         transaction = await self._find(walk)
         if transaction.exchange_for(walk.digest) is not None:
@@ -558,8 +474,13 @@ class Gateway:
             )
         if not local:
             _check_same_upstream(walk, transaction)
-            upstream_der = await self._for_upstream(
-                walk, walk.message.body_der, Variant(transaction.variant), now
+            upstream_der = await message_for_ca(
+                walk.endpoint,
+                walk.message,
+                walk.message.body_der,
+                Variant(transaction.variant),
+                self._credential(),
+                now,
             )
         confirming = advance(
             transaction,
@@ -577,7 +498,7 @@ class Gateway:
             return await self._repeat(walk, live, None)
         return await self._forward_confirmation(walk, confirming)
 
-    async def _find(self, walk: _Walk) -> Transaction:
+    async def _find(self, walk: Walk) -> Transaction:
         """Find the transaction a follower continues, by transactionID and by whose key protects it."""
         known: dict[bytes, tuple[Transaction, KnownSigner]] = {}
         for found in await self._store.find(walk.message.header.transaction_id or b""):
@@ -604,7 +525,7 @@ class Gateway:
         return transaction
 
     @staticmethod
-    def _read_confirmation(walk: _Walk, transaction: Transaction) -> AuthenticatedConfirmation:
+    def _read_confirmation(walk: Walk, transaction: Transaction) -> AuthenticatedConfirmation:
         if walk.follower is None:
             raise HeaderRefused("not authenticated", rule="R35")
         walk.certificate = load_certificate(transaction.certificate_der)
@@ -615,7 +536,7 @@ class Gateway:
             cert_req_id=transaction.cert_req_id,
         )
 
-    async def _forward_confirmation(self, walk: _Walk, transaction: Transaction) -> bytes:
+    async def _forward_confirmation(self, walk: Walk, transaction: Transaction) -> bytes:
         """Send the certConf to the CA, or answer it here, and settle the transaction."""
         exchange = transaction.confirmation
         if exchange is None:
@@ -657,7 +578,7 @@ class Gateway:
 
     # --- error from a device ------------------------------------------------------------------------------------
 
-    async def _device_error(self, walk: _Walk) -> bytes:
+    async def _device_error(self, walk: Walk) -> bytes:
         """A device gives up: the transaction ends, nothing goes upstream (R115)."""
         transaction = await self._find(walk)
         exchange = transaction.exchange_for(walk.digest)
@@ -696,7 +617,7 @@ class Gateway:
             request, sender_nonce=self._random_octets(NONCE_OCTETS), now=self._clock()
         )
 
-    async def _refuse(self, walk: _Walk, error: CMPError) -> bytes:
+    async def _refuse(self, walk: Walk, error: CMPError) -> bytes:
         """Tell a device that its message was refused: the failInfo and a fixed phrase, signed (R114)."""
         walk.refusal = error
         walk.outcome = "failed" if isinstance(error, ServiceFailure) else "refused"
@@ -712,55 +633,6 @@ class Gateway:
             walk.notes.append(f"the answer could not be signed: {type(failure).__name__}")
             return assemble(header.to_der(), body_der, None)
 
-    # --- events -------------------------------------------------------------------------------------------------
-
-    def _emit(self, walk: _Walk, peer: str, started: float, bug: Exception | None) -> None:
-        signer, certificate, refusal = walk.signer, walk.certificate, walk.refusal
-        fail_info, rule = None, ""
-        if refusal is not None:
-            fail_info, rule = refusal.fail_info, refusal.rule
-        elif walk.rejection is not None:
-            fail_info, rule = next(iter(walk.rejection.fail_info), None), "R89"
-        detail = [] if refusal is None else [refusal.detail]
-        self._sink(
-            MessageHandled(
-                endpoint=walk.endpoint.name,
-                peer=peer,
-                body_type=walk.message.body_type.name,
-                outcome=walk.outcome,
-                transaction_id=(walk.message.header.transaction_id or b"").hex(),
-                duration_ms=(self._monotonic() - started) * 1000.0,
-                domain=walk.domain,
-                signer="" if signer is None else signer.subject,
-                signer_fingerprint="" if signer is None else signer.fingerprint.hex(),
-                subject="" if certificate is None else certificate.subject,
-                serial_number="" if certificate is None else f"{certificate.serial_number:x}",
-                upstream=walk.endpoint.upstream.name,
-                fail_info=fail_info,
-                rule=rule,
-                detail="; ".join((*detail, *walk.notes)),
-                quirks=walk.quirks,
-                bug=bug,
-            )
-        )
-
-    def _emit_unreadable(
-        self, error: MalformedMessage, endpoint: str, peer: str, started: float
-    ) -> None:
-        self._sink(
-            MessageHandled(
-                endpoint=endpoint,
-                peer=peer,
-                body_type="",
-                outcome="refused",
-                transaction_id="",
-                duration_ms=(self._monotonic() - started) * 1000.0,
-                fail_info=error.fail_info,
-                rule=error.rule,
-                detail=error.detail,
-            )
-        )
-
 
 def _cert_req_id(message: PKIMessage) -> int:
     """Return the certReqId that a refusal names: the request's, wrong as it may be, if there is one."""
@@ -770,15 +642,11 @@ def _cert_req_id(message: PKIMessage) -> int:
         return 0
 
 
-def _variant(upstream: Upstream, body_type: BodyType) -> Variant:
-    return upstream.kur if body_type is BodyType.kur else Variant.reprotect
-
-
 def _lease(upstream: Upstream) -> timedelta:
     return timedelta(seconds=upstream.deadline_seconds + _LEASE_MARGIN_SECONDS)
 
 
-def _check_same_upstream(walk: _Walk, transaction: Transaction) -> None:
+def _check_same_upstream(walk: Walk, transaction: Transaction) -> None:
     """Refuse to go on with another CA than the one that was asked: it may have issued already."""
     if transaction.upstream != walk.endpoint.upstream.name:
         raise ServiceFailure(
@@ -796,18 +664,3 @@ def _awaited_until(transaction: Transaction) -> datetime:
 def _answered(exchange: Exchange, response: bytes) -> Exchange:
     """Put an answer beside its request; the message for the CA has done its work and need not be kept."""
     return replace(exchange, upstream_der=b"", response_der=response)
-
-
-def _granted_by(answer: CheckedAnswer) -> bool:
-    return answer.certificate is not None and answer.message.header.implicit_confirm
-
-
-def _upstream_info(walk: _Walk) -> tuple[InfoTypeAndValue, ...]:
-    """Return generalInfo for the CA: the device's, less a wish that this endpoint will not grant."""
-    info = walk.message.header.general_info
-    if walk.endpoint.implicit_confirm is ImplicitConfirm.deny:
-        # A CA that granted it would not expect the certConf that the device is going to send.
-        info = tuple(item for item in info if item.info_type != OID.implicitConfirm)
-    if walk.endpoint.upstream.orig_message:
-        info += (InfoTypeAndValue(OID.origPKIMessage, tlv(0x30, walk.message.der)),)
-    return info

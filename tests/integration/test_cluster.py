@@ -282,9 +282,7 @@ async def test_a_repeated_ir_gets_the_same_answer_after_a_crash_of_the_gateway(
     gateway.restart()
     after = await station.request(session, gateway)
     assert after == before
-    done = await station.finish(
-        await post(session, gateway.url, await station.confirmation(after))
-    )
+    done = await station.finish(await post(session, gateway.url, await station.confirmation(after)))
     assert [der for _, der in cluster.ledger] == [done.certificate.der]
 
 

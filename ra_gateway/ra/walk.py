@@ -1,0 +1,86 @@
+"""One message on its way through the steps, and the event that tells of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.messages import PKIMessage, PKIStatusInfo
+from ra_gateway.cmp.verification import AuthenticatedMessage
+from ra_gateway.errors import CMPError, MalformedMessage
+from ra_gateway.ra.events import MessageHandled
+from ra_gateway.ra.routes import Endpoint
+
+
+@dataclass(slots=True)
+class Walk:
+    """What is known of a message so far; each step adds to it.
+
+    Args:
+        digest: SHA-256 over the received octets.
+        operation: Operation label out of the path, "" for none.
+        follower: The authenticated certConf or error.
+        refusal: Why we refused; `rejection`: what the CA said when it did.
+        notes: For the operator.
+    """
+
+    endpoint: Endpoint
+    message: PKIMessage
+    digest: bytes
+    operation: str
+    signer: Certificate | None = None
+    domain: str = ""
+    quirks: tuple[str, ...] = ()
+    cert_req_id: int = 0
+    follower: AuthenticatedMessage | None = None
+    certificate: Certificate | None = None
+    outcome: str = "refused"
+    refusal: CMPError | None = None
+    rejection: PKIStatusInfo | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def event(self, peer: str, duration_ms: float, bug: Exception | None) -> MessageHandled:
+        """Return the event that tells how the message was answered."""
+        signer, certificate, refusal = self.signer, self.certificate, self.refusal
+        fail_info, rule = None, ""
+        if refusal is not None:
+            fail_info, rule = refusal.fail_info, refusal.rule
+        elif self.rejection is not None:
+            fail_info, rule = next(iter(self.rejection.fail_info), None), "R89"
+        detail = [] if refusal is None else [refusal.detail]
+        return MessageHandled(
+            endpoint=self.endpoint.name,
+            peer=peer,
+            body_type=self.message.body_type.name,
+            outcome=self.outcome,
+            transaction_id=(self.message.header.transaction_id or b"").hex(),
+            duration_ms=duration_ms,
+            domain=self.domain,
+            signer="" if signer is None else signer.subject,
+            signer_fingerprint="" if signer is None else signer.fingerprint.hex(),
+            subject="" if certificate is None else certificate.subject,
+            serial_number="" if certificate is None else f"{certificate.serial_number:x}",
+            upstream=self.endpoint.upstream.name,
+            fail_info=fail_info,
+            rule=rule,
+            detail="; ".join((*detail, *self.notes)),
+            quirks=self.quirks,
+            bug=bug,
+        )
+
+
+def unreadable_event(
+    error: MalformedMessage, endpoint: str, peer: str, duration_ms: float
+) -> MessageHandled:
+    """Return the event for octets that were no PKIMessage."""
+    return MessageHandled(
+        endpoint=endpoint,
+        peer=peer,
+        body_type="",
+        outcome="refused",
+        transaction_id="",
+        duration_ms=duration_ms,
+        fail_info=error.fail_info,
+        rule=error.rule,
+        detail=error.detail,
+    )
