@@ -103,8 +103,10 @@ def sample_floor() -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     algorithm, octets = ec.ECDSA(hashes.SHA256()), secrets.token_bytes(900)
     signature, public_key = key.sign(octets, algorithm), key.public_key()
-    verifies, signs = [], []
-    while not select.select([sys.stdin], [], [], 0.02)[0]:
+    verifies: list[float] = []
+    signs: list[float] = []
+    print("sampling", flush=True)
+    while not verifies or not select.select([sys.stdin], [], [], 0.02)[0]:
         started = time.thread_time()
         public_key.verify(signature, octets, algorithm)
         between = time.thread_time()
@@ -124,6 +126,8 @@ def floor_under_load() -> Iterator[list[Floor]]:
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout is not None
+    process.stdout.readline()
     yield found
     output, _ = process.communicate()
     found.append(Floor(*map(float, output.split())))

@@ -5,6 +5,7 @@ What DIR holds is an interface; these tests use nothing else to enrol.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -211,9 +212,12 @@ def test_sigterm_ends_the_kept_demo(kept: Kept) -> None:
 )
 def test_make_demo_passes_its_variables_on(variables: tuple[str, ...], arguments: str) -> None:
     """`make demo KEEP=1 DIR=... PORT=...` is `ra-gateway demo` with the options of these names."""
+    # Of the make that may have started this test nothing is to be heard.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     told = subprocess.run(
         ["make", "--dry-run", "demo", *variables],
         cwd=ROOT,
+        env=environment,
         capture_output=True,
         text=True,
         check=True,

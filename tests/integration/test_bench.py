@@ -1,0 +1,29 @@
+"""The benchmark runs and says what it promises; how fast it was is nobody's test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_the_benchmark_prints_its_table_and_writes_the_same_as_json(tmp_path: Path) -> None:
+    """A few enrolments with the memory store, both ways of confirmation."""
+    target = tmp_path / "bench.json"
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.bench.run"]
+        + ["--enrolments", "12", "--concurrency", "4", "--store", "memory", "--json", str(target)],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(target.read_text())
+    assert [row["confirmation"] for row in found["figures"]] == ["certConf", "implicit"]
+    for row in found["figures"]:
+        assert (row["store"], row["enrolments"]) == ("memory", 12)
+        assert row["floor_us"] > 0
+        assert row["gateway_cpu_us"] > row["floor_us"]
+        assert f"{row['ratio']:.2f}" in result.stdout
