@@ -211,8 +211,9 @@ def digest(hash_name: str, octets: bytes) -> bytes:
     return context.finalize()
 
 
+@lru_cache(maxsize=1024)
 def load_public_key(spki_der: bytes) -> PublicKeyTypes:
-    """Load a SubjectPublicKeyInfo.
+    """Load a SubjectPublicKeyInfo; remembered, since the key asked for comes back in the certificate.
 
     Raises:
         MalformedMessage: It does not parse.
@@ -228,14 +229,17 @@ def load_public_key(spki_der: bytes) -> PublicKeyTypes:
 
 def key_family(key: PublicKeyTypes) -> str:
     """Return which family of signature algorithms a key fits, "" if none."""
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return "ec"
-    if isinstance(key, rsa.RSAPublicKey):
-        return "rsa"
-    return next((name for kind, name in _SIMPLE_FAMILIES if isinstance(key, kind)), "")
+    return _family_of(type(key))
 
 
-_SIMPLE_FAMILIES: Final[tuple[tuple[type, str], ...]] = (
+@lru_cache(maxsize=64)
+def _family_of(kind: type) -> str:
+    return next((name for base, name in _FAMILIES if issubclass(kind, base)), "")
+
+
+_FAMILIES: Final[tuple[tuple[type, str], ...]] = (
+    (ec.EllipticCurvePublicKey, "ec"),
+    (rsa.RSAPublicKey, "rsa"),
     (ed25519.Ed25519PublicKey, "ed25519"),
     (ed448.Ed448PublicKey, "ed448"),
     (mldsa.MLDSA44PublicKey, "ml-dsa-44"),
