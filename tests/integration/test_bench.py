@@ -11,9 +11,9 @@ from pathlib import Path
 def test_the_benchmark_prints_its_table_and_writes_the_same_as_json(tmp_path: Path) -> None:
     """A few enrolments with the memory store, both ways of confirmation."""
     target = tmp_path / "bench.json"
+    few = ["--enrolments", "12", "--concurrency", "4", "--store", "memory"]
     result = subprocess.run(
-        [sys.executable, "-m", "tests.bench.run"]
-        + ["--enrolments", "12", "--concurrency", "4", "--store", "memory", "--json", str(target)],
+        [sys.executable, "-m", "tests.bench.run", *few, "--json", str(target)],
         capture_output=True,
         text=True,
         timeout=110,
