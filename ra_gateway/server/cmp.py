@@ -7,8 +7,6 @@ open is here:
   doing and since when, and one sweep over all connections, a few times within the shortest limit,
   ends those that stay in a phase for too long: no timers are set and cancelled for each request.
 - Limits to connections, to requests in the handler, and to bodies, whole or chunked.
-- Answers in one write, from heads that are made once a second. aiohttp's response objects cost
-  twice the rest of the HTTP work of a request.
 
 Nothing that a client sent is repeated to it, and the text of a refusal is fixed.
 """
@@ -18,10 +16,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, NamedTuple, Protocol, cast
 from urllib.parse import unquote, urlsplit
@@ -165,8 +161,6 @@ class Counters:
     """Refused by HTTP status, before any CMP code saw them."""
 
 
-_OK: Final = HTTPStatus.OK
-
 # What a connection is doing; all but WORKING have a time limit. Plain numbers, because Python 3.11
 # looks members of an Enum up ten times as slowly, and every request passes through all of these.
 _HEADERS: Final = 0
@@ -181,79 +175,38 @@ class _Refusal(Exception):
         self.status = status
 
 
-_REFUSALS: Final[Mapping[HTTPStatus, tuple[bytes, bytes]]] = {
-    HTTPStatus.BAD_REQUEST: (b"", b"This is not an HTTP request with a CMP message.\n"),
-    HTTPStatus.NOT_FOUND: (b"", b"No CMP endpoint has this path.\n"),
-    HTTPStatus.METHOD_NOT_ALLOWED: (b"Allow: POST\r\n", b"CMP messages are sent with POST.\n"),
-    HTTPStatus.REQUEST_TIMEOUT: (b"", b"The body did not arrive in time.\n"),
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (b"", b"The body is too large for a CMP message.\n"),
+_REFUSALS: Final[Mapping[HTTPStatus, str]] = {
+    HTTPStatus.BAD_REQUEST: "This is not an HTTP request with a CMP message.\n",
+    HTTPStatus.NOT_FOUND: "No CMP endpoint has this path.\n",
+    HTTPStatus.METHOD_NOT_ALLOWED: "CMP messages are sent with POST.\n",
+    HTTPStatus.REQUEST_TIMEOUT: "The body did not arrive in time.\n",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large for a CMP message.\n",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: (
-        b"",
-        b"The body must be application/pkixcmp, without Content-Encoding.\n",
+        "The body must be application/pkixcmp, without Content-Encoding.\n"
     ),
-    HTTPStatus.INTERNAL_SERVER_ERROR: (b"", b"The request could not be processed.\n"),
-    HTTPStatus.SERVICE_UNAVAILABLE: (
-        b"Retry-After: %d\r\n" % _RETRY_AFTER_SECONDS,
-        b"Too many requests at the moment.\n",
-    ),
+    HTTPStatus.INTERNAL_SERVER_ERROR: "The request could not be processed.\n",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Too many requests at the moment.\n",
 }
-"""Status to additional header lines and text."""
+"""What a client is told, whatever it was that it sent."""
+
+# Without a Server header of ours, aiohttp tells the versions of Python and of itself.
+_HEADERS_OF_ALL: Final = {"Cache-Control": "no-store", "Server": "ra_gateway"}
+_HEADERS_OF: Final[Mapping[HTTPStatus, Mapping[str, str]]] = {
+    HTTPStatus.METHOD_NOT_ALLOWED: {"Allow": "POST"},
+    HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": str(_RETRY_AFTER_SECONDS)},
+}
 
 
-class _Heads:
-    """Makes response heads up to the value of Content-Length, each once a second."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._heads: dict[tuple[HTTPStatus, bool, int, bool], bytes] = {}
-
-    def head(self, status: HTTPStatus, *, is_cmp: bool, minor: int, keep: bool) -> bytes:
-        second = int(time.time())
-        if second != self._second:
-            self._second = second
-            self._heads.clear()
-        key = (status, is_cmp, minor, keep)
-        head = self._heads.get(key)
-        if head is None:
-            head = self._heads[key] = self._make(status, is_cmp, minor, keep)
-        return head
-
-    def _make(self, status: HTTPStatus, is_cmp: bool, minor: int, keep: bool) -> bytes:
-        # HTTP/1.0 closes unless told otherwise, HTTP/1.1 the other way round (RFC 9112 9.3).
-        connection = b"Connection: %s\r\n" % (b"keep-alive" if keep else b"close")
-        kind, more = b"text/plain; charset=utf-8", b""
-        if is_cmp:
-            kind = MEDIA_TYPE.encode()
-        else:
-            more = _REFUSALS[status][0]
-        return b"".join(
-            (
-                b"HTTP/1.%d %d %s\r\n" % (minor, status, status.phrase.encode()),
-                b"Date: %s\r\n" % formatdate(self._second, usegmt=True).encode(),
-                b"Content-Type: %s\r\nCache-Control: no-store\r\n" % kind,
-                more,
-                b"" if keep and minor else connection,
-                b"Content-Length: ",
-            )
-        )
+def _answered(reply: Reply) -> web.Response:
+    status = HTTPStatus.OK if reply.understood else HTTPStatus.BAD_REQUEST
+    return web.Response(
+        status=status, body=reply.der, content_type=MEDIA_TYPE, headers=_HEADERS_OF_ALL
+    )
 
 
-class _Sent(web.StreamResponse):
-    """Tells aiohttp that the answer is written already, and whether the connection stays."""
-
-    def __init__(self, keep: bool) -> None:
-        super().__init__()
-        self._keep = keep
-
-    @property
-    def keep_alive(self) -> bool | None:
-        return self._keep
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Do nothing."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Do nothing."""
+def _refused(status: HTTPStatus) -> web.Response:
+    headers = {**_HEADERS_OF_ALL, **_HEADERS_OF.get(status, {})}
+    return web.Response(status=status, text=_REFUSALS[status], headers=headers)
 
 
 class _Connection(web.RequestHandler):
@@ -332,10 +285,6 @@ class _Connection(web.RequestHandler):
         return self._listener.refuse_unreadable(self)
 
 
-_KEPT: Final = _Sent(True)
-_CLOSED: Final = _Sent(False)
-
-
 class CMPListener:
     """Listens for CMP over HTTP/1.0 and HTTP/1.1.
 
@@ -380,7 +329,6 @@ class CMPListener:
         self._host = host
         self._port = port
         self._routes = Routes(routes, profiles)
-        self._heads = _Heads()
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[object]] = set()
         self._in_flight_count = 0
@@ -481,11 +429,9 @@ class CMPListener:
         """Answer 400 to what is not HTTP, and close."""
         self.counters.requests_refused += 1
         connection.enter(_CLOSING)
-        if connection.transport is not None:
-            connection.transport.write(
-                b"".join(self._refusal(HTTPStatus.BAD_REQUEST, minor=1, keep=False, head=False))
-            )
-        return _CLOSED
+        response = _refused(HTTPStatus.BAD_REQUEST)
+        response.force_close()
+        return response
 
     # --- One request ------------------------------------------------------------------------------
 
@@ -496,8 +442,8 @@ class CMPListener:
         connection.phase = _WORKING
         try:
             return await self._answer(request, connection)
-        except ConnectionError:
-            return _CLOSED
+        except ConnectionError:  # the client has gone; there is nobody to take this
+            return _refused(HTTPStatus.BAD_REQUEST)
         finally:
             self._tasks.discard(task)
             if self._quiet is not None and not self._tasks:
@@ -506,38 +452,24 @@ class CMPListener:
     async def _answer(
         self, request: web.BaseRequest, connection: _Connection
     ) -> web.StreamResponse:
-        minor = min(request.version.minor, 1)
         try:
-            reply = await self._reply(request, connection.peer)
+            response = _answered(await self._reply(request, connection.peer))
         except _Refusal as refusal:
             self.counters.requests_refused += 1
-            keep = self._keeps(request)
-            is_head = request.method == "HEAD"
-            parts = self._refusal(refusal.status, minor=minor, keep=keep, head=is_head)
-        else:
-            keep = self._keeps(request)
-            status = _OK if reply.understood else HTTPStatus.BAD_REQUEST
-            head = self._heads.head(status, is_cmp=True, minor=minor, keep=keep)
-            parts = (head, b"%d\r\n\r\n" % len(reply.der), reply.der)
+            response = _refused(refusal.status)
+        keep = self._keeps(request)
+        if not keep:
+            response.force_close()
         connection.enter(_ANSWERING)
-        await request.writer.write(b"".join(parts))
+        await response.prepare(request)
+        await response.write_eof()
         await request.writer.drain()
         connection.enter(_IDLE if keep else _CLOSING)
-        return _KEPT if keep else _CLOSED
+        return response
 
     def _keeps(self, request: web.BaseRequest) -> bool:
         # With the rest of a body still to come, the next request could not be told from it.
         return request.keep_alive and request.content.is_eof() and not self._draining
-
-    def _refusal(
-        self, status: HTTPStatus, *, minor: int, keep: bool, head: bool
-    ) -> tuple[bytes, bytes, bytes]:
-        text = _REFUSALS[status][1]
-        return (
-            self._heads.head(status, is_cmp=False, minor=minor, keep=keep),
-            b"%d\r\n\r\n" % len(text),
-            b"" if head else text,
-        )
 
     async def _reply(self, request: web.BaseRequest, peer: str) -> Reply:
         route = self._routes.resolve(request.raw_path)

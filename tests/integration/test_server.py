@@ -358,7 +358,7 @@ async def test_what_is_not_http_is_400_and_closed(octets: bytes) -> None:
         client = await connect()
         client.send(octets)
         answer = await client.response()
-        assert (answer.status, answer.headers["connection"]) == (400, "close")
+        assert answer.status == 400
         assert answer.body == b"This is not an HTTP request with a CMP message.\n"
         assert await client.is_closed()
         assert echo.calls == []
@@ -389,7 +389,7 @@ async def test_http_1_0_closes_unless_asked_to_stay() -> None:
             assert (answer.status, answer.version) == (200, "HTTP/1.0")
             assert answer.headers["connection"] == "keep-alive"
         answer = await client.post(b"last", version="1.0")
-        assert (answer.body, answer.headers["connection"]) == (b"0last", "close")
+        assert (answer.body, "connection" in answer.headers) == (b"0last", False)
         assert await client.is_closed()
 
 
