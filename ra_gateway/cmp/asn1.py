@@ -227,6 +227,52 @@ class PKMACValue:
 
 
 @asn1.sequence
+class SinglePubInfo:
+    pub_method: int
+    pub_location: asn1.TLV | Null | None
+
+
+@asn1.sequence
+class PKIPublicationInfo:
+    action: int
+    pub_infos: list[SinglePubInfo] | None
+
+
+@asn1.sequence
+class EncryptedValue:
+    """Deprecated, but still what some CAs answer with."""
+
+    intended_alg: Annotated[AlgorithmIdentifier | None, Implicit(0)]
+    symm_alg: Annotated[AlgorithmIdentifier | None, Implicit(1)]
+    enc_symm_key: Annotated[BitString | None, Implicit(2)]
+    key_alg: Annotated[AlgorithmIdentifier | None, Implicit(3)]
+    value_hint: Annotated[bytes | None, Implicit(4)]
+    enc_value: BitString
+
+
+@asn1.sequence
+class EnvelopedData:
+    """CMS (RFC 5652 6.1) as CRMF uses it: without originatorInfo and unprotectedAttrs."""
+
+    version: int
+    recipient_infos: asn1.TLV
+    encrypted_content_info: asn1.TLV
+
+
+@asn1.sequence
+class POPOPrivKeyBox:
+    """A SEQUENCE around the CHOICE POPOPrivKey, since the codec decodes no bare CHOICE: `unbox`."""
+
+    value: (
+        Annotated[Variant[BitString, Literal["thisMessage"]], Implicit(0)]
+        | Annotated[Variant[int, Literal["subsequentMessage"]], Implicit(1)]
+        | Annotated[Variant[BitString, Literal["dhMAC"]], Implicit(2)]
+        | Annotated[Variant[PKMACValue, Literal["agreeMAC"]], Implicit(3)]
+        | Annotated[Variant[EnvelopedData, Literal["encryptedKey"]], Implicit(4)]
+    )
+
+
+@asn1.sequence
 class POPOSigningKeyInput:
     """`auth_info` is either sender [0] EXPLICIT GeneralName or an untagged PKMACValue."""
 
@@ -347,6 +393,15 @@ class GenMsgContentBox:
 
 
 @asn1.sequence
+class CAKeyUpdAnnContent:
+    """Deprecated form of an announced root update."""
+
+    old_with_new: asn1.TLV
+    new_with_old: asn1.TLV
+    new_with_new: asn1.TLV
+
+
+@asn1.sequence
 class RootCaKeyUpdateContent:
     new_with_new: asn1.TLV
     new_with_old: Annotated[asn1.TLV | Null | None, Explicit(0)]
@@ -366,6 +421,12 @@ class CRLStatus:
         | Annotated[Variant[asn1.TLV, Literal["issuer"]], Explicit(1)]
     )
     this_update: UTCTime | GeneralizedTime | None
+
+
+@asn1.sequence
+class KemCiphertextInfo:
+    kem: AlgorithmIdentifier
+    ct: bytes
 
 
 @asn1.sequence
