@@ -145,7 +145,7 @@ def _dialogue(
     for column in ("base station", "", "RA gateway"):
         table.add_column(column)
     table.add_column("octets", justify="right")
-    table.add_column("what it says")
+    table.add_column("what it says", overflow="fold")
     answered = iter(events)
     for message in trace:
         sent = message.direction is Direction.sent
@@ -189,11 +189,10 @@ def _print_what_next(console: Console, directory: Path, url: str, *, keep: bool)
     console.print(f"\nFiles in [bold]{directory}[/bold]:", highlight=False)
     console.print(table)
     server, path = url.removeprefix("http://").split("/", 1)
-    console.print(
-        "\nThe same with OpenSSL's client:"
-        if keep
-        else "\nThe same with OpenSSL's client, after [bold]make demo KEEP=1 DIR=...[/bold]:"
-    )
+    console.print("\nThe same with OpenSSL's client:")
+    if not keep:  # this gateway ends now
+        directory, server = Path("/tmp/demo"), "127.0.0.1:8080"  # noqa: S108 - an example for people
+        console.print(f"  make demo KEEP=1 DIR={directory} PORT=8080 &", highlight=False)
     console.print(
         f"  cd {directory} && openssl ecparam -name prime256v1 -genkey -noout -out new.key &&\n"
         f"  openssl cmp -cmd ir -server {server} -path /{path} \\\n"
