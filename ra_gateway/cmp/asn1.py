@@ -487,7 +487,7 @@ def unbox(box: type[T], der: bytes) -> T:
 
 def boxed(box: Any) -> bytes:
     """Return the DER of the bare SEQUENCE OF inside a ...Box."""
-    return content(element(asn1.encode_der(box)))
+    return inner(asn1.encode_der(box))
 
 
 def encode(value: Any) -> bytes:
@@ -516,6 +516,17 @@ known_element = lru_cache(maxsize=4096)(element)
 def content(tlv: asn1.TLV) -> bytes:
     """Return the content octets of a TLV, without tag and length."""
     return bytes(tlv.data)
+
+
+def inner(der: bytes) -> bytes:
+    """Return the content octets of an element whose tag and length were decoded before.
+
+    Args:
+        der: One element with a tag of one octet. If it is none, what comes back is none either, and fails
+            to decode.
+    """
+    length = der[1]
+    return der[2:] if length < 0x80 else der[2 + (length & 0x7F) :]
 
 
 def tlv(tag: int, *parts: bytes) -> bytes:

@@ -200,7 +200,7 @@ class PKIMessage:
     @property
     def body_content(self) -> bytes:
         """The octets inside the body's tag."""
-        return asn1.content(asn1.element(self.body_der))
+        return asn1.inner(self.body_der)
 
 
 def assemble(

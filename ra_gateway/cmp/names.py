@@ -145,9 +145,9 @@ def directory_name(name_der: bytes) -> bytes:
 
 def name_of(general_name_der: bytes) -> bytes | None:
     """Return the Name inside a GeneralName, or None if it is another kind of GeneralName."""
-    if general_name_der[:1] != b"\xa4":
+    if general_name_der[:1] != b"\xa4" or len(general_name_der) < 2:
         return None
-    return asn1.content(asn1.element(general_name_der))
+    return asn1.inner(general_name_der)
 
 
 _SAN_TAGS: Final = {"email": 0x81, "dns": 0x82, "uri": 0x86, "ip": 0x87}
