@@ -56,11 +56,11 @@ from ra_gateway.cmp.replies import (
     reply_header,
     unreadable_reply,
 )
+from ra_gateway.cmp.requests import AuthenticatedRequest, read_confirmation, read_request
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import (
     NONCE_OCTETS,
     AuthenticatedMessage,
-    AuthenticatedRequest,
     HeaderRules,
     KnownSigner,
     Quirk,
@@ -69,8 +69,6 @@ from ra_gateway.cmp.verification import (
     authenticate_registered,
     check_message_time,
     check_version,
-    read_confirmation,
-    read_request,
 )
 from ra_gateway.errors import (
     CMPError,

@@ -1,8 +1,8 @@
-"""From a decoded message to an authenticated request: header rules, signer, protection, proof of possession.
+"""From a decoded message to an authenticated one: header rules, signer, protection.
 
-The results (`AuthenticatedMessage`, `AuthenticatedRequest`, `AuthenticatedConfirmation`) are proofs: they can be made
-only by the functions of this module that did the checking, so that a step that takes one cannot be reached
-without it. Which rules are relaxed for whom is data: `HeaderRules` from the endpoint, quirks from the domain.
+The result (`AuthenticatedMessage`) is a proof: it can be made only by the functions of this module that did the
+checking, so that a step that takes one cannot be reached without it. Which rules are relaxed for whom is data:
+`HeaderRules` from the endpoint, quirks from the domain.
 """
 
 from __future__ import annotations
@@ -13,57 +13,36 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NoReturn
 
-from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import (
     AlgorithmPolicy,
     AlgorithmRefused,
-    InvalidSignature,
     SignatureAlgorithm,
-    digest,
-    hash_algorithm,
-    key_family,
-    load_public_key,
     signature_algorithm,
-    verify_signature,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage, load_certificate
+from ra_gateway.cmp.certificates import Certificate, KeyUsage, load_certificate
 from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.messages import (
     CMP2000,
     CMP2021,
-    RA_VERIFIED,
-    CertReqMsg,
-    CertStatus,
     PKIHeader,
     PKIMessage,
-    SignaturePOP,
-    cert_confirm_content,
-    cert_req_messages,
 )
-from ra_gateway.cmp.names import NULL_DN, name_of, same_name
+from ra_gateway.cmp.names import NULL_DN, same_name
 from ra_gateway.cmp.protection import verify_protection
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.errors import (
     CMPError,
-    ConfirmationRefused,
     HeaderRefused,
     MalformedMessage,
     NotAuthorized,
     PKIFailureInfo,
-    POPRefused,
     ProtectionRefused,
-    RequestRefused,
     SignerNotTrusted,
-    TemplateRefused,
 )
 
 NONCE_OCTETS: Final = 16
 """senderNonce and transactionID of a conforming message (RFC 9483 3.1: 128 bits)."""
-
-MIN_REQUESTED_RSA_BITS: Final = 2048
-"""For new certificates, also where a domain forgives its devices an older key (TS 33.310 6.1.1)."""
 
 _MAX_SAME_NAMED_SIGNERS: Final = 3
 """Certificates with one key identifier that are tried: a renewed certificate for the same key has its twin."""
@@ -471,269 +450,6 @@ def authenticate_follower(
     raise refusal or ProtectionRefused(
         "the message is not protected by the credential that opened the transaction", rule="R35"
     )
-
-
-# --- certificate requests -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class AuthenticatedRequest:
-    """An authenticated ir, cr or kur whose one CertReqMsg is in order and whose POP verified."""
-
-    authenticated: AuthenticatedMessage
-    request: CertReqMsg
-    public_key_der: bytes
-    seal: object
-
-    def __post_init__(self) -> None:
-        _check_seal(self.seal)
-
-    @property
-    def message(self) -> PKIMessage:
-        """The message as received."""
-        return self.authenticated.message
-
-    @property
-    def signer(self) -> Certificate:
-        """The certificate that protects the message."""
-        return self.authenticated.signer
-
-    @property
-    def domain(self) -> TrustDomain:
-        """The domain that vouches for the signer."""
-        return self.authenticated.domain
-
-
-def read_request(
-    authenticated: AuthenticatedMessage, rules: HeaderRules, *, ra_verified_allowed: bool = False
-) -> AuthenticatedRequest:
-    """Read the body of an authenticated ir, cr or kur and verify proof of possession.
-
-    Args:
-        ra_verified_allowed: Whether the signer is a registered RA that may assert raVerified.
-
-    Raises:
-        RequestRefused, TemplateRefused, POPRefused, NotAuthorized, MalformedMessage.
-    """
-    message, domain = authenticated.message, authenticated.domain
-    rules = rules.relaxed_by(domain.quirks)
-    if message.body_content == asn1.tlv(0x30):
-        raise RequestRefused("no CertReqMsg, expected exactly one", rule="R46")
-    messages = cert_req_messages(message.body_content)
-    if len(messages) != 1:
-        raise RequestRefused(f"{len(messages)} CertReqMsg, expected exactly one", rule="R46")
-    request = messages[0]
-    if request.cert_req_id != 0 and Quirk.any_cert_req_id not in rules.quirks:
-        raise RequestRefused(f"certReqId {request.cert_req_id}, expected 0", rule="R47")
-    public_key_der, key = _check_template(request, domain.algorithms, rules)
-    if request.pop == RA_VERIFIED:
-        if not ra_verified_allowed:
-            raise NotAuthorized("raVerified from a device", rule="R57")
-    else:
-        _verify_pop(request, message.header, public_key_der, key, domain.algorithms, rules)
-    return AuthenticatedRequest(authenticated, request, public_key_der, _SEAL)
-
-
-def _check_template(
-    request: CertReqMsg, allowed: AlgorithmPolicy, rules: HeaderRules
-) -> tuple[bytes, PublicKeyTypes]:
-    template = request.template
-    _check_one_template(request)
-    if template.version not in (None, 2):
-        raise TemplateRefused(f"version {template.version}, expected 2 (v3)", rule="R48")
-    nameless = template.subject_der in (None, NULL_DN) and (
-        template.subject_der is None or not template.extension(ExtensionOID.subjectAltName)
-    )
-    if nameless and rules.strict and Quirk.no_subject not in rules.quirks:
-        raise TemplateRefused("no subject, and no subjectAltName in its place", rule="R51")
-    if template.reserved and rules.strict:
-        raise TemplateRefused(f"{', '.join(template.reserved)} must be absent", rule="R49")
-    if template.spki_der is None:
-        raise TemplateRefused("no publicKey: keys are not generated here", rule="R60")
-    if not asn1.decode(asn1.SubjectPublicKeyInfo, template.spki_der).subject_public_key.as_bytes():
-        raise TemplateRefused("empty publicKey: keys are not generated here", rule="R60")
-    try:
-        key = load_public_key(template.spki_der)
-        replace(
-            allowed, min_rsa_bits=max(allowed.min_rsa_bits, MIN_REQUESTED_RSA_BITS)
-        ).require_key(key, "the requested certificate has a key")
-    except AlgorithmRefused as error:
-        raise TemplateRefused(error.detail, rule="R61") from error
-    except MalformedMessage as error:
-        raise TemplateRefused(error.detail, rule="R61") from error
-    _check_no_authority(request)
-    return template.spki_der, key
-
-
-def _check_one_template(request: CertReqMsg) -> None:
-    """Refuse whatever could make a CA see another template than the one that is checked here."""
-    oids = [extension.oid for extension in request.template.extensions]
-    if twice := {oid for oid in oids if oids.count(oid) > 1}:
-        raise TemplateRefused(f"extension {', '.join(sorted(twice))} twice", rule="RFC 5280 4.2")
-    # RFC 4211 6.7 and 7.2: a template beside the template, which takes its place.
-    others = {control.type for control in (*request.controls, *request.reg_info)}
-    if others & {OID.altCertTemplate, OID.regInfoCertReq}:
-        raise TemplateRefused("a second template in controls or regInfo", rule="RFC 4211 7.2")
-
-
-def _check_no_authority(request: CertReqMsg) -> None:
-    """A device must not ask for the powers of a CA or an RA."""
-    constraints = request.template.extension(ExtensionOID.basicConstraints)
-    if constraints is not None and asn1.decode(asn1.BasicConstraints, constraints.value).ca:
-        raise NotAuthorized("a CA certificate is requested (basicConstraints)", rule="R63")
-    usage = request.template.extension(ExtensionOID.keyUsage)
-    if usage is not None:
-        bits = set(asn1.set_bits(asn1.decode(asn1.BitString, usage.value)))
-        if bits & {KeyUsage.keyCertSign, KeyUsage.cRLSign}:
-            raise NotAuthorized("keyCertSign or cRLSign is requested", rule="R63")
-    purposes = request.template.extension(ExtensionOID.extKeyUsage)
-    if purposes is not None:
-        oids = {oid.dotted_string for oid in asn1.unbox(asn1.OIDsBox, purposes.value).oids}
-        if oids & {OID.cmcRA, OID.cmcCA, OID.cmKGA}:
-            raise NotAuthorized("the extended key usage of an RA or CA is requested", rule="R63")
-
-
-def _verify_pop(
-    request: CertReqMsg,
-    header: PKIHeader,
-    public_key_der: bytes,
-    key: PublicKeyTypes,
-    allowed: AlgorithmPolicy,
-    rules: HeaderRules,
-) -> None:
-    pop = request.pop
-    if pop is None:
-        raise POPRefused("no proof of possession", rule="R53")
-    if not isinstance(pop, SignaturePOP):
-        raise POPRefused(f"proof of possession by {pop}; only signature is supported", rule="R72")
-    signed = request.cert_req_der
-    if pop.input_der is not None:
-        _check_popo_input(pop, request, header, public_key_der, rules)
-        signed = pop.input_der
-    try:
-        algorithm = signature_algorithm(pop.algorithm_der)
-        if algorithm.family == key_family(key):
-            allowed.require_signature(algorithm, "possession is proved")
-        verify_signature(algorithm, key, pop.signature, signed)
-    except InvalidSignature as error:
-        raise POPRefused(
-            "the signature does not verify with the requested key", rule="R54"
-        ) from error
-    except AlgorithmRefused as error:
-        # An algorithm of another kind than the key is a wrong proof; a weak one is a bad algorithm.
-        mismatch = error.rule == "R18"
-        raise POPRefused(
-            error.detail,
-            fail_info=PKIFailureInfo.badPOP if mismatch else PKIFailureInfo.badAlg,
-            rule="R54" if mismatch else "R146",
-        ) from error
-
-
-def _check_popo_input(
-    pop: SignaturePOP,
-    request: CertReqMsg,
-    header: PKIHeader,
-    public_key_der: bytes,
-    rules: HeaderRules,
-) -> None:
-    if rules.strict:
-        raise POPRefused("poposkInput is not allowed (RFC 9483 4.1.1)", rule="R56")
-    if request.template.subject_der not in (None, NULL_DN) and request.template.spki_der:
-        # RFC 4211 4.1: with subject and publicKey present, the CertRequest itself is to be signed.
-        raise POPRefused("poposkInput although the template has subject and publicKey", rule="R56")
-    if pop.public_key_der != public_key_der:
-        raise POPRefused("poposkInput names another key than the template", rule="R56")
-    if pop.auth_info_der[:1] != b"\xa0":
-        raise POPRefused("poposkInput with a MAC; only sender is supported", rule="R56")
-    named = name_of(asn1.content(asn1.element(pop.auth_info_der)))
-    sender = header.sender_name_der
-    if named is None or sender is None or not same_name(named, sender):
-        raise POPRefused("poposkInput names another sender than the header", rule="R56")
-
-
-# --- confirmation ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class AuthenticatedConfirmation:
-    """A certConf by the right signer whose certHash fits the certificate that was relayed."""
-
-    authenticated: AuthenticatedMessage
-    status: CertStatus
-    seal: object
-
-    def __post_init__(self) -> None:
-        _check_seal(self.seal)
-
-
-def read_confirmation(
-    authenticated: AuthenticatedMessage,
-    certificate: Certificate,
-    *,
-    response_nonce: bytes,
-    cert_req_id: int,
-) -> AuthenticatedConfirmation:
-    """Read the body of an authenticated certConf and check it against the issued certificate.
-
-    Args:
-        response_nonce: senderNonce of the ip, cp or kup.
-        cert_req_id: As in the request.
-
-    Raises:
-        HeaderRefused: badRecipientNonce, or not exactly one CertStatus (badRequest).
-        ConfirmationRefused: It does not fit.
-        MalformedMessage: It does not parse.
-    """
-    header = authenticated.message.header
-    if header.recip_nonce != response_nonce:
-        raise HeaderRefused(
-            "recipNonce is not the senderNonce of the response",
-            fail_info=PKIFailureInfo.badRecipientNonce,
-            rule="R8",
-        )
-    statuses = cert_confirm_content(authenticated.message.body_content)
-    if len(statuses) != 1:
-        raise HeaderRefused(f"{len(statuses)} CertStatus, expected exactly one", rule="R106")
-    status = statuses[0]
-    if status.cert_req_id != cert_req_id:
-        raise ConfirmationRefused(
-            f"certReqId {status.cert_req_id}, expected {cert_req_id}",
-            fail_info=PKIFailureInfo.badRequest,
-            rule="R107",
-        )
-    if status.takes_certificate and status.status_info is not None and status.status_info.fail_info:
-        raise ConfirmationRefused(
-            "accepted, but with failInfo", fail_info=PKIFailureInfo.badRequest, rule="R108"
-        )
-    hash_name = _cert_hash_name(status, certificate, header)
-    if digest(hash_name, certificate.der) != status.cert_hash:
-        raise ConfirmationRefused(
-            f"certHash is not the {hash_name} of the issued certificate", rule="R102"
-        )
-    return AuthenticatedConfirmation(authenticated, status, _SEAL)
-
-
-def _cert_hash_name(status: CertStatus, certificate: Certificate, header: PKIHeader) -> str:
-    if status.hash_alg is None:
-        return cert_hash_name(certificate)
-    if header.pvno != CMP2021:
-        raise ConfirmationRefused(
-            f"hashAlg with pvno {header.pvno}; it needs 3",
-            fail_info=PKIFailureInfo.badRequest,
-            rule="R103",
-        )
-    name = hash_algorithm(status.hash_alg)
-    if name in ("md5", "sha1"):
-        raise ConfirmationRefused(
-            f"certHash by {name}", fail_info=PKIFailureInfo.badAlg, rule="R103"
-        )
-    return name
-
-
-def cert_hash_name(certificate: Certificate) -> str:
-    """Return the hash for certHash where none is named (RFC 9810 5.3.18, RFC 9481 3.3)."""
-    # ML-DSA has no hash of its own; implementations in the field use SHA-512 then.
-    return certificate.signature_algorithm.hash_name or "sha512"
 
 
 # --- answers of a CA ------------------------------------------------------------------------------------------

@@ -54,13 +54,13 @@ from ra_gateway.cmp.names import (
 )
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
+from ra_gateway.cmp.requests import cert_hash_name
 from ra_gateway.cmp.trust import DomainKind, Path, TrustDomain
 from ra_gateway.cmp.verification import (
     NONCE_OCTETS,
     HeaderRules,
     Strictness,
     authenticate_answer,
-    cert_hash_name,
     check_answer_header,
     check_header,
     check_version,
@@ -71,7 +71,7 @@ from ra_gateway.keys import KeySigner
 _RULES: Final = HeaderRules(strictness=Strictness.lenient)
 _NULL: Final = b"\x05\x00"
 
-_TODO: Final = {
+_ADVICE: Final = {
     PKIFailureInfo.signerNotTrusted: "The root of the device's certificate must be an anchor of a trust "
     "domain there, the certificate within its validity, and the chain in extraCerts",
     PKIFailureInfo.badMessageCheck: "Check that certificate and private key of the device belong together",
@@ -119,7 +119,7 @@ class EnrollmentRefused(EnrollmentFailed):
         if doubt:
             text += f" (not authenticated: {doubt})"
         super().__init__(
-            text, next((_TODO[bit] for bit in status_info.fail_info if bit in _TODO), "")
+            text, next((_ADVICE[bit] for bit in status_info.fail_info if bit in _ADVICE), "")
         )
 
     @property

@@ -41,19 +41,21 @@ from ra_gateway.cmp.replies import (
     reply_header,
     unreadable_reply,
 )
+from ra_gateway.cmp.requests import (
+    AuthenticatedConfirmation,
+    AuthenticatedRequest,
+    read_confirmation,
+    read_request,
+)
 from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.cmp.verification import (
     NONCE_OCTETS,
-    AuthenticatedConfirmation,
-    AuthenticatedRequest,
     KnownSigner,
     authenticate,
     authenticate_follower,
     check_header,
     check_message_time,
     check_version,
-    read_confirmation,
-    read_request,
 )
 from ra_gateway.errors import (
     CMPError,

@@ -38,8 +38,8 @@ from ra_gateway.cmp.names import (
     rfc4514,
     same_name,
 )
+from ra_gateway.cmp.requests import AuthenticatedRequest
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import AuthenticatedRequest
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
 from ra_gateway.ra.ports import InventoryEntry
 

@@ -48,7 +48,7 @@ from ra_gateway.cmp.messages import (
     cert_rep_message,
 )
 from ra_gateway.cmp.protection import Credential, protect
-from ra_gateway.cmp.verification import cert_hash_name
+from ra_gateway.cmp.requests import cert_hash_name
 from ra_gateway.device.enrollment import DeviceIdentity, Enrollment, RequestOptions
 from ra_gateway.device.factory import Vendor
 from tests.support.redis_server import RedisServer

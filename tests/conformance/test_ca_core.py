@@ -50,11 +50,7 @@ from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import (
-    HeaderRules,
-    authenticate_answer,
-    check_answer_header,
-)
+from ra_gateway.cmp.verification import HeaderRules, authenticate_answer, check_answer_header
 from ra_gateway.errors import (
     PKIFailureInfo,
     StoreUnavailable,

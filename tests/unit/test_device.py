@@ -36,8 +36,9 @@ from ra_gateway.cmp.names import (
     general_names_der,
 )
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, reply_header
+from ra_gateway.cmp.requests import read_request
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import HeaderRules, authenticate, read_request
+from ra_gateway.cmp.verification import HeaderRules, authenticate
 from ra_gateway.device import client
 from ra_gateway.device.enrollment import (
     AnswerUntrusted,

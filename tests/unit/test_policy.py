@@ -17,14 +17,8 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import CertTemplate, PKIMessage
 from ra_gateway.cmp.names import attributes, escape_rfc4514, from_rfc4514, rfc4514
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.cmp.verification import (
-    AuthenticatedConfirmation,
-    AuthenticatedMessage,
-    AuthenticatedRequest,
-    HeaderRules,
-    authenticate,
-    read_request,
-)
+from ra_gateway.cmp.requests import AuthenticatedConfirmation, AuthenticatedRequest, read_request
+from ra_gateway.cmp.verification import AuthenticatedMessage, HeaderRules, authenticate
 from ra_gateway.errors import CMPError, MalformedMessage, NotAuthorized, TemplateRefused
 from ra_gateway.ra.policy import (
     AuthorizedRequest,
