@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup openssl fmt lint types contracts test demo bench clean
+.PHONY: help setup openssl softhsm postgresql fmt lint types contracts test demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,13 @@ openssl:
 	@openssl cmp -help >/dev/null 2>&1 \
 	  || { echo "error: $$(openssl version) has no 'cmp' command; the tests need OpenSSL 3.0 or newer." >&2; exit 1; }
 
+softhsm:
+	@command -v softhsm2-util >/dev/null || { $(call apt,softhsm2); }
+
+postgresql:
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null \
+	  || { $(call apt,postgresql); }
+
 fmt: setup  ## Format the code and apply the safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -55,7 +62,7 @@ types: setup  ## Check types (mypy strict)
 contracts: setup  ## Check which module may import which
 	$(BIN)/lint-imports --no-cache
 
-test: setup openssl lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
+test: setup openssl softhsm postgresql lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 demo: setup  ## Enrol and renew a simulated base station (KEEP=1 leaves it serving; DIR=..., PORT=...)

@@ -83,8 +83,6 @@ QUIRKS: Final[Mapping[QuirkName, str]] = {
 }
 
 BodyName = Literal["ir", "cr", "kur"]
-PrivilegeName = Literal["issue", "update", "revoke"]
-CAProfileName = Literal["ne_ipsec", "ne_tls"]
 
 PLACEHOLDERS: Final = ("cn", "serial_number", "o", "ou", "serial")
 """What templates take from a vendor certificate: four subject attributes and its serial number."""
@@ -301,6 +299,16 @@ def _redis_url(text: str) -> str:
     return text
 
 
+def _database_url(text: str) -> str:
+    parts = urlsplit(_url(text, ("postgresql",)))
+    if parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True):
+        raise _wrong(
+            "holds a password",
+            "Write the URL to a file of mode 0600 and name that file in ledger_url_path instead.",
+        )
+    return text
+
+
 def _endpoint_path(path: str) -> str:
     if not re.fullmatch(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*", path) or "//" in path:
         raise _wrong(
@@ -316,6 +324,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 PublicPath = Annotated[Path, AfterValidator(_public_file)]
 SecretPath = Annotated[Path, AfterValidator(_secret_file)]
 DN = Annotated[str, AfterValidator(_dn)]
+
+
+Row = TypeVar("Row")
+Named = Mapping[Name, Row]
 
 
 class _Table(BaseModel):
@@ -484,7 +496,9 @@ class RAConfig(_Table):
         "operator root that devices receive.",
     )
     key_path: SecretPath = Field(
-        repr=False, description="Its private key, PEM (PKCS#8); mode 0600."
+        repr=False,
+        description="Its private key, PEM (PKCS#8), or one line that names a key in an HSM "
+        "(docs/hsm.md); mode 0600.",
     )
     key_password_path: SecretPath | None = Field(
         default=None,
@@ -727,17 +741,146 @@ class CMPHTTPUpstream(_Upstream):
 UpstreamConfig = BundledUpstream | CMPHTTPUpstream
 
 
-class RegistrationAuthorityConfig(_Table):
-    """One RA that the bundled CA takes requests from; nobody else is heard."""
+class CAClientConfig(_Table):
+    """Client mode: devices that speak to the CA themselves, each a registered end entity."""
 
-    name: Name = Field(description="Name in the ledger and the log.")
-    certificate_paths: tuple[PublicPath, ...] = Field(
+    paths: tuple[Annotated[str, AfterValidator(_endpoint_path)], ...] = Field(
+        default=("/client",),
         min_length=1,
-        description="The RA's certificates, PEM: one, or the old and the new during a change.",
+        description="URL paths of `ra-gateway ca serve` that are client mode's; below them the "
+        "operation labels of RFC 9483 are served too.",
     )
-    privileges: tuple[PrivilegeName, ...] = Field(
-        default=("issue", "update"),
-        description='What it may have the CA do: "issue" (ir, cr), "update" (kur), "revoke" (rr).',
+    vendors: tuple[str, ...] = Field(
+        min_length=1,
+        description="Names of the `[vendors.<name>]` whose devices may ask for a first "
+        "certificate; of those tables anchors, intermediates, algorithms and quirks count here.",
+    )
+    identity_from: Literal["serial_number", "cn"] = Field(
+        default="serial_number",
+        description="Subject attribute of the vendor certificate that names the end entity.",
+    )
+    implicit_confirm: bool = Field(
+        default=False,
+        description="Whether a device that asks for it may do without certConf; TS 33.310 always "
+        "has certConf.",
+    )
+    strictness: Literal["lenient", "3gpp", "strict"] = Field(
+        default="3gpp",
+        description='"lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, '
+        '"strict" follows RFC 9483 to the letter. No setting weakens authentication.',
+    )
+
+
+class CAStatusConfig(_Table):
+    """The status listener: CRLs, OCSP and CA certificates, over HTTP, for everybody."""
+
+    listen_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to listen on. The default is reachable from this machine only.",
+    )
+    listen_port: int = Field(
+        default=8082,
+        ge=0,
+        le=65535,
+        description="TCP port; 0 takes a free one. The default is the one beside the CA's.",
+    )
+    max_connections: int = Field(
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="Most open connections; further ones are closed at once.",
+    )
+    crl_hours: int = Field(
+        default=24,
+        ge=1,
+        le=8760,
+        description="From one full CRL to the next, in hours. The default is the usual one of CAs.",
+    )
+    overlap_hours: int = Field(
+        default=24,
+        ge=1,
+        le=8760,
+        description="How long a full CRL stays valid after its successor is due, in hours: so long "
+        "may the CA be away before verifiers miss it.",
+    )
+    delta_minutes: int = Field(
+        default=0,
+        ge=0,
+        le=10_080,
+        description="From one delta CRL to the next, in minutes; a revocation makes one at once. 0 "
+        "makes none, and each revocation a full CRL, which is right up to some 10,000 revoked.",
+    )
+    check_seconds: Seconds = Field(
+        default=5.0,
+        ge=0.1,
+        le=3600,
+        description="From one look for revocations to the next, in seconds, and so the least time "
+        "between two CRLs.",
+    )
+    ocsp: bool = Field(default=True, description="Whether OCSP is answered.")
+    ocsp_validity_minutes: int = Field(
+        default=60,
+        ge=1,
+        le=10_080,
+        description="How long clients and caches may keep an OCSP answer, in minutes.",
+    )
+
+
+class CAProfileConfig(_Table):
+    """A certificate profile of your own: a built-in one, and what is different.
+
+    Usages and attributes go by name (digitalSignature, serverAuth, CN) or dotted number. What is left out is as in
+    `base`. `{issuer}` in a URL stands for the issuing CA's key identifier.
+    """
+
+    base: Name = Field(
+        description="The built-in profile to start from; `ra-gateway ca profiles` lists them."
+    )
+    validity_days: int | None = Field(
+        default=None, ge=1, le=3650, description="Longest validity, in days."
+    )
+    key_usage: tuple[str, ...] | None = Field(
+        default=None, description="Key usages every certificate has."
+    )
+    extended_key_usage: tuple[str, ...] | None = Field(
+        default=None, description="Extended key usages given when none is asked for."
+    )
+    allowed_extended_key_usage: tuple[str, ...] | None = Field(
+        default=None, description="Extended key usages that may be asked for."
+    )
+    key_kinds: tuple[str, ...] | None = Field(
+        default=None, description="Kinds of key that are certified."
+    )
+    required_subject: tuple[str, ...] | None = Field(
+        default=None, description="Attributes the subject must have."
+    )
+    allowed_subject: tuple[str, ...] | None = Field(
+        default=None, description="Attributes the subject may have."
+    )
+    san: tuple[str, ...] | None = Field(
+        default=None, description='Kinds of SubjectAltName, like ["dns", "ip"].'
+    )
+    san_required: bool | None = Field(
+        default=None, description="Whether there must be a SubjectAltName."
+    )
+    san_max: int | None = Field(
+        default=None, ge=1, le=100, description="Most names in the SubjectAltName."
+    )
+    crl_urls: tuple[str, ...] | None = Field(
+        default=None, description="URLs of the CRL, in place of `ca.crl_url`."
+    )
+    delta_crl_url: str | None = Field(
+        default=None, description='URL of the delta CRL; "" leaves it out.'
+    )
+    ocsp_url: str | None = Field(
+        default=None, description='URL of the OCSP responder; "" leaves it out.'
+    )
+    ca_issuers_url: str | None = Field(
+        default=None, description='URL of the issuing CA\'s certificate; "" leaves it out.'
+    )
+    certificate_policies: tuple[str, ...] | None = Field(
+        default=None, description="Certificate policies, dotted numbers."
     )
 
 
@@ -745,21 +888,37 @@ class CAConfig(_Table):
     """The bundled CA; needed by an upstream of kind bundled and by `ra-gateway ca serve`."""
 
     directory_path: Annotated[Path, AfterValidator(_ca_directory)] = Field(
-        description="Directory with root.pem, issuing.pem, issuing.key, cmp.pem and cmp.key; the "
-        "keys of mode 0600. The root's key is not needed here.",
+        description="Directory with root.pem and certificates and keys of issuing CA, CMP signer "
+        "and OCSP signer, as `ra-gateway ca create` makes them; the keys of mode 0600. The root's "
+        "key is not needed here.",
     )
-    ledger_path: Annotated[Path, AfterValidator(_written_file)] = Field(
+    ledger_path: Annotated[Path, AfterValidator(_written_file)] | None = Field(
+        default=None,
         description="SQLite file of everything issued; made at the first start. Its directory "
-        "must exist.",
+        "must exist. For one machine; several need PostgreSQL and `ledger_url_path`.",
+    )
+    ledger_url_path: SecretPath | None = Field(
+        default=None,
+        repr=False,
+        description="File that holds the URL of a PostgreSQL database, like "
+        "postgresql://ca:password@db.example.net/ledger; mode 0600. In place of `ledger_path`.",
+    )
+    ledger_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
+        default=None,
+        repr=False,
+        description="The URL itself; only without a password. In place of `ledger_url_path`.",
     )
     key_password_path: SecretPath | None = Field(
         default=None,
         repr=False,
-        description="File with the password of both keys; mode 0600. Without it they must be "
-        "unencrypted.",
+        description="File with the password of the keys; mode 0600. Without it they must be "
+        "unencrypted, or in an HSM.",
     )
-    profile: CAProfileName = Field(
-        default="ne_ipsec", description="Certificate profile of TS 33.310 6.1 for what is issued."
+    profile: Name = Field(
+        default="ne_ipsec",
+        description="Certificate profile of what is issued unless a role or an end entity says "
+        "otherwise: a built-in one of TS 33.310 6.1 (`ra-gateway ca profiles` lists them) or one "
+        "of `[ca.profiles]`.",
     )
     validity_days: int = Field(
         default=365,
@@ -773,21 +932,76 @@ class CAConfig(_Table):
         description="URL of the CRL, http, put into every certificate as its distribution point; "
         "without it the extension is left out.",
     )
+    delta_crl_url: Annotated[str, AfterValidator(_crl_url)] | None = Field(
+        default=None,
+        description="URL of the delta CRL, http, put into full CRLs and certificates (freshestCRL).",
+    )
+    ocsp_url: Annotated[str, AfterValidator(_crl_url)] | None = Field(
+        default=None, description="URL of the OCSP responder, http, put into every certificate."
+    )
+    ca_issuers_url: Annotated[str, AfterValidator(_crl_url)] | None = Field(
+        default=None,
+        description="URL of the issuing CA's certificate, http, put into every certificate.",
+    )
     confirm_wait_seconds: WholeSeconds = Field(
         default=300,
         ge=1,
         le=86_400,
         description="How long the CA awaits certConf, in seconds: it says so in its answers, the "
-        "gateway passes that on to devices, and a certificate not confirmed by then counts as "
-        "rejected. The default is that of the endpoints.",
+        "gateway passes that on to devices, and a certificate not confirmed by then is revoked. "
+        "The default is that of the endpoints.",
     )
-    registration_authorities: tuple[RegistrationAuthorityConfig, ...] = Field(
-        min_length=1, description="The RAs it takes requests from."
+    reenroll: Literal["allow", "deny", "window"] = Field(
+        default="allow",
+        description="Whether a device that holds a confirmed, valid certificate may ask for a "
+        'first one again (ir), as after a factory reset: "window" lets it for '
+        "`reenroll_window_hours` after it was first seen or registered, or as long as "
+        "`ra-gateway ca entity open` says.",
+    )
+    reenroll_window_hours: int = Field(
+        default=24,
+        ge=1,
+        le=8760,
+        description='For `reenroll = "window"`, in hours. The default is a day of commissioning.',
+    )
+    unique_key: bool = Field(
+        default=True,
+        description="Whether a key that a living certificate of another end entity has is refused "
+        "(duplicateCertReq).",
+    )
+    revoke_superseded: bool = Field(
+        default=False,
+        description="Whether the old certificate is revoked (superseded) as soon as its renewal "
+        "is confirmed; otherwise it stays valid until it expires.",
+    )
+    profiles: Named[CAProfileConfig] = Field(
+        default={}, description="Certificate profiles of your own."
+    )
+    client: CAClientConfig | None = Field(
+        default=None, description="Client mode; without it only RAs are heard."
+    )
+    status: CAStatusConfig | None = Field(
+        default=None,
+        description="The status listener, and the making of CRLs; without it there are neither.",
     )
     server: CAServerConfig = Field(
         default=CAServerConfig(),
         description="The HTTP listener of `ra-gateway ca serve`; unused in process.",
     )
+
+    @property
+    def database(self) -> Path | str:
+        """Return where the ledger is: a file, or the URL of a database.
+
+        Raises:
+            OSError: The file with the URL cannot be read.
+        """
+        if self.ledger_url_path is not None:
+            return self.ledger_url_path.read_text().strip()
+        if self.ledger_url is not None:
+            return self.ledger_url
+        assert self.ledger_path is not None  # one of the three: _check_ledger
+        return self.ledger_path
 
 
 class EndpointConfig(_Table):
@@ -865,10 +1079,6 @@ class EndpointConfig(_Table):
         return tuple(_url_paths(self.paths, self.profiles))
 
 
-Row = TypeVar("Row")
-Named = Mapping[Name, Row]
-
-
 class GatewayConfig(_Table):
     """Everything one gateway process is told."""
 
@@ -896,9 +1106,12 @@ class GatewayConfig(_Table):
 
 
 class CAServiceConfig(_Table):
-    """What `ra-gateway ca serve` is told: `[log]` and `[ca]`, alone or in a gateway's file."""
+    """What `ra-gateway ca serve` is told: `[log]`, `[ca]`, `[vendors]`, alone or in a gateway's file."""
 
     log: LogConfig = Field(default=LogConfig(), description="Logging.")
+    vendors: Named[VendorConfig] = Field(
+        default={}, description="The manufacturers' trust domains, for client mode."
+    )
     ca: CAConfig = Field(description="The bundled CA.")
 
 
@@ -1123,18 +1336,24 @@ def _check_bundled_ca(raw: _Raw) -> Iterator[Problem]:
                 )
 
 
-def _check_registered_names(raw: _Raw) -> Iterator[Problem]:
-    registered = _table(raw, "ca").get("registration_authorities")
-    seen: set[str] = set()
-    for index, entry in enumerate(registered if isinstance(registered, list) else ()):
-        name = str(_table(entry).get("name", ""))
-        if name and name in seen:
-            yield Problem(
-                f"ca.registration_authorities[{index}].name",
-                "is the name of another one",
-                "Choose another name, or list all certificates of that RA in one entry.",
-            )
-        seen.add(name)
+def _check_ledger(raw: _Raw) -> Iterator[Problem]:
+    ca = _table(raw, "ca")
+    given = [key for key in ("ledger_path", "ledger_url_path", "ledger_url") if key in ca]
+    if ca and not given:
+        yield Problem(
+            "ca.ledger_path",
+            "is required, unless ledger_url_path or ledger_url is given",
+            "Name a SQLite file, or in ledger_url_path a file with the URL of a PostgreSQL database.",
+        )
+    if len(given) > 1:
+        yield Problem(f"ca.{given[1]}", f"is given together with {given[0]}", "Leave one of them.")
+
+
+def _check_ca_client(raw: _Raw) -> Iterator[Problem]:
+    vendors = _table(raw, "vendors")
+    for index, vendor in enumerate(_strings(_table(raw, "ca", "client").get("vendors"))):
+        if vendor not in vendors:
+            yield _unknown_name(f"ca.client.vendors[{index}]", "vendor", "vendors", vendor, vendors)
 
 
 _RULES: Final[tuple[Callable[[_Raw], Iterator[Problem]], ...]] = (
@@ -1146,7 +1365,8 @@ _RULES: Final[tuple[Callable[[_Raw], Iterator[Problem]], ...]] = (
     _check_duplicate_urls,
     _check_times,
     _check_bundled_ca,
-    _check_registered_names,
+    _check_ledger,
+    _check_ca_client,
 )
 
 # --- Reading --------------------------------------------------------------------------------------
@@ -1187,7 +1407,13 @@ def load_ca(path: Path, *, check_files: bool = True) -> CAServiceConfig:
         for key, value in _tables(_read(path), path.name).items()
         if key in CAServiceConfig.model_fields or key not in GatewayConfig.model_fields
     }
-    return _validate(CAServiceConfig, raw, (_check_registered_names,), path.parent, check_files)
+    return _validate(
+        CAServiceConfig,
+        raw,
+        (_check_reserved_names, _check_ledger, _check_ca_client),
+        path.parent,
+        check_files,
+    )
 
 
 def _read(path: Path) -> str:

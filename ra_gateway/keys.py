@@ -1,14 +1,15 @@
-"""Private keys and certificates from files, and signing with a key that is in memory."""
+"""Private keys and certificates from files, and signing: in memory, or in the HSM that a file names."""
 
 from __future__ import annotations
 
 import base64
 import os
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from ra_gateway import pkcs11
 from ra_gateway.cmp.algorithms import (
     SignatureAlgorithm,
     certificate_hash,
@@ -32,12 +34,14 @@ from ra_gateway.cmp.certificates import Certificate, key_identifier
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError, Problem
 
+T = TypeVar("T")
+
 
 class KeySigner:
-    """Signs with a private key held in memory (`ra_gateway.cmp.protection.Signer`).
+    """Signs with a private key (`ra_gateway.cmp.protection.Signer`); in a thread if it is in an HSM.
 
     Args:
-        private_key: Of `cryptography`: RSA, EC, Ed25519, Ed448 or ML-DSA.
+        private_key: Of `cryptography`: RSA, EC, Ed25519, Ed448 or ML-DSA; or from `ra_gateway.pkcs11`.
         algorithm: What to sign with; by default what fits the key.
     """
 
@@ -45,6 +49,7 @@ class KeySigner:
         self._key = private_key
         self._algorithm = algorithm or default_algorithm(private_key.public_key())
         self._arguments = signing_arguments(self._algorithm)
+        self._elsewhere = signs_elsewhere(private_key)
 
     @property
     def algorithm(self) -> SignatureAlgorithm:
@@ -52,12 +57,41 @@ class KeySigner:
         return self._algorithm
 
     async def sign(self, octets: bytes) -> bytes:
-        """Return the signature over the octets."""
-        signature: bytes = self._key.sign(octets, *self._arguments)
+        """Return the signature over the octets.
+
+        Raises:
+            ServiceFailure: The HSM does not sign, or not in time.
+        """
+        signature: bytes
+        if self._elsewhere:
+            signature = await pkcs11.in_thread(
+                self._key.sign, octets, *self._arguments, seconds=pkcs11.ANSWER_SECONDS
+            )
+        else:
+            signature = self._key.sign(octets, *self._arguments)
         return signature
 
     def __repr__(self) -> str:
         return f"<KeySigner {self._algorithm.name}>"
+
+
+def signs_elsewhere(private_key: Any) -> bool:
+    """Tell whether signing with a key waits for another device, and must not be done in the event loop."""
+    return isinstance(private_key, pkcs11.HSMKey)
+
+
+async def call_signing(private_key: Any, call: Callable[..., T], *arguments: Any) -> T:
+    """Call something that signs with a key, in a thread if the key is in an HSM.
+
+    Args:
+        private_key: The key that `call` uses; `call` gets only `arguments`.
+
+    Raises:
+        ServiceFailure: The HSM does not sign.
+    """
+    if signs_elsewhere(private_key):
+        return await pkcs11.in_thread(call, *arguments)
+    return call(*arguments)
 
 
 def load_certificates(path: Path, setting: str) -> tuple[Certificate, ...]:
@@ -88,13 +122,19 @@ def load_certificates(path: Path, setting: str) -> tuple[Certificate, ...]:
 
 
 def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
-    """Read a private key from a PEM file.
+    """Read a private key from a PEM file, or find the one in an HSM that the file names.
+
+    Args:
+        path: PEM, PKCS#8; or one line, a URI that begins with `pkcs11:` (`ra_gateway.pkcs11.load`).
+        password: Decrypts a PEM file; of no use for an HSM, whose PIN has a file of its own.
 
     Raises:
-        ConfigError: It cannot be read or decrypted. The text never contains key or password.
+        ConfigError: It cannot be read, decrypted or found. The text never contains key, password or PIN.
     """
     try:
-        return load_pem_private_key(path.read_bytes(), password)
+        octets = path.read_bytes()
+        if not octets.startswith(pkcs11.SCHEME.encode()):
+            return load_pem_private_key(octets, password)
     except (OSError, ValueError, TypeError) as error:
         reason = (
             error.strerror if isinstance(error, OSError) else "not a PEM key, or wrong password"
@@ -104,10 +144,13 @@ def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
                 Problem(
                     setting,
                     f"no private key can be read from {path}: {reason}",
-                    "Give a PKCS#8 PEM file, and its password file if it is encrypted",
+                    "Give a PKCS#8 PEM file, and its password file if it is encrypted; "
+                    "or a file with the pkcs11: URI of a key in an HSM",
                 )
             ]
         ) from error
+    # What is not ASCII has no place in a URI, and is refused there.
+    return pkcs11.load(octets.decode("ascii", "replace").rstrip(), path.parent, setting)
 
 
 def make_credential(
@@ -266,7 +309,76 @@ def write_private_key(path: Path, private_key: Any, password: bytes | None = Non
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     encryption = NoEncryption() if password is None else BestAvailableEncryption(password)
-    octets = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+    _write_secret(path, private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+
+
+def _write_secret(path: Path, octets: bytes) -> None:
     # Created with its mode, not given it afterwards: there is no moment at which others can open it.
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(octets)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_key_reference(path: Path, uri: str) -> None:
+    """Write a new key file that names a private key in an HSM; only its owner can read it.
+
+    Raises:
+        ConfigError: The URI is not one that `load_private_key` would take.
+        FileExistsError: The file is there already; nothing is ever overwritten.
+    """
+    pkcs11.read_reference(uri, path.parent, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_secret(path, f"{uri}\n".encode())
+
+
+def new_key(path: Path, kind: str, *, password: bytes | None, uri: str | None = None) -> Any:
+    """Make a private key in a new file, or in an HSM with a new file that names it.
+
+    Args:
+        kind: Out of `KEY_KINDS`; in an HSM out of `ra_gateway.pkcs11.HSM_KEY_KINDS`.
+        password: Encrypts the file; of no use for an HSM.
+        uri: Names token and key in the HSM; without it the key itself is in the file.
+
+    Returns:
+        The private key.
+
+    Raises:
+        ConfigError: The HSM cannot be used, or has such a key already; or no key of this kind is made.
+        FileExistsError: The file is there already; a key is never overwritten.
+    """
+    if uri is None:
+        if kind not in KEY_KINDS:
+            raise ConfigError(
+                [Problem(str(path), f"no key of kind {kind}", f"Use one of {', '.join(KEY_KINDS)}")]
+            )
+        private_key = KEY_KINDS[kind]()
+        write_private_key(path, private_key, password)
+        return private_key
+    # The file first: a key in the HSM that nothing names would be in the way of the next attempt.
+    write_key_reference(path, uri)
+    try:
+        return pkcs11.generate(uri, kind, path.parent, str(path))
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def change_password(path: Path, old: bytes | None, new: bytes | None) -> None:
+    """Encrypt a key file with another password; at every moment the file is the old or the new one.
+
+    Args:
+        old, new: None for a file that is not encrypted.
+
+    Raises:
+        ConfigError: The key cannot be read with the old password, or is in an HSM.
+        OSError: The directory cannot be written to; the file is as it was.
+    """
+    private_key = load_private_key(path, old, str(path))
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    write_private_key(beside, private_key, new)
+    try:
+        beside.replace(path)
+    except OSError:
+        beside.unlink()
+        raise

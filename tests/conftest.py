@@ -10,7 +10,12 @@ from hypothesis import settings
 
 from tests.support.pki import OperatorPKI, VendorPKI, make_operator_pki, make_vendor_pki
 
-pytest_plugins = ["tests.support.fixtures_redis", "tests.support.no_skips"]
+pytest_plugins = [
+    "tests.support.fixtures_postgres",
+    "tests.support.fixtures_redis",
+    "tests.support.no_skips",
+    "tests.support.softhsm",
+]
 
 # No deadline: on a busy machine it says nothing about the example. The same examples on every run,
 # so that what fails for one fails for all; HYPOTHESIS_PROFILE=explore looks further.

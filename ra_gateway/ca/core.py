@@ -1,52 +1,84 @@
-"""The CA's CMP responder in RA mode: it hears registered RAs, and through them (nested) their devices.
+"""The CA's CMP responder: registered RAs on one side (RA mode), devices themselves on the other (client mode).
 
 How a message walks through here, from top to bottom of `BundledCA`:
 
-    1 decode          bytes -> PKIMessage                                        badDataFormat
-    2 receive         protected by a registered RA's exact certificate; time     signerNotTrusted, notAuthorized
-    3 unwrap          nested: the one message inside, its IDs equal              badRequest, badSenderNonce
-    4 authorise       the RA's privilege; nested: the device's own protection    notAuthorized
-    5 read            one CertReqMsg, template, proof of possession              badPOP, badCertTemplate
-    6 once            a repeat gets the stored answer, another request none      transactionIdInUse
-    7 renew           kur: the old certificate, and names equal to its           badCertId, badCertTemplate
-    8 issue           `Issuer.issue`: reserve, build, check, sign, store
+    1 decode          bytes -> PKIMessage                                           badDataFormat
+    2 receive         RA mode: protected by a registered RA's exact certificate     signerNotTrusted, notAuthorized
+                      nested: the one message inside, its IDs equal                 badRequest, badSenderNonce
+    3 authenticate    the device's own protection, where it is the device's:        signerNotTrusted, badMessageCheck
+                      a vendor certificate or a living one of ours
+    4 authorise       the role's privilege and profiles; the end entity             notAuthorized
+    5 read            one CertReqMsg, template, proof of possession                 badPOP, badCertTemplate
+    6 once            a repeat gets the stored answer, another request none         transactionIdInUse
+    7 renew           kur: the old certificate, and names equal to its              badCertId, badCertTemplate
+    8 issue           `Issuer.issue`: check, reserve, build, check, sign, store
     9 confirm         certConf against what was issued; pkiConf
+
+rr and genm take steps 1 to 4, then `_revoke` and `information.answers`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, Final
 
 import structlog
 
+from ra_gateway.ca.access import (
+    ClientMode,
+    Mode,
+    Registered,
+    choose_profile,
+    entity_template,
+    identity_of,
+    renewal_template,
+    require_active,
+    require_privilege,
+    require_profile,
+)
+from ra_gateway.ca.information import Published, answer_to
 from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.ledger import ALIVE, IssuedCertificate, Ledger, Operation
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
+from ra_gateway.ca.ledger import Ledger
+from ra_gateway.ca.profiles import Profile
+from ra_gateway.ca.records import (
+    ALIVE,
+    Authority,
+    EndEntity,
+    Intent,
+    IssuedCertificate,
+    Operation,
+    Reason,
+    Reenroll,
+    Revocation,
+)
+from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     PKICONF_BODY,
+    CertId,
     CertRepMessage,
     CertReqMsg,
     CertResponse,
     CertTemplate,
-    Extension,
     InfoTypeAndValue,
     PKIHeader,
     PKIMessage,
     PKIStatusInfo,
+    RevRepContent,
     assemble,
     cert_rep_body,
     cert_req_messages,
+    gen_msg_body,
     nested_messages,
     require_one,
+    rev_rep_body,
 )
-from ra_gateway.cmp.names import NULL_DN, canonical, general_names, name_of, same_name
+from ra_gateway.cmp.names import NULL_DN, canonical, directory_name, name_of, same_name
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import (
     IMPLICIT_CONFIRM,
@@ -56,7 +88,13 @@ from ra_gateway.cmp.replies import (
     reply_header,
     unreadable_reply,
 )
-from ra_gateway.cmp.requests import AuthenticatedRequest, read_confirmation, read_request
+from ra_gateway.cmp.requests import (
+    AuthenticatedRequest,
+    AuthenticatedRevocation,
+    read_confirmation,
+    read_request,
+    read_revocation,
+)
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import (
     NONCE_OCTETS,
@@ -81,6 +119,7 @@ from ra_gateway.errors import (
     RequestRefused,
     ServiceFailure,
     SignerNotTrusted,
+    StoreUnavailable,
     TemplateRefused,
     TransactionInUse,
     UpstreamUnavailable,
@@ -88,72 +127,95 @@ from ra_gateway.errors import (
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
 
+SWEEP_SECONDS: Final = 60
+"""How often what was not confirmed in time is revoked; what is asked meanwhile does not depend on it."""
 
-class Privilege(StrEnum):
-    """What a registered RA may have done."""
+_REQUESTS: Final = frozenset({BodyType.ir, BodyType.cr, BodyType.kur})
+_TAKEN: Final = _REQUESTS | {BodyType.rr, BodyType.genm, BodyType.certConf}
+_TAKEN_NESTED: Final = _TAKEN - {BodyType.ir}
+"""What may be nested: messages that operator certificates protect. An ir has a vendor's protection, which RA
+mode has no trust anchors for: the RA replaces it (RFC 9483 5.2.3)."""
 
-    issue = "issue"  # ir, cr
-    update = "update"  # kur
-    revoke = "revoke"  # rr
-
-
-_PRIVILEGE_FOR: Final = {
-    BodyType.ir: Privilege.issue,
-    BodyType.cr: Privilege.issue,
-    BodyType.kur: Privilege.update,
-}
-_TAKEN: Final = frozenset({*_PRIVILEGE_FOR, BodyType.certConf, BodyType.nested})
-_TAKEN_NESTED: Final = frozenset({BodyType.cr, BodyType.kur, BodyType.certConf})
-"""What may be nested: messages that operator certificates protect. An ir has a vendor's protection, which this
-CA has no trust anchors for: the RA replaces it (RFC 9483 5.2.3)."""
+_OPERATOR_ONLY: Final = frozenset({BodyType.kur, BodyType.rr})
+"""What a device may ask with a certificate of ours only (R71)."""
 
 _RELAXED: Final = frozenset({Quirk.short_ids, Quirk.any_cert_req_id, Quirk.recip_nonce_in_ir})
 """Rules for devices, which the RA enforced or waived for good reason before it signed."""
 
+CLIENT: Final = "client"
+"""Requester of all operations of client mode: there the transactionID alone names one, whoever sends it, so
+that a certConf without certificate finds its own. No RA may have this name."""
+
 
 @dataclass(frozen=True, slots=True)
-class RegistrationAuthority:
-    """An RA this CA takes requests from.
+class IssuancePolicy:
+    """What an operator decides about issuing.
 
     Args:
-        name: As in the configuration, one RA only; part of the keys of its transactions.
-        certificates: Its certificates, exactly; during a change the old and the new one.
-        privileges: Out of `Privilege`.
+        reenroll: Whether a device that holds a confirmed certificate may bootstrap again.
+        reenroll_window: For how long after its first request an end entity may, under `Reenroll.window`.
+        unique_key: Refuse a key that another entity's living certificate has.
+        revoke_superseded: Revoke the old certificate when its renewal is confirmed.
     """
 
-    name: str
-    certificates: tuple[Certificate, ...]
-    privileges: frozenset[str]
+    reenroll: Reenroll = Reenroll.allow
+    reenroll_window: timedelta = timedelta(hours=24)
+    unique_key: bool = True
+    revoke_superseded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Received:
-    """A message from a registered RA; `inner` is what was nested in it."""
+    """A message in the mode it came in.
 
-    ra: RegistrationAuthority
-    outer: AuthenticatedMessage
-    inner: PKIMessage | None = None
+    Args:
+        message: To be answered; nested ones are answered as if they had come plain (R124).
+        requester: First half of the key of its operation.
+        authority, outer: RA mode: who signed, and what.
+        nested: Whether `message` was inside what the authority signed.
+    """
+
+    message: PKIMessage
+    requester: str = CLIENT
+    authority: Authority | None = None
+    outer: AuthenticatedMessage | None = None
+    nested: bool = False
 
     @property
-    def message(self) -> PKIMessage:
-        """The message to be answered: nested ones are answered as if they had come plain (R124)."""
-        return self.inner or self.outer.message
-
-    @property
-    def requester(self) -> str:
-        # Its name, not its certificate: an RA may change that between ip and certConf.
-        return self.ra.name
+    def by_device(self) -> bool:
+        """Whether the device itself protects the message."""
+        return self.outer is None or self.nested
 
     @property
     def transaction_id(self) -> bytes:
-        # authenticate_registered refused a message without one.
-        return self.outer.message.header.transaction_id or b""
+        return self.message.header.transaction_id or b""
 
     @property
     def digest(self) -> bytes:
         """Equal for repeats, also where the RA signed anew: the device's part is what counts."""
         message = self.message
         return hashlib.sha256(message.body_der + (message.header.sender_nonce or b"")).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """An authenticated message and whom it speaks for.
+
+    Args:
+        authenticated: The device's protection, or the authority's where it replaced that.
+        device: The certificate of ours that the device signed with.
+        entity: Client mode: whose message it is.
+    """
+
+    received: _Received
+    authenticated: AuthenticatedMessage
+    device: IssuedCertificate | None = None
+    entity: EndEntity | None = None
+
+    @property
+    def signer_der(self) -> bytes:
+        """What certConf has to be protected with, b"" if by the authority."""
+        return self.authenticated.signer.der if self.received.by_device else b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +229,17 @@ class BundledCA:
 
     Args:
         credential: Signs the CA's messages; another key than the issuer's (R154).
-        issuer: Makes the certificates.
-        ledger: Remembers them; closed by `close`.
-        registration_authorities: Nobody else is heard.
-        operator: Its anchor is this PKI's root: for RA certificates, and for devices' in nested messages.
+        issuers: The issuing CAs: the active one, then retired ones whose certificates are still renewed.
+        ledger: Remembers what they issue, and who may ask; opened by `start`, closed by `close`.
+        operator: Its anchors are this PKI's roots: for RA certificates, and for devices' own.
             What it allows of algorithms holds for requested keys as well.
+        profiles: By name, the default one first.
         clock: Returns aware UTC.
         random_octets: Returns that many octets, unpredictable.
-        rules: How headers are read; what the RA has to answer for is relaxed.
+        rules: How headers are read; in RA mode, what the RA has to answer for is relaxed.
         confirm_wait_seconds: How long certConf is awaited.
+        client: Client mode; None serves RA mode only.
+        published: What genm is answered with.
         ca_pubs: Whether an ip carries the root in caPubs.
     """
 
@@ -183,38 +247,82 @@ class BundledCA:
         self,
         *,
         credential: Credential,
-        issuer: Issuer,
+        issuers: Sequence[Issuer],
         ledger: Ledger,
-        registration_authorities: Sequence[RegistrationAuthority],
         operator: TrustDomain,
+        profiles: Mapping[str, Profile],
         clock: Callable[[], datetime],
         random_octets: Callable[[int], bytes],
         rules: HeaderRules,
         confirm_wait_seconds: int,
+        client: ClientMode | None = None,
+        policy: IssuancePolicy | None = None,
+        published: Published | None = None,
         ca_pubs: bool = False,
     ) -> None:
         self._credential = credential
-        self._issuer = issuer
+        self._issuer = issuers[0]
+        self._issuer_names = tuple(dict.fromkeys(item.certificate.subject_der for item in issuers))
         self._ledger = ledger
-        self._registered = {
-            certificate: ra for ra in registration_authorities for certificate in ra.certificates
-        }
+        self._registered = Registered(ledger)
         self._operator = operator
+        self._profiles = profiles
+        self._default_profile = next(iter(profiles))
         self._clock = clock
         self._random_octets = random_octets
-        self._rules = rules.relaxed_by(_RELAXED)
+        self._rules = {Mode.ra: rules.relaxed_by(_RELAXED), Mode.client: rules}
+        self._client = client
+        self._policy = policy or IssuancePolicy()
+        self._published = published or Published()
         self._confirm_wait = timedelta(seconds=confirm_wait_seconds)
         # A captured request cannot come back as a new one: messageTime is refused before it is forgotten.
         self._remember = self._confirm_wait + timedelta(
             seconds=2 * rules.message_time_window_seconds
         )
-        # Answer to the RA: protection chain, then the chain of what was issued, the root last (R97).
-        self._extra_certs = tuple(dict.fromkeys((*credential.certificates, *issuer.certificates)))
-        self._ca_pubs = issuer.certificates[-1:] if ca_pubs else ()
-        own = (credential.certificate, issuer.certificate, *issuer.chain, *self._registered)
+        # Answer: protection chain, then the chain of what was issued, the root last (R97).
+        self._extra_certs = tuple(
+            dict.fromkeys((*credential.certificates, *self._issuer.certificates))
+        )
+        self._ca_pubs = self._issuer.certificates[-1:] if ca_pubs else ()
+        own = (
+            credential.certificate,
+            *(found for item in issuers for found in (item.certificate, *item.chain)),
+        )
         self._own_names = frozenset(canonical(item.subject_der) for item in own)
         self._own_keys = frozenset(item.spki_der for item in own)
         self._running: dict[tuple[str, bytes], _Running] = {}
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open the ledger, and from then on revoke in time what was never confirmed.
+
+        Raises:
+            ConfigError, StoreUnavailable: The ledger cannot be used.
+        """
+        await self._ledger.open()
+        self._sweeper = asyncio.create_task(self._sweep_forever())
+
+    async def close(self) -> None:
+        """Finish what was begun and close the ledger; nothing the second time."""
+        sweeper, self._sweeper = self._sweeper, None
+        if sweeper is not None:
+            sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeper
+        await asyncio.gather(
+            *(running.task for running in self._running.values()), return_exceptions=True
+        )
+        await self._ledger.close()
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            try:
+                rejected = await self._ledger.sweep(self._clock())
+                if rejected:
+                    log.warning("ca.unconfirmed", revoked=rejected)
+            except StoreUnavailable as error:
+                log.warning("ca.sweep_failed", detail=error.detail)
+            await asyncio.sleep(SWEEP_SECONDS)
 
     # --- the two ways in --------------------------------------------------------------------------------------
 
@@ -223,7 +331,7 @@ class BundledCA:
 
         Args:
             der: DER of one PKIMessage.
-            path: Ignored; this CA has one profile.
+            path: Ignored; this CA's profiles are asked for by certProfile.
             deadline_seconds: Total time allowed.
 
         Raises:
@@ -237,11 +345,14 @@ class BundledCA:
                 f"the bundled CA did not answer in {deadline_seconds:g} s", delivered=True
             ) from error
 
-    async def handle(self, der: bytes, *, operation: str = "", peer: str = "") -> Reply:
+    async def handle(
+        self, der: bytes, *, mode: Mode = Mode.ra, operation: str = "", peer: str = ""
+    ) -> Reply:
         """Answer one PKIMessage, whatever it is; only cancellation leaves this as an exception.
 
         Args:
             der: What was received.
+            mode: Which face it came to.
             operation, peer: Operation label of the URL and address of the client, for the log.
         """
         try:
@@ -259,96 +370,131 @@ class BundledCA:
             **({"operation": operation} if operation else {}),
         )
         try:
-            return Reply(await self._answer(message, logger), True)
+            return Reply(await self._answer(message, mode, logger), True)
         except Exception:
-            # A bug, or a key that cannot sign; the RA still gets an answer, and the log the whole story.
+            # A bug, or a key that cannot sign; the peer still gets an answer, and the log the whole story.
             logger.exception("ca.failed")
             failure = ServiceFailure("unexpected")
             header = reply_header(message.header, sender_nonce=self._nonce(), now=self._clock())
             return Reply(assemble(header.to_der(), refusal_body(failure, None), None), True)
 
-    async def close(self) -> None:
-        """Finish what was begun and close the ledger."""
-        await asyncio.gather(
-            *(running.task for running in self._running.values()), return_exceptions=True
-        )
-        await self._ledger.close()
-
-    async def _answer(self, message: PKIMessage, logger: structlog.stdlib.BoundLogger) -> bytes:
+    async def _answer(
+        self, message: PKIMessage, mode: Mode, logger: structlog.stdlib.BoundLogger
+    ) -> bytes:
         now = self._clock()
         try:
-            received = self._receive(message, now)
+            received = await self._receive(message, mode, now)
+            message = received.message
+            if received.outer is not None:
+                logger = logger.bind(
+                    ra=received.requester, signer=received.outer.signer.fingerprint.hex()
+                )
+            if message.body_type is BodyType.certConf:
+                operation = await self._confirm(received, now)
+                logger.info("ca.answered", serial=f"{operation.serial_number:x}")
+                return operation.confirm_answer
+            asked = await self._authenticate(received, now)
+            if asked.entity is not None:
+                logger = logger.bind(entity=asked.entity.name)
+            if message.body_type is BodyType.genm:
+                return await self._inform(message, now)
+            if message.body_type is BodyType.rr:
+                operation = await self._revoke(asked, now)
+            else:
+                operation = await self._certify(asked, now)
         except CMPError as error:
             return await self._refuse(message, error, logger)
-        logger = logger.bind(ra=received.ra.name, signer=received.outer.signer.fingerprint.hex())
-        try:
-            if received.message.body_type is BodyType.certConf:
-                operation = await self._confirm(received, now)
-                answer = operation.confirm_answer
-            else:
-                operation = await self._certify(received, now)
-                answer = operation.answer
-        except CMPError as error:
-            return await self._refuse(received.message, error, logger)
         logger.info("ca.answered", serial=f"{operation.serial_number:x}")
-        return answer
+        return operation.answer
 
     # --- who speaks -------------------------------------------------------------------------------------------
 
-    def _receive(self, message: PKIMessage, now: datetime) -> _Received:
+    async def _receive(self, message: PKIMessage, mode: Mode, now: datetime) -> _Received:
         header = message.header
         check_version(header)
-        if message.body_type not in _TAKEN:
+        if mode is Mode.client:
+            if message.body_type not in _TAKEN or self._client is None:
+                raise HeaderRefused(f"{message.body_type.name} is not supported", rule="R9")
+            return _Received(message)
+        if message.body_type not in _TAKEN and message.body_type is not BodyType.nested:
             raise HeaderRefused(f"{message.body_type.name} is not supported", rule="R9")
+        registered = await self._registered.certificates()
         outer = authenticate_registered(
-            message, self._registered.keys(), self._operator, self._rules, now
+            message, registered.keys(), self._operator, self._rules[mode], now
         )
-        check_message_time(header, self._rules, now)
-        ra = self._registered[outer.signer]
+        check_message_time(header, self._rules[mode], now)
+        authority = registered[outer.signer]
         if message.body_type is not BodyType.nested:
-            return _Received(ra, outer)
-        return _Received(ra, outer, _unwrap(message))
+            return _Received(message, authority.name, authority, outer)
+        return _Received(_unwrap(message), authority.name, authority, outer, nested=True)
 
-    def _authorize(self, received: _Received) -> None:
-        privilege = _PRIVILEGE_FOR[received.message.body_type]
-        if privilege not in received.ra.privileges:
-            raise NotAuthorized(f"{received.ra.name} lacks the privilege {privilege}", rule="R58")
+    async def _authenticate(self, received: _Received, now: datetime) -> _Asked:
+        authority, message = received.authority, received.message
+        if authority is not None and message.body_type is not BodyType.genm:
+            require_privilege(authority, message.body_type)
+        if received.outer is not None and not received.nested:
+            return _Asked(received, received.outer)
+        domains: tuple[TrustDomain, ...] = (self._operator,)
+        rules = self._rules[Mode.ra if received.nested else Mode.client]
+        if self._client is not None and not received.nested:
+            vendors = tuple(self._client.vendors.values())
+            if message.body_type is BodyType.ir:
+                domains = vendors
+            elif message.body_type not in _OPERATOR_ONLY:
+                domains = (self._operator, *vendors)
+        authenticated = authenticate(message, domains, rules, now)
+        check_message_time(message.header, rules.relaxed_by(authenticated.domain.quirks), now)
+        if authenticated.domain is not self._operator:
+            return _Asked(received, authenticated, None, await self._vendor_entity(authenticated))
+        device = await self._living(authenticated.signer, now)
+        if received.nested:
+            return _Asked(received, authenticated, device)
+        entity = await self._ledger.registry.entity(device.entity)
+        if message.body_type is not BodyType.rr:  # who is blocked may still give up its certificate
+            entity = require_active(entity, authenticated.signer.subject)
+        return _Asked(received, authenticated, device, entity)
 
-    async def _authenticate_device(
-        self, inner: PKIMessage, now: datetime
-    ) -> tuple[AuthenticatedMessage, IssuedCertificate]:
-        """Authenticate a nested request by a certificate of ours that is still good."""
-        authenticated = authenticate(inner, (self._operator,), self._rules, now)
-        signer = authenticated.signer
+    async def _vendor_entity(self, authenticated: AuthenticatedMessage) -> EndEntity:
+        """Return the end entity of a device that speaks with its vendor certificate."""
+        assert self._client is not None
+        identity = identity_of(authenticated.signer, self._client.identity_from)
+        domain = authenticated.domain.name
+        entity = await self._ledger.registry.entity_by_identity(domain, identity)
+        return require_active(entity, f"{identity} of {domain}")
+
+    async def _living(self, signer: Certificate, now: datetime) -> IssuedCertificate:
+        """Return the record of a certificate of ours that is still good."""
         issued = await self._ledger.certificate(
             signer.serial_number, now, fingerprint=signer.fingerprint
         )
         if issued is None:
             raise SignerNotTrusted(f"{signer.subject} was not issued by this CA", rule="R21")
         if issued.status not in ALIVE:
-            raise SignerNotTrusted(f"{signer.subject} is {issued.status}", rule="R69")
-        return authenticated, issued
+            raise SignerNotTrusted(
+                f"{signer.subject} is {issued.status}",
+                fail_info=PKIFailureInfo.certRevoked,
+                rule="R69",
+            )
+        return issued
 
     # --- ir, cr, kur ------------------------------------------------------------------------------------------
 
-    async def _certify(self, received: _Received, now: datetime) -> Operation:
-        self._authorize(received)
-        authenticated, device = received.outer, None
-        if received.inner is not None:
-            authenticated, device = await self._authenticate_device(received.inner, now)
+    async def _certify(self, asked: _Asked, now: datetime) -> Operation:
         # A device's own message never may say raVerified, also where an RA passes it on (R123).
-        request = read_request(authenticated, self._rules, ra_verified_allowed=device is None)
-        return await self._once(received, lambda: self._issue(received, request, device, now))
+        by_device = asked.received.by_device
+        rules = self._rules[Mode.ra if asked.received.authority else Mode.client]
+        request = read_request(asked.authenticated, rules, ra_verified_allowed=not by_device)
+        return await self._once(asked.received, lambda: self._issue(asked, request, now))
 
     async def _once(
-        self, received: _Received, issue: Callable[[], Coroutine[Any, Any, Operation]]
+        self, received: _Received, work: Callable[[], Coroutine[Any, Any, Operation]]
     ) -> Operation:
         """Let repeats that arrive while the first is at work wait for its answer."""
         key = (received.requester, received.transaction_id)
         running = self._running.get(key)
         if running is None:
             # A task of its own: a caller that gives up must not leave a certificate half issued.
-            running = _Running(received.digest, asyncio.create_task(issue()))
+            running = _Running(received.digest, asyncio.create_task(work()))
             self._running[key] = running
             running.task.add_done_callback(lambda task: self._forget(key, task))
         elif running.digest != received.digest:
@@ -361,52 +507,75 @@ class BundledCA:
             task.exception()  # whoever still waits has it; asyncio need not complain that nobody does
 
     async def _issue(
-        self,
-        received: _Received,
-        request: AuthenticatedRequest,
-        device: IssuedCertificate | None,
-        now: datetime,
+        self, asked: _Asked, request: AuthenticatedRequest, now: datetime
     ) -> Operation:
-        template, old = request.request.template, None
-        if received.message.body_type is BodyType.kur:
+        received, template = asked.received, request.request.template
+        header, body_type = received.message.header, received.message.body_type
+        old = None
+        if body_type is BodyType.kur:
             # Before anything is judged: after the renewal a repeat would be judged by the new certificate.
             found = await self._ledger.find_operation(
                 received.requester, received.transaction_id, now
             )
             if found is not None and (found.answer or found.request_digest != received.digest):
                 return _replay(found, received.digest)
-            old = await self._renewed(request.request, device, now)
-            template = _renewal(template, load_certificate(old.der))
+            old = await self._renewed(request.request, asked.device, now)
+            template = renewal_template(template, load_certificate(old.der))
+            profile = self._profiles.get(old.profile) or self._profiles[self._default_profile]
+            if received.authority is not None:
+                require_profile(received.authority, profile.name)
+        elif asked.entity is not None:
+            template = entity_template(template, asked.entity)
+            own = asked.entity.profile or self._default_profile
+            profile = choose_profile(header, (own,), self._profiles)
+        else:
+            assert received.authority is not None
+            profile = choose_profile(header, received.authority.role.profiles, self._profiles)
         self._check_identity(template)
-        implicit = request.message.header.implicit_confirm
+        implicit = header.implicit_confirm and (
+            received.authority is not None
+            or (self._client is not None and self._client.implicit_confirm)
+        )
         operation = Operation(
             requester=received.requester,
             transaction_id=received.transaction_id,
             request_digest=received.digest,
-            body_type=received.message.body_type,
+            body_type=body_type,
             cert_req_id=request.request.cert_req_id,
             response_nonce=self._nonce(),
             confirm_by=None if implicit else now.replace(microsecond=0) + self._confirm_wait,
             expires_at=now + self._remember,
-            device_serial_number=None if device is None else device.serial_number,
+            signer_der=asked.signer_der,
             old_serial_number=None if old is None else old.serial_number,
+        )
+        intent = Intent(
+            subject_der=template.subject_der or NULL_DN,
+            issuer_id=self._issuer.id,
+            profile=profile.name,
+            spki_digest=b"",
+            entity=asked.entity.name if asked.entity else (old.entity or None) if old else None,
+            enrolls=body_type is BodyType.ir,
+            reenroll=self._policy.reenroll,
+            enroll_until=now + self._policy.reenroll_window,
+            unique_key=self._policy.unique_key,
         )
 
         async def answer(certificate: Certificate, changes: tuple[str, ...]) -> bytes:
             return await self._positive(received.message, operation, certificate, changes, now)
 
-        stored = await self._issuer.issue(template, operation, self._ledger, answer, now)
+        stored = await self._issuer.issue(
+            template, profile, operation, intent, self._ledger, answer, now
+        )
         return _replay(stored, received.digest)
 
     async def _renewed(
         self, request: CertReqMsg, device: IssuedCertificate | None, now: datetime
     ) -> IssuedCertificate:
-        """Return the certificate a kur renews: the one named, or that of the name; nested, the signer's."""
+        """Return the certificate a kur renews: the one named, or that of the name; else the signer's."""
         named = request.old_cert_id()
         old = device
         if named is not None:
-            issuer = name_of(named.issuer_der)
-            ours = issuer is not None and same_name(issuer, self._issuer.certificate.subject_der)
+            ours = self._is_ours(name_of(named.issuer_der))
             old = await self._ledger.certificate(named.serial_number, now) if ours else None
         elif device is None:
             subject_der = request.template.subject_der or NULL_DN
@@ -435,11 +604,16 @@ class BundledCA:
             )
         return old
 
+    def _is_ours(self, issuer_der: bytes | None) -> bool:
+        return issuer_der is not None and any(
+            same_name(issuer_der, own) for own in self._issuer_names
+        )
+
     def _check_identity(self, template: CertTemplate) -> None:
         """Refuse the names and keys of this PKI's own entities: who has one of them could pass for it."""
-        if canonical(template.subject_der or NULL_DN) in self._own_names:
+        if canonical(template.subject_der or NULL_DN) in self._own_names | self._registered.names:
             raise NotAuthorized("the subject is that of an entity of the PKI itself", rule="R67")
-        if template.spki_der in self._own_keys:
+        if template.spki_der in self._own_keys or template.spki_der in self._registered.keys:
             raise TemplateRefused("the key is that of an entity of the PKI itself", rule="R62")
 
     async def _positive(
@@ -481,7 +655,7 @@ class BundledCA:
         operation = await self._ledger.find_operation(
             received.requester, received.transaction_id, now
         )
-        if operation is None or not operation.answer:
+        if operation is None or not operation.answer or operation.body_type not in _REQUESTS:
             raise HeaderRefused("no such transaction awaits a confirmation", rule="R11")
         authenticated = await self._authenticate_confirmation(received, operation, now)
         digest = received.digest
@@ -505,6 +679,7 @@ class BundledCA:
             digest=digest,
             answer=await self._sign(authenticated.message.header, PKICONF_BODY, now),
             now=now,
+            revoke_superseded=self._policy.revoke_superseded,
         )
         if stored is None:
             raise HeaderRefused("the transaction has expired", rule="R11")
@@ -514,17 +689,99 @@ class BundledCA:
         self, received: _Received, operation: Operation, now: datetime
     ) -> AuthenticatedMessage:
         """Authenticate a certConf by the certificate that protected the request, and by the same way (R35)."""
-        if (received.inner is None) != (operation.device_serial_number is None):
+        if received.by_device != bool(operation.signer_der):
             raise ProtectionRefused(
                 "of the request and its certConf one came nested, the other did not", rule="R35"
             )
-        if received.inner is None or operation.device_serial_number is None:
+        if not received.by_device:
+            assert received.outer is not None
             return received.outer
-        device = await self._ledger.certificate(operation.device_serial_number, now)
-        if device is None:
-            raise ServiceFailure("the certificate of a nested request is not in the ledger")
-        known = KnownSigner(load_certificate(device.der), self._operator)
-        return authenticate_follower(received.inner, (known,), self._rules, now)
+        signer = load_certificate(operation.signer_der)
+        domain = await self._domain_of(signer, operation, now)
+        rules = self._rules[Mode.ra if received.nested else Mode.client]
+        authenticated = authenticate_follower(
+            received.message, (KnownSigner(signer, domain),), rules, now
+        )
+        check_message_time(received.message.header, rules.relaxed_by(domain.quirks), now)
+        return authenticated
+
+    async def _domain_of(
+        self, signer: Certificate, operation: Operation, now: datetime
+    ) -> TrustDomain:
+        """Return the trust domain that vouched for the signer of a request."""
+        if self._is_ours(signer.issuer_der):
+            return self._operator
+        issued = await self._ledger.certificate(operation.serial_number, now)
+        entity = await self._ledger.registry.entity(issued.entity) if issued is not None else None
+        vendors = self._client.vendors if self._client is not None else {}
+        if entity is None or entity.vendor not in vendors:
+            raise SignerNotTrusted(f"the domain of {signer.subject} is gone", rule="R21")
+        return vendors[entity.vendor]
+
+    # --- rr, genm ---------------------------------------------------------------------------------------------
+
+    async def _revoke(self, asked: _Asked, now: datetime) -> Operation:
+        received = asked.received
+        found = await self._ledger.find_operation(received.requester, received.transaction_id, now)
+        if found is not None:
+            return _replay(found, received.digest)
+        wanted = read_revocation(asked.authenticated)
+        certificate = await self._to_revoke(wanted, asked, now)
+        operation = Operation(
+            requester=received.requester,
+            transaction_id=received.transaction_id,
+            request_digest=received.digest,
+            body_type=received.message.body_type,
+            cert_req_id=0,
+            response_nonce=self._nonce(),
+            confirm_by=None,
+            expires_at=now + self._remember,
+            signer_der=asked.signer_der,
+            old_serial_number=certificate.serial_number,
+        )
+        cert_id = CertId(directory_name(wanted.issuer_der), wanted.serial_number)
+        answer = await self._sign(
+            received.message.header,
+            rev_rep_body(RevRepContent((PKIStatusInfo(PKIStatus.accepted),), (cert_id,))),
+            now,
+            nonce=operation.response_nonce,
+        )
+        actor = received.requester if asked.entity is None else asked.entity.name
+        revocation = Revocation(
+            certificate.serial_number, Reason(wanted.reason), actor, certificate.issuer_id
+        )
+        stored = await self._ledger.revoke(
+            revocation, now, operation=replace(operation, answer=answer)
+        )
+        assert stored is not None  # an operation was given
+        return _replay(stored, received.digest)
+
+    async def _to_revoke(
+        self, wanted: AuthenticatedRevocation, asked: _Asked, now: datetime
+    ) -> IssuedCertificate:
+        """Return the certificate an rr names, if whoever asks may have it revoked."""
+        found = None
+        if self._is_ours(wanted.issuer_der):
+            found = await self._ledger.certificate(wanted.serial_number, now)
+        if asked.received.by_device and (
+            found is None
+            or asked.device is None
+            or found.serial_number != asked.device.serial_number
+        ):
+            # The same for certificates that there are and that there are not: a device need not know.
+            raise NotAuthorized("a device may have its own certificate revoked only", rule="R130")
+        if found is None:
+            raise RequestRefused(
+                "no such certificate to revoke", fail_info=PKIFailureInfo.badCertId, rule="R131"
+            )
+        authority = asked.received.authority
+        if authority is not None:
+            require_profile(authority, found.profile or self._default_profile)
+        return found
+
+    async def _inform(self, message: PKIMessage, now: datetime) -> bytes:
+        items = await answer_to(message.body_content, self._published, self._ledger)
+        return await self._sign(message.header, gen_msg_body(BodyType.genp, items), now)
 
     # --- answers ----------------------------------------------------------------------------------------------
 
@@ -575,35 +832,6 @@ def _unwrap(message: PKIMessage) -> PKIMessage:
             rule="R122",
         )
     return inner
-
-
-def _renewal(template: CertTemplate, old: Certificate) -> CertTemplate:
-    """Complete a kur's template from the certificate it renews; names that differ are refused (R70)."""
-    subject_der = template.subject_der or NULL_DN
-    if subject_der == NULL_DN:
-        subject_der = old.subject_der
-    elif not same_name(subject_der, old.subject_der):
-        raise TemplateRefused("the subject is not that of the certificate to renew", rule="R70")
-    extensions = list(template.extensions)
-    for oid in (ExtensionOID.subjectAltName, ExtensionOID.extKeyUsage):
-        requested, (critical, value) = (
-            template.extension(oid),
-            old.extensions.get(oid, (False, b"")),
-        )
-        if requested is None and value:
-            extensions.append(Extension(oid, critical, value))
-    names = template.extension(ExtensionOID.subjectAltName)
-    if names is not None and not _same_names(names.value, old.subject_alt_name_der):
-        raise TemplateRefused(
-            "the SubjectAltName is not that of the certificate to renew", rule="R70"
-        )
-    return replace(template, subject_der=subject_der, extensions=tuple(extensions))
-
-
-def _same_names(one_der: bytes, other_der: bytes | None) -> bool:
-    if other_der is None or one_der == other_der:
-        return one_der == other_der
-    return set(general_names(one_der)) == set(general_names(other_der))
 
 
 def _in_use() -> TransactionInUse:

@@ -1,4 +1,4 @@
-"""The certificate-signing key and the one function that uses it for a request.
+"""An issuing CA: its key, and the numbered steps in which it is used for a request.
 
 TBSCertificate is put together from the octets that were asked for, names and key byte for byte, and checked as
 it is going to be signed: a builder that encodes and signs in one step would leave nothing to check before.
@@ -6,18 +6,29 @@ it is going to be signed: a builder that encodes and signs in one step would lea
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from ra_gateway.ca.ledger import Ledger, Operation, SerialTaken
-from ra_gateway.ca.profiles import Blueprint, Profile, draw_up, require_conforming
+from ra_gateway.ca.blueprint import (
+    Blueprint,
+    CheckedTBS,
+    draw_up,
+    require_conforming,
+    validity_der,
+)
+from ra_gateway.ca.ledger import SerialTaken
+from ra_gateway.ca.profiles import Profile
+from ra_gateway.ca.records import Intent, Operation
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import default_algorithm, load_public_key, signing_arguments
-from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.cmp.algorithms import default_algorithm, load_public_key
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.messages import CertTemplate
+from ra_gateway.cmp.protection import Signer
 from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.keys import KeySigner
 
 SERIAL_OCTETS: Final = 16
 """126 random bits (R153 wants 64): collisions are not to be expected, and the ledger would refuse them."""
@@ -29,13 +40,40 @@ Answer = Callable[[Certificate, tuple[str, ...]], Awaitable[bytes]]
 """Makes the answer (DER) for a certificate and what in it differs from the request."""
 
 
+class IssuingLedger(Protocol):
+    """What issuance needs of the ledger (`ra_gateway.ca.ledger.Ledger`)."""
+
+    async def reserve(
+        self, operation: Operation, intent: Intent, now: datetime
+    ) -> Operation | None:
+        """Claim transactionID and serial number for what is about to be issued, durably.
+
+        Returns:
+            None if they are ours now; otherwise the operation that has the transactionID.
+
+        Raises:
+            SerialTaken: Another certificate has the serial number.
+            RequestRefused: The end entity may not have this certificate, or not for this key.
+            StoreUnavailable: Nothing is claimed.
+        """
+
+    async def store(
+        self, operation: Operation, certificate: Certificate, now: datetime
+    ) -> Operation:
+        """Store certificate and answer, durably, and return what is stored: the first writer's.
+
+        Raises:
+            StoreUnavailable: Nothing may leave.
+        """
+
+
 class Issuer:
-    """An issuing CA: its certificate, its private key and the profile it issues under.
+    """An issuing CA: its certificate and its private key.
 
     Args:
         certificate: The issuing CA's own.
         chain: Its issuers, nearest first, the root last.
-        private_key: Of `cryptography`, belongs to `certificate`.
+        private_key: Of `cryptography`, or in an HSM; belongs to `certificate`.
         random_octets: Returns that many octets, unpredictable.
 
     Raises:
@@ -47,17 +85,16 @@ class Issuer:
         certificate: Certificate,
         chain: tuple[Certificate, ...],
         private_key: Any,
-        profile: Profile,
         random_octets: Callable[[int], bytes],
     ) -> None:
-        _require_authority(certificate, private_key)
-        self._key = private_key
-        self._algorithm = default_algorithm(private_key.public_key())
-        self._arguments = signing_arguments(self._algorithm)
-        self._random_octets = random_octets
+        self.id = _require_authority(certificate, private_key).hex()
+        """Key identifier in hexadecimal: `issuer_id` in the ledger."""
+        self.signer: Signer = KeySigner(private_key)
         self.certificate = certificate
         self.chain = chain
-        self.profile = profile
+        self._random_octets = random_octets
+        self._algorithm_der = self.signer.algorithm.der
+        self._constant = self._algorithm_der + certificate.subject_der
 
     @property
     def certificates(self) -> tuple[bytes, ...]:
@@ -67,16 +104,22 @@ class Issuer:
     async def issue(
         self,
         template: CertTemplate,
+        profile: Profile,
         operation: Operation,
-        ledger: Ledger,
+        intent: Intent,
+        ledger: IssuingLedger,
         answer: Answer,
         now: datetime,
     ) -> Operation:
         """Issue a certificate for a request that was authenticated and authorised.
 
+        Stopped between any two steps, this leaves a serial number without a certificate at worst: nothing is
+        signed before its intent is durable, and nothing is sent before the certificate is.
+
         Args:
             template: What is asked for; its key's strength and possession were checked.
             operation: Without serial number and answer.
+            intent: For whom; what is about to be issued is filled in here.
             now: Aware UTC.
 
         Returns:
@@ -85,55 +128,150 @@ class Issuer:
 
         Raises:
             TemplateRefused: The profile cannot grant it; nothing was stored.
+            RequestRefused: The ledger does not allow it (`IssuingLedger.reserve`); nothing was stored.
             ServiceFailure, StoreUnavailable: Nothing may leave.
         """
         # 1 check: what is asked for against the profile. A refusal leaves no trace (R155).
-        blueprint = draw_up(self.profile, template, self.certificate, now)
-        # 2 and 3 reserve: serial number, intent and the claim on the transactionID, before the key is used.
-        operation, found = await self._reserve(blueprint, operation, ledger, now)
+        blueprint = self.check(template, profile, now)
+        intent = self._fill(intent, blueprint, profile)
+        for attempt in range(1, _SERIAL_ATTEMPTS + 1):
+            # 2 number: a random serial number, which the ledger sees to be a new one.
+            operation = self.number(operation)
+            try:
+                # 3 reserve: serial number, intent and the claim on the transactionID, before the key is used.
+                found = await self.reserve(operation, intent, ledger, now)
+                break
+            except SerialTaken:
+                if attempt == _SERIAL_ATTEMPTS:
+                    raise
         if found is not None:
             return found
         # 4 build.
-        tbs_der = self._tbs(blueprint, operation.serial_number)
-        # 5 check: the octets that are about to be signed.
-        require_conforming(tbs_der, blueprint, self.profile, self.certificate, now)
+        tbs_der = self.build(blueprint, operation.serial_number)
+        # 5 inspect: the octets that are about to be signed.
+        tbs = self.inspect(tbs_der, blueprint, profile, now)
         # 6 sign.
-        certificate = load_certificate(self._sign(tbs_der))
+        certificate = await self.sign(tbs)
         # 7 answer: made before the commit, so that what is stored is what a repeat gets.
-        der = await answer(certificate, blueprint.changes)
+        operation = await self.answer(operation, answer, certificate, blueprint)
         # 8 store: durable when this returns, and only then may the answer leave.
-        return await ledger.store(replace(operation, answer=der), certificate, now)
+        return await self.store(operation, certificate, ledger, now)
 
-    async def _reserve(
-        self, blueprint: Blueprint, operation: Operation, ledger: Ledger, now: datetime
-    ) -> tuple[Operation, Operation | None]:
-        collisions = 0
-        while True:
-            operation = replace(operation, serial_number=self._serial_number())
-            try:
-                found = await ledger.reserve(
-                    operation,
-                    subject_der=blueprint.subject_der,
-                    issuer_der=self.certificate.subject_der,
-                    now=now,
-                )
-            except SerialTaken:
-                collisions += 1
-                if collisions == _SERIAL_ATTEMPTS:
-                    raise
-            else:
-                return operation, found
-
-    def certify(self, template: CertTemplate, now: datetime) -> Certificate:
+    async def certify(self, template: CertTemplate, profile: Profile, now: datetime) -> Certificate:
         """Sign a certificate that no ledger knows: the CA's own signers and the RA's, from the command line.
 
         Raises:
             TemplateRefused, ServiceFailure: As `issue`.
         """
-        blueprint = draw_up(self.profile, template, self.certificate, now)
-        tbs_der = self._tbs(blueprint, self._serial_number())
-        require_conforming(tbs_der, blueprint, self.profile, self.certificate, now)
-        return Certificate.from_der(self._sign(tbs_der))
+        blueprint = self.check(template, profile, now)
+        tbs_der = self.build(blueprint, self._serial_number())
+        return await self.sign(self.inspect(tbs_der, blueprint, profile, now))
+
+    # The steps are methods so that each can be tested, measured and interrupted by itself.
+
+    def check(self, template: CertTemplate, profile: Profile, now: datetime) -> Blueprint:
+        """Step 1: decide what the certificate says.
+
+        Raises:
+            TemplateRefused, ServiceFailure: As `draw_up`.
+        """
+        return draw_up(profile, template, self.certificate, now)
+
+    def number(self, operation: Operation) -> Operation:
+        """Step 2: give an operation a random serial number."""
+        return replace(operation, serial_number=self._serial_number())
+
+    async def reserve(
+        self, operation: Operation, intent: Intent, ledger: IssuingLedger, now: datetime
+    ) -> Operation | None:
+        """Step 3: claim serial number and transactionID, and make the intent durable.
+
+        Raises:
+            SerialTaken, RequestRefused, StoreUnavailable: As `IssuingLedger.reserve`.
+        """
+        return await ledger.reserve(operation, intent, now)
+
+    def build(self, blueprint: Blueprint, serial_number: int) -> bytes:
+        """Step 4: return the TBSCertificate.
+
+        Args:
+            serial_number: Positive.
+        """
+        length = serial_number.bit_length() // 8 + 1
+        return asn1.tlv(
+            0x30,
+            b"\xa0\x03\x02\x01\x02",  # v3
+            asn1.tlv(0x02, serial_number.to_bytes(length, "big")),
+            self._constant,
+            validity_der(blueprint.not_before, blueprint.not_after),
+            blueprint.subject_der,
+            blueprint.spki_der,
+            asn1.tlv(0xA3, asn1.tlv(0x30, *blueprint.extensions)),
+        )
+
+    def inspect(
+        self, tbs_der: bytes, blueprint: Blueprint, profile: Profile, now: datetime
+    ) -> CheckedTBS:
+        """Step 5: check what is about to be signed.
+
+        Raises:
+            ServiceFailure: As `require_conforming`.
+        """
+        return require_conforming(tbs_der, blueprint, profile, self.certificate, now)
+
+    async def sign(self, tbs: CheckedTBS) -> Certificate:
+        """Step 6: sign, which only what was checked can be.
+
+        Raises:
+            ServiceFailure: The HSM does not sign.
+        """
+        signature = await self.signer.sign(tbs.der)
+        der = asn1.tlv(0x30, tbs.der, self._algorithm_der, asn1.tlv(0x03, b"\x00", signature))
+        # Not decoded again: the check has just read all of it but the signature.
+        return Certificate(
+            der=der,
+            fingerprint=hashlib.sha256(der).digest(),
+            tbs_der=tbs.der,
+            algorithm_der=self._algorithm_der,
+            signature=signature,
+            version=3,
+            serial_number=tbs.serial_number,
+            not_before=tbs.not_before,
+            not_after=tbs.not_after,
+            subject_der=tbs.subject_der,
+            issuer_der=self.certificate.subject_der,
+            spki_der=tbs.spki_der,
+            extensions=tbs.extensions,
+        )
+
+    async def answer(
+        self, operation: Operation, answer: Answer, certificate: Certificate, blueprint: Blueprint
+    ) -> Operation:
+        """Step 7: give an operation its answer.
+
+        Raises:
+            ServiceFailure: The answer cannot be signed.
+        """
+        return replace(operation, answer=await answer(certificate, blueprint.changes))
+
+    async def store(
+        self, operation: Operation, certificate: Certificate, ledger: IssuingLedger, now: datetime
+    ) -> Operation:
+        """Step 8: make certificate and answer durable.
+
+        Raises:
+            StoreUnavailable: As `IssuingLedger.store`.
+        """
+        return await ledger.store(operation, certificate, now)
+
+    def _fill(self, intent: Intent, blueprint: Blueprint, profile: Profile) -> Intent:
+        return replace(
+            intent,
+            subject_der=blueprint.subject_der,
+            issuer_id=self.id,
+            profile=profile.name,
+            spki_digest=hashlib.sha256(blueprint.spki_der).digest(),
+        )
 
     def _serial_number(self) -> int:
         drawn = int.from_bytes(self._random_octets(SERIAL_OCTETS), "big")
@@ -141,44 +279,19 @@ class Issuer:
         # Top bit clear: positive. The next one set: always of the same length, never zero.
         return drawn & ((1 << (bits - 1)) - 1) | 1 << (bits - 2)
 
-    def _tbs(self, blueprint: Blueprint, serial_number: int) -> bytes:
-        return asn1.encode(
-            asn1.TBSCertificate(
-                version=2,  # v3
-                serial_number=serial_number,
-                signature=asn1.element(self._algorithm.der),
-                issuer=asn1.element(self.certificate.subject_der),
-                validity=asn1.Validity(
-                    not_before=asn1.time(blueprint.not_before),
-                    not_after=asn1.time(blueprint.not_after),
-                ),
-                subject=asn1.element(blueprint.subject_der),
-                subject_public_key_info=asn1.element(blueprint.spki_der),
-                issuer_unique_id=None,
-                subject_unique_id=None,
-                extensions=[
-                    asn1.Extension(
-                        extn_id=asn1.oid(item.oid), critical=item.critical, extn_value=item.value
-                    )
-                    for item in blueprint.extensions
-                ],
-            )
-        )
-
-    def _sign(self, tbs_der: bytes) -> bytes:
-        signature: bytes = self._key.sign(tbs_der, *self._arguments)
-        return asn1.tlv(0x30, tbs_der, self._algorithm.der, asn1.tlv(0x03, b"\x00", signature))
-
     def __repr__(self) -> str:
-        return f"<Issuer {self.certificate.subject} {self.profile.name}>"
+        return f"<Issuer {self.certificate.subject}>"
 
 
-def _require_authority(certificate: Certificate, private_key: Any) -> None:
+def _require_authority(certificate: Certificate, private_key: Any) -> bytes:
+    """Return the key identifier of a CA, whose certificate and key belong together."""
     wrong = ""
+    identifier: bytes | None = None
     try:
+        identifier = certificate.subject_key_identifier
         if not certificate.is_ca:
             wrong = "is not a CA certificate"
-        elif certificate.subject_key_identifier is None:
+        elif not identifier:
             wrong = "has no SubjectKeyIdentifier"
         elif private_key.public_key() != load_public_key(certificate.spki_der):
             wrong = "is for another key than the given one"
@@ -186,7 +299,7 @@ def _require_authority(certificate: Certificate, private_key: Any) -> None:
             default_algorithm(private_key.public_key())
     except CMPError as error:
         wrong = f"cannot be used: {error.detail}"
-    if wrong:
+    if wrong or identifier is None:
         raise ConfigError(
             [
                 Problem(
@@ -196,3 +309,4 @@ def _require_authority(certificate: Certificate, private_key: Any) -> None:
                 )
             ]
         )
+    return identifier

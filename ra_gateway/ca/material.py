@@ -1,47 +1,64 @@
-"""Keys and certificates of the bundled CA as files: made once, loaded at every start.
+"""Keys and certificates of the bundled CA as files: made or imported once, loaded at every start.
 
-    root.pem, root.key          the root; its key is needed only to make an issuing CA, keep it elsewhere
-    issuing.pem, issuing.key    the issuing CA: signs certificates and nothing else
+    root.pem, root.key          the root; its key is needed only for a rollover, keep it elsewhere
+    issuing.pem, issuing.key    the issuing CA: signs certificates and CRLs and nothing else; CAs between it and
+                                the root stand behind it in issuing.pem
     cmp.pem, cmp.key            signs the CA's CMP messages (RFC 9810 8.6: a key of its own)
+    ocsp.pem, ocsp.key          signs the issuing CA's OCSP answers
+    retired/N/                  issuing CAs of before, with what signed for them: their CRLs and OCSP answers go
+                                on until their own certificates expire
+    old-root.pem, root-new-with-old.pem, root-old-with-new.pem
+                                after a change of the root: from the old one to the new (RFC 9810 4.4)
+    retired-roots/N/, retired-signers/N/
+                                what else was replaced; nothing is deleted
 
-These few certificates are not in the ledger: it holds what was issued on request.
+A key file may name a key in an HSM. These few certificates are not in the ledger: it holds what was issued on
+request. `rollover` changes what is made here.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple, TypeVar
 
-from cryptography import x509
-
-from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.profiles import CLOCK_SKEW, CMP_SIGNER, RA, Profile
-from ra_gateway.cmp.certificates import Certificate, InvalidSignature
-from ra_gateway.cmp.messages import CertTemplate
-from ra_gateway.cmp.names import from_rfc4514
-from ra_gateway.cmp.protection import Credential
-from ra_gateway.errors import CMPError, ConfigError, Problem
-from ra_gateway.keys import (
-    KEY_KINDS,
-    load_certificates,
-    load_credential,
-    load_private_key,
-    sign_certificate,
-    spki_der,
-    write_certificates,
-    write_private_key,
+from ra_gateway.ca.authorities import (
+    ISSUING_DAYS,
+    ROOT_DAYS,
+    SIGNERS,
+    ca_extensions,
+    certify_ca,
+    certify_signer,
+    issued_by,
+    kind_of,
+    own_name,
+    problem,
+    require_kind,
+    signer_name,
+    told,
 )
+from ra_gateway.ca.directory import CADirectory, Change, changing
+from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.profiles import CLOCK_SKEW, OCSP_SIGNING
+from ra_gateway.ca.records import RootUpdate
+from ra_gateway.cmp.certificates import Certificate, KeyUsage
+from ra_gateway.cmp.protection import Credential
+from ra_gateway.cmp.trust import DomainKind, TrustDomain
+from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.keys import load_certificates, load_private_key, make_credential, spki_der
 
-ROOT_DAYS: Final = 20 * 365
-ISSUING_DAYS: Final = 10 * 365
-SIGNER_DAYS: Final = 3 * 365
-"""Of the CMP signer and the RA: changed with two certificates in use at once, hence more often."""
+SETTING: Final = "ca.directory_path"
 
-SETTING: Final = "ca"
+_READINGS: Final = 20
+"""How often a directory is read anew because it changed meanwhile; a change takes a few milliseconds."""
+
+
+RandomOctets = Callable[[int], bytes]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,209 +67,477 @@ class CAMaterial:
 
     Args:
         root: Anchor of the operator's trust domain.
-        issuer: Makes certificates.
+        issuers: The active issuing CA, then the retired ones that have not expired, newest first.
         credential: Signs CMP messages.
+        ocsp: Signs OCSP answers; by `Issuer.id`, for all of `issuers`.
+        root_update: The last change of the root, None before the first.
+        old_root: The root before `root`; trusted as well until it expires.
     """
 
     root: Certificate
-    issuer: Issuer
+    issuers: tuple[Issuer, ...]
     credential: Credential
+    ocsp: Mapping[str, Credential]
+    root_update: RootUpdate | None = None
+    old_root: Certificate | None = None
 
 
-def create_operator_pki(
+class Expiry(NamedTuple):
+    """When a certificate in use expires.
+
+    Args:
+        file: Name relative to the CA's directory.
+        not_after: Aware UTC.
+    """
+
+    file: str
+    subject: str
+    not_after: datetime
+
+
+# --- Made -------------------------------------------------------------------------------------------------------
+
+
+async def create_operator_pki(
     directory: Path,
     *,
     now: datetime,
     name: str = "Example Operator",
     key_kind: str = "p256",
     password: bytes | None = None,
+    key_uris: Mapping[str, str] | None = None,
 ) -> None:
-    """Make root, issuing CA and CMP signer in a directory, which is made if need be.
+    """Make root, issuing CA, CMP signer and OCSP signer in a directory, which is made if need be.
 
     Args:
         now: Aware UTC; validity begins a little earlier.
         name: Organisation in all subjects.
-        key_kind: Out of `ra_gateway.keys.KEY_KINDS`, for all three.
-        password: Encrypts the keys.
+        key_kind: Out of `ra_gateway.keys.KEY_KINDS`, for all keys.
+        password: Encrypts the keys that are in files.
+        key_uris: "root", "issuing", "cmp", "ocsp" to the URI of a key to be made in an HSM; the others are files.
 
     Raises:
         ConfigError: One of the files exists already (none is touched then), or cannot be written.
     """
-    make_key = _key_maker(key_kind)
-    _require_absent(
-        directory / f"{stem}.{suffix}"
-        for stem in ("root", "issuing", "cmp")
-        for suffix in ("pem", "key")
-    )
-    root_key, issuing_key, cmp_key = make_key(), make_key(), make_key()
-    root_name = _name(name, "Root CA")
+    require_kind(key_kind)
+    root_name, issuing_name = own_name(name, "Root CA"), own_name(name, "Issuing CA")
+    with changing(directory, "create", key_uris=key_uris) as change:
+        if change is None:
+            return
+        _require_no_ca(change)
+        root_key = change.new_key("root", key_kind, password)
+        issuing_key = change.new_key("issuing", key_kind, password)
+        with told(str(directory)):
+            root = certify_ca(
+                root_name,
+                spki_der(root_key),
+                None,
+                root_key,
+                not_before=now - CLOCK_SKEW,
+                not_after=now + timedelta(days=ROOT_DAYS),
+                extensions=ca_extensions(1),
+            )
+            issuing = certify_ca(
+                issuing_name,
+                spki_der(issuing_key),
+                root,
+                root_key,
+                not_before=now - CLOCK_SKEW,
+                not_after=min(now + timedelta(days=ISSUING_DAYS), root.not_after),
+                extensions=ca_extensions(0),
+            )
+        change.write("root", (root,))
+        change.write("issuing", (issuing,))
+        issuer = Issuer(issuing, (root,), issuing_key, secrets.token_bytes)
+        for role in SIGNERS:
+            await make_signer(
+                change, role, issuer, own_name(name, role.upper()), key_kind, password, now
+            )
+        settle(change, password, now)
 
-    def ca_certificate(subject: x509.Name, key: Any, days: int, path_length: int) -> Certificate:
-        return sign_certificate(
-            subject,
-            key,
-            root_name,
-            root_key,
-            not_before=now - CLOCK_SKEW,
-            not_after=now + timedelta(days=days),
-            path_length=path_length,
-        )
 
-    root = ca_certificate(root_name, root_key, ROOT_DAYS, 1)
-    issuing = ca_certificate(_name(name, "Issuing CA"), issuing_key, ISSUING_DAYS, 0)
-    profile = replace(CMP_SIGNER, validity_days=SIGNER_DAYS)
-    issuer = Issuer(issuing, (root,), issuing_key, profile, secrets.token_bytes)
-    signer = issuer.certify(_template(_name(name, "CMP").public_bytes(), cmp_key), now)
-    _write(directory / "root", (root,), root_key, password)
-    _write(directory / "issuing", (issuing,), issuing_key, password)
-    _write(directory / "cmp", (signer,), cmp_key, password)
-
-
-def issue_ra_certificate(
+async def import_ca(
     directory: Path,
-    subject: str,
     *,
     now: datetime,
-    target: Path | None = None,
-    stem: str = "ra",
-    key_kind: str = "p256",
-    validity_days: int = SIGNER_DAYS,
-    ca_password: bytes | None = None,
+    certificate_path: Path,
+    key_path: Path,
+    chain_paths: tuple[Path, ...] = (),
+    key_password: bytes | None = None,
     password: bytes | None = None,
-) -> Certificate:
-    """Make an RA's key and certificate: STEM.pem (with the issuing CA's behind it) and STEM.key.
+    key_kind: str | None = None,
+    key_uris: Mapping[str, str] | None = None,
+) -> None:
+    """Make a directory of a CA that exists: an issuing CA, or a root that issues itself.
 
     Args:
-        directory: The CA's.
-        subject: RFC 4514 string, for example "CN=ra1,O=Example Operator".
-        target: Directory for the files, by default the CA's.
-        ca_password: Of the CA's keys; `password` encrypts the RA's.
+        now: Aware UTC.
+        certificate_path: The CA's certificate, PEM; more behind it count as chain.
+        key_path: Its key: PKCS#8 PEM, or the name of a key in an HSM, which stays there.
+        chain_paths: PEM files with the certificates up to and including the root, in any order.
+        key_password: Of `key_path`; `password` encrypts what is written.
+        key_kind: Of the keys of CMP and OCSP signer; by default that of the CA.
+        key_uris: "cmp", "ocsp" to the URI of a key to be made in an HSM.
 
     Raises:
-        ConfigError: The CA cannot be loaded, the subject is no name, or a file exists already.
+        ConfigError: They are not a CA that can issue now, there is no way to a root, or there is a CA already.
     """
-    make_key = _key_maker(key_kind)
-    path = (target or directory) / stem
-    _require_absent((Path(f"{path}.pem"), Path(f"{path}.key")))
-    profile = replace(RA, validity_days=validity_days)
-    material = load_ca(directory, profile=profile, password=ca_password)
+    certificates = load_certificates(certificate_path, "certificate")
+    for path in chain_paths:
+        certificates += load_certificates(path, "chain")
+    issuing, others = certificates[0], certificates[1:]
+    key = load_private_key(key_path, key_password, "key")
+    _require_usable(issuing, now)
+    issuer = Issuer(issuing, (), key, secrets.token_bytes)
+    kind = kind_of(issuing) if key_kind is None else require_kind(key_kind)
+    with changing(directory, "import", key_uris=key_uris) as change:
+        if change is None:
+            return
+        _require_no_ca(change)
+        change.import_key("issuing", key_path, key, password)
+        for role in SIGNERS:
+            signer = await make_signer(
+                change, role, issuer, signer_name(issuing, role), kind, password, now
+            )
+        root, chain = _way_to_root(signer, issuing, others, now)
+        change.write("root", (root,))
+        change.write("issuing", chain)
+        settle(change, password, now)
+
+
+def _require_usable(issuing: Certificate, now: datetime) -> None:
+    usage = issuing.key_usage or frozenset()
+    wrong = ""
+    if not issuing.is_ca:
+        wrong = "is not a CA's (basicConstraints)"
+    elif not usage >= {KeyUsage.keyCertSign, KeyUsage.cRLSign}:
+        wrong = "does not allow to sign certificates and CRLs (keyUsage)"
+    elif not issuing.valid_at(now):
+        wrong = f"is {_period(issuing)}"
+    if wrong:
+        raise problem(
+            "certificate",
+            f"the certificate of {issuing.subject} {wrong}",
+            "Give the certificate of the CA that shall issue",
+        )
+
+
+def _way_to_root(
+    signer: Certificate, issuing: Certificate, others: tuple[Certificate, ...], now: datetime
+) -> tuple[Certificate, tuple[Certificate, ...]]:
+    """Return the root, and what belongs into issuing.pem."""
+    # Another certificate of the same key would be another CA to those who compare octets.
+    bag = (issuing, *(item for item in others if item.spki_der != issuing.spki_der))
+    roots = tuple(item for item in bag if issued_by(item, item))
+    domain = TrustDomain("imported", DomainKind.operator, roots)
     try:
-        subject_der = from_rfc4514(subject)
-    except ValueError as error:
-        raise _problem(
-            "subject", f"{subject!r} is no name: {error}", "Write it like CN=ra1,O=Operator"
+        # From a certificate below it: so pathLenConstraint counts the issuing CA too.
+        path = domain.find_path(signer, bag, now)
+    except CMPError as error:
+        raise problem(
+            "chain",
+            f"there is no way from {issuing.subject} to a root: {error.detail}",
+            "Give the certificates of all CAs above it, the self-signed root included",
         ) from error
-    key = make_key()
-    certificate = material.issuer.certify(_template(subject_der, key), now)
-    _write(path, (certificate, material.issuer.certificate), key, password)
+    return path[-1], path[1:-1] or path[1:]
+
+
+async def make_signer(
+    change: Change,
+    name: str,
+    issuer: Issuer,
+    subject_der: bytes,
+    key_kind: str,
+    password: bytes | None,
+    now: datetime,
+) -> Certificate:
+    """Make a CMP or OCSP signer of an issuing CA.
+
+    Args:
+        name: Of its files, without suffix: "cmp", or "retired/1/ocsp".
+
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    key = change.new_key(name, key_kind, password)
+    profile = SIGNERS[name.rpartition("/")[2]]
+    certificate = await certify_signer(issuer, profile, subject_der, key, now)
+    change.write(name, (certificate,))
     return certificate
+
+
+def settle(change: Change, password: bytes | None, now: datetime) -> None:
+    """Let a change count, if what it leads to is a CA.
+
+    Raises:
+        ConfigError: It is not, or cannot be written.
+    """
+    change.keep()
+    _read(change.result, now, password, secrets.token_bytes)
+    change.commit()
+
+
+def _require_no_ca(change: Change) -> None:
+    change.require_absent(
+        f"{stem}.{suffix}" for stem in ("root", "issuing", *SIGNERS) for suffix in ("pem", "key")
+    )
+
+
+# --- Loaded -----------------------------------------------------------------------------------------------------
 
 
 def load_ca(
     directory: Path,
     *,
-    profile: Profile,
+    now: datetime,
     password: bytes | None = None,
-    random_octets: Callable[[int], bytes] = secrets.token_bytes,
+    random_octets: RandomOctets = secrets.token_bytes,
 ) -> CAMaterial:
-    """Load a CA from its directory; root.key is not needed.
+    """Load a CA from its directory, also while it is being changed; root.key is not needed.
 
     Args:
-        profile: What is issued.
-        password: Of both keys.
+        now: Aware UTC; retired issuing CAs that have expired are left out.
+        password: Of all keys that are in files.
 
     Raises:
-        ConfigError: A file is missing or cannot be used, or they do not belong together.
+        ConfigError: A file is missing or cannot be used, they do not belong together, or what is in use expired.
     """
-    root = _only(directory / "root.pem", f"{SETTING}.directory_path")
-    issuing = _only(directory / "issuing.pem", f"{SETTING}.directory_path")
-    key = load_private_key(directory / "issuing.key", password, f"{SETTING}.directory_path")
-    credential = load_credential(
-        directory / "cmp.pem",
-        directory / "cmp.key",
-        chain_paths=(directory / "issuing.pem",),
-        password=password,
-        setting=SETTING,
-    )
-    if credential.certificate.spki_der == issuing.spki_der:
-        raise _problem(
-            f"{SETTING}.directory_path",
-            "cmp.key is the issuing CA's key",
-            "Make a key of its own for CMP messages (RFC 9810 8.6)",
+
+    def read(view: CADirectory) -> CAMaterial:
+        material = _read(view, now, password, random_octets)
+        _require_valid(material, directory, now)
+        return material
+
+    return _undisturbed(directory, read)
+
+
+def load_unchecked(
+    view: CADirectory,
+    *,
+    now: datetime,
+    password: bytes | None,
+    random_octets: RandomOctets = secrets.token_bytes,
+) -> CAMaterial:
+    """Load a CA in order to change it: what is in use may have expired.
+
+    Raises:
+        ConfigError: As `load_ca`.
+    """
+    return _read(view, now, password, random_octets)
+
+
+def _undisturbed(directory: Path, read: Callable[[CADirectory], Result]) -> Result:
+    """Read files of a directory, again if it is changed meanwhile: they were old and new ones then."""
+    for _ in range(_READINGS):
+        view = CADirectory(directory)
+        before = view.state()
+        try:
+            result = read(view)
+        except ConfigError:
+            if view.state() == before:
+                raise
+        else:
+            if view.state() == before:
+                return result
+    raise problem(SETTING, f"{directory} changes all the time", "Find out what writes there")
+
+
+def _read(
+    view: CADirectory, now: datetime, password: bytes | None, random_octets: RandomOctets
+) -> CAMaterial:
+    roots = roots_of(view)
+    root = roots[0]
+    active = load_issuer(view, "", roots, password, random_octets)
+    issuers, ocsp = [active], {active.id: _signer(view, "ocsp", active, password)}
+    credential = _signer(view, "cmp", active, password)
+    for name in view.numbered("retired"):
+        if now > load_certificates(view.find(f"{name}/issuing.pem"), SETTING)[0].not_after:
+            continue  # nothing it issued is valid any more, and its key may be gone
+        issuer = load_issuer(view, f"{name}/", roots, password, random_octets)
+        issuers.append(issuer)
+        ocsp[issuer.id] = _signer(view, f"{name}/ocsp", issuer, password)
+    _require_keys_apart(active, credential, ocsp)
+    update = _root_update(view, root)
+    old_root = None if update is None else Certificate.from_der(update.old_root)
+    return CAMaterial(root, tuple(issuers), credential, ocsp, update, old_root)
+
+
+def roots_of(view: CADirectory) -> tuple[Certificate, ...]:
+    """Return the root and those before it, newest first.
+
+    Raises:
+        ConfigError: A file cannot be read.
+    """
+    old = [f"{name}/root.pem" for name in view.numbered("retired-roots")]
+    return tuple(only(view.find(name)) for name in ("root.pem", *filter(view.has, old)))
+
+
+def load_issuer(
+    view: CADirectory,
+    prefix: str,
+    roots: tuple[Certificate, ...],
+    password: bytes | None,
+    random_octets: RandomOctets = secrets.token_bytes,
+) -> Issuer:
+    """Load an issuing CA.
+
+    Args:
+        prefix: "" for the active one, "retired/1/" for another.
+        roots: The root and those before it.
+
+    Raises:
+        ConfigError: Its files cannot be used, or none of the roots is above it.
+    """
+    certificates = load_certificates(view.find(f"{prefix}issuing.pem"), SETTING)
+    for certificate, issuer in pairwise(certificates):
+        require_issued_by(certificate, issuer)
+    chain = certificates[1:]
+    if certificates[-1] not in roots:
+        root = next((item for item in roots if issued_by(certificates[-1], item)), None)
+        if root is None:
+            require_issued_by(certificates[-1], roots[0])
+        else:
+            chain += (root,)
+    key = load_private_key(view.find(f"{prefix}issuing.key"), password, SETTING)
+    return Issuer(certificates[0], chain, key, random_octets)
+
+
+def _signer(view: CADirectory, name: str, issuer: Issuer, password: bytes | None) -> Credential:
+    if not (view.has(f"{name}.pem") and view.has(f"{name}.key")):
+        raise problem(
+            SETTING,
+            f"{view.path / name}.pem and .key are not both there; older versions made no OCSP signer",
+            f"Run: ra-gateway ca renew-signers {view.path}",
         )
-    for certificate, issuer in ((issuing, root), (credential.certificate, issuing)):
-        if not _issued_by(certificate, issuer):
-            raise _problem(
-                f"{SETTING}.directory_path",
-                f"{certificate.subject} was not issued by {issuer.subject}",
-                "Put files of one CA together, as `ra-gateway ca create` makes them",
-            )
-    issuer_ = Issuer(issuing, (root,), key, profile, random_octets)
-    return CAMaterial(root, issuer_, credential)
-
-
-def _issued_by(certificate: Certificate, issuer: Certificate) -> bool:
-    try:
-        certificate.verify_issued_by(issuer)
-    except (InvalidSignature, CMPError):
-        return False
-    return certificate.issuer_der == issuer.subject_der
-
-
-def _only(path: Path, setting: str) -> Certificate:
-    certificates = load_certificates(path, setting)
-    if len(certificates) != 1:
-        raise _problem(setting, f"{path} has {len(certificates)} certificates", "Leave one in it")
-    return certificates[0]
-
-
-def _key_maker(kind: str) -> Callable[[], Any]:
-    try:
-        return KEY_KINDS[kind]
-    except KeyError:
-        raise _problem(
-            "key_kind", f"{kind!r} is no kind of key", f"Choose one of {', '.join(KEY_KINDS)}"
-        ) from None
-
-
-def _name(organization: str, role: str) -> x509.Name:
-    return x509.Name(
-        [
-            x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, organization),
-            x509.NameAttribute(x509.NameOID.COMMON_NAME, f"{organization} {role}"),
-        ]
+    certificate = only(view.find(f"{name}.pem"))
+    require_issued_by(certificate, issuer.certificate)
+    if name.endswith("ocsp") and OCSP_SIGNING not in certificate.extended_key_usage:
+        raise problem(
+            SETTING,
+            f"{certificate.subject} may not sign OCSP answers (extKeyUsage)",
+            f"Move {name}.pem and {name}.key away and run: ra-gateway ca renew-signers {view.path}",
+        )
+    chain = (issuer.certificate, *issuer.chain)
+    key = load_private_key(view.find(f"{name}.key"), password, SETTING)
+    return make_credential(
+        certificate, tuple(item for item in chain if not item.self_issued), key, SETTING
     )
 
 
-def _template(subject_der: bytes, key: Any) -> CertTemplate:
-    return CertTemplate(subject_der=subject_der, spki_der=spki_der(key))
+def _require_keys_apart(
+    active: Issuer, credential: Credential, ocsp: Mapping[str, Credential]
+) -> None:
+    keys = {active.certificate.spki_der: "issuing.key"}
+    for file, one in ("cmp.key", credential), ("ocsp.key", ocsp[active.id]):
+        other = keys.setdefault(one.certificate.spki_der, file)
+        if other != file:
+            raise problem(
+                SETTING,
+                f"{file} and {other} are the same key",
+                "Make a key of its own for CMP messages and for OCSP answers (RFC 9810 8.6)",
+            )
 
 
-def _require_absent(paths: Iterable[Path]) -> None:
+def _root_update(view: CADirectory, root: Certificate) -> RootUpdate | None:
+    if not view.has("old-root.pem"):
+        return None
+    old, new_with_old, old_with_new = (
+        only(view.find(f"{name}.pem"))
+        for name in ("old-root", "root-new-with-old", "root-old-with-new")
+    )
+    require_issued_by(new_with_old, old)
+    require_issued_by(old_with_new, root)
+    if (new_with_old.spki_der, old_with_new.spki_der) != (root.spki_der, old.spki_der):
+        raise problem(
+            SETTING,
+            "root-new-with-old.pem and root-old-with-new.pem are not for the keys of root.pem and old-root.pem",
+            "Put files of one CA together, as `ra-gateway ca roll-root` makes them",
+        )
+    return RootUpdate(old.der, root.der, new_with_old.der, old_with_new.der)
+
+
+def _require_valid(material: CAMaterial, directory: Path, now: datetime) -> None:
+    active = material.issuers[0]
+    # Of a root that expired nothing can be made any more: nobody would trust the way to its successor.
+    commands = {material.root: "create"}
+    for certificate in (active.certificate, *active.chain):
+        commands.setdefault(certificate, "roll-issuing")
+    for credential in (material.credential, *material.ocsp.values()):
+        commands[credential.certificate] = "renew-signers"
     problems = [
         Problem(
-            str(path), "exists already", "Move it away, or choose another directory or file name"
+            SETTING,
+            f"the certificate of {certificate.subject} is {_period(certificate)}",
+            f"Check the clock; if it is right: ra-gateway ca {command}"
+            + (" OTHER_DIRECTORY" if command == "create" else f" {directory}"),
         )
-        for path in paths
-        if path.exists()
+        for certificate, command in commands.items()
+        if not certificate.valid_at(now)
     ]
     if problems:
         raise ConfigError(problems)
 
 
-def _write(
-    path: Path, certificates: Iterable[Certificate], key: Any, password: bytes | None
-) -> None:
-    try:
-        write_private_key(Path(f"{path}.key"), key, password)
-        write_certificates(Path(f"{path}.pem"), certificates)
-    except OSError as error:
-        raise _problem(
-            str(path.parent),
-            f"{error.filename or path} cannot be written: {error.strerror}",
-            "Choose a directory that can be written to",
-        ) from error
+def _period(certificate: Certificate) -> str:
+    form = "%Y-%m-%dT%H:%M:%SZ"
+    return f"valid from {certificate.not_before:{form}} to {certificate.not_after:{form}} only"
 
 
-def _problem(path: str, what: str, todo: str) -> ConfigError:
-    return ConfigError([Problem(path, what, todo)])
+def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
+    """Make sure that one certificate was issued by another one's CA.
+
+    Raises:
+        ConfigError: It was not.
+    """
+    if not issued_by(certificate, issuer):
+        raise problem(
+            SETTING,
+            f"{certificate.subject} was not issued by {issuer.subject}",
+            "Put files of one CA together, as `ra-gateway ca create` makes them",
+        )
+
+
+def only(path: Path) -> Certificate:
+    """Return the one certificate of a file.
+
+    Raises:
+        ConfigError: There is none, or more than one.
+    """
+    certificates = load_certificates(path, SETTING)
+    if len(certificates) != 1:
+        raise problem(SETTING, f"{path} has {len(certificates)} certificates", "Leave one in it")
+    return certificates[0]
+
+
+# --- Told -------------------------------------------------------------------------------------------------------
+
+
+def root_ca_key_update(directory: Path) -> RootUpdate | None:
+    """Return the last change of the root, None if there was none; no key is needed.
+
+    Raises:
+        ConfigError: Its files cannot be used.
+    """
+    return _undisturbed(directory, lambda view: _root_update(view, only(view.find("root.pem"))))
+
+
+def expiries(directory: Path) -> list[Expiry]:
+    """Return when the certificates in use expire, the soonest first; no key is needed.
+
+    Raises:
+        ConfigError: A file cannot be read.
+    """
+    return _undisturbed(directory, _expiries)
+
+
+def _expiries(view: CADirectory) -> list[Expiry]:
+    names = ["root", "issuing", *SIGNERS, "old-root", "root-new-with-old", "root-old-with-new"]
+    for name in view.numbered("retired"):
+        names += [f"{name}/issuing", f"{name}/ocsp"]
+    found = [
+        Expiry(f"{name}.pem", certificate.subject, certificate.not_after)
+        for name in names
+        if view.has(f"{name}.pem")
+        for certificate in load_certificates(view.find(f"{name}.pem"), SETTING)
+    ]
+    return sorted(found, key=lambda item: item.not_after)

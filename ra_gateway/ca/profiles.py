@@ -1,51 +1,125 @@
-"""Certificate profiles as data, and what of a request's template they grant.
+"""Certificate profiles as data: those of TS 33.310 6.1, and those an operator derives from them.
 
-A profile decides, the template only suggests: what is granted differs from what was asked for wherever the
-profile says so, and the answer then has status grantedWithMods (RFC 4211 5: all but the key may be altered).
+A profile decides, the template of a request only suggests (`blueprint.draw_up`). Where a clause of TS 33.310
+leaves something open, or its text could not be checked, the built-in profile allows it; an operator who
+knows the network better derives a stricter one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import cached_property
+from types import MappingProxyType
 from typing import Final
+from urllib.parse import urlsplit
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import key_family, load_public_key
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage, key_identifier
+from ra_gateway.cmp.certificates import KeyUsage
 from ra_gateway.cmp.codes import OID
-from ra_gateway.cmp.messages import CertTemplate, Extension
-from ra_gateway.cmp.names import NULL_DN, general_names
-from ra_gateway.errors import MalformedMessage, ServiceFailure, TemplateRefused
-
-KEY_ENCIPHERMENT: Final = 2
-"""Bit number of KeyUsage (RFC 5280 4.2.1.3)."""
-
-CRL_DISTRIBUTION_POINTS: Final = "2.5.29.31"
-
-SERVER_AUTH: Final = "1.3.6.1.5.5.7.3.1"
-CLIENT_AUTH: Final = "1.3.6.1.5.5.7.3.2"
-IPSEC_IKE: Final = "1.3.6.1.5.5.7.3.17"
-IKE_INTERMEDIATE: Final = "1.3.6.1.5.5.8.2.2"
+from ra_gateway.errors import ConfigError, Problem
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """notBefore lies this much back, for base stations whose clock is behind; as far as messageTime may be off."""
 
-MIN_SERIAL_BITS: Final = 64  # R153
-MAX_SERIAL_BITS: Final = 159  # RFC 5280 4.1.2.2: 20 octets, positive
+SERVER_AUTH: Final = "1.3.6.1.5.5.7.3.1"
+CLIENT_AUTH: Final = "1.3.6.1.5.5.7.3.2"
+OCSP_SIGNING: Final = "1.3.6.1.5.5.7.3.9"
+IPSEC_IKE: Final = "1.3.6.1.5.5.7.3.17"
+IKE_INTERMEDIATE: Final = "1.3.6.1.5.5.8.2.2"
+ANY_PURPOSE: Final = "2.5.29.37.0"
+
+PURPOSES: Final = MappingProxyType(
+    {
+        "serverAuth": SERVER_AUTH,
+        "clientAuth": CLIENT_AUTH,
+        "ipsecIKE": IPSEC_IKE,
+        "iKEIntermediate": IKE_INTERMEDIATE,
+        "OCSPSigning": OCSP_SIGNING,
+        "cmcCA": OID.cmcCA,
+        "cmcRA": OID.cmcRA,
+    }
+)
+"""Extended key usages that have a name in the configuration; every other is written with its dotted OID."""
+
+PRIVILEGED_PURPOSES: Final = frozenset({OCSP_SIGNING, OID.cmcCA, OID.cmcRA, OID.cmKGA, ANY_PURPOSE})
+"""What lets a key speak for the PKI, or for anything at all: only built-in profiles give these (RFC 9810 8.10)."""
+
+KEY_USAGES: Final = MappingProxyType(
+    {
+        "digitalSignature": 0,
+        "nonRepudiation": 1,
+        "keyEncipherment": 2,
+        "dataEncipherment": 3,
+    }
+)
+"""Names and bit numbers of KeyUsage (RFC 5280 4.2.1.3) that an end entity may have: none of a CA's, and no
+keyAgreement, since every key that enrols here signs."""
+
+ANY_KEY_USAGES: Final = frozenset({0, 1})
+RSA_KEY_USAGES: Final = frozenset({2, 3})
+"""Those that only RSA keys can have."""
+
+ALL_KEY_KINDS: Final = frozenset(
+    ("p256", "p384", "p521", "rsa", "ed25519", "ed448", "mldsa44", "mldsa65", "mldsa87")
+)
+"""Kinds of subject keys. How long an RSA key must be is the business of the trust domain that asks (R61)."""
+
+ATTRIBUTES: Final = MappingProxyType(
+    {
+        "CN": "2.5.4.3",
+        "serialNumber": "2.5.4.5",
+        "C": "2.5.4.6",
+        "L": "2.5.4.7",
+        "ST": "2.5.4.8",
+        "STREET": "2.5.4.9",
+        "O": "2.5.4.10",
+        "OU": "2.5.4.11",
+        "title": "2.5.4.12",
+        "dnQualifier": "2.5.4.46",
+        "UID": "0.9.2342.19200300.100.1.1",
+        "DC": "0.9.2342.19200300.100.1.25",
+        "emailAddress": "1.2.840.113549.1.9.1",
+    }
+)
+"""Attributes of a subject that have a name in the configuration; every other is written with its dotted OID."""
+
+SAN_TAGS: Final = MappingProxyType(
+    {"email": 0x81, "dns": 0x82, "dn": 0xA4, "uri": 0x86, "ip": 0x87}
+)
+"""Kinds of GeneralName that a certificate may have, and their tags (RFC 5280 4.2.1.6)."""
+
+MAX_VALIDITY_DAYS: Final = 3650
+"""Ten years, as long as an issuing CA lives: an end entity's certificate has no use beyond it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Profile:
     """What certificates of one kind hold.
+
+    In URLs, `{issuer}` stands for the key identifier (hexadecimal) of the CA that issues: each has its own CRL.
 
     Args:
         key_usage: Bits granted to any key; `rsa_key_usage` are granted to RSA keys besides.
         purposes: Extended key usages (dotted) given when none is asked for.
         allowed_purposes: Those that may be asked for.
         validity_days: Longest validity, counted from the moment of issue.
-        crl_url: Where the CRL is; "" leaves the extension out.
+        longest_validity_days: How far configuration may extend that.
+        key_kinds: Out of `ALL_KEY_KINDS`.
+        required_subject: Attributes the subject must have: names out of `ATTRIBUTES`, or dotted.
+        allowed_subject: Those it may have; empty allows all.
+        san: Kinds out of `SAN_TAGS` that SubjectAltName may hold; empty allows no SubjectAltName.
+        san_max: Most names in it. A base station has a few addresses and names, not dozens.
+        san_critical: Marks it critical even if there is a subject, against the SHOULD of RFC 5280 4.2.1.6.
+        crl_urls: Where the CRL is; empty leaves the extension out.
+        delta_crl_url: Where the delta CRL is (FreshestCRL); "" leaves it out, as it does the next two.
+        ocsp_url: Of the OCSP responder.
+        ca_issuers_url: Of the issuing CA's certificate.
+        ocsp_no_check: Tells clients not to ask for the status of this one (RFC 6960 4.2.2.2.1).
+        certificate_policies: Dotted.
+        nf_types: Whether NFTypes (RFC 9310) may be asked for.
     """
 
     name: str
@@ -54,22 +128,88 @@ class Profile:
     purposes: tuple[str, ...] = ()
     allowed_purposes: frozenset[str] = frozenset()
     validity_days: int = 365
-    crl_url: str = ""
+    longest_validity_days: int = MAX_VALIDITY_DAYS
+    key_kinds: frozenset[str] = ALL_KEY_KINDS
+    required_subject: tuple[str, ...] = ()
+    allowed_subject: frozenset[str] = frozenset()
+    san: frozenset[str] = frozenset(SAN_TAGS)
+    san_required: bool = False
+    san_max: int = 16
+    san_critical: bool = False
+    crl_urls: tuple[str, ...] = ()
+    delta_crl_url: str = ""
+    ocsp_url: str = ""
+    ca_issuers_url: str = ""
+    ocsp_no_check: bool = False
+    certificate_policies: tuple[str, ...] = ()
+    nf_types: bool = False
+
+    def __hash__(self) -> int:
+        # Of two dozen fields, the name alone tells almost any two apart; this is asked for with every certificate.
+        return hash(self.name)
+
+    @cached_property
+    def required_attributes(self) -> Mapping[bytes, str]:
+        """Content octets of the OIDs of `required_subject`, and their names."""
+        return {_attribute(name): name for name in self.required_subject}
+
+    @cached_property
+    def allowed_attributes(self) -> frozenset[bytes]:
+        """Content octets of the OIDs of `allowed_subject`."""
+        return frozenset(map(_attribute, self.allowed_subject))
+
+    @cached_property
+    def san_tags(self) -> frozenset[int]:
+        """Tags of the kinds in `san`."""
+        return frozenset(SAN_TAGS[kind] for kind in self.san)
+
+
+def _attribute(name: str) -> bytes:
+    return asn1.inner(asn1.oid_der(ATTRIBUTES.get(name, name)))
 
 
 NE_IPSEC: Final = Profile(
     "ne_ipsec",
-    rsa_key_usage=frozenset({KEY_ENCIPHERMENT}),
+    rsa_key_usage=frozenset({KEY_USAGES["keyEncipherment"]}),
     allowed_purposes=frozenset({IPSEC_IKE, IKE_INTERMEDIATE}),
 )
 """Network elements that speak IKE (TS 33.310 6.1.3b)."""
+
+ENODEB_IPSEC: Final = replace(NE_IPSEC, name="enodeb_ipsec")
+"""Base stations of LTE: network elements like others (6.1.3b), under a name of their own for roles."""
+
+GNODEB_IPSEC: Final = replace(NE_IPSEC, name="gnodeb_ipsec")
+"""Base stations of 5G, as `ENODEB_IPSEC`."""
+
+SEG: Final = replace(NE_IPSEC, name="seg")
+"""Security gateways (TS 33.310 6.1.3): IPsec, as network elements."""
 
 NE_TLS: Final = Profile(
     "ne_tls",
     purposes=(SERVER_AUTH, CLIENT_AUTH),
     allowed_purposes=frozenset({SERVER_AUTH, CLIENT_AUTH}),
 )
-"""Network elements that speak TLS (TS 33.310 6.1.3a)."""
+"""Network elements that speak TLS, at either end (TS 33.310 6.1.3a)."""
+
+TLS_CLIENT: Final = replace(
+    NE_TLS, name="tls_client", purposes=(CLIENT_AUTH,), allowed_purposes=frozenset({CLIENT_AUTH})
+)
+TLS_SERVER: Final = replace(
+    NE_TLS, name="tls_server", purposes=(SERVER_AUTH,), allowed_purposes=frozenset({SERVER_AUTH})
+)
+
+NF: Final = replace(
+    NE_TLS,
+    name="nf",
+    longest_validity_days=3 * 365,
+    required_subject=("C", "O"),
+    allowed_subject=frozenset({"C", "O", "OU", "CN"}),
+    san=frozenset({"dns", "ip", "uri"}),
+    san_required=True,
+    san_critical=True,
+    nf_types=True,
+)
+"""Network functions of the 5G core (TS 33.310 6.1.3c)."""
 
 RA: Final = Profile("ra", purposes=(OID.cmcRA,), allowed_purposes=frozenset({OID.cmcRA}))
 """The RA's signer (RFC 9483 4.9: cmcRA marks the delegation)."""
@@ -79,156 +219,34 @@ CMP_SIGNER: Final = Profile(
 )
 """The key that protects the CA's own messages (RFC 9810 8.6: not the one that signs certificates)."""
 
-PROFILES: Final = {profile.name: profile for profile in (NE_IPSEC, NE_TLS, RA, CMP_SIGNER)}
+OCSP_SIGNER: Final = Profile(
+    "ocsp_signer",
+    purposes=(OCSP_SIGNING,),
+    allowed_purposes=frozenset({OCSP_SIGNING}),
+    validity_days=30,
+    ocsp_no_check=True,
+)
+"""The delegated OCSP signer; short-lived, since nobody asks whether it was revoked (RFC 6960 4.2.2.2.1)."""
 
-
-@dataclass(frozen=True, slots=True)
-class Blueprint:
-    """What a certificate is going to say; signature and serial number are missing.
-
-    Args:
-        changes: What differs from the request, in words; empty if nothing does.
-    """
-
-    subject_der: bytes
-    spki_der: bytes
-    not_before: datetime
-    not_after: datetime
-    extensions: tuple[Extension, ...]
-    changes: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class _Draft:
-    extensions: list[Extension] = field(default_factory=list)
-    changes: list[str] = field(default_factory=list)
-
-    def grant(self, oid: str, value: bytes, *, critical: bool = False) -> None:
-        self.extensions.append(Extension(oid, critical, value))
-
-
-def draw_up(
-    profile: Profile, template: CertTemplate, issuer: Certificate, now: datetime
-) -> Blueprint:
-    """Decide what a certificate says: the template as far as the profile and the issuing CA allow.
-
-    The template's issuer is not looked at: OpenSSL puts the vendor's CA there.
-
-    Args:
-        template: Has a publicKey whose strength was checked.
-        issuer: The issuing CA's certificate; has a SubjectKeyIdentifier.
-        now: Aware UTC.
-
-    Raises:
-        TemplateRefused: No name at all, a name or extension that does not parse, or a validity in the past.
-        ServiceFailure: The issuing CA itself is not valid now.
-    """
-    if template.spki_der is None:
-        raise TemplateRefused("no publicKey", rule="R60")
-    draft = _Draft()
-    if template.reserved:
-        draft.changes.extend(template.reserved)
-    not_before, not_after = _validity(profile, template, issuer, now, draft)
-    try:
-        _draw_key_usage(profile, template, draft)
-        draft.grant(
-            ExtensionOID.subjectKeyIdentifier, asn1.encode(key_identifier(template.spki_der))
+PROFILES: Final = MappingProxyType(
+    {
+        profile.name: profile
+        for profile in (
+            NE_IPSEC,
+            ENODEB_IPSEC,
+            GNODEB_IPSEC,
+            SEG,
+            NE_TLS,
+            TLS_CLIENT,
+            TLS_SERVER,
+            NF,
+            RA,
+            CMP_SIGNER,
+            OCSP_SIGNER,
         )
-        draft.grant(ExtensionOID.authorityKeyIdentifier, _authority(issuer))
-        _draw_purposes(profile, template, draft)
-        subject_der = _draw_names(template, draft)
-    except MalformedMessage as error:
-        raise TemplateRefused(error.detail, rule=error.rule) from error
-    if profile.crl_url:
-        draft.grant(CRL_DISTRIBUTION_POINTS, crl_distribution_points(profile.crl_url))
-    draft.changes.extend(_left_out(template, draft.extensions))
-    return Blueprint(
-        subject_der,
-        template.spki_der,
-        not_before,
-        not_after,
-        tuple(draft.extensions),
-        tuple(draft.changes),
-    )
-
-
-def _validity(
-    profile: Profile, template: CertTemplate, issuer: Certificate, now: datetime, draft: _Draft
-) -> tuple[datetime, datetime]:
-    now = now.replace(microsecond=0)  # certificates know whole seconds only
-    if not issuer.valid_at(now):
-        raise ServiceFailure(f"the issuing CA {issuer.subject} is not valid now", rule="R153")
-    earliest = max(now - CLOCK_SKEW, issuer.not_before)
-    latest = min(now + timedelta(days=profile.validity_days), issuer.not_after)
-    not_before, not_after = earliest, latest
-    if template.not_before is not None:
-        # Between the two it is a backdating of the device's own, smaller than ours.
-        not_before = template.not_before if earliest <= template.not_before <= now else earliest
-    if template.not_after is not None:
-        if template.not_after <= now:
-            raise TemplateRefused(
-                f"validity until {template.not_after:%Y-%m-%dT%H:%M:%SZ} is over", rule="R153"
-            )
-        not_after = min(template.not_after, latest)
-    if template.not_before not in (None, not_before) or template.not_after not in (None, not_after):
-        draft.changes.append("validity")
-    return not_before, not_after
-
-
-def _draw_key_usage(profile: Profile, template: CertTemplate, draft: _Draft) -> None:
-    assert template.spki_der is not None
-    allowed = profile.key_usage
-    if profile.rsa_key_usage and key_family(load_public_key(template.spki_der)) == "rsa":
-        allowed = allowed | profile.rsa_key_usage
-    granted = allowed
-    requested = template.extension(ExtensionOID.keyUsage)
-    if requested is not None:
-        bits = frozenset(asn1.set_bits(asn1.decode(asn1.BitString, requested.value)))
-        if profile.key_usage <= bits <= allowed:
-            granted = bits
-        else:
-            draft.changes.append("keyUsage")
-    draft.grant(ExtensionOID.keyUsage, asn1.encode(asn1.named_bits(sorted(granted))), critical=True)
-
-
-def _draw_purposes(profile: Profile, template: CertTemplate, draft: _Draft) -> None:
-    granted = profile.purposes
-    requested = template.extension(ExtensionOID.extKeyUsage)
-    if requested is not None:
-        asked = tuple(oid.dotted_string for oid in asn1.unbox(asn1.OIDsBox, requested.value).oids)
-        granted = tuple(oid for oid in asked if oid in profile.allowed_purposes)
-        if granted != asked:
-            granted = granted or profile.purposes
-            draft.changes.append("extKeyUsage")
-    if granted:
-        draft.grant(ExtensionOID.extKeyUsage, purposes_der(granted))
-
-
-def _draw_names(template: CertTemplate, draft: _Draft) -> bytes:
-    subject_der = template.subject_der or NULL_DN
-    names = template.extension(ExtensionOID.subjectAltName)
-    if names is None:
-        if subject_der == NULL_DN:
-            raise TemplateRefused("neither subject nor SubjectAltName", rule="R51")
-        return subject_der
-    general_names(names.value)  # raises unless they are names
-    # RFC 5280 4.2.1.6: critical if it is the only name there is.
-    draft.grant(ExtensionOID.subjectAltName, names.value, critical=subject_der == NULL_DN)
-    return subject_der
-
-
-def _left_out(template: CertTemplate, granted: Iterable[Extension]) -> list[str]:
-    """Return the requested extensions that the certificate lacks, or has with another value."""
-    values = {extension.oid: extension.value for extension in granted}
-    judged = (ExtensionOID.keyUsage, ExtensionOID.extKeyUsage)
-    return [
-        f"extension {requested.oid}"
-        for requested in template.extensions
-        if requested.oid not in judged
-        # basicConstraints that says "no CA" (R63 refused the other) says nothing.
-        and requested.oid != ExtensionOID.basicConstraints
-        and values.get(requested.oid) != requested.value
-    ]
+    }
+)
+"""The built-in profiles by name."""
 
 
 def purposes_der(purposes: Iterable[str]) -> bytes:
@@ -236,77 +254,285 @@ def purposes_der(purposes: Iterable[str]) -> bytes:
     return asn1.boxed(asn1.OIDsBox(oids=[asn1.oid(dotted) for dotted in purposes]))
 
 
-def crl_distribution_points(url: str) -> bytes:
-    """Return the value of a CRLDistributionPoints extension with one URL (RFC 5280 4.2.1.13)."""
-    full_name = asn1.tlv(0xA0, asn1.tlv(0x86, url.encode("ascii")))
-    return asn1.tlv(0x30, asn1.tlv(0x30, asn1.tlv(0xA0, full_name)))
+# --- profiles of the operator's own -----------------------------------------------------------------------------
 
 
-def _authority(issuer: Certificate) -> bytes:
-    identifier = issuer.subject_key_identifier
-    if identifier is None:
-        raise ServiceFailure("the issuing CA has no SubjectKeyIdentifier", rule="R153")
-    return asn1.encode(
-        asn1.AuthorityKeyIdentifier(
-            key_identifier=identifier,
-            authority_cert_issuer=None,
-            authority_cert_serial_number=None,
-        )
-    )
+def derive(base: Profile, name: str, /, **changes: object) -> Profile:
+    """Return a profile that is like another but for some fields, as a table `[ca.profiles.NAME]` gives them.
 
-
-def require_conforming(
-    tbs_der: bytes,
-    blueprint: Blueprint,
-    profile: Profile,
-    issuer: Certificate,
-    now: datetime,
-) -> None:
-    """Check a TBSCertificate, as it is going to be signed, against what no certificate of ours may violate.
-
-    Reads the octets again rather than the values they were made of, so that a mistake in between shows.
+    Args:
+        name: Letters, digits, `_`, `-` and `.`; none of the built-in ones.
+        changes: Values as TOML has them:
+            validity_days           integer, from 1 to what the base allows (3650; nf: 1095)
+            key_usage               list of names out of `KEY_USAGES`, with digitalSignature; what only RSA
+                                    keys can have is given to those alone
+            extended_key_usage      list of names out of `PURPOSES` or dotted OIDs: given if none is asked for
+            allowed_extended_key_usage  the same: those that may be asked for; by default extended_key_usage
+            key_kinds               list out of `ALL_KEY_KINDS`
+            required_subject        list of names out of `ATTRIBUTES` or dotted OIDs
+            allowed_subject         the same; empty allows all
+            san                     list out of `SAN_TAGS`: email, dns, dn, uri, ip; empty: no SubjectAltName
+            san_required            boolean
+            san_max                 integer, from 1 to 100
+            crl_urls                list of http or ldap URLs, `{issuer}` in them as `Profile` says
+            delta_crl_url           http or ldap URL, "" for none
+            ocsp_url, ca_issuers_url  http URL, "" for none
+            certificate_policies    list of dotted OIDs
 
     Raises:
-        ServiceFailure: It violates one (R153).
+        ConfigError: Whatever is wrong with these, all of it at once.
     """
-    try:
-        tbs = asn1.decode(asn1.TBSCertificate, tbs_der)
-        extensions = {item.extn_id.dotted_string: item for item in tbs.extensions or ()}
-        usage = asn1.set_bits(
-            asn1.decode(asn1.BitString, extensions[ExtensionOID.keyUsage].extn_value)
+    where = f"ca.profiles.{name}"
+    problems = _name_problems(where, name)
+    fields: dict[str, object] = {}
+    for key, value in changes.items():
+        reader = _READERS.get(key)
+        if reader is None:
+            problems.append(
+                Problem(
+                    f"{where}.{key}",
+                    "is no field of a profile",
+                    f"Take it out, or choose among base, {', '.join(_READERS)}",
+                )
+            )
+            continue
+        try:
+            fields.update(reader(base, value))
+        except _WrongValue as error:
+            problems.append(Problem(f"{where}.{key}", error.what, error.todo))
+    if problems:
+        raise ConfigError(problems)
+    if "purposes" in fields and "allowed_purposes" not in fields:
+        fields["allowed_purposes"] = frozenset(_strings(fields["purposes"]))
+    # The fields were read by type above, each by the reader that makes it.
+    derived = replace(base, name=name, **fields)  # type: ignore[arg-type]
+    problems = list(_contradictions(where, derived))
+    if problems:
+        raise ConfigError(problems)
+    return derived
+
+
+def _name_problems(where: str, name: str) -> list[Problem]:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) is None:
+        return [
+            Problem(
+                where,
+                "is no name for a profile",
+                "Use up to 64 letters, digits, dots, hyphens and underscores, "
+                "a letter or digit first",
+            )
+        ]
+    if name in PROFILES:
+        return [
+            Problem(where, "is the name of a built-in profile", "Give the derived one another name")
+        ]
+    return []
+
+
+def _contradictions(where: str, profile: Profile) -> Iterable[Problem]:
+    """Yield what the fields of a profile, each of them right by itself, say against each other."""
+    ungranted = sorted(set(profile.purposes) - profile.allowed_purposes)
+    if ungranted:
+        yield Problem(
+            f"{where}.allowed_extended_key_usage",
+            f"lacks {_listed(ungranted)}, which extended_key_usage gives",
+            "List there what is given unasked as well",
         )
-        not_before = asn1.time_of(tbs.validity.not_before)
-        not_after = asn1.time_of(tbs.validity.not_after)
-        purposes = _purposes_of(extensions.get(ExtensionOID.extKeyUsage))
-    except (MalformedMessage, KeyError) as error:
-        raise ServiceFailure(f"the certificate to be signed is broken: {error}") from error
-    bits = tbs.serial_number.bit_length()
-    invariants = {
-        "version": tbs.version == 2,
-        "serial number": tbs.serial_number > 0 and MIN_SERIAL_BITS <= bits <= MAX_SERIAL_BITS,
-        "issuer": asn1.raw(tbs.issuer) == issuer.subject_der,
-        "subject": asn1.raw(tbs.subject) == blueprint.subject_der,
-        "public key": asn1.raw(tbs.subject_public_key_info) == blueprint.spki_der,
-        "notBefore": issuer.not_before <= not_before <= now,
-        "notAfter": now < not_after <= issuer.not_after,
-        "an extension twice": len(extensions) == len(tbs.extensions or ()),
-        "basicConstraints": ExtensionOID.basicConstraints not in extensions,
-        "keyUsage": extensions[ExtensionOID.keyUsage].critical
-        and profile.key_usage <= set(usage) <= profile.key_usage | profile.rsa_key_usage,
-        "extKeyUsage": purposes <= profile.allowed_purposes,
-        "key identifiers": ExtensionOID.subjectKeyIdentifier in extensions
-        and ExtensionOID.authorityKeyIdentifier in extensions,
-        "CRL distribution point": bool(profile.crl_url) == (CRL_DISTRIBUTION_POINTS in extensions),
+    if profile.allowed_subject:
+        missing = set(profile.required_attributes) - profile.allowed_attributes
+        if missing:
+            yield Problem(
+                f"{where}.allowed_subject",
+                f"lacks {_listed(profile.required_attributes[oid] for oid in missing)}, "
+                "which required_subject demands",
+                "List there what is required as well, or leave it empty to allow all",
+            )
+    if profile.san_required and not profile.san:
+        yield Problem(
+            f"{where}.san",
+            "is empty, but a SubjectAltName is required",
+            'List kinds of names, such as ["dns", "ip"], or set san_required to false',
+        )
+    if profile.delta_crl_url and not profile.crl_urls:
+        yield Problem(
+            f"{where}.delta_crl_url",
+            "is set without crl_urls, and a delta CRL is of no use without the full one",
+            "Set crl_urls too, or take delta_crl_url out",
+        )
+
+
+class _WrongValue(Exception):
+    """A value of a profile's field that cannot be used."""
+
+    def __init__(self, what: str, todo: str) -> None:
+        self.what = what
+        self.todo = todo
+
+
+def _validity_days(base: Profile, value: object) -> dict[str, object]:
+    longest = base.longest_validity_days
+    return {"validity_days": _number(value, longest, f"as {base.name} allows")}
+
+
+def _key_usage(base: Profile, value: object) -> dict[str, object]:
+    names = _strings(value)
+    _require_known("key usage of an end entity", names, KEY_USAGES)
+    bits = frozenset(KEY_USAGES[name] for name in names)
+    if KeyUsage.digitalSignature not in bits:
+        raise _WrongValue(
+            "lacks digitalSignature, which enrolment, IKE and TLS all need",
+            "Add digitalSignature",
+        )
+    return {"key_usage": bits & ANY_KEY_USAGES, "rsa_key_usage": bits & RSA_KEY_USAGES}
+
+
+def _purposes(base: Profile, value: object) -> tuple[str, ...]:
+    dotted = tuple(PURPOSES.get(name, name) for name in _strings(value))
+    _require_oids("extended key usage", dotted, PURPOSES)
+    privileged = PRIVILEGED_PURPOSES.intersection(dotted) - base.allowed_purposes
+    if privileged:
+        raise _WrongValue(
+            f"holds {_listed(privileged)}, which lets a key speak for the PKI itself",
+            "Derive from ra, cmp_signer or ocsp_signer, if that is meant, or take it out",
+        )
+    return dotted
+
+
+def _key_kinds(base: Profile, value: object) -> dict[str, object]:
+    names = _strings(value)
+    if not names:
+        raise _WrongValue("is empty", f"Choose among {_listed(ALL_KEY_KINDS)}")
+    _require_known("kind of key", names, ALL_KEY_KINDS)
+    return {"key_kinds": frozenset(names)}
+
+
+def _attributes(value: object) -> tuple[str, ...]:
+    names = _strings(value)
+    _require_oids("attribute", [ATTRIBUTES.get(name, name) for name in names], ATTRIBUTES)
+    return names
+
+
+def _san(base: Profile, value: object) -> dict[str, object]:
+    names = _strings(value)
+    _require_known("kind of name", names, SAN_TAGS)
+    return {"san": frozenset(names)}
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _WrongValue(f"is {value!r}, not a boolean", "Write true or false")
+    return value
+
+
+def _policies(value: object) -> tuple[str, ...]:
+    dotted = _strings(value)
+    _require_oids("certificate policy", dotted, {})
+    return dotted
+
+
+MAX_SAN_NAMES: Final = 100
+"""Most that `san_max` may allow: certificates with more names no longer fit into IKE messages anyway."""
+
+_READERS: Final[Mapping[str, Callable[[Profile, object], dict[str, object]]]] = MappingProxyType(
+    {
+        "validity_days": _validity_days,
+        "key_usage": _key_usage,
+        "extended_key_usage": lambda base, value: {"purposes": _purposes(base, value)},
+        "allowed_extended_key_usage": lambda base, value: {
+            "allowed_purposes": frozenset(_purposes(base, value))
+        },
+        "key_kinds": _key_kinds,
+        "required_subject": lambda _, value: {"required_subject": _attributes(value)},
+        "allowed_subject": lambda _, value: {"allowed_subject": frozenset(_attributes(value))},
+        "san": _san,
+        "san_required": lambda _, value: {"san_required": _flag(value)},
+        "san_max": lambda _, value: {"san_max": _number(value, MAX_SAN_NAMES)},
+        "crl_urls": lambda _, value: {
+            "crl_urls": tuple(_url(url, ("http", "ldap")) for url in _strings(value))
+        },
+        "delta_crl_url": lambda _, value: {"delta_crl_url": _url_or_none(value, ("http", "ldap"))},
+        "ocsp_url": lambda _, value: {"ocsp_url": _url_or_none(value, ("http",))},
+        "ca_issuers_url": lambda _, value: {"ca_issuers_url": _url_or_none(value, ("http",))},
+        "certificate_policies": lambda _, value: {"certificate_policies": _policies(value)},
     }
-    violated = [name for name, holds in invariants.items() if not holds]
-    if violated:
-        raise ServiceFailure(
-            f"the certificate to be signed violates {profile.name}: {', '.join(violated)}",
-            rule="R153",
+)
+"""Fields of a table `[ca.profiles.NAME]`, besides `base`, and what makes fields of a Profile of their values."""
+
+PROFILE_FIELDS: Final = tuple(_READERS)
+"""What `derive` takes."""
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise _WrongValue(f"is {value!r}, not a list of strings", 'Write it like ["one", "two"]')
+    twice = {item for item in value if value.count(item) > 1}
+    if twice:
+        raise _WrongValue(f"names {_listed(twice)} twice", "Name each once")
+    return tuple(value)
+
+
+def _number(value: object, most: int, why: str = "") -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise _WrongValue(
+            f"is {value!r}, not a whole number from 1 to {most}{why and ', ' + why}",
+            "Give a number in that range",
+        )
+    return value
+
+
+def _url_or_none(value: object, schemes: tuple[str, ...]) -> str:
+    if not isinstance(value, str):
+        raise _WrongValue(f"is {value!r}, not a string", "Write a URL in quotes")
+    return value and _url(value, schemes)
+
+
+def _url(text: str, schemes: tuple[str, ...]) -> str:
+    # No https: whoever checks the certificate of that server would first need what is behind this URL.
+    filled = text.replace("{issuer}", "00")
+    try:
+        parts = urlsplit(filled)
+        good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if (
+        not good
+        or re.fullmatch(r"[\x21-\x7e]+", filled) is None
+        or re.search(r'[<>"{}|\\^`]', filled)
+    ):
+        raise _WrongValue(
+            f"holds {text!r}, which is no URL that can stand there",
+            f"Give a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)} and a "
+            "host, in ASCII, without blanks; {issuer} is the only placeholder",
+        )
+    return text
+
+
+def _require_known(what: str, names: Collection[str], known: Collection[str]) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise _WrongValue(
+            f"holds {_listed(unknown)}, which is no {what}", f"Choose among {_listed(known)}"
         )
 
 
-def _purposes_of(extension: asn1.Extension | None) -> set[str]:
-    if extension is None:
-        return set()
-    return {oid.dotted_string for oid in asn1.unbox(asn1.OIDsBox, extension.extn_value).oids}
+def _require_oids(what: str, dotted: Iterable[str], names: Collection[str]) -> None:
+    wrong = [oid for oid in dotted if not _is_oid(oid)]
+    if wrong:
+        known = f"Choose among {_listed(names)}, or write" if names else "Write"
+        raise _WrongValue(
+            f"holds {_listed(wrong)}, which is no {what}", f"{known} a dotted OID such as 1.2.3.4"
+        )
+
+
+def _is_oid(text: str) -> bool:
+    if re.fullmatch(r"[0-2](\.(0|[1-9][0-9]{0,17}))+", text) is None:
+        return False
+    try:
+        asn1.oid_der(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -5,32 +5,39 @@ Exit codes: 0 done; 1 the other side refused or something failed; 2 the command 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Coroutine
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn, ParamSpec
+from typing import Annotated, Final
 
 import aiohttp
 import typer
-import uvloop
-from rich.console import Console
 
 from ra_gateway import __version__, logs
-from ra_gateway.app import Application, CAService, check, now, run_until_signalled
-from ra_gateway.ca.material import create_operator_pki, issue_ra_certificate
+from ra_gateway.app import Application, check, now, run_until_signalled
+from ra_gateway.cli.ca import ca_app
 from ra_gateway.cli.demo import demonstrate
 from ra_gateway.cli.setup import require_empty, write_setup
 from ra_gateway.cli.show import describe, read_message
+from ra_gateway.cli.telling import (
+    ConfigOption,
+    KeyKindOption,
+    fail,
+    out,
+    read_password,
+    require_name,
+    require_san,
+    run,
+    say,
+    told,
+)
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.config import load, load_ca
-from ra_gateway.device.client import NotCMP, ServerUnreachable, run
+from ra_gateway.config import load
+from ra_gateway.device import client
+from ra_gateway.device.client import NotCMP, ServerUnreachable
 from ra_gateway.device.enrollment import (
     DeviceIdentity,
     Enrollment,
@@ -39,14 +46,7 @@ from ra_gateway.device.enrollment import (
     RequestOptions,
     operator_trust,
 )
-from ra_gateway.errors import (
-    CMPError,
-    ConfigError,
-    GatewayError,
-    PKIFailureInfo,
-    Problem,
-    StoreUnavailable,
-)
+from ra_gateway.errors import ConfigError, PKIFailureInfo, Problem
 from ra_gateway.keys import (
     KEY_KINDS,
     load_certificates,
@@ -55,8 +55,6 @@ from ra_gateway.keys import (
     write_certificates,
     write_private_key,
 )
-
-P = ParamSpec("P")
 
 _RESULTS: Final = ("cert.pem", "key.pem", "root.pem")
 
@@ -67,73 +65,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-ca_app = typer.Typer(
-    name="ca",
-    help="The bundled CA: make it, give the RA its certificate, serve it.",
-    no_args_is_help=True,
-)
 app.add_typer(ca_app)
-
-out = Console()
-err = Console(stderr=True)
-
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="Configuration file.", show_default=True)
-]
-KeyKindOption = Annotated[
-    str, typer.Option(help=f"Kind of key: {', '.join(KEY_KINDS)}.", show_default=True)
-]
-
-
-def _say(text: str) -> None:
-    """Print a sentence as it is: brackets in a path are no markup, and no line is broken."""
-    out.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _fail(lines: list[str], code: int) -> NoReturn:
-    for line in lines:
-        err.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(code)
-
-
-def _told(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn our exceptions into sentences and exit codes; any other is a bug and keeps its traceback."""
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except ConfigError as error:
-            _fail([str(problem) for problem in error.problems], 2)
-        except EnrollmentFailed as error:
-            _fail([str(error)], 1)
-        except StoreUnavailable as error:
-            _fail(
-                [
-                    f"{error.detail}. Check that the store is up, and what the configuration says of it"
-                ],
-                1,
-            )
-        except CMPError as error:
-            _fail([error.detail], 1)
-        except GatewayError as error:
-            _fail([str(error)], 1)
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            _fail([f"{where}{error.strerror or error}"], 1)
-
-    return wrapped
-
-
-def _run(main: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main)
-
-
-def _key_kind(kind: str) -> str:
-    if kind not in KEY_KINDS:
-        raise typer.BadParameter(f"{kind!r} is not one of {', '.join(KEY_KINDS)}")
-    return kind
 
 
 @app.callback(invoke_without_command=True)
@@ -141,7 +73,7 @@ def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
-        _say(f"ra-gateway {__version__}")
+        say(f"ra-gateway {__version__}")
         raise typer.Exit
 
 
@@ -149,7 +81,7 @@ def _main(
 
 
 @app.command()
-@_told
+@told
 def init(
     directory: Annotated[Path, typer.Argument(help="Where the files go; it must be new or empty.")],
     organisation: Annotated[str, typer.Option(help="O of every subject.")] = "Example Operator",
@@ -179,85 +111,41 @@ def init(
         vendors=vendors,
         now=now(),
         port=port,
-        key_kind=_key_kind(key_kind),
+        key_kind=key_kind,
     )
     load(path)
-    _say(f"Wrote {path} and the material it names.")
+    say(f"Wrote {path} and the material it names.")
     if not vendors:
-        _say("No vendor is trusted yet: add one to the configuration, as it explains at its end.")
-    _say(f"Next: ra-gateway serve --config {path}")
+        say("No vendor is trusted yet: add one to the configuration, as it explains at its end.")
+    say(f"Next: ra-gateway serve --config {path}")
 
 
 @app.command()
-@_told
+@told
 def serve(config: ConfigOption = Path("gateway.toml")) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
     settings = load(config)
     logs.configure(settings.log.format, settings.log.level)
     application = Application(settings)
-    _run(run_until_signalled(application, _announce))
+    run(run_until_signalled(application, _announce))
 
 
 def _announce(host: str, port: int) -> None:
-    _say(f"listening on {host}:{port}")
+    say(f"listening on {host}:{port}")
 
 
 @app.command("check-config")
-@_told
+@told
 def check_config(config: ConfigOption = Path("gateway.toml")) -> None:
     """Read the configuration and every file it names, and say everything that is wrong."""
     settings = load(config)
     check(settings)
-    _say(
+    say(
         f"{config}: good. {len(settings.endpoints)} endpoint(s), {len(settings.vendors)} vendor(s), "
         f"{len(settings.upstreams)} upstream(s), store {settings.store.kind}."
     )
     if not settings.vendors:
-        _say("No vendor is trusted, so no base station can enrol: add a table [vendors.NAME].")
-
-
-# --- the CA -----------------------------------------------------------------------------------------------------
-
-
-@ca_app.command("create")
-@_told
-def ca_create(
-    directory: Annotated[Path, typer.Argument(help="Directory of the CA's files.")],
-    organisation: Annotated[str, typer.Option(help="O of every subject.")] = "Example Operator",
-    key_kind: KeyKindOption = "p256",
-) -> None:
-    """Make root, issuing CA and CMP signing certificate. Existing files are never overwritten."""
-    create_operator_pki(directory, now=now(), name=organisation, key_kind=_key_kind(key_kind))
-    _say(f"Wrote root, issuing CA and CMP signer to {directory}.")
-    _say(f"Next: ra-gateway ca issue-ra {directory} RA_DIRECTORY")
-
-
-@ca_app.command("issue-ra")
-@_told
-def ca_issue_ra(
-    ca_directory: Annotated[Path, typer.Argument(help="Directory of the CA's files.")],
-    ra_directory: Annotated[Path, typer.Argument(help="Where ra.pem and ra.key go.")],
-    subject: Annotated[str, typer.Option(help="Subject, RFC 4514.")] = "CN=ra,O=Example Operator",
-    key_kind: KeyKindOption = "p256",
-) -> None:
-    """Issue a certificate for a registration authority."""
-    _require_name(subject, "--subject")
-    issue_ra_certificate(
-        ca_directory, subject, now=now(), target=ra_directory, key_kind=_key_kind(key_kind)
-    )
-    _say(
-        f"Wrote {ra_directory}/ra.pem and ra.key. List ra.pem under [[ca.registration_authorities]] of "
-        "the CA, and both files under [ra] of the gateway."
-    )
-
-
-@ca_app.command("serve")
-@_told
-def ca_serve(config: ConfigOption = Path("gateway.toml")) -> None:
-    """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
-    settings = load_ca(config)
-    logs.configure(settings.log.format, settings.log.level)
-    _run(run_until_signalled(CAService(settings.ca), _announce))
+        say("No vendor is trusted, so no base station can enrol: add a table [vendors.NAME].")
 
 
 # --- a base station ---------------------------------------------------------------------------------------------
@@ -268,7 +156,7 @@ KeyPasswordOption = Annotated[
 
 
 @app.command()
-@_told
+@told
 def enroll(
     url: Annotated[str, typer.Option(help="URL of the gateway.")],
     cert: Annotated[
@@ -291,20 +179,20 @@ def enroll(
 ) -> None:
     """Be a base station: get a first operator certificate with a vendor certificate (ir)."""
     if subject is not None:
-        _require_name(subject, "--subject")
+        require_name(subject, "--subject")
     for name in san or ():
-        _require_san(name)
+        require_san(name)
     credential = _base_station(cert, key, key_password, *(chain or ()))
     roots = () if trusted is None else load_certificates(trusted, "--trusted")
     options = RequestOptions(
         subject=subject, san=tuple(san or ()), implicit_confirm=implicit_confirm
     )
     identity = DeviceIdentity(credential, operator_trust(*roots) if roots else None)
-    _run(_operate(url, identity, options, _key_kind(key_kind), directory))
+    run(_operate(url, identity, options, key_kind, directory))
 
 
 @app.command()
-@_told
+@told
 def renew(
     url: Annotated[str, typer.Option(help="URL of the gateway.")],
     cert: Annotated[
@@ -321,14 +209,14 @@ def renew(
     credential = _base_station(cert, key, key_password)
     identity = DeviceIdentity(credential, operator_trust(*load_certificates(trusted, "--trusted")))
     options = RequestOptions(body_type=BodyType.kur, implicit_confirm=implicit_confirm)
-    _run(_operate(url, identity, options, _key_kind(key_kind), directory))
+    run(_operate(url, identity, options, key_kind, directory))
 
 
 def _base_station(cert: Path, key: Path, key_password: Path | None, *chain: Path) -> Credential:
     certificates = load_certificates(cert, "--cert")
     for path in chain:
         certificates += load_certificates(path, "--chain")
-    password = None if key_password is None else key_password.read_bytes().rstrip(b"\r\n")
+    password = read_password(key_password)
     own, *issuers = certificates
     try:
         private_key = load_private_key(key, password, "--key")
@@ -337,28 +225,6 @@ def _base_station(cert: Path, key: Path, key_password: Path | None, *chain: Path
         raise ConfigError([Problem(p.path, p.what, todo) for p in error.problems]) from error
     sent = tuple(issuer for issuer in issuers if not issuer.self_issued)
     return make_credential(own, sent, private_key, "--key")
-
-
-def _require_name(text: str, option: str) -> None:
-    try:
-        from_rfc4514(text)
-    except ValueError as error:
-        raise ConfigError(
-            [
-                Problem(
-                    option, f"{text!r} is no name", "Write it like CN=enb1.example.net,O=Operator"
-                )
-            ]
-        ) from error
-
-
-def _require_san(text: str) -> None:
-    try:
-        general_names_der([text])
-    except ValueError as error:
-        raise ConfigError(
-            [Problem("--san", str(error), "Write it like dns:enb1.example.net or ip:192.0.2.1")]
-        ) from error
 
 
 def _require_room(directory: Path) -> None:
@@ -387,17 +253,17 @@ async def _operate(
     )
     async with aiohttp.ClientSession() as session:
         try:
-            done = await run(enrollment, url, session)
+            done = await client.run(enrollment, url, session)
         except (ServerUnreachable, NotCMP):
             raise
         except EnrollmentFailed as error:
-            _fail([str(error), *_hints(error, enrollment, options)], 1)
+            fail([str(error), *_hints(error, enrollment, options)], 1)
     write_private_key(directory / "key.pem", new_key)
     write_certificates(directory / "cert.pem", [done.certificate, *done.chain])
     write_certificates(directory / "root.pem", [done.operator_root])
     dialogue = ", ".join(message.name for message in enrollment.trace)
-    _say(f"{dialogue}: {done.certificate.subject}")
-    _say(f"Wrote {directory}/cert.pem, key.pem and root.pem.")
+    say(f"{dialogue}: {done.certificate.subject}")
+    say(f"Wrote {directory}/cert.pem, key.pem and root.pem.")
 
 
 def _hints(error: EnrollmentFailed, enrollment: Enrollment, options: RequestOptions) -> list[str]:
@@ -423,7 +289,7 @@ def _hints(error: EnrollmentFailed, enrollment: Enrollment, options: RequestOpti
 
 
 @app.command()
-@_told
+@told
 def show(
     file: Annotated[
         Path, typer.Argument(help="A CMP message: DER, base64 or hex; - for standard input.")
@@ -435,7 +301,7 @@ def show(
 
 
 @app.command()
-@_told
+@told
 def demo(
     directory: Annotated[
         Path | None,
@@ -447,7 +313,7 @@ def demo(
     """Watch a base station enrol and renew through a gateway, all on this machine."""
     where = directory or Path(tempfile.mkdtemp(prefix="ra-gateway-demo-"))
     logs.configure("console", "warning")
-    _run(demonstrate(out, where.resolve(), port=port, keep=keep))
+    run(demonstrate(out, where.resolve(), port=port, keep=keep))
 
 
 def main() -> None:

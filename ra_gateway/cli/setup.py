@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Final
 
-from ra_gateway.ca.material import create_operator_pki, issue_ra_certificate
+from ra_gateway.ca.ledger import open_ledger
+from ra_gateway.ca.material import create_operator_pki
+from ra_gateway.ca.ra_credential import issue_ra_certificate
+from ra_gateway.ca.records import Privilege, Role
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import escape_rfc4514
 from ra_gateway.config import parse
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import load_certificates, write_certificates
+
+ACTOR: Final = "setup"
+"""Who made the first entries of the ledger, for its audit trail."""
 
 _HEAD = """\
 # ra_gateway, a starting point. Every key is explained in docs/configuration.md.
@@ -43,11 +53,6 @@ kind = "bundled"
 [ca]
 directory_path = "ca"
 ledger_path = "ca/ledger.sqlite"
-
-[[ca.registration_authorities]]
-name = "gateway"
-certificate_paths = ["ra/ra.pem"]
-privileges = ["issue", "update", "revoke"]
 
 [endpoints.ran]
 paths = ["/.well-known/cmp", "/pkix"]
@@ -127,21 +132,44 @@ def write_setup(
     )
     parse(text, directory=directory, check_files=False)  # before there is anything to clear away
     directory.mkdir(parents=True, exist_ok=True)
-    create_operator_pki(directory / "ca", now=now, name=organisation, key_kind=key_kind)
-    (directory / "ra").mkdir()
+    run_apart(_make_pki(directory, organisation, now, key_kind))
+    for name in ("root", "issuing"):
+        certificates = load_certificates(directory / "ca" / f"{name}.pem", f"ca.{name}")
+        write_certificates(directory / "operator" / f"{name}.pem", certificates[:1])
+    config.write_text(text)
+    return config
+
+
+async def _make_pki(directory: Path, organisation: str, now: datetime, key_kind: str) -> None:
+    await create_operator_pki(directory / "ca", now=now, name=organisation, key_kind=key_kind)
     escaped = escape_rfc4514(organisation)
-    issue_ra_certificate(
+    certificate = await issue_ra_certificate(
         directory / "ca",
         f"CN={escaped} RA,O={escaped}",
         now=now,
         target=directory / "ra",
         key_kind=key_kind,
     )
-    for name in ("root", "issuing"):
-        certificates = load_certificates(directory / "ca" / f"{name}.pem", f"ca.{name}")
-        write_certificates(directory / "operator" / f"{name}.pem", certificates[:1])
-    config.write_text(text)
-    return config
+    await _register(directory / "ca" / "ledger.sqlite", certificate, now)
+
+
+async def _register(path: Path, certificate: Certificate, now: datetime) -> None:
+    """Make the ledger, and the gateway a registered authority in it."""
+    ledger = open_ledger(path)
+    await ledger.open()
+    try:
+        registry = ledger.registry
+        await registry.put_role(Role("ra", frozenset(Privilege), ("ne_ipsec",)), ACTOR, now)
+        await registry.put_authority("gateway", "ra", ACTOR, now)
+        await registry.add_authority_certificate("gateway", certificate.der, ACTOR, now)
+    finally:
+        await ledger.close()
+
+
+def run_apart(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end in a thread and loop of its own, also from within a running loop."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
 
 
 def _configuration(

@@ -424,6 +424,11 @@ class CRLStatus:
 
 
 @asn1.sequence
+class CRLStatusListBox:
+    statuses: list[CRLStatus]
+
+
+@asn1.sequence
 class KemCiphertextInfo:
     kem: AlgorithmIdentifier
     ct: bytes

@@ -672,6 +672,137 @@ def cert_confirm_body(status: CertStatus) -> bytes:
     )
 
 
+# --- revocation -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RevDetails:
+    """One certificate an rr wants revoked: named by its template's issuer and serialNumber."""
+
+    template: CertTemplate
+    crl_entry_details: tuple[Extension, ...] = ()
+
+
+def rev_req_content(content: bytes) -> tuple[RevDetails, ...]:
+    """Decode the content of an rr.
+
+    Raises:
+        MalformedMessage: It does not conform.
+    """
+    return tuple(
+        RevDetails(
+            CertTemplate.of(details.cert_details),
+            tuple(
+                Extension(item.extn_id.dotted_string, item.critical, item.extn_value)
+                for item in details.crl_entry_details or ()
+            ),
+        )
+        for details in asn1.unbox(asn1.RevReqContentBox, content).details
+    )
+
+
+def rev_req_body(details: RevDetails) -> bytes:
+    """Return the body of an rr for one certificate."""
+    return body(
+        BodyType.rr,
+        asn1.boxed(
+            asn1.RevReqContentBox(
+                details=[
+                    asn1.RevDetails(
+                        cert_details=details.template.build(),
+                        crl_entry_details=[
+                            asn1.Extension(
+                                extn_id=asn1.oid(item.oid),
+                                critical=item.critical,
+                                extn_value=item.value,
+                            )
+                            for item in details.crl_entry_details
+                        ]
+                        or None,
+                    )
+                ]
+            )
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RevRepContent:
+    """Content of rp: a status for each certificate, and optionally which they were."""
+
+    statuses: tuple[PKIStatusInfo, ...]
+    rev_certs: tuple[CertId, ...] = ()
+
+
+def rev_rep_content(content: bytes) -> RevRepContent:
+    """Decode the content of an rp.
+
+    Raises:
+        MalformedMessage: It does not conform.
+    """
+    message = asn1.decode(asn1.RevRepContent, content)
+    return RevRepContent(
+        tuple(PKIStatusInfo.of(status) for status in message.status),
+        tuple(
+            CertId(asn1.raw(item.issuer), item.serial_number)
+            for item in _some(message.rev_certs, "revCerts")
+        ),
+    )
+
+
+def rev_rep_body(content: RevRepContent) -> bytes:
+    """Return the body of an rp."""
+    return body(
+        BodyType.rp,
+        asn1.encode(
+            asn1.RevRepContent(
+                status=[status.build() for status in content.statuses],
+                rev_certs=[
+                    asn1.CertId(
+                        issuer=asn1.element(item.issuer_der), serial_number=item.serial_number
+                    )
+                    for item in content.rev_certs
+                ]
+                or None,
+                crls=None,
+            )
+        ),
+    )
+
+
+# --- general messages -----------------------------------------------------------------------------------------
+
+
+def gen_msg_content(content: bytes) -> tuple[InfoTypeAndValue, ...]:
+    """Decode the content of a genm or genp.
+
+    Raises:
+        MalformedMessage: It does not conform.
+    """
+    return tuple(
+        InfoTypeAndValue(item.info_type.dotted_string, _raw_or_none(item.info_value))
+        for item in asn1.unbox(asn1.GenMsgContentBox, content).items
+    )
+
+
+def gen_msg_body(body_type: BodyType, items: Iterable[InfoTypeAndValue]) -> bytes:
+    """Return the body of a genm or genp."""
+    return body(
+        body_type,
+        asn1.boxed(
+            asn1.GenMsgContentBox(
+                items=[
+                    asn1.InfoTypeAndValue(
+                        info_type=asn1.oid(item.info_type),
+                        info_value=_optional(asn1.element, item.value_der),
+                    )
+                    for item in items
+                ]
+            )
+        ),
+    )
+
+
 PKICONF_BODY: Final = body(BodyType.pkiconf, b"\x05\x00")
 
 

@@ -21,9 +21,11 @@ from ra_gateway.cmp.messages import (
     InfoTypeAndValue,
     PKIHeader,
     PKIStatusInfo,
+    RevRepContent,
     assemble,
     cert_rep_body,
     error_body,
+    rev_rep_body,
 )
 from ra_gateway.errors import CMPError, MalformedMessage
 
@@ -125,10 +127,12 @@ def refusal_body(error: CMPError, body_type: BodyType | None, cert_req_id: int =
     """Return the body that tells of an error (RFC 9483 3.6).
 
     Args:
-        body_type: Of the request. A failure in the body of an ir, cr or kur is told in ip, cp or kup (R112);
-            every other one in an error (R113).
+        body_type: Of the request. A failure in the body of an ir, cr, kur or rr is told in ip, cp, kup or rp
+            (R112); every other one in an error (R113).
     """
     response_type = CERT_RESPONSE_TO.get(body_type) if body_type is not None else None
+    if error.in_body and body_type is BodyType.rr:
+        return rev_rep_body(RevRepContent((status_of(error),)))
     if error.in_body and response_type is not None:
         return cert_rep_body(
             response_type, CertRepMessage((CertResponse(cert_req_id, status_of(error)),))

@@ -35,6 +35,7 @@ from ra_gateway.cmp.messages import (
     SignaturePOP,
     cert_confirm_content,
     cert_req_messages,
+    rev_req_content,
 )
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
 from ra_gateway.cmp.trust import TrustDomain
@@ -316,3 +317,67 @@ def cert_hash_name(certificate: Certificate) -> str:
     """Return the hash for certHash where none is named (RFC 9810 5.3.18, RFC 9481 3.3)."""
     # ML-DSA has no hash of its own; implementations in the field use SHA-512 then.
     return certificate.signature_algorithm.hash_name or "sha512"
+
+
+# --- revocation -----------------------------------------------------------------------------------------------
+
+CRL_REASONS: Final = frozenset({0, 1, 2, 3, 4, 5, 6, 8, 9, 10})
+"""CRLReason (RFC 5280 5.3.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthenticatedRevocation:
+    """An authenticated rr for one certificate.
+
+    Args:
+        issuer_der: Name of the certificate's issuer.
+        reason: CRLReason.
+    """
+
+    authenticated: AuthenticatedMessage
+    issuer_der: bytes
+    serial_number: int
+    reason: int
+    seal: object
+
+    def __post_init__(self) -> None:
+        if self.seal is not _SEAL:
+            raise TypeError("only ra_gateway.cmp.requests can make this")
+
+
+def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocation:
+    """Read the body of an authenticated rr (RFC 9483 4.2).
+
+    Raises:
+        RequestRefused: Not exactly one certificate, or it lacks issuer, serialNumber or reasonCode.
+        MalformedMessage: It does not parse.
+    """
+    content = authenticated.message.body_content
+    if content == asn1.tlv(0x30):
+        raise RequestRefused("no RevDetails, expected exactly one", rule="R131")
+    all_details = rev_req_content(content)
+    if len(all_details) != 1:
+        raise RequestRefused(f"{len(all_details)} RevDetails, expected exactly one", rule="R131")
+    template, entry = all_details[0].template, all_details[0].crl_entry_details
+    if template.serial_number is None or template.issuer_der is None:
+        raise RequestRefused(
+            "issuer and serialNumber must name the certificate",
+            fail_info=PKIFailureInfo.addInfoNotAvailable,
+            rule="R131",
+        )
+    reasons = [extension.value for extension in entry if extension.oid == OID.reasonCode]
+    if len(reasons) != 1:
+        raise RequestRefused("no reasonCode in crlEntryDetails", rule="R132")
+    code = asn1.element(reasons[0])
+    if code.tag_bytes != b"\x0a" or len(asn1.content(code)) != 1:
+        raise MalformedMessage("reasonCode is not ENUMERATED", rule="R132")
+    reason = asn1.content(code)[0]
+    if reason not in CRL_REASONS:
+        raise RequestRefused(
+            f"reasonCode {reason} does not exist",
+            fail_info=PKIFailureInfo.badDataFormat,
+            rule="R132",
+        )
+    return AuthenticatedRevocation(
+        authenticated, template.issuer_der, template.serial_number, reason, _SEAL
+    )

@@ -1,30 +1,16 @@
-"""The CMP listener: DER comes in over HTTP, goes to a handler, and its answer goes out (RFC 9811).
-
-aiohttp's low-level server parses HTTP and runs one handler task for each request. What it leaves
-open is here:
-
-- Deadlines. aiohttp has a keep-alive timeout only. Each connection therefore notes what it is
-  doing and since when, and one sweep over all connections, a few times within the shortest limit,
-  ends those that stay in a phase for too long: no timers are set and cancelled for each request.
-- Limits to connections, to requests in the handler, and to bodies, whole or chunked.
-
-Nothing that a client sent is repeated to it, and the text of a refusal is fixed.
-"""
+"""The CMP listener: DER comes in over HTTP, goes to a handler, and its answer goes out (RFC 9811)."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, NamedTuple, Protocol, cast
+from typing import ClassVar, Final, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
 from ra_gateway.cmp.replies import Reply
+from ra_gateway.server.listener import NOT_STORED, Listener, Refusal, is_encoded
 
 WELL_KNOWN_PATH: Final = "/.well-known/cmp"
 OPERATIONS: Final = (
@@ -43,28 +29,6 @@ OPERATIONS: Final = (
 
 MEDIA_TYPE: Final = "application/pkixcmp"
 _MEDIA_TYPES: Final = (MEDIA_TYPE, "application/pkixcmp-poll")
-
-_BACKLOG: Final = 1024
-"""Connections the kernel holds until we accept them: a site of a thousand base stations at once."""
-
-_LINGERING_SECONDS: Final = 1.0
-"""How long the rest of a refused body is read and dropped.
-
-Closing at once would reset the connection, and the client would not see why it was refused.
-"""
-
-_GRACE_SECONDS: Final = 0.02
-"""How long a drain waits for requests that have arrived but are not yet with the handler."""
-
-_CANCELLATION_SECONDS: Final = 1.0
-"""How long a drain waits for a handler that it cancelled."""
-
-_RETRY_AFTER_SECONDS: Final = 1
-"""Told with 503: what is in flight is a queue of less than a second, except when the CA hangs."""
-
-_NEVER_SECONDS: Final = 10.0**9
-
-_log = logging.getLogger(__name__)
 
 
 class CMPHandler(Protocol):
@@ -150,143 +114,13 @@ def _normalised(target: str) -> str:
     return unquote(path)
 
 
-@dataclass(slots=True)
-class Counters:
-    """What a listener has done since its start."""
-
-    requests: int = 0
-    connections_refused: int = 0
-    connections_timed_out: int = 0
-    requests_refused: int = 0
-    """Refused by HTTP status, before any CMP code saw them."""
-
-
-# What a connection is doing; all but WORKING have a time limit. Plain numbers, because Python 3.11
-# looks members of an Enum up ten times as slowly, and every request passes through all of these.
-_HEADERS: Final = 0
-_WORKING: Final = 1
-_ANSWERING: Final = 2
-_IDLE: Final = 3
-_CLOSING: Final = 4
-
-
-class _Refusal(Exception):
-    def __init__(self, status: HTTPStatus) -> None:
-        self.status = status
-
-
-_REFUSALS: Final[Mapping[HTTPStatus, str]] = {
-    HTTPStatus.BAD_REQUEST: "This is not an HTTP request with a CMP message.\n",
-    HTTPStatus.NOT_FOUND: "No CMP endpoint has this path.\n",
-    HTTPStatus.METHOD_NOT_ALLOWED: "CMP messages are sent with POST.\n",
-    HTTPStatus.REQUEST_TIMEOUT: "The body did not arrive in time.\n",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large for a CMP message.\n",
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: (
-        "The body must be application/pkixcmp, without Content-Encoding.\n"
-    ),
-    HTTPStatus.INTERNAL_SERVER_ERROR: "The request could not be processed.\n",
-    HTTPStatus.SERVICE_UNAVAILABLE: "Too many requests at the moment.\n",
-}
-"""What a client is told, whatever it was that it sent."""
-
-# Without a Server header of ours, aiohttp tells the versions of Python and of itself.
-_HEADERS_OF_ALL: Final = {"Cache-Control": "no-store", "Server": "ra_gateway"}
-_HEADERS_OF: Final[Mapping[HTTPStatus, Mapping[str, str]]] = {
-    HTTPStatus.METHOD_NOT_ALLOWED: {"Allow": "POST"},
-    HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": str(_RETRY_AFTER_SECONDS)},
-}
-
-
 def _answered(reply: Reply) -> web.Response:
     status = HTTPStatus.OK if reply.understood else HTTPStatus.BAD_REQUEST
-    return web.Response(
-        status=status, body=reply.der, content_type=MEDIA_TYPE, headers=_HEADERS_OF_ALL
-    )
+    return web.Response(status=status, body=reply.der, content_type=MEDIA_TYPE, headers=NOT_STORED)
 
 
-def _refused(status: HTTPStatus) -> web.Response:
-    headers = {**_HEADERS_OF_ALL, **_HEADERS_OF.get(status, {})}
-    return web.Response(status=status, text=_REFUSALS[status], headers=headers)
-
-
-class _Connection(web.RequestHandler):
-    """aiohttp's connection, which also knows its phase and does not tell what it stumbled over."""
-
-    __slots__ = ("_listener", "_wire", "peer", "phase", "since")
-
-    def __init__(
-        self, listener: CMPListener, server: web.Server, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        super().__init__(
-            server,
-            loop=loop,
-            # The sweep closes idle connections. 0 would not switch aiohttp's timer off.
-            keepalive_timeout=_NEVER_SECONDS,
-            # A compressed body could unpack to any size; Content-Encoding is refused instead.
-            auto_decompress=False,
-            # A connection buffers up to twice this before it stops reading.
-            read_bufsize=listener.max_body_bytes,
-            lingering_time=min(_LINGERING_SECONDS, listener.body_timeout_seconds),
-            access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to have none
-        )
-        self._listener = listener
-        self._wire: asyncio.Transport | None = None
-        self.peer = ""
-        self.phase = _HEADERS
-        self.since = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        wire = cast(asyncio.Transport, transport)
-        if not self._listener.admit(self):
-            # Nothing of this connection may reach aiohttp, not even its end.
-            wire.set_protocol(asyncio.Protocol())
-            wire.abort()
-            return
-        self._wire = wire
-        # None if the client has gone already. A listener on "::" sees IPv4 as ::ffff:192.0.2.1.
-        address = wire.get_extra_info("peername") or ("",)
-        self.peer = str(address[0]).removeprefix("::ffff:")
-        self.enter(_HEADERS)
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._listener.forget(self)
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self.phase is _IDLE:
-            self.enter(_HEADERS)
-        super().data_received(data)
-
-    def enter(self, phase: int) -> None:
-        """Note that a phase begins."""
-        self.phase = phase
-        self.since = self._loop.time()
-
-    def expire(self) -> None:
-        """Close, or cut off a client that does not take what was sent to it."""
-        if self.phase in (_ANSWERING, _CLOSING):
-            assert self._wire is not None
-            self._wire.abort()
-        else:
-            self.enter(_CLOSING)
-            self.force_close()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Refuse what is not HTTP; aiohttp's own answer would quote it."""
-        if status != HTTPStatus.BAD_REQUEST:
-            _log.error("the listener for CMP failed", exc_info=exc)
-        return self._listener.refuse_unreadable(self)
-
-
-class CMPListener:
-    """Listens for CMP over HTTP/1.0 and HTTP/1.1.
+class CMPListener(Listener):
+    """Listens for CMP.
 
     Args:
         handler: Gets every message posted to a known path.
@@ -294,16 +128,23 @@ class CMPListener:
         port: TCP port; 0 takes a free one.
         routes: Exact path to endpoint name.
         profiles: Profile name to endpoint name.
-        max_body_bytes: Larger bodies are refused (413) without being read to their end.
-        header_timeout_seconds: From the opening of a connection, or the first octet of a later
-            request, to the end of its headers. Then the connection is closed.
-        body_timeout_seconds: To receive a body (then 408), and for a client to take its answer.
-        idle_timeout_seconds: Between an answer and the next request.
-        max_connections: Further connections are closed at once.
-        max_requests_in_flight: In the handler; further ones get 503.
-
-    The reasons for the numbers are in the configuration reference.
+        max_body_bytes, header_timeout_seconds, body_timeout_seconds, idle_timeout_seconds, max_connections,
+            max_requests_in_flight: As of `Listener`.
     """
+
+    serves: ClassVar[str] = "CMP messages"
+    refusals: ClassVar[Mapping[HTTPStatus, str]] = {
+        HTTPStatus.BAD_REQUEST: "This is not an HTTP request with a CMP message.\n",
+        HTTPStatus.NOT_FOUND: "No CMP endpoint has this path.\n",
+        HTTPStatus.METHOD_NOT_ALLOWED: "CMP messages are sent with POST.\n",
+        HTTPStatus.REQUEST_TIMEOUT: "The body did not arrive in time.\n",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large for a CMP message.\n",
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE: (
+            "The body must be application/pkixcmp, without Content-Encoding.\n"
+        ),
+        HTTPStatus.INTERNAL_SERVER_ERROR: "The request could not be processed.\n",
+        HTTPStatus.SERVICE_UNAVAILABLE: "Too many requests at the moment.\n",
+    }
 
     def __init__(
         self,
@@ -320,231 +161,43 @@ class CMPListener:
         max_connections: int = 1000,
         max_requests_in_flight: int = 256,
     ) -> None:
-        self.max_body_bytes = max_body_bytes
-        self.body_timeout_seconds = body_timeout_seconds
-        self._max_connections = max_connections
-        self._max_requests_in_flight = max_requests_in_flight
-        self.counters = Counters()
+        super().__init__(
+            host=host,
+            port=port,
+            max_body_bytes=max_body_bytes,
+            header_timeout_seconds=header_timeout_seconds,
+            body_timeout_seconds=body_timeout_seconds,
+            idle_timeout_seconds=idle_timeout_seconds,
+            max_connections=max_connections,
+            max_requests_in_flight=max_requests_in_flight,
+        )
         self._handler = handler
-        self._host = host
-        self._port = port
         self._routes = Routes(routes, profiles)
-        self._connections: set[_Connection] = set()
-        self._tasks: set[asyncio.Task[object]] = set()
-        self._in_flight_count = 0
-        self._draining = False
-        self._quiet: asyncio.Event | None = None
-        self._server: asyncio.Server | None = None
-        self._sweeping: asyncio.TimerHandle | None = None
-        self._patience_seconds = (
-            header_timeout_seconds,
-            math.inf,
-            body_timeout_seconds,
-            idle_timeout_seconds,
-            body_timeout_seconds,
-        )
 
-    @property
-    def connections_count(self) -> int:
-        """Return how many connections are open."""
-        return len(self._connections)
-
-    @property
-    def in_flight_count(self) -> int:
-        """Return how many requests are in the handler."""
-        return self._in_flight_count
-
-    async def start(self) -> tuple[str, int]:
-        """Begin to listen, and return the address and port.
-
-        Raises:
-            OSError: The address cannot be had, or the port is taken.
-        """
-        loop = asyncio.get_running_loop()
-        server = web.Server(self._serve)
-        self._server = await loop.create_server(
-            lambda: _Connection(self, server, loop), self._host, self._port, backlog=_BACKLOG
-        )
-        self._sweep(loop)
-        host, port = self._server.sockets[0].getsockname()[:2]
-        return host, port
-
-    async def drain(self, seconds: float) -> None:
-        """Stop: accept nothing new, answer what was received, then close.
-
-        Args:
-            seconds: Time for that; handlers that are still at work then are cancelled.
-        """
-        if self._server is None or self._draining:
-            return
-        self._draining = True
-        self._server.close()
-        await asyncio.sleep(_GRACE_SECONDS)
-        for connection in [c for c in self._connections if not _is_busy(c)]:
-            connection.force_close()
-        if not await self._is_quiet(seconds):
-            for task in self._tasks:
-                task.cancel()
-            await self._is_quiet(_CANCELLATION_SECONDS)
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-        for connection in list(self._connections):
-            connection.force_close()
-
-    async def _is_quiet(self, seconds: float) -> bool:
-        if self._tasks:
-            self._quiet = asyncio.Event()
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._quiet.wait()
-            except TimeoutError:
-                return False
-        return True
-
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        patience = self._patience_seconds
-        for connection in [c for c in self._connections if now - c.since > patience[c.phase]]:
-            self.counters.connections_timed_out += 1
-            connection.expire()
-        # A limit is exceeded by at most a quarter of the shortest one, or a second.
-        interval = min(1.0, min(patience) / 4)
-        self._sweeping = loop.call_later(interval, self._sweep, loop)
-
-    # --- What a connection asks -------------------------------------------------------------------
-
-    def admit(self, connection: _Connection) -> bool:
-        """Return whether there is room for one more connection, and count it if so."""
-        if self._draining or len(self._connections) >= self._max_connections:
-            self.counters.connections_refused += 1
-            return False
-        self._connections.add(connection)
-        return True
-
-    def forget(self, connection: _Connection) -> None:
-        """Make room."""
-        self._connections.discard(connection)
-
-    def refuse_unreadable(self, connection: _Connection) -> web.StreamResponse:
-        """Answer 400 to what is not HTTP, and close."""
-        self.counters.requests_refused += 1
-        connection.enter(_CLOSING)
-        response = _refused(HTTPStatus.BAD_REQUEST)
-        response.force_close()
-        return response
-
-    # --- One request ------------------------------------------------------------------------------
-
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        connection = cast(_Connection, request.protocol)
-        task = cast("asyncio.Task[object]", asyncio.current_task())
-        self._tasks.add(task)
-        connection.phase = _WORKING
-        try:
-            return await self._answer(request, connection)
-        except ConnectionError:  # the client has gone; there is nobody to take this
-            return _refused(HTTPStatus.BAD_REQUEST)
-        finally:
-            self._tasks.discard(task)
-            if self._quiet is not None and not self._tasks:
-                self._quiet.set()
-
-    async def _answer(
-        self, request: web.BaseRequest, connection: _Connection
-    ) -> web.StreamResponse:
-        try:
-            response = _answered(await self._reply(request, connection.peer))
-        except _Refusal as refusal:
-            self.counters.requests_refused += 1
-            response = _refused(refusal.status)
-        keep = self._keeps(request)
-        if not keep:
-            response.force_close()
-        connection.enter(_ANSWERING)
-        await response.prepare(request)
-        await response.write_eof()
-        await request.writer.drain()
-        connection.enter(_IDLE if keep else _CLOSING)
-        return response
-
-    def _keeps(self, request: web.BaseRequest) -> bool:
-        # With the rest of a body still to come, the next request could not be told from it.
-        return request.keep_alive and request.content.is_eof() and not self._draining
-
-    async def _reply(self, request: web.BaseRequest, peer: str) -> Reply:
+    async def respond(self, request: web.BaseRequest, peer: str) -> web.Response:
         route = self._routes.resolve(request.raw_path)
         if route is None:
-            raise _Refusal(HTTPStatus.NOT_FOUND)
+            raise Refusal(HTTPStatus.NOT_FOUND)
         if request.method != "POST":
-            raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED)
+            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, Allow="POST")
         headers = request.headers
-        if not _is_cmp(headers.get("Content-Type", "")) or _is_encoded(headers):
-            raise _Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
-        der = await self._body(request)
+        if not _is_cmp(headers.get("Content-Type", "")) or is_encoded(headers):
+            raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+        der = await self.body(request)
         if not der:
-            raise _Refusal(HTTPStatus.BAD_REQUEST)
-        if self._in_flight_count >= self._max_requests_in_flight:
-            raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE)
-        self.counters.requests += 1
-        self._in_flight_count += 1
-        try:
-            return await self._handler.handle(
-                der,
-                endpoint=route.endpoint,
-                profile=route.profile,
-                operation=route.operation,
-                peer=peer,
-            )
-        except Exception:
-            # A bug: handlers answer everything. The client is told no more than that it failed.
-            _log.exception("the handler of CMP messages failed")
-            raise _Refusal(HTTPStatus.INTERNAL_SERVER_ERROR) from None
-        finally:
-            self._in_flight_count -= 1
-
-    async def _body(self, request: web.BaseRequest) -> bytes:
-        content = request.content
-        limit = self.max_body_bytes
-        if (request.content_length or 0) > limit:
-            raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        try:
-            if content.is_eof():
-                body = content.read_nowait()
-            else:
-                body = await self._remaining_body(request)
-        except web.RequestPayloadError:
-            raise _Refusal(HTTPStatus.BAD_REQUEST) from None
-        if len(body) > limit:
-            raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        return body
-
-    async def _remaining_body(self, request: web.BaseRequest) -> bytes:
-        """Read until the end, or until there is more than we take."""
-        if request.transport is None:
-            raise ConnectionResetError("the client has gone")
-        if request.headers.get("Expect", "").lower() == "100-continue" and request.version.minor:
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        parts = bytearray()
-        try:
-            async with asyncio.timeout(self.body_timeout_seconds):
-                while part := await request.content.readany():
-                    parts += part
-                    if len(parts) > self.max_body_bytes:
-                        break
-        except TimeoutError:
-            raise _Refusal(HTTPStatus.REQUEST_TIMEOUT) from None
-        return bytes(parts)
-
-
-def _is_busy(connection: _Connection) -> bool:
-    return connection.phase in (_WORKING, _ANSWERING)
+            raise Refusal(HTTPStatus.BAD_REQUEST)
+        reply = await self.handled(
+            self._handler.handle,
+            der,
+            endpoint=route.endpoint,
+            profile=route.profile,
+            operation=route.operation,
+            peer=peer,
+        )
+        return _answered(reply)
 
 
 def _is_cmp(content_type: str) -> bool:
     return content_type == MEDIA_TYPE or (
         content_type.partition(";")[0].strip().lower() in _MEDIA_TYPES
     )
-
-
-def _is_encoded(headers: Mapping[str, str]) -> bool:
-    return headers.get("Content-Encoding", "identity").strip().lower() != "identity"

@@ -5,52 +5,41 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
-from ra_gateway.ca.core import BundledCA, Privilege, RegistrationAuthority
-from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.ledger import CertificateStatus, Ledger, Operation
-from ra_gateway.ca.profiles import NE_IPSEC, Profile
+from ra_gateway.ca.ledger import Ledger
+from ra_gateway.ca.ledger.database import SQLiteDatabase
+from ra_gateway.ca.records import CertificateStatus, Operation, Privilege
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import AlgorithmPolicy, digest
+from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
-    ANYONE,
     RA_VERIFIED_POPO_DER,
     CertId,
-    CertStatus,
     CertTemplate,
     Control,
     Extension,
-    PKIHeader,
     PKIMessage,
     PKIStatusInfo,
     body,
-    cert_confirm_body,
     cert_id_der,
     cert_rep_message,
-    cert_req_msg_der,
-    cert_request_der,
     error_body,
     error_msg_content,
     nested_body,
     signature_popo_der,
 )
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
-from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
-from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import HeaderRules, authenticate_answer, check_answer_header
 from ra_gateway.errors import (
     PKIFailureInfo,
     StoreUnavailable,
@@ -58,261 +47,18 @@ from ra_gateway.errors import (
 )
 from ra_gateway.keys import KeySigner
 from tests.support import pki
-from tests.support.pki import OperatorPKI, PrivateKey, VendorPKI
-
-NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
-RULES = HeaderRules()
-CONFIRM_WAIT_SECONDS = 300
-SUBJECT = "CN=enb1.example.net,O=Example Operator"
-ALL = frozenset(Privilege)
-
-
-def ours(certificate: x509.Certificate) -> Certificate:
-    return Certificate.from_der(pki.certificate_der(certificate))
-
-
-def credential_of(entity: pki.Credential) -> Credential:
-    return Credential(
-        ours(entity.certificate),
-        tuple(ours(item) for item in entity.intermediates),
-        KeySigner(entity.private_key),
-    )
-
-
-@dataclass
-class Clock:
-    """A clock that tests set."""
-
-    now: datetime = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, **delta: float) -> None:
-        self.now += timedelta(**delta)
-
-
-@dataclass
-class Enrolment:
-    """What one enrolment leaves in the device's hands."""
-
-    key: PrivateKey
-    request: bytes
-    answer: PKIMessage
-    certificate: Certificate
-    status: PKIStatusInfo
-
-    @property
-    def entity(self) -> Credential:
-        return Credential(self.certificate, (), KeySigner(self.key))
-
-
-@dataclass
-class Desk:
-    """A CA and an RA that talks to it."""
-
-    ca: BundledCA
-    ledger: Ledger
-    clock: Clock
-    operator: OperatorPKI
-    domain: TrustDomain
-    ra: Credential
-    answers: list[PKIMessage] = field(default_factory=list)
-
-    def header(self, **changes: Any) -> PKIHeader:
-        header = PKIHeader(
-            sender_der=ANYONE,
-            recipient_der=directory_name(ours(self.operator.issuing.certificate).subject_der),
-            message_time=self.clock.now,
-            transaction_id=secrets.token_bytes(16),
-            sender_nonce=secrets.token_bytes(16),
-        )
-        return replace(header, **changes)
-
-    async def request(
-        self,
-        body_type: BodyType = BodyType.ir,
-        *,
-        key: PrivateKey | None = None,
-        template: CertTemplate | None = None,
-        controls: tuple[Control, ...] = (),
-        cert_req_id: int = 0,
-        popo: bytes | None = None,
-        signer: Credential | None = None,
-        header: PKIHeader | None = None,
-        copies: int = 1,
-    ) -> bytes:
-        """Build a certificate request; `popo` replaces the proof, b"" leaves it out."""
-        key = key or pki.make_key("p256")
-        template = replace(
-            template or CertTemplate(subject_der=from_rfc4514(SUBJECT)), spki_der=public(key)
-        )
-        cert_req = cert_request_der(template, cert_req_id=cert_req_id, controls=controls)
-        if popo is None:
-            prover = KeySigner(key)
-            popo = signature_popo_der(prover.algorithm.der, await prover.sign(cert_req))
-        message = cert_req_msg_der(cert_req, popo)
-        return await self.signed(
-            header or self.header(), body(body_type, asn1.tlv(0x30, *[message] * copies)), signer
-        )
-
-    async def signed(
-        self, header: PKIHeader, body_der: bytes, signer: Credential | None = None
-    ) -> bytes:
-        signer = signer or self.ra
-        return await protect(header, body_der, signer, signer.certificates)
-
-    async def send(self, der: bytes) -> PKIMessage:
-        """Send a message and check what holds for every answer to a protected one."""
-        reply = await self.ca.handle(der)
-        assert reply.understood
-        answer = PKIMessage.from_der(reply.der)
-        request = PKIMessage.from_der(der).header
-        authenticate_answer(answer, self.domain, (), RULES, self.clock.now)
-        check_answer_header(
-            answer.header,
-            transaction_id=request.transaction_id,
-            sender_nonce=request.sender_nonce,
-        )
-        assert answer.header.sender_der == directory_name(
-            ours(self.operator.cmp_signer.certificate).subject_der
-        )
-        assert len(answer.header.sender_nonce or b"") == 16
-        self.answers.append(answer)
-        return answer
-
-    async def refused(self, der: bytes) -> tuple[BodyType, PKIFailureInfo]:
-        """Send a message that is refused; return the answer's type and its one failure bit."""
-        answer = await self.send(der)
-        if answer.body_type is BodyType.error:
-            info = error_msg_content(answer.body_content).status_info
-        else:
-            (response,) = cert_rep_message(answer.body_content).responses
-            assert response.certificate_der is None
-            info = response.status_info
-        assert info.status is PKIStatus.rejection
-        (bit,) = info.fail_info
-        return answer.body_type, bit
-
-    async def enrol(
-        self, body_type: BodyType = BodyType.ir, *, key: PrivateKey | None = None, **options: Any
-    ) -> Enrolment:
-        """Have a certificate issued, not yet confirmed."""
-        key = key or pki.make_key("p256")
-        der = await self.request(body_type, key=key, **options)
-        return self.received(key, der, await self.send(der))
-
-    def received(self, key: PrivateKey, der: bytes, answer: PKIMessage) -> Enrolment:
-        (response,) = cert_rep_message(answer.body_content).responses
-        assert response.certificate_der is not None, response.status_info
-        certificate = Certificate.from_der(response.certificate_der)
-        assert certificate.spki_der == public(key)
-        return Enrolment(key, der, answer, certificate, response.status_info)
-
-    async def confirmation(
-        self,
-        enrolment: Enrolment,
-        *,
-        signer: Credential | None = None,
-        cert_hash: bytes | None = None,
-        cert_req_id: int = 0,
-        status_info: PKIStatusInfo | None = None,
-        body_der: bytes | None = None,
-        hash_alg: asn1.AlgorithmIdentifier | None = None,
-        **header: Any,
-    ) -> bytes:
-        body_der = body_der or cert_confirm_body(
-            CertStatus(
-                cert_hash=cert_hash or digest("sha256", enrolment.certificate.der),
-                cert_req_id=cert_req_id,
-                status_info=status_info,
-                hash_alg=hash_alg,
-            )
-        )
-        received = enrolment.answer.header
-        return await self.signed(
-            self.header(
-                **{
-                    "transaction_id": received.transaction_id,
-                    "recip_nonce": received.sender_nonce,
-                    **header,
-                }
-            ),
-            body_der,
-            signer,
-        )
-
-    async def confirm(self, enrolment: Enrolment, **options: Any) -> PKIMessage:
-        answer = await self.send(await self.confirmation(enrolment, **options))
-        assert answer.body_type is BodyType.pkiconf
-        assert answer.body_content == b"\x05\x00"
-        return answer
-
-    async def nest(self, inner: bytes, signer: Credential | None = None, **changes: Any) -> bytes:
-        header = PKIMessage.from_der(inner).header
-        ids = {"transaction_id": header.transaction_id, "sender_nonce": header.sender_nonce}
-        return await self.signed(self.header(**{**ids, **changes}), nested_body(inner), signer)
-
-    async def status(self, certificate: Certificate) -> CertificateStatus | None:
-        found = await self.ledger.certificate(certificate.serial_number, self.clock.now)
-        return None if found is None else found.status
-
-
-def public(key: PrivateKey) -> bytes:
-    return key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-
-
-@asynccontextmanager
-async def open_desk(
-    operator: OperatorPKI,
-    path: Path,
-    *,
-    privileges: frozenset[str] = ALL,
-    registered: tuple[pki.Credential, ...] = (),
-    others: tuple[RegistrationAuthority, ...] = (),
-    profile: Profile = NE_IPSEC,
-    clock: Clock | None = None,
-    ledger: Ledger | None = None,
-    random_octets: Callable[[int], bytes] = secrets.token_bytes,
-    algorithms: AlgorithmPolicy | None = None,
-    ca_pubs: bool = False,
-) -> AsyncIterator[Desk]:
-    clock = clock or Clock()
-    ledger = ledger or Ledger(path)
-    root = ours(operator.root.certificate)
-    issuing = ours(operator.issuing.certificate)
-    domain = TrustDomain(
-        "operator",
-        DomainKind.operator,
-        (root,),
-        (issuing,),
-        algorithms=algorithms or AlgorithmPolicy(),
-    )
-    ca = BundledCA(
-        credential=credential_of(operator.cmp_signer),
-        issuer=Issuer(issuing, (root,), operator.issuing.private_key, profile, random_octets),
-        ledger=ledger,
-        registration_authorities=(
-            RegistrationAuthority(
-                "ra1",
-                tuple(ours(item.certificate) for item in registered or (operator.ra,)),
-                privileges,
-            ),
-            *others,
-        ),
-        operator=domain,
-        clock=clock,
-        random_octets=secrets.token_bytes,
-        rules=RULES,
-        confirm_wait_seconds=CONFIRM_WAIT_SECONDS,
-        ca_pubs=ca_pubs,
-    )
-    try:
-        yield Desk(ca, ledger, clock, operator, domain, credential_of(operator.ra))
-    finally:
-        await ca.close()
+from tests.support.desk import (
+    CONFIRM_WAIT_SECONDS,
+    NOW,
+    RULES,
+    SUBJECT,
+    Desk,
+    Enrolment,
+    credential_of,
+    open_desk,
+    ours,
+)
+from tests.support.pki import OperatorPKI, VendorPKI
 
 
 @pytest.fixture
@@ -599,7 +345,8 @@ async def test_a_certificate_not_confirmed_in_time_is_rejected(desk: Desk) -> No
         PKIFailureInfo.badCertId,
     )
     desk.clock.advance(days=1)
-    await desk.enrol()  # the sweep comes by
+    await desk.enrol()
+    assert await desk.ledger.sweep(desk.clock.now) == 1
     assert await desk.ledger.counts() == {
         CertificateStatus.rejected: 1,
         CertificateStatus.issued: 1,
@@ -612,8 +359,7 @@ async def test_another_registered_ra_cannot_confirm(
 ) -> None:
     """Transactions belong to the RA that opened them."""
     second = operator_pki.issuing.issue("CN=RA 2", eku=[pki.CMC_RA])
-    other = RegistrationAuthority("ra2", (ours(second.certificate),), ALL)
-    async with open_desk(operator_pki, tmp_path / "ledger.db", others=(other,)) as desk:
+    async with open_desk(operator_pki, tmp_path / "ledger.db", others={"ra2": second}) as desk:
         enrolment = await desk.enrol()
         der = await desk.confirmation(enrolment, signer=credential_of(second))
         assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
@@ -941,7 +687,7 @@ async def test_a_registered_ra_need_not_send_its_certificate(desk: Desk) -> None
 async def test_a_privilege_is_needed(
     operator_pki: OperatorPKI,
     tmp_path: Path,
-    privileges: frozenset[str],
+    privileges: frozenset[Privilege],
     body_type: BodyType,
 ) -> None:
     """notAuthorized in the body's own answer."""
@@ -992,12 +738,12 @@ async def test_other_versions_are_refused(desk: Desk, pvno: int, answered: int) 
 @pytest.mark.parametrize(
     "body_der",
     [
-        body(BodyType.genm, b"\x30\x00"),
-        body(BodyType.rr, b"\x30\x00"),
+        body(BodyType.pollReq, b"\x30\x00"),
+        body(BodyType.p10cr, b"\x30\x00"),
         body(BodyType.pkiconf, b"\x05\x00"),
         error_body(PKIStatusInfo(PKIStatus.rejection)),
     ],
-    ids=["genm", "rr", "pkiconf", "error"],
+    ids=["pollReq", "p10cr", "pkiconf", "error"],
 )
 async def test_other_bodies_are_refused(desk: Desk, body_der: bytes) -> None:
     """badRequest."""
@@ -1181,7 +927,7 @@ async def test_a_nested_renewal_must_be_signed_by_the_certificate_it_renews(
     kur = await desk.request(BodyType.kur, signer=second.entity)
     assert await desk.refused(await desk.nest(kur)) == (
         BodyType.error,
-        PKIFailureInfo.signerNotTrusted,
+        PKIFailureInfo.certRevoked,
     )
 
 
@@ -1226,7 +972,7 @@ async def test_no_certificate_leaves_that_is_not_in_the_ledger(
     operator_pki: OperatorPKI, tmp_path: Path, failing: str
 ) -> None:
     """systemUnavail; the repeat after that is issued under a serial number of its own."""
-    ledger = BrokenLedger(tmp_path / "ledger.db")
+    ledger = BrokenLedger(SQLiteDatabase(tmp_path / "ledger.db"))
     async with open_desk(operator_pki, tmp_path / "ledger.db", ledger=ledger) as desk:
         ledger.failing = failing
         key = pki.make_key("p256")
@@ -1243,7 +989,7 @@ async def test_an_unexpected_error_is_answered_and_logged(
     operator_pki: OperatorPKI, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """systemFailure without a word of what happened; the log has it."""
-    ledger = BrokenLedger(tmp_path / "ledger.db")
+    ledger = BrokenLedger(SQLiteDatabase(tmp_path / "ledger.db"))
     async with open_desk(operator_pki, tmp_path / "ledger.db", ledger=ledger) as desk:
         ledger.failing, ledger.error = "store", ZeroDivisionError("inner secret")
         reply = await desk.ca.handle(await desk.request())
@@ -1277,7 +1023,7 @@ async def test_a_deadline_that_passes_is_told_and_the_work_is_finished(
             return await super().store(*args, **kwargs)
 
     released = asyncio.Event()
-    ledger = SlowLedger(tmp_path / "ledger.db")
+    ledger = SlowLedger(SQLiteDatabase(tmp_path / "ledger.db"))
     async with open_desk(operator_pki, tmp_path / "ledger.db", ledger=ledger) as desk:
         der = await desk.request()
         with pytest.raises(UpstreamUnavailable) as raised:

@@ -1,25 +1,27 @@
-"""The ledger: what is stored when, what survives, and how work shares commits."""
+"""The ledger's SQLite file: who may read it, what is refused, what a crash leaves; and what is prepared once."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, bindparam, create_engine, insert, select, text
 
-from ra_gateway.ca.ledger import CertificateStatus, Ledger, Operation, SerialTaken
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.ca.ledger import Ledger, open_ledger, schema
+from ra_gateway.ca.ledger import database as database_module
+from ra_gateway.ca.ledger.database import write
+from ra_gateway.ca.ledger.sql import Prepared, listed, operation_key, padded
+from ra_gateway.ca.records import CertificateStatus
 from ra_gateway.errors import ConfigError, StoreUnavailable
-from tests.support.pki import OperatorPKI
-
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-ISSUER = from_rfc4514("CN=Issuing CA")
+from tests.contract.ledgers import NOW, intent, issue, operation
 
 
 @pytest.fixture
@@ -29,190 +31,177 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def ledger(path: Path) -> AsyncIterator[Ledger]:
-    ledger = Ledger(path)
+    ledger = open_ledger(path)
+    await ledger.open()
     yield ledger
     await ledger.close()
 
 
-def operation(number: int = 1, **changes: object) -> Operation:
-    usual = Operation(
-        requester="ra1",
-        transaction_id=number.to_bytes(16, "big"),
-        request_digest=b"digest",
-        body_type=0,
-        cert_req_id=0,
-        response_nonce=b"nonce",
-        confirm_by=NOW + timedelta(seconds=300),
-        expires_at=NOW + timedelta(seconds=900),
-        serial_number=1 << 100 | number,
-        answer=b"answer",
-    )
-    return replace(usual, **changes)  # type: ignore[arg-type]  # only fields are named
+# --- the file -------------------------------------------------------------------------------------------------
 
 
-def certificate(operator_pki: OperatorPKI, number: int = 1) -> Certificate:
-    entity = operator_pki.device(f"enb{number}", serial_number=1 << 100 | number)
-    return Certificate.from_der(entity.der)
+async def test_the_file_is_private(path: Path, ledger: Ledger) -> None:
+    """Nobody else may read subjects, in it or beside it."""
+    await issue(ledger)
+    files = list(path.parent.glob("ledger.db*"))
+    assert len(files) == 3
+    assert [file.stat().st_mode & 0o077 for file in files] == [0, 0, 0]
 
 
-async def reserve(ledger: Ledger, item: Operation, now: datetime = NOW) -> Operation | None:
-    return await ledger.reserve(
-        item, subject_der=from_rfc4514("CN=enb"), issuer_der=ISSUER, now=now
-    )
-
-
-async def test_an_intent_then_a_certificate_then_a_confirmation(
-    ledger: Ledger, operator_pki: OperatorPKI
-) -> None:
-    """reserved, issued, confirmed."""
-    assert await reserve(ledger, operation()) is None
-    assert await ledger.counts() == {CertificateStatus.reserved: 1}
-    assert await ledger.certificate(operation().serial_number, NOW) is None
-    stored = await ledger.store(operation(), certificate(operator_pki), NOW)
-    assert stored == await ledger.find_operation("ra1", operation().transaction_id, NOW)
-    assert stored.answer == b"answer"
-    assert await ledger.counts() == {CertificateStatus.issued: 1}
-    confirmed = await ledger.confirm(stored, accepted=True, digest=b"c", answer=b"ok", now=NOW)
-    assert confirmed == await ledger.find_operation("ra1", operation().transaction_id, NOW)
-    assert await ledger.counts() == {CertificateStatus.confirmed: 1}
-
-
-async def test_the_first_confirmation_stays(ledger: Ledger, operator_pki: OperatorPKI) -> None:
-    """A later one gets what was decided."""
-    await reserve(ledger, operation())
-    stored = await ledger.store(operation(), certificate(operator_pki), NOW)
-    first = await ledger.confirm(stored, accepted=False, digest=b"1", answer=b"one", now=NOW)
-    second = await ledger.confirm(stored, accepted=True, digest=b"2", answer=b"two", now=NOW)
-    assert first == second
-    assert await ledger.counts() == {CertificateStatus.rejected: 1}
-
-
-@pytest.mark.requirement(153)
-async def test_a_serial_number_is_reserved_once(ledger: Ledger) -> None:
-    """Also for another transaction."""
-    await reserve(ledger, operation())
-    with pytest.raises(SerialTaken):
-        await reserve(ledger, operation(transaction_id=b"another"))
-
-
-async def test_a_claim_holds_against_other_requests_until_it_expires(ledger: Ledger) -> None:
-    """Another digest gets the first operation back; after expiry the transactionID is free."""
-    await reserve(ledger, operation())
-    other = operation(serial_number=1 << 99, request_digest=b"other")
-    found = await reserve(ledger, other)
-    assert found is not None
-    assert found.request_digest == b"digest"
-    assert await ledger.counts() == {CertificateStatus.reserved: 1}
-    assert await reserve(ledger, other, NOW + timedelta(seconds=900)) is None
-
-
-async def test_the_first_to_store_wins(ledger: Ledger, operator_pki: OperatorPKI) -> None:
-    """Two processes with one request: the second finds the first one's answer, its own is not stored."""
-    one, two = operation(), operation(serial_number=1 << 99, answer=b"other")
-    assert await reserve(ledger, one) is None
-    assert await reserve(ledger, two) is None
-    won = await ledger.store(two, certificate(operator_pki, 2), NOW)
-    lost = await ledger.store(one, certificate(operator_pki, 1), NOW)
-    assert won == lost
-    assert won.answer == b"other"
-    assert won.serial_number == 1 << 99
-    assert await ledger.counts() == {
-        CertificateStatus.issued: 1,
-        CertificateStatus.reserved: 1,
-    }
-
-
-async def test_a_failing_piece_of_work_spoils_no_other(path: Path, ledger: Ledger) -> None:
-    """In one commit with it, they are stored all the same."""
-    await reserve(ledger, operation(0))
-    before = ledger.commit_count
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        waiting = asyncio.gather(
-            *(reserve(ledger, operation(number)) for number in (1, 2, 0, 3, 0, 4)),
-            return_exceptions=True,
-        )
-        await asyncio.sleep(0)
-        other.execute("ROLLBACK")
-    results = await waiting
-    assert [isinstance(result, SerialTaken) for result in results] == [
-        False,
-        False,
-        True,
-        False,
-        True,
-        False,
-    ]
-    assert await ledger.counts() == {CertificateStatus.reserved: 5}
-    assert ledger.commit_count - before <= 2
-
-
-async def test_a_cancelled_caller_does_not_disturb_the_ledger(ledger: Ledger) -> None:
-    """Its work may be done or not; others go on."""
-    task = asyncio.create_task(reserve(ledger, operation(1)))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await reserve(ledger, operation(2)) is None
-
-
-async def test_the_file_survives_a_restart_and_is_private(
-    path: Path, operator_pki: OperatorPKI
-) -> None:
-    """Nobody else may read subjects."""
-    first = Ledger(path)
-    await reserve(first, operation())
-    await first.store(operation(), certificate(operator_pki), NOW)
+async def test_the_file_survives_a_restart(path: Path) -> None:
+    """What was stored is found."""
+    first = open_ledger(path)
+    await first.open()
+    item = await issue(first)
     await first.close()
-    assert path.stat().st_mode & 0o077 == 0
-    second = Ledger(path)
-    found = await second.find_operation("ra1", operation().transaction_id, NOW)
-    assert found is not None
-    assert found.answer == b"answer"
+    second = open_ledger(path)
+    await second.open()
+    assert await second.find_operation(item.requester, item.transaction_id, NOW) == item
     await second.close()
 
 
-async def test_what_was_stored_is_in_the_file_while_it_is_open(
-    path: Path, ledger: Ledger, operator_pki: OperatorPKI
-) -> None:
-    """A kill -9 after `store` loses nothing: another connection sees it without any close."""
-    await reserve(ledger, operation())
-    await ledger.store(operation(), certificate(operator_pki), NOW)
+async def test_what_was_stored_is_in_the_file_while_it_is_open(path: Path, ledger: Ledger) -> None:
+    """Another connection sees it without any close."""
+    await issue(ledger, confirmed=False)
     with closing(sqlite3.connect(path)) as other:
         assert other.execute("SELECT status FROM certificates").fetchall() == [("issued",)]
 
 
-async def test_a_database_error_is_told_as_store_unavailable(path: Path, ledger: Ledger) -> None:
-    """Whatever SQLite says."""
-    with closing(sqlite3.connect(path)) as other:
-        other.execute("DROP TABLE transactions")
-        other.execute("DROP TABLE certificates")
-    with pytest.raises(StoreUnavailable):
-        await reserve(ledger, operation())
-    with pytest.raises(StoreUnavailable):
-        await ledger.counts()
-    await ledger.ping()
+async def test_only_durable_work_is_flushed(ledger: Ledger) -> None:
+    """An intent is committed with synchronous=NORMAL (1), a certificate with FULL (2)."""
+
+    def synchronous(connection: Connection) -> object:
+        return connection.scalar(text("PRAGMA synchronous"))
+
+    for durable, expected in ((False, 1), (True, 2), (False, 1)):
+        assert await write(ledger._database, synchronous, durable=durable) == expected
 
 
-async def test_a_closed_ledger_refuses(path: Path) -> None:
-    """StoreUnavailable, and closing twice is harmless."""
-    ledger = Ledger(path)
+async def test_reading_waits_for_no_writer(path: Path, ledger: Ledger) -> None:
+    """Another process holds the file for writing: lookups go on, writing goes on after it."""
+    item = await issue(ledger)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(issue(ledger, "enb2"))
+        await asyncio.sleep(0.05)
+        assert await ledger.certificate(item.serial_number, NOW) is not None
+        assert not waiting.done()
+        other.execute("ROLLBACK")
+    await waiting
+
+
+async def test_a_file_that_stays_locked_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """StoreUnavailable, after one wait for all that was queued."""
+    monkeypatch.setattr(database_module, "LOCK_SECONDS", 0.2)
+    ledger = open_ledger(path)
+    await ledger.open()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(2):
+            results = await asyncio.gather(
+                *(ledger.reserve(operation(), intent(), NOW) for _ in range(20)),
+                return_exceptions=True,
+            )
+        assert {type(result) for result in results} == {StoreUnavailable}
+        other.execute("ROLLBACK")
+    assert await ledger.reserve(operation(), intent(), NOW) is None
     await ledger.close()
-    await ledger.close()
-    with pytest.raises(StoreUnavailable):
-        await ledger.ping()
 
 
-def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
-    """Not SQLite; of a newer release; in no directory."""
+async def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
+    """Not SQLite; of an earlier kind; in no directory. It is left as it is."""
     garbage = tmp_path / "garbage.db"
     garbage.write_bytes(b"x" * 4096)
-    newer = tmp_path / "newer.db"
-    with closing(sqlite3.connect(newer)) as connection:
+    earlier = tmp_path / "earlier.db"
+    with closing(sqlite3.connect(earlier)) as connection:
         connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
-        connection.execute("INSERT INTO schema_version VALUES (99)")
+        connection.execute("CREATE TABLE certificates (id INTEGER PRIMARY KEY)")
         connection.commit()
-    for path in (garbage, newer, tmp_path / "none" / "ledger.db"):
+    for path in (garbage, earlier, tmp_path / "none" / "ledger.db"):
         with pytest.raises(ConfigError, match=r"ca\.ledger_path"):
-            Ledger(path)
+            await open_ledger(path).open()
+    assert garbage.read_bytes() == b"x" * 4096
+
+
+_ISSUES_FOR_EVER = """
+import asyncio, sys
+from pathlib import Path
+from ra_gateway.ca.ledger import open_ledger
+from tests.contract.ledgers import issue
+
+async def run():
+    ledger = open_ledger(Path(sys.argv[1]))
+    await ledger.open()
+    async def worker(number):
+        for turn in range(10**6):
+            item = await issue(ledger, f"enb{number}-{turn}", confirmed=False)
+            print(f"{item.serial_number:x}", flush=True)
+    await asyncio.gather(*(worker(number) for number in range(16)))
+
+asyncio.run(run())
+"""
+
+
+async def test_a_kill_loses_nothing_that_was_reported(path: Path) -> None:
+    """kill -9 amid a burst: what left has its row, and no row is issued without a certificate."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _ISSUES_FOR_EVER, str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout is not None
+    left = [process.stdout.readline().strip() for _ in range(200)]
+    process.send_signal(signal.SIGKILL)
+    left += [line.strip() for line in process.stdout.read().splitlines(keepends=True)][:-1]
+    process.wait()
+    process.stdout.close()
+    ledger = open_ledger(path)
+    await ledger.open()
+    for serial in left:
+        issued = await ledger.certificate(int(serial, 16), NOW)
+        assert issued is not None
+        assert issued.status == CertificateStatus.issued
+        assert issued.der
+    await ledger.close()
+
+
+# --- what is prepared once ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "count, expected", [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (255, 256), (256, 256)]
+)
+def test_a_list_is_padded_to_a_power_of_two(count: int, expected: int) -> None:
+    """With its last value."""
+    values = list(range(count))
+    assert padded(values) == values + [count - 1] * (expected - count)
+
+
+def test_a_prepared_statement_does_what_the_statement_does() -> None:
+    """Rows of one value or many; lists of any length, beside other values."""
+    roles = schema.roles
+    into = Prepared(insert(roles).inline())
+    found = Prepared(
+        select(roles.c.name).where(
+            roles.c.profiles == bindparam("profiles"), roles.c.name.in_(listed("these"))
+        )
+    )
+    gone = Prepared(roles.delete().where(roles.c.name == bindparam("of_name")))
+    with create_engine("sqlite://").connect() as connection:
+        schema.metadata.create_all(connection)
+        rows = [{"name": str(n), "privileges": "[]", "profiles": str(n % 2)} for n in range(10)]
+        into.each(connection, rows[:1])
+        into.each(connection, rows[1:])
+        for names, expected in ((["1"], {"1"}), (list("0123456"), {"1", "3", "5"})):
+            assert set(found.among(connection, names, profiles="1").scalars()) == expected
+        gone.each(connection, [{"of_name": "1"}])
+        gone.each(connection, [{"of_name": "3"}, {"of_name": "5"}])
+        assert set(found.among(connection, list("0123456"), profiles="1").scalars()) == set()
+
+
+def test_an_operation_key_tells_where_the_requester_ends() -> None:
+    """Otherwise one requester could claim a transactionID of another."""
+    assert operation_key("ra", b"1x") != operation_key("ra1", b"x")

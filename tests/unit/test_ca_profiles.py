@@ -1,43 +1,61 @@
-"""Profiles and the issuer: what a template yields, and that the octets are what X.509 wants."""
+"""Profiles: what a template yields under them, what is refused, and what an operator may derive."""
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 
-from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.profiles import (
-    CLIENT_AUTH,
+from ra_gateway.ca.blueprint import (
+    AUTHORITY_INFO_ACCESS,
     CRL_DISTRIBUTION_POINTS,
+    FRESHEST_CRL,
+    NF_TYPES,
+    OCSP_NO_CHECK,
+    Blueprint,
+    draw_up,
+)
+from ra_gateway.ca.profiles import (
+    ALL_KEY_KINDS,
+    CLIENT_AUTH,
+    ENODEB_IPSEC,
     IPSEC_IKE,
     NE_IPSEC,
     NE_TLS,
+    NF,
+    OCSP_SIGNER,
+    PROFILE_FIELDS,
+    PROFILES,
     RA,
     SERVER_AUTH,
+    TLS_CLIENT,
+    TLS_SERVER,
     Profile,
-    draw_up,
+    derive,
     purposes_der,
-    require_conforming,
 )
+from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.messages import CertTemplate, Extension
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
-from ra_gateway.errors import ConfigError, ServiceFailure, TemplateRefused
+from ra_gateway.errors import ConfigError, PKIFailureInfo, ServiceFailure, TemplateRefused
 from tests.support import pki
 from tests.support.pki import OperatorPKI
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SUBJECT = from_rfc4514("CN=enb1.example.net,O=Example Operator")
-SAN = Extension(
-    ExtensionOID.subjectAltName, False, general_names_der(["dns:enb1.example.net", "ip:192.0.2.1"])
-)
+NF_SUBJECT = from_rfc4514("O=5gc.mnc001.mcc262.3gppnetwork.org,C=DE")
+
+
+def san(*names: str) -> Extension:
+    return Extension(ExtensionOID.subjectAltName, False, general_names_der(names))
+
+
+SAN = san("dns:enb1.example.net", "ip:192.0.2.1")
 
 
 def spki(kind: pki.KeyKind = "p256") -> bytes:
@@ -60,86 +78,20 @@ def purposes(*dotted: str) -> Extension:
     return Extension(ExtensionOID.extKeyUsage, False, purposes_der(dotted))
 
 
+def extensions(blueprint: Blueprint) -> dict[str, Extension]:
+    """What a blueprint grants, read with the codec."""
+    read = [asn1.decode(asn1.Extension, der) for der in blueprint.extensions]
+    return {
+        item.extn_id.dotted_string: Extension(
+            item.extn_id.dotted_string, item.critical, item.extn_value
+        )
+        for item in read
+    }
+
+
 @pytest.fixture
 def ca(operator_pki: OperatorPKI) -> Certificate:
     return Certificate.from_der(operator_pki.issuing.der)
-
-
-def make_issuer(operator: OperatorPKI, profile: Profile = NE_IPSEC) -> Issuer:
-    return Issuer(
-        Certificate.from_der(operator.issuing.der),
-        (Certificate.from_der(operator.root.der),),
-        operator.issuing.private_key,
-        profile,
-        secrets.token_bytes,
-    )
-
-
-@pytest.mark.requirement(153)
-@pytest.mark.parametrize("kind", ["p256", "p384", "rsa2048", "ed25519", "ed448", "mldsa44"])
-def test_certificates_are_what_x509_wants(kind: pki.KeyKind) -> None:
-    """An independent parser agrees on all there is in it, and its signature verifies."""
-    operator = pki.make_operator_pki("Example Operator", kind)
-    profile = replace(NE_IPSEC, crl_url="http://crl.example.net/ne.crl")
-    asked = template(kind, extensions=(SAN, purposes(IPSEC_IKE)))
-    der = make_issuer(operator, profile).certify(asked, NOW).der
-    parsed = x509.load_der_x509_certificate(der)
-    parsed.verify_directly_issued_by(operator.issuing.certificate)
-    assert parsed.version is x509.Version.v3
-    assert 64 <= parsed.serial_number.bit_length() <= 159
-    assert parsed.subject.public_bytes() == SUBJECT
-    assert parsed.not_valid_before_utc == NOW - timedelta(minutes=5)
-    assert parsed.not_valid_after_utc == NOW + timedelta(days=365)
-    found = {item.oid.dotted_string: item for item in parsed.extensions}
-    usage = found.pop(ExtensionOID.keyUsage)
-    assert usage.critical
-    assert isinstance(usage.value, x509.KeyUsage)
-    assert usage.value.digital_signature
-    assert usage.value.key_encipherment is (kind == "rsa2048")
-    assert not usage.value.key_cert_sign
-    assert not any(item.critical for item in found.values())
-    assert found.pop(ExtensionOID.subjectKeyIdentifier)
-    authority = found.pop(ExtensionOID.authorityKeyIdentifier).value
-    assert isinstance(authority, x509.AuthorityKeyIdentifier)
-    assert (
-        authority.key_identifier
-        == Certificate.from_der(operator.issuing.der).subject_key_identifier
-    )
-    assert list(found.pop(ExtensionOID.extKeyUsage).value) == [x509.ObjectIdentifier(IPSEC_IKE)]
-    names = found.pop(ExtensionOID.subjectAltName).value
-    assert isinstance(names, x509.SubjectAlternativeName)
-    assert names.get_values_for_type(x509.DNSName) == ["enb1.example.net"]
-    points = found.pop(CRL_DISTRIBUTION_POINTS).value
-    assert isinstance(points, x509.CRLDistributionPoints)
-    assert points == x509.CRLDistributionPoints(
-        [
-            x509.DistributionPoint(
-                [x509.UniformResourceIdentifier(profile.crl_url)], None, None, None
-            )
-        ]
-    )
-    assert found == {}
-
-
-@pytest.mark.requirement(153)
-def test_octets_are_those_of_another_encoder(operator_pki: OperatorPKI) -> None:
-    """`CertificateBuilder` makes the same TBSCertificate of the same values."""
-    asked = template(extensions=(SAN,))
-    ours = make_issuer(operator_pki).certify(asked, NOW)
-    parsed = x509.load_der_x509_certificate(ours.der)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(parsed.subject)
-        .issuer_name(operator_pki.issuing.certificate.subject)
-        .public_key(parsed.public_key())
-        .serial_number(parsed.serial_number)
-        .not_valid_before(NOW - timedelta(minutes=5))
-        .not_valid_after(NOW + timedelta(days=365))
-    )
-    for extension in parsed.extensions:
-        builder = builder.add_extension(extension.value, extension.critical)
-    theirs = builder.sign(operator_pki.issuing.private_key, hashes.SHA256())
-    assert theirs.tbs_certificate_bytes == ours.tbs_der
 
 
 def test_validity_is_clipped_and_a_shorter_one_is_granted(ca: Certificate) -> None:
@@ -194,10 +146,9 @@ def test_key_usage(
     changes: tuple[str, ...],
 ) -> None:
     """digitalSignature always; keyEncipherment for RSA unless the device leaves it out."""
-    extensions = () if requested is None else (key_usage(requested),)
-    plan = draw_up(NE_IPSEC, template(kind, extensions=extensions), ca, NOW)
-    (usage,) = [item for item in plan.extensions if item.oid == ExtensionOID.keyUsage]
-    assert usage == key_usage(granted)
+    asked = () if requested is None else (key_usage(requested),)
+    plan = draw_up(NE_IPSEC, template(kind, extensions=asked), ca, NOW)
+    assert extensions(plan)[ExtensionOID.keyUsage] == key_usage(granted)
     assert plan.changes == changes
 
 
@@ -210,6 +161,8 @@ def test_key_usage(
         (NE_IPSEC, (SERVER_AUTH,), (), ("extKeyUsage",)),
         (NE_TLS, (), (SERVER_AUTH, CLIENT_AUTH), ()),
         (NE_TLS, (CLIENT_AUTH,), (CLIENT_AUTH,), ()),
+        (TLS_CLIENT, (SERVER_AUTH,), (CLIENT_AUTH,), ("extKeyUsage",)),
+        (TLS_SERVER, (), (SERVER_AUTH,), ()),
         (RA, (), (OID.cmcRA,), ()),
     ],
 )
@@ -221,10 +174,10 @@ def test_purposes(
     changes: tuple[str, ...],
 ) -> None:
     """What the profile allows of what was asked for, or what it gives by itself."""
-    extensions = (purposes(*requested),) if requested else ()
-    plan = draw_up(profile, template(extensions=extensions), ca, NOW)
-    found = tuple(item for item in plan.extensions if item.oid == ExtensionOID.extKeyUsage)
-    assert found == ((purposes(*granted),) if granted else ())
+    asked = (purposes(*requested),) if requested else ()
+    plan = draw_up(profile, template(extensions=asked), ca, NOW)
+    expected = purposes(*granted) if granted else None
+    assert extensions(plan).get(ExtensionOID.extKeyUsage) == expected
     assert plan.changes == changes
 
 
@@ -240,7 +193,7 @@ def test_what_is_not_granted_is_told(ca: Certificate) -> None:
         NOW,
     )
     assert plan.changes == ("serialNumber", "extension 1.2.3.4")
-    assert {item.oid for item in plan.extensions} == {
+    assert extensions(plan).keys() == {
         ExtensionOID.keyUsage,
         ExtensionOID.subjectKeyIdentifier,
         ExtensionOID.authorityKeyIdentifier,
@@ -252,7 +205,7 @@ def test_what_is_not_granted_is_told(ca: Certificate) -> None:
 def test_some_name_is_needed(ca: Certificate) -> None:
     """SubjectAltName alone will do, and is critical then; neither is refused, and so is nonsense."""
     plan = draw_up(NE_IPSEC, template(subject_der=b"\x30\x00", extensions=(SAN,)), ca, NOW)
-    assert replace(SAN, critical=True) in plan.extensions
+    assert replace(SAN, critical=True) in extensions(plan).values()
     broken = Extension(ExtensionOID.subjectAltName, False, b"\x04\x00")
     for asked in (
         template(subject_der=None),
@@ -265,69 +218,333 @@ def test_some_name_is_needed(ca: Certificate) -> None:
             draw_up(NE_IPSEC, asked, ca, NOW)
 
 
-@pytest.mark.requirement(153)
+@pytest.mark.requirement(61)
+def test_only_kinds_of_keys_that_a_profile_takes(ca: Certificate) -> None:
+    """Each kind is known by its AlgorithmIdentifier; what the profile does not name is refused."""
+    kinds: dict[str, pki.KeyKind] = {
+        "p256": "p256",
+        "p384": "p384",
+        "p521": "p521",
+        "rsa": "rsa2048",
+        "ed25519": "ed25519",
+        "ed448": "ed448",
+        "mldsa44": "mldsa44",
+        "mldsa65": "mldsa65",
+        "mldsa87": "mldsa87",
+    }
+    assert kinds.keys() == ALL_KEY_KINDS
+    for kind, made in kinds.items():
+        asked = template(made)
+        draw_up(replace(NE_IPSEC, key_kinds=frozenset({kind})), asked, ca, NOW)
+        others = replace(NE_IPSEC, key_kinds=ALL_KEY_KINDS - {kind})
+        with pytest.raises(
+            TemplateRefused, match=f"a key of kind {kind}; ne_ipsec takes"
+        ) as caught:
+            draw_up(others, asked, ca, NOW)
+        assert (caught.value.rule, caught.value.fail_info) == (
+            "R61",
+            PKIFailureInfo.badCertTemplate,
+        )
+    unknown = asn1.tlv(
+        0x30, asn1.tlv(0x30, asn1.oid_der("1.2.3")), asn1.tlv(0x03, b"\x00", bytes(32))
+    )
+    with pytest.raises(TemplateRefused, match="unknown"):
+        draw_up(NE_IPSEC, template(spki_der=unknown), ca, NOW)
+
+
+def test_network_functions(ca: Certificate) -> None:
+    """C, O and a SubjectAltName, which is critical; nfTypes if asked for (TS 33.310 6.1.3c)."""
+    nf_types = Extension(NF_TYPES, False, bytes.fromhex("300a1603414d46160353 4d46"))
+    urn = san("dns:amf1.example.net", "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6")
+    asked = template(subject_der=NF_SUBJECT, extensions=(urn, nf_types))
+    plan = draw_up(NF, asked, ca, NOW)
+    found = extensions(plan)
+    assert found[ExtensionOID.subjectAltName] == replace(urn, critical=True)
+    assert found[NF_TYPES] == nf_types
+    assert found[ExtensionOID.extKeyUsage] == purposes(SERVER_AUTH, CLIENT_AUTH)
+    assert plan.changes == ()
+    assert NF.longest_validity_days == 1095
+    elsewhere = draw_up(NE_TLS, asked, ca, NOW)
+    assert NF_TYPES not in extensions(elsewhere)
+    assert elsewhere.changes == (f"extension {NF_TYPES}",)
+
+
 @pytest.mark.parametrize(
-    "what, changes",
+    "changes, sentence",
     [
-        ("public key", {"spki_der": spki()}),
-        ("subject", {"subject_der": from_rfc4514("CN=other")}),
+        ({"subject_der": SUBJECT}, "the subject lacks C, which nf demands"),
+        ({"subject_der": from_rfc4514("CN=x")}, "the subject lacks C, O, which nf demands"),
+        (
+            {"subject_der": from_rfc4514("L=Bonn,O=x,C=DE")},
+            "other attributes than C, CN, O, OU, all that nf allows",
+        ),
+        ({"extensions": ()}, "no SubjectAltName, which nf demands"),
+        ({"extensions": (san("email:a@example.net"),)}, "names of kind email; nf allows dns, ip"),
+        (
+            {"extensions": (san(*(f"dns:n{i}.example.net" for i in range(17))),)},
+            "holds 17 names; nf allows 16",
+        ),
+        (
+            {"extensions": (Extension(ExtensionOID.subjectAltName, False, b"\x30\x03\x88\x01*"),)},
+            r"names of kind \[8\]",
+        ),
+        ({"extensions": (SAN, Extension(NF_TYPES, False, b"\x30\x00"))}, "NFTypes"),
+        ({"extensions": (SAN, Extension(NF_TYPES, False, b"\x30\x03\x0c\x01x"))}, "NFTypes"),
     ],
 )
-def test_the_last_check_looks_at_the_octets(
-    operator_pki: OperatorPKI, ca: Certificate, what: str, changes: dict[str, Any]
+def test_what_a_profile_does_not_allow_is_refused(
+    ca: Certificate, changes: dict[str, Any], sentence: str
 ) -> None:
-    """A TBSCertificate that is not what was decided is not signed."""
-    issued = make_issuer(operator_pki).certify(template(), NOW)
-    asked = template(spki_der=issued.spki_der)
-    plan = draw_up(NE_IPSEC, asked, ca, NOW)
-    require_conforming(issued.tbs_der, plan, NE_IPSEC, ca, NOW)
-    with pytest.raises(ServiceFailure, match=what):
-        require_conforming(issued.tbs_der, replace(plan, **changes), NE_IPSEC, ca, NOW)
+    """With badCertTemplate or, where it does not parse, badDataFormat's class; and one sentence."""
+    asked = replace(template(subject_der=NF_SUBJECT, extensions=(SAN,)), **changes)
+    with pytest.raises(TemplateRefused, match=sentence) as caught:
+        draw_up(NF, asked, ca, NOW)
+    assert caught.value.fail_info is PKIFailureInfo.badCertTemplate
+    assert caught.value.rule
 
 
-@pytest.mark.requirement(153)
 @pytest.mark.parametrize(
-    "what, options",
+    "names",
     [
-        ("basicConstraints", {"basic_constraints": x509.BasicConstraints(True, None)}),
-        ("keyUsage", {"key_usage": ("digitalSignature", "keyCertSign")}),
-        ("extKeyUsage", {"eku": [OID.cmcRA]}),
-        ("serial number", {"serial_number": 1}),
-        ("key identifiers", {"authority_key_identifier": False}),
-        ("notBefore", {"not_before": NOW + timedelta(days=1)}),
-        ("notAfter", {"not_after": NOW - timedelta(days=1)}),
-        ("broken", {"key_usage": None}),
+        "3000",
+        "3002" + "8200",
+        "3005" + "8203612062",  # a blank
+        "3005" + "8203c3a964",  # not ASCII
+        "3006" + "8204c0000201" + "00",  # trailing octets
+        "3005" + "8703c00002",  # three octets of address
+        "3005" + "8603613a20",  # a URI of nothing
+        "3003" + "860161",  # no scheme
+        "3003" + "810161",  # no @
+        "3005" + "a4033001ff",  # not a Name
+        "3082000382016 1".replace(" ", ""),  # a length in more octets than needed
+        "30808201610000",  # of indefinite length
+        "3084ffffffff8201",  # longer than all there is
+        "30",
+        "",
     ],
 )
-def test_the_last_check_knows_what_no_certificate_may_have(
-    operator_pki: OperatorPKI, ca: Certificate, what: str, options: Any
-) -> None:
-    """Each invariant by a certificate that violates it."""
-    bad = Certificate.from_der(operator_pki.device(**options).der)
-    plan = draw_up(NE_IPSEC, template(subject_der=bad.subject_der, spki_der=bad.spki_der), ca, NOW)
-    with pytest.raises(ServiceFailure, match=what):
-        require_conforming(bad.tbs_der, plan, NE_IPSEC, ca, NOW)
+def test_names_have_the_form_of_their_kind(ca: Certificate, names: str) -> None:
+    """SubjectAltName is copied as it is, and therefore read first."""
+    broken = Extension(ExtensionOID.subjectAltName, False, bytes.fromhex(names))
+    with pytest.raises(TemplateRefused):
+        draw_up(NE_IPSEC, template(extensions=(broken,)), ca, NOW)
 
 
-def test_a_missing_crl_distribution_point_is_seen(
-    operator_pki: OperatorPKI, ca: Certificate
-) -> None:
-    """Mandatory once configured (TS 33.310 6.1.3b)."""
-    issued = make_issuer(operator_pki).certify(template(), NOW)
-    profile = replace(NE_IPSEC, crl_url="http://crl.example.net/ne.crl")
-    plan = draw_up(profile, template(spki_der=issued.spki_der), ca, NOW)
-    with pytest.raises(ServiceFailure, match="CRL"):
-        require_conforming(issued.tbs_der, plan, profile, ca, NOW)
+@pytest.mark.parametrize("subject", ["02 01 05", "30 02 31 00", "3004 3102 3000", "3003 310130"])
+def test_a_subject_is_a_name(ca: Certificate, subject: str) -> None:
+    """It is copied as it is, and therefore read first."""
+    with pytest.raises(TemplateRefused):
+        draw_up(NE_IPSEC, template(subject_der=bytes.fromhex(subject)), ca, NOW)
 
 
-def test_only_a_ca_with_its_own_key_issues(operator_pki: OperatorPKI) -> None:
-    """A device's certificate, and another key, are refused when the CA starts."""
-    device = operator_pki.device()
-    issuing = operator_pki.issuing
-    for certificate, key in (
-        (device.certificate, device.private_key),
-        (issuing.certificate, device.private_key),
-    ):
-        der = pki.certificate_der(certificate)
-        with pytest.raises(ConfigError):
-            Issuer(Certificate.from_der(der), (), key, NE_IPSEC, secrets.token_bytes)
+@pytest.mark.parametrize("kind", ["dns", "ip", "uri", "email", "dn"])
+def test_kinds_of_names(ca: Certificate, kind: str) -> None:
+    """A profile takes the kinds it names and no others; with none, SubjectAltName is refused."""
+    names = {
+        "dns": san("dns:a.example.net"),
+        "ip": san("ip:2001:db8::1"),
+        "uri": san("uri:https://a.example.net/"),
+        "email": san("email:a@example.net"),
+        "dn": Extension(
+            ExtensionOID.subjectAltName, False, asn1.tlv(0x30, asn1.tlv(0xA4, SUBJECT))
+        ),
+    }
+    for name, extension in names.items():
+        profile = replace(NE_IPSEC, san=frozenset({kind}))
+        asked = template(extensions=(extension,))
+        if name == kind:
+            assert extension in extensions(draw_up(profile, asked, ca, NOW)).values()
+        else:
+            with pytest.raises(TemplateRefused, match=f"of kind {name}; ne_ipsec allows {kind}"):
+                draw_up(profile, asked, ca, NOW)
+    with pytest.raises(TemplateRefused, match="none at all"):
+        draw_up(replace(NE_IPSEC, san=frozenset()), template(extensions=(names[kind],)), ca, NOW)
+
+
+def test_extensions_that_follow_from_the_profile(ca: Certificate) -> None:
+    """Distribution points, access, policies and ocsp-nocheck as RFC 5280 and 6960 write them."""
+    profile = replace(
+        OCSP_SIGNER,
+        crl_urls=("http://a.example.net/{issuer}.crl", "ldap://b.example.net/cn=ca"),
+        delta_crl_url="http://a.example.net/d.crl",
+        ocsp_url="http://o.example.net/",
+        ca_issuers_url="http://a.example.net/{issuer}.cer",
+        certificate_policies=("1.2.3",),
+    )
+    assert ca.subject_key_identifier is not None
+    identifier = ca.subject_key_identifier.hex().encode()
+    found = {
+        oid: item.value for oid, item in extensions(draw_up(profile, template(), ca, NOW)).items()
+    }
+
+    def uri(octets: bytes) -> bytes:
+        return asn1.tlv(0x86, octets)
+
+    def point(*octets: bytes) -> bytes:
+        name = asn1.tlv(0xA0, asn1.tlv(0xA0, *map(uri, octets)))
+        return asn1.tlv(0x30, asn1.tlv(0x30, name))
+
+    def access(method: str, octets: bytes) -> bytes:
+        return asn1.tlv(0x30, asn1.oid_der(method), uri(octets))
+
+    assert found[CRL_DISTRIBUTION_POINTS] == point(
+        b"http://a.example.net/" + identifier + b".crl", b"ldap://b.example.net/cn=ca"
+    )
+    assert found[FRESHEST_CRL] == point(b"http://a.example.net/d.crl")
+    assert found[AUTHORITY_INFO_ACCESS] == asn1.tlv(
+        0x30,
+        access("1.3.6.1.5.5.7.48.1", b"http://o.example.net/"),
+        access("1.3.6.1.5.5.7.48.2", b"http://a.example.net/" + identifier + b".cer"),
+    )
+    assert found[OCSP_NO_CHECK] == b"\x05\x00"
+    assert found[ExtensionOID.certificatePolicies] == bytes.fromhex("3006300406022a03")
+
+
+def test_asking_for_what_is_given_anyway_changes_nothing(ca: Certificate) -> None:
+    """Key identifiers and the CRL's place in a template, equal to ours, are no wish of its own."""
+    profile = replace(NE_IPSEC, crl_urls=("http://a.example.net/a.crl",))
+    asked = template()
+    given = extensions(draw_up(profile, asked, ca, NOW))
+    again = draw_up(profile, replace(asked, extensions=tuple(given.values())), ca, NOW)
+    assert again.changes == ()
+    identifier = Extension(ExtensionOID.subjectKeyIdentifier, False, b"\x04\x01\x00")
+    other = draw_up(profile, replace(asked, extensions=(identifier,)), ca, NOW)
+    assert other.changes == (f"extension {ExtensionOID.subjectKeyIdentifier}",)
+
+
+def test_built_in_profiles() -> None:
+    """By these names roles and configuration know them; base stations get what other elements get."""
+    assert list(PROFILES) == [
+        "ne_ipsec",
+        "enodeb_ipsec",
+        "gnodeb_ipsec",
+        "seg",
+        "ne_tls",
+        "tls_client",
+        "tls_server",
+        "nf",
+        "ra",
+        "cmp_signer",
+        "ocsp_signer",
+    ]
+    assert all(name == profile.name for name, profile in PROFILES.items())
+    assert replace(ENODEB_IPSEC, name="ne_ipsec") == NE_IPSEC
+
+
+def test_derived_profiles(ca: Certificate) -> None:
+    """Every field of a table in the configuration arrives; the rest is the base's."""
+    values: dict[str, object] = {
+        "validity_days": 90,
+        "key_usage": ["digitalSignature", "nonRepudiation", "keyEncipherment"],
+        "extended_key_usage": ["serverAuth", "1.2.3.4"],
+        "allowed_extended_key_usage": ["serverAuth", "clientAuth", "1.2.3.4"],
+        "key_kinds": ["p256", "rsa"],
+        "required_subject": ["CN"],
+        "allowed_subject": ["CN", "O", "1.2.3.5"],
+        "san": ["dns"],
+        "san_required": True,
+        "san_max": 2,
+        "crl_urls": ["http://a.example.net/{issuer}.crl"],
+        "delta_crl_url": "http://a.example.net/delta.crl",
+        "ocsp_url": "http://o.example.net:8080/ocsp",
+        "ca_issuers_url": "http://a.example.net/ca.cer",
+        "certificate_policies": ["1.3.6.1.4.1.99999.1"],
+    }
+    assert tuple(values) == PROFILE_FIELDS
+    assert derive(NE_TLS, "small_cells", **values) == Profile(
+        name="small_cells",
+        key_usage=frozenset({0, 1}),
+        rsa_key_usage=frozenset({2}),
+        purposes=(SERVER_AUTH, "1.2.3.4"),
+        allowed_purposes=frozenset({SERVER_AUTH, CLIENT_AUTH, "1.2.3.4"}),
+        validity_days=90,
+        key_kinds=frozenset({"p256", "rsa"}),
+        required_subject=("CN",),
+        allowed_subject=frozenset({"CN", "O", "1.2.3.5"}),
+        san=frozenset({"dns"}),
+        san_required=True,
+        san_max=2,
+        crl_urls=("http://a.example.net/{issuer}.crl",),
+        delta_crl_url="http://a.example.net/delta.crl",
+        ocsp_url="http://o.example.net:8080/ocsp",
+        ca_issuers_url="http://a.example.net/ca.cer",
+        certificate_policies=("1.3.6.1.4.1.99999.1",),
+    )
+    assert derive(NE_TLS, "same") == replace(NE_TLS, name="same")
+    narrowed = derive(NE_TLS, "narrowed", extended_key_usage=["serverAuth"])
+    assert narrowed.allowed_purposes == {SERVER_AUTH}
+    plan = draw_up(narrowed, template(extensions=(purposes(CLIENT_AUTH),)), ca, NOW)
+    assert extensions(plan)[ExtensionOID.extKeyUsage] == purposes(SERVER_AUTH)
+    assert derive(RA, "ra_short", extended_key_usage=["cmcRA"]).purposes == (OID.cmcRA,)
+
+
+@pytest.mark.parametrize(
+    "field, value, what",
+    [
+        ("validity", 5, "is no field"),
+        ("name", "x", "is no field"),
+        ("validity_days", 0, "not a whole number from 1 to 1095, as nf allows"),
+        ("validity_days", 1096, "1095"),
+        ("validity_days", True, "True"),
+        ("validity_days", "90", "'90'"),
+        ("key_usage", ["digitalSignature", "keyCertSign"], "keyCertSign"),
+        ("key_usage", ["digitalSignature", "keyAgreement"], "keyAgreement"),
+        ("key_usage", ["keyEncipherment"], "lacks digitalSignature"),
+        ("key_usage", "digitalSignature", "not a list"),
+        ("extended_key_usage", ["webAuth"], "webAuth, which is no extended key usage"),
+        ("extended_key_usage", ["serverAuth", "cmcRA"], "speak for the PKI"),
+        ("allowed_extended_key_usage", ["serverAuth", "clientAuth", "OCSPSigning"], "PKI"),
+        ("extended_key_usage", ["2.5.29.37.0"], "anything|PKI"),
+        ("allowed_extended_key_usage", ["clientAuth"], "lacks 1.3.6.1.5.5.7.3.1"),
+        ("key_kinds", [], "is empty"),
+        ("key_kinds", ["rsa1024"], "rsa1024"),
+        ("required_subject", ["Name"], "Name, which is no attribute"),
+        ("required_subject", ["1.02"], "1.02"),
+        ("required_subject", ["1.50"], "1.50"),
+        ("required_subject", ["C", "ST"], None),
+        ("allowed_subject", ["CN"], None),
+        ("san", ["ipv4"], "ipv4, which is no kind of name"),
+        ("san", ["dns", "dns"], "twice"),
+        ("san", [], "is empty, but a SubjectAltName is required"),
+        ("san_required", "yes", "'yes'"),
+        ("san_max", 0, "from 1 to 100"),
+        ("crl_urls", ["https://a.example.net/"], "https://a.example.net/"),
+        ("crl_urls", "http://a.example.net/", "not a list"),
+        ("crl_urls", ["http://a.example.net/{serial}"], "serial"),
+        ("crl_urls", ["http:///a.crl"], "http:///a.crl"),
+        ("crl_urls", ["http://a.example.net/a b"], "a b"),
+        ("crl_urls", ["http://a.example.net:99999/"], "99999"),
+        ("crl_urls", [""], "no URL"),
+        ("delta_crl_url", "http://a.example.net/d", "without crl_urls"),
+        ("ocsp_url", "ldap://a.example.net/", "ldap"),
+        ("ocsp_url", ["http://a.example.net/"], "not a string"),
+        ("ca_issuers_url", "http://ä.example.net/", "no URL"),
+        ("certificate_policies", ["anyPolicy"], "no certificate policy"),
+    ],
+)
+def test_what_an_operator_can_get_wrong(field: str, value: object, what: str | None) -> None:
+    """Where, what, and what to do about it."""
+    with pytest.raises(ConfigError) as caught:
+        derive(NF, "mine", **{field: value})
+    (problem,) = caught.value.problems
+    if what is None:
+        assert problem.path == "ca.profiles.mine.allowed_subject"
+        assert "which required_subject demands" in problem.what
+    else:
+        assert problem.path.startswith("ca.profiles.mine.")
+        assert any(part in problem.what for part in what.split("|"))
+    assert problem.todo
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    """The name included."""
+    with pytest.raises(ConfigError) as caught:
+        derive(NE_IPSEC, "ne_tls", validity_days=0, san=["x"])
+    assert [problem.path for problem in caught.value.problems] == [
+        "ca.profiles.ne_tls",
+        "ca.profiles.ne_tls.validity_days",
+        "ca.profiles.ne_tls.san",
+    ]
+    for name in ("", "a b", "-a", "a" * 65, "a/b"):
+        with pytest.raises(ConfigError, match="no name for a profile"):
+            derive(NE_IPSEC, name)

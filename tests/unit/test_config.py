@@ -32,10 +32,8 @@ TABLES = {
         '[endpoints.ran]\npaths = ["/.well-known/cmp"]\nvendors = ["acme"]\nupstream = "main"'
     ),
 }
-CA = (
-    '[ca]\ndirectory_path = "ca"\nledger_path = "ledger.sqlite"\n'
-    '[[ca.registration_authorities]]\nname = "gateway"\ncertificate_paths = ["ra.pem"]'
-)
+CA = '[ca]\ndirectory_path = "ca"\nledger_path = "ledger.sqlite"'
+CA_ON_POSTGRESQL = '[ca]\ndirectory_path = "ca"\nledger_url = "postgresql://ca@db/ledger"'
 PUBLIC_FILES = ("ra.pem", "root.pem", "acme.pem", "ca/root.pem", "ca/issuing.pem", "ca/cmp.pem")
 SECRET_FILES = ("ra.key", "ca/issuing.key", "ca/cmp.key")
 
@@ -92,14 +90,14 @@ def test_relative_paths_start_at_the_files_directory_even_if_given_relatively(
 
 def test_the_ca_alone_needs_none_of_the_gateways_tables(site: Path) -> None:
     (site / "ca.toml").write_text(CA)
-    assert load_ca(site / "ca.toml").ca.registration_authorities[0].name == "gateway"
+    assert load_ca(site / "ca.toml").ca.database == site / "ledger.sqlite"
     (site / "both.toml").write_text(written(CA, operator="[operator]\nnonsense = 1"))
     assert load_ca(site / "both.toml").ca.directory_path == site / "ca"
-    (site / "bad.toml").write_text("cs = 1\n" + CA.replace('name = "gateway"', "name = 1"))
+    (site / "bad.toml").write_text("cs = 1\n" + CA + "\nunique_key = 1")
     with pytest.raises(ConfigError) as caught:
         load_ca(site / "bad.toml")
     assert [problem.path for problem in caught.value.problems] == [
-        "ca.registration_authorities[0].name",
+        "ca.unique_key",
         "cs",
     ]
 
@@ -189,7 +187,8 @@ def test_keys_behind_a_hash_in_the_production_example_show_their_defaults() -> N
 def test_the_bundled_ca_of_the_production_example_is_valid(tmp_path: Path) -> None:
     _, block = PRODUCTION.read_text().split("# --- The bundled CA", 1)
     lines = re.findall(r"^#   (.*)$", block, re.MULTILINE)
-    (tmp_path / "ca.toml").write_text("\n".join(lines))
+    vendor = TABLES["vendor"]  # of the example's upper part
+    (tmp_path / "ca.toml").write_text("\n".join([vendor, *lines]))
     assert load_ca(tmp_path / "ca.toml", check_files=False).ca.validity_days == 365
 
 
@@ -395,7 +394,7 @@ WRONG = {
         "Shorten it",
     ),
     "a CA that waits for what is forgotten": (
-        written(CA.replace("[[", "confirm_wait_seconds = 3601\n[[", 1)),
+        written(CA + "\nconfirm_wait_seconds = 3601"),
         "ca.confirm_wait_seconds",
         "longer than store.transaction_lifetime_seconds",
         "lengthen the lifetime",
@@ -407,7 +406,7 @@ WRONG = {
         "lengthen the lifetime",
     ),
     "a CRL that needs a CRL": (
-        written(CA.replace("[[", 'crl_url = "https://pki.example.net/ca.crl"\n[[', 1)),
+        written(CA + '\ncrl_url = "https://pki.example.net/ca.crl"'),
         "ca.crl_url",
         "not a usable URL",
         "http://host:port/path",
@@ -526,17 +525,35 @@ WRONG = {
         "there is no [ca]",
         "ra-gateway init",
     ),
-    "two RAs of one name": (
-        written(CA + "\n" + CA[CA.index("[[") :]),
-        "ca.registration_authorities[1].name",
-        "the name of another one",
-        "Choose another name",
+    "no ledger": (
+        written('[ca]\ndirectory_path = "ca"'),
+        "ca.ledger_path",
+        "is required",
+        "PostgreSQL",
     ),
-    "wrong value in a list of tables": (
-        written(CA + '\nprivileges = ["isue"]'),
-        "ca.registration_authorities[0].privileges[0]",
+    "two ledgers": (
+        written(CA + '\nledger_url = "postgresql://ca@db/ledger"'),
+        "ca.ledger_url",
+        "together with ledger_path",
+        "Leave one",
+    ),
+    "a database of another kind": (
+        written(CA_ON_POSTGRESQL.replace("postgresql", "mysql")),
+        "ca.ledger_url",
+        "not a usable URL",
+        "postgresql://",
+    ),
+    "client mode for a vendor that is not there": (
+        written(CA + '\n[ca.client]\nvendors = ["acne"]'),
+        "ca.client.vendors[0]",
+        "does not exist",
+        'Did you mean "acme"?',
+    ),
+    "wrong value with a near one": (
+        written(CA + '\nreenroll = "windows"'),
+        "ca.reenroll",
         "not one of the values",
-        'Did you mean "issue"?',
+        'Did you mean "window"?',
     ),
 }
 
@@ -642,6 +659,13 @@ def test_the_bundled_cas_keys_are_secrets_too(site: Path) -> None:
     assert "issuing.key" in problem.todo
 
 
+def test_the_url_of_the_ledger_comes_from_a_secret_file(site: Path) -> None:
+    (site / "url").write_text("postgresql://ca:secret@db/ledger\n")
+    (site / "url").chmod(0o600)
+    (site / "ca.toml").write_text('[ca]\ndirectory_path = "ca"\nledger_url_path = "url"')
+    assert load_ca(site / "ca.toml").ca.database == "postgresql://ca:secret@db/ledger"
+
+
 def test_the_ledgers_directory_must_exist(site: Path) -> None:
     text = written(CA.replace('"ledger.sqlite"', '"absent/ledger.sqlite"'))
     (problem,) = problems(text, site, check_files=True)
@@ -654,6 +678,10 @@ INLINE = {
     "password in the Redis URL": (
         written(store=f'[store]\nredis_url = "redis://:{SECRET}@h:6379/0"'),
         "store.redis_url",
+    ),
+    "password in the database's URL": (
+        written(CA_ON_POSTGRESQL.replace("ca@db", f"ca:{SECRET}@db")),
+        "ca.ledger_url",
     ),
     "password in the Redis URL's query": (
         written(store=f'[store]\nredis_url = "redis://h:6379/0?password={SECRET}"'),

@@ -1,0 +1,28 @@
+"""The composition roots: from a configuration to running services."""
+
+from ra_gateway.app.ca import BundledService, CAService
+from ra_gateway.app.gateway import Application, check, ra_credential, transaction_store
+from ra_gateway.app.running import (
+    CannotListen,
+    catch_signals,
+    cmp_listener,
+    now,
+    run_until_signalled,
+)
+from ra_gateway.app.trust import operator_domain, vendor_domains
+
+__all__ = [
+    "Application",
+    "BundledService",
+    "CAService",
+    "CannotListen",
+    "catch_signals",
+    "check",
+    "cmp_listener",
+    "now",
+    "operator_domain",
+    "ra_credential",
+    "run_until_signalled",
+    "transaction_store",
+    "vendor_domains",
+]

@@ -1,0 +1,265 @@
+"""The bundled CA's composition root: in the gateway's process (`BundledService`) or in its own (`CAService`)."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from ra_gateway.app.running import cmp_listener, listen, now
+from ra_gateway.app.trust import vendor_domains
+from ra_gateway.ca.access import ClientMode, Mode
+from ra_gateway.ca.core import BundledCA, IssuancePolicy
+from ra_gateway.ca.crl import CRLPublisher, CRLSettings
+from ra_gateway.ca.information import Published
+from ra_gateway.ca.ledger import Ledger, open_ledger
+from ra_gateway.ca.lint import require_clean
+from ra_gateway.ca.material import CAMaterial, load_ca
+from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
+from ra_gateway.ca.profiles import PROFILES, Profile, derive
+from ra_gateway.ca.records import Reenroll
+from ra_gateway.ca.status import CAStatus
+from ra_gateway.cmp.replies import Reply
+from ra_gateway.cmp.trust import DomainKind, TrustDomain
+from ra_gateway.cmp.verification import HeaderRules, Strictness
+from ra_gateway.config import OPERATOR_DOMAIN, CAConfig, CAServiceConfig, CAStatusConfig
+from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.server.status import StatusListener
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
+
+CLIENT_ENDPOINT: Final = "client"
+
+_OF_THE_PKI: Final = frozenset({"ra", "cmp_signer", "ocsp_signer"})
+"""Profiles whose validity is the PKI's own business, not `ca.validity_days`."""
+
+
+def ca_material(config: CAConfig) -> CAMaterial:
+    """Load keys and certificates of the CA.
+
+    Raises:
+        ConfigError: They cannot be used.
+    """
+    password = config.key_password_path
+    return load_ca(
+        config.directory_path,
+        now=now(),
+        password=None if password is None else password.read_bytes().rstrip(b"\r\n"),
+        random_octets=secrets.token_bytes,
+    )
+
+
+def ca_profiles(config: CAConfig) -> dict[str, Profile]:
+    """Return the certificate profiles by name, the default one first.
+
+    Raises:
+        ConfigError: There is no such default, or one cannot be used.
+    """
+    profiles = {name: _with_urls(profile, config) for name, profile in PROFILES.items()}
+    for name, own in config.profiles.items():
+        base = profiles.get(own.base)
+        if base is None:
+            raise ConfigError([_no_profile(f"ca.profiles.{name}.base", own.base, PROFILES)])
+        changes = own.model_dump(exclude={"base"}, exclude_none=True)
+        profiles[name] = derive(base, name, **changes)
+    if config.profile not in profiles:
+        raise ConfigError([_no_profile("ca.profile", config.profile, profiles)])
+    return {config.profile: profiles.pop(config.profile), **profiles}
+
+
+def _with_urls(profile: Profile, config: CAConfig) -> Profile:
+    days = min(config.validity_days, profile.longest_validity_days)
+    return replace(
+        profile,
+        validity_days=profile.validity_days if profile.name in _OF_THE_PKI else days,
+        crl_urls=(config.crl_url,) if config.crl_url else (),
+        delta_crl_url=config.delta_crl_url or "",
+        ocsp_url=config.ocsp_url or "",
+        ca_issuers_url=config.ca_issuers_url or "",
+    )
+
+
+def _no_profile(setting: str, name: str, known: Iterable[str]) -> Problem:
+    return Problem(setting, f"there is no profile {name!r}", f"Choose one of {', '.join(known)}")
+
+
+def ca_ledger(config: CAConfig) -> Ledger:
+    """Return the CA's ledger; nothing is opened yet."""
+    return open_ledger(config.database)
+
+
+def crl_publisher(config: CAConfig, material: CAMaterial, ledger: Ledger) -> CRLPublisher:
+    """Return what makes the CA's CRLs.
+
+    Raises:
+        ConfigError: An issuing CA may not sign CRLs.
+    """
+    status = config.status or CAStatusConfig()
+    settings = CRLSettings(
+        crl_hours=status.crl_hours,
+        overlap_hours=status.overlap_hours,
+        delta_minutes=status.delta_minutes,
+        delta_url=config.delta_crl_url or "",
+        check_seconds=status.check_seconds,
+    )
+    return CRLPublisher(material.issuers, ledger, now, settings)
+
+
+def _status_listener(
+    config: CAConfig, material: CAMaterial, ledger: Ledger, publisher: CRLPublisher
+) -> StatusListener | None:
+    status = config.status
+    if status is None:
+        return None
+    responder = None
+    if status.ocsp:
+        signers = [
+            OCSPSigner(issuer.certificate, issuer.id, material.ocsp[issuer.id])
+            for issuer in material.issuers
+        ]
+        responder = OCSPResponder(signers, ledger, now, OCSPSettings(status.ocsp_validity_minutes))
+    return StatusListener(
+        CAStatus(material.root, material.issuers, publisher, responder),
+        host=status.listen_host,
+        port=status.listen_port,
+        clock=now,
+        max_connections=status.max_connections,
+    )
+
+
+def _published(material: CAMaterial, config: CAConfig) -> Published:
+    active = material.issuers[0]
+    return Published(
+        ca_certificates=tuple(
+            dict.fromkeys(
+                certificate.der
+                for issuer in material.issuers
+                for certificate in (issuer.certificate, *issuer.chain)
+                if not certificate.self_issued
+            )
+        ),
+        root_update=material.root_update,
+        crl_urls={config.crl_url: active.id} if config.crl_url else {},
+        crl_issuers={
+            issuer.certificate.subject_der: issuer.id for issuer in reversed(material.issuers)
+        },
+    )
+
+
+class BundledService:
+    """The bundled CA and what runs beside it: its ledger, its CRLs and its status listener.
+
+    Args:
+        vendors: Trust domains by name, for client mode.
+
+    Raises:
+        ConfigError: Its files cannot be used.
+    """
+
+    def __init__(self, config: CAConfig, vendors: Mapping[str, TrustDomain]) -> None:
+        self._config = config
+        material = ca_material(config)
+        profiles = ca_profiles(config)
+        require_clean(profiles.values(), material.issuers[0])
+        self.ledger = ca_ledger(config)
+        self.publisher = crl_publisher(config, material, self.ledger)
+        self.status = _status_listener(config, material, self.ledger, self.publisher)
+        self._publishing: asyncio.Task[None] | None = None
+        client = config.client
+        roots = (material.root, *((material.old_root,) if material.old_root else ()))
+        self.ca = BundledCA(
+            credential=material.credential,
+            issuers=material.issuers,
+            ledger=self.ledger,
+            operator=TrustDomain(
+                OPERATOR_DOMAIN,
+                DomainKind.operator,
+                roots,
+                tuple(issuer.certificate for issuer in material.issuers),
+            ),
+            profiles=profiles,
+            clock=now,
+            random_octets=secrets.token_bytes,
+            rules=HeaderRules(strictness=Strictness(client.strictness if client else "3gpp")),
+            confirm_wait_seconds=config.confirm_wait_seconds,
+            client=None
+            if client is None
+            else ClientMode(
+                {name: vendors[name] for name in client.vendors},
+                client.identity_from,
+                client.implicit_confirm,
+            ),
+            policy=IssuancePolicy(
+                Reenroll(config.reenroll),
+                timedelta(hours=config.reenroll_window_hours),
+                config.unique_key,
+                config.revoke_superseded,
+            ),
+            published=_published(material, config),
+        )
+
+    async def start(self) -> None:
+        """Open the ledger, and serve status.
+
+        Raises:
+            ConfigError: The ledger cannot be used.
+            CannotListen: The address or the port cannot be had.
+        """
+        await self.ca.start()
+        config = self._config.status
+        if self.status is not None and config is not None:
+            where = await listen(self.status, config.listen_host, config.listen_port, "ca.status")
+            log.info("ca.status", host=where[0], port=where[1])
+            self._publishing = asyncio.create_task(self.publisher.run())
+
+    async def stop(self) -> None:
+        """Finish what was begun and close everything."""
+        publishing, self._publishing = self._publishing, None
+        if publishing is not None:
+            publishing.cancel()
+            with suppress(asyncio.CancelledError):
+                await publishing
+        if self.status is not None:
+            await self.status.drain(self._config.server.drain_seconds)
+        await self.ca.close()
+
+
+class CAService:
+    """The bundled CA as a process of its own (`ra-gateway ca serve`)."""
+
+    def __init__(self, config: CAServiceConfig) -> None:
+        self._config = config.ca
+        self._bundled = BundledService(config.ca, vendor_domains(config.vendors))
+        routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
+        if config.ca.client is not None:
+            routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)
+        self.listener = cmp_listener(self, config.ca.server, routes=routes, profiles={})
+
+    async def handle(
+        self, der: bytes, *, endpoint: str, profile: str, operation: str, peer: str
+    ) -> Reply:
+        """Answer one message in the mode of its path (`CMPHandler`)."""
+        mode = Mode.client if endpoint == CLIENT_ENDPOINT else Mode.ra
+        return await self._bundled.ca.handle(der, mode=mode, operation=operation, peer=peer)
+
+    async def start(self) -> tuple[str, int]:
+        """Open the ledger and listen; returns host and port.
+
+        Raises:
+            ConfigError: The ledger cannot be used.
+            CannotListen: The address or the port cannot be had.
+        """
+        await self._bundled.start()
+        server = self._config.server
+        return await listen(self.listener, server.listen_host, server.listen_port, "ca.server")
+
+    async def stop(self) -> None:
+        """Answer what was accepted, then close the ledger."""
+        await self.listener.drain(self._config.server.drain_seconds)
+        await self._bundled.stop()

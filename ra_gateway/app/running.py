@@ -1,0 +1,133 @@
+"""Listening and running: what every service of ours does, whatever it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import signal
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Protocol
+
+import structlog
+
+from ra_gateway.config import ServerConfig
+from ra_gateway.errors import ConfigError, GatewayError, ServiceFailure
+from ra_gateway.server.cmp import CMPHandler, CMPListener
+
+
+def now() -> datetime:
+    """Return the current time, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+class CannotListen(GatewayError):
+    """The configured address or port is not to be had."""
+
+
+class Listener(Protocol):
+    """A server that has not begun to listen."""
+
+    async def start(self) -> tuple[str, int]:
+        """Listen; returns host and port."""
+
+
+async def listen(listener: Listener, host: str, port: int, setting: str) -> tuple[str, int]:
+    """Start a listener; returns host and port.
+
+    Args:
+        host, port: Where it is to listen, for the error.
+        setting: Dotted path of the table that says so.
+
+    Raises:
+        CannotListen: The address or the port cannot be had.
+    """
+    try:
+        return await listener.start()
+    except OSError as error:
+        where = f"{host}:{port}"
+        reason = str(error.strerror or error)
+        if error.errno == errno.EADDRINUSE:
+            reason = "another process listens there already"
+        elif error.errno == errno.EACCES:
+            reason = "this user may not listen there"
+        raise CannotListen(
+            f"cannot listen on {where}: {reason}. "
+            f"Change {setting}.listen_host or {setting}.listen_port, or stop what is in the way"
+        ) from error
+
+
+def cmp_listener(
+    handler: CMPHandler,
+    config: ServerConfig,
+    *,
+    routes: Mapping[str, str],
+    profiles: Mapping[str, str],
+) -> CMPListener:
+    """Return a listener with the limits of a configuration."""
+    return CMPListener(
+        handler,
+        routes=routes,
+        profiles=profiles,
+        host=config.listen_host,
+        port=config.listen_port,
+        max_body_bytes=config.max_body_bytes,
+        header_timeout_seconds=config.header_timeout_seconds,
+        body_timeout_seconds=config.body_timeout_seconds,
+        idle_timeout_seconds=config.idle_timeout_seconds,
+        max_connections=config.max_connections,
+        max_requests_in_flight=config.max_requests_in_flight,
+    )
+
+
+def catch_signals() -> asyncio.Event:
+    """Return an event that SIGTERM or SIGINT sets, from now on."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    return ended
+
+
+def _settle_memory() -> None:
+    """Let the garbage collector forget what was loaded at the start, and run less often.
+
+    Messages make few cycles and many short-lived objects; by default their number alone would have all
+    modules and settings, which never go away, walked over and over.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+class Service(Protocol):
+    """What can be started and stopped."""
+
+    async def start(self) -> tuple[str, int]:
+        """Take requests; returns host and port."""
+
+    async def stop(self) -> None:
+        """Answer what was accepted, then close everything."""
+
+
+async def run_until_signalled(service: Service, started: Callable[[str, int], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Args:
+        started: Called with host and port when requests are taken.
+
+    Raises:
+        ConfigError, StoreUnavailable, CannotListen: The service could not start.
+    """
+    ended = catch_signals()  # before anybody can know that it is up, and end it
+    try:
+        host, port = await service.start()
+    except (ConfigError, ServiceFailure, CannotListen):
+        await service.stop()
+        raise
+    _settle_memory()
+    started(host, port)
+    await ended.wait()
+    structlog.get_logger().info("draining", host=host, port=port)
+    await service.stop()

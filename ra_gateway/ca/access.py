@@ -1,0 +1,260 @@
+"""Who may ask the CA, and for what: registered authorities (RA mode) and end entities (client mode).
+
+Two modes serve at once, on paths of their own:
+
+- *RA mode*: a registered authority signs. Its role says what it may have done, and under which profiles. End
+  entities come into being with their first certificate.
+- *client mode*: devices speak for themselves. Each is a registered end entity, known by what its vendor certificate
+  says; later it speaks with the operator certificate it got.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final
+
+from ra_gateway.ca.ledger import Ledger
+from ra_gateway.ca.profiles import Profile
+from ra_gateway.ca.records import Authority, EndEntity, EntityStatus, Privilege
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.messages import CertTemplate, Extension, PKIHeader
+from ra_gateway.cmp.names import (
+    NULL_DN,
+    CanonicalName,
+    attributes,
+    canonical,
+    from_rfc4514,
+    general_names,
+    general_names_der,
+    same_name,
+)
+from ra_gateway.cmp.trust import TrustDomain
+from ra_gateway.errors import (
+    HeaderRefused,
+    NotAuthorized,
+    RequestRefused,
+    ServiceFailure,
+    TemplateRefused,
+)
+
+AUTHORITIES_SECONDS: Final = 2.0
+"""How long the registered authorities are remembered: so soon a new certificate is heard, a removed one is not."""
+
+IDENTITY_ATTRIBUTES: Final = {"serial_number": "2.5.4.5", "cn": "2.5.4.3"}
+
+_PRIVILEGE_FOR: Final = {
+    BodyType.ir: Privilege.issue,
+    BodyType.cr: Privilege.issue,
+    BodyType.kur: Privilege.update,
+    BodyType.rr: Privilege.revoke,
+}
+
+
+class Mode(Enum):
+    """Which of the CA's two faces a message came to."""
+
+    ra = "ra"
+    client = "client"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientMode:
+    """What client mode is told.
+
+    Args:
+        vendors: Trust domains of manufacturers (external CAs) by name.
+        identity_from: Subject attribute of a vendor certificate that names the end entity
+            (a key of `IDENTITY_ATTRIBUTES`).
+        implicit_confirm: Whether a device may do without certConf (TS 33.310: no).
+    """
+
+    vendors: Mapping[str, TrustDomain]
+    identity_from: str = "serial_number"
+    implicit_confirm: bool = False
+
+
+class Registered:
+    """The registered authorities' certificates, as of at most `AUTHORITIES_SECONDS` ago.
+
+    Args:
+        ledger: Where they are registered.
+
+    `names` and `keys` are those in their certificates: no end entity may get one of them.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._known: dict[Certificate, Authority] = {}
+        self.names: frozenset[CanonicalName] = frozenset()
+        self.keys: frozenset[bytes] = frozenset()
+        self._good_until = float("-inf")
+        self._refreshing = asyncio.Lock()
+
+    async def certificates(self) -> Mapping[Certificate, Authority]:
+        """Return who may sign what the CA hears in RA mode.
+
+        Raises:
+            StoreUnavailable: Nobody can be told from a stranger now.
+        """
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._good_until:
+            return self._known
+        async with self._refreshing:
+            if loop.time() >= self._good_until:
+                authorities = await self._ledger.registry.authorities()
+                known = {
+                    load_certificate(der): authority
+                    for authority in authorities
+                    if authority.enabled
+                    for der in authority.certificates
+                }
+                if known != self._known:
+                    self._known = known
+                    self.names = frozenset(canonical(item.subject_der) for item in known)
+                    self.keys = frozenset(item.spki_der for item in known)
+                self._good_until = loop.time() + AUTHORITIES_SECONDS
+        return self._known
+
+
+def require_privilege(authority: Authority, body_type: BodyType) -> None:
+    """Refuse what an authority's role does not include.
+
+    Raises:
+        NotAuthorized: It lacks the privilege.
+    """
+    privilege = _PRIVILEGE_FOR[body_type]
+    if privilege not in authority.role.privileges:
+        raise NotAuthorized(
+            f"{authority.name} lacks the privilege {privilege} (role {authority.role.name})",
+            rule="R58",
+        )
+
+
+def require_profile(authority: Authority, profile: str) -> None:
+    """Refuse to let an authority touch certificates of a profile that its role does not name.
+
+    Raises:
+        NotAuthorized: It does not.
+    """
+    if profile not in authority.role.profiles:
+        raise NotAuthorized(
+            f"{authority.name} may not act for the profile {profile or 'of that certificate'} "
+            f"(role {authority.role.name})",
+            rule="R58",
+        )
+
+
+def choose_profile(
+    header: PKIHeader, allowed: Sequence[str], profiles: Mapping[str, Profile]
+) -> Profile:
+    """Return the profile a request asks for in certProfile, the first allowed one if it asks for none (R64).
+
+    Args:
+        allowed: Names the requester may ask for.
+        profiles: All there are.
+
+    Raises:
+        HeaderRefused: More than one is named.
+        RequestRefused, NotAuthorized: There is no such profile, or the requester may not have it.
+        ServiceFailure: The only one it may have is not configured.
+    """
+    named = header.cert_profiles
+    if len(named) > 1:
+        raise HeaderRefused(f"{len(named)} names in certProfile, expected one", rule="R64")
+    if named and named[0] not in profiles:
+        raise RequestRefused(f"there is no profile {named[0]!r}", rule="R64")
+    if named and named[0] not in allowed:
+        raise NotAuthorized(f"the profile {named[0]!r} is not for this requester", rule="R64")
+    name = named[0] if named else next(iter(allowed), "")
+    try:
+        return profiles[name]
+    except KeyError:
+        raise ServiceFailure(f"the profile {name!r} is not configured", rule="R64") from None
+
+
+def identity_of(signer: Certificate, identity_from: str) -> str:
+    """Return what names a device in its vendor certificate.
+
+    Raises:
+        NotAuthorized: The certificate does not say it.
+    """
+    oid = IDENTITY_ATTRIBUTES[identity_from]
+    for found, text in attributes(signer.subject_der):
+        if found == oid and text:
+            return text
+    raise NotAuthorized(f"{signer.subject} has no {identity_from}", rule="R67")
+
+
+def require_active(entity: EndEntity | None, who: str) -> EndEntity:
+    """Return the end entity, if it is registered and not blocked.
+
+    Raises:
+        NotAuthorized: It is not.
+    """
+    if entity is None:
+        raise NotAuthorized(f"no end entity is registered for {who}", rule="R67")
+    if entity.status is not EntityStatus.active:
+        raise NotAuthorized(f"the end entity {entity.name} is {entity.status}", rule="R58")
+    return entity
+
+
+def entity_template(template: CertTemplate, entity: EndEntity) -> CertTemplate:
+    """Complete a device's template from its end entity; what it asks for otherwise is refused (R67).
+
+    Raises:
+        NotAuthorized: Another subject, or a name that is not the entity's.
+    """
+    own_der = from_rfc4514(entity.subject)
+    asked_der = template.subject_der or NULL_DN
+    if asked_der == NULL_DN:
+        asked_der = own_der
+    elif not same_name(asked_der, own_der):
+        raise NotAuthorized(
+            f"the subject is not that of the end entity {entity.name}: {entity.subject}", rule="R67"
+        )
+    names = template.extension(ExtensionOID.subjectAltName)
+    if names is not None:
+        foreign = set(general_names(names.value)) - set(entity.names)
+        if foreign:
+            raise NotAuthorized(
+                f"{', '.join(sorted(foreign))}: not a name of the end entity {entity.name}",
+                rule="R67",
+            )
+    elif entity.names:
+        names = Extension(ExtensionOID.subjectAltName, False, general_names_der(entity.names))
+        template = replace(template, extensions=(*template.extensions, names))
+    return replace(template, subject_der=asked_der)
+
+
+def renewal_template(template: CertTemplate, old: Certificate) -> CertTemplate:
+    """Complete a kur's template from the certificate it renews; names that differ are refused (R70).
+
+    Raises:
+        TemplateRefused: They differ.
+    """
+    subject_der = template.subject_der or NULL_DN
+    if subject_der == NULL_DN:
+        subject_der = old.subject_der
+    elif not same_name(subject_der, old.subject_der):
+        raise TemplateRefused("the subject is not that of the certificate to renew", rule="R70")
+    names = template.extension(ExtensionOID.subjectAltName)
+    if names is not None and not _same_names(names.value, old.subject_alt_name_der):
+        raise TemplateRefused(
+            "the SubjectAltName is not that of the certificate to renew", rule="R70"
+        )
+    extensions = list(template.extensions)
+    for oid in (ExtensionOID.subjectAltName, ExtensionOID.extKeyUsage):
+        critical, value = old.extensions.get(oid, (False, b""))
+        if template.extension(oid) is None and value:
+            extensions.append(Extension(oid, critical, value))
+    return replace(template, subject_der=subject_der, extensions=tuple(extensions))
+
+
+def _same_names(one_der: bytes, other_der: bytes | None) -> bool:
+    if other_der is None or one_der == other_der:
+        return one_der == other_der
+    return set(general_names(one_der)) == set(general_names(other_der))

@@ -1,0 +1,298 @@
+"""Certificates of CAs and of the CA's own signers; what is issued on request has `issuer` and profiles of its own.
+
+A CA's certificate is put together from octets: another CA's names and extensions go on as they are.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.profiles import CMP_SIGNER, OCSP_SIGNER, Profile
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.algorithms import default_algorithm, key_family, signing_arguments
+from ra_gateway.cmp.certificates import (
+    Certificate,
+    ExtensionOID,
+    InvalidSignature,
+    KeyUsage,
+    key_identifier,
+)
+from ra_gateway.cmp.messages import CertTemplate
+from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.keys import KEY_KINDS, spki_der
+
+ROOT_DAYS: Final = 20 * 365
+ISSUING_DAYS: Final = 10 * 365
+SIGNER_DAYS: Final = 3 * 365
+"""Of the CMP signer and the RA: changed with two certificates in use at once, hence more often."""
+
+OCSP_DAYS: Final = 365
+"""Of the OCSP signer: with id-pkix-ocsp-nocheck nobody can revoke it (RFC 6960 4.2.2.2.1: keep it short)."""
+
+SIGNERS: Final = MappingProxyType(
+    {
+        "cmp": replace(CMP_SIGNER, validity_days=SIGNER_DAYS),
+        "ocsp": replace(OCSP_SIGNER, validity_days=OCSP_DAYS),
+    }
+)
+"""File name to profile of the CA's own signers."""
+
+_OWN: Final = (
+    ExtensionOID.basicConstraints,
+    ExtensionOID.keyUsage,
+    ExtensionOID.subjectKeyIdentifier,
+    ExtensionOID.authorityKeyIdentifier,
+)
+_KINDS: Final = MappingProxyType({"secp256r1": "p256", "secp384r1": "p384", "secp521r1": "p521"})
+_SERIAL_BITS: Final = 126
+
+Extensions = dict[str, tuple[bool, bytes]]
+"""As of `Certificate.extensions`."""
+
+
+def problem(path: str, what: str, todo: str) -> ConfigError:
+    """Return the error of a single problem."""
+    return ConfigError([Problem(path, what, todo)])
+
+
+@contextmanager
+def told(path: str) -> Iterator[None]:
+    """Tell the operator what would be told to a peer: at the command line there is none."""
+    try:
+        yield
+    except CMPError as error:
+        raise problem(
+            path, f"the certificate cannot be made: {error.detail}", "Remove the cause and repeat"
+        ) from error
+
+
+def require_kind(kind: str) -> str:
+    """Return a kind of private key.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    if kind not in KEY_KINDS:
+        raise problem(
+            "key_kind", f"{kind!r} is no kind of key", f"Choose one of {', '.join(KEY_KINDS)}"
+        )
+    return kind
+
+
+def kind_of(certificate: Certificate) -> str:
+    """Return the kind of a certified key, out of `ra_gateway.keys.KEY_KINDS`.
+
+    Raises:
+        ConfigError: It is of none of these kinds.
+    """
+    key = certificate.public_key
+    family = key_family(key).replace("-", "")
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        family = _KINDS.get(key.curve.name, key.curve.name)
+    elif isinstance(key, rsa.RSAPublicKey):
+        family = f"rsa{key.key_size}"
+    return require_kind(family)
+
+
+def issued_by(certificate: Certificate, issuer: Certificate) -> bool:
+    """Tell whether a certificate names an issuer and was signed with its key."""
+    try:
+        certificate.verify_issued_by(issuer)
+    except (InvalidSignature, CMPError):
+        return False
+    return certificate.issuer_der == issuer.subject_der
+
+
+# --- Names ------------------------------------------------------------------------------------------------------
+
+
+def own_name(organization: str, role: str) -> bytes:
+    """Return the DER of the name of a CA that is founded, or of one of its signers.
+
+    Raises:
+        ConfigError: The organisation's name is empty or too long for a subject.
+    """
+    try:
+        name = x509.Name(
+            [
+                x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, organization),
+                x509.NameAttribute(x509.NameOID.COMMON_NAME, f"{organization} {role}"),
+            ]
+        )
+    except ValueError as error:
+        raise problem(
+            "name", f"no subject can be made of {organization!r}", "Give 1 to 50 characters"
+        ) from error
+    return name.public_bytes()
+
+
+def given_name(subject: str) -> bytes:
+    """Return the DER of a name from its RFC 4514 form.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    try:
+        return from_rfc4514(subject)
+    except ValueError as error:
+        raise problem(
+            "subject", f"{subject!r} is no name: {error}", "Write it like CN=ra1,O=Operator"
+        ) from error
+
+
+def signer_name(issuing: Certificate, role: str) -> bytes:
+    """Return the DER of the name of an issuing CA's signer: "X Issuing CA G2" has "X CMP" and "X OCSP"."""
+    return _renamed(
+        issuing,
+        lambda text: f"{re.sub(r'( Issuing)?( CA)?( G[0-9]+)?$', '', text) or text} {role.upper()}",
+    )
+
+
+def generation_name(issuing: Certificate, generation: int) -> bytes:
+    """Return the DER of the name of an issuing CA's successor, "X Issuing CA G2" for example.
+
+    A name of its own: were it the same, a CRL signed with one key would seem to cover the certificates that
+    were signed with the other.
+    """
+    return _renamed(issuing, lambda text: f"{re.sub(r' G[0-9]+$', '', text)} G{generation}")
+
+
+def _renamed(certificate: Certificate, change: Callable[[str], str]) -> bytes:
+    rdns = list(x509.load_der_x509_certificate(certificate.der).subject.rdns)
+    oid = x509.NameOID.COMMON_NAME
+    for index in range(len(rdns) - 1, -1, -1):
+        found = rdns[index].get_attributes_for_oid(oid)
+        if found:
+            rest = [item for item in rdns[index] if item is not found[0]]
+            rdns[index] = _rdn([_common_name(change(str(found[0].value))), *rest])
+            break
+    else:
+        rdns.append(_rdn([_common_name(change("CA"))]))
+    return x509.Name(rdns).public_bytes()
+
+
+def _rdn(attributes: list[x509.NameAttribute[Any]]) -> x509.RelativeDistinguishedName:
+    return x509.RelativeDistinguishedName(attributes)
+
+
+def _common_name(text: str) -> x509.NameAttribute[str]:
+    try:
+        return x509.NameAttribute(x509.NameOID.COMMON_NAME, text)
+    except ValueError as error:
+        raise problem("subject", f"{text!r} is too long a CN", "Give a subject") from error
+
+
+# --- Certificates of CAs ----------------------------------------------------------------------------------------
+
+
+def ca_extensions(path_length: int | None, model: Certificate | None = None) -> Extensions:
+    """Return the extensions of a CA certificate, but for the key identifiers (TS 33.310 6.1.4).
+
+    Args:
+        path_length: How many CAs may follow; None leaves it open.
+        model: Certificate whose remaining extensions (policies, constraints, where CRLs are) are taken over.
+    """
+    usage = asn1.named_bits([KeyUsage.keyCertSign, KeyUsage.cRLSign])
+    constraints = asn1.BasicConstraints(ca=True, path_len_constraint=path_length)
+    extensions = {
+        ExtensionOID.basicConstraints: (True, asn1.encode(constraints)),
+        ExtensionOID.keyUsage: (True, asn1.encode(usage)),
+    }
+    if model is not None:
+        extensions |= {oid: value for oid, value in model.extensions.items() if oid not in _OWN}
+    return extensions
+
+
+def certify_ca(
+    subject_der: bytes,
+    subject_spki_der: bytes,
+    issuer: Certificate | None,
+    issuer_key: Any,
+    *,
+    not_before: datetime,
+    not_after: datetime,
+    extensions: Extensions,
+    subject_key_identifier: bytes | None = None,
+) -> Certificate:
+    """Make a certificate of a CA.
+
+    Args:
+        issuer: None for a self-signed one.
+        issuer_key: The issuer's private key.
+        not_before, not_after: Aware UTC.
+        extensions: Those of `ca_extensions`, or of a certificate that this one follows; key identifiers are made.
+        subject_key_identifier: By default made from the key; a key that was certified before keeps its own.
+
+    Raises:
+        ServiceFailure: The issuer's key is in an HSM that does not sign.
+        AlgorithmRefused: The issuer's key cannot sign.
+    """
+    own_id = subject_key_identifier or key_identifier(subject_spki_der)
+    issuer_id = own_id if issuer is None else _identifier(issuer)
+    authority = asn1.AuthorityKeyIdentifier(
+        key_identifier=issuer_id,
+        authority_cert_issuer=None,
+        authority_cert_serial_number=None,
+    )
+    complete = {
+        **extensions,
+        ExtensionOID.subjectKeyIdentifier: (False, asn1.encode(own_id)),
+        ExtensionOID.authorityKeyIdentifier: (False, asn1.encode(authority)),
+    }
+    algorithm = default_algorithm(issuer_key.public_key())
+    tbs_der = asn1.encode(
+        asn1.TBSCertificate(
+            version=2,  # v3
+            # One bit above the random ones: positive, never zero, always of the same length.
+            serial_number=1 << _SERIAL_BITS | secrets.randbits(_SERIAL_BITS),
+            signature=asn1.element(algorithm.der),
+            issuer=asn1.element(subject_der if issuer is None else issuer.subject_der),
+            validity=asn1.Validity(
+                not_before=asn1.time(not_before), not_after=asn1.time(not_after)
+            ),
+            subject=asn1.element(subject_der),
+            subject_public_key_info=asn1.element(subject_spki_der),
+            issuer_unique_id=None,
+            subject_unique_id=None,
+            extensions=[
+                asn1.Extension(extn_id=asn1.oid(oid), critical=critical, extn_value=value)
+                for oid, (critical, value) in complete.items()
+            ],
+        )
+    )
+    signature: bytes = issuer_key.sign(tbs_der, *signing_arguments(algorithm))
+    return Certificate.from_der(
+        asn1.tlv(0x30, tbs_der, algorithm.der, asn1.tlv(0x03, b"\x00", signature))
+    )
+
+
+def _identifier(certificate: Certificate) -> bytes:
+    return certificate.subject_key_identifier or key_identifier(certificate.spki_der)
+
+
+# --- Certificates of signers ------------------------------------------------------------------------------------
+
+
+async def certify_signer(
+    issuer: Issuer, profile: Profile, subject_der: bytes, private_key: Any, now: datetime
+) -> Certificate:
+    """Make the certificate of a signer, the CA's own or an RA's, as its profile says.
+
+    Raises:
+        ConfigError: The profile cannot grant it, or the issuing CA is not valid or cannot sign.
+    """
+    with told(issuer.certificate.subject):
+        template = CertTemplate(subject_der=subject_der, spki_der=spki_der(private_key))
+        return await issuer.certify(template, profile, now)

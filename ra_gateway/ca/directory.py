@@ -1,0 +1,363 @@
+"""The CA's directory of files, changed as a whole: at every moment it is the old CA or the new one.
+
+    making/         what is being made; of no account, thrown away by the next command
+    next.ACTION/    made and decided: each of its files counts in place of the one of that name beside it
+
+Renaming making/ to next.ACTION/ is the moment of change. Afterwards its files only move to their places: first the
+copies of what they replace, so that nothing is lost, then they themselves. A process that dies in between leaves a
+directory that reads as the new CA, and the next command moves the rest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.keys import load_private_key, new_key, write_certificates, write_private_key
+from ra_gateway.pkcs11 import SCHEME
+
+MAKING: Final = "making"
+_NEXT: Final = "next."
+
+
+class CADirectory:
+    """Where the files of a CA are to be read, whatever a change has left undone.
+
+    Args:
+        path: The directory.
+        overlay: Directory whose files count first; by default what was decided and not yet moved.
+    """
+
+    def __init__(self, path: Path, overlay: Path | None = None) -> None:
+        self.path = path
+        self._overlay = overlay or _decided(path)
+
+    def find(self, name: str) -> Path:
+        """Return the path of a file (or where it belongs) by its name relative to the directory."""
+        if self._overlay is not None and (self._overlay / name).exists():
+            return self._overlay / name
+        return self.path / name
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is a file of that name."""
+        return self.find(name).exists()
+
+    def numbered(self, name: str) -> list[str]:
+        """Return names of numbered subdirectories, such as "retired/2", newest first."""
+        found: set[int] = set()
+        for base in (self.path, self._overlay):
+            if base is not None and (base / name).is_dir():
+                found.update(int(item.name) for item in (base / name).iterdir() if _is_number(item))
+        return [f"{name}/{number}" for number in sorted(found, reverse=True)]
+
+    def state(self) -> tuple[object, ...]:
+        """Return something that is another when keys or certificates have been moved or written."""
+        found: list[tuple[str, int, int]] = []
+        for base, directories, names in os.walk(self.path):
+            if MAKING in directories:
+                directories.remove(MAKING)
+            for path in (Path(base, name) for name in names if name.endswith((".pem", ".key"))):
+                with suppress(FileNotFoundError):
+                    facts = path.stat()
+                    found.append((str(path), facts.st_ino, facts.st_mtime_ns))
+        return tuple(sorted(found))
+
+
+def _is_number(path: Path) -> bool:
+    return re.fullmatch(r"[1-9][0-9]{0,8}", path.name) is not None
+
+
+def _decided(directory: Path) -> Path | None:
+    return next((path for path in directory.glob(f"{_NEXT}*") if path.is_dir()), None)
+
+
+class Change:
+    """New files of a CA, made beside the ones in use.
+
+    Args:
+        directory: As it is.
+        action: Name of the change.
+        archive: Subdirectory that gets what is replaced; "" if nothing may be.
+        key_uris: Name of a key file without ".key" to the URI of the key in an HSM that it shall name.
+    """
+
+    def __init__(
+        self, directory: CADirectory, action: str, archive: str, key_uris: Mapping[str, str]
+    ) -> None:
+        self.directory = directory
+        self.archive = archive
+        self.made: list[str] = []
+        self._action = action
+        self._path = directory.path / MAKING
+        # A PIN file's relative path starts where the key file is, and key files move.
+        self._key_uris = {
+            name: _with_absolute_pin(uri, directory.path) for name, uri in key_uris.items()
+        }
+
+    @property
+    def result(self) -> CADirectory:
+        """The directory as it is going to be."""
+        return CADirectory(self.directory.path, self._path)
+
+    def new_key(self, name: str, kind: str, password: bytes | None) -> Any:
+        """Make the private key of NAME.key, in the file or in the HSM.
+
+        Raises:
+            ConfigError: As `ra_gateway.keys.new_key`.
+        """
+        path = self._place(f"{name}.key")
+        uri = self._key_uris.get(name)
+        if path.exists():  # left by an attempt that came to its HSM and no further
+            try:
+                return load_private_key(path, None, str(path))
+            except ConfigError:
+                path.unlink()
+        return new_key(path, kind, password=password, uri=uri)
+
+    def import_key(self, name: str, source: Path, private_key: Any, password: bytes | None) -> None:
+        """Write a key that exists to NAME.key.
+
+        Args:
+            source: The file it came from; if that names a key in an HSM, so does the new one.
+            password: Encrypts the file.
+        """
+        target = self._place(f"{name}.key")
+        if _is_reference(source):
+            _copy(source, target)
+        else:
+            write_private_key(target, private_key, password)
+
+    def write(self, name: str, certificates: Iterable[Certificate]) -> None:
+        """Write certificates to NAME.pem."""
+        write_certificates(self._place(f"{name}.pem"), certificates)
+
+    def require_absent(self, names: Iterable[str]) -> None:
+        """Make sure that nothing is in the way.
+
+        Raises:
+            ConfigError: Some of these files exist.
+        """
+        require_absent(self.directory.path / name for name in names)
+
+    def keep(self) -> None:
+        """Copy what is going to be replaced into the archive; from then on `result` has it there.
+
+        Raises:
+            ConfigError: Nothing may be replaced.
+        """
+        for name in self.made:
+            self._keep(name)
+
+    def commit(self) -> None:
+        """Let the new files count: from one moment to the other, and for good.
+
+        Raises:
+            ConfigError: A file that may not be replaced is in the way, or a key was named that is not made.
+        """
+        unused = [name for name in self._key_uris if f"{name}.key" not in self.made]
+        if unused:
+            raise ConfigError(
+                [
+                    Problem(name, "no key of this name is made now", "Leave out its URI")
+                    for name in unused
+                ]
+            )
+        self.keep()
+        _synchronize(self._path)
+        os.rename(self._path, self.directory.path / f"{_NEXT}{self._action}")
+        _synchronize_one(self.directory.path)
+        finish(self.directory.path)
+
+    def _place(self, name: str) -> Path:
+        if name not in self.made:
+            self.made.append(name)
+        path = self._path / name
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
+
+    def _keep(self, name: str) -> None:
+        old = self.directory.path / name
+        if not old.exists():
+            return
+        if not self.archive:
+            require_absent([old])
+        kept = self._path / self.archive / name
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _copy(old, kept)
+
+    def discard(self) -> None:
+        """Remove what was made, but for the names of keys that are in an HSM now and wanted there."""
+        if not self._path.exists():
+            return
+        wanted = {
+            self._path / f"{name}.key": f"{uri}\n".encode() for name, uri in self._key_uris.items()
+        }
+        for base, directories, names in os.walk(self._path, topdown=False):
+            for path in (Path(base, name) for name in names):
+                if path not in wanted or path.read_bytes() != wanted[path]:
+                    path.unlink()
+            for name in directories:
+                with suppress(OSError):  # not empty
+                    Path(base, name).rmdir()
+        with suppress(OSError):
+            self._path.rmdir()
+
+
+@contextmanager
+def changing(
+    directory: Path, action: str, *, archive: str = "", key_uris: Mapping[str, str] | None = None
+) -> Iterator[Change | None]:
+    """Change the files of a CA: all of them with `Change.commit`, or none.
+
+    Args:
+        directory: Made if need be.
+        action: Name of the command.
+        archive: Name of the numbered subdirectories that get what is replaced; "" if nothing may be.
+
+    Yields:
+        The change to fill; None if an interrupted one of the same action was finished just now, and nothing is
+        left to do.
+
+    Raises:
+        ConfigError: Another command is at work here, or files cannot be written.
+    """
+    is_new = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _locked(directory):
+            if finish(directory) == action:
+                yield None
+                return
+            view = CADirectory(directory)
+            target = next_number(view, archive) if archive else ""
+            change = Change(view, action, target, key_uris or {})
+            change.discard()
+            try:
+                yield change
+            except Exception:
+                change.discard()
+                raise
+            change.discard()
+    except Exception as error:
+        if is_new:
+            with suppress(OSError):  # something else is in it
+                directory.rmdir()
+        if not isinstance(error, OSError):
+            raise
+        problem = Problem(
+            str(directory),
+            f"{error.filename or directory} cannot be written: {error.strerror or error}",
+            "Choose a directory that can be written to",
+        )
+        raise ConfigError([problem]) from error
+
+
+def next_number(view: CADirectory, name: str) -> str:
+    """Return the name of the next numbered subdirectory."""
+    found = view.numbered(name)
+    newest = int(found[0].rpartition("/")[2]) if found else 0
+    return f"{name}/{newest + 1}"
+
+
+def finish(directory: Path) -> str:
+    """Move the files of a change that was decided to their places; returns its action, "" if there is none."""
+    decided = _decided(directory)
+    if decided is None:
+        return ""
+    _move(decided, directory)
+    decided.rmdir()
+    _synchronize_one(directory)
+    return decided.name.removeprefix(_NEXT)
+
+
+def _move(source: Path, target: Path) -> None:
+    # Directories first: what is about to be replaced is kept in one of them.
+    for item in sorted(source.iterdir(), key=lambda path: (path.is_file(), path.name)):
+        place = target / item.name
+        if item.is_dir() and place.exists():
+            _move(item, place)
+            item.rmdir()
+        else:
+            item.replace(place)
+    _synchronize_one(target)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            problem = Problem(
+                str(directory),
+                "another command is changing this CA",
+                "Wait until it is done, then try again",
+            )
+            raise ConfigError([problem]) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_reference(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(SCHEME)) == SCHEME.encode()
+
+
+def _copy(source: Path, target: Path) -> None:
+    octets = source.read_bytes()
+    if _is_reference(source):
+        uri = octets.decode("ascii", "replace").rstrip()
+        octets = f"{_with_absolute_pin(uri, source.parent)}\n".encode()
+    mode = stat.S_IMODE(source.stat().st_mode)
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(octets)
+
+
+def _with_absolute_pin(uri: str, directory: Path) -> str:
+    start = quote(str(directory.absolute()))
+    return re.sub(r"(?<=[?&]pin-source=file:)(?!/)", lambda _: f"{start}/", uri)
+
+
+def _synchronize(directory: Path) -> None:
+    """Write all of a directory to the disk."""
+    for base, _, names in os.walk(directory):
+        for name in names:
+            _synchronize_one(Path(base, name))
+        _synchronize_one(Path(base))
+
+
+def _synchronize_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def require_absent(paths: Iterable[Path]) -> None:
+    """Make sure that files do not exist.
+
+    Raises:
+        ConfigError: Some do; all of them are named.
+    """
+    problems = [
+        Problem(
+            str(path), "exists already", "Move it away, or choose another directory or file name"
+        )
+        for path in paths
+        if path.exists()
+    ]
+    if problems:
+        raise ConfigError(problems)

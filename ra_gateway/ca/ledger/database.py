@@ -1,0 +1,724 @@
+"""Two databases behind one face: SQLite in threads of its own, PostgreSQL through asyncpg.
+
+Work is a synchronous function over a `sqlalchemy.Connection`, the same for both. Who writes queues a function and
+an item; one writer takes all that is queued, gives each function its items together, all in one database
+transaction, and commits once (group commit). A burst of issuances so shares statements and one flush to the disk.
+If anything in the batch fails, it is rolled back and its items run one by one, so that a bad one fails alone.
+
+There is one writer at a time over all processes: SQLite's BEGIN IMMEDIATE, an advisory lock on PostgreSQL. Hence
+what a function has read in its transaction stays true until its commit, and functions may read, decide and write
+in three statements instead of guarding every row.
+
+*Intents* are committed without a flush (SQLite: synchronous=NORMAL; PostgreSQL: synchronous_commit=off): they
+survive the end of the process and are seen by every other one. *Durable* work is flushed, along with every commit
+before it.
+
+Reading has connections of its own and waits for no commit. It sees what was committed before it was asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
+
+import asyncpg
+from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from ra_gateway.ca.ledger.schema import HEAD
+from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+MAX_BATCH: Final = 256
+"""Pieces of work per commit: some 20 ms of work, so that the first in the queue does not wait for the last."""
+
+LOCK_SECONDS: Final = 5.0
+"""How long another process may hold the database; a commit takes milliseconds."""
+
+CONNECT_SECONDS: Final = 5.0
+COMMAND_SECONDS: Final = 10.0
+"""Of PostgreSQL; a statement takes milliseconds, and a CMP client waits for some 30 seconds."""
+
+READ_CONNECTIONS: Final = 4
+"""Of PostgreSQL, beside the writer's: a lookup takes a fraction of a millisecond."""
+
+PREPARED_STATEMENTS: Final = 512
+"""Per connection: some 40 statements, those with lists in up to nine lengths (see `sql.padded`)."""
+
+WRITER_LOCK: Final = 0x72612D6C6564676572 % (1 << 63)
+"""Key of the advisory lock ("ra-ledger") that PostgreSQL's one writer at a time holds."""
+
+Batch: TypeAlias = Callable[[Connection, Sequence[Item]], Sequence[T | Exception]]
+"""Does a piece of work for every item; returns a result or an exception for each, in their order.
+
+An item whose result is an exception has left nothing in the database.
+"""
+
+_Run: TypeAlias = "Callable[[Connection, Sequence[_Work]], None]"
+_Connector: TypeAlias = Callable[[], Awaitable[Any]]
+
+MIGRATING: Final = threading.Lock()
+"""Held by whoever migrates: Alembic has one environment per process."""
+
+_FAILURES: Final = (
+    SQLAlchemyError,
+    sqlite3.Error,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    OSError,
+)
+"""What a database fails with; OSError covers TimeoutError."""
+
+
+class Database(Protocol):
+    """What the ledger needs of a database; every method raises `StoreUnavailable` when it fails."""
+
+    commit_count: int
+    """Commits so far: with many requests at once, fewer than pieces of work."""
+
+    async def open(self) -> None:
+        """Connect; SQLite is made or migrated, PostgreSQL has to be migrated.
+
+        Raises:
+            ConfigError: It cannot be used as it is.
+        """
+
+    async def close(self) -> None:
+        """Finish what is queued and disconnect."""
+
+    async def migrate(self) -> None:
+        """Bring the schema to that of this release.
+
+        Raises:
+            ConfigError: It is of a newer one, or no ledger.
+        """
+
+    async def submit(self, function: Batch[Item, T], item: Item, *, durable: bool) -> T:
+        """Have an item written together with others of the same function; return its result when committed."""
+
+    async def read(self, function: Callable[[Connection], T]) -> T:
+        """Return what a function reads; it should take milliseconds."""
+
+    async def read_state(self, function: Callable[[Connection], T]) -> T:
+        """Return what a function reads in many statements that all see one state; it may take its time."""
+
+
+async def write(
+    database: Database, function: Callable[[Connection], T], *, durable: bool = True
+) -> T:
+    """Run one function in the writer's transaction; when it raises, nothing of it stays."""
+    result: T = await database.submit(_each, function, durable=durable)
+    return result
+
+
+def _each(
+    connection: Connection, functions: Sequence[Callable[[Connection], Any]]
+) -> Sequence[Any]:
+    return [function(connection) for function in functions]
+
+
+# --- one batch ------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    function: Batch[Any, Any]
+    item: Any
+    durable: bool
+    future: asyncio.Future[Any]
+    outcome: Any = None  # a result or an exception
+
+    def deliver(self) -> None:
+        if self.future.done():  # whoever asked was cancelled
+            return
+        if isinstance(self.outcome, _FAILURES):
+            self.future.set_exception(unavailable(self.outcome))
+        elif isinstance(self.outcome, Exception):
+            self.future.set_exception(self.outcome)
+        else:
+            self.future.set_result(self.outcome)
+
+
+def _run_together(connection: Connection, batch: Sequence[_Work]) -> None:
+    groups: dict[Batch[Any, Any], list[_Work]] = {}
+    for work in batch:
+        groups.setdefault(work.function, []).append(work)
+    for function, group in groups.items():
+        outcomes = function(connection, [work.item for work in group])
+        for work, outcome in zip(group, outcomes, strict=True):
+            work.outcome = outcome
+
+
+def _run_apart(connection: Connection, batch: Sequence[_Work]) -> None:
+    for work in batch:
+        savepoint = connection.begin_nested()
+        try:
+            (work.outcome,) = work.function(connection, [work.item])
+        except Exception as error:  # belongs to whoever asked; the others go on
+            if not _is_refusal(error):
+                raise
+            savepoint.rollback()
+            work.outcome = error
+        else:
+            savepoint.commit()
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Tell whether a statement or an item was refused, over a connection that works."""
+    if isinstance(error, DBAPIError):
+        return not error.connection_invalidated and not _is_busy(error)
+    return not isinstance(error, _FAILURES)
+
+
+def _is_lost(error: Exception) -> bool:
+    """Tell whether a connection was lost, or none was had, without a wait."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated
+    return isinstance(error, _FAILURES) and not isinstance(error, TimeoutError | SQLAlchemyError)
+
+
+def _is_busy(error: DBAPIError) -> bool:
+    """Tell whether another process held the file: each item would wait as long again."""
+    return str(getattr(error.orig, "sqlite_errorname", "")).startswith("SQLITE_BUSY")
+
+
+def unavailable(error: Exception) -> StoreUnavailable:
+    """Return a database's failure as ours, without statement, values, URL or password."""
+    reason = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    said = (
+        str(reason).partition("\n")[0].rpartition(">: ")[2]
+    )  # SQLAlchemy's "<class '...'>: " goes
+    failure = StoreUnavailable(f"ledger: {said or type(reason).__name__}")
+    failure.__cause__ = error
+    return failure
+
+
+# --- SQLite ---------------------------------------------------------------------------------------------------
+
+
+class SQLiteDatabase:
+    """A file; a thread writes and a thread reads.
+
+    Args:
+        path: Made if it does not exist; its directory must.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._threads: tuple[_Thread, ...] = ()
+        self.commit_count = 0
+
+    async def open(self) -> None:
+        await asyncio.to_thread(self._open)
+
+    def _open(self) -> None:
+        if self._threads:
+            return
+        writing = _sqlite_connect(self._path)
+        try:
+            with MIGRATING, writing.begin():
+                # Two processes may start at once.
+                writing.exec_driver_sql("BEGIN IMMEDIATE")
+                _require_or_migrate(writing, _unusable_file(self._path))
+            reading = _sqlite_connect(self._path)
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            writing.close()
+            raise _unusable_file(self._path)(unavailable(error).detail) from error
+        except ConfigError:
+            writing.close()
+            raise
+        self._threads = (
+            _Thread("ca-ledger-writer", _SQLiteWriter(self, writing)),
+            _Thread("ca-ledger-reader", _SQLiteReader(reading)),
+        )
+
+    async def migrate(self) -> None:
+        if not self._threads:
+            await self.open()
+            await self.close()
+
+    async def close(self) -> None:
+        threads, self._threads = self._threads, ()
+        for thread in threads:
+            await asyncio.to_thread(thread.end)
+
+    async def submit(self, function: Batch[Item, T], item: Item, *, durable: bool) -> T:
+        return await self._put(0, function, item, durable)
+
+    async def read(self, function: Callable[[Connection], T]) -> T:
+        return await self._put(1, _each, function, False)
+
+    async def read_state(self, function: Callable[[Connection], T]) -> T:
+        if not self._threads:
+            raise StoreUnavailable("the ledger is closed")
+        try:
+            return await asyncio.to_thread(self._read_state, function)
+        except _FAILURES as error:
+            raise unavailable(error) from error
+
+    def _read_state(self, function: Callable[[Connection], T]) -> T:
+        with _sqlite_connect(self._path) as connection:
+            connection.exec_driver_sql("BEGIN")
+            return function(connection)
+
+    async def _put(self, thread: int, function: Batch[Any, T], item: Any, durable: bool) -> T:
+        if not self._threads:
+            raise StoreUnavailable("the ledger is closed")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._threads[thread].put(_Work(function, item, durable, future))
+        return await future
+
+
+class _Thread:
+    """Takes all work that waits, has it run, and tells those who asked.
+
+    Args:
+        run: Sets the outcome of every piece of a batch; its `close` is called at the end.
+    """
+
+    def __init__(self, name: str, run: _SQLiteWriter | _SQLiteReader) -> None:
+        self._run = run
+        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self.put = self._queue.put
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Finish what is queued."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        is_open = True
+        while is_open:
+            taken = [self._queue.get()]
+            while len(taken) < MAX_BATCH:
+                try:
+                    taken.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+            batch = [work for work in taken if work is not None]
+            is_open = len(batch) == len(taken)
+            if batch:
+                self._run(batch)
+                _deliver(batch)
+        self._run.close()
+
+
+def _deliver(batch: Sequence[_Work]) -> None:
+    for loop in {work.future.get_loop() for work in batch}:
+        mine = [work for work in batch if work.future.get_loop() is loop]
+        # RuntimeError: the loop is closed, so nobody waits any more.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_deliver_all, mine)
+
+
+def _deliver_all(batch: Iterable[_Work]) -> None:
+    for work in batch:
+        work.deliver()
+
+
+class _SQLiteWriter:
+    def __init__(self, database: SQLiteDatabase, connection: Connection) -> None:
+        self._database = database
+        self._connection = connection
+        self._flushing = True
+
+    def __call__(self, batch: Sequence[_Work]) -> None:
+        try:
+            try:
+                self._commit(batch, _run_together)
+            except Exception as error:
+                if len(batch) == 1 or not _is_refusal(error):
+                    raise
+                self._commit(batch, _run_apart)
+        except Exception as error:
+            # Nothing of the batch is certain to be in the file, not even what succeeded.
+            for work in batch:
+                work.outcome = error
+
+    def _commit(self, batch: Sequence[_Work], run: _Run) -> None:
+        self._flush_on_commit(any(work.durable for work in batch))
+        with self._connection.begin():
+            self._connection.exec_driver_sql("BEGIN IMMEDIATE")
+            run(self._connection, batch)
+        self._database.commit_count += 1
+
+    def _flush_on_commit(self, wanted: bool) -> None:
+        if wanted != self._flushing:
+            # The flush covers the whole write-ahead log, hence also what was committed without one.
+            _raw(self._connection).execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
+            self._flushing = wanted
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class _SQLiteReader:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __call__(self, batch: Sequence[_Work]) -> None:
+        self._connection.exec_driver_sql("BEGIN")
+        for work in batch:
+            try:
+                (work.outcome,) = work.function(self._connection, [work.item])
+            except Exception as error:  # belongs to whoever asked; the thread has to go on
+                work.outcome = error
+        self._connection.rollback()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _raw(connection: Connection) -> sqlite3.Connection:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    return raw
+
+
+def _sqlite_connect(path: Path) -> Connection:
+    def connect() -> sqlite3.Connection:
+        # No isolation level: the module begins no transaction by itself.
+        return sqlite3.connect(
+            path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
+        )
+
+    engine: Engine = create_engine(
+        "sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True
+    )
+    try:
+        # SQLite gives its side files the mode of the main one; subjects are nobody else's business.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        connection = engine.connect()
+    except (OSError, SQLAlchemyError, sqlite3.Error) as error:
+        raise _unusable_file(path)(str(error)) from error
+    try:
+        raw = _raw(connection)
+        raw.execute("PRAGMA journal_mode = WAL")
+        raw.execute("PRAGMA synchronous = FULL")
+        raw.execute("PRAGMA foreign_keys = ON")
+        raw.execute(
+            "PRAGMA cache_size = -65536"
+        )  # 64 MiB: of a large ledger, the inner index pages
+    except sqlite3.Error as error:
+        connection.close()
+        raise _unusable_file(path)(str(error)) from error
+    return connection
+
+
+def _unusable_file(path: Path) -> Callable[[str], ConfigError]:
+    return lambda why: ConfigError(
+        [
+            Problem(
+                "ca.ledger_path",
+                f"the ledger {path} cannot be used: {why}",
+                "Give a file of a bundled CA, or a new one in a directory that can be written to",
+            )
+        ]
+    )
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------------------
+
+
+class PostgresDatabase:
+    """A database of a PostgreSQL server; a task of the event loop that opened it writes.
+
+    Args:
+        url: As libpq and asyncpg read it.
+        connect_seconds, command_seconds: How long a connection and a statement may take.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+        command_seconds: float = COMMAND_SECONDS,
+    ) -> None:
+        self._connect = _postgres_connector(url, connect_seconds, command_seconds)
+        self._engine: AsyncEngine | None = None
+        self._idle: list[AsyncConnection] = []
+        self._reading = asyncio.Semaphore(READ_CONNECTIONS)
+        self._queue: deque[_Work] = deque()
+        self._filled = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+        self.commit_count = 0
+
+    async def open(self) -> None:
+        if self._writer is not None:
+            return
+        engine = _postgres_engine(self._connect)
+        try:
+            async with engine.connect() as connection:
+                await connection.run_sync(_require_current)
+        except _FAILURES as error:
+            await engine.dispose()
+            raise unavailable(error) from error
+        except BaseException:
+            await engine.dispose()
+            raise
+        self._engine = engine
+        self._writer = asyncio.create_task(self._serve(engine), name="ca-ledger-writer")
+
+    async def migrate(self) -> None:
+        engine = _postgres_engine(self._connect)
+        await asyncio.to_thread(MIGRATING.acquire)
+        try:
+            async with engine.connect() as connection, connection.begin():
+                await connection.run_sync(_begin_postgres, True)
+                await connection.run_sync(_require_or_migrate, _unusable_server)
+        except _FAILURES as error:
+            raise unavailable(error) from error
+        finally:
+            MIGRATING.release()
+            await engine.dispose()
+
+    async def close(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None and self._writer is not None:
+            self._filled.set()
+            await self._writer
+            self._writer = None
+            while self._idle:
+                await self._idle.pop().close()
+            await engine.dispose()
+
+    async def submit(self, function: Batch[Item, T], item: Item, *, durable: bool) -> T:
+        if self._engine is None:
+            raise StoreUnavailable("the ledger is closed")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Work(function, item, durable, future))
+        self._filled.set()
+        return await future
+
+    async def read(self, function: Callable[[Connection], T]) -> T:
+        return await self._read(function, self._read_idle)
+
+    async def read_state(self, function: Callable[[Connection], T]) -> T:
+        return await self._read(function, _postgres_read_state)
+
+    async def _read(
+        self,
+        function: Callable[[Connection], T],
+        read: Callable[[AsyncEngine, Callable[[Connection], T]], Awaitable[T]],
+    ) -> T:
+        if self._engine is None:
+            raise StoreUnavailable("the ledger is closed")
+        try:
+            try:
+                return await read(self._engine, function)
+            except _FAILURES as error:
+                if not _is_lost(error):
+                    raise
+            # The server was restarted, perhaps; reading may be repeated, over a new connection.
+            while self._idle:
+                await self._idle.pop().close()
+            return await read(self._engine, function)
+        except _FAILURES as error:
+            raise unavailable(error) from error
+
+    async def _read_idle(self, engine: AsyncEngine, function: Callable[[Connection], T]) -> T:
+        """Read over a connection that is kept: the engine's pool would take as long as the lookup."""
+        async with self._reading:
+            connection = self._idle.pop() if self._idle else await _postgres_reader(engine)
+            try:
+                result = await connection.run_sync(_read_once, function)
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    await connection.close()
+                else:
+                    self._idle.append(connection)
+                raise
+            except BaseException:  # a timeout or a cancellation: in what state it is nobody knows
+                await _abandon(connection)
+                raise
+            if self._engine is engine:
+                self._idle.append(connection)
+            else:
+                await connection.close()
+            return result
+
+    async def _serve(self, engine: AsyncEngine) -> None:
+        while self._queue or self._engine is not None:
+            if self._queue:
+                batch = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
+                await self._run(engine, batch)
+                _deliver_all(batch)
+            else:
+                self._filled.clear()
+                await self._filled.wait()
+
+    async def _run(self, engine: AsyncEngine, batch: Sequence[_Work]) -> None:
+        run, reconnected = _run_together, False
+        while True:
+            transaction = _PostgresTransaction(engine)
+            try:
+                await transaction.run(batch, run)
+                self.commit_count += 1
+                return
+            except Exception as error:
+                if transaction.committing:
+                    pass  # perhaps it was committed, so it must not be repeated
+                elif _is_lost(error) and not reconnected:
+                    reconnected = True  # from before a restart of the server, perhaps
+                    continue
+                elif run is _run_together and len(batch) > 1 and _is_refusal(error):
+                    run = _run_apart
+                    continue
+                for work in batch:
+                    work.outcome = error
+                return
+
+
+class _PostgresTransaction:
+    """One attempt at one batch."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self.committing = False
+
+    async def run(self, batch: Sequence[_Work], run: _Run) -> None:
+        durable = any(work.durable for work in batch)
+        async with self._engine.connect() as connection:
+            try:
+                await connection.run_sync(_begin_postgres, durable)
+                await connection.run_sync(run, batch)
+                self.committing = True
+                await connection.commit()
+            except TimeoutError:
+                await connection.invalidate()  # it would not answer a ROLLBACK either
+                raise
+
+
+def _begin_postgres(connection: Connection, durable: bool) -> None:
+    # The commit of one that is durable flushes what was committed before it, too.
+    connection.execute(_BEGIN, {"synchronous": "on" if durable else "off", "key": WRITER_LOCK})
+
+
+_BEGIN: Final = text(
+    "SELECT set_config('synchronous_commit', :synchronous, true), pg_advisory_xact_lock(:key)"
+)
+
+
+async def _postgres_reader(engine: AsyncEngine) -> AsyncConnection:
+    connection = await engine.connect()
+    return await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _read_once(connection: Connection, function: Callable[[Connection], T]) -> T:
+    try:
+        return function(connection)
+    finally:
+        connection.rollback()  # nothing that the server hears of
+
+
+async def _postgres_read_state(engine: AsyncEngine, function: Callable[[Connection], T]) -> T:
+    async with engine.connect() as connection:
+        connection = await connection.execution_options(isolation_level="REPEATABLE READ")
+        try:
+            return await connection.run_sync(function)
+        except TimeoutError:
+            await connection.invalidate()  # it would not answer a ROLLBACK either
+            raise
+
+
+async def _abandon(connection: AsyncConnection) -> None:
+    with suppress(*_FAILURES):
+        await connection.invalidate()
+    with suppress(*_FAILURES):
+        await connection.close()
+
+
+def _postgres_connector(url: str, connect_seconds: float, command_seconds: float) -> _Connector:
+    async def connect() -> Any:
+        return await asyncpg.connect(
+            url,
+            timeout=connect_seconds,
+            command_timeout=command_seconds,
+            server_settings={
+                "application_name": "ra-gateway ca",
+                "lock_timeout": f"{LOCK_SECONDS:.0f}s",
+                "idle_in_transaction_session_timeout": f"{2 * command_seconds:.0f}s",
+            },
+        )
+
+    return connect
+
+
+def _postgres_engine(connect: _Connector) -> AsyncEngine:
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        connect_args={
+            "async_creator_fn": connect,
+            "prepared_statement_cache_size": PREPARED_STATEMENTS,
+        },
+        pool_size=READ_CONNECTIONS + 2,  # the writer's, and one for `read_state`
+        max_overflow=0,
+        pool_timeout=CONNECT_SECONDS,
+        hide_parameters=True,
+    )
+
+
+def _unusable_server(why: str) -> ConfigError:
+    return ConfigError(
+        [
+            Problem(
+                "ca.ledger",
+                f"the PostgreSQL database of the ledger cannot be used: {why}",
+                "Run `ra-gateway ca migrate --config FILE` of the newest release in use",
+            )
+        ]
+    )
+
+
+# --- schema ---------------------------------------------------------------------------------------------------
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
+
+
+def _require_current(connection: Connection) -> None:
+    revision = _revision(connection)
+    _require_not_newer(revision, _unusable_server)
+    if revision is None:
+        raise _unusable_server("it has no tables of a ledger yet")
+    if revision != HEAD:
+        raise _unusable_server(
+            f"its schema {revision} is of an older release, this one needs {HEAD}"
+        )
+
+
+def _require_not_newer(revision: str | None, unusable: Callable[[str], ConfigError]) -> None:
+    if revision is not None and revision > HEAD:  # they are numbers of four digits
+        raise unusable(f"its schema {revision} was made by a newer release, this one knows {HEAD}")
+
+
+def _require_or_migrate(connection: Connection, unusable: Callable[[str], ConfigError]) -> None:
+    """Migrate to HEAD, inside the transaction of the caller, who holds the database's lock and MIGRATING."""
+    revision = _revision(connection)
+    _require_not_newer(revision, unusable)
+    if revision is None and inspect(connection).has_table("certificates"):
+        raise unusable("its tables are not those of this release's ledger")
+    if revision != HEAD:
+        # Alembic takes a while to load, and is needed once in a release.
+        from ra_gateway.ca.ledger.migrations import upgrade
+
+        upgrade(connection)

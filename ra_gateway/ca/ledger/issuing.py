@@ -1,0 +1,756 @@
+"""Reserving, storing and confirming, for all that waits at once.
+
+Each function reads what the database says about a batch, decides in Python, and writes; see `database.py` for why
+nothing can come in between. Refusals are results, not exceptions: they leave nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Final
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    case,
+    delete,
+    false,
+    func,
+    insert,
+    literal_column,
+    null,
+    select,
+    true,
+    update,
+)
+
+from ra_gateway.ca.ledger import audit, schema
+from ra_gateway.ca.ledger.audit import Act
+from ra_gateway.ca.ledger.sql import (
+    LONGEST_NAME,
+    AnyRow,
+    Prepared,
+    hexadecimal,
+    listed,
+    moment,
+    moment_or_none,
+    number_or_none,
+    operation_key,
+    seconds,
+    seconds_or_none,
+    subject_key,
+)
+from ra_gateway.ca.records import (
+    EntityStatus,
+    Intent,
+    Operation,
+    Reason,
+    Reenroll,
+)
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.names import rfc4514
+from ra_gateway.errors import (
+    CMPError,
+    NotAuthorized,
+    PKIFailureInfo,
+    RequestRefused,
+    ServiceFailure,
+    StoreUnavailable,
+)
+
+
+class SerialTaken(ServiceFailure):
+    """The serial number is in the ledger already; draw another one."""
+
+
+_c, _o, _e = schema.certificates.c, schema.operations.c, schema.entities.c
+
+
+def alive(at: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a certificate counts as valid at a moment (seconds) and has not expired.
+
+    One that was not confirmed in time does not, whether or not the sweep came by. This is written as CASE because
+    SQLite would take the index by status for anything simpler, and so read half the ledger.
+    """
+    confirmed = case(
+        (_c.status == literal_column("'issued'"), _c.confirm_by >= at),
+        (_c.status == literal_column("'confirmed'"), true()),
+        (_c.status == literal_column("'superseded'"), true()),
+        else_=false(),
+    )
+    return and_(confirmed, _c.not_after >= at)
+
+
+def _has_status(status: str) -> ColumnElement[bool]:
+    """Return the condition that a certificate has a status, where something else finds it; see `alive`."""
+    return case((_c.status == literal_column(f"'{status}'"), true()), else_=false())
+
+
+# --- operations -----------------------------------------------------------------------------------------------
+
+
+def operations(connection: Connection, keys: Iterable[bytes]) -> dict[bytes, Operation]:
+    """Return the operations with these keys, expired ones too."""
+    return {row.key: _operation(row) for row in _OPERATIONS.among(connection, keys)}
+
+
+def _operation(row: AnyRow) -> Operation:
+    return Operation(
+        requester=row.requester,
+        transaction_id=row.transaction_id,
+        request_digest=row.request_digest,
+        body_type=row.body_type,
+        cert_req_id=int(row.cert_req_id),
+        response_nonce=row.response_nonce,
+        confirm_by=moment_or_none(row.confirm_by),
+        expires_at=moment(row.expires_at),
+        signer_der=row.signer_der,
+        old_serial_number=number_or_none(row.old_serial),
+        serial_number=int(row.serial, 16),
+        answer=row.answer,
+        certificate_der=row.der or b"",
+        confirm_digest=row.confirm_digest,
+        confirm_answer=row.confirm_answer,
+    )
+
+
+def operation_row(key: bytes, operation: Operation) -> dict[str, Any]:
+    """Return an operation as a row."""
+    return {
+        "key": key,
+        "requester": operation.requester,
+        "transaction_id": operation.transaction_id,
+        "request_digest": operation.request_digest,
+        "body_type": int(operation.body_type),
+        "cert_req_id": str(operation.cert_req_id),
+        "signer_der": operation.signer_der,
+        "serial": hexadecimal(operation.serial_number),
+        "old_serial": None
+        if operation.old_serial_number is None
+        else hexadecimal(operation.old_serial_number),
+        "response_nonce": operation.response_nonce,
+        "answer": operation.answer,
+        "confirm_by": seconds_or_none(operation.confirm_by),
+        "confirm_digest": operation.confirm_digest,
+        "confirm_answer": operation.confirm_answer,
+        "expires_at": seconds(operation.expires_at),
+    }
+
+
+def delete_operations(connection: Connection, keys: Sequence[bytes]) -> None:
+    """Delete operations, to make room for others with their keys."""
+    if keys:
+        _DELETE_OPERATIONS.each(connection, [{"of_key": key} for key in keys])
+
+
+_OPERATIONS: Final = Prepared(
+    select(schema.operations, _c.der)
+    .outerjoin(schema.certificates, _c.serial == _o.serial)
+    .where(_o.key.in_(listed("these")))
+)
+_DELETE_OPERATIONS: Final = Prepared(delete(schema.operations).where(_o.key == bindparam("of_key")))
+INSERT_OPERATIONS: Final = Prepared(insert(schema.operations).inline())
+
+
+# --- reserving ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """An intent that waits to be stored."""
+
+    operation: Operation
+    intent: Intent
+    now: datetime
+
+    @cached_property
+    def key(self) -> bytes:
+        """What finds the operation."""
+        return operation_key(self.operation.requester, self.operation.transaction_id)
+
+
+def reserve_many(
+    connection: Connection, items: Sequence[Reservation]
+) -> list[Operation | Exception | None]:
+    """Store intents: serial numbers, claims on transactionIDs, and the end entities that are new.
+
+    Returns:
+        For each None when the claim is its own; the stored operation, if that has an answer or is another
+        request's; or why it is refused.
+    """
+    reserving = _Reserving(connection, items)
+    outcomes: list[Operation | Exception | _Stored | None] = []
+    for item in items:
+        try:
+            outcomes.append(reserving.judge(item))
+        except CMPError as error:
+            outcomes.append(error)
+    reserving.write()
+    return _resolve(connection, outcomes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Stands for the operation with a key, as the batch leaves it."""
+
+    key: bytes
+
+
+@dataclass(slots=True)
+class _Entity:
+    name: str
+    status: str = EntityStatus.active
+    enroll_until: int | None = None
+
+
+class _Reserving:
+    """What the database says about a batch of intents, and what is to be added."""
+
+    def __init__(self, connection: Connection, items: Sequence[Reservation]) -> None:
+        self._connection = connection
+        self._now = seconds(max(item.now for item in items))
+        self._claims = self._find_claims(items)
+        self._serials = self._find_serials(items)
+        self._by_name, self._by_subject = self._find_entities(items)
+        self._holders = key_holders(
+            connection,
+            {item.intent.spki_digest for item in items if item.intent.unique_key},
+            self._now,
+        )
+        self._enrolled = self._find_enrolled(items)
+        self._expired: list[bytes] = []
+        self._entities: list[dict[str, Any]] = []
+        self._certificates: list[dict[str, Any]] = []
+        self._operations: list[dict[str, Any]] = []
+
+    # What there is.
+
+    def _find_claims(self, items: Sequence[Reservation]) -> dict[bytes, tuple[bytes, bool, int]]:
+        rows = _CLAIMS.among(self._connection, [item.key for item in items])
+        return {
+            key: (digest, answer != b"", expires_at) for key, digest, answer, expires_at in rows
+        }
+
+    def _find_serials(self, items: Sequence[Reservation]) -> set[str]:
+        wanted = [hexadecimal(item.operation.serial_number) for item in items]
+        return set(_SERIALS.among(self._connection, wanted).scalars())
+
+    def _find_entities(
+        self, items: Sequence[Reservation]
+    ) -> tuple[dict[str, _Entity], dict[bytes, _Entity]]:
+        subjects = {
+            subject_key(item.intent.subject_der): item.intent.subject_der
+            for item in items
+            if item.intent.entity is None
+        }
+        by_subject: dict[bytes, _Entity] = {}
+        if subjects:
+            rows = _ENTITIES_BY_SUBJECT.among(self._connection, subjects)
+            by_subject = {row[0]: _Entity(*row[1:]) for row in rows}
+        # Also the names that entities which have to be made would get.
+        names = {item.intent.entity for item in items if item.intent.entity} | {
+            _name_for(der) for key, der in subjects.items() if key not in by_subject
+        }
+        by_name: dict[str, _Entity] = {}
+        if names:
+            rows = _ENTITIES_BY_NAME.among(self._connection, names)
+            by_name = {row[0]: _Entity(*row) for row in rows}
+        return by_name, by_subject
+
+    def _find_enrolled(self, items: Sequence[Reservation]) -> set[str]:
+        names = set()
+        for item in items:
+            if item.intent.enrolls and item.intent.reenroll is not Reenroll.allow:
+                entity = self._known(item.intent)
+                if entity is not None:
+                    names.add(entity.name)
+        if not names:
+            return set()
+        return set(_ENROLLED.among(self._connection, names, now=self._now).scalars())
+
+    def _known(self, intent: Intent) -> _Entity | None:
+        if intent.entity is None:
+            return self._by_subject.get(subject_key(intent.subject_der))
+        return self._by_name.get(intent.entity)
+
+    # What becomes of it.
+
+    def judge(self, item: Reservation) -> _Stored | None:
+        """Note what an item adds, or raise why it is refused."""
+        operation, intent, key = item.operation, item.intent, item.key
+        claim = self._claims.get(key)
+        now = seconds(item.now)
+        if claim is not None and claim[2] > now:
+            if claim[1] or claim[0] != operation.request_digest:
+                return _Stored(key)
+        elif claim is not None:
+            self._expired.append(key)
+            claim = None
+        serial = hexadecimal(operation.serial_number)
+        if serial in self._serials:
+            raise SerialTaken(f"serial number {serial} is in the ledger already", rule="R153")
+        name = self._entity_for(item)
+        self._require_unused_key(intent, name)
+        # It is accepted; nothing is noted before.
+        self._serials.add(serial)
+        if intent.unique_key:
+            self._holders.setdefault(intent.spki_digest, set()).add(name)
+        if claim is None:
+            self._claims[key] = (operation.request_digest, False, seconds(operation.expires_at))
+            self._operations.append(operation_row(key, operation) | {"answer": b""})
+        self._certificates.append(
+            {
+                "serial": serial,
+                "status": "reserved",
+                "requester": operation.requester,
+                "entity": name,
+                "subject_key": subject_key(intent.subject_der),
+                "issuer_id": intent.issuer_id,
+                "profile": intent.profile,
+                "spki_digest": intent.spki_digest,
+                "unique_key": int(intent.unique_key),
+                "reserved_at": now,
+            }
+        )
+        return None
+
+    def _entity_for(self, item: Reservation) -> str:
+        """Return the name of an item's end entity, which may have the certificate."""
+        intent = item.intent
+        if intent.entity == "":
+            return ""  # a signer of the CA itself
+        entity = self._known(intent)
+        if entity is None:
+            if intent.entity is not None:
+                raise NotAuthorized(f"there is no end entity {intent.entity}", rule="R58")
+            return self._new_entity(item)
+        if entity.status == EntityStatus.blocked:
+            raise NotAuthorized(f"the end entity {entity.name} is blocked", rule="R58")
+        if intent.enrolls and entity.name in self._enrolled:
+            _require_reenroll(intent, entity, seconds(item.now))
+        return entity.name
+
+    def _new_entity(self, item: Reservation) -> str:
+        subject_der = item.intent.subject_der
+        key, name = subject_key(subject_der), _name_for(subject_der)
+        if name in self._by_name:  # an operator's name for somebody else
+            name = f"{name[: LONGEST_NAME - 20]} #{key.hex()[:16]}"
+        self._require_unused_key(item.intent, name)
+        entity = _Entity(name)
+        self._by_name[name] = self._by_subject[key] = entity
+        self._entities.append(
+            {
+                "name": name,
+                "subject": rfc4514(subject_der),
+                "subject_key": key,
+                "names": "[]",
+                "profile": item.intent.profile,
+                "vendor": "",
+                "identity": "",
+                "status": str(EntityStatus.active),
+                "created_by": item.operation.requester,
+                "created_at": seconds(item.now),
+            }
+        )
+        return name
+
+    def _require_unused_key(self, intent: Intent, name: str) -> None:
+        if intent.unique_key and self._holders.get(intent.spki_digest, set()) - {name}:
+            raise duplicate_key()
+
+    def write(self) -> None:
+        """Add what was noted."""
+        delete_operations(self._connection, self._expired)
+        if self._entities:
+            _INSERT_ENTITIES.each(self._connection, self._entities)
+        if self._certificates:
+            _INSERT_CERTIFICATES.each(self._connection, self._certificates)
+        if self._operations:
+            INSERT_OPERATIONS.each(self._connection, self._operations)
+
+
+def _require_reenroll(intent: Intent, entity: _Entity, now: int) -> None:
+    if intent.reenroll is Reenroll.deny:
+        raise NotAuthorized(
+            f"the end entity {entity.name} holds a valid certificate and may not enrol again",
+            rule="R58",
+        )
+    if intent.reenroll is Reenroll.window and (entity.enroll_until or 0) < now:
+        raise NotAuthorized(
+            f"the end entity {entity.name} holds a valid certificate, and no window is open for it "
+            "to enrol again",
+            rule="R58",
+        )
+
+
+def _name_for(subject_der: bytes) -> str:
+    name = rfc4514(subject_der)
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 20]} #{subject_key(subject_der).hex()[:16]}"
+
+
+def key_holders(
+    connection: Connection, digests: Iterable[bytes], now: int
+) -> dict[bytes, set[str]]:
+    """Return for each key (SHA-256) the end entities that hold living certificates of it."""
+    wanted = list(digests)
+    holders: dict[bytes, set[str]] = {}
+    if wanted:
+        for digest, name in _KEY_HOLDERS.among(connection, wanted, now=now):
+            holders.setdefault(digest, set()).add(name)
+    return holders
+
+
+def duplicate_key() -> RequestRefused:
+    """Return the refusal of a key that is another end entity's."""
+    return RequestRefused(
+        "another end entity holds a valid certificate for this key",
+        fail_info=PKIFailureInfo.duplicateCertReq,
+        rule="R62",
+    )
+
+
+def _resolve(
+    connection: Connection, outcomes: Sequence[Operation | Exception | _Stored | None]
+) -> list[Operation | Exception | None]:
+    """Put stored operations where they are stood for."""
+    keys = {outcome.key for outcome in outcomes if isinstance(outcome, _Stored)}
+    if not keys:
+        return [outcome for outcome in outcomes if not isinstance(outcome, _Stored)]
+    found = operations(connection, keys)
+    return [
+        found.get(outcome.key) if isinstance(outcome, _Stored) else outcome for outcome in outcomes
+    ]
+
+
+_CLAIMS: Final = Prepared(
+    select(_o.key, _o.request_digest, _o.answer, _o.expires_at).where(_o.key.in_(listed("these")))
+)
+_SERIALS: Final = Prepared(select(_c.serial).where(_c.serial.in_(listed("these"))))
+_ENTITIES_BY_SUBJECT: Final = Prepared(
+    select(_e.subject_key, _e.name, _e.status, _e.enroll_until).where(
+        _e.subject_key.in_(listed("these"))
+    )
+)
+_ENTITIES_BY_NAME: Final = Prepared(
+    select(_e.name, _e.status, _e.enroll_until).where(_e.name.in_(listed("these")))
+)
+_ENROLLED: Final = Prepared(
+    select(_c.entity)
+    .where(
+        _c.entity.in_(listed("these")),
+        _has_status("confirmed"),
+        _c.not_after >= bindparam("now"),
+    )
+    .distinct()
+)
+_KEY_HOLDERS: Final = Prepared(
+    select(_c.spki_digest, _c.entity)
+    .where(_c.spki_digest.in_(listed("these")), alive(bindparam("now")))
+    .distinct()
+)
+_INSERT_ENTITIES: Final = Prepared(insert(schema.entities).inline())
+_INSERT_CERTIFICATES: Final = Prepared(insert(schema.certificates).inline())
+
+
+# --- storing --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A certificate that waits to be stored with its answer."""
+
+    operation: Operation
+    certificate: Certificate
+    now: datetime
+    revoke_superseded: bool
+
+    @cached_property
+    def key(self) -> bytes:
+        """What finds the operation."""
+        return operation_key(self.operation.requester, self.operation.transaction_id)
+
+
+def store_many(connection: Connection, items: Sequence[Issued]) -> list[Operation | Exception]:
+    """Store certificates and answers under claims that have none yet.
+
+    Returns:
+        For each what is stored: its own operation, or that of who was faster with the same request; or why it
+        was not stored.
+    """
+    claims: dict[bytes, bytes] = dict(
+        _OPEN_CLAIMS.among(connection, [item.key for item in items]).all()
+    )
+    serials = [hexadecimal(item.operation.serial_number) for item in items]
+    reserved = {row.serial: row for row in _RESERVED.among(connection, serials)}
+    now = seconds(max(item.now for item in items))
+    holders = key_holders(
+        connection, {row.spki_digest for row in reserved.values() if row.unique_key}, now
+    )
+    outcomes: list[Operation | Exception | _Stored | None] = []
+    certificates, answers, acts, renewed = [], [], [], []
+    for item in items:
+        operation, key = item.operation, item.key
+        if claims.get(key) != operation.request_digest:
+            outcomes.append(_Stored(key))
+            continue
+        row = reserved.pop(hexadecimal(operation.serial_number), None)
+        if row is None:
+            outcomes.append(ServiceFailure("the serial number was not reserved", rule="R153"))
+            continue
+        if row.unique_key:
+            # Of two reserved at the same time with one key, the first to come here gets it.
+            others = holders.setdefault(row.spki_digest, set())
+            if others - {row.entity}:
+                outcomes.append(duplicate_key())
+                continue
+            others.add(row.entity)
+        del claims[key]
+        answers.append(_answer_row(key, operation))
+        certificates.append(_certificate_row(row.serial, item))
+        acts.append(_issue_act(row, item))
+        if operation.confirm_by is None:
+            renewed += _renewals(item)
+        outcomes.append(replace(operation, certificate_der=item.certificate.der))
+    if certificates:
+        _STORE_ANSWERS.each(connection, answers)
+        _STORE_CERTIFICATES.each(connection, certificates)
+        acts += _supersede(connection, renewed)
+        audit.append(connection, acts)
+    return [
+        StoreUnavailable("the operation expired before its certificate was stored")
+        if outcome is None
+        else outcome
+        for outcome in _resolve(connection, outcomes)
+    ]
+
+
+def _answer_row(key: bytes, operation: Operation) -> dict[str, Any]:
+    row = operation_row(key, operation)
+    return {f"new_{name}": row[name] for name in ("key", *_ANSWERED)}
+
+
+def _certificate_row(serial: str, item: Issued) -> dict[str, Any]:
+    certificate, confirm_by, now = item.certificate, item.operation.confirm_by, seconds(item.now)
+    return {
+        "of_serial": serial,
+        "new_status": "confirmed" if confirm_by is None else "issued",
+        "new_fingerprint": certificate.fingerprint,
+        "new_der": certificate.der,
+        "new_not_before": seconds(certificate.not_before),
+        "new_not_after": seconds(certificate.not_after),
+        "new_confirm_by": seconds_or_none(confirm_by),
+        "now": now,
+    }
+
+
+def _issue_act(row: AnyRow, item: Issued) -> Act:
+    operation = item.operation
+    detail = {
+        "entity": row.entity,
+        "profile": row.profile,
+        "request": BodyType(operation.body_type).name,
+        "transaction_id": operation.transaction_id.hex(),
+        "fingerprint": item.certificate.fingerprint.hex(),
+    }
+    if operation.old_serial_number is not None:
+        detail["renews"] = hexadecimal(operation.old_serial_number)
+    return Act(seconds(item.now), operation.requester, "issue", row.serial, detail)
+
+
+_ANSWERED: Final = (
+    "serial",
+    "signer_der",
+    "old_serial",
+    "response_nonce",
+    "answer",
+    "confirm_by",
+    "expires_at",
+)
+"""Of an operation: what the attempt that is stored may have chosen otherwise than the one that claimed."""
+
+_OPEN_CLAIMS: Final = Prepared(
+    select(_o.key, _o.request_digest).where(
+        _o.key.in_(listed("these")), func.length(_o.answer) == literal_column("0")
+    )
+)
+_RESERVED: Final = Prepared(
+    select(_c.serial, _c.entity, _c.profile, _c.spki_digest, _c.unique_key).where(
+        _c.serial.in_(listed("these")), _has_status("reserved")
+    )
+)
+_STORE_ANSWERS: Final = Prepared(
+    update(schema.operations)
+    .where(_o.key == bindparam("new_key"))
+    .values({name: bindparam(f"new_{name}") for name in _ANSWERED})
+)
+_STORE_CERTIFICATES: Final = Prepared(
+    update(schema.certificates)
+    .where(_c.serial == bindparam("of_serial"))
+    .values(
+        status=bindparam("new_status"),
+        fingerprint=bindparam("new_fingerprint"),
+        der=bindparam("new_der"),
+        not_before=bindparam("new_not_before"),
+        not_after=bindparam("new_not_after"),
+        confirm_by=bindparam("new_confirm_by"),
+        issued_at=bindparam("now"),
+        changed_at=bindparam("now"),
+    )
+)
+
+
+# --- confirming -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A certConf that waits to be stored."""
+
+    operation: Operation
+    accepted: bool
+    digest: bytes
+    answer: bytes
+    now: datetime
+    revoke_superseded: bool
+
+    @cached_property
+    def key(self) -> bytes:
+        """What finds the operation."""
+        return operation_key(self.operation.requester, self.operation.transaction_id)
+
+
+def confirm_many(
+    connection: Connection, items: Sequence[Confirmation]
+) -> list[Operation | Exception | None]:
+    """Store that certificates were accepted or rejected, unless that was decided before.
+
+    Returns:
+        For each what is stored; None if it is gone.
+    """
+    serials = [hexadecimal(item.operation.serial_number) for item in items]
+    waiting: dict[str, int] = dict(_UNCONFIRMED.among(connection, serials).all())
+    outcomes: list[Operation | Exception | _Stored | None] = []
+    certificates, answers, acts, renewed = [], [], [], []
+    for item in items:
+        operation, now = item.operation, seconds(item.now)
+        serial = hexadecimal(operation.serial_number)
+        confirm_by = waiting.pop(serial, None)
+        if confirm_by is None or confirm_by < now:
+            outcomes.append(_Stored(item.key))
+            continue
+        certificates.append(_confirmed_row(serial, item.accepted, now))
+        answers.append({"of_key": item.key, "new_digest": item.digest, "new_answer": item.answer})
+        action = "confirm" if item.accepted else "reject"
+        acts.append(Act(now, operation.requester, action, serial, {}))
+        if item.accepted:
+            renewed += _renewals(item)
+        outcomes.append(replace(operation, confirm_digest=item.digest, confirm_answer=item.answer))
+    if certificates:
+        _CONFIRM_CERTIFICATES.each(connection, certificates)
+        _CONFIRM_OPERATIONS.each(connection, answers)
+        acts += _supersede(connection, renewed)
+        audit.append(connection, acts)
+    return _resolve(connection, outcomes)
+
+
+def _confirmed_row(serial: str, accepted: bool, now: int) -> dict[str, Any]:
+    return {
+        "of_serial": serial,
+        "new_status": "confirmed" if accepted else "rejected",
+        "new_reason": None if accepted else int(Reason.cessationOfOperation),
+        "new_revoked_at": None if accepted else now,
+        "now": now,
+    }
+
+
+_UNCONFIRMED: Final = Prepared(
+    select(_c.serial, _c.confirm_by).where(_c.serial.in_(listed("these")), _has_status("issued"))
+)
+_CONFIRM_CERTIFICATES: Final = Prepared(
+    update(schema.certificates)
+    .where(_c.serial == bindparam("of_serial"))
+    .values(
+        status=bindparam("new_status"),
+        reason=bindparam("new_reason"),
+        revoked_at=bindparam("new_revoked_at"),
+        confirm_by=null(),
+        changed_at=bindparam("now"),
+    )
+)
+_CONFIRM_OPERATIONS: Final = Prepared(
+    update(schema.operations)
+    .where(_o.key == bindparam("of_key"))
+    .values(confirm_digest=bindparam("new_digest"), confirm_answer=bindparam("new_answer"))
+)
+
+
+# --- renewing -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Renewal:
+    """A certificate whose successor was accepted."""
+
+    old_serial: str
+    actor: str
+    at: int
+    revoke: bool
+
+
+def _renewals(item: Issued | Confirmation) -> list[_Renewal]:
+    operation = item.operation
+    if operation.old_serial_number is None:
+        return []
+    old_serial = hexadecimal(operation.old_serial_number)
+    return [_Renewal(old_serial, operation.requester, seconds(item.now), item.revoke_superseded)]
+
+
+def _supersede(connection: Connection, renewals: Sequence[_Renewal]) -> list[Act]:
+    """Mark renewed certificates as superseded, or revoke them; return what the audit trail is to say."""
+    kept = [renewal for renewal in renewals if not renewal.revoke]
+    if kept:
+        rows = [{"of_serial": renewal.old_serial, "now": renewal.at} for renewal in kept]
+        _SUPERSEDE.each(connection, rows)
+    revoked = {renewal.old_serial: renewal for renewal in renewals if renewal.revoke}
+    if not revoked:
+        return []
+    now = max(renewal.at for renewal in revoked.values())
+    living = _LIVING.among(connection, revoked, now=now).scalars().all()
+    if not living:
+        return []
+    rows = [{"of_serial": serial, "now": revoked[serial].at} for serial in living]
+    _REVOKE_SUPERSEDED.each(connection, rows)
+    detail = {"reason": Reason.superseded.name}
+    return [
+        Act(revoked[serial].at, revoked[serial].actor, "revoke", serial, detail)
+        for serial in living
+    ]
+
+
+_LIVING: Final = Prepared(
+    select(_c.serial).where(_c.serial.in_(listed("these")), alive(bindparam("now")))
+)
+_SUPERSEDE: Final = Prepared(
+    update(schema.certificates)
+    .where(_c.serial == bindparam("of_serial"), alive(bindparam("now")))
+    .values(status=literal_column("'superseded'"), confirm_by=null(), changed_at=bindparam("now"))
+)
+_REVOKE_SUPERSEDED: Final = Prepared(
+    update(schema.certificates)
+    .where(_c.serial == bindparam("of_serial"))
+    .values(
+        status=literal_column("'revoked'"),
+        reason=literal_column(str(int(Reason.superseded))),
+        confirm_by=null(),
+        revoked_at=bindparam("now"),
+        changed_at=bindparam("now"),
+    )
+)

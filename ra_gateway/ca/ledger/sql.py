@@ -1,0 +1,161 @@
+"""Small things that statements of the ledger have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any, Final, TypeAlias, TypeVar
+
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    CursorResult,
+    Delete,
+    Dialect,
+    Insert,
+    Row,
+    Select,
+    Update,
+    bindparam,
+)
+
+from ra_gateway.ca.records import Reason
+from ra_gateway.cmp.names import canonical
+
+T = TypeVar("T")
+
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+
+LONGEST_NAME: Final = 512
+"""Characters of an end entity's name: what is longer would not fit into an index of PostgreSQL."""
+
+
+def listed(name: str) -> BindParameter[Any]:
+    """Return the parameter for a list after IN; its values come from `padded`."""
+    return bindparam(name, expanding=True)
+
+
+def padded(values: Iterable[T]) -> list[T]:
+    """Return a list's values, the last one repeated until their number is a power of two.
+
+    A statement with a list is another statement for every length of it, and to be prepared anew.
+    """
+    found = list(values)
+    wanted = 1 << (len(found) - 1).bit_length()
+    return found + [found[-1]] * (wanted - len(found))
+
+
+class Prepared:
+    """A statement that is compiled once per dialect, for what runs with every issuance.
+
+    To find a compiled statement again costs SQLAlchemy more than SQLite takes to run it, and so does arranging
+    the values of a row. Here both are done once; values go to the driver and come from it as they are.
+
+    Args:
+        statement: Constants in it are written out; at most one list, made by `listed("these")`.
+    """
+
+    def __init__(self, statement: Select[Any] | Insert | Update | Delete) -> None:
+        self._statement = statement
+        self._rows: dict[str, tuple[str, Callable[[Mapping[str, Any]], tuple[Any, ...]]]] = {}
+        self._lists: dict[tuple[str, int], tuple[str, tuple[str, ...]]] = {}
+
+    def each(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run for every row of values; all rows, now and later, have the same names."""
+        known = self._rows.get(connection.dialect.name)
+        if known is None:
+            compiled = self._statement.compile(
+                dialect=connection.dialect, column_keys=list(rows[0])
+            )
+            names = compiled.positiontup or ()
+            known = self._rows[connection.dialect.name] = (str(compiled), _arranger(names))
+        text, arranged = known
+        connection.exec_driver_sql(text, [arranged(row) for row in rows])
+
+    def among(
+        self, connection: Connection, values: Iterable[Any], **more: Any
+    ) -> CursorResult[*tuple[Any, ...]]:
+        """Run with a list of values, not empty, and further ones."""
+        these = padded(values)
+        known = self._lists.get((connection.dialect.name, len(these)))
+        if known is None:
+            known = self._compile_list(connection.dialect, {"these": these, **more})
+            self._lists[connection.dialect.name, len(these)] = known
+        text, names = known
+        arranged: list[Any] = []
+        for name in names:
+            if name == "these":
+                arranged += these
+            else:
+                arranged.append(more[name])
+        return connection.exec_driver_sql(text, tuple(arranged))
+
+    def _compile_list(
+        self, dialect: Dialect, values: Mapping[str, Any]
+    ) -> tuple[str, tuple[str, ...]]:
+        assert isinstance(self._statement, Select)
+        compiled = self._statement.params(values).compile(
+            dialect=dialect, compile_kwargs={"render_postcompile": True}
+        )
+        names: list[str] = []
+        for name in compiled.positiontup or ():
+            if not name.startswith("these_"):
+                names.append(name)
+            elif name == "these_1":  # these_1, these_2, ... follow each other
+                names.append("these")
+        return str(compiled), tuple(names)
+
+
+def _arranger(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    if len(names) == 1:  # itemgetter would return the bare value
+        return lambda row: (row[names[0]],)
+    return itemgetter(*names)
+
+
+def operation_key(requester: str, transaction_id: bytes) -> bytes:
+    """Return what finds an operation: short, whatever length a transactionID has."""
+    name = requester.encode()
+    return hashlib.sha256(b"%d:%b%b" % (len(name), name, transaction_id)).digest()
+
+
+@lru_cache(maxsize=4096)
+def subject_key(name_der: bytes) -> bytes:
+    """Return what finds a subject: equal for names that mean the same, and only for those.
+
+    Raises:
+        MalformedMessage: Not a Name.
+    """
+    comparable = json.dumps([sorted(rdn) for rdn in canonical(name_der)])
+    return hashlib.sha256(comparable.encode()).digest()
+
+
+def seconds(moment: datetime) -> int:
+    return int(moment.timestamp())
+
+
+def seconds_or_none(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
+
+
+def moment(value: int) -> datetime:
+    return datetime.fromtimestamp(value, UTC)
+
+
+def moment_or_none(value: int | None) -> datetime | None:
+    return None if value is None else datetime.fromtimestamp(value, UTC)
+
+
+def hexadecimal(number: int) -> str:
+    return f"{number:x}"
+
+
+def number_or_none(text: str | None) -> int | None:
+    return None if text is None else int(text, 16)
+
+
+def reason_or_none(value: int | None) -> Reason | None:
+    return None if value is None else Reason(value)

@@ -1,0 +1,460 @@
+"""Whether the ledger agrees with itself, with the certificates and CRLs in it, and with the audit trail.
+
+All is read from one state of the database, while others go on writing. The trail comes first: what it says was
+issued and revoked is then looked for among the certificates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from cryptography import x509
+from sqlalchemy import Connection, Row, func, select, union_all
+
+from ra_gateway.ca.ledger import audit, schema
+from ra_gateway.ca.ledger.ledger import Ledger
+from ra_gateway.ca.ledger.sql import moment, seconds, subject_key
+from ra_gateway.ca.records import CertificateStatus, Reason
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.algorithms import signature_algorithm, verify_signature
+from ra_gateway.cmp.certificates import Certificate, InvalidSignature
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.names import same_name
+from ra_gateway.errors import CMPError
+
+ROWS: Final = 500
+"""Read at a time: a megabyte."""
+
+MOST_FINDINGS: Final = 1000
+"""Listed; a ledger with more is damaged as a whole."""
+
+COMMIT_LAG: Final = timedelta(seconds=60)
+"""How long after its date a revocation may become visible to who makes a CRL: a busy database, another clock."""
+
+_STATUSES: Final[frozenset[str]] = frozenset(CertificateStatus)
+_GONE: Final[frozenset[str]] = frozenset({CertificateStatus.revoked, CertificateStatus.rejected})
+_REVOKING: Final = frozenset({"revoke", "reject"})
+_ISSUING: Final = frozenset({BodyType.ir, BodyType.cr, BodyType.kur})
+_RESTORE: Final = (
+    "Find out who wrote to the database; restore the last good backup beside it and compare"
+)
+
+Progress = Callable[[int, int], None]
+"""Called with the number of rows so far and in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that does not agree.
+
+    Args:
+        where: Such as "certificate 1a2b" or "audit line 7".
+    """
+
+    where: str
+    what: str
+    todo: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}. {self.todo}"
+
+
+async def verify(
+    ledger: Ledger,
+    issuers: Mapping[str, Certificate],
+    at: datetime,
+    *,
+    sample: int | None = None,
+    progress: Progress | None = None,
+) -> list[Finding]:
+    """Return what in a ledger does not agree; empty if all does.
+
+    Args:
+        issuers: All issuing CAs, retired ones too, by `issuer_id`.
+        at: Aware UTC; CRLs have to be current then.
+        sample: How many signatures of certificates to verify, spread over all; by default every one.
+        progress: May be called from another thread.
+
+    Raises:
+        StoreUnavailable: The database does not answer.
+    """
+    return await ledger.database.read_state(
+        lambda connection: _Verification(connection, issuers, at, sample, progress).run()
+    )
+
+
+@dataclass(slots=True)
+class _Trail:
+    """What the audit trail says of certificates; serial numbers in hexadecimal."""
+
+    issued: set[str] = field(default_factory=set)
+    last_change: dict[str, str] = field(default_factory=dict)
+
+
+class _TooMany(Exception):
+    """There is no point in going on."""
+
+
+class _Verification:
+    """One verification of one state of a database."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        issuers: Mapping[str, Certificate],
+        at: datetime,
+        sample: int | None,
+        progress: Progress | None,
+    ) -> None:
+        self._connection = connection
+        self._issuers = issuers
+        self._at = at
+        self._progress = progress
+        self._done = 0
+        counts = [self._count(table) for table in (schema.audit, schema.certificates)]
+        self._total = sum(counts)
+        self._stride = 1 if not sample else max(1, -(-counts[1] // sample))
+        self._offset = secrets.randbelow(self._stride)
+        self._findings: list[Finding] = []
+        self._trail = _Trail()
+        self._unknown_issuers: set[str] = set()
+
+    def run(self) -> list[Finding]:
+        try:
+            self._check_audit()
+            self._check_certificates()
+            self._check_operations()
+            self._check_crls()
+        except _TooMany:
+            self._findings.append(Finding("ledger", "there are more findings than these", _RESTORE))
+        return self._findings
+
+    def _count(self, table: Any) -> int:
+        return self._connection.scalar(select(func.count()).select_from(table)) or 0
+
+    def _find(self, where: str, what: str, todo: str = _RESTORE) -> None:
+        if len(self._findings) == MOST_FINDINGS:
+            raise _TooMany
+        self._findings.append(Finding(where, what, todo))
+
+    def _stream(self, statement: Any) -> Iterable[Row[Any]]:
+        return self._connection.execute(statement, execution_options={"yield_per": ROWS})
+
+    def _step(self) -> None:
+        self._done += 1
+        if self._progress is not None and (self._done % ROWS == 0 or self._done == self._total):
+            self._progress(self._done, self._total)
+
+    # --- the audit trail --------------------------------------------------------------------------------------
+
+    def _check_audit(self) -> None:
+        number, hash_ = 0, bytes(32)
+        for row in self._stream(select(schema.audit).order_by(schema.audit.c.number)):
+            where = f"audit line {row.number}"
+            if row.number != number + 1:
+                self._find(where, f"lines {number + 1} to {row.number - 1} before it are missing")
+            elif row.previous_hash != hash_:
+                self._find(
+                    where,
+                    "it does not continue the line before it: one of the two was written anew",
+                )
+            if row.hash != audit.chained(
+                row.previous_hash,
+                row.number,
+                row.at,
+                row.actor,
+                row.action,
+                row.subject,
+                row.detail,
+            ):
+                self._find(where, f"it was changed: {row.action} of {row.subject} by {row.actor}")
+            number, hash_ = row.number, row.hash
+            self._note(row.action, row.subject)
+            self._step()
+        head = self._connection.execute(select(schema.audit_head)).first()
+        if head is None or head.number != number:
+            said = 0 if head is None else head.number
+            self._find("audit", f"it ends with line {number}, and should with {said}")
+        elif head.hash != hash_:
+            self._find("audit", "its last line is not the one that was written last")
+
+    def _note(self, action: str, subject: str) -> None:
+        if action == "issue":
+            self._trail.issued.add(subject)
+        elif action in _REVOKING or action == "release":
+            self._trail.last_change[subject] = action
+
+    # --- certificates -----------------------------------------------------------------------------------------
+
+    def _check_certificates(self) -> None:
+        unseen = set(self._trail.issued)
+        rows = self._stream(select(schema.certificates).order_by(schema.certificates.c.id))
+        for index, row in enumerate(rows):
+            where = f"certificate {row.serial}"
+            for what in self._row_faults(row):
+                self._find(where, what)
+            if row.der is not None:
+                self._check_der(where, row, verify_too=index % self._stride == self._offset)
+            unseen.discard(row.serial)
+            self._step()
+        for serial in sorted(unseen):
+            self._find(
+                f"certificate {serial}",
+                "it was issued, the audit trail says, and is not in the ledger",
+            )
+
+    def _row_faults(self, row: Row[Any]) -> Iterator[str]:
+        """Yield what a row says against itself and against the audit trail."""
+        if row.status not in _STATUSES:
+            yield f"{row.status!r} is no status"
+            return
+        if (row.status == CertificateStatus.reserved) != (row.der is None):
+            has = "no certificate" if row.der is None else "a certificate"
+            yield f"its status is {row.status}, and it has {has}"
+            return
+        if row.status == CertificateStatus.reserved:
+            return
+        if row.serial not in self._trail.issued:
+            yield "the audit trail does not say that it was issued"
+        gone = row.status in _GONE
+        if gone and (row.revoked_at is None or row.reason is None):
+            yield f"it is {row.status}, without a time or a reason"
+        elif not gone and (
+            row.revoked_at is not None or row.reason not in (None, Reason.removeFromCRL)
+        ):
+            yield f"it is {row.status}, and has a time or a reason of revocation"
+        if (row.held_from is not None) != (
+            row.status == CertificateStatus.revoked and row.reason == Reason.certificateHold
+        ):
+            yield f"it is {row.status}, and what it was before a hold does not fit"
+        if row.status == CertificateStatus.issued and row.confirm_by is None:
+            yield "it waits for a confirmation, and for no time"
+        last = self._trail.last_change.get(row.serial, "")
+        if gone and last not in _REVOKING:
+            yield f"it is {row.status}, and the audit trail does not say so"
+        elif not gone and last in _REVOKING:
+            yield f"it is {row.status}, and the audit trail says that it was revoked"
+
+    def _check_der(self, where: str, row: Row[Any], *, verify_too: bool) -> None:
+        try:
+            certificate = Certificate.from_der(row.der)
+            faults = list(_differences(row, certificate))
+        except CMPError as error:
+            self._find(where, f"what is stored is no certificate: {error.detail}")
+            return
+        for name in faults:
+            self._find(where, f"its row has another {name} than the certificate itself")
+        issuer = self._issuers.get(row.issuer_id)
+        if issuer is None:
+            self._unknown_issuer(row.issuer_id)
+        elif certificate.issuer_der != issuer.subject_der:
+            self._find(
+                where, f"its row names the issuing CA {issuer.subject}, which is not its issuer"
+            )
+        elif verify_too:
+            try:
+                certificate.verify_issued_by(issuer)
+            except (InvalidSignature, CMPError):
+                self._find(where, f"its signature is not of {issuer.subject}")
+
+    def _unknown_issuer(self, issuer_id: str) -> None:
+        if issuer_id not in self._unknown_issuers:
+            self._unknown_issuers.add(issuer_id)
+            self._find(
+                f"issuing CA {issuer_id}",
+                "certificates name it, and its own is not among the CA's files",
+                "Put it into a directory retired/N of the CA's, as `ra-gateway ca roll-issuing` does",
+            )
+
+    # --- operations -------------------------------------------------------------------------------------------
+
+    def _check_operations(self) -> None:
+        operations, certificates = schema.operations, schema.certificates
+        of_new, of_old = (
+            select(
+                operations.c.transaction_id,
+                operations.c.body_type,
+                serial.label("named"),
+                certificates.c.status,
+            ).outerjoin(certificates, certificates.c.serial == serial)
+            for serial in (operations.c.serial, operations.c.old_serial)
+        )
+        answered = operations.c.answer != b""
+        issuing = operations.c.body_type.in_([int(body_type) for body_type in _ISSUING])
+        missing = certificates.c.serial.is_(None)
+        statement = union_all(
+            of_new.where(issuing, missing),
+            of_new.where(issuing, answered, certificates.c.status == CertificateStatus.reserved),
+            of_old.where(operations.c.old_serial.is_not(None), missing),
+        )
+        for row in self._stream(statement):
+            what = "is not in the ledger" if row.status is None else "was never stored"
+            self._find(
+                f"operation {row.transaction_id.hex()}",
+                f"the certificate {row.named} of this {BodyType(row.body_type).name} {what}",
+            )
+
+    # --- CRLs -------------------------------------------------------------------------------------------------
+
+    def _check_crls(self) -> None:
+        for issuer_id, issuer in self._issuers.items():
+            self._check_numbers(issuer_id)
+            newest = [self._newest(issuer_id, full=full) for full in (True, False)]
+            for row in newest:
+                if row is not None:
+                    self._check_crl(row, issuer)
+            self._check_currency(issuer_id, issuer, newest[0])
+
+    def _newest(self, issuer_id: str, *, full: bool) -> Row[Any] | None:
+        crls = schema.crls
+        base = crls.c.base_number.is_(None) if full else crls.c.base_number.is_not(None)
+        statement = select(crls).where(crls.c.issuer_id == issuer_id, base)
+        return self._connection.execute(statement.order_by(crls.c.number.desc()).limit(1)).first()
+
+    def _check_numbers(self, issuer_id: str) -> None:
+        crls = schema.crls
+        statement = (
+            select(crls.c.number, crls.c.base_number, crls.c.this_update, crls.c.next_update)
+            .where(crls.c.issuer_id == issuer_id)
+            .order_by(crls.c.number)
+        )
+        latest, full = 0, set()
+        for row in self._stream(statement):
+            where = f"CRL {row.number} of {issuer_id}"
+            if row.this_update < latest:
+                self._find(where, "it is older than one with a lower number")
+            if row.next_update <= row.this_update:
+                self._find(where, "it ends before it begins")
+            if row.base_number is None:
+                full.add(row.number)
+            elif row.base_number not in full:
+                self._find(where, f"there is no full CRL {row.base_number}, which it continues")
+            latest = max(latest, row.this_update)
+
+    def _check_currency(self, issuer_id: str, issuer: Certificate, newest: Row[Any] | None) -> None:
+        todo = "Run `ra-gateway ca serve`, which keeps CRLs current, or `ra-gateway ca crl`"
+        where = f"CRL of {issuer.subject}"
+        if not issuer.valid_at(self._at):
+            return
+        if newest is not None and newest.next_update < seconds(self._at):
+            self._find(
+                where, f"the newest one ended {moment(newest.next_update):%Y-%m-%d %H:%M} UTC", todo
+            )
+        if newest is None and self._required(issuer_id, 0, seconds(self._at - COMMIT_LAG)):
+            self._find(where, "there is none, and certificates are revoked", todo)
+
+    def _check_crl(self, row: Row[Any], issuer: Certificate) -> None:
+        where = f"CRL {row.number} of {row.issuer_id}"
+        try:
+            crl = x509.load_der_x509_crl(row.der)
+            _verify_crl(row.der, issuer)
+            listed = {entry.serial_number for entry in crl}
+        except ValueError:
+            self._find(where, "what is stored is no CRL")
+            return
+        except (InvalidSignature, CMPError):
+            self._find(where, f"its signature is not of {issuer.subject}")
+            return
+        for name in _crl_differences(row, crl, issuer):
+            self._find(where, f"its row has another {name} than the CRL itself")
+        self._check_entries(where, row, listed)
+
+    def _check_entries(self, where: str, row: Row[Any], listed: set[int]) -> None:
+        since = 0
+        if row.base_number is not None:
+            since = self._this_update(row.issuer_id, row.base_number)
+        todo = "Run `ra-gateway ca crl` for a new one, and find out who wrote to the database"
+        # What was revoked within the last minute before it may have been committed after it.
+        required = self._required(
+            row.issuer_id, since, row.this_update - int(COMMIT_LAG.total_seconds()), row.this_update
+        )
+        for serial in sorted(required - listed):
+            self._find(where, f"the revoked certificate {serial:x} is not on it", todo)
+        for serial in sorted(listed - self._revoked_ever(row.issuer_id)):
+            self._find(
+                where, f"{serial:x} is on it, and is no revoked certificate of this CA", todo
+            )
+
+    def _this_update(self, issuer_id: str, number: int) -> int:
+        crls = schema.crls
+        statement = select(crls.c.this_update).where(
+            crls.c.issuer_id == issuer_id, crls.c.number == number
+        )
+        return self._connection.scalar(statement) or 0
+
+    def _required(
+        self, issuer_id: str, since: int, until: int, unexpired_at: int | None = None
+    ) -> set[int]:
+        """Return the serial numbers that were revoked in a time and had not expired then."""
+        certificates = schema.certificates
+        statement = select(certificates.c.serial).where(
+            certificates.c.issuer_id == issuer_id,
+            certificates.c.reason.is_not(None),
+            certificates.c.revoked_at > since,
+            certificates.c.revoked_at <= until,
+            certificates.c.not_after >= (until if unexpired_at is None else unexpired_at),
+        )
+        return {int(serial, 16) for (serial,) in self._stream(statement)}
+
+    def _revoked_ever(self, issuer_id: str) -> set[int]:
+        """Return what may be on a CRL: revoked, or on hold once."""
+        certificates = schema.certificates
+        statement = select(certificates.c.serial).where(
+            certificates.c.issuer_id == issuer_id, certificates.c.reason.is_not(None)
+        )
+        return {int(serial, 16) for (serial,) in self._stream(statement)}
+
+
+def _differences(row: Row[Any], certificate: Certificate) -> Iterator[str]:
+    """Yield the names of what a row and its certificate say differently."""
+    if row.serial != f"{certificate.serial_number:x}":
+        yield "serial number"
+    if row.subject_key != subject_key(certificate.subject_der):
+        yield "subject"
+    if (row.not_before, row.not_after) != (
+        seconds(certificate.not_before),
+        seconds(certificate.not_after),
+    ):
+        yield "validity"
+    if row.fingerprint != certificate.fingerprint:
+        yield "fingerprint"
+    if row.spki_digest != hashlib.sha256(certificate.spki_der).digest():
+        yield "public key"
+
+
+def _crl_differences(
+    row: Row[Any], crl: x509.CertificateRevocationList, issuer: Certificate
+) -> Iterator[str]:
+    if not same_name(crl.issuer.public_bytes(), issuer.subject_der):
+        yield "issuer"
+    found = {type(extension.value): extension.value for extension in crl.extensions}
+    numbers = [
+        getattr(found.get(kind), "crl_number", None)
+        for kind in (x509.CRLNumber, x509.DeltaCRLIndicator)
+    ]
+    if numbers != [row.number, row.base_number]:
+        yield "number"
+    if (crl.last_update_utc, crl.next_update_utc) != (
+        moment(row.this_update),
+        moment(row.next_update),
+    ):
+        yield "validity"
+
+
+def _verify_crl(der: bytes, issuer: Certificate) -> None:
+    # CertificateList has the outer form of Certificate: what is signed, the algorithm, the signature.
+    outer = asn1.decode(asn1.Certificate, der)
+    verify_signature(
+        signature_algorithm(asn1.raw(outer.signature_algorithm)),
+        issuer.public_key,
+        asn1.octets_of(outer.signature, "CRL signature"),
+        asn1.raw(outer.tbs_certificate),
+    )
+
+
+__all__ = ["Finding", "verify"]

@@ -1,0 +1,190 @@
+"""A sample certificate of a profile, looked at by a linter that is not ours (pkilint: RFC 5280 and its updates).
+
+Every certificate is checked by our own code before it is signed (`blueprint.require_conforming`), but against
+what we understood; a misunderstanding would pass. A linter takes milliseconds and is asked once, when profiles
+are loaded. The samples are signed with a key that is thrown away, never with the CA's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final
+
+from cryptography import x509
+
+from ra_gateway.ca.blueprint import NF_TYPES
+from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.profiles import ATTRIBUTES, CLOCK_SKEW, Profile
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.algorithms import SignatureAlgorithm, signing_arguments
+from ra_gateway.cmp.certificates import ExtensionOID
+from ra_gateway.cmp.messages import CertTemplate, Extension
+from ra_gateway.cmp.names import directory_name
+from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.keys import KEY_KINDS, spki_der
+
+WAIVED: Final[MappingProxyType[str, tuple[Callable[[Profile], bool], str]]] = MappingProxyType(
+    {
+        "pkix.san_extension_is_critical_non_empty_subject": (
+            lambda profile: profile.san_critical,
+            "TS 33.310 6.1.3c has SubjectAltName critical, and overrides the SHOULD of RFC 5280 4.2.1.6",
+        ),
+    }
+)
+"""Findings that are no fault: the linter's code, for which profiles it is waived, and why."""
+
+WAIVED_PATH: Final = "certificate.tbsCertificate.issuer"
+"""What is found there is about the name of the CA, which comes from its own certificate and from no profile."""
+
+_SAMPLE_SERIAL: Final = 1 << 126
+
+_SAMPLE_VALUES: Final = MappingProxyType(
+    {"C": "DE", "DC": "example", "emailAddress": "ne1@example.net", "CN": "ne1.example.net"}
+)
+_SAMPLE_VALUE: Final = "Sample"
+
+# Linters know URLs, but not the URN that network functions use; the structure around it is the same.
+_SAMPLE_NAMES: Final = MappingProxyType(
+    {
+        "dn": directory_name(
+            x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ne1")]).public_bytes()
+        ),
+        "dns": asn1.tlv(0x82, b"ne1.example.net"),
+        "email": asn1.tlv(0x81, b"ne1@example.net"),
+        "ip": asn1.tlv(0x87, bytes((192, 0, 2, 1))),
+        "uri": asn1.tlv(0x86, b"https://ne1.example.net/"),
+    }
+)
+
+_SAMPLE_NF_TYPES: Final = asn1.tlv(0x30, asn1.tlv(0x16, b"AMF"))
+
+
+def require_clean(profiles: Iterable[Profile], issuer: Issuer) -> None:
+    """Refuse profiles of which a linter has something to say.
+
+    Takes about a quarter of a second for the linter to be imported, and some 30 ms for each profile.
+
+    Args:
+        issuer: The CA that is going to issue under them.
+
+    Raises:
+        ConfigError: With the findings.
+    """
+    problems = [
+        Problem(
+            f"ca.profiles.{profile.name}",
+            f"gives certificates that break RFC 5280: {finding}",
+            "Change what the finding is about in the profile or in the issuing CA's certificate",
+        )
+        for profile in profiles
+        for finding in lint_profile(profile, issuer)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def lint_profile(profile: Profile, issuer: Issuer) -> list[str]:
+    """Return what a linter says of sample certificates of a profile, one for each kind of key it takes.
+
+    Args:
+        issuer: Its certificate counts; its key is not used.
+
+    Returns:
+        Findings of the severities error and warning that are not waived, each once; empty is the good case.
+    """
+    findings: dict[str, None] = {}
+    for kind in sorted(profile.key_kinds):
+        try:
+            findings |= dict.fromkeys(_findings(profile, _sample(profile, kind, issuer)))
+        except CMPError as error:
+            findings[f"no certificate can be made for a key of kind {kind}: {error.detail}"] = None
+    return list(findings)
+
+
+def _sample(profile: Profile, kind: str, issuer: Issuer) -> bytes:
+    """Return a certificate that a device with such a key could get."""
+    certificate = issuer.certificate
+    moment = min(certificate.not_before + CLOCK_SKEW, certificate.not_after - CLOCK_SKEW)
+    extensions = []
+    if profile.san:
+        names = [_SAMPLE_NAMES[name] for name in sorted(profile.san)][: profile.san_max]
+        extensions.append(Extension(ExtensionOID.subjectAltName, False, asn1.tlv(0x30, *names)))
+    if profile.nf_types:
+        extensions.append(Extension(NF_TYPES, False, _SAMPLE_NF_TYPES))
+    template = CertTemplate(
+        subject_der=_sample_subject(profile),
+        spki_der=spki_der(_throwaway_key("rsa2048" if kind == "rsa" else kind)),
+        extensions=tuple(extensions),
+    )
+    blueprint = issuer.check(template, profile, moment)
+    tbs_der = issuer.build(blueprint, _SAMPLE_SERIAL)
+    issuer.inspect(tbs_der, blueprint, profile, moment)
+    algorithm = issuer.signer.algorithm
+    signature: bytes = _throwaway_key(_signing_kind(algorithm)).sign(
+        tbs_der, *signing_arguments(algorithm)
+    )
+    return asn1.tlv(0x30, tbs_der, algorithm.der, asn1.tlv(0x03, b"\x00", signature))
+
+
+def _sample_subject(profile: Profile) -> bytes:
+    usual = [name for name in ("O", "CN") if name in (profile.allowed_subject or ("O", "CN"))]
+    names = dict.fromkeys((*profile.required_subject, *usual))
+    # An attribute may be named in both ways, by its short name and dotted.
+    values = {ATTRIBUTES.get(name, name): _SAMPLE_VALUES.get(name, _SAMPLE_VALUE) for name in names}
+    return x509.Name(
+        [x509.NameAttribute(asn1.oid(dotted), value) for dotted, value in values.items()]
+    ).public_bytes()
+
+
+def _signing_kind(algorithm: SignatureAlgorithm) -> str:
+    """Return a kind of key that makes signatures of an algorithm; for RSA and ECDSA a quick one."""
+    family = algorithm.family
+    return {"ec": "p256", "rsa": "rsa2048"}.get(family, family.replace("-", ""))
+
+
+@lru_cache(maxsize=len(KEY_KINDS))
+def _throwaway_key(kind: str) -> Any:
+    """Return a private key that is of no other use, made once per process."""
+    return KEY_KINDS[kind]()
+
+
+def _findings(profile: Profile, certificate_der: bytes) -> list[str]:
+    from pkilint.validation import ValidationFindingSeverity
+
+    validator, loader = _linter()
+    found = []
+    for result in validator.validate(loader.load_der_document(certificate_der, "sample").root):
+        path = result.node.path
+        for description in result.finding_descriptions:
+            finding = description.finding
+            if finding.severity > ValidationFindingSeverity.WARNING or path.startswith(WAIVED_PATH):
+                continue
+            waived = WAIVED.get(finding.code)
+            if waived is None or not waived[0](profile):
+                text = f": {description.message}" if description.message else ""
+                found.append(f"{finding.severity.name.lower()} {finding.code} at {path}{text}")
+    return found
+
+
+@lru_cache(maxsize=1)
+def _linter() -> tuple[Any, Any]:
+    """Return pkilint's validator of certificates and what loads them: the pieces of its `lint_pkix_cert`."""
+    # Imported here: it takes longer than the start of the whole gateway, which need not have a CA.
+    from pkilint.loader import RFC5280CertificateDocumentLoader
+    from pkilint.pkix import certificate, extension, name
+
+    validator = certificate.create_pkix_certificate_validator_container(
+        certificate.create_decoding_validators(
+            name.ATTRIBUTE_TYPE_MAPPINGS, extension.EXTENSION_MAPPINGS
+        ),
+        [
+            certificate.create_issuer_validator_container([]),
+            certificate.create_validity_validator_container(),
+            certificate.create_subject_validator_container([]),
+            certificate.create_extensions_validator_container([]),
+            certificate.create_spki_validator_container([]),
+        ],
+    )
+    return validator, RFC5280CertificateDocumentLoader()

@@ -1,0 +1,340 @@
+"""OCSP answers out of the ledger, signed by delegated responders (RFC 6960, nonces RFC 8954, profile RFC 5019).
+
+Every issuing CA has a responder key of its own, certified by that CA: clients accept no other delegation. Answers
+are made when they are asked for, since the ledger knows a revocation at once, and put together here, because
+the key may be in an HSM and the event loop must not wait for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+import structlog
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509 import ocsp
+
+from ra_gateway.ca.blueprint import OCSP_NO_CHECK
+from ra_gateway.ca.profiles import OCSP_SIGNING
+from ra_gateway.ca.records import ALIVE, CertificateStatus, IssuedCertificate, Reason
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.certificates import Certificate, InvalidSignature, KeyUsage
+from ra_gateway.cmp.protection import Credential
+from ra_gateway.errors import CMPError, ConfigError, Problem, ServiceFailure, StoreUnavailable
+
+OCSP_BASIC: Final = "1.3.6.1.5.5.7.48.1.1"
+OCSP_NONCE: Final = "1.3.6.1.5.5.7.48.1.2"
+
+MAX_REQUEST_OCTETS: Final = 4096
+"""A request for one certificate has some 120 octets; with a signature and certificates, some 3,000."""
+
+_MAX_NONCE_OCTETS: Final = 32  # RFC 8954 2.1
+_MAX_SERIAL_BITS: Final = 159  # RFC 5280 4.1.2.2; no serial number of ours is longer
+
+_HASHES: Final = {
+    "sha1": "1.3.14.3.2.26",  # RFC 5019 2.1.1: what clients name certificates by; not a signature
+    "sha256": "2.16.840.1.101.3.4.2.1",
+    "sha384": "2.16.840.1.101.3.4.2.2",
+    "sha512": "2.16.840.1.101.3.4.2.3",
+}
+_NULL: Final = b"\x05\x00"
+_GOOD: Final = asn1.tlv(0x80)
+_UNKNOWN: Final = asn1.tlv(0x82)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
+
+
+def _failure(status: ocsp.OCSPResponseStatus) -> bytes:
+    return asn1.tlv(0x30, asn1.tlv(0x0A, bytes((status.value,))))
+
+
+_MALFORMED_REQUEST: Final = _failure(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
+_INTERNAL_ERROR: Final = _failure(ocsp.OCSPResponseStatus.INTERNAL_ERROR)
+_TRY_LATER: Final = _failure(ocsp.OCSPResponseStatus.TRY_LATER)
+_UNAUTHORIZED: Final = _failure(ocsp.OCSPResponseStatus.UNAUTHORIZED)
+
+
+class OCSPLedger(Protocol):
+    """Knows every certificate."""
+
+    async def certificate(self, serial_number: int, now: datetime) -> IssuedCertificate | None:
+        """Return what has become of a serial number; raises StoreUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class OCSPSigner:
+    """The delegated responder of one issuing CA.
+
+    Args:
+        issuer: The issuing CA's certificate.
+        issuer_id: Its key identifier (hex), as in the ledger.
+        credential: Certified by that CA, with OCSPSigning and id-pkix-ocsp-nocheck.
+    """
+
+    issuer: Certificate
+    issuer_id: str
+    credential: Credential
+
+
+@dataclass(frozen=True, slots=True)
+class OCSPSettings:
+    """How answers are made.
+
+    Args:
+        validity_minutes: From thisUpdate to nextUpdate: how long clients and caches may keep an answer.
+    """
+
+    validity_minutes: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class OCSPAnswer:
+    """An OCSPResponse.
+
+    Args:
+        this_update: Aware UTC, None for a failure.
+        cacheable_until: nextUpdate, aware UTC; None where nobody may keep the answer: failures, answers
+            with a nonce, and to a serial number that is not known, since it may be issued next.
+    """
+
+    der: bytes
+    this_update: datetime | None = None
+    cacheable_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One certificate that is asked about.
+
+    Args:
+        cert_id_der: CertID as it came; clients compare the one in the answer with theirs.
+        nonce: None if there is none.
+    """
+
+    signer: OCSPSigner
+    serial_number: int
+    cert_id_der: bytes
+    nonce: bytes | None
+
+
+class _Malformed(Exception):
+    pass
+
+
+class _Unauthorized(Exception):
+    pass
+
+
+class OCSPResponder:
+    """Answers OCSP requests about certificates of our issuing CAs.
+
+    Args:
+        signers: One for each issuing CA that is answered for, retired ones too.
+        clock: Returns aware UTC.
+
+    Raises:
+        ConfigError: A signer's certificate is not a delegated responder's.
+    """
+
+    def __init__(
+        self,
+        signers: Sequence[OCSPSigner],
+        ledger: OCSPLedger,
+        clock: Callable[[], datetime],
+        settings: OCSPSettings,
+    ) -> None:
+        _require_delegated(signers)
+        self._ledger = ledger
+        self._clock = clock
+        self._validity = timedelta(minutes=settings.validity_minutes)
+        self._signers = {
+            (name, *_issuer_hashes(signer.issuer, name)): signer
+            for signer in signers
+            for name in _HASHES
+        }
+        self._responder_ids = {
+            signer.issuer_id: asn1.tlv(
+                0xA2, asn1.tlv(0x04, _issuer_hashes(signer.credential.certificate, "sha1")[1])
+            )
+            for signer in signers
+        }
+
+    async def answer(self, request_der: bytes) -> OCSPAnswer:
+        """Answer a request, whatever it is; only cancellation and bugs leave it as an exception.
+
+        A request about several certificates is answered malformedRequest: RFC 5019 2.1.1 has clients ask about
+        one at a time. Signatures of requests are not looked at: answers are the same for everybody.
+
+        Args:
+            request_der: As it came.
+        """
+        now = self._clock()
+        try:
+            question = self._read(request_der)
+            return await self._answer(question, now.replace(microsecond=0))
+        except _Malformed:
+            return OCSPAnswer(_MALFORMED_REQUEST)
+        except _Unauthorized:
+            return OCSPAnswer(_UNAUTHORIZED)
+        except StoreUnavailable as error:
+            log.warning("ocsp", outcome="failed", detail=error.detail)
+            return OCSPAnswer(_TRY_LATER)
+        except ServiceFailure as error:
+            log.error("ocsp", outcome="failed", detail=error.detail)
+            return OCSPAnswer(_INTERNAL_ERROR)
+
+    def _read(self, request_der: bytes) -> _Question:
+        if len(request_der) > MAX_REQUEST_OCTETS:
+            raise _Malformed
+        try:
+            request = ocsp.load_der_ocsp_request(request_der)
+            nonce = _nonce(request.extensions)
+            hash_name = request.hash_algorithm.name
+            name_hash, key_hash = request.issuer_name_hash, request.issuer_key_hash
+            serial_number = request.serial_number
+        except UnsupportedAlgorithm:
+            raise _Unauthorized from None  # a hash that none of our names is known by
+        # NotImplementedError: more than one certificate, or none.
+        except (ValueError, NotImplementedError, x509.DuplicateExtension):
+            raise _Malformed from None
+        signer = self._signers.get((hash_name, name_hash, key_hash))
+        if signer is None:
+            raise _Unauthorized
+        cert_id_der = _cert_id_der(hash_name, name_hash, key_hash, serial_number, request_der)
+        return _Question(signer, serial_number, cert_id_der, nonce)
+
+    async def _answer(self, question: _Question, now: datetime) -> OCSPAnswer:
+        signer = question.signer
+        if not signer.credential.certificate.valid_at(now):
+            raise ServiceFailure(
+                f"the OCSP signer {signer.credential.certificate} is not valid now"
+            )
+        status_der = await self._status_der(question, now)
+        next_update = now + self._validity
+        tbs_der = self._tbs_der(question, status_der, now, next_update)
+        der = await _signed(tbs_der, signer.credential)
+        is_cacheable = question.nonce is None and status_der != _UNKNOWN
+        return OCSPAnswer(der, now, next_update if is_cacheable else None)
+
+    async def _status_der(self, question: _Question, now: datetime) -> bytes:
+        if not 0 < question.serial_number < 1 << _MAX_SERIAL_BITS:
+            return _UNKNOWN  # nothing the database could be asked for
+        found = await self._ledger.certificate(question.serial_number, now)
+        if found is None or found.issuer_id != question.signer.issuer_id:
+            return _UNKNOWN
+        return _cert_status_der(found)
+
+    def _tbs_der(
+        self, question: _Question, status_der: bytes, now: datetime, next_update: datetime
+    ) -> bytes:
+        now_der = asn1.encode(asn1.generalized_time(now))
+        single = asn1.tlv(
+            0x30,
+            question.cert_id_der,
+            status_der,
+            now_der,
+            asn1.tlv(0xA0, asn1.encode(asn1.generalized_time(next_update))),
+        )
+        extensions = b""
+        if question.nonce is not None:
+            value = asn1.tlv(0x04, asn1.tlv(0x04, question.nonce))
+            extension = asn1.tlv(0x30, asn1.oid_der(OCSP_NONCE), value)
+            extensions = asn1.tlv(0xA1, asn1.tlv(0x30, extension))
+        responder_id = self._responder_ids[question.signer.issuer_id]
+        return asn1.tlv(0x30, responder_id, now_der, asn1.tlv(0x30, single), extensions)
+
+
+def _issuer_hashes(certificate: Certificate, hash_name: str) -> tuple[bytes, bytes]:
+    """Return hashes of a certificate's subject and of its key without tag, length and unused bits."""
+    spki = asn1.decode(asn1.SubjectPublicKeyInfo, certificate.spki_der)
+    key = spki.subject_public_key.as_bytes()
+
+    def hashed(octets: bytes) -> bytes:
+        return hashlib.new(hash_name, octets, usedforsecurity=False).digest()
+
+    return hashed(certificate.subject_der), hashed(key)
+
+
+def _nonce(extensions: x509.Extensions) -> bytes | None:
+    """Return the nonce of a request, None if it has none.
+
+    Raises:
+        _Malformed: Its length is not allowed; or there is another extension that has to be understood.
+    """
+    nonce = None
+    for extension in extensions:
+        if isinstance(extension.value, x509.OCSPNonce):
+            nonce = extension.value.nonce
+            if not 1 <= len(nonce) <= _MAX_NONCE_OCTETS:
+                raise _Malformed
+        elif extension.critical:
+            raise _Malformed
+    return nonce
+
+
+def _cert_id_der(
+    hash_name: str, name_hash: bytes, key_hash: bytes, serial_number: int, request_der: bytes
+) -> bytes:
+    """Return the CertID of a request, whose hash algorithm has NULL parameters or none."""
+    rest = asn1.tlv(0x04, name_hash) + asn1.tlv(0x04, key_hash) + asn1.encode(serial_number)
+    oid_der = asn1.oid_der(_HASHES[hash_name])
+    with_null = asn1.tlv(0x30, asn1.tlv(0x30, oid_der, _NULL), rest)
+    return with_null if with_null in request_der else asn1.tlv(0x30, asn1.tlv(0x30, oid_der), rest)
+
+
+def _cert_status_der(certificate: IssuedCertificate) -> bytes:
+    if certificate.status in ALIVE:
+        return _GOOD
+    if certificate.status is CertificateStatus.reserved or certificate.revoked_at is None:
+        return _UNKNOWN
+    reason = certificate.reason or Reason.unspecified
+    # RFC 5280 5.3.1: unspecified should be left out.
+    reason_der = asn1.tlv(0xA0, asn1.tlv(0x0A, bytes((reason,)))) if reason else b""
+    return asn1.tlv(0xA1, asn1.encode(asn1.generalized_time(certificate.revoked_at)), reason_der)
+
+
+async def _signed(tbs_der: bytes, credential: Credential) -> bytes:
+    signature = await credential.signer.sign(tbs_der)
+    basic = asn1.tlv(
+        0x30,
+        tbs_der,
+        credential.signer.algorithm.der,
+        asn1.tlv(0x03, b"\x00", signature),
+        asn1.tlv(0xA0, asn1.tlv(0x30, credential.certificate.der)),
+    )
+    response_bytes = asn1.tlv(0x30, asn1.oid_der(OCSP_BASIC), asn1.tlv(0x04, basic))
+    return asn1.tlv(0x30, asn1.tlv(0x0A, b"\x00"), asn1.tlv(0xA0, response_bytes))
+
+
+def _require_delegated(signers: Sequence[OCSPSigner]) -> None:
+    problems = [
+        Problem(
+            "ca.status",
+            f"the OCSP signer's certificate of {signer.credential.certificate.subject} {wrong}",
+            "Give the certificate that the issuing CA made for its OCSP signer",
+        )
+        for signer in signers
+        if (wrong := _what_is_wrong(signer))
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _what_is_wrong(signer: OCSPSigner) -> str:
+    certificate, issuer = signer.credential.certificate, signer.issuer
+    try:
+        certificate.verify_issued_by(issuer)
+    except (InvalidSignature, CMPError):
+        return f"was not issued by {issuer.subject}"
+    usage = certificate.key_usage
+    if OCSP_SIGNING not in certificate.extended_key_usage:
+        return "has no extended key usage OCSPSigning"
+    if OCSP_NO_CHECK not in certificate.extensions:
+        return "has no id-pkix-ocsp-nocheck, so that its own status would have to be asked for"
+    if usage is not None and KeyUsage.digitalSignature not in usage:
+        return "has a keyUsage without digitalSignature"
+    return ""

@@ -1,0 +1,296 @@
+"""An RA's key and certificate: made at the CA, carried over as PKCS#12, installed at the gateway.
+
+RFC 9810 and TS 33.310 leave the way open ("transported manually"). The CA takes the old and the new certificate
+while both are registered, so that the gateway may be loaded anew at any time in between.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    pkcs12,
+)
+
+from ra_gateway.ca.authorities import (
+    SIGNER_DAYS,
+    certify_signer,
+    given_name,
+    issued_by,
+    problem,
+    require_kind,
+)
+from ra_gateway.ca.directory import require_absent
+from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.material import load_ca
+from ra_gateway.ca.profiles import RA
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.errors import CMPError, ConfigError
+from ra_gateway.keys import KEY_KINDS, make_credential, new_key, pem, write_certificates
+
+KDF_ROUNDS: Final = 600_000
+"""Iterations of PBKDF2 with HMAC-SHA-256, as OWASP advises; a third of a second once per transport."""
+
+
+async def issue_ra_certificate(
+    directory: Path,
+    subject: str,
+    *,
+    now: datetime,
+    target: Path | None = None,
+    stem: str = "ra",
+    key_kind: str = "p256",
+    validity_days: int = SIGNER_DAYS,
+    ca_password: bytes | None = None,
+    password: bytes | None = None,
+    key_uri: str | None = None,
+) -> Certificate:
+    """Make an RA's key and certificate: STEM.pem (with the issuing CA's behind it) and STEM.key.
+
+    No ledger learns of it: register the certificate with the CA.
+
+    Args:
+        directory: The CA's.
+        subject: RFC 4514 string, for example "CN=ra1,O=Example Operator".
+        now: Aware UTC.
+        target: Directory for the files, by default the CA's.
+        ca_password: Of the CA's keys; `password` encrypts the RA's.
+        key_uri: Of the key to be made in an HSM; STEM.key then names it.
+
+    Raises:
+        ConfigError: The CA cannot be loaded, the subject is no name, or a file exists already.
+    """
+    subject_der = given_name(subject)
+    kind = require_kind(key_kind)
+    path = (target or directory) / stem
+    certificate_path, key_path = Path(f"{path}.pem"), Path(f"{path}.key")
+    require_absent((certificate_path, key_path))
+    issuer = load_ca(directory, now=now, password=ca_password).issuers[0]
+    profile = replace(RA, validity_days=validity_days)
+    try:
+        key = new_key(key_path, kind, password=password, uri=key_uri)
+        certificate = await certify_signer(issuer, profile, subject_der, key, now)
+        chain = (item for item in issuer.chain if not item.self_issued)
+        write_certificates(certificate_path, (certificate, issuer.certificate, *chain))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return certificate
+
+
+async def make_ra_credential(
+    issuer: Issuer,
+    subject: str,
+    *,
+    now: datetime,
+    key_kind: str = "p256",
+    validity_days: int = SIGNER_DAYS,
+) -> tuple[Any, Certificate]:
+    """Make an RA's key and certificate in memory, to be exported.
+
+    Args:
+        subject: RFC 4514 string.
+        now: Aware UTC.
+
+    Returns:
+        The private key and its certificate.
+
+    Raises:
+        ConfigError: The subject is no name, there is no such kind of key, or the issuing CA cannot sign.
+    """
+    subject_der = given_name(subject)
+    key = KEY_KINDS[require_kind(key_kind)]()
+    profile = replace(RA, validity_days=validity_days)
+    return key, await certify_signer(issuer, profile, subject_der, key, now)
+
+
+# --- Transport --------------------------------------------------------------------------------------------------
+
+
+def export_pkcs12(
+    path: Path,
+    certificate: Certificate,
+    private_key: Any,
+    chain: Iterable[Certificate],
+    password: bytes,
+) -> None:
+    """Write key, certificate and chain to a new PKCS#12 file that only its owner can read.
+
+    Args:
+        chain: Certificates above, in any order.
+        password: UTF-8, not empty; encrypts with PBES2 (PBKDF2, AES-256-CBC) and protects with HMAC-SHA-256.
+
+    Raises:
+        ConfigError: The file exists already or cannot be written, the password is empty, or the key cannot leave
+            its HSM or is of a kind that PKCS#12 does not take.
+    """
+    require_absent((path,))
+    if not password:
+        raise problem("password", "is empty", "Give the password that protects the file on its way")
+    encryption = (
+        PrivateFormat.PKCS12.encryption_builder()
+        .kdf_rounds(KDF_ROUNDS)
+        .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC)
+        .hmac_hash(hashes.SHA256())
+        .build(password)
+    )
+    try:
+        octets = pkcs12.serialize_key_and_certificates(
+            None,
+            private_key,
+            x509.load_der_x509_certificate(certificate.der),
+            [x509.load_der_x509_certificate(item.der) for item in chain],
+            encryption,
+        )
+    except (TypeError, ValueError, UnsupportedAlgorithm) as error:
+        raise problem(
+            str(path),
+            f"this key cannot be exported: {error}",
+            "Make the key at the gateway instead",
+        ) from error
+    try:
+        _write_new(path, octets)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def import_pkcs12(path: Path, password: bytes) -> tuple[Certificate, tuple[Certificate, ...], Any]:
+    """Read a PKCS#12 file.
+
+    Returns:
+        The certificate, those above it (nearest first, as far as they are there), and the private key.
+
+    Raises:
+        ConfigError: It cannot be read or decrypted, or lacks key or certificate, or they do not belong together.
+    """
+    try:
+        found = pkcs12.load_pkcs12(path.read_bytes(), password)
+        others = [
+            Certificate.from_der(item.certificate.public_bytes(Encoding.DER))
+            for item in found.additional_certs
+        ]
+        certificate = (
+            None
+            if found.cert is None
+            else Certificate.from_der(found.cert.certificate.public_bytes(Encoding.DER))
+        )
+    except (OSError, ValueError, UnsupportedAlgorithm, CMPError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not PKCS#12, or wrong password"
+        raise problem(
+            str(path),
+            f"cannot be read: {reason}",
+            "Give the file as it was exported, and its password",
+        ) from error
+    if certificate is None or found.key is None:
+        raise problem(str(path), "lacks the key or its certificate", "Export both")
+    make_credential(certificate, (), found.key, str(path))
+    return certificate, _in_order(certificate, others), found.key
+
+
+def _in_order(certificate: Certificate, others: list[Certificate]) -> tuple[Certificate, ...]:
+    chain: list[Certificate] = []
+    last = certificate
+    while not issued_by(last, last):
+        above = next((item for item in others if item not in chain and issued_by(last, item)), None)
+        if above is None:
+            break
+        chain.append(above)
+        last = above
+    return tuple(chain)
+
+
+def install_ra(
+    p12_path: Path,
+    password: bytes,
+    *,
+    certificate_path: Path,
+    key_path: Path,
+    key_password: bytes | None = None,
+) -> Certificate:
+    """Put an RA's key and certificate from PKCS#12 where the gateway reads them.
+
+    The new files are complete before the first of them counts. What they replace is kept as FILE.1, FILE.2...; the
+    key is replaced first, the certificate last, each at once. Where both are one file, readers see the old pair or
+    the new one; where they are two, a gateway that loads them in the instant between is told that they do not
+    belong together, and a process that dies there is to be run again. Load the gateway anew afterwards.
+
+    Args:
+        certificate_path, key_path: Of the gateway's settings; they may be the same file.
+        key_password: Encrypts the key; that of the gateway's settings.
+
+    Returns:
+        The certificate that is installed.
+
+    Raises:
+        ConfigError: The PKCS#12 file cannot be used, or the others cannot be written.
+    """
+    certificate, chain, key = import_pkcs12(p12_path, password)
+    encryption = NoEncryption() if key_password is None else BestAvailableEncryption(key_password)
+    contents = {key_path: key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)}
+    above = (item for item in chain if not item.self_issued)
+    pems = "".join(pem(item.der) for item in (certificate, *above)).encode("ascii")
+    contents[certificate_path] = contents.get(certificate_path, b"") + pems
+    try:
+        _replace(contents, secret=key_path)
+    except OSError as error:
+        raise _unwritable(key_path, error) from error
+    return certificate
+
+
+def _replace(contents: Mapping[Path, bytes], *, secret: Path) -> None:
+    for path, octets in contents.items():
+        beside = path.with_name(f"{path.name}.new")
+        beside.unlink(missing_ok=True)  # of an attempt that was interrupted
+        _write_new(beside, octets, 0o600 if path == secret else 0o644)
+        _keep(path, octets)
+    for path in contents:
+        path.with_name(f"{path.name}.new").replace(path)
+    for parent in {path.parent for path in contents}:
+        descriptor = os.open(parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _keep(path: Path, coming: bytes) -> None:
+    """Copy what is going to be replaced, unless it is known from before."""
+    try:
+        octets = path.read_bytes()
+    except FileNotFoundError:
+        return
+    number = 1
+    while (kept := path.with_name(f"{path.name}.{number}")).exists():
+        if kept.read_bytes() == octets:
+            return
+        number += 1
+    if octets != coming:
+        _write_new(kept, octets, stat.S_IMODE(path.stat().st_mode))
+
+
+def _write_new(path: Path, octets: bytes, mode: int = 0o600) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with os.fdopen(os.open(path, flags, mode), "wb") as file:
+        file.write(octets)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return problem(
+        str(path.parent),
+        f"{error.filename or path} cannot be written: {error.strerror}",
+        "Choose a directory that can be written to",
+    )

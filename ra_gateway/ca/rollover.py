@@ -1,0 +1,346 @@
+"""Changing the keys of a CA that is in use: its issuing CA, its root, its signers.
+
+Each is one `directory.changing`: all or nothing, and repeated if it was interrupted. Whoever serves the CA loads it
+anew afterwards; what was issued before stays valid.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ra_gateway.ca.authorities import (
+    ISSUING_DAYS,
+    ROOT_DAYS,
+    SIGNERS,
+    ca_extensions,
+    certify_ca,
+    generation_name,
+    given_name,
+    kind_of,
+    problem,
+    require_kind,
+    signer_name,
+    told,
+)
+from ra_gateway.ca.directory import CADirectory, Change, changing
+from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.material import (
+    SETTING,
+    load_issuer,
+    load_unchecked,
+    make_signer,
+    only,
+    roots_of,
+    settle,
+)
+from ra_gateway.ca.profiles import CLOCK_SKEW
+from ra_gateway.cmp.algorithms import load_public_key
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.names import same_name
+from ra_gateway.keys import load_certificates, load_private_key, spki_der
+
+
+async def roll_issuing(
+    directory: Path,
+    *,
+    now: datetime,
+    password: bytes | None = None,
+    root_key_path: Path | None = None,
+    root_password: bytes | None = None,
+    subject: str | None = None,
+    key_kind: str | None = None,
+    key_uris: Mapping[str, str] | None = None,
+) -> Certificate:
+    """Make a new issuing CA below the root, with CMP and OCSP signers of its own; the old one goes to retired/N/.
+
+    Args:
+        now: Aware UTC.
+        password: Of the keys in files, the old and the new ones.
+        root_key_path: By default root.key in the directory.
+        root_password: Of the root's key, if it is another one.
+        subject: Of the new issuing CA (RFC 4514); by default the old one's with " G2", " G3"... at its CN.
+        key_kind: By default that of the old issuing CA, for all three keys.
+        key_uris: "issuing", "cmp", "ocsp" to the URI of a key to be made in an HSM.
+
+    Returns:
+        The certificate of the new issuing CA.
+
+    Raises:
+        ConfigError: The CA or the root's key cannot be loaded, the root cannot have a CA below it or has expired,
+            or files cannot be written; all is as it was.
+    """
+    with changing(directory, "roll-issuing", archive="retired", key_uris=key_uris) as change:
+        if change is not None:
+            await _roll_issuing(
+                change, now, password, root_key_path, root_password, subject, key_kind
+            )
+    return _active(directory)
+
+
+async def _roll_issuing(
+    change: Change,
+    now: datetime,
+    password: bytes | None,
+    root_key_path: Path | None,
+    root_password: bytes | None,
+    subject: str | None,
+    key_kind: str | None,
+) -> None:
+    view = change.directory
+    old = load_unchecked(view, now=now, password=password)
+    root, issuing = old.root, old.issuers[0].certificate
+    _require_living(root, now)
+    path_length = root.basic_constraints[1]
+    if path_length is not None and path_length < 1:
+        raise problem(
+            SETTING,
+            f"the root {root.subject} allows no CA below it (pathLenConstraint 0)",
+            "Import an issuing CA of another root into another directory",
+        )
+    root_key = _root_key(view, root, password, root_key_path, root_password)
+    generation = int(change.archive.rpartition("/")[2]) + 1
+    subject_der = generation_name(issuing, generation) if subject is None else given_name(subject)
+    if any(same_name(subject_der, item.certificate.subject_der) for item in old.issuers):
+        raise problem(
+            "subject",
+            "an issuing CA has this name already",
+            "Give another one: CRLs of two keys must not be mistaken for each other",
+        )
+    kind = kind_of(issuing) if key_kind is None else require_kind(key_kind)
+    key = change.new_key("issuing", kind, password)
+    with told(str(view.path)):
+        certificate = certify_ca(
+            subject_der,
+            spki_der(key),
+            root,
+            root_key,
+            not_before=max(now - CLOCK_SKEW, root.not_before),
+            not_after=min(now + timedelta(days=ISSUING_DAYS), root.not_after),
+            extensions=ca_extensions(0, issuing),
+        )
+    if issuing.spki_der == root.spki_der and not view.has("root.key"):
+        # It issued itself so far; the next rollover finds its key where a root's belongs.
+        change.import_key("root", view.find("issuing.key"), root_key, password)
+    change.write("issuing", (certificate,))
+    issuer = Issuer(certificate, (root,), key, secrets.token_bytes)
+    for role in SIGNERS:
+        await make_signer(change, role, issuer, signer_name(certificate, role), kind, password, now)
+    settle(change, password, now)
+
+
+def roll_root(
+    directory: Path,
+    *,
+    now: datetime,
+    password: bytes | None = None,
+    root_key_path: Path | None = None,
+    root_password: bytes | None = None,
+    key_kind: str | None = None,
+    key_uris: Mapping[str, str] | None = None,
+) -> Certificate:
+    """Make a new root of the same name, cross certificates, and certify the issuing CA anew (RFC 9810 4.4).
+
+    The issuing CA keeps key, name and end of validity; `roll_issuing` gives it a longer one. The new root's key is
+    root.key in the directory; the old one, if it was there, goes to retired-roots/N/ with all that is replaced.
+
+    Args:
+        now: Aware UTC.
+        password: Of the keys in files.
+        root_key_path: Of the old root; by default root.key in the directory.
+        root_password: Of the root's key, the old and the new one, if it is another one.
+        key_kind: By default that of the old root.
+        key_uris: "root" to the URI of a key to be made in an HSM.
+
+    Returns:
+        The certificate of the new root.
+
+    Raises:
+        ConfigError: As `roll_issuing`; or the root issues itself, without an issuing CA.
+    """
+    with changing(directory, "roll-root", archive="retired-roots", key_uris=key_uris) as change:
+        if change is not None:
+            _roll_root(change, now, password, root_key_path, root_password, key_kind)
+    return only(CADirectory(directory).find("root.pem"))
+
+
+def _roll_root(
+    change: Change,
+    now: datetime,
+    password: bytes | None,
+    root_key_path: Path | None,
+    root_password: bytes | None,
+    key_kind: str | None,
+) -> None:
+    view = change.directory
+    material = load_unchecked(view, now=now, password=password)
+    old, issuing = material.root, material.issuers[0].certificate
+    if issuing.spki_der == old.spki_der:
+        raise problem(
+            SETTING,
+            f"the root {old.subject} issues itself, there is no issuing CA to be certified anew",
+            f"First run: ra-gateway ca roll-issuing {view.path}",
+        )
+    _require_living(old, now)
+    _require_living(issuing, now)
+    old_key = _root_key(view, old, password, root_key_path, root_password)
+    kind = kind_of(old) if key_kind is None else require_kind(key_kind)
+    key = change.new_key("root", kind, root_password or password)
+    start = now - CLOCK_SKEW
+    with told(str(view.path)):
+        new = certify_ca(
+            old.subject_der,
+            spki_der(key),
+            None,
+            key,
+            not_before=start,
+            not_after=now + timedelta(days=ROOT_DAYS),
+            extensions=old.extensions,
+        )
+        # Until the old one expires: whoever trusts it alone needs it no longer than that.
+        new_with_old = certify_ca(
+            new.subject_der,
+            new.spki_der,
+            old,
+            old_key,
+            not_before=start,
+            not_after=old.not_after,
+            extensions=new.extensions,
+            subject_key_identifier=new.subject_key_identifier,
+        )
+        old_with_new = certify_ca(
+            old.subject_der,
+            old.spki_der,
+            new,
+            key,
+            not_before=old.not_before,
+            not_after=old.not_after,
+            extensions=old.extensions,
+            subject_key_identifier=old.subject_key_identifier,
+        )
+        anew = certify_ca(
+            issuing.subject_der,
+            issuing.spki_der,
+            new,
+            key,
+            not_before=start,
+            not_after=min(issuing.not_after, new.not_after),
+            extensions=issuing.extensions,
+            subject_key_identifier=issuing.subject_key_identifier,
+        )
+    for name, certificate in (
+        ("root", new),
+        ("old-root", old),
+        ("root-new-with-old", new_with_old),
+        ("root-old-with-new", old_with_new),
+        ("issuing", anew),
+    ):
+        change.write(name, (certificate,))
+    settle(change, password, now)
+
+
+async def renew_signers(
+    directory: Path,
+    *,
+    now: datetime,
+    password: bytes | None = None,
+    within_days: int | None = None,
+    key_kind: str | None = None,
+    key_uris: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """Make new CMP and OCSP signers; the old ones go to retired-signers/N/.
+
+    Args:
+        now: Aware UTC.
+        password: Of the keys in files.
+        within_days: Only those that expire so soon, or are missing; None for all. Retired issuing CAs' OCSP signers
+            are renewed too.
+        key_kind: By default that of the issuing CA in question.
+        key_uris: "cmp", "ocsp", "retired/1/ocsp"... to the URI of a key to be made in an HSM.
+
+    Returns:
+        Names of the certificate files that were made, such as "cmp.pem"; empty if none was due.
+
+    Raises:
+        ConfigError: An issuing CA cannot be loaded or has expired, or files cannot be written.
+    """
+    with changing(
+        directory, "renew-signers", archive="retired-signers", key_uris=key_uris
+    ) as change:
+        if change is None:
+            return ()
+        due = _due(change.directory, now, within_days)
+        roots = roots_of(change.directory)
+        for name in due:
+            prefix = name.removesuffix(name.rpartition("/")[2])
+            issuer = load_issuer(change.directory, prefix, roots, password)
+            subject_der = _signer_subject(change.directory, name, issuer.certificate)
+            kind = kind_of(issuer.certificate) if key_kind is None else require_kind(key_kind)
+            await make_signer(change, name, issuer, subject_der, kind, password, now)
+        if due:
+            settle(change, password, now)
+        return tuple(f"{name}.pem" for name in due)
+
+
+def _due(view: CADirectory, now: datetime, within_days: int | None) -> list[str]:
+    names = list(SIGNERS)
+    for name in view.numbered("retired"):
+        if now <= load_certificates(view.find(f"{name}/issuing.pem"), SETTING)[0].not_after:
+            names.append(f"{name}/ocsp")
+    if within_days is None:
+        return names
+    end = now + timedelta(days=within_days)
+    return [
+        name
+        for name in names
+        if not (view.has(f"{name}.pem") and view.has(f"{name}.key"))
+        or only(view.find(f"{name}.pem")).not_after <= end
+    ]
+
+
+def _signer_subject(view: CADirectory, name: str, issuing: Certificate) -> bytes:
+    if view.has(f"{name}.pem"):
+        return only(view.find(f"{name}.pem")).subject_der
+    return signer_name(issuing, name.rpartition("/")[2])
+
+
+def _root_key(
+    view: CADirectory,
+    root: Certificate,
+    password: bytes | None,
+    root_key_path: Path | None,
+    root_password: bytes | None,
+) -> Any:
+    """Return the root's private key."""
+    path = root_key_path or view.find("root.key")
+    if root_key_path is None and not path.exists():
+        issuing_key_path = view.find("issuing.key")
+        if _active(view.path).spki_der != root.spki_der:
+            raise problem(
+                "root key",
+                f"{path} is not there, and the root's key is needed",
+                "Fetch it from where it is kept, or give the path of its file",
+            )
+        path, root_password = issuing_key_path, None  # a root that issues itself
+    key = load_private_key(path, root_password or password, "root key")
+    if key.public_key() != load_public_key(root.spki_der):
+        raise problem(
+            "root key", f"{path} is not the key of {root.subject}", "Give the key of root.pem"
+        )
+    return key
+
+
+def _active(directory: Path) -> Certificate:
+    return load_certificates(CADirectory(directory).find("issuing.pem"), SETTING)[0]
+
+
+def _require_living(certificate: Certificate, now: datetime) -> None:
+    if not certificate.valid_at(now):
+        raise problem(
+            SETTING,
+            f"the certificate of {certificate.subject} is not valid now",
+            "Check the clock; if it is right, make a new CA in another directory",
+        )

@@ -1,0 +1,500 @@
+"""`ra-gateway ca`: the bundled CA's keys and certificates, its ledger, and what it has issued."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from ra_gateway import logs
+from ra_gateway.app import CAService, now, run_until_signalled
+from ra_gateway.app.ca import ca_ledger, ca_material, ca_profiles
+from ra_gateway.ca.crl import CRLPublisher, CRLSettings
+from ra_gateway.ca.directory import CADirectory
+from ra_gateway.ca.ledger import Ledger
+from ra_gateway.ca.ledger.backup import dump, restore
+from ra_gateway.ca.ledger.verify import verify
+from ra_gateway.ca.material import create_operator_pki, expiries, import_ca
+from ra_gateway.ca.profiles import PROFILES, Profile
+from ra_gateway.ca.ra_credential import issue_ra_certificate
+from ra_gateway.ca.records import CertificateStatus, IssuedCertificate, Reason, Revocation
+from ra_gateway.ca.rollover import renew_signers, roll_issuing, roll_root
+from ra_gateway.cli.opened import actor, with_ledger
+from ra_gateway.cli.registry import (
+    CONFIG,
+    day,
+    entity_app,
+    problem,
+    ra_app,
+    role_app,
+    show_certificates,
+)
+from ra_gateway.cli.telling import (
+    ConfigOption,
+    DirectoryPasswordOption,
+    KeyKindOption,
+    KeyUriOption,
+    OtherKeyKindOption,
+    fail,
+    progress,
+    read_password,
+    require_name,
+    run,
+    say,
+    show_facts,
+    show_table,
+    told,
+)
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.names import general_names
+from ra_gateway.config import CAConfig, load_ca
+from ra_gateway.errors import ConfigError
+from ra_gateway.keys import load_certificates, pem
+
+ca_app = typer.Typer(
+    name="ca",
+    help="The bundled CA: its keys, its ledger, who is registered and what was issued.",
+    no_args_is_help=True,
+)
+for part in (entity_app, role_app, ra_app):
+    ca_app.add_typer(part)
+
+DirectoryArgument = Annotated[Path, typer.Argument(help="Directory of the CA's files.")]
+RootKeyOption = Annotated[
+    Path | None, typer.Option(help="Key of the root, if root.key is not in the directory.")
+]
+RootPasswordOption = Annotated[
+    Path | None,
+    typer.Option("--root-password-file", help="File with the root key's password, if another."),
+]
+SerialArgument = Annotated[str, typer.Argument(help="Serial number in hexadecimal.")]
+
+Reasons = StrEnum("Reasons", {reason.name: reason.name for reason in Reason})  # type: ignore[misc]
+Statuses = CertificateStatus
+
+_RELOAD: Final = "Restart `ra-gateway ca serve`, or the gateway with the CA in its process."
+
+
+# --- keys and certificates of the CA ----------------------------------------------------------------------------
+
+
+@ca_app.command("create")
+@told
+def ca_create(
+    directory: DirectoryArgument,
+    organisation: Annotated[str, typer.Option(help="O of every subject.")] = "Example Operator",
+    key_kind: KeyKindOption = "p256",
+    password_file: DirectoryPasswordOption = None,
+    key_uri: KeyUriOption = None,
+) -> None:
+    """Make root, issuing CA, CMP and OCSP signer. Existing files are never overwritten."""
+    run(
+        create_operator_pki(
+            directory,
+            now=now(),
+            name=organisation,
+            key_kind=key_kind,
+            password=read_password(password_file),
+            key_uris=_uris(key_uri),
+        )
+    )
+    say(f"Wrote root, issuing CA, CMP signer and OCSP signer to {directory}.")
+    say(
+        f"Next: name it in ca.directory_path of a configuration, and move {directory}/root.key away."
+    )
+
+
+def _uris(texts: Iterable[str] | None) -> dict[str, str]:
+    uris = {}
+    for text in texts or ():
+        name, separator, uri = text.partition("=")
+        if not separator or not name or not uri.startswith("pkcs11:"):
+            # The URI may hold a PIN.
+            raise typer.BadParameter(f"--key-uri {name[:40]!r} is not of the form NAME=pkcs11:...")
+        uris[name] = uri
+    return uris
+
+
+@ca_app.command("import")
+@told
+def ca_import(
+    directory: DirectoryArgument,
+    certificate: Annotated[Path, typer.Option(help="Certificate of the CA, PEM.")],
+    key: Annotated[Path, typer.Option(help="Its key: PKCS#8, PEM, or the name of one in an HSM.")],
+    chain: Annotated[
+        list[Path] | None, typer.Option(help="Certificates above it up to the root; repeatable.")
+    ] = None,
+    key_password: Annotated[Path | None, typer.Option(help="File with --key's password.")] = None,
+    password_file: DirectoryPasswordOption = None,
+    key_kind: OtherKeyKindOption = None,
+    key_uri: KeyUriOption = None,
+) -> None:
+    """Make the directory of a CA that exists, with new CMP and OCSP signers."""
+    run(
+        import_ca(
+            directory,
+            now=now(),
+            certificate_path=certificate,
+            key_path=key,
+            chain_paths=tuple(chain or ()),
+            key_password=read_password(key_password),
+            password=read_password(password_file),
+            key_kind=key_kind,
+            key_uris=_uris(key_uri),
+        )
+    )
+    say(f"Wrote the imported CA, a CMP signer and an OCSP signer to {directory}.")
+    say("The ledger begins empty: what the CA issued before is revoked where it was issued.")
+
+
+@ca_app.command("issue-ra")
+@told
+def ca_issue_ra(
+    ca_directory: DirectoryArgument,
+    ra_directory: Annotated[Path, typer.Argument(help="Where ra.pem and ra.key go.")],
+    subject: Annotated[str, typer.Option(help="Subject, RFC 4514.")] = "CN=ra,O=Example Operator",
+    key_kind: KeyKindOption = "p256",
+    password_file: DirectoryPasswordOption = None,
+    key_uri: Annotated[str | None, typer.Option(help="pkcs11:... makes the key in an HSM.")] = None,
+) -> None:
+    """Make key and certificate of an RA as files, without a ledger."""
+    require_name(subject, "--subject")
+    run(
+        issue_ra_certificate(
+            ca_directory,
+            subject,
+            now=now(),
+            target=ra_directory,
+            key_kind=key_kind,
+            ca_password=read_password(password_file),
+            key_uri=key_uri,
+        )
+    )
+    say(f"Wrote {ra_directory}/ra.pem and ra.key: name them under [ra] of the gateway.")
+    say(f"At the CA: ra-gateway ca ra add NAME --role ROLE --certificate {ra_directory}/ra.pem")
+
+
+@ca_app.command("roll-issuing")
+@told
+def ca_roll_issuing(
+    directory: DirectoryArgument,
+    root_key: RootKeyOption = None,
+    root_password: RootPasswordOption = None,
+    subject: Annotated[
+        str | None, typer.Option(help="RFC 4514; else the old one's with G2, G3...")
+    ] = None,
+    key_kind: OtherKeyKindOption = None,
+    password_file: DirectoryPasswordOption = None,
+    key_uri: KeyUriOption = None,
+) -> None:
+    """Make a new issuing CA; the old one goes on signing CRLs and OCSP answers of what it issued."""
+    if subject is not None:
+        require_name(subject, "--subject")
+    certificate = run(
+        roll_issuing(
+            directory,
+            now=now(),
+            password=read_password(password_file),
+            root_key_path=root_key,
+            root_password=read_password(root_password),
+            subject=subject,
+            key_kind=key_kind,
+            key_uris=_uris(key_uri),
+        )
+    )
+    say(f"{certificate.subject} issues until {day(certificate.not_after)} UTC. {_RELOAD}")
+
+
+@ca_app.command("roll-root")
+@told
+def ca_roll_root(
+    directory: DirectoryArgument,
+    root_key: RootKeyOption = None,
+    root_password: RootPasswordOption = None,
+    key_kind: OtherKeyKindOption = None,
+    password_file: DirectoryPasswordOption = None,
+    key_uri: KeyUriOption = None,
+) -> None:
+    """Make a new root and cross certificates with the old one (rootCaKeyUpdate)."""
+    certificate = roll_root(
+        directory,
+        now=now(),
+        password=read_password(password_file),
+        root_key_path=root_key,
+        root_password=read_password(root_password),
+        key_kind=key_kind,
+        key_uris=_uris(key_uri),
+    )
+    say(f"{certificate.subject} is the root until {day(certificate.not_after)} UTC. {_RELOAD}")
+    say("Devices get it with rootCaKeyUpdate; list it, and the old one, at the gateways.")
+
+
+@ca_app.command("renew-signers")
+@told
+def ca_renew_signers(
+    directory: DirectoryArgument,
+    within_days: Annotated[
+        int | None, typer.Option(min=0, help="Only those that expire so soon; else all.")
+    ] = None,
+    key_kind: OtherKeyKindOption = None,
+    password_file: DirectoryPasswordOption = None,
+    key_uri: KeyUriOption = None,
+) -> None:
+    """Make new CMP and OCSP signers."""
+    made = run(
+        renew_signers(
+            directory,
+            now=now(),
+            password=read_password(password_file),
+            within_days=within_days,
+            key_kind=key_kind,
+            key_uris=_uris(key_uri),
+        )
+    )
+    say(f"Made {', '.join(made)}. {_RELOAD}" if made else "None is due.")
+
+
+@ca_app.command("expiries")
+@told
+def ca_expiries(directory: DirectoryArgument) -> None:
+    """List when the CA's own certificates expire, the soonest first."""
+    show_table(
+        ("Not after", "File", "Subject"),
+        [(day(item.not_after), item.file, item.subject) for item in expiries(directory)],
+    )
+
+
+# --- the service ------------------------------------------------------------------------------------------------
+
+
+@ca_app.command("serve")
+@told
+def ca_serve(config: ConfigOption = CONFIG) -> None:
+    """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
+    settings = load_ca(config)
+    logs.configure(settings.log.format, settings.log.level)
+    run(run_until_signalled(CAService(settings), _announce))
+
+
+def _announce(host: str, port: int) -> None:
+    say(f"listening on {host}:{port}")
+
+
+@ca_app.command("profiles")
+@told
+def ca_list_profiles(config: ConfigOption = CONFIG) -> None:
+    """List the certificate profiles: the built-in ones and those of [ca.profiles]."""
+    settings = load_ca(config).ca
+    show_table(
+        ("Name", "From", "Days", "Subject", "SubjectAltName", "For"),
+        [
+            (
+                f"{name} (default)" if name == settings.profile else name,
+                "built in" if name in PROFILES else settings.profiles[name].base,
+                str(profile.validity_days),
+                ", ".join(sorted(profile.required_subject)),
+                _san(profile),
+                ", ".join(_PURPOSES.get(oid, oid) for oid in profile.purposes),
+            )
+            for name, profile in ca_profiles(settings).items()
+        ],
+    )
+
+
+def _san(profile: Profile) -> str:
+    kinds = ", ".join(sorted(profile.san))
+    return f"{kinds} (required)" if kinds and profile.san_required else kinds
+
+
+# --- the ledger -------------------------------------------------------------------------------------------------
+
+
+@ca_app.command("migrate")
+@told
+def ca_migrate(config: ConfigOption = CONFIG) -> None:
+    """Make the tables of the ledger, or bring those of an older release up to date."""
+    settings = load_ca(config).ca
+    run(ca_ledger(settings).migrate())
+    say("The ledger has the tables of this release.")
+
+
+@ca_app.command("backup")
+@told
+def ca_backup(
+    file: Annotated[Path, typer.Argument(help="Where the dump goes; must not exist.")],
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Write the whole ledger, as it is at one moment, to a file; without private keys."""
+
+    async def write(ledger: Ledger, _: CAConfig) -> int:
+        with progress("Writing") as step:
+            return (await dump(ledger, file, now(), step)).row_count
+
+    say(f"Wrote {with_ledger(config, write)} rows to {file}.")
+
+
+@ca_app.command("restore")
+@told
+def ca_restore(
+    file: Annotated[Path, typer.Argument(help="Dump from `ra-gateway ca backup`.")],
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Fill an empty ledger, SQLite or PostgreSQL, from a dump: with all of it, or nothing."""
+
+    async def read(ledger: Ledger, _: CAConfig) -> str:
+        with progress("Reading") as step:
+            dumped = await restore(file, ledger, step)
+        return f"Restored {dumped.row_count} rows, as of {dumped.at}."
+
+    say(with_ledger(config, read))
+    say("Next: ra-gateway ca verify")
+
+
+@ca_app.command("verify")
+@told
+def ca_verify(
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="How many signatures to verify; else all.")
+    ] = None,
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Check the ledger against its certificates and CRLs and the audit trail."""
+
+    async def check(ledger: Ledger, settings: CAConfig) -> list[str]:
+        issuers = _issuing_certificates(settings.directory_path)
+        with progress("Verifying") as step:
+            found = await verify(ledger, issuers, now(), sample=sample, progress=step)
+        return [str(finding) for finding in found]
+
+    findings = with_ledger(config, check)
+    if findings:
+        fail([*findings, f"{len(findings)} finding(s)."], 1)
+    say("The ledger, its certificates and CRLs and the audit trail agree.")
+
+
+def _issuing_certificates(directory: Path) -> dict[str, Certificate]:
+    """Return all issuing CAs, also those that have expired, by key identifier."""
+    view = CADirectory(directory)
+    names = ["issuing.pem", *(f"{name}/issuing.pem" for name in view.numbered("retired"))]
+    found = [load_certificates(view.find(name), "ca.directory_path")[0] for name in names]
+    return {(item.subject_key_identifier or b"").hex(): item for item in reversed(found)}
+
+
+@ca_app.command("crl")
+@told
+def ca_crl(
+    delta: Annotated[bool, typer.Option("--delta", help="Delta CRLs.")] = False,
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Make a CRL of every issuing CA now, due or not."""
+
+    async def publish(ledger: Ledger, settings: CAConfig) -> None:
+        issuers = ca_material(settings).issuers
+        publisher = CRLPublisher(issuers, ledger, now, crl_settings(settings))
+        await ledger.sweep(now())
+        for issuer in issuers:
+            crl = await publisher.publish(issuer, delta=delta)
+            say(
+                f"{issuer.certificate.subject}: CRL {crl.number}, until {day(crl.next_update)} UTC."
+            )
+
+    with_ledger(config, publish)
+
+
+# --- certificates -----------------------------------------------------------------------------------------------
+
+
+@ca_app.command("list")
+@told
+def ca_list(
+    entity: Annotated[str, typer.Option(help="Only those of this end entity.")] = "",
+    status: Annotated[
+        CertificateStatus | None, typer.Option(help="Only those that have it.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
+    config: ConfigOption = CONFIG,
+) -> None:
+    """List certificates, the newest first."""
+
+    async def show(ledger: Ledger, _: CAConfig) -> None:
+        await show_certificates(ledger, entity=entity, status=status, limit=limit)
+
+    with_ledger(config, show)
+
+
+@ca_app.command("show")
+@told
+def ca_show(
+    serial: SerialArgument,
+    as_pem: Annotated[bool, typer.Option("--pem", help="Print the certificate itself.")] = False,
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Show a certificate and what became of it."""
+    number = _serial_number(serial)
+
+    async def find(ledger: Ledger, _: CAConfig) -> IssuedCertificate | None:
+        return await ledger.certificate(number, now())
+
+    found = with_ledger(config, find)
+    if found is None:
+        raise problem(
+            f"certificate {number:x}",
+            "was not issued here",
+            "`ra-gateway ca list` shows the newest",
+        )
+    if as_pem:
+        say(pem(found.der).rstrip())
+        return
+    certificate = Certificate.from_der(found.der)
+    names = certificate.subject_alt_name_der
+    show_facts(
+        (
+            ("Serial", f"{number:x}"),
+            ("Status", found.status),
+            ("Revoked", day(found.revoked_at)),
+            ("Reason", "" if found.reason is None else found.reason.name),
+            ("Subject", certificate.subject),
+            ("Names", "" if names is None else ", ".join(general_names(names))),
+            ("End entity", found.entity),
+            ("Profile", found.profile),
+            ("Issuer", certificate.issuer),
+            ("Valid", f"{day(certificate.not_before)} to {day(certificate.not_after)} UTC"),
+            ("Fingerprint", certificate.fingerprint.hex()),
+        )
+    )
+
+
+def _serial_number(text: str) -> int:
+    digits = text.replace(":", "").lower().removeprefix("0x")
+    if not re.fullmatch(r"[0-9a-f]{1,64}", digits):
+        raise typer.BadParameter(f"{text!r} is no serial number in hexadecimal")
+    return int(digits, 16)
+
+
+@ca_app.command("revoke")
+@told
+def ca_revoke(
+    serial: SerialArgument,
+    reason: Annotated[
+        Reasons, typer.Option(help="certificateHold can be taken back, with removeFromCRL.")
+    ],
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Revoke a certificate, or release it from hold."""
+    number, why = _serial_number(serial), Reason[reason.name]
+
+    async def revoke(ledger: Ledger, _: CAConfig) -> None:
+        await ledger.revoke(Revocation(number, why, actor()), now())
+
+    with_ledger(config, revoke)
+    if why is Reason.removeFromCRL:
+        say(f"Released {number:x} from hold.")
+    else:
+        say(f"Revoked {number:x} ({why.name}).")
+    say(
+        "OCSP answers say so now; CRLs as soon as `ra-gateway ca serve` looks, or `ra-gateway ca crl` is run."
+    )

@@ -1,0 +1,59 @@
+"""What commands on the CA's ledger begin with: the configuration, the open ledger, and who acts."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from ra_gateway.app.ca import ca_ledger
+from ra_gateway.ca.ledger import Ledger
+from ra_gateway.cli.telling import run
+from ra_gateway.config import CAConfig, load_ca
+
+T = TypeVar("T")
+
+OPERATOR = "operator"
+"""`created_by` of what the command line makes."""
+
+
+def actor() -> str:
+    """Return who acts, for the audit trail: the user, also behind sudo."""
+    try:
+        user = os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        user = str(os.getuid())
+    return f"{OPERATOR}:{user}"
+
+
+@asynccontextmanager
+async def opened(config: CAConfig) -> AsyncIterator[Ledger]:
+    """Open the ledger for a while.
+
+    Raises:
+        ConfigError, StoreUnavailable: It cannot be used.
+    """
+    ledger = ca_ledger(config)
+    await ledger.open()
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+def with_ledger(path: Path, work: Callable[[Ledger, CAConfig], Awaitable[T]]) -> T:
+    """Run some work on the ledger of a configuration file, and return its result.
+
+    Raises:
+        ConfigError, StoreUnavailable: It cannot be used.
+    """
+    config = load_ca(path).ca
+
+    async def main() -> T:
+        async with opened(config) as ledger:
+            return await work(ledger, config)
+
+    return run(main())

@@ -1,0 +1,742 @@
+"""`ra-gateway ca entity`, `ca role` and `ca ra`: who is registered with the CA."""
+
+from __future__ import annotations
+
+import csv
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from ra_gateway.app import now
+from ra_gateway.app.ca import ca_material, ca_profiles
+from ra_gateway.ca.authorities import SIGNER_DAYS
+from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.ledger import Ledger
+from ra_gateway.ca.ledger.listing import newest
+from ra_gateway.ca.profiles import Profile
+from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
+from ra_gateway.ca.records import (
+    Authority,
+    CertificateStatus,
+    EndEntity,
+    EntityStatus,
+    Intent,
+    Operation,
+    Privilege,
+    Role,
+)
+from ra_gateway.cli.opened import OPERATOR, actor, with_ledger
+from ra_gateway.cli.telling import (
+    ConfigOption,
+    KeyKindOption,
+    progress,
+    read_password,
+    require_name,
+    say,
+    show_facts,
+    show_table,
+    told,
+)
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.messages import CertTemplate
+from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.config import CAConfig, load, load_ca
+from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.keys import KEY_KINDS, load_certificates, spki_der
+
+CONFIG: Final = Path("gateway.toml")
+
+CSV_COLUMNS: Final = ("name", "subject", "names", "profile", "vendor", "identity")
+
+entity_app = typer.Typer(
+    name="entity", help="End entities: who may hold certificates.", no_args_is_help=True
+)
+role_app = typer.Typer(
+    name="role", help="Roles: what registration authorities may have done.", no_args_is_help=True
+)
+ra_app = typer.Typer(
+    name="ra", help="Registration authorities and their certificates.", no_args_is_help=True
+)
+
+EntityName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the end entity.")]
+RoleName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the role.")]
+RAName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the RA.")]
+
+
+def problem(path: str, what: str, todo: str) -> ConfigError:
+    """Return the error of a single problem."""
+    return ConfigError([Problem(path, what, todo)])
+
+
+def day(moment: datetime | None) -> str:
+    """Return a moment for people: to the minute, UTC; "" for none."""
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+
+
+# --- end entities -----------------------------------------------------------------------------------------------
+
+
+@entity_app.command("add")
+@told
+def entity_add(
+    name: EntityName,
+    subject: Annotated[str, typer.Option(help="Subject of its certificates, RFC 4514.")],
+    san: Annotated[
+        list[str] | None, typer.Option(help="Name it may have, such as dns:enb1.example.net.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="Certificate profile; else the default one.")] = "",
+    vendor: Annotated[str, typer.Option(help="Vendor that vouches for it in client mode.")] = "",
+    identity: Annotated[
+        str, typer.Option(help="What names it in its vendor certificate (client mode).")
+    ] = "",
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Register an end entity."""
+    entity = EndEntity(name, subject, tuple(san or ()), profile, vendor, identity)
+    known = _Known(config)
+    problems = list(known.problems(f"entity {name}", entity))
+    if problems:
+        raise ConfigError(problems)
+
+    async def add(ledger: Ledger, settings: CAConfig) -> None:
+        await ledger.registry.add_entity(_with_window(entity, settings), actor(), now())
+
+    with_ledger(config, add)
+    say(f"Registered {name}.")
+
+
+class _Known:
+    """Names that the configuration knows."""
+
+    def __init__(self, path: Path) -> None:
+        config = load_ca(path)
+        self._names = {
+            "profile": frozenset(ca_profiles(config.ca)),
+            "vendor": frozenset(config.vendors),
+        }
+
+    def problems(self, where: str, entity: EndEntity) -> Iterable[Problem]:
+        """Yield what an end entity names that does not exist."""
+        for what, name in (("profile", entity.profile), ("vendor", entity.vendor)):
+            if name and name not in self._names[what]:
+                known = ", ".join(sorted(self._names[what])) or "none at all"
+                yield Problem(where, f"there is no {what} {name!r}", f"Configured are: {known}")
+
+
+def _with_window(entity: EndEntity, config: CAConfig) -> EndEntity:
+    if config.reenroll != "window":
+        return entity
+    return replace(entity, enroll_until=now() + timedelta(hours=config.reenroll_window_hours))
+
+
+@entity_app.command("list")
+@told
+def entity_list(
+    pattern: Annotated[
+        str, typer.Option(help="Of name, subject or identity; * and ? stand for any characters.")
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
+    after: Annotated[str, typer.Option(help="Only names behind this one.")] = "",
+    config: ConfigOption = CONFIG,
+) -> None:
+    """List end entities in the order of their names."""
+
+    async def find(ledger: Ledger, _: CAConfig) -> list[EndEntity]:
+        return await ledger.registry.entities(after=after, limit=limit + 1, pattern=pattern)
+
+    found = with_ledger(config, find)
+    show_table(
+        ("Name", "Status", "Subject", "Profile", "Vendor", "Identity", "Made by"),
+        [
+            (
+                entity.name,
+                entity.status,
+                entity.subject,
+                entity.profile,
+                entity.vendor,
+                entity.identity,
+                entity.created_by,
+            )
+            for entity in found[:limit]
+        ],
+    )
+    if len(found) > limit:
+        typer.echo(f"There are more: --after {found[limit - 1].name!r}", err=True)
+
+
+@entity_app.command("show")
+@told
+def entity_show(name: EntityName, config: ConfigOption = CONFIG) -> None:
+    """Show an end entity and its newest certificates."""
+
+    async def show(ledger: Ledger, _: CAConfig) -> None:
+        entity = await ledger.registry.entity(name)
+        if entity is None:
+            raise problem(
+                f"entity {name}",
+                "is not registered",
+                "`ra-gateway ca entity list` shows all there are",
+            )
+        show_facts(
+            (
+                ("Name", entity.name),
+                ("Status", entity.status),
+                ("Subject", entity.subject),
+                ("Names", ", ".join(entity.names)),
+                ("Profile", entity.profile),
+                ("Vendor", entity.vendor),
+                ("Identity", entity.identity),
+                ("Made", f"{day(entity.created_at)} by {entity.created_by}"),
+                ("Open until", day(entity.enroll_until)),
+            )
+        )
+        await show_certificates(ledger, entity=name, limit=20)
+
+    with_ledger(config, show)
+
+
+async def show_certificates(
+    ledger: Ledger, *, limit: int, entity: str = "", status: CertificateStatus | None = None
+) -> None:
+    """Print the newest certificates as a table."""
+    found = await newest(ledger, now(), limit=limit, entity=entity, status=status)
+    show_table(
+        ("Serial", "Status", "End entity", "Profile", "Not after", "Revoked", "Reason"),
+        [
+            (
+                item.serial,
+                item.status,
+                item.entity,
+                item.profile,
+                day(item.not_after),
+                day(item.revoked_at),
+                "" if item.reason is None else item.reason.name,
+            )
+            for item in found
+        ],
+    )
+
+
+@entity_app.command("block")
+@told
+def entity_block(name: EntityName, config: ConfigOption = CONFIG) -> None:
+    """Let an end entity get and renew nothing; its certificates stay valid."""
+    _set_status(config, name, EntityStatus.blocked)
+    say(f"Blocked {name}. Its certificates stay valid: `ra-gateway ca revoke` ends them.")
+
+
+@entity_app.command("unblock")
+@told
+def entity_unblock(name: EntityName, config: ConfigOption = CONFIG) -> None:
+    """Let a blocked end entity get certificates again."""
+    _set_status(config, name, EntityStatus.active)
+    say(f"{name} is active.")
+
+
+def _set_status(config: Path, name: str, status: EntityStatus) -> None:
+    async def change(ledger: Ledger, _: CAConfig) -> None:
+        await ledger.registry.set_entity_status(name, status, actor(), now())
+
+    with_ledger(config, change)
+
+
+@entity_app.command("open")
+@told
+def entity_open(
+    name: EntityName,
+    hours: Annotated[
+        int | None, typer.Option(min=0, help="For how long; else ca.reenroll_window_hours.")
+    ] = None,
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Let an end entity enrol again, as after a factory reset (ca.reenroll = "window")."""
+
+    async def open_(ledger: Ledger, settings: CAConfig) -> tuple[datetime, str]:
+        window = timedelta(hours=settings.reenroll_window_hours if hours is None else hours)
+        until = now() + window
+        await ledger.registry.open_window(name, until if window else None, actor(), now())
+        return until, settings.reenroll
+
+    until, policy = with_ledger(config, open_)
+    say(f"Closed for {name}." if hours == 0 else f"Open for {name} until {day(until)} UTC.")
+    if policy != "window":
+        say(f'It has no effect: the policy is ca.reenroll = "{policy}".')
+
+
+@entity_app.command("delete")
+@told
+def entity_delete(name: EntityName, config: ConfigOption = CONFIG) -> None:
+    """Delete an end entity that holds no valid certificate."""
+
+    async def delete(ledger: Ledger, _: CAConfig) -> None:
+        await ledger.registry.delete_entity(name, actor(), now())
+
+    with_ledger(config, delete)
+    say(f"Deleted {name}.")
+
+
+@entity_app.command("import")
+@told
+def entity_import(
+    file: Annotated[
+        Path, typer.Argument(help=f"CSV, UTF-8, with a header out of {','.join(CSV_COLUMNS)}.")
+    ],
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Register all end entities of a CSV file, or none if a row is wrong."""
+    known = _Known(config)
+    lines, entities = _read_csv(file, known)
+
+    async def add(ledger: Ledger, settings: CAConfig) -> int:
+        made = [_with_window(entity, settings) for entity in entities]
+        with progress("Checking") as step:
+            return await ledger.registry.import_entities(
+                made,
+                actor(),
+                now(),
+                lines=lines,
+                progress=lambda done: step(done, len(made)),
+            )
+
+    say(f"Registered {with_ledger(config, add)} end entities.")
+
+
+def _read_csv(path: Path, known: _Known) -> tuple[list[int], list[EndEntity]]:
+    problems: list[Problem] = []
+    lines, entities = [], []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            _require_header(path, reader.fieldnames or ())
+            for row in reader:
+                where = f"line {reader.line_num}"
+                if None in row or None in row.values():
+                    problems.append(
+                        Problem(
+                            where,
+                            "has more or fewer columns than the header",
+                            "Put values with commas, such as subjects, in quotation marks",
+                        )
+                    )
+                    continue
+                entity = _entity_of({name: value.strip() for name, value in row.items()})
+                problems += known.problems(where, entity)
+                lines.append(reader.line_num)
+                entities.append(entity)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise problem(str(path), f"is no CSV in UTF-8: {error}", "Export it as such") from error
+    if problems:
+        raise ConfigError(problems[:20])
+    return lines, entities
+
+
+def _require_header(path: Path, found: Iterable[str]) -> None:
+    names = list(found)
+    if {"name", "subject"} <= set(names) <= set(CSV_COLUMNS) and len(names) == len(set(names)):
+        return
+    raise problem(
+        f"{path}, line 1",
+        f"the header is {','.join(names)[:200] or 'missing'}",
+        f"Use name and subject, and of {', '.join(CSV_COLUMNS[2:])} what is needed",
+    )
+
+
+def _entity_of(row: dict[str, str]) -> EndEntity:
+    return EndEntity(
+        name=row["name"],
+        subject=row["subject"],
+        names=tuple(row.get("names", "").split()),
+        profile=row.get("profile", ""),
+        vendor=row.get("vendor", ""),
+        identity=row.get("identity", ""),
+        created_by=OPERATOR,
+    )
+
+
+# --- roles ------------------------------------------------------------------------------------------------------
+
+
+@role_app.command("add")
+@told
+def role_add(
+    name: RoleName,
+    privilege: Annotated[
+        list[Privilege], typer.Option(help="What it lets be done; may be repeated.")
+    ],
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="Profile it may ask for, the usual one first; else ca.profile."),
+    ] = None,
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Make a role, or change what it lets be done."""
+
+    async def put(ledger: Ledger, settings: CAConfig) -> Role:
+        known = ca_profiles(settings)
+        names = tuple(profile or (settings.profile,))
+        unknown = [item for item in names if item not in known]
+        if unknown:
+            raise problem(
+                f"role {name}",
+                f"there is no profile {unknown[0]!r}",
+                f"Configured are: {', '.join(sorted(known))}",
+            )
+        role = Role(name, frozenset(privilege), names)
+        await ledger.registry.put_role(role, actor(), now())
+        return role
+
+    role = with_ledger(config, put)
+    say(f"The role {name}: {_privileges(role)}; {', '.join(role.profiles)}.")
+
+
+def _privileges(role: Role) -> str:
+    return ", ".join(privilege for privilege in Privilege if privilege in role.privileges)
+
+
+@role_app.command("list")
+@told
+def role_list(config: ConfigOption = CONFIG) -> None:
+    """List all roles."""
+
+    async def find(ledger: Ledger, _: CAConfig) -> list[Role]:
+        return await ledger.registry.roles()
+
+    show_table(
+        ("Name", "Privileges", "Profiles"),
+        [
+            (role.name, _privileges(role), ", ".join(role.profiles))
+            for role in with_ledger(config, find)
+        ],
+    )
+
+
+@role_app.command("show")
+@told
+def role_show(name: RoleName, config: ConfigOption = CONFIG) -> None:
+    """Show a role and who has it."""
+
+    async def show(ledger: Ledger, _: CAConfig) -> None:
+        role = next((role for role in await ledger.registry.roles() if role.name == name), None)
+        if role is None:
+            raise problem(
+                f"role {name}", "does not exist", "`ra-gateway ca role list` shows all there are"
+            )
+        members = [item.name for item in await ledger.registry.authorities() if item.role == role]
+        show_facts(
+            (
+                ("Name", name),
+                ("Privileges", _privileges(role)),
+                ("Profiles", ", ".join(role.profiles)),
+                ("Members", ", ".join(members) or "none"),
+            )
+        )
+
+    with_ledger(config, show)
+
+
+@role_app.command("delete")
+@told
+def role_delete(name: RoleName, config: ConfigOption = CONFIG) -> None:
+    """Delete a role that nobody has."""
+
+    async def delete(ledger: Ledger, _: CAConfig) -> None:
+        await ledger.registry.delete_role(name, actor(), now())
+
+    with_ledger(config, delete)
+    say(f"Deleted the role {name}.")
+
+
+# --- registration authorities -----------------------------------------------------------------------------------
+
+RoleOption = Annotated[
+    str | None, typer.Option(help="Its role; needed for a new RA, else it keeps what it has.")
+]
+
+
+@ra_app.command("add")
+@told
+def ra_add(
+    name: RAName,
+    certificate: Annotated[Path, typer.Option(help="Certificate it signs with, PEM.")],
+    role: RoleOption = None,
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Register an RA, or one more certificate of a registered one."""
+    found = load_certificates(certificate, "--certificate")[0]
+
+    async def add(ledger: Ledger, _: CAConfig) -> None:
+        await _put_authority(ledger, name, role)
+        await ledger.registry.add_authority_certificate(name, found.der, actor(), now())
+
+    with_ledger(config, add)
+    say(f"The CA hears {found.subject} as {name} within a few seconds.")
+
+
+async def _put_authority(ledger: Ledger, name: str, role: str | None) -> Authority | None:
+    """Make an RA, or change its role; return what it was before."""
+    before = await _find_authority(ledger, name)
+    if before is None and role is None:
+        raise problem(
+            f"ra {name}", "is not registered", "Register it with --role; `ra-gateway ca ra list`"
+        )
+    if role is not None and (before is None or before.role.name != role):
+        await ledger.registry.put_authority(name, role, actor(), now())
+    return before
+
+
+async def _find_authority(ledger: Ledger, name: str) -> Authority | None:
+    authorities = await ledger.registry.authorities()
+    return next((item for item in authorities if item.name == name), None)
+
+
+@ra_app.command("issue")
+@told
+def ra_issue(
+    name: RAName,
+    out: Annotated[Path, typer.Option(help="PKCS#12 file to be written.")],
+    password_file: Annotated[Path, typer.Option(help="File with the password for it.")],
+    role: RoleOption = None,
+    subject: Annotated[
+        str | None, typer.Option(help="RFC 4514; else that of its newest certificate.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")] = SIGNER_DAYS,
+    key_kind: KeyKindOption = "p256",
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Make key and certificate of an RA as PKCS#12; its other certificates go on being heard."""
+    if subject is not None:
+        require_name(subject, "--subject")
+    if out.exists():
+        raise problem(str(out), "exists already", "Choose another file name")
+    password = read_password(password_file) or b""
+    if not password:
+        raise problem(str(password_file), "is empty", "Write a password to it")
+
+    async def issue(ledger: Ledger, settings: CAConfig) -> Certificate:
+        material, profiles = ca_material(settings), ca_profiles(settings)
+        issuer = material.issuers[0]
+        before = await _put_authority(ledger, name, role)
+        private_key = KEY_KINDS[key_kind]()
+        certificate = await _certify(
+            ledger,
+            issuer,
+            replace(profiles["ra"], validity_days=days),
+            CertTemplate(
+                subject_der=_ra_subject(name, subject, before), spki_der=spki_der(private_key)
+            ),
+        )
+        export_pkcs12(out, certificate, private_key, (issuer.certificate, *issuer.chain), password)
+        await ledger.registry.add_authority_certificate(name, certificate.der, actor(), now())
+        return certificate
+
+    certificate = with_ledger(config, issue)
+    say(
+        f"Wrote {out}: {certificate.subject}, serial {certificate.serial_number:x}, "
+        f"until {day(certificate.not_after)} UTC."
+    )
+    say(f"At the gateway: ra-gateway ca ra install {out.name} --password-file FILE")
+    say(f"Then, here: ra-gateway ca ra show {name}, and remove-certificate for the old one.")
+
+
+def _ra_subject(name: str, subject: str | None, before: Authority | None) -> bytes:
+    if subject is not None:
+        return from_rfc4514(subject)
+    if before is None or not before.certificates:
+        raise problem(
+            f"ra {name}",
+            "has no certificate so far",
+            "Say its subject: --subject CN=ra1,O=Operator",
+        )
+    return Certificate.from_der(before.certificates[-1]).subject_der
+
+
+async def _certify(
+    ledger: Ledger, issuer: Issuer, profile: Profile, template: CertTemplate
+) -> Certificate:
+    """Issue a certificate in the ledger, so that it can be revoked like any other."""
+    moment = now()
+    operation = Operation(
+        requester=actor(),
+        transaction_id=secrets.token_bytes(16),
+        request_digest=secrets.token_bytes(32),
+        body_type=BodyType.cr,
+        cert_req_id=0,
+        response_nonce=b"",
+        confirm_by=None,
+        expires_at=moment + timedelta(minutes=5),
+    )
+    intent = Intent(
+        subject_der=template.subject_der or b"",
+        issuer_id=issuer.id,
+        profile=profile.name,
+        spki_digest=b"",
+        enrolls=False,
+    )
+
+    async def answer(certificate: Certificate, changes: tuple[str, ...]) -> bytes:
+        return certificate.der
+
+    stored = await issuer.issue(template, profile, operation, intent, ledger, answer, moment)
+    return Certificate.from_der(stored.certificate_der)
+
+
+@ra_app.command("list")
+@told
+def ra_list(config: ConfigOption = CONFIG) -> None:
+    """List all RAs."""
+
+    async def find(ledger: Ledger, _: CAConfig) -> list[Authority]:
+        return await ledger.registry.authorities()
+
+    show_table(
+        ("Name", "Status", "Role", "Privileges", "Certificates", "Newest until"),
+        [
+            (
+                authority.name,
+                "active" if authority.enabled else "blocked",
+                authority.role.name,
+                _privileges(authority.role),
+                str(len(authority.certificates)),
+                day(
+                    max(
+                        (Certificate.from_der(der).not_after for der in authority.certificates),
+                        default=None,
+                    )
+                ),
+            )
+            for authority in with_ledger(config, find)
+        ],
+    )
+
+
+@ra_app.command("show")
+@told
+def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
+    """Show an RA and the certificates it may sign with."""
+
+    async def find(ledger: Ledger, _: CAConfig) -> Authority | None:
+        return await _find_authority(ledger, name)
+
+    authority = with_ledger(config, find)
+    if authority is None:
+        raise problem(
+            f"ra {name}", "is not registered", "`ra-gateway ca ra list` shows all there are"
+        )
+    show_facts(
+        (
+            ("Name", name),
+            ("Status", "active" if authority.enabled else "blocked"),
+            ("Role", authority.role.name),
+            ("Privileges", _privileges(authority.role)),
+            ("Profiles", ", ".join(authority.role.profiles)),
+        )
+    )
+    certificates = [Certificate.from_der(der) for der in authority.certificates]
+    show_table(
+        ("Fingerprint (SHA-256)", "Serial", "Subject", "Not after"),
+        [
+            (
+                item.fingerprint.hex(),
+                f"{item.serial_number:x}",
+                item.subject,
+                day(item.not_after),
+            )
+            for item in certificates
+        ],
+    )
+
+
+@ra_app.command("remove-certificate")
+@told
+def ra_remove_certificate(
+    name: RAName,
+    fingerprint: Annotated[
+        str, typer.Argument(help="SHA-256 in hexadecimal, or its first digits, at least eight.")
+    ],
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Hear a certificate of an RA no more, as after a rollover."""
+    digits = fingerprint.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{8,64}", digits):
+        raise typer.BadParameter(f"{fingerprint!r} is not eight or more hexadecimal digits")
+
+    async def remove(ledger: Ledger, _: CAConfig) -> tuple[bytes, int]:
+        authority = await _find_authority(ledger, name)
+        prints = [
+            Certificate.from_der(der).fingerprint
+            for der in (authority.certificates if authority else ())
+        ]
+        matching = [item for item in prints if item.hex().startswith(digits)]
+        if len(matching) > 1:
+            raise problem(f"ra {name}", "more than one begins so", "Give more digits")
+        wanted = matching[0] if matching else bytes.fromhex(digits.ljust(64, "0"))
+        await ledger.registry.remove_authority_certificate(name, wanted, actor(), now())
+        return wanted, len(prints) - 1
+
+    removed, left = with_ledger(config, remove)
+    say(f"{name} is not heard with {removed.hex()} any more; {left} certificate(s) left.")
+
+
+@ra_app.command("block")
+@told
+def ra_block(name: RAName, config: ConfigOption = CONFIG) -> None:
+    """Hear an RA no more, whatever it signs with."""
+    _set_enabled(config, name, False)
+    say(f"Blocked {name}, within a few seconds.")
+
+
+@ra_app.command("unblock")
+@told
+def ra_unblock(name: RAName, config: ConfigOption = CONFIG) -> None:
+    """Hear a blocked RA again."""
+    _set_enabled(config, name, True)
+    say(f"{name} is heard again.")
+
+
+def _set_enabled(config: Path, name: str, enabled: bool) -> None:
+    async def change(ledger: Ledger, _: CAConfig) -> None:
+        await ledger.registry.set_authority_enabled(name, enabled, actor(), now())
+
+    with_ledger(config, change)
+
+
+@ra_app.command("delete")
+@told
+def ra_delete(name: RAName, config: ConfigOption = CONFIG) -> None:
+    """Delete an RA; what it had issued stays valid."""
+
+    async def delete(ledger: Ledger, _: CAConfig) -> None:
+        await ledger.registry.delete_authority(name, actor(), now())
+
+    with_ledger(config, delete)
+    say(f"Deleted {name}. Its own certificates stay valid: `ra-gateway ca revoke` ends them.")
+
+
+@ra_app.command("install")
+@told
+def ra_install(
+    file: Annotated[Path, typer.Argument(help="PKCS#12 file from `ra-gateway ca ra issue`.")],
+    password_file: Annotated[Path, typer.Option(help="File with its password.")],
+    config: ConfigOption = CONFIG,
+) -> None:
+    """At the gateway: put key and certificate where [ra] of the configuration says; the old ones are kept."""
+    settings = load(config, check_files=False).ra
+    certificate = install_ra(
+        file,
+        read_password(password_file) or b"",
+        certificate_path=settings.certificate_path,
+        key_path=settings.key_path,
+        key_password=read_password(settings.key_password_path),
+    )
+    say(
+        f"Installed {certificate.subject}, until {day(certificate.not_after)} UTC, "
+        f"in {settings.certificate_path} and {settings.key_path}."
+    )
+    say("Restart the gateway. The CA hears the old certificate too, until it is removed there.")

@@ -1,0 +1,188 @@
+"""What commands have in common: how they speak, how their errors become exit codes, and options of several.
+
+Exit codes: 0 done; 1 the other side refused or something failed; 2 the command line or the configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
+
+import typer
+import uvloop
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ra_gateway.cmp.names import from_rfc4514, general_names_der
+from ra_gateway.device.enrollment import EnrollmentFailed
+from ra_gateway.errors import CMPError, ConfigError, GatewayError, Problem, StoreUnavailable
+from ra_gateway.keys import KEY_KINDS
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+out = Console()
+err = Console(stderr=True)
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="Configuration file.", show_default=True)
+]
+
+
+def _known_kind(kind: str | None) -> str | None:
+    if kind is not None and kind not in KEY_KINDS:
+        raise typer.BadParameter(f"{kind!r} is not one of {', '.join(KEY_KINDS)}")
+    return kind
+
+
+_KIND_HELP = f"Kind of key: {', '.join(KEY_KINDS)}."
+KeyKindOption = Annotated[str, typer.Option(help=_KIND_HELP, callback=_known_kind)]
+OtherKeyKindOption = Annotated[
+    str | None, typer.Option("--key-kind", help=_KIND_HELP, callback=_known_kind)
+]
+"""Where the default is the kind of the key that is followed."""
+
+KeyUriOption = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=pkcs11:... makes that key in an HSM; may be repeated."),
+]
+DirectoryPasswordOption = Annotated[
+    Path | None,
+    typer.Option("--password-file", help="File with the password of the keys in the directory."),
+]
+
+
+def say(text: str) -> None:
+    """Print a sentence as it is: brackets in a path are no markup, and no line is broken."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def fail(lines: Iterable[str], code: int) -> NoReturn:
+    """Print what went wrong and end with an exit code."""
+    for line in lines:
+        err.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def told(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn our exceptions into sentences and exit codes; any other is a bug and keeps its traceback."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except ConfigError as error:
+            fail([str(problem) for problem in error.problems], 2)
+        except EnrollmentFailed as error:
+            fail([str(error)], 1)
+        except StoreUnavailable as error:
+            fail(
+                [
+                    f"{error.detail}. Check that the store is up, and what the configuration says of it"
+                ],
+                1,
+            )
+        except CMPError as error:
+            fail([error.detail], 1)
+        except GatewayError as error:
+            fail([str(error)], 1)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            fail([f"{where}{error.strerror or error}"], 1)
+
+    return wrapped
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, in a loop of its own."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: drawn for a terminal, for other programs with tabs and a line of column names."""
+    if out.is_terminal:
+        table = Table(*columns, box=SIMPLE_HEAD, header_style="bold")
+        for row in rows:
+            table.add_row(*(Text(_shown(cell)) for cell in row))
+        out.print(table)
+        return
+    for row in (columns, *rows):
+        say("\t".join(map(_shown, row)))
+
+
+def show_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Print names and values, one a line; values that are empty are left out."""
+    for name, value in facts:
+        if value:
+            say(f"{name + ':':<14}{_shown(value)}")
+
+
+def _shown(text: str) -> str:
+    # Subjects come from devices: what they hold must not move the cursor or write the window's title.
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on a terminal, nothing elsewhere; yields what is called with the number done and in all."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+# --- what one option must be ------------------------------------------------------------------------------------
+
+
+def require_name(text: str, option: str) -> None:
+    """Make sure that an option is a name.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    try:
+        from_rfc4514(text)
+    except ValueError as error:
+        raise ConfigError(
+            [
+                Problem(
+                    option, f"{text!r} is no name", "Write it like CN=enb1.example.net,O=Operator"
+                )
+            ]
+        ) from error
+
+
+def require_san(text: str) -> None:
+    """Make sure that `--san` is the text of a GeneralName.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    try:
+        general_names_der([text])
+    except ValueError as error:
+        raise ConfigError(
+            [Problem("--san", str(error), "Write it like dns:enb1.example.net or ip:192.0.2.1")]
+        ) from error
+
+
+def read_password(path: Path | None) -> bytes | None:
+    """Return the content of a password file, without the newline at its end; None without a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return None if path is None else path.read_bytes().rstrip(b"\r\n")

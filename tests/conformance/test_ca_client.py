@@ -1,0 +1,443 @@
+"""The bundled CA in client mode: devices that speak for themselves, each a registered end entity."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ra_gateway.ca.access import ClientMode, Mode
+from ra_gateway.ca.core import IssuancePolicy
+from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus, Reenroll
+from ra_gateway.cmp.certificates import ExtensionOID
+from ra_gateway.cmp.codes import BodyType, PKIStatus
+from ra_gateway.cmp.messages import CertTemplate, Extension, PKIMessage, PKIStatusInfo
+from ra_gateway.cmp.names import from_rfc4514, general_names, general_names_der
+from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
+from ra_gateway.cmp.trust import DomainKind, TrustDomain
+from ra_gateway.errors import PKIFailureInfo
+from tests.support import pki
+from tests.support.desk import NOW, SUBJECT, Desk, Enrolment, credential_of, open_desk, ours
+from tests.support.pki import OperatorPKI, VendorPKI
+
+IDENTITY = "SN-000001"
+NAMES = ("dns:enb1.example.net", "ip:192.0.2.1")
+ENB1 = EndEntity("enb1", SUBJECT, NAMES, vendor="acme", identity=IDENTITY)
+
+
+def vendor_domain(vendor: VendorPKI, name: str = "acme") -> TrustDomain:
+    return TrustDomain(name, DomainKind.vendor, (ours(vendor.root.certificate),))
+
+
+@asynccontextmanager
+async def open_client(
+    operator: OperatorPKI,
+    vendor: VendorPKI,
+    path: Path,
+    *entities: EndEntity,
+    implicit_confirm: bool = False,
+    policy: IssuancePolicy | None = None,
+) -> AsyncIterator[Desk]:
+    """A CA in client mode; what the desk sends is signed by the base station SN-000001."""
+    client = ClientMode({"acme": vendor_domain(vendor)}, "cn", implicit_confirm)
+    async with open_desk(operator, path, client=client, policy=policy) as desk:
+        desk.mode = Mode.client
+        desk.ra = credential_of(vendor.device(IDENTITY))
+        for entity in entities or (ENB1,):
+            await desk.ledger.registry.add_entity(entity, "test", NOW)
+        yield desk
+
+
+@pytest.fixture
+async def desk(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
+) -> AsyncIterator[Desk]:
+    async with open_client(operator_pki, vendor_pki, tmp_path / "ledger.db") as desk:
+        yield desk
+
+
+async def enrolled(desk: Desk, **options: Any) -> Enrolment:
+    """A device that enrolled and confirmed, both with its vendor certificate."""
+    enrolment = await desk.enrol(**options)
+    await desk.confirm(enrolment)
+    return enrolment
+
+
+async def confirm_as(desk: Desk, enrolment: Enrolment, signer: Credential) -> None:
+    await desk.confirm(enrolment, signer=signer)
+
+
+# --- the first certificate ------------------------------------------------------------------------------------
+
+
+async def test_a_device_enrols_and_confirms_with_its_vendor_certificate(desk: Desk) -> None:
+    """ip, then pkiConf; the certificate is its end entity's."""
+    enrolment = await desk.enrol(template=CertTemplate(subject_der=from_rfc4514(SUBJECT)))
+    assert enrolment.answer.body_type is BodyType.ip
+    assert enrolment.certificate.subject_der == from_rfc4514(SUBJECT)
+    assert await desk.status(enrolment.certificate) is CertificateStatus.issued
+    await desk.confirm(enrolment)
+    assert await desk.status(enrolment.certificate) is CertificateStatus.confirmed
+
+
+@pytest.mark.requirement(141)
+async def test_what_the_template_leaves_out_comes_from_the_end_entity(desk: Desk) -> None:
+    """Subject and names."""
+    enrolment = await desk.enrol(template=CertTemplate())
+    assert enrolment.certificate.subject_der == from_rfc4514(SUBJECT)
+    names_der = enrolment.certificate.subject_alt_name_der
+    assert names_der is not None
+    assert general_names(names_der) == NAMES
+    assert enrolment.status.status is PKIStatus.accepted
+
+
+async def test_a_device_may_ask_for_fewer_names_than_it_may_have(desk: Desk) -> None:
+    """It gets those it asks for."""
+    asked = Extension(ExtensionOID.subjectAltName, False, general_names_der(NAMES[:1]))
+    enrolment = await desk.enrol(template=CertTemplate(extensions=(asked,)))
+    assert enrolment.certificate.subject_alt_name_der == asked.value
+
+
+@pytest.mark.requirement(67)
+@pytest.mark.parametrize(
+    "template",
+    [
+        CertTemplate(subject_der=from_rfc4514("CN=enb2.example.net,O=Example Operator")),
+        CertTemplate(
+            extensions=(
+                Extension(
+                    ExtensionOID.subjectAltName, False, general_names_der(["dns:enb2.example.net"])
+                ),
+            )
+        ),
+    ],
+    ids=["another subject", "another name"],
+)
+async def test_another_identity_is_refused(desk: Desk, template: CertTemplate) -> None:
+    """notAuthorized in ip, and nothing is stored."""
+    der = await desk.request(template=template)
+    assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
+    assert await desk.ledger.counts() == {}
+
+
+@pytest.mark.requirement(67)
+async def test_a_device_without_end_entity_is_refused(desk: Desk, vendor_pki: VendorPKI) -> None:
+    """Also with a good vendor certificate."""
+    stranger = credential_of(vendor_pki.device("SN-000002"))
+    der = await desk.request(signer=stranger, template=CertTemplate())
+    assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
+
+
+@pytest.mark.requirement(21)
+async def test_a_vendor_nobody_trusts_is_refused(desk: Desk, foreign_vendor_pki: VendorPKI) -> None:
+    """signerNotTrusted, although the identity is that of an end entity."""
+    der = await desk.request(signer=credential_of(foreign_vendor_pki.device(IDENTITY)))
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
+
+
+async def test_the_same_identity_of_another_vendor_is_another_device(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
+) -> None:
+    """End entities belong to one vendor."""
+    other = replace(ENB1, vendor="other")
+    async with open_client(operator_pki, vendor_pki, tmp_path / "ledger.db", other) as desk:
+        der = await desk.request(template=CertTemplate())
+        assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
+
+
+async def test_a_blocked_end_entity_gets_nothing(desk: Desk) -> None:
+    """Neither a first certificate nor a renewal; unblocked, both."""
+    enrolment = await enrolled(desk)
+    registry = desk.ledger.registry
+    await registry.set_entity_status("enb1", EntityStatus.blocked, "test", NOW)
+    assert await desk.refused(await desk.request()) == (BodyType.ip, PKIFailureInfo.notAuthorized)
+    kur = await desk.request(BodyType.kur, signer=enrolment.entity, template=CertTemplate())
+    assert (await desk.refused(kur))[1] is PKIFailureInfo.notAuthorized
+    await registry.set_entity_status("enb1", EntityStatus.active, "test", NOW)
+    await desk.enrol(BodyType.kur, signer=enrolment.entity, template=CertTemplate())
+
+
+@pytest.mark.requirement(57)
+async def test_a_device_cannot_vouch_for_itself(desk: Desk) -> None:
+    """raVerified is notAuthorized."""
+    der = await desk.request(popo=b"\x80\x00")
+    assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
+
+
+async def test_an_operator_certificate_is_no_vendor_certificate(desk: Desk) -> None:
+    """ir with it: signerNotTrusted."""
+    enrolment = await enrolled(desk)
+    der = await desk.request(BodyType.ir, signer=enrolment.entity, template=CertTemplate())
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
+
+
+async def test_an_ra_certificate_is_not_heard_in_client_mode(
+    desk: Desk, operator_pki: OperatorPKI
+) -> None:
+    """An RA has a path of its own; here it is nobody's device."""
+    ra = credential_of(operator_pki.ra)
+    for body_type in (BodyType.ir, BodyType.cr, BodyType.kur):
+        refusal = await desk.refused(await desk.request(body_type, signer=ra))
+        assert refusal[1] in (PKIFailureInfo.signerNotTrusted, PKIFailureInfo.notAuthorized)
+    assert await desk.ledger.counts() == {}
+
+
+async def test_a_device_is_not_heard_in_ra_mode(desk: Desk) -> None:
+    """Its certificate is not registered there."""
+    desk.mode = Mode.ra
+    der = await desk.request()
+    assert (await desk.refused(der))[1] is PKIFailureInfo.signerNotTrusted
+
+
+async def test_client_mode_that_is_not_configured_hears_nobody(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
+) -> None:
+    """badRequest."""
+    async with open_desk(operator_pki, tmp_path / "ledger.db") as desk:
+        desk.mode = Mode.client
+        der = await desk.request(signer=credential_of(vendor_pki.device(IDENTITY)))
+        assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
+
+
+# --- repeats --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(12, 94)
+async def test_a_repeat_gets_the_stored_answer(desk: Desk) -> None:
+    """One certificate, also when its renewal made the old one look superseded."""
+    der = await desk.request()
+    first = await desk.send(der)
+    assert (await desk.send(der)).der == first.der
+    assert await desk.ledger.counts() == {CertificateStatus.issued: 1}
+
+
+@pytest.mark.requirement(12)
+async def test_a_transaction_id_belongs_to_the_device_that_used_it_first(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
+) -> None:
+    """Another device with the same one: transactionIdInUse."""
+    enb2 = EndEntity("enb2", "CN=enb2", vendor="acme", identity="SN-000002")
+    async with open_client(operator_pki, vendor_pki, tmp_path / "ledger.db", ENB1, enb2) as desk:
+        header = desk.header()
+        await desk.enrol(header=header)
+        der = await desk.request(
+            header=header,
+            template=CertTemplate(),
+            signer=credential_of(vendor_pki.device("SN-000002")),
+        )
+        assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.transactionIdInUse)
+
+
+# --- confirmation ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(34)
+async def test_certconf_need_not_carry_the_certificate(desk: Desk) -> None:
+    """The CA remembers what protected the request."""
+    enrolment = await desk.enrol()
+    message = PKIMessage.from_der(await desk.confirmation(enrolment))
+    bare = await protect(message.header, message.body_der, desk.ra, ())
+    assert (await desk.send(bare)).body_type is BodyType.pkiconf
+
+
+@pytest.mark.requirement(35)
+async def test_only_the_certificate_of_the_request_may_confirm(
+    desk: Desk, vendor_pki: VendorPKI
+) -> None:
+    """Neither another device's nor the new one."""
+    enrolment = await desk.enrol()
+    for signer in (credential_of(vendor_pki.device("SN-000009")), enrolment.entity):
+        der = await desk.confirmation(enrolment, signer=signer)
+        assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badMessageCheck)
+    await desk.confirm(enrolment)
+
+
+async def test_a_rejected_certificate_is_revoked(desk: Desk) -> None:
+    """By certConf with rejection."""
+    enrolment = await desk.enrol()
+    await desk.confirm(enrolment, status_info=PKIStatusInfo(PKIStatus.rejection))
+    assert await desk.status(enrolment.certificate) is CertificateStatus.rejected
+    listed = await desk.ledger.revoked(await issuer_id(desk, enrolment), at=NOW)
+    assert [entry.serial_number for entry in listed] == [enrolment.certificate.serial_number]
+
+
+async def test_what_nobody_confirms_is_revoked(desk: Desk) -> None:
+    """When confirmWaitTime is over."""
+    enrolment = await desk.enrol()
+    desk.clock.advance(seconds=301)
+    assert await desk.ledger.sweep(desk.clock.now) == 1
+    listed = await desk.ledger.revoked(await issuer_id(desk, enrolment), at=desk.clock.now)
+    assert [entry.serial_number for entry in listed] == [enrolment.certificate.serial_number]
+
+
+async def issuer_id(desk: Desk, enrolment: Enrolment) -> str:
+    found = await desk.ledger.certificate(enrolment.certificate.serial_number, NOW)
+    assert found is not None
+    return found.issuer_id
+
+
+@pytest.mark.requirement(82)
+@pytest.mark.parametrize("granted", [True, False])
+async def test_implicit_confirm_is_granted_only_where_it_is_configured(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path, granted: bool
+) -> None:
+    """TS 33.310 knows none."""
+    path = tmp_path / "ledger.db"
+    async with open_client(operator_pki, vendor_pki, path, implicit_confirm=granted) as desk:
+        enrolment = await desk.enrol(header=desk.header(general_info=(IMPLICIT_CONFIRM,)))
+        assert enrolment.answer.header.implicit_confirm is granted
+        status = CertificateStatus.confirmed if granted else CertificateStatus.issued
+        assert await desk.status(enrolment.certificate) is status
+
+
+# --- renewal --------------------------------------------------------------------------------------------------
+
+
+async def test_a_device_renews_with_its_operator_certificate(desk: Desk) -> None:
+    """kup; the old certificate is superseded once the new one is confirmed."""
+    old = await enrolled(desk)
+    new = await desk.enrol(BodyType.kur, signer=old.entity, template=CertTemplate())
+    assert new.answer.body_type is BodyType.kup
+    assert new.certificate.subject_der == old.certificate.subject_der
+    assert new.certificate.subject_alt_name_der == old.certificate.subject_alt_name_der
+    assert await desk.status(old.certificate) is CertificateStatus.confirmed
+    await confirm_as(desk, new, old.entity)
+    assert await desk.status(old.certificate) is CertificateStatus.superseded
+
+
+async def test_a_superseded_certificate_may_be_revoked_at_once(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
+) -> None:
+    """By configuration."""
+    path, policy = tmp_path / "ledger.db", IssuancePolicy(revoke_superseded=True)
+    async with open_client(operator_pki, vendor_pki, path, policy=policy) as desk:
+        old = await enrolled(desk)
+        new = await desk.enrol(BodyType.kur, signer=old.entity, template=CertTemplate())
+        await confirm_as(desk, new, old.entity)
+        assert await desk.status(old.certificate) is CertificateStatus.revoked
+
+
+@pytest.mark.requirement(71)
+async def test_a_vendor_certificate_renews_nothing(desk: Desk) -> None:
+    """signerNotTrusted."""
+    await enrolled(desk)
+    der = await desk.request(BodyType.kur)
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
+
+
+@pytest.mark.requirement(69)
+async def test_a_rejected_certificate_renews_nothing(desk: Desk) -> None:
+    """certRevoked."""
+    old = await desk.enrol()
+    await desk.confirm(old, status_info=PKIStatusInfo(PKIStatus.rejection))
+    der = await desk.request(BodyType.kur, signer=old.entity, template=CertTemplate())
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.certRevoked)
+
+
+@pytest.mark.requirement(70)
+async def test_a_renewal_keeps_the_names(desk: Desk) -> None:
+    """badCertTemplate."""
+    old = await enrolled(desk)
+    other = CertTemplate(subject_der=from_rfc4514("CN=enb7"))
+    der = await desk.request(BodyType.kur, signer=old.entity, template=other)
+    assert await desk.refused(der) == (BodyType.kup, PKIFailureInfo.badCertTemplate)
+
+
+# --- a second bootstrap ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", list(Reenroll))
+async def test_a_factory_reset_follows_the_policy(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path, policy: Reenroll
+) -> None:
+    """deny and a window that is over refuse it; what was never confirmed does not count."""
+    path, settings = tmp_path / "ledger.db", IssuancePolicy(reenroll=policy)
+    async with open_client(operator_pki, vendor_pki, path, policy=settings) as desk:
+        await desk.enrol()  # its ip is lost
+        await enrolled(desk)
+        der = await desk.request()
+        if policy is Reenroll.allow:
+            assert (await desk.send(der)).body_type is BodyType.ip
+        else:
+            assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
+        until = NOW + timedelta(hours=1)
+        await desk.ledger.registry.open_window("enb1", until, "test", NOW)
+        der = await desk.request()
+        if policy is Reenroll.deny:
+            assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
+        else:
+            assert (await desk.send(der)).body_type is BodyType.ip
+
+
+@pytest.mark.requirement(62)
+async def test_a_key_belongs_to_one_end_entity(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
+) -> None:
+    """duplicateCertReq for another's; its own may be certified again."""
+    enb2 = EndEntity("enb2", "CN=enb2", vendor="acme", identity="SN-000002")
+    async with open_client(operator_pki, vendor_pki, tmp_path / "ledger.db", ENB1, enb2) as desk:
+        key = pki.make_key("p256")
+        await desk.confirm(await desk.enrol(key=key))
+        await desk.enrol(key=key)
+        other = credential_of(vendor_pki.device("SN-000002"))
+        der = await desk.request(key=key, signer=other, template=CertTemplate())
+        assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.duplicateCertReq)
+
+
+# --- revocation -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(129)
+async def test_a_device_has_its_own_certificate_revoked(desk: Desk) -> None:
+    """rp accepted; from then on it renews nothing, and a second rr is certRevoked."""
+    device = await enrolled(desk)
+    header = desk.header()
+    der = await desk.revocation(device.certificate, signer=device.entity, header=header)
+    answer = await desk.send(der)
+    assert answer.body_type is BodyType.rp
+    assert await desk.status(device.certificate) is CertificateStatus.revoked
+    again = await desk.revocation(device.certificate, signer=device.entity)
+    assert (await desk.refused(again))[1] is PKIFailureInfo.certRevoked
+    kur = await desk.request(BodyType.kur, signer=device.entity, template=CertTemplate())
+    assert (await desk.refused(kur))[1] is PKIFailureInfo.certRevoked
+
+
+@pytest.mark.requirement(130)
+async def test_a_device_cannot_have_anothers_revoked(desk: Desk) -> None:
+    """notAuthorized, the same for one that does not exist."""
+    device = await enrolled(desk)
+    other = await enrolled(desk)
+    for certificate in (other.certificate, replace(other.certificate, serial_number=7)):
+        der = await desk.revocation(certificate, signer=device.entity)
+        assert await desk.refused(der) == (BodyType.rp, PKIFailureInfo.notAuthorized)
+    assert await desk.status(other.certificate) is CertificateStatus.confirmed
+
+
+async def test_a_vendor_certificate_revokes_nothing(desk: Desk) -> None:
+    """signerNotTrusted."""
+    device = await enrolled(desk)
+    der = await desk.revocation(device.certificate)
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
+
+
+async def test_who_is_blocked_may_still_give_up_its_certificate(desk: Desk) -> None:
+    """rp accepted."""
+    device = await enrolled(desk)
+    await desk.ledger.registry.set_entity_status("enb1", EntityStatus.blocked, "test", NOW)
+    der = await desk.revocation(device.certificate, signer=device.entity)
+    assert (await desk.send(der)).body_type is BodyType.rp
+    assert await desk.status(device.certificate) is CertificateStatus.revoked
+
+
+async def test_certconf_for_nothing_is_refused(desk: Desk) -> None:
+    """badRequest: there is no such transaction, nor one that awaits it."""
+    enrolment = await desk.enrol()
+    der = await desk.confirmation(enrolment, transaction_id=secrets.token_bytes(16))
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)

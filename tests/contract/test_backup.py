@@ -1,0 +1,511 @@
+"""Dump, restore and verify: with a ledger that has something of everything."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import sqlite3
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from ra_gateway.ca.crl import CRLPublisher, CRLSettings
+from ra_gateway.ca.ledger import Ledger, LedgerLocation, open_ledger
+from ra_gateway.ca.ledger.backup import dump, read_dump, restore
+from ra_gateway.ca.ledger.verify import verify
+from ra_gateway.ca.records import (
+    CertificateStatus,
+    EndEntity,
+    Privilege,
+    Reason,
+    Role,
+)
+from ra_gateway.errors import ConfigError
+from tests.support.pki import OperatorPKI
+from tests.support.status import Clock, StatusCA, issuing_ca
+
+NOW: Final = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+CRLS: Final = CRLSettings(delta_minutes=60)
+
+
+@asynccontextmanager
+async def opened(where: LedgerLocation) -> AsyncIterator[Ledger]:
+    ledger = open_ledger(where)
+    if isinstance(where, str):
+        await ledger.migrate()
+    await ledger.open()
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+async def fill(ledger: Ledger, operator: OperatorPKI) -> StatusCA:
+    """Put something into every table: certificates of every status first, in this order.
+
+    Serial numbers: 0x100 reserved, 0x101 issued, 0x102 confirmed, 0x103 revoked, 0x104 on hold, 0x105 released,
+    0x106 rejected; full CRL and delta CRL.
+    """
+    ca = StatusCA(ledger, Clock(NOW), operator, issuing_ca(operator.issuing))
+    statuses = [CertificateStatus.reserved, CertificateStatus.issued]
+    for number in range(7):
+        status = statuses[number] if number < 2 else CertificateStatus.confirmed
+        if number == 6:
+            status = CertificateStatus.issued
+            ca.clock.advance(minutes=-10)
+        credential = await ca.issue(status=status, serial_number=0x100 + number)
+        if number == 6:
+            ca.clock.advance(minutes=10)
+            await ledger.sweep(NOW)
+        if number == 3:
+            await ca.revoke(credential, Reason.keyCompromise)
+        if number in (4, 5):
+            await ca.revoke(credential, Reason.certificateHold)
+        if number == 5:
+            await ca.revoke(credential, Reason.removeFromCRL)
+    registry = ledger.registry
+    entity = EndEntity("Köln 1", "CN=köln-1,O=Operator", ("dns:a.example",), "seg", "acme", "SN1")
+    await registry.add_entity(entity, "operator", NOW)
+    await registry.put_role(Role("ra", frozenset(Privilege), ("ne_ipsec",)), "operator", NOW)
+    await registry.put_authority("gateway", "ra", "operator", NOW)
+    certificate = operator.issuing.issue("CN=ra,O=X").der
+    await registry.add_authority_certificate("gateway", certificate, "operator", NOW)
+    ca.clock.advance(minutes=2)
+    publisher = CRLPublisher([ca.issuing], ledger, ca.clock, CRLS)
+    await publisher.publish(ca.issuing)
+    ca.clock.advance(minutes=2)
+    await publisher.publish(ca.issuing, delta=True)
+    return ca
+
+
+def lines_of(path: Path) -> list[Any]:
+    """Return what a dump says, each table's rows in an order that no database decides."""
+    with gzip.open(path) as file:
+        values = [json.loads(line) for line in file]
+    tables: dict[str, list[Any]] = {}
+    for value in values[1:-1]:
+        if isinstance(value, dict):
+            rows = tables.setdefault(value["table"], [])
+        else:
+            rows.append(value)
+    return [values[0], {name: sorted(rows, key=str) for name, rows in tables.items()}]
+
+
+# --- dump and restore -------------------------------------------------------------------------------------------
+
+
+async def test_a_dump_goes_from_one_database_to_the_other_and_back(
+    tmp_path: Path, postgres_url: str, operator_pki: OperatorPKI
+) -> None:
+    """SQLite to PostgreSQL to SQLite: all rows are the same, and the ledger goes on where it was."""
+    async with opened(tmp_path / "first.sqlite") as first:
+        ca = await fill(first, operator_pki)
+        told: list[tuple[int, int]] = []
+        dumped = await dump(first, tmp_path / "first", NOW, lambda *progress: told.append(progress))
+        assert dumped.counts["certificates"] == 7
+        assert all(dumped.counts.values())
+        assert told[-1] == (dumped.row_count, dumped.row_count)
+    async with opened(postgres_url) as second:
+        assert await restore(tmp_path / "first", second) == dumped
+        await dump(second, tmp_path / "second", NOW)
+        assert await verify(second, {ca.issuing.id: ca.issuing.certificate}, ca.clock()) == []
+        ca.ledger = second
+        await ca.issue()
+        another = operator_pki.issuing.issue("CN=ra2,O=X").der
+        await second.registry.add_authority_certificate("gateway", another, "operator", NOW)
+    async with opened(tmp_path / "third.sqlite") as third:
+        await restore(tmp_path / "second", third)
+        await dump(third, tmp_path / "third", NOW)
+    assert lines_of(tmp_path / "first") == lines_of(tmp_path / "second")
+    assert lines_of(tmp_path / "first") == lines_of(tmp_path / "third")
+
+
+async def test_a_dump_is_its_owners_and_overwrites_nothing(tmp_path: Path) -> None:
+    """Mode 0600, nothing left beside it, and a file that is there stays as it is."""
+    (tmp_path / "dumps").mkdir()
+    path = tmp_path / "dumps" / "ledger"
+    async with opened(tmp_path / "ledger.sqlite") as ledger:
+        await dump(ledger, path, NOW)
+        before = path.read_bytes()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with pytest.raises(ConfigError, match="exists already"):
+            await dump(ledger, path, NOW)
+        with pytest.raises(FileNotFoundError):
+            await dump(ledger, tmp_path / "none" / "ledger", NOW)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    assert read_dump(path).at == "2026-03-01T12:00:00+00:00"
+
+
+def truncated(octets: bytes) -> bytes:
+    return octets[:-20]
+
+
+def without_trailer(octets: bytes) -> bytes:
+    lines = gzip.decompress(octets).splitlines(keepends=True)
+    return gzip.compress(b"".join(lines[:-1]))
+
+
+def row_gone(octets: bytes) -> bytes:
+    lines = gzip.decompress(octets).splitlines(keepends=True)
+    del lines[3]
+    return gzip.compress(b"".join(lines))
+
+
+def altered(octets: bytes) -> bytes:
+    return gzip.compress(gzip.decompress(octets).replace(b"gateway", b"Gateway"))
+
+
+def bit_flipped(octets: bytes) -> bytes:
+    middle = len(octets) // 2
+    return octets[:middle] + bytes([octets[middle] ^ 1]) + octets[middle + 1 :]
+
+
+def nothing(octets: bytes) -> bytes:
+    return b""
+
+
+def no_gzip(octets: bytes) -> bytes:
+    return gzip.decompress(octets)
+
+
+def two(octets: bytes) -> bytes:
+    return octets + octets
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncated, without_trailer, row_gone, altered, bit_flipped, nothing, no_gzip, two],
+)
+async def test_a_damaged_dump_is_refused(
+    tmp_path: Path, operator_pki: OperatorPKI, damage: Callable[[bytes], bytes]
+) -> None:
+    """What is not complete and unaltered is not restored, not even in part."""
+    path = tmp_path / "dump"
+    async with opened(tmp_path / "ledger.sqlite") as ledger:
+        await fill(ledger, operator_pki)
+        await dump(ledger, path, NOW)
+    path.write_bytes(damage(path.read_bytes()))
+    async with opened(tmp_path / "new.sqlite") as ledger:
+        with pytest.raises(ConfigError, match="is not a complete, unaltered dump"):
+            await restore(path, ledger)
+        assert await ledger.counts() == {}
+        assert await ledger.audit_entries() == []
+
+
+async def test_a_dump_of_another_release_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The schema has to be this release's, and the refusal names both."""
+    async with opened(tmp_path / "ledger.sqlite") as ledger:
+        with monkeypatch.context() as patch:
+            patch.setattr("ra_gateway.ca.ledger.schema.HEAD", "0999")
+            await dump(ledger, tmp_path / "dump", NOW)
+        with pytest.raises(ConfigError, match=r"schema 0999, this release has 0001\. Restore it"):
+            await restore(tmp_path / "dump", ledger)
+
+
+async def test_a_ledger_that_is_in_use_is_not_overwritten(
+    tmp_path: Path, operator_pki: OperatorPKI
+) -> None:
+    """Restore wants an empty ledger: even one role is too much."""
+    async with opened(tmp_path / "first.sqlite") as first:
+        await fill(first, operator_pki)
+        await dump(first, tmp_path / "dump", NOW)
+    async with opened(tmp_path / "second.sqlite") as second:
+        await second.registry.put_role(Role("ra", frozenset(Privilege), ("seg",)), "x", NOW)
+        with pytest.raises(ConfigError, match="the ledger is not empty: it has rows in"):
+            await restore(tmp_path / "dump", second)
+        assert await second.counts() == {}
+
+
+# --- verify -----------------------------------------------------------------------------------------------------
+
+
+async def findings(
+    path: Path, ca: StatusCA, sample: int | None = None, at: datetime | None = None
+) -> list[str]:
+    """Return what verification of an SQLite ledger finds, without what to do."""
+    async with opened(path) as ledger:
+        issuers = {ca.issuing.id: ca.issuing.certificate}
+        found = await verify(ledger, issuers, at or ca.clock(), sample=sample)
+    assert all(finding.todo for finding in found)
+    return [f"{finding.where}: {finding.what}" for finding in found]
+
+
+def tamper(path: Path, *statements: str) -> None:
+    """Write to a ledger behind its back."""
+    database = sqlite3.connect(path)
+    try:
+        database.create_function("sha256", 1, lambda octets: sha256(octets).digest())
+        database.create_function("flipped", 1, lambda octets: octets[:-1] + bytes([octets[-1] ^ 1]))
+        database.execute("PRAGMA ignore_check_constraints = ON")
+        for statement in statements:
+            statement = statement.replace("OF_FULL", OF_FULL).replace("ISSUE_LINE", ISSUE_LINE)
+            assert database.execute(statement).rowcount
+        database.commit()
+    finally:
+        database.close()
+
+
+async def test_a_ledger_that_nobody_touched_has_no_findings(
+    tmp_path: Path, operator_pki: OperatorPKI
+) -> None:
+    """Every status, hold and release, CRLs and audit trail agree; also where a sample is verified."""
+    path = tmp_path / "ledger.sqlite"
+    async with opened(path) as ledger:
+        ca = await fill(ledger, operator_pki)
+        told: list[tuple[int, int]] = []
+        issuers = {ca.issuing.id: ca.issuing.certificate}
+        await verify(ledger, issuers, ca.clock(), progress=lambda *step: told.append(step))
+        assert told[-1][0] == told[-1][1]
+    assert await findings(path, ca) == []
+    assert await findings(path, ca, sample=2) == []
+    assert await findings(path, ca, sample=100) == []
+
+
+def filled(text: str, path: Path, ca: StatusCA) -> str:
+    """Put numbers of CRLs and audit lines into an expected finding."""
+    database = sqlite3.connect(path)
+    try:
+        numbers = {
+            "FULL": OF_FULL,
+            "DELTA": "(SELECT number FROM crls WHERE base_number IS NOT NULL)",
+            "LINE": ISSUE_LINE,
+            "LAST": "(SELECT number FROM audit_head)",
+        }
+        known = {
+            name: database.execute(f"SELECT {query}").fetchone()[0]
+            for name, query in numbers.items()
+        }
+    finally:
+        database.close()
+    text = text.replace("ISSUER", ca.issuing.id)
+    return re.sub(
+        r"\b(FULL|DELTA|LINE|LAST)([+-]\d)?",
+        lambda found: str(known[found[1]] + int(found[2] or 0)),
+        text,
+    )
+
+
+ISSUE_LINE: Final = "(SELECT number FROM audit WHERE action = 'issue' AND subject = '102')"
+OF_FULL: Final = "(SELECT number FROM crls WHERE base_number IS NULL)"
+
+TAMPERED: Final[dict[str, tuple[str, list[str]]]] = {
+    "another serial number": (
+        "UPDATE certificates SET serial = '999' WHERE serial = '102'",
+        [
+            "certificate 999: the audit trail does not say that it was issued",
+            "certificate 999: its row has another serial number than the certificate itself",
+            "certificate 102: it was issued, the audit trail says, and is not in the ledger",
+            "operation 00000000000000000000000000000002: the certificate 102 of this ir is not in the ledger",
+        ],
+    ),
+    "another subject": (
+        "UPDATE certificates SET subject_key = x'00' WHERE serial = '102'",
+        ["certificate 102: its row has another subject than the certificate itself"],
+    ),
+    "another validity": (
+        "UPDATE certificates SET not_after = not_after + 1 WHERE serial = '102'",
+        ["certificate 102: its row has another validity than the certificate itself"],
+    ),
+    "another fingerprint": (
+        "UPDATE certificates SET fingerprint = x'00' WHERE serial = '102'",
+        ["certificate 102: its row has another fingerprint than the certificate itself"],
+    ),
+    "another key": (
+        "UPDATE certificates SET spki_digest = x'00' WHERE serial = '102'",
+        ["certificate 102: its row has another public key than the certificate itself"],
+    ),
+    "another issuing CA": (
+        "UPDATE certificates SET issuer_id = 'ff' WHERE serial = '102'",
+        ["issuing CA ff: certificates name it, and its own is not among the CA's files"],
+    ),
+    "another signature": (
+        "UPDATE certificates SET (der, fingerprint) = (SELECT new, sha256(new) FROM "
+        "(SELECT flipped(der) AS new FROM certificates WHERE serial = '102')) WHERE serial = '102'",
+        ["certificate 102: its signature is not of CN="],
+    ),
+    "no certificate": (
+        "UPDATE certificates SET der = x'3000' WHERE serial = '102'",
+        ["certificate 102: what is stored is no certificate: "],
+    ),
+    "issued without certificate": (
+        "UPDATE certificates SET der = NULL WHERE serial = '102'",
+        ["certificate 102: its status is confirmed, and it has no certificate"],
+    ),
+    "certificate without status": (
+        "UPDATE certificates SET status = 'reserved' WHERE serial = '102'",
+        [
+            "certificate 102: its status is reserved, and it has a certificate",
+            "operation 00000000000000000000000000000002: the certificate 102 of this ir was never stored",
+        ],
+    ),
+    "a status that is none": (
+        "UPDATE certificates SET status = 'good' WHERE serial = '102'",
+        ["certificate 102: 'good' is no status"],
+    ),
+    "revoked without time": (
+        "UPDATE certificates SET revoked_at = NULL WHERE serial = '103'",
+        ["certificate 103: it is revoked, without a time or a reason"],
+    ),
+    "valid with time": (
+        "UPDATE certificates SET revoked_at = 1 WHERE serial = '102'",
+        ["certificate 102: it is confirmed, and has a time or a reason of revocation"],
+    ),
+    "hold that is none": (
+        "UPDATE certificates SET held_from = 'confirmed' WHERE serial = '103'",
+        ["certificate 103: it is revoked, and what it was before a hold does not fit"],
+    ),
+    "waits for ever": (
+        "UPDATE certificates SET confirm_by = NULL WHERE serial = '101'",
+        ["certificate 101: it waits for a confirmation, and for no time"],
+    ),
+    "valid again": (
+        "UPDATE certificates SET status = 'confirmed', revoked_at = NULL, reason = NULL "
+        "WHERE serial = '103'",
+        [
+            "certificate 103: it is confirmed, and the audit trail says that it was revoked",
+            "CRL FULL of ISSUER: 103 is on it, and is no revoked certificate of this CA",
+        ],
+    ),
+    "revoked by nobody": (
+        "UPDATE certificates SET status = 'revoked', revoked_at = 4000000000, reason = 1 WHERE serial = '102'",
+        ["certificate 102: it is revoked, and the audit trail does not say so"],
+    ),
+    "revoked and not on the CRL": (
+        "UPDATE certificates SET status = 'revoked', reason = 1, revoked_at = "
+        "(SELECT revoked_at FROM certificates WHERE serial = '103') WHERE serial = '102'",
+        [
+            "certificate 102: it is revoked, and the audit trail does not say so",
+            "CRL FULL of ISSUER: the revoked certificate 102 is not on it",
+        ],
+    ),
+    "certificate gone": (
+        "DELETE FROM certificates WHERE serial = '102'",
+        [
+            "certificate 102: it was issued, the audit trail says, and is not in the ledger",
+            "operation 00000000000000000000000000000002: the certificate 102 of this ir is not in the ledger",
+        ],
+    ),
+    "renews nothing": (
+        "UPDATE operations SET body_type = 7, old_serial = '999' WHERE serial = '102'",
+        [
+            "operation 00000000000000000000000000000002: the certificate 999 of this kur is not in the ledger"
+        ],
+    ),
+    "another CRL": (
+        "UPDATE crls SET der = flipped(der) WHERE number = OF_FULL",
+        ["CRL FULL of ISSUER: its signature is not of CN="],
+    ),
+    "no CRL": (
+        "UPDATE crls SET der = x'3000' WHERE number = OF_FULL",
+        ["CRL FULL of ISSUER: what is stored is no CRL"],
+    ),
+    "another number of the CRL": (
+        "UPDATE crls SET number = number + 7 WHERE base_number IS NOT NULL",
+        ["CRL DELTA+7 of ISSUER: its row has another number than the CRL itself"],
+    ),
+    "CRLs out of order": (
+        "INSERT INTO crls SELECT issuer_id, 1, NULL, this_update + 999, next_update, der FROM crls "
+        "WHERE number = OF_FULL",
+        [
+            "CRL FULL of ISSUER: it is older than one with a lower number",
+            "CRL DELTA of ISSUER: it is older than one with a lower number",
+        ],
+    ),
+    "audit line changed": (
+        "UPDATE audit SET actor = 'nobody' WHERE number = ISSUE_LINE",
+        ["audit line LINE: it was changed: issue of 102 by nobody"],
+    ),
+    "audit line gone": (
+        "DELETE FROM audit WHERE number = ISSUE_LINE",
+        [
+            "audit line LINE+1: lines LINE to LINE before it are missing",
+            "certificate 102: the audit trail does not say that it was issued",
+        ],
+    ),
+    "audit line relinked": (
+        "UPDATE audit SET previous_hash = zeroblob(32) WHERE number = ISSUE_LINE",
+        [
+            "audit line LINE: it does not continue the line before it: one of the two was written anew",
+            "audit line LINE: it was changed: issue of 102 by ra1",
+        ],
+    ),
+    "audit cut off": (
+        "DELETE FROM audit WHERE number = (SELECT max(number) FROM audit)",
+        ["audit: it ends with line LAST-1, and should with LAST"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+async def test_each_change_behind_its_back_is_found(
+    tmp_path: Path, operator_pki: OperatorPKI, name: str
+) -> None:
+    """What does not agree is found, and nothing else is."""
+    path = tmp_path / "ledger.sqlite"
+    async with opened(path) as ledger:
+        ca = await fill(ledger, operator_pki)
+    statement, expected = TAMPERED[name]
+    wanted = [filled(text, path, ca) for text in expected]
+    tamper(path, statement)
+    found = await findings(path, ca)
+    assert len(found) == len(wanted), found
+    assert [
+        text for text, start in zip(found, wanted, strict=True) if not text.startswith(start)
+    ] == []
+
+
+async def test_crls_that_ended_are_found(tmp_path: Path, operator_pki: OperatorPKI) -> None:
+    """Nobody keeps them current: the finding says what does."""
+    path = tmp_path / "ledger.sqlite"
+    async with opened(path) as ledger:
+        ca = await fill(ledger, operator_pki)
+    late = NOW + timedelta(hours=49)
+    assert await findings(path, ca, at=late) == [
+        f"CRL of {ca.issuing.certificate.subject}: the newest one ended 2026-03-03 12:02 UTC"
+    ]
+    tamper(path, "DELETE FROM crls")
+    assert await findings(path, ca) == [
+        f"CRL of {ca.issuing.certificate.subject}: there is none, and certificates are revoked"
+    ]
+
+
+async def test_a_sample_verifies_fewer_signatures(
+    tmp_path: Path, operator_pki: OperatorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of seven rows a sample of two is every fourth one; all the rest is checked on every row."""
+    path = tmp_path / "ledger.sqlite"
+    async with opened(path) as ledger:
+        ca = await fill(ledger, operator_pki)
+    monkeypatch.setattr("ra_gateway.ca.ledger.verify.secrets.randbelow", lambda stride: stride - 1)
+    tamper(
+        path,
+        "UPDATE certificates SET (der, fingerprint) = (SELECT new, sha256(new) FROM "
+        "(SELECT flipped(c.der) AS new FROM certificates c WHERE c.serial = certificates.serial)) "
+        "WHERE der IS NOT NULL",
+    )
+    assert len(await findings(path, ca)) == 6
+    assert await findings(path, ca, sample=2) == [
+        f"certificate 103: its signature is not of {ca.issuing.certificate.subject}"
+    ]
+
+
+async def test_a_ruined_ledger_does_not_tell_for_ever(
+    tmp_path: Path, operator_pki: OperatorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is a most of findings, and one more that says so."""
+    path = tmp_path / "ledger.sqlite"
+    async with opened(path) as ledger:
+        ca = await fill(ledger, operator_pki)
+    monkeypatch.setattr("ra_gateway.ca.ledger.verify.MOST_FINDINGS", 3)
+    tamper(path, "UPDATE audit SET actor = 'nobody'")
+    assert (await findings(path, ca))[3:] == ["ledger: there are more findings than these"]

@@ -1,0 +1,359 @@
+"""A CA and whoever talks to it in CMP, in one process: what tests of the bundled CA's responder begin with."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from ra_gateway.ca.access import ClientMode, Mode
+from ra_gateway.ca.core import BundledCA, IssuancePolicy
+from ra_gateway.ca.information import Published
+from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.ledger import Ledger, open_ledger
+from ra_gateway.ca.profiles import NE_IPSEC, Profile
+from ra_gateway.ca.records import CertificateStatus, Privilege, Role
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.algorithms import AlgorithmPolicy, digest
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.messages import (
+    ANYONE,
+    CertStatus,
+    CertTemplate,
+    Control,
+    Extension,
+    PKIHeader,
+    PKIMessage,
+    PKIStatusInfo,
+    RevDetails,
+    body,
+    cert_confirm_body,
+    cert_rep_message,
+    cert_req_msg_der,
+    cert_request_der,
+    error_msg_content,
+    nested_body,
+    rev_rep_content,
+    rev_req_body,
+    signature_popo_der,
+)
+from ra_gateway.cmp.names import directory_name, from_rfc4514
+from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.trust import DomainKind, TrustDomain
+from ra_gateway.cmp.verification import HeaderRules, authenticate_answer, check_answer_header
+from ra_gateway.errors import (
+    PKIFailureInfo,
+)
+from ra_gateway.keys import KeySigner
+from tests.support import pki
+from tests.support.pki import OperatorPKI, PrivateKey
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
+RULES = HeaderRules()
+CONFIRM_WAIT_SECONDS = 300
+SUBJECT = "CN=enb1.example.net,O=Example Operator"
+ALL = frozenset(Privilege)
+
+
+def ours(certificate: x509.Certificate) -> Certificate:
+    return Certificate.from_der(pki.certificate_der(certificate))
+
+
+def credential_of(entity: pki.Credential) -> Credential:
+    return Credential(
+        ours(entity.certificate),
+        tuple(ours(item) for item in entity.intermediates),
+        KeySigner(entity.private_key),
+    )
+
+
+@dataclass
+class Clock:
+    """A clock that tests set."""
+
+    now: datetime = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **delta: float) -> None:
+        self.now += timedelta(**delta)
+
+
+@dataclass
+class Enrolment:
+    """What one enrolment leaves in the device's hands."""
+
+    key: PrivateKey
+    request: bytes
+    answer: PKIMessage
+    certificate: Certificate
+    status: PKIStatusInfo
+
+    @property
+    def entity(self) -> Credential:
+        return Credential(self.certificate, (), KeySigner(self.key))
+
+
+@dataclass
+class Desk:
+    """A CA and an RA that talks to it."""
+
+    ca: BundledCA
+    ledger: Ledger
+    clock: Clock
+    operator: OperatorPKI
+    domain: TrustDomain
+    ra: Credential
+    mode: Mode = Mode.ra
+    answers: list[PKIMessage] = field(default_factory=list)
+
+    def header(self, **changes: Any) -> PKIHeader:
+        header = PKIHeader(
+            sender_der=ANYONE,
+            recipient_der=directory_name(ours(self.operator.issuing.certificate).subject_der),
+            message_time=self.clock.now,
+            transaction_id=secrets.token_bytes(16),
+            sender_nonce=secrets.token_bytes(16),
+        )
+        return replace(header, **changes)
+
+    async def request(
+        self,
+        body_type: BodyType = BodyType.ir,
+        *,
+        key: PrivateKey | None = None,
+        template: CertTemplate | None = None,
+        controls: tuple[Control, ...] = (),
+        cert_req_id: int = 0,
+        popo: bytes | None = None,
+        signer: Credential | None = None,
+        header: PKIHeader | None = None,
+        copies: int = 1,
+    ) -> bytes:
+        """Build a certificate request; `popo` replaces the proof, b"" leaves it out."""
+        key = key or pki.make_key("p256")
+        template = replace(
+            template or CertTemplate(subject_der=from_rfc4514(SUBJECT)), spki_der=public(key)
+        )
+        cert_req = cert_request_der(template, cert_req_id=cert_req_id, controls=controls)
+        if popo is None:
+            prover = KeySigner(key)
+            popo = signature_popo_der(prover.algorithm.der, await prover.sign(cert_req))
+        message = cert_req_msg_der(cert_req, popo)
+        return await self.signed(
+            header or self.header(), body(body_type, asn1.tlv(0x30, *[message] * copies)), signer
+        )
+
+    async def signed(
+        self, header: PKIHeader, body_der: bytes, signer: Credential | None = None
+    ) -> bytes:
+        signer = signer or self.ra
+        return await protect(header, body_der, signer, signer.certificates)
+
+    async def send(self, der: bytes) -> PKIMessage:
+        """Send a message and check what holds for every answer to a protected one."""
+        reply = await self.ca.handle(der, mode=self.mode)
+        assert reply.understood
+        answer = PKIMessage.from_der(reply.der)
+        request = PKIMessage.from_der(der).header
+        authenticate_answer(answer, self.domain, (), RULES, self.clock.now)
+        check_answer_header(
+            answer.header,
+            transaction_id=request.transaction_id,
+            sender_nonce=request.sender_nonce,
+        )
+        assert answer.header.sender_der == directory_name(
+            ours(self.operator.cmp_signer.certificate).subject_der
+        )
+        assert len(answer.header.sender_nonce or b"") == 16
+        self.answers.append(answer)
+        return answer
+
+    async def refused(self, der: bytes) -> tuple[BodyType, PKIFailureInfo]:
+        """Send a message that is refused; return the answer's type and its one failure bit."""
+        answer = await self.send(der)
+        if answer.body_type is BodyType.rp:
+            (info,) = rev_rep_content(answer.body_content).statuses
+        elif answer.body_type is BodyType.error:
+            info = error_msg_content(answer.body_content).status_info
+        else:
+            (response,) = cert_rep_message(answer.body_content).responses
+            assert response.certificate_der is None
+            info = response.status_info
+        assert info.status is PKIStatus.rejection
+        (bit,) = info.fail_info
+        return answer.body_type, bit
+
+    async def enrol(
+        self, body_type: BodyType = BodyType.ir, *, key: PrivateKey | None = None, **options: Any
+    ) -> Enrolment:
+        """Have a certificate issued, not yet confirmed."""
+        key = key or pki.make_key("p256")
+        der = await self.request(body_type, key=key, **options)
+        return self.received(key, der, await self.send(der))
+
+    def received(self, key: PrivateKey, der: bytes, answer: PKIMessage) -> Enrolment:
+        (response,) = cert_rep_message(answer.body_content).responses
+        assert response.certificate_der is not None, response.status_info
+        certificate = Certificate.from_der(response.certificate_der)
+        assert certificate.spki_der == public(key)
+        return Enrolment(key, der, answer, certificate, response.status_info)
+
+    async def confirmation(
+        self,
+        enrolment: Enrolment,
+        *,
+        signer: Credential | None = None,
+        cert_hash: bytes | None = None,
+        cert_req_id: int = 0,
+        status_info: PKIStatusInfo | None = None,
+        body_der: bytes | None = None,
+        hash_alg: asn1.AlgorithmIdentifier | None = None,
+        **header: Any,
+    ) -> bytes:
+        body_der = body_der or cert_confirm_body(
+            CertStatus(
+                cert_hash=cert_hash or digest("sha256", enrolment.certificate.der),
+                cert_req_id=cert_req_id,
+                status_info=status_info,
+                hash_alg=hash_alg,
+            )
+        )
+        received = enrolment.answer.header
+        return await self.signed(
+            self.header(
+                **{
+                    "transaction_id": received.transaction_id,
+                    "recip_nonce": received.sender_nonce,
+                    **header,
+                }
+            ),
+            body_der,
+            signer,
+        )
+
+    async def confirm(self, enrolment: Enrolment, **options: Any) -> PKIMessage:
+        answer = await self.send(await self.confirmation(enrolment, **options))
+        assert answer.body_type is BodyType.pkiconf
+        assert answer.body_content == b"\x05\x00"
+        return answer
+
+    async def revocation(
+        self,
+        certificate: Certificate,
+        *,
+        reason: int | None = 1,
+        issuer_der: bytes | None = None,
+        signer: Credential | None = None,
+        template: CertTemplate | None = None,
+        header: PKIHeader | None = None,
+    ) -> bytes:
+        """Build an rr; `template` replaces what names the certificate, `reason` None leaves it out."""
+        named = template or CertTemplate(
+            issuer_der=issuer_der or certificate.issuer_der, serial_number=certificate.serial_number
+        )
+        entry = (
+            ()
+            if reason is None
+            else (Extension(OID.reasonCode, False, asn1.tlv(0x0A, bytes((reason,)))),)
+        )
+        return await self.signed(
+            header or self.header(), rev_req_body(RevDetails(named, entry)), signer
+        )
+
+    async def nest(self, inner: bytes, signer: Credential | None = None, **changes: Any) -> bytes:
+        header = PKIMessage.from_der(inner).header
+        ids = {"transaction_id": header.transaction_id, "sender_nonce": header.sender_nonce}
+        return await self.signed(self.header(**{**ids, **changes}), nested_body(inner), signer)
+
+    async def status(self, certificate: Certificate) -> CertificateStatus | None:
+        found = await self.ledger.certificate(certificate.serial_number, self.clock.now)
+        return None if found is None else found.status
+
+
+def public(key: PrivateKey) -> bytes:
+    return key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+async def register(
+    ledger: Ledger,
+    name: str,
+    privileges: frozenset[Privilege],
+    profile: Profile,
+    *credentials: pki.Credential,
+) -> None:
+    """Make an RA known, with a role of its own; nothing if it is."""
+    registry, then = ledger.registry, NOW - timedelta(days=30)  # some of them have expired since
+    if any(known.name == name for known in await registry.authorities()):
+        return
+    await registry.put_role(Role(name, privileges, (profile.name,)), "test", then)
+    await registry.put_authority(name, name, "test", then)
+    for credential in credentials:
+        await registry.add_authority_certificate(
+            name, pki.certificate_der(credential.certificate), "test", then
+        )
+
+
+@asynccontextmanager
+async def open_desk(
+    operator: OperatorPKI,
+    path: Path,
+    *,
+    privileges: frozenset[Privilege] = ALL,
+    registered: tuple[pki.Credential, ...] = (),
+    others: Mapping[str, pki.Credential] | None = None,
+    profile: Profile = NE_IPSEC,
+    clock: Clock | None = None,
+    ledger: Ledger | None = None,
+    random_octets: Callable[[int], bytes] = secrets.token_bytes,
+    algorithms: AlgorithmPolicy | None = None,
+    ca_pubs: bool = False,
+    client: ClientMode | None = None,
+    policy: IssuancePolicy | None = None,
+    published: Published | None = None,
+) -> AsyncIterator[Desk]:
+    clock = clock or Clock()
+    ledger = ledger or open_ledger(path)
+    root = ours(operator.root.certificate)
+    issuing = ours(operator.issuing.certificate)
+    domain = TrustDomain(
+        "operator",
+        DomainKind.operator,
+        (root,),
+        (issuing,),
+        algorithms=algorithms or AlgorithmPolicy(),
+    )
+    ca = BundledCA(
+        credential=credential_of(operator.cmp_signer),
+        issuers=(Issuer(issuing, (root,), operator.issuing.private_key, random_octets),),
+        ledger=ledger,
+        operator=domain,
+        profiles={profile.name: profile},
+        clock=clock,
+        random_octets=secrets.token_bytes,
+        rules=RULES,
+        confirm_wait_seconds=CONFIRM_WAIT_SECONDS,
+        ca_pubs=ca_pubs,
+        client=client,
+        policy=policy,
+        published=published,
+    )
+    await ca.start()
+    await register(ledger, "ra1", privileges, profile, *(registered or (operator.ra,)))
+    for name, credential in (others or {}).items():
+        await register(ledger, name, ALL, profile, credential)
+    try:
+        yield Desk(ca, ledger, clock, operator, domain, credential_of(operator.ra))
+    finally:
+        await ca.close()

@@ -1,0 +1,168 @@
+"""A real PostgreSQL for tests, from the machine's binaries and without root's rights."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+_START_SECONDS = 30.0
+_USER = "postgres"
+_PASSWORD = "correct-horse"
+_MISSING = (
+    "PostgreSQL's {} is neither in /usr/lib/postgresql/*/bin nor in PATH. "
+    "Install the server: `apt-get install postgresql` (Debian), or `make postgresql`."
+)
+_OPTIONS = (
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    "max_connections=100",
+    "shared_buffers=32MB",
+    "log_min_messages=warning",
+)
+
+
+def _binary(name: str) -> str:
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    program = str(found[-1]) if found else shutil.which(name)
+    if program is None:
+        raise RuntimeError(_MISSING.format(name))
+    return program
+
+
+def _as_user() -> dict[str, Any]:
+    # PostgreSQL refuses to run as root.
+    return {"user": _USER, "group": _USER, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+class PostgresServer:
+    """One PostgreSQL server on a free loopback port; its commits reach the disk.
+
+    Raises:
+        RuntimeError: The machine has none; the text says how to install it.
+    """
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._binary = _binary("postgres")
+        self._directory = Path()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count(1)
+
+    def start(self) -> None:
+        """Start the server and return when it answers; again on the same port after an end.
+
+        Raises:
+            RuntimeError: It did not start; the text is its log.
+        """
+        if not self.port:
+            self.port = _free_port()
+            self._make()
+        options = [part for option in _OPTIONS for part in ("-c", option)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binary, "-D", self._data, "-p", str(self.port), *options],
+                cwd=self._directory, stdout=log, stderr=subprocess.STDOUT, **_as_user(),
+            )  # fmt: skip
+        if not self._answers():
+            self.kill()
+            raise RuntimeError("postgres did not start:\n" + self._log.read_text())
+
+    def new_database(self) -> str:
+        """Make an empty database and return its URL."""
+        name = f"ledger_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return f"postgresql://{_USER}:{_PASSWORD}@127.0.0.1:{self.port}/{name}"
+
+    def drop_databases(self) -> None:
+        """Make away with what `new_database` made."""
+        names = self.execute("SELECT datname FROM pg_database WHERE datname LIKE 'ledger_%'")
+        for name in names.split():
+            self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def execute(self, sql: str, *, database: str = "postgres") -> str:
+        """Run a statement, and return its rows as text.
+
+        Raises:
+            RuntimeError: It was refused; the text says why.
+        """
+        return self._run("psql", "-qAt", "-d", database, "-c", sql)
+
+    def stop(self) -> None:
+        """End the server in order and wait until it is gone."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End the server at once, as a crash would, and wait until it is gone."""
+        self._end(signal.SIGQUIT)
+
+    def remove(self) -> None:
+        """End the server and delete its files."""
+        self.stop()
+        if self.port:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    @property
+    def _data(self) -> Path:
+        return self._directory / "data"
+
+    @property
+    def _log(self) -> Path:
+        return self._directory / "postgres.log"
+
+    def _make(self) -> None:
+        # Not below pytest's directory, which only its owner may enter.
+        self._directory = Path(tempfile.mkdtemp(prefix="ra-gateway-postgres-"))
+        if os.geteuid() == 0:
+            shutil.chown(self._directory, _USER, _USER)
+        password = self._directory / "password"
+        password.write_text(_PASSWORD)
+        password.chmod(0o644)
+        subprocess.run(
+            [_binary("initdb"), "-D", self._data, "-U", _USER, "-A", "scram-sha-256",
+             f"--pwfile={password}", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
+            check=True, cwd=self._directory, capture_output=True, **_as_user(),
+        )  # fmt: skip
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                self.execute("SELECT 1")
+            except RuntimeError:
+                time.sleep(0.05)
+            else:
+                return True
+        return False
+
+    def _run(self, program: str, *arguments: str) -> str:
+        done = subprocess.run(
+            [_binary(program), "-h", "127.0.0.1", "-p", str(self.port), "-U", _USER, *arguments],
+            cwd="/", env=os.environ | {"PGPASSWORD": _PASSWORD}, capture_output=True, text=True,
+            timeout=_START_SECONDS, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return done.stdout
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        self._process.wait(30)
+        self._process = None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
