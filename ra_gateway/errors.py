@@ -2,6 +2,7 @@
 
     GatewayError
     |-- ConfigError                  the operator: a setting is wrong (all problems at once)
+    |-- CRLRefused                   the operator: a CRL cannot be used
     |-- StaleTransaction             nobody: a compare-and-set lost its race; reload and look again
     `-- CMPError(fail_info)          the wire
         |-- MalformedMessage         device: not DER, or not a PKIMessage
@@ -15,6 +16,7 @@
         |   |-- POPRefused           device: proof of possession missing or wrong
         |   `-- NotAuthorized        operator: the device is known but may not have this
         `-- ServiceFailure             the operator: our side failed
+            |-- StatusUnavailable    whether a signer was revoked is not known
             |-- StoreUnavailable     the transaction store does not answer
             |-- UpstreamUnavailable  the CA does not answer
             `-- UpstreamBroken       the CA answered something that must not be relayed
@@ -84,6 +86,10 @@ class ConfigError(GatewayError):
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
         super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class CRLRefused(GatewayError):
+    """A CRL cannot be used; the text says why, for the operator."""
 
 
 class StaleTransaction(GatewayError):
@@ -175,6 +181,13 @@ class NotAuthorized(RequestRefused):
 class ServiceFailure(CMPError):
     fail_info = PKIFailureInfo.systemFailure
     phrase = "The request could not be completed; try again later in a new transaction."
+
+
+class StatusUnavailable(ServiceFailure):
+    """Nobody can say whether a signer was revoked; nothing is wrong with the device, which may try later."""
+
+    fail_info = PKIFailureInfo.systemUnavail
+    phrase = "The service is temporarily unavailable; try again later."
 
 
 class StoreUnavailable(ServiceFailure):

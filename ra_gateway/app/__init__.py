@@ -1,7 +1,7 @@
 """The composition roots: from a configuration to running services."""
 
 from ra_gateway.app.ca import BundledService, CAService
-from ra_gateway.app.gateway import Application, check, ra_credential, transaction_store
+from ra_gateway.app.gateway import Application, check, transaction_store
 from ra_gateway.app.running import (
     CannotListen,
     catch_signals,
@@ -21,7 +21,6 @@ __all__ = [
     "cmp_listener",
     "now",
     "operator_domain",
-    "ra_credential",
     "run_until_signalled",
     "transaction_store",
     "vendor_domains",

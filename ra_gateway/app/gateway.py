@@ -7,9 +7,11 @@ import secrets
 import ssl
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
 
 from ra_gateway.app.ca import BundledService
+from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.running import cmp_listener, listen, now
 from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
 from ra_gateway.cmp.certificates import Certificate
@@ -26,8 +28,7 @@ from ra_gateway.config import (
     StoreConfig,
     UpstreamConfig,
 )
-from ra_gateway.errors import CMPError, ConfigError, Problem
-from ra_gateway.keys import load_credential
+from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.logs import LogSink
 from ra_gateway.ra.events import EventSink
 from ra_gateway.ra.pipeline import Gateway
@@ -38,50 +39,6 @@ from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.upstream.http import HttpCA
-
-
-def ra_credential(config: GatewayConfig) -> Credential:
-    """Return the RA's credential.
-
-    Raises:
-        ConfigError: It cannot be used.
-    """
-    password = config.ra.key_password_path
-    return load_credential(
-        config.ra.certificate_path,
-        config.ra.key_path,
-        chain_paths=config.ra.chain_paths,
-        password=None if password is None else password.read_bytes().rstrip(b"\r\n"),
-        setting="ra",
-    )
-
-
-def _check_credential(credential: Credential, operator: TrustDomain) -> None:
-    """Refuse to start with an RA certificate that devices could not verify."""
-    try:
-        operator.find_path(credential.certificate, credential.chain, now())
-    except CMPError as error:
-        raise ConfigError(
-            [
-                Problem(
-                    "ra.certificate_path",
-                    f"devices could not verify the RA certificate: {error.detail}",
-                    "Use a certificate that the operator's CA issued, with its chain in ra.chain_paths",
-                )
-            ]
-        ) from error
-    usage = credential.certificate.key_usage
-    if usage is not None and 0 not in usage:
-        raise ConfigError(
-            [
-                Problem(
-                    "ra.certificate_path",
-                    "keyUsage of the RA certificate lacks digitalSignature",
-                    "Have it issued with digitalSignature: strict devices refuse answers without",
-                )
-            ]
-        )
-
 
 # --- routes ---------------------------------------------------------------------------------------------------
 
@@ -223,8 +180,10 @@ class Application:
     def __init__(self, config: GatewayConfig, *, sink: EventSink | None = None) -> None:
         self._config = config
         operator, vendors = operator_domain(config), vendor_domains(config.vendors)
-        self._credential = ra_credential(config)
-        _check_credential(self._credential, operator)
+        self._ra = CredentialFiles(
+            config.ra, operator, timedelta(seconds=config.store.transaction_lifetime_seconds)
+        )
+        self._watching: asyncio.Task[None] | None = None
         self._bundled = (
             BundledService(config.ca, vendors)
             if config.has_bundled_upstream and config.ca is not None
@@ -234,7 +193,7 @@ class Application:
             name: self._core(upstream) for name, upstream in config.upstreams.items()
         }
         upstreams = {
-            name: _upstream(name, upstream, self._cores[name], operator, self._credential)
+            name: _upstream(name, upstream, self._cores[name], operator, self._ra.current)
             for name, upstream in config.upstreams.items()
         }
         endpoints = {
@@ -244,7 +203,8 @@ class Application:
         self.store = transaction_store(config.store)
         self.gateway = Gateway(
             endpoints=endpoints,
-            credential=lambda: self._credential,
+            credential=lambda: self._ra.current,
+            earlier_credentials=self._ra.earlier,
             store=self.store,
             inventory=None if config.inventory is None else CSVInventory(config.inventory.csv_path),
             clock=now,
@@ -299,11 +259,17 @@ class Application:
         await self.store.ping()
         if self._bundled is not None:
             await self._bundled.start()
+        self._watching = asyncio.create_task(self._ra.watch())
         server = self._config.server
         return await listen(self.listener, server.listen_host, server.listen_port, "server")
 
     async def stop(self) -> None:
         """Answer what was accepted, then close everything."""
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.store.close)
             for core in self._cores.values():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -12,14 +11,13 @@ import typer
 
 from ra_gateway import logs
 from ra_gateway.app import CAService, now, run_until_signalled
-from ra_gateway.app.ca import ca_ledger, ca_material, ca_profiles
-from ra_gateway.ca.crl import CRLPublisher, CRLSettings
+from ra_gateway.app.ca import ca_ledger, ca_material, ca_profiles, crl_publisher
 from ra_gateway.ca.directory import CADirectory
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.ledger.backup import dump, restore
 from ra_gateway.ca.ledger.verify import verify
 from ra_gateway.ca.material import create_operator_pki, expiries, import_ca
-from ra_gateway.ca.profiles import PROFILES, Profile
+from ra_gateway.ca.profiles import PROFILES, PURPOSES, Profile
 from ra_gateway.ca.ra_credential import issue_ra_certificate
 from ra_gateway.ca.records import CertificateStatus, IssuedCertificate, Reason, Revocation
 from ra_gateway.ca.rollover import renew_signers, roll_issuing, roll_root
@@ -52,7 +50,6 @@ from ra_gateway.cli.telling import (
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import general_names
 from ra_gateway.config import CAConfig, load_ca
-from ra_gateway.errors import ConfigError
 from ra_gateway.keys import load_certificates, pem
 
 ca_app = typer.Typer(
@@ -73,9 +70,7 @@ RootPasswordOption = Annotated[
 ]
 SerialArgument = Annotated[str, typer.Argument(help="Serial number in hexadecimal.")]
 
-Reasons = StrEnum("Reasons", {reason.name: reason.name for reason in Reason})  # type: ignore[misc]
-Statuses = CertificateStatus
-
+_PURPOSES: Final = {oid: name for name, oid in PURPOSES.items()}
 _RELOAD: Final = "Restart `ra-gateway ca serve`, or the gateway with the CA in its process."
 
 
@@ -393,10 +388,10 @@ def ca_crl(
     """Make a CRL of every issuing CA now, due or not."""
 
     async def publish(ledger: Ledger, settings: CAConfig) -> None:
-        issuers = ca_material(settings).issuers
-        publisher = CRLPublisher(issuers, ledger, now, crl_settings(settings))
+        material = ca_material(settings)
+        publisher = crl_publisher(settings, material, ledger)
         await ledger.sweep(now())
-        for issuer in issuers:
+        for issuer in material.issuers:
             crl = await publisher.publish(issuer, delta=delta)
             say(
                 f"{issuer.certificate.subject}: CRL {crl.number}, until {day(crl.next_update)} UTC."
@@ -475,17 +470,24 @@ def _serial_number(text: str) -> int:
     return int(digits, 16)
 
 
+def _known_reason(name: str) -> str:
+    if name not in Reason.__members__:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(Reason.__members__)}")
+    return name
+
+
 @ca_app.command("revoke")
 @told
 def ca_revoke(
     serial: SerialArgument,
     reason: Annotated[
-        Reasons, typer.Option(help="certificateHold can be taken back, with removeFromCRL.")
+        str,
+        typer.Option(help=f"{', '.join(item.name for item in Reason)}.", callback=_known_reason),
     ],
     config: ConfigOption = CONFIG,
 ) -> None:
     """Revoke a certificate, or release it from hold."""
-    number, why = _serial_number(serial), Reason[reason.name]
+    number, why = _serial_number(serial), Reason[reason]
 
     async def revoke(ledger: Ledger, _: CAConfig) -> None:
         await ledger.revoke(Revocation(number, why, actor()), now())

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from ra_gateway import logs
 from ra_gateway.app.ca import ca_ledger
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.cli.telling import run
@@ -51,6 +52,7 @@ def with_ledger(path: Path, work: Callable[[Ledger, CAConfig], Awaitable[T]]) ->
         ConfigError, StoreUnavailable: It cannot be used.
     """
     config = load_ca(path).ca
+    logs.configure("console", "warning")  # what is done is said by the command itself
 
     async def main() -> T:
         async with opened(config) as ledger:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from ra_gateway.ca.authorities import SIGNER_DAYS
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.ledger.listing import newest
-from ra_gateway.ca.profiles import Profile
+from ra_gateway.ca.profiles import PRIVILEGED_PURPOSES, Profile
 from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
 from ra_gateway.ca.records import (
     Authority,
@@ -118,16 +118,25 @@ class _Known:
     def __init__(self, path: Path) -> None:
         config = load_ca(path)
         self._names = {
-            "profile": frozenset(ca_profiles(config.ca)),
-            "vendor": frozenset(config.vendors),
+            "profile": _grantable(ca_profiles(config.ca)),
+            "vendor": sorted(config.vendors),
         }
 
     def problems(self, where: str, entity: EndEntity) -> Iterable[Problem]:
         """Yield what an end entity names that does not exist."""
         for what, name in (("profile", entity.profile), ("vendor", entity.vendor)):
             if name and name not in self._names[what]:
-                known = ", ".join(sorted(self._names[what])) or "none at all"
-                yield Problem(where, f"there is no {what} {name!r}", f"Configured are: {known}")
+                known = ", ".join(self._names[what]) or "none at all"
+                yield Problem(where, f"there is no {what} {name!r} for it", f"There are: {known}")
+
+
+def _grantable(profiles: Mapping[str, Profile]) -> list[str]:
+    """Return the names of profiles that may be asked for: none whose keys speak for the PKI."""
+    return [
+        name
+        for name, profile in profiles.items()
+        if not PRIVILEGED_PURPOSES & ({*profile.purposes} | profile.allowed_purposes)
+    ]
 
 
 def _with_window(entity: EndEntity, config: CAConfig) -> EndEntity:
@@ -379,14 +388,14 @@ def role_add(
     """Make a role, or change what it lets be done."""
 
     async def put(ledger: Ledger, settings: CAConfig) -> Role:
-        known = ca_profiles(settings)
+        known = _grantable(ca_profiles(settings))
         names = tuple(profile or (settings.profile,))
         unknown = [item for item in names if item not in known]
         if unknown:
             raise problem(
                 f"role {name}",
-                f"there is no profile {unknown[0]!r}",
-                f"Configured are: {', '.join(sorted(known))}",
+                f"there is no profile {unknown[0]!r} for it",
+                f"There are: {', '.join(known)}",
             )
         role = Role(name, frozenset(privilege), names)
         await ledger.registry.put_role(role, actor(), now())

@@ -118,7 +118,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         out.print(table)
         return
     for row in (columns, *rows):
-        say("\t".join(map(_shown, row)))
+        typer.echo("\t".join(map(_shown, row)))  # rich would make blanks of the tabs
 
 
 def show_facts(facts: Iterable[tuple[str, str]]) -> None:

@@ -305,6 +305,37 @@ class CertReqMessagesBox:
     messages: Annotated[list[CertReqMsg], some]
 
 
+# --- PKCS#10 --------------------------------------------------------------------------------------------------
+
+
+@asn1.sequence
+class Attribute:
+    type: x509.ObjectIdentifier
+    values: asn1.SetOf[asn1.TLV]
+
+
+@asn1.sequence
+class CertificationRequestInfo:
+    """RFC 2986 4.1. `attributes` is not optional there, but some encoders leave it out when it is empty."""
+
+    version: int
+    subject: asn1.TLV
+    subject_pk_info: asn1.TLV
+    attributes: Annotated[asn1.SetOf[Attribute] | None, Implicit(0)]
+
+
+@asn1.sequence
+class CertificationRequest:
+    certification_request_info: asn1.TLV
+    signature_algorithm: asn1.TLV
+    signature: BitString
+
+
+@asn1.sequence
+class ExtensionsBox:
+    extensions: Annotated[list[Extension], some]
+
+
 # --- CMP: answers, confirmation, revocation, polling ----------------------------------------------------------
 
 

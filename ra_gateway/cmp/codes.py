@@ -58,8 +58,29 @@ CERT_RESPONSE_TO: Final = {
     BodyType.ir: BodyType.ip,
     BodyType.cr: BodyType.cp,
     BodyType.kur: BodyType.kup,
+    BodyType.p10cr: BodyType.cp,
 }
-"""The answer that belongs to each CRMF certificate request (RFC 9483 4.1)."""
+"""The answer that belongs to each certificate request (RFC 9483 4.1)."""
+
+RESPONSE_TO: Final = {
+    **CERT_RESPONSE_TO,
+    BodyType.rr: BodyType.rp,
+    BodyType.genm: BodyType.genp,
+}
+"""The answer that belongs to each request that opens an operation (RFC 9483 4.1 to 4.3)."""
+
+P10CR_CERT_REQ_ID: Final = -1
+"""certReqId of a cp to a p10cr, which has none itself (RFC 9810 5.3.4)."""
+
+
+def is_cert_req_id(found: int, expected: int) -> bool:
+    """Tell whether a certReqId is the one of a request.
+
+    Args:
+        expected: The request's. After a p10cr (-1) 0 is the same: RFC 9483 4.1.1 says 0 of every certConf,
+            and implementations differ in the cp as well.
+    """
+    return found == expected or (expected == P10CR_CERT_REQ_ID and found == 0)
 
 
 class OID:
@@ -76,6 +97,8 @@ class OID:
     crlStatusList: Final = "1.3.6.1.5.5.7.4.22"
     crls: Final = "1.3.6.1.5.5.7.4.23"
     reasonCode: Final = "2.5.29.21"
+    extensionRequest: Final = "1.2.840.113549.1.9.14"
+    msExtensionRequest: Final = "1.3.6.1.4.1.311.2.1.14"
     oldCertID: Final = "1.3.6.1.5.5.7.5.1.5"
     altCertTemplate: Final = "1.3.6.1.5.5.7.5.1.7"
     regInfoCertReq: Final = "1.3.6.1.5.5.7.5.2.2"

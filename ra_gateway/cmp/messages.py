@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Final, NamedTuple, TypeVar
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.codes import ISSUED_STATUSES, OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import ISSUED_STATUSES, OID, P10CR_CERT_REQ_ID, BodyType, PKIStatus
 from ra_gateway.cmp.names import NULL_DN, directory_name, name_of
-from ra_gateway.errors import HeaderRefused, MalformedMessage, PKIFailureInfo
+from ra_gateway.errors import HeaderRefused, MalformedMessage, PKIFailureInfo, TemplateRefused
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -423,7 +423,8 @@ class CertReqMsg:
     """One certificate request.
 
     Args:
-        cert_req_der: CertRequest as received: what POPOSigningKey signs.
+        cert_req_der: CertRequest as received: what POPOSigningKey signs. Of a PKCS#10, its
+            CertificationRequestInfo: what its self-signature is over.
         pop: `SignaturePOP`; the name of another choice of ProofOfPossession; None if absent.
         reg_info: Attributes beside the request, which no proof of possession covers.
     """
@@ -493,6 +494,57 @@ def _signature_pop(value: asn1.POPOSigningKey) -> SignaturePOP:
         input_der=None if given is None else asn1.encode(given),
         auth_info_der=b"" if given is None else asn1.raw(given.auth_info),
         public_key_der=b"" if given is None else asn1.raw(given.public_key),
+    )
+
+
+def certification_request(content: bytes) -> CertReqMsg:
+    """Decode the content of a p10cr: a PKCS#10 request, read as the CRMF request that says the same.
+
+    Raises:
+        MalformedMessage: It does not conform.
+        TemplateRefused: Another version than 0 (R66), or more than one request for extensions.
+    """
+    request = asn1.decode(asn1.CertificationRequest, content)
+    info_der = asn1.raw(request.certification_request_info)
+    info = asn1.decode(asn1.CertificationRequestInfo, info_der)
+    if info.version != 0:
+        raise TemplateRefused(f"PKCS#10 of version {info.version}, expected 0 (v1)", rule="R66")
+    return CertReqMsg(
+        cert_req_der=info_der,
+        cert_req_id=P10CR_CERT_REQ_ID,
+        template=CertTemplate(
+            subject_der=asn1.raw(info.subject),
+            spki_der=asn1.raw(info.subject_pk_info),
+            extensions=_requested_extensions(info),
+        ),
+        controls=(),
+        pop=SignaturePOP(
+            asn1.raw(request.signature_algorithm),
+            asn1.octets_of(request.signature, "PKCS#10 signature"),
+        ),
+    )
+
+
+def _requested_extensions(info: asn1.CertificationRequestInfo) -> tuple[Extension, ...]:
+    """Return the extensions that a PKCS#10 asks for; its other attributes have no bearing on a certificate."""
+    attributes = [] if info.attributes is None else info.attributes.as_list()
+    asked = [
+        item
+        for item in attributes
+        if item.type.dotted_string in (OID.extensionRequest, OID.msExtensionRequest)
+    ]
+    if not asked:
+        return ()
+    values = asked[0].values.as_list()
+    if len(asked) > 1 or asked[0].type.dotted_string != OID.extensionRequest or len(values) != 1:
+        # Which of them a CA reads is anybody's guess; it must be the one that is checked here.
+        raise TemplateRefused(
+            "extensions are asked for otherwise than by one extensionRequest", rule="RFC 2985 5.4.2"
+        )
+    box = asn1.unbox(asn1.ExtensionsBox, asn1.inner(asn1.raw(values[0])))
+    return tuple(
+        Extension(item.extn_id.dotted_string, item.critical, item.extn_value)
+        for item in box.extensions
     )
 
 

@@ -24,7 +24,7 @@ from ra_gateway.cmp.algorithms import (
     verify_signature,
 )
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
-from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.codes import OID, BodyType, is_cert_req_id
 from ra_gateway.cmp.messages import (
     CMP2021,
     RA_VERIFIED,
@@ -35,6 +35,7 @@ from ra_gateway.cmp.messages import (
     SignaturePOP,
     cert_confirm_content,
     cert_req_messages,
+    certification_request,
     rev_req_content,
 )
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
@@ -59,7 +60,7 @@ _SEAL: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedRequest:
-    """An authenticated ir, cr or kur whose one CertReqMsg is in order and whose POP verified."""
+    """An authenticated ir, cr, kur or p10cr whose one request is in order and whose POP verified."""
 
     authenticated: AuthenticatedMessage
     request: CertReqMsg
@@ -89,7 +90,7 @@ class AuthenticatedRequest:
 def read_request(
     authenticated: AuthenticatedMessage, rules: HeaderRules, *, ra_verified_allowed: bool = False
 ) -> AuthenticatedRequest:
-    """Read the body of an authenticated ir, cr or kur and verify proof of possession.
+    """Read the body of an authenticated ir, cr, kur or p10cr and verify proof of possession.
 
     Args:
         ra_verified_allowed: Whether the signer is a registered RA that may assert raVerified.
@@ -99,6 +100,20 @@ def read_request(
     """
     message, domain = authenticated.message, authenticated.domain
     rules = rules.relaxed_by(domain.quirks)
+    is_pkcs10 = message.body_type is BodyType.p10cr
+    request = (
+        certification_request(message.body_content) if is_pkcs10 else _crmf_request(message, rules)
+    )
+    public_key_der, key = _check_template(request, domain.algorithms, rules)
+    if request.pop == RA_VERIFIED:
+        if not ra_verified_allowed:
+            raise NotAuthorized("raVerified from a device", rule="R57")
+    else:
+        _verify_pop(request, message.header, public_key_der, key, domain.algorithms, rules)
+    return AuthenticatedRequest(authenticated, request, public_key_der, _SEAL)
+
+
+def _crmf_request(message: PKIMessage, rules: HeaderRules) -> CertReqMsg:
     if message.body_content == asn1.tlv(0x30):
         raise RequestRefused("no CertReqMsg, expected exactly one", rule="R46")
     messages = cert_req_messages(message.body_content)
@@ -107,13 +122,7 @@ def read_request(
     request = messages[0]
     if request.cert_req_id != 0 and Quirk.any_cert_req_id not in rules.quirks:
         raise RequestRefused(f"certReqId {request.cert_req_id}, expected 0", rule="R47")
-    public_key_der, key = _check_template(request, domain.algorithms, rules)
-    if request.pop == RA_VERIFIED:
-        if not ra_verified_allowed:
-            raise NotAuthorized("raVerified from a device", rule="R57")
-    else:
-        _verify_pop(request, message.header, public_key_der, key, domain.algorithms, rules)
-    return AuthenticatedRequest(authenticated, request, public_key_der, _SEAL)
+    return request
 
 
 def _check_template(
@@ -260,7 +269,7 @@ def read_confirmation(
 
     Args:
         response_nonce: senderNonce of the ip, cp or kup.
-        cert_req_id: As in the request.
+        cert_req_id: As in the request; -1 for a p10cr.
 
     Raises:
         HeaderRefused: badRecipientNonce, or not exactly one CertStatus (badRequest).
@@ -278,7 +287,7 @@ def read_confirmation(
     if len(statuses) != 1:
         raise HeaderRefused(f"{len(statuses)} CertStatus, expected exactly one", rule="R106")
     status = statuses[0]
-    if status.cert_req_id != cert_req_id:
+    if not is_cert_req_id(status.cert_req_id, cert_req_id):
         raise ConfirmationRefused(
             f"certReqId {status.cert_req_id}, expected {cert_req_id}",
             fail_info=PKIFailureInfo.badRequest,
@@ -343,6 +352,21 @@ class AuthenticatedRevocation:
     def __post_init__(self) -> None:
         if self.seal is not _SEAL:
             raise TypeError("only ra_gateway.cmp.requests can make this")
+
+    @property
+    def message(self) -> PKIMessage:
+        """The message as received."""
+        return self.authenticated.message
+
+    @property
+    def signer(self) -> Certificate:
+        """The certificate that protects the message."""
+        return self.authenticated.signer
+
+    @property
+    def domain(self) -> TrustDomain:
+        """The domain that vouches for the signer."""
+        return self.authenticated.domain
 
 
 def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocation:

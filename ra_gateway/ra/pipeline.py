@@ -18,7 +18,7 @@ node continues after a crash sends the very same bytes. certConf walks the same 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -106,6 +106,8 @@ class Gateway:
     Args:
         endpoints: By name.
         credential: The RA's, called for each signature so that it can be renewed while running.
+        earlier_credentials: Those of before, while transactions begun with them may live: a transaction
+            keeps the credential its first answer was signed with (R80).
         store: Where transactions are kept.
         inventory: None if no vendor uses it.
         clock: Aware UTC.
@@ -120,6 +122,7 @@ class Gateway:
         *,
         endpoints: Mapping[str, Endpoint],
         credential: Callable[[], Credential],
+        earlier_credentials: Callable[[], Sequence[Credential]] = tuple,
         store: TransactionStore,
         inventory: Inventory | None,
         clock: Clock,
@@ -130,6 +133,7 @@ class Gateway:
     ) -> None:
         self._endpoints = endpoints
         self._credential = credential
+        self._earlier_credentials = earlier_credentials
         self._store = store
         self._inventory = inventory
         self._clock = clock
@@ -481,7 +485,7 @@ class Gateway:
                 walk.message,
                 walk.message.body_der,
                 Variant(transaction.variant),
-                self._credential(),
+                self._credential_of(transaction),
                 now,
             )
         confirming = advance(
@@ -571,7 +575,7 @@ class Gateway:
             reply = self._reply_header(header)
             if not exchange.upstream_der and not transaction.confirm_status:
                 walk.notes.append("the CA was not told that the device rejects its certificate")
-        credential = self._credential()
+        credential = self._credential_of(transaction)
         response = await protect(reply, PKICONF_BODY, credential, credential.certificates)
         event = Event.accepted if transaction.confirm_status else Event.rejected
         walk.outcome = "confirmed" if transaction.confirm_status else "rejected"
@@ -595,7 +599,7 @@ class Gateway:
                 fail_info=PKIFailureInfo.badRecipientNonce,
                 rule="R8",
             )
-        credential = self._credential()
+        credential = self._credential_of(transaction)
         response = await protect(
             self._reply_header(walk.message.header),
             PKICONF_BODY,
@@ -613,6 +617,16 @@ class Gateway:
         return await self._settle(ended) or response
 
     # --- answers of our own -------------------------------------------------------------------------------------
+
+    def _credential_of(self, transaction: Transaction) -> Credential:
+        """Return what signed the first answer of a transaction, the current credential if that is gone."""
+        current, earlier = self._credential(), self._earlier_credentials()
+        answer_der = transaction.opening.response_der
+        if not earlier or answer_der is None:
+            return current
+        (signer_der, *_) = PKIMessage.from_der(answer_der).extra_certs or (b"",)
+        known = {item.certificate.der: item for item in (*earlier, current)}
+        return known.get(signer_der, current)
 
     def _reply_header(self, request: PKIHeader) -> PKIHeader:
         return reply_header(

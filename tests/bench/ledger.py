@@ -28,11 +28,10 @@ from typing import Any, Final
 
 import asyncpg
 import uvloop
-from sqlalchemy import Connection, text
-from sqlalchemy.schema import CreateIndex
+from sqlalchemy import Connection
 
 from ra_gateway.ca.ledger import Ledger, LedgerLocation, open_ledger, schema
-from ra_gateway.ca.ledger.database import write
+from ra_gateway.ca.ledger.database import PostgresDatabase, write
 from ra_gateway.ca.ledger.sql import subject_key
 from ra_gateway.ca.records import Intent, Reason, Revocation
 from ra_gateway.cmp.certificates import Certificate
@@ -136,7 +135,9 @@ async def _fill_postgres(url: str, count: int, made: Certificate) -> None:
     await connection.close()
 
 
-def _batches(count: int, made: Certificate) -> Iterator[list[tuple[tuple[Any, ...], ...]]]:
+def _batches(
+    count: int, made: Certificate
+) -> Iterator[list[tuple[tuple[Any, ...], tuple[Any, ...]]]]:
     batch = []
     for row in _rows(count, made):
         batch.append(row)
@@ -148,39 +149,40 @@ def _batches(count: int, made: Certificate) -> Iterator[list[tuple[tuple[Any, ..
 
 async def fill(where: LedgerLocation, count: int) -> None:
     """Make a ledger with so many certificates; indices are made at the end, which is faster."""
-    ledger = open_ledger(where)
+    ledger = _patient(where)
     await ledger.migrate()
     await ledger.open()
     await write(ledger._database, _drop_indices)
-    made = certificate(1)
+    await ledger.close()
     if isinstance(where, Path):
-        await ledger.close()
-        _fill_sqlite(where, count, made)
+        _fill_sqlite(where, count, certificate(1))
     else:
-        await ledger.close()
-        await _fill_postgres(where, count, made)
-    if isinstance(where, Path):
-        with closing(sqlite3.connect(where)) as connection:
-            for statement in _index_statements("sqlite"):
-                connection.execute(statement)
-    else:
+        await _fill_postgres(where, count, certificate(1))
+    ledger = _patient(where)
+    await ledger.open()
+    await write(ledger._database, _create_indices)
+    await ledger.close()
+    if isinstance(where, str):
         connection = await asyncpg.connect(where)
-        for statement in _index_statements("postgresql"):
-            await connection.execute(statement)
         await connection.execute("VACUUM ANALYZE")
         await connection.close()
 
 
+def _patient(where: LedgerLocation) -> Ledger:
+    """Return a ledger whose statements may take long."""
+    if isinstance(where, Path):
+        return open_ledger(where)
+    return Ledger(PostgresDatabase(where, command_seconds=600))
+
+
 def _drop_indices(connection: Connection) -> None:
     for index in schema.certificates.indexes:
-        connection.execute(text(f"DROP INDEX {index.name}"))
+        index.drop(connection)
 
 
-def _index_statements(dialect: str) -> list[str]:
-    from sqlalchemy.dialects import postgresql, sqlite
-
-    made = sqlite.dialect() if dialect == "sqlite" else postgresql.dialect()
-    return [str(CreateIndex(index).compile(dialect=made)) for index in schema.certificates.indexes]
+def _create_indices(connection: Connection) -> None:
+    for index in schema.certificates.indexes:
+        index.create(connection)
 
 
 # --- measuring ------------------------------------------------------------------------------------------------

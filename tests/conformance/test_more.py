@@ -30,10 +30,12 @@ async def test_settings_of_the_bundled_ca_reach_what_it_issues(tmp_path: Path) -
         organisation="Example Operator",
         vendors={"acme": ("vendor/root.pem", "vendor/sub.pem")},
         now=now(),
+        port=0,
     )
     settings = f'[ca]\ncrl_url = "{CRL_URL}"\nconfirm_wait_seconds = 1234\n'
     path.write_text(path.read_text().replace("[ca]\n", settings))
     application = Application(load(path), sink=lambda event: None)
+    await application.start()
     credential, _ = vendor.make_device("ENB-1")
     enrollment = Enrollment(
         DeviceIdentity(credential),

@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
 
 from ra_gateway.ca.ledger import Ledger, LedgerLocation, SerialTaken, open_ledger
-from ra_gateway.ca.ledger.database import MAX_BATCH, write
+from ra_gateway.ca.ledger.batches import MAX_BATCH
+from ra_gateway.ca.ledger.database import write
 from ra_gateway.ca.records import (
     CertificateStatus,
     EntityStatus,
@@ -293,7 +295,7 @@ async def test_a_named_end_entity_has_to_exist(ledger: Ledger) -> None:
     assert await ledger.registry.entities() == []
 
 
-async def reenrolls(ledger: Ledger, policy: Reenroll, **changes: object) -> bool:
+async def reenrolls(ledger: Ledger, policy: Reenroll, **changes: Any) -> bool:
     try:
         return await ledger.reserve(operation(), intent(reenroll=policy, **changes), NOW) is None
     except NotAuthorized:
@@ -379,7 +381,7 @@ async def test_a_key_belongs_to_one_end_entity_whoever_asked_first(
 async def test_a_renewal_supersedes_when_it_is_accepted(ledger: Ledger, implicit: bool) -> None:
     """Not before; the old certificate stays valid until it expires."""
     old = await issue(ledger)
-    changes: dict[str, object] = {"old_serial_number": old.serial_number}
+    changes: dict[str, Any] = {"old_serial_number": old.serial_number}
     if implicit:
         changes["confirm_by"] = None
     new = await issue(ledger, key="new", confirmed=False, changes=changes)
@@ -397,7 +399,7 @@ async def test_a_renewal_supersedes_when_it_is_accepted(ledger: Ledger, implicit
 async def test_a_renewal_may_revoke_what_it_renews(ledger: Ledger, implicit: bool) -> None:
     """With the reason superseded; the audit trail says so."""
     old = await issue(ledger)
-    changes: dict[str, object] = {"old_serial_number": old.serial_number}
+    changes: dict[str, Any] = {"old_serial_number": old.serial_number}
     if implicit:
         changes["confirm_by"] = None
     await issue(ledger, key="new", changes=changes, revoke_superseded=True)

@@ -29,6 +29,9 @@ START_TIMEOUT_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.02
 
 
+Command = Literal["ir", "cr", "p10cr", "kur", "rr", "genm"]
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What one run of openssl left.
@@ -80,7 +83,7 @@ def openssl_path() -> str:
 
 
 def openssl_cmp(
-    command: Literal["ir", "cr", "kur"],
+    command: Command,
     *,
     server: str,
     path: str = "/.well-known/cmp",
@@ -140,7 +143,7 @@ def openssl_cmp(
 
 
 async def openssl_cmp_async(
-    command: Literal["ir", "cr", "kur"],
+    command: Command,
     *,
     server: str,
     path: str = "/.well-known/cmp",

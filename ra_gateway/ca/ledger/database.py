@@ -20,13 +20,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import queue
 import sqlite3
 import threading
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
@@ -35,17 +33,30 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, tex
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from ra_gateway.ca.ledger.batches import (
+    FAILURES,
+    Batch,
+    Queue,
+    Run,
+    Work,
+    each,
+    is_lost,
+    is_refusal,
+    run_apart,
+    run_together,
+    unavailable,
+)
 from ra_gateway.ca.ledger.schema import HEAD
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-MAX_BATCH: Final = 256
-"""Pieces of work per commit: some 20 ms of work, so that the first in the queue does not wait for the last."""
-
 LOCK_SECONDS: Final = 5.0
 """How long another process may hold the database; a commit takes milliseconds."""
+
+CHECKPOINT_PAGES: Final = 4000
+"""After so many pages (16 MiB) SQLite moves its log into the file: pages changed often are then moved once."""
 
 CONNECT_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 10.0
@@ -60,33 +71,21 @@ PREPARED_STATEMENTS: Final = 512
 WRITER_LOCK: Final = 0x72612D6C6564676572 % (1 << 63)
 """Key of the advisory lock ("ra-ledger") that PostgreSQL's one writer at a time holds."""
 
-Batch: TypeAlias = Callable[[Connection, Sequence[Item]], Sequence[T | Exception]]
-"""Does a piece of work for every item; returns a result or an exception for each, in their order.
-
-An item whose result is an exception has left nothing in the database.
-"""
-
-_Run: TypeAlias = "Callable[[Connection, Sequence[_Work]], None]"
 _Connector: TypeAlias = Callable[[], Awaitable[Any]]
 
 MIGRATING: Final = threading.Lock()
 """Held by whoever migrates: Alembic has one environment per process."""
 
-_FAILURES: Final = (
-    SQLAlchemyError,
-    sqlite3.Error,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    OSError,
-)
-"""What a database fails with; OSError covers TimeoutError."""
-
 
 class Database(Protocol):
-    """What the ledger needs of a database; every method raises `StoreUnavailable` when it fails."""
+    """What the ledger needs of a database; every method raises `StoreUnavailable` when it fails.
 
-    commit_count: int
-    """Commits so far: with many requests at once, fewer than pieces of work."""
+    It is used from the event loop that opened it.
+    """
+
+    @property
+    def commit_count(self) -> int:
+        """Commits since it was opened: with many requests at once, fewer than pieces of work."""
 
     async def open(self) -> None:
         """Connect; SQLite is made or migrated, PostgreSQL has to be migrated.
@@ -119,90 +118,8 @@ async def write(
     database: Database, function: Callable[[Connection], T], *, durable: bool = True
 ) -> T:
     """Run one function in the writer's transaction; when it raises, nothing of it stays."""
-    result: T = await database.submit(_each, function, durable=durable)
+    result: T = await database.submit(each, function, durable=durable)
     return result
-
-
-def _each(
-    connection: Connection, functions: Sequence[Callable[[Connection], Any]]
-) -> Sequence[Any]:
-    return [function(connection) for function in functions]
-
-
-# --- one batch ------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, eq=False)
-class _Work:
-    function: Batch[Any, Any]
-    item: Any
-    durable: bool
-    future: asyncio.Future[Any]
-    outcome: Any = None  # a result or an exception
-
-    def deliver(self) -> None:
-        if self.future.done():  # whoever asked was cancelled
-            return
-        if isinstance(self.outcome, _FAILURES):
-            self.future.set_exception(unavailable(self.outcome))
-        elif isinstance(self.outcome, Exception):
-            self.future.set_exception(self.outcome)
-        else:
-            self.future.set_result(self.outcome)
-
-
-def _run_together(connection: Connection, batch: Sequence[_Work]) -> None:
-    groups: dict[Batch[Any, Any], list[_Work]] = {}
-    for work in batch:
-        groups.setdefault(work.function, []).append(work)
-    for function, group in groups.items():
-        outcomes = function(connection, [work.item for work in group])
-        for work, outcome in zip(group, outcomes, strict=True):
-            work.outcome = outcome
-
-
-def _run_apart(connection: Connection, batch: Sequence[_Work]) -> None:
-    for work in batch:
-        savepoint = connection.begin_nested()
-        try:
-            (work.outcome,) = work.function(connection, [work.item])
-        except Exception as error:  # belongs to whoever asked; the others go on
-            if not _is_refusal(error):
-                raise
-            savepoint.rollback()
-            work.outcome = error
-        else:
-            savepoint.commit()
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Tell whether a statement or an item was refused, over a connection that works."""
-    if isinstance(error, DBAPIError):
-        return not error.connection_invalidated and not _is_busy(error)
-    return not isinstance(error, _FAILURES)
-
-
-def _is_lost(error: Exception) -> bool:
-    """Tell whether a connection was lost, or none was had, without a wait."""
-    if isinstance(error, DBAPIError):
-        return error.connection_invalidated
-    return isinstance(error, _FAILURES) and not isinstance(error, TimeoutError | SQLAlchemyError)
-
-
-def _is_busy(error: DBAPIError) -> bool:
-    """Tell whether another process held the file: each item would wait as long again."""
-    return str(getattr(error.orig, "sqlite_errorname", "")).startswith("SQLITE_BUSY")
-
-
-def unavailable(error: Exception) -> StoreUnavailable:
-    """Return a database's failure as ours, without statement, values, URL or password."""
-    reason = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    said = (
-        str(reason).partition("\n")[0].rpartition(">: ")[2]
-    )  # SQLAlchemy's "<class '...'>: " goes
-    failure = StoreUnavailable(f"ledger: {said or type(reason).__name__}")
-    failure.__cause__ = error
-    return failure
 
 
 # --- SQLite ---------------------------------------------------------------------------------------------------
@@ -217,55 +134,63 @@ class SQLiteDatabase:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._threads: tuple[_Thread, ...] = ()
-        self.commit_count = 0
+        self._writer: _SQLiteThread | None = None
+        self._reader: _SQLiteThread | None = None
+
+    @property
+    def commit_count(self) -> int:
+        return 0 if self._writer is None else self._writer.commit_count
 
     async def open(self) -> None:
-        await asyncio.to_thread(self._open)
+        if self._writer is None:
+            writing, reading = await asyncio.to_thread(self._connect)
+            self._writer = _SQLiteThread(writing, "ca-ledger-writer", reads=False)
+            self._reader = _SQLiteThread(reading, "ca-ledger-reader", reads=True)
 
-    def _open(self) -> None:
-        if self._threads:
-            return
+    def _connect(self) -> tuple[Connection, Connection]:
         writing = _sqlite_connect(self._path)
         try:
             with MIGRATING, writing.begin():
                 # Two processes may start at once.
                 writing.exec_driver_sql("BEGIN IMMEDIATE")
                 _require_or_migrate(writing, _unusable_file(self._path))
-            reading = _sqlite_connect(self._path)
+            return writing, _sqlite_connect(self._path)
         except (SQLAlchemyError, sqlite3.Error) as error:
             writing.close()
             raise _unusable_file(self._path)(unavailable(error).detail) from error
         except ConfigError:
             writing.close()
             raise
-        self._threads = (
-            _Thread("ca-ledger-writer", _SQLiteWriter(self, writing)),
-            _Thread("ca-ledger-reader", _SQLiteReader(reading)),
-        )
 
     async def migrate(self) -> None:
-        if not self._threads:
-            await self.open()
-            await self.close()
+        if self._writer is None:
+            for connection in await asyncio.to_thread(self._connect):
+                connection.close()
 
     async def close(self) -> None:
-        threads, self._threads = self._threads, ()
-        for thread in threads:
-            await asyncio.to_thread(thread.end)
+        writer, self._writer = self._writer, None
+        reader, self._reader = self._reader, None
+        if writer is not None and reader is not None:
+            await writer.close()
+            await reader.close()
 
     async def submit(self, function: Batch[Item, T], item: Item, *, durable: bool) -> T:
-        return await self._put(0, function, item, durable)
+        if self._writer is None:
+            raise _closed()
+        return await self._writer.queue.put(function, item, durable=durable)
 
     async def read(self, function: Callable[[Connection], T]) -> T:
-        return await self._put(1, _each, function, False)
+        if self._reader is None:
+            raise _closed()
+        result: T = await self._reader.queue.put(each, function, durable=False)
+        return result
 
     async def read_state(self, function: Callable[[Connection], T]) -> T:
-        if not self._threads:
-            raise StoreUnavailable("the ledger is closed")
+        if self._reader is None:
+            raise _closed()
         try:
             return await asyncio.to_thread(self._read_state, function)
-        except _FAILURES as error:
+        except FAILURES as error:
             raise unavailable(error) from error
 
     def _read_state(self, function: Callable[[Connection], T]) -> T:
@@ -273,88 +198,56 @@ class SQLiteDatabase:
             connection.exec_driver_sql("BEGIN")
             return function(connection)
 
-    async def _put(self, thread: int, function: Batch[Any, T], item: Any, durable: bool) -> T:
-        if not self._threads:
-            raise StoreUnavailable("the ledger is closed")
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._threads[thread].put(_Work(function, item, durable, future))
-        return await future
 
+class _SQLiteThread:
+    """A connection, the thread that uses it, and the queue in front of it."""
 
-class _Thread:
-    """Takes all work that waits, has it run, and tells those who asked.
-
-    Args:
-        run: Sets the outcome of every piece of a batch; its `close` is called at the end.
-    """
-
-    def __init__(self, name: str, run: _SQLiteWriter | _SQLiteReader) -> None:
-        self._run = run
-        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self.put = self._queue.put
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
-
-    def end(self) -> None:
-        """Finish what is queued."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _serve(self) -> None:
-        is_open = True
-        while is_open:
-            taken = [self._queue.get()]
-            while len(taken) < MAX_BATCH:
-                try:
-                    taken.append(self._queue.get_nowait())
-                except queue.Empty:
-                    break
-            batch = [work for work in taken if work is not None]
-            is_open = len(batch) == len(taken)
-            if batch:
-                self._run(batch)
-                _deliver(batch)
-        self._run.close()
-
-
-def _deliver(batch: Sequence[_Work]) -> None:
-    for loop in {work.future.get_loop() for work in batch}:
-        mine = [work for work in batch if work.future.get_loop() is loop]
-        # RuntimeError: the loop is closed, so nobody waits any more.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(_deliver_all, mine)
-
-
-def _deliver_all(batch: Iterable[_Work]) -> None:
-    for work in batch:
-        work.deliver()
-
-
-class _SQLiteWriter:
-    def __init__(self, database: SQLiteDatabase, connection: Connection) -> None:
-        self._database = database
+    def __init__(self, connection: Connection, name: str, *, reads: bool) -> None:
         self._connection = connection
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._work = self._read if reads else self._write
         self._flushing = True
+        self.commit_count = 0
+        self.queue = Queue(self._run, name)
 
-    def __call__(self, batch: Sequence[_Work]) -> None:
+    async def _run(self, batch: Sequence[Work]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._work, batch)
+
+    async def close(self) -> None:
+        """Finish what is queued and close the connection."""
+        await self.queue.close()
+        self._thread.shutdown()
+        self._connection.close()
+
+    def _read(self, batch: Sequence[Work]) -> None:
+        try:
+            self._connection.exec_driver_sql("BEGIN")
+            for work in batch:
+                try:
+                    (work.outcome,) = work.function(self._connection, [work.item])
+                except Exception as error:  # belongs to whoever asked; the others go on
+                    work.outcome = error
+            self._connection.rollback()
+        except Exception as error:
+            _fail(batch, error)
+
+    def _write(self, batch: Sequence[Work]) -> None:
         try:
             try:
-                self._commit(batch, _run_together)
+                self._commit(batch, run_together)
             except Exception as error:
-                if len(batch) == 1 or not _is_refusal(error):
+                if len(batch) == 1 or not is_refusal(error):
                     raise
-                self._commit(batch, _run_apart)
+                self._commit(batch, run_apart)
         except Exception as error:
-            # Nothing of the batch is certain to be in the file, not even what succeeded.
-            for work in batch:
-                work.outcome = error
+            _fail(batch, error)
 
-    def _commit(self, batch: Sequence[_Work], run: _Run) -> None:
+    def _commit(self, batch: Sequence[Work], run: Run) -> None:
         self._flush_on_commit(any(work.durable for work in batch))
         with self._connection.begin():
             self._connection.exec_driver_sql("BEGIN IMMEDIATE")
             run(self._connection, batch)
-        self._database.commit_count += 1
+        self.commit_count += 1
 
     def _flush_on_commit(self, wanted: bool) -> None:
         if wanted != self._flushing:
@@ -362,25 +255,15 @@ class _SQLiteWriter:
             _raw(self._connection).execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
             self._flushing = wanted
 
-    def close(self) -> None:
-        self._connection.close()
+
+def _fail(batch: Sequence[Work], error: Exception) -> None:
+    """Tell that nothing of a batch is certain to be stored, not even what succeeded."""
+    for work in batch:
+        work.outcome = error
 
 
-class _SQLiteReader:
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def __call__(self, batch: Sequence[_Work]) -> None:
-        self._connection.exec_driver_sql("BEGIN")
-        for work in batch:
-            try:
-                (work.outcome,) = work.function(self._connection, [work.item])
-            except Exception as error:  # belongs to whoever asked; the thread has to go on
-                work.outcome = error
-        self._connection.rollback()
-
-    def close(self) -> None:
-        self._connection.close()
+def _closed() -> StoreUnavailable:
+    return StoreUnavailable("the ledger is closed")
 
 
 def _raw(connection: Connection) -> sqlite3.Connection:
@@ -410,9 +293,8 @@ def _sqlite_connect(path: Path) -> Connection:
         raw.execute("PRAGMA journal_mode = WAL")
         raw.execute("PRAGMA synchronous = FULL")
         raw.execute("PRAGMA foreign_keys = ON")
-        raw.execute(
-            "PRAGMA cache_size = -65536"
-        )  # 64 MiB: of a large ledger, the inner index pages
+        # 64 MiB: of a large ledger, the inner pages of the indices.
+        raw.execute("PRAGMA cache_size = -65536")
     except sqlite3.Error as error:
         connection.close()
         raise _unusable_file(path)(str(error)) from error
@@ -453,26 +335,28 @@ class PostgresDatabase:
         self._engine: AsyncEngine | None = None
         self._idle: list[AsyncConnection] = []
         self._reading = asyncio.Semaphore(READ_CONNECTIONS)
-        self._queue: deque[_Work] = deque()
-        self._filled = asyncio.Event()
-        self._writer: asyncio.Task[None] | None = None
-        self.commit_count = 0
+        self._queue: Queue | None = None
+        self._commit_count = 0
+
+    @property
+    def commit_count(self) -> int:
+        return self._commit_count
 
     async def open(self) -> None:
-        if self._writer is not None:
+        if self._engine is not None:
             return
         engine = _postgres_engine(self._connect)
         try:
             async with engine.connect() as connection:
                 await connection.run_sync(_require_current)
-        except _FAILURES as error:
+        except FAILURES as error:
             await engine.dispose()
             raise unavailable(error) from error
         except BaseException:
             await engine.dispose()
             raise
         self._engine = engine
-        self._writer = asyncio.create_task(self._serve(engine), name="ca-ledger-writer")
+        self._queue = Queue(lambda batch: self._run(engine, batch), "ca-ledger-writer")
 
     async def migrate(self) -> None:
         engine = _postgres_engine(self._connect)
@@ -481,7 +365,7 @@ class PostgresDatabase:
             async with engine.connect() as connection, connection.begin():
                 await connection.run_sync(_begin_postgres, True)
                 await connection.run_sync(_require_or_migrate, _unusable_server)
-        except _FAILURES as error:
+        except FAILURES as error:
             raise unavailable(error) from error
         finally:
             MIGRATING.release()
@@ -489,21 +373,17 @@ class PostgresDatabase:
 
     async def close(self) -> None:
         engine, self._engine = self._engine, None
-        if engine is not None and self._writer is not None:
-            self._filled.set()
-            await self._writer
-            self._writer = None
+        queue, self._queue = self._queue, None
+        if engine is not None and queue is not None:
+            await queue.close()
             while self._idle:
                 await self._idle.pop().close()
             await engine.dispose()
 
     async def submit(self, function: Batch[Item, T], item: Item, *, durable: bool) -> T:
-        if self._engine is None:
-            raise StoreUnavailable("the ledger is closed")
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Work(function, item, durable, future))
-        self._filled.set()
-        return await future
+        if self._queue is None:
+            raise _closed()
+        return await self._queue.put(function, item, durable=durable)
 
     async def read(self, function: Callable[[Connection], T]) -> T:
         return await self._read(function, self._read_idle)
@@ -517,18 +397,18 @@ class PostgresDatabase:
         read: Callable[[AsyncEngine, Callable[[Connection], T]], Awaitable[T]],
     ) -> T:
         if self._engine is None:
-            raise StoreUnavailable("the ledger is closed")
+            raise _closed()
         try:
             try:
                 return await read(self._engine, function)
-            except _FAILURES as error:
-                if not _is_lost(error):
+            except FAILURES as error:
+                if not is_lost(error):
                     raise
             # The server was restarted, perhaps; reading may be repeated, over a new connection.
             while self._idle:
                 await self._idle.pop().close()
             return await read(self._engine, function)
-        except _FAILURES as error:
+        except FAILURES as error:
             raise unavailable(error) from error
 
     async def _read_idle(self, engine: AsyncEngine, function: Callable[[Connection], T]) -> T:
@@ -552,35 +432,24 @@ class PostgresDatabase:
                 await connection.close()
             return result
 
-    async def _serve(self, engine: AsyncEngine) -> None:
-        while self._queue or self._engine is not None:
-            if self._queue:
-                batch = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
-                await self._run(engine, batch)
-                _deliver_all(batch)
-            else:
-                self._filled.clear()
-                await self._filled.wait()
-
-    async def _run(self, engine: AsyncEngine, batch: Sequence[_Work]) -> None:
-        run, reconnected = _run_together, False
+    async def _run(self, engine: AsyncEngine, batch: Sequence[Work]) -> None:
+        run, reconnected = run_together, False
         while True:
             transaction = _PostgresTransaction(engine)
             try:
                 await transaction.run(batch, run)
-                self.commit_count += 1
+                self._commit_count += 1
                 return
             except Exception as error:
                 if transaction.committing:
                     pass  # perhaps it was committed, so it must not be repeated
-                elif _is_lost(error) and not reconnected:
+                elif is_lost(error) and not reconnected:
                     reconnected = True  # from before a restart of the server, perhaps
                     continue
-                elif run is _run_together and len(batch) > 1 and _is_refusal(error):
-                    run = _run_apart
+                elif run is run_together and len(batch) > 1 and is_refusal(error):
+                    run = run_apart
                     continue
-                for work in batch:
-                    work.outcome = error
+                _fail(batch, error)
                 return
 
 
@@ -591,7 +460,7 @@ class _PostgresTransaction:
         self._engine = engine
         self.committing = False
 
-    async def run(self, batch: Sequence[_Work], run: _Run) -> None:
+    async def run(self, batch: Sequence[Work], run: Run) -> None:
         durable = any(work.durable for work in batch)
         async with self._engine.connect() as connection:
             try:
@@ -637,9 +506,9 @@ async def _postgres_read_state(engine: AsyncEngine, function: Callable[[Connecti
 
 
 async def _abandon(connection: AsyncConnection) -> None:
-    with suppress(*_FAILURES):
+    with suppress(*FAILURES):
         await connection.invalidate()
-    with suppress(*_FAILURES):
+    with suppress(*FAILURES):
         await connection.close()
 
 

@@ -76,7 +76,6 @@ certificates: Final = Table(
     Column("der", Blob()),  # last, so that what stands before is read without it
     UniqueConstraint("serial"),
     CheckConstraint("status = 'reserved' OR der IS NOT NULL", name="issued_has_der"),
-    Index("certificates_by_subject", "subject_key", "id"),
     Index("certificates_by_entity", "entity", "id"),
     Index("certificates_by_key", "spki_digest"),
     Index("certificates_by_status", "status", "confirm_by"),

@@ -69,7 +69,6 @@ def upgrade() -> None:
     op.create_index(
         "certificates_by_status", "certificates", ["status", "confirm_by"], unique=False
     )
-    op.create_index("certificates_by_subject", "certificates", ["subject_key", "id"], unique=False)
     op.create_index(
         "certificates_on_crl",
         "certificates",

@@ -1,0 +1,164 @@
+"""The RA's credential, taken up from disk when it changes there, without a restart."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from ra_gateway.app.running import now
+from ra_gateway.cmp.protection import Credential
+from ra_gateway.cmp.trust import TrustDomain
+from ra_gateway.config import RAConfig
+from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.keys import load_credential
+
+WATCH_SECONDS: Final = 2.0
+"""From one look at the files to the next; the CA hears a new certificate about as soon."""
+
+EXPIRY_WARNING: Final = timedelta(days=30)
+"""From then on an expiring RA certificate is warned of, once a day: replacing it wants somebody's hand."""
+
+_WARNING_INTERVAL: Final = timedelta(days=1)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ra")
+
+_State = tuple[tuple[int, int, int], ...]
+
+
+class CredentialFiles:
+    """The RA's certificate, key and chain in their files; `current` is what signs now.
+
+    What it replaces still signs for the transactions begun with it: `earlier` has them, newest first.
+
+    Args:
+        keep: How long a transaction may live.
+        operator: The domain whose anchors base stations verify the RA's signature with.
+
+    Raises:
+        ConfigError: They cannot be used.
+    """
+
+    def __init__(self, config: RAConfig, operator: TrustDomain, keep: timedelta) -> None:
+        self._config = config
+        self._keep = keep
+        self._replaced: list[tuple[datetime, Credential]] = []
+        self._operator = operator
+        self._seen = self._state()
+        self.current = self._load()
+        self._warned_at = now() - _WARNING_INTERVAL
+
+    def earlier(self) -> tuple[Credential, ...]:
+        """Return the credentials of before that transactions may still live on."""
+        if not self._replaced:
+            return ()
+        oldest = now() - self._keep
+        self._replaced = [item for item in self._replaced if item[0] > oldest]
+        return tuple(credential for _, credential in self._replaced)
+
+    async def watch(self) -> None:
+        """Take up what changes in the files, until cancelled.
+
+        What cannot be used is told in the log and left alone: a certificate whose key is still being written, or
+        one that base stations could not verify.
+        """
+        while True:
+            self._warn()
+            await asyncio.sleep(WATCH_SECONDS)
+            state = self._state()
+            if state == self._seen:
+                continue
+            try:
+                # In a thread: a key in an HSM is tried out, which takes its time.
+                fresh = await asyncio.to_thread(self._load)
+            except ConfigError as error:
+                log.warning(
+                    "ra.credential_unusable", problems=[str(item) for item in error.problems]
+                )
+                # Looked at again, and told of again, when the files change again.
+                self._seen = state
+                continue
+            self._seen = state
+            if fresh.certificates != self.current.certificates:
+                self._replaced.insert(0, (now(), self.current))
+                self.current = fresh
+                log.info(
+                    "ra.credential_changed",
+                    subject=fresh.certificate.subject,
+                    serial=f"{fresh.certificate.serial_number:x}",
+                    not_after=fresh.certificate.not_after.isoformat(),
+                )
+
+    def _warn(self) -> None:
+        moment, certificate = now(), self.current.certificate
+        left = certificate.not_after - moment
+        if left < EXPIRY_WARNING and moment - self._warned_at >= _WARNING_INTERVAL:
+            self._warned_at = moment
+            log.warning(
+                "ra.credential_expires",
+                subject=certificate.subject,
+                not_after=certificate.not_after.isoformat(),
+                days=max(0, left.days),
+            )
+
+    def _state(self) -> _State:
+        """Return what tells that files were changed or replaced."""
+        paths = (self._config.certificate_path, self._config.key_path, *self._config.chain_paths)
+        return tuple(_file_state(path) for path in paths)
+
+    def _load(self) -> Credential:
+        credential = load_ra_credential(self._config)
+        check_ra_credential(credential, self._operator)
+        return credential
+
+
+def _file_state(path: Path) -> tuple[int, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0, 0)  # replaced at this very moment, or gone
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def load_ra_credential(config: RAConfig) -> Credential:
+    """Return the RA's credential as it is in its files.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
+    password = config.key_password_path
+    return load_credential(
+        config.certificate_path,
+        config.key_path,
+        chain_paths=config.chain_paths,
+        password=None if password is None else password.read_bytes().rstrip(b"\r\n"),
+        setting="ra",
+    )
+
+
+def check_ra_credential(credential: Credential, operator: TrustDomain) -> None:
+    """Refuse an RA certificate that devices could not verify.
+
+    Raises:
+        ConfigError: They could not.
+    """
+    try:
+        operator.find_path(credential.certificate, credential.chain, now())
+    except CMPError as error:
+        raise _unusable(
+            f"devices could not verify the RA certificate: {error.detail}",
+            "Use a certificate that the operator's CA issued, with its chain in ra.chain_paths",
+        ) from error
+    usage = credential.certificate.key_usage
+    if usage is not None and 0 not in usage:
+        raise _unusable(
+            "keyUsage of the RA certificate lacks digitalSignature",
+            "Have it issued with digitalSignature: strict devices refuse answers without",
+        )
+
+
+def _unusable(what: str, todo: str) -> ConfigError:
+    return ConfigError([Problem("ra.certificate_path", what, todo)])

@@ -1,0 +1,388 @@
+"""The bundled CA as a process on PostgreSQL, with OpenSSL's clients: enrol, revoke, CRL, OCSP, a new RA certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+from cryptography import x509
+
+from ra_gateway.keys import load_certificates
+from tests.support.openssl import load_certificate, openssl_cmp, openssl_path
+from tests.support.pki import VendorPKI, make_key, write_certificates, write_key
+from tests.support.processes import (
+    CAProcess,
+    GatewayProcess,
+    edit,
+    http_upstream,
+    make_setup,
+    set_upstream,
+)
+from tests.support.softhsm import SoftHSM
+from tests.support.stations import Station, until
+
+SERIAL = "SN-000001"
+SUBJECT = "CN=enb1.ran.example.net,O=Example Operator"
+IN_OPENSSL = "/O=Example Operator/CN=enb1.ran.example.net"
+CLIENT_PATH = "/client"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A CA process with its status listener, and the files around it."""
+
+    directory: Path
+    config: Path
+    vendor: VendorPKI
+    ca: CAProcess
+    status_port: int
+
+    @property
+    def root(self) -> Path:
+        """The operator's root."""
+        return self.directory / "operator" / "root.pem"
+
+    @property
+    def issuing(self) -> Path:
+        """The issuing CA's certificate."""
+        return self.directory / "operator" / "issuing.pem"
+
+    def run(self, *arguments: str) -> str:
+        """Run `ra-gateway ca ...` with the site's configuration, and return what it says."""
+        return ca_command(*arguments, "--config", str(self.config))
+
+
+def ca_command(*arguments: str) -> str:
+    """Run `ra-gateway ca ...`, which must succeed, and return what it says."""
+    program = (sys.executable, "-c", "from ra_gateway.cli.main import main; main()")
+    done = subprocess.run(
+        [*program, "ca", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, f"ca {' '.join(arguments)}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def configure(directory: Path, vendor: VendorPKI, ledger_url: str | None = None) -> Path:
+    """Write a setup with client mode and a status listener; on PostgreSQL where a URL is given."""
+    config = make_setup(directory, vendors={"acme": vendor})
+    text = config.read_text()
+    config.write_text(
+        f'{text}\n[ca.client]\nvendors = ["acme"]\nidentity_from = "cn"\n'
+        "\n[ca.status]\nlisten_port = 0\ncheck_seconds = 0.2\n"
+    )
+    if ledger_url is not None:
+        url_path = directory / "ledger.url"
+        url_path.touch(mode=0o600)
+        url_path.write_text(ledger_url)
+        edit(config, 'ledger_path = "ca/ledger.sqlite"', 'ledger_url_path = "ledger.url"')
+        common = ("--config", str(config))
+        ca_command("migrate", *common)
+        privileges = ("--privilege", "issue", "--privilege", "update", "--privilege", "revoke")
+        ca_command("role", "add", "ra", *privileges, *common)
+        certificate = str(directory / "ra" / "ra.pem")
+        ca_command("ra", "add", "gateway", "--role", "ra", "--certificate", certificate, *common)
+    return config
+
+
+@contextlib.contextmanager
+def running(directory: Path, config: Path, vendor: VendorPKI) -> Iterator[Site]:
+    """Run the CA of a configuration."""
+    with CAProcess(config) as ca:
+        ports = [event["port"] for event in ca.events if event["event"] == "ca.status"]
+        yield Site(directory, config, vendor, ca, ports[-1])
+
+
+@pytest.fixture
+def site(tmp_path: Path, vendor_pki: VendorPKI, postgres_url: str) -> Iterator[Site]:
+    """A CA process on PostgreSQL."""
+    config = configure(tmp_path / "site", vendor_pki, postgres_url)
+    with running(tmp_path / "site", config, vendor_pki) as site:
+        yield site
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A base station's files."""
+
+    directory: Path
+    site: Site
+
+    @classmethod
+    def made(cls, site: Site, serial: str = SERIAL) -> Device:
+        """Make one that leaves the factory now."""
+        directory = site.directory / serial
+        directory.mkdir()
+        entity = site.vendor.device(serial)
+        write_certificates(directory / "vendor.pem", entity.certificate)
+        write_certificates(directory / "chain.pem", *entity.intermediates)
+        write_key(directory / "vendor.key", entity.private_key)
+        for name in ("first", "second"):
+            write_key(directory / f"{name}.key", make_key("p256"))
+        return cls(directory, site)
+
+    def enrol(self, server: str, path: str) -> x509.Certificate:
+        """ir to pkiConf with the vendor certificate: first.pem."""
+        openssl_cmp(
+            "ir",
+            server=server,
+            path=path,
+            cert=self.directory / "vendor.pem",
+            key=self.directory / "vendor.key",
+            extracerts=self.directory / "chain.pem",
+            trusted=self.site.root,
+            newkey=self.directory / "first.key",
+            subject=IN_OPENSSL,
+            certout=self.directory / "first.pem",
+        ).check()
+        return load_certificate(self.directory / "first.pem")
+
+    def renew(self, server: str, path: str) -> x509.Certificate:
+        """kur to pkiConf with first.pem: second.pem."""
+        openssl_cmp(
+            "kur",
+            server=server,
+            path=path,
+            cert=self.directory / "first.pem",
+            key=self.directory / "first.key",
+            trusted=self.site.root,
+            newkey=self.directory / "second.key",
+            certout=self.directory / "second.pem",
+        ).check()
+        return load_certificate(self.directory / "second.pem")
+
+    def revoke(self, name: str) -> None:
+        """rr for one of its certificates, signed with it, to the CA itself."""
+        openssl_cmp(
+            "rr",
+            server=self.site.ca.server,
+            path=CLIENT_PATH,
+            cert=self.directory / f"{name}.pem",
+            key=self.directory / f"{name}.key",
+            trusted=self.site.root,
+            extra_args=(
+                *("-oldcert", str(self.directory / f"{name}.pem")),
+                *("-revreason", "1"),
+            ),
+        ).check()
+
+
+def ocsp_status(site: Site, certificate: Path) -> str:
+    """Ask the responder with `openssl ocsp`, which verifies the answer; return good, revoked or unknown."""
+    done = subprocess.run(
+        [
+            *(openssl_path(), "ocsp", "-url", f"http://127.0.0.1:{site.status_port}/ocsp"),
+            *("-issuer", str(site.issuing), "-cert", str(certificate), "-CAfile", str(site.root)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "Response verify OK" in done.stderr, done.stderr
+    return done.stdout.partition(f"{certificate}: ")[2].partition("\n")[0]
+
+
+async def fetch_crl(site: Site) -> bytes:
+    """Fetch the CRL and verify it with `openssl crl`."""
+    url = f"http://127.0.0.1:{site.status_port}/crl/issuing.crl"
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        assert response.status == 200
+        der = await response.read()
+    path = site.directory / "issuing.crl"
+    path.write_bytes(der)
+    done = subprocess.run(
+        [
+            *(openssl_path(), "crl", "-inform", "DER", "-in", str(path), "-noout", "-verify"),
+            *("-CAfile", str(site.issuing)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "verify OK" in done.stderr, done.stderr
+    return der
+
+
+async def is_on_crl(site: Site, serial_number: int) -> bool:
+    """Tell whether a certificate is on the CRL that the status listener serves now."""
+    crl = x509.load_der_x509_crl(await fetch_crl(site))
+    return crl.get_revoked_certificate_by_serial_number(serial_number) is not None
+
+
+async def until_on_crl(site: Site, certificate: x509.Certificate) -> None:
+    """Wait for the CRL that a revocation makes."""
+    for _ in range(200):
+        if await is_on_crl(site, certificate.serial_number):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("the certificate does not appear on the CRL")
+
+
+# --- both modes -----------------------------------------------------------------------------------------------
+
+
+async def test_client_mode_on_postgresql_from_enrolment_to_revocation(site: Site) -> None:
+    """openssl cmp enrols, renews and revokes; openssl ocsp and the CRL say so."""
+    site.run(
+        *("entity", "add", "enb1", "--subject", SUBJECT),
+        *("--vendor", "acme", "--identity", SERIAL),
+    )
+    device = Device.made(site)
+    first = device.enrol(site.ca.server, CLIENT_PATH)
+    assert first.subject.rfc4514_string() == SUBJECT
+    second = device.renew(site.ca.server, CLIENT_PATH)
+    assert ocsp_status(site, device.directory / "second.pem") == "good"
+    assert not await is_on_crl(site, second.serial_number)
+    device.revoke("second")
+    assert ocsp_status(site, device.directory / "second.pem") == "revoked"
+    await until_on_crl(site, second)
+    assert ocsp_status(site, device.directory / "first.pem") == "good"
+    assert "revoked" in site.run("show", f"{second.serial_number:x}")
+    site.run("verify")
+
+
+async def test_ra_mode_on_postgresql_through_the_gateway(site: Site) -> None:
+    """openssl cmp enrols and renews through the gateway; the operator revokes; openssl ocsp and the CRL say so."""
+    set_upstream(site.config, http_upstream(site.ca.url, replays_repeats=True))
+    device = Device.made(site)
+    with GatewayProcess(site.config) as gateway:
+        device.enrol(gateway.server, "/.well-known/cmp")
+        second = device.renew(gateway.server, "/.well-known/cmp")
+    assert ocsp_status(site, device.directory / "second.pem") == "good"
+    site.run("revoke", f"{second.serial_number:x}", "--reason", "keyCompromise")
+    assert ocsp_status(site, device.directory / "second.pem") == "revoked"
+    await until_on_crl(site, second)
+    site.run("verify")
+
+
+def test_an_unregistered_device_gets_nothing_in_client_mode(site: Site) -> None:
+    """notAuthorized."""
+    device = Device.made(site)
+    result = openssl_cmp(
+        "ir",
+        server=site.ca.server,
+        path=CLIENT_PATH,
+        cert=device.directory / "vendor.pem",
+        key=device.directory / "vendor.key",
+        extracerts=device.directory / "chain.pem",
+        trusted=site.root,
+        newkey=device.directory / "first.key",
+        subject=IN_OPENSSL,
+    )
+    assert result.returncode != 0
+    assert result.fail_info == {"notAuthorized"}
+
+
+# --- the RA's certificate -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    """An HTTP client for many base stations."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
+        yield client
+
+
+async def test_the_ra_changes_its_certificate_under_load(
+    site: Site, session: aiohttp.ClientSession
+) -> None:
+    """Issued, installed, the old one removed, while base stations enrol without a break: none fails."""
+    set_upstream(site.config, http_upstream(site.ca.url, replays_repeats=True))
+    password = site.directory / "transport.password"
+    password.touch(mode=0o600)
+    password.write_text("correct horse battery")
+    old = load_certificates(site.directory / "ra" / "ra.pem", "ra")[0]
+    enrolled = 0
+    stop = asyncio.Event()
+
+    async def load(worker: int) -> None:
+        nonlocal enrolled
+        number = 0
+        while not stop.is_set():
+            station = Station(f"enb-{worker}-{number}", site.vendor, site.root)
+            await station.enrol(session, gateway)
+            enrolled += 1
+            number += 1
+
+    async def more() -> None:
+        reached = enrolled + 20
+        await until(lambda: enrolled >= reached or any(item.done() for item in working), "load")
+
+    with GatewayProcess(site.config) as gateway:
+        working = [asyncio.create_task(load(worker)) for worker in range(4)]
+        await more()
+        file = str(site.directory / "gateway.p12")
+        common = ("--password-file", str(password))
+        await asyncio.to_thread(site.run, "ra", "issue", "gateway", "--out", file, *common)
+        await more()
+        await asyncio.to_thread(site.run, "ra", "install", file, *common)
+        await until(
+            lambda: any(event["event"] == "ra.credential_changed" for event in gateway.events),
+            "taking up the new certificate",
+        )
+        await more()
+        await asyncio.to_thread(
+            site.run, "ra", "remove-certificate", "gateway", old.fingerprint.hex()
+        )
+        await asyncio.sleep(2.5)  # until the CA has forgotten the old one
+        await more()
+        stop.set()
+        await asyncio.gather(*working)
+    new = load_certificates(site.directory / "ra" / "ra.pem", "ra")[0]
+    assert new != old
+    assert all(event.get("fail_info") is None for event in gateway.handled)
+    assert enrolled >= 80
+
+
+# --- keys in an HSM -------------------------------------------------------------------------------------------
+
+
+async def test_all_keys_may_be_in_an_hsm(
+    tmp_path: Path, vendor_pki: VendorPKI, softhsm: SoftHSM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root, issuing CA, CMP and OCSP signer, and the gateway's own key: SoftHSM2 signs everything end to end."""
+    directory = tmp_path / "site"
+    config = configure(directory, vendor_pki)
+    site_name = tmp_path.name
+    (directory / "ca").rename(directory / "ca-in-files")
+    uris = {
+        name: softhsm.uri(f"{site_name}-{name}", token="ca")
+        for name in ("root", "issuing", "cmp", "ocsp")
+    }
+    key_uris = [part for name, uri in uris.items() for part in ("--key-uri", f"{name}={uri}")]
+    ca_command("create", str(directory / "ca"), *key_uris)
+    for name in ("ra.pem", "ra.key"):
+        (directory / "ra" / name).unlink()
+    ca_command(
+        *("issue-ra", str(directory / "ca"), str(directory / "ra")),
+        *("--key-uri", softhsm.uri(f"{site_name}-ra", token="ra")),
+    )
+    for name in ("root", "issuing"):
+        (directory / "operator" / f"{name}.pem").write_bytes(
+            (directory / "ca" / f"{name}.pem").read_bytes()
+        )
+    common = ("--config", str(config))
+    privileges = ("--privilege", "issue", "--privilege", "update", "--privilege", "revoke")
+    ca_command("role", "add", "ra", *privileges, *common)
+    certificate = str(directory / "ra" / "ra.pem")
+    ca_command("ra", "add", "gateway", "--role", "ra", "--certificate", certificate, *common)
+    for path in [*sorted(directory.glob("ca/*.key")), directory / "ra" / "ra.key"]:
+        assert path.read_text().startswith("pkcs11:"), path
+    with running(directory, config, vendor_pki) as site:
+        set_upstream(config, http_upstream(site.ca.url, replays_repeats=True))
+        device = Device.made(site)
+        with GatewayProcess(config) as gateway:
+            device.enrol(gateway.server, "/.well-known/cmp")
+            second = device.renew(gateway.server, "/.well-known/cmp")
+        assert ocsp_status(site, device.directory / "second.pem") == "good"
+        site.run("revoke", f"{second.serial_number:x}", "--reason", "superseded")
+        assert ocsp_status(site, device.directory / "second.pem") == "revoked"
+        await until_on_crl(site, second)
