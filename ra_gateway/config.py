@@ -82,7 +82,7 @@ QUIRKS: Final[Mapping[QuirkName, str]] = {
     "no_subject": "The template may lack a subject, also in strict mode; it is derived (R141).",
 }
 
-BodyName = Literal["ir", "cr", "kur"]
+BodyName = Literal["ir", "cr", "kur", "p10cr", "rr", "genm"]
 
 PLACEHOLDERS: Final = ("cn", "serial_number", "o", "ou", "serial")
 """What templates take from a vendor certificate: four subject attributes and its serial number."""
@@ -286,6 +286,24 @@ def _crl_url(text: str) -> str:
     # A CRL is signed itself, and whoever checks the certificate of an https server needs a CRL.
     if not _url(text, ("http",)).isascii():
         raise _wrong("has other characters than ASCII", "Encode them with % (RFC 3986).")
+    return text
+
+
+def _fetched_url(text: str) -> str:
+    if "@" in urlsplit(_url(text, ("http", "https"))).netloc:
+        raise _wrong(
+            "holds a user name or a password",
+            "Take it out: CRLs are public, and signed themselves.",
+        )
+    return text
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?", text):
+        raise _wrong(
+            "is not a host",
+            'Write it in lower case like "crl.vendor.example" or "crl.vendor.example:8080": no scheme, no path.',
+        )
     return text
 
 
@@ -535,6 +553,69 @@ class AlgorithmsConfig(_Table):
     )
 
 
+class RevocationConfig(_Table):
+    """How it is known which of a trust domain's certificates were revoked."""
+
+    mode: Literal["off", "soft", "hard"] = Field(
+        default="off",
+        description='"off": nobody is asked; "soft": a revoked signer is refused, and one of which '
+        'nobody can tell is accepted, with a note in the log; "hard": that one is refused too, with '
+        "systemUnavail, until there is a fresh CRL of every CA above it.",
+    )
+    crl_paths: tuple[PublicPath, ...] = Field(
+        default=(),
+        description="Files with CRLs, DER or PEM, looked at every 10 s; replace them by renaming.",
+    )
+    crl_urls: tuple[Annotated[str, AfterValidator(_fetched_url)], ...] = Field(
+        default=(),
+        description="http or https URLs of CRLs; fetched before the gateway listens, and then in the "
+        "background. Redirects are not followed.",
+    )
+    from_certificates: bool = Field(
+        default=False,
+        description="Whether CRLs are also fetched from the URLs that this domain's certificates name "
+        "(CRLDistributionPoints), once such a certificate protected a message. The first message of "
+        "each CA is then refused in hard mode, and its repeat taken.",
+    )
+    allowed_hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = Field(
+        default=(),
+        description='Hosts that URLs of certificates may name, like "crl.vendor.example" (usual port) or '
+        '"crl.vendor.example:8080"; no others are ever connected to. Needed for `from_certificates`.',
+    )
+    refresh_seconds: WholeSeconds = Field(
+        default=3600,
+        le=604_800,
+        description="From one fetch to the next, in seconds; earlier when nextUpdate comes first or a "
+        "fetch failed (after 15 s, then twice as long each time). The default bounds how late a "
+        "revocation is heard of to what most CAs need to publish it.",
+    )
+    timeout_seconds: Seconds = Field(
+        default=10.0,
+        le=300,
+        description="Time for one fetch, in seconds; the start waits for it once. The default is enough "
+        "for a CRL of 100,000 entries (5 MB) at 4 Mbit/s.",
+    )
+    max_crl_bytes: int = Field(
+        default=20_000_000,
+        ge=1024,
+        le=1_000_000_000,
+        description="Largest CRL, in bytes; a larger one is refused. The default holds some 400,000 "
+        "entries, which take some 50 MB of memory.",
+    )
+    grace_seconds: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        le=2_592_000,
+        description="How long after its nextUpdate a CRL is still good, in seconds: for issuers that are "
+        "late. The default takes nextUpdate at its word.",
+    )
+    max_age_seconds: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        le=31_536_000,
+        description="Longest time since its thisUpdate that a CRL is good, in seconds, whatever its "
+        "nextUpdate says; 0 for no such limit. A CRL without nextUpdate is good only with it.",
+    )
+
+
 class OperatorConfig(_Table):
     """The operator's trust domain: signers of kur (and cr), and issuer of what devices receive."""
 
@@ -548,6 +629,11 @@ class OperatorConfig(_Table):
     algorithms: AlgorithmsConfig = Field(
         default=AlgorithmsConfig(),
         description="What signatures and keys of operator certificates may be.",
+    )
+    revocation: RevocationConfig = Field(
+        default=RevocationConfig(),
+        description="How it is known which operator certificates were revoked. What the bundled CA in "
+        "this process revoked is known at once, whatever stands here.",
     )
 
 
@@ -621,6 +707,10 @@ class VendorConfig(_Table):
     quirks: tuple[QuirkName, ...] = Field(
         default=(),
         description="Rules this vendor's devices break and are forgiven for; each use is logged.",
+    )
+    revocation: RevocationConfig = Field(
+        default=RevocationConfig(),
+        description="How it is known which of this vendor's certificates were revoked.",
     )
     identity: IdentityConfig = Field(
         default=IdentityConfig(),
@@ -1004,6 +1094,32 @@ class CAConfig(_Table):
         return self.ledger_path
 
 
+class GenmConfig(_Table):
+    """Who answers what devices ask by genm, where `body_types` has it.
+
+    "forward" asks the CA, "local" answers here, "deny" refuses.
+    """
+
+    ca_certs: Literal["forward", "local", "deny"] = Field(
+        default="forward",
+        description='caCerts; "local" tells the CA certificates of `operator.intermediates_paths`.',
+    )
+    root_ca_cert: Literal["forward", "local", "deny"] = Field(
+        default="forward",
+        description='rootCaCert, after an update of the root; "local" says that there is none.',
+    )
+    cert_req_template: Literal["forward", "local", "deny"] = Field(
+        default="forward",
+        description='certReqTemplate; "local" says that nothing is prescribed.',
+    )
+    crl_status_list: Literal["forward", "deny"] = Field(
+        default="forward", description="crlStatusList, for a newer CRL."
+    )
+    others: Literal["forward", "deny"] = Field(
+        default="forward", description="Every other question; most CAs refuse it."
+    )
+
+
 class EndpointConfig(_Table):
     """URLs, who may use them for what, and where their requests go."""
 
@@ -1021,13 +1137,16 @@ class EndpointConfig(_Table):
     )
     operator: bool = Field(
         default=True,
-        description="Whether devices with an operator certificate may send kur (and cr) here.",
+        description="Whether devices with an operator certificate may send kur here, and what "
+        "else `body_types` has but ir.",
     )
     body_types: tuple[BodyName, ...] = Field(
         default=("ir", "cr", "kur"),
         min_length=1,
-        description="Requests that may open a transaction here.",
+        description="Requests that may open a transaction here. TS 33.310 has neither p10cr (a "
+        "PKCS#10), nor rr (a device has its own certificate revoked), nor genm (it asks).",
     )
+    genm: GenmConfig = Field(default=GenmConfig(), description="Who answers genm.")
     upstream: str = Field(description="Name of the `[upstreams.<name>]` that requests go to.")
     implicit_confirm: Literal["deny", "relay"] = Field(
         default="deny",
@@ -1250,11 +1369,18 @@ def _check_endpoints(raw: _Raw) -> Iterator[Problem]:
             )
         if operator is False and not endpoint.get("vendors"):
             yield Problem(path, "admits nobody", "List vendors, or set operator to true.")
-        if operator is False and "kur" in _strings(endpoint.get("body_types")):
+        for body_type in ("kur", "rr"):
+            if operator is False and body_type in _strings(endpoint.get("body_types")):
+                yield Problem(
+                    f"{path}.body_types",
+                    f"has {body_type}, which needs an operator certificate, but operator is false",
+                    f"Take {body_type} out, or set operator to true.",
+                )
+        if endpoint.get("genm") and "genm" not in _strings(endpoint.get("body_types")):
             yield Problem(
-                f"{path}.body_types",
-                "has kur, which needs an operator certificate, but operator is false",
-                "Take kur out, or set operator to true.",
+                f"{path}.genm",
+                "says who answers genm, but body_types does not have it",
+                "Add genm to body_types, or take the table out.",
             )
         if not endpoint.get("vendors") and _strings(endpoint.get("body_types")) == ["ir"]:
             yield Problem(
@@ -1356,6 +1482,27 @@ def _check_ca_client(raw: _Raw) -> Iterator[Problem]:
             yield _unknown_name(f"ca.client.vendors[{index}]", "vendor", "vendors", vendor, vendors)
 
 
+def _check_revocation(raw: _Raw) -> Iterator[Problem]:
+    tables = [("operator", _table(raw, "operator"))]
+    tables += [(f"vendors.{name}", vendor) for name, vendor in _rows(raw, "vendors")]
+    for where, table in tables:
+        revocation = _table(table, "revocation")
+        from_certificates = revocation.get("from_certificates") is True
+        if from_certificates and not revocation.get("allowed_hosts"):
+            yield Problem(
+                f"{where}.revocation.allowed_hosts",
+                "is empty, so that from_certificates may fetch nothing",
+                "Name the hosts of the CRLs, or leave from_certificates out.",
+            )
+        sources = revocation.get("crl_paths") or revocation.get("crl_urls") or from_certificates
+        if revocation.get("mode", "off") != "off" and not sources:
+            yield Problem(
+                f"{where}.revocation.mode",
+                "asks for CRLs, and none are named",
+                'Name them in crl_paths or crl_urls, or set it to "off".',
+            )
+
+
 _RULES: Final[tuple[Callable[[_Raw], Iterator[Problem]], ...]] = (
     _check_store,
     _check_reserved_names,
@@ -1367,6 +1514,7 @@ _RULES: Final[tuple[Callable[[_Raw], Iterator[Problem]], ...]] = (
     _check_bundled_ca,
     _check_ledger,
     _check_ca_client,
+    _check_revocation,
 )
 
 # --- Reading --------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.information import Published
 from ra_gateway.ca.ledger import Ledger, open_ledger
 from ra_gateway.ca.lint import require_clean
-from ra_gateway.ca.material import CAMaterial, load_ca
+from ra_gateway.ca.material import CAMaterial, expiries, load_ca
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
 from ra_gateway.ca.profiles import PROFILES, Profile, derive
 from ra_gateway.ca.records import Reenroll
@@ -35,6 +35,11 @@ from ra_gateway.server.status import StatusListener
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
 
 CLIENT_ENDPOINT: Final = "client"
+
+EXPIRY_WARNING: Final = timedelta(days=30)
+"""How early the CA's own certificates are warned of: renewing them wants somebody's hand."""
+
+_WARNING_SECONDS: Final = 86_400.0
 
 _OF_THE_PKI: Final = frozenset({"ra", "cmp_signer", "ocsp_signer"})
 """Profiles whose validity is the PKI's own business, not `ca.validity_days`."""
@@ -134,18 +139,25 @@ def _status_listener(
 
 
 def _published(material: CAMaterial, config: CAConfig) -> Published:
-    active = material.issuers[0]
+    active, update = material.issuers[0], material.root_update
+    chains = (
+        certificate.der
+        for issuer in material.issuers
+        for certificate in (issuer.certificate, *issuer.chain)
+        if not certificate.self_issued
+    )
+    # Whoever has the old root only needs the way from it to the new one.
+    cross = () if update is None else (update.new_with_old,)
+    # Without its key identifier in it, the URL is that of the active one.
+    urls = {
+        (config.crl_url or "").replace("{issuer}", item.id): item.id for item in material.issuers
+    }
+    if config.crl_url:
+        urls[config.crl_url.replace("{issuer}", active.id)] = active.id
     return Published(
-        ca_certificates=tuple(
-            dict.fromkeys(
-                certificate.der
-                for issuer in material.issuers
-                for certificate in (issuer.certificate, *issuer.chain)
-                if not certificate.self_issued
-            )
-        ),
-        root_update=material.root_update,
-        crl_urls={config.crl_url: active.id} if config.crl_url else {},
+        ca_certificates=tuple(dict.fromkeys((*chains, *cross))),
+        root_update=update,
+        crl_urls=urls if config.crl_url else {},
         crl_issuers={
             issuer.certificate.subject_der: issuer.id for issuer in reversed(material.issuers)
         },
@@ -170,7 +182,7 @@ class BundledService:
         self.ledger = ca_ledger(config)
         self.publisher = crl_publisher(config, material, self.ledger)
         self.status = _status_listener(config, material, self.ledger, self.publisher)
-        self._publishing: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
         client = config.client
         roots = (material.root, *((material.old_root,) if material.old_root else ()))
         self.ca = BundledCA(
@@ -212,19 +224,38 @@ class BundledService:
             CannotListen: The address or the port cannot be had.
         """
         await self.ca.start()
+        self._background.append(asyncio.create_task(self._warn_of_expiries()))
         config = self._config.status
         if self.status is not None and config is not None:
             where = await listen(self.status, config.listen_host, config.listen_port, "ca.status")
             log.info("ca.status", host=where[0], port=where[1])
-            self._publishing = asyncio.create_task(self.publisher.run())
+            self._background.append(asyncio.create_task(self.publisher.run()))
+
+    async def _warn_of_expiries(self) -> None:
+        """Tell once a day which of the CA's own certificates somebody has to renew."""
+        while True:
+            try:
+                soonest = expiries(self._config.directory_path)
+            except ConfigError as error:
+                log.warning("ca.directory_unusable", detail=str(error))
+                soonest = []
+            for expiry in soonest:
+                if expiry.not_after < now() + EXPIRY_WARNING:
+                    log.warning(
+                        "ca.certificate_expires",
+                        file=expiry.file,
+                        subject=expiry.subject,
+                        not_after=expiry.not_after.isoformat(),
+                    )
+            await asyncio.sleep(_WARNING_SECONDS)
 
     async def stop(self) -> None:
         """Finish what was begun and close everything."""
-        publishing, self._publishing = self._publishing, None
-        if publishing is not None:
-            publishing.cancel()
+        background, self._background = self._background, []
+        for task in background:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await publishing
+                await task
         if self.status is not None:
             await self.status.drain(self._config.server.drain_seconds)
         await self.ca.close()

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from ra_gateway.app.ca import BundledService
 from ra_gateway.app.credential import CredentialFiles
+from ra_gateway.app.revocation import LedgerStatus, revocation
 from ra_gateway.app.running import cmp_listener, listen, now
 from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
 from ra_gateway.cmp.certificates import Certificate
@@ -31,9 +32,11 @@ from ra_gateway.config import (
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.logs import LogSink
 from ra_gateway.ra.events import EventSink
+from ra_gateway.ra.information import INFO_TYPES, Information, Informing
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
 from ra_gateway.ra.ports import CACore, TransactionStore
+from ra_gateway.ra.revocation import SignerStatus
 from ra_gateway.ra.routes import CaPubs, CertConf, Endpoint, ImplicitConfirm, Upstream, Variant
 from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
@@ -130,6 +133,15 @@ def _endpoint(
         ),
         implicit_confirm=ImplicitConfirm(config.implicit_confirm),
         ca_pubs=CaPubs(config.ca_pubs),
+        information=Information(
+            ways={
+                oid: Informing(getattr(config.genm, name)) for name, oid in INFO_TYPES.items()
+            },
+            others=Informing(config.genm.others),
+            ca_certificates=tuple(
+                item.der for item in operator.intermediates if not item.self_issued
+            ),
+        ),
         confirm_wait_seconds=config.confirm_wait_seconds,
     )
 
@@ -201,6 +213,7 @@ class Application:
             for name, endpoint in config.endpoints.items()
         }
         self.store = transaction_store(config.store)
+        self.revocation = revocation(config, operator, vendors)
         self.gateway = Gateway(
             endpoints=endpoints,
             credential=lambda: self._ra.current,
@@ -211,6 +224,10 @@ class Application:
             monotonic=time.monotonic,
             random_octets=secrets.token_bytes,
             sink=sink or LogSink(),
+            signer_status=SignerStatus(
+                self.revocation,
+                None if self._bundled is None else LedgerStatus(self._bundled.ledger),
+            ),
             transaction_lifetime_seconds=config.store.transaction_lifetime_seconds,
         )
         self.listener = cmp_listener(
@@ -246,7 +263,7 @@ class Application:
         return self._bundled.ca
 
     async def start(self) -> tuple[str, int]:
-        """Check that the store answers, open the ledger, and listen.
+        """Check that the store answers, open the ledger, fetch CRLs, and listen.
 
         Returns:
             Host and port.
@@ -259,6 +276,7 @@ class Application:
         await self.store.ping()
         if self._bundled is not None:
             await self._bundled.start()
+        await self.revocation.start()
         self._watching = asyncio.create_task(self._ra.watch())
         server = self._config.server
         return await listen(self.listener, server.listen_host, server.listen_port, "server")
@@ -272,6 +290,7 @@ class Application:
                 await watching
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.store.close)
+            stack.push_async_callback(self.revocation.stop)
             for core in self._cores.values():
                 stack.push_async_callback(core.close)
             if self._bundled is not None:

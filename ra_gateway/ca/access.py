@@ -49,6 +49,7 @@ IDENTITY_ATTRIBUTES: Final = {"serial_number": "2.5.4.5", "cn": "2.5.4.3"}
 _PRIVILEGE_FOR: Final = {
     BodyType.ir: Privilege.issue,
     BodyType.cr: Privilege.issue,
+    BodyType.p10cr: Privilege.issue,
     BodyType.kur: Privilege.update,
     BodyType.rr: Privilege.revoke,
 }

@@ -72,7 +72,7 @@ from ra_gateway.cmp.messages import (
     RevRepContent,
     assemble,
     cert_rep_body,
-    cert_req_messages,
+    cert_req_id_of,
     gen_msg_body,
     nested_messages,
     require_one,
@@ -130,7 +130,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
 SWEEP_SECONDS: Final = 60
 """How often what was not confirmed in time is revoked; what is asked meanwhile does not depend on it."""
 
-_REQUESTS: Final = frozenset({BodyType.ir, BodyType.cr, BodyType.kur})
+_REQUESTS: Final = frozenset(CERT_RESPONSE_TO)
 _TAKEN: Final = _REQUESTS | {BodyType.rr, BodyType.genm, BodyType.certConf}
 _TAKEN_NESTED: Final = _TAKEN - {BodyType.ir}
 """What may be nested: messages that operator certificates protect. An ir has a vendor's protection, which RA
@@ -279,9 +279,12 @@ class BundledCA:
         self._remember = self._confirm_wait + timedelta(
             seconds=2 * rules.message_time_window_seconds
         )
-        # Answer: protection chain, then the chain of what was issued, the root last (R97).
+        # Answer: protection chain, then the chain of what was issued, the root last (R97); after a change of
+        # the root the way to it from the old one, which a base station may have alone.
+        update = self._published.root_update
+        cross = () if update is None else (update.new_with_old,)
         self._extra_certs = tuple(
-            dict.fromkeys((*credential.certificates, *self._issuer.certificates))
+            dict.fromkeys((*credential.certificates, *cross, *self._issuer.certificates))
         )
         self._ca_pubs = self._issuer.certificates[-1:] if ca_pubs else ()
         own = (
@@ -477,7 +480,7 @@ class BundledCA:
             )
         return issued
 
-    # --- ir, cr, kur ------------------------------------------------------------------------------------------
+    # --- ir, cr, kur, p10cr -----------------------------------------------------------------------------------
 
     async def _certify(self, asked: _Asked, now: datetime) -> Operation:
         # A device's own message never may say raVerified, also where an RA passes it on (R123).
@@ -554,7 +557,7 @@ class BundledCA:
             profile=profile.name,
             spki_digest=b"",
             entity=asked.entity.name if asked.entity else (old.entity or None) if old else None,
-            enrolls=body_type is BodyType.ir,
+            enrolls=body_type is BodyType.ir or _enrolls_by_pkcs10(asked),
             reenroll=self._policy.reenroll,
             enroll_until=now + self._policy.reenroll_window,
             unique_key=self._policy.unique_key,
@@ -791,7 +794,7 @@ class BundledCA:
         _log_refusal(error, logger)
         return await self._sign(
             message.header,
-            refusal_body(error, message.body_type, _cert_req_id(message)),
+            refusal_body(error, message.body_type, cert_req_id_of(message)),
             self._clock(),
         )
 
@@ -834,6 +837,16 @@ def _unwrap(message: PKIMessage) -> PKIMessage:
     return inner
 
 
+def _enrolls_by_pkcs10(asked: _Asked) -> bool:
+    """Tell whether a p10cr is a device's first request: its vendor certificate protects it."""
+    received = asked.received
+    return (
+        received.message.body_type is BodyType.p10cr
+        and received.by_device
+        and asked.device is None
+    )
+
+
 def _in_use() -> TransactionInUse:
     return TransactionInUse("another request opened this transaction", rule="R12")
 
@@ -852,16 +865,6 @@ def _replay_confirmation(stored: Operation, digest: bytes) -> Operation:
             rule="R109",
         )
     return stored
-
-
-def _cert_req_id(message: PKIMessage) -> int:
-    """Return the certReqId that a refusal has to repeat, 0 where there is none to be read."""
-    if message.body_type not in CERT_RESPONSE_TO:
-        return 0
-    try:
-        return cert_req_messages(message.body_content)[0].cert_req_id
-    except MalformedMessage:
-        return 0
 
 
 def _log_refusal(error: CMPError, logger: structlog.stdlib.BoundLogger = log, **more: str) -> None:

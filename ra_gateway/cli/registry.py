@@ -748,4 +748,4 @@ def ra_install(
         f"Installed {certificate.subject}, until {day(certificate.not_after)} UTC, "
         f"in {settings.certificate_path} and {settings.key_path}."
     )
-    say("Restart the gateway. The CA hears the old certificate too, until it is removed there.")
+    say("A running gateway takes it up within seconds; the CA hears the old one until it is removed.")

@@ -86,6 +86,7 @@ def is_cert_req_id(found: int, expected: int) -> bool:
 class OID:
     """Object identifiers in dotted form."""
 
+    unsupportedOIDs: Final = "1.3.6.1.5.5.7.4.7"
     implicitConfirm: Final = "1.3.6.1.5.5.7.4.13"
     confirmWaitTime: Final = "1.3.6.1.5.5.7.4.14"
     origPKIMessage: Final = "1.3.6.1.5.5.7.4.15"

@@ -173,7 +173,9 @@ def decode_crl(der: bytes) -> ReceivedCRL:
         CRLRefused: Not one, or of a kind that is not processed.
     """
     try:
-        outer = asn1.decode(asn1.Certificate, der)  # SIGNED{}: the same three parts as a certificate
+        outer = asn1.decode(
+            asn1.Certificate, der
+        )  # SIGNED{}: the same three parts as a certificate
         tbs_der = asn1.raw(outer.tbs_certificate)
         algorithm_der = asn1.raw(outer.signature_algorithm)
         signature = asn1.octets_of(outer.signature, "CRL signature")

@@ -541,11 +541,21 @@ def _requested_extensions(info: asn1.CertificationRequestInfo) -> tuple[Extensio
         raise TemplateRefused(
             "extensions are asked for otherwise than by one extensionRequest", rule="RFC 2985 5.4.2"
         )
-    box = asn1.unbox(asn1.ExtensionsBox, asn1.inner(asn1.raw(values[0])))
+    box = asn1.unbox(asn1.ExtensionsBox, asn1.raw(values[0]))
     return tuple(
         Extension(item.extn_id.dotted_string, item.critical, item.extn_value)
         for item in box.extensions
     )
+
+
+def cert_req_id_of(message: PKIMessage) -> int:
+    """Return the certReqId that a refusal of a request names: the request's, 0 where none can be read."""
+    if message.body_type is BodyType.p10cr:
+        return P10CR_CERT_REQ_ID
+    try:
+        return cert_req_messages(message.body_content)[0].cert_req_id
+    except MalformedMessage:
+        return 0
 
 
 def cert_request_der(

@@ -127,8 +127,9 @@ def refusal_body(error: CMPError, body_type: BodyType | None, cert_req_id: int =
     """Return the body that tells of an error (RFC 9483 3.6).
 
     Args:
-        body_type: Of the request. A failure in the body of an ir, cr, kur or rr is told in ip, cp, kup or rp
-            (R112); every other one in an error (R113).
+        body_type: Of the request. A failure in the body of an ir, cr, kur, p10cr or rr is told in ip, cp,
+            kup, cp or rp (R112); every other one in an error (R113).
+        cert_req_id: The request's; -1 for a p10cr.
     """
     response_type = CERT_RESPONSE_TO.get(body_type) if body_type is not None else None
     if error.in_body and body_type is BodyType.rr:

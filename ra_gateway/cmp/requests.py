@@ -30,12 +30,14 @@ from ra_gateway.cmp.messages import (
     RA_VERIFIED,
     CertReqMsg,
     CertStatus,
+    InfoTypeAndValue,
     PKIHeader,
     PKIMessage,
     SignaturePOP,
     cert_confirm_content,
     cert_req_messages,
     certification_request,
+    gen_msg_content,
     rev_req_content,
 )
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
@@ -405,3 +407,37 @@ def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocat
     return AuthenticatedRevocation(
         authenticated, template.issuer_der, template.serial_number, reason, _SEAL
     )
+
+
+# --- questions ------------------------------------------------------------------------------------------------
+
+_ASKED_WITHOUT_VALUE: Final = frozenset({OID.caCerts, OID.certReqTemplate})
+
+
+@dataclass(frozen=True, slots=True)
+class AuthenticatedQuestion:
+    """An authenticated genm that asks one thing."""
+
+    authenticated: AuthenticatedMessage
+    question: InfoTypeAndValue
+    seal: object
+
+    def __post_init__(self) -> None:
+        if self.seal is not _SEAL:
+            raise TypeError("only ra_gateway.cmp.requests can make this")
+
+
+def read_question(authenticated: AuthenticatedMessage) -> AuthenticatedQuestion:
+    """Read the body of an authenticated genm (RFC 9483 4.3).
+
+    Raises:
+        HeaderRefused: Not exactly one question, or a value where there must be none.
+        MalformedMessage: It does not parse.
+    """
+    items = gen_msg_content(authenticated.message.body_content)
+    if len(items) != 1:
+        raise HeaderRefused(f"{len(items)} questions in genm, expected exactly one", rule="R138")
+    (question,) = items
+    if question.value_der is not None and question.info_type in _ASKED_WITHOUT_VALUE:
+        raise HeaderRefused(f"a value with {question.info_type}, which asks without", rule="R138")
+    return AuthenticatedQuestion(authenticated, question, _SEAL)

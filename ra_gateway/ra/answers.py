@@ -11,16 +11,20 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ra_gateway.cmp.certificates import Certificate, load_certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import OID, RESPONSE_TO, BodyType, PKIStatus, is_cert_req_id
 from ra_gateway.cmp.messages import (
     CertRepMessage,
     CertResponse,
     PKIHeader,
     PKIMessage,
+    PKIStatusInfo,
     cert_rep_message,
     error_msg_content,
+    gen_msg_content,
+    rev_rep_content,
 )
-from ra_gateway.cmp.names import general_names, same_name
+from ra_gateway.cmp.names import general_names, name_of, same_name
+from ra_gateway.cmp.requests import AuthenticatedQuestion, AuthenticatedRevocation
 from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import (
     AuthenticatedMessage,
@@ -31,6 +35,7 @@ from ra_gateway.cmp.verification import (
     check_answer_header,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
+from ra_gateway.ra.information import ANSWER_TO
 from ra_gateway.ra.policy import AuthorizedRequest
 from ra_gateway.ra.routes import Upstream
 
@@ -38,6 +43,19 @@ _ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
 
 _CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far ahead of our clock a new certificate may begin; refusing it would waste a certificate."""
+
+_REVOKED: Final = frozenset(
+    {PKIStatus.accepted, PKIStatus.grantedWithMods, PKIStatus.revocationNotification}
+)
+
+_ABOUT_THE_QUESTION: Final = frozenset(
+    {
+        PKIFailureInfo.badRequest,
+        PKIFailureInfo.badDataFormat,
+        PKIFailureInfo.addInfoNotAvailable,
+    }
+)
+"""What a CA's error may say of a genm itself, which the RA passes on as it came: genp has no rejection."""
 
 _CA_TROUBLE: Final = frozenset({PKIFailureInfo.systemUnavail, PKIFailureInfo.systemFailure})
 
@@ -144,10 +162,29 @@ def _error_of(message: PKIMessage, upstream: Upstream) -> UpstreamBroken:
     )
 
 
+def _answer_to(
+    der: bytes,
+    body_type: BodyType,
+    upstream: Upstream,
+    *,
+    transaction_id: bytes | None,
+    sender_nonce: bytes | None,
+    now: datetime,
+) -> AuthenticatedMessage:
+    """Decode and authenticate the answer to a request of a type, and check that it belongs to it."""
+    message = _decoded(der, upstream)
+    authenticated = _authenticated(message, upstream, RESPONSE_TO[body_type], now)
+    check_answer_header(message.header, transaction_id=transaction_id, sender_nonce=sender_nonce)
+    if not message.header.sender_nonce:
+        # It goes down as it is, for certConf to return: no device could go on without.
+        raise UpstreamBroken(f"{upstream.name} answered without senderNonce", rule="R83")
+    return authenticated
+
+
 def check_response(
     der: bytes, expected: Expected, upstream: Upstream, now: datetime
 ) -> CheckedAnswer:
-    """Check the answer to an ir, cr or kur.
+    """Check the answer to an ir, cr, kur or p10cr.
 
     Args:
         now: Aware UTC.
@@ -156,23 +193,22 @@ def check_response(
         UpstreamBroken: It must not be relayed.
     """
     try:
-        message = _decoded(der, upstream)
-        authenticated = _authenticated(message, upstream, CERT_RESPONSE_TO[expected.body_type], now)
-        check_answer_header(
-            message.header,
+        authenticated = _answer_to(
+            der,
+            expected.body_type,
+            upstream,
             transaction_id=expected.transaction_id,
             sender_nonce=expected.sender_nonce,
+            now=now,
         )
+        message = authenticated.message
         content = cert_rep_message(message.body_content)
     except UpstreamBroken:
         raise
     except CMPError as error:
         raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
-    if not message.header.sender_nonce:
-        # It goes down as it is, for certConf to return: no device could go on without.
-        raise UpstreamBroken(f"{upstream.name} answered without senderNonce", rule="R83")
-    if len(content.responses) != 1 or content.responses[0].cert_req_id != expected.cert_req_id:
-        ids = [response.cert_req_id for response in content.responses]
+    ids = [response.cert_req_id for response in content.responses]
+    if len(ids) != 1 or not is_cert_req_id(ids[0], expected.cert_req_id):
         raise UpstreamBroken(
             f"{upstream.name} answered certReqId {ids}, expected [{expected.cert_req_id}]",
             rule="R85",
@@ -250,6 +286,111 @@ def _check_san(certificate: Certificate, expected: Expected, upstream: Upstream)
         raise UpstreamBroken(
             f"{upstream.name} left out subjectAltName {', '.join(sorted(missing))}", rule="R88"
         )
+
+
+# --- rp, genp -------------------------------------------------------------------------------------------------
+
+
+def check_revocation(
+    der: bytes, request: AuthenticatedRevocation, upstream: Upstream, now: datetime
+) -> tuple[PKIMessage, PKIStatusInfo]:
+    """Check the answer to an rr.
+
+    Returns:
+        The rp, and its one status: a rejection, or that the certificate is revoked.
+
+    Raises:
+        UpstreamBroken: It must not be relayed.
+    """
+    asked = request.message.header
+    try:
+        message = _answer_to(
+            der,
+            BodyType.rr,
+            upstream,
+            transaction_id=asked.transaction_id,
+            sender_nonce=asked.sender_nonce,
+            now=now,
+        ).message
+        content = rev_rep_content(message.body_content)
+        named = [(name_of(item.issuer_der), item.serial_number) for item in content.rev_certs]
+        others = [
+            serial_number
+            for issuer_der, serial_number in named
+            if serial_number != request.serial_number
+            or issuer_der is None
+            or not same_name(issuer_der, request.issuer_der)
+        ]
+    except UpstreamBroken:
+        raise
+    except CMPError as error:
+        raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
+    if len(content.statuses) != 1 or len(named) > 1 or others:
+        raise UpstreamBroken(
+            f"{upstream.name} answered for other certificates than the one to be revoked",
+            rule="R85",
+        )
+    (info,) = content.statuses
+    if info.status is not PKIStatus.rejection and (info.status not in _REVOKED or info.fail_info):
+        raise UpstreamBroken(f"{upstream.name} answered with status {info}", rule="R85")
+    return message, info
+
+
+def check_information(
+    der: bytes, request: AuthenticatedQuestion, upstream: Upstream, now: datetime
+) -> tuple[PKIMessage, PKIStatusInfo | None]:
+    """Check the answer to a genm.
+
+    Returns:
+        The genp and None; or the error by which the CA refuses the question, and its status.
+
+    Raises:
+        UpstreamBroken: It must not be relayed.
+    """
+    asked, question = request.authenticated.message.header, request.question.info_type
+    try:
+        refusal = _refusal_of(der, upstream, now)
+        if refusal is not None:
+            message, info = refusal
+            check_answer_header(
+                message.header,
+                transaction_id=asked.transaction_id,
+                sender_nonce=asked.sender_nonce,
+            )
+            return message, info
+        message = _answer_to(
+            der,
+            BodyType.genm,
+            upstream,
+            transaction_id=asked.transaction_id,
+            sender_nonce=asked.sender_nonce,
+            now=now,
+        ).message
+        told = [item.info_type for item in gen_msg_content(message.body_content)]
+    except UpstreamBroken:
+        raise
+    except CMPError as error:
+        raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
+    if told not in ([ANSWER_TO.get(question, question)], [OID.unsupportedOIDs]):
+        raise UpstreamBroken(
+            f"{upstream.name} answered {', '.join(told) or 'nothing'} to {question}", rule="R85"
+        )
+    return message, None
+
+
+def _refusal_of(
+    der: bytes, upstream: Upstream, now: datetime
+) -> tuple[PKIMessage, PKIStatusInfo] | None:
+    """Return an authentic error that is about the question, None for anything else."""
+    message = _decoded(der, upstream)
+    if message.body_type is not BodyType.error or message.protection is None:
+        return None
+    info = error_msg_content(message.body_content).status_info
+    if info.status is not PKIStatus.rejection or not set(info.fail_info) <= _ABOUT_THE_QUESTION:
+        return None
+    if not info.fail_info or not message.header.sender_nonce:
+        return None
+    return _authenticated(message, upstream, BodyType.error, now).message, info
 
 
 def check_pkiconf(

@@ -13,7 +13,7 @@ class MessageHandled:
     """One request and how it was answered.
 
     Args:
-        outcome: "issued", "confirmed", "rejected", "refused", "failed" or "replayed".
+        outcome: "issued", "confirmed", "rejected", "revoked", "informed", "refused", "failed" or "replayed".
         transaction_id, signer_fingerprint: Hex, "" where not known.
         domain: Trust domain that vouched for the signer, "" if none did.
         rule: Requirement or clause that refused.

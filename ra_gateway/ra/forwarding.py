@@ -107,6 +107,19 @@ async def answer_for_device(
     return await protect(header, body_der, credential, certificates), granted
 
 
+async def relayed(
+    answer: PKIMessage, request: PKIMessage, credential: Credential, now: datetime
+) -> bytes:
+    """Return a CA's answer for the device under the RA's protection, its body as it came (rp, genp).
+
+    Args:
+        credential: The RA's.
+        now: Becomes messageTime.
+    """
+    header = relay_header(answer.header, request.header, now=now, general_info=())
+    return await protect(header, answer.body_der, credential, credential.certificates)
+
+
 def _ca_pubs(endpoint: Endpoint, request: PKIMessage, answer: CheckedAnswer) -> tuple[bytes, ...]:
     # R93: only an ip may carry caPubs, and only with a certificate.
     if request.body_type is not BodyType.ir or answer.certificate is None:

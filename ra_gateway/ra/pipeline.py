@@ -12,7 +12,8 @@
     10 relay          the answer, signed by the RA, with the certificates a device needs
 
 Steps 5 and 6 are one: the message for the CA is signed before the transaction is stored, so that whichever
-node continues after a crash sends the very same bytes. certConf walks the same steps as a follower.
+node continues after a crash sends the very same bytes. certConf walks the same steps as a follower. genm changes
+nothing anywhere: it walks them without steps 5 and 9.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ra_gateway.cmp.certificates import load_certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
+from ra_gateway.cmp.codes import RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     PKICONF_BODY,
     PKIHeader,
     PKIMessage,
     assemble,
-    cert_req_messages,
+    cert_req_id_of,
+    error_msg_content,
+    gen_msg_body,
 )
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import (
@@ -44,12 +47,16 @@ from ra_gateway.cmp.replies import (
 from ra_gateway.cmp.requests import (
     AuthenticatedConfirmation,
     AuthenticatedRequest,
+    AuthenticatedRevocation,
     read_confirmation,
+    read_question,
     read_request,
+    read_revocation,
 )
 from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.cmp.verification import (
     NONCE_OCTETS,
+    AuthenticatedMessage,
     KnownSigner,
     authenticate,
     authenticate_follower,
@@ -65,17 +72,40 @@ from ra_gateway.errors import (
     NotAuthorized,
     PKIFailureInfo,
     ServiceFailure,
+    SignerNotTrusted,
     StaleTransaction,
+    StatusUnavailable,
     StoreUnavailable,
     TransactionInUse,
     UpstreamBroken,
     UpstreamUnavailable,
 )
-from ra_gateway.ra.answers import Expected, check_pkiconf, check_response
+from ra_gateway.ra.answers import (
+    Expected,
+    check_information,
+    check_pkiconf,
+    check_response,
+    check_revocation,
+)
 from ra_gateway.ra.events import EventSink
-from ra_gateway.ra.forwarding import answer_for_device, granted_by, message_for_ca, variant_for
-from ra_gateway.ra.policy import AuthorizedRequest, InventoryUse, authorize, vendor_identity
+from ra_gateway.ra.forwarding import (
+    answer_for_device,
+    granted_by,
+    message_for_ca,
+    relayed,
+    variant_for,
+)
+from ra_gateway.ra.information import answered_here
+from ra_gateway.ra.policy import (
+    AuthorizedRequest,
+    AuthorizedRevocation,
+    InventoryUse,
+    authorize,
+    authorize_revocation,
+    vendor_identity,
+)
 from ra_gateway.ra.ports import Clock, Inventory, InventoryEntry, TransactionStore
+from ra_gateway.ra.revocation import NOBODY_ASKED, SignerStatus
 from ra_gateway.ra.routes import CertConf, Endpoint, Upstream, Variant
 from ra_gateway.ra.transaction import (
     Event,
@@ -91,6 +121,12 @@ OPERATIONS: Final[Mapping[str, frozenset[BodyType]]] = {
     "initialization": frozenset({BodyType.ir}),
     "certification": frozenset({BodyType.cr}),
     "keyupdate": frozenset({BodyType.kur}),
+    "pkcs10": frozenset({BodyType.p10cr}),
+    "revocation": frozenset({BodyType.rr}),
+    "getcacerts": frozenset({BodyType.genm}),
+    "getrootupdate": frozenset({BodyType.genm}),
+    "getcertreqtemplate": frozenset({BodyType.genm}),
+    "getcrls": frozenset({BodyType.genm}),
 }
 """Operation labels of RFC 9483 6.1 that name a request taken here; followers may use any of them."""
 
@@ -98,6 +134,10 @@ _LEASE_MARGIN_SECONDS: Final = 5.0
 """A node gives up its exchange with the CA this much before another one may take over."""
 
 _CONFIRMED: Final = frozenset({State.CONFIRMED, State.REJECTED, State.GRANTED})
+
+_FOLLOWERS: Final = frozenset({BodyType.certConf, BodyType.error, BodyType.pollReq})
+
+_Authorized = AuthorizedRequest | AuthorizedRevocation
 
 
 class Gateway:
@@ -114,6 +154,7 @@ class Gateway:
         monotonic: Seconds, for durations.
         random_octets: Draws as many random octets as it is asked for.
         sink: Takes an event for every message.
+        signer_status: Tells whether a signer was revoked.
         transaction_lifetime_seconds: How long the answer to a repeat is kept.
     """
 
@@ -129,6 +170,7 @@ class Gateway:
         monotonic: Callable[[], float],
         random_octets: Callable[[int], bytes],
         sink: EventSink,
+        signer_status: SignerStatus = NOBODY_ASKED,
         transaction_lifetime_seconds: float = 3600.0,
     ) -> None:
         self._endpoints = endpoints
@@ -140,6 +182,7 @@ class Gateway:
         self._monotonic = monotonic
         self._random_octets = random_octets
         self._sink = sink
+        self._signer_status = signer_status
         self._lifetime = timedelta(seconds=transaction_lifetime_seconds)
 
     async def handle(
@@ -191,6 +234,8 @@ class Gateway:
             return await self._confirm(walk)
         if body_type is BodyType.error:
             return await self._device_error(walk)
+        if body_type is BodyType.genm:
+            return await self._inform(walk)
         return await self._request(walk)
 
     # --- step 2: header ---------------------------------------------------------------------------------------
@@ -199,20 +244,19 @@ class Gateway:
         """Check version, body type and label, before anything is computed."""
         check_version(walk.message.header)
         body_type = walk.message.body_type
-        followers = {BodyType.certConf, BodyType.error, BodyType.pollReq}
-        if body_type not in walk.endpoint.body_types | followers:
-            known = body_type in CERT_RESPONSE_TO or body_type in followers
+        if body_type not in walk.endpoint.body_types | _FOLLOWERS:
+            known = body_type in RESPONSE_TO
             raise HeaderRefused(
                 f"{body_type.name} is not {'taken at this endpoint' if known else 'a request served here'}",
                 rule="R9" if not known else "R142",
             )
         labelled = OPERATIONS.get(walk.operation)
-        if walk.operation and body_type not in followers and body_type not in (labelled or ()):
+        if walk.operation and body_type not in _FOLLOWERS and body_type not in (labelled or ()):
             raise HeaderRefused(f"{body_type.name} sent to .../{walk.operation}", rule="R149")
         rules = walk.endpoint.rules.relaxed_by(walk.endpoint.loosest_quirks)
-        check_header(walk.message.header, rules, first=body_type in CERT_RESPONSE_TO)
+        check_header(walk.message.header, rules, first=body_type in RESPONSE_TO)
         profiles = walk.message.header.cert_profiles
-        if body_type in CERT_RESPONSE_TO and len(profiles) > 1:
+        if body_type in RESPONSE_TO and len(profiles) > 1:
             # RFC 9483 3.1: exactly one. A name is for the CA to know: it goes up as it came.
             raise HeaderRefused(f"certProfile names {len(profiles)} profiles", rule="R64")
         if body_type is BodyType.pollReq:
@@ -220,18 +264,24 @@ class Gateway:
                 "no answer is being waited for under this transactionID", rule="R119"
             )
 
-    # --- ir, cr, kur --------------------------------------------------------------------------------------------
+    # --- ir, cr, kur, p10cr, rr ---------------------------------------------------------------------------------
 
     async def _request(self, walk: Walk) -> bytes:
         now = self._clock()
-        request = self._authenticate(walk, now)  # step 3
-        authorized = await self._authorize(walk, request)  # step 4
-        key = self._key(request)
+        authenticated = self._authenticate(walk, now)  # step 3
+        authorized: _Authorized
+        if walk.message.body_type is BodyType.rr:
+            authorized = authorize_revocation(read_revocation(authenticated))
+        else:
+            authorized = await self._authorize(walk, authenticated)  # step 4
+        key = _key(authenticated)
         try:
-            rules = walk.endpoint.rules.relaxed_by(request.domain.quirks)
+            rules = walk.endpoint.rules.relaxed_by(authenticated.domain.quirks)
             check_message_time(walk.message.header, rules, now)
-        except HeaderRefused:
-            # A late repeat is still a repeat: the device may have been without power for an hour.
+            walk.notes += await self._signer_status.check(authenticated, now)
+        except (HeaderRefused, SignerNotTrusted, StatusUnavailable):
+            # A late repeat is still a repeat: the device may have been without power for an hour, and
+            # its certificate may have been superseded and revoked by what it got.
             live = await self._store.load(key)
             if live is None or live.exchange_for(walk.digest) is None:
                 raise
@@ -242,18 +292,20 @@ class Gateway:
             return await self._repeat(walk, live, authorized)
         return await self._forward(walk, transaction, authorized)
 
-    def _authenticate(self, walk: Walk, now: datetime) -> AuthenticatedRequest:
+    def _authenticate(self, walk: Walk, now: datetime) -> AuthenticatedMessage:
         endpoint, message = walk.endpoint, walk.message
         authenticated = authenticate(
             message, endpoint.domains_for(message.body_type), endpoint.rules, now
         )
         walk.signer, walk.domain = authenticated.signer, authenticated.domain.name
         walk.quirks = tuple(sorted(authenticated.domain.quirks))
-        request = read_request(authenticated, endpoint.rules)
-        walk.cert_req_id = request.request.cert_req_id
-        return request
+        return authenticated
 
-    async def _authorize(self, walk: Walk, request: AuthenticatedRequest) -> AuthorizedRequest:
+    async def _authorize(
+        self, walk: Walk, authenticated: AuthenticatedMessage
+    ) -> AuthorizedRequest:
+        request: AuthenticatedRequest = read_request(authenticated, walk.endpoint.rules)
+        walk.cert_req_id = request.request.cert_req_id
         rules = None
         entry: InventoryEntry | None = None
         if request.domain.kind is DomainKind.vendor:
@@ -266,16 +318,8 @@ class Gateway:
         variant = variant_for(walk.endpoint.upstream, walk.message.body_type)
         return authorize(request, rules, entry, may_complete=variant is Variant.reprotect)
 
-    @staticmethod
-    def _key(request: AuthenticatedRequest) -> TransactionKey:
-        return TransactionKey(
-            request.domain.name,
-            request.signer.fingerprint,
-            request.message.header.transaction_id or b"",
-        )
-
     async def _prepare(
-        self, walk: Walk, key: TransactionKey, authorized: AuthorizedRequest, now: datetime
+        self, walk: Walk, key: TransactionKey, authorized: _Authorized, now: datetime
     ) -> Transaction:
         """Build the intent: everything another node needs, the signed message for the CA included."""
         endpoint, message = walk.endpoint, walk.message
@@ -304,7 +348,7 @@ class Gateway:
         )
 
     async def _forward(
-        self, walk: Walk, transaction: Transaction, authorized: AuthorizedRequest
+        self, walk: Walk, transaction: Transaction, authorized: _Authorized
     ) -> bytes:
         """Send the stored intent to the CA and settle the transaction by what comes back (steps 7 to 10)."""
         upstream = walk.endpoint.upstream
@@ -314,15 +358,30 @@ class Gateway:
                 path="",
                 deadline_seconds=upstream.deadline_seconds,
             )
-            answer = check_response(answer_der, Expected.of(authorized), upstream, self._clock())
+            if isinstance(authorized, AuthorizedRevocation):
+                settled = await self._revoked(walk, transaction, authorized.request, answer_der)
+            else:
+                settled = await self._certified(walk, transaction, authorized, answer_der)
         except UpstreamUnavailable as error:
-            if not error.delivered or upstream.replays_repeats:
+            if not error.delivered or _may_ask_again(upstream, transaction):
                 # Nothing was issued, or asking again yields the same: the device's next repeat may try.
                 await self._release(transaction)
                 raise
             return await self._fail(walk, transaction, error)
         except UpstreamBroken as error:
             return await self._fail(walk, transaction, error)
+        return await self._settle(settled) or settled.opening.response_der or b""
+
+    async def _certified(
+        self,
+        walk: Walk,
+        transaction: Transaction,
+        authorized: AuthorizedRequest,
+        answer_der: bytes,
+    ) -> Transaction:
+        """Return the transaction after the CA's ip, cp or kup, which is checked here."""
+        upstream = walk.endpoint.upstream
+        answer = check_response(answer_der, Expected.of(authorized), upstream, self._clock())
         walk.certificate = answer.certificate
         walk.outcome = "refused" if answer.certificate is None else "issued"
         if answer.certificate is None:
@@ -338,7 +397,7 @@ class Gateway:
             if granted
             else Event.issued
         )
-        settled = advance(
+        return advance(
             transaction,
             event,
             opening=_answered(transaction.opening, response),
@@ -346,7 +405,30 @@ class Gateway:
             certificate_der=b"" if answer.certificate is None else answer.certificate.der,
             confirm_locally=granted_by(answer),
         )
-        return await self._settle(settled) or response
+
+    async def _revoked(
+        self,
+        walk: Walk,
+        transaction: Transaction,
+        request: AuthenticatedRevocation,
+        answer_der: bytes,
+    ) -> Transaction:
+        """Return the transaction after the CA's rp, which is checked here."""
+        answer, info = check_revocation(answer_der, request, walk.endpoint.upstream, self._clock())
+        refused = info.status is PKIStatus.rejection
+        walk.outcome = "refused" if refused else "revoked"
+        if refused:
+            walk.rejection = info
+            walk.notes.append(f"the CA refused: {info}")
+        else:
+            walk.certificate = request.signer
+        response = await relayed(answer, walk.message, self._credential(), self._clock())
+        return advance(
+            transaction,
+            Event.refused if refused else Event.revoked,
+            opening=_answered(transaction.opening, response),
+            response_nonce=answer.header.sender_nonce or b"",
+        )
 
     async def _fail(self, walk: Walk, transaction: Transaction, error: CMPError) -> bytes:
         """Settle a transaction that must not be asked again; its repeats get this same error."""
@@ -382,9 +464,7 @@ class Gateway:
 
     # --- repeats ------------------------------------------------------------------------------------------------
 
-    async def _repeat(
-        self, walk: Walk, live: Transaction, authorized: AuthorizedRequest | None
-    ) -> bytes:
+    async def _repeat(self, walk: Walk, live: Transaction, authorized: _Authorized | None) -> bytes:
         """Answer a request whose transactionID is live: from the store, or not at all (R12, R94).
 
         Args:
@@ -432,7 +512,7 @@ class Gateway:
         self,
         walk: Walk,
         taken: Transaction,
-        authorized: AuthorizedRequest | None,
+        authorized: _Authorized | None,
         *,
         before: Transaction,
     ) -> bytes:
@@ -444,7 +524,7 @@ class Gateway:
                 "nothing was issued yet", fail_info=PKIFailureInfo.badRequest, rule="R11"
             )
         upstream = walk.endpoint.upstream
-        if not upstream.replays_repeats and not before.may_retry:
+        if not _may_ask_again(upstream, taken) and not before.may_retry:
             # The node that held the lease may have been answered before it died; this CA would issue again.
             return await self._fail(
                 walk,
@@ -452,6 +532,42 @@ class Gateway:
                 UpstreamUnavailable("the node that asked the CA is gone", delivered=True),
             )
         return await self._forward(walk, taken, authorized)
+
+    # --- genm ---------------------------------------------------------------------------------------------------
+
+    async def _inform(self, walk: Walk) -> bytes:
+        """genm: answered here or by the CA; nothing is stored, and a repeat is simply answered again."""
+        now, endpoint, message = self._clock(), walk.endpoint, walk.message
+        authenticated = self._authenticate(walk, now)
+        question = read_question(authenticated)
+        rules = endpoint.rules.relaxed_by(authenticated.domain.quirks)
+        check_message_time(message.header, rules, now)
+        walk.notes += await self._signer_status.check(authenticated, now)
+        if await self._store.load(_key(authenticated)) is not None:
+            raise TransactionInUse("another request lives under this transactionID", rule="R12")
+        own = answered_here(question, endpoint.information)
+        walk.outcome = "informed"
+        if own is not None:
+            credential = self._credential()
+            return await protect(
+                self._reply_header(message.header),
+                gen_msg_body(BodyType.genp, [own]),
+                credential,
+                credential.certificates,
+            )
+        upstream = endpoint.upstream
+        answer_der = await upstream.core.exchange(
+            await message_for_ca(
+                endpoint, message, message.body_der, Variant.reprotect, self._credential(), now
+            ),
+            path="",
+            deadline_seconds=upstream.deadline_seconds,
+        )
+        answer, refusal = check_information(answer_der, question, upstream, self._clock())
+        if refusal is not None:
+            walk.outcome, walk.rejection = "refused", refusal
+            walk.notes.append(f"the CA refused: {refusal}")
+        return await relayed(answer, message, self._credential(), self._clock())
 
     # --- certConf -----------------------------------------------------------------------------------------------
 
@@ -528,6 +644,7 @@ class Gateway:
         transaction = known[authenticated.signer.fingerprint][0]
         if transaction.exchange_for(walk.digest) is None:
             check_message_time(walk.message.header, rules, now)
+            walk.notes += await self._signer_status.check(authenticated, now)
         return transaction
 
     @staticmethod
@@ -599,6 +716,7 @@ class Gateway:
                 fail_info=PKIFailureInfo.badRecipientNonce,
                 rule="R8",
             )
+        told = error_msg_content(walk.message.body_content).status_info
         credential = self._credential_of(transaction)
         response = await protect(
             self._reply_header(walk.message.header),
@@ -607,7 +725,8 @@ class Gateway:
             credential.certificates,
         )
         walk.outcome = "rejected"
-        walk.notes.append("the device sent error instead of certConf")
+        walk.notes.append(f"the device sent error instead of certConf: {told}")
+        walk.certificate = load_certificate(transaction.certificate_der)
         ended = advance(
             transaction,
             Event.rejected,
@@ -638,7 +757,7 @@ class Gateway:
         walk.refusal = error
         walk.outcome = "failed" if isinstance(error, ServiceFailure) else "refused"
         header = self._reply_header(walk.message.header)
-        cert_req_id = _cert_req_id(walk.message) if error.in_body else 0
+        cert_req_id = cert_req_id_of(walk.message) if error.in_body else 0
         body_der = refusal_body(error, walk.message.body_type, cert_req_id)
         try:
             credential = self._credential()
@@ -650,12 +769,17 @@ class Gateway:
             return assemble(header.to_der(), body_der, None)
 
 
-def _cert_req_id(message: PKIMessage) -> int:
-    """Return the certReqId that a refusal names: the request's, wrong as it may be, if there is one."""
-    try:
-        return cert_req_messages(message.body_content)[0].cert_req_id
-    except MalformedMessage:
-        return 0
+def _key(authenticated: AuthenticatedMessage) -> TransactionKey:
+    return TransactionKey(
+        authenticated.domain.name,
+        authenticated.signer.fingerprint,
+        authenticated.message.header.transaction_id or b"",
+    )
+
+
+def _may_ask_again(upstream: Upstream, transaction: Transaction) -> bool:
+    """Tell whether a CA that may have seen a request can be sent it once more: nothing is issued twice."""
+    return upstream.replays_repeats or transaction.body_type is BodyType.rr
 
 
 def _lease(upstream: Upstream) -> timedelta:

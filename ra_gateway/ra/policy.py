@@ -38,7 +38,7 @@ from ra_gateway.cmp.names import (
     rfc4514,
     same_name,
 )
-from ra_gateway.cmp.requests import AuthenticatedRequest
+from ra_gateway.cmp.requests import AuthenticatedRequest, AuthenticatedRevocation
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
 from ra_gateway.ra.ports import InventoryEntry
@@ -122,6 +122,46 @@ class AuthorizedRequest:
     def __post_init__(self) -> None:
         if self.seal is not _SEAL:
             raise TypeError("only ra_gateway.ra.policy can make this")
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizedRevocation:
+    """An rr that may go to the CA: a device gives up the certificate it protects the rr with."""
+
+    request: AuthenticatedRevocation
+    seal: object
+
+    def __post_init__(self) -> None:
+        if self.seal is not _SEAL:
+            raise TypeError("only ra_gateway.ra.policy can make this")
+
+    @property
+    def body_der(self) -> bytes:
+        """The body as received."""
+        return self.request.message.body_der
+
+    @property
+    def subject_der(self) -> bytes:
+        """Whose certificate it is."""
+        return self.request.signer.subject_der
+
+
+def authorize_revocation(request: AuthenticatedRevocation) -> AuthorizedRevocation:
+    """Let a device have its own certificate revoked, and no other (RFC 9483 4.2).
+
+    Raises:
+        NotAuthorized: It names another one, whether there is such a certificate or not.
+    """
+    own = request.signer
+    if request.serial_number != own.serial_number or not same_name(
+        request.issuer_der, own.issuer_der
+    ):
+        raise NotAuthorized(
+            f"{own.subject} asks for the revocation of another certificate "
+            f"(serial number {request.serial_number:x}) than its own",
+            rule="R130",
+        )
+    return AuthorizedRevocation(request, _SEAL)
 
 
 def vendor_identity(domain: TrustDomain, rules: IdentityRules, signer: Certificate) -> str:
@@ -226,6 +266,10 @@ def _authorize_known(request: AuthenticatedRequest, *, may_complete: bool) -> Au
     old_san = None if old.subject_alt_name_der is None else general_names(old.subject_alt_name_der)
     if san is not None and set(san) != set(old_san or ()):
         raise _other_identity(is_update, f"subjectAltName {', '.join(san)}", old)
+    if request.message.body_type is BodyType.p10cr and (
+        subject is None or set(san or ()) != set(old_san or ())
+    ):
+        raise _unchangeable(f"it lacks names of the certificate of {old.subject}")
     if (subject is None or san != old_san) and may_complete:
         return _completed(request, old.subject_der, old.subject_alt_name_der, may_complete=True)
     return _kept(request, old.subject_der, san)
@@ -267,6 +311,8 @@ def _completed(
     may_complete: bool,
 ) -> AuthorizedRequest:
     """Set the identity; the device's signature over its own CertRequest is then void (RFC 9483 5.2.3.2)."""
+    if request.message.body_type is BodyType.p10cr:
+        raise _unchangeable(f"the identity for {request.signer.subject} is {rfc4514(subject_der)}")
     if not may_complete:
         raise NotAuthorized(
             "the identity has to be set by the RA, but this request must go up unchanged",
@@ -297,6 +343,20 @@ def _completed(
     changed = body(request.message.body_type, tlv(0x30, message))
     san = None if san_der is None else general_names(san_der)
     return AuthorizedRequest(request, changed, subject_der, san, True, _SEAL)
+
+
+def _unchangeable(why: str) -> TemplateRefused:
+    """Return the refusal of a PKCS#10 whose names the RA would have to set.
+
+    A PKCS#10 can only be sent on as the device signed it. To turn it into a cr with raVerified (RFC 9483
+    5.2.3.2) would be possible, but the CA would then speak of another request than the device: cp and certConf
+    would need another certReqId on either side, and the CA would lose the proof it was sent.
+    """
+    return TemplateRefused(
+        f"the names in a PKCS#10 cannot be set by the RA: {why}",
+        rule="R67",
+        phrase="The names in a PKCS#10 request cannot be changed here; ask for the right ones, or use cr.",
+    )
 
 
 def _requested_san(template: CertTemplate) -> tuple[str, ...] | None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.trust import Path
 from ra_gateway.ra.transaction import Transaction, TransactionKey
 
 
@@ -98,6 +100,38 @@ class Inventory(Protocol):
         Args:
             domain: Name of the vendor's trust domain.
             identity: The vendor identity, as the domain's `identity_from` setting extracts it.
+        """
+
+
+class RevocationStatus(Protocol):
+    """Knows which certificates of trust domains were revoked; asking it costs no I/O."""
+
+    def check(self, domain: str, path: Path, now: datetime) -> tuple[str, ...]:
+        """Refuse a path with a certificate that was revoked.
+
+        Args:
+            domain: Name of the trust domain.
+            path: Validated, from the signer to the anchor, which is not asked about. A signer alone, of a
+                message that continues an operation, is refused only if it is known to be revoked.
+            now: Aware UTC.
+
+        Returns:
+            Notes for the operator: what could not be told, where the domain lets that pass.
+
+        Raises:
+            SignerNotTrusted: One was revoked (R23).
+            StatusUnavailable: Nobody can tell of one, and the domain insists.
+        """
+
+
+class IssuedCertificates(Protocol):
+    """A CA's memory of what it issued, asked in place of its next CRL."""
+
+    async def revoked_at(self, certificate: Certificate, now: datetime) -> datetime | None:
+        """Return since when a certificate is revoked; None if it is not, or another CA issued it.
+
+        Raises:
+            StoreUnavailable: It cannot be asked.
         """
 
 

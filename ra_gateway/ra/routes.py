@@ -10,6 +10,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import HeaderRules
+from ra_gateway.ra.information import Information
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import CACore
 
@@ -80,9 +81,11 @@ class Endpoint:
     """One service towards devices: who may come, with what, and where it goes.
 
     Args:
-        vendors: Domains whose certificates may open an ir or cr, with their identity rules beside them.
-        operator: Domain whose certificates may open a cr or kur; None where none may.
-        body_types: Requests taken at all, out of ir, cr and kur.
+        vendors: Domains whose certificates may open an ir, cr, p10cr or genm, with their identity rules beside them.
+        operator: Domain whose certificates may open a cr, kur, p10cr, rr or genm; None where none may.
+        body_types: Requests taken at all, out of ir, cr, kur, p10cr, rr and genm. The profile of
+            TS 33.310 has neither of the last three.
+        information: How genm is answered.
         confirm_wait_seconds: How long certConf is awaited, where the CA does not say.
     """
 
@@ -95,16 +98,19 @@ class Endpoint:
     rules: HeaderRules = field(default_factory=HeaderRules)
     implicit_confirm: ImplicitConfirm = ImplicitConfirm.deny
     ca_pubs: CaPubs = CaPubs.drop
+    information: Information = field(default_factory=Information)
     confirm_wait_seconds: int = 300
 
     def domains_for(self, body_type: BodyType) -> tuple[TrustDomain, ...]:
         """Return the domains that may vouch for a request of a type (R71: never a vendor for a kur)."""
         operator = () if self.operator is None else (self.operator,)
-        if body_type is BodyType.kur:
-            return operator
-        if body_type is BodyType.cr:
-            return (*operator, *self.vendors)
-        return self.vendors
+        match body_type:
+            case BodyType.ir:
+                return self.vendors
+            case BodyType.kur | BodyType.rr:
+                return operator
+            case _:
+                return (*operator, *self.vendors)
 
     def domain_named(self, name: str) -> TrustDomain | None:
         """Return one of the endpoint's domains by name, or None."""

@@ -6,6 +6,7 @@ happens only after a store has accepted the state that announces it.
     REQUESTED --issued--> ISSUED --confirm--> CONFIRMING --accepted--> CONFIRMED
         |                   `----rejected--------|-----rejected--> REJECTED
         |---granted--> GRANTED                   |---failed--> FAILED
+        |---revoked--> REVOKED                   |
         |---refused--> REFUSED                   `--released/retaken--> CONFIRMING
         |---failed--> FAILED
         `---released/retaken--> REQUESTED
@@ -35,6 +36,7 @@ class State(StrEnum):
     CONFIRMED = "confirmed"
     REJECTED = "rejected"  # the device refused its certificate
     GRANTED = "granted"  # implicitConfirm was granted: nothing more will come
+    REVOKED = "revoked"  # rr: the CA has revoked the certificate
     REFUSED = "refused"  # the CA said no
     FAILED = "failed"  # no usable answer, and asking again could issue twice
 
@@ -44,6 +46,7 @@ class Event(StrEnum):
 
     issued = "issued"
     granted = "granted"
+    revoked = "revoked"
     refused = "refused"
     failed = "failed"
     confirm = "confirm"
@@ -57,6 +60,7 @@ TRANSITIONS: Final = MappingProxyType(
     {
         (State.REQUESTED, Event.issued): State.ISSUED,
         (State.REQUESTED, Event.granted): State.GRANTED,
+        (State.REQUESTED, Event.revoked): State.REVOKED,
         (State.REQUESTED, Event.refused): State.REFUSED,
         (State.REQUESTED, Event.failed): State.FAILED,
         (State.REQUESTED, Event.released): State.REQUESTED,
@@ -113,15 +117,15 @@ class Transaction:
 
     Args:
         version: Counts stored changes; a store replaces only the directly preceding version.
-        body_type: The request that opened the operation (ir, cr or kur).
+        body_type: The request that opened the operation (ir, cr, kur, p10cr or rr).
         endpoint: Name of the endpoint that took the opening request.
         upstream: Name of the upstream the opening request was routed to.
         variant: How the opening request went up: "reprotect", "nested" or "forward"; followers go the same way.
         signer_der: The certificate that protected the opening request.
         sender_nonce: The device's senderNonce in the opening request.
-        subject_der: Subject that was asked for (encoded Name).
-        cert_req_id: As in the opening request; certConf names it.
-        opening: The ir, cr or kur.
+        subject_der: Subject that was asked for, or whose certificate was to be revoked (encoded Name).
+        cert_req_id: As in the opening request (-1 for a p10cr); certConf names it.
+        opening: The ir, cr, kur, p10cr or rr.
         confirmation: The certConf, from the moment it was accepted.
         response_nonce: senderNonce of the answer to the opening request; certConf must return it.
         certificate_der: The certificate as relayed.

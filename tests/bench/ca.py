@@ -141,13 +141,12 @@ def main() -> None:
     if profile is not None:
         pstats.Stats(profile).sort_stats("tottime").print_stats(45)
     if arguments.postgres:
-        with tempfile.TemporaryDirectory() as directory:
-            server = PostgresServer(Path(directory))
-            server.start()
-            try:
-                print(_run(server.new_database(), arguments.count, None))
-            finally:
-                server.stop()
+        server = PostgresServer()
+        server.start()
+        try:
+            print(_run(server.new_database(), arguments.count, None))
+        finally:
+            server.remove()
 
 
 def _run(where: LedgerLocation, count: int, profile: cProfile.Profile | None) -> Result:

@@ -201,14 +201,21 @@ async def test_a_shared_secret_is_not_accepted(
 
 @pytest.mark.requirement(9, 142)
 @pytest.mark.parametrize(
-    "body_type", [BodyType.p10cr, BodyType.rr, BodyType.genm, BodyType.krr, BodyType.ccr]
+    "body_type, rule",
+    [
+        (BodyType.p10cr, "R142"),
+        (BodyType.rr, "R142"),
+        (BodyType.genm, "R142"),
+        (BodyType.krr, "R9"),
+        (BodyType.ccr, "R9"),
+    ],
 )
 async def test_operations_the_profile_does_not_have(
-    world: World, device: Credential, body_type: BodyType
+    world: World, device: Credential, body_type: BodyType, rule: str
 ) -> None:
     """Neither p10cr nor rr, and nothing else but ir, cr and kur, opens an operation."""
     der = await requests.message(world, device, body(body_type, asn1.tlv(0x30)))
-    await assert_refused(world, der, "badRequest", rule="R9")
+    await assert_refused(world, der, "badRequest", rule=rule)
 
 
 @pytest.mark.requirement(142)

@@ -739,11 +739,11 @@ async def test_other_versions_are_refused(desk: Desk, pvno: int, answered: int) 
     "body_der",
     [
         body(BodyType.pollReq, b"\x30\x00"),
-        body(BodyType.p10cr, b"\x30\x00"),
+        body(BodyType.krr, b"\x30\x00"),
         body(BodyType.pkiconf, b"\x05\x00"),
         error_body(PKIStatusInfo(PKIStatus.rejection)),
     ],
-    ids=["pollReq", "p10cr", "pkiconf", "error"],
+    ids=["pollReq", "krr", "pkiconf", "error"],
 )
 async def test_other_bodies_are_refused(desk: Desk, body_der: bytes) -> None:
     """badRequest."""

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.codes import OID, RESPONSE_TO, BodyType
 from ra_gateway.cmp.messages import (
     ANYONE,
     CertStatus,
@@ -358,13 +358,16 @@ _NOT_SERVED = sorted(
 async def test_types_that_are_not_served_are_bad_requests(
     world: World, body_type: BodyType
 ) -> None:
-    """Answers sent by a device, announcements, and operations nobody offers here: badRequest."""
+    """Answers sent by a device, announcements, and operations this endpoint does not offer: badRequest."""
     device = world.device()
     der = await ir(world, device)
     content = asn1.content(asn1.element(PKIMessage.from_der(der).body_der))
     sent = nested_body(der) if body_type is BodyType.nested else body(body_type, content)
     await assert_refused(
-        world, await signed_again(der, device, body_der=sent), "badRequest", rule="R9"
+        world,
+        await signed_again(der, device, body_der=sent),
+        "badRequest",
+        rule="R142" if body_type in RESPONSE_TO else "R9",
     )
 
 

@@ -130,9 +130,9 @@ async def test_a_malformed_cert_profile(
 
 @pytest.mark.requirement(9, 142)
 async def test_pkcs10_is_not_taken(world: World, device: Credential) -> None:
-    """p10cr is not served, so that no CSR of any version or signature gets through."""
+    """Where body_types lacks p10cr, no CSR of any version or signature gets through."""
     der = await requests.message(world, device, body(BodyType.p10cr, asn1.tlv(0x30)))
-    await assert_refused(world, der, "badRequest", rule="R9")
+    await assert_refused(world, der, "badRequest", rule="R142")
 
 
 # --- the template -----------------------------------------------------------------------------------------------

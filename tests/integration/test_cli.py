@@ -270,9 +270,9 @@ def test_the_ra_key_may_be_encrypted(password: str | None, tmp_path: Path) -> No
 def test_ca_create_and_issue_ra_fit_together(tmp_path: Path) -> None:
     """A CA made by hand issues a certificate for an RA with the subject that was asked for."""
     told = succeeded("ca", "create", tmp_path / "ca", "--key-kind", "p384")
-    assert f"Next: ra-gateway ca issue-ra {tmp_path}/ca RA_DIRECTORY" in told
+    assert f"move {tmp_path}/ca/root.key away" in told
     told = succeeded("ca", "issue-ra", tmp_path / "ca", tmp_path / "ra", "--subject", "CN=ra1,O=Op")
-    assert "[[ca.registration_authorities]]" in told
+    assert "ra-gateway ca ra add NAME --role ROLE" in told
     assert "[ra] of the gateway" in told
     own, issuing = load_certificates(tmp_path / "ra" / "ra.pem", "ra")
     assert own.subject == "CN=ra1,O=Op"
@@ -287,7 +287,7 @@ def test_ca_commands_overwrite_nothing(tmp_path: Path) -> None:
         before = snapshot(tmp_path)
         ended = run("ca", *command)
         assert (ended.exit_code, ended.stdout) == (2, "")
-        stems = ("root", "issuing", "cmp") if command[0] == "create" else ("ra",)
+        stems = ("root", "issuing", "cmp", "ocsp") if command[0] == "create" else ("ra",)
         assert [line.split(": ")[0] for line in ended.stderr.splitlines()] == [
             f"{tmp_path}/{stem}.{suffix}" for stem in stems for suffix in ("pem", "key")
         ]

@@ -23,12 +23,18 @@ from ra_gateway.cmp.messages import (
     PKIHeader,
     PKIMessage,
     PKIStatusInfo,
+    RevRepContent,
     assemble,
     cert_rep_body,
     cert_rep_message,
     cert_req_messages,
+    certification_request,
     error_msg_content,
+    gen_msg_body,
+    gen_msg_content,
     nested_messages,
+    rev_rep_body,
+    rev_rep_content,
 )
 from ra_gateway.cmp.names import NULL_DN, directory_name, general_names, rfc4514
 from ra_gateway.cmp.protection import Credential as CMPCredential
@@ -183,6 +189,11 @@ class ScriptedCA:
         )
         if request.body_type is BodyType.certConf:
             body_der = PKICONF_BODY
+        elif request.body_type is BodyType.rr:
+            body_der = rev_rep_body(RevRepContent((PKIStatusInfo(PKIStatus.accepted),)))
+        elif request.body_type is BodyType.genm:
+            (question,) = gen_msg_content(request.body_content)
+            body_der = gen_msg_body(BodyType.genp, [replace(question, value_der=None)])
         else:
             body_der = self._issue(request)
             if request.header.implicit_confirm and self.grant_implicit:
@@ -191,7 +202,10 @@ class ScriptedCA:
         return Answer(request, header, body_der, credential, (*credential.certificates, root))
 
     def _issue(self, request: PKIMessage) -> bytes:
-        asked = cert_req_messages(request.body_content)[0]
+        if request.body_type is BodyType.p10cr:
+            asked = certification_request(request.body_content)
+        else:
+            asked = cert_req_messages(request.body_content)[0]
         template = asked.template
         subject = rfc4514(template.subject_der or NULL_DN) or x509.Name([])
         san = template.extension("2.5.29.17")
@@ -395,9 +409,11 @@ async def follow(
 
 
 def status_of(answer: PKIMessage) -> PKIStatusInfo:
-    """The status of an ip, cp, kup or error."""
+    """The status of an ip, cp, kup, rp or error."""
     if answer.body_type is BodyType.error:
         return error_msg_content(answer.body_content).status_info
+    if answer.body_type is BodyType.rp:
+        return rev_rep_content(answer.body_content).statuses[0]
     return cert_rep_message(answer.body_content).responses[0].status_info
 
 

@@ -19,7 +19,7 @@ from ra_gateway.ca.ledger import Ledger, open_ledger, schema
 from ra_gateway.ca.ledger import database as database_module
 from ra_gateway.ca.ledger.database import write
 from ra_gateway.ca.ledger.sql import Prepared, listed, operation_key, padded
-from ra_gateway.ca.records import CertificateStatus
+from ra_gateway.ca.records import CertificateStatus, Reason, Reenroll, Revocation
 from ra_gateway.errors import ConfigError, StoreUnavailable
 from tests.contract.ledgers import NOW, intent, issue, operation
 
@@ -65,6 +65,24 @@ async def test_what_was_stored_is_in_the_file_while_it_is_open(path: Path, ledge
     await issue(ledger, confirmed=False)
     with closing(sqlite3.connect(path)) as other:
         assert other.execute("SELECT status FROM certificates").fetchall() == [("issued",)]
+
+
+async def test_another_process_that_comes_and_goes_does_no_harm(path: Path, ledger: Ledger) -> None:
+    """Its close must not take the write-ahead log with it: nothing here may drop this process's locks on the file."""
+    look = (
+        "import sqlite3, sys; connection = sqlite3.connect(sys.argv[1]);"
+        "print(connection.execute('SELECT count(*) FROM certificates').fetchone()[0])"
+    )
+
+    def seen_elsewhere() -> int:
+        return int(subprocess.check_output([sys.executable, "-c", look, str(path)], text=True))
+
+    await ledger.counts()  # also the connection for long reads came and went
+    for number in range(1, 4):
+        await issue(ledger, f"enb{number}")
+        assert seen_elsewhere() == number
+    await ledger.close()
+    assert seen_elsewhere() == 3
 
 
 async def test_only_durable_work_is_flushed(ledger: Ledger) -> None:
@@ -166,6 +184,45 @@ async def test_a_kill_loses_nothing_that_was_reported(path: Path) -> None:
         assert issued.status == CertificateStatus.issued
         assert issued.der
     await ledger.close()
+
+
+async def test_no_statement_reads_a_whole_table(path: Path, ledger: Ledger) -> None:
+    """Issuing, confirming, renewing, revoking, sweeping and looking up go by an index, whatever their number."""
+    said: list[str] = []
+
+    def listen(connection: Connection) -> None:
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, sqlite3.Connection)
+        raw.set_trace_callback(said.append)
+
+    await write(ledger._database, listen)
+    await ledger._database.read(listen)
+    await issue(ledger, reenroll=Reenroll.deny)
+    old = await issue(ledger)
+    changes = {"old_serial_number": old.serial_number}
+    await issue(ledger, changes=changes, revoke_superseded=True)
+    lapsed = await issue(ledger, confirmed=False)
+    kept = await issue(ledger)
+    revocation = Revocation(kept.serial_number, Reason.keyCompromise, "ra1")
+    await ledger.revoke(revocation, NOW, operation=operation())
+    await ledger.sweep(lapsed.expires_at)
+    await ledger.find_operation("ra1", b"unknown", NOW)
+    await ledger.certificate(kept.serial_number, NOW)
+    await ledger.newest_certificate(intent().subject_der, NOW)
+    await ledger.certificates_of("enb1", NOW)
+    await ledger.last_revocation_at("ab" * 20)
+    await ledger.newest_crl("ab" * 20, delta=False)
+    await ledger.newest_crl("ab" * 20, delta=True)
+    statements = {line for line in said if line.startswith(("SELECT", "UPDATE", "DELETE"))}
+    assert len(statements) > 40
+    with closing(sqlite3.connect(path)) as other:
+        scans = {
+            step[3]
+            for statement in statements
+            for step in other.execute(f"EXPLAIN QUERY PLAN {statement}")
+            if step[3].startswith("SCAN")
+        }
+    assert scans == {"SCAN audit_head"}  # its one row
 
 
 # --- what is prepared once ------------------------------------------------------------------------------------

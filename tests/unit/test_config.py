@@ -123,7 +123,7 @@ def test_names_are_those_of_the_cmp_core() -> None:
     assert set(get_args(config.QuirkName)) == set(config.QUIRKS) == set(verification.Quirk)
     strictness = config.EndpointConfig.model_fields["strictness"].annotation
     assert set(get_args(strictness)) == set(verification.Strictness)
-    assert set(get_args(config.BodyName)) == {kind.name for kind in codes.CERT_RESPONSE_TO}
+    assert set(get_args(config.BodyName)) == {kind.name for kind in codes.RESPONSE_TO}
 
 
 # --- The documents --------------------------------------------------------------------------------

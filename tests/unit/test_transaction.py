@@ -26,6 +26,7 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 MOVES = {
     ("requested", "issued"): "issued",
     ("requested", "granted"): "granted",
+    ("requested", "revoked"): "revoked",
     ("requested", "refused"): "refused",
     ("requested", "failed"): "failed",
     ("requested", "released"): "requested",
@@ -38,7 +39,14 @@ MOVES = {
     ("confirming", "released"): "confirming",
     ("confirming", "retaken"): "confirming",
 }
-FINAL = {State.CONFIRMED, State.REJECTED, State.GRANTED, State.REFUSED, State.FAILED}
+FINAL = {
+    State.CONFIRMED,
+    State.REJECTED,
+    State.GRANTED,
+    State.REVOKED,
+    State.REFUSED,
+    State.FAILED,
+}
 
 PAIRS = [(state, event) for state in State for event in Event]
 

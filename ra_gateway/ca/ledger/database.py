@@ -272,6 +272,16 @@ def _raw(connection: Connection) -> sqlite3.Connection:
     return raw
 
 
+def _make_private(path: Path) -> None:
+    """Make the file if there is none, readable by its owner only.
+
+    A file that exists is never opened here: closing any descriptor of it would drop the locks (POSIX) that this
+    process's connections hold on it, and another process that ends would then delete the write-ahead log under them.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+
 def _sqlite_connect(path: Path) -> Connection:
     def connect() -> sqlite3.Connection:
         # No isolation level: the module begins no transaction by itself.
@@ -284,7 +294,7 @@ def _sqlite_connect(path: Path) -> Connection:
     )
     try:
         # SQLite gives its side files the mode of the main one; subjects are nobody else's business.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        _make_private(path)
         connection = engine.connect()
     except (OSError, SQLAlchemyError, sqlite3.Error) as error:
         raise _unusable_file(path)(str(error)) from error

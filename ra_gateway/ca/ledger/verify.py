@@ -23,7 +23,7 @@ from ra_gateway.ca.records import CertificateStatus, Reason
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import signature_algorithm, verify_signature
 from ra_gateway.cmp.certificates import Certificate, InvalidSignature
-from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.names import same_name
 from ra_gateway.errors import CMPError
 
@@ -39,7 +39,7 @@ COMMIT_LAG: Final = timedelta(seconds=60)
 _STATUSES: Final[frozenset[str]] = frozenset(CertificateStatus)
 _GONE: Final[frozenset[str]] = frozenset({CertificateStatus.revoked, CertificateStatus.rejected})
 _REVOKING: Final = frozenset({"revoke", "reject"})
-_ISSUING: Final = frozenset({BodyType.ir, BodyType.cr, BodyType.kur})
+_ISSUING: Final = frozenset(CERT_RESPONSE_TO)
 _RESTORE: Final = (
     "Find out who wrote to the database; restore the last good backup beside it and compare"
 )

@@ -1,0 +1,80 @@
+"""What the RA says to a genm itself, and what it asks the CA (RFC 9483 4.3).
+
+Everything told here is public: whoever authenticates at the endpoint may know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from ra_gateway.cmp.asn1 import tlv
+from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.messages import InfoTypeAndValue
+from ra_gateway.cmp.requests import AuthenticatedQuestion
+from ra_gateway.errors import HeaderRefused
+
+INFO_TYPES: Final[Mapping[str, str]] = {
+    "ca_certs": OID.caCerts,
+    "root_ca_cert": OID.rootCaCert,
+    "cert_req_template": OID.certReqTemplate,
+    "crl_status_list": OID.crlStatusList,
+}
+"""Questions of RFC 9483 4.3 that an endpoint can be configured for, and their infoTypes."""
+
+ANSWER_TO: Final[Mapping[str, str]] = {
+    OID.rootCaCert: OID.rootCaKeyUpdate,
+    OID.crlStatusList: OID.crls,
+}
+"""The infoType of the answer, where it is not the question's own."""
+
+
+class Informing(StrEnum):
+    """Who answers a question."""
+
+    forward = "forward"  # the CA
+    local = "local"  # the RA
+    deny = "deny"  # nobody
+
+
+@dataclass(frozen=True, slots=True)
+class Information:
+    """How an endpoint answers genm.
+
+    Args:
+        ways: infoType (dotted OID) to who answers.
+        others: Who answers every other question; the RA cannot.
+        ca_certificates: DER of the operator's CA certificates, without roots.
+    """
+
+    ways: Mapping[str, Informing] = field(default_factory=dict)
+    others: Informing = Informing.forward
+    ca_certificates: tuple[bytes, ...] = ()
+
+
+def answered_here(
+    question: AuthenticatedQuestion, information: Information
+) -> InfoTypeAndValue | None:
+    """Return the RA's own answer to a question, None where the CA is to be asked.
+
+    Raises:
+        HeaderRefused: The endpoint does not answer this question.
+    """
+    asked = question.question.info_type
+    way = information.ways.get(asked, information.others)
+    if way is Informing.forward:
+        return None
+    if way is Informing.local:
+        match asked:
+            case OID.caCerts:
+                told = information.ca_certificates
+                return InfoTypeAndValue(asked, tlv(0x30, *told) if told else None)
+            case OID.rootCaCert:
+                # Without a value: no successor of that root is known (R134).
+                return InfoTypeAndValue(OID.rootCaKeyUpdate)
+            case OID.certReqTemplate:
+                # Without a value: nothing is prescribed (RFC 9483 4.3.3).
+                return InfoTypeAndValue(asked)
+    raise HeaderRefused(f"genm asks for {asked}, which this endpoint does not answer", rule="R138")

@@ -1,0 +1,57 @@
+"""Whether the signer of an authenticated message was revoked meanwhile (R23)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.trust import DomainKind
+from ra_gateway.cmp.verification import AuthenticatedMessage
+from ra_gateway.errors import PKIFailureInfo, SignerNotTrusted
+from ra_gateway.ra.ports import IssuedCertificates, RevocationStatus
+
+
+@dataclass(frozen=True, slots=True)
+class SignerStatus:
+    """Asks whoever knows; nobody, unless given.
+
+    Args:
+        domains: Knows the CRLs of trust domains.
+        issued: Knows what the CA in this process revoked: at once, without a CRL.
+    """
+
+    domains: RevocationStatus | None = None
+    issued: IssuedCertificates | None = None
+
+    async def check(self, authenticated: AuthenticatedMessage, now: datetime) -> tuple[str, ...]:
+        """Refuse a message whose signer, or a CA above it, was revoked.
+
+        Returns:
+            Notes for the operator: what could not be told, where the domain lets that pass.
+
+        Raises:
+            SignerNotTrusted: It was revoked.
+            StatusUnavailable: Nobody can tell, and the domain insists.
+            StoreUnavailable: The CA's ledger cannot be asked.
+        """
+        domain, signer = authenticated.domain, authenticated.signer
+        if self.issued is not None and domain.kind is DomainKind.operator:
+            revoked_at = await self.issued.revoked_at(signer, now)
+            if revoked_at is not None:
+                # RFC 9483 4.2: who asks for the revocation of what is revoked hears that it is.
+                of_itself = authenticated.message.body_type is BodyType.rr
+                raise SignerNotTrusted(
+                    f"{signer.subject} (serial {signer.serial_number:x}) was revoked by the bundled CA on "
+                    f"{revoked_at:%Y-%m-%dT%H:%M:%SZ}",
+                    fail_info=PKIFailureInfo.certRevoked if of_itself else None,
+                    rule="R23",
+                )
+        if self.domains is None:
+            return ()
+        return self.domains.check(domain.name, authenticated.path, now)
+
+
+NOBODY_ASKED: Final = SignerStatus()
+"""For a gateway that knows of no revocation."""

@@ -1,0 +1,539 @@
+"""What one trust domain knows about the revocation of its certificates.
+
+CRLs are kept by the name and the key of the CA that signed them: a CA that changed its key may publish one CRL
+for each. A serial number that any CRL of the issuer's name lists is revoked, however old that CRL is; that a
+certificate is *not* revoked is told only by a fresh CRL under the very key that signed the certificate, whose scope
+covers it.
+
+Nothing that a message merely brings along is used. A certificate teaches this module something (the URL of a CRL,
+a CA that signs CRLs) only as part of a path to the domain's anchor, in a message that its key protected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from itertools import pairwise
+from pathlib import Path as FilePath
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.crl import (
+    CRL,
+    ReceivedCRL,
+    decode_crl,
+    distribution_point_urls,
+    split_crls,
+    verify_crl,
+)
+from ra_gateway.cmp.names import CanonicalName, canonical
+from ra_gateway.cmp.trust import Path, TrustDomain
+from ra_gateway.errors import CMPError, CRLRefused, SignerNotTrusted, StatusUnavailable
+from ra_gateway.revocation.fetching import Downloader, FileState, file_state, read_file
+
+MAX_LEARNED: Final = 64
+"""CAs, and URLs, that certificates of a domain may teach: a vendor has a handful."""
+
+MAX_CRLS_PER_SOURCE: Final = 16
+"""In one PEM file."""
+
+_FILE_CHECK_SECONDS: Final = 10.0
+"""From one look at a file's state to the next: so late at most is a new CRL on disk seen."""
+
+_FIRST_RETRY_SECONDS: Final = 15.0
+"""After a failure; twice as long after each further one, up to the usual time."""
+
+_STALE_RETRY_SECONDS: Final = 300.0
+"""While a CRL in use has expired: its issuer is late, or what published it is."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.revocation")
+
+
+class Mode(StrEnum):
+    """What a domain makes of a certificate of which nobody can tell whether it is revoked."""
+
+    soft = "soft"  # accepted, and noted in the log
+    hard = "hard"  # refused
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationSettings:
+    """How a domain's revocation is known.
+
+    Args:
+        crl_paths: Files.
+        crl_urls: http or https.
+        from_certificates: Whether URLs in certificates of the domain are used as well.
+        allowed_hosts: "host" or "host:port" such URLs may name.
+        refresh_seconds: From one fetch of a URL to the next.
+        timeout_seconds: For one fetch.
+        grace_seconds: How long after its nextUpdate a CRL is still fresh.
+        max_age_seconds: Longest time after its thisUpdate; 0 for what nextUpdate says alone.
+    """
+
+    mode: Mode = Mode.hard
+    crl_paths: tuple[FilePath, ...] = ()
+    crl_urls: tuple[str, ...] = ()
+    from_certificates: bool = False
+    allowed_hosts: frozenset[str] = frozenset()
+    refresh_seconds: float = 3600.0
+    timeout_seconds: float = 10.0
+    max_crl_bytes: int = 20_000_000
+    grace_seconds: float = 0.0
+    max_age_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """What one source of CRLs has given; one value for each CRL, one without a CRL if it gave none.
+
+    Args:
+        issuer: Of the CRL, "" without one.
+        fresh: Whether the CRL tells at the moment asked about that a certificate is not revoked.
+        fetched_at: When it was last got, be it unchanged.
+        last_error: Why the last attempt failed; "" when it did not.
+        failing_since: First of the attempts that failed without one that succeeded after it.
+    """
+
+    domain: str
+    source: str
+    issuer: str = ""
+    number: int | None = None
+    this_update: datetime | None = None
+    next_update: datetime | None = None
+    entries: int = 0
+    fresh: bool = False
+    fetched_at: datetime | None = None
+    last_error: str = ""
+    failing_since: datetime | None = None
+
+
+@dataclass(slots=True)
+class _Source:
+    """A file or a URL; `due` and `full_due` are monotonic seconds."""
+
+    where: FilePath | str
+    due: float = 0.0
+    full_due: float = 0.0
+    failures: int = 0
+    digest: bytes = b""
+    file_state: FileState | None = None
+    crls: tuple[CRL, ...] = ()
+    parked: tuple[ReceivedCRL, ...] = ()
+    fetched_at: datetime | None = None
+    last_error: str = ""
+    failing_since: datetime | None = None
+
+
+_IssuerKey = tuple[CanonicalName, bytes]
+
+
+class DomainRevocation:
+    """CRLs of one trust domain.
+
+    Args:
+        monotonic: Seconds, for when to fetch.
+        learned: Called when a message taught a source, which is to be fetched soon.
+    """
+
+    def __init__(
+        self,
+        domain: TrustDomain,
+        settings: RevocationSettings,
+        *,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float],
+        downloader: Downloader,
+        learned: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.domain = domain
+        self.settings = settings
+        self._clock = clock
+        self._monotonic = monotonic
+        self._downloader = downloader
+        self._learned = learned
+        self._since = clock()
+        self._grace = timedelta(seconds=settings.grace_seconds)
+        age = settings.max_age_seconds
+        self._max_age = timedelta(seconds=age) if age else None
+        wheres: tuple[FilePath | str, ...] = (*settings.crl_paths, *settings.crl_urls)
+        self._sources = {where: _Source(where) for where in wheres}
+        self._most_sources = len(self._sources) + MAX_LEARNED
+        self._learned_cas: dict[Certificate, None] = {}
+        self._in_use: dict[_IssuerKey, list[CRL]] = {}
+        self._revoked_by: dict[CanonicalName, list[CRL]] = {}
+
+    # --- asking -----------------------------------------------------------------------------------------------
+
+    def check(self, path: Path, now: datetime) -> tuple[str, ...]:
+        """Refuse a path with a revoked certificate; see `ra_gateway.ra.ports.RevocationStatus`."""
+        if len(path) > 1:
+            self._learn(path)
+        for certificate in path:
+            self._require_not_listed(certificate)
+        unknown = [
+            why
+            for certificate, issuer in pairwise(path)
+            if (why := self._unknown(certificate, issuer, now))
+        ]
+        if unknown and self.settings.mode is Mode.hard:
+            raise StatusUnavailable("; ".join(unknown), rule="R23")
+        return tuple(f"accepted although {why}" for why in unknown)
+
+    def states(self, now: datetime) -> list[SourceState]:
+        """Return what each source has given, for logs and people."""
+        return [
+            state for source in self._sources.values() for state in self._states_of(source, now)
+        ]
+
+    def _require_not_listed(self, certificate: Certificate) -> None:
+        if certificate in self.domain.anchors:
+            return  # whom nobody vouches for, nobody can revoke: it is taken out of the configuration
+        for crl in self._revoked_by.get(canonical(certificate.issuer_der), ()):
+            if certificate.serial_number in crl.revoked:
+                raise SignerNotTrusted(
+                    f"{certificate.subject} (serial {certificate.serial_number:x}) is revoked: the {crl} "
+                    "lists it",
+                    rule="R23",
+                )
+
+    def _unknown(self, certificate: Certificate, issuer: Certificate, now: datetime) -> str:
+        """Return why it cannot be told whether a certificate is revoked; "" if it can."""
+        known = self._in_use.get(_key_of(issuer), [])
+        held = [crl for crl in known if crl.scope.covers(certificate)]
+        if any(now <= crl.fresh_until(self._grace, self._max_age) for crl in held):
+            return ""
+        if held:
+            newest = max(held, key=lambda crl: crl.this_update)
+            until = newest.fresh_until(self._grace, self._max_age)
+            what = f"the {newest} is too old since {until:%Y-%m-%dT%H:%M:%SZ}"
+        elif known:
+            what = f"no CRL of {issuer} covers it: they are for other distribution points or kinds"
+        else:
+            what = f"no CRL of {issuer} was received since {self._since:%Y-%m-%dT%H:%M:%SZ}"
+        return f"nobody can tell whether {certificate} is revoked: {what}{self._failures()}"
+
+    def _failures(self) -> str:
+        failing = [source for source in self._sources.values() if source.last_error]
+        if not failing:
+            return "" if self._sources else " (no source of CRLs is known)"
+        told = [
+            f"{source.where}: {source.last_error}, since {source.failing_since or self._since:%Y-%m-%dT%H:%M:%SZ}"
+            for source in failing[:3]
+        ]
+        return f" ({'; '.join(told)})"
+
+    def _states_of(self, source: _Source, now: datetime) -> Iterator[SourceState]:
+        for crl in source.crls or (None,):
+            yield SourceState(
+                domain=self.domain.name,
+                source=str(source.where),
+                issuer="" if crl is None else crl.issuer.subject,
+                number=None if crl is None else crl.number,
+                this_update=None if crl is None else crl.this_update,
+                next_update=None if crl is None else crl.next_update,
+                entries=0 if crl is None else len(crl.revoked),
+                fresh=crl is not None and now <= crl.fresh_until(self._grace, self._max_age),
+                fetched_at=source.fetched_at,
+                last_error=source.last_error,
+                failing_since=source.failing_since,
+            )
+
+    # --- learning ---------------------------------------------------------------------------------------------
+
+    def _learn(self, path: Path) -> None:
+        """Take up CAs and URLs of a path that leads to an anchor."""
+        for ca in path[1:-1]:
+            if ca in self._learned_cas or ca in self.domain.intermediates:
+                continue
+            if len(self._learned_cas) < MAX_LEARNED:
+                self._learned_cas[ca] = None
+                self._use_parked(ca)
+        if self.settings.from_certificates:
+            self._learn_urls(path[:-1])
+
+    def _use_parked(self, ca: Certificate) -> None:
+        """Verify what was fetched before anybody knew its issuer."""
+        for source in self._sources.values():
+            for received in source.parked:
+                try:
+                    crl = self._verify(received, (ca,), self._clock())
+                    self._require_newest(crl)
+                except CRLRefused:
+                    continue
+                source.parked = tuple(item for item in source.parked if item is not received)
+                source.crls = (*source.crls, crl)
+                if not source.parked:
+                    source.last_error, source.failing_since = "", None
+                self._rebuild()
+                self._tell(source, crl)
+
+    def _learn_urls(self, certificates: Iterable[Certificate]) -> None:
+        for certificate in certificates:
+            for url in distribution_point_urls(certificate):
+                if url in self._sources or not self._allowed(url):
+                    continue
+                if len(self._sources) >= self._most_sources:
+                    log.warning("revocation.too_many_urls", domain=self.domain.name, url=url)
+                    return
+                self._sources[url] = _Source(url)
+                log.info("revocation.learned", domain=self.domain.name, url=url)
+                self._learned()
+
+    def _allowed(self, url: str) -> bool:
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            return False
+        default = {"http": 80, "https": 443}.get(parts.scheme)
+        if default is None or not parts.hostname or "@" in parts.netloc:
+            return False
+        host = parts.hostname.lower()
+        if ":" in host:
+            host = f"[{host}]"
+        names = {f"{host}:{port or default}"}
+        if port in (None, default):
+            names.add(host)
+        return not names.isdisjoint(self.settings.allowed_hosts)
+
+    # --- refreshing -------------------------------------------------------------------------------------------
+
+    @property
+    def due(self) -> float | None:
+        """Monotonic seconds at which the next source is due; None if there is no source."""
+        return min((source.due for source in self._sources.values()), default=None)
+
+    async def refresh(self) -> None:
+        """Fetch what is due, and take up what is in order; failures are told in the log."""
+        moment = self._monotonic()
+        due = [source for source in self._sources.values() if source.due <= moment]
+        await asyncio.gather(*(self._refresh(source) for source in due))
+
+    async def _refresh(self, source: _Source) -> None:
+        if isinstance(source.where, FilePath) and self._is_unchanged(source, source.where):
+            source.due = self._monotonic() + self._file_check_seconds
+            return
+        try:
+            octets = await self._fetch(source)
+            await self._take(source, octets)
+        except CRLRefused as error:
+            self._failed(source, str(error))
+        except Exception as error:  # a bug must not end the refreshing of all sources
+            log.exception("revocation.bug", domain=self.domain.name, source=str(source.where))
+            self._failed(source, f"{type(error).__name__}: {error}")
+        self._schedule(source)
+
+    @property
+    def _file_check_seconds(self) -> float:
+        return min(_FILE_CHECK_SECONDS, self.settings.refresh_seconds)
+
+    def _is_unchanged(self, source: _Source, path: FilePath) -> bool:
+        if self._monotonic() >= source.full_due:
+            return False
+        try:
+            return file_state(path) == source.file_state
+        except CRLRefused:
+            return False
+
+    async def _fetch(self, source: _Source) -> bytes:
+        limit = self.settings.max_crl_bytes
+        if isinstance(source.where, FilePath):
+            source.file_state = None
+            source.file_state = file_state(source.where)
+            return await asyncio.to_thread(read_file, source.where, limit)
+        return await self._downloader.get(
+            source.where, max_bytes=limit, timeout_seconds=self.settings.timeout_seconds
+        )
+
+    async def _take(self, source: _Source, octets: bytes) -> None:
+        """Decode and verify outside of the event loop; replace what the source gave before, if all is well."""
+        now, began = self._clock(), self._monotonic()
+        digest = hashlib.sha256(octets).digest()
+        unchanged = digest == source.digest and bool(source.crls) and not source.last_error
+        if unchanged:
+            source.fetched_at = now
+            log.debug("revocation.unchanged", domain=self.domain.name, source=str(source.where))
+            return
+        received = await asyncio.to_thread(_decode, octets)
+        cas = self._cas(now)
+        crls, parked, errors = await asyncio.to_thread(self._sort, received, cas, now)
+        # What messages taught meanwhile counts too: it is added by `_use_parked`, hence sorted again next time.
+        for crl in crls:
+            try:
+                self._require_newest(crl)
+            except CRLRefused as error:
+                errors.append(str(error))
+        accepted = tuple(crl for crl in crls if self._is_newest(crl))
+        source.digest = digest
+        source.parked = tuple(parked)
+        source.crls = _merged(source.crls, accepted)
+        self._rebuild()
+        for crl in accepted:
+            self._tell(source, crl, size_bytes=len(octets), seconds=self._monotonic() - began)
+        if errors:
+            raise CRLRefused("; ".join(errors))
+        source.fetched_at = now
+        source.failures, source.last_error, source.failing_since = 0, "", None
+
+    def _cas(self, now: datetime) -> tuple[Certificate, ...]:
+        """Return the CA certificates of the domain that are valid now, down from its anchors."""
+        bag = tuple(self._learned_cas)
+        found = []
+        for ca in dict.fromkeys((*self.domain.anchors, *self.domain.intermediates, *bag)):
+            try:
+                path = self.domain.find_path(ca, bag, now)
+                for certificate in path:
+                    self._require_not_listed(certificate)
+            except CMPError:
+                continue
+            found.append(ca)
+        return tuple(found)
+
+    def _sort(
+        self, received: Sequence[ReceivedCRL], cas: Sequence[Certificate], now: datetime
+    ) -> tuple[list[CRL], list[ReceivedCRL], list[str]]:
+        """Tell verified CRLs from those whose issuer is not known yet, and say what is wrong with the others."""
+        crls, parked, errors = [], [], []
+        for item in received:
+            try:
+                crls.append(self._verify(item, cas, now))
+            except _UnknownIssuer as error:
+                parked.append(item)
+                errors.append(str(error))
+            except CRLRefused as error:
+                errors.append(str(error))
+        return crls, parked, errors
+
+    def _verify(self, received: ReceivedCRL, cas: Sequence[Certificate], now: datetime) -> CRL:
+        refusal: CRLRefused | None = None
+        issuer = canonical(received.issuer_der)
+        for ca in cas:
+            if canonical(ca.subject_der) != issuer:
+                continue
+            try:
+                return verify_crl(received, ca, self.domain.algorithms, now)
+            except CRLRefused as error:
+                refusal = refusal or error
+        if refusal is not None:
+            # Another key of the same name may come along with a path.
+            raise _UnknownIssuer(str(refusal)) from refusal
+        raise _UnknownIssuer(
+            f"the issuer {received.issuer} is no CA certificate known here (intermediates_paths)"
+        )
+
+    # --- what is in use ---------------------------------------------------------------------------------------
+
+    def _rebuild(self) -> None:
+        """Put the newest CRL of each issuer, key and scope into the tables that requests look up."""
+        newest: dict[tuple[_IssuerKey, object], CRL] = {}
+        for source in self._sources.values():
+            for crl in source.crls:
+                place = (_key_of(crl.issuer), crl.scope)
+                held = newest.get(place)
+                if held is None or not _is_older(crl, held):
+                    newest[place] = crl
+        in_use: dict[_IssuerKey, list[CRL]] = {}
+        revoked_by: dict[CanonicalName, list[CRL]] = {}
+        for (key, _), crl in newest.items():
+            in_use.setdefault(key, []).append(crl)
+            revoked_by.setdefault(key[0], []).append(crl)
+        self._in_use, self._revoked_by = in_use, revoked_by
+
+    def _require_newest(self, crl: CRL) -> None:
+        for held in self._held(crl):
+            crl.require_not_older_than(held)
+
+    def _is_newest(self, crl: CRL) -> bool:
+        return not any(_is_older(crl, held) for held in self._held(crl))
+
+    def _held(self, crl: CRL) -> list[CRL]:
+        known = self._in_use.get(_key_of(crl.issuer), ())
+        return [held for held in known if held.scope == crl.scope]
+
+    # --- telling and scheduling -------------------------------------------------------------------------------
+
+    def _tell(
+        self, source: _Source, crl: CRL, *, size_bytes: int = 0, seconds: float = 0.0
+    ) -> None:
+        now = self._clock()
+        until = crl.fresh_until(self._grace, self._max_age)
+        (log.info if now <= until else log.warning)(
+            "revocation.refreshed",
+            domain=self.domain.name,
+            source=str(source.where),
+            issuer=crl.issuer.subject,
+            number=crl.number,
+            entries=len(crl.revoked),
+            size_bytes=size_bytes,
+            this_update=crl.this_update.isoformat(),
+            next_update=None if crl.next_update is None else crl.next_update.isoformat(),
+            age_seconds=round((now - crl.this_update).total_seconds()),
+            fresh_seconds=round((until - now).total_seconds()),
+            duration_ms=round(seconds * 1000.0, 1),
+        )
+
+    def _failed(self, source: _Source, why: str) -> None:
+        now = self._clock()
+        source.failures += 1
+        source.last_error = why
+        source.failing_since = source.failing_since or now
+        log.warning(
+            "revocation.failed",
+            domain=self.domain.name,
+            source=str(source.where),
+            error=why,
+            failing_since=source.failing_since.isoformat(),
+            mode=self.settings.mode.value,
+        )
+
+    def _schedule(self, source: _Source) -> None:
+        """Say when a source is due again: early after a failure, and when what it gave ends."""
+        wait = self.settings.refresh_seconds
+        if source.failures:
+            wait = min(wait, _FIRST_RETRY_SECONDS * 2 ** min(source.failures - 1, 20))
+        now = self._clock()
+        ends = [crl.next_update for crl in source.crls if crl.next_update is not None]
+        left = [(end - now).total_seconds() if end > now else _STALE_RETRY_SECONDS for end in ends]
+        wait = max(min([wait, *left]), min(1.0, self.settings.refresh_seconds))
+        moment = self._monotonic()
+        source.due = source.full_due = moment + wait
+        if isinstance(source.where, FilePath):
+            source.due = min(source.due, moment + self._file_check_seconds)
+
+
+class _UnknownIssuer(CRLRefused):
+    """A CRL of a CA whose certificate is not known; it may come along with a device's."""
+
+
+def _decode(octets: bytes) -> list[ReceivedCRL]:
+    parts = split_crls(octets)
+    if len(parts) > MAX_CRLS_PER_SOURCE:
+        raise CRLRefused(f"{len(parts)} CRLs in one file; at most {MAX_CRLS_PER_SOURCE} are read")
+    return [decode_crl(part) for part in parts]
+
+
+def _key_of(ca: Certificate) -> _IssuerKey:
+    return canonical(ca.subject_der), ca.spki_der
+
+
+def _is_older(crl: CRL, held: CRL) -> bool:
+    try:
+        crl.require_not_older_than(held)
+    except CRLRefused:
+        return True
+    return False
+
+
+def _merged(before: tuple[CRL, ...], accepted: tuple[CRL, ...]) -> tuple[CRL, ...]:
+    """Return what a source gave now, and what it gave before under keys and scopes it is silent about."""
+    places = {(_key_of(crl.issuer), crl.scope) for crl in accepted}
+    kept = (crl for crl in before if (_key_of(crl.issuer), crl.scope) not in places)
+    return (*accepted, *kept)

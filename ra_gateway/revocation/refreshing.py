@@ -1,0 +1,88 @@
+"""All trust domains' CRLs, each domain refreshed by a task of its own (`ra_gateway.ra.ports.RevocationStatus`)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import datetime
+from typing import Final
+
+from ra_gateway.cmp.trust import Path, TrustDomain
+from ra_gateway.revocation.domain import DomainRevocation, RevocationSettings, SourceState
+from ra_gateway.revocation.fetching import Downloader
+
+_LONGEST_PAUSE_SECONDS: Final = 60.0
+"""Of a domain that has nothing to fetch yet."""
+
+
+class Revocation:
+    """Knows which certificates of trust domains were revoked.
+
+    Args:
+        domains: With their settings; others are not asked about.
+        clock: Aware UTC.
+        monotonic: Seconds, for when to fetch.
+    """
+
+    def __init__(
+        self,
+        domains: Iterable[tuple[TrustDomain, RevocationSettings]],
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._monotonic = monotonic
+        self._downloader = Downloader()
+        self._woken: dict[str, asyncio.Event] = {}
+        self._domains: dict[str, DomainRevocation] = {}
+        for domain, settings in domains:
+            woken = self._woken[domain.name] = asyncio.Event()
+            self._domains[domain.name] = DomainRevocation(
+                domain,
+                settings,
+                clock=clock,
+                monotonic=monotonic,
+                downloader=self._downloader,
+                learned=woken.set,
+            )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def check(self, domain: str, path: Path, now: datetime) -> tuple[str, ...]:
+        """Refuse a path with a certificate that was revoked (`RevocationStatus`)."""
+        known = self._domains.get(domain)
+        return () if known is None else known.check(path, now)
+
+    def states(self) -> list[SourceState]:
+        """Return what each source of each domain has given."""
+        now = self._clock()
+        return [state for domain in self._domains.values() for state in domain.states(now)]
+
+    async def start(self) -> None:
+        """Try every source once, each within its timeout, and go on in the background."""
+        await asyncio.gather(*(domain.refresh() for domain in self._domains.values()))
+        self._tasks = [
+            asyncio.create_task(self._run(domain, self._woken[name]))
+            for name, domain in self._domains.items()
+        ]
+
+    async def stop(self) -> None:
+        """End refreshing and close connections; again is harmless."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        await self._downloader.close()
+
+    async def _run(self, domain: DomainRevocation, woken: asyncio.Event) -> None:
+        while True:
+            due, moment = domain.due, self._monotonic()
+            pause = _LONGEST_PAUSE_SECONDS if due is None else max(due - moment, 0.0)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await woken.wait()
+            woken.clear()
+            await domain.refresh()
