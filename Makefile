@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup openssl softhsm postgresql fmt lint types contracts test demo bench clean
+.PHONY: help setup bench-ledger openssl softhsm postgresql fmt lint types contracts test demo bench clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # apt(PACKAGE): install a Debian package if we may, else say what to do.
 define apt
@@ -68,8 +68,12 @@ test: setup openssl softhsm postgresql lint types contracts  ## Run every check 
 demo: setup  ## Enrol and renew a simulated base station (KEEP=1 leaves it serving; DIR=..., PORT=...)
 	@$(BIN)/ra-gateway demo $(if $(DIR),--dir "$(DIR)") $(if $(PORT),--port $(PORT)) $(if $(filter-out 0 no,$(KEEP)),--keep)
 
-bench: setup  ## Measure enrolments per second (JSON=FILE writes the numbers too)
+bench: setup postgresql  ## Measure enrolments and the CA's issuances (JSON=FILE writes the first as numbers too)
 	@$(BIN)/python -m tests.bench.run $(if $(JSON),--json "$(JSON)")
+	@$(BIN)/python -m tests.bench.ca --postgres
+
+bench-ledger: setup postgresql  ## Measure ledgers of 10,000, 100,000 and 1,000,000 certificates (some minutes)
+	@$(BIN)/python -m tests.bench.ledger --rows 10000,100000,1000000 --postgres
 
 clean:  ## Remove .venv, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -206,17 +206,12 @@ REQUIREMENTS: Final[dict[str, dict[int, str]]] = {
 }
 
 UNTESTED: Final[dict[int, str]] = {
-    23: LATER + "there is no source of revocation status (CRL, OCSP)",
     **dict.fromkeys(
         (38, 39, 40, 41, 42, 44, 45), LATER + "MAC protection is refused everywhere (R43)"
     ),
-    **dict.fromkeys((65, 66), LATER + "p10cr is refused (R142)"),
     **dict.fromkeys((116, 117, 118, 120), LATER + "there is no polling; a slow CA is R90"),
     121: LATER + "waiting from a CA is systemUnavail for the device",
     **dict.fromkeys((125, 126, 127), LATER + "batches are refused (R122)"),
-    **dict.fromkeys((129, 130, 131, 132), LATER + "rr is refused (R142)"),
-    **dict.fromkeys((133, 134, 135, 136, 138), LATER + "genm is refused (R9)"),
-    137: OUTSIDE + "nothing here fetches what a message names",
 }
 """Why a requirement has no test; an entry for one that has some is a mistake."""
 

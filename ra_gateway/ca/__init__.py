@@ -1,5 +1,7 @@
 """The bundled certification authority: a CMP responder behind the CA port, with no private door to the RA.
 
-`core` answers messages, `issuer` makes certificates, `profiles` says what they may hold, `ledger` remembers
-what was issued, `material` creates and loads keys and certificates.
+`core` answers messages, `access` says who may ask for what, `issuer` makes certificates: `profiles` says what they may
+hold, `blueprint` what one says, `lint` asks somebody else. `ledger` remembers everything; `records` are its values.
+`crl`, `ocsp` and `status` tell the world. `material`, `rollover` and `ra_credential` make and change the CA's own keys
+and certificates, in a `directory` that is always whole.
 """

@@ -427,6 +427,7 @@ class CertReqMsg:
             CertificationRequestInfo: what its self-signature is over.
         pop: `SignaturePOP`; the name of another choice of ProofOfPossession; None if absent.
         reg_info: Attributes beside the request, which no proof of possession covers.
+        is_pkcs10: Whether it came as a PKCS#10.
     """
 
     cert_req_der: bytes
@@ -435,6 +436,7 @@ class CertReqMsg:
     controls: tuple[Control, ...]
     pop: SignaturePOP | str | None
     reg_info: tuple[Control, ...] = ()
+    is_pkcs10: bool = False
 
     def old_cert_id(self) -> CertId | None:
         """Return the oldCertID control, or None.
@@ -522,6 +524,7 @@ def certification_request(content: bytes) -> CertReqMsg:
             asn1.raw(request.signature_algorithm),
             asn1.octets_of(request.signature, "PKCS#10 signature"),
         ),
+        is_pkcs10=True,
     )
 
 

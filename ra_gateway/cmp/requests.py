@@ -199,7 +199,7 @@ def _verify_pop(
         raise POPRefused("no proof of possession", rule="R53")
     if not isinstance(pop, SignaturePOP):
         raise POPRefused(f"proof of possession by {pop}; only signature is supported", rule="R72")
-    signed = request.cert_req_der
+    signed, wrong = request.cert_req_der, "R65" if request.is_pkcs10 else "R54"
     if pop.input_der is not None:
         _check_popo_input(pop, request, header, public_key_der, rules)
         signed = pop.input_der
@@ -210,7 +210,7 @@ def _verify_pop(
         verify_signature(algorithm, key, pop.signature, signed)
     except InvalidSignature as error:
         raise POPRefused(
-            "the signature does not verify with the requested key", rule="R54"
+            "the signature does not verify with the requested key", rule=wrong
         ) from error
     except AlgorithmRefused as error:
         # An algorithm of another kind than the key is a wrong proof; a weak one is a bad algorithm.
@@ -218,7 +218,7 @@ def _verify_pop(
         raise POPRefused(
             error.detail,
             fail_info=PKIFailureInfo.badPOP if mismatch else PKIFailureInfo.badAlg,
-            rule="R54" if mismatch else "R146",
+            rule=wrong if mismatch else "R146",
         ) from error
 
 

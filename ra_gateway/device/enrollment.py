@@ -306,7 +306,7 @@ class Enrollment:
         random_octets: Callable[[int], bytes],
         find_fault: Callable[[Certificate], str] = lambda certificate: "",
     ) -> None:
-        if options.body_type not in CERT_RESPONSE_TO:
+        if options.body_type not in (BodyType.ir, BodyType.cr, BodyType.kur):
             raise ValueError(f"{options.body_type.name} is not a certificate request in CRMF")
         if identity.trust is None and options.body_type is not BodyType.ir:
             # TS 33.310 9.2 lets a device take the root from an ip; later it has one.

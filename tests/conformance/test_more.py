@@ -9,12 +9,14 @@ import pytest
 from cryptography import x509
 
 from ra_gateway.app import Application, now
+from ra_gateway.app.ca import ca_profiles
 from ra_gateway.cli.setup import write_setup
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.replies import confirm_wait_time_of
-from ra_gateway.config import load
+from ra_gateway.config import load, load_ca
 from ra_gateway.device.enrollment import DeviceIdentity, Done, Enrollment, RequestOptions
 from ra_gateway.device.factory import Vendor
+from ra_gateway.errors import ConfigError
 from ra_gateway.keys import KEY_KINDS
 
 CRL_URL = "http://pki.example.net/issuing.crl"
@@ -60,3 +62,28 @@ async def test_settings_of_the_bundled_ca_reach_what_it_issues(tmp_path: Path) -
     awaited = confirm_wait_time_of(PKIMessage.from_der(answers[0]).header)
     assert awaited is not None
     assert 1233 <= (awaited - before).total_seconds() <= 1240
+
+
+def test_a_profile_of_ones_own_comes_from_the_configuration(tmp_path: Path) -> None:
+    """It starts from a built-in one; the default profile comes first; URLs of [ca] hold for all."""
+    text = f'''[ca]
+directory_path = "ca"
+ledger_path = "ledger.sqlite"
+profile = "small_cells"
+crl_url = "{CRL_URL}"
+
+[ca.profiles.small_cells]
+base = "enodeb_ipsec"
+validity_days = 90
+required_subject = ["CN"]
+san = ["dns"]
+'''
+    (tmp_path / "ca.toml").write_text(text)
+    profiles = ca_profiles(load_ca(tmp_path / "ca.toml", check_files=False).ca)
+    own = profiles["small_cells"]
+    assert next(iter(profiles)) == "small_cells"
+    assert (own.validity_days, own.san, own.crl_urls) == (90, {"dns"}, (CRL_URL,))
+    assert profiles["ne_tls"].crl_urls == (CRL_URL,)
+    (tmp_path / "ca.toml").write_text(text.replace("enodeb_ipsec", "enodeb"))
+    with pytest.raises(ConfigError, match="there is no profile 'enodeb'"):
+        ca_profiles(load_ca(tmp_path / "ca.toml", check_files=False).ca)

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AttributeOID
 
-from ra_gateway.ca.records import CertificateStatus
+from ra_gateway.ca.core import IssuancePolicy
+from ra_gateway.ca.records import CertificateStatus, Reenroll
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
@@ -28,6 +29,7 @@ from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.keys import KeySigner
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from ra_gateway.ra.transaction import State
+from tests.conformance.test_ca_client import open_client
 from tests.support import requests
 from tests.support.asserts import assert_answers, assert_served
 from tests.support.desk import open_desk
@@ -166,10 +168,11 @@ async def test_another_cert_req_id_in_the_answer(world: World, key: Any) -> None
 async def test_a_rejection_is_relayed(world: World, key: Any) -> None:
     """The CA's failInfo reaches the device in a cp."""
     world.ca.script = lambda answer: answer.reject(PKIFailureInfo.badCertTemplate)
-    answer = await world.ask(await p10cr(world, world.device(), csr(key)))
+    der = await p10cr(world, world.device(), csr(key))
+    answer = await world.ask(der)
     assert (answer.body_type, fail_names(answer)) == (BodyType.cp, ["badCertTemplate"])
     assert cert_rep_message(answer.body_content).responses[0].cert_req_id == -1
-    assert_answers(world, world.ca.messages[0], answer)
+    assert_answers(world, PKIMessage.from_der(der), answer)
 
 
 @pytest.mark.requirement(54, 65, 112)
@@ -304,7 +307,7 @@ async def test_an_identity_that_the_ra_would_have_to_set(
     vendor_pki: VendorPKI, operator_pki: OperatorPKI, key: Any
 ) -> None:
     """The RA cannot sign a PKCS#10 anew: refused, unless the device asks for just what it gets."""
-    identity = IdentityRules(subject=SubjectRule.replace, subject_template="CN={serial_number}")
+    identity = IdentityRules(subject=SubjectRule.replace, subject_template="CN={cn}")
     world = World.make(vendor_pki, operator_pki, endpoint=TAKEN, identity=identity)
     device = world.device("ENB-1")
     detail = await refused(world, await p10cr(world, device, csr(key)), "badCertTemplate", "R67")
@@ -316,7 +319,7 @@ async def test_the_refusal_says_what_to_do(
     vendor_pki: VendorPKI, operator_pki: OperatorPKI, key: Any
 ) -> None:
     """The device reads that a PKCS#10 cannot be changed."""
-    identity = IdentityRules(subject=SubjectRule.replace, subject_template="CN={serial_number}")
+    identity = IdentityRules(subject=SubjectRule.replace, subject_template="CN={cn}")
     world = World.make(vendor_pki, operator_pki, endpoint=TAKEN, identity=identity)
     answer = await world.ask(await p10cr(world, world.device(), csr(key)))
     assert "PKCS#10" in status_of(answer).status_string[0]
@@ -332,11 +335,9 @@ async def test_a_pkcs10_without_a_subject(world: World, key: Any) -> None:
 @pytest.mark.requirement(67)
 async def test_an_operator_device_gets_its_own_identity(world: World, key: Any) -> None:
     """As with cr: the names of its certificate, all of them and no others."""
-    device = world.operator.device(OPERATOR_SUBJECT)
-    old = x509.load_der_x509_certificate(cmp_certificate(device.certificate).der)
-    subject = old.subject.rfc4514_string()
-    san = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    names = san.get_values_for_type(x509.DNSName)
+    names = (OPERATOR_SUBJECT,)
+    device = world.operator.device(OPERATOR_SUBJECT, san=[f"dns:{OPERATOR_SUBJECT}"])
+    subject = device.certificate.subject.rfc4514_string()
     other = await p10cr(world, device, csr(key, "CN=enb-2.ran.example.net", *names))
     await refused(world, other, "notAuthorized", "R67")
     fewer = await p10cr(world, device, csr(key, subject))
@@ -408,3 +409,25 @@ async def test_a_device_may_reject_what_it_got(world: World, key: Any) -> None:
     assert (await world.ask(der)).body_type is BodyType.pkiconf
     (found,) = await world.store.find(answer.header.transaction_id or b"")
     assert found.state is State.REJECTED
+
+
+@pytest.mark.requirement(65, 67, 71)
+async def test_a_device_enrols_at_the_bundled_ca_by_itself(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
+) -> None:
+    """Client mode: the names that a PKCS#10 leaves out are its end entity's; it counts as an enrolment."""
+    policy = IssuancePolicy(reenroll=Reenroll.deny)
+    async with open_client(operator_pki, vendor_pki, tmp_path / "ledger.db", policy=policy) as desk:
+        first, second = make_key("p256"), make_key("p256")
+        request = await made_by_hand(first, subject="")
+        der = await desk.signed(desk.header(), body(BodyType.p10cr, request))
+        enrolment = desk.received(first, der, await desk.send(der))
+        await desk.confirm(enrolment, cert_req_id=-1)
+        assert enrolment.certificate.subject == "CN=enb1.example.net,O=Example Operator"
+
+        again = body(BodyType.p10cr, await made_by_hand(second, subject=""))
+        by_vendor = await desk.signed(desk.header(), again)
+        assert await desk.refused(by_vendor) == (BodyType.cp, PKIFailureInfo.notAuthorized)
+        by_itself = await desk.signed(desk.header(), again, enrolment.entity)
+        assert (await desk.send(by_itself)).body_type is BodyType.cp
+        assert desk.received(second, by_itself, desk.answers[-1]).certificate

@@ -27,3 +27,18 @@ def test_the_benchmark_prints_its_table_and_writes_the_same_as_json(tmp_path: Pa
         assert row["floor_us"] > 0
         assert row["gateway_cpu_us"] > row["floor_us"]
         assert f"{row['ratio']:.2f}" in result.stdout
+
+
+def test_the_cas_benchmark_prints_a_row_for_each_database() -> None:
+    """A hundred issuances on SQLite and on PostgreSQL."""
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.bench.ca", "--count", "100", "--postgres"],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    rows = result.stdout.splitlines()
+    assert [row.split()[0] for row in rows] == ["SQLite", "PostgreSQL"]
+    assert all("floor" in row for row in rows)

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import aiohttp
 import pytest
@@ -38,6 +39,7 @@ from ra_gateway.keys import load_certificates
 from tests.support.asserts import signed_again
 from tests.support.harness import cmp_credential, fail_names
 from tests.support.openssl import (
+    Command,
     OpensslMockCA,
     Result,
     load_certificate,
@@ -135,7 +137,7 @@ class Station:
 
     def ask(
         self,
-        command: Literal["ir", "cr", "kur"] = "ir",
+        command: Command = "ir",
         *options: str,
         new_key: PrivateKey | None = None,
         path: str = "/.well-known/cmp",
@@ -151,7 +153,8 @@ class Station:
             write_key(self.directory / "new.key", new_key)
         extracerts = self.credential.intermediates if self.extracerts is None else self.extracerts
         sent = write_certificates(self.directory / "extra.pem", *extracerts) if extracerts else None
-        names = () if command == "kur" else ("-subject", SUBJECT, "-sans", " ".join(SAN))
+        named = command in ("ir", "cr")
+        names = ("-subject", SUBJECT, "-sans", " ".join(SAN)) if named else ()
         return openssl_cmp(
             command,
             server=self.site.gateway.server,
@@ -189,7 +192,7 @@ def load_issuing_ca(directory: Path) -> Authority:
 
 def dialogue(result: Result) -> list[str]:
     """Return the names of all messages, sent and received, as openssl prints them."""
-    return re.findall(r"CMP info: (?:sending|received) ([A-Z]+)", result.output)
+    return re.findall(r"CMP info: (?:sending|received) ([A-Z][A-Z0-9]+)", result.output)
 
 
 def assert_certified(station: Station, result: Result, messages: list[str], key: Any) -> None:
@@ -297,6 +300,31 @@ def generous_site(
     )
     with GatewayProcess(config) as gateway:
         yield Site(directory, gateway)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(upstream, id=upstream) for upstream in ("bundled", "http")],
+)
+def whole_site(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    vendors: Mapping[str, VendorPKI],
+) -> Iterator[Site]:
+    """A gateway that takes every operation, with the bundled CA in its process or in one of its own.
+
+    It tells the CA certificates itself, and leaves the other questions to the CA.
+    """
+    directory = tmp_path_factory.mktemp("whole-site")
+    config = make_setup(directory, vendors=vendors)
+    taken = 'body_types = ["ir", "cr", "kur", "p10cr", "rr", "genm"]'
+    edit(config, 'upstream = "bundled"', f'upstream = "bundled"\n{taken}')
+    config.write_text(config.read_text() + '\n[endpoints.ran.genm]\nca_certs = "local"\n')
+    with ExitStack() as processes:
+        if request.param == "http":
+            ca = processes.enter_context(CAProcess(config))
+            set_upstream(config, http_upstream(ca.url, replays_repeats=True))
+        yield Site(directory, processes.enter_context(GatewayProcess(config)))
 
 
 @pytest.fixture
@@ -509,6 +537,104 @@ def test_a_path_nobody_serves_is_no_cmp_server(station: Station) -> None:
     assert "404" in result.output
 
 
+# --- further operations ---------------------------------------------------------------------------
+
+
+def write_csr(
+    station: Station, key: Any, subject: str = SUBJECT_RFC4514, *names: x509.GeneralName
+) -> str:
+    """Write a PKCS#10 and return its path."""
+    csr = x509.CertificateSigningRequestBuilder(x509.Name.from_rfc4514_string(subject))
+    if names:
+        csr = csr.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    path = station.directory / "csr.pem"
+    path.write_bytes(csr.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    return str(path)
+
+
+OWN_NAMES: Final = (x509.DNSName(SAN[0]), x509.IPAddress(ip_address(SAN[1])))
+
+
+@pytest.fixture
+def enrolled(tmp_path: Path, whole_site: Site, vendors: Mapping[str, VendorPKI]) -> Station:
+    """A base station that the whole site has enrolled by p10cr, which is a test in itself."""
+    station = Station(tmp_path, whole_site, vendors["acme"].device())
+    key = make_key("p256")
+    csr = write_csr(station, key, SUBJECT_RFC4514, *OWN_NAMES)
+    result = station.ask("p10cr", "-csr", csr, new_key=key)
+    assert_certified(station, result, ["P10CR", "CP", *ENROLMENT[2:]], key)
+    return station.enrolled(key)
+
+
+@pytest.mark.requirement(65, 73, 107)
+def test_a_pkcs10_is_certified_for_either_certificate(enrolled: Station) -> None:
+    """A vendor's base station enrols by p10cr, and gets a further certificate as an operator's."""
+    key = make_key("p384")
+    csr = write_csr(enrolled, key, SUBJECT_RFC4514, *OWN_NAMES)
+    result = enrolled.ask("p10cr", "-csr", csr, new_key=key)
+    assert_certified(enrolled, result, ["P10CR", "CP", *ENROLMENT[2:]], key)
+    events = [(event["event"], event["outcome"]) for event in enrolled.site.gateway.handled[-4:]]
+    assert events == [("p10cr", "issued"), ("certConf", "confirmed")] * 2
+
+
+@pytest.mark.requirement(67)
+def test_a_pkcs10_for_another_name_is_refused(enrolled: Station) -> None:
+    """An operator's base station gets its own names only."""
+    (enrolled.directory / "new.pem").unlink()
+    key = make_key("p256")
+    csr = write_csr(enrolled, key, "CN=enb-8")
+    assert_refused(enrolled, enrolled.ask("p10cr", "-csr", csr, new_key=key), "notAuthorized")
+
+
+@pytest.mark.requirement(67)
+def test_a_further_certificate_by_cr(enrolled: Station) -> None:
+    """cr, cp, certConf, pkiConf."""
+    key = make_key("p256")
+    assert_certified(enrolled, enrolled.ask("cr", new_key=key), ["CR", "CP", *ENROLMENT[2:]], key)
+
+
+@pytest.mark.requirement(129, 130)
+def test_a_base_station_has_its_certificate_revoked(enrolled: Station) -> None:
+    """Its own: rr, rp; the second time the CA says certRevoked. Another's: notAuthorized."""
+    other = enrolled.site.issuing.issue("CN=enb-8")
+    cert, _ = other.write(enrolled.directory, "other")
+    foreign = enrolled.ask("rr", "-oldcert", str(cert), "-revreason", "1")
+    assert (foreign.returncode, set(foreign.fail_info)) == (1, {"notAuthorized"}), foreign.output
+
+    own = str(enrolled.directory / "own.pem")
+    options = ("-oldcert", own, "-revreason", "1")
+    first = enrolled.ask("rr", *options).check()
+    assert dialogue(first) == ["RR", "RP"]
+    with closing(sqlite3.connect(enrolled.site.directory / "ca" / "ledger.sqlite")) as ledger:
+        status = ledger.execute(
+            "SELECT status FROM certificates WHERE serial = ?",
+            (f"{enrolled.credential.certificate.serial_number:x}",),
+        ).fetchone()
+    assert status == ("revoked",)
+
+    second = enrolled.ask("rr", *options)
+    assert (second.returncode, set(second.fail_info)) == (1, {"certRevoked"}), second.output
+    outcomes = [event["outcome"] for event in enrolled.site.gateway.handled[-3:]]
+    assert outcomes == ["refused", "revoked", "refused"]
+
+
+@pytest.mark.requirement(133, 135, 138)
+@pytest.mark.parametrize("info_type", ["caCerts", "certReqTemplate"])
+def test_a_base_station_asks(enrolled: Station, info_type: str) -> None:
+    """genm, genp: answered by the RA (caCerts) or by the CA behind it."""
+    result = enrolled.ask("genm", "-infotype", info_type).check()
+    assert dialogue(result) == ["GENM", "GENP"]
+    event = enrolled.site.gateway.handled[-1]
+    assert (event["event"], event["outcome"]) == ("genm", "informed")
+
+
+@pytest.mark.requirement(138)
+def test_a_question_that_nobody_knows(enrolled: Station) -> None:
+    """The CA's badRequest reaches openssl."""
+    result = enrolled.ask("genm", "-infotype", "signKeyPairTypes")
+    assert (result.returncode, set(result.fail_info)) == (1, {"badRequest"}), result.output
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -544,10 +670,7 @@ def test_a_bad_request_gets_its_fail_info(
 def test_a_pkcs10_request_is_refused(station: Station) -> None:
     """TS 33.310 has base stations ask in CRMF."""
     key = make_key("p256")
-    csr = x509.CertificateSigningRequestBuilder(x509.Name.from_rfc4514_string(SUBJECT_RFC4514))
-    path = station.directory / "csr.pem"
-    path.write_bytes(csr.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
-    result = station.ask("ir", "-cmd", "p10cr", "-csr", str(path), new_key=key)
+    result = station.ask("p10cr", "-csr", write_csr(station, key), new_key=key)
     assert_refused(station, result, "badRequest")
 
 

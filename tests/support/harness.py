@@ -48,6 +48,7 @@ from ra_gateway.ra.events import EventSink, MessageHandled
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import Inventory, TransactionStore
+from ra_gateway.ra.revocation import NOBODY_ASKED, SignerStatus
 from ra_gateway.ra.routes import Endpoint, Upstream
 from ra_gateway.stores.memory import MemoryStore
 from tests.support.pki import (
@@ -366,6 +367,7 @@ def make_gateway(
     inventory: Inventory | None = None,
     credential: CMPCredential | None = None,
     sink: EventSink | None = None,
+    signer_status: SignerStatus = NOBODY_ASKED,
 ) -> Gateway:
     """Wire a gateway; its credential is the operator's RA and its sink the list, unless others are given."""
     credential = credential or cmp_credential(operator.ra)
@@ -378,6 +380,7 @@ def make_gateway(
         monotonic=time.monotonic,
         random_octets=secrets.token_bytes,
         sink=sink or events.append,
+        signer_status=signer_status,
     )
 
 

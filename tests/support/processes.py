@@ -151,7 +151,8 @@ class ServerProcess:
     @property
     def events(self) -> list[dict[str, Any]]:
         """What it has logged so far, oldest first."""
-        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        lines = self.log.rpartition("\n")[0].splitlines()  # the last one may be half written
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     @property
     def handled(self) -> list[dict[str, Any]]:

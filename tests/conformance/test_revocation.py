@@ -1,0 +1,611 @@
+"""Revoked signers are refused (R23), and where nobody can tell, the domain's mode decides."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from cryptography import x509
+from structlog.testing import capture_logs
+
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.trust import DomainKind, TrustDomain
+from ra_gateway.device.enrollment import Send
+from ra_gateway.ra.revocation import SignerStatus
+from ra_gateway.revocation import Mode, Revocation, RevocationSettings, SourceState
+from tests.support.crls import make_crl, replace_file
+from tests.support.harness import ManualClock, World, cmp_certificate, fail_names, make_gateway
+from tests.support.pki import Authority, Credential, OperatorPKI, VendorPKI, make_root
+
+requirement = pytest.mark.requirement
+HOUR = timedelta(hours=1)
+
+
+class Desk:
+    """A vendor's world with revocation switched on; time stands still until it is moved."""
+
+    def __init__(self, vendor: VendorPKI, operator: OperatorPKI, **settings: Any) -> None:
+        intermediates = settings.pop("intermediates", (vendor.sub,))
+        self.vendor = vendor
+        self.world = World.make(vendor, operator)
+        self.clock = self.world.clock
+        self.seconds = 0.0
+        self.domain = TrustDomain(
+            "acme",
+            DomainKind.vendor,
+            (cmp_certificate(vendor.root.certificate),),
+            tuple(cmp_certificate(ca.certificate) for ca in intermediates),
+        )
+        self.revocation = Revocation(
+            [(self.domain, RevocationSettings(**settings))], self.clock, lambda: self.seconds
+        )
+        self.world.gateway = make_gateway(
+            self.world.endpoint,
+            operator,
+            self.world.store,
+            self.clock,
+            self.world.events,
+            signer_status=SignerStatus(self.revocation),
+        )
+
+    async def refresh(self, after_seconds: float = 0.0) -> None:
+        """Let time pass and do what the background task would do then."""
+        self.seconds += after_seconds
+        self.clock.move(seconds=after_seconds)
+        await self.revocation._domains["acme"].refresh()
+
+    async def ask(self, device: Credential) -> list[str]:
+        """Send an ir and return the failInfo; [] when a certificate was issued."""
+        request = await self.world.enrollment(device).request()
+        return list(fail_names(await self.world.ask(request)))
+
+    @property
+    def state(self) -> SourceState:
+        """Of the one source."""
+        (state,) = self.revocation.states()
+        return state
+
+    @property
+    def last(self) -> tuple[str, str, str]:
+        """Outcome, rule and detail of the last message."""
+        event = self.world.events[-1]
+        return event.outcome, event.rule, event.detail
+
+
+class Crls:
+    """CRLs of a vendor in two files: the root's and the sub-CA's."""
+
+    def __init__(self, directory: Path, vendor: VendorPKI, now: datetime) -> None:
+        self.vendor, self.now = vendor, now
+        self.paths = (directory / "root.crl", directory / "sub.crl")
+        self.root()
+        self.sub()
+
+    def root(self, *revoked: Any, **options: Any) -> None:
+        self._put(self.paths[0], self.vendor.root, revoked, options)
+
+    def sub(self, *revoked: Any, **options: Any) -> None:
+        self._put(self.paths[1], self.vendor.sub, revoked, options)
+
+    def _put(self, path: Path, ca: Authority, revoked: Any, options: dict[str, Any]) -> None:
+        options.setdefault("this_update", self.now - HOUR)
+        replace_file(path, make_crl(options.pop("by", ca), revoked, **options))
+
+
+@pytest.fixture
+def crls(tmp_path: Path, vendor_pki: VendorPKI) -> Crls:
+    """Fresh ones that list nothing."""
+    return Crls(tmp_path, vendor_pki, ManualClock().now)
+
+
+@pytest.fixture
+def desk(crls: Crls, vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> Desk:
+    """Both files, hard."""
+    return Desk(vendor_pki, operator_pki, crl_paths=crls.paths)
+
+
+# --- what is revoked ------------------------------------------------------------------------------------------
+
+
+@requirement(23)
+async def test_a_revoked_device_is_refused_and_another_is_not(desk: Desk, crls: Crls) -> None:
+    """signerNotTrusted; the log says which CRL lists it, the device does not hear it."""
+    revoked, good = desk.world.device("ENB-1"), desk.world.device("ENB-2")
+    crls.sub(revoked.certificate, number=5)
+    await desk.refresh()
+    assert await desk.ask(good) == []
+    assert await desk.ask(revoked) == ["signerNotTrusted"]
+    outcome, rule, detail = desk.last
+    assert (outcome, rule) == ("refused", "R23")
+    assert "is revoked: the CRL number 5 of CN=" in detail
+
+
+@requirement(23)
+async def test_a_device_below_a_revoked_ca_is_refused(desk: Desk, crls: Crls) -> None:
+    """The whole path is checked, without the anchor."""
+    crls.root(crls.vendor.sub.certificate)
+    await desk.refresh()
+    assert await desk.ask(desk.world.device()) == ["signerNotTrusted"]
+    assert crls.vendor.sub.certificate.subject.rfc4514_string() in desk.last[2]
+
+
+@requirement(23)
+async def test_a_serial_number_counts_for_its_issuer_only(desk: Desk, crls: Crls) -> None:
+    """The root's CRL says nothing about what the sub-CA issued."""
+    device = desk.world.device()
+    crls.root(device.certificate)
+    await desk.refresh()
+    assert await desk.ask(device) == []
+
+
+@requirement(23)
+async def test_what_an_expired_crl_lists_is_revoked(desk: Desk, crls: Crls) -> None:
+    """Revocation does not lapse; also where the domain is soft."""
+    device = desk.world.device()
+    crls.sub(device.certificate, lifetime=timedelta(minutes=1))
+    await desk.refresh()
+    assert await desk.ask(device) == ["signerNotTrusted"]
+
+
+@requirement(23)
+async def test_a_device_revoked_meanwhile_cannot_confirm(desk: Desk, crls: Crls) -> None:
+    """A certConf is refused too; but a repeat of what was answered gets the same answer."""
+    await desk.refresh()
+    device = desk.world.device()
+    enrollment = desk.world.enrollment(device)
+    first = await enrollment.request()
+    answer = await desk.world.post(first)
+    step = await enrollment.receive(answer)
+    assert isinstance(step, Send)
+    crls.sub(device.certificate, number=2)
+    await desk.refresh(11)
+    assert fail_names(await desk.world.ask(step.der)) == ["signerNotTrusted"]
+    assert await desk.world.post(first) == answer
+
+
+# --- what nobody can tell -------------------------------------------------------------------------------------
+
+
+@requirement(23)
+async def test_hard_refuses_until_every_ca_has_a_fresh_crl(desk: Desk, crls: Crls) -> None:
+    """systemUnavail: nothing is wrong with the device. The log says which CRL is missing since when."""
+    device = desk.world.device()
+    crls.paths[0].unlink()
+    await desk.refresh()
+    assert await desk.ask(device) == ["systemUnavail"]
+    outcome, rule, detail = desk.last
+    root = crls.vendor.root.certificate.subject.rfc4514_string()
+    assert (outcome, rule) == ("failed", "R23")
+    assert f"no CRL of {root} was received since 2026-01-02T03:04:05Z" in detail
+    assert (
+        "root.crl: cannot be read: No such file or directory, since 2026-01-02T03:04:05Z" in detail
+    )
+    crls.root()
+    await desk.refresh(16)
+    assert await desk.ask(device) == []
+
+
+@requirement(23)
+async def test_hard_refuses_when_a_crl_has_expired(desk: Desk, crls: Crls) -> None:
+    """The old one is named, and since when it is too old."""
+    await desk.refresh()
+    desk.clock.move(days=7)
+    assert await desk.ask(desk.world.device()) == ["systemUnavail"]
+    assert "is too old since 2026-01-09T02:04:05Z" in desk.last[2]
+
+
+@requirement(23)
+async def test_soft_accepts_and_notes_it(
+    crls: Crls, vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """Without any CRL; a revoked device is refused all the same once there is one."""
+    desk = Desk(vendor_pki, operator_pki, mode=Mode.soft, crl_paths=crls.paths)
+    device = desk.world.device()
+    assert await desk.ask(device) == []
+    assert desk.last[0] == "issued"
+    assert desk.last[2].startswith("accepted although nobody can tell whether CN=ENB-1")
+    crls.sub(device.certificate)
+    await desk.refresh()
+    assert await desk.ask(device) == ["signerNotTrusted"]
+
+
+@requirement(23)
+async def test_grace_and_greatest_age(
+    crls: Crls, vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """nextUpdate is stretched by the one and cut by the other."""
+    for seconds, setting, expected in (
+        (7 * 86400, {"grace_seconds": 7200.0}, []),
+        (7 * 86400, {}, ["systemUnavail"]),
+        (7200, {"max_age_seconds": 3600.0}, ["systemUnavail"]),
+        (7200, {}, []),
+    ):
+        desk = Desk(vendor_pki, operator_pki, crl_paths=crls.paths, **setting)
+        await desk.refresh()
+        desk.clock.move(seconds=seconds)
+        assert await desk.ask(desk.world.device()) == expected
+
+
+@requirement(23)
+async def test_a_sub_ca_that_only_devices_send_is_enough(
+    crls: Crls, vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """Its CRL was fetched before; it is verified when the first path brings the CA."""
+    desk = Desk(vendor_pki, operator_pki, crl_paths=crls.paths, intermediates=())
+    revoked = desk.world.device("ENB-9")
+    crls.sub(revoked.certificate)
+    await desk.refresh()
+    assert "no CA certificate known here" in str([s.last_error for s in desk.revocation.states()])
+    assert await desk.ask(revoked) == ["signerNotTrusted"]
+    assert await desk.ask(desk.world.device()) == []
+    assert [state.last_error for state in desk.revocation.states()] == ["", ""]
+    await desk.refresh(3600)
+    assert [state.last_error for state in desk.revocation.states()] == ["", ""]
+
+
+# --- what is not believed -------------------------------------------------------------------------------------
+
+
+@requirement(23)
+async def test_a_crl_by_another_key_is_refused_and_the_old_one_kept(desk: Desk, crls: Crls) -> None:
+    """A stranger with the sub-CA's name cannot free a revoked device."""
+    device = desk.world.device()
+    crls.sub(device.certificate)
+    await desk.refresh()
+    impostor = make_root(crls.vendor.sub.certificate.subject.rfc4514_string())
+    crls.sub(by=impostor, number=99)
+    with capture_logs() as logs:
+        await desk.refresh(11)
+    assert await desk.ask(device) == ["signerNotTrusted"]
+    (failure,) = (line for line in logs if line["event"] == "revocation.failed")
+    assert "was not signed by the key of" in failure["error"]
+
+
+@requirement(23)
+async def test_an_older_crl_does_not_replace_a_newer(desk: Desk, crls: Crls) -> None:
+    """Played back, it would free whom the newer one lists."""
+    device = desk.world.device()
+    crls.sub(device.certificate, number=8)
+    await desk.refresh()
+    crls.sub(number=7)
+    await desk.refresh(11)
+    assert await desk.ask(device) == ["signerNotTrusted"]
+    state = next(s for s in desk.revocation.states() if s.last_error)
+    assert (state.number, state.entries) == (8, 1)
+    assert "is older than the one in use" in state.last_error
+    crls.sub(number=9)
+    await desk.refresh(60)
+    assert await desk.ask(device) == []
+
+
+@requirement(23)
+async def test_a_new_file_is_picked_up(desk: Desk, crls: Crls) -> None:
+    """Within ten seconds, and told in the log with sizes and ages; an unchanged one is not even read."""
+    device = desk.world.device()
+    await desk.refresh()
+    crls.sub(device.certificate, number=2)
+    with capture_logs() as logs:
+        await desk.refresh(11)
+    (line,) = logs
+    assert line["event"] == "revocation.refreshed"
+    assert {key: line[key] for key in ("domain", "number", "entries", "age_seconds")} == {
+        "domain": "acme",
+        "number": 2,
+        "entries": 1,
+        "age_seconds": 3611,
+    }
+    assert line["size_bytes"] == crls.paths[1].stat().st_size
+    assert await desk.ask(device) == ["signerNotTrusted"]
+
+
+@requirement(23)
+async def test_a_crl_of_other_distribution_points_does_not_make_fresh(
+    desk: Desk, crls: Crls
+) -> None:
+    """It says nothing about certificates that name no such point, unless it lists them."""
+    url = x509.UniformResourceIdentifier("http://crl.example/1")
+    scope = x509.IssuingDistributionPoint([url], None, False, False, None, False, False)
+    device, revoked = desk.world.device("ENB-1"), desk.world.device("ENB-2")
+    crls.sub(revoked.certificate, extensions=[(scope, True)])
+    await desk.refresh()
+    assert await desk.ask(device) == ["systemUnavail"]
+    assert "covers it" in desk.last[2]
+    assert await desk.ask(revoked) == ["signerNotTrusted"]
+
+
+# --- over HTTP ------------------------------------------------------------------------------------------------
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class Publisher:
+    """An HTTP server that does what a test tells it to."""
+
+    server: TestServer
+    handler: Handler
+    asked: list[str]
+
+    def url(self, path: str = "/sub.crl") -> str:
+        return str(self.server.make_url(path))
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.server.port}"
+
+
+@pytest.fixture
+async def publisher() -> AsyncIterator[Publisher]:
+    """Listens on a free port."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        found.asked.append(request.path)
+        return await found.handler(request)
+
+    async def nothing(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPNotFound
+
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", handle)
+    found = Publisher(TestServer(app, host="127.0.0.1"), nothing, [])
+    await found.server.start_server()
+    yield found
+    await found.server.close()
+
+
+def serving(octets: bytes) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=octets)
+
+    return handle
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    try:
+        while True:
+            await response.write(b"0" * 65536)
+    except ConnectionResetError:
+        return response
+
+
+async def dripping(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    try:
+        while True:
+            await response.write(b"0")
+            await asyncio.sleep(0.02)
+    except ConnectionResetError:
+        return response
+
+
+async def elsewhere(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPFound("/internal")
+
+
+async def compressed(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=b"0", headers={"Content-Encoding": "gzip"})
+
+
+async def page(request: web.Request) -> web.StreamResponse:
+    return web.Response(text="<html>soon</html>")
+
+
+@requirement(23)
+@pytest.mark.parametrize(
+    "handler, text",
+    [
+        (endless, r"more than 100000 bytes"),
+        (dripping, r"not received within 0\.3 s"),
+        (elsewhere, r"HTTP 302 \(redirects are not followed\)"),
+        (compressed, r"Content-Encoding 'gzip'"),
+        (page, r"neither DER nor PEM"),
+    ],
+)
+async def test_a_hostile_publisher_costs_little(
+    publisher: Publisher,
+    vendor_pki: VendorPKI,
+    operator_pki: OperatorPKI,
+    handler: Handler,
+    text: str,
+) -> None:
+    """It ends at a limit; nothing else is asked for; it is tried again later and later."""
+    publisher.handler = handler
+    desk = Desk(
+        vendor_pki,
+        operator_pki,
+        crl_urls=(publisher.url(),),
+        max_crl_bytes=100_000,
+        timeout_seconds=0.3,
+    )
+    await desk.refresh()
+    assert publisher.asked == ["/sub.crl"]
+    assert re.search(text, desk.state.last_error), desk.state.last_error
+    for wait, count in ((14, 1), (2, 2), (28, 2), (3, 3)):
+        await desk.refresh(wait)
+        assert len(publisher.asked) == count
+    await desk.revocation.stop()
+
+
+@requirement(23)
+async def test_a_configured_url_is_fetched_and_fetched_again(
+    publisher: Publisher, vendor_pki: VendorPKI, operator_pki: OperatorPKI, crls: Crls
+) -> None:
+    """After refresh_seconds, in the background; what it has is shown."""
+    device = vendor_pki.device()
+    first = make_crl(vendor_pki.sub, this_update=crls.now - HOUR)
+    second = make_crl(vendor_pki.sub, [device.certificate], this_update=crls.now - HOUR, number=2)
+    publisher.handler = serving(first)
+    desk = Desk(vendor_pki, operator_pki, crl_urls=(publisher.url(),), crl_paths=crls.paths[:1])
+    await desk.refresh()
+    assert await desk.ask(device) == []
+    publisher.handler = serving(second)
+    await desk.refresh(3599)
+    assert await desk.ask(device) == []
+    await desk.refresh(2)
+    assert await desk.ask(device) == ["signerNotTrusted"]
+    state = desk.revocation.states()[-1]
+    assert state == SourceState(
+        domain="acme",
+        source=publisher.url(),
+        issuer=cmp_certificate(vendor_pki.sub.certificate).subject,
+        number=2,
+        this_update=crls.now - HOUR,
+        next_update=crls.now - HOUR + timedelta(days=7),
+        entries=1,
+        fresh=True,
+        fetched_at=crls.now + timedelta(seconds=3601),
+    )
+    await desk.revocation.stop()
+
+
+def with_point(url: str) -> dict[str, Any]:
+    name = x509.UniformResourceIdentifier(url)
+    points = [x509.DistributionPoint([name], None, None, None)]
+    return {"extensions": [(x509.CRLDistributionPoints(points), False)]}
+
+
+@requirement(23)
+async def test_urls_of_certificates_are_used_where_the_host_is_allowed(
+    publisher: Publisher, vendor_pki: VendorPKI, operator_pki: OperatorPKI, crls: Crls
+) -> None:
+    """The first message teaches the URL and is refused; the next one finds the CRL."""
+    publisher.handler = serving(make_crl(vendor_pki.sub, this_update=crls.now - HOUR))
+    desk = Desk(
+        vendor_pki,
+        operator_pki,
+        crl_paths=crls.paths[:1],
+        from_certificates=True,
+        allowed_hosts=frozenset({publisher.host}),
+    )
+    device = desk.world.device("ENB-1", **with_point(publisher.url()))
+    await desk.refresh()
+    assert await desk.ask(device) == ["systemUnavail"]
+    await desk.refresh()
+    assert (publisher.asked, await desk.ask(device)) == (["/sub.crl"], [])
+    await desk.revocation.stop()
+
+
+@requirement(23)
+@pytest.mark.parametrize(
+    "url, hosts",
+    [
+        ("http://{host}/sub.crl", {"127.0.0.1", "crl.example"}),
+        ("http://user@{host}/sub.crl", {"{host}"}),
+        ("ftp://{host}/sub.crl", {"{host}"}),
+        ("file:///etc/passwd", {"{host}", ""}),
+        ("http://{host}x/sub.crl", {"{host}"}),
+    ],
+)
+async def test_other_urls_of_certificates_are_not_used(
+    publisher: Publisher,
+    vendor_pki: VendorPKI,
+    operator_pki: OperatorPKI,
+    url: str,
+    hosts: set[str],
+) -> None:
+    """Another host or port, another scheme, or a user name."""
+    desk = Desk(
+        vendor_pki,
+        operator_pki,
+        from_certificates=True,
+        allowed_hosts=frozenset(host.format(host=publisher.host) for host in hosts),
+    )
+    device = desk.world.device("ENB-1", **with_point(url.format(host=publisher.host)))
+    assert await desk.ask(device) == ["systemUnavail"]
+    await desk.refresh()
+    assert (publisher.asked, desk.revocation.states()) == ([], [])
+
+
+@requirement(23)
+async def test_a_stranger_teaches_no_url(
+    publisher: Publisher, vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """Neither a certificate that chains to no anchor, nor one that merely travels along."""
+    desk = Desk(
+        vendor_pki,
+        operator_pki,
+        from_certificates=True,
+        allowed_hosts=frozenset({publisher.host}),
+    )
+    stranger = make_root("Stranger").issue("ENB-1", **with_point(publisher.url("/a")))
+    bystander = vendor_pki.device("ENB-2", **with_point(publisher.url("/b")))
+    assert await desk.ask(stranger) == ["signerNotTrusted"]
+    device = desk.world.device()
+    along = replace(device, chain=(bystander.certificate, *device.chain))
+    assert await desk.ask(along) == ["systemUnavail"]
+    await desk.refresh()
+    assert publisher.asked == []
+
+
+async def test_the_background_task_fetches_when_taught(
+    publisher: Publisher, vendor_pki: VendorPKI, operator_pki: OperatorPKI, crls: Crls
+) -> None:
+    """At once, and not at the next round; a stop ends it."""
+    publisher.handler = serving(make_crl(vendor_pki.sub, this_update=crls.now - HOUR))
+    desk = Desk(
+        vendor_pki,
+        operator_pki,
+        crl_paths=crls.paths[:1],
+        from_certificates=True,
+        allowed_hosts=frozenset({publisher.host}),
+    )
+    await desk.revocation.start()
+    device = desk.world.device("ENB-1", **with_point(publisher.url()))
+    assert await desk.ask(device) == ["systemUnavail"]
+    async with asyncio.timeout(10):
+        while len(desk.revocation.states()) < 2 or not desk.revocation.states()[1].fresh:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    assert await desk.ask(device) == []
+    await desk.revocation.stop()
+    await desk.revocation.stop()
+
+
+# --- what the CA in this process revoked ----------------------------------------------------------------------
+
+
+@dataclass
+class Memory:
+    """A CA's memory."""
+
+    revoked: dict[Certificate, datetime]
+
+    async def revoked_at(self, certificate: Certificate, now: datetime) -> datetime | None:
+        return self.revoked.get(certificate)
+
+
+@requirement(23)
+async def test_what_the_bundled_ca_revoked_cannot_renew(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """A kur is refused at once, without any CRL; another operator certificate and a vendor's are not."""
+    world = World.make(vendor_pki, operator_pki)
+    revoked, good = operator_pki.device("enb1"), operator_pki.device("enb2")
+    memory = Memory({cmp_certificate(revoked.certificate): world.clock.now - HOUR})
+    world.gateway = make_gateway(
+        world.endpoint,
+        operator_pki,
+        world.store,
+        world.clock,
+        world.events,
+        signer_status=SignerStatus(None, memory),
+    )
+
+    async def renew(device: Credential) -> list[str]:
+        request = await world.enrollment(device, body_type=BodyType.kur).request()
+        return list(fail_names(await world.ask(request)))
+
+    assert await renew(revoked) == ["signerNotTrusted"]
+    assert "was revoked by the bundled CA on 2026-01-02T02:04:05Z" in world.events[-1].detail
+    assert await renew(good) == []
