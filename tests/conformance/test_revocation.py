@@ -26,7 +26,6 @@ from tests.support.crls import make_crl, replace_file
 from tests.support.harness import ManualClock, World, cmp_certificate, fail_names, make_gateway
 from tests.support.pki import Authority, Credential, OperatorPKI, VendorPKI, make_root
 
-requirement = pytest.mark.requirement
 HOUR = timedelta(hours=1)
 
 
@@ -116,7 +115,7 @@ def desk(crls: Crls, vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> Desk:
 # --- what is revoked ------------------------------------------------------------------------------------------
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_a_revoked_device_is_refused_and_another_is_not(desk: Desk, crls: Crls) -> None:
     """signerNotTrusted; the log says which CRL lists it, the device does not hear it."""
     revoked, good = desk.world.device("ENB-1"), desk.world.device("ENB-2")
@@ -129,7 +128,7 @@ async def test_a_revoked_device_is_refused_and_another_is_not(desk: Desk, crls: 
     assert "is revoked: the CRL number 5 of CN=" in detail
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_a_device_below_a_revoked_ca_is_refused(desk: Desk, crls: Crls) -> None:
     """The whole path is checked, without the anchor."""
     crls.root(crls.vendor.sub.certificate)
@@ -138,7 +137,7 @@ async def test_a_device_below_a_revoked_ca_is_refused(desk: Desk, crls: Crls) ->
     assert crls.vendor.sub.certificate.subject.rfc4514_string() in desk.last[2]
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_a_serial_number_counts_for_its_issuer_only(desk: Desk, crls: Crls) -> None:
     """The root's CRL says nothing about what the sub-CA issued."""
     device = desk.world.device()
@@ -147,7 +146,7 @@ async def test_a_serial_number_counts_for_its_issuer_only(desk: Desk, crls: Crls
     assert await desk.ask(device) == []
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_what_an_expired_crl_lists_is_revoked(desk: Desk, crls: Crls) -> None:
     """Revocation does not lapse; also where the domain is soft."""
     device = desk.world.device()
@@ -156,7 +155,7 @@ async def test_what_an_expired_crl_lists_is_revoked(desk: Desk, crls: Crls) -> N
     assert await desk.ask(device) == ["signerNotTrusted"]
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_a_device_revoked_meanwhile_cannot_confirm(desk: Desk, crls: Crls) -> None:
     """A certConf is refused too; but a repeat of what was answered gets the same answer."""
     await desk.refresh()
@@ -175,7 +174,7 @@ async def test_a_device_revoked_meanwhile_cannot_confirm(desk: Desk, crls: Crls)
 # --- what nobody can tell -------------------------------------------------------------------------------------
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_hard_refuses_until_every_ca_has_a_fresh_crl(desk: Desk, crls: Crls) -> None:
     """systemUnavail: nothing is wrong with the device. The log says which CRL is missing since when."""
     device = desk.world.device()
@@ -194,7 +193,7 @@ async def test_hard_refuses_until_every_ca_has_a_fresh_crl(desk: Desk, crls: Crl
     assert await desk.ask(device) == []
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_hard_refuses_when_a_crl_has_expired(desk: Desk, crls: Crls) -> None:
     """The old one is named, and since when it is too old."""
     await desk.refresh()
@@ -203,7 +202,7 @@ async def test_hard_refuses_when_a_crl_has_expired(desk: Desk, crls: Crls) -> No
     assert "is too old since 2026-01-09T02:04:05Z" in desk.last[2]
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_soft_accepts_and_notes_it(
     crls: Crls, vendor_pki: VendorPKI, operator_pki: OperatorPKI
 ) -> None:
@@ -218,7 +217,7 @@ async def test_soft_accepts_and_notes_it(
     assert await desk.ask(device) == ["signerNotTrusted"]
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_grace_and_greatest_age(
     crls: Crls, vendor_pki: VendorPKI, operator_pki: OperatorPKI
 ) -> None:
@@ -235,7 +234,7 @@ async def test_grace_and_greatest_age(
         assert await desk.ask(desk.world.device()) == expected
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_a_sub_ca_that_only_devices_send_is_enough(
     crls: Crls, vendor_pki: VendorPKI, operator_pki: OperatorPKI
 ) -> None:
@@ -255,7 +254,7 @@ async def test_a_sub_ca_that_only_devices_send_is_enough(
 # --- what is not believed -------------------------------------------------------------------------------------
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_a_crl_by_another_key_is_refused_and_the_old_one_kept(desk: Desk, crls: Crls) -> None:
     """A stranger with the sub-CA's name cannot free a revoked device."""
     device = desk.world.device()
@@ -270,7 +269,7 @@ async def test_a_crl_by_another_key_is_refused_and_the_old_one_kept(desk: Desk, 
     assert "was not signed by the key of" in failure["error"]
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_an_older_crl_does_not_replace_a_newer(desk: Desk, crls: Crls) -> None:
     """Played back, it would free whom the newer one lists."""
     device = desk.world.device()
@@ -287,7 +286,7 @@ async def test_an_older_crl_does_not_replace_a_newer(desk: Desk, crls: Crls) -> 
     assert await desk.ask(device) == []
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_a_new_file_is_picked_up(desk: Desk, crls: Crls) -> None:
     """Within ten seconds, and told in the log with sizes and ages; an unchanged one is not even read."""
     device = desk.world.device()
@@ -307,7 +306,7 @@ async def test_a_new_file_is_picked_up(desk: Desk, crls: Crls) -> None:
     assert await desk.ask(device) == ["signerNotTrusted"]
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_a_crl_of_other_distribution_points_does_not_make_fresh(
     desk: Desk, crls: Crls
 ) -> None:
@@ -402,7 +401,7 @@ async def page(request: web.Request) -> web.StreamResponse:
     return web.Response(text="<html>soon</html>")
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 @pytest.mark.parametrize(
     "handler, text",
     [
@@ -438,7 +437,7 @@ async def test_a_hostile_publisher_costs_little(
     await desk.revocation.stop()
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_a_configured_url_is_fetched_and_fetched_again(
     publisher: Publisher, vendor_pki: VendorPKI, operator_pki: OperatorPKI, crls: Crls
 ) -> None:
@@ -476,7 +475,7 @@ def with_point(url: str) -> dict[str, Any]:
     return {"extensions": [(x509.CRLDistributionPoints(points), False)]}
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_urls_of_certificates_are_used_where_the_host_is_allowed(
     publisher: Publisher, vendor_pki: VendorPKI, operator_pki: OperatorPKI, crls: Crls
 ) -> None:
@@ -497,7 +496,7 @@ async def test_urls_of_certificates_are_used_where_the_host_is_allowed(
     await desk.revocation.stop()
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 @pytest.mark.parametrize(
     "url, hosts",
     [
@@ -528,7 +527,7 @@ async def test_other_urls_of_certificates_are_not_used(
     assert (publisher.asked, desk.revocation.states()) == ([], [])
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_a_stranger_teaches_no_url(
     publisher: Publisher, vendor_pki: VendorPKI, operator_pki: OperatorPKI
 ) -> None:
@@ -585,7 +584,7 @@ class Memory:
         return self.revoked.get(certificate)
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_what_the_bundled_ca_revoked_cannot_renew(
     vendor_pki: VendorPKI, operator_pki: OperatorPKI
 ) -> None:

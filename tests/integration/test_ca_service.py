@@ -95,8 +95,12 @@ def configure(directory: Path, vendor: VendorPKI, ledger_url: str | None = None)
 def running(directory: Path, config: Path, vendor: VendorPKI) -> Iterator[Site]:
     """Run the CA of a configuration."""
     with CAProcess(config) as ca:
-        ports = [event["port"] for event in ca.events if event["event"] == "ca.status"]
-        yield Site(directory, config, vendor, ca, ports[-1])
+        yield Site(directory, config, vendor, ca, status_ports(ca)[-1])
+
+
+def status_ports(ca: CAProcess) -> list[int]:
+    """Return the ports its status listener has had."""
+    return [event["port"] for event in ca.events if event["event"] == "ca.status"]
 
 
 @pytest.fixture
@@ -340,6 +344,36 @@ async def test_the_ra_changes_its_certificate_under_load(
     assert new != old
     assert all(event.get("fail_info") is None for event in gateway.handled)
     assert enrolled >= 80
+
+
+# --- the issuing CA's successor -------------------------------------------------------------------------------
+
+
+def test_an_issuing_ca_has_a_successor(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """After roll-issuing and a restart old certificates renew under the new CA; both CAs' status is told."""
+    directory = tmp_path / "site"
+    config = configure(directory, vendor_pki)
+    with running(directory, config, vendor_pki) as site:
+        site.run(
+            *("entity", "add", "enb1", "--subject", SUBJECT),
+            *("--vendor", "acme", "--identity", SERIAL),
+        )
+        device = Device.made(site)
+        first = device.enrol(site.ca.server, CLIENT_PATH)
+        assert site.ca.stop() == 0
+        ca_command("roll-issuing", str(directory / "ca"))
+        old_issuing = site.issuing.read_bytes()
+        site.ca.start()
+        site = Site(directory, config, vendor_pki, site.ca, status_ports(site.ca)[-1])
+        second = device.renew(site.ca.server, CLIENT_PATH)
+        assert first.issuer != second.issuer
+        assert ocsp_status(site, device.directory / "first.pem") == "good"
+        site.issuing.write_bytes((directory / "ca" / "issuing.pem").read_bytes())
+        assert ocsp_status(site, device.directory / "second.pem") == "good"
+        site.run("revoke", f"{first.serial_number:x}", "--reason", "superseded")
+        site.issuing.write_bytes(old_issuing)
+        assert ocsp_status(site, device.directory / "first.pem") == "revoked"
+        site.run("verify")
 
 
 # --- keys in an HSM -------------------------------------------------------------------------------------------

@@ -22,8 +22,6 @@ from tests.support.pki import Credential, VendorPKI, make_key, write_certificate
 from tests.support.processes import GatewayProcess, make_setup
 from tests.support.stations import until
 
-requirement = pytest.mark.requirement
-
 
 class Publisher:
     """The vendor's CRLs over HTTP; what is not there yet is 404."""
@@ -114,7 +112,7 @@ def site(tmp_path: Path, vendor_pki: VendorPKI) -> Site:
     return Site(tmp_path, vendor_pki)
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_hard_from_no_crl_to_a_revoked_device(site: Site, publisher: Publisher) -> None:
     """Refused without CRLs, enrolled with them, refused once the vendor has revoked it."""
     site.ask_for_crls("hard", publisher)
@@ -151,7 +149,7 @@ def refreshed(gateway: GatewayProcess, number: int) -> bool:
     return len(fetched) == 2
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_soft_accepts_and_logs(site: Site, publisher: Publisher) -> None:
     """The line of the message says which CRL is missing."""
     site.ask_for_crls("soft", publisher)
@@ -163,7 +161,7 @@ async def test_soft_accepts_and_logs(site: Site, publisher: Publisher) -> None:
         assert publisher.asked_count >= 2
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 async def test_what_the_bundled_ca_revoked_is_refused_at_once(site: Site) -> None:
     """Enrol, renew, revoke with the CLI while the gateway runs: no kur, without any CRL."""
     async with running(site.config) as gateway:

@@ -375,6 +375,51 @@ WRONG = {
         "admits nobody",
         "List vendors",
     ),
+    "rr for vendor certificates": (
+        written(endpoint=TABLES["endpoint"] + '\noperator = false\nbody_types = ["ir", "rr"]'),
+        "endpoints.ran.body_types",
+        "has rr, which needs an operator certificate",
+        "Take rr out",
+    ),
+    "answers to a genm that is not taken": (
+        written('[endpoints.ran.genm]\nca_certs = "local"'),
+        "endpoints.ran.genm",
+        "body_types does not have it",
+        "Add genm to body_types",
+    ),
+    "a genm that the RA cannot answer": (
+        written(
+            '[endpoints.ran.genm]\nothers = "local"',
+            endpoint=TABLES["endpoint"] + '\nbody_types = ["ir", "genm"]',
+        ),
+        "endpoints.ran.genm.others",
+        "not one of the values",
+        "forward, deny",
+    ),
+    "revocation without a source": (
+        written('[vendors.acme.revocation]\nmode = "hard"'),
+        "vendors.acme.revocation.mode",
+        "none are named",
+        "crl_urls",
+    ),
+    "URLs of certificates from anywhere": (
+        written('[operator.revocation]\nmode = "soft"\nfrom_certificates = true'),
+        "operator.revocation.allowed_hosts",
+        "is empty",
+        "Name the hosts",
+    ),
+    "a CRL by LDAP": (
+        written('[vendors.acme.revocation]\ncrl_urls = ["ldap://x/cn=y"]'),
+        "vendors.acme.revocation.crl_urls[0]",
+        "is not a usable URL",
+        "http or https",
+    ),
+    "a URL in place of a host": (
+        written('[vendors.acme.revocation]\nallowed_hosts = ["http://crl.example"]'),
+        "vendors.acme.revocation.allowed_hosts[0]",
+        "is not a host",
+        "no scheme",
+    ),
     "kur for vendor certificates": (
         written(endpoint=TABLES["endpoint"] + '\noperator = false\nbody_types = ["ir", "kur"]'),
         "endpoints.ran.body_types",

@@ -35,7 +35,6 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 URL = "http://crl.vendor.example/sub.crl"
 POLICY = AlgorithmPolicy()
 HOUR = timedelta(hours=1)
-requirement = pytest.mark.requirement
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def idp(**options: Any) -> x509.IssuingDistributionPoint:
     return x509.IssuingDistributionPoint(**{**usual, **options})
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 @pytest.mark.parametrize("kind", ["p256", "p384", "rsa2048", "ed25519", "mldsa44"])
 def test_a_crl_is_read_whatever_key_signed_it(kind: KeyKind) -> None:
     """Serial numbers, number and dates come out as they went in."""
@@ -89,7 +88,7 @@ def test_a_crl_without_entries_or_number_is_one(ca: Authority) -> None:
     assert (crl.revoked, crl.number) == (frozenset(), None)
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 def test_a_crl_of_openssl_is_read(ca: Authority, tmp_path: Path) -> None:
     """`openssl ca -gencrl`, whom nobody here wrote, and its PEM with text before it."""
     cert, key = ca.write(tmp_path, "ca")
@@ -155,7 +154,7 @@ def test_no_damaged_crl_raises_anything_else(ca: Authority) -> None:
             decode_crl(der[:length] or b"0")
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 @pytest.mark.parametrize(
     "extension, critical, text",
     [
@@ -185,7 +184,7 @@ def test_an_extension_that_is_not_critical_may_be_unknown(ca: Authority) -> None
     assert verified(ca, der).revoked == {3}
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 @pytest.mark.parametrize(
     "extension, text",
     [
@@ -204,7 +203,7 @@ def test_entries_that_are_not_understood_void_the_crl(
         decode_crl(crl_of(ca, 3, entry_extensions=[(extension, True)]))
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 def test_only_the_issuers_key_makes_a_crl(ca: Authority) -> None:
     """Another CA of the same name has another key; another name is another CA."""
     twin, stranger = make_root("CRL Root"), make_root("Stranger")
@@ -214,7 +213,7 @@ def test_only_the_issuers_key_makes_a_crl(ca: Authority) -> None:
         verified(ca, crl_of(stranger, 1))
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 @pytest.mark.parametrize(
     "options, text",
     [
@@ -257,7 +256,7 @@ def test_the_inner_algorithm_is_the_outer_one(ca: Authority) -> None:
         decode_crl(der)
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 def test_a_crl_from_the_future_is_refused(ca: Authority) -> None:
     """Five minutes of difference between clocks are forgiven."""
     ahead = NOW + timedelta(minutes=4)
@@ -272,7 +271,7 @@ def test_nobody_else_can_make_a_crl(ca: Authority) -> None:
         CRL(cmp_certificate(ca.certificate), 1, NOW, NOW, frozenset(), Scope(), object())
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 def test_how_long_a_crl_is_fresh(ca: Authority) -> None:
     """Until nextUpdate and the grace after it, and never for longer than the greatest age."""
     crl = verified(ca, crl_of(ca, lifetime=2 * HOUR))
@@ -282,7 +281,7 @@ def test_how_long_a_crl_is_fresh(ca: Authority) -> None:
     assert crl.fresh_until(HOUR, 2 * HOUR) == NOW + HOUR
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 @pytest.mark.parametrize(
     "number, earlier, older",
     [(6, 0, True), (7, 0, False), (8, 0, False), (8, 1, True), (None, 1, True), (None, 0, False)],
@@ -300,7 +299,7 @@ def test_which_of_two_crls_is_older(
         crl.require_not_older_than(held)
 
 
-@requirement(23)
+@pytest.mark.requirement(23)
 def test_a_crl_covers_what_its_scope_says(ca: Authority) -> None:
     """By kind of certificate, and by the distribution point that the certificate names."""
     plain = cmp_certificate(ca.issue("device").certificate)

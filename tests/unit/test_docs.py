@@ -32,8 +32,8 @@ NEEDED = frozenset(
 )
 """Requirements that enrolment and renewal touch."""
 
-STATED = frozenset({23})
-"""Those of them that may wait, for the reason given in docs/requirements.py."""
+STATED: frozenset[int] = frozenset()
+"""Those of them that may wait, for the reason given in docs/requirements.py: none."""
 
 
 def commands(group: Any, name: str = "ra-gateway") -> Iterator[tuple[str, Any]]:
