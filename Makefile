@@ -63,7 +63,7 @@ contracts: setup  ## Check which module may import which
 	$(BIN)/lint-imports --no-cache
 
 test: setup openssl softhsm postgresql lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
-	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 demo: setup  ## Enrol and renew a simulated base station (KEEP=1 leaves it serving; DIR=..., PORT=...)
 	@$(BIN)/ra-gateway demo $(if $(DIR),--dir "$(DIR)") $(if $(PORT),--port $(PORT)) $(if $(filter-out 0 no,$(KEEP)),--keep)
