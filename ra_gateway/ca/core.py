@@ -557,7 +557,7 @@ class BundledCA:
             profile=profile.name,
             spki_digest=b"",
             entity=asked.entity.name if asked.entity else (old.entity or None) if old else None,
-            enrolls=body_type is BodyType.ir or _enrolls_by_pkcs10(asked),
+            enrolls=_enrolls(asked),
             reenroll=self._policy.reenroll,
             enroll_until=now + self._policy.reenroll_window,
             unique_key=self._policy.unique_key,
@@ -837,12 +837,11 @@ def _unwrap(message: PKIMessage) -> PKIMessage:
     return inner
 
 
-def _enrolls_by_pkcs10(asked: _Asked) -> bool:
-    """Tell whether a p10cr is a device's first request: its vendor certificate protects it."""
-    received = asked.received
-    return (
-        received.message.body_type is BodyType.p10cr and received.by_device and asked.device is None
-    )
+def _enrolls(asked: _Asked) -> bool:
+    """Tell whether a request is a device's first, which `reenroll` is asked about: ir, or by a vendor certificate."""
+    if asked.received.message.body_type is BodyType.ir:
+        return True
+    return asked.received.by_device and asked.device is None
 
 
 def _in_use() -> TransactionInUse:

@@ -385,16 +385,17 @@ async def test_a_renewal_keeps_the_names(desk: Desk) -> None:
 async def test_a_factory_reset_follows_the_policy(
     operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path, policy: Reenroll
 ) -> None:
-    """deny and a window that is over refuse it; what was never confirmed does not count."""
+    """deny and a window that is over refuse it, as ir and as cr; what was never confirmed does not count."""
     path, settings = tmp_path / "ledger.db", IssuancePolicy(reenroll=policy)
     async with open_client(operator_pki, vendor_pki, path, policy=settings) as desk:
         await desk.enrol()  # its ip is lost
         await enrolled(desk)
-        der = await desk.request()
-        if policy is Reenroll.allow:
-            assert (await desk.send(der)).body_type is BodyType.ip
-        else:
-            assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
+        for body_type, answer in ((BodyType.ir, BodyType.ip), (BodyType.cr, BodyType.cp)):
+            der = await desk.request(body_type)
+            if policy is Reenroll.allow:
+                assert (await desk.send(der)).body_type is answer
+            else:
+                assert await desk.refused(der) == (answer, PKIFailureInfo.notAuthorized)
         until = NOW + timedelta(hours=1)
         await desk.ledger.registry.open_window("enb1", until, "test", NOW)
         der = await desk.request()
