@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -254,8 +253,8 @@ class BundledService:
         background, self._background = self._background, []
         for task in background:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        # Whatever one of them failed of, the ledger is to be closed.
+        await asyncio.gather(*background, return_exceptions=True)
         if self.status is not None:
             await self.status.drain(self._config.server.drain_seconds)
         await self.ca.close()

@@ -30,6 +30,7 @@ from ra_gateway.cmp.names import (
     from_rfc4514,
     general_names,
     general_names_der,
+    rfc4514,
     same_name,
 )
 from ra_gateway.cmp.trust import TrustDomain
@@ -203,13 +204,18 @@ def require_active(entity: EndEntity | None, who: str) -> EndEntity:
     return entity
 
 
-def entity_template(template: CertTemplate, entity: EndEntity) -> CertTemplate:
+def entity_template(
+    template: CertTemplate, entity: EndEntity, device_der: bytes | None = None
+) -> CertTemplate:
     """Complete a device's template from its end entity; what it asks for otherwise is refused (R67).
+
+    Args:
+        device_der: Subject of the certificate of ours that the device signed with.
 
     Raises:
         NotAuthorized: Another subject, or a name that is not the entity's.
     """
-    own_der = from_rfc4514(entity.subject)
+    own_der = _subject_of(entity, device_der)
     asked_der = template.subject_der or NULL_DN
     if asked_der == NULL_DN:
         asked_der = own_der
@@ -219,7 +225,8 @@ def entity_template(template: CertTemplate, entity: EndEntity) -> CertTemplate:
         )
     names = template.extension(ExtensionOID.subjectAltName)
     if names is not None:
-        foreign = set(general_names(names.value)) - set(entity.names)
+        own = {_comparable(name) for name in general_names(general_names_der(entity.names))}
+        foreign = {name for name in general_names(names.value) if _comparable(name) not in own}
         if foreign:
             raise NotAuthorized(
                 f"{', '.join(sorted(foreign))}: not a name of the end entity {entity.name}",
@@ -229,6 +236,26 @@ def entity_template(template: CertTemplate, entity: EndEntity) -> CertTemplate:
         names = Extension(ExtensionOID.subjectAltName, False, general_names_der(entity.names))
         template = replace(template, extensions=(*template.extensions, names))
     return replace(template, subject_der=asked_der)
+
+
+def _subject_of(entity: EndEntity, device_der: bytes | None) -> bytes:
+    """Return the subject of an end entity.
+
+    RA mode makes end entities of names that cannot be written anew from their text; a device then has a certificate
+    with the name itself.
+    """
+    try:
+        return from_rfc4514(entity.subject)
+    except ValueError:
+        if device_der is None or rfc4514(device_der) != entity.subject:
+            raise NotAuthorized(
+                f"the subject of the end entity {entity.name} cannot be read", rule="R67"
+            ) from None
+        return device_der
+
+
+def _comparable(name: str) -> str:
+    return name.lower() if name.startswith("dns:") else name
 
 
 def renewal_template(template: CertTemplate, old: Certificate) -> CertTemplate:
@@ -253,6 +280,18 @@ def renewal_template(template: CertTemplate, old: Certificate) -> CertTemplate:
         if template.extension(oid) is None and value:
             extensions.append(Extension(oid, critical, value))
     return replace(template, subject_der=subject_der, extensions=tuple(extensions))
+
+
+def own_template(template: CertTemplate, signer: Certificate) -> CertTemplate:
+    """Complete what a device signed with its operator certificate: it gets the identity it has, no other (R67).
+
+    Raises:
+        NotAuthorized: It asks for another one.
+    """
+    try:
+        return renewal_template(template, signer)
+    except TemplateRefused as error:
+        raise NotAuthorized(f"another identity than {signer.subject}", rule="R67") from error
 
 
 def _same_names(one_der: bytes, other_der: bytes | None) -> bool:

@@ -387,6 +387,9 @@ class CRLPublisher:
         full, delta = newest.full, newest.delta
         if full is None or now >= full.this_update + self._settings.interval(False):
             return False
+        # The clock was set back: nobody believes that CRL yet, and a delta relative to it would show nothing new.
+        if full.this_update > now + _COMMIT_LAG:
+            return False
         if self._has_deltas and (
             delta is None
             or delta.base_number != full.number

@@ -58,9 +58,17 @@ class IssuingLedger(Protocol):
         """
 
     async def store(
-        self, operation: Operation, certificate: Certificate, now: datetime
+        self,
+        operation: Operation,
+        certificate: Certificate,
+        now: datetime,
+        *,
+        revoke_superseded: bool = False,
     ) -> Operation:
         """Store certificate and answer, durably, and return what is stored: the first writer's.
+
+        Args:
+            revoke_superseded: Where nothing has to be confirmed, what it renews is revoked now.
 
         Raises:
             StoreUnavailable: Nothing may leave.
@@ -110,6 +118,8 @@ class Issuer:
         ledger: IssuingLedger,
         answer: Answer,
         now: datetime,
+        *,
+        revoke_superseded: bool = False,
     ) -> Operation:
         """Issue a certificate for a request that was authenticated and authorised.
 
@@ -121,6 +131,7 @@ class Issuer:
             operation: Without serial number and answer.
             intent: For whom; what is about to be issued is filled in here.
             now: Aware UTC.
+            revoke_superseded: As of `IssuingLedger.store`.
 
         Returns:
             The operation as stored. It is another request's if that holds the transactionID: compare
@@ -155,7 +166,9 @@ class Issuer:
         # 7 answer: made before the commit, so that what is stored is what a repeat gets.
         operation = await self.answer(operation, answer, certificate, blueprint)
         # 8 store: durable when this returns, and only then may the answer leave.
-        return await self.store(operation, certificate, ledger, now)
+        return await self.store(
+            operation, certificate, ledger, now, revoke_superseded=revoke_superseded
+        )
 
     async def certify(self, template: CertTemplate, profile: Profile, now: datetime) -> Certificate:
         """Sign a certificate that no ledger knows: the CA's own signers and the RA's, from the command line.
@@ -255,14 +268,20 @@ class Issuer:
         return replace(operation, answer=await answer(certificate, blueprint.changes))
 
     async def store(
-        self, operation: Operation, certificate: Certificate, ledger: IssuingLedger, now: datetime
+        self,
+        operation: Operation,
+        certificate: Certificate,
+        ledger: IssuingLedger,
+        now: datetime,
+        *,
+        revoke_superseded: bool = False,
     ) -> Operation:
         """Step 8: make certificate and answer durable.
 
         Raises:
             StoreUnavailable: As `IssuingLedger.store`.
         """
-        return await ledger.store(operation, certificate, now)
+        return await ledger.store(operation, certificate, now, revoke_superseded=revoke_superseded)
 
     def _fill(self, intent: Intent, blueprint: Blueprint, profile: Profile) -> Intent:
         return replace(

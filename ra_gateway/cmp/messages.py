@@ -71,7 +71,7 @@ class PKIHeader:
         """
         header = asn1.decode(asn1.PKIHeader, der)
         return cls(
-            pvno=header.pvno,
+            pvno=_written(header.pvno, "pvno"),
             sender_der=asn1.raw(header.sender),
             recipient_der=asn1.raw(header.recipient),
             message_time=_optional(asn1.time_of, header.message_time),
@@ -335,7 +335,7 @@ class CertTemplate:
             if value is not None
         ]
         return cls(
-            version=template.version,
+            version=_optional(lambda number: _written(number, "version"), template.version),
             serial_number=template.serial_number,
             issuer_der=_raw_or_none(template.issuer),
             subject_der=_raw_or_none(template.subject),
@@ -462,6 +462,17 @@ def cert_req_messages(content: bytes) -> tuple[CertReqMsg, ...]:
     )
 
 
+def _written(number: int, what: str) -> int:
+    """Return a number that texts may name: Python writes none of more than 4300 digits."""
+    if number.bit_length() > _MOST_BITS:
+        raise MalformedMessage(f"{what} of {number.bit_length()} bits", rule="R1")
+    return number
+
+
+_MOST_BITS: Final = 512
+"""Far beyond any serial number or certReqId."""
+
+
 def _cert_req_msg(message: asn1.CertReqMsg) -> CertReqMsg:
     cert_req_der = asn1.raw(message.cert_req)
     request = asn1.decode(asn1.CertRequest, cert_req_der)
@@ -473,7 +484,7 @@ def _cert_req_msg(message: asn1.CertReqMsg) -> CertReqMsg:
             pop = _signature_pop(value)
     return CertReqMsg(
         cert_req_der=cert_req_der,
-        cert_req_id=request.cert_req_id,
+        cert_req_id=_written(request.cert_req_id, "certReqId"),
         template=CertTemplate.of(request.cert_template),
         controls=_controls(request.controls, "controls"),
         pop=pop,
@@ -509,7 +520,7 @@ def certification_request(content: bytes) -> CertReqMsg:
     request = asn1.decode(asn1.CertificationRequest, content)
     info_der = asn1.raw(request.certification_request_info)
     info = asn1.decode(asn1.CertificationRequestInfo, info_der)
-    if info.version != 0:
+    if _written(info.version, "version") != 0:
         raise TemplateRefused(f"PKCS#10 of version {info.version}, expected 0 (v1)", rule="R66")
     return CertReqMsg(
         cert_req_der=info_der,
@@ -710,7 +721,7 @@ def cert_confirm_content(content: bytes) -> tuple[CertStatus, ...]:
     return tuple(
         CertStatus(
             status.cert_hash,
-            status.cert_req_id,
+            _written(status.cert_req_id, "certReqId"),
             _optional(PKIStatusInfo.of, status.status_info),
             status.hash_alg,
         )

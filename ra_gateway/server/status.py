@@ -289,7 +289,10 @@ def _has_it(request: web.BaseRequest, tag: str, last_modified: datetime | None) 
     tags = request.if_none_match
     if tags is not None:  # RFC 9110 13.1.3: then the date does not count
         return any(item.value in (tag, "*") for item in tags)
-    since = request.if_modified_since
+    try:
+        since = request.if_modified_since
+    except OverflowError:  # a year of twenty digits
+        return False
     return since is not None and last_modified is not None and last_modified <= since
 
 

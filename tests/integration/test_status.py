@@ -398,6 +398,15 @@ async def test_who_has_it_is_told_so(served: Served) -> None:
         assert (response.status, response.body) == (200, b"newer")
 
 
+async def test_a_date_beyond_all_years_is_no_date(served: Served) -> None:
+    """The document comes, and nothing fails."""
+    response = await served.get(
+        "/crl/issuing.crl",
+        **{"If-Modified-Since": f"Sat, 01 Jan {'9' * 20} 00:00:00 GMT"},
+    )
+    assert response.status == 200
+
+
 async def test_a_crl_past_its_next_update_is_not_kept(served: Served) -> None:
     """It is served, for it is the newest there is."""
     served.handler.crls["issuing", False] = StoredCRL("ab", 1, None, NOW, NOW, b"old")

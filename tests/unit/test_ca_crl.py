@@ -512,3 +512,22 @@ def test_an_issuing_ca_that_may_not_sign_crls(tmp_path: Path) -> None:
         "Unable has a keyUsage without cRLSign",
         "Unnamed has no SubjectKeyIdentifier",
     ]
+
+
+@pytest.mark.parametrize("settings", [WITHOUT_DELTAS, WITH_DELTAS], ids=["full", "delta"])
+async def test_a_clock_that_is_set_back(ca: StatusCA, settings: CRLSettings) -> None:
+    """A CRL from the future is replaced at once, and what is revoked afterwards is shown."""
+    one = await ca.issue()
+    made = publisher(ca, settings)
+    ca.clock.advance(days=10)
+    first, _ = await numbers_of(ca, made)
+    await numbers_of(ca, made, seconds=5)
+    ca.clock.advance(days=-10)
+    await ca.revoke(one)
+    for _ in range(3):
+        await numbers_of(ca, made, seconds=5)
+    full = await ca.ledger.newest_crl(ca.issuing.id, delta=False)
+    assert full is not None
+    assert full.number > first
+    assert full.this_update <= ca.clock()
+    assert set(reasons(full)) == {serial(one)}

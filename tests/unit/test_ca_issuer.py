@@ -119,7 +119,12 @@ class MemoryLedger:
         return self._found
 
     async def store(
-        self, operation: Operation, certificate: Certificate, now: datetime
+        self,
+        operation: Operation,
+        certificate: Certificate,
+        now: datetime,
+        *,
+        revoke_superseded: bool = False,
     ) -> Operation:
         self.done.append("store")
         operation = replace(operation, certificate_der=certificate.der)
@@ -316,9 +321,9 @@ async def test_interrupted_at_any_step(
             original(*arguments)
         raise Killed
 
-    async def killed_async(*arguments: Any) -> Any:
+    async def killed_async(*arguments: Any, **options: Any) -> Any:
         if after:
-            await original(*arguments)
+            await original(*arguments, **options)
         raise Killed
 
     asynchronous = asyncio.iscoroutinefunction(original)
@@ -336,7 +341,12 @@ async def test_nothing_leaves_unless_it_was_stored(operator_pki: OperatorPKI) ->
 
     class Failing(MemoryLedger):
         async def store(
-            self, operation: Operation, certificate: Certificate, now: datetime
+            self,
+            operation: Operation,
+            certificate: Certificate,
+            now: datetime,
+            *,
+            revoke_superseded: bool = False,
         ) -> Operation:
             raise StoreUnavailable("full", rule="R90")
 

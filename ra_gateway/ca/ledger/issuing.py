@@ -15,6 +15,7 @@ from typing import Any, Final
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    SmallInteger,
     and_,
     bindparam,
     case,
@@ -342,7 +343,9 @@ class _Reserving:
         if name in self._by_name:  # an operator's name for somebody else
             name = f"{name[: LONGEST_NAME - 20]} #{key.hex()[:16]}"
         self._require_unused_key(item.intent, name)
-        entity = _Entity(name)
+        windowed = item.intent.reenroll is Reenroll.window
+        until = seconds_or_none(item.intent.enroll_until) if windowed else None
+        entity = _Entity(name, enroll_until=until)
         self._by_name[name] = self._by_subject[key] = entity
         self._entities.append(
             {
@@ -356,6 +359,7 @@ class _Reserving:
                 "status": str(EntityStatus.active),
                 "created_by": item.operation.requester,
                 "created_at": seconds(item.now),
+                "enroll_until": until,
             }
         )
         return name
@@ -679,7 +683,8 @@ _CONFIRM_CERTIFICATES: Final = Prepared(
     .where(_c.serial == bindparam("of_serial"))
     .values(
         status=bindparam("new_status"),
-        reason=bindparam("new_reason"),
+        # One that was on hold stays known as released: delta CRLs have to show that.
+        reason=func.coalesce(bindparam("new_reason", type_=SmallInteger), _c.reason),
         revoked_at=bindparam("new_revoked_at"),
         confirm_by=null(),
         changed_at=bindparam("now"),
