@@ -206,9 +206,6 @@ REQUIREMENTS: Final[dict[str, dict[int, str]]] = {
 }
 
 UNTESTED: Final[dict[int, str]] = {
-    **dict.fromkeys(
-        (38, 39, 40, 41, 42, 44, 45), LATER + "MAC protection is refused everywhere (R43)"
-    ),
     **dict.fromkeys((116, 117, 118, 120), LATER + "there is no polling; a slow CA is R90"),
     121: LATER + "waiting from a CA is systemUnavail for the device",
     **dict.fromkeys((125, 126, 127), LATER + "batches are refused (R122)"),

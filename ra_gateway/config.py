@@ -1130,6 +1130,58 @@ class GenmConfig(_Table):
     )
 
 
+class MACConfig(_Table):
+    """Shared secrets of devices that have no certificate yet: ir, cr and p10cr under a MAC (PBM, PBMAC1).
+
+    Not with strictness "3gpp". Lock-out is counted by each process for itself.
+    """
+
+    secrets_path: SecretPath = Field(
+        description="CSV file with the header reference,secret,subject,san,single_use,expires: "
+        "senderKID, at least 16 characters, the subject and the names (separated by blanks) it may "
+        "ask for, true or false, and a time like 2027-01-31T00:00:00Z or nothing; mode 0600. Read "
+        "at the start.",
+    )
+    used_path: Annotated[Path, AfterValidator(_written_file)] | None = Field(
+        default=None,
+        description="File that records which secrets for single use were used, required for such; "
+        "made when the first one is. Not with the redis store: no other process reads it.",
+    )
+    min_iterations: int = Field(
+        default=100,
+        ge=1,
+        le=1_000_000,
+        description="Least iterations of the key derivation; fewer are refused with badAlg. "
+        "openssl uses 500 unless told otherwise.",
+    )
+    max_iterations: int = Field(
+        default=20_000,
+        ge=1,
+        le=1_000_000,
+        description="Most iterations; more are refused before anything is computed. A stranger can "
+        "make the gateway compute so many: those of the default take some 10 ms, during which it "
+        "does nothing else.",
+    )
+    allow_weak_hmac: bool = Field(
+        default=False,
+        description="Whether HMAC-SHA1 is taken; openssl up to 3.0 uses it unless told otherwise "
+        "(-mac hmacWithSHA256).",
+    )
+    lockout_failures: int = Field(
+        default=5,
+        ge=1,
+        le=1000,
+        description="Wrong MACs under one reference, within `lockout_seconds`, that lock it for as "
+        "long. By default five: a device that knows its secret needs one.",
+    )
+    lockout_seconds: WholeSeconds = Field(
+        default=900,
+        le=86_400,
+        description="Time for `lockout_failures`, and of the lock, in seconds; by default what "
+        "leaves a guesser some 500 attempts a day.",
+    )
+
+
 class EndpointConfig(_Table):
     """URLs, who may use them for what, and where their requests go."""
 
@@ -1157,6 +1209,10 @@ class EndpointConfig(_Table):
         "PKCS#10), nor rr (a device has its own certificate revoked), nor genm (it asks).",
     )
     genm: GenmConfig = Field(default=GenmConfig(), description="Who answers genm.")
+    mac: MACConfig | None = Field(
+        default=None,
+        description="Shared secrets; without this table, protection by MAC is refused.",
+    )
     upstream: str = Field(description="Name of the `[upstreams.<name>]` that requests go to.")
     implicit_confirm: Literal["deny", "relay"] = Field(
         default="deny",
@@ -1377,7 +1433,7 @@ def _check_endpoints(raw: _Raw) -> Iterator[Problem]:
             yield Problem(
                 path, "has no URL", f'Set paths, like ["{WELL_KNOWN_PATH}"], or profiles.'
             )
-        if operator is False and not endpoint.get("vendors"):
+        if operator is False and not endpoint.get("vendors") and "mac" not in endpoint:
             yield Problem(path, "admits nobody", "List vendors, or set operator to true.")
         for body_type in ("kur", "rr"):
             if operator is False and body_type in _strings(endpoint.get("body_types")):
@@ -1392,12 +1448,58 @@ def _check_endpoints(raw: _Raw) -> Iterator[Problem]:
                 "says who answers genm, but body_types does not have it",
                 "Add genm to body_types, or take the table out.",
             )
-        if not endpoint.get("vendors") and _strings(endpoint.get("body_types")) == ["ir"]:
+        if (
+            not endpoint.get("vendors")
+            and "mac" not in endpoint
+            and _strings(endpoint.get("body_types")) == ["ir"]
+        ):
             yield Problem(
                 f"{path}.vendors",
                 "is empty, but ir, which needs a vendor certificate, is all that is accepted",
                 "List vendors, or add to body_types.",
             )
+
+
+def _check_mac(raw: _Raw) -> Iterator[Problem]:
+    owners: dict[str, str] = {}
+    for name, endpoint in _rows(raw, "endpoints"):
+        if "mac" not in endpoint:
+            continue
+        path, mac = f"endpoints.{name}.mac", _table(endpoint, "mac")
+        if _value(endpoint, EndpointConfig, "strictness") == "3gpp":
+            yield Problem(
+                path,
+                'is given, but strictness is "3gpp", and TS 33.310 has no shared secrets',
+                'Take the table out, or set strictness to "strict" or "lenient".',
+            )
+        types = _strings(_value(endpoint, EndpointConfig, "body_types"))
+        if not {"ir", "cr", "p10cr"} & set(types):
+            yield Problem(
+                path,
+                "is given, but body_types has none of ir, cr and p10cr",
+                "Add one to body_types, or take the table out.",
+            )
+        if "used_path" in mac and _table(raw, "store").get("kind") == "redis":
+            yield Problem(
+                f"{path}.used_path",
+                "is given, but with the redis store other processes could use a secret again",
+                "Use the memory store, or only secrets that are not for single use.",
+            )
+        if _exceeds(
+            _value(mac, MACConfig, "min_iterations"), _value(mac, MACConfig, "max_iterations")
+        ):
+            yield Problem(
+                f"{path}.min_iterations", "is above max_iterations", "Lower it, or raise the other."
+            )
+        for key in ("secrets_path", "used_path"):
+            for file in _strings([mac.get(key)]):
+                place = f"{path}.{key}"
+                if (first := owners.setdefault(file, place)) != place:
+                    yield Problem(
+                        place,
+                        f"is the file of {first}",
+                        "Give each endpoint files of its own: each counts for itself.",
+                    )
 
 
 def _check_duplicate_urls(raw: _Raw) -> Iterator[Problem]:
@@ -1519,6 +1621,7 @@ _RULES: Final[tuple[Callable[[_Raw], Iterator[Problem]], ...]] = (
     _check_identities,
     _check_references,
     _check_endpoints,
+    _check_mac,
     _check_duplicate_urls,
     _check_times,
     _check_bundled_ca,

@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from ra_gateway.app.revocation import revocation
 from ra_gateway.app.running import cmp_listener, listen, now
 from ra_gateway.app.trust import vendor_domains
 from ra_gateway.ca.access import ClientMode, Mode
@@ -27,7 +28,13 @@ from ra_gateway.ca.status import CAStatus
 from ra_gateway.cmp.replies import Reply
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import HeaderRules, Strictness
-from ra_gateway.config import OPERATOR_DOMAIN, CAConfig, CAServiceConfig, CAStatusConfig
+from ra_gateway.config import (
+    OPERATOR_DOMAIN,
+    CAConfig,
+    CAServiceConfig,
+    CAStatusConfig,
+    VendorConfig,
+)
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.server.status import StatusListener
 
@@ -167,14 +174,19 @@ class BundledService:
     """The bundled CA and what runs beside it: its ledger, its CRLs and its status listener.
 
     Args:
-        vendors: Trust domains by name, for client mode.
+        vendors: Tables of the vendors by name, for client mode.
 
     Raises:
         ConfigError: Its files cannot be used.
     """
 
-    def __init__(self, config: CAConfig, vendors: Mapping[str, TrustDomain]) -> None:
+    def __init__(self, config: CAConfig, vendors: Mapping[str, VendorConfig]) -> None:
         self._config = config
+        listed = config.client.vendors if config.client is not None else ()
+        domains = vendor_domains({name: vendors[name] for name in listed})
+        self._revocation = revocation(
+            [(domain, vendors[name].revocation) for name, domain in domains.items()]
+        )
         material = ca_material(config)
         profiles = ca_profiles(config)
         require_clean(profiles.values(), material.issuers[0])
@@ -202,9 +214,7 @@ class BundledService:
             client=None
             if client is None
             else ClientMode(
-                {name: vendors[name] for name in client.vendors},
-                client.identity_from,
-                client.implicit_confirm,
+                domains, client.identity_from, client.implicit_confirm, self._revocation.check
             ),
             policy=IssuancePolicy(
                 Reenroll(config.reenroll),
@@ -223,6 +233,7 @@ class BundledService:
             CannotListen: The address or the port cannot be had.
         """
         await self.ca.start()
+        await self._revocation.start()
         self._background.append(asyncio.create_task(self._warn_of_expiries()))
         config = self._config.status
         if self.status is not None and config is not None:
@@ -255,6 +266,7 @@ class BundledService:
             task.cancel()
         # Whatever one of them failed of, the ledger is to be closed.
         await asyncio.gather(*background, return_exceptions=True)
+        await self._revocation.stop()
         if self.status is not None:
             await self.status.drain(self._config.server.drain_seconds)
         await self.ca.close()
@@ -265,7 +277,7 @@ class CAService:
 
     def __init__(self, config: CAServiceConfig) -> None:
         self._config = config.ca
-        self._bundled = BundledService(config.ca, vendor_domains(config.vendors))
+        self._bundled = BundledService(config.ca, config.vendors)
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
         if config.ca.client is not None:
             routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)

@@ -17,6 +17,7 @@ from ra_gateway.app.running import cmp_listener, listen, now
 from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
@@ -26,6 +27,7 @@ from ra_gateway.config import (
     EndpointConfig,
     GatewayConfig,
     IdentityConfig,
+    MACConfig,
     StoreConfig,
     UpstreamConfig,
 )
@@ -37,10 +39,19 @@ from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
 from ra_gateway.ra.ports import CACore, TransactionStore
 from ra_gateway.ra.revocation import SignerStatus
-from ra_gateway.ra.routes import CaPubs, CertConf, Endpoint, ImplicitConfirm, Upstream, Variant
+from ra_gateway.ra.routes import (
+    CaPubs,
+    CertConf,
+    Endpoint,
+    ImplicitConfirm,
+    MACAccess,
+    Upstream,
+    Variant,
+)
 from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
+from ra_gateway.stores.secrets import SecretFile
 from ra_gateway.upstream.http import HttpCA
 
 # --- routes ---------------------------------------------------------------------------------------------------
@@ -105,6 +116,25 @@ def _upstream(
     )
 
 
+def _secret_file(config: MACConfig) -> SecretFile:
+    return SecretFile(
+        config.secrets_path,
+        clock=now,
+        used_path=config.used_path,
+        lockout_failures=config.lockout_failures,
+        lockout_seconds=config.lockout_seconds,
+    )
+
+
+def _mac(name: str, config: MACConfig, secret_file: SecretFile, operator: TrustDomain) -> MACAccess:
+    return MACAccess(
+        # A colon, which no vendor's name has: transactions are kept by the name.
+        TrustDomain(f"mac:{name}", DomainKind.shared_secrets, (), algorithms=operator.algorithms),
+        secret_file,
+        MACBounds(config.min_iterations, config.max_iterations, config.allow_weak_hmac),
+    )
+
+
 def _endpoint(
     name: str,
     config: EndpointConfig,
@@ -112,6 +142,7 @@ def _endpoint(
     upstreams: Mapping[str, Upstream],
     vendors: Mapping[str, TrustDomain],
     operator: TrustDomain,
+    secret_file: SecretFile | None,
 ) -> Endpoint:
     return Endpoint(
         name=name,
@@ -141,6 +172,11 @@ def _endpoint(
             ),
         ),
         confirm_wait_seconds=config.confirm_wait_seconds,
+        mac=(
+            None
+            if config.mac is None or secret_file is None
+            else _mac(name, config.mac, secret_file, operator)
+        ),
     )
 
 
@@ -195,7 +231,7 @@ class Application:
         )
         self._watching: asyncio.Task[None] | None = None
         self._bundled = (
-            BundledService(config.ca, vendors)
+            BundledService(config.ca, config.vendors)
             if config.has_bundled_upstream and config.ca is not None
             else None
         )
@@ -206,12 +242,24 @@ class Application:
             name: _upstream(name, upstream, self._cores[name], operator, self._ra.current)
             for name, upstream in config.upstreams.items()
         }
+        self._secrets = {
+            name: _secret_file(endpoint.mac)
+            for name, endpoint in config.endpoints.items()
+            if endpoint.mac is not None
+        }
         endpoints = {
-            name: _endpoint(name, endpoint, config, upstreams, vendors, operator)
+            name: _endpoint(
+                name, endpoint, config, upstreams, vendors, operator, self._secrets.get(name)
+            )
             for name, endpoint in config.endpoints.items()
         }
         self.store = transaction_store(config.store)
-        self.revocation = revocation(config, operator, vendors)
+        self.revocation = revocation(
+            [
+                (operator, config.operator.revocation),
+                *((vendors[name], item.revocation) for name, item in config.vendors.items()),
+            ]
+        )
         self.gateway = Gateway(
             endpoints=endpoints,
             credential=lambda: self._ra.current,
@@ -288,6 +336,8 @@ class Application:
                 await watching
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.store.close)
+            for secret_file in self._secrets.values():
+                stack.push_async_callback(secret_file.close)
             stack.push_async_callback(self.revocation.stop)
             for core in self._cores.values():
                 stack.push_async_callback(core.close)

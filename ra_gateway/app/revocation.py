@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 
 from ra_gateway.app.running import now
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.config import GatewayConfig, RevocationConfig
+from ra_gateway.config import RevocationConfig
 from ra_gateway.revocation import Mode, Revocation, RevocationSettings
 
 
@@ -32,18 +32,16 @@ class LedgerStatus:
 
 
 def revocation(
-    config: GatewayConfig, operator: TrustDomain, vendors: Mapping[str, TrustDomain]
+    tables: Iterable[tuple[TrustDomain, RevocationConfig]],
 ) -> Revocation:
-    """Return what keeps the CRLs of the configured domains; nothing is fetched yet."""
+    """Return what keeps the CRLs of trust domains; nothing is fetched yet.
 
-    def asked() -> Iterator[tuple[TrustDomain, RevocationSettings]]:
-        tables = [(operator, config.operator.revocation)]
-        tables += [(vendors[name], vendor.revocation) for name, vendor in config.vendors.items()]
-        for domain, table in tables:
-            if table.mode != "off":
-                yield domain, _settings(table)
-
-    return Revocation(asked(), now)
+    Args:
+        tables: Each domain, and what its configuration says of revocation.
+    """
+    return Revocation(
+        [(domain, _settings(table)) for domain, table in tables if table.mode != "off"], now
+    )
 
 
 def _settings(config: RevocationConfig) -> RevocationSettings:

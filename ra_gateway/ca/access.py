@@ -11,8 +11,9 @@ Two modes serve at once, on paths of their own:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import Enum
 from typing import Final
 
@@ -33,7 +34,7 @@ from ra_gateway.cmp.names import (
     rfc4514,
     same_name,
 )
-from ra_gateway.cmp.trust import TrustDomain
+from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.errors import (
     HeaderRefused,
     NotAuthorized,
@@ -72,11 +73,14 @@ class ClientMode:
         identity_from: Subject attribute of a vendor certificate that names the end entity
             (a key of `IDENTITY_ATTRIBUTES`).
         implicit_confirm: Whether a device may do without certConf (TS 33.310: no).
+        require_not_revoked: Given a domain's name, a path and the time, raises `SignerNotTrusted` where the
+            domain's CRLs list a certificate of it, or `ServiceFailure` where they have to be known and are not.
     """
 
     vendors: Mapping[str, TrustDomain]
     identity_from: str = "serial_number"
     implicit_confirm: bool = False
+    require_not_revoked: Callable[[str, Path, datetime], object] = lambda domain, path, now: None
 
 
 class Registered:

@@ -456,6 +456,8 @@ class BundledCA:
         authenticated = authenticate(message, domains, rules, now)
         check_message_time(message.header, rules.relaxed_by(authenticated.domain.quirks), now)
         if authenticated.domain is not self._operator:
+            assert self._client is not None  # nobody else has vendors
+            self._client.require_not_revoked(authenticated.domain.name, authenticated.path, now)
             return _Asked(received, authenticated, None, await self._vendor_entity(authenticated))
         try:
             device = await self._living(authenticated.signer, now)

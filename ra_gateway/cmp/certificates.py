@@ -219,7 +219,10 @@ def _shown(name_der: bytes) -> str:
         return f"#{name_der.hex()}"
 
 
-@lru_cache(maxsize=2048)
+MAX_REMEMBERED_BYTES: Final = 16_384
+"""A certificate with ML-DSA-87 key and signature has some 8,000 octets; strangers may send larger ones."""
+
+
 def load_certificate(der: bytes) -> Certificate:
     """Decode a certificate that came with a message, the fields by which paths are built included.
 
@@ -228,12 +231,19 @@ def load_certificate(der: bytes) -> Certificate:
     Raises:
         MalformedMessage: As `Certificate.from_der`; or a name or key identifier does not parse.
     """
+    return (_remembered if len(der) <= MAX_REMEMBERED_BYTES else _load)(der)
+
+
+def _load(der: bytes) -> Certificate:
     certificate = Certificate.from_der(der)
     # Read here, where a stray certificate is passed over, rather than in the midst of a path search.
     _ = canonical(certificate.subject_der), canonical(certificate.issuer_der)
     _ = certificate.subject_key_identifier, certificate.authority_key_identifier
     _ = certificate.basic_constraints
     return certificate
+
+
+_remembered = lru_cache(maxsize=2048)(_load)
 
 
 __all__ = ["Certificate", "ExtensionOID", "InvalidSignature", "KeyUsage", "load_certificate"]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
-from functools import lru_cache
-from typing import Final
+from collections.abc import Callable, Iterable
+from functools import lru_cache, wraps
+from typing import Final, TypeVar
 
 from cryptography import x509
 
@@ -42,6 +42,11 @@ _SHORT_NAMES: Final = {
 }
 """Short names of RFC 4514 3; every other attribute is written with its dotted OID."""
 
+MAX_REMEMBERED_BYTES: Final = 1024
+"""Names in the field have some 100 octets; X.520 allows one attribute 64 characters or so."""
+
+Text = TypeVar("Text")
+
 CanonicalName = tuple[frozenset[tuple[str, str]], ...]
 
 
@@ -69,7 +74,18 @@ def attributes(name_der: bytes) -> list[tuple[str, str]]:
     ]
 
 
-@lru_cache(maxsize=4096)
+def _remembered(function: Callable[[bytes], Text]) -> Callable[[bytes], Text]:
+    """Remember results for names of usual length: what strangers send must not fill the memory."""
+    remembering = lru_cache(maxsize=4096)(function)
+
+    @wraps(function)
+    def asked(name_der: bytes) -> Text:
+        return (remembering if len(name_der) <= MAX_REMEMBERED_BYTES else function)(name_der)
+
+    return asked
+
+
+@_remembered
 def canonical(name_der: bytes) -> CanonicalName:
     """Return a Name in a form that is equal for names that mean the same.
 
@@ -94,7 +110,7 @@ def same_name(one_der: bytes, other_der: bytes) -> bool:
     return one_der == other_der or canonical(one_der) == canonical(other_der)
 
 
-@lru_cache(maxsize=4096)
+@_remembered
 def rfc4514(name_der: bytes) -> str:
     """Return a Name as an RFC 4514 string, for people and for patterns ("" for the NULL-DN).
 

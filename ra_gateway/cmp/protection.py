@@ -1,4 +1,4 @@
-"""PKIProtection by signature: what is protected, verifying it, adding it (RFC 9810 5.1.3.3)."""
+"""PKIProtection: what is protected, verifying a signature over it, adding either kind (RFC 9810 5.1.3)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,21 @@ class Signer(Protocol):
 
     async def sign(self, octets: bytes) -> bytes:
         """Return the signature over the octets."""
+
+
+class Protecting(Protocol):
+    """What protects a message: a `Credential` by signature, a `MACCredential` by a shared secret."""
+
+    @property
+    def protector(self) -> Protector:
+        """What headers of messages protected with it say."""
+
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        """DER of the certificates by which a receiver can verify it."""
+
+    async def protection(self, octets: bytes) -> bytes:
+        """Return the protection of a ProtectedPart."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,10 @@ class Credential:
         """DER of the certificate and its chain, in the order RFC 9483 3.3 wants for extraCerts."""
         return (self.certificate.der, *(item.der for item in self.chain))
 
+    async def protection(self, octets: bytes) -> bytes:
+        """Return the signature over a ProtectedPart."""
+        return await self.signer.sign(octets)
+
 
 def protected_part(header_der: bytes, body_der: bytes) -> bytes:
     """Return the DER of ProtectedPart: the octets that are signed (RFC 9810 5.1.3)."""
@@ -60,9 +79,9 @@ def protected_part(header_der: bytes, body_der: bytes) -> bytes:
 
 
 async def protect(
-    header: PKIHeader, body_der: bytes, credential: Credential, extra_certs: Iterable[bytes]
+    header: PKIHeader, body_der: bytes, credential: Protecting, extra_certs: Iterable[bytes]
 ) -> bytes:
-    """Return a whole message signed with a credential.
+    """Return a whole message protected with a credential.
 
     Args:
         header: sender, senderKID and protectionAlg are filled in from the credential.
@@ -70,8 +89,8 @@ async def protect(
         extra_certs: DER certificates, in order; the credential's own are not added here.
     """
     header_der = header.to_der(credential.protector)
-    signature = await credential.signer.sign(protected_part(header_der, body_der))
-    return assemble(header_der, body_der, signature, extra_certs)
+    protection = await credential.protection(protected_part(header_der, body_der))
+    return assemble(header_der, body_der, protection, extra_certs)
 
 
 def verify_protection(

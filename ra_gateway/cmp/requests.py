@@ -42,7 +42,13 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.cmp.verification import AuthenticatedMessage, HeaderRules, Quirk
+from ra_gateway.cmp.verification import (
+    Authenticated,
+    AuthenticatedMessage,
+    HeaderRules,
+    MACAuthenticatedMessage,
+    Quirk,
+)
 from ra_gateway.errors import (
     ConfirmationRefused,
     HeaderRefused,
@@ -64,7 +70,7 @@ _SEAL: Final = object()
 class AuthenticatedRequest:
     """An authenticated ir, cr, kur or p10cr whose one request is in order and whose POP verified."""
 
-    authenticated: AuthenticatedMessage
+    authenticated: Authenticated
     request: CertReqMsg
     public_key_der: bytes
     seal: object
@@ -80,7 +86,13 @@ class AuthenticatedRequest:
 
     @property
     def signer(self) -> Certificate:
-        """The certificate that protects the message."""
+        """The certificate that protects the message.
+
+        Raises:
+            NotAuthorized: A shared secret protects it, which is nothing a certificate's rights follow from.
+        """
+        if isinstance(self.authenticated, MACAuthenticatedMessage):
+            raise NotAuthorized("no certificate protects the request", rule="R71")
         return self.authenticated.signer
 
     @property
@@ -90,7 +102,7 @@ class AuthenticatedRequest:
 
 
 def read_request(
-    authenticated: AuthenticatedMessage, rules: HeaderRules, *, ra_verified_allowed: bool = False
+    authenticated: Authenticated, rules: HeaderRules, *, ra_verified_allowed: bool = False
 ) -> AuthenticatedRequest:
     """Read the body of an authenticated ir, cr, kur or p10cr and verify proof of possession.
 
@@ -251,7 +263,7 @@ def _check_popo_input(
 class AuthenticatedConfirmation:
     """A certConf by the right signer whose certHash fits the certificate that was relayed."""
 
-    authenticated: AuthenticatedMessage
+    authenticated: Authenticated
     status: CertStatus
     seal: object
 
@@ -261,7 +273,7 @@ class AuthenticatedConfirmation:
 
 
 def read_confirmation(
-    authenticated: AuthenticatedMessage,
+    authenticated: Authenticated,
     certificate: Certificate,
     *,
     response_nonce: bytes,

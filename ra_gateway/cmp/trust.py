@@ -50,6 +50,7 @@ class DomainKind(StrEnum):
 
     vendor = "vendor"
     operator = "operator"
+    shared_secrets = "shared_secrets"  # no certificates at all: for requests under a MAC
 
 
 Path = tuple[Certificate, ...]

@@ -7,6 +7,7 @@ checking, so that a step that takes one cannot be reached without it. Which rule
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -22,6 +23,12 @@ from ra_gateway.cmp.algorithms import (
 )
 from ra_gateway.cmp.certificates import Certificate, KeyUsage, load_certificate
 from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.mac import (
+    MACCredential,
+    MACParameters,
+    SharedSecret,
+    compute_mac,
+)
 from ra_gateway.cmp.messages import (
     CMP2000,
     CMP2021,
@@ -29,7 +36,7 @@ from ra_gateway.cmp.messages import (
     PKIMessage,
 )
 from ra_gateway.cmp.names import NULL_DN, same_name
-from ra_gateway.cmp.protection import verify_protection
+from ra_gateway.cmp.protection import protected_part, verify_protection
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.errors import (
     CMPError,
@@ -201,6 +208,38 @@ class AuthenticatedMessage:
 
     def __post_init__(self) -> None:
         _check_seal(self.seal)
+
+    @property
+    def requester(self) -> Certificate:
+        """Who sent it, as of every authenticated message."""
+        return self.signer
+
+
+@dataclass(frozen=True, slots=True)
+class MACAuthenticatedMessage:
+    """A message whose MAC verified with a shared secret: nothing that takes a signer takes it.
+
+    Args:
+        domain: Of the endpoint's shared secrets; has no anchors.
+        credential: Protects the answers.
+    """
+
+    message: PKIMessage
+    domain: TrustDomain
+    credential: MACCredential
+    seal: object
+
+    def __post_init__(self) -> None:
+        _check_seal(self.seal)
+
+    @property
+    def requester(self) -> SharedSecret:
+        """Who sent it, as of every authenticated message."""
+        return self.credential.secret
+
+
+Authenticated = AuthenticatedMessage | MACAuthenticatedMessage
+"""A message that somebody known sent: by signature, or under a shared secret."""
 
 
 def protection_algorithm(message: PKIMessage) -> SignatureAlgorithm:
@@ -450,6 +489,60 @@ def authenticate_follower(
     raise refusal or ProtectionRefused(
         "the message is not protected by the credential that opened the transaction", rule="R35"
     )
+
+
+# --- shared secrets -------------------------------------------------------------------------------------------
+
+_NO_SECRET: Final = bytes(32)
+"""Computed with where a reference is not known, so that it takes the time of a wrong secret."""
+
+
+def authenticate_by_secret(
+    message: PKIMessage,
+    parameters: MACParameters,
+    secret: SharedSecret | None,
+    domain: TrustDomain,
+    rules: HeaderRules,
+    *,
+    first: bool,
+) -> MACAuthenticatedMessage:
+    """Authenticate a message by its MAC (RFC 9483 4.1.5).
+
+    Args:
+        parameters: Of the message's protectionAlg.
+        secret: What belongs to its senderKID, None if nothing does; refused in the same way and time.
+        domain: Of the endpoint's shared secrets.
+        first: Whether the message opens an operation.
+
+    Raises:
+        ProtectionRefused: The MAC does not verify, or nobody knows its reference (R41); sender is another (R45).
+        HeaderRefused, MalformedMessage: As `check_header`.
+    """
+    if message.protection is None:
+        raise ProtectionRefused("only one of protection and protectionAlg is present", rule="R14")
+    key = parameters.derive(_NO_SECRET if secret is None else secret.secret)
+    expected = compute_mac(parameters, key, protected_part(message.header_der, message.body_der))
+    if not hmac.compare_digest(expected, message.protection) or secret is None:
+        why = "no usable shared secret has its senderKID" if secret is None else secret.label
+        raise ProtectionRefused(f"the MAC does not verify: {why}", rule="R41")
+    credential = MACCredential(secret, parameters, key)
+    _check_mac_sender(message.header, credential, rules)
+    check_header(message.header, rules, first=first)
+    return MACAuthenticatedMessage(message, domain, credential, _SEAL)
+
+
+def _check_mac_sender(header: PKIHeader, credential: MACCredential, rules: HeaderRules) -> None:
+    """Check that sender names the reference: its commonName, to the letter of RFC 9483 3.1.
+
+    Where that is not asked for, the subject that the secret is for, or nobody, will do: so OpenSSL has it.
+    """
+    sender = header.sender_name_der
+    named = asn1.content(asn1.element(credential.protector.sender_der))
+    fits = [named] if rules.strict else [named, credential.secret.subject_der, NULL_DN]
+    if sender is None or not any(same_name(sender, name) for name in fits):
+        raise ProtectionRefused(
+            f"sender is not whom the {credential.secret.label} stands for", rule="R45"
+        )
 
 
 # --- answers of a CA ------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ class MessageHandled:
     Args:
         outcome: "issued", "confirmed", "rejected", "revoked", "informed", "refused", "failed" or "replayed".
         transaction_id, signer_fingerprint: Hex, "" where not known.
+        signer: Subject of the protecting certificate, or the beginning of the reference of a shared secret.
         domain: Trust domain that vouched for the signer, "" if none did.
         rule: Requirement or clause that refused.
         detail: Why, for the operator; never sent to the device.

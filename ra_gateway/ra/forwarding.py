@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.codes import OID, BodyType
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, cert_rep_body, nested_body
-from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.protection import Credential, Protecting, protect
 from ra_gateway.cmp.replies import (
     IMPLICIT_CONFIRM,
     confirm_wait_time,
@@ -73,13 +73,13 @@ async def answer_for_device(
     endpoint: Endpoint,
     request: PKIMessage,
     answer: CheckedAnswer,
-    credential: Credential,
+    credential: Protecting,
     now: datetime,
 ) -> tuple[bytes, bool]:
     """Return the answer for the device, and whether it grants implicitConfirm.
 
     Args:
-        credential: The RA's.
+        credential: The RA's, or the shared secret that the request came under.
         now: Becomes messageTime.
     """
     granted = (

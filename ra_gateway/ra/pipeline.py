@@ -26,6 +26,7 @@ from typing import Final
 
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.mac import mac_parameters, mac_protected, reference_fingerprint
 from ra_gateway.cmp.messages import (
     PKICONF_BODY,
     PKIHeader,
@@ -35,7 +36,7 @@ from ra_gateway.cmp.messages import (
     error_msg_content,
     gen_msg_body,
 )
-from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.protection import Credential, Protecting, protect
 from ra_gateway.cmp.replies import (
     Reply,
     confirm_wait_time_of,
@@ -56,9 +57,12 @@ from ra_gateway.cmp.requests import (
 from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.cmp.verification import (
     NONCE_OCTETS,
+    Authenticated,
     AuthenticatedMessage,
     KnownSigner,
+    MACAuthenticatedMessage,
     authenticate,
+    authenticate_by_secret,
     authenticate_follower,
     check_header,
     check_message_time,
@@ -71,6 +75,7 @@ from ra_gateway.errors import (
     MalformedMessage,
     NotAuthorized,
     PKIFailureInfo,
+    ProtectionRefused,
     ServiceFailure,
     SignerNotTrusted,
     StaleTransaction,
@@ -104,9 +109,9 @@ from ra_gateway.ra.policy import (
     authorize_revocation,
     vendor_identity,
 )
-from ra_gateway.ra.ports import Clock, Inventory, InventoryEntry, TransactionStore
+from ra_gateway.ra.ports import Claim, Clock, Inventory, InventoryEntry, TransactionStore
 from ra_gateway.ra.revocation import NOBODY_ASKED, SignerStatus
-from ra_gateway.ra.routes import CertConf, Endpoint, Upstream, Variant
+from ra_gateway.ra.routes import CertConf, Endpoint, MACAccess, Upstream, Variant
 from ra_gateway.ra.transaction import (
     Event,
     Exchange,
@@ -134,6 +139,9 @@ _LEASE_MARGIN_SECONDS: Final = 5.0
 """A node gives up its exchange with the CA this much before another one may take over."""
 
 _CONFIRMED: Final = frozenset({State.CONFIRMED, State.REJECTED, State.GRANTED})
+
+_UNDER_MAC: Final = frozenset({BodyType.ir, BodyType.cr, BodyType.p10cr})
+"""Requests that a shared secret may protect (RFC 9483 4.1.5)."""
 
 _FOLLOWERS: Final = frozenset({BodyType.certConf, BodyType.error, BodyType.pollReq})
 
@@ -268,17 +276,24 @@ class Gateway:
 
     async def _request(self, walk: Walk) -> bytes:
         now = self._clock()
-        authenticated = self._authenticate(walk, now)  # step 3
+        authenticated: Authenticated
         authorized: _Authorized
-        if walk.message.body_type is BodyType.rr:
-            authorized = authorize_revocation(read_revocation(authenticated))
+        mac = walk.endpoint.mac
+        if mac is not None and walk.message.body_type in _UNDER_MAC and mac_protected(walk.message):
+            authenticated = await self._authenticate_by_secret(walk, mac)  # step 3
         else:
-            authorized = await self._authorize(walk, authenticated)  # step 4
+            authenticated = self._authenticate(walk, now)
+        if walk.message.body_type is BodyType.rr and isinstance(
+            authenticated, AuthenticatedMessage
+        ):
+            authorized = authorize_revocation(read_revocation(authenticated))  # step 4
+        else:
+            authorized = await self._authorize(walk, authenticated)
         key = _key(authenticated)
         try:
             rules = walk.endpoint.rules.relaxed_by(authenticated.domain.quirks)
             check_message_time(walk.message.header, rules, now)
-            walk.notes += await self._signer_status.check(authenticated, now)
+            await self._check_status(walk, authenticated, now)
         except (HeaderRefused, SignerNotTrusted, StatusUnavailable):
             # A late repeat is still a repeat: the device may have been without power for an hour, and
             # its certificate may have been superseded and revoked by what it got.
@@ -294,6 +309,12 @@ class Gateway:
 
     def _authenticate(self, walk: Walk, now: datetime) -> AuthenticatedMessage:
         endpoint, message = walk.endpoint, walk.message
+        if endpoint.mac is not None and mac_protected(message):
+            raise ProtectionRefused(
+                f"a shared secret cannot protect {message.body_type.name}",
+                fail_info=PKIFailureInfo.wrongIntegrity,
+                rule="R42",
+            )
         authenticated = authenticate(
             message, endpoint.domains_for(message.body_type), endpoint.rules, now
         )
@@ -301,9 +322,43 @@ class Gateway:
         walk.quirks = tuple(sorted(authenticated.domain.quirks))
         return authenticated
 
-    async def _authorize(
-        self, walk: Walk, authenticated: AuthenticatedMessage
-    ) -> AuthorizedRequest:
+    async def _authenticate_by_secret(self, walk: Walk, mac: MACAccess) -> MACAuthenticatedMessage:
+        """Authenticate a message under a MAC; wrong ones are counted, whatever the message."""
+        message = walk.message
+        header = message.header
+        parameters = mac_parameters(header.protection_alg_der or b"", mac.bounds)
+        reference = header.sender_kid or b""
+        secret = await mac.secrets.find(reference)
+        try:
+            authenticated = authenticate_by_secret(
+                message,
+                parameters,
+                secret,
+                mac.domain,
+                walk.endpoint.rules,
+                first=message.body_type in RESPONSE_TO,
+            )
+        except ProtectionRefused as error:
+            if error.rule == "R41":
+                await mac.secrets.failed(reference)
+            raise
+        walk.shared, walk.domain = authenticated.credential, mac.domain.name
+        return authenticated
+
+    async def _check_status(self, walk: Walk, authenticated: Authenticated, now: datetime) -> None:
+        """Refuse who was good once: a revoked signer, a shared secret whose time is over."""
+        if isinstance(authenticated, AuthenticatedMessage):
+            walk.notes += await self._signer_status.check(authenticated, now)
+            return
+        secret = authenticated.requester
+        if secret.expires_at is not None and secret.expires_at <= now:
+            raise SignerNotTrusted(
+                f"the {secret.label} expired on {secret.expires_at:%Y-%m-%dT%H:%M:%SZ}",
+                rule="R22",
+                phrase="The shared secret that protects the message has expired.",
+            )
+
+    async def _authorize(self, walk: Walk, authenticated: Authenticated) -> AuthorizedRequest:
         request: AuthenticatedRequest = read_request(authenticated, walk.endpoint.rules)
         walk.cert_req_id = request.request.cert_req_id
         rules = None
@@ -332,7 +387,7 @@ class Gateway:
             endpoint=endpoint.name,
             upstream=endpoint.upstream.name,
             variant=variant.value,
-            signer_der=authorized.request.signer.der,
+            signer_der=authorized.request.authenticated.requester.der,
             sender_nonce=message.header.sender_nonce or b"",
             subject_der=authorized.subject_der,
             cert_req_id=walk.cert_req_id,
@@ -353,6 +408,13 @@ class Gateway:
         """Send the stored intent to the CA and settle the transaction by what comes back (steps 7 to 10)."""
         upstream = walk.endpoint.upstream
         try:
+            claimed = await self._claim(walk, transaction)
+        except NotAuthorized as error:
+            return await self._fail(walk, transaction, error)
+        except StoreUnavailable:
+            await self._release(transaction)
+            raise
+        try:
             answer_der = await upstream.core.exchange(
                 transaction.opening.upstream_der,
                 path="",
@@ -366,11 +428,41 @@ class Gateway:
             if not error.delivered or _may_ask_again(upstream, transaction):
                 # Nothing was issued, or asking again yields the same: the device's next repeat may try.
                 await self._release(transaction)
+                if claimed and not error.delivered:
+                    await self._unclaim(walk, transaction)
                 raise
             return await self._fail(walk, transaction, error)
         except UpstreamBroken as error:
             return await self._fail(walk, transaction, error)
-        return await self._settle(settled) or settled.opening.response_der or b""
+        answer = await self._settle(settled) or settled.opening.response_der or b""
+        if settled.state is State.REFUSED:
+            await self._unclaim(walk, transaction)
+        return answer
+
+    async def _claim(self, walk: Walk, transaction: Transaction) -> bool:
+        """Use up a shared secret that is for one certificate, before the CA is asked for it.
+
+        Returns:
+            Whether that was done now: not where it is for more, nor where this transaction did it before.
+
+        Raises:
+            NotAuthorized: Another transaction used it up.
+            StoreUnavailable: That cannot be told, or not be recorded.
+        """
+        mac = walk.endpoint.mac
+        if mac is None or walk.shared is None or not walk.shared.secret.single_use:
+            return False
+        secret = walk.shared.secret
+        claim = await mac.secrets.claim(secret.reference, _holder(transaction))
+        if claim is Claim.refused:
+            raise NotAuthorized(f"the {secret.label} was used before", rule="RFC 9483 4.1.5")
+        return claim is Claim.taken
+
+    async def _unclaim(self, walk: Walk, transaction: Transaction) -> None:
+        """Give a shared secret back: no certificate came of this transaction."""
+        mac = walk.endpoint.mac
+        if mac is not None and walk.shared is not None and walk.shared.secret.single_use:
+            await mac.secrets.release(walk.shared.secret.reference, _holder(transaction))
 
     async def _certified(
         self,
@@ -388,7 +480,11 @@ class Gateway:
             walk.rejection = answer.response.status_info
             walk.notes.append(f"the CA refused: {walk.rejection}")
         response, granted = await answer_for_device(
-            walk.endpoint, walk.message, answer, self._credential(), self._clock()
+            walk.endpoint,
+            walk.message,
+            answer,
+            walk.shared or self._credential(),
+            self._clock(),
         )
         event = (
             Event.refused
@@ -623,7 +719,11 @@ class Gateway:
     async def _find(self, walk: Walk) -> Transaction:
         """Find the transaction a follower continues, by transactionID and by whose key protects it."""
         known: dict[bytes, tuple[Transaction, KnownSigner]] = {}
-        for found in await self._store.find(walk.message.header.transaction_id or b""):
+        live = await self._store.find(walk.message.header.transaction_id or b"")
+        mac = walk.endpoint.mac
+        if mac is not None and live and mac_protected(walk.message):
+            return await self._find_by_secret(walk, mac, live)
+        for found in live:
             domain = walk.endpoint.domain_named(found.key.domain)
             if found.endpoint == walk.endpoint.name and domain is not None:
                 signer = KnownSigner(load_certificate(found.signer_der), domain)
@@ -646,6 +746,29 @@ class Gateway:
             check_message_time(walk.message.header, rules, now)
             walk.notes += await self._signer_status.check(authenticated, now)
         return transaction
+
+    async def _find_by_secret(
+        self, walk: Walk, mac: MACAccess, live: Sequence[Transaction]
+    ) -> Transaction:
+        """Find the transaction that was opened under the same shared secret.
+
+        A secret that expired or was used up meanwhile still does for what was begun with it.
+        """
+        header = walk.message.header
+        key = TransactionKey(
+            mac.domain.name,
+            reference_fingerprint(header.sender_kid or b""),
+            header.transaction_id or b"",
+        )
+        for transaction in live:
+            if transaction.key == key and transaction.endpoint == walk.endpoint.name:
+                walk.follower = await self._authenticate_by_secret(walk, mac)
+                if transaction.exchange_for(walk.digest) is None:
+                    check_message_time(header, walk.endpoint.rules, self._clock())
+                return transaction
+        raise ProtectionRefused(
+            "the message is not protected by the credential that opened the transaction", rule="R35"
+        )
 
     @staticmethod
     def _read_confirmation(walk: Walk, transaction: Transaction) -> AuthenticatedConfirmation:
@@ -692,7 +815,7 @@ class Gateway:
             reply = self._reply_header(header)
             if not exchange.upstream_der and not transaction.confirm_status:
                 walk.notes.append("the CA was not told that the device rejects its certificate")
-        credential = self._credential_of(transaction)
+        credential: Protecting = walk.shared or self._credential_of(transaction)
         response = await protect(reply, PKICONF_BODY, credential, credential.certificates)
         event = Event.accepted if transaction.confirm_status else Event.rejected
         walk.outcome = "confirmed" if transaction.confirm_status else "rejected"
@@ -717,7 +840,7 @@ class Gateway:
                 rule="R8",
             )
         told = error_msg_content(walk.message.body_content).status_info
-        credential = self._credential_of(transaction)
+        credential: Protecting = walk.shared or self._credential_of(transaction)
         response = await protect(
             self._reply_header(walk.message.header),
             PKICONF_BODY,
@@ -753,14 +876,14 @@ class Gateway:
         )
 
     async def _refuse(self, walk: Walk, error: CMPError) -> bytes:
-        """Tell a device that its message was refused: the failInfo and a fixed phrase, signed (R114)."""
+        """Tell a device that its message was refused: the failInfo and a fixed phrase, protected (R114)."""
         walk.refusal = error
         walk.outcome = "failed" if isinstance(error, ServiceFailure) else "refused"
         header = self._reply_header(walk.message.header)
         cert_req_id = cert_req_id_of(walk.message) if error.in_body else 0
         body_der = refusal_body(error, walk.message.body_type, cert_req_id)
         try:
-            credential = self._credential()
+            credential: Protecting = walk.shared or self._credential()
             return await protect(header, body_der, credential, credential.certificates)
         except (
             Exception
@@ -769,10 +892,15 @@ class Gateway:
             return assemble(header.to_der(), body_der, None)
 
 
-def _key(authenticated: AuthenticatedMessage) -> TransactionKey:
+def _holder(transaction: Transaction) -> str:
+    """Return what tells a transaction from every other, also from one with the same octets later."""
+    return f"{transaction.opening.request_digest.hex()}@{transaction.created_at.isoformat()}"
+
+
+def _key(authenticated: Authenticated) -> TransactionKey:
     return TransactionKey(
         authenticated.domain.name,
-        authenticated.signer.fingerprint,
+        authenticated.requester.fingerprint,
         authenticated.message.header.transaction_id or b"",
     )
 

@@ -15,6 +15,7 @@ from typing import Final
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.messages import (
     RA_VERIFIED_POPO_DER,
     CertId,
@@ -189,7 +190,7 @@ def authorize(
     """Decide which identity an authenticated device may have.
 
     Args:
-        rules: Of the vendor's domain; None for a request that an operator certificate protects.
+        rules: Of the vendor's domain; None for a request that an operator certificate or a shared secret protects.
         entry: The inventory's, None if the device is not in it.
         may_complete: Whether the request may be changed (it goes up re-protected).
 
@@ -198,6 +199,9 @@ def authorize(
         TemplateRefused: The template lacks what only the device can give, or contradicts its old certificate.
         RequestRefused: oldCertID is not the protecting certificate (badCertId).
     """
+    requester = request.authenticated.requester
+    if isinstance(requester, SharedSecret):
+        return _authorize_secret(request, requester, may_complete=may_complete)
     if request.domain.kind is DomainKind.operator:
         return _authorize_known(request, may_complete=may_complete)
     if request.message.body_type is BodyType.kur or rules is None:
@@ -275,6 +279,23 @@ def _authorize_known(request: AuthenticatedRequest, *, may_complete: bool) -> Au
     return _kept(request, old.subject_der, san)
 
 
+def _authorize_secret(
+    request: AuthenticatedRequest, secret: SharedSecret, *, may_complete: bool
+) -> AuthorizedRequest:
+    """A shared secret is for one subject, and for no name that is not listed with it (R67)."""
+    template = request.request.template
+    subject = template.subject_der if template.subject_der != NULL_DN else None
+    san = _requested_san(template)
+    others = sorted(set(san or ()) - set(secret.san))
+    if others or (subject is not None and not same_name(subject, secret.subject_der)):
+        asked = ", ".join(others) or f"subject {rfc4514(subject or NULL_DN)}"
+        raise NotAuthorized(f"{asked} is asked for with the {secret.label}", rule="R67")
+    if subject is not None:
+        return _kept(request, subject, san)
+    own_san = general_names_der(san or secret.san) if san or secret.san else None
+    return _completed(request, secret.subject_der, own_san, may_complete=may_complete)
+
+
 def _other_identity(is_update: bool, asked: str, old: Certificate) -> RequestRefused:
     detail = f"{asked} is asked for with the certificate of {old.subject}"
     return TemplateRefused(detail, rule="R70") if is_update else NotAuthorized(detail, rule="R67")
@@ -312,7 +333,7 @@ def _completed(
 ) -> AuthorizedRequest:
     """Set the identity; the device's signature over its own CertRequest is then void (RFC 9483 5.2.3.2)."""
     if request.message.body_type is BodyType.p10cr:
-        raise _unchangeable(f"the identity for {request.signer.subject} is {rfc4514(subject_der)}")
+        raise _unchangeable(f"the identity would be {rfc4514(subject_der)}")
     if not may_complete:
         raise NotAuthorized(
             "the identity has to be set by the RA, but this request must go up unchanged",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol
 
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.trust import Path
 from ra_gateway.ra.transaction import Transaction, TransactionKey
 
@@ -101,6 +103,37 @@ class Inventory(Protocol):
             domain: Name of the vendor's trust domain.
             identity: The vendor identity, as the domain's `identity_from` setting extracts it.
         """
+
+
+class Claim(StrEnum):
+    """What became of the wish to use up a shared secret."""
+
+    taken = "taken"  # now
+    held = "held"  # by the same holder, before
+    refused = "refused"  # another holder has it
+
+
+class SharedSecrets(Protocol):
+    """The secrets of one endpoint; knows which are locked, and which are used up.
+
+    Every method raises `StoreUnavailable` when it cannot tell.
+    """
+
+    async def find(self, reference: bytes) -> SharedSecret | None:
+        """Return the secret behind a senderKID, or None if there is none or it is locked."""
+
+    async def failed(self, reference: bytes) -> None:
+        """Count a wrong MAC; too many within a time lock the reference, if there is such a one."""
+
+    async def claim(self, reference: bytes, holder: str) -> Claim:
+        """Use up a secret, atomically and for good, before a certificate is asked for.
+
+        Args:
+            holder: Identifies the transaction.
+        """
+
+    async def release(self, reference: bytes, holder: str) -> None:
+        """Give back what a holder claimed: it is certain that nothing was issued."""
 
 
 class RevocationStatus(Protocol):

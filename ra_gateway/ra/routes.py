@@ -8,11 +8,12 @@ from enum import StrEnum
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import HeaderRules
 from ra_gateway.ra.information import Information
 from ra_gateway.ra.policy import IdentityRules
-from ra_gateway.ra.ports import CACore
+from ra_gateway.ra.ports import CACore, SharedSecrets
 
 
 class Variant(StrEnum):
@@ -77,6 +78,19 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True)
+class MACAccess:
+    """How devices come in by a shared secret (RFC 9483 4.1.5).
+
+    Args:
+        domain: Without anchors; says which algorithms requested keys and their POP may have.
+    """
+
+    domain: TrustDomain
+    secrets: SharedSecrets
+    bounds: MACBounds = field(default_factory=MACBounds)
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """One service towards devices: who may come, with what, and where it goes.
 
@@ -87,6 +101,7 @@ class Endpoint:
             TS 33.310 has neither of the last three.
         information: How genm is answered.
         confirm_wait_seconds: How long certConf is awaited, where the CA does not say.
+        mac: Shared secrets for ir, cr and p10cr; None where only signatures are taken.
     """
 
     name: str
@@ -100,6 +115,7 @@ class Endpoint:
     ca_pubs: CaPubs = CaPubs.drop
     information: Information = field(default_factory=Information)
     confirm_wait_seconds: int = 300
+    mac: MACAccess | None = None
 
     def domains_for(self, body_type: BodyType) -> tuple[TrustDomain, ...]:
         """Return the domains that may vouch for a request of a type (R71: never a vendor for a kur)."""

@@ -86,7 +86,7 @@ class TransactionKey:
 
     Args:
         domain: Name of the trust domain that authenticated the signer.
-        signer_fingerprint: SHA-256 of the signer's certificate, 32 octets.
+        signer_fingerprint: SHA-256 of the signer's certificate, or of the shared secret's reference, 32 octets.
         transaction_id: As received, any length.
     """
 
@@ -121,7 +121,8 @@ class Transaction:
         endpoint: Name of the endpoint that took the opening request.
         upstream: Name of the upstream the opening request was routed to.
         variant: How the opening request went up: "reprotect", "nested" or "forward"; followers go the same way.
-        signer_der: The certificate that protected the opening request.
+        signer_der: The certificate that protected the opening request, or the reference of the shared secret that did
+            (OCTET STRING).
         sender_nonce: The device's senderNonce in the opening request.
         subject_der: Subject that was asked for, or whose certificate was to be revoked (encoded Name).
         cert_req_id: As in the opening request (-1 for a p10cr); certConf names it.

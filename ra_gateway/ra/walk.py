@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.messages import PKIMessage, PKIStatusInfo
-from ra_gateway.cmp.verification import AuthenticatedMessage
+from ra_gateway.cmp.verification import Authenticated
 from ra_gateway.errors import CMPError, MalformedMessage
 from ra_gateway.ra.events import MessageHandled
 from ra_gateway.ra.routes import Endpoint
@@ -19,6 +20,7 @@ class Walk:
     Args:
         digest: SHA-256 over the received octets.
         operation: Operation label out of the path, "" for none.
+        shared: The shared secret that protects the message, and its answers.
         follower: The authenticated certConf or error.
         refusal: Why we refused; `rejection`: what the CA said when it did.
         notes: For the operator.
@@ -32,7 +34,8 @@ class Walk:
     domain: str = ""
     quirks: tuple[str, ...] = ()
     cert_req_id: int = 0
-    follower: AuthenticatedMessage | None = None
+    shared: MACCredential | None = None
+    follower: Authenticated | None = None
     certificate: Certificate | None = None
     outcome: str = "refused"
     refusal: CMPError | None = None
@@ -48,6 +51,11 @@ class Walk:
         elif self.rejection is not None:
             fail_info, rule = next(iter(self.rejection.fail_info), None), "R89"
         detail = [] if refusal is None else [refusal.detail]
+        who, fingerprint = "", b""
+        if signer is not None:
+            who, fingerprint = signer.subject, signer.fingerprint
+        elif self.shared is not None:
+            who, fingerprint = self.shared.secret.label, self.shared.secret.fingerprint
         return MessageHandled(
             endpoint=self.endpoint.name,
             peer=peer,
@@ -56,8 +64,8 @@ class Walk:
             transaction_id=(self.message.header.transaction_id or b"").hex(),
             duration_ms=duration_ms,
             domain=self.domain,
-            signer="" if signer is None else signer.subject,
-            signer_fingerprint="" if signer is None else signer.fingerprint.hex(),
+            signer=who,
+            signer_fingerprint=fingerprint.hex(),
             subject="" if certificate is None else certificate.subject,
             serial_number="" if certificate is None else f"{certificate.serial_number:x}",
             upstream=self.endpoint.upstream.name,

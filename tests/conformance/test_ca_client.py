@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from ra_gateway.ca.access import ClientMode, Mode
 from ra_gateway.ca.core import IssuancePolicy
 from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus, Reenroll
-from ra_gateway.cmp.certificates import ExtensionOID
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     CertTemplate,
@@ -29,7 +29,7 @@ from ra_gateway.cmp.names import from_rfc4514, general_names, general_names_der
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.errors import PKIFailureInfo
+from ra_gateway.errors import PKIFailureInfo, SignerNotTrusted
 from tests.support import pki
 from tests.support.desk import NOW, SUBJECT, Desk, Enrolment, credential_of, open_desk, ours
 from tests.support.pki import OperatorPKI, VendorPKI
@@ -147,6 +147,27 @@ async def test_a_vendor_nobody_trusts_is_refused(desk: Desk, foreign_vendor_pki:
     """signerNotTrusted, although the identity is that of an end entity."""
     der = await desk.request(signer=credential_of(foreign_vendor_pki.device(IDENTITY)))
     assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
+
+
+@pytest.mark.requirement(23)
+async def test_a_vendor_certificate_that_its_maker_revoked_is_refused(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
+) -> None:
+    """What the vendor's CRLs say is asked with the whole path; a refusal leaves nothing behind."""
+    asked: list[tuple[str, int]] = []
+
+    def refuse(domain: str, path: tuple[Certificate, ...], now: datetime) -> None:
+        asked.append((domain, len(path)))
+        raise SignerNotTrusted("on the CRL", rule="R23")
+
+    client = ClientMode({"acme": vendor_domain(vendor_pki)}, "cn", require_not_revoked=refuse)
+    async with open_desk(operator_pki, tmp_path / "ledger.db", client=client) as desk:
+        desk.mode = Mode.client
+        await desk.ledger.registry.add_entity(ENB1, "test", NOW)
+        der = await desk.request(signer=credential_of(vendor_pki.device(IDENTITY)))
+        assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
+        assert await desk.ledger.counts() == {}
+    assert asked == [("acme", 3)]
 
 
 async def test_the_same_identity_of_another_vendor_is_another_device(

@@ -748,6 +748,114 @@ def test_a_renewal_may_not_change_the_subject(running: Station) -> None:
     assert_refused(running, result, "badCertTemplate")
 
 
+# --- shared secrets -------------------------------------------------------------------------------
+
+SHARED_SECRETS: Final = {
+    "enb-7": "pass-of-enb-7-0123456789",
+    "once": "pass-for-one-time-0123456789",
+}
+
+
+@pytest.fixture(scope="module")
+def mac_site(
+    tmp_path_factory: pytest.TempPathFactory, vendors: Mapping[str, VendorPKI]
+) -> Iterator[Site]:
+    """A gateway that takes ir, cr and p10cr under shared secrets, also with HMAC-SHA1."""
+    directory = tmp_path_factory.mktemp("mac-site")
+    config = make_setup(directory, vendors=vendors)
+    names = " ".join((f"dns:{SAN[0]}", f"ip:{SAN[1]}"))
+    rows = ["reference,secret,subject,san,single_use,expires"]
+    for reference, secret in SHARED_SECRETS.items():
+        once = "true" if reference == "once" else "false"
+        rows.append(f'{reference},{secret},"{SUBJECT_RFC4514}",{names},{once},2099-01-01T00:00:00Z')
+    (directory / "secrets.csv").write_text("\n".join(rows) + "\n")
+    (directory / "secrets.csv").chmod(0o600)
+    taken = 'strictness = "lenient"\nbody_types = ["ir", "cr", "kur", "p10cr"]'
+    edit(config, 'upstream = "bundled"', f'upstream = "bundled"\n{taken}')
+    mac = 'secrets_path = "secrets.csv"\nused_path = "secrets.used"\nallow_weak_hmac = true'
+    config.write_text(f"{config.read_text()}\n[endpoints.ran.mac]\n{mac}\n")
+    with GatewayProcess(config) as gateway:
+        yield Site(directory, gateway)
+
+
+def ask_by_secret(
+    directory: Path,
+    site: Site,
+    command: Command,
+    key: PrivateKey,
+    *options: str,
+    reference: str = "enb-7",
+    secret: str | None = None,
+) -> Result:
+    """Run one operation of a base station that has a shared secret and the operator's root, no more."""
+    write_key(directory / "new.key", key)
+    return openssl_cmp(
+        command,
+        server=site.gateway.server,
+        newkey=directory / "new.key",
+        trusted=site.root,
+        certout=directory / "new.pem",
+        extra_args=[
+            *("-ref", reference, "-secret", f"pass:{secret or SHARED_SECRETS[reference]}"),
+            *("-subject", SUBJECT, "-extracertsout", str(directory / "received.pem")),
+            *options,
+        ],
+    )
+
+
+@pytest.mark.requirement(38, 44)
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("-mac", "hmacWithSHA256"),
+        ("-digest", "sha512", "-mac", "hmacWithSHA512"),
+        ("-implicit_confirm",),
+    ],
+    ids=["as it comes", "HMAC-SHA256", "SHA-512", "implicit confirm denied"],
+)
+@pytest.mark.parametrize("command", ["ir", "cr"])
+def test_a_shared_secret_enrols(
+    tmp_path: Path, mac_site: Site, command: Command, options: tuple[str, ...]
+) -> None:
+    """openssl verifies the MAC of ip and pkiConf, and the new certificate up to the root."""
+    key = make_key("p256")
+    result = ask_by_secret(tmp_path, mac_site, command, key, *options).check()
+    first = {"ir": ["IR", "IP"], "cr": ["CR", "CP"]}[command]
+    assert dialogue(result) == [*first, "CERTCONF", "PKICONF"]
+    certificate = load_certificate(tmp_path / "new.pem")
+    assert certificate.subject.rfc4514_string() == SUBJECT_RFC4514
+    assert certificate.public_key() == key.public_key()
+    log = mac_site.gateway.log_path.read_text()
+    assert not any(secret in log for secret in SHARED_SECRETS.values())
+
+
+@pytest.mark.requirement(41)
+def test_a_wrong_secret_is_a_bad_message_check(tmp_path: Path, mac_site: Site) -> None:
+    """And so is an unknown reference."""
+    before = mac_site.issued_count
+    for reference in ("enb-7", "enb-8"):
+        result = ask_by_secret(
+            tmp_path,
+            mac_site,
+            "ir",
+            make_key("p256"),
+            *("-unprotected_errors",),
+            reference=reference,
+            secret="not-the-secret-of-anybody",
+        )
+        assert result.returncode != 0
+        assert result.fail_info == {"badMessageCheck"}
+    assert mac_site.issued_count == before
+
+
+def test_a_secret_for_single_use_enrols_once(tmp_path: Path, mac_site: Site) -> None:
+    """The second time, notAuthorized."""
+    ask_by_secret(tmp_path, mac_site, "ir", make_key("p256"), reference="once").check()
+    second = ask_by_secret(tmp_path, mac_site, "ir", make_key("p256"), reference="once")
+    assert second.fail_info == {"notAuthorized"}
+
+
 # --- what openssl has no option for ---------------------------------------------------------------
 
 

@@ -396,6 +396,51 @@ WRONG = {
         "not one of the values",
         "forward, deny",
     ),
+    "shared secrets in the 3gpp profile": (
+        written('[endpoints.ran.mac]\nsecrets_path = "secrets.csv"'),
+        "endpoints.ran.mac",
+        "TS 33.310 has no shared secrets",
+        "strictness",
+    ),
+    "shared secrets without a request for them": (
+        written(
+            '[endpoints.ran.mac]\nsecrets_path = "secrets.csv"',
+            endpoint=TABLES["endpoint"] + '\nstrictness = "strict"\nbody_types = ["kur"]',
+        ),
+        "endpoints.ran.mac",
+        "none of ir, cr and p10cr",
+        "body_types",
+    ),
+    "secrets for single use on several nodes": (
+        written(
+            '[endpoints.ran.mac]\nsecrets_path = "secrets.csv"\nused_path = "used"',
+            store='[store]\nkind = "redis"\nredis_url = "redis://localhost"',
+            endpoint=TABLES["endpoint"] + '\nstrictness = "strict"',
+        ),
+        "endpoints.ran.mac.used_path",
+        "could use a secret again",
+        "memory store",
+    ),
+    "bounds of iterations the wrong way round": (
+        written(
+            '[endpoints.ran.mac]\nsecrets_path = "secrets.csv"\nmax_iterations = 99',
+            endpoint=TABLES["endpoint"] + '\nstrictness = "strict"',
+        ),
+        "endpoints.ran.mac.min_iterations",
+        "above max_iterations",
+        "Lower it",
+    ),
+    "one file of secrets for two endpoints": (
+        written(
+            '[endpoints.ran.mac]\nsecrets_path = "secrets.csv"\n'
+            + TABLES["endpoint"].replace("endpoints.ran", "endpoints.two").replace("cmp", "cmp/p/2")
+            + '\nstrictness = "strict"\n[endpoints.two.mac]\nsecrets_path = "secrets.csv"',
+            endpoint=TABLES["endpoint"] + '\nstrictness = "strict"',
+        ),
+        "endpoints.two.mac.secrets_path",
+        "is the file of endpoints.ran.mac.secrets_path",
+        "of its own",
+    ),
     "revocation without a source": (
         written('[vendors.acme.revocation]\nmode = "hard"'),
         "vendors.acme.revocation.mode",

@@ -1,0 +1,249 @@
+"""Protection by a shared secret: PasswordBasedMac and PBMAC1 (RFC 9481 6.1, RFC 9483 4.1.5).
+
+Costs are checked before anything is computed: iteration count and salt come from a stranger. What is refused by
+those bounds does not depend on any secret; nor, in its order of steps, does what follows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Final
+
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.algorithms import AlgorithmRefused
+from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.messages import PKIMessage, Protector
+from ra_gateway.cmp.names import directory_name, escape_rfc4514, from_rfc4514
+
+MIN_SALT_OCTETS: Final = 8
+MAX_SALT_OCTETS: Final = 64
+"""RFC 4211 4.4 and RFC 8018 4.1 ask for 8 octets at least; implementations in the field use 8 to 64."""
+
+_MIN_KEY_OCTETS: Final = 16
+_MAX_KEY_OCTETS: Final = 64  # each further block of PBKDF2 costs all iterations again
+
+_SHA1: Final = "sha1"
+_HASHES: Final = {
+    "1.3.14.3.2.26": _SHA1,
+    "2.16.840.1.101.3.4.2.1": "sha256",
+    "2.16.840.1.101.3.4.2.2": "sha384",
+    "2.16.840.1.101.3.4.2.3": "sha512",
+}
+_HMACS: Final = {
+    "1.3.6.1.5.5.8.1.2": _SHA1,  # what OpenSSL calls hmac-sha1
+    "1.2.840.113549.2.7": _SHA1,
+    "1.2.840.113549.2.9": "sha256",
+    "1.2.840.113549.2.10": "sha384",
+    "1.2.840.113549.2.11": "sha512",
+}
+_PBKDF2: Final = "1.2.840.113549.1.5.12"
+
+
+@dataclass(frozen=True, slots=True)
+class MACBounds:
+    """What an endpoint lets a MAC cost, and how weak it may be.
+
+    Args:
+        min_iterations, max_iterations: Of the key derivation, both included.
+        hmac_sha1: Whether HMAC-SHA1 is taken as MAC and as PRF (SHA-1 as OWF never is).
+    """
+
+    min_iterations: int = 100
+    max_iterations: int = 20_000
+    hmac_sha1: bool = False
+
+
+@dataclass(frozen=True)
+class SharedSecret:
+    """What a device and the RA both know, and whom it speaks for.
+
+    Args:
+        reference: senderKID of the messages it protects.
+        secret: Never shown.
+        subject_der: The one Name it may ask a certificate for.
+        san: subjectAltName entries it may ask for.
+        single_use: Whether one certificate is all it is good for.
+        expires_at: Aware UTC, None for never.
+    """
+
+    reference: bytes
+    secret: bytes = field(repr=False)
+    subject_der: bytes
+    san: tuple[str, ...] = ()
+    single_use: bool = False
+    expires_at: datetime | None = None
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the reference, 32 octets: what transactions and logs know it by."""
+        return reference_fingerprint(self.reference)
+
+    @cached_property
+    def der(self) -> bytes:
+        """The reference as OCTET STRING, which no certificate can be."""
+        return asn1.encode(self.reference)
+
+    @property
+    def label(self) -> str:
+        """How logs call it: the beginning of its reference."""
+        text = self.reference.decode("utf-8", "replace")
+        return f"shared secret {text[: min(4, len(text) // 2)]}..."
+
+
+def reference_fingerprint(reference: bytes) -> bytes:
+    """Return the SHA-256 of a reference."""
+    return hashlib.sha256(reference).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class MACParameters:
+    """A password-based MAC whose cost and strength were found acceptable.
+
+    Args:
+        der: The AlgorithmIdentifier.
+        derivation_hash: OWF of PasswordBasedMac, or hash of the PRF of PBMAC1.
+        key_octets: Of PBMAC1; None for PasswordBasedMac.
+        mac_hash: Of the HMAC.
+    """
+
+    der: bytes
+    salt: bytes
+    iterations: int
+    derivation_hash: str
+    mac_hash: str
+    key_octets: int | None = None
+
+    def derive(self, secret: bytes) -> bytes:
+        """Return the key of the HMAC; costs `iterations` hashes."""
+        if self.key_octets is not None:
+            return hashlib.pbkdf2_hmac(
+                self.derivation_hash, secret, self.salt, self.iterations, self.key_octets
+            )
+        # RFC 4211 4.4: so many hashes in all; an HMAC takes BASEKEY as it is.
+        key = secret + self.salt
+        for _ in range(self.iterations):
+            key = hashlib.new(self.derivation_hash, key).digest()
+        return key
+
+
+def mac_protected(message: PKIMessage) -> bool:
+    """Tell whether a message says that a password-based MAC protects it."""
+    algorithm_der = message.header.protection_alg_der
+    if algorithm_der is None:
+        return False
+    oid = asn1.decode(asn1.AlgorithmIdentifier, algorithm_der).algorithm.dotted_string
+    return oid in (OID.passwordBasedMac, OID.pbmac1)
+
+
+def mac_parameters(der: bytes, bounds: MACBounds) -> MACParameters:
+    """Read the AlgorithmIdentifier of a password-based MAC, and refuse what is too dear or too weak.
+
+    Raises:
+        AlgorithmRefused: It is, or a part of it is not known (R40).
+        MalformedMessage: It does not parse.
+    """
+    identifier = asn1.decode(asn1.AlgorithmIdentifier, der)
+    oid = identifier.algorithm.dotted_string
+    content = b"" if identifier.parameters is None else asn1.raw(identifier.parameters)
+    if oid == OID.passwordBasedMac:
+        return _pbm(der, asn1.decode(asn1.PBMParameter, content), bounds)
+    if oid == OID.pbmac1:
+        return _pbmac1(der, asn1.decode(asn1.PBMAC1Params, content), bounds)
+    raise AlgorithmRefused(f"{oid} is no password-based MAC", rule="R40")
+
+
+def _pbm(der: bytes, parameters: asn1.PBMParameter, bounds: MACBounds) -> MACParameters:
+    _check_cost(parameters.salt, parameters.iteration_count, bounds)
+    owf = parameters.owf.algorithm.dotted_string
+    name = _HASHES.get(owf)
+    if name in (None, _SHA1):
+        raise AlgorithmRefused(f"PasswordBasedMac with the one-way function {owf}", rule="R40")
+    return MACParameters(
+        der,
+        parameters.salt,
+        parameters.iteration_count,
+        name or "",
+        _hmac(parameters.mac, bounds),
+    )
+
+
+def _pbmac1(der: bytes, parameters: asn1.PBMAC1Params, bounds: MACBounds) -> MACParameters:
+    derivation = parameters.key_derivation_func
+    oid = derivation.algorithm.dotted_string
+    if oid != _PBKDF2 or derivation.parameters is None:
+        raise AlgorithmRefused(f"PBMAC1 with the key derivation {oid}", rule="R40")
+    pbkdf2 = asn1.decode(asn1.PBKDF2Params, asn1.raw(derivation.parameters))
+    _check_cost(pbkdf2.salt, pbkdf2.iteration_count, bounds)
+    mac_hash = _hmac(parameters.message_auth_scheme, bounds)
+    # RFC 8018 A.2: the length is optional, and hmacWithSHA1 the default of the PRF.
+    octets = pbkdf2.key_length
+    if octets is None:
+        octets = hashlib.new(mac_hash).digest_size
+    if not _MIN_KEY_OCTETS <= octets <= _MAX_KEY_OCTETS:
+        raise AlgorithmRefused(f"PBMAC1 with a key of {octets} octets", rule="R40")
+    prf = _SHA1 if pbkdf2.prf is None else _hmac(pbkdf2.prf, bounds)
+    if prf == _SHA1 and not bounds.hmac_sha1:
+        raise AlgorithmRefused("PBKDF2 with HMAC-SHA1, which is not allowed here", rule="R40")
+    return MACParameters(der, pbkdf2.salt, pbkdf2.iteration_count, prf, mac_hash, octets)
+
+
+def _check_cost(salt: bytes, iterations: int, bounds: MACBounds) -> None:
+    if not bounds.min_iterations <= iterations <= bounds.max_iterations:
+        raise AlgorithmRefused(
+            f"a MAC of {iterations} iterations; {bounds.min_iterations} to {bounds.max_iterations} are "
+            "allowed",
+            rule="R40",
+        )
+    if not MIN_SALT_OCTETS <= len(salt) <= MAX_SALT_OCTETS:
+        raise AlgorithmRefused(
+            f"a MAC with {len(salt)} octets of salt; {MIN_SALT_OCTETS} to {MAX_SALT_OCTETS} are allowed",
+            rule="R40",
+        )
+
+
+def _hmac(identifier: asn1.AlgorithmIdentifier, bounds: MACBounds) -> str:
+    oid = identifier.algorithm.dotted_string
+    name = _HMACS.get(oid)
+    if name is None:
+        raise AlgorithmRefused(f"MAC algorithm {oid} is not known", rule="R40")
+    if name == _SHA1 and not bounds.hmac_sha1:
+        raise AlgorithmRefused("HMAC-SHA1, which is not allowed here", rule="R40")
+    return name
+
+
+@dataclass(frozen=True)
+class MACCredential:
+    """Protects answers with the secret and the parameters of the request (RFC 9810 5.1.3.1).
+
+    Salt and iterations stay the same throughout a transaction, as RFC 9810 recommends, so that neither side
+    derives a key twice.
+    """
+
+    secret: SharedSecret
+    parameters: MACParameters
+    key: bytes = field(repr=False)
+
+    @cached_property
+    def protector(self) -> Protector:
+        """What headers of messages protected with it say: sender's commonName and senderKID are the reference."""
+        name = escape_rfc4514(self.secret.reference.decode("utf-8"))
+        sender_der = directory_name(from_rfc4514(f"CN={name}"))
+        return Protector(sender_der, self.secret.reference, self.parameters.der)
+
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        """None: no certificate protects (RFC 9483 4.1.5)."""
+        return ()
+
+    async def protection(self, octets: bytes) -> bytes:
+        """Return the MAC over a ProtectedPart."""
+        return compute_mac(self.parameters, self.key, octets)
+
+
+def compute_mac(parameters: MACParameters, key: bytes, octets: bytes) -> bytes:
+    """Return the HMAC over octets with a derived key."""
+    return hmac.digest(key, octets, parameters.mac_hash)
