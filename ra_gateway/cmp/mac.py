@@ -184,7 +184,7 @@ def _pbmac1(der: bytes, parameters: asn1.PBMAC1Params, bounds: MACBounds) -> MAC
     if octets is None:
         octets = hashlib.new(mac_hash).digest_size
     if not _MIN_KEY_OCTETS <= octets <= _MAX_KEY_OCTETS:
-        raise AlgorithmRefused(f"PBMAC1 with a key of {octets} octets", rule="R40")
+        raise AlgorithmRefused(f"PBMAC1 with a key of {octets:#x} octets", rule="R40")
     prf = _SHA1 if pbkdf2.prf is None else _hmac(pbkdf2.prf, bounds)
     if prf == _SHA1 and not bounds.hmac_sha1:
         raise AlgorithmRefused("PBKDF2 with HMAC-SHA1, which is not allowed here", rule="R40")
@@ -194,7 +194,8 @@ def _pbmac1(der: bytes, parameters: asn1.PBMAC1Params, bounds: MACBounds) -> MAC
 def _check_cost(salt: bytes, iterations: int, bounds: MACBounds) -> None:
     if not bounds.min_iterations <= iterations <= bounds.max_iterations:
         raise AlgorithmRefused(
-            f"a MAC of {iterations} iterations; {bounds.min_iterations} to {bounds.max_iterations} are "
+            # In hexadecimal: Python writes no decimal number of more than 4300 digits.
+            f"a MAC of {iterations:#x} iterations; {bounds.min_iterations} to {bounds.max_iterations} are "
             "allowed",
             rule="R40",
         )

@@ -260,7 +260,7 @@ class PKIStatusInfo:
             MalformedMessage: A status that does not exist.
         """
         try:
-            status = PKIStatus(info.status)
+            status = PKIStatus(_written(info.status, "PKIStatus"))
         except ValueError as error:
             raise MalformedMessage(f"PKIStatus {info.status}", rule="R1") from error
         bits = asn1.set_bits(info.fail_info) if info.fail_info is not None else []
@@ -900,7 +900,7 @@ def error_msg_content(content: bytes) -> ErrorMsgContent:
     message = asn1.decode(asn1.ErrorMsgContent, content)
     return ErrorMsgContent(
         PKIStatusInfo.of(message.pki_status_info),
-        message.error_code,
+        _optional(lambda code: _written(code, "errorCode"), message.error_code),
         tuple(_some(message.error_details, "errorDetails")),
     )
 

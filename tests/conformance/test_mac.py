@@ -299,6 +299,8 @@ async def test_cr_and_p10cr_too(world: World, body_type: BodyType) -> None:
         pbm(mac=HMAC_SHA1),
         pbmac1(iterations=99),
         pbmac1(iterations=20_001),
+        pbmac1(iterations=1 << 20_000),
+        pbmac1(key_octets=1 << 20_000),
         pbmac1(salt=bytes(7)),
         pbmac1(salt=bytes(65)),
         pbmac1(prf=None),
