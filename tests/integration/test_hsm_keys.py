@@ -46,13 +46,13 @@ NAME = x509.Name.from_rfc4514_string("CN=HSM,O=Example")
 ECDSA = ec.ECDSA(hashes.SHA256())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory for PIN files that a URI names without a path."""
     return tmp_path_factory.mktemp("keys")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(softhsm: SoftHSM, directory: Path) -> dict[str, Any]:
     """A key of every kind in token `ra`, labelled with its kind."""
     return {
