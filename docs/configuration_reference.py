@@ -15,10 +15,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ra_gateway import config
+from ra_gateway.config.telling import bare
 
 PREFACE = """# Configuration reference
 
-<!-- Written by docs/configuration_reference.py from ra_gateway/config.py; a test compares them. -->
+<!-- Written by docs/configuration_reference.py from ra_gateway/config/; a test compares them. -->
 
 One TOML file tells a gateway everything; `config/gateway.production.toml` and
 `config/gateway.development.toml` are commented examples. `ra-gateway check-config FILE` reports
@@ -82,10 +83,10 @@ def _row(name: str, field: FieldInfo) -> str:
 
 
 def _value(name: str, field: FieldInfo) -> str:
-    annotation = config.bare(field.annotation)
+    annotation = bare(field.annotation)
     listed = get_origin(annotation) is tuple
     if listed:
-        annotation = config.bare(get_args(annotation)[0])
+        annotation = bare(get_args(annotation)[0])
     if name.endswith(("_path", "_paths")):
         noun = "secret file" if not field.repr else "path"
     elif get_origin(annotation) is Literal:

@@ -1,0 +1,405 @@
+"""What several values must be together: rules over the raw tables, each of which yields problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.config.service_tables import ServerConfig, StoreConfig
+from ra_gateway.config.tables import EndpointConfig, IdentityConfig, MACConfig
+from ra_gateway.config.upstream_tables import CMPHTTPUpstream
+from ra_gateway.config.values import (
+    OPERATOR_DOMAIN,
+    WELL_KNOWN_PATH,
+    did_you_mean,
+    served_paths,
+    texts,
+)
+from ra_gateway.errors import Problem
+
+Raw = Mapping[str, Any]
+"""A file, or a table of one, before anything about it is known."""
+
+Rule = Callable[[Raw], Iterator[Problem]]
+"""Yields what is wrong."""
+
+
+def _table(raw: object, *keys: str) -> Raw:
+    """Return a table of the raw file, empty if it is absent or no table."""
+    for key in keys:
+        raw = raw.get(key) if isinstance(raw, dict) else None
+    return raw if isinstance(raw, dict) else {}
+
+
+def _rows(raw: Raw, key: str) -> Iterator[tuple[str, Raw]]:
+    for name in _table(raw, key):
+        yield name, _table(raw, key, name)
+
+
+def _value(table: Raw, model: type[BaseModel], key: str) -> Any:
+    """Return a raw value, or the model's default where the file is silent."""
+    return table.get(key, model.model_fields[key].default)
+
+
+def _exceeds(left: object, right: object) -> bool:
+    """Return whether two raw values are numbers and the first is larger."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return False
+    return isinstance(left, int | float) and isinstance(right, int | float) and left > right
+
+
+def _check_store(raw: Raw) -> Iterator[Problem]:
+    store = _table(raw, "store")
+    given = [key for key in ("redis_url", "redis_url_path") if key in store]
+    if store.get("kind") == "redis" and not given:
+        yield Problem(
+            "store.redis_url_path",
+            "is required when kind is redis",
+            "Name a file of mode 0600 that holds the URL, or set redis_url without a password.",
+        )
+    if len(given) == 2:
+        yield Problem(
+            "store.redis_url", "is given together with redis_url_path", "Remove one of the two."
+        )
+
+
+def _check_reserved_names(raw: Raw) -> Iterator[Problem]:
+    if OPERATOR_DOMAIN in _table(raw, "vendors"):
+        yield Problem(
+            f"vendors.{OPERATOR_DOMAIN}",
+            "has the name of the operator's own trust domain",
+            "Choose another name.",
+        )
+
+
+def _check_identities(raw: Raw) -> Iterator[Problem]:
+    for name, vendor in _rows(raw, "vendors"):
+        identity = _table(vendor, "identity")
+        path = f"vendors.{name}.identity"
+        subject = _value(identity, IdentityConfig, "subject")
+        inventory = _value(identity, IdentityConfig, "inventory")
+        if (
+            subject in ("derive", "replace")
+            and inventory != "required"
+            and "subject_template" not in identity
+        ):
+            yield Problem(
+                f"{path}.subject_template",
+                f"is required when subject is {subject}",
+                'Set it, like "CN={cn}.ran.example.net,O=Example", or set inventory to "required".',
+            )
+        if subject in ("keep", "derive") and not identity.get("allowed_subjects"):
+            yield Problem(
+                f"{path}.allowed_subjects",
+                f"is empty: no device could have what it asks for, and subject is {subject}",
+                'List patterns, like "CN=*.example.net,O=Example", or set subject to "replace".',
+            )
+        if subject == "keep" and "no_subject" in texts(vendor.get("quirks")):
+            yield Problem(
+                f"{path}.subject",
+                "is keep, which refuses a template without subject, but quirks has no_subject",
+                'Set it to "derive" with a subject_template, or take no_subject out.',
+            )
+        if inventory in ("optional", "required") and "inventory" not in raw:
+            yield Problem(
+                f"{path}.inventory",
+                f"is {inventory}, but there is no inventory",
+                "Add [inventory] with csv_path, or set this to none.",
+            )
+
+
+def _check_references(raw: Raw) -> Iterator[Problem]:
+    vendors, upstreams = _table(raw, "vendors"), _table(raw, "upstreams")
+    for name, endpoint in _rows(raw, "endpoints"):
+        listed = endpoint.get("vendors")
+        for index, vendor in enumerate(listed if isinstance(listed, list) else ()):
+            if isinstance(vendor, str) and vendor not in vendors:
+                yield _unknown_name(
+                    f"endpoints.{name}.vendors[{index}]", "vendor", "vendors", vendor, vendors
+                )
+        upstream = endpoint.get("upstream")
+        if isinstance(upstream, str) and upstream not in upstreams:
+            yield _unknown_name(
+                f"endpoints.{name}.upstream", "upstream", "upstreams", upstream, upstreams
+            )
+
+
+def _unknown_name(path: str, noun: str, table: str, name: str, known: Raw) -> Problem:
+    listed = f"known are: {', '.join(known)}" if known else "none is configured"
+    return Problem(
+        path,
+        f'names the {noun} "{name}", which does not exist',
+        f"Add [{table}.{name}], or correct the name ({listed}).{did_you_mean(name, known)}",
+    )
+
+
+def _check_endpoints(raw: Raw) -> Iterator[Problem]:
+    for name, endpoint in _rows(raw, "endpoints"):
+        path = f"endpoints.{name}"
+        operator = _value(endpoint, EndpointConfig, "operator")
+        if not endpoint.get("paths") and not endpoint.get("profiles"):
+            yield Problem(
+                path, "has no URL", f'Set paths, like ["{WELL_KNOWN_PATH}"], or profiles.'
+            )
+        if operator is False and not endpoint.get("vendors") and "mac" not in endpoint:
+            yield Problem(path, "admits nobody", "List vendors, or set operator to true.")
+        for body_type in ("kur", "rr"):
+            if operator is False and body_type in texts(endpoint.get("body_types")):
+                yield Problem(
+                    f"{path}.body_types",
+                    f"has {body_type}, which needs an operator certificate, but operator is false",
+                    f"Take {body_type} out, or set operator to true.",
+                )
+        if endpoint.get("genm") and "genm" not in texts(endpoint.get("body_types")):
+            yield Problem(
+                f"{path}.genm",
+                "says who answers genm, but body_types does not have it",
+                "Add genm to body_types, or take the table out.",
+            )
+        if (
+            not endpoint.get("vendors")
+            and "mac" not in endpoint
+            and texts(endpoint.get("body_types")) == ["ir"]
+        ):
+            yield Problem(
+                f"{path}.vendors",
+                "is empty, but ir, which needs a vendor certificate, is all that is accepted",
+                "List vendors, or add to body_types.",
+            )
+
+
+def _check_mac(raw: Raw) -> Iterator[Problem]:
+    owners: dict[str, str] = {}
+    for name, endpoint in _rows(raw, "endpoints"):
+        if "mac" not in endpoint:
+            continue
+        path, mac = f"endpoints.{name}.mac", _table(endpoint, "mac")
+        if _value(endpoint, EndpointConfig, "strictness") == "3gpp":
+            yield Problem(
+                path,
+                'is given, but strictness is "3gpp", and TS 33.310 has no shared secrets',
+                'Take the table out, or set strictness to "strict" or "lenient".',
+            )
+        types = texts(_value(endpoint, EndpointConfig, "body_types"))
+        if not {"ir", "cr", "p10cr"} & set(types):
+            yield Problem(
+                path,
+                "is given, but body_types has none of ir, cr and p10cr",
+                "Add one to body_types, or take the table out.",
+            )
+        if "used_path" in mac and _table(raw, "store").get("kind") == "redis":
+            yield Problem(
+                f"{path}.used_path",
+                "is given, but with the redis store other processes could use a secret again",
+                "Use the memory store, or only secrets that are not for single use.",
+            )
+        if _exceeds(
+            _value(mac, MACConfig, "min_iterations"), _value(mac, MACConfig, "max_iterations")
+        ):
+            yield Problem(
+                f"{path}.min_iterations", "is above max_iterations", "Lower it, or raise the other."
+            )
+        for key in ("secrets_path", "used_path"):
+            for file in texts([mac.get(key)]):
+                place = f"{path}.{key}"
+                if (first := owners.setdefault(file, place)) != place:
+                    yield Problem(
+                        place,
+                        f"is the file of {first}",
+                        "Give each endpoint files of its own: each counts for itself.",
+                    )
+
+
+def _check_duplicate_urls(raw: Raw) -> Iterator[Problem]:
+    owners: dict[str, str] = {}
+    for name, endpoint in _rows(raw, "endpoints"):
+        for key in ("paths", "profiles"):
+            values = endpoint.get(key)
+            for index, value in enumerate(values if isinstance(values, list) else ()):
+                place = f"endpoints.{name}.{key}[{index}]"
+                for url_path in served_paths(*(([value], ()) if key == "paths" else ((), [value]))):
+                    first = owners.setdefault(url_path, place)
+                    if first != place:
+                        yield Problem(
+                            place,
+                            f"stands for {url_path}, which {first} has already",
+                            "Remove one of the two.",
+                        )
+
+
+def _check_times(raw: Raw) -> Iterator[Problem]:
+    lifetime = _value(_table(raw, "store"), StoreConfig, "transaction_lifetime_seconds")
+    for name, endpoint in _rows(raw, "endpoints"):
+        window = _value(endpoint, EndpointConfig, "message_time_window_seconds")
+        # From a clock that is ahead by one window to one that is behind by one.
+        if isinstance(window, int) and not _exceeds(lifetime, 2 * window):
+            yield Problem(
+                f"endpoints.{name}.message_time_window_seconds",
+                "is not less than half of store.transaction_lifetime_seconds: a captured request "
+                "could be sent again once it is forgotten",
+                "Shorten it, or lengthen the lifetime.",
+            )
+        if _exceeds(_value(endpoint, EndpointConfig, "confirm_wait_seconds"), lifetime):
+            yield Problem(
+                f"endpoints.{name}.confirm_wait_seconds",
+                "is longer than store.transaction_lifetime_seconds: certConf would come too late",
+                "Shorten it, or lengthen the lifetime.",
+            )
+    ca = _table(raw, "ca")
+    if ca and _exceeds(_value(ca, CAConfig, "confirm_wait_seconds"), lifetime):
+        yield Problem(
+            "ca.confirm_wait_seconds",
+            "is longer than store.transaction_lifetime_seconds: certConf would come too late",
+            "Shorten it, or lengthen the lifetime.",
+        )
+    drain = _value(_table(raw, "server"), ServerConfig, "drain_seconds")
+    for name, upstream in _rows(raw, "upstreams"):
+        deadline = _value(upstream, CMPHTTPUpstream, "deadline_seconds")
+        if upstream.get("kind") != "cmp_http":
+            continue
+        if _exceeds(deadline, drain):
+            yield Problem(
+                f"upstreams.{name}.deadline_seconds",
+                "is longer than server.drain_seconds: a stop would cut requests off",
+                "Shorten it, or lengthen drain_seconds.",
+            )
+        if _exceeds(_value(upstream, CMPHTTPUpstream, "connect_timeout_seconds"), deadline):
+            yield Problem(
+                f"upstreams.{name}.connect_timeout_seconds",
+                "is longer than deadline_seconds, which ends the whole exchange",
+                "Shorten it.",
+            )
+
+
+def _check_upstream_urls(raw: Raw) -> Iterator[Problem]:
+    for name, upstream in _rows(raw, "upstreams"):
+        if upstream.get("kind") != "cmp_http":
+            continue
+        path, urls = f"upstreams.{name}", upstream.get("urls")
+        if "url" in upstream and "urls" in upstream:
+            yield Problem(f"{path}.urls", "is given together with url", "Remove one of the two.")
+        if not upstream.get("url") and not urls:
+            yield Problem(
+                f"{path}.url", "is required", "Say where to post, or give several in urls."
+            )
+        listed = texts(urls)
+        for index, url in enumerate(listed):
+            if url in listed[:index]:
+                yield Problem(f"{path}.urls[{index}]", "is there already", "Remove one of the two.")
+        # Not the default, which a short deadline_seconds just ends.
+        if _exceeds(
+            upstream.get("try_deadline_seconds"),
+            _value(upstream, CMPHTTPUpstream, "deadline_seconds"),
+        ):
+            yield Problem(
+                f"{path}.try_deadline_seconds",
+                "is longer than deadline_seconds, which ends the whole exchange",
+                "Shorten it.",
+            )
+
+
+def _check_upstream_tls(raw: Raw) -> Iterator[Problem]:
+    needs = {
+        "tls_certificate_path": "tls_key_path",
+        "tls_key_path": "tls_certificate_path",
+        "tls_key_password_path": "tls_key_path",
+    }
+    for name, upstream in _rows(raw, "upstreams"):
+        path = f"upstreams.{name}"
+        for key, needed in needs.items():
+            if key in upstream and needed not in upstream:
+                yield Problem(
+                    f"{path}.{key}",
+                    f"is given without {needed}",
+                    f"Give {needed} as well, or take it out.",
+                )
+        urls = [*texts(upstream.get("urls")), *texts([upstream.get("url")])]
+        if urls and not any(url.lower().startswith("https:") for url in urls):
+            for key in ("tls_ca_path", *needs):
+                if key in upstream:
+                    yield Problem(
+                        f"{path}.{key}",
+                        "is given, but TLS is not spoken: no URL is https",
+                        "Write https:// in the URL, or take it out.",
+                    )
+
+
+def _check_bundled_ca(raw: Raw) -> Iterator[Problem]:
+    if "ca" not in raw:
+        for name, upstream in _rows(raw, "upstreams"):
+            if upstream.get("kind") == "bundled":
+                yield Problem(
+                    f"upstreams.{name}.kind",
+                    "is bundled, but there is no [ca]",
+                    "Add [ca] (`ra-gateway init` writes one), or use a CA over HTTP (cmp_http).",
+                )
+
+
+def _check_ledger(raw: Raw) -> Iterator[Problem]:
+    ca = _table(raw, "ca")
+    given = [key for key in ("ledger_path", "ledger_url_path", "ledger_url") if key in ca]
+    if ca and not given:
+        yield Problem(
+            "ca.ledger_path",
+            "is required, unless ledger_url_path or ledger_url is given",
+            "Name a SQLite file, or in ledger_url_path a file with the URL of a PostgreSQL database.",
+        )
+    if len(given) > 1:
+        yield Problem(f"ca.{given[1]}", f"is given together with {given[0]}", "Leave one of them.")
+
+
+def _check_ca_client(raw: Raw) -> Iterator[Problem]:
+    vendors = _table(raw, "vendors")
+    for index, vendor in enumerate(texts(_table(raw, "ca", "client").get("vendors"))):
+        if vendor not in vendors:
+            yield _unknown_name(f"ca.client.vendors[{index}]", "vendor", "vendors", vendor, vendors)
+
+
+def _check_revocation(raw: Raw) -> Iterator[Problem]:
+    tables = [("operator", _table(raw, "operator"))]
+    tables += [(f"vendors.{name}", vendor) for name, vendor in _rows(raw, "vendors")]
+    for where, table in tables:
+        revocation = _table(table, "revocation")
+        learning = [
+            key
+            for key in ("from_certificates", "ocsp_from_certificates")
+            if revocation.get(key) is True
+        ]
+        if learning and not revocation.get("allowed_hosts"):
+            yield Problem(
+                f"{where}.revocation.allowed_hosts",
+                f"is empty, so that {learning[0]} may fetch nothing",
+                f"Name the hosts, or leave {learning[0]} out.",
+            )
+        named = any(revocation.get(key) for key in ("crl_paths", "crl_urls", "ocsp_url"))
+        if revocation.get("mode", "off") != "off" and not (named or learning):
+            yield Problem(
+                f"{where}.revocation.mode",
+                "asks for CRLs or OCSP answers, and none are named",
+                'Name them in crl_paths, crl_urls or ocsp_url, or set it to "off".',
+            )
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    _check_store,
+    _check_reserved_names,
+    _check_identities,
+    _check_references,
+    _check_endpoints,
+    _check_mac,
+    _check_duplicate_urls,
+    _check_times,
+    _check_upstream_urls,
+    _check_upstream_tls,
+    _check_bundled_ca,
+    _check_ledger,
+    _check_ca_client,
+    _check_revocation,
+)
+"""What is asked of a gateway's file."""
+
+CA_RULES: Final[tuple[Rule, ...]] = (_check_reserved_names, _check_ledger, _check_ca_client)
+"""What is asked of a file for the bundled CA alone."""

@@ -1,0 +1,486 @@
+"""The tables of the gateway, and the whole of what it and the bundled CA alone are told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.config.service_tables import LogConfig, ServerConfig, StoreConfig
+from ra_gateway.config.upstream_tables import UpstreamConfig
+from ra_gateway.config.values import (
+    DEFAULT_SIGNATURES,
+    WELL_KNOWN_PATH,
+    BodyName,
+    CurveName,
+    FetchedURL,
+    Host,
+    Name,
+    Named,
+    PublicPath,
+    QuirkName,
+    SANPattern,
+    SANTemplate,
+    Seconds,
+    SecretPath,
+    SignatureName,
+    SubjectPattern,
+    SubjectTemplate,
+    Table,
+    URLPath,
+    WholeSeconds,
+    WrittenPath,
+    served_paths,
+)
+
+
+class RAConfig(Table):
+    """The gateway's own credential: signs towards the CA and towards devices."""
+
+    certificate_path: PublicPath = Field(
+        description="RA certificate, PEM. It needs digitalSignature, and must chain to the "
+        "operator root that devices receive.",
+    )
+    key_path: SecretPath = Field(
+        repr=False,
+        description="Its private key, PEM (PKCS#8), or one line that names a key in an HSM "
+        "(docs/hsm.md); mode 0600.",
+    )
+    key_password_path: SecretPath | None = Field(
+        default=None,
+        repr=False,
+        description="File with the key's password (a newline at its end is dropped); mode 0600. "
+        "Without it the key must be unencrypted.",
+    )
+    chain_paths: tuple[PublicPath, ...] = Field(
+        default=(),
+        description="Intermediate CA certificates from the RA certificate's issuer up to, but "
+        "without, the root; sent to devices and to the CA in extraCerts.",
+    )
+
+
+class AlgorithmsConfig(Table):
+    """What signatures and keys may be: in protection, proof of possession and certificates."""
+
+    signatures: tuple[SignatureName, ...] = Field(
+        default=DEFAULT_SIGNATURES,
+        min_length=1,
+        description="Signature algorithms that are accepted; others get badAlg. The legacy ones "
+        "(SHA-1, MD5) count only when listed here.",
+    )
+    min_rsa_bits: int = Field(
+        default=2048,
+        ge=1024,
+        le=16384,
+        description="Smallest RSA modulus, in bits; smaller keys get badAlg. The default is the "
+        "least TS 33.310 lets be used; 1024 is for old devices only.",
+    )
+    curves: tuple[CurveName, ...] = Field(
+        default=get_args(CurveName),
+        description="Elliptic curves that are accepted for ECDSA keys; empty for none.",
+    )
+
+
+class RevocationConfig(Table):
+    """How it is known which of a trust domain's certificates were revoked."""
+
+    mode: Literal["off", "soft", "hard"] = Field(
+        default="off",
+        description='"off": nobody is asked; "soft": a revoked signer is refused, and one of which '
+        'nobody can tell is accepted, with a note in the log; "hard": that one is refused too, with '
+        "systemUnavail, until there is a fresh CRL of every CA above it, or a fresh OCSP answer about each "
+        "certificate.",
+    )
+    crl_paths: tuple[PublicPath, ...] = Field(
+        default=(),
+        description="Files with CRLs, DER or PEM, looked at every 10 s; replace them by renaming.",
+    )
+    crl_urls: tuple[FetchedURL, ...] = Field(
+        default=(),
+        description="http or https URLs of CRLs; fetched before the gateway listens, and then in the "
+        "background. Redirects are not followed.",
+    )
+    from_certificates: bool = Field(
+        default=False,
+        description="Whether CRLs are also fetched from the URLs that this domain's certificates name "
+        "(CRLDistributionPoints), once such a certificate protected a message. The first message of "
+        "each CA is then refused in hard mode, and its repeat taken.",
+    )
+    allowed_hosts: tuple[Host, ...] = Field(
+        default=(),
+        description='Hosts that URLs of certificates may name, like "crl.vendor.example" (usual port) or '
+        '"crl.vendor.example:8080"; no others are ever connected to. Needed for `from_certificates` and '
+        "`ocsp_from_certificates`.",
+    )
+    refresh_seconds: WholeSeconds = Field(
+        default=3600,
+        le=604_800,
+        description="From one fetch to the next, in seconds; earlier when nextUpdate comes first or a "
+        "fetch failed (after 15 s, then twice as long each time). The default bounds how late a "
+        "revocation is heard of to what most CAs need to publish it.",
+    )
+    timeout_seconds: Seconds = Field(
+        default=10.0,
+        le=300,
+        description="Time for one fetch, in seconds; the start waits for it once. The default is enough "
+        "for a CRL of 100,000 entries (5 MB) at 4 Mbit/s.",
+    )
+    max_crl_bytes: int = Field(
+        default=20_000_000,
+        ge=1024,
+        le=1_000_000_000,
+        description="Largest CRL, in bytes; a larger one is refused. The default holds some 400,000 "
+        "entries, which take some 50 MB of memory.",
+    )
+    grace_seconds: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        le=2_592_000,
+        description="How long after its nextUpdate a CRL is still good, in seconds: for issuers that are "
+        "late. The default takes nextUpdate at its word.",
+    )
+    max_age_seconds: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        le=31_536_000,
+        description="Longest time since its thisUpdate that a CRL is good, in seconds, whatever its "
+        "nextUpdate says; 0, the default, for no such limit. A CRL without nextUpdate is good only "
+        "with it.",
+    )
+    crl_cache_path: WrittenPath | None = Field(
+        default=None,
+        description="Directory where CRLs from URLs are kept across restarts, made if its parent exists; "
+        "they are verified when they are read again. Not to be shared between gateways. Without it, a "
+        "gateway in hard mode that starts while a CRL's host is down refuses that domain.",
+    )
+    ocsp_url: FetchedURL | None = Field(
+        default=None,
+        description="http or https URL of an OCSP responder for all certificates of this domain. It is "
+        "asked when a signer's certificate is seen, once its message is authenticated; the answer is "
+        "remembered. Its answers must be signed by the certificate's issuer, or by a responder that this "
+        "issuer certified (OCSPSigning).",
+    )
+    ocsp_from_certificates: bool = Field(
+        default=False,
+        description="Whether the responders that this domain's certificates name (AuthorityInfoAccess) are "
+        "asked as well, where `allowed_hosts` has their host.",
+    )
+    ocsp_timeout_seconds: Seconds = Field(
+        default=3.0,
+        le=30,
+        description="How long a message waits for OCSP answers, in seconds; then nobody can tell, and `mode` "
+        "decides. The default is well within the time that base stations wait for their own answer.",
+    )
+    ocsp_cache_seconds: WholeSeconds = Field(
+        default=3600,
+        le=604_800,
+        description="Longest time an OCSP answer is used, in seconds; its nextUpdate may end it earlier. The "
+        "default bounds how late a revocation is heard of to what it is with CRLs (`refresh_seconds`).",
+    )
+
+
+class OperatorConfig(Table):
+    """The operator's trust domain: signers of kur (and cr), and issuer of what devices receive."""
+
+    anchors_paths: tuple[PublicPath, ...] = Field(
+        min_length=1,
+        description="Operator root certificates, PEM; two during a change of the root.",
+    )
+    intermediates_paths: tuple[PublicPath, ...] = Field(
+        default=(), description="Issuing CA certificates below the roots, PEM."
+    )
+    algorithms: AlgorithmsConfig = Field(
+        default=AlgorithmsConfig(),
+        description="What signatures and keys of operator certificates may be.",
+    )
+    revocation: RevocationConfig = Field(
+        default=RevocationConfig(),
+        description="How it is known which operator certificates were revoked. What the bundled CA in "
+        "this process revoked is known at once, whatever stands here.",
+    )
+
+
+class IdentityConfig(Table):
+    """Which subject and names a vendor's devices may get."""
+
+    subject: Literal["keep", "derive", "replace"] = Field(
+        default="keep",
+        description='"keep": the subject the device asks for, refused when absent; "derive": the '
+        'same, but made from `subject_template` when absent; "replace": always from the inventory '
+        "or `subject_template`. A subject that is changed voids the device's proof of possession: "
+        "the gateway verifies it first and says raVerified to the CA.",
+    )
+    subject_template: SubjectTemplate | None = Field(
+        default=None,
+        description="Subject to make, in the form of RFC 4514, like "
+        '"CN={cn}.ran.example.net,O=Example", with placeholders from the vendor certificate. '
+        "Required for derive and replace, unless the inventory is required.",
+    )
+    allowed_subjects: tuple[SubjectPattern, ...] = Field(
+        default=(),
+        description="Patterns (* and ?) over the RFC 4514 form of a subject the device asks for, "
+        'each wildcard within one attribute ("*" alone allows every subject); '
+        "may hold the same placeholders. Empty allows none; needed for keep and derive.",
+    )
+    san_template: tuple[SANTemplate, ...] = Field(
+        default=(),
+        description='SubjectAltName entries to put in, like "dns:{cn}.ran.example.net" or '
+        '"ip:192.0.2.1".',
+    )
+    allowed_sans: tuple[SANPattern, ...] = Field(
+        default=(),
+        description="Patterns over SubjectAltName entries the device asks for, like "
+        '"dns:*.ran.example.net"; empty allows none; a wildcard name is never allowed.',
+    )
+    inventory: Literal["none", "optional", "required"] = Field(
+        default="none",
+        description='"required" refuses devices that `[inventory]` does not list; "optional" lets '
+        "an entry, where there is one, decide.",
+    )
+    identity_from: Literal["serial_number", "cn"] = Field(
+        default="serial_number",
+        description="Subject attribute of the vendor certificate that names the device in the "
+        "inventory.",
+    )
+    same_key: bool = Field(
+        default=True,
+        description="Whether the key of the vendor certificate itself may be certified: TS 33.310 "
+        "lets a base station enrol its pre-provisioned key.",
+    )
+
+
+class VendorConfig(Table):
+    """The trust domain of one manufacturer: whose devices may ask for a first certificate."""
+
+    enabled: bool = Field(
+        default=True, description="false refuses this vendor's devices without losing its settings."
+    )
+    anchors_paths: tuple[PublicPath, ...] = Field(
+        min_length=1,
+        description="The vendor's root certificates, PEM. Nothing else is trusted for its devices.",
+    )
+    intermediates_paths: tuple[PublicPath, ...] = Field(
+        default=(),
+        description="The vendor's sub-CA certificates, PEM, for devices that do not send them.",
+    )
+    algorithms: AlgorithmsConfig = Field(
+        default=AlgorithmsConfig(),
+        description="What signatures and keys of this vendor's devices may be.",
+    )
+    quirks: tuple[QuirkName, ...] = Field(
+        default=(),
+        description="Rules this vendor's devices break and are forgiven for; each use is logged.",
+    )
+    revocation: RevocationConfig = Field(
+        default=RevocationConfig(),
+        description="How it is known which of this vendor's certificates were revoked.",
+    )
+    identity: IdentityConfig = Field(
+        default=IdentityConfig(),
+        description="Which subject and names this vendor's devices may get.",
+    )
+
+
+class InventoryConfig(Table):
+    """The operator's list of devices."""
+
+    csv_path: PublicPath = Field(
+        description="CSV file with the header domain,identity,subject,san,enabled: vendor name, "
+        "identity in its certificate, subject to certify, names to certify (separated by blanks), "
+        "true or false.",
+    )
+
+
+class GenmConfig(Table):
+    """Who answers what devices ask by genm, where `body_types` has it.
+
+    "forward" asks the CA, "local" answers here, "deny" refuses.
+    """
+
+    ca_certs: Literal["forward", "local", "deny"] = Field(
+        default="forward",
+        description='caCerts; "local" tells the CA certificates of `operator.intermediates_paths`.',
+    )
+    root_ca_cert: Literal["forward", "local", "deny"] = Field(
+        default="forward",
+        description='rootCaCert, after an update of the root; "local" says that there is none.',
+    )
+    cert_req_template: Literal["forward", "local", "deny"] = Field(
+        default="forward",
+        description='certReqTemplate; "local" says that nothing is prescribed.',
+    )
+    crl_status_list: Literal["forward", "deny"] = Field(
+        default="forward", description="crlStatusList, for a newer CRL."
+    )
+    others: Literal["forward", "deny"] = Field(
+        default="forward", description="Every other question; most CAs refuse it."
+    )
+
+
+class MACConfig(Table):
+    """Shared secrets of devices that have no certificate yet: ir, cr and p10cr under a MAC (PBM, PBMAC1).
+
+    Not with strictness "3gpp". Lock-out is counted by each process for itself.
+    """
+
+    secrets_path: SecretPath = Field(
+        description="CSV file with the header reference,secret,subject,san,single_use,expires: "
+        "senderKID, at least 16 characters, the subject and the names (separated by blanks) it may "
+        "ask for, true or false, and a time like 2027-01-31T00:00:00Z or nothing; mode 0600. Read "
+        "at the start.",
+    )
+    used_path: WrittenPath | None = Field(
+        default=None,
+        description="File that records which secrets for single use were used, required for such; "
+        "made when the first one is. Not with the redis store: no other process reads it.",
+    )
+    min_iterations: int = Field(
+        default=100,
+        ge=1,
+        le=1_000_000,
+        description="Least iterations of the key derivation; fewer are refused with badAlg. "
+        "openssl uses 500 unless told otherwise.",
+    )
+    max_iterations: int = Field(
+        default=20_000,
+        ge=1,
+        le=1_000_000,
+        description="Most iterations; more are refused before anything is computed. A stranger can "
+        "make the gateway compute so many: those of the default take some 10 ms, during which it "
+        "does nothing else.",
+    )
+    allow_weak_hmac: bool = Field(
+        default=False,
+        description="Whether HMAC-SHA1 is taken; openssl up to 3.0 uses it unless told otherwise "
+        "(-mac hmacWithSHA256).",
+    )
+    lockout_failures: int = Field(
+        default=5,
+        ge=1,
+        le=1000,
+        description="Wrong MACs under one reference, within `lockout_seconds`, that lock it for as "
+        "long. By default five: a device that knows its secret needs one.",
+    )
+    lockout_seconds: WholeSeconds = Field(
+        default=900,
+        le=86_400,
+        description="Time for `lockout_failures`, and of the lock, in seconds; by default what "
+        "leaves a guesser some 500 attempts a day.",
+    )
+
+
+class EndpointConfig(Table):
+    """URLs, who may use them for what, and where their requests go."""
+
+    paths: tuple[URLPath, ...] = Field(
+        default=(),
+        description="Exact URL paths; a slash at the end makes no difference. Below "
+        f"{WELL_KNOWN_PATH} the operation labels of RFC 9483 (initialization, keyupdate, ...) "
+        "are served too.",
+    )
+    profiles: tuple[Name, ...] = Field(
+        default=(), description=f"Profile names; each is served at {WELL_KNOWN_PATH}/p/<name>."
+    )
+    vendors: tuple[str, ...] = Field(
+        default=(), description="Names of the `[vendors.<name>]` whose devices may send ir here."
+    )
+    operator: bool = Field(
+        default=True,
+        description="Whether devices with an operator certificate may send kur here, and what "
+        "else `body_types` has but ir.",
+    )
+    body_types: tuple[BodyName, ...] = Field(
+        default=("ir", "cr", "kur"),
+        min_length=1,
+        description="Requests that may open a transaction here. TS 33.310 has neither p10cr (a "
+        "PKCS#10), nor rr (a device has its own certificate revoked), nor genm (it asks).",
+    )
+    genm: GenmConfig = Field(default=GenmConfig(), description="Who answers genm.")
+    mac: MACConfig | None = Field(
+        default=None,
+        description="Shared secrets; without this table, protection by MAC is refused.",
+    )
+    upstream: str = Field(description="Name of the `[upstreams.<name>]` that requests go to.")
+    implicit_confirm: Literal["deny", "relay"] = Field(
+        default="deny",
+        description='"deny" always runs certConf and pkiConf, as TS 33.310 has it; "relay" grants '
+        "implicitConfirm when the device asks for it and the CA grants it.",
+    )
+    strictness: Literal["lenient", "3gpp", "strict"] = Field(
+        default="3gpp",
+        description='"lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, '
+        '"strict" follows RFC 9483 to the letter. No setting weakens authentication.',
+    )
+    message_time_window_seconds: WholeSeconds = Field(
+        default=300,
+        ge=1,
+        le=86_400,
+        description="How far messageTime may be from the gateway's clock, either way, in seconds; "
+        "beyond it: badTime. Less than half of `store.transaction_lifetime_seconds`. The default is "
+        "the usual one of CMP servers (XiPKI) and of Kerberos.",
+    )
+    require_message_time: bool = Field(
+        default=False,
+        description="Whether a message without messageTime is refused; real base stations often "
+        "send none.",
+    )
+    ca_pubs: Literal["drop", "relay", "root"] = Field(
+        default="drop",
+        description='caPubs of ip: "drop" leaves it out (the operator root is in extraCerts), '
+        '"relay" passes the CA\'s on, "root" puts the operator roots in.',
+    )
+    extra_certs_max_count: int = Field(
+        default=16,
+        ge=1,
+        le=256,
+        description="Most certificates in extraCerts of a request; more are refused before a path "
+        "is sought. The default is five times a vendor's usual chain of three.",
+    )
+    confirm_wait_seconds: WholeSeconds = Field(
+        default=300,
+        ge=1,
+        le=86_400,
+        description="confirmWaitTime told to the device where the CA does not set one, in "
+        "seconds: by then it should send certConf. The default is that of other CMP servers "
+        "(XiPKI).",
+    )
+
+    @property
+    def url_paths(self) -> tuple[str, ...]:
+        """Return every URL path served, profiles included, without a slash at the end."""
+        return tuple(served_paths(self.paths, self.profiles))
+
+
+class GatewayConfig(Table):
+    """Everything one gateway process is told."""
+
+    server: ServerConfig = Field(default=ServerConfig(), description="The HTTP listener.")
+    log: LogConfig = Field(default=LogConfig(), description="Logging.")
+    store: StoreConfig = Field(default=StoreConfig(), description="The transaction store.")
+    ra: RAConfig = Field(description="The gateway's own credential.")
+    operator: OperatorConfig = Field(description="The operator's trust domain.")
+    vendors: Named[VendorConfig] = Field(
+        default={}, description="The manufacturers' trust domains."
+    )
+    inventory: InventoryConfig | None = Field(
+        default=None, description="The operator's list of devices."
+    )
+    upstreams: Named[Annotated[UpstreamConfig, Field(discriminator="kind")]] = Field(
+        min_length=1, description="The ways to CAs."
+    )
+    ca: CAConfig | None = Field(default=None, description="The bundled CA.")
+    endpoints: Named[EndpointConfig] = Field(min_length=1, description="The URLs served.")
+
+    @property
+    def has_bundled_upstream(self) -> bool:
+        """Return whether an upstream is the bundled CA in this process (then `ca` is not None)."""
+        return any(upstream.kind == "bundled" for upstream in self.upstreams.values())
+
+
+class CAServiceConfig(Table):
+    """What `ra-gateway ca serve` is told: `[log]`, `[ca]`, `[vendors]`, alone or in a gateway's file."""
+
+    log: LogConfig = Field(default=LogConfig(), description="Logging.")
+    vendors: Named[VendorConfig] = Field(
+        default={}, description="The manufacturers' trust domains, for client mode."
+    )
+    ca: CAConfig = Field(description="The bundled CA.")
