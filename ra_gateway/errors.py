@@ -2,7 +2,9 @@
 
     GatewayError
     |-- ConfigError                  the operator: a setting is wrong (all problems at once)
-    |-- CRLRefused                   the operator: a CRL cannot be used
+    |-- StatusRefused                the operator: what tells of revocations cannot be had, or not be used
+    |   |-- CRLRefused               a CRL
+    |   `-- OCSPRefused              an answer of an OCSP responder
     |-- StaleTransaction             nobody: a compare-and-set lost its race; reload and look again
     `-- CMPError(fail_info)          the wire
         |-- MalformedMessage         device: not DER, or not a PKIMessage
@@ -88,8 +90,16 @@ class ConfigError(GatewayError):
         super().__init__("\n".join(str(problem) for problem in problems))
 
 
-class CRLRefused(GatewayError):
-    """A CRL cannot be used; the text says why, for the operator."""
+class StatusRefused(GatewayError):
+    """What tells of revocations cannot be had, or not be used; the text says why, for the operator."""
+
+
+class CRLRefused(StatusRefused):
+    """A CRL cannot be used."""
+
+
+class OCSPRefused(StatusRefused):
+    """An answer of an OCSP responder cannot be used."""
 
 
 class StaleTransaction(GatewayError):
@@ -211,6 +221,10 @@ class UpstreamUnavailable(ServiceFailure):
 
 
 class UpstreamBroken(ServiceFailure):
-    """The CA's answer must not reach the device; never told as the device's own fault."""
+    """The CA's answer must not reach the device; never told as the device's own fault.
 
+    `certificate_der` is the certificate that came with the answer, if one did: it was issued for nobody.
+    """
+
+    certificate_der: bytes = b""
     phrase = "The certification authority gave an answer that cannot be used."

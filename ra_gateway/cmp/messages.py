@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.codes import ISSUED_STATUSES, OID, P10CR_CERT_REQ_ID, BodyType, PKIStatus
@@ -428,6 +428,8 @@ class CertReqMsg:
         pop: `SignaturePOP`; the name of another choice of ProofOfPossession; None if absent.
         reg_info: Attributes beside the request, which no proof of possession covers.
         is_pkcs10: Whether it came as a PKCS#10.
+        encr_cert: Whether possession is to be proved by decrypting the certificate: keyEncipherment with
+            subsequentMessage encrCert (RFC 4211 4.2).
     """
 
     cert_req_der: bytes
@@ -437,6 +439,7 @@ class CertReqMsg:
     pop: SignaturePOP | str | None
     reg_info: tuple[Control, ...] = ()
     is_pkcs10: bool = False
+    encr_cert: bool = False
 
     def old_cert_id(self) -> CertId | None:
         """Return the oldCertID control, or None.
@@ -446,8 +449,7 @@ class CertReqMsg:
         """
         for control in self.controls:
             if control.type == OID.oldCertID:
-                value = asn1.decode(asn1.CertId, control.value_der)
-                return CertId(asn1.raw(value.issuer), value.serial_number)
+                return cert_id(control.value_der)
         return None
 
 
@@ -477,11 +479,14 @@ def _cert_req_msg(message: asn1.CertReqMsg) -> CertReqMsg:
     cert_req_der = asn1.raw(message.cert_req)
     request = asn1.decode(asn1.CertRequest, cert_req_der)
     pop: SignaturePOP | str | None = None
+    encr_cert = False
     if message.popo is not None:
         pop = message.popo.tag
         value = message.popo.value
         if isinstance(value, asn1.POPOSigningKey):
             pop = _signature_pop(value)
+        elif pop == "keyEncipherment":
+            encr_cert = asn1.tlv(0xA2, asn1.raw(value)) == ENCR_CERT_POPO_DER
     return CertReqMsg(
         cert_req_der=cert_req_der,
         cert_req_id=_written(request.cert_req_id, "certReqId"),
@@ -489,6 +494,7 @@ def _cert_req_msg(message: asn1.CertReqMsg) -> CertReqMsg:
         controls=_controls(request.controls, "controls"),
         pop=pop,
         reg_info=_controls(message.reg_info, "regInfo"),
+        encr_cert=encr_cert,
     )
 
 
@@ -607,17 +613,30 @@ def signature_popo_der(
 
 RA_VERIFIED_POPO_DER: Final = b"\x80\x00"
 
+ENCR_CERT_POPO_DER: Final = b"\xa2\x03\x81\x01\x00"
+"""ProofOfPossession with choice keyEncipherment, subsequentMessage encrCert."""
+
 
 def popo_signing_key_input(sender_der: bytes, spki_der: bytes) -> bytes:
     """Return the DER of POPOSigningKeyInput that names its sender (a GeneralName)."""
     return asn1.tlv(0x30, asn1.tlv(0xA0, sender_der), spki_der)
 
 
-def cert_id_der(cert_id: CertId) -> bytes:
+def cert_id_der(named: CertId) -> bytes:
     """Return the DER of a CertId."""
     return asn1.encode(
-        asn1.CertId(issuer=asn1.element(cert_id.issuer_der), serial_number=cert_id.serial_number)
+        asn1.CertId(issuer=asn1.element(named.issuer_der), serial_number=named.serial_number)
     )
+
+
+def cert_id(der: bytes) -> CertId:
+    """Decode a CertId.
+
+    Raises:
+        MalformedMessage: It does not conform.
+    """
+    value = asn1.decode(asn1.CertId, der)
+    return CertId(asn1.raw(value.issuer), value.serial_number)
 
 
 # --- answers --------------------------------------------------------------------------------------------------
@@ -625,12 +644,20 @@ def cert_id_der(cert_id: CertId) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class CertResponse:
-    """One answer to a certificate request; `certificate_der` is None unless a plain certificate came."""
+    """One answer to a certificate request; `certificate_der` is None unless a plain certificate came.
+
+    Args:
+        encrypted: Whether certificate or private key came encrypted.
+        encrypted_cert_der: EncryptedKey with the certificate in it (`enveloped_data`), in its place.
+        private_key_der: EncryptedKey with the private key in it, beside the certificate.
+    """
 
     cert_req_id: int
     status_info: PKIStatusInfo
     certificate_der: bytes | None = None
     encrypted: bool = False
+    encrypted_cert_der: bytes | None = None
+    private_key_der: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -655,14 +682,22 @@ def cert_rep_message(content: bytes) -> CertRepMessage:
 
 
 def _cert_response(response: asn1.CertResponse) -> CertResponse:
-    certificate_der, encrypted = None, False
+    certificate_der, encrypted_cert_der, private_key_der = None, None, None
     pair = response.certified_key_pair
     if pair is not None:
+        value_der = asn1.raw(pair.cert_or_enc_cert.value)
         if pair.cert_or_enc_cert.tag == "certificate":
-            certificate_der = asn1.raw(pair.cert_or_enc_cert.value)
-        encrypted = certificate_der is None or pair.private_key is not None
+            certificate_der = value_der
+        else:
+            encrypted_cert_der = value_der
+        private_key_der = _raw_or_none(pair.private_key)
     return CertResponse(
-        response.cert_req_id, PKIStatusInfo.of(response.status), certificate_der, encrypted
+        response.cert_req_id,
+        PKIStatusInfo.of(response.status),
+        certificate_der,
+        encrypted_cert_der is not None or private_key_der is not None,
+        encrypted_cert_der,
+        private_key_der,
     )
 
 
@@ -677,7 +712,7 @@ def cert_rep_body(body_type: BodyType, message: CertRepMessage) -> bytes:
                     asn1.CertResponse(
                         cert_req_id=response.cert_req_id,
                         status=response.status_info.build(),
-                        certified_key_pair=_certified(response.certificate_der),
+                        certified_key_pair=_certified(response),
                         rsp_info=None,
                     )
                     for response in message.responses
@@ -687,14 +722,38 @@ def cert_rep_body(body_type: BodyType, message: CertRepMessage) -> bytes:
     )
 
 
-def _certified(certificate_der: bytes | None) -> asn1.CertifiedKeyPair | None:
-    if certificate_der is None:
+def _certified(response: CertResponse) -> asn1.CertifiedKeyPair | None:
+    given: (
+        asn1.Variant[asn1.TLV, Literal["certificate"]]
+        | asn1.Variant[asn1.TLV, Literal["encryptedCert"]]
+    )
+    if response.certificate_der is not None:
+        given = asn1.Variant(asn1.element(response.certificate_der), "certificate")
+    elif response.encrypted_cert_der is not None:
+        given = asn1.Variant(asn1.element(response.encrypted_cert_der), "encryptedCert")
+    else:
         return None
     return asn1.CertifiedKeyPair(
-        cert_or_enc_cert=asn1.Variant(asn1.element(certificate_der), "certificate"),
-        private_key=None,
+        cert_or_enc_cert=given,
+        private_key=_optional(asn1.element, response.private_key_der),
         publication_info=None,
     )
+
+
+def encrypted_key_der(enveloped_data_der: bytes) -> bytes:
+    """Return the DER of EncryptedKey with choice envelopedData, whose tag is IMPLICIT (RFC 4211 2.2)."""
+    return b"\xa0" + enveloped_data_der[1:]
+
+
+def enveloped_data(encrypted_key: bytes) -> bytes:
+    """Return the DER of the EnvelopedData in an EncryptedKey.
+
+    Raises:
+        MalformedMessage: It is an EncryptedValue, which pvno 3 has no more (RFC 9810 5.2.2).
+    """
+    if encrypted_key[:1] != b"\xa0":
+        raise MalformedMessage("EncryptedValue instead of EnvelopedData", rule="RFC 9810 5.2.2")
+    return b"\x30" + encrypted_key[1:]
 
 
 @dataclass(frozen=True, slots=True)

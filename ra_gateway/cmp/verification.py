@@ -586,16 +586,19 @@ def authenticate_answer(
 
 
 def check_answer_header(
-    header: PKIHeader, *, transaction_id: bytes | None, sender_nonce: bytes | None
+    header: PKIHeader, *, transaction_id: bytes, sender_nonces: Collection[bytes]
 ) -> None:
     """Check that an answer belongs to a request (R83).
+
+    Args:
+        sender_nonces: One of which recipNonce has to be.
 
     Raises:
         HeaderRefused: transactionID or recipNonce is another one.
     """
     if header.transaction_id != transaction_id:
         raise HeaderRefused("the answer has another transactionID", rule="R83")
-    if header.recip_nonce != sender_nonce:
+    if header.recip_nonce not in sender_nonces:
         raise HeaderRefused(
             "recipNonce of the answer is not the request's senderNonce",
             fail_info=PKIFailureInfo.badRecipientNonce,

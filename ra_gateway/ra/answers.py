@@ -6,25 +6,35 @@ The device must never be shown the CA's fault as its own: whatever is wrong here
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from ra_gateway.cmp.certificates import Certificate, load_certificate
-from ra_gateway.cmp.codes import OID, RESPONSE_TO, BodyType, PKIStatus, is_cert_req_id
+from ra_gateway.cmp.codes import (
+    CERT_RESPONSE_TO,
+    OID,
+    RESPONSE_TO,
+    BodyType,
+    PKIStatus,
+    is_cert_req_id,
+)
 from ra_gateway.cmp.messages import (
+    CertId,
     CertRepMessage,
     CertResponse,
-    PKIHeader,
     PKIMessage,
     PKIStatusInfo,
+    cert_id,
     cert_rep_message,
     error_msg_content,
     gen_msg_content,
     rev_rep_content,
 )
 from ra_gateway.cmp.names import general_names, name_of, same_name
-from ra_gateway.cmp.requests import AuthenticatedQuestion, AuthenticatedRevocation
+from ra_gateway.cmp.polling import poll_rep_content, polled_cert_req_id
 from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import (
     AuthenticatedMessage,
@@ -36,8 +46,8 @@ from ra_gateway.cmp.verification import (
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
 from ra_gateway.ra.information import ANSWER_TO
-from ra_gateway.ra.policy import AuthorizedRequest
 from ra_gateway.ra.routes import Upstream
+from ra_gateway.ra.transaction import Transaction
 
 _ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
 
@@ -62,34 +72,40 @@ _CA_TROUBLE: Final = frozenset({PKIFailureInfo.systemUnavail, PKIFailureInfo.sys
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the answer to a certificate request has to fit.
+    """What the answer to a request has to fit.
 
     Args:
-        body_type: Of the request.
-        subject_der: Subject of the certificate.
-        san: subjectAltName entries it must contain, None for no demand.
+        body_type: Of the request; certConf where that is answered.
+        nonces: senderNonces of which the answer must return one: the request's, and the last pollReq's.
+        public_key_der, subject_der, san: Of the certificate; san is what it must contain, None for no demand.
+        target_der: What an rr is about (CertId).
+        info_type: What a genm asks for.
     """
 
     body_type: BodyType
     transaction_id: bytes
-    sender_nonce: bytes
+    nonces: tuple[bytes, ...]
     cert_req_id: int
     public_key_der: bytes
     subject_der: bytes
     san: tuple[str, ...] | None
+    target_der: bytes
+    info_type: str
 
     @classmethod
-    def of(cls, authorized: AuthorizedRequest) -> Expected:
-        """Return what is expected of the answer to an authorised request."""
-        header = authorized.request.message.header
+    def of(cls, transaction: Transaction, nonces: tuple[bytes, ...]) -> Expected:
+        """Return what is expected of the answer to a transaction's current message."""
+        confirming = transaction.confirmation is not None
         return cls(
-            body_type=authorized.request.message.body_type,
-            transaction_id=header.transaction_id or b"",
-            sender_nonce=header.sender_nonce or b"",
-            cert_req_id=authorized.request.request.cert_req_id,
-            public_key_der=authorized.request.public_key_der,
-            subject_der=authorized.subject_der,
-            san=authorized.san,
+            body_type=BodyType.certConf if confirming else transaction.body_type,
+            transaction_id=transaction.key.transaction_id,
+            nonces=nonces,
+            cert_req_id=transaction.cert_req_id,
+            public_key_der=transaction.public_key_der,
+            subject_der=transaction.subject_der,
+            san=transaction.san,
+            target_der=transaction.target_der,
+            info_type=transaction.info_type,
         )
 
 
@@ -109,7 +125,12 @@ class CheckedAnswer:
     path: Path
 
 
-def _decoded(der: bytes, upstream: Upstream) -> PKIMessage:
+def decoded(der: bytes, upstream: Upstream) -> PKIMessage:
+    """Decode what a CA answered.
+
+    Raises:
+        UpstreamBroken: It is no PKIMessage.
+    """
     try:
         return PKIMessage.from_der(der)
     except MalformedMessage as error:
@@ -163,26 +184,86 @@ def _error_of(message: PKIMessage, upstream: Upstream) -> UpstreamBroken:
 
 
 def _answer_to(
-    der: bytes,
-    body_type: BodyType,
+    message: PKIMessage,
+    expected: Expected,
+    expected_type: BodyType,
     upstream: Upstream,
-    *,
-    transaction_id: bytes | None,
-    sender_nonce: bytes | None,
     now: datetime,
 ) -> AuthenticatedMessage:
-    """Decode and authenticate the answer to a request of a type, and check that it belongs to it."""
-    message = _decoded(der, upstream)
-    authenticated = _authenticated(message, upstream, RESPONSE_TO[body_type], now)
-    check_answer_header(message.header, transaction_id=transaction_id, sender_nonce=sender_nonce)
+    """Authenticate an answer of a type, and check that it belongs to the request."""
+    authenticated = _authenticated(message, upstream, expected_type, now)
+    check_answer_header(
+        message.header, transaction_id=expected.transaction_id, sender_nonces=expected.nonces
+    )
     if not message.header.sender_nonce:
         # It goes down as it is, for certConf to return: no device could go on without.
         raise UpstreamBroken(f"{upstream.name} answered without senderNonce", rule="R83")
     return authenticated
 
 
+@contextmanager
+def _of(upstream: Upstream) -> Iterator[None]:
+    """Turn whatever is found wrong with an answer into the CA's fault."""
+    try:
+        yield
+    except UpstreamBroken:
+        raise
+    except CMPError as error:
+        raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
+
+
+# --- waiting --------------------------------------------------------------------------------------------------
+
+
+def check_waiting(
+    message: PKIMessage, expected: Expected, upstream: Upstream, now: datetime
+) -> bool:
+    """Tell whether a CA's answer says to wait: pollRep, or the status waiting (R116, R117).
+
+    Raises:
+        UpstreamBroken: It does, but must not be believed or relayed.
+    """
+    with _of(upstream):
+        body_type = message.body_type
+        if body_type is BodyType.error:
+            info = error_msg_content(message.body_content).status_info
+            if info.status is not PKIStatus.waiting:
+                return False
+            if expected.body_type in CERT_RESPONSE_TO:
+                raise UpstreamBroken(
+                    f"{upstream.name} answered a certificate request with error and status waiting",
+                    rule="R116",
+                )
+            if info.fail_info:
+                raise UpstreamBroken(f"{upstream.name} says waiting and {info}", rule="R116")
+        elif body_type is BodyType.pollRep:
+            asked = polled_cert_req_id(expected.body_type, expected.cert_req_id)
+            told = poll_rep_content(message.body_content).cert_req_id
+            if not is_cert_req_id(told, asked):
+                raise UpstreamBroken(
+                    f"{upstream.name} answered certReqId {told} in pollRep, expected {asked}",
+                    rule="R117",
+                )
+        elif body_type is CERT_RESPONSE_TO.get(expected.body_type):
+            responses = cert_rep_message(message.body_content).responses
+            if [item.status_info.status for item in responses] != [PKIStatus.waiting]:
+                return False
+            (response,) = responses
+            if response.certificate_der or response.encrypted or response.status_info.fail_info:
+                raise UpstreamBroken(
+                    f"{upstream.name} says waiting, and more than that", rule="R116"
+                )
+        else:
+            return False
+        _answer_to(message, expected, body_type, upstream, now)
+        return True
+
+
+# --- ip, cp, kup ----------------------------------------------------------------------------------------------
+
+
 def check_response(
-    der: bytes, expected: Expected, upstream: Upstream, now: datetime
+    message: PKIMessage, expected: Expected, upstream: Upstream, now: datetime
 ) -> CheckedAnswer:
     """Check the answer to an ir, cr, kur or p10cr.
 
@@ -192,21 +273,11 @@ def check_response(
     Raises:
         UpstreamBroken: It must not be relayed.
     """
-    try:
+    with _of(upstream):
         authenticated = _answer_to(
-            der,
-            expected.body_type,
-            upstream,
-            transaction_id=expected.transaction_id,
-            sender_nonce=expected.sender_nonce,
-            now=now,
+            message, expected, RESPONSE_TO[expected.body_type], upstream, now
         )
-        message = authenticated.message
         content = cert_rep_message(message.body_content)
-    except UpstreamBroken:
-        raise
-    except CMPError as error:
-        raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
     ids = [response.cert_req_id for response in content.responses]
     if len(ids) != 1 or not is_cert_req_id(ids[0], expected.cert_req_id):
         raise UpstreamBroken(
@@ -226,9 +297,14 @@ def check_response(
             f"{upstream.name} accepted, but not with one plain certificate and no failInfo",
             rule="R96",
         )
-    certificate, path = _check_certificate(
-        response.certificate_der, authenticated, expected, upstream, now
-    )
+    try:
+        certificate, path = _check_certificate(
+            response.certificate_der, authenticated, expected, upstream, now
+        )
+    except UpstreamBroken as error:
+        # It was issued, whatever is wrong with it: somebody has to see to its end.
+        error.certificate_der = response.certificate_der
+        raise
     return CheckedAnswer(message, content, response, certificate, path)
 
 
@@ -292,40 +368,22 @@ def _check_san(certificate: Certificate, expected: Expected, upstream: Upstream)
 
 
 def check_revocation(
-    der: bytes, request: AuthenticatedRevocation, upstream: Upstream, now: datetime
-) -> tuple[PKIMessage, PKIStatusInfo]:
+    message: PKIMessage, expected: Expected, upstream: Upstream, now: datetime
+) -> PKIStatusInfo:
     """Check the answer to an rr.
 
     Returns:
-        The rp, and its one status: a rejection, or that the certificate is revoked.
+        Its one status: a rejection, or that the certificate is revoked.
 
     Raises:
         UpstreamBroken: It must not be relayed.
     """
-    asked = request.message.header
-    try:
-        message = _answer_to(
-            der,
-            BodyType.rr,
-            upstream,
-            transaction_id=asked.transaction_id,
-            sender_nonce=asked.sender_nonce,
-            now=now,
-        ).message
+    with _of(upstream):
+        _answer_to(message, expected, BodyType.rp, upstream, now)
         content = rev_rep_content(message.body_content)
-        named = [(name_of(item.issuer_der), item.serial_number) for item in content.rev_certs]
-        others = [
-            serial_number
-            for issuer_der, serial_number in named
-            if serial_number != request.serial_number
-            or issuer_der is None
-            or not same_name(issuer_der, request.issuer_der)
-        ]
-    except UpstreamBroken:
-        raise
-    except CMPError as error:
-        raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
-    if len(content.statuses) != 1 or len(named) > 1 or others:
+        asked = cert_id(expected.target_der)
+        others = [item for item in content.rev_certs if not _same_certificate(item, asked)]
+    if len(content.statuses) != 1 or len(content.rev_certs) > 1 or others:
         raise UpstreamBroken(
             f"{upstream.name} answered for other certificates than the one to be revoked",
             rule="R85",
@@ -333,89 +391,75 @@ def check_revocation(
     (info,) = content.statuses
     if info.status is not PKIStatus.rejection and (info.status not in _REVOKED or info.fail_info):
         raise UpstreamBroken(f"{upstream.name} answered with status {info}", rule="R85")
-    return message, info
+    return info
+
+
+def _same_certificate(told: CertId, asked: CertId) -> bool:
+    told_issuer, asked_issuer = name_of(told.issuer_der), name_of(asked.issuer_der)
+    return (
+        told.serial_number == asked.serial_number
+        and told_issuer is not None
+        and asked_issuer is not None
+        and same_name(told_issuer, asked_issuer)
+    )
 
 
 def check_information(
-    der: bytes, request: AuthenticatedQuestion, upstream: Upstream, now: datetime
-) -> tuple[PKIMessage, PKIStatusInfo | None]:
+    message: PKIMessage, expected: Expected, upstream: Upstream, now: datetime
+) -> PKIStatusInfo | None:
     """Check the answer to a genm.
 
     Returns:
-        The genp and None; or the error by which the CA refuses the question, and its status.
+        None for a genp; or the status of the error by which the CA refuses the question.
 
     Raises:
         UpstreamBroken: It must not be relayed.
     """
-    asked, question = request.authenticated.message.header, request.question.info_type
-    try:
-        refusal = _refusal_of(der, upstream, now)
+    with _of(upstream):
+        refusal = _refusal_of(message)
         if refusal is not None:
-            message, info = refusal
-            check_answer_header(
-                message.header,
-                transaction_id=asked.transaction_id,
-                sender_nonce=asked.sender_nonce,
-            )
-            return message, info
-        message = _answer_to(
-            der,
-            BodyType.genm,
-            upstream,
-            transaction_id=asked.transaction_id,
-            sender_nonce=asked.sender_nonce,
-            now=now,
-        ).message
+            _answer_to(message, expected, BodyType.error, upstream, now)
+            return refusal
+        _answer_to(message, expected, BodyType.genp, upstream, now)
         told = [item.info_type for item in gen_msg_content(message.body_content)]
-    except UpstreamBroken:
-        raise
-    except CMPError as error:
-        raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
-    if told not in ([ANSWER_TO.get(question, question)], [OID.unsupportedOIDs]):
+    asked = expected.info_type
+    if told not in ([ANSWER_TO.get(asked, asked)], [OID.unsupportedOIDs]):
         raise UpstreamBroken(
-            f"{upstream.name} answered {', '.join(told) or 'nothing'} to {question}", rule="R85"
+            f"{upstream.name} answered {', '.join(told) or 'nothing'} to {asked}", rule="R85"
         )
-    return message, None
+    return None
 
 
-def _refusal_of(
-    der: bytes, upstream: Upstream, now: datetime
-) -> tuple[PKIMessage, PKIStatusInfo] | None:
-    """Return an authentic error that is about the question, None for anything else."""
-    message = _decoded(der, upstream)
+def _refusal_of(message: PKIMessage) -> PKIStatusInfo | None:
+    """Return the status of an error that is about the question, None for anything else."""
     if message.body_type is not BodyType.error or message.protection is None:
         return None
     info = error_msg_content(message.body_content).status_info
     if info.status is not PKIStatus.rejection or not set(info.fail_info) <= _ABOUT_THE_QUESTION:
         return None
-    if not info.fail_info or not message.header.sender_nonce:
-        return None
-    return _authenticated(message, upstream, BodyType.error, now).message, info
+    return info if info.fail_info else None
 
 
 def check_pkiconf(
-    der: bytes, upstream: Upstream, *, transaction_id: bytes, sender_nonce: bytes, now: datetime
-) -> PKIHeader | None:
+    message: PKIMessage, expected: Expected, upstream: Upstream, now: datetime
+) -> bool:
     """Check the answer to a certConf.
 
     Returns:
-        The pkiConf's header; None where the CA says that it has confirmed already, as it will when its
+        Whether it is a pkiConf; False where the CA says that it has confirmed already, as it will when its
         first pkiConf was lost and it is asked again.
 
     Raises:
         UpstreamBroken: Neither of the two, or not an answer to this certConf.
     """
-    try:
-        message = _decoded(der, upstream)
+    with _of(upstream):
         confirmed = message.body_type is BodyType.error and (
             PKIFailureInfo.certConfirmed
             in error_msg_content(message.body_content).status_info.fail_info
         )
         expected_type = BodyType.error if confirmed else BodyType.pkiconf
         header = _authenticated(message, upstream, expected_type, now).message.header
-        check_answer_header(header, transaction_id=transaction_id, sender_nonce=sender_nonce)
-    except UpstreamBroken:
-        raise
-    except CMPError as error:
-        raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
-    return None if confirmed else header
+        check_answer_header(
+            header, transaction_id=expected.transaction_id, sender_nonces=expected.nonces
+        )
+        return not confirmed

@@ -6,37 +6,43 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from ra_gateway.cmp.asn1 import tlv
-from ra_gateway.cmp.codes import OID, BodyType
-from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, cert_rep_body, nested_body
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
+from ra_gateway.cmp.messages import (
+    InfoTypeAndValue,
+    PKIHeader,
+    PKIMessage,
+    cert_rep_body,
+    nested_body,
+)
 from ra_gateway.cmp.protection import Credential, Protecting, protect
 from ra_gateway.cmp.replies import (
     IMPLICIT_CONFIRM,
     confirm_wait_time,
+    confirm_wait_time_of,
     forward_header,
     relay_header,
 )
 from ra_gateway.ra.answers import CheckedAnswer
-from ra_gateway.ra.routes import CaPubs, Endpoint, ImplicitConfirm, Upstream, Variant
-
-
-def variant_for(upstream: Upstream, body_type: BodyType) -> Variant:
-    """Return how a request goes up: everything but kur is re-protected."""
-    return upstream.kur if body_type is BodyType.kur else Variant.reprotect
+from ra_gateway.ra.routes import CaPubs, CertConf, Endpoint, ImplicitConfirm, Upstream, Variant
+from ra_gateway.ra.transaction import Transaction
 
 
 async def message_for_ca(
     endpoint: Endpoint,
+    upstream: Upstream,
     message: PKIMessage,
     body_der: bytes,
     variant: Variant,
     credential: Credential,
     now: datetime,
+    recip_nonce: bytes | None = None,
 ) -> bytes:
     """Return the message for the CA (RFC 9483 5.2).
 
     Args:
         body_der: The body as it is to go up, where it is re-protected.
         credential: The RA's.
+        recip_nonce: Takes the place of the device's, where the CA's last answer was for the RA alone.
         now: Becomes messageTime.
     """
     if variant is Variant.forward:
@@ -44,22 +50,41 @@ async def message_for_ca(
     nested = variant is Variant.nested
     header = forward_header(
         message.header,
-        recipient_der=endpoint.upstream.recipient_der,
+        recipient_der=upstream.recipient_der,
         now=now,
-        general_info=() if nested else _upstream_info(endpoint, message),
+        general_info=() if nested else _upstream_info(endpoint, upstream, message),
     )
     if nested:
         header, body_der = replace(header, recip_nonce=None), nested_body(message.der)
+    elif recip_nonce:
+        header = replace(header, recip_nonce=recip_nonce)
     return await protect(header, body_der, credential, credential.certificates)
 
 
-def _upstream_info(endpoint: Endpoint, message: PKIMessage) -> tuple[InfoTypeAndValue, ...]:
-    """Return generalInfo for the CA: the device's, less a wish that this endpoint will not grant."""
+async def dated_anew(upstream_der: bytes, credential: Credential, now: datetime) -> bytes:
+    """Return a message for the CA that was never sent, signed as if it were made now.
+
+    Args:
+        upstream_der: As of `message_for_ca`, of the RA's own making.
+        credential: The RA's.
+    """
+    message = PKIMessage.from_der(upstream_der)
+    header = replace(message.header, message_time=now)
+    return await protect(header, message.body_der, credential, credential.certificates)
+
+
+def _upstream_info(
+    endpoint: Endpoint, upstream: Upstream, message: PKIMessage
+) -> tuple[InfoTypeAndValue, ...]:
+    """Return generalInfo for the CA: the device's, but implicitConfirm as this endpoint and the CA have it."""
     info = message.header.general_info
-    if endpoint.implicit_confirm is ImplicitConfirm.deny:
+    asks = upstream.certconf is CertConf.implicit and message.body_type in CERT_RESPONSE_TO
+    if asks or endpoint.implicit_confirm is ImplicitConfirm.deny:
         # A CA that granted it would not expect the certConf that the device is going to send.
         info = tuple(item for item in info if item.info_type != OID.implicitConfirm)
-    if endpoint.upstream.orig_message:
+    if asks:
+        info += (IMPLICIT_CONFIRM,)
+    if upstream.orig_message:
         info += (InfoTypeAndValue(OID.origPKIMessage, tlv(0x30, message.der)),)
     return info
 
@@ -69,34 +94,50 @@ def granted_by(answer: CheckedAnswer) -> bool:
     return answer.certificate is not None and answer.message.header.implicit_confirm
 
 
+def grants(endpoint: Endpoint, transaction: Transaction, answer: CheckedAnswer) -> bool:
+    """Tell whether the device is told that it need not confirm: it asked, the CA granted, the endpoint relays."""
+    return (
+        endpoint.implicit_confirm is ImplicitConfirm.relay
+        and transaction.implicit_asked
+        and granted_by(answer)
+    )
+
+
+def confirm_until(
+    endpoint: Endpoint, transaction: Transaction, answer: CheckedAnswer, now: datetime
+) -> datetime | None:
+    """Return until when the device is awaited to confirm, None where it need not."""
+    if answer.certificate is None or grants(endpoint, transaction, answer):
+        return None
+    told = confirm_wait_time_of(answer.message.header)
+    return told or now + timedelta(seconds=endpoint.confirm_wait_seconds)
+
+
 async def answer_for_device(
     endpoint: Endpoint,
-    request: PKIMessage,
+    transaction: Transaction,
+    asked: PKIHeader,
     answer: CheckedAnswer,
+    until: datetime | None,
     credential: Protecting,
     now: datetime,
-) -> tuple[bytes, bool]:
-    """Return the answer for the device, and whether it grants implicitConfirm.
+) -> bytes:
+    """Return the ip, cp or kup for the device.
 
     Args:
+        asked: Header of what is answered: the request, or the pollReq that got its answer at last.
+        until: As of `confirm_until`.
         credential: The RA's, or the shared secret that the request came under.
         now: Becomes messageTime.
     """
-    granted = (
-        endpoint.implicit_confirm is ImplicitConfirm.relay
-        and request.header.implicit_confirm
-        and granted_by(answer)
-    )
     general_info: tuple[InfoTypeAndValue, ...] = ()
-    if granted:
-        general_info = (IMPLICIT_CONFIRM,)
+    if until is not None:
+        told = answer.message.header.info(OID.confirmWaitTime)
+        general_info = (told or confirm_wait_time(until),)
     elif answer.certificate is not None:
-        wait = answer.message.header.info(OID.confirmWaitTime) or confirm_wait_time(
-            now + timedelta(seconds=endpoint.confirm_wait_seconds)
-        )
-        general_info = (wait,)
-    header = relay_header(answer.message.header, request.header, now=now, general_info=general_info)
-    ca_pubs = _ca_pubs(endpoint, request, answer)
+        general_info = (IMPLICIT_CONFIRM,)
+    header = relay_header(answer.message.header, asked, now=now, general_info=general_info)
+    ca_pubs = _ca_pubs(endpoint, transaction.body_type, answer)
     body_der = answer.message.body_der
     if ca_pubs != answer.content.ca_pubs:
         body_der = cert_rep_body(answer.message.body_type, replace(answer.content, ca_pubs=ca_pubs))
@@ -104,25 +145,25 @@ async def answer_for_device(
     # operator's root, which a base station may know from here only (TS 33.310 9.5.4.3).
     chain = [item.der for item in answer.path[1:]]
     certificates = dict.fromkeys((*credential.certificates, *chain))
-    return await protect(header, body_der, credential, certificates), granted
+    return await protect(header, body_der, credential, certificates)
 
 
 async def relayed(
-    answer: PKIMessage, request: PKIMessage, credential: Credential, now: datetime
+    answer: PKIMessage, asked: PKIHeader, credential: Protecting, now: datetime
 ) -> bytes:
-    """Return a CA's answer for the device under the RA's protection, its body as it came (rp, genp).
+    """Return a CA's answer for the device under the RA's protection, its body as it came.
 
     Args:
-        credential: The RA's.
+        asked: Header of what is answered.
         now: Becomes messageTime.
     """
-    header = relay_header(answer.header, request.header, now=now, general_info=())
+    header = relay_header(answer.header, asked, now=now, general_info=())
     return await protect(header, answer.body_der, credential, credential.certificates)
 
 
-def _ca_pubs(endpoint: Endpoint, request: PKIMessage, answer: CheckedAnswer) -> tuple[bytes, ...]:
+def _ca_pubs(endpoint: Endpoint, body_type: BodyType, answer: CheckedAnswer) -> tuple[bytes, ...]:
     # R93: only an ip may carry caPubs, and only with a certificate.
-    if request.body_type is not BodyType.ir or answer.certificate is None:
+    if body_type is not BodyType.ir or answer.certificate is None:
         return ()
     match endpoint.ca_pubs:
         case CaPubs.relay:

@@ -445,7 +445,7 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
             filled = pattern.format_map(literal)
         except KeyError:
             continue  # the vendor certificate lacks the attribute: this pattern allows nothing
-        if _fits(text, filled):
+        if fits(text, filled):
             return
     raise NotAuthorized(
         f"{what} {text!r} is not allowed for {signer.subject}; allowed: "
@@ -458,7 +458,7 @@ _ATTRIBUTES: Final = re.compile(r"(?:[^\\,+]|\\.)*[,+]?", re.DOTALL)
 """One attribute of an RFC 4514 string and the separator behind it; an escaped separator is no separator."""
 
 
-def _fits(text: str, pattern: str) -> bool:
+def fits(text: str, pattern: str) -> bool:
     """Tell whether a name fits a glob, attribute by attribute: no "*" admits an attribute more."""
     parts, patterns = _ATTRIBUTES.findall(text), _ATTRIBUTES.findall(pattern)
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))

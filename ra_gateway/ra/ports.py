@@ -58,6 +58,38 @@ class TransactionStore(Protocol):
         """Release connections."""
 
 
+class Agenda(Protocol):
+    """Remembers until when certificates have to be confirmed, over restarts, for all nodes.
+
+    Every method raises `StoreUnavailable` when it cannot be asked.
+    """
+
+    async def plan(self, key: TransactionKey, due_at: datetime) -> None:
+        """Have a transaction looked at from a time (aware UTC) on; a later call changes the time."""
+
+    async def due(self, now: datetime, *, limit: int) -> list[TransactionKey]:
+        """Return the transactions whose time has come, the longest due first, at most `limit`."""
+
+    async def drop(self, key: TransactionKey) -> None:
+        """Forget a transaction, if it is planned."""
+
+
+class Approvals(Protocol):
+    """Remembers which requests wait for an operator: one for each requester, the newest.
+
+    Every method raises `StoreUnavailable` when it cannot be asked, or is full.
+    """
+
+    async def hold(self, key: TransactionKey) -> None:
+        """List a request, in the place of an earlier one by the same requester."""
+
+    async def held(self) -> list[TransactionKey]:
+        """Return the requests that were listed; some may have expired meanwhile."""
+
+    async def unhold(self, key: TransactionKey) -> None:
+        """Take a request off the list, unless another one took its place."""
+
+
 class CACore(Protocol):
     """A certification authority that speaks CMP: bytes in, bytes out, wherever it runs."""
 
@@ -137,10 +169,10 @@ class SharedSecrets(Protocol):
 
 
 class RevocationStatus(Protocol):
-    """Knows which certificates of trust domains were revoked; asking it costs no I/O."""
+    """Knows which certificates of trust domains were revoked, or asks; asked only once a message is authenticated."""
 
-    def check(self, domain: str, path: Path, now: datetime) -> tuple[str, ...]:
-        """Refuse a path with a certificate that was revoked.
+    async def check(self, domain: str, path: Path, now: datetime) -> tuple[str, ...]:
+        """Refuse a path with a certificate that was revoked; waits some seconds at most.
 
         Args:
             domain: Name of the trust domain.

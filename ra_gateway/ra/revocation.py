@@ -18,7 +18,7 @@ class SignerStatus:
     """Asks whoever knows; nobody, unless given.
 
     Args:
-        domains: Knows the CRLs of trust domains.
+        domains: Knows what CRLs and OCSP responders say of trust domains' certificates.
         issued: Knows what the CA in this process revoked: at once, without a CRL.
     """
 
@@ -50,7 +50,7 @@ class SignerStatus:
                 )
         if self.domains is None:
             return ()
-        return self.domains.check(domain.name, authenticated.path, now)
+        return await self.domains.check(domain.name, authenticated.path, now)
 
 
 NOBODY_ASKED: Final = SignerStatus()

@@ -12,7 +12,7 @@ from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import HeaderRules
 from ra_gateway.ra.information import Information
-from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.policy import IdentityRules, fits
 from ra_gateway.ra.ports import CACore, SharedSecrets
 
 
@@ -29,6 +29,25 @@ class CertConf(StrEnum):
 
     forward = "forward"  # the CA
     local = "local"  # the RA: for CAs that do not read certConf
+    implicit = (
+        "implicit"  # the RA, which asks the CA for implicitConfirm; the CA where that grants none
+    )
+
+
+class Unconfirmed(StrEnum):
+    """What becomes of a certificate that its device rejected, or never confirmed."""
+
+    leave = "leave"  # nothing: the CA looks after it
+    report = "report"  # the operator is told
+    revoke = "revoke"  # an rr to the CA, again and again until it is answered
+
+
+class Approval(StrEnum):
+    """Which requests for a certificate wait until an operator has decided."""
+
+    none = "none"
+    required = "required"  # all
+    unlisted = "unlisted"  # of devices that the inventory does not list
 
 
 class ImplicitConfirm(StrEnum):
@@ -51,7 +70,8 @@ class Upstream:
     """One CA and how it wants to be spoken to.
 
     Args:
-        kur: How kur goes up; everything else is re-protected.
+        kur: How kur goes up.
+        requests: How ir, cr, p10cr and rr go up; genm is always re-protected.
         recipient_der: GeneralName that requests are addressed to: the issuing CA.
         trust: What the protection of the CA's answers must chain to.
         pinned: Certificates that may protect answers without a path of their own.
@@ -61,6 +81,9 @@ class Upstream:
             asking again after an unanswered request cannot issue twice.
         any_subject: Accept another subject than the one asked for.
         orig_message: Send the device's message along as origPKIMessage (RFC 9483 5.2.3).
+        path: CA-side profile or alias, "" for the default.
+        unconfirmed: What becomes of a certificate that was rejected, or not confirmed in time.
+        unconfirmed_reason: CRLReason of the rr.
     """
 
     name: str
@@ -75,6 +98,20 @@ class Upstream:
     replays_repeats: bool = False
     any_subject: bool = False
     orig_message: bool = False
+    requests: Variant = Variant.reprotect
+    path: str = ""
+    unconfirmed: Unconfirmed = Unconfirmed.leave
+    unconfirmed_reason: int = 5
+
+    def variant_for(self, body_type: BodyType) -> Variant:
+        """Return how a request goes up."""
+        match body_type:
+            case BodyType.kur:
+                return self.kur
+            case BodyType.genm:
+                return Variant.reprotect
+            case _:
+                return self.requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +128,45 @@ class MACAccess:
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """Which requests of an endpoint go where, and by which rules; an empty condition is always met.
+
+    Args:
+        profiles: Names out of the path below /p/.
+        cert_profiles: Names in certProfile of the header.
+        domains: Names of the trust domain that vouched for the signer.
+        body_types: Of the request.
+        subjects: Glob patterns over the RFC 4514 string of the subject that the certificate will have.
+        upstream: Where to.
+        identity: Takes the place of the domain's identity rules.
+        approval: Takes the place of the endpoint's.
+    """
+
+    name: str
+    upstream: Upstream
+    profiles: frozenset[str] = frozenset()
+    cert_profiles: frozenset[str] = frozenset()
+    domains: frozenset[str] = frozenset()
+    body_types: frozenset[BodyType] = frozenset()
+    subjects: tuple[str, ...] = ()
+    identity: IdentityRules | None = None
+    approval: Approval | None = None
+
+    def takes(self, *, profile: str, cert_profile: str, domain: str, body_type: BodyType) -> bool:
+        """Tell whether a request fits, as far as is known before its subject is decided."""
+        return (
+            (not self.profiles or profile in self.profiles)
+            and (not self.cert_profiles or cert_profile in self.cert_profiles)
+            and (not self.domains or domain in self.domains)
+            and (not self.body_types or body_type in self.body_types)
+        )
+
+    def takes_subject(self, subject: str) -> bool:
+        """Tell whether a subject (RFC 4514 string) fits."""
+        return not self.subjects or any(fits(subject, pattern) for pattern in self.subjects)
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """One service towards devices: who may come, with what, and where it goes.
 
@@ -102,6 +178,12 @@ class Endpoint:
         information: How genm is answered.
         confirm_wait_seconds: How long certConf is awaited, where the CA does not say.
         mac: Shared secrets for ir, cr and p10cr; None where only signatures are taken.
+        routes: The first that fits a request decides where it goes; `upstream` is for those that none fits.
+        only_routes: Refuse a request that no route fits, instead.
+        wait_after_seconds: A device whose CA has not answered by then is told to wait and poll; None for never.
+        check_after_seconds: How long it is told to wait between polls, where the CA does not say.
+        approval: Which requests wait for an operator's decision.
+        approval_seconds: How long they wait at most.
     """
 
     name: str
@@ -116,6 +198,18 @@ class Endpoint:
     information: Information = field(default_factory=Information)
     confirm_wait_seconds: int = 300
     mac: MACAccess | None = None
+    routes: tuple[Route, ...] = ()
+    only_routes: bool = False
+    wait_after_seconds: float | None = None
+    check_after_seconds: int = 10
+    approval: Approval = Approval.none
+    approval_seconds: int = 604_800
+
+    @property
+    def upstreams(self) -> dict[str, Upstream]:
+        """Every upstream that requests of this endpoint may go to, by name."""
+        all_upstreams = (self.upstream, *(route.upstream for route in self.routes))
+        return {upstream.name: upstream for upstream in all_upstreams}
 
     def domains_for(self, body_type: BodyType) -> tuple[TrustDomain, ...]:
         """Return the domains that may vouch for a request of a type (R71: never a vendor for a kur)."""

@@ -3,19 +3,26 @@
 Two rules. A transaction's state changes only through `advance`; and what is irreversible (a message to the CA)
 happens only after a store has accepted the state that announces it.
 
+    HELD --approved--> REQUESTED                an operator decides; the device polls meanwhile
+      `--denied--> REFUSED
+
     REQUESTED --issued--> ISSUED --confirm--> CONFIRMING --accepted--> CONFIRMED
-        |                   `----rejected--------|-----rejected--> REJECTED
-        |---granted--> GRANTED                   |---failed--> FAILED
-        |---revoked--> REVOKED                   |
-        |---refused--> REFUSED                   `--released/retaken--> CONFIRMING
+        |                   |----rejected--------|-----rejected--> REJECTED --withdraw--> WITHDRAWING
+        |---granted--> GRANTED                   |---failed--> FAILED ------withdraw-----------^
+        |---revoked--> REVOKED                   `--released/retaken/deferred/polled           |
+        |---informed--> INFORMED                                                               |
+        |---refused--> REFUSED       ISSUED --withdraw-----------------------------------------'
         |---failed--> FAILED
-        `---released/retaken--> REQUESTED
+        `--released/retaken/deferred/polled     WITHDRAWING --withdrawn--> WITHDRAWN
+
+What ends while the device is polling is *delivered* by a later pollReq, which changes no state.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -24,12 +31,13 @@ from typing import Any, Final
 
 from ra_gateway.cmp.codes import BodyType
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 
 class State(StrEnum):
     """Where an operation stands; `TRANSITIONS` is the whole truth about how it moves."""
 
+    HELD = "held"  # an operator has to approve the request before it goes to the CA
     REQUESTED = "requested"  # intent stored; the CA's answer is outstanding
     ISSUED = "issued"  # the certificate was relayed; certConf is outstanding
     CONFIRMING = "confirming"  # certConf accepted; the CA's pkiConf is outstanding
@@ -37,41 +45,83 @@ class State(StrEnum):
     REJECTED = "rejected"  # the device refused its certificate
     GRANTED = "granted"  # implicitConfirm was granted: nothing more will come
     REVOKED = "revoked"  # rr: the CA has revoked the certificate
-    REFUSED = "refused"  # the CA said no
+    INFORMED = "informed"  # genm: the CA has answered
+    REFUSED = "refused"  # the CA, or the operator, said no
     FAILED = "failed"  # no usable answer, and asking again could issue twice
+    WITHDRAWING = "withdrawing"  # nobody confirmed the certificate: the CA is to revoke it
+    WITHDRAWN = "withdrawn"  # and has done so
 
 
 class Event(StrEnum):
     """What can happen to an operation."""
 
+    approved = "approved"
+    denied = "denied"
     issued = "issued"
     granted = "granted"
     revoked = "revoked"
+    informed = "informed"
     refused = "refused"
     failed = "failed"
     confirm = "confirm"
     accepted = "accepted"
     rejected = "rejected"
+    deferred = "deferred"  # the device was told to wait and poll
+    polled = "polled"  # it did, too early
+    delivered = "delivered"  # it did, and got the answer
     released = "released"  # the CA was not reached: the next repeat may try at once
     retaken = "retaken"  # the node that held the lease is gone: another one takes over
+    withdraw = "withdraw"  # the certificate is to be revoked
+    withdrawn = "withdrawn"
 
+
+_SETTLED: Final = (
+    State.ISSUED,
+    State.CONFIRMED,
+    State.REJECTED,
+    State.GRANTED,
+    State.REVOKED,
+    State.INFORMED,
+    State.REFUSED,
+    State.FAILED,
+    State.WITHDRAWING,
+    State.WITHDRAWN,
+)
+
+_OUTSTANDING: Final = (State.REQUESTED, State.CONFIRMING)
 
 TRANSITIONS: Final = MappingProxyType(
     {
+        (State.HELD, Event.approved): State.REQUESTED,
+        (State.HELD, Event.denied): State.REFUSED,
+        (State.HELD, Event.polled): State.HELD,
         (State.REQUESTED, Event.issued): State.ISSUED,
         (State.REQUESTED, Event.granted): State.GRANTED,
         (State.REQUESTED, Event.revoked): State.REVOKED,
+        (State.REQUESTED, Event.informed): State.INFORMED,
         (State.REQUESTED, Event.refused): State.REFUSED,
         (State.REQUESTED, Event.failed): State.FAILED,
-        (State.REQUESTED, Event.released): State.REQUESTED,
-        (State.REQUESTED, Event.retaken): State.REQUESTED,
         (State.ISSUED, Event.confirm): State.CONFIRMING,
         (State.ISSUED, Event.rejected): State.REJECTED,
+        (State.ISSUED, Event.withdraw): State.WITHDRAWING,
         (State.CONFIRMING, Event.accepted): State.CONFIRMED,
         (State.CONFIRMING, Event.rejected): State.REJECTED,
         (State.CONFIRMING, Event.failed): State.FAILED,
-        (State.CONFIRMING, Event.released): State.CONFIRMING,
-        (State.CONFIRMING, Event.retaken): State.CONFIRMING,
+        (State.REJECTED, Event.withdraw): State.WITHDRAWING,
+        (State.FAILED, Event.withdraw): State.WITHDRAWING,
+        (State.WITHDRAWING, Event.withdrawn): State.WITHDRAWN,
+        (State.WITHDRAWING, Event.failed): State.FAILED,
+        **{
+            (state, event): state
+            for state in (*_OUTSTANDING, State.WITHDRAWING)
+            for event in (Event.released, Event.retaken)
+        },
+        **{
+            (state, event): state
+            for state in _OUTSTANDING
+            for event in (Event.deferred, Event.polled)
+        },
+        **{(state, Event.delivered): state for state in _SETTLED},
     }
 )
 
@@ -102,13 +152,19 @@ class Exchange:
     Args:
         request_digest: SHA-256 over the received PKIMessage: what makes a repeat byte-identical.
         upstream_der: The message for the CA, signed before it is first sent, so that a retry by any
-            node sends the same bytes; empty when nothing goes upstream.
+            node sends the same bytes; empty when nothing goes upstream, or no more.
         response_der: The answer the device was given, once there is one.
+        waiting: Whether that answer told the device to wait and poll.
+        answer_der: The CA's answer, checked, for a device that was told to wait; None until it came.
+        ca_nonce: senderNonce of the CA's last answer where the CA itself said to wait; empty where it did not.
     """
 
     request_digest: bytes
     upstream_der: bytes
     response_der: bytes | None = None
+    waiting: bool = False
+    answer_der: bytes | None = None
+    ca_nonce: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +173,7 @@ class Transaction:
 
     Args:
         version: Counts stored changes; a store replaces only the directly preceding version.
-        body_type: The request that opened the operation (ir, cr, kur, p10cr or rr).
+        body_type: The request that opened the operation (ir, cr, kur, p10cr, rr or genm).
         endpoint: Name of the endpoint that took the opening request.
         upstream: Name of the upstream the opening request was routed to.
         variant: How the opening request went up: "reprotect", "nested" or "forward"; followers go the same way.
@@ -126,13 +182,25 @@ class Transaction:
         sender_nonce: The device's senderNonce in the opening request.
         subject_der: Subject that was asked for, or whose certificate was to be revoked (encoded Name).
         cert_req_id: As in the opening request (-1 for a p10cr); certConf names it.
-        opening: The ir, cr, kur, p10cr or rr.
+        public_key_der: The key to be certified (SubjectPublicKeyInfo); empty where there is none.
+        san: subjectAltName entries the certificate must have; None for no demand.
+        target_der: The certificate an rr is about (CertId); empty for other requests.
+        info_type: What a genm asks for (dotted OID), "" for other requests.
+        implicit_asked: Whether the device asked for implicitConfirm.
+        opening: The request that opened the operation.
         confirmation: The certConf, from the moment it was accepted.
         response_nonce: senderNonce of the answer to the opening request; certConf must return it.
         certificate_der: The certificate as relayed.
         confirm_status: True if the accepted certConf takes the certificate, False if it rejects it.
         confirm_locally: Whether the CA awaits no certConf (it granted implicitConfirm), so that the RA answers it.
+        confirm_until: Until then certConf is awaited, as the device was told; None where it was told no time.
         may_retry: Whether it is certain that asking the CA again issues nothing twice.
+        polling: The last pollReq and its answer.
+        polling_nonce: senderNonce of the last message that told the device to wait; pollReq must return it.
+        withdrawal: The rr by which a certificate that nobody confirmed is revoked.
+        decided_by: Who approved or denied a request that was held, "" where none was.
+        unsent: Whether the message for the CA was certainly never sent, so that it may be signed anew.
+        failure: Name of the failInfo that a device which was told to wait is yet to be told, "" for none.
         lease_until: Until then one node is busy with the CA; a repeat waits instead of asking again.
         created_at, expires_at: Aware UTC; the store forgets the transaction at `expires_at`.
     """
@@ -158,14 +226,34 @@ class Transaction:
     confirm_status: bool = True
     confirm_locally: bool = False
     may_retry: bool = False
+    public_key_der: bytes = b""
+    san: tuple[str, ...] | None = None
+    target_der: bytes = b""
+    info_type: str = ""
+    implicit_asked: bool = False
+    confirm_until: datetime | None = None
+    polling: Exchange | None = None
+    polling_nonce: bytes = b""
+    withdrawal: Exchange | None = None
+    decided_by: str = ""
+    unsent: bool = False
+    failure: str = ""
 
     def exchange_for(self, request_digest: bytes) -> Exchange | None:
         """Return the exchange whose request had exactly these bytes, or None if they are new."""
-        if self.opening.request_digest == request_digest:
-            return self.opening
-        if self.confirmation is not None and self.confirmation.request_digest == request_digest:
-            return self.confirmation
+        for exchange in (self.opening, self.confirmation, self.polling):
+            if exchange is not None and exchange.request_digest == request_digest:
+                return exchange
         return None
+
+    @property
+    def current(self) -> Exchange:
+        """The request that the CA is asked, or was asked last: certConf, once there is one."""
+        return self.opening if self.confirmation is None else self.confirmation
+
+    def with_current(self, exchange: Exchange) -> dict[str, Exchange]:
+        """Return the change (for `advance`) that puts an exchange in the place of the current one."""
+        return {"opening" if self.confirmation is None else "confirmation": exchange}
 
     def to_fields(self) -> dict[str, bytes]:
         """Return the transaction as flat named byte strings (schema 1), for a store to keep."""
@@ -178,6 +266,8 @@ class Transaction:
             "lease_until": self.lease_until.isoformat(),
             "created_at": self.created_at.isoformat(),
             "expires_at": self.expires_at.isoformat(),
+            "san": self.san,
+            "confirm_until": None if self.confirm_until is None else self.confirm_until.isoformat(),
         }
         fields = {
             "version": str(self.version).encode(),
@@ -186,12 +276,12 @@ class Transaction:
             "transaction_id": self.key.transaction_id,
             **{name: getattr(self, name) for name in _BYTE_FIELDS},
         }
-        for prefix, exchange in (("opening", self.opening), ("confirmation", self.confirmation)):
+        for name in _EXCHANGES:
+            exchange: Exchange | None = getattr(self, name)
             if exchange is not None:
-                fields[f"{prefix}.request_digest"] = exchange.request_digest
-                fields[f"{prefix}.upstream_der"] = exchange.upstream_der
-                if exchange.response_der is not None:
-                    fields[f"{prefix}.response_der"] = exchange.response_der
+                fields.update(
+                    (f"{name}.{part}", octets) for part, octets in _exchange_fields(exchange)
+                )
         return fields
 
     @classmethod
@@ -205,11 +295,12 @@ class Transaction:
             plain = json.loads(fields["plain"])
             if plain["schema"] != SCHEMA:
                 raise ValueError(f"transaction schema {plain['schema']}, expected {SCHEMA}")
-            opening = _exchange(fields, "opening")
-            if opening is None:
-                raise ValueError("transaction without an opening exchange")
             kept: dict[str, Any] = {name: fields[name] for name in _BYTE_FIELDS}
             kept.update((name, plain[name]) for name in _PLAIN_FIELDS)
+            kept.update((name, _exchange(fields, name)) for name in _EXCHANGES)
+            if kept["opening"] is None:
+                raise ValueError("transaction without an opening exchange")
+            san, confirm_until = plain["san"], plain["confirm_until"]
             return cls(
                 key=TransactionKey(
                     plain["domain"], fields["signer_fingerprint"], fields["transaction_id"]
@@ -220,8 +311,8 @@ class Transaction:
                 lease_until=datetime.fromisoformat(plain["lease_until"]),
                 created_at=datetime.fromisoformat(plain["created_at"]),
                 expires_at=datetime.fromisoformat(plain["expires_at"]),
-                opening=opening,
-                confirmation=_exchange(fields, "confirmation"),
+                san=None if san is None else tuple(san),
+                confirm_until=confirm_until and datetime.fromisoformat(confirm_until),
                 **kept,
             )
         except KeyError as error:
@@ -234,6 +325,9 @@ _BYTE_FIELDS: Final = (
     "subject_der",
     "response_nonce",
     "certificate_der",
+    "public_key_der",
+    "target_der",
+    "polling_nonce",
 )
 
 _PLAIN_FIELDS: Final = (
@@ -244,14 +338,41 @@ _PLAIN_FIELDS: Final = (
     "confirm_status",
     "confirm_locally",
     "may_retry",
+    "info_type",
+    "implicit_asked",
+    "decided_by",
+    "unsent",
+    "failure",
 )
+
+_EXCHANGES: Final = ("opening", "confirmation", "polling", "withdrawal")
+
+
+def _exchange_fields(exchange: Exchange) -> Iterator[tuple[str, bytes]]:
+    yield "request_digest", exchange.request_digest
+    yield "upstream_der", exchange.upstream_der
+    if exchange.response_der is not None:
+        yield "response_der", exchange.response_der
+    if exchange.answer_der is not None:
+        yield "answer_der", exchange.answer_der
+    if exchange.waiting:
+        yield "waiting", b"1"
+    if exchange.ca_nonce:
+        yield "ca_nonce", exchange.ca_nonce
 
 
 def _exchange(fields: dict[str, bytes], prefix: str) -> Exchange | None:
     digest = fields.get(f"{prefix}.request_digest")
     if digest is None:
         return None
-    return Exchange(digest, fields[f"{prefix}.upstream_der"], fields.get(f"{prefix}.response_der"))
+    return Exchange(
+        digest,
+        fields[f"{prefix}.upstream_der"],
+        fields.get(f"{prefix}.response_der"),
+        waiting=f"{prefix}.waiting" in fields,
+        answer_der=fields.get(f"{prefix}.answer_der"),
+        ca_nonce=fields.get(f"{prefix}.ca_nonce", b""),
+    )
 
 
 def advance(transaction: Transaction, event: Event, **changes: Any) -> Transaction:

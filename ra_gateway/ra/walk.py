@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.mac import MACCredential
@@ -10,7 +10,7 @@ from ra_gateway.cmp.messages import PKIMessage, PKIStatusInfo
 from ra_gateway.cmp.verification import Authenticated
 from ra_gateway.errors import CMPError, MalformedMessage
 from ra_gateway.ra.events import MessageHandled
-from ra_gateway.ra.routes import Endpoint
+from ra_gateway.ra.routes import Endpoint, Upstream
 
 
 @dataclass(slots=True)
@@ -20,6 +20,10 @@ class Walk:
     Args:
         digest: SHA-256 over the received octets.
         operation: Operation label out of the path, "" for none.
+        profile: Name out of the path below /p/.
+        peer: Where the message came from.
+        started: When it came, on the node's monotonic clock, in seconds.
+        routed: Where a route, or the transaction, has it go.
         shared: The shared secret that protects the message, and its answers.
         follower: The authenticated certConf or error.
         refusal: Why we refused; `rejection`: what the CA said when it did.
@@ -30,6 +34,9 @@ class Walk:
     message: PKIMessage
     digest: bytes
     operation: str
+    profile: str = ""
+    peer: str = ""
+    started: float = 0.0
     signer: Certificate | None = None
     domain: str = ""
     quirks: tuple[str, ...] = ()
@@ -41,8 +48,18 @@ class Walk:
     refusal: CMPError | None = None
     rejection: PKIStatusInfo | None = None
     notes: list[str] = field(default_factory=list)
+    routed: Upstream | None = None
 
-    def event(self, peer: str, duration_ms: float, bug: Exception | None) -> MessageHandled:
+    @property
+    def upstream(self) -> Upstream:
+        """Where the message goes: the endpoint's own upstream until a route says otherwise."""
+        return self.routed or self.endpoint.upstream
+
+    def copy(self) -> Walk:
+        """Return a walk that goes on by itself."""
+        return replace(self, notes=list(self.notes))
+
+    def event(self, duration_ms: float, bug: Exception | None) -> MessageHandled:
         """Return the event that tells how the message was answered."""
         signer, certificate, refusal = self.signer, self.certificate, self.refusal
         fail_info, rule = None, ""
@@ -58,7 +75,7 @@ class Walk:
             who, fingerprint = self.shared.secret.label, self.shared.secret.fingerprint
         return MessageHandled(
             endpoint=self.endpoint.name,
-            peer=peer,
+            peer=self.peer,
             body_type=self.message.body_type.name,
             outcome=self.outcome,
             transaction_id=(self.message.header.transaction_id or b"").hex(),
@@ -68,7 +85,7 @@ class Walk:
             signer_fingerprint=fingerprint.hex(),
             subject="" if certificate is None else certificate.subject,
             serial_number="" if certificate is None else f"{certificate.serial_number:x}",
-            upstream=self.endpoint.upstream.name,
+            upstream=self.upstream.name,
             fail_info=fail_info,
             rule=rule,
             detail="; ".join((*detail, *self.notes)),

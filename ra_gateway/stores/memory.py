@@ -56,6 +56,8 @@ class MemoryStore:
         self._by_transaction_id: dict[bytes, dict[TransactionKey, None]] = {}
         self._due: list[tuple[datetime, int, TransactionKey]] = []
         self._ticket = count()  # keys have no order: it decides between equal times
+        self._agenda: dict[TransactionKey, datetime] = {}
+        self._held: dict[tuple[str, bytes], TransactionKey] = {}
 
     async def create(self, transaction: Transaction) -> Transaction | None:
         """Store a new transaction unless its key is live, and return the live one if it is.
@@ -124,6 +126,32 @@ class MemoryStore:
             # Nobody calls when a transaction expires, so look again a moment after it does.
             lives_seconds = (slot.transaction.expires_at - now).total_seconds() + 0.001
             await _changed(slot, min(left_seconds, lives_seconds))
+
+    async def plan(self, key: TransactionKey, due_at: datetime) -> None:
+        """Have a transaction looked at from a time on; a later call changes the time."""
+        self._agenda[key] = due_at
+
+    async def due(self, now: datetime, *, limit: int) -> list[TransactionKey]:
+        """Return the transactions whose time has come, the longest due first."""
+        due = [(at, key) for key, at in self._agenda.items() if at <= now]
+        return [key for _, key in heapq.nsmallest(limit, due, key=lambda item: item[0])]
+
+    async def drop(self, key: TransactionKey) -> None:
+        """Forget a transaction, if it is planned."""
+        self._agenda.pop(key, None)
+
+    async def hold(self, key: TransactionKey) -> None:
+        """List a request that waits for an operator, in the place of an earlier one by the same requester."""
+        self._held[key.domain, key.signer_fingerprint] = key
+
+    async def held(self) -> list[TransactionKey]:
+        """Return the requests that were listed."""
+        return list(self._held.values())
+
+    async def unhold(self, key: TransactionKey) -> None:
+        """Take a request off the list, unless another one took its place."""
+        if self._held.get((key.domain, key.signer_fingerprint)) == key:
+            del self._held[key.domain, key.signer_fingerprint]
 
     async def ping(self) -> None:
         """Return if the store can be written to now.

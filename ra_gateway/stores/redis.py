@@ -2,6 +2,8 @@
 
     {prefix}:{<transactionID>}:<domain>:<signer fingerprint>   hash: `Transaction.to_fields`
     {prefix}:{<transactionID>}                                 set: keys of these hashes (at most 8)
+    {prefix}:agenda                                            sorted set: transactions by when they are due
+    {prefix}:held                                              hash: requester to the request that waits for approval
 
 The braces are a Redis hash tag: both keys of a transactionID live in one cluster slot, so that one
 script may touch both. Every method that writes is one script, hence atomic, and one round trip.
@@ -17,7 +19,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any, Final, TypeVar
 
@@ -80,6 +82,19 @@ end
 return found
 """
 
+_HOLD: Final = """
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then
+  return 0
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
+
+_UNHOLD: Final = """
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
+return 1
+"""
+
 _T = TypeVar("_T")
 
 
@@ -96,6 +111,7 @@ class RedisStore:
         password: Used when the URL has none.
         timeout_seconds: Bound of every method except `wait`, whatever happens to Redis (above 0).
         max_connections: At most so many (1 or more); further calls wait for one within their time.
+        max_held: Most requests that wait for an operator; one more is refused.
 
     Raises:
         ValueError: The URL or the prefix cannot be used.
@@ -110,6 +126,7 @@ class RedisStore:
         password: str | None = None,
         timeout_seconds: float = 2.0,
         max_connections: int = 64,
+        max_held: int = 10_000,
     ) -> None:
         if "{" in key_prefix or "}" in key_prefix:
             raise ValueError("key_prefix must not contain braces: they mark the Redis hash tag")
@@ -122,6 +139,9 @@ class RedisStore:
         self._create = self._client.register_script(_CREATE)
         self._replace = self._client.register_script(_REPLACE)
         self._find = self._client.register_script(_FIND)
+        self._hold = self._client.register_script(_HOLD)
+        self._unhold = self._client.register_script(_UNHOLD)
+        self._max_held = max_held
         self._closed = False
 
     async def create(self, transaction: Transaction) -> Transaction | None:
@@ -166,6 +186,43 @@ class RedisStore:
             raise StaleTransaction(f"expected version {expected} in the store, found {there}")
 
         await self._ask(attempt)
+
+    async def plan(self, key: TransactionKey, due_at: datetime) -> None:
+        """Have a transaction looked at from a time on; a later call changes the time."""
+        agenda, member, score = f"{self._prefix}:agenda", _member(key), due_at.timestamp()
+        await self._ask(lambda _: self._client.zadd(agenda, {member: score}))
+
+    async def due(self, now: datetime, *, limit: int) -> list[TransactionKey]:
+        """Return the transactions whose time has come, the longest due first."""
+        agenda, score = f"{self._prefix}:agenda", now.timestamp()
+        found = await self._ask(
+            lambda _: self._client.zrange(
+                agenda, "-inf", str(score), byscore=True, offset=0, num=limit
+            )
+        )
+        return [_key(member) for member in found]
+
+    async def drop(self, key: TransactionKey) -> None:
+        """Forget a transaction, if it is planned."""
+        await self._ask(lambda _: self._client.zrem(f"{self._prefix}:agenda", _member(key)))
+
+    async def hold(self, key: TransactionKey) -> None:
+        """List a request that waits for an operator, in the place of an earlier one by the same requester."""
+        args: list[Any] = [_requester(key), _member(key), self._max_held]
+        if not await self._ask(lambda _: self._hold([f"{self._prefix}:held"], args)):
+            raise StoreUnavailable(
+                f"{self._name}: {self._max_held} requests wait for approval already"
+            )
+
+    async def held(self) -> list[TransactionKey]:
+        """Return the requests that were listed."""
+        found = await self._ask(lambda _: self._client.hvals(f"{self._prefix}:held"))
+        return [_key(member) for member in found]
+
+    async def unhold(self, key: TransactionKey) -> None:
+        """Take a request off the list, unless another one took its place."""
+        args = [_requester(key), _member(key)]
+        await self._ask(lambda _: self._unhold([f"{self._prefix}:held"], args))
 
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float
@@ -255,6 +312,20 @@ class RedisStore:
     async def _disconnect(self, *, inuse_connections: bool = True) -> None:
         with contextlib.suppress(RedisError):  # a connection that cannot be closed in order is gone
             await self._pool.disconnect(inuse_connections)
+
+
+def _requester(key: TransactionKey) -> str:
+    return f"{key.signer_fingerprint.hex()} {key.domain}"
+
+
+def _member(key: TransactionKey) -> str:
+    """Return a transaction's key as one text; a domain's name comes last, as it may have blanks."""
+    return f"{key.transaction_id.hex()} {_requester(key)}"
+
+
+def _key(member: bytes) -> TransactionKey:
+    transaction_id, signer_fingerprint, domain = member.decode().split(" ", 2)
+    return TransactionKey(domain, bytes.fromhex(signer_fingerprint), bytes.fromhex(transaction_id))
 
 
 def _flat(transaction: Transaction) -> chain[Any]:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -39,8 +40,9 @@ from ra_gateway.cmp.verification import HeaderRules, Strictness, authenticate_an
 from ra_gateway.device.enrollment import Done, Enrollment, Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, ServiceFailure, UpstreamUnavailable
 from ra_gateway.logs import LogSink
-from ra_gateway.ra import pipeline
+from ra_gateway.ra import authentication, operations, pipeline, verdicts
 from ra_gateway.ra.events import MessageHandled
+from ra_gateway.ra.node import Node
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from tests.support.harness import (
@@ -352,17 +354,24 @@ INTERNAL = "psycopg.OperationalError: password authentication failed for user 'r
 
 @pytest.mark.requirement(114, 159)
 @pytest.mark.parametrize(
-    "name", ["check_version", "authenticate", "read_request", "authorize", "check_response"]
+    "module,name",
+    [
+        (pipeline, "check_version"),
+        (authentication, "authenticate"),
+        (operations, "read_request"),
+        (operations, "authorize"),
+        (verdicts, "check_response"),
+    ],
 )
 async def test_a_bug_is_a_system_failure_that_shows_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch, name: str
+    world: World, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
 ) -> None:
     """An exception nobody raised on purpose: signed systemFailure with the fixed phrase, the cause in the event."""
 
     def bug(*args: Any, **options: Any) -> None:
         raise KeyError(INTERNAL)
 
-    monkeypatch.setattr(pipeline, name, bug)
+    monkeypatch.setattr(module, name, bug)
     answer = await world.ask(await _request()(world))
     assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["systemFailure"])
     assert status_of(answer).status_string == (ServiceFailure.phrase,)
@@ -427,14 +436,15 @@ async def test_a_credential_that_cannot_be_had_leaves_an_unprotected_error(world
         raise FileNotFoundError("/etc/ra-gateway/ra.key")
 
     gateway = Gateway(
-        endpoints={"ran": world.endpoint},
-        credential=gone,
-        store=world.store,
-        inventory=None,
-        clock=world.clock,
-        monotonic=lambda: 0.0,
-        random_octets=secrets.token_bytes,
-        sink=world.events.append,
+        Node(
+            endpoints={"ran": world.endpoint},
+            credential=gone,
+            store=world.store,
+            clock=world.clock,
+            monotonic=lambda: 0.0,
+            random_octets=secrets.token_bytes,
+            sink=world.events.append,
+        )
     )
     answer = await world.ask(await _request()(world), gateway=gateway)
     assert (answer.protection, fail_names(answer)) == (None, ["systemFailure"])

@@ -538,10 +538,6 @@ def _rejection_with_encrypted_certificate(answer: Answer) -> None:
     )
 
 
-def _waiting(answer: Answer) -> None:
-    answer.set_response(status_info=PKIStatusInfo(PKIStatus.waiting), certificate_der=None)
-
-
 def _waiting_with_certificate(answer: Answer) -> None:
     answer.set_response(status_info=PKIStatusInfo(PKIStatus.waiting))
 
@@ -606,8 +602,7 @@ BROKEN_ANSWERS: dict[str, tuple[Script, str]] = {
     "no CertResponse": (_no_response, "R85"),
     "two CertResponses": (_two_responses, "R85"),
     "another certReqId": (_other_cert_req_id, "R85"),
-    "waiting": (_waiting, "R85"),
-    "waiting with certificate": (_waiting_with_certificate, "R85"),
+    "waiting with certificate": (_waiting_with_certificate, "R116"),
     "revocationWarning": (_revocation_warning, "R85"),
     "accepted without certificate": (_no_certificate, "R96"),
     "accepted with failInfo": (_accepted_with_fail_info, "R96"),

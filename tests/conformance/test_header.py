@@ -384,7 +384,7 @@ async def test_an_endpoint_takes_only_its_own_types(make_world: MakeWorld) -> No
     "follower, rule",
     [
         (cert_confirm_body(CertStatus(bytes(32), 0)), "R11"),
-        (body(BodyType.pollReq, _POLL_REQ), "R119"),
+        (body(BodyType.pollReq, _POLL_REQ), "R11"),
         (error_body(status_of(MalformedMessage("no"))), "R11"),
     ],
     ids=["certConf", "pollReq", "error"],

@@ -17,6 +17,7 @@ from ra_gateway.ca.access import ClientMode, Mode
 from ra_gateway.ca.core import BundledCA, IssuancePolicy
 from ra_gateway.ca.information import Published
 from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger import Ledger, open_ledger
 from ra_gateway.ca.profiles import NE_IPSEC, Profile
 from ra_gateway.ca.records import CertificateStatus, Privilege, Role
@@ -168,8 +169,8 @@ class Desk:
         authenticate_answer(answer, self.domain, (), RULES, self.clock.now)
         check_answer_header(
             answer.header,
-            transaction_id=request.transaction_id,
-            sender_nonce=request.sender_nonce,
+            transaction_id=request.transaction_id or b"",
+            sender_nonces=(request.sender_nonce or b"",),
         )
         assert answer.header.sender_der == directory_name(
             ours(self.operator.cmp_signer.certificate).subject_der
@@ -322,6 +323,7 @@ async def open_desk(
     client: ClientMode | None = None,
     policy: IssuancePolicy | None = None,
     published: Published | None = None,
+    key_generation: KeyGeneration | None = None,
 ) -> AsyncIterator[Desk]:
     clock = clock or Clock()
     ledger = ledger or open_ledger(path)
@@ -348,6 +350,7 @@ async def open_desk(
         client=client,
         policy=policy,
         published=published,
+        key_generation=key_generation,
     )
     await ca.start()
     await register(ledger, "ra1", privileges, profile, *(registered or (operator.ra,)))

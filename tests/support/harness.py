@@ -45,12 +45,14 @@ from ra_gateway.cmp.verification import HeaderRules
 from ra_gateway.device.enrollment import DeviceIdentity, Enrollment, RequestOptions, operator_trust
 from ra_gateway.keys import KeySigner
 from ra_gateway.ra.events import EventSink, MessageHandled
+from ra_gateway.ra.node import Node
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import Inventory, TransactionStore
 from ra_gateway.ra.revocation import NOBODY_ASKED, SignerStatus
 from ra_gateway.ra.routes import Endpoint, Upstream
 from ra_gateway.stores.memory import MemoryStore
+from ra_gateway.stores.redis import RedisStore
 from tests.support.pki import (
     Credential,
     OperatorPKI,
@@ -371,16 +373,21 @@ def make_gateway(
 ) -> Gateway:
     """Wire a gateway; its credential is the operator's RA and its sink the list, unless others are given."""
     credential = credential or cmp_credential(operator.ra)
+    kept: Any = store if isinstance(store, MemoryStore | RedisStore) else None
     return Gateway(
-        endpoints={endpoint.name: endpoint},
-        credential=lambda: credential,
-        store=store,
-        inventory=inventory,
-        clock=clock,
-        monotonic=time.monotonic,
-        random_octets=secrets.token_bytes,
-        sink=sink or events.append,
-        signer_status=signer_status,
+        Node(
+            endpoints={endpoint.name: endpoint},
+            credential=lambda: credential,
+            store=store,
+            agenda=kept,
+            approvals=kept,
+            inventory=inventory,
+            clock=clock,
+            monotonic=time.monotonic,
+            random_octets=secrets.token_bytes,
+            sink=sink or events.append,
+            signer_status=signer_status,
+        )
     )
 
 

@@ -1,0 +1,90 @@
+"""What every step of the pipeline uses: the node's credential, store, clock and ears."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage
+from ra_gateway.cmp.protection import Credential
+from ra_gateway.cmp.replies import reply_header
+from ra_gateway.cmp.verification import NONCE_OCTETS
+from ra_gateway.ra.events import EventSink
+from ra_gateway.ra.ports import Agenda, Approvals, Clock, Inventory, TransactionStore
+from ra_gateway.ra.revocation import NOBODY_ASKED, SignerStatus
+from ra_gateway.ra.routes import Endpoint
+from ra_gateway.ra.transaction import Transaction
+
+
+@dataclass(slots=True)
+class Node:
+    """One gateway process, as its steps see it.
+
+    Args:
+        endpoints: By name.
+        credential: The RA's, called for each signature so that it can be renewed while running.
+        earlier_credentials: Those of before, while transactions begun with them may live: a transaction
+            keeps the credential its first answer was signed with (R80).
+        store: Where transactions are kept.
+        agenda: Where it is kept which certificates await confirmation; None keeps nothing.
+        approvals: Where it is kept which requests wait for an operator; None holds none.
+        inventory: None if no vendor uses it.
+        clock: Aware UTC.
+        monotonic: Seconds, for durations.
+        random_octets: Draws as many random octets as it is asked for.
+        sink: Takes an event for every message.
+        signer_status: Tells whether a signer was revoked.
+        lifetime: How long the answer to a repeat is kept.
+        act_lifetime: How long a certificate that nobody confirmed is tried to be revoked.
+    """
+
+    endpoints: Mapping[str, Endpoint]
+    credential: Callable[[], Credential]
+    store: TransactionStore
+    clock: Clock
+    monotonic: Callable[[], float]
+    random_octets: Callable[[int], bytes]
+    sink: EventSink
+    earlier_credentials: Callable[[], Sequence[Credential]] = tuple
+    agenda: Agenda | None = None
+    approvals: Approvals | None = None
+    inventory: Inventory | None = None
+    signer_status: SignerStatus = NOBODY_ASKED
+    lifetime: timedelta = timedelta(hours=1)
+    act_lifetime: timedelta = timedelta(days=7)
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def credential_of(self, transaction: Transaction) -> Credential:
+        """Return what signed the first answer of a transaction, the current credential if that is gone."""
+        current, earlier = self.credential(), self.earlier_credentials()
+        answer_der = transaction.opening.response_der
+        if not earlier or answer_der is None:
+            return current
+        (signer_der, *_) = PKIMessage.from_der(answer_der).extra_certs or (b"",)
+        known = {item.certificate.der: item for item in (*earlier, current)}
+        return known.get(signer_der, current)
+
+    def reply_header(self, request: PKIHeader) -> PKIHeader:
+        """Return the header of an answer that the RA authors."""
+        return reply_header(
+            request, sender_nonce=self.random_octets(NONCE_OCTETS), now=self.clock()
+        )
+
+    def spawn(self, work: Coroutine[Any, Any, bytes]) -> asyncio.Task[bytes]:
+        """Start work that goes on when whoever awaits it does not."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for exchanges that go on in the background; what is not done by then, another node takes over."""
+        tasks = set(self._tasks)
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)

@@ -1,0 +1,286 @@
+"""The messages that open an operation: ir, cr, kur, p10cr, rr and genm (steps 3 to 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.messages import CertId, cert_id_der, gen_msg_body
+from ra_gateway.cmp.names import directory_name, rfc4514
+from ra_gateway.cmp.protection import protect
+from ra_gateway.cmp.requests import (
+    AuthenticatedRequest,
+    AuthenticatedRevocation,
+    read_question,
+    read_request,
+    read_revocation,
+)
+from ra_gateway.cmp.trust import DomainKind
+from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, check_message_time
+from ra_gateway.errors import (
+    HeaderRefused,
+    NotAuthorized,
+    ServiceFailure,
+    SignerNotTrusted,
+    StatusUnavailable,
+    TransactionInUse,
+)
+from ra_gateway.ra.asking import Asking, lease
+from ra_gateway.ra.authentication import authenticate_request, check_status, key_of
+from ra_gateway.ra.forwarding import message_for_ca
+from ra_gateway.ra.information import answered_here
+from ra_gateway.ra.node import Node
+from ra_gateway.ra.policy import (
+    InventoryUse,
+    authorize,
+    authorize_revocation,
+    vendor_identity,
+)
+from ra_gateway.ra.ports import InventoryEntry
+from ra_gateway.ra.routes import Approval, Route, Upstream, Variant
+from ra_gateway.ra.transaction import Exchange, State, Transaction
+from ra_gateway.ra.walk import Walk
+
+
+@dataclass(frozen=True, slots=True)
+class _Intent:
+    """What is to be asked of a CA, decided and not yet stored.
+
+    Args:
+        body_der: The body as it is to go up, where it is re-protected.
+        held: Whether an operator has to approve it first.
+    """
+
+    authenticated: Authenticated
+    body_der: bytes
+    subject_der: bytes
+    public_key_der: bytes = b""
+    san: tuple[str, ...] | None = None
+    target_der: bytes = b""
+    info_type: str = ""
+    held: bool = False
+
+
+class Operations:
+    """Opens operations on one node."""
+
+    def __init__(self, node: Node, asking: Asking) -> None:
+        self._node = node
+        self._asking = asking
+
+    async def open(self, walk: Walk) -> bytes:
+        """Answer an ir, cr, kur, p10cr or rr.
+
+        Raises:
+            CMPError: It is refused.
+        """
+        node = self._node
+        now = node.clock()
+        authenticated = await authenticate_request(node, walk, now)  # step 3
+        intent = await self._intent(walk, authenticated)  # step 4
+        key = key_of(authenticated)
+        try:
+            rules = walk.endpoint.rules.relaxed_by(authenticated.domain.quirks)
+            check_message_time(walk.message.header, rules, now)
+            await check_status(node, walk, authenticated, now)
+        except (HeaderRefused, SignerNotTrusted, StatusUnavailable):
+            # A late repeat is still a repeat: the device may have been without power for an hour, and
+            # its certificate may have been superseded and revoked by what it got.
+            live = await node.store.load(key)
+            if live is None or live.exchange_for(walk.digest) is None:
+                raise
+            return await self._asking.repeat(walk, live)
+        transaction = await self._prepare(walk, intent, now)  # step 6
+        if intent.held:
+            return await self._hold(walk, transaction, now)
+        live = await node.store.create(transaction)  # step 5
+        if live is not None:
+            return await self._asking.repeat(walk, live)
+        return await self._asking.ask(walk, transaction)
+
+    async def inform(self, walk: Walk) -> bytes:
+        """Answer a genm, here or by the CA; nothing is stored, and a repeat is simply answered again.
+
+        Raises:
+            CMPError: It is refused.
+        """
+        node = self._node
+        now, endpoint, message = node.clock(), walk.endpoint, walk.message
+        authenticated = await authenticate_request(node, walk, now)
+        question = read_question(_signed(authenticated))
+        rules = endpoint.rules.relaxed_by(authenticated.domain.quirks)
+        check_message_time(message.header, rules, now)
+        await check_status(node, walk, authenticated, now)
+        live = await node.store.load(key_of(authenticated))
+        if live is not None:
+            if live.exchange_for(walk.digest) is None:
+                raise TransactionInUse("another request lives under this transactionID", rule="R12")
+            return await self._asking.repeat(walk, live)
+        own = answered_here(question, endpoint.information)
+        walk.outcome = "informed"
+        if own is not None:
+            credential = node.credential()
+            return await protect(
+                node.reply_header(message.header),
+                gen_msg_body(BodyType.genp, [own]),
+                credential,
+                credential.certificates,
+            )
+        intent = _Intent(
+            authenticated, message.body_der, b"", info_type=question.question.info_type
+        )
+        walk.routed = _routed(walk, self._routes(walk, authenticated), "")
+        return await self._asking.ask(walk, await self._prepare(walk, intent, now), stored=False)
+
+    # --- step 4 -------------------------------------------------------------------------------------------------
+
+    async def _intent(self, walk: Walk, authenticated: Authenticated) -> _Intent:
+        routes = self._routes(walk, authenticated)
+        if walk.message.body_type is BodyType.rr:
+            return self._revocation(walk, _signed(authenticated), routes)
+        request: AuthenticatedRequest = read_request(authenticated, walk.endpoint.rules)
+        walk.cert_req_id = request.request.cert_req_id
+        rules = None
+        entry: InventoryEntry | None = None
+        approval = walk.endpoint.approval
+        if request.domain.kind is DomainKind.vendor:
+            rules = next(
+                (route.identity for route in routes if route.identity is not None),
+                walk.endpoint.identities.get(request.domain.name),
+            )
+            if rules is not None and rules.inventory is not InventoryUse.none:
+                identity = vendor_identity(request.domain, rules, request.signer)
+                if self._node.inventory is None:
+                    raise NotAuthorized("no inventory is configured", rule="R145")
+                entry = await self._node.inventory.find(request.domain.name, identity)
+            approval = next(
+                (route.approval for route in routes if route.approval is not None), approval
+            )
+            if approval is Approval.unlisted and rules is not None:
+                # Whether the device may have it is then for a person to say, not for the list.
+                rules = replace(rules, inventory=InventoryUse.optional)
+        authorized = authorize(request, rules, entry, may_complete=True)
+        walk.routed = _routed(walk, routes, rfc4514(authorized.subject_der))
+        if walk.upstream.variant_for(walk.message.body_type) is not Variant.reprotect:
+            authorized = authorize(request, rules, entry, may_complete=False)
+        unlisted = request.domain.kind is DomainKind.vendor and entry is None
+        held = approval is Approval.required or (approval is Approval.unlisted and unlisted)
+        return _Intent(
+            authenticated,
+            authorized.body_der,
+            authorized.subject_der,
+            request.public_key_der,
+            authorized.san,
+            held=held,
+        )
+
+    def _revocation(
+        self, walk: Walk, authenticated: AuthenticatedMessage, routes: list[Route]
+    ) -> _Intent:
+        request: AuthenticatedRevocation = read_revocation(authenticated)
+        authorized = authorize_revocation(request)
+        walk.routed = _routed(walk, routes, rfc4514(authorized.subject_der))
+        target = CertId(directory_name(request.issuer_der), request.serial_number)
+        return _Intent(
+            authenticated,
+            authorized.body_der,
+            authorized.subject_der,
+            target_der=cert_id_der(target),
+        )
+
+    def _routes(self, walk: Walk, authenticated: Authenticated) -> list[Route]:
+        """Return the routes that fit a request, as far as can be told without its subject."""
+        profiles = walk.message.header.cert_profiles
+        return [
+            route
+            for route in walk.endpoint.routes
+            if route.takes(
+                profile=walk.profile,
+                cert_profile=profiles[0] if profiles else "",
+                domain=authenticated.domain.name,
+                body_type=walk.message.body_type,
+            )
+        ]
+
+    # --- steps 5 and 6 ------------------------------------------------------------------------------------------
+
+    async def _prepare(self, walk: Walk, intent: _Intent, now: datetime) -> Transaction:
+        """Build what another node needs to go on, the signed message for the CA included."""
+        node, endpoint, message = self._node, walk.endpoint, walk.message
+        upstream = walk.upstream
+        variant = upstream.variant_for(message.body_type)
+        upstream_der = await message_for_ca(
+            endpoint, upstream, message, intent.body_der, variant, node.credential(), now
+        )
+        lifetime = node.lifetime
+        if intent.held:
+            lifetime = max(lifetime, timedelta(seconds=endpoint.approval_seconds))
+        return Transaction(
+            key=key_of(intent.authenticated),
+            state=State.HELD if intent.held else State.REQUESTED,
+            version=0,
+            body_type=message.body_type,
+            endpoint=endpoint.name,
+            upstream=upstream.name,
+            variant=variant.value,
+            signer_der=intent.authenticated.requester.der,
+            sender_nonce=message.header.sender_nonce or b"",
+            subject_der=intent.subject_der,
+            cert_req_id=walk.cert_req_id,
+            public_key_der=intent.public_key_der,
+            san=intent.san,
+            target_der=intent.target_der,
+            info_type=intent.info_type,
+            implicit_asked=message.header.implicit_confirm,
+            opening=Exchange(walk.digest, upstream_der),
+            lease_until=now + lease(upstream),
+            created_at=now,
+            expires_at=now + lifetime,
+            unsent=intent.held,
+        )
+
+    async def _hold(self, walk: Walk, transaction: Transaction, now: datetime) -> bytes:
+        """Store a request for an operator to decide on, and tell the device to wait."""
+        node = self._node
+        if node.approvals is None:
+            raise ServiceFailure("approval is configured, but nothing keeps what waits for it")
+        der, nonce = await self._asking.waiting_answer(walk, transaction)
+        held = replace(
+            transaction,
+            opening=replace(transaction.opening, response_der=der, waiting=True),
+            polling_nonce=nonce,
+            lease_until=now,
+        )
+        await node.approvals.hold(held.key)
+        live = await node.store.create(held)
+        if live is not None:
+            return await self._asking.repeat(walk, live)
+        walk.outcome = "held"
+        walk.notes.append(f"{rfc4514(held.subject_der)} waits for approval")
+        return der
+
+
+def _signed(authenticated: Authenticated) -> AuthenticatedMessage:
+    if not isinstance(authenticated, AuthenticatedMessage):
+        raise AssertionError("a shared secret protects certificate requests only")
+    return authenticated
+
+
+def _routed(walk: Walk, routes: list[Route], subject: str) -> Upstream:
+    """Return where a request goes.
+
+    Raises:
+        HeaderRefused: No route fits, and the endpoint has no other way (badRequest).
+    """
+    for route in routes:
+        if route.takes_subject(subject):
+            return route.upstream
+    if walk.endpoint.only_routes:
+        profiles = ", ".join((walk.profile, *walk.message.header.cert_profiles)).strip(", ")
+        raise HeaderRefused(
+            f"no route takes {walk.message.body_type.name} of {walk.domain}"
+            f"{f' for profile {profiles}' if profiles else ''}{f' and {subject}' if subject else ''}",
+            rule="R64",
+        )
+    return walk.endpoint.upstream

@@ -1,0 +1,39 @@
+"""Telling a device that its message was refused."""
+
+from __future__ import annotations
+
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.messages import assemble, cert_req_id_of
+from ra_gateway.cmp.protection import Protecting, protect
+from ra_gateway.cmp.replies import refusal_body
+from ra_gateway.errors import CMPError, ServiceFailure
+from ra_gateway.ra.node import Node
+from ra_gateway.ra.walk import Walk
+
+
+async def refuse(
+    node: Node,
+    walk: Walk,
+    error: CMPError,
+    *,
+    body_type: BodyType | None = None,
+    cert_req_id: int | None = None,
+) -> bytes:
+    """Return the answer that says no: the failInfo and a fixed phrase, protected (R114).
+
+    Args:
+        body_type: Of the message that is refused; by default the one that is answered.
+        cert_req_id: Likewise.
+    """
+    walk.refusal = error
+    walk.outcome = "failed" if isinstance(error, ServiceFailure) else "refused"
+    header = node.reply_header(walk.message.header)
+    if cert_req_id is None:
+        cert_req_id = cert_req_id_of(walk.message) if error.in_body else 0
+    body_der = refusal_body(error, body_type or walk.message.body_type, cert_req_id)
+    try:
+        credential: Protecting = walk.shared or node.credential()
+        return await protect(header, body_der, credential, credential.certificates)
+    except Exception as failure:  # the key cannot sign: an unprotected error is all that is left
+        walk.notes.append(f"the answer could not be signed: {type(failure).__name__}")
+        return assemble(header.to_der(), body_der, None)
