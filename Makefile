@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench-ledger openssl softhsm postgresql fmt lint types contracts test demo bench clean
+.PHONY: help setup bench-ledger openssl softhsm postgresql fmt lint types contracts test fuzz demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,12 @@ contracts: setup  ## Check which module may import which
 
 test: setup openssl softhsm postgresql lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+fuzz: setup  ## Fuzz with a million inputs (INPUTS=..., SEED=...; MINIMISE=1 then renews the corpus); about half an hour
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]' \
+	  || { echo "error: pip could not install atheris; 'make fuzz' needs it." >&2; exit 1; }
+	@$(BIN)/python -m tests.fuzz.run --inputs $(or $(INPUTS),1000000) --seed $(or $(SEED),1) \
+	  $(if $(filter-out 0 no,$(MINIMISE)),--minimise)
 
 demo: setup  ## Enrol and renew a simulated base station (KEEP=1 leaves it serving; DIR=..., PORT=...)
 	@$(BIN)/ra-gateway demo $(if $(DIR),--dir "$(DIR)") $(if $(PORT),--port $(PORT)) $(if $(filter-out 0 no,$(KEEP)),--keep)

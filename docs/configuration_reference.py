@@ -42,7 +42,7 @@ def _sections(path: str, model: type[BaseModel], *, required: bool) -> Iterator[
     """Yield the section of one table, then those of the tables inside it."""
     keys: list[str] = []
     tables: list[tuple[str, type[BaseModel], FieldInfo]] = []
-    # `kind` is declared last, by the two upstreams, and read first.
+    # `kind` is declared last, by the upstreams, and read first.
     for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] != "kind"):
         inner = list(_tables(f"{path}.{name}".lstrip("."), field.annotation))
         if inner:
@@ -89,6 +89,8 @@ def _value(name: str, field: FieldInfo) -> str:
         annotation = bare(get_args(annotation)[0])
     if name.endswith(("_path", "_paths")):
         noun = "secret file" if not field.repr else "path"
+    elif get_origin(annotation) is Mapping:
+        noun = "table"
     elif get_origin(annotation) is Literal:
         noun = ", ".join(f"`{value}`" for value in get_args(annotation))
     else:
@@ -108,7 +110,7 @@ def _default(field: FieldInfo) -> str:
     default = field.default
     if field.is_required():
         return "**required**"
-    if default is None:
+    if default is None or default == {}:
         return "none"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"

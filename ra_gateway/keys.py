@@ -283,11 +283,11 @@ def sign_certificate(
     return Certificate.from_der(signed.public_bytes(Encoding.DER))
 
 
-def pem(certificate_der: bytes) -> str:
-    """Return a certificate as PEM."""
-    text = base64.encodebytes(certificate_der).decode().replace("\n", "")
+def pem(der: bytes, label: str = "CERTIFICATE") -> str:
+    """Return a certificate, or what another label names (RFC 7468), as PEM."""
+    text = base64.encodebytes(der).decode().replace("\n", "")
     lines = "\n".join(text[i : i + 64] for i in range(0, len(text), 64))
-    return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
+    return f"-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n"
 
 
 def write_certificates(path: Path, certificates: Iterable[Certificate]) -> None:

@@ -68,7 +68,7 @@ class LogSink:
             write, fields["exc_info"] = self._log.error, event.bug
         elif event.outcome == "failed":
             write = self._log.error
-        elif event.outcome in ("refused", "rejected"):
+        elif event.outcome in ("refused", "rejected", "unconfirmed"):
             write = self._log.warning
         write(
             event.body_type or "unreadable",

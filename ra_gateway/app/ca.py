@@ -18,6 +18,7 @@ from ra_gateway.ca.access import ClientMode, Mode
 from ra_gateway.ca.core import BundledCA, IssuancePolicy
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.information import Published
+from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger import Ledger, open_ledger
 from ra_gateway.ca.lint import require_clean
 from ra_gateway.ca.material import CAMaterial, expiries, load_ca
@@ -144,6 +145,22 @@ def _status_listener(
     )
 
 
+def _key_generation(material: CAMaterial, config: CAConfig) -> KeyGeneration | None:
+    if not config.key_generation:
+        return None
+    if material.key_generation is None:
+        raise ConfigError(
+            [
+                Problem(
+                    "ca.key_generation",
+                    f"is on, but {config.directory_path} has no kga.pem to sign such keys with",
+                    f"Run: ra-gateway ca renew-signers --key-generation --within-days 0 {config.directory_path}",
+                )
+            ]
+        )
+    return KeyGeneration(material.key_generation)
+
+
 def _published(material: CAMaterial, config: CAConfig) -> Published:
     active, update = material.issuers[0], material.root_update
     chains = (
@@ -223,6 +240,7 @@ class BundledService:
                 config.revoke_superseded,
             ),
             published=_published(material, config),
+            key_generation=_key_generation(material, config),
         )
 
     async def start(self) -> None:

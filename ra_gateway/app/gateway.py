@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import ssl
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
@@ -12,10 +11,10 @@ from datetime import timedelta
 
 from ra_gateway.app.ca import BundledService
 from ra_gateway.app.credential import CredentialFiles
-from ra_gateway.app.revocation import LedgerStatus, revocation
+from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
 from ra_gateway.app.running import cmp_listener, listen, now
-from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.app.trust import certificates, operator_domain, vendor_domains
+from ra_gateway.app.upstreams import Cores, answer_trust
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import directory_name, from_rfc4514
@@ -23,11 +22,12 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import HeaderRules, Strictness
 from ra_gateway.config import (
-    CMPHTTPUpstream,
+    BundledUpstream,
     EndpointConfig,
     GatewayConfig,
     IdentityConfig,
     MACConfig,
+    RouteConfig,
     StoreConfig,
     UpstreamConfig,
 )
@@ -35,16 +35,22 @@ from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.logs import LogSink
 from ra_gateway.ra.events import EventSink
 from ra_gateway.ra.information import INFO_TYPES, Information, Informing
+from ra_gateway.ra.node import Node
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
-from ra_gateway.ra.ports import CACore, TransactionStore
+from ra_gateway.ra.ports import CACore
 from ra_gateway.ra.revocation import SignerStatus
 from ra_gateway.ra.routes import (
+    POP,
+    Approval,
     CaPubs,
     CertConf,
     Endpoint,
     ImplicitConfirm,
     MACAccess,
+    Oddity,
+    Route,
+    Unconfirmed,
     Upstream,
     Variant,
 )
@@ -52,7 +58,6 @@ from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.secrets import SecretFile
-from ra_gateway.upstream.http import HttpCA
 
 # --- routes ---------------------------------------------------------------------------------------------------
 
@@ -84,14 +89,7 @@ def _upstream(
         if config.recipient is None
         else from_rfc4514(config.recipient)
     )
-    trust, deadline = operator, 15.0
-    pinned: tuple[Certificate, ...] = ()
-    if isinstance(config, CMPHTTPUpstream):
-        deadline = config.deadline_seconds
-        pinned = certificates(config.ca_certificate_paths, f"{setting}.ca_certificate_paths")
-        if config.trust_anchors_paths:
-            roots = anchors(config.trust_anchors_paths, f"{setting}.trust_anchors_paths")
-            trust = TrustDomain(name, DomainKind.operator, roots, operator.intermediates)
+    trust, pinned = answer_trust(name, config, core, operator)
     issuing = operator
     if config.issuing_ca_paths:
         issuing = TrustDomain(
@@ -109,10 +107,38 @@ def _upstream(
         kur=Variant(config.kur),
         certconf=CertConf(config.certconf),
         pinned=pinned,
-        deadline_seconds=deadline,
+        deadline_seconds=15.0 if isinstance(config, BundledUpstream) else config.deadline_seconds,
         replays_repeats=config.replays_repeats,
         any_subject=config.expected_subject == "any",
         orig_message=config.orig_message,
+        requests=Variant(config.requests),
+        path=config.path,
+        unconfirmed=Unconfirmed(config.unconfirmed),
+        unconfirmed_reason=config.unconfirmed_reason,
+        pop=POP(config.pop),
+        kur_names_issuer=config.kur_names_issuer,
+        max_pvno=config.max_pvno,
+        map_ids=config.ids == "map",
+        answers_genm=config.genm,
+        tolerates=frozenset(Oddity(oddity) for oddity in config.tolerate),
+    )
+
+
+def _route(
+    name: str,
+    config: RouteConfig,
+    upstreams: Mapping[str, Upstream],
+) -> Route:
+    return Route(
+        name=name,
+        upstream=upstreams[config.upstream],
+        profiles=frozenset(config.profiles),
+        cert_profiles=frozenset(config.cert_profiles),
+        domains=frozenset(config.domains),
+        body_types=frozenset(BodyType[body_type] for body_type in config.body_types),
+        subjects=config.subjects,
+        identity=None if config.identity is None else _identity(config.identity, enabled=True),
+        approval=None if config.approval is None else Approval(config.approval),
     )
 
 
@@ -172,6 +198,11 @@ def _endpoint(
             ),
         ),
         confirm_wait_seconds=config.confirm_wait_seconds,
+        routes=tuple(
+            _route(f"endpoints.{name}.routes[{index}]", route, upstreams)
+            for index, route in enumerate(config.routes)
+        ),
+        only_routes=config.only_routes,
         mac=(
             None
             if config.mac is None or secret_file is None
@@ -183,7 +214,7 @@ def _endpoint(
 # --- adapters -------------------------------------------------------------------------------------------------
 
 
-def transaction_store(config: StoreConfig) -> TransactionStore:
+def transaction_store(config: StoreConfig) -> MemoryStore | RedisStore:
     """Return the configured store; nothing is connected yet.
 
     Raises:
@@ -212,10 +243,6 @@ def transaction_store(config: StoreConfig) -> TransactionStore:
         ) from error
 
 
-def _tls_context(url: str) -> ssl.SSLContext | None:
-    return ssl.create_default_context() if url.startswith("https://") else None
-
-
 class Application:
     """One gateway process: everything that a configuration asks for, wired together.
 
@@ -235,8 +262,12 @@ class Application:
             if config.has_bundled_upstream and config.ca is not None
             else None
         )
+        self._remote = Cores(
+            operator,
+            lambda: [item.certificate for item in (self._ra.current, *self._ra.earlier())],
+        )
         self._cores: dict[str, CACore] = {
-            name: self._core(upstream) for name, upstream in config.upstreams.items()
+            name: self._core(name, upstream) for name, upstream in config.upstreams.items()
         }
         upstreams = {
             name: _upstream(name, upstream, self._cores[name], operator, self._ra.current)
@@ -254,17 +285,14 @@ class Application:
             for name, endpoint in config.endpoints.items()
         }
         self.store = transaction_store(config.store)
-        self.revocation = revocation(
-            [
-                (operator, config.operator.revocation),
-                *((vendors[name], item.revocation) for name, item in config.vendors.items()),
-            ]
-        )
-        self.gateway = Gateway(
+        self.revocation = gateway_revocation(config, operator, vendors)
+        self.node = Node(
             endpoints=endpoints,
             credential=lambda: self._ra.current,
             earlier_credentials=self._ra.earlier,
             store=self.store,
+            agenda=self.store,
+            approvals=self.store,
             inventory=None if config.inventory is None else CSVInventory(config.inventory.csv_path),
             clock=now,
             monotonic=time.monotonic,
@@ -274,8 +302,9 @@ class Application:
                 self.revocation,
                 None if self._bundled is None else LedgerStatus(self._bundled.ledger),
             ),
-            transaction_lifetime_seconds=config.store.transaction_lifetime_seconds,
+            lifetime=timedelta(seconds=config.store.transaction_lifetime_seconds),
         )
+        self.gateway = Gateway(self.node)
         self.listener = cmp_listener(
             self.gateway,
             config.server,
@@ -289,15 +318,9 @@ class Application:
             },
         )
 
-    def _core(self, config: UpstreamConfig) -> CACore:
-        if isinstance(config, CMPHTTPUpstream):
-            return HttpCA(
-                config.url,
-                connect_timeout_seconds=config.connect_timeout_seconds,
-                max_response_bytes=config.max_response_bytes,
-                max_connections=config.max_connections,
-                ssl_context=_tls_context(config.url),
-            )
+    def _core(self, name: str, config: UpstreamConfig) -> CACore:
+        if not isinstance(config, BundledUpstream):
+            return self._remote.core(name, config)
         if self._bundled is None:
             raise ConfigError(
                 [

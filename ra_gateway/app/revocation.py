@@ -1,16 +1,16 @@
-"""Who knows what was revoked: CRLs of the configured trust domains, and the bundled CA's ledger."""
+"""Who knows what was revoked: CRLs and OCSP responders of the trust domains, and the bundled CA's ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from ra_gateway.app.running import now
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.config import RevocationConfig
-from ra_gateway.revocation import Mode, Revocation, RevocationSettings
+from ra_gateway.config import GatewayConfig, RevocationConfig
+from ra_gateway.revocation import Mode, OCSPSettings, Revocation, RevocationSettings
 
 
 class LedgerStatus:
@@ -34,13 +34,43 @@ class LedgerStatus:
 def revocation(
     tables: Iterable[tuple[TrustDomain, RevocationConfig]],
 ) -> Revocation:
-    """Return what keeps the CRLs of trust domains; nothing is fetched yet.
+    """Return what knows of trust domains' revocations; nothing is fetched yet.
 
     Args:
         tables: Each domain, and what its configuration says of revocation.
     """
     return Revocation(
         [(domain, _settings(table)) for domain, table in tables if table.mode != "off"], now
+    )
+
+
+def revocation_tables(
+    config: GatewayConfig, operator: TrustDomain, vendors: Mapping[str, TrustDomain]
+) -> list[tuple[TrustDomain, RevocationConfig]]:
+    """Return each domain of a gateway, and what its configuration says of revocation."""
+    return [
+        (operator, config.operator.revocation),
+        *((vendors[name], vendor.revocation) for name, vendor in config.vendors.items()),
+    ]
+
+
+def gateway_revocation(
+    config: GatewayConfig,
+    operator: TrustDomain,
+    vendors: Mapping[str, TrustDomain],
+    *,
+    keeps_crls: bool = True,
+) -> Revocation:
+    """Return what knows of revocations in all domains of a gateway; nothing is fetched yet.
+
+    Args:
+        vendors: By name.
+        keeps_crls: False to neither read nor write the directories of fetched CRLs.
+    """
+    changes = {} if keeps_crls else {"crl_cache_path": None}
+    return revocation(
+        (domain, table.model_copy(update=changes))
+        for domain, table in revocation_tables(config, operator, vendors)
     )
 
 
@@ -56,4 +86,11 @@ def _settings(config: RevocationConfig) -> RevocationSettings:
         max_crl_bytes=config.max_crl_bytes,
         grace_seconds=config.grace_seconds,
         max_age_seconds=config.max_age_seconds,
+        crl_cache_path=config.crl_cache_path,
+        ocsp=OCSPSettings(
+            url=config.ocsp_url or "",
+            from_certificates=config.ocsp_from_certificates,
+            timeout_seconds=config.ocsp_timeout_seconds,
+            max_cache_seconds=config.ocsp_cache_seconds,
+        ),
     )

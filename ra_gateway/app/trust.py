@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ra_gateway.cmp.algorithms import AlgorithmPolicy
+from ra_gateway.cmp.algorithms import AlgorithmPolicy, with_legacy
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config import OPERATOR_DOMAIN, AlgorithmsConfig, GatewayConfig, VendorConfig
@@ -80,7 +80,11 @@ def vendor_domains(vendors: Mapping[str, VendorConfig]) -> dict[str, TrustDomain
             DomainKind.vendor,
             anchors(vendor.anchors_paths, f"vendors.{name}.anchors_paths"),
             certificates(vendor.intermediates_paths, f"vendors.{name}.intermediates_paths"),
-            _algorithms(vendor.algorithms),
+            with_legacy(
+                _algorithms(vendor.algorithms),
+                sha1="sha1" in vendor.quirks,
+                rsa1024="rsa1024" in vendor.quirks,
+            ),
             frozenset(vendor.quirks),
         )
         for name, vendor in vendors.items()

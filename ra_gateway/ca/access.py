@@ -11,7 +11,7 @@ Two modes serve at once, on paths of their own:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
@@ -64,6 +64,10 @@ class Mode(Enum):
     client = "client"
 
 
+async def _nobody_asked(domain: str, path: Path, now: datetime) -> None:
+    """Let every path pass."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClientMode:
     """What client mode is told.
@@ -74,13 +78,14 @@ class ClientMode:
             (a key of `IDENTITY_ATTRIBUTES`).
         implicit_confirm: Whether a device may do without certConf (TS 33.310: no).
         require_not_revoked: Given a domain's name, a path and the time, raises `SignerNotTrusted` where the
-            domain's CRLs list a certificate of it, or `ServiceFailure` where they have to be known and are not.
+            domain's CRLs or OCSP responders say that a certificate of it is revoked, or `ServiceFailure` where
+            that has to be known and is not.
     """
 
     vendors: Mapping[str, TrustDomain]
     identity_from: str = "serial_number"
     implicit_confirm: bool = False
-    require_not_revoked: Callable[[str, Path, datetime], object] = lambda domain, path, now: None
+    require_not_revoked: Callable[[str, Path, datetime], Awaitable[object]] = _nobody_asked
 
 
 class Registered:

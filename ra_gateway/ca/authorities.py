@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.profiles import CMP_SIGNER, OCSP_SIGNER, Profile
+from ra_gateway.ca.profiles import CMP_SIGNER, KGA_SIGNER, OCSP_SIGNER, Profile
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import default_algorithm, key_family, signing_arguments
 from ra_gateway.cmp.certificates import (
@@ -48,6 +48,10 @@ SIGNERS: Final = MappingProxyType(
     }
 )
 """File name to profile of the CA's own signers."""
+
+KGA: Final = "kga"
+OPTIONAL_SIGNERS: Final = MappingProxyType({KGA: replace(KGA_SIGNER, validity_days=SIGNER_DAYS)})
+"""Those that only a CA has which was told to: the key generation authority, for a CA that makes devices' keys."""
 
 _OWN: Final = (
     ExtensionOID.basicConstraints,

@@ -18,7 +18,15 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
-from ra_gateway.ca.profiles import CLOCK_SKEW, SAN_TAGS, Profile, purposes_der
+from ra_gateway.ca.profiles import (
+    CLOCK_SKEW,
+    EC_KEY_KINDS,
+    KEM_KEY_KINDS,
+    KEM_KEY_USAGE,
+    SAN_TAGS,
+    Profile,
+    purposes_der,
+)
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import default_algorithm
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
@@ -184,18 +192,28 @@ def _require_subject(profile: Profile, subject_der: bytes) -> None:
 def _key_usage(
     profile: Profile, requested: dict[str, bytes], kind: str, changes: list[str]
 ) -> bytes:
-    allowed = profile.key_usage
-    if kind == "rsa" and profile.rsa_key_usage:
-        allowed = allowed | profile.rsa_key_usage
+    least, allowed = _allowed_usage(profile, kind)
     granted = allowed
     value = requested.get(ExtensionOID.keyUsage)
     if value is not None:
         bits = _read_bits(value)
-        if profile.key_usage <= bits <= allowed:
+        if least <= bits <= allowed:
             granted = bits
         else:
             changes.append("keyUsage")
     return _key_usage_extension(granted)
+
+
+def _allowed_usage(profile: Profile, kind: str) -> tuple[frozenset[int], frozenset[int]]:
+    """Return the KeyUsage bits that a certificate for a kind of key must have, and those that it may have."""
+    if kind in KEM_KEY_KINDS:
+        return KEM_KEY_USAGE, KEM_KEY_USAGE
+    least = profile.key_usage
+    if kind == "rsa":
+        return least, least | profile.rsa_key_usage
+    if kind in EC_KEY_KINDS:
+        return least, least | profile.ec_key_usage
+    return least, least
 
 
 def _purposes(profile: Profile, requested: dict[str, bytes], changes: list[str]) -> bytes:
@@ -548,12 +566,19 @@ def _key_algorithms() -> dict[bytes, str]:
         ("mldsa44", "2.16.840.1.101.3.4.3.17"),
         ("mldsa65", "2.16.840.1.101.3.4.3.18"),
         ("mldsa87", "2.16.840.1.101.3.4.3.19"),
+        ("mlkem768", "2.16.840.1.101.3.4.4.2"),
+        ("mlkem1024", "2.16.840.1.101.3.4.4.3"),
     ):
         found[asn1.tlv(0x30, asn1.oid_der(oid))] = kind
     return found
 
 
 _KEY_ALGORITHMS: Final = MappingProxyType(_key_algorithms())
+
+
+def key_kind_of(algorithm_der: bytes) -> str:
+    """Return the kind of key that an AlgorithmIdentifier in SubjectPublicKeyInfo names, "" if not known."""
+    return _KEY_ALGORITHMS.get(algorithm_der, "")
 
 
 # --- checking -----------------------------------------------------------------------------------------------------
@@ -649,13 +674,9 @@ def _violated_extensions(tbs: CheckedTBS, profile: Profile, constant: _Constants
     critical, value = tbs.extensions.get(ExtensionOID.keyUsage, (False, _NO_BITS))
     usage = _read_bits(value)
     kind, identifier = _read_key(tbs.spki_der)
-    allowed = profile.key_usage
-    if kind == "rsa":
-        allowed = allowed | profile.rsa_key_usage
+    least, allowed = _allowed_usage(profile, kind)
     invariants = {
-        "keyUsage": critical
-        and profile.key_usage <= usage <= allowed
-        and value == _named_bits(usage),
+        "keyUsage": critical and least <= usage <= allowed and value == _named_bits(usage),
         "extKeyUsage": _purposes_conform(tbs, profile),
         "subjectAltName": _names_conform(tbs, profile),
         "subjectKeyIdentifier": tbs.extensions.get(ExtensionOID.subjectKeyIdentifier)

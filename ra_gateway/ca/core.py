@@ -11,6 +11,7 @@ How a message walks through here, from top to bottom of `BundledCA`:
     5 read            one CertReqMsg, template, proof of possession                 badPOP, badCertTemplate
     6 once            a repeat gets the stored answer, another request none         transactionIdInUse
     7 renew           kur: the old certificate, and names equal to its              badCertId, badCertTemplate
+      make the key    where the device has none (RFC 9483 4.1.6), if that is on     notAuthorized, unsupportedVersion
     8 issue           `Issuer.issue`: check, reserve, build, check, sign, store
     9 confirm         certConf against what was issued; pkiConf
 
@@ -28,6 +29,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ra_gateway.ca.access import (
     ClientMode,
@@ -44,8 +46,9 @@ from ra_gateway.ca.access import (
 )
 from ra_gateway.ca.information import Published, answer_to
 from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.key_generation import KeyGeneration, key_recipient, seal_certificate
 from ra_gateway.ca.ledger import Ledger
-from ra_gateway.ca.profiles import Profile
+from ra_gateway.ca.profiles import ANY_KEY_USAGES, Profile
 from ra_gateway.ca.records import (
     ALIVE,
     Authority,
@@ -57,6 +60,7 @@ from ra_gateway.ca.records import (
     Reenroll,
     Revocation,
 )
+from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
@@ -92,11 +96,13 @@ from ra_gateway.cmp.replies import (
 from ra_gateway.cmp.requests import (
     AuthenticatedRequest,
     AuthenticatedRevocation,
+    Possession,
+    asks_for_key,
     read_confirmation,
     read_request,
     read_revocation,
 )
-from ra_gateway.cmp.trust import TrustDomain
+from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import (
     NONCE_OCTETS,
     AuthenticatedMessage,
@@ -106,8 +112,10 @@ from ra_gateway.cmp.verification import (
     authenticate,
     authenticate_follower,
     authenticate_registered,
+    certificate_bag,
     check_message_time,
     check_version,
+    select_signers,
 )
 from ra_gateway.errors import (
     CMPError,
@@ -116,6 +124,7 @@ from ra_gateway.errors import (
     MalformedMessage,
     NotAuthorized,
     PKIFailureInfo,
+    POPRefused,
     ProtectionRefused,
     RequestRefused,
     ServiceFailure,
@@ -125,6 +134,7 @@ from ra_gateway.errors import (
     TransactionInUse,
     UpstreamUnavailable,
 )
+from ra_gateway.keys import spki_der
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
 
@@ -135,7 +145,7 @@ _REQUESTS: Final = frozenset(CERT_RESPONSE_TO)
 _TAKEN: Final = _REQUESTS | {BodyType.rr, BodyType.genm, BodyType.certConf}
 _TAKEN_NESTED: Final = _TAKEN - {BodyType.ir}
 """What may be nested: messages that operator certificates protect. An ir has a vendor's protection, which RA
-mode has no trust anchors for: the RA replaces it (RFC 9483 5.2.3)."""
+mode has no trust anchors for: the RA replaces it (RFC 9483 5.2.3), unless it asks for a key."""
 
 _OPERATOR_ONLY: Final = frozenset({BodyType.kur, BodyType.rr})
 """What a device may ask with a certificate of ours only (R71)."""
@@ -244,6 +254,7 @@ class BundledCA:
         client: Client mode; None serves RA mode only.
         published: What genm is answered with.
         ca_pubs: Whether an ip carries the root in caPubs.
+        key_generation: Makes keys for devices that ask for that; None refuses them.
     """
 
     def __init__(
@@ -262,6 +273,7 @@ class BundledCA:
         policy: IssuancePolicy | None = None,
         published: Published | None = None,
         ca_pubs: bool = False,
+        key_generation: KeyGeneration | None = None,
     ) -> None:
         self._credential = credential
         self._issuer = issuers[0]
@@ -296,6 +308,10 @@ class BundledCA:
         )
         self._own_names = frozenset(canonical(item.subject_der) for item in own)
         self._own_keys = frozenset(item.spki_der for item in own)
+        self._key_generation = key_generation
+        self._accepted = frozenset(
+            (Possession.encr_cert, *((Possession.key_generation,) if key_generation else ()))
+        )
         self._running: dict[tuple[str, bytes], _Running] = {}
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -437,7 +453,8 @@ class BundledCA:
         authority = registered[outer.signer]
         if message.body_type is not BodyType.nested:
             return _Received(message, authority.name, authority, outer)
-        return _Received(_unwrap(message), authority.name, authority, outer, nested=True)
+        inner = _unwrap(message, keys_are_made=self._key_generation is not None)
+        return _Received(inner, authority.name, authority, outer, nested=True)
 
     async def _authenticate(self, received: _Received, now: datetime) -> _Asked:
         authority, message = received.authority, received.message
@@ -447,6 +464,13 @@ class BundledCA:
             return _Asked(received, received.outer)
         domains: tuple[TrustDomain, ...] = (self._operator,)
         rules = self._rules[Mode.ra if received.nested else Mode.client]
+        if authority is not None and message.body_type is BodyType.ir:
+            bag = certificate_bag(message, rules)
+            signers = select_signers(message.header, bag, rules)
+            domain = self._vouched_for(authority, *signers)
+            authenticated = authenticate(message, (domain,), rules, now)
+            check_message_time(message.header, rules, now)
+            return _Asked(received, authenticated)
         if self._client is not None and not received.nested:
             vendors = tuple(self._client.vendors.values())
             if message.body_type is BodyType.ir:
@@ -457,7 +481,9 @@ class BundledCA:
         check_message_time(message.header, rules.relaxed_by(authenticated.domain.quirks), now)
         if authenticated.domain is not self._operator:
             assert self._client is not None  # nobody else has vendors
-            self._client.require_not_revoked(authenticated.domain.name, authenticated.path, now)
+            await self._client.require_not_revoked(
+                authenticated.domain.name, authenticated.path, now
+            )
             return _Asked(received, authenticated, None, await self._vendor_entity(authenticated))
         try:
             device = await self._living(authenticated.signer, now)
@@ -476,6 +502,15 @@ class BundledCA:
         if message.body_type is not BodyType.rr:  # who is blocked may still give up its certificate
             entity = require_active(entity, authenticated.signer.subject)
         return _Asked(received, authenticated, device, entity)
+
+    def _vouched_for(self, authority: Authority, *devices: Certificate) -> TrustDomain:
+        """Return trust in vendor certificates that an RA let pass: it knows the vendors, and it nested the message.
+
+        As much is believed of it where it replaces a device's protection by its own.
+        """
+        return TrustDomain(
+            authority.name, DomainKind.vendor, devices, algorithms=self._operator.algorithms
+        )
 
     async def _vendor_entity(self, authenticated: AuthenticatedMessage) -> EndEntity:
         """Return the end entity of a device that speaks with its vendor certificate."""
@@ -506,7 +541,9 @@ class BundledCA:
         # A device's own message never may say raVerified, also where an RA passes it on (R123).
         by_device = asked.received.by_device
         rules = self._rules[Mode.ra if asked.received.authority else Mode.client]
-        request = read_request(asked.authenticated, rules, ra_verified_allowed=not by_device)
+        request = read_request(
+            asked.authenticated, rules, ra_verified_allowed=not by_device, accepted=self._accepted
+        )
         return _replay(
             await self._once(asked.received, lambda: self._issue(asked, request, now)), asked
         )
@@ -536,14 +573,16 @@ class BundledCA:
     ) -> Operation:
         received, template = asked.received, request.request.template
         header, body_type = received.message.header, received.message.body_type
-        old = None
-        if body_type is BodyType.kur:
+        old, private_key = None, None
+        if body_type is BodyType.kur or request.possession is Possession.key_generation:
             # Before anything is judged: after the renewal a repeat would be judged by the new certificate.
+            # And before a key is made that nobody would get.
             found = await self._ledger.find_operation(
                 received.requester, received.transaction_id, now
             )
             if found is not None and (found.answer or not _is_repeat(found, asked)):
                 return _replay(found, asked)
+        if body_type is BodyType.kur:
             old = await self._renewed(request.request, asked.device, now)
             template = renewal_template(template, load_certificate(old.der))
             profile = self._profiles.get(old.profile) or self._profiles[self._default_profile]
@@ -566,10 +605,20 @@ class BundledCA:
             if asked.device is not None:
                 template = own_template(template, load_certificate(asked.device.der))
         await self._registered.certificates()  # client mode alone would never look
+        if request.possession is Possession.key_generation:
+            private_key = await self._make_key(asked, request, profile)
+            template = replace(template, spki_der=spki_der(private_key))
+        elif request.possession is Possession.encr_cert:
+            _require_encryption_only(template, profile)
         self._check_identity(template)
-        implicit = header.implicit_confirm and (
-            received.authority is not None
-            or (self._client is not None and self._client.implicit_confirm)
+        implicit = (
+            header.implicit_confirm
+            # Until certConf nobody knows that the device has the key.
+            and request.possession is not Possession.encr_cert
+            and (
+                received.authority is not None
+                or (self._client is not None and self._client.implicit_confirm)
+            )
         )
         operation = Operation(
             requester=received.requester,
@@ -596,7 +645,8 @@ class BundledCA:
         )
 
         async def answer(certificate: Certificate, changes: tuple[str, ...]) -> bytes:
-            return await self._positive(received.message, operation, certificate, changes, now)
+            given = await self._given(asked, request, certificate, private_key)
+            return await self._positive(received.message, operation, given, changes, now)
 
         stored = await self._issuer.issue(
             template,
@@ -609,6 +659,21 @@ class BundledCA:
             revoke_superseded=self._policy.revoke_superseded,
         )
         return _replay(stored, asked)
+
+    async def _make_key(
+        self, asked: _Asked, request: AuthenticatedRequest, profile: Profile
+    ) -> Any:
+        """Make a key for a device that asks for that, and can be sent it."""
+        assert self._key_generation is not None  # `read_request` accepted it
+        if not asked.received.by_device:
+            # It would be encrypted for the RA, which has no business with it (RFC 9483 5.2.3).
+            raise NotAuthorized(
+                "a request for key generation that the RA protects; it has to be forwarded as it is, or nested",
+                rule="RFC 9483 5.2.3",
+            )
+        key_recipient(asked.authenticated.signer)  # before anything costs anything
+        kind = self._key_generation.choose_kind(request.algorithm_hint_der, profile)
+        return await self._key_generation.make_key(kind)
 
     async def _renewed(
         self, request: CertReqMsg, device: IssuedCertificate | None, now: datetime
@@ -658,23 +723,44 @@ class BundledCA:
         if template.spki_der in self._own_keys or template.spki_der in self._registered.keys:
             raise TemplateRefused("the key is that of an entity of the PKI itself", rule="R62")
 
+    async def _given(
+        self,
+        asked: _Asked,
+        request: AuthenticatedRequest,
+        certificate: Certificate,
+        private_key: Any,
+    ) -> CertResponse:
+        """Return what a device gets: its certificate, with the key made for it, or for its key alone to open.
+
+        Args:
+            private_key: None where the device has its own.
+        """
+        accepted, cert_req_id = PKIStatusInfo(PKIStatus.accepted), request.request.cert_req_id
+        if request.possession is Possession.encr_cert:
+            sealed = seal_certificate(certificate)
+            return CertResponse(cert_req_id, accepted, encrypted_cert_der=sealed)
+        sealed_key = None
+        if private_key is not None:
+            assert self._key_generation is not None  # it made the key
+            recipient = key_recipient(asked.authenticated.signer)
+            sealed_key = await self._key_generation.seal_key(private_key, recipient)
+        return CertResponse(cert_req_id, accepted, certificate.der, private_key_der=sealed_key)
+
     async def _positive(
         self,
         request: PKIMessage,
         operation: Operation,
-        certificate: Certificate,
+        given: CertResponse,
         changes: tuple[str, ...],
         now: datetime,
     ) -> bytes:
-        status = PKIStatusInfo(PKIStatus.accepted)
         if changes:
-            status = PKIStatusInfo(
-                PKIStatus.grantedWithMods, (f"Changed or left out: {', '.join(changes)}.",)
-            )
+            told = f"Changed or left out: {', '.join(changes)}."
+            given = replace(given, status_info=PKIStatusInfo(PKIStatus.grantedWithMods, (told,)))
         body_der = cert_rep_body(
             CERT_RESPONSE_TO[request.body_type],
             CertRepMessage(
-                (CertResponse(operation.cert_req_id, status, certificate.der),),
+                (given,),
                 ca_pubs=self._ca_pubs if request.body_type is BodyType.ir else (),
             ),
         )
@@ -739,7 +825,10 @@ class BundledCA:
             assert received.outer is not None
             return received.outer
         signer = load_certificate(operation.signer_der)
-        domain = await self._domain_of(signer, operation, now)
+        if received.authority is not None and operation.body_type == BodyType.ir:
+            domain = self._vouched_for(received.authority, signer)
+        else:
+            domain = await self._domain_of(signer, operation, now)
         rules = self._rules[Mode.ra if received.nested else Mode.client]
         authenticated = authenticate_follower(
             received.message, (KnownSigner(signer, domain),), rules, now
@@ -858,12 +947,16 @@ class BundledCA:
         return self._random_octets(NONCE_OCTETS)
 
 
-def _unwrap(message: PKIMessage) -> PKIMessage:
-    """Return the one message inside a nested (RFC 9483 5.2.2.1)."""
+def _unwrap(message: PKIMessage, *, keys_are_made: bool) -> PKIMessage:
+    """Return the one message inside a nested (RFC 9483 5.2.2.1).
+
+    Args:
+        keys_are_made: Whether it may be an ir that asks for a key, which no RA may protect in a device's place.
+    """
     der = require_one(nested_messages(message.body_content), "messages in nested", "R122")
     inner = PKIMessage.from_der(der)
     check_version(inner.header)
-    if inner.body_type not in _TAKEN_NESTED:
+    if inner.body_type not in _TAKEN_NESTED and not (keys_are_made and asks_for_key(inner)):
         raise HeaderRefused(f"{inner.body_type.name} inside nested", rule="R128")
     if inner.header.transaction_id != message.header.transaction_id:
         raise HeaderRefused("nested has another transactionID than what is inside", rule="R122")
@@ -874,6 +967,16 @@ def _unwrap(message: PKIMessage) -> PKIMessage:
             rule="R122",
         )
     return inner
+
+
+def _require_encryption_only(template: CertTemplate, profile: Profile) -> None:
+    """Refuse an RSA key whose owner shows that it can decrypt, where it would be certified to sign."""
+    key = load_public_key(template.spki_der or b"")
+    if isinstance(key, rsa.RSAPublicKey) and profile.key_usage & ANY_KEY_USAGES:
+        raise POPRefused(
+            f"encrCert for an RSA key, which {profile.name} lets sign: it has to sign the request",
+            rule="R72",
+        )
 
 
 def _enrolls(asked: _Asked) -> bool:

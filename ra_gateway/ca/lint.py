@@ -16,6 +16,7 @@ from cryptography import x509
 
 from ra_gateway.ca.blueprint import NF_TYPES
 from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.key_generation import MAKERS
 from ra_gateway.ca.profiles import ATTRIBUTES, CLOCK_SKEW, Profile
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SignatureAlgorithm, signing_arguments
@@ -23,7 +24,7 @@ from ra_gateway.cmp.certificates import ExtensionOID
 from ra_gateway.cmp.messages import CertTemplate, Extension
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import CMPError, ConfigError, Problem
-from ra_gateway.keys import KEY_KINDS, spki_der
+from ra_gateway.keys import spki_der
 
 WAIVED: Final[MappingProxyType[str, tuple[Callable[[Profile], bool], str]]] = MappingProxyType(
     {
@@ -144,10 +145,10 @@ def _signing_kind(algorithm: SignatureAlgorithm) -> str:
     return {"ec": "p256", "rsa": "rsa2048"}.get(family, family.replace("-", ""))
 
 
-@lru_cache(maxsize=len(KEY_KINDS))
+@lru_cache(maxsize=len(MAKERS))
 def _throwaway_key(kind: str) -> Any:
     """Return a private key that is of no other use, made once per process."""
-    return KEY_KINDS[kind]()
+    return MAKERS[kind]()
 
 
 def _findings(profile: Profile, certificate_der: bytes) -> list[str]:

@@ -5,6 +5,7 @@
                                 the root stand behind it in issuing.pem
     cmp.pem, cmp.key            signs the CA's CMP messages (RFC 9810 8.6: a key of its own)
     ocsp.pem, ocsp.key          signs the issuing CA's OCSP answers
+    kga.pem, kga.key            signs the keys that the CA makes for devices, if it does (RFC 9483 4.1.6)
     retired/N/                  issuing CAs of before, with what signed for them: their CRLs and OCSP answers go
                                 on until their own certificates expire
     old-root.pem, root-new-with-old.pem, root-old-with-new.pem
@@ -28,6 +29,8 @@ from typing import Final, NamedTuple, TypeVar
 
 from ra_gateway.ca.authorities import (
     ISSUING_DAYS,
+    KGA,
+    OPTIONAL_SIGNERS,
     ROOT_DAYS,
     SIGNERS,
     ca_extensions,
@@ -46,6 +49,7 @@ from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CLOCK_SKEW, OCSP_SIGNING
 from ra_gateway.ca.records import RootUpdate
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
+from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import CMPError, ConfigError, Problem
@@ -72,6 +76,7 @@ class CAMaterial:
         ocsp: Signs OCSP answers; by `Issuer.id`, for all of `issuers`.
         root_update: The last change of the root, None before the first.
         old_root: The root before `root`; trusted as well until it expires.
+        key_generation: Signs the keys that the CA makes for devices; None for a CA that makes none.
     """
 
     root: Certificate
@@ -80,6 +85,7 @@ class CAMaterial:
     ocsp: Mapping[str, Credential]
     root_update: RootUpdate | None = None
     old_root: Certificate | None = None
+    key_generation: Credential | None = None
 
 
 class Expiry(NamedTuple):
@@ -251,7 +257,7 @@ async def make_signer(
     password: bytes | None,
     now: datetime,
 ) -> Certificate:
-    """Make a CMP or OCSP signer of an issuing CA.
+    """Make a signer of an issuing CA: for CMP, for OCSP, or a key generation authority.
 
     Args:
         name: Of its files, without suffix: "cmp", or "retired/1/ocsp".
@@ -260,7 +266,8 @@ async def make_signer(
         ConfigError: It cannot be made.
     """
     key = change.new_key(name, key_kind, password)
-    profile = SIGNERS[name.rpartition("/")[2]]
+    role = name.rpartition("/")[2]
+    profile = SIGNERS.get(role) or OPTIONAL_SIGNERS[role]
     certificate = await certify_signer(issuer, profile, subject_der, key, now)
     change.write(name, (certificate,))
     return certificate
@@ -356,10 +363,13 @@ def _read(
         issuer = load_issuer(view, f"{name}/", roots, password, random_octets)
         issuers.append(issuer)
         ocsp[issuer.id] = _signer(view, f"{name}/ocsp", issuer, password)
-    _require_keys_apart(active, credential, ocsp)
+    key_generation = None
+    if any(view.has(f"{KGA}.{suffix}") for suffix in ("pem", "key")):
+        key_generation = _signer(view, KGA, active, password)
+    _require_keys_apart(active, credential, ocsp, key_generation)
     update = _root_update(view, root)
     old_root = None if update is None else Certificate.from_der(update.old_root)
-    return CAMaterial(root, tuple(issuers), credential, ocsp, update, old_root)
+    return CAMaterial(root, tuple(issuers), credential, ocsp, update, old_root, key_generation)
 
 
 def roots_of(view: CADirectory) -> tuple[Certificate, ...]:
@@ -417,6 +427,13 @@ def _signer(view: CADirectory, name: str, issuer: Issuer, password: bytes | None
             f"{certificate.subject} may not sign OCSP answers (extKeyUsage)",
             f"Move {name}.pem and {name}.key away and run: ra-gateway ca renew-signers {view.path}",
         )
+    if name == KGA and OID.cmKGA not in certificate.extended_key_usage:
+        raise problem(
+            SETTING,
+            f"{certificate.subject} may not sign keys made for devices (extKeyUsage lacks cmKGA)",
+            f"Move {name}.pem and {name}.key away and run: "
+            f"ra-gateway ca renew-signers --key-generation {view.path}",
+        )
     chain = (issuer.certificate, *issuer.chain)
     key = load_private_key(view.find(f"{name}.key"), password, SETTING)
     return make_credential(
@@ -425,16 +442,25 @@ def _signer(view: CADirectory, name: str, issuer: Issuer, password: bytes | None
 
 
 def _require_keys_apart(
-    active: Issuer, credential: Credential, ocsp: Mapping[str, Credential]
+    active: Issuer,
+    credential: Credential,
+    ocsp: Mapping[str, Credential],
+    key_generation: Credential | None,
 ) -> None:
     keys = {active.certificate.spki_der: "issuing.key"}
-    for file, one in ("cmp.key", credential), ("ocsp.key", ocsp[active.id]):
+    for file, one in (
+        ("cmp.key", credential),
+        ("ocsp.key", ocsp[active.id]),
+        (f"{KGA}.key", key_generation),
+    ):
+        if one is None:
+            continue
         other = keys.setdefault(one.certificate.spki_der, file)
         if other != file:
             raise problem(
                 SETTING,
                 f"{file} and {other} are the same key",
-                "Make a key of its own for CMP messages and for OCSP answers (RFC 9810 8.6)",
+                "Make a key of its own for each signer (RFC 9810 8.6)",
             )
 
 
@@ -462,7 +488,8 @@ def _require_valid(material: CAMaterial, directory: Path, now: datetime) -> None
     commands = {material.root: "create"}
     for certificate in (active.certificate, *active.chain):
         commands.setdefault(certificate, "roll-issuing")
-    for credential in (material.credential, *material.ocsp.values()):
+    signers = (material.credential, *material.ocsp.values(), material.key_generation)
+    for credential in filter(None, signers):
         commands[credential.certificate] = "renew-signers"
     problems = [
         Problem(
@@ -531,7 +558,15 @@ def expiries(directory: Path) -> list[Expiry]:
 
 
 def _expiries(view: CADirectory) -> list[Expiry]:
-    names = ["root", "issuing", *SIGNERS, "old-root", "root-new-with-old", "root-old-with-new"]
+    names = [
+        "root",
+        "issuing",
+        *SIGNERS,
+        *OPTIONAL_SIGNERS,
+        "old-root",
+        "root-new-with-old",
+        "root-old-with-new",
+    ]
     for name in view.numbered("retired"):
         names += [f"{name}/issuing", f"{name}/ocsp"]
     found = [

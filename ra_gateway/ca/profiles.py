@@ -53,18 +53,26 @@ KEY_USAGES: Final = MappingProxyType(
         "nonRepudiation": 1,
         "keyEncipherment": 2,
         "dataEncipherment": 3,
+        "keyAgreement": 4,
     }
 )
-"""Names and bit numbers of KeyUsage (RFC 5280 4.2.1.3) that an end entity may have: none of a CA's, and no
-keyAgreement, since every key that enrols here signs."""
+"""Names and bit numbers of KeyUsage (RFC 5280 4.2.1.3) that an end entity may have: none of a CA's."""
 
 ANY_KEY_USAGES: Final = frozenset({0, 1})
 RSA_KEY_USAGES: Final = frozenset({2, 3})
 """Those that only RSA keys can have."""
+EC_KEY_USAGES: Final = frozenset({4})
+"""Those that only EC keys can have: devices that are sent keys need it (RFC 9483 4.1.6.2)."""
+KEM_KEY_USAGE: Final = frozenset({2})
+"""Of ML-KEM keys: keyEncipherment and nothing else, whatever the profile (RFC 9935 5)."""
 
-ALL_KEY_KINDS: Final = frozenset(
+SIGNING_KEY_KINDS: Final = frozenset(
     ("p256", "p384", "p521", "rsa", "ed25519", "ed448", "mldsa44", "mldsa65", "mldsa87")
 )
+EC_KEY_KINDS: Final = frozenset(("p256", "p384", "p521"))
+KEM_KEY_KINDS: Final = frozenset(("mlkem768", "mlkem1024"))
+"""Those that cannot sign; a profile has to name them."""
+ALL_KEY_KINDS: Final = SIGNING_KEY_KINDS | KEM_KEY_KINDS
 """Kinds of subject keys. How long an RSA key must be is the business of the trust domain that asks (R61)."""
 
 ATTRIBUTES: Final = MappingProxyType(
@@ -102,7 +110,8 @@ class Profile:
     In URLs, `{issuer}` stands for the key identifier (hexadecimal) of the CA that issues: each has its own CRL.
 
     Args:
-        key_usage: Bits granted to any key; `rsa_key_usage` are granted to RSA keys besides.
+        key_usage: Bits granted to any key; `rsa_key_usage` and `ec_key_usage` are granted to keys of these kinds
+            besides. ML-KEM keys have `KEM_KEY_USAGE`.
         purposes: Extended key usages (dotted) given when none is asked for.
         allowed_purposes: Those that may be asked for.
         validity_days: Longest validity, counted from the moment of issue.
@@ -125,11 +134,12 @@ class Profile:
     name: str
     key_usage: frozenset[int] = frozenset({KeyUsage.digitalSignature})
     rsa_key_usage: frozenset[int] = frozenset()
+    ec_key_usage: frozenset[int] = frozenset()
     purposes: tuple[str, ...] = ()
     allowed_purposes: frozenset[str] = frozenset()
     validity_days: int = 365
     longest_validity_days: int = MAX_VALIDITY_DAYS
-    key_kinds: frozenset[str] = ALL_KEY_KINDS
+    key_kinds: frozenset[str] = SIGNING_KEY_KINDS
     required_subject: tuple[str, ...] = ()
     allowed_subject: frozenset[str] = frozenset()
     san: frozenset[str] = frozenset(SAN_TAGS)
@@ -211,6 +221,18 @@ NF: Final = replace(
 )
 """Network functions of the 5G core (TS 33.310 6.1.3c)."""
 
+ENCRYPTION: Final = Profile(
+    "encryption",
+    key_usage=KEM_KEY_USAGE,
+    key_kinds=frozenset({"rsa"}) | KEM_KEY_KINDS,
+)
+"""Keys that things are encrypted for and that sign nothing: possession is proved by decrypting the certificate."""
+
+KGA_SIGNER: Final = Profile(
+    "kga_signer", purposes=(OID.cmKGA,), allowed_purposes=frozenset({OID.cmKGA})
+)
+"""The key generation authority: signs the private keys that the CA makes for others (RFC 9483 4.1.6)."""
+
 RA: Final = Profile("ra", purposes=(OID.cmcRA,), allowed_purposes=frozenset({OID.cmcRA}))
 """The RA's signer (RFC 9483 4.9: cmcRA marks the delegation)."""
 
@@ -240,6 +262,7 @@ PROFILES: Final = MappingProxyType(
             TLS_CLIENT,
             TLS_SERVER,
             NF,
+            ENCRYPTION,
             RA,
             CMP_SIGNER,
             OCSP_SIGNER,
@@ -265,7 +288,7 @@ def derive(base: Profile, name: str, /, **changes: object) -> Profile:
         changes: Values as TOML has them:
             validity_days           integer, from 1 to what the base allows (3650; nf: 1095)
             key_usage               list of names out of `KEY_USAGES`, with digitalSignature; what only RSA
-                                    keys can have is given to those alone
+                                    or only EC keys can have is given to those alone
             extended_key_usage      list of names out of `PURPOSES` or dotted OIDs: given if none is asked for
             allowed_extended_key_usage  the same: those that may be asked for; by default extended_key_usage
             key_kinds               list out of `ALL_KEY_KINDS`
@@ -383,7 +406,11 @@ def _key_usage(base: Profile, value: object) -> dict[str, object]:
             "lacks digitalSignature, which enrolment, IKE and TLS all need",
             "Add digitalSignature",
         )
-    return {"key_usage": bits & ANY_KEY_USAGES, "rsa_key_usage": bits & RSA_KEY_USAGES}
+    return {
+        "key_usage": bits & ANY_KEY_USAGES,
+        "rsa_key_usage": bits & RSA_KEY_USAGES,
+        "ec_key_usage": bits & EC_KEY_USAGES,
+    }
 
 
 def _purposes(base: Profile, value: object) -> tuple[str, ...]:

@@ -7,13 +7,14 @@ anew afterwards; what was issued before stays valid.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from ra_gateway.ca.authorities import (
     ISSUING_DAYS,
+    OPTIONAL_SIGNERS,
     ROOT_DAYS,
     SIGNERS,
     ca_extensions,
@@ -127,7 +128,7 @@ async def _roll_issuing(
         change.import_key("root", view.find("issuing.key"), root_key, password)
     change.write("issuing", (certificate,))
     issuer = Issuer(certificate, (root,), key, secrets.token_bytes)
-    for role in SIGNERS:
+    for role in _signers(view):
         await make_signer(change, role, issuer, signer_name(certificate, role), kind, password, now)
     settle(change, password, now)
 
@@ -250,6 +251,7 @@ async def renew_signers(
     within_days: int | None = None,
     key_kind: str | None = None,
     key_uris: Mapping[str, str] | None = None,
+    key_generation: bool = False,
 ) -> tuple[str, ...]:
     """Make new CMP and OCSP signers; the old ones go to retired-signers/N/.
 
@@ -260,6 +262,8 @@ async def renew_signers(
             are renewed too.
         key_kind: By default that of the issuing CA in question.
         key_uris: "cmp", "ocsp", "retired/1/ocsp"... to the URI of a key to be made in an HSM.
+        key_generation: A key generation authority too, where there is none yet; one that there is, is always
+            renewed with the others.
 
     Returns:
         Names of the certificate files that were made, such as "cmp.pem"; empty if none was due.
@@ -272,7 +276,8 @@ async def renew_signers(
     ) as change:
         if change is None:
             return ()
-        due = _due(change.directory, now, within_days)
+        wanted = {*_signers(change.directory), *(OPTIONAL_SIGNERS if key_generation else ())}
+        due = _due(change.directory, now, within_days, sorted(wanted))
         roots = roots_of(change.directory)
         for name in due:
             prefix = name.removesuffix(name.rpartition("/")[2])
@@ -285,8 +290,15 @@ async def renew_signers(
         return tuple(f"{name}.pem" for name in due)
 
 
-def _due(view: CADirectory, now: datetime, within_days: int | None) -> list[str]:
-    names = list(SIGNERS)
+def _signers(view: CADirectory) -> list[str]:
+    """Return the names of the signers that an issuing CA has, or its successor has to have."""
+    return [*SIGNERS, *(name for name in OPTIONAL_SIGNERS if view.has(f"{name}.pem"))]
+
+
+def _due(
+    view: CADirectory, now: datetime, within_days: int | None, signers: Sequence[str]
+) -> list[str]:
+    names = list(signers)
     for name in view.numbered("retired"):
         if now <= load_certificates(view.find(f"{name}/issuing.pem"), SETTING)[0].not_after:
             names.append(f"{name}/ocsp")

@@ -238,6 +238,13 @@ def ca_renew_signers(
     key_kind: OtherKeyKindOption = None,
     password_file: DirectoryPasswordOption = None,
     key_uri: KeyUriOption = None,
+    key_generation: Annotated[
+        bool,
+        typer.Option(
+            "--key-generation",
+            help="Make a key generation authority too, for ca.key_generation; one that is there is always renewed.",
+        ),
+    ] = False,
 ) -> None:
     """Make new CMP and OCSP signers."""
     made = run(
@@ -248,6 +255,7 @@ def ca_renew_signers(
             within_days=within_days,
             key_kind=key_kind,
             key_uris=_uris(key_uri),
+            key_generation=key_generation,
         )
     )
     say(f"Made {', '.join(made)}. {_RELOAD}" if made else "None is due.")

@@ -19,6 +19,8 @@ from ra_gateway import __version__, logs
 from ra_gateway.app import Application, check, now, run_until_signalled
 from ra_gateway.cli.ca import ca_app
 from ra_gateway.cli.demo import demonstrate
+from ra_gateway.cli.doctor import doctor
+from ra_gateway.cli.revocation import revocation
 from ra_gateway.cli.setup import require_empty, write_setup
 from ra_gateway.cli.show import describe, read_message
 from ra_gateway.cli.telling import (
@@ -66,6 +68,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(ca_app)
+app.command()(revocation)
+app.command()(doctor)
 
 
 @app.callback(invoke_without_command=True)

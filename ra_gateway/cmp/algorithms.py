@@ -7,13 +7,13 @@ verifies anything goes through it (RFC 9481 3, RFC 9881, TS 33.310 6.1.1 and 9.5
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, mlkem, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
@@ -247,6 +247,9 @@ _FAMILIES: Final[tuple[tuple[type, str], ...]] = (
     (mldsa.MLDSA87PublicKey, "ml-dsa-87"),
 )
 
+KEM_PUBLIC_KEYS: Final = (mlkem.MLKEM768PublicKey, mlkem.MLKEM1024PublicKey)
+"""Keys that cannot sign; possession is proved by decrypting (RFC 9935, RFC 9810 5.2.8)."""
+
 _ECDSA: Final = {name: ec.ECDSA(algorithm) for name, algorithm in _HASHES.items()}
 _PKCS1: Final = padding.PKCS1v15()
 
@@ -330,11 +333,18 @@ class AlgorithmPolicy:
         signatures: Names out of `SIGNATURE_ALGORITHMS`.
         min_rsa_bits: Smallest RSA modulus.
         curves: Out of "P-256", "P-384", "P-521".
+        families: Kinds of keys (as of `key_family`); None for every one that is supported.
     """
 
     signatures: frozenset[str] = DEFAULT_ALGORITHMS
     min_rsa_bits: int = 2048
     curves: frozenset[str] = DEFAULT_CURVES
+    families: frozenset[str] | None = None
+
+    @property
+    def forgives(self) -> bool:
+        """Whether it allows what is refused everywhere else."""
+        return self.min_rsa_bits < 2048 or not self.signatures <= DEFAULT_ALGORITHMS
 
     def require_signature(
         self, algorithm: SignatureAlgorithm, use: str, whose: object = ""
@@ -363,14 +373,48 @@ class AlgorithmPolicy:
             curve = _CURVE_NAMES.get(key.curve.name, key.curve.name)
             if curve not in self.curves:
                 raise AlgorithmRefused(f"{_text(whose, use)} on curve {curve}", rule="R61")
-        elif isinstance(key, rsa.RSAPublicKey):
-            if key.key_size < self.min_rsa_bits:
-                raise AlgorithmRefused(
-                    f"{_text(whose, use)} with RSA-{key.key_size}; the least allowed is {self.min_rsa_bits}",
-                    rule="R19",
-                )
-        elif not key_family(key):
+        elif isinstance(key, rsa.RSAPublicKey) and key.key_size < self.min_rsa_bits:
+            raise AlgorithmRefused(
+                f"{_text(whose, use)} with RSA-{key.key_size}; the least allowed is {self.min_rsa_bits}",
+                rule="R19",
+            )
+        if self.families is not None and key_family(key) not in self.families:
+            raise AlgorithmRefused(
+                f"{_text(whose, use)} of kind {key_family(key) or type(key).__name__}; allowed here: "
+                f"{', '.join(sorted(self.families))}",
+                rule="TS 33.310 6.1.1",
+            )
+        if not key_family(key):
             raise AlgorithmRefused(f"{_text(whose, use)} of kind {type(key).__name__}", rule="R61")
+
+
+_PROFILED_FAMILIES: Final = frozenset({"rsa", "ec"})
+_PROFILED_CURVES: Final = frozenset({"P-256", "P-384"})
+_UNPROFILED_SIGNATURES: Final = frozenset(
+    name
+    for name, algorithm in SIGNATURE_ALGORITHMS.items()
+    if algorithm.family not in _PROFILED_FAMILIES
+)
+
+
+@lru_cache(maxsize=64)
+def within_ts_33310(policy: AlgorithmPolicy) -> AlgorithmPolicy:
+    """Return a policy less what TS 33.310 6.1.1 and 9.5.1 do not know; what it forgives its devices stays."""
+    return replace(
+        policy,
+        signatures=policy.signatures - _UNPROFILED_SIGNATURES,
+        curves=policy.curves & _PROFILED_CURVES,
+        families=_PROFILED_FAMILIES,
+    )
+
+
+def with_legacy(policy: AlgorithmPolicy, *, sha1: bool, rsa1024: bool) -> AlgorithmPolicy:
+    """Return a policy that forgives devices SHA-1 in signatures, or RSA keys of 1024 bits."""
+    signatures = policy.signatures
+    if sha1:
+        signatures |= frozenset(name for name in LEGACY_ALGORITHMS if name.endswith("sha1"))
+    least = min(policy.min_rsa_bits, 1024) if rsa1024 else policy.min_rsa_bits
+    return replace(policy, signatures=signatures, min_rsa_bits=least)
 
 
 def _text(whose: object, use: str) -> str:
@@ -380,6 +424,7 @@ def _text(whose: object, use: str) -> str:
 __all__ = [
     "DEFAULT_ALGORITHMS",
     "DEFAULT_CURVES",
+    "KEM_PUBLIC_KEYS",
     "LEGACY_ALGORITHMS",
     "SIGNATURE_ALGORITHMS",
     "AlgorithmPolicy",

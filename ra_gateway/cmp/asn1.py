@@ -497,6 +497,165 @@ class UTF8StringsBox:
     strings: list[str]
 
 
+# --- CMS (RFC 5652, RFC 5958, RFC 9629) -------------------------------------------------------------------------
+
+
+@asn1.sequence
+class IssuerAndSerialNumber:
+    issuer: asn1.TLV
+    serial_number: int
+
+
+@asn1.sequence
+class EncryptedContentInfo:
+    content_type: x509.ObjectIdentifier
+    content_encryption_algorithm: AlgorithmIdentifier
+    encrypted_content: Annotated[bytes | None, Implicit(0)]
+
+
+@asn1.sequence
+class TLVsBox:
+    """A SEQUENCE around one SET OF anything: `unbox`."""
+
+    items: asn1.SetOf[asn1.TLV]
+
+
+@asn1.sequence
+class KeyTransRecipientInfo:
+    """`rid` is IssuerAndSerialNumber or, tagged [0], a key identifier."""
+
+    version: int
+    rid: asn1.TLV
+    key_encryption_algorithm: AlgorithmIdentifier
+    encrypted_key: bytes
+
+
+@asn1.sequence
+class OriginatorPublicKey:
+    algorithm: AlgorithmIdentifier
+    public_key: BitString
+
+
+@asn1.sequence
+class RecipientKeyIdentifier:
+    subject_key_identifier: bytes
+    date: GeneralizedTime | None
+    other: asn1.TLV | Null | None
+
+
+@asn1.sequence
+class RecipientEncryptedKey:
+    """`rid` is IssuerAndSerialNumber or, tagged [0], RecipientKeyIdentifier."""
+
+    rid: asn1.TLV
+    encrypted_key: bytes
+
+
+@asn1.sequence
+class KeyAgreeRecipientInfo:
+    version: int
+    originator: Annotated[asn1.TLV, Explicit(0)]
+    ukm: Annotated[bytes | None, Explicit(1)]
+    key_encryption_algorithm: AlgorithmIdentifier
+    recipient_encrypted_keys: Annotated[list[RecipientEncryptedKey], some]
+
+
+@asn1.sequence
+class ECCCMSSharedInfo:
+    """RFC 5753 7.2: what goes into the key derivation beside the shared secret."""
+
+    key_info: asn1.TLV
+    entity_u_info: Annotated[bytes | None, Explicit(0)]
+    supp_pub_info: Annotated[bytes, Explicit(2)]
+
+
+@asn1.sequence
+class PasswordRecipientInfo:
+    version: int
+    key_derivation_algorithm: Annotated[AlgorithmIdentifier | None, Implicit(0)]
+    key_encryption_algorithm: AlgorithmIdentifier
+    encrypted_key: bytes
+
+
+@asn1.sequence
+class OtherRecipientInfo:
+    ori_type: x509.ObjectIdentifier
+    ori_value: asn1.TLV
+
+
+@asn1.sequence
+class KEMRecipientInfo:
+    version: int
+    rid: asn1.TLV
+    kem: AlgorithmIdentifier
+    kemct: bytes
+    kdf: AlgorithmIdentifier
+    kek_length: int
+    ukm: Annotated[bytes | None, Explicit(0)]
+    wrap: AlgorithmIdentifier
+    encrypted_key: bytes
+
+
+@asn1.sequence
+class CMSORIforKEMOtherInfo:
+    """RFC 9629 5: what goes into the key derivation beside the shared secret."""
+
+    wrap: asn1.TLV
+    kek_length: int
+    ukm: Annotated[bytes | None, Explicit(0)]
+
+
+@asn1.sequence
+class AttributesBox:
+    attributes: asn1.SetOf[Attribute]
+
+
+SetOfAttributes = asn1.SetOf[Attribute]
+
+
+@asn1.sequence
+class EncapsulatedContentInfo:
+    e_content_type: x509.ObjectIdentifier
+    e_content: Annotated[bytes | None, Explicit(0)]
+
+
+@asn1.sequence
+class SignerInfo:
+    """`sid` is IssuerAndSerialNumber or, tagged [0], a key identifier."""
+
+    version: int
+    sid: asn1.TLV
+    digest_algorithm: AlgorithmIdentifier
+    signed_attrs: Annotated[asn1.SetOf[Attribute] | None, Implicit(0)]
+    signature_algorithm: asn1.TLV
+    signature: bytes
+    unsigned_attrs: Annotated[asn1.SetOf[Attribute] | None, Implicit(1)]
+
+
+@asn1.sequence
+class SignedData:
+    version: int
+    digest_algorithms: asn1.SetOf[AlgorithmIdentifier]
+    encap_content_info: EncapsulatedContentInfo
+    certificates: Annotated[asn1.SetOf[asn1.TLV] | None, Implicit(0)]
+    crls: Annotated[asn1.SetOf[asn1.TLV] | None, Implicit(1)]
+    signer_infos: asn1.SetOf[SignerInfo]
+
+
+@asn1.sequence
+class OneAsymmetricKey:
+    version: int
+    private_key_algorithm: asn1.TLV
+    private_key: bytes
+    attributes: Annotated[asn1.SetOf[Attribute] | None, Implicit(0)]
+    public_key: Annotated[BitString | None, Implicit(1)]
+
+
+@asn1.sequence
+class AsymmetricKeyPackageBox:
+    keys: Annotated[list[OneAsymmetricKey], some]
+
+
 # --- decode, encode, and the raw octets between -----------------------------------------------------------------
 
 
@@ -628,6 +787,11 @@ def named_bits(numbers: list[int]) -> BitString:
     for number in numbers:
         octets[number // 8] |= 0x80 >> (number % 8)
     return BitString(bytes(octets), 7 - max(numbers) % 8)
+
+
+def set_of(items: list[T]) -> asn1.SetOf[T]:
+    """Return values as a SET OF."""
+    return asn1.SetOf(items)
 
 
 def set_bits(bits: BitString) -> list[int]:

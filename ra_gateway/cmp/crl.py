@@ -40,7 +40,8 @@ _PROCESSED: Final = frozenset({_CRL_NUMBER, _ISSUING_DISTRIBUTION_POINT, _AUTHOR
 _PROCESSED_IN_ENTRIES: Final = frozenset({_REASON_CODE, _INVALIDITY_DATE})
 
 _PEM: Final = re.compile(rb"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----", re.DOTALL)
-_URI: Final = 0x86
+URI_TAG: Final = 0x86
+"""Of a GeneralName that is a URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,8 +311,8 @@ def distribution_point_names(certificate: Certificate) -> frozenset[bytes]:
     try:
         return frozenset(
             name
-            for point in _elements(asn1.inner(found[1]))
-            if {part[0] for part in _elements(asn1.inner(point))} == {0xA0}
+            for point in elements(asn1.inner(found[1]))
+            if {part[0] for part in elements(asn1.inner(point))} == {0xA0}
             for name in _point_names(point)
         )
     except (MalformedMessage, IndexError):
@@ -321,18 +322,18 @@ def distribution_point_names(certificate: Certificate) -> frozenset[bytes]:
 def distribution_point_urls(certificate: Certificate) -> tuple[str, ...]:
     """Return the URLs among `distribution_point_names`, in a fixed order."""
     names = distribution_point_names(certificate)
-    urls = (asn1.inner(name) for name in names if name[0] == _URI)
+    urls = (asn1.inner(name) for name in names if name[0] == URI_TAG)
     return tuple(sorted(url.decode("ascii") for url in urls if url.isascii()))
 
 
 def _point_names(point_der: bytes) -> Iterator[bytes]:
     """Yield the fullName of a DistributionPoint or IssuingDistributionPoint: [0] { [0] GeneralNames }."""
-    for part in _elements(asn1.inner(point_der)):
+    for part in elements(asn1.inner(point_der)):
         if part[0] == 0xA0 and asn1.inner(part)[:1] == b"\xa0":
-            yield from _elements(asn1.inner(asn1.inner(part)))
+            yield from elements(asn1.inner(asn1.inner(part)))
 
 
-def _elements(content: bytes) -> list[bytes]:
+def elements(content: bytes) -> list[bytes]:
     """Return the elements that stand one after another."""
     if not content:
         return []

@@ -692,7 +692,7 @@ def _cert_response(response: asn1.CertResponse) -> CertResponse:
             encrypted_cert_der = value_der
         private_key_der = _raw_or_none(pair.private_key)
     return CertResponse(
-        response.cert_req_id,
+        _written(response.cert_req_id, "certReqId"),
         PKIStatusInfo.of(response.status),
         certificate_der,
         encrypted_cert_der is not None or private_key_der is not None,

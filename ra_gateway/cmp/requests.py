@@ -7,12 +7,15 @@ here, by the functions that did the checking.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import (
+    KEM_PUBLIC_KEYS,
     AlgorithmPolicy,
     AlgorithmRefused,
     InvalidSignature,
@@ -29,6 +32,7 @@ from ra_gateway.cmp.messages import (
     CMP2021,
     RA_VERIFIED,
     CertReqMsg,
+    CertResponse,
     CertStatus,
     InfoTypeAndValue,
     PKIHeader,
@@ -50,6 +54,7 @@ from ra_gateway.cmp.verification import (
     Quirk,
 )
 from ra_gateway.errors import (
+    CMPError,
     ConfirmationRefused,
     HeaderRefused,
     MalformedMessage,
@@ -66,13 +71,31 @@ MIN_REQUESTED_RSA_BITS: Final = 2048
 _SEAL: Final = object()
 
 
+class Possession(StrEnum):
+    """Whether the requester is known to have the private key.
+
+    `encr_cert`: it will prove so by decrypting the certificate, and certConf tells (RFC 4211 4.2).
+    `key_generation`: there is no key yet; the CA makes it (RFC 9483 4.1.6).
+    """
+
+    proved = "proved"
+    encr_cert = "encrCert"
+    key_generation = "central key generation"
+
+
 @dataclass(frozen=True, slots=True)
 class AuthenticatedRequest:
-    """An authenticated ir, cr, kur or p10cr whose one request is in order and whose POP verified."""
+    """An authenticated ir, cr, kur or p10cr whose one request is in order, its POP verified unless it says so.
+
+    Args:
+        requested_key_der: SubjectPublicKeyInfo; None where the CA is to make the key.
+        possession: Other than `proved` only where `read_request` was told to accept that.
+    """
 
     authenticated: Authenticated
     request: CertReqMsg
-    public_key_der: bytes
+    requested_key_der: bytes | None
+    possession: Possession
     seal: object
 
     def __post_init__(self) -> None:
@@ -83,6 +106,25 @@ class AuthenticatedRequest:
     def message(self) -> PKIMessage:
         """The message as received."""
         return self.authenticated.message
+
+    @property
+    def public_key_der(self) -> bytes:
+        """The key to be certified.
+
+        Raises:
+            TemplateRefused: There is none, since the CA is to make it.
+        """
+        if self.requested_key_der is None:
+            raise TemplateRefused("no publicKey: keys are not generated here", rule="R60")
+        return self.requested_key_der
+
+    @property
+    def algorithm_hint_der(self) -> bytes | None:
+        """AlgorithmIdentifier of the key that the CA is to make, None where the requester leaves it to the CA."""
+        spki_der = self.request.template.spki_der
+        if spki_der is None or self.possession is not Possession.key_generation:
+            return None
+        return asn1.raw(asn1.decode(asn1.SubjectPublicKeyInfo, spki_der).algorithm)
 
     @property
     def signer(self) -> Certificate:
@@ -102,29 +144,165 @@ class AuthenticatedRequest:
 
 
 def read_request(
-    authenticated: Authenticated, rules: HeaderRules, *, ra_verified_allowed: bool = False
+    authenticated: Authenticated,
+    rules: HeaderRules,
+    *,
+    ra_verified_allowed: bool = False,
+    accepted: frozenset[Possession] = frozenset(),
 ) -> AuthenticatedRequest:
     """Read the body of an authenticated ir, cr, kur or p10cr and verify proof of possession.
 
     Args:
         ra_verified_allowed: Whether the signer is a registered RA that may assert raVerified.
+        accepted: What is taken instead of a proof; the result says whether it was.
 
     Raises:
         RequestRefused, TemplateRefused, POPRefused, NotAuthorized, MalformedMessage.
     """
     message, domain = authenticated.message, authenticated.domain
     rules = rules.relaxed_by(domain.quirks)
+    allowed = rules.algorithms(domain.algorithms)
     is_pkcs10 = message.body_type is BodyType.p10cr
     request = (
         certification_request(message.body_content) if is_pkcs10 else _crmf_request(message, rules)
     )
-    public_key_der, key = _check_template(request, domain.algorithms, rules)
+    possession = possession_of(request)
+    if possession is Possession.key_generation:
+        _check_names(request, rules)
+        _check_key_generation(request, message.header, accepted)
+        _check_no_authority(request)
+        return AuthenticatedRequest(authenticated, request, None, possession, _SEAL)
+    if possession is Possession.encr_cert and possession in accepted:
+        _check_names(request, rules)
+        public_key_der = _check_encr_cert(request, message.header, allowed, rules)
+        _check_no_authority(request)
+        return AuthenticatedRequest(authenticated, request, public_key_der, possession, _SEAL)
+    public_key_der, key = _check_template(request, allowed, rules)
     if request.pop == RA_VERIFIED:
         if not ra_verified_allowed:
             raise NotAuthorized("raVerified from a device", rule="R57")
     else:
-        _verify_pop(request, message.header, public_key_der, key, domain.algorithms, rules)
-    return AuthenticatedRequest(authenticated, request, public_key_der, _SEAL)
+        _verify_pop(request, message.header, public_key_der, key, allowed, rules)
+    return AuthenticatedRequest(authenticated, request, public_key_der, Possession.proved, _SEAL)
+
+
+def possession_of(request: CertReqMsg) -> Possession:
+    """Tell how a request means to show possession of its key; whether that is accepted, `read_request` says.
+
+    Raises:
+        MalformedMessage: Its publicKey does not parse.
+    """
+    spki_der = request.template.spki_der
+    if spki_der is None:
+        return Possession.key_generation
+    if not asn1.decode(asn1.SubjectPublicKeyInfo, spki_der).subject_public_key.as_bytes():
+        return Possession.key_generation
+    return Possession.encr_cert if request.encr_cert else Possession.proved
+
+
+def asks_for_key(message: PKIMessage) -> bool:
+    """Tell whether an ir, cr or kur wants the CA to make the key.
+
+    An RA passes such a message on as it is, or nested (RFC 9483 5.2.3): the key comes encrypted for whoever
+    protects it. Octets that do not parse ask for nothing.
+    """
+    if message.body_type not in (BodyType.ir, BodyType.cr, BodyType.kur):
+        return False
+    try:
+        requests = cert_req_messages(message.body_content)
+        return any(possession_of(item) is Possession.key_generation for item in requests)
+    except MalformedMessage:
+        return False
+
+
+_DELIVERED: Final = {
+    Possession.proved: ("a plain certificate alone", (True, False, False)),
+    Possession.encr_cert: ("an encrypted certificate alone", (False, True, False)),
+    Possession.key_generation: ("a certificate with its private key", (True, False, True)),
+}
+
+
+def require_delivery(possession: Possession, response: CertResponse) -> None:
+    """Check that a positive CertResponse brings what was asked for, in the form that belongs to it.
+
+    Args:
+        possession: Of the request.
+
+    Raises:
+        CMPError: It does not.
+    """
+    what, expected = _DELIVERED[possession]
+    found = (
+        response.certificate_der is not None,
+        response.encrypted_cert_der is not None,
+        response.private_key_der is not None,
+    )
+    if found != expected:
+        raise CMPError(f"{response.status_info.status.name}, but without {what}", rule="R96")
+
+
+def _require_pvno_3(header: PKIHeader, rule: str) -> None:
+    """EnvelopedData, in which the answer will come, there is from cmp2021 on (RFC 9810 7)."""
+    if header.pvno != CMP2021:
+        raise RequestRefused(
+            f"pvno {header.pvno}, but the answer needs EnvelopedData: pvno 3",
+            fail_info=PKIFailureInfo.unsupportedVersion,
+            rule=rule,
+        )
+
+
+def _check_key_generation(
+    request: CertReqMsg, header: PKIHeader, accepted: frozenset[Possession]
+) -> None:
+    if Possession.key_generation not in accepted or request.is_pkcs10:
+        missing = "no" if request.template.spki_der is None else "empty"
+        raise TemplateRefused(f"{missing} publicKey: keys are not generated here", rule="R60")
+    _require_pvno_3(header, "R60")
+    if request.pop is not None:
+        raise POPRefused("proof of possession of a key that is yet to be made", rule="R60")
+
+
+def _check_encr_cert(
+    request: CertReqMsg, header: PKIHeader, allowed: AlgorithmPolicy, rules: HeaderRules
+) -> bytes:
+    """Check a request that wants to prove possession by decrypting its certificate; return its key."""
+    spki_der = request.template.spki_der or b""
+    try:
+        key = load_public_key(spki_der)
+        if isinstance(key, rsa.RSAPublicKey):
+            _require_key(key, allowed)
+    except (AlgorithmRefused, MalformedMessage) as error:
+        raise TemplateRefused(error.detail, rule="R61") from error
+    # RFC 9483 4.1.1: a key that can sign proves possession so, whatever it is for. RFC 4211 4.2 leaves the
+    # choice, and some devices' key stores sign nothing with an RSA key for encryption.
+    if not isinstance(key, KEM_PUBLIC_KEYS) and (
+        rules.strict or not isinstance(key, rsa.RSAPublicKey)
+    ):
+        raise POPRefused("encrCert for a key that can sign", rule="R72")
+    _require_pvno_3(header, "R72")
+    return spki_der
+
+
+def used_in_request(request: AuthenticatedRequest, rules: HeaderRules) -> frozenset[str]:
+    """Return the quirks of the signer's domain without which the body would have been refused.
+
+    Args:
+        rules: The endpoint's.
+    """
+    asked, domain = request.request, request.domain
+    if not domain.quirks and not domain.algorithms.forgives:
+        return frozenset()
+    nameless = asked.template.subject_der is None
+    proof = asked.pop
+    weak = isinstance(proof, SignaturePOP) and signature_algorithm(
+        proof.algorithm_der
+    ).name.endswith(("sha1", "md5"))
+    used = {
+        Quirk.any_cert_req_id: not asked.is_pkcs10 and asked.cert_req_id != 0,
+        Quirk.no_subject: rules.strict and nameless,
+        Quirk.sha1: weak,
+    }
+    return frozenset(quirk for quirk, is_used in used.items() if is_used)
 
 
 def _crmf_request(message: PKIMessage, rules: HeaderRules) -> CertReqMsg:
@@ -142,6 +320,25 @@ def _crmf_request(message: PKIMessage, rules: HeaderRules) -> CertReqMsg:
 def _check_template(
     request: CertReqMsg, allowed: AlgorithmPolicy, rules: HeaderRules
 ) -> tuple[bytes, PublicKeyTypes]:
+    _check_names(request, rules)
+    spki_der = request.template.spki_der
+    assert spki_der is not None  # who has no key has no possession to prove
+    try:
+        key = load_public_key(spki_der)
+        _require_key(key, allowed)
+    except (AlgorithmRefused, MalformedMessage) as error:
+        raise TemplateRefused(error.detail, rule="R61") from error
+    _check_no_authority(request)
+    return spki_der, key
+
+
+def _require_key(key: PublicKeyTypes, allowed: AlgorithmPolicy) -> None:
+    least = max(allowed.min_rsa_bits, MIN_REQUESTED_RSA_BITS)
+    replace(allowed, min_rsa_bits=least).require_key(key, "the requested certificate has a key")
+
+
+def _check_names(request: CertReqMsg, rules: HeaderRules) -> None:
+    """Check all of a template but its key."""
     template = request.template
     _check_one_template(request)
     if template.version not in (None, 2):
@@ -153,21 +350,6 @@ def _check_template(
         raise TemplateRefused("no subject, and no subjectAltName in its place", rule="R51")
     if template.reserved and rules.strict:
         raise TemplateRefused(f"{', '.join(template.reserved)} must be absent", rule="R49")
-    if template.spki_der is None:
-        raise TemplateRefused("no publicKey: keys are not generated here", rule="R60")
-    if not asn1.decode(asn1.SubjectPublicKeyInfo, template.spki_der).subject_public_key.as_bytes():
-        raise TemplateRefused("empty publicKey: keys are not generated here", rule="R60")
-    try:
-        key = load_public_key(template.spki_der)
-        replace(
-            allowed, min_rsa_bits=max(allowed.min_rsa_bits, MIN_REQUESTED_RSA_BITS)
-        ).require_key(key, "the requested certificate has a key")
-    except AlgorithmRefused as error:
-        raise TemplateRefused(error.detail, rule="R61") from error
-    except MalformedMessage as error:
-        raise TemplateRefused(error.detail, rule="R61") from error
-    _check_no_authority(request)
-    return template.spki_der, key
 
 
 def _check_one_template(request: CertReqMsg) -> None:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Final
 
-from ra_gateway.cmp.algorithms import AlgorithmPolicy
+from ra_gateway.cmp.algorithms import KEM_PUBLIC_KEYS, AlgorithmPolicy
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, InvalidSignature, KeyUsage
 from ra_gateway.cmp.name_constraints import check_name_constraints
 from ra_gateway.cmp.names import CanonicalName, canonical
@@ -50,6 +50,7 @@ class DomainKind(StrEnum):
 
     vendor = "vendor"
     operator = "operator"
+    registration_authority = "registration_authority"  # other RAs, which speak for their devices
     shared_secrets = "shared_secrets"  # no certificates at all: for requests under a MAC
 
 
@@ -66,6 +67,7 @@ class TrustDomain:
         anchors: Root certificates; without any, nothing is trusted.
         intermediates: Known CA certificates; senders need not include them.
         quirks: Names of the rules that are relaxed for this domain's devices.
+        revoked_as: Name of the domain whose revocations count for its certificates; "" for its own.
     """
 
     name: str
@@ -74,6 +76,7 @@ class TrustDomain:
     intermediates: tuple[Certificate, ...] = ()
     algorithms: AlgorithmPolicy = field(default_factory=AlgorithmPolicy)
     quirks: frozenset[str] = frozenset()
+    revoked_as: str = ""
     _signers: dict[Certificate, Path] = field(default_factory=dict, repr=False)
     _remembered: OrderedDict[Path, tuple[datetime, datetime]] = field(
         default_factory=OrderedDict, repr=False
@@ -193,7 +196,9 @@ class TrustDomain:
                 f"{', '.join(unknown)}",
                 rule="RFC 5280 6.1.4",
             )
-        self.algorithms.require_key(certificate.public_key, "has a key", certificate)
+        # An ML-KEM key signs nothing, whatever the domain allows of signatures: it can only be a path's end.
+        if certificate.is_ca or not isinstance(certificate.public_key, KEM_PUBLIC_KEYS):
+            self.algorithms.require_key(certificate.public_key, "has a key", certificate)
 
     def _verify_link(self, certificate: Certificate, issuer: Certificate) -> None:
         self.algorithms.require_signature(certificate.signature_algorithm, "is signed", certificate)

@@ -14,12 +14,15 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NoReturn
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import (
     AlgorithmPolicy,
     AlgorithmRefused,
     SignatureAlgorithm,
     signature_algorithm,
+    within_ts_33310,
 )
 from ra_gateway.cmp.certificates import Certificate, KeyUsage, load_certificate
 from ra_gateway.cmp.codes import OID
@@ -75,6 +78,13 @@ class Quirk(StrEnum):
     no_message_time = "no_message_time"
     any_cert_req_id = "any_cert_req_id"
     no_subject = "no_subject"
+    missing_extracerts_in_certconf = "missing_extracerts_in_certconf"
+    sha1 = "sha1"
+    rsa1024 = "rsa1024"
+
+
+RELAYED: Final = frozenset({Quirk.short_ids, Quirk.any_cert_req_id, Quirk.recip_nonce_in_ir})
+"""Rules for devices that an RA enforced, or waived for good reason, before it signed in their place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +98,7 @@ class HeaderRules:
         quirks: Rules that are relaxed.
     """
 
-    strictness: Strictness = Strictness.three_gpp
+    strictness: Strictness = Strictness.lenient
     message_time_window_seconds: int = 300
     require_message_time: bool = False
     extra_certs_max_count: int = 16
@@ -98,6 +108,10 @@ class HeaderRules:
     def strict(self) -> bool:
         """Whether RFC 9483 is read to the letter."""
         return self.strictness is Strictness.strict
+
+    def algorithms(self, policy: AlgorithmPolicy) -> AlgorithmPolicy:
+        """Return what a trust domain allows at this endpoint."""
+        return within_ts_33310(policy) if self.strictness is Strictness.three_gpp else policy
 
     def relaxed_by(self, quirks: Iterable[str]) -> HeaderRules:
         """Return the rules with quirks added."""
@@ -361,7 +375,9 @@ def authenticate(
     for signer in select_signers(message.header, bag, rules):
         try:
             domain, path = _vouch(signer, bag, domains, now)
-            _check_protection(message, algorithm, signer, domain.algorithms)
+            allowed = rules.algorithms(domain.algorithms)
+            allowed.require_key(signer.public_key, "has a key", signer.subject)
+            _check_protection(message, algorithm, signer, allowed)
             # Not before the signature: who merely shows a certificate is told nothing about it.
             _check_credential(signer)
             check_header(message.header, rules.relaxed_by(domain.quirks), first=True)
@@ -370,6 +386,11 @@ def authenticate(
         else:
             return AuthenticatedMessage(message, signer, domain, path, _SEAL)
     raise refusal or ProtectionRefused("no signer found", rule="R33")
+
+
+def named_as_signer(header: PKIHeader, certificate: Certificate) -> bool:
+    """Tell whether a header says that a certificate protects the message; whether it does is not known."""
+    return _kid_fits(header, certificate) and _sender_fits(header, certificate)
 
 
 def authenticate_registered(
@@ -480,7 +501,9 @@ def authenticate_follower(
         try:
             if not signer.valid_at(now):
                 raise SignerNotTrusted(f"{signer.subject} has expired", rule="R22")
-            _check_protection(message, algorithm, signer, candidate.domain.algorithms)
+            allowed = rules.algorithms(candidate.domain.algorithms)
+            _check_protection(message, algorithm, signer, allowed)
+            _check_certificate_sent(message, rules.relaxed_by(candidate.domain.quirks))
             check_header(message.header, rules.relaxed_by(candidate.domain.quirks), first=False)
         except CMPError as error:
             refusal = refusal or error
@@ -489,6 +512,51 @@ def authenticate_follower(
     raise refusal or ProtectionRefused(
         "the message is not protected by the credential that opened the transaction", rule="R35"
     )
+
+
+def _check_certificate_sent(message: PKIMessage, rules: HeaderRules) -> None:
+    """Refuse a follower without any certificate, to the letter of what peers may rely on (RFC 9483 3.3)."""
+    forgiven = Quirk.missing_extracerts_in_certconf in rules.quirks
+    if rules.strict and not forgiven and not message.extra_certs:
+        raise ProtectionRefused("no certificate came with the message", rule="R33")
+
+
+def used_quirks(
+    authenticated: AuthenticatedMessage, rules: HeaderRules, *, first: bool
+) -> frozenset[str]:
+    """Return the quirks of the signer's domain without which a message would have been refused.
+
+    Args:
+        rules: The endpoint's.
+        first: Whether the message opens an operation.
+    """
+    message, domain = authenticated.message, authenticated.domain
+    header = message.header
+    if not domain.quirks and not domain.algorithms.forgives:
+        return frozenset()
+    short_id = rules.strict and len(header.transaction_id or b"") < NONCE_OCTETS
+    short_nonce = len(header.sender_nonce or b"") < NONCE_OCTETS
+    used = {
+        Quirk.short_ids: short_id or short_nonce,
+        Quirk.recip_nonce_in_ir: rules.strict and first and header.recip_nonce is not None,
+        Quirk.no_message_time: rules.require_message_time and header.message_time is None,
+        Quirk.missing_extracerts_in_certconf: rules.strict
+        and not first
+        and not message.extra_certs,
+        Quirk.sha1: _weak_hash(authenticated),
+        Quirk.rsa1024: any(
+            isinstance(item.public_key, rsa.RSAPublicKey) and item.public_key.key_size < 2048
+            for item in authenticated.path
+        ),
+    }
+    return frozenset(quirk for quirk, is_used in used.items() if is_used)
+
+
+def _weak_hash(authenticated: AuthenticatedMessage) -> bool:
+    names = [protection_algorithm(authenticated.message).name]
+    # The anchor's own signature proves nothing to anybody.
+    names += [item.signature_algorithm.name for item in authenticated.path[:-1]]
+    return any(name.endswith(("sha1", "md5")) for name in names)
 
 
 # --- shared secrets -------------------------------------------------------------------------------------------
@@ -583,6 +651,21 @@ def authenticate_answer(
         else:
             return AuthenticatedMessage(message, signer, trust, path, _SEAL)
     raise refusal or ProtectionRefused("no signer found", rule="R84")
+
+
+def check_authority(signer: Certificate, pinned: Collection[Certificate]) -> None:
+    """Refuse answers of mere certificate holders: every device's certificate chains to the same root.
+
+    Raises:
+        NotAuthorized: The signer is neither pinned nor a CA, and has neither cmcCA nor cmcRA.
+    """
+    speaks_for_ca = bool(signer.extended_key_usage & {OID.cmcCA, OID.cmcRA})
+    if not (signer in pinned or signer.is_ca or speaks_for_ca):
+        raise NotAuthorized(
+            f"the answer is protected by {signer.subject}, which is neither a CA nor has "
+            "cmcCA or cmcRA; if it speaks for the CA, list it under ca_certificate_paths",
+            rule="R84",
+        )
 
 
 def check_answer_header(

@@ -20,6 +20,7 @@ from ra_gateway.config.ca_tables import (
     CAServerConfig,
     CAStatusConfig,
 )
+from ra_gateway.config.dialects import DIALECTS
 from ra_gateway.config.reading import load, load_ca, parse
 from ra_gateway.config.service_tables import LogConfig, ServerConfig, StoreConfig
 from ra_gateway.config.tables import (
@@ -34,9 +35,21 @@ from ra_gateway.config.tables import (
     OperatorConfig,
     RAConfig,
     RevocationConfig,
+    RouteConfig,
     VendorConfig,
 )
-from ra_gateway.config.upstream_tables import BundledUpstream, CMPHTTPUpstream, UpstreamConfig
+from ra_gateway.config.upstream_tables import (
+    AnswerTrust,
+    BundledUpstream,
+    CMPHTTPUpstream,
+    DialectConfig,
+    OverHTTP,
+    PluginUpstream,
+    RestUpstream,
+    StepCAUpstream,
+    UpstreamConfig,
+    VaultUpstream,
+)
 from ra_gateway.config.values import (
     CA_MATERIAL,
     DEFAULT_SIGNATURES,
@@ -54,12 +67,14 @@ from ra_gateway.config.values import (
 __all__ = [
     "CA_MATERIAL",
     "DEFAULT_SIGNATURES",
+    "DIALECTS",
     "LEGACY_SIGNATURES",
     "OPERATOR_DOMAIN",
     "PLACEHOLDERS",
     "QUIRKS",
     "WELL_KNOWN_PATH",
     "AlgorithmsConfig",
+    "AnswerTrust",
     "BodyName",
     "BundledUpstream",
     "CAClientConfig",
@@ -70,6 +85,7 @@ __all__ = [
     "CAStatusConfig",
     "CMPHTTPUpstream",
     "CurveName",
+    "DialectConfig",
     "EndpointConfig",
     "GatewayConfig",
     "GenmConfig",
@@ -78,13 +94,19 @@ __all__ = [
     "LogConfig",
     "MACConfig",
     "OperatorConfig",
+    "OverHTTP",
+    "PluginUpstream",
     "QuirkName",
     "RAConfig",
+    "RestUpstream",
     "RevocationConfig",
+    "RouteConfig",
     "ServerConfig",
     "SignatureName",
+    "StepCAUpstream",
     "StoreConfig",
     "UpstreamConfig",
+    "VaultUpstream",
     "VendorConfig",
     "load",
     "load_ca",

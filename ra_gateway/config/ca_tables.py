@@ -140,7 +140,9 @@ class CAProfileConfig(Table):
         description="Longest validity, in days; the default is that of the base.",
     )
     key_usage: tuple[str, ...] | None = Field(
-        default=None, description="Key usages every certificate has."
+        default=None,
+        description="Key usages every certificate has; keyEncipherment and dataEncipherment only with RSA "
+        "keys, keyAgreement only with EC keys.",
     )
     extended_key_usage: tuple[str, ...] | None = Field(
         default=None, description="Extended key usages given when none is asked for."
@@ -275,6 +277,12 @@ class CAConfig(Table):
         default=False,
         description="Whether the old certificate is revoked (superseded) as soon as its renewal "
         "is confirmed; otherwise it stays valid until it expires.",
+    )
+    key_generation: bool = Field(
+        default=False,
+        description="Whether the CA makes keys for devices that ask for that (RFC 9483 4.1.6) and sends "
+        "them encrypted for the certificate that protects the request. `ra-gateway ca renew-signers "
+        "--key-generation` makes the signer that this needs.",
     )
     profiles: Named[CAProfileConfig] = Field(
         default={}, description="Certificate profiles of your own."

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ra_gateway.config.dialects import with_dialects
 from ra_gateway.config.rules import CA_RULES, RULES, Rule
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 from ra_gateway.config.telling import problems
@@ -39,7 +40,8 @@ def parse(
     Raises:
         ConfigError: With every problem found.
     """
-    return _validate(GatewayConfig, _tables(text, name), RULES, directory, check_files)
+    raw = with_dialects(_tables(text, name))
+    return _validate(GatewayConfig, raw, RULES, directory, check_files)
 
 
 def load_ca(path: Path, *, check_files: bool = True) -> CAServiceConfig:

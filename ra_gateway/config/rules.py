@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.config.dialects import DIALECTS
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig
 from ra_gateway.config.tables import EndpointConfig, IdentityConfig, MACConfig
 from ra_gateway.config.upstream_tables import CMPHTTPUpstream
@@ -125,6 +126,50 @@ def _check_references(raw: Raw) -> Iterator[Problem]:
             yield _unknown_name(
                 f"endpoints.{name}.upstream", "upstream", "upstreams", upstream, upstreams
             )
+
+
+def _check_routes(raw: Raw) -> Iterator[Problem]:
+    upstreams = _table(raw, "upstreams")
+    for name, endpoint in _rows(raw, "endpoints"):
+        routes = endpoint.get("routes")
+        vendors, profiles = texts(endpoint.get("vendors")), texts(endpoint.get("profiles"))
+        for index, route in enumerate(routes if isinstance(routes, list) else ()):
+            if not isinstance(route, dict):
+                continue
+            path = f"endpoints.{name}.routes[{index}]"
+            upstream = route.get("upstream")
+            if isinstance(upstream, str) and upstream not in upstreams:
+                yield _unknown_name(
+                    f"{path}.upstream", "upstream", "upstreams", upstream, upstreams
+                )
+            for key, known in (("domains", [*vendors, OPERATOR_DOMAIN]), ("profiles", profiles)):
+                for text in texts(route.get(key)):
+                    if text not in known:
+                        yield Problem(
+                            f"{path}.{key}",
+                            f"{text} is none of this endpoint's, so nothing ever fits",
+                            f"Name one of {', '.join(known) or 'none: there are none'}, or add it to the "
+                            f"endpoint's {'vendors' if key == 'domains' else 'profiles'}.",
+                        )
+
+
+def _check_dialects(raw: Raw) -> Iterator[Problem]:
+    own = _table(raw, "dialects")
+    for name, dialect in _rows(raw, "dialects"):
+        base = dialect.get("base")
+        if name in DIALECTS:
+            yield Problem(
+                f"dialects.{name}",
+                "comes with the gateway and cannot be changed",
+                f'Give it another name, with base = "{name}".',
+            )
+        if isinstance(base, str) and base not in DIALECTS:
+            yield _unknown_name(f"dialects.{name}.base", "dialect", "dialects", base, DIALECTS)
+    for name, upstream in _rows(raw, "upstreams"):
+        named = upstream.get("dialect")
+        if isinstance(named, str) and named not in own and named not in DIALECTS:
+            known = {**DIALECTS, **own}
+            yield _unknown_name(f"upstreams.{name}.dialect", "dialect", "dialects", named, known)
 
 
 def _unknown_name(path: str, noun: str, table: str, name: str, known: Raw) -> Problem:
@@ -257,8 +302,9 @@ def _check_times(raw: Raw) -> Iterator[Problem]:
         )
     drain = _value(_table(raw, "server"), ServerConfig, "drain_seconds")
     for name, upstream in _rows(raw, "upstreams"):
+        # The defaults are the same whatever the kind.
         deadline = _value(upstream, CMPHTTPUpstream, "deadline_seconds")
-        if upstream.get("kind") != "cmp_http":
+        if upstream.get("kind") == "bundled":
             continue
         if _exceeds(deadline, drain):
             yield Problem(
@@ -316,7 +362,9 @@ def _check_upstream_tls(raw: Raw) -> Iterator[Problem]:
                     f"is given without {needed}",
                     f"Give {needed} as well, or take it out.",
                 )
-        urls = [*texts(upstream.get("urls")), *texts([upstream.get("url")])]
+        urls = texts(
+            [*texts(upstream.get("urls")), upstream.get("url"), upstream.get("revoke_url")]
+        )
         if urls and not any(url.lower().startswith("https:") for url in urls):
             for key in ("tls_ca_path", *needs):
                 if key in upstream:
@@ -388,6 +436,8 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_reserved_names,
     _check_identities,
     _check_references,
+    _check_routes,
+    _check_dialects,
     _check_endpoints,
     _check_mac,
     _check_duplicate_urls,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.service_tables import LogConfig, ServerConfig, StoreConfig
-from ra_gateway.config.upstream_tables import UpstreamConfig
+from ra_gateway.config.upstream_tables import DialectConfig, UpstreamConfig
 from ra_gateway.config.values import (
     DEFAULT_SIGNATURES,
     WELL_KNOWN_PATH,
@@ -155,9 +155,10 @@ class RevocationConfig(Table):
     ocsp_url: FetchedURL | None = Field(
         default=None,
         description="http or https URL of an OCSP responder for all certificates of this domain. It is "
-        "asked when a signer's certificate is seen, once its message is authenticated; the answer is "
-        "remembered. Its answers must be signed by the certificate's issuer, or by a responder that this "
-        "issuer certified (OCSPSigning).",
+        "asked when a signer's certificate is seen, once its message is authenticated, but not about CAs that "
+        "a fresh CRL covers; the answer is remembered. It must be signed by the certificate's issuer, or by a "
+        "responder that this issuer certified (OCSPSigning; in hard mode with id-pkix-ocsp-nocheck, or "
+        "covered by a CRL).",
     )
     ocsp_from_certificates: bool = Field(
         default=False,
@@ -368,6 +369,35 @@ class MACConfig(Table):
     )
 
 
+class RouteConfig(Table):
+    """Where requests go that fit every condition given, and by which rules; the first route that fits counts."""
+
+    profiles: tuple[Name, ...] = Field(
+        default=(), description=f"Names of the path {WELL_KNOWN_PATH}/p/<name> it was sent to."
+    )
+    cert_profiles: tuple[str, ...] = Field(
+        default=(), description="Names in certProfile of the header."
+    )
+    domains: tuple[str, ...] = Field(
+        default=(),
+        description='Who vouched for the device: names of `[vendors.<name>]`, "operator" for one that has an '
+        "operator certificate.",
+    )
+    body_types: tuple[BodyName, ...] = Field(default=(), description="Types of request.")
+    subjects: tuple[str, ...] = Field(
+        default=(),
+        description='Patterns like "CN=*.ran.example.net,O=Example" for the subject that the certificate will have.',
+    )
+    upstream: str = Field(description="Name of the `[upstreams.<name>]` that these requests go to.")
+    identity: IdentityConfig | None = Field(
+        default=None,
+        description="Takes the place of the vendor's identity rules, whatever the subject.",
+    )
+    approval: Literal["none", "required", "unlisted"] | None = Field(
+        default=None, description="Takes the place of the endpoint's, whatever the subject."
+    )
+
+
 class EndpointConfig(Table):
     """URLs, who may use them for what, and where their requests go."""
 
@@ -400,6 +430,15 @@ class EndpointConfig(Table):
         description="Shared secrets; without this table, protection by MAC is refused.",
     )
     upstream: str = Field(description="Name of the `[upstreams.<name>]` that requests go to.")
+    routes: tuple[RouteConfig, ...] = Field(
+        default=(),
+        max_length=256,
+        description="`[[endpoints.<name>.routes]]`: requests that go elsewhere, or by other rules.",
+    )
+    only_routes: bool = Field(
+        default=False,
+        description="Whether a request that no route fits is refused, in place of going to `upstream`.",
+    )
     implicit_confirm: Literal["deny", "relay"] = Field(
         default="deny",
         description='"deny" always runs certConf and pkiConf, as TS 33.310 has it; "relay" grants '
@@ -466,6 +505,9 @@ class GatewayConfig(Table):
     )
     upstreams: Named[Annotated[UpstreamConfig, Field(discriminator="kind")]] = Field(
         min_length=1, description="The ways to CAs."
+    )
+    dialects: Named[DialectConfig] = Field(
+        default={}, description="Dialects of your own, for upstreams to name."
     )
     ca: CAConfig | None = Field(default=None, description="The bundled CA.")
     endpoints: Named[EndpointConfig] = Field(min_length=1, description="The URLs served.")

@@ -63,11 +63,13 @@ def _problem(root: type[BaseModel], detail: ErrorDetails) -> Problem:
     if kind == "missing":
         return Problem(path, "is required", _advice("Add it", field))
     if kind == "union_tag_not_found":
-        return Problem(f"{path}.kind", "is required", 'Set it to "bundled" or "cmp_http".')
+        kinds = " or ".join(f'"{name}"' for name in _kinds(root, loc))
+        return Problem(f"{path}.kind", "is required", f"Set it to {kinds}.")
     if kind == "union_tag_invalid":
-        tags = ("bundled", "cmp_http")
         return Problem(
-            f"{path}.kind", "is not one of the values it may have", _choices(tags, context["tag"])
+            f"{path}.kind",
+            "is not one of the values it may have",
+            _choices(_kinds(root, loc), context["tag"]),
         )
     if kind == "literal_error":
         return Problem(
@@ -138,6 +140,14 @@ def _dotted(loc: tuple[int | str, ...]) -> str:
             continue  # the second is the tag of the discriminated union
         text += f"[{step}]" if isinstance(step, int) else f".{step}"
     return text.lstrip(".") or "configuration"
+
+
+def _kinds(root: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Return the values that `kind` may have in the table at a location."""
+    tables = get_args(bare(_type_at(root, loc)))
+    return tuple(
+        kind for table in tables for kind in get_args(table.model_fields["kind"].annotation)
+    )
 
 
 def _type_at(root: type[BaseModel], loc: tuple[int | str, ...]) -> Any:

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ra_gateway.config.values import CMPURL, DN, ProxyURL, PublicPath, Seconds, SecretPath, Table
+from ra_gateway.config.dialects import DIALECTS
+from ra_gateway.config.values import (
+    APIURL,
+    CMPURL,
+    DN,
+    Name,
+    PathSegments,
+    ProxyURL,
+    PublicPath,
+    Seconds,
+    SecretPath,
+    Table,
+)
+
+OddityName = Literal["unprotected_rejection", "unprotected_pkiconf", "pkiconf_without_certificates"]
 
 
-class _Upstream(Table):
+class _Way(Table):
     """Settings of every way to a CA."""
 
-    kur: Literal["reprotect", "nested", "forward"] = Field(
-        default="reprotect",
-        description='How a key update goes up: "reprotect" signed by the RA (CA in RA mode; the '
-        'CA relies on the gateway\'s check of the old key); "nested" untouched inside an '
-        'RA-signed message; "forward" untouched.',
-    )
-    certconf: Literal["forward", "local"] = Field(
-        default="forward",
-        description='"forward" lets the CA answer certConf; "local" has the gateway answer it, '
-        "for a CA that ignores confirmations (EJBCA).",
-    )
-    recipient: DN | None = Field(
-        default=None,
-        description="Recipient in messages to the CA, in the form of RFC 4514; by default the "
-        "issuer of the RA certificate. EJBCA selects its CA by it.",
-    )
     issuing_ca_paths: tuple[PublicPath, ...] = Field(
         default=(),
         description="CA certificates, PEM, one of which an issued certificate must chain through; "
@@ -38,6 +37,84 @@ class _Upstream(Table):
         description='"requested" refuses a certificate with another subject than asked for; "any" '
         "is for test servers that always return the same one.",
     )
+    unconfirmed: Literal["leave", "report", "revoke"] = Field(
+        default="leave",
+        description="What becomes of a certificate that its device rejects or does not confirm in time: "
+        '"leave" trusts the CA to see to it; "report" logs it; "revoke" has the CA revoke it, for a CA that does not '
+        "read certConf.",
+    )
+    unconfirmed_reason: Literal[0, 4, 5] = Field(
+        default=5,
+        description="reasonCode of that revocation: 0 unspecified, 4 superseded, 5 cessationOfOperation. The default "
+        "says that the certificate is not used any more, nor replaced.",
+    )
+
+
+class _Upstream(_Way):
+    """Settings of every way to a CA that speaks CMP."""
+
+    kur: Literal["reprotect", "nested", "forward"] = Field(
+        default="reprotect",
+        description='How a key update goes up: "reprotect" signed by the RA (CA in RA mode; the '
+        'CA relies on the gateway\'s check of the old key); "nested" untouched inside an '
+        'RA-signed message; "forward" untouched.',
+    )
+    dialect: Name | None = Field(
+        default=None,
+        description="Sets what this kind of CA needs for the keys below that the table leaves out: "
+        f"{', '.join(DIALECTS)}, or one of `[dialects.<name>]`.",
+    )
+    requests: Literal["reprotect", "nested", "forward"] = Field(
+        default="reprotect",
+        description='How ir, cr, p10cr and rr go up, as kur does. With another value than "reprotect" the gateway '
+        "cannot set a device's identity: a request that would need it is refused.",
+    )
+    certconf: Literal["forward", "local", "implicit"] = Field(
+        default="forward",
+        description='"forward" lets the CA answer certConf; "local" has the gateway answer it, '
+        'for a CA that ignores confirmations (EJBCA); "implicit" asks the CA for implicitConfirm, and has the gateway '
+        "answer certConf where that is granted.",
+    )
+    pop: Literal["keep", "raverified"] = Field(
+        default="keep",
+        description='"keep" sends the device\'s proof of possession on, unless its request had to be changed; '
+        '"raverified" always sends the gateway\'s word for it. It was verified either way.',
+    )
+    kur_names_issuer: bool = Field(
+        default=False,
+        description="Whether a kur names the issuer of the old certificate in its template, for a CA that finds "
+        "that certificate by subject and issuer (EJBCA).",
+    )
+    max_pvno: Literal[2, 3] = Field(
+        default=3,
+        description="Highest version of CMP that the CA speaks. The default leaves it to the device.",
+    )
+    ids: Literal["keep", "map"] = Field(
+        default="keep",
+        description='"keep" shows the CA the device\'s transactionID and senderNonce; "map" others of 16 octets, '
+        "for a CA that refuses the short ones of some base stations.",
+    )
+    genm: bool = Field(
+        default=True,
+        description="Whether the CA answers genm; if not, a question that is for the CA is refused.",
+    )
+    tolerate: tuple[OddityName, ...] = Field(
+        default=(),
+        description='What is borne of the CA\'s answers. "unprotected_rejection": a rejection without protection '
+        'counts as one; "unprotected_pkiconf": so does a pkiConf; "pkiconf_without_certificates": a pkiConf may be '
+        "signed by whoever signed an earlier answer.",
+    )
+    path: str = Field(
+        default="",
+        max_length=200,
+        pattern=r"^[A-Za-z0-9._~/-]*$",
+        description="Profile or alias on the CA's side, appended to its URL after a slash.",
+    )
+    recipient: DN | None = Field(
+        default=None,
+        description="Recipient in messages to the CA, in the form of RFC 4514; by default the "
+        "issuer of the RA certificate. EJBCA selects its CA by it.",
+    )
     orig_message: bool = Field(
         default=False,
         description="Whether the device's own message goes along as origPKIMessage, for a CA that "
@@ -45,54 +122,9 @@ class _Upstream(Table):
     )
 
 
-class BundledUpstream(_Upstream):
-    """The CA that comes with the gateway, in the same process; needs `[ca]`."""
+class OverHTTP(Table):
+    """How HTTP is spoken with a CA."""
 
-    kind: Literal["bundled"] = Field(description='"bundled": the CA of `[ca]`, in this process.')
-    replays_repeats: bool = Field(
-        default=True,
-        description="Whether the CA answers an identical repeat with the same answer; the bundled "
-        "one does, so after a crash the gateway may ask it again.",
-    )
-
-
-class CMPHTTPUpstream(_Upstream):
-    """A CA that speaks CMP over HTTP: EJBCA, another bundled CA, any of RFC 9483."""
-
-    kind: Literal["cmp_http"] = Field(description='"cmp_http": a CA that speaks CMP over HTTP.')
-    url: CMPURL | None = Field(
-        default=None,
-        description="Where to post, http or https, like "
-        "http://ca.example.net:8080/ejbca/publicweb/cmp/ra. Required, unless urls is given.",
-    )
-    urls: tuple[CMPURL, ...] = Field(
-        default=(),
-        max_length=16,
-        description="In place of url: several that lead to the same CA, whose nodes share what they know. "
-        "Another one is tried where that cannot issue twice: when the first never had the message, when the "
-        "message asks for no certificate, or with replays_repeats.",
-    )
-    order: Literal["active_standby", "round_robin"] = Field(
-        default="active_standby",
-        description='Which of urls an exchange begins with: "active_standby" the first that works; '
-        '"round_robin" each in turn.',
-    )
-    trust_anchors_paths: tuple[PublicPath, ...] = Field(
-        default=(),
-        description="Roots, PEM, that the signer of the CA's answers must chain to; by default "
-        "the operator's.",
-    )
-    ca_certificate_paths: tuple[PublicPath, ...] = Field(
-        default=(),
-        description="Certificates, PEM, that may sign the CA's answers as they are, for a CA that "
-        "signs CMP with its certificate-signing key (EJBCA).",
-    )
-    replays_repeats: bool = Field(
-        default=False,
-        description="Whether the CA answers an identical repeat with the same answer. true for a "
-        "CA that does not (EJBCA) may issue twice; with false, a request the CA may have seen is "
-        "not sent again. With urls, whether each gives the answers of the others.",
-    )
     connect_timeout_seconds: Seconds = Field(
         default=3.0,
         le=60,
@@ -105,35 +137,6 @@ class CMPHTTPUpstream(_Upstream):
         description="Time for a whole exchange with the CA, in seconds; then the device gets "
         "systemUnavail. The default lets a CA with an HSM and a queue finish, and ends before "
         "clients usually give up (30 s).",
-    )
-    try_deadline_seconds: Seconds = Field(
-        default=5.0,
-        le=300,
-        description="Time after which an exchange turns to the next of urls, in seconds, if it may. The default "
-        "leaves time for three within deadline_seconds, and is more than connecting takes.",
-    )
-    breaker_failures: int = Field(
-        default=5,
-        ge=1,
-        le=1000,
-        description="So many exchanges failed in a row at a URL, and it is left out for a while. The default is "
-        "more than one lost connection causes, and soon reached when a CA is gone. Answers that are not CMP do "
-        "not count, HTTP 429 and 503 count at once.",
-    )
-    breaker_seconds: Seconds = Field(
-        default=5.0,
-        le=60,
-        description="How long it is left out at first, in seconds; then one exchange tries it, and each time that "
-        "fails the time doubles, up to 60 s. The default is less than devices wait before they try again.",
-    )
-    probe_seconds: float = Field(
-        default=10.0,
-        ge=0,
-        le=3600,
-        allow_inf_nan=False,
-        description="Time between two probes of each of urls, in seconds; 0 for none. A probe is a HEAD request, "
-        "which cannot issue anything. The default finds a dead one within breaker_seconds or two, at no load "
-        "worth counting. A single URL is not probed.",
     )
     tls_ca_path: PublicPath | None = Field(
         default=None,
@@ -175,10 +178,301 @@ class CMPHTTPUpstream(_Upstream):
         "100 ms each, more than most CAs issue.",
     )
 
+
+class AnswerTrust(Table):
+    """Whom the answers of a CA that speaks CMP may be signed by."""
+
+    trust_anchors_paths: tuple[PublicPath, ...] = Field(
+        default=(),
+        description="Roots, PEM, that the signer of the CA's answers must chain to; by default "
+        "the operator's.",
+    )
+    ca_certificate_paths: tuple[PublicPath, ...] = Field(
+        default=(),
+        description="Certificates, PEM, that may sign the CA's answers as they are, for a CA that "
+        "signs CMP with its certificate-signing key (EJBCA).",
+    )
+
+
+class BundledUpstream(_Upstream):
+    """The CA that comes with the gateway, in the same process; needs `[ca]`."""
+
+    kind: Literal["bundled"] = Field(description='"bundled": the CA of `[ca]`, in this process.')
+    replays_repeats: bool = Field(
+        default=True,
+        description="Whether the CA answers an identical repeat with the same answer; the bundled "
+        "one does, so after a crash the gateway may ask it again.",
+    )
+
+
+class CMPHTTPUpstream(_Upstream, AnswerTrust, OverHTTP):
+    """A CA that speaks CMP over HTTP: EJBCA, another bundled CA, any of RFC 9483."""
+
+    kind: Literal["cmp_http"] = Field(description='"cmp_http": a CA that speaks CMP over HTTP.')
+    url: CMPURL | None = Field(
+        default=None,
+        description="Where to post, http or https, like "
+        "http://ca.example.net:8080/ejbca/publicweb/cmp/ra. Required, unless urls is given.",
+    )
+    urls: tuple[CMPURL, ...] = Field(
+        default=(),
+        max_length=16,
+        description="In place of url: several that lead to the same CA, whose nodes share what they know. "
+        "Another one is tried where that cannot issue twice: when the first never had the message, when the "
+        "message asks for no certificate, or with replays_repeats.",
+    )
+    order: Literal["active_standby", "round_robin"] = Field(
+        default="active_standby",
+        description='Which of urls an exchange begins with: "active_standby" the first that works; '
+        '"round_robin" each in turn.',
+    )
+    replays_repeats: bool = Field(
+        default=False,
+        description="Whether the CA answers an identical repeat with the same answer. true for a "
+        "CA that does not (EJBCA) may issue twice; with false, a request the CA may have seen is "
+        "not sent again. With urls, whether each gives the answers of the others.",
+    )
+    try_deadline_seconds: Seconds = Field(
+        default=5.0,
+        le=300,
+        description="Time after which an exchange turns to the next of urls, in seconds, if it may. The default "
+        "leaves time for three within deadline_seconds, and is more than connecting takes.",
+    )
+    breaker_failures: int = Field(
+        default=5,
+        ge=1,
+        le=1000,
+        description="So many exchanges failed in a row at a URL, and it is left out for a while. The default is "
+        "more than one lost connection causes, and soon reached when a CA is gone. Answers that are not CMP do "
+        "not count, HTTP 429 and 503 count at once.",
+    )
+    breaker_seconds: Seconds = Field(
+        default=5.0,
+        le=60,
+        description="How long it is left out at first, in seconds; then one exchange tries it, and each time that "
+        "fails the time doubles, up to 60 s. The default is less than devices wait before they try again.",
+    )
+    probe_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Time between two probes of each of urls, in seconds; 0 for none. A probe is a HEAD request, "
+        "which cannot issue anything. The default finds a dead one within breaker_seconds or two, at no load "
+        "worth counting. A single URL is not probed.",
+    )
+
     @property
     def every_url(self) -> tuple[str, ...]:
         """The URLs, in order of preference, by whichever key they were given."""
         return self.urls if self.url is None else (self.url,)
 
 
-UpstreamConfig = BundledUpstream | CMPHTTPUpstream
+# --- CAs that speak no CMP ------------------------------------------------------------------------------------
+
+
+class _SigningUpstream(_Way, OverHTTP):
+    """A CA with a REST API. The gateway answers certConf itself, and key updates go up under its own name."""
+
+    # What no REST API has a part in.
+    kur: ClassVar[Literal["reprotect"]] = "reprotect"
+    requests: ClassVar[Literal["reprotect"]] = "reprotect"
+    certconf: ClassVar[Literal["local"]] = "local"
+    pop: ClassVar[Literal["keep"]] = "keep"
+    kur_names_issuer: ClassVar[bool] = False
+    max_pvno: ClassVar[Literal[3]] = 3
+    ids: ClassVar[Literal["keep"]] = "keep"
+    genm: ClassVar[bool] = False
+    tolerate: ClassVar[tuple[OddityName, ...]] = ()
+    path: ClassVar[str] = ""
+    recipient: ClassVar[None] = None
+    orig_message: ClassVar[bool] = False
+
+    unconfirmed: Literal["leave", "report", "revoke"] = Field(
+        default="revoke",
+        description="What becomes of a certificate that its device rejects or does not confirm in time: "
+        '"revoke" has the API revoke it; "report" logs it; "leave" does nothing.',
+    )
+
+
+class StepCAUpstream(_SigningUpstream):
+    """smallstep step-ca (docs/ca-step-ca.md); serves p10cr and rr."""
+
+    kind: Literal["step_ca"] = Field(description='"step_ca": smallstep step-ca.')
+    replays_repeats: ClassVar[bool] = False
+    url: APIURL = Field(
+        description="Where step-ca is, https, under a name it has among its dnsNames, like "
+        "https://ca.example.net:9000.",
+    )
+    root_path: PublicPath = Field(
+        description="Root certificate of step-ca, PEM: its fingerprint is in every token, and it is what TLS "
+        "trusts, unless tls_ca_path is given.",
+    )
+    provisioner: str = Field(
+        min_length=1,
+        description="Name of the JWK provisioner, as `step ca provisioner list` has it.",
+    )
+    provisioner_key_path: SecretPath = Field(
+        repr=False,
+        description="Its private key, EC on P-256, PEM (PKCS#8), or one line that names a key in an HSM "
+        "(docs/hsm.md); mode 0600.",
+    )
+    provisioner_key_password_path: SecretPath | None = Field(
+        default=None,
+        repr=False,
+        description="File with the key's password (a newline at its end is dropped); mode 0600. Without it the "
+        "key must be unencrypted.",
+    )
+
+
+class VaultUpstream(_SigningUpstream):
+    """The PKI engine of HashiCorp Vault or OpenBao (docs/ca-vault.md); serves p10cr and rr."""
+
+    kind: Literal["vault"] = Field(description='"vault": Vault or OpenBao.')
+    replays_repeats: ClassVar[bool] = False
+    url: APIURL = Field(description="Where Vault is, https, like https://vault.example.net:8200.")
+    mount: PathSegments = Field(default="pki", description="Where the PKI engine is mounted.")
+    role: PathSegments = Field(description="Role of the engine that decides what is issued.")
+    verbatim: bool = Field(
+        default=False,
+        description="Whether subject and extensions are taken from the request as they are (sign-verbatim). "
+        "Otherwise (sign) common name and subjectAltName are, and the rest of the subject is the role's.",
+    )
+    namespace: PathSegments | None = Field(
+        default=None, description="Namespace of Vault Enterprise or OpenBao; by default none."
+    )
+    token_path: SecretPath = Field(
+        repr=False,
+        description="File with the token, mode 0600; read for each request, so that Vault Agent may renew it.",
+    )
+
+
+class RestUpstream(_SigningUpstream):
+    """An API that certifies public keys (docs/upstream-plugins.md); serves every request but genm."""
+
+    kind: Literal["rest"] = Field(description='"rest": an API that certifies public keys.')
+    url: APIURL = Field(description="Where requests for certificates are posted, https.")
+    revoke_url: APIURL | None = Field(
+        default=None, description="Where revocations are posted, https; by default rr is rejected."
+    )
+    token_path: SecretPath | None = Field(
+        default=None,
+        repr=False,
+        description="File with the token that is sent as Authorization: Bearer, mode 0600, read for each "
+        "request; by default none, for an API that knows the gateway by tls_certificate_path.",
+    )
+    replays_repeats: bool = Field(
+        default=False,
+        description="Whether the API answers a repeated request, which has the same request_id_field, with the "
+        "same certificate. With false, a request it may have seen is not sent again.",
+    )
+    public_key_field: str = Field(
+        default="publicKey",
+        min_length=1,
+        description="JSON member with the public key: base64 of SubjectPublicKeyInfo.",
+    )
+    subject_field: str = Field(
+        default="subject",
+        description='JSON member with the subject, in the form of RFC 4514; "" leaves it out, as in the next '
+        "three.",
+    )
+    san_field: str = Field(
+        default="subjectAltNames",
+        description='JSON member with the list of names, such as "dns:enb1.example.net" and "ip:192.0.2.1".',
+    )
+    csr_field: str = Field(
+        default="csr", description="JSON member with the PKCS#10 of a p10cr, PEM."
+    )
+    request_id_field: str = Field(
+        default="requestId",
+        description="JSON member with 64 hexadecimal digits, the same when a request is sent again.",
+    )
+    certificate_field: str = Field(
+        default="certificate",
+        min_length=1,
+        description="JSON member of answers with the certificate, PEM or base64 of DER.",
+    )
+    chain_field: str = Field(
+        default="chain",
+        description="JSON member of answers with CA certificates, the same or a list.",
+    )
+    error_field: str = Field(
+        default="error", description="JSON member of answers 400 and 422 that says what is wrong."
+    )
+
+
+class PluginUpstream(_Upstream, AnswerTrust):
+    """A CA that another package knows how to speak to (docs/upstream-plugins.md)."""
+
+    kind: Literal["plugin"] = Field(description='"plugin": a CA of another package.')
+    certconf: Literal["forward", "local"] = Field(
+        default="local",
+        description='"local" has the gateway answer certConf; "forward", for plug-ins that speak CMP themselves, '
+        "lets the CA.",
+    )
+    plugin: str = Field(
+        min_length=1,
+        description="Name of an entry point in the group ra_gateway.upstreams of an installed package.",
+    )
+    settings: Mapping[str, object] = Field(
+        default={},
+        description="Whatever the plug-in wants to be told; no secrets, but files of such.",
+    )
+    replays_repeats: bool = Field(
+        default=False,
+        description="Whether the CA answers an identical repeat with the same answer. With false, a request it "
+        "may have seen is not sent again.",
+    )
+    deadline_seconds: Seconds = Field(
+        default=15.0,
+        le=300,
+        description="Time for a whole exchange with the CA, in seconds; then the device gets systemUnavail. The "
+        "default is that of the other kinds.",
+    )
+
+
+UpstreamConfig = (
+    BundledUpstream
+    | CMPHTTPUpstream
+    | StepCAUpstream
+    | VaultUpstream
+    | RestUpstream
+    | PluginUpstream
+)
+
+
+class DialectConfig(Table):
+    """A dialect of your own: keys of an upstream for every upstream that names it."""
+
+    base: Name | None = Field(
+        default=None, description="Dialect that comes with the gateway and that this one changes."
+    )
+    kur: Literal["reprotect", "nested", "forward"] | None = Field(
+        default=None, description="As of an upstream."
+    )
+    requests: Literal["reprotect", "nested", "forward"] | None = Field(
+        default=None, description="As of an upstream."
+    )
+    certconf: Literal["forward", "local", "implicit"] | None = Field(
+        default=None, description="As of an upstream."
+    )
+    pop: Literal["keep", "raverified"] | None = Field(
+        default=None, description="As of an upstream."
+    )
+    kur_names_issuer: bool | None = Field(default=None, description="As of an upstream.")
+    max_pvno: Literal[2, 3] | None = Field(
+        default=None, description="As of an upstream, with its default."
+    )
+    ids: Literal["keep", "map"] | None = Field(default=None, description="As of an upstream.")
+    genm: bool | None = Field(default=None, description="As of an upstream.")
+    tolerate: tuple[OddityName, ...] | None = Field(default=None, description="As of an upstream.")
+    unconfirmed: Literal["leave", "report", "revoke"] | None = Field(
+        default=None, description="As of an upstream."
+    )
+    unconfirmed_reason: Literal[0, 4, 5] | None = Field(
+        default=None, description="As of an upstream, with its default."
+    )
+    expected_subject: Literal["requested", "any"] | None = Field(
+        default=None, description="As of an upstream."
+    )
+    replays_repeats: bool | None = Field(default=None, description="As of an upstream.")

@@ -54,6 +54,9 @@ QuirkName = Literal[
     "no_message_time",
     "any_cert_req_id",
     "no_subject",
+    "missing_extracerts_in_certconf",
+    "sha1",
+    "rsa1024",
 ]
 QUIRKS: Final[Mapping[QuirkName, str]] = {
     "short_ids": "transactionID and senderNonce may be shorter than 16 octets (R5, R6).",
@@ -61,6 +64,10 @@ QUIRKS: Final[Mapping[QuirkName, str]] = {
     "no_message_time": "messageTime may be absent where the endpoint requires it (R29).",
     "any_cert_req_id": "certReqId may be any integer instead of 0; it is echoed (R47).",
     "no_subject": "The template may lack a subject, also in strict mode; it is derived (R141).",
+    "missing_extracerts_in_certconf": "certConf and pollReq may come without a certificate, also in strict "
+    "mode; the signer is that of the request (R34).",
+    "sha1": "Messages, proofs of possession and vendor certificates may be signed with SHA-1 (R17, R146).",
+    "rsa1024": "Vendor keys may be RSA of 1024 bits; no such key is certified (R19).",
 }
 
 BodyName = Literal["ir", "cr", "kur", "p10cr", "rr", "genm"]
@@ -282,6 +289,31 @@ def _cmp_url(text: str) -> str:
     return text
 
 
+def _api_url(text: str) -> str:
+    parts = urlsplit(_url(text, ("https", "http")))
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise _wrong(
+            "is more than the address of an API",
+            "Write it like https://ca.example.net:9000: no user, no password, no query.",
+        )
+    # What is sent there is authenticated by a token, which whoever listens could use.
+    if parts.scheme == "http" and parts.hostname not in _THIS_MACHINE:
+        raise _wrong("is not https", "Write https://; http is for 127.0.0.1 only.")
+    return text
+
+
+_THIS_MACHINE: Final = ("127.0.0.1", "::1", "localhost")
+
+
+def _path_segments(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*/?", text):
+        raise _wrong(
+            "is not a part of a path",
+            "Use letters, digits, ., - and _, with slashes between parts.",
+        )
+    return text
+
+
 def _proxy_url(text: str) -> str:
     parts = urlsplit(_url(text, ("http",)))
     if "@" in parts.netloc or parts.path not in ("", "/") or parts.query or parts.fragment:
@@ -359,6 +391,8 @@ SubjectPattern = Annotated[str, AfterValidator(_subject_pattern)]
 SANTemplate = Annotated[str, AfterValidator(_san_template)]
 SANPattern = Annotated[str, AfterValidator(_san_pattern)]
 CMPURL = Annotated[str, AfterValidator(_cmp_url)]
+APIURL = Annotated[str, AfterValidator(_api_url)]
+PathSegments = Annotated[str, AfterValidator(_path_segments)]
 ProxyURL = Annotated[str, AfterValidator(_proxy_url)]
 PublishedURL = Annotated[str, AfterValidator(_crl_url)]
 FetchedURL = Annotated[str, AfterValidator(_fetched_url)]

@@ -10,19 +10,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_private_key,
+)
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import InvalidSignature, digest
+from ra_gateway.cmp.algorithms import (
+    KEM_PUBLIC_KEYS,
+    AlgorithmRefused,
+    InvalidSignature,
+    SignatureAlgorithm,
+    digest,
+)
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
+from ra_gateway.cmp.cms import (
+    ID_DATA,
+    ID_SIGNED_DATA,
+    PrivateKeyHolder,
+    open_envelope,
+)
+from ra_gateway.cmp.cms_signed import open_package
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     ANYONE,
+    CMP2000,
+    CMP2021,
+    ENCR_CERT_POPO_DER,
     CertId,
     CertRepMessage,
     CertResponse,
@@ -40,6 +61,7 @@ from ra_gateway.cmp.messages import (
     cert_rep_message,
     cert_req_msg_der,
     cert_request_der,
+    enveloped_data,
     error_msg_content,
     popo_signing_key_input,
     require_one,
@@ -52,9 +74,9 @@ from ra_gateway.cmp.names import (
     general_names_der,
     same_name,
 )
-from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.protection import Credential, Signer, protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
-from ra_gateway.cmp.requests import cert_hash_name
+from ra_gateway.cmp.requests import Possession, cert_hash_name, require_delivery
 from ra_gateway.cmp.trust import DomainKind, Path, TrustDomain
 from ra_gateway.cmp.verification import (
     NONCE_OCTETS,
@@ -70,6 +92,9 @@ from ra_gateway.keys import KeySigner
 
 _RULES: Final = HeaderRules(strictness=Strictness.lenient)
 _NULL: Final = b"\x05\x00"
+_SHA512: Final = "2.16.840.1.101.3.4.2.3"
+_NO_KEY: Final = b"\x03\x01\x00"
+"""publicKey of a request for central key generation that says what kind of key it wants: an empty BIT STRING."""
 
 _ADVICE: Final = {
     PKIFailureInfo.signerNotTrusted: "The root of the device's certificate must be an anchor of a trust "
@@ -184,6 +209,10 @@ class RequestOptions:
         recipient: RFC 4514 string of the CA's name; None says that it is not known, in a kur the old issuer.
         cert_req_id: 0 in a conforming request (RFC 9483 4.1.1).
         extra_certs_in_cert_conf: Send the chain again with certConf.
+        pvno: 2 or 3; 3 where the key is not proved by a signature, whatever is said here.
+        encr_cert: Prove possession by decrypting the certificate, as an ML-KEM key always does; for RSA keys.
+        key_algorithm_der: Of the key that the CA is to make: AlgorithmIdentifier as in SubjectPublicKeyInfo;
+            None leaves it to the CA.
     """
 
     body_type: BodyType = BodyType.ir
@@ -195,6 +224,9 @@ class RequestOptions:
     recipient: str | None = None
     cert_req_id: int = 0
     extra_certs_in_cert_conf: bool = True
+    pvno: int = CMP2000
+    encr_cert: bool = False
+    key_algorithm_der: bytes | None = None
 
 
 class Direction(StrEnum):
@@ -245,11 +277,13 @@ class Done:
         identity: What the base station has from now on: begin the next kur with it.
         operator_root: Where the new certificate's path ends.
         confirmed_implicitly: No certConf was needed.
+        private_key: The new certificate's: the device's own, or the one that the CA made for it.
     """
 
     identity: DeviceIdentity
     operator_root: Certificate
     confirmed_implicitly: bool = False
+    private_key: Any = field(default=None, repr=False)
 
     @property
     def certificate(self) -> Certificate:
@@ -276,6 +310,31 @@ class _Issued:
     fault: str
 
 
+class EncryptionOnly:
+    """Stands in the place of a signer where a key only decrypts (`ra_gateway.cmp.protection.Signer`)."""
+
+    @property
+    def algorithm(self) -> SignatureAlgorithm:
+        """There is none."""
+        self._refuse()
+
+    async def sign(self, octets: bytes) -> bytes:
+        """Refuse to sign.
+
+        Raises:
+            AlgorithmRefused: Always.
+        """
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise AlgorithmRefused("the key of this certificate is for encryption only")
+
+
+def _signer_of(private_key: Any) -> Signer:
+    kem = isinstance(private_key.public_key(), KEM_PUBLIC_KEYS)
+    return EncryptionOnly() if kem else KeySigner(private_key)
+
+
 # --- the operation --------------------------------------------------------------------------------------------
 
 
@@ -286,11 +345,13 @@ class Enrollment:
 
     Args:
         identity: Who the device is and whom it trusts.
-        private_key: The new key, of `cryptography`: RSA, EC, Ed25519, Ed448 or ML-DSA.
+        private_key: The new key, of `cryptography`: RSA, EC, Ed25519, Ed448, ML-DSA or ML-KEM. None asks the CA
+            to make it (RFC 9483 4.1.6).
         options: What to ask for.
         clock: Returns the time, aware UTC.
         random_octets: Returns that many random octets, fresh in each call.
         find_fault: The device's own opinion of the new certificate: "" to take it, else why not.
+        protection_key: Private key of the identity's credential, which the CA encrypts a key for that it makes.
 
     Raises:
         ValueError: Options that contradict each other, or names that cannot be encoded.
@@ -305,6 +366,7 @@ class Enrollment:
         clock: Callable[[], datetime],
         random_octets: Callable[[int], bytes],
         find_fault: Callable[[Certificate], str] = lambda certificate: "",
+        protection_key: Any = None,
     ) -> None:
         if options.body_type not in (BodyType.ir, BodyType.cr, BodyType.kur):
             raise ValueError(f"{options.body_type.name} is not a certificate request in CRMF")
@@ -313,10 +375,22 @@ class Enrollment:
             raise ValueError(
                 f"{options.body_type.name} needs an operator root; only ir does without"
             )
+        if private_key is None and protection_key is None:
+            raise ValueError("a key that the CA makes can be opened only with protection_key")
         self.trace: list[TracedMessage] = []
         self._identity = identity
-        self._new_signer = KeySigner(private_key)
-        self._new_key = private_key.public_key()
+        self._private_key = private_key
+        self._protection_key = protection_key
+        self._possession = Possession.proved
+        if private_key is None:
+            self._possession = Possession.key_generation
+        elif options.encr_cert or isinstance(private_key.public_key(), KEM_PUBLIC_KEYS):
+            self._possession = Possession.encr_cert
+        plain = self._possession is Possession.proved
+        self._pvno = options.pvno if plain else CMP2021
+        if identity.trust is None and not plain:
+            # Nothing is decrypted for somebody who is not known.
+            raise ValueError("what comes encrypted needs an operator root")
         self._options = options
         self._clock = clock
         self._random_octets = random_octets
@@ -374,9 +448,18 @@ class Enrollment:
             extensions = (Extension(ExtensionOID.subjectAltName, *san),)
         return CertTemplate(
             subject_der=old.subject_der if renewing and subject_der is None else subject_der,
-            spki_der=self._new_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+            spki_der=self._requested_key_der(),
             extensions=extensions,
         )
+
+    def _requested_key_der(self) -> bytes | None:
+        if self._private_key is None:
+            algorithm_der = self._options.key_algorithm_der
+            return None if algorithm_der is None else asn1.tlv(0x30, algorithm_der, _NO_KEY)
+        octets: bytes = self._private_key.public_key().public_bytes(
+            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+        )
+        return octets
 
     def _first_recipient(self) -> bytes:
         if self._options.recipient is not None:
@@ -396,13 +479,17 @@ class Enrollment:
         )
 
     async def _proof_of_possession(self) -> bytes:
-        input_der = None
+        if self._possession is Possession.key_generation:
+            return b""
+        if self._possession is Possession.encr_cert:
+            return ENCR_CERT_POPO_DER
+        signer, input_der = _signer_of(self._private_key), None
         if self._template.subject_der is None:
             # RFC 4211 4.1: without a subject in the template, who asks is named in what is signed.
             spki_der = self._template.spki_der or b""
             input_der = popo_signing_key_input(self._identity.credential.sender_der, spki_der)
-        signature = await self._new_signer.sign(input_der or self._cert_request_der())
-        return signature_popo_der(self._new_signer.algorithm.der, signature, input_der)
+        signature = await signer.sign(input_der or self._cert_request_der())
+        return signature_popo_der(signer.algorithm.der, signature, input_der)
 
     async def _compose(
         self,
@@ -415,6 +502,7 @@ class Enrollment:
         credential = self._identity.credential
         self._sender_nonce = self._random_octets(NONCE_OCTETS)
         header = PKIHeader(
+            pvno=self._pvno,
             sender_der=credential.sender_der,
             recipient_der=self._recipient_der,
             message_time=self._clock() if self._options.message_time else None,
@@ -466,7 +554,7 @@ class Enrollment:
         check_version(header)
         check_header(header, _RULES, first=False)
         check_answer_header(
-            header, transaction_id=self._transaction_id, sender_nonce=self._sender_nonce
+            header, transaction_id=self._transaction_id, sender_nonces=(self._sender_nonce,)
         )
 
     def _refusal(
@@ -505,7 +593,7 @@ class Enrollment:
             raise self._refusal(response.status_info, message, now)
         with _doubting():
             self._check_header(message.header)
-            certificate = self._certificate_of(response)
+            certificate = self._certificate_of(response, message, now)
             issued = self._judge(message, content, certificate, now)
         if message.header.implicit_confirm and self._options.implicit_confirm:
             return self._end(issued, implicitly=True)
@@ -514,16 +602,55 @@ class Enrollment:
         self._issued = issued
         return Send(der)
 
-    def _certificate_of(self, response: CertResponse) -> Certificate:
+    def _certificate_of(
+        self, response: CertResponse, message: PKIMessage, now: datetime
+    ) -> Certificate:
         if response.cert_req_id != self._options.cert_req_id:
             raise CMPError(
                 f"certReqId {response.cert_req_id}, asked was {self._options.cert_req_id}"
             )
         if response.status_info.fail_info:
             raise CMPError(f"{response.status_info.status.name}, but with failInfo")
-        if response.certificate_der is None or response.encrypted:
-            raise CMPError(f"{response.status_info.status.name}, but without a plain certificate")
-        return Certificate.from_der(response.certificate_der)
+        require_delivery(self._possession, response)
+        if self._possession is Possession.encr_cert:
+            return self._open_certificate(response, message, now)
+        certificate = Certificate.from_der(response.certificate_der or b"")
+        if self._possession is Possession.key_generation:
+            self._open_private_key(response, certificate, message, now)
+        return certificate
+
+    def _open_certificate(
+        self, response: CertResponse, message: PKIMessage, now: datetime
+    ) -> Certificate:
+        """Return the certificate that only the new key can decrypt (RFC 4211 4.2)."""
+        assert self._identity.trust is not None  # without it, __init__ refuses
+        # First of all: what strangers send is not decrypted.
+        self._authenticate(message, self._identity.trust, now)
+        holder = PrivateKeyHolder(self._private_key)
+        opened = open_envelope(enveloped_data(response.encrypted_cert_der or b""), holder)
+        if opened.content_type != ID_DATA:
+            raise CMPError(f"content of type {opened.content_type} instead of a certificate")
+        return Certificate.from_der(opened.content)
+
+    def _open_private_key(
+        self, response: CertResponse, certificate: Certificate, message: PKIMessage, now: datetime
+    ) -> None:
+        """Take the private key that the CA made (RFC 9483 4.1.6)."""
+        trust = self._identity.trust
+        assert trust is not None  # without it, __init__ refuses
+        self._authenticate(message, trust, now)
+        holder = PrivateKeyHolder(self._protection_key, self._identity.credential.certificate)
+        opened = open_envelope(enveloped_data(response.private_key_der or b""), holder)
+        if opened.content_type != ID_SIGNED_DATA:
+            raise CMPError(f"content of type {opened.content_type} instead of a signed key")
+        package = open_package(opened.content, trust, _certificates(message.extra_certs), now)
+        key = asn1.decode(asn1.SubjectPublicKeyInfo, certificate.spki_der).subject_public_key
+        if key.as_bytes() != package.public_key:
+            raise CMPError("the private key is not that of the certificate")
+        try:
+            self._private_key = load_der_private_key(package.pkcs8_der, None)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise CMPError("the private key cannot be read") from error
 
     def _judge(
         self, message: PKIMessage, content: CertRepMessage, certificate: Certificate, now: datetime
@@ -562,7 +689,7 @@ class Enrollment:
         raise refusal
 
     def _fault(self, certificate: Certificate) -> str:
-        if certificate.public_key != self._new_key:
+        if certificate.public_key != self._private_key.public_key():
             return "the certificate is for another key"
         if certificate.is_ca:
             return "the certificate is a CA's"
@@ -581,13 +708,25 @@ class Enrollment:
         with _doubting():
             # The hash of the certificate's own signature algorithm, which may be one we do not know.
             cert_hash = digest(cert_hash_name(issued.certificate), issued.certificate.der)
+            status = CertStatus(
+                cert_hash,
+                self._options.cert_req_id,
+                status_info,
+                self._hash_alg(issued.certificate),
+            )
         der = await self._compose(
-            cert_confirm_body(CertStatus(cert_hash, self._options.cert_req_id, status_info)),
+            cert_confirm_body(status),
             recip_nonce=recip_nonce,
             extra_certs=self._options.extra_certs_in_cert_conf,
         )
         self._note(Direction.sent, der, status_info or PKIStatusInfo(PKIStatus.accepted))
         return der
+
+    def _hash_alg(self, certificate: Certificate) -> asn1.AlgorithmIdentifier | None:
+        """Return what to name in certConf: the hash, where the signature has none and pvno 3 has the field."""
+        if self._pvno != CMP2021 or certificate.signature_algorithm.hash_name:
+            return None
+        return asn1.AlgorithmIdentifier(algorithm=asn1.oid(_SHA512), parameters=None)
 
     def _take_pkiconf(self, message: PKIMessage, issued: _Issued, now: datetime) -> Done:
         with _doubting():
@@ -608,8 +747,9 @@ class Enrollment:
                 "Ask the operator why it was issued so",
             )
         root = issued.path[-1]
-        credential = Credential(issued.certificate, issued.path[1:-1], self._new_signer)
-        return Done(DeviceIdentity(credential, issued.trust), root, implicitly)
+        signer = _signer_of(self._private_key)
+        credential = Credential(issued.certificate, issued.path[1:-1], signer)
+        return Done(DeviceIdentity(credential, issued.trust), root, implicitly, self._private_key)
 
     def _note(self, direction: Direction, der: bytes, status: PKIStatusInfo | None = None) -> None:
         message = PKIMessage.from_der(der)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -43,10 +43,11 @@ from ra_gateway.cmp.verification import (
     authenticate_answer,
     certificate_bag,
     check_answer_header,
+    check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
 from ra_gateway.ra.information import ANSWER_TO
-from ra_gateway.ra.routes import Upstream
+from ra_gateway.ra.routes import Oddity, Upstream
 from ra_gateway.ra.transaction import Transaction
 
 _ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
@@ -98,7 +99,7 @@ class Expected:
         confirming = transaction.confirmation is not None
         return cls(
             body_type=BodyType.certConf if confirming else transaction.body_type,
-            transaction_id=transaction.key.transaction_id,
+            transaction_id=transaction.ca_transaction_id or transaction.key.transaction_id,
             nonces=nonces,
             cert_req_id=transaction.cert_req_id,
             public_key_der=transaction.public_key_der,
@@ -149,26 +150,18 @@ def _authenticated(
                 f"{upstream.name} answered {message.body_type.name}, expected {expected_type.name}",
                 rule="R85",
             )
-        authenticated = authenticate_answer(
-            message, upstream.trust, upstream.pinned, _ANSWER_RULES, now
-        )
-        _require_authority(authenticated.signer, upstream)
+        known = upstream.pinned
+        bare = not message.extra_certs and expected_type is BodyType.pkiconf
+        if bare and Oddity.pkiconf_without_certificates in upstream.tolerates:
+            known = (*known, *upstream.seen)
+        authenticated = authenticate_answer(message, upstream.trust, known, _ANSWER_RULES, now)
+        check_authority(authenticated.signer, upstream.pinned)
+        upstream.remember(authenticated.signer)
         return authenticated
     except UpstreamBroken:
         raise
     except CMPError as error:
         raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
-
-
-def _require_authority(signer: Certificate, upstream: Upstream) -> None:
-    """Refuse answers of mere certificate holders: every base station's certificate chains to this root."""
-    named = signer in upstream.pinned or signer.is_ca
-    if not named and not signer.extended_key_usage & {OID.cmcCA, OID.cmcRA}:
-        raise UpstreamBroken(
-            f"{upstream.name}: the answer is protected by {signer.subject}, which is neither a CA nor has "
-            "cmcCA or cmcRA; if it speaks for the CA, list it under ca_certificate_paths",
-            rule="R84",
-        )
 
 
 def _error_of(message: PKIMessage, upstream: Upstream) -> UpstreamBroken:
@@ -273,10 +266,12 @@ def check_response(
     Raises:
         UpstreamBroken: It must not be relayed.
     """
+    expected_type = RESPONSE_TO[expected.body_type]
     with _of(upstream):
-        authenticated = _answer_to(
-            message, expected, RESPONSE_TO[expected.body_type], upstream, now
-        )
+        refused = _unprotected_rejection(message, expected, expected_type, upstream)
+        if refused is not None:
+            return refused
+        authenticated = _answer_to(message, expected, expected_type, upstream, now)
         content = cert_rep_message(message.body_content)
     ids = [response.cert_req_id for response in content.responses]
     if len(ids) != 1 or not is_cert_req_id(ids[0], expected.cert_req_id):
@@ -306,6 +301,32 @@ def check_response(
         error.certificate_der = response.certificate_der
         raise
     return CheckedAnswer(message, content, response, certificate, path)
+
+
+def _unprotected_rejection(
+    message: PKIMessage, expected: Expected, expected_type: BodyType, upstream: Upstream
+) -> CheckedAnswer | None:
+    """Return a rejection that nobody protects, where the CA is known for them; None for anything else.
+
+    Whoever can forge it could as well have kept the true answer back.
+    """
+    tolerated = Oddity.unprotected_rejection in upstream.tolerates
+    if not tolerated or message.protection is not None or message.body_type is not expected_type:
+        return None
+    content = cert_rep_message(message.body_content)
+    for response in content.responses:
+        status = response.status_info.status
+        if status is not PKIStatus.rejection or response.certificate_der or response.encrypted:
+            return None
+    if len(content.responses) != 1 or not message.header.sender_nonce:
+        return None
+    check_answer_header(
+        message.header, transaction_id=expected.transaction_id, sender_nonces=expected.nonces
+    )
+    (response,) = content.responses
+    # The CA may have put any number there; the device is to find its own.
+    response = replace(response, cert_req_id=expected.cert_req_id)
+    return CheckedAnswer(message, CertRepMessage((response,)), response, None, ())
 
 
 def _check_certificate(
@@ -453,6 +474,10 @@ def check_pkiconf(
         UpstreamBroken: Neither of the two, or not an answer to this certConf.
     """
     with _of(upstream):
+        if message.protection is None and message.body_type is BodyType.pkiconf:
+            if Oddity.unprotected_pkiconf not in upstream.tolerates:
+                raise UpstreamBroken(f"{upstream.name}: pkiConf is not protected", rule="R84")
+            return False
         confirmed = message.body_type is BodyType.error and (
             PKIFailureInfo.certConfirmed
             in error_msg_content(message.body_content).status_info.fail_info

@@ -62,9 +62,9 @@ def may_ask_again(upstream: Upstream, transaction: Transaction) -> bool:
 
 def sender_nonce_of(transaction: Transaction) -> bytes:
     """Return the senderNonce of a transaction's current message, which its answer has to return."""
-    if transaction.confirmation is None:
+    if transaction.confirmation is None and not transaction.ca_transaction_id:
         return transaction.sender_nonce
-    upstream_der = transaction.confirmation.upstream_der
+    upstream_der = transaction.current.upstream_der
     return (PKIMessage.from_der(upstream_der).header.sender_nonce or b"") if upstream_der else b""
 
 
@@ -175,7 +175,7 @@ class Asking:
             # Nothing was issued, or asking again yields the same: the device's next message may try.
             await self._release(errand)
             if claimed and isinstance(error, UpstreamUnavailable) and not error.delivered:
-                await self._unclaim(walk, transaction)
+                await self.unclaim(walk, transaction)
             raise
         return await self._conclude(errand, verdict, answer_der)
 
@@ -194,29 +194,36 @@ class Asking:
                 credential_for(node, walk, errand.transaction),
             )
         elif verdict.checked is not None and verdict.certificate is not None:
-            until = node.clock() + timedelta(seconds=walk.endpoint.confirm_wait_seconds)
+            # The device has yet to ask for it, and is told then until when it is to confirm.
+            seconds = walk.endpoint.check_after_seconds + walk.endpoint.confirm_wait_seconds
+            until = node.clock() + timedelta(seconds=seconds)
         event = event_of(walk.endpoint, errand.transaction, verdict)
         changes = {**verdict.changes, **await self.planned(walk, errand.transaction, event, until)}
 
         def change(before: Transaction) -> Transaction:
             current = before.current
-            nonce = (verdict.message and verdict.message.header.sender_nonce) or b""
             if event is Event.deferred:
+                nonce = (verdict.message and verdict.message.header.sender_nonce) or b""
+                patience = timedelta(seconds=walk.endpoint.approval_seconds)
+                waits: dict[str, Any] = {
+                    "lease_until": node.clock(),
+                    "expires_at": max(before.expires_at, before.created_at + patience),
+                }
                 kept = replace(current, ca_nonce=nonce)
                 if not current.waiting:
                     kept = replace(kept, response_der=der, waiting=True)
-                    changes["polling_nonce"] = nonce
-                changes["lease_until"] = node.clock()
-            elif current.waiting:
+                    waits["polling_nonce"] = nonce
+                return advance(before, event, **before.with_current(kept), **waits)
+            if current.waiting:
                 kept = replace(current, answer_der=answer_der)
             else:
                 kept = answered(current, der)
             return advance(before, event, **before.with_current(kept), **changes)
 
-        overtaken = await self._settle(errand, change)
+        told = await self._settle(errand, change, create=event is Event.deferred)
         if event is Event.refused:
-            await self._unclaim(walk, errand.transaction)
-        return overtaken or der
+            await self.unclaim(walk, errand.transaction)
+        return told or der
 
     async def planned(
         self, walk: Walk, transaction: Transaction, event: Event, until: datetime | None
@@ -232,6 +239,8 @@ class Asking:
             if not changes:
                 walk.notes.append("the CA was not told that the device rejects its certificate")
             return changes
+        if event is Event.rejected and self._node.agenda is not None:
+            await self._node.agenda.drop(transaction.key)  # the CA was told, and looks after it
         return {}
 
     async def plan(self, walk: Walk, transaction: Transaction, due_at: datetime) -> dict[str, Any]:
@@ -267,15 +276,26 @@ class Asking:
 
         await self._settle(errand, change)
 
-    async def _settle(self, errand: _Errand, change: _Change) -> bytes | None:
+    async def _settle(
+        self, errand: _Errand, change: _Change, *, create: bool = False
+    ) -> bytes | None:
         """Store what becomes of a transaction (step 9).
 
+        Args:
+            create: Whether it is to be stored even if it was not before.
+
         Returns:
-            None when it was stored, or need not be. When another node was faster, its answer: a node that was
-            slower than its lease may have been overtaken, and the device must see one answer only.
+            What the device is told in place of the answer, if anything: the device must see one answer only. A
+            node that was slower than its lease may have been overtaken, and another one may have told the device
+            to wait.
+
+        Raises:
+            TransactionInUse: It was not stored before, and there is another one now.
         """
         async with errand.writing:
             if not errand.stored:
+                if create:
+                    await self._create(errand, replace(change(errand.transaction), version=0))
                 return None
             before = errand.transaction
             while True:
@@ -287,7 +307,14 @@ class Asking:
                         return await self._answer_of(errand, live)
                     before = live
                 else:
-                    return None
+                    current = errand.transaction.current
+                    return current.response_der if current.waiting else None
+
+    async def _create(self, errand: _Errand, transaction: Transaction) -> None:
+        """Store a transaction that nothing had to be remembered of until now."""
+        if await self._node.store.create(transaction) is not None:
+            raise TransactionInUse("another request lives under this transactionID", rule="R12")
+        errand.transaction, errand.stored = transaction, True
 
     async def replace(self, transaction: Transaction) -> Transaction:
         """Store a transaction's next version and return it.
@@ -321,9 +348,7 @@ class Asking:
                 opening=replace(errand.transaction.opening, response_der=der, waiting=True),
                 polling_nonce=waiting,
             )
-            if await self._node.store.create(created) is not None:
-                raise TransactionInUse("another request lives under this transactionID", rule="R12")
-            errand.transaction, errand.stored = created, True
+            await self._create(errand, created)
         walk.outcome = "waiting"
         return der
 
@@ -409,6 +434,8 @@ class Asking:
         if current.unsent and current.variant != Variant.forward:
             fresh = await dated_anew(exchange.upstream_der, node.credential(), now)
             changes = dict(current.with_current(replace(exchange, upstream_der=fresh)))
+        if current.unsent:
+            changes["expires_at"] = max(current.expires_at, now + node.lifetime)
         taken = advance(
             current,
             Event.retaken,
@@ -433,6 +460,14 @@ class Asking:
         """End a transaction whose device polls, and whose CA must not be asked again."""
         await self._fail(_Errand(walk.copy(), taken, told=True), error)
 
+    async def settle(
+        self, walk: Walk, taken: Transaction, verdict: Verdict, answer_der: bytes
+    ) -> Transaction:
+        """Settle a transaction by what the CA answered to a pollReq, and return it as it is then."""
+        errand = _Errand(walk.copy(), taken, told=True)
+        await self._conclude(errand, verdict, answer_der)
+        return errand.transaction
+
     # --- shared secrets for single use --------------------------------------------------------------------------
 
     async def _claim(self, walk: Walk, transaction: Transaction) -> bool:
@@ -456,7 +491,7 @@ class Asking:
             raise NotAuthorized(f"the {secret.label} was used before", rule="RFC 9483 4.1.5")
         return claim is Claim.taken
 
-    async def _unclaim(self, walk: Walk, transaction: Transaction) -> None:
+    async def unclaim(self, walk: Walk, transaction: Transaction) -> None:
         """Give a shared secret back: no certificate came of this transaction."""
         mac = walk.endpoint.mac
         if mac is not None and walk.shared is not None and walk.shared.secret.single_use:
@@ -468,7 +503,7 @@ def note(walk: Walk, transaction: Transaction, verdict: Verdict) -> None:
     walk.outcome = verdict.outcome
     if verdict.certificate is not None:
         walk.certificate = verdict.certificate
-    elif verdict.event is Event.revoked and walk.signer is not None:
+    elif verdict.event is Event.revoked and walk.signer is not None and not walk.relayed:
         walk.certificate = walk.signer
     if verdict.rejection is not None:
         walk.rejection = verdict.rejection

@@ -9,6 +9,7 @@ from typing import Final
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.mac import mac_parameters, mac_protected, reference_fingerprint
+from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.cmp.verification import (
     Authenticated,
     AuthenticatedMessage,
@@ -17,7 +18,9 @@ from ra_gateway.cmp.verification import (
     authenticate,
     authenticate_by_secret,
     authenticate_follower,
+    authenticate_registered,
     check_message_time,
+    used_quirks,
 )
 from ra_gateway.errors import (
     HeaderRefused,
@@ -60,16 +63,26 @@ async def authenticate_request(node: Node, walk: Walk, now: datetime) -> Authent
             fail_info=PKIFailureInfo.wrongIntegrity,
             rule="R42",
         )
-    authenticated = authenticate(
-        message, endpoint.domains_for(message.body_type), endpoint.rules, now
-    )
+    relays = endpoint.registration_authorities
+    if relays is not None and relays.protects(message):
+        authenticated = authenticate_registered(
+            message, relays.certificates, relays.domain, endpoint.rules, now
+        )
+    else:
+        authenticated = authenticate(
+            message, endpoint.domains_for(message.body_type), endpoint.rules, now
+        )
     _note_signer(walk, authenticated)
     return authenticated
 
 
 def _note_signer(walk: Walk, authenticated: AuthenticatedMessage) -> None:
     walk.signer, walk.domain = authenticated.signer, authenticated.domain.name
-    walk.quirks = tuple(sorted(authenticated.domain.quirks))
+    walk.relayed = authenticated.domain.kind is DomainKind.registration_authority
+    if not walk.relayed:  # an RA's devices are forgiven by the RA
+        first = walk.message.body_type in RESPONSE_TO
+        used = used_quirks(authenticated, walk.endpoint.rules, first=first)
+        walk.quirks = tuple(sorted(used))
 
 
 async def _authenticate_by_secret(walk: Walk, mac: MACAccess) -> MACAuthenticatedMessage:
@@ -128,8 +141,11 @@ async def find_transaction(node: Node, walk: Walk) -> Transaction:
     for found in live:
         domain = walk.endpoint.domain_named(found.key.domain)
         if found.endpoint == walk.endpoint.name and domain is not None:
-            signer = KnownSigner(load_certificate(found.signer_der), domain)
-            known[found.key.signer_fingerprint] = (found, signer)
+            certificate = load_certificate(found.signer_der)
+            relays = walk.endpoint.relay_of(domain)
+            if relays is None or certificate in relays.certificates:
+                signer = KnownSigner(certificate, domain)
+                known[found.key.signer_fingerprint] = (found, signer)
     if not known:
         raise HeaderRefused(
             f"{walk.message.body_type.name} for a transactionID that is not known here",

@@ -24,7 +24,8 @@ from ra_gateway.ra.transaction import Event, Exchange, State, Transaction, advan
 from ra_gateway.ra.walk import Walk
 
 _CONFIRMED: Final = frozenset({State.CONFIRMING, State.CONFIRMED, State.REJECTED, State.GRANTED})
-_WITHDRAWN: Final = frozenset({State.WITHDRAWING, State.WITHDRAWN})
+WITHDRAWN: Final = frozenset({State.WITHDRAWING, State.WITHDRAWN})
+"""States of an operation whose certificate came to nothing because nobody confirmed it."""
 
 
 class Confirming:
@@ -66,6 +67,7 @@ class Confirming:
                 Variant(transaction.variant),
                 node.credential_of(transaction),
                 now,
+                ids=node.mapped_ids(transaction),
             )
         confirming = advance(
             transaction,
@@ -80,6 +82,8 @@ class Confirming:
             live = await node.store.load(transaction.key)
             if live is None:
                 raise StoreUnavailable("the transaction expired meanwhile") from None
+            if live.exchange_for(walk.digest) is None:
+                _check_state(live)
             return await self._asking.repeat(walk, live)
         return await self._asking.ask(walk, confirming)
 
@@ -138,7 +142,7 @@ def _check_state(transaction: Transaction) -> None:
             fail_info=PKIFailureInfo.certConfirmed,
             rule="R110" if transaction.state is State.GRANTED else "R109",
         )
-    if transaction.state in _WITHDRAWN:
+    if transaction.state in WITHDRAWN:
         raise ConfirmationRefused(
             f"certConf in state {transaction.state}: too late",
             fail_info=PKIFailureInfo.badRequest,

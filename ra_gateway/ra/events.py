@@ -13,7 +13,10 @@ class MessageHandled:
     """One request and how it was answered.
 
     Args:
-        outcome: "issued", "confirmed", "rejected", "revoked", "informed", "refused", "failed" or "replayed".
+        outcome: "issued", "confirmed", "rejected", "revoked", "informed", "refused", "failed" or "replayed";
+            "waiting" where the device was told to wait, "held" where it waits for an operator, "unconfirmed"
+            of a certificate that nobody confirmed in time; "batched" for a nested whose messages each have an event
+            of their own.
         transaction_id, signer_fingerprint: Hex, "" where not known.
         signer: Subject of the protecting certificate, or the beginning of the reference of a shared secret.
         domain: Trust domain that vouched for the signer, "" if none did.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
@@ -27,6 +28,13 @@ from ra_gateway.ra.routes import CaPubs, CertConf, Endpoint, ImplicitConfirm, Up
 from ra_gateway.ra.transaction import Transaction
 
 
+class MappedIDs(NamedTuple):
+    """transactionID and senderNonce that a CA sees in place of the device's."""
+
+    transaction_id: bytes
+    sender_nonce: bytes
+
+
 async def message_for_ca(
     endpoint: Endpoint,
     upstream: Upstream,
@@ -35,15 +43,18 @@ async def message_for_ca(
     variant: Variant,
     credential: Credential,
     now: datetime,
+    *,
     recip_nonce: bytes | None = None,
+    ids: MappedIDs | None = None,
 ) -> bytes:
     """Return the message for the CA (RFC 9483 5.2).
 
     Args:
         body_der: The body as it is to go up, where it is re-protected.
         credential: The RA's.
-        recip_nonce: Takes the place of the device's, where the CA's last answer was for the RA alone.
         now: Becomes messageTime.
+        recip_nonce: Takes the place of the device's, where the CA's last answer was for the RA alone.
+        ids: Take the place of the device's, where the CA is not to see them.
     """
     if variant is Variant.forward:
         return message.der
@@ -58,6 +69,10 @@ async def message_for_ca(
         header, body_der = replace(header, recip_nonce=None), nested_body(message.der)
     elif recip_nonce:
         header = replace(header, recip_nonce=recip_nonce)
+    if ids is not None and not nested:
+        header = replace(header, transaction_id=ids.transaction_id, sender_nonce=ids.sender_nonce)
+    if header.pvno > upstream.max_pvno:
+        header = replace(header, pvno=upstream.max_pvno)
     return await protect(header, body_der, credential, credential.certificates)
 
 
@@ -139,7 +154,7 @@ async def answer_for_device(
     header = relay_header(answer.message.header, asked, now=now, general_info=general_info)
     ca_pubs = _ca_pubs(endpoint, transaction.body_type, answer)
     body_der = answer.message.body_der
-    if ca_pubs != answer.content.ca_pubs:
+    if ca_pubs != answer.content.ca_pubs or answer.message.protection is None:
         body_der = cert_rep_body(answer.message.body_type, replace(answer.content, ca_pubs=ca_pubs))
     # RA certificate and chain first (RFC 9483 3.3), then the issuing chain up to and including the
     # operator's root, which a base station may know from here only (TS 33.310 9.5.4.3).

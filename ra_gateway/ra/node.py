@@ -13,6 +13,7 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.replies import reply_header
 from ra_gateway.cmp.verification import NONCE_OCTETS
 from ra_gateway.ra.events import EventSink
+from ra_gateway.ra.forwarding import MappedIDs
 from ra_gateway.ra.ports import Agenda, Approvals, Clock, Inventory, TransactionStore
 from ra_gateway.ra.revocation import NOBODY_ASKED, SignerStatus
 from ra_gateway.ra.routes import Endpoint
@@ -73,12 +74,31 @@ class Node:
             request, sender_nonce=self.random_octets(NONCE_OCTETS), now=self.clock()
         )
 
+    def fresh_ids(self, transaction_id: bytes = b"") -> MappedIDs:
+        """Return IDs of the RA's own making, for a CA that is not to see the device's.
+
+        Args:
+            transaction_id: Of the transaction, once it has one.
+        """
+        random = self.random_octets(2 * NONCE_OCTETS)
+        return MappedIDs(transaction_id or random[:NONCE_OCTETS], random[NONCE_OCTETS:])
+
+    def mapped_ids(self, transaction: Transaction) -> MappedIDs | None:
+        """Return IDs for the next message of a transaction whose CA does not see the device's, else None."""
+        known = transaction.ca_transaction_id
+        return self.fresh_ids(known) if known else None
+
     def spawn(self, work: Coroutine[Any, Any, bytes]) -> asyncio.Task[bytes]:
         """Start work that goes on when whoever awaits it does not."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finished)
         return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever has waited for it, and whose connection is gone, will not look
 
     async def drain(self, seconds: float) -> None:
         """Wait for exchanges that go on in the background; what is not done by then, another node takes over."""

@@ -15,6 +15,7 @@ from ra_gateway.cmp.requests import (
     read_question,
     read_request,
     read_revocation,
+    used_in_request,
 )
 from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, check_message_time
@@ -36,9 +37,10 @@ from ra_gateway.ra.policy import (
     authorize,
     authorize_revocation,
     vendor_identity,
+    vouched_for,
 )
 from ra_gateway.ra.ports import InventoryEntry
-from ra_gateway.ra.routes import Approval, Route, Upstream, Variant
+from ra_gateway.ra.routes import POP, Approval, Route, Upstream, Variant
 from ra_gateway.ra.transaction import Exchange, State, Transaction
 from ra_gateway.ra.walk import Walk
 
@@ -131,6 +133,11 @@ class Operations:
             authenticated, message.body_der, b"", info_type=question.question.info_type
         )
         walk.routed = _routed(walk, self._routes(walk, authenticated), "")
+        if not walk.upstream.answers_genm:
+            raise HeaderRefused(
+                f"genm asks for {intent.info_type}, and {walk.upstream.name} answers none",
+                rule="R138",
+            )
         return await self._asking.ask(walk, await self._prepare(walk, intent, now), stored=False)
 
     # --- step 4 -------------------------------------------------------------------------------------------------
@@ -139,9 +146,15 @@ class Operations:
         routes = self._routes(walk, authenticated)
         if walk.message.body_type is BodyType.rr:
             return self._revocation(walk, _signed(authenticated), routes)
-        request: AuthenticatedRequest = read_request(authenticated, walk.endpoint.rules)
+        relays = walk.endpoint.relay_of(authenticated.domain)
+        request: AuthenticatedRequest = read_request(
+            authenticated,
+            walk.endpoint.rules,
+            ra_verified_allowed=relays is not None and relays.ra_verified,
+        )
         walk.cert_req_id = request.request.cert_req_id
-        rules = None
+        walk.quirks = tuple(sorted({*walk.quirks, *used_in_request(request, walk.endpoint.rules)}))
+        rules = None if relays is None else relays.identity
         entry: InventoryEntry | None = None
         approval = walk.endpoint.approval
         if request.domain.kind is DomainKind.vendor:
@@ -161,9 +174,16 @@ class Operations:
                 # Whether the device may have it is then for a person to say, not for the list.
                 rules = replace(rules, inventory=InventoryUse.optional)
         authorized = authorize(request, rules, entry, may_complete=True)
-        walk.routed = _routed(walk, routes, rfc4514(authorized.subject_der))
-        if walk.upstream.variant_for(walk.message.body_type) is not Variant.reprotect:
+        walk.routed = upstream = _routed(walk, routes, rfc4514(authorized.subject_der))
+        if upstream.variant_for(walk.message.body_type) is not Variant.reprotect:
             authorized = authorize(request, rules, entry, may_complete=False)
+        elif upstream.kur_names_issuer:
+            authorized = authorize(request, rules, entry, may_complete=True, names_issuer=True)
+        if (
+            upstream.pop is POP.ra_verified
+            and upstream.variant_for(walk.message.body_type) is Variant.reprotect
+        ):
+            authorized = vouched_for(authorized)
         unlisted = request.domain.kind is DomainKind.vendor and entry is None
         held = approval is Approval.required or (approval is Approval.unlisted and unlisted)
         return _Intent(
@@ -179,7 +199,10 @@ class Operations:
         self, walk: Walk, authenticated: AuthenticatedMessage, routes: list[Route]
     ) -> _Intent:
         request: AuthenticatedRevocation = read_revocation(authenticated)
-        authorized = authorize_revocation(request)
+        relays = walk.endpoint.relay_of(authenticated.domain)
+        authorized = authorize_revocation(
+            request, on_behalf=relays is not None and relays.revoke_on_behalf
+        )
         walk.routed = _routed(walk, routes, rfc4514(authorized.subject_der))
         target = CertId(directory_name(request.issuer_der), request.serial_number)
         return _Intent(
@@ -210,8 +233,9 @@ class Operations:
         node, endpoint, message = self._node, walk.endpoint, walk.message
         upstream = walk.upstream
         variant = upstream.variant_for(message.body_type)
+        ids = node.fresh_ids() if upstream.map_ids and variant is Variant.reprotect else None
         upstream_der = await message_for_ca(
-            endpoint, upstream, message, intent.body_der, variant, node.credential(), now
+            endpoint, upstream, message, intent.body_der, variant, node.credential(), now, ids=ids
         )
         lifetime = node.lifetime
         if intent.held:
@@ -238,6 +262,7 @@ class Operations:
             created_at=now,
             expires_at=now + lifetime,
             unsent=intent.held,
+            ca_transaction_id=b"" if ids is None else ids.transaction_id,
         )
 
     async def _hold(self, walk: Walk, transaction: Transaction, now: datetime) -> bytes:
@@ -245,6 +270,9 @@ class Operations:
         node = self._node
         if node.approvals is None:
             raise ServiceFailure("approval is configured, but nothing keeps what waits for it")
+        live = await node.store.load(transaction.key)
+        if live is not None:
+            return await self._asking.repeat(walk, live)
         der, nonce = await self._asking.waiting_answer(walk, transaction)
         held = replace(
             transaction,
@@ -252,7 +280,7 @@ class Operations:
             polling_nonce=nonce,
             lease_until=now,
         )
-        await node.approvals.hold(held.key)
+        await node.approvals.hold(held.key, held.expires_at)
         live = await node.store.create(held)
         if live is not None:
             return await self._asking.repeat(walk, live)

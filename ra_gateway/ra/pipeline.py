@@ -15,6 +15,8 @@ Steps 5 and 6 are one: the message for the CA is signed before the transaction i
 node continues after a crash sends the very same bytes. What follows a request (certConf, pollReq, error)
 walks the same steps. genm changes nothing anywhere: it walks them without steps 5 and 9.
 
+What other RAs nested is taken apart before (`nesting`), and each message inside walks the steps for itself.
+
 The steps live in `operations` (3 to 6), `confirming` and `polling` (what follows), `asking` (7 and 9), `verdicts` (8
 and 10); `withdrawing` looks after certificates that nobody confirmed.
 """
@@ -27,11 +29,13 @@ from typing import Final
 
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.nesting import Single
 from ra_gateway.cmp.replies import Reply, unreadable_reply
 from ra_gateway.cmp.verification import NONCE_OCTETS, check_header, check_version
 from ra_gateway.errors import CMPError, HeaderRefused, MalformedMessage, ServiceFailure
 from ra_gateway.ra.asking import Asking
 from ra_gateway.ra.confirming import Confirming
+from ra_gateway.ra.nesting import Nesting
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.operations import Operations
 from ra_gateway.ra.polling import Polling
@@ -63,6 +67,7 @@ class Gateway:
         self._operations = Operations(node, asking)
         self._confirming = Confirming(node, asking)
         self._polling = Polling(node, asking)
+        self._nesting = Nesting(node)
 
     async def handle(
         self, der: bytes, *, endpoint: str, profile: str = "", operation: str = "", peer: str = ""
@@ -101,17 +106,30 @@ class Gateway:
             peer=peer,
             started=started,
         )
+        return Reply(await self._handled(walk), understood=True)
+
+    async def _handled(self, walk: Walk) -> bytes:
+        """Answer a message, whatever becomes of it, and tell of it."""
+        node = self._node
         bug: Exception | None = None
         try:
-            response = await self._answer(walk)
+            if walk.message.body_type is not BodyType.nested:
+                response = await self._answer(walk)
+            elif isinstance(inside := await self._nesting.unwrap(walk), Single):
+                walk = self._nesting.inner(
+                    walk, inside.message
+                )  # from here on as if it had come plain
+                response = await self._answer(walk)
+            else:
+                response = await self._nesting.answer_batch(walk, inside, self._handled)
         except CMPError as error:
             response = await refuse(node, walk, error)
         except Exception as error:  # an answer always leaves; the event carries the cause
             bug = error
             failure = ServiceFailure(f"{type(error).__name__}: {error}", rule="bug")
             response = await refuse(node, walk, failure)
-        node.sink(walk.event(self._elapsed_ms(started), bug))
-        return Reply(response, understood=True)
+        node.sink(walk.event(self._elapsed_ms(walk.started), bug))
+        return response
 
     def _elapsed_ms(self, started: float) -> float:
         return (self._node.monotonic() - started) * 1000.0

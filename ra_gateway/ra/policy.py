@@ -127,9 +127,14 @@ class AuthorizedRequest:
 
 @dataclass(frozen=True, slots=True)
 class AuthorizedRevocation:
-    """An rr that may go to the CA: a device gives up the certificate it protects the rr with."""
+    """An rr that may go to the CA: a device gives up its certificate, or an RA does so for a device.
+
+    Args:
+        subject_der: Whose certificate it is; the NULL-DN where only an RA, and the CA, know that.
+    """
 
     request: AuthenticatedRevocation
+    subject_der: bytes
     seal: object
 
     def __post_init__(self) -> None:
@@ -141,19 +146,26 @@ class AuthorizedRevocation:
         """The body as received."""
         return self.request.message.body_der
 
-    @property
-    def subject_der(self) -> bytes:
-        """Whose certificate it is."""
-        return self.request.signer.subject_der
 
-
-def authorize_revocation(request: AuthenticatedRevocation) -> AuthorizedRevocation:
+def authorize_revocation(
+    request: AuthenticatedRevocation, *, on_behalf: bool = False
+) -> AuthorizedRevocation:
     """Let a device have its own certificate revoked, and no other (RFC 9483 4.2).
+
+    Args:
+        on_behalf: Whether RAs may have any certificate revoked (RFC 9483 5.3.2).
 
     Raises:
         NotAuthorized: It names another one, whether there is such a certificate or not.
     """
     own = request.signer
+    if request.domain.kind is DomainKind.registration_authority:
+        if on_behalf:
+            return AuthorizedRevocation(request, NULL_DN, _SEAL)
+        raise NotAuthorized(
+            f"{own.subject} may not have others' certificates revoked here (revoke_on_behalf)",
+            rule="R130",
+        )
     if request.serial_number != own.serial_number or not same_name(
         request.issuer_der, own.issuer_der
     ):
@@ -162,7 +174,7 @@ def authorize_revocation(request: AuthenticatedRevocation) -> AuthorizedRevocati
             f"(serial number {request.serial_number:x}) than its own",
             rule="R130",
         )
-    return AuthorizedRevocation(request, _SEAL)
+    return AuthorizedRevocation(request, own.subject_der, _SEAL)
 
 
 def vendor_identity(domain: TrustDomain, rules: IdentityRules, signer: Certificate) -> str:
@@ -186,13 +198,16 @@ def authorize(
     entry: InventoryEntry | None,
     *,
     may_complete: bool,
+    names_issuer: bool = False,
 ) -> AuthorizedRequest:
     """Decide which identity an authenticated device may have.
 
     Args:
-        rules: Of the vendor's domain; None for a request that an operator certificate or a shared secret protects.
+        rules: Of the vendor's domain, or of other RAs; None for a request that an operator certificate or a shared
+            secret protects.
         entry: The inventory's, None if the device is not in it.
         may_complete: Whether the request may be changed (it goes up re-protected).
+        names_issuer: Whether a kur has to name the issuer of the old certificate for the CA.
 
     Raises:
         NotAuthorized: The device, or the identity it asks for, is not allowed.
@@ -203,7 +218,9 @@ def authorize(
     if isinstance(requester, SharedSecret):
         return _authorize_secret(request, requester, may_complete=may_complete)
     if request.domain.kind is DomainKind.operator:
-        return _authorize_known(request, may_complete=may_complete)
+        return _authorize_known(request, may_complete=may_complete, names_issuer=names_issuer)
+    if request.domain.kind is DomainKind.registration_authority and rules is not None:
+        return _authorize_relayed(request, rules)
     if request.message.body_type is BodyType.kur or rules is None:
         raise NotAuthorized("a vendor certificate cannot authorise this request", rule="R71")
     if not rules.enabled:
@@ -257,7 +274,9 @@ def _authorize_vendor(
     return _completed(request, subject_der, san_der, may_complete=may_complete)
 
 
-def _authorize_known(request: AuthenticatedRequest, *, may_complete: bool) -> AuthorizedRequest:
+def _authorize_known(
+    request: AuthenticatedRequest, *, may_complete: bool, names_issuer: bool
+) -> AuthorizedRequest:
     """A device with an operator certificate gets the identity it has, no other (R67, R70)."""
     old, template = request.signer, request.request.template
     is_update = request.message.body_type is BodyType.kur
@@ -274,9 +293,33 @@ def _authorize_known(request: AuthenticatedRequest, *, may_complete: bool) -> Au
         subject is None or set(san or ()) != set(old_san or ())
     ):
         raise _unchangeable(f"it lacks names of the certificate of {old.subject}")
-    if (subject is None or san != old_san) and may_complete:
-        return _completed(request, old.subject_der, old.subject_alt_name_der, may_complete=True)
+    issuer_der = old.issuer_der if is_update and names_issuer else None
+    unnamed = issuer_der is not None and template.issuer_der != issuer_der
+    if (subject is None or san != old_san or unnamed) and may_complete:
+        return _completed(
+            request,
+            old.subject_der,
+            old.subject_alt_name_der,
+            may_complete=True,
+            issuer_der=issuer_der,
+        )
     return _kept(request, old.subject_der, san)
+
+
+def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> AuthorizedRequest:
+    """Another RA vouches for whose request it is; for whom it may vouch is configured (RFC 9483 5.1.2).
+
+    Only that RA knows the device and its old certificate, so that nothing can be filled in here.
+    """
+    template, signer = request.request.template, request.signer
+    san = _requested_san(template)
+    subject = template.subject_der
+    if subject is None or (subject == NULL_DN and not san):
+        raise TemplateRefused(f"the template that {signer.subject} sent has no subject", rule="R51")
+    _check_allowed(rfc4514(subject), rules.allowed_subjects, "subject", signer)
+    for name in san or ():
+        _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
+    return _kept(request, subject, san)
 
 
 def _authorize_secret(
@@ -330,6 +373,7 @@ def _completed(
     san_der: bytes | None,
     *,
     may_complete: bool,
+    issuer_der: bytes | None = None,
 ) -> AuthorizedRequest:
     """Set the identity; the device's signature over its own CertRequest is then void (RFC 9483 5.2.3.2)."""
     if request.message.body_type is BodyType.p10cr:
@@ -350,7 +394,7 @@ def _completed(
         extensions=extensions,
         version=None,
         serial_number=None,
-        issuer_der=None,
+        issuer_der=issuer_der,
     )
     controls = list(request.request.controls)
     if request.message.body_type is BodyType.kur and request.request.old_cert_id() is None:
@@ -364,6 +408,19 @@ def _completed(
     changed = body(request.message.body_type, tlv(0x30, message))
     san = None if san_der is None else general_names(san_der)
     return AuthorizedRequest(request, changed, subject_der, san, True, _SEAL)
+
+
+def vouched_for(authorized: AuthorizedRequest) -> AuthorizedRequest:
+    """Return a request with the RA's word in place of the device's proof, for a CA that wants it so.
+
+    A PKCS#10 cannot be had without its proof, and what the RA has changed has its word already.
+    """
+    request = authorized.request
+    if authorized.completed or request.request.is_pkcs10:
+        return authorized
+    message = cert_req_msg_der(request.request.cert_req_der, RA_VERIFIED_POPO_DER)
+    changed = body(request.message.body_type, tlv(0x30, message))
+    return replace(authorized, body_der=changed, completed=True)
 
 
 def _unchangeable(why: str) -> TemplateRefused:

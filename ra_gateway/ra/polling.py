@@ -28,14 +28,16 @@ from ra_gateway.errors import (
     UpstreamBroken,
     UpstreamUnavailable,
 )
+from ra_gateway.ra.answers import decoded
 from ra_gateway.ra.asking import Asking, credential_for, lost, note, sender_nonce_of
 from ra_gateway.ra.authentication import check_same_upstream, find_transaction
+from ra_gateway.ra.confirming import WITHDRAWN
 from ra_gateway.ra.forwarding import message_for_ca
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.refusals import refuse
 from ra_gateway.ra.routes import Variant
 from ra_gateway.ra.transaction import Event, Exchange, State, Transaction, advance
-from ra_gateway.ra.verdicts import Verdict, event_of, judge, respond
+from ra_gateway.ra.verdicts import Verdict, judge, respond
 from ra_gateway.ra.walk import Walk
 
 _OUTSTANDING = frozenset({State.HELD, State.REQUESTED, State.CONFIRMING})
@@ -70,23 +72,30 @@ class Polling:
 
     async def _resume(self, walk: Walk, transaction: Transaction) -> Transaction:
         """Have the CA asked by somebody, wait for it a moment, and return the transaction as it is then."""
-        node, endpoint = self._node, walk.endpoint
-        now = node.clock()
-        if transaction.lease_until <= now:
-            taken = await self._asking.retake(walk, transaction)
-            if taken is not None:
-                error = lost(walk.upstream, taken, before=transaction)
-                if error is None:
-                    await self._asking.ask_in_background(walk, taken)
-                else:
-                    await self._asking.give_up(walk, taken, error)
-        else:
-            await node.store.wait(
-                transaction.key,
-                version=transaction.version,
-                timeout_seconds=endpoint.wait_after_seconds or 0.001,
-            )
-        live = await node.store.load(transaction.key)
+        taken = await self._taken(walk, transaction)
+        if taken is not None:
+            error = lost(walk.upstream, taken, before=transaction)
+            if error is None:
+                await self._asking.ask_in_background(walk, taken)
+            else:
+                walk.notes.append(error.detail)
+                await self._asking.give_up(walk, taken, error)
+        return await self._load(transaction)
+
+    async def _taken(self, walk: Walk, transaction: Transaction) -> Transaction | None:
+        """Take over a transaction; where another pollReq has it, wait for that one a moment and return None."""
+        node = self._node
+        if transaction.lease_until <= node.clock():
+            return await self._asking.retake(walk, transaction)
+        await node.store.wait(
+            transaction.key,
+            version=transaction.version,
+            timeout_seconds=walk.endpoint.wait_after_seconds or 0.001,
+        )
+        return None
+
+    async def _load(self, transaction: Transaction) -> Transaction:
+        live = await self._node.store.load(transaction.key)
         if live is None:
             raise StoreUnavailable("the transaction expired while it was being waited for")
         return live
@@ -97,106 +106,85 @@ class Polling:
         """Poll the CA with the device's pollReq, under the protection its request went up with (R81)."""
         node, upstream = self._node, walk.upstream
         check_same_upstream(walk, transaction)
-        variant = Variant(transaction.variant)
-        ca_nonce = transaction.current.ca_nonce
-        of_the_ca = walk.message.header.recip_nonce == ca_nonce
-        if variant is not Variant.reprotect and not of_the_ca:
-            error = UpstreamBroken(
-                f"{upstream.name} says waiting to a message that went up unchanged, after its device was told "
-                "to wait by the RA: the device cannot poll the CA any more",
-                rule="R121",
-            )
-            await self._asking.give_up(walk, transaction, error)
-            raise error
+        of_the_ca = walk.message.header.recip_nonce == transaction.current.ca_nonce
+        if _goes_up_unchanged(transaction) and not of_the_ca:
+            # It was the RA that told to wait. This answer has the CA's nonce: the next pollReq can go up.
+            return await self._not_yet(walk, transaction, cert_req_id)
+        taken = await self._taken(walk, transaction)
+        if taken is None:
+            return await self._again(walk, await self._load(transaction))
+        ids = node.mapped_ids(taken)
         upstream_der = await message_for_ca(
             walk.endpoint,
             upstream,
             walk.message,
             walk.message.body_der,
-            variant,
-            node.credential_of(transaction),
+            Variant(taken.variant),
+            node.credential_of(taken),
             node.clock(),
-            recip_nonce=ca_nonce,
+            recip_nonce=taken.current.ca_nonce,
+            ids=ids,
         )
         try:
             answer_der = await upstream.core.exchange(
                 upstream_der, path=upstream.path, deadline_seconds=upstream.deadline_seconds
             )
             nonces = (
-                sender_nonce_of(transaction),
-                walk.message.header.sender_nonce or b"",
+                sender_nonce_of(taken),
+                (walk.message.header.sender_nonce or b"") if ids is None else ids.sender_nonce,
             )
-            verdict = judge(transaction, answer_der, nonces, upstream, node.clock())
+            verdict = judge(taken, answer_der, nonces, upstream, node.clock())
         except UpstreamUnavailable as error:
             # As long as the transaction lives, a CA that does not answer is one that is slow.
             walk.notes.append(error.detail)
-            return await self._not_yet(walk, transaction, cert_req_id)
+            return await self._not_yet(walk, taken, cert_req_id, lease_until=node.clock())
         except UpstreamBroken as error:
-            await self._asking.give_up(walk, transaction, error)
-            raise
-        note(walk, transaction, verdict)
+            walk.notes.append(error.detail)
+            await self._asking.give_up(walk, taken, error)
+            return await self._deliver(walk, await self._load(taken))
+        settled = await self._asking.settle(walk, taken, verdict, answer_der)
         if verdict.event is Event.deferred:
-            return await self._still_waiting(walk, transaction, verdict)
-        return await self._settle(walk, transaction, verdict)
+            note(walk, settled, verdict)
+            return await self._still_waiting(walk, settled, verdict)
+        return await self._deliver(walk, settled)
 
     async def _still_waiting(self, walk: Walk, transaction: Transaction, verdict: Verdict) -> bytes:
         """Relay the CA's pollRep; the next pollReq has to return its nonce."""
-        message = verdict.message
-        nonce = (message and message.header.sender_nonce) or b""
         credential = credential_for(self._node, walk, transaction)
         der, _ = await respond(
             self._node, walk.endpoint, transaction, verdict, walk.message.header, credential
         )
-        current = replace(transaction.current, ca_nonce=nonce)
-        return await self._store(
-            walk,
-            advance(
-                transaction,
-                Event.polled,
-                polling=Exchange(walk.digest, b"", der),
-                polling_nonce=nonce,
-                **transaction.with_current(current),
-            ),
-            der,
+        changed = advance(
+            transaction,
+            Event.polled,
+            polling=Exchange(walk.digest, b"", der),
+            polling_nonce=transaction.current.ca_nonce,
         )
-
-    async def _settle(self, walk: Walk, transaction: Transaction, verdict: Verdict) -> bytes:
-        """Answer the device with what the CA has answered its pollReq at last."""
-        credential = credential_for(self._node, walk, transaction)
-        der, until = await respond(
-            self._node, walk.endpoint, transaction, verdict, walk.message.header, credential
-        )
-        event = event_of(walk.endpoint, transaction, verdict)
-        changes = await self._asking.planned(walk, transaction, event, until)
-        return await self._store(
-            walk,
-            advance(
-                transaction,
-                event,
-                polling=Exchange(walk.digest, b"", der),
-                **transaction.with_current(_closed(transaction.current)),
-                **{**verdict.changes, **changes},
-            ),
-            der,
-        )
+        return await self._store(walk, changed, der)
 
     # --- the answer is here -------------------------------------------------------------------------------------
 
     async def _deliver(self, walk: Walk, transaction: Transaction) -> bytes:
         """Give the device the answer that came while it was waiting (R118)."""
         node, current = self._node, transaction.current
-        changes: dict[str, Any] = {}
+        lives_until = max(transaction.expires_at, node.clock() + node.lifetime)
+        changes: dict[str, Any] = {"expires_at": lives_until}
         if current.answer_der is not None:
-            use = walk.upstream
-            nonces = (sender_nonce_of(transaction),)
-            verdict = judge(transaction, current.answer_der, nonces, use, node.clock())
+            if transaction.state in WITHDRAWN and transaction.confirmation is None:
+                raise HeaderRefused(
+                    "the certificate was not fetched in time, and is withdrawn", rule="R111"
+                )
+            # It was checked when it came: to whichever pollReq it is the answer, the device has another one now.
+            answer = decoded(current.answer_der, walk.upstream)
+            nonces = (answer.header.recip_nonce or b"",)
+            verdict = judge(transaction, current.answer_der, nonces, walk.upstream, node.clock())
             note(walk, transaction, verdict)
             credential = credential_for(node, walk, transaction)
             der, until = await respond(
                 node, walk.endpoint, transaction, verdict, walk.message.header, credential
             )
             if transaction.state is State.ISSUED and until is not None:
-                changes = await self._asking.planned(walk, transaction, Event.issued, until)
+                changes |= await self._asking.planned(walk, transaction, Event.issued, until)
         else:
             der = await self._refusal(walk, transaction)
         return await self._store(
@@ -235,10 +223,18 @@ class Polling:
 
     # --- not yet ------------------------------------------------------------------------------------------------
 
-    async def _not_yet(self, walk: Walk, transaction: Transaction, cert_req_id: int) -> bytes:
-        """Tell the device to ask again later (R117)."""
+    async def _not_yet(
+        self, walk: Walk, transaction: Transaction, cert_req_id: int, **changes: Any
+    ) -> bytes:
+        """Tell the device to ask again later (R117).
+
+        Args:
+            changes: Fields of the transaction to change as well.
+        """
         node = self._node
         header = node.reply_header(walk.message.header)
+        if transaction.current.ca_nonce and _goes_up_unchanged(transaction):
+            header = replace(header, sender_nonce=transaction.current.ca_nonce)
         body_der = poll_rep_body(PollRep(cert_req_id, walk.endpoint.check_after_seconds))
         credential = credential_for(node, walk, transaction)
         der = await protect(header, body_der, credential, credential.certificates)
@@ -250,6 +246,7 @@ class Polling:
                 Event.polled,
                 polling=Exchange(walk.digest, b"", der),
                 polling_nonce=header.sender_nonce or b"",
+                **changes,
             ),
             der,
         )
@@ -259,17 +256,15 @@ class Polling:
         try:
             await self._node.store.replace(changed)
         except StaleTransaction:
-            live = await self._node.store.load(changed.key)
-            exchange = None if live is None else live.exchange_for(walk.digest)
-            if live is None or (exchange is not None and exchange.response_der is None):
-                raise StoreUnavailable("the transaction changed while it was polled for") from None
-            if exchange is not None:
-                return exchange.response_der or b""
-            return await self._again(walk, live)
+            return await self._again(walk, await self._load(changed))
         return der
 
     async def _again(self, walk: Walk, live: Transaction) -> bytes:
         """Decide anew on a transaction that changed meanwhile: its answer has come, or another pollReq."""
+        exchange = live.exchange_for(walk.digest)
+        if exchange is not None and exchange.response_der is not None:
+            walk.outcome = "replayed"
+            return exchange.response_der
         cert_req_id = _check(walk, live)
         if live.state in _OUTSTANDING:
             return await self._not_yet(walk, live, cert_req_id)
@@ -300,6 +295,11 @@ def _check(walk: Walk, transaction: Transaction) -> int:
             rule="R8",
         )
     return cert_req_id
+
+
+def _goes_up_unchanged(transaction: Transaction) -> bool:
+    """Tell whether the CA sees the device's own pollReq, so that this has to return the CA's nonce."""
+    return Variant(transaction.variant) is not Variant.reprotect
 
 
 def _closed(exchange: Exchange) -> Exchange:

@@ -75,16 +75,16 @@ class Agenda(Protocol):
 
 
 class Approvals(Protocol):
-    """Remembers which requests wait for an operator: one for each requester, the newest.
+    """Remembers which requests wait for an operator: one for each requester, the newest, and not too many.
 
     Every method raises `StoreUnavailable` when it cannot be asked, or is full.
     """
 
-    async def hold(self, key: TransactionKey) -> None:
-        """List a request, in the place of an earlier one by the same requester."""
+    async def hold(self, key: TransactionKey, until: datetime) -> None:
+        """List a request until a time (aware UTC), in the place of an earlier one by the same requester."""
 
     async def held(self) -> list[TransactionKey]:
-        """Return the requests that were listed; some may have expired meanwhile."""
+        """Return the requests that are listed."""
 
     async def unhold(self, key: TransactionKey) -> None:
         """Take a request off the list, unless another one took its place."""

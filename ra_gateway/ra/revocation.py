@@ -12,6 +12,9 @@ from ra_gateway.cmp.verification import AuthenticatedMessage
 from ra_gateway.errors import PKIFailureInfo, SignerNotTrusted
 from ra_gateway.ra.ports import IssuedCertificates, RevocationStatus
 
+_OURS: Final = frozenset({DomainKind.operator, DomainKind.registration_authority})
+"""Domains whose certificates the bundled CA may have issued."""
+
 
 @dataclass(frozen=True, slots=True)
 class SignerStatus:
@@ -37,7 +40,7 @@ class SignerStatus:
             StoreUnavailable: The CA's ledger cannot be asked.
         """
         domain, signer = authenticated.domain, authenticated.signer
-        if self.issued is not None and domain.kind is DomainKind.operator:
+        if self.issued is not None and domain.kind in _OURS:
             revoked_at = await self.issued.revoked_at(signer, now)
             if revoked_at is not None:
                 # RFC 9483 4.2: who asks for the revocation of what is revoked hears that it is.
@@ -50,7 +53,7 @@ class SignerStatus:
                 )
         if self.domains is None:
             return ()
-        return await self.domains.check(domain.name, authenticated.path, now)
+        return await self.domains.check(domain.revoked_as or domain.name, authenticated.path, now)
 
 
 NOBODY_ASKED: Final = SignerStatus()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.mac import MACBounds
+from ra_gateway.cmp.messages import CMP2021, PKIMessage
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.cmp.verification import HeaderRules
+from ra_gateway.cmp.verification import HeaderRules, named_as_signer
 from ra_gateway.ra.information import Information
 from ra_gateway.ra.policy import IdentityRules, fits
 from ra_gateway.ra.ports import CACore, SharedSecrets
@@ -40,6 +42,29 @@ class Unconfirmed(StrEnum):
     leave = "leave"  # nothing: the CA looks after it
     report = "report"  # the operator is told
     revoke = "revoke"  # an rr to the CA, again and again until it is answered
+
+
+class POP(StrEnum):
+    """What a CA sees of the proof of possession, where a request goes up re-protected."""
+
+    keep = "keep"  # the device's, unless the RA had to change what it proves
+    ra_verified = "raverified"  # the RA's word, always
+
+
+class Oddity(StrEnum):
+    """What some CAs answer, and where it is told never to be taken as more than it is."""
+
+    unprotected_rejection = (
+        "unprotected_rejection"  # an ip, cp, kup or rp that says no: it counts as no
+    )
+    unprotected_pkiconf = "unprotected_pkiconf"  # the CA did not read the certConf anyway
+    pkiconf_without_certificates = (
+        "pkiconf_without_certificates"  # by a signer of earlier answers, who is not sent again
+    )
+
+
+_REMEMBERED_SIGNERS: Final = 8
+"""Of one CA's answers: a CA has one or two, and may be changing them."""
 
 
 class Approval(StrEnum):
@@ -84,6 +109,14 @@ class Upstream:
         path: CA-side profile or alias, "" for the default.
         unconfirmed: What becomes of a certificate that was rejected, or not confirmed in time.
         unconfirmed_reason: CRLReason of the rr.
+        pop: What the CA sees of the proof of possession.
+        kur_names_issuer: Whether kur must name subject and issuer in its template, for a CA that finds the old
+            certificate by them.
+        max_pvno: Highest version the CA speaks.
+        map_ids: Whether the CA sees transactionID and senderNonce of the RA's own making (16 octets).
+        answers_genm: Whether the CA is asked genm at all.
+        tolerates: Oddities of its answers.
+        seen: Signers of its answers that were valid.
     """
 
     name: str
@@ -102,6 +135,20 @@ class Upstream:
     path: str = ""
     unconfirmed: Unconfirmed = Unconfirmed.leave
     unconfirmed_reason: int = 5
+    pop: POP = POP.keep
+    kur_names_issuer: bool = False
+    max_pvno: int = CMP2021
+    map_ids: bool = False
+    answers_genm: bool = True
+    tolerates: frozenset[Oddity] = frozenset()
+    seen: dict[Certificate, None] = field(default_factory=dict, repr=False, compare=False)
+
+    def remember(self, signer: Certificate) -> None:
+        """Remember who protected a valid answer, for one that comes without its certificate."""
+        if signer not in self.seen:
+            while len(self.seen) >= _REMEMBERED_SIGNERS:
+                del self.seen[next(iter(self.seen))]
+            self.seen[signer] = None
 
     def variant_for(self, body_type: BodyType) -> Variant:
         """Return how a request goes up."""
@@ -125,6 +172,33 @@ class MACAccess:
     domain: TrustDomain
     secrets: SharedSecrets
     bounds: MACBounds = field(default_factory=MACBounds)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationAuthorities:
+    """Other RAs, in front of this one, that pass on what their devices ask for (RFC 9483 5.2).
+
+    Args:
+        domain: Of kind registration_authority: where their certificates must lead to besides.
+        certificates: Theirs, exactly: another one for the same name or key is not registered.
+        identity: Which subjects and subjectAltNames they may ask for under their own protection.
+        ra_verified: Whether they may vouch for proofs of possession.
+        revoke_on_behalf: Whether they may have certificates revoked that are not their own.
+        nested: Whether they may send messages inside nested.
+        batch_max: Most messages of one batch.
+    """
+
+    domain: TrustDomain
+    certificates: frozenset[Certificate]
+    identity: IdentityRules = field(default_factory=IdentityRules)
+    ra_verified: bool = False
+    revoke_on_behalf: bool = False
+    nested: bool = True
+    batch_max: int = 64
+
+    def protects(self, message: PKIMessage) -> bool:
+        """Tell whether a message says that one of them protects it; whether that is so is not known."""
+        return any(named_as_signer(message.header, item) for item in self.certificates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +258,7 @@ class Endpoint:
         check_after_seconds: How long it is told to wait between polls, where the CA does not say.
         approval: Which requests wait for an operator's decision.
         approval_seconds: How long they wait at most.
+        registration_authorities: Other RAs that may come in place of their devices; None for none.
     """
 
     name: str
@@ -204,6 +279,7 @@ class Endpoint:
     check_after_seconds: int = 10
     approval: Approval = Approval.none
     approval_seconds: int = 604_800
+    registration_authorities: RegistrationAuthorities | None = None
 
     @property
     def upstreams(self) -> dict[str, Upstream]:
@@ -224,10 +300,20 @@ class Endpoint:
 
     def domain_named(self, name: str) -> TrustDomain | None:
         """Return one of the endpoint's domains by name, or None."""
-        domains = self.vendors if self.operator is None else (*self.vendors, self.operator)
-        return next((domain for domain in domains if domain.name == name), None)
+        return next((domain for domain in self._domains if domain.name == name), None)
+
+    def relay_of(self, domain: TrustDomain) -> RegistrationAuthorities | None:
+        """Return the RAs that a domain is the one of; None for devices' domains."""
+        relays = self.registration_authorities
+        return relays if relays is not None and relays.domain is domain else None
+
+    @property
+    def _domains(self) -> tuple[TrustDomain, ...]:
+        operator = () if self.operator is None else (self.operator,)
+        relays = self.registration_authorities
+        return (*self.vendors, *operator, *(() if relays is None else (relays.domain,)))
 
     @property
     def loosest_quirks(self) -> frozenset[str]:
         """Every quirk that any of the endpoint's domains has: for checks before the domain is known."""
-        return frozenset().union(*(domain.quirks for domain in self.vendors))
+        return frozenset().union(*(domain.quirks for domain in self._domains))

@@ -200,6 +200,7 @@ class Transaction:
         withdrawal: The rr by which a certificate that nobody confirmed is revoked.
         decided_by: Who approved or denied a request that was held, "" where none was.
         unsent: Whether the message for the CA was certainly never sent, so that it may be signed anew.
+        ca_transaction_id: transactionID that the CA sees, where it is not the device's.
         failure: Name of the failInfo that a device which was told to wait is yet to be told, "" for none.
         lease_until: Until then one node is busy with the CA; a repeat waits instead of asking again.
         created_at, expires_at: Aware UTC; the store forgets the transaction at `expires_at`.
@@ -238,6 +239,7 @@ class Transaction:
     decided_by: str = ""
     unsent: bool = False
     failure: str = ""
+    ca_transaction_id: bytes = b""
 
     def exchange_for(self, request_digest: bytes) -> Exchange | None:
         """Return the exchange whose request had exactly these bytes, or None if they are new."""
@@ -328,6 +330,7 @@ _BYTE_FIELDS: Final = (
     "public_key_der",
     "target_der",
     "polling_nonce",
+    "ca_transaction_id",
 )
 
 _PLAIN_FIELDS: Final = (

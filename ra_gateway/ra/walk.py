@@ -24,6 +24,8 @@ class Walk:
         peer: Where the message came from.
         started: When it came, on the node's monotonic clock, in seconds.
         routed: Where a route, or the transaction, has it go.
+        wrapped: Whether the message came inside nested.
+        relayed: Whether another RA protects the message in its device's place.
         shared: The shared secret that protects the message, and its answers.
         follower: The authenticated certConf or error.
         refusal: Why we refused; `rejection`: what the CA said when it did.
@@ -49,6 +51,8 @@ class Walk:
     rejection: PKIStatusInfo | None = None
     notes: list[str] = field(default_factory=list)
     routed: Upstream | None = None
+    relayed: bool = False
+    wrapped: bool = False
 
     @property
     def upstream(self) -> Upstream:

@@ -52,7 +52,10 @@ _BATCH: Final = 64
 """Transactions looked at in one go; more are due again at once."""
 
 _AGAIN_AFTER: Final = timedelta(seconds=60)
-"""Between two attempts to have a certificate revoked: a CA that is down is not helped by more."""
+"""Between the first attempts to have a certificate revoked: a CA that is down is not helped by more."""
+
+_AGAIN_AT_LEAST_AFTER: Final = timedelta(hours=1)
+"""Between later ones: one log line an hour for each certificate, while a CA is down for a day."""
 
 _ENDED: Final = frozenset({State.ISSUED, State.REJECTED, State.FAILED})
 
@@ -71,6 +74,34 @@ class Withdrawing:
                     pass
             await asyncio.sleep(every_seconds)
 
+    async def _safely(self, key: TransactionKey) -> datetime | None:
+        """Look at a transaction; whatever is wrong with it must not keep the others from being looked at.
+
+        Raises:
+            StoreUnavailable: The store cannot be asked.
+        """
+        try:
+            return await self._look_at(key)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # told with its cause, and tried again: the key may not sign, say
+            self._node.sink(
+                MessageHandled(
+                    endpoint="",
+                    peer="",
+                    body_type="rr",
+                    outcome="failed",
+                    transaction_id=key.transaction_id.hex(),
+                    duration_ms=0.0,
+                    domain=key.domain,
+                    signer_fingerprint=key.signer_fingerprint.hex(),
+                    rule="R111",
+                    detail="a certificate that nobody confirmed could not be seen to",
+                    bug=error,
+                )
+            )
+            return self._node.clock() + _AGAIN_AFTER
+
     async def work(self) -> int:
         """Work through what is due; returns how many transactions that were, at most 64.
 
@@ -82,7 +113,7 @@ class Withdrawing:
             return 0
         due = await agenda.due(self._node.clock(), limit=_BATCH)
         for key in due:
-            again_at = await self._look_at(key)
+            again_at = await self._safely(key)
             if again_at is None:
                 await agenda.drop(key)
             else:
@@ -98,21 +129,26 @@ class Withdrawing:
             return None
         if transaction.state in (State.REQUESTED, State.CONFIRMING):
             return now + _AGAIN_AFTER  # the CA is being asked; what comes of it is not known yet
-        upstream = self._upstream_of(transaction)
-        if upstream is None or upstream.unconfirmed is Unconfirmed.leave:
-            return None
-        if transaction.state is State.WITHDRAWING:
-            if transaction.lease_until > now:
-                return transaction.lease_until
-            return await self._attempt(transaction, upstream, Event.retaken)
-        if transaction.state not in _ENDED or not transaction.certificate_der:
+        withdrawing = transaction.state is State.WITHDRAWING
+        if not transaction.certificate_der or not (withdrawing or transaction.state in _ENDED):
             return None
         if transaction.state is State.ISSUED:
             awaited_until = transaction.confirm_until or now
             if now < awaited_until:
                 return awaited_until
+        upstream = self._upstream_of(transaction)
+        if upstream is None:
+            what = f"upstream {transaction.upstream} is not configured any more"
+            self._tell(transaction, "unconfirmed", f"{_why(transaction)}; {what}")
+            return None
+        if upstream.unconfirmed is Unconfirmed.leave:
+            return None
+        if withdrawing:
+            if transaction.lease_until > now:
+                return transaction.lease_until
+            return await self._attempt(transaction, upstream, Event.retaken)
         if upstream.unconfirmed is Unconfirmed.report:
-            self._tell(transaction, upstream, "unconfirmed", _why(transaction))
+            self._tell(transaction, "unconfirmed", _why(transaction))
             return None
         return await self._attempt(transaction, upstream, Event.withdraw)
 
@@ -145,9 +181,12 @@ class Withdrawing:
             done = self._judge(taken, upstream_der, answer_der, certificate, upstream)
         except CMPError as error:
             # An rr may be sent again, whatever became of the last one.
-            self._tell(taken, upstream, "failed", f"{_why(transaction)}; not revoked yet", error)
+            again_at = _again_at(taken, node.clock())
+            left = again_at < taken.expires_at
+            what = "not revoked yet" if left else "not revoked, and not tried any more"
+            self._tell(taken, "failed", f"{_why(taken)}; {what}", error)
             await self._store(taken, Event.released)
-            return node.clock() + _AGAIN_AFTER
+            return again_at
         await self._store(taken, done)
         return None
 
@@ -170,11 +209,13 @@ class Withdrawing:
             decoded(answer_der, upstream), expected, upstream, self._node.clock()
         )
         if info.status is not PKIStatus.rejection:
-            self._tell(taken, upstream, "revoked", _why(taken))
+            self._tell(taken, "revoked", _why(taken))
             return Event.withdrawn
         if PKIFailureInfo.certRevoked in info.fail_info:
-            return Event.withdrawn  # an earlier attempt whose answer was lost
-        self._tell(taken, upstream, "failed", f"{_why(taken)}; the CA refuses to revoke it: {info}")
+            # By an earlier attempt whose answer was lost, or by somebody else.
+            self._tell(taken, "revoked", f"{_why(taken)}; the CA had revoked it already")
+            return Event.withdrawn
+        self._tell(taken, "failed", f"{_why(taken)}; the CA refuses to revoke it: {info}")
         return Event.failed
 
     async def _store(self, taken: Transaction, event: Event) -> None:
@@ -183,8 +224,15 @@ class Withdrawing:
             changes["lease_until"] = self._node.clock()
         elif taken.withdrawal is not None:
             changes["withdrawal"] = replace(taken.withdrawal, upstream_der=b"")
-        with suppress(StaleTransaction):  # another node took it over meanwhile: it will finish
-            await self._node.store.replace(advance(taken, event, **changes))
+        live: Transaction | None = taken
+        # A device that polls changes it, too. Another node that took it over meanwhile will finish it.
+        while live is not None and live.withdrawal == taken.withdrawal:
+            try:
+                await self._node.store.replace(advance(live, event, **changes))
+            except StaleTransaction:
+                live = await self._node.store.load(taken.key)
+            else:
+                return
 
     async def _revocation_request(
         self, certificate: Certificate, upstream: Upstream, now: datetime
@@ -210,7 +258,6 @@ class Withdrawing:
     def _tell(
         self,
         transaction: Transaction,
-        upstream: Upstream,
         outcome: str,
         detail: str,
         error: CMPError | None = None,
@@ -230,12 +277,18 @@ class Withdrawing:
                 signer_fingerprint=transaction.key.signer_fingerprint.hex(),
                 subject=certificate.subject,
                 serial_number=f"{certificate.serial_number:x}",
-                upstream=upstream.name,
+                upstream=transaction.upstream,
                 fail_info=None if error is None else error.fail_info,
                 rule="R111" if outcome != "failed" or error is None else error.rule,
                 detail=detail,
             )
         )
+
+
+def _again_at(transaction: Transaction, now: datetime) -> datetime:
+    """Return when to try again: after as long as it was tried already, within bounds."""
+    tried = now - (transaction.confirm_until or transaction.created_at)
+    return now + min(max(tried, _AGAIN_AFTER), _AGAIN_AT_LEAST_AFTER)
 
 
 def _target(certificate: Certificate) -> bytes:

@@ -1,6 +1,21 @@
-"""CRLs of trust domains, fetched and kept current in the background, asked at every request without I/O."""
+"""CRLs and OCSP answers of trust domains: the former fetched in the background, the latter when they are wanted."""
 
-from ra_gateway.revocation.domain import DomainRevocation, Mode, RevocationSettings, SourceState
+from ra_gateway.revocation.domain import (
+    DomainRevocation,
+    Mode,
+    RevocationSettings,
+    SourceKind,
+    SourceState,
+)
+from ra_gateway.revocation.ocsp import OCSPSettings
 from ra_gateway.revocation.refreshing import Revocation
 
-__all__ = ["DomainRevocation", "Mode", "Revocation", "RevocationSettings", "SourceState"]
+__all__ = [
+    "DomainRevocation",
+    "Mode",
+    "OCSPSettings",
+    "Revocation",
+    "RevocationSettings",
+    "SourceKind",
+    "SourceState",
+]

@@ -3,10 +3,12 @@
 CRLs are kept by the name and the key of the CA that signed them: a CA that changed its key may publish one CRL
 for each. A serial number that any CRL of the issuer's name lists is revoked, however old that CRL is; that a
 certificate is *not* revoked is told only by a fresh CRL under the very key that signed the certificate, whose scope
-covers it.
+covers it, or by a fresh answer of an OCSP responder (`ra_gateway.revocation.ocsp`). Where both are asked, one is
+enough to refuse, and one to accept.
 
-Nothing that a message merely brings along is used. A certificate teaches this module something (the URL of a CRL,
-a CA that signs CRLs) only as part of a path to the domain's anchor, in a message that its key protected.
+Nothing that a message merely brings along is used. A certificate teaches this module something (the URL of a CRL or
+of a responder, a CA that signs CRLs) only as part of a path to the domain's anchor, in a message that its key
+protected.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path as FilePath
@@ -34,9 +36,26 @@ from ra_gateway.cmp.crl import (
     verify_crl,
 )
 from ra_gateway.cmp.names import CanonicalName, canonical
+from ra_gateway.cmp.ocsp import OCSP_NO_CHECK
 from ra_gateway.cmp.trust import Path, TrustDomain
-from ra_gateway.errors import CMPError, CRLRefused, SignerNotTrusted, StatusUnavailable
-from ra_gateway.revocation.fetching import Downloader, FileState, file_state, read_file
+from ra_gateway.errors import (
+    CMPError,
+    CRLRefused,
+    OCSPRefused,
+    SignerNotTrusted,
+    StatusRefused,
+    StatusUnavailable,
+)
+from ra_gateway.revocation.fetching import (
+    Downloader,
+    FileState,
+    Limits,
+    file_state,
+    read_file,
+    save_file,
+    saved_path,
+)
+from ra_gateway.revocation.ocsp import OCSPSettings, Responders, ResponderState
 
 MAX_LEARNED: Final = 64
 """CAs, and URLs, that certificates of a domain may teach: a vendor has a handful."""
@@ -76,6 +95,7 @@ class RevocationSettings:
         timeout_seconds: For one fetch.
         grace_seconds: How long after its nextUpdate a CRL is still fresh.
         max_age_seconds: Longest time after its thisUpdate; 0 for what nextUpdate says alone.
+        crl_cache_path: Directory where what URLs gave is kept across restarts; None for nowhere.
     """
 
     mode: Mode = Mode.hard
@@ -88,15 +108,27 @@ class RevocationSettings:
     max_crl_bytes: int = 20_000_000
     grace_seconds: float = 0.0
     max_age_seconds: float = 0.0
+    crl_cache_path: FilePath | None = None
+    ocsp: OCSPSettings = field(default_factory=OCSPSettings)
+
+
+class SourceKind(StrEnum):
+    """What a source gives."""
+
+    crl = "CRL"
+    ocsp = "OCSP"
 
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
-    """What one source of CRLs has given; one value for each CRL, one without a CRL if it gave none.
+    """What one source has given: a value for each CRL, one if it gave none, one for each OCSP responder.
 
     Args:
         issuer: Of the CRL, "" without one.
-        fresh: Whether the CRL tells at the moment asked about that a certificate is not revoked.
+        this_update, next_update: Of the CRL, or of the newest answer.
+        entries: In the CRL; or answers since the start.
+        fresh: Whether the CRL, or the newest answer, tells at the moment asked about that a certificate is not
+            revoked.
         fetched_at: When it was last got, be it unchanged.
         last_error: Why the last attempt failed; "" when it did not.
         failing_since: First of the attempts that failed without one that succeeded after it.
@@ -113,11 +145,15 @@ class SourceState:
     fetched_at: datetime | None = None
     last_error: str = ""
     failing_since: datetime | None = None
+    kind: SourceKind = SourceKind.crl
 
 
 @dataclass(slots=True)
 class _Source:
-    """A file or a URL; `due` and `full_due` are monotonic seconds."""
+    """A file or a URL; `due` and `full_due` are monotonic seconds.
+
+    `restored` tells that what was saved before a restart has been looked at, `saved_digest` what is saved now.
+    """
 
     where: FilePath | str
     due: float = 0.0
@@ -125,6 +161,8 @@ class _Source:
     failures: int = 0
     digest: bytes = b""
     file_state: FileState | None = None
+    restored: bool = False
+    saved_digest: bytes = b""
     crls: tuple[CRL, ...] = ()
     parked: tuple[ReceivedCRL, ...] = ()
     fetched_at: datetime | None = None
@@ -136,10 +174,11 @@ _IssuerKey = tuple[CanonicalName, bytes]
 
 
 class DomainRevocation:
-    """CRLs of one trust domain.
+    """CRLs and OCSP answers of one trust domain.
 
     Args:
         monotonic: Seconds, for when to fetch.
+        random_octets: Draws as many random octets as it is asked for.
         learned: Called when a message taught a source, which is to be fetched soon.
     """
 
@@ -150,6 +189,7 @@ class DomainRevocation:
         *,
         clock: Callable[[], datetime],
         monotonic: Callable[[], float],
+        random_octets: Callable[[int], bytes],
         downloader: Downloader,
         learned: Callable[[], None] = lambda: None,
     ) -> None:
@@ -169,15 +209,32 @@ class DomainRevocation:
         self._learned_cas: dict[Certificate, None] = {}
         self._in_use: dict[_IssuerKey, list[CRL]] = {}
         self._revoked_by: dict[CanonicalName, list[CRL]] = {}
+        self._responders: Responders | None = None
+        if settings.ocsp.enabled:
+            self._responders = Responders(
+                domain.name,
+                domain.algorithms,
+                settings.ocsp,
+                clock=clock,
+                monotonic=monotonic,
+                random_octets=random_octets,
+                downloader=downloader,
+                is_allowed=self._allowed,
+                require_responder=self._require_responder,
+            )
 
     # --- asking -----------------------------------------------------------------------------------------------
 
-    def check(self, path: Path, now: datetime) -> tuple[str, ...]:
+    async def check(self, path: Path, now: datetime) -> tuple[str, ...]:
         """Refuse a path with a revoked certificate; see `ra_gateway.ra.ports.RevocationStatus`."""
         if len(path) > 1:
             self._learn(path)
         for certificate in path:
             self._require_not_listed(certificate)
+        if self._responders is not None:
+            await self._responders.look_up(self._to_ask_about(pairwise(path), now), now)
+            for certificate in path:
+                self._responders.require_not_revoked(certificate)
         unknown = [
             why
             for certificate, issuer in pairwise(path)
@@ -189,9 +246,33 @@ class DomainRevocation:
 
     def states(self, now: datetime) -> list[SourceState]:
         """Return what each source has given, for logs and people."""
-        return [
+        crls = [
             state for source in self._sources.values() for state in self._states_of(source, now)
         ]
+        responders = () if self._responders is None else self._responders.states()
+        return [*crls, *(self._responder_state(state, now) for state in responders)]
+
+    async def look_up_cas(self) -> None:
+        """Ask the responders about the CAs that are known, before a message has to wait for it."""
+        if self._responders is not None:
+            now = self._clock()
+            bag = tuple(self._learned_cas)
+            paths = [self.domain.find_path(ca, bag, now) for ca in self._cas(now)]
+            pairs = [(path[0], path[1]) for path in paths if len(path) > 1]
+            await self._responders.look_up(self._to_ask_about(pairs, now), now)
+
+    def _to_ask_about(
+        self, pairs: Iterable[tuple[Certificate, Certificate]], now: datetime
+    ) -> Iterator[tuple[Certificate, Certificate]]:
+        """Leave out CAs that a fresh CRL covers: roots publish CRLs, and rarely have a responder."""
+        for certificate, issuer in pairs:
+            if not certificate.is_ca or self._not_on_crl(certificate, issuer, now):
+                yield certificate, issuer
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        if self._responders is not None:
+            await self._responders.stop()
 
     def _require_not_listed(self, certificate: Certificate) -> None:
         if certificate in self.domain.anchors:
@@ -204,8 +285,34 @@ class DomainRevocation:
                     rule="R23",
                 )
 
+    def _require_responder(self, responder: Certificate, issuer: Certificate) -> None:
+        """Refuse a responder that may itself be revoked; nobody is asked about one that says it need not be.
+
+        Raises:
+            SignerNotTrusted: It is listed.
+            OCSPRefused: Nobody can tell, and the domain insists.
+        """
+        self._require_not_listed(responder)
+        if OCSP_NO_CHECK in responder.extensions or self.settings.mode is Mode.soft:
+            return
+        if why := self._not_on_crl(responder, issuer, self._clock()):
+            raise OCSPRefused(f"the responder has no id-pkix-ocsp-nocheck, and {why}")
+
     def _unknown(self, certificate: Certificate, issuer: Certificate, now: datetime) -> str:
         """Return why it cannot be told whether a certificate is revoked; "" if it can."""
+        whys = []
+        if self._responders is not None:
+            if not (why := self._responders.unknown(certificate, now)):
+                return ""
+            whys.append(why)
+        if self._responders is None or self._sources:
+            if not (why := self._not_on_crl(certificate, issuer, now)):
+                return ""
+            whys.append(why)
+        return f"nobody can tell whether {certificate} is revoked: {'; '.join(whys)}"
+
+    def _not_on_crl(self, certificate: Certificate, issuer: Certificate, now: datetime) -> str:
+        """Return why no CRL tells that a certificate is not revoked; "" if one does."""
         known = self._in_use.get(_key_of(issuer), [])
         held = [crl for crl in known if crl.scope.covers(certificate)]
         if any(now <= crl.fresh_until(self._grace, self._max_age) for crl in held):
@@ -218,7 +325,7 @@ class DomainRevocation:
             what = f"no CRL of {issuer} covers it: they are for other distribution points or kinds"
         else:
             what = f"no CRL of {issuer} was received since {self._since:%Y-%m-%dT%H:%M:%SZ}"
-        return f"nobody can tell whether {certificate} is revoked: {what}{self._failures()}"
+        return f"{what}{self._failures()}"
 
     def _failures(self) -> str:
         failing = [source for source in self._sources.values() if source.last_error]
@@ -245,6 +352,20 @@ class DomainRevocation:
                 last_error=source.last_error,
                 failing_since=source.failing_since,
             )
+
+    def _responder_state(self, state: ResponderState, now: datetime) -> SourceState:
+        return SourceState(
+            domain=self.domain.name,
+            source=state.url,
+            this_update=state.this_update,
+            next_update=state.fresh_until,
+            entries=state.answers,
+            fresh=state.fresh_until is not None and now <= state.fresh_until,
+            fetched_at=state.answered_at,
+            last_error=state.last_error,
+            failing_since=state.failing_since,
+            kind=SourceKind.ocsp,
+        )
 
     # --- learning ---------------------------------------------------------------------------------------------
 
@@ -322,9 +443,13 @@ class DomainRevocation:
             source.due = self._monotonic() + self._file_check_seconds
             return
         try:
+            if isinstance(source.where, str):
+                await self._restore(source, source.where)
             octets = await self._fetch(source)
-            await self._take(source, octets)
-        except CRLRefused as error:
+            await self._take(source, octets, self._clock())
+            if isinstance(source.where, str):
+                await self._save(source, source.where, octets)
+        except StatusRefused as error:
             self._failed(source, str(error))
         except Exception as error:  # a bug must not end the refreshing of all sources
             log.exception("revocation.bug", domain=self.domain.name, source=str(source.where))
@@ -340,7 +465,7 @@ class DomainRevocation:
             return False
         try:
             return file_state(path) == source.file_state
-        except CRLRefused:
+        except StatusRefused:
             return False
 
     async def _fetch(self, source: _Source) -> bytes:
@@ -349,17 +474,46 @@ class DomainRevocation:
             source.file_state = None
             source.file_state = file_state(source.where)
             return await asyncio.to_thread(read_file, source.where, limit)
-        return await self._downloader.get(
-            source.where, max_bytes=limit, timeout_seconds=self.settings.timeout_seconds
-        )
+        limits = Limits(limit, self.settings.timeout_seconds, "max_crl_bytes")
+        return await self._downloader.get(source.where, limits)
 
-    async def _take(self, source: _Source, octets: bytes) -> None:
+    async def _restore(self, source: _Source, url: str) -> None:
+        """Take up, once, what a URL gave before a restart; it is verified like everything else."""
+        directory = self.settings.crl_cache_path
+        if source.restored or directory is None:
+            return
+        source.restored = True
+        path = saved_path(directory, self.domain.name, url)
+        try:
+            fetched_at = datetime.fromtimestamp(file_state(path)[3] / 1e9, UTC)
+            octets = await asyncio.to_thread(read_file, path, self.settings.max_crl_bytes)
+            await self._take(source, octets, fetched_at)
+            source.saved_digest = source.digest
+        except (
+            StatusRefused
+        ) as error:  # there is none, or it is of no use: it is fetched now anyway
+            log.info("revocation.not_restored", domain=self.domain.name, source=url, why=str(error))
+
+    async def _save(self, source: _Source, url: str, octets: bytes) -> None:
+        directory = self.settings.crl_cache_path
+        if directory is None or source.saved_digest == source.digest:
+            return
+        try:
+            path = saved_path(directory, self.domain.name, url)
+            await asyncio.to_thread(save_file, path, octets)
+            source.saved_digest = source.digest
+        except StatusRefused as error:  # it is in use all the same
+            log.warning(
+                "revocation.not_saved", domain=self.domain.name, source=url, error=str(error)
+            )
+
+    async def _take(self, source: _Source, octets: bytes, fetched_at: datetime) -> None:
         """Decode and verify outside of the event loop; replace what the source gave before, if all is well."""
         now, began = self._clock(), self._monotonic()
         digest = hashlib.sha256(octets).digest()
         unchanged = digest == source.digest and bool(source.crls) and not source.last_error
         if unchanged:
-            source.fetched_at = now
+            source.fetched_at = fetched_at
             log.debug("revocation.unchanged", domain=self.domain.name, source=str(source.where))
             return
         received = await asyncio.to_thread(_decode, octets)
@@ -380,7 +534,7 @@ class DomainRevocation:
             self._tell(source, crl, size_bytes=len(octets), seconds=self._monotonic() - began)
         if errors:
             raise CRLRefused("; ".join(errors))
-        source.fetched_at = now
+        source.fetched_at = fetched_at
         source.failures, source.last_error, source.failing_since = 0, "", None
 
     def _cas(self, now: datetime) -> tuple[Certificate, ...]:

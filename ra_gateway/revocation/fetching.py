@@ -1,4 +1,4 @@
-"""Where CRLs come from: files, and HTTP servers that are not trusted with anything.
+"""Where CRLs and OCSP answers come from: files, and HTTP servers that are not trusted with anything.
 
 An endless or dripping answer ends at the size limit or the timeout, redirects and compressed answers are refused
 (they could lead anywhere and unpack to any size), and neither cookies nor the proxy settings of the environment
@@ -8,15 +8,19 @@ have any effect. Who may name a URL is the caller's business.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import stat
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
 from yarl import URL
 
-from ra_gateway.errors import CRLRefused
+from ra_gateway.errors import StatusRefused
 
 FileState = tuple[int, int, int, int]
 """Device, inode, size and modification time in nanoseconds: another file, or other content, has another one."""
@@ -26,12 +30,12 @@ def file_state(path: Path) -> FileState:
     """Return what tells whether a file was replaced or written to.
 
     Raises:
-        CRLRefused: It cannot be looked at.
+        StatusRefused: It cannot be looked at.
     """
     try:
         status = path.stat()
     except OSError as error:
-        raise CRLRefused(f"cannot be read: {error.strerror}") from error
+        raise StatusRefused(f"cannot be read: {error.strerror}") from error
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -39,44 +43,84 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     """Return the content of a regular file; waits for the disk.
 
     Raises:
-        CRLRefused: It cannot be read, or is larger.
+        StatusRefused: It cannot be read, or is larger.
     """
     try:
         # Not blocking, so that a FIFO in its place does not hold the thread for ever.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise CRLRefused("is not a file")
+                raise StatusRefused("is not a file")
             octets = file.read(max_bytes + 1)
     except OSError as error:
-        raise CRLRefused(f"cannot be read: {error.strerror}") from error
+        raise StatusRefused(f"cannot be read: {error.strerror}") from error
     if len(octets) > max_bytes:
-        raise CRLRefused(f"has more than {max_bytes} bytes (max_crl_bytes)")
+        raise StatusRefused(f"has more than {max_bytes} bytes (max_crl_bytes)")
     return octets
 
 
+def saved_path(directory: Path, domain: str, url: str) -> Path:
+    """Return the file in which a domain keeps across restarts what a URL held."""
+    return directory / f"{hashlib.sha256(f'{domain} {url}'.encode()).hexdigest()}.crl"
+
+
+def save_file(path: Path, octets: bytes) -> None:
+    """Put a file in its place at once, its directory too if there is none; waits for the disk.
+
+    Raises:
+        StatusRefused: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(exist_ok=True)
+        # Of a name of its own: the bundled CA in this process may keep the same URL's.
+        handle, new = tempfile.mkstemp(dir=path.parent, suffix=".new")
+        try:
+            with open(handle, "wb") as file:
+                file.write(octets)
+            Path(new).replace(path)
+        except OSError:
+            Path(new).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise StatusRefused(f"cannot be saved in {path.parent}: {error.strerror}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one download may cost.
+
+    Args:
+        max_bytes: A larger answer is given up.
+        timeout_seconds: For all of it.
+        setting: What the first is called in the configuration, for the error; "" if nowhere.
+    """
+
+    max_bytes: int
+    timeout_seconds: float
+    setting: str = ""
+
+
 class Downloader:
-    """Gets CRLs over HTTP and HTTPS; connections are not kept, since hours lie between two of them."""
+    """Talks HTTP and HTTPS; connections are not kept, since minutes or hours lie between two of them."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
 
-    async def get(self, url: str, *, max_bytes: int, timeout_seconds: float) -> bytes:
+    async def get(self, url: str, limits: Limits) -> bytes:
         """Return what a URL holds.
 
-        Args:
-            max_bytes: A larger answer is given up.
-            timeout_seconds: For all of it.
+        Raises:
+            StatusRefused: It was not to be had.
+        """
+        return await self._fetch("GET", url, limits)
+
+    async def post(self, url: str, octets: bytes, content_type: str, limits: Limits) -> bytes:
+        """Return what a URL answers to octets.
 
         Raises:
-            CRLRefused: It was not to be had.
+            StatusRefused: There was no answer.
         """
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                return await self._get(URL(url), max_bytes)
-        except TimeoutError as error:
-            raise CRLRefused(f"not received within {timeout_seconds:g} s") from error
-        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
-            raise CRLRefused(f"{type(error).__name__}: {error}"[:200]) from error
+        headers = {"Content-Type": content_type}
+        return await self._fetch("POST", url, limits, data=octets, headers=headers)
 
     async def close(self) -> None:
         """Close connections."""
@@ -84,20 +128,32 @@ class Downloader:
         if session is not None:
             await session.close()
 
-    async def _get(self, url: URL, max_bytes: int) -> bytes:
+    async def _fetch(self, method: str, url: str, limits: Limits, **options: Any) -> bytes:
+        try:
+            async with asyncio.timeout(limits.timeout_seconds):
+                return await self._request(method, URL(url), limits, options)
+        except TimeoutError as error:
+            raise StatusRefused(f"not received within {limits.timeout_seconds:g} s") from error
+        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
+            raise StatusRefused(f"{type(error).__name__}: {error}"[:200]) from error
+
+    async def _request(
+        self, method: str, url: URL, limits: Limits, options: dict[str, Any]
+    ) -> bytes:
         session = self._session = self._session or _session()
-        async with session.get(url, allow_redirects=False) as response:
+        async with session.request(method, url, allow_redirects=False, **options) as response:
             if response.status != 200:
                 kind = " (redirects are not followed)" if 300 <= response.status < 400 else ""
-                raise CRLRefused(f"HTTP {response.status}{kind}")
+                raise StatusRefused(f"HTTP {response.status}{kind}")
             encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
             if encoding != "identity":
-                raise CRLRefused(f"Content-Encoding {encoding[:20]!r}")
+                raise StatusRefused(f"Content-Encoding {encoding[:20]!r}")
             octets = bytearray()
             while part := await response.content.readany():
                 octets += part
-                if len(octets) > max_bytes:
-                    raise CRLRefused(f"more than {max_bytes} bytes (max_crl_bytes)")
+                if len(octets) > limits.max_bytes:
+                    setting = f" ({limits.setting})" if limits.setting else ""
+                    raise StatusRefused(f"more than {limits.max_bytes} bytes{setting}")
             return bytes(octets)
 
 

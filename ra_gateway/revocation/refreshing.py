@@ -1,8 +1,12 @@
-"""All trust domains' CRLs, each domain refreshed by a task of its own (`ra_gateway.ra.ports.RevocationStatus`)."""
+"""All trust domains' CRLs and responders (`ra_gateway.ra.ports.RevocationStatus`).
+
+Each domain's CRLs are refreshed by a task of its own; responders are asked when a message wants to know.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -24,6 +28,7 @@ class Revocation:
         domains: With their settings; others are not asked about.
         clock: Aware UTC.
         monotonic: Seconds, for when to fetch.
+        random_octets: Draws as many random octets as it is asked for.
     """
 
     def __init__(
@@ -31,6 +36,7 @@ class Revocation:
         domains: Iterable[tuple[TrustDomain, RevocationSettings]],
         clock: Callable[[], datetime],
         monotonic: Callable[[], float] = time.monotonic,
+        random_octets: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._clock = clock
         self._monotonic = monotonic
@@ -44,24 +50,31 @@ class Revocation:
                 settings,
                 clock=clock,
                 monotonic=monotonic,
+                random_octets=random_octets,
                 downloader=self._downloader,
                 learned=woken.set,
             )
         self._tasks: list[asyncio.Task[None]] = []
 
-    def check(self, domain: str, path: Path, now: datetime) -> tuple[str, ...]:
+    async def check(self, domain: str, path: Path, now: datetime) -> tuple[str, ...]:
         """Refuse a path with a certificate that was revoked (`RevocationStatus`)."""
         known = self._domains.get(domain)
-        return () if known is None else known.check(path, now)
+        return () if known is None else await known.check(path, now)
 
     def states(self) -> list[SourceState]:
         """Return what each source of each domain has given."""
         now = self._clock()
         return [state for domain in self._domains.values() for state in domain.states(now)]
 
+    async def fetch(self) -> None:
+        """Try every source once, each within its timeout: CRLs, then responders about the CAs that are known."""
+        domains = self._domains.values()
+        await asyncio.gather(*(domain.refresh() for domain in domains))
+        await asyncio.gather(*(domain.look_up_cas() for domain in domains))
+
     async def start(self) -> None:
-        """Try every source once, each within its timeout, and go on in the background."""
-        await asyncio.gather(*(domain.refresh() for domain in self._domains.values()))
+        """Try every source once, and go on in the background."""
+        await self.fetch()
         self._tasks = [
             asyncio.create_task(self._run(domain, self._woken[name]))
             for name, domain in self._domains.items()
@@ -75,6 +88,7 @@ class Revocation:
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
+        await asyncio.gather(*(domain.stop() for domain in self._domains.values()))
         await self._downloader.close()
 
     async def _run(self, domain: DomainRevocation, woken: asyncio.Event) -> None:

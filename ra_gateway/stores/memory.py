@@ -46,9 +46,10 @@ class MemoryStore:
         clock: Decides what has expired.
         max_transactions: How many live transactions are kept (1 or more); one more is refused, not
             traded for another, because a forgotten transaction could be issued twice.
+        max_held: Most requests that wait for an operator (1 or more); one more is refused.
     """
 
-    def __init__(self, clock: Clock, *, max_transactions: int) -> None:
+    def __init__(self, clock: Clock, *, max_transactions: int, max_held: int = 10_000) -> None:
         self._clock = clock
         self._max_transactions = max_transactions
         self._slots: dict[TransactionKey, _Slot] = {}
@@ -57,7 +58,8 @@ class MemoryStore:
         self._due: list[tuple[datetime, int, TransactionKey]] = []
         self._ticket = count()  # keys have no order: it decides between equal times
         self._agenda: dict[TransactionKey, datetime] = {}
-        self._held: dict[tuple[str, bytes], TransactionKey] = {}
+        self._max_held = max_held
+        self._held: dict[tuple[str, bytes], tuple[TransactionKey, datetime]] = {}
 
     async def create(self, transaction: Transaction) -> Transaction | None:
         """Store a new transaction unless its key is live, and return the live one if it is.
@@ -140,17 +142,31 @@ class MemoryStore:
         """Forget a transaction, if it is planned."""
         self._agenda.pop(key, None)
 
-    async def hold(self, key: TransactionKey) -> None:
-        """List a request that waits for an operator, in the place of an earlier one by the same requester."""
-        self._held[key.domain, key.signer_fingerprint] = key
+    async def hold(self, key: TransactionKey, until: datetime) -> None:
+        """List a request that waits for an operator, in the place of an earlier one by the same requester.
+
+        Raises:
+            StoreUnavailable: Too many wait already.
+        """
+        requester = key.domain, key.signer_fingerprint
+        if requester not in self._held and len(self._held) >= self._max_held:
+            now = self._clock()
+            self._held = {who: entry for who, entry in self._held.items() if entry[1] > now}
+            if len(self._held) >= self._max_held:
+                raise StoreUnavailable(
+                    f"memory store: {self._max_held} requests wait for approval already"
+                )
+        self._held[requester] = key, until
 
     async def held(self) -> list[TransactionKey]:
-        """Return the requests that were listed."""
-        return list(self._held.values())
+        """Return the requests that are listed."""
+        now = self._clock()
+        return [key for key, until in self._held.values() if until > now]
 
     async def unhold(self, key: TransactionKey) -> None:
         """Take a request off the list, unless another one took its place."""
-        if self._held.get((key.domain, key.signer_fingerprint)) == key:
+        listed = self._held.get((key.domain, key.signer_fingerprint))
+        if listed is not None and listed[0] == key:
             del self._held[key.domain, key.signer_fingerprint]
 
     async def ping(self) -> None:

@@ -3,7 +3,8 @@
     {prefix}:{<transactionID>}:<domain>:<signer fingerprint>   hash: `Transaction.to_fields`
     {prefix}:{<transactionID>}                                 set: keys of these hashes (at most 8)
     {prefix}:agenda                                            sorted set: transactions by when they are due
-    {prefix}:held                                              hash: requester to the request that waits for approval
+    {prefix}:{held}                                            hash: requester to the request that waits for approval
+    {prefix}:{held}:until                                      sorted set: requesters by when their requests expire
 
 The braces are a Redis hash tag: both keys of a transactionID live in one cluster slot, so that one
 script may touch both. Every method that writes is one script, hence atomic, and one round trip.
@@ -83,15 +84,29 @@ return found
 """
 
 _HOLD: Final = """
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[5])) do
+  redis.call('HDEL', KEYS[1], gone)
+  redis.call('ZREM', KEYS[2], gone)
+end
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then
   return 0
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[2], ARGV[4], ARGV[1])
 return 1
 """
 
+_HELD: Final = """
+local found = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf')
+for place, requester in ipairs(found) do found[place] = redis.call('HGET', KEYS[1], requester) end
+return found
+"""
+
 _UNHOLD: Final = """
-if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
+  redis.call('HDEL', KEYS[1], ARGV[1])
+  redis.call('ZREM', KEYS[2], ARGV[1])
+end
 return 1
 """
 
@@ -140,8 +155,10 @@ class RedisStore:
         self._replace = self._client.register_script(_REPLACE)
         self._find = self._client.register_script(_FIND)
         self._hold = self._client.register_script(_HOLD)
+        self._held = self._client.register_script(_HELD)
         self._unhold = self._client.register_script(_UNHOLD)
         self._max_held = max_held
+        self._held_keys = [f"{key_prefix}:{{held}}", f"{key_prefix}:{{held}}:until"]
         self._closed = False
 
     async def create(self, transaction: Transaction) -> Transaction | None:
@@ -195,7 +212,7 @@ class RedisStore:
     async def due(self, now: datetime, *, limit: int) -> list[TransactionKey]:
         """Return the transactions whose time has come, the longest due first."""
         agenda, score = f"{self._prefix}:agenda", now.timestamp()
-        found = await self._ask(
+        found: Any = await self._ask(
             lambda _: self._client.zrange(
                 agenda, "-inf", str(score), byscore=True, offset=0, num=limit
             )
@@ -206,23 +223,29 @@ class RedisStore:
         """Forget a transaction, if it is planned."""
         await self._ask(lambda _: self._client.zrem(f"{self._prefix}:agenda", _member(key)))
 
-    async def hold(self, key: TransactionKey) -> None:
-        """List a request that waits for an operator, in the place of an earlier one by the same requester."""
-        args: list[Any] = [_requester(key), _member(key), self._max_held]
-        if not await self._ask(lambda _: self._hold([f"{self._prefix}:held"], args)):
+    async def hold(self, key: TransactionKey, until: datetime) -> None:
+        """List a request that waits for an operator, in the place of an earlier one by the same requester.
+
+        Raises:
+            StoreUnavailable: Too many wait already.
+        """
+        times = until.timestamp(), self._clock().timestamp()
+        args: list[Any] = [_requester(key), _member(key), self._max_held, *times]
+        if not await self._ask(lambda _: self._hold(self._held_keys, args)):
             raise StoreUnavailable(
                 f"{self._name}: {self._max_held} requests wait for approval already"
             )
 
     async def held(self) -> list[TransactionKey]:
-        """Return the requests that were listed."""
-        found = await self._ask(lambda _: self._client.hvals(f"{self._prefix}:held"))
+        """Return the requests that are listed."""
+        args = [self._clock().timestamp()]
+        found: Any = await self._ask(lambda _: self._held(self._held_keys, args))
         return [_key(member) for member in found]
 
     async def unhold(self, key: TransactionKey) -> None:
         """Take a request off the list, unless another one took its place."""
         args = [_requester(key), _member(key)]
-        await self._ask(lambda _: self._unhold([f"{self._prefix}:held"], args))
+        await self._ask(lambda _: self._unhold(self._held_keys, args))
 
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float

@@ -19,10 +19,10 @@ from pyasn1_modules import rfc5280
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import (
-    DEFAULT_ALGORITHMS,
     SIGNATURE_ALGORITHMS,
     AlgorithmPolicy,
     digest,
+    with_legacy,
 )
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
@@ -523,18 +523,9 @@ async def test_one_transaction_id_of_two_vendors(twins: Twins, key: Any) -> None
 
 # --- a legacy base station ------------------------------------------------------------------------------------------
 
-LEGACY_ALGORITHMS = AlgorithmPolicy(
-    signatures=DEFAULT_ALGORITHMS | {SHA1_RSA.name}, min_rsa_bits=1024
-)
-LEGACY_QUIRKS = frozenset(
-    {
-        Quirk.short_ids,
-        Quirk.recip_nonce_in_ir,
-        Quirk.no_message_time,
-        Quirk.any_cert_req_id,
-    }
-)
+LEGACY_QUIRKS = frozenset(set(Quirk) - {Quirk.no_subject})
 STRICT = HeaderRules(strictness=Strictness.strict, require_message_time=True)
+THREE_GPP = HeaderRules(strictness=Strictness.three_gpp)
 SERIAL = "00012345678900000012"
 
 
@@ -634,9 +625,12 @@ def legacy_world(
     *,
     rules: HeaderRules = STRICT,
     without: Sequence[str] = (),
-    algorithms: AlgorithmPolicy = LEGACY_ALGORITHMS,
 ) -> World:
     """A world that forgives this vendor what it has to, less some of it."""
+    quirks = LEGACY_QUIRKS - set(without)
+    algorithms = with_legacy(
+        AlgorithmPolicy(), sha1=Quirk.sha1 in quirks, rsa1024=Quirk.rsa1024 in quirks
+    )
     return World.make(
         legacy.vendor,
         operator,
@@ -649,15 +643,34 @@ def legacy_world(
         vendor_domain={
             "name": "legacy",
             "algorithms": algorithms,
-            "quirks": LEGACY_QUIRKS - set(without),
+            "quirks": quirks,
         },
     )
 
 
 @pytest.mark.requirement(5, 6, 7, 17, 19, 29, 34, 47, 107, 139)
-@pytest.mark.parametrize("rules", [STRICT, HeaderRules()], ids=["strict", "3gpp"])
+@pytest.mark.parametrize(
+    "rules, in_ir, in_cert_conf",
+    [
+        (
+            STRICT,
+            LEGACY_QUIRKS - {Quirk.missing_extracerts_in_certconf},
+            LEGACY_QUIRKS - {Quirk.any_cert_req_id, Quirk.recip_nonce_in_ir},
+        ),
+        (
+            THREE_GPP,
+            {Quirk.short_ids, Quirk.any_cert_req_id, Quirk.sha1, Quirk.rsa1024},
+            {Quirk.short_ids, Quirk.sha1, Quirk.rsa1024},
+        ),
+    ],
+    ids=["strict", "3gpp"],
+)
 async def test_a_legacy_base_station_enrols(
-    legacy: LegacyBaseStation, operator_pki: pki.OperatorPKI, rules: HeaderRules
+    legacy: LegacyBaseStation,
+    operator_pki: pki.OperatorPKI,
+    rules: HeaderRules,
+    in_ir: set[Quirk],
+    in_cert_conf: set[Quirk],
 ) -> None:
     """With its quirks forgiven it gets, and confirms, a certificate of today; the log says what was forgiven."""
     world = legacy_world(legacy, operator_pki, rules=rules)
@@ -680,48 +693,78 @@ async def test_a_legacy_base_station_enrols(
     assert confirmed.body_der == PKICONF_BODY
     assert_answers(world, PKIMessage.from_der(cert_conf), confirmed)
     assert [event.outcome for event in world.events] == ["issued", "confirmed"]
-    assert {event.quirks for event in world.events} == {tuple(sorted(LEGACY_QUIRKS))}
-
-
-NO_SHA1 = replace(LEGACY_ALGORITHMS, signatures=DEFAULT_ALGORITHMS)
-NO_RSA1024 = replace(LEGACY_ALGORITHMS, min_rsa_bits=2048)
+    assert [set(event.quirks) for event in world.events] == [in_ir, in_cert_conf]
 
 
 @pytest.mark.requirement(5, 6, 7, 17, 19, 29, 47, 146)
 @pytest.mark.parametrize(
-    "strict, without, algorithms, fail_info, rule",
+    "rules, without, fail_info, rule",
     [
-        (True, Quirk.short_ids, LEGACY_ALGORITHMS, "badDataFormat", "R5"),
-        (True, Quirk.recip_nonce_in_ir, LEGACY_ALGORITHMS, "badRecipientNonce", "R7"),
-        (True, Quirk.no_message_time, LEGACY_ALGORITHMS, "badTime", "R29"),
-        (True, Quirk.any_cert_req_id, LEGACY_ALGORITHMS, "badRequest", "R47"),
-        (True, "", NO_SHA1, "badAlg", "R17"),
-        (True, "", NO_RSA1024, "badAlg", "R19"),
-        (False, Quirk.short_ids, LEGACY_ALGORITHMS, "badSenderNonce", "R6"),
-        (False, Quirk.any_cert_req_id, LEGACY_ALGORITHMS, "badRequest", "R47"),
-        (False, "", NO_SHA1, "badAlg", "R17"),
-        (False, "", NO_RSA1024, "badAlg", "R19"),
+        (STRICT, Quirk.short_ids, "badDataFormat", "R5"),
+        (STRICT, Quirk.recip_nonce_in_ir, "badRecipientNonce", "R7"),
+        (STRICT, Quirk.no_message_time, "badTime", "R29"),
+        (STRICT, Quirk.any_cert_req_id, "badRequest", "R47"),
+        (STRICT, Quirk.sha1, "badAlg", "R17"),
+        (STRICT, Quirk.rsa1024, "badAlg", "R19"),
+        (THREE_GPP, Quirk.short_ids, "badSenderNonce", "R6"),
+        (THREE_GPP, Quirk.any_cert_req_id, "badRequest", "R47"),
+        (THREE_GPP, Quirk.sha1, "badAlg", "R17"),
+        (THREE_GPP, Quirk.rsa1024, "badAlg", "R19"),
     ],
 )
 async def test_a_legacy_base_station_that_is_not_forgiven(
     legacy: LegacyBaseStation,
     operator_pki: pki.OperatorPKI,
-    strict: bool,
-    without: str,
-    algorithms: AlgorithmPolicy,
+    rules: HeaderRules,
+    without: Quirk,
     fail_info: str,
     rule: str,
 ) -> None:
     """Each single thing it needs is refused for what it is when it is not granted."""
-    rules = STRICT if strict else HeaderRules()
-    world = legacy_world(
-        legacy, operator_pki, rules=rules, without=[without], algorithms=algorithms
-    )
+    world = legacy_world(legacy, operator_pki, rules=rules, without=[without])
     der = await legacy.ir(world)
     if rule == "R47":
         await requests.assert_refused_in_body(world, der, fail_info, rule=rule, cert_req_id=355)
     else:
         await assert_refused(world, der, fail_info, rule=rule)
+
+
+@pytest.mark.requirement(33, 34)
+async def test_a_legacy_base_stations_cert_conf_that_is_not_forgiven(
+    legacy: LegacyBaseStation, operator_pki: pki.OperatorPKI
+) -> None:
+    """To the letter, certConf brings the certificate it is signed with; one that does confirms."""
+    world = legacy_world(legacy, operator_pki, without=[Quirk.missing_extracerts_in_certconf])
+    answer = await assert_served(world, await legacy.ir(world))
+    refused = await world.ask(await legacy.cert_conf(world, answer))
+    assert (refused.body_type, fail_names(refused)) == (BodyType.error, ["badMessageCheck"])
+    assert world.events[-1].rule == "R33"
+    complete = await confirmation(
+        world, legacy.credential, answer, message_time=None, sender_nonce=bytes(4)
+    )
+    assert (await world.ask(complete)).body_der == PKICONF_BODY
+
+
+@pytest.mark.requirement(17, 18)
+@pytest.mark.parametrize("kind", ["ed25519", "ed448", "mldsa65", "p521"])
+@pytest.mark.parametrize("where", ["signer", "requested"])
+async def test_algorithms_outside_of_the_profile(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, kind: str, where: str
+) -> None:
+    """TS 33.310 6.1.1 has RSA and ECDSA on P-256 and P-384; an endpoint that is not held to it takes more."""
+    for rules, taken in ((THREE_GPP, False), (HeaderRules(), True)):
+        world = World.make(vendor_pki, operator_pki, rules=rules)
+        signer, key = ("p256", kind) if where == "requested" else (kind, "p256")
+        device = cmp_credential(world.device(key=signer))
+        der = await requests.request(world, device, pki.make_key(key))
+        if taken:
+            await assert_served(world, der)
+        elif where == "requested":
+            await requests.assert_refused_in_body(world, der, "badCertTemplate", rule="R61")
+        else:
+            answer = await world.ask(der)
+            assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["badAlg"])
+            assert world.ca.received == []
 
 
 @pytest.mark.requirement(7, 29)
@@ -730,7 +773,7 @@ async def test_what_a_3gpp_endpoint_does_not_mind(
     legacy: LegacyBaseStation, operator_pki: pki.OperatorPKI, quirk: Quirk
 ) -> None:
     """Outside strict mode a recipNonce in the ir and an absent messageTime need no forgiveness."""
-    world = legacy_world(legacy, operator_pki, rules=HeaderRules(), without=[quirk])
+    world = legacy_world(legacy, operator_pki, rules=THREE_GPP, without=[quirk])
     await assert_served(world, await legacy.ir(world))
 
 
@@ -777,7 +820,7 @@ async def test_a_legacy_base_stations_certificates_in_any_order(
     legacy: LegacyBaseStation, operator_pki: pki.OperatorPKI
 ) -> None:
     """Its self-signed root among them, in any order, and outside the protection."""
-    world = legacy_world(legacy, operator_pki, rules=HeaderRules())
+    world = legacy_world(legacy, operator_pki, rules=THREE_GPP)
     for number, shuffled in enumerate(permutations(legacy.extra_certs)):
         der = await legacy.ir(world, transaction_id=bytes((number, 0, 0, 1)))
         await assert_served(world, with_extra_certs(der, shuffled))

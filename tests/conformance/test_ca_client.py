@@ -156,7 +156,7 @@ async def test_a_vendor_certificate_that_its_maker_revoked_is_refused(
     """What the vendor's CRLs say is asked with the whole path; a refusal leaves nothing behind."""
     asked: list[tuple[str, int]] = []
 
-    def refuse(domain: str, path: tuple[Certificate, ...], now: datetime) -> None:
+    async def refuse(domain: str, path: tuple[Certificate, ...], now: datetime) -> None:
         asked.append((domain, len(path)))
         raise SignerNotTrusted("on the CRL", rule="R23")
 

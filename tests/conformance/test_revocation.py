@@ -4,100 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from cryptography import x509
 from structlog.testing import capture_logs
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.enrollment import Send
 from ra_gateway.ra.revocation import SignerStatus
-from ra_gateway.revocation import Mode, Revocation, RevocationSettings, SourceState
-from tests.support.crls import make_crl, replace_file
+from ra_gateway.revocation import Mode, SourceState
+from tests.support.crls import make_crl
 from tests.support.harness import ManualClock, World, cmp_certificate, fail_names, make_gateway
-from tests.support.pki import Authority, Credential, OperatorPKI, VendorPKI, make_root
-
-HOUR = timedelta(hours=1)
-
-
-class Desk:
-    """A vendor's world with revocation switched on; time stands still until it is moved."""
-
-    def __init__(self, vendor: VendorPKI, operator: OperatorPKI, **settings: Any) -> None:
-        intermediates = settings.pop("intermediates", (vendor.sub,))
-        self.vendor = vendor
-        self.world = World.make(vendor, operator)
-        self.clock = self.world.clock
-        self.seconds = 0.0
-        self.domain = TrustDomain(
-            "acme",
-            DomainKind.vendor,
-            (cmp_certificate(vendor.root.certificate),),
-            tuple(cmp_certificate(ca.certificate) for ca in intermediates),
-        )
-        self.revocation = Revocation(
-            [(self.domain, RevocationSettings(**settings))], self.clock, lambda: self.seconds
-        )
-        self.world.gateway = make_gateway(
-            self.world.endpoint,
-            operator,
-            self.world.store,
-            self.clock,
-            self.world.events,
-            signer_status=SignerStatus(self.revocation),
-        )
-
-    async def refresh(self, after_seconds: float = 0.0) -> None:
-        """Let time pass and do what the background task would do then."""
-        self.seconds += after_seconds
-        self.clock.move(seconds=after_seconds)
-        await self.revocation._domains["acme"].refresh()
-
-    async def ask(self, device: Credential) -> list[str]:
-        """Send an ir and return the failInfo; [] when a certificate was issued."""
-        request = await self.world.enrollment(device).request()
-        return list(fail_names(await self.world.ask(request)))
-
-    @property
-    def state(self) -> SourceState:
-        """Of the one source."""
-        (state,) = self.revocation.states()
-        return state
-
-    @property
-    def last(self) -> tuple[str, str, str]:
-        """Outcome, rule and detail of the last message."""
-        event = self.world.events[-1]
-        return event.outcome, event.rule, event.detail
-
-
-class Crls:
-    """CRLs of a vendor in two files: the root's and the sub-CA's."""
-
-    def __init__(self, directory: Path, vendor: VendorPKI, now: datetime) -> None:
-        self.vendor, self.now = vendor, now
-        self.paths = (directory / "root.crl", directory / "sub.crl")
-        self.root()
-        self.sub()
-
-    def root(self, *revoked: Any, **options: Any) -> None:
-        self._put(self.paths[0], self.vendor.root, revoked, options)
-
-    def sub(self, *revoked: Any, **options: Any) -> None:
-        self._put(self.paths[1], self.vendor.sub, revoked, options)
-
-    def _put(self, path: Path, ca: Authority, revoked: Any, options: dict[str, Any]) -> None:
-        options.setdefault("this_update", self.now - HOUR)
-        replace_file(path, make_crl(options.pop("by", ca), revoked, **options))
+from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_root
+from tests.support.revocation import (
+    HOUR,
+    Crls,
+    Desk,
+    Handler,
+    Publisher,
+    compressed,
+    dripping,
+    elsewhere,
+    endless,
+    page,
+    publishing,
+    serving,
+)
 
 
 @pytest.fixture
@@ -323,82 +261,12 @@ async def test_a_crl_of_other_distribution_points_does_not_make_fresh(
 
 # --- over HTTP ------------------------------------------------------------------------------------------------
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclass
-class Publisher:
-    """An HTTP server that does what a test tells it to."""
-
-    server: TestServer
-    handler: Handler
-    asked: list[str]
-
-    def url(self, path: str = "/sub.crl") -> str:
-        return str(self.server.make_url(path))
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.server.port}"
-
 
 @pytest.fixture
 async def publisher() -> AsyncIterator[Publisher]:
     """Listens on a free port."""
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        found.asked.append(request.path)
-        return await found.handler(request)
-
-    async def nothing(request: web.Request) -> web.StreamResponse:
-        raise web.HTTPNotFound
-
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", handle)
-    found = Publisher(TestServer(app, host="127.0.0.1"), nothing, [])
-    await found.server.start_server()
-    yield found
-    await found.server.close()
-
-
-def serving(octets: bytes) -> Handler:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        return web.Response(body=octets)
-
-    return handle
-
-
-async def endless(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse()
-    await response.prepare(request)
-    try:
-        while True:
-            await response.write(b"0" * 65536)
-    except ConnectionResetError:
-        return response
-
-
-async def dripping(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse()
-    await response.prepare(request)
-    try:
-        while True:
-            await response.write(b"0")
-            await asyncio.sleep(0.02)
-    except ConnectionResetError:
-        return response
-
-
-async def elsewhere(request: web.Request) -> web.StreamResponse:
-    raise web.HTTPFound("/internal")
-
-
-async def compressed(request: web.Request) -> web.StreamResponse:
-    return web.Response(body=b"0", headers={"Content-Encoding": "gzip"})
-
-
-async def page(request: web.Request) -> web.StreamResponse:
-    return web.Response(text="<html>soon</html>")
+    async with publishing() as found:
+        yield found
 
 
 @pytest.mark.requirement(23)
@@ -467,6 +335,42 @@ async def test_a_configured_url_is_fetched_and_fetched_again(
         fetched_at=crls.now + timedelta(seconds=3601),
     )
     await desk.revocation.stop()
+
+
+@pytest.mark.requirement(23)
+async def test_fetched_crls_outlast_a_restart(
+    publisher: Publisher,
+    vendor_pki: VendorPKI,
+    operator_pki: OperatorPKI,
+    crls: Crls,
+    tmp_path: Path,
+) -> None:
+    """Kept in a directory and verified anew: with the publisher away, the revoked is refused, the good taken."""
+    device, revoked = vendor_pki.device("ENB-1"), vendor_pki.device("ENB-2")
+    crl = make_crl(vendor_pki.sub, [revoked.certificate], this_update=crls.now - HOUR)
+    publisher.handler = serving(crl)
+    settings: dict[str, Any] = {
+        "crl_urls": (publisher.url(),),
+        "crl_paths": crls.paths[:1],
+        "crl_cache_path": tmp_path / "kept",
+    }
+    first = Desk(vendor_pki, operator_pki, **settings)
+    await first.refresh()
+    await first.revocation.stop()
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert kept.read_bytes() == crl
+
+    publisher.handler = page
+    for octets, expected in (
+        (crl, ([], ["signerNotTrusted"])),
+        (make_crl(make_root("Stranger"), this_update=crls.now), (["systemUnavail"],) * 2),
+        (b"0", (["systemUnavail"],) * 2),
+    ):
+        kept.write_bytes(octets)
+        second = Desk(vendor_pki, operator_pki, **settings)
+        await second.refresh()
+        assert (await second.ask(device), await second.ask(revoked)) == expected
+        await second.revocation.stop()
 
 
 def with_point(url: str) -> dict[str, Any]:

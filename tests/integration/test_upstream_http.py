@@ -9,10 +9,10 @@ import inspect
 import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import uvloop
@@ -22,83 +22,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
-from ra_gateway.upstream.http import HttpCA
-
-MESSAGE = b"0\x03a request"
-ANSWER = b"0\x03an answer"
-CMP_TYPE = "application/pkixcmp"
-
-Script = Callable[["Visit"], Awaitable[None]]
-
-
-class Visit(NamedTuple):
-    """One request to the scripted CA, and how to answer it."""
-
-    head: str
-    body: bytes
-    number: int
-    writer: asyncio.StreamWriter
-
-    def answer(
-        self,
-        status: int = 200,
-        body: bytes = ANSWER,
-        *,
-        content_type: str | None = CMP_TYPE,
-        headers: str = "",
-        length: int | None = None,
-    ) -> None:
-        lines = [f"HTTP/1.1 {status} Whatever"]
-        if content_type is not None:
-            lines.append(f"Content-Type: {content_type}")
-        if length != -1:
-            lines.append(f"Content-Length: {len(body) if length is None else length}")
-        self.writer.write(("\r\n".join(lines) + "\r\n" + headers + "\r\n").encode() + body)
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class ScriptedCA:
-    """Reads requests and leaves the answering to a script; counts connections and requests."""
-
-    def __init__(self, script: Script) -> None:
-        self.script = script
-        self.visits: list[Visit] = []
-        self.connections_count = 0
-        self.open_count = 0
-        self.port = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.connections_count += 1
-        self.open_count += 1
-        try:
-            while not writer.is_closing():
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length = next(
-                    int(line.partition(":")[2])
-                    for line in head.split("\r\n")
-                    if line.lower().startswith("content-length:")
-                )
-                body = await reader.readexactly(length)
-                self.visits.append(Visit(head, body, len(self.visits), writer))
-                await self.script(self.visits[-1])
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass  # The client has gone, or the test is over.
-        finally:
-            self.open_count -= 1
-            self._tasks.discard(task)
-            writer.close()
-
-    async def stop(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.sleep(0.01)
+from ra_gateway.upstream.http import Connections, HttpCA, UpstreamBusy
+from tests.support.http_ca import (
+    ANSWER,
+    CMP_TYPE,
+    MESSAGE,
+    Script,
+    ScriptedCA,
+    Visit,
+    answering,
+    hang,
+)
 
 
 @asynccontextmanager
@@ -108,7 +42,8 @@ async def scripted(
     server = ScriptedCA(script)
     listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
     server.port = listener.sockets[0].getsockname()[1]
-    ca = HttpCA(f"http{'s' if tls else ''}://127.0.0.1:{server.port}{path}", **settings)
+    scheme = "https" if tls else "http"
+    ca = HttpCA(f"{scheme}://127.0.0.1:{server.port}{path}", Connections(**settings))
     try:
         yield ca, server
     finally:
@@ -133,17 +68,6 @@ async def broken(ca: HttpCA, *, seconds: float = 3) -> UpstreamBroken:
         await ask(ca, seconds=seconds)
     assert caught.value.fail_info is PKIFailureInfo.systemFailure
     return caught.value
-
-
-def answering(*args: Any, **more: Any) -> Script:
-    async def script(visit: Visit) -> None:
-        visit.answer(*args, **more)
-
-    return script
-
-
-async def hang(visit: Visit) -> None:
-    await asyncio.sleep(30)
 
 
 # --- What is sent ---------------------------------------------------------------------------------
@@ -249,7 +173,7 @@ async def test_a_cmp_message_counts_whatever_the_status(status: int) -> None:
 
 
 @pytest.mark.requirement(91)
-@pytest.mark.parametrize("status", [400, 401, 404, 405, 429, 500, 501])
+@pytest.mark.parametrize("status", [400, 401, 404, 405, 500, 501])
 @pytest.mark.parametrize(
     "body, content_type",
     [
@@ -275,7 +199,7 @@ async def test_der_with_another_media_type_is_no_cmp_in_an_error() -> None:
 
 
 @pytest.mark.requirement(90, 91)
-@pytest.mark.parametrize("status", [502, 503, 504])
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
 async def test_html_from_a_gateway_or_rate_limit_is_unavailable(status: int) -> None:
     """However long the page is; the CA behind may have seen the message."""
     page = b"<html>" + b"x" * 500_000
@@ -283,6 +207,77 @@ async def test_html_from_a_gateway_or_rate_limit_is_unavailable(status: int) -> 
         error = await unavailable(ca)
         assert error.delivered
         assert error.detail == f"HTTP {status} without a CMP message: '<html>{'x' * 74}'"
+
+
+@pytest.mark.parametrize(
+    "status, headers, seconds",
+    [
+        (503, "", None),
+        (429, "Retry-After: 7\r\n", 7.0),
+        (503, "Retry-After: 0\r\n", 0.0),
+        (503, "Retry-After: soon\r\n", None),
+        (503, "Retry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n", None),
+        (
+            503,
+            "Date: Fri, 31 Dec 1999 23:59:50 GMT\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n",
+            9.0,
+        ),
+        (503, "Date: Fri, 31 Dec 1999 23:59:50 GMT\r\nRetry-After: yesterday\r\n", None),
+    ],
+)
+async def test_who_is_busy_may_say_for_how_long(
+    status: int, headers: str, seconds: float | None
+) -> None:
+    """RFC 9110 10.2.3: in seconds or as a date, which is compared with the server's own clock."""
+    async with scripted(answering(status, b"<html>", headers=headers)) as (ca, _):
+        error = await unavailable(ca)
+        assert isinstance(error, UpstreamBusy)
+        assert error.retry_after_seconds == seconds
+
+
+@pytest.mark.parametrize("status", [200, 404, 405, 500])
+async def test_a_probe_is_content_with_any_answer(status: int) -> None:
+    """There is nothing to get at the URL; that somebody says so is a sign of life."""
+    async with scripted(hang) as (ca, server):
+        server.probe_status = status
+        await ca.probe(deadline_seconds=2)
+        assert (server.probes_count, server.visits) == (1, [])
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_a_probe_hears_of_trouble_behind_the_front_door(status: int) -> None:
+    """Whoever stands in front of a CA says so when it is gone."""
+    async with scripted(hang) as (ca, server):
+        server.probe_status = status
+        with pytest.raises(UpstreamUnavailable):
+            await ca.probe(deadline_seconds=2)
+
+
+async def test_what_is_not_sent_in_time_is_given_up() -> None:
+    """What is sent may take until the deadline."""
+
+    async def script(visit: Visit) -> None:
+        await asyncio.sleep(0.3)
+        visit.answer()
+
+    async with scripted(script, max_connections=1) as (ca, server):
+        first = asyncio.create_task(
+            ca.exchange(MESSAGE, path="", deadline_seconds=3, unsent_seconds=0.1)
+        )
+        await asyncio.sleep(0.05)
+        with pytest.raises(UpstreamUnavailable) as caught:
+            await ca.exchange(MESSAGE, path="", deadline_seconds=3, unsent_seconds=0.1)
+        assert not caught.value.delivered
+        assert await first == ANSWER
+        assert len(server.visits) == 1
+
+
+async def test_a_password_in_the_url_is_not_told() -> None:
+    """Neither in errors nor to who asks for the URL."""
+    ca = HttpCA("http://ra:secret@ca.invalid/cmp")
+    assert ca.shown_url == "http://ca.invalid/cmp"
+    assert "secret" not in (await unavailable(ca, seconds=0.5)).detail
+    await ca.close()
 
 
 @pytest.mark.parametrize("status", [200, 500])
@@ -395,7 +390,9 @@ async def test_a_connection_that_does_not_open_is_unavailable_and_not_delivered(
         for client in waiting:
             client.setblocking(False)
             client.connect_ex(full.getsockname())
-        ca = HttpCA(f"http://127.0.0.1:{full.getsockname()[1]}/", connect_timeout_seconds=0.2)
+        ca = HttpCA(
+            f"http://127.0.0.1:{full.getsockname()[1]}/", Connections(connect_timeout_seconds=0.2)
+        )
         error = await unavailable(ca)
         assert (error.delivered, "no connection in time" in error.detail) == (False, True)
         await ca.close()

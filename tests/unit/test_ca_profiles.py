@@ -19,7 +19,6 @@ from ra_gateway.ca.blueprint import (
     draw_up,
 )
 from ra_gateway.ca.profiles import (
-    ALL_KEY_KINDS,
     CLIENT_AUTH,
     ENODEB_IPSEC,
     IPSEC_IKE,
@@ -31,6 +30,7 @@ from ra_gateway.ca.profiles import (
     PROFILES,
     RA,
     SERVER_AUTH,
+    SIGNING_KEY_KINDS,
     TLS_CLIENT,
     TLS_SERVER,
     Profile,
@@ -232,11 +232,11 @@ def test_only_kinds_of_keys_that_a_profile_takes(ca: Certificate) -> None:
         "mldsa65": "mldsa65",
         "mldsa87": "mldsa87",
     }
-    assert kinds.keys() == ALL_KEY_KINDS
+    assert kinds.keys() == SIGNING_KEY_KINDS
     for kind, made in kinds.items():
         asked = template(made)
         draw_up(replace(NE_IPSEC, key_kinds=frozenset({kind})), asked, ca, NOW)
-        others = replace(NE_IPSEC, key_kinds=ALL_KEY_KINDS - {kind})
+        others = replace(NE_IPSEC, key_kinds=SIGNING_KEY_KINDS - {kind})
         with pytest.raises(
             TemplateRefused, match=f"a key of kind {kind}; ne_ipsec takes"
         ) as caught:
@@ -423,6 +423,7 @@ def test_built_in_profiles() -> None:
         "tls_client",
         "tls_server",
         "nf",
+        "encryption",
         "ra",
         "cmp_signer",
         "ocsp_signer",
@@ -435,7 +436,7 @@ def test_derived_profiles(ca: Certificate) -> None:
     """Every field of a table in the configuration arrives; the rest is the base's."""
     values: dict[str, object] = {
         "validity_days": 90,
-        "key_usage": ["digitalSignature", "nonRepudiation", "keyEncipherment"],
+        "key_usage": ["digitalSignature", "nonRepudiation", "keyEncipherment", "keyAgreement"],
         "extended_key_usage": ["serverAuth", "1.2.3.4"],
         "allowed_extended_key_usage": ["serverAuth", "clientAuth", "1.2.3.4"],
         "key_kinds": ["p256", "rsa"],
@@ -455,6 +456,7 @@ def test_derived_profiles(ca: Certificate) -> None:
         name="small_cells",
         key_usage=frozenset({0, 1}),
         rsa_key_usage=frozenset({2}),
+        ec_key_usage=frozenset({4}),
         purposes=(SERVER_AUTH, "1.2.3.4"),
         allowed_purposes=frozenset({SERVER_AUTH, CLIENT_AUTH, "1.2.3.4"}),
         validity_days=90,
@@ -488,7 +490,7 @@ def test_derived_profiles(ca: Certificate) -> None:
         ("validity_days", True, "True"),
         ("validity_days", "90", "'90'"),
         ("key_usage", ["digitalSignature", "keyCertSign"], "keyCertSign"),
-        ("key_usage", ["digitalSignature", "keyAgreement"], "keyAgreement"),
+        ("key_usage", ["digitalSignature", "encipherOnly"], "encipherOnly"),
         ("key_usage", ["keyEncipherment"], "lacks digitalSignature"),
         ("key_usage", "digitalSignature", "not a list"),
         ("extended_key_usage", ["webAuth"], "webAuth, which is no extended key usage"),

@@ -32,6 +32,7 @@ TABLES = {
         '[endpoints.ran]\npaths = ["/.well-known/cmp"]\nvendors = ["acme"]\nupstream = "main"'
     ),
 }
+POOL = '[upstreams.main]\nkind = "cmp_http"\nurls = ["http://a/cmp", "https://b/cmp"]'
 CA = '[ca]\ndirectory_path = "ca"\nledger_path = "ledger.sqlite"'
 CA_ON_POSTGRESQL = '[ca]\ndirectory_path = "ca"\nledger_url = "postgresql://ca@db/ledger"'
 PUBLIC_FILES = ("ra.pem", "root.pem", "acme.pem", "ca/root.pem", "ca/issuing.pem", "ca/cmp.pem")
@@ -313,6 +314,54 @@ WRONG = {
         "not one of the values",
         'Did you mean "cmp_http"?',
     ),
+    "upstream without URL": (
+        written(upstream='[upstreams.main]\nkind = "cmp_http"'),
+        "upstreams.main.url",
+        "is required",
+        "urls",
+    ),
+    "upstream with url and urls": (
+        written(upstream=TABLES["upstream"] + '\nurls = ["http://b/cmp"]'),
+        "upstreams.main.urls",
+        "is given together with url",
+        "Remove one",
+    ),
+    "upstream with the same URL twice": (
+        written(upstream=POOL.replace("https://b", "http://a")),
+        "upstreams.main.urls[1]",
+        "is there already",
+        "Remove one",
+    ),
+    "tries longer than all": (
+        written(upstream=POOL + "\ntry_deadline_seconds = 16"),
+        "upstreams.main.try_deadline_seconds",
+        "is longer than deadline_seconds",
+        "Shorten it",
+    ),
+    "breaker too long": (
+        written(upstream=POOL + "\nbreaker_seconds = 61"),
+        "upstreams.main.breaker_seconds",
+        "at most 60",
+        "default: 5",
+    ),
+    "client certificate without key": (
+        written(upstream=POOL + '\ntls_certificate_path = "ra.pem"'),
+        "upstreams.main.tls_certificate_path",
+        "is given without tls_key_path",
+        "tls_key_path",
+    ),
+    "TLS without https": (
+        written(upstream=TABLES["upstream"] + '\ntls_ca_path = "root.pem"'),
+        "upstreams.main.tls_ca_path",
+        "no URL is https",
+        "https://",
+    ),
+    "proxy with more than an address": (
+        written(upstream=TABLES["upstream"] + '\nproxy = "http://p:3128/x"'),
+        "upstreams.main.proxy",
+        "more than the address",
+        "http://proxy.example.net:3128",
+    ),
     "upstream without kind": (
         written(upstream="[upstreams.main]"),
         "upstreams.main.kind",
@@ -451,6 +500,12 @@ WRONG = {
         written('[operator.revocation]\nmode = "soft"\nfrom_certificates = true'),
         "operator.revocation.allowed_hosts",
         "is empty",
+        "Name the hosts",
+    ),
+    "responders without hosts": (
+        written('[operator.revocation]\nmode = "soft"\nocsp_from_certificates = true'),
+        "operator.revocation.allowed_hosts",
+        "ocsp_from_certificates may fetch nothing",
         "Name the hosts",
     ),
     "a CRL by LDAP": (
@@ -808,6 +863,10 @@ INLINE = {
     "password in the CA's URL": (
         written(upstream=TABLES["upstream"].replace("//ca", f"//ra:{SECRET}@ca")),
         "upstreams.main.url",
+    ),
+    "password in the URL of a proxy": (
+        written(upstream=TABLES["upstream"] + f'\nproxy = "http://ra:{SECRET}@p:3128"'),
+        "upstreams.main.proxy",
     ),
     "password of a wrong type": (
         written(ra=TABLES["ra"] + f'\nkey_password_path = ["{SECRET}"]'),

@@ -1,0 +1,393 @@
+"""What a CA's answer to a probe says: of the request, of who answered, of the clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from ra_gateway.app.doctor.causes import Cause, explain
+from ra_gateway.app.doctor.findings import Finding, Verdict
+from ra_gateway.app.doctor.probes import Probe
+from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.mac import mac_protected
+from ra_gateway.cmp.messages import (
+    PKIMessage,
+    PKIStatusInfo,
+    cert_rep_message,
+    error_msg_content,
+    rev_rep_content,
+)
+from ra_gateway.cmp.names import name_of, rfc4514, same_name
+from ra_gateway.cmp.verification import (
+    HeaderRules,
+    Strictness,
+    authenticate_answer,
+    check_answer_header,
+)
+from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
+from ra_gateway.ra.routes import Oddity, Upstream
+
+SKEW_NOTICED: Final = timedelta(seconds=60)
+"""Less is what a message's way and a lazy clock make."""
+
+SKEW_FATAL: Final = timedelta(seconds=300)
+"""What most CAs and our own endpoints bear of messageTime by default."""
+
+_RULES: Final = HeaderRules(strictness=Strictness.lenient, extra_certs_max_count=64)
+
+_EXPECTED: Final = {
+    BodyType.ir: ((PKIFailureInfo.badPOP,), ()),
+    BodyType.rr: ((PKIFailureInfo.badCertId,), ()),
+    # EJBCA looks for the end entity first, and says so in more than one way.
+    BodyType.kur: (
+        (PKIFailureInfo.badPOP, PKIFailureInfo.badCertId),
+        ("non-existing end entity", "for the dn was not found", "for the dn not found"),
+    ),
+    BodyType.genm: ((), ()),
+}
+"""failInfo, or part of the text, with which a healthy CA refuses each probe."""
+
+_OF_WHO_SIGNED: Final = frozenset(
+    {
+        PKIFailureInfo.notAuthorized,
+        PKIFailureInfo.signerNotTrusted,
+        PKIFailureInfo.badMessageCheck,
+        PKIFailureInfo.wrongIntegrity,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an answer says of a request.
+
+    Args:
+        certificates: DER of those that came, which should be none.
+        granted: Whether it says that the request was granted, even if no certificate can be seen.
+    """
+
+    message: PKIMessage
+    infos: tuple[PKIStatusInfo, ...] = ()
+    details: tuple[str, ...] = ()
+    certificates: tuple[bytes, ...] = ()
+    granted: bool = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the request waits for somebody."""
+        return self.message.body_type is BodyType.pollRep or any(
+            info.status is PKIStatus.waiting for info in self.infos
+        )
+
+    @property
+    def fail_info(self) -> frozenset[PKIFailureInfo]:
+        """All bits."""
+        return frozenset(bit for info in self.infos for bit in info.fail_info)
+
+    @property
+    def text(self) -> str:
+        """All texts."""
+        return "; ".join(
+            (*(text for info in self.infos for text in info.status_string), *self.details)
+        )
+
+    def __str__(self) -> str:
+        parts = ("; ".join(map(str, self.infos)), *self.details)
+        return ": ".join(
+            filter(None, (self.message.body_type.name, "; ".join(filter(None, parts))))
+        )
+
+
+def read(der: bytes) -> Told:
+    """Decode an answer.
+
+    Raises:
+        MalformedMessage: It is no PKIMessage.
+    """
+    message = PKIMessage.from_der(der)
+    content = message.body_content
+    if message.body_type is BodyType.error:
+        error = error_msg_content(content)
+        return Told(message, (error.status_info,), error.error_details)
+    if message.body_type is BodyType.rp:
+        statuses = rev_rep_content(content).statuses
+        return Told(message, statuses, granted=any(info.issued for info in statuses))
+    if message.body_type in CERT_RESPONSE_TO.values():
+        responses = cert_rep_message(content).responses
+        return Told(
+            message,
+            tuple(item.status_info for item in responses),
+            certificates=tuple(
+                item.certificate_der for item in responses if item.certificate_der is not None
+            ),
+            granted=any(item.encrypted or item.status_info.issued for item in responses),
+        )
+    return Told(message)
+
+
+# --- of the request -------------------------------------------------------------------------------------------
+
+
+def judge(name: str, probe: Probe, told: Told) -> Finding:
+    """Say whether an answer is what a healthy CA says to a probe."""
+    requested = probe.request in CERT_RESPONSE_TO
+    if told.certificates or (requested and told.granted):
+        return _issued(name, probe, told)
+    if told.waiting:
+        cause = Cause(
+            "the CA has put the probe before somebody who decides: refuse it there",
+            "the CA's approvals",
+            verdict=Verdict.warning,
+        )
+        return refused(name, probe, str(told), cause)
+    answered = told.message.body_type is RESPONSE_TO[probe.request]
+    if probe.request is BodyType.genm and answered:
+        return Finding(f"upstream {name}", probe.tried, "genp")
+    if probe.request is BodyType.rr and told.granted:
+        cause = Cause(
+            "the CA says yes to the revocation of a certificate that does not exist, or has it approved of",
+            "the CA's log: what did it revoke?",
+            verdict=Verdict.warning,
+        )
+        return refused(name, probe, str(told), cause)
+    if not answered and told.message.body_type is not BodyType.error:
+        cause = Cause("this is no answer to it", "upstreams.{name}.url (or urls)")
+        return refused(name, probe, str(told), cause)
+    bits, texts = _EXPECTED[probe.request]
+    if told.fail_info & set(bits) or any(text in told.text.casefold() for text in texts):
+        return Finding(f"upstream {name}", probe.tried, f"refused as it should be: {told}")
+    return refused(name, probe, str(told), explain(told.text, told.fail_info, probe.request))
+
+
+def refused(name: str, probe: Probe, came_back: str, cause: Cause) -> Finding:
+    """Return a finding with what the table says of it."""
+    return Finding(
+        f"upstream {name}",
+        probe.tried,
+        came_back,
+        cause.verdict,
+        cause.cause,
+        cause.setting.replace("{name}", name),
+    )
+
+
+def _issued(name: str, probe: Probe, told: Told) -> Finding:
+    serials = ", ".join(_serial(der) for der in told.certificates) or "not told"
+    return Finding(
+        f"upstream {name}",
+        probe.tried,
+        f"a certificate was issued, serial number {serials}",
+        Verdict.fault,
+        "the CA does not verify proof of possession",
+        f"the CA: verify proof of possession; revoke the certificate with serial number {serials}",
+    )
+
+
+def _serial(der: bytes) -> str:
+    try:
+        return f"{Certificate.from_der(der).serial_number:x}"
+    except MalformedMessage:
+        return "unreadable"
+
+
+def kur_wants_the_device(first: Told, renewed: Told) -> bool:
+    """Tell whether a CA takes ir from the RA, but minds who signed a kur."""
+    return PKIFailureInfo.badPOP in first.fail_info and bool(renewed.fail_info & _OF_WHO_SIGNED)
+
+
+def of_kur(name: str, probe: Probe, told: Told) -> Finding:
+    """Say what to do about a CA that minds who signed a kur."""
+    cause = Cause(
+        "the CA wants a kur signed with the certificate that it renews (RFC 9483 4.1.3), and the gateway signs it "
+        "itself; or it grants the RA ir, but not kur",
+        'upstreams.{name}.kur = "nested" or "forward"; or the right to kur at the CA',
+    )
+    return refused(name, probe, str(told), cause)
+
+
+# --- of who answered ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """What is known when an answer's protection is looked at.
+
+    Args:
+        authorities: CA certificates that the configuration names.
+    """
+
+    upstream: Upstream
+    authorities: Collection[Certificate]
+    now: datetime
+
+    def of_protection(self, probe: Probe, told: Told) -> Finding:
+        """Say whether the gateway would believe an answer."""
+        tried = f"protection of the answer to {probe.request.name}"
+        message = told.message
+        if message.protection is None:
+            return self._unprotected(tried, told)
+        try:
+            authenticated = authenticate_answer(
+                message, self.upstream.trust, self.upstream.pinned, _RULES, self.now
+            )
+            check_answer_header(
+                message.header,
+                transaction_id=probe.transaction_id,
+                sender_nonces=(probe.sender_nonce,),
+            )
+        except CMPError as error:
+            return self._not_believed(tried, message, error)
+        signer = authenticated.signer
+        named = signer in self.upstream.pinned
+        if not (named or signer.is_ca or signer.extended_key_usage & {OID.cmcCA, OID.cmcRA}):
+            return self._finding(
+                tried,
+                f"signed by {signer.subject}, which is neither a CA nor has cmcCA or cmcRA",
+                "any base station's certificate chains to this root, so the gateway does not believe it",
+                "upstreams.{name}.ca_certificate_paths: add this certificate, if it speaks for the CA",
+            )
+        how = "which is pinned" if named else "which chains to a trusted root"
+        return self._finding(tried, f"signed by {signer.subject}, {how}", verdict=Verdict.ok)
+
+    def of_recipient(self, shown: Collection[Certificate]) -> Finding | None:
+        """Compare the recipient of our messages with the CA certificates that are known or were shown.
+
+        Args:
+            shown: Certificates that came with answers.
+        """
+        authorities = [item for item in (*self.authorities, *shown) if item.is_ca]
+        recipient_der = name_of(self.upstream.recipient_der) or b"\x30\x00"
+        subject = rfc4514(recipient_der)
+        tried = "recipient of our messages"
+        if any(same_name(item.subject_der, recipient_der) for item in authorities):
+            return self._finding(tried, f"{subject}, a CA's subject", verdict=Verdict.ok)
+        names = sorted({item.subject for item in authorities if not item.self_issued})
+        return self._finding(
+            tried,
+            f"{subject}; CAs seen: {'; '.join(names) or 'none'}",
+            "the recipient is not the subject of any CA seen; EJBCA then leaves errors and pkiConf unprotected",
+            "upstreams.{name}.recipient = subject of the issuing CA; EJBCA alias: defaultca = the same",
+        )
+
+    def _unprotected(self, tried: str, told: Told) -> Finding:
+        body_type = told.message.body_type
+        if body_type is not BodyType.error:
+            if Oddity.unprotected_rejection in self.upstream.tolerates:
+                return self._finding(
+                    tried, f"{body_type.name} without protection, as tolerated", verdict=Verdict.ok
+                )
+            return self._finding(
+                tried,
+                f"{body_type.name} without protection",
+                "rejections of this CA are unprotected (EJBCA); base stations are told systemFailure instead",
+                'upstreams.{name}.dialect, or tolerate = ["unprotected_rejection"]',
+                Verdict.warning,
+            )
+        recipient_der = name_of(self.upstream.recipient_der) or b"\x30\x00"
+        if any(same_name(item.subject_der, recipient_der) for item in self.authorities):
+            return self._finding(
+                tried,
+                "error without protection",
+                "EJBCA before 8 protects no errors; from 8 on it does if the recipient is a CA it has",
+                "upstreams.{name}.recipient = subject of the issuing CA, as EJBCA shows it; EJBCA alias: defaultca",
+                Verdict.warning,
+            )
+        return self._finding(
+            tried,
+            "error without protection",
+            "the recipient names no CA of this EJBCA",
+            "upstreams.{name}.recipient = subject of the issuing CA; EJBCA alias: defaultca = the same",
+        )
+
+    def _not_believed(self, tried: str, message: PKIMessage, error: CMPError) -> Finding:
+        if mac_protected(message):
+            return self._finding(
+                tried,
+                "protected by a MAC",
+                "the CA protects its answers with a shared secret",
+                "EJBCA alias: responseprotection = signature",
+            )
+        signer = next(
+            (
+                item
+                for item in _certificates(message)
+                if same_name(item.subject_der, message.header.sender_name_der or b"\x30\x00")
+            ),
+            None,
+        )
+        came_back = error.detail
+        if signer is None:
+            return self._finding(
+                tried,
+                came_back,
+                "nobody can tell who answered: the CA sends no certificate along",
+                "upstreams.{name}.ca_certificate_paths: add the CA's certificate",
+            )
+        if signer.is_ca:
+            return self._finding(
+                tried,
+                came_back,
+                f"the CA signs with its own certificate ({signer.subject}), which is not known here",
+                "upstreams.{name}.ca_certificate_paths: add this CA certificate; or trust_anchors_paths: its root",
+            )
+        return self._finding(
+            tried,
+            came_back,
+            f"what {signer.subject} signs is not trusted here",
+            "upstreams.{name}.trust_anchors_paths: the root of this certificate, if it speaks for the CA",
+        )
+
+    def _finding(
+        self,
+        tried: str,
+        came_back: str,
+        cause: str = "",
+        setting: str = "",
+        verdict: Verdict = Verdict.fault,
+    ) -> Finding:
+        name = self.upstream.name
+        return Finding(
+            f"upstream {name}", tried, came_back, verdict, cause, setting.replace("{name}", name)
+        )
+
+
+def _certificates(message: PKIMessage) -> list[Certificate]:
+    found = []
+    for der in message.extra_certs:
+        try:
+            found.append(load_certificate(der))
+        except MalformedMessage:
+            continue
+    return found
+
+
+def shown_by(told: Told) -> list[Certificate]:
+    """Return the certificates that came with an answer to prove it; those that do not parse are left out."""
+    return _certificates(told.message)
+
+
+# --- of the clocks --------------------------------------------------------------------------------------------
+
+
+def of_clock(name: str, source: str, skew: timedelta) -> Finding:
+    """Say how far the CA's clock is from ours.
+
+    Args:
+        source: What told it.
+        skew: Positive if the CA's is ahead.
+    """
+    subject, tried = f"upstream {name}", f"clock ({source})"
+    seconds = round(abs(skew).total_seconds())
+    if abs(skew) <= SKEW_NOTICED:
+        return Finding(subject, tried, f"{seconds} s apart")
+    return Finding(
+        subject,
+        tried,
+        f"the CA's is {seconds} s {'ahead' if skew > timedelta() else 'behind'}",
+        Verdict.fault if abs(skew) > SKEW_FATAL else Verdict.warning,
+        "one of the two clocks is wrong: messages get badTime, new certificates are not valid yet",
+        "the clock of either machine (NTP)",
+    )

@@ -1,0 +1,257 @@
+"""The gateway's own certificates: the RA's credential, the operator's and the vendors' anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from ra_gateway.app.credential import EXPIRY_WARNING, load_ra_credential
+from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.app.trust import certificates, operator_domain
+from ra_gateway.cmp.certificates import Certificate, KeyUsage
+from ra_gateway.cmp.codes import OID
+from ra_gateway.config import AlgorithmsConfig, GatewayConfig
+from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.keys import load_certificates
+
+_RA: Final = "RA credential"
+_LEAST_RSA_BITS: Final = 2048
+"""TS 33.310 6.1.1: shorter moduli are not to be used."""
+
+
+def examine_material(config: GatewayConfig, now: datetime) -> list[Finding]:
+    """Look at every certificate that the gateway itself has."""
+    return [*_ra(config, now), *_operator(config, now), *_vendors(config, now)]
+
+
+# --- the RA's credential --------------------------------------------------------------------------------------
+
+
+def _ra(config: GatewayConfig, now: datetime) -> list[Finding]:
+    try:
+        own, *chain = load_certificates(config.ra.certificate_path, "ra.certificate_path")
+    except ConfigError as error:
+        return of_problems(_RA, "read the certificate", error)
+    for path in config.ra.chain_paths:
+        try:
+            chain += load_certificates(path, "ra.chain_paths")
+        except ConfigError as error:
+            return of_problems(_RA, "read the chain", error)
+    return [
+        *_ra_key(config),
+        validity(_RA, own, "ra.certificate_path", now),
+        _ra_purposes(own),
+        _ra_chain(config, own, chain, now),
+    ]
+
+
+def _ra_key(config: GatewayConfig) -> list[Finding]:
+    tried = "does the key fit the certificate"
+    try:
+        credential = load_ra_credential(config.ra)
+    except ConfigError as error:
+        return of_problems(_RA, tried, error)
+    except OSError as error:  # the file of the password
+        what = f"{error.filename}: {error.strerror}"
+        problem = Problem("ra.key_password_path", what, "Give a file that the gateway may read")
+        return of_problems(_RA, tried, ConfigError([problem]))
+    return [Finding(_RA, tried, f"it does, and signs with {credential.signer.algorithm.name}")]
+
+
+def _ra_purposes(own: Certificate) -> Finding:
+    tried = "keyUsage and extKeyUsage"
+    if own.key_usage is not None and KeyUsage.digitalSignature not in own.key_usage:
+        return Finding(
+            _RA,
+            tried,
+            "keyUsage lacks digitalSignature",
+            Verdict.fault,
+            "base stations refuse answers that are signed with it",
+            "ra.certificate_path: a certificate with digitalSignature",
+        )
+    if OID.cmcRA not in own.extended_key_usage:
+        return Finding(
+            _RA,
+            tried,
+            "extKeyUsage lacks cmcRA",
+            Verdict.warning,
+            "strict CAs and base stations may not take it for an RA's (RFC 9483 1.5)",
+            "ra.certificate_path: a certificate with cmcRA (1.3.6.1.5.5.7.3.28)",
+        )
+    return Finding(_RA, tried, "digitalSignature, cmcRA")
+
+
+def _ra_chain(
+    config: GatewayConfig, own: Certificate, chain: Sequence[Certificate], now: datetime
+) -> Finding:
+    tried = "path to the operator's root"
+    # Its own dates have a row of their own.
+    moment = min(max(now, own.not_before), own.not_after)
+    try:
+        path = operator_domain(config).find_path(own, chain, moment)
+    except ConfigError as error:
+        return of_problems(_RA, tried, error)[0]
+    except CMPError as error:
+        return Finding(
+            _RA,
+            tried,
+            error.detail,
+            Verdict.fault,
+            "base stations could not verify the gateway's answers",
+            "ra.chain_paths: the CA certificates above it; operator.anchors_paths: their root",
+        )
+    return Finding(_RA, tried, " < ".join(item.subject for item in path))
+
+
+# --- anchors --------------------------------------------------------------------------------------------------
+
+
+def _operator(config: GatewayConfig, now: datetime) -> list[Finding]:
+    operator = config.operator
+    return [
+        *_anchors(
+            "operator", operator.anchors_paths, "operator.anchors_paths", operator.algorithms, now
+        ),
+        *_intermediates(
+            "operator", operator.intermediates_paths, "operator.intermediates_paths", now
+        ),
+    ]
+
+
+def _vendors(config: GatewayConfig, now: datetime) -> list[Finding]:
+    found: list[Finding] = []
+    for name, vendor in config.vendors.items():
+        subject, setting = f"vendor {name}", f"vendors.{name}"
+        found += _anchors(
+            subject, vendor.anchors_paths, f"{setting}.anchors_paths", vendor.algorithms, now
+        )
+        found += _intermediates(
+            subject, vendor.intermediates_paths, f"{setting}.intermediates_paths", now
+        )
+    if not config.vendors:
+        found.append(
+            Finding(
+                "vendors",
+                "count the trust domains",
+                "none is configured",
+                Verdict.warning,
+                "no base station can have a first certificate with a vendor's",
+                "[vendors.<name>] with anchors_paths, and <name> in vendors of an endpoint",
+            )
+        )
+    return found
+
+
+def _anchors(
+    subject: str,
+    paths: Sequence[Path],
+    setting: str,
+    algorithms: AlgorithmsConfig,
+    now: datetime,
+) -> list[Finding]:
+    def look(anchor: Certificate) -> Finding:
+        return (
+            _not_a_root(subject, anchor, setting)
+            or _weak_key(subject, anchor, setting, algorithms.min_rsa_bits)
+            or validity(subject, anchor, setting, now)
+        )
+
+    return _each(subject, paths, setting, look)
+
+
+def _intermediates(
+    subject: str, paths: Sequence[Path], setting: str, now: datetime
+) -> list[Finding]:
+    return _each(subject, paths, setting, lambda item: validity(subject, item, setting, now))
+
+
+def _each(
+    subject: str, paths: Sequence[Path], setting: str, look: Callable[[Certificate], Finding]
+) -> list[Finding]:
+    try:
+        found = certificates(paths, setting)
+    except ConfigError as error:
+        return of_problems(subject, "read the certificates", error)
+    return [look(item) for item in found]
+
+
+def _not_a_root(subject: str, anchor: Certificate, setting: str) -> Finding | None:
+    lacking = "is not self-issued" if anchor.is_ca else "lacks CA:TRUE (basicConstraints)"
+    if anchor.is_ca and anchor.self_issued:
+        return None
+    return Finding(
+        subject,
+        f"anchor {anchor.subject}",
+        lacking,
+        Verdict.fault,
+        "it is no root certificate, so that no path ends there",
+        f"{setting}: roots only; other CA certificates go to intermediates_paths",
+    )
+
+
+def _weak_key(subject: str, anchor: Certificate, setting: str, least_bits: int) -> Finding | None:
+    try:
+        key = anchor.public_key
+    except CMPError as error:
+        what, verdict = error.detail, Verdict.fault
+    else:
+        if not isinstance(key, rsa.RSAPublicKey) or key.key_size >= _LEAST_RSA_BITS:
+            return None
+        what = f"RSA with {key.key_size} bits"
+        verdict = Verdict.fault if key.key_size < least_bits else Verdict.warning
+    table = setting.rpartition(".")[0]
+    return Finding(
+        subject,
+        f"anchor {anchor.subject}",
+        what,
+        verdict,
+        "TS 33.310 wants 2048 bits at least; certificates below it are refused unless that is allowed",
+        f"{setting}: a root with a better key; or {table}.algorithms.min_rsa_bits",
+    )
+
+
+def validity(subject: str, certificate: Certificate, setting: str, now: datetime) -> Finding:
+    """Say whether a certificate is valid, and for how long."""
+    tried = f"validity of {certificate.subject}"
+    until = f"{certificate.not_after:%Y-%m-%d %H:%M} UTC"
+    if now > certificate.not_after:
+        return _invalid(subject, tried, f"expired at {until}", setting)
+    if now < certificate.not_before:
+        since = f"valid only from {certificate.not_before:%Y-%m-%d %H:%M} UTC"
+        return _invalid(subject, tried, since, f"{setting}; the clock of this machine (NTP)")
+    left = certificate.not_after - now
+    if left < EXPIRY_WARNING:
+        return Finding(
+            subject,
+            tried,
+            f"expires in {left.days} days, at {until}",
+            Verdict.warning,
+            "it is time for a new one",
+            f"{setting}: a new certificate",
+        )
+    return Finding(subject, tried, f"valid for {_days(left)}, until {until}")
+
+
+def _invalid(subject: str, tried: str, what: str, setting: str) -> Finding:
+    return Finding(
+        subject,
+        tried,
+        what,
+        Verdict.fault,
+        "nobody accepts what rests on this certificate",
+        f"{setting}: a new certificate",
+    )
+
+
+def _days(left: timedelta) -> str:
+    return f"{left.days} days"
+
+
+def authorities(config: GatewayConfig, own: Iterable[Certificate]) -> list[Certificate]:
+    """Return the CA certificates among some, and the operator's."""
+    paths = (*config.operator.intermediates_paths, *config.operator.anchors_paths)
+    return [item for item in (*own, *certificates(paths, "operator")) if item.is_ca]

@@ -1,0 +1,250 @@
+"""The way to a CA, step by step: name, connection, TLS, HTTP. Nothing of it is a CMP message."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.errors import ConfigError
+from ra_gateway.upstream.tls import tls_context
+
+_HEAD_SECONDS: Final = 5.0
+_ADDRESSES_SHOWN: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a URL is reached.
+
+    Args:
+        name: Of the upstream.
+        url: May have a login, which is not shown.
+        seconds: For each step.
+        proxy: URL of an HTTP proxy on the way.
+        tls: For https.
+    """
+
+    name: str
+    url: URL
+    seconds: float
+    proxy: URL | None = None
+    tls: ssl.SSLContext | None = None
+
+    @property
+    def subject(self) -> str:
+        """How findings call it."""
+        return f"upstream {self.name}"
+
+    @property
+    def shown(self) -> str:
+        """The URL without a login."""
+        return str(self.url.with_user(None))
+
+    @property
+    def next_hop(self) -> tuple[str, int]:
+        """Host and port that is connected to."""
+        hop = self.proxy or self.url
+        return hop.host or "", hop.port or 80
+
+    @property
+    def setting(self) -> str:
+        """The setting that names the next hop."""
+        return (
+            f"upstreams.{self.name}.url (or urls)"
+            if self.proxy is None
+            else f"upstreams.{self.name}.proxy"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What came of it.
+
+    Args:
+        is_open: Whether messages may be sent that way.
+        skew_seconds: By the Date header; positive if the other clock is ahead. None if nobody told.
+    """
+
+    findings: list[Finding]
+    is_open: bool
+    skew_seconds: float | None = None
+
+
+def way(name: str, url: str, config: object) -> Way:
+    """Return the way to a URL of an upstream.
+
+    Args:
+        config: Its table; one with the settings of HTTP.
+
+    Raises:
+        ConfigError: Files of TLS cannot be used.
+    """
+
+    def setting(key: str) -> object:
+        return getattr(config, key, None)
+
+    proxy, seconds = setting("proxy"), setting("connect_timeout_seconds")
+    tls = None
+    if url.lower().startswith("https:"):
+        paths = {
+            key: setting(f"tls_{key}")
+            for key in ("ca_path", "certificate_path", "key_path", "key_password_path")
+        }
+        paths["ca_path"] = paths["ca_path"] or setting("root_path")  # of step-ca
+        tls = tls_context(f"upstreams.{name}", **paths)  # type: ignore[arg-type]
+    return Way(
+        name,
+        URL(url),
+        seconds if isinstance(seconds, float) else 3.0,
+        URL(proxy) if isinstance(proxy, str) else None,
+        tls,
+    )
+
+
+async def examine_way(name: str, url: str, config: object) -> Reached:
+    """Go the way to a URL as far as it leads."""
+    try:
+        there = way(name, url, config)
+    except ConfigError as error:
+        return Reached(of_problems(f"upstream {name}", "read the files of TLS", error), False)
+    findings: list[Finding] = []
+    for step in (_resolve, _connect, _handshake):
+        finding = await step(there)
+        if finding is not None:
+            findings.append(finding)
+            if finding.verdict is Verdict.fault:
+                return Reached(findings, False)
+    finding, skew_seconds = await _head(there)
+    return Reached([*findings, finding], True, skew_seconds)
+
+
+async def _resolve(there: Way) -> Finding | None:
+    host, port = there.next_hop
+    tried = f"DNS: {host}"
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(there.seconds):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError, UnicodeError) as error:
+        return Finding(
+            there.subject,
+            tried,
+            _reason(error),
+            Verdict.fault,
+            "the name is wrong, or this machine's DNS does not know it",
+            f"{there.setting}; the DNS of this machine",
+        )
+    addresses = list(dict.fromkeys(str(item[4][0]) for item in found))
+    return Finding(there.subject, tried, ", ".join(addresses[:_ADDRESSES_SHOWN]))
+
+
+async def _connect(there: Way) -> Finding | None:
+    host, port = there.next_hop
+    tried = f"TCP: {host}:{port}"
+    try:
+        await _opened(there, host, port, None)
+    except (OSError, TimeoutError) as error:
+        refused = isinstance(error, ConnectionRefusedError)
+        return Finding(
+            there.subject,
+            tried,
+            _reason(error),
+            Verdict.fault,
+            "nobody listens there: the CA is down, or the port is another one"
+            if refused
+            else "no way leads there: a firewall, a route, or the machine is down",
+            f"{there.setting}; the CA's service and the firewalls on the way",
+        )
+    return Finding(there.subject, tried, "connected")
+
+
+async def _handshake(there: Way) -> Finding | None:
+    if there.tls is None or there.proxy is not None:
+        return None  # through a proxy the next step does it
+    host, port = there.next_hop
+    tried = f"TLS: {host}:{port}"
+    try:
+        await _opened(there, host, port, there.tls)
+    except (OSError, TimeoutError) as error:
+        return _of_tls(there, tried, error)
+    return Finding(there.subject, tried, "the server's certificate is trusted")
+
+
+def _of_tls(there: Way, tried: str, error: Exception) -> Finding:
+    upstream = f"upstreams.{there.name}"
+    cause = "the server does not speak TLS as the gateway does (1.2 or later)"
+    setting = f"{upstream}.url (or urls): http instead of https; the server's TLS versions"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        cause = "the server's certificate comes from a root that is not trusted here"
+        setting = f"{upstream}.tls_ca_path = PEM of the root of the server's certificate"
+        if "mismatch" in str(error).lower() or "not valid for" in str(error).lower():
+            cause = "the server's certificate is for another name"
+            setting = f"{upstream}.url (or urls): a name that is in the server's certificate"
+        elif "expired" in str(error).lower():
+            cause = "the server's certificate, or one above it, has expired"
+            setting = "the CA's web server: a new TLS certificate"
+    elif "alert" in str(error).lower():
+        cause = (
+            "the server ended the connection over the gateway's TLS certificate, or for want of one"
+        )
+        setting = f"{upstream}.tls_certificate_path and tls_key_path"
+    return Finding(there.subject, tried, _reason(error), Verdict.fault, cause, setting)
+
+
+async def _opened(there: Way, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    """Open a connection and close it again."""
+    async with asyncio.timeout(there.seconds):
+        _, writer = await asyncio.open_connection(host, port, ssl=tls)
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+async def _head(there: Way) -> tuple[Finding, float | None]:
+    """Ask for the URL's HEAD, which no CA takes for a message (RFC 9811 3.1); any status shows life."""
+    tried = f"HTTP: HEAD {there.shown}"
+    timeout = aiohttp.ClientTimeout(total=_HEAD_SECONDS)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
+            session.head(
+                there.url, proxy=there.proxy, ssl=there.tls or True, allow_redirects=False
+            ) as response,
+        ):
+            skew_seconds = _skew(response.headers.get("Date", ""))
+            # 405 and 404 are usual, as this is nothing to get: what a POST gets is what counts.
+            return Finding(there.subject, tried, f"HTTP {response.status}"), skew_seconds
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        return Finding(
+            there.subject, tried, f"no answer, as some CMP servers do ({_name(error)})"
+        ), None
+
+
+def _skew(date: str) -> float | None:
+    try:
+        told = parsedate_to_datetime(date)
+    except (TypeError, ValueError):
+        return None
+    return (told.replace(tzinfo=told.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError) and not error.args:
+        return "no answer in time"
+    if isinstance(error, ssl.SSLError):
+        return (getattr(error, "verify_message", "") or error.reason or str(error)).strip()
+    return str(getattr(error, "strerror", None) or error)[:200]
+
+
+def _name(error: BaseException) -> str:
+    return type(error).__name__

@@ -1,0 +1,108 @@
+"""What the gateway needs on its own side besides certificates: the store and the inventory."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.app.gateway import transaction_store
+from ra_gateway.config import GatewayConfig, StoreConfig
+from ra_gateway.errors import ConfigError, StoreUnavailable
+from ra_gateway.stores.inventory import CSVInventory
+
+_STORE: Final = "store"
+_KEEPS: Final = "noeviction"
+
+
+async def examine_store(config: StoreConfig) -> list[Finding]:
+    """Write to the store, and see whether it would forget anything."""
+    tried = f"write to the {config.kind} store"
+    try:
+        store = transaction_store(config)
+        try:
+            await store.ping()
+        finally:
+            await store.close()
+    except ConfigError as error:
+        return of_problems(_STORE, tried, error)
+    except (StoreUnavailable, OSError) as error:
+        return [
+            Finding(
+                _STORE,
+                tried,
+                str(getattr(error, "detail", error)),
+                Verdict.fault,
+                "Redis is not there, or refuses the password or the writing",
+                "store.redis_url_path (or redis_url); the Redis server",
+            )
+        ]
+    if config.kind == "memory":
+        return [Finding(_STORE, tried, "written; for one process, and forgotten at its end")]
+    return [Finding(_STORE, tried, "written"), await _eviction(config)]
+
+
+async def _eviction(config: StoreConfig) -> Finding:
+    tried = "maxmemory-policy of Redis"
+    try:
+        memory = await _memory(config)
+    except (RedisError, OSError, TimeoutError) as error:
+        return Finding(
+            _STORE,
+            tried,
+            f"not told: {type(error).__name__}",
+            Verdict.warning,
+            "this Redis user may not ask INFO",
+            "Redis ACL: +info; and see that maxmemory-policy is noeviction",
+        )
+    policy, limit = str(memory.get("maxmemory_policy", "")), memory.get("maxmemory", 0)
+    if policy == _KEEPS:
+        return Finding(_STORE, tried, policy)
+    return Finding(
+        _STORE,
+        tried,
+        f"{policy or 'not told'}, maxmemory {limit or 'unlimited'}",
+        Verdict.fault if limit else Verdict.warning,
+        "Redis throws transactions away when memory is short: a repeat could then issue twice",
+        f"redis.conf: maxmemory-policy {_KEEPS}",
+    )
+
+
+async def _memory(config: StoreConfig) -> dict[str, Any]:
+    url = config.redis_url or ""
+    if config.redis_url_path is not None:
+        url = config.redis_url_path.read_text().strip()
+    client = Redis.from_url(url, socket_connect_timeout=config.redis_timeout_seconds)
+    try:
+        async with asyncio.timeout(config.redis_timeout_seconds):
+            answer: dict[str, Any] = await client.info("memory")
+            return answer
+    finally:
+        await client.aclose()
+
+
+def examine_inventory(config: GatewayConfig) -> list[Finding]:
+    """Read the inventory."""
+    if config.inventory is None:
+        return []
+    path = config.inventory.csv_path
+    try:
+        count = len(CSVInventory(path))
+    except ConfigError as error:
+        return of_problems("inventory", f"read {path}", error)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not CSV in UTF-8"
+        return [
+            Finding(
+                "inventory",
+                f"read {path}",
+                str(reason),
+                Verdict.fault,
+                "base stations that have to be listed are refused",
+                "inventory.csv_path: a file that the gateway may read",
+            )
+        ]
+    return [Finding("inventory", f"read {path}", f"{count} devices")]

@@ -1,0 +1,282 @@
+"""Each way to a CA: reached step by step, and asked what it thinks of this gateway."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from ra_gateway.app.doctor.answers import (
+    Told,
+    Witness,
+    judge,
+    kur_wants_the_device,
+    of_clock,
+    of_kur,
+    read,
+    refused,
+    shown_by,
+)
+from ra_gateway.app.doctor.causes import explain
+from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.app.doctor.material import authorities
+from ra_gateway.app.doctor.probes import SUBJECT, Probe, Prober
+from ra_gateway.app.doctor.reaching import examine_way
+from ra_gateway.app.gateway import Application
+from ra_gateway.app.running import now
+from ra_gateway.ca.core import BundledCA
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.protection import Credential
+from ra_gateway.config import (
+    BundledUpstream,
+    CMPHTTPUpstream,
+    EndpointConfig,
+    GatewayConfig,
+    StoreConfig,
+    UpstreamConfig,
+)
+from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage, ServiceFailure
+from ra_gateway.ra.routes import Upstream, Variant
+
+_ENDPOINT: Final = "doctor"
+
+_EJBCA_BYTES: Final = 100_000
+"""EJBCA takes no larger message."""
+
+_ROOM_BYTES: Final = 8192
+"""What the gateway's own header, chain and signature add to a base station's message."""
+
+
+class UpstreamExaminer:
+    """Examines the upstreams of a configuration.
+
+    Args:
+        subject, san: Whom the ir asks a certificate for.
+        clock: Aware UTC.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        subject: str = SUBJECT,
+        san: tuple[str, ...] = (),
+        clock: Callable[[], datetime] = now,
+    ) -> None:
+        self._config = config
+        self._subject = subject
+        self._san = san
+        self._clock = clock
+
+    async def examine(self, name: str) -> list[Finding]:
+        """Examine one upstream, each of its URLs by itself."""
+        upstream = self._config.upstreams[name]
+        if isinstance(upstream, BundledUpstream):
+            return await self._probe(name, upstream, None)
+        if isinstance(upstream, CMPHTTPUpstream):
+            found = _limits(name, upstream, self._config)
+            for url in upstream.every_url:
+                alone = upstream.model_copy(update={"url": url, "urls": ()})
+                found += await self._reach_and_probe(name, url, alone)
+            return found
+        url = getattr(upstream, "url", None)
+        if not isinstance(url, str):
+            return [Finding(f"upstream {name}", "reach it", "not tried: only its plug-in can")]
+        # No probes: behind a REST API there is nobody who verifies a proof of possession.
+        return (await examine_way(name, url, upstream)).findings
+
+    async def _reach_and_probe(
+        self, name: str, url: str, upstream: CMPHTTPUpstream
+    ) -> list[Finding]:
+        reached = await examine_way(name, url, upstream)
+        if not reached.is_open:
+            return reached.findings
+        return reached.findings + await self._probe(name, upstream, reached.skew_seconds)
+
+    async def _probe(
+        self, name: str, upstream: UpstreamConfig, skew_seconds: float | None
+    ) -> list[Finding]:
+        try:
+            async with self._wired(name, upstream) as (way, credential):
+                prober = Prober(
+                    credential, way.recipient_der, self._clock, self._subject, self._san
+                )
+                asked = _Asked(way, self._config, self._clock)
+                for probe in await self._probes(way, prober):
+                    await asked.ask(probe)
+                return asked.findings(skew_seconds)
+        except ConfigError as error:
+            return of_problems(f"upstream {name}", "send probes", error)
+        except GatewayError as error:
+            what = f"could not be sent: {error}"
+            cause = "what signs or keeps the messages of this gateway failed"
+            return [
+                Finding(
+                    f"upstream {name}",
+                    "send probes",
+                    what,
+                    Verdict.fault,
+                    cause,
+                    "ra.key_path; [ca]",
+                )
+            ]
+
+    async def _probes(self, way: Upstream, prober: Prober) -> list[Probe]:
+        """Return the probes that go up as the gateway's own messages do."""
+        types = _body_types(self._config, way.name)
+        probes = []
+        if types & {"ir", "cr", "p10cr"} and way.requests is Variant.reprotect:
+            probes.append(await prober.ir())
+        if "kur" in types and way.kur is Variant.reprotect:
+            probes.append(await prober.kur())
+        # The gateway has certificates revoked that base stations reject, whether they may ask for it or not.
+        probes.append(await prober.rr())
+        if "genm" in types and way.answers_genm:
+            probes.append(await prober.genm())
+        return probes
+
+    @asynccontextmanager
+    async def _wired(
+        self, name: str, upstream: UpstreamConfig
+    ) -> AsyncIterator[tuple[Upstream, Credential]]:
+        """Wire one upstream as the gateway does, without all that is not on the way to it."""
+        endpoint = EndpointConfig.model_construct(upstream=name)
+        application = Application(
+            self._config.model_copy(
+                update={
+                    "upstreams": {name: upstream},
+                    "endpoints": {_ENDPOINT: endpoint},
+                    "vendors": _vendors_of_the_ca(self._config, upstream),
+                    "inventory": None,
+                    "store": StoreConfig(),
+                }
+            )
+        )
+        way = application.node.endpoints[_ENDPOINT].upstream
+        try:
+            if isinstance(way.core, BundledCA):
+                await way.core.start()
+            yield way, application.node.credential()
+        finally:
+            await application.stop()
+
+
+def _vendors_of_the_ca(config: GatewayConfig, upstream: UpstreamConfig) -> dict[str, Any]:
+    """Return the vendors' tables that the bundled CA needs itself."""
+    client = config.ca.client if config.ca is not None else None
+    if not isinstance(upstream, BundledUpstream) or client is None:
+        return {}
+    return {name: config.vendors[name] for name in client.vendors}
+
+
+def _body_types(config: GatewayConfig, name: str) -> set[str]:
+    """Return what base stations may ask of an upstream."""
+    found: set[str] = set()
+    for endpoint in config.endpoints.values():
+        if endpoint.upstream == name:
+            found.update(endpoint.body_types)
+        for route in endpoint.routes:
+            if route.upstream == name:
+                found.update(route.body_types or endpoint.body_types)
+    return found
+
+
+def _limits(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> list[Finding]:
+    """Compare the largest message of a base station with what EJBCA takes."""
+    if not any("/publicweb/cmp" in url for url in upstream.every_url):
+        return []
+    largest = config.server.max_body_bytes + _ROOM_BYTES
+    came_back = f"up to {largest} bytes with what the gateway adds; EJBCA takes {_EJBCA_BYTES}"
+    if largest <= _EJBCA_BYTES:
+        return [Finding(f"upstream {name}", "size of messages", came_back)]
+    return [
+        Finding(
+            f"upstream {name}",
+            "size of messages",
+            came_back,
+            Verdict.warning,
+            "EJBCA answers larger messages with HTTP 400",
+            f"server.max_body_bytes = {_EJBCA_BYTES - _ROOM_BYTES} or less",
+        )
+    ]
+
+
+class _Asked:
+    """What came of the probes of one upstream."""
+
+    def __init__(self, way: Upstream, config: GatewayConfig, clock: Callable[[], datetime]) -> None:
+        self._way = way
+        self._clock = clock
+        self._named = authorities(
+            config,
+            (*way.pinned, *way.issuing.anchors, *way.trust.anchors, *way.trust.intermediates),
+        )
+        self._rows: list[Finding] = []
+        self._proofs: list[Finding] = []
+        self._shown: list[Certificate] = []
+        self._told: dict[BodyType, Told] = {}
+        self._skew: timedelta | None = None
+
+    async def ask(self, probe: Probe) -> None:
+        """Send a probe and judge what comes back."""
+        way, name = self._way, self._way.name
+        try:
+            octets = await way.core.exchange(
+                probe.der, path=way.path, deadline_seconds=way.deadline_seconds
+            )
+            told = read(octets)
+        except (ServiceFailure, MalformedMessage) as error:
+            cause = explain(error.detail, (), probe.request)
+            self._rows.append(refused(name, probe, error.detail, cause))
+            return
+        received_at = self._clock()
+        self._told[probe.request] = told
+        self._rows.append(judge(name, probe, told))
+        self._proofs.append(Witness(way, self._named, received_at).of_protection(probe, told))
+        self._shown += shown_by(told)
+        message_time = told.message.header.message_time
+        if message_time is not None and self._skew is None:
+            self._skew = message_time - received_at
+
+    def findings(self, skew_seconds: float | None) -> list[Finding]:
+        """Return all rows.
+
+        Args:
+            skew_seconds: What the Date header told, in case that messages do not tell it.
+        """
+        name, found = self._way.name, [self._of_the_whole(row) for row in self._rows]
+        found += _different(self._proofs)
+        if self._told:
+            witness = Witness(self._way, self._named, self._clock())
+            recipient = witness.of_recipient(self._shown)
+            if recipient is not None:
+                found.append(recipient)
+        if self._skew is not None:
+            found.append(of_clock(name, "messageTime", self._skew))
+        elif skew_seconds is not None:
+            found.append(of_clock(name, "HTTP Date", timedelta(seconds=skew_seconds)))
+        return found
+
+    def _of_the_whole(self, row: Finding) -> Finding:
+        """Return a row, explained better where another answer helps."""
+        first, renewed = self._told.get(BodyType.ir), self._told.get(BodyType.kur)
+        if (
+            first is not None
+            and renewed is not None
+            and row.tried.startswith("kur")
+            and row.verdict is Verdict.fault
+            and kur_wants_the_device(first, renewed)
+        ):
+            probe = Probe(BodyType.kur, row.tried, b"", b"", b"")
+            return of_kur(self._way.name, probe, renewed)
+        return row
+
+
+def _different(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings that say something new: most answers are signed by the same."""
+    found: dict[tuple[str, str, str], Finding] = {}
+    for item in findings:
+        found.setdefault((item.came_back, item.cause, item.setting), item)
+    return list(found.values())

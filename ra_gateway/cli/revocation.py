@@ -1,0 +1,128 @@
+"""`ra-gateway revocation`: how fresh is what the gateway would know of revocations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ra_gateway import logs
+from ra_gateway.app import now, operator_domain, vendor_domains
+from ra_gateway.app.revocation import gateway_revocation, revocation_tables
+from ra_gateway.cli.telling import ConfigOption, run, say, show_table, told
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.trust import Path as TrustPath
+from ra_gateway.cmp.trust import TrustDomain
+from ra_gateway.config import load
+from ra_gateway.errors import CMPError, SignerNotTrusted, StatusUnavailable
+from ra_gateway.keys import load_certificates
+from ra_gateway.revocation import Revocation, SourceState
+
+_COLUMNS = ("Domain", "Mode", "Kind", "Source", "State", "Updated", "Next update", "Error")
+
+
+@told
+def revocation(
+    config: ConfigOption = Path("gateway.toml"),
+    certificate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="PEM of a base station's certificate, those above it may follow; may be repeated."
+        ),
+    ] = None,
+) -> None:
+    """Fetch every CRL and ask every OCSP responder once, and say how fresh the answers are."""
+    settings = load(config)
+    logs.configure("console", "error")  # what fails is in the table
+    operator, vendors = operator_domain(settings), vendor_domains(settings.vendors)
+    chains = [load_certificates(path, "--certificate") for path in certificate or ()]
+    modes = {
+        domain.name: table.mode for domain, table in revocation_tables(settings, operator, vendors)
+    }
+    # Fetched anew, and nothing left behind: the directory of CRLs is a running gateway's.
+    known = gateway_revocation(settings, operator, vendors, keeps_crls=False)
+    states, verdicts = run(_ask(known, [operator, *vendors.values()], chains))
+    show_table(_COLUMNS, _rows(modes, states, now()))
+    for text, _ in verdicts:
+        say(text)
+    if any(state.last_error or not state.fresh for state in states) or not all(
+        is_good for _, is_good in verdicts
+    ):
+        raise typer.Exit(1)
+
+
+async def _ask(
+    known: Revocation, domains: Sequence[TrustDomain], chains: Sequence[Sequence[Certificate]]
+) -> tuple[list[SourceState], list[tuple[str, bool]]]:
+    try:
+        await known.fetch()
+        verdicts = [await _verdict(known, domains, chain) for chain in chains]
+        return known.states(), verdicts
+    finally:
+        await known.stop()
+
+
+async def _verdict(
+    known: Revocation, domains: Sequence[TrustDomain], chain: Sequence[Certificate]
+) -> tuple[str, bool]:
+    """Return what becomes of a certificate's holder, for people, and whether it may speak."""
+    leaf, *bag = chain
+    moment, why = now(), "no domain"
+    for domain in domains:
+        try:
+            path: TrustPath = domain.find_path(leaf, bag, moment)
+        except CMPError as error:
+            why = error.detail
+            continue
+        return await _status(known, domain.name, path, moment)
+    return f"{leaf.subject}: belongs to no trust domain here ({why})", False
+
+
+async def _status(
+    known: Revocation, domain: str, path: TrustPath, moment: datetime
+) -> tuple[str, bool]:
+    who = f"{path[0].subject} ({domain})"
+    try:
+        # Twice, since what the first look teaches (a CRL's URL) is then fetched.
+        try:
+            await known.check(domain, path, moment)
+        except StatusUnavailable:
+            await known.fetch()
+        notes = await known.check(domain, path, moment)
+    except (SignerNotTrusted, StatusUnavailable) as error:
+        return f"{who}: refused: {error.detail}", False
+    return f"{who}: {'; '.join(notes) or 'accepted'}", True
+
+
+def _rows(
+    modes: Mapping[str, str], states: Sequence[SourceState], moment: datetime
+) -> Iterator[tuple[str, ...]]:
+    for domain, mode in modes.items():
+        own = [state for state in states if state.domain == domain]
+        if not own:
+            why = "nobody is asked" if mode == "off" else "certificates name the sources"
+            yield (domain, mode, "", "", why, "", "", "")
+        for state in own:
+            yield (
+                domain,
+                mode,
+                state.kind.value,
+                state.source,
+                _state(state),
+                _shown(state.this_update),
+                _shown(state.next_update),
+                state.last_error,
+            )
+
+
+def _state(state: SourceState) -> str:
+    if state.this_update is None:
+        return "failed" if state.last_error else "not asked yet"
+    return "fresh" if state.fresh else "too old"
+
+
+def _shown(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,355 @@
+"""CAs with a JSON API: what all of them share, and a signer for one that takes bare public keys.
+
+The HTTP client treats the CA's side as `upstream.http` does: bounded answers, one deadline, no redirects, no
+cookies, nothing from the environment, nothing sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ra_gateway.cmp.names import rfc4514
+from ra_gateway.errors import PKIFailureInfo, RequestRefused, UpstreamBroken, UpstreamUnavailable
+from ra_gateway.keys import pem
+from ra_gateway.upstream.http import (
+    _BUSY,
+    _EXCERPT_BYTES,
+    Connections,
+    HttpClient,
+    _Body,
+    _read,
+)
+from ra_gateway.upstream.signing import SignedCertificate, SigningRequest, not_offered
+
+_TEXT_CHARACTERS: Final = 200
+"""How much of an API's own words is kept; they are one sentence, where they are words at all."""
+
+_TOKEN_BYTES: Final = 16_384
+"""Longest token: what servers take as one header line (8 to 16 KiB)."""
+
+REFUSALS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
+"""What APIs say of a request that they will not carry out as it is."""
+
+
+# --- HTTP and JSON --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer below 500.
+
+    Args:
+        document: The JSON object in it; empty where an answer of 400 and above has none.
+    """
+
+    status: int
+    document: Mapping[str, Any]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the API did what it was asked to do."""
+        return self.status < 300
+
+    def text(self, key: str) -> str:
+        """Return a text of the document, cleaned of what does not belong into a line of a log; "" if absent."""
+        return readable(self.document.get(key))
+
+
+class RestClient(HttpClient):
+    """Posts JSON objects.
+
+    Args:
+        url: What the paths are appended to, after a slash; https, but for tests and CAs on this machine.
+        connections: May be shared with other URLs of the same CA; by default its own.
+    """
+
+    def __init__(self, url: str, connections: Connections | None = None) -> None:
+        super().__init__(url.removesuffix("/"), connections)
+
+    def target(self, path: str) -> str:
+        """Return the URL that a path stands for."""
+        return str(self._target(path))
+
+    async def post(
+        self,
+        path: str,
+        document: Mapping[str, object],
+        *,
+        headers: Mapping[str, str] | None = None,
+        deadline_seconds: float,
+    ) -> Answer:
+        """Post a JSON object and return the answer.
+
+        Args:
+            path: Appended to the URL; "" for none.
+            headers: Besides those that every request has.
+            deadline_seconds: Total time allowed, with waiting for a connection.
+
+        Raises:
+            UpstreamUnavailable: No answer, or HTTP 429, 502, 503 or 504.
+            UpstreamBroken: Any other 3xx or 5xx, or an answer that is not JSON.
+        """
+        body = _Body(json.dumps(document).encode())
+        return await self._within(self._post(path, body, headers or {}), body, deadline_seconds)
+
+    async def _post(self, path: str, body: _Body, headers: Mapping[str, str]) -> Answer:
+        fixed = {"Content-Type": "application/json", "Accept": "application/json"}
+        async with self._connections.session().post(
+            self._target(path), data=body, headers={**fixed, **headers}, allow_redirects=False
+        ) as response:
+            limit = self._connections.max_response_bytes
+            return _answer(response, await _read(response.content, limit), limit)
+
+
+def _answer(response: aiohttp.ClientResponse, content: bytes, limit: int) -> Answer:
+    status = response.status
+    said = f"HTTP {status}: {readable(content[:_EXCERPT_BYTES].decode('utf-8', 'replace'))!r}"
+    if status in _BUSY:
+        raise UpstreamUnavailable(said, delivered=True)
+    if not (200 <= status < 300 or 400 <= status < 500):
+        raise UpstreamBroken(said, rule="R91")
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise UpstreamBroken(f"HTTP {status} with Content-Encoding {encoding[:20]!r}")
+    if len(content) > limit:
+        raise UpstreamBroken(f"HTTP {status} with more than {limit} bytes")
+    try:
+        document = json.loads(content) if content else {}
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        if status < 300:
+            raise UpstreamBroken(f"HTTP {status} without a JSON object", rule="R91")
+        document = {}
+    return Answer(status, document)
+
+
+def readable(text: object) -> str:
+    """Return the beginning of a text as one printable line; "" of anything else."""
+    if not isinstance(text, str):
+        return ""
+    line = " ".join(text[: 4 * _TEXT_CHARACTERS].split())
+    return "".join(c for c in line if c.isprintable())[:_TEXT_CHARACTERS]
+
+
+def refused(said: str, fail_info: PKIFailureInfo = PKIFailureInfo.badRequest) -> RequestRefused:
+    """Return the rejection for a device of a request that the CA refused.
+
+    Args:
+        said: The CA's own words, cleaned; they go along, as a CMP CA's statusString does.
+    """
+    phrase = "The certification authority refused the request"
+    return RequestRefused(
+        f"the CA refused: {said!r}",
+        fail_info=fail_info,
+        phrase=f"{phrase}: {said}" if said else f"{phrase}.",
+    )
+
+
+def broken(answer: Answer, said: str) -> UpstreamBroken:
+    """Return the error for an answer by which the CA refuses the RA rather than the device's request."""
+    return UpstreamBroken(f"HTTP {answer.status}: {said!r}", rule="R91")
+
+
+class TokenFile:
+    """A secret of the CA's API in a file that somebody else may renew: read anew for each request."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def read(self) -> str:
+        """Return the token.
+
+        Raises:
+            UpstreamUnavailable: There is none in the file now; nothing was sent.
+        """
+        return await asyncio.to_thread(self._read)
+
+    def _read(self) -> str:
+        try:
+            with self._path.open("rb") as file:
+                token = file.read(_TOKEN_BYTES + 1).decode("ascii").strip()
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not ASCII"
+            raise UpstreamUnavailable(
+                f"the token file {self._path} cannot be used: {why}", delivered=False
+            ) from error
+        if not token or len(token) > _TOKEN_BYTES or not token.isprintable():
+            raise UpstreamUnavailable(
+                f"the token file {self._path} holds no token", delivered=False
+            )
+        return token
+
+
+# --- certificates in JSON -------------------------------------------------------------------------------------
+
+
+def pem_csr(csr_der: bytes) -> str:
+    """Return a PKCS#10 as PEM."""
+    return pem(csr_der, "CERTIFICATE REQUEST")
+
+
+def certificates_in(value: object, what: str) -> tuple[bytes, ...]:
+    """Return the DER of the certificates in a JSON value.
+
+    Args:
+        value: PEM, base64 of DER, a list of such, or None for none.
+        what: The value's name, for the text.
+
+    Raises:
+        UpstreamBroken: Anything else.
+    """
+    if value is None or value == "":
+        return ()
+    if isinstance(value, list):
+        return tuple(der for item in value for der in certificates_in(item, what))
+    if not isinstance(value, str):
+        raise UpstreamBroken(f"{what} in the CA's answer is no certificate", rule="R87")
+    try:
+        if "-----BEGIN" in value:
+            found = x509.load_pem_x509_certificates(value.encode())
+        else:
+            found = [x509.load_der_x509_certificate(base64.b64decode(value, validate=True))]
+        return tuple(certificate.public_bytes(Encoding.DER) for certificate in found)
+    except (ValueError, binascii.Error) as error:
+        raise UpstreamBroken(f"{what} in the CA's answer is no certificate", rule="R87") from error
+
+
+def signed_certificate(leaf: object, chain: object, what: str) -> SignedCertificate:
+    """Return what a CA issued, out of its JSON.
+
+    Args:
+        leaf: As of `certificates_in`; what follows the first certificate counts as chain.
+        chain: The same; the issued certificate may be among it.
+        what: Name of `leaf`, for texts.
+
+    Raises:
+        UpstreamBroken: No certificate, or no readable one.
+    """
+    found = certificates_in(leaf, what)
+    if not found:
+        raise UpstreamBroken(f"{what} is missing in the CA's answer", rule="R87")
+    others = dict.fromkeys((*found[1:], *certificates_in(chain, "the chain")))
+    return SignedCertificate(found[0], tuple(der for der in others if der != found[0]))
+
+
+# --- an API for bare keys -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RestFields:
+    """Names of the JSON members; "" leaves out what the API does not know.
+
+    Args:
+        public_key: base64 of the SubjectPublicKeyInfo.
+        subject: RFC 4514.
+        san: A list of texts such as "dns:enb1.example.net" and "ip:192.0.2.1".
+        csr: The PKCS#10 of a p10cr, PEM; absent with every other request.
+        request_id: 64 hexadecimal digits, the same when a request is sent again.
+        certificate, chain: In answers: PEM, or base64 of DER; the chain may be a list.
+        error: In answers of 400 and 422: what is wrong.
+    """
+
+    public_key: str = "publicKey"
+    subject: str = "subject"
+    san: str = "subjectAltNames"
+    csr: str = "csr"
+    request_id: str = "requestId"
+    certificate: str = "certificate"
+    chain: str = "chain"
+    error: str = "error"
+
+
+@dataclass(frozen=True)
+class RestSigner:
+    """A `CertificateSigner` for an API that certifies a public key and names.
+
+    Args:
+        client: Its URL is where requests for certificates are posted.
+        revoke_client: Its URL is where revocations are posted; None where that is not offered.
+        token: Sent as `Authorization: Bearer`; None where the client certificate does.
+    """
+
+    client: RestClient
+    fields: RestFields = field(default_factory=RestFields)
+    revoke_client: RestClient | None = None
+    token: TokenFile | None = None
+
+    async def sign(self, request: SigningRequest, *, deadline_seconds: float) -> SignedCertificate:
+        """Have a public key certified.
+
+        Args:
+            deadline_seconds: Total time allowed.
+
+        Raises:
+            RequestRefused: HTTP 400 or 422.
+            UpstreamUnavailable, UpstreamBroken: As `RestClient.post`; broken is every other status, too.
+        """
+        names = self.fields
+        given: dict[str, object] = {
+            names.public_key: base64.b64encode(request.public_key_der).decode(),
+            names.subject: rfc4514(request.subject_der),
+            names.san: list(request.san),
+            names.request_id: request.operation_id.hex(),
+        }
+        if request.csr_der is not None:
+            given[names.csr] = pem_csr(request.csr_der)
+        answer = await self._post(self.client, given, deadline_seconds)
+        document = answer.document
+        return signed_certificate(
+            document.get(names.certificate), document.get(names.chain), names.certificate
+        )
+
+    async def revoke(
+        self, issuer_der: bytes, serial_number: int, reason: int, *, deadline_seconds: float
+    ) -> None:
+        """Have a certificate revoked.
+
+        Args:
+            issuer_der: Name of its issuer.
+            reason: CRLReason.
+            deadline_seconds: Total time allowed.
+
+        Raises:
+            RequestRefused: HTTP 400 or 422, or the API has no revocation.
+            UpstreamUnavailable, UpstreamBroken: As `sign`.
+        """
+        if self.revoke_client is None:
+            raise not_offered("The certification authority revokes nothing on request.")
+        given = {
+            "issuer": rfc4514(issuer_der),
+            "serialNumber": f"{serial_number:x}",
+            "reason": reason,
+        }
+        await self._post(self.revoke_client, given, deadline_seconds)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.close()
+        if self.revoke_client is not None:
+            await self.revoke_client.close()
+
+    async def _post(
+        self, client: RestClient, given: Mapping[str, object], deadline_seconds: float
+    ) -> Answer:
+        headers = {}
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {await self.token.read()}"
+        document = {name: value for name, value in given.items() if name}
+        answer = await client.post("", document, headers=headers, deadline_seconds=deadline_seconds)
+        if answer.succeeded:
+            return answer
+        said = answer.text(self.fields.error)
+        raise refused(said) if answer.status in REFUSALS else broken(answer, said)
