@@ -41,7 +41,12 @@ def configure(format_: Literal["json", "console"], level: str) -> None:
     if format_ == "json":
         processors.append(structlog.processors.JSONRenderer())
     else:
-        processors[-1:] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Plain tracebacks: the usual ones of a terminal show local variables, which may be keys.
+        processors[-1:] = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),

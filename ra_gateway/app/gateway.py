@@ -11,22 +11,24 @@ from datetime import timedelta
 
 from ra_gateway.app.ca import BundledService
 from ra_gateway.app.credential import CredentialFiles
+from ra_gateway.app.information import information
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
 from ra_gateway.app.running import cmp_listener, listen, now
-from ra_gateway.app.trust import certificates, operator_domain, vendor_domains
-from ra_gateway.app.upstreams import Cores, answer_trust
+from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
+from ra_gateway.app.upstreams import Cores, answer_trust, batched
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import HeaderRules, Strictness
+from ra_gateway.cmp.verification import RELAYED, HeaderRules, Strictness
 from ra_gateway.config import (
     BundledUpstream,
     EndpointConfig,
     GatewayConfig,
     IdentityConfig,
     MACConfig,
+    RegistrationAuthoritiesConfig,
     RouteConfig,
     StoreConfig,
     UpstreamConfig,
@@ -34,7 +36,6 @@ from ra_gateway.config import (
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.logs import LogSink
 from ra_gateway.ra.events import EventSink
-from ra_gateway.ra.information import INFO_TYPES, Information, Informing
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
@@ -49,6 +50,7 @@ from ra_gateway.ra.routes import (
     ImplicitConfirm,
     MACAccess,
     Oddity,
+    RegistrationAuthorities,
     Route,
     Unconfirmed,
     Upstream,
@@ -161,6 +163,30 @@ def _mac(name: str, config: MACConfig, secret_file: SecretFile, operator: TrustD
     )
 
 
+def _relays(
+    name: str, config: RegistrationAuthoritiesConfig, operator: TrustDomain
+) -> RegistrationAuthorities:
+    setting = f"endpoints.{name}.registration_authorities"
+    own = anchors(config.anchors_paths, f"{setting}.anchors_paths")
+    return RegistrationAuthorities(
+        TrustDomain(
+            f"ra:{name}",  # a colon, as with shared secrets
+            DomainKind.registration_authority,
+            own or operator.anchors,
+            operator.intermediates,
+            operator.algorithms,
+            RELAYED,
+            "" if own else operator.name,
+        ),
+        frozenset(certificates(config.certificate_paths, f"{setting}.certificate_paths")),
+        IdentityRules(allowed_subjects=config.allowed_subjects, allowed_sans=config.allowed_sans),
+        ra_verified=config.ra_verified,
+        revoke_on_behalf=config.revoke_on_behalf,
+        nested=config.nested,
+        batch_max=config.batch_max,
+    )
+
+
 def _endpoint(
     name: str,
     config: EndpointConfig,
@@ -190,13 +216,7 @@ def _endpoint(
         ),
         implicit_confirm=ImplicitConfirm(config.implicit_confirm),
         ca_pubs=CaPubs(config.ca_pubs),
-        information=Information(
-            ways={oid: Informing(getattr(config.genm, name)) for name, oid in INFO_TYPES.items()},
-            others=Informing(config.genm.others),
-            ca_certificates=tuple(
-                item.der for item in operator.intermediates if not item.self_issued
-            ),
-        ),
+        information=information(config.genm, f"endpoints.{name}.genm", operator),
         confirm_wait_seconds=config.confirm_wait_seconds,
         routes=tuple(
             _route(f"endpoints.{name}.routes[{index}]", route, upstreams)
@@ -207,6 +227,11 @@ def _endpoint(
             None
             if config.mac is None or secret_file is None
             else _mac(name, config.mac, secret_file, operator)
+        ),
+        registration_authorities=(
+            None
+            if config.registration_authorities is None
+            else _relays(name, config.registration_authorities, operator)
         ),
     )
 
@@ -270,9 +295,14 @@ class Application:
             name: self._core(name, upstream) for name, upstream in config.upstreams.items()
         }
         upstreams = {
-            name: _upstream(name, upstream, self._cores[name], operator, self._ra.current)
+            name: batched(
+                upstream,
+                _upstream(name, upstream, self._cores[name], operator, self._ra.current),
+                lambda: self._ra.current,
+            )
             for name, upstream in config.upstreams.items()
         }
+        self._cores = {name: upstream.core for name, upstream in upstreams.items()}
         self._secrets = {
             name: _secret_file(endpoint.mac)
             for name, endpoint in config.endpoints.items()

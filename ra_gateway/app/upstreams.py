@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ra_gateway.app.running import now
 from ra_gateway.app.trust import anchors, certificates
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config import (
     AnswerTrust,
@@ -24,6 +25,8 @@ from ra_gateway.config import (
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import load_private_key
 from ra_gateway.ra.ports import CACore
+from ra_gateway.ra.routes import Upstream
+from ra_gateway.upstream.batching import BatchingCA, BatchSettings
 from ra_gateway.upstream.http import Connections
 from ra_gateway.upstream.plugins import UpstreamContext, make_plugin
 from ra_gateway.upstream.pool import HttpPool, Order
@@ -94,6 +97,35 @@ def answer_trust(
     else:
         return operator, ()
     return TrustDomain(name, DomainKind.operator, roots, operator.intermediates), pinned
+
+
+def batched(
+    config: UpstreamConfig, upstream: Upstream, credential: Callable[[], Credential]
+) -> Upstream:
+    """Return an upstream whose messages go up in batches, if that is configured.
+
+    Args:
+        credential: The RA's; signs the batches.
+    """
+    if not isinstance(config, CMPHTTPUpstream) or not config.batch_window_ms:
+        return upstream
+    settings = BatchSettings(
+        upstream.name,
+        upstream.recipient_der,
+        upstream.trust,
+        upstream.pinned,
+        config.batch_window_ms / 1000.0,
+        config.batch_max,
+        config.batch_max_bytes,
+    )
+    core = BatchingCA(
+        upstream.core,
+        settings,
+        credential=credential,
+        clock=now,
+        random_octets=secrets.token_bytes,
+    )
+    return replace(upstream, core=core)
 
 
 def _connections(

@@ -13,9 +13,10 @@ from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.records import RootUpdate
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.genm import CRLQuestion, crl_question, root_ca_key_update
 from ra_gateway.cmp.messages import InfoTypeAndValue, gen_msg_content
-from ra_gateway.cmp.names import general_names, name_of, same_name
-from ra_gateway.errors import HeaderRefused, MalformedMessage
+from ra_gateway.cmp.names import same_name
+from ra_gateway.errors import HeaderRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,46 +76,24 @@ def _root_update(asked_der: bytes | None, published: Published) -> bytes:
     update = published.root_update
     if update is None or asked_der not in (None, update.old_root):
         return b""  # no successor is known (R134)
-    return asn1.encode(
-        asn1.RootCaKeyUpdateContent(
-            new_with_new=asn1.element(update.new_with_new),
-            new_with_old=asn1.element(update.new_with_old),
-            old_with_new=asn1.element(update.old_with_new),
-        )
-    )
+    return root_ca_key_update(update.new_with_new, update.new_with_old, update.old_with_new)
 
 
 async def _newer_crl(asked_der: bytes | None, published: Published, ledger: Ledger) -> bytes:
     """Return CRLs ::= SEQUENCE OF CertificateList with the one that is newer than what the device has (R136)."""
-    if asked_der is None:
-        raise MalformedMessage("crlStatusList without a value", rule="R136")
-    statuses = asn1.unbox(asn1.CRLStatusListBox, asked_der).statuses
-    if len(statuses) != 1:
-        raise HeaderRefused(f"{len(statuses)} CRLStatus, expected exactly one", rule="R136")
-    (status,) = statuses
-    issuer_id = _issuer_of(status, published)
+    question = crl_question(asked_der)
+    issuer_id = _issuer_of(question, published)
     crl = None if issuer_id is None else await ledger.newest_crl(issuer_id, delta=False)
-    if crl is None:
-        return b""
-    has = None if status.this_update is None else asn1.time_of(status.this_update)
-    return b"" if has is not None and has >= crl.this_update else asn1.tlv(0x30, crl.der)
+    return asn1.tlv(0x30, crl.der) if crl is not None and question.wants(crl.this_update) else b""
 
 
-def _issuer_of(status: asn1.CRLStatus, published: Published) -> str | None:
+def _issuer_of(question: CRLQuestion, published: Published) -> str | None:
     """Return the key identifier of the issuing CA whose CRL is meant, None if it is not one of ours."""
-    value = asn1.raw(status.source.value)
-    if status.source.tag == "dpn":
-        if value[:1] != b"\xa0":  # relative to an issuer's name: none of ours is
-            return None
-        for text in general_names(asn1.tlv(0x30, asn1.inner(value))):
-            found = published.crl_urls.get(text.removeprefix("uri:"))
-            if text.startswith("uri:") and found is not None:
-                return found
-        return None
-    named = value if value[:1] == b"\x30" else asn1.tlv(0x30, value)
-    for name in asn1.unbox(asn1.GeneralNamesBox, named).names:
-        issuer_der = name_of(asn1.raw(name))
+    for url in question.urls:
+        if url in published.crl_urls:
+            return published.crl_urls[url]
+    for issuer_der in question.issuers:
         for own_der, issuer_id in published.crl_issuers.items():
-            if issuer_der is not None and same_name(issuer_der, own_der):
+            if same_name(issuer_der, own_der):
                 return issuer_id
     return None

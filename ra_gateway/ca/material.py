@@ -416,7 +416,8 @@ def _signer(view: CADirectory, name: str, issuer: Issuer, password: bytes | None
     if not (view.has(f"{name}.pem") and view.has(f"{name}.key")):
         raise problem(
             SETTING,
-            f"{view.path / name}.pem and .key are not both there; older versions made no OCSP signer",
+            f"{view.path / name}.pem and .key are not both there"
+            + ("; older versions made no OCSP signer" if name.endswith("ocsp") else ""),
             f"Run: ra-gateway ca renew-signers {view.path}",
         )
     certificate = only(view.find(f"{name}.pem"))

@@ -102,6 +102,8 @@ class OID:
     msExtensionRequest: Final = "1.3.6.1.4.1.311.2.1.14"
     oldCertID: Final = "1.3.6.1.5.5.7.5.1.5"
     altCertTemplate: Final = "1.3.6.1.5.5.7.5.1.7"
+    algId: Final = "1.3.6.1.5.5.7.5.1.11"
+    rsaKeyLen: Final = "1.3.6.1.5.5.7.5.1.12"
     regInfoCertReq: Final = "1.3.6.1.5.5.7.5.2.2"
     cmcCA: Final = "1.3.6.1.5.5.7.3.27"
     cmcRA: Final = "1.3.6.1.5.5.7.3.28"

@@ -322,8 +322,14 @@ class CertTemplate:
 
     @classmethod
     def of(cls, template: asn1.CertTemplate) -> CertTemplate:
-        """Read the decoded form."""
+        """Read the decoded form.
+
+        Raises:
+            MalformedMessage: A number nobody would write, or an element that says nothing.
+        """
         validity = template.validity
+        if validity is not None and validity.not_before is None and validity.not_after is None:
+            raise MalformedMessage("empty validity", rule="R1")
         reserved = [
             name
             for name, value in (
@@ -344,7 +350,7 @@ class CertTemplate:
             not_after=_optional_time(validity.not_after) if validity else None,
             extensions=tuple(
                 Extension(item.extn_id.dotted_string, item.critical, item.extn_value)
-                for item in template.extensions or ()
+                for item in _some(template.extensions, "extensions")
             ),
             reserved=tuple(reserved),
         )
@@ -829,7 +835,7 @@ def rev_req_content(content: bytes) -> tuple[RevDetails, ...]:
             CertTemplate.of(details.cert_details),
             tuple(
                 Extension(item.extn_id.dotted_string, item.critical, item.extn_value)
-                for item in details.crl_entry_details or ()
+                for item in _some(details.crl_entry_details, "crlEntryDetails")
             ),
         )
         for details in asn1.unbox(asn1.RevReqContentBox, content).details
@@ -876,6 +882,7 @@ def rev_rep_content(content: bytes) -> RevRepContent:
         MalformedMessage: It does not conform.
     """
     message = asn1.decode(asn1.RevRepContent, content)
+    _some(message.crls, "crls")
     return RevRepContent(
         tuple(PKIStatusInfo.of(status) for status in message.status),
         tuple(

@@ -154,6 +154,30 @@ def from_rfc4514(text: str) -> bytes:
     return x509.Name.from_rfc4514_string(text).public_bytes()
 
 
+_BLANK: Final = "\u2423"
+_EMPTY_VALUE: Final = re.compile(r"=(?=\s*(?:[,+]|$))")
+
+
+def name_template(text: str) -> bytes:
+    """Return the DER of a Name some of whose values are left empty, for somebody else to fill in (RFC 9483 4.3.3).
+
+    Args:
+        text: As of RFC 4514, like "CN=,O=Example".
+
+    Raises:
+        ValueError: It is not a Name.
+    """
+    filled = from_rfc4514(_EMPTY_VALUE.sub("=" + _BLANK, text))
+    values = [(oid, "" if value == _BLANK else value) for oid, value in attributes(filled)]
+    return asn1.tlv(
+        0x30,
+        *(
+            asn1.tlv(0x31, asn1.tlv(0x30, asn1.oid_der(oid), asn1.tlv(0x0C, value.encode("utf-8"))))
+            for oid, value in values
+        ),
+    )
+
+
 def directory_name(name_der: bytes) -> bytes:
     """Return a Name as a GeneralName (directoryName [4] EXPLICIT)."""
     return asn1.tlv(0xA4, name_der)

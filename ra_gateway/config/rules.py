@@ -153,6 +153,28 @@ def _check_routes(raw: Raw) -> Iterator[Problem]:
                         )
 
 
+def _check_genm(raw: Raw) -> Iterator[Problem]:
+    for name, endpoint in _rows(raw, "endpoints"):
+        genm, path = _table(endpoint, "genm"), f"endpoints.{name}.genm"
+        roots = [
+            key for key in ("old_root_path", "new_root_path", "new_with_old_path") if key in genm
+        ]
+        if "old_with_new_path" in genm or roots:
+            missing = {"old_root_path", "new_root_path", "new_with_old_path"} - set(roots)
+            for key in sorted(missing):
+                yield Problem(
+                    f"{path}.{key}",
+                    "is required where an update of the root is told",
+                    "Name the file: devices need the old root, the new one, and the new one certified by the old.",
+                )
+        if genm.get("crl_status_list") == "local" and not genm.get("crl_paths"):
+            yield Problem(
+                f"{path}.crl_paths",
+                'is required when crl_status_list is "local"',
+                "Name the CRLs to be told.",
+            )
+
+
 def _check_dialects(raw: Raw) -> Iterator[Problem]:
     own = _table(raw, "dialects")
     for name, dialect in _rows(raw, "dialects"):
@@ -189,10 +211,12 @@ def _check_endpoints(raw: Raw) -> Iterator[Problem]:
             yield Problem(
                 path, "has no URL", f'Set paths, like ["{WELL_KNOWN_PATH}"], or profiles.'
             )
-        if operator is False and not endpoint.get("vendors") and "mac" not in endpoint:
+        others = {"mac", "registration_authorities"} & set(endpoint)
+        if operator is False and not endpoint.get("vendors") and not others:
             yield Problem(path, "admits nobody", "List vendors, or set operator to true.")
         for body_type in ("kur", "rr"):
-            if operator is False and body_type in texts(endpoint.get("body_types")):
+            relayed = "registration_authorities" in endpoint
+            if operator is False and not relayed and body_type in texts(endpoint.get("body_types")):
                 yield Problem(
                     f"{path}.body_types",
                     f"has {body_type}, which needs an operator certificate, but operator is false",
@@ -206,7 +230,7 @@ def _check_endpoints(raw: Raw) -> Iterator[Problem]:
             )
         if (
             not endpoint.get("vendors")
-            and "mac" not in endpoint
+            and not others
             and texts(endpoint.get("body_types")) == ["ir"]
         ):
             yield Problem(
@@ -438,6 +462,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_references,
     _check_routes,
     _check_dialects,
+    _check_genm,
     _check_endpoints,
     _check_mac,
     _check_duplicate_urls,

@@ -291,6 +291,9 @@ class InventoryConfig(Table):
     )
 
 
+KeyKindName = Literal["p256", "p384", "p521", "ed25519", "ed448", "rsa2048", "rsa3072", "rsa4096"]
+
+
 class GenmConfig(Table):
     """Who answers what devices ask by genm, where `body_types` has it.
 
@@ -303,17 +306,45 @@ class GenmConfig(Table):
     )
     root_ca_cert: Literal["forward", "local", "deny"] = Field(
         default="forward",
-        description='rootCaCert, after an update of the root; "local" says that there is none.',
+        description='rootCaCert, after an update of the root; "local" tells the one of `new_root_path`, or that there '
+        "is none.",
     )
     cert_req_template: Literal["forward", "local", "deny"] = Field(
         default="forward",
-        description='certReqTemplate; "local" says that nothing is prescribed.',
+        description='certReqTemplate; "local" tells `template_subject` and `template_keys`, or that nothing is '
+        "prescribed.",
     )
-    crl_status_list: Literal["forward", "deny"] = Field(
-        default="forward", description="crlStatusList, for a newer CRL."
+    crl_status_list: Literal["forward", "local", "deny"] = Field(
+        default="forward",
+        description='crlStatusList, for a newer CRL; "local" tells those of `crl_paths`.',
     )
     others: Literal["forward", "deny"] = Field(
         default="forward", description="Every other question; most CAs refuse it."
+    )
+    old_root_path: PublicPath | None = Field(
+        default=None, description="Root that is being replaced, PEM."
+    )
+    new_root_path: PublicPath | None = Field(
+        default=None, description="Root that takes its place, PEM."
+    )
+    new_with_old_path: PublicPath | None = Field(
+        default=None, description="The new root's key, certified by the old root, PEM."
+    )
+    old_with_new_path: PublicPath | None = Field(
+        default=None, description="The old root's key, certified by the new root, PEM."
+    )
+    template_subject: str | None = Field(
+        default=None,
+        description='What the subject should look like, as of RFC 4514; an empty value, as in "CN=,O=Example", is for '
+        "the device to fill in.",
+    )
+    template_keys: tuple[KeyKindName, ...] = Field(
+        default=(), description="Kinds of keys that the device may choose from."
+    )
+    crl_paths: tuple[PublicPath, ...] = Field(
+        default=(),
+        description="CRLs, PEM or DER, read again when a file changes; each is found by its issuer, and by the "
+        "distribution point it names.",
     )
 
 
@@ -398,6 +429,54 @@ class RouteConfig(Table):
     )
 
 
+class RegistrationAuthoritiesConfig(Table):
+    """Other RAs in front of this gateway: they may come in place of their devices (docs/deployment.md)."""
+
+    certificate_paths: tuple[PublicPath, ...] = Field(
+        min_length=1,
+        description="Their certificates, PEM, exactly those that protect their messages; list the old and the new "
+        "one while a certificate is being renewed. Each must also chain to an operator root, unless "
+        "`anchors_paths` is given.",
+    )
+    anchors_paths: tuple[PublicPath, ...] = Field(
+        default=(),
+        description="Roots, PEM, that these certificates chain to, in place of the operator's.",
+    )
+    allowed_subjects: tuple[SubjectPattern, ...] = Field(
+        default=(),
+        description="Patterns (* and ?) over the RFC 4514 form of the subjects they may ask for under their own "
+        'protection, each wildcard within one attribute ("*" alone allows every subject). Empty allows none: '
+        "they may then only nest what devices sign.",
+    )
+    allowed_sans: tuple[SANPattern, ...] = Field(
+        default=(),
+        description="Patterns over SubjectAltName entries they may ask for, like "
+        '"dns:*.ran.example.net"; empty allows none; a wildcard name is never allowed.',
+    )
+    ra_verified: bool = Field(
+        default=False,
+        description="Whether they may say raVerified: that they have verified the proof of possession "
+        "themselves. An RA that sets subjects, or fills in a kur, has to.",
+    )
+    revoke_on_behalf: bool = Field(
+        default=False,
+        description="Whether they may have certificates revoked (rr), of whichever device: an rr has no subject "
+        "that could be compared with `allowed_subjects`. Needed for the rr of devices that they re-protect, and "
+        "for certificates that nobody confirmed.",
+    )
+    nested: bool = Field(
+        default=True,
+        description="Whether they may send messages inside nested: one as its device signed it, or a batch.",
+    )
+    batch_max: int = Field(
+        default=64,
+        ge=1,
+        le=1000,
+        description="Most messages in one batch; all are worked on at the same time. The default is what fits into "
+        "twice the default of `server.max_body_bytes`, at 2 kB each, so that the latter is what bounds.",
+    )
+
+
 class EndpointConfig(Table):
     """URLs, who may use them for what, and where their requests go."""
 
@@ -428,6 +507,10 @@ class EndpointConfig(Table):
     mac: MACConfig | None = Field(
         default=None,
         description="Shared secrets; without this table, protection by MAC is refused.",
+    )
+    registration_authorities: RegistrationAuthoritiesConfig | None = Field(
+        default=None,
+        description="Other RAs; without this table, only devices are served, and nested is refused.",
     )
     upstream: str = Field(description="Name of the `[upstreams.<name>]` that requests go to.")
     routes: tuple[RouteConfig, ...] = Field(

@@ -261,6 +261,28 @@ class CMPHTTPUpstream(_Upstream, AnswerTrust, OverHTTP):
         "which cannot issue anything. The default finds a dead one within breaker_seconds or two, at no load "
         "worth counting. A single URL is not probed.",
     )
+    batch_window_ms: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="How long a message waits for others, in milliseconds, so that they go up together as one nested "
+        "(a batch, RFC 9483 5.2.2.2); 0, the default, sends each at once, as most CAs take it. The bundled CA and "
+        "another gateway take batches.",
+    )
+    batch_max: int = Field(
+        default=16,
+        ge=2,
+        le=1000,
+        description="Most messages of one batch. The default keeps the answers, at 8 kB each with their chains, "
+        "within half of max_response_bytes.",
+    )
+    batch_max_bytes: int = Field(
+        default=61_440,
+        ge=4096,
+        le=16_777_216,
+        description="Most bytes of all messages of one batch. The default leaves 4 kB for the signature around it "
+        "below the largest body that a gateway takes (its server.max_body_bytes).",
+    )
 
     @property
     def every_url(self) -> tuple[str, ...]:

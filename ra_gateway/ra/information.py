@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.genm import CRLQuestion, crl_question
 from ra_gateway.cmp.messages import InfoTypeAndValue
 from ra_gateway.cmp.requests import AuthenticatedQuestion
 from ra_gateway.errors import HeaderRefused
@@ -47,14 +49,29 @@ class Information:
         ways: infoType (dotted OID) to who answers.
         others: Who answers every other question; the RA cannot.
         ca_certificates: DER of the operator's CA certificates, without roots.
+        root_update: RootCaKeyUpdateContent for whoever has `old_root_der`; b"" where no root follows.
+        old_root_der: The root that is being replaced.
+        template_der: CertReqTemplateContent; b"" where nothing is prescribed.
+        crls: Knows the CRLs that are told here.
     """
 
     ways: Mapping[str, Informing] = field(default_factory=dict)
     others: Informing = Informing.forward
     ca_certificates: tuple[bytes, ...] = ()
+    root_update: bytes = b""
+    old_root_der: bytes = b""
+    template_der: bytes = b""
+    crls: PublishedCRLs | None = None
 
 
-def answered_here(
+class PublishedCRLs(Protocol):
+    """Finds CRLs among those that are configured; nothing is fetched for a question (R137)."""
+
+    async def find(self, question: CRLQuestion) -> tuple[datetime, bytes] | None:
+        """Return thisUpdate (aware UTC) and DER of the CRL that is meant, None if there is none."""
+
+
+async def answered_here(
     question: AuthenticatedQuestion, information: Information
 ) -> InfoTypeAndValue | None:
     """Return the RA's own answer to a question, None where the CA is to be asked.
@@ -73,8 +90,16 @@ def answered_here(
                 return InfoTypeAndValue(asked, tlv(0x30, *told) if told else None)
             case OID.rootCaCert:
                 # Without a value: no successor of that root is known (R134).
-                return InfoTypeAndValue(OID.rootCaKeyUpdate)
+                named = question.question.value_der
+                known = named is None or named == information.old_root_der
+                update = information.root_update if known else b""
+                return InfoTypeAndValue(OID.rootCaKeyUpdate, update or None)
             case OID.certReqTemplate:
                 # Without a value: nothing is prescribed (RFC 9483 4.3.3).
-                return InfoTypeAndValue(asked)
+                return InfoTypeAndValue(asked, information.template_der or None)
+            case OID.crlStatusList if information.crls is not None:
+                crls = crl_question(question.question.value_der)
+                found = await information.crls.find(crls)
+                newer = found is not None and crls.wants(found[0])
+                return InfoTypeAndValue(OID.crls, tlv(0x30, found[1]) if found and newer else None)
     raise HeaderRefused(f"genm asks for {asked}, which this endpoint does not answer", rule="R138")

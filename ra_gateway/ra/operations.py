@@ -119,7 +119,7 @@ class Operations:
             if live.exchange_for(walk.digest) is None:
                 raise TransactionInUse("another request lives under this transactionID", rule="R12")
             return await self._asking.repeat(walk, live)
-        own = answered_here(question, endpoint.information)
+        own = await answered_here(question, endpoint.information)
         walk.outcome = "informed"
         if own is not None:
             credential = node.credential()

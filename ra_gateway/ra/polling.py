@@ -63,8 +63,8 @@ class Polling:
         if transaction.state in (State.REQUESTED, State.CONFIRMING):
             if transaction.current.ca_nonce:
                 return await self._pass_on(walk, transaction, cert_req_id)
-            transaction = await self._resume(walk, transaction)
-        if transaction.state in _OUTSTANDING:
+            return await self._again(walk, await self._resume(walk, transaction))
+        if transaction.state is State.HELD:
             return await self._not_yet(walk, transaction, cert_req_id)
         return await self._deliver(walk, transaction)
 

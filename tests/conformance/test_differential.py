@@ -181,13 +181,37 @@ def theirs(reader: Any, *arguments: Any) -> Any:
 def agree(der: bytes) -> bool:
     """Assert that both read the same, or both refuse; tell whether it is a message with a body that conforms."""
     ours = message_of(der)
-    assert ours == theirs(oracle.read, der)
-    if ours is None or ours["body_type"] not in READERS:
-        return ours is not None
+    if not same(ours, theirs(oracle.read, der)) or ours is None:
+        return False
+    if ours["body_type"] not in READERS:
+        return True
     body_type, content = ours["body_type"], PKIMessage.from_der(der).body_content
     mine = read_body(body_type, content)
-    assert mine == theirs(oracle.read_body, body_type, content)
-    return mine is not None
+    return same(mine, theirs(oracle.read_body, body_type, content)) and mine is not None
+
+
+def same(ours: Any, other: Any) -> bool:
+    """Assert that both read the same, or both refuse.
+
+    Returns:
+        False where ours takes an element with tag 0, as anything it does not look into: to pyasn1 that ends contents.
+    """
+    if other is None and ours is not None and _has_reserved_tag(ours):
+        return False
+    assert ours == other
+    return True
+
+
+def _has_reserved_tag(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_reserved_tag(item) for name, item in value.items() if name not in OCTETS)
+    if isinstance(value, list | tuple):
+        return any(_has_reserved_tag(item) for item in value)
+    return isinstance(value, bytes) and value[:1] == b"\x00"
+
+
+OCTETS = {"sender_kid", "recip_kid", "transaction_id", "sender_nonce", "recip_nonce", "protection", "cert_hash"}
+"""What is no element, and may begin with anything."""
 
 
 def read_body(body_type: BodyType, content: bytes) -> Any:
@@ -242,4 +266,4 @@ def test_generated_messages(
 @given(elements(), st.sampled_from(sorted(READERS)))
 def test_generated_bodies(content: bytes, body_type: BodyType) -> None:
     """On bodies of elements put together at random."""
-    assert read_body(body_type, content) == theirs(oracle.read_body, body_type, content)
+    same(read_body(body_type, content), theirs(oracle.read_body, body_type, content))

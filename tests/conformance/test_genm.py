@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from ra_gateway.app.information import information
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
+    CertTemplate,
     InfoTypeAndValue,
     PKIMessage,
     PKIStatusInfo,
@@ -19,10 +25,14 @@ from ra_gateway.cmp.messages import (
     gen_msg_body,
     gen_msg_content,
 )
+from ra_gateway.cmp.names import directory_name, from_rfc4514
+from ra_gateway.cmp.trust import DomainKind, TrustDomain
+from ra_gateway.config import GenmConfig
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.information import INFO_TYPES, Information, Informing
 from tests.support import requests
 from tests.support.asserts import assert_answers, assert_refused
+from tests.support.crls import make_crl
 from tests.support.harness import (
     Answer,
     World,
@@ -31,7 +41,7 @@ from tests.support.harness import (
     fail_names,
     status_of,
 )
-from tests.support.pki import Credential, OperatorPKI, VendorPKI
+from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_operator_pki
 
 TAKEN = frozenset({BodyType.ir, BodyType.kur, BodyType.genm})
 UNKNOWN = "1.3.6.1.5.5.7.4.99"
@@ -392,3 +402,111 @@ async def test_labels_for_genm(make_world: MakeWorld, label: str) -> None:
     assert (await world.ask(der, operation=label)).body_type is BodyType.genp
     ir = await world.enrollment(world.device()).request()
     assert fail_names(await world.ask(ir, operation=label)) == ["badRequest"]
+
+
+# --- what the operator has put there --------------------------------------------------------------------------
+
+
+def files(tmp_path: Path, operator: OperatorPKI, **settings: Any) -> Information:
+    """What the RA tells by a table of a configuration; every question is answered here."""
+    table = {name: "local" for name in INFO_TYPES if name != "crl_status_list"}
+    domain = TrustDomain(
+        "operator", DomainKind.operator, (cmp_certificate(operator.root.certificate),)
+    )
+    return information(GenmConfig(**table, **settings), "endpoints.ran.genm", domain)
+
+
+def pem_file(path: Path, certificate: x509.Certificate) -> Path:
+    path.write_bytes(certificate.public_bytes(Encoding.PEM))
+    return path
+
+
+@pytest.mark.requirement(134)
+async def test_the_successor_of_a_root_is_told(
+    tmp_path: Path, make_world: MakeWorld, operator_pki: OperatorPKI
+) -> None:
+    """To who has the old one, or names none; not to who has another."""
+    other = make_operator_pki("Example Operator 2")
+    old, new = operator_pki.root.certificate, other.root.certificate
+    settings = {
+        "old_root_path": pem_file(tmp_path / "old.pem", old),
+        "new_root_path": pem_file(tmp_path / "new.pem", new),
+        "new_with_old_path": pem_file(tmp_path / "cross.pem", operator_pki.issuing.certificate),
+    }
+    world = make_world(files(tmp_path, operator_pki, **settings))
+    cross = cmp_certificate(operator_pki.issuing.certificate).der
+    update = asn1.tlv(0x30, cmp_certificate(new).der, asn1.tlv(0xA0, cross))
+    for asked in (None, cmp_certificate(old).der):
+        told, _ = await ask(world, OID.rootCaCert, asked)
+        assert told == InfoTypeAndValue(OID.rootCaKeyUpdate, update)
+    told, _ = await ask(world, OID.rootCaCert, cmp_certificate(new).der)
+    assert told == InfoTypeAndValue(OID.rootCaKeyUpdate)
+    assert world.ca.received == []
+
+
+@pytest.mark.requirement(135)
+async def test_a_template_is_told(
+    tmp_path: Path, make_world: MakeWorld, operator_pki: OperatorPKI
+) -> None:
+    """Subject, kinds of keys, and no key."""
+    settings = {"template_subject": "CN=,O=Example", "template_keys": ("p256", "rsa3072")}
+    world = make_world(files(tmp_path, operator_pki, **settings))
+    told, _ = await ask(world, OID.certReqTemplate)
+    content = asn1.decode(asn1.CertReqTemplateContent, told.value_der or b"")
+    template = CertTemplate.of(content.cert_template)
+    common_name, organization = asn1.tlv(0x0C), asn1.tlv(0x0C, b"Example")
+    assert template.subject_der == asn1.tlv(
+        0x30,
+        asn1.tlv(0x31, asn1.tlv(0x30, asn1.oid_der("2.5.4.10"), organization)),
+        asn1.tlv(0x31, asn1.tlv(0x30, asn1.oid_der("2.5.4.3"), common_name)),
+    )
+    assert template.spki_der is None
+    assert [
+        (control.type.dotted_string, asn1.raw(control.value).hex())
+        for control in content.key_spec or ()
+    ] == [
+        (OID.algId, "301306072a8648ce3d020106082a8648ce3d030107"),
+        (OID.rsaKeyLen, "02020c00"),
+    ]
+
+
+@pytest.mark.requirement(136, 137)
+async def test_a_newer_crl_is_told(
+    tmp_path: Path, make_world: MakeWorld, operator_pki: OperatorPKI
+) -> None:
+    """By its issuer's name or its own distribution point; not to who has it already, nor another one."""
+    url = "http://pki.example.net/issuing.crl"
+    this_update = datetime(2026, 1, 1, tzinfo=UTC)
+    point = x509.IssuingDistributionPoint(
+        [x509.UniformResourceIdentifier(url)], None, False, False, None, False, False
+    )
+    crl = make_crl(operator_pki.issuing, this_update=this_update, extensions=[(point, True)])
+    path = tmp_path / "issuing.crl"
+    path.write_bytes(crl)
+    settings = {"crl_status_list": "local", "crl_paths": (path,)}
+    world = make_world(files(tmp_path, operator_pki, **settings))
+    issuer_der = cmp_certificate(operator_pki.issuing.certificate).subject_der
+    by_issuer = asn1.tlv(0xA1, asn1.tlv(0x30, directory_name(issuer_der)))
+    by_url = _point(url)
+    newest = InfoTypeAndValue(OID.crls, asn1.tlv(0x30, crl))
+    nothing = InfoTypeAndValue(OID.crls)
+    for source, has, expected in (
+        (by_issuer, None, newest),
+        (by_url, None, newest),
+        (by_issuer, this_update - timedelta(days=1), newest),
+        (by_issuer, this_update, nothing),
+        (_point("http://127.0.0.1:1/other.crl"), None, nothing),
+        (asn1.tlv(0xA1, asn1.tlv(0x30, directory_name(from_rfc4514("CN=Other")))), None, nothing),
+    ):
+        time = b"" if has is None else asn1.encode(asn1.time(has))
+        value = asn1.tlv(0x30, asn1.tlv(0x30, source, time))
+        assert (await ask(world, OID.crlStatusList, value))[0] == expected
+    path.unlink()
+    value = asn1.tlv(0x30, asn1.tlv(0x30, by_issuer))
+    der = await genm(world, world.operator.device(), InfoTypeAndValue(OID.crlStatusList, value))
+    assert fail_names(await world.ask(der)) == ["systemUnavail"]
+
+
+def _point(url: str) -> bytes:
+    name = asn1.tlv(0x86, url.encode())
+    return asn1.tlv(0xA0, asn1.tlv(0xA0, name))

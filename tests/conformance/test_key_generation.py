@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -38,7 +39,7 @@ from ra_gateway.device.enrollment import (
     RequestOptions,
     Send,
 )
-from ra_gateway.errors import PKIFailureInfo
+from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
 from tests.support import pki
 from tests.support.desk import NOW, SUBJECT, Desk, credential_of, open_desk, ours, public
 from tests.support.fleet import enrollment, operate
@@ -242,6 +243,42 @@ async def test_a_repeat_gets_the_same_answer(desk: Desk, vendor_pki: VendorPKI) 
     assert (await desk.ca.handle(der, mode=Mode.client)).der == first
     assert await desk.ledger.counts() == {CertificateStatus.issued: 1}
     assert isinstance(await operation.receive(first), Send)
+
+
+async def test_a_key_that_was_not_stored_is_made_anew(
+    desk: Desk, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger fails before the answer is stored: nothing left, and a repeat gets another key that works."""
+    credential, key = device(vendor_pki)
+    operation = enrollment(desk, credential, None, protection_key=key)
+    der = await operation.request()
+
+    async def fail(*arguments: Any, **options: Any) -> Any:
+        raise StoreUnavailable("the disk is full")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(desk.ledger, "store", fail)
+        assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.systemUnavail)
+    assert CertificateStatus.issued not in await desk.ledger.counts()
+    step = await operation.receive((await desk.ca.handle(der, mode=Mode.client)).der)
+    assert isinstance(step, Send)
+    assert (await desk.ledger.counts())[CertificateStatus.issued] == 1
+
+
+async def test_the_stored_answer_does_not_stay(
+    desk: Desk, vendor_pki: VendorPKI, tmp_path: Path
+) -> None:
+    """When the transaction is over, the encrypted form goes as well."""
+    credential, key = device(vendor_pki)
+    await operate(desk, enrollment(desk, credential, None, protection_key=key))
+    message = desk.answers[0]
+    request_id = message.header.transaction_id or b""
+    assert await desk.ledger.find_operation("client", request_id, desk.clock.now) is not None
+    desk.clock.advance(hours=1)
+    await desk.ledger.sweep(desk.clock.now)
+    with sqlite3.connect(tmp_path / "ledger.db") as database:
+        assert database.execute("select count(*) from operations").fetchone() == (0,)
+    database.close()
 
 
 # --- it is refused --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ of unknown type) is ANY here. Beyond the syntax of 2005 in pyasn1-modules it has
 CertStatus). What pyasn1 does not check of DER is found by encoding again: there is one form only.
 
 What the product refuses and the standard does not is listed here, and nowhere else: `MOST_BITS`, `MOST_OID_OCTETS`.
+So is what it takes although CMP does not: a fraction of a second in messageTime.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from pyasn1.codec.ber.encoder import AbstractItemEncoder
+from pyasn1.codec.der import encoder
 from pyasn1.codec.der.decoder import decode
-from pyasn1.codec.der.encoder import encode
 from pyasn1.error import PyAsn1Error
 from pyasn1.type import char, constraint, namedtype, tag, univ, useful
 
@@ -185,6 +187,56 @@ REVOKED: Final = sequence(
 )
 
 
+# --- DER --------------------------------------------------------------------------------------------------------
+
+
+class _IntegerEncoder(AbstractItemEncoder):  # type: ignore[misc]
+    """Writes -128 and its like in as few octets as there can be, which pyasn1's own does not."""
+
+    def encodeValue(self, value: Any, asn1Spec: Any, encodeFun: Any, **options: Any) -> Any:  # noqa: N802, N803
+        number = int(value)
+        size = (number + (number < 0)).bit_length() // 8 + 1
+        return number.to_bytes(size, "big", signed=True), False, True
+
+
+class _SingleItemEncoder(encoder.SingleItemEncoder):  # type: ignore[misc]
+    TAG_MAP: Final = {
+        **encoder.SingleItemEncoder.TAG_MAP,
+        univ.Integer.tagSet: _IntegerEncoder(),
+    }
+    TYPE_MAP: Final = {
+        **encoder.SingleItemEncoder.TYPE_MAP,
+        univ.Integer.typeId: _IntegerEncoder(),
+    }
+
+
+class _Encoder(encoder.Encoder):  # type: ignore[misc]
+    SINGLE_ITEM_ENCODER: Final = _SingleItemEncoder
+
+
+encode: Final = _Encoder()
+"""Writes DER."""
+
+
+def _check_head(der: bytes) -> None:
+    """Check that octets are one element by tag and length, whatever is inside."""
+    at = 1
+    if der[0] & 0x1F == 0x1F:
+        while der[at] & 0x80:
+            at += 1
+        at += 1
+        if der[1] == 0x80 or (at == 2 and der[1] < 0x1F):
+            raise Refused("a tag in more octets than it needs")
+    size, at = der[at], at + 1
+    if size >= 0x80:
+        octets = der[at : at + (size & 0x7F)]
+        size, at = int.from_bytes(octets, "big"), at + len(octets)
+        if size < 0x80 or octets[0] == 0:
+            raise Refused("a length in more octets than it needs")
+    if at + size != len(der):
+        raise Refused("a length that does not fit")
+
+
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
@@ -237,14 +289,16 @@ def _decoded(der: bytes, spec: Any) -> Any:
         if rest or encode(value) != der:
             raise Refused("not DER, or trailing octets")
         _check(value)
-    except (PyAsn1Error, UnicodeError, ValueError, IndexError, RecursionError) as error:
+    except (PyAsn1Error, UnicodeError, ValueError, IndexError, OverflowError, RecursionError) as error:
         raise Refused(str(error)[:100]) from error
     return value
 
 
 def _check(value: Any) -> None:
     """Check of a value what pyasn1 does not: sizes, texts, and lengths of object identifiers."""
-    if isinstance(value, univ.SequenceOf):
+    if isinstance(value, univ.Any):
+        _check_head(bytes(value))
+    elif isinstance(value, univ.SequenceOf):
         if value.sizeSpec:
             value.sizeSpec(value)
         for item in value:

@@ -32,8 +32,11 @@ from ra_gateway.cmp.polling import (
 )
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.replies import reply_header
+from ra_gateway.ra.approving import decide, waiting
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.transaction import Transaction
+from ra_gateway.stores.memory import MemoryStore
+from ra_gateway.stores.redis import RedisStore
 from tests.conformance.test_p10cr import csr
 from tests.conformance.test_rr import details
 from tests.support import requests
@@ -179,6 +182,15 @@ async def settled(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def approve(world: World, *, yes: bool = True, by: str = "alice") -> Transaction:
+    """Decide on the one request that waits."""
+    assert isinstance(world.store, MemoryStore | RedisStore)
+    (held,) = await waiting(world.store, world.store)
+    return await decide(
+        world.store, world.store, held.key, approve=yes, decided_by=by, clock=world.clock
+    )
+
+
 @dataclass(slots=True)
 class WaitingCA(ScriptedCA):
     """A CA that tells to wait itself, and answers when it was polled often enough.
@@ -191,7 +203,7 @@ class WaitingCA(ScriptedCA):
     """
 
     polls: int = 1
-    delays: frozenset[BodyType] = EVERY_TYPE
+    delays: frozenset[BodyType] = EVERY_TYPE | {BodyType.certConf}
     first_nonce: bool = False
     pending: PKIMessage | None = None
     nonces: list[bytes] = field(default_factory=list)

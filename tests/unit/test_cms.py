@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -228,12 +229,7 @@ def test_a_password_opens_it_by_another_road() -> None:
         int(parameters["iterationCount"]),
         int(parameters["keyLength"]),
     )
-    content = envelope["encryptedContentInfo"]
-    iv, _ = decoder.decode(bytes(content["contentEncryptionAlgorithm"]["parameters"]))
-    content_key = aes_key_unwrap(key, bytes(found["encryptedKey"]))
-    decryptor = Cipher(algorithms.AES256(content_key), modes.CBC(bytes(iv))).decryptor()
-    padded = decryptor.update(bytes(content["encryptedContent"])) + decryptor.finalize()
-    assert padded[: -padded[-1]] == CONTENT
+    assert decrypted(envelope, aes_key_unwrap(key, bytes(found["encryptedKey"]))) == CONTENT
 
 
 def test_a_password_opens_it() -> None:
@@ -291,6 +287,38 @@ def test_ml_kem(kind: Any) -> None:
     (info,) = envelope["recipientInfos"]
     assert int(envelope["version"]) == 3
     assert str(info["ori"]["oriType"]) == "1.2.840.113549.1.9.16.13.3"
+
+
+@pytest.mark.parametrize("kind", [mlkem.MLKEM768PrivateKey, mlkem.MLKEM1024PrivateKey])
+def test_ml_kem_by_another_road(kind: Any) -> None:
+    """pyasn1, hmac and the bare primitives find what we put in, by the text of RFC 9629 and RFC 5869."""
+    key = kind.generate()
+    rid_der = bytes.fromhex("30083003020101020105")  # shaped like IssuerAndSerialNumber
+    made = envelop(CONTENT, ID_DATA, KeyRecipient(key.public_key(), rid_der), RANDOM)
+    envelope = read(made)
+    (info,) = envelope["recipientInfos"]
+    found, rest = decoder.decode(bytes(info["ori"]["oriValue"]))
+    assert rest == b""
+    version, rid, kem, ciphertext, kdf, length, wrap, encrypted_key = (found[i] for i in range(8))
+    assert (int(version), int(rid[1]), int(length)) == (0, 5, 32)
+    arc = 2 if kind is mlkem.MLKEM768PrivateKey else 3
+    assert [str(kem[0])] == [f"2.16.840.1.101.3.4.4.{arc}"]
+    assert [str(kdf[0])] == ["1.2.840.113549.1.9.16.3.28"]
+    assert [str(wrap[0])] == ["2.16.840.1.101.3.4.1.45"]
+    # CMSORIforKEMOtherInfo: wrap, kekLength 32, no ukm.
+    other_info = bytes.fromhex("3010300b060960864801650304012d020120")
+    pseudorandom = hmac.digest(bytes(32), key.decapsulate(bytes(ciphertext)), "sha256")
+    wrapping = hmac.digest(pseudorandom, other_info + b"\x01", "sha256")
+    content_key = aes_key_unwrap(wrapping, bytes(encrypted_key))
+    assert decrypted(envelope, content_key) == CONTENT
+
+
+def decrypted(envelope: Any, content_key: bytes) -> bytes:
+    content = envelope["encryptedContentInfo"]
+    iv, _ = decoder.decode(bytes(content["contentEncryptionAlgorithm"]["parameters"]))
+    decryptor = Cipher(algorithms.AES256(content_key), modes.CBC(bytes(iv))).decryptor()
+    padded = decryptor.update(bytes(content["encryptedContent"])) + decryptor.finalize()
+    return padded[: -padded[-1]]
 
 
 # --- what does not open -------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from ra_gateway.app.doctor.causes import CAUSES, Cause, explain
+from ra_gateway.app.doctor.causes import CAUSES, Cause, explain, explain_text
 from ra_gateway.app.doctor.findings import Finding, Verdict, worst
 from ra_gateway.app.doctor.material import examine_material
 from ra_gateway.app.doctor.probes import SUBJECT
@@ -14,7 +14,17 @@ from ra_gateway.app.doctor.upstreams import UpstreamExaminer
 from ra_gateway.app.running import now
 from ra_gateway.config import GatewayConfig
 
-__all__ = ["CAUSES", "SUBJECT", "Cause", "Finding", "Verdict", "examine", "explain", "worst"]
+__all__ = [
+    "CAUSES",
+    "SUBJECT",
+    "Cause",
+    "Finding",
+    "Verdict",
+    "examine",
+    "explain",
+    "explain_text",
+    "worst",
+]
 
 
 async def examine(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from ra_gateway.app.doctor.causes import Cause, explain
+from ra_gateway.app.doctor.causes import UNKNOWN, Cause, explain
 from ra_gateway.app.doctor.findings import Finding, Verdict
 from ra_gateway.app.doctor.probes import Probe
 from ra_gateway.cmp.certificates import Certificate, load_certificate
@@ -40,7 +40,7 @@ _RULES: Final = HeaderRules(strictness=Strictness.lenient, extra_certs_max_count
 
 _EXPECTED: Final = {
     BodyType.ir: ((PKIFailureInfo.badPOP,), ()),
-    BodyType.rr: ((PKIFailureInfo.badCertId,), ()),
+    BodyType.rr: ((PKIFailureInfo.badCertId,), ("wrong certificate to revoke",)),
     # EJBCA looks for the end entity first, and says so in more than one way.
     BodyType.kur: (
         (PKIFailureInfo.badPOP, PKIFailureInfo.badCertId),
@@ -57,6 +57,13 @@ _OF_WHO_SIGNED: Final = frozenset(
         PKIFailureInfo.badMessageCheck,
         PKIFailureInfo.wrongIntegrity,
     }
+)
+
+
+_IN_ITS_OWN_WAY: Final = replace(
+    UNKNOWN,
+    cause="the CA says in its own way that there is no such certificate, or refuses all such requests",
+    verdict=Verdict.warning,
 )
 
 
@@ -159,7 +166,10 @@ def judge(name: str, probe: Probe, told: Told) -> Finding:
     bits, texts = _EXPECTED[probe.request]
     if told.fail_info & set(bits) or any(text in told.text.casefold() for text in texts):
         return Finding(f"upstream {name}", probe.tried, f"refused as it should be: {told}")
-    return refused(name, probe, str(told), explain(told.text, told.fail_info, probe.request))
+    cause = explain(told.text, told.fail_info, probe.request)
+    if cause is UNKNOWN and probe.request in (BodyType.kur, BodyType.rr):
+        cause = _IN_ITS_OWN_WAY
+    return refused(name, probe, str(told), cause)
 
 
 def refused(name: str, probe: Probe, came_back: str, cause: Cause) -> Finding:

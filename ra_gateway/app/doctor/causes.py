@@ -346,6 +346,11 @@ _OF_HTTP: Final = (
 
 _OF_FAIL_INFO: Final = (
     Cause(
+        "the gateway had to change a request, and the CA does not take its word for the proof (raVerified)",
+        f"{_ALIAS}allowraverifypopo = true; or vendors.<name>.identity: leave subjects and names as asked for",
+        fail_info=PKIFailureInfo.badPOP,
+    ),
+    Cause(
         "the CA answers no such questions",
         'endpoints.<name>.genm.ca_certs = "local" (or "deny")',
         requests=_GENM,
@@ -441,3 +446,14 @@ def explain(text: str, fail_info: Collection[PKIFailureInfo], request: BodyType)
     """
     folded = text.casefold()
     return next((row for row in CAUSES if row.fits(folded, fail_info, request)), UNKNOWN)
+
+
+def explain_text(text: str) -> list[Cause]:
+    """Return every row that a line of a log may be about: by its text, else by the names of failInfo in it."""
+    folded = text.casefold()
+    found = [row for row in CAUSES if row.text and row.text in folded]
+    return found or [
+        row
+        for row in CAUSES
+        if row.fail_info is not None and not row.text and row.fail_info.name.casefold() in folded
+    ]

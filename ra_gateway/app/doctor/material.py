@@ -59,6 +59,9 @@ def _ra_key(config: GatewayConfig) -> list[Finding]:
         what = f"{error.filename}: {error.strerror}"
         problem = Problem("ra.key_password_path", what, "Give a file that the gateway may read")
         return of_problems(_RA, tried, ConfigError([problem]))
+    except CMPError as error:
+        problem = Problem("ra.key_path", error.detail, "Use an RSA, EC, EdDSA or ML-DSA key")
+        return of_problems(_RA, tried, ConfigError([problem]))
     return [Finding(_RA, tried, f"it does, and signs with {credential.signer.algorithm.name}")]
 
 

@@ -29,7 +29,7 @@ async def examine_store(config: StoreConfig) -> list[Finding]:
             await store.close()
     except ConfigError as error:
         return of_problems(_STORE, tried, error)
-    except (StoreUnavailable, OSError) as error:
+    except (StoreUnavailable, OSError, ValueError) as error:
         return [
             Finding(
                 _STORE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -34,10 +35,17 @@ from ra_gateway.config import (
     CMPHTTPUpstream,
     EndpointConfig,
     GatewayConfig,
+    PluginUpstream,
     StoreConfig,
     UpstreamConfig,
 )
-from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage, ServiceFailure
+from ra_gateway.errors import (
+    ConfigError,
+    GatewayError,
+    MalformedMessage,
+    ServiceFailure,
+    UpstreamUnavailable,
+)
 from ra_gateway.ra.routes import Upstream, Variant
 
 _ENDPOINT: Final = "doctor"
@@ -76,16 +84,15 @@ class UpstreamExaminer:
         if isinstance(upstream, BundledUpstream):
             return await self._probe(name, upstream, None)
         if isinstance(upstream, CMPHTTPUpstream):
-            found = _limits(name, upstream, self._config)
+            found = _of_ejbca(name, upstream, self._config)
             for url in upstream.every_url:
                 alone = upstream.model_copy(update={"url": url, "urls": ()})
                 found += await self._reach_and_probe(name, url, alone)
             return found
-        url = getattr(upstream, "url", None)
-        if not isinstance(url, str):
+        if isinstance(upstream, PluginUpstream):
             return [Finding(f"upstream {name}", "reach it", "not tried: only its plug-in can")]
         # No probes: behind a REST API there is nobody who verifies a proof of possession.
-        return (await examine_way(name, url, upstream)).findings
+        return (await examine_way(name, upstream.url, upstream)).findings
 
     async def _reach_and_probe(
         self, name: str, url: str, upstream: CMPHTTPUpstream
@@ -105,11 +112,12 @@ class UpstreamExaminer:
                 )
                 asked = _Asked(way, self._config, self._clock)
                 for probe in await self._probes(way, prober):
-                    await asked.ask(probe)
+                    if not await asked.ask(probe):
+                        break
                 return asked.findings(skew_seconds)
         except ConfigError as error:
             return of_problems(f"upstream {name}", "send probes", error)
-        except GatewayError as error:
+        except (GatewayError, OSError) as error:
             what = f"could not be sent: {error}"
             cause = "what signs or keeps the messages of this gateway failed"
             return [
@@ -183,24 +191,49 @@ def _body_types(config: GatewayConfig, name: str) -> set[str]:
     return found
 
 
-def _limits(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> list[Finding]:
-    """Compare the largest message of a base station with what EJBCA takes."""
+def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> list[Finding]:
+    """Compare settings with what EJBCA does, where the URL says that it is one."""
     if not any("/publicweb/cmp" in url for url in upstream.every_url):
         return []
+    subject, setting = f"upstream {name}", f"upstreams.{name}"
     largest = config.server.max_body_bytes + _ROOM_BYTES
-    came_back = f"up to {largest} bytes with what the gateway adds; EJBCA takes {_EJBCA_BYTES}"
-    if largest <= _EJBCA_BYTES:
-        return [Finding(f"upstream {name}", "size of messages", came_back)]
-    return [
+    found = [
         Finding(
-            f"upstream {name}",
+            subject,
             "size of messages",
-            came_back,
-            Verdict.warning,
-            "EJBCA answers larger messages with HTTP 400",
-            f"server.max_body_bytes = {_EJBCA_BYTES - _ROOM_BYTES} or less",
+            f"up to {largest} bytes with what the gateway adds; EJBCA takes {_EJBCA_BYTES}",
         )
     ]
+    if largest > _EJBCA_BYTES:
+        found[0] = replace(
+            found[0],
+            verdict=Verdict.warning,
+            cause="EJBCA answers larger messages with HTTP 400",
+            setting=f"server.max_body_bytes = {_EJBCA_BYTES - _ROOM_BYTES} or less",
+        )
+    if upstream.certconf == "forward":
+        found.append(
+            Finding(
+                subject,
+                "who reads certConf",
+                "EJBCA is to, and does not",
+                Verdict.warning,
+                "a certificate that its base station rejects stays valid",
+                f'{setting}.certconf = "local" (and unconfirmed = "revoke")',
+            )
+        )
+    if upstream.replays_repeats:
+        found.append(
+            Finding(
+                subject,
+                "what becomes of a repeat",
+                "EJBCA is said to answer it as before, and does not",
+                Verdict.fault,
+                "a request that is sent again issues a second certificate",
+                f"{setting}.replays_repeats = false",
+            )
+        )
+    return found
 
 
 class _Asked:
@@ -219,8 +252,8 @@ class _Asked:
         self._told: dict[BodyType, Told] = {}
         self._skew: timedelta | None = None
 
-    async def ask(self, probe: Probe) -> None:
-        """Send a probe and judge what comes back."""
+    async def ask(self, probe: Probe) -> bool:
+        """Send a probe and judge what comes back; returns whether the CA answers, so that others are worth while."""
         way, name = self._way, self._way.name
         try:
             octets = await way.core.exchange(
@@ -230,15 +263,16 @@ class _Asked:
         except (ServiceFailure, MalformedMessage) as error:
             cause = explain(error.detail, (), probe.request)
             self._rows.append(refused(name, probe, error.detail, cause))
-            return
+            return not isinstance(error, UpstreamUnavailable)
         received_at = self._clock()
         self._told[probe.request] = told
-        self._rows.append(judge(name, probe, told))
+        self._rows.append(self._judged(probe, told))
         self._proofs.append(Witness(way, self._named, received_at).of_protection(probe, told))
         self._shown += shown_by(told)
         message_time = told.message.header.message_time
         if message_time is not None and self._skew is None:
             self._skew = message_time - received_at
+        return True
 
     def findings(self, skew_seconds: float | None) -> list[Finding]:
         """Return all rows.
@@ -246,7 +280,7 @@ class _Asked:
         Args:
             skew_seconds: What the Date header told, in case that messages do not tell it.
         """
-        name, found = self._way.name, [self._of_the_whole(row) for row in self._rows]
+        name, found = self._way.name, list(self._rows)
         found += _different(self._proofs)
         if self._told:
             witness = Witness(self._way, self._named, self._clock())
@@ -259,18 +293,13 @@ class _Asked:
             found.append(of_clock(name, "HTTP Date", timedelta(seconds=skew_seconds)))
         return found
 
-    def _of_the_whole(self, row: Finding) -> Finding:
-        """Return a row, explained better where another answer helps."""
-        first, renewed = self._told.get(BodyType.ir), self._told.get(BodyType.kur)
-        if (
-            first is not None
-            and renewed is not None
-            and row.tried.startswith("kur")
-            and row.verdict is Verdict.fault
-            and kur_wants_the_device(first, renewed)
-        ):
-            probe = Probe(BodyType.kur, row.tried, b"", b"", b"")
-            return of_kur(self._way.name, probe, renewed)
+    def _judged(self, probe: Probe, told: Told) -> Finding:
+        """Return the row of an answer, explained better where that to the ir helps."""
+        row = judge(self._way.name, probe, told)
+        first = self._told.get(BodyType.ir)
+        renewing = probe.request is BodyType.kur and row.verdict is not Verdict.ok
+        if renewing and first is not None and kur_wants_the_device(first, told):
+            return of_kur(self._way.name, probe, told)
         return row
 
 

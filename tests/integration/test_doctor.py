@@ -1,0 +1,798 @@
+"""The doctor finds what is wrong around a gateway, names the setting to change, and has nothing issued."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from cryptography import x509
+
+from ra_gateway.app.doctor import Finding, Verdict, examine, explain
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
+from ra_gateway.cmp.messages import SignaturePOP, cert_req_messages
+from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.config import GatewayConfig, parse
+from ra_gateway.errors import PKIFailureInfo
+from tests.support.ejbca import (
+    CLIENT_ALIAS,
+    ISSUING_CA,
+    PROFILE,
+    RA_ALIAS,
+    VENDOR_ALIAS,
+    Ejbca,
+    EndEntity,
+    EndEntityProfile,
+    Status,
+    make_ejbca,
+    serve,
+    server,
+)
+from tests.support.ejbca.authentication import Caller
+from tests.support.ejbca.installation import Received
+from tests.support.ejbca.refusals import Refused
+from tests.support.openssl import OpensslMockCA
+from tests.support.pki import (
+    CMC_RA,
+    Credential,
+    OperatorPKI,
+    VendorPKI,
+    make_key,
+    make_operator_pki,
+    make_root,
+    write_certificates,
+    write_key,
+)
+from tests.support.processes import CAProcess, http_upstream, make_setup, set_upstream
+from tests.support.redis_server import RedisServer
+
+_CLI = (sys.executable, "-c", "from ra_gateway.cli.main import main; main()", "doctor")
+
+
+@dataclass
+class Site:
+    """A gateway's configuration in a directory, with an EJBCA in front of the doctor.
+
+    Args:
+        upstream: Lines of the table of the upstream besides kind and url.
+        more: Further lines.
+        alias: Of EJBCA, in the URL.
+        url: Instead of EJBCA's.
+    """
+
+    directory: Path
+    operator: OperatorPKI
+    ejbca: Ejbca
+    upstream: list[str] = field(default_factory=list)
+    more: str = ""
+    store: str = 'kind = "memory"'
+    alias: str = RA_ALIAS
+    url: str | None = None
+
+    def write(self, vendor: VendorPKI) -> None:
+        self.operator.write(self.directory)
+        vendor.write(self.directory / "acme")
+
+    def write_ra(self, credential: Credential) -> None:
+        write_certificates(self.directory / "ra.pem", credential.certificate)
+        write_key(self.directory / "ra.key", credential.private_key)
+
+    def set_alias(self, **changes: Any) -> None:
+        self.ejbca.aliases[self.alias] = replace(self.ejbca.aliases[self.alias], **changes)
+
+    def config(self, url: str) -> GatewayConfig:
+        return parse(self.text(url), directory=self.directory, check_files=False)
+
+    def text(self, url: str) -> str:
+        lines = "\n".join(self.upstream)
+        return f"""
+[store]
+{self.store}
+[ra]
+certificate_path = "ra.pem"
+key_path = "ra.key"
+chain_paths = ["issuing.pem"]
+[operator]
+anchors_paths = ["root.pem"]
+intermediates_paths = ["issuing.pem"]
+[vendors.acme]
+anchors_paths = ["acme/root.pem"]
+[vendors.acme.identity]
+allowed_subjects = ["*"]
+[upstreams.ejbca]
+kind = "cmp_http"
+url = "{url}"
+{lines}
+[endpoints.ran]
+paths = ["/pkix"]
+vendors = ["acme"]
+upstream = "ejbca"
+{self.more}
+"""
+
+    async def findings(self) -> list[Finding]:
+        """Examine, and make sure that nothing was issued or revoked."""
+        async with serve(self.ejbca) as url:
+            found = await examine(self.config(self.url or f"{url}/{self.alias}"))
+        assert self.ejbca.issued == []
+        assert self.ejbca.revoked == []
+        return found
+
+    async def faults(self) -> list[Finding]:
+        return [item for item in await self.findings() if item.verdict is Verdict.fault]
+
+
+@pytest.fixture
+def site(tmp_path: Path, operator_pki: OperatorPKI, vendor_pki: VendorPKI) -> Site:
+    """A healthy one."""
+    made = Site(tmp_path, operator_pki, make_ejbca(operator_pki, vendor=vendor_pki))
+    made.write(vendor_pki)
+    return made
+
+
+def unwell(findings: list[Finding]) -> list[Finding]:
+    return [item for item in findings if item.verdict is not Verdict.ok]
+
+
+def of_probe(findings: list[Finding], request: str) -> Finding:
+    """The row of one probe."""
+    (found,) = (item for item in findings if item.tried.startswith(f"{request} "))
+    return found
+
+
+# --- healthy --------------------------------------------------------------------------------------------------
+
+
+async def test_a_healthy_ejbca_gets_ok_only(site: Site) -> None:
+    """Each of the three probes is refused as it should be, and everything else is well."""
+    findings = await site.findings()
+    assert unwell(findings) == []
+    assert [of_probe(findings, name).verdict for name in ("ir", "kur", "rr")] == [Verdict.ok] * 3
+    assert "badPOP" in of_probe(findings, "ir").came_back
+    assert "badCertId" in of_probe(findings, "rr").came_back
+    assert "non-existing end entity" in of_probe(findings, "kur").came_back
+    assert len(site.ejbca.received) == 3
+
+
+async def test_no_probe_says_ra_verified(site: Site) -> None:
+    """Not even to a CA that would believe it."""
+    assert site.ejbca.aliases[RA_ALIAS].allowraverifypopo
+    await site.findings()
+    asked = {
+        message.body_type: cert_req_messages(message.body_content)[0]
+        for message in site.ejbca.messages
+        if message.body_type in CERT_RESPONSE_TO
+    }
+    assert set(asked) == {BodyType.ir, BodyType.kur}
+    assert all(isinstance(item.pop, SignaturePOP) for item in asked.values())
+
+
+async def test_the_doctor_leaves_nothing_behind(site: Site) -> None:
+    """After two visits EJBCA knows whom it knew before."""
+    await site.findings()
+    await site.findings()
+    assert list(site.ejbca.database.entities) == ["ra"]
+
+
+async def test_allowraverifypopo_is_irrelevant(site: Site) -> None:
+    """What the alias says of raVerified changes no row."""
+    site.set_alias(allowraverifypopo=False)
+    assert unwell(await site.findings()) == []
+
+
+# --- what EJBCA says ------------------------------------------------------------------------------------------
+
+
+def forget_ra(site: Site) -> None:
+    site.ejbca.database.certificates.clear()
+
+
+def dismiss_ra(site: Site) -> None:
+    site.ejbca.roles.clear()
+
+
+def revoke_ra(site: Site) -> None:
+    site.ejbca.database.certificates[0].reason = 1
+
+
+def deactivate_ra(site: Site) -> None:
+    site.ejbca.database.certificates[0].active = False
+
+
+def use_vendor_alias(site: Site) -> None:
+    site.ejbca.enterprise = True
+    site.alias = VENDOR_ALIAS
+
+
+def spend_entity(site: Site) -> None:
+    """A client-mode alias at which the subject of the probe has its certificate already."""
+    site.alias = CLIENT_ALIAS
+    site.ejbca.database.entities["doctor"] = EndEntity(
+        "ra",
+        from_rfc4514("CN=ra-gateway-doctor"),
+        ISSUING_CA,
+        "ENDUSER",
+        PROFILE,
+        status=Status.generated,
+    )
+
+
+FAULTS: dict[str, tuple[Callable[[Site], object], str, str, str]] = {
+    "the RA certificate is not in the database": (
+        forget_ra,
+        "could not be found in the database",
+        "unknown to EJBCA",
+        "web.reqcertindb",
+    ),
+    "the RA certificate is in no role": (
+        dismiss_ra,
+        "not an authorized administrator",
+        "in no role",
+        "/ca_functionality/create_certificate",
+    ),
+    "the RA certificate is revoked": (revoke_ra, "is revoked", "revoked", "ra.certificate_path"),
+    "the RA certificate is inactive": (
+        deactivate_ra,
+        "is not active",
+        "not active",
+        "ra.certificate_path",
+    ),
+    "there is no such alias": (
+        lambda site: setattr(site, "alias", "nobody"),
+        "HTTP 404",
+        "no such alias",
+        "upstreams.ejbca.url",
+    ),
+    "the alias has too long a name": (
+        lambda site: setattr(site, "alias", "a" * 33),
+        "HTTP 400",
+        "32 characters",
+        "upstreams.ejbca.url",
+    ),
+    "a proxy says that EJBCA is down": (
+        lambda site: setattr(site.ejbca, "unavailable", True),
+        "HTTP 503",
+        "overloaded",
+        "rate limits",
+    ),
+    "the alias is in vendor mode": (
+        use_vendor_alias,
+        "configured Vendor CAs",
+        "vendor certificate mode",
+        "vendorcertificatemode",
+    ),
+    "the alias is in client mode": (
+        lambda site: setattr(site, "alias", CLIENT_ALIAS),
+        "not found",
+        "client mode",
+        "operationmode = ra",
+    ),
+    "the alias is in client mode and the entity has its certificate": (
+        spend_entity,
+        "status GENERATED",
+        "client mode",
+        "operationmode = ra",
+    ),
+    "the alias expects RAs of another CA": (
+        lambda site: site.set_alias(authenticationparameters="RootCA"),
+        "chain is invalid",
+        "RA certificates of another CA",
+        "authenticationparameters",
+    ),
+    "modules and parameters differ in number": (
+        lambda site: site.set_alias(authenticationparameters=f"{ISSUING_CA};-"),
+        "CMP module configuration error",
+        "same number of entries",
+        "authenticationmodule = EndEntityCertificate",
+    ),
+    "the alias omits verifications": (
+        lambda site: site.set_alias(ra_endentitycertificate_omitverifications=True),
+        "omitting some verifications",
+        "RA mode and an authenticated nested message",
+        "omitverifications = false",
+    ),
+    "the alias has both modes": (
+        lambda site: site.set_alias(vendorcertificatemode=True),
+        "cannot be combined",
+        "exclude each other",
+        "vendorcertificatemode = false",
+    ),
+    "the alias names a CA that does not exist": (
+        lambda site: site.set_alias(ra_caname="Nobody"),
+        "not an authorized administrator",
+        "names a CA or profile that does not exist",
+        "ra.caname",
+    ),
+    "the CA wants approvals": (
+        lambda site: site.ejbca.cas.update(
+            {ISSUING_CA: replace(site.ejbca.cas[ISSUING_CA], approvals=True)}
+        ),
+        "waits for approval",
+        "approve",
+        "approvals",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_what_ejbca_says_is_explained(site: Site, fault: str) -> None:
+    """The row of the ir has EJBCA's text, the likely cause, and the setting that was wrong."""
+    plant, text, cause, setting = FAULTS[fault]
+    plant(site)
+    found = of_probe(await site.findings(), "ir")
+    assert found.verdict is Verdict.fault
+    assert text.casefold() in found.came_back.casefold()
+    assert cause in found.cause
+    assert setting in found.setting
+
+
+async def test_an_alias_that_cannot_authenticate_a_kur_is_found(site: Site) -> None:
+    """Where only HMAC is configured, the row of the kur names the module that is missing."""
+    site.set_alias(authenticationmodule="HMAC", authenticationparameters="secret")
+    found = of_probe(await site.findings(), "kur")
+    assert found.verdict is Verdict.fault
+    assert "authenticationmodule must have EndEntityCertificate" in found.setting
+
+
+async def test_a_missing_right_to_revoke_is_not_to_be_seen_at_ejbca(
+    tmp_path: Path, operator_pki: OperatorPKI, vendor_pki: VendorPKI
+) -> None:
+    """EJBCA looks for the certificate before the right, so that the doctor cannot see it: it says what it saw."""
+    site = Site(tmp_path, operator_pki, make_ejbca(operator_pki, rights=("enrol",)))
+    site.write(vendor_pki)
+    assert "badCertId" in of_probe(await site.findings(), "rr").came_back
+
+
+async def test_a_profile_that_wants_names_is_a_warning(site: Site) -> None:
+    """The probe's names are not a device's: with names that fit, the same EJBCA is well."""
+    site.ejbca.end_entity_profiles[PROFILE] = EndEntityProfile(
+        7, fields={"DNSNAME": 1}, default_ca=ISSUING_CA
+    )
+    found = of_probe(await site.findings(), "ir")
+    assert (found.verdict, "--san" in found.setting) == (Verdict.warning, True)
+    assert "wrong number of DNSNAME" in found.came_back
+    async with serve(site.ejbca) as url:
+        findings = await examine(site.config(f"{url}/{RA_ALIAS}"), san=("dns:doctor.example.net",))
+    assert of_probe(findings, "ir").verdict is Verdict.ok
+    assert site.ejbca.issued == []
+
+
+async def test_a_recipient_that_is_no_ca_is_found_by_unprotected_errors(site: Site) -> None:
+    """EJBCA does not sign its errors then; the setting is named, and what it should be."""
+    site.upstream = ['recipient = "CN=Somebody Else"']
+    faults = await site.faults()
+    unprotected = next(item for item in faults if item.tried == "protection of the answer to ir")
+    assert unprotected.came_back == "error without protection"
+    assert unprotected.setting.startswith("upstreams.ejbca.recipient")
+    recipient = next(item for item in faults if item.tried == "recipient of our messages")
+    assert "Example Operator Issuing CA" in recipient.came_back
+
+
+async def test_an_old_ejbca_that_signs_no_errors_is_only_a_warning(site: Site) -> None:
+    """The recipient is right, so that the release is the likely cause."""
+    site.ejbca.release = 7
+    (found,) = unwell(await site.findings())
+    assert found.verdict is Verdict.warning
+    assert "before 8" in found.cause
+
+
+async def test_a_ca_that_signs_with_an_unknown_certificate_is_found(
+    tmp_path: Path, operator_pki: OperatorPKI, vendor_pki: VendorPKI
+) -> None:
+    """Answers of a CA under another root: ca_certificate_paths is the setting, and with it all is well."""
+    other = make_operator_pki("Other Operator")
+    ra = other.issuing.issue("CN=Gateway", eku=[CMC_RA])
+    site = Site(tmp_path, operator_pki, make_ejbca(other, ra))
+    site.write(vendor_pki)
+    site.write_ra(ra)
+    write_certificates(tmp_path / "issuing.pem", other.issuing.certificate)
+    write_certificates(tmp_path / "root.pem", other.root.certificate)
+    write_certificates(tmp_path / "elsewhere.pem", operator_pki.root.certificate)
+    write_certificates(tmp_path / "ca.pem", other.issuing.certificate)
+    site.upstream = ['trust_anchors_paths = ["elsewhere.pem"]']
+    (fault,) = await site.faults()
+    assert fault.tried == "protection of the answer to ir"
+    assert "the CA signs with its own certificate" in fault.cause
+    assert fault.setting.startswith("upstreams.ejbca.ca_certificate_paths")
+    site.upstream.append('ca_certificate_paths = ["ca.pem"]')
+    assert await site.faults() == []
+
+
+@pytest.mark.parametrize(
+    "seconds, verdict", [(600, Verdict.fault), (-600, Verdict.fault), (120, Verdict.warning)]
+)
+async def test_a_clock_that_is_wrong_is_found(site: Site, seconds: int, verdict: Verdict) -> None:
+    """By messageTime of the answers: ten minutes are a fault, two a warning."""
+    site.ejbca.clock = lambda: datetime.now(UTC) + timedelta(seconds=seconds)
+    (found,) = unwell(await site.findings())
+    assert found.verdict is verdict
+    assert found.tried == "clock (messageTime)"
+    assert ("ahead" in found.came_back) == (seconds > 0)
+    assert "NTP" in found.setting
+
+
+async def test_messages_larger_than_ejbca_takes_are_warned_of(site: Site) -> None:
+    """A base station may send more than EJBCA takes."""
+    site.more = "[server]\nmax_body_bytes = 200000"
+    (found,) = unwell(await site.findings())
+    assert found.setting == "server.max_body_bytes = 91808 or less"
+
+
+async def test_answers_larger_than_allowed_are_explained() -> None:
+    """By the text of our own HTTP client."""
+    found = explain("HTTP 200 with more than 4096 bytes", (), BodyType.ir)
+    assert found.setting == "upstreams.{name}.max_response_bytes"
+
+
+# --- CAs that are not as they should be -----------------------------------------------------------------------
+
+
+async def test_a_ca_that_verifies_no_proof_is_a_fault(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a certificate comes back after all, its serial number is told, to have it revoked."""
+    monkeypatch.setattr(server, "possession_proved", lambda *args, **options: True)
+    async with serve(site.ejbca) as url:
+        findings = await examine(site.config(f"{url}/{RA_ALIAS}"))
+    (issued,) = site.ejbca.issued
+    found = of_probe(findings, "ir")
+    assert (found.verdict, found.cause) == (
+        Verdict.fault,
+        "the CA does not verify proof of possession",
+    )
+    assert f"revoke the certificate with serial number {issued.serial_number:x}" in found.setting
+
+
+async def test_a_ca_that_wants_a_kur_from_the_device_is_found(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the ir of the RA, and says notAuthorized to its kur: kur = "nested" or "forward"."""
+
+    usual = server.authenticate
+
+    def authenticate(here: Ejbca, received: Received) -> Caller:
+        if received.message.body_type is BodyType.kur:
+            raise Refused("who are you", PKIFailureInfo.notAuthorized)
+        return usual(here, received)
+
+    monkeypatch.setattr(server, "authenticate", authenticate)
+    found = of_probe(await site.findings(), "kur")
+    assert found.verdict is Verdict.fault
+    assert 'upstreams.ejbca.kur = "nested" or "forward"' in found.setting
+
+
+async def test_a_kur_that_goes_up_untouched_is_not_probed(site: Site) -> None:
+    """Only the device could sign it."""
+    site.upstream = ['kur = "forward"']
+    findings = await site.findings()
+    assert [item.body_type for item in site.ejbca.messages] == [BodyType.ir, BodyType.rr]
+    assert unwell(findings) == []
+
+
+async def test_genm_is_asked_where_base_stations_may(site: Site) -> None:
+    """EJBCA answers none, which is a warning with what to set."""
+    site.more = ""
+    text = site.text("http://127.0.0.1:1")
+    assert "body_types" not in text
+    site.upstream = []
+    async with serve(site.ejbca) as url:
+        config = parse(
+            site.text(f"{url}/{RA_ALIAS}").replace(
+                'upstream = "ejbca"', 'upstream = "ejbca"\nbody_types = ["ir", "kur", "genm"]'
+            ),
+            directory=site.directory,
+            check_files=False,
+        )
+        found = of_probe(await examine(config), "genm")
+    assert (found.verdict, "genm.ca_certs" in found.setting) == (Verdict.warning, True)
+
+
+# --- the gateway's own material -------------------------------------------------------------------------------
+
+NOW = datetime.now(UTC)
+
+
+def expired_ra(site: Site) -> None:
+    site.write_ra(
+        site.operator.issuing.issue(
+            "CN=RA", eku=[CMC_RA], not_before=NOW - timedelta(days=9), not_after=NOW - timedelta(1)
+        )
+    )
+
+
+def ra_of_tomorrow(site: Site) -> None:
+    site.write_ra(
+        site.operator.issuing.issue("CN=RA", eku=[CMC_RA], not_before=NOW + timedelta(days=1))
+    )
+
+
+def ra_without_signature(site: Site) -> None:
+    site.write_ra(site.operator.issuing.issue("CN=RA", eku=[CMC_RA], key_usage=["keyAgreement"]))
+
+
+def ra_of_another_root(site: Site) -> None:
+    site.write_ra(make_root("CN=Elsewhere").issue("CN=RA", eku=[CMC_RA]))
+
+
+def another_key(site: Site) -> None:
+    (site.directory / "ra.key").unlink()
+    write_key(site.directory / "ra.key", make_key("p256"))
+
+
+def no_key(site: Site) -> None:
+    (site.directory / "ra.key").unlink()
+
+
+def no_certificate(site: Site) -> None:
+    (site.directory / "ra.pem").write_text("nothing")
+
+
+def set_anchor(site: Site, **options: Any) -> None:
+    root = make_root("CN=ACME Root", options.pop("key", "p256"), **options)
+    write_certificates(site.directory / "acme/root.pem", root.certificate)
+
+
+def expired_anchor(site: Site) -> None:
+    set_anchor(site, not_after=NOW - timedelta(days=1))
+
+
+def anchor_that_is_no_ca(site: Site) -> None:
+    set_anchor(site, basic_constraints=x509.BasicConstraints(ca=False, path_length=None))
+
+
+def short_anchor(site: Site) -> None:
+    set_anchor(site, key="rsa1024")
+
+
+def missing_inventory(site: Site) -> None:
+    site.more = '[inventory]\ncsv_path = "devices.csv"'
+
+
+def broken_inventory(site: Site) -> None:
+    missing_inventory(site)
+    (site.directory / "devices.csv").write_text("who,what\n")
+
+
+MATERIAL: dict[str, tuple[Callable[[Site], None], str, str]] = {
+    "RA certificate expired": (expired_ra, "expired at", "ra.certificate_path"),
+    "RA certificate not valid yet": (ra_of_tomorrow, "valid only from", "clock"),
+    "RA certificate without digitalSignature": (
+        ra_without_signature,
+        "keyUsage lacks digitalSignature",
+        "digitalSignature",
+    ),
+    "RA certificate of another root": (ra_of_another_root, "no path", "ra.chain_paths"),
+    "key of another certificate": (another_key, "does not belong", "ra.key_path"),
+    "key missing": (no_key, "no private key can be read", "ra.key_path"),
+    "certificate unreadable": (no_certificate, "no certificate", "ra.certificate_path"),
+    "vendor anchor expired": (expired_anchor, "expired at", "vendors.acme.anchors_paths"),
+    "vendor anchor no CA": (anchor_that_is_no_ca, "lacks CA:TRUE", "vendors.acme.anchors_paths"),
+    "vendor anchor too short": (short_anchor, "1024 bits", "vendors.acme.algorithms.min_rsa_bits"),
+    "inventory missing": (missing_inventory, "No such file", "inventory.csv_path"),
+    "inventory broken": (broken_inventory, "another header", "inventory.csv_path"),
+}
+
+
+@pytest.mark.parametrize("fault", MATERIAL)
+async def test_faults_of_our_own_material_are_found(site: Site, fault: str) -> None:
+    """The row has what is wrong and the setting, and the exit code would be 1."""
+    plant, came_back, setting = MATERIAL[fault]
+    plant(site)
+    assert [
+        item
+        for item in await site.faults()
+        if came_back in item.came_back and setting in item.setting
+    ]
+
+
+async def test_a_certificate_that_expires_is_warned_of(
+    tmp_path: Path, operator_pki: OperatorPKI, vendor_pki: VendorPKI
+) -> None:
+    """With the days that are left."""
+    ra = operator_pki.issuing.issue(
+        "CN=RA", eku=[CMC_RA], not_after=NOW + timedelta(days=9, hours=1)
+    )
+    site = Site(tmp_path, operator_pki, make_ejbca(operator_pki, ra))
+    site.write(vendor_pki)
+    site.write_ra(ra)
+    (found,) = unwell(await site.findings())
+    assert found.verdict is Verdict.warning
+    assert found.came_back.startswith("expires in 9 days")
+
+
+async def test_an_ra_certificate_without_cmc_ra_is_warned_of(
+    tmp_path: Path, operator_pki: OperatorPKI, vendor_pki: VendorPKI
+) -> None:
+    """EJBCA does not mind; others do."""
+    ra = operator_pki.issuing.issue("CN=RA")
+    site = Site(tmp_path, operator_pki, make_ejbca(operator_pki, ra))
+    site.write(vendor_pki)
+    site.write_ra(ra)
+    (found,) = unwell(await site.findings())
+    assert (found.verdict, "cmcRA" in found.came_back) == (Verdict.warning, True)
+
+
+# --- the way to the CA ----------------------------------------------------------------------------------------
+
+
+async def test_a_refused_connection_is_found(site: Site) -> None:
+    """Nobody listens there, and no message is tried."""
+    async with serve(site.ejbca) as url:
+        pass
+    site.url = f"{url}/{RA_ALIAS}"
+    (fault,) = await site.faults()
+    assert fault.tried.startswith("TCP: 127.0.0.1:")
+    assert "nobody listens there" in fault.cause
+    assert fault.setting.startswith("upstreams.ejbca.url")
+
+
+async def test_an_unknown_name_is_found(site: Site) -> None:
+    """A name under .invalid, which never exists (RFC 2606)."""
+    site.url = "http://ejbca.invalid/ejbca/publicweb/cmp/ra"
+    (fault,) = await site.faults()
+    assert fault.tried == "DNS: ejbca.invalid"
+    assert "DNS" in fault.setting
+
+
+async def test_a_tls_certificate_of_another_root_is_found(site: Site) -> None:
+    """tls_ca_path is the setting; with the right root all is well."""
+    root = make_root("CN=TLS Root")
+    certificate, key = root.issue("CN=127.0.0.1", san=["ip:127.0.0.1"]).write(site.directory, "tls")
+    write_certificates(site.directory / "tls-root.pem", root.certificate)
+    write_certificates(site.directory / "other-root.pem", make_root("CN=Other").certificate)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    async def handle(request: web.Request) -> web.Response:
+        return web.Response(
+            body=site.ejbca.answer(await request.read(), RA_ALIAS),
+            content_type="application/pkixcmp",
+        )
+
+    application = web.Application()
+    application.router.add_post("/ra", handle)
+    front = TestServer(application, host="127.0.0.1", scheme="https")
+    await front.start_server(ssl=context)
+    try:
+        site.url = str(front.make_url("/ra"))
+        site.upstream = ['tls_ca_path = "other-root.pem"']
+        (fault,) = await site.faults()
+        assert fault.tried.startswith("TLS: ")
+        assert fault.setting.startswith("upstreams.ejbca.tls_ca_path")
+        site.upstream = ['tls_ca_path = "tls-root.pem"']
+        assert unwell(await site.findings()) == []
+    finally:
+        await front.close()
+
+
+async def test_every_url_is_examined(site: Site) -> None:
+    """Of two nodes one is down: the faults are the other's only."""
+    async with serve(site.ejbca) as gone:
+        pass
+    async with serve(site.ejbca) as url:
+        text = site.text("X").replace(
+            'url = "X"', f'urls = ["{gone}/{RA_ALIAS}", "{url}/{RA_ALIAS}"]'
+        )
+        config = parse(text, directory=site.directory, check_files=False)
+        findings = await examine(config)
+    (fault,) = unwell(findings)
+    assert fault.tried.startswith("TCP: ")
+    assert of_probe(findings, "ir").verdict is Verdict.ok
+
+
+# --- the store ------------------------------------------------------------------------------------------------
+
+
+async def test_a_redis_that_is_away_is_found(site: Site, own_redis_server: RedisServer) -> None:
+    """store.redis_url_path is named; while it is there, all is well."""
+    site.store = f'kind = "redis"\nredis_url = "{own_redis_server.url}"'
+    assert unwell(await site.findings()) == []
+    own_redis_server.stop()
+    (fault,) = await site.faults()
+    assert (fault.subject, "store.redis_url_path" in fault.setting) == ("store", True)
+
+
+async def test_a_redis_that_forgets_is_found(site: Site, own_redis_server: RedisServer) -> None:
+    """With a limit of memory an eviction policy is a fault, without one a warning."""
+    site.store = f'kind = "redis"\nredis_url = "{own_redis_server.url}"'
+    own_redis_server.command("CONFIG SET maxmemory-policy allkeys-lru")
+    (found,) = unwell(await site.findings())
+    assert found.verdict is Verdict.warning
+    own_redis_server.command("CONFIG SET maxmemory 100mb")
+    (found,) = unwell(await site.findings())
+    assert found.verdict is Verdict.fault
+    assert found.came_back.startswith("allkeys-lru")
+    assert found.setting == "redis.conf: maxmemory-policy noeviction"
+
+
+# --- other CAs ------------------------------------------------------------------------------------------------
+
+
+def doctor(config: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the command."""
+    return subprocess.run(
+        [*_CLI, "--config", str(config), *options], capture_output=True, text=True, check=False
+    )
+
+
+def rows(result: subprocess.CompletedProcess[str]) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = json.loads(result.stdout)
+    return found
+
+
+def test_the_bundled_ca_over_http_gets_ok_only(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """The command ends with 0, and the ledger has no certificate more than before."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+
+    def certificates() -> str:
+        listed = subprocess.run(
+            [*_CLI[:-1], "ca", "list", "--config", str(config)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return listed.stdout
+
+    before = certificates()
+    with CAProcess(config) as ca:
+        set_upstream(config, http_upstream(ca.url))
+        result = doctor(config, "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [row for row in rows(result) if row["verdict"] != "ok"] == []
+    assert sum("refused as it should be" in row["came_back"] for row in rows(result)) == 3
+    assert certificates() == before
+
+
+def test_the_command_prints_a_table_and_ends_with_1(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """Nobody listens: the row says so, with cause and setting."""
+    config = make_setup(
+        tmp_path, vendors={"acme": vendor_pki}, upstream=http_upstream("http://127.0.0.1:1/cmp")
+    )
+    result = doctor(config, "--quiet")
+    assert result.returncode == 1
+    header, row, counts = result.stdout.splitlines()
+    assert header.split("\t") == [
+        "Verdict", "Subject", "Tried", "Came back", "Likely cause", "Change"
+    ]  # fmt: skip
+    assert row.split("\t")[:3] == ["fault", "upstream bundled", "TCP: 127.0.0.1:1"]
+    assert counts.endswith("0 warning, 1 fault.")
+
+
+def test_the_command_tells_of_files_that_others_may_read(
+    tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    """Where other commands would not begin, it says all there is to say."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    (tmp_path / "ra/ra.key").chmod(0o644)
+    result = doctor(config, "--json", "--quiet")
+    assert result.returncode == 1
+    assert [row["setting"] for row in rows(result)] == ["ra.key_path"]
+
+
+async def test_the_openssl_mock_server_is_examined_as_far_as_it_goes(
+    tmp_path: Path, operator_pki: OperatorPKI, vendor_pki: VendorPKI
+) -> None:
+    """It verifies proofs, and trusts the RA; what it says to an rr is its own."""
+    site = Site(tmp_path, operator_pki, make_ejbca(operator_pki))
+    site.write(vendor_pki)
+    with OpensslMockCA(
+        tmp_path,
+        signer=operator_pki.cmp_signer,
+        trusted=[operator_pki.root.certificate],
+        untrusted=[operator_pki.issuing.certificate],
+        response_certificate=operator_pki.device().certificate,
+    ) as ca:
+        site.url = ca.url
+        findings = await site.findings()
+    for item in findings:
+        print(item)
+    assert of_probe(findings, "ir").verdict is Verdict.ok
