@@ -115,6 +115,8 @@ class CheckedAnswer:
     """A CA's ip, cp or kup that may be relayed: a rejection, or a certificate that fits the request.
 
     Args:
+        content: Of the message, but with the certReqId of the request: after a p10cr some CAs say 0.
+        ca_cert_req_id: What the CA said.
         certificate: None for a rejection.
         path: From the certificate to the operator's root; empty for a rejection.
     """
@@ -124,6 +126,12 @@ class CheckedAnswer:
     response: CertResponse
     certificate: Certificate | None
     path: Path
+    ca_cert_req_id: int
+
+    @property
+    def altered(self) -> bool:
+        """Whether the content is no longer the message's, octet by octet."""
+        return self.message.protection is None or (self.ca_cert_req_id != self.response.cert_req_id)
 
 
 def decoded(der: bytes, upstream: Upstream) -> PKIMessage:
@@ -279,12 +287,14 @@ def check_response(
             f"{upstream.name} answered certReqId {ids}, expected [{expected.cert_req_id}]",
             rule="R85",
         )
-    response = content.responses[0]
+    ca_cert_req_id = ids[0]
+    response = replace(content.responses[0], cert_req_id=expected.cert_req_id)
+    content = replace(content, responses=(response,))
     status = response.status_info.status
     if status is PKIStatus.rejection:
         if response.certificate_der is not None or response.encrypted:
             raise UpstreamBroken(f"{upstream.name} rejected and sent a certificate", rule="R96")
-        return CheckedAnswer(message, content, response, None, ())
+        return CheckedAnswer(message, content, response, None, (), ca_cert_req_id)
     if not response.status_info.issued:
         raise UpstreamBroken(f"{upstream.name} answered with status {status.name}", rule="R85")
     if response.certificate_der is None or response.encrypted or response.status_info.fail_info:
@@ -300,7 +310,7 @@ def check_response(
         # It was issued, whatever is wrong with it: somebody has to see to its end.
         error.certificate_der = response.certificate_der
         raise
-    return CheckedAnswer(message, content, response, certificate, path)
+    return CheckedAnswer(message, content, response, certificate, path, ca_cert_req_id)
 
 
 def _unprotected_rejection(
@@ -325,8 +335,8 @@ def _unprotected_rejection(
     )
     (response,) = content.responses
     # The CA may have put any number there; the device is to find its own.
-    response = replace(response, cert_req_id=expected.cert_req_id)
-    return CheckedAnswer(message, CertRepMessage((response,)), response, None, ())
+    own = replace(response, cert_req_id=expected.cert_req_id)
+    return CheckedAnswer(message, CertRepMessage((own,)), own, None, (), response.cert_req_id)
 
 
 def _check_certificate(

@@ -214,10 +214,11 @@ class Asking:
                     kept = replace(kept, response_der=der, waiting=True)
                     waits["polling_nonce"] = nonce
                 return advance(before, event, **before.with_current(kept), **waits)
-            if current.waiting:
-                kept = replace(current, answer_der=answer_der)
-            else:
-                kept = answered(current, der)
+            kept = (
+                replace(current, answer_der=answer_der)
+                if current.waiting
+                else answered(current, der)
+            )
             return advance(before, event, **before.with_current(kept), **changes)
 
         told = await self._settle(errand, change, create=event is Event.deferred)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from ra_gateway.cmp.certificates import load_certificate
-from ra_gateway.cmp.messages import PKICONF_BODY, error_msg_content
+from ra_gateway.cmp.messages import PKICONF_BODY, cert_confirm_body, error_msg_content
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.requests import AuthenticatedConfirmation, read_confirmation
 from ra_gateway.errors import (
@@ -63,7 +64,7 @@ class Confirming:
                 walk.endpoint,
                 walk.upstream,
                 walk.message,
-                walk.message.body_der,
+                _for_ca(walk, transaction, confirmation),
                 Variant(transaction.variant),
                 node.credential_of(transaction),
                 now,
@@ -133,6 +134,13 @@ class Confirming:
                 raise StoreUnavailable("the transaction expired meanwhile") from None
             return await self._asking.repeat(walk, live)
         return der
+
+
+def _for_ca(walk: Walk, transaction: Transaction, confirmation: AuthenticatedConfirmation) -> bytes:
+    """Return the body of a certConf with the certReqId that the CA gave: after a p10cr some CAs say 0, some -1."""
+    if confirmation.status.cert_req_id == transaction.ca_cert_req_id:
+        return walk.message.body_der
+    return cert_confirm_body(replace(confirmation.status, cert_req_id=transaction.ca_cert_req_id))
 
 
 def _check_state(transaction: Transaction) -> None:

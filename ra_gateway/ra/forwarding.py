@@ -154,7 +154,7 @@ async def answer_for_device(
     header = relay_header(answer.message.header, asked, now=now, general_info=general_info)
     ca_pubs = _ca_pubs(endpoint, transaction.body_type, answer)
     body_der = answer.message.body_der
-    if ca_pubs != answer.content.ca_pubs or answer.message.protection is None:
+    if ca_pubs != answer.content.ca_pubs or answer.altered:
         body_der = cert_rep_body(answer.message.body_type, replace(answer.content, ca_pubs=ca_pubs))
     # RA certificate and chain first (RFC 9483 3.3), then the issuing chain up to and including the
     # operator's root, which a base station may know from here only (TS 33.310 9.5.4.3).

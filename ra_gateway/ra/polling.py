@@ -74,6 +74,8 @@ class Polling:
         """Have the CA asked by somebody, wait for it a moment, and return the transaction as it is then."""
         taken = await self._taken(walk, transaction)
         if taken is not None:
+            if transaction.unsent:
+                walk.notes.append(f"approved by {transaction.decided_by}")
             error = lost(walk.upstream, taken, before=transaction)
             if error is None:
                 await self._asking.ask_in_background(walk, taken)

@@ -201,6 +201,7 @@ class Transaction:
         decided_by: Who approved or denied a request that was held, "" where none was.
         unsent: Whether the message for the CA was certainly never sent, so that it may be signed anew.
         ca_transaction_id: transactionID that the CA sees, where it is not the device's.
+        ca_cert_req_id: certReqId of the CA's answer, which certConf has towards the CA.
         failure: Name of the failInfo that a device which was told to wait is yet to be told, "" for none.
         lease_until: Until then one node is busy with the CA; a repeat waits instead of asking again.
         created_at, expires_at: Aware UTC; the store forgets the transaction at `expires_at`.
@@ -240,6 +241,7 @@ class Transaction:
     unsent: bool = False
     failure: str = ""
     ca_transaction_id: bytes = b""
+    ca_cert_req_id: int = 0
 
     def exchange_for(self, request_digest: bytes) -> Exchange | None:
         """Return the exchange whose request had exactly these bytes, or None if they are new."""
@@ -346,6 +348,7 @@ _PLAIN_FIELDS: Final = (
     "decided_by",
     "unsent",
     "failure",
+    "ca_cert_req_id",
 )
 
 _EXCHANGES: Final = ("opening", "confirmation", "polling", "withdrawal")

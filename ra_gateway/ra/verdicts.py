@@ -105,6 +105,7 @@ def _of_certificate(answer: CheckedAnswer) -> Verdict:
         return Verdict(Event.refused, answer.message, "refused", answer, info, changes)
     changes |= {
         "certificate_der": answer.certificate.der,
+        "ca_cert_req_id": answer.ca_cert_req_id,
         "confirm_locally": granted_by(answer),
     }
     return Verdict(Event.issued, answer.message, "issued", answer, changes=changes)

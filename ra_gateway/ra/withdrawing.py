@@ -84,7 +84,9 @@ class Withdrawing:
             return await self._look_at(key)
         except StoreUnavailable:
             raise
-        except Exception as error:  # told with its cause, and tried again: the key may not sign, say
+        except (
+            Exception
+        ) as error:  # told with its cause, and tried again: the key may not sign, say
             self._node.sink(
                 MessageHandled(
                     endpoint="",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ra_gateway.cmp.messages import (
     PKIStatusInfo,
     body,
     cert_confirm_body,
+    cert_confirm_content,
     cert_rep_message,
 )
 from ra_gateway.cmp.protection import Credential
@@ -120,7 +122,7 @@ async def refused(world: World, der: bytes, fail_info: str, rule: str) -> str:
 async def test_a_pkcs10_is_certified_and_confirmed(
     world: World, key: Any, ca_says: int, device_says: int
 ) -> None:
-    """p10cr, cp, certConf, pkiConf: the PKCS#10 goes up as it came; -1 and 0 are both taken."""
+    """p10cr, cp, certConf, pkiConf: the PKCS#10 goes up as it came; each side has the certReqId it is used to."""
 
     def script(answer: Answer) -> None:
         if answer.request.body_type is BodyType.p10cr:
@@ -131,7 +133,7 @@ async def test_a_pkcs10_is_certified_and_confirmed(
     der = await p10cr(world, device, csr(key, requests.SUBJECT, "enb-1.ran.example.net"))
     answer = await assert_served(world, der)
     (response,) = cert_rep_message(answer.body_content).responses
-    assert response.cert_req_id == ca_says
+    assert response.cert_req_id == -1
     assert response.certificate_der == world.ca.issued[0].der
     assert world.ca.issued[0].spki_der == requests.spki(key)
     up = world.ca.messages[0]
@@ -140,7 +142,10 @@ async def test_a_pkcs10_is_certified_and_confirmed(
 
     cert_conf = await follow(device, answer, confirmation(answer, device_says), now=world.clock())
     assert (await world.ask(cert_conf)).body_type is BodyType.pkiconf
-    assert world.ca.messages[1].body_der == PKIMessage.from_der(cert_conf).body_der
+    (status,) = cert_confirm_content(world.ca.messages[1].body_content)
+    assert status.cert_req_id == ca_says
+    (sent,) = cert_confirm_content(PKIMessage.from_der(cert_conf).body_content)
+    assert status == replace(sent, cert_req_id=ca_says)
     assert [event.outcome for event in world.events] == ["issued", "confirmed"]
     assert await world.post(der) == answer.der
 
