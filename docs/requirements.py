@@ -156,7 +156,7 @@ REQUIREMENTS: Final[dict[str, dict[int, str]]] = {
         118: "pollReq in time: the final answer",
         119: "pollReq with nothing to poll for: badRequest",
         120: "pollReq before checkAfter is borne",
-        121: "A CA that says waiting is polled by the device or by the RA, not by both",
+        121: "A CA that says waiting is polled by the device through the RA, to the very end",
     },
     "Nested messages, revocation, support messages": {
         122: "A nested message whose IDs differ from the inner ones is refused",
@@ -206,8 +206,6 @@ REQUIREMENTS: Final[dict[str, dict[int, str]]] = {
 }
 
 UNTESTED: Final[dict[int, str]] = {
-    **dict.fromkeys((116, 117, 118, 120), LATER + "there is no polling; a slow CA is R90"),
-    121: LATER + "waiting from a CA is systemUnavail for the device",
     **dict.fromkeys((125, 126, 127), LATER + "batches are refused (R122)"),
 }
 """Why a requirement has no test; an entry for one that has some is a mistake."""

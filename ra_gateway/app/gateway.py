@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
+from typing import Final
 
 from ra_gateway.app.ca import BundledService
 from ra_gateway.app.credential import CredentialFiles
@@ -20,6 +21,7 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
+from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import RELAYED, HeaderRules, Strictness
 from ra_gateway.config import (
@@ -56,10 +58,14 @@ from ra_gateway.ra.routes import (
     Upstream,
     Variant,
 )
+from ra_gateway.ra.withdrawing import Withdrawing
 from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.secrets import SecretFile
+
+_WITHDRAWING_SECONDS: Final = 10.0
+"""Between two looks at certificates that await their confirmation: a small part of what devices have for that."""
 
 # --- routes ---------------------------------------------------------------------------------------------------
 
@@ -114,6 +120,7 @@ def _upstream(
         any_subject=config.expected_subject == "any",
         orig_message=config.orig_message,
         requests=Variant(config.requests),
+        key_generation=Variant(config.key_generation),
         path=config.path,
         unconfirmed=Unconfirmed(config.unconfirmed),
         unconfirmed_reason=config.unconfirmed_reason,
@@ -218,11 +225,23 @@ def _endpoint(
         ca_pubs=CaPubs(config.ca_pubs),
         information=information(config.genm, f"endpoints.{name}.genm", operator),
         confirm_wait_seconds=config.confirm_wait_seconds,
+        wait_after_seconds=config.wait_after_seconds or None,
+        check_after_seconds=config.check_after_seconds,
+        approval=Approval(config.approval),
+        approval_seconds=config.approval_seconds,
         routes=tuple(
             _route(f"endpoints.{name}.routes[{index}]", route, upstreams)
             for index, route in enumerate(config.routes)
         ),
         only_routes=config.only_routes,
+        accepted=frozenset(
+            possession
+            for possession, taken in (
+                (Possession.key_generation, config.key_generation),
+                (Possession.encr_cert, config.encrypted_certificates),
+            )
+            if taken
+        ),
         mac=(
             None
             if config.mac is None or secret_file is None
@@ -246,7 +265,7 @@ def transaction_store(config: StoreConfig) -> MemoryStore | RedisStore:
         ConfigError: The Redis URL cannot be used.
     """
     if config.kind == "memory":
-        return MemoryStore(now, max_transactions=config.max_transactions)
+        return MemoryStore(now, max_transactions=config.max_transactions, max_held=config.max_held)
     url = config.redis_url or ""
     if config.redis_url_path is not None:
         url = config.redis_url_path.read_text().strip()
@@ -257,6 +276,7 @@ def transaction_store(config: StoreConfig) -> MemoryStore | RedisStore:
             key_prefix=config.key_prefix,
             timeout_seconds=config.redis_timeout_seconds,
             max_connections=config.redis_max_connections,
+            max_held=config.max_held,
         )
     except ValueError as error:
         raise ConfigError(
@@ -281,7 +301,7 @@ class Application:
         self._ra = CredentialFiles(
             config.ra, operator, timedelta(seconds=config.store.transaction_lifetime_seconds)
         )
-        self._watching: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
         self._bundled = (
             BundledService(config.ca, config.vendors)
             if config.has_bundled_upstream and config.ca is not None
@@ -333,6 +353,7 @@ class Application:
                 None if self._bundled is None else LedgerStatus(self._bundled.ledger),
             ),
             lifetime=timedelta(seconds=config.store.transaction_lifetime_seconds),
+            act_lifetime=timedelta(seconds=config.store.act_lifetime_seconds),
         )
         self.gateway = Gateway(self.node)
         self.listener = cmp_listener(
@@ -376,17 +397,20 @@ class Application:
         if self._bundled is not None:
             await self._bundled.start()
         await self.revocation.start()
-        self._watching = asyncio.create_task(self._ra.watch())
+        self._background = [
+            asyncio.create_task(self._ra.watch()),
+            asyncio.create_task(Withdrawing(self.node).run(_WITHDRAWING_SECONDS)),
+        ]
         server = self._config.server
         return await listen(self.listener, server.listen_host, server.listen_port, "server")
 
     async def stop(self) -> None:
         """Answer what was accepted, then close everything."""
-        watching, self._watching = self._watching, None
-        if watching is not None:
-            watching.cancel()
+        background, self._background = self._background, []
+        for task in background:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await watching
+                await task
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.store.close)
             for secret_file in self._secrets.values():
@@ -396,7 +420,10 @@ class Application:
                 stack.push_async_callback(core.close)
             if self._bundled is not None:
                 stack.push_async_callback(self._bundled.stop)
+            left_at = time.monotonic() + self._config.server.drain_seconds
             await self.listener.drain(self._config.server.drain_seconds)
+            # Devices that were told to wait: what their CA still answers in time need not be asked for again.
+            await self.node.drain(max(left_at - time.monotonic(), 0.0))
 
 
 def check(config: GatewayConfig) -> None:

@@ -5,6 +5,7 @@ How a message walks through here, from top to bottom of `BundledCA`:
     1 decode          bytes -> PKIMessage                                           badDataFormat
     2 receive         RA mode: protected by a registered RA's exact certificate     signerNotTrusted, notAuthorized
                       nested: the one message inside, its IDs equal                 badRequest, badSenderNonce
+                      or a batch: each member walks for itself
     3 authenticate    the device's own protection, where it is the device's:        signerNotTrusted, badMessageCheck
                       a vendor certificate or a living one of ours
     4 authorise       the role's privilege and profiles; the end entity             notAuthorized
@@ -79,11 +80,11 @@ from ra_gateway.cmp.messages import (
     cert_rep_body,
     cert_req_id_of,
     gen_msg_body,
-    nested_messages,
-    require_one,
+    nested_body,
     rev_rep_body,
 )
 from ra_gateway.cmp.names import NULL_DN, canonical, directory_name, name_of, same_name
+from ra_gateway.cmp.nesting import Batch, read_nested
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import (
     IMPLICIT_CONFIRM,
@@ -97,7 +98,6 @@ from ra_gateway.cmp.requests import (
     AuthenticatedRequest,
     AuthenticatedRevocation,
     Possession,
-    asks_for_key,
     read_confirmation,
     read_request,
     read_revocation,
@@ -105,10 +105,10 @@ from ra_gateway.cmp.requests import (
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import (
     NONCE_OCTETS,
+    RELAYED,
     AuthenticatedMessage,
     HeaderRules,
     KnownSigner,
-    Quirk,
     authenticate,
     authenticate_follower,
     authenticate_registered,
@@ -143,15 +143,11 @@ SWEEP_SECONDS: Final = 60
 
 _REQUESTS: Final = frozenset(CERT_RESPONSE_TO)
 _TAKEN: Final = _REQUESTS | {BodyType.rr, BodyType.genm, BodyType.certConf}
-_TAKEN_NESTED: Final = _TAKEN - {BodyType.ir}
-"""What may be nested: messages that operator certificates protect. An ir has a vendor's protection, which RA
-mode has no trust anchors for: the RA replaces it (RFC 9483 5.2.3), unless it asks for a key."""
-
 _OPERATOR_ONLY: Final = frozenset({BodyType.kur, BodyType.rr})
 """What a device may ask with a certificate of ours only (R71)."""
 
-_RELAXED: Final = frozenset({Quirk.short_ids, Quirk.any_cert_req_id, Quirk.recip_nonce_in_ir})
-"""Rules for devices, which the RA enforced or waived for good reason before it signed."""
+_BATCH_MAX: Final = 64
+"""Most messages in a batch; an RA that serves more devices at a time sends another."""
 
 CLIENT: Final = "client"
 """Requester of all operations of client mode: there the transactionID alone names one, whoever sends it, so
@@ -285,7 +281,7 @@ class BundledCA:
         self._default_profile = next(iter(profiles))
         self._clock = clock
         self._random_octets = random_octets
-        self._rules = {Mode.ra: rules.relaxed_by(_RELAXED), Mode.client: rules}
+        self._rules = {Mode.ra: rules.relaxed_by(RELAYED), Mode.client: rules}
         self._client = client
         self._policy = policy or IssuancePolicy()
         self._published = published or Published()
@@ -394,21 +390,61 @@ class BundledCA:
             **({"peer": peer} if peer else {}),
             **({"operation": operation} if operation else {}),
         )
+        return Reply(await self._handled(message, mode, logger), True)
+
+    async def _handled(
+        self,
+        message: PKIMessage,
+        mode: Mode,
+        logger: structlog.stdlib.BoundLogger,
+        *,
+        in_batch: bool = False,
+    ) -> bytes:
         try:
-            return Reply(await self._answer(message, mode, logger), True)
+            return await self._answer(message, mode, logger, in_batch=in_batch)
         except Exception:
             # A bug, or a key that cannot sign; the peer still gets an answer, and the log the whole story.
             logger.exception("ca.failed")
             failure = ServiceFailure("unexpected")
             header = reply_header(message.header, sender_nonce=self._nonce(), now=self._clock())
-            return Reply(assemble(header.to_der(), refusal_body(failure, None), None), True)
+            return assemble(header.to_der(), refusal_body(failure, None), None)
+
+    async def _answer_batch(
+        self, message: PKIMessage, batch: Batch, logger: structlog.stdlib.BoundLogger
+    ) -> bytes:
+        """Answer the messages of a batch, all at the same time, each as if it had come alone (R125)."""
+
+        async def answer(member: PKIMessage | None) -> bytes:
+            if member is None:
+                error = MalformedMessage("a member of a batch is no PKIMessage")
+                _log_refusal(error, logger)
+                return unreadable_reply(
+                    error, transaction_id=self._nonce(), sender_nonce=self._nonce()
+                )
+            bound = logger.bind(
+                batch=(message.header.transaction_id or b"").hex(),
+                transaction_id=(member.header.transaction_id or b"").hex(),
+                body_type=member.body_type.name,
+            )
+            return await self._handled(member, Mode.ra, bound, in_batch=True)
+
+        answers = await asyncio.gather(*(answer(member) for member in batch.members))
+        logger.info("ca.answered", messages=len(answers))
+        return await self._sign(message.header, nested_body(*answers), self._clock())
 
     async def _answer(
-        self, message: PKIMessage, mode: Mode, logger: structlog.stdlib.BoundLogger
+        self,
+        message: PKIMessage,
+        mode: Mode,
+        logger: structlog.stdlib.BoundLogger,
+        *,
+        in_batch: bool,
     ) -> bytes:
         now = self._clock()
         try:
-            received = await self._receive(message, mode, now)
+            received = await self._receive(message, mode, now, in_batch=in_batch)
+            if isinstance(received, Batch):
+                return await self._answer_batch(message, received, logger)
             message = received.message
             if received.outer is not None:
                 logger = logger.bind(
@@ -436,7 +472,9 @@ class BundledCA:
 
     # --- who speaks -------------------------------------------------------------------------------------------
 
-    async def _receive(self, message: PKIMessage, mode: Mode, now: datetime) -> _Received:
+    async def _receive(
+        self, message: PKIMessage, mode: Mode, now: datetime, *, in_batch: bool
+    ) -> _Received | Batch:
         header = message.header
         check_version(header)
         if mode is Mode.client:
@@ -453,7 +491,15 @@ class BundledCA:
         authority = registered[outer.signer]
         if message.body_type is not BodyType.nested:
             return _Received(message, authority.name, authority, outer)
-        inner = _unwrap(message, keys_are_made=self._key_generation is not None)
+        if in_batch:
+            raise HeaderRefused("nested inside nested", rule="R128")
+        inside = read_nested(outer, batch_max=_BATCH_MAX)
+        if isinstance(inside, Batch):
+            return inside
+        inner = inside.message
+        check_version(inner.header)
+        if inner.body_type not in _TAKEN:
+            raise HeaderRefused(f"{inner.body_type.name} inside nested", rule="R9")
         return _Received(inner, authority.name, authority, outer, nested=True)
 
     async def _authenticate(self, received: _Received, now: datetime) -> _Asked:
@@ -464,13 +510,10 @@ class BundledCA:
             return _Asked(received, received.outer)
         domains: tuple[TrustDomain, ...] = (self._operator,)
         rules = self._rules[Mode.ra if received.nested else Mode.client]
-        if authority is not None and message.body_type is BodyType.ir:
+        if authority is not None and message.body_type not in _OPERATOR_ONLY:
             bag = certificate_bag(message, rules)
-            signers = select_signers(message.header, bag, rules)
-            domain = self._vouched_for(authority, *signers)
-            authenticated = authenticate(message, (domain,), rules, now)
-            check_message_time(message.header, rules, now)
-            return _Asked(received, authenticated)
+            vouched = self._vouched_for(authority, *select_signers(message.header, bag, rules))
+            domains = (vouched,) if message.body_type is BodyType.ir else (*domains, vouched)
         if self._client is not None and not received.nested:
             vendors = tuple(self._client.vendors.values())
             if message.body_type is BodyType.ir:
@@ -480,6 +523,8 @@ class BundledCA:
         authenticated = authenticate(message, domains, rules, now)
         check_message_time(message.header, rules.relaxed_by(authenticated.domain.quirks), now)
         if authenticated.domain is not self._operator:
+            if authority is not None:
+                return _Asked(received, authenticated)
             assert self._client is not None  # nobody else has vendors
             await self._client.require_not_revoked(
                 authenticated.domain.name, authenticated.path, now
@@ -506,10 +551,12 @@ class BundledCA:
     def _vouched_for(self, authority: Authority, *devices: Certificate) -> TrustDomain:
         """Return trust in vendor certificates that an RA let pass: it knows the vendors, and it nested the message.
 
-        As much is believed of it where it replaces a device's protection by its own.
+        As much is believed of it where it replaces a device's protection by its own. Certificates of our own are
+        judged as ever: they may have been revoked.
         """
+        others = tuple(item for item in devices if not self._is_ours(item.issuer_der))
         return TrustDomain(
-            authority.name, DomainKind.vendor, devices, algorithms=self._operator.algorithms
+            authority.name, DomainKind.vendor, others, algorithms=self._operator.algorithms
         )
 
     async def _vendor_entity(self, authenticated: AuthenticatedMessage) -> EndEntity:
@@ -825,7 +872,7 @@ class BundledCA:
             assert received.outer is not None
             return received.outer
         signer = load_certificate(operation.signer_der)
-        if received.authority is not None and operation.body_type == BodyType.ir:
+        if received.authority is not None and not self._is_ours(signer.issuer_der):
             domain = self._vouched_for(received.authority, signer)
         else:
             domain = await self._domain_of(signer, operation, now)
@@ -945,28 +992,6 @@ class BundledCA:
 
     def _nonce(self) -> bytes:
         return self._random_octets(NONCE_OCTETS)
-
-
-def _unwrap(message: PKIMessage, *, keys_are_made: bool) -> PKIMessage:
-    """Return the one message inside a nested (RFC 9483 5.2.2.1).
-
-    Args:
-        keys_are_made: Whether it may be an ir that asks for a key, which no RA may protect in a device's place.
-    """
-    der = require_one(nested_messages(message.body_content), "messages in nested", "R122")
-    inner = PKIMessage.from_der(der)
-    check_version(inner.header)
-    if inner.body_type not in _TAKEN_NESTED and not (keys_are_made and asks_for_key(inner)):
-        raise HeaderRefused(f"{inner.body_type.name} inside nested", rule="R128")
-    if inner.header.transaction_id != message.header.transaction_id:
-        raise HeaderRefused("nested has another transactionID than what is inside", rule="R122")
-    if inner.header.sender_nonce != message.header.sender_nonce:
-        raise HeaderRefused(
-            "nested has another senderNonce than what is inside",
-            fail_info=PKIFailureInfo.badSenderNonce,
-            rule="R122",
-        )
-    return inner
 
 
 def _require_encryption_only(template: CertTemplate, profile: Profile) -> None:

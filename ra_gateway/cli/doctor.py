@@ -11,9 +11,11 @@ from typing import Annotated, Final
 import typer
 
 from ra_gateway import logs
-from ra_gateway.app.doctor import SUBJECT, Finding, Verdict, examine, worst
+from ra_gateway.app.doctor import SUBJECT, Finding, Verdict, examine, explain_text, worst
 from ra_gateway.cli.telling import (
     ConfigOption,
+    fail,
+    out,
     require_name,
     require_san,
     run,
@@ -25,6 +27,8 @@ from ra_gateway.config import load
 from ra_gateway.errors import ConfigError
 
 _COLUMNS: Final = ("Verdict", "Subject", "Tried", "Came back", "Likely cause", "Change")
+_FEWER_COLUMNS: Final = ("Verdict", "Tried", "Came back", "Likely cause, and what to change")
+"""On a terminal, where six columns would be of a word each."""
 
 
 @told
@@ -41,16 +45,25 @@ def doctor(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON: a list with one object per row.")
     ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option(help="Explain a text out of a log instead, and look at nothing."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Leave out what is well.")] = False,
 ) -> None:
     """Look at everything around the gateway, send the CAs probes that issue nothing, and say what to change."""
+    if explain is not None:
+        _explain(explain, as_json=as_json)
+        return
     require_name(subject, "--subject")
     names = tuple(san or ())
     for name in names:
         require_san(name)
     settings = load(config, check_files=False)  # what is wrong with files is told in the table
     logs.configure("console", "error")  # what fails is in the table
-    findings = [*_unusable_files(config), *run(examine(settings, subject=subject, san=names))]
+    seen = run(examine(settings, subject=subject, san=names))
+    told_of = {item.setting for item in seen}
+    findings = [item for item in _unusable_files(config) if item.setting not in told_of] + seen
     shown = [item for item in findings if not quiet or item.verdict is not Verdict.ok]
     if as_json:
         typer.echo(json.dumps([asdict(item) for item in shown], indent=2))
@@ -58,6 +71,18 @@ def doctor(
         _print(shown, findings)
     if worst(findings) is Verdict.fault:
         raise typer.Exit(1)
+
+
+def _explain(text: str, *, as_json: bool) -> None:
+    """Print what may be behind a text; exit code 1 if nothing is known of it."""
+    rows = explain_text(text)
+    pairs = [(row.cause, row.setting.replace("{name}", "<name>")) for row in rows]
+    if as_json:
+        typer.echo(json.dumps([{"cause": cause, "setting": setting} for cause, setting in pairs]))
+    else:
+        show_table(_COLUMNS[-2:], pairs)
+    if not pairs:
+        fail(["Nothing is known of this text. The log of the CA has more."], 1)
 
 
 def _unusable_files(config: Path) -> list[Finding]:
@@ -80,7 +105,10 @@ def _unusable_files(config: Path) -> list[Finding]:
 
 
 def _print(shown: Iterable[Finding], findings: list[Finding]) -> None:
-    show_table(_COLUMNS, _rows(shown))
+    if out.is_terminal:
+        show_table(_FEWER_COLUMNS, _folded(shown))
+    else:
+        show_table(_COLUMNS, _rows(shown))
     counts = ", ".join(
         f"{sum(item.verdict is verdict for item in findings)} {verdict}" for verdict in Verdict
     )
@@ -97,3 +125,10 @@ def _rows(findings: Iterable[Finding]) -> Iterator[tuple[str, ...]]:
             item.cause,
             item.setting,
         )
+
+
+def _folded(findings: Iterable[Finding]) -> Iterator[tuple[str, ...]]:
+    for item in findings:
+        cause = item.cause.removesuffix(".")
+        advice = f"{cause}. Change: {item.setting}" if cause else item.setting
+        yield item.verdict, f"{item.subject}: {item.tried}", item.came_back, advice

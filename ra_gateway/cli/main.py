@@ -17,6 +17,7 @@ import typer
 
 from ra_gateway import __version__, logs
 from ra_gateway.app import Application, check, now, run_until_signalled
+from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.ca import ca_app
 from ra_gateway.cli.demo import demonstrate
 from ra_gateway.cli.doctor import doctor
@@ -67,6 +68,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(approvals_app)
 app.add_typer(ca_app)
 app.command()(revocation)
 app.command()(doctor)

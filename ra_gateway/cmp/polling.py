@@ -44,7 +44,7 @@ class PollRep:
 
 def _number(value: int, what: str) -> int:
     if not -_MAX_NUMBER <= value <= _MAX_NUMBER:
-        raise MalformedMessage(f"{what} has more than 31 bits")
+        raise MalformedMessage(f"{what} has more than 31 bits", rule="R1")
     return value
 
 

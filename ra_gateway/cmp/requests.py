@@ -456,7 +456,7 @@ class AuthenticatedConfirmation:
 
 def read_confirmation(
     authenticated: Authenticated,
-    certificate: Certificate,
+    certificate: Certificate | None,
     *,
     response_nonce: bytes,
     cert_req_id: int,
@@ -464,6 +464,7 @@ def read_confirmation(
     """Read the body of an authenticated certConf and check it against the issued certificate.
 
     Args:
+        certificate: None where it was encrypted for the requester: certHash is then for the CA to check.
         response_nonce: senderNonce of the ip, cp or kup.
         cert_req_id: As in the request; -1 for a p10cr.
 
@@ -493,11 +494,12 @@ def read_confirmation(
         raise ConfirmationRefused(
             "accepted, but with failInfo", fail_info=PKIFailureInfo.badRequest, rule="R108"
         )
-    hash_name = _cert_hash_name(status, certificate, header)
-    if digest(hash_name, certificate.der) != status.cert_hash:
-        raise ConfirmationRefused(
-            f"certHash is not the {hash_name} of the issued certificate", rule="R102"
-        )
+    if certificate is not None:
+        hash_name = _cert_hash_name(status, certificate, header)
+        if digest(hash_name, certificate.der) != status.cert_hash:
+            raise ConfirmationRefused(
+                f"certHash is not the {hash_name} of the issued certificate", rule="R102"
+            )
     return AuthenticatedConfirmation(authenticated, status, _SEAL)
 
 

@@ -175,6 +175,19 @@ def _check_genm(raw: Raw) -> Iterator[Problem]:
             )
 
 
+def _check_possession(raw: Raw) -> Iterator[Problem]:
+    for name, endpoint in _rows(raw, "endpoints"):
+        if _value(endpoint, EndpointConfig, "strictness") != "3gpp":
+            continue
+        for key in ("key_generation", "encrypted_certificates"):
+            if endpoint.get(key) is True:
+                yield Problem(
+                    f"endpoints.{name}.{key}",
+                    'contradicts strictness "3gpp": TS 33.310 has keys made on the device, and proved by a signature',
+                    'Remove it, or set strictness to "lenient" or "strict".',
+                )
+
+
 def _check_dialects(raw: Raw) -> Iterator[Problem]:
     own = _table(raw, "dialects")
     for name, dialect in _rows(raw, "dialects"):
@@ -344,6 +357,32 @@ def _check_times(raw: Raw) -> Iterator[Problem]:
             )
 
 
+def _check_approval(raw: Raw) -> Iterator[Problem]:
+    redis = _value(_table(raw, "store"), StoreConfig, "kind") == "redis"
+    for name, endpoint in _rows(raw, "endpoints"):
+        routes = endpoint.get("routes")
+        wishes = {f"endpoints.{name}": endpoint}
+        for index, route in enumerate(routes if isinstance(routes, list) else ()):
+            wishes[f"endpoints.{name}.routes[{index}]"] = _table(route)
+        for path, table in wishes.items():
+            approval = table.get("approval")
+            if approval not in ("required", "unlisted"):
+                continue
+            if not redis:
+                yield Problem(
+                    f"{path}.approval",
+                    "needs the redis store: ra-gateway approvals is a process of its own, and what waits "
+                    "has to outlive a restart",
+                    'Set store.kind to "redis".',
+                )
+            if approval == "unlisted" and "inventory" not in raw:
+                yield Problem(
+                    f"{path}.approval",
+                    "holds what the inventory does not list, but there is no [inventory]",
+                    'Add the table [inventory], or set it to "required".',
+                )
+
+
 def _check_upstream_urls(raw: Raw) -> Iterator[Problem]:
     for name, upstream in _rows(raw, "upstreams"):
         if upstream.get("kind") != "cmp_http":
@@ -462,11 +501,13 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_references,
     _check_routes,
     _check_dialects,
+    _check_possession,
     _check_genm,
     _check_endpoints,
     _check_mac,
     _check_duplicate_urls,
     _check_times,
+    _check_approval,
     _check_upstream_urls,
     _check_upstream_tls,
     _check_bundled_ca,

@@ -130,6 +130,21 @@ class StoreConfig(Table):
         "the same answer and certConf is accepted. The default lets a base station reboot and try "
         "again.",
     )
+    act_lifetime_seconds: WholeSeconds = Field(
+        default=604_800,
+        ge=3600,
+        le=2_592_000,
+        description="How long a certificate that nobody confirmed is tried to be revoked, in seconds, where an "
+        'upstream has `unconfirmed` = "revoke" (or is told of, with "report"). The default outlasts a CA '
+        "that is down over a long weekend.",
+    )
+    max_held: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Most requests that wait for an operator, one for each device; more are refused with "
+        "systemUnavail. The default is more than anybody decides on, at some 10 kB of the store each.",
+    )
     redis_timeout_seconds: Seconds = Field(
         default=2.0,
         le=60,

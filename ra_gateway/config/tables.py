@@ -518,6 +518,16 @@ class EndpointConfig(Table):
         max_length=256,
         description="`[[endpoints.<name>.routes]]`: requests that go elsewhere, or by other rules.",
     )
+    key_generation: bool = Field(
+        default=False,
+        description="Whether a request without a key is taken, for the CA to make one (RFC 9483 4.1.6); not with "
+        'strictness "3gpp".',
+    )
+    encrypted_certificates: bool = Field(
+        default=False,
+        description="Whether a key that cannot sign (ML-KEM, RSA for encryption) may be certified: the certificate "
+        'comes encrypted, and certConf proves that it could be read. Not with strictness "3gpp".',
+    )
     only_routes: bool = Field(
         default=False,
         description="Whether a request that no route fits is refused, in place of going to `upstream`.",
@@ -564,6 +574,35 @@ class EndpointConfig(Table):
         description="confirmWaitTime told to the device where the CA does not set one, in "
         "seconds: by then it should send certConf. The default is that of other CMP servers "
         "(XiPKI).",
+    )
+    wait_after_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        le=300,
+        allow_inf_nan=False,
+        description="A device whose CA has not answered by then is told to wait and poll, in seconds; 0 for "
+        "never: it is held up until the upstream's deadline, and then gets systemUnavail. The default is "
+        "less than that deadline (15 s), and well before clients give up (some 30 s).",
+    )
+    check_after_seconds: WholeSeconds = Field(
+        default=10,
+        le=86_400,
+        description="How long a device that waits is told to let pass between two polls, in seconds, where the "
+        "CA does not say. The default is as long as one poll may last, so that a waiting device takes up "
+        "half a connection.",
+    )
+    approval: Literal["none", "required", "unlisted"] = Field(
+        default="none",
+        description="Which requests for a certificate wait until an operator decides (`ra-gateway approvals`): "
+        '"required" all; "unlisted" those of vendors\' devices that `[inventory]` does not list. Their devices '
+        'poll meanwhile. Needs `store.kind` = "redis".',
+    )
+    approval_seconds: WholeSeconds = Field(
+        default=604_800,
+        ge=60,
+        le=2_592_000,
+        description="How long a request waits for an operator at most, in seconds, or for a CA that says "
+        "waiting; then the device has to begin again. The default of a week outlasts a long weekend.",
     )
 
     @property

@@ -69,6 +69,10 @@ class _Upstream(_Way):
         description='How ir, cr, p10cr and rr go up, as kur does. With another value than "reprotect" the gateway '
         "cannot set a device's identity: a request that would need it is refused.",
     )
+    key_generation: Literal["nested", "forward"] = Field(
+        default="nested",
+        description="How a request goes up whose key the CA is to make, which must stay as its device protected it.",
+    )
     certconf: Literal["forward", "local", "implicit"] = Field(
         default="forward",
         description='"forward" lets the CA answer certConf; "local" has the gateway answer it, '
@@ -299,6 +303,7 @@ class _SigningUpstream(_Way, OverHTTP):
     # What no REST API has a part in.
     kur: ClassVar[Literal["reprotect"]] = "reprotect"
     requests: ClassVar[Literal["reprotect"]] = "reprotect"
+    key_generation: ClassVar[Literal["nested"]] = "nested"
     certconf: ClassVar[Literal["local"]] = "local"
     pop: ClassVar[Literal["keep"]] = "keep"
     kur_names_issuer: ClassVar[bool] = False

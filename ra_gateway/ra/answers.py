@@ -35,6 +35,7 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.cmp.names import general_names, name_of, same_name
 from ra_gateway.cmp.polling import poll_rep_content, polled_cert_req_id
+from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import (
     AuthenticatedMessage,
@@ -81,6 +82,7 @@ class Expected:
         public_key_der, subject_der, san: Of the certificate; san is what it must contain, None for no demand.
         target_der: What an rr is about (CertId).
         info_type: What a genm asks for.
+        possession: How the request shows possession of its key, which says what the answer brings.
     """
 
     body_type: BodyType
@@ -92,6 +94,7 @@ class Expected:
     san: tuple[str, ...] | None
     target_der: bytes
     info_type: str
+    possession: Possession
 
     @classmethod
     def of(cls, transaction: Transaction, nonces: tuple[bytes, ...]) -> Expected:
@@ -107,6 +110,7 @@ class Expected:
             san=transaction.san,
             target_der=transaction.target_der,
             info_type=transaction.info_type,
+            possession=Possession(transaction.possession),
         )
 
 
@@ -117,8 +121,9 @@ class CheckedAnswer:
     Args:
         content: Of the message, but with the certReqId of the request: after a p10cr some CAs say 0.
         ca_cert_req_id: What the CA said.
-        certificate: None for a rejection.
-        path: From the certificate to the operator's root; empty for a rejection.
+        certificate: None for a rejection, and where it is encrypted.
+        path: From the certificate (of the CA's answer, where that is encrypted) to the operator's root; empty for a
+            rejection.
     """
 
     message: PKIMessage
@@ -127,6 +132,11 @@ class CheckedAnswer:
     certificate: Certificate | None
     path: Path
     ca_cert_req_id: int
+
+    @property
+    def issued(self) -> bool:
+        """Whether there is a certificate, readable or not."""
+        return self.response.status_info.issued
 
     @property
     def altered(self) -> bool:
@@ -297,11 +307,13 @@ def check_response(
         return CheckedAnswer(message, content, response, None, (), ca_cert_req_id)
     if not response.status_info.issued:
         raise UpstreamBroken(f"{upstream.name} answered with status {status.name}", rule="R85")
-    if response.certificate_der is None or response.encrypted or response.status_info.fail_info:
-        raise UpstreamBroken(
-            f"{upstream.name} accepted, but not with one plain certificate and no failInfo",
-            rule="R96",
-        )
+    if response.status_info.fail_info:
+        raise UpstreamBroken(f"{upstream.name} accepted, and with failInfo", rule="R96")
+    with _of(upstream):
+        require_delivery(expected.possession, response)
+    if response.certificate_der is None:
+        # For the device alone to read; what it says shows when the CA gets certConf.
+        return CheckedAnswer(message, content, response, None, authenticated.path, ca_cert_req_id)
     try:
         certificate, path = _check_certificate(
             response.certificate_der, authenticated, expected, upstream, now
@@ -348,7 +360,8 @@ def _check_certificate(
 ) -> tuple[Certificate, Path]:
     try:
         certificate = load_certificate(der)
-        if certificate.spki_der != expected.public_key_der:
+        ours = expected.possession is Possession.key_generation
+        if not ours and certificate.spki_der != expected.public_key_der:
             raise UpstreamBroken(
                 f"{upstream.name} certified another key than the requested one", rule="R86"
             )

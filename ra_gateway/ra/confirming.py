@@ -118,7 +118,8 @@ class Confirming:
         )
         walk.outcome = "rejected"
         walk.notes.append(f"the device sent error instead of certConf: {told}")
-        walk.certificate = load_certificate(transaction.certificate_der)
+        if transaction.certificate_der:
+            walk.certificate = load_certificate(transaction.certificate_der)
         ended = advance(
             transaction,
             Event.rejected,
@@ -163,7 +164,8 @@ def _check_state(transaction: Transaction) -> None:
 def _read(walk: Walk, transaction: Transaction) -> AuthenticatedConfirmation:
     if walk.follower is None:
         raise HeaderRefused("not authenticated", rule="R35")
-    walk.certificate = load_certificate(transaction.certificate_der)
+    if transaction.certificate_der:
+        walk.certificate = load_certificate(transaction.certificate_der)
     return read_confirmation(
         walk.follower,
         walk.certificate,

@@ -23,6 +23,7 @@ from ra_gateway.cmp.replies import (
     forward_header,
     relay_header,
 )
+from ra_gateway.cmp.requests import Possession
 from ra_gateway.ra.answers import CheckedAnswer
 from ra_gateway.ra.routes import CaPubs, CertConf, Endpoint, ImplicitConfirm, Upstream, Variant
 from ra_gateway.ra.transaction import Transaction
@@ -106,13 +107,14 @@ def _upstream_info(
 
 def granted_by(answer: CheckedAnswer) -> bool:
     """Tell whether the CA awaits no certConf."""
-    return answer.certificate is not None and answer.message.header.implicit_confirm
+    return answer.issued and answer.message.header.implicit_confirm
 
 
 def grants(endpoint: Endpoint, transaction: Transaction, answer: CheckedAnswer) -> bool:
     """Tell whether the device is told that it need not confirm: it asked, the CA granted, the endpoint relays."""
     return (
         endpoint.implicit_confirm is ImplicitConfirm.relay
+        and transaction.possession != Possession.encr_cert
         and transaction.implicit_asked
         and granted_by(answer)
     )
@@ -122,7 +124,7 @@ def confirm_until(
     endpoint: Endpoint, transaction: Transaction, answer: CheckedAnswer, now: datetime
 ) -> datetime | None:
     """Return until when the device is awaited to confirm, None where it need not."""
-    if answer.certificate is None or grants(endpoint, transaction, answer):
+    if not answer.issued or grants(endpoint, transaction, answer):
         return None
     told = confirm_wait_time_of(answer.message.header)
     return told or now + timedelta(seconds=endpoint.confirm_wait_seconds)
@@ -149,7 +151,7 @@ async def answer_for_device(
     if until is not None:
         told = answer.message.header.info(OID.confirmWaitTime)
         general_info = (told or confirm_wait_time(until),)
-    elif answer.certificate is not None:
+    elif answer.issued:
         general_info = (IMPLICIT_CONFIRM,)
     header = relay_header(answer.message.header, asked, now=now, general_info=general_info)
     ca_pubs = _ca_pubs(endpoint, transaction.body_type, answer)
@@ -178,7 +180,7 @@ async def relayed(
 
 def _ca_pubs(endpoint: Endpoint, body_type: BodyType, answer: CheckedAnswer) -> tuple[bytes, ...]:
     # R93: only an ip may carry caPubs, and only with a certificate.
-    if body_type is not BodyType.ir or answer.certificate is None:
+    if body_type is not BodyType.ir or not answer.issued:
         return ()
     match endpoint.ca_pubs:
         case CaPubs.relay:

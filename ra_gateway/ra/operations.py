@@ -12,6 +12,7 @@ from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.requests import (
     AuthenticatedRequest,
     AuthenticatedRevocation,
+    Possession,
     read_question,
     read_request,
     read_revocation,
@@ -22,9 +23,11 @@ from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, che
 from ra_gateway.errors import (
     HeaderRefused,
     NotAuthorized,
+    POPRefused,
     ServiceFailure,
     SignerNotTrusted,
     StatusUnavailable,
+    TemplateRefused,
     TransactionInUse,
 )
 from ra_gateway.ra.asking import Asking, lease
@@ -40,7 +43,7 @@ from ra_gateway.ra.policy import (
     vouched_for,
 )
 from ra_gateway.ra.ports import InventoryEntry
-from ra_gateway.ra.routes import POP, Approval, Route, Upstream, Variant
+from ra_gateway.ra.routes import POP, Approval, CertConf, Route, Upstream, Variant
 from ra_gateway.ra.transaction import Exchange, State, Transaction
 from ra_gateway.ra.walk import Walk
 
@@ -58,6 +61,7 @@ class _Intent:
     body_der: bytes
     subject_der: bytes
     public_key_der: bytes = b""
+    possession: Possession = Possession.proved
     san: tuple[str, ...] | None = None
     target_der: bytes = b""
     info_type: str = ""
@@ -151,12 +155,16 @@ class Operations:
             authenticated,
             walk.endpoint.rules,
             ra_verified_allowed=relays is not None and relays.ra_verified,
+            accepted=walk.endpoint.accepted,
         )
         walk.cert_req_id = request.request.cert_req_id
         walk.quirks = tuple(sorted({*walk.quirks, *used_in_request(request, walk.endpoint.rules)}))
         rules = None if relays is None else relays.identity
         entry: InventoryEntry | None = None
-        approval = walk.endpoint.approval
+        approval = next(
+            (route.approval for route in routes if route.approval is not None),
+            walk.endpoint.approval,
+        )
         if request.domain.kind is DomainKind.vendor:
             rules = next(
                 (route.identity for route in routes if route.identity is not None),
@@ -167,21 +175,22 @@ class Operations:
                 if self._node.inventory is None:
                     raise NotAuthorized("no inventory is configured", rule="R145")
                 entry = await self._node.inventory.find(request.domain.name, identity)
-            approval = next(
-                (route.approval for route in routes if route.approval is not None), approval
-            )
             if approval is Approval.unlisted and rules is not None:
                 # Whether the device may have it is then for a person to say, not for the list.
                 rules = replace(rules, inventory=InventoryUse.optional)
         authorized = authorize(request, rules, entry, may_complete=True)
         walk.routed = upstream = _routed(walk, routes, rfc4514(authorized.subject_der))
-        if upstream.variant_for(walk.message.body_type) is not Variant.reprotect:
+        possession = request.possession
+        variant = upstream.variant_for(
+            walk.message.body_type, possession, signed_by_device=walk.signed_by_device
+        )
+        _check_deliverable(walk, possession)
+        if variant is not Variant.reprotect:
             authorized = authorize(request, rules, entry, may_complete=False)
         elif upstream.kur_names_issuer:
             authorized = authorize(request, rules, entry, may_complete=True, names_issuer=True)
-        if (
-            upstream.pop is POP.ra_verified
-            and upstream.variant_for(walk.message.body_type) is Variant.reprotect
+        if possession is Possession.proved and (
+            upstream.pop is POP.ra_verified and variant is Variant.reprotect
         ):
             authorized = vouched_for(authorized)
         unlisted = request.domain.kind is DomainKind.vendor and entry is None
@@ -190,7 +199,8 @@ class Operations:
             authenticated,
             authorized.body_der,
             authorized.subject_der,
-            request.public_key_der,
+            request.requested_key_der or b"",
+            possession,
             authorized.san,
             held=held,
         )
@@ -232,7 +242,9 @@ class Operations:
         """Build what another node needs to go on, the signed message for the CA included."""
         node, endpoint, message = self._node, walk.endpoint, walk.message
         upstream = walk.upstream
-        variant = upstream.variant_for(message.body_type)
+        variant = upstream.variant_for(
+            message.body_type, intent.possession, signed_by_device=walk.signed_by_device
+        )
         ids = node.fresh_ids() if upstream.map_ids and variant is Variant.reprotect else None
         upstream_der = await message_for_ca(
             endpoint, upstream, message, intent.body_der, variant, node.credential(), now, ids=ids
@@ -253,6 +265,7 @@ class Operations:
             subject_der=intent.subject_der,
             cert_req_id=walk.cert_req_id,
             public_key_der=intent.public_key_der,
+            possession=intent.possession.value,
             san=intent.san,
             target_der=intent.target_der,
             info_type=intent.info_type,
@@ -293,6 +306,22 @@ def _signed(authenticated: Authenticated) -> AuthenticatedMessage:
     if not isinstance(authenticated, AuthenticatedMessage):
         raise AssertionError("a shared secret protects certificate requests only")
     return authenticated
+
+
+def _check_deliverable(walk: Walk, possession: Possession) -> None:
+    """Refuse what could not be answered at the end of the way (RFC 9483 4.1.6, RFC 4211 4.2).
+
+    Raises:
+        TemplateRefused: A key made by the CA, for a requester who has no key to send it under.
+        POPRefused: A certificate that is proof of possession, where the CA does not read certConf.
+    """
+    if possession is Possession.key_generation and not walk.signed_by_device:
+        # The CA cannot encrypt for a secret that only the RA knows, and an RA has no business with the key.
+        raise TemplateRefused("a key is to be generated, and no device signed for it", rule="R60")
+    if possession is Possession.encr_cert and walk.upstream.certconf is not CertConf.forward:
+        raise POPRefused(
+            f"proof by decryption, and {walk.upstream.name} is not sent certConf", rule="R72"
+        )
 
 
 def _routed(walk: Walk, routes: list[Route], subject: str) -> Upstream:

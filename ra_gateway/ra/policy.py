@@ -225,7 +225,7 @@ def authorize(
         raise NotAuthorized("a vendor certificate cannot authorise this request", rule="R71")
     if not rules.enabled:
         raise NotAuthorized(f"vendor {request.domain.name} is disabled", rule="R145")
-    if not rules.same_key and request.public_key_der == request.signer.spki_der:
+    if not rules.same_key and request.requested_key_der == request.signer.spki_der:
         raise TemplateRefused("the key of the vendor certificate is not certified here", rule="R62")
     _check_inventory(request, rules, entry)
     return _authorize_vendor(request, rules, entry, may_complete=may_complete)

@@ -30,7 +30,9 @@ async def refuse(
     header = node.reply_header(walk.message.header)
     if cert_req_id is None:
         cert_req_id = cert_req_id_of(walk.message) if error.in_body else 0
-    body_der = refusal_body(error, body_type or walk.message.body_type, cert_req_id)
+    if body_type is None:
+        body_type = walk.message.body_type
+    body_der = refusal_body(error, body_type, cert_req_id)
     try:
         credential: Protecting = walk.shared or node.credential()
         return await protect(header, body_der, credential, credential.certificates)

@@ -11,6 +11,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.messages import CMP2021, PKIMessage
+from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import HeaderRules, named_as_signer
 from ra_gateway.ra.information import Information
@@ -97,6 +98,8 @@ class Upstream:
     Args:
         kur: How kur goes up.
         requests: How ir, cr, p10cr and rr go up; genm is always re-protected.
+        key_generation: How a request goes up whose key the CA is to make: nested or untouched, since the key comes
+            encrypted for whoever protects the request.
         recipient_der: GeneralName that requests are addressed to: the issuing CA.
         trust: What the protection of the CA's answers must chain to.
         pinned: Certificates that may protect answers without a path of their own.
@@ -132,6 +135,7 @@ class Upstream:
     any_subject: bool = False
     orig_message: bool = False
     requests: Variant = Variant.reprotect
+    key_generation: Variant = Variant.nested
     path: str = ""
     unconfirmed: Unconfirmed = Unconfirmed.leave
     unconfirmed_reason: int = 5
@@ -150,15 +154,24 @@ class Upstream:
                 del self.seen[next(iter(self.seen))]
             self.seen[signer] = None
 
-    def variant_for(self, body_type: BodyType) -> Variant:
-        """Return how a request goes up."""
-        match body_type:
-            case BodyType.kur:
-                return self.kur
-            case BodyType.genm:
-                return Variant.reprotect
-            case _:
-                return self.requests
+    def variant_for(
+        self,
+        body_type: BodyType,
+        possession: Possession = Possession.proved,
+        *,
+        signed_by_device: bool = True,
+    ) -> Variant:
+        """Return how a request goes up.
+
+        Args:
+            signed_by_device: What another RA or a shared secret protects is never nested: the CA knows devices, and
+                could not tell who that is.
+        """
+        if possession is Possession.key_generation:
+            return self.key_generation
+        variant = self.kur if body_type is BodyType.kur else self.requests
+        vouched_for = variant is Variant.nested and not signed_by_device
+        return Variant.reprotect if body_type is BodyType.genm or vouched_for else variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +272,7 @@ class Endpoint:
         approval: Which requests wait for an operator's decision.
         approval_seconds: How long they wait at most.
         registration_authorities: Other RAs that may come in place of their devices; None for none.
+        accepted: Other ways than a signature in which possession of a key may be shown, or not be needed.
     """
 
     name: str
@@ -280,6 +294,7 @@ class Endpoint:
     approval: Approval = Approval.none
     approval_seconds: int = 604_800
     registration_authorities: RegistrationAuthorities | None = None
+    accepted: frozenset[Possession] = frozenset()
 
     @property
     def upstreams(self) -> dict[str, Upstream]:

@@ -30,6 +30,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.requests import Possession
 
 SCHEMA: Final = 2
 
@@ -202,6 +203,7 @@ class Transaction:
         unsent: Whether the message for the CA was certainly never sent, so that it may be signed anew.
         ca_transaction_id: transactionID that the CA sees, where it is not the device's.
         ca_cert_req_id: certReqId of the CA's answer, which certConf has towards the CA.
+        possession: How the request shows that its device has the private key (`cmp.requests.Possession`).
         failure: Name of the failInfo that a device which was told to wait is yet to be told, "" for none.
         lease_until: Until then one node is busy with the CA; a repeat waits instead of asking again.
         created_at, expires_at: Aware UTC; the store forgets the transaction at `expires_at`.
@@ -242,6 +244,7 @@ class Transaction:
     failure: str = ""
     ca_transaction_id: bytes = b""
     ca_cert_req_id: int = 0
+    possession: str = Possession.proved.value
 
     def exchange_for(self, request_digest: bytes) -> Exchange | None:
         """Return the exchange whose request had exactly these bytes, or None if they are new."""
@@ -349,6 +352,7 @@ _PLAIN_FIELDS: Final = (
     "unsent",
     "failure",
     "ca_cert_req_id",
+    "possession",
 )
 
 _EXCHANGES: Final = ("opening", "confirmation", "polling", "withdrawal")

@@ -100,11 +100,11 @@ def judge(
 
 def _of_certificate(answer: CheckedAnswer) -> Verdict:
     changes: dict[str, Any] = {"response_nonce": answer.message.header.sender_nonce or b""}
-    if answer.certificate is None:
+    if not answer.issued:
         info = answer.response.status_info
         return Verdict(Event.refused, answer.message, "refused", answer, info, changes)
     changes |= {
-        "certificate_der": answer.certificate.der,
+        "certificate_der": b"" if answer.certificate is None else answer.certificate.der,
         "ca_cert_req_id": answer.ca_cert_req_id,
         "confirm_locally": granted_by(answer),
     }

@@ -59,6 +59,11 @@ class Walk:
         """Where the message goes: the endpoint's own upstream until a route says otherwise."""
         return self.routed or self.endpoint.upstream
 
+    @property
+    def signed_by_device(self) -> bool:
+        """Whether the device's own signature protects the message, once that is known."""
+        return self.shared is None and not self.relayed
+
     def copy(self) -> Walk:
         """Return a walk that goes on by itself."""
         return replace(self, notes=list(self.notes))

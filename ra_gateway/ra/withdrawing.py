@@ -298,7 +298,7 @@ def _target(certificate: Certificate) -> bytes:
 
 
 def _why(transaction: Transaction) -> str:
-    if transaction.state is State.FAILED:
+    if transaction.confirm_until is None and transaction.confirmation is None:
         return "the CA issued a certificate that could not be relayed"
     if transaction.confirmation is not None and not transaction.confirm_status:
         return "the device rejected its certificate"

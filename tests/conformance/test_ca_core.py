@@ -29,12 +29,14 @@ from ra_gateway.cmp.messages import (
     Extension,
     PKIMessage,
     PKIStatusInfo,
+    assemble,
     body,
     cert_id_der,
     cert_rep_message,
     error_body,
     error_msg_content,
     nested_body,
+    nested_messages,
     signature_popo_der,
 )
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
@@ -905,13 +907,12 @@ async def test_nested_from_anyone_else_is_refused(desk: Desk, enrolled: Enrolmen
 
 @pytest.mark.requirement(128)
 async def test_nested_in_nested_is_refused(desk: Desk, enrolled: Enrolment) -> None:
-    """badRequest; so are a nested ir and two messages."""
+    """badRequest; so is the same message twice."""
     kur = await desk.request(BodyType.kur, signer=enrolled.entity)
     nested = await desk.nest(kur)
     header = PKIMessage.from_der(kur).header
     for der in (
         await desk.nest(nested),
-        await desk.nest(await desk.request(signer=enrolled.entity)),
         await desk.signed(header, nested_body(kur, kur)),
     ):
         assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
@@ -965,6 +966,103 @@ async def test_a_nested_cr(desk: Desk, enrolled: Enrolment) -> None:
         BodyType.error,
         PKIFailureInfo.signerNotTrusted,
     )
+
+
+@pytest.mark.requirement(124)
+@pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.cr])
+async def test_a_nested_first_request(
+    desk: Desk, vendor_pki: VendorPKI, body_type: BodyType
+) -> None:
+    """The RA that nests it knows the vendor; certConf comes nested too, by the vendor certificate."""
+    device = credential_of(vendor_pki.device())
+    key = pki.make_key("p256")
+    der = await desk.request(body_type, key=key, signer=device)
+    first = desk.received(key, der, await desk.send(await desk.nest(der)))
+    stranger = credential_of(vendor_pki.device("SN-OTHER"))
+    wrong = await desk.nest(await desk.confirmation(first, signer=stranger))
+    assert await desk.refused(wrong) == (BodyType.error, PKIFailureInfo.badMessageCheck)
+    certconf = await desk.confirmation(first, signer=device)
+    assert (await desk.send(await desk.nest(certconf))).body_type is BodyType.pkiconf
+    assert await desk.status(first.certificate) is CertificateStatus.confirmed
+
+
+@pytest.mark.requirement(123)
+async def test_what_an_ra_nests_is_signed_by_its_device(desk: Desk, enrolled: Enrolment) -> None:
+    """No ir by a certificate of ours, which may have been revoked; no raVerified; no broken signature."""
+    own = await desk.request(signer=enrolled.entity)
+    assert await desk.refused(await desk.nest(own)) == (
+        BodyType.error,
+        PKIFailureInfo.signerNotTrusted,
+    )
+    vendor = credential_of(pki.make_vendor_pki("Some Radio").device())
+    verified = await desk.request(signer=vendor, popo=RA_VERIFIED_POPO_DER)
+    assert await desk.refused(await desk.nest(verified)) == (
+        BodyType.ip,
+        PKIFailureInfo.notAuthorized,
+    )
+    message = PKIMessage.from_der(await desk.request(signer=vendor))
+    forged = assemble(message.header_der, message.body_der, bytes(70), message.extra_certs)
+    assert await desk.refused(await desk.nest(forged)) == (
+        BodyType.error,
+        PKIFailureInfo.badMessageCheck,
+    )
+
+
+# --- batches --------------------------------------------------------------------------------------------------
+
+
+async def batch(desk: Desk, *members: bytes) -> list[PKIMessage]:
+    answer = await desk.send(await desk.signed(desk.header(), nested_body(*members)))
+    assert answer.body_type is BodyType.nested
+    return [PKIMessage.from_der(der) for der in nested_messages(answer.body_content)]
+
+
+@pytest.mark.requirement(125)
+async def test_a_batch(desk: Desk) -> None:
+    """Each member is answered for itself, in order: certificates, a refusal, certConf in the next batch."""
+    keys = [pki.make_key("p256") for _ in range(3)]
+    sent = [
+        await desk.request(key=key, template=CertTemplate(subject_der=from_rfc4514(f"CN=enb{n}")))
+        for n, key in enumerate(keys)
+    ]
+    sent.insert(1, await desk.request(popo=b""))
+    answers = await batch(desk, *sent)
+    assert [item.header.transaction_id for item in answers] == [
+        PKIMessage.from_der(der).header.transaction_id for der in sent
+    ]
+    (response,) = cert_rep_message(answers.pop(1).body_content).responses
+    assert response.status_info.fail_info == (PKIFailureInfo.badPOP,)
+    sent.pop(1)
+    made = [
+        desk.received(key, der, answer)
+        for key, der, answer in zip(keys, sent, answers, strict=True)
+    ]
+    confirmed = await batch(desk, *[await desk.confirmation(item) for item in made])
+    assert {item.body_type for item in confirmed} == {BodyType.pkiconf}
+
+
+@pytest.mark.requirement(125, 128)
+async def test_being_in_a_batch_is_no_approval(desk: Desk, vendor_pki: VendorPKI) -> None:
+    """A member by a device's own protection is refused, one that is nested itself too; the rest is served."""
+    by_device = await desk.request(signer=credential_of(vendor_pki.device()))
+    nested = await desk.nest(await desk.request(signer=credential_of(vendor_pki.device())))
+    refused, too_deep, served = await batch(desk, by_device, nested, await desk.request())
+    assert error_msg_content(refused.body_content).status_info.fail_info == (
+        PKIFailureInfo.signerNotTrusted,
+    )
+    assert error_msg_content(too_deep.body_content).status_info.fail_info == (
+        PKIFailureInfo.badRequest,
+    )
+    assert served.body_type is BodyType.ip
+
+
+@pytest.mark.requirement(126)
+async def test_a_batch_with_the_same_id_twice(desk: Desk) -> None:
+    """badRequest for the batch as a whole."""
+    header = desk.header()
+    twins = [await desk.request(header=header) for _ in range(2)]
+    der = await desk.signed(desk.header(), nested_body(*twins))
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
 
 
 # --- when something breaks ------------------------------------------------------------------------------------

@@ -2,44 +2,54 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from ra_gateway.cmp import asn1
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
+from ra_gateway.cmp.algorithms import digest
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     CMP2000,
     CMP2021,
-    InfoTypeAndValue,
+    CertStatus,
     PKIMessage,
+    PKIStatusInfo,
+    RevRepContent,
+    cert_confirm_body,
     cert_rep_message,
     cert_req_messages,
     certification_request,
-    gen_msg_body,
+    error_body,
     nested_messages,
+    popo_signing_key_input,
+    rev_rep_body,
 )
 from ra_gateway.cmp.names import directory_name, from_rfc4514
+from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.verification import HeaderRules, Strictness
-from ra_gateway.device.enrollment import Done, Enrollment, EnrollmentRefused, Send
+from ra_gateway.device.enrollment import Done, Send
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
+from ra_gateway.ra.information import Information, Informing
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
-from ra_gateway.ra.routes import POP, CertConf, ImplicitConfirm, Oddity, Unconfirmed, Variant
+from ra_gateway.ra.routes import POP, CertConf, ImplicitConfirm, Oddity, Variant
 from tests.support import requests
+from tests.support.asserts import assert_answers
 from tests.support.harness import (
     Answer,
+    ManualClock,
+    Script,
     World,
     cmp_certificate,
     cmp_credential,
     fail_names,
     follow,
+    other_operator,
     status_of,
 )
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
-from tests.support.polling import EVERY_TYPE, REQUESTS, Operation, SayingWait
+from tests.support.polling import EVERY_TYPE, REQUESTS, Operation, WaitingCA
 
 MakeWorld = Callable[..., World]
 
@@ -51,7 +61,11 @@ SHORT = {"transaction_id": b"\x00\x00\x00\x07", "sender_nonce": b"\x01\x02\x03\x
 def make_world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> MakeWorld:
     def make(endpoint: dict[str, Any] | None = None, **upstream: Any) -> World:
         fields = {"body_types": EVERY_TYPE, **(endpoint or {})}
-        options = {key: upstream.pop(key) for key in ("rules", "vendor_domain", "identity", "ca") if key in upstream}
+        options = {
+            key: upstream.pop(key)
+            for key in ("rules", "vendor_domain", "identity", "ca", "clock")
+            if key in upstream
+        }
         return World.make(vendor_pki, operator_pki, endpoint=fields, upstream=upstream, **options)
 
     return make
@@ -86,7 +100,7 @@ async def test_a_kur_names_the_issuer_where_the_ca_needs_it(
         key,
         requests.template(key, text, san=("dns:enb-1.ran.example.net",)),
         body_type=BodyType.kur,
-        **({} if subject else await without_subject(key)),
+        **({} if subject else await over_key_input(cmp_credential(old), key)),
     )
     answer = await world.ask(der)
     assert status_of(answer).issued, world.events[-1].detail
@@ -95,14 +109,15 @@ async def test_a_kur_names_the_issuer_where_the_ca_needs_it(
     certificate = cmp_certificate(old.certificate)
     changed = named or not subject
     assert template.issuer_der == (certificate.issuer_der if named else None)
-    assert asked(kur).pop == ("raVerified" if changed else "signature")
+    assert (asked(kur).pop == "raVerified") is changed
     assert template.subject_der == certificate.subject_der
     assert (asked(kur).old_cert_id() is not None) is changed
 
 
-async def without_subject(key: Any) -> dict[str, Any]:
-    """A request without subject, possession of whose key is proved by poposkInput."""
-    return {}
+async def over_key_input(old: Credential, key: Any) -> dict[str, Any]:
+    """Proof of possession for a request without a subject: over poposkInput."""
+    octets = popo_signing_key_input(old.sender_der, requests.spki(key))
+    return {"popo_der": await requests.popo(octets, key, input_der=octets)}
 
 
 @pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.cr])
@@ -112,7 +127,8 @@ async def test_other_requests_name_no_issuer(make_world: MakeWorld, body_type: B
     operation = await Operation.begin(world, body_type)
     await operation.send()
     (request,) = world.ca.messages
-    assert (asked(request).template.issuer_der, asked(request).pop) == (None, "signature")
+    assert asked(request).template.issuer_der is None
+    assert request.body_der == PKIMessage.from_der(operation.sent).body_der
 
 
 @pytest.mark.parametrize("variant", [Variant.forward, Variant.nested])
@@ -157,9 +173,7 @@ async def test_the_ra_does_not_vouch_for_what_did_not_verify(make_world: MakeWor
     world = make_world(pop=POP.ra_verified)
     key = make_key("p256")
     proof = await requests.popo(b"something else", key)
-    der = await requests.request(
-        world, cmp_credential(world.device()), key, popo_der=proof
-    )
+    der = await requests.request(world, cmp_credential(world.device()), key, popo_der=proof)
     answer = await world.ask(der)
     assert (answer.body_type, fail_names(answer)) == (BodyType.ip, ["badPOP"])
     assert world.ca.received == []
@@ -249,7 +263,9 @@ async def test_short_ids_are_mapped_and_mapped_back(make_world: MakeWorld) -> No
     assert confirmed.header.recip_nonce == PKIMessage.from_der(operation.sent).header.sender_nonce
     ir, cert_conf = (message.header for message in world.ca.messages)
     assert ir.transaction_id == cert_conf.transaction_id != SHORT["transaction_id"]
-    assert [len(item or b"") for item in (ir.transaction_id, ir.sender_nonce, cert_conf.sender_nonce)] == [16] * 3
+    assert [
+        len(item or b"") for item in (ir.transaction_id, ir.sender_nonce, cert_conf.sender_nonce)
+    ] == [16] * 3
     assert len({ir.sender_nonce, cert_conf.sender_nonce, SHORT["sender_nonce"]}) == 3
     assert cert_conf.recip_nonce == answer.header.sender_nonce
 
@@ -295,17 +311,20 @@ async def test_the_device_s_ids_in_an_answer_are_refused(make_world: MakeWorld) 
     assert "transactionID" in world.events[-1].detail
 
 
-async def test_polling_with_mapped_ids(make_world: MakeWorld) -> None:
+async def test_polling_with_mapped_ids(make_world: MakeWorld, operator_pki: OperatorPKI) -> None:
     """pollReq goes up under the transaction's ID for the CA, and a fresh nonce."""
-    world = mapped_world(make_world)
-    saying = SayingWait(world.ca, times=2)
+    clock = ManualClock()
+    ca = WaitingCA(operator_pki, clock, delays=frozenset({BodyType.ir}))
+    world = mapped_world(make_world, ca=ca, clock=clock)
     operation = await Operation.begin(world, BodyType.ir, **SHORT)
     await operation.send()
+    operation.assert_waiting()
     await operation.poll()
-    answer = await operation.poll()
-    assert status_of(answer).issued, world.events[-1].detail
+    assert status_of(await operation.poll()).issued, world.events[-1].detail
     assert (await operation.confirm()).body_type is BodyType.pkiconf, world.events[-1].detail
-    headers = [PKIMessage.from_der(der).header for der in saying.received]
+    headers = [message.header for message in ca.messages]
+    types = [BodyType.ir, BodyType.pollReq, BodyType.pollReq, BodyType.certConf]
+    assert [message.body_type for message in ca.messages] == types
     assert len({header.transaction_id for header in headers}) == 1
     assert len({header.sender_nonce for header in headers}) == len(headers)
     assert headers[0].transaction_id != SHORT["transaction_id"]
@@ -328,7 +347,9 @@ async def test_a_local_cert_conf_stays_here(make_world: MakeWorld, takes: bool) 
 
 @pytest.mark.requirement(80, 82)
 @pytest.mark.parametrize("granted", [True, False])
-async def test_implicit_confirmation_is_asked_of_the_ca(make_world: MakeWorld, granted: bool) -> None:
+async def test_implicit_confirmation_is_asked_of_the_ca(
+    make_world: MakeWorld, granted: bool
+) -> None:
     """Where it is granted the gateway answers certConf; where not, the CA does. The device always confirms."""
     world = make_world(certconf=CertConf.implicit)
     world.ca.grant_implicit = granted
@@ -341,30 +362,357 @@ async def test_implicit_confirmation_is_asked_of_the_ca(make_world: MakeWorld, g
     assert types == ([BodyType.ir] if granted else [BodyType.ir, BodyType.certConf])
 
 
-async def test_a_wrong_cert_conf_is_refused_where_the_ca_awaits_none(make_world: MakeWorld) -> None:
+@pytest.mark.parametrize("certconf", [CertConf.local, CertConf.implicit])
+async def test_a_wrong_cert_hash_is_refused_where_the_ca_awaits_none(
+    make_world: MakeWorld, certconf: CertConf
+) -> None:
     """certHash is the gateway's to check then."""
-    world = make_world(certconf=CertConf.implicit)
+    world = make_world(certconf=certconf)
     operation = await Operation.begin(world, BodyType.ir)
     await operation.send()
-    body_der = PKIMessage.from_der(await _confirmation(operation)).body_der
-    spoilt = body_der.replace(body_der[8:16], bytes(8))
-    der = await follow(operation.device, operation.answer, spoilt, now=world.clock())
-    answer = await world.ask(der)
-    assert fail_names(answer) == ["badCertId"]
+    status = CertStatus(digest("sha256", b"another certificate"), 0)
+    der = await follow(
+        operation.device, operation.answer, cert_confirm_body(status), now=world.clock()
+    )
+    assert fail_names(await world.ask(der)) == ["badCertId"]
     assert world.events[-1].outcome == "refused"
 
 
-async def _confirmation(operation: Operation) -> bytes:
-    world = operation.world
-    copy = replace(operation)
-    copy.answer = operation.answer
-    copy.world = replace(world, gateway=_Deaf(world.gateway))
-    del copy
-    from ra_gateway.cmp.algorithms import digest
-    from ra_gateway.cmp.messages import CertStatus, cert_confirm_body
+@pytest.mark.requirement(82)
+@pytest.mark.parametrize("asks", [True, False])
+async def test_a_grant_reaches_who_asked_where_the_endpoint_relays(
+    make_world: MakeWorld, asks: bool
+) -> None:
+    """The gateway's own wish for implicitConfirm is no wish of the device's."""
+    world = make_world({"implicit_confirm": ImplicitConfirm.relay}, certconf=CertConf.implicit)
+    enrollment = world.enrollment(world.device(), implicit_confirm=asks)
+    step = await enrollment.receive(await world.post(await enrollment.request()))
+    assert isinstance(step, Done if asks else Send)
+    assert world.ca.messages[0].header.implicit_confirm
+    infos = [item.info_type for item in world.ca.messages[0].header.general_info]
+    assert infos.count(OID.implicitConfirm) == 1
 
-    (response,) = cert_rep_message(operation.answer.body_content).responses
-    status = CertStatus(digest("sha256", response.certificate_der or b""), 0, None)
-    return await follow(
-        operation.device, operation.answer, cert_confirm_body(status), now=world.clock()
+
+# --- genm -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_ca_that_answers_no_genm_is_not_asked(make_world: MakeWorld) -> None:
+    """What is not answered here is refused, and the operator is told of which CA."""
+    world = make_world(answers_genm=False)
+    answer = await (await Operation.begin(world, BodyType.genm)).send()
+    assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["badRequest"])
+    event = world.events[-1]
+    assert (event.outcome, event.rule) == ("refused", "R138")
+    assert "scripted answers none" in event.detail
+    assert world.ca.received == []
+
+
+async def test_what_is_answered_here_needs_no_ca(make_world: MakeWorld) -> None:
+    """caCerts out of the configuration come whatever the CA is like."""
+    information = Information(ways={OID.caCerts: Informing.local})
+    world = make_world({"information": information}, answers_genm=False)
+    answer = await (await Operation.begin(world, BodyType.genm)).send()
+    assert answer.body_type is BodyType.genp
+    assert world.ca.received == []
+
+
+# --- tolerated: rejections without protection -----------------------------------------------------------------
+
+
+def unprotected_rejection(answer: Answer) -> None:
+    """As EJBCA refuses what is wrong with a request: unsigned, between names that mean nothing."""
+    answer.reject(PKIFailureInfo.incorrectData, text="wrong number of DNSNAME")
+    answer.protected = False
+    answer.extra_certs = ()
+    answer.header = replace(
+        answer.header,
+        sender_der=directory_name(from_rfc4514("CN=fooIssuer")),
+        recipient_der=directory_name(from_rfc4514("CN=fooSubject")),
+        sender_kid=None,
+        protection_alg_der=None,
     )
+
+
+BORNE = frozenset({Oddity.unprotected_rejection})
+
+
+@pytest.mark.requirement(84, 89)
+@pytest.mark.parametrize("body_type", REQUESTS)
+@pytest.mark.parametrize("borne", [True, False])
+async def test_a_rejection_without_protection(
+    make_world: MakeWorld, body_type: BodyType, borne: bool
+) -> None:
+    """Where borne, the CA's failInfo and text reach the device under the RA's signature; else systemFailure."""
+    world = make_world(tolerates=BORNE if borne else frozenset())
+    world.ca.script = unprotected_rejection
+    operation = await Operation.begin(world, body_type)
+    answer = await operation.send()
+    assert_answers(world, PKIMessage.from_der(operation.sent), answer)
+    if borne:
+        assert answer.body_type is CERT_RESPONSE_TO[body_type]
+        assert fail_names(answer) == ["incorrectData"]
+        assert status_of(answer).status_string == ("wrong number of DNSNAME",)
+        (response,) = cert_rep_message(answer.body_content).responses
+        assert (response.cert_req_id, response.certificate_der) == (operation.cert_req_id, None)
+    else:
+        assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["systemFailure"])
+    event = world.events[-1]
+    assert event.outcome == ("refused" if borne else "failed")
+    assert ("DNSNAME" in event.detail) is borne
+    assert (await operation.send()).der == answer.der
+
+
+def without_protection(answer: Answer) -> None:
+    answer.protected = False
+
+
+def granted_with_mods(answer: Answer) -> None:
+    answer.set_response(status_info=PKIStatusInfo(PKIStatus.grantedWithMods))
+    answer.protected = False
+
+
+def rejected_with_a_certificate(answer: Answer) -> None:
+    info = PKIStatusInfo(PKIStatus.rejection, ("no",))
+    answer.set_response(status_info=info)
+    answer.protected = False
+
+
+def waiting(answer: Answer) -> None:
+    answer.set_response(status_info=PKIStatusInfo(PKIStatus.waiting), certificate_der=None)
+    answer.protected = False
+
+
+def twice(answer: Answer) -> None:
+    unprotected_rejection(answer)
+    answer.set_content(replace(answer.content, responses=answer.content.responses * 2))
+
+
+def nobody(answer: Answer) -> None:
+    unprotected_rejection(answer)
+    answer.set_content(replace(answer.content, responses=()))
+
+
+def with_ca_pubs(answer: Answer) -> None:
+    unprotected_rejection(answer)
+    answer.set_content(replace(answer.content, ca_pubs=answer.extra_certs))
+
+
+def another_transaction(answer: Answer) -> None:
+    unprotected_rejection(answer)
+    answer.header = replace(answer.header, transaction_id=bytes(16))
+
+
+def another_nonce(answer: Answer) -> None:
+    unprotected_rejection(answer)
+    answer.header = replace(answer.header, recip_nonce=bytes(16))
+
+
+def no_nonce(answer: Answer) -> None:
+    unprotected_rejection(answer)
+    answer.header = replace(answer.header, sender_nonce=None)
+
+
+def broken_signature(answer: Answer) -> None:
+    answer.reject(PKIFailureInfo.incorrectData, text="wrong number of DNSNAME")
+    answer.credential = cmp_credential(other_operator().cmp_signer)
+
+
+@pytest.mark.requirement(83, 84, 96)
+@pytest.mark.parametrize(
+    "script",
+    [
+        without_protection,
+        granted_with_mods,
+        rejected_with_a_certificate,
+        waiting,
+        twice,
+        nobody,
+        another_transaction,
+        another_nonce,
+        no_nonce,
+        broken_signature,
+    ],
+)
+async def test_nothing_else_without_protection_is_believed(
+    make_world: MakeWorld, script: Script
+) -> None:
+    """No certificate, no word to wait, no answer to something else: a failure of the CA towards the device."""
+    world = make_world(tolerates=BORNE)
+    world.ca.script = script
+    operation = await Operation.begin(world, BodyType.ir)
+    answer = await operation.send()
+    assert_answers(world, PKIMessage.from_der(operation.sent), answer)
+    assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["systemFailure"])
+    assert world.events[-1].detail.startswith("scripted")
+
+
+@pytest.mark.requirement(84)
+async def test_an_unprotected_rp_is_never_believed(make_world: MakeWorld) -> None:
+    """That a certificate is revoked already would end the care for it."""
+    world = make_world(tolerates=BORNE)
+
+    def script(answer: Answer) -> None:
+        info = PKIStatusInfo(PKIStatus.rejection, (), (PKIFailureInfo.certRevoked,))
+        answer.body_der = rev_rep_body(RevRepContent((info,)))
+        answer.protected = False
+
+    world.ca.script = script
+    answer = await (await Operation.begin(world, BodyType.rr)).send()
+    assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["systemFailure"])
+
+
+@pytest.mark.requirement(85, 89)
+@pytest.mark.parametrize("protected", [True, False])
+@pytest.mark.parametrize(
+    "bit, told",
+    [
+        (PKIFailureInfo.badRequest, "systemFailure"),
+        (PKIFailureInfo.systemUnavail, "systemUnavail"),
+        (None, "systemFailure"),
+    ],
+)
+async def test_an_error_of_the_ca_is_a_failure_whoever_signed_it(
+    make_world: MakeWorld, protected: bool, bit: PKIFailureInfo | None, told: str
+) -> None:
+    """It counts as failure without being trusted for more; its text is for the operator."""
+    world = make_world()
+
+    def script(answer: Answer) -> None:
+        bits = () if bit is None else (bit,)
+        info = PKIStatusInfo(PKIStatus.rejection, ("not an authorized administrator",), bits)
+        answer.body_der = error_body(info)
+        answer.protected = protected
+
+    world.ca.script = script
+    operation = await Operation.begin(world, BodyType.ir)
+    answer = await operation.send()
+    assert_answers(world, PKIMessage.from_der(operation.sent), answer)
+    assert (answer.body_type, fail_names(answer)) == (BodyType.error, [told])
+    assert "not an authorized administrator" in world.events[-1].detail
+    assert b"administrator" not in answer.der
+
+
+# --- tolerated: pkiConf ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(84)
+@pytest.mark.parametrize("borne", [True, False])
+@pytest.mark.parametrize("takes", [True, False])
+async def test_a_pkiconf_without_protection(
+    make_world: MakeWorld, borne: bool, takes: bool
+) -> None:
+    """It says no more than that the CA does not read certConf; the device gets the RA's own."""
+    oddities = frozenset({Oddity.unprotected_pkiconf} if borne else set())
+    world = make_world(tolerates=oddities)
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    world.ca.script = without_protection
+    answer = await operation.confirm(takes=takes)
+    assert_answers(world, PKIMessage.from_der(operation.sent), answer)
+    if borne:
+        assert answer.body_type is BodyType.pkiconf
+        assert world.events[-1].outcome == ("confirmed" if takes else "rejected")
+    else:
+        assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["systemFailure"])
+
+
+BARE = frozenset({Oddity.pkiconf_without_certificates})
+
+
+def bare(answer: Answer) -> None:
+    """As Nokia's and Insta's: no certificates, and no senderKID."""
+    answer.extra_certs = ()
+    answer.header = replace(answer.header, sender_kid=None)
+
+
+@pytest.mark.requirement(84)
+@pytest.mark.parametrize("borne", [True, False])
+async def test_a_pkiconf_without_certificates(make_world: MakeWorld, borne: bool) -> None:
+    """Who signed the ip may sign it, where that is borne."""
+    world = make_world(tolerates=BARE if borne else frozenset())
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    world.ca.script = bare
+    answer = await operation.confirm()
+    if borne:
+        assert answer.body_type is BodyType.pkiconf, world.events[-1].detail
+    else:
+        assert fail_names(answer) == ["systemFailure"]
+
+
+@pytest.mark.requirement(84)
+async def test_a_bare_pkiconf_by_a_stranger(make_world: MakeWorld) -> None:
+    """Only signers of earlier answers that were valid do."""
+    world = make_world(tolerates=BARE)
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+
+    def script(answer: Answer) -> None:
+        bare(answer)
+        answer.credential = cmp_credential(other_operator().cmp_signer)
+
+    world.ca.script = script
+    assert fail_names(await operation.confirm()) == ["systemFailure"]
+
+
+@pytest.mark.requirement(84)
+async def test_a_bare_ip_is_not_borne(make_world: MakeWorld) -> None:
+    """What leaves certificates out is pkiConf alone."""
+    world = make_world(tolerates=BARE)
+    first = await Operation.begin(world, BodyType.ir)
+    await first.send()
+    await first.confirm()
+    world.ca.script = bare
+    second = await Operation.begin(world, BodyType.ir)
+    assert fail_names(await second.send()) == ["systemFailure"]
+
+
+async def test_few_signers_are_remembered(make_world: MakeWorld) -> None:
+    """The oldest goes when there are more than a CA can have."""
+    world = make_world(tolerates=BARE)
+    upstream = world.endpoint.upstream
+    signers = [cmp_certificate(world.operator.device(f"signer-{n}").certificate) for n in range(10)]
+    for signer in signers:
+        upstream.remember(signer)
+    assert list(upstream.seen) == signers[2:]
+
+
+# --- what is borne of every CA --------------------------------------------------------------------------------
+
+
+async def test_the_recipient_of_an_answer_is_not_looked_at(make_world: MakeWorld) -> None:
+    """EJBCA names the new certificate's subject there, which is no secret and no promise."""
+    world = make_world()
+
+    def script(answer: Answer) -> None:
+        name = directory_name(from_rfc4514("CN=enb-1.ran.example.net"))
+        answer.header = replace(answer.header, recipient_der=name)
+
+    world.ca.script = script
+    operation = await Operation.begin(world, BodyType.ir)
+    answer = await operation.send()
+    assert status_of(answer).issued
+    assert_answers(world, PKIMessage.from_der(operation.sent), answer)
+
+
+@pytest.mark.requirement(90, 91)
+@pytest.mark.parametrize(
+    "failure, told",
+    [
+        (
+            UpstreamUnavailable("HTTP 503 without a CMP message: '<html>'", delivered=True),
+            "systemUnavail",
+        ),
+        (UpstreamBroken("HTTP 500 without a CMP message: ''", rule="R91"), "systemFailure"),
+    ],
+)
+async def test_http_without_a_message(
+    make_world: MakeWorld, failure: UpstreamBroken | UpstreamUnavailable, told: str
+) -> None:
+    """A page in place of CMP is told as it is: too busy, or broken."""
+    world = make_world()
+    world.ca.failure, world.ca.failures = failure, 1
+    operation = await Operation.begin(world, BodyType.ir)
+    answer = await operation.send()
+    assert (answer.body_type, fail_names(answer)) == (BodyType.error, [told])
+    assert failure.detail in world.events[-1].detail

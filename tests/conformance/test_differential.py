@@ -158,7 +158,9 @@ def _revoked(content: bytes) -> Reading:
 
 
 READERS: dict[BodyType, Any] = {
-    **dict.fromkeys((BodyType.ir, BodyType.cr, BodyType.kur, BodyType.krr, BodyType.ccr), _requests),
+    **dict.fromkeys(
+        (BodyType.ir, BodyType.cr, BodyType.kur, BodyType.krr, BodyType.ccr), _requests
+    ),
     **dict.fromkeys((BodyType.ip, BodyType.cp, BodyType.kup, BodyType.ccp), _answer),
     BodyType.certConf: _confirmation,
     BodyType.error: _error,
@@ -210,7 +212,15 @@ def _has_reserved_tag(value: Any) -> bool:
     return isinstance(value, bytes) and value[:1] == b"\x00"
 
 
-OCTETS = {"sender_kid", "recip_kid", "transaction_id", "sender_nonce", "recip_nonce", "protection", "cert_hash"}
+OCTETS = {
+    "sender_kid",
+    "recip_kid",
+    "transaction_id",
+    "sender_nonce",
+    "recip_nonce",
+    "protection",
+    "cert_hash",
+}
 """What is no element, and may begin with anything."""
 
 
@@ -256,7 +266,9 @@ def test_generated_messages(
     header: Any, body_type: BodyType, protection: bytes | None, extra_certs: list[bytes]
 ) -> None:
     """On messages of any header, the codec's own."""
-    assert agree(assemble(header.to_der(), body(body_type, b"\x30\x00"), protection, extra_certs)) in (
+    assert agree(
+        assemble(header.to_der(), body(body_type, b"\x30\x00"), protection, extra_certs)
+    ) in (
         True,
         False,
     )

@@ -28,11 +28,8 @@ from ra_gateway.ra.transaction import State
 from tests.conformance.test_mac import (
     ONCE,
     OTHER,
-    REFERENCE,
-    SECRET,
     assert_maced,
     cert_conf,
-    csv_path,
     ir,
     maced,
     sender,
@@ -51,6 +48,7 @@ from tests.support.harness import (
 from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.polling import (
     EVERY_TYPE,
+    KNOWN,
     OTHERS,
     PATIENCE_SECONDS,
     REQUESTS,
@@ -59,6 +57,7 @@ from tests.support.polling import (
     approve,
     settled,
     slow_world,
+    written_secrets,
 )
 
 MakeWorld = Callable[..., World]
@@ -152,7 +151,7 @@ async def test_a_fast_ca_makes_nobody_wait(slow: World) -> None:
     assert (await operation.stored()).opening.waiting is False
 
 
-async def test_where_waiting_is_off_a_slow_ca_is_systemUnavail(make_world: MakeWorld) -> None:
+async def test_where_waiting_is_off_a_slow_ca_is_system_unavail(make_world: MakeWorld) -> None:
     """wait_after_seconds None: the device is held up until the deadline, as before."""
     world = slow_world(make_world, endpoint={"wait_after_seconds": None})
     operation = await Operation.begin(world, BodyType.ir)
@@ -215,7 +214,7 @@ async def refused_poll(operation: Operation, der: bytes, *fail_info: str) -> Non
 
 
 @pytest.mark.requirement(119)
-@pytest.mark.parametrize(("body_type", "asked"), [(BodyType.ir, 1), (BodyType.ir, -1), (BodyType.rr, 1)])
+@pytest.mark.parametrize("body_type,asked", [(BodyType.ir, 1), (BodyType.ir, -1), (BodyType.rr, 1)])
 async def test_another_cert_req_id(slow: World, body_type: BodyType, asked: int) -> None:
     """pollReq names what is waited for: the request's certReqId, -1 for what has none."""
     operation = await Operation.begin(slow, body_type)
@@ -233,7 +232,9 @@ async def test_another_recip_nonce(slow: World) -> None:
     stale = await operation.poll_req()
     await operation.poll()
     await operation.poll()
-    await refused_poll(operation, await operation.poll_req(recip_nonce=bytes(16)), "badRecipientNonce")
+    await refused_poll(
+        operation, await operation.poll_req(recip_nonce=bytes(16)), "badRecipientNonce"
+    )
     assert stale != b""
 
 
@@ -513,9 +514,7 @@ async def test_a_device_that_goes_away_while_it_is_held_up(slow: World) -> None:
 @pytest.mark.parametrize("strike", [die, fail])
 @pytest.mark.parametrize("done", [False, True])
 @pytest.mark.parametrize("at", range(1, 14))
-async def test_a_fault_anywhere(
-    make_world: MakeWorld, at: int, done: bool, strike: Strike
-) -> None:
+async def test_a_fault_anywhere(make_world: MakeWorld, at: int, done: bool, strike: Strike) -> None:
     """Whichever step fails, the operation ends in one certificate, or in one failure; never in two certificates."""
     world = slow_world(make_world, upstream={"replays_repeats": True}, ca=None)
     world.ca.replays = True
@@ -572,7 +571,9 @@ async def test_the_ca_s_waiting_is_relayed(
     operation.assert_not_yet(seconds=7)
     answer = await operation.poll()
     assert answer.body_type is RESPONSE_TO[body_type], world.events[-1].detail
-    sent = [BodyType.nested] * 3 if variant is Variant.nested else [body_type, *[BodyType.pollReq] * 2]
+    sent = (
+        [BodyType.nested] * 3 if variant is Variant.nested else [body_type, *[BodyType.pollReq] * 2]
+    )
     if body_type is BodyType.genm:
         sent = [body_type, *[BodyType.pollReq] * 2]
     assert [m.body_type for m in world.ca.messages] == sent
@@ -586,7 +587,9 @@ async def test_the_ca_s_waiting_is_relayed(
 
 @pytest.mark.requirement(118)
 @pytest.mark.parametrize("first_nonce", [False, True])
-async def test_either_nonce_of_the_final_answer(waiting_world: MakeWorld, first_nonce: bool) -> None:
+async def test_either_nonce_of_the_final_answer(
+    waiting_world: MakeWorld, first_nonce: bool
+) -> None:
     """The CA may return the request's nonce or the last pollReq's; the device always gets its pollReq's."""
     world = waiting_world(ca={"polls": 0, "first_nonce": first_nonce})
     operation = await Operation.begin(world, BodyType.ir)
@@ -640,7 +643,9 @@ async def test_a_broken_answer_to_a_poll(waiting_world: MakeWorld) -> None:
     world = waiting_world()
     operation = await Operation.begin(world, BodyType.ir)
     await operation.send()
-    world.ca.script = lambda answer: setattr(answer, "header", replace(answer.header, recip_nonce=b"x" * 16))
+    world.ca.script = lambda answer: setattr(
+        answer, "header", replace(answer.header, recip_nonce=b"x" * 16)
+    )
     der = await operation.poll_req()
     first = await world.ask(der)
     assert (first.body_type, fail_names(first)) == (BodyType.error, ["systemFailure"])
@@ -665,9 +670,7 @@ async def test_the_ca_refuses_after_all(waiting_world: MakeWorld) -> None:
 @pytest.mark.requirement(94)
 async def test_one_poll_at_two_nodes_polls_the_ca_once(waiting_world: MakeWorld) -> None:
     """The second node waits for what the first one gets."""
-    world = waiting_world(
-        ca={"polls": 0}, endpoint={"wait_after_seconds": 2.0}
-    )
+    world = waiting_world(ca={"polls": 0}, endpoint={"wait_after_seconds": 2.0})
     operation = await Operation.begin(world, BodyType.ir)
     await operation.send()
     der = await operation.poll_req()
@@ -677,7 +680,9 @@ async def test_one_poll_at_two_nodes_polls_the_ca_once(waiting_world: MakeWorld)
     assert len(world.ca.received) == 2
 
 
-async def test_the_ca_s_waiting_may_last_longer_than_a_transaction(waiting_world: MakeWorld) -> None:
+async def test_the_ca_s_waiting_may_last_longer_than_a_transaction(
+    waiting_world: MakeWorld,
+) -> None:
     """A CA where a person decides has as long as an operator here."""
     world = waiting_world(ca={"polls": 3})
     operation = await Operation.begin(world, BodyType.ir)
@@ -694,6 +699,11 @@ async def test_the_ca_s_waiting_may_last_longer_than_a_transaction(waiting_world
 
 
 # --- under a shared secret ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def secrets_csv(tmp_path: Path) -> Path:
+    return written_secrets(tmp_path)
 
 
 @dataclass(slots=True)
@@ -748,12 +758,12 @@ async def ca_answers(by_mac: ByMAC) -> None:
 
 
 @pytest.mark.requirement(44, 117, 118)
-@pytest.mark.parametrize(("reference", "secret"), [(REFERENCE, SECRET), ONCE])
+@pytest.mark.parametrize("reference,secret", [KNOWN, ONCE])
 async def test_a_device_polls_by_its_secret(
-    vendor_pki: VendorPKI, operator_pki: OperatorPKI, csv_path: Path, reference: str, secret: str
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, secrets_csv: Path, reference: str, secret: str
 ) -> None:
     """Every answer has the MAC of its pollReq, also where the secret is for single use."""
-    by_mac = await waiting_by_mac(vendor_pki, operator_pki, csv_path, reference, secret)
+    by_mac = await waiting_by_mac(vendor_pki, operator_pki, secrets_csv, reference, secret)
     assert (await by_mac.poll()).body_type is BodyType.pollRep
     await ca_answers(by_mac)
     answer = await by_mac.poll()
@@ -763,16 +773,16 @@ async def test_a_device_polls_by_its_secret(
     assert confirmed.body_type is BodyType.pkiconf
     world.ca.gate = None
     again = await world.ask(await ir(world, reference=reference, secret=secret))
-    names = [] if reference == REFERENCE else ["notAuthorized"]
+    names = [] if reference == KNOWN[0] else ["notAuthorized"]
     assert fail_names(again) == names
 
 
 @pytest.mark.requirement(35)
 async def test_another_secret_does_not_poll(
-    vendor_pki: VendorPKI, operator_pki: OperatorPKI, csv_path: Path
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, secrets_csv: Path
 ) -> None:
     """The answer is for who began, by the secret with which it began."""
-    by_mac = await waiting_by_mac(vendor_pki, operator_pki, csv_path, REFERENCE, SECRET)
+    by_mac = await waiting_by_mac(vendor_pki, operator_pki, secrets_csv, *KNOWN)
     other = replace(by_mac, reference=OTHER[0], secret=OTHER[1])
     assert fail_names(await by_mac.world.ask(other.poll_req())) == ["badMessageCheck"]
     wrong = replace(by_mac, secret=OTHER[1])
@@ -782,10 +792,10 @@ async def test_another_secret_does_not_poll(
 
 
 async def test_a_secret_comes_back_when_the_ca_refuses(
-    vendor_pki: VendorPKI, operator_pki: OperatorPKI, csv_path: Path
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, secrets_csv: Path
 ) -> None:
     """Nothing was issued while the device waited: its secret for single use is good for another try."""
-    by_mac = await waiting_by_mac(vendor_pki, operator_pki, csv_path, *ONCE)
+    by_mac = await waiting_by_mac(vendor_pki, operator_pki, secrets_csv, *ONCE)
     world = by_mac.world
     world.ca.script = lambda answer: answer.reject(PKIFailureInfo.badCertTemplate)
     await ca_answers(by_mac)

@@ -25,32 +25,100 @@ from tests.support.der import Node, parse
 from tests.vectors.book import SECRET, book
 from tests.vectors.cast import member
 
-SIGNERS: Final = ("device", "enb", "other-enb", "operator-ra", "operator-cmp")
+SIGNERS: Final = ("device", "enb", "other-enb", "operator-ra", "operator-cmp", "local-ra")
 """Members with a P-256 key: the gateway or its CA trusts each of them, for something."""
 
-_TAGS: Final = (1, 2, 3, 4, 5, 6, 10, 12, 19, 22, 23, 24, 48, 49, *range(0x80, 0x8A), *range(0xA0, 0xBC))
+_TAGS: Final = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    10,
+    12,
+    19,
+    22,
+    23,
+    24,
+    48,
+    49,
+    *range(0x80, 0x8A),
+    *range(0xA0, 0xBC),
+)
 _INTEGERS: Final = (
-    *(b"\x00", b"\x01", b"\x02", b"\x03", b"\x04", b"\x7f", b"\x80", b"\xff", b"\x00\x80", b"\xff\x7f"),
+    *(
+        b"\x00",
+        b"\x01",
+        b"\x02",
+        b"\x03",
+        b"\x04",
+        b"\x7f",
+        b"\x80",
+        b"\xff",
+        b"\x00\x80",
+        b"\xff\x7f",
+    ),
     *(b"\x7f\xff\xff\xff", b"\x80\x00\x00\x00", b"\x00\x80\x00\x00\x00", b"\x7f" + b"\xff" * 7),
     *(b"\x00" + b"\xff" * 8, b"\x01" + bytes(2500), b"\x80" + bytes(64), b""),
 )
 _LENGTHS: Final = (
-    *(b"\x80", b"\x00", b"\x7f", b"\x81\x00", b"\x81\x7f", b"\x81\x80", b"\x82\x00\x10", b"\x82\xff\xff"),
-    *(b"\x84\x7f\xff\xff\xff", b"\x84\xff\xff\xff\xff", b"\x88" + b"\xff" * 8, b"\xff", b"\xfe" + b"\x01" * 8),
+    *(
+        b"\x80",
+        b"\x00",
+        b"\x7f",
+        b"\x81\x00",
+        b"\x81\x7f",
+        b"\x81\x80",
+        b"\x82\x00\x10",
+        b"\x82\xff\xff",
+    ),
+    *(
+        b"\x84\x7f\xff\xff\xff",
+        b"\x84\xff\xff\xff\xff",
+        b"\x88" + b"\xff" * 8,
+        b"\xff",
+        b"\xfe" + b"\x01" * 8,
+    ),
 )
 _TIMES: Final = (
-    *(b"20260102030405Z", b"20260102030405.5Z", b"00000101000000Z", b"99991231235959Z", b"20260231030405Z"),
-    *(b"260102030405Z", b"20260102030405+0100", b"20260102030460Z", b"", b"Z" * 15, b"99991231235960Z"),
+    *(
+        b"20260102030405Z",
+        b"20260102030405.5Z",
+        b"00000101000000Z",
+        b"99991231235959Z",
+        b"20260231030405Z",
+    ),
+    *(
+        b"260102030405Z",
+        b"20260102030405+0100",
+        b"20260102030460Z",
+        b"",
+        b"Z" * 15,
+        b"99991231235960Z",
+    ),
 )
 _STRINGS: Final = (
-    *(b"", b"*", b"\x00", b"\xff\xfe", b"\xc0\x80", b"\xed\xa0\x80", "ä".encode(), "CN=x,O=y".encode()),
+    *(
+        b"",
+        b"*",
+        b"\x00",
+        b"\xff\xfe",
+        b"\xc0\x80",
+        b"\xed\xa0\x80",
+        "ä".encode(),
+        b"CN=x,O=y",
+    ),
     *(b"%s%n{0}{cn}", b"x" * 300, b"\r\n\x1b[31m", b"../../etc", b"enb-1-ref", "\u202e".encode()),
 )
-_OIDS: Final = tuple(
-    asn1.oid_der(value)[2:]
-    for name, value in vars(OID).items()
-    if not name.startswith("_") and isinstance(value, str)
-) + (b"", b"\x80", b"\x2a\x80\x03", b"\x88\x37\x01", b"\x2a" + b"\xff" * 70 + b"\x01")
+_OIDS: Final = (
+    *(
+        asn1.oid_der(value)[2:]
+        for name, value in vars(OID).items()
+        if not name.startswith("_") and isinstance(value, str)
+    ),
+    *(b"", b"\x80", b"\x2a\x80\x03", b"\x88\x37\x01", b"\x2a" + b"\xff" * 70 + b"\x01"),
+)
 
 _PRIMITIVES: Final[dict[int, Sequence[bytes]]] = {
     0x02: _INTEGERS,
@@ -175,7 +243,9 @@ def _flip(random: Random, tree: Node) -> None:
 def _resize(random: Random, tree: Node) -> None:
     node = _any(random, tree)
     octets = node.encode()[2:] if node.parts is not None else node.octets
-    size = random.choice((0, 1, len(octets) // 2, len(octets) - 1, len(octets) + 1, len(octets) * 3, 4097))
+    size = random.choice(
+        (0, 1, len(octets) // 2, len(octets) - 1, len(octets) + 1, len(octets) * 3, 4097)
+    )
     _become(node, (octets * (size // max(len(octets), 1) + 1) + bytes(4097))[: max(size, 0)])
 
 
@@ -296,7 +366,9 @@ def _protect(random: Random, tree: Node) -> None:
     if random.random() < 0.15:
         _mac(tree)
         return
-    _sign(random, tree, random.choice(SIGNERS) if random.random() < 0.2 else _fitting(tree.parts[1]))
+    _sign(
+        random, tree, random.choice(SIGNERS) if random.random() < 0.2 else _fitting(tree.parts[1])
+    )
 
 
 def _fitting(body: Node) -> str:
@@ -304,6 +376,8 @@ def _fitting(body: Node) -> str:
     number = body.tag[0] & 0x1F
     if number in RESPONSE_TO.values() or number in (BodyType.pkiconf, BodyType.pollRep):
         return "operator-cmp"
+    if number == BodyType.nested:
+        return "local-ra"
     owned = (BodyType.cr, BodyType.kur, BodyType.rr, BodyType.genm)
     return "enb" if number in owned else "device"
 

@@ -7,6 +7,7 @@ says, and prints a report. What the child needs beyond the product is atheris: `
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -67,14 +68,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=1_000_000, help="how many to try")
     parser.add_argument("--seed", type=int, default=1, help="of the random choices")
-    parser.add_argument("--corpus", type=Path, help="where new inputs go; a scratch folder if absent")
+    parser.add_argument(
+        "--corpus", type=Path, help="where new inputs go; a scratch folder if absent"
+    )
     parser.add_argument("--findings", type=Path, default=Path(), help="where findings go")
-    parser.add_argument("--minimise", action="store_true", help="then reduce tests/fuzz/corpus to what counts")
+    parser.add_argument(
+        "--minimise", action="store_true", help="then reduce tests/fuzz/corpus to what counts"
+    )
     options = parser.parse_args(arguments)
     try:
         import atheris  # noqa: F401 - only whether it is there: the child is who uses it
     except ImportError as error:
-        print(f"error: the fuzzer needs atheris: pip install -e '.[test,fuzz]' ({error})", file=sys.stderr)
+        print(
+            f"error: the fuzzer needs atheris: pip install -e '.[test,fuzz]' ({error})",
+            file=sys.stderr,
+        )
         return 2
     with tempfile.TemporaryDirectory() as scratch:
         corpus = options.corpus or Path(scratch)
@@ -120,7 +128,7 @@ def minimise(*sources: Path) -> None:
     """Keep in the tree's corpus what reaches more than the vectors do, and is small."""
     with tempfile.TemporaryDirectory() as scratch, _vectors() as vectors:
         # What is merged into a folder is only what the folder's own content does not reach.
-        known, merged = set(path.name for path in vectors.iterdir()), Path(scratch) / "merged"
+        known, merged = {path.name for path in vectors.iterdir()}, Path(scratch) / "merged"
         shutil.copytree(vectors, merged)
         _child("-merge=1", f"-max_len={_LARGEST_OCTETS}", *map(str, (merged, CORPUS, *sources)))
         kept = {path.name: path.read_bytes() for path in merged.iterdir() if path.name not in known}
@@ -134,21 +142,38 @@ def _child(*arguments: str) -> str:
     """Run libFuzzer and return its log, which is passed on as it comes."""
     command = [sys.executable, "-m", "tests.fuzz.child", *arguments]
     lines = []
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+    with (
+        tempfile.TemporaryDirectory() as scratch,  # libFuzzer ends its process without tidying up
+        subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, "TMPDIR": scratch},
+        ) as process,
+    ):
         assert process.stderr is not None
         for line in process.stderr:
-            if not line.startswith(("INFO: Instrumenting", "#")) or "DONE" in line or "pulse" in line:
+            if (
+                not line.startswith(("INFO: Instrumenting", "#"))
+                or "DONE" in line
+                or "pulse" in line
+            ):
                 sys.stderr.write(line)
             lines.append(line)
     log = "".join(lines)
     if process.returncode and "Test unit written to" not in log:
-        raise SystemExit(f"error: the fuzzer ended with {process.returncode} for another reason than a finding")
+        raise SystemExit(
+            f"error: the fuzzer ended with {process.returncode} for another reason than a finding"
+        )
     return log
 
 
 def read_report(log: str, seed: int, seconds: float) -> Report:
     """Return the report of a run from libFuzzer's log."""
-    progress = re.findall(r"^#(\d+)\s.*cov: (\d+) ft: (\d+) corp: (\d+)/(\d+)(Kb|Mb|b)", log, re.MULTILINE)
+    progress = re.findall(
+        r"^#(\d+)\s.*cov: (\d+) ft: (\d+) corp: (\d+)/(\d+)(Kb|Mb|b)", log, re.MULTILINE
+    )
     inputs, edges, features, corpus, size, unit = progress[-1] if progress else ("0",) * 5 + ("b",)
     done = re.search(r"number_of_executed_units: (\d+)", log)
     scale = {"b": 1, "Kb": 1024, "Mb": 1024**2}[unit]

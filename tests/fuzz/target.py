@@ -11,19 +11,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import tempfile
 from collections.abc import Iterator
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from structlog.testing import capture_logs
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import hash_algorithm, load_public_key, signature_algorithm
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
 from ra_gateway.cmp.crl import decode_crl
 from ra_gateway.cmp.messages import (
     PKIHeader,
@@ -39,16 +43,18 @@ from ra_gateway.cmp.messages import (
     rev_req_content,
 )
 from ra_gateway.cmp.names import general_names, rfc4514
+from ra_gateway.cmp.protection import protect
 from ra_gateway.errors import CMPError, GatewayError, MalformedMessage, UpstreamUnavailable
 from ra_gateway.ra.events import MessageHandled
 from ra_gateway.stores.memory import MemoryStore
-from tests.support.harness import Answer, ManualClock, ScriptedCA, World
+from tests.support.desk import Clock, open_desk
+from tests.support.harness import World
 from tests.vectors import cast
-from tests.vectors.book import AT, SECRET, Configuration, book, make_world
+from tests.vectors.book import AT, SECRET, Configuration, RecordedCA, book, make_world
 from tests.vectors.catalogue import CONFIGURATIONS
 
 ENDPOINTS: Final = {
-    "3gpp": Configuration(vendors=("acme", "lattice")),
+    "3gpp": Configuration(vendors=("acme", "lattice"), local_ra=True),
     "strict": CONFIGURATIONS["strict"],
     "mac": replace(CONFIGURATIONS["mac"], vendors=("acme", "lattice")),
     "legacy": replace(CONFIGURATIONS["legacy"], vendors=("legacy", "acme"), strictness="lenient"),
@@ -58,9 +64,11 @@ ENDPOINTS: Final = {
 _TRUSTED: Final = (
     *("device", "enb", "other-enb", "operator-ra", "operator-cmp", "device-rsa", "device-ed25519"),
     *("device-ed448", "device-p384", "lattice-device", "legacy-device", "device-expired"),
-    *("device-no-usage", "acme-sub", "operator-issuing"),
+    *("device-no-usage", "acme-sub", "operator-issuing", "local-ra"),
 )
-_AUTHORITIES: Final = ("operator-cmp", "operator-ra", "operator-issuing", "operator-root")
+_AUTHORITIES: Final = (
+    *("operator-cmp", "operator-ra", "operator-issuing", "operator-root", "local-ra"),
+)
 """Who may sign a CA's answer: the operator's CAs, and whom they made CA or RA by extended key usage."""
 
 _MOST_ITERATIONS: Final = 20_000
@@ -128,17 +136,13 @@ def decode(octets: bytes) -> PKIMessage | None:
     # DER allows a fraction of a second, CMP does not; nobody is refused for one, and we write none.
     if moment is None or not moment.microsecond:
         require(message.header.to_der() == message.header_der, "the header is encoded otherwise")
-    decoder = CONTENT_DECODERS.get(message.body_type)
-    if decoder is not None:
-        try:
-            decoder(message.body_content)
-        except CMPError:
-            pass
+    read = CONTENT_DECODERS.get(message.body_type)
+    if read is not None:
+        with suppress(CMPError):
+            read(message.body_content)
     for der in message.extra_certs:
-        try:
+        with suppress(CMPError):
             Certificate.from_der(der)
-        except CMPError:
-            continue
     return message
 
 
@@ -246,13 +250,13 @@ def _hmac_fits(key: bytes, message: PKIMessage, octets: bytes) -> bool:
 # --- the whole pipeline -----------------------------------------------------------------------------------------
 
 
-class FailingCA(ScriptedCA):
-    """A CA that is out of order for names that the library it issues with does not write."""
+class FailingCA(RecordedCA):
+    """A CA that is out of order for whatever it does not know how to answer."""
 
     async def exchange(self, der: bytes, *, path: str, deadline_seconds: float) -> bytes:
         try:
             return await super().exchange(der, path=path, deadline_seconds=deadline_seconds)
-        except ValueError as error:
+        except (ValueError, CMPError) as error:
             raise UpstreamUnavailable(f"{error}", delivered=True) from error
 
 
@@ -268,6 +272,8 @@ class ForkedStore(MemoryStore):
         self._slots.clear()
         self._by_transaction_id.clear()
         self._due.clear()
+        self._agenda.clear()
+        self._held.clear()
         for transaction in self._marked.values() if marked else ():
             # Nothing is awaited inside, so that no event loop is needed.
             try:
@@ -282,15 +288,16 @@ class ForkedStore(MemoryStore):
 
 
 class Pipeline:
-    """One gateway, in which a base station has a certificate that it has not confirmed yet.
+    """One gateway, in which a base station has not confirmed its certificate yet, or is told to wait for it.
 
     Args:
         configuration: What it is like.
+        first_answer: Vector by which the CA answers the first ir.
     """
 
-    def __init__(self, configuration: Configuration) -> None:
-        clock = ManualClock(AT)
-        self.world: World = make_world(configuration, ca=FailingCA(cast.operator(), clock))
+    def __init__(self, configuration: Configuration, first_answer: str) -> None:
+        self._first_answer = first_answer
+        self.world: World = make_world(configuration, make_ca=FailingCA)
         self.store = ForkedStore(self.world.clock, max_transactions=1000)
         self.world.store = self.store
         self.world.gateway = self.world.second_gateway()
@@ -298,19 +305,18 @@ class Pipeline:
         self._ca_keys = [cast.member(name).private_key.public_key() for name in _AUTHORITIES]
 
     async def start(self) -> None:
-        """Bring the gateway to where a fuzzed certConf or error has something to say."""
+        """Bring the gateway to where a fuzzed certConf, error or pollReq has something to say."""
         octets = {name: vector.der for name, vector in book().vectors.items()}
-        for post, ca in (("ir", "ip"), ("kur", "kup-to-kur"), ("ir-pbm", ""), ("rr", "rp")):
+        opened = {"ir": self._first_answer, "kur": "kup-to-kur", "ir-pbm": "", "rr": "rp"}
+        for post, ca in opened.items():
             self._answer_with(octets[ca] if ca else None)
             await self.world.gateway.handle(octets[post], endpoint=self.world.endpoint.name)
         self._answer_with(None)
         self.store.mark()
 
     def _answer_with(self, octets: bytes | None) -> None:
-        def script(answer: Answer) -> None:
-            answer.octets = octets
-
-        self.world.ca.script = script
+        assert isinstance(self.world.ca, RecordedCA)
+        self.world.ca.octets = octets
 
     async def handle(self, octets: bytes, message: PKIMessage | None) -> None:
         """Post octets, and require all that has to hold.
@@ -324,38 +330,51 @@ class Pipeline:
         world = self.world
         self._forget()
         reply = await world.gateway.handle(octets, endpoint=world.endpoint.name, peer="192.0.2.7")
-        require(len(world.events) == 1, f"{len(world.events)} events")
-        event = world.events[0]
-        if event.bug is not None:
-            raise event.bug
+        require(bool(world.events), "nobody was told")
+        for event in world.events:
+            if event.bug is not None:
+                raise event.bug
         answer = _answer(reply.der)
-        require(reply.understood == (message is not None), "understood is not what the decoder says")
+        require(
+            reply.understood == (message is not None), "understood is not what the decoder says"
+        )
         if message is None:
             require(not world.ca.received, "unreadable octets were forwarded")
             require(not self.store.changed, "unreadable octets left a trace in the store")
-            require(answer.body_type is BodyType.error, "unreadable octets got another answer than error")
+            require(
+                answer.body_type is BodyType.error,
+                "unreadable octets got another answer than error",
+            )
             return
-        require(answer.header.transaction_id == message.header.transaction_id, "another transactionID")
-        if event.outcome == "replayed":
+        require(
+            answer.header.transaction_id == message.header.transaction_id, "another transactionID"
+        )
+        if world.events[-1].outcome == "replayed":
             return
         require(answer.header.recip_nonce == message.header.sender_nonce, "another recipNonce")
         require(answer.protection is not None, "the answer is not protected")
         if not world.ca.received and not self.store.changed:
             return
-        require(authentic(message), "a message that nobody protected was served")
+        served = [item for item in (message, *_members(message)) if authentic(item)]
+        require(bool(served), "a message that nobody protected was served")
         for der in world.ca.received:
-            self._check_forwarded(der, message)
+            sent = PKIMessage.from_der(der)
+            ids = sent.header.transaction_id
+            said = [item for item in served if item.header.transaction_id == ids]
+            require(bool(said), "forwarded otherwise than it was received")
+            self._check_forwarded(sent, said[-1])
 
-    def _check_forwarded(self, der: bytes, message: PKIMessage) -> None:
+    def _check_forwarded(self, sent: PKIMessage, message: PKIMessage) -> None:
         """Require that what went to the CA says what was received, or less, under the RA's signature."""
-        sent = PKIMessage.from_der(der)
         if sent.body_type is BodyType.nested:
             require(message.der in sent.body_der, "another message was nested than was received")
             return
         if sent.der == message.der:
             return
         require(sent.header.transaction_id == message.header.transaction_id, "forwarded otherwise")
-        require(sent.header.sender_nonce == message.header.sender_nonce, "another nonce was forwarded")
+        require(
+            sent.header.sender_nonce == message.header.sender_nonce, "another nonce was forwarded"
+        )
         require(sent.header.sender_name_der == self._ra.subject_der, "not forwarded by the RA")
         if sent.body_der == message.body_der:
             return
@@ -374,7 +393,7 @@ class Pipeline:
         world = self.world
         asked = _question(message.body_type)
         self._forget()
-        self.store.reset(marked=asked.body_type is BodyType.certConf)
+        self.store.reset(marked=asked.body_type in (BodyType.certConf, BodyType.pollReq))
         self._answer_with(octets)
         try:
             reply = await world.gateway.handle(asked.der, endpoint=world.endpoint.name)
@@ -384,7 +403,9 @@ class Pipeline:
         if event.bug is not None:
             raise event.bug
         answer = _answer(reply.der)
-        require(answer.header.transaction_id == asked.header.transaction_id, "another transactionID")
+        require(
+            answer.header.transaction_id == asked.header.transaction_id, "another transactionID"
+        )
         if event.outcome in ("issued", "revoked", "informed", "confirmed"):
             signature, signed = message.protection or b"", _protected(message)
             by_ca = any(_verifies(key, signature, signed) for key in self._ca_keys)
@@ -401,6 +422,15 @@ class Pipeline:
         world.clock.now = AT
 
 
+def _members(message: PKIMessage) -> list[PKIMessage]:
+    """Return the messages inside a nested."""
+    found = []
+    if message.body_type is BodyType.nested:
+        with suppress(CMPError):
+            found = [PKIMessage.from_der(der) for der in nested_messages(message.body_content)]
+    return found
+
+
 def _answer(der: bytes) -> PKIMessage:
     try:
         return PKIMessage.from_der(der)
@@ -415,6 +445,7 @@ _QUESTIONS: Final = {
     BodyType.rp: "rr",
     BodyType.genp: "genm-ca-certs",
     BodyType.pkiconf: "certconf",
+    BodyType.pollRep: "pollreq",
 }
 """Vectors that the CA is asked, by the type of its answer; the recorded answers fit them."""
 
@@ -424,7 +455,64 @@ def _question(body_type: BodyType) -> PKIMessage:
     return PKIMessage.from_der(book().vectors[_QUESTIONS.get(body_type, "ir")].der)
 
 
-_ANSWERS: Final = frozenset({*_QUESTIONS, BodyType.error, BodyType.pollRep, BodyType.nested})
+class Authority:
+    """The bundled CA, and an RA that passes on to it whatever comes.
+
+    Args:
+        directory: For its ledger.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._ra = cast.member("operator-ra").credential()
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Open the ledger and register the RA."""
+        known = (cast.member("operator-ra").as_entity(), cast.member("local-ra").as_entity())
+        self._desk = await self._stack.enter_async_context(
+            open_desk(
+                cast.operator(),
+                self._directory / "ledger.sqlite",
+                registered=known,
+                clock=Clock(AT),
+            )
+        )
+
+    async def stop(self) -> None:
+        """Close the ledger."""
+        await self._stack.aclose()
+
+    async def handle(self, octets: bytes, message: PKIMessage | None) -> None:
+        """Post octets as they are, and as an RA sends them on; require all that has to hold.
+
+        Raises:
+            Violation: Something does not hold.
+        """
+        await self._post(octets, message)
+        if message is not None and message.body_type is not BodyType.nested:
+            der = await protect(message.header, message.body_der, self._ra, self._ra.certificates)
+            await self._post(der, PKIMessage.from_der(der))
+
+    async def _post(self, octets: bytes, message: PKIMessage | None) -> None:
+        with capture_logs() as log:
+            reply = await self._desk.ca.handle(octets, mode=self._desk.mode)
+        require(all(entry["event"] != "ca.failed" for entry in log), f"the CA failed: {log}")
+        answer = _answer(reply.der)
+        require(reply.understood == (message is not None), "the CA understood something else")
+        if message is None or answer.body_type not in CERT_RESPONSE_TO.values():
+            return
+        issued = any(
+            item.certificate_der for item in cert_rep_message(answer.body_content).responses
+        )
+        require(not issued or authentic(message), "a certificate for somebody who is not known")
+
+
+_ANSWERS: Final = frozenset({*_QUESTIONS, BodyType.error, BodyType.nested})
+
+
+_FOR_THE_CA: Final = 240
+"""Every sixteenth input goes to the bundled CA too: its ledger is on a disk."""
 
 
 class Target:
@@ -432,13 +520,21 @@ class Target:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._pipelines = [Pipeline(configuration) for configuration in ENDPOINTS.values()]
+        self._directory = tempfile.TemporaryDirectory()
+        self._authority = Authority(Path(self._directory.name))
+        self._loop.run_until_complete(self._authority.start())
+        self._pipelines = [
+            Pipeline(configuration, "ip-waiting" if name == "legacy" else "ip")
+            for name, configuration in ENDPOINTS.items()
+        ]
         for pipeline in self._pipelines:
             self._loop.run_until_complete(pipeline.start())
 
     def close(self) -> None:
-        """Close the event loop."""
+        """Close the ledger and the event loop."""
+        self._loop.run_until_complete(self._authority.stop())
         self._loop.close()
+        self._directory.cleanup()
 
     @property
     def last_events(self) -> list[MessageHandled]:
@@ -452,11 +548,13 @@ class Target:
             Exception: The invariant does not hold, or an error of no kind that is ours came out.
         """
         message = decode(octets)
-        pipeline = self._pipelines[hashlib.blake2b(octets, digest_size=1).digest()[0] % 4]
-        self._loop.run_until_complete(self._one(pipeline, octets, message))
+        lot = hashlib.blake2b(octets, digest_size=1).digest()[0]
+        self._loop.run_until_complete(self._one(lot, octets, message))
 
-    @staticmethod
-    async def _one(pipeline: Pipeline, octets: bytes, message: PKIMessage | None) -> None:
+    async def _one(self, lot: int, octets: bytes, message: PKIMessage | None) -> None:
+        pipeline = self._pipelines[lot % len(self._pipelines)]
         await pipeline.handle(octets, message)
+        if lot >= _FOR_THE_CA:
+            await self._authority.handle(octets, message)
         if message is not None and message.body_type in _ANSWERS:
             await pipeline.answer_with(octets, message)

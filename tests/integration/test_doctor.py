@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -16,8 +14,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography import x509
+from typer.testing import CliRunner, Result
 
-from ra_gateway.app.doctor import Finding, Verdict, examine, explain
+from ra_gateway.app.doctor import CAUSES, Cause, Finding, Verdict, examine, explain
+from ra_gateway.cli.main import app
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.messages import SignaturePOP, cert_req_messages
 from ra_gateway.cmp.names import from_rfc4514
@@ -37,7 +37,7 @@ from tests.support.ejbca import (
     serve,
     server,
 )
-from tests.support.ejbca.authentication import Caller
+from tests.support.ejbca.authentication import Caller, authenticate
 from tests.support.ejbca.installation import Received
 from tests.support.ejbca.refusals import Refused
 from tests.support.openssl import OpensslMockCA
@@ -52,10 +52,14 @@ from tests.support.pki import (
     write_certificates,
     write_key,
 )
-from tests.support.processes import CAProcess, http_upstream, make_setup, set_upstream
+from tests.support.processes import (
+    CAProcess,
+    GatewayProcess,
+    http_upstream,
+    make_setup,
+    set_upstream,
+)
 from tests.support.redis_server import RedisServer
-
-_CLI = (sys.executable, "-c", "from ra_gateway.cli.main import main; main()", "doctor")
 
 
 @dataclass
@@ -63,7 +67,7 @@ class Site:
     """A gateway's configuration in a directory, with an EJBCA in front of the doctor.
 
     Args:
-        upstream: Lines of the table of the upstream besides kind and url.
+        upstream: Lines of the table of the upstream besides kind, url and dialect.
         more: Further lines.
         alias: Of EJBCA, in the URL.
         url: Instead of EJBCA's.
@@ -73,6 +77,7 @@ class Site:
     operator: OperatorPKI
     ejbca: Ejbca
     upstream: list[str] = field(default_factory=list)
+    dialect: str = 'dialect = "ejbca-ra"'
     more: str = ""
     store: str = 'kind = "memory"'
     alias: str = RA_ALIAS
@@ -111,6 +116,7 @@ allowed_subjects = ["*"]
 [upstreams.ejbca]
 kind = "cmp_http"
 url = "{url}"
+{self.dialect}
 {lines}
 [endpoints.ran]
 paths = ["/pkix"]
@@ -373,7 +379,10 @@ async def test_a_recipient_that_is_no_ca_is_found_by_unprotected_errors(site: Si
     unprotected = next(item for item in faults if item.tried == "protection of the answer to ir")
     assert unprotected.came_back == "error without protection"
     assert unprotected.setting.startswith("upstreams.ejbca.recipient")
-    recipient = next(item for item in faults if item.tried == "recipient of our messages")
+    recipient = next(
+        item for item in await site.findings() if item.tried == "recipient of our messages"
+    )
+    assert recipient.verdict is Verdict.warning
     assert "Example Operator Issuing CA" in recipient.came_back
 
 
@@ -420,6 +429,14 @@ async def test_a_clock_that_is_wrong_is_found(site: Site, seconds: int, verdict:
     assert "NTP" in found.setting
 
 
+async def test_without_answers_the_clock_is_told_by_http(site: Site) -> None:
+    """HTTP has the date too."""
+    site.alias = "nobody"
+    assert [item.verdict for item in await site.findings() if "HTTP Date" in item.tried] == [
+        Verdict.ok
+    ]
+
+
 async def test_messages_larger_than_ejbca_takes_are_warned_of(site: Site) -> None:
     """A base station may send more than EJBCA takes."""
     site.more = "[server]\nmax_body_bytes = 200000"
@@ -457,14 +474,12 @@ async def test_a_ca_that_wants_a_kur_from_the_device_is_found(
 ) -> None:
     """It takes the ir of the RA, and says notAuthorized to its kur: kur = "nested" or "forward"."""
 
-    usual = server.authenticate
-
-    def authenticate(here: Ejbca, received: Received) -> Caller:
+    def refuse_kur(here: Ejbca, received: Received) -> Caller:
         if received.message.body_type is BodyType.kur:
             raise Refused("who are you", PKIFailureInfo.notAuthorized)
-        return usual(here, received)
+        return authenticate(here, received)
 
-    monkeypatch.setattr(server, "authenticate", authenticate)
+    monkeypatch.setattr(server, "authenticate", refuse_kur)
     found = of_probe(await site.findings(), "kur")
     assert found.verdict is Verdict.fault
     assert 'upstreams.ejbca.kur = "nested" or "forward"' in found.setting
@@ -476,24 +491,62 @@ async def test_a_kur_that_goes_up_untouched_is_not_probed(site: Site) -> None:
     findings = await site.findings()
     assert [item.body_type for item in site.ejbca.messages] == [BodyType.ir, BodyType.rr]
     assert unwell(findings) == []
+    assert [item.tried for item in findings if item.came_back.startswith("not tried")] == ["kur"]
+
+
+async def test_an_alias_in_client_mode_for_kur_alone_is_well(site: Site) -> None:
+    """Where only kur goes there, as base stations signed it, nothing but the rr can be tried."""
+    async with serve(site.ejbca) as url:
+        site.more = f"""
+[[endpoints.ran.routes]]
+body_types = ["kur"]
+upstream = "renewals"
+[upstreams.renewals]
+kind = "cmp_http"
+url = "{url}/{CLIENT_ALIAS}"
+dialect = "ejbca-client"
+"""
+        findings = await examine(site.config(f"{url}/{RA_ALIAS}"))
+    assert unwell(findings) == []
+    asked = [(item.subject, item.tried.split()[0]) for item in findings if " a" in item.came_back]
+    assert ("upstream renewals", "rr") in asked
+    assert ("upstream renewals", "ir") not in asked
+
+
+async def test_a_signer_of_the_ca_that_expires_is_warned_of(
+    tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    """Answers will not be believed any more when it has."""
+    operator = make_operator_pki()
+    soon = operator.root.issue_ca(
+        "CN=Short Issuing CA", path_length=0, not_after=datetime.now(UTC) + timedelta(days=5)
+    )
+    operator = replace(operator, issuing=soon, ra=soon.issue("CN=RA", eku=[CMC_RA]))
+    site = Site(tmp_path, operator, make_ejbca(operator))
+    site.write(vendor_pki)
+    warned = {item.tried: item.verdict for item in unwell(await site.findings())}
+    assert warned == {
+        "validity of CN=Short Issuing CA": Verdict.warning,
+        "protection of the answer to ir": Verdict.warning,
+    }
 
 
 async def test_genm_is_asked_where_base_stations_may(site: Site) -> None:
     """EJBCA answers none, which is a warning with what to set."""
-    site.more = ""
-    text = site.text("http://127.0.0.1:1")
-    assert "body_types" not in text
-    site.upstream = []
-    async with serve(site.ejbca) as url:
-        config = parse(
-            site.text(f"{url}/{RA_ALIAS}").replace(
-                'upstream = "ejbca"', 'upstream = "ejbca"\nbody_types = ["ir", "kur", "genm"]'
-            ),
-            directory=site.directory,
-            check_files=False,
-        )
-        found = of_probe(await examine(config), "genm")
+    site.dialect = 'certconf = "local"'
+    site.more = 'body_types = ["ir", "kur", "genm"]'
+    found = of_probe(await site.findings(), "genm")
     assert (found.verdict, "genm.ca_certs" in found.setting) == (Verdict.warning, True)
+
+
+async def test_settings_that_do_not_suit_ejbca_are_found(site: Site) -> None:
+    """It reads no certConf, and issues again when it is asked again."""
+    site.dialect = "replays_repeats = true"
+    confirming, repeating = unwell(await site.findings())
+    assert confirming.verdict is Verdict.warning
+    assert 'certconf = "local"' in confirming.setting
+    assert repeating.verdict is Verdict.fault
+    assert repeating.setting == "upstreams.ejbca.replays_repeats = false"
 
 
 # --- the gateway's own material -------------------------------------------------------------------------------
@@ -674,6 +727,14 @@ async def test_a_tls_certificate_of_another_root_is_found(site: Site) -> None:
         await front.close()
 
 
+async def test_a_proxy_that_is_away_is_found(site: Site) -> None:
+    """The step that fails is the proxy's, and so is the setting."""
+    site.upstream = ['proxy = "http://127.0.0.1:1"']
+    (fault,) = await site.faults()
+    assert fault.tried == "TCP: 127.0.0.1:1"
+    assert fault.setting.startswith("upstreams.ejbca.proxy")
+
+
 async def test_every_url_is_examined(site: Site) -> None:
     """Of two nodes one is down: the faults are the other's only."""
     async with serve(site.ejbca) as gone:
@@ -717,39 +778,56 @@ async def test_a_redis_that_forgets_is_found(site: Site, own_redis_server: Redis
 # --- other CAs ------------------------------------------------------------------------------------------------
 
 
-def doctor(config: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def doctor(config: Path, *options: str) -> Result:
     """Run the command."""
-    return subprocess.run(
-        [*_CLI, "--config", str(config), *options], capture_output=True, text=True, check=False
-    )
+    return CliRunner().invoke(app, ["doctor", "--config", str(config), *options])
 
 
-def rows(result: subprocess.CompletedProcess[str]) -> list[dict[str, str]]:
+def rows(result: Result) -> list[dict[str, str]]:
     found: list[dict[str, str]] = json.loads(result.stdout)
     return found
+
+
+def certificates(config: Path) -> str:
+    """What the ledger of the bundled CA has."""
+    listed = CliRunner().invoke(app, ["ca", "list", "--config", str(config)])
+    assert listed.exit_code == 0, listed.output
+    return listed.stdout
+
+
+def test_the_bundled_ca_gets_ok_only_beside_its_gateway(
+    tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    """In the process of the gateway, which is running."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    before = certificates(config)
+    with GatewayProcess(config):
+        result = doctor(config, "--json")
+    assert certificates(config) == before
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [row for row in rows(result) if row["verdict"] != "ok"] == []
+    assert sum("refused as it should be" in row["came_back"] for row in rows(result)) == 3
+
+
+def test_a_gateway_without_vendors_is_warned_of(tmp_path: Path) -> None:
+    """No base station could have a first certificate."""
+    result = doctor(make_setup(tmp_path, vendors={}), "--json", "--quiet")
+    assert [(row["verdict"], row["subject"]) for row in rows(result)] == [("warning", "vendors")]
+    assert result.exit_code == 0
 
 
 def test_the_bundled_ca_over_http_gets_ok_only(tmp_path: Path, vendor_pki: VendorPKI) -> None:
     """The command ends with 0, and the ledger has no certificate more than before."""
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})
 
-    def certificates() -> str:
-        listed = subprocess.run(
-            [*_CLI[:-1], "ca", "list", "--config", str(config)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return listed.stdout
-
-    before = certificates()
+    before = certificates(config)
     with CAProcess(config) as ca:
         set_upstream(config, http_upstream(ca.url))
         result = doctor(config, "--json")
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.exit_code, result.stderr) == (0, "")
     assert [row for row in rows(result) if row["verdict"] != "ok"] == []
     assert sum("refused as it should be" in row["came_back"] for row in rows(result)) == 3
-    assert certificates() == before
+    assert certificates(config) == before
 
 
 def test_the_command_prints_a_table_and_ends_with_1(tmp_path: Path, vendor_pki: VendorPKI) -> None:
@@ -758,7 +836,7 @@ def test_the_command_prints_a_table_and_ends_with_1(tmp_path: Path, vendor_pki: 
         tmp_path, vendors={"acme": vendor_pki}, upstream=http_upstream("http://127.0.0.1:1/cmp")
     )
     result = doctor(config, "--quiet")
-    assert result.returncode == 1
+    assert result.exit_code == 1
     header, row, counts = result.stdout.splitlines()
     assert header.split("\t") == [
         "Verdict", "Subject", "Tried", "Came back", "Likely cause", "Change"
@@ -774,7 +852,7 @@ def test_the_command_tells_of_files_that_others_may_read(
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})
     (tmp_path / "ra/ra.key").chmod(0o644)
     result = doctor(config, "--json", "--quiet")
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert [row["setting"] for row in rows(result)] == ["ra.key_path"]
 
 
@@ -784,6 +862,7 @@ async def test_the_openssl_mock_server_is_examined_as_far_as_it_goes(
     """It verifies proofs, and trusts the RA; what it says to an rr is its own."""
     site = Site(tmp_path, operator_pki, make_ejbca(operator_pki))
     site.write(vendor_pki)
+    site.dialect = 'dialect = "openssl-mock"'
     with OpensslMockCA(
         tmp_path,
         signer=operator_pki.cmp_signer,
@@ -793,6 +872,125 @@ async def test_the_openssl_mock_server_is_examined_as_far_as_it_goes(
     ) as ca:
         site.url = ca.url
         findings = await site.findings()
-    for item in findings:
-        print(item)
-    assert of_probe(findings, "ir").verdict is Verdict.ok
+    assert unwell(findings) == []
+    assert [of_probe(findings, name).verdict for name in ("ir", "kur", "rr")] == [Verdict.ok] * 3
+
+
+# --- the table of causes --------------------------------------------------------------------------------------
+
+BAD_REQUEST = PKIFailureInfo.badRequest
+TEXTS: list[tuple[str, PKIFailureInfo | None, BodyType, str]] = [
+    ("... no PKI protection is found", BAD_REQUEST, BodyType.ir, "ra.certificate_path"),
+    (
+        "Error while reading a certificate from the extraCert field",
+        BAD_REQUEST,
+        BodyType.ir,
+        "first",
+    ),
+    ("could not be found in the database", BAD_REQUEST, BodyType.ir, "web.reqcertindb"),
+    ("certificate in extraCert is revoked", BAD_REQUEST, BodyType.kur, "a new certificate"),
+    ("certificate in extraCert is not active", BAD_REQUEST, BodyType.ir, "a new certificate"),
+    ("The certificate has expired", BAD_REQUEST, BodyType.ir, "clock"),
+    ("The certificate is not yet valid", BAD_REQUEST, BodyType.ir, "clock"),
+    ("certificate chain is invalid", BAD_REQUEST, BodyType.ir, "authenticationparameters"),
+    ("is not an authorized administrator", BAD_REQUEST, BodyType.kur, "create_end_entity"),
+    ("not issued by the configured Vendor CAs", BAD_REQUEST, BodyType.ir, "vendorcertificatemode"),
+    ("Failed to verify the signature", BAD_REQUEST, BodyType.ir, "without PSS"),
+    ("does not belong to user 'x'", BAD_REQUEST, BodyType.ir, "operationmode = ra"),
+    ("Omitting some verifications", BAD_REQUEST, BodyType.ir, "omitverifications = false"),
+    ("authentication module is not configured", BAD_REQUEST, BodyType.kur, "EndEntityCertificate"),
+    ("cannot find a SubjectDN", BAD_REQUEST, BodyType.kur, '"reprotect"'),
+    ("unable to perform key update", BAD_REQUEST, BodyType.kur, "first enrolment"),
+    ("the certificate is expired", BAD_REQUEST, BodyType.kur, "first enrolment"),
+    ("non-existing end entity", BAD_REQUEST, BodyType.kur, "issuer"),
+    ("user not found", PKIFailureInfo.badMessageCheck, BodyType.kur, "issuer"),
+    (
+        "KeyUpdateRequest is the same",
+        PKIFailureInfo.badMessageCheck,
+        BodyType.kur,
+        "allowupdatewithsamekey",
+    ),
+    ("Got request with status GENERATED", None, BodyType.kur, "allowautomatickeyupdate = true"),
+    ("Got request with status GENERATED", None, BodyType.ir, "NEW"),
+    ("DN Name can not be null", PKIFailureInfo.incorrectData, BodyType.ir, "subject_template"),
+    ("wrong number of DNSNAME", PKIFailureInfo.incorrectData, BodyType.ir, "end entity profile"),
+    ("CA X does not exist", PKIFailureInfo.incorrectData, BodyType.ir, "ra.caname"),
+    ("profile missing", PKIFailureInfo.systemUnavail, BodyType.ir, "ra.certificateprofile"),
+    ("no CA", PKIFailureInfo.wrongAuthority, BodyType.ir, "defaultca"),
+    ("approval is needed", PKIFailureInfo.notAuthorized, BodyType.ir, "approvals"),
+    ("proof", PKIFailureInfo.badPOP, BodyType.cr, "allowraverifypopo = true"),
+    ("not a valid CMP message", BAD_REQUEST, BodyType.ir, "proxy"),
+    ("could not verify the RA", BAD_REQUEST, BodyType.ir, "racertificatepath"),
+    ("NestedMessageContent failed", BAD_REQUEST, BodyType.ir, "racertificatepath"),
+    ("unreasonable level of nesting", BAD_REQUEST, BodyType.ir, "upstreams.{name}.url"),
+    ("CMP module configuration error", None, BodyType.ir, "authenticationmodule ="),
+    ("cannot be combined with RA mode", None, BodyType.ir, "vendorcertificatemode = false"),
+    ("HTTP 404 without a CMP message: ''", None, BodyType.ir, "alias"),
+    ("HTTP 405 without a CMP message: ''", None, BodyType.ir, "url"),
+    ("HTTP 400 without a CMP message: ''", None, BodyType.ir, "shorter alias"),
+    ("HTTP 500 without a CMP message: ''", None, BodyType.ir, "log of the CA"),
+    ("HTTP 503 without a CMP message: '<h1>'", None, BodyType.ir, "rate limits"),
+    ("HTTP 200 without a CMP message: '<html>'", None, BodyType.ir, "upstreams.{name}.url"),
+    ("no answer in time from http://ca", None, BodyType.ir, "deadline_seconds"),
+    ("", PKIFailureInfo.signerNotTrusted, BodyType.ir, "ra-gateway ca ra add"),
+    ("", PKIFailureInfo.notAuthorized, BodyType.ir, "ra-gateway ca role show"),
+    ("", PKIFailureInfo.notAuthorized, BodyType.rr, "revoke_end_entity"),
+    ("", PKIFailureInfo.badTime, BodyType.ir, "NTP"),
+    ("", PKIFailureInfo.wrongIntegrity, BodyType.ir, "by certificate"),
+    ("", PKIFailureInfo.badMessageCheck, BodyType.rr, "ra.certificate_path"),
+]
+
+
+@pytest.mark.parametrize("text, fail_info, request_type, setting", TEXTS)
+def test_what_cas_say_is_explained(
+    text: str, fail_info: PKIFailureInfo | None, request_type: BodyType, setting: str
+) -> None:
+    """Every text that is known leads to its own setting."""
+    bits = () if fail_info is None else (fail_info,)
+    assert setting in explain(text, bits, request_type).setting
+
+
+def test_every_row_is_reached() -> None:
+    """No row stands behind one that takes everything from it: it explains what it was written for."""
+    unreached = [
+        row
+        for row in CAUSES
+        if explain(
+            row.text,
+            () if row.fail_info is None else (row.fail_info,),
+            min(row.requests, default=BodyType.ir),
+        )
+        is not row
+    ]
+    assert unreached == []
+
+
+def test_a_text_out_of_a_log_is_explained() -> None:
+    """With a text that could be of several requests all rows are printed; of an unknown one it says so."""
+    result = doctor(
+        Path("none.toml"), "--explain", "CA ejbca answered: Got request with status GENERATED"
+    )
+    assert result.exit_code == 0
+    assert [line.split("\t")[1] for line in result.stdout.splitlines()[1:]] == [
+        "EJBCA alias: allowautomatickeyupdate = true",
+        "EJBCA alias: operationmode = ra; or reset the end entity to NEW",
+    ]
+    assert doctor(Path("none.toml"), "--explain", "hello").exit_code == 1
+
+
+def test_the_document_has_every_row() -> None:
+    """The table in docs/doctor.md is the one that is searched."""
+    document = (Path(__file__).parents[2] / "docs/doctor.md").read_text()
+    expected = [_documented(row) for row in CAUSES]
+    found = [line for line in document.splitlines() if line.startswith("| ") and line in expected]
+    missing = [line for line in expected if line not in found]
+    assert missing == [], "put these lines into docs/doctor.md:\n" + "\n".join(missing)
+
+
+def _documented(row: Cause) -> str:
+    marks = [f"`{row.text}`"] if row.text else []
+    marks += [row.fail_info.name] if row.fail_info is not None else []
+    marks += [f"({', '.join(sorted(item.name for item in row.requests))})"] if row.requests else []
+    setting = row.setting.replace("|", "\\|").replace("{name}", "NAME")
+    setting = setting.replace("<", "\\<")
+    return f"| {' '.join(marks)} | {row.cause} | {setting} |"

@@ -14,7 +14,7 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import RELAYED
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
-from ra_gateway.ra.routes import RegistrationAuthorities
+from ra_gateway.ra.routes import Endpoint, RegistrationAuthorities
 from tests.support.harness import World, cmp_certificate, cmp_credential, make_gateway
 from tests.support.pki import CMC_RA, Credential, OperatorPKI, VendorPKI
 
@@ -108,6 +108,13 @@ class Chain:
     upper: World
     ra: CMPCredential
 
+    def gateway_below(self, endpoint: Endpoint) -> Gateway:
+        """Return the lower gateway with another endpoint."""
+        below = self.lower
+        return make_gateway(
+            endpoint, below.operator, below.store, below.clock, below.events, credential=self.ra
+        )
+
 
 def make_chain(
     vendor: VendorPKI,
@@ -135,11 +142,9 @@ def make_chain(
     options = _with_types(lower, {})
     options["upstream"] = {"core": link, "name": "upper", **options.get("upstream", {})}
     below = World.make(vendor, operator, clock=above.clock, **options)
-    ra = cmp_credential(credential)
-    below.gateway = make_gateway(
-        below.endpoint, operator, below.store, below.clock, below.events, credential=ra
-    )
-    return Chain(below, link, above, ra)
+    chain = Chain(below, link, above, cmp_credential(credential))
+    below.gateway = chain.gateway_below(below.endpoint)
+    return chain
 
 
 def _with_types(options: dict[str, Any] | None, endpoint: dict[str, Any]) -> dict[str, Any]:

@@ -29,9 +29,8 @@ class Node:
 
     def encode(self) -> bytes:
         """Return the octets, with the shortest length unless `head` says otherwise."""
-        if self.parts is None:
-            content = self.octets
-        else:
+        content = self.octets
+        if self.parts is not None:
             content = self.prefix + b"".join([part.encode() for part in self.parts])
         return (self.tag + length(len(content)) if self.head is None else self.head) + content
 

@@ -212,7 +212,10 @@ class ScriptedCA:
         template = asked.template
         subject = rfc4514(template.subject_der or NULL_DN) or x509.Name([])
         san = template.extension("2.5.29.17")
-        key: Any = load_der_public_key(template.spki_der or b"")
+        # Who asks for a key gets a certificate for one that nobody has.
+        key: Any = make_key("p256").public_key()
+        if template.spki_der is not None:
+            key = load_der_public_key(template.spki_der)
         issued = self.operator.issuing.sign(
             subject,
             key,
@@ -334,7 +337,8 @@ class World:
         options.setdefault("subject", "CN=enb-1.ran.example.net")
         if options.get("body_type") is BodyType.kur:
             options["subject"] = None
-        key = options.pop("new_key", None) or make_key("p256")
+        protection_key = options.pop("protection_key", None)
+        key = options.pop("new_key", None) or (None if protection_key else make_key("p256"))
         root = cmp_certificate(self.operator.root.certificate)
         return Enrollment(
             DeviceIdentity(
@@ -344,6 +348,7 @@ class World:
             RequestOptions(**options),
             clock=self.clock,
             random_octets=secrets.token_bytes,
+            protection_key=protection_key,
         )
 
     async def post(

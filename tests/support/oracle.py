@@ -55,7 +55,11 @@ def raw(number: int) -> Any:
 
 def implicit(number: int, spec: Any) -> Any:
     """A type under an IMPLICIT tag."""
-    form = tag.tagFormatConstructed if isinstance(spec, univ.SequenceOf | univ.SetOf | univ.Sequence) else 0
+    form = (
+        tag.tagFormatConstructed
+        if isinstance(spec, univ.SequenceOf | univ.SetOf | univ.Sequence)
+        else 0
+    )
     return spec.subtype(implicitTag=tag.Tag(_CONTEXT, form, number))
 
 
@@ -152,9 +156,7 @@ CERT_REQUEST: Final = sequence(
 CERT_REQ_MESSAGES: Final = many(
     sequence(cert_req=CERT_REQUEST, popo_=POPO, reg_info_=many(ATTRIBUTE, 1)), 1
 )
-STATUS: Final = sequence(
-    status=univ.Integer(), status_string_=TEXTS, fail_info_=univ.BitString()
-)
+STATUS: Final = sequence(status=univ.Integer(), status_string_=TEXTS, fail_info_=univ.BitString())
 CERT_REP_MESSAGE: Final = sequence(
     ca_pubs_=explicit(1, many(univ.Any(), 1)),
     response=many(
@@ -247,8 +249,8 @@ def read(der: bytes) -> Reading:
         Refused: It does not conform.
     """
     message = _decoded(der, MESSAGE)
-    header = _decoded(_octets(message["header"]), HEADER)
-    body_der = _octets(message["body"])
+    header = _decoded(bytes(message["header"]), HEADER)
+    body_der = bytes(message["body"])
     if body_der[0] & 0xE0 != 0xA0 or body_der[0] & 0x1F > BodyType.pollRep:
         raise Refused("no body")
     protection = message["protection_"]
@@ -264,7 +266,8 @@ def read(der: bytes) -> Reading:
         },
         "free_text": _texts(header["free_text_"]),
         "general_info": [
-            (str(item["info_type"]), _octets(item["info_value_"])) for item in _items(header["general_info_"])
+            (str(item["info_type"]), _octets(item["info_value_"]))
+            for item in _items(header["general_info_"])
         ],
         "body_type": BodyType(body_der[0] & 0x1F),
         "body_der": body_der,
@@ -289,7 +292,14 @@ def _decoded(der: bytes, spec: Any) -> Any:
         if rest or encode(value) != der:
             raise Refused("not DER, or trailing octets")
         _check(value)
-    except (PyAsn1Error, UnicodeError, ValueError, IndexError, OverflowError, RecursionError) as error:
+    except (
+        PyAsn1Error,
+        UnicodeError,
+        ValueError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise Refused(str(error)[:100]) from error
     return value
 
@@ -414,9 +424,13 @@ def _request(value: Any) -> Reading:
     return {
         "cert_req_id": _number(request["cert_req_id"]),
         "template": _template(request["template"]),
-        "controls": [(str(item["type"]), bytes(item["value"])) for item in _items(request["controls_"])],
+        "controls": [
+            (str(item["type"]), bytes(item["value"])) for item in _items(request["controls_"])
+        ],
         "popo": proof,
-        "reg_info": [(str(item["type"]), bytes(item["value"])) for item in _items(value["reg_info_"])],
+        "reg_info": [
+            (str(item["type"]), bytes(item["value"])) for item in _items(value["reg_info_"])
+        ],
     }
 
 
@@ -475,16 +489,22 @@ def _revoked(value: Any) -> Reading:
     return {
         "statuses": [_status(item) for item in value["statuses"]],
         "rev_certs": [
-            (bytes(item["issuer"]), int(item["serial_number"])) for item in _items(value["rev_certs_"])
+            (bytes(item["issuer"]), int(item["serial_number"]))
+            for item in _items(value["rev_certs_"])
         ],
     }
 
 
 _Reader = Callable[[Any], Any]
-_REQUESTS: Final[tuple[Any, _Reader]] = (CERT_REQ_MESSAGES, lambda value: [_request(item) for item in value])
+_REQUESTS: Final[tuple[Any, _Reader]] = (
+    CERT_REQ_MESSAGES,
+    lambda value: [_request(item) for item in value],
+)
 _ANSWERS: Final[tuple[Any, _Reader]] = (CERT_REP_MESSAGE, _answer)
 BODIES: Final[dict[BodyType, tuple[Any, _Reader]]] = {
-    **dict.fromkeys((BodyType.ir, BodyType.cr, BodyType.kur, BodyType.krr, BodyType.ccr), _REQUESTS),
+    **dict.fromkeys(
+        (BodyType.ir, BodyType.cr, BodyType.kur, BodyType.krr, BodyType.ccr), _REQUESTS
+    ),
     **dict.fromkeys((BodyType.ip, BodyType.cp, BodyType.kup, BodyType.ccp), _ANSWERS),
     BodyType.certConf: (CERT_CONFIRM, _confirmation),
     BodyType.error: (ERROR, _error),

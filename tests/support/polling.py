@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 from ra_gateway.cmp.algorithms import digest
@@ -37,6 +38,7 @@ from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.transaction import Transaction
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
+from tests.conformance.test_mac import ONCE, OTHER, REFERENCE, SECRET
 from tests.conformance.test_p10cr import csr
 from tests.conformance.test_rr import details
 from tests.support import requests
@@ -55,6 +57,8 @@ from tests.support.pki import Credential, make_key
 
 PATIENCE_SECONDS: Final = 0.02
 """How long a device is held up in these tests: real time, unlike leases, which the world's clock decides."""
+
+KNOWN: Final = (REFERENCE, SECRET)
 
 REJECTS: Final = PKIStatusInfo(PKIStatus.rejection, ("no",))
 
@@ -175,10 +179,25 @@ def slow_world(make: Callable[..., World], **options: Any) -> World:
     return world
 
 
+def written_secrets(directory: Path) -> Path:
+    """Write a file of shared secrets, one of them for single use."""
+    path = directory / "secrets.csv"
+    rows = [
+        "reference,secret,subject,san,single_use,expires",
+        *(
+            f"{reference},{secret},{requests.SUBJECT},,false,"
+            for reference, secret in (KNOWN, OTHER)
+        ),
+        f"{ONCE[0]},{ONCE[1]},{requests.SUBJECT},,true,",
+    ]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
 async def settled(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait until something in the background has happened."""
     async with asyncio.timeout(5):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110  # what is awaited is in a store
             await asyncio.sleep(0.005)
 
 

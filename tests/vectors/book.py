@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ra_gateway.cmp.algorithms import DEFAULT_ALGORITHMS, AlgorithmPolicy
-from ra_gateway.cmp.codes import BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
@@ -19,7 +19,8 @@ from ra_gateway.cmp.verification import HeaderRules, Strictness
 from ra_gateway.ra.policy import SubjectRule
 from ra_gateway.ra.routes import MACAccess
 from ra_gateway.stores.secrets import SecretFile
-from tests.support.harness import ANY_IDENTITY, Answer, ManualClock, ScriptedCA, World, status_of
+from tests.support.chain import registered
+from tests.support.harness import ANY_IDENTITY, ManualClock, ScriptedCA, World, status_of
 from tests.vectors import cast
 
 DIRECTORY: Final = Path(__file__).parent
@@ -48,6 +49,7 @@ class Configuration:
         sha1, rsa1024: What the domain legacy may use.
         mac: Whether shared secrets are taken.
         hmac_sha1: Whether their MAC may be HMAC-SHA1.
+        local_ra: Whether another RA may send what its devices asked for.
     """
 
     strictness: str = "3gpp"
@@ -58,6 +60,7 @@ class Configuration:
     rsa1024: bool = False
     mac: bool = False
     hmac_sha1: bool = False
+    local_ra: bool = False
     body_types: tuple[str, ...] = _REQUESTS
 
 
@@ -206,11 +209,27 @@ def _vector(name: str, entry: dict[str, Any]) -> Vector:
 # --- a gateway for it -----------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class RecordedCA(ScriptedCA):
+    """A CA that answers with octets where it has some, and otherwise issues what it is asked for."""
+
+    octets: bytes | None = None
+
+    async def exchange(self, der: bytes, *, path: str, deadline_seconds: float) -> bytes:
+        if self.octets is None:
+            return await ScriptedCA.exchange(
+                self, der, path=path, deadline_seconds=deadline_seconds
+            )
+        self.received.append(der)
+        return self.octets
+
+
 def make_world(
-    configuration: Configuration, at: datetime = AT, *, ca: ScriptedCA | None = None
+    configuration: Configuration, at: datetime = AT, make_ca: type[RecordedCA] = RecordedCA
 ) -> World:
     """Build the gateway of a configuration; its clock stands still at a moment."""
     clock = ManualClock(at)
+    ca = make_ca(cast.operator(), clock)
     domains = tuple(_domain(name, configuration) for name in configuration.vendors)
     fields: dict[str, Any] = {
         "vendors": domains,
@@ -222,6 +241,10 @@ def make_world(
             TrustDomain("mac:ran", DomainKind.shared_secrets, ()),
             SecretFile(SECRETS, clock=clock),
             MACBounds(hmac_sha1=configuration.hmac_sha1),
+        )
+    if configuration.local_ra:
+        fields["registration_authorities"] = registered(
+            cast.operator(), cast.member("local-ra").as_entity()
         )
     return World.make(
         cast.vendor(),
@@ -266,7 +289,8 @@ async def play(world: World, steps: tuple[Step, ...], octets: Mapping[str, bytes
     """
     verdict = Verdict("", "")
     for step in steps:
-        world.ca.script = _answering(octets[step.ca] if step.ca else None)
+        assert isinstance(world.ca, RecordedCA)
+        world.ca.octets = octets[step.ca] if step.ca else None
         verdict = await post(world, octets[step.post])
     return verdict
 
@@ -286,16 +310,12 @@ async def post(world: World, der: bytes) -> Verdict:
     )
 
 
+_WITH_STATUS: Final = frozenset({*CERT_RESPONSE_TO.values(), BodyType.rp, BodyType.error})
+
+
 def _fail_info(answer: PKIMessage) -> list[str]:
-    if answer.body_type in (BodyType.pkiconf, BodyType.genp, BodyType.pollRep):
+    if answer.body_type not in _WITH_STATUS:
         return []
     info = status_of(answer)
     assert info.status is not PKIStatus.rejection or info.fail_info
     return [bit.name for bit in info.fail_info]
-
-
-def _answering(octets: bytes | None) -> Any:
-    def script(answer: Answer) -> None:
-        answer.octets = octets
-
-    return script

@@ -143,10 +143,15 @@ def _of(name: str, item: pki.Authority | pki.Credential) -> _Made:
 def _members(keys: dict[str, pki.PrivateKey]) -> Iterator[_Made]:
     operator_pki = pki.make_operator_pki("Vector Operator")
     for name, kind in {"issued": "new-p256", "issued-other": "new-other"}.items():
-        yield _of(name, operator_pki.issuing.issue(OPERATOR_SUBJECT, keys[kind], san=["dns:enb-1.example.net"]))
+        yield _of(
+            name,
+            operator_pki.issuing.issue(OPERATOR_SUBJECT, keys[kind], san=["dns:enb-1.example.net"]),
+        )
     yield _of("operator-root", operator_pki.root)
     yield _of("operator-issuing", operator_pki.issuing)
     yield _of("operator-ra", operator_pki.ra)
+    local = f"CN=Local RA,O={operator_pki.name}"
+    yield _of("local-ra", operator_pki.issuing.issue(local, eku=[pki.CMC_RA]))
     yield _of("operator-cmp", operator_pki.cmp_signer)
     yield _of("enb", operator_pki.issuing.issue(OPERATOR_SUBJECT))
     yield _of("other-enb", operator_pki.issuing.issue("CN=enb-2.ran.example.net"))

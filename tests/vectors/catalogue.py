@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from cryptography import x509
-
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SIGNATURE_ALGORITHMS, digest
 from ra_gateway.cmp.certificates import ExtensionOID
@@ -42,8 +40,15 @@ from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.errors import PKIFailureInfo
 from tests.support.der import Node, parse
 from tests.vectors.book import AT, Configuration, Step, Vector, Verdict
-from tests.vectors.cast import LEGACY_SERIAL, SHA1_RSA, SteadySigner, member
-from tests.vectors.writing import HMAC_SHA256, SHA256, Pen, extension, identifier, popo, spki, template
+from tests.vectors.cast import LEGACY_SERIAL, SHA1_RSA, member
+from tests.vectors.writing import (
+    Pen,
+    extension,
+    identifier,
+    popo,
+    spki,
+    template,
+)
 
 LEGACY_QUIRKS: Final = ("short_ids", "recip_nonce_in_ir", "no_message_time", "any_cert_req_id")
 _LEGACY: Final = Configuration(
@@ -60,7 +65,8 @@ CONFIGURATIONS: Final = {
     "strict": Configuration(strictness="strict", require_message_time=True),
     "enrolment only": Configuration(body_types=("ir", "cr", "kur")),
     "mac": Configuration(strictness="lenient", mac=True, hmac_sha1=True),
-    "post-quantum": Configuration(vendors=("acme", "lattice")),
+    "lenient": Configuration(strictness="lenient", vendors=("acme", "lattice")),
+    "behind a local RA": Configuration(local_ra=True),
     "legacy": _LEGACY,
     **{
         f"legacy without {quirk}": replace(
@@ -114,6 +120,8 @@ async def write(book: Catalogue) -> None:
         _legacy_base_station,
         _ca_answers,
         _confirmations,
+        _polling,
+        _nested,
         _headers,
         _protection,
         _body_types,
@@ -183,7 +191,16 @@ async def _requests(book: Catalogue) -> None:
     }.items():
         key = "new-rsa2048" if name == "device-rsa" else "new-p256"
         name, by = name.replace("device", "ir"), name
-        book.add(name, what, accepted(), await Pen(name).request(key=key, by=by), 20, 158)
+        how = "lenient" if "Ed" in what else "3gpp"
+        der = await Pen(name).request(key=key, by=by)
+        book.add(name, what, accepted(), der, 20, 158, configuration=how)
+    book.add(
+        "ir-ed25519-3gpp",
+        "The ir under Ed25519 where TS 33.310 is held to, which has no such algorithm.",
+        refused("badAlg", "TS 33.310 6.1.1"),
+        book.octets["ir-ed25519"],
+        17,
+    )
     pen = Pen("ir-mldsa")
     book.add(
         pen.name,
@@ -191,7 +208,7 @@ async def _requests(book: Catalogue) -> None:
         accepted(),
         await pen.request(key="new-mldsa44", by="lattice-device"),
         157,
-        configuration="post-quantum",
+        configuration="lenient",
     )
     device = member("device").credential()
     root = member("acme-root").certificate.der
@@ -208,7 +225,9 @@ async def _requests(book: Catalogue) -> None:
         pen.name,
         "An ir addressed to nobody, from a clock 299 seconds slow.",
         accepted(),
-        await pen.request(recipient_der=ANYONE, message_time=AT.replace(second=6, minute=0 - 0 + 59, hour=2)),
+        await pen.request(
+            recipient_der=ANYONE, message_time=AT.replace(second=6, minute=0 - 0 + 59, hour=2)
+        ),
         *(28, 29),
     )
 
@@ -252,7 +271,11 @@ async def _other_operations(book: Catalogue) -> None:
     pen = Pen("p10cr")
     pkcs10 = await pen.pkcs10()
     book.add(
-        pen.name, "A PKCS#10 request.", accepted("cp"), await pen.signed(body(BodyType.p10cr, pkcs10)), 65
+        pen.name,
+        "A PKCS#10 request.",
+        accepted("cp"),
+        await pen.signed(body(BodyType.p10cr, pkcs10)),
+        65,
     )
     book.add(
         "p10cr-not-taken",
@@ -264,11 +287,19 @@ async def _other_operations(book: Catalogue) -> None:
     )
     for name, what, fail_info, rule, made in (
         ("p10cr-version", "A PKCS#10 of version 1.", "badCertTemplate", "R66", {"version": 1}),
-        ("p10cr-wrong-key", "A PKCS#10 signed by another key.", "badPOP", "R65", {"signer": "new-other"}),
+        (
+            "p10cr-wrong-key",
+            "A PKCS#10 signed by another key.",
+            "badPOP",
+            "R65",
+            {"signer": "new-other"},
+        ),
     ):
         pen = Pen(name)
         octets = body(BodyType.p10cr, await pen.pkcs10(**made))
-        book.add(name, what, refused(fail_info, rule, "cp"), await pen.signed(octets), int(rule[1:]))
+        book.add(
+            name, what, refused(fail_info, rule, "cp"), await pen.signed(octets), int(rule[1:])
+        )
     reason = extension(OID.reasonCode, b"\x0a\x01\x01")
     named = CertTemplate(issuer_der=own.issuer_der, serial_number=own.serial_number)
     book.add(
@@ -296,7 +327,13 @@ async def _other_operations(book: Catalogue) -> None:
     )
     question = InfoTypeAndValue(OID.caCerts)
     for name, what, verdict, items, requirement in (
-        ("genm-ca-certs", "A question for the CA's certificates.", accepted("genp"), [question], 133),
+        (
+            "genm-ca-certs",
+            "A question for the CA's certificates.",
+            accepted("genp"),
+            [question],
+            133,
+        ),
         (
             "genm-unknown",
             "A question nobody here knows, with a value, for the CA to answer.",
@@ -376,11 +413,15 @@ async def _shared_secrets(book: Catalogue) -> None:
     for name, what, parameters in (
         ("ir-pbm-no-iteration", "PasswordBasedMac with an iterationCount of 0.", {"iterations": 0}),
         ("ir-pbm-dear", "PasswordBasedMac with 2^62 iterations.", {"iterations": 1 << 62}),
-        ("ir-pbm-endless", "PasswordBasedMac with an iterationCount of 20001 bits.", {"iterations": 1 << 20_000}),
+        (
+            "ir-pbm-endless",
+            "PasswordBasedMac with an iterationCount of 20001 bits.",
+            {"iterations": 1 << 20_000},
+        ),
         ("ir-pbm-salt", "PasswordBasedMac with a salt of 65 octets.", {"salt": bytes(65)}),
     ):
         pen = Pen(name)
-        parameters_der = pen.pbm(**parameters)  # type: ignore[arg-type]
+        parameters_der = pen.pbm(**parameters)
         octets = await pen.maced(await of(pen), parameters_der, iterations=1)
         book.add(name, what, refused("badAlg", "R40"), octets, 40, **own)
     pen = Pen("kur-pbm")
@@ -509,7 +550,11 @@ async def _ca_answers(book: Catalogue) -> None:
         "ip-rejection",
         "The CA rejects, with two failInfo bits.",
         refused("badCertTemplate", "R89", "ip"),
-        _ip(_response(PKIStatus.rejection, PKIFailureInfo.badCertTemplate, PKIFailureInfo.notAuthorized)),
+        _ip(
+            _response(
+                PKIStatus.rejection, PKIFailureInfo.badCertTemplate, PKIFailureInfo.notAuthorized
+            )
+        ),
         *(89, 96),
     )
     await to_ir(
@@ -551,10 +596,20 @@ async def _ca_answers(book: Catalogue) -> None:
         by="enb",
     )
     await to_ir(
-        "ip-by-stranger", "A stranger signs the CA's answer.", broken, _ip(_response()), 84, by="stranger"
+        "ip-by-stranger",
+        "A stranger signs the CA's answer.",
+        broken,
+        _ip(_response()),
+        84,
+        by="stranger",
     )
     await to_ir(
-        "ip-unprotected", "Nobody signs the CA's answer.", broken, _ip(_response()), 84, protected=False
+        "ip-unprotected",
+        "Nobody signs the CA's answer.",
+        broken,
+        _ip(_response()),
+        84,
+        protected=False,
     )
     await to_ir(
         "ip-certificate-missing",
@@ -570,7 +625,9 @@ async def _ca_answers(book: Catalogue) -> None:
         _ip(_response(cert_req_id=1)),
         85,
     )
-    key_pair = asn1.tlv(0x30, asn1.tlv(0xA1, asn1.tlv(0xA0, b"\x02\x01\x02", b"\x31\x00", b"\x30\x00")))
+    key_pair = asn1.tlv(
+        0x30, asn1.tlv(0xA1, asn1.tlv(0xA0, b"\x02\x01\x02", b"\x31\x00", b"\x30\x00"))
+    )
     encrypted = asn1.tlv(0x30, asn1.tlv(0x30, b"\x02\x01\x00", b"\x30\x03\x02\x01\x00", key_pair))
     await to_ir(
         "ip-encrypted-certificate",
@@ -579,7 +636,13 @@ async def _ca_answers(book: Catalogue) -> None:
         body(BodyType.ip, asn1.tlv(0x30, encrypted)),
         96,
     )
-    await to_ir("cp-to-ir", "cp to an ir.", refused("systemFailure", "R85"), _ip(_response(), body_type=BodyType.cp), 85)
+    await to_ir(
+        "cp-to-ir",
+        "cp to an ir.",
+        refused("systemFailure", "R85"),
+        _ip(_response(), body_type=BodyType.cp),
+        85,
+    )
     info = PKIStatusInfo(PKIStatus.rejection, ("no",), (PKIFailureInfo.badRequest,))
     await to_ir(
         "error-from-ca",
@@ -645,7 +708,13 @@ async def _confirmations(book: Catalogue) -> None:
     }
 
     async def add(
-        name: str, what: str, expected: Verdict, body_der: bytes, *numbers: int, by: str = "device", **header: Any
+        name: str,
+        what: str,
+        expected: Verdict,
+        body_der: bytes,
+        *numbers: int,
+        by: str = "device",
+        **header: Any,
     ) -> None:
         der = await Pen(name).signed(body_der, by, **{**ids, **header})
         ca = "pkiconf" if name == "certconf" else ""
@@ -772,7 +841,161 @@ async def _confirmations(book: Catalogue) -> None:
     pen = Pen("certconf-unknown")
     der = await pen.signed(cert_confirm_body(usual), recip_nonce=bytes(16))
     book.add(
-        pen.name, "certConf of an operation that nobody knows.", refused("badRequest", "R11"), der, 11
+        pen.name,
+        "certConf of an operation that nobody knows.",
+        refused("badRequest", "R11"),
+        der,
+        11,
+    )
+
+
+# --- delayed delivery, and other RAs ------------------------------------------------------------------------------
+
+
+async def _polling(book: Catalogue) -> None:
+    waiting = await Pen("ip-waiting").answer(
+        book.octets["ir"],
+        _ip(_response(PKIStatus.waiting, status_info=PKIStatusInfo(PKIStatus.waiting))),
+    )
+    book.add(
+        "ip-waiting",
+        "The CA needs time, and says so.",
+        accepted(),
+        waiting,
+        *(116, 121),
+        posted="ir",
+    )
+    before = (Step("ir", "ip-waiting"),)
+    ids: dict[str, Any] = {
+        "transaction_id": Pen("ir").draw("transactionID"),
+        "recip_nonce": Pen("ip-waiting").draw("senderNonce"),
+    }
+
+    def poll_req(number: int) -> bytes:
+        return body(BodyType.pollReq, asn1.tlv(0x30, asn1.tlv(0x30, asn1.encode(number))))
+
+    poll_rep = body(
+        BodyType.pollRep, asn1.tlv(0x30, asn1.tlv(0x30, asn1.encode(0), asn1.encode(60)))
+    )
+    book.add(
+        "pollreq",
+        "The device polls for its certificate, and has to go on.",
+        accepted("pollRep"),
+        await Pen("pollreq").signed(poll_req(0), **ids),
+        *(117, 120),
+        before=before,
+        ca="pollrep",
+    )
+    book.add(
+        "pollrep",
+        "The CA needs another minute.",
+        accepted("pollRep"),
+        await Pen("pollrep").answer(book.octets["pollreq"], poll_rep),
+        117,
+        before=before,
+        posted="pollreq",
+    )
+    book.add(
+        "ip-at-last",
+        "The CA answers a pollReq with the certificate; recipNonce is that of the ir.",
+        accepted(),
+        await Pen("ip-at-last").answer(
+            book.octets["pollreq"], _ip(_response()), recip_nonce=Pen("ir").draw("senderNonce")
+        ),
+        118,
+        before=before,
+        posted="pollreq",
+    )
+    book.add(
+        "pollreq-other-request",
+        "pollReq with the certReqId of another request.",
+        refused("badRequest", "R119"),
+        await Pen("pollreq-other-request").signed(poll_req(5), **ids),
+        119,
+        before=before,
+    )
+    book.add(
+        "pollreq-huge",
+        "pollReq with a certReqId of 20001 bits.",
+        refused("badDataFormat", "R1"),
+        await Pen("pollreq-huge").signed(poll_req(1 << 20_000), **ids),
+        1,
+        before=before,
+    )
+    book.add(
+        "pollreq-other-nonce",
+        "pollReq whose recipNonce is not the senderNonce of the ip.",
+        refused("badRecipientNonce", "R8"),
+        await Pen("pollreq-other-nonce").signed(poll_req(0), **{**ids, "recip_nonce": bytes(16)}),
+        8,
+        before=before,
+    )
+
+
+async def _nested(book: Catalogue) -> None:
+    inner, other = book.octets["ir"], book.octets["ir-no-subject"]
+    same: dict[str, Any] = {
+        "transaction_id": Pen("ir").draw("transactionID"),
+        "sender_nonce": Pen("ir").draw("senderNonce"),
+    }
+
+    async def add(
+        name: str,
+        what: str,
+        expected: Verdict,
+        *inside: bytes,
+        number: int,
+        by: str = "local-ra",
+        **ids: Any,
+    ) -> bytes:
+        der = await Pen(name).signed(nested_body(*inside), by, **ids)
+        where = "behind a local RA"
+        return book.add(name, what, expected, der, number, configuration=where)
+
+    what = "An ir inside a nested of another RA."
+    nested = await add("nested", what, accepted(), inner, number=124, **same)
+    await add("nested-batch", "A batch of two.", accepted("nested"), inner, other, number=125)
+    await add(
+        "nested-other-transaction",
+        "transactionID is not that of the message inside.",
+        refused("badRequest", "R122"),
+        inner,
+        number=122,
+        **{**same, "transaction_id": bytes(16)},
+    )
+    await add(
+        "nested-other-nonce",
+        "senderNonce is not that of the message inside.",
+        refused("badSenderNonce", "R122"),
+        inner,
+        number=122,
+        **{**same, "sender_nonce": bytes(16)},
+    )
+    await add(
+        "nested-by-device",
+        "A device nests.",
+        refused("notAuthorized", "R123"),
+        inner,
+        number=123,
+        by="device",
+        **same,
+    )
+    await add(
+        "nested-twice",
+        "A batch with one message twice.",
+        refused("badRequest", "R126"),
+        inner,
+        inner,
+        number=126,
+    )
+    await add("nested-empty", "Nothing inside.", refused("badDataFormat", "R1"), number=1)
+    await add(
+        "nested-in-nested",
+        "A nested inside a nested.",
+        refused("badRequest", "R128"),
+        nested,
+        number=128,
+        **same,
     )
 
 
@@ -783,13 +1006,55 @@ async def _headers(book: Catalogue) -> None:
     for name, what, fail_info, rule, configuration, header in (
         ("ir-version-1", "pvno 1.", "unsupportedVersion", "R2", "3gpp", {"pvno": 1}),
         ("ir-version-4", "pvno 4.", "unsupportedVersion", "R2", "3gpp", {"pvno": 4}),
-        ("ir-no-transaction", "No transactionID.", "badDataFormat", "R4", "3gpp", {"transaction_id": None}),
-        ("ir-short-transaction", "transactionID of 8 octets.", "badDataFormat", "R5", "strict", {"transaction_id": bytes(8)}),
+        (
+            "ir-no-transaction",
+            "No transactionID.",
+            "badDataFormat",
+            "R4",
+            "3gpp",
+            {"transaction_id": None},
+        ),
+        (
+            "ir-short-transaction",
+            "transactionID of 8 octets.",
+            "badDataFormat",
+            "R5",
+            "strict",
+            {"transaction_id": bytes(8)},
+        ),
         ("ir-no-nonce", "No senderNonce.", "badSenderNonce", "R6", "3gpp", {"sender_nonce": None}),
-        ("ir-short-nonce", "senderNonce of 15 octets.", "badSenderNonce", "R6", "3gpp", {"sender_nonce": bytes(15)}),
-        ("ir-recipient-nonce", "recipNonce in the first message.", "badRecipientNonce", "R7", "strict", {"recip_nonce": bytes(16)}),
-        ("ir-late", "messageTime an hour ago.", "badTime", "R29", "3gpp", {"message_time": AT.replace(hour=2)}),
-        ("ir-no-time", "No messageTime where it is insisted on.", "badTime", "R29", "strict", {"message_time": None}),
+        (
+            "ir-short-nonce",
+            "senderNonce of 15 octets.",
+            "badSenderNonce",
+            "R6",
+            "3gpp",
+            {"sender_nonce": bytes(15)},
+        ),
+        (
+            "ir-recipient-nonce",
+            "recipNonce in the first message.",
+            "badRecipientNonce",
+            "R7",
+            "strict",
+            {"recip_nonce": bytes(16)},
+        ),
+        (
+            "ir-late",
+            "messageTime an hour ago.",
+            "badTime",
+            "R29",
+            "3gpp",
+            {"message_time": AT.replace(hour=2)},
+        ),
+        (
+            "ir-no-time",
+            "No messageTime where it is insisted on.",
+            "badTime",
+            "R29",
+            "strict",
+            {"message_time": None},
+        ),
         (
             "ir-implicit-confirm-value",
             "implicitConfirm with TRUE for its value.",
@@ -804,24 +1069,27 @@ async def _headers(book: Catalogue) -> None:
             "badRequest",
             "R64",
             "3gpp",
-            {"general_info": (InfoTypeAndValue(OID.certProfile, bytes.fromhex("30060c01610c0162")),)},
+            {
+                "general_info": (
+                    InfoTypeAndValue(OID.certProfile, bytes.fromhex("30060c01610c0162")),
+                )
+            },
         ),
     ):
         book.add(
             name,
             what,
             refused(fail_info, rule),
-            await Pen(name).request(**header),  # type: ignore[arg-type]
+            await Pen(name).request(**header),
             int(rule[1:]),
             configuration=configuration,
         )
     pen = Pen("ir-again")
-    ids = {"transaction_id": Pen("ir").draw("transactionID")}
     book.add(
         pen.name,
         "Another ir under the transactionID of a live one.",
         refused("transactionIdInUse", "R12"),
-        await pen.request(**ids),
+        await pen.request(transaction_id=Pen("ir").draw("transactionID")),
         12,
         before=(Step("ir"),),
     )
@@ -851,26 +1119,73 @@ async def _protection(book: Catalogue) -> None:
     def drop(*path: int) -> Any:
         return lambda node: node.at(*path[:-1]).content.pop(path[-1])
 
-    add("ir-unprotected", "Neither protection nor protectionAlg.", "badMessageCheck", "R13",
-        edited(lambda node: (drop(2)(node), drop(0, 4)(node))))
-    add("ir-no-protection", "protectionAlg without protection.", "badMessageCheck", "R14", edited(drop(2)))
-    add("ir-no-body", "No body, so that protection [0] stands where an ir [0] would.", "badMessageCheck", "R14", edited(drop(1)))
-    add("ir-no-sender", "No sender, so that recipient is taken for it.", "badMessageCheck", "R26", edited(drop(0, 1)))
-    add("ir-no-algorithm", "protection without protectionAlg.", "badMessageCheck", "R14", edited(drop(0, 4)))
+    add(
+        "ir-unprotected",
+        "Neither protection nor protectionAlg.",
+        "badMessageCheck",
+        "R13",
+        edited(lambda node: (drop(2)(node), drop(0, 4)(node))),
+    )
+    add(
+        "ir-no-protection",
+        "protectionAlg without protection.",
+        "badMessageCheck",
+        "R14",
+        edited(drop(2)),
+    )
+    add(
+        "ir-no-body",
+        "No body, so that protection [0] stands where an ir [0] would.",
+        "badMessageCheck",
+        "R14",
+        edited(drop(1)),
+    )
+    add(
+        "ir-no-sender",
+        "No sender, so that recipient is taken for it.",
+        "badMessageCheck",
+        "R26",
+        edited(drop(0, 1)),
+    )
+    add(
+        "ir-no-algorithm",
+        "protection without protectionAlg.",
+        "badMessageCheck",
+        "R14",
+        edited(drop(0, 4)),
+    )
 
     def flip_nonce(node: Node) -> None:
         nonce = node.at(0, 7, 0)
         nonce.octets = bytes((nonce.octets[0] ^ 1,)) + nonce.octets[1:]
 
-    add("ir-flipped-header", "One bit of senderNonce flipped.", "badMessageCheck", "R15", edited(flip_nonce))
+    add(
+        "ir-flipped-header",
+        "One bit of senderNonce flipped.",
+        "badMessageCheck",
+        "R15",
+        edited(flip_nonce),
+    )
 
     def flip_body(node: Node) -> None:
         key = node.at(1, 0, 0, 0, 1).content[-1]
         bits = key.content[-1]
         bits.octets = bits.octets[:-1] + bytes((bits.octets[-1] ^ 1,))
 
-    add("ir-flipped-body", "One bit of the requested key flipped.", "badMessageCheck", "R15", edited(flip_body))
-    add("ir-no-certificates", "No extraCerts, in a first message.", "badMessageCheck", "R33", edited(drop(3)))
+    add(
+        "ir-flipped-body",
+        "One bit of the requested key flipped.",
+        "badMessageCheck",
+        "R15",
+        edited(flip_body),
+    )
+    add(
+        "ir-no-certificates",
+        "No extraCerts, in a first message.",
+        "badMessageCheck",
+        "R33",
+        edited(drop(3)),
+    )
     add(
         "ir-stranger",
         "A vendor nobody here has heard of.",
@@ -888,33 +1203,74 @@ async def _protection(book: Catalogue) -> None:
         await Pen("ir-stranger-with-root").request(by="stranger", extra_certs=everything),
         24,
     )
-    add("ir-expired", "A vendor certificate that has expired.", "signerNotTrusted", "R22",
-        await Pen("ir-expired").request(by="device-expired"))
-    add("ir-no-signing", "keyUsage without digitalSignature.", "badMessageCheck", "R25",
-        await Pen("ir-no-signing").request(by="device-no-usage"))
+    add(
+        "ir-expired",
+        "A vendor certificate that has expired.",
+        "signerNotTrusted",
+        "R22",
+        await Pen("ir-expired").request(by="device-expired"),
+    )
+    add(
+        "ir-no-signing",
+        "keyUsage without digitalSignature.",
+        "badMessageCheck",
+        "R25",
+        await Pen("ir-no-signing").request(by="device-no-usage"),
+    )
     sha1 = SIGNATURE_ALGORITHMS["ecdsa-sha1"]
-    add("ir-sha1", "ECDSA with SHA-1, with a good signature.", "badAlg", "R17",
-        await Pen("ir-sha1").request(algorithm=sha1), 146)
+    add(
+        "ir-sha1",
+        "ECDSA with SHA-1, with a good signature.",
+        "badAlg",
+        "R17",
+        await Pen("ir-sha1").request(algorithm=sha1),
+        146,
+    )
     pen = Pen("ir-other-sender")
     request = parse(good).at(1).encode()
     issuer = directory_name(member("acme-sub").certificate.subject_der)
-    add(pen.name, "sender is the vendor's CA.", "badMessageCheck", "R26",
-        await pen.forged(request, protector={"sender_der": issuer}))
+    add(
+        pen.name,
+        "sender is the vendor's CA.",
+        "badMessageCheck",
+        "R26",
+        await pen.forged(request, protector={"sender_der": issuer}),
+    )
     pen = Pen("ir-other-key-identifier")
-    add(pen.name, "senderKID is not that of the certificate.", "badMessageCheck", "R27",
-        await pen.forged(request, protector={"sender_kid": bytes(20)}))
+    add(
+        pen.name,
+        "senderKID is not that of the certificate.",
+        "badMessageCheck",
+        "R27",
+        await pen.forged(request, protector={"sender_kid": bytes(20)}),
+    )
     pen = Pen("ir-algorithm-of-another-key")
     rsa = SIGNATURE_ALGORITHMS["rsa-pkcs1-sha256"]
-    add(pen.name, "protectionAlg is RSA's, the key is an EC key.", "badAlg", "R18",
-        await pen.forged(request, protector={"protection_alg_der": rsa.der}))
+    add(
+        pen.name,
+        "protectionAlg is RSA's, the key is an EC key.",
+        "badAlg",
+        "R18",
+        await pen.forged(request, protector={"protection_alg_der": rsa.der}),
+    )
     pen = Pen("ir-unknown-algorithm")
-    add(pen.name, "protectionAlg that nobody knows.", "badAlg", "R17",
-        await pen.forged(request, protector={"protection_alg_der": identifier("1.2.3.4")}))
+    add(
+        pen.name,
+        "protectionAlg that nobody knows.",
+        "badAlg",
+        "R17",
+        await pen.forged(request, protector={"protection_alg_der": identifier("1.2.3.4")}),
+    )
     pen = Pen("ir-many-certificates")
     device = member("device").credential()
     many = [*device.certificates, *[b"\x30\x00"] * 15]
-    add(pen.name, "17 elements in extraCerts; 16 are read.", "badRequest", "RFC 9483 3.3",
-        await pen.request(extra_certs=many))
+    add(
+        pen.name,
+        "17 elements in extraCerts; 16 are read.",
+        "badRequest",
+        "RFC 9483 3.3",
+        await pen.request(extra_certs=many),
+    )
 
 
 _SAMPLES: Final = {
@@ -935,7 +1291,9 @@ async def _body_types(book: Catalogue) -> None:
     samples = {
         **_SAMPLES,
         **dict.fromkeys((BodyType.krr, BodyType.ccr), requests),
-        **dict.fromkeys((BodyType.ip, BodyType.cp, BodyType.kup, BodyType.ccp), _ip(_response())[4:]),
+        **dict.fromkeys(
+            (BodyType.ip, BodyType.cp, BodyType.kup, BodyType.ccp), _ip(_response())[4:]
+        ),
         BodyType.ckuann: asn1.tlv(0x30, certificate, certificate, certificate),
         BodyType.cann: certificate,
         BodyType.rp: asn1.tlv(0x30, asn1.tlv(0x30, asn1.tlv(0x30, b"\x02\x01\x00"))),
@@ -974,7 +1332,13 @@ async def _body_types(book: Catalogue) -> None:
 
 async def _templates(book: Catalogue) -> None:
     async def add(
-        name: str, what: str, fail_info: str, rule: str, *, configuration: str = "3gpp", **options: Any
+        name: str,
+        what: str,
+        fail_info: str,
+        rule: str,
+        *,
+        configuration: str = "3gpp",
+        **options: Any,
     ) -> None:
         der = await Pen(name).request(**options)
         number = () if not rule[1:].isdigit() else (int(rule[1:]),)
@@ -984,7 +1348,13 @@ async def _templates(book: Catalogue) -> None:
     await add("ir-two-requests", "Two CertReqMsg.", "badRequest", "R46", copies=2)
     await add("ir-no-requests", "No CertReqMsg.", "badRequest", "R46", copies=0)
     await add("ir-other-id", "certReqId 1.", "badRequest", "R47", cert_req_id=1)
-    await add("ir-template-version", "A certificate of version 1.", "badCertTemplate", "R48", asked=template(version=0))
+    await add(
+        "ir-template-version",
+        "A certificate of version 1.",
+        "badCertTemplate",
+        "R48",
+        asked=template(version=0),
+    )
     await add(
         "ir-serial-number",
         "The device wants to choose its serial number.",
@@ -995,13 +1365,46 @@ async def _templates(book: Catalogue) -> None:
     )
     await add("ir-no-pop", "No proof of possession.", "badPOP", "R53", popo_der=b"")
     signed = cert_request_der(template())
-    await add("ir-wrong-pop", "The proof was made by another key.", "badPOP", "R54", popo_der=await popo(signed, "new-other"))
-    await add("ir-altered", "The proof was made over another request.", "badPOP", "R54", popo_der=await popo(signed + b"\x00"))
-    await add("ir-ra-verified", "raVerified from a device.", "notAuthorized", "R57", popo_der=RA_VERIFIED_POPO_DER)
-    await add("ir-no-key", "No publicKey.", "badCertTemplate", "R60", asked=template(spki_der=None), popo_der=b"")
-    await add("ir-weak-key", "An RSA key of 1024 bits.", "badCertTemplate", "R61", key="new-rsa1024")
+    await add(
+        "ir-wrong-pop",
+        "The proof was made by another key.",
+        "badPOP",
+        "R54",
+        popo_der=await popo(signed, "new-other"),
+    )
+    await add(
+        "ir-altered",
+        "The proof was made over another request.",
+        "badPOP",
+        "R54",
+        popo_der=await popo(signed + b"\x00"),
+    )
+    await add(
+        "ir-ra-verified",
+        "raVerified from a device.",
+        "notAuthorized",
+        "R57",
+        popo_der=RA_VERIFIED_POPO_DER,
+    )
+    await add(
+        "ir-no-key",
+        "No publicKey.",
+        "badCertTemplate",
+        "R60",
+        asked=template(spki_der=None),
+        popo_der=b"",
+    )
+    await add(
+        "ir-weak-key", "An RSA key of 1024 bits.", "badCertTemplate", "R61", key="new-rsa1024"
+    )
     challenge = asn1.tlv(0xA2, asn1.tlv(0x81, b"\x01"))
-    await add("ir-challenge-pop", "Possession is to be proved by a challenge.", "badPOP", "R72", popo_der=challenge)
+    await add(
+        "ir-challenge-pop",
+        "Possession is to be proved by a challenge.",
+        "badPOP",
+        "R72",
+        popo_der=challenge,
+    )
     input_der = popo_signing_key_input(
         directory_name(member("device").certificate.subject_der), spki("new-other")
     )
@@ -1014,11 +1417,29 @@ async def _templates(book: Catalogue) -> None:
         popo_der=await popo(input_der, input_der=input_der),
     )
     authority = extension(ExtensionOID.basicConstraints, bytes.fromhex("30030101ff"), critical=True)
-    await add("ir-ca-certificate", "A CA certificate is asked for.", "notAuthorized", "R63", asked=template(extensions=(authority,)))
+    await add(
+        "ir-ca-certificate",
+        "A CA certificate is asked for.",
+        "notAuthorized",
+        "R63",
+        asked=template(extensions=(authority,)),
+    )
     role = extension(ExtensionOID.extKeyUsage, asn1.tlv(0x30, asn1.oid_der(OID.cmcRA)))
-    await add("ir-ra-certificate", "An RA's certificate is asked for.", "notAuthorized", "R63", asked=template(extensions=(role,)))
+    await add(
+        "ir-ra-certificate",
+        "An RA's certificate is asked for.",
+        "notAuthorized",
+        "R63",
+        asked=template(extensions=(role,)),
+    )
     second = asn1.tlv(0x30, asn1.tlv(0x30, asn1.oid_der(OID.regInfoCertReq), signed))
-    await add("ir-second-template", "A second CertRequest in regInfo.", "badCertTemplate", "RFC 4211 7.2", reg_info_der=second)
+    await add(
+        "ir-second-template",
+        "A second CertRequest in regInfo.",
+        "badCertTemplate",
+        "RFC 4211 7.2",
+        reg_info_der=second,
+    )
 
 
 # --- what is no DER, or no PKIMessage -----------------------------------------------------------------------------
@@ -1055,7 +1476,11 @@ async def _malformed(book: Catalogue) -> None:
     add("truncated", "The last octet is missing.", good[:-1])
     add("head-only", "Tag and length, and nothing more.", good[:4])
     add("indefinite", "Indefinite length (BER).", b"\x30\x80" + content + b"\x00\x00")
-    add("long-length", "The outer length in one octet more than it needs.", b"\x30\x83\x00" + good[2:4] + content)
+    add(
+        "long-length",
+        "The outer length in one octet more than it needs.",
+        b"\x30\x83\x00" + good[2:4] + content,
+    )
     add("length-of-everything", "A length of 4294967295.", b"\x30\x84\xff\xff\xff\xff" + content)
     add("length-of-126-octets", "A length in 126 octets.", b"\x30\xfe" + b"\xff" * 126)
     add("set", "SET instead of SEQUENCE.", b"\x31" + good[1:])
@@ -1064,39 +1489,120 @@ async def _malformed(book: Catalogue) -> None:
     for _ in range(4000):
         deep = asn1.tlv(0x30, deep)
     add("deep", "4000 SEQUENCEs inside each other.", deep)
-    edit("indefinite-header", "A header of indefinite length.", lambda node: _rehead(node.at(0), b"\x30\x80", b"\x00\x00"))
-    edit("long-inner-length", "senderNonce with a length in two octets.", lambda node: _rehead(node.at(0, 7, 0), b"\x04\x81\x10"))
+    edit(
+        "indefinite-header",
+        "A header of indefinite length.",
+        lambda node: _rehead(node.at(0), b"\x30\x80", b"\x00\x00"),
+    )
+    edit(
+        "long-inner-length",
+        "senderNonce with a length in two octets.",
+        lambda node: _rehead(node.at(0, 7, 0), b"\x04\x81\x10"),
+    )
     edit("version-padded", "pvno with a leading zero octet.", put(0x02, b"\x00\x02", 0, 0))
     edit("version-empty", "pvno without content.", put(0x02, b"", 0, 0))
     edit("version-huge", "pvno of 20001 bits.", put(0x02, b"\x01" + bytes(2500), 0, 0))
     edit("version-enumerated", "pvno as ENUMERATED.", put(0x0A, b"\x02", 0, 0))
     edit("time-utc", "messageTime as UTCTime.", put(0x17, b"260102030405Z", 0, 3, 0))
-    edit("time-offset", "messageTime with an offset from UTC.", put(0x18, b"20260102030405+0000", 0, 3, 0))
-    edit("time-without-seconds", "messageTime without seconds.", put(0x18, b"202601020304Z", 0, 3, 0))
-    edit("time-impossible", "messageTime on the 31st of February.", put(0x18, b"20260231030405Z", 0, 3, 0))
+    edit(
+        "time-offset",
+        "messageTime with an offset from UTC.",
+        put(0x18, b"20260102030405+0000", 0, 3, 0),
+    )
+    edit(
+        "time-without-seconds", "messageTime without seconds.", put(0x18, b"202601020304Z", 0, 3, 0)
+    )
+    edit(
+        "time-impossible",
+        "messageTime on the 31st of February.",
+        put(0x18, b"20260231030405Z", 0, 3, 0),
+    )
     edit("transaction-integer", "transactionID as INTEGER.", put(0x02, b"\x05", 0, 6, 0))
-    edit("transaction-constructed", "transactionID as a constructed OCTET STRING (BER).",
-         put(0x24, b"\x04\x01\x05", 0, 6, 0))
+    edit(
+        "transaction-constructed",
+        "transactionID as a constructed OCTET STRING (BER).",
+        put(0x24, b"\x04\x01\x05", 0, 6, 0),
+    )
     edit("transaction-implicit", "transactionID with an IMPLICIT tag.", put(0x84, bytes(16), 0, 6))
-    edit("field-twice", "senderNonce twice.", lambda node: node.at(0).content.insert(7, node.at(0, 7).copy()))
-    edit("fields-swapped", "senderNonce before transactionID.", lambda node: node.at(0).content.insert(6, node.at(0).content.pop()))
-    edit("unknown-field", "A header field with tag [9].", lambda node: node.at(0).content.append(parse(b"\xa9\x02\x05\x00")))
-    edit("free-text-empty", "freeText without a text.", lambda node: node.at(0).content.append(parse(b"\xa7\x02\x30\x00")))
-    edit("free-text-printable", "freeText as PrintableString.", lambda node: node.at(0).content.append(parse(bytes.fromhex("a705300313016e"))))
-    edit("free-text-not-utf8", "freeText that is no UTF-8.", lambda node: node.at(0).content.append(parse(bytes.fromhex("a70530030c01ff"))))
-    edit("general-info-empty", "generalInfo without an entry.", lambda node: node.at(0).content.append(parse(b"\xa8\x02\x30\x00")))
-    edit("general-info-no-type", "generalInfo with a value but no type.", lambda node: node.at(0).content.append(parse(bytes.fromhex("a80630043002 0500".replace(" ", "")))))
-    edit("oid-padded", "An OBJECT IDENTIFIER with a padded arc.", lambda node: node.at(0).content.append(parse(bytes.fromhex("a8093007300506032a8003"))))
+    edit(
+        "field-twice",
+        "senderNonce twice.",
+        lambda node: node.at(0).content.insert(7, node.at(0, 7).copy()),
+    )
+    edit(
+        "fields-swapped",
+        "senderNonce before transactionID.",
+        lambda node: node.at(0).content.insert(6, node.at(0).content.pop()),
+    )
+    edit(
+        "unknown-field",
+        "A header field with tag [9].",
+        lambda node: node.at(0).content.append(parse(b"\xa9\x02\x05\x00")),
+    )
+    edit(
+        "free-text-empty",
+        "freeText without a text.",
+        lambda node: node.at(0).content.append(parse(b"\xa7\x02\x30\x00")),
+    )
+    edit(
+        "free-text-printable",
+        "freeText as PrintableString.",
+        lambda node: node.at(0).content.append(parse(bytes.fromhex("a705300313016e"))),
+    )
+    edit(
+        "free-text-not-utf8",
+        "freeText that is no UTF-8.",
+        lambda node: node.at(0).content.append(parse(bytes.fromhex("a70530030c01ff"))),
+    )
+    edit(
+        "general-info-empty",
+        "generalInfo without an entry.",
+        lambda node: node.at(0).content.append(parse(b"\xa8\x02\x30\x00")),
+    )
+    edit(
+        "general-info-no-type",
+        "generalInfo with a value but no type.",
+        lambda node: node.at(0).content.append(
+            parse(bytes.fromhex("a80630043002 0500".replace(" ", "")))
+        ),
+    )
+    edit(
+        "oid-padded",
+        "An OBJECT IDENTIFIER with a padded arc.",
+        lambda node: node.at(0).content.append(parse(bytes.fromhex("a8093007300506032a8003"))),
+    )
     edit("header-missing", "No header.", lambda node: node.content.pop(0))
-    edit("body-27", "A body with tag [27], which does not exist.", lambda node: _retag(node.at(1), 0xBB))
-    edit("body-primitive", "A body whose tag is not constructed.", lambda node: _retag(node.at(1), 0x80))
-    edit("body-application", "A body with a tag of class APPLICATION.", lambda node: _retag(node.at(1), 0x60))
-    add("body-long-tag", "A body whose tag has two octets.", asn1.tlv(0x30, tree.at(0).encode(), b"\xbf\x1f\x00"))
-    edit("protection-unused-bits", "protection with three unused bits.", put(0x03, b"\x03\xf8", 2, 0))
+    edit(
+        "body-27",
+        "A body with tag [27], which does not exist.",
+        lambda node: _retag(node.at(1), 0xBB),
+    )
+    edit(
+        "body-primitive",
+        "A body whose tag is not constructed.",
+        lambda node: _retag(node.at(1), 0x80),
+    )
+    edit(
+        "body-application",
+        "A body with a tag of class APPLICATION.",
+        lambda node: _retag(node.at(1), 0x60),
+    )
+    add(
+        "body-long-tag",
+        "A body whose tag has two octets.",
+        asn1.tlv(0x30, tree.at(0).encode(), b"\xbf\x1f\x00"),
+    )
+    edit(
+        "protection-unused-bits", "protection with three unused bits.", put(0x03, b"\x03\xf8", 2, 0)
+    )
     edit("protection-octets", "protection as OCTET STRING.", put(0x04, bytes(64), 2, 0))
     edit("protection-bad-bits", "protection with eight unused bits.", put(0x03, b"\x08\x00", 2, 0))
     edit("certificates-empty", "extraCerts without a certificate.", put(0x30, b"", 3, 0))
-    edit("certificates-before-protection", "extraCerts before protection.", lambda node: node.content.append(node.content.pop(2)))
+    edit(
+        "certificates-before-protection",
+        "extraCerts before protection.",
+        lambda node: node.content.append(node.content.pop(2)),
+    )
 
 
 def _rehead(node: Node, head: bytes, tail: bytes = b"") -> None:
@@ -1129,23 +1635,60 @@ async def _malformed_bodies(book: Catalogue) -> None:
 
     await add("id-padded", "certReqId with a leading zero octet.", number(b"\x00\x00"))
     await add("id-huge", "certReqId of 20001 bits.", number(b"\x01" + bytes(2500)))
-    await add("body-trailing", "One more element behind CertReqMessages.", lambda node: node.at(1).content.append(parse(b"\x05\x00")))
-    await add("request-trailing", "One more element at the end of a CertRequest.", lambda node: node.at(*request, 0).content.append(parse(b"\x05\x00")))
-    await add("controls-empty", "controls without a control.", lambda node: node.at(*request, 0).content.append(parse(b"\x30\x00")))
-    await add("subject-implicit", "subject with an IMPLICIT tag.", lambda node: _implicit(node.at(*request, 0, 1)))
-    await add("popo-unknown", "ProofOfPossession with tag [4].", lambda node: _retag(node.at(*request, 1), 0xA4))
-    await add("popo-twice", "Two proofs of possession.", lambda node: node.at(*request).content.append(node.at(*request, 1).copy()))
+    await add(
+        "body-trailing",
+        "One more element behind CertReqMessages.",
+        lambda node: node.at(1).content.append(parse(b"\x05\x00")),
+    )
+    await add(
+        "request-trailing",
+        "One more element at the end of a CertRequest.",
+        lambda node: node.at(*request, 0).content.append(parse(b"\x05\x00")),
+    )
+    await add(
+        "controls-empty",
+        "controls without a control.",
+        lambda node: node.at(*request, 0).content.append(parse(b"\x30\x00")),
+    )
+    await add(
+        "subject-implicit",
+        "subject with an IMPLICIT tag.",
+        lambda node: _implicit(node.at(*request, 0, 1)),
+    )
+    await add(
+        "popo-unknown",
+        "ProofOfPossession with tag [4].",
+        lambda node: _retag(node.at(*request, 1), 0xA4),
+    )
+    await add(
+        "popo-twice",
+        "Two proofs of possession.",
+        lambda node: node.at(*request).content.append(node.at(*request, 1).copy()),
+    )
     await add(
         "body-octets",
         "An OCTET STRING where CertReqMessages belongs.",
         lambda node: node.at(1).content.__setitem__(0, Node(b"\x04", b"\x05\x00")),
         proof=False,
     )
-    usage = asn1.tlv(0x30, asn1.oid_der(ExtensionOID.keyUsage), b"\x01\x01\x01", asn1.tlv(0x04, b"\x03\x02\x07\x80"))
+    usage = asn1.tlv(
+        0x30,
+        asn1.oid_der(ExtensionOID.keyUsage),
+        b"\x01\x01\x01",
+        asn1.tlv(0x04, b"\x03\x02\x07\x80"),
+    )
     extensions = asn1.tlv(0xA9, usage)
-    await add("boolean", "critical as 01, which is TRUE in BER only.", lambda node: node.at(*request, 0, 1).content.append(parse(extensions)))
+    await add(
+        "boolean",
+        "critical as 01, which is TRUE in BER only.",
+        lambda node: node.at(*request, 0, 1).content.append(parse(extensions)),
+    )
     default = extensions.replace(b"\x01\x01\x01", b"\x01\x01\x00")
-    await add("default", "critical FALSE written out, which DER forbids.", lambda node: node.at(*request, 0, 1).content.append(parse(default)))
+    await add(
+        "default",
+        "critical FALSE written out, which DER forbids.",
+        lambda node: node.at(*request, 0, 1).content.append(parse(default)),
+    )
     pen = Pen("malformed-pkcs10")
     der = await pen.signed(body(BodyType.p10cr, b"\x30\x00"))
     book.add(pen.name, "An empty PKCS#10.", refused("badDataFormat", "R1"), der, 1)

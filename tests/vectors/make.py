@@ -42,7 +42,9 @@ def main() -> None:
     """Write index and files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--record", action="store_true", help="run openssl anew")
-    parser.add_argument("--cast", action="store_true", help="new keys and certificates, everything anew")
+    parser.add_argument(
+        "--cast", action="store_true", help="new keys and certificates, everything anew"
+    )
     arguments = parser.parse_args()
     if arguments.cast:
         cast.make()

@@ -42,7 +42,10 @@ RUNS: Final = (
         ("-cmd", "ir", "-sans", "enb-1.example.net"),
         {"q1": "openssl-ir", "p1": "openssl-ip", "q2": "openssl-certconf", "p2": "openssl-pkiconf"},
     ),
-    Run(("-cmd", "ir", "-implicit_confirm", "-geninfo", "1.2.3.4:int:56789"), {"q1": "openssl-ir-implicit"}),
+    Run(
+        ("-cmd", "ir", "-implicit_confirm", "-geninfo", "1.2.3.4:int:56789"),
+        {"q1": "openssl-ir-implicit"},
+    ),
     Run(("-cmd", "ir", "-popo", "0", "-accept_raverified"), {"q1": "openssl-ir-ra-verified"}),
     Run(("-cmd", "ir", "-popo", "-1"), {"q1": "openssl-ir-no-pop"}),
     Run(("-cmd", "ir", "-digest", "sha1"), {"q1": "openssl-ir-sha1"}),
@@ -55,8 +58,10 @@ RUNS: Final = (
     Run(("-cmd", "genm", "-infotype", "caCerts"), {"q1": "openssl-genm"}, "enb"),
     Run(("-cmd", "ir", "-poll_count", "1", "-check_after", "0"), {"q2": "openssl-pollreq"}),
     Run(
-        ("-cmd", "ir", "-ref", REFERENCE, "-secret", f"pass:{SECRET}", "-srv_ref", REFERENCE)
-        + ("-srv_secret", f"pass:{SECRET}"),
+        (
+            *("-cmd", "ir", "-ref", REFERENCE, "-secret", f"pass:{SECRET}"),
+            *("-srv_ref", REFERENCE, "-srv_secret", f"pass:{SECRET}"),
+        ),
         {"q1": "openssl-ir-pbm"},
         "",
     ),
@@ -97,11 +102,31 @@ def write(book: Catalogue, octets: Mapping[str, bytes]) -> None:
         before=(first,),
         posted="openssl-certconf",
     )
-    add("openssl-ir-implicit", "ir of openssl with implicitConfirm and generalInfo unknown here.", accepted(), 30)
-    add("openssl-ir-ra-verified", "ir of openssl with raVerified.", refused("notAuthorized", "R57", "ip"), 57)
-    add("openssl-ir-no-pop", "ir of openssl without proof of possession.", refused("badPOP", "R53", "ip"), 53)
+    add(
+        "openssl-ir-implicit",
+        "ir of openssl with implicitConfirm and generalInfo unknown here.",
+        accepted(),
+        30,
+    )
+    add(
+        "openssl-ir-ra-verified",
+        "ir of openssl with raVerified.",
+        refused("notAuthorized", "R57", "ip"),
+        57,
+    )
+    add(
+        "openssl-ir-no-pop",
+        "ir of openssl without proof of possession.",
+        refused("badPOP", "R53", "ip"),
+        53,
+    )
     add("openssl-ir-sha1", "ir of openssl with SHA-1.", refused("badAlg", "R17"), *(17, 146))
-    add("openssl-ir-unprotected", "ir of openssl without protection.", refused("badMessageCheck", "R13"), 13)
+    add(
+        "openssl-ir-unprotected",
+        "ir of openssl without protection.",
+        refused("badMessageCheck", "R13"),
+        13,
+    )
     add("openssl-cr", "cr of openssl.", accepted("cp"), 1)
     add("openssl-p10cr", "p10cr of openssl.", accepted("cp"), 65)
     add("openssl-kur", "kur of openssl.", accepted("kup"), 144)

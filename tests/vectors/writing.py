@@ -51,7 +51,9 @@ def extension(oid: str, value: bytes, *, critical: bool = False) -> Extension:
     return Extension(oid, critical, value)
 
 
-def template(key: str = "new-p256", subject: str | None = OPERATOR_SUBJECT, **fields: Any) -> CertTemplate:
+def template(
+    key: str = "new-p256", subject: str | None = OPERATOR_SUBJECT, **fields: Any
+) -> CertTemplate:
     """A template for one of the new keys.
 
     Args:
@@ -126,7 +128,12 @@ class Pen:
         return await protect(self.header(**header), body_der, credential, certificates)
 
     async def forged(
-        self, body_der: bytes, by: str = "device", *, protector: dict[str, Any] | None = None, **header: Any
+        self,
+        body_der: bytes,
+        by: str = "device",
+        *,
+        protector: dict[str, Any] | None = None,
+        **header: Any,
     ) -> bytes:
         """A message whose header says of its protector what `protector` says, with a signature that fits."""
         credential = member(by).credential()

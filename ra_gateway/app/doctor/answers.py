@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from ra_gateway.app.credential import EXPIRY_WARNING
 from ra_gateway.app.doctor.causes import UNKNOWN, Cause, explain
 from ra_gateway.app.doctor.findings import Finding, Verdict
 from ra_gateway.app.doctor.probes import Probe
@@ -260,6 +261,15 @@ class Witness:
                 "upstreams.{name}.ca_certificate_paths: add this certificate, if it speaks for the CA",
             )
         how = "which is pinned" if named else "which chains to a trusted root"
+        left = signer.not_after - self.now
+        if left < EXPIRY_WARNING:
+            return self._finding(
+                tried,
+                f"signed by {signer.subject}, {how} and expires in {left.days} days",
+                "the certificate that speaks for the CA expires soon",
+                "the CA: a new one; upstreams.{name}.ca_certificate_paths: add it, if the old one is there",
+                Verdict.warning,
+            )
         return self._finding(tried, f"signed by {signer.subject}, {how}", verdict=Verdict.ok)
 
     def of_recipient(self, shown: Collection[Certificate]) -> Finding | None:
@@ -280,6 +290,7 @@ class Witness:
             f"{subject}; CAs seen: {'; '.join(names) or 'none'}",
             "the recipient is not the subject of any CA seen; EJBCA then leaves errors and pkiConf unprotected",
             "upstreams.{name}.recipient = subject of the issuing CA; EJBCA alias: defaultca = the same",
+            Verdict.warning,
         )
 
     def _unprotected(self, tried: str, told: Told) -> Finding:

@@ -210,17 +210,13 @@ _OF_EJBCA: Final = (
         "the CA that the alias names does not exist, or the RA has no access to it",
         f"{_ALIAS}ra.caname",
         "does not exist",
+        PKIFailureInfo.incorrectData,
     ),
     Cause(
         "a profile that the alias names does not exist, or EJBCA's crypto token is not to be had",
         f"{_ALIAS}ra.endentityprofile and ra.certificateprofile",
         "profile",
         PKIFailureInfo.systemUnavail,
-    ),
-    Cause(
-        "the CA of the end entity is missing",
-        f"{_ALIAS}defaultca; EJBCA: the CA of the end entity",
-        fail_info=PKIFailureInfo.wrongAuthority,
     ),
     Cause(
         "the certificate of the gateway is not among those that may sign nested messages",
@@ -288,7 +284,6 @@ _OF_HTTP: Final = (
         "the CA, or what stands in front of it, is overloaded, starting or stopped",
         "the CA's service and its rate limits",
         "http 503",
-        verdict=Verdict.fault,
     ),
     Cause(
         "the CA, or what stands in front of it, limits how often it is asked",
@@ -330,7 +325,7 @@ _OF_HTTP: Final = (
     Cause(
         "the server ended the connection over the gateway's TLS certificate",
         "upstreams.{name}.tls_certificate_path and tls_key_path",
-        "alert",
+        "_alert_",
     ),
     Cause(
         "the CA does not answer in time",
@@ -396,8 +391,8 @@ _OF_FAIL_INFO: Final = (
         fail_info=PKIFailureInfo.badAlg,
     ),
     Cause(
-        "the recipient is another CA than the one at this URL",
-        "upstreams.{name}.recipient = subject of the issuing CA",
+        "the recipient is another CA than the one at this URL; at EJBCA: the CA of the end entity is missing",
+        "upstreams.{name}.recipient = subject of the issuing CA; EJBCA alias: defaultca",
         fail_info=PKIFailureInfo.wrongAuthority,
     ),
     Cause(

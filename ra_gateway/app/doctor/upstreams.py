@@ -50,6 +50,8 @@ from ra_gateway.ra.routes import Upstream, Variant
 
 _ENDPOINT: Final = "doctor"
 
+_NEW: Final = frozenset({"ir", "cr", "p10cr"})
+
 _EJBCA_BYTES: Final = 100_000
 """EJBCA takes no larger message."""
 
@@ -114,7 +116,7 @@ class UpstreamExaminer:
                 for probe in await self._probes(way, prober):
                     if not await asked.ask(probe):
                         break
-                return asked.findings(skew_seconds)
+                return asked.findings(skew_seconds) + self._unprobed(way)
         except ConfigError as error:
             return of_problems(f"upstream {name}", "send probes", error)
         except (GatewayError, OSError) as error:
@@ -135,7 +137,7 @@ class UpstreamExaminer:
         """Return the probes that go up as the gateway's own messages do."""
         types = _body_types(self._config, way.name)
         probes = []
-        if types & {"ir", "cr", "p10cr"} and way.requests is Variant.reprotect:
+        if types & _NEW and way.requests is Variant.reprotect:
             probes.append(await prober.ir())
         if "kur" in types and way.kur is Variant.reprotect:
             probes.append(await prober.kur())
@@ -144,6 +146,18 @@ class UpstreamExaminer:
         if "genm" in types and way.answers_genm:
             probes.append(await prober.genm())
         return probes
+
+    def _unprobed(self, way: Upstream) -> list[Finding]:
+        """Return rows about what goes up as its base station signed it: only that could try."""
+        types = _body_types(self._config, way.name)
+        variants = {"requests": way.requests} if types & _NEW else {}
+        if "kur" in types:
+            variants["kur"] = way.kur
+        return [
+            Finding(f"upstream {way.name}", key, f"not tried: {variant} wants a base station's key")
+            for key, variant in variants.items()
+            if variant is not Variant.reprotect
+        ]
 
     @asynccontextmanager
     async def _wired(
@@ -188,7 +202,7 @@ def _body_types(config: GatewayConfig, name: str) -> set[str]:
         for route in endpoint.routes:
             if route.upstream == name:
                 found.update(route.body_types or endpoint.body_types)
-    return found
+    return found or {"ir", "kur"}  # nothing leads there yet: what most will ask
 
 
 def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> list[Finding]:
@@ -219,7 +233,7 @@ def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> li
                 "EJBCA is to, and does not",
                 Verdict.warning,
                 "a certificate that its base station rejects stays valid",
-                f'{setting}.certconf = "local" (and unconfirmed = "revoke")',
+                f'{setting}.dialect = "ejbca-ra", or certconf = "local" and unconfirmed = "revoke"',
             )
         )
     if upstream.replays_repeats:

@@ -1,0 +1,174 @@
+"""`ra-gateway approvals`: the requests that wait for an operator, and what is decided on them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Final, TypeVar
+
+import structlog
+import typer
+
+from ra_gateway import logs
+from ra_gateway.app import now
+from ra_gateway.app.gateway import transaction_store
+from ra_gateway.cli.opened import actor
+from ra_gateway.cli.telling import ConfigOption, run, say, show_table, told
+from ra_gateway.cmp.certificates import load_certificate
+from ra_gateway.cmp.names import rfc4514
+from ra_gateway.config import load
+from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage, Problem
+from ra_gateway.ra.approving import decide, waiting
+from ra_gateway.ra.transaction import Transaction
+from ra_gateway.stores.redis import RedisStore
+
+T = TypeVar("T")
+
+CONFIG: Final = Path("gateway.toml")
+
+_COLUMNS: Final = (
+    "Transaction",
+    "Since (UTC)",
+    "Endpoint",
+    "Request",
+    "Requester",
+    "Subject asked for",
+)
+
+approvals_app = typer.Typer(
+    name="approvals", help="Requests that wait for an operator's decision.", no_args_is_help=True
+)
+
+TransactionPrefix = Annotated[
+    str,
+    typer.Argument(
+        metavar="TRANSACTION", help="transactionID as listed, or the beginning of one, in hex."
+    ),
+]
+ByOption = Annotated[
+    str, typer.Option(help="Who decides, for the record; by default the user who is logged in.")
+]
+
+
+class NotListed(GatewayError):
+    """No request, or more than one, waits under what was given."""
+
+
+@approvals_app.command("list")
+@told
+def approvals_list(config: ConfigOption = CONFIG) -> None:
+    """List the requests that wait, the oldest first."""
+    requests = _with_store(config, lambda store: waiting(store, store))
+    show_table(_COLUMNS, map(_row, requests))
+    if not requests:
+        say("No request waits.")
+
+
+@approvals_app.command("approve")
+@told
+def approvals_approve(
+    transaction: TransactionPrefix, by: ByOption = "", config: ConfigOption = CONFIG
+) -> None:
+    """Let a request go to the CA; its device gets the certificate when it polls."""
+    _decide(config, transaction, by, approve=True)
+
+
+@approvals_app.command("deny")
+@told
+def approvals_deny(
+    transaction: TransactionPrefix, by: ByOption = "", config: ConfigOption = CONFIG
+) -> None:
+    """Refuse a request; its device is told notAuthorized when it polls."""
+    _decide(config, transaction, by, approve=False)
+
+
+def _decide(config: Path, prefix: str, by: str, *, approve: bool) -> None:
+    decided_by = by or actor().partition(":")[2]
+
+    async def work(store: RedisStore) -> Transaction:
+        held = _one_of(await waiting(store, store), prefix)
+        return await decide(
+            store, store, held.key, approve=approve, decided_by=decided_by, clock=now
+        )
+
+    done = _with_store(config, work)
+    word = "approved" if approve else "denied"
+    structlog.get_logger().info(
+        "approval",
+        decision=word,
+        decided_by=decided_by,
+        transaction_id=done.key.transaction_id.hex(),
+        domain=done.key.domain,
+        signer_fingerprint=done.key.signer_fingerprint.hex(),
+        subject=rfc4514(done.subject_der),
+    )
+    say(f"{word.capitalize()}: {done.body_type.name} of {_requester(done)} for {_subject(done)}.")
+
+
+def _with_store(path: Path, work: Callable[[RedisStore], Awaitable[T]]) -> T:
+    """Run some work on the store that a gateway's configuration names.
+
+    Raises:
+        ConfigError: It is not one that a command can reach.
+        StoreUnavailable: It cannot be asked.
+    """
+    config = load(path)
+    logs.configure(config.log.format, config.log.level)
+    store = transaction_store(config.store)
+    if not isinstance(store, RedisStore):
+        raise ConfigError(
+            [
+                Problem(
+                    "store.kind",
+                    "is memory: what waits is known to the running gateway alone",
+                    'Set it to "redis", for the gateway as well.',
+                )
+            ]
+        )
+
+    async def main() -> T:
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return run(main())
+
+
+def _one_of(requests: list[Transaction], prefix: str) -> Transaction:
+    """Return the request whose transactionID begins so.
+
+    Raises:
+        NotListed: None does, or several do.
+    """
+    wanted = prefix.lower()
+    found = [item for item in requests if item.key.transaction_id.hex().startswith(wanted)]
+    if not found or not wanted:
+        raise NotListed(f"No request waits whose transaction begins with {prefix!r}.")
+    if len(found) > 1:
+        ids = ", ".join(item.key.transaction_id.hex() for item in found)
+        raise NotListed(f"{prefix!r} is the beginning of several: {ids}. Give more of it.")
+    return found[0]
+
+
+def _row(request: Transaction) -> tuple[str, ...]:
+    return (
+        request.key.transaction_id.hex(),
+        f"{request.created_at:%Y-%m-%d %H:%M:%S}",
+        request.endpoint,
+        request.body_type.name,
+        f"{_requester(request)} ({request.key.domain})",
+        _subject(request),
+    )
+
+
+def _subject(request: Transaction) -> str:
+    names = " ".join(request.san or ())
+    return f"{rfc4514(request.subject_der)}{f' ({names})' if names else ''}"
+
+
+def _requester(request: Transaction) -> str:
+    try:
+        return load_certificate(request.signer_der).subject
+    except MalformedMessage:
+        return "a shared secret"

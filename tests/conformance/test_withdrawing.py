@@ -1,0 +1,521 @@
+"""Certificates that nobody confirmed: reported, or revoked at the CA, once, also after a crash (R111)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.messages import (
+    PKIMessage,
+    PKIStatusInfo,
+    RevRepContent,
+    error_body,
+    rev_rep_body,
+    rev_req_content,
+)
+from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
+from ra_gateway.ra.node import Node
+from ra_gateway.ra.ports import Agenda
+from ra_gateway.ra.routes import CertConf, Unconfirmed
+from ra_gateway.ra.transaction import State
+from ra_gateway.ra.withdrawing import Withdrawing
+from ra_gateway.stores.memory import MemoryStore
+from ra_gateway.stores.redis import RedisStore
+from tests.support.faults import Faults, Strike, die, fail, faulty_gateway
+from tests.support.harness import (
+    Answer,
+    ManualClock,
+    World,
+    cmp_certificate,
+    fail_names,
+    follow,
+)
+from tests.support.pki import OperatorPKI, VendorPKI, make_key
+from tests.support.polling import Operation, settled, slow_world
+
+MakeWorld = Callable[..., World]
+
+WAIT_SECONDS = 300
+
+
+@pytest.fixture
+def make_world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> MakeWorld:
+    """Worlds whose RA answers certConf itself, and revokes what is not confirmed."""
+
+    def make(**options: Any) -> World:
+        usual = {"certconf": CertConf.local, "unconfirmed": Unconfirmed.revoke}
+        upstream = {**usual, **options.pop("upstream", {})}
+        return World.make(vendor_pki, operator_pki, upstream=upstream, **options)
+
+    return make
+
+
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    return make_world()
+
+
+async def issued(world: World, body_type: BodyType = BodyType.ir) -> Operation:
+    """An operation that has its certificate, and is to confirm it."""
+    operation = await Operation.begin(world, body_type)
+    await operation.send()
+    return operation
+
+
+def node_of(world: World) -> Node:
+    return world.gateway._node
+
+
+async def work(world: World, **later: float) -> None:
+    """Work through the agenda, after a while."""
+    world.clock.move(**later)
+    await Withdrawing(node_of(world)).work()
+
+
+def revocations(world: World) -> list[PKIMessage]:
+    """The rr that reached the CA."""
+    return [message for message in world.ca.messages if message.body_type is BodyType.rr]
+
+
+def assert_revoked(world: World, certificate: Certificate, reason: int = 5) -> None:
+    """Assert that exactly one rr went up, that it is the RA's, and for this certificate."""
+    (rr,) = revocations(world)
+    details = rev_req_content(rr.body_content)
+    assert len(details) == 1
+    assert details[0].template.serial_number == certificate.serial_number
+    assert details[0].template.issuer_der == certificate.issuer_der
+    (entry,) = details[0].crl_entry_details
+    assert (entry.oid, entry.value) == (OID.reasonCode, bytes((0x0A, 1, reason)))
+    assert rr.header.message_time == world.clock()
+    event = world.events[-1]
+    assert (event.outcome, event.body_type, event.rule) == ("revoked", "rr", "R111")
+    assert event.serial_number == f"{certificate.serial_number:x}"
+
+
+async def agenda_is_empty(world: World) -> bool:
+    agenda = node_of(world).agenda
+    assert agenda is not None
+    world.clock.move(days=365)
+    return await agenda.due(world.clock(), limit=9) == []
+
+
+# --- what is withdrawn ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(111)
+async def test_a_certificate_that_is_never_confirmed(world: World) -> None:
+    """Nothing happens while certConf is awaited; after that the CA revokes, once."""
+    operation = await issued(world)
+    await work(world, seconds=WAIT_SECONDS - 1)
+    assert revocations(world) == []
+    await work(world, seconds=2)
+    assert_revoked(world, world.ca.issued[0])
+    assert "did not confirm" in world.events[-1].detail
+    assert (await operation.stored()).state is State.WITHDRAWN
+    await work(world, hours=5)
+    assert len(revocations(world)) == 1
+    assert await agenda_is_empty(world)
+
+
+@pytest.mark.requirement(111)
+async def test_a_late_cert_conf_is_refused(world: World) -> None:
+    """badRequest, whether it takes the certificate or rejects it."""
+    operation = await issued(world)
+    answer = operation.answer
+    await work(world, seconds=WAIT_SECONDS + 1)
+    for takes in (True, False):
+        operation.answer = answer
+        refused = await operation.confirm(takes=takes)
+        assert (refused.body_type, fail_names(refused)) == (BodyType.error, ["badRequest"])
+        assert world.events[-1].rule == "R111"
+    assert len(revocations(world)) == 1
+
+
+async def test_a_certificate_that_is_rejected(world: World) -> None:
+    """The device gets its pkiConf at once; the rr follows."""
+    operation = await issued(world)
+    assert (await operation.confirm(takes=False)).body_type is BodyType.pkiconf
+    await work(world)
+    assert_revoked(world, world.ca.issued[0])
+    assert "rejected" in world.events[-1].detail
+    assert await world.post(operation.sent) == operation.answer.der
+
+
+@pytest.mark.parametrize("certconf", [CertConf.local, CertConf.forward])
+async def test_a_device_gives_up(make_world: MakeWorld, certconf: CertConf) -> None:
+    """Its error ends at the RA, so that the CA has to be told by an rr, also one that reads certConf."""
+    world = make_world(upstream={"certconf": certconf})
+    operation = await issued(world)
+    told = error_body(PKIStatusInfo(PKIStatus.rejection, ("no",)))
+    der = await follow(operation.device, operation.answer, told, now=world.clock())
+    assert (await world.ask(der)).body_type is BodyType.pkiconf
+    await work(world)
+    assert_revoked(world, world.ca.issued[0])
+
+
+async def test_a_ca_that_was_told_of_the_rejection(make_world: MakeWorld) -> None:
+    """It has seen the certConf itself: no rr."""
+    world = make_world(upstream={"certconf": CertConf.forward})
+    operation = await issued(world)
+    assert (await operation.confirm(takes=False)).body_type is BodyType.pkiconf
+    await work(world, days=1)
+    assert revocations(world) == []
+    assert await agenda_is_empty(world)
+
+
+async def test_a_certificate_that_is_confirmed(world: World) -> None:
+    """It stays, and is forgotten after the time for repeats."""
+    operation = await issued(world)
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+    assert (await operation.stored()).expires_at == world.clock() + node_of(world).lifetime
+    await work(world, minutes=30)
+    assert revocations(world) == []
+    assert await agenda_is_empty(world)
+
+
+async def test_a_certificate_for_another_key(world: World) -> None:
+    """The CA's mistake is not relayed, and does not stay valid."""
+    operation = await Operation.begin(world, BodyType.ir)
+    key: Any = make_key("p256").public_key()
+    foreign = cmp_certificate(world.operator.issuing.sign("CN=enb-1.ran.example.net", key))
+    world.ca.script = lambda answer: answer.set_response(certificate_der=foreign.der)
+    assert fail_names(await operation.send()) == ["systemFailure"]
+    world.ca.script = lambda answer: None
+    await work(world)
+    assert_revoked(world, foreign)
+    assert "could not be relayed" in world.events[-1].detail
+    assert await world.post(operation.sent) == operation.answer.der
+
+
+async def test_an_implicit_confirmation_needs_none(make_world: MakeWorld) -> None:
+    """The CA granted it to the RA, the device was told to confirm: then the RA alone awaits that."""
+    world = make_world(upstream={"certconf": CertConf.implicit})
+    await issued(world)
+    await work(world, seconds=WAIT_SECONDS + 1)
+    assert_revoked(world, world.ca.issued[0])
+
+
+async def test_a_certificate_that_was_never_fetched(make_world: MakeWorld) -> None:
+    """Its device was told to wait and never came back, or came too late."""
+    world = slow_world(make_world)
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    assert world.ca.gate is not None
+    world.ca.gate.set()
+
+    async def there() -> bool:
+        return (await operation.stored()).state is State.ISSUED
+
+    await settled(there)
+    await work(world, seconds=WAIT_SECONDS + 9)
+    assert revocations(world) == []
+    await work(world, seconds=2)
+    assert_revoked(world, world.ca.issued[0])
+    refused = await world.ask(await operation.poll_req())
+    assert (refused.body_type, fail_names(refused)) == (BodyType.error, ["badRequest"])
+
+
+async def test_a_device_that_fetches_late_has_its_time_to_confirm(make_world: MakeWorld) -> None:
+    """confirmWaitTime counts from the moment the device gets its certificate."""
+    world = slow_world(make_world)
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    assert world.ca.gate is not None
+    world.ca.gate.set()
+    await node_of(world).drain(5)
+    world.clock.move(seconds=WAIT_SECONDS)
+    await operation.poll()
+    await work(world, seconds=WAIT_SECONDS - 5)
+    assert revocations(world) == []
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+    await work(world, minutes=10)
+    assert revocations(world) == []
+    assert await agenda_is_empty(world)
+
+
+@pytest.mark.parametrize("reason", [0, 4, 5])
+async def test_the_reason_is_configured(make_world: MakeWorld, reason: int) -> None:
+    """unconfirmed_reason is the CRLReason of the rr."""
+    world = make_world(upstream={"unconfirmed_reason": reason})
+    await issued(world)
+    await work(world, seconds=WAIT_SECONDS + 1)
+    assert_revoked(world, world.ca.issued[0], reason)
+
+
+# --- report, leave, and a changed configuration ---------------------------------------------------------------
+
+
+async def test_where_it_is_only_reported(make_world: MakeWorld) -> None:
+    """One event, no rr, and the state stays."""
+    world = make_world(upstream={"unconfirmed": Unconfirmed.report})
+    operation = await issued(world)
+    await work(world, seconds=WAIT_SECONDS + 1)
+    event = world.events[-1]
+    assert (event.outcome, event.rule) == ("unconfirmed", "R111")
+    assert event.serial_number == f"{world.ca.issued[0].serial_number:x}"
+    count = len(world.events)
+    await work(world, hours=1)
+    assert len(world.events) == count
+    assert revocations(world) == []
+    assert (await operation.stored()).state is State.ISSUED
+
+
+async def test_where_it_is_left(make_world: MakeWorld) -> None:
+    """Nothing is planned; a rejection that the CA does not hear of is noted."""
+    world = make_world(upstream={"unconfirmed": Unconfirmed.leave})
+    operation = await issued(world)
+    assert await node_of(world).agenda.due(world.clock(), limit=9) == []  # type: ignore[union-attr]
+    await operation.confirm(takes=False)
+    assert "the CA was not told" in world.events[-1].detail
+    assert await agenda_is_empty(world)
+
+
+async def test_an_upstream_that_is_gone(world: World) -> None:
+    """The configuration has changed meanwhile: the operator is told of the certificate."""
+    await issued(world)
+    upstream = replace(world.endpoint.upstream, name="another")
+    world.gateway = world.second_gateway(replace(world.endpoint, upstream=upstream))
+    await work(world, seconds=WAIT_SECONDS + 1)
+    event = world.events[-1]
+    assert (event.outcome, event.upstream) == ("unconfirmed", "scripted")
+    assert "not configured any more" in event.detail
+    assert revocations(world) == []
+
+
+# --- what the CA says -----------------------------------------------------------------------------------------
+
+
+async def test_a_ca_that_is_down(world: World) -> None:
+    """It is tried again, less and less often, until it answers."""
+    await issued(world)
+    world.ca.failure, world.ca.failures = UpstreamUnavailable("down", delivered=False), 2
+    await work(world, seconds=WAIT_SECONDS + 1)
+    assert (world.events[-1].outcome, "down" in world.events[-1].detail) == ("failed", True)
+    await work(world, seconds=30)
+    assert len(revocations(world)) == 1
+    await work(world, seconds=31)
+    assert len(revocations(world)) == 2
+    await work(world, hours=1)
+    assert [event.outcome for event in world.events[-3:]] == ["failed", "failed", "revoked"]
+    await work(world, days=1)
+    assert len(revocations(world)) == 3
+
+
+async def test_a_ca_that_stays_down(world: World) -> None:
+    """Every hour at most, and after a week the last attempt says that it was the last."""
+    await issued(world)
+    world.ca.failure, world.ca.failures = UpstreamUnavailable("down", delivered=False), 9999
+    for _ in range(24 * 8):
+        await work(world, hours=1)
+    details = [event.detail for event in world.events if event.outcome == "failed"]
+    assert 24 * 6 < len(details) < 24 * 7 + 9
+    assert "not tried any more" in details[-1]
+    assert not any("not tried any more" in detail for detail in details[:-1])
+    assert await agenda_is_empty(world)
+
+
+def answering(*fail_info: PKIFailureInfo) -> Callable[[Answer], None]:
+    def script(answer: Answer) -> None:
+        if answer.request.body_type is BodyType.rr:
+            info = PKIStatusInfo(PKIStatus.rejection, ("no",), fail_info)
+            answer.body_der = rev_rep_body(RevRepContent((info,)))
+
+    return script
+
+
+async def test_a_ca_that_has_revoked_it_already(world: World) -> None:
+    """certRevoked is as good as done."""
+    operation = await issued(world)
+    world.ca.script = answering(PKIFailureInfo.certRevoked)
+    await work(world, seconds=WAIT_SECONDS + 1)
+    assert (await operation.stored()).state is State.WITHDRAWN
+    assert world.events[-1].outcome == "revoked"
+
+
+async def test_a_ca_that_refuses(world: World) -> None:
+    """It is told once, with the CA's reason, and not asked again: a person has to see to it."""
+    operation = await issued(world)
+    world.ca.script = answering(PKIFailureInfo.notAuthorized)
+    await work(world, seconds=WAIT_SECONDS + 1)
+    assert (await operation.stored()).state is State.FAILED
+    event = world.events[-1]
+    assert (event.outcome, "refuses" in event.detail, "notAuthorized" in event.detail) == (
+        "failed", True, True,
+    )  # fmt: skip
+    await work(world, days=1)
+    assert len(revocations(world)) == 1
+
+
+async def test_a_broken_answer(world: World) -> None:
+    """It may have been revoked, or not: asked again."""
+    await issued(world)
+    world.ca.script = lambda answer: setattr(answer, "octets", b"\x30\x00")
+    await work(world, seconds=WAIT_SECONDS + 1)
+    world.ca.script = answering(PKIFailureInfo.certRevoked)
+    await work(world, hours=1)
+    assert world.events[-1].outcome == "revoked"
+
+
+# --- crashes and several nodes --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FaultyAgenda:
+    """An agenda that fails where its faults say."""
+
+    agenda: Agenda
+    faults: Faults
+
+    async def plan(self, key: Any, due_at: Any) -> None:
+        await self.faults.around("plan", lambda: self.agenda.plan(key, due_at))
+
+    async def due(self, now: Any, *, limit: int) -> Any:
+        return await self.faults.around("due", lambda: self.agenda.due(now, limit=limit))
+
+    async def drop(self, key: Any) -> None:
+        await self.faults.around("drop", lambda: self.agenda.drop(key))
+
+
+def faulty_node(world: World, faults: Faults) -> Node:
+    node = faulty_gateway(world, faults)._node
+    assert isinstance(world.store, MemoryStore | RedisStore)
+    return replace(node, agenda=FaultyAgenda(world.store, faults))
+
+
+@pytest.mark.requirement(111)
+@pytest.mark.parametrize("strike", [die, fail])
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("at", range(1, 9))
+async def test_a_fault_between_any_two_steps(
+    world: World, at: int, done: bool, strike: Strike
+) -> None:
+    """Another node, or the same one later, finishes it: the CA revokes once, and says certRevoked after that."""
+    operation = await issued(world)
+    revoked: list[int] = []
+
+    def revokes_once(answer: Answer) -> None:
+        if answer.request.body_type is not BodyType.rr:
+            return
+        if revoked:
+            answering(PKIFailureInfo.certRevoked)(answer)
+        revoked.append(1)
+
+    world.ca.script = revokes_once
+    world.clock.move(seconds=WAIT_SECONDS + 1)
+    faults = Faults(at=at, done=done, strike=strike)
+    task = asyncio.create_task(Withdrawing(faulty_node(world, faults)).work())
+    await asyncio.gather(task, return_exceptions=True)
+    for _ in range(3):
+        await work(world, minutes=10)
+    assert (await operation.stored()).state is State.WITHDRAWN
+    assert 1 <= len(revoked) <= 2
+    assert [event.outcome for event in world.events].count("revoked") in (1, 2)
+    assert await agenda_is_empty(world)
+
+
+@pytest.mark.parametrize("strike", [die, fail])
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("at", range(1, 8))
+async def test_a_fault_while_a_rejection_is_taken(
+    make_world: MakeWorld, at: int, done: bool, strike: Strike
+) -> None:
+    """However the node dies that took the rejection: repeated or not, the certificate is revoked in the end."""
+    world = make_world()
+    operation = await issued(world)
+    answer = operation.answer
+    faults = Faults(at=at, done=done, strike=strike)
+    gateway = faulty_gateway(world, faults)
+    gateway._node.agenda = FaultyAgenda(world.store, faults)  # type: ignore[arg-type]
+    task = asyncio.create_task(operation.confirm(takes=False, gateway=gateway))
+    await asyncio.gather(task, return_exceptions=True)
+    world.clock.move(seconds=30)
+    if at % 2:  # the device repeats its message
+        assert (await world.ask(operation.sent)).body_type is BodyType.pkiconf
+    for _ in range(4):
+        await work(world, minutes=10)
+    operation.answer = answer
+    assert (await operation.stored()).state in (State.WITHDRAWN, State.CONFIRMING)
+    if at % 2:
+        assert len(revocations(world)) == 1
+
+
+async def test_two_nodes_work_at_once(make_world: MakeWorld) -> None:
+    """One rr for each certificate."""
+    world = make_world()
+    for _ in range(5):
+        await issued(world)
+    world.clock.move(seconds=WAIT_SECONDS + 1)
+    nodes = [faulty_node(world, Faults()) for _ in range(3)]
+    await asyncio.gather(*(Withdrawing(node).work() for node in nodes))
+    asked = [
+        rev_req_content(rr.body_content)[0].template.serial_number for rr in revocations(world)
+    ]
+    assert sorted(asked, key=int) == sorted(
+        (item.serial_number for item in world.ca.issued), key=int
+    )  # type: ignore[arg-type]
+    await work(world, hours=1)
+    assert len(revocations(world)) == 5
+
+
+async def test_a_cert_conf_and_the_rr_at_once(world: World) -> None:
+    """Whichever is first: confirmed and not revoked, or revoked and not confirmed."""
+    operation = await issued(world)
+    world.clock.move(seconds=WAIT_SECONDS)
+    node = faulty_node(world, Faults())
+    answer, _ = await asyncio.gather(operation.confirm(), Withdrawing(node).work())
+    confirmed = answer.body_type is BodyType.pkiconf
+    assert confirmed is (revocations(world) == [])
+
+
+async def test_one_bad_transaction_does_not_stop_the_others(world: World) -> None:
+    """A bug, or a key that cannot sign, is told and tried again; the run goes on."""
+    await issued(world)
+    node = node_of(world)
+    good = node.credential
+
+    def broken() -> Any:
+        raise RuntimeError("no key")
+
+    node.credential = broken
+    await work(world, seconds=WAIT_SECONDS + 1)
+    assert (world.events[-1].outcome, type(world.events[-1].bug)) == ("failed", RuntimeError)
+    node.credential = good
+    await work(world, minutes=2)
+    assert world.events[-1].outcome == "revoked"
+
+
+async def test_it_runs_until_it_is_stopped(world: World) -> None:
+    """run works through what is due, outlives a store that is away, and ends when cancelled."""
+    await issued(world)
+    world.clock.move(seconds=WAIT_SECONDS + 1)
+    faults = Faults(at=1, strike=fail)
+    task = asyncio.create_task(Withdrawing(faulty_node(world, faults)).run(0.01))
+
+    async def revoked() -> bool:
+        return world.events[-1].outcome == "revoked"
+
+    await settled(revoked)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_restart(make_world: MakeWorld, redis_url: str) -> None:
+    """What is to be withdrawn is in Redis: another process does it."""
+    clock = ManualClock()
+    first = RedisStore(redis_url, clock=clock)
+    world = make_world(store=first, clock=clock)
+    await issued(world)
+    await first.close()
+    second = RedisStore(redis_url, clock=clock)
+    world.store = second
+    world.gateway = world.second_gateway()
+    await work(world, seconds=WAIT_SECONDS + 1)
+    assert_revoked(world, world.ca.issued[0])
+    await second.close()

@@ -1,0 +1,157 @@
+"""What every store promises of its agenda and its list for operators (`Agenda`, `Approvals` in ra_gateway/ra/ports.py).
+
+`node()` opens a store as one more gateway node would, as in the contract of transactions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+
+import pytest
+
+from ra_gateway.errors import StoreUnavailable
+from ra_gateway.ra.transaction import TransactionKey
+from ra_gateway.stores.memory import MemoryStore
+from ra_gateway.stores.redis import RedisStore
+from tests.contract.transactions import system_clock
+from tests.support.harness import ManualClock
+
+Store = MemoryStore | RedisStore
+Node = Callable[[], Store]
+
+MAX_HELD = 3
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(system_clock())
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def node(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIterator[Node]:
+    opened: list[Store] = []
+    if request.param == "memory":
+        only = MemoryStore(clock, max_transactions=1000, max_held=MAX_HELD)
+        opened.append(only)
+        yield lambda: only
+    else:
+        url = request.getfixturevalue("redis_url")
+
+        def connect() -> Store:
+            opened.append(RedisStore(url, clock=clock, max_held=MAX_HELD))
+            return opened[-1]
+
+        yield connect
+    for store in opened:
+        await store.close()
+
+
+def key(number: int, *, signer: int | None = None, domain: str = "acme radio") -> TransactionKey:
+    """A transaction's key; its signer is another one for each number, unless it is given."""
+    who = number if signer is None else signer
+    return TransactionKey(domain, who.to_bytes(32, "big"), number.to_bytes(16, "big"))
+
+
+# --- the agenda -----------------------------------------------------------------------------------------------
+
+
+async def test_what_is_planned_is_due_from_its_time_on(node: Node, clock: ManualClock) -> None:
+    """For every node; not before."""
+    await node().plan(key(1), clock() + HOUR)
+    assert await node().due(clock() + HOUR - timedelta(seconds=1), limit=9) == []
+    assert await node().due(clock() + HOUR, limit=9) == [key(1)]
+    assert await node().due(clock() + HOUR, limit=9) == [key(1)]
+
+
+async def test_the_longest_due_comes_first(node: Node, clock: ManualClock) -> None:
+    """And no more at once than was asked for."""
+    for number in (3, 1, 2):
+        await node().plan(key(number), clock() + number * HOUR)
+    assert await node().due(clock() + 9 * HOUR, limit=2) == [key(1), key(2)]
+    assert await node().due(clock() + 2 * HOUR, limit=9) == [key(1), key(2)]
+
+
+async def test_a_later_plan_takes_the_place_of_the_first(node: Node, clock: ManualClock) -> None:
+    """Sooner or later, it stands there once."""
+    await node().plan(key(1), clock() + HOUR)
+    await node().plan(key(1), clock() + 2 * HOUR)
+    assert await node().due(clock() + HOUR, limit=9) == []
+    await node().plan(key(1), clock())
+    assert await node().due(clock() + 9 * HOUR, limit=9) == [key(1)]
+
+
+async def test_what_is_dropped_is_not_due(node: Node, clock: ManualClock) -> None:
+    """Dropping what is not there is nothing."""
+    await node().plan(key(1), clock())
+    await node().plan(key(2), clock())
+    await node().drop(key(1))
+    await node().drop(key(1))
+    assert await node().due(clock(), limit=9) == [key(2)]
+
+
+@pytest.mark.parametrize("transaction_id", [b"", b"x", bytes(range(256)) * 4])
+async def test_keys_of_any_length_come_back_whole(
+    node: Node, clock: ManualClock, transaction_id: bytes
+) -> None:
+    """Domains with blanks and colons as well."""
+    odd = TransactionKey("mac:a b", bytes(32), transaction_id)
+    await node().plan(odd, clock())
+    await node().hold(odd, clock() + HOUR)
+    assert await node().due(clock(), limit=9) == [odd]
+    assert await node().held() == [odd]
+
+
+# --- requests that wait for an operator -----------------------------------------------------------------------
+
+
+async def test_what_is_held_is_listed_until_it_is_not(node: Node, clock: ManualClock) -> None:
+    """For every node."""
+    await node().hold(key(1), clock() + HOUR)
+    await node().hold(key(2), clock() + HOUR)
+    assert set(await node().held()) == {key(1), key(2)}
+    await node().unhold(key(1))
+    await node().unhold(key(1))
+    assert await node().held() == [key(2)]
+
+
+async def test_the_newest_of_a_requester_takes_the_place(node: Node, clock: ManualClock) -> None:
+    """The same signer in another domain is another requester."""
+    await node().hold(key(1, signer=7), clock() + HOUR)
+    await node().hold(key(2, signer=7), clock() + HOUR)
+    await node().hold(key(3, signer=7, domain="rivet"), clock() + HOUR)
+    await node().unhold(key(1, signer=7))
+    assert set(await node().held()) == {key(2, signer=7), key(3, signer=7, domain="rivet")}
+
+
+async def test_what_has_expired_is_not_listed(node: Node, clock: ManualClock) -> None:
+    """Each for itself, and from its newest time."""
+    await node().hold(key(1), clock() + HOUR)
+    await node().hold(key(2), clock() + 2 * HOUR)
+    clock.move(hours=1)
+    assert await node().held() == [key(2)]
+    clock.move(hours=1)
+    assert await node().held() == []
+
+
+async def test_a_full_list_takes_no_more(node: Node, clock: ManualClock) -> None:
+    """But a newer request of one that is on it; and what has expired makes room."""
+    for number in range(MAX_HELD):
+        await node().hold(key(number), clock() + HOUR)
+    with pytest.raises(StoreUnavailable):
+        await node().hold(key(9), clock() + HOUR)
+    await node().hold(key(5, signer=1), clock() + 3 * HOUR)
+    assert set(await node().held()) == {key(0), key(5, signer=1), key(2)}
+    clock.move(hours=2)
+    await node().hold(key(9), clock() + HOUR)
+    assert set(await node().held()) == {key(5, signer=1), key(9)}
+
+
+async def test_many_at_once(node: Node, clock: ManualClock) -> None:
+    """The list never has more than it may."""
+    tries = [node().hold(key(number), clock() + HOUR) for number in range(20)]
+    results = await asyncio.gather(*tries, return_exceptions=True)
+    assert sum(result is None for result in results) == MAX_HELD
+    assert len(await node().held()) == MAX_HELD

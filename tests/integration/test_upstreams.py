@@ -1,0 +1,599 @@
+"""The same operations over every kind of CA: a gateway out of its configuration, and base stations over HTTP.
+
+Where a CA cannot do something, that is asserted as well, with what the device and the operator are told.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from ra_gateway.app import Application, now
+from ra_gateway.cmp.algorithms import digest
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.messages import (
+    ANYONE,
+    CertStatus,
+    PKIHeader,
+    PKIMessage,
+    PKIStatusInfo,
+    body,
+    cert_confirm_body,
+    cert_rep_message,
+    rev_req_body,
+)
+from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.trust import TrustDomain
+from ra_gateway.cmp.verification import HeaderRules, authenticate_answer
+from ra_gateway.config import load
+from ra_gateway.device.client import post
+from ra_gateway.device.enrollment import (
+    CertificateRejected,
+    DeviceIdentity,
+    Done,
+    Enrollment,
+    RequestOptions,
+    operator_trust,
+)
+from ra_gateway.keys import load_certificates
+from ra_gateway.ra.events import MessageHandled
+from ra_gateway.ra.withdrawing import Withdrawing
+from tests.conformance.test_p10cr import csr
+from tests.conformance.test_rr import details
+from tests.support.ejbca import CLIENT_ALIAS, PROFILE, RA_ALIAS, EndEntityProfile, make_ejbca, serve
+from tests.support.harness import cmp_certificate, cmp_credential, fail_names, status_of
+from tests.support.openssl import OpensslMockCA
+from tests.support.pki import OperatorPKI, VendorPKI, make_key, write_certificates
+from tests.support.processes import CAProcess, edit, http_upstream, make_setup, set_upstream
+from tests.support.rest_cas import FakeKeyAPI, FakeStepCA, FakeVault, serving
+
+NAME: Final = "enb-1.ran.example.net"
+SUBJECT: Final = f"CN={NAME}"
+EVERY_TYPE: Final = '["ir", "cr", "kur", "p10cr", "rr"]'
+REQUESTS: Final = (BodyType.ir, BodyType.cr, BodyType.kur, BodyType.p10cr)
+
+KINDS: Final = (
+    "bundled",
+    "bundled-http",
+    "ejbca",
+    "ejbca-client",
+    "openssl-mock",
+    "rest",
+    "step_ca",
+    "vault",
+)
+
+NEEDS_PKCS10: Final = ("step_ca", "vault")
+"""They sign PKCS#10 requests and nothing else."""
+
+
+# --- a gateway and what stands behind it ----------------------------------------------------------------------
+
+
+@dataclass
+class Site:
+    """A gateway that serves, and its CA.
+
+    Args:
+        url: Where base stations post.
+        refused_subject: A subject that the CA refuses, once `refuse` was called.
+        take_away: Makes the CA unreachable; None where it goes with the gateway.
+        revoked: Serial numbers of what the CA has revoked.
+        device_key: The one key that the CA has a certificate for; None where it certifies any.
+    """
+
+    application: Application
+    events: list[MessageHandled]
+    url: str
+    vendor: VendorPKI
+    root: Certificate
+    session: aiohttp.ClientSession
+    revoked: Callable[[], set[int]]
+    refuse: Callable[[], Mapping[str, Any]]
+    take_away: Callable[[], Awaitable[None]] | None = None
+    device_key: Any = None
+    intermediate: Any = None
+
+    @property
+    def event(self) -> MessageHandled:
+        """What the operator was told last of a base station's message."""
+        return [event for event in self.events if event.endpoint == "ran"][-1]
+
+    def device(self, serial: str = "ENB-1") -> Credential:
+        """A base station as it left the factory."""
+        return cmp_credential(self.vendor.device(serial))
+
+    def enrollment(
+        self, identity: DeviceIdentity, body_type: BodyType, *, takes: bool = True, **options: Any
+    ) -> Enrollment:
+        """One ir, cr or kur."""
+        subject = options.pop("subject", None if body_type is BodyType.kur else SUBJECT)
+        return Enrollment(
+            identity,
+            self.device_key or make_key("p256"),
+            RequestOptions(body_type=body_type, subject=subject, **options),
+            clock=now,
+            random_octets=secrets.token_bytes,
+            find_fault=lambda certificate: "" if takes else "not wanted",
+        )
+
+    def identity(self, credential: Credential | None = None) -> DeviceIdentity:
+        """A base station that knows the operator's root."""
+        return DeviceIdentity(credential or self.device(), operator_trust(self.root))
+
+    async def run(self, enrollment: Enrollment) -> Done:
+        """Go through an operation to its end."""
+        der = await enrollment.request()
+        while True:
+            step = await enrollment.receive(await post(self.session, self.url, der))
+            if isinstance(step, Done):
+                return step
+            der = step.der
+
+    async def ask(self, der: bytes) -> PKIMessage:
+        """Send a message; whatever the answer says, the RA has signed it for this request."""
+        request = PKIMessage.from_der(der)
+        answer = PKIMessage.from_der(await post(self.session, self.url, der))
+        trust: TrustDomain = operator_trust(self.root)
+        authenticate_answer(answer, trust, (), HeaderRules(), now())
+        assert answer.header.transaction_id == request.header.transaction_id
+        assert answer.header.recip_nonce == request.header.sender_nonce
+        return answer
+
+    async def message(self, credential: Credential, body_der: bytes, **header: Any) -> bytes:
+        """A message under a credential."""
+        usual = PKIHeader(
+            sender_der=credential.sender_der,
+            recipient_der=ANYONE,
+            message_time=now(),
+            transaction_id=secrets.token_bytes(16),
+            sender_nonce=secrets.token_bytes(16),
+        )
+        return await protect(
+            replace(usual, **header), body_der, credential, credential.certificates
+        )
+
+    async def p10cr(self, credential: Credential, subject: str = SUBJECT) -> PKIMessage:
+        """Send a PKCS#10, with the name that every base station here has."""
+        request = csr(self.device_key or make_key("p256"), subject, NAME)
+        return await self.ask(await self.message(credential, body(BodyType.p10cr, request)))
+
+    async def confirm(
+        self, credential: Credential, answer: PKIMessage, *, takes: bool = True
+    ) -> PKIMessage:
+        """Send certConf for a certificate."""
+        (response,) = cert_rep_message(answer.body_content).responses
+        info = None if takes else PKIStatusInfo(PKIStatus.rejection, ("not wanted",))
+        hashed = digest("sha256", response.certificate_der or b"")
+        status = CertStatus(hashed, response.cert_req_id, info)
+        der = await self.message(
+            credential,
+            cert_confirm_body(status),
+            transaction_id=answer.header.transaction_id,
+            recip_nonce=answer.header.sender_nonce,
+        )
+        return await self.ask(der)
+
+    async def enrolled(self) -> Done:
+        """A base station with an operator certificate of this CA."""
+        return await self.run(self.enrollment(self.identity(), BodyType.ir))
+
+
+Open = Callable[[str], Any]
+
+
+@asynccontextmanager
+async def served(
+    path: Path, vendor: VendorPKI, root_path: Path, **fields: Any
+) -> AsyncIterator[Site]:
+    """Serve a configuration in this process."""
+    events: list[MessageHandled] = []
+    application = Application(load(path), sink=events.append)
+    host, port = await application.start()
+    try:
+        async with aiohttp.ClientSession() as session:
+            yield Site(
+                application,
+                events,
+                f"http://{host}:{port}/.well-known/cmp",
+                vendor,
+                load_certificates(root_path, "root")[0],
+                session,
+                **fields,
+            )
+    finally:
+        await application.stop()
+
+
+def configuration(
+    directory: Path, vendor: VendorPKI, operator: OperatorPKI, upstreams: str, endpoint: str = ""
+) -> Path:
+    """Write a gateway's configuration, and the files that it names."""
+    operator.write(directory)
+    write_certificates(directory / "acme.pem", vendor.root.certificate)
+    path = directory / "gateway.toml"
+    path.write_text(
+        "[server]\nlisten_port = 0\n"
+        '[ra]\ncertificate_path = "ra.pem"\nkey_path = "ra.key"\nchain_paths = ["issuing.pem"]\n'
+        '[operator]\nanchors_paths = ["root.pem"]\nintermediates_paths = ["issuing.pem"]\n'
+        '[vendors.acme]\nanchors_paths = ["acme.pem"]\n'
+        '[vendors.acme.identity]\nallowed_subjects = ["*"]\nallowed_sans = ["*"]\n'
+        '[endpoints.ran]\npaths = ["/.well-known/cmp"]\nvendors = ["acme"]\nupstream = "main"\n'
+        f"body_types = {EVERY_TYPE}\n{endpoint}\n{upstreams}\n"
+    )
+    return path
+
+
+@pytest.fixture
+def opened(vendor_pki: VendorPKI, operator_pki: OperatorPKI, tmp_path: Path) -> Open:
+    """Opens a site with one kind of CA behind it."""
+
+    @asynccontextmanager
+    async def open_site(kind: str) -> AsyncIterator[Site]:
+        opener = {
+            "bundled": bundled,
+            "bundled-http": bundled,
+            "ejbca": ejbca,
+            "ejbca-client": ejbca,
+            "openssl-mock": openssl_mock,
+        }.get(kind, rest)
+        async with opener(kind, tmp_path, vendor_pki, operator_pki) as site:
+            yield site
+
+    return open_site
+
+
+@asynccontextmanager
+async def bundled(
+    kind: str, directory: Path, vendor: VendorPKI, operator: OperatorPKI
+) -> AsyncIterator[Site]:
+    """The CA that comes with the gateway, in its process or in one of its own."""
+    path = make_setup(directory / "site", vendors={"acme": vendor})
+    edit(path, 'upstream = "bundled"', f'upstream = "bundled"\nbody_types = {EVERY_TYPE}')
+    ledger = directory / "site/ca/ledger.sqlite"
+
+    def revoked() -> set[int]:
+        with closing(sqlite3.connect(ledger)) as connection:
+            rows = connection.execute(
+                "SELECT serial FROM certificates WHERE revoked_at IS NOT NULL"
+            ).fetchall()
+        return {int(serial, 16) for (serial,) in rows}
+
+    root_path = directory / "site/operator/root.pem"
+    refuse: Callable[[], Mapping[str, Any]] = lambda: {"subject": f"{SUBJECT},L=Nowhere"}
+    if kind == "bundled":
+        set_upstream(path, 'kind = "bundled"\ndialect = "bundled"\n')
+        async with served(path, vendor, root_path, revoked=revoked, refuse=refuse) as site:
+            yield site
+        return
+    with CAProcess(path) as ca:
+
+        async def take_away() -> None:
+            ca.kill()
+
+        set_upstream(path, http_upstream(ca.url, dialect="bundled"))
+        async with served(
+            path, vendor, root_path, revoked=revoked, refuse=refuse, take_away=take_away
+        ) as site:
+            yield site
+
+
+@asynccontextmanager
+async def ejbca(
+    kind: str, directory: Path, vendor: VendorPKI, operator: OperatorPKI
+) -> AsyncIterator[Site]:
+    """What behaves as EJBCA does, its alias in RA mode; for kur perhaps the one in client mode."""
+    installation = make_ejbca(operator)
+
+    async def take_away() -> None:
+        installation.unavailable = True
+
+    def refuse() -> Mapping[str, Any]:
+        installation.end_entity_profiles[PROFILE] = EndEntityProfile(7, {"DNSNAME": 2})
+        return {}
+
+    async with serve(installation) as base_url:
+        upstreams = [("main", RA_ALIAS, "ejbca-ra")]
+        route = ""
+        if kind == "ejbca-client":
+            upstreams.append(("client", CLIENT_ALIAS, "ejbca-client"))
+            route = '[[endpoints.ran.routes]]\nbody_types = ["kur"]\nupstream = "client"'
+        tables = [
+            f'[upstreams.{name}]\nkind = "cmp_http"\nurl = "{base_url}"\npath = "{alias}"\n'
+            f'dialect = "{dialect}"\nca_certificate_paths = ["issuing.pem"]\n'
+            for name, alias, dialect in upstreams
+        ]
+        path = configuration(directory, vendor, operator, "\n".join(tables), route)
+        async with served(
+            path,
+            vendor,
+            directory / "root.pem",
+            revoked=lambda: {item.certificate.serial_number for item in installation.revoked},
+            refuse=refuse,
+            take_away=take_away,
+        ) as site:
+            yield site
+
+
+@asynccontextmanager
+async def openssl_mock(
+    kind: str, directory: Path, vendor: VendorPKI, operator: OperatorPKI
+) -> AsyncIterator[Site]:
+    """`openssl cmp -port`, which has one certificate, for one key."""
+    key = make_key("p256")
+    certificate = operator.issuing.issue(SUBJECT, key, key_usage=["digitalSignature"])
+    with OpensslMockCA(
+        directory,
+        signer=operator.cmp_signer,
+        trusted=[operator.root.certificate],
+        response_certificate=certificate.certificate,
+        response_extra_certs=[operator.issuing.certificate],
+    ) as mock:
+
+        async def take_away() -> None:
+            mock.__exit__(None, None, None)
+
+        upstream = http_upstream(mock.url, dialect="openssl-mock", deadline_seconds=5)
+        path = configuration(directory, vendor, operator, f"[upstreams.main]\n{upstream}")
+        async with served(
+            path,
+            vendor,
+            directory / "root.pem",
+            revoked=set,
+            refuse=dict,
+            take_away=take_away,
+            device_key=key,
+        ) as site:
+            yield site
+
+
+@asynccontextmanager
+async def rest(
+    kind: str, directory: Path, vendor: VendorPKI, operator: OperatorPKI
+) -> AsyncIterator[Site]:
+    """CAs that speak no CMP."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    api: Any
+    if kind == "step_ca":
+        api = FakeStepCA(operator, now, key.public_key())
+    else:
+        api = (FakeVault if kind == "vault" else FakeKeyAPI)(operator, now)
+    from tests.integration.test_rest_upstreams import server_tls
+
+    async with serving(api, server_tls(operator, directory)):
+        lines = {
+            "step_ca": f'root_path = "root.pem"\nprovisioner = "{api.provisioner if kind == "step_ca" else ""}"\n'
+            'provisioner_key_path = "secret"\n',
+            "vault": 'role = "ran"\ntoken_path = "secret"\ntls_ca_path = "root.pem"\n',
+            "rest": f'revoke_url = "{api.url}/revoke"\ntoken_path = "secret"\ntls_ca_path = "root.pem"\n',
+        }[kind]
+        url = f"{api.url}/certify" if kind == "rest" else api.url
+        secret = directory / "secret"
+        if kind == "step_ca":
+            secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        else:
+            secret.write_text(api.token)
+        secret.chmod(0o600)
+
+        async def busy(request: Any) -> Any:
+            from aiohttp import web
+
+            return web.Response(status=503, text="<html>busy</html>", content_type="text/html")
+
+        async def take_away() -> None:
+            api.instead = busy
+
+        path = configuration(
+            directory,
+            vendor,
+            operator,
+            f'[upstreams.main]\nkind = "{kind}"\nurl = "{url}"\n{lines}',
+        )
+        async with served(
+            path,
+            vendor,
+            directory / "root.pem",
+            revoked=lambda: set(api.revoked),
+            refuse=lambda: {"subject": "CN=forbidden"},
+            take_away=take_away,
+        ) as site:
+            yield site
+
+
+# --- what works -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(73, 86, 88, 107)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.cr])
+async def test_a_base_station_enrols(opened: Open, kind: str, body_type: BodyType) -> None:
+    """From request to pkiConf; a CA that signs PKCS#10 alone says so."""
+    async with opened(kind) as site:
+        enrollment = site.enrollment(site.identity(), body_type)
+        if kind in NEEDS_PKCS10:
+            answer = await site.ask(await enrollment.request())
+            assert (answer.body_type, fail_names(answer)) == (
+                CERT_RESPONSE_TO[body_type],
+                ["badRequest"],
+            )
+            assert "PKCS#10" in site.event.detail
+            return
+        done = await site.run(enrollment)
+        assert done.certificate.subject == SUBJECT
+        assert site.event.outcome == "confirmed"
+
+
+@pytest.mark.requirement(67, 75, 77)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_base_station_renews(opened: Open, kind: str) -> None:
+    """kur and certConf, under the names of the old certificate."""
+    if kind in NEEDS_PKCS10:
+        return await no_key_update(opened, kind)
+    async with opened(kind) as site:
+        enrolled = await site.enrolled()
+        enrollment = site.enrollment(enrolled.identity, BodyType.kur)
+        done = await site.run(enrollment)
+        assert done.certificate.subject == enrolled.certificate.subject
+        assert (done.certificate == enrolled.certificate) is (kind == "openssl-mock")
+        assert site.event.upstream == {
+            "ejbca-client": "client",
+            "bundled": "bundled",
+            "bundled-http": "bundled",
+        }.get(kind, "main")
+
+
+async def no_key_update(opened: Open, kind: str) -> None:
+    """A kur carries no PKCS#10."""
+    async with opened(kind) as site:
+        device = await by_pkcs10(site)
+        answer = await site.ask(await site.enrollment(device, BodyType.kur).request())
+        assert (answer.body_type, fail_names(answer)) == (BodyType.kup, ["badRequest"])
+
+
+async def by_pkcs10(site: Site) -> DeviceIdentity:
+    """A base station that has enrolled with a PKCS#10."""
+    key = site.device_key or make_key("p256")
+    request = csr(key, SUBJECT, NAME)
+    credential = site.device()
+    answer = await site.ask(await site.message(credential, body(BodyType.p10cr, request)))
+    assert status_of(answer).issued, site.event.detail
+    assert (await site.confirm(credential, answer)).body_type is BodyType.pkiconf
+    (response,) = cert_rep_message(answer.body_content).responses
+    certificate = Certificate.from_der(response.certificate_der or b"")
+    from ra_gateway.keys import KeySigner
+
+    chain = tuple(
+        item
+        for item in map(Certificate.from_der, answer.extra_certs)
+        if item.subject_der == certificate.issuer_der
+    )
+    return site.identity(Credential(certificate, chain, KeySigner(key)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("takes", [True, False])
+async def test_a_pkcs10(opened: Open, kind: str, takes: bool) -> None:
+    """p10cr and certConf, whether the device takes the certificate or not."""
+    async with opened(kind) as site:
+        credential = site.device()
+        answer = await site.p10cr(credential)
+        assert status_of(answer).issued, site.event.detail
+        (response,) = cert_rep_message(answer.body_content).responses
+        certificate = Certificate.from_der(response.certificate_der or b"")
+        confirmed = await site.confirm(credential, answer, takes=takes)
+        assert confirmed.body_type is BodyType.pkiconf, site.event.detail
+        await came_to_nothing(site, kind, certificate, taken=takes)
+
+
+@pytest.mark.requirement(107, 111)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in NEEDS_PKCS10])
+@pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.kur])
+async def test_a_device_rejects_its_certificate(
+    opened: Open, kind: str, body_type: BodyType
+) -> None:
+    """The CA has revoked it in the end, however it hears of that."""
+    async with opened(kind) as site:
+        identity = site.identity() if body_type is BodyType.ir else (await site.enrolled()).identity
+        enrollment = site.enrollment(identity, body_type, takes=False)
+        with pytest.raises(CertificateRejected):
+            await site.run(enrollment)
+        assert site.event.outcome == "rejected"
+        (certificate,) = [item.serial_number for item in [site.event]]
+        await withdrawn(site, kind, int(certificate, 16), body_type)
+
+
+async def withdrawn(site: Site, kind: str, serial_number: int, body_type: BodyType) -> None:
+    await Withdrawing(site.application.node).work()
+    told = [event.outcome for event in site.events][-1]
+    if kind == "openssl-mock":
+        assert site.revoked() == set()  # it keeps no record, and was told by certConf
+    elif kind == "ejbca-client" and body_type is BodyType.kur:
+        # That alias lets devices alone revoke; a person is asked.
+        assert (site.revoked(), told) == (set(), "unconfirmed")
+    else:
+        assert site.revoked() == {serial_number}
+
+
+async def came_to_nothing(site: Site, kind: str, certificate: Certificate, *, taken: bool) -> None:
+    if taken:
+        await Withdrawing(site.application.node).work()
+        assert site.revoked() == set()
+    else:
+        await withdrawn(site, kind, certificate.serial_number, BodyType.p10cr)
+
+
+@pytest.mark.requirement(130)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_base_station_has_its_certificate_revoked(opened: Open, kind: str) -> None:
+    """rr, under the certificate that it is about."""
+    async with opened(kind) as site:
+        if kind in NEEDS_PKCS10:
+            identity = await by_pkcs10(site)
+        else:
+            identity = (await site.enrolled()).identity
+        certificate = identity.credential.certificate
+        der = await site.message(identity.credential, rev_req_body(details(certificate)))
+        answer = await site.ask(der)
+        assert answer.body_type is BodyType.rp, site.event.detail
+        assert status_of(answer).status in (PKIStatus.accepted, PKIStatus.grantedWithMods)
+        assert site.event.outcome == "revoked"
+        assert site.revoked() == (set() if kind == "openssl-mock" else {certificate.serial_number})
+
+
+# --- what fails -----------------------------------------------------------------------------------------------
+
+
+async def request_for(site: Site, kind: str, **options: Any) -> bytes:
+    """A request that this CA takes: an ir, or a p10cr."""
+    if kind in NEEDS_PKCS10:
+        subject = options.get("subject", SUBJECT)
+        request = csr(make_key("p256"), subject, *([NAME] if kind == "step_ca" else [NAME]))
+        return await site.message(site.device(), body(BodyType.p10cr, request))
+    return await site.enrollment(site.identity(), BodyType.ir, **options).request()
+
+
+@pytest.mark.requirement(89)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "openssl-mock"])
+async def test_a_refusal_of_the_ca_s_policy(opened: Open, kind: str) -> None:
+    """A rejection under the RA's signature, with the CA's failInfo; its words are in the event."""
+    async with opened(kind) as site:
+        der = await request_for(site, kind, **site.refuse())
+        answer = await site.ask(der)
+        print(kind, answer.body_type, fail_names(answer), site.event)
+        assert site.event.outcome == "refused"
+
+
+@pytest.mark.requirement(90)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bundled"])
+async def test_a_ca_that_is_away(opened: Open, kind: str) -> None:
+    """systemUnavail, signed; the one in the gateway's process is never away from it."""
+    async with opened(kind) as site:
+        await site.take_away()
+        answer = await site.ask(await request_for(site, kind))
+        assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["systemUnavail"]), (
+            site.event.detail
+        )
+        assert (site.event.outcome, site.event.rule) == ("failed", "R90")
+
+
+@pytest.mark.requirement(54)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_bad_request_reaches_no_ca(opened: Open, kind: str) -> None:
+    """A proof of possession by another key is refused before anybody is asked."""
+    async with opened(kind) as site:
+        message = PKIMessage.from_der(await request_for(site, kind))
+        body_der = message.body_der[:-1] + bytes((message.body_der[-1] ^ 1,))
+        answer = await site.ask(await site.message(site.device(), body_der))
+        assert fail_names(answer) == ["badPOP"]
+        assert site.event.outcome == "refused"
