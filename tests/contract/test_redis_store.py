@@ -108,9 +108,9 @@ async def test_a_transaction_of_another_schema_is_refused_with_its_reason(
     """What another release stored is not guessed at: systemUnavail, and the log says why."""
     transaction = new_transaction(b"\x01")
     await store.create(transaction)
-    redis_server.command(f'HSET ra:{{01}}:acme-radio:{1:064x} plain "{{\\"schema\\":2}}"')
+    redis_server.command(f'HSET ra:{{01}}:acme-radio:{1:064x} plain "{{\\"schema\\":1}}"')
     for ask in (store.load(transaction.key), store.create(transaction), store.find(b"\x01")):
-        with pytest.raises(StoreUnavailable, match="schema 2, expected 1"):
+        with pytest.raises(StoreUnavailable, match="schema 1, expected 2"):
             await ask
 
 

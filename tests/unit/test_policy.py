@@ -107,7 +107,7 @@ async def test_a_proof_is_frozen(desk: Desk) -> None:
     with pytest.raises(AttributeError):
         authorized.subject_der = b""  # type: ignore[misc]
     with pytest.raises(AttributeError):
-        authorized.request.public_key_der = b""  # type: ignore[misc]
+        authorized.request.requested_key_der = b""  # type: ignore[misc]
 
 
 # --- authorize ----------------------------------------------------------------------------------------------------
