@@ -193,7 +193,7 @@ class Asking:
                 walk.message.header,
                 credential_for(node, walk, errand.transaction),
             )
-        elif verdict.checked is not None and verdict.certificate is not None:
+        elif verdict.checked is not None and verdict.checked.issued:
             # The device has yet to ask for it, and is told then until when it is to confirm.
             seconds = walk.endpoint.check_after_seconds + walk.endpoint.confirm_wait_seconds
             until = node.clock() + timedelta(seconds=seconds)

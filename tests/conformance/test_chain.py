@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.records import CertificateStatus
@@ -28,7 +29,6 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.device.enrollment import Done, Enrollment, Send
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.keys import KeySigner
 from ra_gateway.ra.routes import Unconfirmed, Variant
 from tests.conformance.test_nested import confirmation
 from tests.conformance.test_p10cr import csr
@@ -94,8 +94,6 @@ class Line:
 
 
 def _credential(certificate: Certificate, key: Any, operator: OperatorPKI) -> Credential:
-    from cryptography import x509
-
     found = x509.load_der_x509_certificate(certificate.der)
     return Credential(found, key, (operator.issuing.certificate, operator.root.certificate))
 
@@ -192,13 +190,7 @@ async def test_genm(line: Line) -> None:
 async def test_a_device_rejects_its_certificate(line: Line) -> None:
     """The rejection reaches the CA, which lets the certificate count no more."""
     below, device = line.device_side, line.device_side.device()
-    der = (
-        await requests.request(
-            below, cmp_credential(device), make_key("p256"), requests.template(make_key("p256"))
-        )
-        if False
-        else await below.enrollment(device, subject=FIRST_SUBJECT).request()
-    )
+    der = await below.enrollment(device, subject=FIRST_SUBJECT).request()
     answer = await line.ask(der)
     done = await line.ask(await confirmation(below, device, answer, rejects=True))
     assert done.body_type is BodyType.pkiconf
@@ -307,7 +299,7 @@ async def test_a_device_polls_along_the_chain(
     answer = await _poll(below, device, early)
     assert (answer.body_type, status_of(answer).issued) == (BodyType.ip, True)
     done = await below.ask(await confirmation(below, device, answer))
-    if status_of(done).status is PKIStatus.waiting if done.body_type is BodyType.error else False:
+    if done.body_type is BodyType.error and status_of(done).status is PKIStatus.waiting:
         polled = await follow(device, done, poll_req_body(-1), now=below.clock())
         done = await below.ask(polled)
     assert done.body_type is BodyType.pkiconf
@@ -335,8 +327,14 @@ async def test_what_the_upper_ra_refuses_is_no_fault_of_the_device(
 
 
 @pytest.mark.requirement(111)
-async def test_what_nobody_confirms_is_revoked_along_the_chain(make_line: MakeChain) -> None:
-    """The local RA's own rr for a certificate that its device gave up goes up like any other."""
+async def test_what_a_device_gave_up_is_revoked_along_the_chain(make_line: MakeChain) -> None:
+    """The local RA's own rr goes up like any other, for a certificate that the next one knows nothing of."""
     line = await make_line("reprotect", "reprotect", unconfirmed=Unconfirmed.revoke)
-    assert KeySigner is not None
-    assert line.device_side.endpoint.upstream.unconfirmed is Unconfirmed.revoke
+    below, device = line.device_side, line.device_side.device()
+    answer = await line.ask(await below.enrollment(device, subject=FIRST_SUBJECT).request())
+    failed = error_body(PKIStatusInfo(PKIStatus.rejection, (), (PKIFailureInfo.systemFailure,)))
+    await line.ask(await follow(device, answer, failed, now=below.clock()))
+    assert await Withdrawing(line.chain.node_below()).act(limit=10) == 1
+    (response,) = cert_rep_message(answer.body_content).responses
+    certificate = load_certificate(response.certificate_der or b"")
+    assert await line.status(certificate) is CertificateStatus.revoked

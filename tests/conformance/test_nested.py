@@ -385,7 +385,7 @@ async def test_a_repeat_is_the_devices_however_it_comes(world: World, ra: Creden
 
 @pytest.mark.requirement(122)
 @pytest.mark.parametrize(
-    ("header", "fail_info"),
+    "header, fail_info",
     [
         ({"transaction_id": bytes(16)}, "badRequest"),
         ({"sender_nonce": bytes(16)}, "badSenderNonce"),

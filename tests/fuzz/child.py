@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from random import Random
 
@@ -27,7 +28,9 @@ def _mutate(data: bytes, max_size: int, seed: int) -> bytes:
 def main() -> None:
     """Fuzz; does not return."""
     target = Target()
-    atheris.Setup(sys.argv, target.one, custom_mutator=_mutate)
+    # To merge, libFuzzer starts itself again: by this command, since it is none itself here.
+    again = os.environ.get("FUZZ_AGAIN", sys.argv[0])
+    atheris.Setup([again, *sys.argv[1:]], target.one, custom_mutator=_mutate)
     atheris.Fuzz()
 
 

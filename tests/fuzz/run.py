@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from typing import Final
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 VECTORS: Final = Path(__file__).parents[1] / "vectors"
-_LARGEST_OCTETS: Final = 4096
+_LARGEST_OCTETS: Final = 2500
 """Of what is kept in the tree: larger inputs are variations of smaller ones."""
 
 FINDING: Final = 1
@@ -140,33 +141,37 @@ def minimise(*sources: Path) -> None:
 
 def _child(*arguments: str) -> str:
     """Run libFuzzer and return its log, which is passed on as it comes."""
-    command = [sys.executable, "-m", "tests.fuzz.child", *arguments]
+    command = [sys.executable, "-m", "tests.fuzz.child"]
     lines = []
-    with (
-        tempfile.TemporaryDirectory() as scratch,  # libFuzzer ends its process without tidying up
-        subprocess.Popen(
-            command,
+    with tempfile.TemporaryDirectory() as scratch:  # libFuzzer ends its process without tidying up
+        again = Path(scratch, "again")
+        again.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+        again.chmod(0o700)
+        with subprocess.Popen(
+            [*command, *arguments],
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env={**os.environ, "TMPDIR": scratch},
-        ) as process,
-    ):
-        assert process.stderr is not None
-        for line in process.stderr:
-            if (
-                not line.startswith(("INFO: Instrumenting", "#"))
-                or "DONE" in line
-                or "pulse" in line
-            ):
-                sys.stderr.write(line)
-            lines.append(line)
+            env={**os.environ, "TMPDIR": scratch, "FUZZ_AGAIN": str(again)},
+        ) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if _worth_showing(line):
+                    sys.stderr.write(line)
+                lines.append(line)
     log = "".join(lines)
     if process.returncode and "Test unit written to" not in log:
         raise SystemExit(
             f"error: the fuzzer ended with {process.returncode} for another reason than a finding"
         )
     return log
+
+
+def _worth_showing(line: str) -> bool:
+    """Tell whether a line of libFuzzer's is not just about one more input."""
+    if line.startswith("#"):
+        return "DONE" in line or "pulse" in line
+    return not line.startswith(("INFO: Instrumenting", "MERGE-INNER"))
 
 
 def read_report(log: str, seed: int, seconds: float) -> Report:

@@ -423,11 +423,13 @@ class Pipeline:
 
 
 def _members(message: PKIMessage) -> list[PKIMessage]:
-    """Return the messages inside a nested."""
-    found = []
+    """Return the messages inside a nested, without what is none."""
+    found: list[PKIMessage] = []
     if message.body_type is BodyType.nested:
         with suppress(CMPError):
-            found = [PKIMessage.from_der(der) for der in nested_messages(message.body_content)]
+            for der in nested_messages(message.body_content):
+                with suppress(CMPError):
+                    found.append(PKIMessage.from_der(der))
     return found
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass, field, replace
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import pytest
+from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -46,15 +47,16 @@ from ra_gateway.device.enrollment import (
     RequestOptions,
     operator_trust,
 )
-from ra_gateway.keys import load_certificates
+from ra_gateway.keys import KeySigner, load_certificates, pem
 from ra_gateway.ra.events import MessageHandled
 from ra_gateway.ra.withdrawing import Withdrawing
 from tests.conformance.test_p10cr import csr
 from tests.conformance.test_rr import details
+from tests.integration.test_rest_upstreams import server_tls
 from tests.support.ejbca import CLIENT_ALIAS, PROFILE, RA_ALIAS, EndEntityProfile, make_ejbca, serve
-from tests.support.harness import cmp_certificate, cmp_credential, fail_names, status_of
-from tests.support.openssl import OpensslMockCA
-from tests.support.pki import OperatorPKI, VendorPKI, make_key, write_certificates
+from tests.support.harness import cmp_credential, fail_names, status_of
+from tests.support.openssl import OpensslMockCA, openssl_cmp_async
+from tests.support.pki import OperatorPKI, VendorPKI, make_key, write_certificates, write_key
 from tests.support.processes import CAProcess, edit, http_upstream, make_setup, set_upstream
 from tests.support.rest_cas import FakeKeyAPI, FakeStepCA, FakeVault, serving
 
@@ -103,7 +105,6 @@ class Site:
     refuse: Callable[[], Mapping[str, Any]]
     take_away: Callable[[], Awaitable[None]] | None = None
     device_key: Any = None
-    intermediate: Any = None
 
     @property
     def event(self) -> MessageHandled:
@@ -247,6 +248,7 @@ def opened(vendor_pki: VendorPKI, operator_pki: OperatorPKI, tmp_path: Path) -> 
             "ejbca": ejbca,
             "ejbca-client": ejbca,
             "openssl-mock": openssl_mock,
+            "openssl-mock-refusing": openssl_mock,
         }.get(kind, rest)
         async with opener(kind, tmp_path, vendor_pki, operator_pki) as site:
             yield site
@@ -271,7 +273,10 @@ async def bundled(
         return {int(serial, 16) for (serial,) in rows}
 
     root_path = directory / "site/operator/root.pem"
-    refuse: Callable[[], Mapping[str, Any]] = lambda: {"subject": f"{SUBJECT},L=Nowhere"}
+
+    def refuse() -> Mapping[str, Any]:
+        return {"san": tuple(f"dns:enb-{number}.example.net" for number in range(17))}
+
     if kind == "bundled":
         set_upstream(path, 'kind = "bundled"\ndialect = "bundled"\n')
         async with served(path, vendor, root_path, revoked=revoked, refuse=refuse) as site:
@@ -339,6 +344,8 @@ async def openssl_mock(
         trusted=[operator.root.certificate],
         response_certificate=certificate.certificate,
         response_extra_certs=[operator.issuing.certificate],
+        # PKIStatus rejection, and bit 9: badPOP.
+        extra_args=("-pkistatus", "2", "-failure", "9") if kind.endswith("refusing") else (),
     ) as mock:
 
         async def take_away() -> None:
@@ -369,8 +376,6 @@ async def rest(
         api = FakeStepCA(operator, now, key.public_key())
     else:
         api = (FakeVault if kind == "vault" else FakeKeyAPI)(operator, now)
-    from tests.integration.test_rest_upstreams import server_tls
-
     async with serving(api, server_tls(operator, directory)):
         lines = {
             "step_ca": f'root_path = "root.pem"\nprovisioner = "{api.provisioner if kind == "step_ca" else ""}"\n'
@@ -386,13 +391,19 @@ async def rest(
             secret.write_text(api.token)
         secret.chmod(0o600)
 
-        async def busy(request: Any) -> Any:
-            from aiohttp import web
-
+        async def busy(request: web.Request) -> web.StreamResponse:
             return web.Response(status=503, text="<html>busy</html>", content_type="text/html")
+
+        async def forbid(request: web.Request) -> web.StreamResponse:
+            return web.json_response({"status": 403, "message": "policy of this"}, status=403)
 
         async def take_away() -> None:
             api.instead = busy
+
+        def refuse() -> Mapping[str, Any]:
+            if kind == "step_ca":
+                api.instead = forbid
+            return {"subject": "CN=forbidden"}
 
         path = configuration(
             directory,
@@ -405,7 +416,7 @@ async def rest(
             vendor,
             directory / "root.pem",
             revoked=lambda: set(api.revoked),
-            refuse=lambda: {"subject": "CN=forbidden"},
+            refuse=refuse,
             take_away=take_away,
         ) as site:
             yield site
@@ -446,11 +457,8 @@ async def test_a_base_station_renews(opened: Open, kind: str) -> None:
         done = await site.run(enrollment)
         assert done.certificate.subject == enrolled.certificate.subject
         assert (done.certificate == enrolled.certificate) is (kind == "openssl-mock")
-        assert site.event.upstream == {
-            "ejbca-client": "client",
-            "bundled": "bundled",
-            "bundled-http": "bundled",
-        }.get(kind, "main")
+        expected = {"ejbca-client": "client", "bundled": "bundled", "bundled-http": "bundled"}
+        assert site.event.upstream == expected.get(kind, "main")
 
 
 async def no_key_update(opened: Open, kind: str) -> None:
@@ -471,8 +479,6 @@ async def by_pkcs10(site: Site) -> DeviceIdentity:
     assert (await site.confirm(credential, answer)).body_type is BodyType.pkiconf
     (response,) = cert_rep_message(answer.body_content).responses
     certificate = Certificate.from_der(response.certificate_der or b"")
-    from ra_gateway.keys import KeySigner
-
     chain = tuple(
         item
         for item in map(Certificate.from_der, answer.extra_certs)
@@ -509,8 +515,7 @@ async def test_a_device_rejects_its_certificate(
         with pytest.raises(CertificateRejected):
             await site.run(enrollment)
         assert site.event.outcome == "rejected"
-        (certificate,) = [item.serial_number for item in [site.event]]
-        await withdrawn(site, kind, int(certificate, 16), body_type)
+        await withdrawn(site, kind, int(site.event.serial_number, 16), body_type)
 
 
 async def withdrawn(site: Site, kind: str, serial_number: int, body_type: BodyType) -> None:
@@ -558,20 +563,35 @@ async def request_for(site: Site, kind: str, **options: Any) -> bytes:
     """A request that this CA takes: an ir, or a p10cr."""
     if kind in NEEDS_PKCS10:
         subject = options.get("subject", SUBJECT)
-        request = csr(make_key("p256"), subject, *([NAME] if kind == "step_ca" else [NAME]))
+        request = csr(make_key("p256"), subject, NAME)
         return await site.message(site.device(), body(BodyType.p10cr, request))
     return await site.enrollment(site.identity(), BodyType.ir, **options).request()
 
 
 @pytest.mark.requirement(89)
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "openssl-mock"])
-async def test_a_refusal_of_the_ca_s_policy(opened: Open, kind: str) -> None:
+@pytest.mark.parametrize(
+    "kind, fail_info, told",
+    [
+        ("bundled", "badCertTemplate", "template is not acceptable"),
+        ("bundled-http", "badCertTemplate", "template is not acceptable"),
+        ("ejbca", "incorrectData", "wrong number of DNSNAME"),
+        ("openssl-mock", "badPOP", "rejection badPOP"),
+        ("rest", "badRequest", "subject is not allowed"),
+        ("step_ca", "notAuthorized", "policy of this"),
+        ("vault", "badRequest", "not allowed by this role"),
+    ],
+)
+async def test_a_refusal_of_the_ca_s_policy(
+    opened: Open, kind: str, fail_info: str, told: str
+) -> None:
     """A rejection under the RA's signature, with the CA's failInfo; its words are in the event."""
-    async with opened(kind) as site:
+    async with opened("openssl-mock-refusing" if kind == "openssl-mock" else kind) as site:
         der = await request_for(site, kind, **site.refuse())
         answer = await site.ask(der)
-        print(kind, answer.body_type, fail_names(answer), site.event)
-        assert site.event.outcome == "refused"
+        assert answer.body_type is CERT_RESPONSE_TO[PKIMessage.from_der(der).body_type]
+        assert fail_names(answer) == [fail_info]
+        assert (site.event.outcome, site.event.rule) == ("refused", "R89")
+        assert told in site.event.detail
 
 
 @pytest.mark.requirement(90)
@@ -597,3 +617,81 @@ async def test_a_bad_request_reaches_no_ca(opened: Open, kind: str) -> None:
         answer = await site.ask(await site.message(site.device(), body_der))
         assert fail_names(answer) == ["badPOP"]
         assert site.event.outcome == "refused"
+
+
+# --- what only some can do ------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(86)
+@pytest.mark.parametrize("body_type", REQUESTS)
+async def test_the_mock_server_certifies_one_key(opened: Open, body_type: BodyType) -> None:
+    """Whoever has another key gets systemFailure, and the operator is told why."""
+    async with opened("openssl-mock") as site:
+        identity = site.identity()
+        if body_type is BodyType.kur:
+            identity = (await site.enrolled()).identity
+        site.device_key = None
+        if body_type is BodyType.p10cr:
+            answer = await site.p10cr(identity.credential)
+        else:
+            answer = await site.ask(await site.enrollment(identity, body_type).request())
+        assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["systemFailure"])
+        assert "certified another key than the requested one" in site.event.detail
+        assert site.event.rule == "R86"
+
+
+async def test_a_kur_signed_by_the_device_needs_the_client_alias(opened: Open) -> None:
+    """EJBCA in client mode takes a kur as it came, and gets nothing else; the rest goes to the RA's alias."""
+    async with opened("ejbca-client") as site:
+        enrolled = await site.enrolled()
+        await site.run(site.enrollment(enrolled.identity, BodyType.kur))
+        told = [(event.body_type, event.upstream) for event in site.events]
+        assert told == [
+            ("ir", "main"),
+            ("certConf", "main"),
+            ("kur", "client"),
+            ("certConf", "client"),
+        ]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in NEEDS_PKCS10])
+async def test_openssl_enrols(
+    opened: Open, kind: str, tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    """Debian's `openssl cmp` does ir and rr, whatever CA is behind the gateway."""
+    async with opened(kind) as site:
+        root = tmp_path / "trusted.pem"
+        root.write_text(pem(site.root.der))
+        cert, key = vendor_pki.device("ENB-9").write(tmp_path, "own")
+        sub = write_certificates(tmp_path / "sub.pem", vendor_pki.sub.certificate)
+        new_key = write_key(tmp_path / "new.key", site.device_key or make_key("p256"))
+        usual: dict[str, Any] = {
+            "server": site.url.split("/")[2],
+            "trusted": root,
+            "certout": tmp_path / "new.pem",
+        }
+        enrolled = await openssl_cmp_async(
+            "ir",
+            **usual,
+            cert=cert,
+            key=key,
+            extracerts=sub,
+            newkey=new_key,
+            subject=f"/CN={NAME}",
+            extra_args=("-extracertsout", str(tmp_path / "received.pem")),
+        )
+        enrolled.check()
+        revoked = await openssl_cmp_async(
+            "rr",
+            **usual,
+            cert=tmp_path / "new.pem",
+            key=new_key,
+            extracerts=tmp_path / "received.pem",
+            extra_args=("-oldcert", str(tmp_path / "new.pem"), "-revreason", "1"),
+        )
+        revoked.check()
+        assert [event.outcome for event in site.events if event.endpoint == "ran"] == [
+            "issued",
+            "confirmed",
+            "revoked",
+        ]

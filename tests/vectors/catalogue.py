@@ -625,6 +625,13 @@ async def _ca_answers(book: Catalogue) -> None:
         _ip(_response(cert_req_id=1)),
         85,
     )
+    await to_ir(
+        "ip-huge-request-id",
+        "certReqId of 20001 bits, more than Python writes into a text.",
+        refused("systemFailure", "R1"),
+        _ip(_response(cert_req_id=1 << 20_000)),
+        1,
+    )
     key_pair = asn1.tlv(
         0x30, asn1.tlv(0xA1, asn1.tlv(0xA0, b"\x02\x01\x02", b"\x31\x00", b"\x30\x00"))
     )
@@ -955,6 +962,14 @@ async def _nested(book: Catalogue) -> None:
     what = "An ir inside a nested of another RA."
     nested = await add("nested", what, accepted(), inner, number=124, **same)
     await add("nested-batch", "A batch of two.", accepted("nested"), inner, other, number=125)
+    await add(
+        "nested-batch-unreadable",
+        "A batch of a message and of something that is none: each is answered for itself.",
+        accepted("nested"),
+        inner,
+        b"\x30\x00",
+        number=125,
+    )
     await add(
         "nested-other-transaction",
         "transactionID is not that of the message inside.",
@@ -1666,6 +1681,16 @@ async def _malformed_bodies(book: Catalogue) -> None:
         lambda node: node.at(*request).content.append(node.at(*request, 1).copy()),
     )
     await add(
+        "validity-empty",
+        "validity with neither of its times.",
+        lambda node: node.at(*request, 0, 1).content.insert(0, parse(b"\xa4\x00")),
+    )
+    await add(
+        "extensions-empty",
+        "extensions without an extension.",
+        lambda node: node.at(*request, 0, 1).content.append(parse(b"\xa9\x00")),
+    )
+    await add(
         "body-octets",
         "An OCTET STRING where CertReqMessages belongs.",
         lambda node: node.at(1).content.__setitem__(0, Node(b"\x04", b"\x05\x00")),
@@ -1695,6 +1720,28 @@ async def _malformed_bodies(book: Catalogue) -> None:
     pen = Pen("malformed-genm")
     der = await pen.signed(body(BodyType.genm, bytes.fromhex("30023000")), "enb")
     book.add(pen.name, "genm with an entry without a type.", refused("badDataFormat", "R1"), der, 1)
+    own = member("enb").certificate
+    named = CertTemplate(issuer_der=own.issuer_der, serial_number=own.serial_number)
+    details = parse(rev_req_body(RevDetails(named)))
+    details.at(0, 0).content.append(parse(b"\x30\x00"))
+    book.add(
+        "malformed-entry-details-empty",
+        "rr with crlEntryDetails that hold nothing.",
+        refused("badDataFormat", "R1"),
+        await Pen("malformed-entry-details-empty").signed(details.encode(), "enb"),
+        1,
+    )
+    status = asn1.tlv(0x30, asn1.tlv(0x30, b"\x02\x01\x00"))
+    book.add(
+        "rp-crls-empty",
+        "The CA answers an rr with crls that hold no CRL.",
+        refused("systemFailure", "R1"),
+        await Pen("rp-crls-empty").answer(
+            book.octets["rr"], body(BodyType.rp, asn1.tlv(0x30, status, b"\xa1\x02\x30\x00"))
+        ),
+        1,
+        posted="rr",
+    )
     pen = Pen("malformed-rr")
     der = await pen.signed(body(BodyType.rr, b"\x30\x00"), "enb")
     book.add(pen.name, "rr without RevDetails.", refused("badRequest", "R131", "rp"), der, 131)
