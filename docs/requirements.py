@@ -205,9 +205,7 @@ REQUIREMENTS: Final[dict[str, dict[int, str]]] = {
     },
 }
 
-UNTESTED: Final[dict[int, str]] = {
-    **dict.fromkeys((125, 126, 127), LATER + "batches are refused (R122)"),
-}
+UNTESTED: Final[dict[int, str]] = {}
 """Why a requirement has no test; an entry for one that has some is a mistake."""
 
 

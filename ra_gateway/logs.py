@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
 
@@ -31,6 +31,16 @@ _FIELDS: Final = (
 )
 
 
+class _StandardError:
+    """Standard error as it is when a line is written: loggers outlive what replaced it for a while."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def configure(format_: Literal["json", "console"], level: str) -> None:
     """Set up logging to standard error for the whole process."""
     processors: list[Any] = [
@@ -50,7 +60,7 @@ def configure(format_: Literal["json", "console"], level: str) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _StandardError())),
         cache_logger_on_first_use=True,
     )
 

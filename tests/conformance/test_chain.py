@@ -29,7 +29,7 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.device.enrollment import Done, Enrollment, Send
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.ra.routes import Unconfirmed, Variant
+from ra_gateway.ra.routes import Variant
 from tests.conformance.test_nested import confirmation
 from tests.conformance.test_p10cr import csr
 from tests.conformance.test_rr import details
@@ -274,7 +274,7 @@ async def _poll(world: World, device: Credential, answer: PKIMessage) -> PKIMess
 async def test_a_device_polls_along_the_chain(
     vendor_pki: VendorPKI, operator_pki: OperatorPKI, way: str, slow: str
 ) -> None:
-    """The upper RA tells to wait, and the lower passes that on, or tells so itself: the certificate comes in the end."""
+    """The upper RA tells to wait, and the lower passes that on, or tells so itself: the certificate comes at last."""
     variant = Variant(way)
     chain = make_chain(
         vendor_pki,
@@ -324,17 +324,3 @@ async def test_what_the_upper_ra_refuses_is_no_fault_of_the_device(
     assert (answer.body_type, fail_names(answer)) == (BodyType.rp, ["notAuthorized"])
     assert chain.upper.ca.received == []
     assert chain.upper.events[-1].rule == "R130"
-
-
-@pytest.mark.requirement(111)
-async def test_what_a_device_gave_up_is_revoked_along_the_chain(make_line: MakeChain) -> None:
-    """The local RA's own rr goes up like any other, for a certificate that the next one knows nothing of."""
-    line = await make_line("reprotect", "reprotect", unconfirmed=Unconfirmed.revoke)
-    below, device = line.device_side, line.device_side.device()
-    answer = await line.ask(await below.enrollment(device, subject=FIRST_SUBJECT).request())
-    failed = error_body(PKIStatusInfo(PKIStatus.rejection, (), (PKIFailureInfo.systemFailure,)))
-    await line.ask(await follow(device, answer, failed, now=below.clock()))
-    assert await Withdrawing(line.chain.node_below()).act(limit=10) == 1
-    (response,) = cert_rep_message(answer.body_content).responses
-    certificate = load_certificate(response.certificate_der or b"")
-    assert await line.status(certificate) is CertificateStatus.revoked
