@@ -20,21 +20,32 @@ from ra_gateway.cmp.protection import Protecting, protect
 from ra_gateway.errors import (
     CMPError,
     ConfirmationRefused,
+    HeaderRefused,
     NotAuthorized,
     PKIFailureInfo,
+    ServiceFailure,
     StaleTransaction,
     StoreUnavailable,
     TransactionInUse,
     UpstreamBroken,
     UpstreamUnavailable,
 )
+from ra_gateway.ra.answers import decoded
 from ra_gateway.ra.authentication import check_same_upstream
 from ra_gateway.ra.forwarding import dated_anew
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.ports import Claim
 from ra_gateway.ra.refusals import refuse
 from ra_gateway.ra.routes import CertConf, Unconfirmed, Upstream, Variant
-from ra_gateway.ra.transaction import Event, Exchange, Transaction, advance
+from ra_gateway.ra.transaction import (
+    GIVEN_UP,
+    OUTSTANDING,
+    Event,
+    Exchange,
+    State,
+    Transaction,
+    advance,
+)
 from ra_gateway.ra.verdicts import Verdict, confirmation, event_of, judge, respond
 from ra_gateway.ra.walk import Walk
 
@@ -383,6 +394,57 @@ class Asking:
         der = await protect(header, body_der, credential, credential.certificates)
         return der, header.sender_nonce or b""
 
+    async def late_answer(
+        self, walk: Walk, transaction: Transaction
+    ) -> tuple[bytes, dict[str, Any]]:
+        """Return the answer that came while a device was waiting, and what it changes (R118).
+
+        Raises:
+            HeaderRefused: The device came too late for its certificate.
+        """
+        node, current = self._node, transaction.current
+        lives_until = max(transaction.expires_at, node.clock() + node.lifetime)
+        changes: dict[str, Any] = {"expires_at": lives_until, "failure": ""}
+        if current.answer_der is None:
+            return await self._late_refusal(walk, transaction), changes
+        if transaction.state in GIVEN_UP and transaction.confirmation is None:
+            raise HeaderRefused(
+                "the certificate was not fetched in time, and is withdrawn", rule="R111"
+            )
+        # It was checked when it came: to whichever message it is the answer, the device has another one now.
+        answer = decoded(current.answer_der, walk.upstream)
+        nonces = (answer.header.recip_nonce or b"",)
+        verdict = judge(transaction, current.answer_der, nonces, walk.upstream, node.clock())
+        note(walk, transaction, verdict)
+        credential = credential_for(node, walk, transaction)
+        der, until = await respond(
+            node, walk.endpoint, transaction, verdict, walk.message.header, credential
+        )
+        if transaction.state is State.ISSUED and until is not None:
+            changes |= await self.planned(walk, transaction, Event.issued, until)
+        return der, changes
+
+    async def _late_refusal(self, walk: Walk, transaction: Transaction) -> bytes:
+        """Return the answer for a device whose request came to nothing while it waited."""
+        error: CMPError
+        if transaction.state is State.REFUSED:
+            error = NotAuthorized(
+                f"{transaction.decided_by or 'an operator'} denied the request", rule="R145"
+            )
+        elif transaction.failure == PKIFailureInfo.notAuthorized.name:
+            error = NotAuthorized("refused while the device waited")
+        else:
+            fail_info = PKIFailureInfo[transaction.failure or "systemFailure"]
+            error = ServiceFailure("failed while the device waited", fail_info=fail_info)
+        confirming = transaction.confirmation is not None
+        return await refuse(
+            self._node,
+            walk,
+            error,
+            body_type=BodyType.certConf if confirming else transaction.body_type,
+            cert_req_id=transaction.cert_req_id,
+        )
+
     # --- repeats ------------------------------------------------------------------------------------------------
 
     async def repeat(self, walk: Walk, live: Transaction) -> bytes:
@@ -402,8 +464,7 @@ class Asking:
             if exchange is None or current.endpoint != endpoint.name:
                 raise _not_a_repeat(walk)
             if exchange.response_der is not None:
-                walk.outcome = "replayed"
-                return exchange.response_der
+                return await self._repeat_of_answered(walk, current, exchange)
             now = node.clock()
             if current.lease_until <= now:
                 taken = await self.retake(walk, current)
@@ -420,6 +481,63 @@ class Asking:
                 current.key, version=current.version, timeout_seconds=max(left, 0.001)
             )
         raise StoreUnavailable("the transaction expired while it was being waited for")
+
+    async def _repeat_of_answered(
+        self, walk: Walk, transaction: Transaction, exchange: Exchange
+    ) -> bytes:
+        """Answer a message that was answered before: with the same, or with what a device waits for that does not poll.
+
+        Base stations that know no waiting send their request again, and go on doing so.
+        """
+        said = exchange.response_der or b""
+        walk.outcome = "replayed"
+        if not exchange.waiting or exchange is transaction.polling:
+            return said
+        live = transaction
+        if transaction.state in OUTSTANDING and not exchange.ca_nonce:
+            live = await self.go_on(walk, transaction)
+        if live.state in (*OUTSTANDING, State.HELD) or not live.current.waiting:
+            return live.current.response_der or said
+        der, changes = await self.late_answer(walk, live)
+        told = replace(closed(live.current), response_der=der)
+        delivered = advance(live, Event.delivered, **live.with_current(told), **changes)
+        try:
+            await self.replace(delivered)
+        except StaleTransaction:
+            return said  # a pollReq was faster
+        return der
+
+    async def go_on(self, walk: Walk, transaction: Transaction) -> Transaction:
+        """Have the CA asked by somebody, wait for it a moment, and return the transaction as it is then.
+
+        Raises:
+            StoreUnavailable: It has expired meanwhile.
+        """
+        node = self._node
+        if transaction.lease_until > node.clock():
+            await node.store.wait(
+                transaction.key,
+                version=transaction.version,
+                timeout_seconds=walk.endpoint.wait_after_seconds or 0.001,
+            )
+        else:
+            taken = await self.retake(walk, transaction)
+            if taken is not None:
+                await self._go_on_with(walk, taken, before=transaction)
+        live = await node.store.load(transaction.key)
+        if live is None:
+            raise StoreUnavailable("the transaction expired while it was being waited for")
+        return live
+
+    async def _go_on_with(self, walk: Walk, taken: Transaction, *, before: Transaction) -> None:
+        if before.unsent:
+            walk.notes.append(f"approved by {before.decided_by}")
+        error = lost(walk.upstream, taken, before=before)
+        if error is None:
+            await self.ask_in_background(walk, taken)
+        else:
+            walk.notes.append(error.detail)
+            await self.give_up(walk, taken, error)
 
     async def retake(self, walk: Walk, current: Transaction) -> Transaction | None:
         """Take over a transaction whose lease has ended; None where another node did.
@@ -514,6 +632,11 @@ def note(walk: Walk, transaction: Transaction, verdict: Verdict) -> None:
 def answered(exchange: Exchange, response: bytes) -> Exchange:
     """Put an answer beside its request; the message for the CA has done its work and need not be kept."""
     return replace(exchange, upstream_der=b"", response_der=response)
+
+
+def closed(exchange: Exchange) -> Exchange:
+    """Return an exchange whose device has its answer: nothing is waited for any more."""
+    return replace(exchange, upstream_der=b"", waiting=False, answer_der=None, ca_nonce=b"")
 
 
 def knows_alone(upstream: Upstream, transaction: Transaction) -> bool:

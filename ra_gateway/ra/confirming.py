@@ -21,11 +21,10 @@ from ra_gateway.ra.authentication import check_same_upstream, find_transaction
 from ra_gateway.ra.forwarding import message_for_ca
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.routes import Variant
-from ra_gateway.ra.transaction import Event, Exchange, State, Transaction, advance
+from ra_gateway.ra.transaction import GIVEN_UP, Event, Exchange, State, Transaction, advance
 from ra_gateway.ra.walk import Walk
 
 _CONFIRMED: Final = frozenset({State.CONFIRMING, State.CONFIRMED, State.REJECTED, State.GRANTED})
-WITHDRAWN: Final = frozenset({State.WITHDRAWING, State.WITHDRAWN})
 """States of an operation whose certificate came to nothing because nobody confirmed it."""
 
 
@@ -151,7 +150,7 @@ def _check_state(transaction: Transaction) -> None:
             fail_info=PKIFailureInfo.certConfirmed,
             rule="R110" if transaction.state is State.GRANTED else "R109",
         )
-    if transaction.state in WITHDRAWN:
+    if transaction.state in GIVEN_UP:
         raise ConfirmationRefused(
             f"certConf in state {transaction.state}: too late",
             fail_info=PKIFailureInfo.badRequest,

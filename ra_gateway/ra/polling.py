@@ -18,29 +18,21 @@ from ra_gateway.cmp.polling import (
 )
 from ra_gateway.cmp.protection import protect
 from ra_gateway.errors import (
-    CMPError,
     HeaderRefused,
-    NotAuthorized,
     PKIFailureInfo,
-    ServiceFailure,
     StaleTransaction,
     StoreUnavailable,
     UpstreamBroken,
     UpstreamUnavailable,
 )
-from ra_gateway.ra.answers import decoded
-from ra_gateway.ra.asking import Asking, credential_for, lost, note, sender_nonce_of
+from ra_gateway.ra.asking import Asking, closed, credential_for, note, sender_nonce_of
 from ra_gateway.ra.authentication import check_same_upstream, find_transaction
-from ra_gateway.ra.confirming import WITHDRAWN
 from ra_gateway.ra.forwarding import message_for_ca
 from ra_gateway.ra.node import Node
-from ra_gateway.ra.refusals import refuse
 from ra_gateway.ra.routes import Variant
-from ra_gateway.ra.transaction import Event, Exchange, State, Transaction, advance
+from ra_gateway.ra.transaction import OUTSTANDING, Event, Exchange, State, Transaction, advance
 from ra_gateway.ra.verdicts import Verdict, judge, respond
 from ra_gateway.ra.walk import Walk
-
-_OUTSTANDING = frozenset({State.HELD, State.REQUESTED, State.CONFIRMING})
 
 
 class Polling:
@@ -63,26 +55,12 @@ class Polling:
         if transaction.state in (State.REQUESTED, State.CONFIRMING):
             if transaction.current.ca_nonce:
                 return await self._pass_on(walk, transaction, cert_req_id)
-            return await self._again(walk, await self._resume(walk, transaction))
+            return await self._again(walk, await self._asking.go_on(walk, transaction))
         if transaction.state is State.HELD:
             return await self._not_yet(walk, transaction, cert_req_id)
         return await self._deliver(walk, transaction)
 
     # --- the CA is being asked ----------------------------------------------------------------------------------
-
-    async def _resume(self, walk: Walk, transaction: Transaction) -> Transaction:
-        """Have the CA asked by somebody, wait for it a moment, and return the transaction as it is then."""
-        taken = await self._taken(walk, transaction)
-        if taken is not None:
-            if transaction.unsent:
-                walk.notes.append(f"approved by {transaction.decided_by}")
-            error = lost(walk.upstream, taken, before=transaction)
-            if error is None:
-                await self._asking.ask_in_background(walk, taken)
-            else:
-                walk.notes.append(error.detail)
-                await self._asking.give_up(walk, taken, error)
-        return await self._load(transaction)
 
     async def _taken(self, walk: Walk, transaction: Transaction) -> Transaction | None:
         """Take over a transaction; where another pollReq has it, wait for that one a moment and return None."""
@@ -168,59 +146,17 @@ class Polling:
 
     async def _deliver(self, walk: Walk, transaction: Transaction) -> bytes:
         """Give the device the answer that came while it was waiting (R118)."""
-        node, current = self._node, transaction.current
-        lives_until = max(transaction.expires_at, node.clock() + node.lifetime)
-        changes: dict[str, Any] = {"expires_at": lives_until}
-        if current.answer_der is not None:
-            if transaction.state in WITHDRAWN and transaction.confirmation is None:
-                raise HeaderRefused(
-                    "the certificate was not fetched in time, and is withdrawn", rule="R111"
-                )
-            # It was checked when it came: to whichever pollReq it is the answer, the device has another one now.
-            answer = decoded(current.answer_der, walk.upstream)
-            nonces = (answer.header.recip_nonce or b"",)
-            verdict = judge(transaction, current.answer_der, nonces, walk.upstream, node.clock())
-            note(walk, transaction, verdict)
-            credential = credential_for(node, walk, transaction)
-            der, until = await respond(
-                node, walk.endpoint, transaction, verdict, walk.message.header, credential
-            )
-            if transaction.state is State.ISSUED and until is not None:
-                changes |= await self._asking.planned(walk, transaction, Event.issued, until)
-        else:
-            der = await self._refusal(walk, transaction)
+        der, changes = await self._asking.late_answer(walk, transaction)
         return await self._store(
             walk,
             advance(
                 transaction,
                 Event.delivered,
                 polling=Exchange(walk.digest, b"", der),
-                failure="",
-                **transaction.with_current(_closed(current)),
+                **transaction.with_current(closed(transaction.current)),
                 **changes,
             ),
             der,
-        )
-
-    async def _refusal(self, walk: Walk, transaction: Transaction) -> bytes:
-        """Return the answer for a device whose request came to nothing while it waited."""
-        error: CMPError
-        if transaction.state is State.REFUSED:
-            error = NotAuthorized(
-                f"{transaction.decided_by or 'an operator'} denied the request", rule="R145"
-            )
-        elif transaction.failure == PKIFailureInfo.notAuthorized.name:
-            error = NotAuthorized("refused while the device waited")
-        else:
-            fail_info = PKIFailureInfo[transaction.failure or "systemFailure"]
-            error = ServiceFailure("failed while the device waited", fail_info=fail_info)
-        confirming = transaction.confirmation is not None
-        return await refuse(
-            self._node,
-            walk,
-            error,
-            body_type=BodyType.certConf if confirming else transaction.body_type,
-            cert_req_id=transaction.cert_req_id,
         )
 
     # --- not yet ------------------------------------------------------------------------------------------------
@@ -268,7 +204,7 @@ class Polling:
             walk.outcome = "replayed"
             return exchange.response_der
         cert_req_id = _check(walk, live)
-        if live.state in _OUTSTANDING:
+        if live.state in (State.HELD, *OUTSTANDING):
             return await self._not_yet(walk, live, cert_req_id)
         return await self._deliver(walk, live)
 
@@ -302,8 +238,3 @@ def _check(walk: Walk, transaction: Transaction) -> int:
 def _goes_up_unchanged(transaction: Transaction) -> bool:
     """Tell whether the CA sees the device's own pollReq, so that this has to return the CA's nonce."""
     return Variant(transaction.variant) is not Variant.reprotect
-
-
-def _closed(exchange: Exchange) -> Exchange:
-    """Return an exchange whose device has its answer: nothing is waited for any more."""
-    return replace(exchange, upstream_der=b"", waiting=False, answer_der=None, ca_nonce=b"")

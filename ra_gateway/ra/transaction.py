@@ -89,7 +89,11 @@ _SETTLED: Final = (
     State.WITHDRAWN,
 )
 
-_OUTSTANDING: Final = (State.REQUESTED, State.CONFIRMING)
+OUTSTANDING: Final = (State.REQUESTED, State.CONFIRMING)
+"""The CA's answer is."""
+
+GIVEN_UP: Final = (State.WITHDRAWING, State.WITHDRAWN)
+"""Nobody confirmed the certificate, and it is too late for that."""
 
 TRANSITIONS: Final = MappingProxyType(
     {
@@ -114,12 +118,12 @@ TRANSITIONS: Final = MappingProxyType(
         (State.WITHDRAWING, Event.failed): State.FAILED,
         **{
             (state, event): state
-            for state in (*_OUTSTANDING, State.WITHDRAWING)
+            for state in (*OUTSTANDING, State.WITHDRAWING)
             for event in (Event.released, Event.retaken)
         },
         **{
             (state, event): state
-            for state in _OUTSTANDING
+            for state in OUTSTANDING
             for event in (Event.deferred, Event.polled)
         },
         **{(state, Event.delivered): state for state in _SETTLED},

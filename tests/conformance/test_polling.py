@@ -803,3 +803,42 @@ async def test_a_secret_comes_back_when_the_ca_refuses(
     world.ca.script, world.ca.gate = lambda answer: None, None
     again = await world.ask(await ir(world, reference=ONCE[0], secret=ONCE[1]))
     assert status_of(again).issued
+
+
+# --- devices that do not poll -----------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(116, 118)
+@pytest.mark.parametrize("body_type", [*REQUESTS, *OTHERS])
+async def test_a_device_that_knows_no_waiting_repeats_its_request(
+    slow: World, body_type: BodyType
+) -> None:
+    """It gets the same answer until the CA's is there; then that one, and that one again."""
+    operation = await Operation.begin(slow, body_type)
+    first = await operation.send()
+    operation.assert_waiting()
+    assert (await operation.send()).der == first.der
+    await answered(operation)
+    answer = await operation.send()
+    assert answer.body_type is RESPONSE_TO[body_type]
+    assert answer.header.recip_nonce == PKIMessage.from_der(operation.sent).header.sender_nonce
+    assert (await operation.send()).der == answer.der
+    assert len(slow.ca.received) == 1
+    assert not (await operation.stored()).current.waiting
+    if body_type in CERT_RESPONSE_TO:
+        assert (await operation.confirm()).body_type is BodyType.pkiconf
+
+
+@pytest.mark.requirement(94, 116)
+async def test_a_repeat_takes_over_what_a_dead_node_began(make_world: MakeWorld) -> None:
+    """Its device was told to wait, and nobody asks the CA any more: the repeat has it asked again."""
+    world = slow_world(make_world, upstream={"replays_repeats": True})
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    operation.assert_waiting()
+    world.clock.move(seconds=world.endpoint.upstream.deadline_seconds + 60)
+    gate(world).set()
+    other = world.second_gateway()
+    answer = await operation.send(gateway=other)
+    assert status_of(answer).issued
+    assert len(set(world.ca.received)) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage, PKIStatusInfo, RevRepContent, rev_rep_body
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.withdrawing import Withdrawing
+from tests.integration.test_rest_upstreams import server_tls
 from tests.integration.test_upstreams import Site, configuration, served
 from tests.support.harness import (
     Answer,
@@ -44,11 +46,16 @@ def behind(vendor_pki: VendorPKI, operator_pki: OperatorPKI, tmp_path: Path) -> 
 
     @asynccontextmanager
     async def open_site(
-        script: Script, *, scheme: str = "http", unconfirmed: str = "revoke", more: str = ""
+        script: Script,
+        *,
+        tls: ssl.SSLContext | None = None,
+        unconfirmed: str = "revoke",
+        more: str = "",
     ) -> AsyncIterator[Site]:
         server = HTTPServer(script)
-        listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+        listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
         port = listening.sockets[0].getsockname()[1]
+        scheme = "http" if tls is None else "https"
         upstream = (
             f'[upstreams.main]\nkind = "cmp_http"\nurl = "{scheme}://127.0.0.1:{port}/cmp"\n'
             f"deadline_seconds = {DEADLINE_SECONDS}\nconnect_timeout_seconds = 0.5\n"
@@ -150,16 +157,18 @@ async def not_http(visit: Visit) -> None:
     ],
 )
 async def test_what_is_no_answer(behind: Behind, script: Script, name: str, told: str) -> None:
-    """Within the deadline, and a repeat of the request does not reach the CA a second time."""
+    """A failure in time: nothing waits for what never ends."""
     async with behind(script) as site:
         async with asyncio.timeout(10 * DEADLINE_SECONDS):
             await refused(site, name, told)
 
 
-async def test_what_does_not_speak_tls(behind: Behind) -> None:
-    """An https URL of a server that speaks HTTP: systemUnavail, and the operator reads of TLS."""
-    async with behind(garbage, scheme="https") as site:
-        await refused(site, "systemUnavail", "SSL")
+async def test_a_tls_server_of_somebody_else(behind: Behind, tmp_path: Path) -> None:
+    """An https URL whose certificate chains to no root that is trusted: systemUnavail, and nothing is sent."""
+    (tmp_path / "other").mkdir()
+    tls = server_tls(other_operator(), tmp_path / "other")
+    async with behind(garbage, tls=tls, more='tls_ca_path = "root.pem"') as site:
+        await refused(site, "systemUnavail", "certificate verify failed")
 
 
 # --- what comes as CMP ----------------------------------------------------------------------------------------
