@@ -16,6 +16,8 @@ from typing import Any, Final
 import aiohttp
 import pytest
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -695,3 +697,36 @@ async def test_openssl_enrols(
             "confirmed",
             "revoked",
         ]
+
+
+@pytest.mark.requirement(65, 107)
+@pytest.mark.parametrize("kind", ["bundled-http", "ejbca", "step_ca", "vault"])
+async def test_openssl_enrols_by_pkcs10(
+    opened: Open, kind: str, tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    """openssl knows certReqId -1 alone, whether the CA says that (bundled) or 0 (EJBCA)."""
+    async with opened(kind) as site:
+        root = tmp_path / "trusted.pem"
+        root.write_text(pem(site.root.der))
+        cert, key = vendor_pki.device("ENB-9").write(tmp_path, "own")
+        new_key = site.device_key or make_key("p256")
+        asked = x509.CertificateSigningRequestBuilder(x509.Name.from_rfc4514_string(f"CN={NAME}"))
+        asked = asked.add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False
+        )
+        signed = asked.sign(new_key, hashes.SHA256())
+        (tmp_path / "csr.pem").write_bytes(signed.public_bytes(Encoding.PEM))
+        enrolled = await openssl_cmp_async(
+            "p10cr",
+            server=site.url.split("/")[2],
+            trusted=root,
+            certout=tmp_path / "new.pem",
+            cert=cert,
+            key=key,
+            extracerts=write_certificates(tmp_path / "sub.pem", vendor_pki.sub.certificate),
+            newkey=write_key(tmp_path / "new.key", new_key),
+            extra_args=("-csr", str(tmp_path / "csr.pem")),
+        )
+        enrolled.check()
+        outcomes = [event.outcome for event in site.events if event.endpoint == "ran"]
+        assert outcomes == ["issued", "confirmed"]
