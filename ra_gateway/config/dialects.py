@@ -22,6 +22,8 @@ DIALECT_KEYS: Final = (
 )
 """Keys of an upstream that a dialect sets, where the upstream does not."""
 
+_SPEAK_CMP: Final = ("bundled", "cmp_http", "plugin")
+
 DIALECTS: Final[Mapping[str, Mapping[str, Any]]] = {
     # RFC 9483 to the letter: kur keeps its device's protection, everything else is re-protected.
     "rfc9483": {
@@ -103,7 +105,9 @@ def with_dialects(raw: Mapping[str, Any]) -> dict[str, Any]:
     filled = {}
     for name, table in upstreams.items():
         settings = None
-        if isinstance(table, dict) and isinstance(table.get("dialect"), str):
+        # What speaks no CMP has no dialects; that it names one is said by itself.
+        speaks_cmp = isinstance(table, dict) and table.get("kind") in _SPEAK_CMP
+        if speaks_cmp and isinstance(table.get("dialect"), str):
             settings = settings_of(table["dialect"], own)
         filled[name] = table if settings is None else {**settings, **table}
     return {**raw, "upstreams": filled}

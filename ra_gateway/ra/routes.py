@@ -56,7 +56,7 @@ class Oddity(StrEnum):
     """What some CAs answer, and where it is told never to be taken as more than it is."""
 
     unprotected_rejection = (
-        "unprotected_rejection"  # an ip, cp, kup or rp that says no: it counts as no
+        "unprotected_rejection"  # an ip, cp or kup that says no: it counts as no
     )
     unprotected_pkiconf = "unprotected_pkiconf"  # the CA did not read the certConf anyway
     pkiconf_without_certificates = (

@@ -749,11 +749,13 @@ async def test_a_legacy_base_stations_cert_conf_that_is_not_forgiven(
 @pytest.mark.parametrize("kind", ["ed25519", "ed448", "mldsa65", "p521"])
 @pytest.mark.parametrize("where", ["signer", "requested"])
 async def test_algorithms_outside_of_the_profile(
-    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, kind: str, where: str
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, kind: Any, where: str
 ) -> None:
     """TS 33.310 6.1.1 has RSA and ECDSA on P-256 and P-384; an endpoint that is not held to it takes more."""
     for rules, taken in ((THREE_GPP, False), (HeaderRules(), True)):
         world = World.make(vendor_pki, operator_pki, rules=rules)
+        signer: Any
+        key: Any
         signer, key = ("p256", kind) if where == "requested" else (kind, "p256")
         device = cmp_credential(world.device(key=signer))
         der = await requests.request(world, device, pki.make_key(key))
