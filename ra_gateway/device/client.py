@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import aiohttp
@@ -10,6 +12,7 @@ from ra_gateway.cmp.codes import CMP_CONTENT_TYPE
 from ra_gateway.device.enrollment import Done, Enrollment, EnrollmentFailed
 
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
+DEFAULT_PATIENCE_SECONDS: Final = 600.0
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 """An ip with an ML-DSA chain has some 40 kB; a megabyte is no answer to one request."""
 
@@ -39,21 +42,30 @@ class NotCMP(EnrollmentFailed):
         super().__init__(what, todo)
 
 
+class StillWaiting(EnrollmentFailed):
+    """The other side goes on telling the device to wait."""
+
+
 async def run(
     enrollment: Enrollment,
     url: str,
     session: aiohttp.ClientSession,
     *,
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    patience_seconds: float = DEFAULT_PATIENCE_SECONDS,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Done:
-    """Run an operation to its end.
+    """Run an operation to its end; polls when it is told to wait.
 
     Args:
         url: Where each message is posted.
         timeout_seconds: For each message, from connecting to the last octet of the answer.
+        patience_seconds: How long it may be told to wait between its messages, in all.
+        sleep: Waits so many seconds.
 
     Raises:
         ServerUnreachable, NotCMP: Of the transfer.
+        StillWaiting: Its answer is not there yet.
         EnrollmentRefused, AnswerUntrusted, CertificateRejected: As `Enrollment.receive`.
     """
     der = await enrollment.request()
@@ -62,6 +74,14 @@ async def run(
         step = await enrollment.receive(answer)
         if isinstance(step, Done):
             return step
+        patience_seconds -= step.after_seconds
+        if patience_seconds < 0:
+            raise StillWaiting(
+                "the answer is not there yet, and the device is told to wait longer than it may",
+                "Find out what the request waits for (ra-gateway approvals list), and begin again",
+            )
+        if step.after_seconds:
+            await sleep(step.after_seconds)
         der = step.der
 
 

@@ -74,6 +74,7 @@ from ra_gateway.cmp.names import (
     general_names_der,
     same_name,
 )
+from ra_gateway.cmp.polling import NO_CERT_RESPONSE, poll_rep_content, poll_req_body
 from ra_gateway.cmp.protection import Credential, Signer, protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.cmp.requests import Possession, cert_hash_name, require_delivery
@@ -139,7 +140,7 @@ class EnrollmentRefused(EnrollmentFailed):
         self.body_type = body_type
         self.doubt = doubt
         waiting = status_info.status is PKIStatus.waiting
-        what = "told to wait, and this device does not poll" if waiting else "refused"
+        what = "told to wait where that cannot be" if waiting else "refused"
         text = f"{what} with {body_type.name}: {status_info}"
         if doubt:
             text += f" (not authenticated: {doubt})"
@@ -264,9 +265,14 @@ class TracedMessage:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Post this message and give the answer to `receive`."""
+    """Post this message and give the answer to `receive`.
+
+    Args:
+        after_seconds: How long to wait before, 0 or more: the other side has told to.
+    """
 
     der: bytes
+    after_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +403,8 @@ class Enrollment:
         self._find_fault = find_fault
         self._transaction_id = random_octets(NONCE_OCTETS)
         self._sender_nonce = b""
+        self._awaited_nonce = b""
+        self._polling = False
         self._template = self._make_template()
         self._recipient_der = self._first_recipient()
         self._request_der: bytes | None = None
@@ -533,6 +541,9 @@ class Enrollment:
         now = self._clock()
         with _doubting():
             message = self._decode(der)
+            check_after_seconds = self._told_to_wait(message)
+        if check_after_seconds is not None:
+            return await self._poll(message, check_after_seconds, now)
         if message.body_type is BodyType.error:
             with _doubting():
                 status_info = error_msg_content(message.body_content).status_info
@@ -554,8 +565,48 @@ class Enrollment:
         check_version(header)
         check_header(header, _RULES, first=False)
         check_answer_header(
-            header, transaction_id=self._transaction_id, sender_nonces=(self._sender_nonce,)
+            header,
+            transaction_id=self._transaction_id,
+            # What was polled for may return the nonce of either message (RFC 9483 4.4).
+            sender_nonces={self._sender_nonce, self._awaited_nonce or self._sender_nonce},
         )
+
+    def _told_to_wait(self, message: PKIMessage) -> int | None:
+        """Return for how many seconds an answer tells to wait before the next poll, None if it does not."""
+        if self._polling:
+            if message.body_type is not BodyType.pollRep:
+                return None
+            told = poll_rep_content(message.body_content)
+            if told.cert_req_id != self._polled_cert_req_id:
+                raise CMPError(f"certReqId {told.cert_req_id} in pollRep")
+            return max(told.check_after_seconds, 1)
+        awaited = CERT_RESPONSE_TO[self._options.body_type]
+        expected = awaited if self._issued is None else BodyType.error
+        status = _status_in(message)
+        waiting = status is not None and status.status is PKIStatus.waiting
+        return 0 if waiting and message.body_type is expected else None
+
+    @property
+    def _polled_cert_req_id(self) -> int:
+        return self._options.cert_req_id if self._issued is None else NO_CERT_RESPONSE
+
+    async def _poll(self, message: PKIMessage, after_seconds: int, now: datetime) -> Send:
+        """Return the pollReq for an answer that is not there yet (RFC 9483 4.4)."""
+        with _doubting():
+            self._check_header(message.header)
+            trust = self._identity.trust if self._issued is None else self._issued.trust
+            if trust is not None:  # who has no root yet is given one with the last answer
+                self._authenticate(message, trust, now)
+        if not self._polling:
+            self._polling, self._awaited_nonce = True, self._sender_nonce
+        self._recipient_der = message.header.sender_der
+        der = await self._compose(
+            poll_req_body(self._polled_cert_req_id),
+            recip_nonce=message.header.sender_nonce,
+            extra_certs=self._options.extra_certs_in_cert_conf,
+        )
+        self._note(Direction.sent, der)
+        return Send(der, after_seconds)
 
     def _refusal(
         self, status_info: PKIStatusInfo, message: PKIMessage, now: datetime
@@ -600,6 +651,7 @@ class Enrollment:
         self._recipient_der = message.header.sender_der
         der = await self._cert_conf(issued, message.header.sender_nonce)
         self._issued = issued
+        self._polling, self._awaited_nonce = False, b""
         return Send(der)
 
     def _certificate_of(

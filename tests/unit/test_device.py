@@ -35,6 +35,7 @@ from ra_gateway.cmp.names import (
     directory_name,
     general_names_der,
 )
+from ra_gateway.cmp.polling import PollRep, poll_rep_body, poll_req_content
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, reply_header
 from ra_gateway.cmp.requests import read_request
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
@@ -469,12 +470,74 @@ async def test_error_instead_of_pkiconf(vendor_device: DeviceIdentity, ra: RA) -
         await operation.receive(await ra.pkiconf(step.der, body_der=error_body(NO)))
 
 
-async def test_waiting_is_told(vendor_device: DeviceIdentity, ra: RA) -> None:
-    """This device does not poll, and says so."""
+# --- waiting --------------------------------------------------------------------------------------------------
+
+WAITING = PKIStatusInfo(PKIStatus.waiting)
+
+
+def _poll_rep(seconds: int, cert_req_id: int = 0) -> bytes:
+    return poll_rep_body(PollRep(cert_req_id, seconds))
+
+
+@pytest.mark.requirement(117, 118)
+@pytest.mark.parametrize("original_nonce", [False, True])
+async def test_it_polls_when_told_to_wait(
+    vendor_device: DeviceIdentity, ra: RA, original_nonce: bool
+) -> None:
+    """At once, and then as it is told; for the pkiConf as well."""
     operation = enrollment(vendor_device)
-    waiting = CertResponse(0, PKIStatusInfo(PKIStatus.waiting))
-    with pytest.raises(EnrollmentRefused, match="does not poll"):
-        await operation.receive(await ra.answer(await operation.request(), response=waiting))
+    request = await operation.request()
+    nonce = PKIMessage.from_der(request).header.sender_nonce
+    step = await operation.receive(await ra.answer(request, response=CertResponse(0, WAITING)))
+    assert isinstance(step, Send)
+    assert step.after_seconds == 0
+    for seconds, expected in ((7, 7), (0, 1)):
+        poll = PKIMessage.from_der(step.der)
+        assert (poll.body_type, poll_req_content(poll.body_content)) == (BodyType.pollReq, 0)
+        assert poll.header.recip_nonce == ra.nonce
+        step = await operation.receive(await ra.answer(step.der, body_der=_poll_rep(seconds)))
+        assert isinstance(step, Send)
+        assert step.after_seconds == expected
+    response = CertResponse(0, PKIStatusInfo(PKIStatus.accepted), ra.issue(request))
+    body_der = cert_rep_body(BodyType.ip, CertRepMessage((response,)))
+    header: dict[str, Any] = {"recip_nonce": nonce} if original_nonce else {}
+    step = await operation.receive(await ra.answer(step.der, body_der=body_der, **header))
+    assert isinstance(step, Send)
+    assert PKIMessage.from_der(step.der).body_type is BodyType.certConf
+    step = await operation.receive(await ra.pkiconf(step.der, body_der=error_body(WAITING)))
+    assert isinstance(step, Send)
+    assert poll_req_content(PKIMessage.from_der(step.der).body_content) == -1
+    step = await operation.receive(await ra.answer(step.der, body_der=_poll_rep(3, -1)))
+    assert isinstance(step, Send)
+    assert isinstance(await operation.receive(await ra.pkiconf(step.der)), Done)
+
+
+async def test_who_has_no_root_yet_polls_too(vendor_device: DeviceIdentity, ra: RA) -> None:
+    """The root comes with the last answer."""
+    operation = enrollment(replace(vendor_device, trust=None))
+    request = await operation.request()
+    step = await operation.receive(await ra.answer(request, response=CertResponse(0, WAITING)))
+    assert isinstance(step, Send)
+
+
+async def test_waiting_is_believed_from_the_operator_only(
+    vendor_device: DeviceIdentity, ra: RA
+) -> None:
+    """Nor is a pollRep that was not asked for, nor one about something else."""
+    operation = enrollment(vendor_device)
+    request = await operation.request()
+    stranger = credential(pki.make_operator_pki("Other Operator").ra)
+    waiting = CertResponse(0, WAITING)
+    with pytest.raises(AnswerUntrusted):
+        await operation.receive(await ra.answer(request, response=waiting, signer=stranger))
+    with pytest.raises(AnswerUntrusted):
+        await operation.receive(await ra.answer(request, body_der=_poll_rep(1)))
+    step = await operation.receive(await ra.answer(request, response=waiting))
+    assert isinstance(step, Send)
+    with pytest.raises(AnswerUntrusted, match="certReqId 5"):
+        await operation.receive(await ra.answer(step.der, body_der=_poll_rep(1, 5)))
+    with pytest.raises(EnrollmentRefused, match="cannot be"):
+        await operation.receive(await ra.answer(step.der, body_der=error_body(WAITING)))
 
 
 # --- certificates it rejects ----------------------------------------------------------------------------------
@@ -595,6 +658,55 @@ async def test_run_over_http(
     async with server:
         done = await client.run(enrollment(vendor_device), str(server.make_url("/cmp")), session)
     assert done.certificate.issuer == certificate(ra.operator.issuing.certificate).subject
+
+
+@pytest.mark.parametrize("patience_seconds", [20.0, 19.0])
+async def test_it_waits_as_it_is_told(
+    vendor_device: DeviceIdentity,
+    ra: RA,
+    session: aiohttp.ClientSession,
+    patience_seconds: float,
+) -> None:
+    """Between polls it sleeps; after as much as it may be told to wait it gives up."""
+    answers: list[dict[str, Any]] = [
+        {"response": CertResponse(0, WAITING)},
+        *[{"body_der": _poll_rep(10)}] * 2,
+    ]
+    first: list[bytes] = []
+    slept: list[float] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        der = await request.read()
+        first.append(der)
+        if answers:
+            body = await ra.answer(der, **answers.pop(0))
+        elif PKIMessage.from_der(der).body_type is BodyType.certConf:
+            body = await ra.pkiconf(der)
+        else:
+            response = CertResponse(0, PKIStatusInfo(PKIStatus.accepted), ra.issue(first[0]))
+            content = cert_rep_body(BodyType.ip, CertRepMessage((response,)))
+            body = await ra.answer(der, body_der=content)
+        return web.Response(body=body, content_type=CMP_CONTENT_TYPE)
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    server = await _serve(handler)
+    async with server:
+        running = client.run(
+            enrollment(vendor_device),
+            str(server.make_url("/cmp")),
+            session,
+            patience_seconds=patience_seconds,
+            sleep=sleep,
+        )
+        if patience_seconds == 20.0:
+            assert isinstance(await running, Done)
+            assert slept == [10, 10]
+        else:
+            with pytest.raises(client.StillWaiting):
+                await running
+            assert slept == [10]
 
 
 @pytest.mark.requirement(91)

@@ -1,0 +1,154 @@
+"""`ra-gateway approvals` against a real Redis: what it lists, what it decides, and what it says no to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.ra.transaction import State, Transaction
+from ra_gateway.stores.redis import RedisStore
+from tests.contract.transactions import new_transaction, system_clock
+from tests.integration.test_cli import run
+from tests.support.pki import VendorPKI, certificate_der
+from tests.support.processes import make_setup
+from tests.support.redis_server import RedisServer
+
+FIRST, SECOND = bytes.fromhex("ab01") * 8, bytes.fromhex("ab02") * 8
+
+
+@pytest.fixture
+def config(
+    tmp_path: Path, vendor_pki: VendorPKI, redis_url: str, redis_server: RedisServer
+) -> Iterator[Path]:
+    yield make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url=redis_url)
+    redis_server.command("FLUSHALL")  # other tests list what waits, too
+
+
+def in_redis(redis_url: str, work: Any) -> Any:
+    """Do something with the store of the gateway's configuration."""
+
+    async def main() -> Any:
+        store = RedisStore(redis_url, clock=system_clock, key_prefix="ra_gateway")
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(main())
+
+
+@pytest.fixture
+def held(config: Path, redis_url: str, vendor_pki: VendorPKI) -> list[Transaction]:
+    """Two requests that wait: one by a certificate, one by a shared secret."""
+    common: dict[str, Any] = {
+        "state": State.HELD,
+        "subject_der": from_rfc4514("CN=enb-1.ran.example.net"),
+        "decided_by": "",
+        "unsent": True,
+    }
+    signer_der = certificate_der(vendor_pki.device("ENB-1").certificate)
+    requests = [
+        new_transaction(FIRST, signer=1, signer_der=signer_der, san=("dns:enb-1",), **common),
+        new_transaction(
+            SECOND, signer=2, signer_der=b"\x04\x03ref", body_type=BodyType.p10cr, **common
+        ),
+    ]
+
+    async def hold(store: RedisStore) -> None:
+        for request in requests:
+            assert await store.create(request) is None
+            await store.hold(request.key, system_clock() + timedelta(hours=1))
+
+    in_redis(redis_url, hold)
+    return requests
+
+
+def approvals(config: Path, *arguments: str) -> Any:
+    return run("approvals", *arguments, "--config", config)
+
+
+def test_the_list(config: Path, held: list[Transaction]) -> None:
+    """One line for each: transaction, since when, where, what, who, and what for."""
+    ended = approvals(config, "list")
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    header, *rows = [line.split("\t") for line in ended.stdout.splitlines()]
+    assert header[0] == "Transaction"
+    assert [row[0] for row in rows] == [FIRST.hex(), SECOND.hex()]
+    assert rows[0][2:4] == ["default", "ir"]
+    assert "ENB-1" in rows[0][4]
+    assert rows[0][5] == "CN=enb-1.ran.example.net (dns:enb-1)"
+    assert rows[1][3:5] == ["p10cr", "a shared secret (acme-radio)"]
+
+
+def test_an_empty_list(config: Path) -> None:
+    """It says so."""
+    assert approvals(config, "list").stdout.splitlines()[-1] == "No request waits."
+
+
+@pytest.mark.parametrize("command,state", [("approve", State.REQUESTED), ("deny", State.REFUSED)])
+def test_a_decision(
+    config: Path, held: list[Transaction], redis_url: str, command: str, state: State
+) -> None:
+    """By the beginning of the transactionID; who decided is recorded, and logged in one line."""
+    ended = approvals(config, command, "AB02", "--by", "Ann")
+    assert ended.exit_code == 0
+    line = json.loads(ended.stderr)
+    assert (line["event"], line["decided_by"], line["transaction_id"]) == (
+        "approval", "Ann", SECOND.hex(),
+    )  # fmt: skip
+    stored = in_redis(redis_url, lambda store: store.load(held[1].key))
+    assert (stored.state, stored.decided_by) == (state, "Ann")
+    assert SECOND.hex() not in approvals(config, "list").stdout
+    assert FIRST.hex() in approvals(config, "list").stdout
+
+
+def test_who_decides_by_default(
+    config: Path, held: list[Transaction], monkeypatch: pytest.MonkeyPatch, redis_url: str
+) -> None:
+    """The user who is logged in, also behind sudo."""
+    monkeypatch.setenv("SUDO_USER", "otto")
+    assert approvals(config, "approve", FIRST.hex()).exit_code == 0
+    stored = in_redis(redis_url, lambda store: store.load(held[0].key))
+    assert stored.decided_by == "otto"
+
+
+@pytest.mark.parametrize(
+    "prefix,why", [("ab", "several"), ("ff", "No request"), ("", "No request")]
+)
+def test_what_is_not_one_request(
+    config: Path, held: list[Transaction], prefix: str, why: str
+) -> None:
+    """Exit code 1, and nothing is decided."""
+    ended = approvals(config, "approve", prefix)
+    assert (ended.exit_code, why in ended.stderr) == (1, True)
+    assert len(approvals(config, "list").stdout.splitlines()) == 3
+
+
+def test_the_memory_store_cannot_be_reached(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """Exit code 2, with what to do."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    ended = approvals(config, "list")
+    assert (ended.exit_code, "store.kind" in ended.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("approval,missing", [("required", "redis"), ("unlisted", "[inventory]")])
+def test_a_configuration_that_cannot_hold_anything(
+    tmp_path: Path, vendor_pki: VendorPKI, approval: str, missing: str
+) -> None:
+    """check-config says what approval needs."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    text = config.read_text()
+    config.write_text(
+        text.replace('upstream = "bundled"', f'upstream = "bundled"\napproval = "{approval}"', 1)
+    )
+    ended = run("check-config", "--config", config)
+    assert (ended.exit_code, missing in ended.stderr) == (2, True)
+    assert "endpoints.ran.approval" in ended.stderr
