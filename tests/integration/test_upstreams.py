@@ -5,6 +5,7 @@ Where a CA cannot do something, that is asserted as well, with what the device a
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -95,6 +96,8 @@ class Site:
         take_away: Makes the CA unreachable; None where it goes with the gateway.
         revoked: Serial numbers of what the CA has revoked.
         device_key: The one key that the CA has a certificate for; None where it certifies any.
+        pause_seconds: Between two operations. The mock server closes its connection after each, and a request
+            that meets that on its way may have been seen, so that it is not sent again.
     """
 
     application: Application
@@ -107,6 +110,7 @@ class Site:
     refuse: Callable[[], Mapping[str, Any]]
     take_away: Callable[[], Awaitable[None]] | None = None
     device_key: Any = None
+    pause_seconds: float = 0.0
 
     @property
     def event(self) -> MessageHandled:
@@ -190,7 +194,9 @@ class Site:
 
     async def enrolled(self) -> Done:
         """A base station with an operator certificate of this CA."""
-        return await self.run(self.enrollment(self.identity(), BodyType.ir))
+        done = await self.run(self.enrollment(self.identity(), BodyType.ir))
+        await asyncio.sleep(self.pause_seconds)
+        return done
 
 
 Open = Callable[[str], Any]
@@ -363,6 +369,7 @@ async def openssl_mock(
             refuse=dict,
             take_away=take_away,
             device_key=key,
+            pause_seconds=0.2,
         ) as site:
             yield site
 
