@@ -208,6 +208,7 @@ class BundledService:
         profiles = ca_profiles(config)
         require_clean(profiles.values(), material.issuers[0])
         self.ledger = ca_ledger(config)
+        self.issuers = tuple(issuer.certificate for issuer in material.issuers)
         self.publisher = crl_publisher(config, material, self.ledger)
         self.status = _status_listener(config, material, self.ledger, self.publisher)
         self._background: list[asyncio.Task[None]] = []
@@ -221,7 +222,7 @@ class BundledService:
                 OPERATOR_DOMAIN,
                 DomainKind.operator,
                 roots,
-                tuple(issuer.certificate for issuer in material.issuers),
+                self.issuers,
             ),
             profiles=profiles,
             clock=now,

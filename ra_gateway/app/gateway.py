@@ -350,7 +350,9 @@ class Application:
             sink=sink or LogSink(),
             signer_status=SignerStatus(
                 self.revocation,
-                None if self._bundled is None else LedgerStatus(self._bundled.ledger),
+                None
+                if self._bundled is None
+                else LedgerStatus(self._bundled.ledger, self._bundled.issuers),
             ),
             lifetime=timedelta(seconds=config.store.transaction_lifetime_seconds),
             act_lifetime=timedelta(seconds=config.store.act_lifetime_seconds),

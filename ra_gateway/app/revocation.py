@@ -8,27 +8,41 @@ from datetime import datetime
 from ra_gateway.app.running import now
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config import GatewayConfig, RevocationConfig
+from ra_gateway.errors import SignerNotTrusted
 from ra_gateway.revocation import Mode, OCSPSettings, Revocation, RevocationSettings
 
 
 class LedgerStatus:
-    """What the bundled CA in this process revoked (`ra_gateway.ra.ports.IssuedCertificates`).
+    """What the bundled CA in this process issued and revoked (`ra_gateway.ra.ports.IssuedCertificates`).
 
     Args:
         ledger: The CA's; opened and closed by whoever runs the CA.
+        issuers: The issuing CAs, retired ones included.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, issuers: Iterable[Certificate]) -> None:
         self._ledger = ledger
+        self._issuers = frozenset(canonical(issuer.subject_der) for issuer in issuers)
 
     async def revoked_at(self, certificate: Certificate, now: datetime) -> datetime | None:
-        """Return since when a certificate is revoked; None if it is not, or another CA issued it."""
-        issued = await self._ledger.certificate(
-            certificate.serial_number, now, fingerprint=certificate.fingerprint
-        )
-        return None if issued is None else issued.revoked_at
+        """Return since when a certificate is revoked; None if it is not, or another CA issued it.
+
+        Raises:
+            SignerNotTrusted: It names one of our issuing CAs, and the ledger does not know it.
+        """
+        issued = await self._ledger.record_of(certificate, now)
+        if issued is not None:
+            return issued.revoked_at
+        if certificate.id.issuer in self._issuers:
+            raise SignerNotTrusted(
+                f"{certificate.subject} (serial {certificate.serial_number:x}) names {certificate.issuer} as its "
+                "issuer, but the bundled CA's ledger has no such certificate",
+                rule="R23",
+            )
+        return None
 
 
 def revocation(

@@ -569,9 +569,7 @@ class BundledCA:
 
     async def _living(self, signer: Certificate, now: datetime) -> IssuedCertificate:
         """Return the record of a certificate of ours that is still good."""
-        issued = await self._ledger.certificate(
-            signer.serial_number, now, fingerprint=signer.fingerprint
-        )
+        issued = await self._ledger.record_of(signer, now)
         if issued is None:
             raise SignerNotTrusted(f"{signer.subject} was not issued by this CA", rule="R21")
         if issued.status not in ALIVE:
@@ -1017,7 +1015,11 @@ def _in_use() -> TransactionInUse:
 
 def _is_repeat(stored: Operation, asked: _Asked) -> bool:
     """Tell a repeat from another request, and from the same body that somebody else signed."""
-    return stored.request_digest == asked.received.digest and stored.signer_der == asked.signer_der
+    if stored.request_digest != asked.received.digest:
+        return False
+    if not stored.signer_der or not asked.received.by_device:
+        return not stored.signer_der and not asked.received.by_device
+    return load_certificate(stored.signer_der) == asked.authenticated.signer
 
 
 def _replay(stored: Operation, asked: _Asked) -> Operation:

@@ -243,8 +243,8 @@ class Issuer:
         # Not decoded again: the check has just read all of it but the signature.
         return Certificate(
             der=der,
-            fingerprint=hashlib.sha256(der).digest(),
             tbs_der=tbs.der,
+            digest=hashlib.sha256(tbs.der).digest(),
             algorithm_der=self._algorithm_der,
             signature=signature,
             version=3,

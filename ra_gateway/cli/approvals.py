@@ -99,7 +99,7 @@ def _decide(config: Path, prefix: str, by: str, *, approve: bool) -> None:
         decided_by=decided_by,
         transaction_id=done.key.transaction_id.hex(),
         domain=done.key.domain,
-        signer_fingerprint=done.key.signer_fingerprint.hex(),
+        signer_fingerprint=done.signer_fingerprint.hex(),
         subject=rfc4514(done.subject_der),
     )
     say(f"{word.capitalize()}: {done.body_type.name} of {_requester(done)} for {_subject(done)}.")

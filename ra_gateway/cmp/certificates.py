@@ -18,7 +18,7 @@ from ra_gateway.cmp.algorithms import (
     signature_algorithm,
     verify_signature,
 )
-from ra_gateway.cmp.names import canonical, rfc4514, same_name
+from ra_gateway.cmp.names import CanonicalName, canonical, rfc4514, same_name
 from ra_gateway.errors import MalformedMessage
 
 
@@ -43,14 +43,29 @@ class KeyUsage:
     cRLSign: Final = 6
 
 
-@dataclass(frozen=True, eq=False)
-class Certificate:
-    """One certificate; two of them are equal when their octets are. What is read once is remembered.
+@dataclass(frozen=True, slots=True)
+class CertificateID:
+    """What names a certificate towards CRLs, OCSP and CMP: its issuer and serial number (RFC 5280 4.1.2.2).
 
     Args:
-        der: The whole certificate.
-        fingerprint: SHA-256 of `der`, 32 octets.
+        issuer: Canonical, so that two spellings of one name are one issuer.
+    """
+
+    issuer: CanonicalName
+    serial_number: int
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """One certificate; two of them are equal when their issuer signed the same TBSCertificate.
+
+    The octets around it are not under the signature: an ECDSA signature (r, s) has the twin (r, n-s), and
+    whoever holds a certificate can write it in another spelling. Nothing is looked up or compared by `der`.
+
+    Args:
+        der: The whole certificate, as it arrived.
         tbs_der: TBSCertificate, what the issuer signed.
+        digest: SHA-256 of `tbs_der`, 32 octets: the key under which a certificate is remembered.
         algorithm_der: AlgorithmIdentifier of the issuer's signature.
         serial_number: May be negative or long: vendors exist that issue such.
         not_before, not_after: Aware UTC, both inclusive.
@@ -60,8 +75,8 @@ class Certificate:
     """
 
     der: bytes
-    fingerprint: bytes
     tbs_der: bytes
+    digest: bytes
     algorithm_der: bytes
     signature: bytes
     version: int
@@ -78,11 +93,19 @@ class Certificate:
         """Decode a certificate.
 
         Raises:
-            MalformedMessage: It is not one; or it has an extension twice.
+            MalformedMessage: It is not one; it has an extension twice; its version does not exist, or does not
+                have what it holds; or the algorithm it is signed with is not the one that is under the signature.
         """
         outer = asn1.decode(asn1.Certificate, der)
         tbs_der = asn1.raw(outer.tbs_certificate)
         tbs = asn1.decode(asn1.TBSCertificate, tbs_der)
+        algorithm_der = asn1.raw(outer.signature_algorithm)
+        if asn1.raw(tbs.signature) != algorithm_der:
+            raise MalformedMessage(
+                "certificate whose signatureAlgorithm is not the one in its TBSCertificate",
+                rule="RFC 5280 4.1.1.2",
+            )
+        _check_version(tbs)
         extensions: dict[str, tuple[bool, bytes]] = {}
         for extension in tbs.extensions or ():
             oid = extension.extn_id.dotted_string
@@ -91,9 +114,9 @@ class Certificate:
             extensions[oid] = (extension.critical, extension.extn_value)
         return cls(
             der=der,
-            fingerprint=hashlib.sha256(der).digest(),
             tbs_der=tbs_der,
-            algorithm_der=asn1.raw(outer.signature_algorithm),
+            digest=hashlib.sha256(tbs_der).digest(),
+            algorithm_der=algorithm_der,
             signature=asn1.octets_of(outer.signature, "certificate signature"),
             version=(tbs.version or 0) + 1,
             serial_number=tbs.serial_number,
@@ -106,16 +129,30 @@ class Certificate:
         )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Certificate) and self.der == other.der
+        return isinstance(other, Certificate) and self.tbs_der == other.tbs_der
 
     def __hash__(self) -> int:
-        return hash(self.fingerprint)
+        return hash(self.digest)
 
     def __repr__(self) -> str:
         return f"<Certificate {self.subject} serial {self.serial_number:x}>"
 
     def __str__(self) -> str:
         return self.subject
+
+    @cached_property
+    def id(self) -> CertificateID:
+        """Issuer and serial number.
+
+        Raises:
+            MalformedMessage: The issuer is not a Name.
+        """
+        return CertificateID(canonical(self.issuer_der), self.serial_number)
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of `der`, 32 octets, as `openssl x509 -fingerprint -sha256` prints it: for people to read."""
+        return hashlib.sha256(self.der).digest()
 
     @property
     def subject(self) -> str:
@@ -212,6 +249,18 @@ class Certificate:
         verify_signature(self.signature_algorithm, issuer.public_key, self.signature, self.tbs_der)
 
 
+def _check_version(tbs: asn1.TBSCertificate) -> None:
+    """Refuse what a version does not have (RFC 5280 4.1): unique identifiers before 2, extensions before 3."""
+    # DER leaves out a DEFAULT, but vendors write version [0] 0: the octets are under the signature.
+    version = (tbs.version or 0) + 1
+    has_unique_ids = tbs.issuer_unique_id is not None or tbs.subject_unique_id is not None
+    least = 3 if tbs.extensions is not None else 2 if has_unique_ids else 1
+    if not least <= version <= 3:
+        raise MalformedMessage(f"certificate of version {version}", rule="RFC 5280 4.1.2.1")
+    if tbs.extensions is not None and not tbs.extensions:
+        raise MalformedMessage("certificate with empty extensions", rule="RFC 5280 4.1.2.9")
+
+
 def _shown(name_der: bytes) -> str:
     try:
         return rfc4514(name_der)
@@ -246,7 +295,14 @@ def _load(der: bytes) -> Certificate:
 _remembered = lru_cache(maxsize=2048)(_load)
 
 
-__all__ = ["Certificate", "ExtensionOID", "InvalidSignature", "KeyUsage", "load_certificate"]
+__all__ = [
+    "Certificate",
+    "CertificateID",
+    "ExtensionOID",
+    "InvalidSignature",
+    "KeyUsage",
+    "load_certificate",
+]
 
 
 def key_identifier(spki_der: bytes) -> bytes:

@@ -78,9 +78,14 @@ class SharedSecret:
     expires_at: datetime | None = None
 
     @cached_property
-    def fingerprint(self) -> bytes:
-        """SHA-256 of the reference, 32 octets: what transactions and logs know it by."""
+    def digest(self) -> bytes:
+        """SHA-256 of the reference, 32 octets: what transactions know it by."""
         return reference_fingerprint(self.reference)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What logs know it by: the same."""
+        return self.digest
 
     @cached_property
     def der(self) -> bytes:

@@ -42,7 +42,7 @@ def key_of(authenticated: Authenticated) -> TransactionKey:
     """Return the key of the transaction that a message opens."""
     return TransactionKey(
         authenticated.domain.name,
-        authenticated.requester.fingerprint,
+        authenticated.requester.digest,
         authenticated.message.header.transaction_id or b"",
     )
 
@@ -145,7 +145,7 @@ async def find_transaction(node: Node, walk: Walk) -> Transaction:
             relays = walk.endpoint.relay_of(domain)
             if relays is None or certificate in relays.certificates:
                 signer = KnownSigner(certificate, domain)
-                known[found.key.signer_fingerprint] = (found, signer)
+                known[found.key.signer_digest] = (found, signer)
     if not known:
         raise HeaderRefused(
             f"{walk.message.body_type.name} for a transactionID that is not known here",
@@ -157,7 +157,7 @@ async def find_transaction(node: Node, walk: Walk) -> Transaction:
     )
     _note_signer(walk, authenticated)
     walk.follower = authenticated
-    transaction = known[authenticated.signer.fingerprint][0]
+    transaction = known[authenticated.signer.digest][0]
     if transaction.exchange_for(walk.digest) is None:
         rules = walk.endpoint.rules.relaxed_by(authenticated.domain.quirks)
         check_message_time(walk.message.header, rules, now)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.replies import reply_header
@@ -64,9 +65,9 @@ class Node:
         answer_der = transaction.opening.response_der
         if not earlier or answer_der is None:
             return current
-        (signer_der, *_) = PKIMessage.from_der(answer_der).extra_certs or (b"",)
-        known = {item.certificate.der: item for item in (*earlier, current)}
-        return known.get(signer_der, current)
+        (signer_der, *_) = PKIMessage.from_der(answer_der).extra_certs
+        known = {item.certificate: item for item in (*earlier, current)}
+        return known.get(load_certificate(signer_der), current)
 
     def reply_header(self, request: PKIHeader) -> PKIHeader:
         """Return the header of an answer that the RA authors."""

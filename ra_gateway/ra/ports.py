@@ -196,6 +196,7 @@ class IssuedCertificates(Protocol):
         """Return since when a certificate is revoked; None if it is not, or another CA issued it.
 
         Raises:
+            SignerNotTrusted: It says that this CA issued it, and this CA did not.
             StoreUnavailable: It cannot be asked.
         """
 

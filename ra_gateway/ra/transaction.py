@@ -21,6 +21,7 @@ What ends while the device is polling is *delivered* by a later pollReq, which c
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from typing import Any, Final
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.requests import Possession
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 
 
 class State(StrEnum):
@@ -141,12 +142,12 @@ class TransactionKey:
 
     Args:
         domain: Name of the trust domain that authenticated the signer.
-        signer_fingerprint: SHA-256 of the signer's certificate, or of the shared secret's reference, 32 octets.
+        signer_digest: SHA-256 of the signer's TBSCertificate, or of the shared secret's reference, 32 octets.
         transaction_id: As received, any length.
     """
 
     domain: str
-    signer_fingerprint: bytes
+    signer_digest: bytes
     transaction_id: bytes
 
 
@@ -258,6 +259,14 @@ class Transaction:
         return None
 
     @property
+    def signer_fingerprint(self) -> bytes:
+        """What logs know the signer by: SHA-256 of its certificate as it arrived, or of the secret's reference."""
+        is_certificate = self.signer_der[:1] == b"\x30"
+        return (
+            hashlib.sha256(self.signer_der).digest() if is_certificate else self.key.signer_digest
+        )
+
+    @property
     def current(self) -> Exchange:
         """The request that the CA is asked, or was asked last: certConf, once there is one."""
         return self.opening if self.confirmation is None else self.confirmation
@@ -283,7 +292,7 @@ class Transaction:
         fields = {
             "version": str(self.version).encode(),
             "plain": json.dumps(plain, separators=(",", ":")).encode(),
-            "signer_fingerprint": self.key.signer_fingerprint,
+            "signer_digest": self.key.signer_digest,
             "transaction_id": self.key.transaction_id,
             **{name: getattr(self, name) for name in _BYTE_FIELDS},
         }
@@ -314,7 +323,7 @@ class Transaction:
             san, confirm_until = plain["san"], plain["confirm_until"]
             return cls(
                 key=TransactionKey(
-                    plain["domain"], fields["signer_fingerprint"], fields["transaction_id"]
+                    plain["domain"], fields["signer_digest"], fields["transaction_id"]
                 ),
                 state=State(plain["state"]),
                 version=int(fields["version"]),

@@ -148,7 +148,7 @@ class MemoryStore:
         Raises:
             StoreUnavailable: Too many wait already.
         """
-        requester = key.domain, key.signer_fingerprint
+        requester = key.domain, key.signer_digest
         if requester not in self._held and len(self._held) >= self._max_held:
             now = self._clock()
             self._held = {who: entry for who, entry in self._held.items() if entry[1] > now}
@@ -165,9 +165,9 @@ class MemoryStore:
 
     async def unhold(self, key: TransactionKey) -> None:
         """Take a request off the list, unless another one took its place."""
-        listed = self._held.get((key.domain, key.signer_fingerprint))
+        listed = self._held.get((key.domain, key.signer_digest))
         if listed is not None and listed[0] == key:
-            del self._held[key.domain, key.signer_fingerprint]
+            del self._held[key.domain, key.signer_digest]
 
     async def ping(self) -> None:
         """Return if the store can be written to now.

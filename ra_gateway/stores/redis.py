@@ -1,6 +1,6 @@
 """The transaction store that any number of gateway nodes share: one Redis hash per transaction.
 
-    {prefix}:{<transactionID>}:<domain>:<signer fingerprint>   hash: `Transaction.to_fields`
+    {prefix}:{<transactionID>}:<domain>:<signer digest>   hash: `Transaction.to_fields`
     {prefix}:{<transactionID>}                                 set: keys of these hashes (at most 8)
     {prefix}:agenda                                            sorted set: transactions by when they are due
     {prefix}:{held}                                            hash: requester to the request that waits for approval
@@ -292,7 +292,7 @@ class RedisStore:
 
     def _keys(self, key: TransactionKey) -> tuple[str, str]:
         index = self._index(key.transaction_id)
-        return f"{index}:{key.domain}:{key.signer_fingerprint.hex()}", index
+        return f"{index}:{key.domain}:{key.signer_digest.hex()}", index
 
     def _lifetime_ms(self, transaction: Transaction) -> int:
         return math.ceil((transaction.expires_at - self._clock()) / timedelta(milliseconds=1))
@@ -338,7 +338,7 @@ class RedisStore:
 
 
 def _requester(key: TransactionKey) -> str:
-    return f"{key.signer_fingerprint.hex()} {key.domain}"
+    return f"{key.signer_digest.hex()} {key.domain}"
 
 
 def _member(key: TransactionKey) -> str:
@@ -347,8 +347,8 @@ def _member(key: TransactionKey) -> str:
 
 
 def _key(member: bytes) -> TransactionKey:
-    transaction_id, signer_fingerprint, domain = member.decode().split(" ", 2)
-    return TransactionKey(domain, bytes.fromhex(signer_fingerprint), bytes.fromhex(transaction_id))
+    transaction_id, signer_digest, domain = member.decode().split(" ", 2)
+    return TransactionKey(domain, bytes.fromhex(signer_digest), bytes.fromhex(transaction_id))
 
 
 def _flat(transaction: Transaction) -> chain[Any]:

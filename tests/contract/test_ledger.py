@@ -30,6 +30,7 @@ from ra_gateway.ca.records import (
     RevokedCertificate,
     StoredCRL,
 )
+from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.errors import (
     CMPError,
@@ -433,12 +434,16 @@ async def test_a_renewal_revives_nothing(ledger: Ledger) -> None:
 # --- looking up -----------------------------------------------------------------------------------------------
 
 
-async def test_a_certificate_is_found_by_serial_number_and_fingerprint(ledger: Ledger) -> None:
-    """A wrong one of either finds nothing."""
+async def test_a_certificate_is_found_by_serial_number_and_what_was_signed(ledger: Ledger) -> None:
+    """Another serial number or another TBSCertificate finds nothing; another spelling of the same does."""
     item = await issue(ledger)
-    fingerprint = hashlib.sha256((await status(ledger, item)).der).digest()
-    assert await ledger.certificate(item.serial_number, NOW, fingerprint=fingerprint) is not None
-    assert await ledger.certificate(item.serial_number, NOW, fingerprint=b"x" * 32) is None
+    certificate = load_certificate((await status(ledger, item)).der)
+    assert await ledger.record_of(certificate, NOW) is not None
+    respelt = replace(certificate, der=certificate.der + b"x", signature=b"another")
+    assert await ledger.record_of(respelt, NOW) is not None
+    other = replace(certificate, tbs_der=certificate.tbs_der + b"x")
+    assert await ledger.record_of(other, NOW) is None
+    assert await ledger.certificate(item.serial_number, NOW) is not None
     assert await ledger.certificate(item.serial_number + 1, NOW) is None
 
 

@@ -240,7 +240,7 @@ async def test_find_returns_the_transactions_of_all_signers(node: Node) -> None:
     changed = advance(mine[0], Event.issued)
     await node().replace(changed)
     found = await node().find(b"shared")
-    assert sorted(found, key=lambda each: each.key.signer_fingerprint) == [changed, *mine[1:]]
+    assert sorted(found, key=lambda each: each.key.signer_digest) == [changed, *mine[1:]]
 
 
 async def test_find_returns_at_most_eight(node: Node) -> None:
@@ -249,8 +249,8 @@ async def test_find_returns_at_most_eight(node: Node) -> None:
     mine = [new_transaction(b"shared", signer=number) for number in range(9)]
     assert [await store.create(transaction) for transaction in mine] == [None] * 9
     found = await store.find(b"shared")
-    assert sorted(each.key.signer_fingerprint for each in found) == [
-        transaction.key.signer_fingerprint for transaction in mine[:8]
+    assert sorted(each.key.signer_digest for each in found) == [
+        transaction.key.signer_digest for transaction in mine[:8]
     ]
     assert await store.load(mine[8].key) == mine[8]
 

@@ -57,7 +57,7 @@ from ra_gateway.ca.records import (
     RevokedCertificate,
     StoredCRL,
 )
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.certificates import Certificate, load_certificate
 
 T = TypeVar("T")
 
@@ -199,17 +199,18 @@ class Ledger:
 
     # --- looking up -------------------------------------------------------------------------------------------
 
-    async def certificate(
-        self, serial_number: int, now: datetime, *, fingerprint: bytes | None = None
-    ) -> IssuedCertificate | None:
-        """Return the certificate with a serial number (and fingerprint), whatever its status, or None."""
+    async def certificate(self, serial_number: int, now: datetime) -> IssuedCertificate | None:
+        """Return the certificate with a serial number, whatever its status, or None."""
         parameters = {"of_serial": hexadecimal(serial_number)}
         row = await self._read(
             lambda connection: connection.execute(_BY_SERIAL, parameters).one_or_none()
         )
-        if row is None or fingerprint not in (None, row.fingerprint):
-            return None
-        return _issued(row, seconds(now))
+        return None if row is None else _issued(row, seconds(now))
+
+    async def record_of(self, certificate: Certificate, now: datetime) -> IssuedCertificate | None:
+        """Return the record of a certificate, whatever its status and spelling; None if it is not one of ours."""
+        found = await self.certificate(certificate.serial_number, now)
+        return found if found is not None and load_certificate(found.der) == certificate else None
 
     async def newest_certificate(
         self, subject_der: bytes, now: datetime
