@@ -18,7 +18,7 @@ from ra_gateway.cmp.sealed import Seal
 
 def _proofs() -> dict[str, type[Any]]:
     """Return every class of the package whose constructor asks for a seal."""
-    found: dict[str, type[Any]] = {}
+    found: dict[str, Any] = {}
     for item in pkgutil.walk_packages(ra_gateway.__path__, "ra_gateway."):
         if ".migrations" in item.name:
             continue
