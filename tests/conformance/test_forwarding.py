@@ -44,6 +44,7 @@ from tests.support.harness import (
     other_operator,
     status_of,
 )
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import (
     CertificateOptions,
     Credential,
@@ -889,7 +890,7 @@ async def test_a_repeat_does_not_wait_longer_than_the_deadline(make_world: MakeW
     enrollment = world.enrollment(world.device())
     first = asyncio.create_task(world.post(await enrollment.request()))
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await refused_by_the_ra(world, enrollment, "systemUnavail")
     world.ca.gate.set()
     step = await enrollment.receive(await first)

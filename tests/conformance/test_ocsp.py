@@ -21,6 +21,7 @@ from ra_gateway.revocation import ocsp as revocation_ocsp
 from tests.support.crls import make_crl, replace_file
 from tests.support.harness import ManualClock, fail_names
 from tests.support.ocsp import Responder, Script, delegate, responding, script_for
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_root
 from tests.support.revocation import (
     HOUR,
@@ -330,7 +331,7 @@ async def test_an_answer_that_ends_soon_is_renewed_beforehand(site: Site) -> Non
     site.responder.script.gate = gate = asyncio.Event()
     assert await site.ask(device) == []
     gate.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while site.desk.state.entries < 4:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
     site.responder.script.octets = b"gone"

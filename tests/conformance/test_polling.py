@@ -50,8 +50,8 @@ from tests.support.polling import (
     EVERY_TYPE,
     KNOWN,
     OTHERS,
-    PATIENCE_SECONDS,
     REQUESTS,
+    WAIT_AFTER_SECONDS,
     Operation,
     WaitingCA,
     approve,
@@ -143,10 +143,11 @@ async def test_a_slow_pkiconf_is_waited_for(slow: World, takes: bool) -> None:
     assert [m.body_type for m in slow.ca.messages] == [BodyType.ir, BodyType.certConf]
 
 
-async def test_a_fast_ca_makes_nobody_wait(slow: World) -> None:
+async def test_a_fast_ca_makes_nobody_wait(make_world: MakeWorld) -> None:
     """An answer within the time goes straight to the device."""
-    gate(slow).set()
-    operation = await Operation.begin(slow, BodyType.ir)
+    world = slow_world(make_world, endpoint={"wait_after_seconds": 60.0})
+    gate(world).set()
+    operation = await Operation.begin(world, BodyType.ir)
     assert status_of(await operation.send()).issued
     assert (await operation.stored()).opening.waiting is False
 
@@ -156,7 +157,7 @@ async def test_where_waiting_is_off_a_slow_ca_is_system_unavail(make_world: Make
     world = slow_world(make_world, endpoint={"wait_after_seconds": None})
     operation = await Operation.begin(world, BodyType.ir)
     task = asyncio.create_task(operation.send())
-    await asyncio.sleep(5 * PATIENCE_SECONDS)
+    await asyncio.sleep(5 * WAIT_AFTER_SECONDS)
     assert not task.done()
     gate(world).set()
     assert status_of(await task).issued
@@ -502,7 +503,7 @@ async def test_a_device_that_goes_away_while_it_is_held_up(slow: World) -> None:
     """Its connection breaks before it is told to wait; its repeat gets what the CA answered."""
     operation = await Operation.begin(slow, BodyType.ir)
     task = asyncio.create_task(slow.post(operation.sent))
-    await asyncio.sleep(PATIENCE_SECONDS / 2)
+    await asyncio.sleep(WAIT_AFTER_SECONDS / 2)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     gate(slow).set()
@@ -605,7 +606,7 @@ async def test_the_ra_tells_to_wait_and_then_the_ca_does(
     """Whoever told the device to wait, it goes on polling, and gets the CA's answer."""
     world = waiting_world(
         upstream={"requests": variant},
-        endpoint={"wait_after_seconds": PATIENCE_SECONDS},
+        endpoint={"wait_after_seconds": WAIT_AFTER_SECONDS},
     )
     world.ca.gate = asyncio.Event()
     operation = await Operation.begin(world, BodyType.ir)
@@ -738,7 +739,7 @@ class ByMAC:
 async def waiting_by_mac(
     vendor: VendorPKI, operator: OperatorPKI, csv_path: Path, reference: str, secret: str
 ) -> ByMAC:
-    world = mac_world(vendor, operator, csv_path, wait_after_seconds=PATIENCE_SECONDS)
+    world = mac_world(vendor, operator, csv_path, wait_after_seconds=WAIT_AFTER_SECONDS)
     world.ca.gate = asyncio.Event()
     der = await ir(world, reference=reference, secret=secret)
     answer = await world.ask(der)

@@ -21,6 +21,7 @@ from ra_gateway.ra.revocation import SignerStatus
 from ra_gateway.revocation import Mode, SourceState
 from tests.support.crls import make_crl
 from tests.support.harness import ManualClock, World, cmp_certificate, fail_names, make_gateway
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_root
 from tests.support.revocation import (
     HOUR,
@@ -467,7 +468,7 @@ async def test_the_background_task_fetches_when_taught(
     await desk.revocation.start()
     device = desk.world.device("ENB-1", **with_point(publisher.url()))
     assert await desk.ask(device) == ["systemUnavail"]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(desk.revocation.states()) < 2 or not desk.revocation.states()[1].fresh:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
     assert await desk.ask(device) == []

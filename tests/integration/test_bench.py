@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.patience import PATIENCE_SECONDS
+
 
 def test_the_benchmark_prints_its_table_and_writes_the_same_as_json(tmp_path: Path) -> None:
     """A few enrolments with the memory store, both ways of confirmation."""
@@ -16,7 +18,7 @@ def test_the_benchmark_prints_its_table_and_writes_the_same_as_json(tmp_path: Pa
         [sys.executable, "-m", "tests.bench.run", *few, "--json", str(target)],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -35,7 +37,7 @@ def test_the_cas_benchmark_prints_a_row_for_each_database() -> None:
         [sys.executable, "-m", "tests.bench.ca", "--count", "100", "--postgres"],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -16,6 +16,7 @@ from cryptography import x509
 
 from ra_gateway.keys import load_certificates
 from tests.support.openssl import load_certificate, openssl_cmp, openssl_path
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI, make_key, write_certificates, write_key
 from tests.support.processes import (
     CAProcess,
@@ -63,7 +64,11 @@ def ca_command(*arguments: str) -> str:
     """Run `ra-gateway ca ...`, which must succeed, and return what it says."""
     program = (sys.executable, "-c", "from ra_gateway.cli.main import main; main()")
     done = subprocess.run(
-        [*program, "ca", *arguments], capture_output=True, text=True, timeout=60, check=False
+        [*program, "ca", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, f"ca {' '.join(arguments)}\n{done.stdout}{done.stderr}"
     return done.stdout
@@ -186,7 +191,7 @@ def ocsp_status(site: Site, certificate: Path) -> str:
         ],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert "Response verify OK" in done.stderr, done.stderr
@@ -208,7 +213,7 @@ async def fetch_crl(site: Site) -> bytes:
         ],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert "verify OK" in done.stderr, done.stderr

@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tests.support.openssl import load_certificate, openssl_cmp, public_key_der
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Authority, Credential, make_key, make_name, write_key
 
 _CLI: Final = (sys.executable, "-c", "from ra_gateway.cli.main import main; main()")
-PATIENCE_SECONDS: Final = 40.0
 ROOT: Final = Path(__file__).parents[2]
 
 INTERFACE: Final = (

@@ -30,6 +30,7 @@ from tests.integration.test_openssl import (
     load_issuing_ca,
 )
 from tests.support.openssl import OpensslMockCA, Result
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI, make_key, make_root, write_certificates
 from tests.support.processes import (
     CAProcess,
@@ -186,12 +187,12 @@ def test_a_request_waits_for_approval(
         key = make_key("p256")
         asking = pool.submit(station.ask, "ir", "-total_timeout", "60", new_key=key)
         found: list[str] = []
-        give_up_at = time.monotonic() + 30
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
         while not found and time.monotonic() < give_up_at:
             found = re.findall(r"\b[0-9a-f]{32}\b", command("list"))
         (transaction_id,) = found
         command(verdict, transaction_id, "--by", "Ann")
-        result = asking.result(timeout=60)
+        result = asking.result(timeout=PATIENCE_SECONDS)
         if verdict == "approve":
             assert_certified_after_polls(station, result, key)
         else:

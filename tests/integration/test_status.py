@@ -33,6 +33,7 @@ from ra_gateway.errors import StoreUnavailable
 from ra_gateway.server.status import StatusListener
 from tests.support import pki
 from tests.support.openssl import openssl_path
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.status import StatusCA, ocsp_signer, status_ca
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -62,7 +63,7 @@ class Service:
             cwd=self.directory,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
         return done.returncode, done.stdout + done.stderr
@@ -556,7 +557,7 @@ async def test_a_slow_client_is_cut_off() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
         writer.write(b"GET /crl/issuing.crl HTTP/1.1\r\nHost: ca\r\n\r\n")
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while served.listener.connections_count:  # noqa: ASYNC110 - no event tells it
                 await asyncio.sleep(0.05)
         assert served.listener.counters.connections_timed_out == 1

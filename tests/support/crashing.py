@@ -46,7 +46,7 @@ from ra_gateway.ca.ledger.database import _PostgresTransaction, _SQLiteThread
 from tests.support.desk import NOW, Clock, Desk, open_desk
 from tests.support.pki import Authority, Credential, OperatorPKI
 
-CHILD_SECONDS: Final = 30
+CHILD_SECONDS: Final = 300
 """A child that takes longer hangs, and is ended."""
 
 STEPS: Final = ("check", "number", "reserve", "build", "inspect", "sign", "answer", "store")

@@ -20,12 +20,12 @@ from typing import Final, Literal, Self, TypeAlias
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Credential, write_certificates
 
 Files: TypeAlias = Path | Sequence[Path]
 
 CLIENT_TIMEOUT_SECONDS: Final = 30.0
-START_TIMEOUT_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.02
 
 
@@ -284,7 +284,7 @@ class OpensslMockCA:
 
     def _await_port(self, process: subprocess.Popen[bytes]) -> int:
         # It logs "ACCEPT [::]:PORT PID=..." when it listens; a trial connection would be a request.
-        give_up_at = time.monotonic() + START_TIMEOUT_SECONDS
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < give_up_at:
             if found := re.search(r"^ACCEPT \S+:(\d+)\s", self.log, re.MULTILINE):
                 return int(found[1])

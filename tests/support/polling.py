@@ -53,9 +53,10 @@ from tests.support.harness import (
     follow,
     status_of,
 )
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Credential, make_key
 
-PATIENCE_SECONDS: Final = 0.02
+WAIT_AFTER_SECONDS: Final = 0.02
 """How long a device is held up in these tests: real time, unlike leases, which the world's clock decides."""
 
 KNOWN: Final = (REFERENCE, SECRET)
@@ -171,7 +172,7 @@ def slow_world(make: Callable[..., World], **options: Any) -> World:
     """A world whose devices are told to wait after a moment, and whose CA answers when its gate opens."""
     endpoint = {
         "body_types": EVERY_TYPE,
-        "wait_after_seconds": PATIENCE_SECONDS,
+        "wait_after_seconds": WAIT_AFTER_SECONDS,
         **options.pop("endpoint", {}),
     }
     world = make(endpoint=endpoint, **options)
@@ -196,7 +197,7 @@ def written_secrets(directory: Path) -> Path:
 
 async def settled(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait until something in the background has happened."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await condition():  # noqa: ASYNC110  # what is awaited is in a store
             await asyncio.sleep(0.005)
 

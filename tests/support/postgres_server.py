@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-_START_SECONDS = 30.0
+from tests.support.patience import PATIENCE_SECONDS
+
 _USER = "postgres"
 _PASSWORD = "correct-horse"
 _MISSING = (
@@ -133,7 +134,7 @@ class PostgresServer:
 
     def _answers(self) -> bool:
         assert self._process is not None
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 self.execute("SELECT 1")
@@ -147,7 +148,7 @@ class PostgresServer:
         done = subprocess.run(
             [_binary(program), "-h", "127.0.0.1", "-p", str(self.port), "-U", _USER, *arguments],
             cwd="/", env=os.environ | {"PGPASSWORD": _PASSWORD}, capture_output=True, text=True,
-            timeout=_START_SECONDS, check=False,
+            timeout=PATIENCE_SECONDS, check=False,
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(done.stderr)

@@ -22,10 +22,9 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
 from ra_gateway.cli.setup import write_setup
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI
 
-START_TIMEOUT_SECONDS: Final = 30.0
-STOP_TIMEOUT_SECONDS: Final = 30.0
 POLL_SECONDS: Final = 0.02
 
 _CLI: Final = (sys.executable, "-c", "from ra_gateway.cli.main import main; main()")
@@ -197,7 +196,7 @@ class ServerProcess:
         """
         process = self._running
         process.send_signal(signal.SIGTERM)
-        exit_code = process.wait(STOP_TIMEOUT_SECONDS)
+        exit_code = process.wait(PATIENCE_SECONDS)
         self._process = None
         return exit_code
 
@@ -246,7 +245,7 @@ class ServerProcess:
         return copy
 
     def _await_port(self, written_bytes: int) -> int:
-        give_up_at = time.monotonic() + START_TIMEOUT_SECONDS
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < give_up_at:
             ended = self._running.poll() is not None
             new = self.log_path.read_bytes()[written_bytes:]

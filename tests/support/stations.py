@@ -25,12 +25,12 @@ from ra_gateway.device.enrollment import (
 )
 from ra_gateway.keys import load_certificates
 from tests.support.dialogue import credential
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI, make_key
 from tests.support.processes import (
     ServerProcess,
 )
 
-PATIENCE_SECONDS = 40.0
 """When a test gives up; nothing here should take longer than half of it on a busy machine."""
 
 

@@ -22,6 +22,7 @@ from ra_gateway.ca.ledger.sql import Prepared, listed, operation_key, padded
 from ra_gateway.ca.records import CertificateStatus, Reason, Reenroll, Revocation
 from ra_gateway.errors import ConfigError, StoreUnavailable
 from tests.contract.ledgers import NOW, intent, issue, operation
+from tests.support.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ async def test_a_file_that_stays_locked_is_told(
     await ledger.open()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             results = await asyncio.gather(
                 *(ledger.reserve(operation(), intent(), NOW) for _ in range(20)),
                 return_exceptions=True,

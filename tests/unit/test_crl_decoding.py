@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -352,8 +351,8 @@ def test_distribution_points_that_do_not_parse_name_nothing(ca: Authority, octet
     assert distribution_point_urls(certificate) == ()
 
 
-def test_a_large_crl_is_decoded_in_little_time(ca: Authority) -> None:
-    """100,000 entries take a third of a second here; three are allowed for a busy machine."""
+def test_a_large_crl_is_decoded(ca: Authority) -> None:
+    """100,000 entries."""
     entry = asn1.tlv(0x30, b"\x06\x03\x55\x1d\x15", b"\x04\x03\x0a\x01\x01")
     entries = b"".join(
         asn1.tlv(
@@ -377,8 +376,6 @@ def test_a_large_crl_is_decoded_in_little_time(ca: Authority) -> None:
     key: Any = ca.private_key
     signature = key.sign(tbs, ec.ECDSA(hashes.SHA256()))
     der = asn1.tlv(0x30, tbs, algorithm, asn1.tlv(0x03, b"\x00", signature))
-    began = time.perf_counter()
     crl = verified(ca, der)
-    assert time.perf_counter() - began < 3.0
     assert len(crl.revoked) == 100_000
     assert 2**120 + 99_999 in crl.revoked

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import PATIENCE_SECONDS
+
 REPOSITORY = Path(__file__).parents[2]
 
 SKIPPING_TEST = """
@@ -54,7 +56,7 @@ def _run_pytest(directory: Path, *, ci: bool) -> dict[str, int]:
         env={**environment, "PYTHONPATH": str(REPOSITORY)} | ({"CI": "true"} if ci else {}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     closing = done.stdout.splitlines()[-1].split(" in ")[0]
