@@ -802,7 +802,9 @@ async def test_a_secret_comes_back_when_the_ca_refuses(
     await ca_answers(by_mac)
     assert fail_names(await by_mac.poll()) == ["badCertTemplate"]
     world.ca.script, world.ca.gate = lambda answer: None, None
-    again = await world.ask(await ir(world, reference=ONCE[0], secret=ONCE[1]))
+    world.endpoint = replace(world.endpoint, wait_after_seconds=60.0)
+    gateway = world.second_gateway()
+    again = await world.ask(await ir(world, reference=ONCE[0], secret=ONCE[1]), gateway=gateway)
     assert status_of(again).issued
 
 

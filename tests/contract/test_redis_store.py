@@ -49,7 +49,7 @@ async def store(redis_url: str) -> AsyncIterator[RedisStore]:
 
 @contextlib.asynccontextmanager
 async def opened(
-    url: str, *, timeout_seconds: float = 2.0, max_connections: int = 64
+    url: str, *, timeout_seconds: float = 20.0, max_connections: int = 64
 ) -> AsyncIterator[RedisStore]:
     store = RedisStore(
         url, clock=system_clock, timeout_seconds=timeout_seconds, max_connections=max_connections

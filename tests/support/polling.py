@@ -56,7 +56,7 @@ from tests.support.harness import (
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Credential, make_key
 
-WAIT_AFTER_SECONDS: Final = 0.02
+WAIT_AFTER_SECONDS: Final = 0.1
 """How long a device is held up in these tests: real time, unlike leases, which the world's clock decides."""
 
 KNOWN: Final = (REFERENCE, SECRET)
