@@ -1,9 +1,12 @@
-"""Log lines: one per message, as JSON or for a terminal; nothing secret has a way into them."""
+"""Log lines: one per message, as JSON or for a terminal; nothing secret has a way into them, nor anything long."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from collections.abc import MutableMapping
+from itertools import islice
 from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
@@ -31,6 +34,109 @@ _FIELDS: Final = (
 )
 
 
+MAX_LINE_OCTETS: Final = 4096
+"""Of one line, whatever was sent; a traceback on a terminal, which has lines of its own, is within them."""
+
+_MAX_FIELDS: Final = 40
+_MAX_ITEMS: Final = 16
+_MAX_ITEM_CHARACTERS: Final = 256
+_MAX_DEPTH: Final = 2
+_OVERHEAD_OCTETS: Final = 8  # of a field: quotes, colon, comma, blanks, colours aside
+_LINE_OVERHEAD_OCTETS: Final = 512  # time, level, colours of a terminal, the list of what was cut
+_ROUGHLY: Final = 6  # octets that one character can take in JSON: \\uXXXX
+_ELLIPSIS: Final = "..."
+_KEPT_LAST: Final = "exception"
+"""The one field whose end says more than its beginning: a traceback ends with what was raised."""
+
+
+def bounded(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> dict[str, Any]:
+    """Cut the fields of a log line so that the line has at most `MAX_LINE_OCTETS`, and list those that were cut.
+
+    A processor of structlog, right before the renderer, so that every line passes it, whoever writes it. The longest
+    fields are cut, and so far that all fit.
+    """
+    lost: list[str] = []  # fields that are not whole
+    line = {}
+    for name, value in islice(fields.items(), _MAX_FIELDS):
+        line[name] = _plain(value, name, lost)
+    if len(fields) > _MAX_FIELDS:
+        lost.append(f"{len(fields) - _MAX_FIELDS} fields")
+    if isinstance(trace := fields.get(_KEPT_LAST), str):
+        line[_KEPT_LAST] = trace[-MAX_LINE_OCTETS - 1 :]
+    room = MAX_LINE_OCTETS - _LINE_OVERHEAD_OCTETS
+    if sum(_ROUGHLY * len(str(value)) for value in line.values()) > room:
+        sizes = {
+            name: _octets(value) + len(name) + _OVERHEAD_OCTETS for name, value in line.items()
+        }
+        share = _share(sorted(sizes.values()), room)
+        for name, size in sizes.items():
+            if size > share:
+                most = share - len(name) - _OVERHEAD_OCTETS
+                line[name] = _cut(line[name], most, from_end=name == _KEPT_LAST)
+                lost.append(name)
+    if lost:
+        line["cut"] = ", ".join(dict.fromkeys(lost))[:256]
+    return line
+
+
+def _share(sizes: list[int], room: int) -> int:
+    """Return how much the longest fields may take where the shorter ones stay as they are."""
+    for index, size in enumerate(sizes):
+        share = room // (len(sizes) - index)
+        if size > share:
+            return share
+        room -= size
+    return sizes[-1]
+
+
+def _plain(value: Any, field: str, lost: list[str], depth: int = 0) -> Any:
+    """Return a value that every renderer can write, its texts, numbers and lists bounded before they are walked.
+
+    Args:
+        field, lost: The field's name, and where it goes if something was left out.
+    """
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int) and value.bit_length() <= 64:
+        return value
+    if isinstance(value, list | tuple | set | frozenset | dict) and depth < _MAX_DEPTH:
+        if len(value) > _MAX_ITEMS:
+            lost.append(field)
+        some = [_plain(item, field, lost, depth + 1) for item in islice(value, _MAX_ITEMS)]
+        if isinstance(value, dict):
+            items = islice(value.values(), _MAX_ITEMS)
+            of_some = [_plain(item, field, lost, depth + 1) for item in items]
+            return dict(zip(map(str, some), of_some, strict=True))
+        return some
+    most = MAX_LINE_OCTETS if depth == 0 else _MAX_ITEM_CHARACTERS
+    if isinstance(value, list | tuple | set | frozenset | dict):
+        text = _ELLIPSIS
+        lost.append(field)
+    elif isinstance(value, bytes):
+        text = value[: most + 1].hex()
+    else:
+        text = hex(value) if isinstance(value, int) else str(value)
+    if len(text) > most:
+        lost.append(field)
+    return text[:most]
+
+
+def _octets(value: Any) -> int:
+    return len(json.dumps(value, default=str))
+
+
+def _cut(value: Any, most: int, *, from_end: bool) -> str:
+    """Return the beginning, or the end, of a value as a text of at most so many octets in JSON."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    most = max(most - len(_ELLIPSIS) - 2, 0)
+    kept = text[-most:] if from_end and most else text[:most]
+    while _octets(kept) - 2 > most:
+        over = _octets(kept) - 2 - most
+        less = max(1, over // _ROUGHLY)
+        kept = kept[less:] if from_end else kept[:-less]
+    return _ELLIPSIS + kept if from_end else kept + _ELLIPSIS
+
+
 class _StandardError:
     """Standard error as it is when a line is written: loggers outlive what replaced it for a while."""
 
@@ -46,17 +152,18 @@ def configure(format_: Literal["json", "console"], level: str) -> None:
     processors: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        # Plain tracebacks: the usual ones of a terminal show local variables, which may be keys.
         structlog.processors.format_exc_info,
+        bounded,
     ]
     if format_ == "json":
         processors.append(structlog.processors.JSONRenderer())
     else:
-        # Plain tracebacks: the usual ones of a terminal show local variables, which may be keys.
-        processors[-1:] = [
+        processors.append(
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
             )
-        ]
+        )
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),

@@ -49,7 +49,10 @@ def anchors(paths: Sequence[Path], setting: str) -> tuple[Certificate, ...]:
 
 def _algorithms(config: AlgorithmsConfig) -> AlgorithmPolicy:
     return AlgorithmPolicy(
-        frozenset(config.signatures), config.min_rsa_bits, frozenset(config.curves)
+        frozenset(config.signatures),
+        config.min_rsa_bits,
+        frozenset(config.curves),
+        max_rsa_bits=config.max_rsa_bits,
     )
 
 

@@ -32,6 +32,7 @@ from ra_gateway.cmp.algorithms import default_algorithm
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.messages import CertTemplate
 from ra_gateway.cmp.names import NULL_DN
+from ra_gateway.cmp.remembering import remembered
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.errors import MalformedMessage, ServiceFailure, TemplateRefused
 
@@ -331,7 +332,7 @@ def _members(der: bytes, position: int, end: int, count: int | None = None) -> l
 # Functions of octets alone may remember: what was read for the decision is not read differently for the check.
 
 
-@lru_cache(maxsize=256)
+@remembered(entries=256, max_octets=1024)
 def _read_key(spki_der: bytes) -> tuple[str, bytes]:
     """Return the kind of a key ("" if not known) and its identifier, as `certificates.key_identifier` does."""
     (_, start, _, middle), (tag, _, bits, end) = _members(spki_der, 0, len(spki_der), 2)
@@ -355,7 +356,7 @@ def _read_attributes(name_der: bytes) -> set[bytes]:
     return found
 
 
-@lru_cache(maxsize=256)
+@remembered(entries=256, max_octets=1024)
 def _read_names(general_names_der: bytes) -> tuple[int, ...]:
     """Return the tags of GeneralNames, each of which has the form of its kind."""
     tags = []
@@ -392,23 +393,23 @@ _MAX_NF_TYPE: Final = 32
 """Octets of a name of a network function's type (RFC 9310 3)."""
 
 
-@lru_cache(maxsize=256)
+@remembered(entries=256, max_octets=1024)
 def _read_bits(value: bytes) -> frozenset[int]:
     return frozenset(asn1.set_bits(asn1.decode(asn1.BitString, value)))
 
 
-@lru_cache(maxsize=256)
+@remembered(entries=256, max_octets=1024)
 def _read_purposes(value: bytes) -> tuple[str, ...]:
     return tuple(oid.dotted_string for oid in asn1.unbox(asn1.OIDsBox, value).oids)
 
 
-@lru_cache(maxsize=256)
+@remembered(entries=256, max_octets=1024)
 def _read_extension(extension_der: bytes) -> tuple[str, bool, bytes]:
     item = asn1.decode(asn1.Extension, extension_der)
     return item.extn_id.dotted_string, item.critical, item.extn_value
 
 
-@lru_cache(maxsize=256)
+@remembered(entries=256, max_octets=1024)
 def _read_time(time_der: bytes) -> datetime:
     """Return UTCTime or GeneralizedTime, in the one form that RFC 5280 4.1.2.5 allows."""
     tag, text = time_der[0], time_der[2:].decode("ascii", "replace")
@@ -422,7 +423,7 @@ def _read_time(time_der: bytes) -> datetime:
     return moment
 
 
-@lru_cache(maxsize=256)
+@remembered(entries=256, max_octets=1024)
 def _uris(value: bytes) -> tuple[str, ...]:
     """Return all that is tagged as a URI, at any depth."""
     found: list[str] = []

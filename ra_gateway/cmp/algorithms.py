@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ra_gateway.cmp import asn1
+from ra_gateway.cmp.remembering import remembered
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
 
 _HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
@@ -36,6 +37,7 @@ _HASH_OIDS: Final = {
 }
 _RSASSA_PSS: Final = "1.2.840.113549.1.1.10"
 _MGF1: Final = "1.2.840.113549.1.1.8"
+_PSS_DEFAULT_SALT_OCTETS: Final = 20
 _MAX_PSS_SALT_OCTETS: Final = (
     64  # the longest hash's length; RFC 4055 recommends salt = hash length
 )
@@ -140,7 +142,6 @@ LEGACY_ALGORITHMS: Final = frozenset(
 
 DEFAULT_ALGORITHMS: Final = frozenset(SIGNATURE_ALGORITHMS) - LEGACY_ALGORITHMS
 DEFAULT_CURVES: Final = frozenset({"P-256", "P-384", "P-521"})
-_CURVE_NAMES: Final = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 
 def signature_algorithm(der: bytes) -> SignatureAlgorithm:
@@ -153,12 +154,15 @@ def signature_algorithm(der: bytes) -> SignatureAlgorithm:
     return known if known is not None else _parse_uncommon(der)
 
 
-@lru_cache(maxsize=64)
+@remembered(entries=64, max_octets=128)
 def _parse_uncommon(der: bytes) -> SignatureAlgorithm:
     identifier = asn1.decode(asn1.AlgorithmIdentifier, der)
     oid = identifier.algorithm.dotted_string
     if oid != _RSASSA_PSS:
-        raise AlgorithmRefused(f"signature algorithm {oid} is not known", rule="R17")
+        # Parameters that ECDSA, EdDSA and ML-DSA do not have come here too (RFC 5758 3.2, RFC 8410 3, RFC 9881 2).
+        known = any(asn1.oid_der(oid) in other for other in _BY_DER)
+        why = "has parameters that it must not have" if known else "is not known"
+        raise AlgorithmRefused(f"signature algorithm {oid} {why}", rule="R17")
     if identifier.parameters is None:
         raise AlgorithmRefused("RSASSA-PSS without parameters", rule="R20")
     params = asn1.decode(asn1.RSASSAPSSParams, asn1.raw(identifier.parameters))
@@ -170,23 +174,40 @@ def _parse_uncommon(der: bytes) -> SignatureAlgorithm:
         if params.mask_gen_algorithm.parameters is None:
             raise AlgorithmRefused("MGF1 without a hash", rule="R20")
         mask = _pss_hash(
-            asn1.decode(asn1.AlgorithmIdentifier, asn1.raw(params.mask_gen_algorithm.parameters))
+            asn1.decode(asn1.AlgorithmIdentifier, asn1.raw(params.mask_gen_algorithm.parameters)),
         )
     if mask != digest:
         raise AlgorithmRefused(f"RSASSA-PSS with {digest} but MGF1 with {mask}", rule="R20")
-    salt = 20 if params.salt_length is None else params.salt_length
+    salt = _PSS_DEFAULT_SALT_OCTETS if params.salt_length is None else params.salt_length
     if not 0 <= salt <= _MAX_PSS_SALT_OCTETS or params.trailer_field not in (None, 1):
-        raise AlgorithmRefused(f"RSASSA-PSS with salt length {salt}", rule="R20")
+        raise AlgorithmRefused(f"RSASSA-PSS with salt length {salt:#x}", rule="R20")
+    if params.salt_length == _PSS_DEFAULT_SALT_OCTETS or params.trailer_field is not None:
+        raise AlgorithmRefused(
+            "RSASSA-PSS with a default written out, which DER leaves out", rule="R20"
+        )
     return SignatureAlgorithm(f"rsa-pss-{digest}", der, "rsa", digest, salt_length=salt)
 
 
 def _pss_hash(identifier: asn1.AlgorithmIdentifier | None) -> str:
+    """Return the hash of PSS or its mask; SHA-1, the DEFAULT of RFC 4055 3.1, must not be written out."""
     if identifier is None:
-        return "sha1"  # the DEFAULT of RFC 4055 3.1
+        return "sha1"
+    name = _hash_name(identifier, "R20")
+    if name == "sha1":
+        raise AlgorithmRefused(
+            "RSASSA-PSS with a default written out, which DER leaves out", rule="R20"
+        )
+    return name
+
+
+def _hash_name(identifier: asn1.AlgorithmIdentifier, rule: str) -> str:
     oid = identifier.algorithm.dotted_string
     name = _HASH_OIDS.get(oid)
     if name is None:
-        raise AlgorithmRefused(f"hash algorithm {oid} is not known", rule="R20")
+        raise AlgorithmRefused(f"hash algorithm {oid} is not known", rule=rule)
+    # RFC 4055 2.1, RFC 5754 2: NULL or absent; any other parameters would be one more spelling.
+    if identifier.parameters is not None and asn1.raw(identifier.parameters) != _NULL:
+        raise AlgorithmRefused(f"hash algorithm {oid} has parameters", rule=rule)
     return name
 
 
@@ -194,13 +215,9 @@ def hash_algorithm(identifier: asn1.AlgorithmIdentifier) -> str:
     """Return the name of a hash AlgorithmIdentifier.
 
     Raises:
-        AlgorithmRefused: Unknown.
+        AlgorithmRefused: Unknown, or with parameters other than NULL.
     """
-    oid = identifier.algorithm.dotted_string
-    name = _HASH_OIDS.get(oid)
-    if name is None:
-        raise AlgorithmRefused(f"hash algorithm {oid} is not known", rule="R103")
-    return name
+    return _hash_name(identifier, "R103")
 
 
 def digest(hash_name: str, octets: bytes) -> bytes:
@@ -211,14 +228,130 @@ def digest(hash_name: str, octets: bytes) -> bytes:
     return context.finalize()
 
 
-@lru_cache(maxsize=1024)
+MAX_RSA_BITS: Final = 8192
+"""What a domain allows unless told otherwise; each doubling costs whoever verifies four times as much."""
+
+_MOST_RSA_BITS: Final = 16_384  # what OpenSSL verifies with at most
+_MAX_RSA_EXPONENT_BITS: Final = 64  # OpenSSL's bound for long moduli; nearly all are 65537
+
+_RSA_KEY_DER: Final = _identifier("1.2.840.113549.1.1.1", _NULL)
+_EC_PUBLIC_KEY: Final = "1.2.840.10045.2.1"
+_EC_KEYS: Final = {
+    _identifier(_EC_PUBLIC_KEY, asn1.oid_der(oid)): (curve, octets)
+    for oid, curve, octets in (
+        ("1.2.840.10045.3.1.7", "P-256", 32),
+        ("1.3.132.0.34", "P-384", 48),
+        ("1.3.132.0.35", "P-521", 66),
+    )
+}
+"""AlgorithmIdentifiers to the curve and the octets of a coordinate; explicit parameters are none of them."""
+
+_OTHER_KEYS: Final = {
+    _identifier(oid): (name, octets)
+    for oid, name, octets in (
+        ("1.3.101.112", "ed25519", 32),
+        ("1.3.101.113", "ed448", 57),
+        ("2.16.840.1.101.3.4.3.17", "ml-dsa-44", 1312),
+        ("2.16.840.1.101.3.4.3.18", "ml-dsa-65", 1952),
+        ("2.16.840.1.101.3.4.3.19", "ml-dsa-87", 2592),
+        ("2.16.840.1.101.3.4.4.2", "ml-kem-768", 1184),
+        ("2.16.840.1.101.3.4.4.3", "ml-kem-1024", 1568),
+    )
+}
+"""AlgorithmIdentifiers to the family and the octets of the key."""
+
+
+class PublicKeyKind(NamedTuple):
+    """What the octets of a SubjectPublicKeyInfo say of the key.
+
+    Args:
+        family: As of `key_family`; "" for a key that cannot sign.
+        name: For people.
+        curve: "P-256" and so on, "" for other families.
+        rsa_bits: Of the modulus, 0 for other families.
+    """
+
+    family: str
+    name: str
+    curve: str = ""
+    rsa_bits: int = 0
+
+
+def public_key_kind(spki_der: bytes) -> PublicKeyKind:
+    """Judge a SubjectPublicKeyInfo by its octets alone.
+
+    Loading a key can be dear (a group of Diffie-Hellman is tested for primality), and whoever sends it is not
+    known yet: what is not on the list here is not loaded, whatever the library underneath can do with it.
+
+    Raises:
+        MalformedMessage: It does not parse, or its key has another length than its algorithm wants.
+        AlgorithmRefused: Its algorithm, its curve or the size of its modulus is not supported.
+    """
+    outer = asn1.members(spki_der, 2, "SubjectPublicKeyInfo")
+    if spki_der[:1] != b"\x30" or [tag for tag, _, _ in outer] != [0x30, 0x03]:
+        raise MalformedMessage("not a SubjectPublicKeyInfo", rule="R1")
+    (_, _, middle), (_, bits, end) = outer
+    ((_, start, _),) = asn1.spans(spki_der, 0, len(spki_der), 1, "SubjectPublicKeyInfo")
+    algorithm_der, key = spki_der[start:middle], spki_der[bits + 1 : end]
+    if spki_der[bits : bits + 1] != b"\x00":
+        raise MalformedMessage("public key with unused bits", rule="R1")
+    if algorithm_der == _RSA_KEY_DER:
+        size = _rsa_bits(key)
+        return PublicKeyKind("rsa", f"RSA-{size}", rsa_bits=size)
+    if (on_curve := _EC_KEYS.get(algorithm_der)) is not None:
+        curve, octets = on_curve
+        if (key[:1], len(key) - 1) not in (
+            (b"\x04", 2 * octets),
+            (b"\x02", octets),
+            (b"\x03", octets),
+        ):
+            raise MalformedMessage(f"public key: not a point of {curve}", rule="R1")
+        return PublicKeyKind("ec", curve, curve=curve)
+    if (other := _OTHER_KEYS.get(algorithm_der)) is not None:
+        name, octets = other
+        if len(key) != octets:
+            raise MalformedMessage(f"public key: {len(key)} octets, {name} has {octets}", rule="R1")
+        return PublicKeyKind("" if name.startswith("ml-kem") else name, name)
+    oid = asn1.decode(asn1.AlgorithmIdentifier, algorithm_der).algorithm.dotted_string
+    what = "on a curve" if oid == _EC_PUBLIC_KEY else f"of an algorithm ({oid})"
+    raise AlgorithmRefused(f"a public key {what} that is not supported", rule="R61")
+
+
+def _rsa_bits(key: bytes) -> int:
+    """Return the size of an RSAPublicKey's modulus."""
+    numbers = asn1.members(key, 2, "RSAPublicKey")
+    if key[:1] != b"\x30" or [tag for tag, _, _ in numbers] != [0x02, 0x02]:
+        raise MalformedMessage("not an RSAPublicKey", rule="R1")
+    (_, start, middle), (_, exponent_start, end) = numbers
+    if 8 * (middle - start) > _MOST_RSA_BITS + 8:
+        raise AlgorithmRefused(
+            f"an RSA key of some {8 * (middle - start)} bits; at most {_MOST_RSA_BITS} are read",
+            rule="R19",
+        )
+    if 8 * (end - exponent_start) > _MAX_RSA_EXPONENT_BITS + 8:
+        raise AlgorithmRefused(
+            f"an RSA key whose exponent has more than {_MAX_RSA_EXPONENT_BITS} bits", rule="R19"
+        )
+    modulus = int.from_bytes(key[start:middle], "big", signed=True)
+    exponent = int.from_bytes(key[exponent_start:end], "big", signed=True)
+    if modulus <= 0 or exponent < 3 or not exponent & 1:
+        raise MalformedMessage("no modulus and exponent of RSA", rule="R1")
+    if modulus.bit_length() > _MOST_RSA_BITS or exponent.bit_length() > _MAX_RSA_EXPONENT_BITS:
+        raise AlgorithmRefused("an RSA key whose modulus or exponent is too long", rule="R19")
+    return modulus.bit_length()
+
+
+@remembered(entries=256, max_octets=4096)
 def load_public_key(spki_der: bytes) -> PublicKeyTypes:
     """Load a SubjectPublicKeyInfo; remembered, since the key asked for comes back in the certificate.
 
+    Only what `public_key_kind` knows is loaded.
+
     Raises:
         MalformedMessage: It does not parse.
-        AlgorithmRefused: Its algorithm or curve is not supported.
+        AlgorithmRefused: Its algorithm, curve or size is not supported.
     """
+    public_key_kind(spki_der)
     try:
         return load_der_public_key(spki_der)
     except UnsupportedAlgorithm as error:
@@ -268,6 +401,8 @@ def verify_signature(
             f"{algorithm.name} with a key of kind {key_family(key) or type(key).__name__}",
             rule="R18",
         )
+    if len(signature) > _max_signature_octets(key):
+        raise InvalidSignature
     # key_family has told the kinds apart; the signatures of `verify` differ, hence Any.
     verify: Callable[..., None] = getattr(key, "verify")  # noqa: B009
     if algorithm.family == "ec":
@@ -276,6 +411,25 @@ def verify_signature(
         verify(signature, octets, rsa_padding(algorithm), _HASHES[algorithm.hash_name])
     else:
         verify(signature, octets)
+
+
+def _max_signature_octets(key: PublicKeyTypes) -> int:
+    if isinstance(key, rsa.RSAPublicKey):
+        return (key.key_size + 7) // 8
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return (
+            2 * ((key.key_size + 7) // 8) + 9
+        )  # two INTEGERs, with a zero in front, in a SEQUENCE
+    return _SIGNATURE_OCTETS[key_family(key)]
+
+
+_SIGNATURE_OCTETS: Final = {
+    "ed25519": 64,
+    "ed448": 114,
+    "ml-dsa-44": 2420,
+    "ml-dsa-65": 3309,
+    "ml-dsa-87": 4627,
+}
 
 
 def signing_arguments(algorithm: SignatureAlgorithm) -> tuple[Any, ...]:
@@ -334,12 +488,14 @@ class AlgorithmPolicy:
         min_rsa_bits: Smallest RSA modulus.
         curves: Out of "P-256", "P-384", "P-521".
         families: Kinds of keys (as of `key_family`); None for every one that is supported.
+        max_rsa_bits: Largest RSA modulus.
     """
 
     signatures: frozenset[str] = DEFAULT_ALGORITHMS
     min_rsa_bits: int = 2048
     curves: frozenset[str] = DEFAULT_CURVES
     families: frozenset[str] | None = None
+    max_rsa_bits: int = MAX_RSA_BITS
 
     @property
     def forgives(self) -> bool:
@@ -363,29 +519,38 @@ class AlgorithmPolicy:
                 rule="R17",
             )
 
-    def require_key(self, key: PublicKeyTypes, use: str, whose: object = "") -> None:
-        """Refuse a key that is too weak; arguments as of `require_signature`.
+    def require_key(self, spki_der: bytes, use: str, whose: object = "") -> None:
+        """Refuse a key that is too weak, too dear or of another kind, by its octets alone: it is not loaded.
+
+        Args:
+            spki_der: SubjectPublicKeyInfo.
+            use, whose: As of `require_signature`.
 
         Raises:
             AlgorithmRefused: It is.
+            MalformedMessage: It does not parse.
         """
-        if isinstance(key, ec.EllipticCurvePublicKey):
-            curve = _CURVE_NAMES.get(key.curve.name, key.curve.name)
-            if curve not in self.curves:
-                raise AlgorithmRefused(f"{_text(whose, use)} on curve {curve}", rule="R61")
-        elif isinstance(key, rsa.RSAPublicKey) and key.key_size < self.min_rsa_bits:
+        kind = public_key_kind(spki_der)
+        if kind.curve and kind.curve not in self.curves:
+            raise AlgorithmRefused(f"{_text(whose, use)} on curve {kind.curve}", rule="R61")
+        if kind.rsa_bits and kind.rsa_bits < self.min_rsa_bits:
             raise AlgorithmRefused(
-                f"{_text(whose, use)} with RSA-{key.key_size}; the least allowed is {self.min_rsa_bits}",
+                f"{_text(whose, use)} with {kind.name}; the least allowed is {self.min_rsa_bits}",
                 rule="R19",
             )
-        if self.families is not None and key_family(key) not in self.families:
+        if kind.rsa_bits > self.max_rsa_bits:
             raise AlgorithmRefused(
-                f"{_text(whose, use)} of kind {key_family(key) or type(key).__name__}; allowed here: "
+                f"{_text(whose, use)} with {kind.name}; the most allowed is {self.max_rsa_bits}",
+                rule="R19",
+            )
+        if self.families is not None and kind.family not in self.families:
+            raise AlgorithmRefused(
+                f"{_text(whose, use)} of kind {kind.name}; allowed here: "
                 f"{', '.join(sorted(self.families))}",
                 rule="TS 33.310 6.1.1",
             )
-        if not key_family(key):
-            raise AlgorithmRefused(f"{_text(whose, use)} of kind {type(key).__name__}", rule="R61")
+        if not kind.family:
+            raise AlgorithmRefused(f"{_text(whose, use)} of kind {kind.name}", rule="R61")
 
 
 _PROFILED_FAMILIES: Final = frozenset({"rsa", "ec"})
@@ -426,10 +591,12 @@ __all__ = [
     "DEFAULT_CURVES",
     "KEM_PUBLIC_KEYS",
     "LEGACY_ALGORITHMS",
+    "MAX_RSA_BITS",
     "SIGNATURE_ALGORITHMS",
     "AlgorithmPolicy",
     "AlgorithmRefused",
     "InvalidSignature",
+    "PublicKeyKind",
     "SignatureAlgorithm",
     "certificate_hash",
     "default_algorithm",
@@ -437,6 +604,7 @@ __all__ = [
     "hash_algorithm",
     "key_family",
     "load_public_key",
+    "public_key_kind",
     "rsa_padding",
     "signature_algorithm",
     "signing_arguments",

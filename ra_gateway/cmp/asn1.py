@@ -21,9 +21,16 @@ from cryptography.hazmat.asn1 import Null as Null
 from cryptography.hazmat.asn1 import UTCTime as UTCTime
 from cryptography.hazmat.asn1 import Variant as Variant
 
+from ra_gateway.cmp.remembering import remembered
 from ra_gateway.errors import MalformedMessage
 
 T = TypeVar("T")
+
+MAX_ELEMENTS = 256
+"""Elements of one SEQUENCE OF that are decoded, where nothing tighter is said. The longest that are met have dozens."""
+
+_MAX_NAMED_BITS = 128
+"""The longest list of named bits, PKIFailureInfo, has 27."""
 
 TLV = asn1.TLV
 OptionalTLV = asn1.TLV | Null | None
@@ -671,13 +678,60 @@ def decode(cls: type[T], der: bytes) -> T:
         raise MalformedMessage(f"not a {cls.__name__}: {error}", rule="R1") from error
 
 
-def unbox(box: type[T], der: bytes) -> T:
-    """Decode a bare SEQUENCE OF by way of its ...Box class.
+def unbox(box: type[T], der: bytes, most: int = MAX_ELEMENTS) -> T:
+    """Decode a bare SEQUENCE OF by way of its ...Box class, its elements counted before one is decoded.
 
     Raises:
-        MalformedMessage: As `decode`.
+        MalformedMessage: As `decode`; or it has more than `most` elements.
     """
+    for _, start, end in spans(der, 0, len(der), 1, box.__name__):
+        spans(der, start, end, most, box.__name__)
     return decode(box, tlv(0x30, der))
+
+
+Span = tuple[int, int, int]
+"""Of one element: its tag octet, where its content starts, where it ends."""
+
+
+def spans(der: bytes, start: int, end: int, most: int, what: str) -> list[Span]:
+    """Find the elements between two offsets by their tags and lengths alone: nothing is decoded or copied.
+
+    Args:
+        most: So many elements are looked at.
+        what: Whose they are, for the text.
+
+    Raises:
+        MalformedMessage: There are more, or they do not end where they should.
+    """
+    found: list[Span] = []
+    try:
+        while start < end:
+            if len(found) == most:
+                raise MalformedMessage(f"more than {most} elements in {what}", rule="R1")
+            tag, length, content = der[start], der[start + 1], start + 2
+            if length >= 0x80:
+                size = length & 0x7F
+                length = int.from_bytes(der[content : content + size], "big")
+                content += size
+            if tag & 0x1F == 0x1F:  # no element that is counted has a tag of several octets
+                break
+            start = content + length
+            found.append((tag, content, start))
+    except IndexError:
+        start = -1
+    if start != end:
+        raise MalformedMessage(f"not a {what}: its elements do not fit", rule="R1")
+    return found
+
+
+def members(der: bytes, most: int, what: str) -> list[Span]:
+    """Find the elements inside one element, as `spans`.
+
+    Raises:
+        MalformedMessage: As `spans`, or it is not one element.
+    """
+    ((_, start, end),) = spans(der, 0, len(der), 1, what) or ((0, 0, 0),)
+    return spans(der, start, end, most, what)
 
 
 def boxed(box: Any) -> bytes:
@@ -704,7 +758,7 @@ def element(der: bytes) -> asn1.TLV:
     return decode(asn1.TLV, der)
 
 
-known_element = lru_cache(maxsize=4096)(element)
+known_element = remembered(entries=512, max_octets=256)(element)
 """`element`, remembering: for names and algorithm identifiers, which come back with every message."""
 
 
@@ -795,6 +849,12 @@ def set_of(items: list[T]) -> asn1.SetOf[T]:
 
 
 def set_bits(bits: BitString) -> list[int]:
-    """Return the numbers of the bits that are set."""
+    """Return the numbers of the bits that are set in a list of named bits.
+
+    Raises:
+        MalformedMessage: It is longer than any list of named bits.
+    """
     octets = bits.as_bytes()
+    if len(octets) * 8 > _MAX_NAMED_BITS:
+        raise MalformedMessage(f"{len(octets)} octets of named bits", rule="R1")
     return [i for i in range(len(octets) * 8) if octets[i // 8] & (0x80 >> (i % 8))]

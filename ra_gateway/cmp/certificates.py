@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -18,8 +19,18 @@ from ra_gateway.cmp.algorithms import (
     signature_algorithm,
     verify_signature,
 )
-from ra_gateway.cmp.names import CanonicalName, canonical, rfc4514, same_name
+from ra_gateway.cmp.names import CanonicalName, canonical, rfc4514
+from ra_gateway.cmp.remembering import Memory
 from ra_gateway.errors import MalformedMessage
+
+MAX_CERTIFICATE_OCTETS: Final = 32_768
+"""With ML-DSA-87 key and signature a certificate has some 8,000."""
+
+MAX_EXTENSIONS: Final = 24
+"""Extensions of one certificate; vendors' have a dozen."""
+
+_EXTENSIONS: Final = 0xA3
+_KEY_IDENTIFIER: Final = 0x80
 
 
 class ExtensionOID:
@@ -93,11 +104,21 @@ class Certificate:
         """Decode a certificate.
 
         Raises:
-            MalformedMessage: It is not one; it has an extension twice; its version does not exist, or does not
-                have what it holds; or the algorithm it is signed with is not the one that is under the signature.
+            MalformedMessage: It is not one, or larger than any; it has an extension twice; its version does not
+                exist, or does not have what it holds; or the algorithm it is signed with is not the one that is
+                under the signature.
         """
+        if len(der) > MAX_CERTIFICATE_OCTETS:
+            raise MalformedMessage(
+                f"a certificate of {len(der)} octets; at most {MAX_CERTIFICATE_OCTETS} are read",
+                rule="R1",
+            )
         outer = asn1.decode(asn1.Certificate, der)
         tbs_der = asn1.raw(outer.tbs_certificate)
+        for tag, start, end in asn1.members(tbs_der, 10, "TBSCertificate")[6:]:
+            if tag == _EXTENSIONS:
+                for _, inside, inside_end in asn1.spans(tbs_der, start, end, 1, "extensions"):
+                    asn1.spans(tbs_der, inside, inside_end, MAX_EXTENSIONS, "extensions")
         tbs = asn1.decode(asn1.TBSCertificate, tbs_der)
         algorithm_der = asn1.raw(outer.signature_algorithm)
         if asn1.raw(tbs.signature) != algorithm_der:
@@ -147,19 +168,37 @@ class Certificate:
         Raises:
             MalformedMessage: The issuer is not a Name.
         """
-        return CertificateID(canonical(self.issuer_der), self.serial_number)
+        return CertificateID(self.issuer_name, self.serial_number)
+
+    @cached_property
+    def subject_name(self) -> CanonicalName:
+        """The subject as it compares (`names.canonical`).
+
+        Raises:
+            MalformedMessage: The subject is not a Name.
+        """
+        return canonical(self.subject_der)
+
+    @cached_property
+    def issuer_name(self) -> CanonicalName:
+        """The issuer as it compares.
+
+        Raises:
+            MalformedMessage: The issuer is not a Name.
+        """
+        return canonical(self.issuer_der)
 
     @cached_property
     def fingerprint(self) -> bytes:
         """SHA-256 of `der`, 32 octets, as `openssl x509 -fingerprint -sha256` prints it: for people to read."""
         return hashlib.sha256(self.der).digest()
 
-    @property
+    @cached_property
     def subject(self) -> str:
         """The subject for people: an RFC 4514 string, or hex where it cannot be written as one."""
         return _shown(self.subject_der)
 
-    @property
+    @cached_property
     def issuer(self) -> str:
         """The issuer for people, as `subject`."""
         return _shown(self.issuer_der)
@@ -192,7 +231,13 @@ class Certificate:
     def authority_key_identifier(self) -> bytes | None:
         """keyIdentifier of the AuthorityKeyIdentifier extension, if there is one."""
         found = self.extensions.get(ExtensionOID.authorityKeyIdentifier)
-        return asn1.decode(asn1.AuthorityKeyIdentifier, found[1]).key_identifier if found else None
+        if not found:
+            return None
+        # By its tag: the issuer's names beside it, of which there may be any number, are not looked at.
+        for tag, start, end in asn1.members(found[1], 3, "AuthorityKeyIdentifier"):
+            if tag == _KEY_IDENTIFIER:
+                return found[1][start:end]
+        return None
 
     @cached_property
     def key_usage(self) -> frozenset[int] | None:
@@ -233,7 +278,7 @@ class Certificate:
     @cached_property
     def self_issued(self) -> bool:
         """Whether subject and issuer are the same name."""
-        return same_name(self.subject_der, self.issuer_der)
+        return self.subject_der == self.issuer_der or self.subject_name == self.issuer_name
 
     def valid_at(self, moment: datetime) -> bool:
         """Tell whether a moment lies in the validity period."""
@@ -268,31 +313,38 @@ def _shown(name_der: bytes) -> str:
         return f"#{name_der.hex()}"
 
 
-MAX_REMEMBERED_BYTES: Final = 16_384
-"""A certificate with ML-DSA-87 key and signature has some 8,000 octets; strangers may send larger ones."""
+_MEMORY_OCTETS: Final = 4_194_304
+"""Some 4,000 certificates of usual size; what is decoded of each takes a few times its octets."""
+
+_KNOWN: Final[Memory[Certificate]] = Memory(_MEMORY_OCTETS)
 
 
 def load_certificate(der: bytes) -> Certificate:
-    """Decode a certificate that came with a message, the fields by which paths are built included.
+    """Decode a certificate that came with a message, the fields by which paths are chosen included.
 
-    Remembered: a device's certificate comes with each of its messages, a CA's with all.
+    Names are made comparable where they are compared: most that come along are not. Nor is it remembered for having
+    been asked for: `keep_certificates` is told whose came with an authentic message.
 
     Raises:
-        MalformedMessage: As `Certificate.from_der`; or a name or key identifier does not parse.
+        MalformedMessage: As `Certificate.from_der`; or a key identifier or basicConstraints does not parse.
     """
-    return (_remembered if len(der) <= MAX_REMEMBERED_BYTES else _load)(der)
-
-
-def _load(der: bytes) -> Certificate:
+    known = _KNOWN.get(der)
+    if known is not None:
+        return known
     certificate = Certificate.from_der(der)
     # Read here, where a stray certificate is passed over, rather than in the midst of a path search.
-    _ = canonical(certificate.subject_der), canonical(certificate.issuer_der)
     _ = certificate.subject_key_identifier, certificate.authority_key_identifier
     _ = certificate.basic_constraints
     return certificate
 
 
-_remembered = lru_cache(maxsize=2048)(_load)
+def keep_certificates(certificates: Iterable[Certificate]) -> None:
+    """Remember certificates of whom a signature from an anchor down has authenticated.
+
+    A device's certificate comes with each of its messages, a CA's with all.
+    """
+    for certificate in certificates:
+        _KNOWN.keep(certificate.der, certificate)
 
 
 __all__ = [
@@ -301,6 +353,7 @@ __all__ = [
     "ExtensionOID",
     "InvalidSignature",
     "KeyUsage",
+    "keep_certificates",
     "load_certificate",
 ]
 

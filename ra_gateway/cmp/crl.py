@@ -299,7 +299,7 @@ def verify_crl(
 # --- distribution points --------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def distribution_point_names(certificate: Certificate) -> frozenset[bytes]:
     """Return the DER of all names under which a certificate says its CRL is found (RFC 5280 4.2.1.13).
 

@@ -1,7 +1,8 @@
 """Protection by a shared secret: PasswordBasedMac and PBMAC1 (RFC 9481 6.1, RFC 9483 4.1.5).
 
-Costs are checked before anything is computed: iteration count and salt come from a stranger. What is refused by
-those bounds does not depend on any secret; nor, in its order of steps, does what follows.
+Costs are checked before anything is computed: iteration count and salt come from a stranger. A key is derived for
+references that are known, and for no other: a reference travels in the clear, so that the time by which it shows that
+it exists tells nobody more than one message that is overheard, while a derivation for all others is work for anybody.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ _HASHES: Final = {
     "2.16.840.1.101.3.4.2.2": "sha384",
     "2.16.840.1.101.3.4.2.3": "sha512",
 }
+_FUNCTIONS: Final = {
+    "sha256": hashlib.sha256,
+    "sha384": hashlib.sha384,
+    "sha512": hashlib.sha512,
+}
 _HMACS: Final = {
     "1.3.6.1.5.5.8.1.2": _SHA1,  # what OpenSSL calls hmac-sha1
     "1.2.840.113549.2.7": _SHA1,
@@ -53,7 +59,7 @@ class MACBounds:
     """
 
     min_iterations: int = 100
-    max_iterations: int = 20_000
+    max_iterations: int = 5_000
     hmac_sha1: bool = False
 
 
@@ -130,9 +136,14 @@ class MACParameters:
             )
         # RFC 4211 4.4: so many hashes in all; an HMAC takes BASEKEY as it is.
         key = secret + self.salt
+        hashed = _FUNCTIONS[self.derivation_hash]
         for _ in range(self.iterations):
-            key = hashlib.new(self.derivation_hash, key).digest()
+            key = hashed(key).digest()
         return key
+
+    def credential(self, secret: SharedSecret) -> MACCredential:
+        """Return what protects, and is checked, with a secret; as dear as `derive`, so not for an event loop."""
+        return MACCredential(secret, self, self.derive(secret.secret))
 
 
 def mac_protected(message: PKIMessage) -> bool:

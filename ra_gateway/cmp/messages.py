@@ -20,6 +20,19 @@ from ra_gateway.errors import HeaderRefused, MalformedMessage, PKIFailureInfo, T
 T = TypeVar("T")
 U = TypeVar("U")
 
+MAX_EXTRA_CERTS: Final = 256
+"""Elements of extraCerts in any message; what an endpoint takes is fewer (`HeaderRules.extra_certs_max_count`)."""
+
+MAX_INFO_ITEMS: Final = 64
+"""Entries of generalInfo, and texts of freeText; a dozen are defined."""
+
+MAX_NESTED: Final = 1000
+"""Messages inside a nested; `read_nested` takes as many as it is told."""
+
+_MAX_HEADER_FIELDS: Final = 12
+_FREE_TEXT, _GENERAL_INFO, _EXTRA_CERTS = 0xA7, 0xA8, 0xA1
+_COUNTED_HEADER_FIELDS: Final = {_FREE_TEXT: "freeText", _GENERAL_INFO: "generalInfo"}
+
 CMP2000: Final = 2
 CMP2021: Final = 3
 
@@ -70,6 +83,9 @@ class PKIHeader:
         Raises:
             MalformedMessage: It does not conform.
         """
+        for tag, start, end in asn1.members(der, _MAX_HEADER_FIELDS, "PKIHeader"):
+            if tag in _COUNTED_HEADER_FIELDS:
+                _count(der, start, end, MAX_INFO_ITEMS, _COUNTED_HEADER_FIELDS[tag])
         header = asn1.decode(asn1.PKIHeader, der)
         return cls(
             pvno=_written(header.pvno, "pvno"),
@@ -179,6 +195,9 @@ class PKIMessage:
         Raises:
             MalformedMessage: Not one complete DER PKIMessage.
         """
+        for field, start, end in asn1.members(der, 4, "PKIMessage")[2:]:
+            if field == _EXTRA_CERTS:
+                _count(der, start, end, MAX_EXTRA_CERTS, "extraCerts")
         message = asn1.decode(asn1.PKIMessage, der)
         header_der = asn1.raw(message.header)
         tag = message.body.tag_bytes
@@ -247,7 +266,15 @@ def _some(items: list[T] | None, what: str) -> list[T]:
         return []
     if not items:
         raise MalformedMessage(f"empty {what}", rule="R1")
+    if len(items) > asn1.MAX_ELEMENTS:
+        raise MalformedMessage(f"more than {asn1.MAX_ELEMENTS} elements in {what}", rule="R1")
     return items
+
+
+def _count(der: bytes, start: int, end: int, most: int, what: str) -> None:
+    """Count the elements of a SEQUENCE OF inside an EXPLICIT tag, before any is decoded."""
+    for _, inside, inside_end in asn1.spans(der, start, end, 1, what):
+        asn1.spans(der, inside, inside_end, most, what)
 
 
 # --- status ---------------------------------------------------------------------------------------------------
@@ -587,9 +614,14 @@ def cert_req_id_of(message: PKIMessage) -> int:
     """Return the certReqId that a refusal of a request names: the request's, 0 where none can be read."""
     if message.body_type is BodyType.p10cr:
         return P10CR_CERT_REQ_ID
+    # Read without the rest of the request: whoever is refused may have sent anything.
+    content = message.body_content
     try:
-        return cert_req_messages(message.body_content)[0].cert_req_id
-    except MalformedMessage:
+        _, start, end = asn1.members(content, asn1.MAX_ELEMENTS, "CertReqMessages")[0]
+        _, start, end = asn1.spans(content, start, end, 3, "CertReqMsg")[0]
+        tag, start, end = asn1.spans(content, start, end, 3, "CertRequest")[0]
+        return _written(asn1.decode(int, asn1.tlv(tag, content[start:end])), "certReqId")
+    except (IndexError, MalformedMessage):
         return 0
 
 
@@ -998,7 +1030,8 @@ def nested_messages(content: bytes) -> tuple[bytes, ...]:
     Raises:
         MalformedMessage: It does not conform.
     """
-    return tuple(asn1.raw(item) for item in asn1.unbox(asn1.PKIMessagesBox, content).messages)
+    box = asn1.unbox(asn1.PKIMessagesBox, content, MAX_NESTED)
+    return tuple(asn1.raw(item) for item in box.messages)
 
 
 def nested_body(*messages: bytes) -> bytes:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
-from functools import lru_cache, wraps
-from typing import Final, TypeVar
+from collections.abc import Iterable
+from typing import Final
 
 from cryptography import x509
 
 from ra_gateway.cmp import asn1
+from ra_gateway.cmp.remembering import remembered
 from ra_gateway.errors import MalformedMessage
 
 NULL_DN: Final = b"\x30\x00"
@@ -42,10 +42,12 @@ _SHORT_NAMES: Final = {
 }
 """Short names of RFC 4514 3; every other attribute is written with its dotted OID."""
 
-MAX_REMEMBERED_BYTES: Final = 1024
-"""Names in the field have some 100 octets; X.520 allows one attribute 64 characters or so."""
+MAX_NAME_OCTETS: Final = 4096
+MAX_ATTRIBUTES: Final = 16
+"""Names in the field have some 100 octets and six attributes; X.520 allows one attribute 64 characters or so."""
 
-Text = TypeVar("Text")
+_REMEMBERED_OCTETS: Final = 256
+_REMEMBERED_NAMES: Final = 256
 
 CanonicalName = tuple[frozenset[tuple[str, str]], ...]
 
@@ -61,6 +63,18 @@ def _text(value: asn1.TLV) -> str:
         raise MalformedMessage(f"name attribute: {error}", rule="R1") from error
 
 
+def _rdns(name_der: bytes) -> list[list[asn1.AttributeTypeAndValue]]:
+    """Decode a Name, whose length and elements are judged first: comparing names is dear, and anybody sends them."""
+    if len(name_der) > MAX_NAME_OCTETS:
+        raise MalformedMessage(
+            f"a Name of {len(name_der)} octets; at most {MAX_NAME_OCTETS} are read", rule="R1"
+        )
+    left = MAX_ATTRIBUTES
+    for _, start, end in asn1.members(name_der, MAX_ATTRIBUTES, "Name"):
+        left -= len(asn1.spans(name_der, start, end, left, "Name"))
+    return [rdn.as_list() for rdn in asn1.decode(asn1.NameBox, asn1.tlv(0x30, name_der)).rdns]
+
+
 def attributes(name_der: bytes) -> list[tuple[str, str]]:
     """Return a Name's attributes in order as (dotted OID, text).
 
@@ -69,35 +83,24 @@ def attributes(name_der: bytes) -> list[tuple[str, str]]:
     """
     return [
         (attribute.type.dotted_string, _text(attribute.value))
-        for rdn in asn1.unbox(asn1.NameBox, name_der).rdns
-        for attribute in rdn.as_list()
+        for rdn in _rdns(name_der)
+        for attribute in rdn
     ]
 
 
-def _remembered(function: Callable[[bytes], Text]) -> Callable[[bytes], Text]:
-    """Remember results for names of usual length: what strangers send must not fill the memory."""
-    remembering = lru_cache(maxsize=4096)(function)
-
-    @wraps(function)
-    def asked(name_der: bytes) -> Text:
-        return (remembering if len(name_der) <= MAX_REMEMBERED_BYTES else function)(name_der)
-
-    return asked
-
-
-@_remembered
+@remembered(_REMEMBERED_NAMES, _REMEMBERED_OCTETS)
 def canonical(name_der: bytes) -> CanonicalName:
     """Return a Name in a form that is equal for names that mean the same.
 
     Raises:
-        MalformedMessage: Not a Name.
+        MalformedMessage: Not a Name, or one that is longer than any that is met.
     """
     return tuple(
         frozenset(
             (attribute.type.dotted_string, " ".join(_text(attribute.value).casefold().split()))
-            for attribute in rdn.as_list()
+            for attribute in rdn
         )
-        for rdn in asn1.unbox(asn1.NameBox, name_der).rdns
+        for rdn in _rdns(name_der)
     )
 
 
@@ -110,7 +113,7 @@ def same_name(one_der: bytes, other_der: bytes) -> bool:
     return one_der == other_der or canonical(one_der) == canonical(other_der)
 
 
-@_remembered
+@remembered(_REMEMBERED_NAMES, _REMEMBERED_OCTETS)
 def rfc4514(name_der: bytes) -> str:
     """Return a Name as an RFC 4514 string, for people and for patterns ("" for the NULL-DN).
 
@@ -118,7 +121,7 @@ def rfc4514(name_der: bytes) -> str:
         MalformedMessage: Not a Name.
     """
     # Not by x509.Name: it warns of every name that is longer than X.520 allows, and devices send such.
-    rdns = [rdn.as_list() for rdn in asn1.unbox(asn1.NameBox, name_der).rdns]
+    rdns = _rdns(name_der)
     if not all(rdns):
         raise MalformedMessage("empty RelativeDistinguishedName", rule="R1")
     return ",".join("+".join(map(_rfc4514_attribute, rdn)) for rdn in reversed(rdns))

@@ -131,7 +131,7 @@ def _key_hash(certificate: Certificate) -> bytes:
     return digest("sha1", spki.subject_public_key.as_bytes())
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def responder_urls(certificate: Certificate) -> tuple[str, ...]:
     """Return where a certificate says its status can be asked for (AuthorityInfoAccess, RFC 5280 4.2.2.1).
 
@@ -263,7 +263,6 @@ def _require_delegated(
         why = f"has critical extensions not known here: {', '.join(sorted(unknown))}"
     if why:
         raise OCSPRefused(f"the responder {responder} {why}")
-    algorithms.require_key(responder.public_key, "has a key", responder)
     algorithms.require_signature(responder.signature_algorithm, "is signed", responder)
     try:
         responder.verify_issued_by(issuer)
@@ -271,6 +270,8 @@ def _require_delegated(
         raise OCSPRefused(
             f"the responder {responder} was not certified by the key of {issuer}"
         ) from error
+    # Not before the issuer's signature: whoever answers can send any key.
+    algorithms.require_key(responder.spki_der, "has a key", responder)
 
 
 def _check_extensions(response: ocsp.OCSPResponse, nonce: bytes) -> None:

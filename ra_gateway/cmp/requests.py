@@ -23,6 +23,7 @@ from ra_gateway.cmp.algorithms import (
     hash_algorithm,
     key_family,
     load_public_key,
+    public_key_kind,
     signature_algorithm,
     verify_signature,
 )
@@ -268,9 +269,9 @@ def _check_encr_cert(
     """Check a request that wants to prove possession by decrypting its certificate; return its key."""
     spki_der = request.template.spki_der or b""
     try:
+        if public_key_kind(spki_der).rsa_bits:
+            _require_key(spki_der, allowed)
         key = load_public_key(spki_der)
-        if isinstance(key, rsa.RSAPublicKey):
-            _require_key(key, allowed)
     except (AlgorithmRefused, MalformedMessage) as error:
         raise TemplateRefused(error.detail, rule="R61") from error
     # RFC 9483 4.1.1: a key that can sign proves possession so, whatever it is for. RFC 4211 4.2 leaves the
@@ -324,17 +325,19 @@ def _check_template(
     spki_der = request.template.spki_der
     assert spki_der is not None  # who has no key has no possession to prove
     try:
+        _require_key(spki_der, allowed)
         key = load_public_key(spki_der)
-        _require_key(key, allowed)
     except (AlgorithmRefused, MalformedMessage) as error:
         raise TemplateRefused(error.detail, rule="R61") from error
     _check_no_authority(request)
     return spki_der, key
 
 
-def _require_key(key: PublicKeyTypes, allowed: AlgorithmPolicy) -> None:
+def _require_key(spki_der: bytes, allowed: AlgorithmPolicy) -> None:
     least = max(allowed.min_rsa_bits, MIN_REQUESTED_RSA_BITS)
-    replace(allowed, min_rsa_bits=least).require_key(key, "the requested certificate has a key")
+    replace(allowed, min_rsa_bits=least).require_key(
+        spki_der, "the requested certificate has a key"
+    )
 
 
 def _check_names(request: CertReqMsg, rules: HeaderRules) -> None:

@@ -2,8 +2,9 @@
 
 Our own path builder, because the one in `cryptography` refuses Ed25519, Ed448 and RSA below 2048 bits, which
 vendor chains have, and reports no reason; DECISIONS.md has the whole comparison. Two things keep it cheap
-for strangers: signatures are verified from the anchor downwards, so that a chain nobody here issued fails at
-its first link, and the number of verifications per message is bounded.
+for strangers: signatures are verified from the anchor downwards, and a certificate's key is touched after the
+signature over it verified, so that a chain nobody here issued fails at its first link; and what is looked at and
+verified per message is bounded (`SearchBudget`), over all its signers and all domains.
 """
 
 from __future__ import annotations
@@ -16,17 +17,27 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Final
 
-from ra_gateway.cmp.algorithms import KEM_PUBLIC_KEYS, AlgorithmPolicy
+from ra_gateway.cmp.algorithms import AlgorithmPolicy, public_key_kind
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, InvalidSignature, KeyUsage
 from ra_gateway.cmp.name_constraints import check_name_constraints
-from ra_gateway.cmp.names import CanonicalName, canonical
-from ra_gateway.errors import CMPError, SignerNotTrusted
+from ra_gateway.cmp.names import CanonicalName
+from ra_gateway.errors import CMPError, MalformedMessage, SignerNotTrusted
 
 MAX_PATH_CERTIFICATES: Final = 8
 """Leaf to anchor. Vendor chains seen have three; the Web's longest have five."""
 
 MAX_PATHS_TRIED: Final = 16
-"""Per signer and domain: cross-certificates make more than one path, an attacker's bag makes thousands."""
+"""Per message: cross-certificates make more than one path, an attacker's bag makes thousands."""
+
+MAX_CANDIDATES: Final = 128
+"""Per message: certificates that are looked at as the issuer of another one."""
+
+MAX_LINKS_VERIFIED: Final = 16
+"""Per message: signatures over certificates; a path of the greatest length has seven."""
+
+MAX_LINKS_REFUSED: Final = 6
+"""Per message: those that did not verify, which is all that a stranger can have. One on P-384 takes half a
+millisecond. Five are met where two roots, and two CAs at each level below, share names and have no key identifiers."""
 
 _REMEMBERED_PATHS: Final = 1024
 """Validated paths of CA certificates per domain: a vendor has a handful."""
@@ -56,6 +67,57 @@ class DomainKind(StrEnum):
 
 Path = tuple[Certificate, ...]
 """From the leaf to the anchor, both included."""
+
+
+@dataclass(slots=True)
+class SearchBudget:
+    """What the search for the path of one message's signer may still cost, whatever domains are asked.
+
+    Args:
+        candidates: Certificates that may be looked at as the issuer of another one.
+        paths: Paths that may be tried.
+        links: Signatures over certificates that may be verified.
+        refused_links: Those that may turn out wrong.
+    """
+
+    candidates: int = MAX_CANDIDATES
+    paths: int = MAX_PATHS_TRIED
+    links: int = MAX_LINKS_VERIFIED
+    refused_links: int = MAX_LINKS_REFUSED
+    _seen: dict[tuple[bytes, bytes, bytes], bool] = field(default_factory=dict)
+
+    def take(self, candidates: list[Certificate]) -> list[Certificate]:
+        """Return as many candidates as may still be looked at, the first ones."""
+        taken = candidates[: self.candidates]
+        self.candidates -= len(taken)
+        return taken
+
+    def verify_link(self, certificate: Certificate, issuer: Certificate) -> None:
+        """Verify the signature over a certificate, unless that was done.
+
+        Raises:
+            InvalidSignature: It does not verify.
+            SignerNotTrusted: So many were verified before that this one is not.
+            AlgorithmRefused: As `Certificate.verify_issued_by`.
+        """
+        link = (certificate.digest, certificate.signature, issuer.digest)
+        seen = self._seen.get(link)
+        if seen is None:
+            if not self.links or not self.refused_links:
+                raise SignerNotTrusted(
+                    "no path was found within the signatures that are verified for one message",
+                    rule="R21",
+                )
+            self.links -= 1
+            try:
+                certificate.verify_issued_by(issuer)
+            except InvalidSignature:
+                self.refused_links -= 1
+                self._seen[link] = False
+                raise
+            self._seen[link] = True
+        elif not seen:
+            raise InvalidSignature
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +151,7 @@ class TrustDomain:
         now: datetime,
         *,
         remember_leaf: bool = False,
+        budget: SearchBudget | None = None,
     ) -> Path:
         """Return a valid path from a certificate to one of the domain's anchors.
 
@@ -97,6 +160,7 @@ class TrustDomain:
             now: Aware UTC; every certificate on the path must be valid then.
             remember_leaf: Remember the whole path, not only the CAs on it. For the few certificates that come
                 back with every message (a CA's signer), not for devices.
+            budget: Of the message, where more than one search is made for it.
 
         Raises:
             SignerNotTrusted: No path, or none that is valid; the detail says which and why.
@@ -105,10 +169,11 @@ class TrustDomain:
         known_path = self._signers.get(leaf)
         if known_path is not None and self._knows(known_path, now):
             return known_path
+        budget = SearchBudget() if budget is None else budget
         refusal: CMPError | None = None
-        for path in self._candidate_paths(leaf, bag):
+        for path in self._candidate_paths(leaf, bag, budget):
             try:
-                self._validate(path, now)
+                self._validate(path, now, budget)
                 if remember_leaf:
                     self._remember(path)
                     self._signers[leaf] = path
@@ -119,36 +184,36 @@ class TrustDomain:
         if refusal is not None:
             raise refusal
         known = "; ".join(anchor.subject for anchor in self.anchors) or "none configured"
-        raise SignerNotTrusted(
-            f"no path from {leaf.subject} (issuer {leaf.issuer}) to an anchor of {self.name}: {known}",
-            rule="R21",
-        )
+        raise NoPath(leaf, f"{self.name}: {known}")
 
-    def _candidate_paths(self, leaf: Certificate, bag: Iterable[Certificate]) -> Iterator[Path]:
+    def _candidate_paths(
+        self, leaf: Certificate, bag: Iterable[Certificate], budget: SearchBudget
+    ) -> Iterator[Path]:
         if leaf in self.anchors:
             yield (leaf,)
+            return
+        if _names_of(leaf) is None:
             return
         anchors, known = self._index
         others = dict(known)
         for certificate in bag:
-            if certificate.is_ca:
-                subject = canonical(certificate.subject_der)
-                others[subject] = (*others.get(subject, ()), certificate)
-        found = 0
-        steps = 0
+            if certificate.is_ca and (names := _names_of(certificate)) is not None:
+                others[names[0]] = (*others.get(names[0], ()), certificate)
         stack: list[Path] = [(leaf,)]
-        while stack and found < MAX_PATHS_TRIED and steps < MAX_PATHS_TRIED * MAX_PATH_CERTIFICATES:
-            steps += 1
+        while stack:
             path = stack.pop()
-            issuer = canonical(path[-1].issuer_der)
-            for anchor in _likeliest_first(path[-1], anchors.get(issuer, ())):
-                found += 1
+            issuer = path[-1].issuer_name
+            for anchor in budget.take(_likeliest_first(path[-1], anchors.get(issuer, ()))):
+                if budget.paths == 0:
+                    return
+                budget.paths -= 1
                 yield (*path, anchor)
             if len(path) < MAX_PATH_CERTIFICATES - 1:
                 # Taken from the end, so the likeliest issuer goes last; what the domain knows before the bag's.
+                likely = budget.take(_likeliest_first(path[-1], others.get(issuer, ())))
                 stack.extend(
                     (*path, candidate)
-                    for candidate in reversed(_likeliest_first(path[-1], others.get(issuer, ())))
+                    for candidate in reversed(likely)
                     if candidate not in path and _leads_on(candidate)
                 )
 
@@ -156,29 +221,33 @@ class TrustDomain:
     def _index(self) -> tuple[_BySubject, _BySubject]:
         return _by_subject(self.anchors), _by_subject(self.intermediates)
 
-    def _validate(self, path: Path, now: datetime) -> None:
+    def _validate(self, path: Path, now: datetime, budget: SearchBudget) -> None:
         leaf, cas = path[0], path[1:]
         if cas and not self._knows(cas, now):
-            self._check_cas(cas, now)
+            self._check_cas(cas, now, budget)
             self._remember(cas)
         self._check_certificate(leaf, now)
+        if cas:
+            self._verify_link(leaf, cas[0], budget)
+        self._check_key(leaf)
         for index, certificate in enumerate(cas):
             # RFC 5280 6.1.3 b: self-issued certificates are passed over, unless they are the last.
             below = (item for item in path[: index + 1] if item is leaf or not item.self_issued)
             check_name_constraints(certificate, below)
-        if cas:
-            self._verify_link(leaf, cas[0])
 
-    def _check_cas(self, cas: Path, now: datetime) -> None:
+    def _check_cas(self, cas: Path, now: datetime, budget: SearchBudget) -> None:
         depth = 0  # CA certificates below the current one that are not self-issued
         for certificate in cas:
             self._check_certificate(certificate, now)
             _require_ca(certificate, depth)
             depth += not certificate.self_issued
+        self._check_key(cas[-1])
         for index in range(len(cas) - 2, -1, -1):
-            self._verify_link(cas[index], cas[index + 1])
+            self._verify_link(cas[index], cas[index + 1], budget)
+            self._check_key(cas[index])
 
     def _check_certificate(self, certificate: Certificate, now: datetime) -> None:
+        """Check what needs no key."""
         if not certificate.valid_at(now):
             raise SignerNotTrusted(
                 f"{certificate.subject} is valid from {certificate.not_before:%Y-%m-%dT%H:%M:%SZ} "
@@ -196,14 +265,19 @@ class TrustDomain:
                 f"{', '.join(unknown)}",
                 rule="RFC 5280 6.1.4",
             )
-        # An ML-KEM key signs nothing, whatever the domain allows of signatures: it can only be a path's end.
-        if certificate.is_ca or not isinstance(certificate.public_key, KEM_PUBLIC_KEYS):
-            self.algorithms.require_key(certificate.public_key, "has a key", certificate)
 
-    def _verify_link(self, certificate: Certificate, issuer: Certificate) -> None:
+    def _check_key(self, certificate: Certificate) -> None:
+        """Check a key that the issuer's signature, or the configuration, vouches for."""
+        # An ML-KEM key signs nothing, whatever the domain allows of signatures: it can only be a path's end.
+        if certificate.is_ca or public_key_kind(certificate.spki_der).family:
+            self.algorithms.require_key(certificate.spki_der, "has a key", certificate)
+
+    def _verify_link(
+        self, certificate: Certificate, issuer: Certificate, budget: SearchBudget
+    ) -> None:
         self.algorithms.require_signature(certificate.signature_algorithm, "is signed", certificate)
         try:
-            certificate.verify_issued_by(issuer)
+            budget.verify_link(certificate, issuer)
         except InvalidSignature as error:
             raise SignerNotTrusted(
                 f"{certificate.subject} was not signed by the key of {issuer.subject}", rule="R21"
@@ -224,15 +298,34 @@ class TrustDomain:
             self._signers.pop(forgotten[0], None)
 
 
+class NoPath(SignerNotTrusted):
+    """No path leads from a certificate to an anchor."""
+
+    def __init__(self, leaf: Certificate, anchors: str) -> None:
+        super().__init__(
+            f"no path from {leaf.subject} (issuer {leaf.issuer}) to an anchor of {anchors}",
+            rule="R21",
+        )
+        self.anchors = anchors
+
+
 _BySubject = dict[CanonicalName, tuple[Certificate, ...]]
 
 
 def _by_subject(certificates: Iterable[Certificate]) -> _BySubject:
     index: _BySubject = {}
     for certificate in certificates:
-        subject = canonical(certificate.subject_der)
+        subject = certificate.subject_name
         index[subject] = (*index.get(subject, ()), certificate)
     return index
+
+
+def _names_of(certificate: Certificate) -> tuple[CanonicalName, CanonicalName] | None:
+    """Return subject and issuer, None where they are no names: a stray certificate must not end the search."""
+    try:
+        return certificate.subject_name, certificate.issuer_name
+    except MalformedMessage:
+        return None
 
 
 def _likeliest_first(

@@ -24,11 +24,15 @@ from ra_gateway.cmp.algorithms import (
     signature_algorithm,
     within_ts_33310,
 )
-from ra_gateway.cmp.certificates import Certificate, KeyUsage, load_certificate
+from ra_gateway.cmp.certificates import (
+    Certificate,
+    KeyUsage,
+    keep_certificates,
+    load_certificate,
+)
 from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.mac import (
     MACCredential,
-    MACParameters,
     SharedSecret,
     compute_mac,
 )
@@ -38,10 +42,10 @@ from ra_gateway.cmp.messages import (
     PKIHeader,
     PKIMessage,
 )
-from ra_gateway.cmp.names import NULL_DN, same_name
+from ra_gateway.cmp.names import NULL_DN, CanonicalName, canonical, same_name
 from ra_gateway.cmp.protection import protected_part, verify_protection
 from ra_gateway.cmp.sealed import Seal, proof
-from ra_gateway.cmp.trust import Path, TrustDomain
+from ra_gateway.cmp.trust import NoPath, Path, SearchBudget, TrustDomain
 from ra_gateway.errors import (
     CMPError,
     HeaderRefused,
@@ -54,6 +58,15 @@ from ra_gateway.errors import (
 
 NONCE_OCTETS: Final = 16
 """senderNonce and transactionID of a conforming message (RFC 9483 3.1: 128 bits)."""
+
+MAX_ID_OCTETS: Final = 64
+"""Of a transactionID and of a nonce: four times what is asked for, and all of them are kept and logged."""
+
+_MAX_KID_OCTETS: Final = 128
+"""Of a senderKID: the hash of a key, or the reference of a shared secret."""
+
+_NAMES_TOLD: Final = 3
+_SUBJECT_TOLD: Final = 200
 
 _MAX_SAME_NAMED_SIGNERS: Final = 3
 """Certificates with one key identifier that are tried: a renewed certificate for the same key has its twin."""
@@ -149,6 +162,7 @@ def check_header(header: PKIHeader, rules: HeaderRules, *, first: bool) -> None:
     """
     if not header.transaction_id:
         raise MalformedMessage("no transactionID", rule="R4")
+    _check_lengths(header)
     short_ids = Quirk.short_ids in rules.quirks
     if rules.strict and not short_ids and len(header.transaction_id) < NONCE_OCTETS:
         raise MalformedMessage(f"transactionID of {len(header.transaction_id)} octets", rule="R5")
@@ -173,6 +187,28 @@ def check_header(header: PKIHeader, rules: HeaderRules, *, first: bool) -> None:
     implicit = header.info(OID.implicitConfirm)
     if rules.strict and implicit is not None and implicit.value_der not in (None, b"\x05\x00"):
         raise HeaderRefused("implicitConfirm with a value other than NULL", rule="R31")
+
+
+def _check_lengths(header: PKIHeader) -> None:
+    for what, octets, most, rule in (
+        ("transactionID", header.transaction_id, MAX_ID_OCTETS, "R5"),
+        ("senderKID", header.sender_kid, _MAX_KID_OCTETS, "R27"),
+        ("recipKID", header.recip_kid, _MAX_KID_OCTETS, "R27"),
+    ):
+        if octets is not None and len(octets) > most:
+            raise MalformedMessage(
+                f"{what} of {len(octets)} octets; at most {most} are taken", rule=rule
+            )
+    for what, nonce, fail_info, rule in (
+        ("senderNonce", header.sender_nonce, PKIFailureInfo.badSenderNonce, "R6"),
+        ("recipNonce", header.recip_nonce, PKIFailureInfo.badRecipientNonce, "R8"),
+    ):
+        if nonce is not None and len(nonce) > MAX_ID_OCTETS:
+            raise HeaderRefused(
+                f"{what} of {len(nonce)} octets; at most {MAX_ID_OCTETS} are taken",
+                fail_info=fail_info,
+                rule=rule,
+            )
 
 
 def check_message_time(header: PKIHeader, rules: HeaderRules, now: datetime) -> None:
@@ -310,11 +346,7 @@ def select_signers(
         raise ProtectionRefused("no certificate came with the message", rule="R33")
     if header.sender_kid is None and rules.strict and bag[0].subject_key_identifier is not None:
         raise ProtectionRefused("no senderKID", rule="R27")
-    chosen = [
-        certificate
-        for certificate in bag
-        if _kid_fits(header, certificate) and _sender_fits(header, certificate)
-    ]
+    chosen = _named_signers(header, bag)
     if not chosen:
         _explain_no_signer(header, bag)
     if rules.strict and bag[0] not in chosen:
@@ -324,6 +356,31 @@ def select_signers(
     return chosen[:_MAX_SAME_NAMED_SIGNERS]
 
 
+def _named_signers(header: PKIHeader, bag: Iterable[Certificate]) -> list[Certificate]:
+    """Return the certificates that fit senderKID and sender; sender is made comparable once at most."""
+    likely = [certificate for certificate in bag if _kid_fits(header, certificate)]
+    sender = header.sender_name_der
+    # RFC 9810 5.1.1: NULL-DN where the sender does not know its name; senderKID must then do.
+    if sender == NULL_DN:
+        return likely if header.sender_kid is not None else []
+    if sender is None or not likely:
+        return []
+    exact = [item.subject_der == sender for item in likely]
+    if all(exact):
+        return likely
+    name = canonical(sender)
+    return [item for item, same in zip(likely, exact, strict=True) if same or _is_named(item, name)]
+
+
+def _is_named(certificate: Certificate, name: CanonicalName) -> bool:
+    try:
+        return certificate.subject_name == name
+    except (
+        MalformedMessage
+    ):  # extraCerts is not protected: a stray element must not void the message
+        return False
+
+
 def _kid_fits(header: PKIHeader, certificate: Certificate) -> bool:
     if header.sender_kid is None:
         return True
@@ -331,29 +388,28 @@ def _kid_fits(header: PKIHeader, certificate: Certificate) -> bool:
     return identifier is None or identifier == header.sender_kid
 
 
-def _sender_fits(header: PKIHeader, certificate: Certificate) -> bool:
-    sender = header.sender_name_der
-    # RFC 9810 5.1.1: NULL-DN where the sender does not know its name; senderKID must then do.
-    if sender == NULL_DN:
-        return header.sender_kid is not None
-    return sender is not None and same_name(sender, certificate.subject_der)
-
-
 def _explain_no_signer(header: PKIHeader, bag: Sequence[Certificate]) -> NoReturn:
-    subjects = "; ".join(certificate.subject for certificate in bag)
+    subjects = "; ".join(certificate.subject[:_SUBJECT_TOLD] for certificate in bag[:_NAMES_TOLD])
+    if len(bag) > _NAMES_TOLD:
+        subjects += f"; and {len(bag) - _NAMES_TOLD} more"
     if any(_kid_fits(header, certificate) for certificate in bag):
         raise ProtectionRefused(
             f"sender names none of the certificates in extraCerts ({subjects})", rule="R26"
         )
     raise ProtectionRefused(
-        f"senderKID {(header.sender_kid or b'').hex()} is the key identifier of none of the "
+        f"senderKID {(header.sender_kid or b'')[:_MAX_KID_OCTETS].hex()} is the key identifier of none of the "
         f"certificates in extraCerts ({subjects})",
         rule="R27",
     )
 
 
 def authenticate(
-    message: PKIMessage, domains: Sequence[TrustDomain], rules: HeaderRules, now: datetime
+    message: PKIMessage,
+    domains: Sequence[TrustDomain],
+    rules: HeaderRules,
+    now: datetime,
+    *,
+    budget: SearchBudget | None = None,
 ) -> AuthenticatedMessage:
     """Authenticate a message that opens an operation.
 
@@ -361,18 +417,20 @@ def authenticate(
         domains: Those that may vouch for this kind of message; the first with a valid path does.
         rules: The endpoint's; a domain's quirks are added when it is known.
         now: Aware UTC.
+        budget: Of the message, where its signer is sought otherwise as well.
 
     Raises:
         ProtectionRefused, AlgorithmRefused, SignerNotTrusted, NotAuthorized, HeaderRefused, MalformedMessage.
     """
     algorithm = protection_algorithm(message)
     bag = certificate_bag(message, rules)
+    budget = SearchBudget() if budget is None else budget
     refusal: CMPError | None = None
     for signer in select_signers(message.header, bag, rules):
         try:
-            domain, path = _vouch(signer, bag, domains, now)
+            domain, path = _vouch(signer, bag, domains, now, budget)
             allowed = rules.algorithms(domain.algorithms)
-            allowed.require_key(signer.public_key, "has a key", signer.subject)
+            allowed.require_key(signer.spki_der, "has a key", signer.subject)
             _check_protection(message, algorithm, signer, allowed)
             # Not before the signature: who merely shows a certificate is told nothing about it.
             _check_credential(signer)
@@ -380,13 +438,14 @@ def authenticate(
         except CMPError as error:
             refusal = refusal or error
         else:
+            keep_certificates(path)
             return AuthenticatedMessage(message, signer, domain, path, _SEAL)
     raise refusal or ProtectionRefused("no signer found", rule="R33")
 
 
 def named_as_signer(header: PKIHeader, certificate: Certificate) -> bool:
     """Tell whether a header says that a certificate protects the message; whether it does is not known."""
-    return _kid_fits(header, certificate) and _sender_fits(header, certificate)
+    return bool(_named_signers(header, [certificate]))
 
 
 def authenticate_registered(
@@ -395,6 +454,8 @@ def authenticate_registered(
     domain: TrustDomain,
     rules: HeaderRules,
     now: datetime,
+    *,
+    budget: SearchBudget | None = None,
 ) -> AuthenticatedMessage:
     """Authenticate a message that only registered PKI management entities may send, whatever its type.
 
@@ -402,12 +463,14 @@ def authenticate_registered(
         registered: Their certificates, exactly: another one for the same name or key is not registered.
             A message protected by one of them need not carry it.
         domain: Must have a valid path for it as well.
+        budget: As of `authenticate`.
 
     Raises:
         ProtectionRefused, AlgorithmRefused, SignerNotTrusted, NotAuthorized, HeaderRefused, MalformedMessage.
     """
     algorithm = protection_algorithm(message)
     bag = certificate_bag(message, rules)
+    budget = SearchBudget() if budget is None else budget
     refusal: CMPError | None = None
     for signer in select_signers(
         message.header,
@@ -416,7 +479,7 @@ def authenticate_registered(
     ):
         try:
             known = signer in registered
-            path = domain.find_path(signer, bag, now, remember_leaf=known)
+            path = domain.find_path(signer, bag, now, remember_leaf=known, budget=budget)
             _check_protection(message, algorithm, signer, domain.algorithms)
             if not known:
                 raise NotAuthorized(f"{signer.subject} is not registered here", rule="R123")
@@ -425,17 +488,22 @@ def authenticate_registered(
         except CMPError as error:
             refusal = refusal or error
         else:
+            keep_certificates(path)
             return AuthenticatedMessage(message, signer, domain, path, _SEAL)
     raise refusal or ProtectionRefused("no signer found", rule="R33")
 
 
 def _vouch(
-    signer: Certificate, bag: Sequence[Certificate], domains: Sequence[TrustDomain], now: datetime
+    signer: Certificate,
+    bag: Sequence[Certificate],
+    domains: Sequence[TrustDomain],
+    now: datetime,
+    budget: SearchBudget,
 ) -> tuple[TrustDomain, Path]:
     refusals: list[CMPError] = []
     for domain in domains:
         try:
-            return domain, domain.find_path(signer, bag, now)
+            return domain, domain.find_path(signer, bag, now, budget=budget)
         except CMPError as error:
             refusals.append(error)
     if not refusals:
@@ -444,7 +512,14 @@ def _vouch(
     telling = [error for error in refusals if error.rule != "R21"]
     if telling:
         raise telling[0]
-    raise SignerNotTrusted("; ".join(error.detail for error in refusals), rule="R21")
+    if all(
+        isinstance(error, NoPath) for error in refusals
+    ):  # one text, the signer's name in it once
+        raise NoPath(
+            signer,
+            "; or of ".join(error.anchors for error in refusals if isinstance(error, NoPath)),
+        )
+    raise SignerNotTrusted("; ".join(error.detail for error in refusals[:_NAMES_TOLD]), rule="R21")
 
 
 def _check_credential(signer: Certificate) -> None:
@@ -492,7 +567,7 @@ def authenticate_follower(
     refusal: CMPError | None = None
     for candidate in known:
         signer = candidate.certificate
-        if not (_kid_fits(message.header, signer) and _sender_fits(message.header, signer)):
+        if not named_as_signer(message.header, signer):
             continue
         try:
             if not signer.valid_at(now):
@@ -557,14 +632,10 @@ def _weak_hash(authenticated: AuthenticatedMessage) -> bool:
 
 # --- shared secrets -------------------------------------------------------------------------------------------
 
-_NO_SECRET: Final = bytes(32)
-"""Computed with where a reference is not known, so that it takes the time of a wrong secret."""
-
 
 def authenticate_by_secret(
     message: PKIMessage,
-    parameters: MACParameters,
-    secret: SharedSecret | None,
+    credential: MACCredential | None,
     domain: TrustDomain,
     rules: HeaderRules,
     *,
@@ -573,8 +644,8 @@ def authenticate_by_secret(
     """Authenticate a message by its MAC (RFC 9483 4.1.5).
 
     Args:
-        parameters: Of the message's protectionAlg.
-        secret: What belongs to its senderKID, None if nothing does; refused in the same way and time.
+        credential: Of the secret that belongs to its senderKID, under the message's own parameters
+            (`MACParameters.credential`); None if there is no such secret, which is refused in the same words.
         domain: Of the endpoint's shared secrets.
         first: Whether the message opens an operation.
 
@@ -584,12 +655,17 @@ def authenticate_by_secret(
     """
     if message.protection is None:
         raise ProtectionRefused("only one of protection and protectionAlg is present", rule="R14")
-    key = parameters.derive(_NO_SECRET if secret is None else secret.secret)
-    expected = compute_mac(parameters, key, protected_part(message.header_der, message.body_der))
-    if not hmac.compare_digest(expected, message.protection) or secret is None:
-        why = "no usable shared secret has its senderKID" if secret is None else secret.label
-        raise ProtectionRefused(f"the MAC does not verify: {why}", rule="R41")
-    credential = MACCredential(secret, parameters, key)
+    if credential is None:
+        raise ProtectionRefused(
+            "the MAC does not verify: no usable shared secret has its senderKID", rule="R41"
+        )
+    parameters = credential.parameters
+    if parameters.der != message.header.protection_alg_der:
+        raise ProtectionRefused("the key was derived for another protectionAlg", rule="R41")
+    octets = protected_part(message.header_der, message.body_der)
+    expected = compute_mac(parameters, credential.key, octets)
+    if not hmac.compare_digest(expected, message.protection):
+        raise ProtectionRefused(f"the MAC does not verify: {credential.secret.label}", rule="R41")
     _check_mac_sender(message.header, credential, rules)
     check_header(message.header, rules, first=first)
     return MACAuthenticatedMessage(message, domain, credential, _SEAL)
@@ -632,12 +708,13 @@ def authenticate_answer(
     """
     algorithm = protection_algorithm(message)
     bag = certificate_bag(message, rules)
+    budget = SearchBudget()
     refusal: CMPError | None = None
     for signer in select_signers(message.header, [*bag, *pinned], rules):
         try:
             path: Path = (signer,)
             if signer not in pinned:
-                path = trust.find_path(signer, bag, now, remember_leaf=True)
+                path = trust.find_path(signer, bag, now, remember_leaf=True, budget=budget)
             elif not signer.valid_at(now):
                 raise SignerNotTrusted(f"{signer.subject} has expired", rule="R22")
             trust.algorithms.require_signature(algorithm, "the answer is protected")
@@ -645,6 +722,7 @@ def authenticate_answer(
         except CMPError as error:
             refusal = refusal or error
         else:
+            keep_certificates(path)
             return AuthenticatedMessage(message, signer, trust, path, _SEAL)
     raise refusal or ProtectionRefused("no signer found", rule="R84")
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DIALECTS
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig
-from ra_gateway.config.tables import EndpointConfig, IdentityConfig, MACConfig
+from ra_gateway.config.tables import AlgorithmsConfig, EndpointConfig, IdentityConfig, MACConfig
 from ra_gateway.config.upstream_tables import CMPHTTPUpstream
 from ra_gateway.config.values import (
     OPERATOR_DOMAIN,
@@ -250,6 +250,22 @@ def _check_endpoints(raw: Raw) -> Iterator[Problem]:
                 f"{path}.vendors",
                 "is empty, but ir, which needs a vendor certificate, is all that is accepted",
                 "List vendors, or add to body_types.",
+            )
+
+
+def _check_rsa_bits(raw: Raw) -> Iterator[Problem]:
+    tables = [("operator", _table(raw, "operator"))]
+    tables += [(f"vendors.{name}", vendor) for name, vendor in _rows(raw, "vendors")]
+    for path, table in tables:
+        algorithms = _table(table, "algorithms")
+        if _exceeds(
+            _value(algorithms, AlgorithmsConfig, "min_rsa_bits"),
+            _value(algorithms, AlgorithmsConfig, "max_rsa_bits"),
+        ):
+            yield Problem(
+                f"{path}.algorithms.min_rsa_bits",
+                "is above max_rsa_bits",
+                "Lower it, or raise the other.",
             )
 
 
@@ -505,6 +521,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_genm,
     _check_endpoints,
     _check_mac,
+    _check_rsa_bits,
     _check_duplicate_urls,
     _check_times,
     _check_approval,

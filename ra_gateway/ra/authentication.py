@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -92,11 +93,12 @@ async def _authenticate_by_secret(walk: Walk, mac: MACAccess) -> MACAuthenticate
     parameters = mac_parameters(header.protection_alg_der or b"", mac.bounds)
     reference = header.sender_kid or b""
     secret = await mac.secrets.find(reference)
+    # Only for whom there is a secret, and not on the event loop: it takes as long as the message says.
+    credential = None if secret is None else await asyncio.to_thread(parameters.credential, secret)
     try:
         authenticated = authenticate_by_secret(
             message,
-            parameters,
-            secret,
+            credential,
             mac.domain,
             walk.endpoint.rules,
             first=message.body_type in RESPONSE_TO,

@@ -15,6 +15,7 @@ from ra_gateway.cmp.messages import PKIMessage, nested_body
 from ra_gateway.cmp.nesting import Batch, Single, read_nested
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.replies import unreadable_reply
+from ra_gateway.cmp.trust import SearchBudget
 from ra_gateway.cmp.verification import (
     NONCE_OCTETS,
     AuthenticatedMessage,
@@ -71,13 +72,14 @@ class Nesting:
 
     def _authenticate(self, walk: Walk, relays: RegistrationAuthorities) -> AuthenticatedMessage:
         endpoint, message, now = walk.endpoint, walk.message, self.node.clock()
+        budget = SearchBudget()
         try:
             return authenticate_registered(
-                message, relays.certificates, relays.domain, endpoint.rules, now
+                message, relays.certificates, relays.domain, endpoint.rules, now, budget=budget
             )
         except SignerNotTrusted as error:
             try:
-                device = authenticate(message, endpoint.vendors, endpoint.rules, now)
+                device = authenticate(message, endpoint.vendors, endpoint.rules, now, budget=budget)
             except CMPError:
                 raise error from None
         raise NotAuthorized(f"{device.signer.subject} is a device, and no RA", rule="R123")

@@ -479,6 +479,12 @@ WRONG = {
         "above max_iterations",
         "Lower it",
     ),
+    "bounds of RSA keys the wrong way round": (
+        written("[operator.algorithms]\nmin_rsa_bits = 4096\nmax_rsa_bits = 3072"),
+        "operator.algorithms.min_rsa_bits",
+        "above max_rsa_bits",
+        "Lower it",
+    ),
     "one file of secrets for two endpoints": (
         written(
             '[endpoints.ran.mac]\nsecrets_path = "secrets.csv"\n'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Literal
 
@@ -9,6 +10,7 @@ import pytest
 import structlog
 
 from ra_gateway import logs
+from ra_gateway.ra.events import MessageHandled
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +40,82 @@ def test_a_traceback_shows_no_variables(
     assert "a bug with 6 octets" in shown
     assert "in fail" in shown
     assert "b'secret'" not in shown
+
+
+LONG = {
+    "ascii": "x" * 100_000,
+    "controls": "\x1b\x00\n" * 30_000,
+    "beyond the plane": "\U0001f4a3" * 30_000,
+    "quotes": '"\\' * 50_000,
+    "number": 1 << 400_000,
+    "octets": b"\xff" * 100_000,
+    "list": ["y" * 5000] * 10_000,
+    "nested": {"a": [[["z" * 60_000] * 100] * 100] * 100, **dict.fromkeys("bcdefgh", "z" * 60_000)},
+}
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("kind", LONG)
+def test_a_line_is_bounded_whatever_is_in_it(
+    form: Literal["json", "console"], kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """4 kB at most, by whichever field; what was cut is listed, and what was short stays."""
+    for fields in (
+        {"detail": LONG[kind]},
+        {f"field_{number}": LONG[kind] for number in range(12)},
+        {f"field_{number}": LONG[kind] for number in range(1000)},
+    ):
+        logs.configure(form, "info")
+        structlog.get_logger().info("ir", transaction_id="abcd", **fields)
+        (line,) = capfd.readouterr().err.splitlines()
+        assert len(line.encode()) <= logs.MAX_LINE_OCTETS
+        assert "abcd" in line
+        assert next(iter(fields)) in line
+        assert "cut" in line
+        if form == "json":
+            told = json.loads(line)
+            assert told["transaction_id"] == "abcd"
+            assert set(told["cut"].split(", ")) & set(fields)
+
+
+def test_the_event_of_a_long_message_is_one_short_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """Every field of the line that a handled message gets may be as long as the message."""
+    logs.configure("json", "info")
+    long = "00" * 60_000
+    event = MessageHandled(
+        long, long, "ir", "refused", long, 1.0, *(long,) * 6, rule=long, detail=long
+    )
+    logs.LogSink()(event)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert len(line) <= logs.MAX_LINE_OCTETS
+    assert json.loads(line)["outcome"] == "refused"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_long_traceback_keeps_its_end(
+    form: Literal["json", "console"], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What was raised is told last; it is not what is cut."""
+
+    def deep(left: int) -> None:
+        if not left:
+            raise RuntimeError("the end of it")
+        deep_too(left - 1)
+
+    def deep_too(left: int) -> None:
+        deep(left)
+
+    logs.configure(form, "info")
+    try:
+        deep(100)
+    except RuntimeError:
+        structlog.get_logger().exception("failed")
+    shown = capfd.readouterr().err
+    assert "the end of it" in shown
+    assert len(shown.encode()) <= logs.MAX_LINE_OCTETS
+
+
+def test_an_ordinary_line_is_left_alone() -> None:
+    """Nothing is cut, and nothing is added."""
+    fields = {"event": "ir", "detail": "x" * 400, "quirks": ["sha1"], "duration_ms": 1.5}
+    assert logs.bounded(None, "info", dict(fields)) == fields

@@ -7,11 +7,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric import rsa
-
 from ra_gateway.app.credential import EXPIRY_WARNING, load_ra_credential
 from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
 from ra_gateway.app.trust import certificates, operator_domain
+from ra_gateway.cmp.algorithms import public_key_kind
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.codes import OID
 from ra_gateway.config import AlgorithmsConfig, GatewayConfig
@@ -159,7 +158,7 @@ def _anchors(
     def look(anchor: Certificate) -> Finding:
         return (
             _not_a_root(subject, anchor, setting)
-            or _weak_key(subject, anchor, setting, algorithms.min_rsa_bits)
+            or _unfit_key(subject, anchor, setting, algorithms)
             or validity(subject, anchor, setting, now)
         )
 
@@ -196,24 +195,36 @@ def _not_a_root(subject: str, anchor: Certificate, setting: str) -> Finding | No
     )
 
 
-def _weak_key(subject: str, anchor: Certificate, setting: str, least_bits: int) -> Finding | None:
-    try:
-        key = anchor.public_key
-    except CMPError as error:
-        what, verdict = error.detail, Verdict.fault
-    else:
-        if not isinstance(key, rsa.RSAPublicKey) or key.key_size >= _LEAST_RSA_BITS:
-            return None
-        what = f"RSA with {key.key_size} bits"
-        verdict = Verdict.fault if key.key_size < least_bits else Verdict.warning
+def _unfit_key(
+    subject: str, anchor: Certificate, setting: str, algorithms: AlgorithmsConfig
+) -> Finding | None:
     table = setting.rpartition(".")[0]
+    why = "TS 33.310 wants 2048 bits at least; certificates below it are refused unless that is allowed"
+    what, verdict, bound = "", Verdict.fault, "min_rsa_bits"
+    try:
+        bits = public_key_kind(anchor.spki_der).rsa_bits
+        _ = anchor.public_key
+    except CMPError as error:
+        what, why = (
+            error.detail,
+            "keys of other kinds are not loaded; certificates below it are refused",
+        )
+    else:
+        if bits > algorithms.max_rsa_bits:
+            what, bound = f"RSA with {bits} bits", "max_rsa_bits"
+            why = "keys so long are refused, and certificates below it with them"
+        elif 0 < bits < _LEAST_RSA_BITS:
+            what = f"RSA with {bits} bits"
+            verdict = Verdict.fault if bits < algorithms.min_rsa_bits else Verdict.warning
+        else:
+            return None
     return Finding(
         subject,
         f"anchor {anchor.subject}",
         what,
         verdict,
-        "TS 33.310 wants 2048 bits at least; certificates below it are refused unless that is allowed",
-        f"{setting}: a root with a better key; or {table}.algorithms.min_rsa_bits",
+        why,
+        f"{setting}: a root with a better key; or {table}.algorithms.{bound}",
     )
 
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -25,6 +24,7 @@ from sqlalchemy import (
 
 from ra_gateway.ca.records import Reason
 from ra_gateway.cmp.names import canonical
+from ra_gateway.cmp.remembering import remembered
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ def operation_key(requester: str, transaction_id: bytes) -> bytes:
     return hashlib.sha256(b"%d:%b%b" % (len(name), name, transaction_id)).digest()
 
 
-@lru_cache(maxsize=4096)
+@remembered(entries=1024, max_octets=512)
 def subject_key(name_der: bytes) -> bytes:
     """Return what finds a subject: equal for names that mean the same, and only for those.
 

@@ -1,0 +1,323 @@
+"""What a message costs before its sender is known: counted in keys, names, signatures and elements, not in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from ra_gateway.cmp import algorithms, asn1, certificates, mac, names
+from ra_gateway.cmp.algorithms import (
+    AlgorithmPolicy,
+    AlgorithmRefused,
+    load_public_key,
+    public_key_kind,
+    signature_algorithm,
+)
+from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.protection import protect
+from ra_gateway.cmp.remembering import Memory
+from ra_gateway.errors import CMPError, MalformedMessage
+from tests.support import requests, strangers
+from tests.support.asserts import assert_refused
+from tests.support.harness import World, cmp_certificate, cmp_credential
+from tests.support.pki import KeyKind, OperatorPKI, VendorPKI, make_key, make_vendor_pki
+from tests.support.strangers import FOREIGN_KEYS, SHAPES, Stranger
+
+
+@dataclass
+class Counter:
+    """How often the dear things were done, and with what."""
+
+    loaded: list[bytes]
+    verified: list[bytes]
+    canonical: list[bytes]
+    decoded: list[bytes]
+    copied: list[bytes]
+    derived: list[int]
+
+
+@pytest.fixture
+def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    """Counts, around the real parts."""
+    counts = Counter([], [], [], [], [], [])
+
+    def count(place: Any, name: str, into: list[Any], what: Callable[..., Any]) -> None:
+        real = getattr(place, name)
+
+        def counting(*arguments: Any, **options: Any) -> Any:
+            into.append(what(*arguments))
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(place, name, counting)
+
+    count(algorithms, "load_der_public_key", counts.loaded, lambda der: der)
+    count(certificates, "verify_signature", counts.verified, lambda *given: given[2])
+    count(names, "_rdns", counts.canonical, lambda der: der)
+    count(asn1, "decode", counts.decoded, lambda cls, der: der)
+    count(asn1, "raw", counts.copied, lambda element: b"")
+    count(mac.MACParameters, "derive", counts.derived, lambda self, secret: self.iterations)
+    return counts
+
+
+@pytest.fixture
+def world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> World:
+    """A gateway with three vendors of which one is meant."""
+    first = World.make(vendor_pki, operator_pki)
+    others = [
+        replace(
+            first.endpoint.vendors[0],
+            name=f"vendor {number}",
+            anchors=(cmp_certificate(make_vendor_pki("Other").root.certificate),),
+        )
+        for number in range(2)
+    ]
+    vendors = (*others, *first.endpoint.vendors)
+    return World.make(vendor_pki, operator_pki, endpoint={"vendors": vendors})
+
+
+@pytest.fixture
+async def stranger(world: World) -> Stranger:
+    heard = PKIMessage.from_der(await world.enrollment(world.device()).request())
+    return Stranger(heard, cmp_certificate(world.vendor.root.certificate))
+
+
+# --- whole messages ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SHAPES)
+async def test_a_strangers_message_costs_little(
+    world: World, stranger: Stranger, counter: Counter, name: str
+) -> None:
+    """Whatever its shape: no key of its own is loaded, and the rest is bounded whatever its length."""
+    der = strangers.shape(name, stranger)
+    counts = vars(counter)
+    for items in counts.values():
+        items.clear()
+    await world.post(der)
+    assert world.events[-1].outcome == "refused"
+    assert world.events[-1].bug is None
+    own = {cmp_certificate(world.vendor.root.certificate).spki_der}
+    assert set(counter.loaded) <= own
+    assert len(counter.verified) <= 6
+    assert len(counter.canonical) <= 80
+    assert len(counter.decoded) <= 400
+    assert len(counter.copied) <= 800
+    assert not counter.derived
+    assert len(world.events[-1].detail) <= 4 * strangers.MAX_BODY_OCTETS
+
+
+async def test_a_strangers_certificates_are_not_kept(
+    world: World, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only an authentic message's certificates are remembered, so nobody else pushes them out."""
+    memory: Memory[Certificate] = Memory(1_000_000)
+    monkeypatch.setattr(certificates, "_KNOWN", memory)
+    for _ in range(20):
+        await world.post(strangers.shape("three forged leaves", stranger))
+    assert len(memory) == 0
+    der = await world.enrollment(world.device("ENB-7")).request()
+    await world.post(der)
+    extra_certs = PKIMessage.from_der(der).extra_certs
+    assert memory.get(extra_certs[0]) is load_certificate(extra_certs[0])
+
+
+async def test_more_certificates_than_the_endpoint_takes_are_not_decoded(
+    world: World, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are counted first."""
+    decoded: list[bytes] = []
+    real = Certificate.from_der
+
+    def counting(der: bytes) -> Certificate:
+        decoded.append(der)
+        return real(der)
+
+    monkeypatch.setattr(certificates.Certificate, "from_der", counting)
+    load_certificate(stranger.signer())
+    assert decoded.pop()
+    bag = [stranger.signer() for _ in range(17)]
+    await assert_refused(world, stranger.message(*bag), "badRequest", rule="RFC 9483 3.3")
+    assert not set(decoded) & set(bag)
+
+
+@pytest.mark.requirement(5)
+@pytest.mark.parametrize("octets", [64, 65, 60_000])
+async def test_a_transaction_id_has_64_octets_at_most(world: World, octets: int) -> None:
+    """It is kept, and written into every line of the log."""
+    device = world.device()
+    heard = PKIMessage.from_der(await world.enrollment(device).request())
+    header = replace(heard.header, transaction_id=bytes(octets))
+    der = await protect(header, heard.body_der, cmp_credential(device), heard.extra_certs)
+    answer = await world.ask(der)
+    if octets > 64:
+        assert world.events[-1].rule == "R5"
+        assert answer.body_type.name == "error"
+    else:
+        assert answer.body_type.name == "ip"
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FOREIGN_KEYS)
+def test_a_key_off_the_list_is_not_loaded(counter: Counter, name: str) -> None:
+    """Judged by algorithm, curve and length, whatever the library could make of it."""
+    with pytest.raises((AlgorithmRefused, MalformedMessage)):
+        load_public_key(FOREIGN_KEYS[name])
+    with pytest.raises((AlgorithmRefused, MalformedMessage)):
+        AlgorithmPolicy().require_key(FOREIGN_KEYS[name], "has a key")
+    assert not counter.loaded
+
+
+@pytest.mark.requirement(61)
+@pytest.mark.parametrize("name", FOREIGN_KEYS)
+async def test_a_key_off_the_list_is_not_certified(
+    world: World, counter: Counter, name: str
+) -> None:
+    """In a template it is badCertTemplate, also from a device that is known."""
+    asked = requests.template(make_key("p256"), spki_der=FOREIGN_KEYS[name])
+    device = cmp_credential(world.device())
+    der = await requests.request(world, device, make_key("p256"), asked, popo_der=b"")
+    await requests.assert_refused_in_body(world, der, "badCertTemplate", rule="R61")
+    assert FOREIGN_KEYS[name] not in counter.loaded
+
+
+@pytest.mark.parametrize(
+    "kind", ["p256", "p384", "p521", "rsa2048", "ed25519", "ed448", "mldsa44", "mldsa65"]
+)
+def test_a_key_on_the_list_is_judged_as_it_is_loaded(kind: KeyKind) -> None:
+    """The octets say what the library says."""
+    spki_der = requests.spki(make_key(kind))
+    judged, key = public_key_kind(spki_der), load_public_key(spki_der)
+    assert judged.family == algorithms.key_family(key)
+    assert judged.rsa_bits == (getattr(key, "key_size", 0) if judged.family == "rsa" else 0)
+
+
+@pytest.mark.requirement(19)
+def test_a_domain_bounds_rsa_keys_on_both_sides() -> None:
+    """8192 bits unless told otherwise; the key is not loaded to find out."""
+    for bits, most in ((8193, 8192), (4097, 4096), (16_384, 16_383)):
+        with pytest.raises(AlgorithmRefused, match=str(most)) as caught:
+            AlgorithmPolicy(max_rsa_bits=most).require_key(strangers.rsa_key(bits), "has a key")
+        assert caught.value.rule == "R19"
+        AlgorithmPolicy(max_rsa_bits=bits).require_key(strangers.rsa_key(bits), "has a key")
+
+
+def test_a_key_is_touched_after_the_signature_over_it(
+    vendor_pki: VendorPKI, stranger: Stranger, world: World, counter: Counter
+) -> None:
+    """A forged CA, and a forged leaf below a true CA: neither's key is looked at."""
+    anchor = cmp_certificate(vendor_pki.root.certificate)
+    foreign = FOREIGN_KEYS["dhKeyAgreement"]
+    name = names.from_rfc4514("CN=Sub")
+    ca = Certificate.from_der(strangers.forged(name, anchor.subject_der, foreign, strangers.CA))
+    leaf = Certificate.from_der(stranger.signer(issuer=name, key=foreign))
+    domain = world.endpoint.vendors[-1]
+    for chain in ((leaf, ca), (Certificate.from_der(stranger.signer(key=foreign)),)):
+        with pytest.raises(CMPError, match="was not signed by"):
+            domain.find_path(chain[0], chain[1:], world.clock())
+    assert foreign not in counter.loaded
+
+
+# --- names, elements, algorithms --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name_der",
+    [
+        strangers.long_name(16),
+        strangers.sequence(strangers.rdn(*map(str, range(17)))),
+        strangers.sequence(*(strangers.rdn("a", "b") for _ in range(9))),
+        strangers.sequence(strangers.rdn("x" * 5000)),
+        b"\x30\x02\x1f\x01",
+    ],
+    ids=["RDNs", "attributes", "both", "octets", "long tag"],
+)
+def test_a_name_beyond_the_bounds_is_not_decoded(counter: Counter, name_der: bytes) -> None:
+    """Its elements are counted by their headers."""
+    for function in (names.canonical, names.rfc4514, names.attributes):
+        with pytest.raises(MalformedMessage):
+            function(name_der)
+    assert not counter.decoded
+
+
+def test_a_name_within_the_bounds_is_read() -> None:
+    """Sixteen attributes, each in an RDN of its own or all in one."""
+    assert len(names.canonical(strangers.long_name(15))) == 16
+    together = strangers.sequence(strangers.rdn(*map(str, range(10, 26))))
+    assert len(names.canonical(together)[0]) == 16
+
+
+def test_elements_cannot_hide_from_being_counted() -> None:
+    """Lengths that point elsewhere, and tags of several octets, are refused rather than skipped."""
+    element = b"\x05\x00"
+    assert len(asn1.spans(element * 9, 0, 18, 9, "list")) == 9
+    for der in (
+        element * 10,
+        b"\x30\x82\x00",
+        b"\x04\x05abc",
+        b"\x1f\x84\x01\x00",
+        b"\x04\x84\xff\xff\xff\xff",
+    ):
+        with pytest.raises(MalformedMessage):
+            asn1.spans(der, 0, len(der), 9, "list")
+
+
+def test_canonical_names_are_made_once_for_a_certificate(
+    stranger: Stranger, counter: Counter
+) -> None:
+    """However often a search for paths looks at them."""
+    name = strangers.long_name(15, "once")
+    certificate = Certificate.from_der(stranger.signer(issuer=name))
+    for _ in range(10):
+        assert certificate.issuer_name == certificate.issuer_name
+    assert counter.canonical.count(name) == 1
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [b"\x05\x00", b"\x30\x00", b"\x06\x01\x2a"],
+    ids=["NULL", "empty", "OID"],
+)
+@pytest.mark.parametrize("oid", ["1.2.840.10045.4.3.2", "1.3.101.112", "2.16.840.1.101.3.4.3.17"])
+def test_algorithms_without_parameters_have_none(oid: str, parameters: bytes) -> None:
+    """One spelling each: ECDSA, EdDSA and ML-DSA."""
+    signature_algorithm(strangers.sequence(asn1.oid_der(oid)))
+    with pytest.raises(AlgorithmRefused, match="must not have"):
+        signature_algorithm(strangers.sequence(asn1.oid_der(oid), parameters))
+
+
+@pytest.mark.parametrize("parameters", [b"\x30\x00", b"\x05\x01\x00", b"\x04\x00"])
+def test_hashes_have_null_or_nothing(parameters: bytes) -> None:
+    """In PSS and in hashAlg: other parameters would be other spellings of one certificate."""
+    sha256 = asn1.oid_der("2.16.840.1.101.3.4.2.1")
+    for given in (b"", b"\x05\x00"):
+        hashed = strangers.sequence(sha256, given)
+        assert algorithms.hash_algorithm(asn1.decode(asn1.AlgorithmIdentifier, hashed)) == "sha256"
+    hashed = strangers.sequence(sha256, parameters)
+    with pytest.raises(CMPError):
+        algorithms.hash_algorithm(asn1.decode(asn1.AlgorithmIdentifier, hashed))
+    mask = strangers.sequence(asn1.oid_der("1.2.840.113549.1.1.8"), hashed)
+    pss = strangers.sequence(
+        strangers.context(0, hashed),
+        strangers.context(1, mask),
+        strangers.context(2, b"\x02\x01\x20"),
+    )
+    with pytest.raises(CMPError):
+        signature_algorithm(strangers.sequence(asn1.oid_der("1.2.840.113549.1.1.10"), pss))
+
+
+def test_what_is_remembered_is_bounded_in_octets() -> None:
+    """The oldest go first, and what is larger than all of the memory is not kept."""
+    memory: Memory[int] = Memory(1000)
+    for number in range(100):
+        memory.keep(bytes(99) + bytes([number]), number)
+    assert len(memory) == 10
+    assert memory.get(bytes(99) + bytes([99])) == 99
+    assert memory.get(bytes(99) + bytes([0])) is None
+    memory.keep(bytes(1001), 0)
+    assert len(memory) == 10
