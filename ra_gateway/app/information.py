@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography import x509
 
 from ra_gateway.app.trust import certificates
-from ra_gateway.cmp.crl import decode_crl, split_crls
+from ra_gateway.cmp.crl import decode_crl, open_crl, split_crls
 from ra_gateway.cmp.genm import CRLQuestion, cert_req_template, root_ca_key_update
 from ra_gateway.cmp.names import name_template, same_name
 from ra_gateway.cmp.trust import TrustDomain
@@ -69,9 +69,9 @@ class CRLFiles:
 
 def _read(path: Path) -> Iterator[_Read]:
     for der in split_crls(path.read_bytes()):
-        crl = decode_crl(der)
+        received = open_crl(der)
         urls = tuple(_urls(x509.load_der_x509_crl(der)))
-        yield _Read(der, crl.this_update, crl.issuer_der, urls)
+        yield _Read(der, decode_crl(received).this_update, received.issuer_der, urls)
 
 
 def _urls(crl: x509.CertificateRevocationList) -> Iterator[str]:
