@@ -239,6 +239,8 @@ class DomainRevocation:
         """Refuse a path with a revoked certificate; see `ra_gateway.ra.ports.RevocationStatus`."""
         if len(path) > 1 and not self._is_revoked(path[1:]):  # a revoked CA teaches nothing
             await self._learn(path)
+        for certificate in path:
+            self._require_not_listed(certificate)
         if self._responders is not None:
             await self._responders.look_up(self._to_ask_about(pairwise(path), now), now)
         self._require_not_revoked(path)
@@ -285,8 +287,8 @@ class DomainRevocation:
         for certificate in path:
             self._require_not_listed(certificate)
         if self._responders is not None:
-            for certificate, issuer in pairwise(path):
-                self._responders.require_not_revoked(certificate, issuer)
+            for certificate in path:
+                self._responders.require_not_revoked(certificate)
 
     def _is_revoked(self, path: Path) -> bool:
         try:

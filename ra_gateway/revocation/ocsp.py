@@ -59,6 +59,7 @@ NONCE_OCTETS: Final = 32  # RFC 9654 2.1
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.revocation")
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 _Asked = tuple[CertificateID, bytes]
@@ -125,6 +126,7 @@ class ResponderState:
 class _Held:
     """An answer in use; both moments aware UTC."""
 
+    asked: _Asked
     status: OCSPStatus
     until: datetime
     renewed_at: datetime
@@ -174,7 +176,7 @@ class Responders:
         self._require_responder = require_responder
         self._cap = timedelta(seconds=settings.max_cache_seconds)
         self._good: OrderedDict[_Asked, _Held] = OrderedDict()
-        self._revoked: OrderedDict[_Asked, _Held] = OrderedDict()
+        self._revoked: OrderedDict[CertificateID, _Held] = OrderedDict()
         self._failures: OrderedDict[_Asked, _Failed] = OrderedDict()
         self._look_ups: dict[_Asked, asyncio.Task[None]] = {}
         self._connections = asyncio.Semaphore(MAX_CONNECTIONS)
@@ -201,13 +203,13 @@ class Responders:
             # Neither the deadline nor a message that ends early ends a look-up: others wait for it, or will ask.
             await asyncio.wait(awaited, timeout=self._settings.timeout_seconds)
 
-    def require_not_revoked(self, certificate: Certificate, issuer: Certificate) -> None:
+    def require_not_revoked(self, certificate: Certificate) -> None:
         """Refuse a certificate of which a responder said that it is revoked.
 
         Raises:
             SignerNotTrusted: One did, and no newer answer says otherwise.
         """
-        held = self._revoked.get(_asked(certificate, issuer))
+        held = self._revoked.get(certificate.id)
         if held is not None:
             since = held.status.revoked_at or held.status.this_update
             raise SignerNotTrusted(
@@ -247,7 +249,7 @@ class Responders:
     ) -> asyncio.Task[None] | None:
         """Begin a look-up if there is need for one; returns what has to be waited for."""
         asked = _asked(certificate, issuer)
-        held = _used(self._good, asked) or _used(self._revoked, asked)
+        held = _used(self._good, asked) or self._said_revoked(asked)
         answered = held is not None and now <= held.until
         if held is not None and answered and now < held.renewed_at:
             return None
@@ -342,7 +344,7 @@ class Responders:
             OCSPRefused: Played back, it would free whom a newer one called revoked, or the reverse.
         """
         asked = _asked(certificate, issuer)
-        held = self._revoked.get(asked) or self._good.get(asked)
+        held = self._said_revoked(asked) or self._good.get(asked)
         until = min(status.fresh_until, now + self._cap)
         if held is not None and status.this_update < held.status.this_update:
             if status.status is not held.status.status:
@@ -352,22 +354,29 @@ class Responders:
         renewed_at = max(
             now + (until - now) * _RENEWED_AFTER, now + timedelta(seconds=RETRY_SECONDS)
         )
-        entry = _Held(status, until, renewed_at)
+        entry = _Held(asked, status, until, renewed_at)
         if status.status is CertStatus.unknown:
             self._good.pop(asked, None)  # what it called revoked stays so
             return
-        is_good = status.status is CertStatus.good
-        new, other = (self._good, self._revoked) if is_good else (self._revoked, self._good)
-        other.pop(asked, None)
         self._failures.pop(asked, None)
-        _put(new, asked, entry, MAX_ANSWERS)
-        if not is_good:
+        if status.status is CertStatus.good:
+            if self._said_revoked(asked) is not None:
+                del self._revoked[asked[0]]
+            _put(self._good, asked, entry, MAX_ANSWERS)
+        else:
+            self._good.pop(asked, None)
+            _put(self._revoked, asked[0], entry, MAX_ANSWERS)
             log.warning(
                 "revocation.revoked",
                 domain=self._domain,
                 subject=certificate.subject,
                 serial_number=f"{certificate.serial_number:x}",
             )
+
+    def _said_revoked(self, asked: _Asked) -> _Held | None:
+        """Return the answer that it is revoked, if it was about this key of the issuer's name."""
+        held = _used(self._revoked, asked[0])
+        return held if held is not None and held.asked == asked else None
 
     # --- how responders are doing -----------------------------------------------------------------------------
 
@@ -414,14 +423,14 @@ def _asked(certificate: Certificate, issuer: Certificate) -> _Asked:
     return certificate.id, sha256(issuer.spki_der).digest()
 
 
-def _used(known: OrderedDict[_Asked, T], key: _Asked) -> T | None:
+def _used(known: OrderedDict[K, T], key: K) -> T | None:
     value = known.get(key)
     if value is not None:
         known.move_to_end(key)
     return value
 
 
-def _put(known: OrderedDict[_Asked, T], key: _Asked, value: T, most: int) -> None:
+def _put(known: OrderedDict[K, T], key: K, value: T, most: int) -> None:
     known[key] = value
     known.move_to_end(key)
     while len(known) > most:
