@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 
@@ -18,6 +19,10 @@ from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config import GenmConfig
 from ra_gateway.errors import ConfigError, CRLRefused, Problem, StoreUnavailable
 from ra_gateway.ra.information import INFO_TYPES, Information, Informing
+
+
+_MAX_FILE_OCTETS: Final = 64_000_000
+"""Devices that are told a CRL could not take what is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +73,18 @@ class CRLFiles:
 
 
 def _read(path: Path) -> Iterator[_Read]:
-    for der in split_crls(path.read_bytes()):
+    for der in split_crls(_content(path)):
         received = open_crl(der)
         urls = tuple(_urls(x509.load_der_x509_crl(der)))
         yield _Read(der, decode_crl(received).this_update, received.issuer_der, urls)
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        octets = file.read(_MAX_FILE_OCTETS + 1)
+    if len(octets) > _MAX_FILE_OCTETS:
+        raise CRLRefused(f"{path} has more than {_MAX_FILE_OCTETS} octets")
+    return octets
 
 
 def _urls(crl: x509.CertificateRevocationList) -> Iterator[str]:
