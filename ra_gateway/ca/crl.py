@@ -245,7 +245,9 @@ class _Newest:
         # have reached with a CRL in every hour. Processes that start together get the same number.
         number = max(numbers) + 1 if numbers else int(now.timestamp()) // 3600
         if number.bit_length() > _MAX_NUMBER_BITS:
-            raise ServiceFailure("the next CRL number would have more than 20 octets", rule="RFC 5280 5.2.3")
+            raise ServiceFailure(
+                "the next CRL number would have more than 20 octets", rule="RFC 5280 5.2.3"
+            )
         return number
 
 

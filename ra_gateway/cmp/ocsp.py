@@ -367,9 +367,7 @@ def _require_delegated(
     algorithms.require_key(responder.public_key, "has a key", responder)
 
 
-def _check_extensions(
-    response: ocsp.OCSPResponse, nonce: bytes, require_nonce: bool
-) -> None:
+def _check_extensions(response: ocsp.OCSPResponse, nonce: bytes, require_nonce: bool) -> None:
     is_there = False
     for extension in response.extensions:
         if isinstance(extension.value, x509.OCSPNonce):

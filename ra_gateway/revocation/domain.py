@@ -325,9 +325,7 @@ class DomainRevocation:
                     return crl
         return None
 
-    def _counts(
-        self, key: _IssuerKey, issuer: Certificate, asked: frozenset[_IssuerKey]
-    ) -> bool:
+    def _counts(self, key: _IssuerKey, issuer: Certificate, asked: frozenset[_IssuerKey]) -> bool:
         """Tell whether a CA's CRLs count: not once it is itself revoked, for its key may be another's by then.
 
         Who has that key could otherwise list the certificates of the CA's successor, which has the same name.

@@ -184,7 +184,11 @@ def json_object(content: bytes) -> dict[str, Any]:
             item
             for value in level
             for item in (
-                value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+                value.values()
+                if isinstance(value, dict)
+                else value
+                if isinstance(value, list)
+                else ()
             )
         ]
     if level:
@@ -306,7 +310,8 @@ def certificates_in(value: object, what: str) -> tuple[bytes, ...]:
             found += _certificates_of(item)
             if len(found) > MAX_CERTIFICATES:
                 raise UpstreamBroken(
-                    f"{what} in the CA's answer has more than {MAX_CERTIFICATES} certificates", rule="R87"
+                    f"{what} in the CA's answer has more than {MAX_CERTIFICATES} certificates",
+                    rule="R87",
                 )
         for der in found:
             Certificate.from_der(der)

@@ -322,7 +322,9 @@ ATTRIBUTE = asn1.tlv(0x30, asn1.oid_der("2.5.4.3"), asn1.tlv(0x0C, b"x"))
         (0, name_of(asn1.tlv(0x31, *[ATTRIBUTE] * 100))),
         (
             0,
-            name_of(asn1.tlv(0x31, asn1.tlv(0x30, asn1.oid_der("2.5.4.3"), asn1.tlv(12, b"x" * 9000)))),
+            name_of(
+                asn1.tlv(0x31, asn1.tlv(0x30, asn1.oid_der("2.5.4.3"), asn1.tlv(12, b"x" * 9000)))
+            ),
         ),
         (2, asn1.tlv(0x30, *[asn1.tlv(0x30, b"\x05\x00")] * 2000)),
         (3, asn1.tlv(0xA1, asn1.tlv(0x30, *[b"\x30\x00"] * 2000))),
