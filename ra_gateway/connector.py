@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Callable
 from typing import Any, Final
 
 import aiohttp
@@ -57,5 +58,6 @@ def bounded_connector(**options: Any) -> aiohttp.TCPConnector:
     """
     connector = aiohttp.TCPConnector(**options)
     # aiohttp has no other place for it; a test sees to it that this one is used.
-    connector._factory = functools.partial(_Handler, loop=asyncio.get_running_loop())  # noqa: SLF001
+    handler: Callable[..., ResponseHandler] = _Handler
+    connector._factory = functools.partial(handler, loop=asyncio.get_running_loop())
     return connector

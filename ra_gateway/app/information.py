@@ -20,7 +20,6 @@ from ra_gateway.config import GenmConfig
 from ra_gateway.errors import ConfigError, CRLRefused, Problem, StoreUnavailable
 from ra_gateway.ra.information import INFO_TYPES, Information, Informing
 
-
 _MAX_FILE_OCTETS: Final = 64_000_000
 """Devices that are told a CRL could not take what is larger."""
 

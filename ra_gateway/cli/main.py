@@ -14,7 +14,6 @@ from typing import Annotated, Final
 
 import typer
 
-
 from ra_gateway import __version__, logs
 from ra_gateway.app import Application, check, now, run_until_signalled
 from ra_gateway.cli.approvals import approvals_app

@@ -46,6 +46,7 @@ from ra_gateway.errors import (
     SignerNotTrusted,
     StatusRefused,
     StatusUnavailable,
+    printable,
 )
 from ra_gateway.revocation.fetching import (
     Downloader,
@@ -66,6 +67,9 @@ MAX_CRLS_PER_SOURCE: Final = 16
 
 _MOST_CAS_ABOVE: Final = 4
 """Whose own revocation is looked at before a CRL counts; above that it does."""
+
+_MAX_TEXT: Final = 1000
+_MAX_URL: Final = 2000
 
 _FILE_CHECK_SECONDS: Final = 10.0
 """From one look at a file's state to the next: so late at most is a new CRL on disk seen."""
@@ -470,6 +474,8 @@ class DomainRevocation:
                 self._learned()
 
     def _allowed(self, url: str) -> bool:
+        if len(url) > _MAX_URL or not url.isprintable():
+            return False
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -576,7 +582,7 @@ class DomainRevocation:
     async def _take(self, source: _Source, octets: bytes, fetched_at: datetime) -> None:
         """Decode and verify outside of the event loop; replace what the source gave before, if all is well."""
         now, began = self._clock(), self._monotonic()
-        digest = hashlib.sha256(octets).digest()
+        digest = await asyncio.to_thread(_digest, octets)
         unchanged = digest == source.digest and bool(source.crls) and not source.last_error
         if unchanged:
             source.fetched_at = fetched_at
@@ -713,6 +719,9 @@ class DomainRevocation:
 
     def _failed(self, source: _Source, why: str) -> None:
         now = self._clock()
+        why = printable(
+            why, _MAX_TEXT
+        )  # there may be names in it of whoever sent what is no CRL of ours
         source.failures += 1
         source.last_error = why
         source.failing_since = source.failing_since or now
@@ -742,6 +751,10 @@ class DomainRevocation:
 
 class _UnknownIssuer(CRLRefused):
     """A CRL of a CA whose certificate is not known; it may come along with a device's."""
+
+
+def _digest(octets: bytes) -> bytes:
+    return hashlib.sha256(octets).digest()
 
 
 def _open(octets: bytes) -> list[ReceivedCRL]:

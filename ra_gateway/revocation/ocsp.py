@@ -23,7 +23,7 @@ import structlog
 from ra_gateway.cmp.algorithms import AlgorithmPolicy
 from ra_gateway.cmp.certificates import Certificate, CertificateID
 from ra_gateway.cmp.ocsp import CertStatus, OCSPStatus, ask, read_answer, responder_urls
-from ra_gateway.errors import OCSPRefused, SignerNotTrusted, StatusRefused
+from ra_gateway.errors import OCSPRefused, SignerNotTrusted, StatusRefused, printable
 from ra_gateway.revocation.fetching import Downloader, Limits
 
 MAX_ANSWERS: Final = 65_536
@@ -51,6 +51,8 @@ RETRY_SECONDS: Final = 15.0
 
 _FAILURES_UNTIL_REST: Final = 3
 """One after another, of a responder that cannot be reached."""
+
+_MAX_TEXT: Final = 500
 
 _RENEWED_AFTER: Final = 0.75
 """Of an answer's time."""
@@ -288,7 +290,7 @@ class Responders:
                         await self._ask_at(url, certificate, issuer, len(urls))
                         return
                     except StatusRefused as error:
-                        refusals.append(f"OCSP responder {url}: {error}")
+                        refusals.append(f"OCSP responder {url}: {printable(str(error), _MAX_TEXT)}")
             finally:
                 self._connections.release()
         except TimeoutError:
@@ -403,6 +405,7 @@ class Responders:
         state.last_error, state.failing_since, state.unreached = "", None, 0
 
     def _failed(self, state: ResponderState, why: str, *, reached: bool) -> None:
+        why = printable(why, _MAX_TEXT)  # there may be names in it of whoever answered
         is_new = why != state.last_error
         state.last_error = why
         state.failing_since = state.failing_since or self._clock()

@@ -177,7 +177,7 @@ def json_object(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise ValueError("not JSON") from None
     if not isinstance(document, dict):
-        raise ValueError("not an object")  # noqa: TRY004 - it is the other side's value
+        raise ValueError("not an object")
     level: list[Any] = [document]
     for _ in range(MAX_DEPTH):
         level = [

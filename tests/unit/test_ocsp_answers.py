@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,9 +15,7 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp import certificates as certificates_module
-from ra_gateway.cmp import ocsp as ocsp_module
-from ra_gateway.cmp.algorithms import AlgorithmPolicy
+from ra_gateway.cmp.algorithms import AlgorithmPolicy, digest, load_public_key
 from ra_gateway.cmp.ocsp import (
     CertStatus,
     OCSPQuestion,
@@ -293,16 +290,15 @@ def test_no_key_of_a_responder_is_loaded_before_its_certificate_is_in_order(
     der = with_key(signer.der, spki, sign=None if why == "signature" else ca.private_key)
     # The answer names its maker by key: by the one that is in the certificate now.
     fields = asn1.parts(tbs, 5, "")
-    fields[0] = asn1.tlv(0xA2, asn1.tlv(0x04, hashlib.sha1(b"\x01").digest()))
+    fields[0] = asn1.tlv(0xA2, asn1.tlv(0x04, digest("sha1", b"\x01")))
     along = asn1.tlv(0xA0, asn1.tlv(0x30, der))
     loaded: list[bytes] = []
-    load = certificates_module.load_public_key
 
     def recorded(spki_der: bytes) -> Any:
         loaded.append(spki_der)
-        return load(spki_der)
+        return load_public_key(spki_der)
 
-    monkeypatch.setattr(certificates_module, "load_public_key", recorded)
+    monkeypatch.setattr("ra_gateway.cmp.certificates.load_public_key", recorded)
     text = refused(around(asn1.tlv(0x30, *fields), algorithm, signature, along), question)
     assert "responder" in text
     assert spki not in loaded
@@ -338,9 +334,10 @@ def test_nothing_of_an_endless_answer_is_decoded(
     tbs, algorithm, signature, *along = parts_of(signed(ca, single(question), rest=critical(0xA1)))
     fields = asn1.parts(tbs, 5, "")
     fields[index] = element
-    for name in ("load_der_ocsp_response",):
-        monkeypatch.setattr(ocsp_module.ocsp, name, lambda _: pytest.fail("decoded"))
-    monkeypatch.setattr(ocsp_module, "same_name", lambda *_: pytest.fail("compared"))
+    monkeypatch.setattr(
+        "ra_gateway.cmp.ocsp.ocsp.load_der_ocsp_response", lambda _: pytest.fail("decoded")
+    )
+    monkeypatch.setattr("ra_gateway.cmp.ocsp.same_name", lambda *_: pytest.fail("compared"))
     assert refused(around(asn1.tlv(0x30, *fields), algorithm, signature, *along), question)
 
 
@@ -349,7 +346,7 @@ def test_an_unsigned_answer_is_not_decoded(ca: Authority, monkeypatch: pytest.Mo
     question = question_about(ca)
     answer = signed(make_root("OCSP Root"), single(question), by_name=True)
     monkeypatch.setattr(
-        ocsp_module.ocsp, "load_der_ocsp_response", lambda _: pytest.fail("decoded")
+        "ra_gateway.cmp.ocsp.ocsp.load_der_ocsp_response", lambda _: pytest.fail("decoded")
     )
     assert "was not signed by the key of" in refused(answer, question)
 
@@ -362,7 +359,8 @@ def test_a_large_certificate_that_comes_along_is_not_decoded(
     parts = parts_of(signed(ca, single(question)))
     large = asn1.tlv(0x30, bytes(20_000))
     monkeypatch.setattr(
-        ocsp_module.Certificate, "from_der", classmethod(lambda *_: pytest.fail("decoded"))
+        "ra_gateway.cmp.certificates.Certificate.from_der",
+        classmethod(lambda *_: pytest.fail("decoded")),
     )
     text = refused(around(*parts, asn1.tlv(0xA0, asn1.tlv(0x30, large))), question)
     assert "octets comes along" in text

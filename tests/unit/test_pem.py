@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -28,11 +30,11 @@ class Counting(bytes):
 
     searched = 0
 
-    def count(self, *arguments: object) -> int:  # type: ignore[override]
+    def count(self, *arguments: object) -> int:
         Counting.searched += len(self)
         return bytes.count(self, *arguments)  # type: ignore[arg-type]
 
-    def find(self, needle: bytes, start: int = 0, end: int | None = None) -> int:  # type: ignore[override]
+    def find(self, needle: Any, start: Any = 0, end: Any = None) -> int:
         found = bytes.find(self, needle, start, len(self) if end is None else end)
         stop = found if found >= 0 else (len(self) if end is None else end)
         Counting.searched += max(stop - start, 0)
@@ -55,9 +57,8 @@ class Counting(bytes):
 def test_hostile_pem_is_searched_a_few_times_at_most(hostile: bytes, most: int) -> None:
     """A pattern that looks for each END from each BEGIN looks at 10^11 octets here."""
     Counting.searched = 0
-    with pytest.raises(PEMRefused):
-        pem_blocks(Counting(hostile), "X509 CRL", most)
-        raise PEMRefused("none found")
+    with suppress(PEMRefused):
+        assert pem_blocks(Counting(hostile), "X509 CRL", most) == ()
     assert Counting.searched <= 4 * len(hostile)
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from ra_gateway.errors import UpstreamBroken
 from ra_gateway.keys import pem
-from ra_gateway.upstream import rest
 from ra_gateway.upstream.rest import MAX_CERTIFICATES, MAX_DEPTH, certificates_in, json_object
 from tests.support.pki import make_root
 
@@ -50,7 +49,9 @@ def test_json_that_is_not_taken(content: bytes, text: str) -> None:
 
 def test_values_are_counted_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quarter of a megabyte may be 130,000 of them."""
-    monkeypatch.setattr(rest.json, "loads", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(
+        "ra_gateway.upstream.rest.json.loads", lambda *_, **__: pytest.fail("decoded")
+    )
     with pytest.raises(ValueError, match="values"):
         json_object(b'{"a":[' + b"{}," * 80_000 + b"0]}")
 
