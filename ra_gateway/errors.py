@@ -34,6 +34,20 @@ from enum import IntEnum
 from typing import ClassVar
 
 
+def printable(text: str, most: int = 200) -> str:
+    """Return the beginning of somebody else's text as one line that does nothing to a terminal or a log.
+
+    Line ends, control characters and those that turn the direction of writing become visible escapes.
+
+    Args:
+        most: Characters; a longer text ends with "...".
+    """
+    shown = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:most]
+    )
+    return shown if len(text) <= most and len(shown) <= most else f"{shown[: most - 3]}..."
+
+
 class PKIFailureInfo(IntEnum):
     """Bit numbers of PKIFailureInfo (RFC 9810 5.2.3), spelled as in the RFC."""
 

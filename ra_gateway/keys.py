@@ -31,6 +31,7 @@ from ra_gateway.cmp.algorithms import (
     signing_arguments,
 )
 from ra_gateway.cmp.certificates import Certificate, key_identifier
+from ra_gateway.cmp.pem import PEMRefused, pem_blocks
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError, Problem
 
@@ -94,6 +95,26 @@ async def call_signing(private_key: Any, call: Callable[..., T], *arguments: Any
     return call(*arguments)
 
 
+MAX_CERTIFICATES: Final = 1024
+"""In one PEM file: bundles of all public roots have some 150."""
+
+_MAX_FILE_OCTETS: Final = 16_777_216
+
+
+def read_bounded(path: Path) -> bytes:
+    """Return what a file holds; of one that has no end, or far more than any of ours, an error.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It has more than 16 MB.
+    """
+    with path.open("rb") as file:
+        octets = file.read(_MAX_FILE_OCTETS + 1)
+    if len(octets) > _MAX_FILE_OCTETS:
+        raise ValueError(f"more than {_MAX_FILE_OCTETS} octets")
+    return octets
+
+
 def load_certificates(path: Path, setting: str) -> tuple[Certificate, ...]:
     """Read all certificates of a PEM file, in order.
 
@@ -104,8 +125,10 @@ def load_certificates(path: Path, setting: str) -> tuple[Certificate, ...]:
         ConfigError: The file cannot be read, or has no certificate, or one that does not parse.
     """
     try:
-        found = x509.load_pem_x509_certificates(path.read_bytes())
-        return tuple(Certificate.from_der(item.public_bytes(Encoding.DER)) for item in found)
+        found = pem_blocks(read_bounded(path), "CERTIFICATE", MAX_CERTIFICATES)
+        if not found:
+            raise PEMRefused("no certificate")
+        return tuple(map(Certificate.from_der, found))
     except (OSError, ValueError, CMPError) as error:
         reason = (
             error.strerror if isinstance(error, OSError) else "not a certificate in PEM, or broken"
@@ -132,7 +155,7 @@ def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
         ConfigError: It cannot be read, decrypted or found. The text never contains key, password or PIN.
     """
     try:
-        octets = path.read_bytes()
+        octets = read_bounded(path)
         if not octets.startswith(pkcs11.SCHEME.encode()):
             return load_pem_private_key(octets, password)
     except (OSError, ValueError, TypeError) as error:

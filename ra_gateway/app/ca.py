@@ -135,7 +135,12 @@ def _status_listener(
             OCSPSigner(issuer.certificate, issuer.id, material.ocsp[issuer.id])
             for issuer in material.issuers
         ]
-        responder = OCSPResponder(signers, ledger, now, OCSPSettings(status.ocsp_validity_minutes))
+        responder = OCSPResponder(
+            signers,
+            ledger,
+            now,
+            OCSPSettings(status.ocsp_validity_minutes, status.ocsp_max_age_seconds),
+        )
     return StatusListener(
         CAStatus(material.root, material.issuers, publisher, responder),
         host=status.listen_host,

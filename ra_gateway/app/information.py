@@ -7,17 +7,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 
 from ra_gateway.app.trust import certificates
-from ra_gateway.cmp.crl import decode_crl, split_crls
+from ra_gateway.cmp.crl import decode_crl, open_crl, split_crls
 from ra_gateway.cmp.genm import CRLQuestion, cert_req_template, root_ca_key_update
 from ra_gateway.cmp.names import name_template, same_name
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config import GenmConfig
 from ra_gateway.errors import ConfigError, CRLRefused, Problem, StoreUnavailable
 from ra_gateway.ra.information import INFO_TYPES, Information, Informing
+
+_MAX_FILE_OCTETS: Final = 64_000_000
+"""Devices that are told a CRL could not take what is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +72,18 @@ class CRLFiles:
 
 
 def _read(path: Path) -> Iterator[_Read]:
-    for der in split_crls(path.read_bytes()):
-        crl = decode_crl(der)
+    for der in split_crls(_content(path)):
+        received = open_crl(der)
         urls = tuple(_urls(x509.load_der_x509_crl(der)))
-        yield _Read(der, crl.this_update, crl.issuer_der, urls)
+        yield _Read(der, decode_crl(received).this_update, received.issuer_der, urls)
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        octets = file.read(_MAX_FILE_OCTETS + 1)
+    if len(octets) > _MAX_FILE_OCTETS:
+        raise CRLRefused(f"{path} has more than {_MAX_FILE_OCTETS} octets")
+    return octets
 
 
 def _urls(crl: x509.CertificateRevocationList) -> Iterator[str]:

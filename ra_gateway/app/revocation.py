@@ -12,7 +12,7 @@ from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config import GatewayConfig, RevocationConfig
 from ra_gateway.errors import SignerNotTrusted
-from ra_gateway.revocation import Mode, OCSPSettings, Revocation, RevocationSettings
+from ra_gateway.revocation import Mode, NonceUse, OCSPSettings, Revocation, RevocationSettings
 
 
 class LedgerStatus:
@@ -106,5 +106,6 @@ def _settings(config: RevocationConfig) -> RevocationSettings:
             from_certificates=config.ocsp_from_certificates,
             timeout_seconds=config.ocsp_timeout_seconds,
             max_cache_seconds=config.ocsp_cache_seconds,
+            nonce=NonceUse(config.ocsp_nonce),
         ),
     )

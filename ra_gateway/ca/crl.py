@@ -41,6 +41,8 @@ _LARGEST_SHARE: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 """Where that share would have revocations wait for too long."""
 
+_MAX_NUMBER_BITS: Final = 159
+
 _ATTEMPTS: Final = 3
 """To find a free CRL number: there are two kinds of CRL, hence hardly more than two rivals."""
 
@@ -233,11 +235,20 @@ class _Newest:
         return self.delta if delta else self.full
 
     def next_number(self, now: datetime) -> int:
-        """Full and delta CRLs share one sequence (RFC 5280 5.2.3)."""
+        """Return the next of the one sequence that full and delta CRLs share (RFC 5280 5.2.3).
+
+        Raises:
+            ServiceFailure: There is none of at most 20 octets.
+        """
         numbers = [crl.number for crl in (self.full, self.delta) if crl is not None]
         # The CA may have been another product's, whose CRL numbers we do not know: start above any it can
         # have reached with a CRL in every hour. Processes that start together get the same number.
-        return max(numbers) + 1 if numbers else int(now.timestamp()) // 3600
+        number = max(numbers) + 1 if numbers else int(now.timestamp()) // 3600
+        if number.bit_length() > _MAX_NUMBER_BITS:
+            raise ServiceFailure(
+                "the next CRL number would have more than 20 octets", rule="RFC 5280 5.2.3"
+            )
+        return number
 
 
 class CRLPublisher:

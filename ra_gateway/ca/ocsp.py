@@ -32,7 +32,7 @@ OCSP_NONCE: Final = "1.3.6.1.5.5.7.48.1.2"
 MAX_REQUEST_OCTETS: Final = 4096
 """A request for one certificate has some 120 octets; with a signature and certificates, some 3,000."""
 
-_MAX_NONCE_OCTETS: Final = 32  # RFC 8954 2.1
+_MAX_NONCE_OCTETS: Final = 128  # RFC 9654 2.1
 _MAX_SERIAL_BITS: Final = 159  # RFC 5280 4.1.2.2; no serial number of ours is longer
 
 _HASHES: Final = {
@@ -85,10 +85,12 @@ class OCSPSettings:
     """How answers are made.
 
     Args:
-        validity_minutes: From thisUpdate to nextUpdate: how long clients and caches may keep an answer.
+        validity_minutes: From thisUpdate to nextUpdate: how long clients may keep an answer.
+        max_age_seconds: How long an HTTP cache may keep it, which serves clients that ask anew.
     """
 
     validity_minutes: int = 60
+    max_age_seconds: int = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class OCSPAnswer:
 
     Args:
         this_update: Aware UTC, None for a failure.
-        cacheable_until: nextUpdate, aware UTC; None where nobody may keep the answer: failures, answers
+        cacheable_until: Aware UTC, nextUpdate at the latest; None where nobody may keep the answer: failures, answers
             with a nonce, and to a serial number that is not known, since it may be issued next.
     """
 
@@ -151,6 +153,7 @@ class OCSPResponder:
         self._ledger = ledger
         self._clock = clock
         self._validity = timedelta(minutes=settings.validity_minutes)
+        self._max_age = min(self._validity, timedelta(seconds=settings.max_age_seconds))
         self._signers = {
             (name, *_issuer_hashes(signer.issuer, name)): signer
             for signer in signers
@@ -218,7 +221,7 @@ class OCSPResponder:
         tbs_der = self._tbs_der(question, status_der, now, next_update)
         der = await _signed(tbs_der, signer.credential)
         is_cacheable = question.nonce is None and status_der != _UNKNOWN
-        return OCSPAnswer(der, now, next_update if is_cacheable else None)
+        return OCSPAnswer(der, now, now + self._max_age if is_cacheable else None)
 
     async def _status_der(self, question: _Question, now: datetime) -> bytes:
         if not 0 < question.serial_number < 1 << _MAX_SERIAL_BITS:

@@ -15,7 +15,7 @@ from ra_gateway.app import Application, CannotListen, catch_signals, now
 from ra_gateway.cli.setup import require_empty, write_setup
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config import load
-from ra_gateway.device.client import run
+from ra_gateway.device.client import open_session, run
 from ra_gateway.device.enrollment import (
     DeviceIdentity,
     Direction,
@@ -93,7 +93,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
     url = f"http://{host}:{bound_port}/.well-known/cmp"
     try:
         identity = DeviceIdentity(credential)  # no operator root: it comes with the ip
-        async with aiohttp.ClientSession() as session:
+        async with open_session() as session:
             enrolled = await _operation(console, events, session, url, identity, BodyType.ir)
             _write_result(directory / "device", "enrolled", *enrolled)
             renewed = await _operation(

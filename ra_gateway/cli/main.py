@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Final
 
-import aiohttp
 import typer
 
 from ra_gateway import __version__, logs
@@ -257,7 +256,7 @@ async def _operate(
     enrollment = Enrollment(
         identity, new_key, options, clock=now, random_octets=secrets.token_bytes
     )
-    async with aiohttp.ClientSession() as session:
+    async with client.open_session() as session:
         try:
             done = await client.run(enrollment, url, session)
         except (ServerUnreachable, NotCMP):

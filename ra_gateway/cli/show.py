@@ -189,7 +189,7 @@ class CannotShow(GatewayError):
 
 # --- reading --------------------------------------------------------------------------------------------------
 
-_PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([^-\r\n]*)-----(.*?)-----END \1-----", re.DOTALL)
+_PEM_BEGIN: Final = re.compile(rb"-----BEGIN ([^-\r\n]{0,64})-----")
 _HEX: Final = re.compile(rb"(?:0x)?(?:[0-9a-fA-F]{2}[\s:]*)+")
 _TEXT: Final = bytes(range(0x20, 0x7F)) + b"\t\r\n\f\v"
 
@@ -209,8 +209,7 @@ def read_message(data: bytes) -> bytes:
         return data
     if b"PRIVATE KEY-----" in data:
         raise CannotShow("The file has a private key, which is not shown. Give a CMP message.")
-    block = _PEM_BLOCK.search(data)
-    text = (block[2] if block else data).strip()
+    text = _first_block(data).strip()
     if _HEX.fullmatch(text):
         return bytes.fromhex(re.sub(rb"^0x|[\s:]", b"", text).decode("ascii"))
     try:
@@ -220,6 +219,15 @@ def read_message(data: bytes) -> bytes:
             "The file is text, but neither PEM nor base64 nor hex. "
             "Give a CMP message in DER, base64 or hex."
         ) from error
+
+
+def _first_block(data: bytes) -> bytes:
+    """Return what is between the first BEGIN and the END of its label, or all where there is no such block."""
+    begin = _PEM_BEGIN.search(data)
+    if begin is None:
+        return data
+    end = data.find(b"-----END %b-----" % begin[1], begin.end())
+    return data if end < 0 else data[begin.end() : end]
 
 
 class _Frame(univ.Sequence):  # type: ignore[misc]

@@ -858,3 +858,48 @@ def set_bits(bits: BitString) -> list[int]:
     if len(octets) * 8 > _MAX_NAMED_BITS:
         raise MalformedMessage(f"{len(octets)} octets of named bits", rule="R1")
     return [i for i in range(len(octets) * 8) if octets[i // 8] & (0x80 >> (i % 8))]
+
+
+INTEGER_TAG = 0x02
+
+
+def parts(der: bytes, most: int, what: str) -> list[bytes]:
+    """Return the elements inside a constructed element, without looking into them.
+
+    For what nobody has verified yet: it costs no more than `most` elements do, whatever was sent.
+
+    Args:
+        der: One whole element, with a tag of one octet.
+        most: A further element is an error, and none behind it is read.
+        what: For the text.
+
+    Raises:
+        MalformedMessage: Not DER so far, octets behind the element, or too many elements.
+    """
+    start, end = _extent(der, 0, len(der), what)
+    if end != len(der):
+        raise MalformedMessage(f"{what} has octets behind it", rule="R1")
+    found: list[bytes] = []
+    while start < end:
+        if len(found) == most:
+            raise MalformedMessage(f"{what} has more than {most} elements", rule="R1")
+        _, next_start = _extent(der, start, end, what)
+        found.append(der[start:next_start])
+        start = next_start
+    return found
+
+
+def _extent(der: bytes, start: int, end: int, what: str) -> tuple[int, int]:
+    """Return where the content of the element at `start` begins and ends (X.690 10.1: definite, shortest form)."""
+    if end - start < 2 or der[start] & 0x1F == 0x1F:
+        raise MalformedMessage(f"{what} is not DER", rule="R1")
+    length, content_start = der[start + 1], start + 2
+    if length >= 0x80:
+        size = length & 0x7F
+        content_start += size
+        length = int.from_bytes(der[start + 2 : content_start], "big")
+        if not 1 <= size <= 4 or content_start > end or length < max(0x80, 1 << 8 * (size - 1)):
+            raise MalformedMessage(f"{what} is not DER", rule="R1")
+    if content_start + length > end:
+        raise MalformedMessage(f"{what} ends too early", rule="R1")
+    return content_start, content_start + length

@@ -301,7 +301,8 @@ def _check_version(tbs: asn1.TBSCertificate) -> None:
     has_unique_ids = tbs.issuer_unique_id is not None or tbs.subject_unique_id is not None
     least = 3 if tbs.extensions is not None else 2 if has_unique_ids else 1
     if not least <= version <= 3:
-        raise MalformedMessage(f"certificate of version {version}", rule="RFC 5280 4.1.2.1")
+        # Not in the text: as a decimal number, a long one is an error of its own (sys.int_info).
+        raise MalformedMessage("certificate of a version that is none", rule="RFC 5280 4.1.2.1")
     if tbs.extensions is not None and not tbs.extensions:
         raise MalformedMessage("certificate with empty extensions", rule="RFC 5280 4.1.2.9")
 

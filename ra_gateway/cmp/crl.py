@@ -1,15 +1,13 @@
 """CRLs of a trust domain: decoding and checking (RFC 5280 5 and 6.3); no I/O, no clock.
 
-`decode_crl` reads what was fetched, `verify_crl` checks it against its issuer's certificate. Only a `CRL`, which
+`open_crl` tells the three parts of what was fetched, and its issuer; `verify_crl` verifies it with its issuer's
+certificate, and only then has `decode_crl` read the entries, of which there may be a million. Only a `CRL`, which
 comes from there alone, can say that a certificate is not revoked. What is not processed here is refused, never
 half understood: delta CRLs, indirect CRLs, CRLs of some reasons, critical extensions that are not known.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Iterator
 from dataclasses import InitVar, dataclass
 from datetime import datetime, timedelta
@@ -21,7 +19,8 @@ from cryptography import x509
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, signature_algorithm, verify_signature
 from ra_gateway.cmp.certificates import Certificate, InvalidSignature, KeyUsage
-from ra_gateway.cmp.names import rfc4514, same_name
+from ra_gateway.cmp.names import canonical, rfc4514, same_name
+from ra_gateway.cmp.pem import PEMRefused, pem_blocks
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.errors import CMPError, CRLRefused, MalformedMessage
 
@@ -40,7 +39,20 @@ _INVALIDITY_DATE: Final = "2.5.29.24"
 _PROCESSED: Final = frozenset({_CRL_NUMBER, _ISSUING_DISTRIBUTION_POINT, _AUTHORITY_KEY_IDENTIFIER})
 _PROCESSED_IN_ENTRIES: Final = frozenset({_REASON_CODE, _INVALIDITY_DATE})
 
-_PEM: Final = re.compile(rb"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----", re.DOTALL)
+MAX_NAME_OCTETS: Final = 2048
+"""Of the name of whoever signed what was fetched; a CA's has some 100, and 8 attributes of 64 characters 1,200."""
+
+_MAX_RDNS: Final = 24
+_MAX_ATTRIBUTES: Final = 4  # in one RDN; one is usual
+
+_MAX_NUMBER_BITS: Final = 159
+"""RFC 5280 5.2.3: not negative, and at most 20 octets."""
+
+_MAX_POINTS: Final = 32
+"""Distribution points, URLs and the like in one certificate; two or three are usual."""
+
+_FIELDS: Final = 7  # of TBSCertList
+
 URI_TAG: Final = 0x86
 """Of a GeneralName that is a URL."""
 
@@ -69,7 +81,29 @@ class Scope:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReceivedCRL:
-    """A CRL that decodes and is of a kind that is processed here; nobody knows yet who made it.
+    """What may be a CRL: its parts, of which nobody knows yet who made them.
+
+    Args:
+        der: All of it.
+        tbs_der: What its issuer signed; no entry of it was looked at.
+        issuer_der: A Name, of bounded length.
+    """
+
+    der: bytes
+    tbs_der: bytes
+    algorithm_der: bytes
+    signature: bytes
+    issuer_der: bytes
+
+    @property
+    def issuer(self) -> str:
+        """The issuer for people."""
+        return _shown(self.issuer_der)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CRLContent:
+    """What a CRL of a kind that is processed here says, whoever made it.
 
     Args:
         number: cRLNumber, None if it has none.
@@ -77,20 +111,11 @@ class ReceivedCRL:
         revoked: Serial numbers.
     """
 
-    tbs_der: bytes
-    algorithm_der: bytes
-    signature: bytes
-    issuer_der: bytes
     number: int | None
     this_update: datetime
     next_update: datetime | None
     revoked: frozenset[int]
     scope: Scope
-
-    @property
-    def issuer(self) -> str:
-        """The issuer for people."""
-        return _shown(self.issuer_der)
 
 
 _SEAL: Final = Seal(__name__)
@@ -102,7 +127,7 @@ class CRL:
 
     Args:
         issuer: The CA certificate whose key verified it.
-        number, this_update, next_update, revoked, scope: As of `ReceivedCRL`.
+        number, this_update, next_update, revoked, scope: As of `CRLContent`.
     """
 
     issuer: Certificate
@@ -149,63 +174,100 @@ class CRL:
 # --- decoding -------------------------------------------------------------------------------------------------
 
 
-def split_crls(octets: bytes) -> tuple[bytes, ...]:
-    """Return the DER of each CRL in octets that are one CRL in DER, or any number in PEM.
+def split_crls(octets: bytes, most: int = 16) -> tuple[bytes, ...]:
+    """Return the DER of each CRL in octets that are one CRL in DER, or some in PEM.
+
+    Args:
+        most: Further ones in PEM are an error, before any is decoded.
 
     Raises:
-        CRLRefused: Neither.
+        CRLRefused: Neither, or too many.
     """
     if octets.startswith(b"\x30"):
         return (octets,)
-    found = _PEM.findall(octets)
     try:
-        crls = tuple(base64.b64decode(b"".join(block.split()), validate=True) for block in found)
-    except binascii.Error as error:
-        raise CRLRefused("the PEM of the CRL is damaged") from error
+        crls = pem_blocks(octets, "X509 CRL", most)
+    except PEMRefused as error:
+        raise CRLRefused(str(error)) from error
     if not crls:
         raise CRLRefused("neither DER nor PEM of a CRL")
     return crls
 
 
-def decode_crl(der: bytes) -> ReceivedCRL:
-    """Decode a CRL; some seconds for a million entries, so not in an event loop.
+def open_crl(der: bytes) -> ReceivedCRL:
+    """Take a CRL apart as far as it takes to find its issuer; whatever was sent, that is a few elements.
 
     Raises:
-        CRLRefused: Not one, or of a kind that is not processed.
+        CRLRefused: Not one.
     """
     try:
-        outer = asn1.decode(
-            asn1.Certificate, der
-        )  # SIGNED{}: the same three parts as a certificate
-        tbs_der = asn1.raw(outer.tbs_certificate)
-        algorithm_der = asn1.raw(outer.signature_algorithm)
-        signature = asn1.octets_of(outer.signature, "CRL signature")
-        crl = x509.load_der_x509_crl(der)  # refuses another algorithm inside (RFC 5280 5.1.1.2)
-        scope = _check_extensions(crl)
-        issuer_der = crl.issuer.public_bytes()
-        received = ReceivedCRL(
-            tbs_der=tbs_der,
-            algorithm_der=algorithm_der,
-            signature=signature,
-            issuer_der=issuer_der,
+        tbs_der, algorithm_der, signature_der = _exactly(asn1.parts(der, 3, "CRL"), 3)
+        fields = asn1.parts(tbs_der, _FIELDS, "TBSCertList")
+        # A version of 2 or none: x509 sees to it when the content is decoded.
+        if fields[0][0] == asn1.INTEGER_TAG:
+            del fields[0]
+        inner_algorithm_der, issuer_der = fields[0], fields[1]
+        if inner_algorithm_der != algorithm_der:
+            raise CRLRefused("its two signature algorithms do not match (RFC 5280 5.1.1.2)")
+        require_short_name(issuer_der, "the issuer of the CRL")
+        canonical(issuer_der)  # it is compared with names that are known to be some
+        signature = asn1.octets_of(
+            asn1.decode(asn1.BitString, signature_der), "the signature of the CRL"
+        )
+    except (MalformedMessage, IndexError) as error:
+        raise CRLRefused(f"not a CRL: {getattr(error, 'detail', 'parts are missing')}") from error
+    return ReceivedCRL(der, tbs_der, algorithm_der, signature, issuer_der)
+
+
+def _exactly(parts: list[bytes], count: int) -> list[bytes]:
+    if len(parts) != count:
+        raise MalformedMessage(f"{len(parts)} parts instead of {count}", rule="R1")
+    return parts
+
+
+def require_short_name(name_der: bytes, what: str) -> None:
+    """Refuse a name that would cost something to compare or to show, before any of it is decoded.
+
+    Raises:
+        MalformedMessage: It is no Name, or longer than that of a CA may be.
+    """
+    if len(name_der) > MAX_NAME_OCTETS or name_der[:1] != b"\x30":
+        raise MalformedMessage(
+            f"{what} is no name of at most {MAX_NAME_OCTETS} octets", rule="RFC 5280 4.1.2.4"
+        )
+    for rdn in asn1.parts(name_der, _MAX_RDNS, what):
+        asn1.parts(rdn, _MAX_ATTRIBUTES, what)
+
+
+def decode_crl(received: ReceivedCRL) -> CRLContent:
+    """Decode what a CRL says; some seconds for a million entries, so not in an event loop.
+
+    Raises:
+        CRLRefused: It cannot be read, or is of a kind that is not processed.
+    """
+    try:
+        crl = x509.load_der_x509_crl(received.der)
+        return CRLContent(
+            scope=_check_extensions(crl),
             number=_number(crl),
             this_update=crl.last_update_utc,
             next_update=crl.next_update_utc,
             revoked=frozenset(_serial_numbers(crl)),
-            scope=scope,
         )
     except MalformedMessage as error:
         raise CRLRefused(f"not a CRL: {error.detail}") from error
     except (ValueError, x509.DuplicateExtension, x509.InvalidVersion) as error:
         raise CRLRefused(f"not a CRL that can be read: {error}") from error
-    return received
 
 
 def _number(crl: x509.CertificateRevocationList) -> int | None:
     try:
-        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except x509.ExtensionNotFound:
         return None
+    if number < 0 or number.bit_length() > _MAX_NUMBER_BITS:
+        raise CRLRefused("its cRLNumber is negative or has more than 20 octets (RFC 5280 5.2.3)")
+    return number
 
 
 def _check_extensions(crl: x509.CertificateRevocationList) -> Scope:
@@ -255,7 +317,7 @@ def _serial_numbers(crl: x509.CertificateRevocationList) -> Iterator[int]:
 def verify_crl(
     received: ReceivedCRL, issuer: Certificate, algorithms: AlgorithmPolicy, now: datetime
 ) -> CRL:
-    """Verify a CRL with the certificate of the CA that issued it.
+    """Verify a CRL with the certificate of the CA that issued it, then decode it; not in an event loop.
 
     Args:
         issuer: On a path to an anchor that the caller validated.
@@ -263,37 +325,43 @@ def verify_crl(
         now: Aware UTC.
 
     Raises:
-        CRLRefused: Not by this CA, which may not sign CRLs, or not yet valid. That it has expired is not
-            refused: what it lists is revoked all the same (`CRL.fresh_until`).
+        NotThisIssuer: Not by this CA, or the CA may not sign CRLs; none of its entries was looked at.
+        CRLRefused: As `decode_crl`, or not yet valid. That it has expired is not refused: what it lists is
+            revoked all the same (`CRL.fresh_until`).
     """
     if not same_name(received.issuer_der, issuer.subject_der):
-        raise CRLRefused(f"issued by {received.issuer}, not by {issuer}")
+        raise NotThisIssuer(f"issued by {received.issuer}, not by {issuer}")
     if not issuer.is_ca:
-        raise CRLRefused(f"{issuer} is not a CA")
+        raise NotThisIssuer(f"{issuer} is not a CA")
     usage = issuer.key_usage
     if usage is not None and KeyUsage.cRLSign not in usage:
-        raise CRLRefused(f"keyUsage of {issuer} lacks cRLSign")
+        raise NotThisIssuer(f"keyUsage of {issuer} lacks cRLSign")
     try:
         algorithm = signature_algorithm(received.algorithm_der)
         algorithms.require_signature(algorithm, "is signed", "the CRL")
         verify_signature(algorithm, issuer.public_key, received.signature, received.tbs_der)
     except InvalidSignature as error:
-        raise CRLRefused(f"was not signed by the key of {issuer}") from error
+        raise NotThisIssuer(f"was not signed by the key of {issuer}") from error
     except CMPError as error:
-        raise CRLRefused(error.detail) from error
-    if received.this_update > now + MAX_CLOCK_SKEW:
+        raise NotThisIssuer(error.detail) from error
+    content = decode_crl(received)
+    if content.this_update > now + MAX_CLOCK_SKEW:
         raise CRLRefused(
-            f"its thisUpdate is {received.this_update:%Y-%m-%dT%H:%M:%SZ}, ahead of our clock"
+            f"its thisUpdate is {content.this_update:%Y-%m-%dT%H:%M:%SZ}, ahead of our clock"
         )
     return CRL(
         issuer,
-        received.number,
-        received.this_update,
-        received.next_update,
-        received.revoked,
-        received.scope,
+        content.number,
+        content.this_update,
+        content.next_update,
+        content.revoked,
+        content.scope,
         _SEAL,
     )
+
+
+class NotThisIssuer(CRLRefused):
+    """A CRL that this CA did not sign; another one of its name may have."""
 
 
 # --- distribution points --------------------------------------------------------------------------------------
@@ -333,12 +401,13 @@ def _point_names(point_der: bytes) -> Iterator[bytes]:
             yield from elements(asn1.inner(asn1.inner(part)))
 
 
-def elements(content: bytes) -> list[bytes]:
-    """Return the elements that stand one after another."""
-    if not content:
-        return []
-    sequence_of = asn1.tlv(0x30, content)
-    return [asn1.raw(item) for item in asn1.unbox(asn1.GeneralNamesBox, sequence_of).names]
+def elements(content: bytes, most: int = _MAX_POINTS) -> list[bytes]:
+    """Return the elements that stand one after another.
+
+    Raises:
+        MalformedMessage: Not DER, or more than `most`.
+    """
+    return asn1.parts(asn1.tlv(0x30, content), most, "a sequence")
 
 
 def _shown(name_der: bytes) -> str:

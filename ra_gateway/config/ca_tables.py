@@ -121,6 +121,13 @@ class CAStatusConfig(Table):
         description="How long clients and caches may keep an OCSP answer, in minutes. The default is "
         "how long a revocation may go unseen by them.",
     )
+    ocsp_max_age_seconds: int = Field(
+        default=300,
+        ge=0,
+        le=604_800,
+        description="How long an HTTP cache may keep an OCSP answer unasked, in seconds; never beyond the "
+        "answer's own end. The default is that of CRLs: a revocation is seen soon through caches, too.",
+    )
 
 
 class CAProfileConfig(Table):

@@ -130,7 +130,7 @@ class RevocationConfig(Table):
     timeout_seconds: Seconds = Field(
         default=10.0,
         le=300,
-        description="Time for one fetch, in seconds; the start waits for it once. The default is enough "
+        description="Time for one fetch, in seconds; the start waits for it once, and no longer. The default is enough "
         "for a CRL of 100,000 entries (5 MB) at 4 Mbit/s.",
     )
     max_crl_bytes: int = Field(
@@ -183,6 +183,12 @@ class RevocationConfig(Table):
         le=604_800,
         description="Longest time an OCSP answer is used, in seconds; its nextUpdate may end it earlier. The "
         "default bounds how late a revocation is heard of to what it is with CRLs (`refresh_seconds`).",
+    )
+    ocsp_nonce: Literal["require", "send", "off"] = Field(
+        default="send",
+        description='"require": an answer without the nonce of our request is refused, so that none can be '
+        'played back; "send": answers made beforehand, which have none (RFC 5019), count until they end; "off": '
+        "no nonce is sent, for responders that cannot bear one. The default works with every responder.",
     )
 
 

@@ -7,9 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
 
 from ra_gateway.cmp.codes import CMP_CONTENT_TYPE
+from ra_gateway.connector import bounded_connector
 from ra_gateway.device.enrollment import Done, Enrollment, EnrollmentFailed
+from ra_gateway.errors import printable
 
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0
 DEFAULT_PATIENCE_SECONDS: Final = 600.0
@@ -44,6 +47,17 @@ class NotCMP(EnrollmentFailed):
 
 class StillWaiting(EnrollmentFailed):
     """The other side goes on telling the device to wait."""
+
+
+def open_session() -> aiohttp.ClientSession:
+    """Return a session for `run`: heads have an end, nothing is unpacked, no cookies, nothing of the environment."""
+    return aiohttp.ClientSession(
+        connector=bounded_connector(),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": "identity"},
+        auto_decompress=False,
+        trust_env=False,
+    )
 
 
 async def run(
@@ -107,9 +121,8 @@ async def post(
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=timeout_seconds),
         ) as response:
-            content = await _read(response)
             _require_cmp(response, url)
-            return content
+            return await _read(response)
     except TimeoutError as error:
         raise ServerUnreachable(
             f"no answer from {url} within {timeout_seconds:g} s",
@@ -121,12 +134,12 @@ async def post(
         ) from error
     except aiohttp.ClientConnectorError as error:
         raise ServerUnreachable(
-            f"no connection to {url}: {error.strerror or error}",
+            f"no connection to {url}: {printable(error.strerror or str(error))}",
             "Check host and port, and that the gateway is running",
         ) from error
-    except aiohttp.ClientError as error:
+    except (aiohttp.ClientError, HttpProcessingError, ValueError) as error:
         raise ServerUnreachable(
-            f"the exchange with {url} broke off: {str(error) or type(error).__name__}",
+            f"the exchange with {url} broke off: {printable(str(error)) or type(error).__name__}",
             "Try again; if it stays so, see the log of the gateway",
         ) from error
 
@@ -146,11 +159,18 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 def _require_cmp(response: aiohttp.ClientResponse, url: str) -> None:
     # RFC 9811 3.4: a PKIMessage may come with 4xx and 5xx, too, and is then to be read.
-    if response.content_type == CMP_CONTENT_TYPE:
+    content_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if content_type.lower() == CMP_CONTENT_TYPE and encoding == "identity":
         return
     todo = _WHAT_A_STATUS_ASKS.get(response.status, "Check that the URL is that of a CMP server")
     raise NotCMP(
-        f"HTTP {response.status} {response.reason or ''} with {response.content_type} from {url}",
+        f"HTTP {response.status} {printable(response.reason or '', 80)} with "
+        f"{printable(content_type or 'no Content-Type', 80)}{_packed(encoding)} from {url}",
         todo,
         response.status,
     )
+
+
+def _packed(encoding: str) -> str:
+    return "" if encoding == "identity" else f" and Content-Encoding {printable(encoding, 20)}"

@@ -7,12 +7,13 @@ from ra_gateway.revocation.domain import (
     SourceKind,
     SourceState,
 )
-from ra_gateway.revocation.ocsp import OCSPSettings
+from ra_gateway.revocation.ocsp import NonceUse, OCSPSettings
 from ra_gateway.revocation.refreshing import Revocation
 
 __all__ = [
     "DomainRevocation",
     "Mode",
+    "NonceUse",
     "OCSPSettings",
     "Revocation",
     "RevocationSettings",

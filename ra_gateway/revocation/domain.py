@@ -29,9 +29,10 @@ import structlog
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import (
     CRL,
+    NotThisIssuer,
     ReceivedCRL,
-    decode_crl,
     distribution_point_urls,
+    open_crl,
     split_crls,
     verify_crl,
 )
@@ -45,6 +46,7 @@ from ra_gateway.errors import (
     SignerNotTrusted,
     StatusRefused,
     StatusUnavailable,
+    printable,
 )
 from ra_gateway.revocation.fetching import (
     Downloader,
@@ -63,6 +65,12 @@ MAX_LEARNED: Final = 64
 MAX_CRLS_PER_SOURCE: Final = 16
 """In one PEM file."""
 
+_MOST_CAS_ABOVE: Final = 4
+"""Whose own revocation is looked at before a CRL counts; above that it does."""
+
+_MAX_TEXT: Final = 1000
+_MAX_URL: Final = 2000
+
 _FILE_CHECK_SECONDS: Final = 10.0
 """From one look at a file's state to the next: so late at most is a new CRL on disk seen."""
 
@@ -73,6 +81,10 @@ _STALE_RETRY_SECONDS: Final = 300.0
 """While a CRL in use has expired: its issuer is late, or what published it is."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.revocation")
+
+
+_IssuerKey = tuple[CanonicalName, bytes]
+"""Name and SubjectPublicKeyInfo of a CA."""
 
 
 class Mode(StrEnum):
@@ -153,6 +165,7 @@ class _Source:
     """A file or a URL; `due` and `full_due` are monotonic seconds.
 
     `restored` tells that what was saved before a restart has been looked at, `saved_digest` what is saved now.
+    `parked` are CRLs of CAs that are not known yet, `awaited` the names of such CAs whose CRLs were not kept.
     """
 
     where: FilePath | str
@@ -165,12 +178,10 @@ class _Source:
     saved_digest: bytes = b""
     crls: tuple[CRL, ...] = ()
     parked: tuple[ReceivedCRL, ...] = ()
+    awaited: tuple[CanonicalName, ...] = ()
     fetched_at: datetime | None = None
     last_error: str = ""
     failing_since: datetime | None = None
-
-
-_IssuerKey = tuple[CanonicalName, bytes]
 
 
 class DomainRevocation:
@@ -209,6 +220,9 @@ class DomainRevocation:
         self._learned_cas: dict[Certificate, None] = {}
         self._in_use: dict[_IssuerKey, list[CRL]] = {}
         self._revoked_by: dict[CanonicalName, list[CRL]] = {}
+        # One large CRL at a time: several would take all threads, and their memory at once.
+        self._reading = asyncio.Lock()
+        self._learning = asyncio.Lock()
         self._responders: Responders | None = None
         if settings.ocsp.enabled:
             self._responders = Responders(
@@ -227,14 +241,13 @@ class DomainRevocation:
 
     async def check(self, path: Path, now: datetime) -> tuple[str, ...]:
         """Refuse a path with a revoked certificate; see `ra_gateway.ra.ports.RevocationStatus`."""
-        if len(path) > 1:
-            self._learn(path)
+        if len(path) > 1 and not self._is_revoked(path[1:]):  # a revoked CA teaches nothing
+            await self._learn(path)
         for certificate in path:
             self._require_not_listed(certificate)
         if self._responders is not None:
             await self._responders.look_up(self._to_ask_about(pairwise(path), now), now)
-            for certificate in path:
-                self._responders.require_not_revoked(certificate)
+        self._require_not_revoked(path)
         unknown = [
             why
             for certificate, issuer in pairwise(path)
@@ -274,16 +287,59 @@ class DomainRevocation:
         if self._responders is not None:
             await self._responders.stop()
 
+    def _require_not_revoked(self, path: Path) -> None:
+        for certificate in path:
+            self._require_not_listed(certificate)
+        if self._responders is not None:
+            for certificate in path:
+                self._responders.require_not_revoked(certificate)
+
+    def _is_revoked(self, path: Path) -> bool:
+        try:
+            self._require_not_revoked(path)
+        except SignerNotTrusted:
+            return True
+        return False
+
     def _require_not_listed(self, certificate: Certificate) -> None:
+        crl = self._listed_on(certificate)
+        if crl is not None:
+            raise SignerNotTrusted(
+                f"{certificate.subject} (serial {certificate.serial_number:x}) is revoked: the {crl} lists it",
+                rule="R23",
+            )
+
+    def _listed_on(
+        self, certificate: Certificate, asked: frozenset[_IssuerKey] = frozenset()
+    ) -> CRL | None:
+        """Return a CRL that lists a certificate, of those that count now; None if there is none.
+
+        Args:
+            asked: Keys of CAs of which it is being found out whether they count: CAs may certify each other.
+        """
         if certificate in self.domain.anchors:
-            return  # whom nobody vouches for, nobody can revoke: it is taken out of the configuration
-        for crl in self._revoked_by.get(canonical(certificate.issuer_der), ()):
-            if certificate.serial_number in crl.revoked:
-                raise SignerNotTrusted(
-                    f"{certificate.subject} (serial {certificate.serial_number:x}) is revoked: the {crl} "
-                    "lists it",
-                    rule="R23",
-                )
+            return None  # whom nobody vouches for, nobody can revoke: it is taken out of the configuration
+        judged: dict[_IssuerKey, bool] = {}
+        for crl in self._revoked_by.get(certificate.id.issuer, ()):
+            key = _key_of(crl.issuer)
+            if certificate.serial_number in crl.revoked and key not in asked:
+                if key not in judged:
+                    judged[key] = self._counts(key, crl.issuer, asked | {key})
+                if judged[key]:
+                    return crl
+        return None
+
+    def _counts(self, key: _IssuerKey, issuer: Certificate, asked: frozenset[_IssuerKey]) -> bool:
+        """Tell whether a CA's CRLs count: not once it is itself revoked, for its key may be another's by then.
+
+        Who has that key could otherwise list the certificates of the CA's successor, which has the same name.
+        """
+        if len(asked) > _MOST_CAS_ABOVE:
+            return True
+        known = dict.fromkeys(
+            (issuer, *self.domain.anchors, *self.domain.intermediates, *self._learned_cas)
+        )
+        return any(_key_of(ca) == key and self._listed_on(ca, asked) is None for ca in known)
 
     def _require_responder(self, responder: Certificate, issuer: Certificate) -> None:
         """Refuse a responder that may itself be revoked; nobody is asked about one that says it need not be.
@@ -302,7 +358,7 @@ class DomainRevocation:
         """Return why it cannot be told whether a certificate is revoked; "" if it can."""
         whys = []
         if self._responders is not None:
-            if not (why := self._responders.unknown(certificate, now)):
+            if not (why := self._responders.unknown(certificate, issuer, now)):
                 return ""
             whys.append(why)
         if self._responders is None or self._sources:
@@ -369,29 +425,38 @@ class DomainRevocation:
 
     # --- learning ---------------------------------------------------------------------------------------------
 
-    def _learn(self, path: Path) -> None:
+    async def _learn(self, path: Path) -> None:
         """Take up CAs and URLs of a path that leads to an anchor."""
-        for ca in path[1:-1]:
-            if ca in self._learned_cas or ca in self.domain.intermediates:
-                continue
-            if len(self._learned_cas) < MAX_LEARNED:
-                self._learned_cas[ca] = None
-                self._use_parked(ca)
+        async with self._learning:  # who comes second waits for what the first had verified
+            for ca in path[1:-1]:
+                if ca in self._learned_cas or ca in self.domain.intermediates:
+                    continue
+                if len(self._learned_cas) < MAX_LEARNED:
+                    self._learned_cas[ca] = None
+                    await self._use_parked(ca)
         if self.settings.from_certificates:
             self._learn_urls(path[:-1])
 
-    def _use_parked(self, ca: Certificate) -> None:
-        """Verify what was fetched before anybody knew its issuer."""
-        for source in self._sources.values():
+    async def _use_parked(self, ca: Certificate) -> None:
+        """Verify what was fetched before anybody knew its issuer; have fetched again what was not kept."""
+        name = canonical(ca.subject_der)
+        for source in list(self._sources.values()):
+            if name in source.awaited:
+                source.due = source.full_due = self._monotonic()
+                source.digest = b""
+                self._learned()
             for received in source.parked:
+                if canonical(received.issuer_der) != name:
+                    continue
                 try:
-                    crl = self._verify(received, (ca,), self._clock())
+                    async with self._reading:
+                        crl = await asyncio.to_thread(self._verify, received, (ca,), self._clock())
                     self._require_newest(crl)
                 except CRLRefused:
                     continue
                 source.parked = tuple(item for item in source.parked if item is not received)
                 source.crls = (*source.crls, crl)
-                if not source.parked:
+                if not source.parked and not source.awaited:
                     source.last_error, source.failing_since = "", None
                 self._rebuild()
                 self._tell(source, crl)
@@ -409,6 +474,8 @@ class DomainRevocation:
                 self._learned()
 
     def _allowed(self, url: str) -> bool:
+        if len(url) > _MAX_URL or not url.isprintable():
+            return False
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -426,6 +493,11 @@ class DomainRevocation:
         return not names.isdisjoint(self.settings.allowed_hosts)
 
     # --- refreshing -------------------------------------------------------------------------------------------
+
+    @property
+    def patience_seconds(self) -> float:
+        """For how long a start waits for what this domain fetches at first."""
+        return self.settings.timeout_seconds + self.settings.ocsp.timeout_seconds
 
     @property
     def due(self) -> float | None:
@@ -510,15 +582,16 @@ class DomainRevocation:
     async def _take(self, source: _Source, octets: bytes, fetched_at: datetime) -> None:
         """Decode and verify outside of the event loop; replace what the source gave before, if all is well."""
         now, began = self._clock(), self._monotonic()
-        digest = hashlib.sha256(octets).digest()
+        digest = await asyncio.to_thread(_digest, octets)
         unchanged = digest == source.digest and bool(source.crls) and not source.last_error
         if unchanged:
             source.fetched_at = fetched_at
             log.debug("revocation.unchanged", domain=self.domain.name, source=str(source.where))
             return
-        received = await asyncio.to_thread(_decode, octets)
-        cas = self._cas(now)
-        crls, parked, errors = await asyncio.to_thread(self._sort, received, cas, now)
+        async with self._reading:
+            received = await asyncio.to_thread(_open, octets)
+            cas = self._cas(now)
+            crls, unknown, errors = await asyncio.to_thread(self._sort, received, cas, now)
         # What messages taught meanwhile counts too: it is added by `_use_parked`, hence sorted again next time.
         for crl in crls:
             try:
@@ -527,7 +600,7 @@ class DomainRevocation:
                 errors.append(str(error))
         accepted = tuple(crl for crl in crls if self._is_newest(crl))
         source.digest = digest
-        source.parked = tuple(parked)
+        self._park(source, unknown)
         source.crls = _merged(source.crls, accepted)
         self._rebuild()
         for crl in accepted:
@@ -537,6 +610,17 @@ class DomainRevocation:
         source.fetched_at = fetched_at
         source.failures, source.last_error, source.failing_since = 0, "", None
 
+    def _park(self, source: _Source, unknown: Sequence[ReceivedCRL]) -> None:
+        """Keep CRLs until their issuers are known, as many octets of them as one CRL may have in all."""
+        source.parked, source.awaited = (), ()
+        used = sum(len(item.der) for other in self._sources.values() for item in other.parked)
+        for item in unknown:
+            used += len(item.der)
+            if used <= self.settings.max_crl_bytes:
+                source.parked += (item,)
+            else:
+                source.awaited += (canonical(item.issuer_der),)
+
     def _cas(self, now: datetime) -> tuple[Certificate, ...]:
         """Return the CA certificates of the domain that are valid now, down from its anchors."""
         bag = tuple(self._learned_cas)
@@ -544,8 +628,7 @@ class DomainRevocation:
         for ca in dict.fromkeys((*self.domain.anchors, *self.domain.intermediates, *bag)):
             try:
                 path = self.domain.find_path(ca, bag, now)
-                for certificate in path:
-                    self._require_not_listed(certificate)
+                self._require_not_revoked(path)
             except CMPError:
                 continue
             found.append(ca)
@@ -574,7 +657,7 @@ class DomainRevocation:
                 continue
             try:
                 return verify_crl(received, ca, self.domain.algorithms, now)
-            except CRLRefused as error:
+            except NotThisIssuer as error:
                 refusal = refusal or error
         if refusal is not None:
             # Another key of the same name may come along with a path.
@@ -636,6 +719,9 @@ class DomainRevocation:
 
     def _failed(self, source: _Source, why: str) -> None:
         now = self._clock()
+        why = printable(
+            why, _MAX_TEXT
+        )  # there may be names in it of whoever sent what is no CRL of ours
         source.failures += 1
         source.last_error = why
         source.failing_since = source.failing_since or now
@@ -667,11 +753,12 @@ class _UnknownIssuer(CRLRefused):
     """A CRL of a CA whose certificate is not known; it may come along with a device's."""
 
 
-def _decode(octets: bytes) -> list[ReceivedCRL]:
-    parts = split_crls(octets)
-    if len(parts) > MAX_CRLS_PER_SOURCE:
-        raise CRLRefused(f"{len(parts)} CRLs in one file; at most {MAX_CRLS_PER_SOURCE} are read")
-    return [decode_crl(part) for part in parts]
+def _digest(octets: bytes) -> bytes:
+    return hashlib.sha256(octets).digest()
+
+
+def _open(octets: bytes) -> list[ReceivedCRL]:
+    return [open_crl(part) for part in split_crls(octets, MAX_CRLS_PER_SOURCE)]
 
 
 def _key_of(ca: Certificate) -> _IssuerKey:

@@ -20,7 +20,8 @@ import aiohttp
 from aiohttp.http import HttpProcessingError
 from yarl import URL
 
-from ra_gateway.errors import StatusRefused
+from ra_gateway.connector import bounded_connector
+from ra_gateway.errors import StatusRefused, printable
 
 FileState = tuple[int, int, int, int]
 """Device, inode, size and modification time in nanoseconds: another file, or other content, has another one."""
@@ -135,7 +136,7 @@ class Downloader:
         except TimeoutError as error:
             raise StatusRefused(f"not received within {limits.timeout_seconds:g} s") from error
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
-            raise StatusRefused(f"{type(error).__name__}: {error}"[:200]) from error
+            raise StatusRefused(f"{type(error).__name__}: {printable(str(error))}") from error
 
     async def _request(
         self, method: str, url: URL, limits: Limits, options: dict[str, Any]
@@ -159,7 +160,7 @@ class Downloader:
 
 def _session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(force_close=True),
+        connector=bounded_connector(force_close=True),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity"},
         skip_auto_headers=("User-Agent",),

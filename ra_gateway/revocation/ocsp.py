@@ -14,14 +14,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
+from hashlib import sha256
 from typing import Final, TypeVar
 
 import structlog
 
 from ra_gateway.cmp.algorithms import AlgorithmPolicy
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.certificates import Certificate, CertificateID
 from ra_gateway.cmp.ocsp import CertStatus, OCSPStatus, ask, read_answer, responder_urls
-from ra_gateway.errors import OCSPRefused, SignerNotTrusted, StatusRefused
+from ra_gateway.errors import OCSPRefused, SignerNotTrusted, StatusRefused, printable
 from ra_gateway.revocation.fetching import Downloader, Limits
 
 MAX_ANSWERS: Final = 65_536
@@ -50,14 +52,28 @@ RETRY_SECONDS: Final = 15.0
 _FAILURES_UNTIL_REST: Final = 3
 """One after another, of a responder that cannot be reached."""
 
+_MAX_TEXT: Final = 500
+
 _RENEWED_AFTER: Final = 0.75
 """Of an answer's time."""
 
-NONCE_OCTETS: Final = 32  # RFC 8954 2.1
+NONCE_OCTETS: Final = 32  # RFC 9654 2.1
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.revocation")
 
+K = TypeVar("K")
 T = TypeVar("T")
+
+_Asked = tuple[CertificateID, bytes]
+"""What a question is about: issuer, serial number and, as in CertID, the issuer's key (its SHA-256)."""
+
+
+class NonceUse(StrEnum):
+    """What becomes of nonces, which tell an answer made now from one that is played back."""
+
+    require = "require"  # answers without ours are refused
+    send = "send"  # answers made beforehand have none (RFC 5019 4), and count
+    off = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +91,7 @@ class OCSPSettings:
     from_certificates: bool = False
     timeout_seconds: float = 3.0
     max_cache_seconds: float = 3600.0
+    nonce: NonceUse = NonceUse.send
 
     @property
     def enabled(self) -> bool:
@@ -111,6 +128,7 @@ class ResponderState:
 class _Held:
     """An answer in use; both moments aware UTC."""
 
+    asked: _Asked
     status: OCSPStatus
     until: datetime
     renewed_at: datetime
@@ -159,10 +177,10 @@ class Responders:
         self._is_allowed = is_allowed
         self._require_responder = require_responder
         self._cap = timedelta(seconds=settings.max_cache_seconds)
-        self._good: OrderedDict[Certificate, _Held] = OrderedDict()
-        self._revoked: OrderedDict[Certificate, _Held] = OrderedDict()
-        self._failures: OrderedDict[Certificate, _Failed] = OrderedDict()
-        self._look_ups: dict[Certificate, asyncio.Task[None]] = {}
+        self._good: OrderedDict[_Asked, _Held] = OrderedDict()
+        self._revoked: OrderedDict[CertificateID, _Held] = OrderedDict()
+        self._failures: OrderedDict[_Asked, _Failed] = OrderedDict()
+        self._look_ups: dict[_Asked, asyncio.Task[None]] = {}
         self._connections = asyncio.Semaphore(MAX_CONNECTIONS)
         self._states: dict[str, ResponderState] = {}
         if settings.url:
@@ -193,7 +211,7 @@ class Responders:
         Raises:
             SignerNotTrusted: One did, and no newer answer says otherwise.
         """
-        held = self._revoked.get(certificate)
+        held = self._revoked.get(certificate.id)
         if held is not None:
             since = held.status.revoked_at or held.status.this_update
             raise SignerNotTrusted(
@@ -202,15 +220,16 @@ class Responders:
                 rule="R23",
             )
 
-    def unknown(self, certificate: Certificate, now: datetime) -> str:
+    def unknown(self, certificate: Certificate, issuer: Certificate, now: datetime) -> str:
         """Return why no responder tells that a certificate is not revoked; "" if one does."""
-        held = self._good.get(certificate)
+        asked = _asked(certificate, issuer)
+        held = self._good.get(asked)
         if held is not None and now <= held.until:
             return ""
-        failed = self._failures.get(certificate)
+        failed = self._failures.get(asked)
         if failed is not None:
             return failed.why
-        if certificate in self._look_ups:
+        if asked in self._look_ups:
             return f"no OCSP answer within {self._settings.timeout_seconds:g} s"
         if not self._urls(certificate):
             return "no OCSP responder is known for it"
@@ -231,19 +250,20 @@ class Responders:
         self, certificate: Certificate, issuer: Certificate, now: datetime
     ) -> asyncio.Task[None] | None:
         """Begin a look-up if there is need for one; returns what has to be waited for."""
-        held = _used(self._good, certificate) or _used(self._revoked, certificate)
+        asked = _asked(certificate, issuer)
+        held = _used(self._good, asked) or self._said_revoked(asked)
         answered = held is not None and now <= held.until
         if held is not None and answered and now < held.renewed_at:
             return None
-        task = self._look_ups.get(certificate)
-        if task is None and self._may_ask(certificate):
+        task = self._look_ups.get(asked)
+        if task is None and self._may_ask(certificate, asked):
             task = asyncio.create_task(self._ask(certificate, issuer))
-            self._look_ups[certificate] = task
-            task.add_done_callback(lambda _: self._look_ups.pop(certificate, None))
+            self._look_ups[asked] = task
+            task.add_done_callback(lambda _: self._look_ups.pop(asked, None))
         return None if answered else task
 
-    def _may_ask(self, certificate: Certificate) -> bool:
-        failed = self._failures.get(certificate)
+    def _may_ask(self, certificate: Certificate, asked: _Asked) -> bool:
+        failed = self._failures.get(asked)
         if failed is not None and self._monotonic() < failed.until:
             return False
         return len(self._look_ups) < MAX_LOOK_UPS and bool(self._urls(certificate))
@@ -270,7 +290,7 @@ class Responders:
                         await self._ask_at(url, certificate, issuer, len(urls))
                         return
                     except StatusRefused as error:
-                        refusals.append(f"OCSP responder {url}: {error}")
+                        refusals.append(f"OCSP responder {url}: {printable(str(error), _MAX_TEXT)}")
             finally:
                 self._connections.release()
         except TimeoutError:
@@ -279,7 +299,7 @@ class Responders:
             log.exception("revocation.bug", domain=self._domain, source=", ".join(urls))
             refusals.append(f"{type(error).__name__}: {error}")
         failed = _Failed("; ".join(refusals), self._monotonic() + RETRY_SECONDS)
-        _put(self._failures, certificate, failed, MAX_FAILURES)
+        _put(self._failures, _asked(certificate, issuer), failed, MAX_FAILURES)
 
     async def _ask_at(
         self, url: str, certificate: Certificate, issuer: Certificate, url_count: int
@@ -287,7 +307,9 @@ class Responders:
         state = self._state(url)
         if self._monotonic() < state.rests_until:
             raise OCSPRefused(f"not asked for a while: {state.last_error}")
-        question = ask(certificate, issuer, self._random_octets(NONCE_OCTETS))
+        use = self._settings.nonce
+        nonce = b"" if use is NonceUse.off else self._random_octets(NONCE_OCTETS)
+        question = ask(certificate, issuer, nonce)
         # All of them have to fit into the time that a message waits.
         limits = Limits(MAX_ANSWER_BYTES, self._settings.timeout_seconds / url_count)
         try:
@@ -305,8 +327,9 @@ class Responders:
                 self._algorithms,
                 now,
                 lambda responder: self._require_responder(responder, issuer),
+                require_nonce=use is NonceUse.require,
             )
-            self._take(certificate, status, now)
+            self._take(certificate, issuer, status, now)
         except StatusRefused as error:
             self._failed(state, str(error), reached=True)
             raise
@@ -314,13 +337,16 @@ class Responders:
         if status.status is CertStatus.unknown:
             raise OCSPRefused("does not know the certificate")
 
-    def _take(self, certificate: Certificate, status: OCSPStatus, now: datetime) -> None:
+    def _take(
+        self, certificate: Certificate, issuer: Certificate, status: OCSPStatus, now: datetime
+    ) -> None:
         """Put an answer in the place of what was known.
 
         Raises:
             OCSPRefused: Played back, it would free whom a newer one called revoked, or the reverse.
         """
-        held = self._revoked.get(certificate) or self._good.get(certificate)
+        asked = _asked(certificate, issuer)
+        held = self._said_revoked(asked) or self._good.get(asked)
         until = min(status.fresh_until, now + self._cap)
         if held is not None and status.this_update < held.status.this_update:
             if status.status is not held.status.status:
@@ -330,22 +356,29 @@ class Responders:
         renewed_at = max(
             now + (until - now) * _RENEWED_AFTER, now + timedelta(seconds=RETRY_SECONDS)
         )
-        entry = _Held(status, until, renewed_at)
+        entry = _Held(asked, status, until, renewed_at)
         if status.status is CertStatus.unknown:
-            self._good.pop(certificate, None)  # what it called revoked stays so
+            self._good.pop(asked, None)  # what it called revoked stays so
             return
-        is_good = status.status is CertStatus.good
-        new, other = (self._good, self._revoked) if is_good else (self._revoked, self._good)
-        other.pop(certificate, None)
-        self._failures.pop(certificate, None)
-        _put(new, certificate, entry, MAX_ANSWERS)
-        if not is_good:
+        self._failures.pop(asked, None)
+        if status.status is CertStatus.good:
+            if self._said_revoked(asked) is not None:
+                del self._revoked[asked[0]]
+            _put(self._good, asked, entry, MAX_ANSWERS)
+        else:
+            self._good.pop(asked, None)
+            _put(self._revoked, asked[0], entry, MAX_ANSWERS)
             log.warning(
                 "revocation.revoked",
                 domain=self._domain,
                 subject=certificate.subject,
                 serial_number=f"{certificate.serial_number:x}",
             )
+
+    def _said_revoked(self, asked: _Asked) -> _Held | None:
+        """Return the answer that it is revoked, if it was about this key of the issuer's name."""
+        held = _used(self._revoked, asked[0])
+        return held if held is not None and held.asked == asked else None
 
     # --- how responders are doing -----------------------------------------------------------------------------
 
@@ -372,6 +405,7 @@ class Responders:
         state.last_error, state.failing_since, state.unreached = "", None, 0
 
     def _failed(self, state: ResponderState, why: str, *, reached: bool) -> None:
+        why = printable(why, _MAX_TEXT)  # there may be names in it of whoever answered
         is_new = why != state.last_error
         state.last_error = why
         state.failing_since = state.failing_since or self._clock()
@@ -388,14 +422,18 @@ class Responders:
             )
 
 
-def _used(known: OrderedDict[Certificate, T], key: Certificate) -> T | None:
+def _asked(certificate: Certificate, issuer: Certificate) -> _Asked:
+    return certificate.id, sha256(issuer.spki_der).digest()
+
+
+def _used(known: OrderedDict[K, T], key: K) -> T | None:
     value = known.get(key)
     if value is not None:
         known.move_to_end(key)
     return value
 
 
-def _put(known: OrderedDict[Certificate, T], key: Certificate, value: T, most: int) -> None:
+def _put(known: OrderedDict[K, T], key: K, value: T, most: int) -> None:
     known[key] = value
     known.move_to_end(key)
     while len(known) > most:

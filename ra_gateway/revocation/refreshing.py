@@ -13,9 +13,13 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
+import structlog
+
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.revocation.domain import DomainRevocation, RevocationSettings, SourceState
 from ra_gateway.revocation.fetching import Downloader
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.revocation")
 
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 """Of a domain that has nothing to fetch yet."""
@@ -73,12 +77,20 @@ class Revocation:
         await asyncio.gather(*(domain.look_up_cas() for domain in domains))
 
     async def start(self) -> None:
-        """Try every source once, and go on in the background."""
-        await self.fetch()
+        """Begin to fetch in the background; waits for every source once, but not longer than for its timeouts.
+
+        What is large, or wrong, may take longer to read than to fetch; until then nobody can tell.
+        """
+        tried = {name: asyncio.Event() for name in self._domains}
         self._tasks = [
-            asyncio.create_task(self._run(domain, self._woken[name]))
+            asyncio.create_task(self._run(domain, self._woken[name], tried[name]))
             for name, domain in self._domains.items()
         ]
+        with suppress(TimeoutError):
+            seconds = max((item.patience_seconds for item in self._domains.values()), default=0.0)
+            async with asyncio.timeout(seconds):
+                for event in tried.values():
+                    await event.wait()
 
     async def stop(self) -> None:
         """End refreshing and close connections; again is harmless."""
@@ -91,7 +103,16 @@ class Revocation:
         await asyncio.gather(*(domain.stop() for domain in self._domains.values()))
         await self._downloader.close()
 
-    async def _run(self, domain: DomainRevocation, woken: asyncio.Event) -> None:
+    async def _run(
+        self, domain: DomainRevocation, woken: asyncio.Event, tried: asyncio.Event
+    ) -> None:
+        try:
+            await domain.refresh()
+            await domain.look_up_cas()
+        except Exception:  # a bug must not end the refreshing of the domain
+            log.exception("revocation.bug", domain=domain.domain.name)
+        finally:
+            tried.set()
         while True:
             due, moment = domain.due, self._monotonic()
             pause = _LONGEST_PAUSE_SECONDS if due is None else max(due - moment, 0.0)

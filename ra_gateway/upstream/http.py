@@ -24,7 +24,8 @@ from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 from yarl import URL
 
-from ra_gateway.errors import UpstreamBroken, UpstreamUnavailable
+from ra_gateway.connector import bounded_connector
+from ra_gateway.errors import UpstreamBroken, UpstreamUnavailable, printable
 
 T = TypeVar("T")
 
@@ -162,7 +163,7 @@ class Connections:
 
     def _open(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=bounded_connector(
                 # No limit for all hosts together: one that hangs would use it up for the others.
                 limit=0,
                 limit_per_host=self._max_connections,
@@ -220,14 +221,14 @@ class HttpClient:
             ) from error
         except aiohttp.ClientHttpProxyError as error:
             raise UpstreamUnavailable(
-                f"the proxy does not connect: HTTP {error.status} {error.message}"[:200],
+                f"the proxy does not connect: HTTP {error.status} {printable(error.message)}",
                 delivered=False,
             ) from error
         except (aiohttp.ClientResponseError, HttpProcessingError) as error:
-            raise UpstreamBroken(f"not HTTP: {error.message}"[:200], rule="R91") from error
+            raise UpstreamBroken(f"not HTTP: {printable(error.message)}", rule="R91") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise UpstreamUnavailable(
-                f"{type(error).__name__}: {error}"[:200],
+                f"{type(error).__name__}: {printable(str(error))}",
                 delivered=body.started and not _refuses_certificate(error),
             ) from error
 

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -17,11 +18,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import rfc4514
-from ra_gateway.errors import PKIFailureInfo, RequestRefused, UpstreamBroken, UpstreamUnavailable
+from ra_gateway.cmp.pem import PEMRefused, pem_blocks
+from ra_gateway.errors import (
+    CMPError,
+    PKIFailureInfo,
+    RequestRefused,
+    UpstreamBroken,
+    UpstreamUnavailable,
+)
 from ra_gateway.keys import pem
 from ra_gateway.upstream.http import (
     _BUSY,
@@ -38,6 +45,17 @@ _TEXT_CHARACTERS: Final = 200
 
 _TOKEN_BYTES: Final = 16_384
 """Longest token: what servers take as one header line (8 to 16 KiB)."""
+
+MAX_VALUES: Final = 4096
+"""In an answer, together with what is between them; the answers of known APIs have some 50."""
+
+MAX_DEPTH: Final = 16
+"""Of an answer; those of known APIs have 3."""
+
+_MAX_DIGITS: Final = 32
+
+MAX_CERTIFICATES: Final = 16
+"""That come with one answer: the issued one and its chain."""
 
 REFUSALS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
 """What APIs say of a request that they will not carry out as it is."""
@@ -126,14 +144,84 @@ def _answer(response: aiohttp.ClientResponse, content: bytes, limit: int) -> Ans
     if len(content) > limit:
         raise UpstreamBroken(f"HTTP {status} with more than {limit} bytes")
     try:
-        document = json.loads(content) if content else {}
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
+        document = json_object(content) if content else {}
+    except ValueError as error:
         if status < 300:
-            raise UpstreamBroken(f"HTTP {status} without a JSON object", rule="R91")
+            raise UpstreamBroken(
+                f"HTTP {status} without a JSON object of use: {error}", rule="R91"
+            ) from None
         document = {}
     return Answer(status, document)
+
+
+def json_object(content: bytes) -> dict[str, Any]:
+    """Return the JSON object in what somebody else sent.
+
+    Raises:
+        ValueError: It is none, or has too many values, one inside too many others, a number of too many digits,
+            one that JSON does not have (NaN), or a name twice in one object. None of it is in the text.
+    """
+    # Before it is decoded; those in texts count as well, of which certificates have none.
+    if content.count(b",") + content.count(b"[") + content.count(b"{") > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES} values")
+    try:
+        document = json.loads(
+            content.decode("utf-8"),
+            parse_int=_integer,
+            parse_float=_real,
+            parse_constant=_constant,
+            object_pairs_hook=_members,
+        )
+    except _JSONRefused:
+        raise
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
+    if not isinstance(document, dict):
+        raise ValueError("not an object")
+    level: list[Any] = [document]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for value in level
+            for item in (
+                value.values()
+                if isinstance(value, dict)
+                else value
+                if isinstance(value, list)
+                else ()
+            )
+        ]
+    if level:
+        raise ValueError(f"values inside more than {MAX_DEPTH} others")
+    return document
+
+
+class _JSONRefused(ValueError):
+    pass
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise _JSONRefused(f"a number of more than {_MAX_DIGITS} digits")
+    return int(text)
+
+
+def _real(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _JSONRefused("a number that is too large")
+    return number
+
+
+def _constant(text: str) -> None:
+    raise _JSONRefused(f"{text}, which is no JSON")
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _JSONRefused("a name twice in one object")
+    return members
 
 
 def readable(text: object) -> str:
@@ -213,18 +301,35 @@ def certificates_in(value: object, what: str) -> tuple[bytes, ...]:
     """
     if value is None or value == "":
         return ()
-    if isinstance(value, list):
-        return tuple(der for item in value for der in certificates_in(item, what))
-    if not isinstance(value, str):
-        raise UpstreamBroken(f"{what} in the CA's answer is no certificate", rule="R87")
+    items = value if isinstance(value, list) else [value]
+    found: list[bytes] = []
     try:
-        if "-----BEGIN" in value:
-            found = x509.load_pem_x509_certificates(value.encode())
-        else:
-            found = [x509.load_der_x509_certificate(base64.b64decode(value, validate=True))]
-        return tuple(certificate.public_bytes(Encoding.DER) for certificate in found)
-    except (ValueError, binascii.Error) as error:
+        for item in items:
+            if item is None or item == "":
+                continue
+            found += _certificates_of(item)
+            if len(found) > MAX_CERTIFICATES:
+                raise UpstreamBroken(
+                    f"{what} in the CA's answer has more than {MAX_CERTIFICATES} certificates",
+                    rule="R87",
+                )
+        for der in found:
+            Certificate.from_der(der)
+    except UpstreamBroken:
+        raise
+    except (TypeError, ValueError, binascii.Error, CMPError) as error:
         raise UpstreamBroken(f"{what} in the CA's answer is no certificate", rule="R87") from error
+    return tuple(found)
+
+
+def _certificates_of(item: object) -> tuple[bytes, ...]:
+    if not isinstance(item, str):
+        raise TypeError
+    if "-----BEGIN" not in item:
+        return (base64.b64decode(item, validate=True),)
+    if not (found := pem_blocks(item.encode(), "CERTIFICATE", MAX_CERTIFICATES)):
+        raise PEMRefused("no certificate")
+    return found
 
 
 def signed_certificate(leaf: object, chain: object, what: str) -> SignedCertificate:

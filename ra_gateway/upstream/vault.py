@@ -124,4 +124,6 @@ class VaultSigner:
 
 def _errors(answer: Answer) -> str:
     found = answer.document.get("errors")
-    return readable("; ".join(map(str, found))) if isinstance(found, list) else ""
+    if not isinstance(found, list):
+        return ""
+    return readable("; ".join(text for text in found[:8] if isinstance(text, str)))

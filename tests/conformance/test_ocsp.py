@@ -15,11 +15,14 @@ from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID
 from structlog.testing import capture_logs
 
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.device.enrollment import Send
-from ra_gateway.revocation import Mode, OCSPSettings, SourceKind, SourceState
+from ra_gateway.errors import SignerNotTrusted
+from ra_gateway.revocation import Mode, NonceUse, OCSPSettings, SourceKind, SourceState
 from ra_gateway.revocation import ocsp as revocation_ocsp
 from tests.support.crls import make_crl, replace_file
-from tests.support.harness import ManualClock, fail_names
+from tests.support.harness import ManualClock, cmp_certificate, fail_names
 from tests.support.ocsp import Responder, Script, delegate, responding, script_for
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_root
@@ -437,6 +440,34 @@ async def test_what_is_remembered_is_bounded(site: Site, monkeypatch: pytest.Mon
     for number in range(3, 6):
         assert await site.ask(site.desk.world.device(f"ENB-{number}")) == ["systemUnavail"]
     assert len(responders._failures) == 2
+
+
+async def test_answers_are_remembered_by_issuer_key_and_serial_number(site: Site) -> None:
+    """Another spelling of a revoked certificate is the same one; the certificate itself is not kept."""
+    device = site.desk.world.device()
+    site.responder.script.revoked = {device.certificate.serial_number}
+    assert await site.ask(device) == ["signerNotTrusted"]
+    responders = site.desk.revocation._domains["acme"]._responders
+    assert responders is not None
+    own = cmp_certificate(device.certificate)
+    assert list(responders._revoked) == [own.id]
+    outer = asn1.parts(own.der, 3, "")
+    other = Certificate.from_der(
+        asn1.tlv(0x30, outer[0], outer[1], asn1.tlv(0x03, b"\x00", own.signature + b"\x00"))
+    )
+    with pytest.raises(SignerNotTrusted):
+        responders.require_not_revoked(other)
+
+
+async def test_a_domain_that_insists_on_its_nonce(make_site: Callable[..., Site]) -> None:
+    """A responder that makes its answers beforehand is of no use to it."""
+    site = make_site(ocsp={"nonce": NonceUse.require})
+    assert await site.ask(site.desk.world.device("ENB-1")) == []
+    site.responder.script.nonce = "omit"
+    assert await site.ask(site.desk.world.device("ENB-2")) == ["systemUnavail"]
+    assert "has no nonce" in site.detail
+    other = make_site(ocsp={"nonce": NonceUse.off})
+    assert await other.ask(other.desk.world.device("ENB-2")) == []
 
 
 async def test_look_ups_under_way_are_bounded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -19,6 +21,8 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.device.enrollment import Send
 from ra_gateway.ra.revocation import SignerStatus
 from ra_gateway.revocation import Mode, SourceState
+from ra_gateway.revocation import domain as domain_module
+from ra_gateway.revocation.domain import DomainRevocation
 from tests.support.crls import make_crl
 from tests.support.harness import ManualClock, World, cmp_certificate, fail_names, make_gateway
 from tests.support.patience import PATIENCE_SECONDS
@@ -474,6 +478,129 @@ async def test_the_background_task_fetches_when_taught(
     assert await desk.ask(device) == []
     await desk.revocation.stop()
     await desk.revocation.stop()
+
+
+# --- what costs, and what a revoked CA says -------------------------------------------------------------------
+
+
+async def test_a_page_of_begin_lines_costs_one_look(
+    publisher: Publisher, vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """Searching for each END from each BEGIN of 20 MB takes a day, under the interpreter's lock."""
+    publisher.handler = serving(b"-----BEGIN X509 CRL-----\n" * 700_000)
+    desk = Desk(vendor_pki, operator_pki, crl_urls=(publisher.url(),))
+    await desk.refresh()
+    assert "700000 blocks of PEM with X509 CRL; at most 16 are read" in desk.state.last_error
+    await desk.revocation.stop()
+
+
+async def test_a_start_does_not_wait_for_what_is_slow_to_read(
+    desk: Desk, crls: Crls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the timeouts of its fetches; what is read later counts then."""
+    goes_on, began = threading.Event(), threading.Event()
+    opened = domain_module._open
+
+    def slow(octets: bytes) -> Any:
+        began.set()
+        assert goes_on.wait(300)
+        return opened(octets)
+
+    monkeypatch.setattr(domain_module, "_open", slow)
+    monkeypatch.setattr(DomainRevocation, "patience_seconds", 0.1)
+    await desk.revocation.start()
+    assert await asyncio.to_thread(began.wait, 300)
+    assert await desk.ask(desk.world.device()) == ["systemUnavail"]
+    goes_on.set()
+    async with asyncio.timeout(300):
+        while not all(state.fresh for state in desk.revocation.states()):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    assert await desk.ask(desk.world.device()) == []
+    await desk.revocation.stop()
+
+
+async def test_one_crl_is_read_at_a_time(
+    desk: Desk, crls: Crls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all sources of a domain; in threads, for the loop has others to serve."""
+    reading: list[str] = []
+    most: list[int] = []
+    opened = domain_module._open
+
+    def noted(octets: bytes) -> Any:
+        reading.append(threading.current_thread().name)
+        most.append(len(reading))
+        time.sleep(0.05)
+        found = opened(octets)
+        assert threading.current_thread() is not threading.main_thread()
+        reading.pop()
+        return found
+
+    monkeypatch.setattr(domain_module, "_open", noted)
+    await desk.refresh()
+    assert (max(most), len(most)) == (1, 2)
+
+
+async def test_crls_of_nobody_known_are_kept_within_bounds(
+    crls: Crls, vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """As many octets as one CRL may have; what is more is read again when a path brings its issuer."""
+    most = len(make_crl(vendor_pki.sub, this_update=crls.now - HOUR)) + 10
+    paths = [crls.paths[1], *(crls.paths[1].with_name(f"{i}.crl") for i in range(3))]
+    for path in paths[1:]:
+        path.write_bytes(crls.paths[1].read_bytes())
+    desk = Desk(
+        vendor_pki,
+        operator_pki,
+        crl_paths=(crls.paths[0], *paths),
+        intermediates=(),
+        max_crl_bytes=most,
+    )
+    await desk.refresh()
+    sources = desk.revocation._domains["acme"]._sources.values()
+    assert sum(len(item.der) for source in sources for item in source.parked) <= most
+    assert sum(len(source.awaited) for source in sources) == 3
+    assert await desk.ask(desk.world.device()) == []
+    await desk.refresh()
+    assert [state.last_error for state in desk.revocation.states()] == [""] * 5
+    assert not any(source.awaited or source.parked for source in sources)
+
+
+async def test_a_revoked_ca_teaches_nothing(
+    crls: Crls, vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """Neither itself nor its CRLs are taken up, also where they were fetched before."""
+    desk = Desk(vendor_pki, operator_pki, crl_paths=crls.paths, intermediates=())
+    crls.root(vendor_pki.sub.certificate)
+    await desk.refresh()
+    domain = desk.revocation._domains["acme"]
+    assert await desk.ask(desk.world.device()) == ["signerNotTrusted"]
+    assert not domain._learned_cas
+    assert [len(source.crls) for source in domain._sources.values()] == [1, 0]
+
+
+async def test_a_crl_of_a_revoked_ca_does_not_count_against_its_successor(
+    crls: Crls, vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """Whoever has its key cannot have the devices of the CA that took its name refused."""
+    sub = vendor_pki.sub
+    successor = vendor_pki.root.issue_ca(sub.certificate.subject.rfc4514_string())
+    device = successor.issue("CN=ENB-5,O=ACME Radio")
+    third = crls.paths[1].with_name("successor.crl")
+    third.write_bytes(make_crl(successor, this_update=crls.now - HOUR))
+    crls.sub(device.certificate)
+    desk = Desk(
+        vendor_pki,
+        operator_pki,
+        crl_paths=(*crls.paths, third),
+        intermediates=(sub, successor),
+    )
+    await desk.refresh()
+    assert await desk.ask(device) == ["signerNotTrusted"]
+    crls.root(sub.certificate, number=2)
+    await desk.refresh(11)
+    assert await desk.ask(device) == []
+    assert await desk.ask(desk.world.device()) == ["signerNotTrusted"]
 
 
 # --- what the CA in this process revoked ----------------------------------------------------------------------

@@ -28,7 +28,7 @@ from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import hash_algorithm, load_public_key, signature_algorithm
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
-from ra_gateway.cmp.crl import decode_crl
+from ra_gateway.cmp.crl import decode_crl, open_crl
 from ra_gateway.cmp.messages import (
     PKIHeader,
     PKIMessage,
@@ -94,7 +94,8 @@ CONTENT_DECODERS: Final = {
 }
 
 _DECODERS: Final = (
-    *(Certificate.from_der, decode_crl, signature_algorithm, load_public_key),
+    *(Certificate.from_der, signature_algorithm, load_public_key),
+    lambda der: decode_crl(open_crl(der)),
     *(general_names, rfc4514, PKIHeader.from_der, PKIMessage.from_der),
     lambda der: hash_algorithm(asn1.decode(asn1.AlgorithmIdentifier, der)),
 )

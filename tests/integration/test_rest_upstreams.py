@@ -543,6 +543,14 @@ async def _too_much(request: web.Request) -> web.StreamResponse:
     return response
 
 
+def nested(depth: int) -> str:
+    """Return an object whose members, under each API's names, are lists in lists."""
+    value = "[" * depth + "]" * depth
+    names = ("certificate", "chain", "crt", "certChain", "ca")
+    members = ",".join(f'"{name}":{value}' for name in names)
+    return f'{{"data":{{{members}}},{members},"errors":{value},"message":{value}}}'
+
+
 FAILURES = {
     "301": (status(301, Location="/elsewhere"), "systemFailure"),
     "500": (status(500), "systemFailure"),
@@ -551,6 +559,10 @@ FAILURES = {
     "not JSON": (status(200), "systemFailure"),
     "a list": (status(200, "[]"), "systemFailure"),
     "deep": (status(200, "[" * 100_000), "systemFailure"),
+    "nested": (status(200, nested(900)), "systemFailure"),
+    "nested a little": (status(200, nested(20)), "systemFailure"),
+    "a list of lists": (status(200, nested(2)), "systemFailure"),
+    "many": (status(200, '{"certificate":[' + "0," * 5000 + "0]}"), "systemFailure"),
     "nothing": (status(200, "{}"), "systemFailure"),
     "compressed": (status(200, "{}", **{"Content-Encoding": "gzip"}), "systemFailure"),
     "endless": (_too_much, "systemFailure"),

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -406,6 +406,25 @@ async def test_a_date_beyond_all_years_is_no_date(served: Served) -> None:
         **{"If-Modified-Since": f"Sat, 01 Jan {'9' * 20} 00:00:00 GMT"},
     )
     assert response.status == 200
+
+
+async def test_a_date_in_the_future_is_no_date(served: Served) -> None:
+    """RFC 9110 13.1.3: who claims to have the document of tomorrow gets the one of today."""
+    for path in ("/crl/issuing.crl", "/crl/issuing-delta.crl", "/ocsp/cmVxdWVzdA=="):
+        for ahead in (timedelta(minutes=1, seconds=1), timedelta(days=1), timedelta(days=9000)):
+            date = format_datetime(NOW + ahead, usegmt=True)
+            response = await served.get(path, **{"If-Modified-Since": date})
+            assert response.status == 200
+
+
+async def test_an_ocsp_answer_is_not_left_out_by_its_date(served: Served) -> None:
+    """Two answers of one second may differ: one of before and one of after a revocation."""
+    path = "/ocsp/cmVxdWVzdA=="
+    response = await served.get(path)
+    date = response.headers["Last-Modified"]
+    assert (await served.get(path, **{"If-Modified-Since": date})).body == response.body
+    tag = response.headers["ETag"]
+    assert (await served.get(path, **{"If-None-Match": tag})).status == 304
 
 
 async def test_a_crl_past_its_next_update_is_not_kept(served: Served) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ra_gateway.ca.crl import CRLContent, CRLPublisher, CRLSettings, encode_entries
+from ra_gateway.ca.crl import CRLContent, CRLPublisher, CRLSettings, _Newest, encode_entries
 from ra_gateway.ca.ledger import open_ledger
 from ra_gateway.ca.records import CertificateStatus, Reason, RevokedCertificate, StoredCRL
 from ra_gateway.cmp.algorithms import SignatureAlgorithm
@@ -174,6 +175,14 @@ async def test_numbers_only_grow(ca: StatusCA) -> None:
     third = await publisher(ca).publish(ca.issuing)
     assert first.number > 50 * 365 * 24
     assert [second.number, third.number] == [first.number + 1, first.number + 2]
+
+
+def test_no_number_has_more_than_20_octets() -> None:
+    """RFC 5280 5.2.3; whatever the CA's CRLs of before had."""
+    last = StoredCRL("ab", (1 << 159) - 2, None, NOW, NOW, b"")
+    assert _Newest(last, None).next_number(NOW) == (1 << 159) - 1
+    with pytest.raises(ServiceFailure, match="more than 20 octets"):
+        _Newest(replace(last, number=(1 << 159) - 1), None).next_number(NOW)
 
 
 async def test_an_expired_certificate_is_shown_once_more(ca: StatusCA) -> None:

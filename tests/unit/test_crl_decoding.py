@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ra_gateway.cmp import asn1
+from ra_gateway.cmp import crl as crl_module
 from ra_gateway.cmp.algorithms import AlgorithmPolicy
 from ra_gateway.cmp.crl import (
     CRL,
@@ -21,6 +22,7 @@ from ra_gateway.cmp.crl import (
     decode_crl,
     distribution_point_names,
     distribution_point_urls,
+    open_crl,
     split_crls,
     verify_crl,
 )
@@ -49,7 +51,7 @@ def crl_of(ca: Authority, *revoked: int, **options: Any) -> bytes:
 
 
 def verified(ca: Authority, der: bytes, **options: Any) -> CRL:
-    return verify_crl(decode_crl(der), cmp_certificate(ca.certificate), POLICY, NOW, **options)
+    return verify_crl(open_crl(der), cmp_certificate(ca.certificate), POLICY, NOW, **options)
 
 
 def point(url: str) -> x509.DistributionPoint:
@@ -137,7 +139,7 @@ def test_a_file_may_hold_several_crls_in_pem(ca: Authority) -> None:
 def test_what_is_no_crl_is_refused(octets: bytes) -> None:
     """An error page in place of a CRL is an error of its own kind, never an exception of a library."""
     with pytest.raises(CRLRefused):
-        [decode_crl(der) for der in split_crls(octets)]
+        [decode_crl(open_crl(der)) for der in split_crls(octets)]
 
 
 def test_no_damaged_crl_raises_anything_else(ca: Authority) -> None:
@@ -151,7 +153,7 @@ def test_no_damaged_crl_raises_anything_else(ca: Authority) -> None:
                 verified(ca, bytes(damaged))
     for length in range(len(der)):
         with pytest.raises(CRLRefused):
-            decode_crl(der[:length] or b"0")
+            open_crl(der[:length] or b"0")
 
 
 @pytest.mark.requirement(23)
@@ -174,7 +176,7 @@ def test_crls_that_are_not_processed_are_refused(
 ) -> None:
     """Half understood, they would say of revoked certificates that they are not."""
     with pytest.raises(CRLRefused, match=text):
-        decode_crl(crl_of(ca, extensions=[(extension, critical)]))
+        verified(ca, crl_of(ca, extensions=[(extension, critical)]))
 
 
 def test_an_extension_that_is_not_critical_may_be_unknown(ca: Authority) -> None:
@@ -200,7 +202,7 @@ def test_entries_that_are_not_understood_void_the_crl(
 ) -> None:
     """RFC 5280 5.3: it must not be used for any certificate."""
     with pytest.raises(CRLRefused, match=text):
-        decode_crl(crl_of(ca, 3, entry_extensions=[(extension, True)]))
+        verified(ca, crl_of(ca, 3, entry_extensions=[(extension, True)]))
 
 
 @pytest.mark.requirement(23)
@@ -241,7 +243,7 @@ def test_a_crl_obeys_the_domains_algorithms(ca: Authority) -> None:
     """SHA-224 is known to nobody here; SHA-512 may be taken off the list."""
     with pytest.raises(CRLRefused, match="not known"):
         verified(ca, crl_of(ca, hash_algorithm=hashes.SHA224()))
-    received = decode_crl(crl_of(ca, hash_algorithm=hashes.SHA512()))
+    received = open_crl(crl_of(ca, hash_algorithm=hashes.SHA512()))
     only = AlgorithmPolicy(frozenset({"ecdsa-sha256"}))
     with pytest.raises(CRLRefused, match="ecdsa-sha512"):
         verify_crl(received, cmp_certificate(ca.certificate), only, NOW)
@@ -253,7 +255,7 @@ def test_the_inner_algorithm_is_the_outer_one(ca: Authority) -> None:
     other = bytes.fromhex("300a06082a8648ce3d040303")
     der = asn1.tlv(0x30, asn1.raw(outer.tbs_certificate), other, asn1.encode(outer.signature))
     with pytest.raises(CRLRefused, match="do not match"):
-        decode_crl(der)
+        open_crl(der)
 
 
 @pytest.mark.requirement(23)
@@ -379,3 +381,79 @@ def test_a_large_crl_is_decoded(ca: Authority) -> None:
     crl = verified(ca, der)
     assert len(crl.revoked) == 100_000
     assert 2**120 + 99_999 in crl.revoked
+
+
+# --- what nobody has verified ---------------------------------------------------------------------------------
+
+
+def test_no_entry_is_decoded_before_the_signature_is_verified(
+    ca: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large CRL by anybody costs its three parts and one signature, and by a name of nobody not even that."""
+    decoded: list[bytes] = []
+    monkeypatch.setattr(crl_module, "decode_crl", decoded.append)
+    twin, stranger = make_root("CRL Root"), make_root("Stranger")
+    for other in (twin, stranger):
+        with pytest.raises(CRLRefused):
+            verified(ca, crl_of(other, *range(1, 200)))
+    assert not decoded
+
+
+@pytest.mark.parametrize(
+    "rdns",
+    [
+        [[("2.5.4.11", "x")]] * 200,
+        [[("2.5.4.11", f"{i}") for i in range(100)]],
+        [[("2.5.4.11", "x" * 3000)]],
+    ],
+)
+def test_an_endless_name_is_refused_before_it_is_decoded(
+    ca: Authority, rdns: list[list[tuple[str, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever signed it."""
+    monkeypatch.setattr(crl_module, "canonical", lambda *_: pytest.fail("compared"))
+    monkeypatch.setattr(crl_module, "rfc4514", lambda *_: pytest.fail("written"))
+    name = asn1.tlv(
+        0x30,
+        *(
+            asn1.tlv(
+                0x31,
+                *(
+                    asn1.tlv(0x30, asn1.oid_der(oid), asn1.tlv(0x0C, text.encode()))
+                    for oid, text in rdn
+                ),
+            )
+            for rdn in rdns
+        ),
+    )
+    tbs, algorithm, signature = asn1.parts(crl_of(ca), 3, "CRL")
+    fields = asn1.parts(tbs, 7, "TBS")
+    fields[2] = name
+    with pytest.raises(CRLRefused, match="issuer of the CRL"):
+        open_crl(asn1.tlv(0x30, asn1.tlv(0x30, *fields), algorithm, signature))
+
+
+@pytest.mark.parametrize("number", [2**159, 2**20_000, -1], ids=["21", "2501", "negative"])
+def test_a_number_that_no_crl_may_have_is_refused(ca: Authority, number: int) -> None:
+    """RFC 5280 5.2.3: at most 20 octets; a text of 20,000 digits is nobody's."""
+    value = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.20"), asn1.encode(number))
+    der = crl_of(ca, number=None, extensions=[(value, False)])
+    with pytest.raises(CRLRefused, match=r"cRLNumber|InvalidValue"):
+        verified(ca, der)
+    assert verified(ca, crl_of(ca, number=2**159 - 1)).number == 2**159 - 1
+
+
+def test_a_signature_with_unused_bits_is_refused(ca: Authority) -> None:
+    """A BIT STRING has seven other spellings of a signature whose last bits are zero."""
+    tbs, algorithm, signature = asn1.parts(crl_of(ca), 3, "CRL")
+    octets = asn1.inner(signature)
+    other = asn1.tlv(0x03, b"\x01", octets[1:-1], bytes((octets[-1] & 0xFE,)))
+    with pytest.raises(CRLRefused, match="unused bits"):
+        open_crl(asn1.tlv(0x30, tbs, algorithm, other))
+
+
+def test_many_distribution_points_are_none(ca: Authority) -> None:
+    """Counted before they are decoded."""
+    points = x509.CRLDistributionPoints([point(f"{URL}{i}") for i in range(40)])
+    certificate = cmp_certificate(ca.issue("device", extensions=[(points, False)]).certificate)
+    assert distribution_point_urls(certificate) == ()

@@ -248,3 +248,14 @@ async def test_a_key_in_memory_signs(kind: str) -> None:
     signature = await signer.sign(b"octets")
     verify_signature(signer.algorithm, key.public_key(), signature, b"octets")
     assert await keys.call_signing(key, lambda a, b: a + b, 1, 2) == 3
+
+
+def test_a_file_without_an_end_is_not_read_whole(tmp_path: Path) -> None:
+    """Certificates and keys have some kilobytes."""
+    with pytest.raises(ConfigError, match="no certificate can be read"):
+        keys.load_certificates(Path("/dev/zero"), "x")
+    with pytest.raises(ConfigError, match="no private key can be read"):
+        keys.load_private_key(Path("/dev/zero"), None, "x")
+    (tmp_path / "many.pem").write_text("-----BEGIN CERTIFICATE-----\n" * 100_000)
+    with pytest.raises(ConfigError, match="no certificate can be read"):
+        keys.load_certificates(tmp_path / "many.pem", "x")

@@ -15,7 +15,7 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import AlgorithmPolicy
+from ra_gateway.cmp.algorithms import AlgorithmPolicy, digest, load_public_key
 from ra_gateway.cmp.ocsp import (
     CertStatus,
     OCSPQuestion,
@@ -212,7 +212,7 @@ def test_one_of_several_statuses_is_found(ca: Authority) -> None:
             lambda ca, q: signed(ca, single(q), rest=critical(0xA1)),
             "has the critical extension 1.2.3",
         ),
-        (lambda ca, q: signed(ca, single(q), certificates=9), "9 certificates come along"),
+        (lambda ca, q: signed(ca, single(q), certificates=9), "more than 8 certificates come"),
     ],
 )
 def test_what_is_not_understood_is_refused(
@@ -240,6 +240,161 @@ def test_damaged_answers_are_refused(ca: Authority) -> None:
         except OCSPRefused:
             continue
         assert (status.status, status.fresh_until) == (CertStatus.good, NOW + timedelta(minutes=65))
+
+
+# --- what nobody has verified ---------------------------------------------------------------------------------
+
+
+def parts_of(der: bytes) -> list[bytes]:
+    """Return the parts of a BasicOCSPResponse."""
+    _, tagged = asn1.parts(der, 2, "")
+    _, octets = asn1.parts(asn1.inner(tagged), 2, "")
+    return asn1.parts(asn1.inner(octets), 4, "")
+
+
+def around(*parts: bytes) -> bytes:
+    """Return an OCSPResponse around the parts of a BasicOCSPResponse."""
+    basic = asn1.tlv(0x30, *parts)
+    response = asn1.tlv(0x30, asn1.oid_der("1.3.6.1.5.5.7.48.1.1"), asn1.tlv(0x04, basic))
+    return asn1.tlv(0x30, asn1.tlv(0x0A, b"\x00"), asn1.tlv(0xA0, response))
+
+
+def with_key(responder: bytes, spki: bytes, *, sign: Any = None) -> bytes:
+    """Return a certificate with another key in it, under the signature that it had or one made anew."""
+    tbs, algorithm, signature = asn1.parts(responder, 3, "")
+    fields = asn1.parts(tbs, 10, "")
+    fields[6] = spki
+    tbs = asn1.tlv(0x30, *fields)
+    if sign is not None:
+        signature = asn1.tlv(0x03, b"\x00", sign.sign(tbs, ec.ECDSA(hashes.SHA256())))
+    return asn1.tlv(0x30, tbs, algorithm, signature)
+
+
+@pytest.mark.parametrize("why", ["signature", "issuer", "purpose", "expired"])
+def test_no_key_of_a_responder_is_loaded_before_its_certificate_is_in_order(
+    ca: Authority, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """A key of 6144 bits of Diffie and Hellman takes OpenSSL seconds to load, whoever signed it."""
+    question = question_about(ca)
+    others = {
+        "signature": lambda: delegate(ca),
+        "issuer": lambda: delegate(make_root("Other Root")),
+        "purpose": lambda: delegate(ca, eku=[]),
+        "expired": lambda: delegate(
+            ca, not_before=NOW - timedelta(days=9), not_after=NOW - timedelta(days=8)
+        ),
+    }
+    signer = others[why]()
+    answer = Script({key_hash(ca): signer}).answer(question.der, NOW)
+    tbs, algorithm, signature, _ = parts_of(answer)
+    spki = asn1.tlv(0x30, asn1.tlv(0x30, asn1.oid_der("1.2.840.113549.1.3.1")), b"\x03\x02\x00\x01")
+    der = with_key(signer.der, spki, sign=None if why == "signature" else ca.private_key)
+    # The answer names its maker by key: by the one that is in the certificate now.
+    fields = asn1.parts(tbs, 5, "")
+    fields[0] = asn1.tlv(0xA2, asn1.tlv(0x04, digest("sha1", b"\x01")))
+    along = asn1.tlv(0xA0, asn1.tlv(0x30, der))
+    loaded: list[bytes] = []
+
+    def recorded(spki_der: bytes) -> Any:
+        loaded.append(spki_der)
+        return load_public_key(spki_der)
+
+    monkeypatch.setattr("ra_gateway.cmp.certificates.load_public_key", recorded)
+    text = refused(around(asn1.tlv(0x30, *fields), algorithm, signature, along), question)
+    assert "responder" in text
+    assert spki not in loaded
+
+
+def name_of(*rdns: bytes) -> bytes:
+    return asn1.tlv(0xA1, asn1.tlv(0x30, *rdns))
+
+
+ATTRIBUTE = asn1.tlv(0x30, asn1.oid_der("2.5.4.3"), asn1.tlv(0x0C, b"x"))
+
+
+@pytest.mark.parametrize(
+    "index, element",
+    [
+        (0, name_of(*[asn1.tlv(0x31, ATTRIBUTE)] * 100)),
+        (0, name_of(asn1.tlv(0x31, *[ATTRIBUTE] * 100))),
+        (
+            0,
+            name_of(
+                asn1.tlv(0x31, asn1.tlv(0x30, asn1.oid_der("2.5.4.3"), asn1.tlv(12, b"x" * 9000)))
+            ),
+        ),
+        (2, asn1.tlv(0x30, *[asn1.tlv(0x30, b"\x05\x00")] * 2000)),
+        (3, asn1.tlv(0xA1, asn1.tlv(0x30, *[b"\x30\x00"] * 2000))),
+    ],
+)
+def test_nothing_of_an_endless_answer_is_decoded(
+    ca: Authority, monkeypatch: pytest.MonkeyPatch, index: int, element: bytes
+) -> None:
+    """Names, statuses and extensions are measured and counted first."""
+    question = question_about(ca)
+    tbs, algorithm, signature, *along = parts_of(signed(ca, single(question), rest=critical(0xA1)))
+    fields = asn1.parts(tbs, 5, "")
+    fields[index] = element
+    monkeypatch.setattr(
+        "ra_gateway.cmp.ocsp.ocsp.load_der_ocsp_response", lambda _: pytest.fail("decoded")
+    )
+    monkeypatch.setattr("ra_gateway.cmp.ocsp.same_name", lambda *_: pytest.fail("compared"))
+    assert refused(around(asn1.tlv(0x30, *fields), algorithm, signature, *along), question)
+
+
+def test_an_unsigned_answer_is_not_decoded(ca: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its statuses are looked at once its signature has verified."""
+    question = question_about(ca)
+    answer = signed(make_root("OCSP Root"), single(question), by_name=True)
+    monkeypatch.setattr(
+        "ra_gateway.cmp.ocsp.ocsp.load_der_ocsp_response", lambda _: pytest.fail("decoded")
+    )
+    assert "was not signed by the key of" in refused(answer, question)
+
+
+def test_a_large_certificate_that_comes_along_is_not_decoded(
+    ca: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are more than eight."""
+    question = question_about(ca)
+    parts = parts_of(signed(ca, single(question)))
+    large = asn1.tlv(0x30, bytes(20_000))
+    monkeypatch.setattr(
+        "ra_gateway.cmp.certificates.Certificate.from_der",
+        classmethod(lambda *_: pytest.fail("decoded")),
+    )
+    text = refused(around(*parts, asn1.tlv(0xA0, asn1.tlv(0x30, large))), question)
+    assert "octets comes along" in text
+
+
+def test_a_signature_with_unused_bits_is_refused(ca: Authority) -> None:
+    """One answer has one spelling."""
+    question = question_about(ca)
+    tbs, algorithm, signature, *along = parts_of(signed(ca, single(question)))
+    octets = asn1.inner(signature)
+    other = asn1.tlv(0x03, b"\x01", octets[1:-1], bytes((octets[-1] & 0xFE,)))
+    assert "unused bits" in refused(around(tbs, algorithm, other, *along), question)
+
+
+@pytest.mark.parametrize(
+    "nonce, sent, expected", [("echo", True, ""), ("omit", True, "nonce"), ("echo", False, "nonce")]
+)
+def test_a_domain_may_insist_on_its_nonce(
+    ca: Authority, nonce: str, sent: bool, expected: str
+) -> None:
+    """An answer made beforehand can be played back; without the setting it counts until it ends."""
+    question = question_about(ca)
+    if not sent:
+        question = ask(question.certificate, question.issuer, b"")
+        assert not list(ocsp.load_der_ocsp_request(question.der).extensions)
+    script = script_for(ca)
+    script.nonce = nonce
+    answer = script.answer(question.der, NOW)
+    assert read(answer, question).status is CertStatus.good
+    if expected:
+        assert "has no nonce" in refused(answer, question, require_nonce=True)
+    else:
+        assert read(answer, question, require_nonce=True).status is CertStatus.good
 
 
 # --- where to ask ---------------------------------------------------------------------------------------------

@@ -317,3 +317,11 @@ def test_changed_messages_never_break_it(made: dict[str, bytes], data: st.DataOb
         der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
     with suppress(CannotShow):
         text_of(bytes(der))
+
+
+def test_begin_lines_without_an_end_are_read_once() -> None:
+    """From each BEGIN to the end of the file, 200,000 times, would take hours."""
+    with pytest.raises(CannotShow):
+        read_message(b"-----BEGIN X-----\n" * 200_000)
+    block = b"-----BEGIN X-----\nMAA=\n-----END X-----\n"
+    assert read_message(b"text\n" + block * 2) == b"0\x00"

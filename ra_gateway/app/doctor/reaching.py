@@ -15,6 +15,7 @@ import aiohttp
 from yarl import URL
 
 from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.connector import bounded_connector
 from ra_gateway.errors import ConfigError
 from ra_gateway.upstream.tls import tls_context
 
@@ -216,7 +217,12 @@ async def _head(there: Way) -> tuple[Finding, float | None]:
     timeout = aiohttp.ClientTimeout(total=_HEAD_SECONDS)
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
+            aiohttp.ClientSession(
+                connector=bounded_connector(),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=timeout,
+                trust_env=False,
+            ) as session,
             session.head(
                 there.url, proxy=there.proxy, ssl=there.tls or True, allow_redirects=False
             ) as response,
