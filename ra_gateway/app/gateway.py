@@ -62,6 +62,7 @@ from ra_gateway.ra.withdrawing import Withdrawing
 from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
+from ra_gateway.stores.sealing import load_seal_keys
 from ra_gateway.stores.secrets import SecretFile
 
 _WITHDRAWING_SECONDS: Final = 10.0
@@ -262,7 +263,7 @@ def transaction_store(config: StoreConfig) -> MemoryStore | RedisStore:
     """Return the configured store; nothing is connected yet.
 
     Raises:
-        ConfigError: The Redis URL cannot be used.
+        ConfigError: The Redis URL or a key for sealing cannot be used.
     """
     if config.kind == "memory":
         return MemoryStore(now, max_transactions=config.max_transactions, max_held=config.max_held)
@@ -273,6 +274,7 @@ def transaction_store(config: StoreConfig) -> MemoryStore | RedisStore:
         return RedisStore(
             url,
             clock=now,
+            seal_keys=load_seal_keys(config.seal_key_paths),
             key_prefix=config.key_prefix,
             timeout_seconds=config.redis_timeout_seconds,
             max_connections=config.redis_max_connections,
@@ -343,6 +345,7 @@ class Application:
             store=self.store,
             agenda=self.store,
             approvals=self.store,
+            certificates=self.store,
             inventory=None if config.inventory is None else CSVInventory(config.inventory.csv_path),
             clock=now,
             monotonic=time.monotonic,

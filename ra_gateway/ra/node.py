@@ -15,7 +15,7 @@ from ra_gateway.cmp.replies import reply_header
 from ra_gateway.cmp.verification import NONCE_OCTETS
 from ra_gateway.ra.events import EventSink
 from ra_gateway.ra.forwarding import MappedIDs
-from ra_gateway.ra.ports import Agenda, Approvals, Clock, Inventory, TransactionStore
+from ra_gateway.ra.ports import Agenda, Approvals, Certificates, Clock, Inventory, TransactionStore
 from ra_gateway.ra.revocation import NOBODY_ASKED, SignerStatus
 from ra_gateway.ra.routes import Endpoint
 from ra_gateway.ra.transaction import Transaction
@@ -33,6 +33,7 @@ class Node:
         store: Where transactions are kept.
         agenda: Where it is kept which certificates await confirmation; None keeps nothing.
         approvals: Where it is kept which requests wait for an operator; None holds none.
+        certificates: Where it is kept what became of certificates; None revokes none that was not confirmed.
         inventory: None if no vendor uses it.
         clock: Aware UTC.
         monotonic: Seconds, for durations.
@@ -53,6 +54,7 @@ class Node:
     earlier_credentials: Callable[[], Sequence[Credential]] = tuple
     agenda: Agenda | None = None
     approvals: Approvals | None = None
+    certificates: Certificates | None = None
     inventory: Inventory | None = None
     signer_status: SignerStatus = NOBODY_ASKED
     lifetime: timedelta = timedelta(hours=1)

@@ -15,6 +15,7 @@ from itertools import count, islice
 from typing import Final
 
 from ra_gateway.errors import StaleTransaction, StoreUnavailable
+from ra_gateway.ra.fates import Fate, Standing
 from ra_gateway.ra.ports import Clock
 from ra_gateway.ra.transaction import Transaction, TransactionKey
 
@@ -59,6 +60,7 @@ class MemoryStore:
         self._ticket = count()  # keys have no order: it decides between equal times
         self._agenda: dict[TransactionKey, datetime] = {}
         self._max_held = max_held
+        self._standings: dict[bytes, tuple[Standing, datetime]] = {}
         self._held: dict[tuple[str, bytes], tuple[TransactionKey, datetime]] = {}
 
     async def create(self, transaction: Transaction) -> Transaction | None:
@@ -168,6 +170,22 @@ class MemoryStore:
         listed = self._held.get((key.domain, key.signer_digest))
         if listed is not None and listed[0] == key:
             del self._held[key.domain, key.signer_digest]
+
+    async def settle(
+        self, certificate: bytes, carrier: str, fate: Fate, until: datetime, keep_until: datetime
+    ) -> Standing:
+        """Note what a transaction says of a certificate, and return what is known of it then (`Certificates`)."""
+        now = self._clock()
+        kept = self._standings
+        for gone in [key for key, (_, at) in islice(kept.items(), _SWEEP_LIMIT) if at <= now]:
+            del kept[gone]
+        before, kept_until = kept.pop(certificate, (Standing(), keep_until))
+        if len(kept) >= self._max_transactions:
+            kept[certificate] = before, kept_until
+            raise StoreUnavailable(f"memory store: full, {len(kept)} certificates are remembered")
+        after = before.after(carrier, fate, until, now)
+        kept[certificate] = after, max(keep_until, kept_until)
+        return after
 
     async def ping(self) -> None:
         """Return if the store can be written to now.

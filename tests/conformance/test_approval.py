@@ -30,6 +30,7 @@ from tests.support.harness import (
 )
 from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.polling import EVERY_TYPE, OTHERS, REQUESTS, Operation, approve, written_secrets
+from tests.support.redis_server import SEAL_KEY
 
 MakeWorld = Callable[..., World]
 
@@ -266,7 +267,7 @@ async def redis(redis_url: str) -> AsyncIterator[Callable[[World], RedisStore]]:
     stores: list[RedisStore] = []
 
     def connect(clock: Any) -> RedisStore:
-        stores.append(RedisStore(redis_url, clock=clock))
+        stores.append(RedisStore(redis_url, clock=clock, seal_keys=[SEAL_KEY]))
         return stores[-1]
 
     yield connect

@@ -38,6 +38,7 @@ from tests.support.harness import (
 )
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import Operation, settled, slow_world
+from tests.support.redis_server import SEAL_KEY
 
 MakeWorld = Callable[..., World]
 
@@ -508,11 +509,11 @@ async def test_it_runs_until_it_is_stopped(world: World) -> None:
 async def test_a_restart(make_world: MakeWorld, redis_url: str) -> None:
     """What is to be withdrawn is in Redis: another process does it."""
     clock = ManualClock()
-    first = RedisStore(redis_url, clock=clock)
+    first = RedisStore(redis_url, clock=clock, seal_keys=[SEAL_KEY])
     world = make_world(store=first, clock=clock)
     await issued(world)
     await first.close()
-    second = RedisStore(redis_url, clock=clock)
+    second = RedisStore(redis_url, clock=clock, seal_keys=[SEAL_KEY])
     world.store = second
     world.gateway = world.second_gateway()
     await work(world, seconds=WAIT_SECONDS + 1)

