@@ -113,8 +113,8 @@ class StoreConfig(Table):
         default=(),
         repr=False,
         description="Files that hold the keys by which the gateways seal what they keep in Redis, so that nobody "
-        "else who can write there gets a certificate by it: 32 to 4096 octets each (`openssl rand -hex 32`), mode 0600, "
-        "the same on all gateways and for `ra-gateway approvals`. The first one seals, each one opens: to change "
+        "else who can write there gets a certificate by it: 32 to 4096 octets each (`openssl rand -hex 32`), mode "
+        "0600, the same on all gateways and for `ra-gateway approvals`. The first one seals, each one opens: to change "
         "keys, add the new one behind, then put it in front, then remove the old one. Required for redis.",
     )
     key_prefix: Name = Field(

@@ -8,7 +8,7 @@ poll (RFC 9483 4.4), while the exchange goes on here and leaves the CA's answer 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -32,6 +32,7 @@ from ra_gateway.errors import (
 )
 from ra_gateway.ra.answers import decoded
 from ra_gateway.ra.authentication import check_same_upstream
+from ra_gateway.ra.fates import Fate
 from ra_gateway.ra.forwarding import dated_anew
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.ports import Claim
@@ -209,7 +210,8 @@ class Asking:
             seconds = walk.endpoint.check_after_seconds + walk.endpoint.confirm_wait_seconds
             until = node.clock() + timedelta(seconds=seconds)
         event = event_of(walk.endpoint, errand.transaction, verdict)
-        changes = {**verdict.changes, **await self.planned(walk, errand.transaction, event, until)}
+        changes = dict(verdict.changes)
+        changes |= await self.planned(walk, errand.transaction, event, until, changes)
 
         def change(before: Transaction) -> Transaction:
             current = before.current
@@ -238,22 +240,67 @@ class Asking:
         return told or der
 
     async def planned(
-        self, walk: Walk, transaction: Transaction, event: Event, until: datetime | None
+        self,
+        walk: Walk,
+        transaction: Transaction,
+        event: Event,
+        until: datetime | None,
+        changes: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """Have it looked at what becomes of a certificate, before the state says that it was issued."""
+        """Have it looked at what becomes of a certificate, before the state says that it was issued.
+
+        Args:
+            changes: Of the transaction, its certificate among them.
+        """
         now = self._node.clock()
+        certificate_der = changes.get("certificate_der", b"")
+        if event is Event.granted and certificate_der:
+            await self._note(walk, transaction, certificate_der, Fate.confirmed, now)
         if event is Event.accepted:
             return {"expires_at": min(transaction.expires_at, now + self._node.lifetime)}
         if event is Event.issued and until is not None:
+            if certificate_der:
+                await self._note(walk, transaction, certificate_der, Fate.awaited, until)
             return {"confirm_until": until, **await self.plan(walk, transaction, until)}
         if event is Event.rejected and knows_alone(walk.upstream, transaction):
-            changes = await self.plan(walk, transaction, now)
-            if not changes:
+            planned = await self.plan(walk, transaction, now)
+            if not planned:
                 walk.notes.append("the CA was not told that the device rejects its certificate")
-            return changes
+            return planned
         if event is Event.rejected and self._node.agenda is not None:
             await self._node.agenda.drop(transaction.key)  # the CA was told, and looks after it
         return {}
+
+    async def _note(
+        self,
+        walk: Walk,
+        transaction: Transaction,
+        certificate_der: bytes,
+        fate: Fate,
+        until: datetime,
+    ) -> None:
+        """Note what a transaction says of a certificate, where certificates are revoked that nobody confirms."""
+        if walk.upstream.unconfirmed is Unconfirmed.revoke:
+            await self._node.settle(transaction, certificate_der, fate, until)
+
+    async def take(self, walk: Walk, transaction: Transaction) -> None:
+        """Note that a device takes its certificate: from then on nobody else's silence gets it revoked.
+
+        Raises:
+            ConfirmationRefused: It is being revoked already.
+        """
+        if walk.upstream.unconfirmed is not Unconfirmed.revoke or not transaction.certificate_der:
+            return
+        until = transaction.confirm_until or transaction.expires_at
+        standing = await self._node.settle(
+            transaction, transaction.certificate_der, Fate.confirmed, until
+        )
+        if standing.fate is Fate.withdrawn:
+            raise ConfirmationRefused(
+                "certConf for a certificate that another transaction brought, and that is withdrawn",
+                fail_info=PKIFailureInfo.badRequest,
+                rule="R111",
+            )
 
     async def plan(self, walk: Walk, transaction: Transaction, due_at: datetime) -> dict[str, Any]:
         """Have a certificate looked after from a time on, if that is configured; returns changes for `advance`."""
@@ -271,6 +318,10 @@ class Asking:
         if isinstance(error, UpstreamBroken) and error.certificate_der:
             changes["certificate_der"] = error.certificate_der
             changes |= await self.plan(walk, errand.transaction, node.clock())
+        if errand.transaction.confirmation is not None and errand.transaction.certificate_der:
+            # Its device is told that it came to nothing.
+            now, certificate_der = node.clock(), errand.transaction.certificate_der
+            await self._note(walk, errand.transaction, certificate_der, Fate.awaited, now)
 
         def change(before: Transaction) -> Transaction:
             current = before.current
@@ -421,7 +472,8 @@ class Asking:
             node, walk.endpoint, transaction, verdict, walk.message.header, credential
         )
         if transaction.state is State.ISSUED and until is not None:
-            changes |= await self.planned(walk, transaction, Event.issued, until)
+            issued = {"certificate_der": transaction.certificate_der}
+            changes |= await self.planned(walk, transaction, Event.issued, until, issued)
         return der, changes
 
     async def _late_refusal(self, walk: Walk, transaction: Transaction) -> bytes:

@@ -56,6 +56,8 @@ class Confirming:
             raise ConfirmationRefused(
                 "certConf after confirmWaitTime", fail_info=PKIFailureInfo.badRequest, rule="R111"
             )
+        if takes:
+            await self._asking.take(walk, transaction)
         upstream_der = b""
         if not local:
             check_same_upstream(walk, transaction)

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Final
 
 from ra_gateway.cmp.certificates import Certificate
@@ -23,7 +22,7 @@ CARRIERS_LIMIT: Final = 8
 
 
 class Fate(StrEnum):
-    """What is settled about a certificate; the first of the two ends stands."""
+    """What is settled about a certificate; of the two ends, the first one stands."""
 
     awaited = "awaited"
     confirmed = "confirmed"
@@ -35,34 +34,57 @@ class Standing:
     """What is known of a certificate (immutable).
 
     Args:
+        is_withdrawn: Whether the CA is asked to revoke it.
+        confirmed_by: Transactions whose devices took it.
         awaited: Transactions whose devices may yet confirm it, and until when (aware UTC).
     """
 
-    fate: Fate = Fate.awaited
-    awaited: Mapping[str, datetime] = field(default_factory=lambda: MappingProxyType({}))
+    is_withdrawn: bool = False
+    confirmed_by: frozenset[str] = frozenset()
+    awaited: Mapping[str, datetime] = field(default_factory=dict)
+
+    @property
+    def fate(self) -> Fate:
+        """What is settled."""
+        if self.is_withdrawn:
+            return Fate.withdrawn
+        return Fate.confirmed if self.confirmed_by else Fate.awaited
 
     def after(self, carrier: str, fate: Fate, until: datetime, now: datetime) -> Standing:
         """Return what is known once a transaction has said something.
 
         Args:
             carrier: As of `carrier_of`.
-            fate: What it says; awaited where its device has yet to confirm, until then.
+            fate: What it says. "awaited": its device may confirm until then, whatever it said before. "withdrawn" is
+                granted only where nobody confirmed it, and no other device is awaited.
         """
         others = {who: at for who, at in self.awaited.items() if at > now and who != carrier}
-        if self.fate is not Fate.awaited:
-            return Standing(self.fate, others)
-        if fate is Fate.awaited:
-            others[carrier] = until
-            longest = sorted(others, key=lambda who: others[who])[-CARRIERS_LIMIT:]
-            others = {who: others[who] for who in longest}
-        elif fate is Fate.withdrawn and others:
-            return Standing(Fate.awaited, others)
-        return Standing(fate, others)
+        match fate:
+            case Fate.confirmed:
+                confirmed_by = self.confirmed_by
+                if not self.is_withdrawn and len(confirmed_by) < CARRIERS_LIMIT:
+                    confirmed_by |= {carrier}
+                return Standing(self.is_withdrawn, confirmed_by, others)
+            case Fate.withdrawn:
+                end = self.is_withdrawn or not (self.confirmed_by or others)
+                return Standing(end, self.confirmed_by, others)
+            case Fate.awaited:
+                others[carrier] = until
+                longest = sorted(others, key=lambda who: others[who])[-CARRIERS_LIMIT:]
+                return Standing(
+                    self.is_withdrawn,
+                    self.confirmed_by - {carrier},
+                    {who: others[who] for who in longest},
+                )
 
     def to_bytes(self) -> bytes:
         """Return it for a store to keep."""
-        awaited = {who: at.isoformat() for who, at in self.awaited.items()}
-        return json.dumps({"fate": self.fate, "awaited": awaited}, separators=(",", ":")).encode()
+        plain = {
+            "withdrawn": self.is_withdrawn,
+            "confirmed_by": sorted(self.confirmed_by),
+            "awaited": {who: at.isoformat() for who, at in self.awaited.items()},
+        }
+        return json.dumps(plain, separators=(",", ":")).encode()
 
     @classmethod
     def from_bytes(cls, octets: bytes) -> Standing:
@@ -74,7 +96,7 @@ class Standing:
         try:
             plain = json.loads(octets)
             awaited = {who: datetime.fromisoformat(at) for who, at in plain["awaited"].items()}
-            return cls(Fate(plain["fate"]), awaited)
+            return cls(bool(plain["withdrawn"]), frozenset(plain["confirmed_by"]), awaited)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("not the standing of a certificate") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from ra_gateway.cmp.certificates import load_certificate
@@ -13,7 +13,9 @@ from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.replies import reply_header
 from ra_gateway.cmp.verification import NONCE_OCTETS
+from ra_gateway.errors import StoreUnavailable
 from ra_gateway.ra.events import EventSink
+from ra_gateway.ra.fates import Fate, Standing, carrier_of, certificate_key
 from ra_gateway.ra.forwarding import MappedIDs
 from ra_gateway.ra.ports import Agenda, Approvals, Certificates, Clock, Inventory, TransactionStore
 from ra_gateway.ra.revocation import NOBODY_ASKED, SignerStatus
@@ -60,6 +62,26 @@ class Node:
     lifetime: timedelta = timedelta(hours=1)
     act_lifetime: timedelta = timedelta(days=7)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    async def settle(
+        self, transaction: Transaction, certificate_der: bytes, fate: Fate, until: datetime
+    ) -> Standing:
+        """Note what a transaction says of its certificate, and return what all that brought it have said.
+
+        Args:
+            until: Until when the device may confirm.
+
+        Raises:
+            StoreUnavailable: It cannot be noted.
+        """
+        if self.certificates is None:
+            raise StoreUnavailable("nothing keeps what became of certificates", rule="R111")
+        certificate = load_certificate(certificate_der)
+        # As long as the CA may give it to somebody once more; and as long as it may be withdrawn.
+        keep_until = max(certificate.not_after, until + self.act_lifetime)
+        return await self.certificates.settle(
+            certificate_key(certificate), carrier_of(transaction.key), fate, until, keep_until
+        )
 
     def credential_of(self, transaction: Transaction) -> Credential:
         """Return what signed the first answer of a transaction, the current credential if that is gone."""

@@ -37,6 +37,7 @@ from ra_gateway.errors import (
 from ra_gateway.ra.answers import Expected, check_revocation, decoded
 from ra_gateway.ra.asking import lease
 from ra_gateway.ra.events import MessageHandled
+from ra_gateway.ra.fates import Fate, carrier_of
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.routes import Unconfirmed, Upstream
 from ra_gateway.ra.transaction import (
@@ -160,9 +161,26 @@ class Withdrawing:
     async def _attempt(
         self, transaction: Transaction, upstream: Upstream, event: Event
     ) -> datetime | None:
-        """Ask the CA to revoke; the intent is stored first, so that another node can go on with it."""
+        """Ask the CA to revoke; the intent is stored first, so that another node can go on with it.
+
+        A CA may have given the same certificate to others: what any of them confirmed, or may yet confirm, stays.
+        """
         node = self._node
         now = node.clock()
+        standing = await node.settle(
+            transaction,
+            transaction.certificate_der,
+            Fate.withdrawn,
+            transaction.confirm_until or now,
+        )
+        if standing.fate is Fate.confirmed and carrier_of(transaction.key) in standing.confirmed_by:
+            return now + _AGAIN_AFTER  # its own certConf is being taken
+        if standing.fate is Fate.confirmed:
+            what = "another transaction confirmed the same certificate: not revoked"
+            self._tell(transaction, "unconfirmed", f"{_why(transaction)}; {what}")
+            return None
+        if standing.fate is Fate.awaited:
+            return max(standing.awaited.values())
         certificate = load_certificate(transaction.certificate_der)
         upstream_der = await self._revocation_request(certificate, upstream, now)
         taken = advance(

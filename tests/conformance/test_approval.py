@@ -186,7 +186,9 @@ async def test_a_decision_is_taken_once(world: World) -> None:
     await approve(world)
     store = store_of(world)
     with pytest.raises(NotHeld):
-        await decide(store, store, key, approve=False, decided_by="bob", clock=world.clock)
+        await decide(
+            store, store, key, digest="", approve=False, decided_by="bob", clock=world.clock
+        )
     assert status_of(await operation.poll()).issued
 
 

@@ -21,7 +21,7 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.node import Node
-from ra_gateway.ra.ports import Agenda
+from ra_gateway.ra.ports import Agenda, Certificates
 from ra_gateway.ra.routes import CertConf, Unconfirmed
 from ra_gateway.ra.transaction import State
 from ra_gateway.ra.withdrawing import Withdrawing
@@ -383,16 +383,31 @@ class FaultyAgenda:
         await self.faults.around("drop", lambda: self.agenda.drop(key))
 
 
+@dataclass
+class FaultyCertificates:
+    """What became of certificates, behind faults."""
+
+    inner: Certificates
+    faults: Faults
+
+    async def settle(self, *args: Any) -> Any:
+        return await self.faults.around("settle", lambda: self.inner.settle(*args))
+
+
 def faulty_node(world: World, faults: Faults) -> Node:
     node = faulty_gateway(world, faults)._node
     assert isinstance(world.store, MemoryStore | RedisStore)
-    return replace(node, agenda=FaultyAgenda(world.store, faults))
+    return replace(
+        node,
+        agenda=FaultyAgenda(world.store, faults),
+        certificates=FaultyCertificates(world.store, faults),
+    )
 
 
 @pytest.mark.requirement(111)
 @pytest.mark.parametrize("strike", [die, fail])
 @pytest.mark.parametrize("done", [False, True])
-@pytest.mark.parametrize("at", range(1, 9))
+@pytest.mark.parametrize("at", range(1, 10))
 async def test_a_fault_between_any_two_steps(
     world: World, at: int, done: bool, strike: Strike
 ) -> None:

@@ -256,7 +256,7 @@ async def test_the_standing_of_a_certificate_is_sealed(
     await store.settle(b"c" * 32, "mine", Fate.confirmed, later, later)
     name = f"ra:{{certificate}}:{(b'c' * 32).hex()}"
     sealed = await raw.get(name)
-    for wrong in (b"", b"x", sealed[:-1], sealed.replace(b"confirmed", b"withdrawn")):
+    for wrong in (b"", b"x", sealed[:-1], sealed.replace(b"false", b"true ")):
         await raw.set(name, wrong)
         with pytest.raises(StoreUnavailable):
             await store.settle(b"c" * 32, "other", Fate.withdrawn, later, later)
