@@ -8,7 +8,8 @@ poll (RFC 9483 4.4), while the exchange goes on here and leaves the CA's answer 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -33,11 +34,10 @@ from ra_gateway.errors import (
 from ra_gateway.ra.answers import decoded
 from ra_gateway.ra.authentication import check_same_upstream
 from ra_gateway.ra.fates import Fate
-from ra_gateway.ra.forwarding import dated_anew
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.ports import Claim
 from ra_gateway.ra.refusals import refuse
-from ra_gateway.ra.routes import CertConf, Unconfirmed, Upstream, Variant
+from ra_gateway.ra.routes import CertConf, Unconfirmed, Upstream
 from ra_gateway.ra.transaction import (
     GIVEN_UP,
     OUTSTANDING,
@@ -112,6 +112,7 @@ class Asking:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self.judge_again: Callable[[Walk, Transaction], Awaitable[bytes]] = _not_judged
 
     # --- asking -------------------------------------------------------------------------------------------------
 
@@ -592,20 +593,33 @@ class Asking:
             await self.give_up(walk, taken, error)
 
     async def retake(self, walk: Walk, current: Transaction) -> Transaction | None:
-        """Take over a transaction whose lease has ended; None where another node did.
+        """Take over a transaction whose lease has ended; None where another node did, or it is refused now.
 
         Raises:
-            ServiceFailure: Its CA is no longer configured.
+            ServiceFailure: Its CA is no longer configured, or it cannot be told whether it is refused.
         """
         check_same_upstream(walk, current)
         node = self._node
         now = node.clock()
         changes: dict[str, Any] = {}
         exchange = current.current
-        if current.unsent and current.variant != Variant.forward:
-            fresh = await dated_anew(exchange.upstream_der, node.credential(), now)
-            changes = dict(current.with_current(replace(exchange, upstream_der=fresh)))
         if current.unsent:
+            try:
+                upstream_der = await self.judge_again(walk, current)
+            except ServiceFailure:
+                raise
+            except CMPError as error:
+                walk.notes.append(
+                    f"refused although {current.decided_by} approved it: {error.detail}"
+                )
+                failed = advance(
+                    current, Event.failed, failure=error.fail_info.name, request_der=b""
+                )
+                with suppress(StaleTransaction):
+                    await self.replace(failed)
+                return None
+            changes = dict(current.with_current(replace(exchange, upstream_der=upstream_der)))
+            changes["request_der"] = b""
             changes["expires_at"] = max(current.expires_at, now + node.lifetime)
         taken = advance(
             current,
@@ -667,6 +681,10 @@ class Asking:
         mac = walk.endpoint.mac
         if mac is not None and walk.shared is not None and walk.shared.secret.single_use:
             await mac.secrets.release(walk.shared.secret.reference, _holder(transaction))
+
+
+async def _not_judged(walk: Walk, transaction: Transaction) -> bytes:
+    raise ServiceFailure("nothing judges a request that was held")
 
 
 def note(walk: Walk, transaction: Transaction, verdict: Verdict) -> None:

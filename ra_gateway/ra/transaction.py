@@ -33,7 +33,7 @@ from typing import Any, Final
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.requests import Possession
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 
 
 class State(StrEnum):
@@ -205,7 +205,9 @@ class Transaction:
         polling_nonce: senderNonce of the last message that told the device to wait; pollReq must return it.
         withdrawal: The rr by which a certificate that nobody confirmed is revoked.
         decided_by: Who approved or denied a request that was held, "" where none was.
-        unsent: Whether the message for the CA was certainly never sent, so that it may be signed anew.
+        unsent: Whether the request was held and the message for the CA is yet to be made.
+        request_der: The opening request itself, as long as it is held: judged again when it leaves.
+        profile: Name out of the path that it was sent to.
         ca_transaction_id: transactionID that the CA sees, where it is not the device's.
         ca_cert_req_id: certReqId of the CA's answer, which certConf has towards the CA.
         possession: How the request shows that its device has the private key (`cmp.requests.Possession`).
@@ -246,6 +248,8 @@ class Transaction:
     withdrawal: Exchange | None = None
     decided_by: str = ""
     unsent: bool = False
+    request_der: bytes = b""
+    profile: str = ""
     failure: str = ""
     ca_transaction_id: bytes = b""
     ca_cert_req_id: int = 0
@@ -276,7 +280,7 @@ class Transaction:
         return {"opening" if self.confirmation is None else "confirmation": exchange}
 
     def to_fields(self) -> dict[str, bytes]:
-        """Return the transaction as flat named byte strings (schema 1), for a store to keep."""
+        """Return the transaction as flat named byte strings, for a store to keep."""
         plain: dict[str, Any] = {
             "schema": SCHEMA,
             "domain": self.key.domain,
@@ -349,6 +353,7 @@ _BYTE_FIELDS: Final = (
     "target_der",
     "polling_nonce",
     "ca_transaction_id",
+    "request_der",
 )
 
 _PLAIN_FIELDS: Final = (
@@ -363,6 +368,7 @@ _PLAIN_FIELDS: Final = (
     "implicit_asked",
     "decided_by",
     "unsent",
+    "profile",
     "failure",
     "ca_cert_req_id",
     "possession",
