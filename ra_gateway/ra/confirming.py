@@ -51,7 +51,7 @@ class Confirming:
         now = node.clock()
         local = knows_alone(walk.upstream, transaction)
         awaited_until = transaction.confirm_until or transaction.expires_at
-        if local and takes and now > awaited_until:
+        if local and takes and now > awaited_until and node.steady():
             # Where the CA awaits nothing, nobody else would hold the device to what it was told.
             raise ConfirmationRefused(
                 "certConf after confirmWaitTime", fail_info=PKIFailureInfo.badRequest, rule="R111"

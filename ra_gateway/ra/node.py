@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from ra_gateway.clocks import always_steady
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.protection import Credential
@@ -44,6 +45,7 @@ class Node:
         signer_status: Tells whether a signer was revoked.
         lifetime: How long the answer to a repeat is kept.
         act_lifetime: How long a certificate that nobody confirmed is tried to be revoked.
+        steady: Whether the clock can be believed for what cannot be undone (`ra_gateway.clocks`).
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -61,6 +63,7 @@ class Node:
     signer_status: SignerStatus = NOBODY_ASKED
     lifetime: timedelta = timedelta(hours=1)
     act_lifetime: timedelta = timedelta(days=7)
+    steady: Callable[[], bool] = always_steady
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def settle(

@@ -105,13 +105,15 @@ class Withdrawing:
             return self._node.clock() + _AGAIN_AFTER
 
     async def work(self) -> int:
-        """Work through what is due; returns how many transactions that were, at most 64.
+        """Work through what is due; returns how many transactions that were, at most 64, and 0 for fewer.
+
+        Nothing is due by a clock that was set: it would be revoked what devices are yet to confirm.
 
         Raises:
             StoreUnavailable: The agenda cannot be asked.
         """
         agenda = self._node.agenda
-        if agenda is None:
+        if agenda is None or not self._node.steady():
             return 0
         due = await agenda.due(self._node.clock(), limit=_BATCH)
         for key in due:

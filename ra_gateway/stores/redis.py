@@ -26,7 +26,6 @@ import asyncio
 import contextlib
 import hashlib
 import math
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
@@ -39,6 +38,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
+from ra_gateway.clocks import elapsed_seconds
 from ra_gateway.errors import StaleTransaction, StoreUnavailable, TransactionInUse
 from ra_gateway.ra.fates import Fate, Standing
 from ra_gateway.ra.ports import Clock
@@ -254,7 +254,7 @@ class RedisStore:
         *,
         clock: Clock,
         seal_keys: Sequence[bytes],
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = elapsed_seconds,
         key_prefix: str = "ra",
         password: str | None = None,
         timeout_seconds: float = 2.0,
