@@ -31,7 +31,6 @@ from ra_gateway.errors import (
     UpstreamBroken,
     UpstreamUnavailable,
 )
-from ra_gateway.ra.answers import decoded
 from ra_gateway.ra.authentication import check_same_upstream
 from ra_gateway.ra.fates import Fate
 from ra_gateway.ra.node import Node
@@ -47,7 +46,7 @@ from ra_gateway.ra.transaction import (
     Transaction,
     advance,
 )
-from ra_gateway.ra.verdicts import Verdict, confirmation, event_of, judge, respond
+from ra_gateway.ra.verdicts import Verdict, confirmation, event_of, judge, recalled, respond
 from ra_gateway.ra.walk import Walk
 
 _LEASE_MARGIN_SECONDS: Final = 5.0
@@ -214,6 +213,8 @@ class Asking:
         changes = dict(verdict.changes)
         changes |= await self.planned(walk, errand.transaction, event, until, changes)
 
+        path = () if verdict.checked is None else tuple(item.der for item in verdict.checked.path)
+
         def change(before: Transaction) -> Transaction:
             current = before.current
             if event is Event.deferred:
@@ -229,7 +230,7 @@ class Asking:
                     waits["polling_nonce"] = nonce
                 return advance(before, event, **before.with_current(kept), **waits)
             kept = (
-                replace(current, answer_der=answer_der)
+                replace(current, answer_der=answer_der, answer_path=path)
                 if current.waiting
                 else answered(current, der)
             )
@@ -463,10 +464,7 @@ class Asking:
             raise HeaderRefused(
                 "the certificate was not fetched in time, and is withdrawn", rule="R111"
             )
-        # It was checked when it came: to whichever message it is the answer, the device has another one now.
-        answer = decoded(current.answer_der, walk.upstream)
-        nonces = (answer.header.recip_nonce or b"",)
-        verdict = judge(transaction, current.answer_der, nonces, walk.upstream, node.clock())
+        verdict = recalled(transaction, current.answer_der, walk.upstream)
         note(walk, transaction, verdict)
         credential = credential_for(node, walk, transaction)
         der, until = await respond(
@@ -706,7 +704,9 @@ def answered(exchange: Exchange, response: bytes) -> Exchange:
 
 def closed(exchange: Exchange) -> Exchange:
     """Return an exchange whose device has its answer: nothing is waited for any more."""
-    return replace(exchange, upstream_der=b"", waiting=False, answer_der=None, ca_nonce=b"")
+    return replace(
+        exchange, upstream_der=b"", waiting=False, answer_der=None, answer_path=(), ca_nonce=b""
+    )
 
 
 def knows_alone(upstream: Upstream, transaction: Transaction) -> bool:

@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import count, takewhile
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -161,7 +162,9 @@ class Exchange:
             node sends the same bytes; empty when nothing goes upstream, or no more.
         response_der: The answer the device was given, once there is one.
         waiting: Whether that answer told the device to wait and poll.
-        answer_der: The CA's answer, checked, for a device that was told to wait; None until it came.
+        answer_der: The CA's answer, checked, for a device that was told to wait; None until it came. It is not
+            judged again: since then the CA's signer may have expired.
+        answer_path: As it was found then, from the certificate in that answer to the operator's root (DER).
         ca_nonce: senderNonce of the CA's last answer where the CA itself said to wait; empty where it did not.
     """
 
@@ -170,6 +173,7 @@ class Exchange:
     response_der: bytes | None = None
     waiting: bool = False
     answer_der: bytes | None = None
+    answer_path: tuple[bytes, ...] = ()
     ca_nonce: bytes = b""
 
 
@@ -384,6 +388,8 @@ def _exchange_fields(exchange: Exchange) -> Iterator[tuple[str, bytes]]:
         yield "response_der", exchange.response_der
     if exchange.answer_der is not None:
         yield "answer_der", exchange.answer_der
+    for place, certificate_der in enumerate(exchange.answer_path):
+        yield f"answer_path.{place}", certificate_der
     if exchange.waiting:
         yield "waiting", b"1"
     if exchange.ca_nonce:
@@ -394,12 +400,14 @@ def _exchange(fields: dict[str, bytes], prefix: str) -> Exchange | None:
     digest = fields.get(f"{prefix}.request_digest")
     if digest is None:
         return None
+    path = (fields.get(f"{prefix}.answer_path.{place}") for place in count())
     return Exchange(
         digest,
         fields[f"{prefix}.upstream_der"],
         fields.get(f"{prefix}.response_der"),
         waiting=f"{prefix}.waiting" in fields,
         answer_der=fields.get(f"{prefix}.answer_der"),
+        answer_path=tuple(takewhile(bool, path)),  # type: ignore[arg-type]
         ca_nonce=fields.get(f"{prefix}.ca_nonce", b""),
     )
 
