@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
+from ra_gateway.clocks import SteadyClock
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
@@ -27,6 +29,7 @@ from ra_gateway.ra.transaction import State
 from ra_gateway.ra.withdrawing import Withdrawing
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
+from ra_gateway.tasks import ended
 from tests.support.faults import Faults, Strike, die, fail, faulty_gateway
 from tests.support.harness import (
     Answer,
@@ -534,3 +537,82 @@ async def test_a_restart(make_world: MakeWorld, redis_url: str) -> None:
     await work(world, seconds=WAIT_SECONDS + 1)
     assert_revoked(world, world.ca.issued[0])
     await second.close()
+
+
+# --- clocks that were set ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elapsed() -> list[float]:
+    """Seconds that have really passed, in its one item."""
+    return [0.0]
+
+
+@pytest.fixture
+def stepping(world: World, elapsed: list[float]) -> World:
+    """A world that compares its clock with what has really passed."""
+    node_of(world).steady = SteadyClock(world.clock, lambda: elapsed[0])
+    return world
+
+
+@pytest.mark.requirement(111)
+async def test_a_clock_that_was_set_revokes_nothing(stepping: World, elapsed: list[float]) -> None:
+    """400 seconds ahead for a minute: the device's time is not over, and it confirms when the clock is right again."""
+    operation = await issued(stepping)
+    await work(stepping, seconds=400)
+    assert revocations(stepping) == []
+    stepping.clock.move(seconds=-340)
+    elapsed[0] += 60
+    await work(stepping)
+    assert revocations(stepping) == []
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+    assert (await operation.stored()).state is State.CONFIRMED
+
+
+async def test_a_cert_conf_while_the_clock_is_wrong(stepping: World) -> None:
+    """It is taken: that it comes late is the clock's word alone."""
+    operation = await issued(stepping)
+    stepping.clock.move(seconds=WAIT_SECONDS + 200)
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+
+
+async def test_it_goes_on_when_the_clock_has_run_evenly(
+    stepping: World, elapsed: list[float]
+) -> None:
+    """A clock that was wrong before, and was set right, stops nothing for ever."""
+    await issued(stepping)
+    await work(stepping, days=1)
+    for _ in range(59):
+        elapsed[0] += 60
+        await work(stepping, minutes=1)
+        assert revocations(stepping) == []
+    elapsed[0] += 120
+    await work(stepping, minutes=2)
+    assert_revoked(stepping, stepping.ca.issued[0])
+
+
+# --- an agenda that others write to -------------------------------------------------------------------------------
+
+
+async def test_poison_in_the_agenda(make_world: MakeWorld, redis_url: str) -> None:
+    """It is dropped, and what belongs there is seen to; the task lives and ends when it is told to."""
+    clock = ManualClock()
+    async with Redis.from_url(redis_url) as raw:
+        store = RedisStore(redis_url, clock=clock, seal_keys=[SEAL_KEY])
+        world = make_world(store=store, clock=clock)
+        operation = await issued(world)
+        stranger = replace((await operation.stored()).key, transaction_id=b"no such")
+        for member in (b"poison", b"\xff", b"a b", b"x" * 300_000, b"00 00 acme"):
+            await raw.zadd("ra:agenda", {member: 0})
+        await store.plan(stranger, clock())
+        clock.move(seconds=WAIT_SECONDS + 1)
+        task = asyncio.create_task(Withdrawing(node_of(world)).run(0.01))
+
+        async def seen_to() -> bool:
+            return await raw.zcard("ra:agenda") == 0
+
+        await settled(seen_to)
+        assert not task.done()
+        assert_revoked(world, world.ca.issued[0])
+        await ended(task)
+        await store.close()

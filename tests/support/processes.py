@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Final, Self
 from ra_gateway.cli.setup import write_setup
 from tests.support.pki import VendorPKI
 
-START_TIMEOUT_SECONDS: Final = 30.0
+START_TIMEOUT_SECONDS: Final = 240.0
 STOP_TIMEOUT_SECONDS: Final = 30.0
 POLL_SECONDS: Final = 0.02
 
