@@ -224,6 +224,13 @@ class IssuedCertificates(Protocol):
             StoreUnavailable: It cannot be asked.
         """
 
+    async def confirmed(self, certificate: Certificate, now: datetime) -> bool:
+        """Tell whether this CA issued a certificate and was told that its device takes it.
+
+        Raises:
+            StoreUnavailable: It cannot be asked.
+        """
+
 
 class Clock(Protocol):
     """Tells the time."""

@@ -39,7 +39,7 @@ from ra_gateway.ra.asking import lease
 from ra_gateway.ra.events import MessageHandled
 from ra_gateway.ra.fates import Fate, carrier_of
 from ra_gateway.ra.node import Node
-from ra_gateway.ra.routes import Unconfirmed, Upstream
+from ra_gateway.ra.routes import CertConf, Unconfirmed, Upstream
 from ra_gateway.ra.transaction import (
     Event,
     Exchange,
@@ -184,6 +184,15 @@ class Withdrawing:
         if standing.fate is Fate.awaited:
             return max(standing.awaited.values())
         certificate = load_certificate(transaction.certificate_der)
+        ledger = node.signer_status.issued
+        if (
+            ledger is not None
+            and upstream.certconf is CertConf.forward  # otherwise the CA takes all for confirmed
+            and await ledger.confirmed(certificate, now)
+        ):
+            what = "the CA has it as confirmed: not revoked"
+            self._tell(transaction, "unconfirmed", f"{_why(transaction)}; {what}")
+            return None
         upstream_der = await self._revocation_request(certificate, upstream, now)
         taken = advance(
             transaction,

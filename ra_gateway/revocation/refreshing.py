@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.revocation.domain import DomainRevocation, RevocationSettings, SourceState
 from ra_gateway.revocation.fetching import Downloader
+from ra_gateway.tasks import ended, supervised
 
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 """Of a domain that has nothing to fetch yet."""
@@ -76,18 +78,16 @@ class Revocation:
         """Try every source once, and go on in the background."""
         await self.fetch()
         self._tasks = [
-            asyncio.create_task(self._run(domain, self._woken[name]))
+            asyncio.create_task(
+                supervised(f"revocation.{name}", partial(self._run, domain, self._woken[name]))
+            )
             for name, domain in self._domains.items()
         ]
 
     async def stop(self) -> None:
         """End refreshing and close connections; again is harmless."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await ended(*tasks)
         await asyncio.gather(*(domain.stop() for domain in self._domains.values()))
         await self._downloader.close()
 

@@ -24,6 +24,7 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.ports import Agenda, Certificates
+from ra_gateway.ra.revocation import SignerStatus
 from ra_gateway.ra.routes import CertConf, Unconfirmed
 from ra_gateway.ra.transaction import State
 from ra_gateway.ra.withdrawing import Withdrawing
@@ -616,3 +617,32 @@ async def test_poison_in_the_agenda(make_world: MakeWorld, redis_url: str) -> No
         assert_revoked(world, world.ca.issued[0])
         await ended(task)
         await store.close()
+
+
+# --- what the CA in this process knows ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A ledger that has everything as confirmed, or nothing."""
+
+    everything: bool
+
+    async def revoked_at(self, certificate: Certificate, now: Any) -> None:
+        return None
+
+    async def confirmed(self, certificate: Certificate, now: Any) -> bool:
+        return self.everything
+
+
+@pytest.mark.parametrize("everything", [True, False])
+async def test_what_the_ledger_has_as_confirmed(make_world: MakeWorld, everything: bool) -> None:
+    """Through another gateway, say: it stays, though its device gave up here."""
+    world = make_world(upstream={"certconf": CertConf.forward})
+    node_of(world).signer_status = SignerStatus(None, Confirmed(everything))
+    operation = await issued(world)
+    told = error_body(PKIStatusInfo(PKIStatus.rejection, ("no",)))
+    await world.ask(await follow(operation.device, operation.answer, told, now=world.clock()))
+    await work(world)
+    assert (revocations(world) == []) is everything
+    assert (world.events[-1].outcome == "unconfirmed") is everything
