@@ -9,9 +9,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 
+from ra_gateway.cmp.asn1 import tlv
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import rev_req_content
+from ra_gateway.cmp.messages import PKIMessage, assemble, rev_req_content
 from ra_gateway.errors import UpstreamUnavailable
 from ra_gateway.ra.fates import CARRIERS_LIMIT, Fate, Standing, certificate_key
 from ra_gateway.ra.routes import CertConf, Unconfirmed
@@ -19,7 +26,7 @@ from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from tests.conformance.test_withdrawing import WAIT_SECONDS, revocations, work
-from tests.support.harness import Answer, ManualClock, World, cmp_certificate
+from tests.support.harness import Answer, ManualClock, World, cmp_certificate, fail_names
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import Operation
 from tests.support.redis_server import SEAL_KEY
@@ -230,6 +237,57 @@ async def test_a_cert_conf_and_the_rr_of_another_at_once(make_world: MakeWorld, 
     await asyncio.gather(later(), work(world))
     assert (answers[0].body_type is BodyType.pkiconf) is (revocations(world) == [])
     assert await second.stored()
+
+
+# --- another spelling of the device's certificate -----------------------------------------------------------------
+
+
+def respelt(certificate_der: bytes) -> bytes:
+    """The same certificate with (r, n - s) for (r, s) in its ECDSA signature on P-256."""
+    certificate = x509.load_der_x509_certificate(certificate_der)
+    r, s = decode_dss_signature(certificate.signature)
+    n = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    signature = tlv(0x03, b"\x00", encode_dss_signature(r, n - s))
+    tbs_der = certificate.tbs_certificate_bytes
+    algorithm_der = Certificate.from_der(certificate_der).algorithm_der
+    return tlv(0x30, tbs_der, algorithm_der, signature)
+
+
+@pytest.mark.requirement(12)
+@pytest.mark.parametrize("replays", [True, False])
+@pytest.mark.parametrize("when", ["at once", "after certConf", "while it is asked"])
+async def test_an_ir_with_its_certificate_spelt_otherwise(
+    make_world: MakeWorld, replays: bool, when: str
+) -> None:
+    """Whoever has seen an ir sends it again so: no second transaction, no second certificate, and no rr."""
+    world = make_world(replays_repeats=replays)
+    world.ca.replays = replays
+    operation = await Operation.begin(world, BodyType.ir)
+    message = PKIMessage.from_der(operation.sent)
+    first, *rest = message.extra_certs
+    copy = assemble(
+        message.header.to_der(), message.body_der, message.protection, (respelt(first), *rest)
+    )
+    assert copy != operation.sent
+    if when == "while it is asked":
+        world.ca.gate = asyncio.Event()
+        asked = asyncio.create_task(operation.send())
+        while not world.ca.received:  # noqa: ASYNC110  # it appends to a list
+            await asyncio.sleep(0)
+        refused = await world.ask(copy)
+        world.ca.gate.set()
+        await asked
+    else:
+        await operation.send()
+        refused = None if when == "after certConf" else await world.ask(copy)
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+    refused = refused or await world.ask(copy)
+    assert fail_names(refused) == ["transactionIdInUse"]
+    assert len(world.ca.issued) == 1
+    for _ in range(3):
+        await work(world, seconds=WAIT_SECONDS + 1)
+    assert revocations(world) == []
+    assert (await operation.stored()).state is State.CONFIRMED
 
 
 # --- what is known of a certificate -----------------------------------------------------------------------------
