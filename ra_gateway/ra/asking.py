@@ -377,7 +377,8 @@ class Asking:
 
     async def _create(self, errand: _Errand, transaction: Transaction) -> None:
         """Store a transaction that nothing had to be remembered of until now."""
-        if await self._node.store.create(transaction) is not None:
+        repeatable = may_ask_again(errand.walk.upstream, transaction)
+        if await self._node.store.create(transaction, repeatable=repeatable) is not None:
             raise TransactionInUse("another request lives under this transactionID", rule="R12")
         errand.transaction, errand.stored = transaction, True
 

@@ -31,7 +31,7 @@ from ra_gateway.errors import (
     TemplateRefused,
     TransactionInUse,
 )
-from ra_gateway.ra.asking import Asking, lease
+from ra_gateway.ra.asking import Asking, lease, may_ask_again
 from ra_gateway.ra.authentication import authenticate_request, check_status, key_of
 from ra_gateway.ra.forwarding import message_for_ca
 from ra_gateway.ra.information import answered_here
@@ -102,7 +102,8 @@ class Operations:
         transaction = await self._prepare(walk, intent, now)  # step 6
         if intent.held:
             return await self._hold(walk, transaction, now)
-        live = await node.store.create(transaction)  # step 5
+        repeatable = may_ask_again(walk.upstream, transaction)
+        live = await node.store.create(transaction, repeatable=repeatable)  # step 5
         if live is not None:
             return await self._asking.repeat(walk, live)
         return await self._asking.ask(walk, transaction)

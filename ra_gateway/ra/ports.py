@@ -20,8 +20,14 @@ class TransactionStore(Protocol):
     Every method raises `StoreUnavailable` when the store cannot be asked.
     """
 
-    async def create(self, transaction: Transaction) -> Transaction | None:
+    async def create(
+        self, transaction: Transaction, *, repeatable: bool = False
+    ) -> Transaction | None:
         """Store a new transaction (version 0) unless its key is live.
+
+        Args:
+            repeatable: Whether asking the CA for the same once more issues nothing twice: then one that is gone before
+                its time may begin anew.
 
         Returns:
             None when it was created; otherwise the live transaction under that key, unchanged.

@@ -74,7 +74,9 @@ class MemoryStore:
         self._standings: dict[bytes, tuple[Standing, datetime]] = {}
         self._held: dict[tuple[str, bytes], tuple[TransactionKey, datetime]] = {}
 
-    async def create(self, transaction: Transaction) -> Transaction | None:
+    async def create(
+        self, transaction: Transaction, *, repeatable: bool = False
+    ) -> Transaction | None:
         """Store a new transaction unless its key is live, and return the live one if it is.
 
         Raises:

@@ -284,14 +284,16 @@ class RedisStore:
         self._held_keys = [f"{key_prefix}:{{held}}", f"{key_prefix}:{{held}}:until"]
         self._closed = False
 
-    async def create(self, transaction: Transaction) -> Transaction | None:
+    async def create(
+        self, transaction: Transaction, *, repeatable: bool = False
+    ) -> Transaction | None:
         """Store a new transaction unless its key is live, and return the live one if it is.
 
         Raises:
             TransactionInUse: What was stored under the key is lost: it does not verify, or is gone before its time.
         """
         keys = hash_key, _ = self._keys(transaction.key)
-        must_be_there = self._seen_version(hash_key) is not None
+        must_be_there = not repeatable and self._seen_version(hash_key) is not None
         lifetime_ms = self._lifetime_ms(transaction)
         args: list[Any] = [lifetime_ms, int(must_be_there), *self._sealed(hash_key, transaction)]
 
@@ -302,6 +304,7 @@ class RedisStore:
                 self._report(hash_key, "is gone before its time")
                 raise _lost()
             if not reply:
+                self._seen.pop(hash_key, None)  # of one that is gone
                 self._note(hash_key, transaction)
                 return None
             live = self._read(hash_key, reply, floor, transaction.key)

@@ -205,6 +205,24 @@ async def test_a_record_that_was_removed(nodes: tuple[RedisStore, RedisStore], r
     await assert_lost(writer, transaction)
 
 
+async def test_a_record_that_was_removed_and_can_be_asked_for_again(
+    nodes: tuple[RedisStore, RedisStore], raw: Any
+) -> None:
+    """At a CA that replays, what Redis has lost begins anew; an older version of it is another matter."""
+    writer, _ = nodes
+    transaction = new_transaction()
+    await writer.create(transaction)
+    await writer.replace(advance(transaction, Event.issued))
+    await raw.delete(hash_key())
+    assert await writer.create(transaction, repeatable=True) is None
+    assert await writer.load(transaction.key) == transaction
+    await writer.replace(advance(transaction, Event.retaken))
+    await raw.hset(hash_key(), "record", b"strange")
+    for store in nodes:
+        with pytest.raises(TransactionInUse):
+            await store.create(transaction, repeatable=True)
+
+
 async def test_a_record_that_never_expires_does_not_block_its_key_for_ever(
     nodes: tuple[RedisStore, RedisStore], raw: Any
 ) -> None:
