@@ -332,10 +332,15 @@ def write_private_key(path: Path, private_key: Any, password: bytes | None = Non
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     encryption = NoEncryption() if password is None else BestAvailableEncryption(password)
-    _write_secret(path, private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    write_secret(path, private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
 
 
-def _write_secret(path: Path, octets: bytes) -> None:
+def write_secret(path: Path, octets: bytes) -> None:
+    """Write a new file that only its owner can read.
+
+    Raises:
+        FileExistsError: The file is there already; a secret is never overwritten.
+    """
     # Created with its mode, not given it afterwards: there is no moment at which others can open it.
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(octets)
@@ -352,7 +357,7 @@ def write_key_reference(path: Path, uri: str) -> None:
     """
     pkcs11.read_reference(uri, path.parent, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_secret(path, f"{uri}\n".encode())
+    write_secret(path, f"{uri}\n".encode())
 
 
 def new_key(path: Path, kind: str, *, password: bytes | None, uri: str | None = None) -> Any:

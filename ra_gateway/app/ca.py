@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from ra_gateway.app.revocation import revocation
-from ra_gateway.app.running import cmp_listener, listen, now
+from ra_gateway.app.running import STEADY, cmp_listener, listen, now
 from ra_gateway.app.trust import vendor_domains
 from ra_gateway.ca.access import ClientMode, Mode
 from ra_gateway.ca.core import BundledCA, IssuancePolicy
@@ -38,6 +38,7 @@ from ra_gateway.config import (
 )
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.server.status import StatusListener
+from ra_gateway.tasks import ended, supervised
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
 
@@ -120,7 +121,7 @@ def crl_publisher(config: CAConfig, material: CAMaterial, ledger: Ledger) -> CRL
         delta_url=config.delta_crl_url or "",
         check_seconds=status.check_seconds,
     )
-    return CRLPublisher(material.issuers, ledger, now, settings)
+    return CRLPublisher(material.issuers, ledger, now, settings, steady=STEADY)
 
 
 def _status_listener(
@@ -231,6 +232,7 @@ class BundledService:
             ),
             profiles=profiles,
             clock=now,
+            steady=STEADY,
             random_octets=secrets.token_bytes,
             rules=HeaderRules(strictness=Strictness(client.strictness if client else "3gpp")),
             confirm_wait_seconds=config.confirm_wait_seconds,
@@ -258,12 +260,14 @@ class BundledService:
         """
         await self.ca.start()
         await self._revocation.start()
-        self._background.append(asyncio.create_task(self._warn_of_expiries()))
+        self._background.append(
+            asyncio.create_task(supervised("ca.expiries", self._warn_of_expiries))
+        )
         config = self._config.status
         if self.status is not None and config is not None:
             where = await listen(self.status, config.listen_host, config.listen_port, "ca.status")
             log.info("ca.status", host=where[0], port=where[1])
-            self._background.append(asyncio.create_task(self.publisher.run()))
+            self._background.append(asyncio.create_task(supervised("crl", self.publisher.run)))
 
     async def _warn_of_expiries(self) -> None:
         """Tell once a day which of the CA's own certificates somebody has to renew."""
@@ -286,10 +290,7 @@ class BundledService:
     async def stop(self) -> None:
         """Finish what was begun and close everything."""
         background, self._background = self._background, []
-        for task in background:
-            task.cancel()
-        # Whatever one of them failed of, the ledger is to be closed.
-        await asyncio.gather(*background, return_exceptions=True)
+        await ended(*background)  # whatever one of them failed of, the ledger is to be closed
         await self._revocation.stop()
         if self.status is not None:
             await self.status.drain(self._config.server.drain_seconds)

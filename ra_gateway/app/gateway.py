@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Final
 
@@ -14,9 +14,10 @@ from ra_gateway.app.ca import BundledService
 from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.information import information
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
-from ra_gateway.app.running import cmp_listener, listen, now
+from ra_gateway.app.running import STEADY, cmp_listener, listen, now
 from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
 from ra_gateway.app.upstreams import Cores, answer_trust, batched
+from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import directory_name, from_rfc4514
@@ -62,7 +63,9 @@ from ra_gateway.ra.withdrawing import Withdrawing
 from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
+from ra_gateway.stores.sealing import load_seal_keys
 from ra_gateway.stores.secrets import SecretFile
+from ra_gateway.tasks import ended, supervised
 
 _WITHDRAWING_SECONDS: Final = 10.0
 """Between two looks at certificates that await their confirmation: a small part of what devices have for that."""
@@ -262,10 +265,15 @@ def transaction_store(config: StoreConfig) -> MemoryStore | RedisStore:
     """Return the configured store; nothing is connected yet.
 
     Raises:
-        ConfigError: The Redis URL cannot be used.
+        ConfigError: The Redis URL or a key for sealing cannot be used.
     """
     if config.kind == "memory":
-        return MemoryStore(now, max_transactions=config.max_transactions, max_held=config.max_held)
+        return MemoryStore(
+            now,
+            lifetimes=unstepped(),
+            max_transactions=config.max_transactions,
+            max_held=config.max_held,
+        )
     url = config.redis_url or ""
     if config.redis_url_path is not None:
         url = config.redis_url_path.read_text().strip()
@@ -273,6 +281,7 @@ def transaction_store(config: StoreConfig) -> MemoryStore | RedisStore:
         return RedisStore(
             url,
             clock=now,
+            seal_keys=load_seal_keys(config.seal_key_paths),
             key_prefix=config.key_prefix,
             timeout_seconds=config.redis_timeout_seconds,
             max_connections=config.redis_max_connections,
@@ -343,6 +352,7 @@ class Application:
             store=self.store,
             agenda=self.store,
             approvals=self.store,
+            certificates=self.store,
             inventory=None if config.inventory is None else CSVInventory(config.inventory.csv_path),
             clock=now,
             monotonic=time.monotonic,
@@ -356,6 +366,7 @@ class Application:
             ),
             lifetime=timedelta(seconds=config.store.transaction_lifetime_seconds),
             act_lifetime=timedelta(seconds=config.store.act_lifetime_seconds),
+            steady=STEADY,
         )
         self.gateway = Gateway(self.node)
         self.listener = cmp_listener(
@@ -400,8 +411,10 @@ class Application:
             await self._bundled.start()
         await self.revocation.start()
         self._background = [
-            asyncio.create_task(self._ra.watch()),
-            asyncio.create_task(Withdrawing(self.node).run(_WITHDRAWING_SECONDS)),
+            asyncio.create_task(supervised("ra.credential", self._ra.watch)),
+            asyncio.create_task(
+                supervised("unconfirmed", lambda: Withdrawing(self.node).run(_WITHDRAWING_SECONDS))
+            ),
         ]
         server = self._config.server
         return await listen(self.listener, server.listen_host, server.listen_port, "server")
@@ -409,10 +422,7 @@ class Application:
     async def stop(self) -> None:
         """Answer what was accepted, then close everything."""
         background, self._background = self._background, []
-        for task in background:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await ended(*background)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.store.close)
             for secret_file in self._secrets.values():

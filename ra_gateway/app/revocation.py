@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Final
 
 from ra_gateway.app.running import now
 from ra_gateway.ca.ledger import Ledger
+from ra_gateway.ca.records import CertificateStatus
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config import GatewayConfig, RevocationConfig
 from ra_gateway.errors import SignerNotTrusted
 from ra_gateway.revocation import Mode, NonceUse, OCSPSettings, Revocation, RevocationSettings
+
+_CONFIRMED: Final = frozenset({CertificateStatus.confirmed, CertificateStatus.superseded})
 
 
 class LedgerStatus:
@@ -43,6 +47,11 @@ class LedgerStatus:
                 rule="R23",
             )
         return None
+
+    async def confirmed(self, certificate: Certificate, now: datetime) -> bool:
+        """Tell whether this CA issued a certificate and was told that its device takes it."""
+        issued = await self._ledger.record_of(certificate, now)
+        return issued is not None and issued.status in _CONFIRMED
 
 
 def revocation(

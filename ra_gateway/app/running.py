@@ -7,19 +7,18 @@ import errno
 import gc
 import signal
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
+from ra_gateway.clocks import SteadyClock
+from ra_gateway.clocks import now as now
 from ra_gateway.config import ServerConfig
 from ra_gateway.errors import ConfigError, GatewayError, ServiceFailure
 from ra_gateway.server.cmp import CMPHandler, CMPListener
 
-
-def now() -> datetime:
-    """Return the current time, aware, in UTC."""
-    return datetime.now(UTC)
+STEADY: Final = SteadyClock()
+"""Whether the wall clock of this process can be believed for what cannot be undone."""
 
 
 class CannotListen(GatewayError):

@@ -24,7 +24,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -61,6 +60,7 @@ from ra_gateway.ca.records import (
     Reenroll,
     Revocation,
 )
+from ra_gateway.clocks import always_steady
 from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
@@ -135,6 +135,7 @@ from ra_gateway.errors import (
     UpstreamUnavailable,
 )
 from ra_gateway.keys import spki_der
+from ra_gateway.tasks import ended, supervised
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
 
@@ -251,6 +252,7 @@ class BundledCA:
         published: What genm is answered with.
         ca_pubs: Whether an ip carries the root in caPubs.
         key_generation: Makes keys for devices that ask for that; None refuses them.
+        steady: Whether the clock can be believed for what cannot be undone (`ra_gateway.clocks`).
     """
 
     def __init__(
@@ -270,7 +272,9 @@ class BundledCA:
         published: Published | None = None,
         ca_pubs: bool = False,
         key_generation: KeyGeneration | None = None,
+        steady: Callable[[], bool] = always_steady,
     ) -> None:
+        self._steady = steady
         self._credential = credential
         self._issuer = issuers[0]
         self._issuer_names = tuple(dict.fromkeys(item.certificate.subject_der for item in issuers))
@@ -318,15 +322,13 @@ class BundledCA:
             ConfigError, StoreUnavailable: The ledger cannot be used.
         """
         await self._ledger.open()
-        self._sweeper = asyncio.create_task(self._sweep_forever())
+        self._sweeper = asyncio.create_task(supervised("ca.sweep", self._sweep_forever))
 
     async def close(self) -> None:
         """Finish what was begun and close the ledger; nothing the second time."""
         sweeper, self._sweeper = self._sweeper, None
         if sweeper is not None:
-            sweeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeper
+            await ended(sweeper)
         await asyncio.gather(
             *(running.task for running in self._running.values()), return_exceptions=True
         )
@@ -335,7 +337,8 @@ class BundledCA:
     async def _sweep_forever(self) -> None:
         while True:
             try:
-                rejected = await self._ledger.sweep(self._clock())
+                # By a clock that was set, devices' time to confirm is not over, and no request is old.
+                rejected = await self._ledger.sweep(self._clock()) if self._steady() else 0
                 if rejected:
                     log.warning("ca.unconfirmed", revoked=rejected)
             except StoreUnavailable as error:

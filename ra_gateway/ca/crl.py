@@ -20,6 +20,7 @@ import structlog
 
 from ra_gateway.ca.blueprint import FRESHEST_CRL, distribution_points
 from ra_gateway.ca.records import Reason, RevokedCertificate, StoredCRL
+from ra_gateway.clocks import always_steady
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
 from ra_gateway.cmp.protection import Signer
@@ -258,6 +259,7 @@ class CRLPublisher:
         issuers: All issuing CAs whose certificates may still be valid, retired ones too.
         ledger: Knows what is revoked and keeps the CRLs; other processes may use the same one.
         clock: Returns aware UTC.
+        steady: Whether the clock can be believed for what cannot be undone; while it cannot, no CRL is made.
 
     Raises:
         ConfigError: An issuing CA may not or cannot sign CRLs.
@@ -269,7 +271,10 @@ class CRLPublisher:
         ledger: CRLLedger,
         clock: Callable[[], datetime],
         settings: CRLSettings,
+        *,
+        steady: Callable[[], bool] = always_steady,
     ) -> None:
+        self._steady = steady
         _require_crl_signers(issuers)
         self._issuers = {issuer.id: issuer for issuer in issuers}
         self._ledger = ledger
@@ -350,6 +355,8 @@ class CRLPublisher:
         Raises:
             StoreUnavailable: The ledger does not answer.
         """
+        if not self._steady():
+            return  # a CRL of tomorrow would be believed until then
         now = self._clock()
         await self._ledger.sweep(now)
         for issuer in self._issuers.values():

@@ -18,7 +18,13 @@ from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.names import rfc4514
 from ra_gateway.config import load
 from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage, Problem
-from ra_gateway.ra.approving import decide, waiting
+from ra_gateway.ra.approving import (
+    HANDLE_DIGITS,
+    MIN_HANDLE_DIGITS,
+    decide,
+    request_digest,
+    waiting,
+)
 from ra_gateway.ra.transaction import Transaction
 from ra_gateway.stores.redis import RedisStore
 
@@ -27,10 +33,10 @@ T = TypeVar("T")
 CONFIG: Final = Path("gateway.toml")
 
 _COLUMNS: Final = (
-    "Transaction",
+    "Request",
     "Since (UTC)",
     "Endpoint",
-    "Request",
+    "Type",
     "Requester",
     "Subject asked for",
 )
@@ -39,10 +45,10 @@ approvals_app = typer.Typer(
     name="approvals", help="Requests that wait for an operator's decision.", no_args_is_help=True
 )
 
-TransactionPrefix = Annotated[
+Handle = Annotated[
     str,
     typer.Argument(
-        metavar="TRANSACTION", help="transactionID as listed, or the beginning of one, in hex."
+        metavar="REQUEST", help=f"As listed, in hex; at least {MIN_HANDLE_DIGITS} digits of it."
     ),
 ]
 ByOption = Annotated[
@@ -66,29 +72,31 @@ def approvals_list(config: ConfigOption = CONFIG) -> None:
 
 @approvals_app.command("approve")
 @told
-def approvals_approve(
-    transaction: TransactionPrefix, by: ByOption = "", config: ConfigOption = CONFIG
-) -> None:
+def approvals_approve(request: Handle, by: ByOption = "", config: ConfigOption = CONFIG) -> None:
     """Let a request go to the CA; its device gets the certificate when it polls."""
-    _decide(config, transaction, by, approve=True)
+    _decide(config, request, by, approve=True)
 
 
 @approvals_app.command("deny")
 @told
-def approvals_deny(
-    transaction: TransactionPrefix, by: ByOption = "", config: ConfigOption = CONFIG
-) -> None:
+def approvals_deny(request: Handle, by: ByOption = "", config: ConfigOption = CONFIG) -> None:
     """Refuse a request; its device is told notAuthorized when it polls."""
-    _decide(config, transaction, by, approve=False)
+    _decide(config, request, by, approve=False)
 
 
-def _decide(config: Path, prefix: str, by: str, *, approve: bool) -> None:
+def _decide(config: Path, handle: str, by: str, *, approve: bool) -> None:
     decided_by = by or actor().partition(":")[2]
 
     async def work(store: RedisStore) -> Transaction:
-        held = _one_of(await waiting(store, store), prefix)
+        held = _one_of(await waiting(store, store), handle)
         return await decide(
-            store, store, held.key, approve=approve, decided_by=decided_by, clock=now
+            store,
+            store,
+            held.key,
+            digest=request_digest(held),
+            approve=approve,
+            decided_by=decided_by,
+            clock=now,
         )
 
     done = _with_store(config, work)
@@ -97,6 +105,7 @@ def _decide(config: Path, prefix: str, by: str, *, approve: bool) -> None:
         "approval",
         decision=word,
         decided_by=decided_by,
+        request=request_digest(done),
         transaction_id=done.key.transaction_id.hex(),
         domain=done.key.domain,
         signer_fingerprint=done.signer_fingerprint.hex(),
@@ -135,25 +144,30 @@ def _with_store(path: Path, work: Callable[[RedisStore], Awaitable[T]]) -> T:
     return run(main())
 
 
-def _one_of(requests: list[Transaction], prefix: str) -> Transaction:
-    """Return the request whose transactionID begins so.
+def _one_of(requests: list[Transaction], handle: str) -> Transaction:
+    """Return the request whose digest begins so.
 
     Raises:
-        NotListed: None does, or several do.
+        NotListed: None does, or several do, or too little of it is given to tell.
     """
-    wanted = prefix.lower()
-    found = [item for item in requests if item.key.transaction_id.hex().startswith(wanted)]
-    if not found or not wanted:
-        raise NotListed(f"No request waits whose transaction begins with {prefix!r}.")
+    wanted = handle.lower()
+    if len(wanted) < MIN_HANDLE_DIGITS:
+        raise NotListed(
+            f"{handle!r} is too short: give at least {MIN_HANDLE_DIGITS} digits of what `approvals list` shows "
+            "in its first column."
+        )
+    found = [item for item in requests if request_digest(item).startswith(wanted)]
+    if not found:
+        raise NotListed(f"No request waits that begins with {handle!r}; list them again.")
     if len(found) > 1:
-        ids = ", ".join(item.key.transaction_id.hex() for item in found)
-        raise NotListed(f"{prefix!r} is the beginning of several: {ids}. Give more of it.")
+        handles = ", ".join(map(request_digest, found))
+        raise NotListed(f"{handle!r} is the beginning of several: {handles}. Give more of it.")
     return found[0]
 
 
 def _row(request: Transaction) -> tuple[str, ...]:
     return (
-        request.key.transaction_id.hex(),
+        request_digest(request)[:HANDLE_DIGITS],
         f"{request.created_at:%Y-%m-%d %H:%M:%S}",
         request.endpoint,
         request.body_type.name,

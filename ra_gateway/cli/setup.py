@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -18,7 +19,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import escape_rfc4514
 from ra_gateway.config import parse
 from ra_gateway.errors import ConfigError, Problem
-from ra_gateway.keys import load_certificates, write_certificates
+from ra_gateway.keys import load_certificates, write_certificates, write_secret
 
 ACTOR: Final = "setup"
 """Who made the first entries of the ledger, for its audit trail."""
@@ -34,9 +35,11 @@ listen_port = {port}
 format = "{log_format}"
 level = "info"
 
-# In memory: one process, nothing survives a restart. For more, kind = "redis" and redis_url_path.
+# In memory: one process, nothing survives a restart. For more, kind = "redis" and redis_url_path. Every gateway
+# that shares a Redis needs this same seal.key: who has it can make the gateways believe what is kept there.
 [store]
 kind = "memory"
+seal_key_paths = ["seal.key"]
 
 [ra]
 certificate_path = "ra/ra.pem"
@@ -117,7 +120,13 @@ def write_setup(
     config = directory / "gateway.toml"
     in_the_way = [
         path
-        for path in (config, directory / "ca", directory / "ra", directory / "operator")
+        for path in (
+            config,
+            directory / "seal.key",
+            directory / "ca",
+            directory / "ra",
+            directory / "operator",
+        )
         if path.exists()
     ]
     if in_the_way:
@@ -132,6 +141,7 @@ def write_setup(
     )
     parse(text, directory=directory, check_files=False)  # before there is anything to clear away
     directory.mkdir(parents=True, exist_ok=True)
+    write_secret(directory / "seal.key", f"{secrets.token_hex(32)}\n".encode())
     run_apart(_make_pki(directory, organisation, now, key_kind))
     for name in ("root", "issuing"):
         certificates = load_certificates(directory / "ca" / f"{name}.pem", f"ca.{name}")

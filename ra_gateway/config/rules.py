@@ -61,6 +61,13 @@ def _check_store(raw: Raw) -> Iterator[Problem]:
             "is required when kind is redis",
             "Name a file of mode 0600 that holds the URL, or set redis_url without a password.",
         )
+    if store.get("kind") == "redis" and not store.get("seal_key_paths"):
+        yield Problem(
+            "store.seal_key_paths",
+            "is required when kind is redis: whoever else can write there could get any certificate",
+            "Make a key with `umask 077; openssl rand -hex 32 > seal.key`, the same on all gateways, and write "
+            'seal_key_paths = ["seal.key"].',
+        )
     if len(given) == 2:
         yield Problem(
             "store.redis_url", "is given together with redis_url_path", "Remove one of the two."

@@ -109,6 +109,14 @@ class StoreConfig(Table):
         description="The Redis URL itself; only without a password. Not together with "
         "`redis_url_path`.",
     )
+    seal_key_paths: tuple[SecretPath, ...] = Field(
+        default=(),
+        repr=False,
+        description="Files that hold the keys by which the gateways seal what they keep in Redis, so that nobody "
+        "else who can write there gets a certificate by it: 32 to 4096 octets each (`openssl rand -hex 32`), mode "
+        "0600, the same on all gateways and for `ra-gateway approvals`. The first one seals, each one opens: to change "
+        "keys, add the new one behind, then put it in front, then remove the old one. Required for redis.",
+    )
     key_prefix: Name = Field(
         default="ra_gateway",
         description="First part of every Redis key; gateways with the same prefix share their "

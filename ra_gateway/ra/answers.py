@@ -6,7 +6,7 @@ The device must never be shown the CA's fault as its own: whatever is wrong here
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -323,6 +323,33 @@ def check_response(
         error.certificate_der = response.certificate_der
         raise
     return CheckedAnswer(message, content, response, certificate, path, ca_cert_req_id)
+
+
+def checked_before(
+    message: PKIMessage, transaction: Transaction, path: Sequence[bytes]
+) -> CheckedAnswer:
+    """Return an ip, cp or kup as `check_response` did when it came; nothing is judged again.
+
+    Args:
+        path: DER of the path that was found then.
+    """
+    content = cert_rep_message(message.body_content)
+    (came,) = content.responses
+    response = replace(came, cert_req_id=transaction.cert_req_id)
+    issued = response.certificate_der
+    return CheckedAnswer(
+        message,
+        replace(content, responses=(response,)),
+        response,
+        None if issued is None else load_certificate(issued),
+        tuple(load_certificate(der) for der in path),
+        came.cert_req_id,
+    )
+
+
+def refusal_before(message: PKIMessage) -> PKIStatusInfo | None:
+    """Return the status of an error that answers a genm, as `check_information` did; None for a genp."""
+    return _refusal_of(message)
 
 
 def _unprotected_rejection(

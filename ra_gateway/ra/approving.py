@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from typing import Final
+
 from ra_gateway.errors import GatewayError, StaleTransaction
 from ra_gateway.ra.ports import Approvals, Clock, TransactionStore
 from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey, advance
 
+HANDLE_DIGITS: Final = 20
+"""Hex digits of a digest that are shown, 80 bits: whoever sends requests chooses what is in them."""
+
+MIN_HANDLE_DIGITS: Final = 16
+"""Fewer are no handle: another request that begins alike could be made on purpose."""
+
 
 class NotHeld(GatewayError):
     """A request is not waiting any more: it was decided on, withdrawn, or has expired."""
+
+
+def request_digest(request: Transaction) -> str:
+    """Return what a request is decided on by, in hex: SHA-256 over who asks, the message, and what is asked for."""
+    asked = (
+        request.key.domain,
+        request.key.signer_digest.hex(),
+        request.key.transaction_id.hex(),
+        request.opening.request_digest.hex(),
+        request.created_at.isoformat(),
+        request.endpoint,
+        request.upstream,
+        request.body_type.name,
+        request.subject_der.hex(),
+        request.san,
+        request.public_key_der.hex(),
+    )
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 async def waiting(store: TransactionStore, approvals: Approvals) -> list[Transaction]:
@@ -32,6 +60,7 @@ async def decide(
     approvals: Approvals,
     key: TransactionKey,
     *,
+    digest: str,
     approve: bool,
     decided_by: str,
     clock: Clock,
@@ -39,6 +68,7 @@ async def decide(
     """Approve or deny a request; the device learns of it with its next pollReq.
 
     Args:
+        digest: Of the request that was shown (`request_digest`): what took its place meanwhile is not decided on.
         decided_by: Who decides, for the record.
 
     Returns:
@@ -53,6 +83,10 @@ async def decide(
         if held is None or held.state is not State.HELD:
             await approvals.unhold(key)
             raise NotHeld("the request is not waiting any more")
+        if request_digest(held) != digest:
+            raise NotHeld(
+                "another request took the place of the one that was shown; list them again"
+            )
         decided = advance(
             held,
             Event.approved if approve else Event.denied,

@@ -8,7 +8,8 @@ poll (RFC 9483 4.4), while the exchange goes on here and leaves the CA's answer 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -30,13 +31,12 @@ from ra_gateway.errors import (
     UpstreamBroken,
     UpstreamUnavailable,
 )
-from ra_gateway.ra.answers import decoded
 from ra_gateway.ra.authentication import check_same_upstream
-from ra_gateway.ra.forwarding import dated_anew
+from ra_gateway.ra.fates import Fate
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.ports import Claim
 from ra_gateway.ra.refusals import refuse
-from ra_gateway.ra.routes import CertConf, Unconfirmed, Upstream, Variant
+from ra_gateway.ra.routes import CertConf, Unconfirmed, Upstream
 from ra_gateway.ra.transaction import (
     GIVEN_UP,
     OUTSTANDING,
@@ -46,7 +46,7 @@ from ra_gateway.ra.transaction import (
     Transaction,
     advance,
 )
-from ra_gateway.ra.verdicts import Verdict, confirmation, event_of, judge, respond
+from ra_gateway.ra.verdicts import Verdict, confirmation, event_of, judge, recalled, respond
 from ra_gateway.ra.walk import Walk
 
 _LEASE_MARGIN_SECONDS: Final = 5.0
@@ -111,6 +111,7 @@ class Asking:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self.judge_again: Callable[[Walk, Transaction], Awaitable[bytes]] = _not_judged
 
     # --- asking -------------------------------------------------------------------------------------------------
 
@@ -209,7 +210,10 @@ class Asking:
             seconds = walk.endpoint.check_after_seconds + walk.endpoint.confirm_wait_seconds
             until = node.clock() + timedelta(seconds=seconds)
         event = event_of(walk.endpoint, errand.transaction, verdict)
-        changes = {**verdict.changes, **await self.planned(walk, errand.transaction, event, until)}
+        changes = dict(verdict.changes)
+        changes |= await self.planned(walk, errand.transaction, event, until, changes)
+
+        path = () if verdict.checked is None else tuple(item.der for item in verdict.checked.path)
 
         def change(before: Transaction) -> Transaction:
             current = before.current
@@ -226,7 +230,7 @@ class Asking:
                     waits["polling_nonce"] = nonce
                 return advance(before, event, **before.with_current(kept), **waits)
             kept = (
-                replace(current, answer_der=answer_der)
+                replace(current, answer_der=answer_der, answer_path=path)
                 if current.waiting
                 else answered(current, der)
             )
@@ -238,22 +242,67 @@ class Asking:
         return told or der
 
     async def planned(
-        self, walk: Walk, transaction: Transaction, event: Event, until: datetime | None
+        self,
+        walk: Walk,
+        transaction: Transaction,
+        event: Event,
+        until: datetime | None,
+        changes: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """Have it looked at what becomes of a certificate, before the state says that it was issued."""
+        """Have it looked at what becomes of a certificate, before the state says that it was issued.
+
+        Args:
+            changes: Of the transaction, its certificate among them.
+        """
         now = self._node.clock()
+        certificate_der = changes.get("certificate_der", b"")
+        if event is Event.granted and certificate_der:
+            await self._note(walk, transaction, certificate_der, Fate.confirmed, now)
         if event is Event.accepted:
             return {"expires_at": min(transaction.expires_at, now + self._node.lifetime)}
         if event is Event.issued and until is not None:
+            if certificate_der:
+                await self._note(walk, transaction, certificate_der, Fate.awaited, until)
             return {"confirm_until": until, **await self.plan(walk, transaction, until)}
         if event is Event.rejected and knows_alone(walk.upstream, transaction):
-            changes = await self.plan(walk, transaction, now)
-            if not changes:
+            planned = await self.plan(walk, transaction, now)
+            if not planned:
                 walk.notes.append("the CA was not told that the device rejects its certificate")
-            return changes
+            return planned
         if event is Event.rejected and self._node.agenda is not None:
             await self._node.agenda.drop(transaction.key)  # the CA was told, and looks after it
         return {}
+
+    async def _note(
+        self,
+        walk: Walk,
+        transaction: Transaction,
+        certificate_der: bytes,
+        fate: Fate,
+        until: datetime,
+    ) -> None:
+        """Note what a transaction says of a certificate, where certificates are revoked that nobody confirms."""
+        if walk.upstream.unconfirmed is Unconfirmed.revoke:
+            await self._node.settle(transaction, certificate_der, fate, until)
+
+    async def take(self, walk: Walk, transaction: Transaction) -> None:
+        """Note that a device takes its certificate: from then on nobody else's silence gets it revoked.
+
+        Raises:
+            ConfirmationRefused: It is being revoked already.
+        """
+        if walk.upstream.unconfirmed is not Unconfirmed.revoke or not transaction.certificate_der:
+            return
+        until = transaction.confirm_until or transaction.expires_at
+        standing = await self._node.settle(
+            transaction, transaction.certificate_der, Fate.confirmed, until
+        )
+        if standing.fate is Fate.withdrawn:
+            raise ConfirmationRefused(
+                "certConf for a certificate that another transaction brought, and that is withdrawn",
+                fail_info=PKIFailureInfo.badRequest,
+                rule="R111",
+            )
 
     async def plan(self, walk: Walk, transaction: Transaction, due_at: datetime) -> dict[str, Any]:
         """Have a certificate looked after from a time on, if that is configured; returns changes for `advance`."""
@@ -271,6 +320,10 @@ class Asking:
         if isinstance(error, UpstreamBroken) and error.certificate_der:
             changes["certificate_der"] = error.certificate_der
             changes |= await self.plan(walk, errand.transaction, node.clock())
+        if errand.transaction.confirmation is not None and errand.transaction.certificate_der:
+            # Its device is told that it came to nothing.
+            now, certificate_der = node.clock(), errand.transaction.certificate_der
+            await self._note(walk, errand.transaction, certificate_der, Fate.awaited, now)
 
         def change(before: Transaction) -> Transaction:
             current = before.current
@@ -324,7 +377,8 @@ class Asking:
 
     async def _create(self, errand: _Errand, transaction: Transaction) -> None:
         """Store a transaction that nothing had to be remembered of until now."""
-        if await self._node.store.create(transaction) is not None:
+        repeatable = may_ask_again(errand.walk.upstream, transaction)
+        if await self._node.store.create(transaction, repeatable=repeatable) is not None:
             raise TransactionInUse("another request lives under this transactionID", rule="R12")
         errand.transaction, errand.stored = transaction, True
 
@@ -411,17 +465,15 @@ class Asking:
             raise HeaderRefused(
                 "the certificate was not fetched in time, and is withdrawn", rule="R111"
             )
-        # It was checked when it came: to whichever message it is the answer, the device has another one now.
-        answer = decoded(current.answer_der, walk.upstream)
-        nonces = (answer.header.recip_nonce or b"",)
-        verdict = judge(transaction, current.answer_der, nonces, walk.upstream, node.clock())
+        verdict = recalled(transaction, current.answer_der, walk.upstream)
         note(walk, transaction, verdict)
         credential = credential_for(node, walk, transaction)
         der, until = await respond(
             node, walk.endpoint, transaction, verdict, walk.message.header, credential
         )
         if transaction.state is State.ISSUED and until is not None:
-            changes |= await self.planned(walk, transaction, Event.issued, until)
+            issued = {"certificate_der": transaction.certificate_der}
+            changes |= await self.planned(walk, transaction, Event.issued, until, issued)
         return der, changes
 
     async def _late_refusal(self, walk: Walk, transaction: Transaction) -> bytes:
@@ -540,20 +592,33 @@ class Asking:
             await self.give_up(walk, taken, error)
 
     async def retake(self, walk: Walk, current: Transaction) -> Transaction | None:
-        """Take over a transaction whose lease has ended; None where another node did.
+        """Take over a transaction whose lease has ended; None where another node did, or it is refused now.
 
         Raises:
-            ServiceFailure: Its CA is no longer configured.
+            ServiceFailure: Its CA is no longer configured, or it cannot be told whether it is refused.
         """
         check_same_upstream(walk, current)
         node = self._node
         now = node.clock()
         changes: dict[str, Any] = {}
         exchange = current.current
-        if current.unsent and current.variant != Variant.forward:
-            fresh = await dated_anew(exchange.upstream_der, node.credential(), now)
-            changes = dict(current.with_current(replace(exchange, upstream_der=fresh)))
         if current.unsent:
+            try:
+                upstream_der = await self.judge_again(walk, current)
+            except ServiceFailure:
+                raise
+            except CMPError as error:
+                walk.notes.append(
+                    f"refused although {current.decided_by} approved it: {error.detail}"
+                )
+                failed = advance(
+                    current, Event.failed, failure=error.fail_info.name, request_der=b""
+                )
+                with suppress(StaleTransaction):
+                    await self.replace(failed)
+                return None
+            changes = dict(current.with_current(replace(exchange, upstream_der=upstream_der)))
+            changes["request_der"] = b""
             changes["expires_at"] = max(current.expires_at, now + node.lifetime)
         taken = advance(
             current,
@@ -617,6 +682,10 @@ class Asking:
             await mac.secrets.release(walk.shared.secret.reference, _holder(transaction))
 
 
+async def _not_judged(walk: Walk, transaction: Transaction) -> bytes:
+    raise ServiceFailure("nothing judges a request that was held")
+
+
 def note(walk: Walk, transaction: Transaction, verdict: Verdict) -> None:
     """Put into a message's event what the CA answered."""
     walk.outcome = verdict.outcome
@@ -636,7 +705,9 @@ def answered(exchange: Exchange, response: bytes) -> Exchange:
 
 def closed(exchange: Exchange) -> Exchange:
     """Return an exchange whose device has its answer: nothing is waited for any more."""
-    return replace(exchange, upstream_der=b"", waiting=False, answer_der=None, ca_nonce=b"")
+    return replace(
+        exchange, upstream_der=b"", waiting=False, answer_der=None, answer_path=(), ca_nonce=b""
+    )
 
 
 def knows_alone(upstream: Upstream, transaction: Transaction) -> bool:

@@ -51,11 +51,13 @@ class Confirming:
         now = node.clock()
         local = knows_alone(walk.upstream, transaction)
         awaited_until = transaction.confirm_until or transaction.expires_at
-        if local and takes and now > awaited_until:
+        if local and takes and now > awaited_until and node.steady():
             # Where the CA awaits nothing, nobody else would hold the device to what it was told.
             raise ConfirmationRefused(
                 "certConf after confirmWaitTime", fail_info=PKIFailureInfo.badRequest, rule="R111"
             )
+        if takes:
+            await self._asking.take(walk, transaction)
         upstream_der = b""
         if not local:
             check_same_upstream(walk, transaction)

@@ -77,18 +77,6 @@ async def message_for_ca(
     return await protect(header, body_der, credential, credential.certificates)
 
 
-async def dated_anew(upstream_der: bytes, credential: Credential, now: datetime) -> bytes:
-    """Return a message for the CA that was never sent, signed as if it were made now.
-
-    Args:
-        upstream_der: As of `message_for_ca`, of the RA's own making.
-        credential: The RA's.
-    """
-    message = PKIMessage.from_der(upstream_der)
-    header = replace(message.header, message_time=now)
-    return await protect(header, message.body_der, credential, credential.certificates)
-
-
 def _upstream_info(
     endpoint: Endpoint, upstream: Upstream, message: PKIMessage
 ) -> tuple[InfoTypeAndValue, ...]:

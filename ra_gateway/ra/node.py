@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
+from ra_gateway.clocks import always_steady
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.replies import reply_header
 from ra_gateway.cmp.verification import NONCE_OCTETS
+from ra_gateway.errors import StoreUnavailable
 from ra_gateway.ra.events import EventSink
+from ra_gateway.ra.fates import Fate, Standing, carrier_of, certificate_key
 from ra_gateway.ra.forwarding import MappedIDs
-from ra_gateway.ra.ports import Agenda, Approvals, Clock, Inventory, TransactionStore
+from ra_gateway.ra.ports import Agenda, Approvals, Certificates, Clock, Inventory, TransactionStore
 from ra_gateway.ra.revocation import NOBODY_ASKED, SignerStatus
 from ra_gateway.ra.routes import Endpoint
 from ra_gateway.ra.transaction import Transaction
@@ -33,6 +36,7 @@ class Node:
         store: Where transactions are kept.
         agenda: Where it is kept which certificates await confirmation; None keeps nothing.
         approvals: Where it is kept which requests wait for an operator; None holds none.
+        certificates: Where it is kept what became of certificates; None revokes none that was not confirmed.
         inventory: None if no vendor uses it.
         clock: Aware UTC.
         monotonic: Seconds, for durations.
@@ -41,6 +45,7 @@ class Node:
         signer_status: Tells whether a signer was revoked.
         lifetime: How long the answer to a repeat is kept.
         act_lifetime: How long a certificate that nobody confirmed is tried to be revoked.
+        steady: Whether the clock can be believed for what cannot be undone (`ra_gateway.clocks`).
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -53,11 +58,33 @@ class Node:
     earlier_credentials: Callable[[], Sequence[Credential]] = tuple
     agenda: Agenda | None = None
     approvals: Approvals | None = None
+    certificates: Certificates | None = None
     inventory: Inventory | None = None
     signer_status: SignerStatus = NOBODY_ASKED
     lifetime: timedelta = timedelta(hours=1)
     act_lifetime: timedelta = timedelta(days=7)
+    steady: Callable[[], bool] = always_steady
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    async def settle(
+        self, transaction: Transaction, certificate_der: bytes, fate: Fate, until: datetime
+    ) -> Standing:
+        """Note what a transaction says of its certificate, and return what all that brought it have said.
+
+        Args:
+            until: Until when the device may confirm.
+
+        Raises:
+            StoreUnavailable: It cannot be noted.
+        """
+        if self.certificates is None:
+            raise StoreUnavailable("nothing keeps what became of certificates", rule="R111")
+        certificate = load_certificate(certificate_der)
+        # As long as the CA may give it to somebody once more; and as long as it may be withdrawn.
+        keep_until = max(certificate.not_after, until + self.act_lifetime)
+        return await self.certificates.settle(
+            certificate_key(certificate), carrier_of(transaction.key), fate, until, keep_until
+        )
 
     def credential_of(self, transaction: Transaction) -> Credential:
         """Return what signed the first answer of a transaction, the current credential if that is gone."""

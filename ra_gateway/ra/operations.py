@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import CertId, cert_id_der, gen_msg_body
+from ra_gateway.cmp.messages import CertId, PKIMessage, cert_id_der, gen_msg_body
 from ra_gateway.cmp.names import directory_name, rfc4514
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.requests import (
@@ -30,7 +31,7 @@ from ra_gateway.errors import (
     TemplateRefused,
     TransactionInUse,
 )
-from ra_gateway.ra.asking import Asking, lease
+from ra_gateway.ra.asking import Asking, lease, may_ask_again
 from ra_gateway.ra.authentication import authenticate_request, check_status, key_of
 from ra_gateway.ra.forwarding import message_for_ca
 from ra_gateway.ra.information import answered_here
@@ -74,6 +75,7 @@ class Operations:
     def __init__(self, node: Node, asking: Asking) -> None:
         self._node = node
         self._asking = asking
+        asking.judge_again = self.judge_again
 
     async def open(self, walk: Walk) -> bytes:
         """Answer an ir, cr, kur, p10cr or rr.
@@ -100,7 +102,8 @@ class Operations:
         transaction = await self._prepare(walk, intent, now)  # step 6
         if intent.held:
             return await self._hold(walk, transaction, now)
-        live = await node.store.create(transaction)  # step 5
+        repeatable = may_ask_again(walk.upstream, transaction)
+        live = await node.store.create(transaction, repeatable=repeatable)  # step 5
         if live is not None:
             return await self._asking.repeat(walk, live)
         return await self._asking.ask(walk, transaction)
@@ -246,9 +249,19 @@ class Operations:
             message.body_type, intent.possession, signed_by_device=walk.signed_by_device
         )
         ids = node.fresh_ids() if upstream.map_ids and variant is Variant.reprotect else None
-        upstream_der = await message_for_ca(
-            endpoint, upstream, message, intent.body_der, variant, node.credential(), now, ids=ids
-        )
+        # What is held is made and signed when it leaves: until then there is nothing that a CA would take.
+        upstream_der = b""
+        if not intent.held:
+            upstream_der = await message_for_ca(
+                endpoint,
+                upstream,
+                message,
+                intent.body_der,
+                variant,
+                node.credential(),
+                now,
+                ids=ids,
+            )
         lifetime = node.lifetime
         if intent.held:
             lifetime = max(lifetime, timedelta(seconds=endpoint.approval_seconds))
@@ -275,7 +288,56 @@ class Operations:
             created_at=now,
             expires_at=now + lifetime,
             unsent=intent.held,
+            request_der=message.der if intent.held else b"",
+            profile=walk.profile,
             ca_transaction_id=b"" if ids is None else ids.transaction_id,
+        )
+
+    async def judge_again(self, walk: Walk, held: Transaction) -> bytes:
+        """Judge a request that an operator approved as if it came now, and return the message for the CA.
+
+        Weeks may have passed: its signer may be revoked, its device struck from the inventory, the rules others.
+
+        Raises:
+            CMPError: It would not be taken now, or not for what was approved.
+        """
+        node, message = self._node, PKIMessage.from_der(held.request_der)
+        digest, now = hashlib.sha256(message.der).digest(), node.clock()
+        again = Walk(
+            walk.endpoint,
+            message,
+            digest,
+            "",
+            profile=held.profile,
+            peer=walk.peer,
+            started=walk.started,
+        )
+        authenticated = await authenticate_request(node, again, now)
+        intent = await self._intent(again, authenticated)
+        await check_status(node, again, authenticated, now)
+        walk.notes += again.notes
+        variant = again.upstream.variant_for(
+            message.body_type, intent.possession, signed_by_device=again.signed_by_device
+        )
+        asked = (
+            held.key, held.opening.request_digest, held.upstream, held.variant, held.subject_der,
+            held.public_key_der, held.san,
+        )  # fmt: skip
+        allowed = (
+            key_of(authenticated), digest, again.upstream.name, variant.value, intent.subject_der,
+            intent.public_key_der, intent.san,
+        )  # fmt: skip
+        if asked != allowed:
+            raise NotAuthorized("what was approved is not what the rules give now", rule="R145")
+        return await message_for_ca(
+            again.endpoint,
+            again.upstream,
+            message,
+            intent.body_der,
+            variant,
+            node.credential(),
+            now,
+            ids=node.mapped_ids(held),
         )
 
     async def _hold(self, walk: Walk, transaction: Transaction, now: datetime) -> bytes:

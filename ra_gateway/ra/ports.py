@@ -10,6 +10,7 @@ from typing import Protocol
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.trust import Path
+from ra_gateway.ra.fates import Fate, Standing
 from ra_gateway.ra.transaction import Transaction, TransactionKey
 
 
@@ -19,11 +20,20 @@ class TransactionStore(Protocol):
     Every method raises `StoreUnavailable` when the store cannot be asked.
     """
 
-    async def create(self, transaction: Transaction) -> Transaction | None:
+    async def create(
+        self, transaction: Transaction, *, repeatable: bool = False
+    ) -> Transaction | None:
         """Store a new transaction (version 0) unless its key is live.
+
+        Args:
+            repeatable: Whether asking the CA for the same once more issues nothing twice: then one that is gone before
+                its time may begin anew.
 
         Returns:
             None when it was created; otherwise the live transaction under that key, unchanged.
+
+        Raises:
+            TransactionInUse: What was stored under the key is lost, and may have been asked of the CA.
         """
 
     async def load(self, key: TransactionKey) -> Transaction | None:
@@ -88,6 +98,26 @@ class Approvals(Protocol):
 
     async def unhold(self, key: TransactionKey) -> None:
         """Take a request off the list, unless another one took its place."""
+
+
+class Certificates(Protocol):
+    """Remembers what became of certificates, whichever transactions brought them.
+
+    Every method raises `StoreUnavailable` when it cannot tell.
+    """
+
+    async def settle(
+        self, certificate: bytes, carrier: str, fate: Fate, until: datetime, keep_until: datetime
+    ) -> Standing:
+        """Note atomically what a transaction says of a certificate, and return what is known of it then.
+
+        Args:
+            certificate: As of `certificate_key`.
+            carrier: As of `carrier_of`.
+            fate: What the transaction says (`Standing.after`).
+            until: Until when its device may confirm.
+            keep_until: It is remembered until then, at least.
+        """
 
 
 class CACore(Protocol):
@@ -197,6 +227,13 @@ class IssuedCertificates(Protocol):
 
         Raises:
             SignerNotTrusted: It says that this CA issued it, and this CA did not.
+            StoreUnavailable: It cannot be asked.
+        """
+
+    async def confirmed(self, certificate: Certificate, now: datetime) -> bool:
+        """Tell whether this CA issued a certificate and was told that its device takes it.
+
+        Raises:
             StoreUnavailable: It cannot be asked.
         """
 

@@ -27,13 +27,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import count, takewhile
 from types import MappingProxyType
 from typing import Any, Final
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.requests import Possession
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 
 
 class State(StrEnum):
@@ -161,7 +162,9 @@ class Exchange:
             node sends the same bytes; empty when nothing goes upstream, or no more.
         response_der: The answer the device was given, once there is one.
         waiting: Whether that answer told the device to wait and poll.
-        answer_der: The CA's answer, checked, for a device that was told to wait; None until it came.
+        answer_der: The CA's answer, checked, for a device that was told to wait; None until it came. It is not
+            judged again: since then the CA's signer may have expired.
+        answer_path: As it was found then, from the certificate in that answer to the operator's root (DER).
         ca_nonce: senderNonce of the CA's last answer where the CA itself said to wait; empty where it did not.
     """
 
@@ -170,6 +173,7 @@ class Exchange:
     response_der: bytes | None = None
     waiting: bool = False
     answer_der: bytes | None = None
+    answer_path: tuple[bytes, ...] = ()
     ca_nonce: bytes = b""
 
 
@@ -205,7 +209,9 @@ class Transaction:
         polling_nonce: senderNonce of the last message that told the device to wait; pollReq must return it.
         withdrawal: The rr by which a certificate that nobody confirmed is revoked.
         decided_by: Who approved or denied a request that was held, "" where none was.
-        unsent: Whether the message for the CA was certainly never sent, so that it may be signed anew.
+        unsent: Whether the request was held and the message for the CA is yet to be made.
+        request_der: The opening request itself, as long as it is held: judged again when it leaves.
+        profile: Name out of the path that it was sent to.
         ca_transaction_id: transactionID that the CA sees, where it is not the device's.
         ca_cert_req_id: certReqId of the CA's answer, which certConf has towards the CA.
         possession: How the request shows that its device has the private key (`cmp.requests.Possession`).
@@ -246,6 +252,8 @@ class Transaction:
     withdrawal: Exchange | None = None
     decided_by: str = ""
     unsent: bool = False
+    request_der: bytes = b""
+    profile: str = ""
     failure: str = ""
     ca_transaction_id: bytes = b""
     ca_cert_req_id: int = 0
@@ -276,7 +284,7 @@ class Transaction:
         return {"opening" if self.confirmation is None else "confirmation": exchange}
 
     def to_fields(self) -> dict[str, bytes]:
-        """Return the transaction as flat named byte strings (schema 1), for a store to keep."""
+        """Return the transaction as flat named byte strings, for a store to keep."""
         plain: dict[str, Any] = {
             "schema": SCHEMA,
             "domain": self.key.domain,
@@ -349,6 +357,7 @@ _BYTE_FIELDS: Final = (
     "target_der",
     "polling_nonce",
     "ca_transaction_id",
+    "request_der",
 )
 
 _PLAIN_FIELDS: Final = (
@@ -363,6 +372,7 @@ _PLAIN_FIELDS: Final = (
     "implicit_asked",
     "decided_by",
     "unsent",
+    "profile",
     "failure",
     "ca_cert_req_id",
     "possession",
@@ -378,6 +388,8 @@ def _exchange_fields(exchange: Exchange) -> Iterator[tuple[str, bytes]]:
         yield "response_der", exchange.response_der
     if exchange.answer_der is not None:
         yield "answer_der", exchange.answer_der
+    for place, certificate_der in enumerate(exchange.answer_path):
+        yield f"answer_path.{place}", certificate_der
     if exchange.waiting:
         yield "waiting", b"1"
     if exchange.ca_nonce:
@@ -388,12 +400,14 @@ def _exchange(fields: dict[str, bytes], prefix: str) -> Exchange | None:
     digest = fields.get(f"{prefix}.request_digest")
     if digest is None:
         return None
+    path = (fields.get(f"{prefix}.answer_path.{place}") for place in count())
     return Exchange(
         digest,
         fields[f"{prefix}.upstream_der"],
         fields.get(f"{prefix}.response_der"),
         waiting=f"{prefix}.waiting" in fields,
         answer_der=fields.get(f"{prefix}.answer_der"),
+        answer_path=tuple(takewhile(bool, path)),  # type: ignore[arg-type]
         ca_nonce=fields.get(f"{prefix}.ca_nonce", b""),
     )
 

@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import PKICONF_BODY, PKIHeader, PKIMessage, PKIStatusInfo
+from ra_gateway.cmp.messages import (
+    PKICONF_BODY,
+    PKIHeader,
+    PKIMessage,
+    PKIStatusInfo,
+    rev_rep_content,
+)
 from ra_gateway.cmp.protection import Protecting, protect
 from ra_gateway.cmp.replies import relay_header
 from ra_gateway.ra.answers import (
@@ -20,7 +26,9 @@ from ra_gateway.ra.answers import (
     check_response,
     check_revocation,
     check_waiting,
+    checked_before,
     decoded,
+    refusal_before,
 )
 from ra_gateway.ra.forwarding import (
     answer_for_device,
@@ -85,17 +93,43 @@ def judge(
             confirmed = check_pkiconf(message, expected, upstream, now)
             return confirmation(transaction, message if confirmed else None)
         case BodyType.rr:
-            info = check_revocation(message, expected, upstream, now)
-            if info.status is PKIStatus.rejection:
-                return Verdict(Event.refused, message, "refused", rejection=info)
-            return Verdict(Event.revoked, message, "revoked")
+            return _of_revocation(message, check_revocation(message, expected, upstream, now))
         case BodyType.genm:
-            refusal = check_information(message, expected, upstream, now)
-            if refusal is not None:
-                return Verdict(Event.refused, message, "refused", rejection=refusal)
-            return Verdict(Event.informed, message, "informed")
+            return _of_information(message, check_information(message, expected, upstream, now))
         case _:
             return _of_certificate(check_response(message, expected, upstream, now))
+
+
+def recalled(transaction: Transaction, answer_der: bytes, upstream: Upstream) -> Verdict:
+    """Say what an answer means that was checked and stored for a device that was told to wait.
+
+    It is not judged again: since it came, the CA's signer may have expired, or another one may be pinned.
+    """
+    message = decoded(answer_der, upstream)
+    if transaction.confirmation is not None:
+        is_pkiconf = message.body_type is BodyType.pkiconf and message.protection is not None
+        return confirmation(transaction, message if is_pkiconf else None)
+    match transaction.body_type:
+        case BodyType.rr:
+            (info,) = rev_rep_content(message.body_content).statuses
+            return _of_revocation(message, info)
+        case BodyType.genm:
+            return _of_information(message, refusal_before(message))
+        case _:
+            path = transaction.current.answer_path
+            return _of_certificate(checked_before(message, transaction, path))
+
+
+def _of_revocation(message: PKIMessage, info: PKIStatusInfo) -> Verdict:
+    if info.status is PKIStatus.rejection:
+        return Verdict(Event.refused, message, "refused", rejection=info)
+    return Verdict(Event.revoked, message, "revoked")
+
+
+def _of_information(message: PKIMessage, refusal: PKIStatusInfo | None) -> Verdict:
+    if refusal is not None:
+        return Verdict(Event.refused, message, "refused", rejection=refusal)
+    return Verdict(Event.informed, message, "informed")
 
 
 def _of_certificate(answer: CheckedAnswer) -> Verdict:

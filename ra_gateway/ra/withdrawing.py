@@ -37,8 +37,9 @@ from ra_gateway.errors import (
 from ra_gateway.ra.answers import Expected, check_revocation, decoded
 from ra_gateway.ra.asking import lease
 from ra_gateway.ra.events import MessageHandled
+from ra_gateway.ra.fates import Fate, carrier_of
 from ra_gateway.ra.node import Node
-from ra_gateway.ra.routes import Unconfirmed, Upstream
+from ra_gateway.ra.routes import CertConf, Unconfirmed, Upstream
 from ra_gateway.ra.transaction import (
     Event,
     Exchange,
@@ -104,13 +105,15 @@ class Withdrawing:
             return self._node.clock() + _AGAIN_AFTER
 
     async def work(self) -> int:
-        """Work through what is due; returns how many transactions that were, at most 64.
+        """Work through what is due; returns how many transactions that were, at most 64, and 0 for fewer.
+
+        Nothing is due by a clock that was set: it would be revoked what devices are yet to confirm.
 
         Raises:
             StoreUnavailable: The agenda cannot be asked.
         """
         agenda = self._node.agenda
-        if agenda is None:
+        if agenda is None or not self._node.steady():
             return 0
         due = await agenda.due(self._node.clock(), limit=_BATCH)
         for key in due:
@@ -160,10 +163,36 @@ class Withdrawing:
     async def _attempt(
         self, transaction: Transaction, upstream: Upstream, event: Event
     ) -> datetime | None:
-        """Ask the CA to revoke; the intent is stored first, so that another node can go on with it."""
+        """Ask the CA to revoke; the intent is stored first, so that another node can go on with it.
+
+        A CA may have given the same certificate to others: what any of them confirmed, or may yet confirm, stays.
+        """
         node = self._node
         now = node.clock()
+        standing = await node.settle(
+            transaction,
+            transaction.certificate_der,
+            Fate.withdrawn,
+            transaction.confirm_until or now,
+        )
+        if standing.fate is Fate.confirmed and carrier_of(transaction.key) in standing.confirmed_by:
+            return now + _AGAIN_AFTER  # its own certConf is being taken
+        if standing.fate is Fate.confirmed:
+            what = "another transaction confirmed the same certificate: not revoked"
+            self._tell(transaction, "unconfirmed", f"{_why(transaction)}; {what}")
+            return None
+        if standing.fate is Fate.awaited:
+            return max(standing.awaited.values())
         certificate = load_certificate(transaction.certificate_der)
+        ledger = node.signer_status.issued
+        if (
+            ledger is not None
+            and upstream.certconf is CertConf.forward  # otherwise the CA takes all for confirmed
+            and await ledger.confirmed(certificate, now)
+        ):
+            what = "the CA has it as confirmed: not revoked"
+            self._tell(transaction, "unconfirmed", f"{_why(transaction)}; {what}")
+            return None
         upstream_der = await self._revocation_request(certificate, upstream, now)
         taken = advance(
             transaction,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -18,6 +19,7 @@ import structlog
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.revocation.domain import DomainRevocation, RevocationSettings, SourceState
 from ra_gateway.revocation.fetching import Downloader
+from ra_gateway.tasks import ended, supervised
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.revocation")
 
@@ -83,7 +85,12 @@ class Revocation:
         """
         tried = {name: asyncio.Event() for name in self._domains}
         self._tasks = [
-            asyncio.create_task(self._run(domain, self._woken[name], tried[name]))
+            asyncio.create_task(
+                supervised(
+                    f"revocation.{name}",
+                    partial(self._run, domain, self._woken[name], tried[name]),
+                )
+            )
             for name, domain in self._domains.items()
         ]
         with suppress(TimeoutError):
@@ -95,11 +102,7 @@ class Revocation:
     async def stop(self) -> None:
         """End refreshing and close connections; again is harmless."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await ended(*tasks)
         await asyncio.gather(*(domain.stop() for domain in self._domains.values()))
         await self._downloader.close()
 

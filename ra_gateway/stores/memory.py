@@ -15,6 +15,7 @@ from itertools import count, islice
 from typing import Final
 
 from ra_gateway.errors import StaleTransaction, StoreUnavailable
+from ra_gateway.ra.fates import Fate, Standing
 from ra_gateway.ra.ports import Clock
 from ra_gateway.ra.transaction import Transaction, TransactionKey
 
@@ -27,9 +28,10 @@ _SWEEP_LIMIT: Final = 16
 
 @dataclass(slots=True)
 class _Slot:
-    """A stored transaction, when the heap will look at it, and who waits for it to change."""
+    """A stored transaction, until when it lives, when the heap will look at it, and who waits for it to change."""
 
     transaction: Transaction
+    ends_at: datetime
     due_at: datetime
     changed: asyncio.Event | None = None
 
@@ -43,14 +45,24 @@ class MemoryStore:
     """Keeps transactions in this process; for one event loop only.
 
     Args:
-        clock: Decides what has expired.
+        clock: Turns `expires_at` and the like into a lifetime.
+        lifetimes: Counts lifetimes down, and is never set (`unstepped`): a wall clock that jumps must not make the
+            store forget what a captured request could have issued twice. By default the clock itself.
         max_transactions: How many live transactions are kept (1 or more); one more is refused, not
             traded for another, because a forgotten transaction could be issued twice.
         max_held: Most requests that wait for an operator (1 or more); one more is refused.
     """
 
-    def __init__(self, clock: Clock, *, max_transactions: int, max_held: int = 10_000) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        max_transactions: int,
+        max_held: int = 10_000,
+        lifetimes: Clock | None = None,
+    ) -> None:
         self._clock = clock
+        self._lifetimes = lifetimes or clock
         self._max_transactions = max_transactions
         self._slots: dict[TransactionKey, _Slot] = {}
         # The inner dict is used as an ordered set: the oldest transactions are found first.
@@ -59,15 +71,18 @@ class MemoryStore:
         self._ticket = count()  # keys have no order: it decides between equal times
         self._agenda: dict[TransactionKey, datetime] = {}
         self._max_held = max_held
+        self._standings: dict[bytes, tuple[Standing, datetime]] = {}
         self._held: dict[tuple[str, bytes], tuple[TransactionKey, datetime]] = {}
 
-    async def create(self, transaction: Transaction) -> Transaction | None:
+    async def create(
+        self, transaction: Transaction, *, repeatable: bool = False
+    ) -> Transaction | None:
         """Store a new transaction unless its key is live, and return the live one if it is.
 
         Raises:
             StoreUnavailable: The store is full of live transactions.
         """
-        now = self._clock()
+        now = self._lifetimes()
         self._sweep(now)
         key = transaction.key
         live = self._live(key, now)
@@ -75,14 +90,15 @@ class MemoryStore:
             return live.transaction
         if len(self._slots) >= self._max_transactions:
             raise StoreUnavailable(f"memory store: full, {len(self._slots)} transactions are live")
-        self._slots[key] = _Slot(transaction, transaction.expires_at)
+        ends_at = self._end(transaction.expires_at)
+        self._slots[key] = _Slot(transaction, ends_at, ends_at)
         self._by_transaction_id.setdefault(key.transaction_id, {})[key] = None
-        self._schedule(key, transaction.expires_at)
+        self._schedule(key, ends_at)
         return None
 
     async def load(self, key: TransactionKey) -> Transaction | None:
         """Return the live transaction under a key, or None."""
-        slot = self._live(key, self._clock())
+        slot = self._live(key, self._lifetimes())
         return None if slot is None else slot.transaction
 
     async def find(self, transaction_id: bytes) -> list[Transaction]:
@@ -95,16 +111,16 @@ class MemoryStore:
         Raises:
             StaleTransaction: Another version is stored, or none.
         """
-        slot = self._live(transaction.key, self._clock())
+        slot = self._live(transaction.key, self._lifetimes())
         expected = transaction.version - 1
         if slot is None or slot.transaction.version != expected:
             found = "none" if slot is None else f"version {slot.transaction.version}"
             raise StaleTransaction(f"expected version {expected} in the store, found {found}")
-        slot.transaction = transaction
+        slot.transaction, slot.ends_at = transaction, self._end(transaction.expires_at)
         # A later expiry needs no heap entry now: the present one is moved on when it comes due.
-        if transaction.expires_at < slot.due_at:
-            slot.due_at = transaction.expires_at
-            self._schedule(transaction.key, transaction.expires_at)
+        if slot.ends_at < slot.due_at:
+            slot.due_at = slot.ends_at
+            self._schedule(transaction.key, slot.ends_at)
         slot.wake()
 
     async def wait(
@@ -118,7 +134,7 @@ class MemoryStore:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
         while True:
-            now = self._clock()
+            now = self._lifetimes()
             slot = self._live(key, now)
             if slot is None:
                 return None
@@ -126,7 +142,7 @@ class MemoryStore:
             if slot.transaction.version != version or left_seconds <= 0:
                 return slot.transaction
             # Nobody calls when a transaction expires, so look again a moment after it does.
-            lives_seconds = (slot.transaction.expires_at - now).total_seconds() + 0.001
+            lives_seconds = (slot.ends_at - now).total_seconds() + 0.001
             await _changed(slot, min(left_seconds, lives_seconds))
 
     async def plan(self, key: TransactionKey, due_at: datetime) -> None:
@@ -150,17 +166,17 @@ class MemoryStore:
         """
         requester = key.domain, key.signer_digest
         if requester not in self._held and len(self._held) >= self._max_held:
-            now = self._clock()
+            now = self._lifetimes()
             self._held = {who: entry for who, entry in self._held.items() if entry[1] > now}
             if len(self._held) >= self._max_held:
                 raise StoreUnavailable(
                     f"memory store: {self._max_held} requests wait for approval already"
                 )
-        self._held[requester] = key, until
+        self._held[requester] = key, self._end(until)
 
     async def held(self) -> list[TransactionKey]:
         """Return the requests that are listed."""
-        now = self._clock()
+        now = self._lifetimes()
         return [key for key, until in self._held.values() if until > now]
 
     async def unhold(self, key: TransactionKey) -> None:
@@ -169,28 +185,48 @@ class MemoryStore:
         if listed is not None and listed[0] == key:
             del self._held[key.domain, key.signer_digest]
 
+    async def settle(
+        self, certificate: bytes, carrier: str, fate: Fate, until: datetime, keep_until: datetime
+    ) -> Standing:
+        """Note what a transaction says of a certificate, and return what is known of it then (`Certificates`)."""
+        now, keep_until = self._lifetimes(), self._end(keep_until)
+        kept = self._standings
+        for gone in [key for key, (_, at) in islice(kept.items(), _SWEEP_LIMIT) if at <= now]:
+            del kept[gone]
+        before, kept_until = kept.pop(certificate, (Standing(), keep_until))
+        if len(kept) >= self._max_transactions:
+            kept[certificate] = before, kept_until
+            raise StoreUnavailable(f"memory store: full, {len(kept)} certificates are remembered")
+        after = before.after(carrier, fate, until, self._clock())
+        kept[certificate] = after, max(keep_until, kept_until)
+        return after
+
     async def ping(self) -> None:
         """Return if the store can be written to now.
 
         Raises:
             StoreUnavailable: The store is full of live transactions.
         """
-        self._sweep(self._clock())
+        self._sweep(self._lifetimes())
         if len(self._slots) >= self._max_transactions:
             raise StoreUnavailable(f"memory store: full, {len(self._slots)} transactions are live")
 
     async def close(self) -> None:
         """Do nothing: there are no connections to release."""
 
+    def _end(self, at: datetime) -> datetime:
+        """Return when a time of the wall clock will have come, on the clock of lifetimes."""
+        return self._lifetimes() + (at - self._clock())
+
     def _live(self, key: TransactionKey, now: datetime) -> _Slot | None:
         slot = self._slots.get(key)
-        if slot is not None and slot.transaction.expires_at <= now:
+        if slot is not None and slot.ends_at <= now:
             self._forget(key, slot)
             return None
         return slot
 
     def _sharing(self, transaction_id: bytes) -> Iterator[Transaction]:
-        now = self._clock()
+        now = self._lifetimes()
         for key in tuple(self._by_transaction_id.get(transaction_id, ())):
             slot = self._live(key, now)
             if slot is not None:
@@ -216,7 +252,7 @@ class MemoryStore:
             if slot is None or slot.due_at != due_at:
                 continue  # the transaction was forgotten on access, or has an earlier entry
             if self._live(key, now) is not None:
-                slot.due_at = slot.transaction.expires_at
+                slot.due_at = slot.ends_at
                 self._schedule(key, slot.due_at)
 
 

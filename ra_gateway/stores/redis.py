@@ -1,13 +1,20 @@
-"""The transaction store that any number of gateway nodes share: one Redis hash per transaction.
+"""The transaction store that any number of gateway nodes share: one sealed record per transaction.
 
-    {prefix}:{<transactionID>}:<domain>:<signer digest>   hash: `Transaction.to_fields`
-    {prefix}:{<transactionID>}                                 set: keys of these hashes (at most 8)
-    {prefix}:agenda                                            sorted set: transactions by when they are due
-    {prefix}:{held}                                            hash: requester to the request that waits for approval
-    {prefix}:{held}:until                                      sorted set: requesters by when their requests expire
+    {prefix}:{<transactionID>}:<domain>:<signer digest>   hash: version, record (seal and `Transaction.to_fields`)
+    {prefix}:{<transactionID>}                            set: keys of these hashes (at most 8)
+    {prefix}:agenda                                       sorted set: transactions by when they are due
+    {prefix}:{held}                                       hash: requester to the request that waits for approval
+    {prefix}:{held}:until                                 sorted set: requesters by when their requests expire
+    {prefix}:{certificate}:<digest>                       string: seal and what became of a certificate
 
 The braces are a Redis hash tag: both keys of a transactionID live in one cluster slot, so that one
 script may touch both. Every method that writes is one script, hence atomic, and one round trip.
+
+Whoever else can write to this Redis must gain nothing by it. A record is sealed by a key that only the nodes have, over
+its Redis key, its version and every octet, and is verified before any of it is read (`sealing`). What is not sealed
+(index, agenda, list) is a hint: it leads to sealed records and decides nothing. A record that does not verify, is older
+than one this node has seen, or is gone although its time is not over, is lost state: it is reported and never used, and
+no new transaction begins under its key until it would have expired.
 
 Redis must not evict (`maxmemory-policy noeviction`): a transaction that disappears early could be
 issued twice.
@@ -19,20 +26,26 @@ import asyncio
 import contextlib
 import hashlib
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from itertools import chain
 from typing import Any, Final, TypeVar
 
+import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
-from ra_gateway.errors import StaleTransaction, StoreUnavailable
+from ra_gateway.clocks import elapsed_seconds
+from ra_gateway.errors import StaleTransaction, StoreUnavailable, TransactionInUse
+from ra_gateway.ra.fates import Fate, Standing
 from ra_gateway.ra.ports import Clock
 from ra_gateway.ra.transaction import Transaction, TransactionKey
+from ra_gateway.stores.sealing import NotSealed, Seals, packed, unpacked
+
+log = structlog.get_logger()
 
 FIND_LIMIT: Final = 8
 """How many signers' transactions the index of one transactionID holds (the port's limit)."""
@@ -46,12 +59,46 @@ _LONGEST_PAUSE_SECONDS: Final = 0.2
 
 # An index lives as long as the longest-lived transaction in it. Members whose hash has expired are
 # removed only when their place is needed.
-_CREATE: Final = f"""
-local live = redis.call('HGETALL', KEYS[1])
-if #live > 0 then return live end
+_RECORD_LIMIT: Final = 4_194_304
+"""Octets of the largest record: some ten messages at the largest limits. A larger one is not ours."""
+
+_MEMBER_LIMIT: Final = 160_000
+"""Octets of the longest member of agenda and list: a transactionID of the default body limit, in hex."""
+
+_SEEN_LIMIT: Final = 65_536
+"""Transactions whose newest version a node remembers; some 20 MB."""
+
+_REPORT_SECONDS: Final = 10.0
+"""Between two log lines about records that do not verify: a stranger must not fill the log."""
+
+# What another client left under a key of ours is not loaded to be looked at: type, number of fields and lengths first.
+_READING: Final = f"""
+local function read(key)
+  local kind = redis.call('TYPE', key).ok
+  if kind == 'none' then return false end
+  if kind ~= 'hash' or redis.call('HLEN', key) ~= 2
+    or redis.call('HSTRLEN', key, 'version') > 20
+    or redis.call('HSTRLEN', key, 'record') > {_RECORD_LIMIT} then return {{'', ''}} end
+  return {{redis.call('HGET', key, 'version') or '', redis.call('HGET', key, 'record') or ''}}
+end
+local function cleared(key, wanted)
+  local kind = redis.call('TYPE', key).ok
+  if kind == 'none' or kind == wanted then return 0 end
+  redis.call('DEL', key)
+  return 1
+end
+"""
+
+# An index lives as long as the longest-lived transaction in it. Members whose hash has expired are
+# removed only when their place is needed.
+_CREATE: Final = f"""{_READING}
+local live = read(KEYS[1])
+if live then return live end
+if ARGV[2] == '1' then return 'lost' end
 local ttl = tonumber(ARGV[1])
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('HSET', KEYS[1], 'version', ARGV[3], 'record', ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ttl)
+cleared(KEYS[2], 'set')
 if redis.call('SCARD', KEYS[2]) >= {FIND_LIMIT} then
   for _, key in ipairs(redis.call('SMEMBERS', KEYS[2])) do
     if redis.call('EXISTS', key) == 0 then redis.call('SREM', KEYS[2], key) end
@@ -62,51 +109,118 @@ if redis.call('PTTL', KEYS[2]) < ttl then redis.call('PEXPIRE', KEYS[2], ttl) en
 return false
 """
 
+_LOAD: Final = f"{_READING} return read(KEYS[1])"
+
+# A record that is not ours must not hold its key for longer than ours would.
+_BOUND: Final = """
+local left = redis.call('PTTL', KEYS[1])
+if left < 0 or left > tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return 1
+"""
+
 # The hash is written anew so that a field which the new version no longer has does not survive.
-_REPLACE: Final = """
-local version = redis.call('HGET', KEYS[1], 'version')
-if version ~= ARGV[2] then return version end
+_REPLACE: Final = f"""{_READING}
+local live = read(KEYS[1])
+if not live then return false end
+if live[1] ~= ARGV[2] then return live[1] end
 local ttl = tonumber(ARGV[1])
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+redis.call('HSET', KEYS[1], 'version', ARGV[3], 'record', ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ttl)
 if redis.call('PTTL', KEYS[2]) < ttl then redis.call('PEXPIRE', KEYS[2], ttl) end
 return 1
 """
 
-_FIND: Final = """
-local found = {}
+_VERSION: Final = f"""{_READING}
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind == 'none' then return false end
+if kind ~= 'hash' or redis.call('HSTRLEN', KEYS[1], 'version') > 20 then return '' end
+return redis.call('HGET', KEYS[1], 'version') or ''
+"""
+
+_FIND: Final = f"""{_READING}
+local found = {{}}
+if redis.call('TYPE', KEYS[1]).ok ~= 'set' or redis.call('SCARD', KEYS[1]) > {FIND_LIMIT} then return found end
 for _, key in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  local fields = redis.call('HGETALL', key)
-  if #fields > 0 then found[#found + 1] = fields end
+  local record = string.sub(key, 1, #KEYS[1] + 1) == KEYS[1] .. ':' and read(key)
+  if record then found[#found + 1] = {{key, record[1], record[2]}} end
 end
 return found
 """
 
-_HOLD: Final = """
+_PLAN: Final = f"""{_READING}
+local strange = cleared(KEYS[1], 'zset')
+redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
+return strange
+"""
+
+_DUE: Final = f"""{_READING}
+local found, strange = {{}}, cleared(KEYS[1], 'zset')
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])) do
+  if #member > {_MEMBER_LIMIT} then
+    redis.call('ZREM', KEYS[1], member)
+    strange = strange + 1
+  else
+    found[#found + 1] = member
+  end
+end
+return {{strange, found}}
+"""
+
+_DROP: Final = f"""{_READING}
+local strange = cleared(KEYS[1], 'zset')
+redis.call('ZREM', KEYS[1], ARGV[1])
+return strange
+"""
+
+_HOLD: Final = f"""{_READING}
+local strange = cleared(KEYS[1], 'hash') + cleared(KEYS[2], 'zset')
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[5])) do
   redis.call('HDEL', KEYS[1], gone)
   redis.call('ZREM', KEYS[2], gone)
 end
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then
-  return 0
+  return {{strange, 0}}
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[4], ARGV[1])
-return 1
+return {{strange, 1}}
 """
 
-_HELD: Final = """
-local found = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf')
-for place, requester in ipairs(found) do found[place] = redis.call('HGET', KEYS[1], requester) end
-return found
+_HELD: Final = f"""{_READING}
+local found, strange = {{}}, cleared(KEYS[1], 'hash') + cleared(KEYS[2], 'zset')
+for _, requester in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'LIMIT', 0, ARGV[2])) do
+  local length = redis.call('HSTRLEN', KEYS[1], requester)
+  if #requester > {_MEMBER_LIMIT} or length == 0 or length > {_MEMBER_LIMIT} then
+    redis.call('HDEL', KEYS[1], requester)
+    redis.call('ZREM', KEYS[2], requester)
+    strange = strange + 1
+  else
+    found[#found + 1] = {{requester, redis.call('HGET', KEYS[1], requester)}}
+  end
+end
+return {{strange, found}}
 """
 
-_UNHOLD: Final = """
+_UNHOLD: Final = f"""{_READING}
+local strange = cleared(KEYS[1], 'hash') + cleared(KEYS[2], 'zset')
 if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
   redis.call('HDEL', KEYS[1], ARGV[1])
   redis.call('ZREM', KEYS[2], ARGV[1])
 end
+return strange
+"""
+
+_STANDING: Final = f"""
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind == 'none' then return false end
+if kind ~= 'string' or redis.call('STRLEN', KEYS[1]) > {_MEMBER_LIMIT} then return '' end
+return redis.call('GET', KEYS[1])
+"""
+
+_SETTLE: Final = """
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 """
 
@@ -122,6 +236,8 @@ class RedisStore:
     Args:
         url: `redis://`, `rediss://` or `unix://` URL as redis-py reads it.
         clock: Turns `expires_at` into a lifetime, which Redis counts down: its clock may differ.
+        seal_keys: Keys of the nodes, 32 octets or more each; the first one seals, and each one opens.
+        monotonic: Seconds; counts how long what this node has seen must be there.
         key_prefix: Begins every key; no braces.
         password: Used when the URL has none.
         timeout_seconds: Bound of every method except `wait`, whatever happens to Redis (above 0).
@@ -129,7 +245,7 @@ class RedisStore:
         max_held: Most requests that wait for an operator; one more is refused.
 
     Raises:
-        ValueError: The URL or the prefix cannot be used.
+        ValueError: The URL, the prefix or a key cannot be used.
     """
 
     def __init__(
@@ -137,6 +253,8 @@ class RedisStore:
         url: str,
         *,
         clock: Clock,
+        seal_keys: Sequence[bytes],
+        monotonic: Callable[[], float] = elapsed_seconds,
         key_prefix: str = "ra",
         password: str | None = None,
         timeout_seconds: float = 2.0,
@@ -146,44 +264,82 @@ class RedisStore:
         if "{" in key_prefix or "}" in key_prefix:
             raise ValueError("key_prefix must not contain braces: they mark the Redis hash tag")
         self._clock = clock
+        self._seals = Seals(seal_keys)
+        self._monotonic = monotonic
+        self._seen: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._reported_at, self._unreported = -math.inf, 0
         self._prefix = key_prefix
         self._timeout_seconds = timeout_seconds
         self._pool = _pool(url, password, timeout_seconds, max_connections)
         self._name = _name(self._pool.connection_kwargs)
         self._client = Redis(connection_pool=self._pool)
-        self._create = self._client.register_script(_CREATE)
-        self._replace = self._client.register_script(_REPLACE)
-        self._find = self._client.register_script(_FIND)
-        self._hold = self._client.register_script(_HOLD)
-        self._held = self._client.register_script(_HELD)
-        self._unhold = self._client.register_script(_UNHOLD)
+        register = self._client.register_script
+        self._create, self._load, self._replace = map(register, (_CREATE, _LOAD, _REPLACE))
+        self._bound, self._version, self._find = map(register, (_BOUND, _VERSION, _FIND))
+        self._plan, self._due, self._drop = map(register, (_PLAN, _DUE, _DROP))
+        self._hold, self._held, self._unhold = map(register, (_HOLD, _HELD, _UNHOLD))
+        self._standing, self._settle = map(register, (_STANDING, _SETTLE))
         self._max_held = max_held
+        self._agenda = f"{key_prefix}:agenda"
         self._held_keys = [f"{key_prefix}:{{held}}", f"{key_prefix}:{{held}}:until"]
         self._closed = False
 
-    async def create(self, transaction: Transaction) -> Transaction | None:
-        """Store a new transaction unless its key is live, and return the live one if it is."""
-        keys = self._keys(transaction.key)
-        args: list[Any] = [self._lifetime_ms(transaction), *_flat(transaction)]
+    async def create(
+        self, transaction: Transaction, *, repeatable: bool = False
+    ) -> Transaction | None:
+        """Store a new transaction unless its key is live, and return the live one if it is.
+
+        Raises:
+            TransactionInUse: What was stored under the key is lost: it does not verify, or is gone before its time.
+        """
+        keys = hash_key, _ = self._keys(transaction.key)
+        must_be_there = not repeatable and self._seen_version(hash_key) is not None
+        lifetime_ms = self._lifetime_ms(transaction)
+        args: list[Any] = [lifetime_ms, int(must_be_there), *self._sealed(hash_key, transaction)]
 
         async def attempt(again: bool) -> Transaction | None:
+            floor = self._seen_version(hash_key)
             reply = await self._create(keys, args)
-            live = self._read(_pairs(reply)) if reply else None
+            if reply == b"lost":
+                self._report(hash_key, "is gone before its time")
+                raise _lost()
+            if not reply:
+                self._seen.pop(hash_key, None)  # of one that is gone
+                self._note(hash_key, transaction)
+                return None
+            live = self._read(hash_key, reply, floor, transaction.key)
+            if live is None:
+                await self._bound([hash_key], [lifetime_ms])
+                raise _lost()
             return None if again and live == transaction else live
 
         return await self._ask(attempt)
 
     async def load(self, key: TransactionKey) -> Transaction | None:
-        """Return the live transaction under a key, or None."""
+        """Return the live transaction under a key, or None; what does not verify is reported, and none."""
         hash_key, _ = self._keys(key)
-        fields = await self._ask(lambda _: self._client.hgetall(hash_key))
-        return self._read(fields) if fields else None
+
+        async def attempt(_again: bool) -> Transaction | None:
+            floor = self._seen_version(hash_key)
+            reply = await self._load([hash_key])
+            return self._read(hash_key, reply, floor, key) if reply else None
+
+        return await self._ask(attempt)
 
     async def find(self, transaction_id: bytes) -> list[Transaction]:
         """Return live transactions with this transactionID, whoever signed them (at most 8)."""
         index = self._index(transaction_id)
-        found = await self._ask(lambda _: self._find([index]))
-        return [self._read(_pairs(fields)) for fields in found]
+
+        async def attempt(_again: bool) -> list[Transaction]:
+            floors = dict(self._seen)
+            found = []
+            for hash_key, version, record in await self._find([index]):
+                name = hash_key.decode(errors="replace")
+                floor = floors[name][0] if name in floors else None
+                found.append(self._read(name, [version, record], floor))
+            return [each for each in found if each and each.key.transaction_id == transaction_id]
+
+        return await self._ask(attempt)
 
     async def replace(self, transaction: Transaction) -> None:
         """Replace the stored version `transaction.version - 1` by this one.
@@ -191,37 +347,45 @@ class RedisStore:
         Raises:
             StaleTransaction: Another version is stored, or none.
         """
-        keys = self._keys(transaction.key)
+        keys = hash_key, _ = self._keys(transaction.key)
         expected = transaction.version - 1
-        args: list[Any] = [self._lifetime_ms(transaction), expected, *_flat(transaction)]
+        sealed = self._sealed(hash_key, transaction)
+        args: list[Any] = [self._lifetime_ms(transaction), expected, *sealed]
 
         async def attempt(again: bool) -> None:
             found = await self._replace(keys, args)
             if found == 1 or (again and await self.load(transaction.key) == transaction):
+                self._note(hash_key, transaction)
                 return
-            there = f"version {found.decode()}" if found else "none"
+            there = "none" if found is None else f"version {found.decode(errors='replace')}"
             raise StaleTransaction(f"expected version {expected} in the store, found {there}")
 
         await self._ask(attempt)
 
     async def plan(self, key: TransactionKey, due_at: datetime) -> None:
         """Have a transaction looked at from a time on; a later call changes the time."""
-        agenda, member, score = f"{self._prefix}:agenda", _member(key), due_at.timestamp()
-        await self._ask(lambda _: self._client.zadd(agenda, {member: score}))
+        args: list[Any] = [due_at.timestamp(), _member(key)]
+        self._note_strange(await self._ask(lambda _: self._plan([self._agenda], args)))
 
     async def due(self, now: datetime, *, limit: int) -> list[TransactionKey]:
-        """Return the transactions whose time has come, the longest due first."""
-        agenda, score = f"{self._prefix}:agenda", now.timestamp()
-        found: Any = await self._ask(
-            lambda _: self._client.zrange(
-                agenda, "-inf", str(score), byscore=True, offset=0, num=limit
-            )
-        )
-        return [_key(member) for member in found]
+        """Return the transactions whose time has come, the longest due first; what is no key is dropped."""
+        args: list[Any] = [now.timestamp(), limit]
+        strange, members = await self._ask(lambda _: self._due([self._agenda], args))
+        self._note_strange(strange)
+        found = []
+        for member in members:
+            key = _key(member)
+            if key is None:
+                self._note_strange(1)
+                await self._ask(lambda _, gone=member: self._drop([self._agenda], [gone]))  # type: ignore[misc]
+            else:
+                found.append(key)
+        return found
 
     async def drop(self, key: TransactionKey) -> None:
         """Forget a transaction, if it is planned."""
-        await self._ask(lambda _: self._client.zrem(f"{self._prefix}:agenda", _member(key)))
+        args: list[Any] = [_member(key)]
+        self._note_strange(await self._ask(lambda _: self._drop([self._agenda], args)))
 
     async def hold(self, key: TransactionKey, until: datetime) -> None:
         """List a request that waits for an operator, in the place of an earlier one by the same requester.
@@ -231,21 +395,60 @@ class RedisStore:
         """
         times = until.timestamp(), self._clock().timestamp()
         args: list[Any] = [_requester(key), _member(key), self._max_held, *times]
-        if not await self._ask(lambda _: self._hold(self._held_keys, args)):
+        strange, listed = await self._ask(lambda _: self._hold(self._held_keys, args))
+        self._note_strange(strange)
+        if not listed:
             raise StoreUnavailable(
                 f"{self._name}: {self._max_held} requests wait for approval already"
             )
 
     async def held(self) -> list[TransactionKey]:
-        """Return the requests that are listed."""
-        args = [self._clock().timestamp()]
-        found: Any = await self._ask(lambda _: self._held(self._held_keys, args))
-        return [_key(member) for member in found]
+        """Return the requests that are listed; what is none is dropped."""
+        args: list[Any] = [self._clock().timestamp(), self._max_held]
+        strange, members = await self._ask(lambda _: self._held(self._held_keys, args))
+        self._note_strange(strange)
+        found = []
+        for requester, member in members:
+            key = _key(member)
+            if key is None or _requester(key).encode() != requester:
+                self._note_strange(1)
+                gone: list[Any] = [requester, member]
+                await self._ask(lambda _, gone=gone: self._unhold(self._held_keys, gone))  # type: ignore[misc]
+            else:
+                found.append(key)
+        return found
 
     async def unhold(self, key: TransactionKey) -> None:
         """Take a request off the list, unless another one took its place."""
-        args = [_requester(key), _member(key)]
-        await self._ask(lambda _: self._unhold(self._held_keys, args))
+        args: list[Any] = [_requester(key), _member(key)]
+        self._note_strange(await self._ask(lambda _: self._unhold(self._held_keys, args)))
+
+    async def settle(
+        self, certificate: bytes, carrier: str, fate: Fate, until: datetime, keep_until: datetime
+    ) -> Standing:
+        """Note what a transaction says of a certificate, and return what is known of it then (`Certificates`)."""
+        name = f"{self._prefix}:{{certificate}}:{certificate.hex()}"
+        while True:
+            stored = await self._ask(lambda _: self._standing([name]))
+            now = self._clock()
+            if stored is None:
+                before = Standing()
+            else:
+                try:
+                    before = Standing.from_bytes(self._seals.open(stored, "certificate", name))
+                except (NotSealed, ValueError) as error:
+                    self._report(name, str(error))
+                    raise StoreUnavailable(
+                        f"{self._name}: what became of a certificate is lost", rule="R111"
+                    ) from error
+            after = before.after(carrier, fate, until, now)
+            if after == before and stored is not None:
+                return after
+            sealed = self._seals.seal(after.to_bytes(), "certificate", name)
+            lifetime_ms = max(1, math.ceil((keep_until - now) / timedelta(milliseconds=1)))
+            args: list[Any] = [stored or b"", sealed, lifetime_ms]
+            if await self._ask(lambda _, args=args: self._settle([name], args)):  # type: ignore[misc]
+                return after
 
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float
@@ -263,7 +466,7 @@ class RedisStore:
         hash_key, _ = self._keys(key)
         pause_seconds = _FIRST_PAUSE_SECONDS
         while True:
-            stored = await self._ask(lambda _: self._client.hget(hash_key, "version"))
+            stored = await self._ask(lambda _: self._version([hash_key]))
             left_seconds = deadline - loop.time()
             if stored is None:
                 return None
@@ -297,13 +500,92 @@ class RedisStore:
     def _lifetime_ms(self, transaction: Transaction) -> int:
         return math.ceil((transaction.expires_at - self._clock()) / timedelta(milliseconds=1))
 
-    def _read(self, fields: Mapping[Any, Any]) -> Transaction:
+    def _sealed(self, hash_key: str, transaction: Transaction) -> list[Any]:
+        """Return the fields of a record: version and the sealed transaction.
+
+        Raises:
+            StoreUnavailable: It is larger than any node would read.
+        """
+        version = str(transaction.version)
+        octets = packed(transaction.to_fields())
+        record = self._seals.seal(octets, "transaction", hash_key, version)
+        if len(record) > _RECORD_LIMIT:
+            raise StoreUnavailable(f"{self._name}: a transaction of {len(record)} octets")
+        return [version, record]
+
+    def _read(
+        self,
+        hash_key: str,
+        reply: Sequence[bytes],
+        floor: int | None,
+        key: TransactionKey | None = None,
+    ) -> Transaction | None:
+        """Return a transaction whose seal verifies; None where it is not to be believed.
+
+        Args:
+            floor: The version that was there before Redis was asked: an older one was put back.
+            key: What it is to be about, where that is known.
+
+        Raises:
+            StoreUnavailable: A node of another release wrote it.
+        """
+        version, record = reply
         try:
-            return Transaction.from_fields({name.decode(): fields[name] for name in fields})
+            octets = self._seals.open(
+                record, "transaction", hash_key, version.decode("ascii", errors="replace")
+            )
+        except NotSealed as error:
+            self._report(hash_key, str(error))
+            return None
+        try:
+            transaction = Transaction.from_fields(unpacked(octets))
         except (ValueError, TypeError) as error:
             raise StoreUnavailable(
                 f"{self._name}: a stored transaction cannot be read: {error}"
             ) from error
+        if key is not None and transaction.key != key:
+            self._report(hash_key, "belongs under another key")
+            return None
+        if floor is not None and transaction.version < floor:
+            self._report(hash_key, f"is version {transaction.version}, older than {floor}")
+            return None
+        self._note(hash_key, transaction)
+        return transaction
+
+    def _note(self, hash_key: str, transaction: Transaction) -> None:
+        """Remember which version is there, and for how long it has to be."""
+        version, _ = self._seen.pop(hash_key, (0, 0.0))
+        until = self._monotonic() + self._lifetime_ms(transaction) / 1000
+        self._seen[hash_key] = max(version, transaction.version), until
+        if len(self._seen) > _SEEN_LIMIT:
+            self._seen.popitem(last=False)
+
+    def _seen_version(self, hash_key: str) -> int | None:
+        version, until = self._seen.get(hash_key, (0, 0.0))
+        if self._monotonic() < until:
+            return version
+        self._seen.pop(hash_key, None)
+        return None
+
+    def _note_strange(self, count: int) -> None:
+        if count:
+            self._report(
+                f"{self._prefix}:", "agenda or list held what no node wrote; dropped", count
+            )
+
+    def _report(self, name: str, what: str, count: int = 1) -> None:
+        """Tell of what was not believed, at most once in a while."""
+        self._unreported += count
+        now = self._monotonic()
+        if now - self._reported_at >= _REPORT_SECONDS:
+            log.error(
+                "store.not_believed",
+                store=self._name,
+                key=name[:200],
+                what=what,
+                count=self._unreported,
+            )
+            self._reported_at, self._unreported = now, 0
 
     async def _ask(self, attempt: Callable[[bool], Awaitable[_T]], *, again: bool = False) -> _T:
         """Make an attempt in half the time; if its connection failed, make another and tell it so.
@@ -346,17 +628,18 @@ def _member(key: TransactionKey) -> str:
     return f"{key.transaction_id.hex()} {_requester(key)}"
 
 
-def _key(member: bytes) -> TransactionKey:
-    transaction_id, signer_digest, domain = member.decode().split(" ", 2)
-    return TransactionKey(domain, bytes.fromhex(signer_digest), bytes.fromhex(transaction_id))
+def _key(member: bytes) -> TransactionKey | None:
+    """Return the key that a member of agenda or list stands for; None where it is none."""
+    try:
+        transaction_id, signer_digest, domain = member.decode().split(" ", 2)
+        key = TransactionKey(domain, bytes.fromhex(signer_digest), bytes.fromhex(transaction_id))
+    except ValueError:
+        return None
+    return key if _member(key).encode() == member else None
 
 
-def _flat(transaction: Transaction) -> chain[Any]:
-    return chain.from_iterable(transaction.to_fields().items())
-
-
-def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+def _lost() -> TransactionInUse:
+    return TransactionInUse("what was stored under this transactionID is lost", rule="R95")
 
 
 def _pool(url: str, password: str | None, seconds: float, count: int) -> BlockingConnectionPool:

@@ -29,6 +29,7 @@ import structlog
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.errors import MalformedMessage, ServiceFailure, UpstreamBroken, UpstreamUnavailable
+from ra_gateway.tasks import supervised
 from ra_gateway.upstream.http import Connections, HttpCA, UpstreamBusy
 
 LONGEST_PAUSE_SECONDS: Final = 60.0
@@ -240,7 +241,10 @@ class HttpPool:
             UpstreamBroken: The last answer is not CMP.
         """
         if self._probing is None and self._probe_seconds is not None and not self._closed:
-            self._probing = asyncio.create_task(self._probe_for_ever(self._probe_seconds))
+            every_seconds = self._probe_seconds
+            self._probing = asyncio.create_task(
+                supervised("upstream.probes", lambda: self._probe_for_ever(every_seconds))
+            )
         end = self._monotonic() + deadline_seconds
         members = self._admitting()
         repeatable = self._replays_repeats or (len(members) > 1 and issues_nothing(der))

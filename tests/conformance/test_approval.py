@@ -18,6 +18,7 @@ from ra_gateway.ra.routes import Approval, Route, Variant
 from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
+from tests.conformance.test_identity import ListedDevices
 from tests.conformance.test_mac import ONCE, ir
 from tests.conformance.test_mac import make_world as mac_world
 from tests.support.harness import (
@@ -30,6 +31,7 @@ from tests.support.harness import (
 )
 from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.polling import EVERY_TYPE, OTHERS, REQUESTS, Operation, approve, written_secrets
+from tests.support.redis_server import SEAL_KEY
 
 MakeWorld = Callable[..., World]
 
@@ -185,7 +187,9 @@ async def test_a_decision_is_taken_once(world: World) -> None:
     await approve(world)
     store = store_of(world)
     with pytest.raises(NotHeld):
-        await decide(store, store, key, approve=False, decided_by="bob", clock=world.clock)
+        await decide(
+            store, store, key, digest="", approve=False, decided_by="bob", clock=world.clock
+        )
     assert status_of(await operation.poll()).issued
 
 
@@ -266,7 +270,7 @@ async def redis(redis_url: str) -> AsyncIterator[Callable[[World], RedisStore]]:
     stores: list[RedisStore] = []
 
     def connect(clock: Any) -> RedisStore:
-        stores.append(RedisStore(redis_url, clock=clock))
+        stores.append(RedisStore(redis_url, clock=clock, seal_keys=[SEAL_KEY]))
         return stores[-1]
 
     yield connect
@@ -291,3 +295,90 @@ async def test_a_request_outlives_restarts(make_world: MakeWorld, redis: Any) ->
     assert confirmed.body_type is BodyType.pkiconf
     assert len(world.ca.received) == 2
     assert cmp_credential(operation.device).certificate.subject in world.events[0].signer
+
+
+# --- what has changed by the time it is approved ----------------------------------------------------------------
+
+
+@pytest.mark.requirement(145)
+@pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.p10cr])
+async def test_rules_that_are_others_by_then(world: World, body_type: BodyType) -> None:
+    """What the rules would refuse now does not go to the CA, whoever approved it; the log says both."""
+    operation = await held(world, body_type)
+    await approve(world)
+    strict = {"acme": IdentityRules(allowed_subjects=("CN=other",))}
+    gateway = world.second_gateway(replace(world.endpoint, identities=strict))
+    der = await operation.poll_req()
+    answer = await world.ask(der, gateway=gateway)
+    assert fail_names(answer) == ["notAuthorized"]
+    assert world.ca.received == []
+    assert "refused although alice approved it" in world.events[-1].detail
+    assert (await operation.stored()).state is State.FAILED
+    assert (await world.ask(der)).der == answer.der
+
+
+async def test_a_device_that_was_struck_from_the_inventory(make_world: MakeWorld) -> None:
+    """It waited for approval when that happened."""
+    inventory = ListedDevices({("acme", "ENB-1"): InventoryEntry()})
+    rules = replace(ANY_IDENTITY, inventory=InventoryUse.required, identity_from="cn")
+    world = make_world(inventory=inventory, identity=rules)
+    operation = await held(world)
+    await approve(world)
+    inventory.entries["acme", "ENB-1"] = InventoryEntry(enabled=False)
+    assert fail_names(await operation.poll()) == ["notAuthorized"]
+    assert world.ca.received == []
+
+
+async def test_a_device_that_does_not_poll_is_judged_again_as_well(world: World) -> None:
+    """It sends its request again."""
+    operation = await held(world)
+    await approve(world)
+    strict = {"acme": IdentityRules(allowed_subjects=("CN=other",))}
+    gateway = world.second_gateway(replace(world.endpoint, identities=strict))
+    for _ in "ab":
+        answer = await operation.send(gateway=world.gateway if world.ca.received else gateway)
+    assert fail_names(answer) == ["notAuthorized"]
+    assert world.ca.received == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"subject_der": b"0\x00"},
+        {"san": ("dns:other",)},
+        {"public_key_der": b"0\x00"},
+        {"request_der": b""},
+    ],
+    ids=["subject", "san", "key", "no request"],
+)
+async def test_a_record_that_says_something_else_than_the_request(
+    world: World, changed: dict[str, Any]
+) -> None:
+    """What a device signed is what goes up, or nothing."""
+    operation = await held(world)
+    await approve(world)
+    before = await operation.stored()
+    await world.store.replace(replace(before, version=before.version + 1, **changed))
+    answer = await operation.poll()
+    assert fail_names(answer) != []
+    assert world.ca.received == []
+
+
+async def test_the_request_of_another_device_in_a_record(world: World) -> None:
+    """Its signature verifies, but it is not the request that was held."""
+    operation, other = await held(world), await Operation.begin(world, BodyType.ir)
+    await approve(world)
+    before = await operation.stored()
+    await world.store.replace(replace(before, version=before.version + 1, request_der=other.sent))
+    assert fail_names(await operation.poll()) == ["notAuthorized"]
+    assert world.ca.received == []
+
+
+async def test_nothing_is_signed_for_the_ca_before_it_is_approved(world: World) -> None:
+    """Whoever can read the store finds no message that a CA would take."""
+    operation = await held(world)
+    assert (await operation.stored()).opening.upstream_der == b""
+    await approve(world)
+    assert (await operation.stored()).opening.upstream_der == b""
+    assert status_of(await operation.poll()).issued
+    assert (await operation.stored()).request_der == b""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ra_gateway.app.revocation import LedgerStatus
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.ledger.database import SQLiteDatabase
 from ra_gateway.ca.records import CertificateStatus, Operation, Privilege
@@ -1167,3 +1168,40 @@ async def test_many_issuances_share_few_commits(desk: Desk, tmp_path: Path) -> N
     assert {answer.body_type for answer in answers} == {BodyType.ip}
     assert await desk.ledger.counts() == {CertificateStatus.issued: 50}
     assert desk.ledger.commit_count <= 2 + 50
+
+
+async def test_what_the_ledger_tells_of_confirmation(desk: Desk) -> None:
+    """Confirmed once certConf has come; not before, and not for a certificate of somebody else."""
+    status = LedgerStatus(desk.ledger, ())
+    enrolment = await desk.enrol()
+    assert not await status.confirmed(enrolment.certificate, desk.clock.now)
+    await desk.confirm(enrolment)
+    assert await status.confirmed(enrolment.certificate, desk.clock.now)
+    stranger = Certificate.from_der(pki.certificate_der(desk.operator.ra.certificate))
+    assert not await status.confirmed(stranger, desk.clock.now)
+
+
+async def test_nothing_is_swept_by_a_clock_that_was_set(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that has yet to confirm does not lose its certificate to it."""
+    enrolment = await desk.enrol()
+    desk.clock.advance(days=1)
+    believed, looked = [False], asyncio.Event()
+    sweep = desk.ledger.sweep
+
+    def steady() -> bool:
+        looked.set()
+        return believed[0]
+
+    async def swept(now: Any) -> int:
+        assert believed[0]
+        return await sweep(now)
+
+    monkeypatch.setattr(desk.ca, "_steady", steady)
+    monkeypatch.setattr(desk.ledger, "sweep", swept)
+    task = asyncio.create_task(desk.ca._sweep_forever())
+    await looked.wait()
+    task.cancel()
+    desk.clock.advance(days=-1)
+    assert (await desk.confirm(enrolment)).body_type is BodyType.pkiconf

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from ra_gateway.cmp.messages import (
     PKIMessage,
     body,
     cert_confirm_body,
+    cert_rep_message,
 )
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
-from ra_gateway.ra.routes import Approval, Variant
+from ra_gateway.ra.routes import Approval, Endpoint, Variant
 from ra_gateway.ra.transaction import State
 from tests.conformance.test_mac import (
     ONCE,
@@ -40,12 +42,15 @@ from tests.support.harness import (
     Answer,
     ManualClock,
     World,
+    cmp_certificate,
+    cmp_credential,
     fail_names,
     follow,
     make_gateway,
+    other_operator,
     status_of,
 )
-from tests.support.pki import OperatorPKI, VendorPKI
+from tests.support.pki import CMC_CA, OperatorPKI, VendorPKI, certificate_der
 from tests.support.polling import (
     EVERY_TYPE,
     KNOWN,
@@ -845,3 +850,87 @@ async def test_a_repeat_takes_over_what_a_dead_node_began(make_world: MakeWorld)
     answer = await operation.send(gateway=other)
     assert status_of(answer).issued
     assert len(set(world.ca.received)) == 1
+
+
+# --- what was checked when it came ----------------------------------------------------------------------------
+
+
+def brief_signer(world: World) -> Callable[[Answer], None]:
+    """Has a world's CA sign by a key whose certificate is about to expire."""
+    brief = world.operator.issuing.issue(
+        "CN=Brief CMP", "p256", eku=[CMC_CA], not_after=world.clock() + timedelta(minutes=5)
+    )
+
+    def script(answer: Answer) -> None:
+        answer.credential = cmp_credential(brief)
+        answer.extra_certs = (*answer.credential.certificates, *answer.extra_certs)
+
+    return script
+
+
+def elsewhere(world: World) -> Endpoint:
+    """The world's endpoint, whose CA answers under another root from now on."""
+    upstream = world.endpoint.upstream
+    stranger = replace(
+        upstream.trust, anchors=(cmp_certificate(other_operator().root.certificate),)
+    )
+    return replace(world.endpoint, upstream=replace(upstream, trust=stranger, issuing=stranger))
+
+
+def pinned(world: World) -> Endpoint:
+    """The world's endpoint, where another signer of the CA is pinned from now on."""
+    upstream = replace(
+        world.endpoint.upstream, pinned=(cmp_certificate(world.operator.ra.certificate),)
+    )
+    return replace(world.endpoint, upstream=upstream)
+
+
+@pytest.mark.requirement(118)
+@pytest.mark.parametrize("change", ["signer expired", "another root", "another pin"])
+@pytest.mark.parametrize("body_type", [*REQUESTS, *OTHERS])
+async def test_an_answer_that_was_checked_is_not_judged_again(
+    make_world: MakeWorld, body_type: BodyType, change: str
+) -> None:
+    """It was good when it came: whatever becomes of the CA's signer, the device gets its certificate."""
+    world = slow_world(make_world)
+    world.ca.script = brief_signer(world)
+    operation = await Operation.begin(world, body_type)
+    await operation.send()
+    await answered(operation)
+    gateway = world.gateway
+    if change == "signer expired":
+        world.clock.move(minutes=6)
+    else:
+        endpoint = elsewhere(world) if change == "another root" else pinned(world)
+        gateway = world.second_gateway(endpoint)
+    answer = await operation.poll(gateway=gateway)
+    assert answer.body_type is RESPONSE_TO[body_type], world.events[-1].detail
+    if body_type in CERT_RESPONSE_TO:
+        assert status_of(answer).issued
+        root = certificate_der(world.operator.root.certificate)
+        assert root in answer.extra_certs
+        transaction = await operation.stored()
+        assert cmp_certificate_of(answer) == transaction.certificate_der
+
+
+@pytest.mark.parametrize("takes", [True, False])
+async def test_a_pkiconf_that_was_checked_is_not_judged_again(
+    make_world: MakeWorld, takes: bool
+) -> None:
+    """Nor is what the CA said to certConf."""
+    world = slow_world(make_world)
+    world.ca.gate.set()  # type: ignore[union-attr]
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    world.ca.gate = asyncio.Event()
+    world.ca.script = brief_signer(world)
+    await operation.confirm(takes=takes)
+    operation.assert_waiting()
+    await answered(operation)
+    world.clock.move(minutes=6)
+    answer = await operation.poll(gateway=world.second_gateway(elsewhere(world)))
+    assert answer.body_type is BodyType.pkiconf, world.events[-1].detail
+
+
+def cmp_certificate_of(answer: PKIMessage) -> bytes | None:
+    return cert_rep_message(answer.body_content).responses[0].certificate_der

@@ -615,6 +615,9 @@ class Memory:
     async def revoked_at(self, certificate: Certificate, now: datetime) -> datetime | None:
         return self.revoked.get(certificate)
 
+    async def confirmed(self, certificate: Certificate, now: datetime) -> bool:
+        return False
+
 
 @pytest.mark.requirement(23)
 async def test_what_the_bundled_ca_revoked_cannot_renew(

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
+from ra_gateway.clocks import SteadyClock
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
@@ -21,12 +23,14 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.node import Node
-from ra_gateway.ra.ports import Agenda
+from ra_gateway.ra.ports import Agenda, Certificates
+from ra_gateway.ra.revocation import SignerStatus
 from ra_gateway.ra.routes import CertConf, Unconfirmed
 from ra_gateway.ra.transaction import State
 from ra_gateway.ra.withdrawing import Withdrawing
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
+from ra_gateway.tasks import ended
 from tests.support.faults import Faults, Strike, die, fail, faulty_gateway
 from tests.support.harness import (
     Answer,
@@ -38,6 +42,7 @@ from tests.support.harness import (
 )
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import Operation, settled, slow_world
+from tests.support.redis_server import SEAL_KEY
 
 MakeWorld = Callable[..., World]
 
@@ -382,16 +387,31 @@ class FaultyAgenda:
         await self.faults.around("drop", lambda: self.agenda.drop(key))
 
 
+@dataclass
+class FaultyCertificates:
+    """What became of certificates, behind faults."""
+
+    inner: Certificates
+    faults: Faults
+
+    async def settle(self, *args: Any) -> Any:
+        return await self.faults.around("settle", lambda: self.inner.settle(*args))
+
+
 def faulty_node(world: World, faults: Faults) -> Node:
     node = faulty_gateway(world, faults)._node
     assert isinstance(world.store, MemoryStore | RedisStore)
-    return replace(node, agenda=FaultyAgenda(world.store, faults))
+    return replace(
+        node,
+        agenda=FaultyAgenda(world.store, faults),
+        certificates=FaultyCertificates(world.store, faults),
+    )
 
 
 @pytest.mark.requirement(111)
 @pytest.mark.parametrize("strike", [die, fail])
 @pytest.mark.parametrize("done", [False, True])
-@pytest.mark.parametrize("at", range(1, 9))
+@pytest.mark.parametrize("at", range(1, 10))
 async def test_a_fault_between_any_two_steps(
     world: World, at: int, done: bool, strike: Strike
 ) -> None:
@@ -508,13 +528,121 @@ async def test_it_runs_until_it_is_stopped(world: World) -> None:
 async def test_a_restart(make_world: MakeWorld, redis_url: str) -> None:
     """What is to be withdrawn is in Redis: another process does it."""
     clock = ManualClock()
-    first = RedisStore(redis_url, clock=clock)
+    first = RedisStore(redis_url, clock=clock, seal_keys=[SEAL_KEY])
     world = make_world(store=first, clock=clock)
     await issued(world)
     await first.close()
-    second = RedisStore(redis_url, clock=clock)
+    second = RedisStore(redis_url, clock=clock, seal_keys=[SEAL_KEY])
     world.store = second
     world.gateway = world.second_gateway()
     await work(world, seconds=WAIT_SECONDS + 1)
     assert_revoked(world, world.ca.issued[0])
     await second.close()
+
+
+# --- clocks that were set ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elapsed() -> list[float]:
+    """Seconds that have really passed, in its one item."""
+    return [0.0]
+
+
+@pytest.fixture
+def stepping(world: World, elapsed: list[float]) -> World:
+    """A world that compares its clock with what has really passed."""
+    node_of(world).steady = SteadyClock(world.clock, lambda: elapsed[0])
+    return world
+
+
+@pytest.mark.requirement(111)
+async def test_a_clock_that_was_set_revokes_nothing(stepping: World, elapsed: list[float]) -> None:
+    """400 seconds ahead for a minute: the device's time is not over, and it confirms when the clock is right again."""
+    operation = await issued(stepping)
+    await work(stepping, seconds=400)
+    assert revocations(stepping) == []
+    stepping.clock.move(seconds=-340)
+    elapsed[0] += 60
+    await work(stepping)
+    assert revocations(stepping) == []
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+    assert (await operation.stored()).state is State.CONFIRMED
+
+
+async def test_a_cert_conf_while_the_clock_is_wrong(stepping: World) -> None:
+    """It is taken: that it comes late is the clock's word alone."""
+    operation = await issued(stepping)
+    stepping.clock.move(seconds=WAIT_SECONDS + 200)
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+
+
+async def test_it_goes_on_when_the_clock_has_run_evenly(
+    stepping: World, elapsed: list[float]
+) -> None:
+    """A clock that was wrong before, and was set right, stops nothing for ever."""
+    await issued(stepping)
+    await work(stepping, days=1)
+    for _ in range(59):
+        elapsed[0] += 60
+        await work(stepping, minutes=1)
+        assert revocations(stepping) == []
+    elapsed[0] += 120
+    await work(stepping, minutes=2)
+    assert_revoked(stepping, stepping.ca.issued[0])
+
+
+# --- an agenda that others write to -------------------------------------------------------------------------------
+
+
+async def test_poison_in_the_agenda(make_world: MakeWorld, redis_url: str) -> None:
+    """It is dropped, and what belongs there is seen to; the task lives and ends when it is told to."""
+    clock = ManualClock()
+    async with Redis.from_url(redis_url) as raw:
+        store = RedisStore(redis_url, clock=clock, seal_keys=[SEAL_KEY])
+        world = make_world(store=store, clock=clock)
+        operation = await issued(world)
+        stranger = replace((await operation.stored()).key, transaction_id=b"no such")
+        for member in (b"poison", b"\xff", b"a b", b"x" * 300_000, b"00 00 acme"):
+            await raw.zadd("ra:agenda", {member: 0})
+        await store.plan(stranger, clock())
+        clock.move(seconds=WAIT_SECONDS + 1)
+        task = asyncio.create_task(Withdrawing(node_of(world)).run(0.01))
+
+        async def seen_to() -> bool:
+            return await raw.zcard("ra:agenda") == 0
+
+        await settled(seen_to)
+        assert not task.done()
+        assert_revoked(world, world.ca.issued[0])
+        await ended(task)
+        await store.close()
+
+
+# --- what the CA in this process knows ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A ledger that has everything as confirmed, or nothing."""
+
+    everything: bool
+
+    async def revoked_at(self, certificate: Certificate, now: Any) -> None:
+        return None
+
+    async def confirmed(self, certificate: Certificate, now: Any) -> bool:
+        return self.everything
+
+
+@pytest.mark.parametrize("everything", [True, False])
+async def test_what_the_ledger_has_as_confirmed(make_world: MakeWorld, everything: bool) -> None:
+    """Through another gateway, say: it stays, though its device gave up here."""
+    world = make_world(upstream={"certconf": CertConf.forward})
+    node_of(world).signer_status = SignerStatus(None, Confirmed(everything))
+    operation = await issued(world)
+    told = error_body(PKIStatusInfo(PKIStatus.rejection, ("no",)))
+    await world.ask(await follow(operation.device, operation.answer, told, now=world.clock()))
+    await work(world)
+    assert (revocations(world) == []) is everything
+    assert (world.events[-1].outcome == "unconfirmed") is everything

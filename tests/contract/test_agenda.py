@@ -17,6 +17,7 @@ from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from tests.contract.transactions import system_clock
 from tests.support.harness import ManualClock
+from tests.support.redis_server import SEAL_KEY
 
 Store = MemoryStore | RedisStore
 Node = Callable[[], Store]
@@ -41,7 +42,7 @@ async def node(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncItera
         url = request.getfixturevalue("redis_url")
 
         def connect() -> Store:
-            opened.append(RedisStore(url, clock=clock, max_held=MAX_HELD))
+            opened.append(RedisStore(url, clock=clock, seal_keys=[SEAL_KEY], max_held=MAX_HELD))
             return opened[-1]
 
         yield connect

@@ -21,6 +21,7 @@ from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from tests.contract.transactions import new_transaction, system_clock
 from tests.support.patience import PATIENCE_SECONDS
+from tests.support.redis_server import SEAL_KEY
 
 Node = Callable[[], TransactionStore]
 
@@ -36,7 +37,7 @@ async def node(request: pytest.FixtureRequest) -> AsyncIterator[Node]:
         url = request.getfixturevalue("redis_url")
 
         def connect() -> TransactionStore:
-            opened.append(RedisStore(url, clock=system_clock))
+            opened.append(RedisStore(url, clock=system_clock, seal_keys=[SEAL_KEY]))
             return opened[-1]
 
         yield connect

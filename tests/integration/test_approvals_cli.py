@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from ra_gateway.app.gateway import transaction_store
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.names import from_rfc4514
-from ra_gateway.ra.transaction import State, Transaction
+from ra_gateway.config import load
+from ra_gateway.ra.approving import NotHeld, decide, request_digest
+from ra_gateway.ra.transaction import Event, State, Transaction, advance
 from ra_gateway.stores.redis import RedisStore
 from tests.contract.transactions import new_transaction, system_clock
 from tests.integration.test_cli import run
@@ -32,11 +36,11 @@ def config(
     redis_server.command("FLUSHALL")  # other tests list what waits, too
 
 
-def in_redis(redis_url: str, work: Any) -> Any:
+def in_redis(config: Path, work: Any) -> Any:
     """Do something with the store of the gateway's configuration."""
 
     async def main() -> Any:
-        store = RedisStore(redis_url, clock=system_clock, key_prefix="ra_gateway")
+        store = transaction_store(load(config).store)
         try:
             return await work(store)
         finally:
@@ -46,7 +50,7 @@ def in_redis(redis_url: str, work: Any) -> Any:
 
 
 @pytest.fixture
-def held(config: Path, redis_url: str, vendor_pki: VendorPKI) -> list[Transaction]:
+def held(config: Path, vendor_pki: VendorPKI) -> list[Transaction]:
     """Two requests that wait: one by a certificate, one by a shared secret."""
     common: dict[str, Any] = {
         "state": State.HELD,
@@ -67,7 +71,7 @@ def held(config: Path, redis_url: str, vendor_pki: VendorPKI) -> list[Transactio
             assert await store.create(request) is None
             await store.hold(request.key, system_clock() + timedelta(hours=1))
 
-    in_redis(redis_url, hold)
+    in_redis(config, hold)
     return requests
 
 
@@ -80,8 +84,8 @@ def test_the_list(config: Path, held: list[Transaction]) -> None:
     ended = approvals(config, "list")
     assert (ended.exit_code, ended.stderr) == (0, "")
     header, *rows = [line.split("\t") for line in ended.stdout.splitlines()]
-    assert header[0] == "Transaction"
-    assert [row[0] for row in rows] == [FIRST.hex(), SECOND.hex()]
+    assert header[0] == "Request"
+    assert [row[0] for row in rows] == [request_digest(item)[:20] for item in held]
     assert rows[0][2:4] == ["default", "ir"]
     assert "ENB-1" in rows[0][4]
     assert rows[0][5] == "CN=enb-1.ran.example.net (dns:enb-1)"
@@ -94,42 +98,111 @@ def test_an_empty_list(config: Path) -> None:
 
 
 @pytest.mark.parametrize("command,state", [("approve", State.REQUESTED), ("deny", State.REFUSED)])
-def test_a_decision(
-    config: Path, held: list[Transaction], redis_url: str, command: str, state: State
-) -> None:
-    """By the beginning of the transactionID; who decided is recorded, and logged in one line."""
-    ended = approvals(config, command, "AB02", "--by", "Ann")
+def test_a_decision(config: Path, held: list[Transaction], command: str, state: State) -> None:
+    """By what the list shows, or the beginning of it; who decided is recorded, and logged in one line."""
+    first, second = map(request_digest, held)
+    ended = approvals(config, command, second[:16].upper(), "--by", "Ann")
     assert ended.exit_code == 0
     line = json.loads(ended.stderr)
-    assert (line["event"], line["decided_by"], line["transaction_id"]) == (
-        "approval", "Ann", SECOND.hex(),
+    assert (line["event"], line["decided_by"], line["request"], line["transaction_id"]) == (
+        "approval", "Ann", second, SECOND.hex(),
     )  # fmt: skip
-    stored = in_redis(redis_url, lambda store: store.load(held[1].key))
+    stored = in_redis(config, lambda store: store.load(held[1].key))
     assert (stored.state, stored.decided_by) == (state, "Ann")
-    assert SECOND.hex() not in approvals(config, "list").stdout
-    assert FIRST.hex() in approvals(config, "list").stdout
+    assert second[:20] not in approvals(config, "list").stdout
+    assert first[:20] in approvals(config, "list").stdout
 
 
 def test_who_decides_by_default(
-    config: Path, held: list[Transaction], monkeypatch: pytest.MonkeyPatch, redis_url: str
+    config: Path, held: list[Transaction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The user who is logged in, also behind sudo."""
     monkeypatch.setenv("SUDO_USER", "otto")
-    assert approvals(config, "approve", FIRST.hex()).exit_code == 0
-    stored = in_redis(redis_url, lambda store: store.load(held[0].key))
+    assert approvals(config, "approve", request_digest(held[0])[:20]).exit_code == 0
+    stored = in_redis(config, lambda store: store.load(held[0].key))
     assert stored.decided_by == "otto"
 
 
 @pytest.mark.parametrize(
-    "prefix,why", [("ab", "several"), ("ff", "No request"), ("", "No request")]
+    "handle,why",
+    [
+        ("", "too short"),
+        ("f" * 15, "too short"),
+        ("f" * 16, "No request"),
+        (FIRST.hex(), "No request"),
+    ],
 )
 def test_what_is_not_one_request(
-    config: Path, held: list[Transaction], prefix: str, why: str
+    config: Path, held: list[Transaction], handle: str, why: str
 ) -> None:
-    """Exit code 1, and nothing is decided."""
-    ended = approvals(config, "approve", prefix)
+    """Exit code 1, and nothing is decided; a transactionID, which the requester chooses, is no handle."""
+    ended = approvals(config, "approve", handle)
     assert (ended.exit_code, why in ended.stderr) == (1, True)
     assert len(approvals(config, "list").stdout.splitlines()) == 3
+
+
+def test_too_little_of_a_handle(config: Path, held: list[Transaction]) -> None:
+    """Fifteen digits could be met by another request on purpose, and are not taken though they tell."""
+    ended = approvals(config, "approve", request_digest(held[0])[:15])
+    assert (ended.exit_code, "too short" in ended.stderr) == (1, True)
+
+
+def test_two_requests_under_one_transaction_id(config: Path, held: list[Transaction]) -> None:
+    """Of two requesters; each is decided on for itself."""
+    twin = dataclasses.replace(
+        held[0], key=dataclasses.replace(held[0].key, signer_digest=b"z" * 32)
+    )
+
+    async def hold(store: RedisStore) -> None:
+        assert await store.create(twin) is None
+        await store.hold(twin.key, system_clock() + timedelta(hours=1))
+
+    in_redis(config, hold)
+    assert approvals(config, "deny", request_digest(twin)[:20]).exit_code == 0
+    assert approvals(config, "approve", request_digest(held[0])[:20]).exit_code == 0
+    states = [
+        in_redis(config, lambda store, key=key: store.load(key)).state
+        for key in (twin.key, held[0].key)
+    ]
+    assert states == [State.REFUSED, State.REQUESTED]
+
+
+def test_another_request_in_the_place_of_the_one_that_was_shown(
+    config: Path, held: list[Transaction]
+) -> None:
+    """Under the same transactionID, by the same requester: what was shown is not there, so nothing is decided."""
+    shown = request_digest(held[0])
+    other = dataclasses.replace(held[0], subject_der=from_rfc4514("CN=another"))
+
+    async def swap(store: RedisStore) -> None:
+        over = advance(held[0], Event.polled, expires_at=system_clock() + timedelta(milliseconds=1))
+        await store.replace(over)
+        await asyncio.sleep(0.05)
+        assert await store.create(other) is None
+
+    in_redis(config, swap)
+    ended = approvals(config, "approve", shown[:20])
+    assert (ended.exit_code, "No request" in ended.stderr) == (1, True)
+    assert in_redis(config, lambda store: store.load(other.key)).state is State.HELD
+
+
+async def test_what_changes_between_looking_and_deciding(
+    held: list[Transaction], config: Path
+) -> None:
+    """The decision is about the digest, at every attempt."""
+    store = transaction_store(load(config).store)
+    for wrong in ("", "0" * 64, request_digest(held[1])):
+        with pytest.raises(NotHeld, match="took the place"):
+            await decide(
+                store,
+                store,
+                held[0].key,
+                digest=wrong,
+                approve=True,
+                decided_by="x",
+                clock=system_clock,
+            )
+    await store.close()
 
 
 def test_the_memory_store_cannot_be_reached(tmp_path: Path, vendor_pki: VendorPKI) -> None:

@@ -755,7 +755,9 @@ async def test_every_url_is_examined(site: Site) -> None:
 
 async def test_a_redis_that_is_away_is_found(site: Site, own_redis_server: RedisServer) -> None:
     """store.redis_url_path is named; while it is there, all is well."""
-    site.store = f'kind = "redis"\nredis_url = "{own_redis_server.url}"'
+    site.store = (
+        f'kind = "redis"\nredis_url = "{own_redis_server.url}"\nseal_key_paths = ["seal.key"]'
+    )
     assert unwell(await site.findings()) == []
     own_redis_server.stop()
     (fault,) = await site.faults()
@@ -764,7 +766,9 @@ async def test_a_redis_that_is_away_is_found(site: Site, own_redis_server: Redis
 
 async def test_a_redis_that_forgets_is_found(site: Site, own_redis_server: RedisServer) -> None:
     """With a limit of memory an eviction policy is a fault, without one a warning."""
-    site.store = f'kind = "redis"\nredis_url = "{own_redis_server.url}"'
+    site.store = (
+        f'kind = "redis"\nredis_url = "{own_redis_server.url}"\nseal_key_paths = ["seal.key"]'
+    )
     own_redis_server.command("CONFIG SET maxmemory-policy allkeys-lru")
     (found,) = unwell(await site.findings())
     assert found.verdict is Verdict.warning

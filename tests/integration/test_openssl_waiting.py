@@ -189,9 +189,9 @@ def test_a_request_waits_for_approval(
         found: list[str] = []
         give_up_at = time.monotonic() + PATIENCE_SECONDS
         while not found and time.monotonic() < give_up_at:
-            found = re.findall(r"\b[0-9a-f]{32}\b", command("list"))
-        (transaction_id,) = found
-        command(verdict, transaction_id, "--by", "Ann")
+            found = re.findall(r"\b[0-9a-f]{20}\b", command("list"))
+        (request,) = found
+        command(verdict, request, "--by", "Ann")
         result = asking.result(timeout=PATIENCE_SECONDS)
         if verdict == "approve":
             assert_certified_after_polls(station, result, key)

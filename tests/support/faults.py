@@ -79,8 +79,12 @@ class FaultyStore:
     store: TransactionStore
     faults: Faults
 
-    async def create(self, transaction: Transaction) -> Transaction | None:
-        return await self.faults.around("create", lambda: self.store.create(transaction))
+    async def create(
+        self, transaction: Transaction, *, repeatable: bool = False
+    ) -> Transaction | None:
+        return await self.faults.around(
+            "create", lambda: self.store.create(transaction, repeatable=repeatable)
+        )
 
     async def load(self, key: TransactionKey) -> Transaction | None:
         return await self.faults.around("load", lambda: self.store.load(key))

@@ -386,6 +386,7 @@ def make_gateway(
             store=store,
             agenda=kept,
             approvals=kept,
+            certificates=kept,
             inventory=inventory,
             clock=clock,
             monotonic=time.monotonic,

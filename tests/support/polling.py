@@ -33,7 +33,7 @@ from ra_gateway.cmp.polling import (
 )
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.replies import reply_header
-from ra_gateway.ra.approving import decide, waiting
+from ra_gateway.ra.approving import decide, request_digest, waiting
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.transaction import Transaction
 from ra_gateway.stores.memory import MemoryStore
@@ -207,7 +207,13 @@ async def approve(world: World, *, yes: bool = True, by: str = "alice") -> Trans
     assert isinstance(world.store, MemoryStore | RedisStore)
     (held,) = await waiting(world.store, world.store)
     return await decide(
-        world.store, world.store, held.key, approve=yes, decided_by=by, clock=world.clock
+        world.store,
+        world.store,
+        held.key,
+        digest=request_digest(held),
+        approve=yes,
+        decided_by=by,
+        clock=world.clock,
     )
 
 

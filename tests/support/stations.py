@@ -31,8 +31,6 @@ from tests.support.processes import (
     ServerProcess,
 )
 
-"""When a test gives up; nothing here should take longer than half of it on a busy machine."""
-
 
 class Station:
     """A base station that keeps its ir, so that it can repeat it octet by octet.

@@ -540,3 +540,16 @@ async def test_a_clock_that_is_set_back(ca: StatusCA, settings: CRLSettings) -> 
     assert full.number > first
     assert full.this_update <= ca.clock()
     assert set(reasons(full)) == {serial(one)}
+
+
+async def test_no_crl_by_a_clock_that_was_set(ca: StatusCA) -> None:
+    """A CRL of tomorrow would be believed until then; nothing is swept either, until the clock is believed again."""
+    believed = [False]
+    made = CRLPublisher(
+        [ca.issuing], ca.ledger, ca.clock, WITHOUT_DELTAS, steady=lambda: believed[0]
+    )
+    await made.refresh()
+    assert await made.current(ca.issuing.id) is None
+    believed[0] = True
+    await made.refresh()
+    assert await made.current(ca.issuing.id) is not None

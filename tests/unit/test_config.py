@@ -463,7 +463,7 @@ WRONG = {
     "secrets for single use on several nodes": (
         written(
             '[endpoints.ran.mac]\nsecrets_path = "secrets.csv"\nused_path = "used"',
-            store='[store]\nkind = "redis"\nredis_url = "redis://localhost"',
+            store='[store]\nkind = "redis"\nredis_url = "redis://localhost"\nseal_key_paths = ["seal.key"]',
             endpoint=TABLES["endpoint"] + '\nstrictness = "strict"',
         ),
         "endpoints.ran.mac.used_path",
@@ -575,10 +575,16 @@ WRONG = {
         "Shorten it",
     ),
     "redis without URL": (
-        written(store='[store]\nkind = "redis"'),
+        written(store='[store]\nkind = "redis"\nseal_key_paths = ["seal.key"]'),
         "store.redis_url_path",
         "required when kind is redis",
         "mode 0600",
+    ),
+    "redis without a key for sealing": (
+        written(store='[store]\nkind = "redis"\nredis_url = "redis://localhost"'),
+        "store.seal_key_paths",
+        "required when kind is redis",
+        "openssl rand -hex 32",
     ),
     "two Redis URLs": (
         written(store='[store]\nredis_url = "redis://h"\nredis_url_path = "u"'),

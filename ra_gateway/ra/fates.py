@@ -1,0 +1,117 @@
+"""What became of a certificate, whichever transactions brought it: confirmed, or withdrawn, and never both.
+
+A CA may give one certificate to several requests: to a device that begins anew, or to whoever sends a captured request
+again. Each of them is a transaction of its own, and one that nobody confirms says nothing about the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.ra.transaction import TransactionKey
+
+CARRIERS_LIMIT: Final = 8
+"""Transactions remembered with one certificate: those that are awaited longest."""
+
+
+class Fate(StrEnum):
+    """What is settled about a certificate; of the two ends, the first one stands."""
+
+    awaited = "awaited"
+    confirmed = "confirmed"
+    withdrawn = "withdrawn"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a certificate (immutable).
+
+    Args:
+        is_withdrawn: Whether the CA is asked to revoke it.
+        confirmed_by: Transactions whose devices took it.
+        awaited: Transactions whose devices may yet confirm it, and until when (aware UTC).
+    """
+
+    is_withdrawn: bool = False
+    confirmed_by: frozenset[str] = frozenset()
+    awaited: Mapping[str, datetime] = field(default_factory=dict)
+
+    @property
+    def fate(self) -> Fate:
+        """What is settled."""
+        if self.is_withdrawn:
+            return Fate.withdrawn
+        return Fate.confirmed if self.confirmed_by else Fate.awaited
+
+    def after(self, carrier: str, fate: Fate, until: datetime, now: datetime) -> Standing:
+        """Return what is known once a transaction has said something.
+
+        Args:
+            carrier: As of `carrier_of`.
+            fate: What it says. "awaited": its device may confirm until then, whatever it said before. "withdrawn" is
+                granted only where nobody confirmed it, and no other device is awaited.
+        """
+        others = {who: at for who, at in self.awaited.items() if at > now and who != carrier}
+        match fate:
+            case Fate.confirmed:
+                confirmed_by = self.confirmed_by
+                if not self.is_withdrawn and len(confirmed_by) < CARRIERS_LIMIT:
+                    confirmed_by |= {carrier}
+                return Standing(self.is_withdrawn, confirmed_by, others)
+            case Fate.withdrawn:
+                end = self.is_withdrawn or not (self.confirmed_by or others)
+                return Standing(end, self.confirmed_by, others)
+            case Fate.awaited:
+                others[carrier] = until
+                longest = sorted(others, key=lambda who: others[who])[-CARRIERS_LIMIT:]
+                return Standing(
+                    self.is_withdrawn,
+                    self.confirmed_by - {carrier},
+                    {who: others[who] for who in longest},
+                )
+
+    def to_bytes(self) -> bytes:
+        """Return it for a store to keep."""
+        plain = {
+            "withdrawn": self.is_withdrawn,
+            "confirmed_by": sorted(self.confirmed_by),
+            "awaited": {who: at.isoformat() for who, at in self.awaited.items()},
+        }
+        return json.dumps(plain, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, octets: bytes) -> Standing:
+        """Rebuild it from `to_bytes`.
+
+        Raises:
+            ValueError: It is not that.
+        """
+        try:
+            plain = json.loads(octets)
+            awaited = {who: datetime.fromisoformat(at) for who, at in plain["awaited"].items()}
+            return cls(bool(plain["withdrawn"]), frozenset(plain["confirmed_by"]), awaited)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("not the standing of a certificate") from error
+
+
+def certificate_key(certificate: Certificate) -> bytes:
+    """Return what a certificate is known by: a digest of its issuer and serial number, 32 octets.
+
+    Raises:
+        MalformedMessage: The issuer is not a Name.
+    """
+    issuer = [sorted(attributes) for attributes in certificate.id.issuer]
+    return hashlib.sha256(repr((issuer, certificate.serial_number)).encode()).digest()
+
+
+def carrier_of(key: TransactionKey) -> str:
+    """Return what a transaction is known by beside a certificate."""
+    who = repr((key.domain, key.signer_digest, key.transaction_id))
+    return hashlib.sha256(who.encode()).hexdigest()[:32]

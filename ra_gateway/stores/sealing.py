@@ -1,0 +1,119 @@
+"""Seals on records that are kept where others can write: HMAC-SHA-256 under a key that only the nodes have.
+
+A seal shows that a node wrote a record, under this name and in this version; not that it is the newest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from ra_gateway.errors import ConfigError, GatewayError, Problem
+
+SEAL_OCTETS: Final = 32
+MIN_KEY_OCTETS: Final = 32
+_MAX_KEY_OCTETS: Final = 4096
+_LENGTH_OCTETS: Final = 4
+
+
+class NotSealed(GatewayError):
+    """A record was not written by a node, or not under this name and version."""
+
+
+class Seals:
+    """Seals records and opens them.
+
+    Args:
+        keys: 32 octets or more each; the first one seals, and each one opens, so that keys can be changed.
+
+    Raises:
+        ValueError: There is none, or one is too short.
+    """
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        if not keys or any(len(key) < MIN_KEY_OCTETS for key in keys):
+            raise ValueError(f"a key for sealing needs {MIN_KEY_OCTETS} octets or more")
+        self._keys = tuple(keys)
+
+    def seal(self, octets: bytes, *name: str) -> bytes:
+        """Return a record under its seal.
+
+        Args:
+            name: What the record is and where it is kept.
+        """
+        return _seal(self._keys[0], octets, name) + octets
+
+    def open(self, sealed: bytes, *name: str) -> bytes:
+        """Return the record under a seal.
+
+        Raises:
+            NotSealed: The seal does not verify.
+        """
+        seal, octets = sealed[:SEAL_OCTETS], sealed[SEAL_OCTETS:]
+        for key in self._keys:
+            if hmac.compare_digest(seal, _seal(key, octets, name)):
+                return octets
+        raise NotSealed("the seal does not verify")
+
+    def __repr__(self) -> str:
+        return f"Seals({len(self._keys)} keys)"
+
+
+def _seal(key: bytes, octets: bytes, name: Sequence[str]) -> bytes:
+    mac = hmac.new(key, b"ra_gateway record 1", hashlib.sha256)
+    for part in (*(item.encode() for item in name), octets):
+        mac.update(len(part).to_bytes(8, "big"))
+        mac.update(part)
+    return mac.digest()
+
+
+def packed(fields: Mapping[str, bytes]) -> bytes:
+    """Return fields as one byte string: names and values, each after its length."""
+    parts = (part for name, value in fields.items() for part in (name.encode(), value))
+    return b"".join(len(part).to_bytes(_LENGTH_OCTETS, "big") + part for part in parts)
+
+
+def unpacked(octets: bytes) -> dict[str, bytes]:
+    """Return the fields of `packed`; only for octets whose seal has verified.
+
+    Raises:
+        ValueError: They are not that.
+    """
+    parts: list[bytes] = []
+    at = 0
+    while at < len(octets):
+        end = at + _LENGTH_OCTETS + int.from_bytes(octets[at : at + _LENGTH_OCTETS], "big")
+        parts.append(octets[at + _LENGTH_OCTETS : end])
+        at = end
+    if at != len(octets):
+        raise ValueError("a record ends too early")
+    return {name.decode(): value for name, value in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def load_seal_keys(paths: Sequence[Path]) -> list[bytes]:
+    """Return the keys in files; white space at either end does not count.
+
+    Raises:
+        ConfigError: There is none, or one cannot be used.
+    """
+    setting = "store.seal_key_paths"
+    todo = "Make one with `openssl rand -hex 32`, mode 0600, the same on all nodes"
+    problems = [] if paths else [Problem(setting, "names no key", todo)]
+    keys = []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                key = file.read(_MAX_KEY_OCTETS + 1).strip()
+        except OSError as error:
+            problems.append(Problem(setting, f"{path} cannot be read: {error.strerror}", todo))
+            continue
+        if not MIN_KEY_OCTETS <= len(key) <= _MAX_KEY_OCTETS:
+            what = f"{path} holds {len(key)} octets, not {MIN_KEY_OCTETS} to {_MAX_KEY_OCTETS}"
+            problems.append(Problem(setting, what, todo))
+        keys.append(key)
+    if problems:
+        raise ConfigError(problems)
+    return keys

@@ -1,0 +1,73 @@
+"""What a gateway does in the background: it is begun anew when it dies, and stops in order whatever it met."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from redis.asyncio import Redis
+
+from ra_gateway.app.credential import CredentialFiles
+from ra_gateway.app.gateway import Application
+from ra_gateway.config import load
+from ra_gateway.ra.withdrawing import Withdrawing
+from tests.support.pki import VendorPKI
+from tests.support.processes import make_setup
+
+
+class Poison(Exception):
+    """Nothing that anybody expects."""
+
+
+@pytest.mark.parametrize("task,owner,method", [
+    ("ra.credential", CredentialFiles, "watch"),
+    ("unconfirmed", Withdrawing, "run"),
+])  # fmt: skip
+async def test_a_task_that_dies(
+    tmp_path: Path,
+    vendor_pki: VendorPKI,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    owner: type,
+    method: str,
+) -> None:
+    """Its death is logged with its cause, it is begun anew, and the gateway stops in order."""
+    beginnings = []
+    again = asyncio.Event()
+
+    async def dies(*_: Any) -> None:
+        beginnings.append(1)
+        if len(beginnings) > 1:
+            again.set()
+        raise Poison
+
+    monkeypatch.setattr(owner, method, dies)
+    application = Application(load(make_setup(tmp_path, vendors={"acme": vendor_pki})))
+    with structlog.testing.capture_logs() as logs:
+        await application.start()
+        async with asyncio.timeout(240):
+            await again.wait()
+        await application.stop()
+    deaths = [line for line in logs if line["event"] == "task.died"]
+    assert {line["task"] for line in deaths} == {task}
+    assert {type(line["exc_info"]) for line in deaths} == {Poison}
+
+
+async def test_a_poisoned_store(tmp_path: Path, vendor_pki: VendorPKI, redis_url: str) -> None:
+    """Neither the start nor the work nor the stop minds what others have written to Redis."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url=redis_url)
+    application = Application(load(config))
+    async with Redis.from_url(redis_url) as raw:
+        await raw.zadd("ra_gateway:agenda", {b"poison": 0, b"\xff\xfe": 0})
+        with structlog.testing.capture_logs() as logs:
+            await application.start()
+            async with asyncio.timeout(240):
+                while await raw.zcard("ra_gateway:agenda"):  # noqa: ASYNC110  # it is in Redis
+                    await asyncio.sleep(0.05)
+            await application.stop()
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == [
+        "store.not_believed"
+    ]
