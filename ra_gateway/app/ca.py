@@ -21,7 +21,7 @@ from ra_gateway.ca.information import Published
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger import Ledger, open_ledger
 from ra_gateway.ca.lint import require_clean
-from ra_gateway.ca.material import CAMaterial, expiries, load_ca
+from ra_gateway.ca.material import CAMaterial, expiries, load_ca, retired_certificates
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
 from ra_gateway.ca.profiles import PROFILES, Profile, derive
 from ra_gateway.ca.records import Reenroll
@@ -242,6 +242,11 @@ class BundledService:
             ),
             published=_published(material, config),
             key_generation=_key_generation(material, config),
+            signers=[
+                *roots,
+                *(credential.certificate for credential in material.ocsp.values()),
+                *retired_certificates(config.directory_path),
+            ],
         )
 
     async def start(self) -> None:

@@ -22,6 +22,7 @@ from ra_gateway.ca.ledger.listing import newest
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
 from ra_gateway.ca.records import (
+    NO_ENTITY,
     Authority,
     CertificateStatus,
     EndEntity,
@@ -586,6 +587,7 @@ async def _certify(
         issuer_id=issuer.id,
         profile=profile.name,
         spki_digest=b"",
+        entity=NO_ENTITY,
         enrolls=False,
     )
 

@@ -1,0 +1,88 @@
+"""Names and keys for which no certificate is issued: those of the PKI's own, and of end entities that are blocked.
+
+An end entity is blocked with all that names it: its subject, its other names and its keys would otherwise serve
+whoever holds them under another subject.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Final
+
+from sqlalchemy import Connection, delete, insert, select
+
+from ra_gateway.ca.ledger import schema
+from ra_gateway.ca.ledger.sql import (
+    Prepared,
+    key_identifier,
+    listed,
+    name_identifiers,
+    san_identifiers,
+)
+from ra_gateway.ca.records import NO_ENTITY
+from ra_gateway.cmp.algorithms import canonical_spki
+from ra_gateway.cmp.certificates import Certificate
+
+CHUNK: Final = 512
+"""Identifiers per question, far below what either database takes."""
+
+_w, _c, _e = schema.withheld.c, schema.certificates.c, schema.entities.c
+
+
+def holders(connection: Connection, identifiers: Iterable[bytes]) -> dict[bytes, set[str]]:
+    """Return for names and keys the end entities for whose sake they are withheld, `NO_ENTITY` for the PKI."""
+    found: dict[bytes, set[str]] = {}
+    wanted = list(identifiers)
+    for start in range(0, len(wanted), CHUNK):
+        for identifier, entity in _WITHHELD.among(connection, wanted[start : start + CHUNK]):
+            found.setdefault(identifier, set()).add(entity)
+    return found
+
+
+def withhold(connection: Connection, entity: str, certificates: Iterable[Certificate]) -> None:
+    """Withhold the names and keys of certificates; again changes nothing."""
+    identifiers: set[bytes] = set()
+    for certificate in certificates:
+        identifiers |= name_identifiers(certificate.subject_der, certificate.subject_alt_name_der)
+        identifiers.add(key_identifier(sha256(canonical_spki(certificate.spki_der)).digest()))
+    _add(connection, entity, identifiers)
+
+
+def withhold_entity(connection: Connection, name: str) -> None:
+    """Withhold what an end entity is registered with, and what its certificates hold."""
+    row = connection.execute(select(_e.names).where(_e.name == name)).one()
+    _add(connection, name, san_identifiers(json.loads(row.names)))
+    held = select(_c.der, _c.spki_digest).where(_c.entity == name, _c.der.is_not(None))
+    for der, digest in connection.execute(held).all():
+        certificate = Certificate.from_der(der)
+        names = name_identifiers(certificate.subject_der, certificate.subject_alt_name_der)
+        _add(connection, name, {*names, key_identifier(digest)})
+
+
+def give_back(connection: Connection, entity: str) -> None:
+    """Withhold nothing any more for the sake of an end entity."""
+    assert entity != NO_ENTITY  # a key that spoke for the PKI once is never a device's
+    connection.execute(delete(schema.withheld).where(_w.entity == entity))
+
+
+def _add(connection: Connection, entity: str, identifiers: Iterable[bytes]) -> None:
+    wanted = sorted(identifiers)
+    if not wanted:
+        return
+    known = {found for found, whose in holders(connection, wanted).items() if entity in whose}
+    new = [
+        {"identifier": identifier, "entity": entity}
+        for identifier in wanted
+        if identifier not in known
+    ]
+    if new:
+        connection.execute(insert(schema.withheld), new)
+
+
+_WITHHELD: Final = Prepared(
+    select(_w.identifier, _w.entity).where(_w.identifier.in_(listed("these")))
+)
+
+__all__ = ["give_back", "holders", "withhold", "withhold_entity"]
