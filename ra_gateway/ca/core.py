@@ -1078,9 +1078,14 @@ def _enrolls(asked: _Asked) -> bool:
 
 
 def _origin(asked: _Asked, old: IssuedCertificate | None) -> str:
-    """Return who vouched for a device at first: its certificate keeps that through renewals in client mode."""
+    """Return who vouched for a device at first: what it gets with its certificate keeps that.
+
+    An RA that speaks for a device vouches for it anew.
+    """
     known = old or asked.device
-    return asked.received.requester if known is None else known.origin
+    if known is None or not asked.received.by_device:
+        return asked.received.requester
+    return known.origin
 
 
 def _in_use() -> TransactionInUse:
