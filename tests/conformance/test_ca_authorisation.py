@@ -447,7 +447,7 @@ async def vouched(desk: Desk, template: CertTemplate) -> bytes:
 def compressed(key: pki.PrivateKey) -> bytes:
     """SubjectPublicKeyInfo of an EC key with its point compressed."""
     plain = asn1.decode(asn1.SubjectPublicKeyInfo, public(key))
-    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)  # type: ignore[union-attr]
+    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
     return asn1.tlv(0x30, asn1.raw(plain.algorithm), asn1.tlv(0x03, b"\x00" + point))
 
 
