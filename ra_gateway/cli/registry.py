@@ -452,15 +452,9 @@ def role_list(config: ConfigOption = CONFIG) -> None:
         return await ledger.registry.roles()
 
     show_table(
-        ("Name", "Privileges", "Profiles", "Names", "Others'"),
+        ("Name", "Privileges", "Profiles"),
         [
-            (
-                role.name,
-                _privileges(role),
-                ", ".join(role.profiles),
-                _bounds(role),
-                "yes" if role.others else "",
-            )
+            (role.name, _privileges(role), ", ".join(role.profiles))
             for role in with_ledger(config, find)
         ],
     )

@@ -130,6 +130,13 @@ async def test_an_ra_does_not_get_what_is_registered_for_client_mode(
     assert await desk.ledger.counts() == {}
 
 
+async def test_an_ra_does_not_get_registered_names_under_another_subject(desk: Desk) -> None:
+    """Nor without a subject."""
+    for template in (named("CN=other", ENB1.names[0]), nameless(ENB1.names[1])):
+        assert (await desk.refused(await desk.request(template=template)))[1] is NOT_AUTHORIZED
+    assert await desk.ledger.counts() == {}
+
+
 async def test_an_ra_gets_it_under_its_profile_if_its_role_names_it(desk: Desk) -> None:
     """A role that names the subject is not enough: it has to have the entity's own profile too."""
     tls = Role("named", ALL, ("ne_tls",), ("CN=enb*,O=Example Operator",), ("dns:enb*",))

@@ -360,23 +360,30 @@ class _Reserving:
         if entity.status == EntityStatus.blocked:
             raise NotAuthorized(f"the end entity {entity.name} is blocked", rule="R58")
         if intent.on_behalf and entity.vendor:
-            _require_served(intent, entity)
+            _require_served(intent, entity.name, entity.profile)
         if intent.enrolls and entity.name in self._enrolled:
             _require_reenroll(intent, entity, seconds(item.now))
         return entity.name
 
     def _require_not_withheld(self, item: Reservation, entity: _Entity | None) -> None:
-        """Refuse what is the PKI's own, or a blocked end entity's under whatever other name or key."""
-        names = set().union(*(self._withheld.get(found, ()) for found in item.names))
+        """Refuse what is the PKI's own, a blocked end entity's under whatever other name, or not an RA's to give."""
         keys = self._withheld.get(item.key_identifier, set())
-        if NO_ENTITY in names:
+        names: set[withholding.Holder] = set()
+        for found in item.names:
+            names |= self._withheld.get(found, set())
+        if any(holder.entity == NO_ENTITY for holder in names):
             raise NotAuthorized("a name of an entity of the PKI itself", rule="R67")
-        if NO_ENTITY in keys:
+        if any(holder.entity == NO_ENTITY for holder in keys):
             raise TemplateRefused("the key is that of an entity of the PKI itself", rule="R62")
-        if blocked := sorted(names | keys):
-            raise NotAuthorized(
-                f"a name or the key of the end entity {blocked[0]}, which is blocked", rule="R58"
-            )
+        for holder in names | keys:
+            if holder.blocked:
+                raise NotAuthorized(
+                    f"a name or the key of the end entity {holder.entity}, which is blocked",
+                    rule="R58",
+                )
+            own = entity is not None and entity.name == holder.entity
+            if item.intent.on_behalf and not own:
+                _require_served(item.intent, holder.entity, holder.profile)
 
     def _new_entity(self, item: Reservation) -> str:
         subject_der, san_der = item.intent.subject_der, item.intent.san_der
@@ -436,12 +443,12 @@ def _require_reenroll(intent: Intent, entity: _Entity, now: int) -> None:
         )
 
 
-def _require_served(intent: Intent, entity: _Entity) -> None:
+def _require_served(intent: Intent, name: str, profile: str) -> None:
     """Let an RA have what is registered for client mode only where its names and profiles say so."""
-    if entity.profile not in intent.registered_profiles:
+    if profile not in intent.registered_profiles:
         raise NotAuthorized(
-            f"the end entity {entity.name} is registered for client mode; an RA needs a role that names its "
-            "subject and its profile",
+            f"the end entity {name} is registered for client mode; an RA needs a role that names its subject and "
+            "its profile",
             rule="R58",
         )
 

@@ -652,6 +652,7 @@ def _insert(
         connection.execute(_INSERT_ENTITY, values)
     except IntegrityError as error:
         raise _Taken from error
+    withholding.withhold_registered(connection, values)
     audit.append(connection, acts)
 
 

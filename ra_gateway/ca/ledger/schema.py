@@ -187,11 +187,11 @@ withheld: Final = Table(
     "withheld",
     metadata,
     Column("identifier", Blob(), nullable=False),  # of a name or a key: see `sql.name_identifiers`
-    Column("entity", Text, nullable=False),  # a blocked end entity; "": the PKI's own
+    Column("entity", Text, nullable=False),  # for whose sake; "": the PKI's own
     PrimaryKeyConstraint("identifier", "entity"),
     Index("withheld_by_entity", "entity"),
 )
-"""Names and keys for which no certificate is issued."""
+"""Names and keys that are somebody's alone: the PKI's, a blocked end entity's, or registered for client mode."""
 
 crls: Final = Table(
     "crls",

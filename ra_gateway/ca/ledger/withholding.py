@@ -1,15 +1,16 @@
-"""Names and keys for which no certificate is issued: those of the PKI's own, and of end entities that are blocked.
+"""Names and keys that are somebody's alone: the PKI's own, those of blocked end entities, and registered names.
 
 An end entity is blocked with all that names it: its subject, its other names and its keys would otherwise serve
-whoever holds them under another subject.
+whoever holds them under another subject. And what is registered for client mode is not for an RA to give away.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, delete, insert, select
 
@@ -21,7 +22,7 @@ from ra_gateway.ca.ledger.sql import (
     name_identifiers,
     san_identifiers,
 )
-from ra_gateway.ca.records import NO_ENTITY
+from ra_gateway.ca.records import NO_ENTITY, EntityStatus
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.certificates import Certificate
 
@@ -31,13 +32,29 @@ CHUNK: Final = 512
 _w, _c, _e = schema.withheld.c, schema.certificates.c, schema.entities.c
 
 
-def holders(connection: Connection, identifiers: Iterable[bytes]) -> dict[bytes, set[str]]:
-    """Return for names and keys the end entities for whose sake they are withheld, `NO_ENTITY` for the PKI."""
-    found: dict[bytes, set[str]] = {}
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """For whose sake something is withheld.
+
+    Args:
+        entity: Name of an end entity, `NO_ENTITY` for the PKI.
+        blocked: Nobody gets it; otherwise no RA that may not have its profile (client mode).
+    """
+
+    entity: str
+    blocked: bool
+    profile: str
+
+
+def holders(connection: Connection, identifiers: Iterable[bytes]) -> dict[bytes, set[Holder]]:
+    """Return for names and keys for whose sake they are withheld."""
+    found: dict[bytes, set[Holder]] = {}
     wanted = list(identifiers)
     for start in range(0, len(wanted), CHUNK):
-        for identifier, entity in _WITHHELD.among(connection, wanted[start : start + CHUNK]):
-            found.setdefault(identifier, set()).add(entity)
+        rows = _WITHHELD.among(connection, wanted[start : start + CHUNK])
+        for identifier, entity, status, profile in rows:
+            holder = Holder(entity, status == EntityStatus.blocked, profile or "")
+            found.setdefault(identifier, set()).add(holder)
     return found
 
 
@@ -61,17 +78,35 @@ def withhold_entity(connection: Connection, name: str) -> None:
         _add(connection, name, {*names, key_identifier(digest)})
 
 
+def withhold_registered(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Withhold the names of new end entities of client mode, given as rows of their table."""
+    new = [
+        {"identifier": identifier, "entity": row["name"]}
+        for row in rows
+        if row["vendor"]
+        for identifier in san_identifiers(json.loads(row["names"]))
+    ]
+    if new:
+        connection.execute(insert(schema.withheld), new)
+
+
 def give_back(connection: Connection, entity: str) -> None:
-    """Withhold nothing any more for the sake of an end entity."""
+    """Withhold no more for the sake of an end entity than what it is registered with, if it still is."""
     assert entity != NO_ENTITY  # a key that spoke for the PKI once is never a device's
     connection.execute(delete(schema.withheld).where(_w.entity == entity))
+    rows = connection.execute(select(_e.name, _e.vendor, _e.names).where(_e.name == entity))
+    withhold_registered(connection, [dict(row) for row in rows.mappings()])
 
 
 def _add(connection: Connection, entity: str, identifiers: Iterable[bytes]) -> None:
     wanted = sorted(identifiers)
     if not wanted:
         return
-    known = {found for found, whose in holders(connection, wanted).items() if entity in whose}
+    known = {
+        found
+        for found, whose in holders(connection, wanted).items()
+        if any(holder.entity == entity for holder in whose)
+    }
     new = [
         {"identifier": identifier, "entity": entity}
         for identifier in wanted
@@ -82,7 +117,9 @@ def _add(connection: Connection, entity: str, identifiers: Iterable[bytes]) -> N
 
 
 _WITHHELD: Final = Prepared(
-    select(_w.identifier, _w.entity).where(_w.identifier.in_(listed("these")))
+    select(_w.identifier, _w.entity, _e.status, _e.profile)
+    .outerjoin(schema.entities, _e.name == _w.entity)
+    .where(_w.identifier.in_(listed("these")))
 )
 
-__all__ = ["give_back", "holders", "withhold", "withhold_entity"]
+__all__ = ["Holder", "give_back", "holders", "withhold", "withhold_entity", "withhold_registered"]

@@ -6,13 +6,15 @@ Devices without a subject were one end entity called "" before: each gets the id
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
 
-from ra_gateway.ca.ledger import withholding
+from ra_gateway.ca.ledger import audit, withholding
+from ra_gateway.ca.ledger.audit import Act
 from ra_gateway.ca.ledger.sql import identity_key, nameless_name
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import NULL_DN, general_names
@@ -42,6 +44,7 @@ def upgrade() -> None:
     connection = op.get_bind()
     _origins(connection)
     _nameless(connection)
+    _register(connection)
     _withhold(connection)
 
 
@@ -96,14 +99,16 @@ def _nameless(connection: sa.Connection) -> None:
             )
         connection.execute(change, {"id": row.id, "name": made[key], "key": key})
     connection.execute(sa.text("DELETE FROM entities WHERE name = ''"))
+    at = int(time.time())
+    audit.append(
+        connection, [Act(at, "migration", "entity.add", name, {}) for name in made.values()]
+    )
 
 
 def _withhold(connection: sa.Connection) -> None:
     """Withhold the names and keys of the PKI's own, and of end entities that are blocked."""
-    own = sa.text("UPDATE certificates SET entity = '' WHERE id = :id")
     listed = ", ".join(f"'{name}'" for name in PKI_PROFILES)
     for row in list(_certificates(connection, f"profile IN ({listed})")):
-        connection.execute(own, {"id": row.id})
         withholding.withhold(connection, "", [Certificate.from_der(row.der)])
     for (der,) in connection.execute(sa.text("SELECT der FROM authority_certificates")).all():
         withholding.withhold(connection, "", [Certificate.from_der(der)])
@@ -111,6 +116,14 @@ def _withhold(connection: sa.Connection) -> None:
         sa.text("SELECT name FROM entities WHERE status = 'blocked'")
     ).all():
         withholding.withhold_entity(connection, name)
+
+
+def _register(connection: sa.Connection) -> None:
+    """Withhold the names that are registered for client mode from RAs."""
+    rows = connection.execute(
+        sa.text("SELECT name, vendor, names FROM entities WHERE vendor <> '' AND names <> '[]'")
+    )
+    withholding.withhold_registered(connection, [dict(row) for row in rows.mappings()])
 
 
 def _certificates(connection: sa.Connection, condition: str) -> Iterator[sa.Row[Any]]:
