@@ -82,6 +82,16 @@ def ca_profiles(config: CAConfig) -> dict[str, Profile]:
         profiles[name] = derive(base, name, **changes)
     if config.profile not in profiles:
         raise ConfigError([_no_profile("ca.profile", config.profile, profiles)])
+    if profiles[config.profile].is_privileged:
+        raise ConfigError(
+            [
+                Problem(
+                    "ca.profile",
+                    f"{config.profile} is for the PKI's own keys, not for whoever asks",
+                    "Choose another one; `ra-gateway ca profiles` lists them",
+                )
+            ]
+        )
     return {config.profile: profiles.pop(config.profile), **profiles}
 
 

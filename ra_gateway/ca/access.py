@@ -215,18 +215,21 @@ def require_own(authority: Authority, issued: IssuedCertificate) -> None:
 
 
 def require_unprivileged(template: CertTemplate, profile: Profile) -> None:
-    """Refuse to leave out silently what would let a key speak for the PKI.
+    """Refuse what would let a key speak for the PKI, rather than leave it out silently.
 
     Raises:
-        TemplateRefused: It is asked for, and the profile does not give it.
+        NotAuthorized: The profile is for the PKI's own.
+        TemplateRefused: Such a purpose is asked for.
     """
+    if profile.is_privileged:
+        raise NotAuthorized(f"the profile {profile.name} is for the PKI's own", rule="R63")
     extension = template.extension(ExtensionOID.extKeyUsage)
     if extension is None:
         return
     asked = {oid.dotted_string for oid in asn1.unbox(asn1.OIDsBox, extension.value).oids}
-    if wrong := asked & PRIVILEGED_PURPOSES - profile.allowed_purposes:
+    if wrong := asked & PRIVILEGED_PURPOSES:
         raise TemplateRefused(
-            f"extendedKeyUsage {', '.join(sorted(wrong))}, which {profile.name} does not give",
+            f"extendedKeyUsage {', '.join(sorted(wrong))} is requested, which is for the PKI's own",
             rule="R63",
         )
 
@@ -302,6 +305,12 @@ def entity_template(
         NotAuthorized: Another subject, or a name that is not the entity's.
     """
     own_der = _subject_of(entity, device_der)
+    if device_der is not None and not same_name(device_der, own_der):
+        # Its name was another's before, who was deleted.
+        raise NotAuthorized(
+            f"the certificate is not one of the end entity {entity.name}: {entity.subject}",
+            rule="R67",
+        )
     asked_der = template.subject_der or NULL_DN
     if asked_der != NULL_DN and not same_name(asked_der, own_der):
         raise NotAuthorized(

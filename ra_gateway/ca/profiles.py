@@ -155,6 +155,11 @@ class Profile:
         return hash(self.name)
 
     @cached_property
+    def is_privileged(self) -> bool:
+        """Whether it gives purposes that let a key speak for the PKI: never on request, to nobody."""
+        return bool(PRIVILEGED_PURPOSES & {*self.purposes, *self.allowed_purposes})
+
+    @cached_property
     def required_attributes(self) -> Mapping[bytes, str]:
         """Content octets of the OIDs of `required_subject`, and their names."""
         return {_attribute(name): name for name in self.required_subject}

@@ -45,7 +45,7 @@ from ra_gateway.cli.telling import (
     told,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES, BodyType
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config import CAConfig, load, load_ca
@@ -141,11 +141,7 @@ class _Known:
 
 def _grantable(profiles: Mapping[str, Profile]) -> list[str]:
     """Return the names of profiles that may be asked for: none whose keys speak for the PKI."""
-    return [
-        name
-        for name, profile in profiles.items()
-        if not PRIVILEGED_PURPOSES & ({*profile.purposes} | profile.allowed_purposes)
-    ]
+    return [name for name, profile in profiles.items() if not profile.is_privileged]
 
 
 def _with_window(entity: EndEntity, config: CAConfig) -> EndEntity:

@@ -10,9 +10,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ra_gateway.ca.access import ClientMode, Mode
-from ra_gateway.ca.profiles import NE_IPSEC, NE_TLS, OCSP_SIGNING
+from ra_gateway.ca.profiles import NE_IPSEC, NE_TLS, OCSP_SIGNER, OCSP_SIGNING, RA, Profile
 from ra_gateway.ca.records import (
     CertificateStatus,
+    EndEntity,
     EntityStatus,
     Reason,
     Revocation,
@@ -194,6 +195,22 @@ async def test_its_own_first_certificate_gives_a_device_its_names(
         BodyType.cr, signer=renewed.entity, template=named(SUBJECT, *ENB1.names)
     )
     assert more.certificate.subject_alt_name_der == general_names_der(ENB1.names)
+
+
+async def test_a_name_that_was_another_s_gives_nothing(desk: Desk, vendor_pki: VendorPKI) -> None:
+    """Of an end entity that was deleted while its certificate was on hold, and made anew with another subject."""
+    desk.mode = Mode.client
+    vendor = credential_of(vendor_pki.device(IDENTITY))
+    device = await desk.enrol(signer=vendor, template=CertTemplate())
+    await desk.confirm(device, signer=vendor)
+    serial, registry = device.certificate.serial_number, desk.ledger.registry
+    await desk.ledger.revoke(Revocation(serial, Reason.certificateHold, "test"), NOW)
+    await registry.delete_entity("enb1", "test", NOW)
+    other = EndEntity("enb1", "CN=other", ("dns:other.example.net",), "", "acme", "SN-000002")
+    await registry.add_entity(other, "test", NOW)
+    await desk.ledger.revoke(Revocation(serial, Reason.removeFromCRL, "test"), NOW)
+    der = await desk.request(BodyType.cr, signer=device.entity, template=CertTemplate())
+    assert (await desk.refused(der))[1] is NOT_AUTHORIZED
 
 
 # --- devices without a subject ------------------------------------------------------------------------------------
@@ -379,6 +396,18 @@ async def test_a_purpose_of_the_pki_makes_nobody_a_device(
     assert await desk.ledger.counts() == {}
 
 
+async def test_a_vendor_certificate_of_such_a_purpose_is_no_device_s(
+    desk: Desk, vendor_pki: VendorPKI
+) -> None:
+    """Although its identity is registered: in client mode, and nested by an RA."""
+    signer = credential_of(vendor_pki.sub.issue(f"CN={IDENTITY}", eku=(OCSP_SIGNING,)))
+    inner = await desk.request(signer=signer, template=CertTemplate())
+    desk.mode = Mode.client
+    assert (await desk.refused(inner))[1] is NOT_AUTHORIZED
+    desk.mode = Mode.ra
+    assert (await desk.refused(await desk.nest(inner)))[1] is NOT_AUTHORIZED
+
+
 @pytest.mark.parametrize("purpose", [OCSP_SIGNING, OID.anyExtendedKeyUsage, OID.cmcArchive])
 @pytest.mark.parametrize("mode", list(Mode))
 async def test_a_purpose_of_the_pki_is_not_given(
@@ -398,6 +427,16 @@ async def test_a_purpose_of_the_pki_is_not_given(
         NOT_AUTHORIZED,
     )
     assert await desk.ledger.counts() == {}
+
+
+@pytest.mark.parametrize("profile", [RA, OCSP_SIGNER])
+async def test_a_profile_of_the_pki_is_not_to_be_had(
+    operator_pki: OperatorPKI, tmp_path: Path, profile: Profile
+) -> None:
+    """Not even by a role that names it, as only the database could."""
+    async with open_desk(operator_pki, tmp_path / "ledger.db", profile=profile) as desk:
+        assert (await desk.refused(await desk.request()))[1] is NOT_AUTHORIZED
+        assert await desk.ledger.counts() == {}
 
 
 async def test_names_and_keys_of_the_pki_are_nobodys(
