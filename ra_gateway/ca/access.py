@@ -200,7 +200,8 @@ def require_own(authority: Authority, issued: IssuedCertificate) -> None:
     Raises:
         NotAuthorized: It is another's, or the PKI's own.
     """
-    if issued.entity == NO_ENTITY:
+    certificate = load_certificate(issued.der)
+    if issued.entity == NO_ENTITY or certificate.extended_key_usage & PRIVILEGED_PURPOSES:
         raise NotAuthorized("the certificate is that of an entity of the PKI itself", rule="R58")
     if authority.name in (issued.requester, issued.origin):
         return
@@ -210,7 +211,6 @@ def require_own(authority: Authority, issued: IssuedCertificate) -> None:
             "is not for others'",
             rule="R58",
         )
-    certificate = load_certificate(issued.der)
     require_names(authority, certificate.subject_der, certificate.subject_alt_name_der)
 
 

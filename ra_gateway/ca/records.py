@@ -15,7 +15,7 @@ CLIENT: Final = "client"
 that a certConf without certificate finds its own. No RA may have this name."""
 
 NO_ENTITY: Final = ""
-"""In place of an end entity's name, for the PKI's own: the CA's signers and the RAs. No end entity has this name."""
+"""In place of an end entity's name, for the CA's own signers. No end entity has this name."""
 
 
 class CertificateStatus(StrEnum):
@@ -79,7 +79,7 @@ class IssuedCertificate:
 
     Args:
         issuer_id: Key identifier (hex) of the issuing CA that signed it.
-        entity: Name of the end entity it was issued to, `NO_ENTITY` for the PKI's own.
+        entity: Name of the end entity it was issued to, `NO_ENTITY` for the CA's own signers.
         requester: Who had it issued: name of the RA, or `CLIENT`.
         origin: Who vouched for the device at first: as `requester`, and kept by what is got with this certificate.
         revoked_at: Aware UTC; None unless rejected or revoked.
@@ -139,8 +139,9 @@ class Intent:
         spki_digest: SHA-256 of SubjectPublicKeyInfo as `canonical_spki` writes it.
         san_der: Value of SubjectAltName, None without one.
         entity: Name of the end entity; None finds it by its names, and creates it if there is none (RA mode);
-            `NO_ENTITY` for the PKI's own.
+            `NO_ENTITY` for the CA's own signers.
         origin: As of `IssuedCertificate`; "" for the operation's requester.
+        own: Whether it is for an entity of the PKI itself, such as an RA, whose names and keys are nobody else's.
         on_behalf: Whether an RA asks for the device.
         registered_profiles: Of the end entities that are registered with a vendor, for client mode, those with one of
             these profiles ("" for the default one) may be asked for by the RA.
@@ -157,6 +158,7 @@ class Intent:
     san_der: bytes | None = None
     entity: str | None = None
     origin: str = ""
+    own: bool = False
     on_behalf: bool = False
     registered_profiles: frozenset[str] = frozenset()
     enrolls: bool = True

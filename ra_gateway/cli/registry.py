@@ -22,7 +22,6 @@ from ra_gateway.ca.ledger.listing import newest
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
 from ra_gateway.ca.records import (
-    NO_ENTITY,
     Authority,
     CertificateStatus,
     EndEntity,
@@ -632,8 +631,8 @@ async def _certify(
         issuer_id=issuer.id,
         profile=profile.name,
         spki_digest=b"",
-        entity=NO_ENTITY,
         enrolls=False,
+        own=True,
     )
 
     async def answer(certificate: Certificate, changes: tuple[str, ...]) -> bytes:

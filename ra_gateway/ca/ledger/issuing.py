@@ -352,7 +352,8 @@ class _Reserving:
         if intent.entity == NO_ENTITY:
             return NO_ENTITY
         entity = self._known(item)
-        self._require_not_withheld(item, entity)
+        if not intent.own:
+            self._require_not_withheld(item, entity)
         if entity is None:
             if intent.entity is not None:
                 raise NotAuthorized(f"there is no end entity {intent.entity}", rule="R58")

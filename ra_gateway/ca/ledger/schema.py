@@ -59,7 +59,7 @@ certificates: Final = Table(
     Column("requester", Text, nullable=False),
     Column(
         "entity", Text, nullable=False
-    ),  # a name and no reference: it outlives the entity; "": the PKI's own
+    ),  # a name and no reference: it outlives the entity; "": the CA's signers
     Column("subject_key", Blob(), nullable=False),  # see `sql.identity_key`
     Column("issuer_id", Text, nullable=False),
     Column("profile", Text, nullable=False),
