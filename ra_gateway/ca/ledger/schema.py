@@ -78,7 +78,7 @@ certificates: Final = Table(
     Column("der", Blob()),
     Column(
         "origin", Text, nullable=False, server_default=""
-    ),  # who vouched for the device at first
+    ),  # who vouched for the device at first; "": the requester
     UniqueConstraint("serial"),
     CheckConstraint("status = 'reserved' OR der IS NOT NULL", name="issued_has_der"),
     Index("certificates_by_entity", "entity", "id"),

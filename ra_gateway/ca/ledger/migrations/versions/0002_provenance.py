@@ -49,9 +49,10 @@ def upgrade() -> None:
 
 
 def _origins(connection: sa.Connection) -> None:
-    """Fill in who vouched at first: a renewal in client mode keeps what the renewed certificate has."""
-    connection.execute(sa.text("UPDATE certificates SET origin = requester"))
-    of_serial = sa.text("SELECT origin FROM certificates WHERE serial = :serial")
+    """Fill in who vouched at first where it is not the requester: a renewal in client mode keeps what there was."""
+    of_serial = sa.text(
+        "SELECT COALESCE(NULLIF(origin, ''), requester) FROM certificates WHERE serial = :serial"
+    )
     change = sa.text("UPDATE certificates SET origin = :origin WHERE serial = :serial")
     renewals = sa.text(
         "SELECT number, subject, detail FROM audit WHERE number > :after AND action = 'issue' "
@@ -68,7 +69,7 @@ def _origins(connection: sa.Connection) -> None:
     connection.execute(
         sa.text(
             "UPDATE certificates SET origin = (SELECT created_by FROM entities "
-            "WHERE entities.name = certificates.entity) WHERE origin = 'client' AND entity IN "
+            "WHERE entities.name = certificates.entity) WHERE requester = 'client' AND origin = '' AND entity IN "
             "(SELECT name FROM entities WHERE vendor = '' AND created_by <> 'operator')"
         )
     )
