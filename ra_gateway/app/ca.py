@@ -21,7 +21,7 @@ from ra_gateway.ca.information import Published
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger import Ledger, open_ledger
 from ra_gateway.ca.lint import require_clean
-from ra_gateway.ca.material import CAMaterial, expiries, load_ca
+from ra_gateway.ca.material import CAMaterial, expiries, load_ca, retired_certificates
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
 from ra_gateway.ca.profiles import PROFILES, Profile, derive
 from ra_gateway.ca.records import Reenroll
@@ -83,6 +83,16 @@ def ca_profiles(config: CAConfig) -> dict[str, Profile]:
         profiles[name] = derive(base, name, **changes)
     if config.profile not in profiles:
         raise ConfigError([_no_profile("ca.profile", config.profile, profiles)])
+    if profiles[config.profile].is_privileged:
+        raise ConfigError(
+            [
+                Problem(
+                    "ca.profile",
+                    f"{config.profile} is for the PKI's own keys, not for whoever asks",
+                    "Choose another one; `ra-gateway ca profiles` lists them",
+                )
+            ]
+        )
     return {config.profile: profiles.pop(config.profile), **profiles}
 
 
@@ -249,6 +259,11 @@ class BundledService:
             ),
             published=_published(material, config),
             key_generation=_key_generation(material, config),
+            signers=[
+                *roots,
+                *(credential.certificate for credential in material.ocsp.values()),
+                *retired_certificates(config.directory_path),
+            ],
         )
 
     async def start(self) -> None:

@@ -19,15 +19,23 @@ from typing import Final
 
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.profiles import Profile
-from ra_gateway.ca.records import Authority, EndEntity, EntityStatus, Privilege
+from ra_gateway.ca.records import (
+    NO_ENTITY,
+    Authority,
+    EndEntity,
+    EntityStatus,
+    IssuedCertificate,
+    Privilege,
+)
+from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
-from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES, BodyType
 from ra_gateway.cmp.messages import CertTemplate, Extension, PKIHeader
 from ra_gateway.cmp.names import (
     NULL_DN,
-    CanonicalName,
     attributes,
     canonical,
+    fits,
     from_rfc4514,
     general_names,
     general_names_der,
@@ -93,15 +101,11 @@ class Registered:
 
     Args:
         ledger: Where they are registered.
-
-    `names` and `keys` are those in their certificates: no end entity may get one of them.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._known: dict[Certificate, Authority] = {}
-        self.names: frozenset[CanonicalName] = frozenset()
-        self.keys: frozenset[bytes] = frozenset()
         self._good_until = float("-inf")
         self._refreshing = asyncio.Lock()
 
@@ -117,16 +121,12 @@ class Registered:
         async with self._refreshing:
             if loop.time() >= self._good_until:
                 authorities = await self._ledger.registry.authorities()
-                known = {
+                self._known = {
                     load_certificate(der): authority
                     for authority in authorities
                     if authority.enabled
                     for der in authority.certificates
                 }
-                if known != self._known:
-                    self._known = known
-                    self.names = frozenset(canonical(item.subject_der) for item in known)
-                    self.keys = frozenset(item.spki_der for item in known)
                 self._good_until = loop.time() + AUTHORITIES_SECONDS
         return self._known
 
@@ -156,6 +156,81 @@ def require_profile(authority: Authority, profile: str) -> None:
             f"{authority.name} may not act for the profile {profile or 'of that certificate'} "
             f"(role {authority.role.name})",
             rule="R58",
+        )
+
+
+def require_names(authority: Authority, subject_der: bytes, san_der: bytes | None) -> None:
+    """Refuse names that an authority, or its role, is not bound to.
+
+    Who has no patterns at all is bound to none. A device without a subject is known by its SubjectAltName.
+
+    Raises:
+        NotAuthorized: A name fits no pattern.
+    """
+    for bound in (authority.role, authority):
+        if not (bound.subjects or bound.sans):
+            continue
+        names = () if san_der is None else general_names(san_der)
+        for name in names:
+            # A wildcard would speak for other devices.
+            if "*" in name or not any(_admits(pattern, name) for pattern in bound.sans):
+                raise _not_bound_to(authority, f"subjectAltName {name}")
+        if canonical(subject_der) or not names:
+            subject = rfc4514(subject_der)
+            if not any(_admits(pattern, subject) for pattern in bound.subjects):
+                raise _not_bound_to(authority, f"subject {subject!r}")
+
+
+def _admits(pattern: str, name: str) -> bool:
+    return pattern == "*" or fits(name, pattern)
+
+
+def _not_bound_to(authority: Authority, name: str) -> NotAuthorized:
+    return NotAuthorized(
+        f"{name}: {authority.name} is bound to other names (role {authority.role.name})",
+        rule="R58",
+    )
+
+
+def require_own(authority: Authority, issued: IssuedCertificate) -> None:
+    """Let an authority renew and revoke what it had issued itself (RFC 9483 5.3.2).
+
+    What others had issued is for a role that says so, under the names it is bound to.
+
+    Raises:
+        NotAuthorized: It is another's, or the PKI's own.
+    """
+    certificate = load_certificate(issued.der)
+    if issued.entity == NO_ENTITY or certificate.extended_key_usage & PRIVILEGED_PURPOSES:
+        raise NotAuthorized("the certificate is that of an entity of the PKI itself", rule="R58")
+    if authority.name in (issued.requester, issued.origin):
+        return
+    if not authority.role.others:
+        raise NotAuthorized(
+            f"{authority.name} did not have that certificate issued, and its role {authority.role.name} "
+            "is not for others'",
+            rule="R58",
+        )
+    require_names(authority, certificate.subject_der, certificate.subject_alt_name_der)
+
+
+def require_unprivileged(template: CertTemplate, profile: Profile) -> None:
+    """Refuse what would let a key speak for the PKI, rather than leave it out silently.
+
+    Raises:
+        NotAuthorized: The profile is for the PKI's own.
+        TemplateRefused: Such a purpose is asked for.
+    """
+    if profile.is_privileged:
+        raise NotAuthorized(f"the profile {profile.name} is for the PKI's own", rule="R63")
+    extension = template.extension(ExtensionOID.extKeyUsage)
+    if extension is None:
+        return
+    asked = {oid.dotted_string for oid in asn1.unbox(asn1.OIDsBox, extension.value).oids}
+    if wrong := asked & PRIVILEGED_PURPOSES:
+        raise TemplateRefused(
+            f"extendedKeyUsage {', '.join(sorted(wrong))} is requested, which is for the PKI's own",
+            rule="R63",
         )
 
 
@@ -191,13 +266,18 @@ def identity_of(signer: Certificate, identity_from: str) -> str:
     """Return what names a device in its vendor certificate.
 
     Raises:
-        NotAuthorized: The certificate does not say it.
+        NotAuthorized: The certificate does not say it, or says it more than once.
     """
     oid = IDENTITY_ATTRIBUTES[identity_from]
-    for found, text in attributes(signer.subject_der):
-        if found == oid and text:
-            return text
-    raise NotAuthorized(f"{signer.subject} has no {identity_from}", rule="R67")
+    values = [text for found, text in attributes(signer.subject_der) if found == oid]
+    if len(values) > 1:
+        raise NotAuthorized(
+            f"{signer.subject} has {len(values)} {identity_from}, and names nobody with that",
+            rule="R67",
+        )
+    if not values or not values[0]:
+        raise NotAuthorized(f"{signer.subject} has no {identity_from}", rule="R67")
+    return values[0]
 
 
 def require_active(entity: EndEntity | None, who: str) -> EndEntity:
@@ -225,26 +305,32 @@ def entity_template(
         NotAuthorized: Another subject, or a name that is not the entity's.
     """
     own_der = _subject_of(entity, device_der)
+    if device_der is not None and not same_name(device_der, own_der):
+        # Its name was another's before, who was deleted.
+        raise NotAuthorized(
+            f"the certificate is not one of the end entity {entity.name}: {entity.subject}",
+            rule="R67",
+        )
     asked_der = template.subject_der or NULL_DN
-    if asked_der == NULL_DN:
-        asked_der = own_der
-    elif not same_name(asked_der, own_der):
+    if asked_der != NULL_DN and not same_name(asked_der, own_der):
         raise NotAuthorized(
             f"the subject is not that of the end entity {entity.name}: {entity.subject}", rule="R67"
         )
     names = template.extension(ExtensionOID.subjectAltName)
-    if names is not None:
-        own = {_comparable(name) for name in general_names(general_names_der(entity.names))}
-        foreign = {name for name in general_names(names.value) if _comparable(name) not in own}
-        if foreign:
-            raise NotAuthorized(
-                f"{', '.join(sorted(foreign))}: not a name of the end entity {entity.name}",
-                rule="R67",
-            )
-    elif entity.names:
-        names = Extension(ExtensionOID.subjectAltName, False, general_names_der(entity.names))
-        template = replace(template, extensions=(*template.extensions, names))
-    return replace(template, subject_der=asked_der)
+    if names is None:
+        granted_der = general_names_der(entity.names) if entity.names else None
+        return _with_names(template, own_der, granted_der)
+    own = {_lower(name) for name in general_names(general_names_der(entity.names))}
+    foreign = {name for name in general_names(names.value) if _lower(name) not in own}
+    if foreign:
+        raise NotAuthorized(
+            f"{', '.join(sorted(foreign))}: not a name of the end entity {entity.name}", rule="R67"
+        )
+    return replace(template, subject_der=own_der)
+
+
+def _lower(name: str) -> str:
+    return name.lower() if name.startswith("dns:") else name
 
 
 def _subject_of(entity: EndEntity, device_der: bytes | None) -> bytes:
@@ -263,32 +349,40 @@ def _subject_of(entity: EndEntity, device_der: bytes | None) -> bytes:
         return device_der
 
 
-def _comparable(name: str) -> str:
-    return name.lower() if name.startswith("dns:") else name
-
-
 def renewal_template(template: CertTemplate, old: Certificate) -> CertTemplate:
     """Complete a kur's template from the certificate it renews; names that differ are refused (R70).
+
+    The names are those of the old certificate octet by octet: what is compared by meaning has other spellings,
+    which are not certified.
 
     Raises:
         TemplateRefused: They differ.
     """
     subject_der = template.subject_der or NULL_DN
-    if subject_der == NULL_DN:
-        subject_der = old.subject_der
-    elif not same_name(subject_der, old.subject_der):
+    if subject_der != NULL_DN and not same_name(subject_der, old.subject_der):
         raise TemplateRefused("the subject is not that of the certificate to renew", rule="R70")
     names = template.extension(ExtensionOID.subjectAltName)
     if names is not None and not _same_names(names.value, old.subject_alt_name_der):
         raise TemplateRefused(
             "the SubjectAltName is not that of the certificate to renew", rule="R70"
         )
-    extensions = list(template.extensions)
-    for oid in (ExtensionOID.subjectAltName, ExtensionOID.extKeyUsage):
-        critical, value = old.extensions.get(oid, (False, b""))
-        if template.extension(oid) is None and value:
-            extensions.append(Extension(oid, critical, value))
-    return replace(template, subject_der=subject_der, extensions=tuple(extensions))
+    template = _with_names(template, old.subject_der, old.subject_alt_name_der)
+    critical, value = old.extensions.get(ExtensionOID.extKeyUsage, (False, b""))
+    if template.extension(ExtensionOID.extKeyUsage) is not None or not value:
+        return template
+    purposes = Extension(ExtensionOID.extKeyUsage, critical, value)
+    return replace(template, extensions=(*template.extensions, purposes))
+
+
+def _with_names(template: CertTemplate, subject_der: bytes, san_der: bytes | None) -> CertTemplate:
+    """Return a template with these names in place of its own."""
+    extensions = tuple(
+        item for item in template.extensions if item.oid != ExtensionOID.subjectAltName
+    )
+    if san_der is not None:
+        names = Extension(ExtensionOID.subjectAltName, subject_der == NULL_DN, san_der)
+        extensions = (*extensions, names)
+    return replace(template, subject_der=subject_der, extensions=extensions)
 
 
 def own_template(template: CertTemplate, signer: Certificate) -> CertTemplate:

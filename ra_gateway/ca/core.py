@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -41,8 +41,11 @@ from ra_gateway.ca.access import (
     own_template,
     renewal_template,
     require_active,
+    require_names,
+    require_own,
     require_privilege,
     require_profile,
+    require_unprivileged,
 )
 from ra_gateway.ca.information import Published, answer_to
 from ra_gateway.ca.issuer import Issuer
@@ -51,6 +54,8 @@ from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.profiles import ANY_KEY_USAGES, Profile
 from ra_gateway.ca.records import (
     ALIVE,
+    CLIENT,
+    NO_ENTITY,
     Authority,
     EndEntity,
     Intent,
@@ -62,7 +67,7 @@ from ra_gateway.ca.records import (
 )
 from ra_gateway.clocks import always_steady
 from ra_gateway.cmp.algorithms import load_public_key
-from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     PKICONF_BODY,
@@ -130,7 +135,6 @@ from ra_gateway.errors import (
     ServiceFailure,
     SignerNotTrusted,
     StoreUnavailable,
-    TemplateRefused,
     TransactionInUse,
     UpstreamUnavailable,
 )
@@ -149,10 +153,6 @@ _OPERATOR_ONLY: Final = frozenset({BodyType.kur, BodyType.rr})
 
 _BATCH_MAX: Final = 64
 """Most messages in a batch; an RA that serves more devices at a time sends another."""
-
-CLIENT: Final = "client"
-"""Requester of all operations of client mode: there the transactionID alone names one, whoever sends it, so
-that a certConf without certificate finds its own. No RA may have this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +253,7 @@ class BundledCA:
         ca_pubs: Whether an ip carries the root in caPubs.
         key_generation: Makes keys for devices that ask for that; None refuses them.
         steady: Whether the clock can be believed for what cannot be undone (`ra_gateway.clocks`).
+        signers: Further certificates of the PKI's own, such as the OCSP signers': nobody gets their names or keys.
     """
 
     def __init__(
@@ -273,6 +274,7 @@ class BundledCA:
         ca_pubs: bool = False,
         key_generation: KeyGeneration | None = None,
         steady: Callable[[], bool] = always_steady,
+        signers: Iterable[Certificate] = (),
     ) -> None:
         self._steady = steady
         self._credential = credential
@@ -302,12 +304,14 @@ class BundledCA:
             dict.fromkeys((*credential.certificates, *cross, *self._issuer.certificates))
         )
         self._ca_pubs = self._issuer.certificates[-1:] if ca_pubs else ()
-        own = (
+        authorities = [found for item in issuers for found in (item.certificate, *item.chain)]
+        self._authority_names = frozenset(canonical(item.subject_der) for item in authorities)
+        self._own = (
             credential.certificate,
-            *(found for item in issuers for found in (item.certificate, *item.chain)),
+            *authorities,
+            *(() if key_generation is None else (key_generation.credential.certificate,)),
+            *signers,
         )
-        self._own_names = frozenset(canonical(item.subject_der) for item in own)
-        self._own_keys = frozenset(item.spki_der for item in own)
         self._key_generation = key_generation
         self._accepted = frozenset(
             (Possession.encr_cert, *((Possession.key_generation,) if key_generation else ()))
@@ -322,6 +326,7 @@ class BundledCA:
             ConfigError, StoreUnavailable: The ledger cannot be used.
         """
         await self._ledger.open()
+        await self._ledger.withhold(self._own)
         self._sweeper = asyncio.create_task(supervised("ca.sweep", self._sweep_forever))
 
     async def close(self) -> None:
@@ -526,6 +531,12 @@ class BundledCA:
         authenticated = authenticate(message, domains, rules, now)
         check_message_time(message.header, rules.relaxed_by(authenticated.domain.quirks), now)
         if authenticated.domain is not self._operator:
+            if self._issued_here(authenticated.signer):
+                # Whoever else vouches for it: we alone know what became of it.
+                raise SignerNotTrusted(
+                    f"{authenticated.signer.subject} is of this PKI, and not accepted as a vendor's",
+                    rule="R21",
+                )
             if authority is not None:
                 return _Asked(received, authenticated)
             assert self._client is not None  # nobody else has vendors
@@ -557,7 +568,7 @@ class BundledCA:
         As much is believed of it where it replaces a device's protection by its own. Certificates of our own are
         judged as ever: they may have been revoked.
         """
-        others = tuple(item for item in devices if not self._is_ours(item.issuer_der))
+        others = tuple(item for item in devices if not self._issued_here(item))
         return TrustDomain(
             authority.name, DomainKind.vendor, others, algorithms=self._operator.algorithms
         )
@@ -575,6 +586,8 @@ class BundledCA:
         issued = await self._ledger.record_of(signer, now)
         if issued is None:
             raise SignerNotTrusted(f"{signer.subject} was not issued by this CA", rule="R21")
+        if issued.entity == NO_ENTITY:
+            raise NotAuthorized(f"{signer.subject} is an entity of the PKI itself", rule="R36")
         if issued.status not in ALIVE:
             raise SignerNotTrusted(
                 f"{signer.subject} is {issued.status}",
@@ -631,14 +644,13 @@ class BundledCA:
             if found is not None and (found.answer or not _is_repeat(found, asked)):
                 return _replay(found, asked)
         if body_type is BodyType.kur:
-            old = await self._renewed(request.request, asked.device, now)
+            old = await self._renewed(request.request, asked, now)
             template = renewal_template(template, load_certificate(old.der))
             profile = self._profiles.get(old.profile) or self._profiles[self._default_profile]
-            if received.authority is not None:
-                # Of both, if the old one's is no longer configured.
-                for name in {old.profile or profile.name, profile.name}:
-                    require_profile(received.authority, name)
-        elif asked.entity is not None:
+            self._require_renewable(old, asked, profile, now)
+        elif asked.entity is not None and (
+            asked.device is None or (asked.device.origin == CLIENT and asked.entity.vendor)
+        ):
             device_der = None if asked.device is None else asked.device.der
             template = entity_template(
                 template,
@@ -647,18 +659,25 @@ class BundledCA:
             )
             own = asked.entity.profile or self._default_profile
             profile = choose_profile(header, (own,), self._profiles)
+        elif received.authority is None:
+            # What an RA vouched for, under a profile and names of its own, is no more in client mode.
+            assert asked.device is not None
+            template = own_template(template, load_certificate(asked.device.der))
+            own = asked.device.profile or self._default_profile
+            profile = choose_profile(header, (own,), self._profiles)
         else:
-            assert received.authority is not None
             profile = choose_profile(header, received.authority.role.profiles, self._profiles)
             if asked.device is not None:
                 template = own_template(template, load_certificate(asked.device.der))
-        await self._registered.certificates()  # client mode alone would never look
+        require_unprivileged(template, profile)
+        served: frozenset[str] = frozenset()
+        if received.authority is not None:
+            served = self._served(received.authority, template, profile)
         if request.possession is Possession.key_generation:
             private_key = await self._make_key(asked, request, profile)
             template = replace(template, spki_der=spki_der(private_key))
         elif request.possession is Possession.encr_cert:
             _require_encryption_only(template, profile)
-        self._check_identity(template)
         implicit = (
             header.implicit_confirm
             # Until certConf nobody knows that the device has the key.
@@ -685,7 +704,10 @@ class BundledCA:
             issuer_id=self._issuer.id,
             profile=profile.name,
             spki_digest=b"",
-            entity=asked.entity.name if asked.entity else (old.entity or None) if old else None,
+            entity=asked.entity.name if asked.entity else old.entity if old else None,
+            origin=_origin(asked, old),
+            on_behalf=received.authority is not None,
+            registered_profiles=served,
             enrolls=_enrolls(asked),
             reenroll=self._policy.reenroll,
             enroll_until=now + self._policy.reenroll_window,
@@ -723,28 +745,65 @@ class BundledCA:
         kind = self._key_generation.choose_kind(request.algorithm_hint_der, profile)
         return await self._key_generation.make_key(kind)
 
+    def _served(
+        self, authority: Authority, template: CertTemplate, profile: Profile
+    ) -> frozenset[str]:
+        """Check the names an RA asks for; return for which profiles it may have what is registered for client mode.
+
+        Raises:
+            NotAuthorized: It, or its role, is bound to other names.
+        """
+        names = template.extension(ExtensionOID.subjectAltName)
+        require_names(
+            authority, template.subject_der or NULL_DN, None if names is None else names.value
+        )
+        if not any((authority.subjects, authority.role.subjects)):
+            return frozenset()
+        unnamed = {""} if profile.name == self._default_profile else set()
+        return frozenset({profile.name, *unnamed})
+
     async def _renewed(
-        self, request: CertReqMsg, device: IssuedCertificate | None, now: datetime
+        self, request: CertReqMsg, asked: _Asked, now: datetime
     ) -> IssuedCertificate:
         """Return the certificate a kur renews: the one named, or that of the name; else the signer's."""
-        named = request.old_cert_id()
+        named, device = request.old_cert_id(), asked.device
         old = device
         if named is not None:
-            ours = self._is_ours(name_of(named.issuer_der))
-            old = await self._ledger.certificate(named.serial_number, now) if ours else None
+            old = await self._ours(name_of(named.issuer_der), named.serial_number, now)
         elif device is None:
-            subject_der = request.template.subject_der or NULL_DN
-            old = await self._ledger.newest_certificate(subject_der, now)
-        if old is None:
-            raise RequestRefused(
-                "no such certificate to renew", fail_info=PKIFailureInfo.badCertId, rule="R68"
-            )
-        if device is not None and old.serial_number != device.serial_number:
+            old = await self._newest(request.template, now)
+        if device is not None and (old is None or old.serial_number != device.serial_number):
             raise RequestRefused(
                 "oldCertID is not the certificate that protects the message",
                 fail_info=PKIFailureInfo.badCertId,
                 rule="R68",
             )
+        if old is None:
+            raise RequestRefused(
+                "no such certificate to renew", fail_info=PKIFailureInfo.badCertId, rule="R68"
+            )
+        return old
+
+    async def _newest(self, template: CertTemplate, now: datetime) -> IssuedCertificate | None:
+        """Return the newest certificate of the names in a template that has some."""
+        subject_der = template.subject_der or NULL_DN
+        names = template.extension(ExtensionOID.subjectAltName)
+        if not canonical(subject_der) and names is None:
+            return None
+        san_der = None if names is None else names.value
+        return await self._ledger.newest_certificate(subject_der, now, san_der=san_der)
+
+    def _require_renewable(
+        self, old: IssuedCertificate, asked: _Asked, profile: Profile, now: datetime
+    ) -> None:
+        """Refuse a renewal that is not the requester's to ask for, and then one of what is no longer good."""
+        authority = asked.received.authority
+        if authority is not None:
+            if not asked.received.by_device:
+                require_own(authority, old)
+            # Of both, if the old one's is no longer configured.
+            for name in {old.profile or profile.name, profile.name}:
+                require_profile(authority, name)
         if old.status not in ALIVE:
             raise RequestRefused(
                 f"the certificate to renew is {old.status}",
@@ -757,19 +816,28 @@ class BundledCA:
                 fail_info=PKIFailureInfo.signerNotTrusted,
                 rule="R69",
             )
-        return old
+
+    async def _ours(
+        self, issuer_der: bytes | None, serial_number: int, now: datetime
+    ) -> IssuedCertificate | None:
+        """Return the record of the certificate that an issuer and a serial number name, if it is one of ours."""
+        if not self._is_ours(issuer_der):
+            return None
+        found = await self._ledger.certificate(serial_number, now)
+        if found is None or not same_name(
+            load_certificate(found.der).issuer_der, issuer_der or NULL_DN
+        ):
+            return None
+        return found
 
     def _is_ours(self, issuer_der: bytes | None) -> bool:
         return issuer_der is not None and any(
             same_name(issuer_der, own) for own in self._issuer_names
         )
 
-    def _check_identity(self, template: CertTemplate) -> None:
-        """Refuse the names and keys of this PKI's own entities: who has one of them could pass for it."""
-        if canonical(template.subject_der or NULL_DN) in self._own_names | self._registered.names:
-            raise NotAuthorized("the subject is that of an entity of the PKI itself", rule="R67")
-        if template.spki_der in self._own_keys or template.spki_der in self._registered.keys:
-            raise TemplateRefused("the key is that of an entity of the PKI itself", rule="R62")
+    def _issued_here(self, certificate: Certificate) -> bool:
+        """Tell whether a certificate names one of this PKI's CAs as its issuer, the root included."""
+        return canonical(certificate.issuer_der) in self._authority_names
 
     async def _given(
         self,
@@ -873,7 +941,7 @@ class BundledCA:
             assert received.outer is not None
             return received.outer
         signer = load_certificate(operation.signer_der)
-        if received.authority is not None and not self._is_ours(signer.issuer_der):
+        if received.authority is not None and not self._issued_here(signer):
             domain = self._vouched_for(received.authority, signer)
         else:
             domain = await self._domain_of(signer, operation, now)
@@ -888,7 +956,7 @@ class BundledCA:
         self, signer: Certificate, operation: Operation, now: datetime
     ) -> TrustDomain:
         """Return the trust domain that vouched for the signer of a request."""
-        if self._is_ours(signer.issuer_der):
+        if self._issued_here(signer):
             return self._operator
         issued = await self._ledger.certificate(operation.serial_number, now)
         entity = await self._ledger.registry.entity(issued.entity) if issued is not None else None
@@ -939,9 +1007,7 @@ class BundledCA:
         self, wanted: AuthenticatedRevocation, asked: _Asked, now: datetime
     ) -> IssuedCertificate:
         """Return the certificate an rr names, if whoever asks may have it revoked."""
-        found = None
-        if self._is_ours(wanted.issuer_der):
-            found = await self._ledger.certificate(wanted.serial_number, now)
+        found = await self._ours(wanted.issuer_der, wanted.serial_number, now)
         if asked.received.by_device and (
             found is None
             or asked.device is None
@@ -955,6 +1021,8 @@ class BundledCA:
             )
         authority = asked.received.authority
         if authority is not None:
+            if not asked.received.by_device:
+                require_own(authority, found)
             require_profile(authority, found.profile or self._default_profile)
         return found
 
@@ -1010,6 +1078,17 @@ def _enrolls(asked: _Asked) -> bool:
     if asked.received.message.body_type is BodyType.ir:
         return True
     return asked.received.by_device and asked.device is None
+
+
+def _origin(asked: _Asked, old: IssuedCertificate | None) -> str:
+    """Return who vouched for a device at first: what it gets with its certificate keeps that.
+
+    An RA that speaks for a device vouches for it anew.
+    """
+    known = old or asked.device
+    if known is None or not asked.received.by_device:
+        return asked.received.requester
+    return known.origin
 
 
 def _in_use() -> TransactionInUse:

@@ -23,8 +23,8 @@ from ra_gateway.ca.ledger import SerialTaken
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import Intent, Operation
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import default_algorithm, load_public_key
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.algorithms import canonical_spki, default_algorithm, load_public_key
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.messages import CertTemplate
 from ra_gateway.cmp.protection import Signer
 from ra_gateway.errors import CMPError, ConfigError, Problem
@@ -144,7 +144,7 @@ class Issuer:
         """
         # 1 check: what is asked for against the profile. A refusal leaves no trace (R155).
         blueprint = self.check(template, profile, now)
-        intent = self._fill(intent, blueprint, profile)
+        intent = self._fill(intent, blueprint, profile, template)
         for attempt in range(1, _SERIAL_ATTEMPTS + 1):
             # 2 number: a random serial number, which the ledger sees to be a new one.
             operation = self.number(operation)
@@ -284,13 +284,17 @@ class Issuer:
         """
         return await ledger.store(operation, certificate, now, revoke_superseded=revoke_superseded)
 
-    def _fill(self, intent: Intent, blueprint: Blueprint, profile: Profile) -> Intent:
+    def _fill(
+        self, intent: Intent, blueprint: Blueprint, profile: Profile, template: CertTemplate
+    ) -> Intent:
+        names = template.extension(ExtensionOID.subjectAltName)  # which a profile grants or refuses
         return replace(
             intent,
             subject_der=blueprint.subject_der,
+            san_der=None if names is None else names.value,
             issuer_id=self.id,
             profile=profile.name,
-            spki_digest=hashlib.sha256(blueprint.spki_der).digest(),
+            spki_digest=hashlib.sha256(canonical_spki(blueprint.spki_der)).digest(),
         )
 
     def _serial_number(self) -> int:

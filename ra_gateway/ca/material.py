@@ -318,6 +318,19 @@ def load_ca(
     return _undisturbed(directory, read)
 
 
+def retired_certificates(directory: Path) -> tuple[Certificate, ...]:
+    """Return the certificates of what was replaced in a CA's directory: issuing CAs, roots and signers.
+
+    Raises:
+        ConfigError: A file cannot be read, or holds none.
+    """
+    return tuple(
+        certificate
+        for path in sorted(directory.glob("retired*/**/*.pem"))
+        for certificate in load_certificates(path, str(path))
+    )
+
+
 def load_unchecked(
     view: CADirectory,
     *,

@@ -10,6 +10,13 @@ from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Final
 
+CLIENT: Final = "client"
+"""Requester of all operations of client mode: there the transactionID alone names one, whoever sends it, so
+that a certConf without certificate finds its own. No RA may have this name."""
+
+NO_ENTITY: Final = ""
+"""In place of an end entity's name, for the CA's own signers. No end entity has this name."""
+
 
 class CertificateStatus(StrEnum):
     """What has become of a serial number."""
@@ -72,7 +79,9 @@ class IssuedCertificate:
 
     Args:
         issuer_id: Key identifier (hex) of the issuing CA that signed it.
-        entity: Name of the end entity it was issued to, "" for the CA's own signers.
+        entity: Name of the end entity it was issued to, `NO_ENTITY` for the CA's own signers.
+        requester: Who had it issued: name of the RA, or `CLIENT`.
+        origin: Who vouched for the device at first: as `requester`, and kept by what is got with this certificate.
         revoked_at: Aware UTC; None unless rejected or revoked.
     """
 
@@ -82,6 +91,8 @@ class IssuedCertificate:
     issuer_id: str = ""
     entity: str = ""
     profile: str = ""
+    requester: str = ""
+    origin: str = ""
     revoked_at: datetime | None = None
     reason: Reason | None = None
 
@@ -125,8 +136,15 @@ class Intent:
 
     Args:
         issuer_id: Key identifier (hex) of the issuing CA.
-        spki_digest: SHA-256 of SubjectPublicKeyInfo.
-        entity: Name of the end entity; None finds it by the subject, and creates it if there is none (RA mode).
+        spki_digest: SHA-256 of SubjectPublicKeyInfo as `canonical_spki` writes it.
+        san_der: Value of SubjectAltName, None without one.
+        entity: Name of the end entity; None finds it by its names, and creates it if there is none (RA mode);
+            `NO_ENTITY` for the CA's own signers.
+        origin: As of `IssuedCertificate`; "" for the operation's requester.
+        own: Whether it is for an entity of the PKI itself, such as an RA, whose names and keys are nobody else's.
+        on_behalf: Whether an RA asks for the device.
+        registered_profiles: Of the end entities that are registered with a vendor, for client mode, those with one of
+            these profiles ("" for the default one) may be asked for by the RA.
         enrolls: Whether this is a first certificate (ir, cr), which `reenroll` is asked about.
         reenroll: Policy for an entity that holds a confirmed, valid certificate.
         enroll_until: Given to an entity that is created.
@@ -137,7 +155,12 @@ class Intent:
     issuer_id: str
     profile: str
     spki_digest: bytes
+    san_der: bytes | None = None
     entity: str | None = None
+    origin: str = ""
+    own: bool = False
+    on_behalf: bool = False
+    registered_profiles: frozenset[str] = frozenset()
     enrolls: bool = True
     reenroll: Reenroll = Reenroll.allow
     enroll_until: datetime | None = None
@@ -217,11 +240,17 @@ class Role:
 
     Args:
         profiles: Names of the certificate profiles it may ask for; the first is the one it gets unasked.
+        subjects, sans: Glob patterns of the names it may ask for, over RFC 4514 strings and texts such as
+            "dns:enb1.example.net"; with neither, any but those of end entities registered for client mode.
+        others: Whether it may also renew and revoke what others had issued, where these patterns fit.
     """
 
     name: str
     privileges: frozenset[Privilege]
     profiles: tuple[str, ...]
+    subjects: tuple[str, ...] = ()
+    sans: tuple[str, ...] = ()
+    others: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,12 +259,15 @@ class Authority:
 
     Args:
         certificates: DER, in the order they were added.
+        subjects, sans: As of its role; what is asked for has to fit both.
     """
 
     name: str
     role: Role
     certificates: tuple[bytes, ...] = ()
     enabled: bool = True
+    subjects: tuple[str, ...] = ()
+    sans: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

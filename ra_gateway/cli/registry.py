@@ -19,7 +19,7 @@ from ra_gateway.ca.authorities import SIGNER_DAYS
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.ledger.listing import newest
-from ra_gateway.ca.profiles import PRIVILEGED_PURPOSES, Profile
+from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
 from ra_gateway.ca.records import (
     Authority,
@@ -68,6 +68,14 @@ ra_app = typer.Typer(
 EntityName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the end entity.")]
 RoleName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the role.")]
 RAName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the RA.")]
+SubjectsOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Pattern of subjects it may ask for, such as CN=enb-*,O=Operator."),
+]
+SANsOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Pattern of other names it may ask for, such as dns:enb-*.example.net."),
+]
 
 
 def problem(path: str, what: str, todo: str) -> ConfigError:
@@ -132,11 +140,7 @@ class _Known:
 
 def _grantable(profiles: Mapping[str, Profile]) -> list[str]:
     """Return the names of profiles that may be asked for: none whose keys speak for the PKI."""
-    return [
-        name
-        for name, profile in profiles.items()
-        if not PRIVILEGED_PURPOSES & ({*profile.purposes} | profile.allowed_purposes)
-    ]
+    return [name for name, profile in profiles.items() if not profile.is_privileged]
 
 
 def _with_window(entity: EndEntity, config: CAConfig) -> EndEntity:
@@ -383,9 +387,17 @@ def role_add(
         list[str] | None,
         typer.Option(help="Profile it may ask for, the usual one first; else ca.profile."),
     ] = None,
+    subjects: SubjectsOption = None,
+    sans: SANsOption = None,
+    others: Annotated[
+        bool | None,
+        typer.Option(
+            help="Renew and revoke also what others had issued, where these names fit; else what it has."
+        ),
+    ] = None,
     config: ConfigOption = CONFIG,
 ) -> None:
-    """Make a role, or change what it lets be done."""
+    """Make a role, or change what it lets be done; the names it has stay where none are given."""
 
     async def put(ledger: Ledger, settings: CAConfig) -> Role:
         known = _grantable(ca_profiles(settings))
@@ -397,12 +409,29 @@ def role_add(
                 f"there is no profile {unknown[0]!r} for it",
                 f"There are: {', '.join(known)}",
             )
-        role = Role(name, frozenset(privilege), names)
+        before = next((item for item in await ledger.registry.roles() if item.name == name), None)
+        role = replace(
+            before or Role(name, frozenset(), ()), privileges=frozenset(privilege), profiles=names
+        )
+        if subjects is not None:
+            role = replace(role, subjects=tuple(subjects))
+        if sans is not None:
+            role = replace(role, sans=tuple(sans))
+        if others is not None:
+            role = replace(role, others=others)
         await ledger.registry.put_role(role, actor(), now())
         return role
 
     role = with_ledger(config, put)
-    say(f"The role {name}: {_privileges(role)}; {', '.join(role.profiles)}.")
+    told = [_privileges(role), ", ".join(role.profiles)]
+    if bounds := _bounds(role):
+        told.append(f"{bounds}{', of others too' if role.others else ''}")
+    say(f"The role {name}: {'; '.join(told)}.")
+
+
+def _bounds(bound: Role | Authority) -> str:
+    """Return the patterns of names for people, "" for none."""
+    return " or ".join((*bound.subjects, *bound.sans))
 
 
 def _privileges(role: Role) -> str:
@@ -443,6 +472,9 @@ def role_show(name: RoleName, config: ConfigOption = CONFIG) -> None:
                 ("Name", name),
                 ("Privileges", _privileges(role)),
                 ("Profiles", ", ".join(role.profiles)),
+                ("Subjects", "; ".join(role.subjects)),
+                ("Other names", "; ".join(role.sans)),
+                ("Others' certificates", "yes" if role.others else "no"),
                 ("Members", ", ".join(members) or "none"),
             )
         )
@@ -475,28 +507,39 @@ def ra_add(
     name: RAName,
     certificate: Annotated[Path, typer.Option(help="Certificate it signs with, PEM.")],
     role: RoleOption = None,
+    subjects: SubjectsOption = None,
+    sans: SANsOption = None,
     config: ConfigOption = CONFIG,
 ) -> None:
-    """Register an RA, or one more certificate of a registered one."""
+    """Register an RA, or one more certificate of a registered one; the names it has stay where none are given."""
     found = load_certificates(certificate, "--certificate")[0]
 
     async def add(ledger: Ledger, _: CAConfig) -> None:
-        await _put_authority(ledger, name, role)
+        await _put_authority(ledger, name, role, subjects, sans)
         await ledger.registry.add_authority_certificate(name, found.der, actor(), now())
 
     with_ledger(config, add)
     say(f"The CA hears {found.subject} as {name} within a few seconds.")
 
 
-async def _put_authority(ledger: Ledger, name: str, role: str | None) -> Authority | None:
-    """Make an RA, or change its role; return what it was before."""
+async def _put_authority(
+    ledger: Ledger,
+    name: str,
+    role: str | None,
+    subjects: list[str] | None,
+    sans: list[str] | None,
+) -> Authority | None:
+    """Make an RA, or change its role and names; return what it was before."""
     before = await _find_authority(ledger, name)
     if before is None and role is None:
         raise problem(
             f"ra {name}", "is not registered", "Register it with --role; `ra-gateway ca ra list`"
         )
-    if role is not None and (before is None or before.role.name != role):
-        await ledger.registry.put_authority(name, role, actor(), now())
+    wanted = role or (before.role.name if before is not None else "")
+    if before is None or before.role.name != wanted or subjects is not None or sans is not None:
+        await ledger.registry.put_authority(
+            name, wanted, actor(), now(), subjects=subjects, sans=sans
+        )
     return before
 
 
@@ -512,6 +555,8 @@ def ra_issue(
     out: Annotated[Path, typer.Option(help="PKCS#12 file to be written.")],
     password_file: Annotated[Path, typer.Option(help="File with the password for it.")],
     role: RoleOption = None,
+    subjects: SubjectsOption = None,
+    sans: SANsOption = None,
     subject: Annotated[
         str | None, typer.Option(help="RFC 4514; else that of its newest certificate.")
     ] = None,
@@ -531,7 +576,7 @@ def ra_issue(
     async def issue(ledger: Ledger, settings: CAConfig) -> Certificate:
         material, profiles = ca_material(settings), ca_profiles(settings)
         issuer = material.issuers[0]
-        before = await _put_authority(ledger, name, role)
+        before = await _put_authority(ledger, name, role, subjects, sans)
         private_key = KEY_KINDS[key_kind]()
         certificate = await _certify(
             ledger,
@@ -587,6 +632,7 @@ async def _certify(
         profile=profile.name,
         spki_digest=b"",
         enrolls=False,
+        own=True,
     )
 
     async def answer(certificate: Certificate, changes: tuple[str, ...]) -> bytes:
@@ -645,6 +691,8 @@ def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
             ("Role", authority.role.name),
             ("Privileges", _privileges(authority.role)),
             ("Profiles", ", ".join(authority.role.profiles)),
+            ("Names of its role", _bounds(authority.role)),
+            ("Names of its own", _bounds(authority)),
         )
     )
     certificates = [Certificate.from_der(der) for der in authority.certificates]

@@ -116,6 +116,8 @@ async def test_an_intent_then_a_certificate_then_a_confirmation(ledger: Ledger) 
         issuer_id=ISSUER_ID,
         entity="CN=enb1,O=Example Operator",
         profile="ne_ipsec",
+        requester="ra1",
+        origin="ra1",
     )
     confirmed = await ledger.confirm(stored, accepted=True, digest=b"c", answer=b"ok", now=NOW)
     assert confirmed == replace(stored, confirm_digest=b"c", confirm_answer=b"ok")

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 
 from ra_gateway.ca.ledger import Ledger, open_ledger
 from ra_gateway.ca.records import (
@@ -19,6 +23,8 @@ from ra_gateway.ca.records import (
     Privilege,
     Role,
 )
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.errors import ConfigError
 from tests.support.pki import OperatorPKI
@@ -283,6 +289,10 @@ async def test_roles_are_made_changed_and_deleted(ledger: Ledger) -> None:
         (replace(ROLE, privileges=frozenset()), "lets nothing be done"),
         (replace(ROLE, profiles=()), "names no certificate profile"),
         (replace(ROLE, profiles=("seg", "seg")), "names no certificate profile, or one twice"),
+        (replace(ROLE, subjects=("",)), "the pattern '' cannot be used"),
+        (replace(ROLE, subjects=("CN=a\nb",)), "cannot be used"),
+        (replace(ROLE, sans=("enb*.example.net",)), "fits no SubjectAltName"),
+        (replace(ROLE, others=True), "whatever their names"),
     ],
 )
 async def test_a_role_makes_sense(tmp_path: Path, role: Role, told: str) -> None:
@@ -325,6 +335,46 @@ async def test_an_authority_overlaps_with_itself(ledger: Ledger, operator_pki: O
     # What it had is free for another one.
     await registry.put_authority("other", "ra", OPERATOR, NOW)
     await registry.add_authority_certificate("other", new.der, OPERATOR, NOW)
+
+
+async def test_roles_and_authorities_are_bound_to_names(ledger: Ledger) -> None:
+    """Both keep their patterns apart; putting an authority again keeps those it has unless others are given."""
+    registry = ledger.registry
+    bound = replace(ROLE, subjects=("CN=enb-*,O=X",), sans=("dns:*.example.net",), others=True)
+    await registry.put_role(bound, OPERATOR, NOW)
+    await registry.put_authority("gateway", "ra", OPERATOR, NOW, subjects=["CN=enb-7*"])
+    expected = Authority("gateway", bound, subjects=("CN=enb-7*",))
+    assert await registry.authorities() == [expected]
+    await registry.put_authority("gateway", "ra", OPERATOR, NOW, sans=["ip:192.0.2.*"])
+    assert await registry.authorities() == [replace(expected, sans=("ip:192.0.2.*",))]
+    await registry.put_authority("gateway", "ra", OPERATOR, NOW, subjects=[], sans=[])
+    assert await registry.authorities() == [Authority("gateway", bound)]
+    details = [line.detail for line in await ledger.audit_entries()]
+    assert details[0]["subjects"] == '["CN=enb-*,O=X"]'
+    assert details[0]["others"] == "yes"
+    assert details[1]["subjects"] == '["CN=enb-7*"]'
+
+
+async def test_another_spelling_of_a_certificate_is_no_other(
+    ledger: Ledger, operator_pki: OperatorPKI
+) -> None:
+    """Its signature (r, n-s) is as good: it is not registered for a second authority."""
+    registry = ledger.registry
+    await registry.put_role(ROLE, OPERATOR, NOW)
+    for name in ("one", "two"):
+        await registry.put_authority(name, "ra", OPERATOR, NOW)
+    certificate = Certificate.from_der(operator_pki.issuing.issue("CN=ra,O=X").der)
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    r, s = decode_dss_signature(certificate.signature)
+    twin = asn1.tlv(0x03, b"\x00" + encode_dss_signature(r, order - s))
+    respelt = asn1.tlv(0x30, certificate.tbs_der, certificate.algorithm_der, twin)
+    await registry.add_authority_certificate("one", certificate.der, OPERATOR, NOW)
+    await registry.add_authority_certificate("one", respelt, OPERATOR, NOW)
+    with pytest.raises(ConfigError, match="is registered for one"):
+        await registry.add_authority_certificate("two", respelt, OPERATOR, NOW)
+    (one, two) = await registry.authorities()
+    assert one.certificates == (certificate.der,)
+    assert two.certificates == ()
 
 
 async def test_an_authority_gets_another_role(ledger: Ledger) -> None:

@@ -325,6 +325,8 @@ async def open_desk(
     policy: IssuancePolicy | None = None,
     published: Published | None = None,
     key_generation: KeyGeneration | None = None,
+    more_profiles: tuple[Profile, ...] = (),
+    signers: tuple[Certificate, ...] = (),
 ) -> AsyncIterator[Desk]:
     clock = clock or Clock()
     ledger = ledger or open_ledger(path)
@@ -342,7 +344,7 @@ async def open_desk(
         issuers=(Issuer(issuing, (root,), operator.issuing.private_key, random_octets),),
         ledger=ledger,
         operator=domain,
-        profiles={profile.name: profile},
+        profiles={item.name: item for item in (profile, *more_profiles)},
         clock=clock,
         random_octets=secrets.token_bytes,
         rules=RULES,
@@ -352,6 +354,7 @@ async def open_desk(
         policy=policy,
         published=published,
         key_generation=key_generation,
+        signers=signers,
     )
     await ca.start()
     await register(ledger, "ra1", privileges, profile, *(registered or (operator.ra,)))

@@ -6,6 +6,7 @@ nothing can come in between. Refusals are results, not exceptions: they leave no
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,23 +31,28 @@ from sqlalchemy import (
     update,
 )
 
-from ra_gateway.ca.ledger import audit, schema
+from ra_gateway.ca.ledger import audit, schema, withholding
 from ra_gateway.ca.ledger.audit import Act
 from ra_gateway.ca.ledger.sql import (
     LONGEST_NAME,
     AnyRow,
     Prepared,
+    alternative_names,
     hexadecimal,
+    identity_key,
+    key_identifier,
     listed,
     moment,
     moment_or_none,
+    name_identifiers,
+    nameless_name,
     number_or_none,
     operation_key,
     seconds,
     seconds_or_none,
-    subject_key,
 )
 from ra_gateway.ca.records import (
+    NO_ENTITY,
     EntityStatus,
     Intent,
     Operation,
@@ -55,7 +61,7 @@ from ra_gateway.ca.records import (
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.names import rfc4514
+from ra_gateway.cmp.names import canonical, general_names, rfc4514
 from ra_gateway.errors import (
     CMPError,
     NotAuthorized,
@@ -63,6 +69,7 @@ from ra_gateway.errors import (
     RequestRefused,
     ServiceFailure,
     StoreUnavailable,
+    TemplateRefused,
 )
 
 
@@ -175,6 +182,21 @@ class Reservation:
         """What finds the operation."""
         return operation_key(self.operation.requester, self.operation.transaction_id)
 
+    @cached_property
+    def identity(self) -> bytes:
+        """What finds the end entity."""
+        return identity_key(self.intent.subject_der, self.intent.san_der)
+
+    @cached_property
+    def names(self) -> frozenset[bytes]:
+        """What finds whom the names are withheld for."""
+        return name_identifiers(self.intent.subject_der, self.intent.san_der)
+
+    @cached_property
+    def key_identifier(self) -> bytes:
+        """What finds whom the key is withheld for."""
+        return key_identifier(self.intent.spki_digest)
+
 
 def reserve_many(
     connection: Connection, items: Sequence[Reservation]
@@ -208,6 +230,8 @@ class _Entity:
     name: str
     status: str = EntityStatus.active
     enroll_until: int | None = None
+    vendor: str = ""
+    profile: str = ""
 
 
 class _Reserving:
@@ -225,6 +249,10 @@ class _Reserving:
             self._now,
         )
         self._enrolled = self._find_enrolled(items)
+        self._withheld = withholding.holders(
+            connection,
+            {found for item in items for found in (item.key_identifier, *item.names)},
+        )
         self._expired: list[bytes] = []
         self._entities: list[dict[str, Any]] = []
         self._certificates: list[dict[str, Any]] = []
@@ -245,18 +273,14 @@ class _Reserving:
     def _find_entities(
         self, items: Sequence[Reservation]
     ) -> tuple[dict[str, _Entity], dict[bytes, _Entity]]:
-        subjects = {
-            subject_key(item.intent.subject_der): item.intent.subject_der
-            for item in items
-            if item.intent.entity is None
-        }
+        subjects = {item.identity: item for item in items if item.intent.entity is None}
         by_subject: dict[bytes, _Entity] = {}
         if subjects:
             rows = _ENTITIES_BY_SUBJECT.among(self._connection, subjects)
             by_subject = {row[0]: _Entity(*row[1:]) for row in rows}
         # Also the names that entities which have to be made would get.
         names = {item.intent.entity for item in items if item.intent.entity} | {
-            _name_for(der) for key, der in subjects.items() if key not in by_subject
+            _name_for(item) for key, item in subjects.items() if key not in by_subject
         }
         by_name: dict[str, _Entity] = {}
         if names:
@@ -268,17 +292,17 @@ class _Reserving:
         names = set()
         for item in items:
             if item.intent.enrolls and item.intent.reenroll is not Reenroll.allow:
-                entity = self._known(item.intent)
+                entity = self._known(item)
                 if entity is not None:
                     names.add(entity.name)
         if not names:
             return set()
         return set(_ENROLLED.among(self._connection, names, now=self._now).scalars())
 
-    def _known(self, intent: Intent) -> _Entity | None:
-        if intent.entity is None:
-            return self._by_subject.get(subject_key(intent.subject_der))
-        return self._by_name.get(intent.entity)
+    def _known(self, item: Reservation) -> _Entity | None:
+        if item.intent.entity is None:
+            return self._by_subject.get(item.identity)
+        return self._by_name.get(item.intent.entity)
 
     # What becomes of it.
 
@@ -311,12 +335,13 @@ class _Reserving:
                 "status": "reserved",
                 "requester": operation.requester,
                 "entity": name,
-                "subject_key": subject_key(intent.subject_der),
+                "subject_key": item.identity,
                 "issuer_id": intent.issuer_id,
                 "profile": intent.profile,
                 "spki_digest": intent.spki_digest,
                 "unique_key": int(intent.unique_key),
                 "reserved_at": now,
+                "origin": intent.origin or operation.requester,
             }
         )
         return None
@@ -324,22 +349,48 @@ class _Reserving:
     def _entity_for(self, item: Reservation) -> str:
         """Return the name of an item's end entity, which may have the certificate."""
         intent = item.intent
-        if intent.entity == "":
-            return ""  # a signer of the CA itself
-        entity = self._known(intent)
+        if intent.entity == NO_ENTITY:
+            return NO_ENTITY
+        entity = self._known(item)
+        if not intent.own:
+            self._require_not_withheld(item, entity)
         if entity is None:
             if intent.entity is not None:
                 raise NotAuthorized(f"there is no end entity {intent.entity}", rule="R58")
             return self._new_entity(item)
         if entity.status == EntityStatus.blocked:
             raise NotAuthorized(f"the end entity {entity.name} is blocked", rule="R58")
+        if intent.on_behalf and entity.vendor:
+            _require_served(intent, entity.name, entity.profile)
         if intent.enrolls and entity.name in self._enrolled:
             _require_reenroll(intent, entity, seconds(item.now))
         return entity.name
 
+    def _require_not_withheld(self, item: Reservation, entity: _Entity | None) -> None:
+        """Refuse what is the PKI's own, a blocked end entity's under whatever other name, or not an RA's to give."""
+        keys = self._withheld.get(item.key_identifier, set())
+        names: set[withholding.Holder] = set()
+        for found in item.names:
+            names |= self._withheld.get(found, set())
+        if any(holder.entity == NO_ENTITY for holder in names):
+            raise NotAuthorized("a name of an entity of the PKI itself", rule="R67")
+        if any(holder.entity == NO_ENTITY for holder in keys):
+            raise TemplateRefused("the key is that of an entity of the PKI itself", rule="R62")
+        for holder in names | keys:
+            if holder.blocked:
+                raise NotAuthorized(
+                    f"a name or the key of the end entity {holder.entity}, which is blocked",
+                    rule="R58",
+                )
+            own = entity is not None and entity.name == holder.entity
+            if item.intent.on_behalf and not own:
+                _require_served(item.intent, holder.entity, holder.profile)
+
     def _new_entity(self, item: Reservation) -> str:
-        subject_der = item.intent.subject_der
-        key, name = subject_key(subject_der), _name_for(subject_der)
+        subject_der, san_der = item.intent.subject_der, item.intent.san_der
+        if not canonical(subject_der) and not alternative_names(san_der):
+            raise TemplateRefused("neither subject nor SubjectAltName", rule="R51")
+        key, name = item.identity, _name_for(item)
         if name in self._by_name:  # an operator's name for somebody else
             name = f"{name[: LONGEST_NAME - 20]} #{key.hex()[:16]}"
         self._require_unused_key(item.intent, name)
@@ -352,7 +403,7 @@ class _Reserving:
                 "name": name,
                 "subject": rfc4514(subject_der),
                 "subject_key": key,
-                "names": "[]",
+                "names": _names_for(item),
                 "profile": item.intent.profile,
                 "vendor": "",
                 "identity": "",
@@ -393,11 +444,30 @@ def _require_reenroll(intent: Intent, entity: _Entity, now: int) -> None:
         )
 
 
-def _name_for(subject_der: bytes) -> str:
-    name = rfc4514(subject_der)
+def _require_served(intent: Intent, name: str, profile: str) -> None:
+    """Let an RA have what is registered for client mode only where its names and profiles say so."""
+    if profile not in intent.registered_profiles:
+        raise NotAuthorized(
+            f"the end entity {name} is registered for client mode; an RA needs a role that names its subject and "
+            "its profile",
+            rule="R58",
+        )
+
+
+def _name_for(item: Reservation) -> str:
+    name = rfc4514(item.intent.subject_der)
+    if not name:
+        return nameless_name(item.intent.san_der, item.identity)
     if len(name) <= LONGEST_NAME:
         return name
-    return f"{name[: LONGEST_NAME - 20]} #{subject_key(subject_der).hex()[:16]}"
+    return f"{name[: LONGEST_NAME - 20]} #{item.identity.hex()[:16]}"
+
+
+def _names_for(item: Reservation) -> str:
+    """Return what an end entity that is made may be called besides its subject, as JSON."""
+    if item.intent.san_der is None or rfc4514(item.intent.subject_der):
+        return "[]"
+    return json.dumps(general_names(item.intent.san_der))
 
 
 def key_holders(
@@ -439,12 +509,14 @@ _CLAIMS: Final = Prepared(
 )
 _SERIALS: Final = Prepared(select(_c.serial).where(_c.serial.in_(listed("these"))))
 _ENTITIES_BY_SUBJECT: Final = Prepared(
-    select(_e.subject_key, _e.name, _e.status, _e.enroll_until).where(
+    select(_e.subject_key, _e.name, _e.status, _e.enroll_until, _e.vendor, _e.profile).where(
         _e.subject_key.in_(listed("these"))
     )
 )
 _ENTITIES_BY_NAME: Final = Prepared(
-    select(_e.name, _e.status, _e.enroll_until).where(_e.name.in_(listed("these")))
+    select(_e.name, _e.status, _e.enroll_until, _e.vendor, _e.profile).where(
+        _e.name.in_(listed("these"))
+    )
 )
 _ENROLLED: Final = Prepared(
     select(_c.entity)

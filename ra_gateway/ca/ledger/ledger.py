@@ -16,14 +16,14 @@ is flushed along with every commit before it; only then may the answer leave. He
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, bindparam, func, select
 
-from ra_gateway.ca.ledger import audit, revoking, schema
+from ra_gateway.ca.ledger import audit, revoking, schema, withholding
 from ra_gateway.ca.ledger.database import Database, PostgresDatabase, SQLiteDatabase, write
 from ra_gateway.ca.ledger.issuing import (
     Confirmation,
@@ -40,13 +40,14 @@ from ra_gateway.ca.ledger.revoking import Revoking, revoke_many
 from ra_gateway.ca.ledger.sql import (
     AnyRow,
     hexadecimal,
+    identity_key,
     moment_or_none,
     operation_key,
     seconds,
     seconds_or_none,
-    subject_key,
 )
 from ra_gateway.ca.records import (
+    NO_ENTITY,
     AuditEntry,
     CertificateStatus,
     Intent,
@@ -213,10 +214,14 @@ class Ledger:
         return found if found is not None and load_certificate(found.der) == certificate else None
 
     async def newest_certificate(
-        self, subject_der: bytes, now: datetime
+        self, subject_der: bytes, now: datetime, *, san_der: bytes | None = None
     ) -> IssuedCertificate | None:
-        """Return the newest certificate of a subject that is neither expired nor revoked, or None."""
-        parameters = {"key": subject_key(subject_der), "now": seconds(now)}
+        """Return the newest certificate of a subject that is neither expired nor revoked, or None.
+
+        Args:
+            san_der: SubjectAltName, which stands for a subject that is empty.
+        """
+        parameters = {"key": identity_key(subject_der, san_der), "now": seconds(now)}
         row = await self._read(
             lambda connection: connection.execute(_NEWEST, parameters).one_or_none()
         )
@@ -234,6 +239,11 @@ class Ledger:
         # All of the ledger is counted: lookups do not wait for that.
         rows = await self._database.read_state(lambda c: c.execute(_COUNTS).all())
         return {CertificateStatus(status): number for status, number in rows}
+
+    async def withhold(self, certificates: Iterable[Certificate]) -> None:
+        """Issue nothing, from now on, for the names and keys of certificates of the PKI's own."""
+        found = tuple(certificates)
+        await self._write(lambda connection: withholding.withhold(connection, NO_ENTITY, found))
 
     # --- revoking ---------------------------------------------------------------------------------------------
 
@@ -328,6 +338,8 @@ def _issued(row: AnyRow, now: int) -> IssuedCertificate:
         issuer_id=row.issuer_id,
         entity=row.entity,
         profile=row.profile,
+        requester=row.requester,
+        origin=row.origin or row.requester,
         revoked_at=moment_or_none(revoked_at),
         reason=Reason(reason) if gone else None,
     )
@@ -341,6 +353,8 @@ _ISSUED: Final = select(
     _c.issuer_id,
     _c.entity,
     _c.profile,
+    _c.requester,
+    _c.origin,
     _c.revoked_at,
     _c.reason,
     _c.confirm_by,

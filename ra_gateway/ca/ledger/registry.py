@@ -29,10 +29,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from ra_gateway.ca.ledger import audit, schema
+from ra_gateway.ca.ledger import audit, schema, withholding
 from ra_gateway.ca.ledger.audit import Act
 from ra_gateway.ca.ledger.database import Database, write
 from ra_gateway.ca.ledger.sql import (
+    AnyRow,
     listed,
     moment,
     moment_or_none,
@@ -42,6 +43,8 @@ from ra_gateway.ca.ledger.sql import (
     subject_key,
 )
 from ra_gateway.ca.records import (
+    CLIENT,
+    NO_ENTITY,
     Authority,
     CertificateStatus,
     EndEntity,
@@ -62,7 +65,7 @@ MOST_PROBLEMS: Final = 20
 CHUNK: Final = 512
 """Names per question, far below what either database takes; and per line of the audit trail."""
 
-RESERVED_NAMES: Final = frozenset({"client"})
+RESERVED_NAMES: Final = frozenset({CLIENT})
 """What operations of client mode are filed under; no authority may have such a name."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
@@ -196,9 +199,13 @@ class Registry:
         Raises:
             ConfigError: There is none of this name.
         """
-        action = "entity.block" if status is EntityStatus.blocked else "entity.unblock"
+        blocked = status is EntityStatus.blocked
+        action = "entity.block" if blocked else "entity.unblock"
         await self._change_entity(
-            name, {"status": status.value}, Act(seconds(now), actor, action, name, {})
+            name,
+            {"status": status.value},
+            Act(seconds(now), actor, action, name, {}),
+            withholding.withhold_entity if blocked else withholding.give_back,
         )
 
     async def open_window(
@@ -216,11 +223,19 @@ class Registry:
             Act(seconds(now), actor, "entity.open", name, detail),
         )
 
-    async def _change_entity(self, name: str, values: Mapping[str, Any], act: Act) -> None:
+    async def _change_entity(
+        self,
+        name: str,
+        values: Mapping[str, Any],
+        act: Act,
+        then: Callable[[Connection, str], None] | None = None,
+    ) -> None:
         def change(connection: Connection) -> None:
             statement = update(_entities).where(_entities.c.name == name).values(values)
             if not connection.execute(statement).rowcount:
                 _unknown_entity(name)
+            if then is not None:
+                then(connection, name)
             audit.append(connection, [act])
 
         await write(self._database, change)
@@ -238,6 +253,7 @@ class Registry:
                 _unknown_entity(name)
             _require_no_valid_certificate(connection, name, now)
             connection.execute(delete(_entities).where(_entities.c.name == name))
+            withholding.give_back(connection, name)
             act = Act(seconds(now), actor, "entity.delete", name, {"subject": row.subject})
             audit.append(connection, [act])
 
@@ -255,10 +271,15 @@ class Registry:
         values = {
             "privileges": json.dumps(sorted(role.privileges)),
             "profiles": json.dumps(role.profiles),
+            "subjects": json.dumps(role.subjects),
+            "sans": json.dumps(role.sans),
+            "others": int(role.others),
         }
         detail = {
             "privileges": ",".join(sorted(role.privileges)),
             "profiles": ",".join(role.profiles),
+            **_patterns_detail(role.subjects, role.sans),
+            **({"others": "yes"} if role.others else {}),
         }
 
         def put(connection: Connection) -> None:
@@ -273,7 +294,7 @@ class Registry:
         """Return all roles in the order of their names."""
         statement = select(_roles).order_by(_roles.c.name)
         rows = await self._database.read(lambda connection: connection.execute(statement).all())
-        return [_role(row.name, row.privileges, row.profiles) for row in rows]
+        return [_role(row.name, row) for row in rows]
 
     async def delete_role(self, name: str, actor: str, now: datetime) -> None:
         """Delete a role that nobody has.
@@ -299,12 +320,25 @@ class Registry:
 
     # --- authorities ------------------------------------------------------------------------------------------
 
-    async def put_authority(self, name: str, role_name: str, actor: str, now: datetime) -> None:
-        """Register an authority, or give it another role.
+    async def put_authority(
+        self,
+        name: str,
+        role_name: str,
+        actor: str,
+        now: datetime,
+        *,
+        subjects: Sequence[str] | None = None,
+        sans: Sequence[str] | None = None,
+    ) -> None:
+        """Register an authority, or give it another role or other names.
+
+        Args:
+            subjects, sans: Patterns as of `Authority`; None leaves those it has.
 
         Raises:
-            ConfigError: Its name cannot be used, or there is no such role.
+            ConfigError: Its name or a pattern cannot be used, or there is no such role.
         """
+        _require_patterns(f"ra {name}", subjects or (), sans or ())
         _require_name("ra", name)
         if name in RESERVED_NAMES:
             raise _problem(
@@ -316,14 +350,28 @@ class Registry:
         def put(connection: Connection) -> None:
             if connection.scalar(select(_roles.c.name).where(_roles.c.name == role_name)) is None:
                 _unknown_role(role_name)
-            change = update(_authorities).where(_authorities.c.name == name).values(role=role_name)
+            values = {"role": role_name} | {
+                column: json.dumps(patterns)
+                for column, patterns in (("subjects", subjects), ("sans", sans))
+                if patterns is not None
+            }
+            change = update(_authorities).where(_authorities.c.name == name).values(values)
             if not connection.execute(change).rowcount:
                 connection.execute(
                     insert(_authorities).values(
-                        name=name, role=role_name, enabled=1, created_at=seconds(now)
+                        name=name, enabled=1, created_at=seconds(now), **values
                     )
                 )
-            act = Act(seconds(now), actor, "authority.put", name, {"role": role_name})
+            row = connection.execute(
+                select(_authorities.c.subjects, _authorities.c.sans).where(
+                    _authorities.c.name == name
+                )
+            ).one()
+            detail = {
+                "role": role_name,
+                **_patterns_detail(json.loads(row.subjects), json.loads(row.sans)),
+            }
+            act = Act(seconds(now), actor, "authority.put", name, detail)
             audit.append(connection, [act])
 
         await write(self._database, put)
@@ -341,10 +389,14 @@ class Registry:
 
         def add(connection: Connection) -> None:
             _require_authority(connection, name)
-            owner = connection.scalar(
-                select(_certificates.c.authority).where(
-                    _certificates.c.fingerprint == certificate.fingerprint
-                )
+            # Another spelling of a certificate is the same certificate, and there are few of them.
+            owner = next(
+                (
+                    authority
+                    for authority, known in connection.execute(_AUTHORITY_CERTIFICATES)
+                    if Certificate.from_der(known) == certificate
+                ),
+                None,
             )
             if owner == name:
                 return
@@ -369,6 +421,7 @@ class Registry:
                 "subject": certificate.subject,
             }
             act = Act(seconds(now), actor, "authority.certificate.add", name, detail)
+            withholding.withhold(connection, NO_ENTITY, [certificate])
             audit.append(connection, [act])
 
         await write(self._database, add)
@@ -599,6 +652,7 @@ def _insert(
         connection.execute(_INSERT_ENTITY, values)
     except IntegrityError as error:
         raise _Taken from error
+    withholding.withhold_registered(connection, values)
     audit.append(connection, acts)
 
 
@@ -700,12 +754,39 @@ def _unknown_entity(name: str) -> NoReturn:
 # --- roles ----------------------------------------------------------------------------------------------------
 
 
-def _role(name: str, privileges: str, profiles: str) -> Role:
+def _role(name: str, row: AnyRow) -> Role:
     return Role(
         name,
-        frozenset(Privilege(text) for text in json.loads(privileges)),
-        tuple(json.loads(profiles)),
+        frozenset(Privilege(text) for text in json.loads(row.privileges)),
+        tuple(json.loads(row.profiles)),
+        tuple(json.loads(row.subjects)),
+        tuple(json.loads(row.sans)),
+        bool(row.others),
     )
+
+
+def _patterns_detail(subjects: Sequence[str], sans: Sequence[str]) -> dict[str, str]:
+    """Return patterns for the audit trail, as JSON: they hold commas."""
+    found = (("subjects", subjects), ("sans", sans))
+    return {name: json.dumps(list(patterns)) for name, patterns in found if patterns}
+
+
+def _require_patterns(where: str, subjects: Iterable[str], sans: Iterable[str]) -> None:
+    for pattern in (*subjects, *sans):
+        if not 0 < len(pattern) <= LONGEST_TEXT or not pattern.isprintable():
+            raise _problem(
+                where,
+                f"the pattern {pattern[:40]!r} cannot be used",
+                f"Use 1 to {LONGEST_TEXT} printable characters, such as CN=enb-*,O=Operator or "
+                "dns:enb-*.example.net",
+            )
+    for pattern in sans:
+        if pattern != "*" and ":" not in pattern:
+            raise _problem(
+                where,
+                f"the pattern {pattern[:40]!r} fits no SubjectAltName",
+                "Begin it with the kind of name, such as dns:enb-*.example.net or ip:192.0.2.*",
+            )
 
 
 def _require_role(role: Role) -> None:
@@ -721,6 +802,13 @@ def _require_role(role: Role) -> None:
             f"role {role.name}",
             "names no certificate profile, or one twice",
             "Name those it may ask for, the usual one first; `ra-gateway ca profiles` lists them",
+        )
+    _require_patterns(f"role {role.name}", role.subjects, role.sans)
+    if role.others and not (role.subjects or role.sans):
+        raise _problem(
+            f"role {role.name}",
+            "may act for others' certificates, whatever their names",
+            'Name the subjects and other names it may act for; "*" stands for any',
         )
 
 
@@ -742,9 +830,11 @@ def _all_authorities(connection: Connection) -> list[Authority]:
     return [
         Authority(
             row.name,
-            _role(row.role, row.privileges, row.profiles),
+            _role(row.role, row),
             tuple(certificates.get(row.name, ())),
             bool(row.enabled),
+            tuple(json.loads(row.own_subjects)),
+            tuple(json.loads(row.own_sans)),
         )
         for row in connection.execute(_AUTHORITIES)
     ]
@@ -758,8 +848,13 @@ _AUTHORITIES: Final = (
         _authorities.c.name,
         _authorities.c.role,
         _authorities.c.enabled,
+        _authorities.c.subjects.label("own_subjects"),
+        _authorities.c.sans.label("own_sans"),
         _roles.c.privileges,
         _roles.c.profiles,
+        _roles.c.subjects,
+        _roles.c.sans,
+        _roles.c.others,
     )
     .join(_roles, _roles.c.name == _authorities.c.role)
     .order_by(_authorities.c.name)

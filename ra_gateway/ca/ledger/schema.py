@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """Revision of the migrations that makes what is declared here."""
 
 _ID: Final = BigInteger().with_variant(
@@ -57,8 +57,10 @@ certificates: Final = Table(
     Column("serial", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("requester", Text, nullable=False),
-    Column("entity", Text, nullable=False),  # a name and no reference: it outlives the entity
-    Column("subject_key", Blob(), nullable=False),  # see `sql.subject_key`
+    Column(
+        "entity", Text, nullable=False
+    ),  # a name and no reference: it outlives the entity; "": the CA's signers
+    Column("subject_key", Blob(), nullable=False),  # see `sql.identity_key`
     Column("issuer_id", Text, nullable=False),
     Column("profile", Text, nullable=False),
     Column("spki_digest", Blob(), nullable=False),
@@ -73,7 +75,10 @@ certificates: Final = Table(
     Column("reason", SmallInteger),  # CRLReason; removeFromCRL: was on hold once
     Column("held_from", Text),  # on hold: the status to which it is released
     Column("fingerprint", Blob()),  # SHA-256
-    Column("der", Blob()),  # last, so that what stands before is read without it
+    Column("der", Blob()),
+    Column(
+        "origin", Text, nullable=False, server_default=""
+    ),  # who vouched for the device at first; "": the requester
     UniqueConstraint("serial"),
     CheckConstraint("status = 'reserved' OR der IS NOT NULL", name="issued_has_der"),
     Index("certificates_by_entity", "entity", "id"),
@@ -150,6 +155,9 @@ roles: Final = Table(
     Column("name", Text, primary_key=True),
     Column("privileges", Text, nullable=False),  # JSON list, sorted
     Column("profiles", Text, nullable=False),  # JSON list, in order
+    Column("subjects", Text, nullable=False, server_default="[]"),  # JSON list of patterns
+    Column("sans", Text, nullable=False, server_default="[]"),
+    Column("others", SmallInteger, nullable=False, server_default="0"),
 )
 
 authorities: Final = Table(
@@ -159,6 +167,8 @@ authorities: Final = Table(
     Column("role", Text, ForeignKey("roles.name"), nullable=False),
     Column("enabled", SmallInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("subjects", Text, nullable=False, server_default="[]"),  # JSON list of patterns
+    Column("sans", Text, nullable=False, server_default="[]"),
 )
 
 authority_certificates: Final = Table(
@@ -172,6 +182,16 @@ authority_certificates: Final = Table(
     UniqueConstraint("fingerprint"),
     Index("authority_certificates_by_authority", "authority"),
 )
+
+withheld: Final = Table(
+    "withheld",
+    metadata,
+    Column("identifier", Blob(), nullable=False),  # of a name or a key: see `sql.name_identifiers`
+    Column("entity", Text, nullable=False),  # for whose sake; "": the PKI's own
+    PrimaryKeyConstraint("identifier", "entity"),
+    Index("withheld_by_entity", "entity"),
+)
+"""Names and keys that are somebody's alone: the PKI's, a blocked end entity's, or registered for client mode."""
 
 crls: Final = Table(
     "crls",

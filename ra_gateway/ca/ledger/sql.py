@@ -23,7 +23,8 @@ from sqlalchemy import (
 )
 
 from ra_gateway.ca.records import Reason
-from ra_gateway.cmp.names import canonical
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.names import canonical, general_names, name_of
 from ra_gateway.cmp.remembering import remembered
 
 T = TypeVar("T")
@@ -131,6 +132,80 @@ def subject_key(name_der: bytes) -> bytes:
     """
     comparable = json.dumps([sorted(rdn) for rdn in canonical(name_der)])
     return hashlib.sha256(comparable.encode()).digest()
+
+
+def identity_key(subject_der: bytes, san_der: bytes | None) -> bytes:
+    """Return what tells one end entity from another: its subject, and its SubjectAltName where that is empty.
+
+    Args:
+        san_der: Value of the extension, None without one.
+
+    Raises:
+        MalformedMessage: They are no names.
+    """
+    if canonical(subject_der):
+        return subject_key(subject_der)
+    names = json.dumps({"subjectAltName": sorted(alternative_names(san_der))})
+    return hashlib.sha256(names.encode()).digest()
+
+
+def nameless_name(san_der: bytes | None, key: bytes) -> str:
+    """Return the name of an end entity that has no subject: its other names.
+
+    Args:
+        key: Its `identity_key`.
+    """
+    name = ",".join(sorted(alternative_names(san_der)))
+    if name and len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 20]} #{key.hex()[:16]}"
+
+
+def alternative_names(san_der: bytes | None) -> frozenset[str]:
+    """Return the names of a SubjectAltName as texts that are equal for names that mean the same.
+
+    Raises:
+        MalformedMessage: Not GeneralNames.
+    """
+    if san_der is None:
+        return frozenset()
+    return frozenset(map(comparable, general_names(san_der)))
+
+
+def comparable(name: str) -> str:
+    """Return a text such as "dns:enb1.example.net" as it is compared: a name that ends in a dot is the one without."""
+    folded = name.casefold()
+    return folded.removesuffix(".") if folded.startswith("dns:") else folded
+
+
+def name_identifiers(subject_der: bytes, san_der: bytes | None) -> frozenset[bytes]:
+    """Return what finds who has one of the names of a certificate, each 32 octets; see `schema.withheld`.
+
+    Raises:
+        MalformedMessage: They are no names.
+    """
+    found = {_identifier("name", identity_key(subject_der, san_der))}
+    if san_der is not None:
+        found |= san_identifiers(general_names(san_der))
+        for name in asn1.unbox(asn1.GeneralNamesBox, san_der).names:
+            inner = name_of(asn1.raw(name))
+            if inner is not None:
+                found.add(_identifier("name", subject_key(inner)))
+    return frozenset(found)
+
+
+def san_identifiers(names: Iterable[str]) -> frozenset[bytes]:
+    """Return what finds who has one of these names, texts such as "dns:enb1.example.net"."""
+    return frozenset(_identifier("san", comparable(name).encode()) for name in names)
+
+
+def key_identifier(spki_digest: bytes) -> bytes:
+    """Return what finds who has a key, 32 octets, as `name_identifiers`."""
+    return _identifier("key", spki_digest)
+
+
+def _identifier(kind: str, octets: bytes) -> bytes:
+    return hashlib.sha256(kind.encode() + b":" + octets).digest()
 
 
 def seconds(moment: datetime) -> int:

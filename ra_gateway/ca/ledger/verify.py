@@ -18,10 +18,10 @@ from sqlalchemy import Connection, Row, func, select, union_all
 
 from ra_gateway.ca.ledger import audit, schema
 from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.ledger.sql import moment, seconds, subject_key
+from ra_gateway.ca.ledger.sql import identity_key, moment, seconds
 from ra_gateway.ca.records import CertificateStatus, Reason
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import signature_algorithm, verify_signature
+from ra_gateway.cmp.algorithms import canonical_spki, signature_algorithm, verify_signature
 from ra_gateway.cmp.certificates import Certificate, InvalidSignature
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.names import same_name
@@ -414,7 +414,7 @@ def _differences(row: Row[Any], certificate: Certificate) -> Iterator[str]:
     """Yield the names of what a row and its certificate say differently."""
     if row.serial != f"{certificate.serial_number:x}":
         yield "serial number"
-    if row.subject_key != subject_key(certificate.subject_der):
+    if row.subject_key != identity_key(certificate.subject_der, certificate.subject_alt_name_der):
         yield "subject"
     if (row.not_before, row.not_after) != (
         seconds(certificate.not_before),
@@ -423,7 +423,9 @@ def _differences(row: Row[Any], certificate: Certificate) -> Iterator[str]:
         yield "validity"
     if row.fingerprint != certificate.fingerprint:
         yield "fingerprint"
-    if row.spki_digest != hashlib.sha256(certificate.spki_der).digest():
+    # Ledgers of older releases have the key as it was spelled.
+    spellings = {certificate.spki_der, canonical_spki(certificate.spki_der)}
+    if row.spki_digest not in {hashlib.sha256(spki_der).digest() for spki_der in spellings}:
         yield "public key"
 
 

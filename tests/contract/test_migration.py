@@ -1,0 +1,181 @@
+"""A ledger of an older release becomes one of this release, and knows what it knew."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from sqlalchemy import Connection, text
+
+from ra_gateway.ca.ledger import LedgerLocation, audit, open_ledger
+from ra_gateway.ca.ledger.audit import Act
+from ra_gateway.ca.ledger.database import write
+from ra_gateway.ca.ledger.sql import subject_key
+from ra_gateway.ca.records import EntityStatus
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names_der
+from ra_gateway.errors import NotAuthorized
+from tests.contract.ledgers import NOW, intent, operation
+from tests.support.pki import OperatorPKI
+
+AT = int(NOW.timestamp())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerLocation:
+    if request.param == "sqlite":
+        return tmp_path / "ledger.db"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+class Old:
+    """Rows as the first release wrote them."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def certificate(
+        self, der: bytes, requester: str, entity: str, profile: str = "ne_ipsec"
+    ) -> None:
+        found = Certificate.from_der(der)
+        self._insert(
+            "certificates",
+            serial=f"{found.serial_number:x}",
+            status="confirmed",
+            requester=requester,
+            entity=entity,
+            subject_key=subject_key(found.subject_der),
+            issuer_id="ab",
+            profile=profile,
+            spki_digest=sha256(found.spki_der).digest(),
+            unique_key=1,
+            reserved_at=AT,
+            issued_at=AT,
+            changed_at=AT,
+            not_before=int(found.not_before.timestamp()),
+            not_after=int(found.not_after.timestamp()),
+            fingerprint=found.fingerprint,
+            der=der,
+        )
+
+    def entity(self, name: str, subject: str, **more: str) -> None:
+        self._insert(
+            "entities",
+            **{
+                "name": name,
+                "subject": subject,
+                "subject_key": subject_key(from_rfc4514(subject) if subject else NULL_DN),
+                "names": "[]",
+                "profile": "ne_ipsec",
+                "vendor": "",
+                "identity": "",
+                "status": "active",
+                "created_by": "ra1",
+                "created_at": AT,
+                **more,
+            },
+        )
+
+    def renewal(self, new: bytes, old: bytes) -> None:
+        serials = [f"{Certificate.from_der(der).serial_number:x}" for der in (new, old)]
+        act = Act(AT, "client", "issue", serials[0], {"entity": "enb1", "renews": serials[1]})
+        audit.append(self._connection, [act])
+
+    def authority(self, der: bytes) -> None:
+        self._insert("roles", name="ra", privileges='["issue"]', profiles='["ne_ipsec"]')
+        self._insert("authorities", name="ra1", role="ra", enabled=1, created_at=AT)
+        self._insert(
+            "authority_certificates",
+            authority="ra1",
+            fingerprint=sha256(der).digest(),
+            der=der,
+            added_at=AT,
+        )
+
+    def _insert(self, table: str, **values: Any) -> None:
+        names = ", ".join(values)
+        places = ", ".join(f":{name}" for name in values)
+        self._connection.execute(
+            text(f"INSERT INTO {table} ({names}) VALUES ({places})"),  # noqa: S608 - names of ours
+            values,
+        )
+
+
+async def test_a_ledger_of_the_first_release_keeps_what_it_knows(
+    where: LedgerLocation, operator_pki: OperatorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nameless devices become as many as they are, renewals keep who vouched, blocked ones and RAs are withheld."""
+    ca = operator_pki.issuing
+    nobody = x509.Name([])
+    one = ca.issue(nobody, san=("dns:one.example.net",)).der
+    two = ca.issue(nobody, san=("dns:two.example.net",)).der
+    first, second, third = (ca.issue("CN=enb1").der for _ in range(3))
+    blocked = ca.issue("CN=enb2", san=("dns:enb2.example.net",)).der
+    ra = ca.issue("CN=ra1").der
+
+    def fill(connection: Connection) -> None:
+        old = Old(connection)
+        old.entity("", "")
+        old.entity("enb1", "CN=enb1", vendor="acme", identity="SN1", created_by="operator")
+        old.entity("CN=enb2", "CN=enb2", status="blocked")
+        for der in (one, two):
+            old.certificate(der, "ra1", "")
+        old.certificate(first, "ra1", "enb1")
+        old.certificate(second, "client", "enb1")
+        old.certificate(third, "client", "enb1")
+        old.renewal(second, first)
+        old.renewal(third, second)
+        old.certificate(blocked, "ra1", "CN=enb2")
+        old.certificate(ra, "operator", "CN=ra1", "ra")
+        old.authority(ra)
+
+    with monkeypatch.context() as patch:
+        for module in ("database", "migrations"):
+            patch.setattr(f"ra_gateway.ca.ledger.{module}.HEAD", "0001")
+        earlier = open_ledger(where)
+        await earlier.migrate()
+        await earlier.open()
+        await write(earlier.database, fill)
+        await earlier.close()
+
+    ledger = open_ledger(where)
+    await ledger.migrate()
+    await ledger.open()
+    try:
+        registry = ledger.registry
+        names = [entity.name for entity in await registry.entities()]
+        assert names == ["CN=enb2", "dns:one.example.net", "dns:two.example.net", "enb1"]
+        for name, der in (("dns:one.example.net", one), ("dns:two.example.net", two)):
+            certificate = Certificate.from_der(der)
+            found = await ledger.record_of(certificate, NOW)
+            assert found is not None
+            assert (found.entity, found.requester, found.origin) == (name, "ra1", "ra1")
+            newest = await ledger.newest_certificate(
+                NULL_DN, NOW, san_der=certificate.subject_alt_name_der
+            )
+            assert newest is not None
+            assert newest.serial_number == certificate.serial_number
+        for der in (first, second, third):
+            found = await ledger.record_of(Certificate.from_der(der), NOW)
+            assert found is not None
+            assert found.origin == "ra1"
+        (authority,) = await registry.authorities()
+        assert authority.subjects == authority.role.subjects == ()
+        assert not authority.role.others
+        refused: tuple[dict[str, Any], ...] = (
+            {"subject_der": from_rfc4514("CN=ra1")},
+            {"san_der": general_names_der(["dns:enb2.example.net"])},
+            {"spki_digest": sha256(Certificate.from_der(blocked).spki_der).digest()},
+        )
+        for changes in refused:
+            with pytest.raises(NotAuthorized):
+                await ledger.reserve(operation(), intent("enb9", **changes), NOW)
+        await registry.set_entity_status("CN=enb2", EntityStatus.active, "operator", NOW)
+        san_der = general_names_der(["dns:enb2.example.net"])
+        assert await ledger.reserve(operation(), intent("enb9", san_der=san_der), NOW) is None
+    finally:
+        await ledger.close()
