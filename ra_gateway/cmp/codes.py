@@ -112,3 +112,16 @@ class OID:
     pbmac1: Final = "1.2.840.113549.1.5.14"
     dhBasedMac: Final = "1.2.840.113533.7.66.30"
     kemBasedMac: Final = "1.2.840.113533.7.66.16"
+
+
+PRIVILEGED_PURPOSES: Final = frozenset(
+    {
+        "1.3.6.1.5.5.7.3.9",  # id-kp-OCSPSigning
+        "2.5.29.37.0",  # anyExtendedKeyUsage
+        "1.3.6.1.5.5.7.3.27",  # id-kp-cmcCA
+        "1.3.6.1.5.5.7.3.28",  # id-kp-cmcRA
+        "1.3.6.1.5.5.7.3.29",  # id-kp-cmcArchive
+        "1.3.6.1.5.5.7.3.32",  # id-kp-cmKGA
+    }
+)
+"""Extended key usages that let a key speak for the PKI, or for anything at all: never a device's (RFC 9810 8.10)."""

@@ -27,7 +27,7 @@ from ra_gateway.cmp.algorithms import (
     verify_signature,
 )
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
-from ra_gateway.cmp.codes import OID, BodyType, is_cert_req_id
+from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES, BodyType, is_cert_req_id
 from ra_gateway.cmp.messages import (
     CMP2021,
     RA_VERIFIED,
@@ -376,8 +376,10 @@ def _check_no_authority(request: CertReqMsg) -> None:
     purposes = request.template.extension(ExtensionOID.extKeyUsage)
     if purposes is not None:
         oids = {oid.dotted_string for oid in asn1.unbox(asn1.OIDsBox, purposes.value).oids}
-        if oids & {OID.cmcRA, OID.cmcCA, OID.cmKGA}:
-            raise NotAuthorized("the extended key usage of an RA or CA is requested", rule="R63")
+        if oids & PRIVILEGED_PURPOSES:
+            raise NotAuthorized(
+                "an extended key usage that no device may have is requested", rule="R63"
+            )
 
 
 def _verify_pop(

@@ -25,7 +25,7 @@ from ra_gateway.cmp.algorithms import (
     within_ts_33310,
 )
 from ra_gateway.cmp.certificates import Certificate, KeyUsage, load_certificate
-from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES
 from ra_gateway.cmp.mac import (
     MACCredential,
     MACParameters,
@@ -455,8 +455,11 @@ def _check_credential(signer: Certificate) -> None:
     """Refuse certificates that are not a device's: those of CAs and of PKI management entities."""
     if signer.is_ca:
         raise NotAuthorized(f"{signer.subject} is a CA certificate", rule="R36")
-    if signer.extended_key_usage & {OID.cmcRA, OID.cmcCA, OID.cmKGA}:
-        raise NotAuthorized(f"{signer.subject} is the certificate of an RA or CA", rule="R36")
+    if signer.extended_key_usage & PRIVILEGED_PURPOSES:
+        raise NotAuthorized(
+            f"{signer.subject} is the certificate of a PKI management entity, or for any purpose",
+            rule="R36",
+        )
 
 
 def _check_protection(

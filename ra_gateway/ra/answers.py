@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.cmp.certificates import Certificate, KeyUsage, load_certificate
 from ra_gateway.cmp.codes import (
     CERT_RESPONSE_TO,
     OID,
+    PRIVILEGED_PURPOSES,
     RESPONSE_TO,
     BodyType,
     PKIStatus,
@@ -373,8 +374,7 @@ def _check_certificate(
                 rule="R88",
             )
         _check_san(certificate, expected, upstream)
-        if certificate.is_ca:
-            raise UpstreamBroken(f"{upstream.name} issued a CA certificate", rule="R87")
+        _check_no_authority(certificate, upstream)
         bag = certificate_bag(authenticated.message, _ANSWER_RULES)
         if now < certificate.not_before <= now + _CLOCK_SKEW:
             now = certificate.not_before  # a CA whose clock is a little ahead of ours
@@ -384,6 +384,17 @@ def _check_certificate(
         raise
     except CMPError as error:
         raise UpstreamBroken(f"{upstream.name}: {error}", rule="R87") from error
+
+
+def _check_no_authority(certificate: Certificate, upstream: Upstream) -> None:
+    """Refuse to hand a device what it could sign in the name of the PKI with."""
+    usage = certificate.key_usage or frozenset()
+    if certificate.is_ca or usage & {KeyUsage.keyCertSign, KeyUsage.cRLSign}:
+        raise UpstreamBroken(f"{upstream.name} issued a CA certificate", rule="R87")
+    if certificate.extended_key_usage & PRIVILEGED_PURPOSES:
+        raise UpstreamBroken(
+            f"{upstream.name} issued a certificate for a purpose that no device may have", rule="R87"
+        )
 
 
 def _to_root(path: Path, upstream: Upstream, bag: list[Certificate], now: datetime) -> Path:
