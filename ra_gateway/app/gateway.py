@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from typing import Final
@@ -17,6 +17,7 @@ from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
 from ra_gateway.app.running import cmp_listener, listen, now
 from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
 from ra_gateway.app.upstreams import Cores, answer_trust, batched
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import directory_name, from_rfc4514
@@ -90,7 +91,14 @@ def _upstream(
     core: CACore,
     operator: TrustDomain,
     credential: Credential,
+    own: Callable[[], Collection[Certificate]],
 ) -> Upstream:
+    """Return an upstream.
+
+    Args:
+        credential: The RA's, which says whom messages are addressed to.
+        own: Returns the RA's own certificates, whichever are current.
+    """
     setting = f"upstreams.{name}"
     recipient = (
         credential.certificate.issuer_der
@@ -130,6 +138,7 @@ def _upstream(
         map_ids=config.ids == "map",
         answers_genm=config.genm,
         tolerates=frozenset(Oddity(oddity) for oddity in config.tolerate),
+        own=own,
     )
 
 
@@ -307,17 +316,21 @@ class Application:
             if config.has_bundled_upstream and config.ca is not None
             else None
         )
-        self._remote = Cores(
-            operator,
-            lambda: [item.certificate for item in (self._ra.current, *self._ra.earlier())],
-        )
+        self._remote = Cores(operator, self._own_certificates)
         self._cores: dict[str, CACore] = {
             name: self._core(name, upstream) for name, upstream in config.upstreams.items()
         }
         upstreams = {
             name: batched(
                 upstream,
-                _upstream(name, upstream, self._cores[name], operator, self._ra.current),
+                _upstream(
+                    name,
+                    upstream,
+                    self._cores[name],
+                    operator,
+                    self._ra.current,
+                    self._own_certificates,
+                ),
                 lambda: self._ra.current,
             )
             for name, upstream in config.upstreams.items()
@@ -370,6 +383,9 @@ class Application:
                 for profile in endpoint.profiles
             },
         )
+
+    def _own_certificates(self) -> list[Certificate]:
+        return [item.certificate for item in (self._ra.current, *self._ra.earlier())]
 
     def _core(self, name: str, config: UpstreamConfig) -> CACore:
         if not isinstance(config, BundledUpstream):

@@ -656,17 +656,33 @@ def authenticate_answer(
     raise refusal or ProtectionRefused("no signer found", rule="R84")
 
 
-def check_authority(signer: Certificate, pinned: Collection[Certificate]) -> None:
-    """Refuse answers of mere certificate holders: every device's certificate chains to the same root.
+def check_authority(
+    signer: Certificate,
+    pinned: Collection[Certificate],
+    domains: Iterable[TrustDomain],
+    own: Collection[Certificate] = (),
+) -> None:
+    """Refuse answers of mere certificate holders: every device's and every RA's certificate chains to the same root.
+
+    Args:
+        pinned: Certificates that are named as this CA's: an RA that stands in for it (cmcRA) has to be one.
+        domains: Their anchors and intermediates are the CAs that may issue; each may speak for itself.
+        own: The RA's own certificates: what it signed itself is nobody's answer, wherever it is named.
 
     Raises:
-        NotAuthorized: The signer is neither pinned nor a CA, and has neither cmcCA nor cmcRA.
+        NotAuthorized: The signer is none of these, and has no cmcCA.
     """
-    speaks_for_ca = bool(signer.extended_key_usage & {OID.cmcCA, OID.cmcRA})
-    if not (signer in pinned or signer.is_ca or speaks_for_ca):
+    if signer in own:
         raise NotAuthorized(
-            f"the answer is protected by {signer.subject}, which is neither a CA nor has "
-            "cmcCA or cmcRA; if it speaks for the CA, list it under ca_certificate_paths",
+            f"the answer is protected by {signer.subject}, the RA's own certificate", rule="R84"
+        )
+    is_issuing = signer.is_ca and any(
+        signer in (*domain.anchors, *domain.intermediates) for domain in domains
+    )
+    if not (signer in pinned or is_issuing or OID.cmcCA in signer.extended_key_usage):
+        raise NotAuthorized(
+            f"the answer is protected by {signer.subject}, which is no issuing CA and has no cmcCA; "
+            "if it speaks for the CA, list it under ca_certificate_paths",
             rule="R84",
         )
 

@@ -193,8 +193,9 @@ class AnswerTrust(Table):
     )
     ca_certificate_paths: tuple[PublicPath, ...] = Field(
         default=(),
-        description="Certificates, PEM, that may sign the CA's answers as they are, for a CA that "
-        "signs CMP with its certificate-signing key (EJBCA).",
+        description="Certificates, PEM, that may sign the CA's answers as they are: of a CA that "
+        "signs CMP with its certificate-signing key (EJBCA), and of an RA that stands in for the CA, such as "
+        "another gateway. Without being named, only the operator's issuing CAs and certificates with cmcCA may.",
     )
 
 

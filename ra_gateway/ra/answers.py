@@ -174,7 +174,8 @@ def _authenticated(
         if bare and Oddity.pkiconf_without_certificates in upstream.tolerates:
             known = (*known, *upstream.seen)
         authenticated = authenticate_answer(message, upstream.trust, known, _ANSWER_RULES, now)
-        check_authority(authenticated.signer, upstream.pinned)
+        domains = (upstream.issuing, upstream.trust)
+        check_authority(authenticated.signer, upstream.pinned, domains, upstream.own())
         upstream.remember(authenticated.signer)
         return authenticated
     except UpstreamBroken:

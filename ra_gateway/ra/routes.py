@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -119,6 +119,7 @@ class Upstream:
         map_ids: Whether the CA sees transactionID and senderNonce of the RA's own making (16 octets).
         answers_genm: Whether the CA is asked genm at all.
         tolerates: Oddities of its answers.
+        own: Returns the RA's own certificates, which protect no answer of a CA.
         seen: Signers of its answers that were valid.
     """
 
@@ -145,6 +146,7 @@ class Upstream:
     map_ids: bool = False
     answers_genm: bool = True
     tolerates: frozenset[Oddity] = frozenset()
+    own: Callable[[], Collection[Certificate]] = tuple
     seen: dict[Certificate, None] = field(default_factory=dict, repr=False, compare=False)
 
     def remember(self, signer: Certificate) -> None:

@@ -14,7 +14,7 @@ from ra_gateway.cmp.messages import Extension, cert_req_messages
 from ra_gateway.cmp.names import rfc4514
 from tests.support import pki, requests
 from tests.support.asserts import assert_refused, assert_served
-from tests.support.harness import Answer, World, cmp_credential, fail_names
+from tests.support.harness import Answer, World, cmp_certificate, cmp_credential, fail_names
 
 SERVER_AUTH = "1.3.6.1.5.5.7.3.1"
 
@@ -108,3 +108,73 @@ async def test_a_usual_purpose_is_relayed(world: World, key: Any) -> None:
     """The check is not blind to what a base station needs."""
     world.ca.script = issuing(world, eku=[SERVER_AUTH])
     await assert_served(world, await requests.request(world, cmp_credential(world.device()), key))
+
+
+# --- who answers for a CA ---------------------------------------------------------------------------------------
+
+
+def signed_by(credential: pki.Credential) -> Any:
+    """A script whose answers another credential protects."""
+
+    def script(answer: Answer) -> None:
+        answer.credential = cmp_credential(credential)
+        answer.extra_certs = (*answer.credential.certificates, answer.extra_certs[-1])
+
+    return script
+
+
+async def answered(world: World, key: Any) -> list[str]:
+    """failInfo of the answer to an ir."""
+    der = await requests.request(world, cmp_credential(world.device()), key)
+    return list(fail_names(await world.ask(der)))
+
+
+@pytest.mark.requirement(84)
+async def test_an_ra_does_not_answer_for_the_ca(world: World, key: Any) -> None:
+    """cmcRA under the operator's root: another RA's certificate, and the gateway's own."""
+    other = world.operator.issuing.issue("CN=Other RA", eku=[pki.CMC_RA])
+    for credential in (other, world.operator.ra):
+        world.ca.script = signed_by(credential)
+        assert await answered(world, key) == ["systemFailure"]
+        assert world.events[-1].rule == "R84"
+        assert "ca_certificate_paths" in world.events[-1].detail
+
+
+@pytest.mark.requirement(84)
+async def test_another_ca_of_the_operator_does_not_answer_for_the_ca(world: World, key: Any) -> None:
+    """A CA certificate below the operator's root that nobody listed; the listed issuing CA may."""
+    branch = world.operator.root.issue_ca("CN=Branch CA", key_usage=["digitalSignature"])
+    world.ca.script = signed_by(
+        pki.Credential(branch.certificate, branch.private_key, (world.operator.root.certificate,))
+    )
+    assert await answered(world, key) == ["systemFailure"]
+    assert world.events[-1].rule == "R84"
+
+
+@pytest.mark.requirement(84)
+@pytest.mark.parametrize("own", [False, True])
+async def test_who_stands_in_for_the_ca_is_named(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, key: Any, own: bool
+) -> None:
+    """An RA that is pinned may answer, but never with the gateway's own certificate."""
+    other = operator_pki.issuing.issue("CN=Other RA", eku=[pki.CMC_RA])
+    certificate = cmp_certificate(other.certificate)
+    mine = (certificate,) if own else ()
+    world = World.make(
+        vendor_pki, operator_pki, upstream={"pinned": (certificate,), "own": lambda: mine}
+    )
+    world.ca.script = signed_by(other)
+    assert await answered(world, key) == (["systemFailure"] if own else [])
+
+
+@pytest.mark.requirement(84)
+async def test_the_gateways_own_certificate_with_cmc_ca_answers_for_nobody(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, key: Any
+) -> None:
+    """A reflected message stays one, whatever the certificate says."""
+    both = operator_pki.issuing.issue("CN=RA", eku=[pki.CMC_RA, pki.CMC_CA])
+    mine = (cmp_certificate(both.certificate),)
+    world = World.make(vendor_pki, operator_pki, upstream={"own": lambda: mine})
+    world.ca.script = signed_by(both)
+    assert await answered(world, key) == ["systemFailure"]
+    assert "own certificate" in world.events[-1].detail
