@@ -449,6 +449,18 @@ def _check_bundled_ca(raw: Raw) -> Iterator[Problem]:
                 )
 
 
+def _check_confirmation(raw: Raw) -> Iterator[Problem]:
+    for name, upstream in _rows(raw, "upstreams"):
+        is_bundled = "bundled" in (upstream.get("kind"), upstream.get("dialect"))
+        if is_bundled and upstream.get("certconf") == "local":
+            yield Problem(
+                f"upstreams.{name}.certconf",
+                "is local (perhaps by the dialect), but the bundled CA waits for certConf, and revokes what is "
+                "not confirmed",
+                'Set certconf = "forward" or "implicit", or name no dialect of another CA.',
+            )
+
+
 def _check_ledger(raw: Raw) -> Iterator[Problem]:
     ca = _table(raw, "ca")
     given = [key for key in ("ledger_path", "ledger_url_path", "ledger_url") if key in ca]
@@ -511,6 +523,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_upstream_urls,
     _check_upstream_tls,
     _check_bundled_ca,
+    _check_confirmation,
     _check_ledger,
     _check_ca_client,
     _check_revocation,

@@ -580,6 +580,53 @@ WRONG = {
         "together with redis_url_path",
         "Remove one",
     ),
+    "certConf kept from the bundled CA": (
+        written(CA, upstream='[upstreams.main]\nkind = "bundled"\ncertconf = "local"'),
+        "upstreams.main.certconf",
+        "revokes what is not confirmed",
+        'certconf = "forward"',
+    ),
+    "certConf kept from the bundled CA elsewhere": (
+        written(upstream=TABLES["upstream"] + '\ndialect = "bundled"\ncertconf = "local"'),
+        "upstreams.main.certconf",
+        "revokes what is not confirmed",
+        'certconf = "forward"',
+    ),
+    "certConf kept from the bundled CA by a dialect": (
+        written(CA, upstream='[upstreams.main]\nkind = "bundled"\ndialect = "ejbca-ra"'),
+        "upstreams.main.certconf",
+        "revokes what is not confirmed",
+        'certconf = "forward"',
+    ),
+    "certConf kept from the bundled CA by a dialect of one's own": (
+        written(
+            CA + '\n[dialects.mine]\nbase = "ejbca-ra"',
+            upstream='[upstreams.main]\nkind = "bundled"\ndialect = "mine"',
+        ),
+        "upstreams.main.certconf",
+        "revokes what is not confirmed",
+        'certconf = "forward"',
+    ),
+    "a path that climbs": (
+        written(upstream=TABLES["upstream"] + '\npath = "../other"'),
+        "upstreams.main.path",
+        "may stand behind a URL",
+        "name",
+    ),
+    "a path with an empty part": (
+        written(upstream=TABLES["upstream"] + '\npath = "a//b"'),
+        "upstreams.main.path",
+        "may stand behind a URL",
+        "name",
+    ),
+    "an endpoint's path that climbs": (
+        written(
+            endpoint='[endpoints.ran]\npaths = ["/cmp/../ca"]\nvendors = ["acme"]\nupstream = "main"'
+        ),
+        "endpoints.ran.paths[0]",
+        "not the path part of a URL",
+        "a slash first",
+    ),
     "no Redis URL": (
         written(store='[store]\nredis_url = "http://h"'),
         "store.redis_url",
