@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import KeyUsage
-from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES
 from ra_gateway.errors import ConfigError, Problem
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
@@ -26,10 +26,9 @@ CLOCK_SKEW: Final = timedelta(minutes=5)
 
 SERVER_AUTH: Final = "1.3.6.1.5.5.7.3.1"
 CLIENT_AUTH: Final = "1.3.6.1.5.5.7.3.2"
-OCSP_SIGNING: Final = "1.3.6.1.5.5.7.3.9"
+OCSP_SIGNING: Final = OID.ocspSigning
 IPSEC_IKE: Final = "1.3.6.1.5.5.7.3.17"
 IKE_INTERMEDIATE: Final = "1.3.6.1.5.5.8.2.2"
-ANY_PURPOSE: Final = "2.5.29.37.0"
 
 PURPOSES: Final = MappingProxyType(
     {
@@ -43,9 +42,6 @@ PURPOSES: Final = MappingProxyType(
     }
 )
 """Extended key usages that have a name in the configuration; every other is written with its dotted OID."""
-
-PRIVILEGED_PURPOSES: Final = frozenset({OCSP_SIGNING, OID.cmcCA, OID.cmcRA, OID.cmKGA, ANY_PURPOSE})
-"""What lets a key speak for the PKI, or for anything at all: only built-in profiles give these (RFC 9810 8.10)."""
 
 KEY_USAGES: Final = MappingProxyType(
     {

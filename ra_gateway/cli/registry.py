@@ -19,7 +19,7 @@ from ra_gateway.ca.authorities import SIGNER_DAYS
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.ledger.listing import newest
-from ra_gateway.ca.profiles import PRIVILEGED_PURPOSES, Profile
+from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
 from ra_gateway.ca.records import (
     Authority,
@@ -44,7 +44,7 @@ from ra_gateway.cli.telling import (
     told,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES, BodyType
 from ra_gateway.cmp.messages import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config import CAConfig, load, load_ca

@@ -107,7 +107,10 @@ class OID:
     regInfoCertReq: Final = "1.3.6.1.5.5.7.5.2.2"
     cmcCA: Final = "1.3.6.1.5.5.7.3.27"
     cmcRA: Final = "1.3.6.1.5.5.7.3.28"
+    cmcArchive: Final = "1.3.6.1.5.5.7.3.29"
     cmKGA: Final = "1.3.6.1.5.5.7.3.32"
+    ocspSigning: Final = "1.3.6.1.5.5.7.3.9"
+    anyExtendedKeyUsage: Final = "2.5.29.37.0"
     passwordBasedMac: Final = "1.2.840.113533.7.66.13"
     pbmac1: Final = "1.2.840.113549.1.5.14"
     dhBasedMac: Final = "1.2.840.113533.7.66.30"
@@ -116,12 +119,16 @@ class OID:
 
 PRIVILEGED_PURPOSES: Final = frozenset(
     {
-        "1.3.6.1.5.5.7.3.9",  # id-kp-OCSPSigning
-        "2.5.29.37.0",  # anyExtendedKeyUsage
-        "1.3.6.1.5.5.7.3.27",  # id-kp-cmcCA
-        "1.3.6.1.5.5.7.3.28",  # id-kp-cmcRA
-        "1.3.6.1.5.5.7.3.29",  # id-kp-cmcArchive
-        "1.3.6.1.5.5.7.3.32",  # id-kp-cmKGA
+        OID.ocspSigning,
+        OID.cmcCA,
+        OID.cmcRA,
+        OID.cmcArchive,
+        OID.cmKGA,
+        OID.anyExtendedKeyUsage,
     }
 )
-"""Extended key usages that let a key speak for the PKI, or for anything at all: never a device's (RFC 9810 8.10)."""
+"""Extended key usages that let a key speak for the PKI, or for anything at all (RFC 9810 8.10).
+
+No device has one of them, asks for one, or is sent one. timeStamping is not among them: a time stamp says nothing
+about certificates, and an operator may give it in a profile of its own.
+"""

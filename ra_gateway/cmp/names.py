@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from functools import lru_cache, wraps
 from typing import Final, TypeVar
 
@@ -176,6 +177,16 @@ def name_template(text: str) -> bytes:
             for oid, value in values
         ),
     )
+
+
+_ATTRIBUTES: Final = re.compile(r"(?:[^\\,+]|\\.)*[,+]?", re.DOTALL)
+"""One attribute of an RFC 4514 string and the separator behind it; an escaped separator is no separator."""
+
+
+def fits(text: str, pattern: str) -> bool:
+    """Tell whether a name fits a glob, attribute by attribute: no "*" admits an attribute more."""
+    parts, patterns = _ATTRIBUTES.findall(text), _ATTRIBUTES.findall(pattern)
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
 def directory_name(name_der: bytes) -> bytes:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from fnmatch import fnmatchcase
 from typing import Final
 
 from ra_gateway.cmp.asn1 import tlv
@@ -32,6 +31,7 @@ from ra_gateway.cmp.names import (
     attributes,
     directory_name,
     escape_rfc4514,
+    fits,
     from_rfc4514,
     general_names,
     general_names_der,
@@ -509,16 +509,6 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
         f"{', '.join(patterns) or 'nothing is configured'}",
         rule="R67",
     )
-
-
-_ATTRIBUTES: Final = re.compile(r"(?:[^\\,+]|\\.)*[,+]?", re.DOTALL)
-"""One attribute of an RFC 4514 string and the separator behind it; an escaped separator is no separator."""
-
-
-def fits(text: str, pattern: str) -> bool:
-    """Tell whether a name fits a glob, attribute by attribute: no "*" admits an attribute more."""
-    parts, patterns = _ATTRIBUTES.findall(text), _ATTRIBUTES.findall(pattern)
-    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
 def _escape_glob(value: str) -> str:

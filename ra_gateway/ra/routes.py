@@ -11,11 +11,12 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.messages import CMP2021, PKIMessage
+from ra_gateway.cmp.names import fits
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import HeaderRules, named_as_signer
 from ra_gateway.ra.information import Information
-from ra_gateway.ra.policy import IdentityRules, fits
+from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import CACore, SharedSecrets
 
 
