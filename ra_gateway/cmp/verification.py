@@ -137,13 +137,13 @@ def check_version(header: PKIHeader) -> None:
 
 
 def check_header(header: PKIHeader, rules: HeaderRules, *, first: bool) -> None:
-    """Check transactionID and nonces (RFC 9483 3.5 steps 3, 5, 6 and the strict rules).
+    """Check transactionID, nonces and generalInfo (RFC 9483 3.1, 3.5 steps 3, 5, 6 and the strict rules).
 
     Args:
         first: Whether the message opens an operation.
 
     Raises:
-        MalformedMessage: transactionID is missing.
+        MalformedMessage: transactionID is missing, or certProfile is no list of names.
         HeaderRefused: badSenderNonce, badRecipientNonce or badRequest.
     """
     if not header.transaction_id:
@@ -169,9 +169,31 @@ def check_header(header: PKIHeader, rules: HeaderRules, *, first: bool) -> None:
             fail_info=PKIFailureInfo.badRecipientNonce,
             rule="R7",
         )
+    _check_general_info(header)
     implicit = header.info(OID.implicitConfirm)
     if rules.strict and implicit is not None and implicit.value_der not in (None, b"\x05\x00"):
         raise HeaderRefused("implicitConfirm with a value other than NULL", rule="R31")
+
+
+_HAVE_VALUES: Final = frozenset({OID.confirmWaitTime, OID.origPKIMessage})
+
+
+def _check_general_info(header: PKIHeader) -> None:
+    """Refuse what could be read in two ways: who comes next may take the second entry, and not the first."""
+    types = [item.info_type for item in header.general_info]
+    if len(set(types)) != len(types):
+        twice = sorted({item for item in types if types.count(item) > 1})
+        raise HeaderRefused(f"generalInfo has {', '.join(twice)} twice", rule="RFC 9483 3.1")
+    for item in header.general_info:
+        if item.info_type in _HAVE_VALUES and item.value_der is None:
+            raise HeaderRefused(f"{item.info_type} without a value", rule="RFC 9483 3.1")
+    if header.info(OID.certProfile) is not None:
+        profiles = header.cert_profiles
+        if len(profiles) != 1 or not profiles[0]:
+            # A name that nobody here knows is for the CA to know: it goes up as it came.
+            raise HeaderRefused(
+                f"certProfile has {len(profiles)} names, or an empty one; expected one", rule="R64"
+            )
 
 
 def check_message_time(header: PKIHeader, rules: HeaderRules, now: datetime) -> None:

@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from ra_gateway.ca.access import Mode
 from ra_gateway.cmp import asn1
+from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.certificates import ExtensionOID
-from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES, BodyType
-from ra_gateway.cmp.messages import Extension, cert_req_messages
-from ra_gateway.cmp.names import rfc4514
+from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES, BodyType, PKIStatus
+from ra_gateway.cmp.messages import (
+    CertId,
+    CertStatus,
+    CertTemplate,
+    Control,
+    Extension,
+    InfoTypeAndValue,
+    RevDetails,
+    cert_confirm_body,
+    cert_id_der,
+    cert_req_messages,
+    rev_req_body,
+)
+from ra_gateway.cmp.names import directory_name, from_rfc4514, rfc4514
+from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
+from ra_gateway.errors import PKIFailureInfo
+from tests.conformance.test_ca_client import open_client
+from tests.conformance.test_p10cr import made_by_hand, p10cr
 from tests.support import pki, requests
 from tests.support.asserts import assert_refused, assert_served
-from tests.support.harness import Answer, World, cmp_certificate, cmp_credential, fail_names
+from tests.support.desk import Desk, open_desk
+from tests.support.harness import (
+    Answer,
+    World,
+    cmp_certificate,
+    cmp_credential,
+    fail_names,
+    follow,
+    status_of,
+)
+from tests.support.polling import EVERY_TYPE, Operation
 
 SERVER_AUTH = "1.3.6.1.5.5.7.3.1"
 
@@ -178,3 +208,180 @@ async def test_the_gateways_own_certificate_with_cmc_ca_answers_for_nobody(
     world.ca.script = signed_by(both)
     assert await answered(world, key) == ["systemFailure"]
     assert "own certificate" in world.events[-1].detail
+
+
+# --- what stands twice ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[Mode.ra, Mode.client], ids=["RA mode", "client mode"])
+async def ca(
+    request: Any, vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, tmp_path: Path
+) -> AsyncIterator[Desk]:
+    """The bundled CA, by either of its faces."""
+    ledger = tmp_path / "ledger.db"
+    if request.param is Mode.ra:
+        async with open_desk(operator_pki, ledger) as desk:
+            yield desk
+    else:
+        async with open_client(operator_pki, vendor_pki, ledger) as desk:
+            yield desk
+
+
+def utf8(*names: str) -> bytes:
+    """A certProfile value."""
+    return asn1.tlv(0x30, *(asn1.encode(name) for name in names))
+
+
+TIME = asn1.tlv(0x18, b"20300101000000Z")
+DOUBLED_INFO = {
+    "certProfile": (
+        InfoTypeAndValue(OID.certProfile, utf8("ne_ipsec")),
+        InfoTypeAndValue(OID.certProfile, utf8("ne_tls")),
+    ),
+    "certProfile, the same": (InfoTypeAndValue(OID.certProfile, utf8("ne_ipsec")),) * 2,
+    "certProfile, apart": (
+        InfoTypeAndValue(OID.certProfile, utf8("ne_ipsec")),
+        InfoTypeAndValue("1.3.6.1.4.1.99999.7"),
+        InfoTypeAndValue(OID.certProfile, utf8("ne_tls")),
+    ),
+    "implicitConfirm": (IMPLICIT_CONFIRM, IMPLICIT_CONFIRM),
+    "confirmWaitTime": (InfoTypeAndValue(OID.confirmWaitTime, TIME),) * 2,
+    "an unknown one": (InfoTypeAndValue("1.3.6.1.4.1.99999.7", b"\x05\x00"),) * 2,
+    "two names": (InfoTypeAndValue(OID.certProfile, utf8("ne_ipsec", "ne_tls")),),
+    "no name": (InfoTypeAndValue(OID.certProfile, utf8()),),
+    "an empty name": (InfoTypeAndValue(OID.certProfile, utf8("")),),
+    "confirmWaitTime without value": (InfoTypeAndValue(OID.confirmWaitTime),),
+}
+
+
+@pytest.mark.requirement(64)
+@pytest.mark.parametrize("case", DOUBLED_INFO)
+async def test_general_info_says_nothing_twice(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, key: Any, case: str
+) -> None:
+    """Whoever comes next may read the second where the gateway read the first; in every kind of request."""
+    everything = {"body_types": EVERY_TYPE}
+    world = World.make(vendor_pki, operator_pki, endpoint=everything)
+    info = DOUBLED_INFO[case]
+    for body_type in sorted(EVERY_TYPE):
+        operation = await Operation.begin(world, body_type, general_info=info)
+        await assert_refused(world, operation.sent, "badRequest")
+
+
+@pytest.mark.requirement(64)
+@pytest.mark.parametrize("case", DOUBLED_INFO)
+async def test_the_bundled_ca_reads_nothing_twice(ca: Desk, case: str) -> None:
+    """The same at both faces of the CA; one of each is fine."""
+    for body_type in (BodyType.ir, BodyType.cr):
+        der = await ca.request(body_type, header=ca.header(general_info=DOUBLED_INFO[case]))
+        assert await ca.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
+    once = (InfoTypeAndValue(OID.certProfile, utf8("ne_ipsec")), IMPLICIT_CONFIRM)
+    await ca.enrol(header=ca.header(general_info=once))
+
+
+@pytest.mark.requirement(64)
+async def test_a_cert_conf_says_nothing_twice(world: World) -> None:
+    """What follows a request is read in the same way."""
+    operation = await Operation.begin(world, BodyType.ir)
+    answer = await operation.send()
+    certificate = world.ca.issued[0]
+    status = CertStatus(digest("sha256", certificate.der), 0)
+    der = await follow(
+        operation.device,
+        answer,
+        cert_confirm_body(status),
+        now=world.clock(),
+        general_info=DOUBLED_INFO["an unknown one"],
+    )
+    await assert_refused(world, der, "badRequest", rule="RFC 9483 3.1")
+
+
+def old_cert_id(*serial_numbers: int) -> tuple[Control, ...]:
+    """oldCertID controls."""
+    issuer = directory_name(from_rfc4514("CN=Issuer"))
+    return tuple(
+        Control(OID.oldCertID, cert_id_der(CertId(issuer, number))) for number in serial_numbers
+    )
+
+
+UTF8_PAIRS = "1.3.6.1.5.5.7.5.2.1"
+DOUBLED_CONTROLS = {
+    "oldCertID": old_cert_id(1, 2),
+    "oldCertID, the same": old_cert_id(1, 1),
+    "regToken": (Control("1.3.6.1.5.5.7.5.1.1", asn1.encode("a")),) * 2,
+    "an unknown one": (Control("1.3.6.1.4.1.99999.8", b"\x05\x00"),) * 2,
+}
+
+
+@pytest.mark.requirement(68)
+@pytest.mark.parametrize("case", DOUBLED_CONTROLS)
+async def test_no_control_stands_twice(world: World, key: Any, case: str) -> None:
+    """The first would be judged here, and the second perhaps by the CA."""
+    old = cmp_credential(world.operator.device())
+    for signer, body_type in (
+        (cmp_credential(world.device()), BodyType.ir),
+        (old, BodyType.cr),
+        (old, BodyType.kur),
+    ):
+        der = await requests.request(
+            world, signer, key, body_type=body_type, controls=DOUBLED_CONTROLS[case]
+        )
+        told = BodyType(body_type + 1)
+        await requests.assert_refused_in_body(
+            world, der, "badCertTemplate", rule="RFC 4211 6", body_type=told
+        )
+
+
+@pytest.mark.requirement(68)
+@pytest.mark.parametrize("case", DOUBLED_CONTROLS)
+async def test_the_bundled_ca_reads_no_control_twice(ca: Desk, case: str) -> None:
+    """At both its faces."""
+    der = await ca.request(controls=DOUBLED_CONTROLS[case])
+    assert await ca.refused(der) == (BodyType.ip, PKIFailureInfo.badCertTemplate)
+
+
+async def test_no_reg_info_stands_twice(world: World, key: Any) -> None:
+    """It is under no proof of possession, but a CA may read it."""
+    pair = asn1.tlv(0x30, asn1.oid_der(UTF8_PAIRS), asn1.encode("Subject?x%"))
+    device = cmp_credential(world.device())
+    der = await requests.request(world, device, key, reg_info_der=asn1.tlv(0x30, pair, pair))
+    await requests.assert_refused_in_body(world, der, "badCertTemplate", rule="RFC 4211 6")
+
+
+@pytest.mark.requirement(66)
+async def test_no_attribute_of_a_pkcs10_stands_twice(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, key: Any
+) -> None:
+    """A challengePassword, say; one is of no account."""
+    world = World.make(
+        vendor_pki, operator_pki, endpoint={"body_types": frozenset({BodyType.p10cr})}
+    )
+    password = asn1.tlv(
+        0x30, asn1.oid_der("1.2.840.113549.1.9.7"), asn1.tlv(0x31, asn1.encode("secret"))
+    )
+    for count in (2, 1):
+        asked = await made_by_hand(key, attributes=asn1.tlv(0xA0, password * count))
+        answer = await world.ask(await p10cr(world, world.device(), asked))
+        assert fail_names(answer) == (["badCertTemplate"] if count == 2 else [])
+
+
+@pytest.mark.requirement(132)
+async def test_an_rr_says_nothing_twice(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """Two reasons, or two dates of invalidity."""
+    world = World.make(vendor_pki, operator_pki, endpoint={"body_types": EVERY_TYPE})
+    device = world.operator.device("enb-1")
+    certificate = cmp_certificate(device.certificate)
+    named = CertTemplate(
+        issuer_der=certificate.issuer_der, serial_number=certificate.serial_number
+    )
+    reason = Extension(OID.reasonCode, False, b"\x0a\x01\x01")
+    invalid = Extension("2.5.29.24", False, TIME)
+    for entry in ((reason, reason), (reason, invalid, invalid)):
+        body_der = rev_req_body(RevDetails(named, entry))
+        der = await requests.message(world, cmp_credential(device), body_der)
+        answer = await world.ask(der)
+        assert answer.body_type is BodyType.rp
+        assert status_of(answer).status is PKIStatus.rejection
+        assert world.ca.received == []
