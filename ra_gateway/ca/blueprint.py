@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from types import MappingProxyType
@@ -32,6 +32,7 @@ from ra_gateway.cmp.algorithms import default_algorithm
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.messages import CertTemplate
 from ra_gateway.cmp.names import NULL_DN
+from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.errors import MalformedMessage, ServiceFailure, TemplateRefused
 
 CRL_DISTRIBUTION_POINTS: Final = "2.5.29.31"
@@ -67,12 +68,12 @@ class Blueprint:
     changes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedTBS:
-    """A TBSCertificate that keeps to its profile: the proof that the signing key wants to see.
+_SEAL: Final = Seal(__name__)
 
-    Made by `require_conforming` alone; the fields are what that read from the octets.
-    """
+
+@dataclass(frozen=True, slots=True)
+class TBSCertificate:
+    """What was read from the octets of a certificate that is to be signed."""
 
     der: bytes
     serial_number: int
@@ -81,6 +82,17 @@ class CheckedTBS:
     subject_der: bytes
     spki_der: bytes
     extensions: dict[str, tuple[bool, bytes]]
+
+
+@proof
+class CheckedTBS:
+    """A TBSCertificate that keeps to its profile: what the signing key wants to see."""
+
+    tbs: TBSCertificate
+    seal: InitVar[Seal]
+
+    def __post_init__(self, seal: Seal) -> None:
+        _SEAL.require(seal)
 
 
 # --- deciding -----------------------------------------------------------------------------------------------------
@@ -622,7 +634,7 @@ def require_conforming(
             f"the certificate to be signed violates {profile.name}: {', '.join(violated)}",
             rule="R153",
         )
-    return tbs
+    return CheckedTBS(tbs, _SEAL)
 
 
 _VERSION_3: Final = b"\xa0\x03\x02\x01\x02"
@@ -630,7 +642,7 @@ _TBS_TAGS: Final = [0xA0, 0x02, 0x30, 0x30, 0x30, 0x30, 0x30, 0xA3]
 """No issuerUniqueID and no subjectUniqueID: those fields are not to be used (RFC 5280 4.1.2.8)."""
 
 
-def _read_tbs(der: bytes) -> tuple[CheckedTBS, bytes, bytes]:
+def _read_tbs(der: bytes) -> tuple[TBSCertificate, bytes, bytes]:
     """Return what a TBSCertificate says, with DER of its signature algorithm and issuer."""
     fields = _members(der, 0, len(der), len(_TBS_TAGS))
     if [field[0] for field in fields] != _TBS_TAGS or der[
@@ -649,14 +661,14 @@ def _read_tbs(der: bytes) -> tuple[CheckedTBS, bytes, bytes]:
             raise MalformedMessage(f"extension {oid} twice", rule="R1")
         extensions[oid] = critical, value
     return (
-        CheckedTBS(der, serial_number, not_before, not_after, octets[5], octets[6], extensions),
+        TBSCertificate(der, serial_number, not_before, not_after, octets[5], octets[6], extensions),
         octets[2],
         octets[3],
     )
 
 
 def _violated_fields(
-    tbs: CheckedTBS, blueprint: Blueprint, profile: Profile, issuer: Certificate, now: datetime
+    tbs: TBSCertificate, blueprint: Blueprint, profile: Profile, issuer: Certificate, now: datetime
 ) -> list[str]:
     bits = tbs.serial_number.bit_length()
     latest = min(now + timedelta(days=profile.validity_days), issuer.not_after)
@@ -670,7 +682,7 @@ def _violated_fields(
     return [name for name, holds in invariants.items() if not holds]
 
 
-def _violated_extensions(tbs: CheckedTBS, profile: Profile, constant: _Constants) -> list[str]:
+def _violated_extensions(tbs: TBSCertificate, profile: Profile, constant: _Constants) -> list[str]:
     critical, value = tbs.extensions.get(ExtensionOID.keyUsage, (False, _NO_BITS))
     usage = _read_bits(value)
     kind, identifier = _read_key(tbs.spki_der)
@@ -694,7 +706,7 @@ def _violated_extensions(tbs: CheckedTBS, profile: Profile, constant: _Constants
     return violated
 
 
-def _purposes_conform(tbs: CheckedTBS, profile: Profile) -> bool:
+def _purposes_conform(tbs: TBSCertificate, profile: Profile) -> bool:
     found = tbs.extensions.get(ExtensionOID.extKeyUsage)
     if found is None:
         return not profile.purposes
@@ -702,7 +714,7 @@ def _purposes_conform(tbs: CheckedTBS, profile: Profile) -> bool:
     return not found[0] and bool(purposes) and profile.allowed_purposes.issuperset(purposes)
 
 
-def _names_conform(tbs: CheckedTBS, profile: Profile) -> bool:
+def _names_conform(tbs: TBSCertificate, profile: Profile) -> bool:
     found = tbs.extensions.get(ExtensionOID.subjectAltName)
     only_name = tbs.subject_der == NULL_DN
     if found is None:

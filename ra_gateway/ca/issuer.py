@@ -232,12 +232,13 @@ class Issuer:
         """
         return require_conforming(tbs_der, blueprint, profile, self.certificate, now)
 
-    async def sign(self, tbs: CheckedTBS) -> Certificate:
+    async def sign(self, checked: CheckedTBS) -> Certificate:
         """Step 6: sign, which only what was checked can be.
 
         Raises:
             ServiceFailure: The HSM does not sign.
         """
+        tbs = checked.tbs
         signature = await self.signer.sign(tbs.der)
         der = asn1.tlv(0x30, tbs.der, self._algorithm_der, asn1.tlv(0x03, b"\x00", signature))
         # Not decoded again: the check has just read all of it but the signature.

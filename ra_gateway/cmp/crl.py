@@ -11,7 +11,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -22,6 +22,7 @@ from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, signature_algorithm, verify_signature
 from ra_gateway.cmp.certificates import Certificate, InvalidSignature, KeyUsage
 from ra_gateway.cmp.names import rfc4514, same_name
+from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.errors import CMPError, CRLRefused, MalformedMessage
 
 MAX_CLOCK_SKEW: Final = timedelta(minutes=5)
@@ -92,10 +93,10 @@ class ReceivedCRL:
         return _shown(self.issuer_der)
 
 
-_SEAL: Final = object()
+_SEAL: Final = Seal(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@proof
 class CRL:
     """A CRL whose issuer's key signed it.
 
@@ -110,11 +111,10 @@ class CRL:
     next_update: datetime | None
     revoked: frozenset[int]
     scope: Scope
-    seal: object
+    seal: InitVar[Seal]
 
-    def __post_init__(self) -> None:
-        if self.seal is not _SEAL:
-            raise TypeError("only ra_gateway.cmp.crl can make this")
+    def __post_init__(self, seal: Seal) -> None:
+        _SEAL.require(seal)
 
     def __str__(self) -> str:
         number = "" if self.number is None else f" number {self.number}"

@@ -6,6 +6,7 @@ protection and proof of possession are checked over what arrived, never over a r
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -196,6 +197,14 @@ class PKIMessage:
                 asn1.raw(certificate) for certificate in _some(message.extra_certs, "extraCerts")
             ),
         )
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over header and body, 32 octets: what protection covers, and so what makes it this message.
+
+        Not over `der`: extraCerts are not protected, and a signature over the same octets has many spellings.
+        """
+        return hashlib.sha256(self.header_der + self.body_der).digest()
 
     @property
     def body_content(self) -> bytes:

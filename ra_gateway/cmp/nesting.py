@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar
 from typing import Final
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage, nested_messages
+from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.verification import AuthenticatedMessage
 from ra_gateway.errors import HeaderRefused, MalformedMessage, PKIFailureInfo
 
-_SEAL: Final = object()
+_SEAL: Final = Seal(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@proof
 class Single:
     """A message to be answered as if it had come plain: the RA adds its signature, and nothing else."""
 
     message: PKIMessage
-    seal: object
+    seal: InitVar[Seal]
 
-    def __post_init__(self) -> None:
-        _check_seal(self.seal)
+    def __post_init__(self, seal: Seal) -> None:
+        _SEAL.require(seal)
 
 
-@dataclass(frozen=True, slots=True)
+@proof
 class Batch:
     """Messages that came together, each to be answered for itself; to be in a batch vouches for none of them.
 
@@ -33,15 +34,10 @@ class Batch:
     """
 
     members: tuple[PKIMessage | None, ...]
-    seal: object
+    seal: InitVar[Seal]
 
-    def __post_init__(self) -> None:
-        _check_seal(self.seal)
-
-
-def _check_seal(seal: object) -> None:
-    if seal is not _SEAL:
-        raise TypeError("only ra_gateway.cmp.nesting can make this")
+    def __post_init__(self, seal: Seal) -> None:
+        _SEAL.require(seal)
 
 
 def read_nested(authenticated: AuthenticatedMessage, *, batch_max: int) -> Single | Batch:

@@ -7,7 +7,7 @@ answer about that very certificate, still fresh, signed by its issuer or by a re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -27,6 +27,7 @@ from ra_gateway.cmp.algorithms import (
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, InvalidSignature, KeyUsage
 from ra_gateway.cmp.crl import MAX_CLOCK_SKEW, URI_TAG, elements
 from ra_gateway.cmp.names import same_name
+from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.errors import CMPError, MalformedMessage, OCSPRefused
 
 OCSP_NO_CHECK: Final = "1.3.6.1.5.5.7.48.1.5"
@@ -73,10 +74,10 @@ class OCSPQuestion:
     der: bytes
 
 
-_SEAL: Final = object()
+_SEAL: Final = Seal(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@proof
 class OCSPStatus:
     """What an answer in order says.
 
@@ -91,11 +92,10 @@ class OCSPStatus:
     this_update: datetime
     fresh_until: datetime
     revoked_at: datetime | None
-    seal: object
+    seal: InitVar[Seal]
 
-    def __post_init__(self) -> None:
-        if self.seal is not _SEAL:
-            raise TypeError("only ra_gateway.cmp.ocsp can make this")
+    def __post_init__(self, seal: Seal) -> None:
+        _SEAL.require(seal)
 
 
 # --- asking ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ here, by the functions that did the checking.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, replace
 from enum import StrEnum
 from typing import Final
 
@@ -47,6 +47,7 @@ from ra_gateway.cmp.messages import (
     rev_req_content,
 )
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
+from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import (
     Authenticated,
@@ -70,7 +71,7 @@ from ra_gateway.errors import (
 MIN_REQUESTED_RSA_BITS: Final = 2048
 """For new certificates, also where a domain forgives its devices an older key (TS 33.310 6.1.1)."""
 
-_SEAL: Final = object()
+_SEAL: Final = Seal(__name__)
 
 
 class Possession(StrEnum):
@@ -85,7 +86,7 @@ class Possession(StrEnum):
     key_generation = "central key generation"
 
 
-@dataclass(frozen=True, slots=True)
+@proof
 class AuthenticatedRequest:
     """An authenticated ir, cr, kur or p10cr whose one request is in order, its POP verified unless it says so.
 
@@ -98,11 +99,10 @@ class AuthenticatedRequest:
     request: CertReqMsg
     requested_key_der: bytes | None
     possession: Possession
-    seal: object
+    seal: InitVar[Seal]
 
-    def __post_init__(self) -> None:
-        if self.seal is not _SEAL:
-            raise TypeError("only ra_gateway.cmp.requests can make this")
+    def __post_init__(self, seal: Seal) -> None:
+        _SEAL.require(seal)
 
     @property
     def message(self) -> PKIMessage:
@@ -453,17 +453,16 @@ def _check_popo_input(
 # --- confirmation ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@proof
 class AuthenticatedConfirmation:
     """A certConf by the right signer whose certHash fits the certificate that was relayed."""
 
     authenticated: Authenticated
     status: CertStatus
-    seal: object
+    seal: InitVar[Seal]
 
-    def __post_init__(self) -> None:
-        if self.seal is not _SEAL:
-            raise TypeError("only ra_gateway.cmp.requests can make this")
+    def __post_init__(self, seal: Seal) -> None:
+        _SEAL.require(seal)
 
 
 def read_confirmation(
@@ -544,7 +543,7 @@ CRL_REASONS: Final = frozenset({0, 1, 2, 3, 4, 5, 6, 8, 9, 10})
 """CRLReason (RFC 5280 5.3.1)."""
 
 
-@dataclass(frozen=True, slots=True)
+@proof
 class AuthenticatedRevocation:
     """An authenticated rr for one certificate.
 
@@ -557,11 +556,10 @@ class AuthenticatedRevocation:
     issuer_der: bytes
     serial_number: int
     reason: int
-    seal: object
+    seal: InitVar[Seal]
 
-    def __post_init__(self) -> None:
-        if self.seal is not _SEAL:
-            raise TypeError("only ra_gateway.cmp.requests can make this")
+    def __post_init__(self, seal: Seal) -> None:
+        _SEAL.require(seal)
 
     @property
     def message(self) -> PKIMessage:
@@ -624,17 +622,16 @@ def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocat
 _ASKED_WITHOUT_VALUE: Final = frozenset({OID.caCerts, OID.certReqTemplate})
 
 
-@dataclass(frozen=True, slots=True)
+@proof
 class AuthenticatedQuestion:
     """An authenticated genm that asks one thing."""
 
     authenticated: AuthenticatedMessage
     question: InfoTypeAndValue
-    seal: object
+    seal: InitVar[Seal]
 
-    def __post_init__(self) -> None:
-        if self.seal is not _SEAL:
-            raise TypeError("only ra_gateway.cmp.requests can make this")
+    def __post_init__(self, seal: Seal) -> None:
+        _SEAL.require(seal)
 
 
 def read_question(authenticated: AuthenticatedMessage) -> AuthenticatedQuestion:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NoReturn
@@ -40,6 +40,7 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.cmp.names import NULL_DN, same_name
 from ra_gateway.cmp.protection import protected_part, verify_protection
+from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.errors import (
     CMPError,
@@ -220,15 +221,10 @@ def check_message_time(header: PKIHeader, rules: HeaderRules, now: datetime) -> 
 
 # --- signer and protection ------------------------------------------------------------------------------------
 
-_SEAL: Final = object()
+_SEAL: Final = Seal(__name__)
 
 
-def _check_seal(seal: object) -> None:
-    if seal is not _SEAL:
-        raise TypeError("only ra_gateway.cmp.verification can make this")
-
-
-@dataclass(frozen=True, slots=True)
+@proof
 class AuthenticatedMessage:
     """A message whose protection verified with the key of a certificate that a domain vouches for.
 
@@ -240,10 +236,10 @@ class AuthenticatedMessage:
     signer: Certificate
     domain: TrustDomain
     path: Path
-    seal: object
+    seal: InitVar[Seal]
 
-    def __post_init__(self) -> None:
-        _check_seal(self.seal)
+    def __post_init__(self, seal: Seal) -> None:
+        _SEAL.require(seal)
 
     @property
     def requester(self) -> Certificate:
@@ -251,7 +247,7 @@ class AuthenticatedMessage:
         return self.signer
 
 
-@dataclass(frozen=True, slots=True)
+@proof
 class MACAuthenticatedMessage:
     """A message whose MAC verified with a shared secret: nothing that takes a signer takes it.
 
@@ -263,10 +259,10 @@ class MACAuthenticatedMessage:
     message: PKIMessage
     domain: TrustDomain
     credential: MACCredential
-    seal: object
+    seal: InitVar[Seal]
 
-    def __post_init__(self) -> None:
-        _check_seal(self.seal)
+    def __post_init__(self, seal: Seal) -> None:
+        _SEAL.require(seal)
 
     @property
     def requester(self) -> SharedSecret:

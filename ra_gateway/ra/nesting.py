@@ -7,7 +7,6 @@ an RA let it pass, and is no substitute for the protection inside.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -89,7 +88,7 @@ class Nesting:
         return Walk(
             outer.endpoint,
             message,
-            hashlib.sha256(message.der).digest(),
+            message.digest,
             "" if outer.operation == LABEL else outer.operation,
             profile=outer.profile,
             peer=outer.peer,

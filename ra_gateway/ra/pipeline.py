@@ -23,7 +23,6 @@ and 10); `withdrawing` looks after certificates that nobody confirmed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Final
 
@@ -96,11 +95,10 @@ class Gateway:
                 ),
                 understood=False,
             )
-        digest = hashlib.sha256(der).digest()
         walk = Walk(
             node.endpoints[endpoint],
             message,
-            digest,
+            message.digest,
             operation,
             profile=profile,
             peer=peer,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -40,6 +40,7 @@ from ra_gateway.cmp.names import (
     same_name,
 )
 from ra_gateway.cmp.requests import AuthenticatedRequest, AuthenticatedRevocation
+from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
 from ra_gateway.ra.ports import InventoryEntry
@@ -99,10 +100,10 @@ class IdentityRules:
     enabled: bool = True
 
 
-_SEAL: Final = object()
+_SEAL: Final = Seal(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@proof
 class AuthorizedRequest:
     """A request that may go to the CA, as it is to go there.
 
@@ -118,14 +119,13 @@ class AuthorizedRequest:
     subject_der: bytes
     san: tuple[str, ...] | None
     completed: bool
-    seal: object
+    seal: InitVar[Seal]
 
-    def __post_init__(self) -> None:
-        if self.seal is not _SEAL:
-            raise TypeError("only ra_gateway.ra.policy can make this")
+    def __post_init__(self, seal: Seal) -> None:
+        _SEAL.require(seal)
 
 
-@dataclass(frozen=True, slots=True)
+@proof
 class AuthorizedRevocation:
     """An rr that may go to the CA: a device gives up its certificate, or an RA does so for a device.
 
@@ -135,11 +135,10 @@ class AuthorizedRevocation:
 
     request: AuthenticatedRevocation
     subject_der: bytes
-    seal: object
+    seal: InitVar[Seal]
 
-    def __post_init__(self) -> None:
-        if self.seal is not _SEAL:
-            raise TypeError("only ra_gateway.ra.policy can make this")
+    def __post_init__(self, seal: Seal) -> None:
+        _SEAL.require(seal)
 
     @property
     def body_der(self) -> bytes:
@@ -420,7 +419,7 @@ def vouched_for(authorized: AuthorizedRequest) -> AuthorizedRequest:
         return authorized
     message = cert_req_msg_der(request.request.cert_req_der, RA_VERIFIED_POPO_DER)
     changed = body(request.message.body_type, tlv(0x30, message))
-    return replace(authorized, body_der=changed, completed=True)
+    return AuthorizedRequest(request, changed, authorized.subject_der, authorized.san, True, _SEAL)
 
 
 def _unchangeable(why: str) -> TemplateRefused:

@@ -156,7 +156,7 @@ class Exchange:
     """One request of the device and what became of it.
 
     Args:
-        request_digest: SHA-256 over the received PKIMessage: what makes a repeat byte-identical.
+        request_digest: `PKIMessage.digest` of what was received: what makes a repeat one.
         upstream_der: The message for the CA, signed before it is first sent, so that a retry by any
             node sends the same bytes; empty when nothing goes upstream, or no more.
         response_der: The answer the device was given, once there is one.

@@ -18,7 +18,7 @@ class Walk:
     """What is known of a message so far; each step adds to it.
 
     Args:
-        digest: SHA-256 over the received octets.
+        digest: `PKIMessage.digest`: a repeat has the same.
         operation: Operation label out of the path, "" for none.
         profile: Name out of the path below /p/.
         peer: Where the message came from.

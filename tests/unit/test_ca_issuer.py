@@ -308,10 +308,10 @@ async def test_interrupted_at_any_step(
     signed: list[int] = []
     sign = issuer.sign
 
-    async def counting(tbs: CheckedTBS) -> Certificate:
-        assert tbs.serial_number == ledger.intents[0][0]
-        signed.append(tbs.serial_number)
-        return await sign(tbs)
+    async def counting(checked: CheckedTBS) -> Certificate:
+        assert checked.tbs.serial_number == ledger.intents[0][0]
+        signed.append(checked.tbs.serial_number)
+        return await sign(checked)
 
     monkeypatch.setattr(issuer, "sign", counting)
     original = getattr(issuer, step)
@@ -387,7 +387,7 @@ async def test_the_last_check_looks_at_the_octets(
     """A TBSCertificate that is not what was decided is not signed."""
     issued = await make_issuer(operator_pki).certify(template(), NE_IPSEC, NOW)
     plan = draw_up(NE_IPSEC, template(spki_der=issued.spki_der), ca, NOW)
-    assert require_conforming(issued.tbs_der, plan, NE_IPSEC, ca, NOW).der == issued.tbs_der
+    assert require_conforming(issued.tbs_der, plan, NE_IPSEC, ca, NOW).tbs.der == issued.tbs_der
     with pytest.raises(ServiceFailure, match=what):
         require_conforming(issued.tbs_der, replace(plan, **changes), NE_IPSEC, ca, NOW)
 

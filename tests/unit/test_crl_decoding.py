@@ -25,6 +25,7 @@ from ra_gateway.cmp.crl import (
     split_crls,
     verify_crl,
 )
+from ra_gateway.cmp.sealed import Seal
 from ra_gateway.errors import CRLRefused
 from tests.support.crls import make_crl
 from tests.support.harness import cmp_certificate
@@ -268,7 +269,7 @@ def test_a_crl_from_the_future_is_refused(ca: Authority) -> None:
 def test_nobody_else_can_make_a_crl(ca: Authority) -> None:
     """A CRL is proof that its signature was verified."""
     with pytest.raises(TypeError, match="only ra_gateway"):
-        CRL(cmp_certificate(ca.certificate), 1, NOW, NOW, frozenset(), Scope(), object())
+        CRL(cmp_certificate(ca.certificate), 1, NOW, NOW, frozenset(), Scope(), Seal("tests"))
 
 
 @pytest.mark.requirement(23)

@@ -24,6 +24,7 @@ from ra_gateway.cmp.ocsp import (
     read_answer,
     responder_urls,
 )
+from ra_gateway.cmp.sealed import Seal
 from ra_gateway.errors import OCSPRefused
 from tests.support.harness import cmp_certificate
 from tests.support.ocsp import Script, delegate, key_hash, script_for
@@ -88,7 +89,7 @@ def test_an_answer_is_read_whatever_key_signed_it(kind: KeyKind) -> None:
 def test_only_read_answer_makes_a_status() -> None:
     """Nobody else can say that a certificate is good."""
     with pytest.raises(TypeError, match=r"only ra_gateway\.cmp\.ocsp"):
-        OCSPStatus(CertStatus.good, NOW, NOW, None, object())
+        OCSPStatus(CertStatus.good, NOW, NOW, None, Seal("tests"))
 
 
 @pytest.mark.requirement(23)

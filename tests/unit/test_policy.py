@@ -12,7 +12,8 @@ from cryptography.x509.oid import NameOID
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, verification
+from ra_gateway.cmp import requests as cmp_requests
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import CertTemplate, PKIMessage
 from ra_gateway.cmp.names import attributes, escape_rfc4514, from_rfc4514, rfc4514
@@ -152,11 +153,18 @@ async def test_no_rules_no_certificate(desk: Desk, rules: IdentityRules | None) 
     """A vendor's request without rules is refused, as is its kur with any."""
     request = await desk.request()
     if rules is not None:
-        authenticated = replace(
-            request.authenticated,
-            message=replace(request.message, body_type=BodyType.kur),
+        authenticated = request.authenticated
+        assert isinstance(authenticated, AuthenticatedMessage)
+        kur = AuthenticatedMessage(
+            replace(request.message, body_type=BodyType.kur),
+            authenticated.signer,
+            authenticated.domain,
+            authenticated.path,
+            verification._SEAL,
         )
-        request = replace(request, authenticated=authenticated)
+        request = AuthenticatedRequest(
+            kur, request.request, request.requested_key_der, request.possession, cmp_requests._SEAL
+        )
     assert refusal(request, rules) == (NotAuthorized, "R71")
 
 
