@@ -53,6 +53,7 @@ from ra_gateway.ra.routes import (
     ImplicitConfirm,
     MACAccess,
     Oddity,
+    RARights,
     RegistrationAuthorities,
     Route,
     Unconfirmed,
@@ -200,7 +201,29 @@ def _relays(
         revoke_on_behalf=config.revoke_on_behalf,
         nested=config.nested,
         batch_max=config.batch_max,
+        rights=_rights(setting, config),
     )
+
+
+def _rights(
+    setting: str, config: RegistrationAuthoritiesConfig
+) -> dict[Certificate, RARights]:
+    registered = frozenset(certificates(config.certificate_paths, f"{setting}.certificate_paths"))
+    rights: dict[Certificate, RARights] = {}
+    for index, row in enumerate(config.rights):
+        where = f"{setting}.rights[{index}].certificate_paths"
+        own = RARights(
+            IdentityRules(allowed_subjects=row.allowed_subjects, allowed_sans=row.allowed_sans),
+            row.ra_verified,
+            row.revoke_on_behalf,
+        )
+        for certificate in certificates(row.certificate_paths, where):
+            if certificate not in registered or certificate in rights:
+                what = "is listed twice" if certificate in rights else "is no registered RA's"
+                todo = f"List it once here, and in {setting}.certificate_paths"
+                raise ConfigError([Problem(where, f"{certificate.subject} {what}", todo)])
+            rights[certificate] = own
+    return rights
 
 
 def _endpoint(
@@ -220,6 +243,10 @@ def _endpoint(
             vendor: _identity(
                 gateway.vendors[vendor].identity, enabled=gateway.vendors[vendor].enabled
             )
+            for vendor in config.vendors
+        },
+        vendor_types={
+            vendor: frozenset(BodyType[name] for name in gateway.vendors[vendor].body_types)
             for vendor in config.vendors
         },
         operator=operator if config.operator else None,

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from ra_gateway.app.running import now
 from ra_gateway.ca.ledger import Ledger
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config import GatewayConfig, RevocationConfig
@@ -43,6 +43,15 @@ class LedgerStatus:
                 rule="R23",
             )
         return None
+
+    async def certificate(
+        self, issuer_der: bytes, serial_number: int, now: datetime
+    ) -> Certificate | None:
+        """Return a certificate that the CA issued, None if it did not."""
+        if canonical(issuer_der) not in self._issuers:
+            return None
+        issued = await self._ledger.certificate(serial_number, now)
+        return None if issued is None else load_certificate(issued.der)
 
 
 def revocation(

@@ -1003,10 +1003,15 @@ def _require_encryption_only(template: CertTemplate, profile: Profile) -> None:
 
 
 def _enrolls(asked: _Asked) -> bool:
-    """Tell whether a request is a device's first, which `reenroll` is asked about: ir, or by a vendor certificate."""
-    if asked.received.message.body_type is BodyType.ir:
-        return True
-    return asked.received.by_device and asked.device is None
+    """Tell whether a request is a device's first, which `reenroll` is asked about: ir, or by a vendor certificate.
+
+    An RA that signs in its device's place does not say by which certificate the device came: its cr and p10cr may be
+    a vendor certificate's as well, and count.
+    """
+    body_type = asked.received.message.body_type
+    if body_type is BodyType.ir or not asked.received.by_device:
+        return body_type is not BodyType.kur
+    return asked.device is None
 
 
 def _in_use() -> TransactionInUse:

@@ -189,11 +189,13 @@ def _error_of(message: PKIMessage, upstream: Upstream) -> UpstreamBroken:
     content = error_msg_content(message.body_content)
     told = "; ".join((str(content.status_info), *content.error_details))
     bits = [bit for bit in content.status_info.fail_info if bit in _CA_TROUBLE]
-    return UpstreamBroken(
+    error = UpstreamBroken(
         f"{upstream.name} answered with error: {told}",
         fail_info=bits[0] if bits else None,
         rule="R89",
     )
+    error.id_in_use = PKIFailureInfo.transactionIdInUse in content.status_info.fail_info
+    return error
 
 
 def _answer_to(

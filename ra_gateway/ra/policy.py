@@ -147,20 +147,27 @@ class AuthorizedRevocation:
 
 
 def authorize_revocation(
-    request: AuthenticatedRevocation, *, on_behalf: bool = False
+    request: AuthenticatedRevocation,
+    *,
+    on_behalf: IdentityRules | None = None,
+    named: Certificate | None = None,
 ) -> AuthorizedRevocation:
     """Let a device have its own certificate revoked, and no other (RFC 9483 4.2).
 
     Args:
-        on_behalf: Whether RAs may have any certificate revoked (RFC 9483 5.3.2).
+        on_behalf: Which names an RA may have certificates revoked of (RFC 9483 5.3.2); None if of no others.
+        named: The certificate that the rr is about, where that is known.
 
     Raises:
         NotAuthorized: It names another one, whether there is such a certificate or not.
     """
     own = request.signer
     if request.domain.kind is DomainKind.registration_authority:
-        if on_behalf:
-            return AuthorizedRevocation(request, NULL_DN, _SEAL)
+        if on_behalf is not None:
+            _check_names_of(named, on_behalf, own)
+            return AuthorizedRevocation(
+                request, NULL_DN if named is None else named.subject_der, _SEAL
+            )
         raise NotAuthorized(
             f"{own.subject} may not have others' certificates revoked here (revoke_on_behalf)",
             rule="R130",
@@ -174,6 +181,54 @@ def authorize_revocation(
             rule="R130",
         )
     return AuthorizedRevocation(request, own.subject_der, _SEAL)
+
+
+def _check_names_of(named: Certificate | None, rules: IdentityRules, signer: Certificate) -> None:
+    """Refuse to have an RA revoke the certificates of devices that it could not have enrolled."""
+    if "*" in rules.allowed_subjects:
+        return
+    if named is None:
+        raise NotAuthorized(
+            f"{signer.subject} asks for the revocation of a certificate whose names nobody here knows; "
+            "it has to come along in extraCerts",
+            rule="R130",
+        )
+    if named.subject_der != NULL_DN:
+        _check_allowed(named.subject, rules.allowed_subjects, "subject", signer)
+    names_der = named.subject_alt_name_der
+    for name in () if names_der is None else general_names(names_der):
+        _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
+
+
+def subject_asked(
+    request: AuthenticatedRequest, rules: IdentityRules | None, entry: InventoryEntry | None
+) -> bytes:
+    """Return the subject by which a request is routed: the one asked for, where its signer has a choice.
+
+    Where it has none, or names nobody, it is the one that follows from who signed.
+
+    Args:
+        rules: Of the vendor's domain, never of a route.
+        entry: The inventory's, by these rules.
+    """
+    requester = request.authenticated.requester
+    subject_der = request.request.template.subject_der
+    asked = subject_der if subject_der is not None and subject_der != NULL_DN else None
+    if isinstance(requester, SharedSecret):
+        return asked or requester.subject_der
+    if request.domain.kind is not DomainKind.vendor or rules is None:
+        own = request.signer.subject_der if request.domain.kind is DomainKind.operator else NULL_DN
+        return asked or own
+    listed = "" if entry is None else entry.subject
+    if not listed and (asked is not None and rules.subject is not SubjectRule.replace):
+        return asked
+    text = listed or ("" if rules.subject is SubjectRule.keep else rules.subject_template)
+    if not text:
+        return asked or NULL_DN
+    try:
+        return _subject_der(text, _placeholders(request.signer), request.signer)
+    except NotAuthorized:
+        return asked or NULL_DN
 
 
 def vendor_identity(domain: TrustDomain, rules: IdentityRules, signer: Certificate) -> str:

@@ -200,6 +200,15 @@ class IssuedCertificates(Protocol):
             StoreUnavailable: It cannot be asked.
         """
 
+    async def certificate(
+        self, issuer_der: bytes, serial_number: int, now: datetime
+    ) -> Certificate | None:
+        """Return a certificate that this CA issued, None if it did not.
+
+        Raises:
+            StoreUnavailable: It cannot be asked.
+        """
+
 
 class Clock(Protocol):
     """Tells the time."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.cmp.verification import AuthenticatedMessage
@@ -27,6 +28,18 @@ class SignerStatus:
 
     domains: RevocationStatus | None = None
     issued: IssuedCertificates | None = None
+
+    async def certificate(
+        self, issuer_der: bytes, serial_number: int, now: datetime
+    ) -> Certificate | None:
+        """Return a certificate that the CA in this process issued, None if nobody here knows it.
+
+        Raises:
+            StoreUnavailable: The CA's ledger cannot be asked.
+        """
+        if self.issued is None:
+            return None
+        return await self.issued.certificate(issuer_der, serial_number, now)
 
     async def check(self, authenticated: AuthenticatedMessage, now: datetime) -> tuple[str, ...]:
         """Refuse a message whose signer, or a CA above it, was revoked.
