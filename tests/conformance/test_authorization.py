@@ -10,10 +10,12 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ra_gateway.ca.access import Mode
+from ra_gateway.ca.core import IssuancePolicy
+from ra_gateway.ca.records import Reenroll
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.certificates import ExtensionOID
-from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES, BodyType, PKIStatus
+from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES, RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     CertId,
     CertStatus,
@@ -21,10 +23,13 @@ from ra_gateway.cmp.messages import (
     Control,
     Extension,
     InfoTypeAndValue,
+    PKIStatusInfo,
     RevDetails,
+    body,
     cert_confirm_body,
     cert_id_der,
     cert_req_messages,
+    error_body,
     rev_req_body,
 )
 from ra_gateway.cmp.names import directory_name, from_rfc4514, rfc4514
@@ -34,7 +39,7 @@ from tests.conformance.test_ca_client import open_client
 from tests.conformance.test_p10cr import made_by_hand, p10cr
 from tests.support import pki, requests
 from tests.support.asserts import assert_refused, assert_served
-from tests.support.desk import Desk, open_desk
+from tests.support.desk import SUBJECT, Desk, open_desk
 from tests.support.harness import (
     Answer,
     World,
@@ -385,3 +390,94 @@ async def test_an_rr_says_nothing_twice(
         assert answer.body_type is BodyType.rp
         assert status_of(answer).status is PKIStatus.rejection
         assert world.ca.received == []
+
+
+# --- vendors are for ir -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(71)
+@pytest.mark.parametrize("allowed", [{BodyType.ir}, {BodyType.ir, BodyType.cr, BodyType.p10cr}])
+async def test_a_vendor_certificate_is_for_the_first_one(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, allowed: set[BodyType]
+) -> None:
+    """cr and p10cr presuppose a certificate of this PKI; where they are allowed, they are served."""
+    world = World.make(
+        vendor_pki,
+        operator_pki,
+        endpoint={"body_types": EVERY_TYPE, "vendor_types": {"acme": frozenset(allowed)}},
+    )
+    for body_type in (BodyType.ir, BodyType.cr, BodyType.p10cr):
+        operation = await Operation.begin(world, body_type)
+        if body_type in allowed:
+            assert status_of(await operation.send()).issued
+        else:
+            told = RESPONSE_TO[body_type]
+            await assert_refused(
+                world, operation.sent, "notAuthorized", rule="R71", body_type=told
+            )
+            assert "vendors.acme.body_types" in world.events[-1].detail
+
+
+@pytest.mark.requirement(71)
+async def test_an_operator_certificate_is_for_further_ones(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, key: Any
+) -> None:
+    """What a vendor's devices may not send, the operator's may."""
+    world = World.make(
+        vendor_pki, operator_pki, endpoint={"vendor_types": {"acme": frozenset({BodyType.ir})}}
+    )
+    device = world.operator.device()
+    subject = cmp_certificate(device.certificate).subject
+    asked = requests.template(key, subject)
+    der = await requests.request(world, cmp_credential(device), key, asked, body_type=BodyType.cr)
+    await assert_served(world, der)
+
+
+@pytest.mark.parametrize("reenroll", [Reenroll.deny, Reenroll.window])
+@pytest.mark.parametrize("body_type", [BodyType.cr, BodyType.p10cr])
+async def test_reenroll_counts_what_an_ra_signs_in_its_device_s_place(
+    operator_pki: pki.OperatorPKI, tmp_path: Path, reenroll: Reenroll, body_type: BodyType
+) -> None:
+    """The CA cannot tell a vendor's cr from another one then; a kur goes on."""
+    policy = IssuancePolicy(reenroll=reenroll)
+    async with open_desk(operator_pki, tmp_path / "ledger.db", policy=policy) as desk:
+        first = await desk.enrol()
+        await desk.confirm(first)
+        desk.clock.advance(hours=25)
+        if body_type is BodyType.cr:
+            der = await desk.request(BodyType.cr)
+        else:
+            pkcs10 = await made_by_hand(pki.make_key("p256"), subject=SUBJECT)
+            der = await desk.signed(desk.header(), body(BodyType.p10cr, pkcs10))
+        assert (await desk.refused(der))[0] is BodyType.cp
+        await desk.enrol(BodyType.kur)
+
+
+# --- one transactionID of two devices -----------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(12)
+@pytest.mark.parametrize("protected", [True, False])
+async def test_a_transaction_id_that_another_device_has(
+    world: World, key: Any, protected: bool
+) -> None:
+    """The CA complains of the second, and it is told what to do; a complaint without cause stays the CA's fault."""
+    ids = {"transaction_id": b"\0\0\0\1\0\0\0\1" * 2}
+
+    def script(answer: Answer) -> None:
+        if seen:
+            bits = (PKIFailureInfo.transactionIdInUse,)
+            answer.body_der = error_body(PKIStatusInfo(PKIStatus.rejection, (), bits))
+            answer.protected = protected
+        seen.append(answer)
+
+    seen: list[Answer] = []
+    world.ca.script = script
+    first = await requests.request(world, cmp_credential(world.device("ENB-1")), key, **ids)
+    await assert_served(world, first)
+    second = await requests.request(world, cmp_credential(world.device("ENB-2")), key, **ids)
+    answer = await world.ask(second)
+    assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["transactionIdInUse"])
+    assert (await world.ask(second)).der == answer.der
+    alone = await requests.request(world, cmp_credential(world.device("ENB-3")), key)
+    assert fail_names(await world.ask(alone)) == ["systemFailure"]
