@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DIALECTS
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig
-from ra_gateway.config.tables import EndpointConfig, IdentityConfig, MACConfig
+from ra_gateway.config.tables import EndpointConfig, IdentityConfig, MACConfig, VendorConfig
 from ra_gateway.config.upstream_tables import CMPHTTPUpstream
 from ra_gateway.config.values import (
     OPERATOR_DOMAIN,
@@ -251,6 +251,36 @@ def _check_endpoints(raw: Raw) -> Iterator[Problem]:
                 "is empty, but ir, which needs a vendor certificate, is all that is accepted",
                 "List vendors, or add to body_types.",
             )
+
+
+def _check_vendor_types(raw: Raw) -> Iterator[Problem]:
+    vendors = _table(raw, "vendors")
+    for name, endpoint in _rows(raw, "endpoints"):
+        taken = set(texts(_value(endpoint, EndpointConfig, "body_types")))
+        for vendor in texts(endpoint.get("vendors")):
+            allowed = texts(_value(_table(vendors, vendor), VendorConfig, "body_types"))
+            if vendor in vendors and taken & {"cr", "p10cr"} and not taken & {"ir", *allowed}:
+                yield Problem(
+                    f"vendors.{vendor}.body_types",
+                    f"has none of what endpoints.{name} takes, so its devices can have no certificate there",
+                    f"Add {' or '.join(sorted(taken & {'cr', 'p10cr'}))} to it, or ir to endpoints.{name}.body_types.",
+                )
+
+
+def _check_ra_rights(raw: Raw) -> Iterator[Problem]:
+    for name, endpoint in _rows(raw, "endpoints"):
+        relays = _table(endpoint, "registration_authorities")
+        registered, seen = texts(relays.get("certificate_paths")), set[str]()
+        rows = relays.get("rights")
+        for index, row in enumerate(rows if isinstance(rows, list) else ()):
+            for file in texts(_table(row).get("certificate_paths")):
+                if file not in registered or file in seen:
+                    yield Problem(
+                        f"endpoints.{name}.registration_authorities.rights[{index}].certificate_paths",
+                        f"has {file}, which {'an earlier row has' if file in seen else 'is no registered RA'}",
+                        "Name each of registration_authorities.certificate_paths once at most.",
+                    )
+                seen.add(file)
 
 
 def _check_mac(raw: Raw) -> Iterator[Problem]:
@@ -516,6 +546,8 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_possession,
     _check_genm,
     _check_endpoints,
+    _check_vendor_types,
+    _check_ra_rights,
     _check_mac,
     _check_duplicate_urls,
     _check_times,

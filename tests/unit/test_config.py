@@ -607,6 +607,31 @@ WRONG = {
         "revokes what is not confirmed",
         'certconf = "forward"',
     ),
+    "vendors that may send nothing": (
+        written(endpoint=TABLES["endpoint"] + '\nbody_types = ["p10cr", "rr"]'),
+        "vendors.acme.body_types",
+        "has none of what endpoints.ran takes",
+        "Add p10cr",
+    ),
+    "rights of no RA": (
+        written(
+            '[endpoints.ran.registration_authorities]\ncertificate_paths = ["a.pem"]\n'
+            '[[endpoints.ran.registration_authorities.rights]]\ncertificate_paths = ["b.pem"]'
+        ),
+        "endpoints.ran.registration_authorities.rights[0].certificate_paths",
+        "is no registered RA",
+        "once at most",
+    ),
+    "rights given twice": (
+        written(
+            '[endpoints.ran.registration_authorities]\ncertificate_paths = ["a.pem"]\n'
+            '[[endpoints.ran.registration_authorities.rights]]\ncertificate_paths = ["a.pem"]\n'
+            '[[endpoints.ran.registration_authorities.rights]]\ncertificate_paths = ["a.pem"]'
+        ),
+        "endpoints.ran.registration_authorities.rights[1].certificate_paths",
+        "an earlier row has",
+        "once at most",
+    ),
     "a path that climbs": (
         written(upstream=TABLES["upstream"] + '\npath = "../other"'),
         "upstreams.main.path",
