@@ -205,9 +205,7 @@ def _relays(
     )
 
 
-def _rights(
-    setting: str, config: RegistrationAuthoritiesConfig
-) -> dict[Certificate, RARights]:
+def _rights(setting: str, config: RegistrationAuthoritiesConfig) -> dict[Certificate, RARights]:
     registered = frozenset(certificates(config.certificate_paths, f"{setting}.certificate_paths"))
     rights: dict[Certificate, RARights] = {}
     for index, row in enumerate(config.rights):

@@ -62,7 +62,7 @@ from ra_gateway.ca.records import (
     Revocation,
 )
 from ra_gateway.cmp.algorithms import load_public_key
-from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     PKICONF_BODY,
@@ -83,7 +83,14 @@ from ra_gateway.cmp.messages import (
     nested_body,
     rev_rep_body,
 )
-from ra_gateway.cmp.names import NULL_DN, canonical, directory_name, name_of, same_name
+from ra_gateway.cmp.names import (
+    NULL_DN,
+    canonical,
+    directory_name,
+    name_of,
+    require_certifiable,
+    same_name,
+)
 from ra_gateway.cmp.nesting import Batch, read_nested
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import (
@@ -656,6 +663,10 @@ class BundledCA:
         elif request.possession is Possession.encr_cert:
             _require_encryption_only(template, profile)
         self._check_identity(template)
+        asked_names = template.extension(ExtensionOID.subjectAltName)
+        require_certifiable(
+            template.subject_der or NULL_DN, None if asked_names is None else asked_names.value
+        )
         implicit = (
             header.implicit_confirm
             # Until certConf nobody knows that the device has the key.

@@ -15,7 +15,11 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, mlkem, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+)
 
 from ra_gateway.cmp import asn1
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
@@ -225,6 +229,20 @@ def load_public_key(spki_der: bytes) -> PublicKeyTypes:
         raise AlgorithmRefused(f"public key: {error}", rule="R61") from error
     except ValueError as error:
         raise MalformedMessage(f"public key: {error}", rule="R1") from error
+
+
+@lru_cache(maxsize=1024)
+def canonical_spki(spki_der: bytes) -> bytes:
+    """Return a SubjectPublicKeyInfo as it is compared: the same octets for every spelling of one key.
+
+    A compressed point, an RSA key without NULL, or one that is marked for RSASSA-PSS, is another spelling of the
+    key. What is no key that this project knows is returned as it is.
+    """
+    try:
+        key = load_public_key(spki_der)
+    except CMPError:
+        return spki_der
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def key_family(key: PublicKeyTypes) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.certificates import Certificate, KeyUsage, load_certificate
 from ra_gateway.cmp.codes import (
     CERT_RESPONSE_TO,
@@ -365,7 +366,9 @@ def _check_certificate(
     try:
         certificate = load_certificate(der)
         ours = expected.possession is Possession.key_generation
-        if not ours and certificate.spki_der != expected.public_key_der:
+        # Which key it is counts, and not how the CA spells it.
+        own_key = canonical_spki(expected.public_key_der)
+        if not ours and canonical_spki(certificate.spki_der) != own_key:
             raise UpstreamBroken(
                 f"{upstream.name} certified another key than the requested one", rule="R86"
             )
@@ -396,7 +399,8 @@ def _check_no_authority(certificate: Certificate, upstream: Upstream) -> None:
         raise UpstreamBroken(f"{upstream.name} issued a CA certificate", rule="R87")
     if certificate.extended_key_usage & PRIVILEGED_PURPOSES:
         raise UpstreamBroken(
-            f"{upstream.name} issued a certificate for a purpose that no device may have", rule="R87"
+            f"{upstream.name} issued a certificate for a purpose that no device may have",
+            rule="R87",
         )
 
 

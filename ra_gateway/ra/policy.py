@@ -11,6 +11,7 @@ from dataclasses import InitVar, dataclass, replace
 from enum import Enum
 from typing import Final
 
+from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType
@@ -36,6 +37,7 @@ from ra_gateway.cmp.names import (
     general_names,
     general_names_der,
     name_of,
+    require_certifiable,
     rfc4514,
     same_name,
 )
@@ -279,10 +281,16 @@ def authorize(
         raise NotAuthorized("a vendor certificate cannot authorise this request", rule="R71")
     if not rules.enabled:
         raise NotAuthorized(f"vendor {request.domain.name} is disabled", rule="R145")
-    if not rules.same_key and request.requested_key_der == request.signer.spki_der:
+    if not rules.same_key and _has_key(request, request.signer):
         raise TemplateRefused("the key of the vendor certificate is not certified here", rule="R62")
     _check_inventory(request, rules, entry)
     return _authorize_vendor(request, rules, entry, may_complete=may_complete)
+
+
+def _has_key(request: AuthenticatedRequest, certificate: Certificate) -> bool:
+    """Tell whether a request asks for the key that a certificate has, however either is spelled."""
+    key_der = request.requested_key_der
+    return key_der is not None and canonical_spki(key_der) == canonical_spki(certificate.spki_der)
 
 
 def _check_inventory(
@@ -343,18 +351,23 @@ def _authorize_known(
     old_san = None if old.subject_alt_name_der is None else general_names(old.subject_alt_name_der)
     if san is not None and set(san) != set(old_san or ()):
         raise _other_identity(is_update, f"subjectAltName {', '.join(san)}", old)
-    if request.message.body_type is BodyType.p10cr and (
-        subject is None or set(san or ()) != set(old_san or ())
-    ):
-        raise _unchangeable(f"it lacks names of the certificate of {old.subject}")
+    # What means the same may still read otherwise: case, doubled values, a letter that folds into another.
+    alike = subject is None or attributes(subject) == attributes(old.subject_der)
+    alike = alike and (san is None or sorted(san) == sorted(old_san or ()))
+    if request.message.body_type is BodyType.p10cr:
+        if subject is None or not alike or set(san or ()) != set(old_san or ()):
+            raise _unchangeable(f"its names are not those of the certificate of {old.subject}")
+        return _kept(request, old.subject_der, san)
     issuer_der = old.issuer_der if is_update and names_issuer else None
     unnamed = issuer_der is not None and template.issuer_der != issuer_der
-    if (subject is None or san != old_san or unnamed) and may_complete:
+    own = (old.subject_der, old.subject_alt_name_der)
+    respelled = (template.subject_der, _names_der(template)) != own
+    if not alike or ((respelled or unnamed) and may_complete):
         return _completed(
             request,
             old.subject_der,
             old.subject_alt_name_der,
-            may_complete=True,
+            may_complete=may_complete,
             issuer_der=issuer_der,
         )
     return _kept(request, old.subject_der, san)
@@ -415,9 +428,15 @@ def _check_old_cert_id(request: AuthenticatedRequest, old: Certificate) -> None:
         )
 
 
+def _names_der(template: CertTemplate) -> bytes | None:
+    extension = template.extension(ExtensionOID.subjectAltName)
+    return None if extension is None else extension.value
+
+
 def _kept(
     request: AuthenticatedRequest, subject_der: bytes, san: tuple[str, ...] | None
 ) -> AuthorizedRequest:
+    require_certifiable(subject_der, _names_der(request.request.template))
     return AuthorizedRequest(request, request.message.body_der, subject_der, san, False, _SEAL)
 
 
@@ -437,6 +456,7 @@ def _completed(
             "the identity has to be set by the RA, but this request must go up unchanged",
             rule="R75",
         )
+    require_certifiable(subject_der, san_der)
     asked = request.request.template
     extensions = tuple(item for item in asked.extensions if item.oid != ExtensionOID.subjectAltName)
     if san_der is not None:

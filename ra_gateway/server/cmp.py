@@ -104,7 +104,9 @@ def _labels(path: str) -> tuple[str, str]:
 
 
 _ABSOLUTE: Final = re.compile(r"https?://[^/?#]+(/.*)", re.IGNORECASE)
-_UNRESERVED: Final = re.compile(r"%(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])", re.IGNORECASE)
+_UNRESERVED: Final = re.compile(
+    r"%(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])", re.IGNORECASE
+)
 """Letters, digits and "-._~": they mean the same spelled by their number (RFC 3986 6.2.2.2), and no others do."""
 
 

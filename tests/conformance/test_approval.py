@@ -248,9 +248,7 @@ async def test_what_other_ras_ask_waits_unless_it_is_listed(
             inventory=inventory,
         )
         key = make_key("p256")
-        await world.ask(
-            await requests.request(world, cmp_credential(ra), key, body_type=body_type)
-        )
+        await world.ask(await requests.request(world, cmp_credential(ra), key, body_type=body_type))
         outcomes.append(world.events[-1].outcome)
     assert outcomes == ["held", "held", "issued", "refused"]
 

@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+)
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import NameOID
 
 from ra_gateway.ca.access import Mode
 from ra_gateway.ca.core import IssuancePolicy
 from ra_gateway.ca.records import Reenroll
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import digest
+from ra_gateway.cmp.algorithms import canonical_spki, digest
 from ra_gateway.cmp.certificates import ExtensionOID
 from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES, RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
@@ -35,6 +42,7 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.names import directory_name, from_rfc4514, rfc4514
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.errors import PKIFailureInfo
+from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from tests.conformance.test_ca_client import open_client
 from tests.conformance.test_p10cr import made_by_hand, p10cr
 from tests.support import pki, requests
@@ -176,7 +184,9 @@ async def test_an_ra_does_not_answer_for_the_ca(world: World, key: Any) -> None:
 
 
 @pytest.mark.requirement(84)
-async def test_another_ca_of_the_operator_does_not_answer_for_the_ca(world: World, key: Any) -> None:
+async def test_another_ca_of_the_operator_does_not_answer_for_the_ca(
+    world: World, key: Any
+) -> None:
     """A CA certificate below the operator's root that nobody listed; the listed issuing CA may."""
     branch = world.operator.root.issue_ca("CN=Branch CA", key_usage=["digitalSignature"])
     world.ca.script = signed_by(
@@ -378,9 +388,7 @@ async def test_an_rr_says_nothing_twice(
     world = World.make(vendor_pki, operator_pki, endpoint={"body_types": EVERY_TYPE})
     device = world.operator.device("enb-1")
     certificate = cmp_certificate(device.certificate)
-    named = CertTemplate(
-        issuer_der=certificate.issuer_der, serial_number=certificate.serial_number
-    )
+    named = CertTemplate(issuer_der=certificate.issuer_der, serial_number=certificate.serial_number)
     reason = Extension(OID.reasonCode, False, b"\x0a\x01\x01")
     invalid = Extension("2.5.29.24", False, TIME)
     for entry in ((reason, reason), (reason, invalid, invalid)):
@@ -412,9 +420,7 @@ async def test_a_vendor_certificate_is_for_the_first_one(
             assert status_of(await operation.send()).issued
         else:
             told = RESPONSE_TO[body_type]
-            await assert_refused(
-                world, operation.sent, "notAuthorized", rule="R71", body_type=told
-            )
+            await assert_refused(world, operation.sent, "notAuthorized", rule="R71", body_type=told)
             assert "vendors.acme.body_types" in world.events[-1].detail
 
 
@@ -481,3 +487,265 @@ async def test_a_transaction_id_that_another_device_has(
     assert (await world.ask(second)).der == answer.der
     alone = await requests.request(world, cmp_credential(world.device("ENB-3")), key)
     assert fail_names(await world.ask(alone)) == ["systemFailure"]
+
+
+# --- names that may be certified ----------------------------------------------------------------------------------
+
+CN = "2.5.4.3"
+UNFIT_VALUES = {
+    "NUL": (CN, b"\x0c", "enb\0-1"),
+    "CR LF": (CN, b"\x0c", "enb\r\n-1"),
+    "ESC": (CN, b"\x0c", "enb\x1b[2J"),
+    "DEL": (CN, b"\x0c", "enb\x7f"),
+    "C1": (CN, b"\x0c", "enb\x9b2J"),
+    "right-to-left override": (CN, b"\x0c", "enb\u202e1"),
+    "isolate": (CN, b"\x0c", "enb\u2066"),
+    "zero width": (CN, b"\x0c", "enb\u200b1"),
+    "byte order mark": (CN, b"\x0c", "\ufeffenb"),
+    "soft hyphen": (CN, b"\x0c", "enb\u00ad1"),
+    "tag": (CN, b"\x0c", "enb\U000e0041"),
+    "line separator": (CN, b"\x0c", "enb\u20281"),
+    "private use": (CN, b"\x0c", "enb\ue000"),
+    "unassigned": (CN, b"\x0c", "enb\U000e0080"),
+    "empty": (CN, b"\x0c", ""),
+    "blanks": (CN, b"\x0c", "  "),
+    "65 letters": (CN, b"\x0c", "x" * 65),
+    "20 kB": (CN, b"\x0c", "x" * 20_000),
+    "a long organisation": ("2.5.4.10", b"\x0c", "x" * 65),
+    "a long unit": ("2.5.4.11", b"\x0c", "x" * 65),
+    "a long serialNumber": ("2.5.4.5", b"\x13", "1" * 65),
+    "a long country": ("2.5.4.6", b"\x13", "DEU"),
+    "no country": ("2.5.4.6", b"\x13", "1!"),
+    "an unknown attribute": ("1.3.6.1.4.1.99999.3", b"\x0c", "a\x07"),
+    "in a BMPString": (CN, b"\x1e", "enb\u202e1"),
+    "in a TeletexString": (CN, b"\x14", "enb\x1b"),
+}
+
+
+def named(oid: str, tag: bytes, text: str) -> bytes:
+    """A Name of a usual attribute and an unusual one."""
+    encodings = {b"\x1e": "utf-16-be", b"\x14": "latin-1"}
+    octets = text.encode(encodings.get(tag, "utf-8"))
+    usual = (asn1.oid_der("2.5.4.7"), asn1.tlv(0x0C, b"Here"))
+    unusual = (asn1.oid_der(oid), asn1.tlv(tag[0], octets))
+    rdns = (asn1.tlv(0x31, asn1.tlv(0x30, *pair)) for pair in (usual, unusual))
+    return asn1.tlv(0x30, *rdns)
+
+
+@pytest.mark.requirement(67)
+@pytest.mark.parametrize("case", UNFIT_VALUES)
+async def test_names_that_mislead_are_not_certified(world: World, key: Any, case: str) -> None:
+    """Whatever the patterns admit: in a subject, and in a directoryName; the attribute is named."""
+    oid, _, _ = UNFIT_VALUES[case]
+    name = named(*UNFIT_VALUES[case])
+    san = Extension(ExtensionOID.subjectAltName, False, asn1.tlv(0x30, directory_name(name)))
+    device = cmp_credential(world.device())
+    for asked in (
+        requests.template(key, subject_der=name),
+        requests.template(key, extensions=(san,)),
+    ):
+        answer = await world.ask(await requests.request(world, device, key, asked))
+        info = status_of(answer)
+        assert (answer.body_type, fail_names(answer)) == (BodyType.ip, ["badCertTemplate"])
+        (text,) = info.status_string
+        assert {CN: "CN", "2.5.4.6": "C", "2.5.4.10": "O", "2.5.4.11": "OU"}.get(oid, oid) in text
+    assert world.ca.received == []
+
+
+@pytest.mark.requirement(67)
+@pytest.mark.parametrize("case", UNFIT_VALUES)
+async def test_the_bundled_ca_does_not_certify_them_either(
+    operator_pki: pki.OperatorPKI, tmp_path: Path, case: str
+) -> None:
+    """Whichever RA vouches for them."""
+    async with open_desk(operator_pki, tmp_path / "ledger.db") as desk:
+        der = await desk.request(template=CertTemplate(subject_der=named(*UNFIT_VALUES[case])))
+        assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.badCertTemplate)
+
+
+UNFIT_SANS = {
+    "NUL in a DNS name": (0x82, b"enb\0.example.net"),
+    "underscore": (0x82, b"e_nb.example.net"),
+    "blank": (0x82, b"enb .example.net"),
+    "hyphen first": (0x82, b"-enb.example.net"),
+    "a dot at the end": (0x82, b"enb.example.net."),
+    "two dots": (0x82, b"enb..example.net"),
+    "a label of 64": (0x82, b"x" * 64 + b".net"),
+    "254 octets": (0x82, b".".join([b"x" * 63] * 3 + [b"y" * 62])),
+    "a line feed at the end": (0x82, b"enb.example.net\n"),
+    "no scheme": (0x86, b"//example.net/x"),
+    "a blank in a URI": (0x86, b"https://example.net/ x"),
+    "ESC in a URI": (0x86, b"https://example.net/\x1b"),
+    "a long URI": (0x86, b"https://example.net/" + b"x" * 2_000),
+    "no mailbox": (0x81, b"example.net"),
+    "LF in a mailbox": (0x81, b"a\n@example.net"),
+    "ESC in a principal name": (
+        0xA0,
+        asn1.oid_der("1.3.6.1.4.1.311.20.2.3") + b"\xa0\x03\x0c\x01\x1b",
+    ),
+    "a long other name": (0xA0, asn1.oid_der("1.2.3.4") + asn1.tlv(0xA0, asn1.tlv(4, bytes(300)))),
+}
+
+
+@pytest.mark.requirement(67)
+@pytest.mark.parametrize("case", UNFIT_SANS)
+async def test_alternative_names_that_mislead_are_not_certified(
+    world: World, key: Any, operator_pki: pki.OperatorPKI, tmp_path: Path, case: str
+) -> None:
+    """At the gateway and at the CA."""
+    tag, octets = UNFIT_SANS[case]
+    san = Extension(ExtensionOID.subjectAltName, False, asn1.tlv(0x30, asn1.tlv(tag, octets)))
+    asked = requests.template(key, extensions=(san,))
+    der = await requests.request(world, cmp_credential(world.device()), key, asked)
+    answer = await world.ask(der)
+    assert fail_names(answer) == ["badCertTemplate"]
+    assert world.ca.received == []
+    async with open_desk(operator_pki, tmp_path / "ledger.db") as desk:
+        template = CertTemplate(subject_der=from_rfc4514(SUBJECT), extensions=(san,))
+        refused = await desk.refused(await desk.request(template=template))
+        assert refused == (BodyType.ip, PKIFailureInfo.badCertTemplate)
+
+
+@pytest.mark.requirement(67)
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "CN=" + "x" * 64,
+        "CN=Zürich-Ω-中",
+        "C=DE,O=Telecom",
+        "2.5.4.5=" + "1" * 64,
+        "CN=enb-1,OU=RAN,O=A\\, B & C (D)",
+        "DC=example,DC=net",
+    ],
+)
+async def test_usual_names_are_certified(world: World, key: Any, subject: str) -> None:
+    """The bounds are X.520's, and other scripts than Latin are no fault."""
+    san = [
+        "dns:enb-1.ran.example.net",
+        "ip:192.0.2.1",
+        "ip:2001:db8::1",
+        "uri:urn:uuid:1-2",
+        "email:a.b@example.net",
+    ]
+    asked = requests.template(key, subject, san)
+    await assert_served(
+        world, await requests.request(world, cmp_credential(world.device()), key, asked)
+    )
+
+
+@pytest.mark.requirement(141)
+async def test_names_that_the_gateway_makes_are_judged_too(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, key: Any
+) -> None:
+    """A vendor's certificate may hold anything, and so may the inventory."""
+    rules = IdentityRules(subject=SubjectRule.replace, subject_template="CN={cn},O=Operator")
+    world = World.make(vendor_pki, operator_pki, identity=rules)
+    for text in ("enb\n1", "enb\u202e1"):
+        factory = vendor_pki.sub.issue(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]))
+        der = await requests.request(world, cmp_credential(factory), key)
+        await requests.assert_refused_in_body(world, der, "badCertTemplate", rule="RFC 5280 A.1")
+
+
+# --- the old names, and the same key, however spelled -------------------------------------------------------------
+
+
+@pytest.mark.requirement(70)
+@pytest.mark.parametrize("body_type", [BodyType.cr, BodyType.kur])
+@pytest.mark.parametrize(
+    "asked",
+    ["CN=ENB-1.EXAMPLE.NET,O=EXAMPLE OPERATOR", "CN=enb-1.example.net,O=Example  Operator",
+     "CN=enb-1.example.net,O=Example Operator", "CN=enb-1.example.net,O=Example Operator".replace("s", "\u017f")],
+)  # fmt: skip
+async def test_a_renewal_has_the_old_names_as_they_were_spelled(
+    world: World, key: Any, body_type: BodyType, asked: str
+) -> None:
+    """Case, blanks, string types and letters that fold into others do not pass from a request into a certificate."""
+    # PrintableString, unlike what is asked for.
+    name = asn1.tlv(
+        0x30,
+        *(
+            asn1.tlv(0x31, asn1.tlv(0x30, asn1.oid_der(oid), asn1.tlv(0x13, text)))
+            for oid, text in (("2.5.4.10", b"Example Operator"), (CN, b"enb-1.example.net"))
+        ),
+    )
+    old = world.operator.issuing.issue(
+        x509.Name(
+            [
+                x509.NameAttribute(oid, text, _type=_ASN1Type.PrintableString)
+                for oid, text in (
+                    (NameOID.ORGANIZATION_NAME, "Example Operator"),
+                    (NameOID.COMMON_NAME, "enb-1.example.net"),
+                )
+            ]
+        )
+    )
+    assert cmp_certificate(old.certificate).subject_der == name
+    der = await requests.request(
+        world, cmp_credential(old), key, requests.template(key, asked), body_type=body_type
+    )
+    await world.ask(der)
+    (up,) = cert_req_messages(world.ca.messages[-1].body_content)
+    assert up.template.subject_der == name
+
+
+@pytest.mark.requirement(70)
+async def test_a_renewal_has_the_old_alternative_names_once(world: World, key: Any) -> None:
+    """Doubled, or in another order, they mean the same; what goes up are the old octets."""
+    names = ("dns:enb-1.example.net", "ip:192.0.2.1")
+    old = world.operator.device("enb-1", san=names)
+    certificate = cmp_certificate(old.certificate)
+    for asked in (names[::-1], (*names, names[0])):
+        template = requests.template(key, certificate.subject, asked)
+        der = await requests.request(
+            world, cmp_credential(old), key, template, body_type=BodyType.kur
+        )
+        await assert_served(world, der)
+        (up,) = cert_req_messages(world.ca.messages[-1].body_content)
+        san = up.template.extension(ExtensionOID.subjectAltName)
+        assert san is not None
+        assert san.value == certificate.subject_alt_name_der
+
+
+@pytest.mark.requirement(67)
+async def test_a_pkcs10_spells_the_old_names(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, key: Any
+) -> None:
+    """It cannot be changed on its way, so that another spelling is refused."""
+    world = World.make(
+        vendor_pki, operator_pki, endpoint={"body_types": frozenset({BodyType.p10cr})}
+    )
+    old = world.operator.device("enb-1")
+    subject = cmp_certificate(old.certificate).subject
+    for asked, told in (
+        (subject.upper().replace("CN=ENB", "CN=enb"), ["badCertTemplate"]),
+        (subject, []),
+    ):
+        der = await p10cr(world, old, await made_by_hand(key, subject=asked))
+        assert fail_names(await world.ask(der)) == told
+
+
+@pytest.mark.requirement(62)
+@pytest.mark.parametrize("kind", ["p256", "rsa2048"])
+async def test_the_same_key_is_the_same_however_it_is_spelled(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, kind: Any
+) -> None:
+    """A compressed point, or an RSA key without NULL, evades no `same_key = false`."""
+    rules = IdentityRules(allowed_subjects=("*",), same_key=False)
+    world = World.make(vendor_pki, operator_pki, identity=rules)
+    device = world.device(key=kind)
+    private = device.private_key
+    spki_der = requests.spki(private)
+    point = asn1.tlv(0x30, asn1.oid_der("1.2.840.10045.2.1"), asn1.oid_der("1.2.840.10045.3.1.7"))
+    if kind == "p256":
+        short = private.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+        other = asn1.tlv(0x30, point, asn1.tlv(0x03, b"\0", short))
+    else:
+        inner = private.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
+        bare = asn1.tlv(0x30, asn1.oid_der("1.2.840.113549.1.1.1"))
+        other = asn1.tlv(0x30, bare, asn1.tlv(0x03, b"\0", inner))
+    assert other != spki_der
+    assert canonical_spki(other) == canonical_spki(spki_der)
+    for spelling in (spki_der, other):
+        asked = requests.template(private, spki_der=spelling)
+        der = await requests.request(world, cmp_credential(device), private, asked)
+        assert fail_names(await world.ask(der)) == ["badCertTemplate"]

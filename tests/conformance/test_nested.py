@@ -198,7 +198,9 @@ async def test_each_ra_may_have_rights_of_its_own(
         await requests.assert_refused_in_body(
             world, der, "notAuthorized", rule="R67", body_type=told
         )
-        await assert_served(world, await request(world, north, key, asked=here, body_type=body_type))
+        await assert_served(
+            world, await request(world, north, key, asked=here, body_type=body_type)
+        )
         await assert_served(world, await request(world, ra, key, asked=there, body_type=body_type))
     der = await request(world, north, key, asked=here, popo_der=RA_VERIFIED_POPO_DER)
     await requests.assert_refused_in_body(world, der, "notAuthorized", rule="R57")
@@ -255,7 +257,9 @@ async def test_what_the_ca_in_this_process_issued_need_not_be_shown(
         endpoint={"body_types": ALL_TYPES, "registration_authorities": relays},
     )
     devices = [operator_pki.device(f"enb-1.{site}.example.net") for site in ("north", "south")]
-    issued = {item.serial_number: item for item in (cmp_certificate(d.certificate) for d in devices)}
+    issued = {
+        item.serial_number: item for item in (cmp_certificate(d.certificate) for d in devices)
+    }
 
     class Issued:
         async def revoked_at(self, certificate: Certificate, now: datetime) -> datetime | None:

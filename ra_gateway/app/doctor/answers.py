@@ -255,7 +255,9 @@ class Witness:
         signer = authenticated.signer
         upstream = self.upstream
         try:
-            check_authority(signer, upstream.pinned, (upstream.issuing, upstream.trust), upstream.own())
+            check_authority(
+                signer, upstream.pinned, (upstream.issuing, upstream.trust), upstream.own()
+            )
         except CMPError:
             return self._finding(
                 tried,
