@@ -374,6 +374,11 @@ class Application:
         }
         self.store = transaction_store(config.store)
         self.revocation = gateway_revocation(config, operator, vendors)
+        own = (
+            None
+            if self._bundled is None
+            else LedgerStatus(self._bundled.ledger, self._bundled.issuers)
+        )
         self.node = Node(
             endpoints=endpoints,
             credential=lambda: self._ra.current,
@@ -386,12 +391,7 @@ class Application:
             monotonic=time.monotonic,
             random_octets=secrets.token_bytes,
             sink=sink or LogSink(),
-            signer_status=SignerStatus(
-                self.revocation,
-                None
-                if self._bundled is None
-                else LedgerStatus(self._bundled.ledger, self._bundled.issuers),
-            ),
+            signer_status=SignerStatus(self.revocation, own, own),
             lifetime=timedelta(seconds=config.store.transaction_lifetime_seconds),
             act_lifetime=timedelta(seconds=config.store.act_lifetime_seconds),
         )

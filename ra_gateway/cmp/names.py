@@ -279,7 +279,7 @@ _MOST_NAMES: Final = 64
 """Attributes of a subject, and names in a SubjectAltName; a base station has a handful."""
 
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Categories of Unicode that no name needs: control, format, surrogate, private, unassigned, and separators of lines."""
+"""Categories of Unicode that no name needs: control, format, surrogate, private, unassigned, separators of lines."""
 
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS_NAME: Final = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")

@@ -507,8 +507,8 @@ class RegistrationAuthoritiesConfig(Table):
     rights: tuple[RARightsConfig, ...] = Field(
         default=(),
         max_length=256,
-        description="`[[endpoints.<name>.registration_authorities.rights]]`: what single RAs may, so that each is bound "
-        "to its own devices' names.",
+        description="`[[endpoints.<name>.registration_authorities.rights]]`: what single RAs may, so that each is "
+        "bound to its own devices' names.",
     )
 
 

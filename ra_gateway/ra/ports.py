@@ -200,6 +200,10 @@ class IssuedCertificates(Protocol):
             StoreUnavailable: It cannot be asked.
         """
 
+
+class CertificateRecords(Protocol):
+    """A CA's memory of what it issued, asked whose a serial number is."""
+
     async def certificate(
         self, issuer_der: bytes, serial_number: int, now: datetime
     ) -> Certificate | None:

@@ -468,7 +468,7 @@ async def test_a_transaction_id_that_another_device_has(
     world: World, key: Any, protected: bool
 ) -> None:
     """The CA complains of the second, and it is told what to do; a complaint without cause stays the CA's fault."""
-    ids = {"transaction_id": b"\0\0\0\1\0\0\0\1" * 2}
+    ids: dict[str, Any] = {"transaction_id": b"\0\0\0\1\0\0\0\1" * 2}
 
     def script(answer: Answer) -> None:
         if seen:

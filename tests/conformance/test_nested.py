@@ -262,9 +262,6 @@ async def test_what_the_ca_in_this_process_issued_need_not_be_shown(
     }
 
     class Issued:
-        async def revoked_at(self, certificate: Certificate, now: datetime) -> datetime | None:
-            return None
-
         async def certificate(
             self, issuer_der: bytes, serial_number: int, now: datetime
         ) -> Certificate | None:
@@ -276,7 +273,7 @@ async def test_what_the_ca_in_this_process_issued_need_not_be_shown(
         world.store,
         world.clock,
         world.events,
-        signer_status=SignerStatus(issued=Issued()),
+        signer_status=SignerStatus(records=Issued()),
     )
     told = []
     for certificate in issued.values():
