@@ -238,7 +238,9 @@ class UpstreamBroken(ServiceFailure):
     """The CA's answer must not reach the device; never told as the device's own fault.
 
     `certificate_der` is the certificate that came with the answer, if one did: it was issued for nobody.
+    `id_in_use` is whether the CA says that another request has the transactionID.
     """
 
     certificate_der: bytes = b""
+    id_in_use: bool = False
     phrase = "The certification authority gave an answer that cannot be used."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Final
@@ -18,6 +18,7 @@ from ra_gateway.app.running import STEADY, cmp_listener, listen, now
 from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
 from ra_gateway.app.upstreams import Cores, answer_trust, batched
 from ra_gateway.clocks import unstepped
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import directory_name, from_rfc4514
@@ -53,6 +54,7 @@ from ra_gateway.ra.routes import (
     ImplicitConfirm,
     MACAccess,
     Oddity,
+    RARights,
     RegistrationAuthorities,
     Route,
     Unconfirmed,
@@ -93,7 +95,14 @@ def _upstream(
     core: CACore,
     operator: TrustDomain,
     credential: Credential,
+    own: Callable[[], Collection[Certificate]],
 ) -> Upstream:
+    """Return an upstream.
+
+    Args:
+        credential: The RA's, which says whom messages are addressed to.
+        own: Returns the RA's own certificates, whichever are current.
+    """
     setting = f"upstreams.{name}"
     recipient = (
         credential.certificate.issuer_der
@@ -133,6 +142,7 @@ def _upstream(
         map_ids=config.ids == "map",
         answers_genm=config.genm,
         tolerates=frozenset(Oddity(oddity) for oddity in config.tolerate),
+        own=own,
     )
 
 
@@ -194,7 +204,27 @@ def _relays(
         revoke_on_behalf=config.revoke_on_behalf,
         nested=config.nested,
         batch_max=config.batch_max,
+        rights=_rights(setting, config),
     )
+
+
+def _rights(setting: str, config: RegistrationAuthoritiesConfig) -> dict[Certificate, RARights]:
+    registered = frozenset(certificates(config.certificate_paths, f"{setting}.certificate_paths"))
+    rights: dict[Certificate, RARights] = {}
+    for index, row in enumerate(config.rights):
+        where = f"{setting}.rights[{index}].certificate_paths"
+        own = RARights(
+            IdentityRules(allowed_subjects=row.allowed_subjects, allowed_sans=row.allowed_sans),
+            row.ra_verified,
+            row.revoke_on_behalf,
+        )
+        for certificate in certificates(row.certificate_paths, where):
+            if certificate not in registered or certificate in rights:
+                what = "is listed twice" if certificate in rights else "is no registered RA's"
+                todo = f"List it once here, and in {setting}.certificate_paths"
+                raise ConfigError([Problem(where, f"{certificate.subject} {what}", todo)])
+            rights[certificate] = own
+    return rights
 
 
 def _endpoint(
@@ -214,6 +244,10 @@ def _endpoint(
             vendor: _identity(
                 gateway.vendors[vendor].identity, enabled=gateway.vendors[vendor].enabled
             )
+            for vendor in config.vendors
+        },
+        vendor_types={
+            vendor: frozenset(BodyType[name] for name in gateway.vendors[vendor].body_types)
             for vendor in config.vendors
         },
         operator=operator if config.operator else None,
@@ -316,17 +350,21 @@ class Application:
             if config.has_bundled_upstream and config.ca is not None
             else None
         )
-        self._remote = Cores(
-            operator,
-            lambda: [item.certificate for item in (self._ra.current, *self._ra.earlier())],
-        )
+        self._remote = Cores(operator, self._own_certificates)
         self._cores: dict[str, CACore] = {
             name: self._core(name, upstream) for name, upstream in config.upstreams.items()
         }
         upstreams = {
             name: batched(
                 upstream,
-                _upstream(name, upstream, self._cores[name], operator, self._ra.current),
+                _upstream(
+                    name,
+                    upstream,
+                    self._cores[name],
+                    operator,
+                    self._ra.current,
+                    self._own_certificates,
+                ),
                 lambda: self._ra.current,
             )
             for name, upstream in config.upstreams.items()
@@ -345,6 +383,11 @@ class Application:
         }
         self.store = transaction_store(config.store)
         self.revocation = gateway_revocation(config, operator, vendors)
+        own = (
+            None
+            if self._bundled is None
+            else LedgerStatus(self._bundled.ledger, self._bundled.issuers)
+        )
         self.node = Node(
             endpoints=endpoints,
             credential=lambda: self._ra.current,
@@ -358,12 +401,7 @@ class Application:
             monotonic=time.monotonic,
             random_octets=secrets.token_bytes,
             sink=sink or LogSink(),
-            signer_status=SignerStatus(
-                self.revocation,
-                None
-                if self._bundled is None
-                else LedgerStatus(self._bundled.ledger, self._bundled.issuers),
-            ),
+            signer_status=SignerStatus(self.revocation, own, own),
             lifetime=timedelta(seconds=config.store.transaction_lifetime_seconds),
             act_lifetime=timedelta(seconds=config.store.act_lifetime_seconds),
             steady=STEADY,
@@ -381,6 +419,9 @@ class Application:
                 for profile in endpoint.profiles
             },
         )
+
+    def _own_certificates(self) -> list[Certificate]:
+        return [item.certificate for item in (self._ra.current, *self._ra.earlier())]
 
     def _core(self, name: str, config: UpstreamConfig) -> CACore:
         if not isinstance(config, BundledUpstream):

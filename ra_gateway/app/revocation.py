@@ -9,7 +9,7 @@ from typing import Final
 from ra_gateway.app.running import now
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.records import CertificateStatus
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config import GatewayConfig, RevocationConfig
@@ -52,6 +52,15 @@ class LedgerStatus:
         """Tell whether this CA issued a certificate and was told that its device takes it."""
         issued = await self._ledger.record_of(certificate, now)
         return issued is not None and issued.status in _CONFIRMED
+
+    async def certificate(
+        self, issuer_der: bytes, serial_number: int, now: datetime
+    ) -> Certificate | None:
+        """Return a certificate that the CA issued, None if it did not."""
+        if canonical(issuer_der) not in self._issuers:
+            return None
+        issued = await self._ledger.certificate(serial_number, now)
+        return None if issued is None else load_certificate(issued.der)
 
 
 def revocation(

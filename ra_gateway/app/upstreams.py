@@ -117,6 +117,7 @@ def batched(
         config.batch_window_ms / 1000.0,
         config.batch_max,
         config.batch_max_bytes,
+        (upstream.issuing,),
     )
     core = BatchingCA(
         upstream.core,

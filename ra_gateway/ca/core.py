@@ -88,7 +88,14 @@ from ra_gateway.cmp.messages import (
     nested_body,
     rev_rep_body,
 )
-from ra_gateway.cmp.names import NULL_DN, canonical, directory_name, name_of, same_name
+from ra_gateway.cmp.names import (
+    NULL_DN,
+    canonical,
+    directory_name,
+    name_of,
+    require_certifiable,
+    same_name,
+)
 from ra_gateway.cmp.nesting import Batch, read_nested
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import (
@@ -678,6 +685,10 @@ class BundledCA:
             template = replace(template, spki_der=spki_der(private_key))
         elif request.possession is Possession.encr_cert:
             _require_encryption_only(template, profile)
+        asked_names = template.extension(ExtensionOID.subjectAltName)
+        require_certifiable(
+            template.subject_der or NULL_DN, None if asked_names is None else asked_names.value
+        )
         implicit = (
             header.implicit_confirm
             # Until certConf nobody knows that the device has the key.
@@ -1074,10 +1085,15 @@ def _require_encryption_only(template: CertTemplate, profile: Profile) -> None:
 
 
 def _enrolls(asked: _Asked) -> bool:
-    """Tell whether a request is a device's first, which `reenroll` is asked about: ir, or by a vendor certificate."""
-    if asked.received.message.body_type is BodyType.ir:
-        return True
-    return asked.received.by_device and asked.device is None
+    """Tell whether a request is a device's first, which `reenroll` is asked about: ir, or by a vendor certificate.
+
+    An RA that signs in its device's place does not say by which certificate the device came: its cr and p10cr may be
+    a vendor certificate's as well, and count.
+    """
+    body_type = asked.received.message.body_type
+    if body_type is BodyType.ir or not asked.received.by_device:
+        return body_type is not BodyType.kur
+    return asked.device is None
 
 
 def _origin(asked: _Asked, old: IssuedCertificate | None) -> str:

@@ -587,14 +587,18 @@ def certification_request(content: bytes) -> CertReqMsg:
     )
 
 
+_REQUESTS: Final = frozenset({OID.extensionRequest, OID.msExtensionRequest})
+
+
 def _requested_extensions(info: asn1.CertificationRequestInfo) -> tuple[Extension, ...]:
     """Return the extensions that a PKCS#10 asks for; its other attributes have no bearing on a certificate."""
     attributes = [] if info.attributes is None else info.attributes.as_list()
-    asked = [
-        item
-        for item in attributes
-        if item.type.dotted_string in (OID.extensionRequest, OID.msExtensionRequest)
-    ]
+    types = [item.type.dotted_string for item in attributes]
+    asked = [item for item, found in zip(attributes, types, strict=True) if found in _REQUESTS]
+    if twice := {found for found in types if types.count(found) > 1} - _REQUESTS:
+        raise TemplateRefused(
+            f"attribute {', '.join(sorted(twice))} twice in a PKCS#10", rule="RFC 2986 4.1"
+        )
     if not asked:
         return ()
     values = asked[0].values.as_list()

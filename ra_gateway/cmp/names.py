@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Final
@@ -16,7 +17,7 @@ from cryptography import x509
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.remembering import remembered
-from ra_gateway.errors import MalformedMessage
+from ra_gateway.errors import MalformedMessage, TemplateRefused
 
 NULL_DN: Final = b"\x30\x00"
 
@@ -254,3 +255,124 @@ def _general_name_der(text: str) -> bytes:
     return asn1.tlv(
         tag, ipaddress.ip_address(value).packed if kind == "ip" else value.encode("ascii")
     )
+
+
+# --- what may be certified ------------------------------------------------------------------------------------
+
+_CERTIFIED_CHARACTERS: Final = {
+    "2.5.4.3": 64,  # commonName
+    "2.5.4.5": 64,  # serialNumber
+    "2.5.4.6": 2,  # countryName
+    "2.5.4.7": 128,  # localityName
+    "2.5.4.8": 128,  # stateOrProvinceName
+    "2.5.4.9": 128,  # streetAddress
+    "2.5.4.10": 64,  # organizationName
+    "2.5.4.11": 64,  # organizationalUnitName
+    "2.5.4.12": 64,  # title
+    "2.5.4.17": 40,  # postalCode
+    "2.5.4.65": 128,  # pseudonym
+    "0.9.2342.19200300.100.1.25": 63,  # domainComponent: one label
+}
+"""Upper bounds of attributes, in characters (RFC 5280 A.1, X.520 Annex C)."""
+
+_MOST_CHARACTERS: Final = 256
+"""Of every other attribute: that of uid (RFC 4524 2.22), and more than emailAddress may have."""
+
+_MOST_NAMES: Final = 64
+"""Attributes of a subject, and names in a SubjectAltName; a base station has a handful."""
+
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Categories of Unicode that no name needs: control, format, surrogate, private, unassigned, separators of lines."""
+
+_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DNS_NAME: Final = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
+_MAILBOX: Final = re.compile(rf"[!#-'*+\-./0-9=?A-Z^-~]{{1,64}}@{_LABEL}(?:\.{_LABEL})*")
+_URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!#-;=?-\[\]_a-z~]+")
+_MOST_URI_OCTETS: Final = 1024
+_MOST_OTHER_OCTETS: Final = 256
+"""Of names of other kinds: otherName, registeredID and their like."""
+
+
+def require_certifiable(subject_der: bytes, subject_alt_name_der: bytes | None) -> None:
+    """Refuse names that mean something else to whoever reads them than to whoever compares them, or fit no bound.
+
+    Args:
+        subject_der: Encoded Name; the NULL-DN passes.
+        subject_alt_name_der: Encoded GeneralNames, None for none.
+
+    Raises:
+        TemplateRefused: The text says which attribute, or which kind of name, and what is wrong (badCertTemplate).
+        MalformedMessage: Not a Name, or not GeneralNames.
+    """
+    rdns = asn1.unbox(asn1.NameBox, subject_der).rdns
+    found = [attribute for rdn in rdns for attribute in rdn.as_list()]
+    if len(found) > _MOST_NAMES or not all(rdn.as_list() for rdn in rdns):
+        raise _uncertifiable("the subject", f"has {len(found)} attributes, or an empty one")
+    for attribute in found:
+        _require_attribute(attribute)
+    if subject_alt_name_der is None:
+        return
+    names = asn1.unbox(asn1.GeneralNamesBox, subject_alt_name_der).names
+    if not 1 <= len(names) <= _MOST_NAMES:
+        raise _uncertifiable("subjectAltName", f"has {len(names)} names")
+    for name in names:
+        _require_general_name(name)
+
+
+def _uncertifiable(what: str, why: str) -> TemplateRefused:
+    return TemplateRefused(
+        f"{what} {why}",
+        rule="RFC 5280 A.1",
+        phrase=f"The certificate template is not acceptable: {what} cannot be certified.",
+    )
+
+
+def _require_attribute(attribute: asn1.AttributeTypeAndValue) -> None:
+    dotted = attribute.type.dotted_string
+    what = f"attribute {_SHORT_NAMES.get(dotted, dotted)}"
+    if attribute.value.tag_bytes[0] not in _ENCODINGS:
+        raise _uncertifiable(what, "is no character string")
+    most = _CERTIFIED_CHARACTERS.get(dotted, _MOST_CHARACTERS)
+    text = _certifiable_text(what, attribute.value, most)
+    if dotted == "2.5.4.6" and not re.fullmatch("[A-Za-z]{2}", text):
+        raise _uncertifiable(what, "is no country code of two letters")
+
+
+def _certifiable_text(what: str, value: asn1.TLV, most: int) -> str:
+    try:
+        text = _text(value)
+    except MalformedMessage as error:
+        raise _uncertifiable(what, f"is not what its type says: {error.detail}") from error
+    if len(text) > most:
+        raise _uncertifiable(what, f"has {len(text)} characters; {most} are allowed")
+    if not text.strip():
+        raise _uncertifiable(what, "is empty")
+    for character in text:
+        if unicodedata.category(character) in _UNSEEN:
+            raise _uncertifiable(what, f"has the character U+{ord(character):04X}")
+    return text
+
+
+def _require_general_name(name: asn1.TLV) -> None:
+    tag, octets = name.tag_bytes[0], asn1.content(name)
+    kind = _SAN_KINDS.get(tag, "")
+    what = f"subjectAltName {kind or f'with tag {tag:02x}'}"
+    if name.tag_bytes == b"\xa4":
+        if octets == NULL_DN:
+            raise _uncertifiable("subjectAltName dn", "is empty")
+        require_certifiable(octets, None)
+    elif kind == "ip":
+        if len(octets) not in (4, 16):
+            raise _uncertifiable(what, f"has {len(octets)} octets; 4 or 16 are an address")
+    elif kind:
+        pattern = {"dns": _DNS_NAME, "email": _MAILBOX, "uri": _URI}[kind]
+        if len(octets) > _MOST_URI_OCTETS or not pattern.fullmatch(octets.decode("latin-1")):
+            raise _uncertifiable(what, "is not of the form that RFC 5280 4.2.1.6 gives it")
+    elif not 1 <= len(octets) <= _MOST_OTHER_OCTETS:
+        raise _uncertifiable(what, f"has {len(octets)} octets")
+    elif name.tag_bytes == b"\xa0":
+        # otherName: type-id and value [0]; what is text in it, such as a user principal name, is read as such.
+        _, *values = asn1.unbox(asn1.GeneralNamesBox, asn1.tlv(0x30, octets)).names
+        for value in (asn1.element(asn1.content(item)) for item in values):
+            if value.tag_bytes[0] in _ENCODINGS:
+                _certifiable_text(what, value, _MOST_CHARACTERS)

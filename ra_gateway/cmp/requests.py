@@ -6,6 +6,7 @@ here, by the functions that did the checking.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import InitVar, replace
 from enum import StrEnum
 from typing import Final
@@ -28,13 +29,14 @@ from ra_gateway.cmp.algorithms import (
     verify_signature,
 )
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
-from ra_gateway.cmp.codes import OID, BodyType, is_cert_req_id
+from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES, BodyType, is_cert_req_id
 from ra_gateway.cmp.messages import (
     CMP2021,
     RA_VERIFIED,
     CertReqMsg,
     CertResponse,
     CertStatus,
+    Extension,
     InfoTypeAndValue,
     PKIHeader,
     PKIMessage,
@@ -357,13 +359,21 @@ def _check_names(request: CertReqMsg, rules: HeaderRules) -> None:
 
 def _check_one_template(request: CertReqMsg) -> None:
     """Refuse whatever could make a CA see another template than the one that is checked here."""
-    oids = [extension.oid for extension in request.template.extensions]
-    if twice := {oid for oid in oids if oids.count(oid) > 1}:
-        raise TemplateRefused(f"extension {', '.join(sorted(twice))} twice", rule="RFC 5280 4.2")
+    _check_once(request.template.extensions, "RFC 5280 4.2")
+    for what, items in (("control", request.controls), ("regInfo", request.reg_info)):
+        types = [item.type for item in items]
+        if twice := {found for found in types if types.count(found) > 1}:
+            raise TemplateRefused(f"{what} {', '.join(sorted(twice))} twice", rule="RFC 4211 6")
     # RFC 4211 6.7 and 7.2: a template beside the template, which takes its place.
     others = {control.type for control in (*request.controls, *request.reg_info)}
     if others & {OID.altCertTemplate, OID.regInfoCertReq}:
         raise TemplateRefused("a second template in controls or regInfo", rule="RFC 4211 7.2")
+
+
+def _check_once(extensions: Sequence[Extension], rule: str) -> None:
+    oids = [extension.oid for extension in extensions]
+    if twice := {oid for oid in oids if oids.count(oid) > 1}:
+        raise TemplateRefused(f"extension {', '.join(sorted(twice))} twice", rule=rule)
 
 
 def _check_no_authority(request: CertReqMsg) -> None:
@@ -379,8 +389,10 @@ def _check_no_authority(request: CertReqMsg) -> None:
     purposes = request.template.extension(ExtensionOID.extKeyUsage)
     if purposes is not None:
         oids = {oid.dotted_string for oid in asn1.unbox(asn1.OIDsBox, purposes.value).oids}
-        if oids & {OID.cmcRA, OID.cmcCA, OID.cmKGA}:
-            raise NotAuthorized("the extended key usage of an RA or CA is requested", rule="R63")
+        if oids & PRIVILEGED_PURPOSES:
+            raise NotAuthorized(
+                "an extended key usage that no device may have is requested", rule="R63"
+            )
 
 
 def _verify_pop(
@@ -582,6 +594,7 @@ def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocat
     if len(all_details) != 1:
         raise RequestRefused(f"{len(all_details)} RevDetails, expected exactly one", rule="R131")
     template, entry = all_details[0].template, all_details[0].crl_entry_details
+    _check_once(template.extensions, "RFC 5280 4.2")
     if template.serial_number is None or template.issuer_der is None:
         raise RequestRefused(
             "issuer and serialNumber must name the certificate",
@@ -590,7 +603,8 @@ def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocat
         )
     reasons = [extension.value for extension in entry if extension.oid == OID.reasonCode]
     if len(reasons) != 1:
-        raise RequestRefused("no reasonCode in crlEntryDetails", rule="R132")
+        raise RequestRefused("not one reasonCode in crlEntryDetails", rule="R132")
+    _check_once(entry, "RFC 5280 5.3")
     code = asn1.element(reasons[0])
     if code.tag_bytes != b"\x0a" or len(asn1.content(code)) != 1:
         raise MalformedMessage("reasonCode is not ENUMERATED", rule="R132")

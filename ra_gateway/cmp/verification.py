@@ -151,13 +151,13 @@ def check_version(header: PKIHeader) -> None:
 
 
 def check_header(header: PKIHeader, rules: HeaderRules, *, first: bool) -> None:
-    """Check transactionID and nonces (RFC 9483 3.5 steps 3, 5, 6 and the strict rules).
+    """Check transactionID, nonces and generalInfo (RFC 9483 3.1, 3.5 steps 3, 5, 6 and the strict rules).
 
     Args:
         first: Whether the message opens an operation.
 
     Raises:
-        MalformedMessage: transactionID is missing.
+        MalformedMessage: transactionID is missing, or certProfile is no list of names.
         HeaderRefused: badSenderNonce, badRecipientNonce or badRequest.
     """
     if not header.transaction_id:
@@ -184,6 +184,7 @@ def check_header(header: PKIHeader, rules: HeaderRules, *, first: bool) -> None:
             fail_info=PKIFailureInfo.badRecipientNonce,
             rule="R7",
         )
+    _check_general_info(header)
     implicit = header.info(OID.implicitConfirm)
     if rules.strict and implicit is not None and implicit.value_der not in (None, b"\x05\x00"):
         raise HeaderRefused("implicitConfirm with a value other than NULL", rule="R31")
@@ -208,6 +209,27 @@ def _check_lengths(header: PKIHeader) -> None:
                 f"{what} of {len(nonce)} octets; at most {MAX_ID_OCTETS} are taken",
                 fail_info=fail_info,
                 rule=rule,
+            )
+
+
+_HAVE_VALUES: Final = frozenset({OID.confirmWaitTime, OID.origPKIMessage})
+
+
+def _check_general_info(header: PKIHeader) -> None:
+    """Refuse what could be read in two ways: who comes next may take the second entry, and not the first."""
+    types = [item.info_type for item in header.general_info]
+    if len(set(types)) != len(types):
+        twice = sorted({item for item in types if types.count(item) > 1})
+        raise HeaderRefused(f"generalInfo has {', '.join(twice)} twice", rule="RFC 9483 3.1")
+    for item in header.general_info:
+        if item.info_type in _HAVE_VALUES and item.value_der is None:
+            raise HeaderRefused(f"{item.info_type} without a value", rule="RFC 9483 3.1")
+    if header.info(OID.certProfile) is not None:
+        profiles = header.cert_profiles
+        if len(profiles) != 1 or not profiles[0]:
+            # A name that nobody here knows is for the CA to know: it goes up as it came.
+            raise HeaderRefused(
+                f"certProfile has {len(profiles)} names, or an empty one; expected one", rule="R64"
             )
 
 
@@ -730,17 +752,33 @@ def authenticate_answer(
     raise refusal or ProtectionRefused("no signer found", rule="R84")
 
 
-def check_authority(signer: Certificate, pinned: Collection[Certificate]) -> None:
-    """Refuse answers of mere certificate holders: every device's certificate chains to the same root.
+def check_authority(
+    signer: Certificate,
+    pinned: Collection[Certificate],
+    domains: Iterable[TrustDomain],
+    own: Collection[Certificate] = (),
+) -> None:
+    """Refuse answers of mere certificate holders: every device's and every RA's certificate chains to the same root.
+
+    Args:
+        pinned: Certificates that are named as this CA's: an RA that stands in for it (cmcRA) has to be one.
+        domains: Their anchors and intermediates are the CAs that may issue; each may speak for itself.
+        own: The RA's own certificates: what it signed itself is nobody's answer, wherever it is named.
 
     Raises:
-        NotAuthorized: The signer is neither pinned nor a CA, and has neither cmcCA nor cmcRA.
+        NotAuthorized: The signer is none of these, and has no cmcCA.
     """
-    speaks_for_ca = bool(signer.extended_key_usage & {OID.cmcCA, OID.cmcRA})
-    if not (signer in pinned or signer.is_ca or speaks_for_ca):
+    if signer in own:
         raise NotAuthorized(
-            f"the answer is protected by {signer.subject}, which is neither a CA nor has "
-            "cmcCA or cmcRA; if it speaks for the CA, list it under ca_certificate_paths",
+            f"the answer is protected by {signer.subject}, the RA's own certificate", rule="R84"
+        )
+    is_issuing = signer.is_ca and any(
+        signer in (*domain.anchors, *domain.intermediates) for domain in domains
+    )
+    if not (signer in pinned or is_issuing or OID.cmcCA in signer.extended_key_usage):
+        raise NotAuthorized(
+            f"the answer is protected by {signer.subject}, which is no issuing CA and has no cmcCA; "
+            "if it speaks for the CA, list it under ca_certificate_paths",
             rule="R84",
         )
 

@@ -265,7 +265,8 @@ class CAConfig(Table):
     reenroll: Literal["allow", "deny", "window"] = Field(
         default="allow",
         description="Whether a device that holds a confirmed, valid certificate may ask for a "
-        'first one again (ir), as after a factory reset: "window" lets it for '
+        "first one again (ir; cr and p10cr under a vendor certificate, or signed by an RA in its device's "
+        'place), as after a factory reset: "window" lets it for '
         "`reenroll_window_hours` after it was first seen or registered, or as long as "
         "`ra-gateway ca entity open` says.",
     )

@@ -10,7 +10,13 @@ from pydantic import BaseModel
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DIALECTS
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig
-from ra_gateway.config.tables import AlgorithmsConfig, EndpointConfig, IdentityConfig, MACConfig
+from ra_gateway.config.tables import (
+    AlgorithmsConfig,
+    EndpointConfig,
+    IdentityConfig,
+    MACConfig,
+    VendorConfig,
+)
 from ra_gateway.config.upstream_tables import CMPHTTPUpstream
 from ra_gateway.config.values import (
     OPERATOR_DOMAIN,
@@ -276,6 +282,36 @@ def _check_rsa_bits(raw: Raw) -> Iterator[Problem]:
             )
 
 
+def _check_vendor_types(raw: Raw) -> Iterator[Problem]:
+    vendors = _table(raw, "vendors")
+    for name, endpoint in _rows(raw, "endpoints"):
+        taken = set(texts(_value(endpoint, EndpointConfig, "body_types")))
+        for vendor in texts(endpoint.get("vendors")):
+            allowed = texts(_value(_table(vendors, vendor), VendorConfig, "body_types"))
+            if vendor in vendors and taken & {"cr", "p10cr"} and not taken & {"ir", *allowed}:
+                yield Problem(
+                    f"vendors.{vendor}.body_types",
+                    f"has none of what endpoints.{name} takes, so its devices can have no certificate there",
+                    f"Add {' or '.join(sorted(taken & {'cr', 'p10cr'}))} to it, or ir to endpoints.{name}.body_types.",
+                )
+
+
+def _check_ra_rights(raw: Raw) -> Iterator[Problem]:
+    for name, endpoint in _rows(raw, "endpoints"):
+        relays = _table(endpoint, "registration_authorities")
+        registered, seen = texts(relays.get("certificate_paths")), set[str]()
+        rows = relays.get("rights")
+        for index, row in enumerate(rows if isinstance(rows, list) else ()):
+            for file in texts(_table(row).get("certificate_paths")):
+                if file not in registered or file in seen:
+                    yield Problem(
+                        f"endpoints.{name}.registration_authorities.rights[{index}].certificate_paths",
+                        f"has {file}, which {'an earlier row has' if file in seen else 'is no registered RA'}",
+                        "Name each of registration_authorities.certificate_paths once at most.",
+                    )
+                seen.add(file)
+
+
 def _check_mac(raw: Raw) -> Iterator[Problem]:
     owners: dict[str, str] = {}
     for name, endpoint in _rows(raw, "endpoints"):
@@ -472,6 +508,18 @@ def _check_bundled_ca(raw: Raw) -> Iterator[Problem]:
                 )
 
 
+def _check_confirmation(raw: Raw) -> Iterator[Problem]:
+    for name, upstream in _rows(raw, "upstreams"):
+        is_bundled = "bundled" in (upstream.get("kind"), upstream.get("dialect"))
+        if is_bundled and upstream.get("certconf") == "local":
+            yield Problem(
+                f"upstreams.{name}.certconf",
+                "is local (perhaps by the dialect), but the bundled CA waits for certConf, and revokes what is "
+                "not confirmed",
+                'Set certconf = "forward" or "implicit", or name no dialect of another CA.',
+            )
+
+
 def _check_ledger(raw: Raw) -> Iterator[Problem]:
     ca = _table(raw, "ca")
     given = [key for key in ("ledger_path", "ledger_url_path", "ledger_url") if key in ca]
@@ -527,6 +575,8 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_possession,
     _check_genm,
     _check_endpoints,
+    _check_vendor_types,
+    _check_ra_rights,
     _check_mac,
     _check_rsa_bits,
     _check_duplicate_urls,
@@ -535,6 +585,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_upstream_urls,
     _check_upstream_tls,
     _check_bundled_ca,
+    _check_confirmation,
     _check_ledger,
     _check_ca_client,
     _check_revocation,

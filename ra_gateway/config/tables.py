@@ -262,6 +262,9 @@ class IdentityConfig(Table):
     )
 
 
+VendorBodyName = Literal["ir", "cr", "p10cr"]
+
+
 class VendorConfig(Table):
     """The trust domain of one manufacturer: whose devices may ask for a first certificate."""
 
@@ -279,6 +282,13 @@ class VendorConfig(Table):
     algorithms: AlgorithmsConfig = Field(
         default=AlgorithmsConfig(),
         description="What signatures and keys of this vendor's devices may be.",
+    )
+    body_types: tuple[VendorBodyName, ...] = Field(
+        default=("ir",),
+        min_length=1,
+        description="What this vendor's devices may ask for a certificate by, where the endpoint takes it. A vendor "
+        "certificate is for the first one, by ir (RFC 9483 4.1.1); cr and p10cr are for who has one of the operator's "
+        "already, and for devices that know no better where they are listed here.",
     )
     quirks: tuple[QuirkName, ...] = Field(
         default=(),
@@ -430,16 +440,34 @@ class RouteConfig(Table):
     body_types: tuple[BodyName, ...] = Field(default=(), description="Types of request.")
     subjects: tuple[str, ...] = Field(
         default=(),
-        description='Patterns like "CN=*.ran.example.net,O=Example" for the subject that the certificate will have.',
+        description='Patterns like "CN=*.ran.example.net,O=Example" for the subject that is asked for; where the '
+        "request names none, or the vendor's own rules replace it, for the one that these give.",
     )
     upstream: str = Field(description="Name of the `[upstreams.<name>]` that these requests go to.")
     identity: IdentityConfig | None = Field(
         default=None,
-        description="Takes the place of the vendor's identity rules, whatever the subject.",
+        description="Takes the place of the vendor's identity rules, for what this route takes.",
     )
     approval: Literal["none", "required", "unlisted"] | None = Field(
-        default=None, description="Takes the place of the endpoint's, whatever the subject."
+        default=None, description="Takes the place of the endpoint's, for what this route takes."
     )
+
+
+class RARightsConfig(Table):
+    """What single RAs may ask for; nothing of the table above holds for them, and what is left out they may not."""
+
+    certificate_paths: tuple[PublicPath, ...] = Field(
+        min_length=1,
+        description="Their certificates: some of those in `registration_authorities.certificate_paths`.",
+    )
+    allowed_subjects: tuple[SubjectPattern, ...] = Field(
+        default=(), description="As above, for these RAs alone."
+    )
+    allowed_sans: tuple[SANPattern, ...] = Field(
+        default=(), description="As above, for these RAs alone."
+    )
+    ra_verified: bool = Field(default=False, description="As above, for these RAs alone.")
+    revoke_on_behalf: bool = Field(default=False, description="As above, for these RAs alone.")
 
 
 class RegistrationAuthoritiesConfig(Table):
@@ -473,8 +501,9 @@ class RegistrationAuthoritiesConfig(Table):
     )
     revoke_on_behalf: bool = Field(
         default=False,
-        description="Whether they may have certificates revoked (rr), of whichever device: an rr has no subject "
-        "that could be compared with `allowed_subjects`. Needed for the rr of devices that they re-protect, and "
+        description="Whether they may have certificates revoked (rr) that are not their own: those whose names they "
+        'may ask for. Unless `allowed_subjects` has "*", the certificate must be known to the CA in this process, or '
+        "come along in extraCerts, as from another gateway. Needed for the rr of devices that they re-protect, and "
         "for certificates that nobody confirmed.",
     )
     nested: bool = Field(
@@ -487,6 +516,12 @@ class RegistrationAuthoritiesConfig(Table):
         le=1000,
         description="Most messages in one batch; all are worked on at the same time. The default is what fits into "
         "twice the default of `server.max_body_bytes`, at 2 kB each, so that the latter is what bounds.",
+    )
+    rights: tuple[RARightsConfig, ...] = Field(
+        default=(),
+        max_length=256,
+        description="`[[endpoints.<name>.registration_authorities.rights]]`: what single RAs may, so that each is "
+        "bound to its own devices' names.",
     )
 
 
@@ -607,8 +642,10 @@ class EndpointConfig(Table):
     approval: Literal["none", "required", "unlisted"] = Field(
         default="none",
         description="Which requests for a certificate wait until an operator decides (`ra-gateway approvals`): "
-        '"required" all; "unlisted" those of vendors\' devices that `[inventory]` does not list. Their devices '
-        'poll meanwhile. Needs `store.kind` = "redis".',
+        '"required" all; "unlisted" those of devices that `[inventory]` does not list: all but renewals and other '
+        "requests under an operator certificate. What comes by other RAs or under shared secrets is listed by the "
+        "domain `ra:` or `mac:` and the endpoint's name, and by the subject asked for in the place of the identity. "
+        'Their devices poll meanwhile. Needs `store.kind` = "redis".',
     )
     approval_seconds: WholeSeconds = Field(
         default=604_800,

@@ -12,6 +12,7 @@ from ra_gateway.config.values import (
     APIURL,
     CMPURL,
     DN,
+    CAPath,
     Name,
     PathSegments,
     ProxyURL,
@@ -108,10 +109,9 @@ class _Upstream(_Way):
         'counts as one; "unprotected_pkiconf": so does a pkiConf; "pkiconf_without_certificates": a pkiConf may be '
         "signed by whoever signed an earlier answer.",
     )
-    path: str = Field(
+    path: CAPath = Field(
         default="",
         max_length=200,
-        pattern=r"^[A-Za-z0-9._~/-]*$",
         description="Profile or alias on the CA's side, appended to its URL after a slash.",
     )
     recipient: DN | None = Field(
@@ -193,8 +193,9 @@ class AnswerTrust(Table):
     )
     ca_certificate_paths: tuple[PublicPath, ...] = Field(
         default=(),
-        description="Certificates, PEM, that may sign the CA's answers as they are, for a CA that "
-        "signs CMP with its certificate-signing key (EJBCA).",
+        description="Certificates, PEM, that may sign the CA's answers as they are: of a CA that "
+        "signs CMP with its certificate-signing key (EJBCA), and of an RA that stands in for the CA, such as "
+        "another gateway. Without being named, only the operator's issuing CAs and certificates with cmcCA may.",
     )
 
 

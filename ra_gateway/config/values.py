@@ -369,8 +369,22 @@ def _database_url(text: str) -> str:
     return text
 
 
+def _climbs(path: str) -> bool:
+    """Tell whether a path has segments that HTTP clients and proxies take for steps, and not for names."""
+    return not {".", ".."}.isdisjoint(path.split("/"))
+
+
+def _ca_path(path: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._~/-]*", path) or "//" in path or _climbs(path):
+        raise _wrong(
+            "is not what may stand behind a URL",
+            "Write the profile's or alias's name; letters, digits, and - . _ ~ with slashes between parts.",
+        )
+    return path
+
+
 def _endpoint_path(path: str) -> str:
-    if not re.fullmatch(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*", path) or "//" in path:
+    if not re.fullmatch(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*", path) or "//" in path or _climbs(path):
         raise _wrong(
             "is not the path part of a URL",
             'Write it like "/ejbca/publicweb/cmp/ra": a slash first; no host, query or blanks.',
@@ -400,6 +414,7 @@ Host = Annotated[str, AfterValidator(_host)]
 RedisURL = Annotated[str, AfterValidator(_redis_url)]
 DatabaseURL = Annotated[str, AfterValidator(_database_url)]
 URLPath = Annotated[str, AfterValidator(_endpoint_path)]
+CAPath = Annotated[str, AfterValidator(_ca_path)]
 
 Row = TypeVar("Row")
 Named = Mapping[Name, Row]

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.cmp.algorithms import canonical_spki
+from ra_gateway.cmp.certificates import Certificate, KeyUsage, load_certificate
 from ra_gateway.cmp.codes import (
     CERT_RESPONSE_TO,
     OID,
+    PRIVILEGED_PURPOSES,
     RESPONSE_TO,
     BodyType,
     PKIStatus,
@@ -173,7 +175,8 @@ def _authenticated(
         if bare and Oddity.pkiconf_without_certificates in upstream.tolerates:
             known = (*known, *upstream.seen)
         authenticated = authenticate_answer(message, upstream.trust, known, _ANSWER_RULES, now)
-        check_authority(authenticated.signer, upstream.pinned)
+        domains = (upstream.issuing, upstream.trust)
+        check_authority(authenticated.signer, upstream.pinned, domains, upstream.own())
         upstream.remember(authenticated.signer)
         return authenticated
     except UpstreamBroken:
@@ -187,11 +190,13 @@ def _error_of(message: PKIMessage, upstream: Upstream) -> UpstreamBroken:
     content = error_msg_content(message.body_content)
     told = "; ".join((str(content.status_info), *content.error_details))
     bits = [bit for bit in content.status_info.fail_info if bit in _CA_TROUBLE]
-    return UpstreamBroken(
+    error = UpstreamBroken(
         f"{upstream.name} answered with error: {told}",
         fail_info=bits[0] if bits else None,
         rule="R89",
     )
+    error.id_in_use = PKIFailureInfo.transactionIdInUse in content.status_info.fail_info
+    return error
 
 
 def _answer_to(
@@ -388,7 +393,9 @@ def _check_certificate(
     try:
         certificate = load_certificate(der)
         ours = expected.possession is Possession.key_generation
-        if not ours and certificate.spki_der != expected.public_key_der:
+        # Which key it is counts, and not how the CA spells it.
+        own_key = canonical_spki(expected.public_key_der)
+        if not ours and canonical_spki(certificate.spki_der) != own_key:
             raise UpstreamBroken(
                 f"{upstream.name} certified another key than the requested one", rule="R86"
             )
@@ -400,8 +407,7 @@ def _check_certificate(
                 rule="R88",
             )
         _check_san(certificate, expected, upstream)
-        if certificate.is_ca:
-            raise UpstreamBroken(f"{upstream.name} issued a CA certificate", rule="R87")
+        _check_no_authority(certificate, upstream)
         bag = certificate_bag(authenticated.message, _ANSWER_RULES)
         if now < certificate.not_before <= now + _CLOCK_SKEW:
             now = certificate.not_before  # a CA whose clock is a little ahead of ours
@@ -411,6 +417,18 @@ def _check_certificate(
         raise
     except CMPError as error:
         raise UpstreamBroken(f"{upstream.name}: {error}", rule="R87") from error
+
+
+def _check_no_authority(certificate: Certificate, upstream: Upstream) -> None:
+    """Refuse to hand a device what it could sign in the name of the PKI with."""
+    usage = certificate.key_usage or frozenset()
+    if certificate.is_ca or usage & {KeyUsage.keyCertSign, KeyUsage.cRLSign}:
+        raise UpstreamBroken(f"{upstream.name} issued a CA certificate", rule="R87")
+    if certificate.extended_key_usage & PRIVILEGED_PURPOSES:
+        raise UpstreamBroken(
+            f"{upstream.name} issued a certificate for a purpose that no device may have",
+            rule="R87",
+        )
 
 
 def _to_root(path: Path, upstream: Upstream, bag: list[Certificate], now: datetime) -> Path:

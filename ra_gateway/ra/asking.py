@@ -35,7 +35,7 @@ from ra_gateway.ra.authentication import check_same_upstream
 from ra_gateway.ra.fates import Fate
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.ports import Claim
-from ra_gateway.ra.refusals import refuse
+from ra_gateway.ra.refusals import explained, refuse
 from ra_gateway.ra.routes import CertConf, Unconfirmed, Upstream
 from ra_gateway.ra.transaction import (
     GIVEN_UP,
@@ -315,6 +315,7 @@ class Asking:
     async def _fail(self, errand: _Errand, error: CMPError) -> bytes:
         """Settle a transaction that must not be asked again; its repeats get this same error."""
         walk, node = errand.walk, self._node
+        error = await explained(node, errand.transaction, error)
         der = await refuse(node, walk, error)
         changes: dict[str, Any] = {"failure": error.fail_info.name}
         if isinstance(error, UpstreamBroken) and error.certificate_der:

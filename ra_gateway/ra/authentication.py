@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from ra_gateway.cmp.certificates import load_certificate
+from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.mac import mac_parameters, mac_protected, reference_fingerprint
+from ra_gateway.cmp.names import same_name
+from ra_gateway.cmp.requests import AuthenticatedRevocation
 from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.cmp.verification import (
     Authenticated,
@@ -20,10 +22,12 @@ from ra_gateway.cmp.verification import (
     authenticate_by_secret,
     authenticate_follower,
     authenticate_registered,
+    certificate_bag,
     check_message_time,
     used_quirks,
 )
 from ra_gateway.errors import (
+    CMPError,
     HeaderRefused,
     PKIFailureInfo,
     ProtectionRefused,
@@ -31,7 +35,7 @@ from ra_gateway.errors import (
     SignerNotTrusted,
 )
 from ra_gateway.ra.node import Node
-from ra_gateway.ra.routes import MACAccess
+from ra_gateway.ra.routes import Endpoint, MACAccess
 from ra_gateway.ra.transaction import Transaction, TransactionKey
 from ra_gateway.ra.walk import Walk
 
@@ -109,6 +113,25 @@ async def _authenticate_by_secret(walk: Walk, mac: MACAccess) -> MACAuthenticate
         raise
     walk.shared, walk.domain = authenticated.credential, mac.domain.name
     return authenticated
+
+
+def shown_certificate(
+    request: AuthenticatedRevocation, endpoint: Endpoint, now: datetime
+) -> Certificate | None:
+    """Return the certificate that an rr names, if it came along in extraCerts and the operator vouches for it."""
+    if endpoint.operator is None:
+        return None
+    bag = certificate_bag(request.message, endpoint.rules)
+    for item in bag:
+        if item.serial_number == request.serial_number and same_name(
+            item.issuer_der, request.issuer_der
+        ):
+            try:
+                endpoint.operator.find_path(item, bag, now)
+            except CMPError:
+                continue
+            return item
+    return None
 
 
 async def check_status(node: Node, walk: Walk, authenticated: Authenticated, now: datetime) -> None:

@@ -74,7 +74,10 @@ async def message_for_ca(
         header = replace(header, transaction_id=ids.transaction_id, sender_nonce=ids.sender_nonce)
     if header.pvno > upstream.max_pvno:
         header = replace(header, pvno=upstream.max_pvno)
-    return await protect(header, body_der, credential, credential.certificates)
+    # What an rr is about is shown to an RA above, which knows names and not numbers.
+    shown = message.extra_certs if message.body_type is BodyType.rr and not nested else ()
+    certificates = tuple(dict.fromkeys((*credential.certificates, *shown)))
+    return await protect(header, body_der, credential, certificates)
 
 
 def _upstream_info(

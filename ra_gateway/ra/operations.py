@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import CertId, PKIMessage, cert_id_der, gen_msg_body
-from ra_gateway.cmp.names import directory_name, rfc4514
+from ra_gateway.cmp.names import NULL_DN, directory_name, rfc4514
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.requests import (
     AuthenticatedRequest,
@@ -32,19 +32,26 @@ from ra_gateway.errors import (
     TransactionInUse,
 )
 from ra_gateway.ra.asking import Asking, lease, may_ask_again
-from ra_gateway.ra.authentication import authenticate_request, check_status, key_of
+from ra_gateway.ra.authentication import (
+    authenticate_request,
+    check_status,
+    key_of,
+    shown_certificate,
+)
 from ra_gateway.ra.forwarding import message_for_ca
 from ra_gateway.ra.information import answered_here
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.policy import (
+    IdentityRules,
     InventoryUse,
     authorize,
     authorize_revocation,
+    subject_asked,
     vendor_identity,
     vouched_for,
 )
 from ra_gateway.ra.ports import InventoryEntry
-from ra_gateway.ra.routes import POP, Approval, CertConf, Route, Upstream, Variant
+from ra_gateway.ra.routes import POP, Approval, CertConf, RARights, Route, Upstream, Variant
 from ra_gateway.ra.transaction import Exchange, State, Transaction
 from ra_gateway.ra.walk import Walk
 
@@ -139,7 +146,9 @@ class Operations:
         intent = _Intent(
             authenticated, message.body_der, b"", info_type=question.question.info_type
         )
-        walk.routed = _routed(walk, self._routes(walk, authenticated), "")
+        routes = self._routes(walk, authenticated)
+        route = next((item for item in routes if item.takes_subject("")), None)
+        walk.routed = _upstream(walk, route, "")
         if not walk.upstream.answers_genm:
             raise HeaderRefused(
                 f"genm asks for {intent.info_type}, and {walk.upstream.name} answers none",
@@ -150,39 +159,34 @@ class Operations:
     # --- step 4 -------------------------------------------------------------------------------------------------
 
     async def _intent(self, walk: Walk, authenticated: Authenticated) -> _Intent:
-        routes = self._routes(walk, authenticated)
         if walk.message.body_type is BodyType.rr:
-            return self._revocation(walk, _signed(authenticated), routes)
-        relays = walk.endpoint.relay_of(authenticated.domain)
+            return await self._revocation(walk, _signed(authenticated))
+        _check_vendor_may(walk, authenticated)
+        endpoint, rights = walk.endpoint, _rights(walk, authenticated)
         request: AuthenticatedRequest = read_request(
             authenticated,
-            walk.endpoint.rules,
-            ra_verified_allowed=relays is not None and relays.ra_verified,
-            accepted=walk.endpoint.accepted,
+            endpoint.rules,
+            ra_verified_allowed=rights is not None and rights.ra_verified,
+            accepted=endpoint.accepted,
         )
         walk.cert_req_id = request.request.cert_req_id
-        walk.quirks = tuple(sorted({*walk.quirks, *used_in_request(request, walk.endpoint.rules)}))
-        rules = None if relays is None else relays.identity
-        entry: InventoryEntry | None = None
-        approval = next(
-            (route.approval for route in routes if route.approval is not None),
-            walk.endpoint.approval,
-        )
-        if request.domain.kind is DomainKind.vendor:
-            rules = next(
-                (route.identity for route in routes if route.identity is not None),
-                walk.endpoint.identities.get(request.domain.name),
-            )
-            if rules is not None and rules.inventory is not InventoryUse.none:
-                identity = vendor_identity(request.domain, rules, request.signer)
-                if self._node.inventory is None:
-                    raise NotAuthorized("no inventory is configured", rule="R145")
-                entry = await self._node.inventory.find(request.domain.name, identity)
-            if approval is Approval.unlisted and rules is not None:
-                # Whether the device may have it is then for a person to say, not for the list.
-                rules = replace(rules, inventory=InventoryUse.optional)
+        walk.quirks = tuple(sorted({*walk.quirks, *used_in_request(request, endpoint.rules)}))
+        rules = endpoint.identities.get(request.domain.name) if rights is None else rights.identity
+        routes = self._routes(walk, authenticated)
+        subject = await self._asked(request, rules, routes)
+        # One route decides all: where it goes, by which rules, and whether somebody has to approve it.
+        route = next((item for item in routes if item.takes_subject(subject)), None)
+        walk.routed = upstream = _upstream(walk, route, subject)
+        approval = endpoint.approval
+        if route is not None:
+            approval = approval if route.approval is None else route.approval
+            if request.domain.kind is DomainKind.vendor and route.identity is not None:
+                rules = route.identity
+        entry = await self._entry(request, rules)
+        if approval is Approval.unlisted and rules is not None:
+            # Whether the device may have it is then for a person to say, not for the list.
+            rules = replace(rules, inventory=InventoryUse.optional)
         authorized = authorize(request, rules, entry, may_complete=True)
-        walk.routed = upstream = _routed(walk, routes, rfc4514(authorized.subject_der))
         possession = request.possession
         variant = upstream.variant_for(
             walk.message.body_type, possession, signed_by_device=walk.signed_by_device
@@ -196,8 +200,9 @@ class Operations:
             upstream.pop is POP.ra_verified and variant is Variant.reprotect
         ):
             authorized = vouched_for(authorized)
-        unlisted = request.domain.kind is DomainKind.vendor and entry is None
-        held = approval is Approval.required or (approval is Approval.unlisted and unlisted)
+        held = approval is Approval.required
+        if approval is Approval.unlisted and request.domain.kind is not DomainKind.operator:
+            held = not await self._is_listed(request, entry, authorized.subject_der)
         return _Intent(
             authenticated,
             authorized.body_der,
@@ -208,15 +213,66 @@ class Operations:
             held=held,
         )
 
-    def _revocation(
-        self, walk: Walk, authenticated: AuthenticatedMessage, routes: list[Route]
-    ) -> _Intent:
+    async def _asked(
+        self, request: AuthenticatedRequest, rules: IdentityRules | None, routes: list[Route]
+    ) -> str:
+        """Return the subject that routes are chosen by, which no route has a say in."""
+        entry = None
+        if any(route.subjects for route in routes):
+            try:
+                entry = await self._entry(request, rules)
+            except NotAuthorized:
+                # The rules of a route may do without the list; if not, they will find the same.
+                entry = None
+        return rfc4514(subject_asked(request, rules, entry))
+
+    async def _entry(
+        self, request: AuthenticatedRequest, rules: IdentityRules | None
+    ) -> InventoryEntry | None:
+        """Return what the inventory has of a vendor's device, None where nobody is to look."""
+        is_vendor = request.domain.kind is DomainKind.vendor
+        if not is_vendor or rules is None or rules.inventory is InventoryUse.none:
+            return None
+        identity = vendor_identity(request.domain, rules, request.signer)
+        if self._node.inventory is None:
+            raise NotAuthorized("no inventory is configured", rule="R145")
+        return await self._node.inventory.find(request.domain.name, identity)
+
+    async def _is_listed(
+        self, request: AuthenticatedRequest, entry: InventoryEntry | None, subject_der: bytes
+    ) -> bool:
+        """Tell whether the inventory has a device, which for others than vendors' goes by the subject asked for.
+
+        Raises:
+            NotAuthorized: It has, and disables it.
+        """
+        if request.domain.kind is DomainKind.vendor:
+            return entry is not None
+        if self._node.inventory is None or subject_der == NULL_DN:
+            return False
+        found = await self._node.inventory.find(request.domain.name, rfc4514(subject_der))
+        if found is not None and not found.enabled:
+            raise NotAuthorized(
+                f"{rfc4514(subject_der)} is disabled in the inventory for {request.domain.name}",
+                rule="R145",
+            )
+        return found is not None
+
+    async def _revocation(self, walk: Walk, authenticated: AuthenticatedMessage) -> _Intent:
         request: AuthenticatedRevocation = read_revocation(authenticated)
-        relays = walk.endpoint.relay_of(authenticated.domain)
-        authorized = authorize_revocation(
-            request, on_behalf=relays is not None and relays.revoke_on_behalf
-        )
-        walk.routed = _routed(walk, routes, rfc4514(authorized.subject_der))
+        rights = _rights(walk, authenticated)
+        rules = named = None
+        if rights is not None and rights.revoke_on_behalf:
+            rules, now = rights.identity, self._node.clock()
+            named = await self._node.signer_status.certificate(
+                request.issuer_der, request.serial_number, now
+            )
+            named = named or shown_certificate(request, walk.endpoint, now)
+        authorized = authorize_revocation(request, on_behalf=rules, named=named)
+        subject = rfc4514(authorized.subject_der)
+        routes = self._routes(walk, authenticated)
+        route = next((item for item in routes if item.takes_subject(subject)), None)
+        walk.routed = _upstream(walk, route, subject)
         target = CertId(directory_name(request.issuer_der), request.serial_number)
         return _Intent(
             authenticated,
@@ -386,15 +442,35 @@ def _check_deliverable(walk: Walk, possession: Possession) -> None:
         )
 
 
-def _routed(walk: Walk, routes: list[Route], subject: str) -> Upstream:
-    """Return where a request goes.
+def _check_vendor_may(walk: Walk, authenticated: Authenticated) -> None:
+    """Refuse what a vendor certificate is not good for: by default, all but the first certificate (RFC 9483 4.1.2).
+
+    Raises:
+        NotAuthorized: It is a cr or p10cr, and the operator has not allowed it.
+    """
+    domain, body_type = authenticated.domain, walk.message.body_type
+    if domain.kind is DomainKind.vendor and not walk.endpoint.vendor_may(domain, body_type):
+        raise NotAuthorized(
+            f"{body_type.name} under a certificate of the vendor {domain.name}, whose devices may not send it "
+            f"(vendors.{domain.name}.body_types)",
+            rule="R71",
+        )
+
+
+def _rights(walk: Walk, authenticated: Authenticated) -> RARights | None:
+    """Return what an RA may ask for; None where a device, or a shared secret, asks for itself."""
+    relays = walk.endpoint.relay_of(authenticated.domain)
+    return None if relays is None else relays.rights_of(_signed(authenticated).signer)
+
+
+def _upstream(walk: Walk, route: Route | None, subject: str) -> Upstream:
+    """Return where a request goes that a route takes, or none.
 
     Raises:
         HeaderRefused: No route fits, and the endpoint has no other way (badRequest).
     """
-    for route in routes:
-        if route.takes_subject(subject):
-            return route.upstream
+    if route is not None:
+        return route.upstream
     if walk.endpoint.only_routes:
         profiles = ", ".join((walk.profile, *walk.message.header.cert_profiles)).strip(", ")
         raise HeaderRefused(

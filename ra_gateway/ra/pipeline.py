@@ -163,7 +163,3 @@ class Gateway:
             raise HeaderRefused(f"{body_type.name} sent to .../{walk.operation}", rule="R149")
         rules = walk.endpoint.rules.relaxed_by(walk.endpoint.loosest_quirks)
         check_header(walk.message.header, rules, first=body_type in RESPONSE_TO)
-        profiles = walk.message.header.cert_profiles
-        if body_type in RESPONSE_TO and len(profiles) > 1:
-            # RFC 9483 3.1: exactly one. A name that no route is for is for the CA to know: it goes up as it came.
-            raise HeaderRefused(f"certProfile names {len(profiles)} profiles", rule="R64")

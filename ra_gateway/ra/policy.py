@@ -11,6 +11,7 @@ from dataclasses import InitVar, dataclass, replace
 from enum import Enum
 from typing import Final
 
+from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType
@@ -36,6 +37,7 @@ from ra_gateway.cmp.names import (
     general_names,
     general_names_der,
     name_of,
+    require_certifiable,
     rfc4514,
     same_name,
 )
@@ -147,20 +149,27 @@ class AuthorizedRevocation:
 
 
 def authorize_revocation(
-    request: AuthenticatedRevocation, *, on_behalf: bool = False
+    request: AuthenticatedRevocation,
+    *,
+    on_behalf: IdentityRules | None = None,
+    named: Certificate | None = None,
 ) -> AuthorizedRevocation:
     """Let a device have its own certificate revoked, and no other (RFC 9483 4.2).
 
     Args:
-        on_behalf: Whether RAs may have any certificate revoked (RFC 9483 5.3.2).
+        on_behalf: Which names an RA may have certificates revoked of (RFC 9483 5.3.2); None if of no others.
+        named: The certificate that the rr is about, where that is known.
 
     Raises:
         NotAuthorized: It names another one, whether there is such a certificate or not.
     """
     own = request.signer
     if request.domain.kind is DomainKind.registration_authority:
-        if on_behalf:
-            return AuthorizedRevocation(request, NULL_DN, _SEAL)
+        if on_behalf is not None:
+            _check_names_of(named, on_behalf, own)
+            return AuthorizedRevocation(
+                request, NULL_DN if named is None else named.subject_der, _SEAL
+            )
         raise NotAuthorized(
             f"{own.subject} may not have others' certificates revoked here (revoke_on_behalf)",
             rule="R130",
@@ -174,6 +183,54 @@ def authorize_revocation(
             rule="R130",
         )
     return AuthorizedRevocation(request, own.subject_der, _SEAL)
+
+
+def _check_names_of(named: Certificate | None, rules: IdentityRules, signer: Certificate) -> None:
+    """Refuse to have an RA revoke the certificates of devices that it could not have enrolled."""
+    if "*" in rules.allowed_subjects:
+        return
+    if named is None:
+        raise NotAuthorized(
+            f"{signer.subject} asks for the revocation of a certificate whose names nobody here knows; "
+            "it has to come along in extraCerts",
+            rule="R130",
+        )
+    if named.subject_der != NULL_DN:
+        _check_allowed(named.subject, rules.allowed_subjects, "subject", signer)
+    names_der = named.subject_alt_name_der
+    for name in () if names_der is None else general_names(names_der):
+        _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
+
+
+def subject_asked(
+    request: AuthenticatedRequest, rules: IdentityRules | None, entry: InventoryEntry | None
+) -> bytes:
+    """Return the subject by which a request is routed: the one asked for, where its signer has a choice.
+
+    Where it has none, or names nobody, it is the one that follows from who signed.
+
+    Args:
+        rules: Of the vendor's domain, never of a route.
+        entry: The inventory's, by these rules.
+    """
+    requester = request.authenticated.requester
+    subject_der = request.request.template.subject_der
+    asked = subject_der if subject_der is not None and subject_der != NULL_DN else None
+    if isinstance(requester, SharedSecret):
+        return asked or requester.subject_der
+    if request.domain.kind is not DomainKind.vendor or rules is None:
+        own = request.signer.subject_der if request.domain.kind is DomainKind.operator else NULL_DN
+        return asked or own
+    listed = "" if entry is None else entry.subject
+    if not listed and (asked is not None and rules.subject is not SubjectRule.replace):
+        return asked
+    text = listed or ("" if rules.subject is SubjectRule.keep else rules.subject_template)
+    if not text:
+        return asked or NULL_DN
+    try:
+        return _subject_der(text, _placeholders(request.signer), request.signer)
+    except NotAuthorized:
+        return asked or NULL_DN
 
 
 def vendor_identity(domain: TrustDomain, rules: IdentityRules, signer: Certificate) -> str:
@@ -224,10 +281,16 @@ def authorize(
         raise NotAuthorized("a vendor certificate cannot authorise this request", rule="R71")
     if not rules.enabled:
         raise NotAuthorized(f"vendor {request.domain.name} is disabled", rule="R145")
-    if not rules.same_key and request.requested_key_der == request.signer.spki_der:
+    if not rules.same_key and _has_key(request, request.signer):
         raise TemplateRefused("the key of the vendor certificate is not certified here", rule="R62")
     _check_inventory(request, rules, entry)
     return _authorize_vendor(request, rules, entry, may_complete=may_complete)
+
+
+def _has_key(request: AuthenticatedRequest, certificate: Certificate) -> bool:
+    """Tell whether a request asks for the key that a certificate has, however either is spelled."""
+    key_der = request.requested_key_der
+    return key_der is not None and canonical_spki(key_der) == canonical_spki(certificate.spki_der)
 
 
 def _check_inventory(
@@ -288,18 +351,23 @@ def _authorize_known(
     old_san = None if old.subject_alt_name_der is None else general_names(old.subject_alt_name_der)
     if san is not None and set(san) != set(old_san or ()):
         raise _other_identity(is_update, f"subjectAltName {', '.join(san)}", old)
-    if request.message.body_type is BodyType.p10cr and (
-        subject is None or set(san or ()) != set(old_san or ())
-    ):
-        raise _unchangeable(f"it lacks names of the certificate of {old.subject}")
+    # What means the same may still read otherwise: case, doubled values, a letter that folds into another.
+    alike = subject is None or attributes(subject) == attributes(old.subject_der)
+    alike = alike and (san is None or sorted(san) == sorted(old_san or ()))
+    if request.message.body_type is BodyType.p10cr:
+        if subject is None or not alike or set(san or ()) != set(old_san or ()):
+            raise _unchangeable(f"its names are not those of the certificate of {old.subject}")
+        return _kept(request, old.subject_der, san)
     issuer_der = old.issuer_der if is_update and names_issuer else None
     unnamed = issuer_der is not None and template.issuer_der != issuer_der
-    if (subject is None or san != old_san or unnamed) and may_complete:
+    own = (old.subject_der, old.subject_alt_name_der)
+    respelled = (template.subject_der, _names_der(template)) != own
+    if not alike or ((respelled or unnamed) and may_complete):
         return _completed(
             request,
             old.subject_der,
             old.subject_alt_name_der,
-            may_complete=True,
+            may_complete=may_complete,
             issuer_der=issuer_der,
         )
     return _kept(request, old.subject_der, san)
@@ -360,9 +428,15 @@ def _check_old_cert_id(request: AuthenticatedRequest, old: Certificate) -> None:
         )
 
 
+def _names_der(template: CertTemplate) -> bytes | None:
+    extension = template.extension(ExtensionOID.subjectAltName)
+    return None if extension is None else extension.value
+
+
 def _kept(
     request: AuthenticatedRequest, subject_der: bytes, san: tuple[str, ...] | None
 ) -> AuthorizedRequest:
+    require_certifiable(subject_der, _names_der(request.request.template))
     return AuthorizedRequest(request, request.message.body_der, subject_der, san, False, _SEAL)
 
 
@@ -382,6 +456,7 @@ def _completed(
             "the identity has to be set by the RA, but this request must go up unchanged",
             rule="R75",
         )
+    require_certifiable(subject_der, san_der)
     asked = request.request.template
     extensions = tuple(item for item in asked.extensions if item.oid != ExtensionOID.subjectAltName)
     if san_der is not None:

@@ -238,6 +238,19 @@ class IssuedCertificates(Protocol):
         """
 
 
+class CertificateRecords(Protocol):
+    """A CA's memory of what it issued, asked whose a serial number is."""
+
+    async def certificate(
+        self, issuer_der: bytes, serial_number: int, now: datetime
+    ) -> Certificate | None:
+        """Return a certificate that this CA issued, None if it did not.
+
+        Raises:
+            StoreUnavailable: It cannot be asked.
+        """
+
+
 class Clock(Protocol):
     """Tells the time."""
 

@@ -6,9 +6,22 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import assemble, cert_req_id_of
 from ra_gateway.cmp.protection import Protecting, protect
 from ra_gateway.cmp.replies import refusal_body
-from ra_gateway.errors import CMPError, ServiceFailure
+from ra_gateway.errors import CMPError, ServiceFailure, TransactionInUse, UpstreamBroken
 from ra_gateway.ra.node import Node
+from ra_gateway.ra.transaction import Transaction
 from ra_gateway.ra.walk import Walk
+
+
+async def explained(node: Node, transaction: Transaction, error: CMPError) -> CMPError:
+    """Return the device's own fault in the place of a CA's complaint about a transactionID that another device has."""
+    if not isinstance(error, UpstreamBroken) or not error.id_in_use:
+        return error
+    others = await node.store.find(transaction.key.transaction_id)
+    if any(
+        item.key != transaction.key and item.upstream == transaction.upstream for item in others
+    ):
+        return TransactionInUse(error.detail, rule="R12")
+    return error
 
 
 async def refuse(

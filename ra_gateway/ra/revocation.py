@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.cmp.verification import AuthenticatedMessage
 from ra_gateway.errors import PKIFailureInfo, SignerNotTrusted
-from ra_gateway.ra.ports import IssuedCertificates, RevocationStatus
+from ra_gateway.ra.ports import CertificateRecords, IssuedCertificates, RevocationStatus
 
 _OURS: Final = frozenset({DomainKind.operator, DomainKind.registration_authority})
 """Domains whose certificates the bundled CA may have issued."""
@@ -23,10 +24,24 @@ class SignerStatus:
     Args:
         domains: Knows what CRLs and OCSP responders say of trust domains' certificates.
         issued: Knows what the CA in this process revoked: at once, without a CRL.
+        records: Knows what the CA in this process issued.
     """
 
     domains: RevocationStatus | None = None
     issued: IssuedCertificates | None = None
+    records: CertificateRecords | None = None
+
+    async def certificate(
+        self, issuer_der: bytes, serial_number: int, now: datetime
+    ) -> Certificate | None:
+        """Return a certificate that the CA in this process issued, None if nobody here knows it.
+
+        Raises:
+            StoreUnavailable: The CA's ledger cannot be asked.
+        """
+        if self.records is None:
+            return None
+        return await self.records.certificate(issuer_der, serial_number, now)
 
     async def check(self, authenticated: AuthenticatedMessage, now: datetime) -> tuple[str, ...]:
         """Refuse a message whose signer, or a CA above it, was revoked.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -120,6 +120,7 @@ class Upstream:
         map_ids: Whether the CA sees transactionID and senderNonce of the RA's own making (16 octets).
         answers_genm: Whether the CA is asked genm at all.
         tolerates: Oddities of its answers.
+        own: Returns the RA's own certificates, which protect no answer of a CA.
         seen: Signers of its answers that were valid.
     """
 
@@ -146,6 +147,7 @@ class Upstream:
     map_ids: bool = False
     answers_genm: bool = True
     tolerates: frozenset[Oddity] = frozenset()
+    own: Callable[[], Collection[Certificate]] = tuple
     seen: dict[Certificate, None] = field(default_factory=dict, repr=False, compare=False)
 
     def remember(self, signer: Certificate) -> None:
@@ -189,6 +191,21 @@ class MACAccess:
 
 
 @dataclass(frozen=True, slots=True)
+class RARights:
+    """What an RA may ask for under its own protection.
+
+    Args:
+        identity: Which subjects and subjectAltNames; they also bound what it may have revoked.
+        ra_verified: Whether it may vouch for proofs of possession.
+        revoke_on_behalf: Whether it may have certificates revoked that are not its own.
+    """
+
+    identity: IdentityRules = field(default_factory=IdentityRules)
+    ra_verified: bool = False
+    revoke_on_behalf: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RegistrationAuthorities:
     """Other RAs, in front of this one, that pass on what their devices ask for (RFC 9483 5.2).
 
@@ -200,6 +217,7 @@ class RegistrationAuthorities:
         revoke_on_behalf: Whether they may have certificates revoked that are not their own.
         nested: Whether they may send messages inside nested.
         batch_max: Most messages of one batch.
+        rights: Of single RAs, by certificate, in the place of the three above.
     """
 
     domain: TrustDomain
@@ -209,6 +227,12 @@ class RegistrationAuthorities:
     revoke_on_behalf: bool = False
     nested: bool = True
     batch_max: int = 64
+    rights: Mapping[Certificate, RARights] = field(default_factory=dict)
+
+    def rights_of(self, certificate: Certificate) -> RARights:
+        """Return what the RA with a certificate may ask for."""
+        everybody = RARights(self.identity, self.ra_verified, self.revoke_on_behalf)
+        return self.rights.get(certificate, everybody)
 
     def protects(self, message: PKIMessage) -> bool:
         """Tell whether a message says that one of them protects it; whether that is so is not known."""
@@ -224,7 +248,7 @@ class Route:
         cert_profiles: Names in certProfile of the header.
         domains: Names of the trust domain that vouched for the signer.
         body_types: Of the request.
-        subjects: Glob patterns over the RFC 4514 string of the subject that the certificate will have.
+        subjects: Glob patterns over the RFC 4514 string of the subject asked for (`ra.policy.subject_asked`).
         upstream: Where to.
         identity: Takes the place of the domain's identity rules.
         approval: Takes the place of the endpoint's.
@@ -259,7 +283,10 @@ class Endpoint:
     """One service towards devices: who may come, with what, and where it goes.
 
     Args:
-        vendors: Domains whose certificates may open an ir, cr, p10cr or genm, with their identity rules beside them.
+        vendors: Domains whose certificates may open an ir or genm, and what `vendor_types` says, with their identity
+            rules beside them.
+        vendor_types: Which requests for a certificate a vendor's devices may open, by the domain's name; ir, cr and
+            p10cr for one that is not listed.
         operator: Domain whose certificates may open a cr, kur, p10cr, rr or genm; None where none may.
         body_types: Requests taken at all, out of ir, cr, kur, p10cr, rr and genm. The profile of
             TS 33.310 has neither of the last three.
@@ -296,6 +323,7 @@ class Endpoint:
     approval_seconds: int = 604_800
     registration_authorities: RegistrationAuthorities | None = None
     accepted: frozenset[Possession] = frozenset()
+    vendor_types: Mapping[str, frozenset[BodyType]] = field(default_factory=dict)
 
     @property
     def upstreams(self) -> dict[str, Upstream]:
@@ -313,6 +341,10 @@ class Endpoint:
                 return operator
             case _:
                 return (*operator, *self.vendors)
+
+    def vendor_may(self, domain: TrustDomain, body_type: BodyType) -> bool:
+        """Tell whether the devices of a vendor's domain may open a request for a certificate of a type."""
+        return body_type in self.vendor_types.get(domain.name, (body_type,))
 
     def domain_named(self, name: str) -> TrustDomain | None:
         """Return one of the endpoint's domains by name, or None."""

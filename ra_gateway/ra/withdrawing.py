@@ -283,7 +283,9 @@ class Withdrawing:
             ),
             (Extension(OID.reasonCode, False, bytes((0x0A, 1, upstream.unconfirmed_reason))),),
         )
-        return await protect(header, rev_req_body(details), credential, credential.certificates)
+        # Shown, so that an RA above that knows our names alone can tell whose it is.
+        certificates = (*credential.certificates, certificate.der)
+        return await protect(header, rev_req_body(details), credential, certificates)
 
     def _tell(
         self,

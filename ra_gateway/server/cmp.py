@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import ClassVar, Final, NamedTuple, Protocol
-from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
@@ -103,15 +103,18 @@ def _labels(path: str) -> tuple[str, str]:
     return profile, rest[0] if len(rest) == 1 and rest[0] in OPERATIONS else ""
 
 
+_ABSOLUTE: Final = re.compile(r"https?://[^/?#]+(/.*)", re.IGNORECASE)
+_UNRESERVED: Final = re.compile(
+    r"%(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])", re.IGNORECASE
+)
+"""Letters, digits and "-._~": they mean the same spelled by their number (RFC 3986 6.2.2.2), and no others do."""
+
+
 def _normalised(target: str) -> str:
-    if target.startswith("/"):
-        path = target.partition("?")[0]
-    else:
-        try:
-            path = urlsplit(target).path
-        except ValueError:
-            return target
-    return unquote(path)
+    """Return the path of a request target; what has a meaning of its own, a slash above all, stays as it is spelled."""
+    absolute = _ABSOLUTE.fullmatch(target)
+    path = (target if absolute is None else absolute[1]).partition("?")[0]
+    return _UNRESERVED.sub(lambda found: chr(int(found[0][1:], 16)), path)
 
 
 def _answered(reply: Reply) -> web.Response:

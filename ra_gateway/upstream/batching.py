@@ -65,6 +65,7 @@ class BatchSettings:
         window_seconds: How long a message waits for company.
         batch_max: Most messages of one batch, 2 or more.
         max_bytes: Most octets of all messages of one batch.
+        issuing: Domains of issuing CAs, which may protect answers, besides those of `trust`.
     """
 
     name: str
@@ -74,6 +75,7 @@ class BatchSettings:
     window_seconds: float = 0.02
     batch_max: int = 16
     max_bytes: int = 61_440
+    issuing: tuple[TrustDomain, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -265,7 +267,8 @@ class BatchingCA:
                 f"{name} answered a batch with {message.body_type.name}", rule="R85"
             )
         authenticated = authenticate_answer(message, trust, pinned, _ANSWER_RULES, self._clock())
-        check_authority(authenticated.signer, pinned)
+        own = (self._credential().certificate,)
+        check_authority(authenticated.signer, pinned, (trust, *self._settings.issuing), own)
         check_answer_header(
             message.header,
             transaction_id=asked.transaction_id or b"",

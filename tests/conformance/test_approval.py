@@ -21,6 +21,8 @@ from ra_gateway.stores.redis import RedisStore
 from tests.conformance.test_identity import ListedDevices
 from tests.conformance.test_mac import ONCE, ir
 from tests.conformance.test_mac import make_world as mac_world
+from tests.support import requests
+from tests.support.chain import local_ra, registered
 from tests.support.harness import (
     ANY_IDENTITY,
     ManualClock,
@@ -29,7 +31,7 @@ from tests.support.harness import (
     fail_names,
     status_of,
 )
-from tests.support.pki import OperatorPKI, VendorPKI
+from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import EVERY_TYPE, OTHERS, REQUESTS, Operation, approve, written_secrets
 from tests.support.redis_server import SEAL_KEY
 
@@ -224,6 +226,47 @@ async def test_devices_that_are_not_listed_wait(make_world: MakeWorld, use: Inve
         assert bool(await listed(world)) is waits
     renewal = await Operation.begin(world, BodyType.kur)
     assert status_of(await renewal.send()).issued
+
+
+class Names:
+    """An inventory of subjects that come by other RAs, or under shared secrets."""
+
+    def __init__(self, domain: str, *, enabled: bool = True) -> None:
+        self.listed = {(domain, requests.SUBJECT): InventoryEntry(enabled=enabled)}
+
+    async def find(self, domain: str, identity: str) -> InventoryEntry | None:
+        return self.listed.get((domain, identity))
+
+
+@pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.cr, BodyType.kur])
+async def test_what_other_ras_ask_waits_unless_it_is_listed(
+    make_world: MakeWorld, operator_pki: OperatorPKI, body_type: BodyType
+) -> None:
+    """Which RA vouches for it is no reason to admit a device that nobody listed."""
+    ra = local_ra(operator_pki)
+    relays = registered(operator_pki, ra)
+    outcomes = []
+    for inventory in (None, Names("acme"), Names("ra:ran"), Names("ra:ran", enabled=False)):
+        world = make_world(
+            endpoint={"approval": Approval.unlisted, "registration_authorities": relays},
+            inventory=inventory,
+        )
+        key = make_key("p256")
+        await world.ask(await requests.request(world, cmp_credential(ra), key, body_type=body_type))
+        outcomes.append(world.events[-1].outcome)
+    assert outcomes == ["held", "held", "issued", "refused"]
+
+
+async def test_what_comes_under_a_secret_waits_unless_it_is_listed(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, secrets_csv: Path
+) -> None:
+    """Whoever has the secret is not therefore a device that somebody listed."""
+    world = mac_world(vendor_pki, operator_pki, secrets_csv, approval=Approval.unlisted)
+    for inventory, outcome in ((None, "held"), (Names("mac:ran"), "issued")):
+        world.inventory = inventory
+        world.gateway = world.second_gateway()
+        await world.ask(await ir(world, reference=ONCE[0], secret=ONCE[1]))
+        assert world.events[-1].outcome == outcome
 
 
 async def test_a_route_has_its_own_rule(make_world: MakeWorld) -> None:

@@ -422,7 +422,7 @@ async def test_a_gateway_takes_what_a_gateway_batches(
     upstream = below.endpoint.upstream
     core = BatchingCA(
         chain.link,
-        BatchSettings("upper", ANYONE, upstream.trust, window_seconds=0.1),
+        BatchSettings("upper", ANYONE, upstream.trust, upstream.pinned, window_seconds=0.1),
         credential=lambda: chain.ra,
         clock=below.clock,
         random_octets=secrets.token_bytes,

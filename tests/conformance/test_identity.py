@@ -170,7 +170,6 @@ HOSTILE = [
     "{serial}",
     "%s",
     "Zürich-Ω-中-\U0001f4e1",
-    "a\nb",
     "x" * 64,
 ]
 """Common names of vendor certificates that mean something to a pattern, a template or a name."""

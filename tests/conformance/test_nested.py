@@ -6,13 +6,14 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import digest
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     RA_VERIFIED_POPO_DER,
@@ -33,6 +34,8 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.revocation import SignerStatus
+from ra_gateway.ra.routes import RARights
 from ra_gateway.ra.transaction import State
 from tests.conformance.test_rr import details
 from tests.support import requests
@@ -51,6 +54,7 @@ from tests.support.harness import (
     fail_names,
     follow,
     make_gateway,
+    other_operator,
     status_of,
 )
 from tests.support.pki import CMC_RA, Credential, OperatorPKI, VendorPKI, make_key
@@ -169,6 +173,113 @@ async def test_an_ra_asks_for_the_names_it_may_ask_for(
         await requests.assert_refused_in_body(world, der, "notAuthorized", rule="R67")
     good = requests.template(key, "CN=enb-1.north.example.net", ["dns:enb-1.north.example.net"])
     await assert_served(world, await request(world, ra, key, asked=good))
+
+
+@pytest.mark.requirement(67)
+async def test_each_ra_may_have_rights_of_its_own(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, ra: Credential
+) -> None:
+    """One bound to its own names, without raVerified; what is said for all others does not widen them."""
+    north = local_ra(operator_pki, "RA North")
+    own = RARights(IdentityRules(allowed_subjects=("CN=*.north.example.net",)))
+    relays = registered(operator_pki, ra, north, rights={cmp_certificate(north.certificate): own})
+    world = World.make(
+        vendor_pki,
+        operator_pki,
+        endpoint={"body_types": ALL_TYPES, "registration_authorities": relays},
+    )
+    key = make_key("p256")
+    here, there = (
+        requests.template(key, f"CN=enb-1.{site}.example.net") for site in ("north", "south")
+    )
+    for body_type in (BodyType.ir, BodyType.cr, BodyType.kur):
+        der = await request(world, north, key, asked=there, body_type=body_type)
+        told = BodyType(body_type + 1)
+        await requests.assert_refused_in_body(
+            world, der, "notAuthorized", rule="R67", body_type=told
+        )
+        await assert_served(
+            world, await request(world, north, key, asked=here, body_type=body_type)
+        )
+        await assert_served(world, await request(world, ra, key, asked=there, body_type=body_type))
+    der = await request(world, north, key, asked=here, popo_der=RA_VERIFIED_POPO_DER)
+    await requests.assert_refused_in_body(world, der, "notAuthorized", rule="R57")
+    device = cmp_certificate(world.operator.device().certificate)
+    der = await requests.message(world, cmp_credential(north), rev_req_body(details(device)))
+    await assert_refused(world, der, "notAuthorized", rule="R130", body_type=BodyType.rp)
+
+
+@pytest.mark.requirement(130)
+async def test_an_ra_revokes_within_its_names(
+    make_world: MakeWorld, ra: Credential, operator_pki: OperatorPKI
+) -> None:
+    """What it could not have enrolled it does not revoke; whose a serial number is, the certificate says, if shown."""
+    rules = IdentityRules(
+        allowed_subjects=("CN=*.north.example.net,O=*",), allowed_sans=("dns:*.north.example.net",)
+    )
+    world = make_world(identity=rules)
+    signer = cmp_credential(ra)
+
+    async def revoke(device: Credential, *, shown: bool = True) -> PKIStatus:
+        certificate = cmp_certificate(device.certificate)
+        extra = (*signer.certificates, *([certificate.der] if shown else []))
+        der = await requests.message(
+            world, signer, rev_req_body(details(certificate)), extra_certs=extra
+        )
+        return status_of(await world.ask(der)).status
+
+    north = operator_pki.device("enb-1.north.example.net", san=["dns:enb-1.north.example.net"])
+    assert await revoke(north) is PKIStatus.accepted
+    asked = len(world.ca.received)
+    assert await revoke(north, shown=False) is PKIStatus.rejection
+    assert "extraCerts" in world.events[-1].detail
+    for other in (
+        operator_pki.device("enb-1.south.example.net"),
+        operator_pki.device("enb-1.north.example.net", san=["dns:enb-1.south.example.net"]),
+        # Another operator's certificate that says what it likes.
+        other_operator().device("enb-1.north.example.net"),
+    ):
+        assert await revoke(other) is PKIStatus.rejection
+        assert world.events[-1].rule == "R130" or world.events[-1].rule == "R67"
+    assert len(world.ca.received) == asked
+
+
+@pytest.mark.requirement(130)
+async def test_what_the_ca_in_this_process_issued_need_not_be_shown(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, ra: Credential
+) -> None:
+    """Its ledger knows whose a serial number is."""
+    rules = IdentityRules(allowed_subjects=("CN=*.north.example.net,O=*",))
+    relays = registered(operator_pki, ra, identity=rules)
+    world = World.make(
+        vendor_pki,
+        operator_pki,
+        endpoint={"body_types": ALL_TYPES, "registration_authorities": relays},
+    )
+    devices = [operator_pki.device(f"enb-1.{site}.example.net") for site in ("north", "south")]
+    issued = {
+        item.serial_number: item for item in (cmp_certificate(d.certificate) for d in devices)
+    }
+
+    class Issued:
+        async def certificate(
+            self, issuer_der: bytes, serial_number: int, now: datetime
+        ) -> Certificate | None:
+            return issued.get(serial_number)
+
+    gateway = make_gateway(
+        world.endpoint,
+        operator_pki,
+        world.store,
+        world.clock,
+        world.events,
+        signer_status=SignerStatus(records=Issued()),
+    )
+    told = []
+    for certificate in issued.values():
+        der = await requests.message(world, cmp_credential(ra), rev_req_body(details(certificate)))
+        told.append(status_of(await world.ask(der, gateway=gateway)).status)
+    assert told == [PKIStatus.accepted, PKIStatus.rejection]
 
 
 @pytest.mark.requirement(51)

@@ -368,6 +368,64 @@ async def test_a_route_may_do_without_approval(fork: MakeFork) -> None:
     assert await enrol(forked) == OTHER
 
 
+# --- one route decides all ----------------------------------------------------------------------------------------
+
+LAB = IdentityRules(subject=SubjectRule.replace, subject_template="CN={cn},OU=Lab")
+
+
+async def test_rules_of_a_route_are_not_for_what_its_subjects_do_not_fit(fork: MakeFork) -> None:
+    """Neither where it goes, nor the identity, nor the approval."""
+    forked = fork(
+        {"subjects": ("CN=*.lab.example.net",), "identity": LAB, "approval": Approval.required}
+    )
+    assert await enrol(forked, subject="CN=enb-1.ran.example.net") == MAIN
+    assert forked.world.ca.issued[0].subject == "CN=enb-1.ran.example.net"
+
+
+async def test_what_a_route_s_subjects_fit_is_all_its_own(fork: MakeFork) -> None:
+    """What was asked for counts, and not the name that the route gives."""
+    forked = fork({"subjects": ("CN=*.lab.example.net",), "identity": LAB})
+    assert await enrol(forked, subject="CN=enb-1.lab.example.net") == OTHER
+    assert forked.other.issued[0].subject == "CN=ENB-1,OU=Lab"
+
+
+async def test_three_routes_do_not_share_a_request(fork: MakeFork) -> None:
+    """The first that fits gives the upstream, and leaves identity and approval to the vendor and the endpoint."""
+    forked = fork(
+        {"subjects": ("CN=*.field.example.net",), "approval": Approval.required},
+        {"subjects": ("CN=*.ran.example.net",)},
+        {"identity": LAB, "upstream": "main"},
+        {"approval": Approval.required, "upstream": "main"},
+    )
+    assert await enrol(forked, subject="CN=enb-1.ran.example.net") == OTHER
+    assert forked.other.issued[0].subject == "CN=enb-1.ran.example.net"
+
+
+async def test_no_route_is_dodged_by_asking_for_a_name_that_is_not_given(fork: MakeFork) -> None:
+    """Where the vendor's rules replace the name, what the device asks for says nothing about where it belongs."""
+    forked = fork({"subjects": ("CN=ENB-*",), "approval": Approval.required})
+    world = forked.world
+    rules = IdentityRules(subject=SubjectRule.replace, subject_template="CN={cn}")
+    world.endpoint = replace(world.endpoint, identities={"acme": rules})
+    world.gateway = world.second_gateway()
+    for asked in ("CN=other", "CN=ENB-1", None):
+        enrollment = world.enrollment(world.device(), subject=asked)
+        await forked.ask(await enrollment.request())
+        assert world.events[-1].outcome == "held"
+
+
+async def test_who_asks_for_no_name_is_routed_by_the_one_it_gets(fork: MakeFork) -> None:
+    """By the vendor's rules, not by the route's."""
+    forked = fork({"subjects": ("CN=*,OU=Lab",), "identity": LAB, "upstream": "other"})
+    world = forked.world
+    rules = IdentityRules(subject=SubjectRule.derive, subject_template="CN={cn}")
+    world.endpoint = replace(world.endpoint, identities={"acme": rules})
+    world.gateway = world.second_gateway()
+    await forked.ask(await world.enrollment(world.device(), subject=None).request())
+    assert forked.asked == [1, 0]
+    assert world.ca.issued[0].subject == "CN=ENB-1"
+
+
 # --- afterwards -----------------------------------------------------------------------------------------------
 
 

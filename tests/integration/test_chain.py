@@ -57,7 +57,9 @@ def test_openssl_enrols_renews_and_revokes_along_the_chain(
         {"batch_window_ms": 1} if way == "batched" else {"requests": way, "kur": way}
     )
     with GatewayProcess(upper_path) as upper:
-        set_upstream(lower_path, http_upstream(upper.url, **settings))
+        # An RA that stands in for the CA has to be named.
+        named = http_upstream(upper.url, **settings) + '\nca_certificate_paths = ["ra/ra.pem"]\n'
+        set_upstream(lower_path, named)
         with GatewayProcess(lower_path) as lower:
             openssl_cmp(
                 "ir",

@@ -63,6 +63,7 @@ from tests.support.processes import (
     GatewayProcess,
     edit,
     http_upstream,
+    let_vendors,
     make_setup,
     set_upstream,
 )
@@ -317,6 +318,7 @@ def whole_site(
     """
     directory = tmp_path_factory.mktemp("whole-site")
     config = make_setup(directory, vendors=vendors)
+    let_vendors(config, "ir", "p10cr")
     taken = 'body_types = ["ir", "cr", "kur", "p10cr", "rr", "genm"]'
     edit(config, 'upstream = "bundled"', f'upstream = "bundled"\n{taken}')
     config.write_text(config.read_text() + '\n[endpoints.ran.genm]\nca_certs = "local"\n')

@@ -37,6 +37,7 @@ from tests.support.processes import (
     GatewayProcess,
     edit,
     http_upstream,
+    let_vendors,
     make_setup,
     set_upstream,
 )
@@ -141,6 +142,7 @@ def test_a_ca_that_is_slow(tmp_path: Path, vendor_pki: VendorPKI, command: Any) 
         return 0.0 if PKIMessage.from_der(body).body_type is BodyType.certConf else 2.5
 
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    let_vendors(config, "ir", "cr")
     edit(config, 'upstream = "bundled"', f'upstream = "bundled"\n{IMPATIENT}')
     with ExitStack() as processes:
         ca = processes.enter_context(CAProcess(config))

@@ -797,7 +797,7 @@ def configuration(directory: Path, vendor: VendorPKI, operator: OperatorPKI, ups
         '[ra]\ncertificate_path = "ra.pem"\nkey_path = "ra.key"\nchain_paths = ["issuing.pem"]\n'
         '[operator]\nanchors_paths = ["root.pem"]\nintermediates_paths = ["issuing.pem"]\n'
         'algorithms.signatures = ["ecdsa-sha256"]\n'
-        '[vendors.acme]\nanchors_paths = ["acme.pem"]\n'
+        '[vendors.acme]\nanchors_paths = ["acme.pem"]\nbody_types = ["ir", "cr", "p10cr"]\n'
         '[vendors.acme.identity]\nallowed_subjects = ["*"]\nallowed_sans = ["dns:*"]\n'
         '[endpoints.ran]\npaths = ["/cmp"]\nvendors = ["acme"]\nupstream = "main"\n'
         'body_types = ["ir", "kur", "p10cr", "rr"]\n'

@@ -236,7 +236,7 @@ def configuration(
         "[server]\nlisten_port = 0\n"
         '[ra]\ncertificate_path = "ra.pem"\nkey_path = "ra.key"\nchain_paths = ["issuing.pem"]\n'
         '[operator]\nanchors_paths = ["root.pem"]\nintermediates_paths = ["issuing.pem"]\n'
-        '[vendors.acme]\nanchors_paths = ["acme.pem"]\n'
+        '[vendors.acme]\nanchors_paths = ["acme.pem"]\nbody_types = ["ir", "cr", "p10cr"]\n'
         '[vendors.acme.identity]\nallowed_subjects = ["*"]\nallowed_sans = ["*"]\n'
         '[endpoints.ran]\npaths = ["/.well-known/cmp"]\nvendors = ["acme"]\nupstream = "main"\n'
         f"body_types = {EVERY_TYPE}\n{endpoint}\n{upstreams}\n"

@@ -140,7 +140,12 @@ def make_chain(
     )
     link = NextGateway(above.gateway)
     options = _with_types(lower, {})
-    options["upstream"] = {"core": link, "name": "upper", **options.get("upstream", {})}
+    options["upstream"] = {
+        "core": link,
+        "name": "upper",
+        "pinned": (cmp_certificate(operator.ra.certificate),),
+        **options.get("upstream", {}),
+    }
     below = World.make(vendor, operator, clock=above.clock, **options)
     chain = Chain(below, link, above, cmp_credential(credential))
     below.gateway = chain.gateway_below(below.endpoint)

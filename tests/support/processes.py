@@ -105,6 +105,13 @@ def edit(config_path: Path, old: str, new: str) -> None:
     config_path.write_text(text.replace(old, new))
 
 
+def let_vendors(config_path: Path, *body_types: str) -> None:
+    """Let the devices of every vendor ask for a first certificate by these requests."""
+    text = config_path.read_text()
+    row = f"body_types = {json.dumps(body_types)}\n"
+    config_path.write_text(re.sub(r"(?m)^(\[vendors\.\w+\]\n)", lambda at: at[1] + row, text))
+
+
 # --- the processes --------------------------------------------------------------------------------
 
 

@@ -592,6 +592,78 @@ WRONG = {
         "together with redis_url_path",
         "Remove one",
     ),
+    "certConf kept from the bundled CA": (
+        written(CA, upstream='[upstreams.main]\nkind = "bundled"\ncertconf = "local"'),
+        "upstreams.main.certconf",
+        "revokes what is not confirmed",
+        'certconf = "forward"',
+    ),
+    "certConf kept from the bundled CA elsewhere": (
+        written(upstream=TABLES["upstream"] + '\ndialect = "bundled"\ncertconf = "local"'),
+        "upstreams.main.certconf",
+        "revokes what is not confirmed",
+        'certconf = "forward"',
+    ),
+    "certConf kept from the bundled CA by a dialect": (
+        written(CA, upstream='[upstreams.main]\nkind = "bundled"\ndialect = "ejbca-ra"'),
+        "upstreams.main.certconf",
+        "revokes what is not confirmed",
+        'certconf = "forward"',
+    ),
+    "certConf kept from the bundled CA by a dialect of one's own": (
+        written(
+            CA + '\n[dialects.mine]\nbase = "ejbca-ra"',
+            upstream='[upstreams.main]\nkind = "bundled"\ndialect = "mine"',
+        ),
+        "upstreams.main.certconf",
+        "revokes what is not confirmed",
+        'certconf = "forward"',
+    ),
+    "vendors that may send nothing": (
+        written(endpoint=TABLES["endpoint"] + '\nbody_types = ["p10cr", "rr"]'),
+        "vendors.acme.body_types",
+        "has none of what endpoints.ran takes",
+        "Add p10cr",
+    ),
+    "rights of no RA": (
+        written(
+            '[endpoints.ran.registration_authorities]\ncertificate_paths = ["a.pem"]\n'
+            '[[endpoints.ran.registration_authorities.rights]]\ncertificate_paths = ["b.pem"]'
+        ),
+        "endpoints.ran.registration_authorities.rights[0].certificate_paths",
+        "is no registered RA",
+        "once at most",
+    ),
+    "rights given twice": (
+        written(
+            '[endpoints.ran.registration_authorities]\ncertificate_paths = ["a.pem"]\n'
+            '[[endpoints.ran.registration_authorities.rights]]\ncertificate_paths = ["a.pem"]\n'
+            '[[endpoints.ran.registration_authorities.rights]]\ncertificate_paths = ["a.pem"]'
+        ),
+        "endpoints.ran.registration_authorities.rights[1].certificate_paths",
+        "an earlier row has",
+        "once at most",
+    ),
+    "a path that climbs": (
+        written(upstream=TABLES["upstream"] + '\npath = "../other"'),
+        "upstreams.main.path",
+        "may stand behind a URL",
+        "name",
+    ),
+    "a path with an empty part": (
+        written(upstream=TABLES["upstream"] + '\npath = "a//b"'),
+        "upstreams.main.path",
+        "may stand behind a URL",
+        "name",
+    ),
+    "an endpoint's path that climbs": (
+        written(
+            endpoint='[endpoints.ran]\npaths = ["/cmp/../ca"]\nvendors = ["acme"]\nupstream = "main"'
+        ),
+        "endpoints.ran.paths[0]",
+        "not the path part of a URL",
+        "a slash first",
+    ),
     "no Redis URL": (
         written(store='[store]\nredis_url = "http://h"'),
         "store.redis_url",

@@ -12,7 +12,7 @@ from ra_gateway.app.doctor.causes import UNKNOWN, Cause, explain
 from ra_gateway.app.doctor.findings import Finding, Verdict
 from ra_gateway.app.doctor.probes import Probe
 from ra_gateway.cmp.certificates import Certificate, load_certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.mac import mac_protected
 from ra_gateway.cmp.messages import (
     PKIMessage,
@@ -27,6 +27,7 @@ from ra_gateway.cmp.verification import (
     Strictness,
     authenticate_answer,
     check_answer_header,
+    check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
 from ra_gateway.ra.routes import Oddity, Upstream
@@ -252,15 +253,19 @@ class Witness:
         except CMPError as error:
             return self._not_believed(tried, message, error)
         signer = authenticated.signer
-        named = signer in self.upstream.pinned
-        if not (named or signer.is_ca or signer.extended_key_usage & {OID.cmcCA, OID.cmcRA}):
+        upstream = self.upstream
+        try:
+            check_authority(
+                signer, upstream.pinned, (upstream.issuing, upstream.trust), upstream.own()
+            )
+        except CMPError:
             return self._finding(
                 tried,
-                f"signed by {signer.subject}, which is neither a CA nor has cmcCA or cmcRA",
-                "any base station's certificate chains to this root, so the gateway does not believe it",
+                f"signed by {signer.subject}, which is neither an issuing CA nor has cmcCA",
+                "any base station's or RA's certificate chains to this root, so the gateway does not believe it",
                 "upstreams.{name}.ca_certificate_paths: add this certificate, if it speaks for the CA",
             )
-        how = "which is pinned" if named else "which chains to a trusted root"
+        how = "which is pinned" if signer in upstream.pinned else "which chains to a trusted root"
         left = signer.not_after - self.now
         if left < EXPIRY_WARNING:
             return self._finding(
