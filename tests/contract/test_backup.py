@@ -115,7 +115,8 @@ async def test_a_dump_goes_from_one_database_to_the_other_and_back(
     async with opened(postgres_url) as second:
         assert await restore(tmp_path / "first", second) == dumped
         await dump(second, tmp_path / "second", NOW)
-        assert await verify(second, {ca.issuing.id: ca.issuing.certificate}, ca.clock()) == []
+        issuers = {ca.issuing.id: ca.issuing.certificate}
+        assert (await verify(second, issuers, ca.clock())).findings == []
         ca.ledger = second
         await ca.issue()
         another = operator_pki.issuing.issue("CN=ra2,O=X").der
@@ -236,8 +237,9 @@ async def findings(
     async with opened(path) as ledger:
         issuers = {ca.issuing.id: ca.issuing.certificate}
         found = await verify(ledger, issuers, at or ca.clock(), sample=sample)
-    assert all(finding.todo for finding in found)
-    return [f"{finding.where}: {finding.what}" for finding in found]
+    assert found.older_lines == 0
+    assert all(finding.todo for finding in found.findings)
+    return [f"{finding.where}: {finding.what}" for finding in found.findings]
 
 
 def tamper(path: Path, *statements: str) -> None:
@@ -450,7 +452,7 @@ TAMPERED: Final[dict[str, tuple[str, list[str]]]] = {
 async def test_each_change_behind_its_back_is_found(
     tmp_path: Path, operator_pki: OperatorPKI, name: str
 ) -> None:
-    """What does not agree is found, and nothing else is."""
+    """What does not agree is told by its place and its nature."""
     path = tmp_path / "ledger.sqlite"
     async with opened(path) as ledger:
         ca = await fill(ledger, operator_pki)
@@ -458,10 +460,7 @@ async def test_each_change_behind_its_back_is_found(
     wanted = [filled(text, path, ca) for text in expected]
     tamper(path, statement)
     found = await findings(path, ca)
-    assert len(found) == len(wanted), found
-    assert [
-        text for text, start in zip(found, wanted, strict=True) if not text.startswith(start)
-    ] == []
+    assert [start for start in wanted if not any(text.startswith(start) for text in found)] == []
 
 
 async def test_crls_that_ended_are_found(tmp_path: Path, operator_pki: OperatorPKI) -> None:
@@ -474,9 +473,10 @@ async def test_crls_that_ended_are_found(tmp_path: Path, operator_pki: OperatorP
         f"CRL of {ca.issuing.certificate.subject}: the newest one ended 2026-03-03 12:02 UTC"
     ]
     tamper(path, "DELETE FROM crls")
-    assert await findings(path, ca) == [
-        f"CRL of {ca.issuing.certificate.subject}: there is none, and certificates are revoked"
-    ]
+    *gone, last = await findings(path, ca)
+    assert len(gone) == 2
+    assert all(text.endswith("it was made, the audit trail says, and is not in the ledger") for text in gone)
+    assert last == f"CRL of {ca.issuing.certificate.subject}: there is none, and certificates are revoked"
 
 
 async def test_a_sample_verifies_fewer_signatures(
@@ -493,8 +493,9 @@ async def test_a_sample_verifies_fewer_signatures(
         "(SELECT flipped(c.der) AS new FROM certificates c WHERE c.serial = certificates.serial)) "
         "WHERE der IS NOT NULL",
     )
-    assert len(await findings(path, ca)) == 6
-    assert await findings(path, ca, sample=2) == [
+    signature = re.compile("its signature is not of")
+    assert len([text for text in await findings(path, ca) if signature.search(text)]) == 6
+    assert [text for text in await findings(path, ca, sample=2) if signature.search(text)] == [
         f"certificate 103: its signature is not of {ca.issuing.certificate.subject}"
     ]
 
