@@ -214,6 +214,12 @@ class CAConfig(Table):
         repr=False,
         description="The URL itself; only without a password. In place of `ledger_url_path`.",
     )
+    checkpoints_path: WrittenPath | None = Field(
+        default=None,
+        description="File that `ra-gateway ca serve`, `ca verify` and `ca backup` append to where the audit trail "
+        "ends, so that a trail that was cut off or written anew is told; best where whoever can write to the database "
+        "cannot. By default `checkpoints` in `directory_path`.",
+    )
     key_password_path: SecretPath | None = Field(
         default=None,
         repr=False,

@@ -22,7 +22,7 @@ import pytest
 from ra_gateway.ca.crl import CRLPublisher
 from ra_gateway.ca.ledger import Ledger, LedgerLocation, audit
 from ra_gateway.ca.ledger.checkpoints import Checkpoint, Checkpoints, TrailRewritten
-from ra_gateway.ca.ledger.verify import Verified, verify
+from ra_gateway.ca.ledger.verify import Verified, examine
 from ra_gateway.ca.records import (
     EndEntity,
     EntityStatus,
@@ -115,7 +115,7 @@ async def verified(ca: StatusCA, where: LedgerLocation, checkpoints: Sequence[Ch
     """Return what is found in a ledger."""
     async with opened(where) as ledger:
         issuers = {ca.issuing.id: ca.issuing.certificate}
-        return await verify(ledger, issuers, ca.clock(), checkpoints=checkpoints)
+        return await examine(ledger, issuers, ca.clock(), checkpoints=checkpoints)
 
 
 # --- the same ledger for all, and copies of it --------------------------------------------------------------------
@@ -604,7 +604,7 @@ async def test_checkpoints_that_were_changed_are_refused(checkpoints: Checkpoint
 
 async def test_checkpoints_are_their_owners(checkpoints: Checkpoints, where: LedgerLocation) -> None:
     """File and key are of mode 0600; a key that others may read is refused."""
-    key = checkpoints.path.with_name("checkpoints.key")
+    key = checkpoints.path.with_name("checkpoints.secret")
     assert (checkpoints.path.stat().st_mode & 0o777, key.stat().st_mode & 0o777) == (0o600, 0o600)
     key.chmod(0o640)
     with pytest.raises(ConfigError, match="chmod 600"):

@@ -28,7 +28,7 @@ from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.errors import ConfigError, Problem
 
 CHECKPOINTS: Final = "checkpoints"
-KEY: Final = "checkpoints.key"
+KEY: Final = "checkpoints.secret"
 """Names of the files in the CA's directory."""
 
 _KEY_OCTETS: Final = 32

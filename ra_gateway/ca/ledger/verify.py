@@ -86,6 +86,18 @@ async def verify(
     issuers: Mapping[str, Certificate],
     at: datetime,
     *,
+    sample: int | None = None,
+    progress: Progress | None = None,
+) -> list[Finding]:
+    """Return what in a ledger does not agree, without checkpoints; as `examine`."""
+    return (await examine(ledger, issuers, at, sample=sample, progress=progress)).findings
+
+
+async def examine(
+    ledger: Ledger,
+    issuers: Mapping[str, Certificate],
+    at: datetime,
+    *,
     checkpoints: Sequence[Checkpoint] = (),
     sample: int | None = None,
     progress: Progress | None = None,
@@ -667,4 +679,4 @@ def _verify_crl(der: bytes, issuer: Certificate) -> None:
     )
 
 
-__all__ = ["Finding", "Verified", "verify"]
+__all__ = ["Finding", "Verified", "examine", "verify"]
