@@ -55,6 +55,7 @@ from ra_gateway.keys import (
     load_certificates,
     load_private_key,
     make_credential,
+    make_directory,
     write_certificates,
     write_private_key,
 )
@@ -242,7 +243,7 @@ def _require_room(directory: Path) -> None:
     ]
     if problems:
         raise ConfigError(problems)
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     if not os.access(directory, os.W_OK):
         raise ConfigError(
             [Problem(str(directory), "may not be written to", "Choose another with --out")]

@@ -50,6 +50,7 @@ from ra_gateway.ca.ledger.batches import (
 from ra_gateway.ca.ledger.schema import HEAD
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
+from ra_gateway.keys import require_private
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -285,6 +286,11 @@ def _make_private(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
+def side_files(path: Path) -> tuple[Path, ...]:
+    """Return the files that SQLite keeps beside its database."""
+    return tuple(path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm", "-journal"))
+
+
 def _sqlite_connect(path: Path) -> Connection:
     def connect() -> sqlite3.Connection:
         # No isolation level: the module begins no transaction by itself.
@@ -298,6 +304,8 @@ def _sqlite_connect(path: Path) -> Connection:
     try:
         # SQLite gives its side files the mode of the main one; subjects are nobody else's business.
         _make_private(path)
+        for file in (path, *side_files(path)):
+            require_private(file, "ca.ledger_path")
         connection = engine.connect()
     except (OSError, SQLAlchemyError, sqlite3.Error) as error:
         raise _unusable_file(path)(str(error)) from error
