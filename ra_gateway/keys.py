@@ -59,6 +59,11 @@ class KeySigner:
         """The algorithm of every signature it makes."""
         return self._algorithm
 
+    @property
+    def weakness(self) -> str:
+        """What the attributes of a key in an HSM allow and should not; "" for nothing, and for a file."""
+        return str(getattr(self._key, "weakness", ""))
+
     async def sign(self, octets: bytes) -> bytes:
         """Return the signature over the octets.
 

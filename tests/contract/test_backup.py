@@ -201,6 +201,61 @@ async def test_a_damaged_dump_is_refused(
         assert await ledger.audit_entries() == []
 
 
+def endless_line(header: bytes) -> bytes:
+    return header + b'{"table":"roles","columns":["name","privileges","profiles"]}\n' + b"[" * (64 << 20)
+
+
+def endless_rows(header: bytes) -> bytes:
+    return header + b'{"table":"roles","columns":["name","privileges","profiles"]}\n' + b'["a","",""]\n' * (8 << 20)
+
+
+def endless_header(header: bytes) -> bytes:
+    return b"{" + b" " * (64 << 20)
+
+
+@pytest.mark.parametrize("bomb", [endless_line, endless_rows, endless_header])
+async def test_a_dump_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bomb: Callable[[bytes], bytes]
+) -> None:
+    """It is given up at a bound that follows from its size, and nothing of it is kept."""
+    path = tmp_path / "dump"
+    async with opened(tmp_path / "ledger.sqlite") as ledger:
+        await dump(ledger, path, NOW)
+    header = gzip.decompress(path.read_bytes()).splitlines(keepends=True)[0]
+    path.write_bytes(gzip.compress(bomb(header)))
+    unpacked = 0
+    real = gzip.GzipFile.readline
+
+    def readline(self: gzip.GzipFile, size: int | None = -1) -> bytes:
+        nonlocal unpacked
+        line = real(self, size)
+        unpacked += len(line)
+        return line
+
+    monkeypatch.setattr(gzip.GzipFile, "readline", readline)
+    async with opened(tmp_path / "new.sqlite") as ledger:
+        with pytest.raises(ConfigError, match="which no dump of a ledger does"):
+            await restore(path, ledger)
+        assert await ledger.counts() == {}
+    assert unpacked <= 101 * path.stat().st_size + (2 << 20)
+
+
+@pytest.mark.parametrize("row", [b"[" * 100_000, b'["a","[]"]', b'{"table":"nothing"}', b"[1e999]", b"7"])
+async def test_rows_that_are_none_are_refused(tmp_path: Path, row: bytes) -> None:
+    """With a trailer that fits: a sentence, no traceback."""
+    path = tmp_path / "dump"
+    async with opened(tmp_path / "ledger.sqlite") as ledger:
+        await dump(ledger, path, NOW)
+    lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)[:-1]
+    octets = b"".join(lines) + row + b"\n"
+    trailer = json.dumps({"sha256": sha256(octets).hexdigest()}, separators=(",", ":")).encode()
+    path.write_bytes(gzip.compress(octets + trailer + b"\n"))
+    async with opened(tmp_path / "new.sqlite") as ledger:
+        with pytest.raises(ConfigError, match="is not a complete, unaltered dump"):
+            await restore(path, ledger)
+        assert await ledger.counts() == {}
+
+
 async def test_a_dump_of_another_release_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
