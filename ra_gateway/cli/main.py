@@ -17,6 +17,7 @@ import typer
 
 from ra_gateway import __version__, logs
 from ra_gateway.app import Application, check, now, run_until_signalled
+from ra_gateway.app.doctor import ledger_warnings
 from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.ca import ca_app
 from ra_gateway.cli.demo import demonstrate
@@ -151,6 +152,8 @@ def check_config(config: ConfigOption = Path("gateway.toml")) -> None:
         f"{config}: good. {len(settings.endpoints)} endpoint(s), {len(settings.vendors)} vendor(s), "
         f"{len(settings.upstreams)} upstream(s), store {settings.store.kind}."
     )
+    for sentence in () if settings.ca is None else ledger_warnings(settings.ca):
+        say(sentence)
     if not settings.vendors:
         say("No vendor is trusted, so no base station can enrol: add a table [vendors.NAME].")
 
