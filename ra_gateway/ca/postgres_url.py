@@ -94,7 +94,9 @@ class PostgresURL:
         if self.tls == "disable":
             return "reads and changes everything, the password included: there is no TLS"
         if self.tls == "require":
-            return "may pose as the server, and be given the password: its certificate is not checked"
+            return (
+                "may pose as the server, and be given the password: its certificate is not checked"
+            )
         return "may pose as the server with any certificate of the same CA: its name is not checked"
 
     def tls_context(self) -> ssl.SSLContext | None:

@@ -386,9 +386,13 @@ def ca_verify(
             return [rewritten]
         say("The ledger, its certificates and CRLs and the audit trail agree.")
         if known:
-            say(f"The trail has all {len(known)} checkpoint(s), the last of {day(known[-1].at)} UTC.")
+            say(
+                f"The trail has all {len(known)} checkpoint(s), the last of {day(known[-1].at)} UTC."
+            )
         else:
-            say(f"There was no checkpoint yet: that nothing was cut off before is not known ({checkpoints.path}).")
+            say(
+                f"There was no checkpoint yet: that nothing was cut off before is not known ({checkpoints.path})."
+            )
         if found.older_lines:
             say(
                 f"{found.older_lines} line(s) of the trail are of an older release and do not say all; "

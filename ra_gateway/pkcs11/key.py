@@ -317,9 +317,7 @@ def weakness(private: Any) -> str:
     return "; ".join(found)
 
 
-def read_public(
-    session: Any, private: Any, reference: Reference
-) -> tuple[type[HSMKey], Any]:
+def read_public(session: Any, private: Any, reference: Reference) -> tuple[type[HSMKey], Any]:
     """Return the class and the public key of a private key."""
     try:
         public = find_public(session, private)

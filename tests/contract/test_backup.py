@@ -202,11 +202,19 @@ async def test_a_damaged_dump_is_refused(
 
 
 def endless_line(header: bytes) -> bytes:
-    return header + b'{"table":"roles","columns":["name","privileges","profiles"]}\n' + b"[" * (64 << 20)
+    return (
+        header
+        + b'{"table":"roles","columns":["name","privileges","profiles"]}\n'
+        + b"[" * (64 << 20)
+    )
 
 
 def endless_rows(header: bytes) -> bytes:
-    return header + b'{"table":"roles","columns":["name","privileges","profiles"]}\n' + b'["a","",""]\n' * (8 << 20)
+    return (
+        header
+        + b'{"table":"roles","columns":["name","privileges","profiles"]}\n'
+        + b'["a","",""]\n' * (8 << 20)
+    )
 
 
 def endless_header(header: bytes) -> bytes:
@@ -240,7 +248,9 @@ async def test_a_dump_that_unpacks_to_too_much_is_refused(
     assert unpacked <= 101 * path.stat().st_size + (2 << 20)
 
 
-@pytest.mark.parametrize("row", [b"[" * 100_000, b'["a","[]"]', b'{"table":"nothing"}', b"[1e999]", b"7"])
+@pytest.mark.parametrize(
+    "row", [b"[" * 100_000, b'["a","[]"]', b'{"table":"nothing"}', b"[1e999]", b"7"]
+)
 async def test_rows_that_are_none_are_refused(tmp_path: Path, row: bytes) -> None:
     """With a trailer that fits: a sentence, no traceback."""
     path = tmp_path / "dump"
@@ -529,8 +539,14 @@ async def test_crls_that_ended_are_found(tmp_path: Path, operator_pki: OperatorP
     tamper(path, "DELETE FROM crls")
     *gone, last = await findings(path, ca)
     assert len(gone) == 2
-    assert all(text.endswith("it was made, the audit trail says, and is not in the ledger") for text in gone)
-    assert last == f"CRL of {ca.issuing.certificate.subject}: there is none, and certificates are revoked"
+    assert all(
+        text.endswith("it was made, the audit trail says, and is not in the ledger")
+        for text in gone
+    )
+    assert (
+        last
+        == f"CRL of {ca.issuing.certificate.subject}: there is none, and certificates are revoked"
+    )
 
 
 async def test_a_sample_verifies_fewer_signatures(

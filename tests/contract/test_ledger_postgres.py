@@ -215,7 +215,7 @@ async def test_somebody_in_between_is_not_given_the_password(
 
 
 @pytest.mark.parametrize(
-    ("name", "query", "is_reached"),
+    "name, query, is_reached",
     [
         ("db.example.test", "sslrootcert=ROOT", True),
         ("other.example.test", "sslrootcert=ROOT", False),

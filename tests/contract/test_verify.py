@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from hashlib import sha256
@@ -111,7 +111,9 @@ async def fill_more(ledger: Ledger, operator: OperatorPKI) -> StatusCA:
     return ca
 
 
-async def verified(ca: StatusCA, where: LedgerLocation, checkpoints: Sequence[Checkpoint] = ()) -> Verified:
+async def verified(
+    ca: StatusCA, where: LedgerLocation, checkpoints: Sequence[Checkpoint] = ()
+) -> Verified:
     """Return what is found in a ledger."""
     async with opened(where) as ledger:
         issuers = {ca.issuing.id: ca.issuing.certificate}
@@ -142,7 +144,9 @@ class Templates:
 
 
 @pytest.fixture(scope="module")
-def templates(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Templates:
+def templates(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Templates:
     """Something of everything, once."""
     path = tmp_path_factory.mktemp("verify") / "ledger.sqlite"
     url = postgres_server.new_database()
@@ -187,7 +191,9 @@ async def tamper(where: LedgerLocation, *statements: str) -> None:
                 database.close()
 
 
-async def test_nothing_is_found_where_nobody_was(where: LedgerLocation, templates: Templates) -> None:
+async def test_nothing_is_found_where_nobody_was(
+    where: LedgerLocation, templates: Templates
+) -> None:
     """Every act there is, replayed, gives the tables as they are."""
     assert await verified(templates.ca, where) == Verified([], 0)
 
@@ -203,11 +209,18 @@ NEW_ROW: Final = (
 
 TAMPERED: Final[dict[str, tuple[str, str]]] = {
     # certificates
-    "a row that nobody issued": (NEW_ROW, "certificate bad: the audit trail does not say that it was issued"),
-    "a row gone": ("DELETE FROM certificates WHERE serial = '102'", "certificate 102: it was issued"),
+    "a row that nobody issued": (
+        NEW_ROW,
+        "certificate bad: the audit trail does not say that it was issued",
+    ),
+    "a row gone": (
+        "DELETE FROM certificates WHERE serial = '102'",
+        "certificate 102: it was issued",
+    ),
     "a revoked one reserved again": (
-        "UPDATE certificates SET status = 'reserved', der = NULL, revoked_at = NULL, reason = NULL, fingerprint = NULL, "
-        "issued_at = NULL, changed_at = NULL, not_before = NULL, not_after = NULL WHERE serial = '103'",
+        "UPDATE certificates SET status = 'reserved', der = NULL, revoked_at = NULL, reason = NULL, "
+        "fingerprint = NULL, issued_at = NULL, changed_at = NULL, not_before = NULL, "
+        "not_after = NULL WHERE serial = '103'",
         "certificate 103: it is reserved only, and the audit trail says that it was issued",
     ),
     "a revoked one valid again": (
@@ -410,7 +423,8 @@ TAMPERED: Final[dict[str, tuple[str, str]]] = {
         "role narrow: its profiles is 'seg,ra'",
     ),
     "a role that nobody made": (
-        "INSERT INTO roles (name, privileges, profiles) SELECT 'evil', privileges, profiles FROM roles WHERE name = 'ra'",
+        "INSERT INTO roles (name, privileges, profiles) SELECT 'evil', privileges, profiles FROM roles "
+        "WHERE name = 'ra'",
         "role evil: the audit trail does not say that it was registered",
     ),
     "a role gone": (
@@ -448,7 +462,10 @@ TAMPERED: Final[dict[str, tuple[str, str]]] = {
         "of RA gateway: the audit trail says that it was added, and it is not in the ledger",
     ),
     # CRLs
-    "all CRLs gone": ("DELETE FROM crls", "it was made, the audit trail says, and is not in the ledger"),
+    "all CRLs gone": (
+        "DELETE FROM crls",
+        "it was made, the audit trail says, and is not in the ledger",
+    ),
     "the newest CRL gone": (
         "DELETE FROM crls WHERE number = (SELECT max(number) FROM crls)",
         "it was made, the audit trail says, and is not in the ledger",
@@ -462,8 +479,8 @@ TAMPERED: Final[dict[str, tuple[str, str]]] = {
         "it is not the one that was made, the audit trail says",
     ),
     "a CRL that nobody made": (
-        "INSERT INTO crls (issuer_id, number, base_number, this_update, next_update, der) SELECT issuer_id, number + 1, "
-        "NULL, this_update, next_update, der FROM crls WHERE number = (SELECT max(number) FROM crls)",
+        "INSERT INTO crls (issuer_id, number, base_number, this_update, next_update, der) SELECT issuer_id, "
+        "number + 1, NULL, this_update, next_update, der FROM crls WHERE number = (SELECT max(number) FROM crls)",
         "the audit trail does not say that it was made",
     ),
     # the trail
@@ -514,37 +531,40 @@ async def rewrite(where: LedgerLocation, *, up_to: int | None = None, actor: str
         lines = await ledger.audit_entries(limit=10_000)
     lines = lines[:up_to]
     previous = bytes(32)
+    # ruff: noqa: S608 - what is put into the statements is a test's own
     statements = ["DELETE FROM audit WHERE number > " + str(len(lines))] if up_to else []
     for line in lines:
         if line.number == 1 and actor:
             line = replace(line, actor=actor)
         at, detail = int(line.at.timestamp()), audit.canonical_detail(line.detail)
-        hash_ = audit.chained(previous, line.number, at, line.actor, line.action, line.subject, detail)
+        hash_ = audit.chained(
+            previous, line.number, at, line.actor, line.action, line.subject, detail
+        )
         statements.append(
             f"UPDATE audit SET actor = '{line.actor}', previous_hash = {{{previous.hex()}}}, "
             f"hash = {{{hash_.hex()}}} WHERE number = {line.number}"
         )
         previous = hash_
     await tamper(
-        where, *statements, f"UPDATE audit_head SET number = {len(lines)}, hash = {{{previous.hex()}}}"
+        where,
+        *statements,
+        f"UPDATE audit_head SET number = {len(lines)}, hash = {{{previous.hex()}}}",
     )
 
 
 @pytest.fixture
-async def checkpoints(
-    where: LedgerLocation, templates: Templates, tmp_path: Path
-) -> AsyncIterator[Checkpoints]:
+async def checkpoints(where: LedgerLocation, templates: Templates, tmp_path: Path) -> Checkpoints:
     """The CA's checkpoints, with one of the ledger as it is."""
     (tmp_path / "ca").mkdir()
     made = Checkpoints(tmp_path / "ca")
     async with opened(where) as ledger:
         assert await made.append(ledger, templates.ca.clock())
         assert not await made.append(ledger, templates.ca.clock())
-    yield made
+    return made
 
 
 @pytest.mark.parametrize(
-    ("how", "expected"),
+    "how, expected",
     [
         ({"up_to": 20}, "and does not have it any more"),
         ({"actor": "nobody"}, "was another one then: it was written anew"),
@@ -582,8 +602,6 @@ async def test_a_trail_that_goes_on_has_its_checkpoints(
     assert await verified(templates.ca, where, checkpoints.read()) == Verified([], 0)
 
 
-
-
 @pytest.mark.parametrize(
     "damage",
     [
@@ -595,14 +613,18 @@ async def test_a_trail_that_goes_on_has_its_checkpoints(
         lambda octets: b"\xff\n",
     ],
 )
-async def test_checkpoints_that_were_changed_are_refused(checkpoints: Checkpoints, damage: Any) -> None:
+async def test_checkpoints_that_were_changed_are_refused(
+    checkpoints: Checkpoints, damage: Any
+) -> None:
     """Each line is vouched for by the key, and for its place."""
     checkpoints.path.write_bytes(damage(checkpoints.path.read_bytes()))
     with pytest.raises(ConfigError, match="Find out who wrote to it"):
         checkpoints.read()
 
 
-async def test_checkpoints_are_their_owners(checkpoints: Checkpoints, where: LedgerLocation) -> None:
+async def test_checkpoints_are_their_owners(
+    checkpoints: Checkpoints, where: LedgerLocation
+) -> None:
     """File and key are of mode 0600; a key that others may read is refused."""
     key = checkpoints.path.with_name("checkpoints.secret")
     assert (checkpoints.path.stat().st_mode & 0o777, key.stat().st_mode & 0o777) == (0o600, 0o600)

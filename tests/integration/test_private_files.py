@@ -8,6 +8,7 @@ import ssl
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,27 +17,25 @@ import pytest
 from ra_gateway.ca.ledger import open_ledger
 from ra_gateway.errors import ConfigError
 from ra_gateway.upstream.tls import tls_context
+from tests.integration.test_cli import Ended, run
 from tests.support.pki import VendorPKI
 from tests.support.processes import edit, make_setup
 
-_CLI: Final = (sys.executable, "-c", "from ra_gateway.cli.main import main; main()")
 _PUBLIC: Final = {".pem"}
 SECRET: Final = "Kn0bl4uch"
 
 
-def cli(
-    *arguments: str | Path, umask: int = -1, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own, and return how it ended."""
-    return subprocess.run(
-        [*_CLI, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        umask=umask,
-        env=os.environ | (environment or {}),
-        timeout=300,
-        check=False,
-    )
+def cli(*arguments: str | Path) -> Ended:
+    """Run a command, and return how it ended."""
+    return run(*arguments)
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    """A process whose umask takes nothing away."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
 
 
 def loose(directory: Path) -> list[str]:
@@ -50,10 +49,11 @@ def loose(directory: Path) -> list[str]:
     return found
 
 
+@pytest.mark.usefixtures("no_umask")
 def test_what_is_made_is_private_whatever_the_umask(tmp_path: Path) -> None:
     """`init`, a CA, an RA's certificate, a backup and checkpoints under umask 0; new directories above, too."""
     site = tmp_path / "above" / "site"
-    assert cli("init", site, umask=0).returncode == 0
+    assert cli("init", site).exit_code == 0
     config = site / "gateway.toml"
     for command in (
         ("ca", "create", site / "other" / "ca"),
@@ -63,8 +63,8 @@ def test_what_is_made_is_private_whatever_the_umask(tmp_path: Path) -> None:
         ("ca", "verify", "--config", config),
         ("ca", "crl", "--config", config),
     ):
-        ended = cli(*command, umask=0)
-        assert ended.returncode == 0, ended.stderr
+        ended = cli(*command)
+        assert ended.exit_code == 0, ended.stderr
     assert (site / "ca" / "checkpoints").exists()
     assert loose(tmp_path / "above") == []
 
@@ -92,11 +92,11 @@ def test_a_loosened_key_of_the_ca_is_refused(
     """Each of them, retired ones too, not only those that the configuration knows by name."""
     config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
     if name == "retired-key":
-        assert cli("ca", "roll-issuing", config.parent / "ca").returncode == 0
+        assert cli("ca", "roll-issuing", config.parent / "ca").exit_code == 0
         name = "retired/1/issuing.key"
     (config.parent / "ca" / name).chmod(0o640)
     ended = cli("ca", "crl", "--config", config)
-    assert ended.returncode == 2
+    assert ended.exit_code == 2
     assert "0640" in ended.stderr
     assert "chmod 600" in ended.stderr
 
@@ -149,7 +149,7 @@ def test_no_command_prints_the_password_of_the_ledger(
         assert SECRET not in said, command
         assert "Traceback" not in said, said
         if command[0] != "doctor" and not url.endswith("@127.0.0.1:1/ledger"):
-            assert ended.returncode == 2, said
+            assert ended.exit_code == 2, said
             assert "ca.ledger_url_path" in said
 
 

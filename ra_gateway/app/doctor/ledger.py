@@ -46,7 +46,16 @@ async def examine_ledger(config: CAConfig | None) -> list[Finding]:
         where = config.database
     except OSError as error:
         what = f"{error.filename}: {error.strerror}"
-        return [Finding(_LEDGER, "read its URL", what, Verdict.fault, "the CA cannot start", "ca.ledger_url_path")]
+        return [
+            Finding(
+                _LEDGER,
+                "read its URL",
+                what,
+                Verdict.fault,
+                "the CA cannot start",
+                "ca.ledger_url_path",
+            )
+        ]
     found = _files(where, config) if isinstance(where, Path) else await _server(where)
     return [*found, *_checkpoints(config)]
 
@@ -72,7 +81,9 @@ async def _server(where: str) -> list[Finding]:
         finally:
             await ledger.close()
     except UnusableURL as error:
-        return [Finding(_LEDGER, tried, str(error), Verdict.fault, error.todo, "ca.ledger_url_path")]
+        return [
+            Finding(_LEDGER, tried, str(error), Verdict.fault, error.todo, "ca.ledger_url_path")
+        ]
     except ConfigError as error:
         return of_problems(_LEDGER, tried, error)
     except (StoreUnavailable, OSError, ssl.SSLError) as error:
@@ -121,4 +132,10 @@ def _checkpoints(config: CAConfig) -> list[Finding]:
         ]
     if not known:
         return [Finding(_LEDGER, tried, "no checkpoint yet")]
-    return [Finding(_LEDGER, tried, f"{len(known)} checkpoints, the last of {known[-1].at:%Y-%m-%d %H:%M} UTC")]
+    return [
+        Finding(
+            _LEDGER,
+            tried,
+            f"{len(known)} checkpoints, the last of {known[-1].at:%Y-%m-%d %H:%M} UTC",
+        )
+    ]

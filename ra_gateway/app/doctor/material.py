@@ -71,7 +71,7 @@ def _ra_key(config: GatewayConfig) -> list[Finding]:
                 weakness,
                 Verdict.warning,
                 "the key is not kept as an HSM can",
-                "ra.key_path: a key that was made in the HSM, or one imported as private, sensitive and not extractable",
+                "ra.key_path: a key made in the HSM, or imported as private, sensitive and not extractable",
             )
         )
     return found

@@ -1,8 +1,8 @@
 """The audit trail: what was done, each line bound to the one before by its hash.
 
 Lines are appended in the database transaction of the act itself: there is no act without its line, and no line of
-an act that did not happen. A line has all that its act has written, so that `replay` can tell from the lines alone what every table
-has to hold.
+an act that did not happen. A line has all that its act has written, so that `replay` can tell from the lines alone
+what every table has to hold.
 """
 
 from __future__ import annotations

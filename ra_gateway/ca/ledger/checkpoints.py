@@ -197,6 +197,4 @@ def _line(checkpoint: Checkpoint, previous: bytes, key: bytes) -> bytes:
     return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
-
-
 __all__ = ["CHECKPOINTS", "KEY", "Checkpoint", "Checkpoints", "TrailRewritten"]

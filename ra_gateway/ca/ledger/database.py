@@ -470,7 +470,12 @@ class PostgresDatabase:
                 elif is_lost(error) and not reconnected:
                     reconnected = True  # from before a restart of the server, perhaps
                     continue
-                elif run is run_together and len(batch) > 1 and transaction.begun and is_refusal(error):
+                elif (
+                    run is run_together
+                    and len(batch) > 1
+                    and transaction.begun
+                    and is_refusal(error)
+                ):
                     run = run_apart
                     continue
                 _fail(batch, error if transaction.begun else await _locked(engine, error))

@@ -258,6 +258,7 @@ class Registry:
             "privileges": json.dumps(sorted(role.privileges)),
             "profiles": json.dumps(role.profiles),
         }
+
         def put(connection: Connection) -> None:
             change = update(_roles).where(_roles.c.name == role.name).values(values)
             if not connection.execute(change).rowcount:
@@ -641,7 +642,7 @@ def entity_added(row: Mapping[str, Any], actor: str, now: datetime) -> Act:
 def _stored(connection: Connection, table: Table, name: str) -> dict[str, str]:
     """Return a row as it is now, for the audit trail."""
     row = connection.execute(select(table).where(table.c.name == name)).one()
-    return audit.facts(table, row._mapping)
+    return audit.facts(table, row._asdict())
 
 
 def _entity(row: Row[Any]) -> EndEntity:

@@ -372,7 +372,7 @@ class _Verification:
             if known is None:
                 if not self._trail.open_lines:
                     self._find(where, "the audit trail does not say that it was answered")
-            elif known.digest != operation_digest(row._mapping):
+            elif known.digest != operation_digest(row._asdict()):
                 self._find(where, "it is not what was answered, the audit trail says")
             elif (known.confirmation or _NOT_CONFIRMED) != confirmation_digest(
                 row.confirm_digest, row.confirm_answer
@@ -407,7 +407,7 @@ class _Verification:
                     self._find(where, "the audit trail does not say that it was registered")
                 continue
             try:
-                facts = audit.facts(table, row._mapping)
+                facts = audit.facts(table, row._asdict())
             except (ValueError, TypeError):
                 self._find(where, "its row has a list that is none")
                 continue
@@ -442,7 +442,9 @@ class _Verification:
             if said is None:
                 self._find(where, "the audit trail does not say that it was added")
             elif said != (row.authority, row.added_at):
-                self._find(where, f"it was added to {said[0]} or at another time, the audit trail says")
+                self._find(
+                    where, f"it was added to {said[0]} or at another time, the audit trail says"
+                )
             if hashlib.sha256(row.der).digest() != row.fingerprint:
                 self._find(where, "what is stored has another fingerprint")
         for fingerprint, (name, _) in sorted(unseen.items()):
@@ -474,8 +476,7 @@ class _Verification:
             if said is None:
                 # Older releases said nothing of CRLs.
                 if not (
-                    self._trail.open_lines
-                    and row.number < first.get(row.issuer_id, row.number + 1)
+                    self._trail.open_lines and row.number < first.get(row.issuer_id, row.number + 1)
                 ):
                     self._find(where, "the audit trail does not say that it was made")
             elif said != replay.CRL(
