@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import secrets
+import shlex
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -56,6 +59,11 @@ class KeySigner:
     def algorithm(self) -> SignatureAlgorithm:
         """The algorithm of every signature it makes."""
         return self._algorithm
+
+    @property
+    def weakness(self) -> str:
+        """What the attributes of a key in an HSM allow and should not; "" for nothing, and for a file."""
+        return str(getattr(self._key, "weakness", ""))
 
     async def sign(self, octets: bytes) -> bytes:
         """Return the signature over the octets.
@@ -174,6 +182,28 @@ def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
         ) from error
     # What is not ASCII has no place in a URI, and is refused there.
     return pkcs11.load(octets.decode("ascii", "replace").rstrip(), path.parent, setting)
+
+
+def require_private(path: Path, setting: str) -> None:
+    """Make sure that nobody but its owner may read or write a file; one that is not there is nobody's.
+
+    Raises:
+        ConfigError: Others may; the text says what to run.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(
+            [
+                Problem(
+                    setting,
+                    f"{path} has mode {stat.S_IMODE(mode):04o}: it is not its owner's alone",
+                    f"Run: chmod 600 {shlex.quote(str(path))}; and find out who has read it",
+                )
+            ]
+        )
 
 
 def make_credential(
@@ -313,15 +343,42 @@ def pem(der: bytes, label: str = "CERTIFICATE") -> str:
     return f"-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n"
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it that are missing, for their owner alone, whatever the umask.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    for missing in reversed([item for item in (path, *path.parents) if not item.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def write_new(path: Path, octets: bytes, mode: int = 0o600) -> None:
+    """Write a new file with just this mode, whatever the umask, to the disk; its directory is made if need be.
+
+    Raises:
+        FileExistsError: The file is there already; nothing is ever overwritten.
+        OSError: It cannot be written.
+    """
+    make_directory(path.parent)
+    # Created with its mode, not given it afterwards: there is no moment at which others can open it.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, mode), "wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(octets)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_certificates(path: Path, certificates: Iterable[Certificate]) -> None:
-    """Write certificates to a new PEM file.
+    """Write certificates to a new PEM file that all may read.
 
     Raises:
         FileExistsError: The file is there already; nothing is ever overwritten.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("x", encoding="ascii") as file:
-        file.write("".join(pem(item.der) for item in certificates))
+    write_new(path, "".join(pem(item.der) for item in certificates).encode("ascii"), 0o644)
 
 
 def write_private_key(path: Path, private_key: Any, password: bytes | None = None) -> None:
@@ -330,22 +387,8 @@ def write_private_key(path: Path, private_key: Any, password: bytes | None = Non
     Raises:
         FileExistsError: The file is there already; a key is never overwritten.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     encryption = NoEncryption() if password is None else BestAvailableEncryption(password)
-    write_secret(path, private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
-
-
-def write_secret(path: Path, octets: bytes) -> None:
-    """Write a new file that only its owner can read.
-
-    Raises:
-        FileExistsError: The file is there already; a secret is never overwritten.
-    """
-    # Created with its mode, not given it afterwards: there is no moment at which others can open it.
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(octets)
-        file.flush()
-        os.fsync(file.fileno())
+    write_new(path, private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
 
 
 def write_key_reference(path: Path, uri: str) -> None:
@@ -356,8 +399,7 @@ def write_key_reference(path: Path, uri: str) -> None:
         FileExistsError: The file is there already; nothing is ever overwritten.
     """
     pkcs11.read_reference(uri, path.parent, str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_secret(path, f"{uri}\n".encode())
+    write_new(path, f"{uri}\n".encode())
 
 
 def new_key(path: Path, kind: str, *, password: bytes | None, uri: str | None = None) -> Any:

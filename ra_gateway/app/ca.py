@@ -20,6 +20,7 @@ from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.information import Published
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger import Ledger, open_ledger
+from ra_gateway.ca.ledger.checkpoints import Checkpoints, TrailRewritten
 from ra_gateway.ca.lint import require_clean
 from ra_gateway.ca.material import CAMaterial, expiries, load_ca, retired_certificates
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
@@ -36,7 +37,7 @@ from ra_gateway.config import (
     CAStatusConfig,
     VendorConfig,
 )
-from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
 
@@ -48,6 +49,9 @@ EXPIRY_WARNING: Final = timedelta(days=30)
 """How early the CA's own certificates are warned of: renewing them wants somebody's hand."""
 
 _WARNING_SECONDS: Final = 86_400.0
+
+_CHECKPOINT_SECONDS: Final = 3600.0
+"""What is cut off the audit trail within an hour is told by nothing else than the last hour's log."""
 
 _OF_THE_PKI: Final = frozenset({"ra", "cmp_signer", "ocsp_signer"})
 """Profiles whose validity is the PKI's own business, not `ca.validity_days`."""
@@ -115,6 +119,11 @@ def _no_profile(setting: str, name: str, known: Iterable[str]) -> Problem:
 def ca_ledger(config: CAConfig) -> Ledger:
     """Return the CA's ledger; nothing is opened yet."""
     return open_ledger(config.database)
+
+
+def ca_checkpoints(config: CAConfig) -> Checkpoints:
+    """Return where the CA writes down how far its audit trail goes."""
+    return Checkpoints(config.directory_path, config.checkpoints_path)
 
 
 def crl_publisher(config: CAConfig, material: CAMaterial, ledger: Ledger) -> CRLPublisher:
@@ -276,6 +285,9 @@ class BundledService:
         await self.ca.start()
         await self._revocation.start()
         self._background.append(
+            asyncio.create_task(supervised("ca.checkpoints", self._keep_checkpoints))
+        )
+        self._background.append(
             asyncio.create_task(supervised("ca.expiries", self._warn_of_expiries))
         )
         config = self._config.status
@@ -302,6 +314,24 @@ class BundledService:
                     )
             await asyncio.sleep(_WARNING_SECONDS)
 
+    async def _keep_checkpoints(self) -> None:
+        while True:
+            await self._checkpoint()
+            await asyncio.sleep(_CHECKPOINT_SECONDS)
+
+    async def _checkpoint(self) -> None:
+        checkpoints = ca_checkpoints(self._config)
+        try:
+            await checkpoints.append(self.ledger, now())
+        except TrailRewritten as error:
+            log.error("ca.audit_rewritten", detail=str(error), todo="run `ra-gateway ca verify`")
+        except (ConfigError, OSError, StoreUnavailable) as error:
+            log.warning(
+                "ca.checkpoint_failed",
+                path=str(checkpoints.path),
+                detail=str(getattr(error, "detail", error)),
+            )
+
     async def stop(self) -> None:
         """Finish what was begun and close everything."""
         background, self._background = self._background, []
@@ -309,6 +339,8 @@ class BundledService:
         await self._revocation.stop()
         if self.status is not None:
             await self.status.drain(self._config.server.drain_seconds)
+        if background:  # it was started
+            await self._checkpoint()
         await self.ca.close()
 
 

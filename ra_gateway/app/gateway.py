@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from typing import Final
 
@@ -311,7 +311,7 @@ def transaction_store(config: StoreConfig) -> MemoryStore | RedisStore:
     url = config.redis_url or ""
     if config.redis_url_path is not None:
         url = config.redis_url_path.read_text().strip()
-    try:
+    with suppress(ValueError):  # its text may hold a piece of the password
         return RedisStore(
             url,
             clock=now,
@@ -321,14 +321,16 @@ def transaction_store(config: StoreConfig) -> MemoryStore | RedisStore:
             max_connections=config.redis_max_connections,
             max_held=config.max_held,
         )
-    except ValueError as error:
-        raise ConfigError(
-            [
-                Problem(
-                    "store.redis_url_path", str(error), "Give a redis://, rediss:// or unix:// URL"
-                )
-            ]
-        ) from error
+    raise ConfigError(
+        [
+            Problem(
+                "store.redis_url_path",
+                "is not the URL of a Redis server",
+                "Give a redis://, rediss:// or unix:// URL; in the password write / as %2F, # as %23, ? as %3F, "
+                "@ as %40",
+            )
+        ]
+    )
 
 
 class Application:

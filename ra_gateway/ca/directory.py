@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +21,14 @@ from urllib.parse import quote
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import ConfigError, Problem
-from ra_gateway.keys import load_private_key, new_key, write_certificates, write_private_key
+from ra_gateway.keys import (
+    load_private_key,
+    make_directory,
+    new_key,
+    write_certificates,
+    write_new,
+    write_private_key,
+)
 from ra_gateway.pkcs11 import SCHEME
 
 MAKING: Final = "making"
@@ -181,7 +187,7 @@ class Change:
         if name not in self.made:
             self.made.append(name)
         path = self._path / name
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(path.parent)
         return path
 
     def _keep(self, name: str) -> None:
@@ -192,7 +198,7 @@ class Change:
             require_absent([old])
         kept = self._path / self.archive / name
         if not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_directory(kept.parent)
             _copy(old, kept)
 
     def discard(self) -> None:
@@ -233,7 +239,7 @@ def changing(
     """
     is_new = not directory.exists()
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         with _locked(directory):
             if finish(directory) == action:
                 yield None
@@ -320,9 +326,8 @@ def _copy(source: Path, target: Path) -> None:
     if _is_reference(source):
         uri = octets.decode("ascii", "replace").rstrip()
         octets = f"{_with_absolute_pin(uri, source.parent)}\n".encode()
-    mode = stat.S_IMODE(source.stat().st_mode)
-    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(octets)
+    # A key that others could read is not one that they may read here, too.
+    write_new(target, octets, 0o600 if source.suffix == ".key" else 0o644)
 
 
 def _with_absolute_pin(uri: str, directory: Path) -> str:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from ra_gateway.ca.authorities import (
     ISSUING_DAYS,
@@ -53,7 +53,13 @@ from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import CMPError, ConfigError, Problem
-from ra_gateway.keys import load_certificates, load_private_key, make_credential, spki_der
+from ra_gateway.keys import (
+    load_certificates,
+    load_private_key,
+    make_credential,
+    require_private,
+    spki_der,
+)
 
 SETTING: Final = "ca.directory_path"
 
@@ -421,8 +427,14 @@ def load_issuer(
             require_issued_by(certificates[-1], roots[0])
         else:
             chain += (root,)
-    key = load_private_key(view.find(f"{prefix}issuing.key"), password, SETTING)
+    key = _key(view, f"{prefix}issuing.key", password)
     return Issuer(certificates[0], chain, key, random_octets)
+
+
+def _key(view: CADirectory, name: str, password: bytes | None) -> Any:
+    path = view.find(name)
+    require_private(path, SETTING)
+    return load_private_key(path, password, SETTING)
 
 
 def _signer(view: CADirectory, name: str, issuer: Issuer, password: bytes | None) -> Credential:
@@ -449,7 +461,7 @@ def _signer(view: CADirectory, name: str, issuer: Issuer, password: bytes | None
             f"ra-gateway ca renew-signers --key-generation {view.path}",
         )
     chain = (issuer.certificate, *issuer.chain)
-    key = load_private_key(view.find(f"{name}.key"), password, SETTING)
+    key = _key(view, f"{name}.key", password)
     return make_credential(
         certificate, tuple(item for item in chain if not item.self_issued), key, SETTING
     )

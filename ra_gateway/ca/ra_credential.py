@@ -39,7 +39,14 @@ from ra_gateway.ca.material import load_ca
 from ra_gateway.ca.profiles import RA
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import CMPError, ConfigError
-from ra_gateway.keys import KEY_KINDS, make_credential, new_key, pem, write_certificates
+from ra_gateway.keys import (
+    KEY_KINDS,
+    make_credential,
+    new_key,
+    pem,
+    write_certificates,
+    write_new,
+)
 
 KDF_ROUNDS: Final = 600_000
 """Iterations of PBKDF2 with HMAC-SHA-256, as OWASP advises; a third of a second once per transport."""
@@ -161,7 +168,7 @@ def export_pkcs12(
             "Make the key at the gateway instead",
         ) from error
     try:
-        _write_new(path, octets)
+        write_new(path, octets)
     except OSError as error:
         raise _unwritable(path, error) from error
 
@@ -253,7 +260,7 @@ def _replace(contents: Mapping[Path, bytes], *, secret: Path) -> None:
     for path, octets in contents.items():
         beside = path.with_name(f"{path.name}.new")
         beside.unlink(missing_ok=True)  # of an attempt that was interrupted
-        _write_new(beside, octets, 0o600 if path == secret else 0o644)
+        write_new(beside, octets, 0o600 if path == secret else 0o644)
         _keep(path, octets)
     for path in contents:
         path.with_name(f"{path.name}.new").replace(path)
@@ -277,15 +284,7 @@ def _keep(path: Path, coming: bytes) -> None:
             return
         number += 1
     if octets != coming:
-        _write_new(kept, octets, stat.S_IMODE(path.stat().st_mode))
-
-
-def _write_new(path: Path, octets: bytes, mode: int = 0o600) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    with os.fdopen(os.open(path, flags, mode), "wb") as file:
-        file.write(octets)
-        file.flush()
-        os.fsync(file.fileno())
+        write_new(kept, octets, stat.S_IMODE(path.stat().st_mode))
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:

@@ -11,11 +11,12 @@ import typer
 
 from ra_gateway import logs
 from ra_gateway.app import CAService, now, run_until_signalled
-from ra_gateway.app.ca import ca_ledger, ca_material, ca_profiles, crl_publisher
+from ra_gateway.app.ca import ca_checkpoints, ca_ledger, ca_material, ca_profiles, crl_publisher
 from ra_gateway.ca.directory import CADirectory
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.ledger.backup import dump, restore
-from ra_gateway.ca.ledger.verify import verify
+from ra_gateway.ca.ledger.checkpoints import TrailRewritten
+from ra_gateway.ca.ledger.verify import examine
 from ra_gateway.ca.material import create_operator_pki, expiries, import_ca
 from ra_gateway.ca.profiles import PROFILES, PURPOSES, Profile
 from ra_gateway.ca.ra_credential import issue_ra_certificate
@@ -333,11 +334,14 @@ def ca_backup(
 ) -> None:
     """Write the whole ledger, as it is at one moment, to a file; without private keys."""
 
-    async def write(ledger: Ledger, _: CAConfig) -> int:
+    async def write(ledger: Ledger, settings: CAConfig) -> str:
         with progress("Writing") as step:
-            return (await dump(ledger, file, now(), step)).row_count
+            count = (await dump(ledger, file, now(), step)).row_count
+        say(f"Wrote {count} rows to {file}.")
+        return await _checkpoint(ledger, settings)
 
-    say(f"Wrote {with_ledger(config, write)} rows to {file}.")
+    if rewritten := with_ledger(config, write):
+        fail([f"{rewritten}. Run `ra-gateway ca verify`, and keep the backups of before."], 1)
 
 
 @ca_app.command("restore")
@@ -369,14 +373,48 @@ def ca_verify(
 
     async def check(ledger: Ledger, settings: CAConfig) -> list[str]:
         issuers = _issuing_certificates(settings.directory_path)
+        checkpoints = ca_checkpoints(settings)
+        known = checkpoints.read()
         with progress("Verifying") as step:
-            found = await verify(ledger, issuers, now(), sample=sample, progress=step)
-        return [str(finding) for finding in found]
+            found = await examine(
+                ledger, issuers, now(), checkpoints=known, sample=sample, progress=step
+            )
+        if found.findings:
+            return [str(finding) for finding in found.findings]
+        rewritten = await _checkpoint(ledger, settings)
+        if rewritten:
+            return [rewritten]
+        say("The ledger, its certificates and CRLs and the audit trail agree.")
+        if known:
+            say(
+                f"The trail has all {len(known)} checkpoint(s), the last of {day(known[-1].at)} UTC."
+            )
+        else:
+            say(
+                f"There was no checkpoint yet: that nothing was cut off before is not known ({checkpoints.path})."
+            )
+        if found.older_lines:
+            say(
+                f"{found.older_lines} line(s) of the trail are of an older release and do not say all; "
+                "what they leave open was not compared."
+            )
+        return []
 
     findings = with_ledger(config, check)
     if findings:
         fail([*findings, f"{len(findings)} finding(s)."], 1)
-    say("The ledger, its certificates and CRLs and the audit trail agree.")
+
+
+async def _checkpoint(ledger: Ledger, settings: CAConfig) -> str:
+    """Write down where the audit trail ends; return what is wrong if it does not go on from the last time."""
+    checkpoints = ca_checkpoints(settings)
+    try:
+        await checkpoints.append(ledger, now())
+    except TrailRewritten as error:
+        return str(error)
+    except OSError as error:
+        say(f"No checkpoint was written to {checkpoints.path}: {error.strerror or error}.")
+    return ""
 
 
 def _issuing_certificates(directory: Path) -> dict[str, Certificate]:

@@ -26,7 +26,7 @@ from ra_gateway.device.enrollment import (
 )
 from ra_gateway.device.factory import Vendor
 from ra_gateway.errors import ConfigError, Problem
-from ra_gateway.keys import KEY_KINDS, write_certificates, write_private_key
+from ra_gateway.keys import KEY_KINDS, write_certificates, write_new, write_private_key
 from ra_gateway.logs import LogSink
 from ra_gateway.ra.events import EventSink, MessageHandled
 
@@ -208,7 +208,8 @@ def _print_what_next(console: Console, directory: Path, url: str, *, keep: bool)
 def _write_at_once(path: Path, text: str) -> None:
     """Write a file that whoever waits for it finds complete."""
     unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text)
+    unfinished.unlink(missing_ok=True)
+    write_new(unfinished, text.encode())
     unfinished.rename(path)
 
 

@@ -16,6 +16,7 @@ import typer
 
 from ra_gateway import __version__, logs
 from ra_gateway.app import Application, check, now, run_until_signalled
+from ra_gateway.app.doctor import ledger_warnings
 from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.ca import ca_app
 from ra_gateway.cli.demo import demonstrate
@@ -54,6 +55,7 @@ from ra_gateway.keys import (
     load_certificates,
     load_private_key,
     make_credential,
+    make_directory,
     write_certificates,
     write_private_key,
 )
@@ -149,6 +151,8 @@ def check_config(config: ConfigOption = Path("gateway.toml")) -> None:
         f"{config}: good. {len(settings.endpoints)} endpoint(s), {len(settings.vendors)} vendor(s), "
         f"{len(settings.upstreams)} upstream(s), store {settings.store.kind}."
     )
+    for sentence in () if settings.ca is None else ledger_warnings(settings.ca):
+        say(sentence)
     if not settings.vendors:
         say("No vendor is trusted, so no base station can enrol: add a table [vendors.NAME].")
 
@@ -241,7 +245,7 @@ def _require_room(directory: Path) -> None:
     ]
     if problems:
         raise ConfigError(problems)
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     if not os.access(directory, os.W_OK):
         raise ConfigError(
             [Problem(str(directory), "may not be written to", "Choose another with --out")]

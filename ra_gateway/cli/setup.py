@@ -19,7 +19,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import escape_rfc4514
 from ra_gateway.config import parse
 from ra_gateway.errors import ConfigError, Problem
-from ra_gateway.keys import load_certificates, write_certificates, write_secret
+from ra_gateway.keys import load_certificates, make_directory, write_certificates, write_new
 
 ACTOR: Final = "setup"
 """Who made the first entries of the ledger, for its audit trail."""
@@ -140,13 +140,13 @@ def write_setup(
         vendors, host=host, port=port, log_format=log_format, implicit_confirm=implicit_confirm
     )
     parse(text, directory=directory, check_files=False)  # before there is anything to clear away
-    directory.mkdir(parents=True, exist_ok=True)
-    write_secret(directory / "seal.key", f"{secrets.token_hex(32)}\n".encode())
+    make_directory(directory)
+    write_new(directory / "seal.key", f"{secrets.token_hex(32)}\n".encode())
     run_apart(_make_pki(directory, organisation, now, key_kind))
     for name in ("root", "issuing"):
         certificates = load_certificates(directory / "ca" / f"{name}.pem", f"ca.{name}")
         write_certificates(directory / "operator" / f"{name}.pem", certificates[:1])
-    config.write_text(text)
+    write_new(config, text.encode())
     return config
 
 

@@ -11,6 +11,7 @@ from ra_gateway.config.service_tables import ServerConfig
 from ra_gateway.config.values import (
     CADirectory,
     DatabaseURL,
+    DatabaseURLPath,
     Name,
     Named,
     PublishedURL,
@@ -208,16 +209,23 @@ class CAConfig(Table):
         description="SQLite file of everything issued; made at the first start. Its directory "
         "must exist. For one machine; several need PostgreSQL and `ledger_url_path`.",
     )
-    ledger_url_path: SecretPath | None = Field(
+    ledger_url_path: DatabaseURLPath | None = Field(
         default=None,
         repr=False,
         description="File that holds the URL of a PostgreSQL database, like "
-        "postgresql://ca:password@db.example.net/ledger; mode 0600. In place of `ledger_path`.",
+        "postgresql://ca:password@db.example.net/ledger; mode 0600. In place of `ledger_path`. Another machine is "
+        "spoken to with TLS, its certificate and name checked, unless `sslmode` in the URL says otherwise.",
     )
     ledger_url: DatabaseURL | None = Field(
         default=None,
         repr=False,
         description="The URL itself; only without a password. In place of `ledger_url_path`.",
+    )
+    checkpoints_path: WrittenPath | None = Field(
+        default=None,
+        description="File that `ra-gateway ca serve`, `ca verify` and `ca backup` append to where the audit trail "
+        "ends, so that a trail that was cut off or written anew is told; best where whoever can write to the database "
+        "cannot. By default `checkpoints` in `directory_path`.",
     )
     key_password_path: SecretPath | None = Field(
         default=None,
@@ -315,7 +323,7 @@ class CAConfig(Table):
             OSError: The file with the URL cannot be read.
         """
         if self.ledger_url_path is not None:
-            return self.ledger_url_path.read_text().strip()
+            return self.ledger_url_path.read_text(encoding="utf-8", errors="replace").strip()
         if self.ledger_url is not None:
             return self.ledger_url
         assert self.ledger_path is not None  # one of the three: rules.py sees to it

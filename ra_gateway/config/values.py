@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.names import from_rfc4514
 
 SignatureName = Literal[
@@ -360,8 +361,8 @@ def _redis_url(text: str) -> str:
 
 
 def _database_url(text: str) -> str:
-    parts = urlsplit(_url(text, ("postgresql",)))
-    if parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True):
+    url = _postgres_url(text)
+    if url.password is not None:
         raise _wrong(
             "holds a password",
             "Write the URL to a file of mode 0600 and name that file in ledger_url_path instead.",
@@ -381,6 +382,29 @@ def _ca_path(path: str) -> str:
             "Write the profile's or alias's name; letters, digits, and - . _ ~ with slashes between parts.",
         )
     return path
+
+
+def _database_url_file(path: Path, info: ValidationInfo) -> Path:
+    path = _secret_file(path, info)
+    if _checks_files(info):
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+        except ValueError:
+            text = ""
+        _postgres_url(text)
+    return path
+
+
+def _postgres_url(text: str) -> PostgresURL:
+    try:
+        url = parse_postgres_url(text)
+        url.tls_context()
+    except UnusableURL as error:
+        what, todo = str(error), error.todo
+    else:
+        return url
+    # Outside of the except block: nothing of the URL is to be the context of an error.
+    raise _wrong(f"{what} (the URL of the ledger's database)", f"{todo}.")
 
 
 def _endpoint_path(path: str) -> str:
@@ -413,6 +437,7 @@ FetchedURL = Annotated[str, AfterValidator(_fetched_url)]
 Host = Annotated[str, AfterValidator(_host)]
 RedisURL = Annotated[str, AfterValidator(_redis_url)]
 DatabaseURL = Annotated[str, AfterValidator(_database_url)]
+DatabaseURLPath = Annotated[Path, AfterValidator(_database_url_file)]
 URLPath = Annotated[str, AfterValidator(_endpoint_path)]
 CAPath = Annotated[str, AfterValidator(_ca_path)]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import pkcs11 as cryptoki
+import structlog
 from pkcs11 import Attribute, KeyType, MechanismFlag, ObjectClass
 
 from ra_gateway.cmp.algorithms import (
@@ -32,6 +33,8 @@ from ra_gateway.pkcs11.token import MAX_SESSIONS, Connection, Token, explain, lo
 
 ANSWER_SECONDS: Final = 10.0
 """How long a signature of a message may take: well below the 15 s that an upstream is given."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.pkcs11")
 
 _TRIAL: Final = b"ra_gateway: does this key sign?"
 
@@ -113,9 +116,13 @@ def generate(uri: str, kind: str, directory: Path, setting: str) -> Any:
 
 
 def _load(token: Token, reference: Reference) -> HSMKey:
-    key_class, public_key = token.run(partial(inspect_key, reference=reference))
-    key: HSMKey = key_class(token, reference, public_key)
+    found = token.run(partial(inspect_key, reference=reference))
+    key = found.key_class(token, reference, found.public_key)
+    key.weakness = found.weakness
+    if found.weakness:
+        log.warning("hsm.key_unprotected", key=str(reference), detail=found.weakness)
     _try(key)
+    key.is_known = True
     return key
 
 

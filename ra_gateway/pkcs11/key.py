@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 import pkcs11 as cryptoki
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
 from ra_gateway.errors import ConfigError, Problem, ServiceFailure
@@ -37,6 +38,12 @@ _PSS_HASHES: Final = MappingProxyType(
 
 class HSMKey:
     """What all keys in an HSM have in common: they sign there, and never leave it."""
+
+    weakness = ""
+    """What the key's attributes in the HSM allow and should not."""
+
+    is_known = False
+    """Whether it has been tried; from then on no other key may come in its place."""
 
     def __init__(self, token: Token, reference: Reference, public_key: Any) -> None:
         self._token = token
@@ -74,13 +81,40 @@ class HSMKey:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._reference}>"
 
+    def _require_same(self, session: Any, private: Any) -> None:
+        """Make sure that what is found by this name in a new session is the key of before.
+
+        Raises:
+            Trouble: It is not, or cannot be told.
+        """
+        same = read_public(session, private, self._reference)[1] == self._public_key
+        try:
+            # The public key object may have stayed, and another private key be beside it now.
+            self._try(private)
+        except InvalidSignature:
+            same = False
+        if not same:
+            raise Trouble(
+                f"the token has another key of this name now ({self._reference})",
+                "Find out who put it there; it signs nothing for the certificate of the key of before",
+            )
+
+    def _try(self, private: Any) -> None:
+        """Make sure that a key in the HSM signs what this public key verifies.
+
+        Raises:
+            InvalidSignature: It does not.
+        """
+        raise NotImplementedError
+
     def _sign(self, octets: bytes, mechanism: Mechanism, parameter: Any = None) -> bytes:
         def work(connection: Connection) -> bytes:
             key = connection.keys.get(self._reference)
             if key is None:
-                key = connection.keys[self._reference] = find_key(
-                    connection.session, self._reference
-                )
+                key = find_key(connection.session, self._reference)
+                if self.is_known:
+                    self._require_same(connection.session, key)
+                connection.keys[self._reference] = key
             signature: bytes = key.sign(octets, mechanism=mechanism, mechanism_param=parameter)
             return signature
 
@@ -104,6 +138,10 @@ class HSMECKey(HSMKey, ec.EllipticCurvePrivateKey):
         """Bits of the curve's order."""
         return self.curve.key_size
 
+    def _try(self, private: Any) -> None:
+        signature = _ecdsa_der(private.sign(_TRIAL_DIGEST, mechanism=Mechanism.ECDSA))
+        self._public_key.verify(signature, _TRIAL_DIGEST, ec.ECDSA(Prehashed(hashes.SHA256())))
+
     def sign(self, data: Any, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
         """Return the ECDSA signature, DER; hashed here.
 
@@ -115,11 +153,7 @@ class HSMECKey(HSMKey, ec.EllipticCurvePrivateKey):
         # HSMs differ in what they do with a hash that is longer than the order; FIPS 186-5 6.4 cuts it.
         order_size = (self.key_size + 7) // 8
         digest = _digest(signature_algorithm.algorithm, data)[:order_size]
-        signature = self._sign(digest, Mechanism.ECDSA)
-        half = len(signature) // 2
-        return encode_dss_signature(
-            int.from_bytes(signature[:half], "big"), int.from_bytes(signature[half:], "big")
-        )
+        return _ecdsa_der(self._sign(digest, Mechanism.ECDSA))
 
 
 class HSMRSAKey(HSMKey, rsa.RSAPrivateKey):
@@ -130,6 +164,13 @@ class HSMRSAKey(HSMKey, rsa.RSAPrivateKey):
         """Bits of the modulus."""
         size: int = self._public_key.key_size
         return size
+
+    def _try(self, private: Any) -> None:
+        signed = _DIGEST_INFO["sha256"] + _TRIAL_DIGEST
+        signature = private.sign(signed, mechanism=Mechanism.RSA_PKCS)
+        self._public_key.verify(
+            signature, _TRIAL_DIGEST, padding.PKCS1v15(), Prehashed(hashes.SHA256())
+        )
 
     # The abstract class names the padding's class by a private module.
     def sign(self, data: bytes, padding: Any, algorithm: Any) -> bytes:
@@ -151,6 +192,10 @@ class HSMRSAKey(HSMKey, rsa.RSAPrivateKey):
 class HSMEd25519Key(HSMKey, ed25519.Ed25519PrivateKey):
     """An Ed25519 key; the HSM hashes, as the algorithm demands."""
 
+    def _try(self, private: Any) -> None:
+        signature = private.sign(_TRIAL_DIGEST, mechanism=Mechanism.EDDSA)
+        self._public_key.verify(signature, _TRIAL_DIGEST)
+
     def sign(self, data: Any) -> bytes:
         """Return the signature.
 
@@ -158,6 +203,17 @@ class HSMEd25519Key(HSMKey, ed25519.Ed25519PrivateKey):
             ServiceFailure: The HSM does not sign.
         """
         return self._sign(bytes(data), Mechanism.EDDSA)
+
+
+_TRIAL_DIGEST: Final = bytes(32)
+"""No hash of anything."""
+
+
+def _ecdsa_der(signature: bytes) -> bytes:
+    half = len(signature) // 2
+    return encode_dss_signature(
+        int.from_bytes(signature[:half], "big"), int.from_bytes(signature[half:], "big")
+    )
 
 
 def _digest(algorithm: Any, octets: Any) -> bytes:
@@ -222,11 +278,49 @@ def find_key(session: Any, reference: Reference) -> Any:
     return found[0]
 
 
-def inspect_key(connection: Connection, *, reference: Reference) -> tuple[type[HSMKey], Any]:
-    """Return the class and the public key of a private key."""
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """A private key as it was found.
+
+    Args:
+        weakness: What its attributes allow and should not; "" for nothing.
+    """
+
+    key_class: type[HSMKey]
+    public_key: Any
+    weakness: str
+
+
+def inspect_key(connection: Connection, *, reference: Reference) -> Inspected:
+    """Return what a private key is."""
     private = find_key(connection.session, reference)
+    key_class, public_key = read_public(connection.session, private, reference)
+    return Inspected(key_class, public_key, weakness(private))
+
+
+_WANTED: Final = (
+    (Attribute.SENSITIVE, True, "its value may be read (CKA_SENSITIVE is false)"),
+    (Attribute.EXTRACTABLE, False, "it may be taken out of the HSM (CKA_EXTRACTABLE is true)"),
+    (Attribute.PRIVATE, True, "it may be used without a login (CKA_PRIVATE is false)"),
+)
+
+
+def weakness(private: Any) -> str:
+    """Return what the attributes of a private key allow and should not, in words; "" for nothing."""
+    found = []
+    for name, wanted, what in _WANTED:
+        try:
+            if private[name] is not wanted:
+                found.append(what)
+        except cryptoki.PKCS11Error:  # an HSM that does not tell
+            continue
+    return "; ".join(found)
+
+
+def read_public(session: Any, private: Any, reference: Reference) -> tuple[type[HSMKey], Any]:
+    """Return the class and the public key of a private key."""
     try:
-        public = find_public(connection.session, private)
+        public = find_public(session, private)
         if public[Attribute.KEY_TYPE] is KeyType.RSA:
             modulus, exponent = (
                 int.from_bytes(public[name], "big")

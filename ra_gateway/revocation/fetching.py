@@ -71,7 +71,7 @@ def save_file(path: Path, octets: bytes) -> None:
         StatusRefused: It cannot be written.
     """
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         # Of a name of its own: the bundled CA in this process may keep the same URL's.
         handle, new = tempfile.mkstemp(dir=path.parent, suffix=".new")
         try:

@@ -46,8 +46,14 @@ def tls_context(
 
 
 def _trusting(setting: str, ca_path: Path | None) -> ssl.SSLContext:
+    # Not `create_default_context`: that one lets the environment have session keys written to a file.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        return ssl.create_default_context(cafile=ca_path)
+        if ca_path is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(ca_path)
+        return context
     except (OSError, ValueError) as error:
         raise _unusable(
             f"{setting}.tls_ca_path",

@@ -116,7 +116,8 @@ async def test_a_dump_goes_from_one_database_to_the_other_and_back(
     async with opened(postgres_url) as second:
         assert await restore(tmp_path / "first", second) == dumped
         await dump(second, tmp_path / "second", NOW)
-        assert await verify(second, {ca.issuing.id: ca.issuing.certificate}, ca.clock()) == []
+        issuers = {ca.issuing.id: ca.issuing.certificate}
+        assert await verify(second, issuers, ca.clock()) == []
         ca.ledger = second
         await ca.issue()
         another = operator_pki.issuing.issue("CN=ra2,O=X").der
@@ -199,6 +200,71 @@ async def test_a_damaged_dump_is_refused(
             await restore(path, ledger)
         assert await ledger.counts() == {}
         assert await ledger.audit_entries() == []
+
+
+def endless_line(header: bytes) -> bytes:
+    return (
+        header
+        + b'{"table":"roles","columns":["name","privileges","profiles"]}\n'
+        + b"[" * (64 << 20)
+    )
+
+
+def endless_rows(header: bytes) -> bytes:
+    return (
+        header
+        + b'{"table":"roles","columns":["name","privileges","profiles"]}\n'
+        + b'["a","",""]\n' * (8 << 20)
+    )
+
+
+def endless_header(header: bytes) -> bytes:
+    return b"{" + b" " * (64 << 20)
+
+
+@pytest.mark.parametrize("bomb", [endless_line, endless_rows, endless_header])
+async def test_a_dump_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bomb: Callable[[bytes], bytes]
+) -> None:
+    """It is given up at a bound that follows from its size, and nothing of it is kept."""
+    path = tmp_path / "dump"
+    async with opened(tmp_path / "ledger.sqlite") as ledger:
+        await dump(ledger, path, NOW)
+    header = gzip.decompress(path.read_bytes()).splitlines(keepends=True)[0]
+    path.write_bytes(gzip.compress(bomb(header)))
+    unpacked = 0
+    real = gzip.GzipFile.readline
+
+    def readline(self: gzip.GzipFile, size: int | None = -1) -> bytes:
+        nonlocal unpacked
+        line = real(self, size)
+        unpacked += len(line)
+        return line
+
+    monkeypatch.setattr(gzip.GzipFile, "readline", readline)
+    async with opened(tmp_path / "new.sqlite") as ledger:
+        with pytest.raises(ConfigError, match="which no dump of a ledger does"):
+            await restore(path, ledger)
+        assert await ledger.counts() == {}
+    assert unpacked <= 101 * path.stat().st_size + (2 << 20)
+
+
+@pytest.mark.parametrize(
+    "row", [b"[" * 100_000, b'["a","[]"]', b'{"table":"nothing"}', b"[1e999]", b"7"]
+)
+async def test_rows_that_are_none_are_refused(tmp_path: Path, row: bytes) -> None:
+    """With a trailer that fits: a sentence, no traceback."""
+    path = tmp_path / "dump"
+    async with opened(tmp_path / "ledger.sqlite") as ledger:
+        await dump(ledger, path, NOW)
+    lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)[:-1]
+    octets = b"".join(lines) + row + b"\n"
+    trailer = json.dumps({"sha256": sha256(octets).hexdigest()}, separators=(",", ":")).encode()
+    path.write_bytes(gzip.compress(octets + trailer + b"\n"))
+    async with opened(tmp_path / "new.sqlite") as ledger:
+        with pytest.raises(ConfigError, match="is not a complete, unaltered dump"):
+            await restore(path, ledger)
+        assert await ledger.counts() == {}
 
 
 async def test_a_dump_of_another_release_is_refused(
@@ -453,7 +519,7 @@ TAMPERED: Final[dict[str, tuple[str, list[str]]]] = {
 async def test_each_change_behind_its_back_is_found(
     tmp_path: Path, operator_pki: OperatorPKI, name: str
 ) -> None:
-    """What does not agree is found, and nothing else is."""
+    """What does not agree is told by its place and its nature."""
     path = tmp_path / "ledger.sqlite"
     async with opened(path) as ledger:
         ca = await fill(ledger, operator_pki)
@@ -461,10 +527,7 @@ async def test_each_change_behind_its_back_is_found(
     wanted = [filled(text, path, ca) for text in expected]
     tamper(path, statement)
     found = await findings(path, ca)
-    assert len(found) == len(wanted), found
-    assert [
-        text for text, start in zip(found, wanted, strict=True) if not text.startswith(start)
-    ] == []
+    assert [start for start in wanted if not any(text.startswith(start) for text in found)] == []
 
 
 async def test_crls_that_ended_are_found(tmp_path: Path, operator_pki: OperatorPKI) -> None:
@@ -477,9 +540,16 @@ async def test_crls_that_ended_are_found(tmp_path: Path, operator_pki: OperatorP
         f"CRL of {ca.issuing.certificate.subject}: the newest one ended 2026-03-03 12:02 UTC"
     ]
     tamper(path, "DELETE FROM crls")
-    assert await findings(path, ca) == [
-        f"CRL of {ca.issuing.certificate.subject}: there is none, and certificates are revoked"
-    ]
+    *gone, last = await findings(path, ca)
+    assert len(gone) == 2
+    assert all(
+        text.endswith("it was made, the audit trail says, and is not in the ledger")
+        for text in gone
+    )
+    assert (
+        last
+        == f"CRL of {ca.issuing.certificate.subject}: there is none, and certificates are revoked"
+    )
 
 
 async def test_a_sample_verifies_fewer_signatures(
@@ -496,8 +566,9 @@ async def test_a_sample_verifies_fewer_signatures(
         "(SELECT flipped(c.der) AS new FROM certificates c WHERE c.serial = certificates.serial)) "
         "WHERE der IS NOT NULL",
     )
-    assert len(await findings(path, ca)) == 6
-    assert await findings(path, ca, sample=2) == [
+    signature = re.compile("its signature is not of")
+    assert len([text for text in await findings(path, ca) if signature.search(text)]) == 6
+    assert [text for text in await findings(path, ca, sample=2) if signature.search(text)] == [
         f"certificate 103: its signature is not of {ca.issuing.certificate.subject}"
     ]
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 
 from ra_gateway.ca.ledger import Ledger, open_ledger
-from ra_gateway.ca.ledger.database import PostgresDatabase
+from ra_gateway.ca.ledger.database import MIGRATION_LOCK, PostgresDatabase
 from ra_gateway.errors import ConfigError, StoreUnavailable
 from tests.contract.ledgers import NOW, intent, issue, operation
 from tests.support.postgres_server import PostgresServer
@@ -107,3 +110,141 @@ async def test_a_statement_that_takes_too_long_is_given_up(postgres_url: str) ->
     assert await database.read(lambda connection: connection.scalar(text("SELECT 1"))) == 1
     assert await write(database, lambda connection: connection.scalar(text("SELECT 1"))) == 1
     await database.close()
+
+
+# --- who may stop it --------------------------------------------------------------------------------------------
+
+
+async def test_a_role_without_rights_cannot_stop_issuance(
+    own_postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes every advisory lock there is a key for, and asks for the locks of tables: the ledger writes on."""
+    monkeypatch.setattr("ra_gateway.ca.ledger.database.LOCK_SECONDS", 1.0)
+    url = own_postgres_server.new_database()
+    database = url.rpartition("/")[2]
+    ledger = open_ledger(url)
+    await ledger.migrate()
+    await ledger.open()
+    own_postgres_server.execute("CREATE ROLE stranger LOGIN PASSWORD 'stranger'")
+    stranger = await asyncpg.connect(
+        url.replace("postgres:correct-horse", "stranger:stranger"), database=database
+    )
+    try:
+        await stranger.execute(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
+        for statement in (
+            "LOCK TABLE audit_head",
+            "SELECT * FROM audit_head FOR UPDATE",
+            "SELECT * FROM audit_head",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                async with stranger.transaction():
+                    await stranger.execute(statement)
+        await issue(ledger, "enb1")
+        await ledger.ping()
+        other = open_ledger(url)
+        with pytest.raises(StoreUnavailable, match=r"stranger \(process \d+\) has held its lock"):
+            await other.migrate()
+    finally:
+        await stranger.close()
+        await ledger.close()
+
+
+async def test_whoever_holds_the_lock_too_long_is_named(
+    own_postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A colleague with the right forgot a transaction: the error says whose, and the ledger works on afterwards."""
+    monkeypatch.setattr("ra_gateway.ca.ledger.database.LOCK_SECONDS", 1.0)
+    url = own_postgres_server.new_database()
+    ledger = open_ledger(url)
+    await ledger.migrate()
+    await ledger.open()
+    holder = await asyncpg.connect(url)
+    try:
+        await holder.execute("BEGIN")
+        await holder.execute("SELECT * FROM audit_head FOR UPDATE")
+        process = await holder.fetchval("SELECT pg_backend_pid()")
+        with pytest.raises(
+            StoreUnavailable, match=rf"postgres \(process {process}\) has held its lock for 1 s"
+        ):
+            await issue(ledger, "enb1")
+        await holder.execute("ROLLBACK")
+        await issue(ledger, "enb1")
+    finally:
+        await holder.close()
+        await ledger.close()
+
+
+# --- who may listen ---------------------------------------------------------------------------------------------
+
+
+def resolved_here(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let a name lead to this machine, as that of another one."""
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *arguments: Any, **named: Any) -> Any:
+        return real("127.0.0.1" if host == name else host, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+async def test_somebody_in_between_is_not_given_the_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """He says that there is no TLS, or shows a certificate of his own, and asks for the password in the clear."""
+    resolved_here(monkeypatch, "db.example.test")
+    heard, ended = bytearray(), asyncio.Event()
+
+    async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while octets := await reader.read(4096):
+            heard.extend(octets)
+            if octets[4:8] == (80877103).to_bytes(4, "big"):  # SSLRequest
+                writer.write(b"N")
+            else:
+                writer.write(b"R\0\0\0\x08\0\0\0\x03")  # AuthenticationCleartextPassword
+        writer.close()
+        ended.set()
+
+    async with await asyncio.start_server(between, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"postgresql://ca:correct-horse@db.example.test:{port}/ledger"
+        with pytest.raises(StoreUnavailable):
+            await open_ledger(url).open()
+        await ended.wait()
+    assert heard
+    assert b"correct-horse" not in heard
+
+
+@pytest.mark.parametrize(
+    "name, query, is_reached",
+    [
+        ("db.example.test", "sslrootcert=ROOT", True),
+        ("other.example.test", "sslrootcert=ROOT", False),
+        ("other.example.test", "sslrootcert=ROOT&sslmode=verify-ca", True),
+        ("db.example.test", "", False),
+        ("db.example.test", "sslmode=require", True),
+        ("db.example.test", "sslmode=disable", True),
+    ],
+)
+async def test_the_certificate_and_name_of_a_server_are_checked(
+    own_postgres_server: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    query: str,
+    is_reached: bool,
+) -> None:
+    """A real server with a certificate of a root of its own."""
+    url = own_postgres_server.new_database()
+    root = own_postgres_server.speak_tls("db.example.test")
+    (tmp_path / "root.pem").write_bytes(root)
+    resolved_here(monkeypatch, name)
+    url = url.replace("127.0.0.1", name)
+    ledger = open_ledger(f"{url}?{query.replace('ROOT', str(tmp_path / 'root.pem'))}".rstrip("?"))
+    if not is_reached:
+        with pytest.raises(StoreUnavailable):
+            await ledger.migrate()
+        return
+    await ledger.migrate()
+    await ledger.open()
+    await ledger.ping()
+    await ledger.close()

@@ -24,11 +24,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509 import ocsp
+from structlog.testing import capture_logs
 
 from ra_gateway import keys, pkcs11
 from ra_gateway.cmp.algorithms import (
     SIGNATURE_ALGORITHMS,
     certificate_hash,
+    default_algorithm,
     signing_arguments,
     verify_signature,
 )
@@ -393,6 +395,78 @@ def with_public_key(key: Any, change: Any) -> None:
 
 def set_id(found: Any, key_id: bytes) -> None:
     found[cryptoki.Attribute.ID] = key_id
+
+
+@pytest.mark.parametrize("kind", ["p256", "rsa2048", "ed25519"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_swapped_key_signs_nothing(
+    softhsm: SoftHSM, directory: Path, kind: str, whole: bool
+) -> None:
+    """Another key got the name of the one that was loaded: with its public key, or beside that of before."""
+    name = f"swapped-{kind}-{whole}"
+    first = pkcs11.generate(softhsm.uri(name, key_id=b"\x71"), kind, directory, "key")
+    other = pkcs11.generate(softhsm.uri(f"{name}-2", key_id=b"\x72"), kind, directory, "key")
+    octets, arguments = b"octets", signing_arguments(default_algorithm(first.public_key()))
+    assert first.sign(octets, *arguments)
+    if whole:
+        with_public_key(first, lambda public: public.destroy())
+
+    def swap(connection: Any) -> None:
+        with connection.session.token.open(rw=True) as session:
+            find_key(session, first._reference).destroy()
+            private = find_key(session, other._reference)
+            if whole:
+                set_id(find_public(session, private), b"\x71")
+            set_id(private, b"\x71")
+            private[cryptoki.Attribute.LABEL] = name
+
+    first._token.run(swap)
+    for connection in first._token._free:
+        connection.session.close()  # as by a restart of the HSM
+    with pytest.raises(ServiceFailure, match="the token has another key of this name now"):
+        first.sign(octets, *arguments)
+    # What names it finds the other one after a start, which the certificate then is not for.
+    if whole:
+        found = pkcs11.load(softhsm.uri(name, key_id=b"\x71"), directory, "key")
+        with pytest.raises(ConfigError, match="the private key does not belong to the certificate"):
+            keys.make_credential(issue(first, make_key("p256")), (), found, "ra.key_path")
+    with_key(softhsm, other, name)
+
+
+def with_key(softhsm: SoftHSM, key: Any, name: str) -> None:
+    """Clear away what a name finds now."""
+
+    def work(connection: Any) -> None:
+        with connection.session.token.open(rw=True) as session:
+            for found in list(session.get_objects({cryptoki.Attribute.ID: b"\x71"})):
+                found.destroy()
+            for found in list(session.get_objects({cryptoki.Attribute.ID: b"\x72"})):
+                found.destroy()
+
+    key._token.run(work)
+
+
+def test_a_key_that_can_be_taken_out_is_told_of(softhsm: SoftHSM, directory: Path) -> None:
+    """It was imported without protection; ours are made with it."""
+    good = pkcs11.generate(softhsm.uri("guarded", key_id=b"\x73"), "rsa2048", directory, "key")
+    assert good.weakness == ""
+
+    def make(connection: Any) -> None:
+        with connection.session.token.open(rw=True) as session:
+            session.generate_keypair(
+                cryptoki.KeyType.RSA, 2048, label="open", id=b"\x74", store=True,
+                private_template={
+                    cryptoki.Attribute.SENSITIVE: False,
+                    cryptoki.Attribute.EXTRACTABLE: True,
+                },
+            )  # fmt: skip
+
+    good._token.run(make)
+    with capture_logs() as lines:
+        key = pkcs11.load(softhsm.uri("open", key_id=b"\x74"), directory, "key")
+    assert "CKA_SENSITIVE is false" in key.weakness
+    assert "CKA_EXTRACTABLE is true" in keys.KeySigner(key).weakness
+    assert [line["event"] for line in lines] == ["hsm.key_unprotected"]
 
 
 def test_a_library_that_is_none(softhsm: SoftHSM, directory: Path) -> None:

@@ -13,7 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from tests.support.patience import PATIENCE_SECONDS
+from tests.support.pki import key_pem, make_root
 
 _USER = "postgres"
 _PASSWORD = "correct-horse"
@@ -95,6 +98,26 @@ class PostgresServer:
             RuntimeError: It was refused; the text says why.
         """
         return self._run("psql", "-qAt", "-d", database, "-c", sql)
+
+    def speak_tls(self, name: str) -> bytes:
+        """Offer TLS with a new certificate for a DNS name, and return the root it has, PEM."""
+        root = make_root("Database root")
+        server = root.issue(name, san=[f"dns:{name}"])
+        for file, octets in (
+            ("server.crt", server.certificate.public_bytes(Encoding.PEM)),
+            ("server.key", key_pem(server.private_key)),
+        ):
+            path = self._data / file
+            path.write_bytes(octets)
+            path.chmod(0o600)
+            if os.geteuid() == 0:
+                shutil.chown(path, _USER, _USER)
+        self.execute("ALTER SYSTEM SET ssl = on")
+        self.execute("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.execute("SHOW ssl").strip() != "on" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return root.certificate.public_bytes(Encoding.PEM)
 
     def stop(self) -> None:
         """End the server in order and wait until it is gone."""

@@ -769,7 +769,7 @@ WRONG = {
     "a database of another kind": (
         written(CA_ON_POSTGRESQL.replace("postgresql", "mysql")),
         "ca.ledger_url",
-        "not a usable URL",
+        "does not begin with postgresql://",
         "postgresql://",
     ),
     "client mode for a vendor that is not there": (

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from ra_gateway.app.doctor.causes import CAUSES, Cause, explain, explain_text
 from ra_gateway.app.doctor.findings import Finding, Verdict, worst
+from ra_gateway.app.doctor.ledger import examine_ledger, ledger_warnings
 from ra_gateway.app.doctor.material import examine_material
 from ra_gateway.app.doctor.probes import SUBJECT
 from ra_gateway.app.doctor.surroundings import examine_inventory, examine_store
@@ -23,6 +24,7 @@ __all__ = [
     "examine",
     "explain",
     "explain_text",
+    "ledger_warnings",
     "worst",
 ]
 
@@ -44,6 +46,7 @@ async def examine(
     found = examine_material(config, clock())
     found += await examine_store(config.store)
     found += examine_inventory(config)
+    found += await examine_ledger(config.ca)
     examiner = UpstreamExaminer(config, subject=subject, san=san, clock=clock)
     for name in config.upstreams:
         found += await examiner.examine(name)

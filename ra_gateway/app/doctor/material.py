@@ -61,7 +61,19 @@ def _ra_key(config: GatewayConfig) -> list[Finding]:
     except CMPError as error:
         problem = Problem("ra.key_path", error.detail, "Use an RSA, EC, EdDSA or ML-DSA key")
         return of_problems(_RA, tried, ConfigError([problem]))
-    return [Finding(_RA, tried, f"it does, and signs with {credential.signer.algorithm.name}")]
+    found = [Finding(_RA, tried, f"it does, and signs with {credential.signer.algorithm.name}")]
+    if weakness := getattr(credential.signer, "weakness", ""):
+        found.append(
+            Finding(
+                _RA,
+                "attributes of the key in the HSM",
+                weakness,
+                Verdict.warning,
+                "the key is not kept as an HSM can",
+                "ra.key_path: a key made in the HSM, or imported as private, sensitive and not extractable",
+            )
+        )
+    return found
 
 
 def _ra_purposes(own: Certificate) -> Finding:

@@ -1,17 +1,18 @@
 """The audit trail: what was done, each line bound to the one before by its hash.
 
 Lines are appended in the database transaction of the act itself: there is no act without its line, and no line of
-an act that did not happen.
+an act that did not happen. A line has all that its act has written, so that `replay` can tell from the lines alone
+what every table has to hold.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, insert, select, update
 
 from ra_gateway.ca.ledger import schema
 from ra_gateway.ca.ledger.sql import AnyRow, Prepared, moment
@@ -81,6 +82,46 @@ def chained(
     texts = ",".join(map(_quoted, (actor, action, subject, detail)))
     line = f"[{number},{at},{texts}]"
     return hashlib.sha256(previous + line.encode()).digest()
+
+
+def facts(table: Table, row: Mapping[str, Any]) -> dict[str, str]:
+    """Return a row as the facts of a line: column to text, without what names the row, its dates and what is empty."""
+    return {
+        column.name: _fact(column.name, row[column.name])
+        for column in table.columns
+        if not (column.primary_key or column.name.endswith("_at"))
+        and row[column.name] not in (None, "", "[]")
+    }
+
+
+def _fact(name: str, value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, str) and name in _LISTS:
+        items, separator = json.loads(value), _LISTS[name]
+        if not any(separator in item for item in items):
+            return separator.join(items)
+    return str(value)
+
+
+_LISTS: Final = {"names": " ", "privileges": ",", "profiles": ","}
+"""Columns with JSON lists, and what stands between their items for people."""
+
+
+def durable_head(connection: Connection) -> tuple[int, bytes]:
+    """Return number and hash of the last line; when this is committed durably, so is that line."""
+    number, hash_ = connection.execute(_LOCK_HEAD).one()
+    # A transaction that changes nothing would not be flushed.
+    connection.execute(_MOVE_HEAD, {"to_number": number, "to_hash": hash_})
+    return number, hash_
+
+
+def hash_of(connection: Connection, number: int) -> bytes | None:
+    """Return the hash of a line, None if there is none of this number."""
+    if number == 0:
+        return bytes(32)
+    found: bytes | None = connection.scalar(select(_audit.c.hash).where(_audit.c.number == number))
+    return found
 
 
 def entries(connection: Connection, after: int, limit: int) -> list[AuditEntry]:

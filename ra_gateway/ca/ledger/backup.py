@@ -9,7 +9,6 @@ and holds no private key. Its digest tells damage, not forgery: keep dumps where
 from __future__ import annotations
 
 import base64
-import binascii
 import gzip
 import hashlib
 import json
@@ -20,20 +19,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
 from sqlalchemy import (
     Connection,
-    Insert,
     LargeBinary,
     Table,
-    delete,
     func,
     insert,
     select,
     text,
+    update,
 )
 
 from ra_gateway.ca.ledger import schema
@@ -48,6 +45,20 @@ ROWS: Final = 1000
 
 COMPRESSION: Final = 3
 """Of gzip's nine; keys and signatures, which most of it is, do not compress any further."""
+
+MOST_LINE_OCTETS: Final = 4 << 20
+"""Of a row as JSON; the longest is a line of the audit trail about the import of 512 end entities."""
+
+MOST_CRL_OCTETS: Final = 256 << 20
+"""Of a row with a CRL: some million revoked certificates."""
+
+MOST_RATIO: Final = 100
+"""What a dump unpacks to, over its size; keys, hashes and signatures leave it below ten."""
+
+_SLACK_OCTETS: Final = 1 << 20
+
+_CHUNK_OCTETS: Final = 8 << 20
+"""Of lines that are inserted at a time, unless one alone is longer."""
 
 TABLES: Final[tuple[Table, ...]] = tuple(schema.metadata.sorted_tables)
 """Those that others refer to come first."""
@@ -233,23 +244,35 @@ def read_dump(path: Path) -> Dumped:
 @contextmanager
 def _reading(path: Path) -> Iterator[Iterator[bytes]]:
     try:
-        with gzip.open(path) as file:
-            yield _verified(path, file)
+        with path.open("rb") as packed, gzip.GzipFile(fileobj=packed, mode="rb") as file:
+            yield _verified(path, file, os.fstat(packed.fileno()).st_size)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _damaged(path) from error
 
 
-def _verified(path: Path, file: gzip.GzipFile) -> Iterator[bytes]:
+def _verified(path: Path, file: gzip.GzipFile, size: int) -> Iterator[bytes]:
     """Yield all lines before the trailer, which has to confirm them in the end."""
     digest = hashlib.sha256()
     last = b""
-    for line in file:
+    most, left = MOST_LINE_OCTETS, size * MOST_RATIO + _SLACK_OCTETS
+    # Never more than a line is unpacked at a time, and of all no more than any dump has.
+    while line := file.readline(min(most, left) + 1):
+        left -= len(line)
+        if left < 0:
+            raise _bomb(path, f"unpacks to more than {MOST_RATIO} times its size")
+        if len(line) > most:
+            raise _bomb(path, f"has a line of more than {most >> 20} MiB")
         if last:
             digest.update(last)
             yield last
         last = line
+        if line.startswith(b'{"table":'):
+            most = MOST_CRL_OCTETS if line.startswith(_CRLS) else MOST_LINE_OCTETS
     if last != _line(_trailer(digest.hexdigest())):
         raise _damaged(path)
+
+
+_CRLS: Final = b'{"table":"crls"'
 
 
 def _header(path: Path, line: bytes) -> Dumped:
@@ -258,7 +281,9 @@ def _header(path: Path, line: bytes) -> Dumped:
         known = header["format"] == FORMAT
         revision = header["schema"]
         dumped = Dumped(header["at"], header["counts"])
-    except (ValueError, KeyError, TypeError) as error:
+        counts = dumped.counts.values()
+        known = known and isinstance(dumped.at, str) and all(type(item) is int for item in counts)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path) from error
     if not known:
         raise _damaged(path)
@@ -277,17 +302,18 @@ def _header(path: Path, line: bytes) -> Dumped:
 
 def _restore(connection: Connection, path: Path, progress: Progress | None) -> None:
     _require_empty(connection)
-    connection.execute(delete(schema.audit_head))
     done = 0
     try:
         with _reading(path) as lines:
             dumped = _header(path, next(lines, b""))
-            for rows, statement in _chunks(lines):
-                connection.execute(statement, rows)
+            for table, rows in _chunks(lines):
                 done += len(rows)
+                if done > dumped.row_count:
+                    raise _damaged(path)
+                _put(connection, table, rows)
                 if progress is not None:
                     progress(done, dumped.row_count)
-    except (ValueError, KeyError, TypeError, binascii.Error) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise _damaged(path) from error
     if done != dumped.row_count:
         raise _damaged(path)
@@ -295,31 +321,44 @@ def _restore(connection: Connection, path: Path, progress: Progress | None) -> N
         _go_on_counting(connection)
 
 
-def _chunks(lines: Iterator[bytes]) -> Iterator[tuple[list[dict[str, Any]], Insert]]:
-    """Yield rows of one table at a time, and how they are inserted."""
+def _put(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    if table is not schema.audit_head:
+        connection.execute(insert(table).inline(), rows)
+        return
+    # Its one row was made by the migration, and is the lock that this transaction holds.
+    (row,) = rows
+    connection.execute(update(table).values(row))
+
+
+def _chunks(lines: Iterator[bytes]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
+    """Yield rows of one table at a time, and the table."""
     tables = {table.name: table for table in TABLES}
     table: Table | None = None
     columns: Sequence[str] = ()
     binary: list[int] = []
-    while taken := list(islice(lines, ROWS)):
-        rows: list[dict[str, Any]] = []
-        for line in taken:
-            value = json.loads(line)
-            if isinstance(value, list):
-                for index in binary:
-                    if value[index] is not None:
-                        value[index] = base64.b64decode(value[index], validate=True)
-                rows.append(dict(zip(columns, value, strict=True)))
+    rows: list[dict[str, Any]] = []
+    octets = 0
+    for line in lines:
+        value = json.loads(line)
+        if table is not None and isinstance(value, list):
+            for index in binary:
+                if value[index] is not None:
+                    value[index] = base64.b64decode(value[index], validate=True)
+            rows.append(dict(zip(columns, value, strict=True)))
+            octets += len(line)
+            if len(rows) < ROWS and octets < _CHUNK_OCTETS:
                 continue
-            if rows and table is not None:
-                yield rows, insert(table).inline()
-                rows = []
-            table, columns = tables[value["table"]], value["columns"]
-            if list(columns) != table.columns.keys():
-                raise ValueError(f"columns of {table.name}")
-            binary = _binary(table)
         if rows and table is not None:
-            yield rows, insert(table).inline()
+            yield table, rows
+            rows, octets = [], 0
+        if isinstance(value, list):
+            continue
+        table, columns = tables[value["table"]], value["columns"]
+        if list(columns) != table.columns.keys():
+            raise ValueError(f"columns of {table.name}")
+        binary = _binary(table)
+    if rows and table is not None:
+        yield table, rows
 
 
 def _require_empty(connection: Connection) -> None:
@@ -357,6 +396,18 @@ def _damaged(path: Path) -> ConfigError:
                 str(path),
                 "is not a complete, unaltered dump of a ledger",
                 "Give a file that `ra-gateway ca backup` wrote, and another copy of it if this one is damaged",
+            )
+        ]
+    )
+
+
+def _bomb(path: Path, what: str) -> ConfigError:
+    return ConfigError(
+        [
+            Problem(
+                str(path),
+                f"{what}, which no dump of a ledger does",
+                "Give a file that `ra-gateway ca backup` wrote, from where nobody else can write",
             )
         ]
     )

@@ -5,9 +5,10 @@ an item; one writer takes all that is queued, gives each function its items toge
 transaction, and commits once (group commit). A burst of issuances so shares statements and one flush to the disk.
 If anything in the batch fails, it is rolled back and its items run one by one, so that a bad one fails alone.
 
-There is one writer at a time over all processes: SQLite's BEGIN IMMEDIATE, an advisory lock on PostgreSQL. Hence
-what a function has read in its transaction stays true until its commit, and functions may read, decide and write
-in three statements instead of guarding every row.
+There is one writer at a time over all processes: SQLite's BEGIN IMMEDIATE, on PostgreSQL a lock on the one row of
+`audit_head`, which only a role that may write to the ledger can take. Hence what a function has read in its
+transaction stays true until its commit, and functions may read, decide and write in three statements instead of
+guarding every row.
 
 *Intents* are committed without a flush (SQLite: synchronous=NORMAL; PostgreSQL: synchronous_commit=off): they
 survive the end of the process and are seen by every other one. *Durable* work is flushed, along with every commit
@@ -47,7 +48,9 @@ from ra_gateway.ca.ledger.batches import (
     unavailable,
 )
 from ra_gateway.ca.ledger.schema import HEAD
+from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
+from ra_gateway.keys import require_private
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -68,8 +71,9 @@ READ_CONNECTIONS: Final = 4
 PREPARED_STATEMENTS: Final = 512
 """Per connection: some 40 statements, those with lists in up to nine lengths (see `sql.padded`)."""
 
-WRITER_LOCK: Final = 0x72612D6C6564676572 % (1 << 63)
-"""Key of the advisory lock ("ra-ledger") that PostgreSQL's one writer at a time holds."""
+MIGRATION_LOCK: Final = 0x72612D6C6564676572 % (1 << 63)
+"""Key of the advisory lock ("ra-ledger") that whoever migrates holds on PostgreSQL: there may be no tables yet. Any
+role of the database can take it, so nothing but a migration waits for it."""
 
 _Connector: TypeAlias = Callable[[], Awaitable[Any]]
 
@@ -282,6 +286,11 @@ def _make_private(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
+def side_files(path: Path) -> tuple[Path, ...]:
+    """Return the files that SQLite keeps beside its database."""
+    return tuple(path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm", "-journal"))
+
+
 def _sqlite_connect(path: Path) -> Connection:
     def connect() -> sqlite3.Connection:
         # No isolation level: the module begins no transaction by itself.
@@ -295,6 +304,8 @@ def _sqlite_connect(path: Path) -> Connection:
     try:
         # SQLite gives its side files the mode of the main one; subjects are nobody else's business.
         _make_private(path)
+        for file in (path, *side_files(path)):
+            require_private(file, "ca.ledger_path")
         connection = engine.connect()
     except (OSError, SQLAlchemyError, sqlite3.Error) as error:
         raise _unusable_file(path)(str(error)) from error
@@ -330,8 +341,11 @@ class PostgresDatabase:
     """A database of a PostgreSQL server; a task of the event loop that opened it writes.
 
     Args:
-        url: As libpq and asyncpg read it.
+        url: As `parse_postgres_url` takes it.
         connect_seconds, command_seconds: How long a connection and a statement may take.
+
+    Raises:
+        ConfigError: The URL cannot be used; its text repeats nothing of it.
     """
 
     def __init__(
@@ -341,7 +355,7 @@ class PostgresDatabase:
         connect_seconds: float = CONNECT_SECONDS,
         command_seconds: float = COMMAND_SECONDS,
     ) -> None:
-        self._connect = _postgres_connector(url, connect_seconds, command_seconds)
+        self._connect = _postgres_connector(_taken_apart(url), connect_seconds, command_seconds)
         self._engine: AsyncEngine | None = None
         self._idle: list[AsyncConnection] = []
         self._reading = asyncio.Semaphore(READ_CONNECTIONS)
@@ -373,10 +387,10 @@ class PostgresDatabase:
         await asyncio.to_thread(MIGRATING.acquire)
         try:
             async with engine.connect() as connection, connection.begin():
-                await connection.run_sync(_begin_postgres, True)
+                await connection.run_sync(_begin_migration)
                 await connection.run_sync(_require_or_migrate, _unusable_server)
         except FAILURES as error:
-            raise unavailable(error) from error
+            raise await _locked(engine, error) from error
         finally:
             MIGRATING.release()
             await engine.dispose()
@@ -456,10 +470,15 @@ class PostgresDatabase:
                 elif is_lost(error) and not reconnected:
                     reconnected = True  # from before a restart of the server, perhaps
                     continue
-                elif run is run_together and len(batch) > 1 and is_refusal(error):
+                elif (
+                    run is run_together
+                    and len(batch) > 1
+                    and transaction.begun
+                    and is_refusal(error)
+                ):
                     run = run_apart
                     continue
-                _fail(batch, error)
+                _fail(batch, error if transaction.begun else await _locked(engine, error))
                 return
 
 
@@ -468,6 +487,7 @@ class _PostgresTransaction:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self.begun = False
         self.committing = False
 
     async def run(self, batch: Sequence[Work], run: Run) -> None:
@@ -475,6 +495,7 @@ class _PostgresTransaction:
         async with self._engine.connect() as connection:
             try:
                 await connection.run_sync(_begin_postgres, durable)
+                self.begun = True
                 await connection.run_sync(run, batch)
                 self.committing = True
                 await connection.commit()
@@ -485,11 +506,48 @@ class _PostgresTransaction:
 
 def _begin_postgres(connection: Connection, durable: bool) -> None:
     # The commit of one that is durable flushes what was committed before it, too.
-    connection.execute(_BEGIN, {"synchronous": "on" if durable else "off", "key": WRITER_LOCK})
+    if connection.execute(_BEGIN, {"synchronous": "on" if durable else "off"}).first() is None:
+        raise StoreUnavailable("ledger: audit_head has no row, which all who write lock")
 
 
 _BEGIN: Final = text(
-    "SELECT set_config('synchronous_commit', :synchronous, true), pg_advisory_xact_lock(:key)"
+    "SELECT set_config('synchronous_commit', :synchronous, true) FROM audit_head FOR UPDATE"
+)
+
+
+def _begin_migration(connection: Connection) -> None:
+    connection.execute(_BEGIN_MIGRATION, {"key": MIGRATION_LOCK})
+    if inspect(connection).has_table("audit_head"):
+        connection.execute(text("SELECT id FROM audit_head FOR UPDATE"))
+
+
+_BEGIN_MIGRATION: Final = text("SELECT pg_advisory_xact_lock(:key)")
+
+
+async def _locked(engine: AsyncEngine, error: Exception) -> Exception:
+    """Return a failure to begin, with the names of those who hold the lock if that is why."""
+    orig = error.orig if isinstance(error, DBAPIError) else error
+    if getattr(orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+        return error if isinstance(error, StoreUnavailable) else unavailable(error)
+    holders: list[str] = []
+    with suppress(*FAILURES):
+        async with engine.connect() as connection:
+            found = await connection.execute(_HOLDERS, {"key": MIGRATION_LOCK})
+            holders = [f"{row.usename} (process {row.pid})" for row in found]
+    who = ", ".join(holders) or "somebody who has let go of it since"
+    return StoreUnavailable(f"ledger: {who} has held its lock for {LOCK_SECONDS:.0f} s")
+
+
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+# Of a lock on a row, pg_locks shows the one on the table that comes with it.
+_HOLDERS: Final = text(
+    "SELECT DISTINCT l.pid, coalesce(a.usename, 'a role that is not told') AS usename "
+    "FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid "
+    "WHERE l.granted AND l.pid <> pg_backend_pid() "
+    "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+    "AND ((l.locktype = 'relation' AND l.relation = to_regclass('audit_head') AND l.mode <> 'AccessShareLock') "
+    "OR (l.locktype = 'advisory' AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = :key)) "
+    "ORDER BY l.pid LIMIT 3"
 )
 
 
@@ -522,10 +580,36 @@ async def _abandon(connection: AsyncConnection) -> None:
         await connection.close()
 
 
-def _postgres_connector(url: str, connect_seconds: float, command_seconds: float) -> _Connector:
+def _taken_apart(url: str) -> PostgresURL:
+    try:
+        return parse_postgres_url(url)
+    except UnusableURL as error:
+        problem = _unusable_url(error)
+    # Outside: whatever else failed on the way there may show the URL.
+    raise problem
+
+
+def _unusable_url(error: UnusableURL) -> ConfigError:
+    return ConfigError([Problem("ca.ledger", f"the URL of the database {error}", error.todo)])
+
+
+def _postgres_connector(
+    url: PostgresURL, connect_seconds: float, command_seconds: float
+) -> _Connector:
     async def connect() -> Any:
+        try:
+            tls = url.tls_context()
+        except UnusableURL as error:
+            raise _unusable_url(error) from None
         return await asyncpg.connect(
-            url,
+            host=list(url.hosts) or None,
+            port=list(url.ports) or None,
+            user=url.user,
+            password=url.password,
+            passfile=url.password_file,
+            database=url.database,
+            target_session_attrs=url.session,
+            ssl=tls or False,
             timeout=connect_seconds,
             command_timeout=command_seconds,
             server_settings={

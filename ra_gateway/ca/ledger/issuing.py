@@ -6,8 +6,9 @@ nothing can come in between. Refusals are results, not exceptions: they leave no
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -33,6 +34,7 @@ from sqlalchemy import (
 
 from ra_gateway.ca.ledger import audit, schema, withholding
 from ra_gateway.ca.ledger.audit import Act
+from ra_gateway.ca.ledger.registry import entity_added
 from ra_gateway.ca.ledger.sql import (
     LONGEST_NAME,
     AnyRow,
@@ -151,6 +153,41 @@ def operation_row(key: bytes, operation: Operation) -> dict[str, Any]:
     }
 
 
+def operation_digest(row: Mapping[str, Any]) -> str:
+    """Return the SHA-256 (hex) of an operation as it was answered, which the audit trail has."""
+    return _digest(*(row[name] for name in _IN_DIGEST))
+
+
+def confirmation_digest(digest: bytes, answer: bytes) -> str:
+    """Return the SHA-256 (hex) of what a confirmation adds to an operation."""
+    return _digest(digest, answer)
+
+
+def _digest(*values: object) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        octets = value if isinstance(value, bytes) else str(value).encode()
+        digest.update(b"%d:" % len(octets))
+        digest.update(octets)
+    return digest.hexdigest()
+
+
+def answer_facts(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the audit trail says of an answered operation."""
+    return {
+        "transaction_id": row["transaction_id"].hex(),
+        "expires": str(row["expires_at"]),
+        "operation": operation_digest(row),
+    }
+
+
+_IN_DIGEST: Final = tuple(
+    column.name
+    for column in schema.operations.columns
+    if column.name not in ("confirm_digest", "confirm_answer")
+)
+
+
 def delete_operations(connection: Connection, keys: Sequence[bytes]) -> None:
     """Delete operations, to make room for others with their keys."""
     if keys:
@@ -255,6 +292,7 @@ class _Reserving:
         )
         self._expired: list[bytes] = []
         self._entities: list[dict[str, Any]] = []
+        self._acts: list[Act] = []
         self._certificates: list[dict[str, Any]] = []
         self._operations: list[dict[str, Any]] = []
 
@@ -413,6 +451,7 @@ class _Reserving:
                 "enroll_until": until,
             }
         )
+        self._acts.append(entity_added(self._entities[-1], item.operation.requester, item.now))
         return name
 
     def _require_unused_key(self, intent: Intent, name: str) -> None:
@@ -428,6 +467,7 @@ class _Reserving:
             _INSERT_CERTIFICATES.each(self._connection, self._certificates)
         if self._operations:
             INSERT_OPERATIONS.each(self._connection, self._operations)
+        audit.append(self._connection, self._acts)
 
 
 def _require_reenroll(intent: Intent, entity: _Entity, now: int) -> None:
@@ -589,9 +629,10 @@ def store_many(connection: Connection, items: Sequence[Issued]) -> list[Operatio
                 continue
             others.add(row.entity)
         del claims[key]
-        answers.append(_answer_row(key, operation))
+        answer = operation_row(key, operation)
+        answers.append({f"new_{name}": answer[name] for name in ("key", *_ANSWERED)})
         certificates.append(_certificate_row(row.serial, item))
-        acts.append(_issue_act(row, item))
+        acts.append(_issue_act(row, item, answer))
         if operation.confirm_by is None:
             renewed += _renewals(item)
         outcomes.append(replace(operation, certificate_der=item.certificate.der))
@@ -608,11 +649,6 @@ def store_many(connection: Connection, items: Sequence[Issued]) -> list[Operatio
     ]
 
 
-def _answer_row(key: bytes, operation: Operation) -> dict[str, Any]:
-    row = operation_row(key, operation)
-    return {f"new_{name}": row[name] for name in ("key", *_ANSWERED)}
-
-
 def _certificate_row(serial: str, item: Issued) -> dict[str, Any]:
     certificate, confirm_by, now = item.certificate, item.operation.confirm_by, seconds(item.now)
     return {
@@ -627,18 +663,31 @@ def _certificate_row(serial: str, item: Issued) -> dict[str, Any]:
     }
 
 
-def _issue_act(row: AnyRow, item: Issued) -> Act:
-    operation = item.operation
+def _issue_act(row: AnyRow, item: Issued, answer: Mapping[str, Any]) -> Act:
+    operation, certificate = item.operation, item.certificate
     detail = {
+        "row": str(row.id),
         "entity": row.entity,
         "profile": row.profile,
+        "issuer": row.issuer_id,
         "request": BodyType(operation.body_type).name,
-        "transaction_id": operation.transaction_id.hex(),
-        "fingerprint": item.certificate.fingerprint.hex(),
+        "fingerprint": certificate.fingerprint.hex(),
+        "until": str(seconds(certificate.not_after)),
+        **answer_facts(answer),
     }
+    if operation.confirm_by is not None:
+        detail["confirm_by"] = str(seconds(operation.confirm_by))
     if operation.old_serial_number is not None:
         detail["renews"] = hexadecimal(operation.old_serial_number)
+        if operation.confirm_by is None:
+            detail |= _supersedes(item)
     return Act(seconds(item.now), operation.requester, "issue", row.serial, detail)
+
+
+def _supersedes(item: Issued | Confirmation) -> dict[str, str]:
+    """Say which certificate is replaced without a line of its own; one that is revoked for it gets one."""
+    old = item.operation.old_serial_number
+    return {} if old is None or item.revoke_superseded else {"supersedes": hexadecimal(old)}
 
 
 _ANSWERED: Final = (
@@ -658,9 +707,9 @@ _OPEN_CLAIMS: Final = Prepared(
     )
 )
 _RESERVED: Final = Prepared(
-    select(_c.serial, _c.entity, _c.profile, _c.spki_digest, _c.unique_key).where(
-        _c.serial.in_(listed("these")), _has_status("reserved")
-    )
+    select(
+        _c.id, _c.serial, _c.entity, _c.profile, _c.issuer_id, _c.spki_digest, _c.unique_key
+    ).where(_c.serial.in_(listed("these")), _has_status("reserved"))
 )
 _STORE_ANSWERS: Final = Prepared(
     update(schema.operations)
@@ -725,7 +774,10 @@ def confirm_many(
         certificates.append(_confirmed_row(serial, item.accepted, now))
         answers.append({"of_key": item.key, "new_digest": item.digest, "new_answer": item.answer})
         action = "confirm" if item.accepted else "reject"
-        acts.append(Act(now, operation.requester, action, serial, {}))
+        detail = {"operation": confirmation_digest(item.digest, item.answer)}
+        if item.accepted:
+            detail |= _supersedes(item)
+        acts.append(Act(now, operation.requester, action, serial, detail))
         if item.accepted:
             renewed += _renewals(item)
         outcomes.append(replace(operation, confirm_digest=item.digest, confirm_answer=item.answer))

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    Table,
     and_,
     bindparam,
     delete,
@@ -135,7 +136,8 @@ class Registry:
         await asyncio.to_thread(_check_rows, rows, progress)
         taken = await self._database.read(lambda connection: _taken(connection, rows))
         if not taken:
-            values, acts = [_values(row, now) for row in rows], _added(rows, actor, now)
+            values = [_values(row, now) for row in rows]
+            acts = _added(values, actor, now)
             try:
                 await write(self._database, lambda connection: _insert(connection, values, acts))
             except _Taken:  # by another process, since we looked
@@ -275,17 +277,12 @@ class Registry:
             "sans": json.dumps(role.sans),
             "others": int(role.others),
         }
-        detail = {
-            "privileges": ",".join(sorted(role.privileges)),
-            "profiles": ",".join(role.profiles),
-            **_patterns_detail(role.subjects, role.sans),
-            **({"others": "yes"} if role.others else {}),
-        }
 
         def put(connection: Connection) -> None:
             change = update(_roles).where(_roles.c.name == role.name).values(values)
             if not connection.execute(change).rowcount:
                 connection.execute(insert(_roles).values(name=role.name, **values))
+            detail = _stored(connection, _roles, role.name)
             audit.append(connection, [Act(seconds(now), actor, "role.put", role.name, detail)])
 
         await write(self._database, put)
@@ -362,17 +359,8 @@ class Registry:
                         name=name, enabled=1, created_at=seconds(now), **values
                     )
                 )
-            row = connection.execute(
-                select(_authorities.c.subjects, _authorities.c.sans).where(
-                    _authorities.c.name == name
-                )
-            ).one()
-            detail = {
-                "role": role_name,
-                **_patterns_detail(json.loads(row.subjects), json.loads(row.sans)),
-            }
-            act = Act(seconds(now), actor, "authority.put", name, detail)
-            audit.append(connection, [act])
+            detail = _stored(connection, _authorities, name)
+            audit.append(connection, [Act(seconds(now), actor, "authority.put", name, detail)])
 
         await write(self._database, put)
 
@@ -676,26 +664,28 @@ def _values(row: _Row, now: datetime) -> dict[str, Any]:
     }
 
 
-def _added(rows: Sequence[_Row], actor: str, now: datetime) -> list[Act]:
+def _added(rows: Sequence[Mapping[str, Any]], actor: str, now: datetime) -> list[Act]:
     if len(rows) == 1:
-        entity = rows[0].entity
-        detail = {
-            "subject": entity.subject,
-            "names": " ".join(entity.names),
-            "profile": entity.profile,
-            "vendor": entity.vendor,
-            "identity": entity.identity,
-        }
-        detail = {key: value for key, value in detail.items() if value}
-        return [Act(seconds(now), actor, "entity.add", entity.name, detail)]
+        return [entity_added(rows[0], actor, now)]
     # One line for many: while theirs are written and chained, nobody else can write.
     acts = []
     for start in range(0, len(rows), CHUNK):
-        some = [row.entity for row in rows[start : start + CHUNK]]
-        subject = f"{some[0].name} ... {some[-1].name}"
-        detail = {entity.name: entity.subject for entity in some}
+        some = rows[start : start + CHUNK]
+        subject = f"{some[0]['name']} ... {some[-1]['name']}"
+        detail = {row["name"]: audit.canonical_detail(audit.facts(_entities, row)) for row in some}
         acts.append(Act(seconds(now), actor, "entity.import", subject, detail))
     return acts
+
+
+def entity_added(row: Mapping[str, Any], actor: str, now: datetime) -> Act:
+    """Return what the audit trail says of a new row of `entities`."""
+    return Act(seconds(now), actor, "entity.add", row["name"], audit.facts(_entities, row))
+
+
+def _stored(connection: Connection, table: Table, name: str) -> dict[str, str]:
+    """Return a row as it is now, for the audit trail."""
+    row = connection.execute(select(table).where(table.c.name == name)).one()
+    return audit.facts(table, row._asdict())
 
 
 def _entity(row: Row[Any]) -> EndEntity:

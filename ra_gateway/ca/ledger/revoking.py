@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,6 +14,7 @@ from ra_gateway.ca.ledger import audit, schema
 from ra_gateway.ca.ledger.audit import Act
 from ra_gateway.ca.ledger.issuing import (
     INSERT_OPERATIONS,
+    answer_facts,
     delete_operations,
     operation_row,
     operations,
@@ -100,12 +102,15 @@ def revoke_many(
         except CMPError as error:
             outcomes.append(error)
             continue
-        changes.acts.append(_revocation_act(item.revocation, seconds(item.now)))
+        answered: dict[str, str] = {}
         if item.operation is not None and item.key is not None:
             if before is not None:
                 changes.expired.append(item.key)
             stored[item.key] = item.operation
-            changes.operations.append(operation_row(item.key, item.operation))
+            row = operation_row(item.key, item.operation)
+            changes.operations.append(row)
+            answered = {"requester": item.operation.requester, **answer_facts(row)}
+        changes.acts.append(_revocation_act(item.revocation, seconds(item.now), answered))
         outcomes.append(item.operation)
     changes.write(connection)
     return outcomes
@@ -182,14 +187,14 @@ def _require_revocable(row: _Certificate, serial: str, reason: Reason, now: int)
         )
 
 
-def _revocation_act(revocation: Revocation, now: int) -> Act:
+def _revocation_act(revocation: Revocation, now: int, answered: dict[str, str]) -> Act:
     released = revocation.reason is Reason.removeFromCRL
     return Act(
         now,
         revocation.actor,
         "release" if released else "revoke",
         hexadecimal(revocation.serial_number),
-        {} if released else {"reason": revocation.reason.name},
+        answered if released else {"reason": revocation.reason.name, **answered},
     )
 
 
@@ -314,6 +319,14 @@ def store_crl(connection: Connection, crl: StoredCRL) -> bool:
             "der": crl.der,
         },
     )
+    detail = {
+        "number": str(crl.number),
+        "until": str(seconds(crl.next_update)),
+        "sha256": hashlib.sha256(crl.der).hexdigest(),
+    }
+    if crl.base_number is not None:
+        detail["base"] = str(crl.base_number)
+    audit.append(connection, [Act(seconds(crl.this_update), "ca", "crl", crl.issuer_id, detail)])
     return True
 
 

@@ -1,24 +1,29 @@
-"""Whether the ledger agrees with itself, with the certificates and CRLs in it, and with the audit trail.
+"""Whether the ledger agrees with itself, with the certificates and CRLs in it, with the audit trail, and that with
+its checkpoints outside.
 
-All is read from one state of the database, while others go on writing. The trail comes first: what it says was
-issued and revoked is then looked for among the certificates.
+All is read from one state of the database, while others go on writing. The trail comes first: it is replayed, and
+every row of every table has then to be what the replay says, and every line to have its row. Not told by the trail,
+and of no consequence, are serial numbers that were reserved and not used, and claims that have no answer yet.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from cryptography import x509
-from sqlalchemy import Connection, Row, func, select, union_all
+from sqlalchemy import Connection, Row, Table, func, select, union_all
 
-from ra_gateway.ca.ledger import audit, schema
+from ra_gateway.ca.ledger import audit, replay, schema
+from ra_gateway.ca.ledger.checkpoints import Checkpoint
+from ra_gateway.ca.ledger.issuing import confirmation_digest, operation_digest
 from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.ledger.sql import identity_key, moment, seconds
+from ra_gateway.ca.ledger.replay import Contradiction, Registered, Replay
+from ra_gateway.ca.ledger.sql import identity_key, moment, operation_key, seconds
 from ra_gateway.ca.records import CertificateStatus, Reason
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import canonical_spki, signature_algorithm, verify_signature
@@ -38,7 +43,6 @@ COMMIT_LAG: Final = timedelta(seconds=60)
 
 _STATUSES: Final[frozenset[str]] = frozenset(CertificateStatus)
 _GONE: Final[frozenset[str]] = frozenset({CertificateStatus.revoked, CertificateStatus.rejected})
-_REVOKING: Final = frozenset({"revoke", "reject"})
 _ISSUING: Final = frozenset(CERT_RESPONSE_TO)
 _RESTORE: Final = (
     "Find out who wrote to the database; restore the last good backup beside it and compare"
@@ -64,6 +68,19 @@ class Finding:
         return f"{self.where}: {self.what}. {self.todo}"
 
 
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was found.
+
+    Args:
+        findings: What does not agree.
+        older_lines: Lines of the audit trail from releases that wrote less; what they leave open was not compared.
+    """
+
+    findings: list[Finding]
+    older_lines: int
+
+
 async def verify(
     ledger: Ledger,
     issuers: Mapping[str, Certificate],
@@ -72,11 +89,25 @@ async def verify(
     sample: int | None = None,
     progress: Progress | None = None,
 ) -> list[Finding]:
-    """Return what in a ledger does not agree; empty if all does.
+    """Return what in a ledger does not agree, without checkpoints; as `examine`."""
+    return (await examine(ledger, issuers, at, sample=sample, progress=progress)).findings
+
+
+async def examine(
+    ledger: Ledger,
+    issuers: Mapping[str, Certificate],
+    at: datetime,
+    *,
+    checkpoints: Sequence[Checkpoint] = (),
+    sample: int | None = None,
+    progress: Progress | None = None,
+) -> Verified:
+    """Return what in a ledger does not agree.
 
     Args:
         issuers: All issuing CAs, retired ones too, by `issuer_id`.
         at: Aware UTC; CRLs have to be current then.
+        checkpoints: Where the audit trail has to have ended.
         sample: How many signatures of certificates to verify, spread over all; by default every one.
         progress: May be called from another thread.
 
@@ -84,16 +115,10 @@ async def verify(
         StoreUnavailable: The database does not answer.
     """
     return await ledger.database.read_state(
-        lambda connection: _Verification(connection, issuers, at, sample, progress).run()
+        lambda connection: _Verification(
+            connection, issuers, at, checkpoints, sample, progress
+        ).run()
     )
-
-
-@dataclass(slots=True)
-class _Trail:
-    """What the audit trail says of certificates; serial numbers in hexadecimal."""
-
-    issued: set[str] = field(default_factory=set)
-    last_change: dict[str, str] = field(default_factory=dict)
 
 
 class _TooMany(Exception):
@@ -108,6 +133,7 @@ class _Verification:
         connection: Connection,
         issuers: Mapping[str, Certificate],
         at: datetime,
+        checkpoints: Sequence[Checkpoint],
         sample: int | None,
         progress: Progress | None,
     ) -> None:
@@ -121,18 +147,20 @@ class _Verification:
         self._stride = 1 if not sample else max(1, -(-counts[1] // sample))
         self._offset = secrets.randbelow(self._stride)
         self._findings: list[Finding] = []
-        self._trail = _Trail()
+        self._checkpoints = {item.number: item for item in checkpoints}
+        self._trail = Replay()
         self._unknown_issuers: set[str] = set()
 
-    def run(self) -> list[Finding]:
+    def run(self) -> Verified:
         try:
             self._check_audit()
             self._check_certificates()
             self._check_operations()
+            self._check_registered()
             self._check_crls()
         except _TooMany:
             self._findings.append(Finding("ledger", "there are more findings than these", _RESTORE))
-        return self._findings
+        return Verified(self._findings, self._trail.open_lines)
 
     def _count(self, table: Any) -> int:
         return self._connection.scalar(select(func.count()).select_from(table)) or 0
@@ -174,7 +202,11 @@ class _Verification:
             ):
                 self._find(where, f"it was changed: {row.action} of {row.subject} by {row.actor}")
             number, hash_ = row.number, row.hash
-            self._note(row.action, row.subject)
+            self._check_checkpoint(number, hash_)
+            try:
+                self._trail.apply(row.at, row.actor, row.action, row.subject, row.detail)
+            except Contradiction as error:
+                self._find(where, f"{row.action} of {row.subject}: {error}")
             self._step()
         head = self._connection.execute(select(schema.audit_head)).first()
         if head is None or head.number != number:
@@ -182,21 +214,29 @@ class _Verification:
             self._find("audit", f"it ends with line {number}, and should with {said}")
         elif head.hash != hash_:
             self._find("audit", "its last line is not the one that was written last")
+        self._check_checkpoint(0, bytes(32))
+        for number in sorted(self._checkpoints):
+            self._find(
+                f"checkpoint of {self._checkpoints[number].at:%Y-%m-%d %H:%M:%S} UTC",
+                f"the audit trail ended with line {number} then, and does not have it any more",
+            )
 
-    def _note(self, action: str, subject: str) -> None:
-        if action == "issue":
-            self._trail.issued.add(subject)
-        elif action in _REVOKING or action == "release":
-            self._trail.last_change[subject] = action
+    def _check_checkpoint(self, number: int, hash_: bytes) -> None:
+        checkpoint = self._checkpoints.pop(number, None)
+        if checkpoint is not None and checkpoint.hash != hash_:
+            self._find(
+                f"checkpoint of {checkpoint.at:%Y-%m-%d %H:%M:%S} UTC",
+                f"line {number} of the audit trail was another one then: it was written anew",
+            )
 
     # --- certificates -----------------------------------------------------------------------------------------
 
     def _check_certificates(self) -> None:
-        unseen = set(self._trail.issued)
+        unseen = set(self._trail.certificates)
         rows = self._stream(select(schema.certificates).order_by(schema.certificates.c.id))
         for index, row in enumerate(rows):
             where = f"certificate {row.serial}"
-            for what in self._row_faults(row):
+            for what in list(self._row_faults(row)) or self._trail_faults(row):
                 self._find(where, what)
             if row.der is not None:
                 self._check_der(where, row, verify_too=index % self._stride == self._offset)
@@ -209,7 +249,7 @@ class _Verification:
             )
 
     def _row_faults(self, row: Row[Any]) -> Iterator[str]:
-        """Yield what a row says against itself and against the audit trail."""
+        """Yield what a row says against itself."""
         if row.status not in _STATUSES:
             yield f"{row.status!r} is no status"
             return
@@ -218,9 +258,9 @@ class _Verification:
             yield f"its status is {row.status}, and it has {has}"
             return
         if row.status == CertificateStatus.reserved:
+            if any(getattr(row, name) is not None for name in _LATER):
+                yield "it is reserved only, and has what a certificate has that was issued"
             return
-        if row.serial not in self._trail.issued:
-            yield "the audit trail does not say that it was issued"
         gone = row.status in _GONE
         if gone and (row.revoked_at is None or row.reason is None):
             yield f"it is {row.status}, without a time or a reason"
@@ -234,11 +274,29 @@ class _Verification:
             yield f"it is {row.status}, and what it was before a hold does not fit"
         if row.status == CertificateStatus.issued and row.confirm_by is None:
             yield "it waits for a confirmation, and for no time"
-        last = self._trail.last_change.get(row.serial, "")
-        if gone and last not in _REVOKING:
-            yield f"it is {row.status}, and the audit trail does not say so"
-        elif not gone and last in _REVOKING:
-            yield f"it is {row.status}, and the audit trail says that it was revoked"
+
+    def _trail_faults(self, row: Row[Any]) -> Iterator[str]:
+        """Yield what a row says against the audit trail."""
+        said = self._trail.certificates.get(row.serial)
+        if said is None:
+            if row.status != CertificateStatus.reserved:
+                yield "the audit trail does not say that it was issued"
+            return
+        if row.status == CertificateStatus.reserved:
+            yield "it is reserved only, and the audit trail says that it was issued"
+            return
+        if row.status != said.status and (
+            not said.is_open or row.status in _GONE or said.status in _GONE
+        ):
+            if said.status in _GONE and row.status not in _GONE:
+                yield f"it is {row.status}, and the audit trail says that it was revoked"
+            elif row.status in _GONE and said.status not in _GONE:
+                yield f"it is {row.status}, and the audit trail does not say so"
+            else:
+                yield f"it is {row.status}, and the audit trail says {said.status}"
+            return
+        for name in _trail_differences(row, said):
+            yield f"its row has another {name} than the audit trail"
 
     def _check_der(self, where: str, row: Row[Any], *, verify_too: bool) -> None:
         try:
@@ -298,10 +356,107 @@ class _Verification:
                 f"operation {row.transaction_id.hex()}",
                 f"the certificate {row.named} of this {BodyType(row.body_type).name} {what}",
             )
+        self._check_answers()
+
+    def _check_answers(self) -> None:
+        """Compare each answer with the audit trail, and look for those that have to be there still."""
+        said = self._trail.operations
+        seen: set[bytes] = set()
+        statement = select(schema.operations).where(schema.operations.c.answer != b"")
+        for row in self._stream(statement):
+            where = f"operation {row.transaction_id.hex()}"
+            if row.key != operation_key(row.requester, row.transaction_id):
+                self._find(where, "it is filed under another transactionID or requester")
+            known = said.get(row.key)
+            seen.add(row.key)
+            if known is None:
+                if not self._trail.open_lines:
+                    self._find(where, "the audit trail does not say that it was answered")
+            elif known.digest != operation_digest(row._asdict()):
+                self._find(where, "it is not what was answered, the audit trail says")
+            elif (known.confirmation or _NOT_CONFIRMED) != confirmation_digest(
+                row.confirm_digest, row.confirm_answer
+            ):
+                self._find(where, "its confirmation is not that of the audit trail")
+        until = seconds(self._at + COMMIT_LAG)
+        for key, known in said.items():
+            if known.expires_at > until and key not in seen:
+                self._find(
+                    f"operation of certificate {known.serial}",
+                    f"it was answered, has not expired before {moment(known.expires_at):%Y-%m-%d %H:%M} UTC, and is "
+                    "not in the ledger",
+                )
+
+    # --- who is registered ------------------------------------------------------------------------------------
+
+    def _check_registered(self) -> None:
+        trail = self._trail
+        self._check_names("end entity", schema.entities, trail.entities)
+        self._check_names("role", schema.roles, trail.roles)
+        self._check_names("RA", schema.authorities, trail.authorities)
+        self._check_authority_certificates()
+
+    def _check_names(self, kind: str, table: Table, said: Mapping[str, Registered]) -> None:
+        unseen = set(said)
+        for row in self._stream(select(table).order_by(table.c.name)):
+            where = f"{kind} {row.name}"
+            known = said.get(row.name)
+            unseen.discard(row.name)
+            if known is None:
+                if not self._made_by_an_older_release(table, row):
+                    self._find(where, "the audit trail does not say that it was registered")
+                continue
+            try:
+                facts = audit.facts(table, row._asdict())
+            except (ValueError, TypeError):
+                self._find(where, "its row has a list that is none")
+                continue
+            names = known.facts if known.is_open else {*facts, *known.facts}
+            for name in sorted(names):
+                if facts.get(name) != known.facts.get(name):
+                    self._find(
+                        where,
+                        f"its {name} is {facts.get(name, 'nothing')!r}, and {known.facts.get(name, 'nothing')!r} "
+                        "in the audit trail",
+                    )
+            if not known.is_open and getattr(row, "created_at", known.at) != known.at:
+                self._find(where, "it was registered at another time, the audit trail says")
+        for name in sorted(unseen):
+            self._find(f"{kind} {name}", "the audit trail says that it is registered")
+
+    def _made_by_an_older_release(self, table: Table, row: Row[Any]) -> bool:
+        """Tell whether it may be an end entity that was made for an RA's request, of which nothing was said."""
+        if table is not schema.entities or row.vendor or row.identity or row.names != "[]":
+            return False
+        return any(
+            item.is_open and item.entity == row.name and item.requester == row.created_by
+            for item in self._trail.certificates.values()
+        )
+
+    def _check_authority_certificates(self) -> None:
+        unseen = dict(self._trail.authority_certificates)
+        table = schema.authority_certificates
+        for row in self._stream(select(table).order_by(table.c.id)):
+            where = f"certificate {row.fingerprint.hex()} of RA {row.authority}"
+            said = unseen.pop(row.fingerprint.hex(), None)
+            if said is None:
+                self._find(where, "the audit trail does not say that it was added")
+            elif said != (row.authority, row.added_at):
+                self._find(
+                    where, f"it was added to {said[0]} or at another time, the audit trail says"
+                )
+            if hashlib.sha256(row.der).digest() != row.fingerprint:
+                self._find(where, "what is stored has another fingerprint")
+        for fingerprint, (name, _) in sorted(unseen.items()):
+            self._find(
+                f"certificate {fingerprint} of RA {name}",
+                "the audit trail says that it was added, and it is not in the ledger",
+            )
 
     # --- CRLs -------------------------------------------------------------------------------------------------
 
     def _check_crls(self) -> None:
+        self._check_published()
         for issuer_id, issuer in self._issuers.items():
             self._check_numbers(issuer_id)
             newest = [self._newest(issuer_id, full=full) for full in (True, False)]
@@ -309,6 +464,33 @@ class _Verification:
                 if row is not None:
                     self._check_crl(row, issuer)
             self._check_currency(issuer_id, issuer, newest[0])
+
+    def _check_published(self) -> None:
+        unseen = dict(self._trail.crls)
+        first: dict[str, int] = {}
+        for issuer_id, number in unseen:
+            first[issuer_id] = min(number, first.get(issuer_id, number))
+        for row in self._stream(select(schema.crls)):
+            where = f"CRL {row.number} of {row.issuer_id}"
+            said = unseen.pop((row.issuer_id, row.number), None)
+            if said is None:
+                # Older releases said nothing of CRLs.
+                if not (
+                    self._trail.open_lines and row.number < first.get(row.issuer_id, row.number + 1)
+                ):
+                    self._find(where, "the audit trail does not say that it was made")
+            elif said != replay.CRL(
+                row.this_update,
+                row.next_update,
+                row.base_number,
+                hashlib.sha256(row.der).hexdigest(),
+            ):
+                self._find(where, "it is not the one that was made, the audit trail says")
+        for issuer_id, number in sorted(unseen):
+            self._find(
+                f"CRL {number} of {issuer_id}",
+                "it was made, the audit trail says, and is not in the ledger",
+            )
 
     def _newest(self, issuer_id: str, *, full: bool) -> Row[Any] | None:
         crls = schema.crls
@@ -410,6 +592,47 @@ class _Verification:
         return {int(serial, 16) for (serial,) in self._stream(statement)}
 
 
+_LATER: Final = (
+    "issued_at",
+    "changed_at",
+    "not_before",
+    "not_after",
+    "confirm_by",
+    "revoked_at",
+    "reason",
+    "held_from",
+    "fingerprint",
+)
+"""Columns of a certificate that a serial number has not which is only reserved."""
+
+_NOT_CONFIRMED: Final = confirmation_digest(b"", b"")
+
+
+def _trail_differences(row: Row[Any], said: replay.Certificate) -> Iterator[str]:
+    """Yield the names of what a row and the audit trail say differently."""
+    pairs: list[tuple[str, object, object]] = [
+        ("requester", row.requester, said.requester),
+        ("end entity", row.entity, said.entity),
+        ("profile", row.profile, said.profile),
+        ("fingerprint", (row.fingerprint or b"").hex(), said.fingerprint),
+        ("time of issuance", row.issued_at, said.issued_at),
+        ("time of revocation", row.revoked_at, said.revoked_at),
+        ("reason", row.reason, said.reason),
+    ]
+    if not said.is_open:
+        pairs += [
+            ("place in the order of certificates", row.id, said.row),
+            ("issuing CA", row.issuer_id, said.issuer_id),
+            ("end of validity", row.not_after, said.not_after),
+            ("end of the wait for its confirmation", row.confirm_by, said.confirm_by),
+            ("time of its last change", row.changed_at, said.changed_at),
+            ("status before its hold", row.held_from, said.held_from),
+        ]
+    for name, there, told in pairs:
+        if there != told:
+            yield name
+
+
 def _differences(row: Row[Any], certificate: Certificate) -> Iterator[str]:
     """Yield the names of what a row and its certificate say differently."""
     if row.serial != f"{certificate.serial_number:x}":
@@ -459,4 +682,4 @@ def _verify_crl(der: bytes, issuer: Certificate) -> None:
     )
 
 
-__all__ = ["Finding", "verify"]
+__all__ = ["Finding", "Verified", "examine", "verify"]

@@ -1,0 +1,141 @@
+"""The bundled CA's ledger: can it be used, and who else could read or change it on the way."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import text
+
+from ra_gateway.app.ca import ca_checkpoints
+from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.ca.ledger import open_ledger
+from ra_gateway.ca.ledger.database import side_files
+from ra_gateway.ca.postgres_url import UnusableURL, parse_postgres_url
+from ra_gateway.config import CAConfig
+from ra_gateway.errors import ConfigError, StoreUnavailable
+from ra_gateway.keys import require_private
+
+_LEDGER: Final = "ledger"
+_TLS: Final = text(
+    "SELECT CASE WHEN ssl THEN version || ', ' || cipher ELSE '' END FROM pg_stat_ssl "
+    "WHERE pid = pg_backend_pid()"
+)
+
+
+def ledger_warnings(config: CAConfig) -> list[str]:
+    """Return what the settings of the ledger leave open to others, in sentences."""
+    try:
+        where = config.database
+        weakness = "" if isinstance(where, Path) else parse_postgres_url(where).weakness
+    except (OSError, UnusableURL):
+        return []
+    if not weakness:
+        return []
+    return [
+        f"Whoever stands between here and the ledger's PostgreSQL server {weakness}. Leave sslmode out of its URL."
+    ]
+
+
+async def examine_ledger(config: CAConfig | None) -> list[Finding]:
+    """Look at the ledger's files or its server; nothing is made or migrated."""
+    if config is None:
+        return []
+    try:
+        where = config.database
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}"
+        return [
+            Finding(
+                _LEDGER,
+                "read its URL",
+                what,
+                Verdict.fault,
+                "the CA cannot start",
+                "ca.ledger_url_path",
+            )
+        ]
+    found = _files(where, config) if isinstance(where, Path) else await _server(where)
+    return [*found, *_checkpoints(config)]
+
+
+def _files(path: Path, config: CAConfig) -> list[Finding]:
+    tried = f"who may read {path}"
+    for file in (path, *side_files(path)):
+        try:
+            require_private(file, "ca.ledger_path")
+        except ConfigError as error:
+            return of_problems(_LEDGER, tried, error)
+    return [Finding(_LEDGER, tried, "its owner" if path.exists() else "it is not made yet")]
+
+
+async def _server(where: str) -> list[Finding]:
+    tried = "connect to PostgreSQL"
+    try:
+        url = parse_postgres_url(where)
+        ledger = open_ledger(where)
+        await ledger.open()
+        try:
+            spoken = await ledger.database.read(lambda connection: connection.scalar(_TLS))
+        finally:
+            await ledger.close()
+    except UnusableURL as error:
+        return [
+            Finding(_LEDGER, tried, str(error), Verdict.fault, error.todo, "ca.ledger_url_path")
+        ]
+    except ConfigError as error:
+        return of_problems(_LEDGER, tried, error)
+    except (StoreUnavailable, OSError, ssl.SSLError) as error:
+        return [
+            Finding(
+                _LEDGER,
+                tried,
+                str(getattr(error, "detail", error)),
+                Verdict.fault,
+                "the server is not there, refuses the password, or its certificate or name is another",
+                "ca.ledger_url_path; sslrootcert in it names the root of the server's certificate",
+            )
+        ]
+    came_back = f"{spoken or 'no TLS'}; sslmode {url.tls}"
+    if not url.weakness:
+        return [Finding(_LEDGER, tried, came_back)]
+    return [
+        Finding(
+            _LEDGER,
+            tried,
+            came_back,
+            Verdict.warning,
+            f"whoever stands in between {url.weakness}",
+            "ca.ledger_url_path: leave sslmode out of the URL",
+        )
+    ]
+
+
+def _checkpoints(config: CAConfig) -> list[Finding]:
+    checkpoints = ca_checkpoints(config)
+    tried = f"read {checkpoints.path}"
+    try:
+        known = checkpoints.read()
+    except ConfigError as error:
+        return of_problems(_LEDGER, tried, error)
+    except OSError as error:
+        return [
+            Finding(
+                _LEDGER,
+                tried,
+                str(error.strerror),
+                Verdict.warning,
+                "a trail that was cut off or written anew would not be told",
+                "ca.checkpoints_path: a file that the CA may write",
+            )
+        ]
+    if not known:
+        return [Finding(_LEDGER, tried, "no checkpoint yet")]
+    return [
+        Finding(
+            _LEDGER,
+            tried,
+            f"{len(known)} checkpoints, the last of {known[-1].at:%Y-%m-%d %H:%M} UTC",
+        )
+    ]

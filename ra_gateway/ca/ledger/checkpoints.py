@@ -1,0 +1,200 @@
+"""Checkpoints: where the audit trail ended at some moments, kept in a file outside of the database.
+
+The chain of the trail needs no key: whoever can write to the database can write all of it anew, or cut it off. A
+checkpoint has number and hash of a line that was the last one, and an HMAC with a key that is in the CA's directory;
+a trail that does not have that line any more was changed since. The file is appended to and never written anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection
+
+from ra_gateway.ca.ledger import audit
+from ra_gateway.ca.ledger.database import write
+from ra_gateway.ca.ledger.ledger import Ledger
+from ra_gateway.errors import ConfigError, Problem
+
+CHECKPOINTS: Final = "checkpoints"
+KEY: Final = "checkpoints.secret"
+"""Names of the files in the CA's directory."""
+
+_KEY_OCTETS: Final = 32
+_MOST_OCTETS: Final = 64 << 20
+"""Of the file: one checkpoint an hour for 40 years."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where the trail ended.
+
+    Args:
+        number: Of the last line; 0 before the first.
+        hash: 32 octets, of that line.
+        at: Aware UTC.
+    """
+
+    number: int
+    hash: bytes
+    at: datetime
+
+
+class TrailRewritten(Exception):
+    """The trail does not have the line of the last checkpoint any more."""
+
+
+class Checkpoints:
+    """The file and its key.
+
+    Args:
+        directory: The CA's, for the key.
+        path: Of the file; by default in that directory.
+    """
+
+    def __init__(self, directory: Path, path: Path | None = None) -> None:
+        self._key_path = directory / KEY
+        self.path = path or directory / CHECKPOINTS
+
+    def read(self) -> list[Checkpoint]:
+        """Return all checkpoints in their order; none if there is no file yet.
+
+        Raises:
+            ConfigError: The file or the key cannot be read, or a line is not as it was written.
+            OSError: Likewise.
+        """
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            octets = file.read(_MOST_OCTETS + 1)
+        if len(octets) > _MOST_OCTETS:
+            raise self._wrong("is larger than any that was written here")
+        return self._parse(octets, self._key())
+
+    async def append(self, ledger: Ledger, now: datetime) -> bool:
+        """Write down where the trail ends, unless the last checkpoint says so already.
+
+        Args:
+            now: Aware UTC.
+
+        Returns:
+            Whether there was something new to write.
+
+        Raises:
+            TrailRewritten: It does not go on from the last checkpoint; nothing is written then.
+            ConfigError, OSError: As `read`; or the file cannot be written to.
+            StoreUnavailable: The database does not answer.
+        """
+        known = await asyncio.to_thread(self.read)
+        last = known[-1] if known else Checkpoint(0, bytes(32), datetime.fromtimestamp(0, UTC))
+
+        def look(connection: Connection) -> tuple[int, bytes, bytes | None]:
+            return *audit.durable_head(connection), audit.hash_of(connection, last.number)
+
+        number, hash_, hash_then = await write(ledger.database, look)
+        if hash_then != last.hash:
+            raise TrailRewritten(
+                f"the audit trail does not have the line {last.number} any more with which it ended on "
+                f"{last.at:%Y-%m-%d %H:%M:%S} UTC"
+            )
+        if known and number == last.number:
+            return False
+        await asyncio.to_thread(self._append, Checkpoint(number, hash_, now))
+        return True
+
+    def _append(self, checkpoint: Checkpoint) -> None:
+        key = self._key(make=True)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with os.fdopen(os.open(self.path, flags, 0o600), "a+b") as file:
+            os.fchmod(file.fileno(), 0o600)
+            # Two processes may append: each line's HMAC covers that of the line before.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            octets = file.read(_MOST_OCTETS + 1)
+            self._parse(octets, key)
+            previous = octets.splitlines()[-1] if octets else b""
+            file.write(_line(checkpoint, previous, key))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _parse(self, octets: bytes, key: bytes) -> list[Checkpoint]:
+        found: list[Checkpoint] = []
+        previous = b""
+        for index, line in enumerate(octets.splitlines(keepends=True), 1):
+            try:
+                values = json.loads(line)
+                checkpoint = Checkpoint(
+                    values["number"],
+                    bytes.fromhex(values["hash"]),
+                    datetime.fromtimestamp(values["at"], UTC),
+                )
+                expected = _line(checkpoint, previous, key)
+            except (ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError):
+                raise self._wrong(f"has something else than a checkpoint in line {index}") from None
+            if not hmac.compare_digest(expected, line):
+                raise self._wrong(f"has a line {index} that was not written here, or was changed")
+            found.append(checkpoint)
+            previous = line.rstrip(b"\n")
+        return found
+
+    def _key(self, *, make: bool = False) -> bytes:
+        if make and not self._key_path.exists():
+            if self.path.exists() and self.path.stat().st_size:
+                raise self._wrong(f"has checkpoints, and their key {self._key_path} is gone")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with os.fdopen(os.open(self._key_path, flags, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(_KEY_OCTETS))
+                file.flush()
+                os.fsync(file.fileno())
+        with self._key_path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            key = file.read(_KEY_OCTETS + 1)
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ConfigError(
+                [
+                    Problem(
+                        str(self._key_path),
+                        f"is a secret file with mode {stat.S_IMODE(mode):04o}: not its owner's alone",
+                        f"Run: chmod 600 {self._key_path}",
+                    )
+                ]
+            )
+        if len(key) != _KEY_OCTETS:
+            raise self._wrong(f"cannot be checked: {self._key_path} is not its key")
+        return key
+
+    def _wrong(self, what: str) -> ConfigError:
+        return ConfigError(
+            [
+                Problem(
+                    str(self.path),
+                    what,
+                    "Find out who wrote to it; restore both files from a backup, or move both away to begin anew",
+                )
+            ]
+        )
+
+
+def _line(checkpoint: Checkpoint, previous: bytes, key: bytes) -> bytes:
+    values: dict[str, object] = {
+        "number": checkpoint.number,
+        "hash": checkpoint.hash.hex(),
+        "at": int(checkpoint.at.timestamp()),
+    }
+    text = json.dumps(values, separators=(",", ":")).encode()
+    values["hmac"] = hmac.new(key, previous + b"\n" + text, hashlib.sha256).hexdigest()
+    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
+
+
+__all__ = ["CHECKPOINTS", "KEY", "Checkpoint", "Checkpoints", "TrailRewritten"]

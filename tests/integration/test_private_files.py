@@ -1,0 +1,180 @@
+"""What is written belongs to its owner, whatever the umask; what was loosened is noticed; no secret is printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from ra_gateway.ca.ledger import open_ledger
+from ra_gateway.errors import ConfigError
+from ra_gateway.upstream.tls import tls_context
+from tests.integration.test_cli import Ended, run
+from tests.support.pki import VendorPKI
+from tests.support.processes import edit, make_setup
+
+_PUBLIC: Final = {".pem"}
+SECRET: Final = "Kn0bl4uch"
+
+
+def cli(*arguments: str | Path) -> Ended:
+    """Run a command, and return how it ended."""
+    return run(*arguments)
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    """A process whose umask takes nothing away."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def loose(directory: Path) -> list[str]:
+    """Return what others than the owner could read or write; certificates they may read."""
+    found = []
+    for path in (directory, *directory.rglob("*")):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        allowed = 0o700 if path.is_dir() else 0o644 if path.suffix in _PUBLIC else 0o600
+        if mode & ~allowed:
+            found.append(f"{path.relative_to(directory)} {mode:04o}")
+    return found
+
+
+@pytest.mark.usefixtures("no_umask")
+def test_what_is_made_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    """`init`, a CA, an RA's certificate, a backup and checkpoints under umask 0; new directories above, too."""
+    site = tmp_path / "above" / "site"
+    assert cli("init", site).exit_code == 0
+    config = site / "gateway.toml"
+    for command in (
+        ("ca", "create", site / "other" / "ca"),
+        ("ca", "issue-ra", site / "other" / "ca", site / "other" / "ra"),
+        ("ca", "renew-signers", site / "ca"),
+        ("ca", "backup", site / "dump", "--config", config),
+        ("ca", "verify", "--config", config),
+        ("ca", "crl", "--config", config),
+    ):
+        ended = cli(*command)
+        assert ended.exit_code == 0, ended.stderr
+    assert (site / "ca" / "checkpoints").exists()
+    assert loose(tmp_path / "above") == []
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o604])
+async def test_a_loosened_ledger_is_refused(tmp_path: Path, suffix: str, mode: int) -> None:
+    """Others could read who holds what, or write to it; the text says what to run."""
+    path = tmp_path / "ledger.sqlite"
+    ledger = open_ledger(path)
+    await ledger.open()
+    try:
+        loosened = path.with_name(f"{path.name}{suffix}")
+        loosened.chmod(mode)
+        with pytest.raises(ConfigError, match=rf"has mode {mode:04o}.*chmod 600 {loosened}"):
+            await open_ledger(path).open()
+    finally:
+        await ledger.close()
+
+
+@pytest.mark.parametrize("name", ["issuing.key", "cmp.key", "ocsp.key", "retired-key"])
+def test_a_loosened_key_of_the_ca_is_refused(
+    tmp_path: Path, vendor_pki: VendorPKI, name: str
+) -> None:
+    """Each of them, retired ones too, not only those that the configuration knows by name."""
+    config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
+    if name == "retired-key":
+        assert cli("ca", "roll-issuing", config.parent / "ca").exit_code == 0
+        name = "retired/1/issuing.key"
+    (config.parent / "ca" / name).chmod(0o640)
+    ended = cli("ca", "crl", "--config", config)
+    assert ended.exit_code == 2
+    assert "0640" in ended.stderr
+    assert "chmod 600" in ended.stderr
+
+
+def test_keys_of_sessions_go_into_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SSLKEYLOGFILE is heeded neither by our contexts nor by those that libraries make in our process."""
+    log = tmp_path / "keys"
+    monkeypatch.setenv("SSLKEYLOGFILE", str(log))
+    for path in (None, Path(ssl.get_default_verify_paths().cafile or "")):
+        if path is None or path.is_file():
+            context = tls_context("upstreams.x", ca_path=path)
+            assert not context.keylog_filename
+            assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    script = (
+        "import ra_gateway.cli.main, aiohttp.connector as c, ssl, redis.asyncio\n"
+        "assert ssl.create_default_context().keylog_filename is None\n"
+        "assert c._SSL_CONTEXT_VERIFIED.keylog_filename is None"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert not log.exists()
+
+
+URLS: Final = (
+    f"postgresql://ca:x/{SECRET}@127.0.0.1:1/ledger",
+    f"postgresql://ca:{SECRET}#x@127.0.0.1:1/ledger",
+    f"postgresql://ca:{SECRET}?x@127.0.0.1:1/ledger",
+    f"postgresql://ca:{SECRET}[@127.0.0.1:1/ledger",
+    f"postgresql://ca:{SECRET}%@127.0.0.1:1/ledger",
+    f"postgresql://ca@127.0.0.1:{SECRET}/ledger",
+    f"postgresql://ca:{SECRET}@127.0.0.1:1/ledger?x={SECRET}",
+    f"postgresql://ca:{SECRET}@127.0.0.1:1/ledger",
+)
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_no_command_prints_the_password_of_the_ledger(
+    tmp_path: Path, vendor_pki: VendorPKI, url: str
+) -> None:
+    """Whatever is wrong with the URL; and there is a sentence instead of a traceback."""
+    config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
+    (config.parent / "url").touch(0o600)
+    (config.parent / "url").write_text(url + "\n")
+    edit(config, 'ledger_path = "ca/ledger.sqlite"', 'ledger_url_path = "url"')
+    for command in (("check-config",), ("serve",), ("doctor",), ("ca", "list"), ("ca", "serve")):
+        ended = cli(*command, "--config", config)
+        said = ended.stdout + ended.stderr
+        assert SECRET not in said, command
+        assert "Traceback" not in said, said
+        if command[0] != "doctor" and not url.endswith("@127.0.0.1:1/ledger"):
+            assert ended.exit_code == 2, said
+            assert "ca.ledger_url_path" in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{SECRET}/x@127.0.0.1:1/0",
+        f"redis://:x@127.0.0.1:{SECRET}/0",
+        f"redis://:{SECRET}#x@127.0.0.1:1/0",
+        f"redis://:[{SECRET}@127.0.0.1:1/0",
+        f"redis://:{SECRET}@127.0.0.1:1/0?socket_timeout={SECRET}",
+        f"https://:{SECRET}@127.0.0.1:1/0",
+    ],
+)
+def test_no_command_prints_the_password_of_the_store(
+    tmp_path: Path, vendor_pki: VendorPKI, url: str
+) -> None:
+    """The Redis URL likewise."""
+    config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
+    (config.parent / "url").touch(0o600)
+    (config.parent / "url").write_text(url + "\n")
+    edit(config, 'kind = "memory"', 'kind = "redis"\nredis_url_path = "url"')
+    for command in (("check-config",), ("serve",), ("doctor",), ("approvals", "list")):
+        ended = cli(*command, "--config", config)
+        said = ended.stdout + ended.stderr
+        assert SECRET not in said, command
+        assert "Traceback" not in said, said
+        assert re.search("redis", said, re.IGNORECASE), said
