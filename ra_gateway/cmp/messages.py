@@ -30,6 +30,7 @@ MAX_NESTED: Final = 1000
 """Messages inside a nested; `read_nested` takes as many as it is told."""
 
 _MAX_HEADER_FIELDS: Final = 12
+_SHORT_HEADER_OCTETS: Final = 512  # with no room for many elements, whatever is in it
 _FREE_TEXT, _GENERAL_INFO, _EXTRA_CERTS = 0xA7, 0xA8, 0xA1
 _COUNTED_HEADER_FIELDS: Final = {_FREE_TEXT: "freeText", _GENERAL_INFO: "generalInfo"}
 
@@ -83,7 +84,8 @@ class PKIHeader:
         Raises:
             MalformedMessage: It does not conform.
         """
-        for tag, start, end in asn1.members(der, _MAX_HEADER_FIELDS, "PKIHeader"):
+        many = len(der) > _SHORT_HEADER_OCTETS
+        for tag, start, end in asn1.members(der, _MAX_HEADER_FIELDS, "PKIHeader") if many else ():
             if tag in _COUNTED_HEADER_FIELDS:
                 _count(der, start, end, MAX_INFO_ITEMS, _COUNTED_HEADER_FIELDS[tag])
         header = asn1.decode(asn1.PKIHeader, der)
