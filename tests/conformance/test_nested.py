@@ -624,10 +624,10 @@ async def test_a_bug_in_one_member_harms_no_other(world: World, ra: Credential) 
     failing = await request(world, world.device("ENB-2"))
     create = world.store.create
 
-    async def broken(transaction: Any) -> Any:
+    async def broken(transaction: Any, **options: Any) -> Any:
         if transaction.key.transaction_id == PKIMessage.from_der(failing).header.transaction_id:
             raise RuntimeError("bug")
-        return await create(transaction)
+        return await create(transaction, **options)
 
     world.store.create = broken  # type: ignore[method-assign]
     answer = await world.ask(await nest(world, ra, failing, good), gateway=gateway)
