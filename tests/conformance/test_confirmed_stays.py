@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import rev_req_content
+from ra_gateway.cmp.messages import cert_rep_message, rev_req_content
 from ra_gateway.errors import UpstreamUnavailable
 from ra_gateway.ra.fates import CARRIERS_LIMIT, Fate, Standing, certificate_key
 from ra_gateway.ra.routes import CertConf, Unconfirmed
@@ -265,6 +266,33 @@ async def test_an_ir_with_its_certificate_spelt_otherwise(
         await work(world, seconds=WAIT_SECONDS + 1)
     assert revocations(world) == []
     assert (await operation.stored()).state is State.CONFIRMED
+
+
+@pytest.mark.requirement(95)
+@pytest.mark.parametrize("replays", [True, False])
+async def test_what_redis_lost_is_not_issued_twice(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, redis_url: str, replays: bool
+) -> None:
+    """The same certificate where the CA replays; otherwise the device is to begin anew, and hears so."""
+    clock = ManualClock()
+    store = RedisStore(redis_url, clock=clock, seal_keys=[SEAL_KEY])
+    world = World.make(
+        vendor_pki, operator_pki, upstream={"replays_repeats": replays}, store=store, clock=clock
+    )
+    world.ca.replays = replays
+    operation = await Operation.begin(world, BodyType.ir)
+    first = await operation.send()
+    async with Redis.from_url(redis_url) as raw:
+        await raw.flushall()
+    again = await operation.send()
+    assert len(world.ca.issued) == 1
+    if replays:
+        issued = [cert_rep_message(each.body_content).responses for each in (first, again)]
+        assert issued[0] == issued[1]
+        assert (await operation.confirm()).body_type is BodyType.pkiconf
+    else:
+        assert fail_names(again) == ["transactionIdInUse"]
+    await store.close()
 
 
 # --- what is known of a certificate -----------------------------------------------------------------------------
