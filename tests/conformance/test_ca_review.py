@@ -154,10 +154,12 @@ async def test_the_names_of_registered_ras_are_taken_in_client_mode_too(
 async def test_a_cr_from_an_end_entity_with_a_long_name(
     operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
 ) -> None:
-    """That RA mode created: is answered, and not by a traceback."""
+    """That RA mode created, of more than 64 octets: is answered, and not by a traceback."""
     long_name = asn1.tlv(
         0x30,
-        asn1.tlv(0x31, asn1.tlv(0x30, asn1.oid_der("2.5.4.3"), asn1.tlv(0x0C, b"e" * 70))),
+        asn1.tlv(
+            0x31, asn1.tlv(0x30, asn1.oid_der("2.5.4.3"), asn1.tlv(0x0C, ("ü" * 40).encode()))
+        ),
     )
     async with open_client(operator_pki, vendor_pki, tmp_path / "l.db") as desk:
         ra = credential_of(operator_pki.ra)
