@@ -108,7 +108,7 @@ def test_keys_of_sessions_go_into_no_file(tmp_path: Path, monkeypatch: pytest.Mo
     for path in (None, Path(ssl.get_default_verify_paths().cafile or "")):
         if path is None or path.is_file():
             context = tls_context("upstreams.x", ca_path=path)
-            assert context.keylog_filename is None
+            assert not context.keylog_filename
             assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     script = (
         "import ra_gateway.cli.main, aiohttp.connector as c, ssl, redis.asyncio\n"
