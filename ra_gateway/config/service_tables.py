@@ -131,6 +131,14 @@ class StoreConfig(Table):
         "systemUnavail. At some 10 kB each (request, answer, certificates) the default is about 1 "
         "GB.",
     )
+    max_transactions_per_signer: int = Field(
+        default=128,
+        ge=8,
+        le=100_000,
+        description="Most live transactions of one device (certificate or shared secret), in any store; "
+        "one more is refused with systemUnavail until one has expired. Registered RAs are not counted. "
+        "By default as many as a device opens that begins anew every 30 s for an hour.",
+    )
     transaction_lifetime_seconds: WholeSeconds = Field(
         default=3600,
         ge=60,

@@ -24,6 +24,9 @@ class TransactionStore(Protocol):
 
         Returns:
             None when it was created; otherwise the live transaction under that key, unchanged.
+
+        Raises:
+            TooManyTransactions: As many of its signer's live as the store keeps (an RA's are not counted).
         """
 
     async def load(self, key: TransactionKey) -> Transaction | None:

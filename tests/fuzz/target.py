@@ -271,6 +271,7 @@ class ForkedStore(MemoryStore):
         """Forget everything that happened since; what was there before too, unless `marked`."""
         self._slots.clear()
         self._by_transaction_id.clear()
+        self._by_signer.clear()
         self._due.clear()
         self._agenda.clear()
         self._held.clear()
