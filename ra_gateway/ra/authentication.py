@@ -91,7 +91,7 @@ async def _authenticate_by_secret(walk: Walk, mac: MACAccess) -> MACAuthenticate
     header = message.header
     parameters = mac_parameters(header.protection_alg_der or b"", mac.bounds)
     reference = header.sender_kid or b""
-    secret = await mac.secrets.find(reference)
+    secret = await mac.secrets.find(reference, walk.peer)
     try:
         authenticated = authenticate_by_secret(
             message,
@@ -103,7 +103,7 @@ async def _authenticate_by_secret(walk: Walk, mac: MACAccess) -> MACAuthenticate
         )
     except ProtectionRefused as error:
         if error.rule == "R41":
-            await mac.secrets.failed(reference)
+            await mac.secrets.failed(reference, walk.peer)
         raise
     walk.shared, walk.domain = authenticated.credential, mac.domain.name
     return authenticated
