@@ -71,7 +71,7 @@ GOAL_GROWTH_OCTETS: Final = 8 * 1024 * 1024
 _LONGEST_SECONDS: Final = 1.0
 """Of one shape at one listener; no further messages then."""
 
-_REMEMBERED: Final = 24
+_REMEMBERED: Final = 8
 """Messages after which memory is looked at."""
 
 _SMALL_OCTETS: Final = 3000
