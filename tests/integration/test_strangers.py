@@ -74,23 +74,25 @@ async def test_no_shape_of_message_makes_many_calls(everyone: list[Listener]) ->
 
 
 async def test_nothing_dear_is_done_for_a_stranger(everyone: list[Listener]) -> None:
-    """No key of a kind that is not used here is loaded, and few at all; no iterations for who is not known."""
+    """No key of a kind that is not used here is loaded, and few at all; few signatures are verified."""
     for listener in everyone:
         for number, what in enumerate(SHAPES):
             if what not in listener.shapes:
                 continue
             seen: list[str] = []
-            sent = listener.shapes[what](50 + number, SMALL_OCTETS)
-            sys.setprofile(calls(seen.append))
-            try:
-                await listener.post(sent, peer_of(number))
-            finally:
-                sys.setprofile(None)
+            # Twice: keys of our own anchors are loaded once, and remembered.
+            for attempt in (0, 1000):
+                sent = listener.shapes[what](50 + number + attempt, SMALL_OCTETS)
+                seen.clear()
+                sys.setprofile(calls(seen.append))
+                try:
+                    await listener.post(sent, peer_of(number))
+                finally:
+                    sys.setprofile(None)
             where = f"{listener.name}: {what}"
-            assert seen.count("load_der_public_key") <= 4, where
-            if any(kind in what for kind in ("DH of", "DSA of", "RSA of", "explicit")):
-                assert seen.count("load_der_public_key") <= 1, where
-            assert seen.count("verify") <= 4, where
+            odd = any(kind in what for kind in ("DH of", "DSA of", "RSA of", "explicit"))
+            assert seen.count("load_der_public_key") <= (0 if odd else 8), where
+            assert seen.count("verify") <= 16, where  # ours, and cryptography's inside it
 
 
 async def test_memory_is_flat(everyone: list[Listener]) -> None:
