@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench-ledger openssl softhsm postgresql fmt lint types contracts test fuzz demo bench clean
+.PHONY: help setup bench-ledger bench-strangers openssl softhsm postgresql fmt lint types contracts test fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,10 @@ fuzz: setup  ## Fuzz with a million inputs (INPUTS=..., SEED=...; MINIMISE=1 the
 	@$(BIN)/python -m tests.fuzz.run --inputs $(or $(INPUTS),1000000) --seed $(or $(SEED),1) \
 	  $(if $(filter-out 0 no,$(MINIMISE)),--minimise)
 
+fuzz-cost: setup  ## Look for the dearest inputs (INPUTS=..., SEED=...; KEEP=1 puts them among the vectors)
+	@$(BIN)/python -m tests.fuzz.cost --inputs $(or $(INPUTS),20000) --seed $(or $(SEED),1) \
+	  $(if $(filter-out 0 no,$(KEEP)),--keep)
+
 demo: setup  ## Enrol and renew a simulated base station (KEEP=1 leaves it serving; DIR=..., PORT=...)
 	@$(BIN)/ra-gateway demo $(if $(DIR),--dir "$(DIR)") $(if $(PORT),--port $(PORT)) $(if $(filter-out 0 no,$(KEEP)),--keep)
 
@@ -80,6 +84,10 @@ bench: setup postgresql  ## Measure enrolments and the CA's issuances (JSON=FILE
 
 bench-ledger: setup postgresql  ## Measure ledgers of 10,000, 100,000 and 1,000,000 certificates (some minutes)
 	@$(BIN)/python -m tests.bench.ledger --rows 10000,100000,1000000 --postgres
+
+bench-strangers: setup  ## Measure what hostile messages cost at every listener (SHAPES=regex, FLOOD=100000); fails above the goal
+	@$(BIN)/python -m tests.bench.strangers --flood $(or $(FLOOD),100000) $(if $(SHAPES),--shapes "$(SHAPES)") \
+	  $(if $(JSON),--json "$(JSON)")
 
 clean:  ## Remove .venv, caches and build results
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,6 +12,7 @@
         |-- ProtectionRefused        device: signature, algorithm, signer named but not matching
         |-- SignerNotTrusted         device or operator: no path to a configured anchor
         |-- TransactionInUse         device: the transactionID belongs to another live request
+        |-- TooManyTransactions      device: so many of its transactions live already
         |-- ConfirmationRefused      device: certConf does not fit what was issued
         |-- RequestRefused           in the body's answer (ip, cp, kup) instead of in an error
         |   |-- TemplateRefused      device or operator: what is asked for cannot be had
@@ -173,6 +174,13 @@ class SignerNotTrusted(CMPError):
 class TransactionInUse(CMPError):
     fail_info = PKIFailureInfo.transactionIdInUse
     phrase = "The transactionID belongs to another request; use a new one."
+
+
+class TooManyTransactions(CMPError):
+    """The signer has to wait until one of its transactions has expired."""
+
+    fail_info = PKIFailureInfo.systemUnavail
+    phrase = "Too many of your transactions are under way; try again later."
 
 
 class ConfirmationRefused(CMPError):

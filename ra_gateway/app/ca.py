@@ -167,6 +167,7 @@ def _status_listener(
         port=status.listen_port,
         clock=now,
         max_connections=status.max_connections,
+        max_connections_per_address=status.max_connections_per_address,
     )
 
 

@@ -61,6 +61,7 @@ from ra_gateway.ra.routes import (
     Upstream,
     Variant,
 )
+from ra_gateway.ra.transaction import RELAYED_DOMAIN
 from ra_gateway.ra.withdrawing import Withdrawing
 from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
@@ -190,7 +191,7 @@ def _relays(
     own = anchors(config.anchors_paths, f"{setting}.anchors_paths")
     return RegistrationAuthorities(
         TrustDomain(
-            f"ra:{name}",  # a colon, as with shared secrets
+            f"{RELAYED_DOMAIN}{name}",
             DomainKind.registration_authority,
             own or operator.anchors,
             operator.intermediates,
@@ -306,6 +307,7 @@ def transaction_store(config: StoreConfig) -> MemoryStore | RedisStore:
             now,
             lifetimes=unstepped(),
             max_transactions=config.max_transactions,
+            max_per_signer=config.max_transactions_per_signer,
             max_held=config.max_held,
         )
     url = config.redis_url or ""
@@ -319,6 +321,7 @@ def transaction_store(config: StoreConfig) -> MemoryStore | RedisStore:
             key_prefix=config.key_prefix,
             timeout_seconds=config.redis_timeout_seconds,
             max_connections=config.redis_max_connections,
+            max_per_signer=config.max_transactions_per_signer,
             max_held=config.max_held,
         )
     raise ConfigError(

@@ -76,6 +76,7 @@ def cmp_listener(
         body_timeout_seconds=config.body_timeout_seconds,
         idle_timeout_seconds=config.idle_timeout_seconds,
         max_connections=config.max_connections,
+        max_connections_per_address=config.max_connections_per_address,
         max_requests_in_flight=config.max_requests_in_flight,
     )
 

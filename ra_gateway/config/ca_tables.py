@@ -83,8 +83,15 @@ class CAStatusConfig(Table):
         default=1000,
         ge=1,
         le=100_000,
-        description="Most open connections; further ones are closed at once. The default is that "
-        "of the other listeners.",
+        description="Most open connections; for one more, the one that has waited longest for its "
+        "client is closed. The default is that of the other listeners.",
+    )
+    max_connections_per_address: int = Field(
+        default=500,
+        ge=1,
+        le=100_000,
+        description="Most open connections of one IPv4 address or IPv6 /64; for one more, its own "
+        "that has waited longest is closed. The default is that of the other listeners.",
     )
     crl_hours: int = Field(
         default=24,

@@ -55,9 +55,18 @@ class ServerConfig(Table):
         default=1000,
         ge=1,
         le=100_000,
-        description="Most open connections; further ones are closed at once. The default "
-        "serves a site of a thousand base stations that starts at once; the process's limit of "
-        "open files (ulimit -n) must be some 100 above it.",
+        description="Most open connections. For one more, the one that has waited longest for its "
+        "client is closed; none that has a request in flight. The default serves a site of a "
+        "thousand base stations that starts at once; the process's limit of open files (ulimit "
+        "-n) must be some 100 above it.",
+    )
+    max_connections_per_address: int = Field(
+        default=500,
+        ge=1,
+        le=100_000,
+        description="Most open connections of one IPv4 address or IPv6 /64; for one more, its own "
+        "that has waited longest is closed. The default leaves half of all to the others, and is "
+        "twice the requests in flight: base stations behind one NAT or balancer do not meet it.",
     )
     max_requests_in_flight: int = Field(
         default=256,
@@ -129,6 +138,14 @@ class StoreConfig(Table):
         description="Most transactions the memory store keeps; more are refused with "
         "systemUnavail. At some 10 kB each (request, answer, certificates) the default is about 1 "
         "GB.",
+    )
+    max_transactions_per_signer: int = Field(
+        default=128,
+        ge=8,
+        le=100_000,
+        description="Most live transactions of one device (certificate or shared secret), in any store; "
+        "one more is refused with systemUnavail until one has expired. Registered RAs are not counted. "
+        "By default as many as a device opens that begins anew every 30 s for an hour.",
     )
     transaction_lifetime_seconds: WholeSeconds = Field(
         default=3600,

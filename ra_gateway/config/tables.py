@@ -374,7 +374,7 @@ class GenmConfig(Table):
 class MACConfig(Table):
     """Shared secrets of devices that have no certificate yet: ir, cr and p10cr under a MAC (PBM, PBMAC1).
 
-    Not with strictness "3gpp". Lock-out is counted by each process for itself.
+    Not with strictness "3gpp". Wrong MACs are counted by each process for itself.
     """
 
     secrets_path: SecretPath = Field(
@@ -412,14 +412,17 @@ class MACConfig(Table):
         default=5,
         ge=1,
         le=1000,
-        description="Wrong MACs under one reference, within `lockout_seconds`, that lock it for as "
-        "long. By default five: a device that knows its secret needs one.",
+        description="Wrong MACs that one peer (IPv4 address or IPv6 /64) may send under one reference "
+        "within `lockout_seconds`; then it gets one try each time the one divided by the other has "
+        "passed. Other peers are not slowed down: the reference travels in the clear. By default "
+        "five: a device that knows its secret needs one.",
     )
     lockout_seconds: WholeSeconds = Field(
         default=900,
         le=86_400,
-        description="Time for `lockout_failures`, and of the lock, in seconds; by default what "
-        "leaves a guesser some 500 attempts a day.",
+        description="Time for `lockout_failures`, in seconds; by default what leaves a guesser some "
+        "500 attempts a day, one every three minutes. Beyond 20 times as many wrong MACs under any "
+        "references, a peer gets one try at each reference in that time.",
     )
 
 

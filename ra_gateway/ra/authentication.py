@@ -96,7 +96,7 @@ async def _authenticate_by_secret(walk: Walk, mac: MACAccess) -> MACAuthenticate
     header = message.header
     parameters = mac_parameters(header.protection_alg_der or b"", mac.bounds)
     reference = header.sender_kid or b""
-    secret = await mac.secrets.find(reference)
+    secret = await mac.secrets.find(reference, walk.peer)
     # Only for whom there is a secret, and not on the event loop: it takes as long as the message says.
     credential = None if secret is None else await asyncio.to_thread(parameters.credential, secret)
     try:
@@ -109,7 +109,7 @@ async def _authenticate_by_secret(walk: Walk, mac: MACAccess) -> MACAuthenticate
         )
     except ProtectionRefused as error:
         if error.rule == "R41":
-            await mac.secrets.failed(reference)
+            await mac.secrets.failed(reference, walk.peer)
         raise
     walk.shared, walk.domain = authenticated.credential, mac.domain.name
     return authenticated

@@ -34,6 +34,7 @@ class TransactionStore(Protocol):
 
         Raises:
             TransactionInUse: What was stored under the key is lost, and may have been asked of the CA.
+            TooManyTransactions: As many of its signer's live as the store keeps (an RA's are not counted).
         """
 
     async def load(self, key: TransactionKey) -> Transaction | None:
@@ -176,16 +177,20 @@ class Claim(StrEnum):
 
 
 class SharedSecrets(Protocol):
-    """The secrets of one endpoint; knows which are locked, and which are used up.
+    """The secrets of one endpoint; knows who guesses, and which are used up.
 
     Every method raises `StoreUnavailable` when it cannot tell.
     """
 
-    async def find(self, reference: bytes) -> SharedSecret | None:
-        """Return the secret behind a senderKID, or None if there is none or it is locked."""
+    async def find(self, reference: bytes, peer: str) -> SharedSecret | None:
+        """Return the secret behind a senderKID, or None if there is none, or its peer has to wait.
 
-    async def failed(self, reference: bytes) -> None:
-        """Count a wrong MAC; too many within a time lock the reference, if there is such a one."""
+        Args:
+            peer: IP address that the message came from.
+        """
+
+    async def failed(self, reference: bytes, peer: str) -> None:
+        """Count a wrong MAC; after too many within a time, this peer, and no other, is slowed down."""
 
     async def claim(self, reference: bytes, holder: str) -> Claim:
         """Use up a secret, atomically and for good, before a certificate is asked for.

@@ -33,6 +33,7 @@ from typing import Any, Final
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.requests import Possession
+from ra_gateway.errors import TooManyTransactions
 
 SCHEMA: Final = 4
 
@@ -137,6 +138,19 @@ class IllegalTransition(Exception):
     """A programming error: the pipeline asked for a move the table does not have."""
 
 
+RELAYED_DOMAIN: Final = "ra:"
+"""Begins the name of a trust domain of registered RAs; the colon keeps it apart from vendors' names."""
+
+
+def too_many(limit: int) -> TooManyTransactions:
+    """Return the refusal of one more transaction of a signer."""
+    return TooManyTransactions(
+        f"{limit} transactions of this signer live already (store.max_transactions_per_signer); one device "
+        "that begins anew so often is broken or hostile",
+        rule="R12",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class TransactionKey:
     """Identifies one operation of one device.
@@ -150,6 +164,16 @@ class TransactionKey:
     domain: str
     signer_digest: bytes
     transaction_id: bytes
+
+    @property
+    def signer(self) -> tuple[str, bytes]:
+        """Who opened the operation."""
+        return self.domain, self.signer_digest
+
+    @property
+    def speaks_for_many(self) -> bool:
+        """Whether a registered RA opened it, which has the transactions of all of its devices."""
+        return self.domain.startswith(RELAYED_DOMAIN)
 
 
 @dataclass(frozen=True, slots=True)

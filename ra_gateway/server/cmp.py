@@ -132,7 +132,7 @@ class CMPListener(Listener):
         routes: Exact path to endpoint name.
         profiles: Profile name to endpoint name.
         max_body_bytes, header_timeout_seconds, body_timeout_seconds, idle_timeout_seconds, max_connections,
-            max_requests_in_flight: As of `Listener`.
+            max_connections_per_address, max_requests_in_flight: As of `Listener`.
     """
 
     serves: ClassVar[str] = "CMP messages"
@@ -162,6 +162,7 @@ class CMPListener(Listener):
         body_timeout_seconds: float = 10.0,
         idle_timeout_seconds: float = 75.0,
         max_connections: int = 1000,
+        max_connections_per_address: int = 500,
         max_requests_in_flight: int = 256,
     ) -> None:
         super().__init__(
@@ -172,6 +173,7 @@ class CMPListener(Listener):
             body_timeout_seconds=body_timeout_seconds,
             idle_timeout_seconds=idle_timeout_seconds,
             max_connections=max_connections,
+            max_connections_per_address=max_connections_per_address,
             max_requests_in_flight=max_requests_in_flight,
         )
         self._handler = handler

@@ -6,7 +6,9 @@ open is here:
 - Deadlines. aiohttp has a keep-alive timeout only. Each connection therefore notes what it is
   doing and since when, and one sweep over all connections, a few times within the shortest limit,
   ends those that stay in a phase for too long: no timers are set and cancelled for each request.
-- Limits to connections, to requests in the handler, and to bodies, whole or chunked.
+- Limits to connections, of one address and in all, to requests in the handler, and to bodies, whole or chunked.
+  A connection too many is not turned away while another one waits for its client: the one that has waited longest
+  goes. So whoever opens connections and says nothing shuts nobody out.
 
 Nothing that a client sent is repeated to it, and the text of a refusal is fixed.
 """
@@ -17,12 +19,15 @@ import asyncio
 import logging
 import math
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import ClassVar, Final, ParamSpec, TypeVar, cast
 
 from aiohttp import web
+
+from ra_gateway.peers import network_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,17 +62,24 @@ class Counters:
     requests: int = 0
     connections_refused: int = 0
     connections_timed_out: int = 0
+    connections_let_go: int = 0
+    """Closed while they waited for their clients, to make room."""
     requests_refused: int = 0
     """Refused by HTTP status, before any code but the listener's saw them."""
 
 
-# What a connection is doing; all but WORKING have a time limit. Plain numbers, because Python 3.11
-# looks members of an Enum up ten times as slowly, and every request passes through all of these.
+# What a connection is doing; all but WORKING have a time limit, READING (a body) one of its own. Plain
+# numbers, because Python 3.11 looks members of an Enum up ten times as slowly, and every request passes
+# through all of these.
 _HEADERS: Final = 0
 _WORKING: Final = 1
 _ANSWERING: Final = 2
 _IDLE: Final = 3
 _CLOSING: Final = 4
+_READING: Final = 5
+
+_WAITING: Final = (_HEADERS, _READING, _IDLE, _CLOSING)
+"""Phases in which it is the client's turn and no request is being answered."""
 
 
 class Refusal(Exception):
@@ -90,7 +102,7 @@ NOT_STORED: Final[Mapping[str, str]] = {"Cache-Control": "no-store", **SERVER}
 class _Connection(web.RequestHandler):
     """aiohttp's connection, which also knows its phase and does not tell what it stumbled over."""
 
-    __slots__ = ("_listener", "_wire", "peer", "phase", "since")
+    __slots__ = ("_listener", "_wire", "network", "peer", "phase", "since")
 
     def __init__(
         self, listener: Listener, server: web.Server, loop: asyncio.AbstractEventLoop
@@ -110,20 +122,22 @@ class _Connection(web.RequestHandler):
         self._listener = listener
         self._wire: asyncio.Transport | None = None
         self.peer = ""
-        self.phase = _HEADERS
+        self.network = b""
+        self.phase = _WORKING
         self.since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         wire = cast(asyncio.Transport, transport)
+        # None if the client has gone already. A listener on "::" sees IPv4 as ::ffff:192.0.2.1.
+        address = wire.get_extra_info("peername") or ("",)
+        self.peer = str(address[0]).removeprefix("::ffff:")
+        self.network = network_of(self.peer)
         if not self._listener.admit(self):
             # Nothing of this connection may reach aiohttp, not even its end.
             wire.set_protocol(asyncio.Protocol())
             wire.abort()
             return
         self._wire = wire
-        # None if the client has gone already. A listener on "::" sees IPv4 as ::ffff:192.0.2.1.
-        address = wire.get_extra_info("peername") or ("",)
-        self.peer = str(address[0]).removeprefix("::ffff:")
         self.enter(_HEADERS)
         super().connection_made(transport)
 
@@ -140,6 +154,7 @@ class _Connection(web.RequestHandler):
         """Note that a phase begins."""
         self.phase = phase
         self.since = self._loop.time()
+        self._listener.note(self, waits=phase in _WAITING)
 
     def expire(self) -> None:
         """Close, or cut off a client that does not take what was sent to it."""
@@ -149,6 +164,14 @@ class _Connection(web.RequestHandler):
         else:
             self.enter(_CLOSING)
             self.force_close()
+
+    def let_go(self) -> None:
+        """Close now: another connection needs the room."""
+        assert self._wire is not None
+        if self.phase is _IDLE:  # what was answered last may still be on its way
+            self.force_close()
+        else:
+            self._wire.abort()
 
     def handle_error(
         self,
@@ -174,7 +197,9 @@ class Listener(ABC):
             request, to the end of its headers. Then the connection is closed.
         body_timeout_seconds: To receive a body (then 408), and for a client to take its answer.
         idle_timeout_seconds: Between an answer and the next request.
-        max_connections: Further connections are closed at once.
+        max_connections: For one more, the connection is closed that has waited longest for its client; the
+            new one where none waits.
+        max_connections_per_address: The same for those of one IPv4 address or one IPv6 /64, among themselves.
         max_requests_in_flight: In the handler; further ones get 503.
 
     The reasons for the numbers are in the configuration reference.
@@ -196,16 +221,20 @@ class Listener(ABC):
         body_timeout_seconds: float = 10.0,
         idle_timeout_seconds: float = 75.0,
         max_connections: int = 1000,
+        max_connections_per_address: int = 500,
         max_requests_in_flight: int = 256,
     ) -> None:
         self.max_body_bytes = max_body_bytes
         self.body_timeout_seconds = body_timeout_seconds
         self._max_connections = max_connections
+        self._max_connections_per_address = max_connections_per_address
         self._max_requests_in_flight = max_requests_in_flight
         self.counters = Counters()
         self._host = host
         self._port = port
         self._connections: set[_Connection] = set()
+        self._waiting: OrderedDict[_Connection, None] = OrderedDict()
+        self._networks: dict[bytes, _Network] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._in_flight_count = 0
         self._draining = False
@@ -218,6 +247,7 @@ class Listener(ABC):
             body_timeout_seconds,
             idle_timeout_seconds,
             body_timeout_seconds,
+            math.inf,
         )
 
     # --- What a subclass says and uses ------------------------------------------------------------
@@ -284,6 +314,8 @@ class Listener(ABC):
         if request.headers.get("Expect", "").lower() == "100-continue" and request.version.minor:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         parts = bytearray()
+        connection = cast(_Connection, request.protocol)
+        connection.enter(_READING)
         try:
             async with asyncio.timeout(self.body_timeout_seconds):
                 while part := await request.content.readany():
@@ -292,6 +324,8 @@ class Listener(ABC):
                         break
         except TimeoutError:
             raise Refusal(HTTPStatus.REQUEST_TIMEOUT) from None
+        finally:
+            connection.enter(_WORKING)
         return bytes(parts)
 
     # --- Life -------------------------------------------------------------------------------------
@@ -366,16 +400,51 @@ class Listener(ABC):
     # --- What a connection asks -------------------------------------------------------------------
 
     def admit(self, connection: _Connection) -> bool:
-        """Return whether there is room for one more connection, and count it if so."""
-        if self._draining or len(self._connections) >= self._max_connections:
+        """Return whether there is room for one more connection, made if need be, and count it if so."""
+        network = self._networks.get(connection.network) or _Network()
+        if (
+            self._draining
+            or not self._has_room(network.count, self._max_connections_per_address, network.waiting)
+            or not self._has_room(len(self._connections), self._max_connections, self._waiting)
+        ):
             self.counters.connections_refused += 1
             return False
         self._connections.add(connection)
+        network = self._networks.setdefault(connection.network, _Network())
+        network.count += 1
         return True
+
+    def _has_room(self, count: int, limit: int, waiting: OrderedDict[_Connection, None]) -> bool:
+        if count < limit:
+            return True
+        longest = next(iter(waiting), None)
+        if longest is None:
+            return False
+        self.counters.connections_let_go += 1
+        self.forget(longest)
+        longest.let_go()
+        return True
+
+    def note(self, connection: _Connection, *, waits: bool) -> None:
+        """Remember that it is a connection's client's turn from now on, or no longer."""
+        network = self._networks.get(connection.network)
+        if network is None or connection not in self._connections:
+            return
+        for waiting in (self._waiting, network.waiting):
+            waiting.pop(connection, None)
+            if waits:
+                waiting[connection] = None
 
     def forget(self, connection: _Connection) -> None:
         """Make room."""
+        if connection not in self._connections:
+            return
+        self.note(connection, waits=False)
         self._connections.discard(connection)
+        network = self._networks[connection.network]
+        network.count -= 1
+        if not network.count:
+            del self._networks[connection.network]
 
     def refuse_unreadable(self, connection: _Connection) -> web.StreamResponse:
         """Answer 400 to what is not HTTP, and close."""
@@ -391,7 +460,7 @@ class Listener(ABC):
         connection = cast(_Connection, request.protocol)
         task = cast("asyncio.Task[object]", asyncio.current_task())
         self._tasks.add(task)
-        connection.phase = _WORKING
+        connection.enter(_WORKING)
         try:
             return await self._answer(request, connection)
         except ConnectionError:  # the client has gone; there is nobody to take this
@@ -432,7 +501,15 @@ class Listener(ABC):
 
 
 def _is_busy(connection: _Connection) -> bool:
-    return connection.phase in (_WORKING, _ANSWERING)
+    return connection.phase in (_WORKING, _READING, _ANSWERING)
+
+
+@dataclass(slots=True)
+class _Network:
+    """The connections of one address: how many, and which wait for their client, the longest first."""
+
+    count: int = 0
+    waiting: OrderedDict[_Connection, None] = field(default_factory=OrderedDict)
 
 
 def is_encoded(headers: Mapping[str, str]) -> bool:

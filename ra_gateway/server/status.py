@@ -121,7 +121,8 @@ class StatusListener(Listener):
         port: TCP port; 0 takes a free one.
         clock: Returns aware UTC.
         max_body_bytes: Of an OCSP request; larger ones are refused (413).
-        header_timeout_seconds, idle_timeout_seconds, max_connections, max_requests_in_flight: As of `Listener`.
+        header_timeout_seconds, idle_timeout_seconds, max_connections, max_connections_per_address,
+            max_requests_in_flight: As of `Listener`.
         body_timeout_seconds: To receive a request, and for a client to take a CRL.
     """
 
@@ -153,6 +154,7 @@ class StatusListener(Listener):
         body_timeout_seconds: float = 60.0,
         idle_timeout_seconds: float = 15.0,
         max_connections: int = 1000,
+        max_connections_per_address: int = 500,
         max_requests_in_flight: int = 256,
     ) -> None:
         super().__init__(
@@ -163,6 +165,7 @@ class StatusListener(Listener):
             body_timeout_seconds=body_timeout_seconds,
             idle_timeout_seconds=idle_timeout_seconds,
             max_connections=max_connections,
+            max_connections_per_address=max_connections_per_address,
             max_requests_in_flight=max_requests_in_flight,
         )
         self._handler = handler

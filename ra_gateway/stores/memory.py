@@ -17,7 +17,7 @@ from typing import Final
 from ra_gateway.errors import StaleTransaction, StoreUnavailable
 from ra_gateway.ra.fates import Fate, Standing
 from ra_gateway.ra.ports import Clock
-from ra_gateway.ra.transaction import Transaction, TransactionKey
+from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 
 FIND_LIMIT: Final = 8
 """How many signers' transactions `find` returns (the port's limit)."""
@@ -50,6 +50,7 @@ class MemoryStore:
             store forget what a captured request could have issued twice. By default the clock itself.
         max_transactions: How many live transactions are kept (1 or more); one more is refused, not
             traded for another, because a forgotten transaction could be issued twice.
+        max_per_signer: How many of them one signer may have, RAs apart.
         max_held: Most requests that wait for an operator (1 or more); one more is refused.
     """
 
@@ -58,15 +59,18 @@ class MemoryStore:
         clock: Clock,
         *,
         max_transactions: int,
+        max_per_signer: int = 128,
         max_held: int = 10_000,
         lifetimes: Clock | None = None,
     ) -> None:
         self._clock = clock
         self._lifetimes = lifetimes or clock
         self._max_transactions = max_transactions
+        self._max_per_signer = max_per_signer
         self._slots: dict[TransactionKey, _Slot] = {}
         # The inner dict is used as an ordered set: the oldest transactions are found first.
         self._by_transaction_id: dict[bytes, dict[TransactionKey, None]] = {}
+        self._by_signer: dict[tuple[str, bytes], dict[TransactionKey, None]] = {}
         self._due: list[tuple[datetime, int, TransactionKey]] = []
         self._ticket = count()  # keys have no order: it decides between equal times
         self._agenda: dict[TransactionKey, datetime] = {}
@@ -80,6 +84,7 @@ class MemoryStore:
         """Store a new transaction unless its key is live, and return the live one if it is.
 
         Raises:
+            TooManyTransactions: Its signer has as many as it may have.
             StoreUnavailable: The store is full of live transactions.
         """
         now = self._lifetimes()
@@ -88,11 +93,13 @@ class MemoryStore:
         live = self._live(key, now)
         if live is not None:
             return live.transaction
+        self._check_signer(key, now)
         if len(self._slots) >= self._max_transactions:
             raise StoreUnavailable(f"memory store: full, {len(self._slots)} transactions are live")
         ends_at = self._end(transaction.expires_at)
         self._slots[key] = _Slot(transaction, ends_at, ends_at)
         self._by_transaction_id.setdefault(key.transaction_id, {})[key] = None
+        self._by_signer.setdefault(key.signer, {})[key] = None
         self._schedule(key, ends_at)
         return None
 
@@ -218,6 +225,16 @@ class MemoryStore:
         """Return when a time of the wall clock will have come, on the clock of lifetimes."""
         return self._lifetimes() + (at - self._clock())
 
+    def _check_signer(self, key: TransactionKey, now: datetime) -> None:
+        if key.speaks_for_many:
+            return
+        own = self._by_signer.get(key.signer, {})
+        if len(own) >= self._max_per_signer:
+            for other in tuple(own):
+                self._live(other, now)  # forgets it if it has expired
+            if len(own) >= self._max_per_signer:
+                raise too_many(self._max_per_signer)
+
     def _live(self, key: TransactionKey, now: datetime) -> _Slot | None:
         slot = self._slots.get(key)
         if slot is not None and slot.ends_at <= now:
@@ -238,6 +255,10 @@ class MemoryStore:
         del sharing[key]
         if not sharing:
             del self._by_transaction_id[key.transaction_id]
+        own = self._by_signer[key.signer]
+        del own[key]
+        if not own:
+            del self._by_signer[key.signer]
         slot.wake()
 
     def _schedule(self, key: TransactionKey, due_at: datetime) -> None:

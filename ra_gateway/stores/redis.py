@@ -2,6 +2,7 @@
 
     {prefix}:{<transactionID>}:<domain>:<signer digest>   hash: version, record (seal and `Transaction.to_fields`)
     {prefix}:{<transactionID>}                            set: keys of these hashes (at most 8)
+    {prefix}:signer:{<digest>}:<domain>                   sorted set: a signer's transactions by when they expire
     {prefix}:agenda                                       sorted set: transactions by when they are due
     {prefix}:{held}                                       hash: requester to the request that waits for approval
     {prefix}:{held}:until                                 sorted set: requesters by when their requests expire
@@ -42,7 +43,7 @@ from ra_gateway.clocks import elapsed_seconds
 from ra_gateway.errors import StaleTransaction, StoreUnavailable, TransactionInUse
 from ra_gateway.ra.fates import Fate, Standing
 from ra_gateway.ra.ports import Clock
-from ra_gateway.ra.transaction import Transaction, TransactionKey
+from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 from ra_gateway.stores.sealing import NotSealed, Seals, packed, unpacked
 
 log = structlog.get_logger()
@@ -107,6 +108,20 @@ end
 if redis.call('SCARD', KEYS[2]) < {FIND_LIMIT} then redis.call('SADD', KEYS[2], KEYS[1]) end
 if redis.call('PTTL', KEYS[2]) < ttl then redis.call('PEXPIRE', KEYS[2], ttl) end
 return false
+"""
+
+# A place among a signer's transactions, taken before the transaction is stored, by a script of its own: they need not
+# live in one cluster slot. One that was taken in vain is free again when the transaction would have expired.
+_RESERVE: Final = f"""{_READING}
+cleared(KEYS[1], 'zset')
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
+if not redis.call('ZSCORE', KEYS[1], ARGV[3]) then
+  if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[4]) then return 0 end
+  redis.call('ZADD', KEYS[1], ARGV[2], ARGV[3])
+end
+local ttl = tonumber(ARGV[5])
+if redis.call('PTTL', KEYS[1]) < ttl then redis.call('PEXPIRE', KEYS[1], ttl) end
+return 1
 """
 
 _LOAD: Final = f"{_READING} return read(KEYS[1])"
@@ -242,6 +257,8 @@ class RedisStore:
         password: Used when the URL has none.
         timeout_seconds: Bound of every method except `wait`, whatever happens to Redis (above 0).
         max_connections: At most so many (1 or more); further calls wait for one within their time.
+        max_per_signer: How many live transactions one signer may have, RAs apart; each counts for as long as
+            it was to live when it was created.
         max_held: Most requests that wait for an operator; one more is refused.
 
     Raises:
@@ -259,6 +276,7 @@ class RedisStore:
         password: str | None = None,
         timeout_seconds: float = 2.0,
         max_connections: int = 64,
+        max_per_signer: int = 128,
         max_held: int = 10_000,
     ) -> None:
         if "{" in key_prefix or "}" in key_prefix:
@@ -274,11 +292,13 @@ class RedisStore:
         self._name = _name(self._pool.connection_kwargs)
         self._client = Redis(connection_pool=self._pool)
         register = self._client.register_script
+        self._reserve = register(_RESERVE)
         self._create, self._load, self._replace = map(register, (_CREATE, _LOAD, _REPLACE))
         self._bound, self._version, self._find = map(register, (_BOUND, _VERSION, _FIND))
         self._plan, self._due, self._drop = map(register, (_PLAN, _DUE, _DROP))
         self._hold, self._held, self._unhold = map(register, (_HOLD, _HELD, _UNHOLD))
         self._standing, self._settle = map(register, (_STANDING, _SETTLE))
+        self._max_per_signer = max_per_signer
         self._max_held = max_held
         self._agenda = f"{key_prefix}:agenda"
         self._held_keys = [f"{key_prefix}:{{held}}", f"{key_prefix}:{{held}}:until"]
@@ -290,8 +310,14 @@ class RedisStore:
         """Store a new transaction unless its key is live, and return the live one if it is.
 
         Raises:
+            TooManyTransactions: Its signer has as many as it may have.
             TransactionInUse: What was stored under the key is lost: it does not verify, or is gone before its time.
         """
+        if not await self._has_room(transaction):
+            live = await self.load(transaction.key)
+            if live is None:
+                raise too_many(self._max_per_signer)
+            return live
         keys = hash_key, _ = self._keys(transaction.key)
         must_be_there = not repeatable and self._seen_version(hash_key) is not None
         lifetime_ms = self._lifetime_ms(transaction)
@@ -314,6 +340,18 @@ class RedisStore:
             return None if again and live == transaction else live
 
         return await self._ask(attempt)
+
+    async def _has_room(self, transaction: Transaction) -> bool:
+        key = transaction.key
+        if key.speaks_for_many:
+            return True
+        index = f"{self._prefix}:signer:{{{key.signer_digest.hex()}}}:{key.domain}"
+        times = self._clock().timestamp(), transaction.expires_at.timestamp()
+        # By digest: a transactionID may be long.
+        member = hashlib.sha256(key.transaction_id).hexdigest()
+        limits = self._max_per_signer, max(self._lifetime_ms(transaction), 1)
+        reserved: Any = await self._ask(lambda _: self._reserve([index], [*times, member, *limits]))
+        return bool(reserved)
 
     async def load(self, key: TransactionKey) -> Transaction | None:
         """Return the live transaction under a key, or None; what does not verify is reported, and none."""

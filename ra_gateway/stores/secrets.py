@@ -1,7 +1,11 @@
 """Shared secrets of devices, from a CSV file; which are used up is kept in a second file.
 
-For one process: what is locked, and what is used up, no other one knows. The second file is locked by who
-writes to it, so that a secret cannot be used once here and once there.
+For one process: who guessed, and what is used up, no other one knows. The second file is locked by who writes to it, so
+that a secret cannot be used once here and once there.
+
+A reference travels in the clear, so whoever saw it can send wrong MACs under it. They are therefore counted for each
+peer and reference: they slow down who sends them, and nobody elsewhere. Who guesses from many addresses is not slowed
+down as a whole; the length of the secrets stops that.
 """
 
 from __future__ import annotations
@@ -10,15 +14,17 @@ import asyncio
 import csv
 import fcntl
 import os
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from ra_gateway.cmp.mac import SharedSecret, reference_fingerprint
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
+from ra_gateway.peers import network_of
 from ra_gateway.ra.ports import Claim, Clock
 
 COLUMNS: Final = ("reference", "secret", "subject", "san", "single_use", "expires")
@@ -29,6 +35,52 @@ MIN_SECRET_OCTETS: Final = 16
 _MAX_REFERENCE_OCTETS: Final = 64  # ub-common-name: sender's commonName holds it (RFC 9483 3.1)
 
 
+_NETWORK_SHARE: Final = 20
+"""So many times the failures of one reference, under any, and a peer gets one try at each at a time."""
+
+_MAX_COUNTED: Final = 4096
+"""Pairs of peer and reference that are remembered, and peers: 1 MB each. Who failed longest ago goes first."""
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Failures that drain steadily.
+
+    Args:
+        level: How many there were when last looked at.
+        at: When that was.
+    """
+
+    level: float
+    at: datetime
+
+
+class _Buckets:
+    """A bounded table of failures by who failed; one drains in so many seconds."""
+
+    def __init__(self, drain_seconds: float) -> None:
+        self._drain_seconds = drain_seconds
+        self._buckets: OrderedDict[tuple[bytes, bytes], _Bucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def level(self, key: tuple[bytes, bytes], now: datetime) -> float:
+        """Return how many failures there are still."""
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            return 0.0
+        drained = max((now - bucket.at).total_seconds(), 0.0) / self._drain_seconds
+        return max(bucket.level - drained, 0.0)
+
+    def add(self, key: tuple[bytes, bytes], now: datetime, *, most: int) -> None:
+        """Count one more, up to a level."""
+        self._buckets[key] = _Bucket(min(self.level(key, now) + 1.0, float(most)), now)
+        self._buckets.move_to_end(key)
+        if len(self._buckets) > _MAX_COUNTED:
+            self._buckets.popitem(last=False)
+
+
 class SecretFile:
     """Shared secrets by reference, read once.
 
@@ -37,8 +89,8 @@ class SecretFile:
             expires is a time with its offset from UTC, or empty.
         clock: Aware UTC.
         used_path: Where the fingerprints of secrets for single use go that were used; None refuses such secrets.
-        lockout_failures: So many wrong MACs within the time lock a reference.
-        lockout_seconds: The time, and how long the lock lasts from the last failure on.
+        lockout_failures: So many wrong MACs a peer may send under one reference within the time, at once or not.
+        lockout_seconds: The time; beyond, the peer gets one try each time it divided by that number has passed.
 
     Raises:
         ConfigError: Every unusable line, at once; no text repeats a secret.
@@ -55,12 +107,11 @@ class SecretFile:
     ) -> None:
         self._clock = clock
         self._used_path = used_path
-        self._window = timedelta(seconds=lockout_seconds)
         self._lockout_failures = lockout_failures
         self._secrets: dict[bytes, SharedSecret] = {}
-        # Only of references that exist, and no more times than lock one: bounded by the file.
-        self._failures: dict[bytes, deque[datetime]] = {}
-        self._locked_until: dict[bytes, datetime] = {}
+        drain_seconds = lockout_seconds / lockout_failures
+        self._by_reference = _Buckets(drain_seconds)
+        self._by_network = _Buckets(drain_seconds / _NETWORK_SHARE)
         self._holders: dict[str, str] = {}
         self._file: int | None = None
         self._writing = asyncio.Lock()
@@ -101,25 +152,27 @@ class SecretFile:
                     )
                 self._secrets[secret.reference] = secret
 
-    async def find(self, reference: bytes) -> SharedSecret | None:
-        """Return the secret of a reference, or None if there is none or it is locked."""
-        locked_until = self._locked_until.get(reference)
-        if locked_until is not None:
-            if self._clock() < locked_until:
-                return None
-            del self._locked_until[reference]
-        return self._secrets.get(reference)
+    async def find(self, reference: bytes, peer: str) -> SharedSecret | None:
+        """Return the secret of a reference, or None if there is none, or the peer guessed too often."""
+        secret = self._secrets.get(reference)
+        if secret is None or not self._may_try(network_of(peer), reference, self._clock()):
+            return None
+        return secret
 
-    async def failed(self, reference: bytes) -> None:
-        """Count a wrong MAC, unless the reference is locked already."""
-        if reference not in self._secrets or await self.find(reference) is None:
-            return
-        times = self._failures.setdefault(reference, deque(maxlen=self._lockout_failures))
-        now = self._clock()
-        times.append(now)
-        if len(times) == self._lockout_failures and now - times[0] < self._window:
-            self._locked_until[reference] = now + self._window
-            del self._failures[reference]
+    async def failed(self, reference: bytes, peer: str) -> None:
+        """Count a wrong MAC, unless the peer has no try left anyway."""
+        network, now = network_of(peer), self._clock()
+        if reference in self._secrets and self._may_try(network, reference, now):
+            most = self._lockout_failures
+            self._by_reference.add((network, reference), now, most=most)
+            self._by_network.add((network, b""), now, most=most * _NETWORK_SHARE)
+
+    def _may_try(self, network: bytes, reference: bytes, now: datetime) -> bool:
+        full = float(self._lockout_failures)
+        level = self._by_reference.level((network, reference), now)
+        if self._by_network.level((network, b""), now) > full * _NETWORK_SHARE - 1.0:
+            full = 1.0  # under other references: one that it has not tried yet is still as good as ever
+        return level <= full - 1.0
 
     async def claim(self, reference: bytes, holder: str) -> Claim:
         """Use up a secret; recorded on disk before this returns.

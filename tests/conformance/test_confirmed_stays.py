@@ -20,7 +20,7 @@ from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from tests.conformance.test_withdrawing import WAIT_SECONDS, revocations, work
-from tests.support.harness import Answer, ManualClock, World, cmp_certificate
+from tests.support.harness import Answer, ManualClock, World, cmp_certificate, fail_names
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import Operation
 from tests.support.redis_server import SEAL_KEY

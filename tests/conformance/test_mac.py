@@ -376,25 +376,88 @@ async def test_any_changed_bit_is_noticed(world: World) -> None:
     )
 
 
+async def guess(world: World, peer: str, **named: Any) -> PKIMessage:
+    """Post an ir with a wrong MAC."""
+    return await post(world, await ir(world, secret="x" * 20, **named), peer)
+
+
+async def post(world: World, der: bytes, peer: str) -> PKIMessage:
+    """Post a message from an address."""
+    reply = await world.gateway.handle(der, endpoint=world.endpoint.name, peer=peer)
+    return PKIMessage.from_der(reply.der)
+
+
+GUESSER, DEVICE = "198.51.100.9", "192.0.2.7"
+
+
 @pytest.mark.requirement(41)
-async def test_repeated_failures_lock_a_reference(world: World) -> None:
-    """After three wrong MACs the right one is refused as well, until the time is over; others are not."""
-    for _ in range(3):
-        await assert_refused(world, await ir(world, secret="x" * 20), "badMessageCheck")
-    await assert_refused(world, await ir(world), "badMessageCheck", rule="R41")
+async def test_who_guesses_is_slowed_down(world: World) -> None:
+    """After three wrong MACs a peer gets one try every 300 s, and the same error meanwhile, right or wrong."""
+    answers = [await guess(world, GUESSER) for _ in range(3)]
+    refused = await post(world, await ir(world), GUESSER)
+    assert world.events[-1].rule == "R41"
+    assert refused.body_der == answers[0].body_der
+    world.clock.move(seconds=299)
+    assert (await post(world, await ir(world), GUESSER)).body_type is BodyType.error
+    world.clock.move(seconds=2)
+    assert (await guess(world, GUESSER)).body_type is BodyType.error
+    assert (await post(world, await ir(world), GUESSER)).body_type is BodyType.error
+    world.clock.move(seconds=301)
+    assert (await post(world, await ir(world), GUESSER)).body_type is BodyType.ip
+
+
+@pytest.mark.requirement(41)
+async def test_who_saw_a_reference_does_not_lock_its_device_out(world: World) -> None:
+    """However many wrong MACs come from elsewhere, also in an address block, the device enrols at once."""
+    for _ in range(30):
+        await guess(world, GUESSER)
+        await guess(world, "2001:db8::1")
+    assert (await post(world, await ir(world), DEVICE)).body_type is BodyType.ip
     other = await ir(world, reference=OTHER[0], secret=OTHER[1], subject="CN=enb-2.ran.example.net")
-    assert (await world.ask(other)).body_type is BodyType.ip
-    world.clock.move(seconds=901)
-    assert (await world.ask(await ir(world))).body_type is BodyType.ip
+    assert (await post(world, other, GUESSER)).body_type is BodyType.ip
 
 
 @pytest.mark.requirement(41)
-async def test_failures_far_apart_lock_nothing(world: World) -> None:
+async def test_a_block_of_addresses_is_one_peer(world: World) -> None:
+    """An IPv6 /64 has as many tries as one address."""
+    for number in range(3):
+        await guess(world, f"2001:db8::{number + 1}")
+    assert (await post(world, await ir(world), "2001:db8::ffff")).body_type is BodyType.error
+    assert (await post(world, await ir(world), "2001:db8:0:1::1")).body_type is BodyType.ip
+
+
+@pytest.mark.requirement(41)
+async def test_failures_far_apart_slow_nobody_down(world: World) -> None:
     """Only failures within the time count."""
     for _ in range(4):
         await assert_refused(world, await ir(world, secret="x" * 20), "badMessageCheck")
         world.clock.move(seconds=451)
     assert (await world.ask(await ir(world))).body_type is BodyType.ip
+
+
+async def test_who_guesses_at_many_references_gets_one_try_at_each(tmp_path: Path) -> None:
+    """A peer's wrong MACs count together as well; a reference that it has not tried is not closed to it."""
+    path = tmp_path / "many.csv"
+    rows = [f"enb-{n}-ref,{SECRET}{n},CN=enb-{n},,false," for n in range(100)]
+    path.write_text("\n".join(["reference,secret,subject,san,single_use,expires", *rows]) + "\n")
+    secrets = open_secrets(path, ManualClock())
+    for number in range(30):
+        for _ in range(2):
+            await secrets.failed(b"enb-%d-ref" % number, GUESSER)
+    for number in range(30, 40):
+        assert await secrets.find(b"enb-%d-ref" % number, GUESSER) is not None
+        await secrets.failed(b"enb-%d-ref" % number, GUESSER)
+        assert await secrets.find(b"enb-%d-ref" % number, GUESSER) is None
+        assert await secrets.find(b"enb-%d-ref" % number, DEVICE) is not None
+
+
+async def test_what_is_remembered_of_guesses_is_bounded(csv_path: Path) -> None:
+    """From however many addresses they come."""
+    secrets = open_secrets(csv_path, ManualClock())
+    for number in range(10_000):
+        await secrets.failed(REFERENCE.encode(), f"10.0.{number // 256}.{number % 256}")
+        await secrets.failed(b"unknown %d" % number, GUESSER)
+    assert len(secrets._by_reference) == len(secrets._by_network) == 4096
 
 
 async def test_an_expired_secret_is_refused(world: World) -> None:

@@ -625,6 +625,29 @@ async def test_a_full_store_refuses_new_work_and_finishes_the_old(make_world: Ma
     assert len(world.ca.issued) == 1
 
 
+@pytest.mark.requirement(12)
+async def test_a_device_that_begins_again_and_again_keeps_nobody_else_out(
+    make_world: MakeWorld,
+) -> None:
+    """systemUnavail for its own one too many, with a hint for the operator; others, and what it began, go on."""
+    clock = make_world().clock
+    store = MemoryStore(clock, max_transactions=100, max_per_signer=2)
+    world = make_world(store=store, clock=clock)
+    device = world.device("ENB-1")
+    first = world.enrollment(device)
+    answer = await world.post(await first.request())
+    await world.post(await world.enrollment(device).request())
+    refused = await world.ask(await world.enrollment(device).request())
+    assert fail_names(refused) == ["systemUnavail"]
+    event = world.events[-1]
+    assert (event.outcome, event.rule) == ("refused", "R12")
+    assert "max_transactions_per_signer" in event.detail
+    other = await world.ask(await world.enrollment(world.device("ENB-2")).request())
+    assert other.body_type is BodyType.ip
+    await finish(world, first, answer)
+    assert len(world.ca.issued) == 3
+
+
 # --- leases ---------------------------------------------------------------------------------------------------
 
 

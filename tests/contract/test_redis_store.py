@@ -12,6 +12,7 @@ import struct
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 
 import pytest
 import uvloop
@@ -30,7 +31,7 @@ from tests.support.redis_server import SEAL_KEY
 from ra_gateway.stores.redis import RedisStore
 
 async def main(url, rivals):
-    store = RedisStore(url, clock=system_clock, seal_keys=[SEAL_KEY])
+    store = RedisStore(url, clock=system_clock, seal_keys=[SEAL_KEY], max_per_signer=1000)
     await store.ping()
     print("ready", flush=True)
     sys.stdin.readline()
@@ -510,3 +511,15 @@ async def test_after_a_failover_the_new_primary_is_used(
         for transaction in transactions:
             assert await moving_store.create(transaction) is None
     assert await store.load(transactions[4].key) == transactions[4]
+
+
+async def test_nothing_of_a_signer_is_left_once_its_transactions_expired(
+    store: RedisStore, redis_server: RedisServer
+) -> None:
+    """The count of a signer's transactions lives as long as the longest of them, and no longer."""
+    for number, minutes in ((1, 5), (2, 1)):
+        lifetime = timedelta(minutes=minutes)
+        await store.create(new_transaction(bytes((number,)), lifetime=lifetime))
+    name = f"ra:signer:{{{1:064x}}}:acme-radio"
+    assert redis_server.command(f"ZCARD {name}") == b":2\r\n"
+    assert 299_000 < int(redis_server.command(f"PTTL {name}")[1:]) <= 300_000

@@ -14,7 +14,7 @@ from datetime import timedelta
 import pytest
 
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.errors import StaleTransaction
+from ra_gateway.errors import PKIFailureInfo, StaleTransaction, TooManyTransactions
 from ra_gateway.ra.ports import TransactionStore
 from ra_gateway.ra.transaction import Event, Exchange, State, Transaction, TransactionKey, advance
 from ra_gateway.stores.memory import MemoryStore
@@ -25,19 +25,23 @@ from tests.support.redis_server import SEAL_KEY
 
 Node = Callable[[], TransactionStore]
 
+PER_SIGNER = 12
+
 
 @pytest.fixture(params=["memory", "redis"])
 async def node(request: pytest.FixtureRequest) -> AsyncIterator[Node]:
     opened: list[TransactionStore] = []
     if request.param == "memory":
-        only = MemoryStore(system_clock, max_transactions=1000)
+        only = MemoryStore(system_clock, max_transactions=1000, max_per_signer=PER_SIGNER)
         opened.append(only)
         yield lambda: only
     else:
         url = request.getfixturevalue("redis_url")
 
         def connect() -> TransactionStore:
-            opened.append(RedisStore(url, clock=system_clock, seal_keys=[SEAL_KEY]))
+            opened.append(
+                RedisStore(url, clock=system_clock, seal_keys=[SEAL_KEY], max_per_signer=PER_SIGNER)
+            )
             return opened[-1]
 
         yield connect
@@ -357,3 +361,52 @@ async def test_a_store_that_can_be_written_to_answers_ping(node: Node) -> None:
     store = node()
     await store.ping()
     assert await store.find(b"") == []
+
+
+async def test_a_signer_has_no_more_than_its_share(node: Node) -> None:
+    """One more is refused as systemUnavail; repeats, other signers and what is stored are not touched."""
+    own = [new_transaction(bytes((n,)) * 16) for n in range(PER_SIGNER + 1)]
+    for transaction in own[:-1]:
+        assert await node().create(transaction) is None
+    with pytest.raises(TooManyTransactions, match="max_transactions_per_signer") as caught:
+        await node().create(own[-1])
+    assert caught.value.fail_info is PKIFailureInfo.systemUnavail
+    assert await node().load(own[-1].key) is None
+    assert await node().create(own[0]) == own[0]
+    assert await node().create(new_transaction(own[-1].key.transaction_id, signer=2)) is None
+    assert await node().load(own[0].key) == own[0]
+
+
+async def test_an_ra_speaks_for_many(node: Node) -> None:
+    """Its transactions are those of its devices: only the store as a whole bounds them."""
+    key = TransactionKey("ra:ran", bytes(32), b"")
+    for number in range(2 * PER_SIGNER):
+        own = dataclasses.replace(key, transaction_id=number.to_bytes(16, "big"))
+        assert await node().create(new_transaction(key=own)) is None
+
+
+async def test_an_expired_transaction_leaves_its_signer_room(node: Node) -> None:
+    """Each expiry lets one more in, and nothing of a signer is left when all have expired."""
+    short = timedelta(milliseconds=300)
+    for number in range(PER_SIGNER):
+        lifetime = short if number < 2 else timedelta(minutes=5)
+        await node().create(new_transaction(bytes((number,)) * 16, lifetime=lifetime))
+    await asyncio.sleep(0.35)
+    for number in (100, 101):
+        assert await node().create(new_transaction(bytes((number,)) * 16)) is None
+    with pytest.raises(TooManyTransactions):
+        await node().create(new_transaction(bytes((102,)) * 16))
+
+
+async def test_two_nodes_together_give_a_signer_no_more(node: Node) -> None:
+    """All at once, from two nodes: as many are stored as one signer may have."""
+    nodes = node(), node()
+    results = await asyncio.gather(
+        *(
+            nodes[number % 2].create(new_transaction(bytes((number,)) * 16))
+            for number in range(3 * PER_SIGNER)
+        ),
+        return_exceptions=True,
+    )
+    assert sum(result is None for result in results) == PER_SIGNER
+    assert sum(isinstance(result, TooManyTransactions) for result in results) == 2 * PER_SIGNER

@@ -187,6 +187,28 @@ def mutated(random: Random, der: bytes) -> bytes:
     return octets
 
 
+def swollen(random: Random, der: bytes, octets: int) -> bytes:
+    """Return a message with more of something: one element repeated, or made longer, up to a size."""
+    try:
+        tree = parse(der)
+    except ValueError:
+        tree = random.choice(_trees()).copy()
+    room = octets - len(der)
+    if room > 0 and random.random() < 0.7:
+        parent = random.choice([node for node in tree.walk() if node.parts] or [tree])
+        if parent.parts:
+            place = random.randrange(len(parent.parts))
+            size = max(len(parent.parts[place].encode()), 2)
+            count = min(random.choice((2, 8, 64, 4096, 65_536)), room // size)
+            parent.parts[place:place] = [parent.parts[place]] * count
+    elif room > 0:
+        node = random.choice([node for node in tree.walk() if node.parts is None] or [tree])
+        _become(node, (node.octets or b"\x01") + random.randbytes(random.choice((8, 100, room))))
+    if random.random() < 0.5:
+        _protect(random, tree)
+    return tree.encode()
+
+
 # --- edits --------------------------------------------------------------------------------------------------------
 
 

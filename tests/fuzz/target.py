@@ -272,6 +272,7 @@ class ForkedStore(MemoryStore):
         """Forget everything that happened since; what was there before too, unless `marked`."""
         self._slots.clear()
         self._by_transaction_id.clear()
+        self._by_signer.clear()
         self._due.clear()
         self._agenda.clear()
         self._held.clear()
@@ -329,7 +330,7 @@ class Pipeline:
             Violation: Something does not hold.
         """
         world = self.world
-        self._forget()
+        self.forget()
         reply = await world.gateway.handle(octets, endpoint=world.endpoint.name, peer="192.0.2.7")
         require(bool(world.events), "nobody was told")
         for event in world.events:
@@ -393,7 +394,7 @@ class Pipeline:
         """
         world = self.world
         asked = _question(message.body_type)
-        self._forget()
+        self.forget()
         self.store.reset(marked=asked.body_type in (BodyType.certConf, BodyType.pollReq))
         self._answer_with(octets)
         try:
@@ -414,7 +415,8 @@ class Pipeline:
             nonce = message.header.recip_nonce
             require(nonce == asked.header.sender_nonce, "the answer to another request was relayed")
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Forget everything that happened since the start."""
         world = self.world
         self.store.reset()
         for trace in (world.events, world.ca.received, world.ca.issued):

@@ -577,19 +577,78 @@ async def test_a_client_that_takes_no_answers_is_cut_off() -> None:
         assert listener.counters.connections_timed_out == 1
 
 
-async def test_connections_above_the_limit_are_closed_at_once() -> None:
-    """And counted; those within it are served, and one that leaves makes room."""
-    async with served(max_connections=2) as (listener, _, _, connect):
-        first, second = await connect(), await connect()
+async def test_for_a_connection_too_many_the_longest_idle_one_goes() -> None:
+    """Whoever opened connections and says nothing shuts nobody out; who said something last stays."""
+    async with served(max_connections=3) as (listener, _, _, connect):
+        silent, first, second = await connect(), await connect(), await connect()
         await first.post(b"x")
         await second.post(b"x")
         third = await connect()
-        assert await third.is_closed()
+        assert (await third.post(b"z")).status == 200
+        assert await silent.is_closed()
+        assert (await second.post(b"y")).status == 200
+        fourth = await connect()
+        assert (await fourth.post(b"z")).status == 200
+        assert await first.is_closed()
+        assert listener.connections_count == 3
+        assert listener.counters.connections_let_go == 2
+        assert listener.counters.connections_refused == 0
+
+
+async def test_a_connection_with_a_request_in_flight_never_goes() -> None:
+    """Where all are at work, it is the newcomer that is closed, at once; one that leaves makes room."""
+    async with served(max_connections=2) as (listener, echo, _, connect):
+        echo.may_answer.clear()
+        working = [await connect(), await connect()]
+        for client in working:
+            client.send(request(b"x"))
+        await until(lambda: listener.in_flight_count == 2)
+        assert await (await connect()).is_closed()
         assert (listener.connections_count, listener.counters.connections_refused) == (2, 1)
-        assert (await first.post(b"y")).status == 200
-        first.writer.close()
-        await until(lambda: listener.connections_count == 1)
+        echo.may_answer.set()
+        assert [(await client.response()).status for client in working] == [200, 200]
         assert (await (await connect()).post(b"z")).status == 200
+
+
+async def test_bodies_that_do_not_come_shut_nobody_out() -> None:
+    """A body that is waited for is the client's turn as well: its connection goes for another."""
+    async with served(max_connections=2) as (listener, echo, _, connect):
+        slow = [await connect(), await connect()]
+        for client in slow:
+            client.send(request(b"", length=10))
+        await until(lambda: listener.connections_count == 2)
+        await until(lambda: all(c.phase == 5 for c in listener._connections))
+        assert (await (await connect()).post(b"z")).status == 200
+        assert await slow[0].is_closed()
+        slow[1].send(b"0123456789")
+        assert (await slow[1].response()).status == 200
+        assert len(echo.calls) == 2
+
+
+async def test_one_address_has_no_more_than_its_share() -> None:
+    """Among its own, the longest idle one goes; those of other addresses stay, whoever waits longer."""
+    async with served(max_connections=9, max_connections_per_address=2) as (listener, _, port, _):
+
+        async def connect(address: str) -> Client:
+            return Client(
+                *await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+            )
+
+        neighbour = await connect("127.0.0.2")
+        await until(lambda: listener.connections_count == 1)
+        greedy = []
+        for number in range(4):
+            greedy.append(await connect("127.0.0.3"))
+            await until(lambda: listener.counters.connections_let_go == max(0, len(greedy) - 2))
+            assert listener.connections_count == 1 + min(number + 1, 2)
+        assert [await client.is_closed() for client in greedy[:2]] == [True, True]
+        for client in (neighbour, *greedy[2:]):
+            assert (await client.post(b"x")).status == 200
+        for client in (neighbour, *greedy):
+            client.writer.close()
+        await until(lambda: listener.connections_count == 0)
+        assert not listener._networks
+        assert not listener._waiting
 
 
 async def test_requests_above_the_limit_are_503_and_cost_nothing() -> None:

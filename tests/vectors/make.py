@@ -1,7 +1,7 @@
 """Rebuild the vectors: `python -m tests.vectors.make`; `--record` runs openssl anew, `--cast` makes new keys first.
 
 What is signed with ML-DSA, and what openssl sent, differs each time it is made: such files are left as they are as
-long as the cast is the same.
+long as the cast is the same. What the fuzzer found (`dear-...`) stays as it is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import asyncio
 from typing import Final
 
-from tests.vectors import cast, catalogue, recorded
+from tests.vectors import cast, catalogue, dear, recorded
 from tests.vectors.book import DIRECTORY, INDEX, Book
 
 ABOUT: Final = (
@@ -34,6 +34,7 @@ async def build(*, record: bool) -> tuple[Book, dict[str, bytes]]:
     await catalogue.write(found)
     if not record:
         found.octets.update((name, (DIRECTORY / f"{name}.der").read_bytes()) for name in UNSTEADY)
+    dear.write(found)
     recorded.write(found, recorded.record() if record else recorded.read())
     return Book(catalogue.CONFIGURATIONS, found.vectors, ABOUT), found.octets
 
