@@ -31,7 +31,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Final
+
+PRINTABLE_CHARS: Final = 4096
+"""The longest text of others that is shown, unless a caller wants less."""
+
+_INVISIBLE: Final = frozenset(
+    # Letters and marks by Unicode's categories, but without a shape of their own.
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+) | {chr(code) for code in (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))}
+
+
+def printable(text: str, limit: int = PRINTABLE_CHARS) -> str:
+    """Return a text of others as it may meet a terminal, a log or a page.
+
+    Whatever is not a visible character or a plain blank is written as an escape: controls, ESC, line ends,
+    separators, marks of direction, characters of no width, surrogates, what Unicode does not assign. What is
+    printable already stays as it is, so that a text may come through here more than once.
+
+    Args:
+        text: Of a device, a CA, a file or a network: of any length.
+        limit: Characters that are left of it, at most; a longer one ends in dots and its own length.
+    """
+    # No more is looked at than is shown.
+    shown = "".join(
+        char if char.isprintable() and char not in _INVISIBLE else ascii(char)[1:-1]
+        for char in text[:limit]
+    )
+    if len(text) <= limit and len(shown) <= limit:
+        return shown
+    mark = f"... ({len(text)} characters)"
+    return shown[: max(limit - len(mark), 0)] + mark[:limit]
 
 
 class PKIFailureInfo(IntEnum):

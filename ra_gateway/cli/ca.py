@@ -450,7 +450,8 @@ def ca_show(
             "`ra-gateway ca list` shows the newest",
         )
     if as_pem:
-        say(pem(found.der).rstrip())
+        for line in pem(found.der).splitlines():
+            say(line)
         return
     certificate = Certificate.from_der(found.der)
     names = certificate.subject_alt_name_der

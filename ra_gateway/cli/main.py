@@ -9,11 +9,14 @@ import os
 import re
 import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import aiohttp
 import typer
+from typer.core import TyperGroup
 
 from ra_gateway import __version__, logs
 from ra_gateway.app import Application, check, now, run_until_signalled
@@ -49,7 +52,7 @@ from ra_gateway.device.enrollment import (
     RequestOptions,
     operator_trust,
 )
-from ra_gateway.errors import ConfigError, PKIFailureInfo, Problem
+from ra_gateway.errors import ConfigError, PKIFailureInfo, Problem, printable
 from ra_gateway.keys import (
     KEY_KINDS,
     load_certificates,
@@ -59,10 +62,34 @@ from ra_gateway.keys import (
     write_private_key,
 )
 
+_UsageError: Final[type[Any]] = typer.BadParameter.__base__ or typer.BadParameter
 _RESULTS: Final = ("cert.pem", "key.pem", "root.pem")
+
+
+class _Commands(TyperGroup):
+    """All commands; what the parser repeats of a wrong command line is as strange as any text."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _cleaned_usage():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _cleaned_usage():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _cleaned_usage() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        error.message = "\n".join(map(printable, error.message.split("\n")))
+        raise
+
 
 app = typer.Typer(
     name="ra-gateway",
+    cls=_Commands,
     help="RA-mode gateway between base stations and a CA (CMPv2, 3GPP TS 33.310).",
     no_args_is_help=True,
     rich_markup_mode=None,

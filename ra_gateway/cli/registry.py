@@ -35,6 +35,7 @@ from ra_gateway.cli.opened import OPERATOR, actor, with_ledger
 from ra_gateway.cli.telling import (
     ConfigOption,
     KeyKindOption,
+    note,
     progress,
     read_password,
     require_name,
@@ -177,7 +178,7 @@ def entity_list(
         ],
     )
     if len(found) > limit:
-        typer.echo(f"There are more: --after {found[limit - 1].name!r}", err=True)
+        note(f"There are more: --after {found[limit - 1].name!r}")
 
 
 @entity_app.command("show")
