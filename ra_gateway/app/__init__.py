@@ -10,6 +10,7 @@ from ra_gateway.app.running import (
     run_until_signalled,
 )
 from ra_gateway.app.trust import operator_domain, vendor_domains
+from ra_gateway.app.warnings import warnings
 
 __all__ = [
     "Application",
@@ -24,4 +25,5 @@ __all__ = [
     "run_until_signalled",
     "transaction_store",
     "vendor_domains",
+    "warnings",
 ]

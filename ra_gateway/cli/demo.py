@@ -84,6 +84,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
         directory,
         organisation="Example Operator",
         vendors={"acme": ("vendor/root.pem", "vendor/sub.pem")},
+        domain=None,  # with a client of their own, people ask for whatever name comes to mind
         now=now(),
         port=port,
         implicit_confirm="relay",

@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from ra_gateway import __version__, logs
-from ra_gateway.app import Application, check, now, run_until_signalled
+from ra_gateway.app import Application, check, now, run_until_signalled, warnings
 from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.ca import ca_app
 from ra_gateway.cli.demo import demonstrate
@@ -122,6 +122,9 @@ def init(
         list[str] | None,
         typer.Option(help="NAME=ROOT.pem[,SUB.pem] for each manufacturer; may be repeated."),
     ] = None,
+    domain: Annotated[
+        str, typer.Option(help="DNS domain of the base stations' names.")
+    ] = "ran.example.net",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
     key_kind: KeyKindOption = "p256",
 ) -> None:
@@ -137,19 +140,31 @@ def init(
         vendors[name] = (str(Path(root).resolve()), str(Path(sub).resolve()) if sub else "")
         for file in filter(None, vendors[name]):
             load_certificates(Path(file), f"--vendor {name}")
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", domain):
+        raise typer.BadParameter(f"{domain!r} is no DNS domain like ran.example.net")
     require_empty(directory)
     path = write_setup(
         directory,
         organisation=organisation,
         vendors=vendors,
+        domain=domain,
         now=now(),
         port=port,
         key_kind=key_kind,
     )
     load(path)
     say(f"Wrote {path} and the material it names.")
-    if not vendors:
+    if vendors:
+        say(
+            f"A base station may have the name SERIAL.{domain}, where its vendor certificate says SERIAL: "
+            "see [vendors.NAME.identity]."
+        )
+    else:
         say("No vendor is trusted yet: add one to the configuration, as it explains at its end.")
+    say(
+        f"Move {directory}/ca/root.key offline now, in two copies: the service does not need it, and who has it can "
+        "make any certificate."
+    )
     say(f"Next: ra-gateway serve --config {path}")
 
 
@@ -177,6 +192,8 @@ def check_config(config: ConfigOption = Path("gateway.toml")) -> None:
         f"{config}: good. {len(settings.endpoints)} endpoint(s), {len(settings.vendors)} vendor(s), "
         f"{len(settings.upstreams)} upstream(s), store {settings.store.kind}."
     )
+    for problem in warnings(settings, now()):
+        say(f"warning: {problem}")
     if not settings.vendors:
         say("No vendor is trusted, so no base station can enrol: add a table [vendors.NAME].")
 

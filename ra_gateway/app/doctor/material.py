@@ -9,9 +9,10 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from ra_gateway.app.credential import EXPIRY_WARNING, load_ra_credential
+from ra_gateway.app.credential import load_ra_credential
 from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
 from ra_gateway.app.trust import certificates, operator_domain
+from ra_gateway.app.warnings import EXPIRES_SOON
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.codes import OID
 from ra_gateway.config import AlgorithmsConfig, GatewayConfig
@@ -227,7 +228,7 @@ def validity(subject: str, certificate: Certificate, setting: str, now: datetime
         since = f"valid only from {certificate.not_before:%Y-%m-%d %H:%M} UTC"
         return _invalid(subject, tried, since, f"{setting}; the clock of this machine (NTP)")
     left = certificate.not_after - now
-    if left < EXPIRY_WARNING:
+    if left < EXPIRES_SOON:
         return Finding(
             subject,
             tried,

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
 from ra_gateway.app.gateway import transaction_store
+from ra_gateway.app.warnings import of_safety
 from ra_gateway.config import GatewayConfig, StoreConfig
 from ra_gateway.errors import ConfigError, StoreUnavailable
 from ra_gateway.stores.inventory import CSVInventory
@@ -82,6 +83,21 @@ async def _memory(config: StoreConfig) -> dict[str, Any]:
             return answer
     finally:
         await client.aclose()
+
+
+def examine_safety(config: GatewayConfig) -> list[Finding]:
+    """Say what works and is less safe than it could be."""
+    return [
+        Finding(
+            "safety",
+            problem.path,
+            problem.what,
+            Verdict.warning,
+            "it works, and is less safe than it could be",
+            f"{problem.path}: {problem.todo}",
+        )
+        for problem in of_safety(config)
+    ]
 
 
 def examine_inventory(config: GatewayConfig) -> list[Finding]:
