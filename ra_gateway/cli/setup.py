@@ -95,7 +95,7 @@ allowed_sans = ["*"]
 _OWN_NAME = """\
 # A base station has the name that its vendor certificate gives it, and no other: {{serial_number}} and {{cn}} are the
 # attributes serialNumber and commonName of that certificate's subject; take out what does not name one device. A
-# pattern without such a placeholder, like "CN=*.{domain}", lets each base station of this vendor take the name of any other.
+# pattern without such a placeholder, like "CN=*.{domain}", lets each base station of this vendor take any other's name.
 [vendors.{name}.identity]
 subject = "derive"
 subject_template = {template}
