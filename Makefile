@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml
 	    || { echo "error: $(PYTHON) cannot make a venv; install the venv package of that Python (Debian: python3-venv)." >&2; exit 1; }; \
 	fi
 	@echo "Installing ra-gateway and its tools into $(VENV); the first time takes a minute or two"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,test]'
 	@touch $@
 
 openssl:

@@ -120,6 +120,29 @@ class ConfigError(GatewayError):
         super().__init__("\n".join(str(problem) for problem in problems))
 
 
+_EXTRAS: Final = {
+    "sqlalchemy": "ca",
+    "greenlet": "ca",
+    "alembic": "ca",
+    "pkilint": "ca",
+    "asyncpg": "postgres",
+    "pkcs11": "hsm",
+}
+
+
+def missing_extra(setting: str, error: ModuleNotFoundError) -> ConfigError:
+    """Return what to install for a setting, or a command, that needs a module that is not there.
+
+    Raises:
+        ModuleNotFoundError: The one that was given, where it is none of an extra's.
+    """
+    module = (error.name or "").partition(".")[0]
+    if module not in _EXTRAS:
+        raise error
+    todo = f"Run: pip install 'ra-gateway[{_EXTRAS[module]}]'"
+    return ConfigError([Problem(setting, f"needs {module}, which is not installed", todo)])
+
+
 class StatusRefused(GatewayError):
     """What tells of revocations cannot be had, or not be used; the text says why, for the operator."""
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from ra_gateway.app.running import now
-from ra_gateway.ca.ledger import Ledger
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config import GatewayConfig, RevocationConfig
 from ra_gateway.errors import SignerNotTrusted
 from ra_gateway.revocation import Mode, OCSPSettings, Revocation, RevocationSettings
+
+if TYPE_CHECKING:
+    from ra_gateway.ca.ledger import Ledger  # the extra `ca`
 
 
 class LedgerStatus:

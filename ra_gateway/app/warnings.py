@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from ra_gateway import pkcs11
 from ra_gateway.app.trust import certificates
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.config import AnswerTrust, GatewayConfig
 from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.keys import HSM_SCHEME
 
 EXPIRES_SOON: Final = timedelta(days=90)
 """A vendor's new root or an operator's new CA takes its time."""
@@ -114,7 +114,7 @@ def _of_root_keys(config: GatewayConfig) -> Iterator[Problem]:
 def _names_hsm_key(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(len(pkcs11.SCHEME)) == pkcs11.SCHEME.encode()
+            return file.read(len(HSM_SCHEME)) == HSM_SCHEME
     except OSError:
         return False
 

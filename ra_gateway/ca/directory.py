@@ -22,8 +22,13 @@ from urllib.parse import quote
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import ConfigError, Problem
-from ra_gateway.keys import load_private_key, new_key, write_certificates, write_private_key
-from ra_gateway.pkcs11 import SCHEME
+from ra_gateway.keys import (
+    HSM_SCHEME,
+    load_private_key,
+    new_key,
+    write_certificates,
+    write_private_key,
+)
 
 MAKING: Final = "making"
 _NEXT: Final = "next."
@@ -312,7 +317,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 def _is_reference(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(len(SCHEME)) == SCHEME.encode()
+        return file.read(len(HSM_SCHEME)) == HSM_SCHEME
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Annotated, Final
 import typer
 
 from ra_gateway import logs
-from ra_gateway.app import CAService, now, run_until_signalled
-from ra_gateway.app.ca import ca_ledger, ca_material, ca_profiles, crl_publisher
+from ra_gateway.app import now, run_until_signalled
+from ra_gateway.app.ca import CAService, ca_ledger, ca_material, ca_profiles, crl_publisher
 from ra_gateway.ca.directory import CADirectory
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.ledger.backup import dump, restore

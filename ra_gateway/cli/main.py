@@ -21,11 +21,8 @@ from typer.core import TyperGroup
 from ra_gateway import __version__, logs
 from ra_gateway.app import Application, check, now, run_until_signalled, warnings
 from ra_gateway.cli.approvals import approvals_app
-from ra_gateway.cli.ca import ca_app
-from ra_gateway.cli.demo import demonstrate
 from ra_gateway.cli.doctor import doctor
 from ra_gateway.cli.revocation import revocation
-from ra_gateway.cli.setup import require_empty, write_setup
 from ra_gateway.cli.show import describe, read_message
 from ra_gateway.cli.telling import (
     ConfigOption,
@@ -52,7 +49,7 @@ from ra_gateway.device.enrollment import (
     RequestOptions,
     operator_trust,
 )
-from ra_gateway.errors import ConfigError, PKIFailureInfo, Problem, printable
+from ra_gateway.errors import ConfigError, PKIFailureInfo, Problem, missing_extra, printable
 from ra_gateway.keys import (
     KEY_KINDS,
     load_certificates,
@@ -96,9 +93,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(approvals_app)
-app.add_typer(ca_app)
 app.command()(revocation)
 app.command()(doctor)
+try:
+    from ra_gateway.cli.ca import ca_app
+except ModuleNotFoundError as error:
+    _missing = missing_extra("ca", error)
+
+    @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+    @told
+    def ca() -> None:
+        """The bundled CA: not installed."""
+        raise _missing
+
+else:
+    app.add_typer(ca_app)
 
 
 @app.callback(invoke_without_command=True)
@@ -142,6 +151,8 @@ def init(
             load_certificates(Path(file), f"--vendor {name}")
     if not re.fullmatch(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", domain):
         raise typer.BadParameter(f"{domain!r} is no DNS domain like ran.example.net")
+    from ra_gateway.cli.setup import require_empty, write_setup  # the extra `ca`
+
     require_empty(directory)
     path = write_setup(
         directory,
@@ -361,6 +372,8 @@ def demo(
     keep: Annotated[bool, typer.Option(help="Go on serving until Ctrl-C.")] = False,
 ) -> None:
     """Watch a base station enrol and renew through a gateway, all on this machine."""
+    from ra_gateway.cli.demo import demonstrate  # the extra `ca`
+
     where = directory or Path(tempfile.mkdtemp(prefix="ra-gateway-demo-"))
     logs.configure("console", "warning")
     run(demonstrate(out, where.resolve(), port=port, keep=keep))

@@ -28,6 +28,7 @@ from ra_gateway.errors import (
     GatewayError,
     Problem,
     StoreUnavailable,
+    missing_extra,
     printable,
 )
 from ra_gateway.keys import KEY_KINDS
@@ -99,6 +100,8 @@ def told(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except ConfigError as error:
             fail([str(problem) for problem in error.problems], 2)
+        except ModuleNotFoundError as error:
+            fail([str(missing_extra("this command", error))], 2)
         except EnrollmentFailed as error:
             fail([str(error)], 1)
         except StoreUnavailable as error:

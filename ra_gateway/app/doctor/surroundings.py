@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+import cryptography
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
 from ra_gateway.app.gateway import transaction_store
 from ra_gateway.app.warnings import of_safety
+from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config import GatewayConfig, StoreConfig
 from ra_gateway.errors import ConfigError, StoreUnavailable
 from ra_gateway.stores.inventory import CSVInventory
@@ -83,6 +85,16 @@ async def _memory(config: StoreConfig) -> dict[str, Any]:
             return answer
     finally:
         await client.aclose()
+
+
+def examine_codec() -> list[Finding]:
+    """Say whether the installed release of `cryptography` reads and writes messages as it has to."""
+    tried = "read and write a message"
+    try:
+        require_codec()
+    except ConfigError as error:
+        return of_problems("codec", tried, error)
+    return [Finding("codec", tried, f"as it should, with cryptography {cryptography.__version__}")]
 
 
 def examine_safety(config: GatewayConfig) -> list[Finding]:

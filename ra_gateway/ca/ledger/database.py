@@ -28,7 +28,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
-import asyncpg
 from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -47,7 +46,7 @@ from ra_gateway.ca.ledger.batches import (
     unavailable,
 )
 from ra_gateway.ca.ledger.schema import HEAD
-from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
+from ra_gateway.errors import ConfigError, Problem, StoreUnavailable, missing_extra
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -341,6 +340,10 @@ class PostgresDatabase:
         connect_seconds: float = CONNECT_SECONDS,
         command_seconds: float = COMMAND_SECONDS,
     ) -> None:
+        try:
+            import asyncpg  # noqa: F401 - the extra `postgres`; better missed now than at the first connection
+        except ModuleNotFoundError as error:
+            raise missing_extra("ca.ledger_url_path", error) from error
         self._connect = _postgres_connector(url, connect_seconds, command_seconds)
         self._engine: AsyncEngine | None = None
         self._idle: list[AsyncConnection] = []
@@ -524,6 +527,8 @@ async def _abandon(connection: AsyncConnection) -> None:
 
 def _postgres_connector(url: str, connect_seconds: float, command_seconds: float) -> _Connector:
     async def connect() -> Any:
+        import asyncpg
+
         return await asyncpg.connect(
             url,
             timeout=connect_seconds,
