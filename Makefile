@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench-ledger bench-strangers openssl softhsm postgresql fmt lint types contracts test fuzz fuzz-cost demo bench clean
+.PHONY: help setup lock bench-ledger bench-strangers openssl softhsm postgresql fmt lint types contracts test fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml
 	    || { echo "error: $(PYTHON) cannot make a venv; install the venv package of that Python (Debian: python3-venv)." >&2; exit 1; }; \
 	fi
 	@echo "Installing ra-gateway and its tools into $(VENV); the first time takes a minute or two"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,test]'
 	@touch $@
 
 openssl:
@@ -47,6 +47,19 @@ softhsm:
 postgresql:
 	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null \
 	  || { $(call apt,postgresql); }
+
+# compile(FILE, ARGUMENTS): write a lock file; UV_* and indexes of this machine have no place in it.
+define compile
+	build/lock/bin/uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet --upgrade -o $(1) $(2)
+endef
+
+lock:  ## Renew the lock files that production installs from
+	@$(PYTHON) -m venv build/lock
+	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@$(call compile,requirements.lock,pyproject.toml)
+	@$(call compile,requirements-all.lock,--extra all pyproject.toml)
+	@echo 'hatchling>=1.24' | $(call compile,requirements-build.lock,-)
 
 fmt: setup  ## Format the code and apply the safe fixes
 	$(BIN)/ruff format .

@@ -32,21 +32,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Final
+
+PRINTABLE_CHARS: Final = 4096
+"""The longest text of others that is shown, unless a caller wants less."""
+
+_INVISIBLE: Final = frozenset(
+    # Letters and marks by Unicode's categories, but without a shape of their own.
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+) | {chr(code) for code in (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))}
 
 
-def printable(text: str, most: int = 200) -> str:
-    """Return the beginning of somebody else's text as one line that does nothing to a terminal or a log.
+def printable(text: str, limit: int = PRINTABLE_CHARS) -> str:
+    """Return a text of others as it may meet a terminal, a log or a page.
 
-    Line ends, control characters and those that turn the direction of writing become visible escapes.
+    Whatever is not a visible character or a plain blank is written as an escape: controls, ESC, line ends,
+    separators, marks of direction, characters of no width, surrogates, what Unicode does not assign. What is
+    printable already stays as it is, so that a text may come through here more than once.
 
     Args:
-        most: Characters; a longer text ends with "...".
+        text: Of a device, a CA, a file or a network: of any length.
+        limit: Characters that are left of it, at most; a longer one ends in dots and its own length.
     """
+    # No more is looked at than is shown.
     shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:most]
+        char if char.isprintable() and char not in _INVISIBLE else ascii(char)[1:-1]
+        for char in text[:limit]
     )
-    return shown if len(text) <= most and len(shown) <= most else f"{shown[: most - 3]}..."
+    if len(text) <= limit and len(shown) <= limit:
+        return shown
+    mark = f"... ({len(text)} characters)"
+    return shown[: max(limit - len(mark), 0)] + mark[:limit]
 
 
 class PKIFailureInfo(IntEnum):
@@ -103,6 +119,29 @@ class ConfigError(GatewayError):
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
         super().__init__("\n".join(str(problem) for problem in problems))
+
+
+_EXTRAS: Final = {
+    "sqlalchemy": "ca",
+    "greenlet": "ca",
+    "alembic": "ca",
+    "pkilint": "ca",
+    "asyncpg": "postgres",
+    "pkcs11": "hsm",
+}
+
+
+def missing_extra(setting: str, error: ModuleNotFoundError) -> ConfigError:
+    """Return what to install for a setting, or a command, that needs a module that is not there.
+
+    Raises:
+        ModuleNotFoundError: The one that was given, where it is none of an extra's.
+    """
+    module = (error.name or "").partition(".")[0]
+    if module not in _EXTRAS:
+        raise error
+    todo = f"Run: pip install 'ra-gateway[{_EXTRAS[module]}]'"
+    return ConfigError([Problem(setting, f"needs {module}, which is not installed", todo)])
 
 
 class StatusRefused(GatewayError):

@@ -8,6 +8,7 @@ import os
 import secrets
 import shlex
 import stat
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +26,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from ra_gateway import pkcs11
 from ra_gateway.cmp.algorithms import (
     SignatureAlgorithm,
     certificate_hash,
@@ -36,9 +36,25 @@ from ra_gateway.cmp.algorithms import (
 from ra_gateway.cmp.certificates import Certificate, key_identifier
 from ra_gateway.cmp.pem import PEMRefused, pem_blocks
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.errors import CMPError, ConfigError, Problem, missing_extra
+
+HSM_SCHEME: Final = b"pkcs11:"
+"""What the one line of a key file begins with when the key is in an HSM."""
 
 T = TypeVar("T")
+
+
+def _pkcs11(setting: str) -> Any:
+    """Return the package that speaks to HSMs, which needs the extra `hsm`.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        from ra_gateway import pkcs11
+    except ModuleNotFoundError as error:
+        raise missing_extra(setting, error) from error
+    return pkcs11
 
 
 class KeySigner:
@@ -73,6 +89,8 @@ class KeySigner:
         """
         signature: bytes
         if self._elsewhere:
+            from ra_gateway import pkcs11
+
             signature = await pkcs11.in_thread(
                 self._key.sign, octets, *self._arguments, seconds=pkcs11.ANSWER_SECONDS
             )
@@ -86,7 +104,9 @@ class KeySigner:
 
 def signs_elsewhere(private_key: Any) -> bool:
     """Tell whether signing with a key waits for another device, and must not be done in the event loop."""
-    return isinstance(private_key, pkcs11.HSMKey)
+    # Who has such a key has loaded that package: without an HSM it need not be there.
+    package: Any = sys.modules.get("ra_gateway.pkcs11")
+    return package is not None and isinstance(private_key, package.HSMKey)
 
 
 async def call_signing(private_key: Any, call: Callable[..., T], *arguments: Any) -> T:
@@ -99,6 +119,8 @@ async def call_signing(private_key: Any, call: Callable[..., T], *arguments: Any
         ServiceFailure: The HSM does not sign.
     """
     if signs_elsewhere(private_key):
+        from ra_gateway import pkcs11
+
         return await pkcs11.in_thread(call, *arguments)
     return call(*arguments)
 
@@ -164,7 +186,7 @@ def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
     """
     try:
         octets = read_bounded(path)
-        if not octets.startswith(pkcs11.SCHEME.encode()):
+        if not octets.startswith(HSM_SCHEME):
             return load_pem_private_key(octets, password)
     except (OSError, ValueError, TypeError) as error:
         reason = (
@@ -181,7 +203,7 @@ def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
             ]
         ) from error
     # What is not ASCII has no place in a URI, and is refused there.
-    return pkcs11.load(octets.decode("ascii", "replace").rstrip(), path.parent, setting)
+    return _pkcs11(setting).load(octets.decode("ascii", "replace").rstrip(), path.parent, setting)
 
 
 def require_private(path: Path, setting: str) -> None:
@@ -398,7 +420,7 @@ def write_key_reference(path: Path, uri: str) -> None:
         ConfigError: The URI is not one that `load_private_key` would take.
         FileExistsError: The file is there already; nothing is ever overwritten.
     """
-    pkcs11.read_reference(uri, path.parent, str(path))
+    _pkcs11(str(path)).read_reference(uri, path.parent, str(path))
     write_new(path, f"{uri}\n".encode())
 
 
@@ -428,7 +450,7 @@ def new_key(path: Path, kind: str, *, password: bytes | None, uri: str | None = 
     # The file first: a key in the HSM that nothing names would be in the way of the next attempt.
     write_key_reference(path, uri)
     try:
-        return pkcs11.generate(uri, kind, path.parent, str(path))
+        return _pkcs11(str(path)).generate(uri, kind, path.parent, str(path))
     except BaseException:
         path.unlink()
         raise

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from itertools import islice
 from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
 
+from ra_gateway.errors import printable
 from ra_gateway.ra.events import MessageHandled
 
 _LEVELS: Final = {
@@ -154,22 +155,50 @@ def configure(format_: Literal["json", "console"], level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         # Plain tracebacks: the usual ones of a terminal show local variables, which may be keys.
         structlog.processors.format_exc_info,
+        _clean,
         bounded,
+        structlog.processors.JSONRenderer()
+        if format_ == "json"
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        ),
     ]
-    if format_ == "json":
-        processors.append(structlog.processors.JSONRenderer())
-    else:
-        processors.append(
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
-        )
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _StandardError())),
         cache_logger_on_first_use=True,
     )
+    logging.lastResort = _OtherLoggers(logging.WARNING)
+
+
+def _clean(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Escape what would move a cursor, begin a line or hide text, also where a viewer decodes the JSON."""
+    # A traceback has lines of its own.
+    trace = "\n".join(map(printable, event.pop("exception", "").split("\n")))
+    event = {name: _cleaned(value) for name, value in event.items()}
+    return {**event, "exception": trace} if trace else event
+
+
+def _cleaned(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {printable(str(key)): _cleaned(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_cleaned(item) for item in value]
+    return printable(str(value))
+
+
+class _OtherLoggers(logging.Handler):
+    """Takes what libraries log by the standard library, which would reach standard error as it is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().log(
+            record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info
+        )
 
 
 class LogSink:

@@ -1,6 +1,5 @@
-"""The composition roots: from a configuration to running services."""
+"""The composition roots: from a configuration to running services; `app.ca` has those that need the extra `ca`."""
 
-from ra_gateway.app.ca import BundledService, CAService
 from ra_gateway.app.gateway import Application, check, transaction_store
 from ra_gateway.app.running import (
     CannotListen,
@@ -10,11 +9,10 @@ from ra_gateway.app.running import (
     run_until_signalled,
 )
 from ra_gateway.app.trust import operator_domain, vendor_domains
+from ra_gateway.app.warnings import warnings
 
 __all__ = [
     "Application",
-    "BundledService",
-    "CAService",
     "CannotListen",
     "catch_signals",
     "check",
@@ -24,4 +22,5 @@ __all__ = [
     "run_until_signalled",
     "transaction_store",
     "vendor_domains",
+    "warnings",
 ]

@@ -28,6 +28,7 @@ from ra_gateway.ca.profiles import PROFILES, Profile, derive
 from ra_gateway.ca.records import Reenroll
 from ra_gateway.ca.status import CAStatus
 from ra_gateway.cmp.replies import Reply
+from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import HeaderRules, Strictness
 from ra_gateway.config import (
@@ -349,6 +350,7 @@ class CAService:
     """The bundled CA as a process of its own (`ra-gateway ca serve`)."""
 
     def __init__(self, config: CAServiceConfig) -> None:
+        require_codec()
         self._config = config.ca
         self._bundled = BundledService(config.ca, config.vendors)
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}

@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from ra_gateway.app.ca import BundledService
 from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.information import information
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
@@ -24,6 +23,7 @@ from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.requests import Possession
+from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import RELAYED, HeaderRules, Strictness
 from ra_gateway.config import (
@@ -37,7 +37,7 @@ from ra_gateway.config import (
     StoreConfig,
     UpstreamConfig,
 )
-from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.errors import ConfigError, Problem, missing_extra
 from ra_gateway.logs import LogSink
 from ra_gateway.ra.events import EventSink
 from ra_gateway.ra.node import Node
@@ -69,6 +69,9 @@ from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.sealing import load_seal_keys
 from ra_gateway.stores.secrets import SecretFile
 from ra_gateway.tasks import ended, supervised
+
+if TYPE_CHECKING:
+    from ra_gateway.app.ca import BundledService
 
 _WITHDRAWING_SECONDS: Final = 10.0
 """Between two looks at certificates that await their confirmation: a small part of what devices have for that."""
@@ -336,6 +339,16 @@ def transaction_store(config: StoreConfig) -> MemoryStore | RedisStore:
     )
 
 
+def _bundled(config: GatewayConfig) -> BundledService | None:
+    if not config.has_bundled_upstream or config.ca is None:
+        return None
+    try:
+        from ra_gateway.app.ca import BundledService
+    except ModuleNotFoundError as error:
+        raise missing_extra("ca", error) from error
+    return BundledService(config.ca, config.vendors)
+
+
 class Application:
     """One gateway process: everything that a configuration asks for, wired together.
 
@@ -344,17 +357,14 @@ class Application:
     """
 
     def __init__(self, config: GatewayConfig, *, sink: EventSink | None = None) -> None:
+        require_codec()
         self._config = config
         operator, vendors = operator_domain(config), vendor_domains(config.vendors)
         self._ra = CredentialFiles(
             config.ra, operator, timedelta(seconds=config.store.transaction_lifetime_seconds)
         )
         self._background: list[asyncio.Task[None]] = []
-        self._bundled = (
-            BundledService(config.ca, config.vendors)
-            if config.has_bundled_upstream and config.ca is not None
-            else None
-        )
+        self._bundled = _bundled(config)
         self._remote = Cores(operator, self._own_certificates)
         self._cores: dict[str, CACore] = {
             name: self._core(name, upstream) for name, upstream in config.upstreams.items()

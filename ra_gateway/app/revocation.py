@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ra_gateway.app.running import now
-from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.records import CertificateStatus
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.names import canonical
@@ -17,6 +16,9 @@ from ra_gateway.errors import SignerNotTrusted
 from ra_gateway.revocation import Mode, NonceUse, OCSPSettings, Revocation, RevocationSettings
 
 _CONFIRMED: Final = frozenset({CertificateStatus.confirmed, CertificateStatus.superseded})
+
+if TYPE_CHECKING:
+    from ra_gateway.ca.ledger import Ledger  # the extra `ca`
 
 
 class LedgerStatus:

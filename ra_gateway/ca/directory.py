@@ -22,6 +22,7 @@ from urllib.parse import quote
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import (
+    HSM_SCHEME,
     load_private_key,
     make_directory,
     new_key,
@@ -29,7 +30,6 @@ from ra_gateway.keys import (
     write_new,
     write_private_key,
 )
-from ra_gateway.pkcs11 import SCHEME
 
 MAKING: Final = "making"
 _NEXT: Final = "next."
@@ -318,7 +318,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 def _is_reference(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(len(SCHEME)) == SCHEME.encode()
+        return file.read(len(HSM_SCHEME)) == HSM_SCHEME
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -23,7 +23,7 @@ from ra_gateway.cmp.algorithms import SignatureAlgorithm, signing_arguments
 from ra_gateway.cmp.certificates import ExtensionOID
 from ra_gateway.cmp.messages import CertTemplate, Extension
 from ra_gateway.cmp.names import directory_name
-from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.errors import CMPError, ConfigError, Problem, missing_extra
 from ra_gateway.keys import spki_der
 
 WAIVED: Final[MappingProxyType[str, tuple[Callable[[Profile], bool], str]]] = MappingProxyType(
@@ -71,8 +71,12 @@ def require_clean(profiles: Iterable[Profile], issuer: Issuer) -> None:
         issuer: The CA that is going to issue under them.
 
     Raises:
-        ConfigError: With the findings.
+        ConfigError: With the findings; or the linter is not installed.
     """
+    try:
+        _linter()
+    except ModuleNotFoundError as error:
+        raise missing_extra("ca", error) from error
     problems = [
         Problem(
             f"ca.profiles.{profile.name}",

@@ -10,8 +10,15 @@ from typing import Annotated, Final
 import typer
 
 from ra_gateway import logs
-from ra_gateway.app import CAService, now, run_until_signalled
-from ra_gateway.app.ca import ca_checkpoints, ca_ledger, ca_material, ca_profiles, crl_publisher
+from ra_gateway.app import now, run_until_signalled
+from ra_gateway.app.ca import (
+    CAService,
+    ca_checkpoints,
+    ca_ledger,
+    ca_material,
+    ca_profiles,
+    crl_publisher,
+)
 from ra_gateway.ca.directory import CADirectory
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.ledger.backup import dump, restore
@@ -488,7 +495,8 @@ def ca_show(
             "`ra-gateway ca list` shows the newest",
         )
     if as_pem:
-        say(pem(found.der).rstrip())
+        for line in pem(found.der).splitlines():
+            say(line)
         return
     certificate = Certificate.from_der(found.der)
     names = certificate.subject_alt_name_der

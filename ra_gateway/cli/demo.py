@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ra_gateway.app import Application, CannotListen, catch_signals, now
 from ra_gateway.cli.setup import require_empty, write_setup
@@ -25,7 +26,7 @@ from ra_gateway.device.enrollment import (
     TracedMessage,
 )
 from ra_gateway.device.factory import Vendor
-from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.errors import ConfigError, Problem, printable
 from ra_gateway.keys import KEY_KINDS, write_certificates, write_new, write_private_key
 from ra_gateway.logs import LogSink
 from ra_gateway.ra.events import EventSink, MessageHandled
@@ -83,6 +84,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
         directory,
         organisation="Example Operator",
         vendors={"acme": ("vendor/root.pem", "vendor/sub.pem")},
+        domain=None,  # with a client of their own, people ask for whatever name comes to mind
         now=now(),
         port=port,
         implicit_confirm="relay",
@@ -160,7 +162,7 @@ def _dialogue(
             "-->" if sent else "<--",
             "" if sent else message.name,
             str(message.size_bytes),
-            told,
+            Text(printable(told)),
         )
     return table
 
@@ -186,13 +188,15 @@ def _print_what_next(console: Console, directory: Path, url: str, *, keep: bool)
         ("url", "the URL to post to"),
     ):
         table.add_row(path, what)
-    console.print(f"\nFiles in [bold]{directory}[/bold]:", highlight=False)
+    console.print(Text.assemble("\nFiles in ", (printable(str(directory)), "bold"), ":"))
     console.print(table)
     server, path = url.removeprefix("http://").split("/", 1)
     console.print("\nThe same with OpenSSL's client:")
     if not keep:  # this gateway ends now
         directory, server = Path("/tmp/demo"), "127.0.0.1:8080"  # noqa: S108 - an example for people
-        console.print(f"  make demo KEEP=1 DIR={directory} PORT=8080 &", highlight=False)
+        console.print(
+            f"  make demo KEEP=1 DIR={directory} PORT=8080 &", highlight=False, markup=False
+        )
     console.print(
         f"  cd {directory} && openssl ecparam -name prime256v1 -genkey -noout -out new.key &&\n"
         f"  openssl cmp -cmd ir -server {server} -path /{path} \\\n"

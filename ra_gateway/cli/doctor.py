@@ -24,7 +24,7 @@ from ra_gateway.cli.telling import (
     told,
 )
 from ra_gateway.config import load
-from ra_gateway.errors import ConfigError
+from ra_gateway.errors import ConfigError, printable
 
 _COLUMNS: Final = ("Verdict", "Subject", "Tried", "Came back", "Likely cause", "Change")
 _FEWER_COLUMNS: Final = ("Verdict", "Tried", "Came back", "Likely cause, and what to change")
@@ -66,7 +66,8 @@ def doctor(
     findings = [item for item in _unusable_files(config) if item.setting not in told_of] + seen
     shown = [item for item in findings if not quiet or item.verdict is not Verdict.ok]
     if as_json:
-        typer.echo(json.dumps([asdict(item) for item in shown], indent=2))
+        rows = [{name: printable(text) for name, text in asdict(item).items()} for item in shown]
+        typer.echo(json.dumps(rows, indent=2))
     else:
         _print(shown, findings)
     if worst(findings) is Verdict.fault:

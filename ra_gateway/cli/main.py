@@ -9,20 +9,20 @@ import os
 import re
 import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from ra_gateway import __version__, logs
-from ra_gateway.app import Application, check, now, run_until_signalled
+from ra_gateway.app import Application, check, now, run_until_signalled, warnings
 from ra_gateway.app.doctor import ledger_warnings
 from ra_gateway.cli.approvals import approvals_app
-from ra_gateway.cli.ca import ca_app
-from ra_gateway.cli.demo import demonstrate
 from ra_gateway.cli.doctor import doctor
 from ra_gateway.cli.revocation import revocation
-from ra_gateway.cli.setup import require_empty, write_setup
 from ra_gateway.cli.show import describe, read_message
 from ra_gateway.cli.telling import (
     ConfigOption,
@@ -49,7 +49,7 @@ from ra_gateway.device.enrollment import (
     RequestOptions,
     operator_trust,
 )
-from ra_gateway.errors import ConfigError, PKIFailureInfo, Problem
+from ra_gateway.errors import ConfigError, PKIFailureInfo, Problem, missing_extra, printable
 from ra_gateway.keys import (
     KEY_KINDS,
     load_certificates,
@@ -60,19 +60,55 @@ from ra_gateway.keys import (
     write_private_key,
 )
 
+_UsageError: Final[type[Any]] = typer.BadParameter.__base__ or typer.BadParameter
 _RESULTS: Final = ("cert.pem", "key.pem", "root.pem")
+
+
+class _Commands(TyperGroup):
+    """All commands; what the parser repeats of a wrong command line is as strange as any text."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _cleaned_usage():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _cleaned_usage():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _cleaned_usage() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        error.message = "\n".join(map(printable, error.message.split("\n")))
+        raise
+
 
 app = typer.Typer(
     name="ra-gateway",
+    cls=_Commands,
     help="RA-mode gateway between base stations and a CA (CMPv2, 3GPP TS 33.310).",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 app.add_typer(approvals_app)
-app.add_typer(ca_app)
 app.command()(revocation)
 app.command()(doctor)
+try:
+    from ra_gateway.cli.ca import ca_app
+except ModuleNotFoundError as error:
+    _missing = missing_extra("ca", error)
+
+    @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+    @told
+    def ca() -> None:
+        """The bundled CA: not installed."""
+        raise _missing
+
+else:
+    app.add_typer(ca_app)
 
 
 @app.callback(invoke_without_command=True)
@@ -96,6 +132,9 @@ def init(
         list[str] | None,
         typer.Option(help="NAME=ROOT.pem[,SUB.pem] for each manufacturer; may be repeated."),
     ] = None,
+    domain: Annotated[
+        str, typer.Option(help="DNS domain of the base stations' names.")
+    ] = "ran.example.net",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
     key_kind: KeyKindOption = "p256",
 ) -> None:
@@ -111,19 +150,33 @@ def init(
         vendors[name] = (str(Path(root).resolve()), str(Path(sub).resolve()) if sub else "")
         for file in filter(None, vendors[name]):
             load_certificates(Path(file), f"--vendor {name}")
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", domain):
+        raise typer.BadParameter(f"{domain!r} is no DNS domain like ran.example.net")
+    from ra_gateway.cli.setup import require_empty, write_setup  # the extra `ca`
+
     require_empty(directory)
     path = write_setup(
         directory,
         organisation=organisation,
         vendors=vendors,
+        domain=domain,
         now=now(),
         port=port,
         key_kind=key_kind,
     )
     load(path)
     say(f"Wrote {path} and the material it names.")
-    if not vendors:
+    if vendors:
+        say(
+            f"A base station may have the name SERIAL.{domain}, where its vendor certificate says SERIAL: "
+            "see [vendors.NAME.identity]."
+        )
+    else:
         say("No vendor is trusted yet: add one to the configuration, as it explains at its end.")
+    say(
+        f"Move {directory}/ca/root.key offline now, in two copies: the service does not need it, and who has it can "
+        "make any certificate."
+    )
     say(f"Next: ra-gateway serve --config {path}")
 
 
@@ -151,6 +204,8 @@ def check_config(config: ConfigOption = Path("gateway.toml")) -> None:
         f"{config}: good. {len(settings.endpoints)} endpoint(s), {len(settings.vendors)} vendor(s), "
         f"{len(settings.upstreams)} upstream(s), store {settings.store.kind}."
     )
+    for problem in warnings(settings, now()):
+        say(f"warning: {problem}")
     for sentence in () if settings.ca is None else ledger_warnings(settings.ca):
         say(sentence)
     if not settings.vendors:
@@ -320,6 +375,8 @@ def demo(
     keep: Annotated[bool, typer.Option(help="Go on serving until Ctrl-C.")] = False,
 ) -> None:
     """Watch a base station enrol and renew through a gateway, all on this machine."""
+    from ra_gateway.cli.demo import demonstrate  # the extra `ca`
+
     where = directory or Path(tempfile.mkdtemp(prefix="ra-gateway-demo-"))
     logs.configure("console", "warning")
     run(demonstrate(out, where.resolve(), port=port, keep=keep))

@@ -7,13 +7,14 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ra_gateway import logs
-from ra_gateway.app.ca import ca_ledger
-from ra_gateway.ca.ledger import Ledger
 from ra_gateway.cli.telling import run
 from ra_gateway.config import CAConfig, load_ca
+
+if TYPE_CHECKING:
+    from ra_gateway.ca.ledger import Ledger
 
 T = TypeVar("T")
 
@@ -37,6 +38,8 @@ async def opened(config: CAConfig) -> AsyncIterator[Ledger]:
     Raises:
         ConfigError, StoreUnavailable: It cannot be used.
     """
+    from ra_gateway.app.ca import ca_ledger  # the extra `ca`: a gateway without it may use `actor`
+
     ledger = ca_ledger(config)
     await ledger.open()
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import secrets
 from collections.abc import Iterable, Mapping
@@ -35,6 +34,7 @@ from ra_gateway.cli.opened import OPERATOR, actor, with_ledger
 from ra_gateway.cli.telling import (
     ConfigOption,
     KeyKindOption,
+    note,
     progress,
     read_password,
     require_name,
@@ -50,6 +50,7 @@ from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config import CAConfig, load, load_ca
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import KEY_KINDS, load_certificates, spki_der
+from ra_gateway.stores.rows import read_rows, refuse
 
 CONFIG: Final = Path("gateway.toml")
 
@@ -181,7 +182,7 @@ def entity_list(
         ],
     )
     if len(found) > limit:
-        typer.echo(f"There are more: --after {found[limit - 1].name!r}", err=True)
+        note(f"There are more: --after {found[limit - 1].name!r}")
 
 
 @entity_app.command("show")
@@ -324,41 +325,16 @@ def entity_import(
 def _read_csv(path: Path, known: _Known) -> tuple[list[int], list[EndEntity]]:
     problems: list[Problem] = []
     lines, entities = [], []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            _require_header(path, reader.fieldnames or ())
-            for row in reader:
-                where = f"line {reader.line_num}"
-                if None in row or None in row.values():
-                    problems.append(
-                        Problem(
-                            where,
-                            "has more or fewer columns than the header",
-                            "Put values with commas, such as subjects, in quotation marks",
-                        )
-                    )
-                    continue
-                entity = _entity_of({name: value.strip() for name, value in row.items()})
-                problems += known.problems(where, entity)
-                lines.append(reader.line_num)
-                entities.append(entity)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise problem(str(path), f"is no CSV in UTF-8: {error}", "Export it as such") from error
-    if problems:
-        raise ConfigError(problems[:20])
+    for row in read_rows(path, CSV_COLUMNS[:2], CSV_COLUMNS[2:]):
+        if isinstance(row, Problem):
+            problems.append(row)
+            continue
+        entity = _entity_of(row.values)
+        problems += known.problems(f"line {row.line}", entity)
+        lines.append(row.line)
+        entities.append(entity)
+    refuse(problems)
     return lines, entities
-
-
-def _require_header(path: Path, found: Iterable[str]) -> None:
-    names = list(found)
-    if {"name", "subject"} <= set(names) <= set(CSV_COLUMNS) and len(names) == len(set(names)):
-        return
-    raise problem(
-        f"{path}, line 1",
-        f"the header is {','.join(names)[:200] or 'missing'}",
-        f"Use name and subject, and of {', '.join(CSV_COLUMNS[2:])} what is needed",
-    )
 
 
 def _entity_of(row: dict[str, str]) -> EndEntity:

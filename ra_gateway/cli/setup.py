@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,7 @@ intermediates_paths = ["operator/issuing.pem"]
 kind = "bundled"
 
 [ca]
+# ca/root.key belongs offline, in two copies: a change of the issuing CA or of the root needs it, the service never.
 directory_path = "ca"
 ledger_path = "ca/ledger.sqlite"
 
@@ -74,7 +76,7 @@ _NO_VENDOR = """
 # [vendors.acme.identity]
 # subject = "derive"
 # subject_template = "CN={serial_number}.ran.example.net,O=Example Operator"
-# allowed_subjects = ["CN={serial_number}.*"]
+# allowed_subjects = ["CN={serial_number}.ran.example.net,O=Example Operator"]
 #
 # and add "acme" to vendors of [endpoints.ran].
 """
@@ -83,12 +85,30 @@ _VENDOR = """
 [vendors.{name}]
 anchors_paths = [{root}]
 {intermediates}
-# Any base station of this vendor, under the subject it asks for. Tighten this before real use.
+"""
+
+_ANY_NAME = """\
+# Any base station of this vendor, under the subject it asks for: for trials only.
 [vendors.{name}.identity]
 subject = "keep"
 allowed_subjects = ["*"]
 allowed_sans = ["*"]
 """
+
+_OWN_NAME = """\
+# A base station has the name that its vendor certificate gives it, and no other: {{serial_number}} and {{cn}} are the
+# attributes serialNumber and commonName of that certificate's subject; take out what does not name one device. A
+# pattern without such a placeholder, like "CN=*.{domain}", lets each base station of this vendor take any other's name.
+[vendors.{name}.identity]
+subject = "derive"
+subject_template = {template}
+allowed_subjects = [{subjects}]
+san_template = [{san}]
+allowed_sans = [{sans}]
+"""
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9 .-]+")
+"""What a pattern of names takes as it is."""
 
 
 def write_setup(
@@ -96,6 +116,7 @@ def write_setup(
     *,
     organisation: str,
     vendors: Mapping[str, tuple[str, str]],
+    domain: str | None,
     now: datetime,
     host: str = "127.0.0.1",
     port: int = 8080,
@@ -108,6 +129,8 @@ def write_setup(
     Args:
         organisation: O of every subject.
         vendors: Name to (root PEM, sub-CA PEM or ""), both relative to the directory.
+        domain: DNS domain of base stations, each of which has the name there that its vendor certificate gives it;
+            None lets every base station of a vendor have any name it asks for.
         now: Aware UTC; certificates are valid from a little earlier.
         key_kind: Of CA and RA keys.
 
@@ -137,7 +160,13 @@ def write_setup(
             ]
         )
     text = _configuration(
-        vendors, host=host, port=port, log_format=log_format, implicit_confirm=implicit_confirm
+        vendors,
+        organisation=organisation,
+        domain=domain,
+        host=host,
+        port=port,
+        log_format=log_format,
+        implicit_confirm=implicit_confirm,
     )
     parse(text, directory=directory, check_files=False)  # before there is anything to clear away
     make_directory(directory)
@@ -185,6 +214,8 @@ def run_apart(work: Coroutine[Any, Any, None]) -> None:
 def _configuration(
     vendors: Mapping[str, tuple[str, str]],
     *,
+    organisation: str,
+    domain: str | None,
     host: str,
     port: int,
     log_format: str,
@@ -201,7 +232,24 @@ def _configuration(
         # Texts in JSON are texts in TOML: quotes and backslashes in a path do no harm.
         intermediates = f"intermediates_paths = [{json.dumps(sub)}]\n" if sub else ""
         text += _VENDOR.format(name=name, root=json.dumps(root), intermediates=intermediates)
+        text += (
+            _ANY_NAME.format(name=name) if domain is None else _own_name(name, organisation, domain)
+        )
     return text if vendors else text + _NO_VENDOR
+
+
+def _own_name(vendor: str, organisation: str, domain: str) -> str:
+    hosts = [f"{{{placeholder}}}.{domain}" for placeholder in ("serial_number", "cn")]
+    endings = (f",O={organisation}", "") if _PLAIN.fullmatch(organisation) else ("",)
+    names = [f"CN={host}{ending}" for host in hosts for ending in endings]
+    return _OWN_NAME.format(
+        name=vendor,
+        domain=domain,
+        template=json.dumps(names[0]),
+        subjects=", ".join(map(json.dumps, names)),
+        san=json.dumps(f"dns:{hosts[0]}"),
+        sans=", ".join(json.dumps(f"dns:{host}") for host in hosts),
+    )
 
 
 def require_empty(directory: Path) -> None:

@@ -35,7 +35,7 @@ from ra_gateway.cmp.messages import (
     cert_rep_message,
 )
 from ra_gateway.cmp.names import general_names, rfc4514
-from ra_gateway.errors import CMPError, GatewayError
+from ra_gateway.errors import CMPError, GatewayError, printable
 
 _MAX_HEX_OCTETS: Final = 48
 _MAX_DEPTH: Final = 24
@@ -574,7 +574,7 @@ def _plain(value: Any) -> str:
         return _hex(bytes(value))
     if isinstance(value, univ.ObjectIdentifier):
         return _oid(str(value))
-    return _clean(value.prettyPrint())
+    return printable(value.prettyPrint())
 
 
 def _integer(value: Any) -> str:
@@ -751,7 +751,7 @@ def _extension_text(name: str, value: bytes) -> str | None:
     """Return what a well-known extension says, None if it is another one or malformed."""
     try:
         if name == "subjectAltName":
-            return _clean(", ".join(general_names(value)))
+            return printable(", ".join(general_names(value)))
         if name == "keyUsage":
             bits = asn1.set_bits(asn1.decode(asn1.BitString, value))
             return ", ".join(_KEY_USAGES[bit] for bit in bits if bit < len(_KEY_USAGES))
@@ -834,7 +834,7 @@ def _public_key(spki_der: bytes) -> str:
 
 def _name(der: bytes) -> str:
     try:
-        return _clean(rfc4514(der)) or "NULL-DN"
+        return printable(rfc4514(der)) or "NULL-DN"
     except CMPError:
         return _hex(der)
 
@@ -846,8 +846,8 @@ def _general_name(der: bytes) -> str:
         return _hex(der)
     kind, _, value = text.partition(":")
     if kind == "dn":
-        return _clean(value) or "NULL-DN"
-    return _clean(text)
+        return printable(value) or "NULL-DN"
+    return printable(text)
 
 
 def _oid(dotted: str) -> str:
@@ -941,7 +941,7 @@ def _content(der: bytes) -> bytes:
 
 
 def _line(label: str, text: str) -> Text:
-    return Text.assemble((label, "cyan"), f": {_clean(text)}" if text else "")
+    return Text.assemble((label, "cyan"), f": {printable(text)}" if text else "")
 
 
 def _add(tree: Tree, label: str, text: str) -> Tree:
@@ -949,7 +949,7 @@ def _add(tree: Tree, label: str, text: str) -> Tree:
 
 
 def _note(tree: Tree, text: str) -> None:
-    tree.add(Text(f"note: {_clean(text)}", "italic yellow"))
+    tree.add(Text(f"note: {printable(text)}", "italic yellow"))
 
 
 def _hex(octets: bytes) -> str:
@@ -963,9 +963,4 @@ def _time(moment: datetime) -> str:
 
 
 def _quoted(text: str) -> str:
-    return f'"{_clean(text)}"'
-
-
-def _clean(text: str) -> str:
-    """Escape what could move the cursor or hide text on a terminal."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return f'"{printable(text)}"'

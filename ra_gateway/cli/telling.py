@@ -22,7 +22,15 @@ from rich.text import Text
 
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.device.enrollment import EnrollmentFailed
-from ra_gateway.errors import CMPError, ConfigError, GatewayError, Problem, StoreUnavailable
+from ra_gateway.errors import (
+    CMPError,
+    ConfigError,
+    GatewayError,
+    Problem,
+    StoreUnavailable,
+    missing_extra,
+    printable,
+)
 from ra_gateway.keys import KEY_KINDS
 
 P = ParamSpec("P")
@@ -60,15 +68,27 @@ DirectoryPasswordOption = Annotated[
 
 
 def say(text: str) -> None:
-    """Print a sentence as it is: brackets in a path are no markup, and no line is broken."""
-    out.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Print a sentence on a line of its own, whatever is in it: brackets are no markup, controls are escaped."""
+    _print(out, text)
+
+
+def note(text: str) -> None:
+    """Print a sentence to standard error, as `say` does: it is no part of what the command was asked for."""
+    _print(err, text)
 
 
 def fail(lines: Iterable[str], code: int) -> NoReturn:
     """Print what went wrong and end with an exit code."""
     for line in lines:
-        err.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+        _print(err, line, style="red")
     raise typer.Exit(code)
+
+
+def _print(console: Console, text: str, style: str | None = None) -> None:
+    # Subjects come from devices, reasons from CAs: what they hold must not move the cursor or begin a line.
+    console.print(
+        printable(text), style=style, highlight=False, markup=False, emoji=False, soft_wrap=True
+    )
 
 
 def told(command: Callable[P, None]) -> Callable[P, None]:
@@ -80,6 +100,8 @@ def told(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except ConfigError as error:
             fail([str(problem) for problem in error.problems], 2)
+        except ModuleNotFoundError as error:
+            fail([str(missing_extra("this command", error))], 2)
         except EnrollmentFailed as error:
             fail([str(error)], 1)
         except StoreUnavailable as error:
@@ -114,33 +136,28 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     if out.is_terminal:
         table = Table(*columns, box=SIMPLE_HEAD, header_style="bold")
         for row in rows:
-            table.add_row(*(Text(_shown(cell)) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         out.print(table)
         return
     for row in (columns, *rows):
-        typer.echo("\t".join(map(_shown, row)))  # rich would make blanks of the tabs
+        typer.echo("\t".join(map(printable, row)))  # rich would make blanks of the tabs
 
 
 def show_facts(facts: Iterable[tuple[str, str]]) -> None:
     """Print names and values, one a line; values that are empty are left out."""
     for name, value in facts:
         if value:
-            say(f"{name + ':':<14}{_shown(value)}")
-
-
-def _shown(text: str) -> str:
-    # Subjects come from devices: what they hold must not move the cursor or write the window's title.
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+            say(f"{name + ':':<14}{value}")
 
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on a terminal, nothing elsewhere; yields what is called with the number done and in all."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     )  # fmt: skip
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(label, total=None)
+        task = bar.add_task(printable(label), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

@@ -1,9 +1,10 @@
 """ASN.1 of CMP (RFC 9810), CRMF (RFC 4211) and the parts of X.509 that CMP touches.
 
 The only module that knows the ASN.1 library, `cryptography.hazmat.asn1` (a DER codec in Rust that declares
-itself unstable; its version is pinned). CMP's module has EXPLICIT tags, CRMF's has IMPLICIT ones, except where
-a tagged type is a CHOICE. Whatever must survive byte for byte (names, keys, algorithm identifiers, whatever
-is signed) is kept as a raw TLV: `raw` gives back exactly the received octets, because DER has only one form.
+itself unstable; `selfcheck` tries it at each start). CMP's module has EXPLICIT tags, CRMF's has IMPLICIT
+ones, except where a tagged type is a CHOICE. Whatever must survive byte for byte (names, keys, algorithm
+identifiers, whatever is signed) is kept as a raw TLV: `raw` gives back exactly the received octets, because
+DER has only one form.
 """
 
 # No postponed annotations here: the codec reads them while each class is built.

@@ -134,12 +134,12 @@ async def post(
         ) from error
     except aiohttp.ClientConnectorError as error:
         raise ServerUnreachable(
-            f"no connection to {url}: {printable(error.strerror or str(error))}",
+            f"no connection to {url}: {printable(error.strerror or str(error), 200)}",
             "Check host and port, and that the gateway is running",
         ) from error
     except (aiohttp.ClientError, HttpProcessingError, ValueError) as error:
         raise ServerUnreachable(
-            f"the exchange with {url} broke off: {printable(str(error)) or type(error).__name__}",
+            f"the exchange with {url} broke off: {printable(str(error), 200) or type(error).__name__}",
             "Try again; if it stays so, see the log of the gateway",
         ) from error
 

@@ -136,7 +136,7 @@ class Downloader:
         except TimeoutError as error:
             raise StatusRefused(f"not received within {limits.timeout_seconds:g} s") from error
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
-            raise StatusRefused(f"{type(error).__name__}: {printable(str(error))}") from error
+            raise StatusRefused(f"{type(error).__name__}: {printable(str(error), 200)}") from error
 
     async def _request(
         self, method: str, url: URL, limits: Limits, options: dict[str, Any]

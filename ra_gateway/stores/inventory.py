@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
-from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.errors import Problem
 from ra_gateway.ra.ports import InventoryEntry
+from ra_gateway.stores.rows import Row, read_rows, refuse
 
 COLUMNS = ("domain", "identity", "subject", "san", "enabled")
 
@@ -18,51 +18,33 @@ class CSVInventory:
         path: CSV with the header domain,identity,subject,san,enabled; san is separated by blanks.
 
     Raises:
-        ConfigError: Every unusable line, at once.
+        ConfigError: The file cannot be used, or some of its lines; then no line of it counts.
     """
 
     def __init__(self, path: Path) -> None:
         self._entries: dict[tuple[str, str], InventoryEntry] = {}
+        lines: dict[tuple[str, str], int] = {}
         problems: list[Problem] = []
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise ConfigError(
-                    [
-                        Problem(
-                            "inventory.csv_path",
-                            f"{path} has another header",
-                            f"Begin the file with the line {','.join(COLUMNS)}",
-                        )
-                    ]
+        for row in read_rows(path, COLUMNS, setting="inventory.csv_path"):
+            if isinstance(row, Problem):
+                problems.append(row)
+                continue
+            values = row.values
+            key = values["domain"], values["identity"]
+            if (what := _unusable(row)) is not None:
+                todo = "Give a vendor's name, the device's identity, and true or false"
+                problems.append(Problem(f"{path}:{row.line}", what, todo))
+            elif key in lines:
+                what = f"{key[1]} of {key[0]} is listed in line {lines[key]} already"
+                problems.append(Problem(f"{path}:{row.line}", what, "Remove one of the lines"))
+            else:
+                lines[key] = row.line
+                self._entries[key] = InventoryEntry(
+                    subject=values["subject"],
+                    san=tuple(values["san"].split()),
+                    enabled=values["enabled"].lower() == "true",
                 )
-            for row in reader:
-                where = f"{path}:{reader.line_num}"
-                self._add(row, where, problems)
-        if problems:
-            raise ConfigError(problems)
-
-    def _add(self, row: dict[str, str | None], where: str, problems: list[Problem]) -> None:
-        domain, identity = row["domain"] or "", row["identity"] or ""
-        enabled = (row["enabled"] or "").strip().lower()
-        if not domain or not identity or enabled not in ("true", "false"):
-            problems.append(
-                Problem(
-                    where,
-                    "domain, identity or enabled is unusable",
-                    "Give a vendor's name, the device's identity, and true or false",
-                )
-            )
-        elif (domain, identity) in self._entries:
-            problems.append(
-                Problem(where, f"{identity} is listed twice", "Remove one of the lines")
-            )
-        else:
-            self._entries[domain, identity] = InventoryEntry(
-                subject=(row["subject"] or "").strip(),
-                san=tuple((row["san"] or "").split()),
-                enabled=enabled == "true",
-            )
+        refuse(problems)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -70,3 +52,12 @@ class CSVInventory:
     async def find(self, domain: str, identity: str) -> InventoryEntry | None:
         """Return the entry of a device, or None if it is not listed."""
         return self._entries.get((domain, identity))
+
+
+def _unusable(row: Row) -> str | None:
+    missing = [name for name in ("domain", "identity") if not row.values[name]]
+    if missing:
+        return f"{' and '.join(missing)} empty"
+    if row.values["enabled"].lower() not in ("true", "false"):
+        return "enabled is neither true nor false"
+    return None

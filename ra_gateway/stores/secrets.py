@@ -11,7 +11,6 @@ down as a whole; the length of the secrets stops that.
 from __future__ import annotations
 
 import asyncio
-import csv
 import fcntl
 import os
 from collections import OrderedDict
@@ -23,9 +22,10 @@ from typing import Final
 
 from ra_gateway.cmp.mac import SharedSecret, reference_fingerprint
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
-from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
+from ra_gateway.errors import Problem, StoreUnavailable
 from ra_gateway.peers import network_of
 from ra_gateway.ra.ports import Claim, Clock
+from ra_gateway.stores.rows import read_rows, refuse
 
 COLUMNS: Final = ("reference", "secret", "subject", "san", "single_use", "expires")
 
@@ -115,9 +115,7 @@ class SecretFile:
         self._holders: dict[str, str] = {}
         self._file: int | None = None
         self._writing = asyncio.Lock()
-        problems = list(self._read(path))
-        if problems:
-            raise ConfigError(problems)
+        refuse(list(self._read(path)))
 
     def __repr__(self) -> str:
         return f"SecretFile({len(self._secrets)} secrets)"
@@ -126,31 +124,25 @@ class SecretFile:
         return len(self._secrets)
 
     def _read(self, path: Path) -> Iterator[Problem]:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
+        for row in read_rows(path, COLUMNS):
+            if isinstance(row, Problem):
+                yield row
+                continue
+            where = f"{path}:{row.line}"
+            try:
+                secret = _secret(row.values)
+            except ValueError as error:
+                yield Problem(where, str(error), "Correct the line")
+                continue
+            if secret.reference in self._secrets:
+                yield Problem(where, "its reference is listed twice", "Remove one of the lines")
+            if secret.single_use and self._used_path is None:
                 yield Problem(
-                    str(path),
-                    "has another header",
-                    f"Begin the file with the line {','.join(COLUMNS)}",
+                    where,
+                    "is for single use, but nothing records what was used",
+                    "Set used_path beside secrets_path, or single_use to false",
                 )
-                return
-            for row in reader:
-                where = f"{path}:{reader.line_num}"
-                try:
-                    secret = _secret(row)
-                except ValueError as error:
-                    yield Problem(where, str(error), "Correct the line")
-                    continue
-                if secret.reference in self._secrets:
-                    yield Problem(where, "its reference is listed twice", "Remove one of the lines")
-                if secret.single_use and self._used_path is None:
-                    yield Problem(
-                        where,
-                        "is for single use, but nothing records what was used",
-                        "Set used_path beside secrets_path, or single_use to false",
-                    )
-                self._secrets[secret.reference] = secret
+            self._secrets[secret.reference] = secret
 
     async def find(self, reference: bytes, peer: str) -> SharedSecret | None:
         """Return the secret of a reference, or None if there is none, or the peer guessed too often."""
@@ -259,44 +251,44 @@ def _unavailable(error: OSError) -> StoreUnavailable:
     return StoreUnavailable(f"used shared secrets cannot be recorded: {error}", rule="R95")
 
 
-def _secret(row: dict[str, str | None]) -> SharedSecret:
+def _secret(row: dict[str, str]) -> SharedSecret:
     """Return the secret of a line.
 
     Raises:
         ValueError: It cannot be used; the text does not repeat it.
     """
-    reference = (row["reference"] or "").encode()
-    octets = (row["secret"] or "").encode()
+    reference = row["reference"].encode()
+    octets = row["secret"].encode()
     if not 1 <= len(reference) <= _MAX_REFERENCE_OCTETS:
         raise ValueError(f"reference must have 1 to {_MAX_REFERENCE_OCTETS} octets")
     if len(octets) < MIN_SECRET_OCTETS:
         raise ValueError(f"secret has less than {MIN_SECRET_OCTETS} octets")
-    single_use = (row["single_use"] or "").strip().lower()
+    single_use = row["single_use"].lower()
     if single_use not in ("true", "false"):
         raise ValueError("single_use must be true or false")
-    subject = (row["subject"] or "").strip()
+    subject = row["subject"]
     if not subject:
         raise ValueError("subject is empty")
     try:
         subject_der = from_rfc4514(subject)
     except ValueError as error:
         raise ValueError("subject is not a Name like CN=enb-1,O=Example") from error
-    san = tuple((row["san"] or "").split())
+    san = tuple(row["san"].split())
     try:
         if san:
             general_names_der(san)
     except ValueError as error:
         raise ValueError("san has an entry that is not like dns:enb-1.example.net") from error
     return SharedSecret(
-        reference, octets, subject_der, san, single_use == "true", _expiry(row["expires"] or "")
+        reference, octets, subject_der, san, single_use == "true", _expiry(row["expires"])
     )
 
 
 def _expiry(text: str) -> datetime | None:
-    if not text.strip():
+    if not text:
         return None
     try:
-        moment = datetime.fromisoformat(text.strip())
+        moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise ValueError("expires is not a time like 2027-01-31T00:00:00Z") from error
     if moment.tzinfo is None:

@@ -221,14 +221,16 @@ class HttpClient:
             ) from error
         except aiohttp.ClientHttpProxyError as error:
             raise UpstreamUnavailable(
-                f"the proxy does not connect: HTTP {error.status} {printable(error.message)}",
+                f"the proxy does not connect: HTTP {error.status} {printable(error.message, 200)}",
                 delivered=False,
             ) from error
         except (aiohttp.ClientResponseError, HttpProcessingError) as error:
-            raise UpstreamBroken(f"not HTTP: {printable(error.message)}", rule="R91") from error
+            raise UpstreamBroken(
+                f"not HTTP: {printable(error.message, 200)}", rule="R91"
+            ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise UpstreamUnavailable(
-                f"{type(error).__name__}: {printable(str(error))}",
+                f"{type(error).__name__}: {printable(str(error), 200)}",
                 delivered=body.started and not _refuses_certificate(error),
             ) from error
 

@@ -31,6 +31,7 @@ async def test_settings_of_the_bundled_ca_reach_what_it_issues(tmp_path: Path) -
         tmp_path,
         organisation="Example Operator",
         vendors={"acme": ("vendor/root.pem", "vendor/sub.pem")},
+        domain=None,
         now=now(),
         port=0,
     )

@@ -113,13 +113,19 @@ CSV: Final = {
     "no header": ("e1,CN=e1\n", "the header is e1,CN=e1"),
     "nothing": ("", "the header is missing"),
     "a column too many": ("name,subject,colour\n", "the header is name,subject,colour"),
-    "a comma too many": ("name,subject\ne1,CN=e1,O=X\n", "line 2: has more or fewer columns"),
+    "a comma too many": (
+        "name,subject\ne1,CN=e1,O=X\n",
+        "entities.csv:2: has more or fewer columns",
+    ),
     "a profile that is none": (
         "name,subject,profile\ne1,CN=e1,\ne2,CN=e2,none\n",
         "line 3: there is no profile 'none'",
     ),
     "twice the same": ("name,subject\ne1,CN=e1\n\ne2,CN=E1\n", "line 4: has the subject of line 2"),
-    "a name that is none": ("name,subject,names\ne1,CN=e1,dns:a b\n", "line 2: 'b' is no name"),
+    "a name that is none": (
+        "name,subject,names\ne1,CN=e1,dns:a b\n",
+        "line 2: 'b' is no name",
+    ),
     "no UTF-8": ("name,subject\ne\xff,CN=e1\n", "is no CSV in UTF-8"),
 }
 

@@ -127,17 +127,43 @@ def test_init_makes_what_check_config_accepts(tmp_path: Path, vendor_pki: Vendor
     files = f"acme={tmp_path}/acme/root.pem,{tmp_path}/acme/sub.pem"
     told = succeeded("init", directory, "--vendor", files, "--port", "8443")
     config = directory / "gateway.toml"
-    assert told.splitlines() == [
-        f"Wrote {config} and the material it names.",
-        f"Next: ra-gateway serve --config {config}",
-    ]
+    wrote, named, moved, then = told.splitlines()
+    assert wrote == f"Wrote {config} and the material it names."
+    assert "SERIAL.ran.example.net" in named
+    assert moved.startswith(f"Move {directory}/ca/root.key offline now")
+    assert then == f"Next: ra-gateway serve --config {config}"
     assert readable_by_others(directory) == []
     before = snapshot(directory)
-    assert succeeded("check-config", "--config", config) == (
-        f"{config}: good. 1 endpoint(s), 1 vendor(s), 1 upstream(s), store memory.\n"
-    )
+    good, warning = succeeded("check-config", "--config", config).splitlines()
+    assert good == f"{config}: good. 1 endpoint(s), 1 vendor(s), 1 upstream(s), store memory."
+    assert warning.startswith(f"warning: {directory}/ca/root.key: is the key of a root")
     # Whoever checks may be root; a ledger of root's would stop the gateway.
     assert snapshot(directory) == before
+
+
+def test_init_lets_a_base_station_have_its_own_name(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """The one that its vendor certificate gives it; not that of another, nor one of a server."""
+    vendor_pki.write(tmp_path / "acme")
+    cert, key = vendor_pki.device("ENB-7").write(tmp_path, "device")
+    config = tmp_path / "g" / "gateway.toml"
+    files = f"acme={tmp_path}/acme/root.pem,{tmp_path}/acme/sub.pem"
+    succeeded("init", tmp_path / "g", "--vendor", files, "--domain", "north.example", "--port", "0")
+    assert '"*"' not in config.read_text()
+    assert "root.key belongs offline" in config.read_text()
+    with GatewayProcess(config) as gateway:
+        station = ("--url", gateway.url, "--cert", cert, "--key", key)
+        own = "CN=ENB-7.north.example,O=Example Operator"
+        for number, (subject, sans, why) in enumerate((
+            ("CN=ENB-8.north.example,O=Example Operator", (), "notAuthorized"),
+            ("CN=www.north.example", (), "notAuthorized"),
+            (own, ("dns:ENB-8.north.example",), "notAuthorized"),
+            (own, ("dns:ENB-7.north.example",), ""),
+            ("CN=ENB-7.north.example", (), ""),
+        )):  # fmt: skip
+            names = [option for san in sans for option in ("--san", san)]
+            out = ("--out", tmp_path / str(number))
+            ended = run("enroll", *station, *out, "--subject", subject, *names)
+            assert (ended.exit_code, why in ended.stderr) == (1 if why else 0, True)
 
 
 def test_init_without_a_vendor_says_what_is_missing(tmp_path: Path) -> None:
@@ -175,6 +201,7 @@ def test_init_refuses_a_directory_that_is_in_use(name: str, tmp_path: Path) -> N
         (("--vendor", "acme=/nowhere/root.pem"), "--vendor acme: no certificate can be read from "),
         (("--vendor", "acme"), "'acme' is not of the form NAME=ROOT.pem[,SUB.pem]"),
         (("--vendor", "a b=root.pem"), "'a b' may only have letters, digits, - and _"),
+        (("--domain", "*.example.net"), "'*.example.net' is no DNS domain"),
         (("--key-kind", "dsa"), "'dsa' is not one of p256, p384"),
         (("--port", "65536"), "Invalid value for '--port'"),
     ],

@@ -66,6 +66,7 @@ def make_setup(
         directory,
         organisation="Example Operator",
         vendors={name: (f"{name}/root.pem", "") for name in vendors},
+        domain=None,
         now=datetime.now(UTC),
         port=0,
         key_kind=key_kind,

@@ -121,3 +121,31 @@ def test_the_readme_names_the_targets_that_make_has() -> None:
     named = set(re.findall(r"(?:^    |`)make ([a-z]+)", (ROOT / "README.md").read_text(), re.M))
     assert named - targets == set()
     assert {"demo", "test"} <= named
+
+
+def test_the_threat_model_names_tests_that_exist() -> None:
+    """Every `tests/...py::name` in docs/security.md is a test function in that file."""
+    text = (ROOT / "docs/security.md").read_text()
+    named = set(re.findall(r"(tests/[\w/]+\.py)::(\w+)", text))
+    missing = [
+        f"{file}::{name}"
+        for file, name in sorted(named)
+        if not (ROOT / file).is_file()
+        or not re.search(rf"^ *(async )?def {name}\(", (ROOT / file).read_text(), re.MULTILINE)
+    ]
+    assert missing == []
+    assert len(named) > 100
+
+
+def test_the_threat_model_leaves_no_attack_without_a_test() -> None:
+    """Each row of the tables of attacks ends with a test, or says which is still to be written."""
+    text = (ROOT / "docs/security.md").read_text()
+    attacks = text[text.index("## Attacks") :]
+    rows = [line for line in attacks.splitlines() if line.startswith("| ")]
+    wanting = [
+        row
+        for row in rows
+        if not row.startswith(("| Attack |", "| Fault |"))
+        and not re.search(r"`tests/[^|]+` \|$|\(test: [^|]+\) \|$", row)
+    ]
+    assert wanting == []

@@ -10,7 +10,12 @@ from ra_gateway.app.doctor.findings import Finding, Verdict, worst
 from ra_gateway.app.doctor.ledger import examine_ledger, ledger_warnings
 from ra_gateway.app.doctor.material import examine_material
 from ra_gateway.app.doctor.probes import SUBJECT
-from ra_gateway.app.doctor.surroundings import examine_inventory, examine_store
+from ra_gateway.app.doctor.surroundings import (
+    examine_codec,
+    examine_inventory,
+    examine_safety,
+    examine_store,
+)
 from ra_gateway.app.doctor.upstreams import UpstreamExaminer
 from ra_gateway.app.running import now
 from ra_gateway.config import GatewayConfig
@@ -47,6 +52,8 @@ async def examine(
     found += await examine_store(config.store)
     found += examine_inventory(config)
     found += await examine_ledger(config.ca)
+    found += examine_safety(config)
+    found += examine_codec()
     examiner = UpstreamExaminer(config, subject=subject, san=san, clock=clock)
     for name in config.upstreams:
         found += await examiner.examine(name)

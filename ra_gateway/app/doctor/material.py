@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from ra_gateway.app.credential import EXPIRY_WARNING, load_ra_credential
+from ra_gateway.app.credential import load_ra_credential
 from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
 from ra_gateway.app.trust import certificates, operator_domain
+from ra_gateway.app.warnings import EXPIRES_SOON
 from ra_gateway.cmp.algorithms import public_key_kind
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.codes import OID
@@ -250,7 +251,7 @@ def validity(subject: str, certificate: Certificate, setting: str, now: datetime
         since = f"valid only from {certificate.not_before:%Y-%m-%d %H:%M} UTC"
         return _invalid(subject, tried, since, f"{setting}; the clock of this machine (NTP)")
     left = certificate.not_after - now
-    if left < EXPIRY_WARNING:
+    if left < EXPIRES_SOON:
         return Finding(
             subject,
             tried,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+import cryptography
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
 from ra_gateway.app.gateway import transaction_store
+from ra_gateway.app.warnings import of_safety
+from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config import GatewayConfig, StoreConfig
 from ra_gateway.errors import ConfigError, StoreUnavailable
 from ra_gateway.stores.inventory import CSVInventory
@@ -84,6 +87,31 @@ async def _memory(config: StoreConfig) -> dict[str, Any]:
         await client.aclose()
 
 
+def examine_codec() -> list[Finding]:
+    """Say whether the installed release of `cryptography` reads and writes messages as it has to."""
+    tried = "read and write a message"
+    try:
+        require_codec()
+    except ConfigError as error:
+        return of_problems("codec", tried, error)
+    return [Finding("codec", tried, f"as it should, with cryptography {cryptography.__version__}")]
+
+
+def examine_safety(config: GatewayConfig) -> list[Finding]:
+    """Say what works and is less safe than it could be."""
+    return [
+        Finding(
+            "safety",
+            problem.path,
+            problem.what,
+            Verdict.warning,
+            "it works, and is less safe than it could be",
+            f"{problem.path}: {problem.todo}",
+        )
+        for problem in of_safety(config)
+    ]
+
+
 def examine_inventory(config: GatewayConfig) -> list[Finding]:
     """Read the inventory."""
     if config.inventory is None:
@@ -93,16 +121,4 @@ def examine_inventory(config: GatewayConfig) -> list[Finding]:
         count = len(CSVInventory(path))
     except ConfigError as error:
         return of_problems("inventory", f"read {path}", error)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not CSV in UTF-8"
-        return [
-            Finding(
-                "inventory",
-                f"read {path}",
-                str(reason),
-                Verdict.fault,
-                "base stations that have to be listed are refused",
-                "inventory.csv_path: a file that the gateway may read",
-            )
-        ]
     return [Finding("inventory", f"read {path}", f"{count} devices")]

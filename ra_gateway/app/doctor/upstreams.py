@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ra_gateway.app.doctor.answers import (
     Told,
@@ -26,7 +26,6 @@ from ra_gateway.app.doctor.probes import SUBJECT, Probe, Prober
 from ra_gateway.app.doctor.reaching import examine_way
 from ra_gateway.app.gateway import Application
 from ra_gateway.app.running import now
-from ra_gateway.ca.core import BundledCA
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.protection import Credential
@@ -47,6 +46,9 @@ from ra_gateway.errors import (
     UpstreamUnavailable,
 )
 from ra_gateway.ra.routes import Upstream, Variant
+
+if TYPE_CHECKING:
+    from ra_gateway.ca.core import BundledCA
 
 _ENDPOINT: Final = "doctor"
 
@@ -178,8 +180,8 @@ class UpstreamExaminer:
         )
         way = application.node.endpoints[_ENDPOINT].upstream
         try:
-            if isinstance(way.core, BundledCA):
-                await way.core.start()
+            if isinstance(upstream, BundledUpstream):
+                await cast("BundledCA", way.core).start()
             yield way, application.node.credential()
         finally:
             await application.stop()

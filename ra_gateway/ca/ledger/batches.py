@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
-import asyncpg
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -33,12 +32,18 @@ An item whose result is an exception has left nothing in the database.
 
 Run: TypeAlias = "Callable[[Connection, Sequence[Work]], None]"
 
-FAILURES: Final = (
+try:
+    import asyncpg
+
+    _OF_POSTGRES: tuple[type[Exception], ...] = (asyncpg.PostgresError, asyncpg.InterfaceError)
+except ModuleNotFoundError:  # the extra `postgres`
+    _OF_POSTGRES = ()
+
+FAILURES: Final[tuple[type[Exception], ...]] = (
     SQLAlchemyError,
     sqlite3.Error,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
     OSError,
+    *_OF_POSTGRES,
 )
 """What a database fails with; OSError covers TimeoutError."""
 

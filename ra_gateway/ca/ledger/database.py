@@ -29,7 +29,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
-import asyncpg
 from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -49,7 +48,7 @@ from ra_gateway.ca.ledger.batches import (
 )
 from ra_gateway.ca.ledger.schema import HEAD
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
-from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
+from ra_gateway.errors import ConfigError, Problem, StoreUnavailable, missing_extra
 from ra_gateway.keys import require_private
 
 T = TypeVar("T")
@@ -355,6 +354,10 @@ class PostgresDatabase:
         connect_seconds: float = CONNECT_SECONDS,
         command_seconds: float = COMMAND_SECONDS,
     ) -> None:
+        try:
+            import asyncpg  # noqa: F401 - the extra `postgres`; better missed now than at the first connection
+        except ModuleNotFoundError as error:
+            raise missing_extra("ca.ledger_url_path", error) from error
         self._connect = _postgres_connector(_taken_apart(url), connect_seconds, command_seconds)
         self._engine: AsyncEngine | None = None
         self._idle: list[AsyncConnection] = []
@@ -597,6 +600,8 @@ def _postgres_connector(
     url: PostgresURL, connect_seconds: float, command_seconds: float
 ) -> _Connector:
     async def connect() -> Any:
+        import asyncpg
+
         try:
             tls = url.tls_context()
         except UnusableURL as error:

@@ -1,0 +1,204 @@
+"""What works and is less safe than it looks: said by `check-config` and by the doctor, with what to do."""
+
+from __future__ import annotations
+
+import shlex
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from ra_gateway.app.trust import certificates
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.config import AnswerTrust, GatewayConfig
+from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.keys import HSM_SCHEME
+
+EXPIRES_SOON: Final = timedelta(days=90)
+"""A vendor's new root or an operator's new CA takes its time."""
+
+_WILDCARDS: Final = frozenset("*?")
+
+_LEDGER_SUFFIXES: Final = ("", "-wal", "-shm", "-journal")
+"""SQLite's files."""
+
+
+def warnings(config: GatewayConfig, now: datetime) -> list[Problem]:
+    """Return what should be changed about a configuration that can be served, and about the files it names.
+
+    Args:
+        now: Aware UTC.
+    """
+    return [*of_safety(config), *_of_expiry(config, now)]
+
+
+def of_safety(config: GatewayConfig) -> list[Problem]:
+    """Return what strangers, devices or neighbours on the host could use; nothing of certificates' dates."""
+    return [*_of_names(config), *_of_revocation(config), *_of_root_keys(config), *_of_modes(config)]
+
+
+# --- names ----------------------------------------------------------------------------------------------------
+
+
+def _of_names(config: GatewayConfig) -> Iterator[Problem]:
+    for name, vendor in config.vendors.items():
+        if vendor.enabled:
+            setting = f"vendors.{name}.identity"
+            yield from _of_patterns(setting, vendor.identity.allowed_subjects, "subjects")
+            yield from _of_patterns(setting, vendor.identity.allowed_sans, "sans")
+    for name, endpoint in config.endpoints.items():
+        for index, route in enumerate(endpoint.routes):
+            if route.identity is not None:
+                setting = f"endpoints.{name}.routes[{index}].identity"
+                yield from _of_patterns(setting, route.identity.allowed_subjects, "subjects")
+                yield from _of_patterns(setting, route.identity.allowed_sans, "sans")
+        relays = endpoint.registration_authorities
+        if relays is not None:
+            setting = f"endpoints.{name}.registration_authorities"
+            yield from _of_patterns(setting, relays.allowed_subjects, "subjects")
+            yield from _of_patterns(setting, relays.allowed_sans, "sans")
+
+
+def _of_patterns(setting: str, patterns: Sequence[str], what: str) -> Iterator[Problem]:
+    for pattern in filter(_allows_all, patterns):
+        example = (
+            "CN={serial_number}.ran.example.net,O=Example"
+            if what == "subjects"
+            else "dns:{serial_number}.ran.example.net"
+        )
+        yield Problem(
+            f"{setting}.allowed_{what}",
+            f'has "{pattern}": whoever is let in may have the name of any other device, or of a server',
+            f'Write what names your devices have, such as "{example}"',
+        )
+
+
+def _allows_all(pattern: str) -> bool:
+    """Tell whether a pattern of names holds nothing but wildcards: "*", "CN=*", "dns:*"."""
+    values = [part.partition("=")[2] or part for part in pattern.split(",")]
+    return all(set(value.rpartition(":")[2]) <= _WILDCARDS for value in values)
+
+
+# --- revocation -----------------------------------------------------------------------------------------------
+
+
+def _of_revocation(config: GatewayConfig) -> Iterator[Problem]:
+    remote = [name for name, upstream in config.upstreams.items() if upstream.kind != "bundled"]
+    if remote and config.operator.revocation.mode == "off":
+        yield Problem(
+            "operator.revocation.mode",
+            f"is off, and what upstream {remote[0]} revoked is known to that CA alone: a device whose certificate "
+            "was revoked renews it",
+            'Set it to "hard", with crl_urls or ocsp_url of that CA',
+        )
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def _of_root_keys(config: GatewayConfig) -> Iterator[Problem]:
+    beside = [path.with_suffix(".key") for path in config.operator.anchors_paths]
+    if config.ca is not None:
+        beside += [config.ca.directory_path / "root.key"]
+        beside += sorted(config.ca.directory_path.glob("retired-roots/*/root.key"))
+    for path in dict.fromkeys(beside):
+        if path.is_file() and not _names_hsm_key(path):
+            yield Problem(
+                str(path),
+                "is the key of a root, beside the service: who takes this host can make any certificate, for ever",
+                "Move it offline, in two copies; only a change of the issuing CA or of the root needs it",
+            )
+
+
+def _names_hsm_key(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(HSM_SCHEME)) == HSM_SCHEME
+    except OSError:
+        return False
+
+
+def _of_modes(config: GatewayConfig) -> Iterator[Problem]:
+    files = {"ra.key_path": [config.ra.key_path]}
+    directories: dict[str, list[Path]] = {}
+    if config.ca is not None:
+        files["ca.directory_path"] = sorted(config.ca.directory_path.glob("**/*.key"))
+        directories["ca.directory_path"] = [config.ca.directory_path]
+        if config.ca.ledger_path is not None:
+            ledger = config.ca.ledger_path
+            files["ca.ledger_path"] = [
+                ledger.with_name(ledger.name + suffix) for suffix in _LEDGER_SUFFIXES
+            ]
+            directories["ca.ledger_path"] = [ledger.parent]
+    for setting, paths in files.items():
+        for path in paths:
+            if (mode := _mode(path)) & (stat.S_IRWXG | stat.S_IRWXO):
+                yield Problem(
+                    setting,
+                    f"{path} has mode {stat.S_IMODE(mode):04o}: others than its owner can open it",
+                    f"Run: chmod 600 {shlex.quote(str(path))}",
+                )
+    for path, setting in {
+        path: name for name, paths in directories.items() for path in paths
+    }.items():
+        if (mode := _mode(path)) & (stat.S_IWGRP | stat.S_IWOTH):
+            yield Problem(
+                setting,
+                f"{path} has mode {stat.S_IMODE(mode):04o}: others than its owner can replace what is in it",
+                f"Run: chmod go-w {shlex.quote(str(path))}",
+            )
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0
+
+
+# --- dates ----------------------------------------------------------------------------------------------------
+
+
+def _of_expiry(config: GatewayConfig, now: datetime) -> Iterator[Problem]:
+    for setting, paths in _certificate_paths(config):
+        try:
+            found = certificates(paths, setting)
+        except ConfigError:
+            continue  # whoever loads it to use it says what is wrong
+        yield from _expiring(setting, found, now)
+
+
+def _expiring(setting: str, found: Iterable[Certificate], now: datetime) -> Iterator[Problem]:
+    for item in found:
+        until = f"{item.not_after:%Y-%m-%d %H:%M} UTC"
+        if now > item.not_after:
+            what = f"{item.subject} expired at {until}: nobody accepts what rests on it"
+        elif now < item.not_before:
+            what = f"{item.subject} is valid only from {item.not_before:%Y-%m-%d %H:%M} UTC"
+        elif item.not_after - now < EXPIRES_SOON:
+            what = f"{item.subject} expires in {(item.not_after - now).days} days, at {until}"
+        else:
+            continue
+        yield Problem(
+            setting, what, "Give the certificate that follows it; roots may stand beside each other"
+        )
+
+
+def _certificate_paths(config: GatewayConfig) -> Iterator[tuple[str, Sequence[Path]]]:
+    yield "ra.certificate_path", (config.ra.certificate_path,)
+    yield "ra.chain_paths", config.ra.chain_paths
+    yield "operator.anchors_paths", config.operator.anchors_paths
+    yield "operator.intermediates_paths", config.operator.intermediates_paths
+    for name, vendor in config.vendors.items():
+        yield f"vendors.{name}.anchors_paths", vendor.anchors_paths
+        yield f"vendors.{name}.intermediates_paths", vendor.intermediates_paths
+    for name, upstream in config.upstreams.items():
+        yield f"upstreams.{name}.issuing_ca_paths", upstream.issuing_ca_paths
+        if isinstance(upstream, AnswerTrust):
+            yield f"upstreams.{name}.ca_certificate_paths", upstream.ca_certificate_paths
+    for name, endpoint in config.endpoints.items():
+        if (relays := endpoint.registration_authorities) is not None:
+            setting = f"endpoints.{name}.registration_authorities"
+            yield f"{setting}.anchors_paths", relays.anchors_paths
+            yield f"{setting}.certificate_paths", relays.certificate_paths

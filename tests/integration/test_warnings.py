@@ -1,0 +1,140 @@
+"""What `check-config` and the doctor say of a gateway that can be served, and is less safe than it looks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ra_gateway.app import warnings
+from ra_gateway.config import load
+from tests.integration.test_cli import run, succeeded
+from tests.support.pki import VendorPKI, make_root, write_certificates
+from tests.support.processes import edit, http_upstream, make_setup, set_upstream
+
+
+@pytest.fixture
+def config(tmp_path: Path, vendor_pki: VendorPKI) -> Path:
+    """A gateway that nothing is to be said of."""
+    path = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    edit(path, 'allowed_subjects = ["*"]', 'allowed_subjects = ["CN={cn}.ran.example.net"]')
+    edit(path, 'allowed_sans = ["*"]', 'allowed_sans = ["dns:{cn}.ran.example.net"]')
+    (tmp_path / "ca" / "root.key").unlink()
+    assert "warning" not in succeeded("check-config", "--config", path)
+    return path
+
+
+def any_subject(config: Path) -> None:
+    edit(config, '"CN={cn}.ran.example.net"', '"CN=a.example", "*"')
+
+
+def any_name(config: Path) -> None:
+    edit(config, '"CN={cn}.ran.example.net"', '"CN=*"')
+
+
+def any_san(config: Path) -> None:
+    edit(config, '"dns:{cn}.ran.example.net"', '"dns:*"')
+
+
+def root_key(config: Path) -> None:
+    (config.parent / "ca" / "root.key").write_text("-----BEGIN")
+    (config.parent / "ca" / "root.key").chmod(0o600)
+
+
+def retired_root_key(config: Path) -> None:
+    path = config.parent / "ca" / "retired-roots" / "1" / "root.key"
+    path.parent.mkdir(parents=True)
+    path.touch(0o600)
+
+
+def key_of_the_anchor(config: Path) -> None:
+    (config.parent / "operator" / "root.key").touch(0o600)
+
+
+def remote_without_revocation(config: Path) -> None:
+    set_upstream(config, http_upstream("http://127.0.0.1:1/cmp"))
+
+
+def open_ledger(config: Path) -> None:
+    (config.parent / "ca" / "ledger.sqlite").chmod(0o644)
+
+
+def open_ledger_log(config: Path) -> None:
+    (config.parent / "ca" / "ledger.sqlite-wal").touch()
+    (config.parent / "ca" / "ledger.sqlite-wal").chmod(0o660)
+
+
+def open_directory(config: Path) -> None:
+    (config.parent / "ca").chmod(0o777)
+
+
+CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "any subject": (any_subject, "vendors.acme.identity.allowed_subjects", "may have the name of any"),
+    "any CN": (any_name, "vendors.acme.identity.allowed_subjects", "may have the name of any"),
+    "any SAN": (any_san, "vendors.acme.identity.allowed_sans", "may have the name of any"),
+    "root key": (root_key, "ca/root.key", "Move it offline"),
+    "retired root key": (retired_root_key, "ca/retired-roots/1/root.key", "Move it offline"),
+    "anchor's key": (key_of_the_anchor, "operator/root.key", "Move it offline"),
+    "remote CA": (remote_without_revocation, "operator.revocation.mode", 'Set it to "hard"'),
+    "ledger": (open_ledger, "ca.ledger_path", "chmod 600"),
+    "ledger's log": (open_ledger_log, "ca.ledger_path", "chmod 600"),
+    "directory": (open_directory, "ca.", "chmod go-w"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_warned_of(case: str, config: Path) -> None:
+    """By both commands in the same words, with what to do; check-config is content all the same."""
+    change, where, todo = CASES[case]
+    change(config)
+    lines = [
+        line
+        for line in succeeded("check-config", "--config", config).splitlines()
+        if "warning: " in line
+    ]
+    assert len(lines) == 1
+    assert where in lines[0]
+    assert todo in lines[0]
+    rows = json.loads(run("doctor", "--json", "--quiet", "--config", config).stdout)
+    (row,) = (row for row in rows if row["subject"] == "safety")
+    assert row["verdict"] == "warning"
+    assert (
+        lines[0]
+        == f"warning: {row['tried']}: {row['came_back']}. {row['setting'].partition(': ')[2]}"
+    )
+
+
+def test_a_key_in_an_hsm_is_not_beside(config: Path) -> None:
+    """A file that names it is not the key."""
+    (config.parent / "ca" / "root.key").write_text("pkcs11:token=t;object=root?pin-source=pin\n")
+    (config.parent / "ca" / "root.key").chmod(0o600)
+    assert warnings(load(config), datetime.now(UTC)) == []
+
+
+@pytest.mark.parametrize(
+    "days,said", [(91, ""), (89, "expires in 88 days"), (-1, "expired at")], ids=str
+)
+def test_certificates_that_end(days: int, said: str, config: Path) -> None:
+    """A vendor's anchor: 90 days before, and after; the gateway is served all the same."""
+    now = datetime.now(UTC)
+    root = make_root(
+        "CN=Old Root,O=ACME",
+        not_before=now - timedelta(days=1000),
+        not_after=now + timedelta(days=days),
+    )
+    (config.parent / "acme" / "root.pem").unlink()
+    write_certificates(config.parent / "acme" / "root.pem", root.certificate)
+    found = warnings(load(config), now)
+    assert [problem.path for problem in found] == (["vendors.acme.anchors_paths"] if said else [])
+    assert all(said in problem.what for problem in found)
+    assert ("warning" in succeeded("check-config", "--config", config)) == bool(said)
+
+
+def test_the_ras_own_certificate(config: Path) -> None:
+    """And the certificates above it, when their time has come."""
+    later = datetime.now(UTC) + timedelta(days=365 * 40)
+    found = {problem.path for problem in warnings(load(config), later)}
+    assert found >= {"ra.certificate_path", "ra.chain_paths", "operator.anchors_paths"}

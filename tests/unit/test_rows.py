@@ -1,0 +1,149 @@
+"""Files with a row for each device: the inventory, shared secrets and end entities are read by the same rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ra_gateway.errors import ConfigError
+from ra_gateway.stores.inventory import COLUMNS, CSVInventory
+from ra_gateway.stores.rows import MAX_LINE_OCTETS, MAX_PROBLEMS
+from ra_gateway.stores.secrets import SecretFile
+from tests.contract.transactions import system_clock
+
+HEADER = ",".join(COLUMNS) + "\n"
+GOOD = "acme,SN1,CN=enb-1,dns:enb-1 dns:enb-one,true\n"
+
+
+def read(tmp_path: Path, content: str | bytes) -> CSVInventory:
+    path = tmp_path / "devices.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return CSVInventory(path)
+
+
+def refused(tmp_path: Path, content: str | bytes) -> list[str]:
+    """Return what is said of an inventory, without the name of its file."""
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, content)
+    return [
+        str(problem).replace(str(tmp_path / "devices.csv"), "FILE")
+        for problem in caught.value.problems
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        HEADER + GOOD,
+        "\ufeff" + HEADER + GOOD,
+        (HEADER + GOOD).replace("\n", "\r\n"),
+        HEADER + "\n" + GOOD.rstrip() + "\n\n",
+        HEADER + ' acme , SN1 ,"CN=enb-1",dns:enb-1 dns:enb-one,TRUE',
+    ],
+    ids=["plain", "BOM", "CRLF", "blank lines", "quotes"],
+)
+async def test_good_files(content: str, tmp_path: Path) -> None:
+    """However a spreadsheet writes them."""
+    inventory = read(tmp_path, content)
+    assert len(inventory) == 1
+    found = await inventory.find("acme", "SN1")
+    assert found is not None
+    assert (found.subject, found.san, found.enabled) == (
+        "CN=enb-1",
+        ("dns:enb-1", "dns:enb-one"),
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    "line,what",
+    [
+        ("acme,SN2,CN=a,O=b,,true\n", "has more or fewer columns than the header (6, not 5)"),
+        ("acme,SN2,,\n", "has more or fewer columns than the header (4, not 5)"),
+        ("acme;SN2;;;true\n", "has more or fewer columns than the header (1, not 5)"),
+        ('acme,"SN2,CN=a,,true\n', "has a quotation mark that is not closed"),
+        ('acme,"SN2"x,CN=a,,true\n', "has a quotation mark that is not closed, or one within"),
+        ("acme,SN\x002,,,true\n", "has a character that cannot be seen, \\x00, at 8"),
+        ("acme,SN2\r,,,true\n", "has a character that cannot be seen, \\r, at 9"),
+        ("acme,SN2,CN=\u202eevil,,true\n", "has a character that cannot be seen, \\u202e, at 13"),
+        (",SN2,,,true\n", "domain empty"),
+        ("acme,,,,true\n", "identity empty"),
+        ("acme,SN2,,,yes\n", "enabled is neither true nor false"),
+        ("acme,SN1,,,false\n", "SN1 of acme is listed in line 2 already"),
+        (" acme , SN1 ,,,false\n", "SN1 of acme is listed in line 2 already"),
+    ],
+)  # fmt: skip
+def test_a_wrong_line_is_named(line: str, what: str, tmp_path: Path) -> None:
+    """By file and line; and the lines behind it are read as what they are."""
+    said = refused(tmp_path, HEADER + GOOD + line + "acme,SN3,,,maybe\n")
+    assert len(said) == 2
+    assert said[0].startswith(f"FILE:3: {what}")
+    assert said[1].startswith("FILE:4: enabled is neither")
+
+
+def test_a_quotation_mark_swallows_nobody(tmp_path: Path) -> None:
+    """Two rows between two forgotten marks are no value of one."""
+    said = refused(tmp_path, HEADER + 'acme,"SN1,,,true\nacme,SN2,,,true\nacme,SN3",,,true\n')
+    assert [text.split(": ")[0] for text in said] == ["FILE:2", "FILE:4"]
+
+
+def test_other_octets(tmp_path: Path) -> None:
+    """What is no UTF-8 is named by its line, and a line without an end by its length."""
+    said = refused(tmp_path, HEADER.encode() + b"acme,SN\xff,,,true\n")
+    assert said[0].startswith("FILE:2: is no CSV in UTF-8 (octet 8)")
+    said = refused(
+        tmp_path, HEADER.encode() + b"acme," + b"x" * MAX_LINE_OCTETS + b",,,true\n" + GOOD.encode()
+    )
+    assert len(said) == 1
+    assert said[0].startswith(f"FILE:2: is longer than {MAX_LINE_OCTETS} octets")
+
+
+@pytest.mark.parametrize(
+    "content,shown",
+    [
+        ("", "is missing"),
+        ("\n" + GOOD, "is missing"),
+        (HEADER.replace(",", ";"), "is domain;identity;subject;san;enabled"),
+        ("identity,domain,subject,san,enabled\n", "is identity,domain"),
+        ("\xff\xfe", "is"),
+        ("x" * 20000, ""),
+    ],
+)
+def test_another_header(content: str, shown: str, tmp_path: Path) -> None:
+    """The whole file is not what was meant."""
+    (said,) = refused(tmp_path, content)
+    assert shown in said
+    assert len(said) < 600
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """No traceback."""
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ConfigError, match=r"inventory\.csv_path: .* cannot be read"):
+            CSVInventory(path)
+
+
+def test_many_wrong_lines(tmp_path: Path) -> None:
+    """The first are named, and the rest is counted."""
+    said = refused(tmp_path, HEADER + "x\n" * 100_000)
+    assert len(said) == MAX_PROBLEMS + 1
+    assert said[-1].startswith(f"FILE: has {100_000 - MAX_PROBLEMS} more lines")
+
+
+def test_shared_secrets_are_read_alike(tmp_path: Path) -> None:
+    """And no text repeats a secret, whatever is wrong with its line."""
+    path = tmp_path / "secrets.csv"
+    secret = "correct-horse-battery-staple"
+    header = "reference,secret,subject,san,single_use,expires\n"
+    path.write_text(
+        header
+        + f'r1,"{secret},CN=a,,false,\nr2,{secret},CN=a,O=b,,false,\nr3,{secret}\x00,CN=a,,false,\n'
+        f"r4,{secret},CN=a,,false,\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        SecretFile(path, clock=system_clock)
+    assert [problem.path.rpartition(":")[2] for problem in caught.value.problems] == ["2", "3", "4"]
+    assert secret not in str(caught.value)
+    path.write_text("\ufeff" + header + f"r4,{secret},CN=a,,false,\n")
+    assert len(SecretFile(path, clock=system_clock)) == 1
