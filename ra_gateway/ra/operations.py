@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -358,7 +357,7 @@ class Operations:
             CMPError: It would not be taken now, or not for what was approved.
         """
         node, message = self._node, PKIMessage.from_der(held.request_der)
-        digest, now = hashlib.sha256(message.der).digest(), node.clock()
+        digest, now = message.digest, node.clock()
         again = Walk(
             walk.endpoint,
             message,
