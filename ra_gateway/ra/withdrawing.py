@@ -175,7 +175,7 @@ class Withdrawing:
             Fate.withdrawn,
             transaction.confirm_until or now,
         )
-        if standing.fate is Fate.confirmed and carrier_of(transaction.key) in standing.confirmed_by:
+        if standing.fate is Fate.confirmed and carrier_of(transaction) in standing.confirmed_by:
             return now + _AGAIN_AFTER  # its own certConf is being taken
         if standing.fate is Fate.confirmed:
             what = "another transaction confirmed the same certificate: not revoked"

@@ -6,7 +6,7 @@
     {prefix}:agenda                                       sorted set: transactions by when they are due
     {prefix}:{held}                                       hash: requester to the request that waits for approval
     {prefix}:{held}:until                                 sorted set: requesters by when their requests expire
-    {prefix}:{certificate}:<digest>                       string: seal and what became of a certificate
+    {prefix}:{certificate}:<digest>                       string: seal, version and what became of a certificate
 
 The braces are a Redis hash tag: both keys of a transactionID live in one cluster slot, so that one
 script may touch both. Every method that writes is one script, hence atomic, and one round trip.
@@ -67,7 +67,7 @@ _MEMBER_LIMIT: Final = 160_000
 """Octets of the longest member of agenda and list: a transactionID of the default body limit, in hex."""
 
 _SEEN_LIMIT: Final = 65_536
-"""Transactions whose newest version a node remembers; some 20 MB."""
+"""Transactions whose newest version a node remembers, some 20 MB; and certificates, with what became of them."""
 
 _REPORT_SECONDS: Final = 10.0
 """Between two log lines about records that do not verify: a stranger must not fill the log."""
@@ -285,6 +285,7 @@ class RedisStore:
         self._seals = Seals(seal_keys)
         self._monotonic = monotonic
         self._seen: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._standings: OrderedDict[str, tuple[int, Standing, float]] = OrderedDict()
         self._reported_at, self._unreported = -math.inf, 0
         self._prefix = key_prefix
         self._timeout_seconds = timeout_seconds
@@ -464,29 +465,56 @@ class RedisStore:
     async def settle(
         self, certificate: bytes, carrier: str, fate: Fate, until: datetime, keep_until: datetime
     ) -> Standing:
-        """Note what a transaction says of a certificate, and return what is known of it then (`Certificates`)."""
+        """Note what a transaction says of a certificate, and return what is known of it then (`Certificates`).
+
+        What this node has seen before is not unsaid by a record that is gone, or that is an older one put back.
+        """
         name = f"{self._prefix}:{{certificate}}:{certificate.hex()}"
         while True:
+            seen_version, seen = self._seen_standing(name)
             stored = await self._ask(lambda _: self._standing([name]))
             now = self._clock()
-            if stored is None:
-                before = Standing()
-            else:
+            version, before = 0, Standing()
+            if stored is not None:
                 try:
-                    before = Standing.from_bytes(self._seals.open(stored, "certificate", name))
+                    counted = self._seals.open(stored, "certificate", name)
+                    digits, _, octets = counted.partition(b" ")
+                    version, before = int(digits), Standing.from_bytes(octets)
                 except (NotSealed, ValueError) as error:
                     self._report(name, str(error))
                     raise StoreUnavailable(
                         f"{self._name}: what became of a certificate is lost", rule="R111"
                     ) from error
+            is_lost = version < seen_version
+            if is_lost:
+                self._report(name, f"is version {version}, older than {seen_version}")
+                version, before = seen_version, seen
             after = before.after(carrier, fate, until, now)
-            if after == before and stored is not None:
+            lifetime = max(keep_until - now, timedelta(milliseconds=1))
+            if after == before and stored is not None and not is_lost:
+                self._note_standing(name, version, after, lifetime)
                 return after
-            sealed = self._seals.seal(after.to_bytes(), "certificate", name)
-            lifetime_ms = max(1, math.ceil((keep_until - now) / timedelta(milliseconds=1)))
+            counted = b"%d %b" % (version + 1, after.to_bytes())
+            sealed = self._seals.seal(counted, "certificate", name)
+            lifetime_ms = math.ceil(lifetime / timedelta(milliseconds=1))
             args: list[Any] = [stored or b"", sealed, lifetime_ms]
             if await self._ask(lambda _, args=args: self._settle([name], args)):  # type: ignore[misc]
+                self._note_standing(name, version + 1, after, lifetime)
                 return after
+
+    def _seen_standing(self, name: str) -> tuple[int, Standing]:
+        version, standing, until = self._standings.get(name, (0, Standing(), math.inf))
+        return (version, standing) if self._monotonic() < until else (0, Standing())
+
+    def _note_standing(
+        self, name: str, version: int, standing: Standing, lifetime: timedelta
+    ) -> None:
+        if version >= self._seen_standing(name)[0]:
+            self._standings.pop(name, None)
+            until = self._monotonic() + lifetime.total_seconds()
+            self._standings[name] = version, standing, until
+        if len(self._standings) > _SEEN_LIMIT:
+            self._standings.popitem(last=False)
 
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float

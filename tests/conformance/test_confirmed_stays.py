@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import cert_rep_message, rev_req_content
+from ra_gateway.cmp.messages import PKIMessage, cert_rep_message, rev_req_content
 from ra_gateway.errors import UpstreamUnavailable
 from ra_gateway.ra.fates import CARRIERS_LIMIT, Fate, Standing, certificate_key
 from ra_gateway.ra.routes import CertConf, Unconfirmed
@@ -293,6 +293,48 @@ async def test_what_redis_lost_is_not_issued_twice(
     else:
         assert fail_names(again) == ["transactionIdInUse"]
     await store.close()
+
+
+async def begun_again(world: World, redis_url: str, *lost: str) -> Operation:
+    """An operation whose device confirmed, what Redis lost of it, and its ir, sent once more by whoever saw it."""
+    world.ca.replays = True
+    operation = await Operation.begin(world, BodyType.ir)
+    captured = operation.sent
+    await operation.send()
+    async with Redis.from_url(redis_url) as raw:
+        kept = {key: await raw.dump(key) async for key in raw.scan_iter("ra:{certificate}:*")}
+        await operation.confirm()
+        for pattern in lost:
+            for key in [key async for key in raw.scan_iter(pattern)]:
+                await raw.delete(key)
+                if key in kept and "put back" in lost:
+                    await raw.restore(key, 0, kept[key])
+    world.clock.move(seconds=1)
+    assert PKIMessage.from_der(await world.post(captured)).body_type is BodyType.ip
+    assert len(world.ca.issued) == 1
+    return operation
+
+
+@pytest.mark.requirement(111)
+@pytest.mark.parametrize("make_world", ["redis"], indirect=True)
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["ra:{????????????????????????????????}*"],
+        ["ra:{????????????????????????????????}*", "ra:{certificate}:*"],
+        ["ra:{????????????????????????????????}*", "ra:{certificate}:*", "put back"],
+    ],
+    ids=["transaction", "transaction and certificate", "transaction, and certificate put back"],
+)
+async def test_what_redis_lost_does_not_get_a_certificate_revoked(
+    make_world: MakeWorld, redis_url: str, lost: list[str]
+) -> None:
+    """The captured ir opens the transaction anew and nobody confirms it; its device did so before."""
+    world = make_world(replays_repeats=True)
+    await begun_again(world, redis_url, *lost)
+    for _ in range(3):
+        await work(world, seconds=WAIT_SECONDS + 1)
+    assert revocations(world) == []
 
 
 # --- what is known of a certificate -----------------------------------------------------------------------------
