@@ -169,6 +169,9 @@ class Withdrawing:
         """
         node = self._node
         now = node.clock()
+        if transaction.state in (State.REJECTED, State.FAILED):
+            # It confirms nothing any more; a certConf that was being taken came too late.
+            await node.settle(transaction, transaction.certificate_der, Fate.awaited, now)
         standing = await node.settle(
             transaction,
             transaction.certificate_der,

@@ -19,7 +19,7 @@ from ra_gateway.ra.routes import CertConf, Unconfirmed
 from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
-from tests.conformance.test_withdrawing import WAIT_SECONDS, revocations, work
+from tests.conformance.test_withdrawing import WAIT_SECONDS, node_of, revocations, work
 from tests.support.harness import Answer, ManualClock, World, cmp_certificate, fail_names
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import Operation
@@ -234,6 +234,20 @@ async def test_a_cert_conf_and_the_rr_of_another_at_once(make_world: MakeWorld, 
     assert await second.stored()
 
 
+async def test_a_certificate_that_was_rejected_while_another_cert_conf_was_taken(
+    make_world: MakeWorld,
+) -> None:
+    """What the store has settled counts: the node that began to take the other certConf came too late, or died."""
+    world = make_world()
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    stored, now = await operation.stored(), world.clock()
+    await node_of(world).settle(stored, stored.certificate_der, Fate.confirmed, now)
+    await operation.confirm(takes=False)
+    await work(world, minutes=1)
+    assert len(revocations(world)) == 1
+
+
 # --- another spelling of the device's certificate -----------------------------------------------------------------
 
 
@@ -308,7 +322,7 @@ async def begun_again(world: World, redis_url: str, *lost: str) -> Operation:
             for key in [key async for key in raw.scan_iter(pattern)]:
                 await raw.delete(key)
                 if key in kept and "put back" in lost:
-                    await raw.restore(key, 0, kept[key])
+                    await raw.restore(key, 0, kept[key] or b"")
     world.clock.move(seconds=1)
     assert PKIMessage.from_der(await world.post(captured)).body_type is BodyType.ip
     assert len(world.ca.issued) == 1
