@@ -715,12 +715,13 @@ def _age(transaction: Transaction) -> _Age:
 
 
 def _requester(key: TransactionKey) -> str:
-    return f"{key.signer_digest.hex()} {key.domain}"
+    domain, signer_digest, transaction_id = key.requester
+    return f"{transaction_id.hex()} {signer_digest.hex()} {domain}".lstrip()
 
 
 def _member(key: TransactionKey) -> str:
     """Return a transaction's key as one text; a domain's name comes last, as it may have blanks."""
-    return f"{key.transaction_id.hex()} {_requester(key)}"
+    return f"{key.transaction_id.hex()} {key.signer_digest.hex()} {key.domain}"
 
 
 def _key(member: bytes) -> TransactionKey | None:
