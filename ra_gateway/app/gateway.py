@@ -401,7 +401,16 @@ class Application:
         own = (
             None
             if self._bundled is None
-            else LedgerStatus(self._bundled.ledger, self._bundled.issuers)
+            else LedgerStatus(
+                self._bundled.ledger,
+                self._bundled.issuers,
+                [
+                    certificate
+                    for endpoint in endpoints.values()
+                    if endpoint.registration_authorities is not None
+                    for certificate in endpoint.registration_authorities.certificates
+                ],
+            )
         )
         self.node = Node(
             endpoints=endpoints,
