@@ -50,6 +50,10 @@ class Standing:
             return Fate.withdrawn
         return Fate.confirmed if self.confirmed_by else Fate.awaited
 
+    def is_awaited(self, now: datetime) -> bool:
+        """Tell whether a device may yet confirm it."""
+        return any(at > now for at in self.awaited.values())
+
     def after(self, carrier: str, fate: Fate, until: datetime, now: datetime) -> Standing:
         """Return what is known once a transaction has said something.
 

@@ -195,14 +195,23 @@ class MemoryStore:
     async def settle(
         self, certificate: bytes, carrier: str, fate: Fate, until: datetime, keep_until: datetime
     ) -> Standing:
-        """Note what a transaction says of a certificate, and return what is known of it then (`Certificates`)."""
+        """Note what a transaction says of a certificate, and return what is known of it then (`Certificates`).
+
+        Certificates live for years. When the store is full, what was settled the longest ago is forgotten.
+
+        Raises:
+            StoreUnavailable: The store is full of certificates that are yet to be confirmed.
+        """
         now, keep_until = self._lifetimes(), self._end(keep_until)
         kept = self._standings
         for gone in [key for key, (_, at) in islice(kept.items(), _SWEEP_LIMIT) if at <= now]:
             del kept[gone]
         before, kept_until = kept.pop(certificate, (Standing(), keep_until))
         if len(kept) >= self._max_transactions:
-            kept[certificate] = before, kept_until
+            oldest = islice(kept.items(), _SWEEP_LIMIT)
+            settled = (key for key, (known, _) in oldest if not known.is_awaited(self._clock()))
+            kept.pop(next(settled, b""), None)
+        if len(kept) >= self._max_transactions:
             raise StoreUnavailable(f"memory store: full, {len(kept)} certificates are remembered")
         after = before.after(carrier, fate, until, self._clock())
         kept[certificate] = after, max(keep_until, kept_until)

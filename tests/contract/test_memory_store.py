@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
+from ra_gateway.ra.fates import Fate
 from ra_gateway.ra.transaction import Event, advance
 from ra_gateway.stores.memory import MemoryStore
 from tests.contract.transactions import new_transaction
@@ -48,6 +49,28 @@ async def test_expired_transactions_make_room() -> None:
     clock.now += MINUTE
     await store.ping()
     assert await store.create(new_transaction(signer=3, expires_at=START + 2 * MINUTE)) is None
+
+
+async def test_certificates_of_years_do_not_fill_the_store() -> None:
+    """What was settled makes room, the oldest first; what is awaited stays, and then the store is full."""
+    clock = Clock()
+    store = MemoryStore(clock, max_transactions=4)
+    years = START + timedelta(days=1000)
+
+    async def settle(number: int, fate: Fate) -> Fate:
+        name = number.to_bytes(32, "big")
+        return (await store.settle(name, f"{number}", fate, clock.now + MINUTE, years)).fate
+
+    await settle(0, Fate.awaited)
+    for number in range(1, 100):
+        await settle(number, Fate.confirmed)
+    assert await settle(99, Fate.withdrawn) is Fate.confirmed
+    for number in (101, 102, 103):
+        await settle(number, Fate.awaited)
+    with pytest.raises(StoreUnavailable, match="full, 4 certificates"):
+        await settle(104, Fate.awaited)
+    clock.now += MINUTE
+    await settle(104, Fate.awaited)
 
 
 async def test_expired_transactions_do_not_pile_up() -> None:
