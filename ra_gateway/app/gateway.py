@@ -401,16 +401,7 @@ class Application:
         own = (
             None
             if self._bundled is None
-            else LedgerStatus(
-                self._bundled.ledger,
-                self._bundled.issuers,
-                [
-                    certificate
-                    for endpoint in endpoints.values()
-                    if endpoint.registration_authorities is not None
-                    for certificate in endpoint.registration_authorities.certificates
-                ],
-            )
+            else LedgerStatus(self._bundled.ledger, self._bundled.issuers)
         )
         self.node = Node(
             endpoints=endpoints,

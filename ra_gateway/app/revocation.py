@@ -27,15 +27,10 @@ class LedgerStatus:
     Args:
         ledger: The CA's; opened and closed by whoever runs the CA.
         issuers: The issuing CAs, retired ones included.
-        named: Certificates of RAs that the configuration names one by one. They may be of these issuers and in no
-            ledger: `ra-gateway ca` makes them to be registered, and who is struck from the list is out.
     """
 
-    def __init__(
-        self, ledger: Ledger, issuers: Iterable[Certificate], named: Iterable[Certificate] = ()
-    ) -> None:
+    def __init__(self, ledger: Ledger, issuers: Iterable[Certificate]) -> None:
         self._ledger = ledger
-        self._named = frozenset(named)
         self._issuers = frozenset(canonical(issuer.subject_der) for issuer in issuers)
 
     async def revoked_at(self, certificate: Certificate, now: datetime) -> datetime | None:
@@ -47,7 +42,7 @@ class LedgerStatus:
         issued = await self._ledger.record_of(certificate, now)
         if issued is not None:
             return issued.revoked_at
-        if certificate.id.issuer in self._issuers and certificate not in self._named:
+        if certificate.id.issuer in self._issuers:
             raise SignerNotTrusted(
                 f"{certificate.subject} (serial {certificate.serial_number:x}) names {certificate.issuer} as its "
                 "issuer, but the bundled CA's ledger has no such certificate",

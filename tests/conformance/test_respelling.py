@@ -201,8 +201,6 @@ async def test_a_certificate_that_our_issuer_did_not_record_is_refused(
         assert await status.revoked_at(other, NOW) is None
         known = (await desk.enrol()).certificate
         assert await status.revoked_at(known, NOW) is None
-        named = LedgerStatus(desk.ledger, [ours(operator_pki.issuing.certificate)], [unknown])
-        assert await named.revoked_at(unknown, NOW) is None
 
 
 async def test_a_registered_ra_is_known_in_every_spelling_and_not_as_another(
