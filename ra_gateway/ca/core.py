@@ -288,7 +288,7 @@ class BundledCA:
         self._issuer = issuers[0]
         self._issuer_names = tuple(dict.fromkeys(item.certificate.subject_der for item in issuers))
         self._ledger = ledger
-        self._registered = Registered(ledger)
+        self._registered = Registered(ledger, clock)
         self._operator = operator
         self._profiles = profiles
         self._default_profile = next(iter(profiles))
@@ -503,6 +503,7 @@ class BundledCA:
             message, registered.keys(), self._operator, self._rules[mode], now
         )
         check_message_time(header, self._rules[mode], now)
+        self._registered.require_not_revoked(outer.signer)
         authority = registered[outer.signer]
         if message.body_type is not BodyType.nested:
             return _Received(message, authority.name, authority, outer)

@@ -613,7 +613,9 @@ class Memory:
 
     revoked: dict[Certificate, datetime]
 
-    async def revoked_at(self, certificate: Certificate, now: datetime) -> datetime | None:
+    async def revoked_at(
+        self, certificate: Certificate, now: datetime, *, listed: bool = False
+    ) -> datetime | None:
         return self.revoked.get(certificate)
 
     async def confirmed(self, certificate: Certificate, now: datetime) -> bool:
