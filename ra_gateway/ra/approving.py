@@ -48,10 +48,12 @@ async def waiting(store: TransactionStore, approvals: Approvals) -> list[Transac
     found = []
     for key in await approvals.held():
         transaction = await store.load(key)
-        if transaction is None or transaction.state is not State.HELD:
-            await approvals.unhold(key)
-        else:
+        if transaction is None:
+            continue  # perhaps for us alone: what has expired leaves the list by itself
+        if transaction.state is State.HELD:
             found.append(transaction)
+        else:
+            await approvals.unhold(key)
     return sorted(found, key=lambda transaction: transaction.created_at)
 
 
@@ -81,7 +83,8 @@ async def decide(
     while True:
         held = await store.load(key)
         if held is None or held.state is not State.HELD:
-            await approvals.unhold(key)
+            if held is not None:
+                await approvals.unhold(key)
             raise NotHeld("the request is not waiting any more")
         if request_digest(held) != digest:
             raise NotHeld(

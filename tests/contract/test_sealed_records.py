@@ -13,8 +13,9 @@ import structlog
 from redis.asyncio import Redis
 
 from ra_gateway.errors import ConfigError, PKIFailureInfo, StoreUnavailable, TransactionInUse
+from ra_gateway.ra.approving import NotHeld, decide, request_digest, waiting
 from ra_gateway.ra.fates import Fate
-from ra_gateway.ra.transaction import Event, Transaction, TransactionKey, advance
+from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey, advance
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.sealing import NotSealed, Seals, load_seal_keys, packed, unpacked
 from tests.contract.transactions import new_transaction, system_clock
@@ -319,6 +320,30 @@ async def test_keys_can_be_changed(redis_url: str) -> None:
     assert [await store.load(fresh.key) for store in stores] == [None, fresh, fresh, fresh]
     for store in stores:
         await store.close()
+
+
+async def test_who_has_another_key_takes_nothing_off_the_list(redis_url: str) -> None:
+    """A tool with an old key sees no request; those who have the right one still do, and decide on it."""
+    right, wrong = (
+        RedisStore(redis_url, clock=system_clock, seal_keys=[key]) for key in (SEAL_KEY, b"w" * 32)
+    )
+    held = new_transaction(state=State.HELD)
+    await right.create(held)
+    await right.hold(held.key, held.expires_at)
+    assert await waiting(wrong, wrong) == []
+    with pytest.raises(NotHeld):
+        await decide(
+            wrong,
+            wrong,
+            held.key,
+            digest=request_digest(held),
+            approve=True,
+            decided_by="alice",
+            clock=system_clock,
+        )
+    assert await waiting(right, right) == [held]
+    await right.close()
+    await wrong.close()
 
 
 @pytest.mark.parametrize("keys", [[], [b"short"], [SEAL_KEY, b""]])
