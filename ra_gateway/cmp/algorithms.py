@@ -377,8 +377,8 @@ def load_public_key(spki_der: bytes) -> PublicKeyTypes:
 def canonical_spki(spki_der: bytes) -> bytes:
     """Return a SubjectPublicKeyInfo as it is compared: the same octets for every spelling of one key.
 
-    A compressed point, an RSA key without NULL, or one that is marked for RSASSA-PSS, is another spelling of the
-    key. What is no key that this project knows is returned as it is.
+    A compressed point is another spelling of the key. What is no key that this project knows, such as an RSA key
+    without NULL, is returned as it is: it is never loaded, and never certified.
     """
     try:
         key = load_public_key(spki_der)
