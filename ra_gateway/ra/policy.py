@@ -41,7 +41,11 @@ from ra_gateway.cmp.names import (
     rfc4514,
     same_name,
 )
-from ra_gateway.cmp.requests import AuthenticatedRequest, AuthenticatedRevocation
+from ra_gateway.cmp.requests import (
+    REMOVE_FROM_CRL,
+    AuthenticatedRequest,
+    AuthenticatedRevocation,
+)
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
@@ -174,6 +178,11 @@ def authorize_revocation(
             f"{own.subject} may not have others' certificates revoked here (revoke_on_behalf)",
             rule="R130",
         )
+    if request.reason == REMOVE_FROM_CRL:
+        # One on hold signs nothing, and whoever put it there releases it (RFC 5280 5.3.1).
+        raise NotAuthorized(
+            f"{own.subject} asks for the release of its own certificate from hold", rule="R130"
+        )
     if request.serial_number != own.serial_number or not same_name(
         request.issuer_der, own.issuer_der
     ):
@@ -242,7 +251,8 @@ def vendor_identity(domain: TrustDomain, rules: IdentityRules, signer: Certifica
     value = _placeholders(signer).get(rules.identity_from, "")
     if not value:
         raise NotAuthorized(
-            f"{signer.subject} has no {rules.identity_from}, by which devices of {domain.name} are looked up",
+            f"{signer.subject} has no {rules.identity_from}, or several, by which devices of {domain.name} are "
+            "looked up",
             rule="R145",
         )
     return value
@@ -520,10 +530,13 @@ def _requested_san(template: CertTemplate) -> tuple[str, ...] | None:
 
 
 def _placeholders(signer: Certificate) -> dict[str, str]:
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for oid, text in attributes(signer.subject_der):
-        found.setdefault(oid, text)
-    values = {name: found[oid] for name, oid in PLACEHOLDERS.items() if oid in found}
+        found.setdefault(oid, []).append(text)
+    # Two of a kind name nobody: which of them another reader takes is anybody's guess.
+    values = {
+        name: found[oid][0] for name, oid in PLACEHOLDERS.items() if len(found.get(oid, ())) == 1
+    }
     return {**values, "serial": f"{signer.serial_number:x}"}
 
 
@@ -532,7 +545,8 @@ def _fill(text: str, values: Mapping[str, str], signer: Certificate) -> str:
         return text.format_map(values)
     except KeyError as error:
         raise NotAuthorized(
-            f"{signer.subject} has no {error.args[0]} that can be put into {text!r}", rule="R141"
+            f"{signer.subject} has no single {error.args[0]} that can be put into {text!r}",
+            rule="R141",
         ) from error
     except (ValueError, AttributeError) as error:  # braces in the inventory that are no placeholder
         raise NotAuthorized(f"{text!r} cannot be filled in: {error}", rule="R141") from error
