@@ -14,7 +14,14 @@ import pytest
 
 from ra_gateway.ca.access import ClientMode, Mode
 from ra_gateway.ca.core import IssuancePolicy
-from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus, Reenroll
+from ra_gateway.ca.records import (
+    CertificateStatus,
+    EndEntity,
+    EntityStatus,
+    Reason,
+    Reenroll,
+    Revocation,
+)
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
@@ -424,6 +431,20 @@ async def test_a_factory_reset_follows_the_policy(
             assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
         else:
             assert (await desk.send(der)).body_type is BodyType.ip
+
+
+async def test_a_certificate_on_hold_is_held_all_the_same(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
+) -> None:
+    """Under `deny`: it may come back, and there would be two. Revoked for good, its device may begin anew."""
+    path, settings = tmp_path / "ledger.db", IssuancePolicy(reenroll=Reenroll.deny)
+    async with open_client(operator_pki, vendor_pki, path, policy=settings) as desk:
+        serial = (await enrolled(desk)).certificate.serial_number
+        await desk.ledger.revoke(Revocation(serial, Reason.certificateHold, "test"), NOW)
+        der = await desk.request()
+        assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
+        await desk.ledger.revoke(Revocation(serial, Reason.keyCompromise, "test"), NOW)
+        await desk.enrol()
 
 
 @pytest.mark.requirement(62)
