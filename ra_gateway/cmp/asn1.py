@@ -685,10 +685,13 @@ def unbox(box: type[T], der: bytes, most: int = MAX_ELEMENTS) -> T:
     Raises:
         MalformedMessage: As `decode`; or it has more than `most` elements.
     """
-    for _, start, end in spans(der, 0, len(der), 1, box.__name__):
-        spans(der, start, end, most, box.__name__)
+    for tag, start, end in spans(der, 0, len(der), 1, box.__name__):
+        if tag & _CONSTRUCTED:  # an arm of a CHOICE may be primitive, and holds no elements then
+            spans(der, start, end, most, box.__name__)
     return decode(box, tlv(0x30, der))
 
+
+_CONSTRUCTED = 0x20
 
 Span = tuple[int, int, int]
 """Of one element: its tag octet, where its content starts, where it ends."""
@@ -733,6 +736,20 @@ def members(der: bytes, most: int, what: str) -> list[Span]:
     """
     ((_, start, end),) = spans(der, 0, len(der), 1, what) or ((0, 0, 0),)
     return spans(der, start, end, most, what)
+
+
+def require_few(der: bytes, most: int, what: str) -> None:
+    """Refuse octets of more than so many elements, those inside others included, before any of them is decoded.
+
+    Raises:
+        MalformedMessage: There are more, or they do not fit into one another.
+    """
+    waiting, left = [(0, len(der))], most
+    rest = f"the rest of {what}, of which {most} are read"
+    while waiting:
+        found = spans(der, *waiting.pop(), left, rest)
+        left -= len(found)
+        waiting.extend((start, end) for tag, start, end in found if tag & _CONSTRUCTED)
 
 
 def boxed(box: Any) -> bytes:

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Final
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import AlgorithmRefused
+from ra_gateway.cmp.algorithms import AlgorithmRefused, require_no_parameters
 from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.messages import PKIMessage, Protector
 from ra_gateway.cmp.names import directory_name, escape_rfc4514, from_rfc4514
@@ -25,7 +25,7 @@ MAX_SALT_OCTETS: Final = 64
 """RFC 4211 4.4 and RFC 8018 4.1 ask for 8 octets at least; implementations in the field use 8 to 64."""
 
 _MIN_KEY_OCTETS: Final = 16
-_MAX_KEY_OCTETS: Final = 64  # each further block of PBKDF2 costs all iterations again
+_MAX_KEY_OCTETS: Final = 64
 
 _SHA1: Final = "sha1"
 _HASHES: Final = {
@@ -178,6 +178,7 @@ def _pbm(der: bytes, parameters: asn1.PBMParameter, bounds: MACBounds) -> MACPar
     name = _HASHES.get(owf)
     if name in (None, _SHA1):
         raise AlgorithmRefused(f"PasswordBasedMac with the one-way function {owf}", rule="R40")
+    require_no_parameters(parameters.owf, rule="R40")
     return MACParameters(
         der,
         parameters.salt,
@@ -193,7 +194,6 @@ def _pbmac1(der: bytes, parameters: asn1.PBMAC1Params, bounds: MACBounds) -> MAC
     if oid != _PBKDF2 or derivation.parameters is None:
         raise AlgorithmRefused(f"PBMAC1 with the key derivation {oid}", rule="R40")
     pbkdf2 = asn1.decode(asn1.PBKDF2Params, asn1.raw(derivation.parameters))
-    _check_cost(pbkdf2.salt, pbkdf2.iteration_count, bounds)
     mac_hash = _hmac(parameters.message_auth_scheme, bounds)
     # RFC 8018 A.2: the length is optional, and hmacWithSHA1 the default of the PRF.
     octets = pbkdf2.key_length
@@ -204,14 +204,17 @@ def _pbmac1(der: bytes, parameters: asn1.PBMAC1Params, bounds: MACBounds) -> MAC
     prf = _SHA1 if pbkdf2.prf is None else _hmac(pbkdf2.prf, bounds)
     if prf == _SHA1 and not bounds.hmac_sha1:
         raise AlgorithmRefused("PBKDF2 with HMAC-SHA1, which is not allowed here", rule="R40")
+    blocks = -(-octets // hashlib.new(prf).digest_size)
+    _check_cost(pbkdf2.salt, pbkdf2.iteration_count, bounds, blocks)
     return MACParameters(der, pbkdf2.salt, pbkdf2.iteration_count, prf, mac_hash, octets)
 
 
-def _check_cost(salt: bytes, iterations: int, bounds: MACBounds) -> None:
-    if not bounds.min_iterations <= iterations <= bounds.max_iterations:
+def _check_cost(salt: bytes, iterations: int, bounds: MACBounds, blocks: int = 1) -> None:
+    """Refuse a derivation that is too dear or too weak; each block of a key costs all iterations again."""
+    if not bounds.min_iterations <= iterations <= bounds.max_iterations // blocks:
         raise AlgorithmRefused(
             # In hexadecimal: Python writes no decimal number of more than 4300 digits.
-            f"a MAC of {iterations:#x} iterations; {bounds.min_iterations} to {bounds.max_iterations} are "
+            f"a MAC of {iterations:#x} iterations; {bounds.min_iterations} to {bounds.max_iterations // blocks} are "
             "allowed",
             rule="R40",
         )
@@ -229,6 +232,7 @@ def _hmac(identifier: asn1.AlgorithmIdentifier, bounds: MACBounds) -> str:
         raise AlgorithmRefused(f"MAC algorithm {oid} is not known", rule="R40")
     if name == _SHA1 and not bounds.hmac_sha1:
         raise AlgorithmRefused("HMAC-SHA1, which is not allowed here", rule="R40")
+    require_no_parameters(identifier, rule="R40")
     return name
 
 

@@ -7,6 +7,7 @@ protection and proof of possession are checked over what arrived, never over a r
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +29,11 @@ MAX_INFO_ITEMS: Final = 64
 
 MAX_NESTED: Final = 1000
 """Messages inside a nested; `read_nested` takes as many as it is told."""
+
+_MAX_BODY_ELEMENTS: Final = 1024
+"""Of a body that is decoded to its end, at whatever depth; with a SAN of sixty names it has some two hundred."""
+
+_SHORT_BODY_OCTETS: Final = 2 * _MAX_BODY_ELEMENTS  # an element has two octets at least
 
 _MAX_HEADER_FIELDS: Final = 12
 _SHORT_HEADER_OCTETS: Final = 512  # with no room for many elements, whatever is in it
@@ -273,6 +279,17 @@ def _some(items: list[T] | None, what: str) -> list[T]:
     return items
 
 
+def doubled(items: Iterable[str]) -> frozenset[str]:
+    """Return what is among items more than once."""
+    return frozenset(item for item, count in Counter(items).items() if count > 1)
+
+
+def _require_few(content: bytes, what: str) -> None:
+    """Refuse a body that has more elements than any that is met, before one is decoded."""
+    if len(content) > _SHORT_BODY_OCTETS:
+        asn1.require_few(content, _MAX_BODY_ELEMENTS, what)
+
+
 def _count(der: bytes, start: int, end: int, most: int, what: str) -> None:
     """Count the elements of a SEQUENCE OF inside an EXPLICIT tag, before any is decoded."""
     for _, inside, inside_end in asn1.spans(der, start, end, 1, what):
@@ -503,6 +520,7 @@ def cert_req_messages(content: bytes) -> tuple[CertReqMsg, ...]:
     Raises:
         MalformedMessage: It does not conform.
     """
+    _require_few(content, "CertReqMessages")
     return tuple(
         _cert_req_msg(message) for message in asn1.unbox(asn1.CertReqMessagesBox, content).messages
     )
@@ -567,6 +585,7 @@ def certification_request(content: bytes) -> CertReqMsg:
         MalformedMessage: It does not conform.
         TemplateRefused: Another version than 0 (R66), or more than one request for extensions.
     """
+    _require_few(content, "CertificationRequest")
     request = asn1.decode(asn1.CertificationRequest, content)
     info_der = asn1.raw(request.certification_request_info)
     info = asn1.decode(asn1.CertificationRequestInfo, info_der)
@@ -597,7 +616,7 @@ def _requested_extensions(info: asn1.CertificationRequestInfo) -> tuple[Extensio
     attributes = [] if info.attributes is None else info.attributes.as_list()
     types = [item.type.dotted_string for item in attributes]
     asked = [item for item, found in zip(attributes, types, strict=True) if found in _REQUESTS]
-    if twice := {found for found in types if types.count(found) > 1} - _REQUESTS:
+    if twice := doubled(types) - _REQUESTS:
         raise TemplateRefused(
             f"attribute {', '.join(sorted(twice))} twice in a PKCS#10", rule="RFC 2986 4.1"
         )
@@ -830,6 +849,7 @@ def cert_confirm_content(content: bytes) -> tuple[CertStatus, ...]:
     Raises:
         MalformedMessage: It does not conform.
     """
+    _require_few(content, "CertConfirmContent")
     return tuple(
         CertStatus(
             status.cert_hash,
@@ -877,6 +897,7 @@ def rev_req_content(content: bytes) -> tuple[RevDetails, ...]:
     Raises:
         MalformedMessage: It does not conform.
     """
+    _require_few(content, "RevReqContent")
     return tuple(
         RevDetails(
             CertTemplate.of(details.cert_details),
@@ -1010,6 +1031,7 @@ def error_msg_content(content: bytes) -> ErrorMsgContent:
     Raises:
         MalformedMessage: It does not conform.
     """
+    _require_few(content, "ErrorMsgContent")
     message = asn1.decode(asn1.ErrorMsgContent, content)
     return ErrorMsgContent(
         PKIStatusInfo.of(message.pki_status_info),

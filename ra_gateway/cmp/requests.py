@@ -44,6 +44,7 @@ from ra_gateway.cmp.messages import (
     cert_confirm_content,
     cert_req_messages,
     certification_request,
+    doubled,
     gen_msg_content,
     rev_req_content,
 )
@@ -311,10 +312,10 @@ def used_in_request(request: AuthenticatedRequest, rules: HeaderRules) -> frozen
 def _crmf_request(message: PKIMessage, rules: HeaderRules) -> CertReqMsg:
     if message.body_content == asn1.tlv(0x30):
         raise RequestRefused("no CertReqMsg, expected exactly one", rule="R46")
-    messages = cert_req_messages(message.body_content)
-    if len(messages) != 1:
-        raise RequestRefused(f"{len(messages)} CertReqMsg, expected exactly one", rule="R46")
-    request = messages[0]
+    count = len(asn1.members(message.body_content, asn1.MAX_ELEMENTS, "CertReqMessages"))
+    if count != 1:  # before any is decoded
+        raise RequestRefused(f"{count} CertReqMsg, expected exactly one", rule="R46")
+    (request,) = cert_req_messages(message.body_content)
     if request.cert_req_id != 0 and Quirk.any_cert_req_id not in rules.quirks:
         raise RequestRefused(f"certReqId {request.cert_req_id}, expected 0", rule="R47")
     return request
@@ -361,8 +362,7 @@ def _check_one_template(request: CertReqMsg) -> None:
     """Refuse whatever could make a CA see another template than the one that is checked here."""
     _check_once(request.template.extensions, "RFC 5280 4.2")
     for what, items in (("control", request.controls), ("regInfo", request.reg_info)):
-        types = [item.type for item in items]
-        if twice := {found for found in types if types.count(found) > 1}:
+        if twice := doubled(item.type for item in items):
             raise TemplateRefused(f"{what} {', '.join(sorted(twice))} twice", rule="RFC 4211 6")
     # RFC 4211 6.7 and 7.2: a template beside the template, which takes its place.
     others = {control.type for control in (*request.controls, *request.reg_info)}
@@ -371,8 +371,7 @@ def _check_one_template(request: CertReqMsg) -> None:
 
 
 def _check_once(extensions: Sequence[Extension], rule: str) -> None:
-    oids = [extension.oid for extension in extensions]
-    if twice := {oid for oid in oids if oids.count(oid) > 1}:
+    if twice := doubled(extension.oid for extension in extensions):
         raise TemplateRefused(f"extension {', '.join(sorted(twice))} twice", rule=rule)
 
 
@@ -591,10 +590,11 @@ def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocat
     content = authenticated.message.body_content
     if content == asn1.tlv(0x30):
         raise RequestRefused("no RevDetails, expected exactly one", rule="R131")
-    all_details = rev_req_content(content)
-    if len(all_details) != 1:
-        raise RequestRefused(f"{len(all_details)} RevDetails, expected exactly one", rule="R131")
-    template, entry = all_details[0].template, all_details[0].crl_entry_details
+    count = len(asn1.members(content, asn1.MAX_ELEMENTS, "RevReqContent"))
+    if count != 1:  # before any is decoded
+        raise RequestRefused(f"{count} RevDetails, expected exactly one", rule="R131")
+    (details,) = rev_req_content(content)
+    template, entry = details.template, details.crl_entry_details
     _check_once(template.extensions, "RFC 5280 4.2")
     if template.serial_number is None or template.issuer_der is None:
         raise RequestRefused(

@@ -68,6 +68,9 @@ _MAX_KID_OCTETS: Final = 128
 _NAMES_TOLD: Final = 3
 _SUBJECT_TOLD: Final = 200
 
+_MAX_NAMES_COMPARED: Final = 4
+"""Certificates whose subject may be the sender in another spelling; the protecting one comes first (RFC 9483 3.3)."""
+
 _MAX_SAME_NAMED_SIGNERS: Final = 3
 """Certificates with one key identifier that are tried: a renewed certificate for the same key has its twin."""
 
@@ -216,11 +219,7 @@ _HAVE_VALUES: Final = frozenset({OID.confirmWaitTime, OID.origPKIMessage})
 
 
 def _check_general_info(header: PKIHeader) -> None:
-    """Refuse what could be read in two ways: who comes next may take the second entry, and not the first."""
-    types = [item.info_type for item in header.general_info]
-    if len(set(types)) != len(types):
-        twice = sorted({item for item in types if types.count(item) > 1})
-        raise HeaderRefused(f"generalInfo has {', '.join(twice)} twice", rule="RFC 9483 3.1")
+    _require_nothing_twice(header)
     for item in header.general_info:
         if item.info_type in _HAVE_VALUES and item.value_der is None:
             raise HeaderRefused(f"{item.info_type} without a value", rule="RFC 9483 3.1")
@@ -231,6 +230,14 @@ def _check_general_info(header: PKIHeader) -> None:
             raise HeaderRefused(
                 f"certProfile has {len(profiles)} names, or an empty one; expected one", rule="R64"
             )
+
+
+def _require_nothing_twice(header: PKIHeader) -> None:
+    """Refuse what could be read in two ways: who comes next may take the second entry, and not the first."""
+    types = [item.info_type for item in header.general_info]
+    if len(set(types)) != len(types):
+        twice = sorted({item for item in types if types.count(item) > 1})
+        raise HeaderRefused(f"generalInfo has {', '.join(twice)} twice", rule="RFC 9483 3.1")
 
 
 def check_message_time(header: PKIHeader, rules: HeaderRules, now: datetime) -> None:
@@ -357,9 +364,15 @@ def certificate_bag(message: PKIMessage, rules: HeaderRules) -> list[Certificate
 
 
 def select_signers(
-    header: PKIHeader, bag: Sequence[Certificate], rules: HeaderRules
+    header: PKIHeader,
+    bag: Sequence[Certificate],
+    rules: HeaderRules,
+    known: Collection[Certificate] = (),
 ) -> list[Certificate]:
     """Return the certificates that the header names as its signer: by senderKID, else by sender.
+
+    Args:
+        known: Those in the bag that did not come from strangers.
 
     Raises:
         ProtectionRefused: None of them is named.
@@ -368,7 +381,7 @@ def select_signers(
         raise ProtectionRefused("no certificate came with the message", rule="R33")
     if header.sender_kid is None and rules.strict and bag[0].subject_key_identifier is not None:
         raise ProtectionRefused("no senderKID", rule="R27")
-    chosen = _named_signers(header, bag)
+    chosen = _named_signers(header, bag, known)
     if not chosen:
         _explain_no_signer(header, bag)
     if rules.strict and bag[0] not in chosen:
@@ -378,7 +391,9 @@ def select_signers(
     return chosen[:_MAX_SAME_NAMED_SIGNERS]
 
 
-def _named_signers(header: PKIHeader, bag: Iterable[Certificate]) -> list[Certificate]:
+def _named_signers(
+    header: PKIHeader, bag: Iterable[Certificate], known: Collection[Certificate] = ()
+) -> list[Certificate]:
     """Return the certificates that fit senderKID and sender; sender is made comparable once at most."""
     likely = [certificate for certificate in bag if _kid_fits(header, certificate)]
     sender = header.sender_name_der
@@ -391,7 +406,13 @@ def _named_signers(header: PKIHeader, bag: Iterable[Certificate]) -> list[Certif
     if all(exact):
         return likely
     name = canonical(sender)
-    return [item for item, same in zip(likely, exact, strict=True) if same or _is_named(item, name)]
+    strange = [item for item in likely if item not in known]
+    compared = {*known, *strange[:_MAX_NAMES_COMPARED]}
+    return [
+        item
+        for item, same in zip(likely, exact, strict=True)
+        if same or (item in compared and _is_named(item, name))
+    ]
 
 
 def _is_named(certificate: Certificate, name: CanonicalName) -> bool:
@@ -498,6 +519,7 @@ def authenticate_registered(
         message.header,
         list(dict.fromkeys((*registered, *bag))),
         replace(rules, strictness=Strictness.lenient),
+        registered,
     ):
         try:
             known = signer in registered
@@ -735,7 +757,7 @@ def authenticate_answer(
     bag = certificate_bag(message, rules)
     budget = SearchBudget()
     refusal: CMPError | None = None
-    for signer in select_signers(message.header, [*bag, *pinned], rules):
+    for signer in select_signers(message.header, [*bag, *pinned], rules, pinned):
         try:
             path: Path = (signer,)
             if signer not in pinned:
@@ -792,7 +814,7 @@ def check_answer_header(
         sender_nonces: One of which recipNonce has to be.
 
     Raises:
-        HeaderRefused: transactionID or recipNonce is another one.
+        HeaderRefused: transactionID or recipNonce is another one, or generalInfo says something twice.
     """
     if header.transaction_id != transaction_id:
         raise HeaderRefused("the answer has another transactionID", rule="R83")
@@ -802,3 +824,4 @@ def check_answer_header(
             fail_info=PKIFailureInfo.badRecipientNonce,
             rule="R83",
         )
+    _require_nothing_twice(header)

@@ -12,7 +12,7 @@ from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.mac import mac_parameters, mac_protected, reference_fingerprint
 from ra_gateway.cmp.names import same_name
 from ra_gateway.cmp.requests import AuthenticatedRevocation
-from ra_gateway.cmp.trust import DomainKind
+from ra_gateway.cmp.trust import DomainKind, SearchBudget
 from ra_gateway.cmp.verification import (
     Authenticated,
     AuthenticatedMessage,
@@ -122,12 +122,15 @@ def shown_certificate(
     if endpoint.operator is None:
         return None
     bag = certificate_bag(request.message, endpoint.rules)
+    budget = (
+        SearchBudget()
+    )  # of the message: whoever sent it may have sent many of one serial number
     for item in bag:
         if item.serial_number == request.serial_number and same_name(
             item.issuer_der, request.issuer_der
         ):
             try:
-                endpoint.operator.find_path(item, bag, now)
+                endpoint.operator.find_path(item, bag, now, budget=budget)
             except CMPError:
                 continue
             return item

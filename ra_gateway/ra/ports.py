@@ -88,6 +88,8 @@ class Agenda(Protocol):
 class Approvals(Protocol):
     """Remembers which requests wait for an operator: one for each requester, the newest, and not too many.
 
+    An RA asks for many devices: each of its requests is listed.
+
     Every method raises `StoreUnavailable` when it cannot be asked, or is full.
     """
 

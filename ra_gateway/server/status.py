@@ -55,6 +55,8 @@ _PIECEWISE_OCTETS: Final = 65_536
 _CRL_PATH: Final = re.compile(r"/crl/([0-9a-f]{1,128}|issuing)(-delta)?\.crl")
 _CERTIFICATE_PATH: Final = re.compile(r"/ca/([0-9a-f]{1,128}|issuing|root)\.cer")
 
+_ENCODED: Final = re.compile(r"(?:[A-Za-z0-9+/=]|%[0-9A-Fa-f]{2})*")
+
 
 class CRL(Protocol):
     """A CRL that was published."""
@@ -258,6 +260,10 @@ def _require_method(request: web.BaseRequest, *methods: str) -> None:
 
 def _decoded(encoded: str) -> bytes:
     """Return the OCSP request in a URL (RFC 6960 A.1): base64, with or without percent signs."""
+    if (
+        _ENCODED.fullmatch(encoded) is None
+    ):  # thousands of single percent signs would take their time
+        raise Refusal(HTTPStatus.BAD_REQUEST)
     try:
         return base64.b64decode(unquote(encoded), validate=True)
     except (binascii.Error, ValueError):

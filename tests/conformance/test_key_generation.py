@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ra_gateway.ca.access import ClientMode, Mode
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.profiles import NE_IPSEC, derive
-from ra_gateway.ca.records import CertificateStatus, EndEntity
+from ra_gateway.ca.records import CertificateStatus, EndEntity, Role
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import (
@@ -41,7 +41,7 @@ from ra_gateway.device.enrollment import (
 )
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
 from tests.support import pki
-from tests.support.desk import NOW, SUBJECT, Desk, credential_of, open_desk, ours, public
+from tests.support.desk import ALL, NOW, SUBJECT, Desk, credential_of, open_desk, ours, public
 from tests.support.fleet import enrollment, operate
 from tests.support.pki import OperatorPKI, VendorPKI
 
@@ -80,7 +80,11 @@ async def open_ca(
         key_generation=key_generation,
     ) as desk:
         desk.mode = Mode.client
-        await desk.ledger.registry.add_entity(ENB1, "test", NOW)
+        registry = desk.ledger.registry
+        await registry.add_entity(ENB1, "test", NOW)
+        # It may speak for base stations of client mode, too.
+        role = Role("ra1", ALL, (AGREEING.name,), subjects=("*",), sans=("*",), others=True)
+        await registry.put_role(role, "test", NOW)
         yield desk
 
 

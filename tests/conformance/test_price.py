@@ -17,7 +17,14 @@ from ra_gateway.cmp.algorithms import (
     signature_algorithm,
 )
 from ra_gateway.cmp.certificates import Certificate, load_certificate
-from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.messages import (
+    PKIMessage,
+    cert_confirm_content,
+    cert_req_messages,
+    certification_request,
+    error_msg_content,
+    rev_req_content,
+)
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.remembering import Memory
 from ra_gateway.errors import CMPError, MalformedMessage
@@ -103,11 +110,87 @@ async def test_a_strangers_message_costs_little(
     own = {cmp_certificate(world.vendor.root.certificate).spki_der}
     assert set(counter.loaded) <= own
     assert len(counter.verified) <= 6
-    assert len(counter.canonical) <= 80
+    assert len(counter.canonical) <= 45
     assert len(counter.decoded) <= 400
     assert len(counter.copied) <= 800
     assert not counter.derived
     assert len(world.events[-1].detail) <= 4 * strangers.MAX_BODY_OCTETS
+
+
+def test_bodies_are_counted_before_they_are_decoded(counter: Counter) -> None:
+    """Whoever sends them: what is inside a request, at whatever depth, and before anything of it is looked at."""
+    empty, null = strangers.sequence(), b"\x05\x00"
+    pair = strangers.sequence(asn1.oid_der("1.2.3"), null)
+    extension = strangers.extension("1.2.3", b"")
+    template = asn1.tlv(0xA9, extension * 2000)
+    key = strangers.P256_KEY
+    attributes = strangers.context(
+        0, strangers.sequence(asn1.oid_der("1.2.3"), asn1.tlv(0x31)) * 2000
+    )
+    info = strangers.sequence(b"\x02\x01\x00", empty, key, attributes)
+    texts = strangers.sequence(b"\x02\x01\x02", strangers.sequence(b"\x0c\x00" * 2000))
+    request = strangers.sequence(b"\x02\x01\x00", empty)
+    for read, content in (
+        (
+            cert_req_messages,
+            [strangers.sequence(strangers.sequence(b"\x02\x01\x00", strangers.sequence(template)))],
+        ),
+        (
+            cert_req_messages,
+            [
+                strangers.sequence(
+                    strangers.sequence(b"\x02\x01\x00", empty, strangers.sequence(pair * 2000))
+                )
+            ],
+        ),
+        (cert_req_messages, [strangers.sequence(request, strangers.sequence(pair * 2000))]),
+        (certification_request, [info, strangers.ECDSA, asn1.tlv(0x03, b"\x00")]),
+        (rev_req_content, [strangers.sequence(empty, strangers.sequence(extension * 2000))]),
+        (cert_confirm_content, [strangers.sequence(b"\x04\x00\x02\x01\x00", texts)]),
+        (error_msg_content, [texts]),
+    ):
+        with pytest.raises(MalformedMessage, match="1024"):
+            read(strangers.sequence(*content))
+    assert counter.decoded == []
+
+
+async def test_one_request_is_all_that_is_decoded(world: World, counter: Counter) -> None:
+    """A known device's second CertReqMsg has its whole message refused, unseen."""
+    enrollment = world.enrollment(world.device())
+    sent = PKIMessage.from_der(await enrollment.request())
+    one = asn1.inner(sent.body_content)
+    credential = cmp_credential(world.device())
+    many = await protect(
+        sent.header,
+        asn1.tlv(0xA0, strangers.sequence(one * 60)),
+        credential,
+        credential.certificates,
+    )
+    counter.decoded.clear()
+    await world.post(many)
+    assert (world.events[-1].rule, world.events[-1].bug) == ("R46", None)
+    assert one not in counter.decoded
+    assert len(counter.decoded) <= 60
+
+
+@pytest.mark.parametrize("octets, iterations", [(32, 5000), (33, 2500), (64, 2500)])
+def test_a_block_of_a_key_costs_as_much_as_its_iterations(octets: int, iterations: int) -> None:
+    """PBKDF2 runs all iterations for each block (RFC 8018 5.2), so that is what is bounded."""
+    hmac = strangers.sequence(asn1.oid_der("1.2.840.113549.2.9"))
+
+    def parameters(count: int) -> bytes:
+        pbkdf2 = strangers.sequence(
+            asn1.tlv(0x04, bytes(16)), asn1.encode(count), asn1.encode(octets), hmac
+        )
+        function = strangers.sequence(asn1.oid_der("1.2.840.113549.1.5.12"), pbkdf2)
+        return strangers.sequence(
+            asn1.oid_der("1.2.840.113549.1.5.14"), strangers.sequence(function, hmac)
+        )
+
+    bounds = mac.MACBounds(max_iterations=5000)
+    assert mac.mac_parameters(parameters(iterations), bounds).iterations == iterations
+    with pytest.raises(AlgorithmRefused, match="iterations"):
+        mac.mac_parameters(parameters(iterations + 1), bounds)
 
 
 async def test_a_strangers_certificates_are_not_kept(

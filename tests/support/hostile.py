@@ -614,6 +614,41 @@ def _cross_certified(sending: Sending) -> bytes:
     return message(sending, sender=name(salt), kid=ski, extra=certificates)
 
 
+def _salted(salt: bytes, what: bytes, attributes: int = 16) -> bytes:
+    return name(*(b"%s%s%d" % (salt, what, n) for n in range(attributes)))
+
+
+@_shape("sixteen certificates of sixteen-attribute names, none of them the sender's")
+def _many_attributes(sending: Sending) -> bytes:
+    certificates = [
+        certificate(
+            sending.random,
+            _salted(sending.salt, b"s%d." % n),
+            _salted(sending.salt, b"i%d." % n),
+            *CA_CERTIFICATE,
+            serial=integer(n + 1),
+        )
+        for n in range(16)
+    ]
+    return message(sending, sender=_salted(sending.salt, b"n"), kid=b"", extra=certificates)
+
+
+@_shape("three signers and thirteen CAs of sixteen-attribute names that certify one another")
+def _long_cross_certified(sending: Sending) -> bytes:
+    facing, random, salt = sending.facing, sending.random, sending.salt
+    names = [_salted(salt, b"%d." % n) for n in range(3)]
+    ski = salt * 2
+    certificates = [
+        certificate(random, name(salt), names[0], *END_ENTITY, *key_identifiers(ski, b"none"))
+        for _ in range(3)
+    ]
+    for n in range(13):
+        issuer = facing.anchor_name if n >= 7 else names[(n + 1) % 3]
+        key = p256_key(sending.number * 99 + n + 2)
+        certificates.append(certificate(random, names[n % 3], issuer, *CA_CERTIFICATE, key=key))
+    return message(sending, sender=name(salt), kid=ski, extra=certificates)
+
+
 @_shape("sender of thousands of RDNs, sixteen certificates")
 def _long_sender(sending: Sending) -> bytes:
     random = sending.random
@@ -919,8 +954,10 @@ def _pbm(iterations: int, salt: bytes) -> bytes:
     return seq(oid("1.2.840.113533.7.66.13"), parameters)
 
 
-def _pbmac1(iterations: int, salt: bytes, key_octets: bytes) -> bytes:
-    hmac = seq(oid("1.2.840.113549.2.11"), _NULL)
+def _pbmac1(
+    iterations: int, salt: bytes, key_octets: bytes, mac: str = "1.2.840.113549.2.11"
+) -> bytes:
+    hmac = seq(oid(mac), _NULL)
     pbkdf2 = seq(octet_string(salt), integer(iterations), key_octets, hmac)
     function = seq(oid("1.2.840.113549.1.5.12"), pbkdf2)
     return seq(oid("1.2.840.113549.1.5.14"), seq(function, hmac))
@@ -931,12 +968,12 @@ _KNOWN: Final = REFERENCE.encode()
 
 @_shape("PasswordBasedMac, unknown reference")
 def _pbm_unknown(sending: Sending) -> bytes:
-    return _mac(sending, _pbm(20_000, sending.salt * 2), b"unknown-" + sending.salt)
+    return _mac(sending, _pbm(5_000, sending.salt * 2), b"unknown-" + sending.salt)
 
 
 @_shape("PasswordBasedMac, known reference")
 def _pbm_known(sending: Sending) -> bytes:
-    return _mac(sending, _pbm(20_000, sending.salt * 2), _KNOWN)
+    return _mac(sending, _pbm(5_000, sending.salt * 2), _KNOWN)
 
 
 @_shape("PasswordBasedMac of 2^60 iterations")
@@ -951,7 +988,13 @@ def _pbm_huge(sending: Sending) -> bytes:
 
 @_shape("PBMAC1, known reference")
 def _pbmac1_known(sending: Sending) -> bytes:
-    return _mac(sending, _pbmac1(20_000, sending.salt * 2, integer(64)), _KNOWN)
+    return _mac(sending, _pbmac1(5_000, sending.salt * 2, integer(64)), _KNOWN)
+
+
+@_shape("PBMAC1 for a key of several blocks")
+def _pbmac1_blocks(sending: Sending) -> bytes:
+    sha256 = "1.2.840.113549.2.9"
+    return _mac(sending, _pbmac1(5_000, sending.salt * 2, integer(64), sha256), _KNOWN)
 
 
 @_shape("PBMAC1 for a key of 2^60 octets")
@@ -1022,6 +1065,21 @@ def _many_errors(sending: Sending) -> bytes:
     return message(sending, body=tlv(ERROR, seq(seq(integer(2), texts))))
 
 
+def _filled_request(sending: Sending, extensions: bytes, controls: bytes, info: bytes) -> bytes:
+    template = seq(tlv(0xA5, name(sending.salt)), b"\xa6" + _usual_key()[1:], extensions)
+    proof = tlv(0xA1, ECDSA, bits(nonsense(sending.random)))
+    return requests(IR, seq(seq(integer(0), template, controls), proof, info))
+
+
+def _attributes(sending: Sending) -> bytes:
+    """Return many attributes of a PKCS#10, or controls, or regInfo: they look the same."""
+    return filled(lambda n: seq(oid(f"1.3.6.1.4.1.99999.{n}"), tlv(0x31, _NULL)), sending.room)
+
+
+def _unlike_extensions(octets: int) -> bytes:
+    return filled(lambda n: extension(f"1.3.6.1.4.1.99999.{n}", b""), octets)
+
+
 def _inside(what: str, make: Make) -> None:
     INSIDE[what] = make
 
@@ -1042,6 +1100,40 @@ _inside(
 _inside(
     "thousands of CertReqMsg",
     _insider(lambda s: requests(IR, request(_usual_key(), name(s.salt)) * (s.room // 250))),
+)
+_inside(
+    "p10cr of thousands of attributes",
+    _insider(
+        lambda s: tlv(
+            P10CR,
+            seq(
+                seq(integer(0), name(s.salt), _usual_key(), tlv(0xA0, _attributes(s))),
+                ECDSA,
+                bits(nonsense(s.random)),
+            ),
+        )
+    ),
+)
+_inside(
+    "thousands of extensions",
+    _insider(lambda s: _filled_request(s, tlv(0xA9, _unlike_extensions(s.room)), b"", b"")),
+)
+_inside(
+    "thousands of controls",
+    _insider(lambda s: _filled_request(s, b"", seq(_attributes(s)), b"")),
+)
+_inside(
+    "thousands of regInfo",
+    _insider(lambda s: _filled_request(s, b"", b"", seq(_attributes(s)))),
+)
+_inside(
+    "rr of thousands of extensions",
+    _insider(
+        lambda s: tlv(
+            RR,
+            seq(seq(seq(b"\x81\x01\x01", tlv(0xA3, NULL_DN)), seq(_unlike_extensions(s.room)))),
+        )
+    ),
 )
 _inside(
     "rr of one certificate of a long issuer",

@@ -62,6 +62,7 @@ def _explicit_curve() -> bytes:
 
 P256 = asn1.oid_der("1.2.840.10045.3.1.7")
 EC = "1.2.840.10045.2.1"
+P256_KEY = spki(EC, P256, b"\x04" + bytes(64))
 
 FOREIGN_KEYS: dict[str, bytes] = {
     "dhKeyAgreement": spki(
