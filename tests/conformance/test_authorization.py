@@ -540,7 +540,7 @@ UNFIT_VALUES = {
     "empty": (CN, b"\x0c", ""),
     "blanks": (CN, b"\x0c", "  "),
     "65 letters": (CN, b"\x0c", "x" * 65),
-    "20 kB": (CN, b"\x0c", "x" * 20_000),
+    "4 kB": (CN, b"\x0c", "x" * 4000),
     "a long organisation": ("2.5.4.10", b"\x0c", "x" * 65),
     "a long unit": ("2.5.4.11", b"\x0c", "x" * 65),
     "a long serialNumber": ("2.5.4.5", b"\x13", "1" * 65),
@@ -759,7 +759,7 @@ async def test_a_pkcs10_spells_the_old_names(
 async def test_the_same_key_is_the_same_however_it_is_spelled(
     vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, kind: Any
 ) -> None:
-    """A compressed point, or an RSA key without NULL, evades no `same_key = false`."""
+    """A compressed point evades no `same_key = false`; an RSA key without NULL is no key that is known here."""
     rules = IdentityRules(allowed_subjects=("*",), same_key=False)
     world = World.make(vendor_pki, operator_pki, identity=rules)
     device = world.device(key=kind)
@@ -774,7 +774,7 @@ async def test_the_same_key_is_the_same_however_it_is_spelled(
         bare = asn1.tlv(0x30, asn1.oid_der("1.2.840.113549.1.1.1"))
         other = asn1.tlv(0x30, bare, asn1.tlv(0x03, b"\0", inner))
     assert other != spki_der
-    assert canonical_spki(other) == canonical_spki(spki_der)
+    assert (canonical_spki(other) == canonical_spki(spki_der)) is (kind == "p256")
     for spelling in (spki_der, other):
         asked = requests.template(private, spki_der=spelling)
         der = await requests.request(world, cmp_credential(device), private, asked)
