@@ -18,7 +18,7 @@ from ra_gateway.keys import HSM_SCHEME
 EXPIRES_SOON: Final = timedelta(days=90)
 """A vendor's new root or an operator's new CA takes its time."""
 
-_WILDCARDS: Final = frozenset("*?")
+_WILDCARDS: Final = frozenset("*?.")
 
 _LEDGER_SUFFIXES: Final = ("", "-wal", "-shm", "-journal")
 """SQLite's files."""
@@ -73,6 +73,10 @@ def _of_names(config: GatewayConfig) -> Iterator[Problem]:
             setting = f"endpoints.{name}.registration_authorities"
             yield from _of_patterns(setting, relays.allowed_subjects, "subjects")
             yield from _of_patterns(setting, relays.allowed_sans, "sans")
+            for index, rights in enumerate(relays.rights):
+                of_one = f"{setting}.rights[{index}]"
+                yield from _of_patterns(of_one, rights.allowed_subjects, "subjects")
+                yield from _of_patterns(of_one, rights.allowed_sans, "sans")
 
 
 def _of_patterns(setting: str, patterns: Sequence[str], what: str) -> Iterator[Problem]:
@@ -90,7 +94,7 @@ def _of_patterns(setting: str, patterns: Sequence[str], what: str) -> Iterator[P
 
 
 def _allows_all(pattern: str) -> bool:
-    """Tell whether a pattern of names holds nothing but wildcards: "*", "CN=*", "dns:*"."""
+    """Tell whether a pattern of names holds nothing but wildcards: "*", "CN=*", "dns:*", "dns:*.*"."""
     values = [part.partition("=")[2] or part for part in pattern.split(",")]
     return all(set(value.rpartition(":")[2]) <= _WILDCARDS for value in values)
 

@@ -193,6 +193,22 @@ def fits(text: str, pattern: str) -> bool:
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
+_BLANKS: Final = re.compile(r"(?:\\?\s)+")
+_OUTER_BLANK: Final = re.compile(r"(?<==) | (?=[,+]|$)")
+
+
+def fits_alike(text: str, pattern: str) -> bool:
+    """Tell whether a name fits a glob as `fits` does, in whatever case and with whatever blanks either is written.
+
+    For what must not hang on how a device spells a name that means the same to a CA.
+    """
+    return fits(_alike(text), _alike(pattern))
+
+
+def _alike(text: str) -> str:
+    return _OUTER_BLANK.sub("", _BLANKS.sub(" ", text.casefold()))
+
+
 def directory_name(name_der: bytes) -> bytes:
     """Return a Name as a GeneralName (directoryName [4] EXPLICIT)."""
     return asn1.tlv(0xA4, name_der)

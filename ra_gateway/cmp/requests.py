@@ -543,6 +543,7 @@ def cert_hash_name(certificate: Certificate) -> str:
 
 CRL_REASONS: Final = frozenset({0, 1, 2, 3, 4, 5, 6, 8, 9, 10})
 """CRLReason (RFC 5280 5.3.1)."""
+REMOVE_FROM_CRL: Final = 8
 
 
 @proof

@@ -444,7 +444,8 @@ class RouteConfig(Table):
     subjects: tuple[str, ...] = Field(
         default=(),
         description='Patterns like "CN=*.ran.example.net,O=Example" for the subject that is asked for; where the '
-        "request names none, or the vendor's own rules replace it, for the one that these give.",
+        "request names none, or the vendor's own rules replace it, for the one that these give. Case and blanks "
+        "make no difference.",
     )
     upstream: str = Field(description="Name of the `[upstreams.<name>]` that these requests go to.")
     identity: IdentityConfig | None = Field(

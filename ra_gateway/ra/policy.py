@@ -41,7 +41,11 @@ from ra_gateway.cmp.names import (
     rfc4514,
     same_name,
 )
-from ra_gateway.cmp.requests import AuthenticatedRequest, AuthenticatedRevocation
+from ra_gateway.cmp.requests import (
+    REMOVE_FROM_CRL,
+    AuthenticatedRequest,
+    AuthenticatedRevocation,
+)
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
@@ -173,6 +177,11 @@ def authorize_revocation(
         raise NotAuthorized(
             f"{own.subject} may not have others' certificates revoked here (revoke_on_behalf)",
             rule="R130",
+        )
+    if request.reason == REMOVE_FROM_CRL:
+        # One on hold signs nothing, and whoever put it there releases it (RFC 5280 5.3.1).
+        raise NotAuthorized(
+            f"{own.subject} asks for the release of its own certificate from hold", rule="R130"
         )
     if request.serial_number != own.serial_number or not same_name(
         request.issuer_der, own.issuer_der

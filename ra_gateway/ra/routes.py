@@ -11,7 +11,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.messages import CMP2021, PKIMessage
-from ra_gateway.cmp.names import fits
+from ra_gateway.cmp.names import fits_alike
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import HeaderRules, named_as_signer
@@ -248,7 +248,8 @@ class Route:
         cert_profiles: Names in certProfile of the header.
         domains: Names of the trust domain that vouched for the signer.
         body_types: Of the request.
-        subjects: Glob patterns over the RFC 4514 string of the subject asked for (`ra.policy.subject_asked`).
+        subjects: Glob patterns over the RFC 4514 string of the subject asked for (`ra.policy.subject_asked`), without
+            regard to case and blanks: one name goes one way, however a device spells it.
         upstream: Where to.
         identity: Takes the place of the domain's identity rules.
         approval: Takes the place of the endpoint's.
@@ -275,7 +276,7 @@ class Route:
 
     def takes_subject(self, subject: str) -> bool:
         """Tell whether a subject (RFC 4514 string) fits."""
-        return not self.subjects or any(fits(subject, pattern) for pattern in self.subjects)
+        return not self.subjects or any(fits_alike(subject, pattern) for pattern in self.subjects)
 
 
 @dataclass(frozen=True, slots=True)

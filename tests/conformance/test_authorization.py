@@ -42,7 +42,7 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.names import directory_name, from_rfc4514, rfc4514
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.ra.policy import IdentityRules, SubjectRule
+from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
 from tests.conformance.test_ca_client import open_client
 from tests.conformance.test_p10cr import made_by_hand, p10cr
 from tests.support import pki, requests
@@ -489,6 +489,27 @@ async def test_a_transaction_id_that_another_device_has(
     assert fail_names(await world.ask(alone)) == ["systemFailure"]
 
 
+@pytest.mark.requirement(67, 145)
+@pytest.mark.parametrize("subject", ["2.5.4.5=SN-1,2.5.4.5=SN-2", "2.5.4.5=SN-2+2.5.4.5=SN-1"])
+@pytest.mark.parametrize("rule", ["pattern", "template", "inventory"])
+async def test_two_identities_in_a_vendor_certificate_are_none(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, key: Any, subject: str, rule: str
+) -> None:
+    """notAuthorized: which of two serialNumbers counts is nobody's to guess, in whatever order they stand."""
+    rules = {
+        "pattern": IdentityRules(allowed_subjects=("CN={serial_number}",)),
+        "template": IdentityRules(SubjectRule.replace, "CN={serial_number}"),
+        "inventory": IdentityRules(allowed_subjects=("*",), inventory=InventoryUse.optional),
+    }[rule]
+    world = World.make(vendor_pki, operator_pki, identity=rules)
+    twice = cmp_credential(vendor_pki.sub.issue(subject))
+    for asked in ("CN=SN-1", "CN=SN-2"):
+        template = requests.template(key, subject_der=from_rfc4514(asked))
+        der = await requests.request(world, twice, key, template)
+        assert fail_names(await world.ask(der)) == ["notAuthorized"]
+    assert world.ca.received == []
+
+
 # --- names that may be certified ----------------------------------------------------------------------------------
 
 CN = "2.5.4.3"
@@ -738,7 +759,7 @@ async def test_a_pkcs10_spells_the_old_names(
 async def test_the_same_key_is_the_same_however_it_is_spelled(
     vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, kind: Any
 ) -> None:
-    """A compressed point, or an RSA key without NULL, evades no `same_key = false`."""
+    """A compressed point evades no `same_key = false`; an RSA key without NULL is no key that is known here."""
     rules = IdentityRules(allowed_subjects=("*",), same_key=False)
     world = World.make(vendor_pki, operator_pki, identity=rules)
     device = world.device(key=kind)

@@ -490,6 +490,20 @@ async def test_a_factory_reset_follows_the_policy(
             assert (await desk.send(der)).body_type is BodyType.ip
 
 
+async def test_a_certificate_on_hold_is_held_all_the_same(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
+) -> None:
+    """Under `deny`: it may come back, and there would be two. Revoked for good, its device may begin anew."""
+    path, settings = tmp_path / "ledger.db", IssuancePolicy(reenroll=Reenroll.deny)
+    async with open_client(operator_pki, vendor_pki, path, policy=settings) as desk:
+        serial = (await enrolled(desk)).certificate.serial_number
+        await desk.ledger.revoke(Revocation(serial, Reason.certificateHold, "test"), NOW)
+        der = await desk.request()
+        assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
+        await desk.ledger.revoke(Revocation(serial, Reason.keyCompromise, "test"), NOW)
+        await desk.enrol()
+
+
 @pytest.mark.requirement(62)
 async def test_a_key_belongs_to_one_end_entity(
     operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path

@@ -220,6 +220,17 @@ async def test_by_the_subject(fork: MakeFork, subject: str, expected: list[int])
     assert await enrol(forked, subject=subject) == expected
 
 
+@pytest.mark.parametrize("subject", ["CN=CORE-1", "CN=\\ core-1", "CN=Core-1\\ ", "CN=core-\u017f"])
+async def test_one_name_goes_one_way_however_it_is_spelled(fork: MakeFork, subject: str) -> None:
+    """A CA takes them for one subject: none of them gets round who has to approve it."""
+    forked = fork({"subjects": ("CN=core-[1s]",), "approval": Approval.required})
+    world = forked.world
+    der = await world.enrollment(world.device(), subject=subject).request()
+    await forked.ask(der)
+    assert world.events[-1].outcome in ("held", "refused")
+    assert forked.asked == [0, 0]
+
+
 async def test_by_the_subject_that_the_gateway_sets(fork: MakeFork) -> None:
     """What counts is the name that the certificate will have."""
     forked = fork({"subjects": ("CN=ENB-*",)})

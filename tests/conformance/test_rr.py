@@ -143,6 +143,14 @@ async def test_a_device_cannot_revoke_another(world: World, device: Credential, 
     await assert_refused(world, der, "notAuthorized", rule="R130", body_type=BodyType.rp)
 
 
+@pytest.mark.requirement(130)
+async def test_a_device_does_not_release_itself_from_hold(world: World, device: Credential) -> None:
+    """Before this gateway has heard of the hold, say: the RA would sign it, and the CA do it."""
+    asked = details(cmp_certificate(device.certificate), reason=8)
+    der = await rr(world, device, asked)
+    await assert_refused(world, der, "notAuthorized", rule="R130", body_type=BodyType.rp)
+
+
 @pytest.mark.requirement(71, 130)
 async def test_a_vendor_certificate_revokes_nothing(world: World) -> None:
     """It is not of the operator's domain."""

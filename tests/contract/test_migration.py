@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -165,8 +166,10 @@ async def test_verify_agrees_after_a_migration(
             ("SET origin = 'evil' WHERE requester = 'client'", "first requester"),
             ("SET entity = 'enb1' WHERE entity <> 'enb1'", "end entity"),
         ):
-            sql = text(f"UPDATE certificates {statement}")
-            await write(ledger.database, lambda connection, sql=sql: connection.execute(sql))
+            changing = partial(
+                Connection.execute, statement=text(f"UPDATE certificates {statement}")
+            )
+            await write(ledger.database, changing)
             found = [item.what for item in await verify(ledger, issuers, NOW)]
             assert f"its row has another {what} than the audit trail" in found
     finally:

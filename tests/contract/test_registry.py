@@ -351,7 +351,7 @@ async def test_roles_and_authorities_are_bound_to_names(ledger: Ledger) -> None:
     assert await registry.authorities() == [Authority("gateway", bound)]
     details = [line.detail for line in await ledger.audit_entries()]
     assert details[0]["subjects"] == '["CN=enb-*,O=X"]'
-    assert details[0]["others"] == "yes"
+    assert details[0]["others"] == "1"
     assert details[1]["subjects"] == '["CN=enb-7*"]'
 
 
@@ -402,7 +402,10 @@ async def test_what_is_no_authority_is_refused(ledger: Ledger, operator_pki: Ope
         await registry.add_authority_certificate(name, der, OPERATOR, now)
 
     for attempt, told in (
-        (registry.put_authority("client", "ra", OPERATOR, NOW), "ra client: is what the CA files"),
+        *(
+            (registry.put_authority(name, "ra", OPERATOR, NOW), f"ra {name}: is how the CA calls")
+            for name in ("client", "operator", "ca", "migration")
+        ),
         (registry.put_authority("a/b", "ra", OPERATOR, NOW), "is not a possible name"),
         (registry.put_authority("three", "none", OPERATOR, NOW), "role none: does not exist"),
         (add("none", certificate.der), "ra none: is not registered"),

@@ -39,6 +39,17 @@ def any_san(config: Path) -> None:
     edit(config, '"dns:{cn}.ran.example.net"', '"dns:*"')
 
 
+def any_host(config: Path) -> None:
+    edit(config, '"dns:{cn}.ran.example.net"', '"dns:*.*"')
+
+
+def any_subject_for_one_ra(config: Path) -> None:
+    table = "endpoints.ran.registration_authorities"
+    of_one = 'certificate_paths = ["ra/ra.pem"]\nallowed_subjects = ["*"]\n'
+    added = f'\n[{table}]\ncertificate_paths = ["ra/ra.pem"]\n\n[[{table}.rights]]\n{of_one}'
+    config.write_text(config.read_text() + added)
+
+
 def root_key(config: Path) -> None:
     (config.parent / "ca" / "root.key").write_text("-----BEGIN")
     (config.parent / "ca" / "root.key").chmod(0o600)
@@ -83,6 +94,12 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "any subject": (any_subject, "vendors.acme.identity.allowed_subjects", "may have the name of any"),
     "any CN": (any_name, "vendors.acme.identity.allowed_subjects", "may have the name of any"),
     "any SAN": (any_san, "vendors.acme.identity.allowed_sans", "may have the name of any"),
+    "any host name": (any_host, "vendors.acme.identity.allowed_sans", "may have the name of any"),
+    "any subject for one RA": (
+        any_subject_for_one_ra,
+        "endpoints.ran.registration_authorities.rights[0].allowed_subjects",
+        "may have the name of any",
+    ),
     "root key": (root_key, "ca/root.key", "Move it offline"),
     "retired root key": (retired_root_key, "ca/retired-roots/1/root.key", "Move it offline"),
     "anchor's key": (key_of_the_anchor, "operator/root.key", "Move it offline"),

@@ -562,7 +562,12 @@ _ENROLLED: Final = Prepared(
     select(_c.entity)
     .where(
         _c.entity.in_(listed("these")),
-        _has_status("confirmed"),
+        # One on hold may come back; its device does not get another meanwhile.
+        case(
+            (_c.status == literal_column("'confirmed'"), true()),
+            (_c.held_from == literal_column("'confirmed'"), true()),
+            else_=false(),
+        ),
         _c.not_after >= bindparam("now"),
     )
     .distinct()

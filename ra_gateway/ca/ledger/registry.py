@@ -66,8 +66,8 @@ MOST_PROBLEMS: Final = 20
 CHUNK: Final = 512
 """Names per question, far below what either database takes; and per line of the audit trail."""
 
-RESERVED_NAMES: Final = frozenset({CLIENT})
-"""What operations of client mode are filed under; no authority may have such a name."""
+RESERVED_NAMES: Final = frozenset({CLIENT, "ca", "migration", "operator"})
+"""What operations of client mode are filed under, and who else acts in the audit trail; no authority's names."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _KINDS_OF_NAMES: Final = ("dns:", "ip:")
@@ -340,7 +340,7 @@ class Registry:
         if name in RESERVED_NAMES:
             raise _problem(
                 f"ra {name}",
-                "is what the CA files devices of client mode under",
+                "is how the CA calls itself, its operators, or the devices of client mode",
                 "Choose another name",
             )
 

@@ -475,25 +475,27 @@ class _Verification:
         holders = select(entities.name, entities.names, entities.vendor, entities.status).where(
             or_(entities.vendor != "", entities.status == EntityStatus.blocked)
         )
-        for row in self._connection.execute(holders).all():
-            found = held.pop(row.name, set())
+        for entity in self._connection.execute(holders).all():
+            found = held.pop(entity.name, set())
             try:
-                required = set(san_identifiers(json.loads(row.names))) if row.vendor else set()
+                required = (
+                    set(san_identifiers(json.loads(entity.names))) if entity.vendor else set()
+                )
                 allowed = set(required)
-                if row.status == EntityStatus.blocked:
-                    known = self._trail.entities.get(row.name)
+                if entity.status == EntityStatus.blocked:
+                    known = self._trail.entities.get(entity.name)
                     at = 0 if known is None else known.blocked_at
-                    required |= identifiers_of_entity(self._connection, row.name, at)
-                    allowed |= identifiers_of_entity(self._connection, row.name)
+                    required |= identifiers_of_entity(self._connection, entity.name, at)
+                    allowed |= identifiers_of_entity(self._connection, entity.name)
             except (ValueError, TypeError, CMPError):
                 continue  # found above
             if required - found:
                 self._find(
-                    f"end entity {row.name}",
+                    f"end entity {entity.name}",
                     "others could have its names or its keys: they are not withheld any more",
                 )
             if found - allowed:
-                held[row.name] = found - allowed
+                held[entity.name] = found - allowed
         for name in sorted(held):
             self._find(
                 f"end entity {name}", "names or keys are withheld for it that are not its own"
