@@ -39,7 +39,7 @@ MAX_LINKS_REFUSED: Final = 6
 """Per message: those that did not verify, which is all that a stranger can have. One on P-384 takes half a
 millisecond. Five are met where two roots, and two CAs at each level below, share names and have no key identifiers."""
 
-MAX_NAMES_READ: Final = 16
+MAX_NAMES_READ: Final = 12
 """Per message: subjects and issuers that are made comparable, a tenth of a millisecond each. CAs whose subject is the
 wanted issuer by its very octets go first, so that a bag full of others takes nothing from a chain in order."""
 
