@@ -134,7 +134,8 @@ def _templates() -> str:
         "## Placeholders\n\n"
         f"Templates and patterns of `vendors.<name>.identity` may hold {known}: commonName,\n"
         "serialNumber, organizationName and organizationalUnitName of the vendor certificate's\n"
-        "subject, and the certificate's own serial number.\n"
+        "subject, and the certificate's own serial number. An attribute that the subject has twice fills\n"
+        "none of them: nobody could say which one counts.\n"
     )
 
 

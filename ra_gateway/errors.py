@@ -54,6 +54,8 @@ def printable(text: str, limit: int = PRINTABLE_CHARS) -> str:
         text: Of a device, a CA, a file or a network: of any length.
         limit: Characters that are left of it, at most; a longer one ends in dots and its own length.
     """
+    if len(text) <= limit and text.isascii() and text.isprintable():
+        return text
     # No more is looked at than is shown.
     shown = "".join(
         char if char.isprintable() and char not in _INVISIBLE else ascii(char)[1:-1]

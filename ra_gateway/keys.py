@@ -11,6 +11,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -26,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import (
     SignatureAlgorithm,
     certificate_hash,
@@ -36,7 +38,7 @@ from ra_gateway.cmp.algorithms import (
 from ra_gateway.cmp.certificates import Certificate, key_identifier
 from ra_gateway.cmp.pem import PEMRefused, pem_blocks
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.errors import CMPError, ConfigError, Problem, missing_extra
+from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, Problem, missing_extra
 
 HSM_SCHEME: Final = b"pkcs11:"
 """What the one line of a key file begins with when the key is in an HSM."""
@@ -145,6 +147,51 @@ def read_bounded(path: Path) -> bytes:
     return octets
 
 
+MAX_ITERATIONS: Final = 10_000_000
+"""Of what turns a password into a key; ours have 600,000, and this many cost some seconds."""
+
+_MAX_ELEMENTS: Final = 20_000
+_OCTET_STRING: Final = 0x04
+_INTEGER: Final = 0x02
+
+
+class TooDear(ValueError):
+    """Whoever made a file chose how long opening it takes, and chose too long."""
+
+
+def require_affordable(der: bytes) -> None:
+    """Make sure that no count of iterations in an encrypted key or a PKCS#12 file is beyond the bound.
+
+    Looked at is every number behind a salt: those of PBKDF2, scrypt, the older ciphers and the MAC of PKCS#12 (RFC 8018
+    A, RFC 7292 4). What is inside of what is encrypted was written by somebody who knows the password.
+
+    Raises:
+        TooDear: One is.
+        MalformedMessage: It is not DER, or has too many elements.
+    """
+    left = _MAX_ELEMENTS
+    todo = [(0, len(der), False)]
+    while todo:
+        start, end, is_guess = todo.pop()
+        try:
+            found = asn1.spans(der, start, end, left, "file")
+        except MalformedMessage:
+            if is_guess:
+                continue  # an OCTET STRING that only begins like an element
+            raise
+        left -= len(found)
+        for (before, _, _), (tag, first, last) in pairwise(found):
+            if (before, tag) == (_OCTET_STRING, _INTEGER):
+                count = int.from_bytes(der[first : min(last, first + 16)], "big")
+                if count > MAX_ITERATIONS:
+                    raise TooDear(f"more than {MAX_ITERATIONS} iterations to open it")
+        todo += [
+            (first, last, tag == _OCTET_STRING)
+            for tag, first, last in found
+            if tag & 0x20 or (tag == _OCTET_STRING and der[first : first + 1] == b"\x30")
+        ]
+
+
 def load_certificates(path: Path, setting: str) -> tuple[Certificate, ...]:
     """Read all certificates of a PEM file, in order.
 
@@ -187,11 +234,11 @@ def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
     try:
         octets = read_bounded(path)
         if not octets.startswith(HSM_SCHEME):
+            for der in pem_blocks(octets, "ENCRYPTED PRIVATE KEY", MAX_CERTIFICATES):
+                require_affordable(der)
             return load_pem_private_key(octets, password)
-    except (OSError, ValueError, TypeError) as error:
-        reason = (
-            error.strerror if isinstance(error, OSError) else "not a PEM key, or wrong password"
-        )
+    except (OSError, ValueError, TypeError, CMPError) as error:
+        reason = _reason(error, "not a PEM key, or wrong password")
         raise ConfigError(
             [
                 Problem(
@@ -204,6 +251,12 @@ def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
         ) from error
     # What is not ASCII has no place in a URI, and is refused there.
     return _pkcs11(setting).load(octets.decode("ascii", "replace").rstrip(), path.parent, setting)
+
+
+def _reason(error: Exception, usual: str) -> str:
+    if isinstance(error, TooDear):
+        return str(error)
+    return str(error.strerror) if isinstance(error, OSError) else usual
 
 
 def require_private(path: Path, setting: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from itertools import islice
 from typing import Any, Final, Literal, TextIO, cast
 
@@ -51,10 +51,11 @@ _KEPT_LAST: Final = "exception"
 
 
 def bounded(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> dict[str, Any]:
-    """Cut the fields of a log line so that the line has at most `MAX_LINE_OCTETS`, and list those that were cut.
+    """Cut the fields of a log line so that it has at most `MAX_LINE_OCTETS`, list those that were cut, and escape.
 
-    A processor of structlog, right before the renderer, so that every line passes it, whoever writes it. The longest
-    fields are cut, and so far that all fit.
+    A processor of structlog, right before the renderer, so that every line passes it, whoever writes it. What would
+    move a cursor, begin a line or hide text is escaped, also for viewers that decode the JSON. The longest fields are
+    cut, and so far that all fit.
     """
     lost: list[str] = []  # fields that are not whole
     line = {}
@@ -64,6 +65,7 @@ def bounded(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> 
         lost.append(f"{len(fields) - _MAX_FIELDS} fields")
     if isinstance(trace := fields.get(_KEPT_LAST), str):
         line[_KEPT_LAST] = trace[-MAX_LINE_OCTETS - 1 :]
+    line = {name: _cleaned(value, name) for name, value in line.items()}
     room = MAX_LINE_OCTETS - _LINE_OVERHEAD_OCTETS
     if sum(_ROUGHLY * len(str(value)) for value in line.values()) > room:
         sizes = {
@@ -122,6 +124,18 @@ def _plain(value: Any, field: str, lost: list[str], depth: int = 0) -> Any:
     return text[:most]
 
 
+def _cleaned(value: Any, field: str = "") -> Any:
+    if isinstance(value, dict):
+        return {printable(key): _cleaned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if field == _KEPT_LAST:  # a traceback has lines of its own
+        return "\n".join(map(printable, value.split("\n")))
+    return printable(value)
+
+
 def _octets(value: Any) -> int:
     return len(json.dumps(value, default=str))
 
@@ -155,7 +169,6 @@ def configure(format_: Literal["json", "console"], level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         # Plain tracebacks: the usual ones of a terminal show local variables, which may be keys.
         structlog.processors.format_exc_info,
-        _clean,
         bounded,
         structlog.processors.JSONRenderer()
         if format_ == "json"
@@ -170,26 +183,6 @@ def configure(format_: Literal["json", "console"], level: str) -> None:
         cache_logger_on_first_use=True,
     )
     logging.lastResort = _OtherLoggers(logging.WARNING)
-
-
-def _clean(
-    _logger: object, _method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    """Escape what would move a cursor, begin a line or hide text, also where a viewer decodes the JSON."""
-    # A traceback has lines of its own.
-    trace = "\n".join(map(printable, event.pop("exception", "").split("\n")))
-    event = {name: _cleaned(value) for name, value in event.items()}
-    return {**event, "exception": trace} if trace else event
-
-
-def _cleaned(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return {printable(str(key)): _cleaned(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_cleaned(item) for item in value]
-    return printable(str(value))
 
 
 class _OtherLoggers(logging.Handler):

@@ -9,7 +9,7 @@ from ra_gateway.app.running import (
     run_until_signalled,
 )
 from ra_gateway.app.trust import operator_domain, vendor_domains
-from ra_gateway.app.warnings import warnings
+from ra_gateway.app.warnings import of_file, warnings
 
 __all__ = [
     "Application",
@@ -18,6 +18,7 @@ __all__ = [
     "check",
     "cmp_listener",
     "now",
+    "of_file",
     "operator_domain",
     "run_until_signalled",
     "transaction_store",

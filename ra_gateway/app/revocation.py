@@ -33,16 +33,21 @@ class LedgerStatus:
         self._ledger = ledger
         self._issuers = frozenset(canonical(issuer.subject_der) for issuer in issuers)
 
-    async def revoked_at(self, certificate: Certificate, now: datetime) -> datetime | None:
+    async def revoked_at(
+        self, certificate: Certificate, now: datetime, *, listed: bool = False
+    ) -> datetime | None:
         """Return since when a certificate is revoked; None if it is not, or another CA issued it.
 
+        Args:
+            listed: Whether the configuration lists this very certificate.
+
         Raises:
-            SignerNotTrusted: It names one of our issuing CAs, and the ledger does not know it.
+            SignerNotTrusted: It names one of our issuing CAs, the ledger does not know it, and nobody has listed it.
         """
         issued = await self._ledger.record_of(certificate, now)
         if issued is not None:
             return issued.revoked_at
-        if certificate.id.issuer in self._issuers:
+        if certificate.id.issuer in self._issuers and not listed:
             raise SignerNotTrusted(
                 f"{certificate.subject} (serial {certificate.serial_number:x}) names {certificate.issuer} as its "
                 "issuer, but the bundled CA's ledger has no such certificate",

@@ -38,6 +38,21 @@ def of_safety(config: GatewayConfig) -> list[Problem]:
     return [*_of_names(config), *_of_revocation(config), *_of_root_keys(config), *_of_modes(config)]
 
 
+def of_file(path: Path) -> list[Problem]:
+    """Return what others could do to the configuration file itself."""
+    if not (mode := _mode(path)) & (stat.S_IWGRP | stat.S_IWOTH):
+        return []
+    return [_writable(str(path), path, mode, "decide whom it trusts")]
+
+
+def _writable(setting: str, path: Path, mode: int, what: str) -> Problem:
+    return Problem(
+        setting,
+        f"{path} has mode {stat.S_IMODE(mode):04o}: others than its owner can {what}",
+        f"Run: chmod go-w {shlex.quote(str(path))}",
+    )
+
+
 # --- names ----------------------------------------------------------------------------------------------------
 
 
@@ -143,11 +158,14 @@ def _of_modes(config: GatewayConfig) -> Iterator[Problem]:
         path: name for name, paths in directories.items() for path in paths
     }.items():
         if (mode := _mode(path)) & (stat.S_IWGRP | stat.S_IWOTH):
-            yield Problem(
-                setting,
-                f"{path} has mode {stat.S_IMODE(mode):04o}: others than its owner can replace what is in it",
-                f"Run: chmod go-w {shlex.quote(str(path))}",
-            )
+            yield _writable(setting, path, mode, "replace what is in it")
+    public = [*_certificate_paths(config)]
+    if config.inventory is not None:
+        public.append(("inventory.csv_path", (config.inventory.csv_path,)))
+    for setting, read in public:
+        for path in read:
+            if (mode := _mode(path)) & stat.S_IWOTH:
+                yield _writable(setting, path, mode, "decide who is let in")
 
 
 def _mode(path: Path) -> int:

@@ -46,8 +46,10 @@ from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.errors import (
     HeaderRefused,
     NotAuthorized,
+    PKIFailureInfo,
     RequestRefused,
     ServiceFailure,
+    SignerNotTrusted,
     TemplateRefused,
 )
 
@@ -101,11 +103,14 @@ class Registered:
 
     Args:
         ledger: Where they are registered.
+        clock: Returns aware UTC.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, clock: Callable[[], datetime]) -> None:
         self._ledger = ledger
+        self._clock = clock
         self._known: dict[Certificate, Authority] = {}
+        self._revoked: frozenset[Certificate] = frozenset()
         self._good_until = float("-inf")
         self._refreshing = asyncio.Lock()
 
@@ -127,8 +132,22 @@ class Registered:
                     if authority.enabled
                     for der in authority.certificates
                 }
+                self._revoked = await self._ledger.revoked_among(self._known, self._clock())
                 self._good_until = loop.time() + AUTHORITIES_SECONDS
         return self._known
+
+    def require_not_revoked(self, certificate: Certificate) -> None:
+        """Refuse a registered certificate that was revoked: who revokes it need not remember where it is registered.
+
+        Raises:
+            SignerNotTrusted: It is one of ours, and revoked or on hold (certRevoked).
+        """
+        if certificate in self._revoked:
+            raise SignerNotTrusted(
+                f"{certificate.subject} (serial {certificate.serial_number:x}) is registered for an RA, and revoked",
+                fail_info=PKIFailureInfo.certRevoked,
+                rule="R23",
+            )
 
 
 def require_privilege(authority: Authority, body_type: BodyType) -> None:

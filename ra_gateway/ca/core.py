@@ -288,7 +288,7 @@ class BundledCA:
         self._issuer = issuers[0]
         self._issuer_names = tuple(dict.fromkeys(item.certificate.subject_der for item in issuers))
         self._ledger = ledger
-        self._registered = Registered(ledger)
+        self._registered = Registered(ledger, clock)
         self._operator = operator
         self._profiles = profiles
         self._default_profile = next(iter(profiles))
@@ -503,6 +503,7 @@ class BundledCA:
             message, registered.keys(), self._operator, self._rules[mode], now
         )
         check_message_time(header, self._rules[mode], now)
+        self._registered.require_not_revoked(outer.signer)
         authority = registered[outer.signer]
         if message.body_type is not BodyType.nested:
             return _Received(message, authority.name, authority, outer)
@@ -928,6 +929,8 @@ class BundledCA:
         )
         if now > operation.confirm_by:
             raise ConfirmationRefused("confirmWaitTime is over", rule="R111")
+        if confirmation.status.takes_certificate and received.by_device:
+            await self._require_still_good(received, authenticated, operation, now)
         stored = await self._ledger.confirm(
             operation,
             accepted=confirmation.status.takes_certificate,
@@ -962,6 +965,31 @@ class BundledCA:
         )
         check_message_time(received.message.header, rules.relaxed_by(domain.quirks), now)
         return authenticated
+
+    async def _require_still_good(
+        self,
+        received: _Received,
+        authenticated: AuthenticatedMessage,
+        operation: Operation,
+        now: datetime,
+    ) -> None:
+        """Let nobody take a certificate who would not be given one any more: revoked or blocked since it was asked for.
+
+        Raises:
+            SignerNotTrusted, NotAuthorized, ServiceFailure.
+        """
+        signer = authenticated.signer
+        if self._issued_here(signer):
+            await self._living(signer, now)
+        if received.authority is not None:
+            return  # it knows the vendors, and who is whose
+        if not self._issued_here(signer):
+            assert self._client is not None  # nobody else has vendors
+            domain = authenticated.domain.name
+            await self._client.require_not_revoked(domain, authenticated.path, now)
+        issued = await self._ledger.certificate(operation.serial_number, now)
+        entity = None if issued is None else await self._ledger.registry.entity(issued.entity)
+        require_active(entity, signer.subject)
 
     async def _domain_of(
         self, signer: Certificate, operation: Operation, now: datetime

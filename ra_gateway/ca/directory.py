@@ -26,6 +26,7 @@ from ra_gateway.keys import (
     load_private_key,
     make_directory,
     new_key,
+    read_bounded,
     write_certificates,
     write_new,
     write_private_key,
@@ -322,7 +323,7 @@ def _is_reference(path: Path) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    octets = source.read_bytes()
+    octets = read_bounded(source)
     if _is_reference(source):
         uri = octets.decode("ascii", "replace").rstrip()
         octets = f"{_with_absolute_pin(uri, source.parent)}\n".encode()

@@ -41,9 +41,12 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.keys import (
     KEY_KINDS,
+    TooDear,
     make_credential,
     new_key,
     pem,
+    read_bounded,
+    require_affordable,
     write_certificates,
     write_new,
 )
@@ -183,7 +186,9 @@ def import_pkcs12(path: Path, password: bytes) -> tuple[Certificate, tuple[Certi
         ConfigError: It cannot be read or decrypted, or lacks key or certificate, or they do not belong together.
     """
     try:
-        found = pkcs12.load_pkcs12(path.read_bytes(), password)
+        octets = read_bounded(path)
+        require_affordable(octets)
+        found = pkcs12.load_pkcs12(octets, password)
         others = [
             Certificate.from_der(item.certificate.public_bytes(Encoding.DER))
             for item in found.additional_certs
@@ -194,7 +199,9 @@ def import_pkcs12(path: Path, password: bytes) -> tuple[Certificate, tuple[Certi
             else Certificate.from_der(found.cert.certificate.public_bytes(Encoding.DER))
         )
     except (OSError, ValueError, UnsupportedAlgorithm, CMPError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not PKCS#12, or wrong password"
+        reason = "not PKCS#12, or wrong password"
+        if isinstance(error, OSError | TooDear):
+            reason = str(getattr(error, "strerror", error))
         raise problem(
             str(path),
             f"cannot be read: {reason}",

@@ -11,7 +11,16 @@ from typing import Annotated, Final
 import typer
 
 from ra_gateway import logs
-from ra_gateway.app.doctor import SUBJECT, Finding, Verdict, examine, explain_text, worst
+from ra_gateway.app import of_file
+from ra_gateway.app.doctor import (
+    SUBJECT,
+    Finding,
+    Verdict,
+    examine,
+    examine_safety,
+    explain_text,
+    worst,
+)
 from ra_gateway.cli.telling import (
     ConfigOption,
     fail,
@@ -62,6 +71,7 @@ def doctor(
     settings = load(config, check_files=False)  # what is wrong with files is told in the table
     logs.configure("console", "error")  # what fails is in the table
     seen = run(examine(settings, subject=subject, san=names))
+    seen += examine_safety(of_file(config))
     told_of = {item.setting for item in seen}
     findings = [item for item in _unusable_files(config) if item.setting not in told_of] + seen
     shown = [item for item in findings if not quiet or item.verdict is not Verdict.ok]

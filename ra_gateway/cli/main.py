@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import structlog
 import typer
 from typer.core import TyperGroup
 
 from ra_gateway import __version__, logs
-from ra_gateway.app import Application, check, now, run_until_signalled, warnings
-from ra_gateway.app.doctor import ledger_warnings
+from ra_gateway.app import Application, check, now, of_file, run_until_signalled, warnings
 from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.doctor import doctor
 from ra_gateway.cli.revocation import revocation
@@ -38,7 +38,7 @@ from ra_gateway.cli.telling import (
 )
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.config import load
+from ra_gateway.config import GatewayConfig, load
 from ra_gateway.device import client
 from ra_gateway.device.client import NotCMP, ServerUnreachable
 from ra_gateway.device.enrollment import (
@@ -187,11 +187,23 @@ def serve(config: ConfigOption = Path("gateway.toml")) -> None:
     settings = load(config)
     logs.configure(settings.log.format, settings.log.level)
     application = Application(settings)
+    for warning in _warnings(config, settings):
+        structlog.get_logger().warning("config.warning", detail=warning)
     run(run_until_signalled(application, _announce))
 
 
 def _announce(host: str, port: int) -> None:
     say(f"listening on {host}:{port}")
+
+
+def _warnings(path: Path, settings: GatewayConfig) -> list[str]:
+    """Return what works and is less safe than it looks, in sentences."""
+    found = [str(problem) for problem in (*of_file(path), *warnings(settings, now()))]
+    if settings.ca is not None:
+        from ra_gateway.app.doctor.ledger import ledger_warnings  # the extra `ca`
+
+        found += ledger_warnings(settings.ca)
+    return found
 
 
 @app.command("check-config")
@@ -204,10 +216,8 @@ def check_config(config: ConfigOption = Path("gateway.toml")) -> None:
         f"{config}: good. {len(settings.endpoints)} endpoint(s), {len(settings.vendors)} vendor(s), "
         f"{len(settings.upstreams)} upstream(s), store {settings.store.kind}."
     )
-    for problem in warnings(settings, now()):
-        say(f"warning: {problem}")
-    for sentence in () if settings.ca is None else ledger_warnings(settings.ca):
-        say(sentence)
+    for warning in _warnings(config, settings):
+        say(f"warning: {warning}")
     if not settings.vendors:
         say("No vendor is trusted, so no base station can enrol: add a table [vendors.NAME].")
 

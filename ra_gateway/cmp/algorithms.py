@@ -209,10 +209,19 @@ def _hash_name(identifier: asn1.AlgorithmIdentifier, rule: str) -> str:
     name = _HASH_OIDS.get(oid)
     if name is None:
         raise AlgorithmRefused(f"hash algorithm {oid} is not known", rule=rule)
-    # RFC 4055 2.1, RFC 5754 2: NULL or absent; any other parameters would be one more spelling.
-    if identifier.parameters is not None and asn1.raw(identifier.parameters) != _NULL:
-        raise AlgorithmRefused(f"hash algorithm {oid} has parameters", rule=rule)
+    require_no_parameters(identifier, rule=rule)
     return name
+
+
+def require_no_parameters(identifier: asn1.AlgorithmIdentifier, *, rule: str) -> None:
+    """Make sure that a hash, or an HMAC with one, has NULL or nothing for parameters (RFC 4055 2.1, RFC 5754 2).
+
+    Raises:
+        AlgorithmRefused: Others, which would be one more spelling.
+    """
+    if identifier.parameters is not None and asn1.raw(identifier.parameters) != _NULL:
+        oid = identifier.algorithm.dotted_string
+        raise AlgorithmRefused(f"algorithm {oid} has parameters", rule=rule)
 
 
 def hash_algorithm(identifier: asn1.AlgorithmIdentifier) -> str:

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Final
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import AlgorithmRefused
+from ra_gateway.cmp.algorithms import AlgorithmRefused, require_no_parameters
 from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.messages import PKIMessage, Protector
 from ra_gateway.cmp.names import directory_name, escape_rfc4514, from_rfc4514
@@ -178,6 +178,7 @@ def _pbm(der: bytes, parameters: asn1.PBMParameter, bounds: MACBounds) -> MACPar
     name = _HASHES.get(owf)
     if name in (None, _SHA1):
         raise AlgorithmRefused(f"PasswordBasedMac with the one-way function {owf}", rule="R40")
+    require_no_parameters(parameters.owf, rule="R40")
     return MACParameters(
         der,
         parameters.salt,
@@ -231,6 +232,7 @@ def _hmac(identifier: asn1.AlgorithmIdentifier, bounds: MACBounds) -> str:
         raise AlgorithmRefused(f"MAC algorithm {oid} is not known", rule="R40")
     if name == _SHA1 and not bounds.hmac_sha1:
         raise AlgorithmRefused("HMAC-SHA1, which is not allowed here", rule="R40")
+    require_no_parameters(identifier, rule="R40")
     return name
 
 

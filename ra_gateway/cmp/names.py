@@ -284,6 +284,19 @@ _MOST_NAMES: Final = 64
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Categories of Unicode that no name needs: control, format, surrogate, private, unassigned, separators of lines."""
 
+_BLANK_LETTERS: Final = frozenset(
+    map(
+        chr,
+        (
+            *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFFC),
+            *range(0x180B, 0x1810),
+            *range(0xFE00, 0xFE10),
+            *range(0xE0100, 0xE01F0),
+        ),
+    )
+)
+"""Characters that count as letters, marks or symbols and that nobody sees: joiners, fillers, variation selectors."""
+
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS_NAME: Final = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 _MAILBOX: Final = re.compile(rf"[!#-'*+\-./0-9=?A-Z^-~]{{1,64}}@{_LABEL}(?:\.{_LABEL})*")
@@ -348,8 +361,11 @@ def _certifiable_text(what: str, value: asn1.TLV, most: int) -> str:
     if not text.strip():
         raise _uncertifiable(what, "is empty")
     for character in text:
-        if unicodedata.category(character) in _UNSEEN:
+        if unicodedata.category(character) in _UNSEEN or character in _BLANK_LETTERS:
             raise _uncertifiable(what, f"has the character U+{ord(character):04X}")
+    if not unicodedata.is_normalized("NFKC", text):
+        # RFC 4518 2.3 compares such names as equal to their plain form; here they would be another's.
+        raise _uncertifiable(what, "has letters in another form than NFKC, such as wide ones")
     return text
 
 

@@ -1,8 +1,8 @@
 """Proofs: frozen values that only the module which did the checking can make.
 
 A step that needs a fact takes the proof of it. That is worth something only if a proof cannot be had without
-the check: not by its constructor, nor by a copy of another proof with other contents (`dataclasses.replace`,
-`copy.replace`, `copy.copy` and `__setstate__`, pickle).
+the check: not by its constructor, nor by that of a subclass, nor by a copy of another proof with other contents
+(`dataclasses.replace`, `copy.replace`, `copy.copy` and `__setstate__`, pickle).
 """
 
 from __future__ import annotations
@@ -56,4 +56,6 @@ def proof(cls: type[P]) -> type[P]:
         setattr(made, name, _refuse)
     for name in ("__copy__", "__deepcopy__"):
         setattr(made, name, _itself)
+    # A subclass would be taken for a proof, and could do without the check of the seal.
+    made.__init_subclass__ = classmethod(_refuse)  # type: ignore[assignment]
     return made

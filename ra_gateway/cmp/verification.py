@@ -219,11 +219,7 @@ _HAVE_VALUES: Final = frozenset({OID.confirmWaitTime, OID.origPKIMessage})
 
 
 def _check_general_info(header: PKIHeader) -> None:
-    """Refuse what could be read in two ways: who comes next may take the second entry, and not the first."""
-    types = [item.info_type for item in header.general_info]
-    if len(set(types)) != len(types):
-        twice = sorted({item for item in types if types.count(item) > 1})
-        raise HeaderRefused(f"generalInfo has {', '.join(twice)} twice", rule="RFC 9483 3.1")
+    _require_nothing_twice(header)
     for item in header.general_info:
         if item.info_type in _HAVE_VALUES and item.value_der is None:
             raise HeaderRefused(f"{item.info_type} without a value", rule="RFC 9483 3.1")
@@ -234,6 +230,14 @@ def _check_general_info(header: PKIHeader) -> None:
             raise HeaderRefused(
                 f"certProfile has {len(profiles)} names, or an empty one; expected one", rule="R64"
             )
+
+
+def _require_nothing_twice(header: PKIHeader) -> None:
+    """Refuse what could be read in two ways: who comes next may take the second entry, and not the first."""
+    types = [item.info_type for item in header.general_info]
+    if len(set(types)) != len(types):
+        twice = sorted({item for item in types if types.count(item) > 1})
+        raise HeaderRefused(f"generalInfo has {', '.join(twice)} twice", rule="RFC 9483 3.1")
 
 
 def check_message_time(header: PKIHeader, rules: HeaderRules, now: datetime) -> None:
@@ -810,7 +814,7 @@ def check_answer_header(
         sender_nonces: One of which recipNonce has to be.
 
     Raises:
-        HeaderRefused: transactionID or recipNonce is another one.
+        HeaderRefused: transactionID or recipNonce is another one, or generalInfo says something twice.
     """
     if header.transaction_id != transaction_id:
         raise HeaderRefused("the answer has another transactionID", rule="R83")
@@ -820,3 +824,4 @@ def check_answer_header(
             fail_info=PKIFailureInfo.badRecipientNonce,
             rule="R83",
         )
+    _require_nothing_twice(header)

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Final
 
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.ra.transaction import TransactionKey
+from ra_gateway.ra.transaction import Transaction
 
 CARRIERS_LIMIT: Final = 8
 """Transactions remembered with one certificate: those that are awaited longest."""
@@ -111,7 +111,12 @@ def certificate_key(certificate: Certificate) -> bytes:
     return hashlib.sha256(repr((issuer, certificate.serial_number)).encode()).digest()
 
 
-def carrier_of(key: TransactionKey) -> str:
-    """Return what a transaction is known by beside a certificate."""
-    who = repr((key.domain, key.signer_digest, key.transaction_id))
+def carrier_of(transaction: Transaction) -> str:
+    """Return what a transaction is known by beside a certificate.
+
+    When it began is part of it: what opens its key once more, after a store has lost it, speaks for itself only.
+    """
+    key = transaction.key
+    began = transaction.created_at.isoformat()
+    who = repr((key.domain, key.signer_digest, key.transaction_id, began))
     return hashlib.sha256(who.encode()).hexdigest()[:32]

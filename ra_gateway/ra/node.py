@@ -83,7 +83,7 @@ class Node:
         # As long as the CA may give it to somebody once more; and as long as it may be withdrawn.
         keep_until = max(certificate.not_after, until + self.act_lifetime)
         return await self.certificates.settle(
-            certificate_key(certificate), carrier_of(transaction.key), fate, until, keep_until
+            certificate_key(certificate), carrier_of(transaction), fate, until, keep_until
         )
 
     def credential_of(self, transaction: Transaction) -> Credential:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -99,12 +98,17 @@ class Operations:
             rules = walk.endpoint.rules.relaxed_by(authenticated.domain.quirks)
             check_message_time(walk.message.header, rules, now)
             await check_status(node, walk, authenticated, now)
-        except (HeaderRefused, SignerNotTrusted, StatusUnavailable):
+        except (HeaderRefused, SignerNotTrusted, StatusUnavailable) as error:
             # A late repeat is still a repeat: the device may have been without power for an hour, and
             # its certificate may have been superseded and revoked by what it got.
             live = await node.store.load(key)
             if live is None or live.exchange_for(walk.digest) is None:
                 raise
+            if live.state is State.REQUESTED and walk.message.body_type is not BodyType.rr:
+                # It has got nothing yet: what the CA is asked for now is for a signer that is good now.
+                if not isinstance(error, HeaderRefused):
+                    raise
+                await check_status(node, walk, authenticated, now)
             return await self._asking.repeat(walk, live)
         transaction = await self._prepare(walk, intent, now)  # step 6
         if intent.held:
@@ -358,7 +362,7 @@ class Operations:
             CMPError: It would not be taken now, or not for what was approved.
         """
         node, message = self._node, PKIMessage.from_der(held.request_der)
-        digest, now = hashlib.sha256(message.der).digest(), node.clock()
+        digest, now = message.digest, node.clock()
         again = Walk(
             walk.endpoint,
             message,

@@ -237,12 +237,13 @@ def vendor_identity(domain: TrustDomain, rules: IdentityRules, signer: Certifica
     """Return what identifies a device in the inventory.
 
     Raises:
-        NotAuthorized: The vendor certificate does not have the attribute.
+        NotAuthorized: The vendor certificate does not have the attribute, or has it more than once.
     """
     value = _placeholders(signer).get(rules.identity_from, "")
     if not value:
         raise NotAuthorized(
-            f"{signer.subject} has no {rules.identity_from}, by which devices of {domain.name} are looked up",
+            f"{signer.subject} has no {rules.identity_from}, or more than one, by which devices of {domain.name} "
+            "are looked up",
             rule="R145",
         )
     return value
@@ -520,10 +521,13 @@ def _requested_san(template: CertTemplate) -> tuple[str, ...] | None:
 
 
 def _placeholders(signer: Certificate) -> dict[str, str]:
-    found: dict[str, str] = {}
+    """Return what a vendor certificate says of its device; an attribute that it has twice says nothing."""
+    found: dict[str, list[str]] = {}
     for oid, text in attributes(signer.subject_der):
-        found.setdefault(oid, text)
-    values = {name: found[oid] for name, oid in PLACEHOLDERS.items() if oid in found}
+        found.setdefault(oid, []).append(text)
+    values = {
+        name: found[oid][0] for name, oid in PLACEHOLDERS.items() if len(found.get(oid, ())) == 1
+    }
     return {**values, "serial": f"{signer.serial_number:x}"}
 
 
@@ -532,7 +536,8 @@ def _fill(text: str, values: Mapping[str, str], signer: Certificate) -> str:
         return text.format_map(values)
     except KeyError as error:
         raise NotAuthorized(
-            f"{signer.subject} has no {error.args[0]} that can be put into {text!r}", rule="R141"
+            f"{signer.subject} has no {error.args[0]}, or more than one, that can be put into {text!r}",
+            rule="R141",
         ) from error
     except (ValueError, AttributeError) as error:  # braces in the inventory that are no placeholder
         raise NotAuthorized(f"{text!r} cannot be filled in: {error}", rule="R141") from error
@@ -575,7 +580,7 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
         try:
             filled = pattern.format_map(literal)
         except KeyError:
-            continue  # the vendor certificate lacks the attribute: this pattern allows nothing
+            continue  # the vendor certificate lacks the attribute, or has two: this pattern allows nothing
         if fits(text, filled):
             return
     raise NotAuthorized(

@@ -88,6 +88,8 @@ class Agenda(Protocol):
 class Approvals(Protocol):
     """Remembers which requests wait for an operator: one for each requester, the newest, and not too many.
 
+    An RA asks for many devices: each of its requests is listed.
+
     Every method raises `StoreUnavailable` when it cannot be asked, or is full.
     """
 
@@ -227,8 +229,14 @@ class RevocationStatus(Protocol):
 class IssuedCertificates(Protocol):
     """A CA's memory of what it issued, asked in place of its next CRL."""
 
-    async def revoked_at(self, certificate: Certificate, now: datetime) -> datetime | None:
+    async def revoked_at(
+        self, certificate: Certificate, now: datetime, *, listed: bool = False
+    ) -> datetime | None:
         """Return since when a certificate is revoked; None if it is not, or another CA issued it.
+
+        Args:
+            listed: Whether the operator has named this very certificate, which may then be one that this CA has no
+                record of: its own signers were made before there was a ledger, or it was imported.
 
         Raises:
             SignerNotTrusted: It says that this CA issued it, and this CA did not.

@@ -56,7 +56,9 @@ class SignerStatus:
         """
         domain, signer = authenticated.domain, authenticated.signer
         if self.issued is not None and domain.kind in _OURS:
-            revoked_at = await self.issued.revoked_at(signer, now)
+            # Other RAs are known by their exact certificates (`authenticate_registered`), as to the CA itself.
+            listed = domain.kind is DomainKind.registration_authority
+            revoked_at = await self.issued.revoked_at(signer, now, listed=listed)
             if revoked_at is not None:
                 # RFC 9483 4.2: who asks for the revocation of what is revoked hears that it is.
                 of_itself = authenticated.message.body_type is BodyType.rr

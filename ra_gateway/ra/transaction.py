@@ -175,6 +175,11 @@ class TransactionKey:
         """Whether a registered RA opened it, which has the transactions of all of its devices."""
         return self.domain.startswith(RELAYED_DOMAIN)
 
+    @property
+    def requester(self) -> tuple[str, bytes, bytes]:
+        """Who has one place on the list of what waits for an operator: a signer; of an RA, each transaction."""
+        return *self.signer, self.transaction_id if self.speaks_for_many else b""
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:

@@ -169,13 +169,16 @@ class Withdrawing:
         """
         node = self._node
         now = node.clock()
+        if transaction.state in (State.REJECTED, State.FAILED):
+            # It confirms nothing any more; a certConf that was being taken came too late.
+            await node.settle(transaction, transaction.certificate_der, Fate.awaited, now)
         standing = await node.settle(
             transaction,
             transaction.certificate_der,
             Fate.withdrawn,
             transaction.confirm_until or now,
         )
-        if standing.fate is Fate.confirmed and carrier_of(transaction.key) in standing.confirmed_by:
+        if standing.fate is Fate.confirmed and carrier_of(transaction) in standing.confirmed_by:
             return now + _AGAIN_AFTER  # its own certConf is being taken
         if standing.fate is Fate.confirmed:
             what = "another transaction confirmed the same certificate: not revoked"

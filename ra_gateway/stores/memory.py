@@ -76,7 +76,7 @@ class MemoryStore:
         self._agenda: dict[TransactionKey, datetime] = {}
         self._max_held = max_held
         self._standings: dict[bytes, tuple[Standing, datetime]] = {}
-        self._held: dict[tuple[str, bytes], tuple[TransactionKey, datetime]] = {}
+        self._held: dict[tuple[str, bytes, bytes], tuple[TransactionKey, datetime]] = {}
 
     async def create(
         self, transaction: Transaction, *, repeatable: bool = False
@@ -171,7 +171,7 @@ class MemoryStore:
         Raises:
             StoreUnavailable: Too many wait already.
         """
-        requester = key.domain, key.signer_digest
+        requester = key.requester
         if requester not in self._held and len(self._held) >= self._max_held:
             now = self._lifetimes()
             self._held = {who: entry for who, entry in self._held.items() if entry[1] > now}
@@ -188,9 +188,9 @@ class MemoryStore:
 
     async def unhold(self, key: TransactionKey) -> None:
         """Take a request off the list, unless another one took its place."""
-        listed = self._held.get((key.domain, key.signer_digest))
+        listed = self._held.get(key.requester)
         if listed is not None and listed[0] == key:
-            del self._held[key.domain, key.signer_digest]
+            del self._held[key.requester]
 
     async def settle(
         self, certificate: bytes, carrier: str, fate: Fate, until: datetime, keep_until: datetime

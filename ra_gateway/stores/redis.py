@@ -6,7 +6,7 @@
     {prefix}:agenda                                       sorted set: transactions by when they are due
     {prefix}:{held}                                       hash: requester to the request that waits for approval
     {prefix}:{held}:until                                 sorted set: requesters by when their requests expire
-    {prefix}:{certificate}:<digest>                       string: seal and what became of a certificate
+    {prefix}:{certificate}:<digest>                       string: seal, version and what became of a certificate
 
 The braces are a Redis hash tag: both keys of a transactionID live in one cluster slot, so that one
 script may touch both. Every method that writes is one script, hence atomic, and one round trip.
@@ -67,7 +67,7 @@ _MEMBER_LIMIT: Final = 160_000
 """Octets of the longest member of agenda and list: a transactionID of the default body limit, in hex."""
 
 _SEEN_LIMIT: Final = 65_536
-"""Transactions whose newest version a node remembers; some 20 MB."""
+"""Transactions whose newest version a node remembers, some 20 MB; and certificates, with what became of them."""
 
 _REPORT_SECONDS: Final = 10.0
 """Between two log lines about records that do not verify: a stranger must not fill the log."""
@@ -241,6 +241,9 @@ return 1
 
 _T = TypeVar("_T")
 
+_Age = tuple[datetime, int]
+"""When a transaction began, and its version: of two under one key, the greater is the newer."""
+
 
 class RedisStore:
     """Keeps transactions in a Redis server (6.0 or later) that all nodes share.
@@ -284,7 +287,8 @@ class RedisStore:
         self._clock = clock
         self._seals = Seals(seal_keys)
         self._monotonic = monotonic
-        self._seen: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._seen: OrderedDict[str, tuple[_Age, float]] = OrderedDict()
+        self._standings: OrderedDict[str, tuple[int, Standing, float]] = OrderedDict()
         self._reported_at, self._unreported = -math.inf, 0
         self._prefix = key_prefix
         self._timeout_seconds = timeout_seconds
@@ -319,12 +323,12 @@ class RedisStore:
                 raise too_many(self._max_per_signer)
             return live
         keys = hash_key, _ = self._keys(transaction.key)
-        must_be_there = not repeatable and self._seen_version(hash_key) is not None
+        must_be_there = not repeatable and self._seen_age(hash_key) is not None
         lifetime_ms = self._lifetime_ms(transaction)
         args: list[Any] = [lifetime_ms, int(must_be_there), *self._sealed(hash_key, transaction)]
 
         async def attempt(again: bool) -> Transaction | None:
-            floor = self._seen_version(hash_key)
+            floor = self._seen_age(hash_key)
             reply = await self._create(keys, args)
             if reply == b"lost":
                 self._report(hash_key, "is gone before its time")
@@ -358,7 +362,7 @@ class RedisStore:
         hash_key, _ = self._keys(key)
 
         async def attempt(_again: bool) -> Transaction | None:
-            floor = self._seen_version(hash_key)
+            floor = self._seen_age(hash_key)
             reply = await self._load([hash_key])
             return self._read(hash_key, reply, floor, key) if reply else None
 
@@ -369,13 +373,19 @@ class RedisStore:
         index = self._index(transaction_id)
 
         async def attempt(_again: bool) -> list[Transaction]:
-            floors = dict(self._seen)
             found = []
             for hash_key, version, record in await self._find([index]):
                 name = hash_key.decode(errors="replace")
-                floor = floors[name][0] if name in floors else None
-                found.append(self._read(name, [version, record], floor))
-            return [each for each in found if each and each.key.transaction_id == transaction_id]
+                each = self._opened(name, [version, record])
+                if each is None or each.key.transaction_id != transaction_id:
+                    continue
+                floor = self._seen_age(name)
+                if floor is None or floor <= _age(each):
+                    self._note(name, each)
+                    found.append(each)
+                elif (live := await self.load(each.key)) is not None:  # changed here meanwhile
+                    found.append(live)
+            return found
 
         return await self._ask(attempt)
 
@@ -464,29 +474,56 @@ class RedisStore:
     async def settle(
         self, certificate: bytes, carrier: str, fate: Fate, until: datetime, keep_until: datetime
     ) -> Standing:
-        """Note what a transaction says of a certificate, and return what is known of it then (`Certificates`)."""
+        """Note what a transaction says of a certificate, and return what is known of it then (`Certificates`).
+
+        What this node has seen before is not unsaid by a record that is gone, or that is an older one put back.
+        """
         name = f"{self._prefix}:{{certificate}}:{certificate.hex()}"
         while True:
+            seen_version, seen = self._seen_standing(name)
             stored = await self._ask(lambda _: self._standing([name]))
             now = self._clock()
-            if stored is None:
-                before = Standing()
-            else:
+            version, before = 0, Standing()
+            if stored is not None:
                 try:
-                    before = Standing.from_bytes(self._seals.open(stored, "certificate", name))
+                    counted = self._seals.open(stored, "certificate", name)
+                    digits, _, octets = counted.partition(b" ")
+                    version, before = int(digits), Standing.from_bytes(octets)
                 except (NotSealed, ValueError) as error:
                     self._report(name, str(error))
                     raise StoreUnavailable(
                         f"{self._name}: what became of a certificate is lost", rule="R111"
                     ) from error
+            is_lost = version < seen_version
+            if is_lost:
+                self._report(name, f"is version {version}, older than {seen_version}")
+                version, before = seen_version, seen
             after = before.after(carrier, fate, until, now)
-            if after == before and stored is not None:
+            lifetime = max(keep_until - now, timedelta(milliseconds=1))
+            if after == before and stored is not None and not is_lost:
+                self._note_standing(name, version, after, lifetime)
                 return after
-            sealed = self._seals.seal(after.to_bytes(), "certificate", name)
-            lifetime_ms = max(1, math.ceil((keep_until - now) / timedelta(milliseconds=1)))
+            counted = b"%d %b" % (version + 1, after.to_bytes())
+            sealed = self._seals.seal(counted, "certificate", name)
+            lifetime_ms = math.ceil(lifetime / timedelta(milliseconds=1))
             args: list[Any] = [stored or b"", sealed, lifetime_ms]
             if await self._ask(lambda _, args=args: self._settle([name], args)):  # type: ignore[misc]
+                self._note_standing(name, version + 1, after, lifetime)
                 return after
+
+    def _seen_standing(self, name: str) -> tuple[int, Standing]:
+        version, standing, until = self._standings.get(name, (0, Standing(), math.inf))
+        return (version, standing) if self._monotonic() < until else (0, Standing())
+
+    def _note_standing(
+        self, name: str, version: int, standing: Standing, lifetime: timedelta
+    ) -> None:
+        if version >= self._seen_standing(name)[0]:
+            self._standings.pop(name, None)
+            until = self._monotonic() + lifetime.total_seconds()
+            self._standings[name] = version, standing, until
+        if len(self._standings) > _SEEN_LIMIT:
+            self._standings.popitem(last=False)
 
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float
@@ -555,14 +592,37 @@ class RedisStore:
         self,
         hash_key: str,
         reply: Sequence[bytes],
-        floor: int | None,
-        key: TransactionKey | None = None,
+        floor: _Age | None,
+        key: TransactionKey,
     ) -> Transaction | None:
         """Return a transaction whose seal verifies; None where it is not to be believed.
 
         Args:
-            floor: The version that was there before Redis was asked: an older one was put back.
-            key: What it is to be about, where that is known.
+            floor: What was there before Redis was asked: an older one was put back.
+            key: What it is to be about.
+
+        Raises:
+            StoreUnavailable: A node of another release wrote it.
+        """
+        transaction = self._opened(hash_key, reply)
+        if transaction is None:
+            return None
+        if transaction.key != key:
+            self._report(hash_key, "belongs under another key")
+            return None
+        if floor is not None and _age(transaction) < floor:
+            began, version = floor
+            self._report(
+                hash_key,
+                f"is version {transaction.version} of {transaction.created_at:%H:%M:%S}, older than "
+                f"{version} of {began:%H:%M:%S}",
+            )
+            return None
+        self._note(hash_key, transaction)
+        return transaction
+
+    def _opened(self, hash_key: str, reply: Sequence[bytes]) -> Transaction | None:
+        """Return a transaction whose seal verifies, however old.
 
         Raises:
             StoreUnavailable: A node of another release wrote it.
@@ -576,32 +636,25 @@ class RedisStore:
             self._report(hash_key, str(error))
             return None
         try:
-            transaction = Transaction.from_fields(unpacked(octets))
+            return Transaction.from_fields(unpacked(octets))
         except (ValueError, TypeError) as error:
             raise StoreUnavailable(
                 f"{self._name}: a stored transaction cannot be read: {error}"
             ) from error
-        if key is not None and transaction.key != key:
-            self._report(hash_key, "belongs under another key")
-            return None
-        if floor is not None and transaction.version < floor:
-            self._report(hash_key, f"is version {transaction.version}, older than {floor}")
-            return None
-        self._note(hash_key, transaction)
-        return transaction
 
     def _note(self, hash_key: str, transaction: Transaction) -> None:
         """Remember which version is there, and for how long it has to be."""
-        version, _ = self._seen.pop(hash_key, (0, 0.0))
+        age = _age(transaction)
+        seen, _ = self._seen.pop(hash_key, (age, 0.0))
         until = self._monotonic() + self._lifetime_ms(transaction) / 1000
-        self._seen[hash_key] = max(version, transaction.version), until
+        self._seen[hash_key] = max(seen, age), until
         if len(self._seen) > _SEEN_LIMIT:
             self._seen.popitem(last=False)
 
-    def _seen_version(self, hash_key: str) -> int | None:
-        version, until = self._seen.get(hash_key, (0, 0.0))
+    def _seen_age(self, hash_key: str) -> _Age | None:
+        age, until = self._seen.get(hash_key, (None, 0.0))
         if self._monotonic() < until:
-            return version
+            return age
         self._seen.pop(hash_key, None)
         return None
 
@@ -657,13 +710,18 @@ class RedisStore:
             await self._pool.disconnect(inuse_connections)
 
 
+def _age(transaction: Transaction) -> _Age:
+    return transaction.created_at, transaction.version
+
+
 def _requester(key: TransactionKey) -> str:
-    return f"{key.signer_digest.hex()} {key.domain}"
+    domain, signer_digest, transaction_id = key.requester
+    return f"{transaction_id.hex()} {signer_digest.hex()} {domain}".lstrip()
 
 
 def _member(key: TransactionKey) -> str:
     """Return a transaction's key as one text; a domain's name comes last, as it may have blanks."""
-    return f"{key.transaction_id.hex()} {_requester(key)}"
+    return f"{key.transaction_id.hex()} {key.signer_digest.hex()} {key.domain}"
 
 
 def _key(member: bytes) -> TransactionKey | None:

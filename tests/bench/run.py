@@ -51,6 +51,7 @@ from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.requests import cert_hash_name
 from ra_gateway.device.enrollment import DeviceIdentity, Enrollment, RequestOptions
 from ra_gateway.device.factory import Vendor
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.redis_server import RedisServer
 
 FULL_VERIFIES: Final = 7
@@ -182,7 +183,8 @@ def server(*arguments: str, port: int, log: Path) -> Iterator[int]:
 
 
 def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(200):
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < give_up_at:
         if process.poll() is not None:
             raise SystemExit(f"a server ended:\n{log.read_text()}")
         with socket.socket() as probe:

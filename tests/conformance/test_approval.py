@@ -257,6 +257,19 @@ async def test_what_other_ras_ask_waits_unless_it_is_listed(
     assert outcomes == ["held", "held", "issued", "refused"]
 
 
+async def test_the_devices_of_an_ra_wait_side_by_side(
+    make_world: MakeWorld, operator_pki: OperatorPKI
+) -> None:
+    """One does not push another off the list: nobody could approve it then."""
+    ra = local_ra(operator_pki)
+    world = make_world(endpoint={"registration_authorities": registered(operator_pki, ra)})
+    for _ in range(3):
+        request = await requests.request(world, cmp_credential(ra), make_key("p256"))
+        await world.ask(request)
+        assert world.events[-1].outcome == "held"
+    assert len(await listed(world)) == 3
+
+
 async def test_what_comes_under_a_secret_waits_unless_it_is_listed(
     vendor_pki: VendorPKI, operator_pki: OperatorPKI, secrets_csv: Path
 ) -> None:

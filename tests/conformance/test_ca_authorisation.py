@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -12,15 +14,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ra_gateway.ca.access import ClientMode, Mode
 from ra_gateway.ca.profiles import NE_IPSEC, NE_TLS, OCSP_SIGNER, OCSP_SIGNING, RA, Profile
 from ra_gateway.ca.records import (
+    NO_ENTITY,
     CertificateStatus,
     EndEntity,
     EntityStatus,
+    Intent,
+    Operation,
     Reason,
     Revocation,
     Role,
 )
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.certificates import ExtensionOID
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType
 from ra_gateway.cmp.messages import (
     RA_VERIFIED_POPO_DER,
@@ -371,6 +376,66 @@ async def test_a_blocked_entity_of_client_mode_is_blocked_with_its_names(desk: D
     await desk.ledger.registry.set_entity_status("enb1", EntityStatus.blocked, "test", NOW)
     der = await desk.request(template=named("CN=enb8,O=Nord", ENB1.names[1]))
     assert (await desk.refused(der))[1] is NOT_AUTHORIZED
+
+
+@pytest.mark.parametrize("reason", [Reason.keyCompromise, Reason.certificateHold])
+async def test_an_ra_whose_certificate_was_revoked_is_not_heard(
+    desk: Desk, operator_pki: OperatorPKI, reason: Reason
+) -> None:
+    """Although it is still registered: plain and nested, for every body type; its other certificate is heard."""
+    lost = operator_pki.issuing.issue("CN=ra3,O=Example Operator")
+    certificate, registry = ours(lost.certificate), desk.ledger.registry
+    await put_into_ledger(desk, certificate)
+    await registry.add_authority_certificate("ra1", certificate.der, "test", NOW)
+    hear_anew(desk)
+    signer = credential_of(lost)
+    device = await desk.enrol(template=named("CN=enb7,O=Nord"), signer=signer)
+    await desk.confirm(device, signer=signer)
+    serial = certificate.serial_number
+    await desk.ledger.revoke(Revocation(serial, reason, "test"), NOW)
+    hear_anew(desk)
+    question = gen_msg_body(BodyType.genm, [InfoTypeAndValue(OID.caCerts)])
+    inner = await desk.request(BodyType.kur, template=CertTemplate(), signer=device.entity)
+    for der in (
+        await desk.request(template=named("CN=enb8,O=Nord"), signer=signer),
+        await desk.request(BodyType.kur, template=named("CN=enb7,O=Nord"), signer=signer),
+        await desk.revocation(device.certificate, signer=signer),
+        await desk.signed(desk.header(), question, signer),
+        await desk.nest(inner, signer),
+    ):
+        assert (await desk.refused(der))[1] is PKIFailureInfo.certRevoked
+    await settled(desk, named("CN=enb8,O=Nord"))
+    if reason is Reason.certificateHold:
+        await desk.ledger.revoke(Revocation(serial, Reason.removeFromCRL, "test"), NOW)
+        hear_anew(desk)
+        await desk.enrol(template=named("CN=enb9,O=Nord"), signer=signer)
+
+
+async def put_into_ledger(desk: Desk, certificate: Certificate) -> None:
+    """Have the ledger know a certificate of an RA, as `ca ra issue` does."""
+    operation = Operation(
+        requester="operator:test",
+        transaction_id=certificate.serial_number.to_bytes(20, "big"),
+        request_digest=bytes(32),
+        body_type=BodyType.cr,
+        cert_req_id=0,
+        response_nonce=b"",
+        confirm_by=None,
+        expires_at=NOW + timedelta(minutes=5),
+        serial_number=certificate.serial_number,
+        answer=certificate.der,
+    )
+    intent = Intent(
+        certificate.subject_der,
+        "ab",
+        "ra",
+        sha256(certificate.spki_der).digest(),
+        entity=NO_ENTITY,
+        enrolls=False,
+        own=True,
+    )
+    assert await desk.ledger.reserve(operation, intent, NOW) is None
+    await desk.ledger.store(operation, certificate, NOW)
 
 
 # --- the PKI's own ------------------------------------------------------------------------------------------------

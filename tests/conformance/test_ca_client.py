@@ -14,7 +14,14 @@ import pytest
 
 from ra_gateway.ca.access import ClientMode, Mode
 from ra_gateway.ca.core import IssuancePolicy
-from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus, Reenroll
+from ra_gateway.ca.records import (
+    CertificateStatus,
+    EndEntity,
+    EntityStatus,
+    Reason,
+    Reenroll,
+    Revocation,
+)
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
@@ -397,6 +404,63 @@ async def test_a_renewal_keeps_the_names(desk: Desk) -> None:
     other = CertTemplate(subject_der=from_rfc4514("CN=enb7"))
     der = await desk.request(BodyType.kur, signer=old.entity, template=other)
     assert await desk.refused(der) == (BodyType.kup, PKIFailureInfo.badCertTemplate)
+
+
+@pytest.mark.requirement(23)
+@pytest.mark.parametrize("body_type", [BodyType.kur, BodyType.cr])
+async def test_a_certificate_that_was_revoked_confirms_nothing(
+    desk: Desk, body_type: BodyType
+) -> None:
+    """Whoever stole its key keeps nothing of what was begun before that was noticed; a repeat is answered as before."""
+    old = await enrolled(desk)
+    done, begun = [
+        await desk.enrol(body_type, signer=old.entity, template=CertTemplate()) for _ in "ab"
+    ]
+    confirmed = await desk.confirmation(done, signer=old.entity)
+    answer = await desk.send(confirmed)
+    revocation = Revocation(old.certificate.serial_number, Reason.keyCompromise, "alice")
+    await desk.ledger.revoke(revocation, desk.clock.now)
+    der = await desk.confirmation(begun, signer=old.entity)
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.certRevoked)
+    assert (await desk.send(confirmed)).der == answer.der
+    assert await desk.status(done.certificate) is CertificateStatus.confirmed
+    assert await desk.status(begun.certificate) is CertificateStatus.issued
+    desk.clock.advance(seconds=301)
+    assert await desk.status(begun.certificate) is CertificateStatus.rejected
+
+
+async def test_who_was_blocked_meanwhile_confirms_nothing(desk: Desk) -> None:
+    """notAuthorized; rejecting the certificate is still taken."""
+    begun = await desk.enrol()
+    await desk.ledger.registry.set_entity_status("enb1", EntityStatus.blocked, "test", NOW)
+    der = await desk.confirmation(begun)
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.notAuthorized)
+    await desk.confirm(begun, status_info=PKIStatusInfo(PKIStatus.rejection))
+    assert await desk.status(begun.certificate) is CertificateStatus.rejected
+
+
+@pytest.mark.requirement(23)
+async def test_a_vendor_certificate_that_its_maker_revoked_meanwhile_confirms_nothing(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
+) -> None:
+    """signerNotTrusted, where the vendor's CRLs have it by then."""
+    revoked: list[str] = []
+
+    async def check(domain: str, path: tuple[Certificate, ...], now: datetime) -> None:
+        if domain in revoked:
+            raise SignerNotTrusted("on the CRL", rule="R23")
+
+    client = ClientMode({"acme": vendor_domain(vendor_pki)}, "cn", require_not_revoked=check)
+    async with open_desk(operator_pki, tmp_path / "ledger.db", client=client) as desk:
+        desk.mode = Mode.client
+        await desk.ledger.registry.add_entity(ENB1, "test", NOW)
+        device = credential_of(vendor_pki.device(IDENTITY))
+        begun = await desk.enrol(signer=device)
+        revoked.append("acme")
+        der = await desk.confirmation(begun, signer=device)
+        assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
+        revoked.clear()
+        await desk.confirm(begun, signer=device)
 
 
 # --- a second bootstrap ---------------------------------------------------------------------------------------

@@ -12,14 +12,14 @@ import pytest
 from redis.asyncio import Redis
 
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import cert_rep_message, rev_req_content
+from ra_gateway.cmp.messages import PKIMessage, cert_rep_message, rev_req_content
 from ra_gateway.errors import UpstreamUnavailable
 from ra_gateway.ra.fates import CARRIERS_LIMIT, Fate, Standing, certificate_key
 from ra_gateway.ra.routes import CertConf, Unconfirmed
 from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
-from tests.conformance.test_withdrawing import WAIT_SECONDS, revocations, work
+from tests.conformance.test_withdrawing import WAIT_SECONDS, node_of, revocations, work
 from tests.support.harness import Answer, ManualClock, World, cmp_certificate, fail_names
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import Operation
@@ -234,6 +234,20 @@ async def test_a_cert_conf_and_the_rr_of_another_at_once(make_world: MakeWorld, 
     assert await second.stored()
 
 
+async def test_a_certificate_that_was_rejected_while_another_cert_conf_was_taken(
+    make_world: MakeWorld,
+) -> None:
+    """What the store has settled counts: the node that began to take the other certConf came too late, or died."""
+    world = make_world()
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    stored, now = await operation.stored(), world.clock()
+    await node_of(world).settle(stored, stored.certificate_der, Fate.confirmed, now)
+    await operation.confirm(takes=False)
+    await work(world, minutes=1)
+    assert len(revocations(world)) == 1
+
+
 # --- another spelling of the device's certificate -----------------------------------------------------------------
 
 
@@ -293,6 +307,48 @@ async def test_what_redis_lost_is_not_issued_twice(
     else:
         assert fail_names(again) == ["transactionIdInUse"]
     await store.close()
+
+
+async def begun_again(world: World, redis_url: str, *lost: str) -> Operation:
+    """An operation whose device confirmed, what Redis lost of it, and its ir, sent once more by whoever saw it."""
+    world.ca.replays = True
+    operation = await Operation.begin(world, BodyType.ir)
+    captured = operation.sent
+    await operation.send()
+    async with Redis.from_url(redis_url) as raw:
+        kept = {key: await raw.dump(key) async for key in raw.scan_iter("ra:{certificate}:*")}
+        await operation.confirm()
+        for pattern in lost:
+            for key in [key async for key in raw.scan_iter(pattern)]:
+                await raw.delete(key)
+                if key in kept and "put back" in lost:
+                    await raw.restore(key, 0, kept[key] or b"")
+    world.clock.move(seconds=1)
+    assert PKIMessage.from_der(await world.post(captured)).body_type is BodyType.ip
+    assert len(world.ca.issued) == 1
+    return operation
+
+
+@pytest.mark.requirement(111)
+@pytest.mark.parametrize("make_world", ["redis"], indirect=True)
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["ra:{????????????????????????????????}*"],
+        ["ra:{????????????????????????????????}*", "ra:{certificate}:*"],
+        ["ra:{????????????????????????????????}*", "ra:{certificate}:*", "put back"],
+    ],
+    ids=["transaction", "transaction and certificate", "transaction, and certificate put back"],
+)
+async def test_what_redis_lost_does_not_get_a_certificate_revoked(
+    make_world: MakeWorld, redis_url: str, lost: list[str]
+) -> None:
+    """The captured ir opens the transaction anew and nobody confirms it; its device did so before."""
+    world = make_world(replays_repeats=True)
+    await begun_again(world, redis_url, *lost)
+    for _ in range(3):
+        await work(world, seconds=WAIT_SECONDS + 1)
+    assert revocations(world) == []
 
 
 # --- what is known of a certificate -----------------------------------------------------------------------------

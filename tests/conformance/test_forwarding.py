@@ -589,12 +589,23 @@ def _no_nonce(answer: Answer) -> None:
     answer.header = replace(answer.header, sender_nonce=None)
 
 
+def _twice(info_type: str, value_der: bytes | None) -> Script:
+    def script(answer: Answer) -> None:
+        entry = InfoTypeAndValue(info_type, value_der)
+        kept = [item for item in answer.header.general_info if item.info_type != info_type]
+        answer.header = replace(answer.header, general_info=(*kept, entry, entry))
+
+    return script
+
+
 BROKEN_ANSWERS: dict[str, tuple[Script, str]] = {
     "another transactionID": (_header(transaction_id=bytes(16)), "R83"),
     "no transactionID": (_header(transaction_id=None), "R83"),
     "another recipNonce": (_header(recip_nonce=bytes(16)), "R83"),
     "no recipNonce": (_header(recip_nonce=None), "R83"),
     "no senderNonce": (_no_nonce, "R83"),
+    "implicitConfirm twice": (_twice(OID.implicitConfirm, b"\x05\x00"), "RFC 9483 3.1"),
+    "an unknown infoType twice": (_twice("1.3.6.1.4.1.99999.1", None), "RFC 9483 3.1"),
     "no protection": (_unprotected, "R84"),
     "a broken signature": (_broken_signature, "R84"),
     "a foreign CA": (_foreign_ca, "R84"),

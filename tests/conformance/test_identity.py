@@ -233,7 +233,7 @@ async def test_a_wildcard_stays_in_its_rdn(scene: Scene) -> None:
 
 
 @pytest.mark.requirement(67)
-@pytest.mark.parametrize("text", ["", "x" * 65, "x" * 10_000, "\0", "\x7f", "\ufeffx"])
+@pytest.mark.parametrize("text", ["", "x" * 65, "x" * 3_000, "\0", "\x7f", "\ufeffx"])
 async def test_a_subject_that_no_certificate_should_have(scene: Scene, text: str) -> None:
     """Whatever stands in a name is refused by policy, not stumbled over."""
     world = scene.world(IdentityRules(allowed_subjects=("CN=enb-?",)))

@@ -65,9 +65,15 @@ def pbm(
     owf: str = SHA256,
     iterations: int = 500,
     mac: str = HMAC_SHA256,
+    owf_parameters: bytes = b"",
+    mac_parameters: bytes = b"",
 ) -> bytes:
     parameters = asn1.tlv(
-        0x30, asn1.encode(salt), identifier(owf), asn1.encode(iterations), identifier(mac)
+        0x30,
+        asn1.encode(salt),
+        identifier(owf, owf_parameters),
+        asn1.encode(iterations),
+        identifier(mac, mac_parameters),
     )
     return identifier(OID.passwordBasedMac, parameters)
 
@@ -79,6 +85,8 @@ def pbmac1(
     key_octets: int | None = 32,
     prf: str | None = HMAC_SHA256,
     mac: str = HMAC_SHA256,
+    prf_parameters: bytes = b"\x05\x00",
+    mac_parameters: bytes = b"",
 ) -> bytes:
     length = b"" if key_octets is None else asn1.encode(key_octets)
     derivation = asn1.tlv(
@@ -86,11 +94,13 @@ def pbmac1(
         asn1.encode(salt),
         asn1.encode(iterations),
         length,
-        b"" if prf is None else identifier(prf, b"\x05\x00"),
+        b"" if prf is None else identifier(prf, prf_parameters),
     )
     return identifier(
         OID.pbmac1,
-        asn1.tlv(0x30, identifier("1.2.840.113549.1.5.12", derivation), identifier(mac)),
+        asn1.tlv(
+            0x30, identifier("1.2.840.113549.1.5.12", derivation), identifier(mac, mac_parameters)
+        ),
     )
 
 
@@ -244,8 +254,22 @@ def world(vendor_pki: VendorPKI, operator_pki: OperatorPKI, csv_path: Path) -> W
 @pytest.mark.parametrize("strictness", [Strictness.lenient, Strictness.strict])
 @pytest.mark.parametrize(
     "algorithm_der",
-    [pbm(), pbmac1(), pbmac1(key_octets=None), pbmac1(mac=HMAC_SHA512, key_octets=64)],
-    ids=["PBM", "PBMAC1", "PBMAC1 without length", "PBMAC1 with SHA-512"],
+    [
+        pbm(),
+        pbm(owf_parameters=b"\x05\x00", mac_parameters=b"\x05\x00"),
+        pbmac1(),
+        pbmac1(prf_parameters=b"", mac_parameters=b"\x05\x00"),
+        pbmac1(key_octets=None),
+        pbmac1(mac=HMAC_SHA512, key_octets=64),
+    ],
+    ids=[
+        "PBM",
+        "PBM with NULL",
+        "PBMAC1",
+        "PBMAC1 with and without NULL",
+        "PBMAC1 without length",
+        "PBMAC1 with SHA-512",
+    ],
 )
 async def test_a_device_enrols_by_its_secret(
     vendor_pki: VendorPKI,
@@ -308,12 +332,16 @@ async def test_cr_and_p10cr_too(world: World, body_type: BodyType) -> None:
         pbmac1(mac=HMAC_SHA1),
         pbmac1(key_octets=15),
         pbmac1(key_octets=65),
+        pbm(owf_parameters=b"\x04\x00"),
+        pbm(mac_parameters=b"\x30\x00"),
+        pbmac1(prf_parameters=b"\x02\x01\x00"),
+        pbmac1(mac_parameters=b"\x30\x00"),
     ],
 )
 async def test_cost_and_strength_have_bounds(
     world: World, monkeypatch: pytest.MonkeyPatch, algorithm_der: bytes
 ) -> None:
-    """What is too dear or too weak is refused with badAlg before any key is derived."""
+    """What is too dear, too weak or spelt otherwise is refused with badAlg before any key is derived."""
     der = await ir(world)
     message = PKIMessage.from_der(der)
     header_der = replace(message.header, protection_alg_der=algorithm_der).to_der()

@@ -776,6 +776,20 @@ async def test_vendors_of_every_kind_of_key(make_world: MakeWorld, key: KeyKind)
 # --- R21-R25: the signer's certificate --------------------------------------------------------------------------
 
 
+@pytest.mark.requirement(21, 54)
+async def test_nothing_of_the_body_is_verified_for_a_stranger(
+    world: World, foreign_vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the proof nor the key in the template of who is not authentic: it would be work for anybody."""
+    for name in ("_verify_pop", "load_public_key"):
+        monkeypatch.setattr(f"ra_gateway.cmp.requests.{name}", lambda *_: pytest.fail("looked at"))
+    foreign = await ir(world, foreign_vendor_pki.device())
+    await assert_refused(world, foreign, "signerNotTrusted", rule="R21")
+    genuine = await ir(world, world.device())
+    altered = unsigned(genuine, protection=b"no signature")
+    await assert_refused(world, altered, "badMessageCheck", rule="R15")
+
+
 @pytest.mark.requirement(21)
 async def test_a_foreign_vendor_is_not_trusted(world: World, foreign_vendor_pki: VendorPKI) -> None:
     """A chain to no configured anchor: signerNotTrusted, and the log names the issuer."""

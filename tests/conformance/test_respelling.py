@@ -201,6 +201,11 @@ async def test_a_certificate_that_our_issuer_did_not_record_is_refused(
         assert await status.revoked_at(other, NOW) is None
         known = (await desk.enrol()).certificate
         assert await status.revoked_at(known, NOW) is None
+        # Another RA's, which the operator listed: what the CA knows of it counts, and that it knows nothing does not.
+        assert await status.revoked_at(unknown, NOW, listed=True) is None
+        rr = await desk.revocation(known)
+        await desk.send(rr)
+        assert await status.revoked_at(known, NOW, listed=True) is not None
 
 
 async def test_a_registered_ra_is_known_in_every_spelling_and_not_as_another(

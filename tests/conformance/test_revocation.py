@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.device.enrollment import Send
+from ra_gateway.errors import UpstreamUnavailable
 from ra_gateway.ra.revocation import SignerStatus
 from ra_gateway.revocation import Mode, SourceState
 from ra_gateway.revocation import domain as domain_module
@@ -612,7 +613,9 @@ class Memory:
 
     revoked: dict[Certificate, datetime]
 
-    async def revoked_at(self, certificate: Certificate, now: datetime) -> datetime | None:
+    async def revoked_at(
+        self, certificate: Certificate, now: datetime, *, listed: bool = False
+    ) -> datetime | None:
         return self.revoked.get(certificate)
 
     async def confirmed(self, certificate: Certificate, now: datetime) -> bool:
@@ -643,3 +646,37 @@ async def test_what_the_bundled_ca_revoked_cannot_renew(
     assert await renew(revoked) == ["signerNotTrusted"]
     assert "was revoked by the bundled CA on 2026-01-02T02:04:05Z" in world.events[-1].detail
     assert await renew(good) == []
+
+
+@pytest.mark.requirement(23)
+@pytest.mark.parametrize("replays", [True, False])
+@pytest.mark.parametrize("late_minutes", [0, 30])
+async def test_what_was_begun_before_the_revocation_is_not_asked_for_after_it(
+    vendor_pki: VendorPKI,
+    operator_pki: OperatorPKI,
+    replays: bool,
+    late_minutes: int,
+) -> None:
+    """A repeat of what the CA never heard of is a new request to it; one that was answered has its answer."""
+    memory = Memory({})
+    world = World.make(vendor_pki, operator_pki, upstream={"replays_repeats": replays})
+    world.gateway = make_gateway(
+        world.endpoint,
+        operator_pki,
+        world.store,
+        world.clock,
+        world.events,
+        signer_status=SignerStatus(None, memory),
+    )
+    device = operator_pki.device("enb1")
+    answered, begun = [
+        await world.enrollment(device, body_type=BodyType.kur).request() for _ in "ab"
+    ]
+    answer = await world.post(answered)
+    world.ca.failure, world.ca.failures = UpstreamUnavailable("down", delivered=False), 1
+    assert fail_names(await world.ask(begun)) == ["systemUnavail"]
+    memory.revoked[cmp_certificate(device.certificate)] = world.clock.now
+    world.clock.move(minutes=late_minutes)
+    assert fail_names(await world.ask(begun)) == ["signerNotTrusted"]
+    assert await world.post(answered) == answer
+    assert len(world.ca.issued) == 1

@@ -628,7 +628,7 @@ class Confirmed:
 
     everything: bool
 
-    async def revoked_at(self, certificate: Certificate, now: Any) -> None:
+    async def revoked_at(self, certificate: Certificate, now: Any, *, listed: bool = False) -> None:
         return None
 
     async def confirmed(self, certificate: Certificate, now: Any) -> bool:

@@ -127,6 +127,16 @@ async def test_the_newest_of_a_requester_takes_the_place(node: Node, clock: Manu
     assert set(await node().held()) == {key(2, signer=7), key(3, signer=7, domain="rivet")}
 
 
+async def test_each_request_of_an_ra_is_listed(node: Node, clock: ManualClock) -> None:
+    """It asks for many devices; a repeat takes its own place."""
+    first, second = (key(number, signer=7, domain="ra:ran") for number in (1, 2))
+    for each in (first, second, first):
+        await node().hold(each, clock() + HOUR)
+    assert set(await node().held()) == {first, second}
+    await node().unhold(first)
+    assert await node().held() == [second]
+
+
 async def test_what_has_expired_is_not_listed(node: Node, clock: ManualClock) -> None:
     """Each for itself, and from its newest time."""
     await node().hold(key(1), clock() + HOUR)

@@ -14,12 +14,13 @@ from ra_gateway.ca.ledger import LedgerLocation, audit, open_ledger
 from ra_gateway.ca.ledger.audit import Act
 from ra_gateway.ca.ledger.database import write
 from ra_gateway.ca.ledger.sql import subject_key
+from ra_gateway.ca.ledger.verify import verify
 from ra_gateway.ca.records import EntityStatus
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names_der
 from ra_gateway.errors import NotAuthorized
 from tests.contract.ledgers import NOW, intent, operation
-from tests.support.pki import OperatorPKI
+from tests.support.pki import OperatorPKI, certificate_der
 
 AT = int(NOW.timestamp())
 
@@ -80,6 +81,24 @@ class Old:
             },
         )
 
+    def issued(self, der: bytes, requester: str, entity: str, renews: bytes = b"") -> None:
+        """A certificate that was issued and confirmed, with its lines."""
+        self.certificate(der, requester, entity)
+        found = Certificate.from_der(der)
+        serial = f"{found.serial_number:x}"
+        detail = {
+            "entity": entity,
+            "profile": "ne_ipsec",
+            "fingerprint": found.fingerprint.hex(),
+        }
+        if renews:
+            detail["renews"] = f"{Certificate.from_der(renews).serial_number:x}"
+        acts = [
+            Act(AT, requester, "issue", serial, detail),
+            Act(AT, requester, "confirm", serial, {}),
+        ]
+        audit.append(self._connection, acts)
+
     def renewal(self, new: bytes, old: bytes) -> None:
         serials = [f"{Certificate.from_der(der).serial_number:x}" for der in (new, old)]
         act = Act(AT, "client", "issue", serials[0], {"entity": "enb1", "renews": serials[1]})
@@ -103,6 +122,55 @@ class Old:
             text(f"INSERT INTO {table} ({names}) VALUES ({places})"),  # noqa: S608 - names of ours
             values,
         )
+
+
+async def test_verify_agrees_after_a_migration(
+    where: LedgerLocation, operator_pki: OperatorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the migration changed is in the audit trail: it does not look like tampering, and all of it is compared."""
+    ca = operator_pki.issuing
+    one = ca.issue(x509.Name([]), san=("dns:one.example.net",)).der
+    first, second = (ca.issue("CN=enb1").der for _ in range(2))
+
+    def fill(connection: Connection) -> None:
+        old = Old(connection)
+        old.entity("", "", status="blocked")
+        old.entity("enb1", "CN=enb1")
+        old.issued(one, "ra1", "")
+        audit.append(connection, [Act(AT, "operator", "entity.block", "", {})])
+        old.issued(first, "ra1", "enb1")
+        old.issued(second, "client", "enb1", renews=first)
+        role = {"privileges": "issue", "profiles": "ne_ipsec"}
+        old.authority(ca.issue("CN=ra1").der)
+        audit.append(connection, [Act(AT, "operator", "role.put", "ra", role)])
+        audit.append(connection, [Act(AT, "operator", "authority.put", "ra1", {"role": "ra"})])
+
+    with monkeypatch.context() as patch:
+        for module in ("database", "migrations"):
+            patch.setattr(f"ra_gateway.ca.ledger.{module}.HEAD", "0001")
+        earlier = open_ledger(where)
+        await earlier.migrate()
+        await earlier.open()
+        await write(earlier.database, fill)
+        await earlier.close()
+    ledger = open_ledger(where)
+    await ledger.migrate()
+    await ledger.open()
+    try:
+        issuers = {"ab": Certificate.from_der(certificate_der(ca.certificate))}
+        ends = "the audit trail does not say that it was added"  # of the RA's certificate, which `Old` left out
+        assert [item.what for item in await verify(ledger, issuers, NOW)] == [ends]
+        assert (await ledger.registry.entities())[0].status is EntityStatus.blocked
+        for statement, what in (
+            ("SET origin = 'evil' WHERE requester = 'client'", "first requester"),
+            ("SET entity = 'enb1' WHERE entity <> 'enb1'", "end entity"),
+        ):
+            sql = text(f"UPDATE certificates {statement}")
+            await write(ledger.database, lambda connection, sql=sql: connection.execute(sql))
+            found = [item.what for item in await verify(ledger, issuers, NOW)]
+            assert f"its row has another {what} than the audit trail" in found
+    finally:
+        await ledger.close()
 
 
 async def test_a_ledger_of_the_first_release_keeps_what_it_knows(

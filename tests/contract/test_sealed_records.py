@@ -223,6 +223,27 @@ async def test_a_record_that_was_removed_and_can_be_asked_for_again(
             await store.create(transaction, repeatable=True)
 
 
+async def test_what_began_later_under_the_same_key_is_newer(
+    nodes: tuple[RedisStore, RedisStore], raw: Any
+) -> None:
+    """Another node began it anew, when the former one was lost or had expired: every node finds it."""
+    first_node, second_node = nodes
+    first = new_transaction()
+    await first_node.create(first)
+    changed = advance(first, Event.issued)
+    await first_node.replace(changed)
+    old = await raw.hgetall(hash_key())
+    await raw.delete(hash_key())
+    second = new_transaction()
+    assert await second_node.create(second) is None
+    assert await first_node.find(ID) == [second]
+    assert await first_node.load(second.key) == second
+    await raw.hset(hash_key(), mapping=old)
+    for store in nodes:
+        assert await store.find(ID) == []
+        assert await store.load(second.key) is None
+
+
 async def test_a_record_that_never_expires_does_not_block_its_key_for_ever(
     nodes: tuple[RedisStore, RedisStore], raw: Any
 ) -> None:

@@ -208,6 +208,23 @@ NEW_ROW: Final = (
 )
 
 TAMPERED: Final[dict[str, tuple[str, str]]] = {
+    # who vouched at first, and what is withheld
+    "another first requester": (
+        "UPDATE certificates SET origin = 'ra2' WHERE serial = '102'",
+        "certificate 102: its row has another first requester than the audit trail",
+    ),
+    "registered names for all": (
+        "DELETE FROM withheld WHERE entity <> ''",
+        "end entity Köln 1: others could have its names or its keys",
+    ),
+    "the names and keys of RAs for all": (
+        "DELETE FROM withheld WHERE entity = ''",
+        "a device could have its name or its key",
+    ),
+    "names withheld for nobody": (
+        "INSERT INTO withheld (identifier, entity) VALUES ({00}, 'enb1')",
+        "end entity enb1: names or keys are withheld for it that are not its own",
+    ),
     # certificates
     "a row that nobody issued": (
         NEW_ROW,

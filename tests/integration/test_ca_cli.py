@@ -316,7 +316,7 @@ def test_findings_are_told_and_fail(config: Path) -> None:
         database.execute("UPDATE certificates SET not_after = 0 WHERE serial = ?", [serial])
     database.close()
     told = refused(config, "verify", exit_code=1).splitlines()
-    assert told[0].startswith(f"certificate {serial}: its row has another validity")
+    assert told[0].startswith(f"certificate {serial}: its row has another end of validity")
     assert told[1:] == ["1 finding(s)."]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 from collections.abc import Callable
@@ -17,11 +18,14 @@ from cryptography import x509
 from typer.testing import CliRunner, Result
 
 from ra_gateway.app.doctor import CAUSES, Cause, Finding, Verdict, examine, explain
+from ra_gateway.app.doctor.ledger import examine_ledger
+from ra_gateway.ca.ledger import open_ledger
 from ra_gateway.cli.main import app
+from ra_gateway.clocks import now
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.messages import SignaturePOP, cert_req_messages
 from ra_gateway.cmp.names import from_rfc4514
-from ra_gateway.config import GatewayConfig, parse
+from ra_gateway.config import GatewayConfig, load, parse
 from ra_gateway.errors import PKIFailureInfo
 from tests.support.ejbca import (
     CLIENT_ALIAS,
@@ -55,6 +59,7 @@ from tests.support.pki import (
 from tests.support.processes import (
     CAProcess,
     GatewayProcess,
+    edit,
     http_upstream,
     make_setup,
     set_upstream,
@@ -857,6 +862,86 @@ def test_the_command_prints_a_table_and_ends_with_1(tmp_path: Path, vendor_pki: 
     ]  # fmt: skip
     assert row.split("\t")[:3] == ["fault", "upstream bundled", "TCP: 127.0.0.1:1"]
     assert counts.endswith(f"{len(others)} warning, 1 fault.")
+
+
+def of_ledger(result: Result) -> list[dict[str, str]]:
+    """What the doctor says of the ledger."""
+    return [row for row in rows(result) if row["subject"] == "ledger"]
+
+
+def test_the_ledger_s_files_and_checkpoints_are_looked_at(
+    tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    """Who may read it, and what is known of it outside; what others may read, or was changed, is a fault."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    ledger, known = tmp_path / "ca" / "ledger.sqlite", tmp_path / "ca" / "checkpoints"
+    files, checkpoints = of_ledger(doctor(config, "--json"))
+    assert (files["verdict"], files["came_back"]) == ("ok", "its owner")
+    assert (checkpoints["verdict"], checkpoints["came_back"]) == ("ok", "no checkpoint yet")
+    assert CliRunner().invoke(app, ["ca", "verify", "--config", str(config)]).exit_code == 0
+    _, checkpoints = of_ledger(doctor(config, "--json"))
+    assert checkpoints["verdict"] == "ok"
+    assert checkpoints["came_back"].startswith("1 checkpoints, the last of 20")
+    ledger.chmod(0o640)
+    known.write_bytes(known.read_bytes().replace(b"1", b"2"))
+    files, checkpoints = of_ledger(doctor(config, "--json"))
+    assert (files["verdict"], files["setting"]) == ("fault", "ca.ledger_path")
+    assert "0640" in files["came_back"]
+    assert checkpoints["verdict"] == "fault"
+
+
+def test_a_checkpoint_of_tomorrow_is_told(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """The clock was ahead when it was written, or is behind now; no service that was started since can know."""
+    path = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    assert CliRunner().invoke(app, ["ca", "verify", "--config", str(path)]).exit_code == 0
+    config = load(path)
+    assert config.ca is not None
+    for ahead, verdict in ((timedelta(), Verdict.ok), (timedelta(days=1), Verdict.warning)):
+        _, found = asyncio.run(examine_ledger(config.ca, now() - ahead))
+        assert found.verdict is verdict
+        assert ("still to come" in found.came_back) == bool(ahead)
+
+
+@pytest.mark.parametrize(
+    "url, verdict",
+    [
+        ("postgresql://ca:secret@127.0.0.1:1/ledger", Verdict.fault),
+        ("postgresql://ca:secret@127.0.0.1:port/ledger", Verdict.fault),
+    ],
+)
+async def test_a_ledger_that_is_away_is_found(
+    tmp_path: Path, vendor_pki: VendorPKI, url: str, verdict: Verdict
+) -> None:
+    """A server that is not there, and a URL that is none; without the password."""
+    path = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    (tmp_path / "url").touch(0o600)
+    (tmp_path / "url").write_text(url)
+    edit(path, 'ledger_path = "ca/ledger.sqlite"', 'ledger_url_path = "url"')
+    config = load(path, check_files=False)
+    assert config.ca is not None
+    found, *_ = await examine_ledger(config.ca, now())
+    assert (found.verdict, found.setting.partition(";")[0]) == (verdict, "ca.ledger_url_path")
+    assert "secret" not in repr(found)
+
+
+async def test_a_ledger_on_postgresql_is_looked_at(
+    tmp_path: Path, vendor_pki: VendorPKI, postgres_url: str
+) -> None:
+    """What its server speaks; one that has no tables yet is a fault."""
+    path = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    (tmp_path / "url").touch(0o600)
+    (tmp_path / "url").write_text(postgres_url)
+    edit(path, 'ledger_path = "ca/ledger.sqlite"', 'ledger_url_path = "url"')
+    config = load(path, check_files=False)
+    assert config.ca is not None
+    found, *_ = await examine_ledger(config.ca, now())
+    assert found.verdict is Verdict.fault
+    assert "ca migrate" in f"{found.cause} {found.came_back}"
+    ledger = open_ledger(postgres_url)
+    await ledger.migrate()
+    found, *_ = await examine_ledger(config.ca, now())
+    assert found.verdict is Verdict.ok
+    assert "no TLS; sslmode" in found.came_back
 
 
 def test_the_command_tells_of_files_that_others_may_read(

@@ -19,7 +19,7 @@ from ra_gateway.errors import ConfigError
 from ra_gateway.upstream.tls import tls_context
 from tests.integration.test_cli import Ended, run
 from tests.support.pki import VendorPKI
-from tests.support.processes import edit, make_setup
+from tests.support.processes import edit, make_setup, set_upstream
 
 _PUBLIC: Final = {".pem"}
 SECRET: Final = "Kn0bl4uch"
@@ -178,3 +178,64 @@ def test_no_command_prints_the_password_of_the_store(
         assert SECRET not in said, command
         assert "Traceback" not in said, said
         assert re.search("redis", said, re.IGNORECASE), said
+
+
+API: Final = """
+kind = "{kind}"
+url = "https://127.0.0.1:1/"
+tls_ca_path = "operator/root.pem"
+"""
+STEP: Final = """
+kind = "step_ca"
+url = "https://127.0.0.1:1"
+root_path = "operator/root.pem"
+provisioner = "ra"
+provisioner_key_path = "secret"
+"""
+CMP: Final = 'kind = "cmp_http"\nurl = "http://127.0.0.1:1/cmp"\n'
+TLS: Final = f'{CMP}tls_certificate_path = "ra/ra.pem"\n'
+KEY: Final = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    "upstream, secret",
+    [
+        (f'{CMP}proxy = "http://u:{SECRET}@127.0.0.1:1"', ""),
+        (f'{CMP}proxy = "http://u:{SECRET}/x@127.0.0.1:1"', ""),
+        (f'{CMP}proxy = "http://u:{SECRET}[@127.0.0.1:1"', ""),
+        (f'{CMP}proxy = "http://127.0.0.1:{SECRET}"', ""),
+        (f'{CMP}proxy = "{SECRET}"', ""),
+        (f'kind = "cmp_http"\nurl = "http://u:{SECRET}@[127.0.0.1:1/cmp"', ""),
+        (f'kind = "cmp_http"\nurl = "http://u@127.0.0.1:{SECRET}/cmp"', ""),
+        (API.format(kind="vault") + 'role = "ran"\ntoken_path = "secret"', SECRET),
+        (API.format(kind="vault") + 'role = "ran"\ntoken_path = "secret"', f"{SECRET}\r\nX: {SECRET}"),
+        (API.format(kind="vault") + 'role = "ran"\ntoken_path = "secret"', f"{SECRET}\0\x1b\udcff"),
+        (API.format(kind="vault") + 'role = "ran"\ntoken_path = "secret"', SECRET * 10_000),
+        (API.format(kind="vault") + f'role = "ran"\ntoken_path = "{SECRET}\\n{SECRET}"', ""),
+        (API.format(kind="vault") + f'role = "ran"\ntoken = "{SECRET}"\ntoken_path = "secret"', SECRET),
+        (API.format(kind="rest") + 'token_path = "secret"', f"{SECRET}\n{SECRET}"),
+        (STEP, KEY),
+        (STEP, SECRET),
+        (STEP, f"pkcs11:token=t;object=o?pin-value={SECRET}"),
+        (STEP + 'provisioner_key_password_path = "secret"', KEY),
+        (f'{TLS}tls_key_path = "secret"', KEY),
+        (f'{TLS}tls_key_path = "ra/ra.key"\ntls_key_password_path = "secret"', SECRET),
+    ],
+)  # fmt: skip
+def test_no_command_prints_a_secret_of_an_upstream(
+    tmp_path: Path, vendor_pki: VendorPKI, upstream: str, secret: str
+) -> None:
+    """Passwords in URLs, tokens and keys, each of them malformed in its own way."""
+    config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
+    (config.parent / "secret").touch(0o600)
+    (config.parent / "secret").write_text(secret or "x", errors="surrogateescape")
+    set_upstream(config, upstream)
+    for command in (("check-config",), ("doctor",)):
+        ended = cli(*command, "--config", config)
+        said = ended.stdout + ended.stderr
+        assert SECRET not in said, command
+        assert "Traceback" not in said, said
+    if cli("check-config", "--config", config).exit_code:
+        ended = cli("serve", "--config", config)
+        assert ended.exit_code == 2
+        assert SECRET not in ended.stdout + ended.stderr

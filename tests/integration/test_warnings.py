@@ -13,7 +13,7 @@ from ra_gateway.app import warnings
 from ra_gateway.config import load
 from tests.integration.test_cli import run, succeeded
 from tests.support.pki import VendorPKI, make_root, write_certificates
-from tests.support.processes import edit, http_upstream, make_setup, set_upstream
+from tests.support.processes import GatewayProcess, edit, http_upstream, make_setup, set_upstream
 
 
 @pytest.fixture
@@ -71,6 +71,14 @@ def open_directory(config: Path) -> None:
     (config.parent / "ca").chmod(0o777)
 
 
+def open_configuration(config: Path) -> None:
+    config.chmod(0o664)
+
+
+def open_anchors(config: Path) -> None:
+    (config.parent / "acme" / "root.pem").chmod(0o646)
+
+
 CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "any subject": (any_subject, "vendors.acme.identity.allowed_subjects", "may have the name of any"),
     "any CN": (any_name, "vendors.acme.identity.allowed_subjects", "may have the name of any"),
@@ -81,6 +89,8 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "remote CA": (remote_without_revocation, "operator.revocation.mode", 'Set it to "hard"'),
     "ledger": (open_ledger, "ca.ledger_path", "chmod 600"),
     "ledger's log": (open_ledger_log, "ca.ledger_path", "chmod 600"),
+    "configuration": (open_configuration, "gateway.toml", "chmod go-w"),
+    "anchors": (open_anchors, "vendors.acme.anchors_paths", "chmod go-w"),
     "directory": (open_directory, "ca.", "chmod go-w"),
 }  # fmt: skip
 
@@ -105,6 +115,19 @@ def test_what_is_warned_of(case: str, config: Path) -> None:
         lines[0]
         == f"warning: {row['tried']}: {row['came_back']}. {row['setting'].partition(': ')[2]}"
     )
+
+
+def test_a_service_says_so_when_it_starts(config: Path) -> None:
+    """One line of the log for each; a gateway that nothing is to be said of has none."""
+    with GatewayProcess(config) as gateway:
+        assert "config.warning" not in gateway.log
+    root_key(config)
+    open_configuration(config)
+    with GatewayProcess(config) as gateway:
+        lines = [line for line in gateway.log.splitlines() if "config.warning" in line]
+    assert len(lines) == 2
+    assert "chmod go-w" in lines[0]
+    assert "Move it offline" in lines[1]
 
 
 def test_a_key_in_an_hsm_is_not_beside(config: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.material import Expiry, create_operator_pki, expiries, import_ca, load_ca
 from ra_gateway.ca.profiles import OCSP_SIGNING
 from ra_gateway.ca.ra_credential import (
+    KDF_ROUNDS,
     export_pkcs12,
     import_pkcs12,
     install_ra,
@@ -404,6 +406,51 @@ async def test_pkcs12_carries_an_ra_s_credential(tmp_path: Path, kind: str) -> N
     assert "MAC: sha256" in shown.stderr
     with pytest.raises(ConfigError, match="exists already"):
         await ra_p12(tmp_path, kind=kind)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-iter", "4097"),
+        ("-iter", "4097", "-v1", "PBE-SHA1-3DES"),
+        ("-scrypt", "-scrypt_N", "8192"),
+    ],
+    ids=["PBKDF2", "PKCS#12", "scrypt"],
+)
+def test_a_key_that_takes_too_long_to_open_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """Whoever made the file chose the iterations; they are looked at before anything is computed."""
+    write_private_key(tmp_path / "key", KEY_KINDS["p256"]())
+    path = tmp_path / "dear.key"
+    command = ["openssl", "pkcs8", "-topk8", "-passout", "pass:x", "-in", str(tmp_path / "key")]
+    subprocess.run([*command, "-out", str(path), *options], check=True, capture_output=True)
+    load_private_key(path, b"x", "key")
+    monkeypatch.setattr("ra_gateway.keys.MAX_ITERATIONS", 4096)
+    monkeypatch.setattr("ra_gateway.keys.load_pem_private_key", lambda *_: pytest.fail("opened"))
+    with pytest.raises(ConfigError, match="more than 4096 iterations"):
+        load_private_key(path, b"x", "key")
+
+
+async def test_pkcs12_that_takes_too_long_to_open_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the iterations of its contents and by those of its MAC, whichever are too many."""
+    await ra_p12(tmp_path)
+    whole = (tmp_path / "ra.p12").read_bytes()
+    rounds = b"\x02\x03" + KDF_ROUNDS.to_bytes(3, "big")
+    places = [found.start() for found in re.finditer(re.escape(rounds), whole)]
+    assert len(places) >= 2
+    monkeypatch.setattr("ra_gateway.keys.MAX_ITERATIONS", KDF_ROUNDS)
+    import_pkcs12(tmp_path / "ra.p12", b"on its way")
+    monkeypatch.setattr(
+        "ra_gateway.ca.ra_credential.pkcs12.load_pkcs12", lambda *_: pytest.fail("opened")
+    )
+    for at in places:
+        dear = tmp_path / f"{at}.p12"
+        dear.write_bytes(whole[: at + 4] + bytes([whole[at + 4] + 1]) + whole[at + 5 :])
+        with pytest.raises(ConfigError, match="more than 600000 iterations"):
+            import_pkcs12(dear, b"on its way")
 
 
 async def test_broken_pkcs12_is_refused(tmp_path: Path) -> None:

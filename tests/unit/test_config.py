@@ -872,6 +872,40 @@ def test_a_secret_file_must_be_its_owners_alone(site: Path, mode: int) -> None:
     assert problem.todo == f"Run: chmod 600 {site / 'ra.key'}"
 
 
+SECRETS = {
+    "store.redis_url_path": {
+        "store": '[store]\nkind = "redis"\nredis_url_path = "secret"\nseal_key_paths = ["seal"]'
+    },
+    "store.seal_key_paths[1]": {
+        "store": '[store]\nkind = "redis"\nredis_url = "redis://r"\nseal_key_paths = ["seal", "secret"]'
+    },
+    "endpoints.ran.mac.secrets_path": {"more": '[endpoints.ran.mac]\nsecrets_path = "secret"'},
+    "ca.key_password_path": {"more": f'{CA}\nkey_password_path = "secret"'},
+    "ra.key_password_path": {"ra": TABLES["ra"] + '\nkey_password_path = "secret"'},
+    "upstreams.main.tls_key_path": {
+        "upstream": TABLES["upstream"]
+        + '\ntls_certificate_path = "ra.pem"\ntls_key_path = "secret"'
+    },
+    "upstreams.main.token_path": {
+        "upstream": '[upstreams.main]\nkind = "vault"\nurl = "https://v"\nrole = "r"\ntoken_path = "secret"'
+    },
+    "upstreams.main.provisioner_key_path": {
+        "upstream": '[upstreams.main]\nkind = "step_ca"\nurl = "https://s"\nroot_path = "root.pem"\n'
+        'provisioner = "ra"\nprovisioner_key_path = "secret"'
+    },
+}
+
+
+@pytest.mark.parametrize("setting", SECRETS)
+def test_every_kind_of_secret_is_its_owners_alone(site: Path, setting: str) -> None:
+    """Keys of seals, shared secrets, tokens, passwords and URLs with them, as much as the RA's key."""
+    for name, mode in (("secret", 0o640), ("seal", 0o600)):
+        (site / name).write_text("x" * 64)
+        (site / name).chmod(mode)
+    found = problems(written(**SECRETS[setting]), site, check_files=True)
+    assert [item.path for item in found if "mode 0640" in item.what] == [setting]
+
+
 def test_what_the_bundled_ca_lacks_is_named(site: Path) -> None:
     (site / "ca/cmp.key").unlink()
     (site / "ca/root.pem").unlink()

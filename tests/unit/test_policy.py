@@ -217,12 +217,10 @@ async def test_listed_names_that_are_none(desk: Desk, name: str) -> None:
 
 @pytest.mark.requirement(145)
 def test_what_identifies_a_device(desk: Desk) -> None:
-    """Each placeholder can be the key; of two attributes of a kind the first counts."""
+    """Each placeholder can be the key."""
     (domain,) = desk.world.endpoint.vendors
     signer = desk.vendor_credential(
-        (NameOID.SERIAL_NUMBER, "SN-1"),
-        (NameOID.ORGANIZATIONAL_UNIT_NAME, "RAN"),
-        (NameOID.COMMON_NAME, "second"),
+        (NameOID.SERIAL_NUMBER, "SN-1"), (NameOID.ORGANIZATIONAL_UNIT_NAME, "RAN")
     ).certificate
     found = {
         name: vendor_identity(domain, IdentityRules(identity_from=name), signer)
@@ -237,6 +235,32 @@ def test_what_identifies_a_device(desk: Desk) -> None:
     }
     with pytest.raises(NotAuthorized, match="has no serial_number"):
         vendor_identity(domain, IdentityRules(), desk.vendor_credential().certificate)
+
+
+@pytest.mark.requirement(67, 141, 145)
+async def test_what_a_vendor_certificate_says_twice_it_does_not_say(desk: Desk) -> None:
+    """Neither of two serial numbers is looked up, put into a name, or matched; what stands there once is."""
+    credential = desk.vendor_credential(
+        (NameOID.SERIAL_NUMBER, "SN-1"), (NameOID.SERIAL_NUMBER, "SN-2")
+    )
+    (domain,) = desk.world.endpoint.vendors
+    with pytest.raises(NotAuthorized, match="has no serial_number, or more than one"):
+        vendor_identity(domain, IdentityRules(), credential.certificate)
+    made = IdentityRules(subject=SubjectRule.replace, subject_template="CN={serial_number}")
+    names = IdentityRules(
+        subject=SubjectRule.replace,
+        subject_template="CN={cn}",
+        san_template=("dns:{serial_number}",),
+    )
+    request = await desk.request(credential=credential)
+    assert refusal(request, made) == (NotAuthorized, "R141")
+    assert refusal(request, names) == (NotAuthorized, "R141")
+    for name in ("SN-1", "SN-2"):
+        asked = await desk.request(requests.template(desk.key, f"CN={name}"), credential=credential)
+        allowed = IdentityRules(allowed_subjects=("CN={serial_number}",))
+        assert refusal(asked, allowed) == (NotAuthorized, "R67")
+    asked = await desk.request(requests.template(desk.key, "CN=enb-1"), credential=credential)
+    authorize(asked, IdentityRules(allowed_subjects=("CN={cn}",)), None, may_complete=False)
 
 
 # --- patterns -----------------------------------------------------------------------------------------------------

@@ -68,11 +68,17 @@ def _state(proof: Any) -> list[Any]:
     return ["forged"] * len(fields(proof))
 
 
+def _subclass(proof: Any) -> Any:
+    unsealed = type("Unsealed", (type(proof),), {"__post_init__": lambda *_: None})
+    return unsealed(*_state(proof), None)
+
+
 FORGERIES: dict[str, Callable[[Any], Any]] = {
     "constructor": lambda proof: type(proof)(*_state(proof), None),
     "another seal": lambda proof: type(proof)(*_state(proof), FORGED),
     "its own seal": lambda proof: type(proof)(*_state(proof), proof.seal),
     "no seal": lambda proof: type(proof)(*_state(proof)),
+    "subclass": _subclass,
     "replace": lambda proof: replace(proof, **_change(proof)),
     "replace with a seal": lambda proof: replace(proof, **_change(proof), seal=FORGED),
     "replace with its seal": lambda proof: replace(proof, **_change(proof), seal=proof.seal),

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from ra_gateway.app.doctor.causes import CAUSES, Cause, explain, explain_text
-from ra_gateway.app.doctor.findings import Finding, Verdict, worst
-from ra_gateway.app.doctor.ledger import examine_ledger, ledger_warnings
+from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems, worst
 from ra_gateway.app.doctor.material import examine_material
 from ra_gateway.app.doctor.probes import SUBJECT
 from ra_gateway.app.doctor.surroundings import (
@@ -18,7 +17,9 @@ from ra_gateway.app.doctor.surroundings import (
 )
 from ra_gateway.app.doctor.upstreams import UpstreamExaminer
 from ra_gateway.app.running import now
-from ra_gateway.config import GatewayConfig
+from ra_gateway.app.warnings import of_safety
+from ra_gateway.config import CAConfig, GatewayConfig
+from ra_gateway.errors import missing_extra
 
 __all__ = [
     "CAUSES",
@@ -27,9 +28,9 @@ __all__ = [
     "Finding",
     "Verdict",
     "examine",
+    "examine_safety",
     "explain",
     "explain_text",
-    "ledger_warnings",
     "worst",
 ]
 
@@ -51,10 +52,19 @@ async def examine(
     found = examine_material(config, clock())
     found += await examine_store(config.store)
     found += examine_inventory(config)
-    found += await examine_ledger(config.ca)
-    found += examine_safety(config)
+    if config.ca is not None:
+        found += await _examine_ledger(config.ca, clock())
+    found += examine_safety(of_safety(config))
     found += examine_codec()
     examiner = UpstreamExaminer(config, subject=subject, san=san, clock=clock)
     for name in config.upstreams:
         found += await examiner.examine(name)
     return found
+
+
+async def _examine_ledger(config: CAConfig, moment: datetime) -> list[Finding]:
+    try:
+        from ra_gateway.app.doctor.ledger import examine_ledger  # the extra `ca`
+    except ModuleNotFoundError as error:
+        return of_problems("ledger", "look at it", missing_extra("ca", error))
+    return await examine_ledger(config, moment)

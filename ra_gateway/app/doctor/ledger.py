@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,9 @@ from ra_gateway.errors import ConfigError, StoreUnavailable
 from ra_gateway.keys import require_private
 
 _LEDGER: Final = "ledger"
+_SKEW: Final = timedelta(minutes=1)
+"""Between machines that write to one ledger."""
+
 _TLS: Final = text(
     "SELECT CASE WHEN ssl THEN version || ', ' || cipher ELSE '' END FROM pg_stat_ssl "
     "WHERE pid = pg_backend_pid()"
@@ -38,10 +42,12 @@ def ledger_warnings(config: CAConfig) -> list[str]:
     ]
 
 
-async def examine_ledger(config: CAConfig | None) -> list[Finding]:
-    """Look at the ledger's files or its server; nothing is made or migrated."""
-    if config is None:
-        return []
+async def examine_ledger(config: CAConfig, now: datetime) -> list[Finding]:
+    """Look at the ledger's files or its server; nothing is made or migrated.
+
+    Args:
+        now: Aware UTC.
+    """
     try:
         where = config.database
     except OSError as error:
@@ -57,7 +63,7 @@ async def examine_ledger(config: CAConfig | None) -> list[Finding]:
             )
         ]
     found = _files(where, config) if isinstance(where, Path) else await _server(where)
-    return [*found, *_checkpoints(config)]
+    return [*found, *_checkpoints(config, now)]
 
 
 def _files(path: Path, config: CAConfig) -> list[Finding]:
@@ -112,7 +118,7 @@ async def _server(where: str) -> list[Finding]:
     ]
 
 
-def _checkpoints(config: CAConfig) -> list[Finding]:
+def _checkpoints(config: CAConfig, now: datetime) -> list[Finding]:
     checkpoints = ca_checkpoints(config)
     tried = f"read {checkpoints.path}"
     try:
@@ -132,10 +138,18 @@ def _checkpoints(config: CAConfig) -> list[Finding]:
         ]
     if not known:
         return [Finding(_LEDGER, tried, "no checkpoint yet")]
+    last = known[-1].at
+    came_back = f"{len(known)} checkpoints, the last of {last:%Y-%m-%d %H:%M} UTC"
+    if last - now <= _SKEW:
+        return [Finding(_LEDGER, tried, came_back)]
     return [
         Finding(
             _LEDGER,
             tried,
-            f"{len(known)} checkpoints, the last of {known[-1].at:%Y-%m-%d %H:%M} UTC",
+            f"{came_back}, which is still to come",
+            Verdict.warning,
+            "the clock of this machine is wrong now, or was when that was written; a service that was started since "
+            "cannot know that it was set",
+            "the clock of this machine (NTP)",
         )
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, Final
 
 import cryptography
@@ -11,10 +12,9 @@ from redis.exceptions import RedisError
 
 from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
 from ra_gateway.app.gateway import transaction_store
-from ra_gateway.app.warnings import of_safety
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config import GatewayConfig, StoreConfig
-from ra_gateway.errors import ConfigError, StoreUnavailable
+from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
 from ra_gateway.stores.inventory import CSVInventory
 
 _STORE: Final = "store"
@@ -97,7 +97,7 @@ def examine_codec() -> list[Finding]:
     return [Finding("codec", tried, f"as it should, with cryptography {cryptography.__version__}")]
 
 
-def examine_safety(config: GatewayConfig) -> list[Finding]:
+def examine_safety(problems: Iterable[Problem]) -> list[Finding]:
     """Say what works and is less safe than it could be."""
     return [
         Finding(
@@ -108,7 +108,7 @@ def examine_safety(config: GatewayConfig) -> list[Finding]:
             "it works, and is less safe than it could be",
             f"{problem.path}: {problem.todo}",
         )
-        for problem in of_safety(config)
+        for problem in problems
     ]
 
 

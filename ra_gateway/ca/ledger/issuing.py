@@ -675,6 +675,8 @@ def _issue_act(row: AnyRow, item: Issued, answer: Mapping[str, Any]) -> Act:
         "until": str(seconds(certificate.not_after)),
         **answer_facts(answer),
     }
+    if row.origin != operation.requester:
+        detail["origin"] = row.origin
     if operation.confirm_by is not None:
         detail["confirm_by"] = str(seconds(operation.confirm_by))
     if operation.old_serial_number is not None:
@@ -708,7 +710,14 @@ _OPEN_CLAIMS: Final = Prepared(
 )
 _RESERVED: Final = Prepared(
     select(
-        _c.id, _c.serial, _c.entity, _c.profile, _c.issuer_id, _c.spki_digest, _c.unique_key
+        _c.id,
+        _c.serial,
+        _c.entity,
+        _c.profile,
+        _c.issuer_id,
+        _c.spki_digest,
+        _c.unique_key,
+        _c.origin,
     ).where(_c.serial.in_(listed("these")), _has_status("reserved"))
 )
 _STORE_ANSWERS: Final = Prepared(

@@ -41,8 +41,10 @@ from ra_gateway.ca.ledger.sql import (
     AnyRow,
     hexadecimal,
     identity_key,
+    listed,
     moment_or_none,
     operation_key,
+    padded,
     seconds,
     seconds_or_none,
 )
@@ -213,6 +215,20 @@ class Ledger:
         found = await self.certificate(certificate.serial_number, now)
         return found if found is not None and load_certificate(found.der) == certificate else None
 
+    async def revoked_among(
+        self, certificates: Iterable[Certificate], now: datetime
+    ) -> frozenset[Certificate]:
+        """Return those of some certificates that are ours and are revoked, rejected or on hold."""
+        wanted = {hexadecimal(item.serial_number): item for item in certificates}
+        if not wanted:
+            return frozenset()
+        rows = await self._read(
+            lambda connection: connection.execute(_BY_SERIALS, {"these": padded(wanted)}).all()
+        )
+        found = [_issued(row, seconds(now)) for row in rows]
+        gone = {load_certificate(item.der) for item in found if item.revoked_at is not None}
+        return frozenset(gone.intersection(wanted.values()))
+
     async def newest_certificate(
         self, subject_der: bytes, now: datetime, *, san_der: bytes | None = None
     ) -> IssuedCertificate | None:
@@ -361,6 +377,7 @@ _ISSUED: Final = select(
     _c.fingerprint,
 ).where(_c.der.is_not(None))
 _BY_SERIAL: Final = _ISSUED.where(_c.serial == bindparam("of_serial"))
+_BY_SERIALS: Final = _ISSUED.where(_c.serial.in_(listed("these")))
 _NAME: Final = select(_e.name).where(_e.subject_key == bindparam("key")).scalar_subquery()
 _NEWEST: Final = (
     _ISSUED.where(

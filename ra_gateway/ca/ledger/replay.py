@@ -46,6 +46,7 @@ class Certificate:
     reason: int | None = None
     held_from: str | None = None
     renews: str = ""
+    origin: str = ""
 
 
 @dataclass(slots=True)
@@ -54,11 +55,13 @@ class Registered:
 
     Args:
         is_open: As of `Certificate`: what `facts` does not have is not known.
+        blocked_at: When an end entity was blocked last.
     """
 
     facts: dict[str, str]
     at: int
     is_open: bool = False
+    blocked_at: int = 0
 
 
 @dataclass(slots=True)
@@ -132,7 +135,7 @@ class Replay:
         self.certificates[serial] = Certificate(
             status, actor, said["entity"], said["profile"], said["fingerprint"], at, at, is_open,
             _number(said.get("row")), said.get("issuer"), confirm_by, _number(said.get("until")),
-            renews=said.get("renews", ""),
+            renews=said.get("renews", ""), origin=said.get("origin", actor),
         )  # fmt: skip
         self._answer(actor, serial, said)
         self._supersede(said, at)
@@ -201,6 +204,14 @@ class Replay:
         found.status, found.held_from, found.revoked_at = found.held_from, None, None
         found.reason, found.changed_at = int(Reason.removeFromCRL), at
 
+    def _migrate(self, _at: int, _actor: str, _schema: str, said: Mapping[str, str]) -> None:
+        """Take what a new schema made of certificates: by serial number, JSON of what changed."""
+        for serial, text in said.items():
+            changed = json.loads(text)
+            found = self._known(serial)
+            found.entity = changed.get("entity", found.entity)
+            found.origin = changed.get("origin", found.origin)
+
     # --- who is registered ------------------------------------------------------------------------------------
 
     def _add_entity(self, at: int, _actor: str, name: str, said: Mapping[str, str]) -> None:
@@ -224,8 +235,9 @@ class Replay:
             found = self.entities[name] = Registered({}, 0, is_open=True)
         return found
 
-    def _block_entity(self, _at: int, _actor: str, name: str, _said: Mapping[str, str]) -> None:
-        self._entity(name).facts["status"] = EntityStatus.blocked.value
+    def _block_entity(self, at: int, _actor: str, name: str, _said: Mapping[str, str]) -> None:
+        found = self._entity(name)
+        found.facts["status"], found.blocked_at = EntityStatus.blocked.value, at
 
     def _unblock_entity(self, _at: int, _actor: str, name: str, _said: Mapping[str, str]) -> None:
         self._entity(name).facts["status"] = EntityStatus.active.value
@@ -242,7 +254,8 @@ class Replay:
         del self.entities[name]
 
     def _put_role(self, at: int, _actor: str, name: str, said: Mapping[str, str]) -> None:
-        self.roles[name] = Registered(dict(said), at)
+        # Before there was that, no role was for others' devices.
+        self.roles[name] = Registered({"others": "0", **said}, at)
 
     def _delete_role(self, _at: int, _actor: str, name: str, _said: Mapping[str, str]) -> None:
         if self.roles.pop(name, None) is None:
@@ -331,4 +344,5 @@ _ACTS: Final[dict[str, Any]] = {
     "authority.certificate.add": Replay._add_certificate,
     "authority.certificate.remove": Replay._remove_certificate,
     "crl": Replay._publish,
+    "migrate": Replay._migrate,
 }

@@ -9,6 +9,7 @@ and of no consequence, are serial numbers that were reserved and not used, and c
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,15 +17,16 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from cryptography import x509
-from sqlalchemy import Connection, Row, Table, func, select, union_all
+from sqlalchemy import Connection, Row, Table, func, or_, select, union_all
 
 from ra_gateway.ca.ledger import audit, replay, schema
 from ra_gateway.ca.ledger.checkpoints import Checkpoint
 from ra_gateway.ca.ledger.issuing import confirmation_digest, operation_digest
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.replay import Contradiction, Registered, Replay
-from ra_gateway.ca.ledger.sql import identity_key, moment, operation_key, seconds
-from ra_gateway.ca.records import CertificateStatus, Reason
+from ra_gateway.ca.ledger.sql import identity_key, moment, operation_key, san_identifiers, seconds
+from ra_gateway.ca.ledger.withholding import identifiers_of, identifiers_of_entity
+from ra_gateway.ca.records import NO_ENTITY, CertificateStatus, EntityStatus, Reason
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import canonical_spki, signature_algorithm, verify_signature
 from ra_gateway.cmp.certificates import Certificate, InvalidSignature
@@ -157,6 +159,7 @@ class _Verification:
             self._check_certificates()
             self._check_operations()
             self._check_registered()
+            self._check_withheld()
             self._check_crls()
         except _TooMany:
             self._findings.append(Finding("ledger", "there are more findings than these", _RESTORE))
@@ -453,6 +456,55 @@ class _Verification:
                 "the audit trail says that it was added, and it is not in the ledger",
             )
 
+    # --- names and keys that are somebody's alone -----------------------------------------------------------------
+
+    def _check_withheld(self) -> None:
+        """Compare what nobody else gets with what it follows from: RAs, blocked end entities, and registered names."""
+        held: dict[str, set[bytes]] = {}
+        for row in self._stream(select(schema.withheld)):
+            held.setdefault(row.entity, set()).add(row.identifier)
+        # Of the PKI there is more: its signers, which no table has, and RAs that are gone.
+        own = held.pop(NO_ENTITY, set())
+        for row in self._stream(select(schema.authority_certificates)):
+            if self._identifiers(row.der) - own:
+                self._find(
+                    f"certificate {row.fingerprint.hex()} of RA {row.authority}",
+                    "a device could have its name or its key: they are not withheld any more",
+                )
+        entities = schema.entities.c
+        holders = select(entities.name, entities.names, entities.vendor, entities.status).where(
+            or_(entities.vendor != "", entities.status == EntityStatus.blocked)
+        )
+        for row in self._connection.execute(holders).all():
+            found = held.pop(row.name, set())
+            try:
+                required = set(san_identifiers(json.loads(row.names))) if row.vendor else set()
+                allowed = set(required)
+                if row.status == EntityStatus.blocked:
+                    known = self._trail.entities.get(row.name)
+                    at = 0 if known is None else known.blocked_at
+                    required |= identifiers_of_entity(self._connection, row.name, at)
+                    allowed |= identifiers_of_entity(self._connection, row.name)
+            except (ValueError, TypeError, CMPError):
+                continue  # found above
+            if required - found:
+                self._find(
+                    f"end entity {row.name}",
+                    "others could have its names or its keys: they are not withheld any more",
+                )
+            if found - allowed:
+                held[row.name] = found - allowed
+        for name in sorted(held):
+            self._find(
+                f"end entity {name}", "names or keys are withheld for it that are not its own"
+            )
+
+    def _identifiers(self, der: bytes) -> set[bytes]:
+        try:
+            return identifiers_of(Certificate.from_der(der))
+        except CMPError:
+            return set()  # found above
+
     # --- CRLs -------------------------------------------------------------------------------------------------
 
     def _check_crls(self) -> None:
@@ -612,6 +664,7 @@ def _trail_differences(row: Row[Any], said: replay.Certificate) -> Iterator[str]
     """Yield the names of what a row and the audit trail say differently."""
     pairs: list[tuple[str, object, object]] = [
         ("requester", row.requester, said.requester),
+        ("first requester", row.origin or row.requester, said.origin),
         ("end entity", row.entity, said.entity),
         ("profile", row.profile, said.profile),
         ("fingerprint", (row.fingerprint or b"").hex(), said.fingerprint),

@@ -60,22 +60,38 @@ def holders(connection: Connection, identifiers: Iterable[bytes]) -> dict[bytes,
 
 def withhold(connection: Connection, entity: str, certificates: Iterable[Certificate]) -> None:
     """Withhold the names and keys of certificates; again changes nothing."""
-    identifiers: set[bytes] = set()
-    for certificate in certificates:
-        identifiers |= name_identifiers(certificate.subject_der, certificate.subject_alt_name_der)
-        identifiers.add(key_identifier(sha256(canonical_spki(certificate.spki_der)).digest()))
-    _add(connection, entity, identifiers)
+    _add(connection, entity, set().union(*map(identifiers_of, certificates)))
+
+
+def identifiers_of(certificate: Certificate) -> set[bytes]:
+    """Return what finds the names and the key of a certificate."""
+    names = name_identifiers(certificate.subject_der, certificate.subject_alt_name_der)
+    return {*names, key_identifier(sha256(canonical_spki(certificate.spki_der)).digest())}
 
 
 def withhold_entity(connection: Connection, name: str) -> None:
     """Withhold what an end entity is registered with, and what its certificates hold."""
+    _add(connection, name, identifiers_of_entity(connection, name))
+
+
+def identifiers_of_entity(
+    connection: Connection, name: str, before: int | None = None
+) -> set[bytes]:
+    """Return what finds the names that an end entity is registered with, and the names and keys of its certificates.
+
+    Args:
+        before: Leave out certificates that were issued then or later (seconds).
+    """
     row = connection.execute(select(_e.names).where(_e.name == name)).one()
-    _add(connection, name, san_identifiers(json.loads(row.names)))
+    found = set(san_identifiers(json.loads(row.names)))
     held = select(_c.der, _c.spki_digest).where(_c.entity == name, _c.der.is_not(None))
+    if before is not None:
+        held = held.where(_c.issued_at < before)
     for der, digest in connection.execute(held).all():
         certificate = Certificate.from_der(der)
-        names = name_identifiers(certificate.subject_der, certificate.subject_alt_name_der)
-        _add(connection, name, {*names, key_identifier(digest)})
+        found |= name_identifiers(certificate.subject_der, certificate.subject_alt_name_der)
+        found.add(key_identifier(digest))
+    return found
 
 
 def withhold_registered(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -122,4 +138,13 @@ _WITHHELD: Final = Prepared(
     .where(_w.identifier.in_(listed("these")))
 )
 
-__all__ = ["Holder", "give_back", "holders", "withhold", "withhold_entity", "withhold_registered"]
+__all__ = [
+    "Holder",
+    "give_back",
+    "holders",
+    "identifiers_of",
+    "identifiers_of_entity",
+    "withhold",
+    "withhold_entity",
+    "withhold_registered",
+]

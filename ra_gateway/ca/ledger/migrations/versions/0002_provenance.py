@@ -23,6 +23,7 @@ revision = "0002"
 down_revision = "0001"
 
 CHUNK = 500
+_ACTOR = "migration"
 PKI_PROFILES = ("ra", "cmp_signer", "ocsp_signer", "kga_signer")
 
 
@@ -54,6 +55,7 @@ def _origins(connection: sa.Connection) -> None:
         "SELECT COALESCE(NULLIF(origin, ''), requester) FROM certificates WHERE serial = :serial"
     )
     change = sa.text("UPDATE certificates SET origin = :origin WHERE serial = :serial")
+    changed: dict[str, dict[str, str]] = {}
     renewals = sa.text(
         "SELECT number, subject, detail FROM audit WHERE number > :after AND action = 'issue' "
         "AND actor = 'client' AND detail LIKE '%\"renews\"%' ORDER BY number LIMIT :most"
@@ -64,15 +66,18 @@ def _origins(connection: sa.Connection) -> None:
             origin = connection.scalar(of_serial, {"serial": json.loads(detail)["renews"]})
             if origin not in (None, "client"):
                 connection.execute(change, {"serial": serial, "origin": origin})
+                changed[serial] = {"origin": origin}
         after = rows[-1].number
     # What was made in RA mode had no certificate in client mode but by one that an RA vouched for.
-    connection.execute(
-        sa.text(
-            "UPDATE certificates SET origin = (SELECT created_by FROM entities "
-            "WHERE entities.name = certificates.entity) WHERE requester = 'client' AND origin = '' AND entity IN "
-            "(SELECT name FROM entities WHERE vendor = '' AND created_by <> 'operator')"
-        )
+    made = sa.text(
+        "SELECT serial, created_by FROM certificates JOIN entities ON entities.name = entity "
+        "WHERE requester = 'client' AND origin = '' AND der IS NOT NULL AND vendor = '' "
+        "AND created_by <> 'operator'"
     )
+    for serial, origin in connection.execute(made).all():
+        connection.execute(change, {"serial": serial, "origin": origin})
+        changed[serial] = {"origin": origin}
+    _tell(connection, changed)
 
 
 def _nameless(connection: sa.Connection) -> None:
@@ -80,6 +85,7 @@ def _nameless(connection: sa.Connection) -> None:
     was = connection.execute(sa.text("SELECT * FROM entities WHERE name = ''")).mappings().first()
     change = sa.text("UPDATE certificates SET entity = :name, subject_key = :key WHERE id = :id")
     made: dict[bytes, str] = {}
+    changed: dict[str, dict[str, str]] = {}
     for row in list(_certificates(connection, "entity = ''")):
         certificate = Certificate.from_der(row.der)
         if certificate.subject_der != NULL_DN:
@@ -99,10 +105,33 @@ def _nameless(connection: sa.Connection) -> None:
                 },
             )
         connection.execute(change, {"id": row.id, "name": made[key], "key": key})
+        changed[f"{certificate.serial_number:x}"] = {"entity": made[key]}
     connection.execute(sa.text("DELETE FROM entities WHERE name = ''"))
     at = int(time.time())
+    acts = [Act(at, _ACTOR, "entity.add", name, {}) for name in made.values()]
+    if was is not None:
+        acts.append(Act(at, _ACTOR, "entity.delete", "", {"subject": ""}))
+        if was["status"] == "blocked":
+            acts += [Act(at, _ACTOR, "entity.block", name, {}) for name in made.values()]
+    audit.append(connection, acts)
+    _tell(connection, changed)
+
+
+def _tell(connection: sa.Connection, changed: dict[str, dict[str, str]]) -> None:
+    """Have the audit trail say what becomes of certificates, so that `ca verify` does not take it for tampering."""
+    at, serials = int(time.time()), sorted(changed)
     audit.append(
-        connection, [Act(at, "migration", "entity.add", name, {}) for name in made.values()]
+        connection,
+        [
+            Act(
+                at,
+                _ACTOR,
+                "migrate",
+                revision,
+                {serial: json.dumps(changed[serial]) for serial in serials[start : start + CHUNK]},
+            )
+            for start in range(0, len(serials), CHUNK)
+        ],
     )
 
 
