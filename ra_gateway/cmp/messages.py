@@ -30,10 +30,10 @@ MAX_INFO_ITEMS: Final = 64
 MAX_NESTED: Final = 1000
 """Messages inside a nested; `read_nested` takes as many as it is told."""
 
-_MAX_BODY_ELEMENTS: Final = 1024
+_MAX_BODY_ELEMENTS: Final = 512
 """Of a body that is decoded to its end, at whatever depth; with a SAN of sixty names it has some two hundred."""
 
-_SHORT_BODY_OCTETS: Final = 2 * _MAX_BODY_ELEMENTS  # an element has two octets at least
+_SHORT_BODY_OCTETS: Final = 2048  # with no room for many
 
 _MAX_HEADER_FIELDS: Final = 12
 _SHORT_HEADER_OCTETS: Final = 512  # with no room for many elements, whatever is in it

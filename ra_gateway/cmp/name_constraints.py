@@ -14,6 +14,9 @@ from ra_gateway.errors import SignerNotTrusted
 
 _RULE = "RFC 5280 4.2.1.10"
 
+_MAX_COMPARED = 4096
+"""Names times constraints of one CA; a base station has a handful of names, and its CA some ten constraints."""
+
 # What `cryptography` raises for a certificate whose names it cannot read; not all of them are ValueErrors.
 _UNREADABLE = (
     ValueError,
@@ -35,8 +38,18 @@ def check_name_constraints(issuer: Certificate, below: Iterable[Certificate]) ->
     try:
         parsed = x509.load_der_x509_certificate(issuer.der)
         constraints = parsed.extensions.get_extension_for_class(x509.NameConstraints).value
+        trees = (*(constraints.permitted_subtrees or ()), *(constraints.excluded_subtrees or ()))
+        left = _MAX_COMPARED
         for certificate in below:
-            for name in _names(certificate):
+            names = _names(certificate)
+            left -= len(names) * len(trees)
+            if left < 0:
+                raise SignerNotTrusted(
+                    f"{certificate.subject} has {len(names)} names, {issuer.subject} {len(trees)} name constraints; "
+                    f"at most {_MAX_COMPARED} comparisons are made",
+                    rule=_RULE,
+                )
+            for name in names:
                 _check(name, constraints, certificate, issuer)
     except _UNREADABLE as error:
         raise SignerNotTrusted(

@@ -36,10 +36,14 @@ MAX_LINKS_VERIFIED: Final = 16
 """Per message: signatures over certificates; a path of the greatest length has seven."""
 
 MAX_LINKS_REFUSED: Final = 6
-"""Per message: those that did not verify, which is all that a stranger can have. One on P-384 takes half a
-millisecond. Five are met where two roots, and two CAs at each level below, share names and have no key identifiers."""
+"""Per message: those that did not verify, which is all that a stranger can have. Five are met where two roots, and
+two CAs at each level below, share names and have no key identifiers."""
 
-MAX_NAMES_READ: Final = 16
+_SLOW_CURVES: Final = frozenset({"P-384", "P-521"})
+_SLOW_LINK: Final = 1.5
+"""What a signature on one of these counts as: it takes eight times as long as on P-256, some half a millisecond."""
+
+MAX_NAMES_READ: Final = 12
 """Per message: subjects and issuers that are made comparable, a tenth of a millisecond each. CAs whose subject is the
 wanted issuer by its very octets go first, so that a bag full of others takes nothing from a chain in order."""
 
@@ -81,14 +85,14 @@ class SearchBudget:
         candidates: Certificates that may be looked at as the issuer of another one.
         paths: Paths that may be tried.
         links: Signatures over certificates that may be verified.
-        refused_links: Those that may turn out wrong.
+        refused_links: Those that may turn out wrong; slow ones count as more than one.
         names: Subjects and issuers that may be read.
     """
 
     candidates: int = MAX_CANDIDATES
     paths: int = MAX_PATHS_TRIED
     links: int = MAX_LINKS_VERIFIED
-    refused_links: int = MAX_LINKS_REFUSED
+    refused_links: float = MAX_LINKS_REFUSED
     names: int = MAX_NAMES_READ
     _seen: dict[tuple[bytes, bytes, bytes], bool] = field(default_factory=dict)
     _read: dict[bytes, CanonicalName | None] = field(default_factory=dict)
@@ -96,7 +100,7 @@ class SearchBudget:
     @property
     def is_spent(self) -> bool:
         """Whether no path can be found any more: each has a signature in it that is not verified yet."""
-        return not (self.paths and self.links and self.refused_links)
+        return self.paths <= 0 or self.links <= 0 or self.refused_links <= 0
 
     def name(self, name_der: bytes) -> CanonicalName | None:
         """Return a Name as it compares; None if it is none, or as many were read as may be."""
@@ -135,13 +139,14 @@ class SearchBudget:
         link = (certificate.digest, certificate.signature, issuer.digest)
         seen = self._seen.get(link)
         if seen is None:
-            if not self.links or not self.refused_links:
+            if self.links <= 0 or self.refused_links <= 0:
                 raise _spent()
             self.links -= 1
             try:
                 certificate.verify_issued_by(issuer)
             except InvalidSignature:
-                self.refused_links -= 1
+                slow = public_key_kind(issuer.spki_der).curve in _SLOW_CURVES
+                self.refused_links -= _SLOW_LINK if slow else 1
                 self._seen[link] = False
                 raise
             self._seen[link] = True

@@ -107,9 +107,12 @@ class Nesting:
         Args:
             handled: Answers one message, whatever it is.
         """
-        answers = await asyncio.gather(
-            *(self._answer_member(outer, member, handled) for member in batch.members)
-        )
+        tasks = []
+        async with asyncio.TaskGroup() as group:
+            for member in batch.members:
+                tasks.append(group.create_task(self._answer_member(outer, member, handled)))
+                await asyncio.sleep(0)  # others get their turn before the next one begins
+        answers = [task.result() for task in tasks]
         outer.outcome = "batched"
         outer.notes.append(f"{len(answers)} messages")
         credential = self.node.credential()

@@ -6,7 +6,8 @@ open is here:
 - Deadlines. aiohttp has a keep-alive timeout only. Each connection therefore notes what it is
   doing and since when, and one sweep over all connections, a few times within the shortest limit,
   ends those that stay in a phase for too long: no timers are set and cancelled for each request.
-- Limits to connections, of one address and in all, to requests in the handler, and to bodies, whole or chunked.
+- Limits to connections, of one address and in all, to requests in the handler, to heads, and to bodies, whole or
+  chunked: to their octets, and to how many chunks they come in.
   A connection too many is not turned away while another one waits for its client: the one that has waited longest
   goes. So whoever opens connections and says nothing shuts nobody out.
 
@@ -40,6 +41,14 @@ _LINGERING_SECONDS: Final = 1.0
 
 Closing at once would reset the connection, and the client would not see why it was refused.
 """
+
+_MAX_HEADERS: Final = 64
+_MAX_FIELD_OCTETS: Final = 2048
+"""Of a head, which each connection may hold for as long as it has time for its headers; proxies add a dozen."""
+
+_MAX_LINES: Final = 4096
+"""Line ends that a connection sends before it gets an answer. The chunks of a body have two each, and cost what a
+message costs; in octets as they come there is one in 65,536. A hundred requests sent ahead have some five each."""
 
 _GRACE_SECONDS: Final = 0.02
 """How long a drain waits for requests that have arrived but are not yet with the handler."""
@@ -102,7 +111,7 @@ NOT_STORED: Final[Mapping[str, str]] = {"Cache-Control": "no-store", **SERVER}
 class _Connection(web.RequestHandler):
     """aiohttp's connection, which also knows its phase and does not tell what it stumbled over."""
 
-    __slots__ = ("_listener", "_wire", "network", "peer", "phase", "since")
+    __slots__ = ("_lines", "_listener", "_wire", "network", "peer", "phase", "since")
 
     def __init__(
         self, listener: Listener, server: web.Server, loop: asyncio.AbstractEventLoop
@@ -116,11 +125,14 @@ class _Connection(web.RequestHandler):
             auto_decompress=False,
             # A connection buffers up to twice this before it stops reading.
             read_bufsize=listener.max_body_bytes,
+            max_headers=_MAX_HEADERS,
+            max_field_size=_MAX_FIELD_OCTETS,
             lingering_time=min(_LINGERING_SECONDS, listener.body_timeout_seconds),
             access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to have none
         )
         self._listener = listener
         self._wire: asyncio.Transport | None = None
+        self._lines = 0
         self.peer = ""
         self.network = b""
         self.phase = _WORKING
@@ -148,10 +160,18 @@ class _Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self.phase is _IDLE:
             self.enter(_HEADERS)
+        self._lines += data.count(b"\r\n")
+        if self._lines > _MAX_LINES:  # not parsed, and not answered: parsing is what costs
+            self._listener.counters.requests_refused += 1
+            assert self._wire is not None
+            self._wire.abort()
+            return
         super().data_received(data)
 
     def enter(self, phase: int) -> None:
         """Note that a phase begins."""
+        if phase is _ANSWERING:
+            self._lines = 0
         self.phase = phase
         self.since = self._loop.time()
         self._listener.note(self, waits=phase in _WAITING)

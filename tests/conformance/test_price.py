@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from ra_gateway.cmp.algorithms import (
     public_key_kind,
     signature_algorithm,
 )
-from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.cmp.certificates import Certificate, InvalidSignature, load_certificate
 from ra_gateway.cmp.messages import (
     PKIMessage,
     cert_confirm_content,
@@ -25,9 +26,11 @@ from ra_gateway.cmp.messages import (
     error_msg_content,
     rev_req_content,
 )
+from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.remembering import Memory
-from ra_gateway.errors import CMPError, MalformedMessage
+from ra_gateway.cmp.trust import DomainKind, NoPath, SearchBudget, TrustDomain
+from ra_gateway.errors import CMPError, MalformedMessage, SignerNotTrusted
 from tests.support import requests, strangers
 from tests.support.asserts import assert_refused
 from tests.support.harness import World, cmp_certificate, cmp_credential
@@ -149,7 +152,7 @@ def test_bodies_are_counted_before_they_are_decoded(counter: Counter) -> None:
         (cert_confirm_content, [strangers.sequence(b"\x04\x00\x02\x01\x00", texts)]),
         (error_msg_content, [texts]),
     ):
-        with pytest.raises(MalformedMessage, match="1024"):
+        with pytest.raises(MalformedMessage, match="512"):
             read(strangers.sequence(*content))
     assert counter.decoded == []
 
@@ -191,6 +194,44 @@ def test_a_block_of_a_key_costs_as_much_as_its_iterations(octets: int, iteration
     assert mac.mac_parameters(parameters(iterations), bounds).iterations == iterations
     with pytest.raises(AlgorithmRefused, match="iterations"):
         mac.mac_parameters(parameters(iterations + 1), bounds)
+
+
+@pytest.mark.parametrize("kind, most", [("p256", 6), ("p384", 4), ("p521", 4)])
+def test_wrong_signatures_that_are_slow_to_verify_are_fewer(
+    counter: Counter, kind: KeyKind, most: int
+) -> None:
+    """On a longer curve one takes eight times as long, and a search that tried them all has an end."""
+    root = cmp_certificate(make_vendor_pki("Slow", kind).root.certificate)
+    budget = SearchBudget()
+    for number in range(20):
+        name = from_rfc4514(f"CN={number}")
+        forged = Certificate.from_der(strangers.forged(name, root.subject_der, root.spki_der))
+        with pytest.raises((InvalidSignature, SignerNotTrusted)):
+            budget.verify_link(forged, root)
+    assert len(counter.verified) == most
+    assert budget.is_spent
+
+
+def test_names_of_a_bag_are_read_within_a_budget(stranger: Stranger, counter: Counter) -> None:
+    """Chains in order, whose issuers are named by the very octets of their subjects, are found all the same."""
+    names = [strangers.long_name(15, f"{number}") for number in range(40)]
+    bag = [
+        Certificate.from_der(
+            strangers.forged(
+                names[2 * number], names[2 * number + 1], stranger.key_der, strangers.CA
+            )
+        )
+        for number in range(16)
+    ]
+    above = strangers.forged(names[38], stranger.anchor.subject_der, stranger.key_der, strangers.CA)
+    leaf = Certificate.from_der(stranger.signer(issuer=names[38]))
+    domain = TrustDomain("v", DomainKind.vendor, (stranger.anchor,))
+    now = leaf.not_before + timedelta(days=365)
+    with pytest.raises(NoPath):
+        domain.find_path(leaf, bag, now)
+    assert len({*counter.canonical}) <= 20
+    with pytest.raises(SignerNotTrusted, match="was not signed by the key"):
+        domain.find_path(leaf, [*bag, Certificate.from_der(above)], now)
 
 
 async def test_a_strangers_certificates_are_not_kept(

@@ -664,6 +664,19 @@ def _trees(constraints: x509.NameConstraints) -> list[x509.GeneralName]:
 
 
 @pytest.mark.requirement(21)
+@pytest.mark.parametrize("names, trees, valid", [(60, 60, True), (130, 130, False)])
+def test_comparisons_with_constraints_are_bounded(names: int, trees: int, valid: bool) -> None:
+    """Hundreds of names below hundreds of constraints would be compared each with each, message by message."""
+    tree = excluded(*(dns(f"net{number}.example") for number in range(trees)))
+    root = make_root("CN=Root", extensions=[(tree, True)])
+    leaf = root.issue("CN=Leaf", san=[f"dns:a{number}.example.net" for number in range(names)])
+    if valid:
+        assert len(find(domain(root), leaf)) == 2
+    else:
+        refused(domain(root), leaf, rule=OUTSIDE)
+
+
+@pytest.mark.requirement(21)
 def test_a_constraint_of_an_unknown_kind() -> None:
     """It is refused where a name of that kind is below it, and concerns nothing else."""
     kind = x509.ObjectIdentifier("1.3.6.1.4.1.99999.2")

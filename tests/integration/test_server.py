@@ -335,6 +335,34 @@ async def test_a_body_above_the_limit_is_413_and_not_read_to_its_end() -> None:
         assert len(echo.calls) == 1
 
 
+async def test_a_body_of_thousands_of_chunks_is_cut_off() -> None:
+    """Each chunk costs something, and a body within the limit could have as many as octets."""
+    async with served() as (listener, echo, _, connect):
+        for count, is_taken in ((1500, True), (3000, False)):
+            client = await connect()
+            client.send(request(b"", length=-1, headers="Transfer-Encoding: chunked\r\n"))
+            client.send(b"1\r\nx\r\n" * count + b"0\r\n\r\n")
+            if is_taken:
+                assert (await client.response()).status == 200
+            else:
+                assert await client.is_closed()
+        assert [call[0] for call in echo.calls] == [b"x" * 1500]
+        assert listener.counters.requests_refused == 1
+
+
+@pytest.mark.parametrize(
+    "headers", ["X: " + "a" * 3000 + "\r\n", "X: a\r\n" * 100], ids=["a long one", "many"]
+)
+async def test_a_head_that_is_too_large_is_400(headers: str) -> None:
+    """A connection may keep its head in memory for as long as it has time for it."""
+    async with served() as (_, echo, _, connect):
+        client = await connect()
+        client.send(request(b"x", headers=headers))
+        assert (await client.response()).status == 400
+        assert await client.is_closed()
+        assert echo.calls == []
+
+
 async def test_a_chunked_body_within_the_limit_is_one_message() -> None:
     """However it is cut, and however it arrives."""
     async with served() as (_, echo, _, connect):
