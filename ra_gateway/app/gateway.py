@@ -135,6 +135,7 @@ def _upstream(
         replays_repeats=config.replays_repeats,
         any_subject=config.expected_subject == "any",
         orig_message=config.orig_message,
+        rr_certificate=config.rr_certificate,
         requests=Variant(config.requests),
         key_generation=Variant(config.key_generation),
         path=config.path,

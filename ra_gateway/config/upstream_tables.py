@@ -124,6 +124,11 @@ class _Upstream(_Way):
         description="Whether the device's own message goes along as origPKIMessage, for a CA that "
         "wants to see its protection and proof of possession.",
     )
+    rr_certificate: bool = Field(
+        default=False,
+        description="Whether an rr carries the certificate that it names among its extraCerts: for a gateway behind "
+        "which this one is an RA bound to names. EJBCA takes it for the signer's.",
+    )
 
 
 class OverHTTP(Table):
@@ -315,6 +320,7 @@ class _SigningUpstream(_Way, OverHTTP):
     path: ClassVar[str] = ""
     recipient: ClassVar[None] = None
     orig_message: ClassVar[bool] = False
+    rr_certificate: ClassVar[bool] = False
 
     unconfirmed: Literal["leave", "report", "revoke"] = Field(
         default="revoke",

@@ -75,7 +75,8 @@ async def message_for_ca(
     if header.pvno > upstream.max_pvno:
         header = replace(header, pvno=upstream.max_pvno)
     # What an rr is about is shown to an RA above, which knows names and not numbers.
-    shown = message.extra_certs if message.body_type is BodyType.rr and not nested else ()
+    shows = upstream.rr_certificate and message.body_type is BodyType.rr and not nested
+    shown = message.extra_certs if shows else ()
     certificates = tuple(dict.fromkeys((*credential.certificates, *shown)))
     return await protect(header, body_der, credential, certificates)
 

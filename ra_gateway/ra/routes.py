@@ -110,6 +110,7 @@ class Upstream:
             asking again after an unanswered request cannot issue twice.
         any_subject: Accept another subject than the one asked for.
         orig_message: Send the device's message along as origPKIMessage (RFC 9483 5.2.3).
+        rr_certificate: Send the certificate that an rr names along in extraCerts.
         path: CA-side profile or alias, "" for the default.
         unconfirmed: What becomes of a certificate that was rejected, or not confirmed in time.
         unconfirmed_reason: CRLReason of the rr.
@@ -136,6 +137,7 @@ class Upstream:
     replays_repeats: bool = False
     any_subject: bool = False
     orig_message: bool = False
+    rr_certificate: bool = False
     requests: Variant = Variant.reprotect
     key_generation: Variant = Variant.nested
     path: str = ""

@@ -287,7 +287,8 @@ class Withdrawing:
             (Extension(OID.reasonCode, False, bytes((0x0A, 1, upstream.unconfirmed_reason))),),
         )
         # Shown, so that an RA above that knows our names alone can tell whose it is.
-        certificates = (*credential.certificates, certificate.der)
+        shown = (certificate.der,) if upstream.rr_certificate else ()
+        certificates = (*credential.certificates, *shown)
         return await protect(header, rev_req_body(details), credential, certificates)
 
     def _tell(

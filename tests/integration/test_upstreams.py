@@ -60,7 +60,14 @@ from tests.support.ejbca import CLIENT_ALIAS, PROFILE, RA_ALIAS, EndEntityProfil
 from tests.support.harness import cmp_credential, fail_names, status_of
 from tests.support.openssl import OpensslMockCA, openssl_cmp_async
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, write_certificates, write_key
-from tests.support.processes import CAProcess, edit, http_upstream, make_setup, set_upstream
+from tests.support.processes import (
+    CAProcess,
+    edit,
+    http_upstream,
+    let_vendors,
+    make_setup,
+    set_upstream,
+)
 from tests.support.rest_cas import FakeKeyAPI, FakeStepCA, FakeVault, serving
 
 NAME: Final = "enb-1.ran.example.net"
@@ -271,6 +278,7 @@ async def bundled(
     """The CA that comes with the gateway, in its process or in one of its own."""
     path = make_setup(directory / "site", vendors={"acme": vendor})
     edit(path, 'upstream = "bundled"', f'upstream = "bundled"\nbody_types = {EVERY_TYPE}')
+    let_vendors(path, "ir", "cr", "p10cr")
     ledger = directory / "site/ca/ledger.sqlite"
 
     def revoked() -> set[int]:

@@ -144,6 +144,7 @@ def make_chain(
         "core": link,
         "name": "upper",
         "pinned": (cmp_certificate(operator.ra.certificate),),
+        "rr_certificate": True,
         **options.get("upstream", {}),
     }
     below = World.make(vendor, operator, clock=above.clock, **options)
