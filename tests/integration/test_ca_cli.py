@@ -317,7 +317,8 @@ def test_findings_are_told_and_fail(config: Path) -> None:
     database.close()
     told = refused(config, "verify", exit_code=1).splitlines()
     assert told[0].startswith(f"certificate {serial}: its row has another end of validity")
-    assert told[1:] == ["1 finding(s)."]
+    assert told[1].startswith(f"certificate {serial}: its row has another validity than the cert")
+    assert told[2:] == ["2 finding(s)."]
 
 
 # --- keys and certificates of the CA ----------------------------------------------------------------------------
