@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from tests.support.pki import OperatorPKI, VendorPKI, make_operator_pki, make_vendor_pki
@@ -44,6 +46,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _stage(item: pytest.Item) -> int:
     folder = item.path.relative_to(Path(__file__).parent).parts[0]
     return STAGES.index(folder) if folder in STAGES else len(STAGES)
+
+
+@pytest.fixture(autouse=True)
+def _loggers_begin_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What one test configures is not the next one's: a logger that is kept would outlive it."""
+    configure = structlog.configure
+    monkeypatch.setattr(
+        structlog,
+        "configure",
+        lambda **options: configure(**{**options, "cache_logger_on_first_use": False}),
+    )
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

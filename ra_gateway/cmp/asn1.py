@@ -692,6 +692,7 @@ def unbox(box: type[T], der: bytes, most: int = MAX_ELEMENTS) -> T:
 
 
 _CONSTRUCTED = 0x20
+_SEQUENCE = 0x30
 
 Span = tuple[int, int, int]
 """Of one element: its tag octet, where its content starts, where it ends."""
@@ -729,12 +730,14 @@ def spans(der: bytes, start: int, end: int, most: int, what: str) -> list[Span]:
 
 
 def members(der: bytes, most: int, what: str) -> list[Span]:
-    """Find the elements inside one element, as `spans`.
+    """Find the elements inside a SEQUENCE, as `spans`.
 
     Raises:
-        MalformedMessage: As `spans`, or it is not one element.
+        MalformedMessage: As `spans`, or it is not one SEQUENCE.
     """
-    ((_, start, end),) = spans(der, 0, len(der), 1, what) or ((0, 0, 0),)
+    ((tag, start, end),) = spans(der, 0, len(der), 1, what) or ((0, 0, 0),)
+    if tag != _SEQUENCE:
+        raise MalformedMessage(f"not a {what}: no SEQUENCE", rule="R1")
     return spans(der, start, end, most, what)
 
 

@@ -27,6 +27,7 @@ from ra_gateway.cmp.messages import SignaturePOP, cert_req_messages
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config import GatewayConfig, load, parse
 from ra_gateway.errors import PKIFailureInfo
+from ra_gateway.keys import write_new
 from tests.support.ejbca import (
     CLIENT_ALIAS,
     ISSUING_CA,
@@ -91,6 +92,7 @@ class Site:
     def write(self, vendor: VendorPKI) -> None:
         self.operator.write(self.directory)
         vendor.write(self.directory / "acme")
+        write_new(self.directory / "seal.key", b"a key of the nodes, for the tests\n")
 
     def write_ra(self, credential: Credential) -> None:
         write_certificates(self.directory / "ra.pem", credential.certificate)

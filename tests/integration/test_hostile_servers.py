@@ -190,5 +190,5 @@ def test_texts_of_others_are_cleaned_and_cut() -> None:
     """Line ends, escapes, C1 and what turns the direction of writing are shown, not done."""
     assert printable("plain text, ä") == "plain text, ä"
     assert printable("a\nb\x1b[2J\x9b\u202e\u2066\x7f") == ("a\\nb\\x1b[2J\\x9b\\u202e\\u2066\\x7f")
-    assert len(printable("\x00" * 500)) == 200
-    assert printable("x" * 11, 10) == "xxxxxxx..."
+    assert len(printable("\x00" * 500, 200)) <= 200
+    assert len(printable("x" * 11, 10)) == 10

@@ -485,9 +485,11 @@ def test_the_pre_provisioned_key_can_be_enrolled(station: Station) -> None:
 
 
 @pytest.mark.requirement(67)
-def test_a_running_base_station_gets_a_further_certificate(running: Station) -> None:
-    """cr under an operator certificate: the same names, another key."""
-    key = make_key("p384")
+def test_a_running_base_station_gets_a_further_certificate(station: Station) -> None:
+    """cr under an operator certificate that this CA has issued: the same names, another key."""
+    first, key = make_key("p256"), make_key("p384")
+    assert_certified(station, station.ask("ir", new_key=first), ENROLMENT, first)
+    running = station.enrolled(first)
     messages = ["CR", "CP", *ENROLMENT[2:]]
     assert_certified(running, running.ask("cr", new_key=key), messages, key)
 
