@@ -290,6 +290,7 @@ class PublicKeyKind(NamedTuple):
     rsa_bits: int = 0
 
 
+@remembered(entries=512, max_octets=1024)
 def public_key_kind(spki_der: bytes) -> PublicKeyKind:
     """Judge a SubjectPublicKeyInfo by its octets alone.
 
