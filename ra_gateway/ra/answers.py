@@ -13,7 +13,12 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ra_gateway.cmp.algorithms import canonical_spki
-from ra_gateway.cmp.certificates import Certificate, KeyUsage, load_certificate
+from ra_gateway.cmp.certificates import (
+    Certificate,
+    KeyUsage,
+    keep_certificates,
+    load_certificate,
+)
 from ra_gateway.cmp.codes import (
     CERT_RESPONSE_TO,
     OID,
@@ -412,6 +417,7 @@ def _check_certificate(
         if now < certificate.not_before <= now + _CLOCK_SKEW:
             now = certificate.not_before  # a CA whose clock is a little ahead of ours
         path = upstream.issuing.find_path(certificate, bag, now)
+        keep_certificates(path)  # certConf, and what follows it, come back to it
         return certificate, _to_root(path, upstream, bag, now)
     except UpstreamBroken:
         raise
