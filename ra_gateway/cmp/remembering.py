@@ -48,6 +48,11 @@ class Memory(Generic[Value]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._values.clear()
+        self._octets = 0
+
     def get(self, key: bytes) -> Value | None:
         """Return the value of a key, None if there is none."""
         return self._values.get(key)

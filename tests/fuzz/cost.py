@@ -20,6 +20,7 @@ from random import Random
 from types import FrameType
 from typing import Any, Final
 
+from ra_gateway.cmp.remembering import Memory
 from ra_gateway.cmp.trust import TrustDomain
 from tests.fuzz.mutation import mutated, seeds, swollen
 from tests.fuzz.target import ENDPOINTS, Pipeline
@@ -139,7 +140,9 @@ def _memories() -> list[Callable[[], None]]:
         if isinstance(item, _lru_cache_wrapper) and str(item.__module__).startswith("ra_gateway."):
             found.append(item.cache_clear)
         elif isinstance(item, TrustDomain):
-            found.append(item._remembered.clear)
+            found += [item._remembered.clear, item._signers.clear]
+        elif isinstance(item, Memory):
+            found.append(item.clear)
     return found
 
 
