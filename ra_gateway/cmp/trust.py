@@ -26,6 +26,9 @@ from ra_gateway.errors import CMPError, MalformedMessage, SignerNotTrusted
 MAX_PATH_CERTIFICATES: Final = 8
 """Leaf to anchor. Vendor chains seen have three; the Web's longest have five."""
 
+_CANDIDATES_PER_DOMAIN: Final = 4
+"""More of them for each domain that is asked: the last of a hundred vendors is searched like the first."""
+
 MAX_PATHS_TRIED: Final = 16
 """Per message: cross-certificates make more than one path, an attacker's bag makes thousands."""
 
@@ -228,6 +231,7 @@ class TrustDomain:
         if leaf in self.anchors:
             yield (leaf,)
             return
+        budget.candidates += _CANDIDATES_PER_DOMAIN
         anchors, known = self._index
         cas = list(dict.fromkeys(certificate for certificate in bag if certificate.is_ca))
         others: dict[bytes, list[Certificate]] = {}  # in the bag, by whose issuer they may be

@@ -31,9 +31,9 @@ from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.remembering import Memory
 from ra_gateway.cmp.trust import DomainKind, NoPath, SearchBudget, TrustDomain
 from ra_gateway.errors import CMPError, MalformedMessage, SignerNotTrusted
-from tests.support import requests, strangers
+from tests.support import pki, requests, strangers
 from tests.support.asserts import assert_refused
-from tests.support.harness import World, cmp_certificate, cmp_credential
+from tests.support.harness import ANY_IDENTITY, World, cmp_certificate, cmp_credential, status_of
 from tests.support.pki import KeyKind, OperatorPKI, VendorPKI, make_key, make_vendor_pki
 from tests.support.strangers import FOREIGN_KEYS, SHAPES, Stranger
 
@@ -445,3 +445,22 @@ def test_what_is_remembered_is_bounded_in_octets() -> None:
     assert memory.get(bytes(99) + bytes([0])) is None
     memory.keep(bytes(1001), 0)
     assert len(memory) == 10
+
+
+async def test_the_last_of_many_vendors_is_found(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """What the search in other vendors' domains takes of the budget is not missing for its own."""
+    others = [
+        TrustDomain(f"other{number}", DomainKind.vendor, (cmp_certificate(root.certificate),))
+        for number, root in enumerate(pki.make_root(f"Other {number}") for number in range(160))
+    ]
+    own = World.make(vendor_pki, operator_pki).endpoint.vendors
+    vendors = (*others, *own)
+    world = World.make(
+        vendor_pki,
+        operator_pki,
+        endpoint={"vendors": vendors, "identities": {item.name: ANY_IDENTITY for item in vendors}},
+    )
+    answer = await world.ask(await world.enrollment(world.device()).request())
+    assert status_of(answer).issued
