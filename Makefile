@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
+# The tests start hundreds of processes: compiled modules save each of them a second or more.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup lock bench-ledger bench-strangers openssl softhsm postgresql fmt lint types contracts test fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list

@@ -1,10 +1,10 @@
-"""A certificate is what was signed: written in other octets, it opens nothing new and no verdict changes."""
+"""A certificate is what was signed: written in other octets, it opens nothing new and no verdict changes.
+
+Whole dialogues with respelt certificates are had in the modules that `conftest` lists.
+"""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +26,10 @@ from tests.support.harness import World, cmp_certificate, fail_names, make_gatew
 from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.respelling import (
     SPELLINGS,
+    TWIN,
     respelt_message,
     respelt_protection,
 )
-
-_ROOT = Path(__file__).parents[2]
-
-TWIN = "twin of an ECDSA signature"
-
-FLOWS = (
-    "ca_client",
-    "ca_core",
-    "confirmation",
-    "flow",
-    "nested",
-    "p10cr",
-    "polling",
-    "revocation",
-    "rr",
-    "transactions",
-)
-"""Dialogues of a gateway, and of the bundled CA in RA mode and in client mode."""
 
 
 @pytest.fixture
@@ -85,27 +68,7 @@ def test_another_spelling_is_the_same_certificate_or_none(
             original.digest,
         )
         assert load_certificate(respelt) == load_certificate(der)
-    assert read or spelling != TWIN  # the one that no reader can tell from the original
-
-
-@pytest.mark.parametrize("flow", FLOWS)
-def test_dialogues_end_alike_with_respelt_certificates(flow: str) -> None:
-    """Every message that a gateway or a CA receives in these tests comes with respelt certificates."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
-            *("-p", "tests.support.respelling", f"tests/conformance/test_{flow}.py"),
-        ],
-        cwd=_ROOT,
-        env={
-            **{name: value for name, value in os.environ.items() if "PYTEST" not in name},
-            "RESPELLING": TWIN,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert read or spelling != TWIN
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

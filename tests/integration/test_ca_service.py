@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from cryptography import x509
 
 from ra_gateway.keys import load_certificates
+from tests.support.commands import run_command
 from tests.support.openssl import load_certificate, openssl_cmp, openssl_path
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI, make_key, write_certificates, write_key
@@ -62,14 +62,7 @@ class Site:
 
 def ca_command(*arguments: str) -> str:
     """Run `ra-gateway ca ...`, which must succeed, and return what it says."""
-    program = (sys.executable, "-c", "from ra_gateway.cli.main import main; main()")
-    done = subprocess.run(
-        [*program, "ca", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+    done = run_command("ca", *arguments)
     assert done.returncode == 0, f"ca {' '.join(arguments)}\n{done.stdout}{done.stderr}"
     return done.stdout
 

@@ -11,8 +11,6 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,7 +27,7 @@ from ra_gateway.device.enrollment import (
     EnrollmentRefused,
 )
 from ra_gateway.errors import PKIFailureInfo
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.commands import run_command
 from tests.support.pki import VendorPKI
 from tests.support.processes import (
     CAProcess,
@@ -45,8 +43,6 @@ from tests.support.stations import Station, issued, until
 
 LEASE_MARGIN_SECONDS = 5.0
 """What a node may be late by before another one takes over, added to the upstream's deadline."""
-
-_CLI = (sys.executable, "-c", "from ra_gateway.cli.main import main; main()")
 
 
 # --- the cluster ----------------------------------------------------------------------------------
@@ -397,13 +393,6 @@ async def test_the_gateway_outlives_redis(
 # --- not starting ---------------------------------------------------------------------------------
 
 
-def run_to_its_end(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `ra-gateway` and wait until it ends by itself."""
-    return subprocess.run(
-        [*_CLI, *arguments], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
-    )
-
-
 @pytest.mark.parametrize(
     "command, setting", [(("serve",), "server"), (("ca", "serve"), "ca.server")]
 )
@@ -415,7 +404,7 @@ def test_a_port_that_is_taken_is_said(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         config.write_text(config.read_text().replace("listen_port = 0", f"listen_port = {port}"))
-        ended = run_to_its_end(*command, "--config", str(config))
+        ended = run_command(*command, "--config", str(config))
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.endswith(
         f"cannot listen on 127.0.0.1:{port}: another process listens there already. "
@@ -431,7 +420,7 @@ def test_a_store_that_is_not_there_is_said(tmp_path: Path, vendor_pki: VendorPKI
         config = make_setup(
             tmp_path, vendors={"acme": vendor_pki}, redis_url=f"redis://127.0.0.1:{port}/0"
         )
-        ended = run_to_its_end("serve", "--config", str(config))
+        ended = run_command("serve", "--config", str(config))
     assert (ended.returncode, ended.stdout) == (1, "")
     assert f"127.0.0.1:{port}" in ended.stderr
     assert "Check that the store is up" in ended.stderr
@@ -442,9 +431,7 @@ def test_a_wrong_setting_is_said_by_serve(tmp_path: Path, vendor_pki: VendorPKI)
     """`serve` refuses what `check-config` refuses, with the same words and exit code."""
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})
     edit(config, 'kind = "memory"', 'kind = "memory"\nlifetime = 3')
-    told = [
-        run_to_its_end(command, "--config", str(config)) for command in ("serve", "check-config")
-    ]
+    told = [run_command(command, "--config", str(config)) for command in ("serve", "check-config")]
     assert [ended.returncode for ended in told] == [2, 2]
     assert told[0].stderr == told[1].stderr
     assert told[0].stderr.startswith("store.lifetime: ")

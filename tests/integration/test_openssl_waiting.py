@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +27,7 @@ from tests.integration.test_openssl import (
     dialogue,
     load_issuing_ca,
 )
+from tests.support.commands import run_command
 from tests.support.openssl import OpensslMockCA, Result
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI, make_key, make_root, write_certificates
@@ -174,13 +173,7 @@ def test_a_request_waits_for_approval(
     )
 
     def command(*args: str) -> str:
-        code = "from ra_gateway.cli.main import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", code, "approvals", *args, "--config", str(config)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_command("approvals", *args, "--config", config)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,12 +20,12 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
 from ra_gateway.cli.setup import write_setup
+from tests.support.commands import Command
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI
 
 POLL_SECONDS: Final = 0.02
 
-_CLI: Final = (sys.executable, "-c", "from ra_gateway.cli.main import main; main()")
 _BUNDLED: Final = 'kind = "bundled"\n'
 
 
@@ -133,7 +131,7 @@ class ServerProcess:
     def __init__(self, config_path: Path, log_path: Path | None = None) -> None:
         self.config_path = config_path
         self.port = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Command | None = None
         if log_path is None:
             count = len(list(config_path.parent.glob(f"{self.command[0]}-*.log")))
             log_path = config_path.parent / f"{self.command[0]}-{count + 1}.log"
@@ -183,13 +181,9 @@ class ServerProcess:
         """
         assert self._process is None, "it runs already"
         written_bytes = self.log_path.stat().st_size
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*_CLI, *self.command, "--config", str(self._config_to_use())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self._process = Command(
+            *self.command, "--config", self._config_to_use(), output_path=self.log_path
+        )
         try:
             self.port = self._await_port(written_bytes)
         except BaseException:
@@ -204,7 +198,7 @@ class ServerProcess:
         """
         process = self._running
         process.send_signal(signal.SIGTERM)
-        exit_code = process.wait(PATIENCE_SECONDS)
+        exit_code = process.wait()
         self._process = None
         return exit_code
 
@@ -233,7 +227,7 @@ class ServerProcess:
         self.kill()
 
     @property
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> Command:
         assert self._process is not None, f"it does not run:\n{self.log}"
         return self._process
 

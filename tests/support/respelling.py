@@ -1,12 +1,7 @@
-"""Other spellings of certificates and messages: the same content under the same signature, in other octets.
-
-As a pytest plugin (`-p tests.support.respelling`, with the name of a spelling in RESPELLING) it respells what every
-gateway and every CA of the tests receives, so that whole dialogues can be had again with respelt certificates.
-"""
+"""Other spellings of certificates and messages: the same content under the same signature, in other octets."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -115,8 +110,11 @@ def _trailing_signature(der: bytes) -> bytes:
     return _outer(tbs, algorithm.encode(), octets + b"\x00")
 
 
+TWIN: Final = "twin of an ECDSA signature"
+"""The spelling that no reader can tell from the original."""
+
 SPELLINGS: Final[dict[str, Callable[[bytes], bytes]]] = {
-    "twin of an ECDSA signature": _ecdsa_twin,
+    TWIN: _ecdsa_twin,
     "other parameters": _other_parameters,
     "other outer algorithm": _other_algorithm,
     "unused bits": _unused_bits,
@@ -156,7 +154,8 @@ def respelt_protection(der: bytes) -> bytes:
 
 
 @contextmanager
-def _everything_respelt(spell: Callable[[bytes], bytes]) -> Iterator[None]:
+def everything_respelt(spell: Callable[[bytes], bytes]) -> Iterator[None]:
+    """Respell the certificates in every message that a gateway or a CA receives inside the block."""
     with pytest.MonkeyPatch.context() as patch:
         for kind in (Gateway, BundledCA):
             handle: Any = kind.handle
@@ -167,14 +166,4 @@ def _everything_respelt(spell: Callable[[bytes], bytes]) -> Iterator[None]:
                 return await _handle(self, respelt_message(der, spell), *args, **options)
 
             patch.setattr(kind, "handle", respelling)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _respelt_for_this_run() -> Iterator[None]:
-    name = os.environ.get("RESPELLING")
-    if name is None:
-        yield
-        return
-    with _everything_respelt(SPELLINGS[name]):
         yield
