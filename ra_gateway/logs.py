@@ -59,15 +59,21 @@ def bounded(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> 
     """
     lost: list[str] = []  # fields that are not whole
     line = {}
+    characters = 0
     for name, value in islice(fields.items(), _MAX_FIELDS):
-        line[name] = _plain(value, name, lost)
+        if _is_plain(value):
+            line[name] = value
+        else:
+            line[name] = _cleaned(_plain(value, name, lost), name)
+        characters += len(str(line[name]))
     if len(fields) > _MAX_FIELDS:
         lost.append(f"{len(fields) - _MAX_FIELDS} fields")
     if isinstance(trace := fields.get(_KEPT_LAST), str):
-        line[_KEPT_LAST] = trace[-MAX_LINE_OCTETS - 1 :]
-    line = {name: _cleaned(value, name) for name, value in line.items()}
+        trace = trace[-MAX_LINE_OCTETS - 1 :]
+        line[_KEPT_LAST] = _cleaned(trace, _KEPT_LAST)
+        characters += len(trace)
     room = MAX_LINE_OCTETS - _LINE_OVERHEAD_OCTETS
-    if sum(_ROUGHLY * len(str(value)) for value in line.values()) > room:
+    if _ROUGHLY * characters > room:
         sizes = {
             name: _octets(value) + len(name) + _OVERHEAD_OCTETS for name, value in line.items()
         }
@@ -90,6 +96,13 @@ def _share(sizes: list[int], room: int) -> int:
             return share
         room -= size
     return sizes[-1]
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value may stay as it is; most are short texts."""
+    if type(value) is str:
+        return len(value) <= _MAX_ITEM_CHARACTERS and value.isascii() and value.isprintable()
+    return value is None or type(value) is float or type(value) is bool
 
 
 def _plain(value: Any, field: str, lost: list[str], depth: int = 0) -> Any:

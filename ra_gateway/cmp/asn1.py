@@ -685,9 +685,12 @@ def unbox(box: type[T], der: bytes, most: int = MAX_ELEMENTS) -> T:
     Raises:
         MalformedMessage: As `decode`; or it has more than `most` elements.
     """
-    for tag, start, end in spans(der, 0, len(der), 1, box.__name__):
-        if tag & _CONSTRUCTED:  # an arm of a CHOICE may be primitive, and holds no elements then
-            spans(der, start, end, most, box.__name__)
+    if len(der) > 2 * most:  # no element is shorter than two octets
+        for tag, start, end in spans(der, 0, len(der), 1, box.__name__):
+            if (
+                tag & _CONSTRUCTED
+            ):  # an arm of a CHOICE may be primitive, and holds no elements then
+                spans(der, start, end, most, box.__name__)
     return decode(box, tlv(0x30, der))
 
 

@@ -29,6 +29,10 @@ MAX_CERTIFICATE_OCTETS: Final = 32_768
 MAX_EXTENSIONS: Final = 24
 """Extensions of one certificate; vendors' have a dozen."""
 
+_SHORT_OCTETS: Final = (
+    2048  # of a TBSCertificate with no room for many; they are counted when they are decoded
+)
+
 _EXTENSIONS: Final = 0xA3
 _KEY_IDENTIFIER: Final = 0x80
 
@@ -115,11 +119,11 @@ class Certificate:
             )
         outer = asn1.decode(asn1.Certificate, der)
         tbs_der = asn1.raw(outer.tbs_certificate)
-        for tag, start, end in asn1.members(tbs_der, 10, "TBSCertificate")[6:]:
-            if tag == _EXTENSIONS:
-                for _, inside, inside_end in asn1.spans(tbs_der, start, end, 1, "extensions"):
-                    asn1.spans(tbs_der, inside, inside_end, MAX_EXTENSIONS, "extensions")
+        if len(tbs_der) > _SHORT_OCTETS:
+            _count_extensions(tbs_der)
         tbs = asn1.decode(asn1.TBSCertificate, tbs_der)
+        if len(tbs.extensions or ()) > MAX_EXTENSIONS:
+            raise MalformedMessage(f"more than {MAX_EXTENSIONS} extensions", rule="R1")
         algorithm_der = asn1.raw(outer.signature_algorithm)
         if asn1.raw(tbs.signature) != algorithm_der:
             raise MalformedMessage(
@@ -292,6 +296,14 @@ class Certificate:
             AlgorithmRefused: Unknown algorithm, or not the kind of the issuer's key.
         """
         verify_signature(self.signature_algorithm, issuer.public_key, self.signature, self.tbs_der)
+
+
+def _count_extensions(tbs_der: bytes) -> None:
+    """Count the extensions before one of them is decoded."""
+    for tag, start, end in asn1.members(tbs_der, 10, "TBSCertificate")[6:]:
+        if tag == _EXTENSIONS:
+            for _, inside, inside_end in asn1.spans(tbs_der, start, end, 1, "extensions"):
+                asn1.spans(tbs_der, inside, inside_end, MAX_EXTENSIONS, "extensions")
 
 
 def _check_version(tbs: asn1.TBSCertificate) -> None:

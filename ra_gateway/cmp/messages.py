@@ -34,6 +34,7 @@ _MAX_BODY_ELEMENTS: Final = 512
 """Of a body that is decoded to its end, at whatever depth; with a SAN of sixty names it has some two hundred."""
 
 _SHORT_BODY_OCTETS: Final = 2048  # with no room for many
+_SHORT_MESSAGE_OCTETS: Final = 4096  # nor this; what is in it is counted when it is decoded
 
 _MAX_HEADER_FIELDS: Final = 12
 _SHORT_HEADER_OCTETS: Final = 512  # with no room for many elements, whatever is in it
@@ -203,9 +204,10 @@ class PKIMessage:
         Raises:
             MalformedMessage: Not one complete DER PKIMessage.
         """
-        for field, start, end in asn1.members(der, 4, "PKIMessage")[2:]:
-            if field == _EXTRA_CERTS:
-                _count(der, start, end, MAX_EXTRA_CERTS, "extraCerts")
+        if len(der) > _SHORT_MESSAGE_OCTETS:
+            for field, start, end in asn1.members(der, 4, "PKIMessage")[2:]:
+                if field == _EXTRA_CERTS:
+                    _count(der, start, end, MAX_EXTRA_CERTS, "extraCerts")
         message = asn1.decode(asn1.PKIMessage, der)
         header_der = asn1.raw(message.header)
         tag = message.body.tag_bytes

@@ -376,7 +376,7 @@ def _certifiable_text(what: str, value: asn1.TLV, most: int) -> str:
         raise _uncertifiable(what, f"has {len(text)} characters; {most} are allowed")
     if not text.strip():
         raise _uncertifiable(what, "is empty")
-    for character in text:
+    for character in "" if text.isascii() and text.isprintable() else text:
         if unicodedata.category(character) in _UNSEEN or character in _BLANK_LETTERS:
             raise _uncertifiable(what, f"has the character U+{ord(character):04X}")
     if not unicodedata.is_normalized("NFKC", text):
