@@ -23,7 +23,6 @@ from ra_gateway.app import Application, check, now, of_file, run_until_signalled
 from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.doctor import doctor
 from ra_gateway.cli.revocation import revocation
-from ra_gateway.cli.show import describe, read_message
 from ra_gateway.cli.telling import (
     ConfigOption,
     KeyKindOption,
@@ -370,6 +369,11 @@ def show(
     ],
 ) -> None:
     """Print any CMP message in readable form."""
+    from ra_gateway.cli.show import (
+        describe,
+        read_message,
+    )  # a second decoder, which takes long to import
+
     octets = typer.get_binary_stream("stdin").read() if str(file) == "-" else file.read_bytes()
     out.print(describe(read_message(octets)), soft_wrap=True)
 
