@@ -369,12 +369,8 @@ def show(
     ],
 ) -> None:
     """Print any CMP message in readable form."""
-    from ra_gateway.cli.show import (
-        describe,
-        read_message,
-    )  # a second decoder, which takes long to import
-
-    octets = typer.get_binary_stream("stdin").read() if str(file) == "-" else file.read_bytes()
+    # A second decoder of ASN.1, which takes long to import.
+    from ra_gateway.cli.show import describe, read_message
     out.print(describe(read_message(octets)), soft_wrap=True)
 
 
