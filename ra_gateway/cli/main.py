@@ -371,6 +371,8 @@ def show(
     """Print any CMP message in readable form."""
     # A second decoder of ASN.1, which takes long to import.
     from ra_gateway.cli.show import describe, read_message
+
+    octets = typer.get_binary_stream("stdin").read() if str(file) == "-" else file.read_bytes()
     out.print(describe(read_message(octets)), soft_wrap=True)
 
 
