@@ -20,7 +20,7 @@ from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.information import Published
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger import Ledger, open_ledger
-from ra_gateway.ca.ledger.checkpoints import Checkpoints, TrailRewritten
+from ra_gateway.ca.ledger.checkpoints import CHECKPOINTS, Checkpoints, TrailRewritten
 from ra_gateway.ca.lint import require_clean
 from ra_gateway.ca.material import CAMaterial, expiries, load_ca, retired_certificates
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
@@ -124,7 +124,8 @@ def ca_ledger(config: CAConfig) -> Ledger:
 
 def ca_checkpoints(config: CAConfig) -> Checkpoints:
     """Return where the CA writes down how far its audit trail goes."""
-    return Checkpoints(config.directory_path, config.checkpoints_path)
+    directory = config.directory_path if config.ledger_path is None else config.ledger_path.parent
+    return Checkpoints(config.checkpoints_path or directory / CHECKPOINTS)
 
 
 def crl_publisher(config: CAConfig, material: CAMaterial, ledger: Ledger) -> CRLPublisher:
@@ -328,10 +329,11 @@ class BundledService:
         except TrailRewritten as error:
             log.error("ca.audit_rewritten", detail=str(error), todo="run `ra-gateway ca verify`")
         except (ConfigError, OSError, StoreUnavailable) as error:
-            log.warning(
+            log.error(
                 "ca.checkpoint_failed",
                 path=str(checkpoints.path),
                 detail=str(getattr(error, "detail", error)),
+                todo="set ca.checkpoints_path to a file that this service may write",
             )
 
     async def stop(self) -> None:

@@ -232,7 +232,8 @@ class CAConfig(Table):
         default=None,
         description="File that `ra-gateway ca serve`, `ca verify` and `ca backup` append to where the audit trail "
         "ends, so that a trail that was cut off or written anew is told; best where whoever can write to the database "
-        "cannot. By default `checkpoints` in `directory_path`.",
+        "cannot. Its key is in the file of this name and `.secret`. By default `checkpoints` beside `ledger_path`; "
+        "with PostgreSQL in `directory_path`, which the service may not be able to write to.",
     )
     key_password_path: SecretPath | None = Field(
         default=None,

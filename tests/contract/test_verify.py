@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
 import sqlite3
 from collections.abc import Sequence
@@ -569,11 +570,18 @@ async def rewrite(where: LedgerLocation, *, up_to: int | None = None, actor: str
     )
 
 
+_CA_UID = 4711
+
+
 @pytest.fixture
 async def checkpoints(where: LedgerLocation, templates: Templates, tmp_path: Path) -> Checkpoints:
     """The CA's checkpoints, with one of the ledger as it is."""
     (tmp_path / "ca").mkdir()
-    made = Checkpoints(tmp_path / "ca")
+    if (
+        os.geteuid() == 0
+    ):  # the CA's account owns the directory, and root may be the first to write there
+        os.chown(tmp_path / "ca", _CA_UID, _CA_UID)
+    made = Checkpoints(tmp_path / "ca" / "checkpoints")
     async with opened(where) as ledger:
         assert await made.append(ledger, templates.ca.clock())
         assert not await made.append(ledger, templates.ca.clock())
@@ -642,8 +650,10 @@ async def test_checkpoints_that_were_changed_are_refused(
 async def test_checkpoints_are_their_owners(
     checkpoints: Checkpoints, where: LedgerLocation
 ) -> None:
-    """File and key are of mode 0600; a key that others may read is refused."""
+    """File and key are of mode 0600 and the directory's owner's; a key that others may read is refused."""
     key = checkpoints.path.with_name("checkpoints.secret")
+    owner = checkpoints.path.parent.stat().st_uid
+    assert {checkpoints.path.stat().st_uid, key.stat().st_uid} == {owner}
     assert (checkpoints.path.stat().st_mode & 0o777, key.stat().st_mode & 0o777) == (0o600, 0o600)
     key.chmod(0o640)
     with pytest.raises(ConfigError, match="chmod 600"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -879,7 +880,10 @@ def test_the_ledger_s_files_and_checkpoints_are_looked_at(
     ledger, known = tmp_path / "ca" / "ledger.sqlite", tmp_path / "ca" / "checkpoints"
     files, checkpoints = of_ledger(doctor(config, "--json"))
     assert (files["verdict"], files["came_back"]) == ("ok", "its owner")
-    assert (checkpoints["verdict"], checkpoints["came_back"]) == ("ok", "no checkpoint yet")
+    assert (checkpoints["verdict"], checkpoints["came_back"]) == (
+        "ok",
+        "no checkpoint yet: the CA writes one when it starts",
+    )
     assert CliRunner().invoke(app, ["ca", "verify", "--config", str(config)]).exit_code == 0
     _, checkpoints = of_ledger(doctor(config, "--json"))
     assert checkpoints["verdict"] == "ok"
@@ -890,6 +894,22 @@ def test_the_ledger_s_files_and_checkpoints_are_looked_at(
     assert (files["verdict"], files["setting"]) == ("fault", "ca.ledger_path")
     assert "0640" in files["came_back"]
     assert checkpoints["verdict"] == "fault"
+
+
+def test_where_no_checkpoint_can_be_written_is_told(
+    tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a read-only file system the service would go on without any; root may write everywhere else."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    may = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, *args, **how: path != tmp_path / "ca" and may(path, *args, **how)
+    )
+    _, checkpoints = of_ledger(doctor(config, "--json"))
+    assert (checkpoints["verdict"], checkpoints["setting"]) == (
+        "warning",
+        "ca.checkpoints_path: a file that the CA may write",
+    )
 
 
 def test_a_checkpoint_of_tomorrow_is_told(tmp_path: Path, vendor_pki: VendorPKI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -136,8 +137,19 @@ def _checkpoints(config: CAConfig, now: datetime) -> list[Finding]:
                 "ca.checkpoints_path: a file that the CA may write",
             )
         ]
+    if not known and not os.access(checkpoints.path.parent, os.W_OK):
+        return [
+            Finding(
+                _LEDGER,
+                tried,
+                "no checkpoint yet, and its directory cannot be written to",
+                Verdict.warning,
+                "a trail that was cut off or written anew would not be told",
+                "ca.checkpoints_path: a file that the CA may write",
+            )
+        ]
     if not known:
-        return [Finding(_LEDGER, tried, "no checkpoint yet")]
+        return [Finding(_LEDGER, tried, "no checkpoint yet: the CA writes one when it starts")]
     last = known[-1].at
     came_back = f"{len(known)} checkpoints, the last of {last:%Y-%m-%d %H:%M} UTC"
     if last - now <= _SKEW:

@@ -1,7 +1,7 @@
 """Checkpoints: where the audit trail ended at some moments, kept in a file outside of the database.
 
 The chain of the trail needs no key: whoever can write to the database can write all of it anew, or cut it off. A
-checkpoint has number and hash of a line that was the last one, and an HMAC with a key that is in the CA's directory;
+checkpoint has number and hash of a line that was the last one, and an HMAC with a key that is in a file beside it;
 a trail that does not have that line any more was changed since. The file is appended to and never written anew.
 """
 
@@ -28,8 +28,10 @@ from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.errors import ConfigError, Problem
 
 CHECKPOINTS: Final = "checkpoints"
-KEY: Final = "checkpoints.secret"
-"""Names of the files in the CA's directory."""
+"""Usual name of the file."""
+
+_KEY_SUFFIX: Final = ".secret"
+"""Behind the file's name: its key."""
 
 _KEY_OCTETS: Final = 32
 _MOST_OCTETS: Final = 64 << 20
@@ -59,13 +61,12 @@ class Checkpoints:
     """The file and its key.
 
     Args:
-        directory: The CA's, for the key.
-        path: Of the file; by default in that directory.
+        path: Of the file; the key is beside it.
     """
 
-    def __init__(self, directory: Path, path: Path | None = None) -> None:
-        self._key_path = directory / KEY
-        self.path = path or directory / CHECKPOINTS
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._key_path = path.with_name(path.name + _KEY_SUFFIX)
 
     def read(self) -> list[Checkpoint]:
         """Return all checkpoints in their order; none if there is no file yet.
@@ -118,6 +119,7 @@ class Checkpoints:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with os.fdopen(os.open(self.path, flags, 0o600), "a+b") as file:
             os.fchmod(file.fileno(), 0o600)
+            _hand_over(file.fileno(), self.path.parent)
             # Two processes may append: each line's HMAC covers that of the line before.
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
@@ -154,6 +156,7 @@ class Checkpoints:
                 raise self._wrong(f"has checkpoints, and their key {self._key_path} is gone")
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             with os.fdopen(os.open(self._key_path, flags, 0o600), "wb") as file:
+                _hand_over(file.fileno(), self._key_path.parent)
                 file.write(secrets.token_bytes(_KEY_OCTETS))
                 file.flush()
                 os.fsync(file.fileno())
@@ -186,6 +189,13 @@ class Checkpoints:
         )
 
 
+def _hand_over(descriptor: int, directory: Path) -> None:
+    """Give a file that root makes to the owner of its directory: the CA has to append to it."""
+    if os.geteuid() == 0:
+        owner = directory.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
 def _line(checkpoint: Checkpoint, previous: bytes, key: bytes) -> bytes:
     values: dict[str, object] = {
         "number": checkpoint.number,
@@ -197,4 +207,4 @@ def _line(checkpoint: Checkpoint, previous: bytes, key: bytes) -> bytes:
     return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
-__all__ = ["CHECKPOINTS", "KEY", "Checkpoint", "Checkpoints", "TrailRewritten"]
+__all__ = ["CHECKPOINTS", "Checkpoint", "Checkpoints", "TrailRewritten"]
