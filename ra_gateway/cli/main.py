@@ -294,6 +294,8 @@ def _base_station(cert: Path, key: Path, key_password: Path | None, *chain: Path
     try:
         private_key = load_private_key(key, password, "--key")
     except ConfigError as error:
+        if "no private key" not in str(error):
+            raise
         todo = "Give a PEM file, and with --key-password the file of its password if it has one"
         raise ConfigError([Problem(p.path, p.what, todo) for p in error.problems]) from error
     sent = tuple(issuer for issuer in issuers if not issuer.self_issued)

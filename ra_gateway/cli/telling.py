@@ -31,7 +31,7 @@ from ra_gateway.errors import (
     missing_extra,
     printable,
 )
-from ra_gateway.keys import KEY_KINDS
+from ra_gateway.keys import KEY_KINDS, require_private
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -200,6 +200,10 @@ def read_password(path: Path | None) -> bytes | None:
     """Return the content of a password file, without the newline at its end; None without a file.
 
     Raises:
+        ConfigError: Others may read it.
         OSError: It cannot be read.
     """
-    return None if path is None else path.read_bytes().rstrip(b"\r\n")
+    if path is None:
+        return None
+    require_private(path, "password file")
+    return path.read_bytes().rstrip(b"\r\n")

@@ -25,6 +25,7 @@ PASSWORD: Final = "correct-horse-battery-staple"
 @pytest.fixture
 def config(tmp_path: Path, vendor_pki: VendorPKI) -> Path:
     """Configuration of a gateway with a CA whose ledger knows one RA, `gateway`."""
+    (tmp_path / "password").touch(mode=0o600)
     (tmp_path / "password").write_text(PASSWORD + "\n")
     return make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
 
@@ -342,6 +343,7 @@ def test_the_ca_grows_old_and_is_renewed(config: Path, tmp_path: Path) -> None:
 def test_a_ca_is_made_and_imported(tmp_path: Path) -> None:
     """create with a password, import of its issuing CA elsewhere, issue-ra; nothing is overwritten."""
     password = tmp_path / "password"
+    password.touch(mode=0o600)
     password.write_text(PASSWORD)
     one, two = tmp_path / "one", tmp_path / "two"
     secret: list[str | Path] = ["--password-file", password]

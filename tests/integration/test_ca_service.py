@@ -300,6 +300,7 @@ async def test_the_ra_changes_its_certificate_under_load(
     set_upstream(site.config, http_upstream(site.ca.url, replays_repeats=True))
     password = site.directory / "transport.password"
     password.touch(mode=0o600)
+    password.touch(mode=0o600)
     password.write_text("correct horse battery")
     old = load_certificates(site.directory / "ra" / "ra.pem", "ra")[0]
     enrolled = 0

@@ -275,6 +275,7 @@ def test_the_ra_key_may_be_encrypted(password: str | None, tmp_path: Path) -> No
     write_private_key(ra / "ra.key", key, PASSWORD.encode())
     if password is not None:
         (ra / "password").touch(0o600)
+        (ra / "password").touch(mode=0o600)
         (ra / "password").write_text(f"{password}\n")
         edit(
             config,
@@ -409,7 +410,9 @@ def test_enroll_with_an_encrypted_key(site: Site, vendor_pki: VendorPKI, tmp_pat
     device = vendor_pki.device("SN-000002")
     cert = write_certificates(tmp_path / "device.pem", device.certificate)
     write_private_key(tmp_path / "device.key", device.private_key, PASSWORD.encode())
+    (tmp_path / "password").touch(mode=0o600)
     (tmp_path / "password").write_text(PASSWORD)
+    (tmp_path / "wrong").touch(mode=0o600)
     (tmp_path / "wrong").write_text("wrong")
     arguments = (
         *("enroll", "--url", site.gateway.url, "--cert", cert, "--key", tmp_path / "device.key"),

@@ -18,7 +18,7 @@ from ra_gateway.ca.ledger import open_ledger
 from ra_gateway.errors import ConfigError
 from ra_gateway.upstream.tls import tls_context
 from tests.integration.test_cli import Ended, run
-from tests.support.pki import VendorPKI
+from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.processes import edit, make_setup, set_upstream
 
 _PUBLIC: Final = {".pem"}
@@ -239,3 +239,25 @@ def test_no_command_prints_a_secret_of_an_upstream(
         ended = cli("serve", "--config", config)
         assert ended.exit_code == 2
         assert SECRET not in ended.stdout + ended.stderr
+
+
+def test_secret_files_of_the_command_line_are_their_owners_alone(
+    tmp_path: Path, operator_pki: OperatorPKI
+) -> None:
+    """A password and a key that others may read are refused, with what to run; nothing is made."""
+    operator_pki.root.write(tmp_path, "own")
+    password = tmp_path / "password"
+    password.write_text("correct horse battery staple")
+    password.chmod(0o644)
+    (tmp_path / "own.key").chmod(0o640)
+    made, own, key = tmp_path / "ca", tmp_path / "own.pem", tmp_path / "own.key"
+    somewhere = ("--url", "http://127.0.0.1:9/", "--out", str(made), "--trusted", str(own))
+    for command in (
+        ("ca", "create", made, "--password-file", password),
+        ("ca", "import", made, "--certificate", own, "--key", key),
+        ("renew", *somewhere, "--cert", own, "--key", key),
+    ):
+        ended = run(*command)
+        assert ended.exit_code == 2, (command, ended)
+        assert "chmod 600" in ended.stderr, ended
+    assert not made.exists()
