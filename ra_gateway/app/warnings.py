@@ -11,7 +11,7 @@ from typing import Final
 
 from ra_gateway.app.trust import certificates
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.config import AnswerTrust, GatewayConfig
+from ra_gateway.config import AnswerTrust, GatewayConfig, IdentityConfig
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import HSM_SCHEME
 
@@ -19,6 +19,11 @@ EXPIRES_SOON: Final = timedelta(days=90)
 """A vendor's new root or an operator's new CA takes its time."""
 
 _WILDCARDS: Final = frozenset("*?.")
+
+_EXAMPLES: Final = {
+    "subjects": "CN={serial_number}.ran.example.net,O=Example",
+    "sans": "dns:{serial_number}.ran.example.net",
+}
 
 _LEDGER_SUFFIXES: Final = ("", "-wal", "-shm", "-journal")
 """SQLite's files."""
@@ -59,15 +64,12 @@ def _writable(setting: str, path: Path, mode: int, what: str) -> Problem:
 def _of_names(config: GatewayConfig) -> Iterator[Problem]:
     for name, vendor in config.vendors.items():
         if vendor.enabled:
-            setting = f"vendors.{name}.identity"
-            yield from _of_patterns(setting, vendor.identity.allowed_subjects, "subjects")
-            yield from _of_patterns(setting, vendor.identity.allowed_sans, "sans")
+            yield from _of_identity(f"vendors.{name}.identity", vendor.identity)
     for name, endpoint in config.endpoints.items():
         for index, route in enumerate(endpoint.routes):
             if route.identity is not None:
                 setting = f"endpoints.{name}.routes[{index}].identity"
-                yield from _of_patterns(setting, route.identity.allowed_subjects, "subjects")
-                yield from _of_patterns(setting, route.identity.allowed_sans, "sans")
+                yield from _of_identity(setting, route.identity)
         relays = endpoint.registration_authorities
         if relays is not None:
             setting = f"endpoints.{name}.registration_authorities"
@@ -79,17 +81,29 @@ def _of_names(config: GatewayConfig) -> Iterator[Problem]:
                 yield from _of_patterns(of_one, rights.allowed_sans, "sans")
 
 
+def _of_identity(setting: str, identity: IdentityConfig) -> Iterator[Problem]:
+    bound = (
+        identity.inventory == "required"
+    )  # whatever a pattern allows, the list says who has which name
+    for what in ("subjects", "sans"):
+        patterns = getattr(identity, f"allowed_{what}")
+        yield from _of_patterns(setting, patterns, what)
+        for pattern in patterns:
+            if not (bound or _allows_all(pattern)) and _is_shared(pattern):
+                yield Problem(
+                    f"{setting}.allowed_{what}",
+                    f'has "{pattern}": a device may have the name of any other that fits',
+                    f'Bind it to what the vendor certificate says, such as "{_EXAMPLES[what]}"; or list the '
+                    'devices, with inventory = "required"',
+                )
+
+
 def _of_patterns(setting: str, patterns: Sequence[str], what: str) -> Iterator[Problem]:
     for pattern in filter(_allows_all, patterns):
-        example = (
-            "CN={serial_number}.ran.example.net,O=Example"
-            if what == "subjects"
-            else "dns:{serial_number}.ran.example.net"
-        )
         yield Problem(
             f"{setting}.allowed_{what}",
             f'has "{pattern}": whoever is let in may have the name of any other device, or of a server',
-            f'Write what names your devices have, such as "{example}"',
+            f'Write what names your devices have, such as "{_EXAMPLES[what]}"',
         )
 
 
@@ -97,6 +111,11 @@ def _allows_all(pattern: str) -> bool:
     """Tell whether a pattern of names holds nothing but wildcards: "*", "CN=*", "dns:*", "dns:*.*"."""
     values = [part.partition("=")[2] or part for part in pattern.split(",")]
     return all(set(value.rpartition(":")[2]) <= _WILDCARDS for value in values)
+
+
+def _is_shared(pattern: str) -> bool:
+    """Tell whether a pattern has wildcards and nothing of the device's own certificate."""
+    return not _WILDCARDS.isdisjoint(pattern.replace(".", "")) and "{" not in pattern
 
 
 # --- revocation -----------------------------------------------------------------------------------------------

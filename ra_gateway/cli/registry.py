@@ -44,7 +44,7 @@ from ra_gateway.cli.telling import (
     told,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.codes import OID, BodyType
 from ra_gateway.cmp.messages import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config import CAConfig, load, load_ca
@@ -491,10 +491,20 @@ def ra_add(
     found = load_certificates(certificate, "--certificate")[0]
 
     async def add(ledger: Ledger, _: CAConfig) -> None:
-        await _put_authority(ledger, name, role, subjects, sans)
-        await ledger.registry.add_authority_certificate(name, found.der, actor(), now())
+        ours = await ledger.record_of(found, now()) is not None
+        if ours and OID.cmcRA not in found.extended_key_usage:
+            raise problem(
+                str(certificate),
+                f"is an end entity's certificate of this CA: {found.subject}",
+                "Make the RA's own with `ra-gateway ca ra issue`",
+            )
+        await _put_authority(ledger, name, role, subjects, sans, found.der)
 
     with_ledger(config, add)
+    if OID.cmcRA not in found.extended_key_usage:
+        note(
+            "The certificate does not say that it is an RA's (cmcRA): make sure that it is no device's."
+        )
     say(f"The CA hears {found.subject} as {name} within a few seconds.")
 
 
@@ -504,8 +514,9 @@ async def _put_authority(
     role: str | None,
     subjects: list[str] | None,
     sans: list[str] | None,
+    certificate_der: bytes | None = None,
 ) -> Authority | None:
-    """Make an RA, or change its role and names; return what it was before."""
+    """Make an RA, or change its role and names, and add a certificate with it; return what it was before."""
     before = await _find_authority(ledger, name)
     if before is None and role is None:
         raise problem(
@@ -514,8 +525,16 @@ async def _put_authority(
     wanted = role or (before.role.name if before is not None else "")
     if before is None or before.role.name != wanted or subjects is not None or sans is not None:
         await ledger.registry.put_authority(
-            name, wanted, actor(), now(), subjects=subjects, sans=sans
+            name,
+            wanted,
+            actor(),
+            now(),
+            subjects=subjects,
+            sans=sans,
+            certificate_der=certificate_der,
         )
+    elif certificate_der is not None:
+        await ledger.registry.add_authority_certificate(name, certificate_der, actor(), now())
     return before
 
 

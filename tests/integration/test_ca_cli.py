@@ -184,6 +184,9 @@ def test_an_ra_is_registered_with_its_certificate(config: Path) -> None:
     told = refused(config, *add, "--role", "none")
     assert "role none: does not exist. Make it with `ra-gateway ca role add none`" in told
     assert "is registered for gateway" in refused(config, *add, "--role", "ra")
+    assert [row[0] for row in table(ca(config, "ra", "list"))] == [
+        "gateway"
+    ]  # nothing is left of it
     ca(config, "ra", "delete", "gateway")
     assert "The CA hears" in ca(config, *add, "--role", "ra")
     assert [row[:3] for row in table(ca(config, "ra", "list"))] == [["second", "active", "ra"]]

@@ -405,6 +405,21 @@ def test_enroll_without_certconf(site: Site, tmp_path: Path) -> None:
     assert told.startswith("ir, ip: CN=enb2\n")
 
 
+def test_a_base_station_becomes_no_ra(site: Site, tmp_path: Path) -> None:
+    """The CA issued its certificate to an end entity; nothing of the RA it was to be is left."""
+    acme, new = site.directory / "acme", tmp_path / "new"
+    succeeded(
+        *("enroll", "--url", site.gateway.url, "--cert", acme / "device.pem", "--out", new),
+        *("--key", acme / "device.key", "--chain", acme / "sub.pem", "--subject", "CN=enb3"),
+    )
+    config = ("--config", site.directory / "gateway.toml")
+    certificate = ("--certificate", new / "cert.pem")
+    ended = run("ca", "ra", "add", "rogue", "--role", "ra", *certificate, *config)
+    assert ended.exit_code == 2
+    assert "is an end entity's certificate of this CA" in ended.stderr
+    assert "rogue" not in succeeded("ca", "ra", "list", *config)
+
+
 def test_enroll_with_an_encrypted_key(site: Site, vendor_pki: VendorPKI, tmp_path: Path) -> None:
     """The password comes from a file; without it the error says how to give it."""
     device = vendor_pki.device("SN-000002")

@@ -35,6 +35,10 @@ def any_name(config: Path) -> None:
     edit(config, '"CN={cn}.ran.example.net"', '"CN=*"')
 
 
+def shared_name(config: Path) -> None:
+    edit(config, '"CN={cn}.ran.example.net"', '"CN=*.ran.example.net,O=Example"')
+
+
 def any_san(config: Path) -> None:
     edit(config, '"dns:{cn}.ran.example.net"', '"dns:*"')
 
@@ -93,6 +97,7 @@ def open_anchors(config: Path) -> None:
 CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "any subject": (any_subject, "vendors.acme.identity.allowed_subjects", "may have the name of any"),
     "any CN": (any_name, "vendors.acme.identity.allowed_subjects", "may have the name of any"),
+    "a shared CN": (shared_name, "vendors.acme.identity.allowed_subjects", "of any other that fits"),
     "any SAN": (any_san, "vendors.acme.identity.allowed_sans", "may have the name of any"),
     "any host name": (any_host, "vendors.acme.identity.allowed_sans", "may have the name of any"),
     "any subject for one RA": (

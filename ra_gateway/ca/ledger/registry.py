@@ -326,15 +326,20 @@ class Registry:
         *,
         subjects: Sequence[str] | None = None,
         sans: Sequence[str] | None = None,
+        certificate_der: bytes | None = None,
     ) -> None:
-        """Register an authority, or give it another role or other names.
+        """Register an authority, or give it another role or other names, and a certificate with them.
 
         Args:
             subjects, sans: Patterns as of `Authority`; None leaves those it has.
+            certificate_der: As of `add_authority_certificate`: if it is refused, nothing changes.
 
         Raises:
-            ConfigError: Its name or a pattern cannot be used, or there is no such role.
+            ConfigError: Its name or a pattern cannot be used, there is no such role, or the certificate is refused.
         """
+        certificate = (
+            None if certificate_der is None else _authority_certificate(name, certificate_der, now)
+        )
         _require_patterns(f"ra {name}", subjects or (), sans or ())
         _require_name("ra", name)
         if name in RESERVED_NAMES:
@@ -361,6 +366,8 @@ class Registry:
                 )
             detail = _stored(connection, _authorities, name)
             audit.append(connection, [Act(seconds(now), actor, "authority.put", name, detail)])
+            if certificate is not None:
+                _add_certificate(connection, name, certificate, actor, now)
 
         await write(self._database, put)
 
@@ -377,40 +384,7 @@ class Registry:
 
         def add(connection: Connection) -> None:
             _require_authority(connection, name)
-            # Another spelling of a certificate is the same certificate, and there are few of them.
-            owner = next(
-                (
-                    authority
-                    for authority, known in connection.execute(_AUTHORITY_CERTIFICATES)
-                    if Certificate.from_der(known) == certificate
-                ),
-                None,
-            )
-            if owner == name:
-                return
-            if owner is not None:
-                raise _problem(
-                    f"ra {name}",
-                    f"the certificate of {certificate.subject} is registered for {owner}",
-                    f"Remove it there first: ra-gateway ca ra remove-certificate {owner} "
-                    f"{certificate.fingerprint.hex()}",
-                )
-            connection.execute(
-                insert(_certificates).values(
-                    authority=name,
-                    fingerprint=certificate.fingerprint,
-                    der=der,
-                    added_at=seconds(now),
-                )
-            )
-            detail = {
-                "fingerprint": certificate.fingerprint.hex(),
-                "serial": f"{certificate.serial_number:x}",
-                "subject": certificate.subject,
-            }
-            act = Act(seconds(now), actor, "authority.certificate.add", name, detail)
-            withholding.withhold(connection, NO_ENTITY, [certificate])
-            audit.append(connection, [act])
+            _add_certificate(connection, name, certificate, actor, now)
 
         await write(self._database, add)
 
@@ -849,6 +823,45 @@ _AUTHORITIES: Final = (
     .join(_roles, _roles.c.name == _authorities.c.role)
     .order_by(_authorities.c.name)
 )
+
+
+def _add_certificate(
+    connection: Connection, name: str, certificate: Certificate, actor: str, now: datetime
+) -> None:
+    # Another spelling of a certificate is the same certificate, and there are few of them.
+    owner = next(
+        (
+            authority
+            for authority, known in connection.execute(_AUTHORITY_CERTIFICATES)
+            if Certificate.from_der(known) == certificate
+        ),
+        None,
+    )
+    if owner == name:
+        return
+    if owner is not None:
+        raise _problem(
+            f"ra {name}",
+            f"the certificate of {certificate.subject} is registered for {owner}",
+            f"Remove it there first: ra-gateway ca ra remove-certificate {owner} "
+            f"{certificate.fingerprint.hex()}",
+        )
+    connection.execute(
+        insert(_certificates).values(
+            authority=name,
+            fingerprint=certificate.fingerprint,
+            der=certificate.der,
+            added_at=seconds(now),
+        )
+    )
+    detail = {
+        "fingerprint": certificate.fingerprint.hex(),
+        "serial": f"{certificate.serial_number:x}",
+        "subject": certificate.subject,
+    }
+    act = Act(seconds(now), actor, "authority.certificate.add", name, detail)
+    withholding.withhold(connection, NO_ENTITY, [certificate])
+    audit.append(connection, [act])
 
 
 def _authority_certificate(name: str, der: bytes, now: datetime) -> Certificate:
