@@ -45,7 +45,7 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.names import NULL_DN, CanonicalName, canonical, same_name
 from ra_gateway.cmp.protection import protected_part, verify_protection
 from ra_gateway.cmp.sealed import Seal, proof
-from ra_gateway.cmp.trust import NoPath, Path, SearchBudget, TrustDomain
+from ra_gateway.cmp.trust import Bag, NoPath, Path, SearchBudget, TrustDomain
 from ra_gateway.errors import (
     CMPError,
     HeaderRefused,
@@ -466,10 +466,11 @@ def authenticate(
         ProtectionRefused, AlgorithmRefused, SignerNotTrusted, NotAuthorized, HeaderRefused, MalformedMessage.
     """
     algorithm = protection_algorithm(message)
-    bag = certificate_bag(message, rules)
+    certificates = certificate_bag(message, rules)
+    bag = Bag(certificates)
     budget = SearchBudget() if budget is None else budget
     refusal: CMPError | None = None
-    for signer in select_signers(message.header, bag, rules):
+    for signer in select_signers(message.header, certificates, rules):
         try:
             domain, path = _vouch(signer, bag, domains, now, budget)
             allowed = rules.algorithms(domain.algorithms)
@@ -539,7 +540,7 @@ def authenticate_registered(
 
 def _vouch(
     signer: Certificate,
-    bag: Sequence[Certificate],
+    bag: Bag,
     domains: Sequence[TrustDomain],
     now: datetime,
     budget: SearchBudget,
