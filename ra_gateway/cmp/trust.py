@@ -171,6 +171,7 @@ class Bag:
     def __init__(self, certificates: Iterable[Certificate]) -> None:
         self._cas = list(dict.fromkeys(item for item in certificates if item.is_ca))
         self._named: dict[bytes, list[Certificate]] = {}
+        self._issuers: dict[Certificate, list[Certificate]] = {}
         self._above: dict[bytes, frozenset[CanonicalName]] = {}
 
     def named(self, name_der: bytes, budget: SearchBudget) -> list[Certificate]:
@@ -181,6 +182,14 @@ class Bag:
             if not found and (name := budget.name(name_der)) is not None:
                 found = [item for item in self._cas if budget.name(item.subject_der) == name]
             self._named[name_der] = found
+        return found
+
+    def issuers(self, certificate: Certificate, budget: SearchBudget) -> list[Certificate]:
+        """Return the CAs that may have issued a certificate, the likeliest first."""
+        found = self._issuers.get(certificate)
+        if found is None:
+            found = _likeliest_first(certificate, self.named(certificate.issuer_der, budget))
+            self._issuers[certificate] = found
         return found
 
     def names_above(self, leaf: Certificate, budget: SearchBudget) -> frozenset[CanonicalName]:
@@ -268,21 +277,26 @@ class TrustDomain:
             raise refusal
         if budget.is_spent:
             raise _spent()
-        raise NoPath(leaf, f"{self.name}: {self._anchors_told}")
+        raise NoPath(leaf, self.anchors_told)
+
+    def may_vouch_for(self, leaf: Certificate, bag: Bag, budget: SearchBudget) -> bool:
+        """Tell whether a search can find anything: some CA of the domain has a name that a path has to come by."""
+        return leaf in self.anchors or not self._names.isdisjoint(bag.names_above(leaf, budget))
 
     def _candidate_paths(self, leaf: Certificate, bag: Bag, budget: SearchBudget) -> Iterator[Path]:
         if leaf in self.anchors:
             yield (leaf,)
             return
-        anchors, known = self._index
-        if budget.is_spent or not any(
-            name in anchors or name in known for name in bag.names_above(leaf, budget)
-        ):
+        if budget.is_spent or not self.may_vouch_for(leaf, bag, budget):
             return
         budget.candidates += _CANDIDATES_PER_DOMAIN
-        stack: list[Path] = [(leaf,)]
+        anchors, known = self._index
+        stack: list[Iterator[Path]] = [iter(((leaf,),))]
         while stack:
-            path = stack.pop()
+            path = next(stack[-1], None)
+            if path is None:
+                stack.pop()
+                continue
             last = path[-1]
             if last is not leaf:
                 if not budget.look():
@@ -299,18 +313,21 @@ class TrustDomain:
                     budget.paths -= 1
                     yield (*path, anchor)
             if len(path) < MAX_PATH_CERTIFICATES - 1:
-                # Taken from the end, so the likeliest issuer goes last; what the domain knows before the bag's.
-                candidates = (*known.get(issuer, ()), *bag.named(last.issuer_der, budget))
-                likely = _likeliest_first(last, candidates)
-                stack.extend(
-                    (*path, item)
-                    for item in reversed(likely)
-                    if item not in path and not budget.is_refused(last, item)
-                )
+                candidates = bag.issuers(last, budget)
+                if issuer in known:  # what the domain knows before the bag's
+                    candidates = _likeliest_first(last, (*known[issuer], *candidates))
+                stack.append(_longer(path, candidates, budget))
 
     @cached_property
-    def _anchors_told(self) -> str:
-        return "; ".join(anchor.subject for anchor in self.anchors) or "none configured"
+    def _names(self) -> frozenset[CanonicalName]:
+        anchors, known = self._index
+        return frozenset((*anchors, *known))
+
+    @cached_property
+    def anchors_told(self) -> str:
+        """Name and anchors, for people."""
+        known = "; ".join(anchor.subject for anchor in self.anchors) or "none configured"
+        return f"{self.name}: {known}"
 
     @cached_property
     def _index(self) -> tuple[_BySubject, _BySubject]:
@@ -450,6 +467,13 @@ def _likeliest_first(
         return 0 if wanted == offered else 2
 
     return sorted(candidates, key=rank)
+
+
+def _longer(path: Path, candidates: Iterable[Certificate], budget: SearchBudget) -> Iterator[Path]:
+    """Yield a path with each candidate at its end that may have issued the last of it."""
+    for candidate in candidates:
+        if candidate not in path and not budget.is_refused(path[-1], candidate):
+            yield (*path, candidate)
 
 
 def _leads_on(candidate: Certificate, budget: SearchBudget) -> bool:

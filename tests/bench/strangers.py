@@ -28,7 +28,7 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Final
@@ -44,21 +44,26 @@ from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings
 from ra_gateway.ca.records import EndEntity
 from ra_gateway.ca.status import CAStatus
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.logs import LogSink
+from ra_gateway.ra.routes import Endpoint
 from ra_gateway.server.listener import Refusal
 from ra_gateway.server.status import StatusListener
 from tests.support.desk import Clock, Desk, open_desk
-from tests.support.harness import make_gateway
+from tests.support.harness import cmp_certificate, make_gateway
 from tests.support.hostile import (
     INSIDE,
     MAX_OCTETS,
+    SEARCHED,
     SHAPES,
+    VENDORS,
     Facing,
     Sending,
     ocsp_requests,
     paths,
 )
+from tests.support.pki import make_root
 from tests.support.status import issuing_ca, ocsp_signer
 from tests.vectors import cast
 from tests.vectors.book import AT, Configuration, make_world
@@ -157,6 +162,7 @@ async def listeners() -> AsyncIterator[list[Listener]]:
         yield [
             Listener("gateway", _gateway(plain), _messages(device)),
             Listener("gateway mac,ra", _gateway(open_to_all), _messages(device)),
+            Listener("gateway vendors", _gateway(plain, VENDORS), _searched(_messages(device))),
             Listener("ca ra", _ca(ra.ca, Mode.ra), _messages(relay)),
             Listener("ca client", _ca(client.ca, Mode.client), _messages(device)),
             await _status(ra),
@@ -173,16 +179,40 @@ def _messages(facing: Facing) -> dict[str, Callable[[int, int], Any]]:
     }
 
 
-def _gateway(configuration: Configuration) -> Post:
+def _searched(
+    messages: Mapping[str, Callable[[int, int], Any]],
+) -> dict[str, Callable[[int, int], Any]]:
+    return {what: make for what, make in messages.items() if SEARCHED.search(what)}
+
+
+def _gateway(configuration: Configuration, vendors: int = 0) -> Post:
     world = make_world(configuration)
-    gateway = make_gateway(
-        world.endpoint, world.operator, world.store, world.clock, [], sink=LogSink()
-    )
+    endpoint = _with_vendors(world.endpoint, vendors) if vendors else world.endpoint
+    gateway = make_gateway(endpoint, world.operator, world.store, world.clock, [], sink=LogSink())
 
     async def post(der: bytes, peer: str) -> object:
-        return await gateway.handle(der, endpoint=world.endpoint.name, peer=peer)
+        return await gateway.handle(der, endpoint=endpoint.name, peer=peer)
 
     return post
+
+
+def _with_vendors(endpoint: Endpoint, count: int) -> Endpoint:
+    """Put others before the vendor of an endpoint: every fourth below the same root, the rest below their own."""
+    known = endpoint.vendors[-1]
+    others = tuple(
+        replace(
+            known,
+            name=f"vendor{number}",
+            anchors=known.anchors if number % 4 == 3 else (_anchor(number),),
+        )
+        for number in range(count - 1)
+    )
+    identities = {item.name: endpoint.identities[known.name] for item in (*others, known)}
+    return replace(endpoint, vendors=(*others, known), identities=identities)
+
+
+def _anchor(number: int) -> Certificate:
+    return cmp_certificate(make_root(f"Vendor {number}").certificate)
 
 
 def _ca(ca: BundledCA, mode: Mode) -> Post:
