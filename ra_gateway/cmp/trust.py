@@ -45,9 +45,9 @@ MAX_LINKS_REFUSED: Final = 6
 """Per message: those that did not verify, which is all that a stranger can have. Five are met where two roots, and
 two CAs at each level below, share names and have no key identifiers."""
 
-_SLOW_CURVES: Final = frozenset({"P-384", "P-521"})
-_SLOW_LINK: Final = 1.5
-"""What a signature on one of these counts as: it takes eight times as long as on P-256, some half a millisecond."""
+_SLOW_KEYS: Final = frozenset({"P-384", "P-521", "ml-dsa-65", "ml-dsa-87"})
+_SLOW_LINK: Final = 2
+"""What a wrong signature by one of these counts as: it takes some half a millisecond, on P-256 a tenth of one."""
 
 MAX_NAMES_READ: Final = 10
 """Per message: subjects and issuers that are made comparable, a tenth of a millisecond each. CAs whose subject is the
@@ -93,13 +93,15 @@ class SearchBudget:
         links: Signatures over certificates that may be verified.
         refused_links: Those that may turn out wrong; slow ones count as more than one.
         names: Subjects and issuers that may be read.
+        searched: Names of domains that had candidates of their own.
     """
 
     candidates: int = MAX_CANDIDATES
     paths: int = MAX_PATHS_TRIED
     links: int = MAX_LINKS_VERIFIED
-    refused_links: float = MAX_LINKS_REFUSED
+    refused_links: int = MAX_LINKS_REFUSED
     names: int = MAX_NAMES_READ
+    searched: set[str] = field(default_factory=set)
     _seen: dict[tuple[bytes, bytes, bytes], bool] = field(default_factory=dict)
     _read: dict[bytes, CanonicalName | None] = field(default_factory=dict)
 
@@ -128,6 +130,12 @@ class SearchBudget:
         """Tell whether the signature over a certificate was found wrong."""
         return self._seen.get((certificate.digest, certificate.signature, issuer.digest)) is False
 
+    def grant(self, domain: str) -> None:
+        """Let a domain have a few candidates of its own, unless it had them already and no path was found."""
+        if domain not in self.searched:
+            self.searched.add(domain)
+            self.candidates += _CANDIDATES_PER_DOMAIN
+
     def look(self) -> bool:
         """Tell whether one more certificate may be looked at as an issuer, and count it."""
         if self.candidates <= 0:
@@ -152,7 +160,7 @@ class SearchBudget:
             try:
                 certificate.verify_issued_by(issuer)
             except InvalidSignature:
-                slow = public_key_kind(issuer.spki_der).curve in _SLOW_CURVES
+                slow = public_key_kind(issuer.spki_der).name in _SLOW_KEYS
                 self.refused_links -= _SLOW_LINK if slow else 1
                 self._seen[link] = False
                 raise
@@ -272,6 +280,7 @@ class TrustDomain:
             except CMPError as error:
                 refusal = refusal or error
             else:
+                budget.searched.discard(self.name)
                 return path
         if refusal is not None:
             raise refusal
@@ -289,7 +298,7 @@ class TrustDomain:
             return
         if budget.is_spent or not self.may_vouch_for(leaf, bag, budget):
             return
-        budget.candidates += _CANDIDATES_PER_DOMAIN
+        budget.grant(self.name)
         anchors, known = self._index
         stack: list[Iterator[Path]] = [iter(((leaf,),))]
         while stack:

@@ -398,21 +398,25 @@ def resident_octets() -> int:
 def table(rows: Sequence[Row], names: Sequence[str]) -> Iterator[str]:
     """Yield the lines of the table: a shape each, and the CPU milliseconds at every listener that was tried."""
     width = max((len(row.shape) for row in rows), default=5)
-    heads = " ".join(f"{name:>14}" for name in names)
+    heads = " ".join(f"{name:>16}" for name in names)
     yield f"{'shape':<{width}} {'octets':>6} {heads} {'kept kB':>8} {'log':>7}"
     by_shape: dict[str, dict[str, Row]] = {}
     for row in rows:
         by_shape.setdefault(row.shape, {})[row.listener] = row
     for shape, found in by_shape.items():
-        cells = " ".join(
-            f"{found[name].cpu_ms:>14.2f}" if name in found else f"{'':>14}" for name in names
-        )
+        cells = " ".join(_cell(found.get(name)) for name in names)
         kept = [row.kept_octets for row in found.values() if row.kept_octets is not None]
         memory = f"{max(kept) / 1000:>8.1f}" if kept else f"{'?':>8}"
         mark = "  ABOVE" if any(row.above for row in found.values()) else ""
         octets = max(row.octets for row in found.values())
         log = max(row.log_octets for row in found.values())
         yield f"{shape:<{width}} {octets:>6} {cells} {memory} {log:>7}{mark}"
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return " " * 16
+    return f"{row.cpu_ms:>15.2f}" + ("!" if row.cpu_ms > GOAL_MS else " ")
 
 
 async def run(options: argparse.Namespace, log: Log) -> tuple[list[Row], list[str], Flood]:
@@ -449,7 +453,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         rows, names, flooded = runner.run(run(options, log))
     print(
-        "CPU milliseconds of one message, at each listener; memory kept and log written, the most\n"
+        "CPU milliseconds of one message, at each listener, with ! where they are above the goal; memory kept and log"
+        " written, the most\n"
     )
     for line in table(rows, names):
         print(line)
