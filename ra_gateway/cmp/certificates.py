@@ -29,10 +29,10 @@ MAX_CERTIFICATE_OCTETS: Final = 32_768
 MAX_EXTENSIONS: Final = 24
 """Extensions of one certificate; vendors' have a dozen."""
 
-_SHORT_OCTETS: Final = (
-    2048  # of a TBSCertificate with no room for many; they are counted when they are decoded
-)
+_SHORT_OCTETS: Final = 2048
+"""Of extensions that are counted when they are decoded: there is no room for many."""
 
+_VERSION: Final = 0xA0
 _EXTENSIONS: Final = 0xA3
 _KEY_IDENTIFIER: Final = 0x80
 
@@ -118,14 +118,18 @@ class Certificate:
                 rule="R1",
             )
         outer = asn1.decode(asn1.Certificate, der)
-        tbs_der = asn1.raw(outer.tbs_certificate)
-        if len(tbs_der) > _SHORT_OCTETS:
-            _count_extensions(tbs_der)
+        tbs_der, algorithm_der, _ = asn1.parts(der, 3, "Certificate")
+        fields = asn1.parts(tbs_der, 10, "TBSCertificate")
+        for field in fields[6:]:
+            if field[0] == _EXTENSIONS and len(field) > _SHORT_OCTETS:
+                _count_extensions(field)
         tbs = asn1.decode(asn1.TBSCertificate, tbs_der)
         if len(tbs.extensions or ()) > MAX_EXTENSIONS:
             raise MalformedMessage(f"more than {MAX_EXTENSIONS} extensions", rule="R1")
-        algorithm_der = asn1.raw(outer.signature_algorithm)
-        if asn1.raw(tbs.signature) != algorithm_der:
+        if fields[0][0] == _VERSION:  # it may be left out
+            del fields[0]
+        _, signature_der, issuer_der, _, subject_der, spki_der = fields[:6]
+        if signature_der != algorithm_der:
             raise MalformedMessage(
                 "certificate whose signatureAlgorithm is not the one in its TBSCertificate",
                 rule="RFC 5280 4.1.1.2",
@@ -147,9 +151,9 @@ class Certificate:
             serial_number=tbs.serial_number,
             not_before=asn1.time_of(tbs.validity.not_before),
             not_after=asn1.time_of(tbs.validity.not_after),
-            subject_der=asn1.raw(tbs.subject),
-            issuer_der=asn1.raw(tbs.issuer),
-            spki_der=asn1.raw(tbs.subject_public_key_info),
+            subject_der=subject_der,
+            issuer_der=issuer_der,
+            spki_der=spki_der,
             extensions=extensions,
         )
 
@@ -298,12 +302,10 @@ class Certificate:
         verify_signature(self.signature_algorithm, issuer.public_key, self.signature, self.tbs_der)
 
 
-def _count_extensions(tbs_der: bytes) -> None:
+def _count_extensions(field: bytes) -> None:
     """Count the extensions before one of them is decoded."""
-    for tag, start, end in asn1.members(tbs_der, 10, "TBSCertificate")[6:]:
-        if tag == _EXTENSIONS:
-            for _, inside, inside_end in asn1.spans(tbs_der, start, end, 1, "extensions"):
-                asn1.spans(tbs_der, inside, inside_end, MAX_EXTENSIONS, "extensions")
+    for inside in asn1.parts(field, 1, "extensions"):
+        asn1.members(inside, MAX_EXTENSIONS, "extensions")
 
 
 def _check_version(tbs: asn1.TBSCertificate) -> None:

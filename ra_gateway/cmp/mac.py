@@ -59,7 +59,7 @@ class MACBounds:
     """
 
     min_iterations: int = 100
-    max_iterations: int = 5_000
+    max_iterations: int = 2_048
     hmac_sha1: bool = False
 
 

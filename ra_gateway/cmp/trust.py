@@ -3,8 +3,9 @@
 Our own path builder, because the one in `cryptography` refuses Ed25519, Ed448 and RSA below 2048 bits, which
 vendor chains have, and reports no reason; DECISIONS.md has the whole comparison. Two things keep it cheap
 for strangers: signatures are verified from the anchor downwards, and a certificate's key is touched after the
-signature over it verified, so that a chain nobody here issued fails at its first link; and what is looked at and
-verified per message is bounded (`SearchBudget`), over all its signers and all domains.
+signature over it verified, so that a chain nobody here issued fails at its first link; what is looked at and
+verified per message is bounded (`SearchBudget`), over all its signers and all domains; and a domain none of whose CAs
+is named by what came with the message (`Bag`) is not searched, so that a hundred vendors cost what one does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
+from itertools import pairwise
 from typing import Final
 
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, public_key_kind
@@ -27,13 +29,14 @@ MAX_PATH_CERTIFICATES: Final = 8
 """Leaf to anchor. Vendor chains seen have three; the Web's longest have five."""
 
 _CANDIDATES_PER_DOMAIN: Final = 4
-"""More of them for each domain that is asked: the last of a hundred vendors is searched like the first."""
+"""More of them for each domain that has a CA of a name in question: of vendors whose CAs share their names, the last
+is searched like the first."""
 
-MAX_PATHS_TRIED: Final = 16
+MAX_PATHS_TRIED: Final = 8
 """Per message: cross-certificates make more than one path, an attacker's bag makes thousands."""
 
-MAX_CANDIDATES: Final = 128
-"""Per message: certificates that are looked at as the issuer of another one."""
+MAX_CANDIDATES: Final = 32
+"""Per message: certificates that are looked at as issuers of others; a chain in order has one for each level."""
 
 MAX_LINKS_VERIFIED: Final = 16
 """Per message: signatures over certificates; a path of the greatest length has seven."""
@@ -42,11 +45,11 @@ MAX_LINKS_REFUSED: Final = 6
 """Per message: those that did not verify, which is all that a stranger can have. Five are met where two roots, and
 two CAs at each level below, share names and have no key identifiers."""
 
-_SLOW_CURVES: Final = frozenset({"P-384", "P-521"})
-_SLOW_LINK: Final = 1.5
-"""What a signature on one of these counts as: it takes eight times as long as on P-256, some half a millisecond."""
+_SLOW_KEYS: Final = frozenset({"P-384", "P-521", "ml-dsa-65", "ml-dsa-87"})
+_SLOW_LINK: Final = 2
+"""What a wrong signature by one of these counts as: it takes some half a millisecond, on P-256 a tenth of one."""
 
-MAX_NAMES_READ: Final = 12
+MAX_NAMES_READ: Final = 10
 """Per message: subjects and issuers that are made comparable, a tenth of a millisecond each. CAs whose subject is the
 wanted issuer by its very octets go first, so that a bag full of others takes nothing from a chain in order."""
 
@@ -90,13 +93,15 @@ class SearchBudget:
         links: Signatures over certificates that may be verified.
         refused_links: Those that may turn out wrong; slow ones count as more than one.
         names: Subjects and issuers that may be read.
+        searched: Names of domains that had candidates of their own.
     """
 
     candidates: int = MAX_CANDIDATES
     paths: int = MAX_PATHS_TRIED
     links: int = MAX_LINKS_VERIFIED
-    refused_links: float = MAX_LINKS_REFUSED
+    refused_links: int = MAX_LINKS_REFUSED
     names: int = MAX_NAMES_READ
+    searched: set[str] = field(default_factory=set)
     _seen: dict[tuple[bytes, bytes, bytes], bool] = field(default_factory=dict)
     _read: dict[bytes, CanonicalName | None] = field(default_factory=dict)
 
@@ -125,11 +130,18 @@ class SearchBudget:
         """Tell whether the signature over a certificate was found wrong."""
         return self._seen.get((certificate.digest, certificate.signature, issuer.digest)) is False
 
-    def take(self, candidates: list[Certificate]) -> list[Certificate]:
-        """Return as many candidates as may still be looked at, the first ones."""
-        taken = candidates[: self.candidates]
-        self.candidates -= len(taken)
-        return taken
+    def grant(self, domain: str) -> None:
+        """Let a domain have a few candidates of its own, unless it had them already and no path was found."""
+        if domain not in self.searched:
+            self.searched.add(domain)
+            self.candidates += _CANDIDATES_PER_DOMAIN
+
+    def look(self) -> bool:
+        """Tell whether one more certificate may be looked at as an issuer, and count it."""
+        if self.candidates <= 0:
+            return False
+        self.candidates -= 1
+        return True
 
     def verify_link(self, certificate: Certificate, issuer: Certificate) -> None:
         """Verify the signature over a certificate, unless that was done.
@@ -148,13 +160,61 @@ class SearchBudget:
             try:
                 certificate.verify_issued_by(issuer)
             except InvalidSignature:
-                slow = public_key_kind(issuer.spki_der).curve in _SLOW_CURVES
+                slow = public_key_kind(issuer.spki_der).name in _SLOW_KEYS
                 self.refused_links -= _SLOW_LINK if slow else 1
                 self._seen[link] = False
                 raise
             self._seen[link] = True
         elif not seen:
             raise InvalidSignature
+
+
+class Bag:
+    """What came with a message, as far as it may have issued something: its CA certificates, by their names.
+
+    Args:
+        certificates: In any order; none of them becomes an anchor.
+    """
+
+    def __init__(self, certificates: Iterable[Certificate]) -> None:
+        self._cas = list(dict.fromkeys(item for item in certificates if item.is_ca))
+        self._named: dict[bytes, list[Certificate]] = {}
+        self._issuers: dict[Certificate, list[Certificate]] = {}
+        self._above: dict[bytes, frozenset[CanonicalName]] = {}
+
+    def named(self, name_der: bytes, budget: SearchBudget) -> list[Certificate]:
+        """Return the CAs of a name, in another spelling only if none has it in this one."""
+        found = self._named.get(name_der)
+        if found is None:
+            found = [item for item in self._cas if item.subject_der == name_der]
+            if not found and (name := budget.name(name_der)) is not None:
+                found = [item for item in self._cas if budget.name(item.subject_der) == name]
+            self._named[name_der] = found
+        return found
+
+    def issuers(self, certificate: Certificate, budget: SearchBudget) -> list[Certificate]:
+        """Return the CAs that may have issued a certificate, the likeliest first."""
+        found = self._issuers.get(certificate)
+        if found is None:
+            found = _likeliest_first(certificate, self.named(certificate.issuer_der, budget))
+            self._issuers[certificate] = found
+        return found
+
+    def names_above(self, leaf: Certificate, budget: SearchBudget) -> frozenset[CanonicalName]:
+        """Return the names of all issuers that a path from a certificate can have, those that did not come included."""
+        known = self._above.get(leaf.issuer_der)
+        if known is not None:
+            return known
+        seen: dict[bytes, CanonicalName | None] = {}
+        waiting = [leaf.issuer_der]
+        while waiting:
+            issuer_der = waiting.pop()
+            if issuer_der not in seen:
+                seen[issuer_der] = budget.name(issuer_der)
+                waiting.extend(item.issuer_der for item in self.named(issuer_der, budget))
+        names = frozenset(name for name in seen.values() if name is not None)
+        self._above[leaf.issuer_der] = names
+        return names
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +244,7 @@ class TrustDomain:
     def find_path(
         self,
         leaf: Certificate,
-        bag: Iterable[Certificate],
+        bag: Bag | Iterable[Certificate],
         now: datetime,
         *,
         remember_leaf: bool = False,
@@ -193,7 +253,7 @@ class TrustDomain:
         """Return a valid path from a certificate to one of the domain's anchors.
 
         Args:
-            bag: Certificates that came with the message, in any order; none of them becomes an anchor.
+            bag: Certificates that came with the message; a `Bag`, where more than one search is made in it.
             now: Aware UTC; every certificate on the path must be valid then.
             remember_leaf: Remember the whole path, not only the CAs on it. For the few certificates that come
                 back with every message (a CA's signer), not for devices.
@@ -207,58 +267,76 @@ class TrustDomain:
         if known_path is not None and self._knows(known_path, now):
             return known_path
         budget = SearchBudget() if budget is None else budget
+        came = bag if isinstance(bag, Bag) else Bag(bag)
         refusal: CMPError | None = None
-        for path in self._candidate_paths(leaf, bag, budget):
+        for path in self._candidate_paths(leaf, came, budget):
             try:
                 self._validate(path, now, budget)
                 if remember_leaf:
                     self._remember(path)
                     self._signers[leaf] = path
+            except InvalidSignature:
+                refusal = refusal or _not_signed(path, budget)
             except CMPError as error:
                 refusal = refusal or error
             else:
+                budget.searched.discard(self.name)
                 return path
         if refusal is not None:
             raise refusal
         if budget.is_spent:
             raise _spent()
-        known = "; ".join(anchor.subject for anchor in self.anchors) or "none configured"
-        raise NoPath(leaf, f"{self.name}: {known}")
+        raise NoPath(leaf, self.anchors_told)
 
-    def _candidate_paths(
-        self, leaf: Certificate, bag: Iterable[Certificate], budget: SearchBudget
-    ) -> Iterator[Path]:
+    def may_vouch_for(self, leaf: Certificate, bag: Bag, budget: SearchBudget) -> bool:
+        """Tell whether a search can find anything: some CA of the domain has a name that a path has to come by."""
+        return leaf in self.anchors or not self._names.isdisjoint(bag.names_above(leaf, budget))
+
+    def _candidate_paths(self, leaf: Certificate, bag: Bag, budget: SearchBudget) -> Iterator[Path]:
         if leaf in self.anchors:
             yield (leaf,)
             return
-        budget.candidates += _CANDIDATES_PER_DOMAIN
+        if budget.is_spent or not self.may_vouch_for(leaf, bag, budget):
+            return
+        budget.grant(self.name)
         anchors, known = self._index
-        cas = list(dict.fromkeys(certificate for certificate in bag if certificate.is_ca))
-        others: dict[bytes, list[Certificate]] = {}  # in the bag, by whose issuer they may be
-        stack: list[Path] = [(leaf,)]
+        stack: list[Iterator[Path]] = [iter(((leaf,),))]
         while stack:
-            path = stack.pop()
-            issuer_der = path[-1].issuer_der
-            issuer = budget.name(issuer_der)
+            path = next(stack[-1], None)
+            if path is None:
+                stack.pop()
+                continue
+            last = path[-1]
+            if last is not leaf:
+                if not budget.look():
+                    return
+                if not _leads_on(last, budget):
+                    continue
+            issuer = budget.name(last.issuer_der)
             if issuer is None:
                 continue
-            for anchor in budget.take(_likeliest_first(path[-1], anchors.get(issuer, ()))):
-                if budget.is_spent:
+            for anchor in _likeliest_first(last, anchors.get(issuer, ())):
+                if budget.is_spent or not budget.look():
                     return
-                if not budget.is_refused(path[-1], anchor):
+                if not budget.is_refused(last, anchor):
                     budget.paths -= 1
                     yield (*path, anchor)
             if len(path) < MAX_PATH_CERTIFICATES - 1:
-                if issuer_der not in others:
-                    others[issuer_der] = _named(cas, issuer_der, issuer, budget)
-                # Taken from the end, so the likeliest issuer goes last; what the domain knows before the bag's.
-                candidates = (*known.get(issuer, ()), *others[issuer_der])
-                likely = budget.take(_likeliest_first(path[-1], candidates))
-                stack.extend(
-                    (*path, candidate)
-                    for candidate in reversed(likely)
-                    if candidate not in path and _leads_on(candidate, budget)
-                )
+                candidates = bag.issuers(last, budget)
+                if issuer in known:  # what the domain knows before the bag's
+                    candidates = _likeliest_first(last, (*known[issuer], *candidates))
+                stack.append(_longer(path, candidates, budget))
+
+    @cached_property
+    def _names(self) -> frozenset[CanonicalName]:
+        anchors, known = self._index
+        return frozenset((*anchors, *known))
+
+    @cached_property
+    def anchors_told(self) -> str:
+        """Name and anchors, for people."""
+        known = "; ".join(anchor.subject for anchor in self.anchors) or "none configured"
+        return f"{self.name}: {known}"
 
     @cached_property
     def _index(self) -> tuple[_BySubject, _BySubject]:
@@ -321,12 +399,7 @@ class TrustDomain:
         self, certificate: Certificate, issuer: Certificate, budget: SearchBudget
     ) -> None:
         self.algorithms.require_signature(certificate.signature_algorithm, "is signed", certificate)
-        try:
-            budget.verify_link(certificate, issuer)
-        except InvalidSignature as error:
-            raise SignerNotTrusted(
-                f"{certificate.subject} was not signed by the key of {issuer.subject}", rule="R21"
-            ) from error
+        budget.verify_link(certificate, issuer)
 
     def _knows(self, path: Path, now: datetime) -> bool:
         """Tell whether a path was validated before and all of it is still valid."""
@@ -354,6 +427,14 @@ class NoPath(SignerNotTrusted):
         self.anchors = anchors
 
 
+def _not_signed(path: Path, budget: SearchBudget) -> SignerNotTrusted:
+    """Say which link of a path was refused; names are written out for the one path that is told of."""
+    certificate, issuer = next(link for link in pairwise(path) if budget.is_refused(*link))
+    return SignerNotTrusted(
+        f"{certificate.subject} was not signed by the key of {issuer.subject}", rule="R21"
+    )
+
+
 def _spent() -> SignerNotTrusted:
     return SignerNotTrusted(
         "no path was found within the signatures that are verified for one message", rule="R21"
@@ -369,14 +450,6 @@ def _by_subject(certificates: Iterable[Certificate]) -> _BySubject:
         subject = certificate.subject_name
         index[subject] = (*index.get(subject, ()), certificate)
     return index
-
-
-def _named(
-    cas: Iterable[Certificate], name_der: bytes, name: CanonicalName, budget: SearchBudget
-) -> list[Certificate]:
-    """Return those of a bag's CAs that have a name, in another spelling only if none has it in this one."""
-    exact = [item for item in cas if item.subject_der == name_der]
-    return exact or [item for item in cas if budget.name(item.subject_der) == name]
 
 
 def _name_of(name_der: bytes) -> CanonicalName | None:
@@ -403,6 +476,13 @@ def _likeliest_first(
         return 0 if wanted == offered else 2
 
     return sorted(candidates, key=rank)
+
+
+def _longer(path: Path, candidates: Iterable[Certificate], budget: SearchBudget) -> Iterator[Path]:
+    """Yield a path with each candidate at its end that may have issued the last of it."""
+    for candidate in candidates:
+        if candidate not in path and not budget.is_refused(path[-1], candidate):
+            yield (*path, candidate)
 
 
 def _leads_on(candidate: Certificate, budget: SearchBudget) -> bool:

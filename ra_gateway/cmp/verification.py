@@ -45,7 +45,7 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.names import NULL_DN, CanonicalName, canonical, same_name
 from ra_gateway.cmp.protection import protected_part, verify_protection
 from ra_gateway.cmp.sealed import Seal, proof
-from ra_gateway.cmp.trust import NoPath, Path, SearchBudget, TrustDomain
+from ra_gateway.cmp.trust import Bag, NoPath, Path, SearchBudget, TrustDomain
 from ra_gateway.errors import (
     CMPError,
     HeaderRefused,
@@ -65,10 +65,11 @@ MAX_ID_OCTETS: Final = 64
 _MAX_KID_OCTETS: Final = 128
 """Of a senderKID: the hash of a key, or the reference of a shared secret."""
 
-_NAMES_TOLD: Final = 3
+_NAMES_TOLD: Final = 2
+_DOMAINS_TOLD: Final = 3
 _SUBJECT_TOLD: Final = 200
 
-_MAX_NAMES_COMPARED: Final = 4
+_MAX_NAMES_COMPARED: Final = 3
 """Certificates whose subject may be the sender in another spelling; the protecting one comes first (RFC 9483 3.3)."""
 
 _MAX_SAME_NAMED_SIGNERS: Final = 3
@@ -466,10 +467,11 @@ def authenticate(
         ProtectionRefused, AlgorithmRefused, SignerNotTrusted, NotAuthorized, HeaderRefused, MalformedMessage.
     """
     algorithm = protection_algorithm(message)
-    bag = certificate_bag(message, rules)
+    certificates = certificate_bag(message, rules)
+    bag = Bag(certificates)
     budget = SearchBudget() if budget is None else budget
     refusal: CMPError | None = None
-    for signer in select_signers(message.header, bag, rules):
+    for signer in select_signers(message.header, certificates, rules):
         try:
             domain, path = _vouch(signer, bag, domains, now, budget)
             allowed = rules.algorithms(domain.algorithms)
@@ -539,13 +541,19 @@ def authenticate_registered(
 
 def _vouch(
     signer: Certificate,
-    bag: Sequence[Certificate],
+    bag: Bag,
     domains: Sequence[TrustDomain],
     now: datetime,
     budget: SearchBudget,
 ) -> tuple[TrustDomain, Path]:
+    asked = [domain for domain in domains if domain.may_vouch_for(signer, bag, budget)]
+    if domains and not asked:
+        anchors = [domain.anchors_told for domain in domains[:_DOMAINS_TOLD]]
+        if len(domains) > _DOMAINS_TOLD:
+            anchors.append(f"{len(domains) - _DOMAINS_TOLD} more domains")
+        raise NoPath(signer, "; or of ".join(anchors))
     refusals: list[CMPError] = []
-    for domain in domains:
+    for domain in asked:
         try:
             return domain, domain.find_path(signer, bag, now, budget=budget)
         except CMPError as error:
@@ -556,14 +564,9 @@ def _vouch(
     telling = [error for error in refusals if error.rule != "R21"]
     if telling:
         raise telling[0]
-    if all(
-        isinstance(error, NoPath) for error in refusals
-    ):  # one text, the signer's name in it once
-        raise NoPath(
-            signer,
-            "; or of ".join(error.anchors for error in refusals if isinstance(error, NoPath)),
-        )
-    raise SignerNotTrusted("; ".join(error.detail for error in refusals[:_NAMES_TOLD]), rule="R21")
+    refusals.sort(key=lambda error: isinstance(error, NoPath))  # first what was found and is wrong
+    told = [error.detail for error in refusals[:_DOMAINS_TOLD]]
+    raise SignerNotTrusted("; ".join(told), rule="R21")
 
 
 def _check_credential(signer: Certificate) -> None:

@@ -25,7 +25,7 @@ from tests.support.hostile import MAX_OCTETS, SHAPES
 
 pytestmark = pytest.mark.timeout(1200)
 
-MAX_CALLS = 15_000
+MAX_CALLS = 9_000
 """Functions called for one message, in Python and into C: a tenth of a microsecond to a few each."""
 
 SMALL_OCTETS = 4000  # there is room in every shape

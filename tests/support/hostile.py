@@ -7,6 +7,7 @@ Signatures are nonsense, except where an insider sends them: somebody who is tru
 from __future__ import annotations
 
 import base64
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,17 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from ra_gateway.cmp.mac import MACBounds
 from tests.support.der import length
 from tests.vectors.book import AT, REFERENCE
 from tests.vectors.cast import member
 
 MAX_OCTETS: Final = 65_536
 """`max_body_bytes` as it is by default."""
+
+
+MOST_ITERATIONS: Final = MACBounds().max_iterations
+"""Of the derivation of a MAC's key, as it is by default."""
 
 
 # --- DER ------------------------------------------------------------------------------------------------------
@@ -614,6 +620,54 @@ def _cross_certified(sending: Sending) -> bytes:
     return message(sending, sender=name(salt), kid=ski, extra=certificates)
 
 
+VENDORS: Final = 40
+"""Trust domains of the gateway that has many; those before its last are called as `vendor_name` says."""
+
+
+def vendor_name(number: int) -> bytes:
+    """Return the subject of one of many vendors' anchors."""
+    return name(b"Vendor %d" % number)
+
+
+@_shape("CAs below the anchors of many vendors")
+def _below_many(sending: Sending) -> bytes:
+    random, salt = sending.random, sending.salt
+    ski, middle = salt * 2, name(salt + b"CA")
+    certificates = [
+        certificate(random, name(salt), middle, *END_ENTITY, *key_identifiers(ski, b"none"))
+        for _ in range(3)
+    ]
+    for n in range(13):
+        key = p256_key(sending.number * 99 + n + 2)
+        issuer = vendor_name((sending.number + 3 * n) % (VENDORS - 1))
+        certificates.append(certificate(random, middle, issuer, *CA_CERTIFICATE, key=key))
+    return message(sending, sender=name(salt), kid=ski, extra=certificates)
+
+
+@_shape("CAs of one name that certify themselves and one below an anchor")
+def _namesakes(sending: Sending) -> bytes:
+    facing, random, salt = sending.facing, sending.random, sending.salt
+    ski, middle = salt * 2, name(salt + b"CA")
+    certificates = [
+        certificate(random, name(salt), middle, *END_ENTITY, *key_identifiers(ski, b"none"))
+        for _ in range(3)
+    ]
+    for n in range(13):
+        key = p256_key(sending.number * 99 + n + 2)
+        issuer = facing.anchor_name if n == 12 else middle
+        identifiers = key_identifiers(b"%d" % n, b"%d" % (n + 1))
+        certificates.append(
+            certificate(random, middle, issuer, *CA_CERTIFICATE, *identifiers, key=key)
+        )
+    return message(sending, sender=name(salt), kid=ski, extra=certificates)
+
+
+SEARCHED: Final = re.compile(
+    "wrong signature, real chain|CAs|signers below|sixteen certificates of sixteen"
+)
+"""Shapes that are dear for the search of a signer's path, if any is."""
+
+
 def _salted(salt: bytes, what: bytes, attributes: int = 16) -> bytes:
     return name(*(b"%s%s%d" % (salt, what, n) for n in range(attributes)))
 
@@ -948,8 +1002,8 @@ def _mac(sending: Sending, algorithm: bytes, reference: bytes) -> bytes:
     )
 
 
-def _pbm(iterations: int, salt: bytes) -> bytes:
-    owf, mac = seq(oid("2.16.840.1.101.3.4.2.1")), seq(oid("1.2.840.113549.2.9"))
+def _pbm(iterations: int, salt: bytes, digest: str = "2.16.840.1.101.3.4.2.1") -> bytes:
+    owf, mac = seq(oid(digest)), seq(oid("1.2.840.113549.2.9"))
     parameters = seq(octet_string(salt), owf, integer(iterations), mac)
     return seq(oid("1.2.840.113533.7.66.13"), parameters)
 
@@ -968,12 +1022,18 @@ _KNOWN: Final = REFERENCE.encode()
 
 @_shape("PasswordBasedMac, unknown reference")
 def _pbm_unknown(sending: Sending) -> bytes:
-    return _mac(sending, _pbm(5_000, sending.salt * 2), b"unknown-" + sending.salt)
+    return _mac(sending, _pbm(MOST_ITERATIONS, sending.salt * 2), b"unknown-" + sending.salt)
 
 
 @_shape("PasswordBasedMac, known reference")
 def _pbm_known(sending: Sending) -> bytes:
-    return _mac(sending, _pbm(5_000, sending.salt * 2), _KNOWN)
+    return _mac(sending, _pbm(MOST_ITERATIONS, sending.salt * 2), _KNOWN)
+
+
+@_shape("PasswordBasedMac with SHA-512, known reference")
+def _pbm_sha512(sending: Sending) -> bytes:
+    sha512 = "2.16.840.1.101.3.4.2.3"
+    return _mac(sending, _pbm(MOST_ITERATIONS, sending.salt * 2, sha512), _KNOWN)
 
 
 @_shape("PasswordBasedMac of 2^60 iterations")
@@ -988,13 +1048,15 @@ def _pbm_huge(sending: Sending) -> bytes:
 
 @_shape("PBMAC1, known reference")
 def _pbmac1_known(sending: Sending) -> bytes:
-    return _mac(sending, _pbmac1(5_000, sending.salt * 2, integer(64)), _KNOWN)
+    return _mac(sending, _pbmac1(MOST_ITERATIONS, sending.salt * 2, integer(64)), _KNOWN)
 
 
 @_shape("PBMAC1 for a key of several blocks")
 def _pbmac1_blocks(sending: Sending) -> bytes:
     sha256 = "1.2.840.113549.2.9"
-    return _mac(sending, _pbmac1(5_000, sending.salt * 2, integer(64), sha256), _KNOWN)
+    return _mac(
+        sending, _pbmac1(MOST_ITERATIONS // 2, sending.salt * 2, integer(64), sha256), _KNOWN
+    )
 
 
 @_shape("PBMAC1 for a key of 2^60 octets")

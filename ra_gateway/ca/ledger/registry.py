@@ -73,6 +73,16 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _KINDS_OF_NAMES: Final = ("dns:", "ip:")
 
 _entities, _roles = schema.entities, schema.roles
+
+_BY_IDENTITY: Final = select(_entities).where(
+    and_(
+        _entities.c.vendor == bindparam("vendor"),
+        _entities.c.identity == bindparam("identity"),
+        # The index holds none without an identity, and is used only where that is ruled out.
+        _entities.c.identity != "",
+    )
+)
+"""Made once: it is asked for whatever message of a vendor's device comes."""
 _authorities, _certificates = schema.authorities, schema.authority_certificates
 
 
@@ -160,18 +170,15 @@ class Registry:
 
     async def entity_by_identity(self, vendor: str, identity: str) -> EndEntity | None:
         """Return the end entity that a vendor's certificate names."""
-        # The index holds none without an identity, and is used only where that is ruled out.
-        return await self._one_entity(
-            and_(
-                _entities.c.vendor == vendor,
-                _entities.c.identity == identity,
-                _entities.c.identity != "",
-            )
-        )
+        return await self._first_entity(_BY_IDENTITY, vendor=vendor, identity=identity)
 
     async def _one_entity(self, condition: ColumnElement[bool]) -> EndEntity | None:
-        statement = select(_entities).where(condition)
-        row = await self._database.read(lambda connection: connection.execute(statement).first())
+        return await self._first_entity(select(_entities).where(condition))
+
+    async def _first_entity(self, statement: Select[Any], **values: str) -> EndEntity | None:
+        row = await self._database.read(
+            lambda connection: connection.execute(statement, values).first()
+        )
         return None if row is None else _entity(row)
 
     async def entities(
