@@ -334,14 +334,17 @@ def test_a_domain_bounds_rsa_keys_on_both_sides() -> None:
 def test_a_key_is_touched_after_the_signature_over_it(
     vendor_pki: VendorPKI, stranger: Stranger, world: World, counter: Counter
 ) -> None:
-    """A forged CA, and a forged leaf below a true CA: neither's key is looked at."""
+    """A forged CA, alone or above others, and a forged leaf below a true CA: nobody's key is looked at."""
     anchor = cmp_certificate(vendor_pki.root.certificate)
     foreign = FOREIGN_KEYS["dhKeyAgreement"]
-    name = names.from_rfc4514("CN=Sub")
+    name, lower = names.from_rfc4514("CN=Sub"), names.from_rfc4514("CN=Below")
     ca = Certificate.from_der(strangers.forged(name, anchor.subject_der, foreign, strangers.CA))
+    below = Certificate.from_der(strangers.forged(lower, name, foreign, strangers.CA))
     leaf = Certificate.from_der(stranger.signer(issuer=name, key=foreign))
+    lowest = Certificate.from_der(stranger.signer(issuer=lower, key=foreign))
+    direct = Certificate.from_der(stranger.signer(key=foreign))
     domain = world.endpoint.vendors[-1]
-    for chain in ((leaf, ca), (Certificate.from_der(stranger.signer(key=foreign)),)):
+    for chain in ((leaf, ca), (lowest, below, ca), (direct,)):
         with pytest.raises(CMPError, match="was not signed by"):
             domain.find_path(chain[0], chain[1:], world.clock())
     assert foreign not in counter.loaded
