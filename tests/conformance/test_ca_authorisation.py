@@ -144,7 +144,9 @@ async def test_an_ra_does_not_get_registered_names_under_another_subject(desk: D
 
 
 async def test_an_ra_gets_it_under_its_profile_if_its_role_names_it(desk: Desk) -> None:
-    """A role that names the subject is not enough: it has to have the entity's own profile too."""
+    """A role that names the subject is not enough, nor one that has the entity's own profile: it takes both."""
+    await bind(desk, Role("profile", ALL, ("ne_ipsec",)))
+    assert (await desk.refused(await desk.request()))[1] is NOT_AUTHORIZED
     tls = Role("named", ALL, ("ne_tls",), ("CN=enb*,O=Example Operator",), ("dns:enb*",))
     await bind(desk, tls)
     assert (await desk.refused(await desk.request()))[1] is NOT_AUTHORIZED
@@ -504,10 +506,11 @@ async def test_a_profile_of_the_pki_is_not_to_be_had(
         assert await desk.ledger.counts() == {}
 
 
+@pytest.mark.parametrize("everything", [False, True])
 async def test_names_and_keys_of_the_pki_are_nobodys(
-    operator_pki: OperatorPKI, tmp_path: Path
+    operator_pki: OperatorPKI, tmp_path: Path, everything: bool
 ) -> None:
-    """The signers', the authorities' and the RAs', of an RA also after it was deleted."""
+    """The signers', the authorities' and the RAs', of an RA also after it was deleted; whatever an RA's role names."""
     ocsp = operator_pki.issuing.issue("CN=OCSP,O=Example Operator")
     gone = operator_pki.issuing.issue("CN=ra9,O=Example Operator", san=("dns:ra9.example.net",))
     async with open_desk(
@@ -517,6 +520,8 @@ async def test_names_and_keys_of_the_pki_are_nobodys(
         others={"ra9": gone},
     ) as desk:
         await desk.ledger.registry.delete_authority("ra9", "test", NOW)
+        if everything:
+            await bind(desk, Role("everything", ALL, ("ne_ipsec",), ("*",), ("*",)))
         for own in (
             ocsp,
             gone,
