@@ -469,6 +469,23 @@ def test_what_is_remembered_is_bounded_in_octets() -> None:
     assert len(memory) == 10
 
 
+@pytest.mark.parametrize(
+    "function, short, long",
+    [
+        (asn1.known_element, asn1.tlv(0x04, bytes(100)), asn1.tlv(0x04, bytes(10_000))),
+        (names.canonical, strangers.long_name(2), strangers.sequence(strangers.rdn("x" * 3000))),
+        (names.rfc4514, strangers.long_name(2), strangers.sequence(strangers.rdn("x" * 3000))),
+        (public_key_kind, strangers.P256_KEY, strangers.rsa_key(16_000)),
+    ],
+)
+def test_what_is_long_is_not_remembered(
+    function: Callable[[bytes], Any], short: bytes, long: bytes
+) -> None:
+    """Thousands of results may be kept, so that each of them has to be small: strangers choose what is looked at."""
+    assert function(short) is function(bytes(bytearray(short)))
+    assert function(long) is not function(bytes(bytearray(long)))
+
+
 async def test_the_last_of_many_vendors_is_found(
     vendor_pki: VendorPKI, operator_pki: OperatorPKI
 ) -> None:
