@@ -240,6 +240,16 @@ async def test_nameless_devices_are_known_by_their_other_names(desk: Desk) -> No
     await settled(desk, nameless("dns:two.example.net"))
 
 
+async def test_a_device_without_any_name_is_nobody(desk: Desk) -> None:
+    """Nothing would tell it from the next one: no end entity comes into being, and nothing is certified."""
+    entities = await desk.ledger.registry.entities()
+    for template in (CertTemplate(), CertTemplate(subject_der=NULL_DN)):
+        der = await desk.request(template=template)
+        assert (await desk.refused(der))[1] is PKIFailureInfo.badCertTemplate
+    assert await desk.ledger.counts() == {}
+    assert await desk.ledger.registry.entities() == entities
+
+
 async def test_a_renewal_without_name_and_without_oldcertid_is_of_nobody(desk: Desk) -> None:
     """badCertId; with the other names it is the one that has them."""
     one = await settled(desk, nameless("dns:one.example.net"))
