@@ -19,7 +19,9 @@ from ra_gateway.upstream.http import HttpCA
 from ra_gateway.upstream.rest import RestClient
 
 SECONDS = 300.0
-MOST_SENT = 32_000_000  # what the two sockets' buffers may hold, with room; the server stops at twice of it
+MOST_SENT = (
+    32_000_000  # what the two sockets' buffers may hold, with room; the server stops at twice of it
+)
 
 
 @dataclass
