@@ -363,8 +363,14 @@ async def test_a_role_may_say_that_others_devices_are_served(
     assert (await desk.refused(der))[1] is NOT_AUTHORIZED
 
 
-async def test_what_is_blocked_is_blocked_under_every_name(desk: Desk, ra2: pki.Credential) -> None:
-    """Its other names and its keys serve no other subject, whoever asks; unblocked they do."""
+@pytest.mark.parametrize("everything", [False, True])
+async def test_what_is_blocked_is_blocked_under_every_name(
+    desk: Desk, ra2: pki.Credential, everything: bool
+) -> None:
+    """Its other names and its keys serve no other subject, whoever asks, whatever its role names; unblocked they do."""
+    if everything:
+        for name in ("ra1", "ra2"):
+            await bind(desk, Role("everything", ALL, ("ne_tls",), ("*",), ("*",)), name)
     key = pki.make_key("p256")
     await settled(desk, named("CN=enb7,O=Nord", "dns:enb7.example.net"), key=key)
     registry = desk.ledger.registry
