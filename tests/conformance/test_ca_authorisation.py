@@ -363,6 +363,24 @@ async def test_a_role_may_say_that_others_devices_are_served(
     assert (await desk.refused(der))[1] is NOT_AUTHORIZED
 
 
+@pytest.mark.parametrize("eku", [[], [pki.CMC_RA]], ids=["plain", "cmcRA"])
+async def test_what_is_the_pki_s_own_is_no_ra_s_to_renew_or_revoke(
+    desk: Desk, operator_pki: OperatorPKI, eku: list[str]
+) -> None:
+    """Whatever its role names, profiles and others' devices included: an RA's own certificate is not a device's."""
+    own = operator_pki.issuing.issue("CN=ra3,O=Example Operator", eku=eku)
+    certificate = ours(own.certificate)
+    await put_into_ledger(desk, certificate)
+    role = Role("everything", ALL, ("ne_tls", "ra"), ("*",), ("*",), others=True)
+    await bind(desk, role)
+    cert_id = CertId(directory_name(certificate.issuer_der), certificate.serial_number)
+    controls = (Control(OID.oldCertID, cert_id_der(cert_id)),)
+    der = await desk.request(BodyType.kur, controls=controls, template=CertTemplate())
+    assert (await desk.refused(der))[1] is NOT_AUTHORIZED
+    assert (await desk.refused(await desk.revocation(certificate)))[1] is NOT_AUTHORIZED
+    assert await desk.status(certificate) is CertificateStatus.confirmed
+
+
 @pytest.mark.parametrize("everything", [False, True])
 async def test_what_is_blocked_is_blocked_under_every_name(
     desk: Desk, ra2: pki.Credential, everything: bool
