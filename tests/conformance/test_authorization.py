@@ -81,6 +81,18 @@ def purposes(*dotted: str) -> Extension:
 # --- privileged purposes ----------------------------------------------------------------------------------------
 
 
+def test_which_purposes_speak_for_the_pki() -> None:
+    """One that is left out would be anybody's to have: the rest of these tests go by the list."""
+    assert {
+        "1.3.6.1.5.5.7.3.9",  # OCSPSigning
+        "1.3.6.1.5.5.7.3.27",  # cmcCA
+        "1.3.6.1.5.5.7.3.28",  # cmcRA
+        "1.3.6.1.5.5.7.3.29",  # cmcArchive
+        "1.3.6.1.5.5.7.3.32",  # cmKGA
+        "2.5.29.37.0",  # anyExtendedKeyUsage
+    } == PRIVILEGED_PURPOSES
+
+
 @pytest.mark.requirement(36)
 @pytest.mark.parametrize("purpose", sorted(PRIVILEGED_PURPOSES))
 async def test_who_speaks_for_the_pki_is_no_device(world: World, key: Any, purpose: str) -> None:

@@ -144,7 +144,9 @@ async def test_an_ra_does_not_get_registered_names_under_another_subject(desk: D
 
 
 async def test_an_ra_gets_it_under_its_profile_if_its_role_names_it(desk: Desk) -> None:
-    """A role that names the subject is not enough: it has to have the entity's own profile too."""
+    """A role that names the subject is not enough, nor one that has the entity's own profile: it takes both."""
+    await bind(desk, Role("profile", ALL, ("ne_ipsec",)))
+    assert (await desk.refused(await desk.request()))[1] is NOT_AUTHORIZED
     tls = Role("named", ALL, ("ne_tls",), ("CN=enb*,O=Example Operator",), ("dns:enb*",))
     await bind(desk, tls)
     assert (await desk.refused(await desk.request()))[1] is NOT_AUTHORIZED
@@ -236,6 +238,16 @@ async def test_nameless_devices_are_known_by_their_other_names(desk: Desk) -> No
         1
     ] is NOT_AUTHORIZED
     await settled(desk, nameless("dns:two.example.net"))
+
+
+async def test_a_device_without_any_name_is_nobody(desk: Desk) -> None:
+    """Nothing would tell it from the next one: no end entity comes into being, and nothing is certified."""
+    entities = await desk.ledger.registry.entities()
+    for template in (CertTemplate(), CertTemplate(subject_der=NULL_DN)):
+        der = await desk.request(template=template)
+        assert (await desk.refused(der))[1] is PKIFailureInfo.badCertTemplate
+    assert await desk.ledger.counts() == {}
+    assert await desk.ledger.registry.entities() == entities
 
 
 async def test_a_renewal_without_name_and_without_oldcertid_is_of_nobody(desk: Desk) -> None:
@@ -351,8 +363,32 @@ async def test_a_role_may_say_that_others_devices_are_served(
     assert (await desk.refused(der))[1] is NOT_AUTHORIZED
 
 
-async def test_what_is_blocked_is_blocked_under_every_name(desk: Desk, ra2: pki.Credential) -> None:
-    """Its other names and its keys serve no other subject, whoever asks; unblocked they do."""
+@pytest.mark.parametrize("eku", [[], [pki.CMC_RA]], ids=["plain", "cmcRA"])
+async def test_what_is_the_pki_s_own_is_no_ra_s_to_renew_or_revoke(
+    desk: Desk, operator_pki: OperatorPKI, eku: list[str]
+) -> None:
+    """Whatever its role names, profiles and others' devices included: an RA's own certificate is not a device's."""
+    own = operator_pki.issuing.issue("CN=ra3,O=Example Operator", eku=eku)
+    certificate = ours(own.certificate)
+    await put_into_ledger(desk, certificate)
+    role = Role("everything", ALL, ("ne_tls", "ra"), ("*",), ("*",), others=True)
+    await bind(desk, role)
+    cert_id = CertId(directory_name(certificate.issuer_der), certificate.serial_number)
+    controls = (Control(OID.oldCertID, cert_id_der(cert_id)),)
+    der = await desk.request(BodyType.kur, controls=controls, template=CertTemplate())
+    assert (await desk.refused(der))[1] is NOT_AUTHORIZED
+    assert (await desk.refused(await desk.revocation(certificate)))[1] is NOT_AUTHORIZED
+    assert await desk.status(certificate) is CertificateStatus.confirmed
+
+
+@pytest.mark.parametrize("everything", [False, True])
+async def test_what_is_blocked_is_blocked_under_every_name(
+    desk: Desk, ra2: pki.Credential, everything: bool
+) -> None:
+    """Its other names and its keys serve no other subject, whoever asks, whatever its role names; unblocked they do."""
+    if everything:
+        for name in ("ra1", "ra2"):
+            await bind(desk, Role("everything", ALL, ("ne_tls",), ("*",), ("*",)), name)
     key = pki.make_key("p256")
     await settled(desk, named("CN=enb7,O=Nord", "dns:enb7.example.net"), key=key)
     registry = desk.ledger.registry
@@ -504,10 +540,11 @@ async def test_a_profile_of_the_pki_is_not_to_be_had(
         assert await desk.ledger.counts() == {}
 
 
+@pytest.mark.parametrize("everything", [False, True])
 async def test_names_and_keys_of_the_pki_are_nobodys(
-    operator_pki: OperatorPKI, tmp_path: Path
+    operator_pki: OperatorPKI, tmp_path: Path, everything: bool
 ) -> None:
-    """The signers', the authorities' and the RAs', of an RA also after it was deleted."""
+    """The signers', the authorities' and the RAs', of an RA also after it was deleted; whatever an RA's role names."""
     ocsp = operator_pki.issuing.issue("CN=OCSP,O=Example Operator")
     gone = operator_pki.issuing.issue("CN=ra9,O=Example Operator", san=("dns:ra9.example.net",))
     async with open_desk(
@@ -517,6 +554,8 @@ async def test_names_and_keys_of_the_pki_are_nobodys(
         others={"ra9": gone},
     ) as desk:
         await desk.ledger.registry.delete_authority("ra9", "test", NOW)
+        if everything:
+            await bind(desk, Role("everything", ALL, ("ne_ipsec",), ("*",), ("*",)))
         for own in (
             ocsp,
             gone,

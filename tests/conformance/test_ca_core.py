@@ -1187,15 +1187,16 @@ async def test_nothing_is_swept_by_a_clock_that_was_set(
     """A device that has yet to confirm does not lose its certificate to it."""
     enrolment = await desk.enrol()
     desk.clock.advance(days=1)
-    believed, looked = [False], asyncio.Event()
+    looked, sweeps = asyncio.Event(), []
     sweep = desk.ledger.sweep
 
     def steady() -> bool:
         looked.set()
-        return believed[0]
+        return False
 
     async def swept(now: Any) -> int:
-        assert believed[0]
+        looked.set()
+        sweeps.append(now)
         return await sweep(now)
 
     monkeypatch.setattr(desk.ca, "_steady", steady)
@@ -1203,5 +1204,6 @@ async def test_nothing_is_swept_by_a_clock_that_was_set(
     task = asyncio.create_task(desk.ca._sweep_forever())
     await looked.wait()
     task.cancel()
+    assert sweeps == []
     desk.clock.advance(days=-1)
     assert (await desk.confirm(enrolment)).body_type is BodyType.pkiconf

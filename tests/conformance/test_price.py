@@ -114,7 +114,7 @@ async def test_a_strangers_message_costs_little(
     own = {cmp_certificate(world.vendor.root.certificate).spki_der}
     assert set(counter.loaded) <= own
     assert len(counter.verified) <= 6
-    assert len(counter.canonical) <= 20
+    assert len(counter.canonical) <= 16
     assert len(counter.decoded) <= 100
     assert len(counter.copied) <= 300
     assert not counter.derived
@@ -156,6 +156,25 @@ def test_bodies_are_counted_before_they_are_decoded(counter: Counter) -> None:
         with pytest.raises(MalformedMessage, match="512"):
             read(strangers.sequence(*content))
     assert counter.decoded == []
+
+
+def test_headers_and_certificates_are_counted_before_they_are_decoded(
+    stranger: Stranger, counter: Counter
+) -> None:
+    """Decoding thirty thousand elements costs as much as a hundred signatures, and anybody sends them."""
+    infos = strangers.sequence(strangers.sequence(asn1.oid_der("1.2.3")) * 6000)
+    texts = strangers.sequence(b"\x0c\x00" * 20_000)
+    extensions = [strangers.extension(f"1.2.{number}", b"") for number in range(3000)]
+    for read, der, what, outside in (
+        (PKIMessage.from_der, stranger.message(b"\x05\x00" * 30_000), "extraCerts", 0),
+        (PKIMessage.from_der, stranger.message(general_info=infos), "generalInfo", 1),
+        (PKIMessage.from_der, stranger.message(free_text=texts), "freeText", 1),
+        (Certificate.from_der, stranger.signer(*extensions), "extensions", 1),
+    ):
+        counter.decoded.clear()
+        with pytest.raises(MalformedMessage, match=f"more than [0-9]+ elements in {what}"):
+            read(der)
+        assert counter.decoded == [der] * outside  # where it is left closed what they are in
 
 
 async def test_one_request_is_all_that_is_decoded(world: World, counter: Counter) -> None:
@@ -230,7 +249,7 @@ def test_names_of_a_bag_are_read_within_a_budget(stranger: Stranger, counter: Co
     now = leaf.not_before + timedelta(days=365)
     with pytest.raises(NoPath):
         domain.find_path(leaf, bag, now)
-    assert len({*counter.canonical}) <= 20
+    assert len({*counter.canonical}) <= 14
     with pytest.raises(SignerNotTrusted, match="was not signed by the key"):
         domain.find_path(leaf, [*bag, Certificate.from_der(above)], now)
 
@@ -335,14 +354,17 @@ def test_a_domain_bounds_rsa_keys_on_both_sides() -> None:
 def test_a_key_is_touched_after_the_signature_over_it(
     vendor_pki: VendorPKI, stranger: Stranger, world: World, counter: Counter
 ) -> None:
-    """A forged CA, and a forged leaf below a true CA: neither's key is looked at."""
+    """A forged CA, alone or above others, and a forged leaf below a true CA: nobody's key is looked at."""
     anchor = cmp_certificate(vendor_pki.root.certificate)
     foreign = FOREIGN_KEYS["dhKeyAgreement"]
-    name = names.from_rfc4514("CN=Sub")
+    name, lower = names.from_rfc4514("CN=Sub"), names.from_rfc4514("CN=Below")
     ca = Certificate.from_der(strangers.forged(name, anchor.subject_der, foreign, strangers.CA))
+    below = Certificate.from_der(strangers.forged(lower, name, foreign, strangers.CA))
     leaf = Certificate.from_der(stranger.signer(issuer=name, key=foreign))
+    lowest = Certificate.from_der(stranger.signer(issuer=lower, key=foreign))
+    direct = Certificate.from_der(stranger.signer(key=foreign))
     domain = world.endpoint.vendors[-1]
-    for chain in ((leaf, ca), (Certificate.from_der(stranger.signer(key=foreign)),)):
+    for chain in ((leaf, ca), (lowest, below, ca), (direct,)):
         with pytest.raises(CMPError, match="was not signed by"):
             domain.find_path(chain[0], chain[1:], world.clock())
     assert foreign not in counter.loaded
@@ -446,6 +468,23 @@ def test_what_is_remembered_is_bounded_in_octets() -> None:
     assert memory.get(bytes(99) + bytes([0])) is None
     memory.keep(bytes(1001), 0)
     assert len(memory) == 10
+
+
+@pytest.mark.parametrize(
+    "function, short, long",
+    [
+        (asn1.known_element, asn1.tlv(0x04, bytes(100)), asn1.tlv(0x04, bytes(10_000))),
+        (names.canonical, strangers.long_name(2), strangers.sequence(strangers.rdn("x" * 3000))),
+        (names.rfc4514, strangers.long_name(2), strangers.sequence(strangers.rdn("x" * 3000))),
+        (public_key_kind, strangers.P256_KEY, strangers.rsa_key(16_000)),
+    ],
+)
+def test_what_is_long_is_not_remembered(
+    function: Callable[[bytes], Any], short: bytes, long: bytes
+) -> None:
+    """Thousands of results may be kept, so that each of them has to be small: strangers choose what is looked at."""
+    assert function(short) is function(bytes(bytearray(short)))
+    assert function(long) is not function(bytes(bytearray(long)))
 
 
 async def test_the_last_of_many_vendors_is_found(

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509 import verification
 from cryptography.x509.oid import NameOID
 from hypothesis import event, given, note, settings
 from hypothesis import strategies as st
 
 import ra_gateway.cmp.certificates
+from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, AlgorithmRefused, verify_signature
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import NULL_DN
@@ -439,6 +440,59 @@ def test_a_critical_extension_that_is_known() -> None:
     purposes = x509.ExtendedKeyUsage([x509.ObjectIdentifier("1.3.6.1.5.5.7.3.2")])
     made = chain(1, changes={0: {"extensions": [(names, True), (purposes, True)]}})
     assert len(find(domain(made.root), made.leaf, *made.middle)) == 3
+
+
+VERSION = {number: asn1.tlv(0xA0, asn1.encode(number - 1)) for number in (1, 2, 3, 4, 2**70)}
+UNIQUE_ID = asn1.tlv(0x81, b"\x00\x01")
+SHA384 = asn1.tlv(0x30, asn1.oid_der("1.2.840.10045.4.3.3"))
+
+
+def signed_form(version: bytes, *, inner: bytes = b"", unique: bytes = b"", bare: bool) -> bytes:
+    """A certificate that its issuer signed as it is, in a form of its own: ECDSA with SHA-256 outside.
+
+    Args:
+        inner: AlgorithmIdentifier in the TBSCertificate, by default the same as outside.
+        unique: issuerUniqueID.
+        bare: Without extensions.
+    """
+    root = make_root("Forms")
+    tbs, algorithm, _ = asn1.parts(root.issue("CN=leaf").der, 3, "it")
+    _, serial, _, *middle, extensions = asn1.parts(tbs, 10, "it")
+    last = b"" if bare else extensions
+    changed = asn1.tlv(0x30, version, serial, inner or algorithm, *middle, unique, last)
+    assert isinstance(root.private_key, ec.EllipticCurvePrivateKey)
+    signature = root.private_key.sign(changed, ec.ECDSA(hashes.SHA256()))
+    return asn1.tlv(0x30, changed, algorithm, asn1.tlv(0x03, b"\x00", signature))
+
+
+@pytest.mark.parametrize(
+    "version, more, accepted",
+    [
+        (VERSION[3], {"bare": False}, True),
+        (b"", {"bare": True}, True),
+        (VERSION[1], {"bare": True}, True),
+        (VERSION[2], {"bare": True, "unique": UNIQUE_ID}, True),
+        (VERSION[3], {"bare": False, "inner": SHA384}, False),
+        (VERSION[3], {"bare": True, "inner": SHA384}, False),
+        (b"", {"bare": False}, False),
+        (VERSION[1], {"bare": False}, False),
+        (VERSION[2], {"bare": False}, False),
+        (b"", {"bare": True, "unique": UNIQUE_ID}, False),
+        (VERSION[4], {"bare": False}, False),
+        (VERSION[4], {"bare": True}, False),
+        (VERSION[2**70], {"bare": True}, False),
+    ],
+)
+def test_what_a_signed_certificate_may_not_say(
+    version: bytes, more: dict[str, Any], accepted: bool
+) -> None:
+    """Two algorithms, a version that is none, or what its version does not have (RFC 5280 4.1), whoever signed it."""
+    der = signed_form(version, **more)
+    if accepted:
+        assert Certificate.from_der(der).der == der
+    else:
+        with pytest.raises(MalformedMessage):
+            Certificate.from_der(der)
 
 
 @pytest.mark.requirement(15, 21)

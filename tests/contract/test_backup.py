@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import sqlite3
 import stat
@@ -249,6 +250,13 @@ async def test_a_dump_that_unpacks_to_too_much_is_refused(
     assert unpacked <= 101 * path.stat().st_size + (2 << 20)
 
 
+def sealed(lines: list[bytes]) -> bytes:
+    """A dump of these lines, with a trailer that fits."""
+    octets = b"".join(lines)
+    trailer = json.dumps({"sha256": sha256(octets).hexdigest()}, separators=(",", ":"))
+    return gzip.compress(octets + trailer.encode() + b"\n")
+
+
 @pytest.mark.parametrize(
     "row", [b"[" * 100_000, b'["a","[]"]', b'{"table":"nothing"}', b"[1e999]", b"7"]
 )
@@ -258,13 +266,41 @@ async def test_rows_that_are_none_are_refused(tmp_path: Path, row: bytes) -> Non
     async with opened(tmp_path / "ledger.sqlite") as ledger:
         await dump(ledger, path, NOW)
     lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)[:-1]
-    octets = b"".join(lines) + row + b"\n"
-    trailer = json.dumps({"sha256": sha256(octets).hexdigest()}, separators=(",", ":")).encode()
-    path.write_bytes(gzip.compress(octets + trailer + b"\n"))
+    path.write_bytes(sealed([*lines, row + b"\n"]))
     async with opened(tmp_path / "new.sqlite") as ledger:
         with pytest.raises(ConfigError, match="is not a complete, unaltered dump"):
             await restore(path, ledger)
         assert await ledger.counts() == {}
+
+
+@pytest.mark.parametrize("announced", [-1, 1, 1000])
+async def test_other_rows_than_the_dump_announces_are_refused(
+    tmp_path: Path, announced: int
+) -> None:
+    """Fewer or more: all that it holds, or nothing."""
+    path = tmp_path / "dump"
+    async with opened(tmp_path / "ledger.sqlite") as ledger:
+        await dump(ledger, path, NOW)
+    first, *lines, _ = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+    header = json.loads(first)
+    header["counts"]["audit_head"] += announced
+    path.write_bytes(sealed([json.dumps(header).encode() + b"\n", *lines]))
+    async with opened(tmp_path / "new.sqlite") as ledger:
+        with pytest.raises(ConfigError, match="not a complete, unaltered dump"):
+            await restore(path, ledger)
+
+
+async def test_a_line_that_is_longer_than_any_is_refused(tmp_path: Path) -> None:
+    """Also where all of the dump unpacks to no more than it may."""
+    path = tmp_path / "dump"
+    async with opened(tmp_path / "ledger.sqlite") as ledger:
+        await dump(ledger, path, NOW)
+    lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)[:-1]
+    long = b'["' + os.urandom(60_000).hex().encode() + b"x" * (5 << 20) + b'"]\n'
+    path.write_bytes(sealed([*lines, long]))
+    async with opened(tmp_path / "new.sqlite") as ledger:
+        with pytest.raises(ConfigError, match="has a line of more than"):
+            await restore(path, ledger)
 
 
 async def test_a_dump_of_another_release_is_refused(

@@ -17,7 +17,14 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config import load
 from ra_gateway.ra.approving import NotHeld, decide, request_digest
-from ra_gateway.ra.transaction import Event, State, Transaction, advance
+from ra_gateway.ra.transaction import (
+    Event,
+    Exchange,
+    State,
+    Transaction,
+    TransactionKey,
+    advance,
+)
 from ra_gateway.stores.redis import RedisStore
 from tests.contract.transactions import new_transaction, system_clock
 from tests.integration.test_cli import run
@@ -184,6 +191,30 @@ def test_another_request_in_the_place_of_the_one_that_was_shown(
     ended = approvals(config, "approve", shown[:20])
     assert (ended.exit_code, "No request" in ended.stderr) == (1, True)
     assert in_redis(config, lambda store: store.load(other.key)).state is State.HELD
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"opening": Exchange(b"another message", b"")},
+        {"created_at": system_clock()},
+        {"endpoint": "other"},
+        {"upstream": "other"},
+        {"body_type": BodyType.cr},
+        {"subject_der": from_rfc4514("CN=another")},
+        {"san": ("dns:another.example.net",)},
+        {"public_key_der": b"another key"},
+        {"key": TransactionKey("other", b"a" * 32, b"t" * 16)},
+        {"key": TransactionKey("acme", b"b" * 32, b"t" * 16)},
+        {"key": TransactionKey("acme", b"a" * 32, b"u" * 16)},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_whatever_differs_is_another_request(other: dict[str, Any]) -> None:
+    """Two that look alike, and of which one asks for more, in an extension say, do not share what they go by."""
+    key = TransactionKey("acme", b"a" * 32, b"t" * 16)
+    shown = new_transaction(key=key, created_at=system_clock() - timedelta(hours=1))
+    assert request_digest(dataclasses.replace(shown, **other)) != request_digest(shown)
 
 
 async def test_what_changes_between_looking_and_deciding(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import pytest
 import structlog
 from redis.asyncio import Redis
 
+from ra_gateway.app import ca, gateway
 from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.gateway import Application
+from ra_gateway.app.running import STEADY
+from ra_gateway.clocks import now
 from ra_gateway.config import load
 from ra_gateway.ra.withdrawing import Withdrawing
+from tests.contract.transactions import new_transaction
 from tests.support.pki import VendorPKI
 from tests.support.processes import make_setup
 
@@ -71,3 +76,32 @@ async def test_a_poisoned_store(tmp_path: Path, vendor_pki: VendorPKI, redis_url
     assert [line["event"] for line in logs if line["log_level"] == "error"] == [
         "store.not_believed"
     ]
+
+
+async def test_a_clock_that_is_set(
+    tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day ahead, while all that `serve` starts is at work: nothing is revoked, forgotten or signed by it."""
+    ahead = timedelta()
+
+    def wall() -> datetime:
+        return now() + ahead
+
+    monkeypatch.setattr(gateway, "now", wall)
+    monkeypatch.setattr(ca, "now", wall)
+    for name, value in (("_clock", wall), ("_anchor", STEADY._anchor), ("_stepped_at", None)):
+        monkeypatch.setattr(STEADY, name, value)
+    application = Application(load(make_setup(tmp_path, vendors={"acme": vendor_pki})))
+    await application.start()
+    try:
+        bundled = application._bundled
+        assert bundled is not None
+        steady = application.node.steady, bundled.ca._steady, bundled.publisher._steady
+        assert [each() for each in steady] == [True] * 3
+        transaction = new_transaction(created_at=wall(), expires_at=wall() + timedelta(hours=1))
+        await application.store.create(transaction)
+        ahead = timedelta(days=1)
+        assert [each() for each in steady] == [False] * 3
+        assert await application.store.load(transaction.key) == transaction
+    finally:
+        await application.stop()

@@ -19,7 +19,9 @@ from ra_gateway.upstream.http import HttpCA
 from ra_gateway.upstream.rest import RestClient
 
 SECONDS = 300.0
-MOST_SENT = 32_000_000  # what the two sockets' buffers may hold, with room; the server stops at ten times of it
+MOST_SENT = (
+    32_000_000  # what the two sockets' buffers may hold, with room; the server stops at twice of it
+)
 
 
 @dataclass
@@ -38,7 +40,7 @@ async def sending(head: bytes, again: bytes) -> AsyncIterator[Server]:
         try:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(head)
-            while again and server.sent_octets < 10 * MOST_SENT:
+            while again and server.sent_octets < 2 * MOST_SENT:
                 writer.write(again)
                 await writer.drain()
                 server.sent_octets += len(again)

@@ -219,6 +219,13 @@ def _thicket(of: Stranger) -> bytes:
     return of.message(*(of.signer(issuer=one) for _ in range(3)), *cas)
 
 
+def _brood(of: Stranger) -> bytes:
+    """Thirteen CAs of one name, each below the vendor's root, and three signers that any of them may have issued."""
+    name = from_rfc4514("CN=Brood")
+    cas = [forged(name, of.anchor.subject_der, of.key_der, CA) for _ in range(13)]
+    return of.message(*(of.signer(issuer=name) for _ in range(3)), *cas)
+
+
 def _many_names(of: Stranger) -> bytes:
     """Sixteen certificates, each with the longest names that are read, and no key identifier to choose by."""
     names = [long_name(15, f"{number}-{secrets.token_hex(4)}") for number in range(32)]
@@ -261,6 +268,7 @@ SHAPES: dict[str, Callable[[Stranger], bytes]] = {
     "signers of long issuers": _name_bomb,
     "signers of long issuers that are read": lambda of: _name_bomb(of, 15),
     "thicket": _thicket,
+    "brood": _brood,
     "sender of 4400 RDNs": lambda of: of.message(
         *(of.signer() for _ in range(16)), sender=long_name(4000), kid=None
     ),

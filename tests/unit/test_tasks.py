@@ -30,6 +30,13 @@ class Scripted:
     async def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
 
+    async def begun_anew(self, task: asyncio.Task[None]) -> None:
+        """Wait until it goes on for ever, or nobody begins it any more."""
+        alive = asyncio.create_task(self.alive.wait())
+        await asyncio.wait({task, alive}, return_when=asyncio.FIRST_COMPLETED)
+        alive.cancel()
+        assert not task.done()
+
 
 async def test_whatever_a_task_dies_of_it_is_begun_anew() -> None:
     """An exception, an end that should not be, a cancellation of something inside; each is told with its cause."""
@@ -37,7 +44,7 @@ async def test_whatever_a_task_dies_of_it_is_begun_anew() -> None:
     scripted = Scripted(*deaths)
     with structlog.testing.capture_logs() as logs:
         task = asyncio.create_task(supervised("sweeping", scripted.work, sleep=scripted.sleep))
-        await scripted.alive.wait()
+        await scripted.begun_anew(task)
     assert scripted.beginnings == 5
     assert [line["exc_info"] for line in logs] == deaths
     assert {(line["event"], line["task"], line["log_level"]) for line in logs} == {
@@ -52,7 +59,7 @@ async def test_the_pause_has_a_bound() -> None:
     """A minute; who waits for the task to come back knows how long."""
     scripted = Scripted(*[RuntimeError()] * 12)
     task = asyncio.create_task(supervised("sweeping", scripted.work, sleep=scripted.sleep))
-    await scripted.alive.wait()
+    await scripted.begun_anew(task)
     assert max(scripted.pauses) == scripted.pauses[-1] == 60
     await ended(task)
 
