@@ -11,6 +11,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ from ra_gateway.cli.main import app
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.keys import load_certificates, write_private_key
 from tests.support import dialogue
-from tests.support.pki import OperatorPKI, VendorPKI, make_key, write_certificates
+from tests.support.pki import OperatorPKI, VendorPKI, make_key, make_root, write_certificates
 from tests.support.processes import GatewayProcess, edit, make_setup
 
 PASSWORD: Final = "correct-horse-battery-staple"
@@ -212,6 +213,23 @@ def test_init_checks_before_it_writes(option: tuple[str, str], told: str, tmp_pa
     assert (ended.exit_code, ended.stdout) == (2, "")
     assert told in " ".join(ended.stderr.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_init_takes_no_root_that_is_none(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """A base station's certificate, a sub-CA and a root of the past are told from a root at once."""
+    now = datetime.now(UTC)
+    old = make_root("Old", not_before=now - timedelta(days=9), not_after=now - timedelta(days=1))
+    files = {
+        "device": (vendor_pki.device("SN-1").certificate, "is not a root certificate"),
+        "sub": (vendor_pki.sub.certificate, "is not a root certificate"),
+        "old": (old.certificate, "Ask the vendor for the root"),
+    }
+    for name, (certificate, told) in files.items():
+        path = write_certificates(tmp_path / f"{name}.pem", certificate)
+        ended = run("init", tmp_path / "g", "--vendor", f"acme={path}")
+        assert (ended.exit_code, ended.stdout) == (2, "")
+        assert told in " ".join(ended.stderr.split())
+        assert not (tmp_path / "g").exists()
 
 
 def test_check_config_says_everything_that_is_wrong(tmp_path: Path) -> None:
