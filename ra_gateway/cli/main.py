@@ -148,6 +148,8 @@ def init(
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise typer.BadParameter(f"{name!r} may only have letters, digits, - and _")
         vendors[name] = (str(Path(root).resolve()), str(Path(sub).resolve()) if sub else "")
+        for file in filter(None, vendors[name]):
+            load_certificates(Path(file), f"--vendor {name}")
         for anchor in anchors([Path(vendors[name][0])], f"--vendor {name}"):
             if not anchor.valid_at(now()):
                 problem = Problem(
@@ -156,8 +158,6 @@ def init(
                     "Ask the vendor for the root that its base stations have now",
                 )
                 raise ConfigError([problem])
-        if sub:
-            load_certificates(Path(vendors[name][1]), f"--vendor {name}")
     if not re.fullmatch(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", domain):
         raise typer.BadParameter(f"{domain!r} is no DNS domain like ran.example.net")
     from ra_gateway.cli.setup import require_empty, write_setup  # the extra `ca`
