@@ -27,6 +27,7 @@ from ra_gateway.cli.revocation import revocation
 from ra_gateway.cli.telling import (
     ConfigOption,
     KeyKindOption,
+    called,
     fail,
     out,
     read_password,
@@ -185,7 +186,7 @@ def init(
         f"Move {directory}/ca/root.key offline now, in two copies: the service does not need it, and who has it can "
         "make any certificate."
     )
-    say(f"Next: ra-gateway serve --config {path}")
+    say(f"Next: {called()} serve --config {path}")
 
 
 @app.command()
