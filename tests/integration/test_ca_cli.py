@@ -234,7 +234,7 @@ def test_an_ra_certificate_is_carried_over_and_installed(config: Path, tmp_path:
 def test_an_ra_certificate_is_not_issued_at_random(config: Path, tmp_path: Path) -> None:
     """An existing file, an empty password, a missing role or subject: nothing is written."""
     empty = tmp_path / "empty"
-    empty.touch()
+    empty.touch(0o600)
     out, password = tmp_path / "ra.p12", tmp_path / "password"
     new: list[str | Path] = ["ra", "issue", "new", "--out", out, "--password-file", password]
     assert "Register it with --role" in refused(config, *new)
