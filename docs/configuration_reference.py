@@ -22,8 +22,8 @@ PREFACE = """# Configuration reference
 <!-- Written by docs/configuration_reference.py from ra_gateway/config/; a test compares them. -->
 
 One TOML file tells a gateway everything; `config/gateway.production.toml` and
-`config/gateway.development.toml` are commented examples. `ra-gateway check-config FILE` reports
-every problem of a file at once.
+`config/gateway.development.toml` are commented examples. `ra-gateway check-config --config FILE`
+reports every problem of a file at once.
 
 - Relative paths start at the directory of the configuration file.
 - Unknown keys are refused, and nothing is converted: `"8080"` is not a number.

@@ -9,11 +9,12 @@ from ra_gateway.app.running import (
     run_until_signalled,
 )
 from ra_gateway.app.trust import operator_domain, vendor_domains
-from ra_gateway.app.warnings import of_file, warnings
+from ra_gateway.app.warnings import ca_warnings, of_file, warnings
 
 __all__ = [
     "Application",
     "CannotListen",
+    "ca_warnings",
     "catch_signals",
     "check",
     "cmp_listener",

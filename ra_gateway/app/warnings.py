@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import shlex
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from ra_gateway.app.trust import certificates
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.config import AnswerTrust, GatewayConfig, IdentityConfig
+from ra_gateway.config import (
+    AnswerTrust,
+    CAConfig,
+    CAServiceConfig,
+    GatewayConfig,
+    IdentityConfig,
+    VendorConfig,
+)
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import HSM_SCHEME
 
@@ -35,12 +42,36 @@ def warnings(config: GatewayConfig, now: datetime) -> list[Problem]:
     Args:
         now: Aware UTC.
     """
-    return [*of_safety(config), *_of_expiry(config, now)]
+    return [*of_safety(config), *_of_expiry(_certificate_paths(config), now)]
+
+
+def ca_warnings(config: CAServiceConfig, now: datetime) -> list[Problem]:
+    """Return the same of a configuration that `ra-gateway ca serve` reads.
+
+    Args:
+        now: Aware UTC.
+    """
+    vendors = {} if config.ca.client is None else config.vendors
+    public = [*_vendor_paths(vendors)]
+    return [
+        *_of_root_keys(_root_keys(config.ca)),
+        *_of_modes({}, config.ca, public),
+        *_of_expiry(public, now),
+    ]
 
 
 def of_safety(config: GatewayConfig) -> list[Problem]:
     """Return what strangers, devices or neighbours on the host could use; nothing of certificates' dates."""
-    return [*_of_names(config), *_of_revocation(config), *_of_root_keys(config), *_of_modes(config)]
+    beside = [path.with_suffix(".key") for path in config.operator.anchors_paths]
+    public = [*_certificate_paths(config)]
+    if config.inventory is not None:
+        public.append(("inventory.csv_path", (config.inventory.csv_path,)))
+    return [
+        *_of_names(config),
+        *_of_revocation(config),
+        *_of_root_keys([*beside, *_root_keys(config.ca)]),
+        *_of_modes({"ra.key_path": [config.ra.key_path]}, config.ca, public),
+    ]
 
 
 def of_file(path: Path) -> list[Problem]:
@@ -126,8 +157,8 @@ def _of_revocation(config: GatewayConfig) -> Iterator[Problem]:
     if remote and config.operator.revocation.mode == "off":
         yield Problem(
             "operator.revocation.mode",
-            f"is off, and what upstream {remote[0]} revoked is known to that CA alone: a device whose certificate "
-            "was revoked renews it",
+            f"is off, and what upstream {remote[0]} revoked is known to that CA alone: a renewal by a revoked "
+            "certificate is stopped only if the CA stops it",
             'Set it to "hard", with crl_urls or ocsp_url of that CA',
         )
 
@@ -135,11 +166,14 @@ def _of_revocation(config: GatewayConfig) -> Iterator[Problem]:
 # --- files ----------------------------------------------------------------------------------------------------
 
 
-def _of_root_keys(config: GatewayConfig) -> Iterator[Problem]:
-    beside = [path.with_suffix(".key") for path in config.operator.anchors_paths]
-    if config.ca is not None:
-        beside += [config.ca.directory_path / "root.key"]
-        beside += sorted(config.ca.directory_path.glob("retired-roots/*/root.key"))
+def _root_keys(ca: CAConfig | None) -> list[Path]:
+    if ca is None:
+        return []
+    retired = sorted(ca.directory_path.glob("retired-roots/*/root.key"))
+    return [ca.directory_path / "root.key", *retired]
+
+
+def _of_root_keys(beside: Iterable[Path]) -> Iterator[Problem]:
     for path in dict.fromkeys(beside):
         if path.is_file() and not _names_hsm_key(path):
             yield Problem(
@@ -157,14 +191,18 @@ def _names_hsm_key(path: Path) -> bool:
         return False
 
 
-def _of_modes(config: GatewayConfig) -> Iterator[Problem]:
-    files = {"ra.key_path": [config.ra.key_path]}
+def _of_modes(
+    secret: Mapping[str, Sequence[Path]],
+    ca: CAConfig | None,
+    public: Iterable[tuple[str, Sequence[Path]]],
+) -> Iterator[Problem]:
+    files = dict(secret)
     directories: dict[str, list[Path]] = {}
-    if config.ca is not None:
-        files["ca.directory_path"] = sorted(config.ca.directory_path.glob("**/*.key"))
-        directories["ca.directory_path"] = [config.ca.directory_path]
-        if config.ca.ledger_path is not None:
-            ledger = config.ca.ledger_path
+    if ca is not None:
+        files["ca.directory_path"] = sorted(ca.directory_path.glob("**/*.key"))
+        directories["ca.directory_path"] = [ca.directory_path]
+        if ca.ledger_path is not None:
+            ledger = ca.ledger_path
             files["ca.ledger_path"] = [
                 ledger.with_name(ledger.name + suffix) for suffix in _LEDGER_SUFFIXES
             ]
@@ -182,9 +220,6 @@ def _of_modes(config: GatewayConfig) -> Iterator[Problem]:
     }.items():
         if (mode := _mode(path)) & (stat.S_IWGRP | stat.S_IWOTH):
             yield _writable(setting, path, mode, "replace what is in it")
-    public = [*_certificate_paths(config)]
-    if config.inventory is not None:
-        public.append(("inventory.csv_path", (config.inventory.csv_path,)))
     for setting, read in public:
         for path in read:
             if (mode := _mode(path)) & stat.S_IWOTH:
@@ -201,8 +236,8 @@ def _mode(path: Path) -> int:
 # --- dates ----------------------------------------------------------------------------------------------------
 
 
-def _of_expiry(config: GatewayConfig, now: datetime) -> Iterator[Problem]:
-    for setting, paths in _certificate_paths(config):
+def _of_expiry(read: Iterable[tuple[str, Sequence[Path]]], now: datetime) -> Iterator[Problem]:
+    for setting, paths in read:
         try:
             found = certificates(paths, setting)
         except ConfigError:
@@ -226,14 +261,18 @@ def _expiring(setting: str, found: Iterable[Certificate], now: datetime) -> Iter
         )
 
 
+def _vendor_paths(vendors: Mapping[str, VendorConfig]) -> Iterator[tuple[str, Sequence[Path]]]:
+    for name, vendor in vendors.items():
+        yield f"vendors.{name}.anchors_paths", vendor.anchors_paths
+        yield f"vendors.{name}.intermediates_paths", vendor.intermediates_paths
+
+
 def _certificate_paths(config: GatewayConfig) -> Iterator[tuple[str, Sequence[Path]]]:
     yield "ra.certificate_path", (config.ra.certificate_path,)
     yield "ra.chain_paths", config.ra.chain_paths
     yield "operator.anchors_paths", config.operator.anchors_paths
     yield "operator.intermediates_paths", config.operator.intermediates_paths
-    for name, vendor in config.vendors.items():
-        yield f"vendors.{name}.anchors_paths", vendor.anchors_paths
-        yield f"vendors.{name}.intermediates_paths", vendor.intermediates_paths
+    yield from _vendor_paths(config.vendors)
     for name, upstream in config.upstreams.items():
         yield f"upstreams.{name}.issuing_ca_paths", upstream.issuing_ca_paths
         if isinstance(upstream, AnswerTrust):

@@ -7,18 +7,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Final
 
+import structlog
 import typer
 
 from ra_gateway import logs
-from ra_gateway.app import now, run_until_signalled
+from ra_gateway.app import ca_warnings, now, of_file, run_until_signalled
 from ra_gateway.app.ca import (
     CAService,
     ca_checkpoints,
     ca_ledger,
     ca_material,
     ca_profiles,
+    check_ca,
     crl_publisher,
 )
+from ra_gateway.app.doctor.ledger import ledger_warnings
 from ra_gateway.ca.directory import CADirectory
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.ledger.backup import dump, restore
@@ -57,7 +60,8 @@ from ra_gateway.cli.telling import (
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import general_names
-from ra_gateway.config import CAConfig, load_ca
+from ra_gateway.config import CAConfig, CAServiceConfig, load_ca
+from ra_gateway.errors import ConfigError
 from ra_gateway.keys import load_certificates, pem
 
 ca_app = typer.Typer(
@@ -288,11 +292,37 @@ def ca_serve(config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
     settings = load_ca(config)
     logs.configure(settings.log.format, settings.log.level)
-    run(run_until_signalled(CAService(settings), _announce))
+    service = CAService(settings)
+    for warning in _warnings(config, settings):
+        structlog.get_logger().warning("config.warning", detail=warning)
+    run(run_until_signalled(service, _announce))
 
 
 def _announce(host: str, port: int) -> None:
     say(f"listening on {host}:{port}")
+
+
+def _warnings(path: Path, settings: CAServiceConfig) -> list[str]:
+    """Return what works and is less safe than it looks, in sentences."""
+    found = [str(problem) for problem in (*of_file(path), *ca_warnings(settings, now()))]
+    return [*found, *ledger_warnings(settings.ca)]
+
+
+def check_ca_config(path: Path) -> None:
+    """Read the configuration of `ca serve` and every file it names, and say everything that is wrong.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
+    settings = load_ca(path)
+    check_ca(settings)
+    client = settings.ca.client
+    if client is None:
+        say(f"{path}: good. A CA in RA mode.")
+    else:
+        say(f"{path}: good. A CA in RA mode and in client mode, {len(client.vendors)} vendor(s).")
+    for warning in _warnings(path, settings):
+        say(f"warning: {warning}")
 
 
 @ca_app.command("profiles")
@@ -359,12 +389,23 @@ def ca_restore(
 ) -> None:
     """Fill an empty ledger, SQLite or PostgreSQL, from a dump: with all of it, or nothing."""
 
-    async def read(ledger: Ledger, _: CAConfig) -> str:
+    async def read(ledger: Ledger, settings: CAConfig) -> None:
         with progress("Reading") as step:
             dumped = await restore(file, ledger, step)
-        return f"Restored {dumped.row_count} rows, as of {dumped.at}."
+        say(f"Restored {dumped.row_count} rows, as of {dumped.at}.")
+        checkpoints = ca_checkpoints(settings)
+        try:
+            await checkpoints.compare(ledger)
+        except TrailRewritten:
+            say(
+                "Checkpoints tell of lines of the audit trail that the dump has not. "
+                f"Move {checkpoints.path} away, and keep it: "
+                "otherwise `ra-gateway ca verify` finds that the trail was cut off."
+            )
+        except (ConfigError, OSError):
+            pass  # `ca verify` says what is wrong with the file
 
-    say(with_ledger(config, read))
+    with_ledger(config, read)
     say("Next: ra-gateway ca verify")
 
 

@@ -27,6 +27,7 @@ from ra_gateway.cli.revocation import revocation
 from ra_gateway.cli.telling import (
     ConfigOption,
     KeyKindOption,
+    called,
     fail,
     out,
     read_password,
@@ -38,7 +39,7 @@ from ra_gateway.cli.telling import (
 )
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.config import GatewayConfig, load
+from ra_gateway.config import GatewayConfig, is_of_ca_alone, load
 from ra_gateway.device import client
 from ra_gateway.device.client import NotCMP, ServerUnreachable
 from ra_gateway.device.enrollment import (
@@ -185,7 +186,7 @@ def init(
         f"Move {directory}/ca/root.key offline now, in two copies: the service does not need it, and who has it can "
         "make any certificate."
     )
-    say(f"Next: ra-gateway serve --config {path}")
+    say(f"Next: {called()} serve --config {path}")
 
 
 @app.command()
@@ -218,6 +219,11 @@ def _warnings(path: Path, settings: GatewayConfig) -> list[str]:
 @told
 def check_config(config: ConfigOption = Path("gateway.toml")) -> None:
     """Read the configuration and every file it names, and say everything that is wrong."""
+    if is_of_ca_alone(config):
+        from ra_gateway.cli.ca import check_ca_config  # the extra `ca`
+
+        check_ca_config(config)
+        return
     settings = load(config)
     check(settings)
     say(

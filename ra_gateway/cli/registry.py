@@ -319,7 +319,8 @@ def entity_import(
                 progress=lambda done: step(done, len(made)),
             )
 
-    say(f"Registered {with_ledger(config, add)} end entities.")
+    count = with_ledger(config, add)
+    say(f"Registered {count} end {'entity' if count == 1 else 'entities'}.")
 
 
 def _read_csv(path: Path, known: _Known) -> tuple[list[int], list[EndEntity]]:

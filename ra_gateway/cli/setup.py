@@ -36,8 +36,9 @@ listen_port = {port}
 format = "{log_format}"
 level = "info"
 
-# In memory: one process, nothing survives a restart. For more, kind = "redis" and redis_url_path. Every gateway
-# that shares a Redis needs this same seal.key: who has it can make the gateways believe what is kept there.
+# In memory: one process, nothing survives a restart. For more, kind = "redis", and its URL: redis_url_path names a file
+# that holds it, or redis_url = "redis://127.0.0.1:6379/0" is the URL itself, if it has no password. Every gateway that
+# shares a Redis needs this same seal.key: who has it can make the gateways believe what is kept there.
 [store]
 kind = "memory"
 seal_key_paths = ["seal.key"]

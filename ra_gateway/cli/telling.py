@@ -6,6 +6,9 @@ Exit codes: 0 done; 1 the other side refused or something failed; 2 the command 
 from __future__ import annotations
 
 import asyncio
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -65,6 +68,14 @@ DirectoryPasswordOption = Annotated[
     Path | None,
     typer.Option("--password-file", help="File with the password of the keys in the directory."),
 ]
+
+
+def called() -> str:
+    """Return what this command is called by in this shell: its name, with the way to it if it is not on the path."""
+    name = Path(sys.argv[0]).name
+    if name != "ra-gateway" or shutil.which(name) == shutil.which(sys.argv[0]):
+        return "ra-gateway"
+    return shlex.quote(sys.argv[0])
 
 
 def say(text: str) -> None:
@@ -147,7 +158,7 @@ def show_facts(facts: Iterable[tuple[str, str]]) -> None:
     """Print names and values, one a line; values that are empty are left out."""
     for name, value in facts:
         if value:
-            say(f"{name + ':':<14}{value}")
+            say(f"{name + ':':<13} {value}")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from ra_gateway.config.ca_tables import (
     CAStatusConfig,
 )
 from ra_gateway.config.dialects import DIALECTS
-from ra_gateway.config.reading import load, load_ca, parse
+from ra_gateway.config.reading import is_of_ca_alone, load, load_ca, parse
 from ra_gateway.config.service_tables import LogConfig, ServerConfig, StoreConfig
 from ra_gateway.config.tables import (
     AlgorithmsConfig,
@@ -110,6 +110,7 @@ __all__ = [
     "UpstreamConfig",
     "VaultUpstream",
     "VendorConfig",
+    "is_of_ca_alone",
     "load",
     "load_ca",
     "parse",

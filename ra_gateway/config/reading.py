@@ -58,6 +58,17 @@ def load_ca(path: Path, *, check_files: bool = True) -> CAServiceConfig:
     return _validate(CAServiceConfig, raw, CA_RULES, path.parent, check_files)
 
 
+def is_of_ca_alone(path: Path) -> bool:
+    """Return whether a file has the table `[ca]` and none of those that every gateway has: one for `ca serve`.
+
+    Raises:
+        ConfigError: It cannot be read, or is not TOML.
+    """
+    needed = {name for name, field in GatewayConfig.model_fields.items() if field.is_required()}
+    tables = _tables(_read(path), path.name)
+    return "ca" in tables and not needed & tables.keys()
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")

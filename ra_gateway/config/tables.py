@@ -231,7 +231,8 @@ class IdentityConfig(Table):
     )
     allowed_subjects: tuple[SubjectPattern, ...] = Field(
         default=(),
-        description="Patterns (* and ?) over the RFC 4514 form of a subject the device asks for, "
+        description="Patterns (* and ?) over the RFC 4514 form of a subject the device asks for (serialNumber "
+        "has no short name there: 2.5.4.5=ENB-0001), "
         'each wildcard within one attribute ("*" alone allows every subject); '
         "may hold the same placeholders. Empty allows none; needed for keep and derive.",
     )

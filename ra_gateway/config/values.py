@@ -177,7 +177,7 @@ def _written_file(path: Path, info: ValidationInfo) -> Path:
         if not path.parent.is_dir():
             raise _wrong(
                 f"the directory {path.parent} does not exist",
-                "Create it; the file is made at the start.",
+                "Create it; what is in it is made when it is needed.",
             )
         if not os.access(path.parent, os.W_OK):
             raise _wrong(

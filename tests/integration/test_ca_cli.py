@@ -104,6 +104,8 @@ def test_pages_of_end_entities_follow_each_other(config: Path) -> None:
     file = config.parent / "entities.csv"
     file.write_text("name,subject\n" + "".join(f"e{n},CN=e{n}\n" for n in range(5)))
     assert ca(config, "entity", "import", file) == "Registered 5 end entities.\n"
+    file.write_text("name,subject\nf0,CN=f0\n")
+    assert ca(config, "entity", "import", file) == "Registered 1 end entity.\n"
     ended = run("ca", "entity", "list", "--limit", "3", "--pattern", "e?", "--config", config)
     assert (ended.exit_code, ended.stderr) == (0, "There are more: --after 'e2'\n")
     rest = ca(config, "entity", "list", "--after", "e2", "--pattern", "e?")
@@ -165,7 +167,9 @@ def test_roles_are_least_privilege(config: Path) -> None:
     told = ca(config, "role", "add", "revoker", "--privilege", "revoke", "--profile", "seg")
     assert told == "The role revoker: revoke; seg.\n"
     assert ["revoker", "revoke", "seg"] in table(ca(config, "role", "list"))
-    assert "Members:      none" in ca(config, "role", "show", "revoker")
+    told = ca(config, "role", "show", "revoker")
+    assert "Members:      none\n" in told
+    assert "Others' certificates: no\n" in told
     ca(config, "role", "delete", "revoker")
     assert "does not exist" in refused(config, "role", "show", "revoker")
     assert "gateway" in refused(config, "role", "delete", "ra")
@@ -230,7 +234,7 @@ def test_an_ra_certificate_is_carried_over_and_installed(config: Path, tmp_path:
 def test_an_ra_certificate_is_not_issued_at_random(config: Path, tmp_path: Path) -> None:
     """An existing file, an empty password, a missing role or subject: nothing is written."""
     empty = tmp_path / "empty"
-    empty.touch()
+    empty.touch(0o600)
     out, password = tmp_path / "ra.p12", tmp_path / "password"
     new: list[str | Path] = ["ra", "issue", "new", "--out", out, "--password-file", password]
     assert "Register it with --role" in refused(config, *new)
@@ -312,6 +316,26 @@ def test_a_ledger_moves_to_postgresql(config: Path, tmp_path: Path, postgres_url
     assert "No such file" in refused(config, "restore", tmp_path / "none", exit_code=1)
 
 
+def test_a_restore_says_whether_the_checkpoints_go_on(config: Path, tmp_path: Path) -> None:
+    """What was done after the backup is in them alone: they are moved away, or `ca verify` finds it missing."""
+    issue_ra(config)
+    file, checkpoints = tmp_path / "dump", config.parent / "ca" / "checkpoints"
+    ca(config, "backup", file)
+    elsewhere = 'ledger_path = "ca/{}.sqlite"'.format
+    edit(config, elsewhere("ledger"), elsewhere("same"))
+    assert len(ca(config, "restore", file).splitlines()) == 2
+    assert "agree" in ca(config, "verify")
+    ca(config, "entity", "add", "late", "--subject", "CN=late")
+    ca(config, "verify")
+    edit(config, elsewhere("same"), elsewhere("older"))
+    _, hint, after = ca(config, "restore", file).splitlines()
+    assert f"Move {checkpoints} away" in hint
+    assert after == "Next: ra-gateway ca verify"
+    assert "checkpoint" in refused(config, "verify", exit_code=1)
+    checkpoints.rename(tmp_path / "checkpoints")
+    assert "agree" in ca(config, "verify")
+
+
 def test_findings_are_told_and_fail(config: Path) -> None:
     """verify is exit code 1 when something does not agree: every finding is a line."""
     serial = issue_ra(config)
@@ -373,3 +397,52 @@ def test_profiles_are_listed(config: Path) -> None:
     rows = table(ca(config, "profiles"))
     assert rows[0][:2] == ["ne_ipsec (default)", "built in"]
     assert ["small", "seg", "30"] in [row[:3] for row in rows]
+
+
+# --- a configuration of the CA alone ----------------------------------------------------------------------------
+
+
+def of_ca_alone(config: Path) -> Path:
+    """Write what `ca serve` reads of a gateway's configuration into a file of its own, with client mode."""
+    path = config.parent / "ca.toml"
+    path.write_text(
+        '[ca]\ndirectory_path = "ca"\nledger_path = "ca/ledger.sqlite"\n\n[ca.server]\nlisten_port = 0\n'
+        '\n[ca.client]\nvendors = ["acme"]\n'
+        '\n[vendors.acme]\nanchors_paths = ["acme/root.pem"]\nintermediates_paths = ["acme/sub.pem"]\n'
+    )
+    return path
+
+
+def test_the_configuration_of_a_ca_alone_is_checked(config: Path) -> None:
+    """It has no table of a gateway; what is unsafe is warned of, and in the log of `ca serve`; no trace is left."""
+    alone = of_ca_alone(config)
+    before = {path: path.read_bytes() for path in config.parent.rglob("*") if path.is_file()}
+    good, warning = succeeded("check-config", "--config", alone).splitlines()
+    assert good == f"{alone}: good. A CA in RA mode and in client mode, 1 vendor(s)."
+    assert warning.startswith(f"warning: {config.parent}/ca/root.key: is the key of a root")
+    after = {path: path.read_bytes() for path in config.parent.rglob("*") if path.is_file()}
+    assert after == before
+    with CAProcess(alone) as served:
+        (line,) = (line for line in served.log.splitlines() if "config.warning" in line)
+        assert "Move it offline" in line
+    (config.parent / "ca" / "root.key").unlink()
+    (config.parent / "acme" / "root.pem").chmod(0o646)
+    good, warning = succeeded("check-config", "--config", alone).splitlines()
+    assert warning.startswith("warning: vendors.acme.anchors_paths: ")
+
+
+def test_what_is_wrong_with_the_configuration_of_a_ca_alone(config: Path) -> None:
+    """Settings and files are told by their place; a gateway's file that lacks a table is a gateway's still."""
+    alone = of_ca_alone(config)
+    edit(alone, 'vendors = ["acme"]', 'vendors = ["other"]\ncolour = "red"')
+    ended = run("check-config", "--config", alone)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert sorted(line.split(": ")[0] for line in ended.stderr.splitlines()) == [
+        "ca.client.colour",
+        "ca.client.vendors[0]",
+    ]
+    alone = of_ca_alone(config)
+    (config.parent / "ca" / "issuing.key").unlink()
+    assert "ca.directory_path" in run("check-config", "--config", alone).stderr
+    alone.write_text(alone.read_text() + '\n[operator]\nanchors_paths = ["operator/root.pem"]\n')
+    assert "endpoints: is required" in run("check-config", "--config", alone).stderr

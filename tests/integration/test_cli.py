@@ -142,6 +142,19 @@ def test_init_makes_what_check_config_accepts(tmp_path: Path, vendor_pki: Vendor
     assert snapshot(directory) == before
 
 
+def test_init_says_how_to_go_on_as_it_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name where the shell finds it, else with the way to it: what is printed can be pasted."""
+    command = tmp_path / "bin" / "ra-gateway"
+    command.parent.mkdir()
+    command.touch(0o755)
+    monkeypatch.setattr("sys.argv", [str(command)])
+    assert succeeded("init", tmp_path / "a").splitlines()[-1].startswith(f"Next: {command} serve")
+    monkeypatch.setenv("PATH", str(command.parent))
+    assert succeeded("init", tmp_path / "b").splitlines()[-1].startswith("Next: ra-gateway serve")
+
+
 def test_init_lets_a_base_station_have_its_own_name(tmp_path: Path, vendor_pki: VendorPKI) -> None:
     """The one that its vendor certificate gives it; not that of another, nor one of a server."""
     vendor_pki.write(tmp_path / "acme")

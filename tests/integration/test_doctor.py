@@ -887,7 +887,7 @@ def test_the_ledger_s_files_and_checkpoints_are_looked_at(
     assert CliRunner().invoke(app, ["ca", "verify", "--config", str(config)]).exit_code == 0
     _, checkpoints = of_ledger(doctor(config, "--json"))
     assert checkpoints["verdict"] == "ok"
-    assert checkpoints["came_back"].startswith("1 checkpoints, the last of 20")
+    assert checkpoints["came_back"].startswith("1 checkpoint, the last of 20")
     ledger.chmod(0o640)
     known.write_bytes(known.read_bytes().replace(b"1", b"2"))
     files, checkpoints = of_ledger(doctor(config, "--json"))

@@ -124,5 +124,7 @@ def test_the_document_has_the_table() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_load(path: Path) -> None:
-    """Each file in config/ is a configuration."""
-    assert load(path, check_files=False).endpoints
+    """Each file in config/ is a configuration, and with a CA elsewhere says how it hears of revocations."""
+    config = load(path, check_files=False)
+    assert config.endpoints
+    assert config.has_bundled_upstream or config.operator.revocation.mode != "off"

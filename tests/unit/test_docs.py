@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,12 @@ def commands(group: Any, name: str = "ra-gateway") -> Iterator[tuple[str, Any]]:
     for child_name, child in getattr(group, "commands", {}).items():
         yield from commands(child, f"{name} {child_name}")
 
+
+GROUPS = {
+    name
+    for name, command in commands(typer.main.get_command(app))
+    if name != "ra-gateway" and hasattr(command, "commands")
+}
 
 COMMANDS = {
     name: command
@@ -150,3 +157,77 @@ def test_the_threat_model_leaves_no_attack_without_a_test() -> None:
     ]
     assert wanting == []
     assert "(test:" not in text
+
+
+def printed_commands() -> Iterator[tuple[str, str, bool]]:
+    """Yield file, command line, and whether it is to be run as it is, of all in documents, examples and messages."""
+    for path in (
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("deploy/*"),
+        *ROOT.glob("config/*.toml"),
+        *ROOT.glob("ra_gateway/**/*.py"),
+    ):
+        text = path.read_text().replace("\\\n", " ")
+        for found in re.findall(r"`([^`\n]*\bra-gateway [a-z-]+[^`\n]*)`", text):
+            yield path.name, found, False
+        if path.suffix != ".py":
+            for found in re.findall(
+                r"^(?:    |Exec\w+=)(.*\bra-gateway [a-z].*)$", text, re.MULTILINE
+            ):
+                yield path.name, found, True
+
+
+def faults(line: str, *, whole: bool) -> list[str]:
+    """Return what the parser says of the commands of ours in a line of a shell."""
+    found = []
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set("&|;()<>"):
+            words.append([])
+        else:
+            words[-1].append(word)
+    for command in words:
+        at = next((n for n, word in enumerate(command) if Path(word).name == "ra-gateway"), None)
+        if at is None or command[0] in ("systemctl", "journalctl"):
+            continue
+        name, rest = "ra-gateway", command[at + 1 :]
+        while rest and f"{name} {rest[0]}" in GROUPS:
+            name = f"{name} {rest.pop(0)}"
+        if not rest and name in GROUPS:
+            continue  # "`ra-gateway ca`", all of them
+        if rest and f"{name} {rest[0]}" in COMMANDS:
+            name = f"{name} {rest.pop(0)}"
+        if name not in COMMANDS or name == "ra-gateway":
+            found += (
+                [] if rest and rest[0].startswith(("-", "COMMAND")) else [f"{line}: no command"]
+            )
+            continue
+        context = COMMANDS[name].context_class(COMMANDS[name], info_name=name)
+        try:
+            given, extra, _ = COMMANDS[name].make_parser(context).parse_args(list(rest))
+        except Exception as error:  # typer has a copy of click, whose errors have no public name
+            found.append(f"{line}: {error}")
+            continue
+        if extra:
+            found.append(f"{line}: unexpected {extra}")
+        missing = {item.name for item in COMMANDS[name].params if item.required} - {
+            key for key, value in given.items() if value is not None
+        }
+        if whole and missing and "--help" not in rest:
+            found.append(f"{line}: without {sorted(missing)}")
+    return found
+
+
+def test_commands_that_are_printed_can_be_run() -> None:
+    """What documents, examples, units and messages say to run has the arguments and options that it takes."""
+    lines = list(printed_commands())
+    assert [
+        f"{file}: {fault}" for file, line, whole in lines for fault in faults(line, whole=whole)
+    ] == []
+    assert len(lines) > 150
+    assert faults("ra-gateway check-config FILE", whole=False)
+    assert faults("ra-gateway serve --colour red", whole=False)
+    assert faults("x && ra-gateway init", whole=True)

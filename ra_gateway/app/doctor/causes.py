@@ -354,7 +354,7 @@ _OF_FAIL_INFO: Final = (
     Cause(
         "the RA may not have certificates revoked: those that devices reject stay valid",
         "EJBCA role of the RA: /ra_functionality/revoke_end_entity and /ca/<id>; "
-        "bundled CA: the privilege rr in the RA's role (ra-gateway ca role add)",
+        "bundled CA: the privilege revoke in the RA's role (ra-gateway ca role add)",
         fail_info=PKIFailureInfo.notAuthorized,
         requests=_RR,
         verdict=Verdict.warning,

@@ -151,7 +151,9 @@ def _checkpoints(config: CAConfig, now: datetime) -> list[Finding]:
     if not known:
         return [Finding(_LEDGER, tried, "no checkpoint yet: the CA writes one when it starts")]
     last = known[-1].at
-    came_back = f"{len(known)} checkpoints, the last of {last:%Y-%m-%d %H:%M} UTC"
+    came_back = (
+        f"{len(known)} checkpoint{'s' * (len(known) != 1)}, the last of {last:%Y-%m-%d %H:%M} UTC"
+    )
     if last - now <= _SKEW:
         return [Finding(_LEDGER, tried, came_back)]
     return [

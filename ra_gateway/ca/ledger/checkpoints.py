@@ -98,6 +98,22 @@ class Checkpoints:
             StoreUnavailable: The database does not answer.
         """
         known = await asyncio.to_thread(self.read)
+        number, hash_ = await self._end(ledger, known)
+        if known and number == known[-1].number:
+            return False
+        await asyncio.to_thread(self._append, Checkpoint(number, hash_, now))
+        return True
+
+    async def compare(self, ledger: Ledger) -> None:
+        """Find out whether the trail goes on from the last checkpoint; nothing is written.
+
+        Raises:
+            As `append`.
+        """
+        await self._end(ledger, await asyncio.to_thread(self.read))
+
+    async def _end(self, ledger: Ledger, known: list[Checkpoint]) -> tuple[int, bytes]:
+        """Return number and hash of the last line."""
         last = known[-1] if known else Checkpoint(0, bytes(32), datetime.fromtimestamp(0, UTC))
 
         def look(connection: Connection) -> tuple[int, bytes, bytes | None]:
@@ -109,10 +125,7 @@ class Checkpoints:
                 f"the audit trail does not have the line {last.number} any more with which it ended on "
                 f"{last.at:%Y-%m-%d %H:%M:%S} UTC"
             )
-        if known and number == last.number:
-            return False
-        await asyncio.to_thread(self._append, Checkpoint(number, hash_, now))
-        return True
+        return number, hash_
 
     def _append(self, checkpoint: Checkpoint) -> None:
         key = self._key(make=True)
