@@ -226,10 +226,11 @@ def subject_asked(
     subject_der = request.request.template.subject_der
     asked = subject_der if subject_der is not None and subject_der != NULL_DN else None
     if isinstance(requester, SharedSecret):
-        return asked or requester.subject_der
+        return requester.subject_der
+    if request.domain.kind is DomainKind.operator:
+        return request.signer.subject_der
     if request.domain.kind is not DomainKind.vendor or rules is None:
-        own = request.signer.subject_der if request.domain.kind is DomainKind.operator else NULL_DN
-        return asked or own
+        return asked or NULL_DN
     listed = "" if entry is None else entry.subject
     if not listed and (asked is not None and rules.subject is not SubjectRule.replace):
         return asked
