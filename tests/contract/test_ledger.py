@@ -290,6 +290,21 @@ async def test_a_blocked_end_entity_gets_nothing(ledger: Ledger) -> None:
     assert await ledger.reserve(operation(), intent(), NOW) is None
 
 
+async def test_a_blocked_end_entity_takes_nothing(ledger: Ledger) -> None:
+    """What was on its way when it was blocked is not confirmed; a rejection is heard."""
+    taken, rejected = await issue(ledger, confirmed=False), await issue(ledger, confirmed=False)
+    (entity,) = await ledger.registry.entities()
+    await ledger.registry.set_entity_status(entity.name, EntityStatus.blocked, "operator", NOW)
+    with pytest.raises(NotAuthorized, match="blocked"):
+        await ledger.confirm(taken, accepted=True, digest=b"1", answer=b"one", now=NOW)
+    assert (await status(ledger, taken)).status is S.issued
+    await ledger.confirm(rejected, accepted=False, digest=b"2", answer=b"two", now=NOW)
+    assert (await status(ledger, rejected)).status is S.rejected
+    await ledger.registry.set_entity_status(entity.name, EntityStatus.active, "operator", NOW)
+    await ledger.confirm(taken, accepted=True, digest=b"1", answer=b"one", now=NOW)
+    assert (await status(ledger, taken)).status is S.confirmed
+
+
 async def test_a_named_end_entity_has_to_exist(ledger: Ledger) -> None:
     """Only an RA's requests make entities; the CA's own signers have none."""
     with pytest.raises(NotAuthorized, match="no end entity"):
@@ -351,8 +366,10 @@ async def test_a_key_belongs_to_one_end_entity(ledger: Ledger) -> None:
     assert await refused_key(ledger, operation(), intent("enb2", "k"))
     assert not await refused_key(ledger, operation(), intent("enb2", "k", unique_key=False))
     assert not await refused_key(ledger, operation(), intent("enb1", "k"))
-    await ledger.revoke(Revocation(held.serial_number, Reason.unspecified, "operator"), NOW)
-    assert not await refused_key(ledger, operation(), intent("enb2", "k"))
+    for reason, lives in ((Reason.certificateHold, True), (Reason.unspecified, False)):
+        # One on hold may come back.
+        await ledger.revoke(Revocation(held.serial_number, reason, "operator"), NOW)
+        assert await refused_key(ledger, operation(), intent("enb2", "k")) is lives
 
 
 @pytest.mark.requirement(62)
@@ -420,6 +437,28 @@ async def test_a_rejected_renewal_leaves_the_old_certificate(ledger: Ledger) -> 
     await ledger.confirm(new, accepted=False, digest=b"c", answer=b"ok", now=NOW)
     assert (await status(ledger, old)).status == S.confirmed
     assert (await status(ledger, new)).status == S.rejected
+
+
+@pytest.mark.parametrize("reason", [Reason.keyCompromise, Reason.certificateHold])
+async def test_a_renewal_of_what_was_revoked_meanwhile_is_not_accepted(
+    ledger: Ledger, reason: Reason
+) -> None:
+    """Whoever asked for it may have had the key that it was revoked for; a renewal beside it is another matter."""
+    old = await issue(ledger)
+    changes = {"old_serial_number": old.serial_number}
+    first, second = [await issue(ledger, confirmed=False, changes=changes) for _ in range(2)]
+    await ledger.confirm(
+        first, accepted=True, digest=b"1", answer=b"one", now=NOW, revoke_superseded=True
+    )
+    await ledger.confirm(second, accepted=True, digest=b"2", answer=b"two", now=NOW)
+    third = await issue(
+        ledger, confirmed=False, changes={"old_serial_number": second.serial_number}
+    )
+    await ledger.revoke(Revocation(second.serial_number, reason, "operator"), NOW)
+    with pytest.raises(RequestRefused) as refused:
+        await ledger.confirm(third, accepted=True, digest=b"3", answer=b"three", now=NOW)
+    assert (refused.value.fail_info, refused.value.rule) == (PKIFailureInfo.certRevoked, "R69")
+    assert (await status(ledger, third)).status is S.issued
 
 
 async def test_a_renewal_revives_nothing(ledger: Ledger) -> None:

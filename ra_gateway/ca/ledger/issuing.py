@@ -97,6 +97,11 @@ def alive(at: ColumnElement[int]) -> ColumnElement[bool]:
     return and_(confirmed, _c.not_after >= at)
 
 
+def _living_or_held(at: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a certificate is `alive`, or was when it was put on hold: it may come back."""
+    return case((_c.held_from.is_not(None), _c.not_after >= at), else_=alive(at))
+
+
 def _has_status(status: str) -> ColumnElement[bool]:
     """Return the condition that a certificate has a status, where something else finds it; see `alive`."""
     return case((_c.status == literal_column(f"'{status}'"), true()), else_=false())
@@ -574,7 +579,7 @@ _ENROLLED: Final = Prepared(
 )
 _KEY_HOLDERS: Final = Prepared(
     select(_c.spki_digest, _c.entity)
-    .where(_c.spki_digest.in_(listed("these")), alive(bindparam("now")))
+    .where(_c.spki_digest.in_(listed("these")), _living_or_held(bindparam("now")))
     .distinct()
 )
 _INSERT_ENTITIES: Final = Prepared(insert(schema.entities).inline())
@@ -765,6 +770,12 @@ class Confirmation:
         """What finds the operation."""
         return operation_key(self.operation.requester, self.operation.transaction_id)
 
+    @property
+    def renews(self) -> str | None:
+        """Serial number of the certificate that is replaced where this one is accepted."""
+        old = self.operation.old_serial_number
+        return None if old is None or not self.accepted else hexadecimal(old)
+
 
 def confirm_many(
     connection: Connection, items: Sequence[Confirmation]
@@ -772,19 +783,25 @@ def confirm_many(
     """Store that certificates were accepted or rejected, unless that was decided before.
 
     Returns:
-        For each what is stored; None if it is gone.
+        For each what is stored; None if it is gone; or why the certificate is not to be taken any more.
     """
     serials = [hexadecimal(item.operation.serial_number) for item in items]
-    waiting: dict[str, int] = dict(_UNCONFIRMED.among(connection, serials).all())
+    waiting = {row.serial: row for row in _UNCONFIRMED.among(connection, serials)}
+    old = {serial for item in items if (serial := item.renews) is not None}
+    withdrawn = set(_WITHDRAWN.among(connection, old).scalars()) if old else set()
     outcomes: list[Operation | Exception | _Stored | None] = []
     certificates, answers, acts, renewed = [], [], [], []
     for item in items:
         operation, now = item.operation, seconds(item.now)
         serial = hexadecimal(operation.serial_number)
-        confirm_by = waiting.pop(serial, None)
-        if confirm_by is None or confirm_by < now:
+        row = waiting.get(serial)
+        if row is None or row.confirm_by < now:
             outcomes.append(_Stored(item.key))
             continue
+        if item.accepted and (refusal := _not_taken(item, row, withdrawn)) is not None:
+            outcomes.append(refusal)
+            continue
+        del waiting[serial]
         certificates.append(_confirmed_row(serial, item.accepted, now))
         answers.append({"of_key": item.key, "new_digest": item.digest, "new_answer": item.answer})
         action = "confirm" if item.accepted else "reject"
@@ -803,6 +820,19 @@ def confirm_many(
     return _resolve(connection, outcomes)
 
 
+def _not_taken(item: Confirmation, row: AnyRow, withdrawn: set[str]) -> CMPError | None:
+    """Return why a certificate is not for its requester any more; what it was asked with has changed meanwhile."""
+    if row.entity_status == EntityStatus.blocked:
+        return NotAuthorized(f"the end entity {row.entity} is blocked", rule="R58")
+    if item.renews in withdrawn:
+        return RequestRefused(
+            f"the certificate that is renewed, {item.renews}, was revoked meanwhile",
+            fail_info=PKIFailureInfo.certRevoked,
+            rule="R69",
+        )
+    return None
+
+
 def _confirmed_row(serial: str, accepted: bool, now: int) -> dict[str, Any]:
     return {
         "of_serial": serial,
@@ -814,7 +844,17 @@ def _confirmed_row(serial: str, accepted: bool, now: int) -> dict[str, Any]:
 
 
 _UNCONFIRMED: Final = Prepared(
-    select(_c.serial, _c.confirm_by).where(_c.serial.in_(listed("these")), _has_status("issued"))
+    select(_c.serial, _c.confirm_by, _c.entity, _e.status.label("entity_status"))
+    .outerjoin(schema.entities, _e.name == _c.entity)
+    .where(_c.serial.in_(listed("these")), _has_status("issued"))
+)
+_WITHDRAWN: Final = Prepared(
+    select(_c.serial).where(
+        _c.serial.in_(listed("these")),
+        _has_status("revoked"),
+        # What another renewal replaced says nothing against this one.
+        _c.reason != literal_column(str(int(Reason.superseded))),
+    )
 )
 _CONFIRM_CERTIFICATES: Final = Prepared(
     update(schema.certificates)

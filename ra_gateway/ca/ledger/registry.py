@@ -720,7 +720,8 @@ def _require_no_valid_certificate(connection: Connection, name: str, now: dateti
         select(certificates.c.serial)
         .where(
             certificates.c.entity == name,
-            or_(settled, and_(unconfirmed, in_time)),
+            # One on hold may come back.
+            or_(settled, and_(unconfirmed, in_time), certificates.c.held_from.is_not(None)),
             certificates.c.not_after >= at,
         )
         .order_by(certificates.c.id.desc())
