@@ -40,6 +40,7 @@ from ra_gateway.ca.ledger.sql import (
     AnyRow,
     Prepared,
     alternative_names,
+    directory_name_keys,
     hexadecimal,
     identity_key,
     key_identifier,
@@ -235,6 +236,11 @@ class Reservation:
         return name_identifiers(self.intent.subject_der, self.intent.san_der)
 
     @cached_property
+    def other_subjects(self) -> frozenset[bytes]:
+        """What finds the end entities whose subjects are among its other names."""
+        return directory_name_keys(self.intent.san_der)
+
+    @cached_property
     def key_identifier(self) -> bytes:
         """What finds whom the key is withheld for."""
         return key_identifier(self.intent.spki_digest)
@@ -318,8 +324,9 @@ class _Reserving:
     ) -> tuple[dict[str, _Entity], dict[bytes, _Entity]]:
         subjects = {item.identity: item for item in items if item.intent.entity is None}
         by_subject: dict[bytes, _Entity] = {}
-        if subjects:
-            rows = _ENTITIES_BY_SUBJECT.among(self._connection, subjects)
+        wanted = {*subjects, *(key for item in items for key in item.other_subjects)}
+        if wanted:
+            rows = _ENTITIES_BY_SUBJECT.among(self._connection, wanted)
             by_subject = {row[0]: _Entity(*row[1:]) for row in rows}
         # Also the names that entities which have to be made would get.
         names = {item.intent.entity for item in items if item.intent.entity} | {
@@ -415,6 +422,12 @@ class _Reserving:
         names: set[withholding.Holder] = set()
         for found in item.names:
             names |= self._withheld.get(found, set())
+        names |= {
+            withholding.Holder(other.name, other.status == EntityStatus.blocked, other.profile)
+            for key in item.other_subjects
+            if (other := self._by_subject.get(key)) is not None
+            if other.vendor or other.status == EntityStatus.blocked
+        }
         if any(holder.entity == NO_ENTITY for holder in names):
             raise NotAuthorized("a name of an entity of the PKI itself", rule="R67")
         if any(holder.entity == NO_ENTITY for holder in keys):
