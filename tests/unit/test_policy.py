@@ -215,6 +215,17 @@ async def test_a_listed_subject_wins(desk: Desk) -> None:
 
 
 @pytest.mark.requirement(145)
+async def test_a_listed_subject_is_certified_as_it_is_listed(desk: Desk) -> None:
+    """What only means the same is another name to whoever reads it."""
+    entry = InventoryEntry(subject="CN=enb-1,O=Operator")
+    for asked, completed in (("CN=enb-1,O=Operator", False), ("CN=ENB-1,O=Operator", True)):
+        request = await desk.request(requests.template(desk.key, asked))
+        authorized = authorize(request, IdentityRules(), entry, may_complete=True)
+        assert authorized.completed is completed
+        assert rfc4514(authorized.subject_der) == "CN=enb-1,O=Operator"
+    assert refusal(request, IdentityRules(), entry, may_complete=False) == (NotAuthorized, "R75")
+
+
 @pytest.mark.parametrize("name", ["dns:ä.example.net", "ip:host", "dn:CN=x", "dns:", "nonsense"])
 async def test_listed_names_that_are_none(desk: Desk, name: str) -> None:
     """An inventory line that holds no subjectAltName refuses its device, and breaks nothing."""
