@@ -84,8 +84,12 @@ async def message_for_ca(
 def _upstream_info(
     endpoint: Endpoint, upstream: Upstream, message: PKIMessage
 ) -> tuple[InfoTypeAndValue, ...]:
-    """Return generalInfo for the CA: the device's, but implicitConfirm as this endpoint and the CA have it."""
-    info = message.header.general_info
+    """Return generalInfo for the CA: the device's, but implicitConfirm as this endpoint and the CA have it.
+
+    What the original of a message was, the RA says or nobody: a sender could show what somebody else had sent.
+    """
+    items = message.header.general_info
+    info = tuple(item for item in items if item.info_type != OID.origPKIMessage)
     asks = upstream.certconf is CertConf.implicit and message.body_type in CERT_RESPONSE_TO
     if asks or endpoint.implicit_confirm is ImplicitConfirm.deny:
         # A CA that granted it would not expect the certConf that the device is going to send.
