@@ -488,6 +488,18 @@ async def test_a_certificate_is_found_by_serial_number_and_what_was_signed(ledge
     assert await ledger.certificate(item.serial_number + 1, NOW) is None
 
 
+async def test_what_is_revoked_among_certificates_of_one_serial_number(ledger: Ledger) -> None:
+    """Another issuer's certificate of the same serial number does not hide ours, wherever it stands."""
+    item = await issue(ledger)
+    await ledger.revoke(Revocation(item.serial_number, Reason.keyCompromise, "operator"), NOW)
+    ours = load_certificate((await status(ledger, item)).der)
+    other = certificate(item.serial_number, NOW + timedelta(days=99))
+    assert other != ours
+    for asked in ([ours, other], [other, ours], [ours]):
+        assert await ledger.revoked_among(asked, NOW) == {ours}
+    assert await ledger.revoked_among([other], NOW) == frozenset()
+
+
 async def test_the_newest_certificate_is_one_that_lives(ledger: Ledger) -> None:
     """Expired, revoked and unconfirmed ones are passed over."""
     first = await issue(ledger)
