@@ -153,6 +153,16 @@ async def test_an_ra_does_not_get_registered_names_under_another_subject(desk: D
     assert await desk.ledger.counts() == {}
 
 
+async def test_a_registered_address_is_one_in_every_spelling(desk: Desk) -> None:
+    """However the operator wrote it, an RA does not get it."""
+    names = ("ip:2001:DB8:0:0:0:0:0:1%a", "dns:Site9.example.net")
+    entity = EndEntity("site9", "CN=site9,O=Nord", names, "", "acme", "SN-000009")
+    await desk.ledger.registry.add_entity(entity, "test", NOW)
+    for name in ("ip:2001:db8::1", "dns:site9.EXAMPLE.net"):
+        der = await desk.request(template=named("CN=enb8,O=Nord", name))
+        assert (await desk.refused(der))[1] is NOT_AUTHORIZED
+
+
 async def test_an_ra_does_not_get_a_registered_subject_as_another_name(desk: Desk) -> None:
     """In no spelling, by whatever subject; nor that of who is blocked and never had a certificate."""
     for subject in (SUBJECT, SUBJECT.upper()):

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from ipaddress import ip_address
 from typing import Any, Final, NoReturn
 
 from sqlalchemy import (
@@ -653,7 +654,7 @@ def _values(row: _Row, now: datetime) -> dict[str, Any]:
         "name": entity.name,
         "subject": entity.subject,
         "subject_key": row.key,
-        "names": json.dumps(entity.names),
+        "names": json.dumps([_as_read(name) for name in entity.names]),
         "profile": entity.profile,
         "vendor": entity.vendor,
         "identity": entity.identity,
@@ -662,6 +663,12 @@ def _values(row: _Row, now: datetime) -> dict[str, Any]:
         "created_at": seconds(now),
         "enroll_until": seconds_or_none(entity.enroll_until),
     }
+
+
+def _as_read(name: str) -> str:
+    """Return a name as it is read from a certificate: an IPv6 address has many spellings."""
+    kind, _, value = name.partition(":")
+    return f"ip:{ip_address(ip_address(value).packed)}" if kind == "ip" else name
 
 
 def _added(rows: Sequence[Mapping[str, Any]], actor: str, now: datetime) -> list[Act]:
