@@ -28,7 +28,6 @@ from ra_gateway.ra.answers import CheckedAnswer
 from ra_gateway.ra.routes import CaPubs, CertConf, Endpoint, ImplicitConfirm, Upstream, Variant
 from ra_gateway.ra.transaction import Transaction
 
-
 _LONGEST_CONFIRM_WAIT: Final = timedelta(days=7)
 """A base station confirms within a minute; an operator may have to be asked first."""
 
