@@ -67,7 +67,10 @@ class LedgerStatus:
         if canonical(issuer_der) not in self._issuers:
             return None
         issued = await self._ledger.certificate(serial_number, now)
-        return None if issued is None else load_certificate(issued.der)
+        if issued is None:
+            return None
+        certificate = load_certificate(issued.der)
+        return certificate if certificate.id.issuer == canonical(issuer_der) else None
 
 
 def revocation(

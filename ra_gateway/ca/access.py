@@ -200,6 +200,17 @@ def require_names(authority: Authority, subject_der: bytes, san_der: bytes | Non
                 raise _not_bound_to(authority, f"subject {subject!r}")
 
 
+def require_no_wildcard(authority: Authority, san_der: bytes | None) -> None:
+    """Refuse a name that would be those of devices that are registered, or withheld, besides the one it is asked for.
+
+    Raises:
+        NotAuthorized: There is one.
+    """
+    for name in () if san_der is None else general_names(san_der):
+        if "*" in name:
+            raise _not_bound_to(authority, f"subjectAltName {name}")
+
+
 def _admits(pattern: str, name: str) -> bool:
     return pattern == "*" or fits(name, pattern)
 

@@ -42,6 +42,7 @@ from ra_gateway.ca.access import (
     renewal_template,
     require_active,
     require_names,
+    require_no_wildcard,
     require_own,
     require_privilege,
     require_profile,
@@ -686,15 +687,14 @@ class BundledCA:
         served: frozenset[str] = frozenset()
         if received.authority is not None:
             served = self._served(received.authority, template, profile)
+            if old is None and asked.device is None:
+                require_no_wildcard(received.authority, _san_of(template))
         if request.possession is Possession.key_generation:
             private_key = await self._make_key(asked, request, profile)
             template = replace(template, spki_der=spki_der(private_key))
         elif request.possession is Possession.encr_cert:
             _require_encryption_only(template, profile)
-        asked_names = template.extension(ExtensionOID.subjectAltName)
-        require_certifiable(
-            template.subject_der or NULL_DN, None if asked_names is None else asked_names.value
-        )
+        require_certifiable(template.subject_der or NULL_DN, _san_of(template))
         implicit = (
             header.implicit_confirm
             # Until certConf nobody knows that the device has the key.
@@ -770,10 +770,7 @@ class BundledCA:
         Raises:
             NotAuthorized: It, or its role, is bound to other names.
         """
-        names = template.extension(ExtensionOID.subjectAltName)
-        require_names(
-            authority, template.subject_der or NULL_DN, None if names is None else names.value
-        )
+        require_names(authority, template.subject_der or NULL_DN, _san_of(template))
         if not any((authority.subjects, authority.role.subjects)):
             return frozenset()
         unnamed = {""} if profile.name == self._default_profile else set()
@@ -804,10 +801,9 @@ class BundledCA:
     async def _newest(self, template: CertTemplate, now: datetime) -> IssuedCertificate | None:
         """Return the newest certificate of the names in a template that has some."""
         subject_der = template.subject_der or NULL_DN
-        names = template.extension(ExtensionOID.subjectAltName)
-        if not canonical(subject_der) and names is None:
+        san_der = _san_of(template)
+        if not canonical(subject_der) and san_der is None:
             return None
-        san_der = None if names is None else names.value
         return await self._ledger.newest_certificate(subject_der, now, san_der=san_der)
 
     def _require_renewable(
@@ -1105,6 +1101,11 @@ class BundledCA:
 
     def _nonce(self) -> bytes:
         return self._random_octets(NONCE_OCTETS)
+
+
+def _san_of(template: CertTemplate) -> bytes | None:
+    names = template.extension(ExtensionOID.subjectAltName)
+    return None if names is None else names.value
 
 
 def _require_encryption_only(template: CertTemplate, profile: Profile) -> None:

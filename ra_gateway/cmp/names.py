@@ -200,13 +200,25 @@ _OUTER_BLANK: Final = re.compile(r"(?<==) | (?=[,+]|$)")
 def fits_alike(text: str, pattern: str) -> bool:
     """Tell whether a name fits a glob as `fits` does, in whatever case and with whatever blanks either is written.
 
-    For what must not hang on how a device spells a name that means the same to a CA.
+    For what must not hang on how a device spells a name that means the same to a CA. Nor does the order within an RDN
+    count, which follows from the octets of its attributes.
     """
     return fits(_alike(text), _alike(pattern))
 
 
 def _alike(text: str) -> str:
-    return _OUTER_BLANK.sub("", _BLANKS.sub(" ", text.casefold()))
+    folded = _OUTER_BLANK.sub("", _BLANKS.sub(" ", text.casefold()))
+    if "+" not in folded:
+        return folded
+    rdns: list[list[str]] = [[]]
+    for attribute, separator in _SEPARATED.findall(folded):
+        rdns[-1].append(attribute)
+        if separator == ",":
+            rdns.append([])
+    return ",".join("+".join(sorted(filter(None, rdn))) for rdn in rdns)
+
+
+_SEPARATED: Final = re.compile(r"((?:[^\\,+]|\\.)*)([,+]?)", re.DOTALL)
 
 
 def directory_name(name_der: bytes) -> bytes:
@@ -339,6 +351,9 @@ def require_certifiable(subject_der: bytes, subject_alt_name_der: bytes | None) 
         raise _uncertifiable("the subject", f"has {len(found)} attributes, or an empty one")
     for attribute in found:
         _require_attribute(attribute)
+    if sum(map(len, canonical(subject_der))) != len(found):
+        # A SET has nothing twice (X.501 9.3), and whoever compares by meaning sees the shorter name.
+        raise _uncertifiable("the subject", "has an attribute twice in one RDN")
     if subject_alt_name_der is None:
         return
     names = asn1.unbox(asn1.GeneralNamesBox, subject_alt_name_der).names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
@@ -27,6 +27,9 @@ from ra_gateway.cmp.requests import Possession
 from ra_gateway.ra.answers import CheckedAnswer
 from ra_gateway.ra.routes import CaPubs, CertConf, Endpoint, ImplicitConfirm, Upstream, Variant
 from ra_gateway.ra.transaction import Transaction
+
+_LONGEST_CONFIRM_WAIT: Final = timedelta(days=7)
+"""A base station confirms within a minute; an operator may have to be asked first."""
 
 
 class MappedIDs(NamedTuple):
@@ -84,8 +87,12 @@ async def message_for_ca(
 def _upstream_info(
     endpoint: Endpoint, upstream: Upstream, message: PKIMessage
 ) -> tuple[InfoTypeAndValue, ...]:
-    """Return generalInfo for the CA: the device's, but implicitConfirm as this endpoint and the CA have it."""
-    info = message.header.general_info
+    """Return generalInfo for the CA: the device's, but implicitConfirm as this endpoint and the CA have it.
+
+    What the original of a message was, the RA says or nobody: a sender could show what somebody else had sent.
+    """
+    items = message.header.general_info
+    info = tuple(item for item in items if item.info_type != OID.origPKIMessage)
     asks = upstream.certconf is CertConf.implicit and message.body_type in CERT_RESPONSE_TO
     if asks or endpoint.implicit_confirm is ImplicitConfirm.deny:
         # A CA that granted it would not expect the certConf that the device is going to send.
@@ -115,11 +122,16 @@ def grants(endpoint: Endpoint, transaction: Transaction, answer: CheckedAnswer) 
 def confirm_until(
     endpoint: Endpoint, transaction: Transaction, answer: CheckedAnswer, now: datetime
 ) -> datetime | None:
-    """Return until when the device is awaited to confirm, None where it need not."""
+    """Return until when the device is awaited to confirm, None where it need not.
+
+    As the CA says, within reason: its clock may be wrong, and what is not confirmed by then is revoked.
+    """
     if not answer.issued or grants(endpoint, transaction, answer):
         return None
     told = confirm_wait_time_of(answer.message.header)
-    return told or now + timedelta(seconds=endpoint.confirm_wait_seconds)
+    if told is None or told <= now:
+        return now + timedelta(seconds=endpoint.confirm_wait_seconds)
+    return min(told, now + _LONGEST_CONFIRM_WAIT)
 
 
 async def answer_for_device(
@@ -142,7 +154,8 @@ async def answer_for_device(
     general_info: tuple[InfoTypeAndValue, ...] = ()
     if until is not None:
         told = answer.message.header.info(OID.confirmWaitTime)
-        general_info = (told or confirm_wait_time(until),)
+        is_theirs = told is not None and confirm_wait_time_of(answer.message.header) == until
+        general_info = (told if told and is_theirs else confirm_wait_time(until),)
     elif answer.issued:
         general_info = (IMPLICIT_CONFIRM,)
     header = relay_header(answer.message.header, asked, now=now, general_info=general_info)

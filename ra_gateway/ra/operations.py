@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import CertId, PKIMessage, cert_id_der, gen_msg_body
-from ra_gateway.cmp.names import NULL_DN, directory_name, rfc4514
+from ra_gateway.cmp.names import NULL_DN, directory_name, rfc4514, same_name
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.requests import (
     AuthenticatedRequest,
@@ -267,6 +267,7 @@ class Operations:
         rights = _rights(walk, authenticated)
         rules = named = None
         if rights is not None and rights.revoke_on_behalf:
+            _check_no_authority_named(walk, request)
             rules, now = rights.identity, self._node.clock()
             named = await self._node.signer_status.certificate(
                 request.issuer_der, request.serial_number, now
@@ -465,6 +466,26 @@ def _rights(walk: Walk, authenticated: Authenticated) -> RARights | None:
     """Return what an RA may ask for; None where a device, or a shared secret, asks for itself."""
     relays = walk.endpoint.relay_of(authenticated.domain)
     return None if relays is None else relays.rights_of(_signed(authenticated).signer)
+
+
+def _check_no_authority_named(walk: Walk, request: AuthenticatedRevocation) -> None:
+    """Refuse to have an RA revoke another one, or this one: whoever it may speak for, those are no devices.
+
+    Raises:
+        NotAuthorized: It asks for that.
+    """
+    endpoint = walk.endpoint
+    relays = endpoint.registration_authorities
+    authorities = {item for upstream in endpoint.upstreams.values() for item in upstream.own()}
+    authorities |= frozenset() if relays is None else relays.certificates
+    for item in authorities - {request.signer}:
+        if item.serial_number == request.serial_number and same_name(
+            item.issuer_der, request.issuer_der
+        ):
+            raise NotAuthorized(
+                f"{request.signer.subject} asks for the revocation of {item.subject}, an RA's certificate",
+                rule="R130",
+            )
 
 
 def _upstream(walk: Walk, route: Route | None, subject: str) -> Upstream:

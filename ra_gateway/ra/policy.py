@@ -226,10 +226,11 @@ def subject_asked(
     subject_der = request.request.template.subject_der
     asked = subject_der if subject_der is not None and subject_der != NULL_DN else None
     if isinstance(requester, SharedSecret):
-        return asked or requester.subject_der
+        return requester.subject_der
+    if request.domain.kind is DomainKind.operator:
+        return request.signer.subject_der
     if request.domain.kind is not DomainKind.vendor or rules is None:
-        own = request.signer.subject_der if request.domain.kind is DomainKind.operator else NULL_DN
-        return asked or own
+        return asked or NULL_DN
     listed = "" if entry is None else entry.subject
     if not listed and (asked is not None and rules.subject is not SubjectRule.replace):
         return asked
@@ -341,7 +342,7 @@ def _authorize_vendor(
     own_san = (entry.san if entry is not None else ()) or rules.san_template
     san_der = _san_der(own_san, values, request.signer)
     set_san = () if san_der is None else general_names(san_der)
-    if asked is not None and same_name(asked, subject_der) and set(san or ()) == set(set_san):
+    if asked is not None and _reads_alike(asked, subject_der) and set(san or ()) == set(set_san):
         return _kept(request, asked, san)  # it asks for what it gets: its own POP may stand
     return _completed(request, subject_der, san_der, may_complete=may_complete)
 
@@ -361,8 +362,7 @@ def _authorize_known(
     old_san = None if old.subject_alt_name_der is None else general_names(old.subject_alt_name_der)
     if san is not None and set(san) != set(old_san or ()):
         raise _other_identity(is_update, f"subjectAltName {', '.join(san)}", old)
-    # What means the same may still read otherwise: case, doubled values, a letter that folds into another.
-    alike = subject is None or attributes(subject) == attributes(old.subject_der)
+    alike = subject is None or _reads_alike(subject, old.subject_der)
     alike = alike and (san is None or sorted(san) == sorted(old_san or ()))
     if request.message.body_type is BodyType.p10cr:
         if subject is None or not alike or set(san or ()) != set(old_san or ()):
@@ -381,6 +381,11 @@ def _authorize_known(
             issuer_der=issuer_der,
         )
     return _kept(request, old.subject_der, san)
+
+
+def _reads_alike(one_der: bytes, other_der: bytes) -> bool:
+    """Tell whether two names read the same: what means the same may differ in case, or a letter folds into another."""
+    return one_der == other_der or attributes(one_der) == attributes(other_der)
 
 
 def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> AuthorizedRequest:
@@ -410,7 +415,7 @@ def _authorize_secret(
     if others or (subject is not None and not same_name(subject, secret.subject_der)):
         asked = ", ".join(others) or f"subject {rfc4514(subject or NULL_DN)}"
         raise NotAuthorized(f"{asked} is asked for with the {secret.label}", rule="R67")
-    if subject is not None:
+    if subject is not None and _reads_alike(subject, secret.subject_der):
         return _kept(request, subject, san)
     own_san = general_names_der(san or secret.san) if san or secret.san else None
     return _completed(request, secret.subject_der, own_san, may_complete=may_complete)

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from sqlalchemy import delete
 
 from ra_gateway.ca.access import ClientMode, Mode
+from ra_gateway.ca.ledger import schema
+from ra_gateway.ca.ledger.database import write
 from ra_gateway.ca.profiles import NE_IPSEC, NE_TLS, OCSP_SIGNER, OCSP_SIGNING, RA, Profile
 from ra_gateway.ca.records import (
     NO_ENTITY,
@@ -41,7 +44,7 @@ from ra_gateway.cmp.messages import (
     gen_msg_body,
 )
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514, general_names_der
-from ra_gateway.errors import PKIFailureInfo
+from ra_gateway.errors import ConfigError, PKIFailureInfo
 from tests.conformance.test_ca_client import ENB1, IDENTITY, vendor_domain
 from tests.support import pki
 from tests.support.desk import (
@@ -67,6 +70,13 @@ def san(*names: str) -> tuple[Extension, ...]:
 def named(subject: str, *names: str) -> CertTemplate:
     """A template with a subject and other names."""
     return CertTemplate(subject_der=from_rfc4514(subject), extensions=san(*names) if names else ())
+
+
+def with_directory_name(subject: str, other: str) -> CertTemplate:
+    """A template with a subject, and another one as its other name."""
+    value = asn1.tlv(0x30, directory_name(from_rfc4514(other)))
+    extension = Extension(ExtensionOID.subjectAltName, False, value)
+    return CertTemplate(subject_der=from_rfc4514(subject), extensions=(extension,))
 
 
 def nameless(*names: str) -> CertTemplate:
@@ -143,6 +153,44 @@ async def test_an_ra_does_not_get_registered_names_under_another_subject(desk: D
     assert await desk.ledger.counts() == {}
 
 
+async def test_a_registered_address_is_one_in_every_spelling(desk: Desk) -> None:
+    """However the operator wrote it, an RA does not get it."""
+    names = ("ip:2001:DB8:0:0:0:0:0:1%a", "dns:Site9.example.net")
+    entity = EndEntity("site9", "CN=site9,O=Nord", names, "", "acme", "SN-000009")
+    await desk.ledger.registry.add_entity(entity, "test", NOW)
+    for name in ("ip:2001:db8::1", "dns:site9.EXAMPLE.net"):
+        der = await desk.request(template=named("CN=enb8,O=Nord", name))
+        assert (await desk.refused(der))[1] is NOT_AUTHORIZED
+
+
+async def test_an_ra_does_not_get_a_registered_subject_as_another_name(desk: Desk) -> None:
+    """In no spelling, by whatever subject; nor that of who is blocked and never had a certificate."""
+    for subject in (SUBJECT, SUBJECT.upper()):
+        template = with_directory_name("CN=enb8,O=Nord", subject)
+        assert (await desk.refused(await desk.request(template=template)))[1] is NOT_AUTHORIZED
+    registry = desk.ledger.registry
+    await settled(desk, with_directory_name("CN=enb8,O=Nord", "CN=site8,O=Nord"))
+    plain = EndEntity(name="enb9", subject="CN=enb9,O=Nord")
+    await registry.add_entity(plain, "test", NOW)
+    await registry.set_entity_status("enb9", EntityStatus.blocked, "test", NOW)
+    template = with_directory_name("CN=enb8,O=Nord", "CN=ENB9,O=Nord")
+    assert (await desk.refused(await desk.request(template=template)))[1] is NOT_AUTHORIZED
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_an_ra_gets_no_name_that_speaks_for_others(
+    desk: Desk, vendor_pki: VendorPKI, nested: bool
+) -> None:
+    """A wildcard would be the names of devices that are registered, blocked, or the PKI's own."""
+    template = named("CN=enb8,O=Nord", "dns:*.example.net")
+    if nested:
+        device = credential_of(vendor_pki.sub.issue("CN=enb8"))
+        der = await desk.nest(await desk.request(template=template, signer=device))
+    else:
+        der = await desk.request(template=template)
+    assert (await desk.refused(der))[1] is NOT_AUTHORIZED
+
+
 async def test_an_ra_gets_it_under_its_profile_if_its_role_names_it(desk: Desk) -> None:
     """A role that names the subject is not enough, nor one that has the entity's own profile: it takes both."""
     await bind(desk, Role("profile", ALL, ("ne_ipsec",)))
@@ -212,7 +260,11 @@ async def test_a_name_that_was_another_s_gives_nothing(desk: Desk, vendor_pki: V
     await desk.confirm(device, signer=vendor)
     serial, registry = device.certificate.serial_number, desk.ledger.registry
     await desk.ledger.revoke(Revocation(serial, Reason.certificateHold, "test"), NOW)
-    await registry.delete_entity("enb1", "test", NOW)
+    with pytest.raises(ConfigError, match="holds 1 valid"):
+        await registry.delete_entity("enb1", "test", NOW)
+    # Older releases let it go.
+    gone = delete(schema.entities).where(schema.entities.c.name == "enb1")
+    await write(desk.ledger._database, lambda connection: connection.execute(gone))
     other = EndEntity("enb1", "CN=other", ("dns:other.example.net",), "", "acme", "SN-000002")
     await registry.add_entity(other, "test", NOW)
     await desk.ledger.revoke(Revocation(serial, Reason.removeFromCRL, "test"), NOW)

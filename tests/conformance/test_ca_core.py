@@ -1181,6 +1181,16 @@ async def test_what_the_ledger_tells_of_confirmation(desk: Desk) -> None:
     assert not await status.confirmed(stranger, desk.clock.now)
 
 
+async def test_the_ledger_tells_of_a_certificate_by_its_own_issuer(desk: Desk) -> None:
+    """A serial number is one issuer's, also where the ledger has several issuers'."""
+    issuing, root = ours(desk.operator.issuing.certificate), ours(desk.operator.root.certificate)
+    status = LedgerStatus(desk.ledger, (issuing, root))
+    certificate = (await desk.enrol()).certificate
+    asked = certificate.serial_number, desk.clock.now
+    assert await status.certificate(issuing.subject_der, *asked) == certificate
+    assert await status.certificate(root.subject_der, *asked) is None
+
+
 async def test_nothing_is_swept_by_a_clock_that_was_set(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,26 @@ async def test_orig_pki_message_holds_the_octets_received(make_world: MakeWorld)
     ]
 
 
+@pytest.mark.requirement(79)
+@pytest.mark.parametrize("orig_message", [False, True])
+async def test_an_original_of_the_device_s_choice_does_not_go_up(
+    make_world: MakeWorld, orig_message: bool
+) -> None:
+    """Under the RA's signature it would be the RA's word for what somebody else had sent."""
+    world = make_world(upstream={"orig_message": orig_message})
+    device = world.device()
+    other = await world.enrollment(world.device()).request()
+    made = PKIMessage.from_der(await world.enrollment(device).request())
+    told = InfoTypeAndValue(OID.origPKIMessage, asn1.tlv(0x30, other))
+    header = replace(made.header, general_info=(*made.header.general_info, told))
+    credential = cmp_credential(device)
+    der = await protect(header, made.body_der, credential, credential.certificates)
+    assert (await world.ask(der)).body_type is BodyType.ip
+    info = world.ca.messages[0].header.general_info
+    values = [item.value_der for item in info if item.info_type == OID.origPKIMessage]
+    assert values == ([asn1.tlv(0x30, der)] if orig_message else [])
+
+
 @pytest.mark.requirement(30, 82)
 async def test_general_info_goes_up_with_what_is_unknown_in_it(make_world: MakeWorld) -> None:
     """An endpoint that relays grants leaves generalInfo and freeText alone."""

@@ -309,6 +309,27 @@ async def test_an_ra_revokes_on_behalf(make_world: MakeWorld, ra: Credential) ->
 
 
 @pytest.mark.requirement(130)
+async def test_an_ra_revokes_no_ra(make_world: MakeWorld, ra: Credential) -> None:
+    """Neither this gateway nor another RA, although any name is its to ask for; itself it may."""
+    world = make_world(revoke_on_behalf=True, identity=IdentityRules(allowed_subjects=("*",)))
+    this, other = (cmp_certificate(local_ra(world.operator).certificate) for _ in range(2))
+    relays = world.endpoint.registration_authorities
+    assert relays is not None
+    world.endpoint = replace(
+        world.endpoint,
+        upstream=replace(world.endpoint.upstream, own=lambda: (this,)),
+        registration_authorities=replace(relays, certificates=relays.certificates | {other}),
+    )
+    world.gateway = world.second_gateway()
+    for certificate in (this, other):
+        der = await requests.message(world, cmp_credential(ra), rev_req_body(details(certificate)))
+        await assert_refused(world, der, "notAuthorized", rule="R130", body_type=BodyType.rp)
+    own = rev_req_body(details(cmp_certificate(ra.certificate)))
+    answer = await world.ask(await requests.message(world, cmp_credential(ra), own))
+    assert status_of(answer).status is PKIStatus.accepted
+
+
+@pytest.mark.requirement(130)
 async def test_a_device_still_revokes_its_own_certificate_only(world: World) -> None:
     """That RAs may revoke gives devices no right."""
     one, other = world.operator.device("enb-1"), world.operator.device("enb-2")

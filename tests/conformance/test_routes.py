@@ -28,11 +28,13 @@ from tests.support.harness import (
     ScriptedCA,
     World,
     cmp_certificate,
+    cmp_credential,
     fail_names,
     status_of,
 )
-from tests.support.pki import OperatorPKI, VendorPKI
+from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import EVERY_TYPE, Operation, WaitingCA
+from tests.support.requests import request, template
 
 WELL_KNOWN = "/.well-known/cmp"
 
@@ -221,7 +223,10 @@ async def test_by_the_subject(fork: MakeFork, subject: str, expected: list[int])
     assert await enrol(forked, subject=subject) == expected
 
 
-@pytest.mark.parametrize("subject", ["CN=CORE-1", "CN=\\ core-1", "CN=Core-1\\ ", "CN=core-\u017f"])
+@pytest.mark.parametrize(
+    "subject",
+    ["CN=CORE-1", "CN=\\ core-1", "CN=Core-1\\ ", "CN=core-\u017f", "CN=core-1+CN=CORE-1"],
+)
 async def test_one_name_goes_one_way_however_it_is_spelled(fork: MakeFork, subject: str) -> None:
     """A CA takes them for one subject: none of them gets round who has to approve it."""
     forked = fork({"subjects": ("CN=core-[1s]",), "approval": Approval.required})
@@ -230,6 +235,26 @@ async def test_one_name_goes_one_way_however_it_is_spelled(fork: MakeFork, subje
     await forked.ask(der)
     assert world.events[-1].outcome in ("held", "refused")
     assert forked.asked == [0, 0]
+
+
+@pytest.mark.parametrize("body_type", [BodyType.kur, BodyType.cr])
+async def test_who_has_no_choice_of_name_has_none_of_route(
+    fork: MakeFork, body_type: BodyType
+) -> None:
+    """A device with an operator certificate is routed by that, however it writes the same name."""
+    forked = fork({"subjects": ("CN=enb-1.*,O=*",), "approval": Approval.required})
+    world, key = forked.world, make_key("p256")
+    device = world.operator.device("enb-1.ran.example.net")
+    own = cmp_certificate(device.certificate).subject
+    doubled = own.replace("CN=enb-1.", "CN=ENB-1.ran.example.net+CN=enb-1.")
+    assert doubled != own
+    for subject in (own, None, doubled):
+        asked = template(key, subject)
+        await forked.ask(
+            await request(world, cmp_credential(device), key, asked, body_type=body_type)
+        )
+        assert world.events[-1].outcome in ("held", "refused")
+        assert forked.asked == [0, 0]
 
 
 async def test_by_the_subject_that_the_gateway_sets(fork: MakeFork) -> None:

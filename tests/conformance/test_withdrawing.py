@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from ra_gateway.cmp.messages import (
     rev_rep_body,
     rev_req_content,
 )
+from ra_gateway.cmp.replies import confirm_wait_time, confirm_wait_time_of
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.ports import Agenda, Certificates
@@ -242,6 +244,40 @@ async def test_a_device_that_fetches_late_has_its_time_to_confirm(make_world: Ma
     await work(world, minutes=10)
     assert revocations(world) == []
     assert await agenda_is_empty(world)
+
+
+@pytest.mark.parametrize(
+    "told, seconds",
+    [
+        (datetime(1970, 1, 1, tzinfo=UTC), WAIT_SECONDS),
+        (None, WAIT_SECONDS),
+        (datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), 7 * 86_400),
+    ],
+)
+async def test_a_ca_whose_clock_is_wrong_costs_no_certificate(
+    world: World, told: datetime | None, seconds: int
+) -> None:
+    """A time that is over counts as none, and one beyond all measure is cut; the device is told what counts."""
+    world.ca.script = saying(told or world.clock())
+    operation = await issued(world)
+    until = world.clock() + timedelta(seconds=seconds)
+    assert confirm_wait_time_of(operation.answer.header) == until
+    await work(world, seconds=seconds - 1)
+    assert revocations(world) == []
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+    await issued(world)
+    await work(world, seconds=seconds + 1)
+    assert_revoked(world, world.ca.issued[1])
+
+
+def saying(until: datetime) -> Callable[[Answer], None]:
+    """A CA that says until when it awaits certConf."""
+
+    def script(answer: Answer) -> None:
+        if answer.request.body_type is BodyType.ir:
+            answer.header = replace(answer.header, general_info=(confirm_wait_time(until),))
+
+    return script
 
 
 @pytest.mark.parametrize("reason", [0, 4, 5])

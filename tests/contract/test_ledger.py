@@ -290,6 +290,21 @@ async def test_a_blocked_end_entity_gets_nothing(ledger: Ledger) -> None:
     assert await ledger.reserve(operation(), intent(), NOW) is None
 
 
+async def test_a_blocked_end_entity_takes_nothing(ledger: Ledger) -> None:
+    """What was on its way when it was blocked is not confirmed; a rejection is heard."""
+    taken, rejected = await issue(ledger, confirmed=False), await issue(ledger, confirmed=False)
+    (entity,) = await ledger.registry.entities()
+    await ledger.registry.set_entity_status(entity.name, EntityStatus.blocked, "operator", NOW)
+    with pytest.raises(NotAuthorized, match="blocked"):
+        await ledger.confirm(taken, accepted=True, digest=b"1", answer=b"one", now=NOW)
+    assert (await status(ledger, taken)).status is S.issued
+    await ledger.confirm(rejected, accepted=False, digest=b"2", answer=b"two", now=NOW)
+    assert (await status(ledger, rejected)).status is S.rejected
+    await ledger.registry.set_entity_status(entity.name, EntityStatus.active, "operator", NOW)
+    await ledger.confirm(taken, accepted=True, digest=b"1", answer=b"one", now=NOW)
+    assert (await status(ledger, taken)).status is S.confirmed
+
+
 async def test_a_named_end_entity_has_to_exist(ledger: Ledger) -> None:
     """Only an RA's requests make entities; the CA's own signers have none."""
     with pytest.raises(NotAuthorized, match="no end entity"):
@@ -351,8 +366,10 @@ async def test_a_key_belongs_to_one_end_entity(ledger: Ledger) -> None:
     assert await refused_key(ledger, operation(), intent("enb2", "k"))
     assert not await refused_key(ledger, operation(), intent("enb2", "k", unique_key=False))
     assert not await refused_key(ledger, operation(), intent("enb1", "k"))
-    await ledger.revoke(Revocation(held.serial_number, Reason.unspecified, "operator"), NOW)
-    assert not await refused_key(ledger, operation(), intent("enb2", "k"))
+    for reason, lives in ((Reason.certificateHold, True), (Reason.unspecified, False)):
+        # One on hold may come back.
+        await ledger.revoke(Revocation(held.serial_number, reason, "operator"), NOW)
+        assert await refused_key(ledger, operation(), intent("enb2", "k")) is lives
 
 
 @pytest.mark.requirement(62)
@@ -422,6 +439,28 @@ async def test_a_rejected_renewal_leaves_the_old_certificate(ledger: Ledger) -> 
     assert (await status(ledger, new)).status == S.rejected
 
 
+@pytest.mark.parametrize("reason", [Reason.keyCompromise, Reason.certificateHold])
+async def test_a_renewal_of_what_was_revoked_meanwhile_is_not_accepted(
+    ledger: Ledger, reason: Reason
+) -> None:
+    """Whoever asked for it may have had the key that it was revoked for; a renewal beside it is another matter."""
+    old = await issue(ledger)
+    changes = {"old_serial_number": old.serial_number}
+    first, second = [await issue(ledger, confirmed=False, changes=changes) for _ in range(2)]
+    await ledger.confirm(
+        first, accepted=True, digest=b"1", answer=b"one", now=NOW, revoke_superseded=True
+    )
+    await ledger.confirm(second, accepted=True, digest=b"2", answer=b"two", now=NOW)
+    third = await issue(
+        ledger, confirmed=False, changes={"old_serial_number": second.serial_number}
+    )
+    await ledger.revoke(Revocation(second.serial_number, reason, "operator"), NOW)
+    with pytest.raises(RequestRefused) as refused:
+        await ledger.confirm(third, accepted=True, digest=b"3", answer=b"three", now=NOW)
+    assert (refused.value.fail_info, refused.value.rule) == (PKIFailureInfo.certRevoked, "R69")
+    assert (await status(ledger, third)).status is S.issued
+
+
 async def test_a_renewal_revives_nothing(ledger: Ledger) -> None:
     """A certificate that was revoked or not confirmed in time stays so."""
     lapsed = await issue(ledger, confirmed=False)
@@ -447,6 +486,18 @@ async def test_a_certificate_is_found_by_serial_number_and_what_was_signed(ledge
     assert await ledger.record_of(other, NOW) is None
     assert await ledger.certificate(item.serial_number, NOW) is not None
     assert await ledger.certificate(item.serial_number + 1, NOW) is None
+
+
+async def test_what_is_revoked_among_certificates_of_one_serial_number(ledger: Ledger) -> None:
+    """Another issuer's certificate of the same serial number does not hide ours, wherever it stands."""
+    item = await issue(ledger)
+    await ledger.revoke(Revocation(item.serial_number, Reason.keyCompromise, "operator"), NOW)
+    ours = load_certificate((await status(ledger, item)).der)
+    other = certificate(item.serial_number, NOW + timedelta(days=99))
+    assert other != ours
+    for asked in ([ours, other], [other, ours], [ours]):
+        assert await ledger.revoked_among(asked, NOW) == {ours}
+    assert await ledger.revoked_among([other], NOW) == frozenset()
 
 
 async def test_the_newest_certificate_is_one_that_lives(ledger: Ledger) -> None:

@@ -21,6 +21,8 @@ from ra_gateway.ca.records import (
     EndEntity,
     EntityStatus,
     Privilege,
+    Reason,
+    Revocation,
     Role,
 )
 from ra_gateway.cmp import asn1
@@ -179,6 +181,10 @@ async def test_an_end_entity_with_a_valid_certificate_stays(
     ca = StatusCA(ledger, Clock(NOW), operator_pki, issuing_ca(operator_pki.issuing))
     issued = (await ca.issue(ENTITY.subject)).certificate
     with pytest.raises(ConfigError, match=rf"holds 1 valid .*: {issued.serial_number:x}\."):
+        await registry.delete_entity("enb-1", OPERATOR, NOW)
+    hold = Revocation(issued.serial_number, Reason.certificateHold, OPERATOR)
+    await ledger.revoke(hold, NOW)  # from which it may come back
+    with pytest.raises(ConfigError, match=r"holds 1 valid"):
         await registry.delete_entity("enb-1", OPERATOR, NOW)
     assert await registry.entity("enb-1") is not None
     await registry.delete_entity(

@@ -16,7 +16,14 @@ from ra_gateway.cmp import asn1, verification
 from ra_gateway.cmp import requests as cmp_requests
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import CertTemplate, PKIMessage
-from ra_gateway.cmp.names import attributes, escape_rfc4514, from_rfc4514, rfc4514
+from ra_gateway.cmp.names import (
+    attributes,
+    escape_rfc4514,
+    fits_alike,
+    from_rfc4514,
+    require_certifiable,
+    rfc4514,
+)
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.requests import AuthenticatedConfirmation, AuthenticatedRequest, read_request
 from ra_gateway.cmp.verification import AuthenticatedMessage, HeaderRules, authenticate
@@ -208,6 +215,17 @@ async def test_a_listed_subject_wins(desk: Desk) -> None:
 
 
 @pytest.mark.requirement(145)
+async def test_a_listed_subject_is_certified_as_it_is_listed(desk: Desk) -> None:
+    """What only means the same is another name to whoever reads it."""
+    entry = InventoryEntry(subject="CN=enb-1,O=Operator")
+    for asked, completed in (("CN=enb-1,O=Operator", False), ("CN=ENB-1,O=Operator", True)):
+        request = await desk.request(requests.template(desk.key, asked))
+        authorized = authorize(request, IdentityRules(), entry, may_complete=True)
+        assert authorized.completed is completed
+        assert rfc4514(authorized.subject_der) == "CN=enb-1,O=Operator"
+    assert refusal(request, IdentityRules(), entry, may_complete=False) == (NotAuthorized, "R75")
+
+
 @pytest.mark.parametrize("name", ["dns:ä.example.net", "ip:host", "dn:CN=x", "dns:", "nonsense"])
 async def test_listed_names_that_are_none(desk: Desk, name: str) -> None:
     """An inventory line that holds no subjectAltName refuses its device, and breaks nothing."""
@@ -307,6 +325,39 @@ async def test_patterns_over_subjects(
         assert not authorize(request, rules, None, may_complete=True).completed
     else:
         assert refusal(request, rules) == (NotAuthorized, "R67")
+
+
+@pytest.mark.parametrize(
+    "text, pattern, fit",
+    [
+        ("OU=Lab+CN=Core-1,O=X", "CN=core-*+OU=*,O=x", True),
+        ("CN=Core-1+OU=Lab,O=X", "OU=*+CN=core-*,O=x", True),
+        ("OU=Lab,CN=Core-1,O=X", "CN=core-*,OU=*,O=x", False),
+        ("OU=Lab,CN=Core-1,O=X", "CN=core-*+OU=*,O=x", False),
+        ("OU=a\\\\,CN=b+O=c", "O=c+CN=b,OU=*", False),
+        ("OU=a\\\\,O=c+CN=b", "OU=a\\\\,CN=*+O=c", True),
+        ("CN=a\\+b", "CN=b\\+a", False),
+    ],
+)
+def test_attributes_of_one_rdn_have_no_order(text: str, pattern: str, fit: bool) -> None:
+    """It follows from their octets: a device changes it by writing one of them as another type of string."""
+    assert fits_alike(text, pattern) is fit
+
+
+@pytest.mark.parametrize("again", ["enb-1", "ENB-1", " enb-1 "])
+def test_an_attribute_that_means_the_same_twice_is_not_certified(again: str) -> None:
+    """Who compares sees one, who reads the text sees two; another value of its type is another name."""
+    for other in (again, "enb-2"):
+        attributes_der = [
+            asn1.tlv(0x30, asn1.oid_der(CN), asn1.tlv(tag, value.encode()))
+            for tag, value in ((0x13, "enb-1"), (0x0C, other))
+        ]
+        name = asn1.tlv(0x30, asn1.tlv(0x31, *sorted(attributes_der)))
+        if other != again:
+            require_certifiable(name, None)
+            continue
+        with pytest.raises(TemplateRefused, match="twice"):
+            require_certifiable(name, None)
 
 
 # --- names as text --------------------------------------------------------------------------------------------------

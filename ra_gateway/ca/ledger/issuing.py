@@ -40,6 +40,7 @@ from ra_gateway.ca.ledger.sql import (
     AnyRow,
     Prepared,
     alternative_names,
+    directory_name_keys,
     hexadecimal,
     identity_key,
     key_identifier,
@@ -95,6 +96,11 @@ def alive(at: ColumnElement[int]) -> ColumnElement[bool]:
         else_=false(),
     )
     return and_(confirmed, _c.not_after >= at)
+
+
+def _living_or_held(at: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a certificate is `alive`, or was when it was put on hold: it may come back."""
+    return case((_c.held_from.is_not(None), _c.not_after >= at), else_=alive(at))
 
 
 def _has_status(status: str) -> ColumnElement[bool]:
@@ -230,6 +236,11 @@ class Reservation:
         return name_identifiers(self.intent.subject_der, self.intent.san_der)
 
     @cached_property
+    def other_subjects(self) -> frozenset[bytes]:
+        """What finds the end entities whose subjects are among its other names."""
+        return directory_name_keys(self.intent.san_der)
+
+    @cached_property
     def key_identifier(self) -> bytes:
         """What finds whom the key is withheld for."""
         return key_identifier(self.intent.spki_digest)
@@ -313,8 +324,9 @@ class _Reserving:
     ) -> tuple[dict[str, _Entity], dict[bytes, _Entity]]:
         subjects = {item.identity: item for item in items if item.intent.entity is None}
         by_subject: dict[bytes, _Entity] = {}
-        if subjects:
-            rows = _ENTITIES_BY_SUBJECT.among(self._connection, subjects)
+        wanted = {*subjects, *(key for item in items for key in item.other_subjects)}
+        if wanted:
+            rows = _ENTITIES_BY_SUBJECT.among(self._connection, wanted)
             by_subject = {row[0]: _Entity(*row[1:]) for row in rows}
         # Also the names that entities which have to be made would get.
         names = {item.intent.entity for item in items if item.intent.entity} | {
@@ -410,6 +422,12 @@ class _Reserving:
         names: set[withholding.Holder] = set()
         for found in item.names:
             names |= self._withheld.get(found, set())
+        names |= {
+            withholding.Holder(other.name, other.status == EntityStatus.blocked, other.profile)
+            for key in item.other_subjects
+            if (other := self._by_subject.get(key)) is not None
+            if other.vendor or other.status == EntityStatus.blocked
+        }
         if any(holder.entity == NO_ENTITY for holder in names):
             raise NotAuthorized("a name of an entity of the PKI itself", rule="R67")
         if any(holder.entity == NO_ENTITY for holder in keys):
@@ -574,7 +592,7 @@ _ENROLLED: Final = Prepared(
 )
 _KEY_HOLDERS: Final = Prepared(
     select(_c.spki_digest, _c.entity)
-    .where(_c.spki_digest.in_(listed("these")), alive(bindparam("now")))
+    .where(_c.spki_digest.in_(listed("these")), _living_or_held(bindparam("now")))
     .distinct()
 )
 _INSERT_ENTITIES: Final = Prepared(insert(schema.entities).inline())
@@ -765,6 +783,12 @@ class Confirmation:
         """What finds the operation."""
         return operation_key(self.operation.requester, self.operation.transaction_id)
 
+    @property
+    def renews(self) -> str | None:
+        """Serial number of the certificate that is replaced where this one is accepted."""
+        old = self.operation.old_serial_number
+        return None if old is None or not self.accepted else hexadecimal(old)
+
 
 def confirm_many(
     connection: Connection, items: Sequence[Confirmation]
@@ -772,19 +796,25 @@ def confirm_many(
     """Store that certificates were accepted or rejected, unless that was decided before.
 
     Returns:
-        For each what is stored; None if it is gone.
+        For each what is stored; None if it is gone; or why the certificate is not to be taken any more.
     """
     serials = [hexadecimal(item.operation.serial_number) for item in items]
-    waiting: dict[str, int] = dict(_UNCONFIRMED.among(connection, serials).all())
+    waiting = {row.serial: row for row in _UNCONFIRMED.among(connection, serials)}
+    old = {serial for item in items if (serial := item.renews) is not None}
+    withdrawn = set(_WITHDRAWN.among(connection, old).scalars()) if old else set()
     outcomes: list[Operation | Exception | _Stored | None] = []
     certificates, answers, acts, renewed = [], [], [], []
     for item in items:
         operation, now = item.operation, seconds(item.now)
         serial = hexadecimal(operation.serial_number)
-        confirm_by = waiting.pop(serial, None)
-        if confirm_by is None or confirm_by < now:
+        row = waiting.get(serial)
+        if row is None or row.confirm_by < now:
             outcomes.append(_Stored(item.key))
             continue
+        if item.accepted and (refusal := _not_taken(item, row, withdrawn)) is not None:
+            outcomes.append(refusal)
+            continue
+        del waiting[serial]
         certificates.append(_confirmed_row(serial, item.accepted, now))
         answers.append({"of_key": item.key, "new_digest": item.digest, "new_answer": item.answer})
         action = "confirm" if item.accepted else "reject"
@@ -803,6 +833,19 @@ def confirm_many(
     return _resolve(connection, outcomes)
 
 
+def _not_taken(item: Confirmation, row: AnyRow, withdrawn: set[str]) -> CMPError | None:
+    """Return why a certificate is not for its requester any more; what it was asked with has changed meanwhile."""
+    if row.entity_status == EntityStatus.blocked:
+        return NotAuthorized(f"the end entity {row.entity} is blocked", rule="R58")
+    if item.renews in withdrawn:
+        return RequestRefused(
+            f"the certificate that is renewed, {item.renews}, was revoked meanwhile",
+            fail_info=PKIFailureInfo.certRevoked,
+            rule="R69",
+        )
+    return None
+
+
 def _confirmed_row(serial: str, accepted: bool, now: int) -> dict[str, Any]:
     return {
         "of_serial": serial,
@@ -814,7 +857,17 @@ def _confirmed_row(serial: str, accepted: bool, now: int) -> dict[str, Any]:
 
 
 _UNCONFIRMED: Final = Prepared(
-    select(_c.serial, _c.confirm_by).where(_c.serial.in_(listed("these")), _has_status("issued"))
+    select(_c.serial, _c.confirm_by, _c.entity, _e.status.label("entity_status"))
+    .outerjoin(schema.entities, _e.name == _c.entity)
+    .where(_c.serial.in_(listed("these")), _has_status("issued"))
+)
+_WITHDRAWN: Final = Prepared(
+    select(_c.serial).where(
+        _c.serial.in_(listed("these")),
+        _has_status("revoked"),
+        # What another renewal replaced says nothing against this one.
+        _c.reason != literal_column(str(int(Reason.superseded))),
+    )
 )
 _CONFIRM_CERTIFICATES: Final = Prepared(
     update(schema.certificates)

@@ -219,15 +219,16 @@ class Ledger:
         self, certificates: Iterable[Certificate], now: datetime
     ) -> frozenset[Certificate]:
         """Return those of some certificates that are ours and are revoked, rejected or on hold."""
-        wanted = {hexadecimal(item.serial_number): item for item in certificates}
-        if not wanted:
+        wanted = frozenset(certificates)
+        serials = {hexadecimal(item.serial_number) for item in wanted}
+        if not serials:
             return frozenset()
         rows = await self._read(
-            lambda connection: connection.execute(_BY_SERIALS, {"these": padded(wanted)}).all()
+            lambda connection: connection.execute(_BY_SERIALS, {"these": padded(serials)}).all()
         )
         found = [_issued(row, seconds(now)) for row in rows]
         gone = {load_certificate(item.der) for item in found if item.revoked_at is not None}
-        return frozenset(gone.intersection(wanted.values()))
+        return wanted & gone
 
     async def newest_certificate(
         self, subject_der: bytes, now: datetime, *, san_der: bytes | None = None

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from ipaddress import ip_address
 from typing import Any, Final, NoReturn
 
 from sqlalchemy import (
@@ -634,7 +635,7 @@ def _values(row: _Row, now: datetime) -> dict[str, Any]:
         "name": entity.name,
         "subject": entity.subject,
         "subject_key": row.key,
-        "names": json.dumps(entity.names),
+        "names": json.dumps([_as_read(name) for name in entity.names]),
         "profile": entity.profile,
         "vendor": entity.vendor,
         "identity": entity.identity,
@@ -643,6 +644,12 @@ def _values(row: _Row, now: datetime) -> dict[str, Any]:
         "created_at": seconds(now),
         "enroll_until": seconds_or_none(entity.enroll_until),
     }
+
+
+def _as_read(name: str) -> str:
+    """Return a name as it is read from a certificate: an IPv6 address has many spellings."""
+    kind, _, value = name.partition(":")
+    return f"ip:{ip_address(ip_address(value).packed)}" if kind == "ip" else name
 
 
 def _added(rows: Sequence[Mapping[str, Any]], actor: str, now: datetime) -> list[Act]:
@@ -701,7 +708,8 @@ def _require_no_valid_certificate(connection: Connection, name: str, now: dateti
         select(certificates.c.serial)
         .where(
             certificates.c.entity == name,
-            or_(settled, and_(unconfirmed, in_time)),
+            # One on hold may come back.
+            or_(settled, and_(unconfirmed, in_time), certificates.c.held_from.is_not(None)),
             certificates.c.not_after >= at,
         )
         .order_by(certificates.c.id.desc())

@@ -187,11 +187,20 @@ def name_identifiers(subject_der: bytes, san_der: bytes | None) -> frozenset[byt
     found = {_identifier("name", identity_key(subject_der, san_der))}
     if san_der is not None:
         found |= san_identifiers(general_names(san_der))
-        for name in asn1.unbox(asn1.GeneralNamesBox, san_der).names:
-            inner = name_of(asn1.raw(name))
-            if inner is not None:
-                found.add(_identifier("name", subject_key(inner)))
+        found |= {_identifier("name", key) for key in directory_name_keys(san_der)}
     return frozenset(found)
+
+
+def directory_name_keys(san_der: bytes | None) -> frozenset[bytes]:
+    """Return what finds the subjects (`subject_key`) that a SubjectAltName has among its names.
+
+    Raises:
+        MalformedMessage: They are no names.
+    """
+    if san_der is None or b"\xa4" not in san_der:
+        return frozenset()
+    names = map(name_of, map(asn1.raw, asn1.unbox(asn1.GeneralNamesBox, san_der).names))
+    return frozenset(subject_key(name) for name in names if name is not None)
 
 
 def san_identifiers(names: Iterable[str]) -> frozenset[bytes]:
