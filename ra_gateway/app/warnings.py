@@ -51,7 +51,8 @@ def ca_warnings(config: CAServiceConfig, now: datetime) -> list[Problem]:
     Args:
         now: Aware UTC.
     """
-    vendors = {} if config.ca.client is None else config.vendors
+    client = config.ca.client
+    vendors = {} if client is None else {name: config.vendors[name] for name in client.vendors}
     public = [*_vendor_paths(vendors)]
     return [
         *_of_root_keys(_root_keys(config.ca)),
@@ -200,7 +201,10 @@ def _of_modes(
     directories: dict[str, list[Path]] = {}
     if ca is not None:
         files["ca.directory_path"] = sorted(ca.directory_path.glob("**/*.key"))
-        directories["ca.directory_path"] = [ca.directory_path]
+        below = sorted(path for path in ca.directory_path.glob("**/*") if path.is_dir())
+        directories["ca.directory_path"] = [ca.directory_path, *below]
+        if ca.checkpoints_path is not None:
+            directories["ca.checkpoints_path"] = [ca.checkpoints_path.parent]
         if ca.ledger_path is not None:
             ledger = ca.ledger_path
             files["ca.ledger_path"] = [
@@ -220,6 +224,10 @@ def _of_modes(
     }.items():
         if (mode := _mode(path)) & (stat.S_IWGRP | stat.S_IWOTH):
             yield _writable(setting, path, mode, "replace what is in it")
+    if ca is not None:
+        for path in sorted(ca.directory_path.glob("**/*.pem")):
+            if (mode := _mode(path)) & (stat.S_IWGRP | stat.S_IWOTH):
+                yield _writable("ca.directory_path", path, mode, "replace the CA's certificate")
     for setting, read in public:
         for path in read:
             if (mode := _mode(path)) & stat.S_IWOTH:

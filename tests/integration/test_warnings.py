@@ -86,6 +86,21 @@ def open_directory(config: Path) -> None:
     (config.parent / "ca").chmod(0o777)
 
 
+def open_directory_below(config: Path) -> None:
+    (config.parent / "ca" / "retired").mkdir()
+    (config.parent / "ca" / "retired").chmod(0o770)
+
+
+def open_certificate(config: Path) -> None:
+    (config.parent / "ca" / "issuing.pem").chmod(0o664)
+
+
+def open_checkpoints(config: Path) -> None:
+    (config.parent / "kept").mkdir()
+    (config.parent / "kept").chmod(0o777)
+    edit(config, "ledger_path =", 'checkpoints_path = "kept/checkpoints"\nledger_path =')
+
+
 def open_configuration(config: Path) -> None:
     config.chmod(0o664)
 
@@ -114,6 +129,9 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "configuration": (open_configuration, "gateway.toml", "chmod go-w"),
     "anchors": (open_anchors, "vendors.acme.anchors_paths", "chmod go-w"),
     "directory": (open_directory, "ca.", "chmod go-w"),
+    "directory below": (open_directory_below, "ca.directory_path", "chmod go-w"),
+    "CA's certificate": (open_certificate, "ca.directory_path", "issuing.pem"),
+    "checkpoints": (open_checkpoints, "ca.checkpoints_path", "chmod go-w"),
 }  # fmt: skip
 
 
