@@ -11,15 +11,24 @@ from typing import Final
 
 from ra_gateway.app.trust import certificates
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.crl import (
+    distribution_point_names,
+    distribution_point_urls,
+    open_crl,
+    split_crls,
+)
+from ra_gateway.cmp.names import CanonicalName, canonical
+from ra_gateway.cmp.ocsp import responder_urls
 from ra_gateway.config import (
     AnswerTrust,
     CAConfig,
     CAServiceConfig,
     GatewayConfig,
     IdentityConfig,
+    RevocationConfig,
     VendorConfig,
 )
-from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.errors import ConfigError, CRLRefused, Problem
 from ra_gateway.keys import HSM_SCHEME
 
 EXPIRES_SOON: Final = timedelta(days=90)
@@ -160,8 +169,77 @@ def _of_revocation(config: GatewayConfig) -> Iterator[Problem]:
             "operator.revocation.mode",
             f"is off, and what upstream {remote[0]} revoked is known to that CA alone: a renewal by a revoked "
             "certificate is stopped only if the CA stops it",
-            'Set it to "hard", with crl_urls or ocsp_url of that CA',
+            'Set it to "hard", with crl_urls or ocsp_url of that CA, and list that CA in operator.intermediates_paths',
         )
+    operator = config.operator
+    chain = [*operator.intermediates_paths, config.ra.certificate_path, *config.ra.chain_paths]
+    for upstream in config.upstreams.values():
+        chain += upstream.issuing_ca_paths
+    own = set(_cas(operator.intermediates_paths))
+    yield from _of_sources(
+        "operator",
+        operator.revocation,
+        [ca for ca in _cas(chain) if ca not in own or _names_a_place(ca)],
+        "list it in operator.intermediates_paths, or ",
+    )
+    for name, vendor in config.vendors.items():
+        cas = _cas(vendor.intermediates_paths)
+        yield from _of_sources(f"vendors.{name}", vendor.revocation, cas)
+
+
+def _of_sources(
+    where: str, revocation: RevocationConfig, cas: Iterable[Certificate], otherwise: str = ""
+) -> Iterator[Problem]:
+    """Tell of CAs whose own status "hard" wants, where no source of it is to be seen.
+
+    Args:
+        otherwise: What else than a source helps a CA whose certificate names none.
+    """
+    if revocation.mode != "hard":
+        return
+    known = {issuer for path in revocation.crl_paths for issuer in _crl_issuers(path)}
+    for ca in cas:
+        crls, responders = distribution_point_urls(ca), responder_urls(ca)
+        if (
+            canonical(ca.issuer_der) in known
+            or len(revocation.crl_urls) > (canonical(ca.subject_der) not in known)
+            or not set(crls).isdisjoint(revocation.crl_urls)
+            or (revocation.from_certificates and crls)
+            or (responders and (revocation.ocsp_url or revocation.ocsp_from_certificates))
+        ):
+            continue
+        place = f" ({crls[0]})" if crls else ""
+        todo = f"add the CRL of {ca.issuer}{place} to {where}.revocation.crl_urls"
+        todo = todo if _names_a_place(ca) else f"{otherwise}{todo}"
+        yield Problem(
+            f"{where}.revocation.mode",
+            f"is hard, which asks for the status of {ca.subject} as well, and no source of that is named: whoever has "
+            "a certificate below it is refused (systemUnavail)",
+            f"{todo[0].upper()}{todo[1:]}; `ra-gateway doctor` asks every source",
+        )
+
+
+def _names_a_place(ca: Certificate) -> bool:
+    return bool(distribution_point_names(ca) or responder_urls(ca))
+
+
+def _cas(paths: Iterable[Path]) -> list[Certificate]:
+    """Return the CA certificates in files that are no roots; what cannot be read is told elsewhere."""
+    found: dict[Certificate, None] = {}
+    for path in paths:
+        try:
+            found |= dict.fromkeys(certificates((path,), str(path)))
+        except ConfigError:
+            continue
+    return [item for item in found if item.is_ca and not item.self_issued]
+
+
+def _crl_issuers(path: Path) -> Iterator[CanonicalName]:
+    try:
+        for part in split_crls(path.read_bytes()):
+            yield canonical(open_crl(part).issuer_der)
+    except (OSError, CRLRefused):
+        return  # whoever reads it to use it says what is wrong
 
 
 # --- files ----------------------------------------------------------------------------------------------------

@@ -97,7 +97,8 @@ class RevocationConfig(Table):
         description='"off": nobody is asked; "soft": a revoked signer is refused, and one of which '
         'nobody can tell is accepted, with a note in the log; "hard": that one is refused too, with '
         "systemUnavail, until there is a fresh CRL of every CA above it, or a fresh OCSP answer about each "
-        "certificate.",
+        "certificate. A CA of `operator.intermediates_paths` of which nobody publishes anything stands by its "
+        "being listed.",
     )
     crl_paths: tuple[PublicPath, ...] = Field(
         default=(),

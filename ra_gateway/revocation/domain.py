@@ -31,14 +31,15 @@ from ra_gateway.cmp.crl import (
     CRL,
     NotThisIssuer,
     ReceivedCRL,
+    distribution_point_names,
     distribution_point_urls,
     open_crl,
     split_crls,
     verify_crl,
 )
 from ra_gateway.cmp.names import CanonicalName, canonical
-from ra_gateway.cmp.ocsp import OCSP_NO_CHECK
-from ra_gateway.cmp.trust import Path, TrustDomain
+from ra_gateway.cmp.ocsp import OCSP_NO_CHECK, responder_urls
+from ra_gateway.cmp.trust import DomainKind, Path, TrustDomain
 from ra_gateway.errors import (
     CMPError,
     CRLRefused,
@@ -235,6 +236,7 @@ class DomainRevocation:
                 downloader=downloader,
                 is_allowed=self._allowed,
                 require_responder=self._require_responder,
+                is_optional=self._is_stated,
             )
 
     # --- asking -----------------------------------------------------------------------------------------------
@@ -251,7 +253,8 @@ class DomainRevocation:
         unknown = [
             why
             for certificate, issuer in pairwise(path)
-            if (why := self._unknown(certificate, issuer, now))
+            if not self._is_stated(certificate, issuer)
+            and (why := self._unknown(certificate, issuer, now))
         ]
         if unknown and self.settings.mode is Mode.hard:
             raise StatusUnavailable("; ".join(unknown), rule="R23")
@@ -366,6 +369,21 @@ class DomainRevocation:
                 return ""
             whys.append(why)
         return f"nobody can tell whether {certificate} is revoked: {'; '.join(whys)}"
+
+    def _is_stated(self, certificate: Certificate, issuer: Certificate) -> bool:
+        """Tell whether a CA stands by the operator's own word, since nobody else says anything of it.
+
+        The operator lists it, its certificate names no place where its status is published, and no source gives
+        a CRL of its issuer. A source that has given nothing might have been the one.
+        """
+        return (
+            self.domain.kind is DomainKind.operator
+            and certificate in self.domain.intermediates
+            and not distribution_point_names(certificate)
+            and not responder_urls(certificate)
+            and not self._in_use.get(_key_of(issuer))
+            and all(source.crls for source in self._sources.values())
+        )
 
     def _not_on_crl(self, certificate: Certificate, issuer: Certificate, now: datetime) -> str:
         """Return why no CRL tells that a certificate is not revoked; "" if one does."""

@@ -152,6 +152,7 @@ class Responders:
         random_octets: Draws as many random octets as it is asked for.
         is_allowed: Tells whether a URL of a certificate may be connected to.
         require_responder: Called with a responder's certificate and its issuer; as of `read_answer`.
+        is_optional: Tells of a certificate and its issuer whether a responder need not know it to be well.
     """
 
     def __init__(
@@ -166,6 +167,7 @@ class Responders:
         downloader: Downloader,
         is_allowed: Callable[[str], bool],
         require_responder: Callable[[Certificate, Certificate], None],
+        is_optional: Callable[[Certificate, Certificate], bool],
     ) -> None:
         self._domain = domain
         self._algorithms = algorithms
@@ -176,6 +178,7 @@ class Responders:
         self._downloader = downloader
         self._is_allowed = is_allowed
         self._require_responder = require_responder
+        self._is_optional = is_optional
         self._cap = timedelta(seconds=settings.max_cache_seconds)
         self._good: OrderedDict[_Asked, _Held] = OrderedDict()
         self._revoked: OrderedDict[CertificateID, _Held] = OrderedDict()
@@ -331,7 +334,8 @@ class Responders:
             )
             self._take(certificate, issuer, status, now)
         except StatusRefused as error:
-            self._failed(state, str(error), reached=True)
+            if not self._is_optional(certificate, issuer):
+                self._failed(state, str(error), reached=True)
             raise
         self._succeeded(state, status, now)
         if status.status is CertStatus.unknown:

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,17 +15,19 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import AuthorityInformationAccessOID
 from structlog.testing import capture_logs
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.enrollment import Send
-from ra_gateway.errors import UpstreamUnavailable
+from ra_gateway.errors import SignerNotTrusted, StatusUnavailable, UpstreamUnavailable
 from ra_gateway.ra.revocation import SignerStatus
-from ra_gateway.revocation import Mode, SourceState
+from ra_gateway.revocation import Mode, Revocation, RevocationSettings, SourceState
 from ra_gateway.revocation import domain as domain_module
 from ra_gateway.revocation.domain import DomainRevocation
-from tests.support.crls import make_crl
+from tests.support.crls import make_crl, replace_file
 from tests.support.harness import ManualClock, World, cmp_certificate, fail_names, make_gateway
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_root
@@ -680,3 +683,84 @@ async def test_what_was_begun_before_the_revocation_is_not_asked_for_after_it(
     assert fail_names(await world.ask(begun)) == ["signerNotTrusted"]
     assert await world.post(answered) == answer
     assert len(world.ca.issued) == 1
+
+
+# --- a CA that nobody publishes anything about ----------------------------------------------------------------
+
+
+class Renewals:
+    """An operator's domain in mode hard, whose root publishes nothing; its issuing CA's CRL is in a file."""
+
+    def __init__(self, directory: Path, operator: OperatorPKI) -> None:
+        self.directory, self.operator, self.clock = directory, operator, ManualClock()
+        self.seconds = 0.0
+        self.issuing = cmp_certificate(operator.issuing.certificate)
+        self.put("issuing", operator.issuing)
+
+    def put(self, name: str, ca: Any, *revoked: Any, **options: Any) -> None:
+        options.setdefault("this_update", self.clock.now - HOUR)
+        replace_file(self.directory / f"{name}.crl", make_crl(ca, revoked, **options))
+
+    async def renew(self, *names: str, listed: bool = True, kind: str = "operator") -> str:
+        """Return what becomes of a device's kur, with CRLs of these names: "" when it is taken."""
+        root = cmp_certificate(self.operator.root.certificate)
+        domain = TrustDomain(
+            "operator", DomainKind[kind], (root,), (self.issuing,) if listed else ()
+        )
+        paths = tuple(self.directory / f"{name}.crl" for name in names)
+        found = Revocation([(domain, RevocationSettings(crl_paths=paths))], self.clock)
+        device = cmp_certificate(self.operator.device().certificate)
+        path = domain.find_path(device, (self.issuing,), self.clock.now)
+        try:
+            for _ in range(2):  # what the first one teaches counts for the second
+                await found.fetch()
+                with suppress(StatusUnavailable):
+                    await found.check("operator", path, self.clock.now)
+            return "; ".join(await found.check("operator", path, self.clock.now))
+        except (SignerNotTrusted, StatusUnavailable) as error:
+            return error.detail
+        finally:
+            await found.stop()
+
+
+@pytest.fixture
+def renewals(tmp_path: Path, operator_pki: OperatorPKI) -> Renewals:
+    """Nothing of the root."""
+    return Renewals(tmp_path, operator_pki)
+
+
+async def test_a_ca_that_the_operator_lists_stands_by_that(renewals: Renewals) -> None:
+    """Where its root publishes nothing; for vendors, and where it is not listed, hard is hard."""
+    root = renewals.operator.root.certificate.subject.rfc4514_string()
+    assert await renewals.renew("issuing") == ""
+    for otherwise in ({"listed": False}, {"kind": "vendor"}):
+        assert f"no CRL of {root} was received" in await renewals.renew("issuing", **otherwise)
+
+
+async def test_what_a_root_publishes_counts_for_a_ca_that_is_listed(renewals: Renewals) -> None:
+    """Revoked is revoked; a CRL that is too old, or that cannot be had, leaves it open."""
+    renewals.put("root", renewals.operator.root)
+    assert await renewals.renew("issuing", "root") == ""
+    renewals.put("root", renewals.operator.root, lifetime=timedelta(minutes=1))
+    assert "is too old since" in await renewals.renew("issuing", "root")
+    renewals.put("root", renewals.operator.root, renewals.operator.issuing.certificate)
+    assert "is revoked: the CRL" in await renewals.renew("issuing", "root")
+    (renewals.directory / "root.crl").unlink()
+    assert "root.crl: cannot be read" in await renewals.renew("issuing", "root")
+
+
+@pytest.mark.parametrize("named", ["CRL", "OCSP"])
+async def test_a_ca_that_names_where_its_status_is_needs_it(
+    tmp_path: Path, operator_pki: OperatorPKI, named: str
+) -> None:
+    """Its root does publish, so that the source is only missing in the configuration."""
+    point = x509.UniformResourceIdentifier("http://pki.example.net/root")
+    extensions: dict[str, x509.ExtensionType] = {
+        "CRL": x509.CRLDistributionPoints([x509.DistributionPoint([point], None, None, None)]),
+        "OCSP": x509.AuthorityInformationAccess(
+            [x509.AccessDescription(AuthorityInformationAccessOID.OCSP, point)]
+        ),
+    }
+    issuing = operator_pki.root.issue_ca("CN=Issuing 2", extensions=[(extensions[named], False)])
+    renewals = Renewals(tmp_path, replace(operator_pki, issuing=issuing))
+    assert "no CRL of" in await renewals.renew("issuing")

@@ -17,7 +17,7 @@ from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings
 from ra_gateway.ca.status import CAStatus
 from ra_gateway.cli.main import app
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.errors import SignerNotTrusted
+from ra_gateway.errors import SignerNotTrusted, StatusUnavailable
 from ra_gateway.revocation import OCSPSettings as ClientSettings
 from ra_gateway.revocation import Revocation, RevocationSettings
 from ra_gateway.server.status import StatusListener
@@ -190,3 +190,27 @@ async def test_the_bundled_ca_answers_for_the_operators_domain(tmp_path: Path) -
         with pytest.raises(SignerNotTrusted, match="its OCSP responder says so"):
             await revocation.check("operator", path, ca.clock.now)
         await revocation.stop()
+
+
+async def test_an_issuing_ca_that_is_listed_needs_no_answer_of_its_own(tmp_path: Path) -> None:
+    """Nobody has one; the responder that says so is well, and the same CA where it is not listed stays unknown."""
+    async with bundled(tmp_path) as (ca, url):
+        root = cmp_certificate(ca.operator.root.certificate)
+        device = await ca.issue("CN=enb1,O=Example Operator")
+        for intermediates in ((ca.issuing.certificate,), ()):
+            domain = TrustDomain("operator", DomainKind.operator, (root,), intermediates)
+            settings = RevocationSettings(ocsp=ClientSettings(url=url))
+            revocation = Revocation([(domain, settings)], ca.clock)
+            await revocation.fetch()
+            bag = (ca.issuing.certificate,)
+            path = domain.find_path(cmp_certificate(device.certificate), bag, ca.clock.now)
+            try:
+                if intermediates:
+                    assert await revocation.check("operator", path, ca.clock.now) == ()
+                    (state,) = revocation.states()
+                    assert (state.fresh, state.last_error) == (True, "")
+                else:
+                    with pytest.raises(StatusUnavailable, match="UNAUTHORIZED"):
+                        await revocation.check("operator", path, ca.clock.now)
+            finally:
+                await revocation.stop()

@@ -73,6 +73,27 @@ def remote_without_revocation(config: Path) -> None:
     set_upstream(config, http_upstream("http://127.0.0.1:1/cmp"))
 
 
+def hard(config: Path) -> None:
+    remote_without_revocation(config)
+    table = '[operator.revocation]\nmode = "hard"\ncrl_urls = ["http://127.0.0.1:1/issuing.crl"]\n'
+    config.write_text(f"{config.read_text()}\n{table}")
+
+
+def hard_for_a_ca_not_listed(config: Path) -> None:
+    hard(config)
+    edit(config, 'intermediates_paths = ["operator/issuing.pem"]\n', "")
+
+
+def hard_for_a_sub_ca(config: Path) -> None:
+    edit(
+        config,
+        'anchors_paths = ["acme/root.pem"]',
+        'anchors_paths = ["acme/root.pem"]\nintermediates_paths = ["acme/sub.pem"]',
+    )
+    table = '[vendors.acme.revocation]\nmode = "hard"\nocsp_url = "http://127.0.0.1:1/ocsp"\n'
+    config.write_text(f"{config.read_text()}\n{table}")
+
+
 def open_ledger(config: Path) -> None:
     (config.parent / "ca" / "ledger.sqlite").chmod(0o644)
 
@@ -124,6 +145,16 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "retired root key": (retired_root_key, "ca/retired-roots/1/root.key", "Move it offline"),
     "anchor's key": (key_of_the_anchor, "operator/root.key", "Move it offline"),
     "remote CA": (remote_without_revocation, "operator.revocation.mode", 'Set it to "hard"'),
+    "no CRL of the root": (
+        hard_for_a_ca_not_listed,
+        "operator.revocation.mode",
+        "List it in operator.intermediates_paths, or add the CRL of CN=Example Operator Root CA",
+    ),
+    "no CRL of a vendor's root": (
+        hard_for_a_sub_ca,
+        "vendors.acme.revocation.mode",
+        "Add the CRL of CN=",
+    ),
     "ledger": (open_ledger, "ca.ledger_path", "chmod 600"),
     "ledger's log": (open_ledger_log, "ca.ledger_path", "chmod 600"),
     "configuration": (open_configuration, "gateway.toml", "chmod go-w"),
@@ -155,6 +186,12 @@ def test_what_is_warned_of(case: str, config: Path) -> None:
         lines[0]
         == f"warning: {row['tried']}: {row['came_back']}. {row['setting'].partition(': ')[2]}"
     )
+
+
+def test_what_is_advised_for_a_remote_ca_is_not_warned_of(config: Path) -> None:
+    """Its CRL, and its issuing CA listed."""
+    hard(config)
+    assert warnings(load(config), datetime.now(UTC)) == []
 
 
 def test_a_service_says_so_when_it_starts(config: Path) -> None:
