@@ -145,6 +145,7 @@ class SourceState:
         fetched_at: When it was last got, be it unchanged.
         last_error: Why the last attempt failed; "" when it did not.
         failing_since: First of the attempts that failed without one that succeeded after it.
+        parked: Whether it gave CRLs of CAs that are not known yet, but may come along with a message.
     """
 
     domain: str
@@ -159,6 +160,7 @@ class SourceState:
     last_error: str = ""
     failing_since: datetime | None = None
     kind: SourceKind = SourceKind.crl
+    parked: bool = False
 
 
 @dataclass(slots=True)
@@ -425,6 +427,7 @@ class DomainRevocation:
                 fetched_at=source.fetched_at,
                 last_error=source.last_error,
                 failing_since=source.failing_since,
+                parked=bool(source.parked or source.awaited),
             )
 
     def _responder_state(self, state: ResponderState, now: datetime) -> SourceState:

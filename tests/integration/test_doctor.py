@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from typer.testing import CliRunner, Result
 
 from ra_gateway.app.doctor import CAUSES, Cause, Finding, Verdict, examine, explain
@@ -29,6 +30,7 @@ from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config import GatewayConfig, load, parse
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.keys import write_new
+from tests.support.crls import make_crl
 from tests.support.ejbca import (
     CLIENT_ALIAS,
     ISSUING_CA,
@@ -46,9 +48,10 @@ from tests.support.ejbca import (
 from tests.support.ejbca.authentication import Caller, authenticate
 from tests.support.ejbca.installation import Received
 from tests.support.ejbca.refusals import Refused
-from tests.support.openssl import OpensslMockCA
+from tests.support.openssl import OpensslMockCA, load_certificate
 from tests.support.pki import (
     CMC_RA,
+    Authority,
     Credential,
     OperatorPKI,
     VendorPKI,
@@ -849,6 +852,66 @@ def test_the_bundled_ca_over_http_gets_ok_only(tmp_path: Path, vendor_pki: Vendo
     assert troubles(result) == []
     assert sum("refused as it should be" in row["came_back"] for row in rows(result)) == 3
     assert certificates(config) == before
+
+
+@pytest.mark.parametrize("mode,verdict", [("hard", "fault"), ("soft", "warning")])
+def test_a_crl_that_cannot_be_had_is_found(
+    mode: str, verdict: str, tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    """With what becomes of base stations; and the CA whose status nobody tells then."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    edit(
+        config,
+        'anchors_paths = ["acme/root.pem"]',
+        'anchors_paths = ["acme/root.pem"]\nintermediates_paths = ["acme/sub.pem"]',
+    )
+    moment = datetime.now(UTC) - timedelta(minutes=1)
+    (tmp_path / "root.crl").write_bytes(make_crl(vendor_pki.root, this_update=moment))
+    config.write_text(
+        f'{config.read_text()}\n[vendors.acme.revocation]\nmode = "{mode}"\n'
+        'crl_paths = ["root.crl"]\ncrl_urls = ["http://127.0.0.1:1/sub.crl"]\n'
+    )
+    found = [row for row in rows(doctor(config, "--json")) if row["tried"].startswith("revocation")]
+    well, away, ca = found
+    assert {row["subject"] for row in found} == {"vendor acme"}
+    assert (well["verdict"], well["came_back"][:12]) == ("ok", "fresh, until")
+    assert (away["verdict"], away["tried"]) == (
+        verdict,
+        "revocation: CRL http://127.0.0.1:1/sub.crl",
+    )
+    assert away["came_back"].startswith("failed: ")
+    assert mode in away["cause"]
+    assert away["setting"].startswith("vendors.acme.revocation.crl_urls")
+    assert (ca["verdict"], ca["came_back"]) == ("ok", "not revoked, as far as anybody says")
+    (tmp_path / "root.crl").unlink()
+    (tmp_path / "root.crl").write_bytes(
+        make_crl(vendor_pki.root, [vendor_pki.sub.certificate], this_update=moment)
+    )
+    ca = row_of(config, "revocation of")
+    assert ca["verdict"] == "fault"
+    assert "is revoked: the CRL" in ca["came_back"]
+
+
+def row_of(config: Path, tried: str) -> dict[str, str]:
+    (found,) = (row for row in rows(doctor(config, "--json")) if row["tried"].startswith(tried))
+    return found
+
+
+def test_a_ca_whose_status_nobody_tells_is_found(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """In mode hard it stops every renewal; listed by the operator it stops none."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    key: Any = load_pem_private_key((tmp_path / "ca" / "issuing.key").read_bytes(), None)
+    issuing = Authority(load_certificate(tmp_path / "operator" / "issuing.pem"), key)
+    moment = datetime.now(UTC) - timedelta(minutes=1)
+    (tmp_path / "issuing.crl").write_bytes(make_crl(issuing, this_update=moment))
+    config.write_text(
+        f'{config.read_text()}\n[operator.revocation]\nmode = "hard"\ncrl_paths = ["issuing.crl"]\n'
+    )
+    assert row_of(config, "revocation of")["verdict"] == "ok"
+    edit(config, 'intermediates_paths = ["operator/issuing.pem"]\n', "")
+    found = row_of(config, "revocation of")
+    assert found["verdict"] == "fault"
+    assert found["setting"].startswith("list it in operator.intermediates_paths, or ")
 
 
 def test_the_command_prints_a_table_and_ends_with_1(tmp_path: Path, vendor_pki: VendorPKI) -> None:

@@ -9,6 +9,7 @@ from ra_gateway.app.doctor.causes import CAUSES, Cause, explain, explain_text
 from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems, worst
 from ra_gateway.app.doctor.material import examine_material
 from ra_gateway.app.doctor.probes import SUBJECT
+from ra_gateway.app.doctor.revocation import examine_revocation
 from ra_gateway.app.doctor.surroundings import (
     examine_codec,
     examine_inventory,
@@ -50,6 +51,7 @@ async def examine(
         clock: Aware UTC.
     """
     found = examine_material(config, clock())
+    found += await examine_revocation(config, clock())
     found += await examine_store(config.store)
     found += examine_inventory(config)
     if config.ca is not None:
