@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.information import information
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
@@ -72,6 +74,15 @@ from ra_gateway.tasks import ended, supervised
 
 if TYPE_CHECKING:
     from ra_gateway.app.ca import BundledService
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.store")
+
+OTHER_SEAL_KEY: Final = (
+    "give all gateways the same keys in store.seal_key_paths; to change them, first add the new one behind the old one "
+    "everywhere, then before it everywhere, then remove the old one; where all have the same already, remove the "
+    "mark once: redis-cli DEL"
+)
+"""What to do about a mark of another key; the name of the mark follows."""
 
 _WITHDRAWING_SECONDS: Final = 10.0
 """Between two looks at certificates that await their confirmation: a small part of what devices have for that."""
@@ -464,6 +475,7 @@ class Application:
             CannotListen: The address or the port cannot be had.
         """
         await self.store.ping()
+        await self._compare_seals()
         if self._bundled is not None:
             await self._bundled.start()
         await self.revocation.start()
@@ -475,6 +487,20 @@ class Application:
         ]
         server = self._config.server
         return await listen(self.listener, server.listen_host, server.listen_port, "server")
+
+    async def _compare_seals(self) -> None:
+        """Tell when other gateways seal by a key that this one has not; each goes on with what it can open itself.
+
+        Whoever can write to Redis can change the mark, and is not to keep a gateway from starting by that.
+        """
+        if isinstance(self.store, RedisStore) and not await self.store.has_our_mark():
+            log.error(
+                "store.other_seal_key",
+                key=self.store.mark_key,
+                detail="the gateways that share this Redis seal by a key that is not in store.seal_key_paths: they "
+                "do not believe each other's transactions, and base stations fail that come to another one",
+                todo=f"{OTHER_SEAL_KEY} {self.store.mark_key}",
+            )
 
     async def stop(self) -> None:
         """Answer what was accepted, then close everything."""

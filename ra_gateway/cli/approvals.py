@@ -13,7 +13,7 @@ from ra_gateway import logs
 from ra_gateway.app import now
 from ra_gateway.app.gateway import transaction_store
 from ra_gateway.cli.opened import actor
-from ra_gateway.cli.telling import ConfigOption, run, say, show_table, told
+from ra_gateway.cli.telling import ConfigOption, fail, run, say, show_table, told
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.names import rfc4514
 from ra_gateway.config import load
@@ -64,8 +64,20 @@ class NotListed(GatewayError):
 @told
 def approvals_list(config: ConfigOption = CONFIG) -> None:
     """List the requests that wait, the oldest first."""
-    requests = _with_store(config, lambda store: waiting(store, store))
+
+    async def listed(store: RedisStore) -> tuple[list[Transaction], int]:
+        return await waiting(store, store), store.not_believed
+
+    requests, not_believed = _with_store(config, listed)
     show_table(_COLUMNS, map(_row, requests))
+    if not_believed:
+        fail(
+            [
+                f"{not_believed} more in the list cannot be shown: sealed by a gateway whose store.seal_key_paths has "
+                "another key than this configuration's, or changed by somebody else. `ra-gateway doctor` says which."
+            ],
+            1,
+        )
     if not requests:
         say("No request waits.")
 

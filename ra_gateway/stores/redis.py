@@ -7,6 +7,7 @@
     {prefix}:{held}                                       hash: requester to the request that waits for approval
     {prefix}:{held}:until                                 sorted set: requesters by when their requests expire
     {prefix}:{certificate}:<digest>                       string: seal, version and what became of a certificate
+    {prefix}:seal                                         string: a mark under the key by which the nodes seal
 
 The braces are a Redis hash tag: both keys of a transactionID live in one cluster slot, so that one
 script may touch both. Every method that writes is one script, hence atomic, and one round trip.
@@ -65,6 +66,9 @@ _RECORD_LIMIT: Final = 4_194_304
 
 _MEMBER_LIMIT: Final = 160_000
 """Octets of the longest member of agenda and list: a transactionID of the default body limit, in hex."""
+
+_MARKED: Final = b"sealed by the nodes"
+_MARK_LIMIT: Final = 1024
 
 _SEEN_LIMIT: Final = 65_536
 """Transactions whose newest version a node remembers, some 20 MB; and certificates, with what became of them."""
@@ -239,6 +243,22 @@ redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 """
 
+# The first node makes the mark, and whoever can open it puts it under the key that seals now.
+_MARK: Final = f"""
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind == 'none' then
+  if ARGV[1] ~= '' then redis.call('SET', KEYS[1], ARGV[1]) end
+  return false
+end
+if kind ~= 'string' or redis.call('STRLEN', KEYS[1]) > {_MARK_LIMIT} then return 'strange' end
+return redis.call('GET', KEYS[1])
+"""
+
+_REMARK: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end
+return 1
+"""
+
 _T = TypeVar("_T")
 
 _Age = tuple[datetime, int]
@@ -290,6 +310,8 @@ class RedisStore:
         self._seen: OrderedDict[str, tuple[_Age, float]] = OrderedDict()
         self._standings: OrderedDict[str, tuple[int, Standing, float]] = OrderedDict()
         self._reported_at, self._unreported = -math.inf, 0
+        self.not_believed = 0
+        """How many records and entries of lists were found that no node wrote, or none with our keys."""
         self._prefix = key_prefix
         self._timeout_seconds = timeout_seconds
         self._pool = _pool(url, password, timeout_seconds, max_connections)
@@ -302,6 +324,8 @@ class RedisStore:
         self._plan, self._due, self._drop = map(register, (_PLAN, _DUE, _DROP))
         self._hold, self._held, self._unhold = map(register, (_HOLD, _HELD, _UNHOLD))
         self._standing, self._settle = map(register, (_STANDING, _SETTLE))
+        self._mark, self._remark = map(register, (_MARK, _REMARK))
+        self.mark_key = f"{key_prefix}:seal"
         self._max_per_signer = max_per_signer
         self._max_held = max_held
         self._agenda = f"{key_prefix}:agenda"
@@ -556,6 +580,27 @@ class RedisStore:
         probe = f"{self._prefix}:probe"
         await self._ask(lambda _: self._client.set(probe, 1, px=_PROBE_LIFETIME_MS))
 
+    async def has_our_mark(self, *, leave: bool = True) -> bool:
+        """Return whether the nodes that were here before seal by a key that is ours, too.
+
+        It says nothing of single records, each of which has a seal of its own; who can write to Redis can change it.
+
+        Args:
+            leave: Whether our mark is made where there is none yet, and put under the first of our keys.
+        """
+        own = self._seals.seal(_MARKED, "mark", self.mark_key)
+        args: list[Any] = [own if leave else b""]
+        found: bytes | None = await self._ask(lambda _: self._mark([self.mark_key], args))
+        if found is None or found == own:
+            return True
+        try:
+            self._seals.open(found, "mark", self.mark_key)
+        except NotSealed:
+            return False
+        if leave:
+            await self._ask(lambda _: self._remark([self.mark_key], [found, own]))
+        return True
+
     async def close(self) -> None:
         """Release the connections; whatever is asked afterwards is refused."""
         self._closed = True
@@ -667,6 +712,7 @@ class RedisStore:
     def _report(self, name: str, what: str, count: int = 1) -> None:
         """Tell of what was not believed, at most once in a while."""
         self._unreported += count
+        self.not_believed += count
         now = self._monotonic()
         if now - self._reported_at >= _REPORT_SECONDS:
             log.error(

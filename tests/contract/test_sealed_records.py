@@ -374,3 +374,62 @@ def test_key_files_that_cannot_be_used(tmp_path: Any) -> None:
     for paths in ([], [short], [long], [tmp_path / "missing"], [good, short]):
         with pytest.raises(ConfigError, match=r"store\.seal_key_paths"):
             load_seal_keys(paths)
+
+
+# --- the mark of the nodes' key -------------------------------------------------------------------------------
+
+MARK = "ra:seal"
+OLD, NEW = b"o" * 32, b"n" * 32
+
+
+async def is_ours(url: str, *keys: bytes, leave: bool = True) -> bool:
+    """Ask as a node with these keys does at its start, or as one that only looks."""
+    store = RedisStore(url, clock=system_clock, seal_keys=keys)
+    try:
+        return await store.has_our_mark(leave=leave)
+    finally:
+        await store.close()
+
+
+async def test_a_node_with_another_key_is_found(redis_url: str, raw: Any) -> None:
+    """The first one leaves the mark, for good; who only looks leaves none, and nobody takes another's away."""
+    assert await is_ours(redis_url, NEW, leave=False)
+    assert await raw.exists(MARK) == 0
+    assert await is_ours(redis_url, OLD)
+    mark = await raw.get(MARK)
+    assert not await is_ours(redis_url, NEW)
+    assert not await is_ours(redis_url, NEW, leave=False)
+    assert (await raw.get(MARK), await raw.ttl(MARK)) == (mark, -1)
+    assert await is_ours(redis_url, OLD)
+
+
+async def test_a_change_of_keys_step_by_step(redis_url: str) -> None:
+    """Behind, in front, alone; also while the nodes are restarted one after the other."""
+    for keys in (
+        (OLD,),
+        (OLD, NEW),
+        (OLD,),
+        (NEW, OLD),
+        (OLD, NEW),
+        (NEW, OLD),
+        (NEW,),
+        (NEW, OLD),
+    ):
+        assert await is_ours(redis_url, *keys), keys
+    assert not await is_ours(redis_url, OLD)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [b"", b"x", b"x" * 100, b"x" * 5_000_000, None],
+    ids=["empty", "short", "no seal", "huge", "list"],
+)
+async def test_a_mark_that_was_changed(redis_url: str, raw: Any, wrong: bytes | None) -> None:
+    """It is told of, and not mended: it may be another node's."""
+    if wrong is None:
+        await raw.lpush(MARK, "x")
+    else:
+        await raw.set(MARK, wrong)
+    assert not await is_ours(redis_url, NEW)
+    await raw.delete(MARK)
+    assert await is_ours(redis_url, NEW)

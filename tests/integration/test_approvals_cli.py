@@ -256,3 +256,14 @@ def test_a_configuration_that_cannot_hold_anything(
     ended = run("check-config", "--config", config)
     assert (ended.exit_code, missing in ended.stderr) == (2, True)
     assert "endpoints.ran.approval" in ended.stderr
+
+
+def test_what_another_key_sealed_is_told(config: Path, held: list[Transaction]) -> None:
+    """Exit code 1: a list that leaves them out looks as if nobody waited."""
+    (config.parent / "seal.key").write_text("another key of a gateway, by mistake\n")
+    ended = approvals(config, "list")
+    assert ended.exit_code == 1
+    assert (
+        f"{len(held)} more in the list cannot be shown: sealed by a gateway whose" in ended.stderr
+    )
+    assert "No request waits" not in ended.stdout

@@ -435,3 +435,21 @@ def test_a_wrong_setting_is_said_by_serve(tmp_path: Path, vendor_pki: VendorPKI)
     assert [ended.returncode for ended in told] == [2, 2]
     assert told[0].stderr == told[1].stderr
     assert told[0].stderr.startswith("store.lifetime: ")
+
+
+def test_a_gateway_with_another_seal_key_says_so(
+    tmp_path: Path, vendor_pki: VendorPKI, redis_url: str
+) -> None:
+    """In the log of its start and in the doctor's table, with what to do. It serves."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url=redis_url)
+    with GatewayProcess(config) as gateway:
+        assert "store.other_seal_key" not in gateway.log
+    assert run_command("doctor", "--config", str(config)).returncode == 0
+    (tmp_path / "seal.key").write_text("another key of a gateway, by mistake\n")
+    with GatewayProcess(config) as gateway:
+        (event,) = (item for item in gateway.events if item["event"] == "store.other_seal_key")
+    assert (event["level"], event["key"]) == ("error", "ra_gateway:seal")
+    assert event["todo"].startswith("give all gateways the same keys in store.seal_key_paths")
+    told = run_command("doctor", "--quiet", "--config", str(config))
+    (fault,) = (row for row in told.stdout.splitlines() if row.startswith("fault"))
+    assert (told.returncode, "ra_gateway:seal is sealed by a key" in fault) == (1, True)

@@ -11,11 +11,13 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
-from ra_gateway.app.gateway import transaction_store
+from ra_gateway.app.gateway import OTHER_SEAL_KEY, transaction_store
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config import GatewayConfig, StoreConfig
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
 from ra_gateway.stores.inventory import CSVInventory
+from ra_gateway.stores.memory import MemoryStore
+from ra_gateway.stores.redis import RedisStore
 
 _STORE: Final = "store"
 _KEEPS: Final = "noeviction"
@@ -28,6 +30,7 @@ async def examine_store(config: StoreConfig) -> list[Finding]:
         store = transaction_store(config)
         try:
             await store.ping()
+            same = await _same_seal_key(store)
         finally:
             await store.close()
     except ConfigError as error:
@@ -45,7 +48,26 @@ async def examine_store(config: StoreConfig) -> list[Finding]:
         ]
     if config.kind == "memory":
         return [Finding(_STORE, tried, "written; for one process, and forgotten at its end")]
-    return [Finding(_STORE, tried, "written"), await _eviction(config)]
+    return [Finding(_STORE, tried, "written"), *same, await _eviction(config)]
+
+
+async def _same_seal_key(store: MemoryStore | RedisStore) -> list[Finding]:
+    if not isinstance(store, RedisStore):
+        return []
+    tried = "keys by which the gateways seal"
+    if await store.has_our_mark(leave=False):
+        return [Finding(_STORE, tried, "ours, or no gateway has been started yet")]
+    return [
+        Finding(
+            _STORE,
+            tried,
+            f"{store.mark_key} is sealed by a key that is not ours",
+            Verdict.fault,
+            "a gateway on this Redis has other keys, or had them: neither believes the other's transactions, and base "
+            "stations fail that come to another one",
+            f"store.seal_key_paths: {OTHER_SEAL_KEY} {store.mark_key}",
+        )
+    ]
 
 
 async def _eviction(config: StoreConfig) -> Finding:
