@@ -30,6 +30,7 @@ from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config import GatewayConfig, load, parse
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.keys import write_new
+from tests.support.commands import run_command
 from tests.support.crls import make_crl
 from tests.support.ejbca import (
     CLIENT_ALIAS,
@@ -854,6 +855,34 @@ def test_the_bundled_ca_over_http_gets_ok_only(tmp_path: Path, vendor_pki: Vendo
     assert certificates(config) == before
 
 
+@pytest.mark.parametrize(
+    "command,probe,change",
+    [
+        (
+            ("ra", "block", "gateway"),
+            "ir",
+            "the CA's rights of the RA; bundled CA: ra-gateway ca ra list",
+        ),
+        (
+            ("role", "add", "ra", "--privilege", "issue", "--privilege", "revoke"),
+            "kur",
+            "the right to kur at the CA (bundled CA: the privilege update",
+        ),
+    ],
+    ids=["blocked", "no update"],
+)
+def test_an_ra_that_the_bundled_ca_does_not_hear_is_found(
+    command: tuple[str, ...], probe: str, change: str, tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    """What to look at comes first, and nothing that has nothing to do with it."""
+    config = make_setup(tmp_path, vendors={"acme": vendor_pki})
+    ended = run_command("ca", *command, "--config", str(config))
+    assert ended.returncode == 0, ended.stderr
+    found = row_of(config, f"{probe} ")
+    assert found["verdict"] == "fault"
+    assert found["setting"].startswith(change)
+
+
 @pytest.mark.parametrize("mode,verdict", [("hard", "fault"), ("soft", "warning")])
 def test_a_crl_that_cannot_be_had_is_found(
     mode: str, verdict: str, tmp_path: Path, vendor_pki: VendorPKI
@@ -1122,7 +1151,7 @@ TEXTS: list[tuple[str, PKIFailureInfo | None, BodyType, str]] = [
     ("HTTP 200 without a CMP message: '<html>'", None, BodyType.ir, "upstreams.{name}.url"),
     ("no answer in time from http://ca", None, BodyType.ir, "deadline_seconds"),
     ("", PKIFailureInfo.signerNotTrusted, BodyType.ir, "ra-gateway ca ra add"),
-    ("", PKIFailureInfo.notAuthorized, BodyType.ir, "ra-gateway ca role show"),
+    ("", PKIFailureInfo.notAuthorized, BodyType.ir, "ra-gateway ca ra show"),
     ("", PKIFailureInfo.notAuthorized, BodyType.rr, "revoke_end_entity"),
     ("", PKIFailureInfo.badTime, BodyType.ir, "NTP"),
     ("", PKIFailureInfo.wrongIntegrity, BodyType.ir, "by certificate"),

@@ -212,11 +212,17 @@ def kur_wants_the_device(first: Told, renewed: Told) -> bool:
 
 def of_kur(name: str, probe: Probe, told: Told) -> Finding:
     """Say what to do about a CA that minds who signed a kur."""
-    cause = Cause(
+    signer = (
         "the CA wants a kur signed with the certificate that it renews (RFC 9483 4.1.3), and the gateway signs it "
-        "itself; or it grants the RA ir, but not kur",
-        'upstreams.{name}.kur = "nested" or "forward"; or the right to kur at the CA',
+        "itself"
     )
+    right = "it grants the RA ir, but not kur"
+    variant = 'upstreams.{name}.kur = "nested" or "forward"'
+    grant = "the right to kur at the CA (bundled CA: the privilege update in the RA's role, ra-gateway ca role add)"
+    if PKIFailureInfo.notAuthorized in told.fail_info:  # it believes who signed
+        cause = Cause(f"{right}; or {signer}", f"{grant}; or {variant}")
+    else:
+        cause = Cause(f"{signer}; or {right}", f"{variant}; or {grant}")
     return refused(name, probe, str(told), cause)
 
 

@@ -365,8 +365,9 @@ _OF_FAIL_INFO: Final = (
         fail_info=PKIFailureInfo.signerNotTrusted,
     ),
     Cause(
-        "the CA knows the RA, but does not let it ask for this",
-        f"the CA's rights of the RA; bundled CA: ra-gateway ca role show; {RA_RIGHTS}",
+        "the CA does not know the RA, has blocked it, or does not let it ask for this",
+        "the CA's rights of the RA; bundled CA: ra-gateway ca ra list and ra-gateway ca ra show: is it registered with "
+        f"this certificate, is it blocked, what are its privileges? {RA_RIGHTS}",
         fail_info=PKIFailureInfo.notAuthorized,
     ),
     Cause(
