@@ -130,7 +130,7 @@ def _of_identity(setting: str, identity: IdentityConfig) -> Iterator[Problem]:
         patterns = getattr(identity, f"allowed_{what}")
         yield from _of_patterns(setting, patterns, what)
         for pattern in patterns:
-            if not (bound or _allows_all(pattern)) and _is_shared(pattern):
+            if not (bound or allows_all(pattern)) and _is_shared(pattern):
                 yield Problem(
                     f"{setting}.allowed_{what}",
                     f'has "{pattern}": a device may have the name of any other that fits',
@@ -140,7 +140,7 @@ def _of_identity(setting: str, identity: IdentityConfig) -> Iterator[Problem]:
 
 
 def _of_patterns(setting: str, patterns: Sequence[str], what: str) -> Iterator[Problem]:
-    for pattern in filter(_allows_all, patterns):
+    for pattern in filter(allows_all, patterns):
         yield Problem(
             f"{setting}.allowed_{what}",
             f'has "{pattern}": whoever is let in may have the name of any other device, or of a server',
@@ -148,7 +148,7 @@ def _of_patterns(setting: str, patterns: Sequence[str], what: str) -> Iterator[P
         )
 
 
-def _allows_all(pattern: str) -> bool:
+def allows_all(pattern: str) -> bool:
     """Tell whether a pattern of names holds nothing but wildcards: "*", "CN=*", "dns:*", "dns:*.*"."""
     values = [part.partition("=")[2] or part for part in pattern.split(",")]
     return all(set(value.rpartition(":")[2]) <= _WILDCARDS for value in values)

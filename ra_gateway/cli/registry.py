@@ -14,6 +14,7 @@ import typer
 
 from ra_gateway.app import now
 from ra_gateway.app.ca import ca_material, ca_profiles
+from ra_gateway.app.warnings import allows_all
 from ra_gateway.ca.authorities import SIGNER_DAYS
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.ledger import Ledger
@@ -401,14 +402,26 @@ def role_add(
 
     role = with_ledger(config, put)
     told = [_privileges(role), ", ".join(role.profiles)]
-    if bounds := _bounds(role):
-        told.append(f"{bounds}{', of others too' if role.others else ''}")
+    if names := _names(role):
+        told.append(f"{names}{', of others too' if role.others else ''}")
     say(f"The role {name}: {'; '.join(told)}.")
+    for pattern in filter(allows_all, (*role.subjects, *role.sans)):
+        say(
+            f'warning: "{pattern}" allows every name, also that of a server or of any other device. '
+            'Give patterns of the names that there are, such as "CN=enb-*,O=Operator".'
+        )
 
 
 def _bounds(bound: Role | Authority) -> str:
     """Return the patterns of names for people, "" for none."""
     return " or ".join((*bound.subjects, *bound.sans))
+
+
+def _names(role: Role) -> str:
+    """Return the names for which a role may have certificates made, for people; "" if it may have none made."""
+    if bounds := _bounds(role):
+        return bounds
+    return "any name" if role.privileges & {Privilege.issue, Privilege.update} else ""
 
 
 def _privileges(role: Role) -> str:
@@ -424,9 +437,9 @@ def role_list(config: ConfigOption = CONFIG) -> None:
         return await ledger.registry.roles()
 
     show_table(
-        ("Name", "Privileges", "Profiles"),
+        ("Name", "Privileges", "Profiles", "Names"),
         [
-            (role.name, _privileges(role), ", ".join(role.profiles))
+            (role.name, _privileges(role), ", ".join(role.profiles), _names(role))
             for role in with_ledger(config, find)
         ],
     )
@@ -687,7 +700,7 @@ def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
             ("Role", authority.role.name),
             ("Privileges", _privileges(authority.role)),
             ("Profiles", ", ".join(authority.role.profiles)),
-            ("Names of its role", _bounds(authority.role)),
+            ("Names of its role", _names(authority.role)),
             ("Names of its own", _bounds(authority)),
         )
     )

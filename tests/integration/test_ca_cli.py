@@ -166,7 +166,7 @@ def test_roles_are_least_privilege(config: Path) -> None:
     """A role says what it lets be done; profiles of the PKI's own keys are nobody's."""
     told = ca(config, "role", "add", "revoker", "--privilege", "revoke", "--profile", "seg")
     assert told == "The role revoker: revoke; seg.\n"
-    assert ["revoker", "revoke", "seg"] in table(ca(config, "role", "list"))
+    assert ["revoker", "revoke", "seg", ""] in table(ca(config, "role", "list"))
     told = ca(config, "role", "show", "revoker")
     assert "Members:      none\n" in told
     assert "Others' certificates: no\n" in told
@@ -178,6 +178,19 @@ def test_roles_are_least_privilege(config: Path) -> None:
     assert "no profile 'ra'" in refused(config, "role", "add", "x", *privilege, "ra")
     assert run("ca", "role", "add", "x", "--config", config).exit_code == 2
     assert run("ca", "role", "add", "x", "--privilege", "all", "--config", config).exit_code == 2
+
+
+def test_what_names_a_role_may_ask_for_is_told(config: Path) -> None:
+    """Also where it is any; a pattern that stands for all of them is warned of."""
+    add = ("role", "add", "north", "--privilege", "issue", "--profile", "seg")
+    assert ca(config, *add) == "The role north: issue; seg; any name.\n"
+    assert ["north", "issue", "seg", "any name"] in table(ca(config, "role", "list"))
+    told, warning = ca(config, *add, "--subjects", "CN=*").splitlines()
+    assert told == "The role north: issue; seg; CN=*."
+    assert warning.startswith('warning: "CN=*" allows every name')
+    told = ca(config, *add, "--subjects", "CN=enb-*,O=Operator")
+    assert told == "The role north: issue; seg; CN=enb-*,O=Operator.\n"
+    assert ["north", "issue", "seg", "CN=enb-*,O=Operator"] in table(ca(config, "role", "list"))
 
 
 def test_an_ra_is_registered_with_its_certificate(config: Path) -> None:
