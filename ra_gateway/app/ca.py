@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -215,6 +215,13 @@ def _published(material: CAMaterial, config: CAConfig) -> Published:
     )
 
 
+def _until_next_warning(ends: Iterable[datetime]) -> float:
+    """Return seconds: a day, or less where one of these moments comes before."""
+    moment = now()
+    left = ((end - moment).total_seconds() + 1.0 for end in ends if end >= moment)
+    return min([_WARNING_SECONDS, *left])
+
+
 class BundledService:
     """The bundled CA and what runs beside it: its ledger, its CRLs and its status listener.
 
@@ -308,14 +315,16 @@ class BundledService:
                 log.warning("ca.directory_unusable", detail=str(error))
                 soonest = []
             for expiry in soonest:
-                if expiry.not_after < now() + EXPIRY_WARNING:
-                    log.warning(
-                        "ca.certificate_expires",
-                        file=expiry.file,
-                        subject=expiry.subject,
-                        not_after=expiry.not_after.isoformat(),
-                    )
-            await asyncio.sleep(_WARNING_SECONDS)
+                told = {
+                    "file": expiry.file,
+                    "subject": expiry.subject,
+                    "not_after": expiry.not_after.isoformat(),
+                }
+                if expiry.not_after < now():
+                    log.error("ca.certificate_expired", **told)
+                elif expiry.not_after < now() + EXPIRY_WARNING:
+                    log.warning("ca.certificate_expires", **told)
+            await asyncio.sleep(_until_next_warning(item.not_after for item in soonest))
 
     async def _keep_checkpoints(self) -> None:
         while True:

@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 
 from ra_gateway.app.running import now
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config import RAConfig
@@ -20,7 +21,10 @@ WATCH_SECONDS: Final = 2.0
 """From one look at the files to the next; the CA hears a new certificate about as soon."""
 
 EXPIRY_WARNING: Final = timedelta(days=30)
-"""From then on an expiring RA certificate is warned of, once a day: replacing it wants somebody's hand."""
+"""From then on an expiring RA certificate is warned of, once a day: replacing it wants somebody's hand.
+
+That it has expired is an error, told at that moment and then once a day.
+"""
 
 _WARNING_INTERVAL: Final = timedelta(days=1)
 
@@ -50,6 +54,7 @@ class CredentialFiles:
         self._seen = self._state()
         self.current = self._load()
         self._warned_at = now() - _WARNING_INTERVAL
+        self._expired: Certificate | None = None
 
     def earlier(self) -> tuple[Credential, ...]:
         """Return the credentials of before that transactions may still live on."""
@@ -95,14 +100,22 @@ class CredentialFiles:
     def _warn(self) -> None:
         moment, certificate = now(), self.current.certificate
         left = certificate.not_after - moment
-        if left < EXPIRY_WARNING and moment - self._warned_at >= _WARNING_INTERVAL:
-            self._warned_at = moment
-            log.warning(
-                "ra.credential_expires",
-                subject=certificate.subject,
-                not_after=certificate.not_after.isoformat(),
-                days=max(0, left.days),
+        is_expired = left < timedelta(0)
+        is_news = is_expired and self._expired != certificate
+        if left >= EXPIRY_WARNING or (moment - self._warned_at < _WARNING_INTERVAL and not is_news):
+            return
+        self._warned_at = moment
+        self._expired = certificate if is_expired else None
+        told = {"subject": certificate.subject, "not_after": certificate.not_after.isoformat()}
+        if is_expired:
+            log.error(
+                "ra.credential_expired",
+                **told,
+                detail="base stations do not believe what is signed with it, and CAs do not hear it",
+                todo="put a new one and its key under ra.certificate_path and ra.key_path; no restart is needed",
             )
+        else:
+            log.warning("ra.credential_expires", **told, days=left.days)
 
     def _state(self) -> _State:
         """Return what tells that files were changed or replaced."""

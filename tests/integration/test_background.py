@@ -11,13 +11,16 @@ import pytest
 import structlog
 from redis.asyncio import Redis
 
-from ra_gateway.app import ca, gateway
+from ra_gateway.app import ca, credential, gateway, operator_domain
+from ra_gateway.app.ca import BundledService
 from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.gateway import Application
 from ra_gateway.app.running import STEADY
+from ra_gateway.ca.material import expiries
 from ra_gateway.clocks import now
 from ra_gateway.config import load
 from ra_gateway.ra.withdrawing import Withdrawing
+from ra_gateway.tasks import ended
 from tests.contract.transactions import new_transaction
 from tests.support.pki import VendorPKI
 from tests.support.processes import make_setup
@@ -105,3 +108,46 @@ async def test_a_clock_that_is_set(
         assert await application.store.load(transaction.key) == transaction
     finally:
         await application.stop()
+
+
+def test_an_ra_certificate_that_expires_under_way(
+    tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warned of once a day before; at its end an error, at once, and once a day from then on."""
+    config = load(make_setup(tmp_path, vendors={"acme": vendor_pki}))
+    files = CredentialFiles(config.ra, operator_domain(config), timedelta(hours=1))
+    end = files.current.certificate.not_after
+    hour = timedelta(hours=1)
+    moments = [-800 * hour, -2 * hour, -hour, hour / 3600, hour, 24 * hour, 25 * hour]
+    told = []
+    for moment in moments:
+        monkeypatch.setattr(credential, "now", lambda at=end + moment: at)
+        with structlog.testing.capture_logs() as logs:
+            files._warn()
+        told.append([(line["log_level"], line["event"]) for line in logs])
+    before, after = ("warning", "ra.credential_expires"), ("error", "ra.credential_expired")
+    assert told == [[], [before], [], [after], [], [], [after]]
+
+
+async def test_a_certificate_of_the_ca_that_expires_under_way(
+    tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked for at that very moment, although the next look is a day away."""
+    config = load(make_setup(tmp_path, vendors={"acme": vendor_pki}))
+    assert config.ca is not None
+    service = BundledService(config.ca, config.vendors)
+    soonest = min(item.not_after for item in expiries(config.ca.directory_path))
+    monkeypatch.setattr(ca, "now", lambda: soonest - timedelta(seconds=0.5))
+    with structlog.testing.capture_logs() as logs:
+        task = asyncio.create_task(service._warn_of_expiries())
+        await asyncio.sleep(0.1)
+        levels = {line["log_level"] for line in logs}
+        monkeypatch.setattr(ca, "now", lambda: soonest + timedelta(seconds=2))
+        async with asyncio.timeout(240):
+            while not any(  # noqa: ASYNC110  # it is a list
+                line["event"] == "ca.certificate_expired" for line in logs
+            ):
+                await asyncio.sleep(0.05)
+        await ended(task)
+    await service.stop()
+    assert levels == {"warning"}
