@@ -32,8 +32,8 @@ from ra_gateway.cli.telling import (
     show_table,
     told,
 )
-from ra_gateway.config import load
-from ra_gateway.errors import ConfigError, printable
+from ra_gateway.config import is_of_ca_alone, load, load_ca
+from ra_gateway.errors import ConfigError, missing_extra, printable
 
 _COLUMNS: Final = ("Verdict", "Subject", "Tried", "Came back", "Likely cause", "Change")
 _FEWER_COLUMNS: Final = ("Verdict", "Tried", "Came back", "Likely cause, and what to change")
@@ -68,9 +68,12 @@ def doctor(
     names = tuple(san or ())
     for name in names:
         require_san(name)
-    settings = load(config, check_files=False)  # what is wrong with files is told in the table
     logs.configure("console", "error")  # what fails is in the table
-    seen = run(examine(settings, subject=subject, san=names))
+    if is_of_ca_alone(config):
+        seen = _of_ca(config)
+    else:
+        settings = load(config, check_files=False)  # what is wrong with files is told in the table
+        seen = run(examine(settings, subject=subject, san=names))
     seen += examine_safety(of_file(config))
     told_of = {item.setting for item in seen}
     findings = [item for item in _unusable_files(config) if item.setting not in told_of] + seen
@@ -82,6 +85,14 @@ def doctor(
         _print(shown, findings)
     if worst(findings) is Verdict.fault:
         raise typer.Exit(1)
+
+
+def _of_ca(config: Path) -> list[Finding]:
+    try:
+        from ra_gateway.app.doctor.ca import examine_ca
+    except ModuleNotFoundError as error:
+        raise missing_extra("ca", error) from error
+    return run(examine_ca(load_ca(config, check_files=False)))
 
 
 def _explain(text: str, *, as_json: bool) -> None:
@@ -99,7 +110,7 @@ def _explain(text: str, *, as_json: bool) -> None:
 def _unusable_files(config: Path) -> list[Finding]:
     """Return what is wrong with the files that a configuration names: missing, or open to others."""
     try:
-        load(config)
+        (load_ca if is_of_ca_alone(config) else load)(config)
     except ConfigError as error:
         return [
             Finding(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 import stat
@@ -442,6 +443,25 @@ def test_the_configuration_of_a_ca_alone_is_checked(config: Path) -> None:
     (config.parent / "acme" / "root.pem").chmod(0o646)
     good, warning = succeeded("check-config", "--config", alone).splitlines()
     assert warning.startswith("warning: vendors.acme.anchors_paths: ")
+
+
+def test_the_doctor_looks_at_a_ca_alone(config: Path) -> None:
+    """Its certificates, its ledger and what is unsafe; what would keep it from starting is a fault."""
+    alone = of_ca_alone(config)
+    ended = run("doctor", "--json", "--config", alone)
+    rows = json.loads(ended.stdout)
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    assert {row["subject"] for row in rows} == {"CA", "ledger", "safety", "codec"}
+    assert {row["tried"] for row in rows} >= {"validity of issuing.pem", "validity of ocsp.pem"}
+    (warning,) = (row for row in rows if row["verdict"] == "warning")
+    assert warning["tried"] == f"{config.parent}/ca/root.key"
+    (config.parent / "ca" / "cmp.key").write_bytes((config.parent / "ra" / "ra.key").read_bytes())
+    table = '[vendors.acme.revocation]\nmode = "hard"\ncrl_urls = ["http://127.0.0.1:1/a.crl"]\n'
+    alone.write_text(f"{alone.read_text()}\n{table}")
+    ended = run("doctor", "--json", "--quiet", "--config", alone)
+    assert ended.exit_code == 1
+    faults = [row for row in json.loads(ended.stdout) if row["verdict"] == "fault"]
+    assert [row["subject"] for row in faults] == ["CA", "vendor acme", "vendor acme"]
 
 
 def test_what_is_wrong_with_the_configuration_of_a_ca_alone(config: Path) -> None:

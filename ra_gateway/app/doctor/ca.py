@@ -1,0 +1,75 @@
+"""A CA by itself (`ra-gateway ca serve`): its certificates, its vendors' revocations and its ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+from ra_gateway.app.ca import EXPIRY_WARNING, CAService
+from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.app.doctor.ledger import examine_ledger
+from ra_gateway.app.doctor.revocation import examine_vendors
+from ra_gateway.app.doctor.surroundings import examine_codec, examine_safety
+from ra_gateway.app.running import now
+from ra_gateway.app.warnings import ca_warnings
+from ra_gateway.ca.material import expiries
+from ra_gateway.config import CAServiceConfig
+from ra_gateway.errors import ConfigError
+
+_CA: Final = "CA"
+
+
+async def examine_ca(
+    config: CAServiceConfig, *, clock: Callable[[], datetime] = now
+) -> list[Finding]:
+    """Examine what a CA has and what is around it; nothing is signed.
+
+    Args:
+        clock: Aware UTC.
+    """
+    client = config.ca.client
+    vendors = {} if client is None else {name: config.vendors[name] for name in client.vendors}
+    return [
+        *await _loaded(config),
+        *_certificates(config, clock()),
+        *await examine_vendors(vendors, clock()),
+        *await examine_ledger(config.ca, clock()),
+        *examine_safety(ca_warnings(config, clock())),
+        *examine_codec(),
+    ]
+
+
+async def _loaded(config: CAServiceConfig) -> list[Finding]:
+    tried = "load what `ca serve` loads"
+    try:
+        await CAService(config).stop()
+    except ConfigError as error:
+        return of_problems(_CA, tried, error)
+    return [Finding(_CA, tried, "keys, certificates and profiles fit")]
+
+
+def _certificates(config: CAServiceConfig, moment: datetime) -> list[Finding]:
+    try:
+        soonest = expiries(config.ca.directory_path)
+    except ConfigError:
+        return []  # the row before says so
+    found = []
+    for item in soonest:
+        tried, until = f"validity of {item.file}", f"{item.not_after:%Y-%m-%d %H:%M} UTC"
+        left = item.not_after - moment
+        if left >= EXPIRY_WARNING:
+            found.append(Finding(_CA, tried, f"valid for {left.days} days, until {until}"))
+            continue
+        is_over = item.not_after < moment
+        found.append(
+            Finding(
+                _CA,
+                tried,
+                f"expired at {until}" if is_over else f"expires in {left.days} days, at {until}",
+                Verdict.fault if is_over else Verdict.warning,
+                "nobody accepts what rests on it" if is_over else "it is time for a new one",
+                "ra-gateway ca renew-signers, ca roll-issuing or ca roll-root",
+            )
+        )
+    return found
