@@ -251,6 +251,32 @@ async def test_client_mode_on_postgresql_from_enrolment_to_revocation(site: Site
     site.run("verify")
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        'crl_urls = ["http://127.0.0.1:{port}/crl/issuing.crl"]',
+        'ocsp_url = "http://127.0.0.1:{port}/ocsp"',
+    ],
+    ids=["CRL", "OCSP"],
+)
+def test_renewals_where_the_gateway_insists_on_revocation(
+    source: str, tmp_path: Path, vendor_pki: VendorPKI
+) -> None:
+    """As check-config advises: the issuing CA is listed, and nobody publishes its own status."""
+    config = configure(tmp_path / "site", vendor_pki)
+    with running(tmp_path / "site", config, vendor_pki) as site:
+        set_upstream(config, http_upstream(site.ca.url, replays_repeats=True))
+        table = f'[operator.revocation]\nmode = "hard"\n{source.format(port=site.status_port)}\n'
+        config.write_text(f"{config.read_text()}\n{table}")
+        assert "operator" not in run_command("check-config", "--config", str(config)).stdout
+        device = Device.made(site)
+        with GatewayProcess(config) as gateway:
+            device.enrol(gateway.server, "/.well-known/cmp")
+            device.renew(gateway.server, "/.well-known/cmp")
+        told = run_command("doctor", "--quiet", "--config", str(config))
+        assert (told.returncode, "revocation" in told.stdout) == (0, False), told.stdout
+
+
 async def test_ra_mode_on_postgresql_through_the_gateway(site: Site) -> None:
     """openssl cmp enrols and renews through the gateway; the operator revokes; openssl ocsp and the CRL say so."""
     set_upstream(site.config, http_upstream(site.ca.url, replays_repeats=True))
