@@ -229,17 +229,14 @@ def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
         password: Decrypts a PEM file; of no use for an HSM, whose PIN has a file of its own.
 
     Raises:
-        ConfigError: It cannot be read, decrypted or found, or others may read it. The text never contains key,
-            password or PIN.
+        ConfigError: It cannot be read, decrypted or found. The text never contains key, password or PIN.
     """
     try:
         octets = read_bounded(path)
         if not octets.startswith(HSM_SCHEME):
             for der in pem_blocks(octets, "ENCRYPTED PRIVATE KEY", MAX_CERTIFICATES):
                 require_affordable(der)
-            key = load_pem_private_key(octets, password)
-            require_private(path, setting)
-            return key
+            return load_pem_private_key(octets, password)
     except (OSError, ValueError, TypeError, CMPError) as error:
         reason = _reason(error, "not a PEM key, or wrong password")
         raise ConfigError(

@@ -57,6 +57,7 @@ from ra_gateway.keys import (
     load_private_key,
     make_credential,
     make_directory,
+    require_private,
     write_certificates,
     write_private_key,
 )
@@ -309,10 +310,9 @@ def _base_station(cert: Path, key: Path, key_password: Path | None, *chain: Path
     try:
         private_key = load_private_key(key, password, "--key")
     except ConfigError as error:
-        if "no private key" not in str(error):
-            raise
         todo = "Give a PEM file, and with --key-password the file of its password if it has one"
         raise ConfigError([Problem(p.path, p.what, todo) for p in error.problems]) from error
+    require_private(key, "--key")
     sent = tuple(issuer for issuer in issuers if not issuer.self_issued)
     return make_credential(own, sent, private_key, "--key")
 
