@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -20,7 +19,7 @@ from ra_gateway.cmp.algorithms import (
     verify_signature,
 )
 from ra_gateway.cmp.names import CanonicalName, canonical, rfc4514
-from ra_gateway.cmp.remembering import Memory
+from ra_gateway.cmp.remembering import Memory, once
 from ra_gateway.errors import MalformedMessage
 
 MAX_CERTIFICATE_OCTETS: Final = 32_768
@@ -169,7 +168,7 @@ class Certificate:
     def __str__(self) -> str:
         return self.subject
 
-    @cached_property
+    @once
     def id(self) -> CertificateID:
         """Issuer and serial number.
 
@@ -178,7 +177,7 @@ class Certificate:
         """
         return CertificateID(self.issuer_name, self.serial_number)
 
-    @cached_property
+    @once
     def subject_name(self) -> CanonicalName:
         """The subject as it compares (`names.canonical`).
 
@@ -187,7 +186,7 @@ class Certificate:
         """
         return canonical(self.subject_der)
 
-    @cached_property
+    @once
     def issuer_name(self) -> CanonicalName:
         """The issuer as it compares.
 
@@ -196,22 +195,22 @@ class Certificate:
         """
         return canonical(self.issuer_der)
 
-    @cached_property
+    @once
     def fingerprint(self) -> bytes:
         """SHA-256 of `der`, 32 octets, as `openssl x509 -fingerprint -sha256` prints it: for people to read."""
         return hashlib.sha256(self.der).digest()
 
-    @cached_property
+    @once
     def subject(self) -> str:
         """The subject for people: an RFC 4514 string, or hex where it cannot be written as one."""
         return _shown(self.subject_der)
 
-    @cached_property
+    @once
     def issuer(self) -> str:
         """The issuer for people, as `subject`."""
         return _shown(self.issuer_der)
 
-    @cached_property
+    @once
     def public_key(self) -> PublicKeyTypes:
         """The subject's key.
 
@@ -220,7 +219,7 @@ class Certificate:
         """
         return load_public_key(self.spki_der)
 
-    @cached_property
+    @once
     def signature_algorithm(self) -> SignatureAlgorithm:
         """The algorithm the issuer signed with.
 
@@ -229,13 +228,13 @@ class Certificate:
         """
         return signature_algorithm(self.algorithm_der)
 
-    @cached_property
+    @once
     def subject_key_identifier(self) -> bytes | None:
         """Value of the SubjectKeyIdentifier extension, if there is one."""
         found = self.extensions.get(ExtensionOID.subjectKeyIdentifier)
         return asn1.decode(bytes, found[1]) if found else None
 
-    @cached_property
+    @once
     def authority_key_identifier(self) -> bytes | None:
         """keyIdentifier of the AuthorityKeyIdentifier extension, if there is one."""
         found = self.extensions.get(ExtensionOID.authorityKeyIdentifier)
@@ -247,7 +246,7 @@ class Certificate:
                 return found[1][start:end]
         return None
 
-    @cached_property
+    @once
     def key_usage(self) -> frozenset[int] | None:
         """Bits of the KeyUsage extension, None if it is absent."""
         found = self.extensions.get(ExtensionOID.keyUsage)
@@ -255,7 +254,7 @@ class Certificate:
             return None
         return frozenset(asn1.set_bits(asn1.decode(asn1.BitString, found[1])))
 
-    @cached_property
+    @once
     def basic_constraints(self) -> tuple[bool, int | None]:
         """(cA, pathLenConstraint); (False, None) if the extension is absent."""
         found = self.extensions.get(ExtensionOID.basicConstraints)
@@ -269,7 +268,7 @@ class Certificate:
         """Whether the certificate says that its key may sign certificates."""
         return self.basic_constraints[0]
 
-    @cached_property
+    @once
     def extended_key_usage(self) -> frozenset[str]:
         """Purposes of the ExtendedKeyUsage extension in dotted form; empty if absent."""
         found = self.extensions.get(ExtensionOID.extKeyUsage)
@@ -283,7 +282,7 @@ class Certificate:
         found = self.extensions.get(ExtensionOID.subjectAltName)
         return found[1] if found else None
 
-    @cached_property
+    @once
     def self_issued(self) -> bool:
         """Whether subject and issuer are the same name."""
         return self.subject_der == self.issuer_der or self.subject_name == self.issuer_name

@@ -35,7 +35,7 @@ is searched like the first."""
 MAX_PATHS_TRIED: Final = 8
 """Per message: cross-certificates make more than one path, an attacker's bag makes thousands."""
 
-MAX_CANDIDATES: Final = 32
+MAX_CANDIDATES: Final = 24
 """Per message: certificates that are looked at as issuers of others; a chain in order has one for each level."""
 
 MAX_LINKS_VERIFIED: Final = 16

@@ -119,7 +119,7 @@ class HeaderRules:
     strictness: Strictness = Strictness.lenient
     message_time_window_seconds: int = 300
     require_message_time: bool = False
-    extra_certs_max_count: int = 16
+    extra_certs_max_count: int = 12
     quirks: frozenset[str] = frozenset()
 
     @property

@@ -616,11 +616,11 @@ class EndpointConfig(Table):
         '"relay" passes the CA\'s on, "root" puts the operator roots in.',
     )
     extra_certs_max_count: int = Field(
-        default=16,
+        default=12,
         ge=1,
         le=256,
         description="Most certificates in extraCerts of a request; more are refused before a path "
-        "is sought. The default is five times a vendor's usual chain of three.",
+        "is sought. The default is four times a vendor's usual chain of three.",
     )
     confirm_wait_seconds: WholeSeconds = Field(
         default=300,

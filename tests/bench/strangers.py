@@ -76,7 +76,7 @@ GOAL_LOG_OCTETS: Final = 4096
 GOAL_GROWTH_OCTETS: Final = 8 * 1024 * 1024
 """Of the process, from one half of a flood to the other: caches may fill, and the allocator keeps some."""
 
-_ROUNDS: Final = 5
+_ROUNDS: Final = 10
 
 _LONGEST_SECONDS: Final = 1.0
 """Of one shape at one listener; no further messages then."""
@@ -439,6 +439,7 @@ async def run(options: argparse.Namespace, log: Log) -> tuple[list[Row], list[st
                 # Beside the log, which is counted: some shapes may take their time.
                 print(f"{listener.name}: {what}: {rows[-1].cpu_ms:.2f} ms", file=sys.__stderr__)
         for further in range(1, _ROUNDS):
+            await asyncio.sleep(any(row.cpu_ms > GOAL_MS for row in rows))
             for index, row in enumerate(rows):
                 if row.cpu_ms > GOAL_MS:
                     listener = next(item for item in everyone if item.name == row.listener)

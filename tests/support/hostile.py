@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ra_gateway.cmp.mac import MACBounds
+from ra_gateway.cmp.verification import HeaderRules
 from tests.support.der import length
 from tests.vectors.book import AT, REFERENCE
 from tests.vectors.cast import member
@@ -28,6 +29,8 @@ from tests.vectors.cast import member
 MAX_OCTETS: Final = 65_536
 """`max_body_bytes` as it is by default."""
 
+MOST: Final = HeaderRules().extra_certs_max_count
+"""Certificates that are read of one message."""
 
 MOST_ITERATIONS: Final = MACBounds().max_iterations
 """Of the derivation of a MAC's key, as it is by default."""
@@ -535,7 +538,7 @@ def _pkcs10(spki: bytes, sending: Sending) -> bytes:
 _keys()
 
 
-@_shape("sixteen signers with RSA of 16384 bits")
+@_shape("twelve signers with RSA of 16384 bits")
 def _many_large_keys(sending: Sending) -> bytes:
     facing, random, ski = sending.facing, sending.random, sending.salt * 2
     certificates = [
@@ -547,12 +550,12 @@ def _many_large_keys(sending: Sending) -> bytes:
             *key_identifiers(ski, facing.anchor_ski),
             key=rsa_key(16_384, sending.number * 99 + n),
         )
-        for n in range(16)
+        for n in range(MOST)
     ]
     return message(sending, sender=name(sending.salt + b"1"), kid=ski, extra=certificates)
 
 
-@_shape("sixteen signers below an anchor")
+@_shape("twelve signers below an anchor")
 def _many_signers(sending: Sending) -> bytes:
     facing, random, ski = sending.facing, sending.random, sending.salt * 2
     certificates = [
@@ -564,7 +567,7 @@ def _many_signers(sending: Sending) -> bytes:
             *key_identifiers(ski, facing.anchor_ski),
             key=p256_key(sending.number * 99 + n + 2),
         )
-        for n in range(16)
+        for n in range(MOST)
     ]
     return message(sending, sender=name(sending.salt), kid=ski, extra=certificates)
 
@@ -605,7 +608,7 @@ def _cross_certified(sending: Sending) -> bytes:
     certificates = [
         certificate(random, name(salt), names[0], *END_ENTITY, *key_identifiers(ski, skis[0]))
     ]
-    for n in range(15):
+    for n in range(MOST - 1):
         subject, issuer = n % 3, (n + 1 + n // 3) % 4
         certificates.append(
             certificate(
@@ -637,7 +640,7 @@ def _below_many(sending: Sending) -> bytes:
         certificate(random, name(salt), middle, *END_ENTITY, *key_identifiers(ski, b"none"))
         for _ in range(3)
     ]
-    for n in range(13):
+    for n in range(MOST - 3):
         key = p256_key(sending.number * 99 + n + 2)
         issuer = vendor_name((sending.number + 3 * n) % (VENDORS - 1))
         certificates.append(certificate(random, middle, issuer, *CA_CERTIFICATE, key=key))
@@ -652,9 +655,9 @@ def _namesakes(sending: Sending) -> bytes:
         certificate(random, name(salt), middle, *END_ENTITY, *key_identifiers(ski, b"none"))
         for _ in range(3)
     ]
-    for n in range(13):
+    for n in range(MOST - 3):
         key = p256_key(sending.number * 99 + n + 2)
-        issuer = facing.anchor_name if n == 12 else middle
+        issuer = facing.anchor_name if n == MOST - 4 else middle
         identifiers = key_identifiers(b"%d" % n, b"%d" % (n + 1))
         certificates.append(
             certificate(random, middle, issuer, *CA_CERTIFICATE, *identifiers, key=key)
@@ -663,7 +666,7 @@ def _namesakes(sending: Sending) -> bytes:
 
 
 SEARCHED: Final = re.compile(
-    "wrong signature, real chain|CAs|signers below|sixteen certificates of sixteen"
+    "wrong signature, real chain|CAs|signers below|twelve certificates of sixteen"
 )
 """Shapes that are dear for the search of a signer's path, if any is."""
 
@@ -672,7 +675,7 @@ def _salted(salt: bytes, what: bytes, attributes: int = 16) -> bytes:
     return name(*(b"%s%s%d" % (salt, what, n) for n in range(attributes)))
 
 
-@_shape("sixteen certificates of sixteen-attribute names, none of them the sender's")
+@_shape("twelve certificates of sixteen-attribute names, none of them the sender's")
 def _many_attributes(sending: Sending) -> bytes:
     certificates = [
         certificate(
@@ -682,12 +685,12 @@ def _many_attributes(sending: Sending) -> bytes:
             *CA_CERTIFICATE,
             serial=integer(n + 1),
         )
-        for n in range(16)
+        for n in range(MOST)
     ]
     return message(sending, sender=_salted(sending.salt, b"n"), kid=b"", extra=certificates)
 
 
-@_shape("three signers and thirteen CAs of sixteen-attribute names that certify one another")
+@_shape("three signers and nine CAs of sixteen-attribute names that certify one another")
 def _long_cross_certified(sending: Sending) -> bytes:
     facing, random, salt = sending.facing, sending.random, sending.salt
     names = [_salted(salt, b"%d." % n) for n in range(3)]
@@ -696,19 +699,19 @@ def _long_cross_certified(sending: Sending) -> bytes:
         certificate(random, name(salt), names[0], *END_ENTITY, *key_identifiers(ski, b"none"))
         for _ in range(3)
     ]
-    for n in range(13):
-        issuer = facing.anchor_name if n >= 7 else names[(n + 1) % 3]
+    for n in range(MOST - 3):
+        issuer = facing.anchor_name if n >= 5 else names[(n + 1) % 3]
         key = p256_key(sending.number * 99 + n + 2)
         certificates.append(certificate(random, names[n % 3], issuer, *CA_CERTIFICATE, key=key))
     return message(sending, sender=name(salt), kid=ski, extra=certificates)
 
 
-@_shape("sender of thousands of RDNs, sixteen certificates")
+@_shape("sender of thousands of RDNs, twelve certificates")
 def _long_sender(sending: Sending) -> bytes:
     random = sending.random
     certificates = [
         certificate(random, name(b"%s%d" % (sending.salt, n)), sending.facing.anchor_name)
-        for n in range(16)
+        for n in range(MOST)
     ]
     room = sending.room - sum(map(len, certificates))
     return message(sending, sender=long_name(sending.salt, room), kid=b"", extra=certificates)
@@ -772,10 +775,10 @@ def _many_profiles(sending: Sending) -> bytes:
     return message(sending, general_info=seq(oid("1.3.6.1.5.5.7.4.21"), seq(names)))
 
 
-@_shape("sixteen certificates of hundreds of extensions")
+@_shape("twelve certificates of hundreds of extensions")
 def _many_extensions(sending: Sending) -> bytes:
     random, facing = sending.random, sending.facing
-    each = max((sending.room - 16 * 320) // 16, 60)
+    each = max((sending.room - MOST * 320) // MOST, 60)
 
     def one(n: int) -> bytes:
         extensions = filled(lambda m: extension(f"1.3.6.1.4.1.{n}.{m}", b""), each)
@@ -783,7 +786,7 @@ def _many_extensions(sending: Sending) -> bytes:
             random, name(b"%s%d" % (sending.salt, n)), facing.anchor_name, extensions
         )
 
-    return message(sending, kid=sending.salt, extra=[one(n) for n in range(16)])
+    return message(sending, kid=sending.salt, extra=[one(n) for n in range(MOST)])
 
 
 @_shape("one extension of one type hundreds of times")
@@ -910,7 +913,7 @@ def _spelt_pss(sending: Sending) -> bytes:
             algorithm=_pss(integer(sending.number * 17 + n)),
             key=rsa_key(2048, n),
         )
-        for n in range(16)
+        for n in range(MOST)
     ]
     return message(sending, sender=name(sending.salt), kid=ski, extra=certificates)
 

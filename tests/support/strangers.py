@@ -11,6 +11,7 @@ from ra_gateway.cmp.algorithms import SIGNATURE_ALGORITHMS
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import from_rfc4514
+from tests.support.hostile import MOST
 
 ECDSA = SIGNATURE_ALGORITHMS["ecdsa-sha256"].der
 KID = bytes(range(20))
@@ -220,16 +221,16 @@ def _thicket(of: Stranger) -> bytes:
 
 
 def _brood(of: Stranger) -> bytes:
-    """Thirteen CAs of one name, each below the vendor's root, and three signers that any of them may have issued."""
+    """CAs of one name, each below the vendor's root, and three signers that any of them may have issued."""
     name = from_rfc4514("CN=Brood")
-    cas = [forged(name, of.anchor.subject_der, of.key_der, CA) for _ in range(13)]
+    cas = [forged(name, of.anchor.subject_der, of.key_der, CA) for _ in range(MOST - 3)]
     return of.message(*(of.signer(issuer=name) for _ in range(3)), *cas)
 
 
 def _many_names(of: Stranger) -> bytes:
-    """Sixteen certificates, each with the longest names that are read, and no key identifier to choose by."""
+    """Certificates, each with the longest names that are read, and no key identifier to choose by."""
     names = [long_name(15, f"{number}-{secrets.token_hex(4)}") for number in range(32)]
-    leaves = [forged(names[2 * n], names[2 * n + 1], of.key_der, CA) for n in range(16)]
+    leaves = [forged(names[2 * n], names[2 * n + 1], of.key_der, CA) for n in range(MOST)]
     return of.message(*leaves, sender=long_name(15, "nobody"), kid=None)
 
 
@@ -256,8 +257,8 @@ def _info(oid: str, value: bytes = b"") -> bytes:
 SHAPES: dict[str, Callable[[Stranger], bytes]] = {
     "no certificate": lambda of: of.message(),
     "three forged leaves": lambda of: of.message(*(of.signer() for _ in range(3))),
-    "sixteen forged leaves of one key identifier": lambda of: of.message(
-        *(of.signer() for _ in range(16))
+    "twelve forged leaves of one key identifier": lambda of: of.message(
+        *(of.signer() for _ in range(MOST))
     ),
     **{
         f"signer with {name}": (
@@ -270,9 +271,9 @@ SHAPES: dict[str, Callable[[Stranger], bytes]] = {
     "thicket": _thicket,
     "brood": _brood,
     "sender of 4400 RDNs": lambda of: of.message(
-        *(of.signer() for _ in range(16)), sender=long_name(4000), kid=None
+        *(of.signer() for _ in range(MOST)), sender=long_name(4000), kid=None
     ),
-    "sixteen certificates of long names": _many_names,
+    "twelve certificates of long names": _many_names,
     "an RDN of 5000 values": _wide_name,
     "30000 elements in extraCerts": lambda of: of.message(*[_NULL] * 30_000),
     "256 elements in extraCerts": lambda of: of.message(*[_NULL] * 256),
@@ -292,7 +293,7 @@ SHAPES: dict[str, Callable[[Stranger], bytes]] = {
     "16 certificates of 24 extensions": lambda of: of.message(
         *(
             of.signer(*(extension(f"1.2.3.{number}", b"") for number in range(23)))
-            for _ in range(16)
+            for _ in range(MOST)
         )
     ),
     "a keyUsage of 30 kB": lambda of: of.message(
