@@ -281,6 +281,25 @@ def require_private(path: Path, setting: str) -> None:
         )
 
 
+def require_private_key(path: Path, setting: str) -> None:
+    """Make sure that a file with a private key is its owner's alone; one that names a key in an HSM has no secret.
+
+    Raises:
+        ConfigError: As `require_private`.
+    """
+    if not names_hsm_key(path):
+        require_private(path, setting)
+
+
+def names_hsm_key(path: Path) -> bool:
+    """Tell whether a file has the name of a key in an HSM, rather than a key."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(HSM_SCHEME)) == HSM_SCHEME
+    except OSError:
+        return False
+
+
 def make_credential(
     certificate: Certificate, chain: tuple[Certificate, ...], private_key: Any, setting: str
 ) -> Credential:

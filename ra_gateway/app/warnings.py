@@ -29,7 +29,7 @@ from ra_gateway.config import (
     VendorConfig,
 )
 from ra_gateway.errors import ConfigError, CRLRefused, Problem
-from ra_gateway.keys import HSM_SCHEME
+from ra_gateway.keys import names_hsm_key
 
 EXPIRES_SOON: Final = timedelta(days=90)
 """A vendor's new root or an operator's new CA takes its time."""
@@ -254,20 +254,12 @@ def _root_keys(ca: CAConfig | None) -> list[Path]:
 
 def _of_root_keys(beside: Iterable[Path]) -> Iterator[Problem]:
     for path in dict.fromkeys(beside):
-        if path.is_file() and not _names_hsm_key(path):
+        if path.is_file() and not names_hsm_key(path):
             yield Problem(
                 str(path),
                 "is the key of a root, beside the service: who takes this host can make any certificate, for ever",
                 "Move it offline, in two copies; only a change of the issuing CA or of the root needs it",
             )
-
-
-def _names_hsm_key(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(HSM_SCHEME)) == HSM_SCHEME
-    except OSError:
-        return False
 
 
 def _of_modes(

@@ -58,6 +58,7 @@ from ra_gateway.keys import (
     load_private_key,
     make_credential,
     require_private,
+    require_private_key,
     spki_der,
 )
 
@@ -199,7 +200,7 @@ async def import_ca(
         certificates += load_certificates(path, "chain")
     issuing, others = certificates[0], certificates[1:]
     key = load_private_key(key_path, key_password, "key")
-    require_private(key_path, "key")
+    require_private_key(key_path, "key")
     _require_usable(issuing, now)
     issuer = Issuer(issuing, (), key, secrets.token_bytes)
     kind = kind_of(issuing) if key_kind is None else require_kind(key_kind)

@@ -42,7 +42,7 @@ from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import same_name
-from ra_gateway.keys import load_certificates, load_private_key, require_private, spki_der
+from ra_gateway.keys import load_certificates, load_private_key, require_private_key, spki_der
 
 
 async def roll_issuing(
@@ -338,7 +338,7 @@ def _root_key(
             )
         path, root_password = issuing_key_path, None  # a root that issues itself
     key = load_private_key(path, root_password or password, "root key")
-    require_private(path, "root key")
+    require_private_key(path, "root key")
     if key.public_key() != load_public_key(root.spki_der):
         raise problem(
             "root key", f"{path} is not the key of {root.subject}", "Give the key of root.pem"

@@ -57,7 +57,7 @@ from ra_gateway.keys import (
     load_private_key,
     make_credential,
     make_directory,
-    require_private,
+    require_private_key,
     write_certificates,
     write_private_key,
 )
@@ -312,7 +312,7 @@ def _base_station(cert: Path, key: Path, key_password: Path | None, *chain: Path
     except ConfigError as error:
         todo = "Give a PEM file, and with --key-password the file of its password if it has one"
         raise ConfigError([Problem(p.path, p.what, todo) for p in error.problems]) from error
-    require_private(key, "--key")
+    require_private_key(key, "--key")
     sent = tuple(issuer for issuer in issuers if not issuer.self_issued)
     return make_credential(own, sent, private_key, "--key")
 
