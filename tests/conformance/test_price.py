@@ -567,3 +567,30 @@ def test_certificates_of_one_device_do_not_take_from_each_other() -> None:
     for leaf in leaves:
         path = domain.find_path(leaf, bag, sub.not_before + timedelta(days=1), budget=budget)
         assert path == (leaf, sub, root)
+
+
+@pytest.mark.parametrize("count", [certificates.MAX_EXTENSIONS, certificates.MAX_EXTENSIONS + 1])
+def test_short_extensions_are_counted_as_well(stranger: Stranger, count: int) -> None:
+    """So few octets are decoded before they are counted."""
+    name = from_rfc4514("CN=Many")
+    many = [
+        asn1.tlv(0x30, asn1.oid_der(f"1.3.6.1.4.1.99999.{n}"), asn1.tlv(0x04, b"\x05\x00"))
+        for n in range(count)
+    ]
+    der = strangers.forged(name, name, stranger.key_der, *many)
+    if count == certificates.MAX_EXTENSIONS:
+        assert len(Certificate.from_der(der).extensions) == count
+    else:
+        with pytest.raises(MalformedMessage, match="more than 24 extensions"):
+            Certificate.from_der(der)
+
+
+@pytest.mark.parametrize("count", [asn1.MAX_ELEMENTS, asn1.MAX_ELEMENTS + 1])
+def test_elements_of_a_sequence_are_counted(count: int) -> None:
+    """One more than are read is refused before any is decoded."""
+    octets = asn1.tlv(0x30, asn1.oid_der("1.2.3") * count)
+    if count == asn1.MAX_ELEMENTS:
+        assert len(asn1.unbox(asn1.OIDsBox, octets).oids) == count
+    else:
+        with pytest.raises(MalformedMessage, match="more than 256 elements"):
+            asn1.unbox(asn1.OIDsBox, octets)

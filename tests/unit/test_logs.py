@@ -119,3 +119,9 @@ def test_an_ordinary_line_is_left_alone() -> None:
     """Nothing is cut, and nothing is added."""
     fields = {"event": "ir", "detail": "x" * 400, "quirks": ["sha1"], "duration_ms": 1.5}
     assert logs.bounded(None, "info", dict(fields)) == fields
+
+
+@pytest.mark.parametrize("text", ["\x1b[31mred", "one\nanother", "\x7f"])
+def test_a_short_field_is_escaped_before_it_is_rendered(text: str) -> None:
+    """Also for viewers that decode the JSON: an escape of JSON alone would be undone by them."""
+    assert logs.bounded(None, "info", {"detail": text})["detail"].isprintable()
