@@ -114,17 +114,22 @@ class Registered:
         self._good_until = float("-inf")
         self._refreshing = asyncio.Lock()
 
-    async def certificates(self) -> Mapping[Certificate, Authority]:
+    async def certificates(
+        self, besides: Mapping[Certificate, Authority] | None = None
+    ) -> Mapping[Certificate, Authority]:
         """Return who may sign what the CA hears in RA mode.
+
+        Args:
+            besides: What was returned and is not enough: it is read again, unless another caller just did.
 
         Raises:
             StoreUnavailable: Nobody can be told from a stranger now.
         """
         loop = asyncio.get_running_loop()
-        if loop.time() < self._good_until:
+        if loop.time() < self._good_until and self._known is not besides:
             return self._known
         async with self._refreshing:
-            if loop.time() >= self._good_until:
+            if loop.time() >= self._good_until or self._known is besides:
                 authorities = await self._ledger.registry.authorities()
                 self._known = {
                     load_certificate(der): authority

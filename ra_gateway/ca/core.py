@@ -26,6 +26,7 @@ import hashlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -505,9 +506,19 @@ class BundledCA:
         if message.body_type not in _TAKEN and message.body_type is not BodyType.nested:
             raise HeaderRefused(f"{message.body_type.name} is not supported", rule="R9")
         registered = await self._registered.certificates()
-        outer = authenticate_registered(
-            message, registered.keys(), self._operator, self._rules[mode], now
+        ask = partial(
+            authenticate_registered,
+            message,
+            domain=self._operator,
+            rules=self._rules[mode],
+            now=now,
         )
+        try:
+            outer = ask(registered=registered.keys())
+        except NotAuthorized:
+            # A certificate of ours that protects what it says: it may have been registered a moment ago.
+            registered = await self._registered.certificates(besides=registered)
+            outer = ask(registered=registered.keys())
         check_message_time(header, self._rules[mode], now)
         self._registered.require_not_revoked(outer.signer)
         authority = registered[outer.signer]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -17,7 +17,7 @@ import pytest
 from ra_gateway.app.revocation import LedgerStatus
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.ledger.database import SQLiteDatabase
-from ra_gateway.ca.records import CertificateStatus, Operation, Privilege
+from ra_gateway.ca.records import Authority, CertificateStatus, Operation, Privilege
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
@@ -688,6 +688,35 @@ async def test_changes_of_the_registered_are_heard_while_the_ca_runs(
     await registry.remove_authority_certificate("ra1", signer.fingerprint, "test", NOW)
     assert await desk.refused(await desk.request()) == refused
     await desk.enrol(signer=credential_of(new))
+
+
+async def test_what_was_registered_a_moment_ago_is_heard_at_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator's script need not wait between issuing and installing; what stays unknown is asked for once."""
+    registry = desk.ledger.registry
+    new = desk.operator.issuing.issue("CN=RA new", eku=[pki.CMC_RA])
+    refused = (BodyType.ip, PKIFailureInfo.notAuthorized)
+    await desk.enrol()
+    assert await desk.refused(await desk.request(signer=credential_of(new))) == refused
+    await registry.add_authority_certificate(
+        "ra1", pki.certificate_der(new.certificate), "test", NOW
+    )
+    await desk.enrol(signer=credential_of(new))
+    asked = 0
+    authorities = registry.authorities
+
+    async def counted() -> Sequence[Authority]:
+        nonlocal asked
+        asked += 1
+        return await authorities()
+
+    monkeypatch.setattr(registry, "authorities", counted)
+    other = desk.operator.issuing.issue("CN=enb7")
+    messages = [await desk.request(signer=credential_of(other)) for _ in range(5)]
+    for der in messages:
+        assert await desk.refused(der) == refused
+    assert asked == 5
 
 
 @pytest.mark.requirement(34)

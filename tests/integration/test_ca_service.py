@@ -326,7 +326,6 @@ async def test_the_ra_changes_its_certificate_under_load(
     set_upstream(site.config, http_upstream(site.ca.url, replays_repeats=True))
     password = site.directory / "transport.password"
     password.touch(mode=0o600)
-    password.touch(mode=0o600)
     password.write_text("correct horse battery")
     old = load_certificates(site.directory / "ra" / "ra.pem", "ra")[0]
     enrolled = 0
@@ -351,7 +350,6 @@ async def test_the_ra_changes_its_certificate_under_load(
         file = str(site.directory / "gateway.p12")
         common = ("--password-file", str(password))
         await asyncio.to_thread(site.run, "ra", "issue", "gateway", "--out", file, *common)
-        await more()
         await asyncio.to_thread(site.run, "ra", "install", file, *common)
         await until(
             lambda: any(event["event"] == "ra.credential_changed" for event in gateway.events),
