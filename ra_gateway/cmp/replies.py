@@ -47,8 +47,13 @@ def confirm_wait_time(moment: datetime) -> InfoTypeAndValue:
 def confirm_wait_time_of(header: PKIHeader) -> datetime | None:
     """Return until when certConf is awaited, None where the header does not say so in a readable way."""
     item = header.info(OID.confirmWaitTime)
+    return time_told((item and item.value_der) or b"")
+
+
+def time_told(value_der: bytes) -> datetime | None:
+    """Return the moment that a GeneralizedTime tells (aware UTC), None where it is not readable."""
     try:
-        return asn1.time_of(asn1.decode(asn1.GeneralizedTime, (item and item.value_der) or b""))
+        return asn1.time_of(asn1.decode(asn1.GeneralizedTime, value_der))
     except MalformedMessage:
         return None
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime
+from functools import partial
 from typing import Final
 
-from ra_gateway.errors import GatewayError, StaleTransaction
+from ra_gateway.cmp.names import rfc4514
+from ra_gateway.errors import GatewayError, ServiceFailure
+from ra_gateway.ra import machine, responses, retransmission, transactions
+from ra_gateway.ra.context import RequestContext
+from ra_gateway.ra.events import Outcome
+from ra_gateway.ra.node import Node
 from ra_gateway.ra.ports import Approvals, Clock, TransactionStore
-from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey, advance
+from ra_gateway.ra.transaction import State, Transaction, TransactionKey
+from ra_gateway.ra.transactions import Overtaken
 
 HANDLE_DIGITS: Final = 20
 """Hex digits of a digest that are shown, 80 bits: whoever sends requests chooses what is in them."""
@@ -80,26 +88,49 @@ async def decide(
         NotHeld: It is not waiting any more.
         StoreUnavailable: The store cannot be asked.
     """
-    while True:
-        held = await store.load(key)
-        if held is None or held.state is not State.HELD:
-            if held is not None:
-                await approvals.unhold(key)
-            raise NotHeld("the request is not waiting any more")
-        if request_digest(held) != digest:
-            raise NotHeld(
-                "another request took the place of the one that was shown; list them again"
-            )
-        decided = advance(
-            held,
-            Event.approved if approve else Event.denied,
-            decided_by=decided_by,
-            lease_until=clock(),
-            may_retry=True,
-        )
-        try:
-            await store.replace(decided)
-        except StaleTransaction:
-            continue  # the device has polled meanwhile
-        await approvals.unhold(key)
-        return decided
+    held = await store.load(key)
+    if held is None or held.state is not State.HELD:
+        raise await _not_held(approvals, held)
+    if request_digest(held) != digest:
+        raise NotHeld("another request took the place of the one that was shown; list them again")
+    after = await transactions.change(
+        store,
+        held,
+        partial(machine.decided, approved=approve, decided_by=decided_by, now=clock()),
+        # The device may poll meanwhile.
+        while_=lambda live: live.state is State.HELD and request_digest(live) == digest,
+    )
+    if isinstance(after, Overtaken):
+        raise await _not_held(approvals, after.live)
+    await approvals.unhold(key)
+    return after
+
+
+async def _not_held(approvals: Approvals, found: Transaction | None) -> NotHeld:
+    if found is not None and found.state is not State.HELD:
+        await approvals.unhold(found.key)
+    return NotHeld("the request is not waiting any more")
+
+
+async def hold(
+    node: Node, context: RequestContext, transaction: Transaction, now: datetime
+) -> bytes:
+    """Store a request for an operator to decide on, and tell the device to wait.
+
+    Raises:
+        CMPError: It is refused.
+    """
+    if node.approvals is None:
+        raise ServiceFailure("approval is configured, but nothing keeps what waits for it")
+    live = await node.store.load(transaction.key)
+    if live is not None:
+        return await retransmission.respond(node, context, live)
+    response = await responses.waiting(node, context, transaction)
+    held = machine.opened_waiting(transaction, *response, now)
+    await node.approvals.hold(held.key, held.expires_at)
+    live = await node.store.create(held)
+    if live is not None:
+        return await retransmission.respond(node, context, live)
+    context.report.outcome = Outcome.held
+    context.report.notes.append(f"{rfc4514(held.subject_der)} waits for approval")
+    return response.der

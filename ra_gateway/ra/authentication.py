@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
@@ -31,38 +32,43 @@ from ra_gateway.errors import (
     HeaderRefused,
     PKIFailureInfo,
     ProtectionRefused,
-    ServiceFailure,
     SignerNotTrusted,
 )
+from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.routes import Endpoint, MACAccess
-from ra_gateway.ra.transaction import Transaction, TransactionKey
-from ra_gateway.ra.walk import Walk
+from ra_gateway.ra.transaction import Exchange, Transaction, TransactionKey
 
 _UNDER_MAC: Final = frozenset({BodyType.ir, BodyType.cr, BodyType.p10cr})
 """Requests that a shared secret may protect (RFC 9483 4.1.5)."""
 
 
-def key_of(authenticated: Authenticated) -> TransactionKey:
-    """Return the key of the transaction that a message opens."""
-    return TransactionKey(
-        authenticated.domain.name,
-        authenticated.requester.digest,
-        authenticated.message.header.transaction_id or b"",
-    )
+class Opened(NamedTuple):
+    """A message that opens an operation, who sent it, and the key of the transaction that it opens."""
+
+    context: RequestContext
+    authenticated: Authenticated
+    key: TransactionKey
 
 
-async def authenticate_request(node: Node, walk: Walk, now: datetime) -> Authenticated:
+def _opened(context: RequestContext, authenticated: Authenticated) -> Opened:
+    transaction_id = context.message.header.transaction_id or b""
+    digest = authenticated.requester.digest
+    key = TransactionKey(authenticated.domain.name, digest, transaction_id)
+    return Opened(context, authenticated, key)
+
+
+async def authenticate_request(node: Node, context: RequestContext, now: datetime) -> Opened:
     """Authenticate a message that opens an operation (step 3).
 
     Raises:
         CMPError: It is not authentic, or not by somebody who may send it.
     """
-    endpoint, message = walk.endpoint, walk.message
+    endpoint, message = context.endpoint, context.message
     mac = endpoint.mac
     if mac is not None and mac_protected(message):
         if message.body_type in _UNDER_MAC:
-            return await _authenticate_by_secret(walk, mac)
+            return _opened(*await _authenticate_by_secret(context, mac))
         raise ProtectionRefused(
             f"a shared secret cannot protect {message.body_type.name}",
             fail_info=PKIFailureInfo.wrongIntegrity,
@@ -74,29 +80,31 @@ async def authenticate_request(node: Node, walk: Walk, now: datetime) -> Authent
             message, relays.certificates, relays.domain, endpoint.rules, now
         )
     else:
-        authenticated = authenticate(
-            message, endpoint.domains_for(message.body_type), endpoint.rules, now
-        )
-    _note_signer(walk, authenticated)
-    return authenticated
+        domains = endpoint.domains_for[message.body_type]
+        authenticated = authenticate(message, domains, endpoint.rules, now)
+    return _opened(_signed_by(context, authenticated), authenticated)
 
 
-def _note_signer(walk: Walk, authenticated: AuthenticatedMessage) -> None:
-    walk.signer, walk.domain = authenticated.signer, authenticated.domain.name
-    walk.relayed = authenticated.domain.kind is DomainKind.registration_authority
-    if not walk.relayed:  # an RA's devices are forgiven by the RA
-        first = walk.message.body_type in RESPONSE_TO
-        used = used_quirks(authenticated, walk.endpoint.rules, first=first)
-        walk.quirks = tuple(sorted(used))
+def _signed_by(context: RequestContext, authenticated: AuthenticatedMessage) -> RequestContext:
+    """Return the context of a message whose signature was verified."""
+    context.report.authenticated = authenticated
+    relayed = authenticated.domain.kind is DomainKind.registration_authority
+    if not relayed:  # an RA's devices are forgiven by the RA
+        first = context.message.body_type in RESPONSE_TO
+        used = used_quirks(authenticated, context.endpoint.rules, first=first)
+        context.report.quirks = tuple(sorted(used))
+    return replace(context, relayed=relayed)
 
 
-async def _authenticate_by_secret(walk: Walk, mac: MACAccess) -> MACAuthenticatedMessage:
+async def _authenticate_by_secret(
+    context: RequestContext, mac: MACAccess
+) -> tuple[RequestContext, MACAuthenticatedMessage]:
     """Authenticate a message under a MAC; wrong ones are counted, whatever the message."""
-    message = walk.message
+    message = context.message
     header = message.header
     parameters = mac_parameters(header.protection_alg_der or b"", mac.bounds)
     reference = header.sender_kid or b""
-    secret = await mac.secrets.find(reference, walk.peer)
+    secret = await mac.secrets.find(reference, context.peer)
     # Only for whom there is a secret, and not on the event loop: it takes as long as the message says.
     credential = None if secret is None else await asyncio.to_thread(parameters.credential, secret)
     try:
@@ -104,15 +112,15 @@ async def _authenticate_by_secret(walk: Walk, mac: MACAccess) -> MACAuthenticate
             message,
             credential,
             mac.domain,
-            walk.endpoint.rules,
+            context.endpoint.rules,
             first=message.body_type in RESPONSE_TO,
         )
     except ProtectionRefused as error:
         if error.rule == "R41":
-            await mac.secrets.failed(reference, walk.peer)
+            await mac.secrets.failed(reference, context.peer)
         raise
-    walk.shared, walk.domain = authenticated.credential, mac.domain.name
-    return authenticated
+    context.report.authenticated = authenticated
+    return replace(context, shared=authenticated.credential), authenticated
 
 
 def shown_certificate(
@@ -137,14 +145,16 @@ def shown_certificate(
     return None
 
 
-async def check_status(node: Node, walk: Walk, authenticated: Authenticated, now: datetime) -> None:
+async def check_status(
+    node: Node, context: RequestContext, authenticated: Authenticated, now: datetime
+) -> None:
     """Refuse who was good once: a revoked signer, a shared secret whose time is over.
 
     Raises:
         SignerNotTrusted, StatusUnavailable.
     """
     if isinstance(authenticated, AuthenticatedMessage):
-        walk.notes += await node.signer_status.check(authenticated, now)
+        context.report.notes += await node.signer_status.check(authenticated, now)
         return
     secret = authenticated.requester
     if secret.expires_at is not None and secret.expires_at <= now:
@@ -155,83 +165,87 @@ async def check_status(node: Node, walk: Walk, authenticated: Authenticated, now
         )
 
 
-async def find_transaction(node: Node, walk: Walk) -> Transaction:
-    """Find the transaction that a message continues, by transactionID and by whose key protects it.
+class Continued(NamedTuple):
+    """A message that continues an operation, and the transaction that it continues.
+
+    Args:
+        before: The same message, where it came before.
+    """
+
+    context: RequestContext
+    authenticated: Authenticated
+    transaction: Transaction
+    before: Exchange | None
+
+
+async def find_transaction(node: Node, context: RequestContext) -> Continued:
+    """Find the transaction that a message continues, by transactionID and by whose key protects it (step 3).
 
     Raises:
         CMPError: There is none, or another credential opened it.
     """
+    endpoint, message = context.endpoint, context.message
     known: dict[bytes, tuple[Transaction, KnownSigner]] = {}
-    live = await node.store.find(walk.message.header.transaction_id or b"")
-    mac = walk.endpoint.mac
-    if mac is not None and live and mac_protected(walk.message):
-        return await _find_by_secret(node, walk, mac, live)
+    live = await node.store.find(message.header.transaction_id or b"")
+    mac = endpoint.mac
+    if mac is not None and live and mac_protected(message):
+        return await _find_by_secret(node, context, mac, live)
     for found in live:
-        domain = walk.endpoint.domain_named(found.key.domain)
-        if found.endpoint == walk.endpoint.name and domain is not None:
+        domain = endpoint.domains.get(found.key.domain)
+        if found.endpoint == endpoint.name and domain is not None:
             certificate = load_certificate(found.signer_der)
-            relays = walk.endpoint.relay_of(domain)
-            if relays is None or certificate in relays.certificates:
-                signer = KnownSigner(certificate, domain)
-                known[found.key.signer_digest] = (found, signer)
+            relays = endpoint.registration_authorities
+            of_relay = relays is not None and relays.domain is domain
+            if relays is None or not of_relay or certificate in relays.certificates:
+                known[found.key.signer_digest] = (found, KnownSigner(certificate, domain))
     if not known:
         raise HeaderRefused(
-            f"{walk.message.body_type.name} for a transactionID that is not known here",
+            f"{message.body_type.name} for a transactionID that is not known here",
             rule="R11",
         )
     now = node.clock()
     authenticated = authenticate_follower(
-        walk.message, [signer for _, signer in known.values()], walk.endpoint.rules, now
+        message, [signer for _, signer in known.values()], endpoint.rules, now
     )
-    _note_signer(walk, authenticated)
-    walk.follower = authenticated
+    context = _signed_by(context, authenticated)
     transaction = known[authenticated.signer.digest][0]
-    if transaction.exchange_for(walk.digest) is None:
-        rules = walk.endpoint.rules.relaxed_by(authenticated.domain.quirks)
-        check_message_time(walk.message.header, rules, now)
-        walk.notes += await node.signer_status.check(authenticated, now)
-    use_upstream_of(walk, transaction)
-    return transaction
+    before = transaction.exchange_for(context.digest)
+    if before is None:
+        rules = endpoint.rules.relaxed_by(authenticated.domain.quirks)
+        check_message_time(message.header, rules, now)
+        context.report.notes += await node.signer_status.check(authenticated, now)
+    return Continued(_where_it_went(context, transaction), authenticated, transaction, before)
 
 
 async def _find_by_secret(
-    node: Node, walk: Walk, mac: MACAccess, live: Sequence[Transaction]
-) -> Transaction:
+    node: Node, context: RequestContext, mac: MACAccess, live: Sequence[Transaction]
+) -> Continued:
     """Find the transaction that was opened under the same shared secret.
 
     A secret that expired or was used up meanwhile still does for what was begun with it.
     """
-    header = walk.message.header
+    header = context.message.header
     key = TransactionKey(
         mac.domain.name,
         reference_fingerprint(header.sender_kid or b""),
         header.transaction_id or b"",
     )
     for transaction in live:
-        if transaction.key == key and transaction.endpoint == walk.endpoint.name:
-            walk.follower = await _authenticate_by_secret(walk, mac)
-            if transaction.exchange_for(walk.digest) is None:
-                check_message_time(header, walk.endpoint.rules, node.clock())
-            use_upstream_of(walk, transaction)
-            return transaction
+        if transaction.key == key and transaction.endpoint == context.endpoint.name:
+            context, authenticated = await _authenticate_by_secret(context, mac)
+            before = transaction.exchange_for(context.digest)
+            if before is None:
+                check_message_time(header, context.endpoint.rules, node.clock())
+            context = _where_it_went(context, transaction)
+            return Continued(context, authenticated, transaction, before)
     raise ProtectionRefused(
         "the message is not protected by the credential that opened the transaction", rule="R35"
     )
 
 
-def use_upstream_of(walk: Walk, transaction: Transaction) -> None:
+def _where_it_went(context: RequestContext, transaction: Transaction) -> RequestContext:
     """Have a message go where its transaction went; whether that is still possible shows when it has to."""
-    walk.routed = walk.endpoint.upstreams.get(transaction.upstream, walk.routed)
-
-
-def check_same_upstream(walk: Walk, transaction: Transaction) -> None:
-    """Refuse to go on with another CA than the one that was asked: it may have issued already.
-
-    Raises:
-        ServiceFailure: The configuration has changed.
-    """
-    if transaction.upstream != walk.upstream.name:
-        raise ServiceFailure(
-            f"opened with upstream {transaction.upstream}, which this endpoint no longer uses",
-            rule="R81",
-        )
+    if transaction.upstream == context.upstream.name:
+        return context
+    upstream = context.endpoint.upstreams.get(transaction.upstream)
+    return context if upstream is None else context.routed(upstream)

@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from ra_gateway.errors import PKIFailureInfo
+
+
+class Outcome(StrEnum):
+    """How a message was answered."""
+
+    issued = "issued"
+    confirmed = "confirmed"
+    rejected = "rejected"
+    revoked = "revoked"
+    informed = "informed"
+    refused = "refused"
+    failed = "failed"
+    replayed = "replayed"  # a retransmission, with what was answered before
+    waiting = "waiting"  # the device is to poll
+    held = "held"  # an operator has to approve it
+    unconfirmed = "unconfirmed"  # of a certificate that nobody confirmed in time
+    batched = "batched"  # each message of a nested has an event of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +31,6 @@ class MessageHandled:
     """One request and how it was answered.
 
     Args:
-        outcome: "issued", "confirmed", "rejected", "revoked", "informed", "refused", "failed" or "replayed";
-            "waiting" where the device was told to wait, "held" where it waits for an operator, "unconfirmed"
-            of a certificate that nobody confirmed in time; "batched" for a nested whose messages each have an event
-            of their own.
         transaction_id, signer_fingerprint: Hex, "" where not known.
         signer: Subject of the protecting certificate, or the beginning of the reference of a shared secret.
         domain: Trust domain that vouched for the signer, "" if none did.
@@ -30,7 +44,7 @@ class MessageHandled:
     endpoint: str
     peer: str
     body_type: str
-    outcome: str
+    outcome: Outcome
     transaction_id: str
     duration_ms: float
     domain: str = ""

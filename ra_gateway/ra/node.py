@@ -6,22 +6,27 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from ra_gateway.clocks import always_steady
 from ra_gateway.cmp.certificates import load_certificate
-from ra_gateway.cmp.messages import PKIHeader, PKIMessage
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.cmp.replies import reply_header
 from ra_gateway.cmp.verification import NONCE_OCTETS
 from ra_gateway.errors import StoreUnavailable
 from ra_gateway.ra.events import EventSink
 from ra_gateway.ra.fates import Fate, Standing, carrier_of, certificate_key
-from ra_gateway.ra.forwarding import MappedIDs
 from ra_gateway.ra.ports import Agenda, Approvals, Certificates, Clock, Inventory, TransactionStore
 from ra_gateway.ra.revocation import NOBODY_ASKED, SignerStatus
 from ra_gateway.ra.routes import Endpoint
 from ra_gateway.ra.transaction import Transaction
+
+
+class MappedIDs(NamedTuple):
+    """transactionID and senderNonce that a CA sees in place of the device's."""
+
+    transaction_id: bytes
+    sender_nonce: bytes
 
 
 @dataclass(slots=True)
@@ -95,12 +100,6 @@ class Node:
         (signer_der, *_) = PKIMessage.from_der(answer_der).extra_certs
         known = {item.certificate: item for item in (*earlier, current)}
         return known.get(load_certificate(signer_der), current)
-
-    def reply_header(self, request: PKIHeader) -> PKIHeader:
-        """Return the header of an answer that the RA authors."""
-        return reply_header(
-            request, sender_nonce=self.random_octets(NONCE_OCTETS), now=self.clock()
-        )
 
     def fresh_ids(self, transaction_id: bytes = b"") -> MappedIDs:
         """Return IDs of the RA's own making, for a CA that is not to see the device's.

@@ -2,44 +2,69 @@
 
      1 decode         bytes -> PKIMessage
      2 header         version, IDs, nonces, time, whether the type is taken here
-     3 authenticate   signer, path to a trust domain, proof of possession
-     4 authorize      which identity the device may have
-     5 open           the transaction is stored; a byte-identical repeat is answered from the store
-     6 re-protect     under the RA's signature; the result is part of what step 5 stores
+     3 authenticate   signer, path to a trust domain
+     4 authorize      proof of possession, which identity the device may have, which CA is asked
+     5 re-protect     under the RA's signature; the result is part of what step 6 stores
+     6 open           the transaction is stored; a retransmission is answered from the store
      7 forward        to the CA
-     8 check answer   protection, IDs, nonces, key, issuer, subject
+     8 check answer   protection, IDs, nonces, key, issuer, subject; what the device is told is planned
      9 advance        compare-and-set in the store; who loses the race answers what the winner stored
-    10 relay          the answer, signed by the RA, with the certificates a device needs
+    10 respond        what was planned, signed by the RA, with the certificates a device needs
 
-Steps 5 and 6 are one: the message for the CA is signed before the transaction is stored, so that whichever
-node continues after a crash sends the very same bytes. What follows a request (certConf, pollReq, error)
-walks the same steps. genm changes nothing anywhere: it walks them without steps 5 and 9.
+The message for the CA is signed (5) before the transaction is stored (6), so that whichever node continues after a
+crash sends the very same bytes; and the answer is signed (10) before it is stored (9), so that a retransmission gets
+the very same bytes. `ca_exchange` has the last four, as they may go on in the background.
 
-What other RAs nested is taken apart before (`nesting`), and each message inside walks the steps for itself.
-
-The steps live in `operations` (3 to 6), `confirming` and `polling` (what follows), `asking` (7 and 9), `verdicts` (8
-and 10); `withdrawing` looks after certificates that nobody confirmed.
+What follows a request takes the same steps: `confirmation` (certConf, error) and `polling` (pollReq). genm changes
+nothing anywhere: it does without steps 6 and 9. What other RAs nested is taken apart before (`nesting`), and each
+message inside is answered for itself. `retransmission` answers what came before, and takes over what another node
+has left behind; `withdrawing` looks after certificates that nobody confirmed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Final
 
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.nesting import Single
-from ra_gateway.cmp.replies import Reply, unreadable_reply
-from ra_gateway.cmp.verification import NONCE_OCTETS, check_header, check_version
-from ra_gateway.errors import CMPError, HeaderRefused, MalformedMessage, ServiceFailure
-from ra_gateway.ra.asking import Asking
-from ra_gateway.ra.confirming import Confirming
-from ra_gateway.ra.nesting import Nesting
+from ra_gateway.cmp.replies import Reply
+from ra_gateway.cmp.requests import read_question
+from ra_gateway.cmp.verification import (
+    Authenticated,
+    check_header,
+    check_message_time,
+    check_version,
+)
+from ra_gateway.errors import (
+    CMPError,
+    HeaderRefused,
+    MalformedMessage,
+    ServiceFailure,
+    SignerNotTrusted,
+    StatusUnavailable,
+    TransactionInUse,
+)
+from ra_gateway.ra import approving, ca_exchange, nesting, responses, retransmission
+from ra_gateway.ra.authentication import authenticate_request, check_status
+from ra_gateway.ra.authorization import (
+    AuthorizedOperation,
+    authorize_operation,
+    fitting_routes,
+    signed,
+    upstream_of,
+)
+from ra_gateway.ra.confirmation import confirm, give_up
+from ra_gateway.ra.context import RequestContext, event_of, request_context, unreadable_event
+from ra_gateway.ra.events import Outcome
+from ra_gateway.ra.forwarding import message_for_ca
+from ra_gateway.ra.information import answered_here
 from ra_gateway.ra.node import Node
-from ra_gateway.ra.operations import Operations
-from ra_gateway.ra.polling import Polling
-from ra_gateway.ra.refusals import refuse
-from ra_gateway.ra.walk import Walk, unreadable_event
+from ra_gateway.ra.polling import poll
+from ra_gateway.ra.routes import Variant
+from ra_gateway.ra.transaction import Exchange, State, Transaction, TransactionKey
 
 OPERATIONS: Final[Mapping[str, frozenset[BodyType]]] = {
     "initialization": frozenset({BodyType.ir}),
@@ -54,19 +79,12 @@ OPERATIONS: Final[Mapping[str, frozenset[BodyType]]] = {
 }
 """Operation labels of RFC 9483 6.1 that name a request taken here; followers may use any of them."""
 
-_FOLLOWERS: Final = frozenset({BodyType.certConf, BodyType.error, BodyType.pollReq})
-
 
 class Gateway:
     """Answers devices' messages (RFC 9483 5, TS 33.310 9)."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        asking = Asking(node)
-        self._operations = Operations(node, asking)
-        self._confirming = Confirming(node, asking)
-        self._polling = Polling(node, asking)
-        self._nesting = Nesting(node)
 
     async def handle(
         self, der: bytes, *, endpoint: str, profile: str = "", operation: str = "", peer: str = ""
@@ -86,80 +104,229 @@ class Gateway:
             message = PKIMessage.from_der(der)  # step 1
         except MalformedMessage as error:
             node.sink(unreadable_event(error, endpoint, peer, self._elapsed_ms(started)))
-            random = node.random_octets(2 * NONCE_OCTETS)
-            return Reply(
-                unreadable_reply(
-                    error,
-                    transaction_id=random[:NONCE_OCTETS],
-                    sender_nonce=random[NONCE_OCTETS:],
-                ),
-                understood=False,
-            )
-        walk = Walk(
+            return Reply(responses.unreadable(node, error), understood=False)
+        context = request_context(
             node.endpoints[endpoint],
             message,
-            message.digest,
-            operation,
+            operation=operation,
             profile=profile,
             peer=peer,
             started=started,
         )
-        return Reply(await self._handled(walk), understood=True)
+        return Reply(await self._handled(context), understood=True)
 
-    async def _handled(self, walk: Walk) -> bytes:
-        """Answer a message, whatever becomes of it, and tell of it."""
+    async def _handled(self, context: RequestContext) -> bytes:
+        """Answer a decoded message, whatever becomes of it, and tell of it."""
         node = self._node
         bug: Exception | None = None
         try:
-            if walk.message.body_type is not BodyType.nested:
-                response = await self._answer(walk)
-            elif isinstance(inside := await self._nesting.unwrap(walk), Single):
-                walk = self._nesting.inner(
-                    walk, inside.message
-                )  # from here on as if it had come plain
-                response = await self._answer(walk)
+            if context.message.body_type is not BodyType.nested:
+                response = await _answer(node, context)
+            elif isinstance(inside := await nesting.unwrap(node, context), Single):
+                # From here on as if it had come plain.
+                context = nesting.inner(context, inside.message)
+                response = await _answer(node, context)
             else:
-                response = await self._nesting.answer_batch(walk, inside, self._handled)
+                response = await nesting.answer_batch(node, context, inside, self._handled)
         except CMPError as error:
-            response = await refuse(node, walk, error)
+            response = await responses.refuse(node, context, error)
         except Exception as error:  # an answer always leaves; the event carries the cause
             bug = error
             failure = ServiceFailure(f"{type(error).__name__}: {error}", rule="bug")
-            response = await refuse(node, walk, failure)
-        node.sink(walk.event(self._elapsed_ms(walk.started), bug))
+            response = await responses.refuse(node, context, failure)
+        node.sink(event_of(context, self._elapsed_ms(context.started), bug))
         return response
 
     def _elapsed_ms(self, started: float) -> float:
         return (self._node.monotonic() - started) * 1000.0
 
-    async def _answer(self, walk: Walk) -> bytes:
-        self._check_type(walk)
-        match walk.message.body_type:
-            case BodyType.certConf:
-                return await self._confirming.confirm(walk)
-            case BodyType.error:
-                return await self._confirming.give_up(walk)
-            case BodyType.pollReq:
-                return await self._polling.poll(walk)
-            case BodyType.genm:
-                return await self._operations.inform(walk)
-            case _:
-                return await self._operations.open(walk)
 
-    # --- step 2: header ---------------------------------------------------------------------------------------
+async def _answer(node: Node, context: RequestContext) -> bytes:
+    _check_header(context)  # step 2
+    return await _ANSWERS.get(context.message.body_type, _open)(node, context)
 
-    def _check_type(self, walk: Walk) -> None:
-        """Check version, body type and label, before anything is computed."""
-        check_version(walk.message.header)
-        body_type = walk.message.body_type
-        if body_type not in walk.endpoint.body_types | _FOLLOWERS:
-            known = body_type in RESPONSE_TO
-            raise HeaderRefused(
-                f"{body_type.name} is not {'taken at this endpoint' if known else 'a request served here'}",
-                rule="R9" if not known else "R142",
-            )
-        labelled = OPERATIONS.get(walk.operation)
-        if walk.operation and body_type not in _FOLLOWERS and body_type not in (labelled or ()):
-            raise HeaderRefused(f"{body_type.name} sent to .../{walk.operation}", rule="R149")
-        rules = walk.endpoint.rules.relaxed_by(walk.endpoint.loosest_quirks)
-        check_header(walk.message.header, rules, first=body_type in RESPONSE_TO)
+
+def _check_header(context: RequestContext) -> None:
+    """Check version, body type, label, IDs and nonces, before anything is computed."""
+    endpoint, header = context.endpoint, context.message.header
+    check_version(header)
+    body_type = context.message.body_type
+    if body_type not in endpoint.body_types and body_type not in _FOLLOWERS:
+        known = body_type in RESPONSE_TO
+        raise HeaderRefused(
+            f"{body_type.name} is not {'taken at this endpoint' if known else 'a request served here'}",
+            rule="R9" if not known else "R142",
+        )
+    labelled = OPERATIONS.get(context.operation)
+    if context.operation and body_type not in _FOLLOWERS and body_type not in (labelled or ()):
+        raise HeaderRefused(f"{body_type.name} sent to .../{context.operation}", rule="R149")
+    rules = endpoint.rules.relaxed_by(endpoint.loosest_quirks)
+    check_header(header, rules, first=body_type in RESPONSE_TO)
+
+
+# --- ir, cr, kur, p10cr, rr -----------------------------------------------------------------------------------
+
+
+async def _open(node: Node, context: RequestContext) -> bytes:
+    """Answer a message that opens an operation.
+
+    Raises:
+        CMPError: It is refused.
+    """
+    now = node.clock()
+    context, authenticated, key = await authenticate_request(node, context, now)  # step 3
+    context, operation = await authorize_operation(node, context, authenticated, now)  # step 4
+    live = await _late_retransmission(node, context, authenticated, key, now)
+    if live is not None:
+        return await retransmission.respond(node, context, live)
+    transaction = await _prepare(node, context, authenticated, key, operation, now)  # step 5
+    if operation.held:
+        return await approving.hold(node, context, transaction, now)
+    repeatable = ca_exchange.may_ask_again(context.upstream, transaction)
+    live = await node.store.create(transaction, repeatable=repeatable)  # step 6
+    if live is not None:
+        return await retransmission.respond(node, context, live)
+    return await ca_exchange.ask(node, context, transaction)  # steps 7 to 10
+
+
+async def _late_retransmission(
+    node: Node,
+    context: RequestContext,
+    authenticated: Authenticated,
+    key: TransactionKey,
+    now: datetime,
+) -> Transaction | None:
+    """Check what is so only for a while: the message's time, and that its signer is not revoked.
+
+    Returns:
+        The transaction of a message that is too late by that, and came before: the device may have been without
+        power for an hour, and its certificate may have been superseded and revoked by what it got. None otherwise.
+
+    Raises:
+        CMPError: It is too late, and new.
+    """
+    message = context.message
+    try:
+        rules = context.endpoint.rules.relaxed_by(authenticated.domain.quirks)
+        check_message_time(message.header, rules, now)
+        await check_status(node, context, authenticated, now)
+    except (HeaderRefused, SignerNotTrusted, StatusUnavailable) as error:
+        live = await node.store.load(key)
+        if live is None or live.exchange_for(context.digest) is None:
+            raise
+        if live.state is State.REQUESTED and message.body_type is not BodyType.rr:
+            # It has got nothing yet: what the CA is asked for now is for a signer that is good now.
+            if not isinstance(error, HeaderRefused):
+                raise
+            await check_status(node, context, authenticated, now)
+        return live
+    return None
+
+
+async def _prepare(
+    node: Node,
+    context: RequestContext,
+    authenticated: Authenticated,
+    key: TransactionKey,
+    operation: AuthorizedOperation,
+    now: datetime,
+) -> Transaction:
+    """Return what another node needs to go on, the signed message for the CA included (step 5)."""
+    endpoint, upstream, message = context.endpoint, context.upstream, context.message
+    reprotects = operation.variant is Variant.reprotect
+    ids = node.fresh_ids() if upstream.map_ids and reprotects else None
+    # What is held is made and signed when it leaves: until then there is nothing that a CA would take.
+    opening = Exchange(context.digest, b"")
+    if not operation.held:
+        upstream_der, upstream_nonce = await message_for_ca(
+            endpoint,
+            upstream,
+            message,
+            operation.body_der,
+            operation.variant,
+            node.credential(),
+            now,
+            ids=ids,
+        )
+        opening = Exchange(context.digest, upstream_der, upstream_nonce=upstream_nonce)
+    lifetime = node.lifetime
+    if operation.held:
+        lifetime = max(lifetime, timedelta(seconds=endpoint.approval_seconds))
+    return Transaction(
+        key=key,
+        state=State.HELD if operation.held else State.REQUESTED,
+        version=0,
+        body_type=message.body_type,
+        endpoint=endpoint.name,
+        upstream=upstream.name,
+        variant=operation.variant.value,
+        signer_der=authenticated.requester.der,
+        sender_nonce=message.header.sender_nonce or b"",
+        subject_der=operation.subject_der,
+        cert_req_id=operation.cert_req_id,
+        public_key_der=operation.public_key_der,
+        possession=operation.possession.value,
+        san=operation.san,
+        target_der=operation.target_der,
+        info_type=operation.info_type,
+        implicit_asked=message.header.implicit_confirm,
+        opening=opening,
+        lease_until=now + upstream.lease,
+        created_at=now,
+        expires_at=now + lifetime,
+        unsent=operation.held,
+        request_der=message.der if operation.held else b"",
+        profile=context.profile,
+        ca_transaction_id=b"" if ids is None else ids.transaction_id,
+    )
+
+
+# --- genm -----------------------------------------------------------------------------------------------------
+
+
+async def _inform(node: Node, context: RequestContext) -> bytes:
+    """Answer a genm, here or by the CA; nothing is stored, and a retransmission is simply answered again.
+
+    Raises:
+        CMPError: It is refused.
+    """
+    now, endpoint, message = node.clock(), context.endpoint, context.message
+    context, authenticated, key = await authenticate_request(node, context, now)
+    question = read_question(signed(authenticated))
+    rules = endpoint.rules.relaxed_by(authenticated.domain.quirks)
+    check_message_time(message.header, rules, now)
+    await check_status(node, context, authenticated, now)
+    live = await node.store.load(key)
+    if live is not None:
+        if live.exchange_for(context.digest) is None:
+            raise TransactionInUse("another request lives under this transactionID", rule="R12")
+        return await retransmission.respond(node, context, live)
+    answer = await answered_here(question, endpoint.information)
+    context.report.outcome = Outcome.informed
+    if answer is not None:
+        return await responses.information(node, context, answer)
+    routes = fitting_routes(context, authenticated)
+    route = next((item for item in routes if item.takes_subject("")), None)
+    upstream = upstream_of(context, authenticated, route, "")
+    context, info_type = context.routed(upstream), question.question.info_type
+    if not upstream.answers_genm:
+        raise HeaderRefused(
+            f"genm asks for {info_type}, and {upstream.name} answers none", rule="R138"
+        )
+    variant = upstream.variant_for(
+        BodyType.genm, signed_by_device=context.shared is None and not context.relayed
+    )
+    operation = AuthorizedOperation(variant, message.body_der, info_type=info_type)
+    transaction = await _prepare(node, context, authenticated, key, operation, now)
+    return await ca_exchange.ask(node, context, transaction, stored=False)
+
+
+_ANSWERS: Final[Mapping[BodyType, Callable[[Node, RequestContext], Awaitable[bytes]]]] = {
+    BodyType.genm: _inform,
+    BodyType.certConf: confirm,
+    BodyType.error: give_up,
+    BodyType.pollReq: poll,
+}
+"""What differs per body type; every other one opens an operation."""
+
+_FOLLOWERS: Final = frozenset({BodyType.certConf, BodyType.error, BodyType.pollReq})

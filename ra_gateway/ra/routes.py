@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.messages import CMP2021, PKIMessage
 from ra_gateway.cmp.names import fits_alike
@@ -67,6 +68,9 @@ class Oddity(StrEnum):
 
 _REMEMBERED_SIGNERS: Final = 8
 """Of one CA's answers: a CA has one or two, and may be changing them."""
+
+_LEASE_MARGIN_SECONDS: Final = 5.0
+"""A node gives up its exchange with the CA this much before another one may take over."""
 
 
 class Approval(StrEnum):
@@ -151,6 +155,12 @@ class Upstream:
     tolerates: frozenset[Oddity] = frozenset()
     own: Callable[[], Collection[Certificate]] = tuple
     seen: dict[Certificate, None] = field(default_factory=dict, repr=False, compare=False)
+    lease: timedelta = field(init=False, compare=False)
+    """How long a node may be busy with one exchange before another one takes over."""
+
+    def __post_init__(self) -> None:
+        lease = timedelta(seconds=self.deadline_seconds + _LEASE_MARGIN_SECONDS)
+        object.__setattr__(self, "lease", lease)
 
     def remember(self, signer: Certificate) -> None:
         """Remember who protected a valid answer, for one that comes without its certificate."""
@@ -327,44 +337,24 @@ class Endpoint:
     registration_authorities: RegistrationAuthorities | None = None
     accepted: frozenset[Possession] = frozenset()
     vendor_types: Mapping[str, frozenset[BodyType]] = field(default_factory=dict)
+    upstreams: Mapping[str, Upstream] = field(init=False, compare=False)
+    """Every upstream that requests of this endpoint may go to, by name."""
+    domains: Mapping[str, TrustDomain] = field(init=False, compare=False)
+    """Every domain whose devices, or RAs, may come here, by name."""
+    domains_for: Mapping[BodyType, tuple[TrustDomain, ...]] = field(init=False, compare=False)
+    """The domains that may vouch for a request of a type (R71: never a vendor for a kur)."""
+    loosest_quirks: frozenset[str] = field(init=False, compare=False)
+    """Every quirk that any of the endpoint's domains has: for checks before the domain is known."""
 
-    @property
-    def upstreams(self) -> dict[str, Upstream]:
-        """Every upstream that requests of this endpoint may go to, by name."""
-        all_upstreams = (self.upstream, *(route.upstream for route in self.routes))
-        return {upstream.name: upstream for upstream in all_upstreams}
-
-    def domains_for(self, body_type: BodyType) -> tuple[TrustDomain, ...]:
-        """Return the domains that may vouch for a request of a type (R71: never a vendor for a kur)."""
-        operator = () if self.operator is None else (self.operator,)
-        match body_type:
-            case BodyType.ir:
-                return self.vendors
-            case BodyType.kur | BodyType.rr:
-                return operator
-            case _:
-                return (*operator, *self.vendors)
-
-    def vendor_may(self, domain: TrustDomain, body_type: BodyType) -> bool:
-        """Tell whether the devices of a vendor's domain may open a request for a certificate of a type."""
-        return body_type in self.vendor_types.get(domain.name, (body_type,))
-
-    def domain_named(self, name: str) -> TrustDomain | None:
-        """Return one of the endpoint's domains by name, or None."""
-        return next((domain for domain in self._domains if domain.name == name), None)
-
-    def relay_of(self, domain: TrustDomain) -> RegistrationAuthorities | None:
-        """Return the RAs that a domain is the one of; None for devices' domains."""
-        relays = self.registration_authorities
-        return relays if relays is not None and relays.domain is domain else None
-
-    @property
-    def _domains(self) -> tuple[TrustDomain, ...]:
+    def __post_init__(self) -> None:
+        upstreams = (self.upstream, *(route.upstream for route in self.routes))
         operator = () if self.operator is None else (self.operator,)
         relays = self.registration_authorities
-        return (*self.vendors, *operator, *(() if relays is None else (relays.domain,)))
-
-    @property
-    def loosest_quirks(self) -> frozenset[str]:
-        """Every quirk that any of the endpoint's domains has: for checks before the domain is known."""
-        return frozenset().union(*(domain.quirks for domain in self._domains))
+        domains = (*self.vendors, *operator, *(() if relays is None else (relays.domain,)))
+        quirks = frozenset[str]().union(*(domain.quirks for domain in domains))
+        object.__setattr__(self, "upstreams", {item.name: item for item in upstreams})
+        by_type = dict.fromkeys(RESPONSE_TO, (*operator, *self.vendors))
+        by_type |= {BodyType.ir: self.vendors, BodyType.kur: operator, BodyType.rr: operator}
+        object.__setattr__(self, "domains", {item.name: item for item in domains})
+        object.__setattr__(self, "domains_for", by_type)
+        object.__setattr__(self, "loosest_quirks", quirks)

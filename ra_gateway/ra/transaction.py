@@ -1,7 +1,7 @@
 """The transaction: what is remembered of one CMP operation, and the one table by which it changes.
 
-Two rules. A transaction's state changes only through `advance`; and what is irreversible (a message to the CA)
-happens only after a store has accepted the state that announces it.
+Two rules. A transaction's state changes only through `advance`, which `machine` alone calls; and what is
+irreversible (a message to the CA) happens only after a store has accepted the state that announces it.
 
     HELD --approved--> REQUESTED                an operator decides; the device polls meanwhile
       `--denied--> REFUSED
@@ -24,7 +24,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from itertools import count, takewhile
@@ -34,8 +34,9 @@ from typing import Any, Final
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.errors import TooManyTransactions
+from ra_gateway.ra import schema4
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 
 
 class State(StrEnum):
@@ -182,18 +183,36 @@ class TransactionKey:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedResponse:
+    """What the device is to be told: the parts of a message that is yet to be addressed, dated and signed.
+
+    Args:
+        body_der: The body.
+        sender_nonce: The CA's senderNonce, which the device's next message returns; empty where the RA draws one.
+        implicit_confirm: Whether implicitConfirm is granted.
+        confirm_wait_der: confirmWaitTime as the CA said it (GeneralizedTime); empty where it did not.
+        chain: extraCerts after the RA's own (DER): the issuing CAs up to and including the operator's root.
+    """
+
+    body_der: bytes
+    sender_nonce: bytes = b""
+    implicit_confirm: bool = False
+    confirm_wait_der: bytes = b""
+    chain: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """One request of the device and what became of it.
 
     Args:
-        request_digest: `PKIMessage.digest` of what was received: what makes a repeat one.
+        request_digest: `PKIMessage.digest` of what was received: a retransmission has the same.
         upstream_der: The message for the CA, signed before it is first sent, so that a retry by any
             node sends the same bytes; empty when nothing goes upstream, or no more.
+        upstream_nonce: Its senderNonce, which the CA's answer has to return.
         response_der: The answer the device was given, once there is one.
         waiting: Whether that answer told the device to wait and poll.
-        answer_der: The CA's answer, checked, for a device that was told to wait; None until it came. It is not
-            judged again: since then the CA's signer may have expired.
-        answer_path: As it was found then, from the certificate in that answer to the operator's root (DER).
+        planned: What the CA answered meanwhile means for a device that was told to wait; None until it has.
         ca_nonce: senderNonce of the CA's last answer where the CA itself said to wait; empty where it did not.
     """
 
@@ -201,9 +220,9 @@ class Exchange:
     upstream_der: bytes
     response_der: bytes | None = None
     waiting: bool = False
-    answer_der: bytes | None = None
-    answer_path: tuple[bytes, ...] = ()
+    planned: PlannedResponse | None = None
     ca_nonce: bytes = b""
+    upstream_nonce: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +306,13 @@ class Transaction:
     ca_transaction_id: bytes = b""
     ca_cert_req_id: int = 0
     possession: str = Possession.proved.value
+    current: Exchange = field(init=False, repr=False, compare=False)
+    """The request that the CA is asked, or was asked last: certConf, once there is one."""
+
+    def __post_init__(self) -> None:
+        confirmation = self.confirmation
+        current = self.opening if confirmation is None else confirmation
+        object.__setattr__(self, "current", current)
 
     def exchange_for(self, request_digest: bytes) -> Exchange | None:
         """Return the exchange whose request had exactly these bytes, or None if they are new."""
@@ -302,15 +328,6 @@ class Transaction:
         return (
             hashlib.sha256(self.signer_der).digest() if is_certificate else self.key.signer_digest
         )
-
-    @property
-    def current(self) -> Exchange:
-        """The request that the CA is asked, or was asked last: certConf, once there is one."""
-        return self.opening if self.confirmation is None else self.confirmation
-
-    def with_current(self, exchange: Exchange) -> dict[str, Exchange]:
-        """Return the change (for `advance`) that puts an exchange in the place of the current one."""
-        return {"opening" if self.confirmation is None else "confirmation": exchange}
 
     def to_fields(self) -> dict[str, bytes]:
         """Return the transaction as flat named byte strings, for a store to keep."""
@@ -350,7 +367,10 @@ class Transaction:
         """
         try:
             plain = json.loads(fields["plain"])
-            if plain["schema"] != SCHEMA:
+            if plain["schema"] == schema4.SCHEMA:
+                granted = plain["state"] == State.GRANTED
+                fields = schema4.read(fields, plain["cert_req_id"], granted=granted)
+            elif plain["schema"] != SCHEMA:
                 raise ValueError(f"transaction schema {plain['schema']}, expected {SCHEMA}")
             kept: dict[str, Any] = {name: fields[name] for name in _BYTE_FIELDS}
             kept.update((name, plain[name]) for name in _PLAIN_FIELDS)
@@ -413,32 +433,52 @@ _EXCHANGES: Final = ("opening", "confirmation", "polling", "withdrawal")
 def _exchange_fields(exchange: Exchange) -> Iterator[tuple[str, bytes]]:
     yield "request_digest", exchange.request_digest
     yield "upstream_der", exchange.upstream_der
+    if exchange.upstream_nonce:
+        yield "upstream_nonce", exchange.upstream_nonce
     if exchange.response_der is not None:
         yield "response_der", exchange.response_der
-    if exchange.answer_der is not None:
-        yield "answer_der", exchange.answer_der
-    for place, certificate_der in enumerate(exchange.answer_path):
-        yield f"answer_path.{place}", certificate_der
     if exchange.waiting:
         yield "waiting", b"1"
     if exchange.ca_nonce:
         yield "ca_nonce", exchange.ca_nonce
+    planned = exchange.planned
+    if planned is not None:
+        yield "planned.body_der", planned.body_der
+        yield "planned.sender_nonce", planned.sender_nonce
+        yield "planned.confirm_wait_der", planned.confirm_wait_der
+        if planned.implicit_confirm:
+            yield "planned.implicit_confirm", b"1"
+        for place, certificate_der in enumerate(planned.chain):
+            yield f"planned.chain.{place}", certificate_der
 
 
 def _exchange(fields: dict[str, bytes], prefix: str) -> Exchange | None:
     digest = fields.get(f"{prefix}.request_digest")
     if digest is None:
         return None
-    path = (fields.get(f"{prefix}.answer_path.{place}") for place in count())
+    planned, body_der = None, fields.get(f"{prefix}.planned.body_der")
+    if body_der is not None:
+        planned = PlannedResponse(
+            body_der,
+            fields[f"{prefix}.planned.sender_nonce"],
+            f"{prefix}.planned.implicit_confirm" in fields,
+            fields[f"{prefix}.planned.confirm_wait_der"],
+            _numbered(fields, f"{prefix}.planned.chain"),
+        )
     return Exchange(
         digest,
         fields[f"{prefix}.upstream_der"],
         fields.get(f"{prefix}.response_der"),
         waiting=f"{prefix}.waiting" in fields,
-        answer_der=fields.get(f"{prefix}.answer_der"),
-        answer_path=tuple(takewhile(bool, path)),  # type: ignore[arg-type]
+        planned=planned,
         ca_nonce=fields.get(f"{prefix}.ca_nonce", b""),
+        upstream_nonce=fields.get(f"{prefix}.upstream_nonce", b""),
     )
+
+
+def _numbered(fields: dict[str, bytes], prefix: str) -> tuple[bytes, ...]:
+    values = (fields.get(f"{prefix}.{place}") for place in count())
+    return tuple(takewhile(bool, values))  # type: ignore[arg-type]
 
 
 def advance(transaction: Transaction, event: Event, **changes: Any) -> Transaction:

@@ -1,8 +1,9 @@
 """Certificates that nobody confirmed: reported, or revoked at the CA, durably and once.
 
 A device that rejects its certificate, or never confirms it, leaves a valid certificate at a CA that does not hear
-of certConf. When such a certificate is issued, its transaction goes on the agenda; here the agenda is worked
-through. Every node does it: who changes the transaction first sends the rr, and it is sent until the CA answers.
+of certConf. When such a certificate is issued, its transaction goes on the agenda (`schedule`); the agenda is worked
+through here as well. Every node does it: who changes the transaction first sends the rr, and it is sent until the CA
+answers.
 """
 
 from __future__ import annotations
@@ -11,43 +12,24 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from ra_gateway.cmp.certificates import Certificate, load_certificate
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    CertId,
-    CertTemplate,
-    Extension,
-    PKIHeader,
-    PKIMessage,
-    RevDetails,
-    cert_id_der,
-    rev_req_body,
-)
+from ra_gateway.cmp.codes import BodyType, PKIStatus
+from ra_gateway.cmp.messages import CertId, PKIMessage, cert_id_der
 from ra_gateway.cmp.names import directory_name
-from ra_gateway.cmp.protection import protect
-from ra_gateway.cmp.verification import NONCE_OCTETS
-from ra_gateway.errors import (
-    CMPError,
-    PKIFailureInfo,
-    StaleTransaction,
-    StoreUnavailable,
-)
-from ra_gateway.ra.answers import Expected, check_revocation, decoded
-from ra_gateway.ra.asking import lease
-from ra_gateway.ra.events import MessageHandled
+from ra_gateway.errors import CMPError, ConfirmationRefused, PKIFailureInfo, StoreUnavailable
+from ra_gateway.ra import machine, transactions
+from ra_gateway.ra.context import RequestContext
+from ra_gateway.ra.events import MessageHandled, Outcome
 from ra_gateway.ra.fates import Fate, carrier_of
+from ra_gateway.ra.forwarding import revocation_for_ca
 from ra_gateway.ra.node import Node
+from ra_gateway.ra.response_checks import Expected, check_revocation, decoded
 from ra_gateway.ra.routes import CertConf, Unconfirmed, Upstream
-from ra_gateway.ra.transaction import (
-    Event,
-    Exchange,
-    State,
-    Transaction,
-    TransactionKey,
-    advance,
-)
+from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey
+from ra_gateway.ra.transactions import Overtaken
 
 _BATCH: Final = 64
 """Transactions looked at in one go; more are due again at once."""
@@ -59,6 +41,106 @@ _AGAIN_AT_LEAST_AFTER: Final = timedelta(hours=1)
 """Between later ones: one log line an hour for each certificate, while a CA is down for a day."""
 
 _ENDED: Final = frozenset({State.ISSUED, State.REJECTED, State.FAILED})
+
+
+# --- what the pipeline says of certificates -------------------------------------------------------------------
+
+
+def knows_alone(upstream: Upstream, transaction: Transaction) -> bool:
+    """Tell whether the CA does not hear of the device's certConf."""
+    return upstream.certconf is CertConf.local or transaction.confirm_locally
+
+
+async def schedule(
+    node: Node,
+    context: RequestContext,
+    transaction: Transaction,
+    event: Event,
+    certificate_der: bytes,
+    until: datetime | None,
+) -> datetime | None:
+    """Have it looked at what becomes of a certificate, before the state says that it was issued, or rejected.
+
+    Args:
+        event: What is about to happen to the transaction.
+        certificate_der: What the CA has issued; empty where that is encrypted, or nothing.
+        until: Until then the device may confirm, None where it need not.
+
+    Returns:
+        How long the transaction is to live for it, None for no longer than it does.
+    """
+    upstream, now = context.upstream, node.clock()
+    if event is Event.granted and certificate_der:
+        await _note(node, upstream, transaction, certificate_der, Fate.confirmed, now)
+    if event is Event.issued and until is not None:
+        if certificate_der:
+            await _note(node, upstream, transaction, certificate_der, Fate.awaited, until)
+        return await look_after(node, upstream, transaction, until)
+    if event is Event.rejected and knows_alone(upstream, transaction):
+        lives_until = await look_after(node, upstream, transaction, now)
+        if lives_until is None:
+            context.report.notes.append(
+                "the CA was not told that the device rejects its certificate"
+            )
+        return lives_until
+    if event is Event.rejected and node.agenda is not None:
+        await node.agenda.drop(transaction.key)  # the CA was told, and looks after it
+    return None
+
+
+async def look_after(
+    node: Node, upstream: Upstream, transaction: Transaction, due_at: datetime
+) -> datetime | None:
+    """Have a certificate looked after from a time on, if that is configured.
+
+    Returns:
+        How long the transaction is to live for it, None where nobody looks.
+    """
+    if node.agenda is None or upstream.unconfirmed is Unconfirmed.leave:
+        return None
+    await node.agenda.plan(transaction.key, due_at)
+    return max(transaction.expires_at, due_at + node.act_lifetime)
+
+
+async def confirmed_nothing(node: Node, upstream: Upstream, transaction: Transaction) -> None:
+    """Note that a certConf came to nothing, as its device is told."""
+    if transaction.certificate_der:
+        now = node.clock()
+        await _note(node, upstream, transaction, transaction.certificate_der, Fate.awaited, now)
+
+
+async def take(node: Node, upstream: Upstream, transaction: Transaction) -> None:
+    """Note that a device takes its certificate: from then on nobody else's silence gets it revoked.
+
+    Raises:
+        ConfirmationRefused: It is being revoked already.
+    """
+    if upstream.unconfirmed is not Unconfirmed.revoke or not transaction.certificate_der:
+        return
+    until = transaction.confirm_until or transaction.expires_at
+    standing = await node.settle(transaction, transaction.certificate_der, Fate.confirmed, until)
+    if standing.fate is Fate.withdrawn:
+        raise ConfirmationRefused(
+            "certConf for a certificate that another transaction brought, and that is withdrawn",
+            fail_info=PKIFailureInfo.badRequest,
+            rule="R111",
+        )
+
+
+async def _note(
+    node: Node,
+    upstream: Upstream,
+    transaction: Transaction,
+    certificate_der: bytes,
+    fate: Fate,
+    until: datetime,
+) -> None:
+    """Note what a transaction says of a certificate, where certificates are revoked that nobody confirms."""
+    if upstream.unconfirmed is Unconfirmed.revoke:
+        await node.settle(transaction, certificate_der, fate, until)
+
+
+# --- working through the agenda -------------------------------------------------------------------------------
 
 
 class Withdrawing:
@@ -93,7 +175,7 @@ class Withdrawing:
                     endpoint="",
                     peer="",
                     body_type="rr",
-                    outcome="failed",
+                    outcome=Outcome.failed,
                     transaction_id=key.transaction_id.hex(),
                     duration_ms=0.0,
                     domain=key.domain,
@@ -143,26 +225,24 @@ class Withdrawing:
         upstream = self._upstream_of(transaction)
         if upstream is None:
             what = f"upstream {transaction.upstream} is not configured any more"
-            self._tell(transaction, "unconfirmed", f"{_why(transaction)}; {what}")
+            self._tell(transaction, Outcome.unconfirmed, f"{_why(transaction)}; {what}")
             return None
         if upstream.unconfirmed is Unconfirmed.leave:
             return None
         if withdrawing:
             if transaction.lease_until > now:
                 return transaction.lease_until
-            return await self._attempt(transaction, upstream, Event.retaken)
+            return await self._attempt(transaction, upstream)
         if upstream.unconfirmed is Unconfirmed.report:
-            self._tell(transaction, "unconfirmed", _why(transaction))
+            self._tell(transaction, Outcome.unconfirmed, _why(transaction))
             return None
-        return await self._attempt(transaction, upstream, Event.withdraw)
+        return await self._attempt(transaction, upstream)
 
     def _upstream_of(self, transaction: Transaction) -> Upstream | None:
         endpoint = self._node.endpoints.get(transaction.endpoint)
         return None if endpoint is None else endpoint.upstreams.get(transaction.upstream)
 
-    async def _attempt(
-        self, transaction: Transaction, upstream: Upstream, event: Event
-    ) -> datetime | None:
+    async def _attempt(self, transaction: Transaction, upstream: Upstream) -> datetime | None:
         """Ask the CA to revoke; the intent is stored first, so that another node can go on with it.
 
         A CA may have given the same certificate to others: what any of them confirmed, or may yet confirm, stays.
@@ -182,7 +262,7 @@ class Withdrawing:
             return now + _AGAIN_AFTER  # its own certConf is being taken
         if standing.fate is Fate.confirmed:
             what = "another transaction confirmed the same certificate: not revoked"
-            self._tell(transaction, "unconfirmed", f"{_why(transaction)}; {what}")
+            self._tell(transaction, Outcome.unconfirmed, f"{_why(transaction)}; {what}")
             return None
         if standing.fate is Fate.awaited:
             return max(standing.awaited.values())
@@ -194,44 +274,42 @@ class Withdrawing:
             and await ledger.confirmed(certificate, now)
         ):
             what = "the CA has it as confirmed: not revoked"
-            self._tell(transaction, "unconfirmed", f"{_why(transaction)}; {what}")
+            self._tell(transaction, Outcome.unconfirmed, f"{_why(transaction)}; {what}")
             return None
-        upstream_der = await self._revocation_request(certificate, upstream, now)
-        taken = advance(
-            transaction,
-            event,
-            withdrawal=Exchange(b"", upstream_der),
-            lease_until=now + lease(upstream),
+        rr_der = await revocation_for_ca(
+            upstream, certificate, node.credential(), node.fresh_ids(), now
         )
-        try:
-            await node.store.replace(taken)
-        except StaleTransaction:
-            return now + lease(upstream)  # another node has it
+        lease_until = now + upstream.lease
+        step = partial(machine.withdrawing, rr_der=rr_der, lease_until=lease_until)
+        taken = await transactions.change(node.store, transaction, step)
+        if isinstance(taken, Overtaken):
+            return lease_until  # another node has it
         try:
             answer_der = await upstream.core.exchange(
-                upstream_der, path=upstream.path, deadline_seconds=upstream.deadline_seconds
+                rr_der, path=upstream.path, deadline_seconds=upstream.deadline_seconds
             )
-            done = self._judge(taken, upstream_der, answer_der, certificate, upstream)
+            revoked = self._check(taken, rr_der, answer_der, certificate, upstream)
         except CMPError as error:
             # An rr may be sent again, whatever became of the last one.
             again_at = _again_at(taken, node.clock())
             left = again_at < taken.expires_at
             what = "not revoked yet" if left else "not revoked, and not tried any more"
-            self._tell(taken, "failed", f"{_why(taken)}; {what}", error)
-            await self._store(taken, Event.released)
+            self._tell(taken, Outcome.failed, f"{_why(taken)}; {what}", error)
+            await self._store(taken, partial(machine.withdrawal_postponed, now=node.clock()))
             return again_at
-        await self._store(taken, done)
+        await self._store(taken, partial(machine.withdrawal_ended, revoked=revoked))
         return None
 
-    def _judge(
+    def _check(
         self,
         taken: Transaction,
-        upstream_der: bytes,
+        rr_der: bytes,
         answer_der: bytes,
         certificate: Certificate,
         upstream: Upstream,
-    ) -> Event:
-        sent = PKIMessage.from_der(upstream_der).header
+    ) -> bool:
+        """Check the answer to an rr; returns whether the certificate is revoked, and False where the CA refuses."""
+        sent = PKIMessage.from_der(rr_der).header
         expected = replace(
             Expected.of(replace(taken, confirmation=None), (sent.sender_nonce or b"",)),
             body_type=BodyType.rr,
@@ -242,59 +320,31 @@ class Withdrawing:
             decoded(answer_der, upstream), expected, upstream, self._node.clock()
         )
         if info.status is not PKIStatus.rejection:
-            self._tell(taken, "revoked", _why(taken))
-            return Event.withdrawn
+            self._tell(taken, Outcome.revoked, _why(taken))
+            return True
         if PKIFailureInfo.certRevoked in info.fail_info:
             # By an earlier attempt whose answer was lost, or by somebody else.
-            self._tell(taken, "revoked", f"{_why(taken)}; the CA had revoked it already")
-            return Event.withdrawn
-        self._tell(taken, "failed", f"{_why(taken)}; the CA refuses to revoke it: {info}")
-        return Event.failed
+            self._tell(taken, Outcome.revoked, f"{_why(taken)}; the CA had revoked it already")
+            return True
+        self._tell(taken, Outcome.failed, f"{_why(taken)}; the CA refuses to revoke it: {info}")
+        return False
 
-    async def _store(self, taken: Transaction, event: Event) -> None:
-        changes: dict[str, Any] = {}
-        if event is Event.released:
-            changes["lease_until"] = self._node.clock()
-        elif taken.withdrawal is not None:
-            changes["withdrawal"] = replace(taken.withdrawal, upstream_der=b"")
-        live: Transaction | None = taken
-        # A device that polls changes it, too. Another node that took it over meanwhile will finish it.
-        while live is not None and live.withdrawal == taken.withdrawal:
-            try:
-                await self._node.store.replace(advance(live, event, **changes))
-            except StaleTransaction:
-                live = await self._node.store.load(taken.key)
-            else:
-                return
+    async def _store(self, taken: Transaction, step: transactions.Step) -> None:
+        """Store what came of an attempt: a device that polls changes the transaction, too.
 
-    async def _revocation_request(
-        self, certificate: Certificate, upstream: Upstream, now: datetime
-    ) -> bytes:
-        node = self._node
-        random = node.random_octets(2 * NONCE_OCTETS)
-        credential = node.credential()
-        header = PKIHeader(
-            sender_der=credential.sender_der,
-            recipient_der=upstream.recipient_der,
-            message_time=now,
-            transaction_id=random[:NONCE_OCTETS],
-            sender_nonce=random[NONCE_OCTETS:],
+        Another node that took it over meanwhile will finish it.
+        """
+        await transactions.change(
+            self._node.store,
+            taken,
+            step,
+            while_=lambda live: live.withdrawal == taken.withdrawal,
         )
-        details = RevDetails(
-            CertTemplate(
-                issuer_der=certificate.issuer_der, serial_number=certificate.serial_number
-            ),
-            (Extension(OID.reasonCode, False, bytes((0x0A, 1, upstream.unconfirmed_reason))),),
-        )
-        # Shown, so that an RA above that knows our names alone can tell whose it is.
-        shown = (certificate.der,) if upstream.rr_certificate else ()
-        certificates = (*credential.certificates, *shown)
-        return await protect(header, rev_req_body(details), credential, certificates)
 
     def _tell(
         self,
         transaction: Transaction,
-        outcome: str,
+        outcome: Outcome,
         detail: str,
         error: CMPError | None = None,
     ) -> None:
@@ -305,7 +355,7 @@ class Withdrawing:
             MessageHandled(
                 endpoint=transaction.endpoint,
                 peer="",
-                body_type="rr" if outcome != "unconfirmed" else "certConf",
+                body_type="rr" if outcome is not Outcome.unconfirmed else "certConf",
                 outcome=outcome,
                 transaction_id=transaction.key.transaction_id.hex(),
                 duration_ms=0.0,
@@ -315,7 +365,7 @@ class Withdrawing:
                 serial_number=f"{certificate.serial_number:x}",
                 upstream=transaction.upstream,
                 fail_info=None if error is None else error.fail_info,
-                rule="R111" if outcome != "failed" or error is None else error.rule,
+                rule="R111" if outcome is not Outcome.failed or error is None else error.rule,
                 detail=detail,
             )
         )

@@ -40,7 +40,7 @@ from ra_gateway.cmp.verification import HeaderRules, Strictness, authenticate_an
 from ra_gateway.device.enrollment import Done, Enrollment, Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, ServiceFailure, UpstreamUnavailable
 from ra_gateway.logs import LogSink
-from ra_gateway.ra import authentication, operations, pipeline, verdicts
+from ra_gateway.ra import authentication, authorization, pipeline, response_checks
 from ra_gateway.ra.events import MessageHandled
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.pipeline import Gateway
@@ -358,9 +358,9 @@ INTERNAL = "psycopg.OperationalError: password authentication failed for user 'r
     [
         (pipeline, "check_version"),
         (authentication, "authenticate"),
-        (operations, "read_request"),
-        (operations, "authorize"),
-        (verdicts, "check_response"),
+        (authorization, "read_request"),
+        (authorization, "authorize"),
+        (response_checks, "check_response"),
     ],
 )
 async def test_a_bug_is_a_system_failure_that_shows_nothing(

@@ -33,6 +33,7 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.errors import PKIFailureInfo
+from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.revocation import SignerStatus
 from ra_gateway.ra.routes import RARights
@@ -650,7 +651,7 @@ async def test_a_batch_is_answered_by_a_batch(world: World, ra: Credential) -> N
         assert_answers(world, PKIMessage.from_der(asked), told)
     assert [status_of(told).issued for told in found] == [True, False, True, True, True]
     assert len(world.ca.issued) == 4
-    assert [event.outcome for event in world.events].count("batched") == 1
+    assert [event.outcome for event in world.events].count(Outcome.batched) == 1
     assert len(world.events) == 6
 
 

@@ -96,7 +96,7 @@ async def answered(operation: Operation) -> None:
     gate(operation.world).set()
 
     async def there() -> bool:
-        return (await operation.stored()).current.answer_der is not None
+        return (await operation.stored()).current.planned is not None
 
     await settled(there)
 
@@ -758,7 +758,7 @@ async def ca_answers(by_mac: ByMAC) -> None:
 
     async def there() -> bool:
         (found,) = await by_mac.world.store.find(by_mac.answer.header.transaction_id or b"")
-        return found.current.answer_der is not None
+        return found.current.planned is not None
 
     await settled(there)
 

@@ -24,6 +24,7 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.cmp.replies import confirm_wait_time, confirm_wait_time_of
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
+from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.ports import Agenda, Certificates
 from ra_gateway.ra.revocation import SignerStatus
@@ -471,7 +472,7 @@ async def test_a_fault_between_any_two_steps(
         await work(world, minutes=10)
     assert (await operation.stored()).state is State.WITHDRAWN
     assert 1 <= len(revoked) <= 2
-    assert [event.outcome for event in world.events].count("revoked") in (1, 2)
+    assert [event.outcome for event in world.events].count(Outcome.revoked) in (1, 2)
     assert await agenda_is_empty(world)
 
 

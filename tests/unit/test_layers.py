@@ -13,8 +13,10 @@ ASN1_MODULE = PACKAGE / "cmp" / "asn1.py"
 PURE = [
     PACKAGE / "errors.py",
     *sorted((PACKAGE / "cmp").rglob("*.py")),
-    PACKAGE / "ra" / "transaction.py",
-    PACKAGE / "ra" / "policy.py",
+    *(
+        PACKAGE / "ra" / f"{name}.py"
+        for name in ("machine", "policy", "response_checks", "schema4", "transaction")
+    ),
 ]
 
 # date.today and datetime.now read a clock; the others draw random bytes.
@@ -119,3 +121,42 @@ def test_the_check_finds_every_spelling_of_the_import(source: str) -> None:
 def test_the_check_knows_other_modules_of_the_same_library() -> None:
     """Everybody may use the rest of hazmat."""
     assert not imports_hazmat_asn1("from cryptography.hazmat.primitives import hashes")
+
+
+# --- the heart of the gateway ---------------------------------------------------------------------------------
+
+HEART = PACKAGE / "ra"
+
+
+def mentions(name: str, directory: Path = PACKAGE) -> set[str]:
+    """Return the modules that use a name, whatever for."""
+    found = set()
+    for path in directory.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            used = (
+                node.id if isinstance(node, ast.Name)
+                else node.attr if isinstance(node, ast.Attribute)
+                else node.name if isinstance(node, ast.alias)
+                else ""
+            )  # fmt: skip
+            if used == name:
+                found.add(path.relative_to(PACKAGE).as_posix())
+    return found
+
+
+def test_only_the_machine_advances_a_transaction() -> None:
+    """Every change of a transaction's state is one of its functions."""
+    assert mentions("advance") == {"ra/machine.py"}
+
+
+def test_only_one_loop_compares_and_sets() -> None:
+    """Nobody but it sees that a race was lost; stores say so."""
+    raised = {"stores/memory.py", "stores/redis.py"}
+    assert mentions("StaleTransaction") - raised == {"ra/transactions.py"}
+
+
+def test_only_one_module_makes_messages_to_devices() -> None:
+    """Nothing is signed in the heart but there, and for the CA."""
+    for name in ("protect", "reply_header", "assemble", "unreadable_reply", "refusal_body"):
+        assert mentions(name, HEART) <= {"ra/responses.py", "ra/forwarding.py"}, name
+    assert mentions("reply_header", HEART) == {"ra/responses.py"}

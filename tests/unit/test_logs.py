@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from ra_gateway import logs
-from ra_gateway.ra.events import MessageHandled
+from ra_gateway.ra.events import MessageHandled, Outcome
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_the_event_of_a_long_message_is_one_short_line(capfd: pytest.CaptureFixt
     logs.configure("json", "info")
     long = "00" * 60_000
     event = MessageHandled(
-        long, long, "ir", "refused", long, 1.0, *(long,) * 6, rule=long, detail=long
+        long, long, "ir", Outcome.refused, long, 1.0, *(long,) * 6, rule=long, detail=long
     )
     logs.LogSink()(event)
     (line,) = capfd.readouterr().err.splitlines()

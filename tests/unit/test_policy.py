@@ -62,7 +62,7 @@ class Desk:
         der = await requests.request(self.world, credential, self.key, asked, body_type=body_type)
         endpoint, message = self.world.endpoint, PKIMessage.from_der(der)
         authenticated = authenticate(
-            message, endpoint.domains_for(body_type), HeaderRules(), self.world.clock()
+            message, endpoint.domains_for[body_type], HeaderRules(), self.world.clock()
         )
         return read_request(authenticated, HeaderRules())
 

@@ -14,6 +14,7 @@ from ra_gateway.ra.transaction import (
     Event,
     Exchange,
     IllegalTransition,
+    PlannedResponse,
     State,
     Transaction,
     TransactionKey,
@@ -78,14 +79,23 @@ PAIRS = [(state, event) for state in State for event in Event]
 moments = st.datetimes(timezones=st.just(UTC))
 octets = st.binary(max_size=40)
 names = st.text(max_size=20)
+planned = st.builds(
+    PlannedResponse,
+    octets,
+    octets,
+    st.booleans(),
+    octets,
+    st.lists(st.binary(min_size=1, max_size=40), max_size=3).map(tuple),
+)
 exchanges = st.builds(
     Exchange,
     octets,
     octets,
     st.none() | octets,
     waiting=st.booleans(),
-    answer_der=st.none() | octets,
+    planned=st.none() | planned,
     ca_nonce=octets,
+    upstream_nonce=octets,
 )
 transactions = st.builds(
     Transaction,
@@ -218,7 +228,11 @@ def test_fields_that_are_missing_are_never_guessed(
     optional = {
         f"{exchange}.{part}"
         for exchange in ("opening", "confirmation", "polling", "withdrawal")
-        for part in ("request_digest", "response_der", "waiting", "answer_der", "ca_nonce")
+        for part in (
+            *("request_digest", "upstream_nonce", "response_der", "waiting", "ca_nonce"),
+            *("planned.body_der", "planned.implicit_confirm"),
+            *(f"planned.chain.{place}" for place in range(3)),
+        )
     } - {"opening.request_digest"}
     needed = sorted(fields.keys() - optional)
     del fields[data.draw(st.sampled_from(needed))]
@@ -226,10 +240,10 @@ def test_fields_that_are_missing_are_never_guessed(
         Transaction.from_fields(fields)
 
 
-@pytest.mark.parametrize("schema", [b"1", b"2", b"5", b'"4"', b"null"])
+@pytest.mark.parametrize("schema", [b"1", b"2", b"3", b"6", b'"5"', b"null"])
 def test_another_schema_is_refused(schema: bytes) -> None:
     """A node does not guess at what a newer or older one has written."""
     fields = in_state(State.ISSUED).to_fields()
-    fields["plain"] = fields["plain"].replace(b'"schema":4', b'"schema":' + schema)
+    fields["plain"] = fields["plain"].replace(b'"schema":5', b'"schema":' + schema)
     with pytest.raises(ValueError, match="schema"):
         Transaction.from_fields(fields)

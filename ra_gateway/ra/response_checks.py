@@ -1,12 +1,15 @@
-"""Checking what a CA answered before anything of it reaches a device.
+"""Step 8: what a CA answered is checked before anything of it reaches a device, and what the device is told is planned.
 
 The device must never be shown the CA's fault as its own: whatever is wrong here becomes `UpstreamBroken`
 (systemFailure towards the device), and what was wrong is told to the operator.
+
+All of it is decided once, when the answer comes: a device that was told to wait gets what was planned then, though
+the CA's signer may have expired since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -29,12 +32,15 @@ from ra_gateway.cmp.codes import (
     is_cert_req_id,
 )
 from ra_gateway.cmp.messages import (
+    PKICONF_BODY,
     CertId,
     CertRepMessage,
     CertResponse,
+    PKIHeader,
     PKIMessage,
     PKIStatusInfo,
     cert_id,
+    cert_rep_body,
     cert_rep_message,
     error_msg_content,
     gen_msg_content,
@@ -42,6 +48,7 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.cmp.names import general_names, name_of, same_name
 from ra_gateway.cmp.polling import poll_rep_content, polled_cert_req_id
+from ra_gateway.cmp.replies import confirm_wait_time_of
 from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import (
@@ -54,9 +61,10 @@ from ra_gateway.cmp.verification import (
     check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
+from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.information import ANSWER_TO
-from ra_gateway.ra.routes import Oddity, Upstream
-from ra_gateway.ra.transaction import Transaction
+from ra_gateway.ra.routes import CaPubs, Endpoint, ImplicitConfirm, Oddity, Upstream
+from ra_gateway.ra.transaction import Event, PlannedResponse, Transaction
 
 _ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
 
@@ -122,7 +130,33 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedAnswer:
+class CheckedResponse:
+    """A CA's answer that may be believed, and what it means.
+
+    Args:
+        event: What happens to the transaction.
+        planned: What the device is to be told.
+        certificate: The one that was issued; None where there is none, and where it is encrypted.
+        rejection: What the CA said when it refused.
+        is_certificate_response: Whether it is an ip, cp or kup, whose senderNonce certConf returns.
+        issued: Whether there is a certificate, readable or not.
+        ca_cert_req_id: certReqId as the CA said it.
+        confirmed_by_ca: Whether the CA has granted implicitConfirm: it awaits no certConf.
+    """
+
+    event: Event
+    planned: PlannedResponse
+    outcome: Outcome
+    certificate: Certificate | None = None
+    rejection: PKIStatusInfo | None = None
+    is_certificate_response: bool = False
+    issued: bool = False
+    ca_cert_req_id: int = 0
+    confirmed_by_ca: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _CertificateResponse:
     """A CA's ip, cp or kup that may be relayed: a rejection, or a certificate that fits the request.
 
     Args:
@@ -141,14 +175,128 @@ class CheckedAnswer:
     ca_cert_req_id: int
 
     @property
-    def issued(self) -> bool:
-        """Whether there is a certificate, readable or not."""
-        return self.response.status_info.issued
-
-    @property
     def altered(self) -> bool:
         """Whether the content is no longer the message's, octet by octet."""
         return self.message.protection is None or (self.ca_cert_req_id != self.response.cert_req_id)
+
+
+def validate(
+    transaction: Transaction,
+    answer_der: bytes,
+    nonces: tuple[bytes, ...],
+    endpoint: Endpoint,
+    upstream: Upstream,
+    now: datetime,
+) -> CheckedResponse:
+    """Check a CA's answer to a transaction's current message, and plan what the device is told.
+
+    Args:
+        nonces: senderNonces of which the answer must return one.
+        now: Aware UTC.
+
+    Raises:
+        UpstreamBroken: It must not be relayed.
+    """
+    message = decoded(answer_der, upstream)
+    expected = Expected.of(transaction, nonces)
+    if check_waiting(message, expected, upstream, now):
+        return CheckedResponse(Event.deferred, _as_it_came(message), Outcome.waiting)
+    match expected.body_type:
+        case BodyType.certConf:
+            confirmed = check_pkiconf(message, expected, upstream, now)
+            return confirmation(transaction, message.header if confirmed else None)
+        case BodyType.rr:
+            info = check_revocation(message, expected, upstream, now)
+            rejection = info if info.status is PKIStatus.rejection else None
+            return _as_asked(message, Event.revoked, Outcome.revoked, rejection)
+        case BodyType.genm:
+            rejection = check_information(message, expected, upstream, now)
+            return _as_asked(message, Event.informed, Outcome.informed, rejection)
+        case _:
+            answer = check_response(message, expected, upstream, now)
+            return _of_certificate(transaction, answer, endpoint)
+
+
+def confirmation(transaction: Transaction, answer: PKIHeader | None) -> CheckedResponse:
+    """Return what a certConf means that the CA, or the RA in its place, has taken note of.
+
+    Args:
+        answer: Header of the CA's pkiConf, if there is one.
+    """
+    planned = PlannedResponse(PKICONF_BODY, (answer and answer.sender_nonce) or b"")
+    if transaction.confirm_status:
+        return CheckedResponse(Event.accepted, planned, Outcome.confirmed)
+    return CheckedResponse(Event.rejected, planned, Outcome.rejected)
+
+
+def _as_it_came(message: PKIMessage) -> PlannedResponse:
+    return PlannedResponse(message.body_der, message.header.sender_nonce or b"")
+
+
+def _as_asked(
+    message: PKIMessage, event: Event, outcome: Outcome, rejection: PKIStatusInfo | None
+) -> CheckedResponse:
+    """Return what an rp, a genp, or the error in place of a genp, means."""
+    planned = _as_it_came(message)
+    if rejection is not None:
+        return CheckedResponse(Event.refused, planned, Outcome.refused, rejection=rejection)
+    return CheckedResponse(event, planned, outcome)
+
+
+def _of_certificate(
+    transaction: Transaction, answer: _CertificateResponse, endpoint: Endpoint
+) -> CheckedResponse:
+    """Plan an ip, cp or kup: a certificate is granted instead of issued where nobody is to confirm it."""
+    header, info = answer.message.header, answer.response.status_info
+    issued, implicit = info.issued, info.issued and header.implicit_confirm
+    granted = (
+        implicit
+        and endpoint.implicit_confirm is ImplicitConfirm.relay
+        and transaction.implicit_asked
+        and transaction.possession != Possession.encr_cert
+    )
+    body_der, content = answer.message.body_der, answer.content
+    ca_pubs = _ca_pubs(endpoint, transaction.body_type, answer) if issued else ()
+    if ca_pubs != content.ca_pubs or answer.altered:
+        body_der = cert_rep_body(answer.message.body_type, replace(content, ca_pubs=ca_pubs))
+    told = header.info(OID.confirmWaitTime) if confirm_wait_time_of(header) else None
+    planned = PlannedResponse(
+        body_der,
+        header.sender_nonce or b"",
+        granted,
+        (told and told.value_der) or b"",
+        tuple(item.der for item in answer.path[1:]),
+    )
+    event, outcome = Event.granted if granted else Event.issued, Outcome.issued
+    if not issued:
+        event, outcome = Event.refused, Outcome.refused
+    return CheckedResponse(
+        event,
+        planned,
+        outcome,
+        answer.certificate,
+        None if issued else info,
+        is_certificate_response=True,
+        issued=issued,
+        ca_cert_req_id=answer.ca_cert_req_id,
+        confirmed_by_ca=implicit,
+    )
+
+
+def _ca_pubs(
+    endpoint: Endpoint, body_type: BodyType, answer: _CertificateResponse
+) -> tuple[bytes, ...]:
+    if (
+        body_type is not BodyType.ir
+    ):  # R93: only an ip may carry caPubs, and only with a certificate
+        return ()
+    match endpoint.ca_pubs:
+        case CaPubs.relay:
+            return answer.content.ca_pubs
+        case CaPubs.root:
+            return (answer.path[-1].der,)
+        case CaPubs.drop:
+            return ()
 
 
 def decoded(der: bytes, upstream: Upstream) -> PKIMessage:
@@ -285,7 +433,7 @@ def check_waiting(
 
 def check_response(
     message: PKIMessage, expected: Expected, upstream: Upstream, now: datetime
-) -> CheckedAnswer:
+) -> _CertificateResponse:
     """Check the answer to an ir, cr, kur or p10cr.
 
     Args:
@@ -314,7 +462,7 @@ def check_response(
     if status is PKIStatus.rejection:
         if response.certificate_der is not None or response.encrypted:
             raise UpstreamBroken(f"{upstream.name} rejected and sent a certificate", rule="R96")
-        return CheckedAnswer(message, content, response, None, (), ca_cert_req_id)
+        return _CertificateResponse(message, content, response, None, (), ca_cert_req_id)
     if not response.status_info.issued:
         raise UpstreamBroken(f"{upstream.name} answered with status {status.name}", rule="R85")
     if response.status_info.fail_info:
@@ -323,7 +471,9 @@ def check_response(
         require_delivery(expected.possession, response)
     if response.certificate_der is None:
         # For the device alone to read; what it says shows when the CA gets certConf.
-        return CheckedAnswer(message, content, response, None, authenticated.path, ca_cert_req_id)
+        return _CertificateResponse(
+            message, content, response, None, authenticated.path, ca_cert_req_id
+        )
     try:
         certificate, path = _check_certificate(
             response.certificate_der, authenticated, expected, upstream, now
@@ -332,39 +482,12 @@ def check_response(
         # It was issued, whatever is wrong with it: somebody has to see to its end.
         error.certificate_der = response.certificate_der
         raise
-    return CheckedAnswer(message, content, response, certificate, path, ca_cert_req_id)
-
-
-def checked_before(
-    message: PKIMessage, transaction: Transaction, path: Sequence[bytes]
-) -> CheckedAnswer:
-    """Return an ip, cp or kup as `check_response` did when it came; nothing is judged again.
-
-    Args:
-        path: DER of the path that was found then.
-    """
-    content = cert_rep_message(message.body_content)
-    (came,) = content.responses
-    response = replace(came, cert_req_id=transaction.cert_req_id)
-    issued = response.certificate_der
-    return CheckedAnswer(
-        message,
-        replace(content, responses=(response,)),
-        response,
-        None if issued is None else load_certificate(issued),
-        tuple(load_certificate(der) for der in path),
-        came.cert_req_id,
-    )
-
-
-def refusal_before(message: PKIMessage) -> PKIStatusInfo | None:
-    """Return the status of an error that answers a genm, as `check_information` did; None for a genp."""
-    return _refusal_of(message)
+    return _CertificateResponse(message, content, response, certificate, path, ca_cert_req_id)
 
 
 def _unprotected_rejection(
     message: PKIMessage, expected: Expected, expected_type: BodyType, upstream: Upstream
-) -> CheckedAnswer | None:
+) -> _CertificateResponse | None:
     """Return a rejection that nobody protects, where the CA is known for them; None for anything else.
 
     Whoever can forge it could as well have kept the true answer back.
@@ -385,7 +508,9 @@ def _unprotected_rejection(
     (response,) = content.responses
     # The CA may have put any number there; the device is to find its own.
     own = replace(response, cert_req_id=expected.cert_req_id)
-    return CheckedAnswer(message, CertRepMessage((own,)), own, None, (), response.cert_req_id)
+    return _CertificateResponse(
+        message, CertRepMessage((own,)), own, None, (), response.cert_req_id
+    )
 
 
 def _check_certificate(

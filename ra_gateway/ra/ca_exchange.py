@@ -1,0 +1,469 @@
+"""Steps 7 to 10: one exchange with the CA, in the background where a device cannot wait.
+
+A transaction's current message, signed and stored before, goes to the CA; what comes back is checked, and settles the
+transaction. A device is held up at most as long as its endpoint says: after that it is told to wait and poll
+(RFC 9483 4.4), while the exchange goes on here and leaves what the device is to be told in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.messages import PKIStatusInfo
+from ra_gateway.cmp.verification import AuthenticatedMessage
+from ra_gateway.errors import (
+    CMPError,
+    NotAuthorized,
+    PKIFailureInfo,
+    StoreUnavailable,
+    TransactionInUse,
+    UpstreamBroken,
+    UpstreamUnavailable,
+)
+from ra_gateway.ra import machine, responses, transactions, withdrawing
+from ra_gateway.ra.context import RequestContext, event_of
+from ra_gateway.ra.events import Outcome
+from ra_gateway.ra.node import Node
+from ra_gateway.ra.ports import Claim
+from ra_gateway.ra.response_checks import CheckedResponse, confirmation, validate
+from ra_gateway.ra.routes import Upstream
+from ra_gateway.ra.transaction import Event, Transaction
+from ra_gateway.ra.transactions import Overtaken
+
+_ISSUES_NOTHING: Final = frozenset({BodyType.rr, BodyType.genm})
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One exchange with the CA.
+
+    Args:
+        stored: Whether the transaction is in the store; a genm is not until its device has to wait.
+        polled: Whether the device was told to wait: nobody waits for the answer here.
+        settling: Whether the CA has answered, so that waiting a little longer is worth it.
+        writing: Held while the transaction is being changed.
+    """
+
+    context: RequestContext
+    transaction: Transaction
+    stored: bool = True
+    polled: bool = False
+    settling: bool = False
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+async def ask(
+    node: Node, context: RequestContext, transaction: Transaction, *, stored: bool = True
+) -> bytes:
+    """Send a transaction's current message to the CA and return the answer for the device.
+
+    Args:
+        stored: False for a genm, which is stored only when its device has to wait.
+
+    Raises:
+        CMPError: The device is to be refused.
+    """
+    exchange = _Exchange(context, transaction, stored)
+    patience = context.endpoint.wait_after_seconds
+    local = stored and not transaction.current.upstream_der
+    if local or patience is None or patience >= context.upstream.deadline_seconds:
+        return await _run(node, exchange)
+    task = node.spawn(_run_in_background(node, exchange))
+    await asyncio.wait({task}, timeout=patience)
+    if task.done() or exchange.settling:
+        return await task
+    return await _defer(node, exchange)
+
+
+async def resume(
+    node: Node, context: RequestContext, taken: Transaction, *, before: Transaction
+) -> bytes:
+    """Go on where another node stopped, with the bytes it had prepared.
+
+    Args:
+        taken, before: The transaction once it was taken over, and as it was found.
+
+    Raises:
+        CMPError: The device is to be refused.
+    """
+    error = _must_not_resend(context.upstream, taken, before)
+    if error is not None:
+        return await _fail(node, _Exchange(context, taken), error)
+    return await ask(node, context, taken)
+
+
+async def resume_in_background(
+    node: Node, context: RequestContext, taken: Transaction, *, before: Transaction
+) -> None:
+    """Go on with an exchange whose device polls; returns when the CA has answered, or the device must not wait longer.
+
+    Args:
+        taken, before: As of `resume`.
+    """
+    error = _must_not_resend(context.upstream, taken, before)
+    if error is not None:
+        context.report.notes.append(error.detail)
+        await give_up(node, context, taken, error)
+        return
+    exchange = _Exchange(context.detached(), taken, polled=True)
+    task = node.spawn(_run_in_background(node, exchange))
+    await asyncio.wait({task}, timeout=context.endpoint.wait_after_seconds)
+
+
+async def _run_in_background(node: Node, exchange: _Exchange) -> bytes:
+    """Run an exchange; if nobody waits for it any more, report what became of it."""
+    bug: Exception | None = None
+    try:
+        return await _run(node, exchange)
+    except Exception as error:
+        if not exchange.polled:
+            raise
+        report = exchange.context.report
+        report.outcome = Outcome.failed
+        if isinstance(error, CMPError):
+            report.refusal = error
+        else:
+            bug = error
+    finally:
+        if exchange.polled:
+            elapsed_ms = (node.monotonic() - exchange.context.started) * 1000.0
+            node.sink(event_of(exchange.context, elapsed_ms, bug))
+    return b""
+
+
+async def _run(node: Node, exchange: _Exchange) -> bytes:
+    context, transaction = exchange.context, exchange.transaction
+    endpoint, upstream = context.endpoint, context.upstream
+    sent = transaction.current
+    try:
+        claimed = await _claim_secret(context, transaction)
+    except NotAuthorized as error:
+        return await _fail(node, exchange, error)
+    except StoreUnavailable:
+        await _release(node, exchange)
+        raise
+    if not sent.upstream_der:  # the CA does not hear of certConf
+        return await _conclude(node, exchange, confirmation(transaction, None))
+    try:
+        answer_der = await upstream.core.exchange(  # step 7
+            sent.upstream_der, path=upstream.path, deadline_seconds=upstream.deadline_seconds
+        )
+        exchange.settling = True
+        now, nonces = node.clock(), (sent.upstream_nonce,)
+        checked = validate(transaction, answer_der, nonces, endpoint, upstream, now)  # step 8
+    except (UpstreamUnavailable, UpstreamBroken) as error:
+        exchange.settling = True
+        if not _harmless_to_repeat(error, upstream, transaction):
+            return await _fail(node, exchange, error)
+        # Nothing was issued, or asking again yields the same: the device's next message may try.
+        await _release(node, exchange)
+        if claimed and isinstance(error, UpstreamUnavailable) and not error.delivered:
+            await _release_secret(context, transaction)
+        raise
+    return await _conclude(node, exchange, checked)
+
+
+async def _conclude(node: Node, exchange: _Exchange, checked: CheckedResponse) -> bytes:
+    """Settle a transaction by what the CA answered, and return what the device is answered."""
+    context, transaction = exchange.context, exchange.transaction
+    endpoint, now = context.endpoint, node.clock()
+    note(context, checked)
+    response_der, until = b"", None
+    if not exchange.polled:
+        response_der, until = await responses.render(  # step 10
+            node, context, transaction, checked.planned, issues=checked.event is Event.issued
+        )
+    elif checked.event is Event.issued:
+        # The device has yet to ask for it, and is told then until when it is to confirm.
+        seconds = endpoint.check_after_seconds + endpoint.confirm_wait_seconds
+        until = now + timedelta(seconds=seconds)
+    step: transactions.Step
+    expires_at: datetime | None
+    if checked.event is Event.deferred:
+        lives_until = transaction.created_at + timedelta(seconds=endpoint.approval_seconds)
+        step = partial(
+            machine.deferred_by_ca,
+            checked=checked,
+            response_der=response_der,
+            now=now,
+            until=lives_until,
+        )
+    else:
+        if checked.event is Event.accepted:
+            expires_at = min(transaction.expires_at, now + node.lifetime)
+        else:
+            certificate_der = b"" if checked.certificate is None else checked.certificate.der
+            expires_at = await withdrawing.schedule(
+                node, context, transaction, checked.event, certificate_der, until
+            )
+        step = partial(
+            machine.answered,
+            checked=checked,
+            response_der=response_der,
+            confirm_until=until,
+            expires_at=expires_at,
+        )
+
+    instead = await _store(node, exchange, step, create=checked.event is Event.deferred)  # step 9
+    if checked.event is Event.refused:
+        await _release_secret(context, transaction)
+    return instead or response_der
+
+
+async def _fail(node: Node, exchange: _Exchange, error: CMPError) -> bytes:
+    """Settle a transaction that must not be asked again; its retransmissions get this same error."""
+    context, transaction = exchange.context, exchange.transaction
+    error = await _explained(node, transaction, error)
+    response_der = await responses.refuse(node, context, error)
+    certificate_der, expires_at = b"", None
+    if isinstance(error, UpstreamBroken) and error.certificate_der:
+        certificate_der = error.certificate_der
+        expires_at = await withdrawing.look_after(node, context.upstream, transaction, node.clock())
+    if transaction.confirmation is not None:
+        await withdrawing.confirmed_nothing(node, context.upstream, transaction)
+    step = partial(
+        machine.failed,
+        fail_info=error.fail_info.name,
+        response_der=response_der,
+        certificate_der=certificate_der,
+        expires_at=expires_at,
+    )
+    return await _store(node, exchange, step) or response_der
+
+
+async def _release(node: Node, exchange: _Exchange) -> None:
+    await _store(node, exchange, partial(machine.released, now=node.clock()))
+
+
+async def _store(
+    node: Node, exchange: _Exchange, step: transactions.Step, *, create: bool = False
+) -> bytes | None:
+    """Store what becomes of a transaction (step 9).
+
+    Args:
+        create: Whether it is to be stored even if it was not before.
+
+    Returns:
+        What the device is told in place of the answer, if anything: the device must see one answer only. A
+        node that was slower than its lease may have been overtaken, and another one may have told the device
+        to wait.
+
+    Raises:
+        TransactionInUse: It was not stored before, and there is another one now.
+    """
+    async with exchange.writing:
+        before = exchange.transaction
+        if not exchange.stored:
+            if create:
+                await _create(node, exchange, replace(step(before), version=0))
+            return None
+        after = await transactions.change(
+            node.store, before, step, while_=lambda live: _still_asked(live, before)
+        )
+        if isinstance(after, Overtaken):
+            return _answer_of(after.live, before)
+        exchange.transaction, current = after, after.current
+        return current.response_der if current.waiting else None
+
+
+async def _create(node: Node, exchange: _Exchange, transaction: Transaction) -> None:
+    """Store a transaction that nothing had to be remembered of until now."""
+    repeatable = may_ask_again(exchange.context.upstream, transaction)
+    if await node.store.create(transaction, repeatable=repeatable) is not None:
+        raise TransactionInUse("another request lives under this transactionID", rule="R12")
+    exchange.transaction, exchange.stored = transaction, True
+
+
+def _still_asked(live: Transaction, before: Transaction) -> bool:
+    """Tell whether the answer to a transaction's message is still outstanding, whoever changed it meanwhile."""
+    current = live.current
+    return (
+        live.state is before.state
+        and current.planned is None
+        and (current.response_der is None or current.waiting)
+    )
+
+
+def _answer_of(live: Transaction | None, before: Transaction) -> bytes:
+    """Return what another node has answered to the same message.
+
+    Raises:
+        StoreUnavailable: Nothing yet.
+    """
+    answered = None
+    if live is not None:
+        answered = live.opening if before.confirmation is None else live.confirmation
+    if answered is None or answered.response_der is None:
+        raise StoreUnavailable("overtaken by a node that has no answer yet")
+    return answered.response_der
+
+
+# --- a device that has to wait --------------------------------------------------------------------------------
+
+
+async def defer(node: Node, context: RequestContext, transaction: Transaction) -> bytes:
+    """Tell a device to wait and poll whose CA another node, or another message of it, is asking."""
+    return await _defer(node, _Exchange(context, transaction))
+
+
+async def _defer(node: Node, exchange: _Exchange) -> bytes:
+    """Tell a device to wait and poll; the exchange goes on without it."""
+    context = exchange.context
+    exchange.polled, exchange.context = True, context.detached()
+    async with exchange.writing:
+        before = exchange.transaction
+        if before.current.waiting:
+            context.report.outcome = Outcome.replayed
+            return _answer_of(before, before)  # another node told it the same
+        response = await responses.waiting(node, context, before)
+        context.report.outcome = Outcome.waiting
+        if not exchange.stored:
+            told = machine.opened_waiting(before, *response, before.lease_until)
+            await _create(node, exchange, told)
+            return response.der
+        after = await transactions.change(
+            node.store,
+            before,
+            partial(
+                machine.deferred,
+                response_der=response.der,
+                sender_nonce=response.sender_nonce,
+            ),
+            while_=lambda live: _still_asked(live, before) and not live.current.waiting,
+        )
+        if isinstance(after, Overtaken):
+            context.report.outcome = Outcome.replayed
+            return _answer_of(after.live, before)
+        exchange.transaction = after
+        return response.der
+
+
+# --- a device that polls --------------------------------------------------------------------------------------
+
+
+async def give_up(
+    node: Node, context: RequestContext, transaction: Transaction, error: CMPError
+) -> None:
+    """End a transaction whose device polls, and whose CA must not be asked again."""
+    await _fail(node, _Exchange(context.detached(), transaction, polled=True), error)
+
+
+async def settle(
+    node: Node, context: RequestContext, transaction: Transaction, checked: CheckedResponse
+) -> Transaction:
+    """Settle a transaction by what the CA answered to a pollReq, and return it as it is then."""
+    exchange = _Exchange(context.detached(), transaction, polled=True)
+    await _conclude(node, exchange, checked)
+    return exchange.transaction
+
+
+# --- what is said of it ---------------------------------------------------------------------------------------
+
+
+def note(context: RequestContext, checked: CheckedResponse) -> None:
+    """Put into a message's report what the CA answered."""
+    report = context.report
+    report.outcome = checked.outcome
+    if checked.certificate is not None:
+        report.certificate = checked.certificate
+    elif checked.event is Event.revoked:
+        note_revoked(context)
+    if checked.rejection is not None:
+        note_rejection(context, checked.rejection)
+
+
+def note_revoked(context: RequestContext) -> None:
+    """Put into a message's report which certificate its rr was about, where that is the signer's own."""
+    authenticated = context.report.authenticated
+    if isinstance(authenticated, AuthenticatedMessage) and not context.relayed:
+        context.report.certificate = authenticated.signer
+
+
+def note_rejection(context: RequestContext, rejection: PKIStatusInfo) -> None:
+    """Put into a message's report why the CA refused."""
+    context.report.rejection = rejection
+    context.report.notes.append(f"the CA refused: {rejection}")
+
+
+# --- whether a CA may be asked again --------------------------------------------------------------------------
+
+
+def may_ask_again(upstream: Upstream, transaction: Transaction) -> bool:
+    """Tell whether a CA that may have seen a message can be sent it once more: nothing is issued twice."""
+    return (
+        upstream.replays_repeats
+        or transaction.body_type in _ISSUES_NOTHING
+        or transaction.confirmation is not None
+    )
+
+
+def _must_not_resend(
+    upstream: Upstream, taken: Transaction, before: Transaction
+) -> UpstreamUnavailable | None:
+    """Return why a transaction whose node is gone must not be asked again; None where it may."""
+    if may_ask_again(upstream, taken) or before.may_retry:
+        return None
+    # The node that held the lease may have been answered before it died; this CA would issue again.
+    return UpstreamUnavailable("the node that asked the CA is gone", delivered=True)
+
+
+def _harmless_to_repeat(
+    error: UpstreamUnavailable | UpstreamBroken, upstream: Upstream, transaction: Transaction
+) -> bool:
+    if isinstance(error, UpstreamUnavailable):
+        return not error.delivered or may_ask_again(upstream, transaction)
+    unavailable = error.fail_info is PKIFailureInfo.systemUnavail
+    return unavailable and transaction.confirmation is not None
+
+
+async def _explained(node: Node, transaction: Transaction, error: CMPError) -> CMPError:
+    """Return the device's own fault in the place of a CA's complaint about a transactionID that another device has."""
+    if not isinstance(error, UpstreamBroken) or not error.id_in_use:
+        return error
+    others = await node.store.find(transaction.key.transaction_id)
+    if any(
+        item.key != transaction.key and item.upstream == transaction.upstream for item in others
+    ):
+        return TransactionInUse(error.detail, rule="R12")
+    return error
+
+
+# --- shared secrets for single use ----------------------------------------------------------------------------
+
+
+async def _claim_secret(context: RequestContext, transaction: Transaction) -> bool:
+    """Use up a shared secret that is for one certificate, before the CA is asked for it.
+
+    Returns:
+        Whether that was done now: not where it is for more, nor where this transaction did it before.
+
+    Raises:
+        NotAuthorized: Another transaction used it up.
+        StoreUnavailable: That cannot be told, or not be recorded.
+    """
+    mac, shared = context.endpoint.mac, context.shared
+    if mac is None or shared is None or not shared.secret.single_use:
+        return False
+    if transaction.confirmation is not None:
+        return False
+    claim = await mac.secrets.claim(shared.secret.reference, _holder(transaction))
+    if claim is Claim.refused:
+        raise NotAuthorized(f"the {shared.secret.label} was used before", rule="RFC 9483 4.1.5")
+    return claim is Claim.taken
+
+
+async def _release_secret(context: RequestContext, transaction: Transaction) -> None:
+    """Give a shared secret back: no certificate came of this transaction."""
+    mac, shared = context.endpoint.mac, context.shared
+    if mac is not None and shared is not None and shared.secret.single_use:
+        await mac.secrets.release(shared.secret.reference, _holder(transaction))
+
+
+def _holder(transaction: Transaction) -> str:
+    """Return what tells a transaction from every other, also from one with the same octets later."""
+    return f"{transaction.opening.request_digest.hex()}@{transaction.created_at.isoformat()}"

@@ -1,0 +1,165 @@
+"""What is known of one message on its way, and what its event is going to tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.mac import MACCredential
+from ra_gateway.cmp.messages import PKIMessage, PKIStatusInfo
+from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
+from ra_gateway.errors import CMPError, MalformedMessage
+from ra_gateway.ra.events import MessageHandled, Outcome
+from ra_gateway.ra.routes import Endpoint, Upstream
+
+
+@dataclass(slots=True)
+class Report:
+    """What the event of a message is going to tell; every step writes to it, and none decides by it.
+
+    Args:
+        upstream: Name of where the message goes.
+        authenticated: Who sent it; a refusal is protected so that the sender can verify it.
+        quirks: Rules that its sender's domain relaxes, of those that it needed.
+        certificate: What it is about.
+        refusal: Why we refused.
+        rejection: What the CA said when it did.
+        notes: For the operator.
+    """
+
+    upstream: str
+    outcome: Outcome = Outcome.refused
+    authenticated: Authenticated | None = None
+    quirks: tuple[str, ...] = ()
+    certificate: Certificate | None = None
+    refusal: CMPError | None = None
+    rejection: PKIStatusInfo | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """A message and what is known of it (immutable: a step that learns more returns the next one).
+
+    Args:
+        digest: `PKIMessage.digest`: a retransmission has the same.
+        upstream: Where the message goes: the endpoint's own upstream until a route, or the transaction, says otherwise.
+        operation: Operation label out of the path, "" for none.
+        profile: Name out of the path below /p/.
+        peer: Where the message came from.
+        started: When it came, on the node's monotonic clock, in seconds.
+        wrapped: Whether the message came inside nested.
+        shared: The shared secret that protects the message, and its answers; None until that is known, and where a
+            signature does.
+        relayed: Whether another RA protects the message in its device's place.
+    """
+
+    endpoint: Endpoint
+    message: PKIMessage
+    digest: bytes
+    upstream: Upstream
+    report: Report
+    operation: str = ""
+    profile: str = ""
+    peer: str = ""
+    started: float = 0.0
+    wrapped: bool = False
+    shared: MACCredential | None = None
+    relayed: bool = False
+
+    def routed(self, upstream: Upstream) -> RequestContext:
+        """Return the context of a message that goes to an upstream."""
+        self.report.upstream = upstream.name
+        return replace(self, upstream=upstream)
+
+    def detached(self) -> RequestContext:
+        """Return the context for work that goes on in the background, and has an event of its own."""
+        return replace(self, report=replace(self.report, notes=list(self.report.notes)))
+
+
+def request_context(
+    endpoint: Endpoint,
+    message: PKIMessage,
+    *,
+    operation: str = "",
+    profile: str = "",
+    peer: str = "",
+    started: float = 0.0,
+    wrapped: bool = False,
+    notes: tuple[str, ...] = (),
+) -> RequestContext:
+    """Return the context of a message that was decoded, and no more."""
+    upstream = endpoint.upstream
+    report = Report(upstream.name, notes=list(notes))
+    return RequestContext(
+        endpoint,
+        message,
+        message.digest,
+        upstream,
+        report,
+        operation,
+        profile,
+        peer,
+        started,
+        wrapped,
+    )
+
+
+def event_of(
+    context: RequestContext, duration_ms: float, bug: Exception | None = None
+) -> MessageHandled:
+    """Return the event that tells how a message was answered."""
+    report = context.report
+    certificate, refusal, authenticated = report.certificate, report.refusal, report.authenticated
+    fail_info, rule = None, ""
+    if refusal is not None:
+        fail_info, rule = refusal.fail_info, refusal.rule
+    elif report.rejection is not None:
+        fail_info, rule = next(iter(report.rejection.fail_info), None), "R89"
+    detail = [] if refusal is None else [refusal.detail]
+    domain, signer, fingerprint = "", "", b""
+    if authenticated is not None:
+        domain = authenticated.domain.name
+        if isinstance(authenticated, AuthenticatedMessage):
+            signer, fingerprint = authenticated.signer.subject, authenticated.signer.fingerprint
+        else:
+            signer, fingerprint = (
+                authenticated.requester.label,
+                authenticated.requester.fingerprint,
+            )
+    return MessageHandled(
+        endpoint=context.endpoint.name,
+        peer=context.peer,
+        body_type=context.message.body_type.name,
+        outcome=report.outcome,
+        transaction_id=(context.message.header.transaction_id or b"").hex(),
+        duration_ms=duration_ms,
+        domain=domain,
+        signer=signer,
+        signer_fingerprint=fingerprint.hex(),
+        subject="" if certificate is None else certificate.subject,
+        serial_number="" if certificate is None else f"{certificate.serial_number:x}",
+        upstream=report.upstream,
+        fail_info=fail_info,
+        rule=rule,
+        detail="; ".join((*detail, *report.notes)),
+        quirks=report.quirks,
+        bug=bug,
+    )
+
+
+def unreadable_event(
+    error: MalformedMessage, endpoint: str, peer: str, duration_ms: float
+) -> MessageHandled:
+    """Return the event for octets that were no PKIMessage."""
+    return MessageHandled(
+        endpoint=endpoint,
+        peer=peer,
+        body_type="",
+        outcome=Outcome.refused,
+        transaction_id="",
+        duration_ms=duration_ms,
+        fail_info=error.fail_info,
+        rule=error.rule,
+        detail=error.detail,
+    )

@@ -1,0 +1,201 @@
+"""Step 10: every message to a device is made here, and nowhere else.
+
+A response is a function of what is planned and of the header that asks: the same for an answer that comes at once,
+for one that was polled for, and for a refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.messages import (
+    InfoTypeAndValue,
+    PKIHeader,
+    assemble,
+    cert_req_id_of,
+    gen_msg_body,
+    nested_body,
+)
+from ra_gateway.cmp.polling import PollRep, poll_rep_body, waiting_body
+from ra_gateway.cmp.protection import Protecting, protect
+from ra_gateway.cmp.replies import (
+    IMPLICIT_CONFIRM,
+    confirm_wait_time,
+    refusal_body,
+    reply_header,
+    time_told,
+    unreadable_reply,
+)
+from ra_gateway.cmp.verification import NONCE_OCTETS, MACAuthenticatedMessage
+from ra_gateway.errors import CMPError, MalformedMessage, ServiceFailure
+from ra_gateway.ra.context import RequestContext
+from ra_gateway.ra.events import Outcome
+from ra_gateway.ra.node import Node
+from ra_gateway.ra.routes import Endpoint
+from ra_gateway.ra.transaction import PlannedResponse, Transaction
+
+_LONGEST_CONFIRM_WAIT: Final = timedelta(days=7)
+"""A base station confirms within a minute; an operator may have to be asked first."""
+
+
+class Response(NamedTuple):
+    """A message to a device, and its senderNonce, which the device's next message returns."""
+
+    der: bytes
+    sender_nonce: bytes
+
+
+def _credential_for(node: Node, context: RequestContext, transaction: Transaction) -> Protecting:
+    """Return what protects the answer to a message: one credential from a transaction's first to its last (R80)."""
+    if context.shared is not None:
+        return context.shared
+    if transaction.opening.response_der is None or not node.earlier_credentials():
+        return node.credential()
+    return node.credential_of(transaction)
+
+
+class Rendered(NamedTuple):
+    """A message to a device, and until when the device is awaited to confirm its certificate, if it is."""
+
+    der: bytes
+    confirm_until: datetime | None
+
+
+async def render(
+    node: Node,
+    context: RequestContext,
+    transaction: Transaction,
+    planned: PlannedResponse,
+    *,
+    issues: bool = False,
+) -> Rendered:
+    """Return what is planned as the answer to a message of a transaction: the request itself, or a pollReq.
+
+    Args:
+        issues: Whether it brings a certificate that the device is to confirm.
+    """
+    header = _reply(node, context.message.header, planned.sender_nonce)
+    until = None
+    if planned.implicit_confirm:
+        header = replace(header, general_info=(IMPLICIT_CONFIRM,))
+    elif issues:
+        until, item = _confirm_until(context.endpoint, planned, node.clock())
+        header = replace(header, general_info=(item,))
+    credential = _credential_for(node, context, transaction)
+    der = await _protected(header, planned.body_der, credential, planned.chain)
+    return Rendered(der, until)
+
+
+def _confirm_until(
+    endpoint: Endpoint, planned: PlannedResponse, now: datetime
+) -> tuple[datetime, InfoTypeAndValue]:
+    """Return until when the device is awaited to confirm its certificate, and how it is told.
+
+    As the CA says, within reason: its clock may be wrong, and what is not confirmed by then is revoked.
+    """
+    told = time_told(planned.confirm_wait_der) if planned.confirm_wait_der else None
+    if told is None or told <= now:
+        until = now + timedelta(seconds=endpoint.confirm_wait_seconds)
+    elif told > now + _LONGEST_CONFIRM_WAIT:
+        until = now + _LONGEST_CONFIRM_WAIT
+    else:
+        return told, InfoTypeAndValue(OID.confirmWaitTime, planned.confirm_wait_der)
+    return until, confirm_wait_time(until)
+
+
+def _reply(node: Node, asked: PKIHeader, sender_nonce: bytes = b"") -> PKIHeader:
+    nonce = sender_nonce or node.random_octets(NONCE_OCTETS)
+    return reply_header(asked, sender_nonce=nonce, now=node.clock())
+
+
+async def _protected(
+    header: PKIHeader, body_der: bytes, credential: Protecting, chain: Sequence[bytes] = ()
+) -> bytes:
+    # RA certificate and chain first (RFC 9483 3.3), then the issuing chain up to and including the
+    # operator's root, which a base station may know from here only (TS 33.310 9.5.4.3).
+    certificates = tuple(dict.fromkeys((*credential.certificates, *chain)))
+    return await protect(header, body_der, credential, certificates)
+
+
+# --- what the RA says of its own ------------------------------------------------------------------------------
+
+
+async def waiting(node: Node, context: RequestContext, transaction: Transaction) -> Response:
+    """Return the answer that tells a device to wait (R116)."""
+    header = _reply(node, context.message.header)
+    body_der = waiting_body(context.message.body_type, transaction.cert_req_id)
+    credential = _credential_for(node, context, transaction)
+    return Response(await _protected(header, body_der, credential), header.sender_nonce or b"")
+
+
+async def not_yet(
+    node: Node,
+    context: RequestContext,
+    transaction: Transaction,
+    cert_req_id: int,
+    sender_nonce: bytes,
+) -> Response:
+    """Return the answer that tells a device to poll again later (R117).
+
+    Args:
+        cert_req_id: Of the pollReq.
+        sender_nonce: Of the answer; empty for one that the RA draws.
+    """
+    header = _reply(node, context.message.header, sender_nonce)
+    body_der = poll_rep_body(PollRep(cert_req_id, context.endpoint.check_after_seconds))
+    credential = _credential_for(node, context, transaction)
+    return Response(await _protected(header, body_der, credential), header.sender_nonce or b"")
+
+
+async def information(node: Node, context: RequestContext, answer: InfoTypeAndValue) -> bytes:
+    """Return a genp with the RA's own answer."""
+    body_der = gen_msg_body(BodyType.genp, [answer])
+    return await _protected(_reply(node, context.message.header), body_der, node.credential())
+
+
+async def batch(node: Node, context: RequestContext, answers: Sequence[bytes]) -> bytes:
+    """Return the answers to the messages of a batch, nested in their order."""
+    header = _reply(node, context.message.header)
+    return await _protected(header, nested_body(*answers), node.credential())
+
+
+def unreadable(node: Node, error: MalformedMessage) -> bytes:
+    """Return the unprotected answer to octets that are no PKIMessage."""
+    random = node.random_octets(2 * NONCE_OCTETS)
+    transaction_id, sender_nonce = random[:NONCE_OCTETS], random[NONCE_OCTETS:]
+    return unreadable_reply(error, transaction_id=transaction_id, sender_nonce=sender_nonce)
+
+
+async def refuse(
+    node: Node,
+    context: RequestContext,
+    error: CMPError,
+    *,
+    body_type: BodyType | None = None,
+    cert_req_id: int | None = None,
+) -> bytes:
+    """Return the answer that says no: the failInfo and a fixed phrase, protected (R114).
+
+    Args:
+        body_type: Of the message that is refused; by default the one that is answered.
+        cert_req_id: Likewise.
+    """
+    report = context.report
+    report.refusal = error
+    report.outcome = Outcome.failed if isinstance(error, ServiceFailure) else Outcome.refused
+    header = _reply(node, context.message.header)
+    if cert_req_id is None:
+        cert_req_id = cert_req_id_of(context.message) if error.in_body else 0
+    body_der = refusal_body(error, body_type or context.message.body_type, cert_req_id)
+    sender = report.authenticated
+    try:
+        if isinstance(sender, MACAuthenticatedMessage):
+            return await _protected(header, body_der, sender.credential)
+        return await _protected(header, body_der, node.credential())
+    except Exception as failure:  # the key cannot sign: an unprotected error is all that is left
+        report.notes.append(f"the answer could not be signed: {type(failure).__name__}")
+        return assemble(header.to_der(), body_der, None)

@@ -1,0 +1,333 @@
+"""A message that came before: answered as it was answered, or taken over where the node that had it is gone.
+
+A pollReq meets the same cases: somebody has to ask the CA, or the answer is here.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import partial
+from typing import Final, NamedTuple
+
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.certificates import load_certificate
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.messages import (
+    PKIMessage,
+    PKIStatusInfo,
+    cert_rep_message,
+    error_msg_content,
+    rev_rep_content,
+)
+from ra_gateway.errors import (
+    CMPError,
+    ConfirmationRefused,
+    HeaderRefused,
+    NotAuthorized,
+    PKIFailureInfo,
+    ServiceFailure,
+    StoreUnavailable,
+    TransactionInUse,
+    UpstreamUnavailable,
+)
+from ra_gateway.ra import ca_exchange, machine, responses, transactions, withdrawing
+from ra_gateway.ra.authentication import (
+    authenticate_request,
+    check_status,
+)
+from ra_gateway.ra.authorization import authorize_operation
+from ra_gateway.ra.context import RequestContext, request_context
+from ra_gateway.ra.events import Outcome
+from ra_gateway.ra.forwarding import MessageForCA, check_same_upstream, message_for_ca
+from ra_gateway.ra.node import Node
+from ra_gateway.ra.transaction import (
+    GIVEN_UP,
+    OUTSTANDING,
+    Event,
+    Exchange,
+    State,
+    Transaction,
+)
+from ra_gateway.ra.transactions import Overtaken
+
+_OUTCOMES: Final = {
+    State.ISSUED: Outcome.issued,
+    State.GRANTED: Outcome.issued,
+    State.CONFIRMED: Outcome.confirmed,
+    State.REJECTED: Outcome.rejected,
+    State.WITHDRAWING: Outcome.rejected,
+    State.WITHDRAWN: Outcome.rejected,
+    State.REVOKED: Outcome.revoked,
+    State.INFORMED: Outcome.informed,
+    State.REFUSED: Outcome.refused,
+}
+"""What a device learns that is given what was planned while it waited."""
+
+
+async def respond(node: Node, context: RequestContext, live: Transaction) -> bytes:
+    """Answer a message whose transactionID is live: from the store, or not at all (R12, R94).
+
+    Raises:
+        CMPError: It is no retransmission, or its answer is not to be had.
+    """
+    endpoint = context.endpoint
+    seconds = context.upstream.deadline_seconds
+    if endpoint.wait_after_seconds is not None:
+        seconds = min(seconds, endpoint.wait_after_seconds)
+    patience = node.monotonic() + seconds
+    found: Transaction | None = live
+    while found is not None:
+        exchange = found.exchange_for(context.digest)
+        if exchange is None or found.endpoint != endpoint.name:
+            raise _not_the_same(context)
+        if exchange.response_der is not None:
+            return await _answered_before(node, context, found, exchange)
+        now = node.clock()
+        if found.lease_until <= now:
+            taken = await take_over(node, context, found)
+            if taken is not None:
+                return await ca_exchange.resume(node, context, taken, before=found)
+            found = await node.store.load(live.key)
+            continue
+        left = min(patience - node.monotonic(), (found.lease_until - now).total_seconds())
+        if patience <= node.monotonic():
+            if endpoint.wait_after_seconds is None:
+                raise UpstreamUnavailable("the CA is still being asked", delivered=True)
+            return await ca_exchange.defer(node, context, found)
+        found = await node.store.wait(
+            found.key, version=found.version, timeout_seconds=max(left, 0.001)
+        )
+    raise StoreUnavailable("the transaction expired while it was being waited for")
+
+
+def _not_the_same(context: RequestContext) -> CMPError:
+    if context.message.body_type is BodyType.certConf:
+        return ConfirmationRefused(
+            "another certConf came first", fail_info=PKIFailureInfo.certConfirmed, rule="R109"
+        )
+    return TransactionInUse("another request lives under this transactionID", rule="R12")
+
+
+async def _answered_before(
+    node: Node, context: RequestContext, transaction: Transaction, exchange: Exchange
+) -> bytes:
+    """Answer a message that was answered before: with the same, or with what a device waits for that does not poll.
+
+    Base stations that know no waiting send their request again, and go on doing so.
+    """
+    said = exchange.response_der or b""
+    context.report.outcome = Outcome.replayed
+    if not exchange.waiting or exchange is transaction.polling:
+        return said
+    live = transaction
+    if transaction.state in OUTSTANDING and not exchange.ca_nonce:
+        live = await go_on(node, context, transaction)
+    if live.state in (*OUTSTANDING, State.HELD) or not live.current.waiting:
+        return live.current.response_der or said
+    late = await late_response(node, context, live)
+    after = await transactions.change(
+        node.store,
+        live,
+        partial(
+            machine.delivered,
+            response_der=late.der,
+            confirm_until=late.confirm_until,
+            expires_at=late.expires_at,
+        ),
+    )
+    return said if isinstance(after, Overtaken) else late.der  # where no pollReq was faster
+
+
+# --- the CA is yet to answer ----------------------------------------------------------------------------------
+
+
+async def go_on(node: Node, context: RequestContext, transaction: Transaction) -> Transaction:
+    """Have the CA asked by somebody, wait for it a moment, and return the transaction as it is then.
+
+    Raises:
+        StoreUnavailable: It has expired meanwhile.
+    """
+    if transaction.lease_until > node.clock():
+        await node.store.wait(
+            transaction.key,
+            version=transaction.version,
+            timeout_seconds=context.endpoint.wait_after_seconds or 0.001,
+        )
+    elif (taken := await take_over(node, context, transaction)) is not None:
+        if transaction.unsent:
+            context.report.notes.append(f"approved by {transaction.decided_by}")
+        await ca_exchange.resume_in_background(node, context, taken, before=transaction)
+    live = await node.store.load(transaction.key)
+    if live is None:
+        raise StoreUnavailable("the transaction expired while it was being waited for")
+    return live
+
+
+async def take_over(
+    node: Node, context: RequestContext, transaction: Transaction
+) -> Transaction | None:
+    """Take over a transaction whose lease has ended; None where another node did, or it is refused now.
+
+    Raises:
+        ServiceFailure: Its CA is no longer configured, or it cannot be told whether it is refused.
+    """
+    check_same_upstream(context, transaction)
+    now = node.clock()
+    upstream, expires_at = None, None
+    if transaction.unsent:
+        try:
+            upstream = await _approved(node, context, transaction)
+        except ServiceFailure:
+            raise
+        except CMPError as error:
+            context.report.notes.append(
+                f"refused although {transaction.decided_by} approved it: {error.detail}"
+            )
+            await transactions.change(
+                node.store,
+                transaction,
+                partial(machine.refused_after_approval, fail_info=error.fail_info.name),
+            )
+            return None
+        expires_at = max(transaction.expires_at, now + node.lifetime)
+    after = await transactions.change(
+        node.store,
+        transaction,
+        partial(
+            machine.taken_over,
+            lease_until=now + context.upstream.lease,
+            upstream=upstream,
+            expires_at=expires_at,
+        ),
+    )
+    return None if isinstance(after, Overtaken) else after
+
+
+async def _approved(node: Node, context: RequestContext, held: Transaction) -> MessageForCA:
+    """Decide on a request that an operator approved as if it came now, and return the message for the CA.
+
+    Weeks may have passed: its signer may be revoked, its device struck from the inventory, the rules others.
+
+    Raises:
+        CMPError: It would not be taken now, or not for what was approved.
+    """
+    message, now = PKIMessage.from_der(held.request_der), node.clock()
+    again = request_context(
+        context.endpoint,
+        message,
+        profile=held.profile,
+        peer=context.peer,
+        started=context.started,
+    )
+    again, authenticated, key = await authenticate_request(node, again, now)
+    again, operation = await authorize_operation(node, again, authenticated, now)
+    await check_status(node, again, authenticated, now)
+    context.report.notes += again.report.notes
+    asked = (
+        held.key, held.opening.request_digest, held.upstream, held.variant, held.subject_der,
+        held.public_key_der, held.san,
+    )  # fmt: skip
+    allowed = (
+        key, again.digest, again.upstream.name, operation.variant.value,
+        operation.subject_der, operation.public_key_der, operation.san,
+    )  # fmt: skip
+    if asked != allowed:
+        raise NotAuthorized("what was approved is not what the rules give now", rule="R145")
+    return await message_for_ca(
+        again.endpoint,
+        again.upstream,
+        message,
+        operation.body_der,
+        operation.variant,
+        node.credential(),
+        now,
+        ids=node.mapped_ids(held) if held.ca_transaction_id else None,
+    )
+
+
+# --- the CA has answered --------------------------------------------------------------------------------------
+
+
+class LateResponse(NamedTuple):
+    """The answer for a device that was told to wait, and what its transaction becomes.
+
+    Args:
+        confirm_until: Until then certConf is awaited, None where it is not.
+    """
+
+    der: bytes
+    confirm_until: datetime | None
+    expires_at: datetime
+
+
+async def late_response(
+    node: Node, context: RequestContext, transaction: Transaction
+) -> LateResponse:
+    """Return the answer that came while a device was waiting (R118).
+
+    Raises:
+        HeaderRefused: The device came too late for its certificate.
+    """
+    now, current = node.clock(), transaction.current
+    expires_at = max(transaction.expires_at, now + node.lifetime)
+    if current.planned is None:
+        return LateResponse(await _late_refusal(node, context, transaction), None, expires_at)
+    if transaction.state in GIVEN_UP and transaction.confirmation is None:
+        raise HeaderRefused(
+            "the certificate was not fetched in time, and is withdrawn", rule="R111"
+        )
+    _note_late(context, transaction)
+    issues = transaction.state is State.ISSUED
+    der, until = await responses.render(node, context, transaction, current.planned, issues=issues)
+    if until is not None:
+        lives_until = await withdrawing.schedule(
+            node, context, transaction, Event.issued, transaction.certificate_der, until
+        )
+        expires_at = lives_until or expires_at
+    return LateResponse(der, until, expires_at)
+
+
+def _note_late(context: RequestContext, transaction: Transaction) -> None:
+    state, planned = transaction.state, transaction.current.planned
+    context.report.outcome = _OUTCOMES.get(state, Outcome.failed)
+    if state in (State.ISSUED, State.GRANTED) and transaction.certificate_der:
+        context.report.certificate = load_certificate(transaction.certificate_der)
+    elif state is State.REVOKED:
+        ca_exchange.note_revoked(context)
+    elif state is State.REFUSED and planned is not None:
+        ca_exchange.note_rejection(context, _rejection_in(planned.body_der))
+
+
+def _rejection_in(body_der: bytes) -> PKIStatusInfo:
+    """Return the status in the body of a rejection that was planned: ip, cp, kup, rp or error."""
+    element = asn1.element(body_der)
+    content = asn1.content(element)
+    match BodyType(body_der[0] & 0x1F):
+        case BodyType.rp:
+            return rev_rep_content(content).statuses[0]
+        case BodyType.error:
+            return error_msg_content(content).status_info
+        case _:
+            return cert_rep_message(content).responses[0].status_info
+
+
+async def _late_refusal(node: Node, context: RequestContext, transaction: Transaction) -> bytes:
+    """Return the answer for a device whose request came to nothing while it waited."""
+    error: CMPError
+    if transaction.state is State.REFUSED:
+        error = NotAuthorized(
+            f"{transaction.decided_by or 'an operator'} denied the request", rule="R145"
+        )
+    elif transaction.failure == PKIFailureInfo.notAuthorized.name:
+        error = NotAuthorized("refused while the device waited")
+    else:
+        fail_info = PKIFailureInfo[transaction.failure or "systemFailure"]
+        error = ServiceFailure("failed while the device waited", fail_info=fail_info)
+    confirming = transaction.confirmation is not None
+    return await responses.refuse(
+        node,
+        context,
+        error,
+        body_type=BodyType.certConf if confirming else transaction.body_type,
+        cert_req_id=transaction.cert_req_id,
+    )
