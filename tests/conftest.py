@@ -25,7 +25,7 @@ settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
-STAGES = ("unit", "contract", "conformance", "property", "integration")
+STAGES = ("project", "unit", "contract", "conformance", "property", "integration")
 """Folders in the order in which they run: what fails fast and says most comes first."""
 
 

@@ -23,7 +23,7 @@ from tests.integration.test_cli import Ended, run
 from tests.support.pki import VendorPKI
 from tests.support.processes import edit, http_upstream, make_setup
 from tests.support.redis_server import RedisServer
-from tests.unit.test_show import message
+from tests.unit.cli.test_show import message
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m[red]x[/red]\u202eforged\u200b"
 UNWELCOME = frozenset("\x1b\x07\x9b\u202e\u200b\r\x7f\x00")

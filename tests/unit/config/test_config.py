@@ -16,7 +16,7 @@ from ra_gateway.cmp import algorithms, codes, verification
 from ra_gateway.config import GatewayConfig, load, load_ca, parse
 from ra_gateway.errors import ConfigError, Problem
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PRODUCTION = ROOT / "config/gateway.production.toml"
 DEVELOPMENT = ROOT / "config/gateway.development.toml"
 
