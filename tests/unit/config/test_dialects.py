@@ -13,7 +13,7 @@ from ra_gateway.config import load, parse
 from ra_gateway.config.dialects import DIALECT_KEYS, DIALECTS, settings_of, with_dialects
 from ra_gateway.config.upstream_tables import CMPHTTPUpstream, DialectConfig
 from ra_gateway.errors import ConfigError
-from tests.unit.config.test_config import written
+from tests.support.configurations import written
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs/upstreams.md").read_text()
