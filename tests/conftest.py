@@ -10,6 +10,7 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from tests.support.linting import remember_findings
 from tests.support.pki import OperatorPKI, VendorPKI, make_operator_pki, make_vendor_pki
 
 pytest_plugins = [
@@ -25,7 +26,9 @@ settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
-STAGES = ("unit", "contract", "conformance", "property", "integration")
+remember_findings()
+
+STAGES = ("project", "unit", "contract", "conformance", "property", "integration")
 """Folders in the order in which they run: what fails fast and says most comes first."""
 
 

@@ -36,7 +36,7 @@ from ra_gateway.ca.ledger.sql import subject_key
 from ra_gateway.ca.records import Intent, Reason, Revocation
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import canonical, from_rfc4514
-from tests.contract.ledgers import ISSUER_ID, NOW, certificate, operation
+from tests.support.ledgers import ISSUER_ID, NOW, certificate, operation
 from tests.support.postgres_server import PostgresServer
 
 REVOKED_SHARE: Final = 100

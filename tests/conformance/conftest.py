@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.desk import Desk, open_client
+from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.respelling import SPELLINGS, TWIN, everything_respelt
 
 DIALOGUES = frozenset(
@@ -40,3 +43,12 @@ def certificates(request: pytest.FixtureRequest) -> Iterator[None]:
     else:
         with everything_respelt(SPELLINGS[spelling]):
             yield
+
+
+@pytest.fixture
+async def desk(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
+) -> AsyncIterator[Desk]:
+    """A CA in client mode; modules about a CA that serves an RA have one of their own."""
+    async with open_client(operator_pki, vendor_pki, tmp_path / "ledger.db") as desk:
+        yield desk

@@ -18,19 +18,19 @@ from ra_gateway.ra.routes import Approval, Route, Variant
 from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
-from tests.conformance.test_identity import ListedDevices
-from tests.conformance.test_mac import ONCE, ir
-from tests.conformance.test_mac import make_world as mac_world
 from tests.support import requests
 from tests.support.chain import local_ra, registered
 from tests.support.harness import (
     ANY_IDENTITY,
+    ListedDevices,
     ManualClock,
     World,
     cmp_credential,
     fail_names,
     status_of,
 )
+from tests.support.mac import ONCE, ir
+from tests.support.mac import make_world as mac_world
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import EVERY_TYPE, OTHERS, REQUESTS, Operation, approve, written_secrets
 from tests.support.redis_server import SEAL_KEY

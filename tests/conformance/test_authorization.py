@@ -43,11 +43,9 @@ from ra_gateway.cmp.names import directory_name, from_rfc4514, rfc4514
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
-from tests.conformance.test_ca_client import open_client
-from tests.conformance.test_p10cr import made_by_hand, p10cr
 from tests.support import pki, requests
 from tests.support.asserts import assert_refused, assert_served
-from tests.support.desk import SUBJECT, Desk, open_desk
+from tests.support.desk import SUBJECT, Desk, open_client, open_desk
 from tests.support.harness import (
     Answer,
     World,
@@ -58,6 +56,7 @@ from tests.support.harness import (
     status_of,
 )
 from tests.support.polling import EVERY_TYPE, Operation
+from tests.support.requests import made_by_hand, p10cr
 
 SERVER_AUTH = "1.3.6.1.5.5.7.3.1"
 

@@ -45,10 +45,11 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514, general_names_der
 from ra_gateway.errors import ConfigError, PKIFailureInfo
-from tests.conformance.test_ca_client import ENB1, IDENTITY, vendor_domain
 from tests.support import pki
 from tests.support.desk import (
     ALL,
+    ENB1,
+    IDENTITY,
     NOW,
     SUBJECT,
     Desk,
@@ -57,6 +58,7 @@ from tests.support.desk import (
     open_desk,
     ours,
     public,
+    vendor_domain,
 )
 from tests.support.pki import OperatorPKI, VendorPKI
 

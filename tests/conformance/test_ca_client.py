@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,53 +32,23 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.names import from_rfc4514, general_names, general_names_der
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
-from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import PKIFailureInfo, SignerNotTrusted
 from tests.support import pki
-from tests.support.desk import NOW, SUBJECT, Desk, Enrolment, credential_of, open_desk, ours
+from tests.support.desk import (
+    ENB1,
+    IDENTITY,
+    NAMES,
+    NOW,
+    SUBJECT,
+    Desk,
+    Enrolment,
+    credential_of,
+    enrolled,
+    open_client,
+    open_desk,
+    vendor_domain,
+)
 from tests.support.pki import OperatorPKI, VendorPKI
-
-IDENTITY = "SN-000001"
-NAMES = ("dns:enb1.example.net", "ip:192.0.2.1")
-ENB1 = EndEntity("enb1", SUBJECT, NAMES, vendor="acme", identity=IDENTITY)
-
-
-def vendor_domain(vendor: VendorPKI, name: str = "acme") -> TrustDomain:
-    return TrustDomain(name, DomainKind.vendor, (ours(vendor.root.certificate),))
-
-
-@asynccontextmanager
-async def open_client(
-    operator: OperatorPKI,
-    vendor: VendorPKI,
-    path: Path,
-    *entities: EndEntity,
-    implicit_confirm: bool = False,
-    policy: IssuancePolicy | None = None,
-) -> AsyncIterator[Desk]:
-    """A CA in client mode; what the desk sends is signed by the base station SN-000001."""
-    client = ClientMode({"acme": vendor_domain(vendor)}, "cn", implicit_confirm)
-    async with open_desk(operator, path, client=client, policy=policy) as desk:
-        desk.mode = Mode.client
-        desk.ra = credential_of(vendor.device(IDENTITY))
-        for entity in entities or (ENB1,):
-            await desk.ledger.registry.add_entity(entity, "test", NOW)
-        yield desk
-
-
-@pytest.fixture
-async def desk(
-    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
-) -> AsyncIterator[Desk]:
-    async with open_client(operator_pki, vendor_pki, tmp_path / "ledger.db") as desk:
-        yield desk
-
-
-async def enrolled(desk: Desk, **options: Any) -> Enrolment:
-    """A device that enrolled and confirmed, both with its vendor certificate."""
-    enrolment = await desk.enrol(**options)
-    await desk.confirm(enrolment)
-    return enrolment
 
 
 async def confirm_as(desk: Desk, enrolment: Enrolment, signer: Credential) -> None:

@@ -20,12 +20,9 @@ from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.errors import PKIFailureInfo
-from tests.conformance.test_ca_client import ENB1, desk, enrolled, open_client
 from tests.support import pki
-from tests.support.desk import NOW, Desk, credential_of, open_desk
+from tests.support.desk import ENB1, NOW, Desk, credential_of, enrolled, open_client, open_desk
 from tests.support.pki import OperatorPKI, VendorPKI
-
-__all__ = ["desk"]
 
 ENB2 = EndEntity("enb2", "CN=enb2", vendor="acme", identity="SN-000002")
 

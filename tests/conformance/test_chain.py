@@ -30,9 +30,6 @@ from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.device.enrollment import Done, Enrollment, Send
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.routes import Variant
-from tests.conformance.test_nested import confirmation
-from tests.conformance.test_p10cr import csr
-from tests.conformance.test_rr import details
 from tests.support import desk as desks
 from tests.support import requests
 from tests.support.chain import Chain, make_chain
@@ -47,6 +44,7 @@ from tests.support.harness import (
     status_of,
 )
 from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_key
+from tests.support.requests import confirmation, csr, details
 
 WAYS = list(itertools.product(("reprotect", "nested"), repeat=2))
 FIRST_SUBJECT = "CN=enb-1.ran.example.net,O=Example Operator"

@@ -19,12 +19,12 @@ from ra_gateway.ra.routes import CertConf, Unconfirmed
 from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
-from tests.conformance.test_withdrawing import WAIT_SECONDS, node_of, revocations, work
 from tests.support.harness import Answer, ManualClock, World, cmp_certificate, fail_names
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import Operation
 from tests.support.redis_server import SEAL_KEY
 from tests.support.respelling import SPELLINGS, respelt_message
+from tests.support.unconfirmed import WAIT_SECONDS, node_of, revocations, work
 
 MakeWorld = Callable[..., World]
 

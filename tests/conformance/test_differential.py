@@ -30,9 +30,9 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.errors import MalformedMessage
 from tests.fuzz import run
 from tests.fuzz.mutation import mutated, seeds
-from tests.property.test_codec import elements, headers, octet_strings
 from tests.support import oracle
 from tests.support.oracle import Reading
+from tests.support.strategies import elements, headers, octet_strings
 from tests.vectors.book import book
 
 

@@ -66,8 +66,6 @@ from ra_gateway.keys import KeySigner
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from ra_gateway.ra.routes import Variant
 from ra_gateway.upstream.http import HttpCA
-from tests.conformance.test_mac import pbm, pbmac1
-from tests.conformance.test_p10cr import csr
 from tests.support import pki
 from tests.support.ejbca import (
     CA,
@@ -98,9 +96,11 @@ from tests.support.harness import (
     fail_names,
     status_of,
 )
+from tests.support.mac import pbm, pbmac1
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.requests import (
     SUBJECT,
+    csr,
     message,
     popo,
     request,

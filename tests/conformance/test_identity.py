@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,21 +38,9 @@ from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.ra.routes import Variant
 from tests.support import pki, requests
 from tests.support.asserts import assert_refused, assert_served
-from tests.support.harness import ANY_IDENTITY, World, cmp_credential
+from tests.support.harness import ANY_IDENTITY, ListedDevices, World, cmp_credential
 
 CN, ORG, OU = "2.5.4.3", "2.5.4.10", "2.5.4.11"
-
-
-@dataclass
-class ListedDevices:
-    """An inventory in memory; `asked` is what it was asked for."""
-
-    entries: dict[tuple[str, str], InventoryEntry] = field(default_factory=dict)
-    asked: list[tuple[str, str]] = field(default_factory=list)
-
-    async def find(self, domain: str, identity: str) -> InventoryEntry | None:
-        self.asked.append((domain, identity))
-        return self.entries.get((domain, identity))
 
 
 class Scene:

@@ -12,18 +12,14 @@ from typing import Any
 import pytest
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     RA_VERIFIED_POPO_DER,
-    CertStatus,
     InfoTypeAndValue,
     PKIMessage,
     PKIStatusInfo,
     body,
-    cert_confirm_body,
-    cert_rep_message,
     cert_req_messages,
     error_body,
     gen_msg_body,
@@ -38,7 +34,6 @@ from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.revocation import SignerStatus
 from ra_gateway.ra.routes import RARights
 from ra_gateway.ra.transaction import State
-from tests.conformance.test_rr import details
 from tests.support import requests
 from tests.support.asserts import (
     assert_answers,
@@ -59,6 +54,7 @@ from tests.support.harness import (
     status_of,
 )
 from tests.support.pki import CMC_RA, Credential, OperatorPKI, VendorPKI, make_key
+from tests.support.requests import confirmation, details
 
 MakeWorld = Callable[..., World]
 
@@ -94,17 +90,6 @@ def world(make_world: MakeWorld) -> World:
 async def request(world: World, signer: Credential, key: Any = None, **options: Any) -> bytes:
     """A certificate request under somebody's protection."""
     return await requests.request(world, cmp_credential(signer), key or make_key("p256"), **options)
-
-
-async def confirmation(
-    world: World, signer: Credential, answer: PKIMessage, *, rejects: bool = False
-) -> bytes:
-    """The certConf for an answer."""
-    (response,) = cert_rep_message(answer.body_content).responses
-    assert response.certificate_der is not None
-    info = PKIStatusInfo(PKIStatus.rejection) if rejects else None
-    status = CertStatus(digest("sha256", response.certificate_der), response.cert_req_id, info)
-    return await follow(signer, answer, cert_confirm_body(status), now=world.clock())
 
 
 async def members(world: World, answer: PKIMessage) -> list[PKIMessage]:

@@ -10,7 +10,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import AttributeOID
 
 from ra_gateway.ca.core import IssuancePolicy
 from ra_gateway.ca.records import CertificateStatus, Reenroll
@@ -26,26 +25,23 @@ from ra_gateway.cmp.messages import (
     cert_confirm_content,
     cert_rep_message,
 )
-from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.keys import KeySigner
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from ra_gateway.ra.transaction import State
-from tests.conformance.test_ca_client import open_client
 from tests.support import requests
 from tests.support.asserts import assert_answers, assert_served
-from tests.support.desk import open_desk
+from tests.support.desk import open_client, open_desk
 from tests.support.harness import (
     ANY_IDENTITY,
     Answer,
     World,
     cmp_certificate,
-    cmp_credential,
     fail_names,
     follow,
     status_of,
 )
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
+from tests.support.requests import confirmation_body, csr, made_by_hand, p10cr
 
 TAKEN = {"body_types": frozenset({BodyType.ir, BodyType.p10cr})}
 OPERATOR_SUBJECT = "enb-1.ran.example.net"
@@ -59,48 +55,6 @@ def world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> World:
 @pytest.fixture
 def key() -> Any:
     return make_key("p256")
-
-
-def csr(
-    key: Any, subject: str = requests.SUBJECT, *names: str, hash_algorithm: Any = None
-) -> bytes:
-    """A PKCS#10, as cryptography makes it."""
-    builder = x509.CertificateSigningRequestBuilder(x509.Name.from_rfc4514_string(subject))
-    if names:
-        san = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
-        builder = builder.add_extension(san, critical=False)
-    builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"ignored")
-    return builder.sign(key, hash_algorithm or hashes.SHA256()).public_bytes(Encoding.DER)
-
-
-async def made_by_hand(
-    key: Any, *, version: int = 0, subject: str = requests.SUBJECT, attributes: bytes = b"\xa0\x00"
-) -> bytes:
-    """A PKCS#10 with a good signature over whatever is wrong in it."""
-    signer = KeySigner(key)
-    info = asn1.tlv(
-        0x30,
-        asn1.encode(version),
-        x509.Name.from_rfc4514_string(subject).public_bytes(),
-        requests.spki(key),
-        attributes,
-    )
-    signature = await signer.sign(info)
-    return asn1.tlv(0x30, info, signer.algorithm.der, asn1.tlv(0x03, b"\x00", signature))
-
-
-async def p10cr(world: World, credential: Any, request: bytes, **header: Any) -> bytes:
-    if not isinstance(credential, Credential):
-        credential = cmp_credential(credential)
-    return await requests.message(world, credential, body(BodyType.p10cr, request), **header)
-
-
-def confirmation(answer: PKIMessage, cert_req_id: int) -> bytes:
-    (response,) = cert_rep_message(answer.body_content).responses
-    assert response.certificate_der is not None
-    return cert_confirm_body(
-        CertStatus(digest("sha256", response.certificate_der), cert_req_id, None)
-    )
 
 
 async def refused(world: World, der: bytes, fail_info: str, rule: str) -> str:
@@ -140,7 +94,9 @@ async def test_a_pkcs10_is_certified_and_confirmed(
     assert up.body_der == PKIMessage.from_der(der).body_der
     assert up.header.sender_name_der == cmp_certificate(world.operator.ra.certificate).subject_der
 
-    cert_conf = await follow(device, answer, confirmation(answer, device_says), now=world.clock())
+    cert_conf = await follow(
+        device, answer, confirmation_body(answer, device_says), now=world.clock()
+    )
     assert (await world.ask(cert_conf)).body_type is BodyType.pkiconf
     (status,) = cert_confirm_content(world.ca.messages[1].body_content)
     assert status.cert_req_id == ca_says
@@ -155,9 +111,9 @@ async def test_another_cert_req_id_in_cert_conf(world: World, key: Any) -> None:
     """Neither -1 nor 0 is badRequest, and the transaction goes on."""
     device = world.device()
     answer = await world.ask(await p10cr(world, device, csr(key)))
-    wrong = await follow(device, answer, confirmation(answer, 1), now=world.clock())
+    wrong = await follow(device, answer, confirmation_body(answer, 1), now=world.clock())
     assert fail_names(await world.ask(wrong)) == ["badRequest"]
-    right = await follow(device, answer, confirmation(answer, -1), now=world.clock())
+    right = await follow(device, answer, confirmation_body(answer, -1), now=world.clock())
     assert (await world.ask(right)).body_type is BodyType.pkiconf
 
 

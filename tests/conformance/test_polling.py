@@ -27,16 +27,6 @@ from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.routes import Approval, Endpoint, Variant
 from ra_gateway.ra.transaction import State
-from tests.conformance.test_mac import (
-    ONCE,
-    OTHER,
-    assert_maced,
-    cert_conf,
-    ir,
-    maced,
-    sender,
-)
-from tests.conformance.test_mac import make_world as mac_world
 from tests.support.faults import Faults, Strike, die, fail, faulty_gateway
 from tests.support.harness import (
     Answer,
@@ -50,6 +40,8 @@ from tests.support.harness import (
     other_operator,
     status_of,
 )
+from tests.support.mac import ONCE, OTHER, assert_maced, cert_conf, ir, maced, sender
+from tests.support.mac import make_world as mac_world
 from tests.support.pki import CMC_CA, OperatorPKI, VendorPKI, certificate_der
 from tests.support.polling import (
     EVERY_TYPE,

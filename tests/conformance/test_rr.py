@@ -10,16 +10,12 @@ from typing import Any
 import pytest
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     CertId,
     CertStatus,
-    CertTemplate,
-    Extension,
     PKIMessage,
     PKIStatusInfo,
-    RevDetails,
     RevRepContent,
     body,
     cert_confirm_body,
@@ -43,9 +39,9 @@ from tests.support.harness import (
     status_of,
 )
 from tests.support.pki import Credential, OperatorPKI, VendorPKI
+from tests.support.requests import details, rr
 
 TAKEN = {"body_types": frozenset({BodyType.ir, BodyType.kur, BodyType.rr})}
-KEY_COMPROMISE = 1
 
 
 @pytest.fixture
@@ -57,25 +53,6 @@ def world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> World:
 def device(world: World) -> Credential:
     """A base station with its operator certificate."""
     return world.operator.device("enb-1.ran.example.net")
-
-
-def details(
-    certificate: Certificate, *, reason: int | None = KEY_COMPROMISE, **template: Any
-) -> RevDetails:
-    named = {"issuer_der": certificate.issuer_der, "serial_number": certificate.serial_number}
-    code = asn1.tlv(0x0A, bytes((reason or 0,)))
-    return RevDetails(
-        CertTemplate(**{**named, **template}),
-        () if reason is None else (Extension(OID.reasonCode, False, code),),
-    )
-
-
-async def rr(
-    world: World, device: Credential, asked: RevDetails | None = None, **header: Any
-) -> bytes:
-    """An rr for the certificate that protects it, or for another."""
-    asked = asked or details(cmp_certificate(device.certificate))
-    return await requests.message(world, cmp_credential(device), rev_req_body(asked), **header)
 
 
 async def state(world: World, der: bytes) -> State:

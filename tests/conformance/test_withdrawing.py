@@ -15,7 +15,6 @@ from ra_gateway.clocks import SteadyClock
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
-    PKIMessage,
     PKIStatusInfo,
     RevRepContent,
     error_body,
@@ -46,10 +45,9 @@ from tests.support.harness import (
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import Operation, settled, slow_world
 from tests.support.redis_server import SEAL_KEY
+from tests.support.unconfirmed import WAIT_SECONDS, node_of, revocations, work
 
 MakeWorld = Callable[..., World]
-
-WAIT_SECONDS = 300
 
 
 @pytest.fixture
@@ -74,21 +72,6 @@ async def issued(world: World, body_type: BodyType = BodyType.ir) -> Operation:
     operation = await Operation.begin(world, body_type)
     await operation.send()
     return operation
-
-
-def node_of(world: World) -> Node:
-    return world.gateway._node
-
-
-async def work(world: World, **later: float) -> None:
-    """Work through the agenda, after a while."""
-    world.clock.move(**later)
-    await Withdrawing(node_of(world)).work()
-
-
-def revocations(world: World) -> list[PKIMessage]:
-    """The rr that reached the CA."""
-    return [message for message in world.ca.messages if message.body_type is BodyType.rr]
 
 
 def assert_revoked(world: World, certificate: Certificate, reason: int = 5) -> None:

@@ -15,9 +15,9 @@ from ra_gateway.errors import StoreUnavailable
 from ra_gateway.ra.transaction import TransactionKey
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
-from tests.contract.transactions import system_clock
 from tests.support.harness import ManualClock
 from tests.support.redis_server import SEAL_KEY
+from tests.support.transactions import system_clock
 
 Store = MemoryStore | RedisStore
 Node = Callable[[], Store]

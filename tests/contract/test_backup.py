@@ -8,83 +8,25 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from ra_gateway.ca.crl import CRLPublisher, CRLSettings
-from ra_gateway.ca.ledger import Ledger, LedgerLocation, open_ledger
 from ra_gateway.ca.ledger.backup import dump, read_dump, restore
 from ra_gateway.ca.ledger.schema import HEAD
 from ra_gateway.ca.ledger.verify import verify
 from ra_gateway.ca.records import (
-    CertificateStatus,
-    EndEntity,
     Privilege,
-    Reason,
     Role,
 )
 from ra_gateway.errors import ConfigError
+from tests.support.ledgers import NOW, fill, opened
 from tests.support.pki import OperatorPKI
-from tests.support.status import Clock, StatusCA, issuing_ca
-
-NOW: Final = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
-CRLS: Final = CRLSettings(delta_minutes=60)
-
-
-@asynccontextmanager
-async def opened(where: LedgerLocation) -> AsyncIterator[Ledger]:
-    ledger = open_ledger(where)
-    if isinstance(where, str):
-        await ledger.migrate()
-    await ledger.open()
-    try:
-        yield ledger
-    finally:
-        await ledger.close()
-
-
-async def fill(ledger: Ledger, operator: OperatorPKI) -> StatusCA:
-    """Put something into every table: certificates of every status first, in this order.
-
-    Serial numbers: 0x100 reserved, 0x101 issued, 0x102 confirmed, 0x103 revoked, 0x104 on hold, 0x105 released,
-    0x106 rejected; full CRL and delta CRL.
-    """
-    ca = StatusCA(ledger, Clock(NOW), operator, issuing_ca(operator.issuing))
-    statuses = [CertificateStatus.reserved, CertificateStatus.issued]
-    for number in range(7):
-        status = statuses[number] if number < 2 else CertificateStatus.confirmed
-        if number == 6:
-            status = CertificateStatus.issued
-            ca.clock.advance(minutes=-10)
-        credential = await ca.issue(status=status, serial_number=0x100 + number)
-        if number == 6:
-            ca.clock.advance(minutes=10)
-            await ledger.sweep(NOW)
-        if number == 3:
-            await ca.revoke(credential, Reason.keyCompromise)
-        if number in (4, 5):
-            await ca.revoke(credential, Reason.certificateHold)
-        if number == 5:
-            await ca.revoke(credential, Reason.removeFromCRL)
-    registry = ledger.registry
-    entity = EndEntity("Köln 1", "CN=köln-1,O=Operator", ("dns:a.example",), "seg", "acme", "SN1")
-    await registry.add_entity(entity, "operator", NOW)
-    await registry.put_role(Role("ra", frozenset(Privilege), ("ne_ipsec",)), "operator", NOW)
-    await registry.put_authority("gateway", "ra", "operator", NOW)
-    certificate = operator.issuing.issue("CN=ra,O=X").der
-    await registry.add_authority_certificate("gateway", certificate, "operator", NOW)
-    ca.clock.advance(minutes=2)
-    publisher = CRLPublisher([ca.issuing], ledger, ca.clock, CRLS)
-    await publisher.publish(ca.issuing)
-    ca.clock.advance(minutes=2)
-    await publisher.publish(ca.issuing, delta=True)
-    return ca
+from tests.support.status import StatusCA
 
 
 def lines_of(path: Path) -> list[Any]:

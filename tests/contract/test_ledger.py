@@ -40,7 +40,7 @@ from ra_gateway.errors import (
     RequestRefused,
     StoreUnavailable,
 )
-from tests.contract.ledgers import ISSUER_ID, NOW, certificate, intent, issue, operation, subject
+from tests.support.ledgers import ISSUER_ID, NOW, certificate, intent, issue, operation, subject
 
 Node = Callable[[], Ledger]
 """Opens the one database there is as one more CA process would."""

@@ -13,7 +13,7 @@ import pytest
 from ra_gateway.ca.ledger import Ledger, open_ledger
 from ra_gateway.ca.ledger.database import MIGRATION_LOCK, PostgresDatabase
 from ra_gateway.errors import ConfigError, StoreUnavailable
-from tests.contract.ledgers import NOW, intent, issue, operation
+from tests.support.ledgers import NOW, intent, issue, operation
 from tests.support.postgres_server import PostgresServer
 
 

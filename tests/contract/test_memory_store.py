@@ -11,7 +11,7 @@ from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
 from ra_gateway.ra.fates import Fate
 from ra_gateway.ra.transaction import Event, advance
 from ra_gateway.stores.memory import MemoryStore
-from tests.contract.transactions import new_transaction
+from tests.support.transactions import new_transaction
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -20,7 +20,7 @@ from ra_gateway.ca.records import EntityStatus
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names_der
 from ra_gateway.errors import NotAuthorized
-from tests.contract.ledgers import NOW, intent, operation
+from tests.support.ledgers import NOW, intent, operation
 from tests.support.pki import OperatorPKI, certificate_der
 
 AT = int(NOW.timestamp())

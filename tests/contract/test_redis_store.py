@@ -20,13 +20,13 @@ import uvloop
 from ra_gateway.errors import StaleTransaction, StoreUnavailable
 from ra_gateway.ra.transaction import Event, Transaction, advance
 from ra_gateway.stores.redis import RedisStore
-from tests.contract.transactions import new_transaction, system_clock
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.redis_server import SEAL_KEY, RedisServer
+from tests.support.transactions import new_transaction, system_clock
 
 RIVAL = """
 import asyncio, base64, pickle, sys
-from tests.contract.transactions import system_clock, winners
+from tests.support.transactions import system_clock, winners
 from tests.support.redis_server import SEAL_KEY
 from ra_gateway.stores.redis import RedisStore
 

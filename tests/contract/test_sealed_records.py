@@ -18,8 +18,8 @@ from ra_gateway.ra.fates import Fate
 from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey, advance
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.sealing import NotSealed, Seals, load_seal_keys, packed, unpacked
-from tests.contract.transactions import new_transaction, system_clock
 from tests.support.redis_server import SEAL_KEY
+from tests.support.transactions import new_transaction, system_clock
 
 ID = b"t" * 16
 INDEX = f"ra:{{{ID.hex()}}}"

@@ -19,9 +19,9 @@ from ra_gateway.ra.ports import TransactionStore
 from ra_gateway.ra.transaction import Event, Exchange, State, Transaction, TransactionKey, advance
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
-from tests.contract.transactions import new_transaction, system_clock
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.redis_server import SEAL_KEY
+from tests.support.transactions import new_transaction, system_clock
 
 Node = Callable[[], TransactionStore]
 

@@ -37,7 +37,7 @@ from ra_gateway.ca.records import (
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.errors import ConfigError
-from tests.contract.test_backup import CRLS, NOW, fill, opened
+from tests.support.ledgers import CRLS, NOW, fill, opened
 from tests.support.pki import OperatorPKI, make_operator_pki
 from tests.support.postgres_server import PostgresServer
 from tests.support.status import StatusCA

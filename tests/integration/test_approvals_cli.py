@@ -26,11 +26,11 @@ from ra_gateway.ra.transaction import (
     advance,
 )
 from ra_gateway.stores.redis import RedisStore
-from tests.contract.transactions import new_transaction, system_clock
-from tests.integration.test_cli import run
+from tests.support.commandline import run
 from tests.support.pki import VendorPKI, certificate_der
 from tests.support.processes import make_setup
 from tests.support.redis_server import RedisServer
+from tests.support.transactions import in_redis, new_transaction, system_clock
 
 FIRST, SECOND = bytes.fromhex("ab01") * 8, bytes.fromhex("ab02") * 8
 
@@ -41,19 +41,6 @@ def config(
 ) -> Iterator[Path]:
     yield make_setup(tmp_path, vendors={"acme": vendor_pki}, redis_url=redis_url)
     redis_server.command("FLUSHALL")  # other tests list what waits, too
-
-
-def in_redis(config: Path, work: Any) -> Any:
-    """Do something with the store of the gateway's configuration."""
-
-    async def main() -> Any:
-        store = transaction_store(load(config).store)
-        try:
-            return await work(store)
-        finally:
-            await store.close()
-
-    return asyncio.run(main())
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from ra_gateway.clocks import now
 from ra_gateway.config import load
 from ra_gateway.ra.withdrawing import Withdrawing
 from ra_gateway.tasks import ended
-from tests.contract.transactions import new_transaction
 from tests.support.pki import VendorPKI
 from tests.support.processes import make_setup
+from tests.support.transactions import new_transaction
 
 
 class Poison(Exception):

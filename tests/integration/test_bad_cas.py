@@ -18,8 +18,6 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage, PKIStatusInfo, RevRepContent, rev_rep_body
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.withdrawing import Withdrawing
-from tests.integration.test_rest_upstreams import server_tls
-from tests.integration.test_upstreams import Site, configuration, served
 from tests.support.harness import (
     Answer,
     ManualClock,
@@ -32,6 +30,8 @@ from tests.support.harness import (
 from tests.support.http_ca import Script, Visit
 from tests.support.http_ca import ScriptedCA as HTTPServer
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
+from tests.support.rest_cas import server_tls
+from tests.support.sites import Site, configuration, served
 
 DEADLINE_SECONDS = 3.0
 LIMIT_BYTES = 8192

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from ra_gateway.cli.main import app
 from ra_gateway.keys import load_certificates
-from tests.integration.test_cli import run, succeeded
+from tests.support.commandline import run, succeeded
 from tests.support.pki import VendorPKI
 from tests.support.processes import CAProcess, edit, make_setup
 

@@ -17,45 +17,14 @@ from typing import Final
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from typer.testing import CliRunner
 
 from ra_gateway import __version__
-from ra_gateway.cli.main import app
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.keys import load_certificates, write_private_key
 from tests.support import dialogue
+from tests.support.commandline import PASSWORD, Ended, run, succeeded
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, make_root, write_certificates
 from tests.support.processes import GatewayProcess, edit, make_setup
-
-PASSWORD: Final = "correct-horse-battery-staple"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-def run(*arguments: str | Path, stdin: bytes = b"") -> Ended:
-    """Run `ra-gateway` in this process; whatever it does, it shows no secret and no traceback."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    for text in (result.stdout, result.stderr):
-        assert "-----BEGIN" not in text
-        assert PASSWORD not in text
-        assert "Traceback" not in text
-    return Ended(result.exit_code, result.stdout, result.stderr)
-
-
-def succeeded(*arguments: str | Path, stdin: bytes = b"") -> str:
-    """Run a command that has to succeed, and return what it wrote."""
-    ended = run(*arguments, stdin=stdin)
-    assert (ended.exit_code, ended.stderr) == (0, "")
-    return ended.stdout
 
 
 def snapshot(directory: Path) -> dict[str, bytes]:

@@ -18,7 +18,9 @@ import pytest
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
-from tests.integration.test_openssl import (
+from tests.support.commands import run_command
+from tests.support.openssl import OpensslMockCA, Result
+from tests.support.openssl_station import (
     ENROLMENT,
     SAN,
     SUBJECT_RFC4514,
@@ -27,8 +29,6 @@ from tests.integration.test_openssl import (
     dialogue,
     load_issuing_ca,
 )
-from tests.support.commands import run_command
-from tests.support.openssl import OpensslMockCA, Result
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI, make_key, make_root, write_certificates
 from tests.support.processes import (

@@ -17,13 +17,12 @@ from ra_gateway.cmp.messages import PKIStatusInfo, error_body
 from ra_gateway.cmp.names import escape_rfc4514, from_rfc4514
 from ra_gateway.ra.approving import request_digest
 from ra_gateway.ra.transaction import State
-from tests.contract.transactions import new_transaction, system_clock
-from tests.integration.test_approvals_cli import in_redis
-from tests.integration.test_cli import Ended, run
+from tests.support.commandline import Ended, run
+from tests.support.dialogue import bare_message
 from tests.support.pki import VendorPKI
 from tests.support.processes import edit, http_upstream, make_setup
 from tests.support.redis_server import RedisServer
-from tests.unit.test_show import message
+from tests.support.transactions import in_redis, new_transaction, system_clock
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m[red]x[/red]\u202eforged\u200b"
 UNWELCOME = frozenset("\x1b\x07\x9b\u202e\u200b\r\x7f\x00")
@@ -110,7 +109,7 @@ def test_what_a_server_says_to_enroll(answer: str, tmp_path: Path, vendor_pki: V
 
 def test_what_a_ca_says_to_doctor(tmp_path: Path, vendor_pki: VendorPKI) -> None:
     """A reason phrase, and the text of an error message that is not even protected."""
-    refusal = message(error_body(PKIStatusInfo(PKIStatus.rejection, (EVIL,))))
+    refusal = bare_message(error_body(PKIStatusInfo(PKIStatus.rejection, (EVIL,))))
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/pkixcmp\r\nContent-Length: {len(refusal)}\r\n\r\n"
     for number, answer in enumerate((
         f"HTTP/1.1 500 {EVIL}\r\nContent-Length: 0\r\n\r\n".encode(), head.encode() + refusal
@@ -125,7 +124,7 @@ def test_what_a_ca_says_to_doctor(tmp_path: Path, vendor_pki: VendorPKI) -> None
 
 def test_what_a_message_says_to_show(tmp_path: Path) -> None:
     """And the name of its file."""
-    octets = message(error_body(PKIStatusInfo(PKIStatus.rejection, (EVIL,))))
+    octets = bare_message(error_body(PKIStatusInfo(PKIStatus.rejection, (EVIL,))))
     harmless(run("show", "-", stdin=octets))
     file = tmp_path / f"{EVIL.replace('/', '')}.der"
     harmless(run("show", file), shows="[red]x[red]")

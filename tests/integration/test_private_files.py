@@ -17,7 +17,7 @@ import pytest
 from ra_gateway.ca.ledger import open_ledger
 from ra_gateway.errors import ConfigError
 from ra_gateway.upstream.tls import tls_context
-from tests.integration.test_cli import Ended, run
+from tests.support.commandline import Ended, run
 from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.processes import edit, make_setup, set_upstream
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -54,8 +53,6 @@ from ra_gateway.upstream.signing import (
 )
 from ra_gateway.upstream.step_ca import Provisioner, StepCASigner
 from ra_gateway.upstream.vault import VaultSigner
-from tests.conformance.test_p10cr import confirmation, csr, p10cr
-from tests.conformance.test_rr import rr
 from tests.support import requests
 from tests.support.asserts import assert_answers
 from tests.support.harness import (
@@ -69,11 +66,13 @@ from tests.support.harness import (
     status_of,
 )
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, write_certificates
+from tests.support.requests import confirmation_body, csr, p10cr, rr
 from tests.support.rest_cas import (
     Document,
     FakeKeyAPI,
     FakeStepCA,
     FakeVault,
+    server_tls,
     serving,
 )
 
@@ -251,7 +250,7 @@ async def test_a_pkcs10_is_certified_and_confirmed(opened: Open, kind: str) -> N
         root = cmp_certificate(world.operator.root.certificate).der
         assert root in answer.extra_certs
         assert site.ca.certificate.der not in answer.extra_certs
-        cert_conf = await follow(device, answer, confirmation(answer, -1), now=world.clock())
+        cert_conf = await follow(device, answer, confirmation_body(answer, -1), now=world.clock())
         assert (await world.ask(cert_conf)).body_type is BodyType.pkiconf
         assert [event.outcome for event in world.events] == ["issued", "confirmed"]
         assert len(site.api.asked) == 1
@@ -770,20 +769,6 @@ def test_a_provisioner_has_a_key_on_p256(operator_pki: OperatorPKI) -> None:
 
 
 # --- from a configuration -------------------------------------------------------------------------------------
-
-
-def server_tls(operator: OperatorPKI, directory: Path) -> ssl.SSLContext:
-    """What a server at 127.0.0.1 speaks TLS with, under the operator's root."""
-    server = operator.issuing.issue(
-        "127.0.0.1", san=["ip:127.0.0.1"], eku=["1.3.6.1.5.5.7.3.1"], key_usage=["digitalSignature"]
-    )
-    _, key_path = server.write(directory, "tls")
-    certificate_path = write_certificates(
-        directory / "tls-chain.pem", server.certificate, operator.issuing.certificate
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate_path, key_path)
-    return context
 
 
 def configuration(directory: Path, vendor: VendorPKI, operator: OperatorPKI, upstream: str) -> Path:

@@ -5,16 +5,12 @@ Where a CA cannot do something, that is asserted as well, with what the device a
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
 import pytest
 from aiohttp import web
 from cryptography import x509
@@ -22,42 +18,24 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from ra_gateway.app import Application, now
-from ra_gateway.cmp.algorithms import digest
+from ra_gateway.app import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
-    ANYONE,
-    CertStatus,
-    PKIHeader,
     PKIMessage,
-    PKIStatusInfo,
     body,
-    cert_confirm_body,
     cert_rep_message,
     rev_req_body,
 )
-from ra_gateway.cmp.protection import Credential, protect
-from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.cmp.verification import HeaderRules, authenticate_answer
-from ra_gateway.config import load
-from ra_gateway.device.client import post
+from ra_gateway.cmp.protection import Credential
 from ra_gateway.device.enrollment import (
     CertificateRejected,
     DeviceIdentity,
-    Done,
-    Enrollment,
-    RequestOptions,
-    operator_trust,
 )
-from ra_gateway.keys import KeySigner, load_certificates, pem
-from ra_gateway.ra.events import MessageHandled
+from ra_gateway.keys import KeySigner, pem
 from ra_gateway.ra.withdrawing import Withdrawing
-from tests.conformance.test_p10cr import csr
-from tests.conformance.test_rr import details
-from tests.integration.test_rest_upstreams import server_tls
 from tests.support.ejbca import CLIENT_ALIAS, PROFILE, RA_ALIAS, EndEntityProfile, make_ejbca, serve
-from tests.support.harness import cmp_credential, fail_names, status_of
+from tests.support.harness import fail_names, status_of
 from tests.support.openssl import OpensslMockCA, openssl_cmp_async
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, write_certificates, write_key
 from tests.support.processes import (
@@ -68,11 +46,10 @@ from tests.support.processes import (
     make_setup,
     set_upstream,
 )
-from tests.support.rest_cas import FakeKeyAPI, FakeStepCA, FakeVault, serving
+from tests.support.requests import csr, details
+from tests.support.rest_cas import FakeKeyAPI, FakeStepCA, FakeVault, server_tls, serving
+from tests.support.sites import EVERY_TYPE, NAME, SUBJECT, Site, configuration, served
 
-NAME: Final = "enb-1.ran.example.net"
-SUBJECT: Final = f"CN={NAME}"
-EVERY_TYPE: Final = '["ir", "cr", "kur", "p10cr", "rr"]'
 REQUESTS: Final = (BodyType.ir, BodyType.cr, BodyType.kur, BodyType.p10cr)
 
 KINDS: Final = (
@@ -93,162 +70,7 @@ NEEDS_PKCS10: Final = ("step_ca", "vault")
 # --- a gateway and what stands behind it ----------------------------------------------------------------------
 
 
-@dataclass
-class Site:
-    """A gateway that serves, and its CA.
-
-    Args:
-        url: Where base stations post.
-        refused_subject: A subject that the CA refuses, once `refuse` was called.
-        take_away: Makes the CA unreachable; None where it goes with the gateway.
-        revoked: Serial numbers of what the CA has revoked.
-        device_key: The one key that the CA has a certificate for; None where it certifies any.
-        pause_seconds: Between two operations. The mock server closes its connection after each, and a request
-            that meets that on its way may have been seen, so that it is not sent again.
-    """
-
-    application: Application
-    events: list[MessageHandled]
-    url: str
-    vendor: VendorPKI
-    root: Certificate
-    session: aiohttp.ClientSession
-    revoked: Callable[[], set[int]]
-    refuse: Callable[[], Mapping[str, Any]]
-    take_away: Callable[[], Awaitable[None]] | None = None
-    device_key: Any = None
-    pause_seconds: float = 0.0
-
-    @property
-    def event(self) -> MessageHandled:
-        """What the operator was told last of a base station's message."""
-        return [event for event in self.events if event.endpoint == "ran"][-1]
-
-    def device(self, serial: str = "ENB-1") -> Credential:
-        """A base station as it left the factory."""
-        return cmp_credential(self.vendor.device(serial))
-
-    def enrollment(
-        self, identity: DeviceIdentity, body_type: BodyType, *, takes: bool = True, **options: Any
-    ) -> Enrollment:
-        """One ir, cr or kur."""
-        subject = options.pop("subject", None if body_type is BodyType.kur else SUBJECT)
-        return Enrollment(
-            identity,
-            self.device_key or make_key("p256"),
-            RequestOptions(body_type=body_type, subject=subject, **options),
-            clock=now,
-            random_octets=secrets.token_bytes,
-            find_fault=lambda certificate: "" if takes else "not wanted",
-        )
-
-    def identity(self, credential: Credential | None = None) -> DeviceIdentity:
-        """A base station that knows the operator's root."""
-        return DeviceIdentity(credential or self.device(), operator_trust(self.root))
-
-    async def run(self, enrollment: Enrollment) -> Done:
-        """Go through an operation to its end."""
-        der = await enrollment.request()
-        while True:
-            step = await enrollment.receive(await post(self.session, self.url, der))
-            if isinstance(step, Done):
-                return step
-            der = step.der
-
-    async def ask(self, der: bytes) -> PKIMessage:
-        """Send a message; whatever the answer says, the RA has signed it for this request."""
-        request = PKIMessage.from_der(der)
-        answer = PKIMessage.from_der(await post(self.session, self.url, der))
-        trust: TrustDomain = operator_trust(self.root)
-        authenticate_answer(answer, trust, (), HeaderRules(), now())
-        assert answer.header.transaction_id == request.header.transaction_id
-        assert answer.header.recip_nonce == request.header.sender_nonce
-        return answer
-
-    async def message(self, credential: Credential, body_der: bytes, **header: Any) -> bytes:
-        """A message under a credential."""
-        usual = PKIHeader(
-            sender_der=credential.sender_der,
-            recipient_der=ANYONE,
-            message_time=now(),
-            transaction_id=secrets.token_bytes(16),
-            sender_nonce=secrets.token_bytes(16),
-        )
-        return await protect(
-            replace(usual, **header), body_der, credential, credential.certificates
-        )
-
-    async def p10cr(self, credential: Credential, subject: str = SUBJECT) -> PKIMessage:
-        """Send a PKCS#10, with the name that every base station here has."""
-        request = csr(self.device_key or make_key("p256"), subject, NAME)
-        return await self.ask(await self.message(credential, body(BodyType.p10cr, request)))
-
-    async def confirm(
-        self, credential: Credential, answer: PKIMessage, *, takes: bool = True
-    ) -> PKIMessage:
-        """Send certConf for a certificate."""
-        (response,) = cert_rep_message(answer.body_content).responses
-        info = None if takes else PKIStatusInfo(PKIStatus.rejection, ("not wanted",))
-        hashed = digest("sha256", response.certificate_der or b"")
-        status = CertStatus(hashed, response.cert_req_id, info)
-        der = await self.message(
-            credential,
-            cert_confirm_body(status),
-            transaction_id=answer.header.transaction_id,
-            recip_nonce=answer.header.sender_nonce,
-        )
-        return await self.ask(der)
-
-    async def enrolled(self) -> Done:
-        """A base station with an operator certificate of this CA."""
-        done = await self.run(self.enrollment(self.identity(), BodyType.ir))
-        await asyncio.sleep(self.pause_seconds)
-        return done
-
-
 Open = Callable[[str], Any]
-
-
-@asynccontextmanager
-async def served(
-    path: Path, vendor: VendorPKI, root_path: Path, **fields: Any
-) -> AsyncIterator[Site]:
-    """Serve a configuration in this process."""
-    events: list[MessageHandled] = []
-    application = Application(load(path), sink=events.append)
-    host, port = await application.start()
-    try:
-        async with aiohttp.ClientSession() as session:
-            yield Site(
-                application,
-                events,
-                f"http://{host}:{port}/.well-known/cmp",
-                vendor,
-                load_certificates(root_path, "root")[0],
-                session,
-                **fields,
-            )
-    finally:
-        await application.stop()
-
-
-def configuration(
-    directory: Path, vendor: VendorPKI, operator: OperatorPKI, upstreams: str, endpoint: str = ""
-) -> Path:
-    """Write a gateway's configuration, and the files that it names."""
-    operator.write(directory)
-    write_certificates(directory / "acme.pem", vendor.root.certificate)
-    path = directory / "gateway.toml"
-    path.write_text(
-        "[server]\nlisten_port = 0\n"
-        '[ra]\ncertificate_path = "ra.pem"\nkey_path = "ra.key"\nchain_paths = ["issuing.pem"]\n'
-        '[operator]\nanchors_paths = ["root.pem"]\nintermediates_paths = ["issuing.pem"]\n'
-        '[vendors.acme]\nanchors_paths = ["acme.pem"]\nbody_types = ["ir", "cr", "p10cr"]\n'
-        '[vendors.acme.identity]\nallowed_subjects = ["*"]\nallowed_sans = ["*"]\n'
-        '[endpoints.ran]\npaths = ["/.well-known/cmp"]\nvendors = ["acme"]\nupstream = "main"\n'
-        f"body_types = {EVERY_TYPE}\n{endpoint}\n{upstreams}\n"
-    )
-    return path
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from ra_gateway.app import warnings
 from ra_gateway.config import load
-from tests.integration.test_cli import run, succeeded
+from tests.support.commandline import run, succeeded
 from tests.support.pki import VendorPKI, make_root, write_certificates
 from tests.support.processes import GatewayProcess, edit, http_upstream, make_setup, set_upstream
 

@@ -1,8 +1,9 @@
 """`ra-gateway` as processes of their own that begin in milliseconds.
 
 Importing the program takes longer than most of what a test asks of it. So one process of each test run (the *fork
-server* of `multiprocessing`) has imported it and opened nothing, and every command is a child of that: with a process
-ID, an environment, files and an end of its own, as if it had been typed. `test_demo` and `test_extras` type it.
+server* of `multiprocessing`) has imported it, asked the linter about the profiles of a CA (`tests.support.preloaded`)
+and opened nothing, and every command is a child of that: with a process ID, an environment, files and an end of its
+own, as if it had been typed. `test_demo` and `test_extras` type it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ra_gateway.cli.main import main as ra_gateway
 from tests.support.patience import PATIENCE_SECONDS
 
 _FORKING: Final = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload([__name__])
+_FORKING.set_forkserver_preload(["tests.support.preloaded"])
 
 
 class Command:

@@ -363,6 +363,14 @@ def _bear(job: Job, operator: OperatorPKI) -> tuple[int, bytes]:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), octets
 
 
+async def _warm_up(operator: OperatorPKI, directory: Path) -> None:
+    """Issue, renew and revoke once, on a ledger that nobody looks at: what that imports and prepares, children have."""
+    async with open_desk(operator, directory / "warm.db") as desk:
+        first = await desk.enrol()
+        await desk.confirm(first)
+        await desk.ca.handle(await desk.revocation(first.certificate))
+
+
 def _serve(operator: OperatorPKI, jobs: BinaryIO, outcomes: BinaryIO) -> None:
     while True:
         try:
@@ -379,7 +387,10 @@ def main(directory: Path) -> None:
     jobs, outcomes = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    _serve(_load_operator(directory), jobs, outcomes)
+    operator = _load_operator(directory)
+    asyncio.run(_warm_up(operator, directory))
+    assert threading.active_count() == 1  # a child would lack the others
+    _serve(operator, jobs, outcomes)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger import Ledger, open_ledger
 from ra_gateway.ca.profiles import NE_IPSEC, Profile
-from ra_gateway.ca.records import CertificateStatus, Privilege, Role
+from ra_gateway.ca.records import CertificateStatus, EndEntity, Privilege, Role
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, digest
 from ra_gateway.cmp.certificates import Certificate
@@ -55,7 +55,7 @@ from ra_gateway.errors import (
 )
 from ra_gateway.keys import KeySigner
 from tests.support import pki
-from tests.support.pki import OperatorPKI, PrivateKey
+from tests.support.pki import OperatorPKI, PrivateKey, VendorPKI
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 RULES = HeaderRules()
@@ -364,3 +364,42 @@ async def open_desk(
         yield Desk(ca, ledger, clock, operator, domain, credential_of(operator.ra))
     finally:
         await ca.close()
+
+
+IDENTITY = "SN-000001"
+
+
+NAMES = ("dns:enb1.example.net", "ip:192.0.2.1")
+
+
+ENB1 = EndEntity("enb1", SUBJECT, NAMES, vendor="acme", identity=IDENTITY)
+
+
+def vendor_domain(vendor: VendorPKI, name: str = "acme") -> TrustDomain:
+    return TrustDomain(name, DomainKind.vendor, (ours(vendor.root.certificate),))
+
+
+@asynccontextmanager
+async def open_client(
+    operator: OperatorPKI,
+    vendor: VendorPKI,
+    path: Path,
+    *entities: EndEntity,
+    implicit_confirm: bool = False,
+    policy: IssuancePolicy | None = None,
+) -> AsyncIterator[Desk]:
+    """A CA in client mode; what the desk sends is signed by the base station SN-000001."""
+    client = ClientMode({"acme": vendor_domain(vendor)}, "cn", implicit_confirm)
+    async with open_desk(operator, path, client=client, policy=policy) as desk:
+        desk.mode = Mode.client
+        desk.ra = credential_of(vendor.device(IDENTITY))
+        for entity in entities or (ENB1,):
+            await desk.ledger.registry.add_entity(entity, "test", NOW)
+        yield desk
+
+
+async def enrolled(desk: Desk, **options: Any) -> Enrolment:
+    """A device that enrolled and confirmed, both with its vendor certificate."""
+    enrolment = await desk.enrol(**options)
+    await desk.confirm(enrolment)
+    return enrolment

@@ -16,11 +16,14 @@ from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
+    ANYONE,
     PKICONF_BODY,
     CertRepMessage,
     CertResponse,
+    PKIHeader,
     PKIMessage,
     PKIStatusInfo,
+    assemble,
     body,
     cert_rep_body,
     cert_req_messages,
@@ -224,3 +227,9 @@ async def messages(vendor: pki.VendorPKI, operator: pki.OperatorPKI) -> dict[str
         ir, body_der=body(BodyType.p10cr, signed.public_bytes(serialization.Encoding.DER))
     )
     return found
+
+
+def bare_message(body_der: bytes, **header: object) -> bytes:
+    """Return an unprotected message around a body."""
+    usual = PKIHeader(ANYONE, ANYONE, transaction_id=bytes(16), sender_nonce=bytes(16))
+    return assemble(replace(usual, **header).to_der(), body_der, None)  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ from ra_gateway.ra.events import EventSink, MessageHandled
 from ra_gateway.ra.node import Node
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
-from ra_gateway.ra.ports import Inventory, TransactionStore
+from ra_gateway.ra.ports import Inventory, InventoryEntry, TransactionStore
 from ra_gateway.ra.revocation import NOBODY_ASKED, SignerStatus
 from ra_gateway.ra.routes import Endpoint, Upstream
 from ra_gateway.stores.memory import MemoryStore
@@ -441,3 +441,15 @@ def fail_names(answer: PKIMessage) -> Sequence[str]:
 def other_operator() -> OperatorPKI:
     """An operator that nobody here trusts."""
     return make_operator_pki("Other Operator")
+
+
+@dataclass
+class ListedDevices:
+    """An inventory in memory; `asked` is what it was asked for."""
+
+    entries: dict[tuple[str, str], InventoryEntry] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    async def find(self, domain: str, identity: str) -> InventoryEntry | None:
+        self.asked.append((domain, identity))
+        return self.entries.get((domain, identity))

@@ -38,9 +38,6 @@ from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.transaction import Transaction
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
-from tests.conformance.test_mac import ONCE, OTHER, REFERENCE, SECRET
-from tests.conformance.test_p10cr import csr
-from tests.conformance.test_rr import details
 from tests.support import requests
 from tests.support.asserts import assert_answers
 from tests.support.harness import (
@@ -53,8 +50,10 @@ from tests.support.harness import (
     follow,
     status_of,
 )
+from tests.support.mac import ONCE, OTHER, REFERENCE, SECRET
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Credential, make_key
+from tests.support.requests import csr, details
 
 WAIT_AFTER_SECONDS: Final = 0.1
 """How long a device is held up in these tests: real time, unlike leases, which the world's clock decides."""

@@ -7,31 +7,41 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import AttributeOID
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import SignatureAlgorithm
-from ra_gateway.cmp.certificates import ExtensionOID
-from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.algorithms import SignatureAlgorithm, digest
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     ANYONE,
+    CertStatus,
     CertTemplate,
     Control,
     Extension,
     PKIHeader,
     PKIMessage,
+    PKIStatusInfo,
+    RevDetails,
     body,
+    cert_confirm_body,
     cert_rep_message,
     cert_request_der,
+    rev_req_body,
     signature_popo_der,
 )
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.keys import KeySigner
+from tests.support import pki
 from tests.support.asserts import assert_refused
-from tests.support.harness import World
+from tests.support.harness import World, cmp_certificate, cmp_credential, follow
 
 SUBJECT = "CN=enb-1.ran.example.net"
+KEY_COMPROMISE = 1
 
 
 def spki(key: Any) -> bytes:
@@ -158,3 +168,73 @@ async def assert_refused_in_body(
     assert (response.cert_req_id, response.certificate_der) == (cert_req_id, None)
     assert detail in world.events[-1].detail
     return answer
+
+
+def details(
+    certificate: Certificate, *, reason: int | None = KEY_COMPROMISE, **template: Any
+) -> RevDetails:
+    named = {"issuer_der": certificate.issuer_der, "serial_number": certificate.serial_number}
+    code = asn1.tlv(0x0A, bytes((reason or 0,)))
+    return RevDetails(
+        CertTemplate(**{**named, **template}),
+        () if reason is None else (Extension(OID.reasonCode, False, code),),
+    )
+
+
+async def rr(
+    world: World, device: pki.Credential, asked: RevDetails | None = None, **header: Any
+) -> bytes:
+    """An rr for the certificate that protects it, or for another."""
+    asked = asked or details(cmp_certificate(device.certificate))
+    return await message(world, cmp_credential(device), rev_req_body(asked), **header)
+
+
+def csr(key: Any, subject: str = SUBJECT, *names: str, hash_algorithm: Any = None) -> bytes:
+    """A PKCS#10, as cryptography makes it."""
+    builder = x509.CertificateSigningRequestBuilder(x509.Name.from_rfc4514_string(subject))
+    if names:
+        san = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+        builder = builder.add_extension(san, critical=False)
+    builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"ignored")
+    return builder.sign(key, hash_algorithm or hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+async def made_by_hand(
+    key: Any, *, version: int = 0, subject: str = SUBJECT, attributes: bytes = b"\xa0\x00"
+) -> bytes:
+    """A PKCS#10 with a good signature over whatever is wrong in it."""
+    signer = KeySigner(key)
+    info = asn1.tlv(
+        0x30,
+        asn1.encode(version),
+        x509.Name.from_rfc4514_string(subject).public_bytes(),
+        spki(key),
+        attributes,
+    )
+    signature = await signer.sign(info)
+    return asn1.tlv(0x30, info, signer.algorithm.der, asn1.tlv(0x03, b"\x00", signature))
+
+
+async def p10cr(world: World, credential: Any, request: bytes, **header: Any) -> bytes:
+    if not isinstance(credential, Credential):
+        credential = cmp_credential(credential)
+    return await message(world, credential, body(BodyType.p10cr, request), **header)
+
+
+def confirmation_body(answer: PKIMessage, cert_req_id: int) -> bytes:
+    (response,) = cert_rep_message(answer.body_content).responses
+    assert response.certificate_der is not None
+    return cert_confirm_body(
+        CertStatus(digest("sha256", response.certificate_der), cert_req_id, None)
+    )
+
+
+async def confirmation(
+    world: World, signer: pki.Credential, answer: PKIMessage, *, rejects: bool = False
+) -> bytes:
+    """The certConf for an answer."""
+    (response,) = cert_rep_message(answer.body_content).responses
+    assert response.certificate_der is not None
+    info = PKIStatusInfo(PKIStatus.rejection) if rejects else None
+    status = CertStatus(digest("sha256", response.certificate_der), response.cert_req_id, info)
+    return await follow(signer, answer, cert_confirm_body(status), now=world.clock())

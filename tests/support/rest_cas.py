@@ -14,6 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -28,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.keys import pem
 from tests.support.harness import cmp_certificate
-from tests.support.pki import OperatorPKI, certificate_der
+from tests.support.pki import OperatorPKI, certificate_der, write_certificates
 
 Document = dict[str, Any]
 
@@ -360,3 +361,17 @@ class FakeKeyAPI(FakeAPI):
     def error(self, error: APIError) -> Document:
         """One text."""
         return {"error": error.text}
+
+
+def server_tls(operator: OperatorPKI, directory: Path) -> ssl.SSLContext:
+    """What a server at 127.0.0.1 speaks TLS with, under the operator's root."""
+    server = operator.issuing.issue(
+        "127.0.0.1", san=["ip:127.0.0.1"], eku=["1.3.6.1.5.5.7.3.1"], key_usage=["digitalSignature"]
+    )
+    _, key_path = server.write(directory, "tls")
+    certificate_path = write_certificates(
+        directory / "tls-chain.pem", server.certificate, operator.issuing.certificate
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate_path, key_path)
+    return context

@@ -10,7 +10,7 @@ import structlog
 
 from ra_gateway.clocks import CALM_SECONDS, STEP_SECONDS, SteadyClock, elapsed_seconds, unstepped
 from ra_gateway.stores.memory import MemoryStore
-from tests.contract.transactions import new_transaction
+from tests.support.transactions import new_transaction
 
 
 class Machine:

@@ -21,7 +21,7 @@ from ra_gateway.ca.ledger.database import write
 from ra_gateway.ca.ledger.sql import Prepared, listed, operation_key, padded
 from ra_gateway.ca.records import CertificateStatus, Reason, Reenroll, Revocation
 from ra_gateway.errors import ConfigError, StoreUnavailable
-from tests.contract.ledgers import NOW, intent, issue, operation
+from tests.support.ledgers import NOW, intent, issue, operation
 from tests.support.patience import PATIENCE_SECONDS
 
 
@@ -148,7 +148,7 @@ _ISSUES_FOR_EVER = """
 import asyncio, sys
 from pathlib import Path
 from ra_gateway.ca.ledger import open_ledger
-from tests.contract.ledgers import issue
+from tests.support.ledgers import issue
 
 async def run():
     ledger = open_ledger(Path(sys.argv[1]))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+from ra_gateway.app.gateway import transaction_store
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.config import load
 from ra_gateway.ra.ports import TransactionStore
 from ra_gateway.ra.transaction import Exchange, State, Transaction, TransactionKey
 
@@ -48,3 +52,16 @@ def new_transaction(
 async def winners(store: TransactionStore, rivals: list[Transaction]) -> list[Transaction]:
     """Create the rivals one after the other and return those that were stored."""
     return [rival for rival in rivals if await store.create(rival) is None]
+
+
+def in_redis(config: Path, work: Any) -> Any:
+    """Do something with the store of the gateway's configuration."""
+
+    async def main() -> Any:
+        store = transaction_store(load(config).store)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(main())

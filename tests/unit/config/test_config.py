@@ -15,33 +15,17 @@ from ra_gateway import config
 from ra_gateway.cmp import algorithms, codes, verification
 from ra_gateway.config import GatewayConfig, load, load_ca, parse
 from ra_gateway.errors import ConfigError, Problem
+from tests.support.configurations import TABLES, written
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PRODUCTION = ROOT / "config/gateway.production.toml"
 DEVELOPMENT = ROOT / "config/gateway.development.toml"
 
-TABLES = {
-    "server": "[server]",
-    "store": "[store]",
-    "ra": '[ra]\ncertificate_path = "ra.pem"\nkey_path = "ra.key"',
-    "operator": '[operator]\nanchors_paths = ["root.pem"]',
-    "vendor": '[vendors.acme]\nanchors_paths = ["acme.pem"]',
-    "identity": '[vendors.acme.identity]\nallowed_subjects = ["CN=*"]',
-    "upstream": '[upstreams.main]\nkind = "cmp_http"\nurl = "http://ca.example.net/cmp"',
-    "endpoint": (
-        '[endpoints.ran]\npaths = ["/.well-known/cmp"]\nvendors = ["acme"]\nupstream = "main"'
-    ),
-}
 POOL = '[upstreams.main]\nkind = "cmp_http"\nurls = ["http://a/cmp", "https://b/cmp"]'
 CA = '[ca]\ndirectory_path = "ca"\nledger_path = "ledger.sqlite"'
 CA_ON_POSTGRESQL = '[ca]\ndirectory_path = "ca"\nledger_url = "postgresql://ca@db/ledger"'
 PUBLIC_FILES = ("ra.pem", "root.pem", "acme.pem", "ca/root.pem", "ca/issuing.pem", "ca/cmp.pem")
 SECRET_FILES = ("ra.key", "ca/issuing.key", "ca/cmp.key")
-
-
-def written(more: str = "", **replaced: str) -> str:
-    """Return a valid configuration, with some tables replaced and something added."""
-    return "\n".join([*(TABLES | replaced).values(), more])
 
 
 def problems(text: str, directory: Path = Path("/nowhere"), **options: Any) -> list[Problem]:

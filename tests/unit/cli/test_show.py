@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -22,10 +21,8 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     ANYONE,
     CertStatus,
-    PKIHeader,
     PKIMessage,
     PKIStatusInfo,
-    assemble,
     body,
     cert_confirm_body,
     error_body,
@@ -33,7 +30,7 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import PKIFailureInfo
 from tests.support import pki
-from tests.support.dialogue import NOW, messages
+from tests.support.dialogue import NOW, bare_message, messages
 
 
 def text_of(der: bytes) -> str:
@@ -44,18 +41,12 @@ def text_of(der: bytes) -> str:
     return console.file.getvalue()
 
 
-def message(body_der: bytes, **header: object) -> bytes:
-    """Return an unprotected message around a body."""
-    usual = PKIHeader(ANYONE, ANYONE, transaction_id=bytes(16), sender_nonce=bytes(16))
-    return assemble(replace(usual, **header).to_der(), body_der, None)  # type: ignore[arg-type]
-
-
 def test_value_that_pyasn1_decodes_but_cannot_encode() -> None:
     """A time without its Z stops pyasn1 half-way: what it had shown is replaced by a dump."""
     der = pki.make_root("Rare").der
     spoilt = der.replace(b"200101000000Z", b"2001010000000")
     assert spoilt != der
-    shown = text_of(message(body(BodyType.cann, spoilt)))
+    shown = text_of(bare_message(body(BodyType.cann, spoilt)))
     assert "dump of its ASN.1" in shown
     assert 'UTCTime "2001010000000"' in shown
 
@@ -128,7 +119,7 @@ async def test_answers_in_words(made: dict[str, bytes]) -> None:
 @pytest.mark.parametrize("body_type", BodyType)
 def test_body_of_every_type_however_broken(body_type: BodyType) -> None:
     """Content that is not of the body's type is dumped as ASN.1, with a note."""
-    shown = text_of(message(body(body_type, bytes.fromhex("300a020107040501ff02030400"))))
+    shown = text_of(bare_message(body(body_type, bytes.fromhex("300a020107040501ff02030400"))))
     assert body_type.name in shown
     assert "note:" in shown
     assert "ff0203" in shown
@@ -182,7 +173,7 @@ def _crl() -> bytes:
 def test_body_types_the_gateway_never_handles(body_type: BodyType) -> None:
     """They are shown all the same."""
     make, line = RARE[body_type]
-    shown = text_of(message(body(body_type, make(pki.make_root("Rare").der))))
+    shown = text_of(bare_message(body(body_type, make(pki.make_root("Rare").der))))
     assert line in shown
     assert "note:" not in shown
 
@@ -194,7 +185,7 @@ def test_newer_syntax_is_shown_by_our_own_decoder() -> None:
     )
     rejection = PKIStatusInfo(PKIStatus.rejection, ("no",), (PKIFailureInfo.incorrectData,))
     status = CertStatus(b"\x07" * 64, 0, rejection, identifier)
-    shown = text_of(message(cert_confirm_body(status), pvno=3))
+    shown = text_of(bare_message(cert_confirm_body(status), pvno=3))
     assert "shown by the gateway's own decoder" in shown
     assert "hashAlg: sha512 (2.16.840.1.101.3.4.2.3)" in shown
     assert "failInfo: incorrectData" in shown
@@ -210,7 +201,7 @@ def test_enveloped_private_key_is_not_shown() -> None:
     )
     response = asn1.tlv(0x30, b"\x02\x01\x00", bytes.fromhex("3003020100"), pair)
     content = asn1.tlv(0x30, asn1.tlv(0x30, response))
-    shown = text_of(message(body(BodyType.ip, content)))
+    shown = text_of(bare_message(body(BodyType.ip, content)))
     assert "CN=Rare" in shown
     assert "not shown" in shown
     assert secret.hex() not in shown
@@ -222,7 +213,7 @@ def test_secrets_are_not_shown() -> None:
     token = asn1.tlv(0x30, asn1.oid_der("1.3.6.1.5.5.7.5.1.1"), asn1.tlv(0x0C, b"hunter2"))
     template = asn1.tlv(0x30, asn1.tlv(0xA5, b"\x30\x00"))
     request = asn1.tlv(0x30, b"\x02\x01\x00", template, asn1.tlv(0x30, token))
-    shown = text_of(message(body(BodyType.ir, asn1.tlv(0x30, asn1.tlv(0x30, request)))))
+    shown = text_of(bare_message(body(BodyType.ir, asn1.tlv(0x30, asn1.tlv(0x30, request)))))
     assert "regToken" in shown
     assert "hunter2" not in shown
     assert b"hunter2".hex() not in shown
@@ -231,7 +222,7 @@ def test_secrets_are_not_shown() -> None:
 def test_texts_of_strangers_do_not_drive_the_terminal() -> None:
     """Escape sequences and markup in a statusString are shown, not obeyed."""
     evil = PKIStatusInfo(PKIStatus.rejection, ("[red]\x1b[2J\u202egone",))
-    shown = text_of(message(error_body(evil)))
+    shown = text_of(bare_message(error_body(evil)))
     assert "\x1b" not in shown
     assert "\u202e" not in shown
     assert "[red]\\x1b[2J" in shown
@@ -253,7 +244,7 @@ def test_texts_of_strangers_do_not_drive_the_terminal() -> None:
 )
 def test_forms_of_input(form: Callable[[bytes], bytes]) -> None:
     """DER, base64 and hex in their usual looks are all read."""
-    der = message(error_body(PKIStatusInfo(PKIStatus.rejection)), message_time=NOW)
+    der = bare_message(error_body(PKIStatusInfo(PKIStatus.rejection)), message_time=NOW)
     assert read_message(form(der)) == der
 
 
@@ -300,7 +291,7 @@ def test_header_that_does_not_conform() -> None:
 
 def test_sender_that_is_no_directory_name() -> None:
     """Other GeneralNames are shown, too."""
-    der = message(
+    der = bare_message(
         error_body(PKIStatusInfo(PKIStatus.waiting)),
         sender_der=asn1.tlv(0x82, b"ra.example.net"),
         recipient_der=directory_name(b"\x30\x00"),

@@ -13,9 +13,9 @@ from ra_gateway.config import load, parse
 from ra_gateway.config.dialects import DIALECT_KEYS, DIALECTS, settings_of, with_dialects
 from ra_gateway.config.upstream_tables import CMPHTTPUpstream, DialectConfig
 from ra_gateway.errors import ConfigError
-from tests.unit.test_config import written
+from tests.support.configurations import written
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs/upstreams.md").read_text()
 EXAMPLES = sorted((ROOT / "config").glob("gateway.*.toml"))
 HTTP = '[upstreams.main]\nkind = "cmp_http"\nurl = "http://ca.example.net/cmp"\n'

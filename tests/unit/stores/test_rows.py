@@ -10,7 +10,7 @@ from ra_gateway.errors import ConfigError
 from ra_gateway.stores.inventory import COLUMNS, CSVInventory
 from ra_gateway.stores.rows import MAX_LINE_OCTETS, MAX_PROBLEMS
 from ra_gateway.stores.secrets import SecretFile
-from tests.contract.transactions import system_clock
+from tests.support.transactions import system_clock
 
 HEADER = ",".join(COLUMNS) + "\n"
 GOOD = "acme,SN1,CN=enb-1,dns:enb-1 dns:enb-one,true\n"

@@ -1,0 +1,20 @@
+"""What the fork server of `tests.support.commands` has done before its first child: imported by it alone."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from ra_gateway.app.ca import ca_material, ca_profiles
+from ra_gateway.ca.lint import require_clean
+from ra_gateway.config import load
+from tests.support import commands  # noqa: F401 - what children run
+from tests.support.linting import remember_findings
+from tests.support.pki import make_vendor_pki
+from tests.support.processes import make_setup
+
+remember_findings()
+with tempfile.TemporaryDirectory() as _directory:
+    _config = load(make_setup(Path(_directory, "site"), vendors={"acme": make_vendor_pki("ACME")}))
+    assert _config.ca is not None
+    require_clean(ca_profiles(_config.ca).values(), ca_material(_config.ca).issuers[0])
