@@ -42,7 +42,6 @@ from ra_gateway.config import (
 from ra_gateway.errors import ConfigError, Problem, missing_extra
 from ra_gateway.logs import LogSink
 from ra_gateway.ra.events import EventSink
-from ra_gateway.ra.node import Node
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
 from ra_gateway.ra.ports import CACore
@@ -63,6 +62,7 @@ from ra_gateway.ra.routes import (
     Upstream,
     Variant,
 )
+from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import RELAYED_DOMAIN
 from ra_gateway.ra.withdrawing import Withdrawing
 from ra_gateway.stores.inventory import CSVInventory
@@ -415,7 +415,7 @@ class Application:
             if self._bundled is None
             else LedgerStatus(self._bundled.ledger, self._bundled.issuers)
         )
-        self.node = Node(
+        self.services = Services(
             endpoints=endpoints,
             credential=lambda: self._ra.current,
             earlier_credentials=self._ra.earlier,
@@ -433,7 +433,7 @@ class Application:
             act_lifetime=timedelta(seconds=config.store.act_lifetime_seconds),
             steady=STEADY,
         )
-        self.gateway = Gateway(self.node)
+        self.gateway = Gateway(self.services)
         self.listener = cmp_listener(
             self.gateway,
             config.server,
@@ -482,7 +482,9 @@ class Application:
         self._background = [
             asyncio.create_task(supervised("ra.credential", self._ra.watch)),
             asyncio.create_task(
-                supervised("unconfirmed", lambda: Withdrawing(self.node).run(_WITHDRAWING_SECONDS))
+                supervised(
+                    "unconfirmed", lambda: Withdrawing(self.services).run(_WITHDRAWING_SECONDS)
+                )
             ),
         ]
         server = self._config.server
@@ -518,7 +520,7 @@ class Application:
             left_at = time.monotonic() + self._config.server.drain_seconds
             await self.listener.drain(self._config.server.drain_seconds)
             # Devices that were told to wait: what their CA still answers in time need not be asked for again.
-            await self.node.drain(max(left_at - time.monotonic(), 0.0))
+            await self.services.drain(max(left_at - time.monotonic(), 0.0))
 
 
 def check(config: GatewayConfig) -> None:

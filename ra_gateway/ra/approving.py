@@ -13,8 +13,8 @@ from ra_gateway.errors import GatewayError, ServiceFailure
 from ra_gateway.ra import machine, responses, retransmission, transactions
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.events import Outcome
-from ra_gateway.ra.node import Node
 from ra_gateway.ra.ports import Approvals, Clock, TransactionStore
+from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import State, Transaction, TransactionKey
 from ra_gateway.ra.transactions import Overtaken
 
@@ -113,24 +113,24 @@ async def _not_held(approvals: Approvals, found: Transaction | None) -> NotHeld:
 
 
 async def hold(
-    node: Node, context: RequestContext, transaction: Transaction, now: datetime
+    services: Services, context: RequestContext, transaction: Transaction, now: datetime
 ) -> bytes:
     """Store a request for an operator to decide on, and tell the device to wait.
 
     Raises:
         CMPError: It is refused.
     """
-    if node.approvals is None:
+    if services.approvals is None:
         raise ServiceFailure("approval is configured, but nothing keeps what waits for it")
-    live = await node.store.load(transaction.key)
+    live = await services.store.load(transaction.key)
     if live is not None:
-        return await retransmission.respond(node, context, live)
-    response = await responses.waiting(node, context, transaction)
+        return await retransmission.respond(services, context, live)
+    response = await responses.waiting(services, context, transaction)
     held = machine.opened_waiting(transaction, *response, now)
-    await node.approvals.hold(held.key, held.expires_at)
-    live = await node.store.create(held)
+    await services.approvals.hold(held.key, held.expires_at)
+    live = await services.store.create(held)
     if live is not None:
-        return await retransmission.respond(node, context, live)
+        return await retransmission.respond(services, context, live)
     context.report.outcome = Outcome.held
     context.report.notes.append(f"{rfc4514(held.subject_der)} waits for approval")
     return response.der

@@ -35,8 +35,8 @@ from ra_gateway.errors import (
     SignerNotTrusted,
 )
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.node import Node
 from ra_gateway.ra.routes import Endpoint, MACAccess
+from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, Transaction, TransactionKey
 
 _UNDER_MAC: Final = frozenset({BodyType.ir, BodyType.cr, BodyType.p10cr})
@@ -58,7 +58,9 @@ def _opened(context: RequestContext, authenticated: Authenticated) -> Opened:
     return Opened(context, authenticated, key)
 
 
-async def authenticate_request(node: Node, context: RequestContext, now: datetime) -> Opened:
+async def authenticate_request(
+    services: Services, context: RequestContext, now: datetime
+) -> Opened:
     """Authenticate a message that opens an operation (step 3).
 
     Raises:
@@ -146,7 +148,7 @@ def shown_certificate(
 
 
 async def check_status(
-    node: Node, context: RequestContext, authenticated: Authenticated, now: datetime
+    services: Services, context: RequestContext, authenticated: Authenticated, now: datetime
 ) -> None:
     """Refuse who was good once: a revoked signer, a shared secret whose time is over.
 
@@ -154,7 +156,7 @@ async def check_status(
         SignerNotTrusted, StatusUnavailable.
     """
     if isinstance(authenticated, AuthenticatedMessage):
-        context.report.notes += await node.signer_status.check(authenticated, now)
+        context.report.notes += await services.signer_status.check(authenticated, now)
         return
     secret = authenticated.requester
     if secret.expires_at is not None and secret.expires_at <= now:
@@ -178,7 +180,7 @@ class Continued(NamedTuple):
     before: Exchange | None
 
 
-async def find_transaction(node: Node, context: RequestContext) -> Continued:
+async def find_transaction(services: Services, context: RequestContext) -> Continued:
     """Find the transaction that a message continues, by transactionID and by whose key protects it (step 3).
 
     Raises:
@@ -186,10 +188,10 @@ async def find_transaction(node: Node, context: RequestContext) -> Continued:
     """
     endpoint, message = context.endpoint, context.message
     known: dict[bytes, tuple[Transaction, KnownSigner]] = {}
-    live = await node.store.find(message.header.transaction_id or b"")
+    live = await services.store.find(message.header.transaction_id or b"")
     mac = endpoint.mac
     if mac is not None and live and mac_protected(message):
-        return await _find_by_secret(node, context, mac, live)
+        return await _find_by_secret(services, context, mac, live)
     for found in live:
         domain = endpoint.domains.get(found.key.domain)
         if found.endpoint == endpoint.name and domain is not None:
@@ -203,7 +205,7 @@ async def find_transaction(node: Node, context: RequestContext) -> Continued:
             f"{message.body_type.name} for a transactionID that is not known here",
             rule="R11",
         )
-    now = node.clock()
+    now = services.clock()
     authenticated = authenticate_follower(
         message, [signer for _, signer in known.values()], endpoint.rules, now
     )
@@ -213,12 +215,12 @@ async def find_transaction(node: Node, context: RequestContext) -> Continued:
     if before is None:
         rules = endpoint.rules.relaxed_by(authenticated.domain.quirks)
         check_message_time(message.header, rules, now)
-        context.report.notes += await node.signer_status.check(authenticated, now)
+        context.report.notes += await services.signer_status.check(authenticated, now)
     return Continued(_where_it_went(context, transaction), authenticated, transaction, before)
 
 
 async def _find_by_secret(
-    node: Node, context: RequestContext, mac: MACAccess, live: Sequence[Transaction]
+    services: Services, context: RequestContext, mac: MACAccess, live: Sequence[Transaction]
 ) -> Continued:
     """Find the transaction that was opened under the same shared secret.
 
@@ -235,7 +237,7 @@ async def _find_by_secret(
             context, authenticated = await _authenticate_by_secret(context, mac)
             before = transaction.exchange_for(context.digest)
             if before is None:
-                check_message_time(header, context.endpoint.rules, node.clock())
+                check_message_time(header, context.endpoint.rules, services.clock())
             context = _where_it_went(context, transaction)
             return Continued(context, authenticated, transaction, before)
     raise ProtectionRefused(

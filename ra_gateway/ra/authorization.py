@@ -24,7 +24,6 @@ from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
 from ra_gateway.errors import HeaderRefused, NotAuthorized, POPRefused, TemplateRefused
 from ra_gateway.ra.authentication import shown_certificate
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.node import Node
 from ra_gateway.ra.policy import (
     IdentityRules,
     InventoryUse,
@@ -36,6 +35,7 @@ from ra_gateway.ra.policy import (
 )
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.ra.routes import POP, Approval, CertConf, RARights, Route, Upstream, Variant
+from ra_gateway.ra.services import Services
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class AuthorizedOperation:
 
 
 async def authorize_operation(
-    node: Node, context: RequestContext, authenticated: Authenticated, now: datetime
+    services: Services, context: RequestContext, authenticated: Authenticated, now: datetime
 ) -> tuple[RequestContext, AuthorizedOperation]:
     """Decide on an ir, cr, kur, p10cr or rr.
 
@@ -76,7 +76,7 @@ async def authorize_operation(
         CMPError: The device may not have it.
     """
     if context.message.body_type is BodyType.rr:
-        return await _revocation(node, context, signed(authenticated), now)
+        return await _revocation(services, context, signed(authenticated), now)
     _check_vendor_may(context, authenticated)
     endpoint, message = context.endpoint, context.message
     rights = _rights(context, authenticated)
@@ -92,7 +92,7 @@ async def authorize_operation(
     routes = fitting_routes(context, authenticated)
     subject = ""
     if routes or endpoint.only_routes:
-        subject = await _subject_to_route_by(node, request, rules, routes)
+        subject = await _subject_to_route_by(services, request, rules, routes)
     # One route decides all: where it goes, by which rules, and whether somebody has to approve it.
     route = next((item for item in routes if item.takes_subject(subject)), None)
     upstream = upstream_of(context, authenticated, route, subject)
@@ -103,7 +103,7 @@ async def authorize_operation(
         approval = approval if route.approval is None else route.approval
         if request.domain.kind is DomainKind.vendor and route.identity is not None:
             rules = route.identity
-    entry = await _entry(node, request, rules)
+    entry = await _entry(services, request, rules)
     if approval is Approval.unlisted and rules is not None:
         # Whether the device may have it is then for a person to say, not for the list.
         rules = replace(rules, inventory=InventoryUse.optional)
@@ -122,7 +122,7 @@ async def authorize_operation(
         authorized = vouched_for(authorized)
     held = approval is Approval.required
     if approval is Approval.unlisted and request.domain.kind is not DomainKind.operator:
-        held = not await _is_listed(node, request, entry, authorized.subject_der)
+        held = not await _is_listed(services, request, entry, authorized.subject_der)
     return context, AuthorizedOperation(
         variant,
         authorized.body_der,
@@ -136,7 +136,7 @@ async def authorize_operation(
 
 
 async def _revocation(
-    node: Node, context: RequestContext, authenticated: AuthenticatedMessage, now: datetime
+    services: Services, context: RequestContext, authenticated: AuthenticatedMessage, now: datetime
 ) -> tuple[RequestContext, AuthorizedOperation]:
     request = read_revocation(authenticated)
     rights = _rights(context, authenticated)
@@ -144,7 +144,9 @@ async def _revocation(
     if rights is not None and rights.revoke_on_behalf:
         _check_no_authority_named(context, request)
         rules = rights.identity
-        named = await node.signer_status.certificate(request.issuer_der, request.serial_number, now)
+        named = await services.signer_status.certificate(
+            request.issuer_der, request.serial_number, now
+        )
         named = named or shown_certificate(request, context.endpoint, now)
     authorized = authorize_revocation(request, on_behalf=rules, named=named)
     subject = rfc4514(authorized.subject_der)
@@ -209,7 +211,7 @@ def upstream_of(
 
 
 async def _subject_to_route_by(
-    node: Node,
+    services: Services,
     request: AuthenticatedRequest,
     rules: IdentityRules | None,
     routes: list[Route],
@@ -218,7 +220,7 @@ async def _subject_to_route_by(
     entry = None
     if any(route.subjects for route in routes):
         try:
-            entry = await _entry(node, request, rules)
+            entry = await _entry(services, request, rules)
         except NotAuthorized:
             # The rules of a route may do without the list; if not, they will find the same.
             entry = None
@@ -229,20 +231,20 @@ async def _subject_to_route_by(
 
 
 async def _entry(
-    node: Node, request: AuthenticatedRequest, rules: IdentityRules | None
+    services: Services, request: AuthenticatedRequest, rules: IdentityRules | None
 ) -> InventoryEntry | None:
     """Return what the inventory has of a vendor's device, None where nobody is to look."""
     is_vendor = request.domain.kind is DomainKind.vendor
     if not is_vendor or rules is None or rules.inventory is InventoryUse.none:
         return None
     identity = vendor_identity(request.domain, rules, request.signer)
-    if node.inventory is None:
+    if services.inventory is None:
         raise NotAuthorized("no inventory is configured", rule="R145")
-    return await node.inventory.find(request.domain.name, identity)
+    return await services.inventory.find(request.domain.name, identity)
 
 
 async def _is_listed(
-    node: Node,
+    services: Services,
     request: AuthenticatedRequest,
     entry: InventoryEntry | None,
     subject_der: bytes,
@@ -254,9 +256,9 @@ async def _is_listed(
     """
     if request.domain.kind is DomainKind.vendor:
         return entry is not None
-    if node.inventory is None or subject_der == NULL_DN:
+    if services.inventory is None or subject_der == NULL_DN:
         return False
-    found = await node.inventory.find(request.domain.name, rfc4514(subject_der))
+    found = await services.inventory.find(request.domain.name, rfc4514(subject_der))
     if found is not None and not found.enabled:
         raise NotAuthorized(
             f"{rfc4514(subject_der)} is disabled in the inventory for {request.domain.name}",

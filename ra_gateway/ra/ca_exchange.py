@@ -28,10 +28,10 @@ from ra_gateway.errors import (
 from ra_gateway.ra import machine, responses, transactions, withdrawing
 from ra_gateway.ra.context import RequestContext, event_of
 from ra_gateway.ra.events import Outcome
-from ra_gateway.ra.node import Node
 from ra_gateway.ra.ports import Claim
 from ra_gateway.ra.response_checks import CheckedResponse, confirmation, validate
 from ra_gateway.ra.routes import Upstream
+from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Event, Transaction
 from ra_gateway.ra.transactions import Overtaken
 
@@ -58,7 +58,7 @@ class _Exchange:
 
 
 async def ask(
-    node: Node, context: RequestContext, transaction: Transaction, *, stored: bool = True
+    services: Services, context: RequestContext, transaction: Transaction, *, stored: bool = True
 ) -> bytes:
     """Send a transaction's current message to the CA and return the answer for the device.
 
@@ -72,16 +72,16 @@ async def ask(
     patience = context.endpoint.wait_after_seconds
     local = stored and not transaction.current.upstream_der
     if local or patience is None or patience >= context.upstream.deadline_seconds:
-        return await _run(node, exchange)
-    task = node.spawn(_run_in_background(node, exchange))
+        return await _run(services, exchange)
+    task = services.spawn(_run_in_background(services, exchange))
     await asyncio.wait({task}, timeout=patience)
     if task.done() or exchange.settling:
         return await task
-    return await _defer(node, exchange)
+    return await _defer(services, exchange)
 
 
 async def resume(
-    node: Node, context: RequestContext, taken: Transaction, *, before: Transaction
+    services: Services, context: RequestContext, taken: Transaction, *, before: Transaction
 ) -> bytes:
     """Go on where another node stopped, with the bytes it had prepared.
 
@@ -93,12 +93,12 @@ async def resume(
     """
     error = _must_not_resend(context.upstream, taken, before)
     if error is not None:
-        return await _fail(node, _Exchange(context, taken), error)
-    return await ask(node, context, taken)
+        return await _fail(services, _Exchange(context, taken), error)
+    return await ask(services, context, taken)
 
 
 async def resume_in_background(
-    node: Node, context: RequestContext, taken: Transaction, *, before: Transaction
+    services: Services, context: RequestContext, taken: Transaction, *, before: Transaction
 ) -> None:
     """Go on with an exchange whose device polls; returns when the CA has answered, or the device must not wait longer.
 
@@ -108,18 +108,18 @@ async def resume_in_background(
     error = _must_not_resend(context.upstream, taken, before)
     if error is not None:
         context.report.notes.append(error.detail)
-        await give_up(node, context, taken, error)
+        await give_up(services, context, taken, error)
         return
     exchange = _Exchange(context.detached(), taken, polled=True)
-    task = node.spawn(_run_in_background(node, exchange))
+    task = services.spawn(_run_in_background(services, exchange))
     await asyncio.wait({task}, timeout=context.endpoint.wait_after_seconds)
 
 
-async def _run_in_background(node: Node, exchange: _Exchange) -> bytes:
+async def _run_in_background(services: Services, exchange: _Exchange) -> bytes:
     """Run an exchange; if nobody waits for it any more, report what became of it."""
     bug: Exception | None = None
     try:
-        return await _run(node, exchange)
+        return await _run(services, exchange)
     except Exception as error:
         if not exchange.polled:
             raise
@@ -131,52 +131,52 @@ async def _run_in_background(node: Node, exchange: _Exchange) -> bytes:
             bug = error
     finally:
         if exchange.polled:
-            elapsed_ms = (node.monotonic() - exchange.context.started) * 1000.0
-            node.sink(event_of(exchange.context, elapsed_ms, bug))
+            elapsed_ms = (services.monotonic() - exchange.context.started) * 1000.0
+            services.sink(event_of(exchange.context, elapsed_ms, bug))
     return b""
 
 
-async def _run(node: Node, exchange: _Exchange) -> bytes:
+async def _run(services: Services, exchange: _Exchange) -> bytes:
     context, transaction = exchange.context, exchange.transaction
     endpoint, upstream = context.endpoint, context.upstream
     sent = transaction.current
     try:
         claimed = await _claim_secret(context, transaction)
     except NotAuthorized as error:
-        return await _fail(node, exchange, error)
+        return await _fail(services, exchange, error)
     except StoreUnavailable:
-        await _release(node, exchange)
+        await _release(services, exchange)
         raise
     if not sent.upstream_der:  # the CA does not hear of certConf
-        return await _conclude(node, exchange, confirmation(transaction, None))
+        return await _conclude(services, exchange, confirmation(transaction, None))
     try:
         answer_der = await upstream.core.exchange(  # step 7
             sent.upstream_der, path=upstream.path, deadline_seconds=upstream.deadline_seconds
         )
         exchange.settling = True
-        now, nonces = node.clock(), (sent.upstream_nonce,)
+        now, nonces = services.clock(), (sent.upstream_nonce,)
         checked = validate(transaction, answer_der, nonces, endpoint, upstream, now)  # step 8
     except (UpstreamUnavailable, UpstreamBroken) as error:
         exchange.settling = True
         if not _harmless_to_repeat(error, upstream, transaction):
-            return await _fail(node, exchange, error)
+            return await _fail(services, exchange, error)
         # Nothing was issued, or asking again yields the same: the device's next message may try.
-        await _release(node, exchange)
+        await _release(services, exchange)
         if claimed and isinstance(error, UpstreamUnavailable) and not error.delivered:
             await _release_secret(context, transaction)
         raise
-    return await _conclude(node, exchange, checked)
+    return await _conclude(services, exchange, checked)
 
 
-async def _conclude(node: Node, exchange: _Exchange, checked: CheckedResponse) -> bytes:
+async def _conclude(services: Services, exchange: _Exchange, checked: CheckedResponse) -> bytes:
     """Settle a transaction by what the CA answered, and return what the device is answered."""
     context, transaction = exchange.context, exchange.transaction
-    endpoint, now = context.endpoint, node.clock()
+    endpoint, now = context.endpoint, services.clock()
     note(context, checked)
     response_der, until = b"", None
     if not exchange.polled:
         response_der, until = await responses.render(  # step 10
-            node, context, transaction, checked.planned, issues=checked.event is Event.issued
+            services, context, transaction, checked.planned, issues=checked.event is Event.issued
         )
     elif checked.event is Event.issued:
         # The device has yet to ask for it, and is told then until when it is to confirm.
@@ -195,11 +195,11 @@ async def _conclude(node: Node, exchange: _Exchange, checked: CheckedResponse) -
         )
     else:
         if checked.event is Event.accepted:
-            expires_at = min(transaction.expires_at, now + node.lifetime)
+            expires_at = min(transaction.expires_at, now + services.lifetime)
         else:
             certificate_der = b"" if checked.certificate is None else checked.certificate.der
             expires_at = await withdrawing.schedule(
-                node, context, transaction, checked.event, certificate_der, until
+                services, context, transaction, checked.event, certificate_der, until
             )
         step = partial(
             machine.answered,
@@ -209,23 +209,27 @@ async def _conclude(node: Node, exchange: _Exchange, checked: CheckedResponse) -
             expires_at=expires_at,
         )
 
-    instead = await _store(node, exchange, step, create=checked.event is Event.deferred)  # step 9
+    instead = await _store(
+        services, exchange, step, create=checked.event is Event.deferred
+    )  # step 9
     if checked.event is Event.refused:
         await _release_secret(context, transaction)
     return instead or response_der
 
 
-async def _fail(node: Node, exchange: _Exchange, error: CMPError) -> bytes:
+async def _fail(services: Services, exchange: _Exchange, error: CMPError) -> bytes:
     """Settle a transaction that must not be asked again; its retransmissions get this same error."""
     context, transaction = exchange.context, exchange.transaction
-    error = await _explained(node, transaction, error)
-    response_der = await responses.refuse(node, context, error)
+    error = await _explained(services, transaction, error)
+    response_der = await responses.refuse(services, context, error)
     certificate_der, expires_at = b"", None
     if isinstance(error, UpstreamBroken) and error.certificate_der:
         certificate_der = error.certificate_der
-        expires_at = await withdrawing.look_after(node, context.upstream, transaction, node.clock())
+        expires_at = await withdrawing.look_after(
+            services, context.upstream, transaction, services.clock()
+        )
     if transaction.confirmation is not None:
-        await withdrawing.confirmed_nothing(node, context.upstream, transaction)
+        await withdrawing.confirmed_nothing(services, context.upstream, transaction)
     step = partial(
         machine.failed,
         fail_info=error.fail_info.name,
@@ -233,15 +237,15 @@ async def _fail(node: Node, exchange: _Exchange, error: CMPError) -> bytes:
         certificate_der=certificate_der,
         expires_at=expires_at,
     )
-    return await _store(node, exchange, step) or response_der
+    return await _store(services, exchange, step) or response_der
 
 
-async def _release(node: Node, exchange: _Exchange) -> None:
-    await _store(node, exchange, partial(machine.released, now=node.clock()))
+async def _release(services: Services, exchange: _Exchange) -> None:
+    await _store(services, exchange, partial(machine.released, now=services.clock()))
 
 
 async def _store(
-    node: Node, exchange: _Exchange, step: transactions.Step, *, create: bool = False
+    services: Services, exchange: _Exchange, step: transactions.Step, *, create: bool = False
 ) -> bytes | None:
     """Store what becomes of a transaction (step 9).
 
@@ -260,10 +264,10 @@ async def _store(
         before = exchange.transaction
         if not exchange.stored:
             if create:
-                await _create(node, exchange, replace(step(before), version=0))
+                await _create(services, exchange, replace(step(before), version=0))
             return None
         after = await transactions.change(
-            node.store, before, step, while_=lambda live: _still_asked(live, before)
+            services.store, before, step, while_=lambda live: _still_asked(live, before)
         )
         if isinstance(after, Overtaken):
             return _answer_of(after.live, before)
@@ -271,10 +275,10 @@ async def _store(
         return current.response_der if current.waiting else None
 
 
-async def _create(node: Node, exchange: _Exchange, transaction: Transaction) -> None:
+async def _create(services: Services, exchange: _Exchange, transaction: Transaction) -> None:
     """Store a transaction that nothing had to be remembered of until now."""
     repeatable = may_ask_again(exchange.context.upstream, transaction)
-    if await node.store.create(transaction, repeatable=repeatable) is not None:
+    if await services.store.create(transaction, repeatable=repeatable) is not None:
         raise TransactionInUse("another request lives under this transactionID", rule="R12")
     exchange.transaction, exchange.stored = transaction, True
 
@@ -306,12 +310,12 @@ def _answer_of(live: Transaction | None, before: Transaction) -> bytes:
 # --- a device that has to wait --------------------------------------------------------------------------------
 
 
-async def defer(node: Node, context: RequestContext, transaction: Transaction) -> bytes:
+async def defer(services: Services, context: RequestContext, transaction: Transaction) -> bytes:
     """Tell a device to wait and poll whose CA another node, or another message of it, is asking."""
-    return await _defer(node, _Exchange(context, transaction))
+    return await _defer(services, _Exchange(context, transaction))
 
 
-async def _defer(node: Node, exchange: _Exchange) -> bytes:
+async def _defer(services: Services, exchange: _Exchange) -> bytes:
     """Tell a device to wait and poll; the exchange goes on without it."""
     context = exchange.context
     exchange.polled, exchange.context = True, context.detached()
@@ -320,14 +324,14 @@ async def _defer(node: Node, exchange: _Exchange) -> bytes:
         if before.current.waiting:
             context.report.outcome = Outcome.replayed
             return _answer_of(before, before)  # another node told it the same
-        response = await responses.waiting(node, context, before)
+        response = await responses.waiting(services, context, before)
         context.report.outcome = Outcome.waiting
         if not exchange.stored:
             told = machine.opened_waiting(before, *response, before.lease_until)
-            await _create(node, exchange, told)
+            await _create(services, exchange, told)
             return response.der
         after = await transactions.change(
-            node.store,
+            services.store,
             before,
             partial(
                 machine.deferred,
@@ -347,18 +351,18 @@ async def _defer(node: Node, exchange: _Exchange) -> bytes:
 
 
 async def give_up(
-    node: Node, context: RequestContext, transaction: Transaction, error: CMPError
+    services: Services, context: RequestContext, transaction: Transaction, error: CMPError
 ) -> None:
     """End a transaction whose device polls, and whose CA must not be asked again."""
-    await _fail(node, _Exchange(context.detached(), transaction, polled=True), error)
+    await _fail(services, _Exchange(context.detached(), transaction, polled=True), error)
 
 
 async def settle(
-    node: Node, context: RequestContext, transaction: Transaction, checked: CheckedResponse
+    services: Services, context: RequestContext, transaction: Transaction, checked: CheckedResponse
 ) -> Transaction:
     """Settle a transaction by what the CA answered to a pollReq, and return it as it is then."""
     exchange = _Exchange(context.detached(), transaction, polled=True)
-    await _conclude(node, exchange, checked)
+    await _conclude(services, exchange, checked)
     return exchange.transaction
 
 
@@ -421,11 +425,11 @@ def _harmless_to_repeat(
     return unavailable and transaction.confirmation is not None
 
 
-async def _explained(node: Node, transaction: Transaction, error: CMPError) -> CMPError:
+async def _explained(services: Services, transaction: Transaction, error: CMPError) -> CMPError:
     """Return the device's own fault in the place of a CA's complaint about a transactionID that another device has."""
     if not isinstance(error, UpstreamBroken) or not error.id_in_use:
         return error
-    others = await node.store.find(transaction.key.transaction_id)
+    others = await services.store.find(transaction.key.transaction_id)
     if any(
         item.key != transaction.key and item.upstream == transaction.upstream for item in others
     ):

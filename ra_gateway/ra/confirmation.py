@@ -22,7 +22,7 @@ from ra_gateway.ra.authentication import find_transaction
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.forwarding import MessageForCA, follow_up_for_ca
-from ra_gateway.ra.node import Node
+from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import GIVEN_UP, PlannedResponse, State, Transaction
 from ra_gateway.ra.transactions import Overtaken
 
@@ -30,15 +30,17 @@ _CONFIRMED: Final = frozenset({State.CONFIRMING, State.CONFIRMED, State.REJECTED
 """States of an operation whose certificate came to nothing because nobody confirmed it."""
 
 
-async def confirm(node: Node, context: RequestContext) -> bytes:
+async def confirm(services: Services, context: RequestContext) -> bytes:
     """Answer a certConf: the same steps as for a request, for a message that continues a transaction.
 
     Raises:
         CMPError: It is refused.
     """
-    context, authenticated, transaction, before = await find_transaction(node, context)  # step 3
+    context, authenticated, transaction, before = await find_transaction(
+        services, context
+    )  # step 3
     if before is not None:
-        return await retransmission.respond(node, context, transaction)
+        return await retransmission.respond(services, context, transaction)
     _check_state(transaction)  # step 4
     if transaction.certificate_der:
         context.report.certificate = load_certificate(transaction.certificate_der)
@@ -49,22 +51,22 @@ async def confirm(node: Node, context: RequestContext) -> bytes:
         cert_req_id=transaction.cert_req_id,
     )
     takes_certificate = confirmation.status.takes_certificate
-    upstream, now = context.upstream, node.clock()
+    upstream, now = context.upstream, services.clock()
     local = withdrawing.knows_alone(upstream, transaction)
     awaited_until = transaction.confirm_until or transaction.expires_at
-    if local and takes_certificate and now > awaited_until and node.steady():
+    if local and takes_certificate and now > awaited_until and services.steady():
         # Where the CA awaits nothing, nobody else would hold the device to what it was told.
         raise ConfirmationRefused(
             "certConf after confirmWaitTime", fail_info=PKIFailureInfo.badRequest, rule="R111"
         )
     if takes_certificate:
-        await withdrawing.take(node, upstream, transaction)
+        await withdrawing.take(services, upstream, transaction)
     for_ca = MessageForCA(b"", b"")
     if not local:
         body_der = _body_for_ca(context, transaction, confirmation)
-        for_ca = await follow_up_for_ca(node, context, transaction, body_der)  # step 5
+        for_ca = await follow_up_for_ca(services, context, transaction, body_der)  # step 5
     after = await transactions.change(  # step 6
-        node.store,
+        services.store,
         transaction,
         partial(
             machine.confirming,
@@ -76,11 +78,11 @@ async def confirm(node: Node, context: RequestContext) -> bytes:
         ),
     )
     if not isinstance(after, Overtaken):
-        return await ca_exchange.ask(node, context, after)  # steps 7 to 10
+        return await ca_exchange.ask(services, context, after)  # steps 7 to 10
     live = transactions.require(after.live)
     if live.exchange_for(context.digest) is None:
         _check_state(live)
-    return await retransmission.respond(node, context, live)
+    return await retransmission.respond(services, context, live)
 
 
 def _check_state(transaction: Transaction) -> None:
@@ -109,13 +111,13 @@ def _body_for_ca(
     return cert_confirm_body(replace(confirmation.status, cert_req_id=transaction.ca_cert_req_id))
 
 
-async def give_up(node: Node, context: RequestContext) -> bytes:
+async def give_up(services: Services, context: RequestContext) -> bytes:
     """Answer an error from a device: the transaction ends, nothing goes upstream (R115).
 
     Raises:
         CMPError: It is refused.
     """
-    context, _, transaction, before = await find_transaction(node, context)
+    context, _, transaction, before = await find_transaction(services, context)
     report, message = context.report, context.message
     if before is not None and before.response_der is not None:
         report.outcome = Outcome.replayed
@@ -129,14 +131,16 @@ async def give_up(node: Node, context: RequestContext) -> bytes:
             rule="R8",
         )
     told = error_msg_content(message.body_content).status_info
-    der, _ = await responses.render(node, context, transaction, PlannedResponse(PKICONF_BODY))
+    der, _ = await responses.render(services, context, transaction, PlannedResponse(PKICONF_BODY))
     report.outcome = Outcome.rejected
     report.notes.append(f"the device sent error instead of certConf: {told}")
     if transaction.certificate_der:
         report.certificate = load_certificate(transaction.certificate_der)
-    expires_at = await withdrawing.look_after(node, context.upstream, transaction, node.clock())
+    expires_at = await withdrawing.look_after(
+        services, context.upstream, transaction, services.clock()
+    )
     after = await transactions.change(
-        node.store,
+        services.store,
         transaction,
         partial(
             machine.given_up,
@@ -147,4 +151,4 @@ async def give_up(node: Node, context: RequestContext) -> bytes:
     )
     if not isinstance(after, Overtaken):
         return der
-    return await retransmission.respond(node, context, transactions.require(after.live))
+    return await retransmission.respond(services, context, transactions.require(after.live))

@@ -23,8 +23,8 @@ from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, forward_header
 from ra_gateway.errors import ServiceFailure
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.node import MappedIDs, Node
 from ra_gateway.ra.routes import CertConf, Endpoint, ImplicitConfirm, Upstream, Variant
+from ra_gateway.ra.services import MappedIDs, Services
 from ra_gateway.ra.transaction import Transaction
 
 
@@ -82,7 +82,7 @@ async def message_for_ca(
 
 
 async def follow_up_for_ca(
-    node: Node,
+    services: Services,
     context: RequestContext,
     transaction: Transaction,
     body_der: bytes,
@@ -104,10 +104,10 @@ async def follow_up_for_ca(
         context.message,
         body_der,
         Variant(transaction.variant),
-        node.credential_of(transaction),
-        node.clock(),
+        services.credential_of(transaction),
+        services.clock(),
         recip_nonce=recip_nonce,
-        ids=node.mapped_ids(transaction) if transaction.ca_transaction_id else None,
+        ids=services.mapped_ids(transaction) if transaction.ca_transaction_id else None,
     )
 
 

@@ -31,14 +31,14 @@ from ra_gateway.errors import (
 from ra_gateway.ra import responses
 from ra_gateway.ra.context import RequestContext, request_context
 from ra_gateway.ra.events import Outcome
-from ra_gateway.ra.node import Node
 from ra_gateway.ra.routes import RegistrationAuthorities
+from ra_gateway.ra.services import Services
 
 LABEL: Final = "nested"
 """Operation label of batches (RFC 9483 6.1); a single message has the label of what is inside."""
 
 
-async def unwrap(node: Node, context: RequestContext) -> Single | Batch:
+async def unwrap(services: Services, context: RequestContext) -> Single | Batch:
     """Return what is inside a nested message.
 
     Raises:
@@ -51,11 +51,11 @@ async def unwrap(node: Node, context: RequestContext) -> Single | Batch:
         raise HeaderRefused("nested inside nested", rule="R128")
     if relays is None or not relays.nested:
         raise HeaderRefused("nested is not taken at this endpoint", rule="R9")
-    now = node.clock()
+    now = services.clock()
     report.authenticated = authenticated = _authenticate(context, relays, now)
     rules = endpoint.rules.relaxed_by(authenticated.domain.quirks)
     check_message_time(message.header, rules, now)
-    report.notes += await node.signer_status.check(authenticated, now)
+    report.notes += await services.signer_status.check(authenticated, now)
     inside = read_nested(authenticated, batch_max=relays.batch_max)
     if context.operation and (context.operation == LABEL) is isinstance(inside, Single):
         what = "a single message" if isinstance(inside, Single) else "a batch"
@@ -97,7 +97,7 @@ def inner(outer: RequestContext, message: PKIMessage) -> RequestContext:
 
 
 async def answer_batch(
-    node: Node,
+    services: Services,
     outer: RequestContext,
     batch: Batch,
     handled: Callable[[RequestContext], Awaitable[bytes]],
@@ -111,7 +111,7 @@ async def answer_batch(
     async def answer(member: PKIMessage | None) -> bytes:
         if member is None:
             return responses.unreadable(
-                node, MalformedMessage("a member of a batch is no PKIMessage")
+                services, MalformedMessage("a member of a batch is no PKIMessage")
             )
         return await handled(inner(outer, member))
 
@@ -123,4 +123,4 @@ async def answer_batch(
     answers = [task.result() for task in tasks]
     outer.report.outcome = Outcome.batched
     outer.report.notes.append(f"{len(answers)} messages")
-    return await responses.batch(node, outer, answers)
+    return await responses.batch(services, outer, answers)

@@ -61,9 +61,9 @@ from ra_gateway.ra.context import RequestContext, event_of, request_context, unr
 from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.forwarding import message_for_ca
 from ra_gateway.ra.information import answered_here
-from ra_gateway.ra.node import Node
 from ra_gateway.ra.polling import poll
 from ra_gateway.ra.routes import Variant
+from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, State, Transaction, TransactionKey
 
 OPERATIONS: Final[Mapping[str, frozenset[BodyType]]] = {
@@ -83,8 +83,8 @@ OPERATIONS: Final[Mapping[str, frozenset[BodyType]]] = {
 class Gateway:
     """Answers devices' messages (RFC 9483 5, TS 33.310 9)."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     async def handle(
         self, der: bytes, *, endpoint: str, profile: str = "", operation: str = "", peer: str = ""
@@ -98,15 +98,15 @@ class Gateway:
             operation: Operation label out of the path, "" for none.
             peer: Where it came from, for the event.
         """
-        node = self._node
-        started = node.monotonic()
+        services = self._services
+        started = services.monotonic()
         try:
             message = PKIMessage.from_der(der)  # step 1
         except MalformedMessage as error:
-            node.sink(unreadable_event(error, endpoint, peer, self._elapsed_ms(started)))
-            return Reply(responses.unreadable(node, error), understood=False)
+            services.sink(unreadable_event(error, endpoint, peer, self._elapsed_ms(started)))
+            return Reply(responses.unreadable(services, error), understood=False)
         context = request_context(
-            node.endpoints[endpoint],
+            services.endpoints[endpoint],
             message,
             operation=operation,
             profile=profile,
@@ -117,33 +117,33 @@ class Gateway:
 
     async def _handled(self, context: RequestContext) -> bytes:
         """Answer a decoded message, whatever becomes of it, and tell of it."""
-        node = self._node
+        services = self._services
         bug: Exception | None = None
         try:
             if context.message.body_type is not BodyType.nested:
-                response = await _answer(node, context)
-            elif isinstance(inside := await nesting.unwrap(node, context), Single):
+                response = await _answer(services, context)
+            elif isinstance(inside := await nesting.unwrap(services, context), Single):
                 # From here on as if it had come plain.
                 context = nesting.inner(context, inside.message)
-                response = await _answer(node, context)
+                response = await _answer(services, context)
             else:
-                response = await nesting.answer_batch(node, context, inside, self._handled)
+                response = await nesting.answer_batch(services, context, inside, self._handled)
         except CMPError as error:
-            response = await responses.refuse(node, context, error)
+            response = await responses.refuse(services, context, error)
         except Exception as error:  # an answer always leaves; the event carries the cause
             bug = error
             failure = ServiceFailure(f"{type(error).__name__}: {error}", rule="bug")
-            response = await responses.refuse(node, context, failure)
-        node.sink(event_of(context, self._elapsed_ms(context.started), bug))
+            response = await responses.refuse(services, context, failure)
+        services.sink(event_of(context, self._elapsed_ms(context.started), bug))
         return response
 
     def _elapsed_ms(self, started: float) -> float:
-        return (self._node.monotonic() - started) * 1000.0
+        return (self._services.monotonic() - started) * 1000.0
 
 
-async def _answer(node: Node, context: RequestContext) -> bytes:
+async def _answer(services: Services, context: RequestContext) -> bytes:
     _check_header(context)  # step 2
-    return await _ANSWERS.get(context.message.body_type, _open)(node, context)
+    return await _ANSWERS.get(context.message.body_type, _open)(services, context)
 
 
 def _check_header(context: RequestContext) -> None:
@@ -167,30 +167,30 @@ def _check_header(context: RequestContext) -> None:
 # --- ir, cr, kur, p10cr, rr -----------------------------------------------------------------------------------
 
 
-async def _open(node: Node, context: RequestContext) -> bytes:
+async def _open(services: Services, context: RequestContext) -> bytes:
     """Answer a message that opens an operation.
 
     Raises:
         CMPError: It is refused.
     """
-    now = node.clock()
-    context, authenticated, key = await authenticate_request(node, context, now)  # step 3
-    context, operation = await authorize_operation(node, context, authenticated, now)  # step 4
-    live = await _late_retransmission(node, context, authenticated, key, now)
+    now = services.clock()
+    context, authenticated, key = await authenticate_request(services, context, now)  # step 3
+    context, operation = await authorize_operation(services, context, authenticated, now)  # step 4
+    live = await _late_retransmission(services, context, authenticated, key, now)
     if live is not None:
-        return await retransmission.respond(node, context, live)
-    transaction = await _prepare(node, context, authenticated, key, operation, now)  # step 5
+        return await retransmission.respond(services, context, live)
+    transaction = await _prepare(services, context, authenticated, key, operation, now)  # step 5
     if operation.held:
-        return await approving.hold(node, context, transaction, now)
+        return await approving.hold(services, context, transaction, now)
     repeatable = ca_exchange.may_ask_again(context.upstream, transaction)
-    live = await node.store.create(transaction, repeatable=repeatable)  # step 6
+    live = await services.store.create(transaction, repeatable=repeatable)  # step 6
     if live is not None:
-        return await retransmission.respond(node, context, live)
-    return await ca_exchange.ask(node, context, transaction)  # steps 7 to 10
+        return await retransmission.respond(services, context, live)
+    return await ca_exchange.ask(services, context, transaction)  # steps 7 to 10
 
 
 async def _late_retransmission(
-    node: Node,
+    services: Services,
     context: RequestContext,
     authenticated: Authenticated,
     key: TransactionKey,
@@ -209,22 +209,22 @@ async def _late_retransmission(
     try:
         rules = context.endpoint.rules.relaxed_by(authenticated.domain.quirks)
         check_message_time(message.header, rules, now)
-        await check_status(node, context, authenticated, now)
+        await check_status(services, context, authenticated, now)
     except (HeaderRefused, SignerNotTrusted, StatusUnavailable) as error:
-        live = await node.store.load(key)
+        live = await services.store.load(key)
         if live is None or live.exchange_for(context.digest) is None:
             raise
         if live.state is State.REQUESTED and message.body_type is not BodyType.rr:
             # It has got nothing yet: what the CA is asked for now is for a signer that is good now.
             if not isinstance(error, HeaderRefused):
                 raise
-            await check_status(node, context, authenticated, now)
+            await check_status(services, context, authenticated, now)
         return live
     return None
 
 
 async def _prepare(
-    node: Node,
+    services: Services,
     context: RequestContext,
     authenticated: Authenticated,
     key: TransactionKey,
@@ -234,7 +234,7 @@ async def _prepare(
     """Return what another node needs to go on, the signed message for the CA included (step 5)."""
     endpoint, upstream, message = context.endpoint, context.upstream, context.message
     reprotects = operation.variant is Variant.reprotect
-    ids = node.fresh_ids() if upstream.map_ids and reprotects else None
+    ids = services.fresh_ids() if upstream.map_ids and reprotects else None
     # What is held is made and signed when it leaves: until then there is nothing that a CA would take.
     opening = Exchange(context.digest, b"")
     if not operation.held:
@@ -244,12 +244,12 @@ async def _prepare(
             message,
             operation.body_der,
             operation.variant,
-            node.credential(),
+            services.credential(),
             now,
             ids=ids,
         )
         opening = Exchange(context.digest, upstream_der, upstream_nonce=upstream_nonce)
-    lifetime = node.lifetime
+    lifetime = services.lifetime
     if operation.held:
         lifetime = max(lifetime, timedelta(seconds=endpoint.approval_seconds))
     return Transaction(
@@ -284,27 +284,27 @@ async def _prepare(
 # --- genm -----------------------------------------------------------------------------------------------------
 
 
-async def _inform(node: Node, context: RequestContext) -> bytes:
+async def _inform(services: Services, context: RequestContext) -> bytes:
     """Answer a genm, here or by the CA; nothing is stored, and a retransmission is simply answered again.
 
     Raises:
         CMPError: It is refused.
     """
-    now, endpoint, message = node.clock(), context.endpoint, context.message
-    context, authenticated, key = await authenticate_request(node, context, now)
+    now, endpoint, message = services.clock(), context.endpoint, context.message
+    context, authenticated, key = await authenticate_request(services, context, now)
     question = read_question(signed(authenticated))
     rules = endpoint.rules.relaxed_by(authenticated.domain.quirks)
     check_message_time(message.header, rules, now)
-    await check_status(node, context, authenticated, now)
-    live = await node.store.load(key)
+    await check_status(services, context, authenticated, now)
+    live = await services.store.load(key)
     if live is not None:
         if live.exchange_for(context.digest) is None:
             raise TransactionInUse("another request lives under this transactionID", rule="R12")
-        return await retransmission.respond(node, context, live)
+        return await retransmission.respond(services, context, live)
     answer = await answered_here(question, endpoint.information)
     context.report.outcome = Outcome.informed
     if answer is not None:
-        return await responses.information(node, context, answer)
+        return await responses.information(services, context, answer)
     routes = fitting_routes(context, authenticated)
     route = next((item for item in routes if item.takes_subject("")), None)
     upstream = upstream_of(context, authenticated, route, "")
@@ -317,11 +317,11 @@ async def _inform(node: Node, context: RequestContext) -> bytes:
         BodyType.genm, signed_by_device=context.shared is None and not context.relayed
     )
     operation = AuthorizedOperation(variant, message.body_der, info_type=info_type)
-    transaction = await _prepare(node, context, authenticated, key, operation, now)
-    return await ca_exchange.ask(node, context, transaction, stored=False)
+    transaction = await _prepare(services, context, authenticated, key, operation, now)
+    return await ca_exchange.ask(services, context, transaction, stored=False)
 
 
-_ANSWERS: Final[Mapping[BodyType, Callable[[Node, RequestContext], Awaitable[bytes]]]] = {
+_ANSWERS: Final[Mapping[BodyType, Callable[[Services, RequestContext], Awaitable[bytes]]]] = {
     BodyType.genm: _inform,
     BodyType.certConf: confirm,
     BodyType.error: give_up,

@@ -17,30 +17,32 @@ from ra_gateway.ra.authentication import find_transaction
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.forwarding import follow_up_for_ca
-from ra_gateway.ra.node import Node
 from ra_gateway.ra.response_checks import CheckedResponse, validate
 from ra_gateway.ra.routes import Variant
+from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import OUTSTANDING, Event, State, Transaction
 from ra_gateway.ra.transactions import Overtaken
 
 
-async def poll(node: Node, context: RequestContext) -> bytes:
+async def poll(services: Services, context: RequestContext) -> bytes:
     """Answer a pollReq: the answer that is awaited, or that it is not there yet.
 
     Raises:
         CMPError: It is refused.
     """
-    context, _, transaction, before = await find_transaction(node, context)
+    context, _, transaction, before = await find_transaction(services, context)
     if before is not None:
-        return await retransmission.respond(node, context, transaction)
+        return await retransmission.respond(services, context, transaction)
     cert_req_id = _check(context, transaction)
     if transaction.state in OUTSTANDING:
         if transaction.current.ca_nonce:
-            return await _pass_on(node, context, transaction, cert_req_id)
-        return await _again(node, context, await retransmission.go_on(node, context, transaction))
+            return await _pass_on(services, context, transaction, cert_req_id)
+        return await _again(
+            services, context, await retransmission.go_on(services, context, transaction)
+        )
     if transaction.state is State.HELD:
-        return await _not_yet(node, context, transaction, cert_req_id)
-    return await _deliver(node, context, transaction)
+        return await _not_yet(services, context, transaction, cert_req_id)
+    return await _deliver(services, context, transaction)
 
 
 def _check(context: RequestContext, transaction: Transaction) -> int:
@@ -69,7 +71,7 @@ def _check(context: RequestContext, transaction: Transaction) -> int:
     return cert_req_id
 
 
-async def _again(node: Node, context: RequestContext, live: Transaction) -> bytes:
+async def _again(services: Services, context: RequestContext, live: Transaction) -> bytes:
     """Decide anew on a transaction that changed meanwhile: its answer has come, or another pollReq."""
     exchange = live.exchange_for(context.digest)
     if exchange is not None and exchange.response_der is not None:
@@ -77,18 +79,18 @@ async def _again(node: Node, context: RequestContext, live: Transaction) -> byte
         return exchange.response_der
     cert_req_id = _check(context, live)
     if live.state in (State.HELD, *OUTSTANDING):
-        return await _not_yet(node, context, live, cert_req_id)
-    return await _deliver(node, context, live)
+        return await _not_yet(services, context, live, cert_req_id)
+    return await _deliver(services, context, live)
 
 
 # --- the answer is here ---------------------------------------------------------------------------------------
 
 
-async def _deliver(node: Node, context: RequestContext, transaction: Transaction) -> bytes:
+async def _deliver(services: Services, context: RequestContext, transaction: Transaction) -> bytes:
     """Give the device the answer that came while it was waiting (R118)."""
-    late = await retransmission.late_response(node, context, transaction)
+    late = await retransmission.late_response(services, context, transaction)
     return await _store(
-        node,
+        services,
         context,
         transaction,
         partial(
@@ -103,16 +105,16 @@ async def _deliver(node: Node, context: RequestContext, transaction: Transaction
 
 
 async def _store(
-    node: Node,
+    services: Services,
     context: RequestContext,
     transaction: Transaction,
     step: transactions.Step,
     response_der: bytes,
 ) -> bytes:
     """Store what a pollReq changed; where something else came first, it is decided on anew."""
-    after = await transactions.change(node.store, transaction, step)
+    after = await transactions.change(services.store, transaction, step)
     if isinstance(after, Overtaken):
-        return await _again(node, context, transactions.require(after.live))
+        return await _again(services, context, transactions.require(after.live))
     return response_der
 
 
@@ -120,7 +122,7 @@ async def _store(
 
 
 async def _not_yet(
-    node: Node,
+    services: Services,
     context: RequestContext,
     transaction: Transaction,
     cert_req_id: int,
@@ -133,7 +135,9 @@ async def _not_yet(
         lease_until: Until then one node is busy with the transaction; None leaves it.
     """
     ca_nonce = transaction.current.ca_nonce if _goes_up_unchanged(transaction) else b""
-    der, sender_nonce = await responses.not_yet(node, context, transaction, cert_req_id, ca_nonce)
+    der, sender_nonce = await responses.not_yet(
+        services, context, transaction, cert_req_id, ca_nonce
+    )
     held = transaction.state is State.HELD
     context.report.outcome = Outcome.held if held else Outcome.waiting
     step = partial(
@@ -143,7 +147,7 @@ async def _not_yet(
         sender_nonce=sender_nonce,
         lease_until=lease_until,
     )
-    return await _store(node, context, transaction, step, der)
+    return await _store(services, context, transaction, step, der)
 
 
 def _goes_up_unchanged(transaction: Transaction) -> bool:
@@ -155,49 +159,49 @@ def _goes_up_unchanged(transaction: Transaction) -> bool:
 
 
 async def _pass_on(
-    node: Node, context: RequestContext, transaction: Transaction, cert_req_id: int
+    services: Services, context: RequestContext, transaction: Transaction, cert_req_id: int
 ) -> bytes:
     """Poll the CA with the device's pollReq, under the protection its request went up with (R81)."""
     upstream, message, report = context.upstream, context.message, context.report
     of_the_ca = message.header.recip_nonce == transaction.current.ca_nonce
     if _goes_up_unchanged(transaction) and not of_the_ca:
         # It was the RA that told to wait. This answer has the CA's nonce: the next pollReq can go up.
-        return await _not_yet(node, context, transaction, cert_req_id)
-    taken = await _taken(node, context, transaction)
+        return await _not_yet(services, context, transaction, cert_req_id)
+    taken = await _taken(services, context, transaction)
     if taken is None:
-        live = await transactions.load(node.store, transaction.key)
-        return await _again(node, context, live)
+        live = await transactions.load(services.store, transaction.key)
+        return await _again(services, context, live)
     ca_nonce = taken.current.ca_nonce
-    sent = await follow_up_for_ca(node, context, taken, message.body_der, recip_nonce=ca_nonce)
+    sent = await follow_up_for_ca(services, context, taken, message.body_der, recip_nonce=ca_nonce)
     try:
         answer_der = await upstream.core.exchange(
             sent.der, path=upstream.path, deadline_seconds=upstream.deadline_seconds
         )
         nonces = (taken.current.upstream_nonce, sent.sender_nonce)
-        checked = validate(taken, answer_der, nonces, context.endpoint, upstream, node.clock())
+        checked = validate(taken, answer_der, nonces, context.endpoint, upstream, services.clock())
     except UpstreamUnavailable as error:
         # As long as the transaction lives, a CA that does not answer is one that is slow.
         report.notes.append(error.detail)
-        return await _not_yet(node, context, taken, cert_req_id, lease_until=node.clock())
+        return await _not_yet(services, context, taken, cert_req_id, lease_until=services.clock())
     except UpstreamBroken as error:
         report.notes.append(error.detail)
-        await ca_exchange.give_up(node, context, taken, error)
-        live = await transactions.load(node.store, taken.key)
-        return await _deliver(node, context, live)
-    settled = await ca_exchange.settle(node, context, taken, checked)
+        await ca_exchange.give_up(services, context, taken, error)
+        live = await transactions.load(services.store, taken.key)
+        return await _deliver(services, context, live)
+    settled = await ca_exchange.settle(services, context, taken, checked)
     if checked.event is Event.deferred:
         ca_exchange.note(context, checked)
-        return await _still_waiting(node, context, settled, checked)
-    return await _deliver(node, context, settled)
+        return await _still_waiting(services, context, settled, checked)
+    return await _deliver(services, context, settled)
 
 
 async def _taken(
-    node: Node, context: RequestContext, transaction: Transaction
+    services: Services, context: RequestContext, transaction: Transaction
 ) -> Transaction | None:
     """Take over a transaction; where another pollReq has it, wait for that one a moment and return None."""
-    if transaction.lease_until <= node.clock():
-        return await retransmission.take_over(node, context, transaction)
-    await node.store.wait(
+    if transaction.lease_until <= services.clock():
+        return await retransmission.take_over(services, context, transaction)
+    await services.store.wait(
         transaction.key,
         version=transaction.version,
         timeout_seconds=context.endpoint.wait_after_seconds or 0.001,
@@ -206,14 +210,14 @@ async def _taken(
 
 
 async def _still_waiting(
-    node: Node, context: RequestContext, transaction: Transaction, checked: CheckedResponse
+    services: Services, context: RequestContext, transaction: Transaction, checked: CheckedResponse
 ) -> bytes:
     """Relay the CA's pollRep; the next pollReq has to return its nonce."""
-    der, _ = await responses.render(node, context, transaction, checked.planned)
+    der, _ = await responses.render(services, context, transaction, checked.planned)
     step = partial(
         machine.polled,
         request_digest=context.digest,
         response_der=der,
         sender_nonce=transaction.current.ca_nonce,
     )
-    return await _store(node, context, transaction, step, der)
+    return await _store(services, context, transaction, step, der)

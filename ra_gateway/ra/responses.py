@@ -34,8 +34,8 @@ from ra_gateway.cmp.verification import NONCE_OCTETS, MACAuthenticatedMessage
 from ra_gateway.errors import CMPError, MalformedMessage, ServiceFailure
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.events import Outcome
-from ra_gateway.ra.node import Node
 from ra_gateway.ra.routes import Endpoint
+from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import PlannedResponse, Transaction
 
 _LONGEST_CONFIRM_WAIT: Final = timedelta(days=7)
@@ -49,13 +49,15 @@ class Response(NamedTuple):
     sender_nonce: bytes
 
 
-def _credential_for(node: Node, context: RequestContext, transaction: Transaction) -> Protecting:
+def _credential_for(
+    services: Services, context: RequestContext, transaction: Transaction
+) -> Protecting:
     """Return what protects the answer to a message: one credential from a transaction's first to its last (R80)."""
     if context.shared is not None:
         return context.shared
-    if transaction.opening.response_der is None or not node.earlier_credentials():
-        return node.credential()
-    return node.credential_of(transaction)
+    if transaction.opening.response_der is None or not services.earlier_credentials():
+        return services.credential()
+    return services.credential_of(transaction)
 
 
 class Rendered(NamedTuple):
@@ -66,7 +68,7 @@ class Rendered(NamedTuple):
 
 
 async def render(
-    node: Node,
+    services: Services,
     context: RequestContext,
     transaction: Transaction,
     planned: PlannedResponse,
@@ -78,14 +80,14 @@ async def render(
     Args:
         issues: Whether it brings a certificate that the device is to confirm.
     """
-    header = _reply(node, context.message.header, planned.sender_nonce)
+    header = _reply(services, context.message.header, planned.sender_nonce)
     until = None
     if planned.implicit_confirm:
         header = replace(header, general_info=(IMPLICIT_CONFIRM,))
     elif issues:
-        until, item = _confirm_until(context.endpoint, planned, node.clock())
+        until, item = _confirm_until(context.endpoint, planned, services.clock())
         header = replace(header, general_info=(item,))
-    credential = _credential_for(node, context, transaction)
+    credential = _credential_for(services, context, transaction)
     der = await _protected(header, planned.body_der, credential, planned.chain)
     return Rendered(der, until)
 
@@ -107,9 +109,9 @@ def _confirm_until(
     return until, confirm_wait_time(until)
 
 
-def _reply(node: Node, asked: PKIHeader, sender_nonce: bytes = b"") -> PKIHeader:
-    nonce = sender_nonce or node.random_octets(NONCE_OCTETS)
-    return reply_header(asked, sender_nonce=nonce, now=node.clock())
+def _reply(services: Services, asked: PKIHeader, sender_nonce: bytes = b"") -> PKIHeader:
+    nonce = sender_nonce or services.random_octets(NONCE_OCTETS)
+    return reply_header(asked, sender_nonce=nonce, now=services.clock())
 
 
 async def _protected(
@@ -124,16 +126,18 @@ async def _protected(
 # --- what the RA says of its own ------------------------------------------------------------------------------
 
 
-async def waiting(node: Node, context: RequestContext, transaction: Transaction) -> Response:
+async def waiting(
+    services: Services, context: RequestContext, transaction: Transaction
+) -> Response:
     """Return the answer that tells a device to wait (R116)."""
-    header = _reply(node, context.message.header)
+    header = _reply(services, context.message.header)
     body_der = waiting_body(context.message.body_type, transaction.cert_req_id)
-    credential = _credential_for(node, context, transaction)
+    credential = _credential_for(services, context, transaction)
     return Response(await _protected(header, body_der, credential), header.sender_nonce or b"")
 
 
 async def not_yet(
-    node: Node,
+    services: Services,
     context: RequestContext,
     transaction: Transaction,
     cert_req_id: int,
@@ -145,33 +149,37 @@ async def not_yet(
         cert_req_id: Of the pollReq.
         sender_nonce: Of the answer; empty for one that the RA draws.
     """
-    header = _reply(node, context.message.header, sender_nonce)
+    header = _reply(services, context.message.header, sender_nonce)
     body_der = poll_rep_body(PollRep(cert_req_id, context.endpoint.check_after_seconds))
-    credential = _credential_for(node, context, transaction)
+    credential = _credential_for(services, context, transaction)
     return Response(await _protected(header, body_der, credential), header.sender_nonce or b"")
 
 
-async def information(node: Node, context: RequestContext, answer: InfoTypeAndValue) -> bytes:
+async def information(
+    services: Services, context: RequestContext, answer: InfoTypeAndValue
+) -> bytes:
     """Return a genp with the RA's own answer."""
     body_der = gen_msg_body(BodyType.genp, [answer])
-    return await _protected(_reply(node, context.message.header), body_der, node.credential())
+    return await _protected(
+        _reply(services, context.message.header), body_der, services.credential()
+    )
 
 
-async def batch(node: Node, context: RequestContext, answers: Sequence[bytes]) -> bytes:
+async def batch(services: Services, context: RequestContext, answers: Sequence[bytes]) -> bytes:
     """Return the answers to the messages of a batch, nested in their order."""
-    header = _reply(node, context.message.header)
-    return await _protected(header, nested_body(*answers), node.credential())
+    header = _reply(services, context.message.header)
+    return await _protected(header, nested_body(*answers), services.credential())
 
 
-def unreadable(node: Node, error: MalformedMessage) -> bytes:
+def unreadable(services: Services, error: MalformedMessage) -> bytes:
     """Return the unprotected answer to octets that are no PKIMessage."""
-    random = node.random_octets(2 * NONCE_OCTETS)
+    random = services.random_octets(2 * NONCE_OCTETS)
     transaction_id, sender_nonce = random[:NONCE_OCTETS], random[NONCE_OCTETS:]
     return unreadable_reply(error, transaction_id=transaction_id, sender_nonce=sender_nonce)
 
 
 async def refuse(
-    node: Node,
+    services: Services,
     context: RequestContext,
     error: CMPError,
     *,
@@ -187,7 +195,7 @@ async def refuse(
     report = context.report
     report.refusal = error
     report.outcome = Outcome.failed if isinstance(error, ServiceFailure) else Outcome.refused
-    header = _reply(node, context.message.header)
+    header = _reply(services, context.message.header)
     if cert_req_id is None:
         cert_req_id = cert_req_id_of(context.message) if error.in_body else 0
     body_der = refusal_body(error, body_type or context.message.body_type, cert_req_id)
@@ -195,7 +203,7 @@ async def refuse(
     try:
         if isinstance(sender, MACAuthenticatedMessage):
             return await _protected(header, body_der, sender.credential)
-        return await _protected(header, body_der, node.credential())
+        return await _protected(header, body_der, services.credential())
     except Exception as failure:  # the key cannot sign: an unprotected error is all that is left
         report.notes.append(f"the answer could not be signed: {type(failure).__name__}")
         return assemble(header.to_der(), body_der, None)

@@ -39,7 +39,7 @@ from ra_gateway.ra.authorization import authorize_operation
 from ra_gateway.ra.context import RequestContext, request_context
 from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.forwarding import MessageForCA, check_same_upstream, message_for_ca
-from ra_gateway.ra.node import Node
+from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import (
     GIVEN_UP,
     OUTSTANDING,
@@ -64,7 +64,7 @@ _OUTCOMES: Final = {
 """What a device learns that is given what was planned while it waited."""
 
 
-async def respond(node: Node, context: RequestContext, live: Transaction) -> bytes:
+async def respond(services: Services, context: RequestContext, live: Transaction) -> bytes:
     """Answer a message whose transactionID is live: from the store, or not at all (R12, R94).
 
     Raises:
@@ -74,27 +74,27 @@ async def respond(node: Node, context: RequestContext, live: Transaction) -> byt
     seconds = context.upstream.deadline_seconds
     if endpoint.wait_after_seconds is not None:
         seconds = min(seconds, endpoint.wait_after_seconds)
-    patience = node.monotonic() + seconds
+    patience = services.monotonic() + seconds
     found: Transaction | None = live
     while found is not None:
         exchange = found.exchange_for(context.digest)
         if exchange is None or found.endpoint != endpoint.name:
             raise _not_the_same(context)
         if exchange.response_der is not None:
-            return await _answered_before(node, context, found, exchange)
-        now = node.clock()
+            return await _answered_before(services, context, found, exchange)
+        now = services.clock()
         if found.lease_until <= now:
-            taken = await take_over(node, context, found)
+            taken = await take_over(services, context, found)
             if taken is not None:
-                return await ca_exchange.resume(node, context, taken, before=found)
-            found = await node.store.load(live.key)
+                return await ca_exchange.resume(services, context, taken, before=found)
+            found = await services.store.load(live.key)
             continue
-        left = min(patience - node.monotonic(), (found.lease_until - now).total_seconds())
-        if patience <= node.monotonic():
+        left = min(patience - services.monotonic(), (found.lease_until - now).total_seconds())
+        if patience <= services.monotonic():
             if endpoint.wait_after_seconds is None:
                 raise UpstreamUnavailable("the CA is still being asked", delivered=True)
-            return await ca_exchange.defer(node, context, found)
-        found = await node.store.wait(
+            return await ca_exchange.defer(services, context, found)
+        found = await services.store.wait(
             found.key, version=found.version, timeout_seconds=max(left, 0.001)
         )
     raise StoreUnavailable("the transaction expired while it was being waited for")
@@ -109,7 +109,7 @@ def _not_the_same(context: RequestContext) -> CMPError:
 
 
 async def _answered_before(
-    node: Node, context: RequestContext, transaction: Transaction, exchange: Exchange
+    services: Services, context: RequestContext, transaction: Transaction, exchange: Exchange
 ) -> bytes:
     """Answer a message that was answered before: with the same, or with what a device waits for that does not poll.
 
@@ -121,12 +121,12 @@ async def _answered_before(
         return said
     live = transaction
     if transaction.state in OUTSTANDING and not exchange.ca_nonce:
-        live = await go_on(node, context, transaction)
+        live = await go_on(services, context, transaction)
     if live.state in (*OUTSTANDING, State.HELD) or not live.current.waiting:
         return live.current.response_der or said
-    late = await late_response(node, context, live)
+    late = await late_response(services, context, live)
     after = await transactions.change(
-        node.store,
+        services.store,
         live,
         partial(
             machine.delivered,
@@ -141,30 +141,32 @@ async def _answered_before(
 # --- the CA is yet to answer ----------------------------------------------------------------------------------
 
 
-async def go_on(node: Node, context: RequestContext, transaction: Transaction) -> Transaction:
+async def go_on(
+    services: Services, context: RequestContext, transaction: Transaction
+) -> Transaction:
     """Have the CA asked by somebody, wait for it a moment, and return the transaction as it is then.
 
     Raises:
         StoreUnavailable: It has expired meanwhile.
     """
-    if transaction.lease_until > node.clock():
-        await node.store.wait(
+    if transaction.lease_until > services.clock():
+        await services.store.wait(
             transaction.key,
             version=transaction.version,
             timeout_seconds=context.endpoint.wait_after_seconds or 0.001,
         )
-    elif (taken := await take_over(node, context, transaction)) is not None:
+    elif (taken := await take_over(services, context, transaction)) is not None:
         if transaction.unsent:
             context.report.notes.append(f"approved by {transaction.decided_by}")
-        await ca_exchange.resume_in_background(node, context, taken, before=transaction)
-    live = await node.store.load(transaction.key)
+        await ca_exchange.resume_in_background(services, context, taken, before=transaction)
+    live = await services.store.load(transaction.key)
     if live is None:
         raise StoreUnavailable("the transaction expired while it was being waited for")
     return live
 
 
 async def take_over(
-    node: Node, context: RequestContext, transaction: Transaction
+    services: Services, context: RequestContext, transaction: Transaction
 ) -> Transaction | None:
     """Take over a transaction whose lease has ended; None where another node did, or it is refused now.
 
@@ -172,11 +174,11 @@ async def take_over(
         ServiceFailure: Its CA is no longer configured, or it cannot be told whether it is refused.
     """
     check_same_upstream(context, transaction)
-    now = node.clock()
+    now = services.clock()
     upstream, expires_at = None, None
     if transaction.unsent:
         try:
-            upstream = await _approved(node, context, transaction)
+            upstream = await _approved(services, context, transaction)
         except ServiceFailure:
             raise
         except CMPError as error:
@@ -184,14 +186,14 @@ async def take_over(
                 f"refused although {transaction.decided_by} approved it: {error.detail}"
             )
             await transactions.change(
-                node.store,
+                services.store,
                 transaction,
                 partial(machine.refused_after_approval, fail_info=error.fail_info.name),
             )
             return None
-        expires_at = max(transaction.expires_at, now + node.lifetime)
+        expires_at = max(transaction.expires_at, now + services.lifetime)
     after = await transactions.change(
-        node.store,
+        services.store,
         transaction,
         partial(
             machine.taken_over,
@@ -203,7 +205,7 @@ async def take_over(
     return None if isinstance(after, Overtaken) else after
 
 
-async def _approved(node: Node, context: RequestContext, held: Transaction) -> MessageForCA:
+async def _approved(services: Services, context: RequestContext, held: Transaction) -> MessageForCA:
     """Decide on a request that an operator approved as if it came now, and return the message for the CA.
 
     Weeks may have passed: its signer may be revoked, its device struck from the inventory, the rules others.
@@ -211,7 +213,7 @@ async def _approved(node: Node, context: RequestContext, held: Transaction) -> M
     Raises:
         CMPError: It would not be taken now, or not for what was approved.
     """
-    message, now = PKIMessage.from_der(held.request_der), node.clock()
+    message, now = PKIMessage.from_der(held.request_der), services.clock()
     again = request_context(
         context.endpoint,
         message,
@@ -219,9 +221,9 @@ async def _approved(node: Node, context: RequestContext, held: Transaction) -> M
         peer=context.peer,
         started=context.started,
     )
-    again, authenticated, key = await authenticate_request(node, again, now)
-    again, operation = await authorize_operation(node, again, authenticated, now)
-    await check_status(node, again, authenticated, now)
+    again, authenticated, key = await authenticate_request(services, again, now)
+    again, operation = await authorize_operation(services, again, authenticated, now)
+    await check_status(services, again, authenticated, now)
     context.report.notes += again.report.notes
     asked = (
         held.key, held.opening.request_digest, held.upstream, held.variant, held.subject_der,
@@ -239,9 +241,9 @@ async def _approved(node: Node, context: RequestContext, held: Transaction) -> M
         message,
         operation.body_der,
         operation.variant,
-        node.credential(),
+        services.credential(),
         now,
-        ids=node.mapped_ids(held) if held.ca_transaction_id else None,
+        ids=services.mapped_ids(held) if held.ca_transaction_id else None,
     )
 
 
@@ -261,27 +263,29 @@ class LateResponse(NamedTuple):
 
 
 async def late_response(
-    node: Node, context: RequestContext, transaction: Transaction
+    services: Services, context: RequestContext, transaction: Transaction
 ) -> LateResponse:
     """Return the answer that came while a device was waiting (R118).
 
     Raises:
         HeaderRefused: The device came too late for its certificate.
     """
-    now, current = node.clock(), transaction.current
-    expires_at = max(transaction.expires_at, now + node.lifetime)
+    now, current = services.clock(), transaction.current
+    expires_at = max(transaction.expires_at, now + services.lifetime)
     if current.planned is None:
-        return LateResponse(await _late_refusal(node, context, transaction), None, expires_at)
+        return LateResponse(await _late_refusal(services, context, transaction), None, expires_at)
     if transaction.state in GIVEN_UP and transaction.confirmation is None:
         raise HeaderRefused(
             "the certificate was not fetched in time, and is withdrawn", rule="R111"
         )
     _note_late(context, transaction)
     issues = transaction.state is State.ISSUED
-    der, until = await responses.render(node, context, transaction, current.planned, issues=issues)
+    der, until = await responses.render(
+        services, context, transaction, current.planned, issues=issues
+    )
     if until is not None:
         lives_until = await withdrawing.schedule(
-            node, context, transaction, Event.issued, transaction.certificate_der, until
+            services, context, transaction, Event.issued, transaction.certificate_der, until
         )
         expires_at = lives_until or expires_at
     return LateResponse(der, until, expires_at)
@@ -311,7 +315,9 @@ def _rejection_in(body_der: bytes) -> PKIStatusInfo:
             return cert_rep_message(content).responses[0].status_info
 
 
-async def _late_refusal(node: Node, context: RequestContext, transaction: Transaction) -> bytes:
+async def _late_refusal(
+    services: Services, context: RequestContext, transaction: Transaction
+) -> bytes:
     """Return the answer for a device whose request came to nothing while it waited."""
     error: CMPError
     if transaction.state is State.REFUSED:
@@ -325,7 +331,7 @@ async def _late_refusal(node: Node, context: RequestContext, transaction: Transa
         error = ServiceFailure("failed while the device waited", fail_info=fail_info)
     confirming = transaction.confirmation is not None
     return await responses.refuse(
-        node,
+        services,
         context,
         error,
         body_type=BodyType.certConf if confirming else transaction.body_type,

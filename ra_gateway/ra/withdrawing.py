@@ -25,9 +25,9 @@ from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.events import MessageHandled, Outcome
 from ra_gateway.ra.fates import Fate, carrier_of
 from ra_gateway.ra.forwarding import revocation_for_ca
-from ra_gateway.ra.node import Node
 from ra_gateway.ra.response_checks import Expected, check_revocation, decoded
 from ra_gateway.ra.routes import CertConf, Unconfirmed, Upstream
+from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey
 from ra_gateway.ra.transactions import Overtaken
 
@@ -52,7 +52,7 @@ def knows_alone(upstream: Upstream, transaction: Transaction) -> bool:
 
 
 async def schedule(
-    node: Node,
+    services: Services,
     context: RequestContext,
     transaction: Transaction,
     event: Event,
@@ -69,47 +69,49 @@ async def schedule(
     Returns:
         How long the transaction is to live for it, None for no longer than it does.
     """
-    upstream, now = context.upstream, node.clock()
+    upstream, now = context.upstream, services.clock()
     if event is Event.granted and certificate_der:
-        await _note(node, upstream, transaction, certificate_der, Fate.confirmed, now)
+        await _note(services, upstream, transaction, certificate_der, Fate.confirmed, now)
     if event is Event.issued and until is not None:
         if certificate_der:
-            await _note(node, upstream, transaction, certificate_der, Fate.awaited, until)
-        return await look_after(node, upstream, transaction, until)
+            await _note(services, upstream, transaction, certificate_der, Fate.awaited, until)
+        return await look_after(services, upstream, transaction, until)
     if event is Event.rejected and knows_alone(upstream, transaction):
-        lives_until = await look_after(node, upstream, transaction, now)
+        lives_until = await look_after(services, upstream, transaction, now)
         if lives_until is None:
             context.report.notes.append(
                 "the CA was not told that the device rejects its certificate"
             )
         return lives_until
-    if event is Event.rejected and node.agenda is not None:
-        await node.agenda.drop(transaction.key)  # the CA was told, and looks after it
+    if event is Event.rejected and services.agenda is not None:
+        await services.agenda.drop(transaction.key)  # the CA was told, and looks after it
     return None
 
 
 async def look_after(
-    node: Node, upstream: Upstream, transaction: Transaction, due_at: datetime
+    services: Services, upstream: Upstream, transaction: Transaction, due_at: datetime
 ) -> datetime | None:
     """Have a certificate looked after from a time on, if that is configured.
 
     Returns:
         How long the transaction is to live for it, None where nobody looks.
     """
-    if node.agenda is None or upstream.unconfirmed is Unconfirmed.leave:
+    if services.agenda is None or upstream.unconfirmed is Unconfirmed.leave:
         return None
-    await node.agenda.plan(transaction.key, due_at)
-    return max(transaction.expires_at, due_at + node.act_lifetime)
+    await services.agenda.plan(transaction.key, due_at)
+    return max(transaction.expires_at, due_at + services.act_lifetime)
 
 
-async def confirmed_nothing(node: Node, upstream: Upstream, transaction: Transaction) -> None:
+async def confirmed_nothing(
+    services: Services, upstream: Upstream, transaction: Transaction
+) -> None:
     """Note that a certConf came to nothing, as its device is told."""
     if transaction.certificate_der:
-        now = node.clock()
-        await _note(node, upstream, transaction, transaction.certificate_der, Fate.awaited, now)
+        now = services.clock()
+        await _note(services, upstream, transaction, transaction.certificate_der, Fate.awaited, now)
 
 
-async def take(node: Node, upstream: Upstream, transaction: Transaction) -> None:
+async def take(services: Services, upstream: Upstream, transaction: Transaction) -> None:
     """Note that a device takes its certificate: from then on nobody else's silence gets it revoked.
 
     Raises:
@@ -118,7 +120,9 @@ async def take(node: Node, upstream: Upstream, transaction: Transaction) -> None
     if upstream.unconfirmed is not Unconfirmed.revoke or not transaction.certificate_der:
         return
     until = transaction.confirm_until or transaction.expires_at
-    standing = await node.settle(transaction, transaction.certificate_der, Fate.confirmed, until)
+    standing = await services.settle(
+        transaction, transaction.certificate_der, Fate.confirmed, until
+    )
     if standing.fate is Fate.withdrawn:
         raise ConfirmationRefused(
             "certConf for a certificate that another transaction brought, and that is withdrawn",
@@ -128,7 +132,7 @@ async def take(node: Node, upstream: Upstream, transaction: Transaction) -> None
 
 
 async def _note(
-    node: Node,
+    services: Services,
     upstream: Upstream,
     transaction: Transaction,
     certificate_der: bytes,
@@ -137,7 +141,7 @@ async def _note(
 ) -> None:
     """Note what a transaction says of a certificate, where certificates are revoked that nobody confirms."""
     if upstream.unconfirmed is Unconfirmed.revoke:
-        await node.settle(transaction, certificate_der, fate, until)
+        await services.settle(transaction, certificate_der, fate, until)
 
 
 # --- working through the agenda -------------------------------------------------------------------------------
@@ -146,8 +150,8 @@ async def _note(
 class Withdrawing:
     """Works through the agenda, on one node."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     async def run(self, every_seconds: float) -> None:
         """Work through the agenda again and again, until cancelled."""
@@ -170,7 +174,7 @@ class Withdrawing:
         except (
             Exception
         ) as error:  # told with its cause, and tried again: the key may not sign, say
-            self._node.sink(
+            self._services.sink(
                 MessageHandled(
                     endpoint="",
                     peer="",
@@ -184,7 +188,7 @@ class Withdrawing:
                     bug=error,
                 )
             )
-            return self._node.clock() + _AGAIN_AFTER
+            return self._services.clock() + _AGAIN_AFTER
 
     async def work(self) -> int:
         """Work through what is due; returns how many transactions that were, at most 64, and 0 for fewer.
@@ -194,10 +198,10 @@ class Withdrawing:
         Raises:
             StoreUnavailable: The agenda cannot be asked.
         """
-        agenda = self._node.agenda
-        if agenda is None or not self._node.steady():
+        agenda = self._services.agenda
+        if agenda is None or not self._services.steady():
             return 0
-        due = await agenda.due(self._node.clock(), limit=_BATCH)
+        due = await agenda.due(self._services.clock(), limit=_BATCH)
         for key in due:
             again_at = await self._safely(key)
             if again_at is None:
@@ -208,9 +212,9 @@ class Withdrawing:
 
     async def _look_at(self, key: TransactionKey) -> datetime | None:
         """Do what is to be done with a transaction; returns when to look again, None for never."""
-        node = self._node
-        now = node.clock()
-        transaction = await node.store.load(key)
+        services = self._services
+        now = services.clock()
+        transaction = await services.store.load(key)
         if transaction is None:
             return None
         if transaction.state in (State.REQUESTED, State.CONFIRMING):
@@ -239,7 +243,7 @@ class Withdrawing:
         return await self._attempt(transaction, upstream)
 
     def _upstream_of(self, transaction: Transaction) -> Upstream | None:
-        endpoint = self._node.endpoints.get(transaction.endpoint)
+        endpoint = self._services.endpoints.get(transaction.endpoint)
         return None if endpoint is None else endpoint.upstreams.get(transaction.upstream)
 
     async def _attempt(self, transaction: Transaction, upstream: Upstream) -> datetime | None:
@@ -247,12 +251,12 @@ class Withdrawing:
 
         A CA may have given the same certificate to others: what any of them confirmed, or may yet confirm, stays.
         """
-        node = self._node
-        now = node.clock()
+        services = self._services
+        now = services.clock()
         if transaction.state in (State.REJECTED, State.FAILED):
             # It confirms nothing any more; a certConf that was being taken came too late.
-            await node.settle(transaction, transaction.certificate_der, Fate.awaited, now)
-        standing = await node.settle(
+            await services.settle(transaction, transaction.certificate_der, Fate.awaited, now)
+        standing = await services.settle(
             transaction,
             transaction.certificate_der,
             Fate.withdrawn,
@@ -267,7 +271,7 @@ class Withdrawing:
         if standing.fate is Fate.awaited:
             return max(standing.awaited.values())
         certificate = load_certificate(transaction.certificate_der)
-        ledger = node.signer_status.issued
+        ledger = services.signer_status.issued
         if (
             ledger is not None
             and upstream.certconf is CertConf.forward  # otherwise the CA takes all for confirmed
@@ -277,11 +281,11 @@ class Withdrawing:
             self._tell(transaction, Outcome.unconfirmed, f"{_why(transaction)}; {what}")
             return None
         rr_der = await revocation_for_ca(
-            upstream, certificate, node.credential(), node.fresh_ids(), now
+            upstream, certificate, services.credential(), services.fresh_ids(), now
         )
         lease_until = now + upstream.lease
         step = partial(machine.withdrawing, rr_der=rr_der, lease_until=lease_until)
-        taken = await transactions.change(node.store, transaction, step)
+        taken = await transactions.change(services.store, transaction, step)
         if isinstance(taken, Overtaken):
             return lease_until  # another node has it
         try:
@@ -291,11 +295,11 @@ class Withdrawing:
             revoked = self._check(taken, rr_der, answer_der, certificate, upstream)
         except CMPError as error:
             # An rr may be sent again, whatever became of the last one.
-            again_at = _again_at(taken, node.clock())
+            again_at = _again_at(taken, services.clock())
             left = again_at < taken.expires_at
             what = "not revoked yet" if left else "not revoked, and not tried any more"
             self._tell(taken, Outcome.failed, f"{_why(taken)}; {what}", error)
-            await self._store(taken, partial(machine.withdrawal_postponed, now=node.clock()))
+            await self._store(taken, partial(machine.withdrawal_postponed, now=services.clock()))
             return again_at
         await self._store(taken, partial(machine.withdrawal_ended, revoked=revoked))
         return None
@@ -317,7 +321,7 @@ class Withdrawing:
             target_der=_target(certificate),
         )
         info = check_revocation(
-            decoded(answer_der, upstream), expected, upstream, self._node.clock()
+            decoded(answer_der, upstream), expected, upstream, self._services.clock()
         )
         if info.status is not PKIStatus.rejection:
             self._tell(taken, Outcome.revoked, _why(taken))
@@ -335,7 +339,7 @@ class Withdrawing:
         Another node that took it over meanwhile will finish it.
         """
         await transactions.change(
-            self._node.store,
+            self._services.store,
             taken,
             step,
             while_=lambda live: live.withdrawal == taken.withdrawal,
@@ -351,7 +355,7 @@ class Withdrawing:
         certificate = load_certificate(transaction.certificate_der)
         if error is not None:
             detail = f"{detail}: {error.detail}"
-        self._node.sink(
+        self._services.sink(
             MessageHandled(
                 endpoint=transaction.endpoint,
                 peer="",

@@ -42,9 +42,9 @@ from ra_gateway.errors import PKIFailureInfo, ServiceFailure, UpstreamUnavailabl
 from ra_gateway.logs import LogSink
 from ra_gateway.ra import authentication, authorization, pipeline, response_checks
 from ra_gateway.ra.events import MessageHandled
-from ra_gateway.ra.node import Node
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.services import Services
 from tests.support.harness import (
     World,
     cmp_certificate,
@@ -436,7 +436,7 @@ async def test_a_credential_that_cannot_be_had_leaves_an_unprotected_error(world
         raise FileNotFoundError("/etc/ra-gateway/ra.key")
 
     gateway = Gateway(
-        Node(
+        Services(
             endpoints={"ran": world.endpoint},
             credential=gone,
             store=world.store,

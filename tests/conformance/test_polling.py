@@ -354,7 +354,7 @@ async def abandoned(world: World, body_type: BodyType = BodyType.ir) -> Operatio
     )
     await operation.send(gateway=dying)
     operation.assert_waiting()
-    await dying._node.drain(0)
+    await dying._services.drain(0)
     gate(world).set()
     await operation.poll()
     operation.assert_not_yet()
@@ -399,7 +399,7 @@ async def test_a_shutdown_waits_for_the_ca(slow: World) -> None:
     operation = await Operation.begin(slow, BodyType.ir)
     await operation.send()
     asyncio.get_running_loop().call_later(0.05, gate(slow).set)
-    await slow.gateway._node.drain(5)
+    await slow.gateway._services.drain(5)
     assert (await operation.stored()).state is State.ISSUED
     assert status_of(await operation.poll(gateway=slow.second_gateway())).issued
 

@@ -24,10 +24,10 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.replies import confirm_wait_time, confirm_wait_time_of
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.events import Outcome
-from ra_gateway.ra.node import Node
 from ra_gateway.ra.ports import Agenda, Certificates
 from ra_gateway.ra.revocation import SignerStatus
 from ra_gateway.ra.routes import CertConf, Unconfirmed
+from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import State
 from ra_gateway.ra.withdrawing import Withdrawing
 from ra_gateway.stores.memory import MemoryStore
@@ -418,8 +418,8 @@ class FaultyCertificates:
         return await self.faults.around("settle", lambda: self.inner.settle(*args))
 
 
-def faulty_node(world: World, faults: Faults) -> Node:
-    node = faulty_gateway(world, faults)._node
+def faulty_node(world: World, faults: Faults) -> Services:
+    node = faulty_gateway(world, faults)._services
     assert isinstance(world.store, MemoryStore | RedisStore)
     return replace(
         node,
@@ -471,7 +471,7 @@ async def test_a_fault_while_a_rejection_is_taken(
     answer = operation.answer
     faults = Faults(at=at, done=done, strike=strike)
     gateway = faulty_gateway(world, faults)
-    gateway._node.agenda = FaultyAgenda(world.store, faults)  # type: ignore[arg-type]
+    gateway._services.agenda = FaultyAgenda(world.store, faults)  # type: ignore[arg-type]
     task = asyncio.create_task(operation.confirm(takes=False, gateway=gateway))
     await asyncio.gather(task, return_exceptions=True)
     world.clock.move(seconds=30)

@@ -99,7 +99,7 @@ async def test_a_clock_that_is_set(
     try:
         bundled = application._bundled
         assert bundled is not None
-        steady = application.node.steady, bundled.ca._steady, bundled.publisher._steady
+        steady = application.services.steady, bundled.ca._steady, bundled.publisher._steady
         assert [each() for each in steady] == [True] * 3
         transaction = new_transaction(created_at=wall(), expires_at=wall() + timedelta(hours=1))
         await application.store.create(transaction)

@@ -856,7 +856,7 @@ async def test_a_configured_gateway(
 
             await enrol(None)
             await enrol(PKIStatusInfo(PKIStatus.rejection))
-            await Withdrawing(application.node).work()
+            await Withdrawing(application.services).work()
         finally:
             await application.stop()
     _, rejected = api.issued

@@ -45,12 +45,12 @@ from ra_gateway.cmp.verification import HeaderRules
 from ra_gateway.device.enrollment import DeviceIdentity, Enrollment, RequestOptions, operator_trust
 from ra_gateway.keys import KeySigner
 from ra_gateway.ra.events import EventSink, MessageHandled
-from ra_gateway.ra.node import Node
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import Inventory, InventoryEntry, TransactionStore
 from ra_gateway.ra.revocation import NOBODY_ASKED, SignerStatus
 from ra_gateway.ra.routes import Endpoint, Upstream
+from ra_gateway.ra.services import Services
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from tests.support.pki import (
@@ -380,7 +380,7 @@ def make_gateway(
     credential = credential or cmp_credential(operator.ra)
     kept: Any = store if isinstance(store, MemoryStore | RedisStore) else None
     return Gateway(
-        Node(
+        Services(
             endpoints={endpoint.name: endpoint},
             credential=lambda: credential,
             store=store,

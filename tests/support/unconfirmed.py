@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.ra.node import Node
+from ra_gateway.ra.services import Services
 from ra_gateway.ra.withdrawing import Withdrawing
 from tests.support.harness import World
 
 WAIT_SECONDS = 300
 
 
-def node_of(world: World) -> Node:
-    return world.gateway._node
+def node_of(world: World) -> Services:
+    return world.gateway._services
 
 
 async def work(world: World, **later: float) -> None:

@@ -178,11 +178,11 @@ class UpstreamExaminer:
                 }
             )
         )
-        way = application.node.endpoints[_ENDPOINT].upstream
+        way = application.services.endpoints[_ENDPOINT].upstream
         try:
             if isinstance(upstream, BundledUpstream):
                 await cast("BundledCA", way.core).start()
-            yield way, application.node.credential()
+            yield way, application.services.credential()
         finally:
             await application.stop()
 

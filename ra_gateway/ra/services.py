@@ -30,7 +30,7 @@ class MappedIDs(NamedTuple):
 
 
 @dataclass(slots=True)
-class Node:
+class Services:
     """One gateway process, as its steps see it.
 
     Args:
