@@ -18,7 +18,7 @@ from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.names import rfc4514
 from ra_gateway.config import load
 from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage, Problem
-from ra_gateway.ra.approving import (
+from ra_gateway.ra.approval import (
     HANDLE_DIGITS,
     MIN_HANDLE_DIGITS,
     decide,

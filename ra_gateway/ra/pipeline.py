@@ -47,7 +47,7 @@ from ra_gateway.errors import (
     StatusUnavailable,
     TransactionInUse,
 )
-from ra_gateway.ra import approving, ca_exchange, nesting, responses, retransmission
+from ra_gateway.ra import approval, ca_exchange, nesting, responses, retransmission
 from ra_gateway.ra.authentication import authenticate_request, check_status
 from ra_gateway.ra.authorization import (
     AuthorizedOperation,
@@ -181,7 +181,7 @@ async def _open(services: Services, context: RequestContext) -> bytes:
         return await retransmission.respond(services, context, live)
     transaction = await _prepare(services, context, authenticated, key, operation, now)  # step 5
     if operation.held:
-        return await approving.hold(services, context, transaction, now)
+        return await approval.hold(services, context, transaction, now)
     repeatable = ca_exchange.may_ask_again(context.upstream, transaction)
     live = await services.store.create(transaction, repeatable=repeatable)  # step 6
     if live is not None:

@@ -13,7 +13,7 @@ import structlog
 from redis.asyncio import Redis
 
 from ra_gateway.errors import ConfigError, PKIFailureInfo, StoreUnavailable, TransactionInUse
-from ra_gateway.ra.approving import NotHeld, decide, request_digest, waiting
+from ra_gateway.ra.approval import NotHeld, decide, request_digest, waiting
 from ra_gateway.ra.fates import Fate
 from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey, advance
 from ra_gateway.stores.redis import RedisStore

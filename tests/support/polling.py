@@ -33,7 +33,7 @@ from ra_gateway.cmp.polling import (
 )
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.replies import reply_header
-from ra_gateway.ra.approving import decide, request_digest, waiting
+from ra_gateway.ra.approval import decide, request_digest, waiting
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.transaction import Transaction
 from ra_gateway.stores.memory import MemoryStore
