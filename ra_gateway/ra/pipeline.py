@@ -16,7 +16,7 @@ crash sends the very same bytes; and the answer is signed (10) before it is stor
 the very same bytes. `ca_exchange` has the last four, as they may go on in the background.
 
 What follows a request takes the same steps: `confirmation` (certConf, error) and `polling` (pollReq). genm changes
-nothing anywhere: it does without steps 6 and 9. What other RAs nested is taken apart before (`nesting`), and each
+nothing anywhere: it does without steps 6 and 9. What other RAs nested is taken apart before (`nested`), and each
 message inside is answered for itself. `retransmission` answers what came before, and takes over what another node
 has left behind; `withdrawing` looks after certificates that nobody confirmed.
 """
@@ -47,7 +47,7 @@ from ra_gateway.errors import (
     StatusUnavailable,
     TransactionInUse,
 )
-from ra_gateway.ra import approval, ca_exchange, nesting, responses, retransmission
+from ra_gateway.ra import approval, ca_exchange, nested, responses, retransmission
 from ra_gateway.ra.authentication import authenticate_request, check_status
 from ra_gateway.ra.authorization import (
     AuthorizedOperation,
@@ -122,12 +122,12 @@ class Gateway:
         try:
             if context.message.body_type is not BodyType.nested:
                 response = await _answer(services, context)
-            elif isinstance(inside := await nesting.unwrap(services, context), Single):
+            elif isinstance(inside := await nested.unwrap(services, context), Single):
                 # From here on as if it had come plain.
-                context = nesting.inner(context, inside.message)
+                context = nested.inner(context, inside.message)
                 response = await _answer(services, context)
             else:
-                response = await nesting.answer_batch(services, context, inside, self._handled)
+                response = await nested.answer_batch(services, context, inside, self._handled)
         except CMPError as error:
             response = await responses.refuse(services, context, error)
         except Exception as error:  # an answer always leaves; the event carries the cause
