@@ -64,7 +64,7 @@ from ra_gateway.ra.routes import (
 )
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import RELAYED_DOMAIN
-from ra_gateway.ra.withdrawing import Withdrawing
+from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
@@ -483,7 +483,8 @@ class Application:
             asyncio.create_task(supervised("ra.credential", self._ra.watch)),
             asyncio.create_task(
                 supervised(
-                    "unconfirmed", lambda: Withdrawing(self.services).run(_WITHDRAWING_SECONDS)
+                    "unconfirmed",
+                    lambda: UnconfirmedCertificates(self.services).run(_WITHDRAWING_SECONDS),
                 )
             ),
         ]

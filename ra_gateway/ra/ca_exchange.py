@@ -25,7 +25,7 @@ from ra_gateway.errors import (
     UpstreamBroken,
     UpstreamUnavailable,
 )
-from ra_gateway.ra import machine, responses, transactions, withdrawing
+from ra_gateway.ra import machine, responses, transactions, unconfirmed
 from ra_gateway.ra.context import RequestContext, event_of
 from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.ports import Claim
@@ -198,7 +198,7 @@ async def _conclude(services: Services, exchange: _Exchange, checked: CheckedRes
             expires_at = min(transaction.expires_at, now + services.lifetime)
         else:
             certificate_der = b"" if checked.certificate is None else checked.certificate.der
-            expires_at = await withdrawing.schedule(
+            expires_at = await unconfirmed.schedule(
                 services, context, transaction, checked.event, certificate_der, until
             )
         step = partial(
@@ -225,11 +225,11 @@ async def _fail(services: Services, exchange: _Exchange, error: CMPError) -> byt
     certificate_der, expires_at = b"", None
     if isinstance(error, UpstreamBroken) and error.certificate_der:
         certificate_der = error.certificate_der
-        expires_at = await withdrawing.look_after(
+        expires_at = await unconfirmed.look_after(
             services, context.upstream, transaction, services.clock()
         )
     if transaction.confirmation is not None:
-        await withdrawing.confirmed_nothing(services, context.upstream, transaction)
+        await unconfirmed.confirmed_nothing(services, context.upstream, transaction)
     step = partial(
         machine.failed,
         fail_info=error.fail_info.name,

@@ -16,7 +16,6 @@ from ra_gateway.ra import (
     responses,
     retransmission,
     transactions,
-    withdrawing,
 )
 from ra_gateway.ra.authentication import find_transaction
 from ra_gateway.ra.context import RequestContext
@@ -52,7 +51,7 @@ async def confirm(services: Services, context: RequestContext) -> bytes:
     )
     takes_certificate = confirmation.status.takes_certificate
     upstream, now = context.upstream, services.clock()
-    local = withdrawing.knows_alone(upstream, transaction)
+    local = unconfirmed.knows_alone(upstream, transaction)
     awaited_until = transaction.confirm_until or transaction.expires_at
     if local and takes_certificate and now > awaited_until and services.steady():
         # Where the CA awaits nothing, nobody else would hold the device to what it was told.
@@ -60,7 +59,7 @@ async def confirm(services: Services, context: RequestContext) -> bytes:
             "certConf after confirmWaitTime", fail_info=PKIFailureInfo.badRequest, rule="R111"
         )
     if takes_certificate:
-        await withdrawing.take(services, upstream, transaction)
+        await unconfirmed.take(services, upstream, transaction)
     for_ca = MessageForCA(b"", b"")
     if not local:
         body_der = _body_for_ca(context, transaction, confirmation)
@@ -136,7 +135,7 @@ async def give_up(services: Services, context: RequestContext) -> bytes:
     report.notes.append(f"the device sent error instead of certConf: {told}")
     if transaction.certificate_der:
         report.certificate = load_certificate(transaction.certificate_der)
-    expires_at = await withdrawing.look_after(
+    expires_at = await unconfirmed.look_after(
         services, context.upstream, transaction, services.clock()
     )
     after = await transactions.change(

@@ -18,7 +18,7 @@ the very same bytes. `ca_exchange` has the last four, as they may go on in the b
 What follows a request takes the same steps: `confirmation` (certConf, error) and `polling` (pollReq). genm changes
 nothing anywhere: it does without steps 6 and 9. What other RAs nested is taken apart before (`nested`), and each
 message inside is answered for itself. `retransmission` answers what came before, and takes over what another node
-has left behind; `withdrawing` looks after certificates that nobody confirmed.
+has left behind; `unconfirmed` looks after certificates that nobody confirmed.
 """
 
 from __future__ import annotations

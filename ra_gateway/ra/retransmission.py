@@ -30,7 +30,7 @@ from ra_gateway.errors import (
     TransactionInUse,
     UpstreamUnavailable,
 )
-from ra_gateway.ra import ca_exchange, machine, responses, transactions, withdrawing
+from ra_gateway.ra import ca_exchange, machine, responses, transactions, unconfirmed
 from ra_gateway.ra.authentication import (
     authenticate_request,
     check_status,
@@ -284,7 +284,7 @@ async def late_response(
         services, context, transaction, current.planned, issues=issues
     )
     if until is not None:
-        lives_until = await withdrawing.schedule(
+        lives_until = await unconfirmed.schedule(
             services, context, transaction, Event.issued, transaction.certificate_der, until
         )
         expires_at = lives_until or expires_at

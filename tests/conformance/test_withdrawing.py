@@ -29,7 +29,7 @@ from ra_gateway.ra.revocation import SignerStatus
 from ra_gateway.ra.routes import CertConf, Unconfirmed
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import State
-from ra_gateway.ra.withdrawing import Withdrawing
+from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.tasks import ended
@@ -449,7 +449,7 @@ async def test_a_fault_between_any_two_steps(
     world.ca.script = revokes_once
     world.clock.move(seconds=WAIT_SECONDS + 1)
     faults = Faults(at=at, done=done, strike=strike)
-    task = asyncio.create_task(Withdrawing(faulty_node(world, faults)).work())
+    task = asyncio.create_task(UnconfirmedCertificates(faulty_node(world, faults)).work())
     await asyncio.gather(task, return_exceptions=True)
     for _ in range(3):
         await work(world, minutes=10)
@@ -492,7 +492,7 @@ async def test_two_nodes_work_at_once(make_world: MakeWorld) -> None:
         await issued(world)
     world.clock.move(seconds=WAIT_SECONDS + 1)
     nodes = [faulty_node(world, Faults()) for _ in range(3)]
-    await asyncio.gather(*(Withdrawing(node).work() for node in nodes))
+    await asyncio.gather(*(UnconfirmedCertificates(node).work() for node in nodes))
     asked = [
         rev_req_content(rr.body_content)[0].template.serial_number for rr in revocations(world)
     ]
@@ -507,7 +507,7 @@ async def test_a_cert_conf_and_the_rr_at_once(world: World) -> None:
     operation = await issued(world)
     world.clock.move(seconds=WAIT_SECONDS)
     node = faulty_node(world, Faults())
-    answer, _ = await asyncio.gather(operation.confirm(), Withdrawing(node).work())
+    answer, _ = await asyncio.gather(operation.confirm(), UnconfirmedCertificates(node).work())
     confirmed = answer.body_type is BodyType.pkiconf
     assert confirmed is (revocations(world) == [])
 
@@ -534,7 +534,7 @@ async def test_it_runs_until_it_is_stopped(world: World) -> None:
     await issued(world)
     world.clock.move(seconds=WAIT_SECONDS + 1)
     faults = Faults(at=1, strike=fail)
-    task = asyncio.create_task(Withdrawing(faulty_node(world, faults)).run(0.01))
+    task = asyncio.create_task(UnconfirmedCertificates(faulty_node(world, faults)).run(0.01))
 
     async def revoked() -> bool:
         return world.events[-1].outcome == "revoked"
@@ -627,7 +627,7 @@ async def test_poison_in_the_agenda(make_world: MakeWorld, redis_url: str) -> No
             await raw.zadd("ra:agenda", {member: 0})
         await store.plan(stranger, clock())
         clock.move(seconds=WAIT_SECONDS + 1)
-        task = asyncio.create_task(Withdrawing(node_of(world)).run(0.01))
+        task = asyncio.create_task(UnconfirmedCertificates(node_of(world)).run(0.01))
 
         async def seen_to() -> bool:
             return task.done() or await raw.zcard("ra:agenda") == 0

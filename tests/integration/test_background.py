@@ -19,7 +19,7 @@ from ra_gateway.app.running import STEADY
 from ra_gateway.ca.material import expiries
 from ra_gateway.clocks import now
 from ra_gateway.config import load
-from ra_gateway.ra.withdrawing import Withdrawing
+from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.tasks import ended
 from tests.support.pki import VendorPKI
 from tests.support.processes import make_setup
@@ -32,7 +32,7 @@ class Poison(Exception):
 
 @pytest.mark.parametrize("task,owner,method", [
     ("ra.credential", CredentialFiles, "watch"),
-    ("unconfirmed", Withdrawing, "run"),
+    ("unconfirmed", UnconfirmedCertificates, "run"),
 ])  # fmt: skip
 async def test_a_task_that_dies(
     tmp_path: Path,

@@ -17,7 +17,7 @@ from ra_gateway.app import now
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage, PKIStatusInfo, RevRepContent, rev_rep_body
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.ra.withdrawing import Withdrawing
+from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from tests.support.harness import (
     Answer,
     ManualClock,
@@ -223,7 +223,7 @@ async def test_what_answers_nothing_that_was_asked(
     ca = ScriptedCA(operator_pki, ManualClock(now()), script=change)
     async with behind(over_http(ca), more=f'dialect = "{dialect}"') as site:
         await refused(site, "systemFailure", told)
-        await Withdrawing(site.application.services).work()
+        await UnconfirmedCertificates(site.application.services).work()
     assert [message.body_type for message in ca.messages] == [BodyType.ir]
 
 
@@ -273,7 +273,7 @@ async def test_what_was_certified_instead_is_seen_to(
     ca = ScriptedCA(operator_pki, ManualClock(now()), script=change)
     async with behind(over_http(ca), unconfirmed=unconfirmed) as site:
         await refused(site, "systemFailure", told)
-        await Withdrawing(site.application.services).work()
+        await UnconfirmedCertificates(site.application.services).work()
         outcomes = [event.outcome for event in site.events]
     types = [message.body_type for message in ca.messages]
     expected = {"revoke": ["failed", "revoked"], "report": ["failed", "unconfirmed"]}

@@ -41,7 +41,7 @@ from ra_gateway.keys import pem
 from ra_gateway.ra.events import MessageHandled
 from ra_gateway.ra.information import Information, Informing
 from ra_gateway.ra.routes import CertConf
-from ra_gateway.ra.withdrawing import Withdrawing
+from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.upstream.plugins import UpstreamContext, make_plugin
 from ra_gateway.upstream.rest import RestClient, RestFields, RestSigner, TokenFile
 from ra_gateway.upstream.signing import (
@@ -856,7 +856,7 @@ async def test_a_configured_gateway(
 
             await enrol(None)
             await enrol(PKIStatusInfo(PKIStatus.rejection))
-            await Withdrawing(application.services).work()
+            await UnconfirmedCertificates(application.services).work()
         finally:
             await application.stop()
     _, rejected = api.issued

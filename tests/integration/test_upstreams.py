@@ -33,7 +33,7 @@ from ra_gateway.device.enrollment import (
     DeviceIdentity,
 )
 from ra_gateway.keys import KeySigner, pem
-from ra_gateway.ra.withdrawing import Withdrawing
+from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from tests.support.ejbca import CLIENT_ALIAS, PROFILE, RA_ALIAS, EndEntityProfile, make_ejbca, serve
 from tests.support.harness import fail_names, status_of
 from tests.support.openssl import OpensslMockCA, openssl_cmp_async
@@ -358,7 +358,7 @@ async def test_a_device_rejects_its_certificate(
 
 
 async def withdrawn(site: Site, kind: str, serial_number: int, body_type: BodyType) -> None:
-    await Withdrawing(site.application.services).work()
+    await UnconfirmedCertificates(site.application.services).work()
     told = [event.outcome for event in site.events][-1]
     if kind == "openssl-mock":
         assert site.revoked() == set()  # it keeps no record, and was told by certConf
@@ -371,7 +371,7 @@ async def withdrawn(site: Site, kind: str, serial_number: int, body_type: BodyTy
 
 async def came_to_nothing(site: Site, kind: str, certificate: Certificate, *, taken: bool) -> None:
     if taken:
-        await Withdrawing(site.application.services).work()
+        await UnconfirmedCertificates(site.application.services).work()
         assert site.revoked() == set()
     else:
         await withdrawn(site, kind, certificate.serial_number, BodyType.p10cr)

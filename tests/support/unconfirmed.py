@@ -5,7 +5,7 @@ from __future__ import annotations
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.ra.services import Services
-from ra_gateway.ra.withdrawing import Withdrawing
+from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from tests.support.harness import World
 
 WAIT_SECONDS = 300
@@ -18,7 +18,7 @@ def node_of(world: World) -> Services:
 async def work(world: World, **later: float) -> None:
     """Work through the agenda, after a while."""
     world.clock.move(**later)
-    await Withdrawing(node_of(world)).work()
+    await UnconfirmedCertificates(node_of(world)).work()
 
 
 def revocations(world: World) -> list[PKIMessage]:

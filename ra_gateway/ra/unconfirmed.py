@@ -147,7 +147,7 @@ async def _note(
 # --- working through the agenda -------------------------------------------------------------------------------
 
 
-class Withdrawing:
+class UnconfirmedCertificates:
     """Works through the agenda, on one node."""
 
     def __init__(self, services: Services) -> None:
