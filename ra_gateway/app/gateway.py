@@ -45,7 +45,6 @@ from ra_gateway.ra.events import EventSink
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
 from ra_gateway.ra.ports import CACore
-from ra_gateway.ra.revocation import SignerStatus
 from ra_gateway.ra.routes import (
     POP,
     Approval,
@@ -63,6 +62,7 @@ from ra_gateway.ra.routes import (
     Variant,
 )
 from ra_gateway.ra.services import Services
+from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import RELAYED_DOMAIN
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.stores.inventory import CSVInventory

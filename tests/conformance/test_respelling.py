@@ -19,7 +19,7 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device.enrollment import Done, Send
 from ra_gateway.errors import MalformedMessage, PKIFailureInfo, SignerNotTrusted
-from ra_gateway.ra.revocation import SignerStatus
+from ra_gateway.ra.signer_status import SignerStatus
 from tests.support import pki
 from tests.support.desk import NOW, credential_of, open_desk, ours
 from tests.support.harness import World, cmp_certificate, fail_names, make_gateway

@@ -23,7 +23,7 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.enrollment import Send
 from ra_gateway.errors import SignerNotTrusted, StatusUnavailable, UpstreamUnavailable
-from ra_gateway.ra.revocation import SignerStatus
+from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.revocation import Mode, Revocation, RevocationSettings, SourceState
 from ra_gateway.revocation import domain as domain_module
 from ra_gateway.revocation.domain import DomainRevocation

@@ -48,9 +48,9 @@ from ra_gateway.ra.events import EventSink, MessageHandled
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import Inventory, InventoryEntry, TransactionStore
-from ra_gateway.ra.revocation import NOBODY_ASKED, SignerStatus
 from ra_gateway.ra.routes import Endpoint, Upstream
 from ra_gateway.ra.services import Services
+from ra_gateway.ra.signer_status import NOBODY_ASKED, SignerStatus
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from tests.support.pki import (

@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.ra.revocation import SignerStatus
+from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.revocation import Revocation, RevocationSettings, SourceState
 from tests.support.crls import make_crl, replace_file
 from tests.support.harness import World, cmp_certificate, fail_names, make_gateway
