@@ -41,11 +41,7 @@ from ra_gateway.config import (
 )
 from ra_gateway.errors import ConfigError, Problem, missing_extra
 from ra_gateway.logs import LogSink
-from ra_gateway.ra.events import EventSink
-from ra_gateway.ra.pipeline import Gateway
-from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
-from ra_gateway.ra.ports import CACore
-from ra_gateway.ra.routes import (
+from ra_gateway.ra.endpoints import (
     POP,
     Approval,
     CaPubs,
@@ -61,6 +57,10 @@ from ra_gateway.ra.routes import (
     Upstream,
     Variant,
 )
+from ra_gateway.ra.events import EventSink
+from ra_gateway.ra.pipeline import Gateway
+from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
+from ra_gateway.ra.ports import CACore
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import RELAYED_DOMAIN

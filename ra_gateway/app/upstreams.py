@@ -24,8 +24,8 @@ from ra_gateway.config import (
 )
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import load_private_key
+from ra_gateway.ra.endpoints import Upstream
 from ra_gateway.ra.ports import CACore
-from ra_gateway.ra.routes import Upstream
 from ra_gateway.upstream.batching import BatchingCA, BatchSettings
 from ra_gateway.upstream.http import Connections
 from ra_gateway.upstream.plugins import UpstreamContext, make_plugin

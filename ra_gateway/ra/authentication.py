@@ -35,7 +35,7 @@ from ra_gateway.errors import (
     SignerNotTrusted,
 )
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.routes import Endpoint, MACAccess
+from ra_gateway.ra.endpoints import Endpoint, MACAccess
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, Transaction, TransactionKey
 

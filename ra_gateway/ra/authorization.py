@@ -24,6 +24,7 @@ from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
 from ra_gateway.errors import HeaderRefused, NotAuthorized, POPRefused, TemplateRefused
 from ra_gateway.ra.authentication import shown_certificate
 from ra_gateway.ra.context import RequestContext
+from ra_gateway.ra.endpoints import POP, Approval, CertConf, RARights, Route, Upstream, Variant
 from ra_gateway.ra.policy import (
     IdentityRules,
     InventoryUse,
@@ -34,7 +35,6 @@ from ra_gateway.ra.policy import (
     vouched_for,
 )
 from ra_gateway.ra.ports import InventoryEntry
-from ra_gateway.ra.routes import POP, Approval, CertConf, RARights, Route, Upstream, Variant
 from ra_gateway.ra.services import Services
 
 

@@ -27,10 +27,10 @@ from ra_gateway.errors import (
 )
 from ra_gateway.ra import machine, responses, transactions, unconfirmed
 from ra_gateway.ra.context import RequestContext, event_of
+from ra_gateway.ra.endpoints import Upstream
 from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.ports import Claim
 from ra_gateway.ra.response_checks import CheckedResponse, confirmation, validate
-from ra_gateway.ra.routes import Upstream
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Event, Transaction
 from ra_gateway.ra.transactions import Overtaken

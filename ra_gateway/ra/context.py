@@ -9,8 +9,8 @@ from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.messages import PKIMessage, PKIStatusInfo
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
 from ra_gateway.errors import CMPError, MalformedMessage
+from ra_gateway.ra.endpoints import Endpoint, Upstream
 from ra_gateway.ra.events import MessageHandled, Outcome
-from ra_gateway.ra.routes import Endpoint, Upstream
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, forward_header
 from ra_gateway.errors import ServiceFailure
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.routes import CertConf, Endpoint, ImplicitConfirm, Upstream, Variant
+from ra_gateway.ra.endpoints import CertConf, Endpoint, ImplicitConfirm, Upstream, Variant
 from ra_gateway.ra.services import MappedIDs, Services
 from ra_gateway.ra.transaction import Transaction
 

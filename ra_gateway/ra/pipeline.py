@@ -58,11 +58,11 @@ from ra_gateway.ra.authorization import (
 )
 from ra_gateway.ra.confirmation import confirm, give_up
 from ra_gateway.ra.context import RequestContext, event_of, request_context, unreadable_event
+from ra_gateway.ra.endpoints import Variant
 from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.forwarding import message_for_ca
 from ra_gateway.ra.information import answered_here
 from ra_gateway.ra.polling import poll
-from ra_gateway.ra.routes import Variant
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, State, Transaction, TransactionKey
 

@@ -61,9 +61,9 @@ from ra_gateway.cmp.verification import (
     check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
+from ra_gateway.ra.endpoints import CaPubs, Endpoint, ImplicitConfirm, Oddity, Upstream
 from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.information import ANSWER_TO
-from ra_gateway.ra.routes import CaPubs, Endpoint, ImplicitConfirm, Oddity, Upstream
 from ra_gateway.ra.transaction import Event, PlannedResponse, Transaction
 
 _ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)

@@ -14,10 +14,10 @@ from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.verification import NONCE_OCTETS
 from ra_gateway.errors import StoreUnavailable
+from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.ra.events import EventSink
 from ra_gateway.ra.fates import Fate, Standing, carrier_of, certificate_key
 from ra_gateway.ra.ports import Agenda, Approvals, Certificates, Clock, Inventory, TransactionStore
-from ra_gateway.ra.routes import Endpoint
 from ra_gateway.ra.signer_status import NOBODY_ASKED, SignerStatus
 from ra_gateway.ra.transaction import Transaction
 

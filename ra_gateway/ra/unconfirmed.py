@@ -22,11 +22,11 @@ from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import CMPError, ConfirmationRefused, PKIFailureInfo, StoreUnavailable
 from ra_gateway.ra import machine, transactions
 from ra_gateway.ra.context import RequestContext
+from ra_gateway.ra.endpoints import CertConf, Unconfirmed, Upstream
 from ra_gateway.ra.events import MessageHandled, Outcome
 from ra_gateway.ra.fates import Fate, carrier_of
 from ra_gateway.ra.forwarding import revocation_for_ca
 from ra_gateway.ra.response_checks import Expected, check_revocation, decoded
-from ra_gateway.ra.routes import CertConf, Unconfirmed, Upstream
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey
 from ra_gateway.ra.transactions import Overtaken

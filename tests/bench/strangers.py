@@ -50,7 +50,7 @@ from ra_gateway.ca.status import CAStatus
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.logs import LogSink
-from ra_gateway.ra.routes import Endpoint
+from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.server.listener import Refusal
 from ra_gateway.server.status import StatusListener
 from tests.support.desk import Clock, Desk, open_desk

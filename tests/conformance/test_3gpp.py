@@ -45,8 +45,8 @@ from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import HeaderRules, Quirk, Strictness
 from ra_gateway.keys import KeySigner
+from ra_gateway.ra.endpoints import CaPubs, CertConf, ImplicitConfirm, Variant
 from ra_gateway.ra.policy import IdentityRules
-from ra_gateway.ra.routes import CaPubs, CertConf, ImplicitConfirm, Variant
 from tests.support import pki, requests
 from tests.support.asserts import (
     assert_answers,

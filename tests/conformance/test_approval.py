@@ -12,9 +12,9 @@ import pytest
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.ra.approval import NotHeld, decide, waiting
+from ra_gateway.ra.endpoints import Approval, Route, Variant
 from ra_gateway.ra.policy import IdentityRules, InventoryUse
 from ra_gateway.ra.ports import InventoryEntry
-from ra_gateway.ra.routes import Approval, Route, Variant
 from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore

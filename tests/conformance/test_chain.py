@@ -29,7 +29,7 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.device.enrollment import Done, Enrollment, Send
 from ra_gateway.errors import PKIFailureInfo
-from ra_gateway.ra.routes import Variant
+from ra_gateway.ra.endpoints import Variant
 from tests.support import desk as desks
 from tests.support import requests
 from tests.support.chain import Chain, make_chain

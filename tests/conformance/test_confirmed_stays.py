@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage, cert_rep_message, rev_req_content
 from ra_gateway.errors import UpstreamUnavailable
+from ra_gateway.ra.endpoints import CertConf, Unconfirmed
 from ra_gateway.ra.fates import CARRIERS_LIMIT, Fate, Standing, certificate_key
-from ra_gateway.ra.routes import CertConf, Unconfirmed
 from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore

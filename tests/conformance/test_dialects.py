@@ -31,9 +31,9 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.verification import HeaderRules, Strictness
 from ra_gateway.device.enrollment import Done, Send
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
+from ra_gateway.ra.endpoints import POP, CertConf, ImplicitConfirm, Oddity, Variant
 from ra_gateway.ra.information import Information, Informing
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
-from ra_gateway.ra.routes import POP, CertConf, ImplicitConfirm, Oddity, Variant
 from tests.support import requests
 from tests.support.asserts import assert_answers
 from tests.support.harness import (

@@ -63,8 +63,8 @@ from ra_gateway.device.enrollment import (
 )
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.keys import KeySigner
+from ra_gateway.ra.endpoints import Variant
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
-from ra_gateway.ra.routes import Variant
 from ra_gateway.upstream.http import HttpCA
 from tests.support import pki
 from tests.support.ejbca import (

@@ -32,8 +32,8 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import HeaderRules, authenticate_answer
 from ra_gateway.device.enrollment import Done, Enrollment, Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
+from ra_gateway.ra.endpoints import CaPubs, ImplicitConfirm, Variant
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
-from ra_gateway.ra.routes import CaPubs, ImplicitConfirm, Variant
 from tests.support.harness import (
     Answer,
     Script,

@@ -30,7 +30,7 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import HeaderRules, Quirk, Strictness
 from ra_gateway.device.enrollment import Done, Send
 from ra_gateway.errors import MalformedMessage
-from ra_gateway.ra.routes import ImplicitConfirm, Variant
+from ra_gateway.ra.endpoints import ImplicitConfirm, Variant
 from tests.support.asserts import assert_refused, assert_served, signed_again, unsigned
 from tests.support.harness import World, cmp_certificate, fail_names
 from tests.support.pki import Credential, OperatorPKI, VendorPKI

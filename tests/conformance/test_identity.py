@@ -33,9 +33,9 @@ from ra_gateway.cmp.names import (
     general_names_der,
 )
 from ra_gateway.cmp.protection import Credential
+from ra_gateway.ra.endpoints import Variant
 from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
 from ra_gateway.ra.ports import InventoryEntry
-from ra_gateway.ra.routes import Variant
 from tests.support import pki, requests
 from tests.support.asserts import assert_refused, assert_served
 from tests.support.harness import ANY_IDENTITY, ListedDevices, World, cmp_credential

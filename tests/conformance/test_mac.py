@@ -19,8 +19,8 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.cmp.verification import HeaderRules, Strictness, authenticate_answer
 from ra_gateway.errors import ConfigError, UpstreamUnavailable
+from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.ra.ports import Claim
-from ra_gateway.ra.routes import Endpoint
 from ra_gateway.stores.secrets import SecretFile
 from tests.support import requests
 from tests.support.asserts import assert_refused

@@ -29,9 +29,9 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.errors import PKIFailureInfo
+from ra_gateway.ra.endpoints import RARights
 from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.policy import IdentityRules
-from ra_gateway.ra.routes import RARights
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import State
 from tests.support import requests

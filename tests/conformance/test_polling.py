@@ -25,7 +25,7 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
-from ra_gateway.ra.routes import Approval, Endpoint, Variant
+from ra_gateway.ra.endpoints import Approval, Endpoint, Variant
 from ra_gateway.ra.transaction import State
 from tests.support.faults import Faults, Strike, die, fail, faulty_gateway
 from tests.support.harness import (

@@ -17,8 +17,8 @@ from ra_gateway.device.client import run
 from ra_gateway.device.enrollment import Done, Send
 from ra_gateway.errors import UpstreamUnavailable
 from ra_gateway.ra.approval import waiting
+from ra_gateway.ra.endpoints import Approval, Route
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
-from ra_gateway.ra.routes import Approval, Route
 from ra_gateway.server.cmp import CMPListener
 from ra_gateway.stores.memory import MemoryStore
 from tests.support.asserts import assert_refused

@@ -10,7 +10,7 @@ import pytest
 
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage, cert_rep_message
-from ra_gateway.ra.routes import ImplicitConfirm
+from ra_gateway.ra.endpoints import ImplicitConfirm
 from ra_gateway.ra.transaction import Transaction
 from ra_gateway.stores.memory import MemoryStore
 from tests.support.harness import World, cmp_certificate, fail_names

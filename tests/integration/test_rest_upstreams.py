@@ -38,9 +38,9 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config import load, parse
 from ra_gateway.errors import ConfigError, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.keys import pem
+from ra_gateway.ra.endpoints import CertConf
 from ra_gateway.ra.events import MessageHandled
 from ra_gateway.ra.information import Information, Informing
-from ra_gateway.ra.routes import CertConf
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.upstream.plugins import UpstreamContext, make_plugin
 from ra_gateway.upstream.rest import RestClient, RestFields, RestSigner, TokenFile

@@ -12,9 +12,9 @@ from ra_gateway.cmp.protection import Credential as CMPCredential
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import RELAYED
+from ra_gateway.ra.endpoints import Endpoint, RegistrationAuthorities
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
-from ra_gateway.ra.routes import Endpoint, RegistrationAuthorities
 from tests.support.harness import World, cmp_certificate, cmp_credential, make_gateway
 from tests.support.pki import CMC_RA, Credential, OperatorPKI, VendorPKI
 

@@ -44,11 +44,11 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import HeaderRules
 from ra_gateway.device.enrollment import DeviceIdentity, Enrollment, RequestOptions, operator_trust
 from ra_gateway.keys import KeySigner
+from ra_gateway.ra.endpoints import Endpoint, Upstream
 from ra_gateway.ra.events import EventSink, MessageHandled
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import Inventory, InventoryEntry, TransactionStore
-from ra_gateway.ra.routes import Endpoint, Upstream
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import NOBODY_ASKED, SignerStatus
 from ra_gateway.stores.memory import MemoryStore

@@ -16,8 +16,8 @@ from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import HeaderRules, Strictness
+from ra_gateway.ra.endpoints import MACAccess
 from ra_gateway.ra.policy import SubjectRule
-from ra_gateway.ra.routes import MACAccess
 from ra_gateway.stores.secrets import SecretFile
 from tests.support.chain import registered
 from tests.support.harness import ANY_IDENTITY, ManualClock, ScriptedCA, World, status_of

@@ -30,7 +30,7 @@ from ra_gateway.cmp.verification import (
     check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
-from ra_gateway.ra.routes import Oddity, Upstream
+from ra_gateway.ra.endpoints import Oddity, Upstream
 
 SKEW_NOTICED: Final = timedelta(seconds=60)
 """Less is what a message's way and a lazy clock make."""

@@ -45,7 +45,7 @@ from ra_gateway.errors import (
     ServiceFailure,
     UpstreamUnavailable,
 )
-from ra_gateway.ra.routes import Upstream, Variant
+from ra_gateway.ra.endpoints import Upstream, Variant
 
 if TYPE_CHECKING:
     from ra_gateway.ca.core import BundledCA
