@@ -45,11 +45,11 @@ from ra_gateway.ra.endpoints import (
     POP,
     Approval,
     CaPubs,
+    CAQuirk,
     CertConf,
     Endpoint,
     ImplicitConfirm,
     MACAccess,
-    Oddity,
     RARights,
     RegistrationAuthorities,
     Route,
@@ -157,7 +157,7 @@ def _upstream(
         max_pvno=config.max_pvno,
         map_ids=config.ids == "map",
         answers_genm=config.genm,
-        tolerates=frozenset(Oddity(oddity) for oddity in config.tolerate),
+        tolerates=frozenset(CAQuirk(oddity) for oddity in config.tolerate),
         own=own,
     )
 

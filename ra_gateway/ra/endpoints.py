@@ -54,7 +54,7 @@ class POP(StrEnum):
     ra_verified = "raverified"  # the RA's word, always
 
 
-class Oddity(StrEnum):
+class CAQuirk(StrEnum):
     """What some CAs answer, and where it is told never to be taken as more than it is."""
 
     unprotected_rejection = (
@@ -152,7 +152,7 @@ class Upstream:
     max_pvno: int = CMP2021
     map_ids: bool = False
     answers_genm: bool = True
-    tolerates: frozenset[Oddity] = frozenset()
+    tolerates: frozenset[CAQuirk] = frozenset()
     own: Callable[[], Collection[Certificate]] = tuple
     seen: dict[Certificate, None] = field(default_factory=dict, repr=False, compare=False)
     lease: timedelta = field(init=False, compare=False)

@@ -61,7 +61,7 @@ from ra_gateway.cmp.verification import (
     check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
-from ra_gateway.ra.endpoints import CaPubs, Endpoint, ImplicitConfirm, Oddity, Upstream
+from ra_gateway.ra.endpoints import CaPubs, CAQuirk, Endpoint, ImplicitConfirm, Upstream
 from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.information import ANSWER_TO
 from ra_gateway.ra.transaction import Event, PlannedResponse, Transaction
@@ -325,7 +325,7 @@ def _authenticated(
             )
         known = upstream.pinned
         bare = not message.extra_certs and expected_type is BodyType.pkiconf
-        if bare and Oddity.pkiconf_without_certificates in upstream.tolerates:
+        if bare and CAQuirk.pkiconf_without_certificates in upstream.tolerates:
             known = (*known, *upstream.seen)
         authenticated = authenticate_answer(message, upstream.trust, known, _ANSWER_RULES, now)
         domains = (upstream.issuing, upstream.trust)
@@ -492,7 +492,7 @@ def _unprotected_rejection(
 
     Whoever can forge it could as well have kept the true answer back.
     """
-    tolerated = Oddity.unprotected_rejection in upstream.tolerates
+    tolerated = CAQuirk.unprotected_rejection in upstream.tolerates
     if not tolerated or message.protection is not None or message.body_type is not expected_type:
         return None
     content = cert_rep_message(message.body_content)
@@ -674,7 +674,7 @@ def check_pkiconf(
     """
     with _of(upstream):
         if message.protection is None and message.body_type is BodyType.pkiconf:
-            if Oddity.unprotected_pkiconf not in upstream.tolerates:
+            if CAQuirk.unprotected_pkiconf not in upstream.tolerates:
                 raise UpstreamBroken(f"{upstream.name}: pkiConf is not protected", rule="R84")
             return False
         confirmed = message.body_type is BodyType.error and (

@@ -31,7 +31,7 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.verification import HeaderRules, Strictness
 from ra_gateway.device.enrollment import Done, Send
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
-from ra_gateway.ra.endpoints import POP, CertConf, ImplicitConfirm, Oddity, Variant
+from ra_gateway.ra.endpoints import POP, CAQuirk, CertConf, ImplicitConfirm, Variant
 from ra_gateway.ra.information import Information, Informing
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from tests.support import requests
@@ -433,7 +433,7 @@ def unprotected_rejection(answer: Answer) -> None:
     )
 
 
-BORNE = frozenset({Oddity.unprotected_rejection})
+BORNE = frozenset({CAQuirk.unprotected_rejection})
 
 
 @pytest.mark.requirement(84, 89)
@@ -602,7 +602,7 @@ async def test_a_pkiconf_without_protection(
     make_world: MakeWorld, borne: bool, takes: bool
 ) -> None:
     """It says no more than that the CA does not read certConf; the device gets the RA's own."""
-    oddities = frozenset({Oddity.unprotected_pkiconf} if borne else set())
+    oddities = frozenset({CAQuirk.unprotected_pkiconf} if borne else set())
     world = make_world(tolerates=oddities)
     operation = await Operation.begin(world, BodyType.ir)
     await operation.send()
@@ -616,7 +616,7 @@ async def test_a_pkiconf_without_protection(
         assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["systemFailure"])
 
 
-BARE = frozenset({Oddity.pkiconf_without_certificates})
+BARE = frozenset({CAQuirk.pkiconf_without_certificates})
 
 
 def bare(answer: Answer) -> None:

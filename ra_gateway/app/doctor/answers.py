@@ -30,7 +30,7 @@ from ra_gateway.cmp.verification import (
     check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
-from ra_gateway.ra.endpoints import Oddity, Upstream
+from ra_gateway.ra.endpoints import CAQuirk, Upstream
 
 SKEW_NOTICED: Final = timedelta(seconds=60)
 """Less is what a message's way and a lazy clock make."""
@@ -307,7 +307,7 @@ class Witness:
     def _unprotected(self, tried: str, told: Told) -> Finding:
         body_type = told.message.body_type
         if body_type is not BodyType.error:
-            if Oddity.unprotected_rejection in self.upstream.tolerates:
+            if CAQuirk.unprotected_rejection in self.upstream.tolerates:
                 return self._finding(
                     tried, f"{body_type.name} without protection, as tolerated", verdict=Verdict.ok
                 )
