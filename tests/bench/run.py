@@ -52,6 +52,7 @@ from ra_gateway.cmp.requests import cert_hash_name
 from ra_gateway.device.enrollment import DeviceIdentity, Enrollment, RequestOptions
 from ra_gateway.device.factory import Vendor
 from tests.support.patience import PATIENCE_SECONDS
+from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
 
 FULL_VERIFIES: Final = 7
@@ -156,13 +157,6 @@ def measure_floor(rounds: int = 400) -> Floor:
 
 
 # --- processes --------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

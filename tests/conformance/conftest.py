@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.desk import Desk, open_client
+from tests.support.harness import MakeWorld, World
 from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.respelling import SPELLINGS, TWIN, everything_respelt
 
@@ -52,3 +54,19 @@ async def desk(
     """A CA in client mode; modules about a CA that serves an RA have one of their own."""
     async with open_client(operator_pki, vendor_pki, tmp_path / "ledger.db") as desk:
         yield desk
+
+
+@pytest.fixture
+def make_world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> MakeWorld:
+    """Builds a world of the session's PKIs with the settings a test wants."""
+
+    def make(**settings: Any) -> World:
+        return World.make(vendor_pki, operator_pki, **settings)
+
+    return make
+
+
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    """A world with the usual settings; modules that want others have one of their own."""
+    return make_world()

@@ -46,6 +46,7 @@ from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.services import Services
 from tests.support.harness import (
+    MakeWorld,
     World,
     cmp_certificate,
     cmp_credential,
@@ -54,22 +55,7 @@ from tests.support.harness import (
     make_gateway,
     status_of,
 )
-from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_key, make_vendor_pki
-
-MakeWorld = Callable[..., World]
-
-
-@pytest.fixture
-def make_world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> MakeWorld:
-    def make(**options: Any) -> World:
-        return World.make(vendor_pki, operator_pki, **options)
-
-    return make
-
-
-@pytest.fixture
-def world(make_world: MakeWorld) -> World:
-    return make_world()
+from tests.support.pki import Credential, make_key, make_vendor_pki
 
 
 async def signed(world: World, device: Credential, message: PKIMessage, **header: Any) -> bytes:

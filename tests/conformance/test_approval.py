@@ -23,6 +23,7 @@ from tests.support.chain import local_ra, registered
 from tests.support.harness import (
     ANY_IDENTITY,
     ListedDevices,
+    MakeWorld,
     ManualClock,
     World,
     cmp_credential,
@@ -34,8 +35,6 @@ from tests.support.mac import make_world as mac_world
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import EVERY_TYPE, OTHERS, REQUESTS, Operation, approve, written_secrets
 from tests.support.redis_server import SEAL_KEY
-
-MakeWorld = Callable[..., World]
 
 Store = MemoryStore | RedisStore
 

@@ -36,6 +36,7 @@ from ra_gateway.ra.endpoints import CertConf, ImplicitConfirm
 from ra_gateway.ra.transaction import State
 from tests.support.harness import (
     Answer,
+    MakeWorld,
     World,
     cmp_certificate,
     fail_names,
@@ -45,29 +46,13 @@ from tests.support.harness import (
 from tests.support.pki import (
     Credential,
     KeyKind,
-    OperatorPKI,
     VendorPKI,
     make_key,
     make_operator_pki,
 )
 
-MakeWorld = Callable[..., World]
-
 SHA256 = "2.16.840.1.101.3.4.2.1"
 SHA512 = "2.16.840.1.101.3.4.2.3"
-
-
-@pytest.fixture
-def make_world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> MakeWorld:
-    def make(**options: Any) -> World:
-        return World.make(vendor_pki, operator_pki, **options)
-
-    return make
-
-
-@pytest.fixture
-def world(make_world: MakeWorld) -> World:
-    return make_world()
 
 
 @dataclass(frozen=True, slots=True)

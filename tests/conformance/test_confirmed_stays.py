@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,14 +19,12 @@ from ra_gateway.ra.fates import CARRIERS_LIMIT, Fate, Standing, certificate_key
 from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
-from tests.support.harness import Answer, ManualClock, World, cmp_certificate, fail_names
+from tests.support.harness import Answer, MakeWorld, ManualClock, World, cmp_certificate, fail_names
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import Operation
 from tests.support.redis_server import SEAL_KEY
 from tests.support.respelling import SPELLINGS, respelt_message
 from tests.support.unconfirmed import WAIT_SECONDS, node_of, revocations, work
-
-MakeWorld = Callable[..., World]
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -12,16 +12,11 @@ from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.transaction import State
 from tests.support.asserts import assert_answers
 from tests.support.harness import World, fail_names, follow
-from tests.support.pki import Credential, OperatorPKI, VendorPKI
+from tests.support.pki import Credential
 
 GIVES_UP = error_body(
     PKIStatusInfo(PKIStatus.rejection, ("no disk space",), (PKIFailureInfo.incorrectData,))
 )
-
-
-@pytest.fixture
-def world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> World:
-    return World.make(vendor_pki, operator_pki)
 
 
 async def enrolled(world: World, device: Credential, **options: Any) -> PKIMessage:

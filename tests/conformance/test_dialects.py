@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +37,7 @@ from tests.support import requests
 from tests.support.asserts import assert_answers
 from tests.support.harness import (
     Answer,
+    MakeWorld,
     ManualClock,
     Script,
     World,
@@ -50,8 +50,6 @@ from tests.support.harness import (
 )
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import EVERY_TYPE, REQUESTS, Operation, WaitingCA
-
-MakeWorld = Callable[..., World]
 
 SHORT = {"transaction_id": b"\x00\x00\x00\x07", "sender_nonce": b"\x01\x02\x03\x04"}
 """As a real base station has them: four octets each."""

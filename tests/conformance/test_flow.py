@@ -10,12 +10,6 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage, cert_req_messages
 from ra_gateway.device.enrollment import Done, Send
 from tests.support.harness import World, cmp_certificate, fail_names
-from tests.support.pki import OperatorPKI, VendorPKI
-
-
-@pytest.fixture
-def world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> World:
-    return World.make(vendor_pki, operator_pki)
 
 
 async def test_a_base_station_without_the_operator_root_enrols_and_confirms(world: World) -> None:

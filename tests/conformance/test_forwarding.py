@@ -36,6 +36,7 @@ from ra_gateway.ra.endpoints import CaPubs, ImplicitConfirm, Variant
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from tests.support.harness import (
     Answer,
+    MakeWorld,
     Script,
     World,
     cmp_certificate,
@@ -49,25 +50,9 @@ from tests.support.pki import (
     CertificateOptions,
     Credential,
     OperatorPKI,
-    VendorPKI,
     certificate_der,
     make_key,
 )
-
-MakeWorld = Callable[..., World]
-
-
-@pytest.fixture
-def make_world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> MakeWorld:
-    def make(**options: Any) -> World:
-        return World.make(vendor_pki, operator_pki, **options)
-
-    return make
-
-
-@pytest.fixture
-def world(make_world: MakeWorld) -> World:
-    return make_world()
 
 
 def renewal(world: World, **options: Any) -> Enrollment:

@@ -35,6 +35,7 @@ from tests.support.asserts import assert_answers, assert_refused
 from tests.support.crls import make_crl
 from tests.support.harness import (
     Answer,
+    MakeWorld,
     World,
     cmp_certificate,
     cmp_credential,
@@ -46,8 +47,6 @@ from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_operator_
 TAKEN = frozenset({BodyType.ir, BodyType.kur, BodyType.genm})
 UNKNOWN = "1.3.6.1.5.5.7.4.99"
 NULL = b"\x05\x00"
-
-MakeWorld = Callable[..., World]
 
 
 @pytest.fixture

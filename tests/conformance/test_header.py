@@ -32,26 +32,10 @@ from ra_gateway.device.enrollment import Done, Send
 from ra_gateway.errors import MalformedMessage
 from ra_gateway.ra.endpoints import ImplicitConfirm, Variant
 from tests.support.asserts import assert_refused, assert_served, signed_again, unsigned
-from tests.support.harness import World, cmp_certificate, fail_names
-from tests.support.pki import Credential, OperatorPKI, VendorPKI
+from tests.support.harness import MakeWorld, World, cmp_certificate, fail_names
+from tests.support.pki import Credential, VendorPKI
 
 STRICT = HeaderRules(strictness=Strictness.strict)
-MakeWorld = Callable[..., World]
-
-
-@pytest.fixture
-def make_world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> MakeWorld:
-    """Builds a world of the session's PKIs with the settings a test wants."""
-
-    def make(**settings: Any) -> World:
-        return World.make(vendor_pki, operator_pki, **settings)
-
-    return make
-
-
-@pytest.fixture
-def world(make_world: MakeWorld) -> World:
-    return make_world()
 
 
 @pytest.fixture(params=["p256", "rsa2048"])

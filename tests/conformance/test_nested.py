@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -44,6 +43,7 @@ from tests.support.asserts import (
 )
 from tests.support.chain import ALL_TYPES, local_ra, nest, registered
 from tests.support.harness import (
+    MakeWorld,
     World,
     cmp_certificate,
     cmp_credential,
@@ -55,8 +55,6 @@ from tests.support.harness import (
 )
 from tests.support.pki import CMC_RA, Credential, OperatorPKI, VendorPKI, make_key
 from tests.support.requests import confirmation, details
-
-MakeWorld = Callable[..., World]
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from ra_gateway.ra.transaction import State
 from tests.support.faults import Faults, Strike, die, fail, faulty_gateway
 from tests.support.harness import (
     Answer,
+    MakeWorld,
     ManualClock,
     World,
     cmp_certificate,
@@ -57,20 +58,10 @@ from tests.support.polling import (
     written_secrets,
 )
 
-MakeWorld = Callable[..., World]
-
 FINAL = {
     BodyType.rr: State.REVOKED,
     BodyType.genm: State.INFORMED,
 }
-
-
-@pytest.fixture
-def make_world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> MakeWorld:
-    def make(**options: Any) -> World:
-        return World.make(vendor_pki, operator_pki, **options)
-
-    return make
 
 
 @pytest.fixture

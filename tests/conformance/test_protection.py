@@ -46,7 +46,7 @@ from tests.support.asserts import (
     unsigned,
     with_extra_certs,
 )
-from tests.support.harness import ManualClock, World, cmp_certificate, fail_names
+from tests.support.harness import MakeWorld, ManualClock, World, cmp_certificate, fail_names
 from tests.support.pki import (
     CMC_CA,
     CMC_RA,
@@ -62,7 +62,6 @@ from tests.support.pki import (
 )
 
 STRICT = HeaderRules(strictness=Strictness.strict)
-MakeWorld = Callable[..., World]
 
 
 @pytest.fixture

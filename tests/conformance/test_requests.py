@@ -38,11 +38,6 @@ STRICT = HeaderRules(strictness=Strictness.strict)
 
 
 @pytest.fixture
-def world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> World:
-    return World.make(vendor_pki, operator_pki)
-
-
-@pytest.fixture
 def strict_world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> World:
     return World.make(vendor_pki, operator_pki, rules=STRICT)
 

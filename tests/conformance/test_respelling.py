@@ -32,11 +32,6 @@ from tests.support.respelling import (
 )
 
 
-@pytest.fixture
-def world(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> World:
-    return World.make(vendor_pki, operator_pki)
-
-
 @pytest.fixture(scope="module")
 def kinds() -> dict[str, bytes]:
     """Certificates under signatures of each kind."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from ra_gateway.stores.memory import MemoryStore
 from tests.support.faults import Faults, Strike, die, fail, faulty_gateway
 from tests.support.harness import (
     ANY_IDENTITY,
+    MakeWorld,
     ScriptedCA,
     World,
     cmp_certificate,
@@ -29,8 +29,6 @@ from tests.support.harness import (
     make_gateway,
 )
 from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_vendor_pki
-
-MakeWorld = Callable[..., World]
 
 DEADLINE_SECONDS = 0.02
 """For the CA, and so the patience of a repeat: real time, unlike leases, which the world's clock decides."""

@@ -36,6 +36,7 @@ from ra_gateway.tasks import ended
 from tests.support.faults import Faults, Strike, die, fail, faulty_gateway
 from tests.support.harness import (
     Answer,
+    MakeWorld,
     ManualClock,
     World,
     cmp_certificate,
@@ -46,8 +47,6 @@ from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import Operation, settled, slow_world
 from tests.support.redis_server import SEAL_KEY
 from tests.support.unconfirmed import WAIT_SECONDS, node_of, revocations, work
-
-MakeWorld = Callable[..., World]
 
 
 @pytest.fixture

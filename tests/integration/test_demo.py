@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from tests.support.openssl import load_certificate, openssl_cmp, public_key_der
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Authority, Credential, make_key, make_name, write_key
+from tests.support.ports import free_port
 
 _CLI: Final = (sys.executable, "-c", "from ra_gateway.cli.main import main; main()")
 ROOT: Final = Path(__file__).parents[2]
@@ -94,14 +95,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     finally:
         process.kill()
         process.wait()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_the_demo_ends_by_itself(tmp_path: Path) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
-import uvloop
 
 from ra_gateway.cmp.replies import Reply
 from ra_gateway.server.cmp import OPERATIONS, CMPListener, Route, Routes
+from tests.support.loops import on_uvloop, run_on_uvloop
 from tests.support.patience import PATIENCE_SECONDS
 
 PATH = "/.well-known/cmp"
@@ -790,17 +789,7 @@ async def test_draining_twice_or_before_the_start_does_nothing() -> None:
     await idle.drain(1)
 
 
-EVERY = [
-    test
-    for name, test in sorted(globals().items())
-    if name.startswith("test_")
-    and inspect.iscoroutinefunction(test)
-    and not inspect.signature(test).parameters
-]
-
-
-@pytest.mark.parametrize("test", EVERY, ids=lambda test: test.__name__.removeprefix("test_"))
+@on_uvloop(globals())
 def test_the_same_holds_on_uvloop(test: Callable[[], Any]) -> None:
     """The gateway runs on uvloop, whose transports differ in small ways."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(test())
+    run_on_uvloop(test)

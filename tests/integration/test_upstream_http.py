@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import gzip
-import inspect
 import ipaddress
 import socket
 import ssl
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -33,6 +31,7 @@ from tests.support.http_ca import (
     answering,
     hang,
 )
+from tests.support.loops import on_uvloop, run_on_uvloop
 
 
 @asynccontextmanager
@@ -577,17 +576,7 @@ async def test_a_tls_server_that_is_not_trusted_gets_nothing(tmp_path: Path) -> 
         assert server.visits == []
 
 
-EVERY = [
-    test
-    for name, test in sorted(globals().items())
-    if name.startswith("test_")
-    and inspect.iscoroutinefunction(test)
-    and not inspect.signature(test).parameters
-]
-
-
-@pytest.mark.parametrize("test", EVERY, ids=lambda test: test.__name__.removeprefix("test_"))
+@on_uvloop(globals())
 def test_the_same_holds_on_uvloop(test: Callable[[], Any]) -> None:
     """The gateway runs on uvloop, whose transports differ in small ways."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(test())
+    run_on_uvloop(test)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import socket
 import ssl
@@ -17,7 +16,6 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-import uvloop
 from cryptography.hazmat.primitives import serialization
 
 from ra_gateway.cmp.codes import BodyType
@@ -27,6 +25,7 @@ from ra_gateway.upstream.http import Connections
 from ra_gateway.upstream.pool import LONGEST_PAUSE_SECONDS, Breaker, HttpPool, Order, issues_nothing
 from ra_gateway.upstream.tls import tls_context
 from tests.support.http_ca import ANSWER, CMP_TYPE, Script, ScriptedCA, Visit, answering, hang
+from tests.support.loops import on_uvloop, run_on_uvloop
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Authority, VendorPKI, make_root
 from tests.support.processes import CAProcess, GatewayProcess, make_setup, set_upstream
@@ -839,17 +838,7 @@ async def test_no_enrolment_fails_when_the_active_url_dies(
         await relays[1].stop()
 
 
-EVERY = [
-    test
-    for name, test in sorted(globals().items())
-    if name.startswith("test_")
-    and inspect.iscoroutinefunction(test)
-    and not inspect.signature(test).parameters
-]
-
-
-@pytest.mark.parametrize("test", EVERY, ids=lambda test: test.__name__.removeprefix("test_"))
+@on_uvloop(globals())
 def test_the_same_holds_on_uvloop(test: Callable[[], Any]) -> None:
     """The gateway runs on uvloop, whose transports differ in small ways."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(test())
+    run_on_uvloop(test)

@@ -453,3 +453,7 @@ class ListedDevices:
     async def find(self, domain: str, identity: str) -> InventoryEntry | None:
         self.asked.append((domain, identity))
         return self.entries.get((domain, identity))
+
+
+MakeWorld = Callable[..., World]
+"""Makes a world of the session's PKIs; the arguments are those of `World.make`."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -142,41 +142,16 @@ def openssl_cmp(
     return Result(tuple(args), done.returncode, done.stdout, done.stderr)
 
 
-async def openssl_cmp_async(
-    command: Command,
-    *,
-    server: str,
-    path: str = "/.well-known/cmp",
-    cert: Path | None = None,
-    key: Path | None = None,
-    extracerts: Files | None = None,
-    trusted: Files | None = None,
-    newkey: Path | None = None,
-    subject: str | None = None,
-    certout: Path | None = None,
-    extra_args: Sequence[str] = (),
-    timeout_seconds: float = CLIENT_TIMEOUT_SECONDS,
-) -> Result:
+async def openssl_cmp_async(command: Command, **options: Any) -> Result:
     """Do what `openssl_cmp` does while the server runs in this event loop.
+
+    Args:
+        options: As of `openssl_cmp`.
 
     Raises:
         subprocess.TimeoutExpired: The dialogue did not end in time.
     """
-    return await asyncio.to_thread(
-        openssl_cmp,
-        command,
-        server=server,
-        path=path,
-        cert=cert,
-        key=key,
-        extracerts=extracerts,
-        trusted=trusted,
-        newkey=newkey,
-        subject=subject,
-        certout=certout,
-        extra_args=extra_args,
-        timeout_seconds=timeout_seconds,
-    )
+    return await asyncio.to_thread(openssl_cmp, command, **options)
 
 
 class OpensslMockCA:

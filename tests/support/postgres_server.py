@@ -6,7 +6,6 @@ import itertools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import key_pem, make_root
+from tests.support.ports import free_port
 
 _USER = "postgres"
 _PASSWORD = "correct-horse"
@@ -67,7 +67,7 @@ class PostgresServer:
             RuntimeError: It did not start; the text is its log.
         """
         if not self.port:
-            self.port = _free_port()
+            self.port = free_port()
             self._make()
         options = [part for option in _OPTIONS for part in ("-c", option)]
         with self._log.open("ab") as log:
@@ -183,10 +183,3 @@ class PostgresServer:
         self._process.send_signal(how)
         self._process.wait(30)
         self._process = None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from tests.support.patience import PATIENCE_SECONDS
+from tests.support.ports import free_port
 
 SEAL_KEY = b"a key of the nodes, for the tests"
 
@@ -51,7 +52,7 @@ class RedisServer:
         """
         for _ in range(1 if self.port else _PORT_ATTEMPTS):
             # Another process may take the free port before Redis does: then try another one.
-            port = self.port or _free_port()
+            port = self.port or free_port()
             self._process = self._spawn(port)
             if self._answers(port):
                 self.port = port
@@ -123,10 +124,3 @@ class RedisServer:
         self._process.send_signal(signal.SIGCONT)  # a frozen process hears SIGTERM only afterwards
         self._process.wait(10)
         self._process = None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
