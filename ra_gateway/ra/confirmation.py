@@ -16,6 +16,7 @@ from ra_gateway.ra import (
     responses,
     retransmission,
     transactions,
+    unconfirmed,
 )
 from ra_gateway.ra.authentication import find_transaction
 from ra_gateway.ra.context import RequestContext
