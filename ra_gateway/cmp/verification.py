@@ -604,7 +604,7 @@ class KnownSigner:
 def authenticate_follower(
     message: PKIMessage, known: Sequence[KnownSigner], rules: HeaderRules, now: datetime
 ) -> AuthenticatedMessage:
-    """Authenticate a certConf by the signer that opened the operation, whose certificate is remembered.
+    """Authenticate a certConf, error or pollReq by the signer that opened the operation, whose certificate is kept.
 
     Args:
         known: Signers of the live operations with this transactionID (usually one).

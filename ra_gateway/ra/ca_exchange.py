@@ -108,7 +108,7 @@ async def resume_in_background(
     error = _must_not_resend(context.upstream, taken, before)
     if error is not None:
         context.report.notes.append(error.detail)
-        await give_up(services, context, taken, error)
+        await fail_polled(services, context, taken, error)
         return
     exchange = _Exchange(context.detached(), taken, polled=True)
     task = services.spawn(_run_in_background(services, exchange))
@@ -350,7 +350,7 @@ async def _defer(services: Services, exchange: _Exchange) -> bytes:
 # --- a device that polls --------------------------------------------------------------------------------------
 
 
-async def give_up(
+async def fail_polled(
     services: Services, context: RequestContext, transaction: Transaction, error: CMPError
 ) -> None:
     """End a transaction whose device polls, and whose CA must not be asked again."""
@@ -382,7 +382,7 @@ def note(context: RequestContext, checked: CheckedResponse) -> None:
 
 
 def note_revoked(context: RequestContext) -> None:
-    """Put into a message's report which certificate its rr was about, where that is the signer's own."""
+    """Report the signer's certificate as the one that was revoked; not where an RA or a secret speaks for a device."""
     authenticated = context.report.authenticated
     if isinstance(authenticated, AuthenticatedMessage) and not context.relayed:
         context.report.certificate = authenticated.signer

@@ -27,7 +27,7 @@ from ra_gateway.ra.transaction import GIVEN_UP, PlannedResponse, State, Transact
 from ra_gateway.ra.transactions import Overtaken
 
 _CONFIRMED: Final = frozenset({State.CONFIRMING, State.CONFIRMED, State.REJECTED, State.GRANTED})
-"""States of an operation whose certificate came to nothing because nobody confirmed it."""
+"""States in which a certConf was accepted already, or none is due: another one gets certConfirmed."""
 
 
 async def confirm(services: Services, context: RequestContext) -> bytes:
@@ -74,7 +74,7 @@ async def confirm(services: Services, context: RequestContext) -> bytes:
             takes_certificate=takes_certificate,
             upstream_der=for_ca.der,
             upstream_nonce=for_ca.sender_nonce,
-            lease_until=now + upstream.lease,
+            lease_until=services.clock() + upstream.lease,
         ),
     )
     if not isinstance(after, Overtaken):
@@ -111,7 +111,7 @@ def _body_for_ca(
     return cert_confirm_body(replace(confirmation.status, cert_req_id=transaction.ca_cert_req_id))
 
 
-async def give_up(services: Services, context: RequestContext) -> bytes:
+async def take_error(services: Services, context: RequestContext) -> bytes:
     """Answer an error from a device: the transaction ends, nothing goes upstream (R115).
 
     Raises:
@@ -143,7 +143,7 @@ async def give_up(services: Services, context: RequestContext) -> bytes:
         services.store,
         transaction,
         partial(
-            machine.given_up,
+            machine.refused_by_device,
             request_digest=context.digest,
             response_der=der,
             expires_at=expires_at,

@@ -1,4 +1,4 @@
-"""Step 6: messages for the CA, under the RA's own protection."""
+"""Step 5: messages for the CA, under the RA's own protection."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def _closed(exchange: Exchange) -> Exchange:
     return replace(exchange, upstream_der=b"", waiting=False, planned=None, ca_nonce=b"")
 
 
-# --- an operator decides --------------------------------------------------------------------------------------
+# --- a device waits from the beginning -------------------------------------------------------------------------
 
 
 def opened_waiting(
@@ -49,6 +49,9 @@ def opened_waiting(
         polling_nonce=sender_nonce,
         lease_until=lease_until,
     )
+
+
+# --- an operator decides --------------------------------------------------------------------------------------
 
 
 def decided(held: Transaction, *, approved: bool, decided_by: str, now: datetime) -> Transaction:
@@ -195,7 +198,7 @@ def failed(
     certificate_der: bytes = b"",
     expires_at: datetime | None = None,
 ) -> Transaction:
-    """No usable answer came, and asking again could issue twice.
+    """No usable answer came, and sending the message again could issue twice.
 
     Args:
         fail_info: Name of what the device is told, or yet to be told.
@@ -298,14 +301,14 @@ def confirming(
     )
 
 
-def given_up(
+def refused_by_device(
     issued: Transaction,
     request_digest: bytes,
     response_der: bytes,
     *,
     expires_at: datetime | None,
 ) -> Transaction:
-    """The device sends an error in place of certConf: it does not take its certificate.
+    """The device sent error in place of certConf, and got pkiConf: it does not take its certificate.
 
     Args:
         expires_at: None leaves it.

@@ -1,9 +1,10 @@
 """The gateway: one message in, one answer out, by ten numbered steps.
 
      1 decode         bytes -> PKIMessage
-     2 header         version, IDs, nonces, time, whether the type is taken here
+     2 header         version, IDs, nonces, whether the type is taken here
      3 authenticate   signer, path to a trust domain
-     4 authorize      proof of possession, which identity the device may have, which CA is asked
+     4 authorize      proof of possession, which identity the device may have, which CA is asked; then what holds only
+                      for a while: messageTime, and that the signer is not revoked
      5 re-protect     under the RA's signature; the result is part of what step 6 stores
      6 open           the transaction is stored; a retransmission is answered from the store
      7 forward        to the CA
@@ -12,13 +13,14 @@
     10 respond        what was planned, signed by the RA, with the certificates a device needs
 
 The message for the CA is signed (5) before the transaction is stored (6), so that whichever node continues after a
-crash sends the very same bytes; and the answer is signed (10) before it is stored (9), so that a retransmission gets
-the very same bytes. `ca_exchange` has the last four, as they may go on in the background.
+crash sends the very same bytes; a request that an operator has to approve is signed when it leaves. The answer is
+signed (10) before it is stored (9), so that a retransmission gets the very same bytes. `ca_exchange` has the last four,
+as they may go on in the background.
 
 What follows a request takes the same steps: `confirmation` (certConf, error) and `polling` (pollReq). genm changes
-nothing anywhere: it does without steps 6 and 9. What other RAs nested is taken apart before (`nested`), and each
-message inside is answered for itself. `retransmission` answers what came before, and takes over what another node
-has left behind; `unconfirmed` looks after certificates that nobody confirmed.
+nothing anywhere: it does without steps 6 and 9, unless its device has to wait. What other RAs nested is taken apart
+before (`nested`), and each message inside is answered for itself. `retransmission` answers what came before, and takes
+over what another node has left behind; `unconfirmed` looks after certificates that nobody confirmed.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ from ra_gateway.ra.authorization import (
     signed,
     upstream_of,
 )
-from ra_gateway.ra.confirmation import confirm, give_up
+from ra_gateway.ra.confirmation import confirm, take_error
 from ra_gateway.ra.context import RequestContext, event_of, request_context, unreadable_event
 from ra_gateway.ra.endpoints import Variant
 from ra_gateway.ra.events import Outcome
@@ -176,7 +178,7 @@ async def _open(services: Services, context: RequestContext) -> bytes:
     now = services.clock()
     context, authenticated, key = await authenticate_request(services, context, now)  # step 3
     context, operation = await authorize_operation(services, context, authenticated, now)  # step 4
-    live = await _late_retransmission(services, context, authenticated, key, now)
+    live = await _check_time_and_status(services, context, authenticated, key, now)
     if live is not None:
         return await retransmission.respond(services, context, live)
     transaction = await _prepare(services, context, authenticated, key, operation, now)  # step 5
@@ -189,14 +191,16 @@ async def _open(services: Services, context: RequestContext) -> bytes:
     return await ca_exchange.ask(services, context, transaction)  # steps 7 to 10
 
 
-async def _late_retransmission(
+async def _check_time_and_status(
     services: Services,
     context: RequestContext,
     authenticated: Authenticated,
     key: TransactionKey,
     now: datetime,
 ) -> Transaction | None:
-    """Check what is so only for a while: the message's time, and that its signer is not revoked.
+    """Check what holds only for a while: messageTime, and that the signer is not revoked.
+
+    It comes after the rest, as a message that fails here may be a retransmission, which has to be told from a new one.
 
     Returns:
         The transaction of a message that is too late by that, and came before: the device may have been without
@@ -271,7 +275,7 @@ async def _prepare(
         info_type=operation.info_type,
         implicit_asked=message.header.implicit_confirm,
         opening=opening,
-        lease_until=now + upstream.lease,
+        lease_until=services.clock() + upstream.lease,
         created_at=now,
         expires_at=now + lifetime,
         unsent=operation.held,
@@ -285,7 +289,7 @@ async def _prepare(
 
 
 async def _inform(services: Services, context: RequestContext) -> bytes:
-    """Answer a genm, here or by the CA; nothing is stored, and a retransmission is simply answered again.
+    """Answer a genm, here or by the CA; a retransmission is simply answered again, unless its device has to wait.
 
     Raises:
         CMPError: It is refused.
@@ -324,7 +328,7 @@ async def _inform(services: Services, context: RequestContext) -> bytes:
 _ANSWERS: Final[Mapping[BodyType, Callable[[Services, RequestContext], Awaitable[bytes]]]] = {
     BodyType.genm: _inform,
     BodyType.certConf: confirm,
-    BodyType.error: give_up,
+    BodyType.error: take_error,
     BodyType.pollReq: poll,
 }
 """What differs per body type; every other one opens an operation."""

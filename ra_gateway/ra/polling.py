@@ -37,11 +37,11 @@ async def poll(services: Services, context: RequestContext) -> bytes:
     if transaction.state in OUTSTANDING:
         if transaction.current.ca_nonce:
             return await _pass_on(services, context, transaction, cert_req_id)
-        return await _again(
+        return await _reconsider(
             services, context, await retransmission.go_on(services, context, transaction)
         )
     if transaction.state is State.HELD:
-        return await _not_yet(services, context, transaction, cert_req_id)
+        return await _answer_poll_rep(services, context, transaction, cert_req_id)
     return await _deliver(services, context, transaction)
 
 
@@ -71,7 +71,7 @@ def _check(context: RequestContext, transaction: Transaction) -> int:
     return cert_req_id
 
 
-async def _again(services: Services, context: RequestContext, live: Transaction) -> bytes:
+async def _reconsider(services: Services, context: RequestContext, live: Transaction) -> bytes:
     """Decide anew on a transaction that changed meanwhile: its answer has come, or another pollReq."""
     exchange = live.exchange_for(context.digest)
     if exchange is not None and exchange.response_der is not None:
@@ -79,7 +79,7 @@ async def _again(services: Services, context: RequestContext, live: Transaction)
         return exchange.response_der
     cert_req_id = _check(context, live)
     if live.state in (State.HELD, *OUTSTANDING):
-        return await _not_yet(services, context, live, cert_req_id)
+        return await _answer_poll_rep(services, context, live, cert_req_id)
     return await _deliver(services, context, live)
 
 
@@ -114,14 +114,14 @@ async def _store(
     """Store what a pollReq changed; where something else came first, it is decided on anew."""
     after = await transactions.change(services.store, transaction, step)
     if isinstance(after, Overtaken):
-        return await _again(services, context, transactions.require(after.live))
+        return await _reconsider(services, context, transactions.require(after.live))
     return response_der
 
 
 # --- not yet --------------------------------------------------------------------------------------------------
 
 
-async def _not_yet(
+async def _answer_poll_rep(
     services: Services,
     context: RequestContext,
     transaction: Transaction,
@@ -166,11 +166,11 @@ async def _pass_on(
     of_the_ca = message.header.recip_nonce == transaction.current.ca_nonce
     if _goes_up_unchanged(transaction) and not of_the_ca:
         # It was the RA that told to wait. This answer has the CA's nonce: the next pollReq can go up.
-        return await _not_yet(services, context, transaction, cert_req_id)
+        return await _answer_poll_rep(services, context, transaction, cert_req_id)
     taken = await _taken(services, context, transaction)
     if taken is None:
         live = await transactions.load(services.store, transaction.key)
-        return await _again(services, context, live)
+        return await _reconsider(services, context, live)
     ca_nonce = taken.current.ca_nonce
     sent = await follow_up_for_ca(services, context, taken, message.body_der, recip_nonce=ca_nonce)
     try:
@@ -182,16 +182,18 @@ async def _pass_on(
     except UpstreamUnavailable as error:
         # As long as the transaction lives, a CA that does not answer is one that is slow.
         report.notes.append(error.detail)
-        return await _not_yet(services, context, taken, cert_req_id, lease_until=services.clock())
+        return await _answer_poll_rep(
+            services, context, taken, cert_req_id, lease_until=services.clock()
+        )
     except UpstreamBroken as error:
         report.notes.append(error.detail)
-        await ca_exchange.give_up(services, context, taken, error)
+        await ca_exchange.fail_polled(services, context, taken, error)
         live = await transactions.load(services.store, taken.key)
         return await _deliver(services, context, live)
     settled = await ca_exchange.settle(services, context, taken, checked)
     if checked.event is Event.deferred:
         ca_exchange.note(context, checked)
-        return await _still_waiting(services, context, settled, checked)
+        return await _relay_poll_rep(services, context, settled, checked)
     return await _deliver(services, context, settled)
 
 
@@ -209,7 +211,7 @@ async def _taken(
     return None
 
 
-async def _still_waiting(
+async def _relay_poll_rep(
     services: Services, context: RequestContext, transaction: Transaction, checked: CheckedResponse
 ) -> bytes:
     """Relay the CA's pollRep; the next pollReq has to return its nonce."""

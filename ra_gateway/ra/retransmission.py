@@ -65,7 +65,9 @@ _OUTCOMES: Final = {
 
 
 async def respond(services: Services, context: RequestContext, live: Transaction) -> bytes:
-    """Answer a message whose transactionID is live: from the store, or not at all (R12, R94).
+    """Answer a message whose transactionID is live (R12, R94).
+
+    From the store; otherwise by waiting for the node that has the lease, or by taking over.
 
     Raises:
         CMPError: It is no retransmission, or its answer is not to be had.
@@ -144,7 +146,9 @@ async def _answered_before(
 async def go_on(
     services: Services, context: RequestContext, transaction: Transaction
 ) -> Transaction:
-    """Have the CA asked by somebody, wait for it a moment, and return the transaction as it is then.
+    """Get a transaction without an answer moving, and return it as it is then, which may be as it was.
+
+    Waits, `wait_after_seconds` at most, for the node that has the lease, or takes over and asks the CA itself.
 
     Raises:
         StoreUnavailable: It has expired meanwhile.
@@ -197,7 +201,7 @@ async def take_over(
         transaction,
         partial(
             machine.taken_over,
-            lease_until=now + context.upstream.lease,
+            lease_until=services.clock() + context.upstream.lease,
             upstream=upstream,
             expires_at=expires_at,
         ),

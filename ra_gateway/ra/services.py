@@ -1,4 +1,4 @@
-"""What every step of the pipeline uses: the node's credential, store, clock and ears."""
+"""What every step of the pipeline uses: the node's credential, store, clock and event sink."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ Two rules. A transaction's state changes only through `advance`, which `machine`
 irreversible (a message to the CA) happens only after a store has accepted the state that announces it.
 
     HELD --approved--> REQUESTED                an operator decides; the device polls meanwhile
-      `--denied--> REFUSED
+      |--denied--> REFUSED
+      `--polled
 
     REQUESTED --issued--> ISSUED --confirm--> CONFIRMING --accepted--> CONFIRMED
         |                   |----rejected--------|-----rejected--> REJECTED --withdraw--> WITHDRAWING
@@ -14,6 +15,8 @@ irreversible (a message to the CA) happens only after a store has accepted the s
         |---refused--> REFUSED       ISSUED --withdraw-----------------------------------------'
         |---failed--> FAILED
         `--released/retaken/deferred/polled     WITHDRAWING --withdrawn--> WITHDRAWN
+                                                  |---failed--> FAILED
+                                                  `--released/retaken
 
 What ends while the device is polling is *delivered* by a later pollReq, which changes no state.
 """
@@ -40,11 +43,13 @@ SCHEMA: Final = 5
 
 
 class State(StrEnum):
-    """Where an operation stands; `TRANSITIONS` is the whole truth about how it moves."""
+    """State of an operation; `TRANSITIONS` has every change that is permitted."""
 
     HELD = "held"  # an operator has to approve the request before it goes to the CA
     REQUESTED = "requested"  # intent stored; the CA's answer is outstanding
-    ISSUED = "issued"  # the certificate was relayed; certConf is outstanding
+    ISSUED = (
+        "issued"  # the CA has issued; certConf is outstanding (delivered, unless `opening.waiting`)
+    )
     CONFIRMING = "confirming"  # certConf accepted; the CA's pkiConf is outstanding
     CONFIRMED = "confirmed"
     REJECTED = "rejected"  # the device refused its certificate
@@ -203,16 +208,16 @@ class PlannedResponse:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request of the device and what became of it.
+    """A message of the device, what the CA is sent for it, and its answer.
 
     Args:
         request_digest: `PKIMessage.digest` of what was received: a retransmission has the same.
         upstream_der: The message for the CA, signed before it is first sent, so that a retry by any
-            node sends the same bytes; empty when nothing goes upstream, or no more.
+            node sends the same bytes; empty when nothing goes upstream, no more, or not yet (a request that is held).
         upstream_nonce: Its senderNonce, which the CA's answer has to return.
         response_der: The answer the device was given, once there is one.
         waiting: Whether that answer told the device to wait and poll.
-        planned: What the CA answered meanwhile means for a device that was told to wait; None until it has.
+        planned: The final answer, yet to be signed, of a device that was told to wait; None until the CA has answered.
         ca_nonce: senderNonce of the CA's last answer where the CA itself said to wait; empty where it did not.
     """
 
