@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, NamedTuple, TypeVar
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.codes import ISSUED_STATUSES, OID, P10CR_CERT_REQ_ID, BodyType, PKIStatus
 from ra_gateway.cmp.names import NULL_DN, directory_name, name_of
 from ra_gateway.errors import HeaderRefused, MalformedMessage, PKIFailureInfo, TemplateRefused
@@ -95,7 +95,7 @@ class PKIHeader:
         for tag, start, end in asn1.members(der, _MAX_HEADER_FIELDS, "PKIHeader") if many else ():
             if tag in _COUNTED_HEADER_FIELDS:
                 _count(der, start, end, MAX_INFO_ITEMS, _COUNTED_HEADER_FIELDS[tag])
-        header = asn1.decode(asn1.PKIHeader, der)
+        header = asn1.decode(structures.PKIHeader, der)
         return cls(
             pvno=_written(header.pvno, "pvno"),
             sender_der=asn1.raw(header.sender),
@@ -122,7 +122,7 @@ class PKIHeader:
         """
         by = protector or Protector(self.sender_der, self.sender_kid, self.protection_alg_der)
         return asn1.encode(
-            asn1.PKIHeader(
+            structures.PKIHeader(
                 pvno=self.pvno,
                 sender=asn1.known_element(by.sender_der),
                 recipient=asn1.known_element(self.recipient_der),
@@ -135,7 +135,7 @@ class PKIHeader:
                 recip_nonce=self.recip_nonce,
                 free_text=list(self.free_text) or None,
                 general_info=[
-                    asn1.InfoTypeAndValue(
+                    structures.InfoTypeAndValue(
                         info_type=asn1.oid(item.info_type),
                         info_value=_optional(asn1.element, item.value_der),
                     )
@@ -171,7 +171,7 @@ class PKIHeader:
             return ()
         if item.value_der is None:
             raise MalformedMessage("certProfile without a value", rule="R64")
-        return tuple(asn1.unbox(asn1.UTF8StringsBox, item.value_der).strings)
+        return tuple(asn1.unbox(structures.UTF8StringsBox, item.value_der).strings)
 
 
 ANYONE: Final = directory_name(NULL_DN)
@@ -208,7 +208,7 @@ class PKIMessage:
             for field, start, end in asn1.members(der, 4, "PKIMessage")[2:]:
                 if field == _EXTRA_CERTS:
                     _count(der, start, end, MAX_EXTRA_CERTS, "extraCerts")
-        message = asn1.decode(asn1.PKIMessage, der)
+        message = asn1.decode(structures.PKIMessage, der)
         header_der = asn1.raw(message.header)
         tag = message.body.tag_bytes
         # Context-specific, constructed, and one octet: 27 choices fit below tag number 31.
@@ -310,7 +310,7 @@ class PKIStatusInfo:
     fail_info: tuple[PKIFailureInfo, ...] = ()
 
     @classmethod
-    def of(cls, info: asn1.PKIStatusInfo) -> PKIStatusInfo:
+    def of(cls, info: structures.PKIStatusInfo) -> PKIStatusInfo:
         """Read the decoded form; failure bits that have no name are dropped.
 
         Raises:
@@ -327,9 +327,9 @@ class PKIStatusInfo:
             tuple(PKIFailureInfo(bit) for bit in bits if bit <= PKIFailureInfo.duplicateCertReq),
         )
 
-    def build(self) -> asn1.PKIStatusInfo:
+    def build(self) -> structures.PKIStatusInfo:
         """Return the form to be encoded."""
-        return asn1.PKIStatusInfo(
+        return structures.PKIStatusInfo(
             status=int(self.status),
             status_string=list(self.status_string) or None,
             fail_info=asn1.named_bits([int(bit) for bit in self.fail_info])
@@ -378,7 +378,7 @@ class CertTemplate:
     reserved: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, template: asn1.CertTemplate) -> CertTemplate:
+    def of(cls, template: structures.CertTemplate) -> CertTemplate:
         """Read the decoded form.
 
         Raises:
@@ -412,15 +412,15 @@ class CertTemplate:
             reserved=tuple(reserved),
         )
 
-    def build(self) -> asn1.CertTemplate:
+    def build(self) -> structures.CertTemplate:
         """Return the form to be encoded; signingAlg and the UIDs are never written."""
         validity = None
         if self.not_before is not None or self.not_after is not None:
-            validity = asn1.OptionalValidity(
+            validity = structures.OptionalValidity(
                 not_before=_optional(asn1.time, self.not_before),
                 not_after=_optional(asn1.time, self.not_after),
             )
-        return asn1.CertTemplate(
+        return structures.CertTemplate(
             version=self.version,
             serial_number=self.serial_number,
             signing_alg=None,
@@ -429,11 +429,11 @@ class CertTemplate:
             subject=_optional(asn1.element, self.subject_der),
             public_key=None
             if self.spki_der is None
-            else asn1.decode(asn1.SubjectPublicKeyInfo, self.spki_der),
+            else asn1.decode(structures.SubjectPublicKeyInfo, self.spki_der),
             issuer_uid=None,
             subject_uid=None,
             extensions=[
-                asn1.Extension(
+                structures.Extension(
                     extn_id=asn1.oid(item.oid), critical=item.critical, extn_value=item.value
                 )
                 for item in self.extensions
@@ -524,7 +524,8 @@ def cert_req_messages(content: bytes) -> tuple[CertReqMsg, ...]:
     """
     _require_few(content, "CertReqMessages")
     return tuple(
-        _cert_req_msg(message) for message in asn1.unbox(asn1.CertReqMessagesBox, content).messages
+        _cert_req_msg(message)
+        for message in asn1.unbox(structures.CertReqMessagesBox, content).messages
     )
 
 
@@ -539,15 +540,15 @@ _MOST_BITS: Final = 512
 """Far beyond any serial number or certReqId."""
 
 
-def _cert_req_msg(message: asn1.CertReqMsg) -> CertReqMsg:
+def _cert_req_msg(message: structures.CertReqMsg) -> CertReqMsg:
     cert_req_der = asn1.raw(message.cert_req)
-    request = asn1.decode(asn1.CertRequest, cert_req_der)
+    request = asn1.decode(structures.CertRequest, cert_req_der)
     pop: SignaturePOP | str | None = None
     encr_cert = False
     if message.popo is not None:
         pop = message.popo.tag
         value = message.popo.value
-        if isinstance(value, asn1.POPOSigningKey):
+        if isinstance(value, structures.POPOSigningKey):
             pop = _signature_pop(value)
         elif pop == "keyEncipherment":
             encr_cert = asn1.tlv(0xA2, asn1.raw(value)) == ENCR_CERT_POPO_DER
@@ -562,13 +563,15 @@ def _cert_req_msg(message: asn1.CertReqMsg) -> CertReqMsg:
     )
 
 
-def _controls(items: list[asn1.AttributeTypeAndValue] | None, what: str) -> tuple[Control, ...]:
+def _controls(
+    items: list[structures.AttributeTypeAndValue] | None, what: str
+) -> tuple[Control, ...]:
     return tuple(
         Control(item.type.dotted_string, asn1.raw(item.value)) for item in _some(items, what)
     )
 
 
-def _signature_pop(value: asn1.POPOSigningKey) -> SignaturePOP:
+def _signature_pop(value: structures.POPOSigningKey) -> SignaturePOP:
     given = value.poposk_input
     return SignaturePOP(
         algorithm_der=asn1.raw(value.algorithm_identifier),
@@ -588,9 +591,9 @@ def certification_request(content: bytes) -> CertReqMsg:
         TemplateRefused: Another version than 0 (R66), or more than one request for extensions.
     """
     _require_few(content, "CertificationRequest")
-    request = asn1.decode(asn1.CertificationRequest, content)
+    request = asn1.decode(structures.CertificationRequest, content)
     info_der = asn1.raw(request.certification_request_info)
-    info = asn1.decode(asn1.CertificationRequestInfo, info_der)
+    info = asn1.decode(structures.CertificationRequestInfo, info_der)
     if _written(info.version, "version") != 0:
         raise TemplateRefused(f"PKCS#10 of version {info.version}, expected 0 (v1)", rule="R66")
     return CertReqMsg(
@@ -613,7 +616,7 @@ def certification_request(content: bytes) -> CertReqMsg:
 _REQUESTS: Final = frozenset({OID.extensionRequest, OID.msExtensionRequest})
 
 
-def _requested_extensions(info: asn1.CertificationRequestInfo) -> tuple[Extension, ...]:
+def _requested_extensions(info: structures.CertificationRequestInfo) -> tuple[Extension, ...]:
     """Return the extensions that a PKCS#10 asks for; its other attributes have no bearing on a certificate."""
     attributes = [] if info.attributes is None else info.attributes.as_list()
     types = [item.type.dotted_string for item in attributes]
@@ -630,7 +633,7 @@ def _requested_extensions(info: asn1.CertificationRequestInfo) -> tuple[Extensio
         raise TemplateRefused(
             "extensions are asked for otherwise than by one extensionRequest", rule="RFC 2985 5.4.2"
         )
-    box = asn1.unbox(asn1.ExtensionsBox, asn1.raw(values[0]))
+    box = asn1.unbox(structures.ExtensionsBox, asn1.raw(values[0]))
     return tuple(
         Extension(item.extn_id.dotted_string, item.critical, item.extn_value)
         for item in box.extensions
@@ -657,11 +660,11 @@ def cert_request_der(
 ) -> bytes:
     """Return the DER of a CertRequest."""
     return asn1.encode(
-        asn1.CertRequest(
+        structures.CertRequest(
             cert_req_id=cert_req_id,
             cert_template=template.build(),
             controls=[
-                asn1.AttributeTypeAndValue(
+                structures.AttributeTypeAndValue(
                     type=asn1.oid(control.type), value=asn1.element(control.value_der)
                 )
                 for control in controls
@@ -699,7 +702,7 @@ def popo_signing_key_input(sender_der: bytes, spki_der: bytes) -> bytes:
 def cert_id_der(named: CertId) -> bytes:
     """Return the DER of a CertId."""
     return asn1.encode(
-        asn1.CertId(issuer=asn1.element(named.issuer_der), serial_number=named.serial_number)
+        structures.CertId(issuer=asn1.element(named.issuer_der), serial_number=named.serial_number)
     )
 
 
@@ -709,7 +712,7 @@ def cert_id(der: bytes) -> CertId:
     Raises:
         MalformedMessage: It does not conform.
     """
-    value = asn1.decode(asn1.CertId, der)
+    value = asn1.decode(structures.CertId, der)
     return CertId(asn1.raw(value.issuer), value.serial_number)
 
 
@@ -748,14 +751,14 @@ def cert_rep_message(content: bytes) -> CertRepMessage:
     Raises:
         MalformedMessage: It does not conform.
     """
-    message = asn1.decode(asn1.CertRepMessage, content)
+    message = asn1.decode(structures.CertRepMessage, content)
     return CertRepMessage(
         responses=tuple(_cert_response(response) for response in message.response),
         ca_pubs=tuple(asn1.raw(item) for item in _some(message.ca_pubs, "caPubs")),
     )
 
 
-def _cert_response(response: asn1.CertResponse) -> CertResponse:
+def _cert_response(response: structures.CertResponse) -> CertResponse:
     certificate_der, encrypted_cert_der, private_key_der = None, None, None
     pair = response.certified_key_pair
     if pair is not None:
@@ -780,10 +783,10 @@ def cert_rep_body(body_type: BodyType, message: CertRepMessage) -> bytes:
     return body(
         body_type,
         asn1.encode(
-            asn1.CertRepMessage(
+            structures.CertRepMessage(
                 ca_pubs=[asn1.element(der) for der in message.ca_pubs] or None,
                 response=[
-                    asn1.CertResponse(
+                    structures.CertResponse(
                         cert_req_id=response.cert_req_id,
                         status=response.status_info.build(),
                         certified_key_pair=_certified(response),
@@ -796,7 +799,7 @@ def cert_rep_body(body_type: BodyType, message: CertRepMessage) -> bytes:
     )
 
 
-def _certified(response: CertResponse) -> asn1.CertifiedKeyPair | None:
+def _certified(response: CertResponse) -> structures.CertifiedKeyPair | None:
     given: (
         asn1.Variant[asn1.TLV, Literal["certificate"]]
         | asn1.Variant[asn1.TLV, Literal["encryptedCert"]]
@@ -807,7 +810,7 @@ def _certified(response: CertResponse) -> asn1.CertifiedKeyPair | None:
         given = asn1.Variant(asn1.element(response.encrypted_cert_der), "encryptedCert")
     else:
         return None
-    return asn1.CertifiedKeyPair(
+    return structures.CertifiedKeyPair(
         cert_or_enc_cert=given,
         private_key=_optional(asn1.element, response.private_key_der),
         publication_info=None,
@@ -837,7 +840,7 @@ class CertStatus:
     cert_hash: bytes
     cert_req_id: int
     status_info: PKIStatusInfo | None = None
-    hash_alg: asn1.AlgorithmIdentifier | None = None
+    hash_alg: structures.AlgorithmIdentifier | None = None
 
     @property
     def takes_certificate(self) -> bool:
@@ -859,7 +862,7 @@ def cert_confirm_content(content: bytes) -> tuple[CertStatus, ...]:
             _optional(PKIStatusInfo.of, status.status_info),
             status.hash_alg,
         )
-        for status in asn1.unbox(asn1.CertConfirmContentBox, content).statuses
+        for status in asn1.unbox(structures.CertConfirmContentBox, content).statuses
     )
 
 
@@ -868,9 +871,9 @@ def cert_confirm_body(status: CertStatus) -> bytes:
     return body(
         BodyType.certConf,
         asn1.boxed(
-            asn1.CertConfirmContentBox(
+            structures.CertConfirmContentBox(
                 statuses=[
-                    asn1.CertStatus(
+                    structures.CertStatus(
                         cert_hash=status.cert_hash,
                         cert_req_id=status.cert_req_id,
                         status_info=_optional(PKIStatusInfo.build, status.status_info),
@@ -908,7 +911,7 @@ def rev_req_content(content: bytes) -> tuple[RevDetails, ...]:
                 for item in _some(details.crl_entry_details, "crlEntryDetails")
             ),
         )
-        for details in asn1.unbox(asn1.RevReqContentBox, content).details
+        for details in asn1.unbox(structures.RevReqContentBox, content).details
     )
 
 
@@ -917,12 +920,12 @@ def rev_req_body(details: RevDetails) -> bytes:
     return body(
         BodyType.rr,
         asn1.boxed(
-            asn1.RevReqContentBox(
+            structures.RevReqContentBox(
                 details=[
-                    asn1.RevDetails(
+                    structures.RevDetails(
                         cert_details=details.template.build(),
                         crl_entry_details=[
-                            asn1.Extension(
+                            structures.Extension(
                                 extn_id=asn1.oid(item.oid),
                                 critical=item.critical,
                                 extn_value=item.value,
@@ -951,7 +954,7 @@ def rev_rep_content(content: bytes) -> RevRepContent:
     Raises:
         MalformedMessage: It does not conform.
     """
-    message = asn1.decode(asn1.RevRepContent, content)
+    message = asn1.decode(structures.RevRepContent, content)
     _some(message.crls, "crls")
     return RevRepContent(
         tuple(PKIStatusInfo.of(status) for status in message.status),
@@ -967,10 +970,10 @@ def rev_rep_body(content: RevRepContent) -> bytes:
     return body(
         BodyType.rp,
         asn1.encode(
-            asn1.RevRepContent(
+            structures.RevRepContent(
                 status=[status.build() for status in content.statuses],
                 rev_certs=[
-                    asn1.CertId(
+                    structures.CertId(
                         issuer=asn1.element(item.issuer_der), serial_number=item.serial_number
                     )
                     for item in content.rev_certs
@@ -993,7 +996,7 @@ def gen_msg_content(content: bytes) -> tuple[InfoTypeAndValue, ...]:
     """
     return tuple(
         InfoTypeAndValue(item.info_type.dotted_string, _raw_or_none(item.info_value))
-        for item in asn1.unbox(asn1.GenMsgContentBox, content).items
+        for item in asn1.unbox(structures.GenMsgContentBox, content).items
     )
 
 
@@ -1002,9 +1005,9 @@ def gen_msg_body(body_type: BodyType, items: Iterable[InfoTypeAndValue]) -> byte
     return body(
         body_type,
         asn1.boxed(
-            asn1.GenMsgContentBox(
+            structures.GenMsgContentBox(
                 items=[
-                    asn1.InfoTypeAndValue(
+                    structures.InfoTypeAndValue(
                         info_type=asn1.oid(item.info_type),
                         info_value=_optional(asn1.element, item.value_der),
                     )
@@ -1034,7 +1037,7 @@ def error_msg_content(content: bytes) -> ErrorMsgContent:
         MalformedMessage: It does not conform.
     """
     _require_few(content, "ErrorMsgContent")
-    message = asn1.decode(asn1.ErrorMsgContent, content)
+    message = asn1.decode(structures.ErrorMsgContent, content)
     return ErrorMsgContent(
         PKIStatusInfo.of(message.pki_status_info),
         _optional(lambda code: _written(code, "errorCode"), message.error_code),
@@ -1047,7 +1050,7 @@ def error_body(status_info: PKIStatusInfo) -> bytes:
     return body(
         BodyType.error,
         asn1.encode(
-            asn1.ErrorMsgContent(
+            structures.ErrorMsgContent(
                 pki_status_info=status_info.build(), error_code=None, error_details=None
             )
         ),
@@ -1060,7 +1063,7 @@ def nested_messages(content: bytes) -> tuple[bytes, ...]:
     Raises:
         MalformedMessage: It does not conform.
     """
-    box = asn1.unbox(asn1.PKIMessagesBox, content, MAX_NESTED)
+    box = asn1.unbox(structures.PKIMessagesBox, content, MAX_NESTED)
     return tuple(asn1.raw(item) for item in box.messages)
 
 

@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
     AlgorithmPolicy,
     AlgorithmRefused,
@@ -333,7 +333,7 @@ def protection_algorithm(message: PKIMessage) -> SignatureAlgorithm:
     try:
         return signature_algorithm(algorithm_der)
     except AlgorithmRefused as error:
-        oid = asn1.decode(asn1.AlgorithmIdentifier, algorithm_der).algorithm.dotted_string
+        oid = asn1.decode(structures.AlgorithmIdentifier, algorithm_der).algorithm.dotted_string
         if oid in _MAC_ALGORITHMS:
             raise ProtectionRefused(
                 "MAC protection; this endpoint takes signatures only",

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
     KEM_PUBLIC_KEYS,
     AlgorithmRefused,
@@ -696,7 +696,7 @@ class Enrollment:
         if opened.content_type != ID_SIGNED_DATA:
             raise CMPError(f"content of type {opened.content_type} instead of a signed key")
         package = open_package(opened.content, trust, _certificates(message.extra_certs), now)
-        key = asn1.decode(asn1.SubjectPublicKeyInfo, certificate.spki_der).subject_public_key
+        key = asn1.decode(structures.SubjectPublicKeyInfo, certificate.spki_der).subject_public_key
         if key.as_bytes() != package.public_key:
             raise CMPError("the private key is not that of the certificate")
         try:
@@ -774,11 +774,11 @@ class Enrollment:
         self._note(Direction.sent, der, status_info or PKIStatusInfo(PKIStatus.accepted))
         return der
 
-    def _hash_alg(self, certificate: Certificate) -> asn1.AlgorithmIdentifier | None:
+    def _hash_alg(self, certificate: Certificate) -> structures.AlgorithmIdentifier | None:
         """Return what to name in certConf: the hash, where the signature has none and pvno 3 has the field."""
         if self._pvno != CMP2021 or certificate.signature_algorithm.hash_name:
             return None
-        return asn1.AlgorithmIdentifier(algorithm=asn1.oid(_SHA512), parameters=None)
+        return structures.AlgorithmIdentifier(algorithm=asn1.oid(_SHA512), parameters=None)
 
     def _take_pkiconf(self, message: PKIMessage, issued: _Issued, now: datetime) -> Done:
         with _doubting():

@@ -27,7 +27,7 @@ from ra_gateway.ca.records import (
     Revocation,
     Role,
 )
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType
 from ra_gateway.cmp.messages import (
@@ -650,7 +650,7 @@ async def vouched(desk: Desk, template: CertTemplate) -> bytes:
 
 def compressed(key: pki.PrivateKey) -> bytes:
     """SubjectPublicKeyInfo of an EC key with its point compressed."""
-    plain = asn1.decode(asn1.SubjectPublicKeyInfo, public(key))
+    plain = asn1.decode(structures.SubjectPublicKeyInfo, public(key))
     point = key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
     return asn1.tlv(0x30, asn1.raw(plain.algorithm), asn1.tlv(0x03, b"\x00" + point))
 

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ra_gateway.app.information import information
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import (
     CertTemplate,
@@ -451,7 +451,7 @@ async def test_a_template_is_told(
     settings = {"template_subject": "CN=,O=Example", "template_keys": ("p256", "rsa3072")}
     world = make_world(files(tmp_path, operator_pki, **settings))
     told, _ = await ask(world, OID.certReqTemplate)
-    content = asn1.decode(asn1.CertReqTemplateContent, told.value_der or b"")
+    content = asn1.decode(structures.CertReqTemplateContent, told.value_der or b"")
     template = CertTemplate.of(content.cert_template)
     common_name, organization = asn1.tlv(0x0C), asn1.tlv(0x0C, b"Example")
     assert template.subject_der == asn1.tlv(

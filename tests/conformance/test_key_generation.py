@@ -16,7 +16,7 @@ from ra_gateway.ca.access import ClientMode, Mode
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.profiles import NE_IPSEC, derive
 from ra_gateway.ca.records import CertificateStatus, EndEntity, Role
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import (
     RA_VERIFIED_POPO_DER,
@@ -154,7 +154,7 @@ async def test_the_kind_of_key_that_is_hinted_at(
     done = await operate(desk, operation)
     assert type(done.private_key).__name__ == name
     if hint_der is not None:
-        spki = asn1.decode(asn1.SubjectPublicKeyInfo, done.certificate.spki_der)
+        spki = asn1.decode(structures.SubjectPublicKeyInfo, done.certificate.spki_der)
         assert asn1.raw(spki.algorithm) == hint_der
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, x25519
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import SIGNATURE_ALGORITHMS
 from ra_gateway.cmp.certificates import ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType
@@ -157,11 +157,13 @@ def with_reserved_fields(key: Any) -> bytes:
     reserved = replace(
         requests.template(key).build(),
         serial_number=4711,
-        signing_alg=asn1.decode(asn1.AlgorithmIdentifier, SIGNATURE_ALGORITHMS["ecdsa-sha256"].der),
+        signing_alg=asn1.decode(
+            structures.AlgorithmIdentifier, SIGNATURE_ALGORITHMS["ecdsa-sha256"].der
+        ),
         issuer_uid=uid,
         subject_uid=uid,
     )
-    return asn1.encode(asn1.CertRequest(cert_req_id=0, cert_template=reserved, controls=None))
+    return asn1.encode(structures.CertRequest(cert_req_id=0, cert_template=reserved, controls=None))
 
 
 @pytest.mark.requirement(49, 112)

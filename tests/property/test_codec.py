@@ -17,7 +17,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
     SIGNATURE_ALGORITHMS,
     InvalidSignature,
@@ -320,7 +320,7 @@ KEYS: dict[str, pki.KeyKind] = {
 def test_every_signature_algorithm(algorithm: SignatureAlgorithm) -> None:
     """It is recognised from its DER, and what a key signs with it verifies and nothing else does."""
     assert signature_algorithm(algorithm.der) == algorithm
-    assert asn1.encode(asn1.decode(asn1.AlgorithmIdentifier, algorithm.der)) == algorithm.der
+    assert asn1.encode(asn1.decode(structures.AlgorithmIdentifier, algorithm.der)) == algorithm.der
     key: Any = pki.make_key(KEYS[algorithm.family])
     signature = key.sign(b"octets", *signing_arguments(algorithm))
     verify_signature(algorithm, key.public_key(), signature, b"octets")
@@ -342,4 +342,4 @@ def test_any_algorithm_identifier(octets: bytes) -> None:
 def test_any_hash_algorithm(octets: bytes) -> None:
     """The same for hashes."""
     with suppress(CMPError):
-        hash_algorithm(asn1.decode(asn1.AlgorithmIdentifier, octets))
+        hash_algorithm(asn1.decode(structures.AlgorithmIdentifier, octets))

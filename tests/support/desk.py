@@ -21,7 +21,7 @@ from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger import Ledger, open_ledger
 from ra_gateway.ca.profiles import NE_IPSEC, Profile
 from ra_gateway.ca.records import CertificateStatus, EndEntity, Privilege, Role
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, digest
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
@@ -219,7 +219,7 @@ class Desk:
         cert_req_id: int = 0,
         status_info: PKIStatusInfo | None = None,
         body_der: bytes | None = None,
-        hash_alg: asn1.AlgorithmIdentifier | None = None,
+        hash_alg: structures.AlgorithmIdentifier | None = None,
         **header: Any,
     ) -> bytes:
         body_der = body_der or cert_confirm_body(

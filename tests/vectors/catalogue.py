@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import SIGNATURE_ALGORITHMS, digest
 from ra_gateway.cmp.certificates import ExtensionOID
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, P10CR_CERT_REQ_ID, BodyType, PKIStatus
@@ -759,7 +759,9 @@ async def _confirmations(book: Catalogue) -> None:
         34,
         extra_certs=(),
     )
-    sha512 = asn1.AlgorithmIdentifier(algorithm=asn1.oid("2.16.840.1.101.3.4.2.3"), parameters=None)
+    sha512 = structures.AlgorithmIdentifier(
+        algorithm=asn1.oid("2.16.840.1.101.3.4.2.3"), parameters=None
+    )
     named = CertStatus(digest("sha512", _issued()), 0, None, sha512)
     await add(
         "certconf-hash-alg",
