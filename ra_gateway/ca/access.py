@@ -30,7 +30,8 @@ from ra_gateway.ca.records import (
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES, BodyType
-from ra_gateway.cmp.messages import CertTemplate, Extension, PKIHeader
+from ra_gateway.cmp.crmf import CertTemplate, Extension
+from ra_gateway.cmp.messages import PKIHeader
 from ra_gateway.cmp.names import (
     NULL_DN,
     attributes,

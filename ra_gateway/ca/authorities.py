@@ -28,7 +28,7 @@ from ra_gateway.cmp.certificates import (
     KeyUsage,
     key_identifier,
 )
-from ra_gateway.cmp.messages import CertTemplate
+from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.errors import CMPError, ConfigError, Problem
 from ra_gateway.keys import KEY_KINDS, spki_der

@@ -30,7 +30,7 @@ from ra_gateway.ca.profiles import (
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import default_algorithm
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.messages import CertTemplate
+from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.remembering import remembered
 from ra_gateway.cmp.sealed import Seal, proof

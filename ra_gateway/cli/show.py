@@ -26,14 +26,10 @@ from rich.tree import Tree
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import key_family, load_public_key, signature_algorithm
+from ra_gateway.cmp.bodies import PKIStatusInfo, cert_confirm_content, cert_rep_message
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import OID, BodyType
-from ra_gateway.cmp.messages import (
-    PKIHeader,
-    PKIStatusInfo,
-    cert_confirm_content,
-    cert_rep_message,
-)
+from ra_gateway.cmp.messages import PKIHeader
 from ra_gateway.cmp.names import general_names, rfc4514
 from ra_gateway.errors import CMPError, GatewayError, printable
 

@@ -8,6 +8,7 @@ DER has only one form.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -30,12 +31,16 @@ from ra_gateway.cmp.remembering import remembered
 from ra_gateway.errors import MalformedMessage
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 MAX_ELEMENTS = 256
 """Elements of one SEQUENCE OF that are decoded, where nothing tighter is said. The longest that are met have dozens."""
 
 _MAX_NAMED_BITS = 128
 """The longest list of named bits, PKIFailureInfo, has 27."""
+
+_MAX_INTEGER_BITS = 512
+"""Far beyond any serial number or certReqId."""
 
 TLV = asn1.TLV
 
@@ -144,6 +149,42 @@ def encode(value: Any) -> bytes:
 def raw(element: Any) -> bytes:
     """Return the octets of a TLV exactly as they were received."""
     return asn1.encode_der(element)
+
+
+def raw_or_none(element: TLV | Null | None) -> bytes | None:
+    """Return the octets of an OPTIONAL TLV as `raw`, None where it is absent."""
+    return None if element is None else raw(element)
+
+
+def optional(convert: Callable[[T], U], value: T | None) -> U | None:
+    """Return an OPTIONAL value converted, None where it is absent."""
+    return None if value is None else convert(value)
+
+
+def list_of(items: list[T] | None, what: str) -> list[T]:
+    """Return the elements of an OPTIONAL list, none where it is absent.
+
+    Raises:
+        MalformedMessage: It is there and empty, or longer than `MAX_ELEMENTS`.
+    """
+    if items is None:
+        return []
+    if not items:
+        raise MalformedMessage(f"empty {what}", rule="R1")
+    if len(items) > MAX_ELEMENTS:
+        raise MalformedMessage(f"more than {MAX_ELEMENTS} elements in {what}", rule="R1")
+    return items
+
+
+def int_of(number: int, what: str) -> int:
+    """Return a number that texts may name: Python writes none of more than 4300 digits.
+
+    Raises:
+        MalformedMessage: It is longer than any that is met.
+    """
+    if number.bit_length() > _MAX_INTEGER_BITS:
+        raise MalformedMessage(f"{what} of {number.bit_length()} bits", rule="R1")
+    return number
 
 
 def element(der: bytes) -> asn1.TLV:

@@ -9,7 +9,7 @@ from typing import Final
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.codes import OID
-from ra_gateway.cmp.messages import CertTemplate
+from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import general_names, name_of
 from ra_gateway.errors import HeaderRefused, MalformedMessage
 

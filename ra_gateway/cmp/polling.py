@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     CertRepMessage,
     CertResponse,
     PKIStatusInfo,
-    body,
     cert_rep_body,
     error_body,
     require_one,
 )
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.messages import body
 from ra_gateway.errors import MalformedMessage
 
 NO_CERT_RESPONSE: Final = -1

@@ -28,26 +28,25 @@ from ra_gateway.cmp.algorithms import (
     signature_algorithm,
     verify_signature,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
-from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES, BodyType, is_cert_req_id
-from ra_gateway.cmp.messages import (
-    CMP2021,
-    RA_VERIFIED,
-    CertReqMsg,
+from ra_gateway.cmp.bodies import (
     CertResponse,
     CertStatus,
-    Extension,
-    InfoTypeAndValue,
-    PKIHeader,
-    PKIMessage,
-    SignaturePOP,
     cert_confirm_content,
-    cert_req_messages,
-    certification_request,
-    doubled,
     gen_msg_content,
     rev_req_content,
 )
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
+from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES, BodyType, is_cert_req_id
+from ra_gateway.cmp.crmf import (
+    RA_VERIFIED,
+    CertReqMsg,
+    Extension,
+    SignaturePOP,
+    cert_req_messages,
+    certification_request,
+    doubled,
+)
+from ra_gateway.cmp.messages import CMP2021, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import TrustDomain

@@ -29,7 +29,7 @@ OptionalTLV = TLV | Null | None
 """An optional element of any type. The codec refuses `TLV | None`, but takes a CHOICE whose first arm fits all."""
 
 some = Size(1, None)
-"""SIZE (1..MAX). The codec takes no size on an OPTIONAL list; `messages` refuses empty ones there."""
+"""SIZE (1..MAX). The codec takes no size on an OPTIONAL list; `asn1.list_of` refuses empty ones there."""
 
 # A class called ...Box is a SEQUENCE around one SEQUENCE OF, since the codec decodes no bare SEQUENCE OF: `unbox`.
 

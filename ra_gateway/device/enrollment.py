@@ -30,6 +30,17 @@ from ra_gateway.cmp.algorithms import (
     SignatureAlgorithm,
     digest,
 )
+from ra_gateway.cmp.bodies import (
+    CertRepMessage,
+    CertResponse,
+    CertStatus,
+    PKIStatusInfo,
+    cert_confirm_body,
+    cert_rep_message,
+    enveloped_data,
+    error_msg_content,
+    require_one,
+)
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
 from ra_gateway.cmp.cms import (
     ID_DATA,
@@ -39,33 +50,26 @@ from ra_gateway.cmp.cms import (
 )
 from ra_gateway.cmp.cms_signed import open_package
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import (
+    ENCR_CERT_POPO_DER,
+    CertId,
+    CertTemplate,
+    Control,
+    Extension,
+    cert_id_der,
+    cert_req_msg_der,
+    cert_request_der,
+    popo_signing_key_input,
+    signature_popo_der,
+)
 from ra_gateway.cmp.messages import (
     ANYONE,
     CMP2000,
     CMP2021,
-    ENCR_CERT_POPO_DER,
-    CertId,
-    CertRepMessage,
-    CertResponse,
-    CertStatus,
-    CertTemplate,
-    Control,
-    Extension,
     InfoTypeAndValue,
     PKIHeader,
     PKIMessage,
-    PKIStatusInfo,
     body,
-    cert_confirm_body,
-    cert_id_der,
-    cert_rep_message,
-    cert_req_msg_der,
-    cert_request_der,
-    enveloped_data,
-    error_msg_content,
-    popo_signing_key_input,
-    require_one,
-    signature_popo_der,
 )
 from ra_gateway.cmp.names import (
     NULL_DN,

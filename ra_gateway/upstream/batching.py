@@ -16,17 +16,10 @@ from typing import Final
 
 import structlog
 
+from ra_gateway.cmp.bodies import error_msg_content, nested_body, nested_messages
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import (
-    ANYONE,
-    CMP2000,
-    PKIHeader,
-    PKIMessage,
-    error_msg_content,
-    nested_body,
-    nested_messages,
-)
+from ra_gateway.cmp.messages import ANYONE, CMP2000, PKIHeader, PKIMessage
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import (

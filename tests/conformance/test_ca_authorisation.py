@@ -28,21 +28,20 @@ from ra_gateway.ca.records import (
     Role,
 )
 from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp.bodies import gen_msg_body
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertId,
     CertTemplate,
     Control,
     Extension,
-    InfoTypeAndValue,
-    body,
     cert_id_der,
     cert_req_msg_der,
     cert_request_der,
-    gen_msg_body,
 )
+from ra_gateway.cmp.messages import InfoTypeAndValue, body
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514, general_names_der
 from ra_gateway.errors import ConfigError, PKIFailureInfo
 from tests.support import pki

@@ -20,26 +20,26 @@ from ra_gateway.ca.ledger.database import SQLiteDatabase
 from ra_gateway.ca.records import Authority, CertificateStatus, Operation, Privilege
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    RA_VERIFIED_POPO_DER,
-    CertId,
-    CertTemplate,
-    Control,
-    Extension,
-    PKIMessage,
+from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
-    assemble,
-    body,
-    cert_id_der,
     cert_rep_message,
     error_body,
     error_msg_content,
     nested_body,
     nested_messages,
+)
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import (
+    RA_VERIFIED_POPO_DER,
+    CertId,
+    CertTemplate,
+    Control,
+    Extension,
+    cert_id_der,
     signature_popo_der,
 )
+from ra_gateway.cmp.messages import PKIMessage, assemble, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time

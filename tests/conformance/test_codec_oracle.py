@@ -22,28 +22,28 @@ from pyasn1.type import namedtype, tag, univ
 from pyasn1_modules import rfc2314, rfc4210, rfc4211
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import (
-    RA_VERIFIED,
-    CertReqMsg,
-    CertTemplate,
-    PKIHeader,
-    PKIMessage,
+from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
-    SignaturePOP,
-    assemble,
     cert_confirm_body,
     cert_confirm_content,
     cert_rep_body,
     cert_rep_message,
-    cert_req_messages,
-    cert_req_msg_der,
     error_body,
     error_msg_content,
     nested_body,
     nested_messages,
+)
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.crmf import (
+    RA_VERIFIED,
+    CertReqMsg,
+    CertTemplate,
+    SignaturePOP,
+    cert_req_messages,
+    cert_req_msg_der,
     signature_popo_der,
 )
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage, assemble
 from ra_gateway.errors import MalformedMessage
 from tests.support import pki
 from tests.support.dialogue import messages

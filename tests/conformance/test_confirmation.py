@@ -13,20 +13,18 @@ import pytest
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
     CertStatus,
-    PKIMessage,
     PKIStatusInfo,
-    assemble,
-    body,
     cert_confirm_body,
     cert_confirm_content,
     cert_rep_message,
     error_body,
 )
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.messages import PKIMessage, assemble, body
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.verification import HeaderRules, authenticate_answer

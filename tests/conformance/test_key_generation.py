@@ -17,17 +17,15 @@ from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.profiles import NE_IPSEC, derive
 from ra_gateway.ca.records import CertificateStatus, EndEntity, Role
 from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp.bodies import cert_rep_body, cert_rep_message
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertTemplate,
-    PKIMessage,
-    body,
-    cert_rep_body,
-    cert_rep_message,
     cert_req_msg_der,
     cert_request_der,
 )
+from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain

@@ -15,16 +15,15 @@ from ra_gateway.ca.core import IssuancePolicy
 from ra_gateway.ca.records import CertificateStatus, Reenroll
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     CertStatus,
-    PKIMessage,
     PKIStatusInfo,
-    body,
     cert_confirm_body,
     cert_confirm_content,
     cert_rep_message,
 )
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from ra_gateway.ra.transaction import State

@@ -17,15 +17,10 @@ from ra_gateway.cmp.algorithms import (
     public_key_kind,
     signature_algorithm,
 )
+from ra_gateway.cmp.bodies import cert_confirm_content, error_msg_content, rev_req_content
 from ra_gateway.cmp.certificates import Certificate, InvalidSignature, load_certificate
-from ra_gateway.cmp.messages import (
-    PKIMessage,
-    cert_confirm_content,
-    cert_req_messages,
-    certification_request,
-    error_msg_content,
-    rev_req_content,
-)
+from ra_gateway.cmp.crmf import cert_req_messages, certification_request
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.remembering import Memory

@@ -12,19 +12,17 @@ from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import SIGNATURE_ALGORITHMS
 from ra_gateway.cmp.certificates import ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertTemplate,
     Control,
     Extension,
-    InfoTypeAndValue,
-    PKIMessage,
-    body,
     cert_req_messages,
     cert_request_der,
     popo_signing_key_input,
     signature_popo_der,
 )
+from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.verification import HeaderRules, Strictness

@@ -26,22 +26,20 @@ from structlog.testing import capture_logs
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import hash_algorithm, load_public_key, signature_algorithm
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
-from ra_gateway.cmp.crl import decode_crl, open_crl
-from ra_gateway.cmp.messages import (
-    PKIHeader,
-    PKIMessage,
+from ra_gateway.cmp.bodies import (
     cert_confirm_content,
     cert_rep_message,
-    cert_req_messages,
-    certification_request,
     error_msg_content,
     gen_msg_content,
     nested_messages,
     rev_rep_content,
     rev_req_content,
 )
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
+from ra_gateway.cmp.crl import decode_crl, open_crl
+from ra_gateway.cmp.crmf import cert_req_messages, certification_request
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.names import general_names, rfc4514
 from ra_gateway.cmp.protection import protect
 from ra_gateway.errors import CMPError, GatewayError, MalformedMessage, UpstreamUnavailable

@@ -27,24 +27,22 @@ from ra_gateway.cmp.algorithms import (
     signing_arguments,
     verify_signature,
 )
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     CertRepMessage,
     CertResponse,
     CertStatus,
-    PKIHeader,
-    PKIMessage,
     PKIStatusInfo,
-    body,
     cert_confirm_body,
     cert_confirm_content,
     cert_rep_body,
     cert_rep_message,
-    cert_req_messages,
     error_msg_content,
     nested_messages,
 )
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType, PKIStatus
+from ra_gateway.cmp.crmf import cert_req_messages
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage, body
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.requests import AuthenticatedRequest, read_request
 from ra_gateway.cmp.trust import DomainKind, TrustDomain

@@ -11,18 +11,11 @@ from typing import Any
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest
+from ra_gateway.cmp.bodies import CertStatus, cert_confirm_body, cert_rep_message
 from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.crmf import cert_request_der
 from ra_gateway.cmp.mac import MACBounds
-from ra_gateway.cmp.messages import (
-    ANYONE,
-    CertStatus,
-    PKIHeader,
-    PKIMessage,
-    assemble,
-    cert_confirm_body,
-    cert_rep_message,
-    cert_request_der,
-)
+from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import protected_part
 from ra_gateway.cmp.trust import DomainKind, TrustDomain

@@ -17,16 +17,9 @@ from rich.console import Console
 from ra_gateway.cli.show import CannotShow, describe, read_message
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest
+from ra_gateway.cmp.bodies import CertStatus, PKIStatusInfo, cert_confirm_body, error_body
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    ANYONE,
-    CertStatus,
-    PKIMessage,
-    PKIStatusInfo,
-    body,
-    cert_confirm_body,
-    error_body,
-)
+from ra_gateway.cmp.messages import ANYONE, PKIMessage, body
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import PKIFailureInfo
 from tests.support import pki

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from ra_gateway.cmp import asn1, verification
 from ra_gateway.cmp import requests as cmp_requests
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import CertTemplate, PKIMessage
+from ra_gateway.cmp.crmf import CertTemplate
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import (
     attributes,
     escape_rfc4514,
