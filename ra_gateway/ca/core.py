@@ -83,6 +83,13 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertId, CertReqMsg, CertTemplate, cert_req_id_of
+from ra_gateway.cmp.header_checks import (
+    NONCE_OCTETS,
+    RELAYED,
+    HeaderRules,
+    check_message_time,
+    check_version,
+)
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.names import (
     NULL_DN,
@@ -112,17 +119,12 @@ from ra_gateway.cmp.requests import (
 )
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import (
-    NONCE_OCTETS,
-    RELAYED,
     AuthenticatedMessage,
-    HeaderRules,
     KnownSigner,
     authenticate,
     authenticate_follower,
     authenticate_registered,
     certificate_bag,
-    check_message_time,
-    check_version,
     select_signers,
 )
 from ra_gateway.errors import (

@@ -46,17 +46,12 @@ from ra_gateway.cmp.crmf import (
     certification_request,
     doubled,
 )
+from ra_gateway.cmp.header_checks import HeaderRules, Quirk
 from ra_gateway.cmp.messages import CMP2021, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.cmp.verification import (
-    Authenticated,
-    AuthenticatedMessage,
-    HeaderRules,
-    MACAuthenticatedMessage,
-    Quirk,
-)
+from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, MACAuthenticatedMessage
 from ra_gateway.errors import (
     CMPError,
     ConfirmationRefused,

@@ -62,6 +62,14 @@ from ra_gateway.cmp.crmf import (
     popo_signing_key_input,
     signature_popo_der,
 )
+from ra_gateway.cmp.header_checks import (
+    NONCE_OCTETS,
+    HeaderRules,
+    Strictness,
+    check_answer_header,
+    check_header,
+    check_version,
+)
 from ra_gateway.cmp.messages import (
     ANYONE,
     CMP2000,
@@ -83,15 +91,7 @@ from ra_gateway.cmp.protection import Credential, Signer, protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.cmp.requests import Possession, cert_hash_name, require_delivery
 from ra_gateway.cmp.trust import DomainKind, Path, TrustDomain
-from ra_gateway.cmp.verification import (
-    NONCE_OCTETS,
-    HeaderRules,
-    Strictness,
-    authenticate_answer,
-    check_answer_header,
-    check_header,
-    check_version,
-)
+from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.errors import CMPError, GatewayError, PKIFailureInfo
 from ra_gateway.keys import KeySigner
 

@@ -43,6 +43,7 @@ from ra_gateway.cmp.codes import (
     is_cert_req_id,
 )
 from ra_gateway.cmp.crmf import CertId, cert_id
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.names import general_names, name_of, same_name
 from ra_gateway.cmp.polling import poll_rep_content, polled_cert_req_id
@@ -51,11 +52,8 @@ from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import (
     AuthenticatedMessage,
-    HeaderRules,
-    Strictness,
     authenticate_answer,
     certificate_bag,
-    check_answer_header,
     check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken

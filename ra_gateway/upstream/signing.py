@@ -36,20 +36,14 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import Extension, cert_req_id_of
+from ra_gateway.cmp.header_checks import NONCE_OCTETS, HeaderRules, Quirk, Strictness
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import NULL_DN, general_names, same_name
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import refusal_body, reply_header
 from ra_gateway.cmp.requests import AuthenticatedRequest, read_request, read_revocation
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.cmp.verification import (
-    NONCE_OCTETS,
-    AuthenticatedMessage,
-    HeaderRules,
-    Quirk,
-    Strictness,
-    authenticate_registered,
-)
+from ra_gateway.cmp.verification import AuthenticatedMessage, authenticate_registered
 from ra_gateway.errors import (
     CMPError,
     HeaderRefused,

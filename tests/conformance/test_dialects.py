@@ -20,10 +20,10 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import cert_req_messages, certification_request, popo_signing_key_input
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIMessage
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.cmp.verification import HeaderRules, Strictness
 from ra_gateway.device.enrollment import Done, Send
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.ra.endpoints import POP, CAQuirk, CertConf, ImplicitConfirm, Variant

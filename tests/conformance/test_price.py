@@ -20,12 +20,13 @@ from ra_gateway.cmp.algorithms import (
 from ra_gateway.cmp.bodies import cert_confirm_content, error_msg_content, rev_req_content
 from ra_gateway.cmp.certificates import Certificate, InvalidSignature, load_certificate
 from ra_gateway.cmp.crmf import cert_req_messages, certification_request
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.remembering import Memory
 from ra_gateway.cmp.trust import Bag, DomainKind, NoPath, SearchBudget, TrustDomain
-from ra_gateway.cmp.verification import HeaderRules, authenticate
+from ra_gateway.cmp.verification import authenticate
 from ra_gateway.errors import CMPError, MalformedMessage, SignerNotTrusted
 from tests.support import pki, requests, strangers
 from tests.support.asserts import assert_refused

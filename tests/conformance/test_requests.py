@@ -22,10 +22,10 @@ from ra_gateway.cmp.crmf import (
     popo_signing_key_input,
     signature_popo_der,
 )
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.cmp.verification import HeaderRules, Strictness
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from tests.support import requests
 from tests.support.asserts import assert_refused

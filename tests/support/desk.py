@@ -44,11 +44,12 @@ from ra_gateway.cmp.crmf import (
     cert_request_der,
     signature_popo_der,
 )
+from ra_gateway.cmp.header_checks import HeaderRules, check_answer_header
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import HeaderRules, authenticate_answer, check_answer_header
+from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.errors import (
     PKIFailureInfo,
 )

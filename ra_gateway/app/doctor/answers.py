@@ -19,16 +19,11 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
 from ra_gateway.cmp.mac import mac_protected
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import name_of, rfc4514, same_name
-from ra_gateway.cmp.verification import (
-    HeaderRules,
-    Strictness,
-    authenticate_answer,
-    check_answer_header,
-    check_authority,
-)
+from ra_gateway.cmp.verification import authenticate_answer, check_authority
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
 from ra_gateway.ra.endpoints import CAQuirk, Upstream
 
