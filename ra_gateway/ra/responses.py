@@ -194,7 +194,9 @@ async def refuse(
     header = _reply(services, context.message.header)
     if cert_req_id is None:
         cert_req_id = cert_req_id_of(context.message) if error.in_body else 0
-    body_der = refusal_body(error, body_type or context.message.body_type, cert_req_id)
+    if body_type is None:  # ir is 0
+        body_type = context.message.body_type
+    body_der = refusal_body(error, body_type, cert_req_id)
     sender = report.authenticated
     try:
         if isinstance(sender, MACAuthenticatedMessage):

@@ -45,12 +45,10 @@ from ra_gateway.errors import StaleTransaction, StoreUnavailable, TransactionInU
 from ra_gateway.ra.fates import Fate, Standing
 from ra_gateway.ra.ports import Clock
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
+from ra_gateway.stores import redis_scripts as scripts
 from ra_gateway.stores.sealing import NotSealed, Seals, packed, unpacked
 
 log = structlog.get_logger()
-
-FIND_LIMIT: Final = 8
-"""How many signers' transactions the index of one transactionID holds (the port's limit)."""
 
 _PLAIN_ID_BYTES: Final = 32
 """Longer transactionIDs are hashed for the key: a device may send one as long as the body limit."""
@@ -59,205 +57,13 @@ _PROBE_LIFETIME_MS: Final = 1000
 _FIRST_PAUSE_SECONDS: Final = 0.01
 _LONGEST_PAUSE_SECONDS: Final = 0.2
 
-# An index lives as long as the longest-lived transaction in it. Members whose hash has expired are
-# removed only when their place is needed.
-_RECORD_LIMIT: Final = 4_194_304
-"""Octets of the largest record: some ten messages at the largest limits. A larger one is not ours."""
-
-_MEMBER_LIMIT: Final = 160_000
-"""Octets of the longest member of agenda and list: a transactionID of the default body limit, in hex."""
-
 _MARKED: Final = b"sealed by the nodes"
-_MARK_LIMIT: Final = 1024
 
 _SEEN_LIMIT: Final = 65_536
 """Transactions whose newest version a node remembers, some 20 MB; and certificates, with what became of them."""
 
 _REPORT_SECONDS: Final = 10.0
 """Between two log lines about records that do not verify: a stranger must not fill the log."""
-
-# What another client left under a key of ours is not loaded to be looked at: type, number of fields and lengths first.
-_READING: Final = f"""
-local function read(key)
-  local kind = redis.call('TYPE', key).ok
-  if kind == 'none' then return false end
-  if kind ~= 'hash' or redis.call('HLEN', key) ~= 2
-    or redis.call('HSTRLEN', key, 'version') > 20
-    or redis.call('HSTRLEN', key, 'record') > {_RECORD_LIMIT} then return {{'', ''}} end
-  return {{redis.call('HGET', key, 'version') or '', redis.call('HGET', key, 'record') or ''}}
-end
-local function cleared(key, wanted)
-  local kind = redis.call('TYPE', key).ok
-  if kind == 'none' or kind == wanted then return 0 end
-  redis.call('DEL', key)
-  return 1
-end
-"""
-
-# An index lives as long as the longest-lived transaction in it. Members whose hash has expired are
-# removed only when their place is needed.
-_CREATE: Final = f"""{_READING}
-local live = read(KEYS[1])
-if live then return live end
-if ARGV[2] == '1' then return 'lost' end
-local ttl = tonumber(ARGV[1])
-redis.call('HSET', KEYS[1], 'version', ARGV[3], 'record', ARGV[4])
-redis.call('PEXPIRE', KEYS[1], ttl)
-cleared(KEYS[2], 'set')
-if redis.call('SCARD', KEYS[2]) >= {FIND_LIMIT} then
-  for _, key in ipairs(redis.call('SMEMBERS', KEYS[2])) do
-    if redis.call('EXISTS', key) == 0 then redis.call('SREM', KEYS[2], key) end
-  end
-end
-if redis.call('SCARD', KEYS[2]) < {FIND_LIMIT} then redis.call('SADD', KEYS[2], KEYS[1]) end
-if redis.call('PTTL', KEYS[2]) < ttl then redis.call('PEXPIRE', KEYS[2], ttl) end
-return false
-"""
-
-# A place among a signer's transactions, taken before the transaction is stored, by a script of its own: they need not
-# live in one cluster slot. One that was taken in vain is free again when the transaction would have expired.
-_RESERVE: Final = f"""{_READING}
-cleared(KEYS[1], 'zset')
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
-if not redis.call('ZSCORE', KEYS[1], ARGV[3]) then
-  if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[4]) then return 0 end
-  redis.call('ZADD', KEYS[1], ARGV[2], ARGV[3])
-end
-local ttl = tonumber(ARGV[5])
-if redis.call('PTTL', KEYS[1]) < ttl then redis.call('PEXPIRE', KEYS[1], ttl) end
-return 1
-"""
-
-_LOAD: Final = f"{_READING} return read(KEYS[1])"
-
-# A record that is not ours must not hold its key for longer than ours would.
-_BOUND: Final = """
-local left = redis.call('PTTL', KEYS[1])
-if left < 0 or left > tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
-return 1
-"""
-
-# The hash is written anew so that a field which the new version no longer has does not survive.
-_REPLACE: Final = f"""{_READING}
-local live = read(KEYS[1])
-if not live then return false end
-if live[1] ~= ARGV[2] then return live[1] end
-local ttl = tonumber(ARGV[1])
-redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'version', ARGV[3], 'record', ARGV[4])
-redis.call('PEXPIRE', KEYS[1], ttl)
-if redis.call('PTTL', KEYS[2]) < ttl then redis.call('PEXPIRE', KEYS[2], ttl) end
-return 1
-"""
-
-_VERSION: Final = f"""{_READING}
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind == 'none' then return false end
-if kind ~= 'hash' or redis.call('HSTRLEN', KEYS[1], 'version') > 20 then return '' end
-return redis.call('HGET', KEYS[1], 'version') or ''
-"""
-
-_FIND: Final = f"""{_READING}
-local found = {{}}
-if redis.call('TYPE', KEYS[1]).ok ~= 'set' or redis.call('SCARD', KEYS[1]) > {FIND_LIMIT} then return found end
-for _, key in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  local record = string.sub(key, 1, #KEYS[1] + 1) == KEYS[1] .. ':' and read(key)
-  if record then found[#found + 1] = {{key, record[1], record[2]}} end
-end
-return found
-"""
-
-_PLAN: Final = f"""{_READING}
-local strange = cleared(KEYS[1], 'zset')
-redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
-return strange
-"""
-
-_DUE: Final = f"""{_READING}
-local found, strange = {{}}, cleared(KEYS[1], 'zset')
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])) do
-  if #member > {_MEMBER_LIMIT} then
-    redis.call('ZREM', KEYS[1], member)
-    strange = strange + 1
-  else
-    found[#found + 1] = member
-  end
-end
-return {{strange, found}}
-"""
-
-_DROP: Final = f"""{_READING}
-local strange = cleared(KEYS[1], 'zset')
-redis.call('ZREM', KEYS[1], ARGV[1])
-return strange
-"""
-
-_HOLD: Final = f"""{_READING}
-local strange = cleared(KEYS[1], 'hash') + cleared(KEYS[2], 'zset')
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[5])) do
-  redis.call('HDEL', KEYS[1], gone)
-  redis.call('ZREM', KEYS[2], gone)
-end
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then
-  return {{strange, 0}}
-end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('ZADD', KEYS[2], ARGV[4], ARGV[1])
-return {{strange, 1}}
-"""
-
-_HELD: Final = f"""{_READING}
-local found, strange = {{}}, cleared(KEYS[1], 'hash') + cleared(KEYS[2], 'zset')
-for _, requester in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[1], '+inf', 'LIMIT', 0, ARGV[2])) do
-  local length = redis.call('HSTRLEN', KEYS[1], requester)
-  if #requester > {_MEMBER_LIMIT} or length == 0 or length > {_MEMBER_LIMIT} then
-    redis.call('HDEL', KEYS[1], requester)
-    redis.call('ZREM', KEYS[2], requester)
-    strange = strange + 1
-  else
-    found[#found + 1] = {{requester, redis.call('HGET', KEYS[1], requester)}}
-  end
-end
-return {{strange, found}}
-"""
-
-_UNHOLD: Final = f"""{_READING}
-local strange = cleared(KEYS[1], 'hash') + cleared(KEYS[2], 'zset')
-if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
-  redis.call('HDEL', KEYS[1], ARGV[1])
-  redis.call('ZREM', KEYS[2], ARGV[1])
-end
-return strange
-"""
-
-_STANDING: Final = f"""
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind == 'none' then return false end
-if kind ~= 'string' or redis.call('STRLEN', KEYS[1]) > {_MEMBER_LIMIT} then return '' end
-return redis.call('GET', KEYS[1])
-"""
-
-_SETTLE: Final = """
-if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return 1
-"""
-
-# The first node makes the mark, and whoever can open it puts it under the key that seals now.
-_MARK: Final = f"""
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind == 'none' then
-  if ARGV[1] ~= '' then redis.call('SET', KEYS[1], ARGV[1]) end
-  return false
-end
-if kind ~= 'string' or redis.call('STRLEN', KEYS[1]) > {_MARK_LIMIT} then return 'strange' end
-return redis.call('GET', KEYS[1])
-"""
-
-_REMARK: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end
-return 1
-"""
 
 _T = TypeVar("_T")
 
@@ -318,13 +124,19 @@ class RedisStore:
         self._name = _name(self._pool.connection_kwargs)
         self._client = Redis(connection_pool=self._pool)
         register = self._client.register_script
-        self._reserve = register(_RESERVE)
-        self._create, self._load, self._replace = map(register, (_CREATE, _LOAD, _REPLACE))
-        self._bound, self._version, self._find = map(register, (_BOUND, _VERSION, _FIND))
-        self._plan, self._due, self._drop = map(register, (_PLAN, _DUE, _DROP))
-        self._hold, self._held, self._unhold = map(register, (_HOLD, _HELD, _UNHOLD))
-        self._standing, self._settle = map(register, (_STANDING, _SETTLE))
-        self._mark, self._remark = map(register, (_MARK, _REMARK))
+        self._reserve = register(scripts.RESERVE)
+        self._create, self._load, self._replace = map(
+            register, (scripts.CREATE, scripts.LOAD, scripts.REPLACE)
+        )
+        self._bound, self._version, self._find = map(
+            register, (scripts.BOUND, scripts.VERSION, scripts.FIND)
+        )
+        self._plan, self._due, self._drop = map(register, (scripts.PLAN, scripts.DUE, scripts.DROP))
+        self._hold, self._held, self._unhold = map(
+            register, (scripts.HOLD, scripts.HELD, scripts.UNHOLD)
+        )
+        self._standing, self._settle = map(register, (scripts.STANDING, scripts.SETTLE))
+        self._mark, self._remark = map(register, (scripts.MARK, scripts.REMARK))
         self.mark_key = f"{key_prefix}:seal"
         self._max_per_signer = max_per_signer
         self._max_held = max_held
@@ -629,7 +441,7 @@ class RedisStore:
         version = str(transaction.version)
         octets = packed(transaction.to_fields())
         record = self._seals.seal(octets, "transaction", hash_key, version)
-        if len(record) > _RECORD_LIMIT:
+        if len(record) > scripts.RECORD_LIMIT:
             raise StoreUnavailable(f"{self._name}: a transaction of {len(record)} octets")
         return [version, record]
 

@@ -30,12 +30,11 @@ from tests.support.transactions import system_clock, winners
 from tests.support.redis_server import SEAL_KEY
 from ra_gateway.stores.redis import RedisStore
 
-async def main(url, rivals):
+async def main(url):
     store = RedisStore(url, clock=system_clock, seal_keys=[SEAL_KEY], max_per_signer=1000)
     await store.ping()
     print("ready", flush=True)
-    sys.stdin.readline()
-    won = await winners(store, pickle.loads(base64.b64decode(rivals)))
+    won = await winners(store, pickle.loads(base64.b64decode(sys.stdin.readline())))
     await store.close()
     print(*[transaction.key.transaction_id.hex() for transaction in won], flush=True)
 
@@ -78,19 +77,27 @@ async def test_of_two_processes_exactly_one_creates(redis_url: str) -> None:
     """Two processes race for the same keys: every key has one winner, none has two."""
     ids = [number.to_bytes(16, "big") for number in range(200)]
 
-    async def start(name: str) -> asyncio.subprocess.Process:
-        rivals = pickle.dumps([new_transaction(each, endpoint=name) for each in ids])
+    def rivals(name: str) -> bytes:
+        made = pickle.dumps([new_transaction(each, endpoint=name) for each in ids])
+        return base64.b64encode(made) + b"\n"
+
+    async def start() -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-c", RIVAL, redis_url, base64.b64encode(rivals).decode(),
+            sys.executable, "-c", RIVAL, redis_url,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
 
-    processes = await asyncio.gather(start("left"), start("right"))
+    processes = await asyncio.gather(start(), start())
     for process in processes:
         assert process.stdout is not None
         assert await process.stdout.readline() == b"ready\n"
-    ends = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+    ends = await asyncio.gather(
+        *(
+            process.communicate(rivals(name))
+            for process, name in zip(processes, ("left", "right"), strict=True)
+        )
+    )
     left, right = (output.decode().split() for output, _ in ends)
     assert sorted(left + right) == [each.hex() for each in ids]
 
