@@ -21,13 +21,13 @@ from ra_gateway.app.upstreams import Cores, answer_trust, batched
 from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.header_checks import RELAYED, HeaderRules, Strictness
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import RELAYED, HeaderRules, Strictness
 from ra_gateway.config import (
     BundledUpstream,
     EndpointConfig,

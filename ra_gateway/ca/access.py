@@ -27,10 +27,11 @@ from ra_gateway.ca.records import (
     IssuedCertificate,
     Privilege,
 )
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES, BodyType
-from ra_gateway.cmp.messages import CertTemplate, Extension, PKIHeader
+from ra_gateway.cmp.crmf import CertTemplate, Extension
+from ra_gateway.cmp.messages import PKIHeader
 from ra_gateway.cmp.names import (
     NULL_DN,
     attributes,
@@ -261,7 +262,7 @@ def require_unprivileged(template: CertTemplate, profile: Profile) -> None:
     extension = template.extension(ExtensionOID.extKeyUsage)
     if extension is None:
         return
-    asked = {oid.dotted_string for oid in asn1.unbox(asn1.OIDsBox, extension.value).oids}
+    asked = {oid.dotted_string for oid in asn1.unbox(structures.OIDsBox, extension.value).oids}
     if wrong := asked & PRIVILEGED_PURPOSES:
         raise TemplateRefused(
             f"extendedKeyUsage {', '.join(sorted(wrong))} is requested, which is for the PKI's own",

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CMP_SIGNER, KGA_SIGNER, OCSP_SIGNER, Profile
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import default_algorithm, key_family, signing_arguments
 from ra_gateway.cmp.certificates import (
     Certificate,
@@ -28,7 +28,7 @@ from ra_gateway.cmp.certificates import (
     KeyUsage,
     key_identifier,
 )
-from ra_gateway.cmp.messages import CertTemplate
+from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.errors import CMPError, ConfigError, Problem
 from ra_gateway.keys import KEY_KINDS, spki_der
@@ -209,7 +209,7 @@ def ca_extensions(path_length: int | None, model: Certificate | None = None) -> 
         model: Certificate whose remaining extensions (policies, constraints, where CRLs are) are taken over.
     """
     usage = asn1.named_bits([KeyUsage.keyCertSign, KeyUsage.cRLSign])
-    constraints = asn1.BasicConstraints(ca=True, path_len_constraint=path_length)
+    constraints = structures.BasicConstraints(ca=True, path_len_constraint=path_length)
     extensions = {
         ExtensionOID.basicConstraints: (True, asn1.encode(constraints)),
         ExtensionOID.keyUsage: (True, asn1.encode(usage)),
@@ -245,7 +245,7 @@ def certify_ca(
     """
     own_id = subject_key_identifier or key_identifier(subject_spki_der)
     issuer_id = own_id if issuer is None else _identifier(issuer)
-    authority = asn1.AuthorityKeyIdentifier(
+    authority = structures.AuthorityKeyIdentifier(
         key_identifier=issuer_id,
         authority_cert_issuer=None,
         authority_cert_serial_number=None,
@@ -257,13 +257,13 @@ def certify_ca(
     }
     algorithm = default_algorithm(issuer_key.public_key())
     tbs_der = asn1.encode(
-        asn1.TBSCertificate(
+        structures.TBSCertificate(
             version=2,  # v3
             # One bit above the random ones: positive, never zero, always of the same length.
             serial_number=1 << _SERIAL_BITS | secrets.randbits(_SERIAL_BITS),
             signature=asn1.element(algorithm.der),
             issuer=asn1.element(subject_der if issuer is None else issuer.subject_der),
-            validity=asn1.Validity(
+            validity=structures.Validity(
                 not_before=asn1.time(not_before), not_after=asn1.time(not_after)
             ),
             subject=asn1.element(subject_der),
@@ -271,7 +271,7 @@ def certify_ca(
             issuer_unique_id=None,
             subject_unique_id=None,
             extensions=[
-                asn1.Extension(extn_id=asn1.oid(oid), critical=critical, extn_value=value)
+                structures.Extension(extn_id=asn1.oid(oid), critical=critical, extn_value=value)
                 for oid, (critical, value) in complete.items()
             ],
         )

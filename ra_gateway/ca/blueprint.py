@@ -27,10 +27,10 @@ from ra_gateway.ca.profiles import (
     Profile,
     purposes_der,
 )
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import default_algorithm
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.messages import CertTemplate
+from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.remembering import remembered
 from ra_gateway.cmp.sealed import Seal, proof
@@ -400,12 +400,12 @@ def _read_bits(value: bytes) -> frozenset[int]:
 
 @remembered(entries=256, max_octets=1024)
 def _read_purposes(value: bytes) -> tuple[str, ...]:
-    return tuple(oid.dotted_string for oid in asn1.unbox(asn1.OIDsBox, value).oids)
+    return tuple(oid.dotted_string for oid in asn1.unbox(structures.OIDsBox, value).oids)
 
 
 @remembered(entries=256, max_octets=1024)
 def _read_extension(extension_der: bytes) -> tuple[str, bool, bytes]:
-    item = asn1.decode(asn1.Extension, extension_der)
+    item = asn1.decode(structures.Extension, extension_der)
     return item.extn_id.dotted_string, item.critical, item.extn_value
 
 

@@ -69,27 +69,28 @@ from ra_gateway.ca.records import (
 )
 from ra_gateway.clocks import always_steady
 from ra_gateway.cmp.algorithms import load_public_key
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
-    CertId,
     CertRepMessage,
-    CertReqMsg,
     CertResponse,
-    CertTemplate,
-    InfoTypeAndValue,
-    PKIHeader,
-    PKIMessage,
     PKIStatusInfo,
     RevRepContent,
-    assemble,
     cert_rep_body,
-    cert_req_id_of,
     gen_msg_body,
     nested_body,
     rev_rep_body,
 )
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import CertId, CertReqMsg, CertTemplate, cert_req_id_of
+from ra_gateway.cmp.header_checks import (
+    NONCE_OCTETS,
+    RELAYED,
+    HeaderRules,
+    check_message_time,
+    check_version,
+)
+from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.names import (
     NULL_DN,
     canonical,
@@ -118,17 +119,12 @@ from ra_gateway.cmp.requests import (
 )
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import (
-    NONCE_OCTETS,
-    RELAYED,
     AuthenticatedMessage,
-    HeaderRules,
     KnownSigner,
     authenticate,
     authenticate_follower,
     authenticate_registered,
     certificate_bag,
-    check_message_time,
-    check_version,
     select_signers,
 )
 from ra_gateway.errors import (

@@ -25,7 +25,7 @@ from ra_gateway.ca.records import Intent, Operation
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import canonical_spki, default_algorithm, load_public_key
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.messages import CertTemplate
+from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.protection import Signer
 from ra_gateway.errors import CMPError, ConfigError, Problem
 from ra_gateway.keys import KeySigner

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from ra_gateway.ca.blueprint import key_kind_of
 from ra_gateway.ca.profiles import Profile
+from ra_gateway.cmp.bodies import encrypted_key_der
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.cms import (
     ID_DATA,
@@ -31,7 +32,6 @@ from ra_gateway.cmp.cms import (
     envelop,
 )
 from ra_gateway.cmp.cms_signed import key_package_der, sign_package
-from ra_gateway.cmp.messages import encrypted_key_der
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import NotAuthorized, TemplateRefused
 from ra_gateway.keys import KEY_KINDS, spki_der

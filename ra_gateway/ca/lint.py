@@ -21,7 +21,7 @@ from ra_gateway.ca.profiles import ATTRIBUTES, CLOCK_SKEW, Profile
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SignatureAlgorithm, signing_arguments
 from ra_gateway.cmp.certificates import ExtensionOID
-from ra_gateway.cmp.messages import CertTemplate, Extension
+from ra_gateway.cmp.crmf import CertTemplate, Extension
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import CMPError, ConfigError, Problem, missing_extra
 from ra_gateway.keys import spki_der

@@ -21,7 +21,7 @@ from cryptography.x509 import ocsp
 from ra_gateway.ca.blueprint import OCSP_NO_CHECK
 from ra_gateway.ca.profiles import OCSP_SIGNING
 from ra_gateway.ca.records import ALIVE, CertificateStatus, IssuedCertificate, Reason
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.certificates import Certificate, InvalidSignature, KeyUsage
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError, Problem, ServiceFailure, StoreUnavailable
@@ -253,7 +253,7 @@ class OCSPResponder:
 
 def _issuer_hashes(certificate: Certificate, hash_name: str) -> tuple[bytes, bytes]:
     """Return hashes of a certificate's subject and of its key without tag, length and unused bits."""
-    spki = asn1.decode(asn1.SubjectPublicKeyInfo, certificate.spki_der)
+    spki = asn1.decode(structures.SubjectPublicKeyInfo, certificate.spki_der)
     key = spki.subject_public_key.as_bytes()
 
     def hashed(octets: bytes) -> bytes:

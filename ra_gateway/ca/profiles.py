@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.certificates import KeyUsage
 from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES
 from ra_gateway.errors import ConfigError, Problem
@@ -275,7 +275,7 @@ PROFILES: Final = MappingProxyType(
 
 def purposes_der(purposes: Iterable[str]) -> bytes:
     """Return the value of an ExtendedKeyUsage extension."""
-    return asn1.boxed(asn1.OIDsBox(oids=[asn1.oid(dotted) for dotted in purposes]))
+    return asn1.boxed(structures.OIDsBox(oids=[asn1.oid(dotted) for dotted in purposes]))
 
 
 # --- profiles of the operator's own -----------------------------------------------------------------------------

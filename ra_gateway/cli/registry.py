@@ -46,7 +46,7 @@ from ra_gateway.cli.telling import (
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import OID, BodyType
-from ra_gateway.cmp.messages import CertTemplate
+from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config import CAConfig, load, load_ca
 from ra_gateway.errors import ConfigError, Problem

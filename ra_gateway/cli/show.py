@@ -24,16 +24,12 @@ from pyasn1_modules import rfc2314, rfc2459, rfc4210, rfc4211
 from rich.text import Text
 from rich.tree import Tree
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import key_family, load_public_key, signature_algorithm
+from ra_gateway.cmp.bodies import PKIStatusInfo, cert_confirm_content, cert_rep_message
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import OID, BodyType
-from ra_gateway.cmp.messages import (
-    PKIHeader,
-    PKIStatusInfo,
-    cert_confirm_content,
-    cert_rep_message,
-)
+from ra_gateway.cmp.messages import PKIHeader
 from ra_gateway.cmp.names import general_names, rfc4514
 from ra_gateway.errors import CMPError, GatewayError, printable
 
@@ -757,10 +753,10 @@ def _extension_text(name: str, value: bytes) -> str | None:
             return ", ".join(_KEY_USAGES[bit] for bit in bits if bit < len(_KEY_USAGES))
         if name == "extKeyUsage":
             return ", ".join(
-                _oid(oid.dotted_string) for oid in asn1.unbox(asn1.OIDsBox, value).oids
+                _oid(oid.dotted_string) for oid in asn1.unbox(structures.OIDsBox, value).oids
             )
         if name == "basicConstraints":
-            constraints = asn1.decode(asn1.BasicConstraints, value)
+            constraints = asn1.decode(structures.BasicConstraints, value)
             length = constraints.path_len_constraint
             return ("CA" if constraints.ca else "not a CA") + (
                 "" if length is None else f", at most {length} CAs below"
@@ -809,7 +805,7 @@ def _algorithm(der: bytes) -> str:
         salt = f", salt of {algorithm.salt_length} octets"
         return algorithm.name + (salt if algorithm.salt_length is not None else "")
     try:
-        return _oid(asn1.decode(asn1.AlgorithmIdentifier, der).algorithm.dotted_string)
+        return _oid(asn1.decode(structures.AlgorithmIdentifier, der).algorithm.dotted_string)
     except CMPError:
         return _hex(der)
 
@@ -819,7 +815,7 @@ def _public_key(spki_der: bytes) -> str:
         key = load_public_key(spki_der)
     except CMPError:
         try:
-            spki = asn1.decode(asn1.SubjectPublicKeyInfo, spki_der)
+            spki = asn1.decode(structures.SubjectPublicKeyInfo, spki_der)
         except CMPError:
             return _hex(spki_der)
         octets = spki.subject_public_key.as_bytes()

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.remembering import remembered
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
 
@@ -160,7 +160,7 @@ def signature_algorithm(der: bytes) -> SignatureAlgorithm:
 
 @remembered(entries=64, max_octets=128)
 def _parse_uncommon(der: bytes) -> SignatureAlgorithm:
-    identifier = asn1.decode(asn1.AlgorithmIdentifier, der)
+    identifier = asn1.decode(structures.AlgorithmIdentifier, der)
     oid = identifier.algorithm.dotted_string
     if oid != _RSASSA_PSS:
         # Parameters that ECDSA, EdDSA and ML-DSA do not have come here too (RFC 5758 3.2, RFC 8410 3, RFC 9881 2).
@@ -169,7 +169,7 @@ def _parse_uncommon(der: bytes) -> SignatureAlgorithm:
         raise AlgorithmRefused(f"signature algorithm {oid} {why}", rule="R17")
     if identifier.parameters is None:
         raise AlgorithmRefused("RSASSA-PSS without parameters", rule="R20")
-    params = asn1.decode(asn1.RSASSAPSSParams, asn1.raw(identifier.parameters))
+    params = asn1.decode(structures.RSASSAPSSParams, asn1.raw(identifier.parameters))
     digest = _pss_hash(params.hash_algorithm)
     mask = "sha1"
     if params.mask_gen_algorithm is not None:
@@ -178,7 +178,9 @@ def _parse_uncommon(der: bytes) -> SignatureAlgorithm:
         if params.mask_gen_algorithm.parameters is None:
             raise AlgorithmRefused("MGF1 without a hash", rule="R20")
         mask = _pss_hash(
-            asn1.decode(asn1.AlgorithmIdentifier, asn1.raw(params.mask_gen_algorithm.parameters)),
+            asn1.decode(
+                structures.AlgorithmIdentifier, asn1.raw(params.mask_gen_algorithm.parameters)
+            ),
         )
     if mask != digest:
         raise AlgorithmRefused(f"RSASSA-PSS with {digest} but MGF1 with {mask}", rule="R20")
@@ -192,7 +194,7 @@ def _parse_uncommon(der: bytes) -> SignatureAlgorithm:
     return SignatureAlgorithm(f"rsa-pss-{digest}", der, "rsa", digest, salt_length=salt)
 
 
-def _pss_hash(identifier: asn1.AlgorithmIdentifier | None) -> str:
+def _pss_hash(identifier: structures.AlgorithmIdentifier | None) -> str:
     """Return the hash of PSS or its mask; SHA-1, the DEFAULT of RFC 4055 3.1, must not be written out."""
     if identifier is None:
         return "sha1"
@@ -204,7 +206,7 @@ def _pss_hash(identifier: asn1.AlgorithmIdentifier | None) -> str:
     return name
 
 
-def _hash_name(identifier: asn1.AlgorithmIdentifier, rule: str) -> str:
+def _hash_name(identifier: structures.AlgorithmIdentifier, rule: str) -> str:
     oid = identifier.algorithm.dotted_string
     name = _HASH_OIDS.get(oid)
     if name is None:
@@ -213,7 +215,7 @@ def _hash_name(identifier: asn1.AlgorithmIdentifier, rule: str) -> str:
     return name
 
 
-def require_no_parameters(identifier: asn1.AlgorithmIdentifier, *, rule: str) -> None:
+def require_no_parameters(identifier: structures.AlgorithmIdentifier, *, rule: str) -> None:
     """Make sure that a hash, or an HMAC with one, has NULL or nothing for parameters (RFC 4055 2.1, RFC 5754 2).
 
     Raises:
@@ -224,7 +226,7 @@ def require_no_parameters(identifier: asn1.AlgorithmIdentifier, *, rule: str) ->
         raise AlgorithmRefused(f"algorithm {oid} has parameters", rule=rule)
 
 
-def hash_algorithm(identifier: asn1.AlgorithmIdentifier) -> str:
+def hash_algorithm(identifier: structures.AlgorithmIdentifier) -> str:
     """Return the name of a hash AlgorithmIdentifier.
 
     Raises:
@@ -326,7 +328,7 @@ def public_key_kind(spki_der: bytes) -> PublicKeyKind:
         if len(key) != octets:
             raise MalformedMessage(f"public key: {len(key)} octets, {name} has {octets}", rule="R1")
         return PublicKeyKind("" if name.startswith("ml-kem") else name, name)
-    oid = asn1.decode(asn1.AlgorithmIdentifier, algorithm_der).algorithm.dotted_string
+    oid = asn1.decode(structures.AlgorithmIdentifier, algorithm_der).algorithm.dotted_string
     what = "on a curve" if oid == _EC_PUBLIC_KEY else f"of an algorithm ({oid})"
     raise AlgorithmRefused(f"a public key {what} that is not supported", rule="R61")
 

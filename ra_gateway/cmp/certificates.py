@@ -10,7 +10,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
     InvalidSignature,
     SignatureAlgorithm,
@@ -116,13 +116,13 @@ class Certificate:
                 f"a certificate of {len(der)} octets; at most {MAX_CERTIFICATE_OCTETS} are read",
                 rule="R1",
             )
-        outer = asn1.decode(asn1.Certificate, der)
+        outer = asn1.decode(structures.Certificate, der)
         tbs_der, algorithm_der, _ = asn1.parts(der, 3, "Certificate")
         fields = asn1.parts(tbs_der, 10, "TBSCertificate")
         for field in fields[6:]:
             if field[0] == _EXTENSIONS and len(field) > _SHORT_OCTETS:
                 _count_extensions(field)
-        tbs = asn1.decode(asn1.TBSCertificate, tbs_der)
+        tbs = asn1.decode(structures.TBSCertificate, tbs_der)
         if len(tbs.extensions or ()) > MAX_EXTENSIONS:
             raise MalformedMessage(f"more than {MAX_EXTENSIONS} extensions", rule="R1")
         if fields[0][0] == _VERSION:  # it may be left out
@@ -260,7 +260,7 @@ class Certificate:
         found = self.extensions.get(ExtensionOID.basicConstraints)
         if not found:
             return False, None
-        constraints = asn1.decode(asn1.BasicConstraints, found[1])
+        constraints = asn1.decode(structures.BasicConstraints, found[1])
         return constraints.ca, constraints.path_len_constraint
 
     @property
@@ -274,7 +274,7 @@ class Certificate:
         found = self.extensions.get(ExtensionOID.extKeyUsage)
         if not found:
             return frozenset()
-        return frozenset(oid.dotted_string for oid in asn1.unbox(asn1.OIDsBox, found[1]).oids)
+        return frozenset(oid.dotted_string for oid in asn1.unbox(structures.OIDsBox, found[1]).oids)
 
     @property
     def subject_alt_name_der(self) -> bytes | None:
@@ -307,7 +307,7 @@ def _count_extensions(field: bytes) -> None:
         asn1.members(inside, MAX_EXTENSIONS, "extensions")
 
 
-def _check_version(tbs: asn1.TBSCertificate) -> None:
+def _check_version(tbs: structures.TBSCertificate) -> None:
     """Refuse what a version does not have (RFC 5280 4.1): unique identifiers before 2, extensions before 3."""
     # DER leaves out a DEFAULT, but vendors write version [0] 0: the octets are under the signature.
     version = (tbs.version or 0) + 1
@@ -374,5 +374,5 @@ __all__ = [
 
 def key_identifier(spki_der: bytes) -> bytes:
     """Return a key identifier: 160 bits of the SHA-256 of the key (RFC 7093 2, method 1)."""
-    key = asn1.decode(asn1.SubjectPublicKeyInfo, spki_der).subject_public_key.as_bytes()
+    key = asn1.decode(structures.SubjectPublicKeyInfo, spki_der).subject_public_key.as_bytes()
     return hashlib.sha256(key).digest()[:20]

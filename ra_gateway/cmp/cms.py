@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.kdf.x963kdf import X963KDF
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import KEM_PUBLIC_KEYS, AlgorithmRefused
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.mac import MAX_SALT_OCTETS, MIN_SALT_OCTETS
@@ -153,7 +153,7 @@ Recipient = KeyRecipient | PasswordRecipient
 
 def _issuer_and_serial(certificate: Certificate) -> bytes:
     return asn1.encode(
-        asn1.IssuerAndSerialNumber(
+        structures.IssuerAndSerialNumber(
             issuer=asn1.element(certificate.issuer_der), serial_number=certificate.serial_number
         )
     )
@@ -207,7 +207,7 @@ def envelop(
     encryptor = Cipher(algorithms.AES256(key), modes.CBC(iv)).encryptor()
     encrypted = encryptor.update(padder.update(content) + padder.finalize()) + encryptor.finalize()
     encrypted_content_info = asn1.encode(
-        asn1.EncryptedContentInfo(
+        structures.EncryptedContentInfo(
             content_type=asn1.oid(content_type),
             content_encryption_algorithm=_algorithm(_AES256_CBC, asn1.encode(iv)),
             encrypted_content=encrypted,
@@ -245,7 +245,7 @@ def _ktri(
     mask_der = asn1.tlv(0x30, asn1.oid_der(_MGF1), sha256_der)
     parameters = asn1.tlv(0x30, asn1.tlv(0xA0, sha256_der), asn1.tlv(0xA1, mask_der))
     return asn1.encode(
-        asn1.KeyTransRecipientInfo(
+        structures.KeyTransRecipientInfo(
             version=2 if rid_der[0] == 0x80 else 0,
             rid=asn1.element(rid_der),
             key_encryption_algorithm=_algorithm(_RSAES_OAEP, parameters),
@@ -268,19 +268,19 @@ def _kari(
     secret = ephemeral.exchange(ec.ECDH(), public_key)
     encrypted = aes_key_wrap(_ecdh_key(scheme, secret, wrap_der, _KEY_OCTETS, ukm), key)
     point = ephemeral.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    originator = asn1.OriginatorPublicKey(
+    originator = structures.OriginatorPublicKey(
         algorithm=_algorithm(_EC_PUBLIC_KEY), public_key=asn1.bit_string(point)
     )
     if rid_der[0] == 0x80:  # here a key identifier is in a SEQUENCE of its own
         rid_der = asn1.tlv(0xA0, asn1.encode(asn1.inner(rid_der)))
     return asn1.encode(
-        asn1.KeyAgreeRecipientInfo(
+        structures.KeyAgreeRecipientInfo(
             version=3,
             originator=asn1.element(asn1.tlv(0xA1, asn1.inner(asn1.encode(originator)))),
             ukm=ukm,
             key_encryption_algorithm=_algorithm(scheme, wrap_der),
             recipient_encrypted_keys=[
-                asn1.RecipientEncryptedKey(rid=asn1.element(rid_der), encrypted_key=encrypted)
+                structures.RecipientEncryptedKey(rid=asn1.element(rid_der), encrypted_key=encrypted)
             ],
         )
     )
@@ -288,7 +288,7 @@ def _kari(
 
 def _ecdh_key(scheme: str, secret: bytes, wrap_der: bytes, octets: int, ukm: bytes | None) -> bytes:
     shared_info = asn1.encode(
-        asn1.ECCCMSSharedInfo(
+        structures.ECCCMSSharedInfo(
             key_info=asn1.element(wrap_der),
             entity_u_info=ukm,
             supp_pub_info=(8 * octets).to_bytes(4, "big"),
@@ -300,7 +300,7 @@ def _ecdh_key(scheme: str, secret: bytes, wrap_der: bytes, octets: int, ukm: byt
 def _pwri(recipient: PasswordRecipient, key: bytes, randomness: Randomness) -> bytes:
     salt = randomness.octets(_SALT_OCTETS)
     parameters = asn1.encode(
-        asn1.PBKDF2Params(
+        structures.PBKDF2Params(
             salt=salt,
             iteration_count=_PBKDF2_ITERATIONS,
             key_length=_KEY_OCTETS,
@@ -311,7 +311,7 @@ def _pwri(recipient: PasswordRecipient, key: bytes, randomness: Randomness) -> b
         "sha256", recipient.secret, salt, _PBKDF2_ITERATIONS, _KEY_OCTETS
     )
     return asn1.encode(
-        asn1.PasswordRecipientInfo(
+        structures.PasswordRecipientInfo(
             version=0,
             key_derivation_algorithm=_algorithm(_PBKDF2, parameters),
             key_encryption_algorithm=_algorithm(_AES256_WRAP),
@@ -323,7 +323,7 @@ def _pwri(recipient: PasswordRecipient, key: bytes, randomness: Randomness) -> b
 def _kemri(public_key: KEMPublicKey, rid_der: bytes, key: bytes, randomness: Randomness) -> bytes:
     secret, ciphertext = randomness.encapsulate(public_key)
     wrapping = _kem_key(secret, _algorithm_der(_AES256_WRAP), _KEY_OCTETS, None)
-    info = asn1.KEMRecipientInfo(
+    info = structures.KEMRecipientInfo(
         version=0,
         rid=asn1.element(rid_der),
         kem=_algorithm(_kem_oid(public_key)),
@@ -335,7 +335,7 @@ def _kemri(public_key: KEMPublicKey, rid_der: bytes, key: bytes, randomness: Ran
         encrypted_key=aes_key_wrap(wrapping, key),
     )
     return asn1.encode(
-        asn1.OtherRecipientInfo(
+        structures.OtherRecipientInfo(
             ori_type=asn1.oid(_ORI_KEM), ori_value=asn1.element(asn1.encode(info))
         )
     )
@@ -348,13 +348,13 @@ def _kem_oid(key: KEMPublicKey) -> str:
 
 def _kem_key(secret: bytes, wrap_der: bytes, octets: int, ukm: bytes | None) -> bytes:
     info = asn1.encode(
-        asn1.CMSORIforKEMOtherInfo(wrap=asn1.element(wrap_der), kek_length=octets, ukm=ukm)
+        structures.CMSORIforKEMOtherInfo(wrap=asn1.element(wrap_der), kek_length=octets, ukm=ukm)
     )
     return HKDF(hashes.SHA256(), octets, None, info).derive(secret)
 
 
-def _algorithm(dotted: str, parameters_der: bytes | None = None) -> asn1.AlgorithmIdentifier:
-    return asn1.AlgorithmIdentifier(
+def _algorithm(dotted: str, parameters_der: bytes | None = None) -> structures.AlgorithmIdentifier:
+    return structures.AlgorithmIdentifier(
         algorithm=asn1.oid(dotted),
         parameters=None if parameters_der is None else asn1.element(parameters_der),
     )
@@ -406,15 +406,17 @@ def open_envelope(der: bytes, holder: Holder) -> Opened:
         AlgorithmRefused: An algorithm is not known, weak, or dearer than it may be.
         EnvelopeRefused: It is for somebody else, or was changed.
     """
-    envelope = asn1.decode(asn1.EnvelopedData, der)
+    envelope = asn1.decode(structures.EnvelopedData, der)
     if envelope.version not in (0, 2, 3):
         raise MalformedMessage("EnvelopedData of an unknown version", rule="R1")
     # `unbox` wants the SET itself: its tag is that of a SET OF, or it does not decode.
-    box = asn1.unbox(asn1.TLVsBox, asn1.raw(envelope.recipient_infos))
+    box = asn1.unbox(structures.TLVsBox, asn1.raw(envelope.recipient_infos))
     infos = [asn1.raw(item) for item in box.items.as_list()]
     if len(infos) != 1:
         raise MalformedMessage(f"{len(infos)} RecipientInfos, expected one", rule="R1")
-    content = asn1.decode(asn1.EncryptedContentInfo, asn1.raw(envelope.encrypted_content_info))
+    content = asn1.decode(
+        structures.EncryptedContentInfo, asn1.raw(envelope.encrypted_content_info)
+    )
     cipher = content.content_encryption_algorithm
     size = _AES_CBC.get(cipher.algorithm.dotted_string)
     if size is None or cipher.parameters is None:
@@ -469,7 +471,7 @@ def _key_of(holder: Holder, kinds: tuple[type, ...], rid_der: bytes) -> Any:
 
 
 def _open_ktri(der: bytes, holder: Holder) -> bytes:
-    info = asn1.decode(asn1.KeyTransRecipientInfo, der)
+    info = asn1.decode(structures.KeyTransRecipientInfo, der)
     rid_der = asn1.raw(info.rid)
     _require_version(info.version, 2 if rid_der[0] == 0x80 else 0)
     private_key = _key_of(holder, (rsa.RSAPrivateKey,), rid_der)
@@ -486,17 +488,17 @@ def _open_ktri(der: bytes, holder: Holder) -> bytes:
     return key
 
 
-def _oaep_hash(identifier: asn1.AlgorithmIdentifier) -> hashes.HashAlgorithm:
+def _oaep_hash(identifier: structures.AlgorithmIdentifier) -> hashes.HashAlgorithm:
     """Return the hash of RSAES-OAEP; that of its mask generation must be the same, and neither SHA-1."""
     if identifier.parameters is None:
         raise AlgorithmRefused("RSAES-OAEP with SHA-1", rule="RFC 9481 4.2")
     # The first three fields are those of RSASSA-PSS; in the place of the salt there may be a label.
-    parameters = asn1.decode(asn1.RSASSAPSSParams, asn1.raw(identifier.parameters))
+    parameters = asn1.decode(structures.RSASSAPSSParams, asn1.raw(identifier.parameters))
     mask = parameters.mask_gen_algorithm
     named = parameters.hash_algorithm
     if named is None or mask is None or mask.parameters is None:
         raise AlgorithmRefused("RSAES-OAEP with SHA-1", rule="RFC 9481 4.2")
-    of_mask = asn1.decode(asn1.AlgorithmIdentifier, asn1.raw(mask.parameters))
+    of_mask = asn1.decode(structures.AlgorithmIdentifier, asn1.raw(mask.parameters))
     found = _HASHES.get(named.algorithm.dotted_string)
     if found is None or of_mask.algorithm != named.algorithm:
         raise AlgorithmRefused("RSAES-OAEP with a hash that is not allowed", rule="RFC 9481 4.2")
@@ -504,26 +506,26 @@ def _oaep_hash(identifier: asn1.AlgorithmIdentifier) -> hashes.HashAlgorithm:
 
 
 def _open_kari(der: bytes, holder: Holder) -> bytes:
-    info = asn1.decode(asn1.KeyAgreeRecipientInfo, der)
+    info = asn1.decode(structures.KeyAgreeRecipientInfo, der)
     _require_version(info.version, 3)
     if len(info.recipient_encrypted_keys) != 1:
         raise MalformedMessage("several RecipientEncryptedKeys, expected one", rule="R1")
     recipient = info.recipient_encrypted_keys[0]
     rid_der = asn1.raw(recipient.rid)
     if rid_der[0] == 0xA0:
-        found = asn1.decode(asn1.RecipientKeyIdentifier, b"\x30" + rid_der[1:])
+        found = asn1.decode(structures.RecipientKeyIdentifier, b"\x30" + rid_der[1:])
         rid_der = asn1.tlv(0x80, found.subject_key_identifier)
     private_key = _key_of(holder, (ec.EllipticCurvePrivateKey,), rid_der)
     originator_der = asn1.raw(info.originator)
     if originator_der[0] != 0xA1:
         raise AlgorithmRefused("key agreement without an ephemeral key", rule="RFC 9481 4.1")
-    originator = asn1.decode(asn1.OriginatorPublicKey, b"\x30" + originator_der[1:])
+    originator = asn1.decode(structures.OriginatorPublicKey, b"\x30" + originator_der[1:])
     point = asn1.octets_of(originator.public_key, "originatorKey")
     scheme = info.key_encryption_algorithm.algorithm.dotted_string
     if scheme not in _ECDH_SCHEMES or info.key_encryption_algorithm.parameters is None:
         raise AlgorithmRefused(f"key agreement by {scheme}", rule="RFC 9481 4.1")
     wrap_der = asn1.raw(info.key_encryption_algorithm.parameters)
-    octets = _wrap_octets(asn1.decode(asn1.AlgorithmIdentifier, wrap_der))
+    octets = _wrap_octets(asn1.decode(structures.AlgorithmIdentifier, wrap_der))
     # A point that is not on the curve is refused by the library.
     public_key = ec.EllipticCurvePublicKey.from_encoded_point(private_key.curve, point)
     secret = private_key.exchange(ec.ECDH(), public_key)
@@ -532,7 +534,7 @@ def _open_kari(der: bytes, holder: Holder) -> bytes:
 
 
 def _open_pwri(der: bytes, holder: Holder) -> bytes:
-    info = asn1.decode(asn1.PasswordRecipientInfo, der)
+    info = asn1.decode(structures.PasswordRecipientInfo, der)
     _require_version(info.version, 0)
     if not isinstance(holder, SecretHolder):
         raise EnvelopeRefused("it is for a shared secret, and there is none", rule="RFC 5652 6.2.4")
@@ -542,7 +544,7 @@ def _open_pwri(der: bytes, holder: Holder) -> bytes:
     if derivation.parameters is None:
         raise MalformedMessage("PBKDF2 without parameters", rule="R1")
     octets = _wrap_octets(info.key_encryption_algorithm)
-    parameters = asn1.decode(asn1.PBKDF2Params, asn1.raw(derivation.parameters))
+    parameters = asn1.decode(structures.PBKDF2Params, asn1.raw(derivation.parameters))
     # Before anything is computed: the costs are the sender's choice.
     if not MIN_ITERATIONS <= parameters.iteration_count <= MAX_ITERATIONS:
         raise AlgorithmRefused(
@@ -566,12 +568,12 @@ def _open_pwri(der: bytes, holder: Holder) -> bytes:
 
 
 def _open_ori(der: bytes, holder: Holder) -> bytes:
-    other = asn1.decode(asn1.OtherRecipientInfo, der)
+    other = asn1.decode(structures.OtherRecipientInfo, der)
     if other.ori_type.dotted_string != _ORI_KEM:
         raise AlgorithmRefused(
             f"OtherRecipientInfo {other.ori_type.dotted_string}", rule="RFC 5652 6.2.5"
         )
-    info = asn1.decode(asn1.KEMRecipientInfo, asn1.raw(other.ori_value))
+    info = asn1.decode(structures.KEMRecipientInfo, asn1.raw(other.ori_value))
     _require_version(info.version, 0)
     kinds = (mlkem.MLKEM768PrivateKey, mlkem.MLKEM1024PrivateKey)
     private_key = _key_of(holder, kinds, asn1.raw(info.rid))
@@ -594,7 +596,7 @@ _READERS: Final[MappingProxyType[int, Callable[[bytes, Holder], bytes]]] = Mappi
 )
 
 
-def _wrap_octets(identifier: asn1.AlgorithmIdentifier) -> int:
+def _wrap_octets(identifier: structures.AlgorithmIdentifier) -> int:
     octets = _AES_WRAP.get(identifier.algorithm.dotted_string)
     if octets is None:
         raise AlgorithmRefused(

@@ -7,7 +7,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
     AlgorithmRefused,
     InvalidSignature,
@@ -81,12 +81,12 @@ def key_package_der(pkcs8_der: bytes, spki_der: bytes) -> bytes:
     Args:
         pkcs8_der: PrivateKeyInfo or OneAsymmetricKey.
     """
-    key = asn1.decode(asn1.OneAsymmetricKey, pkcs8_der)
-    public_key = asn1.decode(asn1.SubjectPublicKeyInfo, spki_der).subject_public_key
+    key = asn1.decode(structures.OneAsymmetricKey, pkcs8_der)
+    public_key = asn1.decode(structures.SubjectPublicKeyInfo, spki_der).subject_public_key
     return asn1.boxed(
-        asn1.AsymmetricKeyPackageBox(
+        structures.AsymmetricKeyPackageBox(
             keys=[
-                asn1.OneAsymmetricKey(
+                structures.OneAsymmetricKey(
                     version=1,
                     private_key_algorithm=key.private_key_algorithm,
                     private_key=key.private_key,
@@ -104,7 +104,7 @@ def read_key_package(der: bytes) -> KeyPackage:
     Raises:
         MalformedMessage: It is none.
     """
-    keys = asn1.unbox(asn1.AsymmetricKeyPackageBox, der).keys
+    keys = asn1.unbox(structures.AsymmetricKeyPackageBox, der).keys
     if len(keys) != 1 or keys[0].version != 1 or keys[0].public_key is None:
         raise MalformedMessage(
             "not one OneAsymmetricKey of version 1 with its publicKey", rule="RFC 9483 4.1.6"
@@ -141,8 +141,8 @@ async def sign_package(package_der: bytes, credential: Credential) -> bytes:
             _attribute(_MESSAGE_DIGEST, asn1.encode(digest(hash_name, package_der))),
         ]
     )
-    identified = asn1.decode(asn1.AlgorithmIdentifier, _DIGESTS[hash_name])
-    info = asn1.SignerInfo(
+    identified = asn1.decode(structures.AlgorithmIdentifier, _DIGESTS[hash_name])
+    info = structures.SignerInfo(
         version=3,
         sid=asn1.element(asn1.tlv(0x80, identifier)),
         digest_algorithm=identified,
@@ -152,10 +152,10 @@ async def sign_package(package_der: bytes, credential: Credential) -> bytes:
         unsigned_attrs=None,
     )
     return asn1.encode(
-        asn1.SignedData(
+        structures.SignedData(
             version=3,
             digest_algorithms=asn1.set_of([identified]),
-            encap_content_info=asn1.EncapsulatedContentInfo(
+            encap_content_info=structures.EncapsulatedContentInfo(
                 e_content_type=asn1.oid(ID_KEY_PACKAGE), e_content=package_der
             ),
             certificates=asn1.set_of([asn1.element(der) for der in credential.certificates]),
@@ -170,13 +170,15 @@ def _hash_name(algorithm: SignatureAlgorithm) -> str:
     return algorithm.hash_name or "sha512"
 
 
-def _attribute(dotted: str, value_der: bytes) -> asn1.Attribute:
-    return asn1.Attribute(type=asn1.oid(dotted), values=asn1.set_of([asn1.element(value_der)]))
+def _attribute(dotted: str, value_der: bytes) -> structures.Attribute:
+    return structures.Attribute(
+        type=asn1.oid(dotted), values=asn1.set_of([asn1.element(value_der)])
+    )
 
 
-def _signed_octets(attributes: asn1.SetOfAttributes) -> bytes:
+def _signed_octets(attributes: structures.SetOfAttributes) -> bytes:
     """Return what is signed: the attributes under SET OF's own tag (RFC 5652 5.4)."""
-    return asn1.inner(asn1.encode(asn1.AttributesBox(attributes=attributes)))
+    return asn1.inner(asn1.encode(structures.AttributesBox(attributes=attributes)))
 
 
 def open_package(
@@ -194,7 +196,7 @@ def open_package(
         AlgorithmRefused: An algorithm is not known or not allowed.
         SignerNotTrusted, PackageRefused: It is not signed by a key generation authority of this PKI.
     """
-    data = asn1.decode(asn1.SignedData, der)
+    data = asn1.decode(structures.SignedData, der)
     infos = data.signer_infos.as_list()
     content = data.encap_content_info
     if data.version != 3 or len(infos) != 1 or infos[0].version != 3:
@@ -234,7 +236,7 @@ def _require_key_generation_authority(signer: Certificate) -> None:
 
 
 def _verify(
-    info: asn1.SignerInfo, algorithm: SignatureAlgorithm, signer: Certificate, content: bytes
+    info: structures.SignerInfo, algorithm: SignatureAlgorithm, signer: Certificate, content: bytes
 ) -> None:
     hash_name = _DIGEST_NAMES.get(asn1.encode(info.digest_algorithm))
     if hash_name is None or (algorithm.hash_name and algorithm.hash_name != hash_name):

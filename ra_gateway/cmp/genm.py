@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.codes import OID
-from ra_gateway.cmp.messages import CertTemplate
+from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import general_names, name_of
 from ra_gateway.errors import HeaderRefused, MalformedMessage
 
@@ -57,7 +57,7 @@ def crl_question(value_der: bytes | None) -> CRLQuestion:
     """
     if value_der is None:
         raise MalformedMessage("crlStatusList without a value", rule="R136")
-    statuses = asn1.unbox(asn1.CRLStatusListBox, value_der).statuses
+    statuses = asn1.unbox(structures.CRLStatusListBox, value_der).statuses
     if len(statuses) != 1:
         raise HeaderRefused(f"{len(statuses)} CRLStatus, expected exactly one", rule="R136")
     (status,) = statuses
@@ -65,7 +65,9 @@ def crl_question(value_der: bytes | None) -> CRLQuestion:
     value = asn1.raw(status.source.value)
     if status.source.tag != "dpn":
         named = value if value[:1] == b"\x30" else asn1.tlv(0x30, value)
-        names = [name_of(asn1.raw(item)) for item in asn1.unbox(asn1.GeneralNamesBox, named).names]
+        names = [
+            name_of(asn1.raw(item)) for item in asn1.unbox(structures.GeneralNamesBox, named).names
+        ]
         return CRLQuestion((), tuple(name for name in names if name is not None), this_update)
     if value[:1] != b"\xa0":  # relative to an issuer's name, which nobody here uses
         return CRLQuestion((), (), this_update)
@@ -83,7 +85,7 @@ def root_ca_key_update(
         new_with_new: The new root; the others are the cross-certificates, where there are such.
     """
     return asn1.encode(
-        asn1.RootCaKeyUpdateContent(
+        structures.RootCaKeyUpdateContent(
             new_with_new=asn1.element(new_with_new),
             new_with_old=None if new_with_old is None else asn1.element(new_with_old),
             old_with_new=None if old_with_new is None else asn1.element(old_with_new),
@@ -99,17 +101,17 @@ def cert_req_template(subject_der: bytes | None, key_kinds: Sequence[str]) -> by
         key_kinds: Out of `KEY_KINDS`; the device chooses.
     """
     controls = [
-        asn1.AttributeTypeAndValue(
+        structures.AttributeTypeAndValue(
             type=asn1.oid(OID.algId), value=asn1.element(_KEY_ALGORITHMS[kind])
         )
         if kind in _KEY_ALGORITHMS
-        else asn1.AttributeTypeAndValue(
+        else structures.AttributeTypeAndValue(
             type=asn1.oid(OID.rsaKeyLen), value=asn1.element(_integer(_RSA_KINDS[kind]))
         )
         for kind in key_kinds
     ]
     return asn1.encode(
-        asn1.CertReqTemplateContent(
+        structures.CertReqTemplateContent(
             cert_template=CertTemplate(subject_der=subject_der).build(), key_spec=controls or None
         )
     )

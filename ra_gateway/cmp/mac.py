@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Final
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import AlgorithmRefused, require_no_parameters
 from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.messages import PKIMessage, Protector
@@ -151,7 +151,7 @@ def mac_protected(message: PKIMessage) -> bool:
     algorithm_der = message.header.protection_alg_der
     if algorithm_der is None:
         return False
-    oid = asn1.decode(asn1.AlgorithmIdentifier, algorithm_der).algorithm.dotted_string
+    oid = asn1.decode(structures.AlgorithmIdentifier, algorithm_der).algorithm.dotted_string
     return oid in (OID.passwordBasedMac, OID.pbmac1)
 
 
@@ -162,17 +162,17 @@ def mac_parameters(der: bytes, bounds: MACBounds) -> MACParameters:
         AlgorithmRefused: It is, or a part of it is not known (R40).
         MalformedMessage: It does not parse.
     """
-    identifier = asn1.decode(asn1.AlgorithmIdentifier, der)
+    identifier = asn1.decode(structures.AlgorithmIdentifier, der)
     oid = identifier.algorithm.dotted_string
     content = b"" if identifier.parameters is None else asn1.raw(identifier.parameters)
     if oid == OID.passwordBasedMac:
-        return _pbm(der, asn1.decode(asn1.PBMParameter, content), bounds)
+        return _pbm(der, asn1.decode(structures.PBMParameter, content), bounds)
     if oid == OID.pbmac1:
-        return _pbmac1(der, asn1.decode(asn1.PBMAC1Params, content), bounds)
+        return _pbmac1(der, asn1.decode(structures.PBMAC1Params, content), bounds)
     raise AlgorithmRefused(f"{oid} is no password-based MAC", rule="R40")
 
 
-def _pbm(der: bytes, parameters: asn1.PBMParameter, bounds: MACBounds) -> MACParameters:
+def _pbm(der: bytes, parameters: structures.PBMParameter, bounds: MACBounds) -> MACParameters:
     _check_cost(parameters.salt, parameters.iteration_count, bounds)
     owf = parameters.owf.algorithm.dotted_string
     name = _HASHES.get(owf)
@@ -188,12 +188,12 @@ def _pbm(der: bytes, parameters: asn1.PBMParameter, bounds: MACBounds) -> MACPar
     )
 
 
-def _pbmac1(der: bytes, parameters: asn1.PBMAC1Params, bounds: MACBounds) -> MACParameters:
+def _pbmac1(der: bytes, parameters: structures.PBMAC1Params, bounds: MACBounds) -> MACParameters:
     derivation = parameters.key_derivation_func
     oid = derivation.algorithm.dotted_string
     if oid != _PBKDF2 or derivation.parameters is None:
         raise AlgorithmRefused(f"PBMAC1 with the key derivation {oid}", rule="R40")
-    pbkdf2 = asn1.decode(asn1.PBKDF2Params, asn1.raw(derivation.parameters))
+    pbkdf2 = asn1.decode(structures.PBKDF2Params, asn1.raw(derivation.parameters))
     mac_hash = _hmac(parameters.message_auth_scheme, bounds)
     # RFC 8018 A.2: the length is optional, and hmacWithSHA1 the default of the PRF.
     octets = pbkdf2.key_length
@@ -225,7 +225,7 @@ def _check_cost(salt: bytes, iterations: int, bounds: MACBounds, blocks: int = 1
         )
 
 
-def _hmac(identifier: asn1.AlgorithmIdentifier, bounds: MACBounds) -> str:
+def _hmac(identifier: structures.AlgorithmIdentifier, bounds: MACBounds) -> str:
     oid = identifier.algorithm.dotted_string
     name = _HMACS.get(oid)
     if name is None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from cryptography import x509
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.remembering import remembered
 from ra_gateway.errors import MalformedMessage, TemplateRefused
 
@@ -65,7 +65,7 @@ def _text(value: asn1.TLV) -> str:
         raise MalformedMessage(f"name attribute: {error}", rule="R1") from error
 
 
-def _rdns(name_der: bytes) -> list[list[asn1.AttributeTypeAndValue]]:
+def _rdns(name_der: bytes) -> list[list[structures.AttributeTypeAndValue]]:
     """Decode a Name, whose length and elements are judged first: comparing names is dear, and anybody sends them."""
     if len(name_der) > MAX_NAME_OCTETS:
         raise MalformedMessage(
@@ -74,7 +74,7 @@ def _rdns(name_der: bytes) -> list[list[asn1.AttributeTypeAndValue]]:
     left = MAX_ATTRIBUTES
     for _, start, end in asn1.members(name_der, MAX_ATTRIBUTES, "Name"):
         left -= len(asn1.spans(name_der, start, end, left, "Name"))
-    return [rdn.as_list() for rdn in asn1.decode(asn1.NameBox, asn1.tlv(0x30, name_der)).rdns]
+    return [rdn.as_list() for rdn in asn1.decode(structures.NameBox, asn1.tlv(0x30, name_der)).rdns]
 
 
 def attributes(name_der: bytes) -> list[tuple[str, str]]:
@@ -129,7 +129,7 @@ def rfc4514(name_der: bytes) -> str:
     return ",".join("+".join(map(_rfc4514_attribute, rdn)) for rdn in reversed(rdns))
 
 
-def _rfc4514_attribute(attribute: asn1.AttributeTypeAndValue) -> str:
+def _rfc4514_attribute(attribute: structures.AttributeTypeAndValue) -> str:
     dotted, text = attribute.type.dotted_string, _text(attribute.value)
     if attribute.value.tag_bytes[0] in _ENCODINGS:  # else it is hexadecimal, told by its bare "#"
         text = escape_rfc4514(text)
@@ -247,7 +247,7 @@ def general_names(general_names_der: bytes) -> tuple[str, ...]:
     """
     return tuple(
         _general_name_text(name)
-        for name in asn1.unbox(asn1.GeneralNamesBox, general_names_der).names
+        for name in asn1.unbox(structures.GeneralNamesBox, general_names_der).names
     )
 
 
@@ -345,7 +345,7 @@ def require_certifiable(subject_der: bytes, subject_alt_name_der: bytes | None) 
         TemplateRefused: The text says which attribute, or which kind of name, and what is wrong (badCertTemplate).
         MalformedMessage: Not a Name, or not GeneralNames.
     """
-    rdns = asn1.unbox(asn1.NameBox, subject_der).rdns
+    rdns = asn1.unbox(structures.NameBox, subject_der).rdns
     found = [attribute for rdn in rdns for attribute in rdn.as_list()]
     if len(found) > _MOST_NAMES or not all(rdn.as_list() for rdn in rdns):
         raise _uncertifiable("the subject", f"has {len(found)} attributes, or an empty one")
@@ -356,7 +356,7 @@ def require_certifiable(subject_der: bytes, subject_alt_name_der: bytes | None) 
         raise _uncertifiable("the subject", "has an attribute twice in one RDN")
     if subject_alt_name_der is None:
         return
-    names = asn1.unbox(asn1.GeneralNamesBox, subject_alt_name_der).names
+    names = asn1.unbox(structures.GeneralNamesBox, subject_alt_name_der).names
     if not 1 <= len(names) <= _MOST_NAMES:
         raise _uncertifiable("subjectAltName", f"has {len(names)} names")
     for name in names:
@@ -371,7 +371,7 @@ def _uncertifiable(what: str, why: str) -> TemplateRefused:
     )
 
 
-def _require_attribute(attribute: asn1.AttributeTypeAndValue) -> None:
+def _require_attribute(attribute: structures.AttributeTypeAndValue) -> None:
     dotted = attribute.type.dotted_string
     what = f"attribute {_SHORT_NAMES.get(dotted, dotted)}"
     if attribute.value.tag_bytes[0] not in _ENCODINGS:
@@ -419,7 +419,7 @@ def _require_general_name(name: asn1.TLV) -> None:
         raise _uncertifiable(what, f"has {len(octets)} octets")
     elif name.tag_bytes == b"\xa0":
         # otherName: type-id and value [0]; what is text in it, such as a user principal name, is read as such.
-        _, *values = asn1.unbox(asn1.GeneralNamesBox, asn1.tlv(0x30, octets)).names
+        _, *values = asn1.unbox(structures.GeneralNamesBox, asn1.tlv(0x30, octets)).names
         for value in (asn1.element(asn1.content(item)) for item in values):
             if value.tag_bytes[0] in _ENCODINGS:
                 _certifiable_text(what, value, _MOST_CHARACTERS)

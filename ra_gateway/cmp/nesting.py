@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import InitVar
 from typing import Final
 
+from ra_gateway.cmp.bodies import nested_messages
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import PKIHeader, PKIMessage, nested_messages
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.verification import AuthenticatedMessage
 from ra_gateway.errors import HeaderRefused, MalformedMessage, PKIFailureInfo

@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509 import ocsp
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
     AlgorithmPolicy,
     digest,
@@ -139,7 +139,7 @@ def _issuer_hashes(certificate: Certificate, issuer: Certificate) -> tuple[bytes
 
 def _key_hash(certificate: Certificate) -> bytes:
     """Return the SHA-1 of a key without tag, length and unused bits: in CertID and in ResponderID."""
-    spki = asn1.decode(asn1.SubjectPublicKeyInfo, certificate.spki_der)
+    spki = asn1.decode(structures.SubjectPublicKeyInfo, certificate.spki_der)
     return digest("sha1", spki.subject_public_key.as_bytes())
 
 
@@ -405,7 +405,7 @@ def _single(
     single, single_der = found[0]
     last_der = elements(asn1.inner(single_der))[-1]
     if last_der[0] == _EXTENSIONS_TAG:
-        items = asn1.unbox(asn1.ExtensionsBox, asn1.inner(last_der)).extensions
+        items = asn1.unbox(structures.ExtensionsBox, asn1.inner(last_der)).extensions
         if any(item.critical for item in items):
             raise OCSPRefused("its status has a critical extension, which is not known here")
     return single

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ra_gateway.cmp import asn1
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp.bodies import (
     CertRepMessage,
     CertResponse,
     PKIStatusInfo,
-    body,
     cert_rep_body,
     error_body,
     require_one,
 )
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.messages import body
 from ra_gateway.errors import MalformedMessage
 
 NO_CERT_RESPONSE: Final = -1
@@ -55,14 +55,15 @@ def poll_req_content(content: bytes) -> int:
         HeaderRefused: Not exactly one (badRequest).
         MalformedMessage: It does not conform.
     """
-    entries = tuple(asn1.unbox(asn1.PollReqContentBox, content).entries)
+    entries = tuple(asn1.unbox(structures.PollReqContentBox, content).entries)
     return _number(require_one(entries, "certReqId in pollReq", "R119").cert_req_id, "certReqId")
 
 
 def poll_req_body(cert_req_id: int) -> bytes:
     """Return the body of a pollReq."""
     return body(
-        BodyType.pollReq, asn1.tlv(0x30, asn1.encode(asn1.PollReqEntry(cert_req_id=cert_req_id)))
+        BodyType.pollReq,
+        asn1.tlv(0x30, asn1.encode(structures.PollReqEntry(cert_req_id=cert_req_id))),
     )
 
 
@@ -73,7 +74,7 @@ def poll_rep_content(content: bytes) -> PollRep:
         HeaderRefused: Not exactly one entry.
         MalformedMessage: It does not conform, or tells to wait a negative time.
     """
-    entries = tuple(asn1.unbox(asn1.PollRepContentBox, content).entries)
+    entries = tuple(asn1.unbox(structures.PollRepContentBox, content).entries)
     entry = require_one(entries, "entries in pollRep", "R117")
     if entry.check_after < 0:
         raise MalformedMessage("checkAfter is negative", rule="R117")
@@ -86,7 +87,7 @@ def poll_rep_content(content: bytes) -> PollRep:
 
 def poll_rep_body(answer: PollRep) -> bytes:
     """Return the body of a pollRep."""
-    entry = asn1.PollRepEntry(
+    entry = structures.PollRepEntry(
         cert_req_id=answer.cert_req_id,
         check_after=answer.check_after_seconds,
         reason=list(answer.reason) or None,

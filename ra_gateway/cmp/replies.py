@@ -11,22 +11,17 @@ from datetime import datetime
 from typing import NamedTuple
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    ANYONE,
-    CMP2000,
-    CMP2021,
+from ra_gateway.cmp.bodies import (
     CertRepMessage,
     CertResponse,
-    InfoTypeAndValue,
-    PKIHeader,
     PKIStatusInfo,
     RevRepContent,
-    assemble,
     cert_rep_body,
     error_body,
     rev_rep_body,
 )
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.messages import ANYONE, CMP2000, CMP2021, InfoTypeAndValue, PKIHeader, assemble
 from ra_gateway.errors import CMPError, MalformedMessage
 
 IMPLICIT_CONFIRM = InfoTypeAndValue(OID.implicitConfirm, b"\x05\x00")

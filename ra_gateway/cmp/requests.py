@@ -14,7 +14,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
     KEM_PUBLIC_KEYS,
     AlgorithmPolicy,
@@ -28,36 +28,30 @@ from ra_gateway.cmp.algorithms import (
     signature_algorithm,
     verify_signature,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
-from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES, BodyType, is_cert_req_id
-from ra_gateway.cmp.messages import (
-    CMP2021,
-    RA_VERIFIED,
-    CertReqMsg,
+from ra_gateway.cmp.bodies import (
     CertResponse,
     CertStatus,
-    Extension,
-    InfoTypeAndValue,
-    PKIHeader,
-    PKIMessage,
-    SignaturePOP,
     cert_confirm_content,
-    cert_req_messages,
-    certification_request,
-    doubled,
     gen_msg_content,
     rev_req_content,
 )
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
+from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES, BodyType, is_cert_req_id
+from ra_gateway.cmp.crmf import (
+    RA_VERIFIED,
+    CertReqMsg,
+    Extension,
+    SignaturePOP,
+    cert_req_messages,
+    certification_request,
+    doubled,
+)
+from ra_gateway.cmp.header_checks import HeaderRules, Quirk
+from ra_gateway.cmp.messages import CMP2021, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.cmp.verification import (
-    Authenticated,
-    AuthenticatedMessage,
-    HeaderRules,
-    MACAuthenticatedMessage,
-    Quirk,
-)
+from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, MACAuthenticatedMessage
 from ra_gateway.errors import (
     CMPError,
     ConfirmationRefused,
@@ -128,7 +122,7 @@ class AuthenticatedRequest:
         spki_der = self.request.template.spki_der
         if spki_der is None or self.possession is not Possession.key_generation:
             return None
-        return asn1.raw(asn1.decode(asn1.SubjectPublicKeyInfo, spki_der).algorithm)
+        return asn1.raw(asn1.decode(structures.SubjectPublicKeyInfo, spki_der).algorithm)
 
     @property
     def signer(self) -> Certificate:
@@ -199,7 +193,7 @@ def possession_of(request: CertReqMsg) -> Possession:
     spki_der = request.template.spki_der
     if spki_der is None:
         return Possession.key_generation
-    if not asn1.decode(asn1.SubjectPublicKeyInfo, spki_der).subject_public_key.as_bytes():
+    if not asn1.decode(structures.SubjectPublicKeyInfo, spki_der).subject_public_key.as_bytes():
         return Possession.key_generation
     return Possession.encr_cert if request.encr_cert else Possession.proved
 
@@ -378,7 +372,7 @@ def _check_once(extensions: Sequence[Extension], rule: str) -> None:
 def _check_no_authority(request: CertReqMsg) -> None:
     """A device must not ask for the powers of a CA or an RA."""
     constraints = request.template.extension(ExtensionOID.basicConstraints)
-    if constraints is not None and asn1.decode(asn1.BasicConstraints, constraints.value).ca:
+    if constraints is not None and asn1.decode(structures.BasicConstraints, constraints.value).ca:
         raise NotAuthorized("a CA certificate is requested (basicConstraints)", rule="R63")
     usage = request.template.extension(ExtensionOID.keyUsage)
     if usage is not None:
@@ -387,7 +381,7 @@ def _check_no_authority(request: CertReqMsg) -> None:
             raise NotAuthorized("keyCertSign or cRLSign is requested", rule="R63")
     purposes = request.template.extension(ExtensionOID.extKeyUsage)
     if purposes is not None:
-        oids = {oid.dotted_string for oid in asn1.unbox(asn1.OIDsBox, purposes.value).oids}
+        oids = {oid.dotted_string for oid in asn1.unbox(structures.OIDsBox, purposes.value).oids}
         if oids & PRIVILEGED_PURPOSES:
             raise NotAuthorized(
                 "an extended key usage that no device may have is requested", rule="R63"

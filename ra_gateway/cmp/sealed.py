@@ -7,7 +7,8 @@ the check: not by its constructor, nor by that of a subclass, nor by a copy of a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, fields
 from typing import Any, NoReturn, TypeVar, dataclass_transform
 
 P = TypeVar("P")
@@ -50,8 +51,20 @@ def proof(cls: type[P]) -> type[P]:
     """Make a class a frozen dataclass of which no changed copy can be made; its constructor wants a `Seal`.
 
     Two proofs are equal only if they are one.
+
+    Raises:
+        TypeError: The class has no `seal: InitVar[Seal]` without a default, or no `__post_init__` to require it.
     """
     made = dataclass(frozen=True, slots=True, eq=False)(cls)
+    seal = inspect.signature(made).parameters.get("seal")
+    is_kept = any(field.name == "seal" for field in fields(made))  # type: ignore[arg-type]
+    if (
+        seal is None
+        or is_kept
+        or seal.default is not seal.empty
+        or "__post_init__" not in vars(cls)
+    ):
+        raise TypeError(f"anybody could make a {cls.__name__}: its constructor requires no seal")
     for name in ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__replace__"):
         setattr(made, name, _refuse)
     for name in ("__copy__", "__deepcopy__"):

@@ -12,7 +12,7 @@ from typing import Final
 
 import cryptography
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage, Problem
 
 _IR: Final = base64.b64decode(
@@ -40,18 +40,21 @@ _IR: Final = base64.b64decode(
 """An ir of a base station: signed, with POP, and the certificates of its vendor."""
 
 _NOT_DER: Final = {
-    "a message and an octet more": (asn1.PKIMessage, _IR + b"\x00"),
-    "a message that is cut off": (asn1.PKIMessage, _IR[:-1]),
-    "a length in more octets than it needs": (asn1.BasicConstraints, bytes.fromhex("3081030101ff")),
-    "an indefinite length": (asn1.BasicConstraints, bytes.fromhex("30800101ff0000")),
+    "a message and an octet more": (structures.PKIMessage, _IR + b"\x00"),
+    "a message that is cut off": (structures.PKIMessage, _IR[:-1]),
+    "a length in more octets than it needs": (
+        structures.BasicConstraints,
+        bytes.fromhex("3081030101ff"),
+    ),
+    "an indefinite length": (structures.BasicConstraints, bytes.fromhex("30800101ff0000")),
     "an INTEGER in more octets than it needs": (
-        asn1.BasicConstraints,
+        structures.BasicConstraints,
         bytes.fromhex("30070101ff02020005"),
     ),
-    "a BOOLEAN that is neither": (asn1.BasicConstraints, bytes.fromhex("3003010101")),
-    "a default value that is written": (asn1.BasicConstraints, bytes.fromhex("3003010100")),
-    "a member too many": (asn1.BasicConstraints, bytes.fromhex("30050101ff0500")),
-    "a SET for a SEQUENCE": (asn1.BasicConstraints, bytes.fromhex("31030101ff")),
+    "a BOOLEAN that is neither": (structures.BasicConstraints, bytes.fromhex("3003010101")),
+    "a default value that is written": (structures.BasicConstraints, bytes.fromhex("3003010100")),
+    "a member too many": (structures.BasicConstraints, bytes.fromhex("30050101ff0500")),
+    "a SET for a SEQUENCE": (structures.BasicConstraints, bytes.fromhex("31030101ff")),
 }
 
 
@@ -76,17 +79,20 @@ def require_codec() -> None:
 
 def _differences() -> Iterator[str]:
     try:
-        message = asn1.decode(asn1.PKIMessage, _IR)
+        message = asn1.decode(structures.PKIMessage, _IR)
         header = asn1.raw(message.header)
         requests = asn1.content(message.body)
         certificates = [asn1.raw(item) for item in message.extra_certs or ()]
-        tbs = [asn1.raw(asn1.decode(asn1.Certificate, der).tbs_certificate) for der in certificates]
+        tbs = [
+            asn1.raw(asn1.decode(structures.Certificate, der).tbs_certificate)
+            for der in certificates
+        ]
         for name, cls, der in (
-            ("PKIMessage", asn1.PKIMessage, _IR),
-            ("PKIHeader", asn1.PKIHeader, header),
-            ("CertReqMessages", asn1.CertReqMessagesBox, asn1.tlv(0x30, requests)),
-            *(("Certificate", asn1.Certificate, der) for der in certificates),
-            *(("TBSCertificate", asn1.TBSCertificate, der) for der in tbs),
+            ("PKIMessage", structures.PKIMessage, _IR),
+            ("PKIHeader", structures.PKIHeader, header),
+            ("CertReqMessages", structures.CertReqMessagesBox, asn1.tlv(0x30, requests)),
+            *(("Certificate", structures.Certificate, der) for der in certificates),
+            *(("TBSCertificate", structures.TBSCertificate, der) for der in tbs),
         ):
             if asn1.encode(asn1.decode(cls, der)) != der:
                 yield f"a {name} is encoded otherwise than it was decoded"

@@ -22,13 +22,24 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
     KEM_PUBLIC_KEYS,
     AlgorithmRefused,
     InvalidSignature,
     SignatureAlgorithm,
     digest,
+)
+from ra_gateway.cmp.bodies import (
+    CertRepMessage,
+    CertResponse,
+    CertStatus,
+    PKIStatusInfo,
+    cert_confirm_body,
+    cert_rep_message,
+    enveloped_data,
+    error_msg_content,
+    require_one,
 )
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
 from ra_gateway.cmp.cms import (
@@ -39,33 +50,34 @@ from ra_gateway.cmp.cms import (
 )
 from ra_gateway.cmp.cms_signed import open_package
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import (
+    ENCR_CERT_POPO_DER,
+    CertId,
+    CertTemplate,
+    Control,
+    Extension,
+    cert_id_der,
+    cert_req_msg_der,
+    cert_request_der,
+    popo_signing_key_input,
+    signature_popo_der,
+)
+from ra_gateway.cmp.header_checks import (
+    NONCE_OCTETS,
+    HeaderRules,
+    Strictness,
+    check_answer_header,
+    check_header,
+    check_version,
+)
 from ra_gateway.cmp.messages import (
     ANYONE,
     CMP2000,
     CMP2021,
-    ENCR_CERT_POPO_DER,
-    CertId,
-    CertRepMessage,
-    CertResponse,
-    CertStatus,
-    CertTemplate,
-    Control,
-    Extension,
     InfoTypeAndValue,
     PKIHeader,
     PKIMessage,
-    PKIStatusInfo,
     body,
-    cert_confirm_body,
-    cert_id_der,
-    cert_rep_message,
-    cert_req_msg_der,
-    cert_request_der,
-    enveloped_data,
-    error_msg_content,
-    popo_signing_key_input,
-    require_one,
-    signature_popo_der,
 )
 from ra_gateway.cmp.names import (
     NULL_DN,
@@ -79,15 +91,7 @@ from ra_gateway.cmp.protection import Credential, Signer, protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.cmp.requests import Possession, cert_hash_name, require_delivery
 from ra_gateway.cmp.trust import DomainKind, Path, TrustDomain
-from ra_gateway.cmp.verification import (
-    NONCE_OCTETS,
-    HeaderRules,
-    Strictness,
-    authenticate_answer,
-    check_answer_header,
-    check_header,
-    check_version,
-)
+from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.errors import CMPError, GatewayError, PKIFailureInfo
 from ra_gateway.keys import KeySigner
 
@@ -696,7 +700,7 @@ class Enrollment:
         if opened.content_type != ID_SIGNED_DATA:
             raise CMPError(f"content of type {opened.content_type} instead of a signed key")
         package = open_package(opened.content, trust, _certificates(message.extra_certs), now)
-        key = asn1.decode(asn1.SubjectPublicKeyInfo, certificate.spki_der).subject_public_key
+        key = asn1.decode(structures.SubjectPublicKeyInfo, certificate.spki_der).subject_public_key
         if key.as_bytes() != package.public_key:
             raise CMPError("the private key is not that of the certificate")
         try:
@@ -774,11 +778,11 @@ class Enrollment:
         self._note(Direction.sent, der, status_info or PKIStatusInfo(PKIStatus.accepted))
         return der
 
-    def _hash_alg(self, certificate: Certificate) -> asn1.AlgorithmIdentifier | None:
+    def _hash_alg(self, certificate: Certificate) -> structures.AlgorithmIdentifier | None:
         """Return what to name in certConf: the hash, where the signature has none and pvno 3 has the field."""
         if self._pvno != CMP2021 or certificate.signature_algorithm.hash_name:
             return None
-        return asn1.AlgorithmIdentifier(algorithm=asn1.oid(_SHA512), parameters=None)
+        return structures.AlgorithmIdentifier(algorithm=asn1.oid(_SHA512), parameters=None)
 
     def _take_pkiconf(self, message: PKIMessage, issued: _Issued, now: datetime) -> Done:
         with _doubting():

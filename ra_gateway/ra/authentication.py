@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
+from ra_gateway.cmp.header_checks import check_message_time
 from ra_gateway.cmp.mac import mac_parameters, mac_protected, reference_fingerprint
 from ra_gateway.cmp.names import same_name
 from ra_gateway.cmp.requests import AuthenticatedRevocation
@@ -24,7 +25,6 @@ from ra_gateway.cmp.verification import (
     authenticate_follower,
     authenticate_registered,
     certificate_bag,
-    check_message_time,
     used_quirks,
 )
 from ra_gateway.errors import (

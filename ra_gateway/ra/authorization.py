@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import CertId, cert_id_der
+from ra_gateway.cmp.crmf import CertId, cert_id_der
 from ra_gateway.cmp.names import NULL_DN, directory_name, rfc4514, same_name
 from ra_gateway.cmp.requests import (
     AuthenticatedRequest,

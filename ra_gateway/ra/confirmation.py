@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from ra_gateway.cmp.bodies import PKICONF_BODY, cert_confirm_body, error_msg_content
 from ra_gateway.cmp.certificates import load_certificate
-from ra_gateway.cmp.messages import PKICONF_BODY, cert_confirm_body, error_msg_content
 from ra_gateway.cmp.requests import AuthenticatedConfirmation, read_confirmation
 from ra_gateway.errors import ConfirmationRefused, HeaderRefused, PKIFailureInfo
 from ra_gateway.ra import (

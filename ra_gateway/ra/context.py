@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from ra_gateway.cmp.bodies import PKIStatusInfo
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.mac import MACCredential
-from ra_gateway.cmp.messages import PKIMessage, PKIStatusInfo
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
 from ra_gateway.errors import CMPError, MalformedMessage
 from ra_gateway.ra.endpoints import Endpoint, Upstream

@@ -10,12 +10,13 @@ from typing import Final
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.messages import CMP2021, PKIMessage
 from ra_gateway.cmp.names import fits_alike
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.cmp.verification import HeaderRules, named_as_signer
+from ra_gateway.cmp.verification import named_as_signer
 from ra_gateway.ra.information import Information
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import CACore, SharedSecrets

@@ -11,16 +11,11 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final
 
+from ra_gateway.cmp.header_checks import check_message_time, check_version
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.nesting import Batch, Single, read_nested
 from ra_gateway.cmp.trust import SearchBudget
-from ra_gateway.cmp.verification import (
-    AuthenticatedMessage,
-    authenticate,
-    authenticate_registered,
-    check_message_time,
-    check_version,
-)
+from ra_gateway.cmp.verification import AuthenticatedMessage, authenticate, authenticate_registered
 from ra_gateway.errors import (
     CMPError,
     HeaderRefused,

@@ -15,18 +15,18 @@ from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType
-from ra_gateway.cmp.mac import SharedSecret
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertId,
     CertTemplate,
     Control,
     Extension,
-    body,
     cert_id_der,
     cert_req_msg_der,
     cert_request_der,
 )
+from ra_gateway.cmp.mac import SharedSecret
+from ra_gateway.cmp.messages import body
 from ra_gateway.cmp.names import (
     NULL_DN,
     attributes,

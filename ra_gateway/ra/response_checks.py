@@ -16,6 +16,17 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ra_gateway.cmp.algorithms import canonical_spki
+from ra_gateway.cmp.bodies import (
+    PKICONF_BODY,
+    CertRepMessage,
+    CertResponse,
+    PKIStatusInfo,
+    cert_rep_body,
+    cert_rep_message,
+    error_msg_content,
+    gen_msg_content,
+    rev_rep_content,
+)
 from ra_gateway.cmp.certificates import (
     Certificate,
     KeyUsage,
@@ -31,21 +42,9 @@ from ra_gateway.cmp.codes import (
     PKIStatus,
     is_cert_req_id,
 )
-from ra_gateway.cmp.messages import (
-    PKICONF_BODY,
-    CertId,
-    CertRepMessage,
-    CertResponse,
-    PKIHeader,
-    PKIMessage,
-    PKIStatusInfo,
-    cert_id,
-    cert_rep_body,
-    cert_rep_message,
-    error_msg_content,
-    gen_msg_content,
-    rev_rep_content,
-)
+from ra_gateway.cmp.crmf import CertId, cert_id
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.names import general_names, name_of, same_name
 from ra_gateway.cmp.polling import poll_rep_content, polled_cert_req_id
 from ra_gateway.cmp.replies import confirm_wait_time_of
@@ -53,11 +52,8 @@ from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import (
     AuthenticatedMessage,
-    HeaderRules,
-    Strictness,
     authenticate_answer,
     certificate_bag,
-    check_answer_header,
     check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken

@@ -11,15 +11,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+from ra_gateway.cmp.bodies import gen_msg_body, nested_body
 from ra_gateway.cmp.codes import OID, BodyType
-from ra_gateway.cmp.messages import (
-    InfoTypeAndValue,
-    PKIHeader,
-    assemble,
-    cert_req_id_of,
-    gen_msg_body,
-    nested_body,
-)
+from ra_gateway.cmp.crmf import cert_req_id_of
+from ra_gateway.cmp.header_checks import NONCE_OCTETS
+from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, assemble
 from ra_gateway.cmp.polling import PollRep, poll_rep_body, waiting_body
 from ra_gateway.cmp.protection import Protecting, protect
 from ra_gateway.cmp.replies import (
@@ -30,7 +26,7 @@ from ra_gateway.cmp.replies import (
     time_told,
     unreadable_reply,
 )
-from ra_gateway.cmp.verification import NONCE_OCTETS, MACAuthenticatedMessage
+from ra_gateway.cmp.verification import MACAuthenticatedMessage
 from ra_gateway.errors import CMPError, MalformedMessage, ServiceFailure
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import Endpoint

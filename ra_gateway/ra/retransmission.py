@@ -10,15 +10,15 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.certificates import load_certificate
-from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import (
-    PKIMessage,
+from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
     cert_rep_message,
     error_msg_content,
     rev_rep_content,
 )
+from ra_gateway.cmp.certificates import load_certificate
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.errors import (
     CMPError,
     ConfirmationRefused,

@@ -10,8 +10,9 @@ from dataclasses import replace
 from itertools import count, takewhile
 from typing import Final
 
+from ra_gateway.cmp.bodies import PKICONF_BODY, cert_rep_body, cert_rep_message
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
-from ra_gateway.cmp.messages import PKICONF_BODY, PKIMessage, cert_rep_body, cert_rep_message
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.errors import MalformedMessage
 
 SCHEMA: Final = 4

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from ra_gateway.clocks import always_steady
 from ra_gateway.cmp.certificates import load_certificate
+from ra_gateway.cmp.header_checks import NONCE_OCTETS
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.cmp.verification import NONCE_OCTETS
 from ra_gateway.errors import StoreUnavailable
 from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.ra.events import EventSink

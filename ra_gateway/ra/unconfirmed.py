@@ -17,7 +17,8 @@ from typing import Final
 
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import CertId, PKIMessage, cert_id_der
+from ra_gateway.cmp.crmf import CertId, cert_id_der
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import CMPError, ConfirmationRefused, PKIFailureInfo, StoreUnavailable
 from ra_gateway.ra import machine, transactions

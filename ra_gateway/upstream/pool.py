@@ -26,7 +26,7 @@ from typing import Final
 
 import structlog
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.errors import MalformedMessage, ServiceFailure, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.tasks import supervised
@@ -65,7 +65,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.upstream")
 def issues_nothing(der: bytes) -> bool:
     """Tell from a message's type that no CA issues a certificate for it, however often it gets it."""
     try:
-        tag = asn1.decode(asn1.PKIMessage, der).body.tag_bytes
+        tag = asn1.decode(structures.PKIMessage, der).body.tag_bytes
     except MalformedMessage:
         return False
     return len(tag) == 1 and tag[0] in _ISSUING_NOTHING

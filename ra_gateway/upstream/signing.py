@@ -25,32 +25,25 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     CertRepMessage,
     CertResponse,
-    Extension,
-    PKIMessage,
     PKIStatusInfo,
     RevRepContent,
     cert_rep_body,
-    cert_req_id_of,
     rev_rep_body,
 )
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import Extension, cert_req_id_of
+from ra_gateway.cmp.header_checks import NONCE_OCTETS, HeaderRules, Quirk, Strictness
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import NULL_DN, general_names, same_name
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import refusal_body, reply_header
 from ra_gateway.cmp.requests import AuthenticatedRequest, read_request, read_revocation
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.cmp.verification import (
-    NONCE_OCTETS,
-    AuthenticatedMessage,
-    HeaderRules,
-    Quirk,
-    Strictness,
-    authenticate_registered,
-)
+from ra_gateway.cmp.verification import AuthenticatedMessage, authenticate_registered
 from ra_gateway.errors import (
     CMPError,
     HeaderRefused,

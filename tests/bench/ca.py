@@ -29,7 +29,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ra_gateway.ca.ledger import LedgerLocation, open_ledger
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import CertTemplate, PKIMessage
+from ra_gateway.cmp.crmf import CertTemplate
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import from_rfc4514
 from tests.support import pki
 from tests.support.desk import Desk, open_desk

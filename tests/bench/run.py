@@ -38,15 +38,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ra_gateway.cli.setup import write_setup
 from ra_gateway.cmp.algorithms import digest
+from ra_gateway.cmp.bodies import CertStatus, cert_confirm_body, cert_rep_message
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import (
-    CertStatus,
-    PKIHeader,
-    PKIMessage,
-    cert_confirm_body,
-    cert_rep_message,
-)
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.requests import cert_hash_name
 from ra_gateway.device.enrollment import DeviceIdentity, Enrollment, RequestOptions

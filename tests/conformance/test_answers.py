@@ -23,20 +23,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SignatureAlgorithm
+from ra_gateway.cmp.bodies import CertStatus, cert_confirm_body, cert_rep_message, error_msg_content
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    CertStatus,
-    PKIMessage,
-    assemble,
-    body,
-    cert_confirm_body,
-    cert_rep_message,
-    error_msg_content,
-)
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.messages import PKIMessage, assemble, body
 from ra_gateway.cmp.protection import Credential as CMPCredential
 from ra_gateway.cmp.protection import protect
-from ra_gateway.cmp.verification import HeaderRules, Strictness, authenticate_answer
+from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.device.enrollment import Done, Enrollment, Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, ServiceFailure, UpstreamUnavailable
 from ra_gateway.logs import LogSink

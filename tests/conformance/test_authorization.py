@@ -21,24 +21,25 @@ from ra_gateway.ca.core import IssuancePolicy
 from ra_gateway.ca.records import Reenroll
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import AlgorithmRefused, canonical_spki, digest, public_key_kind
-from ra_gateway.cmp.certificates import ExtensionOID
-from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES, RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    CertId,
+from ra_gateway.cmp.bodies import (
     CertStatus,
-    CertTemplate,
-    Control,
-    Extension,
-    InfoTypeAndValue,
     PKIStatusInfo,
     RevDetails,
-    body,
     cert_confirm_body,
-    cert_id_der,
-    cert_req_messages,
     error_body,
     rev_req_body,
 )
+from ra_gateway.cmp.certificates import ExtensionOID
+from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES, RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import (
+    CertId,
+    CertTemplate,
+    Control,
+    Extension,
+    cert_id_der,
+    cert_req_messages,
+)
+from ra_gateway.cmp.messages import InfoTypeAndValue, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514, rfc4514
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.errors import PKIFailureInfo

@@ -10,16 +10,9 @@ from typing import Any
 
 import pytest
 
+from ra_gateway.cmp.bodies import PKIStatusInfo, error_body, nested_body, nested_messages
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    ANYONE,
-    PKIHeader,
-    PKIMessage,
-    PKIStatusInfo,
-    error_body,
-    nested_body,
-    nested_messages,
-)
+from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage
 from ra_gateway.cmp.protection import Credential as CMPCredential
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.replies import reply_header

@@ -27,22 +27,21 @@ from ra_gateway.ca.records import (
     Revocation,
     Role,
 )
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp.bodies import gen_msg_body
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertId,
     CertTemplate,
     Control,
     Extension,
-    InfoTypeAndValue,
-    body,
     cert_id_der,
     cert_req_msg_der,
     cert_request_der,
-    gen_msg_body,
 )
+from ra_gateway.cmp.messages import InfoTypeAndValue, body
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514, general_names_der
 from ra_gateway.errors import ConfigError, PKIFailureInfo
 from tests.support import pki
@@ -650,7 +649,7 @@ async def vouched(desk: Desk, template: CertTemplate) -> bytes:
 
 def compressed(key: pki.PrivateKey) -> bytes:
     """SubjectPublicKeyInfo of an EC key with its point compressed."""
-    plain = asn1.decode(asn1.SubjectPublicKeyInfo, public(key))
+    plain = asn1.decode(structures.SubjectPublicKeyInfo, public(key))
     point = key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
     return asn1.tlv(0x30, asn1.raw(plain.algorithm), asn1.tlv(0x03, b"\x00" + point))
 

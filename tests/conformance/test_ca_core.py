@@ -18,28 +18,28 @@ from ra_gateway.app.revocation import LedgerStatus
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.ledger.database import SQLiteDatabase
 from ra_gateway.ca.records import Authority, CertificateStatus, Operation, Privilege
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    RA_VERIFIED_POPO_DER,
-    CertId,
-    CertTemplate,
-    Control,
-    Extension,
-    PKIMessage,
+from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
-    assemble,
-    body,
-    cert_id_der,
     cert_rep_message,
     error_body,
     error_msg_content,
     nested_body,
     nested_messages,
+)
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import (
+    RA_VERIFIED_POPO_DER,
+    CertId,
+    CertTemplate,
+    Control,
+    Extension,
+    cert_id_der,
     signature_popo_der,
 )
+from ra_gateway.cmp.messages import PKIMessage, assemble, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
@@ -268,7 +268,9 @@ async def test_a_wrong_cert_hash_confirms_nothing(desk: Desk) -> None:
 @pytest.mark.requirement(103)
 async def test_hash_alg_needs_pvno_3(desk: Desk) -> None:
     """With pvno 2 badRequest; with 3 the named hash counts."""
-    sha512 = asn1.AlgorithmIdentifier(algorithm=asn1.oid("2.16.840.1.101.3.4.2.3"), parameters=None)
+    sha512 = structures.AlgorithmIdentifier(
+        algorithm=asn1.oid("2.16.840.1.101.3.4.2.3"), parameters=None
+    )
     enrolment = await desk.enrol()
     options: dict[str, Any] = {
         "hash_alg": sha512,

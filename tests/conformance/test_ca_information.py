@@ -17,16 +17,11 @@ from ra_gateway.ca.records import (
     RootUpdate,
     StoredCRL,
 )
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp.bodies import gen_msg_body, gen_msg_content, rev_rep_content
 from ra_gateway.cmp.codes import OID, BodyType
-from ra_gateway.cmp.messages import (
-    CertTemplate,
-    InfoTypeAndValue,
-    body,
-    gen_msg_body,
-    gen_msg_content,
-    rev_rep_content,
-)
+from ra_gateway.cmp.crmf import CertTemplate
+from ra_gateway.cmp.messages import InfoTypeAndValue, body
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import PKIFailureInfo
 from tests.support.desk import NOW, Desk, open_desk
@@ -178,7 +173,7 @@ async def test_the_successor_of_a_root_is_told(desk: Desk, operator_pki: Operato
     """newWithNew, newWithOld and oldWithNew for the old one; no value for any other."""
     told = await ask(desk, OID.rootCaCert, operator_pki.root.der)
     assert told is not None
-    update = asn1.decode(asn1.RootCaKeyUpdateContent, told)
+    update = asn1.decode(structures.RootCaKeyUpdateContent, told)
     assert asn1.raw(update.new_with_new) == b"\x30\x03\x02\x01\x01"
     assert await ask(desk, OID.rootCaCert, operator_pki.issuing.der) is None
 

@@ -15,7 +15,8 @@ from ra_gateway.ca.records import CertificateStatus, EndEntity, Reason, Reenroll
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import ExtensionOID
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import CertTemplate, Extension, PKIMessage
+from ra_gateway.cmp.crmf import CertTemplate, Extension
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM

@@ -14,18 +14,16 @@ from cryptography import x509
 
 from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.records import CertificateStatus
-from ra_gateway.cmp.certificates import Certificate, load_certificate
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    InfoTypeAndValue,
-    PKIMessage,
+from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
-    body,
     cert_rep_message,
     error_body,
     gen_msg_body,
     rev_req_body,
 )
+from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.device.enrollment import Done, Enrollment, Send
 from ra_gateway.errors import PKIFailureInfo

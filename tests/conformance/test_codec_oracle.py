@@ -21,29 +21,29 @@ from pyasn1.codec.der.encoder import encode
 from pyasn1.type import namedtype, tag, univ
 from pyasn1_modules import rfc2314, rfc4210, rfc4211
 
-from ra_gateway.cmp import asn1
-from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import (
-    RA_VERIFIED,
-    CertReqMsg,
-    CertTemplate,
-    PKIHeader,
-    PKIMessage,
+from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
-    SignaturePOP,
-    assemble,
     cert_confirm_body,
     cert_confirm_content,
     cert_rep_body,
     cert_rep_message,
-    cert_req_messages,
-    cert_req_msg_der,
     error_body,
     error_msg_content,
     nested_body,
     nested_messages,
+)
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.crmf import (
+    RA_VERIFIED,
+    CertReqMsg,
+    CertTemplate,
+    SignaturePOP,
+    cert_req_messages,
+    cert_req_msg_der,
     signature_popo_der,
 )
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage, assemble
 from ra_gateway.errors import MalformedMessage
 from tests.support import pki
 from tests.support.dialogue import messages
@@ -241,7 +241,7 @@ def agree_on_body(message: PKIMessage) -> None:
         assert asn1.boxed(ours) == message.body_content
         assert encode(decoded(message.body_content, spec)) == message.body_content
     elif kind is BodyType.rp:
-        answer = asn1.decode(asn1.RevRepContent, message.body_content)
+        answer = asn1.decode(structures.RevRepContent, message.body_content)
         assert asn1.encode(answer) == message.body_content
     elif kind is BodyType.pkiconf:
         assert oracle_body(message.body_der, rfc4210.PKIConfirmContent()) == b""
@@ -253,11 +253,11 @@ def agree_on_body(message: PKIMessage) -> None:
 
 
 BOXED: dict[BodyType, tuple[Any, Any]] = {
-    BodyType.genm: (asn1.GenMsgContentBox, rfc4210.GenMsgContent()),
-    BodyType.genp: (asn1.GenMsgContentBox, rfc4210.GenRepContent()),
-    BodyType.pollReq: (asn1.PollReqContentBox, rfc4210.PollReqContent()),
-    BodyType.pollRep: (asn1.PollRepContentBox, rfc4210.PollRepContent()),
-    BodyType.rr: (asn1.RevReqContentBox, rfc4210.RevReqContent()),
+    BodyType.genm: (structures.GenMsgContentBox, rfc4210.GenMsgContent()),
+    BodyType.genp: (structures.GenMsgContentBox, rfc4210.GenRepContent()),
+    BodyType.pollReq: (structures.PollReqContentBox, rfc4210.PollReqContent()),
+    BodyType.pollRep: (structures.PollRepContentBox, rfc4210.PollRepContent()),
+    BodyType.rr: (structures.RevReqContentBox, rfc4210.RevReqContent()),
 }
 
 
@@ -269,7 +269,7 @@ def agree_on_requests(message: PKIMessage) -> None:
     for request, other in zip(ours, oracle, strict=True):
         assert request.cert_req_id == other["certReq"]["certReqId"]
         agree_on_template(request.template, other["certReq"]["certTemplate"])
-        decoded_request = asn1.decode(asn1.CertRequest, request.cert_req_der)
+        decoded_request = asn1.decode(structures.CertRequest, request.cert_req_der)
         assert asn1.encode(decoded_request) == request.cert_req_der
         controls = other["certReq"]["controls"]
         assert [(item.type, item.value_der) for item in request.controls] == [
@@ -279,7 +279,7 @@ def agree_on_requests(message: PKIMessage) -> None:
         rebuilt.append(cert_req_msg_der(request.cert_req_der, agree_on_pop(request, other["popo"])))
         agree_on_old_cert_id(request)
     assert asn1.tlv(0x30, *rebuilt) == message.body_content
-    box = asn1.unbox(asn1.CertReqMessagesBox, message.body_content)
+    box = asn1.unbox(structures.CertReqMessagesBox, message.body_content)
     assert asn1.boxed(box) == message.body_content
 
 
@@ -329,7 +329,7 @@ def agree_on_pop(request: CertReqMsg, oracle: Any) -> bytes:
     assert (request.pop.input_der is not None) == given.isValue
     if request.pop.input_der is not None:
         assert request.pop.public_key_der == encode(given["publicKey"])
-        parsed = asn1.decode(asn1.POPOSigningKeyInput, request.pop.input_der)
+        parsed = asn1.decode(structures.POPOSigningKeyInput, request.pop.input_der)
         assert asn1.encode(parsed) == request.pop.input_der
     return signature_popo_der(
         request.pop.algorithm_der, request.pop.signature, request.pop.input_der
@@ -393,7 +393,7 @@ def agree_on_error(message: PKIMessage) -> None:
     assert ours.error_code == optional(oracle["errorCode"])
     details = oracle["errorDetails"]
     assert ours.error_details == (tuple(map(str, details)) if details.hasValue() else ())
-    again = asn1.decode(asn1.ErrorMsgContent, message.body_content)
+    again = asn1.decode(structures.ErrorMsgContent, message.body_content)
     assert asn1.encode(again) == message.body_content
     if ours.error_code is None and not ours.error_details:
         assert error_body(ours.status_info) == message.body_der

@@ -11,25 +11,24 @@ from typing import Any
 
 import pytest
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
     CertStatus,
-    PKIMessage,
     PKIStatusInfo,
-    assemble,
-    body,
     cert_confirm_body,
     cert_confirm_content,
     cert_rep_message,
     error_body,
 )
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.header_checks import HeaderRules
+from ra_gateway.cmp.messages import PKIMessage, assemble, body
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
-from ra_gateway.cmp.verification import HeaderRules, authenticate_answer
+from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.device.enrollment import Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.ra.endpoints import CertConf, ImplicitConfirm
@@ -329,7 +328,7 @@ async def test_a_wrong_cert_hash_confirms_nothing(world: World, cert_hash: bytes
 async def test_hash_alg_is_honoured_in_version_3(world: World, hash_name: str, oid: str) -> None:
     """The named hash counts, not the certificate's."""
     issued = await issue(world)
-    named = asn1.AlgorithmIdentifier(algorithm=asn1.oid(oid), parameters=None)
+    named = structures.AlgorithmIdentifier(algorithm=asn1.oid(oid), parameters=None)
     der = await issued.cert_conf(issued.status(hash_name, hash_alg=named), pvno=3)
     answer = await world.ask(der)
     assert (answer.body_type, answer.header.pvno) == (BodyType.pkiconf, 3)
@@ -339,7 +338,7 @@ async def test_hash_alg_is_honoured_in_version_3(world: World, hash_name: str, o
 async def test_hash_alg_in_version_3_is_not_just_decoration(world: World) -> None:
     """The certificate's own hash under another name is wrong."""
     issued = await issue(world)
-    named = asn1.AlgorithmIdentifier(algorithm=asn1.oid(SHA512), parameters=None)
+    named = structures.AlgorithmIdentifier(algorithm=asn1.oid(SHA512), parameters=None)
     der = await issued.cert_conf(issued.status(hash_alg=named), pvno=3)
     await assert_refused(issued, der, "badCertId")
 
@@ -348,7 +347,7 @@ async def test_hash_alg_in_version_3_is_not_just_decoration(world: World) -> Non
 async def test_hash_alg_needs_version_3(world: World) -> None:
     """badRequest under version 2, right or not."""
     issued = await issue(world)
-    named = asn1.AlgorithmIdentifier(algorithm=asn1.oid(SHA256), parameters=None)
+    named = structures.AlgorithmIdentifier(algorithm=asn1.oid(SHA256), parameters=None)
     await assert_refused(
         issued, await issued.cert_conf(issued.status(hash_alg=named)), "badRequest"
     )
@@ -358,7 +357,7 @@ async def test_hash_alg_needs_version_3(world: World) -> None:
 async def test_an_unknown_hash_alg_is_refused(world: World) -> None:
     """badAlg for an OID that is no hash."""
     issued = await issue(world)
-    named = asn1.AlgorithmIdentifier(algorithm=asn1.oid(OID.cmcRA), parameters=None)
+    named = structures.AlgorithmIdentifier(algorithm=asn1.oid(OID.cmcRA), parameters=None)
     der = await issued.cert_conf(issued.status(hash_alg=named), pvno=3)
     await assert_refused(issued, der, "badAlg")
 

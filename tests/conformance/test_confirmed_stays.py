@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from ra_gateway.cmp.bodies import cert_rep_message, rev_req_content
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import PKIMessage, cert_rep_message, rev_req_content
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.errors import UpstreamUnavailable
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed
 from ra_gateway.ra.fates import CARRIERS_LIMIT, Fate, Standing, certificate_key

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from ra_gateway.cmp.bodies import PKICONF_BODY, PKIStatusInfo, error_body
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import PKICONF_BODY, PKIMessage, PKIStatusInfo, body, error_body
+from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.transaction import State
 from tests.support.asserts import assert_answers

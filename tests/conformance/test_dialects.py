@@ -8,26 +8,22 @@ from typing import Any
 import pytest
 
 from ra_gateway.cmp.algorithms import digest
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    CMP2000,
-    CMP2021,
+from ra_gateway.cmp.bodies import (
     CertStatus,
-    PKIMessage,
     PKIStatusInfo,
     RevRepContent,
     cert_confirm_body,
     cert_rep_message,
-    cert_req_messages,
-    certification_request,
     error_body,
     nested_messages,
-    popo_signing_key_input,
     rev_rep_body,
 )
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import cert_req_messages, certification_request, popo_signing_key_input
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIMessage
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.cmp.verification import HeaderRules, Strictness
 from ra_gateway.device.enrollment import Done, Send
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.ra.endpoints import POP, CAQuirk, CertConf, ImplicitConfirm, Variant

@@ -10,23 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import (
-    CertTemplate,
-    PKIMessage,
+from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
-    SignaturePOP,
-    assemble,
-    body,
     cert_confirm_content,
     cert_rep_message,
-    cert_req_messages,
     error_msg_content,
     gen_msg_content,
     nested_messages,
     rev_rep_content,
     rev_req_content,
 )
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.crmf import CertTemplate, SignaturePOP, cert_req_messages
+from ra_gateway.cmp.messages import PKIMessage, assemble, body
 from ra_gateway.errors import MalformedMessage
 from tests.fuzz import run
 from tests.fuzz.mutation import mutated, seeds

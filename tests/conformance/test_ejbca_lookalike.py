@@ -19,32 +19,31 @@ from cryptography.x509.name import _ASN1Type
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SIGNATURE_ALGORITHMS, signature_algorithm
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.mac import MACBounds, MACCredential, SharedSecret, compute_mac, mac_parameters
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
-    RA_VERIFIED_POPO_DER,
     CertStatus,
-    CertTemplate,
-    Control,
-    Extension,
-    PKIHeader,
-    PKIMessage,
     PKIStatusInfo,
     RevDetails,
-    assemble,
-    body,
     cert_confirm_body,
     cert_rep_message,
-    cert_req_messages,
-    cert_req_msg_der,
-    cert_request_der,
     nested_body,
-    popo_signing_key_input,
     rev_rep_content,
     rev_req_body,
 )
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import (
+    RA_VERIFIED_POPO_DER,
+    CertTemplate,
+    Control,
+    Extension,
+    cert_req_messages,
+    cert_req_msg_der,
+    cert_request_der,
+    popo_signing_key_input,
+)
+from ra_gateway.cmp.mac import MACBounds, MACCredential, SharedSecret, compute_mac, mac_parameters
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage, assemble, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names, name_of, rfc4514
 from ra_gateway.cmp.protection import (
     Credential,

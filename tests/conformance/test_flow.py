@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import PKIMessage, cert_req_messages
+from ra_gateway.cmp.crmf import cert_req_messages
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device.enrollment import Done, Send
 from tests.support.harness import World, cmp_certificate, fail_names
 

@@ -13,23 +13,22 @@ from cryptography import x509
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import load_public_key
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
-    InfoTypeAndValue,
-    PKIMessage,
     PKIStatusInfo,
-    body,
     cert_rep_body,
     cert_rep_message,
-    cert_req_messages,
     error_body,
     nested_messages,
 )
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import cert_req_messages
+from ra_gateway.cmp.header_checks import HeaderRules
+from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import HeaderRules, authenticate_answer
+from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.device.enrollment import Done, Enrollment, Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.ra.endpoints import CaPubs, ImplicitConfirm, Variant

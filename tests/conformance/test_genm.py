@@ -13,18 +13,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ra_gateway.app.information import information
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp.bodies import PKIStatusInfo, error_body, gen_msg_body, gen_msg_content
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    CertTemplate,
-    InfoTypeAndValue,
-    PKIMessage,
-    PKIStatusInfo,
-    body,
-    error_body,
-    gen_msg_body,
-    gen_msg_content,
-)
+from ra_gateway.cmp.crmf import CertTemplate
+from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config import GenmConfig
@@ -451,7 +444,7 @@ async def test_a_template_is_told(
     settings = {"template_subject": "CN=,O=Example", "template_keys": ("p256", "rsa3072")}
     world = make_world(files(tmp_path, operator_pki, **settings))
     told, _ = await ask(world, OID.certReqTemplate)
-    content = asn1.decode(asn1.CertReqTemplateContent, told.value_der or b"")
+    content = asn1.decode(structures.CertReqTemplateContent, told.value_der or b"")
     template = CertTemplate.of(content.cert_template)
     common_name, organization = asn1.tlv(0x0C), asn1.tlv(0x0C, b"Example")
     assert template.subject_der == asn1.tlv(

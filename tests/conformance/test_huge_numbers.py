@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ra_gateway.cmp import asn1
+from ra_gateway.cmp.bodies import cert_confirm_content, error_msg_content
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.messages import cert_confirm_content, error_msg_content
 from ra_gateway.errors import MalformedMessage
 from tests.support.pki import make_root
 

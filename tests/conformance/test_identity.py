@@ -13,18 +13,18 @@ from cryptography.x509.oid import NameOID
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.crmf import (
     CertId,
     CertTemplate,
     Control,
     Extension,
-    PKIMessage,
     SignaturePOP,
     cert_id_der,
     cert_req_messages,
     cert_request_der,
     popo_signing_key_input,
 )
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import (
     attributes,
     directory_name,

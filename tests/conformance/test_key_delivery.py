@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.profiles import ENCRYPTION, NE_IPSEC, Profile, derive
 from ra_gateway.ca.records import CertificateStatus
+from ra_gateway.cmp.bodies import nested_messages
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import PKIMessage, nested_messages
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.device.enrollment import Done
 from ra_gateway.ra.endpoints import CertConf, ImplicitConfirm

@@ -16,18 +16,16 @@ from ra_gateway.ca.access import ClientMode, Mode
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.profiles import NE_IPSEC, derive
 from ra_gateway.ca.records import CertificateStatus, EndEntity, Role
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp.bodies import cert_rep_body, cert_rep_message
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertTemplate,
-    PKIMessage,
-    body,
-    cert_rep_body,
-    cert_rep_message,
     cert_req_msg_der,
     cert_request_der,
 )
+from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
@@ -154,7 +152,7 @@ async def test_the_kind_of_key_that_is_hinted_at(
     done = await operate(desk, operation)
     assert type(done.private_key).__name__ == name
     if hint_der is not None:
-        spki = asn1.decode(asn1.SubjectPublicKeyInfo, done.certificate.spki_der)
+        spki = asn1.decode(structures.SubjectPublicKeyInfo, done.certificate.spki_der)
         assert asn1.raw(spki.algorithm) == hint_der
 
 

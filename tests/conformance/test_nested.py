@@ -11,21 +11,18 @@ from typing import Any
 import pytest
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    RA_VERIFIED_POPO_DER,
-    InfoTypeAndValue,
-    PKIMessage,
+from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
-    body,
-    cert_req_messages,
     error_body,
     gen_msg_body,
     nested_body,
     nested_messages,
     rev_req_body,
 )
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import RA_VERIFIED_POPO_DER, cert_req_messages
+from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.endpoints import RARights

@@ -13,18 +13,17 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ra_gateway.ca.core import IssuancePolicy
 from ra_gateway.ca.records import CertificateStatus, Reenroll
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     CertStatus,
-    PKIMessage,
     PKIStatusInfo,
-    body,
     cert_confirm_body,
     cert_confirm_content,
     cert_rep_message,
 )
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from ra_gateway.ra.transaction import State
@@ -148,7 +147,7 @@ async def test_a_bad_self_signature(world: World, key: Any) -> None:
 async def test_a_self_signature_by_another_key(world: World, key: Any) -> None:
     """The key that is asked for has to be the one that signs."""
     other, good = make_key("p256"), csr(key)
-    body_der = asn1.decode(asn1.CertificationRequest, good)
+    body_der = asn1.decode(structures.CertificationRequest, good)
     info = asn1.raw(body_der.certification_request_info)
     forged = info.replace(requests.spki(key), requests.spki(other))
     der = await p10cr(world, world.device(), good.replace(info, forged))
@@ -175,9 +174,11 @@ def _attribute(oid: str, *values: bytes) -> bytes:
 
 
 _NO_EXTENSIONS = asn1.encode(
-    asn1.ExtensionsBox(
+    structures.ExtensionsBox(
         extensions=[
-            asn1.Extension(extn_id=asn1.oid("2.5.29.15"), critical=True, extn_value=b"\x03\x01\x00")
+            structures.Extension(
+                extn_id=asn1.oid("2.5.29.15"), critical=True, extn_value=b"\x03\x01\x00"
+            )
         ]
     )
 )

@@ -13,16 +13,9 @@ from typing import Any
 import pytest
 
 from ra_gateway.cmp import asn1
+from ra_gateway.cmp.bodies import CertStatus, cert_confirm_body, cert_rep_message
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    ANYONE,
-    CertStatus,
-    PKIHeader,
-    PKIMessage,
-    body,
-    cert_confirm_body,
-    cert_rep_message,
-)
+from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, body
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.endpoints import Approval, Endpoint, Variant

@@ -13,18 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import mlkem, rsa
 from ra_gateway.ca.access import ClientMode, Mode
 from ra_gateway.ca.profiles import ENCRYPTION, NE_IPSEC, NE_TLS, Profile, derive
 from ra_gateway.ca.records import CertificateStatus, EndEntity
+from ra_gateway.cmp.bodies import cert_confirm_content, cert_rep_message, enveloped_data
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.cms import PrivateKeyHolder, open_envelope
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import (
-    ENCR_CERT_POPO_DER,
-    CertTemplate,
-    Extension,
-    PKIMessage,
-    cert_confirm_content,
-    cert_rep_message,
-    enveloped_data,
-)
+from ra_gateway.cmp.crmf import ENCR_CERT_POPO_DER, CertTemplate, Extension
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.cmp.trust import DomainKind, TrustDomain

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ra_gateway.cmp import algorithms, asn1, certificates, mac, names, trust
+from ra_gateway.cmp import algorithms, asn1, certificates, mac, names, structures, trust
 from ra_gateway.cmp.algorithms import (
     AlgorithmPolicy,
     AlgorithmRefused,
@@ -17,20 +17,16 @@ from ra_gateway.cmp.algorithms import (
     public_key_kind,
     signature_algorithm,
 )
+from ra_gateway.cmp.bodies import cert_confirm_content, error_msg_content, rev_req_content
 from ra_gateway.cmp.certificates import Certificate, InvalidSignature, load_certificate
-from ra_gateway.cmp.messages import (
-    PKIMessage,
-    cert_confirm_content,
-    cert_req_messages,
-    certification_request,
-    error_msg_content,
-    rev_req_content,
-)
+from ra_gateway.cmp.crmf import cert_req_messages, certification_request
+from ra_gateway.cmp.header_checks import HeaderRules
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.remembering import Memory
 from ra_gateway.cmp.trust import Bag, DomainKind, NoPath, SearchBudget, TrustDomain
-from ra_gateway.cmp.verification import HeaderRules, authenticate
+from ra_gateway.cmp.verification import authenticate
 from ra_gateway.errors import CMPError, MalformedMessage, SignerNotTrusted
 from tests.support import pki, requests, strangers
 from tests.support.asserts import assert_refused
@@ -444,10 +440,13 @@ def test_hashes_have_null_or_nothing(parameters: bytes) -> None:
     sha256 = asn1.oid_der("2.16.840.1.101.3.4.2.1")
     for given in (b"", b"\x05\x00"):
         hashed = strangers.sequence(sha256, given)
-        assert algorithms.hash_algorithm(asn1.decode(asn1.AlgorithmIdentifier, hashed)) == "sha256"
+        assert (
+            algorithms.hash_algorithm(asn1.decode(structures.AlgorithmIdentifier, hashed))
+            == "sha256"
+        )
     hashed = strangers.sequence(sha256, parameters)
     with pytest.raises(CMPError):
-        algorithms.hash_algorithm(asn1.decode(asn1.AlgorithmIdentifier, hashed))
+        algorithms.hash_algorithm(asn1.decode(structures.AlgorithmIdentifier, hashed))
     mask = strangers.sequence(asn1.oid_der("1.2.840.113549.1.1.8"), hashed)
     pss = strangers.sequence(
         strangers.context(0, hashed),
@@ -590,7 +589,7 @@ def test_elements_of_a_sequence_are_counted(count: int) -> None:
     """One more than are read is refused before any is decoded."""
     octets = asn1.tlv(0x30, asn1.oid_der("1.2.3") * count)
     if count == asn1.MAX_ELEMENTS:
-        assert len(asn1.unbox(asn1.OIDsBox, octets).oids) == count
+        assert len(asn1.unbox(structures.OIDsBox, octets).oids) == count
     else:
         with pytest.raises(MalformedMessage, match="more than 256 elements"):
-            asn1.unbox(asn1.OIDsBox, octets)
+            asn1.unbox(structures.OIDsBox, octets)

@@ -8,26 +8,24 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, x25519
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import SIGNATURE_ALGORITHMS
 from ra_gateway.cmp.certificates import ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertTemplate,
     Control,
     Extension,
-    InfoTypeAndValue,
-    PKIMessage,
-    body,
     cert_req_messages,
     cert_request_der,
     popo_signing_key_input,
     signature_popo_der,
 )
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.cmp.verification import HeaderRules, Strictness
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from tests.support import requests
 from tests.support.asserts import assert_refused
@@ -157,11 +155,13 @@ def with_reserved_fields(key: Any) -> bytes:
     reserved = replace(
         requests.template(key).build(),
         serial_number=4711,
-        signing_alg=asn1.decode(asn1.AlgorithmIdentifier, SIGNATURE_ALGORITHMS["ecdsa-sha256"].der),
+        signing_alg=asn1.decode(
+            structures.AlgorithmIdentifier, SIGNATURE_ALGORITHMS["ecdsa-sha256"].der
+        ),
         issuer_uid=uid,
         subject_uid=uid,
     )
-    return asn1.encode(asn1.CertRequest(cert_req_id=0, cert_template=reserved, controls=None))
+    return asn1.encode(structures.CertRequest(cert_req_id=0, cert_template=reserved, controls=None))
 
 
 @pytest.mark.requirement(49, 112)

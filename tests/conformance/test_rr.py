@@ -10,20 +10,19 @@ from typing import Any
 import pytest
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    CertId,
+from ra_gateway.cmp.bodies import (
     CertStatus,
-    PKIMessage,
     PKIStatusInfo,
     RevRepContent,
-    body,
     cert_confirm_body,
     error_body,
     rev_rep_body,
     rev_rep_content,
     rev_req_body,
 )
+from ra_gateway.cmp.codes import BodyType, PKIStatus
+from ra_gateway.cmp.crmf import CertId
+from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.transaction import State

@@ -12,15 +12,15 @@ import pytest
 from redis.asyncio import Redis
 
 from ra_gateway.clocks import SteadyClock
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
     RevRepContent,
     error_body,
     rev_rep_body,
     rev_req_content,
 )
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.replies import confirm_wait_time, confirm_wait_time_of
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed

@@ -24,24 +24,22 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from structlog.testing import capture_logs
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import hash_algorithm, load_public_key, signature_algorithm
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
-from ra_gateway.cmp.crl import decode_crl, open_crl
-from ra_gateway.cmp.messages import (
-    PKIHeader,
-    PKIMessage,
+from ra_gateway.cmp.bodies import (
     cert_confirm_content,
     cert_rep_message,
-    cert_req_messages,
-    certification_request,
     error_msg_content,
     gen_msg_content,
     nested_messages,
     rev_rep_content,
     rev_req_content,
 )
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
+from ra_gateway.cmp.crl import decode_crl, open_crl
+from ra_gateway.cmp.crmf import cert_req_messages, certification_request
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.names import general_names, rfc4514
 from ra_gateway.cmp.protection import protect
 from ra_gateway.errors import CMPError, GatewayError, MalformedMessage, UpstreamUnavailable
@@ -97,7 +95,7 @@ _DECODERS: Final = (
     *(Certificate.from_der, signature_algorithm, load_public_key),
     lambda der: decode_crl(open_crl(der)),
     *(general_names, rfc4514, PKIHeader.from_der, PKIMessage.from_der),
-    lambda der: hash_algorithm(asn1.decode(asn1.AlgorithmIdentifier, der)),
+    lambda der: hash_algorithm(asn1.decode(structures.AlgorithmIdentifier, der)),
 )
 
 
@@ -204,23 +202,25 @@ def _verified(key: Any, signature: bytes, octets: bytes, arguments: tuple[Any, .
 def _mac_fits(message: PKIMessage, octets: bytes) -> bool:
     """Tell whether PasswordBasedMac or PBMAC1 fits with the secret of the vectors."""
     try:
-        found = asn1.decode(asn1.AlgorithmIdentifier, message.header.protection_alg_der or b"")
+        found = asn1.decode(
+            structures.AlgorithmIdentifier, message.header.protection_alg_der or b""
+        )
         if found.parameters is None:
             return False
         parameters = asn1.raw(found.parameters)
         if found.algorithm.dotted_string == OID.passwordBasedMac:
-            return _pbm_fits(asn1.decode(asn1.PBMParameter, parameters), message, octets)
+            return _pbm_fits(asn1.decode(structures.PBMParameter, parameters), message, octets)
         if found.algorithm.dotted_string == OID.pbmac1:
-            both = asn1.decode(asn1.PBMAC1Params, parameters)
+            both = asn1.decode(structures.PBMAC1Params, parameters)
             inner = both.key_derivation_func.parameters
-            given = asn1.decode(asn1.PBKDF2Params, b"" if inner is None else asn1.raw(inner))
+            given = asn1.decode(structures.PBKDF2Params, b"" if inner is None else asn1.raw(inner))
             return _pbmac1_fits(given, message, octets)
     except MalformedMessage:
         pass
     return False
 
 
-def _pbm_fits(given: asn1.PBMParameter, message: PKIMessage, octets: bytes) -> bool:
+def _pbm_fits(given: structures.PBMParameter, message: PKIMessage, octets: bytes) -> bool:
     if not 0 < given.iteration_count <= _MOST_ITERATIONS:
         return False
     for owf in ("sha256", "sha384", "sha512"):
@@ -232,7 +232,7 @@ def _pbm_fits(given: asn1.PBMParameter, message: PKIMessage, octets: bytes) -> b
     return False
 
 
-def _pbmac1_fits(given: asn1.PBKDF2Params, message: PKIMessage, octets: bytes) -> bool:
+def _pbmac1_fits(given: structures.PBKDF2Params, message: PKIMessage, octets: bytes) -> bool:
     if not 0 < given.iteration_count <= _MOST_ITERATIONS or not 0 <= (given.key_length or 0) <= 64:
         return False
     for prf in ("sha1", "sha256", "sha384", "sha512"):

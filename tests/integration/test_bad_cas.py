@@ -14,8 +14,9 @@ import pytest
 from cryptography import x509
 
 from ra_gateway.app import now
+from ra_gateway.cmp.bodies import PKIStatusInfo, RevRepContent, rev_rep_body
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import PKIMessage, PKIStatusInfo, RevRepContent, rev_rep_body
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from tests.support.harness import (

@@ -37,15 +37,11 @@ from sqlalchemy import Connection, text
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.ledger import Ledger, LedgerLocation, open_ledger
 from ra_gateway.ca.ledger.verify import verify
+from ra_gateway.cmp.bodies import cert_rep_message, rev_rep_content
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    CertTemplate,
-    PKIMessage,
-    cert_rep_message,
-    cert_req_messages,
-    rev_rep_content,
-)
+from ra_gateway.cmp.crmf import CertTemplate, cert_req_messages
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from tests.support import pki

@@ -25,7 +25,7 @@ from ra_gateway.ca.ledger import open_ledger
 from ra_gateway.cli.main import app
 from ra_gateway.clocks import now
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
-from ra_gateway.cmp.messages import SignaturePOP, cert_req_messages
+from ra_gateway.cmp.crmf import SignaturePOP, cert_req_messages
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config import GatewayConfig, load, parse
 from ra_gateway.errors import PKIFailureInfo

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ra_gateway.cmp import asn1
+from ra_gateway.cmp.bodies import PKIStatusInfo, error_body
 from ra_gateway.cmp.codes import PKIStatus
-from ra_gateway.cmp.messages import PKIStatusInfo, error_body
 from ra_gateway.cmp.names import escape_rfc4514, from_rfc4514
 from ra_gateway.ra.approval import request_digest
 from ra_gateway.ra.transaction import State

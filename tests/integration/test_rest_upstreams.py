@@ -24,16 +24,15 @@ from cryptography.hazmat.primitives.serialization import (
 
 from ra_gateway.app import Application, now
 from ra_gateway.cmp.algorithms import digest
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     CertStatus,
-    InfoTypeAndValue,
-    PKIMessage,
     PKIStatusInfo,
     cert_confirm_body,
     cert_rep_message,
     gen_msg_body,
 )
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config import load, parse
 from ra_gateway.errors import ConfigError, UpstreamBroken, UpstreamUnavailable

@@ -19,14 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ra_gateway.app import now
+from ra_gateway.cmp.bodies import cert_rep_message, rev_req_body
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    PKIMessage,
-    body,
-    cert_rep_message,
-    rev_req_body,
-)
+from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.device.enrollment import (
     CertificateRejected,

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
     SIGNATURE_ALGORITHMS,
     InvalidSignature,
@@ -27,28 +27,27 @@ from ra_gateway.cmp.algorithms import (
     signing_arguments,
     verify_signature,
 )
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     CertRepMessage,
     CertResponse,
     CertStatus,
-    PKIHeader,
-    PKIMessage,
     PKIStatusInfo,
-    body,
     cert_confirm_body,
     cert_confirm_content,
     cert_rep_body,
     cert_rep_message,
-    cert_req_messages,
     error_msg_content,
     nested_messages,
 )
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType, PKIStatus
+from ra_gateway.cmp.crmf import cert_req_messages
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage, body
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.requests import AuthenticatedRequest, read_request
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import HeaderRules, Strictness, authenticate, authenticate_answer
+from ra_gateway.cmp.verification import authenticate, authenticate_answer
 from ra_gateway.device.enrollment import DeviceIdentity, Enrollment, RequestOptions
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
 from ra_gateway.keys import KeySigner
@@ -320,7 +319,7 @@ KEYS: dict[str, pki.KeyKind] = {
 def test_every_signature_algorithm(algorithm: SignatureAlgorithm) -> None:
     """It is recognised from its DER, and what a key signs with it verifies and nothing else does."""
     assert signature_algorithm(algorithm.der) == algorithm
-    assert asn1.encode(asn1.decode(asn1.AlgorithmIdentifier, algorithm.der)) == algorithm.der
+    assert asn1.encode(asn1.decode(structures.AlgorithmIdentifier, algorithm.der)) == algorithm.der
     key: Any = pki.make_key(KEYS[algorithm.family])
     signature = key.sign(b"octets", *signing_arguments(algorithm))
     verify_signature(algorithm, key.public_key(), signature, b"octets")
@@ -342,4 +341,4 @@ def test_any_algorithm_identifier(octets: bytes) -> None:
 def test_any_hash_algorithm(octets: bytes) -> None:
     """The same for hashes."""
     with suppress(CMPError):
-        hash_algorithm(asn1.decode(asn1.AlgorithmIdentifier, octets))
+        hash_algorithm(asn1.decode(structures.AlgorithmIdentifier, octets))

@@ -11,9 +11,10 @@ from cryptography import x509
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SignatureAlgorithm, signing_arguments
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import PKIMessage, assemble
 from ra_gateway.cmp.protection import protected_part
-from ra_gateway.cmp.verification import HeaderRules, authenticate_answer
+from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.keys import KeySigner
 from tests.support.harness import World, cmp_certificate, fail_names, status_of
 from tests.support.pki import Authority, Credential, PrivateKey

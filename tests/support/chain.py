@@ -6,12 +6,13 @@ import secrets
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ra_gateway.cmp.bodies import nested_body
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import ANYONE, CMP2000, PKIHeader, PKIMessage, nested_body
+from ra_gateway.cmp.header_checks import RELAYED
+from ra_gateway.cmp.messages import ANYONE, CMP2000, PKIHeader, PKIMessage
 from ra_gateway.cmp.protection import Credential as CMPCredential
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import RELAYED
 from ra_gateway.ra.endpoints import Endpoint, RegistrationAuthorities
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules

@@ -21,35 +21,35 @@ from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger import Ledger, open_ledger
 from ra_gateway.ca.profiles import NE_IPSEC, Profile
 from ra_gateway.ca.records import CertificateStatus, EndEntity, Privilege, Role
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, digest
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    ANYONE,
+from ra_gateway.cmp.bodies import (
     CertStatus,
-    CertTemplate,
-    Control,
-    Extension,
-    PKIHeader,
-    PKIMessage,
     PKIStatusInfo,
     RevDetails,
-    body,
     cert_confirm_body,
     cert_rep_message,
-    cert_req_msg_der,
-    cert_request_der,
     error_msg_content,
     nested_body,
     rev_rep_content,
     rev_req_body,
+)
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import (
+    CertTemplate,
+    Control,
+    Extension,
+    cert_req_msg_der,
+    cert_request_der,
     signature_popo_der,
 )
+from ra_gateway.cmp.header_checks import HeaderRules, check_answer_header
+from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import HeaderRules, authenticate_answer, check_answer_header
+from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.errors import (
     PKIFailureInfo,
 )
@@ -219,7 +219,7 @@ class Desk:
         cert_req_id: int = 0,
         status_info: PKIStatusInfo | None = None,
         body_der: bytes | None = None,
-        hash_alg: asn1.AlgorithmIdentifier | None = None,
+        hash_alg: structures.AlgorithmIdentifier | None = None,
         **header: Any,
     ) -> bytes:
         body_der = body_der or cert_confirm_body(

@@ -13,22 +13,18 @@ from cryptography.hazmat.primitives import serialization
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import load_public_key
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    ANYONE,
+from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
     CertRepMessage,
     CertResponse,
-    PKIHeader,
-    PKIMessage,
     PKIStatusInfo,
-    assemble,
-    body,
     cert_rep_body,
-    cert_req_messages,
     nested_body,
 )
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import cert_req_messages
+from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble, body
 from ra_gateway.cmp.names import NULL_DN, directory_name, general_names, rfc4514
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import (

@@ -14,21 +14,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
     CertRepMessage,
     CertResponse,
-    PKIHeader,
-    PKIMessage,
     PKIStatusInfo,
     RevRepContent,
-    assemble,
     cert_rep_body,
     cert_rep_message,
-    cert_req_messages,
-    certification_request,
     error_msg_content,
     gen_msg_body,
     gen_msg_content,
@@ -36,12 +29,16 @@ from ra_gateway.cmp.messages import (
     rev_rep_body,
     rev_rep_content,
 )
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import cert_req_messages, certification_request
+from ra_gateway.cmp.header_checks import HeaderRules
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.names import NULL_DN, directory_name, general_names, rfc4514
 from ra_gateway.cmp.protection import Credential as CMPCredential
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, reply_header
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import HeaderRules
 from ra_gateway.device.enrollment import DeviceIdentity, Enrollment, RequestOptions, operator_trust
 from ra_gateway.keys import KeySigner
 from ra_gateway.ra.endpoints import Endpoint, Upstream

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.mac import MACBounds
-from ra_gateway.cmp.verification import HeaderRules
 from tests.support.der import length
 from tests.vectors.book import AT, REFERENCE
 from tests.vectors.cast import member

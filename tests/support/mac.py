@@ -9,24 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest
+from ra_gateway.cmp.bodies import CertStatus, cert_confirm_body, cert_rep_message
 from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.crmf import cert_request_der
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.mac import MACBounds
-from ra_gateway.cmp.messages import (
-    ANYONE,
-    CertStatus,
-    PKIHeader,
-    PKIMessage,
-    assemble,
-    cert_confirm_body,
-    cert_rep_message,
-    cert_request_der,
-)
+from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import protected_part
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import HeaderRules, Strictness
 from ra_gateway.ra.endpoints import MACAccess
 from ra_gateway.stores.secrets import SecretFile
 from tests.support import requests
@@ -115,18 +108,18 @@ def pbmac1(
 
 def mac_of(algorithm_der: bytes, secret: str, octets: bytes) -> bytes:
     """The MAC, computed here a second time and straight from the RFCs."""
-    found = asn1.decode(asn1.AlgorithmIdentifier, algorithm_der)
+    found = asn1.decode(structures.AlgorithmIdentifier, algorithm_der)
     content = asn1.raw(found.parameters)
     if found.algorithm.dotted_string == OID.passwordBasedMac:
-        p = asn1.decode(asn1.PBMParameter, content)
+        p = asn1.decode(structures.PBMParameter, content)
         key = hashlib.sha256(secret.encode() + p.salt).digest()
         for _ in range(min(p.iteration_count, 30_000) - 1):
             key = hashlib.sha256(key).digest()
         name = NAMES[p.mac.algorithm.dotted_string]
     else:
-        q = asn1.decode(asn1.PBMAC1Params, content)
+        q = asn1.decode(structures.PBMAC1Params, content)
         assert q.key_derivation_func.parameters is not None
-        k = asn1.decode(asn1.PBKDF2Params, asn1.raw(q.key_derivation_func.parameters))
+        k = asn1.decode(structures.PBKDF2Params, asn1.raw(q.key_derivation_func.parameters))
         name = NAMES[q.message_auth_scheme.algorithm.dotted_string]
         prf = "sha1" if k.prf is None else NAMES[k.prf.algorithm.dotted_string]
         size = k.key_length or hashlib.new(name).digest_size

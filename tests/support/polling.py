@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from ra_gateway.cmp.algorithms import digest
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     CertStatus,
-    InfoTypeAndValue,
-    PKIMessage,
     PKIStatusInfo,
-    body,
     cert_confirm_body,
     cert_rep_message,
-    cert_req_id_of,
     gen_msg_body,
     nested_messages,
     rev_req_body,
 )
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import cert_req_id_of
+from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.polling import (
     PollRep,
     poll_rep_body,

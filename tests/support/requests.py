@@ -14,25 +14,24 @@ from cryptography.x509.oid import AttributeOID
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SignatureAlgorithm, digest
+from ra_gateway.cmp.bodies import (
+    CertStatus,
+    PKIStatusInfo,
+    RevDetails,
+    cert_confirm_body,
+    cert_rep_message,
+    rev_req_body,
+)
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    ANYONE,
-    CertStatus,
+from ra_gateway.cmp.crmf import (
     CertTemplate,
     Control,
     Extension,
-    PKIHeader,
-    PKIMessage,
-    PKIStatusInfo,
-    RevDetails,
-    body,
-    cert_confirm_body,
-    cert_rep_message,
     cert_request_der,
-    rev_req_body,
     signature_popo_der,
 )
+from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, body
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.keys import KeySigner

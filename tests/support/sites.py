@@ -14,21 +14,14 @@ import aiohttp
 
 from ra_gateway.app import Application, now
 from ra_gateway.cmp.algorithms import digest
+from ra_gateway.cmp.bodies import CertStatus, PKIStatusInfo, cert_confirm_body, cert_rep_message
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    ANYONE,
-    CertStatus,
-    PKIHeader,
-    PKIMessage,
-    PKIStatusInfo,
-    body,
-    cert_confirm_body,
-    cert_rep_message,
-)
+from ra_gateway.cmp.header_checks import HeaderRules
+from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, body
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.cmp.verification import HeaderRules, authenticate_answer
+from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.config import load
 from ra_gateway.device.client import post
 from ra_gateway.device.enrollment import (

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import aiohttp
 
+from ra_gateway.cmp.bodies import cert_rep_message
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import PKIMessage, cert_rep_message
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device.client import ServerUnreachable, post
 from ra_gateway.device.enrollment import (
     DeviceIdentity,

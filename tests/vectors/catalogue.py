@@ -5,36 +5,36 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import SIGNATURE_ALGORITHMS, digest
-from ra_gateway.cmp.certificates import ExtensionOID
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, P10CR_CERT_REQ_ID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    ANYONE,
+from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
-    RA_VERIFIED_POPO_DER,
-    CertId,
     CertRepMessage,
     CertResponse,
     CertStatus,
-    CertTemplate,
-    Control,
-    InfoTypeAndValue,
     PKIStatusInfo,
     RevDetails,
     RevRepContent,
-    body,
     cert_confirm_body,
-    cert_id_der,
     cert_rep_body,
-    cert_request_der,
     error_body,
     gen_msg_body,
     nested_body,
-    popo_signing_key_input,
     rev_rep_body,
     rev_req_body,
 )
+from ra_gateway.cmp.certificates import ExtensionOID
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, P10CR_CERT_REQ_ID, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import (
+    RA_VERIFIED_POPO_DER,
+    CertId,
+    CertTemplate,
+    Control,
+    cert_id_der,
+    cert_request_der,
+    popo_signing_key_input,
+)
+from ra_gateway.cmp.messages import ANYONE, InfoTypeAndValue, body
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.errors import PKIFailureInfo
@@ -759,7 +759,9 @@ async def _confirmations(book: Catalogue) -> None:
         34,
         extra_certs=(),
     )
-    sha512 = asn1.AlgorithmIdentifier(algorithm=asn1.oid("2.16.840.1.101.3.4.2.3"), parameters=None)
+    sha512 = structures.AlgorithmIdentifier(
+        algorithm=asn1.oid("2.16.840.1.101.3.4.2.3"), parameters=None
+    )
     named = CertStatus(digest("sha512", _issued()), 0, None, sha512)
     await add(
         "certconf-hash-alg",

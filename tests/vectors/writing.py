@@ -14,18 +14,14 @@ from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SignatureAlgorithm
 from ra_gateway.cmp.certificates import ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType
-from ra_gateway.cmp.messages import (
-    ANYONE,
+from ra_gateway.cmp.crmf import (
     CertTemplate,
     Control,
     Extension,
-    PKIHeader,
-    PKIMessage,
-    assemble,
-    body,
     cert_request_der,
     signature_popo_der,
 )
+from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
 from ra_gateway.cmp.protection import protect, protected_part
 from ra_gateway.cmp.replies import reply_header

@@ -11,24 +11,19 @@ from ra_gateway.app.credential import EXPIRY_WARNING
 from ra_gateway.app.doctor.causes import UNKNOWN, Cause, explain
 from ra_gateway.app.doctor.findings import Finding, Verdict
 from ra_gateway.app.doctor.probes import Probe
-from ra_gateway.cmp.certificates import Certificate, load_certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.mac import mac_protected
-from ra_gateway.cmp.messages import (
-    PKIMessage,
+from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
     cert_rep_message,
     error_msg_content,
     rev_rep_content,
 )
+from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
+from ra_gateway.cmp.mac import mac_protected
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import name_of, rfc4514, same_name
-from ra_gateway.cmp.verification import (
-    HeaderRules,
-    Strictness,
-    authenticate_answer,
-    check_answer_header,
-    check_authority,
-)
+from ra_gateway.cmp.verification import authenticate_answer, check_authority
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
 from ra_gateway.ra.endpoints import CAQuirk, Upstream
 

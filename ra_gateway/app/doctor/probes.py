@@ -16,24 +16,20 @@ from datetime import datetime
 from typing import Final
 
 from ra_gateway.cmp import asn1
+from ra_gateway.cmp.bodies import RevDetails, gen_msg_body, rev_req_body
 from ra_gateway.cmp.certificates import ExtensionOID
 from ra_gateway.cmp.codes import OID, BodyType
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.crmf import (
     CertId,
     CertTemplate,
     Control,
     Extension,
-    InfoTypeAndValue,
-    PKIHeader,
-    RevDetails,
-    body,
     cert_id_der,
     cert_req_msg_der,
     cert_request_der,
-    gen_msg_body,
-    rev_req_body,
     signature_popo_der,
 )
+from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, body
 from ra_gateway.cmp.names import from_rfc4514, general_names_der, name_of
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.keys import KEY_KINDS, KeySigner, spki_der

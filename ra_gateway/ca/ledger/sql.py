@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from ra_gateway.ca.records import Reason
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.names import canonical, general_names, name_of
 from ra_gateway.cmp.remembering import remembered
 
@@ -199,7 +199,7 @@ def directory_name_keys(san_der: bytes | None) -> frozenset[bytes]:
     """
     if san_der is None or b"\xa4" not in san_der:
         return frozenset()
-    names = map(name_of, map(asn1.raw, asn1.unbox(asn1.GeneralNamesBox, san_der).names))
+    names = map(name_of, map(asn1.raw, asn1.unbox(structures.GeneralNamesBox, san_der).names))
     return frozenset(subject_key(name) for name in names if name is not None)
 
 

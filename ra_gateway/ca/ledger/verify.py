@@ -27,7 +27,7 @@ from ra_gateway.ca.ledger.replay import Contradiction, Registered, Replay
 from ra_gateway.ca.ledger.sql import identity_key, moment, operation_key, san_identifiers, seconds
 from ra_gateway.ca.ledger.withholding import identifiers_of, identifiers_of_entity
 from ra_gateway.ca.records import NO_ENTITY, CertificateStatus, EntityStatus, Reason
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import canonical_spki, signature_algorithm, verify_signature
 from ra_gateway.cmp.certificates import Certificate, InvalidSignature
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
@@ -728,7 +728,7 @@ def _crl_differences(
 
 def _verify_crl(der: bytes, issuer: Certificate) -> None:
     # CertificateList has the outer form of Certificate: what is signed, the algorithm, the signature.
-    outer = asn1.decode(asn1.Certificate, der)
+    outer = asn1.decode(structures.Certificate, der)
     verify_signature(
         signature_algorithm(asn1.raw(outer.signature_algorithm)),
         issuer.public_key,

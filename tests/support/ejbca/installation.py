@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.messages import CertReqMsg, PKIMessage
+from ra_gateway.cmp.crmf import CertReqMsg
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import NULL_DN, attributes, name_of
 from tests.support.ejbca.configuration import (
     CA,

@@ -10,7 +10,7 @@ from cryptography import x509
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.messages import CertTemplate
+from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import rfc4514
 from tests.support.ejbca.configuration import CA, CertificateProfile
 from tests.support.ejbca.database import EndEntity

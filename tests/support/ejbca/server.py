@@ -8,25 +8,23 @@ from typing import Final, NamedTuple
 from cryptography.exceptions import InvalidSignature
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
+from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
     CertRepMessage,
-    CertReqMsg,
     CertResponse,
-    PKIMessage,
     PKIStatusInfo,
     RevDetails,
     RevRepContent,
     cert_rep_body,
-    cert_req_messages,
-    certification_request,
     error_body,
     nested_messages,
     rev_rep_body,
     rev_req_content,
 )
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import CertReqMsg, cert_req_messages, certification_request
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514, general_names, name_of
 from ra_gateway.cmp.protection import protected_part
 from ra_gateway.errors import (

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import padding
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import load_public_key, signature_algorithm, verify_signature
-from ra_gateway.cmp.messages import CertReqMsg, PKIMessage, SignaturePOP
+from ra_gateway.cmp.crmf import CertReqMsg, SignaturePOP
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import name_of, rfc4514
 from ra_gateway.errors import CMPError, MalformedMessage
 

@@ -40,7 +40,7 @@ from ra_gateway.ca.profiles import (
 from ra_gateway.ca.records import Intent, Operation
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, key_identifier
 from ra_gateway.cmp.codes import OID
-from ra_gateway.cmp.messages import CertTemplate, Extension
+from ra_gateway.cmp.crmf import CertTemplate, Extension
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.errors import (
     ConfigError,

@@ -37,10 +37,10 @@ from ra_gateway.ca.profiles import (
     derive,
     purposes_der,
 )
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID
-from ra_gateway.cmp.messages import CertTemplate, Extension
+from ra_gateway.cmp.crmf import CertTemplate, Extension
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.errors import ConfigError, PKIFailureInfo, ServiceFailure, TemplateRefused
 from tests.support import pki
@@ -80,7 +80,7 @@ def purposes(*dotted: str) -> Extension:
 
 def extensions(blueprint: Blueprint) -> dict[str, Extension]:
     """What a blueprint grants, read with the codec."""
-    read = [asn1.decode(asn1.Extension, der) for der in blueprint.extensions]
+    read = [asn1.decode(structures.Extension, der) for der in blueprint.extensions]
     return {
         item.extn_id.dotted_string: Extension(
             item.extn_id.dotted_string, item.critical, item.extn_value

@@ -15,18 +15,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ra_gateway.cli.show import CannotShow, describe, read_message
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest
+from ra_gateway.cmp.bodies import CertStatus, PKIStatusInfo, cert_confirm_body, error_body
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    ANYONE,
-    CertStatus,
-    PKIMessage,
-    PKIStatusInfo,
-    body,
-    cert_confirm_body,
-    error_body,
-)
+from ra_gateway.cmp.messages import ANYONE, PKIMessage, body
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import PKIFailureInfo
 from tests.support import pki
@@ -181,7 +174,7 @@ def test_body_types_the_gateway_never_handles(body_type: BodyType) -> None:
 def test_newer_syntax_is_shown_by_our_own_decoder() -> None:
     """hashAlg of certConf is not in RFC 4210, and the text says who read it."""
     identifier = asn1.decode(
-        asn1.AlgorithmIdentifier, asn1.tlv(0x30, asn1.oid_der("2.16.840.1.101.3.4.2.3"))
+        structures.AlgorithmIdentifier, asn1.tlv(0x30, asn1.oid_der("2.16.840.1.101.3.4.2.3"))
     )
     rejection = PKIStatusInfo(PKIStatus.rejection, ("no",), (PKIFailureInfo.incorrectData,))
     status = CertStatus(b"\x07" * 64, 0, rejection, identifier)

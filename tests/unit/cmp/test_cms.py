@@ -27,7 +27,7 @@ from pyasn1.codec.der import decoder
 from pyasn1_modules import rfc5652, rfc8018
 
 from ra_gateway.ca.key_generation import SystemRandomness
-from ra_gateway.cmp import asn1, cms
+from ra_gateway.cmp import asn1, cms, structures
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, AlgorithmRefused
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.cms import (
@@ -390,7 +390,7 @@ async def test_a_signed_key_arrives(operator_pki: OperatorPKI, kind: Any) -> Non
     found = open_package(der, trust(operator_pki), [], NOW)
     loaded = load_der_private_key(found.pkcs8_der, None)
     assert public(loaded) == public(key)
-    bits = asn1.decode(asn1.SubjectPublicKeyInfo, public(key)).subject_public_key
+    bits = asn1.decode(structures.SubjectPublicKeyInfo, public(key)).subject_public_key
     assert found.public_key == bits.as_bytes()
 
 
@@ -451,7 +451,7 @@ async def test_a_changed_signed_key(operator_pki: OperatorPKI) -> None:
     swapped = der.replace(package(key), package(other))
     with pytest.raises(PackageRefused, match="messageDigest"):
         open_package(swapped, trust(operator_pki), [], NOW)
-    data = asn1.decode(asn1.SignedData, der)
+    data = asn1.decode(structures.SignedData, der)
     signature = data.signer_infos.as_list()[0].signature
     broken = der.replace(signature, bytes((*signature[:-1], signature[-1] ^ 1)))
     with pytest.raises(PackageRefused, match="does not verify"):

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp import crl as crl_module
 from ra_gateway.cmp.algorithms import AlgorithmPolicy
 from ra_gateway.cmp.crl import (
@@ -251,7 +251,7 @@ def test_a_crl_obeys_the_domains_algorithms(ca: Authority) -> None:
 
 def test_the_inner_algorithm_is_the_outer_one(ca: Authority) -> None:
     """RFC 5280 5.1.1.2."""
-    outer = asn1.decode(asn1.Certificate, crl_of(ca))
+    outer = asn1.decode(structures.Certificate, crl_of(ca))
     other = bytes.fromhex("300a06082a8648ce3d040303")
     der = asn1.tlv(0x30, asn1.raw(outer.tbs_certificate), other, asn1.encode(outer.signature))
     with pytest.raises(CRLRefused, match="do not match"):

@@ -7,12 +7,13 @@ import importlib
 import pickle
 import pkgutil
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+from dataclasses import FrozenInstanceError, InitVar, fields, is_dataclass, replace
 from typing import Any
 
 import pytest
 
 import ra_gateway
+from ra_gateway.cmp import sealed
 from ra_gateway.cmp.sealed import Seal
 
 
@@ -110,3 +111,39 @@ def test_a_copy_is_the_proof_itself(name: str) -> None:
     proof = _genuine(PROOFS[name])
     assert copy.copy(proof) is proof
     assert copy.deepcopy(proof) is proof
+
+
+def _require(self: Any, seal: Seal) -> None:
+    FORGED.require(seal)
+
+
+UNSEALED: dict[str, dict[str, Any]] = {
+    "no seal": {"__annotations__": {}, "__post_init__": lambda self: None},
+    "a seal with a default": {
+        "__annotations__": {"seal": InitVar[Seal]},
+        "seal": FORGED,
+        "__post_init__": _require,
+    },
+    "a seal that is kept": {
+        "__annotations__": {"seal": Seal},
+        "__post_init__": lambda self: FORGED.require(self.seal),
+    },
+    "a seal that nothing requires": {"__annotations__": {"seal": InitVar[Seal]}},
+}
+
+
+def test_a_class_that_requires_a_seal_becomes_a_proof() -> None:
+    """Of the classes below, only what they lack makes them none."""
+    kind: type[Any] = type(
+        "Sealed",
+        (),
+        {"__annotations__": {"seal": InitVar[Seal]}, "__post_init__": _require},
+    )
+    assert sealed.proof(kind)(seal=FORGED)
+
+
+@pytest.mark.parametrize("lack", UNSEALED)
+def test_a_class_that_requires_no_seal_is_refused_as_a_proof(lack: str) -> None:
+    """When it is defined, not when somebody forges it."""
+    with pytest.raises(TypeError, match="anybody could make a Unsealed"):
+        sealed.proof(type("Unsealed", (), UNSEALED[lack]))

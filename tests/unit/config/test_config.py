@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from ra_gateway import config
-from ra_gateway.cmp import algorithms, codes, verification
+from ra_gateway.cmp import algorithms, codes, header_checks
 from ra_gateway.config import GatewayConfig, load, load_ca, parse
 from ra_gateway.errors import ConfigError, Problem
 from tests.support.configurations import TABLES, written
@@ -105,9 +105,9 @@ def test_names_are_those_of_the_cmp_core() -> None:
     assert set(get_args(config.SignatureName)) == known
     assert set(config.DEFAULT_SIGNATURES) == algorithms.DEFAULT_ALGORITHMS
     assert set(get_args(config.CurveName)) == algorithms.DEFAULT_CURVES
-    assert set(get_args(config.QuirkName)) == set(config.QUIRKS) == set(verification.Quirk)
+    assert set(get_args(config.QuirkName)) == set(config.QUIRKS) == set(header_checks.Quirk)
     strictness = config.EndpointConfig.model_fields["strictness"].annotation
-    assert set(get_args(strictness)) == set(verification.Strictness)
+    assert set(get_args(strictness)) == set(header_checks.Strictness)
     assert set(get_args(config.BodyName)) == {kind.name for kind in codes.RESPONSE_TO}
 
 

@@ -16,21 +16,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from ra_gateway.cmp.algorithms import digest
-from ra_gateway.cmp.codes import CMP_CONTENT_TYPE, BodyType, PKIStatus
-from ra_gateway.cmp.messages import (
-    ANYONE,
+from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
     CertRepMessage,
     CertResponse,
-    PKIMessage,
     PKIStatusInfo,
-    SignaturePOP,
-    assemble,
     cert_confirm_content,
     cert_rep_body,
-    cert_req_messages,
     error_body,
 )
+from ra_gateway.cmp.codes import CMP_CONTENT_TYPE, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import SignaturePOP, cert_req_messages
+from ra_gateway.cmp.header_checks import HeaderRules
+from ra_gateway.cmp.messages import ANYONE, PKIMessage, assemble
 from ra_gateway.cmp.names import (
     directory_name,
     general_names_der,
@@ -39,7 +37,7 @@ from ra_gateway.cmp.polling import PollRep, poll_rep_body, poll_req_content
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, reply_header
 from ra_gateway.cmp.requests import read_request
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import HeaderRules, authenticate
+from ra_gateway.cmp.verification import authenticate
 from ra_gateway.device import client
 from ra_gateway.device.enrollment import (
     AnswerUntrusted,

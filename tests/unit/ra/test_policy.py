@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from ra_gateway.cmp import asn1, verification
 from ra_gateway.cmp import requests as cmp_requests
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import CertTemplate, PKIMessage
+from ra_gateway.cmp.crmf import CertTemplate
+from ra_gateway.cmp.header_checks import HeaderRules
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import (
     attributes,
     escape_rfc4514,
@@ -26,7 +28,7 @@ from ra_gateway.cmp.names import (
 )
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.requests import AuthenticatedConfirmation, AuthenticatedRequest, read_request
-from ra_gateway.cmp.verification import AuthenticatedMessage, HeaderRules, authenticate
+from ra_gateway.cmp.verification import AuthenticatedMessage, authenticate
 from ra_gateway.errors import CMPError, MalformedMessage, NotAuthorized, TemplateRefused
 from ra_gateway.ra.policy import (
     AuthorizedRequest,

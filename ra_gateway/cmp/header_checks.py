@@ -1,0 +1,228 @@
+"""What an endpoint asks of a message's header, and the checks of it (RFC 9483 3.1, 3.5).
+
+Which rules are relaxed for whom is data: `HeaderRules` from the endpoint, quirks from the domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from ra_gateway.cmp.algorithms import AlgorithmPolicy, within_ts_33310
+from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIHeader
+from ra_gateway.errors import HeaderRefused, MalformedMessage, PKIFailureInfo
+
+NONCE_OCTETS: Final = 16
+"""senderNonce and transactionID of a conforming message (RFC 9483 3.1: 128 bits)."""
+
+MAX_ID_OCTETS: Final = 64
+"""Of a transactionID and of a nonce: four times what is asked for, and all of them are kept and logged."""
+
+MAX_KID_OCTETS: Final = 128
+"""Of a senderKID: the hash of a key, or the reference of a shared secret."""
+
+
+class Strictness(StrEnum):
+    """How an endpoint reads the profiles."""
+
+    lenient = "lenient"
+    three_gpp = "3gpp"  # TS 33.310: what base stations send
+    strict = "strict"  # RFC 9483 to the letter
+
+
+class Quirk(StrEnum):
+    """Single rules that a trust domain may relax for its devices; each use is reported."""
+
+    short_ids = "short_ids"
+    recip_nonce_in_ir = "recip_nonce_in_ir"
+    no_message_time = "no_message_time"
+    any_cert_req_id = "any_cert_req_id"
+    no_subject = "no_subject"
+    missing_extracerts_in_certconf = "missing_extracerts_in_certconf"
+    sha1 = "sha1"
+    rsa1024 = "rsa1024"
+
+
+RELAYED: Final = frozenset({Quirk.short_ids, Quirk.any_cert_req_id, Quirk.recip_nonce_in_ir})
+"""Rules for devices that an RA enforced, or waived for good reason, before it signed in their place."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderRules:
+    """What an endpoint asks of messages.
+
+    Args:
+        message_time_window_seconds: Largest difference between messageTime and our clock.
+        require_message_time: Refuse messages without messageTime.
+        extra_certs_max_count: Most certificates a message may carry.
+        quirks: Rules that are relaxed.
+    """
+
+    strictness: Strictness = Strictness.lenient
+    message_time_window_seconds: int = 300
+    require_message_time: bool = False
+    extra_certs_max_count: int = 12
+    quirks: frozenset[str] = frozenset()
+
+    @property
+    def strict(self) -> bool:
+        """Whether RFC 9483 is read to the letter."""
+        return self.strictness is Strictness.strict
+
+    def algorithms(self, policy: AlgorithmPolicy) -> AlgorithmPolicy:
+        """Return what a trust domain allows at this endpoint."""
+        return within_ts_33310(policy) if self.strictness is Strictness.three_gpp else policy
+
+    def relaxed_by(self, quirks: Iterable[str]) -> HeaderRules:
+        """Return the rules with quirks added."""
+        more = frozenset(quirks) - self.quirks
+        return replace(self, quirks=self.quirks | more) if more else self
+
+
+def check_version(header: PKIHeader) -> None:
+    """Refuse any pvno but 2 and 3 (RFC 9483 3.5 step 2).
+
+    Raises:
+        HeaderRefused: unsupportedVersion.
+    """
+    if header.pvno not in (CMP2000, CMP2021):
+        raise HeaderRefused(
+            f"pvno {header.pvno}; 2 and 3 are supported",
+            fail_info=PKIFailureInfo.unsupportedVersion,
+            rule="R2",
+        )
+
+
+def check_header(header: PKIHeader, rules: HeaderRules, *, first: bool) -> None:
+    """Check transactionID, nonces and generalInfo (RFC 9483 3.1, 3.5 steps 3, 5, 6 and the strict rules).
+
+    Args:
+        first: Whether the message opens an operation.
+
+    Raises:
+        MalformedMessage: transactionID is missing, or certProfile is no list of names.
+        HeaderRefused: badSenderNonce, badRecipientNonce or badRequest.
+    """
+    if not header.transaction_id:
+        raise MalformedMessage("no transactionID", rule="R4")
+    _check_lengths(header)
+    short_ids = Quirk.short_ids in rules.quirks
+    if rules.strict and not short_ids and len(header.transaction_id) < NONCE_OCTETS:
+        raise MalformedMessage(f"transactionID of {len(header.transaction_id)} octets", rule="R5")
+    nonce = header.sender_nonce
+    if not nonce or (len(nonce) < NONCE_OCTETS and not short_ids):
+        raise HeaderRefused(
+            f"senderNonce of {len(nonce or b'')} octets; 16 are required",
+            fail_info=PKIFailureInfo.badSenderNonce,
+            rule="R6",
+        )
+    if (
+        first
+        and header.recip_nonce is not None
+        and rules.strict
+        and Quirk.recip_nonce_in_ir not in rules.quirks
+    ):
+        raise HeaderRefused(
+            "recipNonce in the first message of an operation",
+            fail_info=PKIFailureInfo.badRecipientNonce,
+            rule="R7",
+        )
+    _check_general_info(header)
+    implicit = header.info(OID.implicitConfirm)
+    if rules.strict and implicit is not None and implicit.value_der not in (None, b"\x05\x00"):
+        raise HeaderRefused("implicitConfirm with a value other than NULL", rule="R31")
+
+
+def _check_lengths(header: PKIHeader) -> None:
+    for what, octets, most, rule in (
+        ("transactionID", header.transaction_id, MAX_ID_OCTETS, "R5"),
+        ("senderKID", header.sender_kid, MAX_KID_OCTETS, "R27"),
+        ("recipKID", header.recip_kid, MAX_KID_OCTETS, "R27"),
+    ):
+        if octets is not None and len(octets) > most:
+            raise MalformedMessage(
+                f"{what} of {len(octets)} octets; at most {most} are taken", rule=rule
+            )
+    for what, nonce, fail_info, rule in (
+        ("senderNonce", header.sender_nonce, PKIFailureInfo.badSenderNonce, "R6"),
+        ("recipNonce", header.recip_nonce, PKIFailureInfo.badRecipientNonce, "R8"),
+    ):
+        if nonce is not None and len(nonce) > MAX_ID_OCTETS:
+            raise HeaderRefused(
+                f"{what} of {len(nonce)} octets; at most {MAX_ID_OCTETS} are taken",
+                fail_info=fail_info,
+                rule=rule,
+            )
+
+
+_HAVE_VALUES: Final = frozenset({OID.confirmWaitTime, OID.origPKIMessage})
+
+
+def _check_general_info(header: PKIHeader) -> None:
+    _require_nothing_twice(header)
+    for item in header.general_info:
+        if item.info_type in _HAVE_VALUES and item.value_der is None:
+            raise HeaderRefused(f"{item.info_type} without a value", rule="RFC 9483 3.1")
+    if header.info(OID.certProfile) is not None:
+        profiles = header.cert_profiles
+        if len(profiles) != 1 or not profiles[0]:
+            # A name that nobody here knows is for the CA to know: it goes up as it came.
+            raise HeaderRefused(
+                f"certProfile has {len(profiles)} names, or an empty one; expected one", rule="R64"
+            )
+
+
+def _require_nothing_twice(header: PKIHeader) -> None:
+    """Refuse what could be read in two ways: who comes next may take the second entry, and not the first."""
+    types = [item.info_type for item in header.general_info]
+    if len(set(types)) != len(types):
+        twice = sorted({item for item in types if types.count(item) > 1})
+        raise HeaderRefused(f"generalInfo has {', '.join(twice)} twice", rule="RFC 9483 3.1")
+
+
+def check_message_time(header: PKIHeader, rules: HeaderRules, now: datetime) -> None:
+    """Check messageTime against our clock (RFC 9483 3.5 step 13).
+
+    Raises:
+        HeaderRefused: badTime.
+    """
+    moment = header.message_time
+    if moment is None:
+        if rules.require_message_time and Quirk.no_message_time not in rules.quirks:
+            raise HeaderRefused("no messageTime", fail_info=PKIFailureInfo.badTime, rule="R29")
+        return
+    window = timedelta(seconds=rules.message_time_window_seconds)
+    if not -window <= moment - now <= window:
+        raise HeaderRefused(
+            f"messageTime {moment:%Y-%m-%dT%H:%M:%SZ} is {abs((moment - now).total_seconds()):.0f} s "
+            f"{'ahead of' if moment > now else 'behind'} our clock; "
+            f"{rules.message_time_window_seconds} s are allowed",
+            fail_info=PKIFailureInfo.badTime,
+            rule="R29",
+        )
+
+
+def check_answer_header(
+    header: PKIHeader, *, transaction_id: bytes, sender_nonces: Collection[bytes]
+) -> None:
+    """Check that an answer belongs to a request (R83).
+
+    Args:
+        sender_nonces: One of which recipNonce has to be.
+
+    Raises:
+        HeaderRefused: transactionID or recipNonce is another one, or generalInfo says something twice.
+    """
+    if header.transaction_id != transaction_id:
+        raise HeaderRefused("the answer has another transactionID", rule="R83")
+    if header.recip_nonce not in sender_nonces:
+        raise HeaderRefused(
+            "recipNonce of the answer is not the request's senderNonce",
+            fail_info=PKIFailureInfo.badRecipientNonce,
+            rule="R83",
+        )
+    _require_nothing_twice(header)
