@@ -25,6 +25,7 @@ from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.doctor import doctor
 from ra_gateway.cli.revocation import revocation
 from ra_gateway.cli.telling import (
+    CONFIG,
     ConfigOption,
     KeyKindOption,
     called,
@@ -192,7 +193,7 @@ def init(
 
 @app.command()
 @told
-def serve(config: ConfigOption = Path("gateway.toml")) -> None:
+def serve(config: ConfigOption = CONFIG) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
     settings = load(config)
     logs.configure(settings.log.format, settings.log.level)
@@ -218,7 +219,7 @@ def _warnings(path: Path, settings: GatewayConfig) -> list[str]:
 
 @app.command("check-config")
 @told
-def check_config(config: ConfigOption = Path("gateway.toml")) -> None:
+def check_config(config: ConfigOption = CONFIG) -> None:
     """Read the configuration and every file it names, and say everything that is wrong."""
     if is_of_ca_alone(config):
         from ra_gateway.cli.ca import check_ca_config  # the extra `ca`
