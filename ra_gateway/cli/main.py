@@ -43,14 +43,9 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.config import GatewayConfig, is_of_ca_alone, load
 from ra_gateway.device import client
 from ra_gateway.device.client import NotCMP, ServerUnreachable
-from ra_gateway.device.enrollment import (
-    DeviceIdentity,
-    Enrollment,
-    EnrollmentFailed,
-    EnrollmentRefused,
-    RequestOptions,
-    operator_trust,
-)
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.errors import EnrollmentFailed, EnrollmentRefused
+from ra_gateway.device.values import DeviceIdentity, RequestOptions, operator_trust
 from ra_gateway.errors import ConfigError, PKIFailureInfo, Problem, missing_extra, printable
 from ra_gateway.keys import (
     KEY_KINDS,

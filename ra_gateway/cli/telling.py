@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
-from ra_gateway.device.enrollment import EnrollmentFailed
+from ra_gateway.device.errors import EnrollmentFailed
 from ra_gateway.errors import (
     CMPError,
     ConfigError,

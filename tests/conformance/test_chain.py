@@ -27,7 +27,8 @@ from ra_gateway.cmp.messages import (
     rev_req_body,
 )
 from ra_gateway.cmp.polling import poll_req_body
-from ra_gateway.device.enrollment import Done, Enrollment, Send
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.endpoints import Variant
 from tests.support import desk as desks
