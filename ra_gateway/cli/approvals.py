@@ -13,7 +13,7 @@ from ra_gateway import logs
 from ra_gateway.app import now
 from ra_gateway.app.gateway import transaction_store
 from ra_gateway.cli.opened import actor
-from ra_gateway.cli.telling import ConfigOption, fail, run, say, show_table, told
+from ra_gateway.cli.telling import CONFIG, ConfigOption, fail, run, say, show_table, told
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.names import rfc4514
 from ra_gateway.config import load
@@ -29,8 +29,6 @@ from ra_gateway.ra.transaction import Transaction
 from ra_gateway.stores.redis import RedisStore
 
 T = TypeVar("T")
-
-CONFIG: Final = Path("gateway.toml")
 
 _COLUMNS: Final = (
     "Request",

@@ -32,23 +32,19 @@ from ra_gateway.ca.profiles import PROFILES, PURPOSES, Profile
 from ra_gateway.ca.ra_credential import issue_ra_certificate
 from ra_gateway.ca.records import CertificateStatus, IssuedCertificate, Reason, Revocation
 from ra_gateway.ca.rollover import renew_signers, roll_issuing, roll_root
+from ra_gateway.cli.entities import entity_app, show_certificates
 from ra_gateway.cli.opened import actor, with_ledger
-from ra_gateway.cli.registry import (
-    CONFIG,
-    day,
-    entity_app,
-    problem,
-    ra_app,
-    role_app,
-    show_certificates,
-)
+from ra_gateway.cli.registry import ra_app, role_app
 from ra_gateway.cli.telling import (
+    CONFIG,
     ConfigOption,
     DirectoryPasswordOption,
     KeyKindOption,
     KeyUriOption,
     OtherKeyKindOption,
+    day,
     fail,
+    problem,
     progress,
     read_password,
     require_name,

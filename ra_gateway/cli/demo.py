@@ -17,15 +17,9 @@ from ra_gateway.cli.setup import require_empty, write_setup
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config import load
 from ra_gateway.device.client import open_session, run
-from ra_gateway.device.enrollment import (
-    DeviceIdentity,
-    Direction,
-    Done,
-    Enrollment,
-    RequestOptions,
-    TracedMessage,
-)
+from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.factory import Vendor
+from ra_gateway.device.values import DeviceIdentity, Direction, Done, RequestOptions, TracedMessage
 from ra_gateway.errors import ConfigError, Problem, printable
 from ra_gateway.keys import KEY_KINDS, write_certificates, write_new, write_private_key
 from ra_gateway.logs import LogSink

@@ -22,6 +22,7 @@ from ra_gateway.app.doctor import (
     worst,
 )
 from ra_gateway.cli.telling import (
+    CONFIG,
     ConfigOption,
     fail,
     out,
@@ -42,7 +43,7 @@ _FEWER_COLUMNS: Final = ("Verdict", "Tried", "Came back", "Likely cause, and wha
 
 @told
 def doctor(
-    config: ConfigOption = Path("gateway.toml"),
+    config: ConfigOption = CONFIG,
     subject: Annotated[
         str,
         typer.Option(help="Subject of the probe, RFC 4514, for a CA that is particular about it."),

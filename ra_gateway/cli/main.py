@@ -25,6 +25,7 @@ from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.doctor import doctor
 from ra_gateway.cli.revocation import revocation
 from ra_gateway.cli.telling import (
+    CONFIG,
     ConfigOption,
     KeyKindOption,
     called,
@@ -42,14 +43,9 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.config import GatewayConfig, is_of_ca_alone, load
 from ra_gateway.device import client
 from ra_gateway.device.client import NotCMP, ServerUnreachable
-from ra_gateway.device.enrollment import (
-    DeviceIdentity,
-    Enrollment,
-    EnrollmentFailed,
-    EnrollmentRefused,
-    RequestOptions,
-    operator_trust,
-)
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.errors import EnrollmentFailed, EnrollmentRefused
+from ra_gateway.device.values import DeviceIdentity, RequestOptions, operator_trust
 from ra_gateway.errors import ConfigError, PKIFailureInfo, Problem, missing_extra, printable
 from ra_gateway.keys import (
     KEY_KINDS,
@@ -192,7 +188,7 @@ def init(
 
 @app.command()
 @told
-def serve(config: ConfigOption = Path("gateway.toml")) -> None:
+def serve(config: ConfigOption = CONFIG) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
     settings = load(config)
     logs.configure(settings.log.format, settings.log.level)
@@ -218,7 +214,7 @@ def _warnings(path: Path, settings: GatewayConfig) -> list[str]:
 
 @app.command("check-config")
 @told
-def check_config(config: ConfigOption = Path("gateway.toml")) -> None:
+def check_config(config: ConfigOption = CONFIG) -> None:
     """Read the configuration and every file it names, and say everything that is wrong."""
     if is_of_ca_alone(config):
         from ra_gateway.cli.ca import check_ca_config  # the extra `ca`

@@ -1,14 +1,13 @@
-"""`ra-gateway ca entity`, `ca role` and `ca ra`: who is registered with the CA."""
+"""`ra-gateway ca role` and `ca ra`: the registration authorities of the CA."""
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -18,25 +17,18 @@ from ra_gateway.app.warnings import allows_all
 from ra_gateway.ca.authorities import SIGNER_DAYS
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.ledger import Ledger
-from ra_gateway.ca.ledger.listing import newest
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
-from ra_gateway.ca.records import (
-    Authority,
-    CertificateStatus,
-    EndEntity,
-    EntityStatus,
-    Intent,
-    Operation,
-    Privilege,
-    Role,
-)
-from ra_gateway.cli.opened import OPERATOR, actor, with_ledger
+from ra_gateway.ca.records import Authority, Intent, Operation, Privilege, Role
+from ra_gateway.cli.entities import grantable
+from ra_gateway.cli.opened import actor, with_ledger
 from ra_gateway.cli.telling import (
+    CONFIG,
     ConfigOption,
     KeyKindOption,
+    day,
     note,
-    progress,
+    problem,
     read_password,
     require_name,
     say,
@@ -48,18 +40,9 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import OID, BodyType
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
-from ra_gateway.config import CAConfig, load, load_ca
-from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.config import CAConfig, load
 from ra_gateway.keys import KEY_KINDS, load_certificates, spki_der
-from ra_gateway.stores.rows import read_rows, refuse
 
-CONFIG: Final = Path("gateway.toml")
-
-CSV_COLUMNS: Final = ("name", "subject", "names", "profile", "vendor", "identity")
-
-entity_app = typer.Typer(
-    name="entity", help="End entities: who may hold certificates.", no_args_is_help=True
-)
 role_app = typer.Typer(
     name="role", help="Roles: what registration authorities may have done.", no_args_is_help=True
 )
@@ -67,7 +50,6 @@ ra_app = typer.Typer(
     name="ra", help="Registration authorities and their certificates.", no_args_is_help=True
 )
 
-EntityName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the end entity.")]
 RoleName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the role.")]
 RAName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the RA.")]
 SubjectsOption = Annotated[
@@ -78,277 +60,6 @@ SANsOption = Annotated[
     list[str] | None,
     typer.Option(help="Pattern of other names it may ask for, such as dns:enb-*.example.net."),
 ]
-
-
-def problem(path: str, what: str, todo: str) -> ConfigError:
-    """Return the error of a single problem."""
-    return ConfigError([Problem(path, what, todo)])
-
-
-def day(moment: datetime | None) -> str:
-    """Return a moment for people: to the minute, UTC; "" for none."""
-    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
-
-
-# --- end entities -----------------------------------------------------------------------------------------------
-
-
-@entity_app.command("add")
-@told
-def entity_add(
-    name: EntityName,
-    subject: Annotated[str, typer.Option(help="Subject of its certificates, RFC 4514.")],
-    san: Annotated[
-        list[str] | None, typer.Option(help="Name it may have, such as dns:enb1.example.net.")
-    ] = None,
-    profile: Annotated[str, typer.Option(help="Certificate profile; else the default one.")] = "",
-    vendor: Annotated[str, typer.Option(help="Vendor that vouches for it in client mode.")] = "",
-    identity: Annotated[
-        str, typer.Option(help="What names it in its vendor certificate (client mode).")
-    ] = "",
-    config: ConfigOption = CONFIG,
-) -> None:
-    """Register an end entity."""
-    entity = EndEntity(name, subject, tuple(san or ()), profile, vendor, identity)
-    known = _Known(config)
-    problems = list(known.problems(f"entity {name}", entity))
-    if problems:
-        raise ConfigError(problems)
-
-    async def add(ledger: Ledger, settings: CAConfig) -> None:
-        await ledger.registry.add_entity(_with_window(entity, settings), actor(), now())
-
-    with_ledger(config, add)
-    say(f"Registered {name}.")
-
-
-class _Known:
-    """Names that the configuration knows."""
-
-    def __init__(self, path: Path) -> None:
-        config = load_ca(path)
-        self._names = {
-            "profile": _grantable(ca_profiles(config.ca)),
-            "vendor": sorted(config.vendors),
-        }
-
-    def problems(self, where: str, entity: EndEntity) -> Iterable[Problem]:
-        """Yield what an end entity names that does not exist."""
-        for what, name in (("profile", entity.profile), ("vendor", entity.vendor)):
-            if name and name not in self._names[what]:
-                known = ", ".join(self._names[what]) or "none at all"
-                yield Problem(where, f"there is no {what} {name!r} for it", f"There are: {known}")
-
-
-def _grantable(profiles: Mapping[str, Profile]) -> list[str]:
-    """Return the names of profiles that may be asked for: none whose keys speak for the PKI."""
-    return [name for name, profile in profiles.items() if not profile.is_privileged]
-
-
-def _with_window(entity: EndEntity, config: CAConfig) -> EndEntity:
-    if config.reenroll != "window":
-        return entity
-    return replace(entity, enroll_until=now() + timedelta(hours=config.reenroll_window_hours))
-
-
-@entity_app.command("list")
-@told
-def entity_list(
-    pattern: Annotated[
-        str, typer.Option(help="Of name, subject or identity; * and ? stand for any characters.")
-    ] = "",
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
-    after: Annotated[str, typer.Option(help="Only names behind this one.")] = "",
-    config: ConfigOption = CONFIG,
-) -> None:
-    """List end entities in the order of their names."""
-
-    async def find(ledger: Ledger, _: CAConfig) -> list[EndEntity]:
-        return await ledger.registry.entities(after=after, limit=limit + 1, pattern=pattern)
-
-    found = with_ledger(config, find)
-    show_table(
-        ("Name", "Status", "Subject", "Profile", "Vendor", "Identity", "Made by"),
-        [
-            (
-                entity.name,
-                entity.status,
-                entity.subject,
-                entity.profile,
-                entity.vendor,
-                entity.identity,
-                entity.created_by,
-            )
-            for entity in found[:limit]
-        ],
-    )
-    if len(found) > limit:
-        note(f"There are more: --after {found[limit - 1].name!r}")
-
-
-@entity_app.command("show")
-@told
-def entity_show(name: EntityName, config: ConfigOption = CONFIG) -> None:
-    """Show an end entity and its newest certificates."""
-
-    async def show(ledger: Ledger, _: CAConfig) -> None:
-        entity = await ledger.registry.entity(name)
-        if entity is None:
-            raise problem(
-                f"entity {name}",
-                "is not registered",
-                "`ra-gateway ca entity list` shows all there are",
-            )
-        show_facts(
-            (
-                ("Name", entity.name),
-                ("Status", entity.status),
-                ("Subject", entity.subject),
-                ("Names", ", ".join(entity.names)),
-                ("Profile", entity.profile),
-                ("Vendor", entity.vendor),
-                ("Identity", entity.identity),
-                ("Made", f"{day(entity.created_at)} by {entity.created_by}"),
-                ("Open until", day(entity.enroll_until)),
-            )
-        )
-        await show_certificates(ledger, entity=name, limit=20)
-
-    with_ledger(config, show)
-
-
-async def show_certificates(
-    ledger: Ledger, *, limit: int, entity: str = "", status: CertificateStatus | None = None
-) -> None:
-    """Print the newest certificates as a table."""
-    found = await newest(ledger, now(), limit=limit, entity=entity, status=status)
-    show_table(
-        ("Serial", "Status", "End entity", "Profile", "Not after", "Revoked", "Reason"),
-        [
-            (
-                item.serial,
-                item.status,
-                item.entity,
-                item.profile,
-                day(item.not_after),
-                day(item.revoked_at),
-                "" if item.reason is None else item.reason.name,
-            )
-            for item in found
-        ],
-    )
-
-
-@entity_app.command("block")
-@told
-def entity_block(name: EntityName, config: ConfigOption = CONFIG) -> None:
-    """Let an end entity get and renew nothing; its certificates stay valid."""
-    _set_status(config, name, EntityStatus.blocked)
-    say(f"Blocked {name}. Its certificates stay valid: `ra-gateway ca revoke` ends them.")
-
-
-@entity_app.command("unblock")
-@told
-def entity_unblock(name: EntityName, config: ConfigOption = CONFIG) -> None:
-    """Let a blocked end entity get certificates again."""
-    _set_status(config, name, EntityStatus.active)
-    say(f"{name} is active.")
-
-
-def _set_status(config: Path, name: str, status: EntityStatus) -> None:
-    async def change(ledger: Ledger, _: CAConfig) -> None:
-        await ledger.registry.set_entity_status(name, status, actor(), now())
-
-    with_ledger(config, change)
-
-
-@entity_app.command("open")
-@told
-def entity_open(
-    name: EntityName,
-    hours: Annotated[
-        int | None, typer.Option(min=0, help="For how long; else ca.reenroll_window_hours.")
-    ] = None,
-    config: ConfigOption = CONFIG,
-) -> None:
-    """Let an end entity enrol again, as after a factory reset (ca.reenroll = "window")."""
-
-    async def open_(ledger: Ledger, settings: CAConfig) -> tuple[datetime, str]:
-        window = timedelta(hours=settings.reenroll_window_hours if hours is None else hours)
-        until = now() + window
-        await ledger.registry.open_window(name, until if window else None, actor(), now())
-        return until, settings.reenroll
-
-    until, policy = with_ledger(config, open_)
-    say(f"Closed for {name}." if hours == 0 else f"Open for {name} until {day(until)} UTC.")
-    if policy != "window":
-        say(f'It has no effect: the policy is ca.reenroll = "{policy}".')
-
-
-@entity_app.command("delete")
-@told
-def entity_delete(name: EntityName, config: ConfigOption = CONFIG) -> None:
-    """Delete an end entity that holds no valid certificate."""
-
-    async def delete(ledger: Ledger, _: CAConfig) -> None:
-        await ledger.registry.delete_entity(name, actor(), now())
-
-    with_ledger(config, delete)
-    say(f"Deleted {name}.")
-
-
-@entity_app.command("import")
-@told
-def entity_import(
-    file: Annotated[
-        Path, typer.Argument(help=f"CSV, UTF-8, with a header out of {','.join(CSV_COLUMNS)}.")
-    ],
-    config: ConfigOption = CONFIG,
-) -> None:
-    """Register all end entities of a CSV file, or none if a row is wrong."""
-    known = _Known(config)
-    lines, entities = _read_csv(file, known)
-
-    async def add(ledger: Ledger, settings: CAConfig) -> int:
-        made = [_with_window(entity, settings) for entity in entities]
-        with progress("Checking") as step:
-            return await ledger.registry.import_entities(
-                made,
-                actor(),
-                now(),
-                lines=lines,
-                progress=lambda done: step(done, len(made)),
-            )
-
-    count = with_ledger(config, add)
-    say(f"Registered {count} end {'entity' if count == 1 else 'entities'}.")
-
-
-def _read_csv(path: Path, known: _Known) -> tuple[list[int], list[EndEntity]]:
-    problems: list[Problem] = []
-    lines, entities = [], []
-    for row in read_rows(path, CSV_COLUMNS[:2], CSV_COLUMNS[2:]):
-        if isinstance(row, Problem):
-            problems.append(row)
-            continue
-        entity = _entity_of(row.values)
-        problems += known.problems(f"line {row.line}", entity)
-        lines.append(row.line)
-        entities.append(entity)
-    refuse(problems)
-    return lines, entities
-
-
-def _entity_of(row: dict[str, str]) -> EndEntity:
-    return EndEntity(
-        name=row["name"],
-        subject=row["subject"],
-        names=tuple(row.get("names", "").split()),
-        profile=row.get("profile", ""),
-        vendor=row.get("vendor", ""),
-        identity=row.get("identity", ""),
-        created_by=OPERATOR,
-    )
 
 
 # --- roles ------------------------------------------------------------------------------------------------------
@@ -378,7 +89,7 @@ def role_add(
     """Make a role, or change what it lets be done; the names it has stay where none are given."""
 
     async def put(ledger: Ledger, settings: CAConfig) -> Role:
-        known = _grantable(ca_profiles(settings))
+        known = grantable(ca_profiles(settings))
         names = tuple(profile or (settings.profile,))
         unknown = [item for item in names if item not in known]
         if unknown:

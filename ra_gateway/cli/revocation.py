@@ -12,7 +12,7 @@ import typer
 from ra_gateway import logs
 from ra_gateway.app import now, operator_domain, vendor_domains
 from ra_gateway.app.revocation import gateway_revocation, revocation_tables
-from ra_gateway.cli.telling import ConfigOption, run, say, show_table, told
+from ra_gateway.cli.telling import CONFIG, ConfigOption, run, say, show_table, told
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import Path as TrustPath
 from ra_gateway.cmp.trust import TrustDomain
@@ -26,7 +26,7 @@ _COLUMNS = ("Domain", "Mode", "Kind", "Source", "State", "Updated", "Next update
 
 @told
 def revocation(
-    config: ConfigOption = Path("gateway.toml"),
+    config: ConfigOption = CONFIG,
     certificate: Annotated[
         list[Path] | None,
         typer.Option(

@@ -11,9 +11,10 @@ import shutil
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
+from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
 
 import typer
 import uvloop
@@ -24,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
-from ra_gateway.device.enrollment import EnrollmentFailed
+from ra_gateway.device.errors import EnrollmentFailed
 from ra_gateway.errors import (
     CMPError,
     ConfigError,
@@ -38,6 +39,9 @@ from ra_gateway.keys import KEY_KINDS, require_private
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+CONFIG: Final = Path("gateway.toml")
+"""Where the configuration is unless --config says otherwise."""
 
 out = Console()
 err = Console(stderr=True)
@@ -68,6 +72,16 @@ DirectoryPasswordOption = Annotated[
     Path | None,
     typer.Option("--password-file", help="File with the password of the keys in the directory."),
 ]
+
+
+def problem(path: str, what: str, todo: str) -> ConfigError:
+    """Return the error of a single problem."""
+    return ConfigError([Problem(path, what, todo)])
+
+
+def day(moment: datetime | None) -> str:
+    """Return a moment for people: to the minute, UTC; "" for none."""
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def called() -> str:

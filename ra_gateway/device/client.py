@@ -11,7 +11,9 @@ from aiohttp.http import HttpProcessingError
 
 from ra_gateway.cmp.codes import CMP_CONTENT_TYPE
 from ra_gateway.connector import bounded_connector
-from ra_gateway.device.enrollment import Done, Enrollment, EnrollmentFailed
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.errors import EnrollmentFailed
+from ra_gateway.device.values import Done
 from ra_gateway.errors import printable
 
 DEFAULT_TIMEOUT_SECONDS: Final = 30.0

@@ -8,12 +8,10 @@ RFC 9483 4.1.1 asks. Time, randomness and keys come in as arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
@@ -25,9 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
     KEM_PUBLIC_KEYS,
-    AlgorithmRefused,
     InvalidSignature,
-    SignatureAlgorithm,
     digest,
 )
 from ra_gateway.cmp.bodies import (
@@ -72,7 +68,6 @@ from ra_gateway.cmp.header_checks import (
 )
 from ra_gateway.cmp.messages import (
     ANYONE,
-    CMP2000,
     CMP2021,
     InfoTypeAndValue,
     PKIHeader,
@@ -87,226 +82,30 @@ from ra_gateway.cmp.names import (
     same_name,
 )
 from ra_gateway.cmp.polling import NO_CERT_RESPONSE, poll_rep_content, poll_req_body
-from ra_gateway.cmp.protection import Credential, Signer, protect
+from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.cmp.requests import Possession, cert_hash_name, require_delivery
-from ra_gateway.cmp.trust import DomainKind, Path, TrustDomain
+from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.cmp.verification import authenticate_answer
-from ra_gateway.errors import CMPError, GatewayError, PKIFailureInfo
-from ra_gateway.keys import KeySigner
+from ra_gateway.device.errors import CertificateRejected, EnrollmentRefused, doubting
+from ra_gateway.device.values import (
+    DeviceIdentity,
+    Direction,
+    Done,
+    RequestOptions,
+    Send,
+    Step,
+    TracedMessage,
+    operator_trust,
+    signer_of,
+)
+from ra_gateway.errors import CMPError, PKIFailureInfo
 
 _RULES: Final = HeaderRules(strictness=Strictness.lenient)
 _NULL: Final = b"\x05\x00"
 _SHA512: Final = "2.16.840.1.101.3.4.2.3"
 _NO_KEY: Final = b"\x03\x01\x00"
 """publicKey of a request for central key generation that says what kind of key it wants: an empty BIT STRING."""
-
-_ADVICE: Final = {
-    PKIFailureInfo.signerNotTrusted: "The root of the device's certificate must be an anchor of a trust "
-    "domain there, the certificate within its validity, and the chain in extraCerts",
-    PKIFailureInfo.badMessageCheck: "Check that certificate and private key of the device belong together",
-    PKIFailureInfo.badAlg: "Use ECDSA or RSA with SHA-256 or better",
-    PKIFailureInfo.badTime: "Set the clock of the device, or send no messageTime",
-    PKIFailureInfo.badPOP: "Check that the new key signed the request",
-    PKIFailureInfo.badCertTemplate: "Change the subject, the names or the key that is asked for",
-    PKIFailureInfo.notAuthorized: "The operator must admit this device and the subject it asks for",
-    PKIFailureInfo.transactionIdInUse: "Start again; each operation draws a new transactionID",
-    PKIFailureInfo.systemUnavail: "Try again later in a new operation",
-    PKIFailureInfo.systemFailure: "Try again later in a new operation; the log of the gateway has the cause",
-}
-
-
-# --- why it failed --------------------------------------------------------------------------------------------
-
-
-class EnrollmentFailed(GatewayError):
-    """The operation ended without a certificate; `todo` says what to do next."""
-
-    def __init__(self, what: str, todo: str = "") -> None:
-        self.what = what
-        self.todo = todo
-        sentence = f"{what.removesuffix('.')}."
-        super().__init__(f"{sentence} {todo}." if todo else sentence)
-
-
-class EnrollmentRefused(EnrollmentFailed):
-    """The other side refused.
-
-    Args:
-        status_info: As received.
-        body_type: Of the message that told it: ip, cp, kup or error.
-        doubt: Why the refusal itself could not be authenticated, "" if it could. Anybody on the line can
-            make the operation fail, so that a refusal is reported all the same.
-    """
-
-    def __init__(self, status_info: PKIStatusInfo, body_type: BodyType, doubt: str = "") -> None:
-        self.status_info = status_info
-        self.body_type = body_type
-        self.doubt = doubt
-        waiting = status_info.status is PKIStatus.waiting
-        what = "told to wait where that cannot be" if waiting else "refused"
-        text = f"{what} with {body_type.name}: {status_info}"
-        if doubt:
-            text += f" (not authenticated: {doubt})"
-        super().__init__(
-            text, next((_ADVICE[bit] for bit in status_info.fail_info if bit in _ADVICE), "")
-        )
-
-    @property
-    def authenticated(self) -> bool:
-        """Whether the refusal is known to come from the operator."""
-        return not self.doubt
-
-
-class AnswerUntrusted(EnrollmentFailed):
-    """An answer that is malformed, belongs to another request, or comes from nobody the device trusts."""
-
-
-class CertificateRejected(EnrollmentFailed):
-    """The operator issued a certificate that the device cannot use."""
-
-
-@contextmanager
-def _doubting() -> Iterator[None]:
-    try:
-        yield
-    except CMPError as error:
-        raise AnswerUntrusted(
-            f"the answer is not trusted: {error.detail}",
-            "Check the URL, and the operator root that the device was given",
-        ) from error
-
-
-# --- what goes in and comes out -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceIdentity:
-    """What a base station has when it begins.
-
-    Args:
-        credential: The vendor's certificate for ir, the operator's for kur, each with its chain and key.
-        trust: The operator's root or roots. None takes the root from the ip (TS 33.310 9.2): a self-signed
-            certificate in extraCerts or caPubs on which both the sender of the ip and the new certificate rest.
-    """
-
-    credential: Credential
-    trust: TrustDomain | None = None
-
-
-def operator_trust(*roots: Certificate) -> TrustDomain:
-    """Return a device's trust in these operator roots."""
-    return TrustDomain("operator", DomainKind.operator, roots)
-
-
-@dataclass(frozen=True, slots=True)
-class RequestOptions:
-    """What the request says.
-
-    Args:
-        body_type: ir, cr or kur.
-        subject: RFC 4514 string; None leaves it out, and possession is then proved with poposkInput. In a
-            kur None means the old certificate's.
-        san: Names such as "dns:enb1.example.net" or "ip:192.0.2.1". In a kur none means the old certificate's.
-        implicit_confirm: Ask to do without certConf.
-        cert_profile: Name for certProfile.
-        message_time: Send messageTime; a device without a clock cannot.
-        recipient: RFC 4514 string of the CA's name; None says that it is not known, in a kur the old issuer.
-        cert_req_id: 0 in a conforming request (RFC 9483 4.1.1).
-        extra_certs_in_cert_conf: Send the chain again with certConf.
-        pvno: 2 or 3; 3 where the key is not proved by a signature, whatever is said here.
-        encr_cert: Prove possession by decrypting the certificate, as an ML-KEM key always does; for RSA keys.
-        key_algorithm_der: Of the key that the CA is to make: AlgorithmIdentifier as in SubjectPublicKeyInfo;
-            None leaves it to the CA.
-    """
-
-    body_type: BodyType = BodyType.ir
-    subject: str | None = None
-    san: tuple[str, ...] = ()
-    implicit_confirm: bool = False
-    cert_profile: str | None = None
-    message_time: bool = True
-    recipient: str | None = None
-    cert_req_id: int = 0
-    extra_certs_in_cert_conf: bool = True
-    pvno: int = CMP2000
-    encr_cert: bool = False
-    key_algorithm_der: bytes | None = None
-
-
-class Direction(StrEnum):
-    """Seen from the device."""
-
-    sent = "sent"
-    received = "received"
-
-
-@dataclass(frozen=True, slots=True)
-class TracedMessage:
-    """One message of the dialogue, for people.
-
-    Args:
-        body_type: None if what came was no PKIMessage.
-        status: Of ip, cp, kup, error and certConf.
-    """
-
-    direction: Direction
-    at: datetime
-    der: bytes
-    body_type: BodyType | None
-    status: PKIStatusInfo | None = None
-
-    @property
-    def name(self) -> str:
-        """The body type's name, spelled as in the RFC."""
-        return "not CMP" if self.body_type is None else self.body_type.name
-
-    @property
-    def size_bytes(self) -> int:
-        """Length of the message."""
-        return len(self.der)
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Post this message and give the answer to `receive`.
-
-    Args:
-        after_seconds: How long to wait before, 0 or more: the other side has told to.
-    """
-
-    der: bytes
-    after_seconds: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The operation succeeded.
-
-    Args:
-        identity: What the base station has from now on: begin the next kur with it.
-        operator_root: Where the new certificate's path ends.
-        confirmed_implicitly: No certConf was needed.
-        private_key: The new certificate's: the device's own, or the one that the CA made for it.
-    """
-
-    identity: DeviceIdentity
-    operator_root: Certificate
-    confirmed_implicitly: bool = False
-    private_key: Any = field(default=None, repr=False)
-
-    @property
-    def certificate(self) -> Certificate:
-        """The new certificate."""
-        return self.identity.credential.certificate
-
-    @property
-    def chain(self) -> tuple[Certificate, ...]:
-        """The certificates between the new one and the root, nearest first."""
-        return self.identity.credential.chain
-
-
-Step = Send | Done
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,34 +117,6 @@ class _Issued:
     trust: TrustDomain
     path: Path
     fault: str
-
-
-class EncryptionOnly:
-    """Stands in the place of a signer where a key only decrypts (`ra_gateway.cmp.protection.Signer`)."""
-
-    @property
-    def algorithm(self) -> SignatureAlgorithm:
-        """There is none."""
-        self._refuse()
-
-    async def sign(self, octets: bytes) -> bytes:
-        """Refuse to sign.
-
-        Raises:
-            AlgorithmRefused: Always.
-        """
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise AlgorithmRefused("the key of this certificate is for encryption only")
-
-
-def _signer_of(private_key: Any) -> Signer:
-    kem = isinstance(private_key.public_key(), KEM_PUBLIC_KEYS)
-    return EncryptionOnly() if kem else KeySigner(private_key)
-
-
-# --- the operation --------------------------------------------------------------------------------------------
 
 
 class Enrollment:
@@ -495,7 +266,7 @@ class Enrollment:
             return b""
         if self._possession is Possession.encr_cert:
             return ENCR_CERT_POPO_DER
-        signer, input_der = _signer_of(self._private_key), None
+        signer, input_der = signer_of(self._private_key), None
         if self._template.subject_der is None:
             # RFC 4211 4.1: without a subject in the template, who asks is named in what is signed.
             spki_der = self._template.spki_der or b""
@@ -543,13 +314,13 @@ class Enrollment:
         if self._request_der is None or self._ended:
             raise RuntimeError("no answer is awaited")
         now = self._clock()
-        with _doubting():
+        with doubting():
             message = self._decode(der)
             check_after_seconds = self._told_to_wait(message)
         if check_after_seconds is not None:
             return await self._poll(message, check_after_seconds, now)
         if message.body_type is BodyType.error:
-            with _doubting():
+            with doubting():
                 status_info = error_msg_content(message.body_content).status_info
             raise self._refusal(status_info, message, now)
         if self._issued is not None:
@@ -596,7 +367,7 @@ class Enrollment:
 
     async def _poll(self, message: PKIMessage, after_seconds: int, now: datetime) -> Send:
         """Return the pollReq for an answer that is not there yet (RFC 9483 4.4)."""
-        with _doubting():
+        with doubting():
             self._check_header(message.header)
             trust = self._identity.trust if self._issued is None else self._issued.trust
             if trust is not None:  # who has no root yet is given one with the last answer
@@ -640,13 +411,13 @@ class Enrollment:
         return signer
 
     async def _take_response(self, message: PKIMessage, now: datetime) -> Step:
-        with _doubting():
+        with doubting():
             _require_type(message, CERT_RESPONSE_TO[self._options.body_type])
             content = cert_rep_message(message.body_content)
             response = require_one(content.responses, "CertResponse", "R96")
         if not response.status_info.issued:
             raise self._refusal(response.status_info, message, now)
-        with _doubting():
+        with doubting():
             self._check_header(message.header)
             certificate = self._certificate_of(response, message, now)
             issued = self._judge(message, content, certificate, now)
@@ -761,7 +532,7 @@ class Enrollment:
             status_info = PKIStatusInfo(
                 PKIStatus.rejection, (issued.fault,), (PKIFailureInfo.incorrectData,)
             )
-        with _doubting():
+        with doubting():
             # The hash of the certificate's own signature algorithm, which may be one we do not know.
             cert_hash = digest(cert_hash_name(issued.certificate), issued.certificate.der)
             status = CertStatus(
@@ -785,7 +556,7 @@ class Enrollment:
         return structures.AlgorithmIdentifier(algorithm=asn1.oid(_SHA512), parameters=None)
 
     def _take_pkiconf(self, message: PKIMessage, issued: _Issued, now: datetime) -> Done:
-        with _doubting():
+        with doubting():
             _require_type(message, BodyType.pkiconf)
             if message.body_content != _NULL:
                 raise CMPError("the content of the pkiconf is not NULL")
@@ -803,7 +574,7 @@ class Enrollment:
                 "Ask the operator why it was issued so",
             )
         root = issued.path[-1]
-        signer = _signer_of(self._private_key)
+        signer = signer_of(self._private_key)
         credential = Credential(issued.certificate, issued.path[1:-1], signer)
         return Done(DeviceIdentity(credential, issued.trust), root, implicitly, self._private_key)
 

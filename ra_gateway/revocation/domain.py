@@ -16,13 +16,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path as FilePath
 from typing import Final
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -51,14 +48,14 @@ from ra_gateway.errors import (
 )
 from ra_gateway.revocation.fetching import (
     Downloader,
-    FileState,
     Limits,
     file_state,
     read_file,
     save_file,
     saved_path,
 )
-from ra_gateway.revocation.ocsp import OCSPSettings, Responders, ResponderState
+from ra_gateway.revocation.ocsp import Responders, ResponderState
+from ra_gateway.revocation.sources import Mode, RevocationSettings, Source, SourceKind, SourceState
 
 MAX_LEARNED: Final = 64
 """CAs, and URLs, that certificates of a domain may teach: a vendor has a handful."""
@@ -70,7 +67,6 @@ _MOST_CAS_ABOVE: Final = 4
 """Whose own revocation is looked at before a CRL counts; above that it does."""
 
 _MAX_TEXT: Final = 1000
-_MAX_URL: Final = 2000
 
 _FILE_CHECK_SECONDS: Final = 10.0
 """From one look at a file's state to the next: so late at most is a new CRL on disk seen."""
@@ -83,108 +79,8 @@ _STALE_RETRY_SECONDS: Final = 300.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.revocation")
 
-
 _IssuerKey = tuple[CanonicalName, bytes]
 """Name and SubjectPublicKeyInfo of a CA."""
-
-
-class Mode(StrEnum):
-    """What a domain makes of a certificate of which nobody can tell whether it is revoked."""
-
-    soft = "soft"  # accepted, and noted in the log
-    hard = "hard"  # refused
-
-
-@dataclass(frozen=True, slots=True)
-class RevocationSettings:
-    """How a domain's revocation is known.
-
-    Args:
-        crl_paths: Files.
-        crl_urls: http or https.
-        from_certificates: Whether URLs in certificates of the domain are used as well.
-        allowed_hosts: "host" or "host:port" such URLs may name.
-        refresh_seconds: From one fetch of a URL to the next.
-        timeout_seconds: For one fetch.
-        grace_seconds: How long after its nextUpdate a CRL is still fresh.
-        max_age_seconds: Longest time after its thisUpdate; 0 for what nextUpdate says alone.
-        crl_cache_path: Directory where what URLs gave is kept across restarts; None for nowhere.
-    """
-
-    mode: Mode = Mode.hard
-    crl_paths: tuple[FilePath, ...] = ()
-    crl_urls: tuple[str, ...] = ()
-    from_certificates: bool = False
-    allowed_hosts: frozenset[str] = frozenset()
-    refresh_seconds: float = 3600.0
-    timeout_seconds: float = 10.0
-    max_crl_bytes: int = 20_000_000
-    grace_seconds: float = 0.0
-    max_age_seconds: float = 0.0
-    crl_cache_path: FilePath | None = None
-    ocsp: OCSPSettings = field(default_factory=OCSPSettings)
-
-
-class SourceKind(StrEnum):
-    """What a source gives."""
-
-    crl = "CRL"
-    ocsp = "OCSP"
-
-
-@dataclass(frozen=True, slots=True)
-class SourceState:
-    """What one source has given: a value for each CRL, one if it gave none, one for each OCSP responder.
-
-    Args:
-        issuer: Of the CRL, "" without one.
-        this_update, next_update: Of the CRL, or of the newest answer.
-        entries: In the CRL; or answers since the start.
-        fresh: Whether the CRL, or the newest answer, tells at the moment asked about that a certificate is not
-            revoked.
-        fetched_at: When it was last got, be it unchanged.
-        last_error: Why the last attempt failed; "" when it did not.
-        failing_since: First of the attempts that failed without one that succeeded after it.
-        parked: Whether it gave CRLs of CAs that are not known yet, but may come along with a message.
-    """
-
-    domain: str
-    source: str
-    issuer: str = ""
-    number: int | None = None
-    this_update: datetime | None = None
-    next_update: datetime | None = None
-    entries: int = 0
-    fresh: bool = False
-    fetched_at: datetime | None = None
-    last_error: str = ""
-    failing_since: datetime | None = None
-    kind: SourceKind = SourceKind.crl
-    parked: bool = False
-
-
-@dataclass(slots=True)
-class _Source:
-    """A file or a URL; `due` and `full_due` are monotonic seconds.
-
-    `restored` tells that what was saved before a restart has been looked at, `saved_digest` what is saved now.
-    `parked` are CRLs of CAs that are not known yet, `awaited` the names of such CAs whose CRLs were not kept.
-    """
-
-    where: FilePath | str
-    due: float = 0.0
-    full_due: float = 0.0
-    failures: int = 0
-    digest: bytes = b""
-    file_state: FileState | None = None
-    restored: bool = False
-    saved_digest: bytes = b""
-    crls: tuple[CRL, ...] = ()
-    parked: tuple[ReceivedCRL, ...] = ()
-    awaited: tuple[CanonicalName, ...] = ()
-    fetched_at: datetime | None = None
-    last_error: str = ""
-    failing_since: datetime | None = None
 
 
 class DomainRevocation:
@@ -218,7 +114,7 @@ class DomainRevocation:
         age = settings.max_age_seconds
         self._max_age = timedelta(seconds=age) if age else None
         wheres: tuple[FilePath | str, ...] = (*settings.crl_paths, *settings.crl_urls)
-        self._sources = {where: _Source(where) for where in wheres}
+        self._sources = {where: Source(where) for where in wheres}
         self._most_sources = len(self._sources) + MAX_LEARNED
         self._learned_cas: dict[Certificate, None] = {}
         self._in_use: dict[_IssuerKey, list[CRL]] = {}
@@ -236,7 +132,7 @@ class DomainRevocation:
                 monotonic=monotonic,
                 random_octets=random_octets,
                 downloader=downloader,
-                is_allowed=self._allowed,
+                is_allowed=self.settings.allows,
                 require_responder=self._require_responder,
                 is_optional=self._is_stated,
             )
@@ -413,7 +309,7 @@ class DomainRevocation:
         ]
         return f" ({'; '.join(told)})"
 
-    def _states_of(self, source: _Source, now: datetime) -> Iterator[SourceState]:
+    def _states_of(self, source: Source, now: datetime) -> Iterator[SourceState]:
         for crl in source.crls or (None,):
             yield SourceState(
                 domain=self.domain.name,
@@ -485,33 +381,14 @@ class DomainRevocation:
     def _learn_urls(self, certificates: Iterable[Certificate]) -> None:
         for certificate in certificates:
             for url in distribution_point_urls(certificate):
-                if url in self._sources or not self._allowed(url):
+                if url in self._sources or not self.settings.allows(url):
                     continue
                 if len(self._sources) >= self._most_sources:
                     log.warning("revocation.too_many_urls", domain=self.domain.name, url=url)
                     return
-                self._sources[url] = _Source(url)
+                self._sources[url] = Source(url)
                 log.info("revocation.learned", domain=self.domain.name, url=url)
                 self._learned()
-
-    def _allowed(self, url: str) -> bool:
-        if len(url) > _MAX_URL or not url.isprintable():
-            return False
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            return False
-        default = {"http": 80, "https": 443}.get(parts.scheme)
-        if default is None or not parts.hostname or "@" in parts.netloc:
-            return False
-        host = parts.hostname.lower()
-        if ":" in host:
-            host = f"[{host}]"
-        names = {f"{host}:{port or default}"}
-        if port in (None, default):
-            names.add(host)
-        return not names.isdisjoint(self.settings.allowed_hosts)
 
     # --- refreshing -------------------------------------------------------------------------------------------
 
@@ -531,7 +408,7 @@ class DomainRevocation:
         due = [source for source in self._sources.values() if source.due <= moment]
         await asyncio.gather(*(self._refresh(source) for source in due))
 
-    async def _refresh(self, source: _Source) -> None:
+    async def _refresh(self, source: Source) -> None:
         if isinstance(source.where, FilePath) and self._is_unchanged(source, source.where):
             source.due = self._monotonic() + self._file_check_seconds
             return
@@ -553,7 +430,7 @@ class DomainRevocation:
     def _file_check_seconds(self) -> float:
         return min(_FILE_CHECK_SECONDS, self.settings.refresh_seconds)
 
-    def _is_unchanged(self, source: _Source, path: FilePath) -> bool:
+    def _is_unchanged(self, source: Source, path: FilePath) -> bool:
         if self._monotonic() >= source.full_due:
             return False
         try:
@@ -561,7 +438,7 @@ class DomainRevocation:
         except StatusRefused:
             return False
 
-    async def _fetch(self, source: _Source) -> bytes:
+    async def _fetch(self, source: Source) -> bytes:
         limit = self.settings.max_crl_bytes
         if isinstance(source.where, FilePath):
             source.file_state = None
@@ -570,7 +447,7 @@ class DomainRevocation:
         limits = Limits(limit, self.settings.timeout_seconds, "max_crl_bytes")
         return await self._downloader.get(source.where, limits)
 
-    async def _restore(self, source: _Source, url: str) -> None:
+    async def _restore(self, source: Source, url: str) -> None:
         """Take up, once, what a URL gave before a restart; it is verified like everything else."""
         directory = self.settings.crl_cache_path
         if source.restored or directory is None:
@@ -587,7 +464,7 @@ class DomainRevocation:
         ) as error:  # there is none, or it is of no use: it is fetched now anyway
             log.info("revocation.not_restored", domain=self.domain.name, source=url, why=str(error))
 
-    async def _save(self, source: _Source, url: str, octets: bytes) -> None:
+    async def _save(self, source: Source, url: str, octets: bytes) -> None:
         directory = self.settings.crl_cache_path
         if directory is None or source.saved_digest == source.digest:
             return
@@ -600,7 +477,7 @@ class DomainRevocation:
                 "revocation.not_saved", domain=self.domain.name, source=url, error=str(error)
             )
 
-    async def _take(self, source: _Source, octets: bytes, fetched_at: datetime) -> None:
+    async def _take(self, source: Source, octets: bytes, fetched_at: datetime) -> None:
         """Decode and verify outside of the event loop; replace what the source gave before, if all is well."""
         now, began = self._clock(), self._monotonic()
         digest = await asyncio.to_thread(_digest, octets)
@@ -631,7 +508,7 @@ class DomainRevocation:
         source.fetched_at = fetched_at
         source.failures, source.last_error, source.failing_since = 0, "", None
 
-    def _park(self, source: _Source, unknown: Sequence[ReceivedCRL]) -> None:
+    def _park(self, source: Source, unknown: Sequence[ReceivedCRL]) -> None:
         """Keep CRLs until their issuers are known, as many octets of them as one CRL may have in all."""
         source.parked, source.awaited = (), ()
         used = sum(len(item.der) for other in self._sources.values() for item in other.parked)
@@ -718,9 +595,7 @@ class DomainRevocation:
 
     # --- telling and scheduling -------------------------------------------------------------------------------
 
-    def _tell(
-        self, source: _Source, crl: CRL, *, size_bytes: int = 0, seconds: float = 0.0
-    ) -> None:
+    def _tell(self, source: Source, crl: CRL, *, size_bytes: int = 0, seconds: float = 0.0) -> None:
         now = self._clock()
         until = crl.fresh_until(self._grace, self._max_age)
         (log.info if now <= until else log.warning)(
@@ -738,7 +613,7 @@ class DomainRevocation:
             duration_ms=round(seconds * 1000.0, 1),
         )
 
-    def _failed(self, source: _Source, why: str) -> None:
+    def _failed(self, source: Source, why: str) -> None:
         now = self._clock()
         why = printable(
             why, _MAX_TEXT
@@ -755,7 +630,7 @@ class DomainRevocation:
             mode=self.settings.mode.value,
         )
 
-    def _schedule(self, source: _Source) -> None:
+    def _schedule(self, source: Source) -> None:
         """Say when a source is due again: early after a failure, and when what it gave ends."""
         wait = self.settings.refresh_seconds
         if source.failures:

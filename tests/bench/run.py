@@ -44,8 +44,9 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.requests import cert_hash_name
-from ra_gateway.device.enrollment import DeviceIdentity, Enrollment, RequestOptions
+from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.factory import Vendor
+from ra_gateway.device.values import DeviceIdentity, RequestOptions
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer

@@ -31,7 +31,8 @@ from ra_gateway.cmp.messages import PKIMessage, assemble, body
 from ra_gateway.cmp.protection import Credential as CMPCredential
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.verification import authenticate_answer
-from ra_gateway.device.enrollment import Done, Enrollment, Send, operator_trust
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.values import Done, Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, ServiceFailure, UpstreamUnavailable
 from ra_gateway.logs import LogSink
 from ra_gateway.ra import authentication, authorization, pipeline, response_checks

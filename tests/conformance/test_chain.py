@@ -25,7 +25,8 @@ from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.polling import poll_req_body
-from ra_gateway.device.enrollment import Done, Enrollment, Send
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.endpoints import Variant
 from tests.support import desk as desks

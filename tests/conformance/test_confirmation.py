@@ -29,7 +29,7 @@ from ra_gateway.cmp.messages import PKIMessage, assemble, body
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.verification import authenticate_answer
-from ra_gateway.device.enrollment import Send, operator_trust
+from ra_gateway.device.values import Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.ra.endpoints import CertConf, ImplicitConfirm
 from ra_gateway.ra.transaction import State

@@ -24,7 +24,7 @@ from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIMessage
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.device.enrollment import Done, Send
+from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.ra.endpoints import POP, CAQuirk, CertConf, ImplicitConfirm, Variant
 from ra_gateway.ra.information import Information, Informing

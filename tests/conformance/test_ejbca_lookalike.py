@@ -53,13 +53,9 @@ from ra_gateway.cmp.protection import (
     verify_protection,
 )
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
-from ra_gateway.device.enrollment import (
-    Done,
-    Enrollment,
-    EnrollmentRefused,
-    RequestOptions,
-    Send,
-)
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.errors import EnrollmentRefused
+from ra_gateway.device.values import Done, RequestOptions, Send
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.keys import KeySigner
 from ra_gateway.ra.endpoints import Variant

@@ -9,7 +9,7 @@ import pytest
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import cert_req_messages
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.device.enrollment import Done, Send
+from ra_gateway.device.values import Done, Send
 from tests.support.harness import World, cmp_certificate, fail_names
 
 

@@ -29,7 +29,8 @@ from ra_gateway.cmp.names import directory_name
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import authenticate_answer
-from ra_gateway.device.enrollment import Done, Enrollment, Send, operator_trust
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.values import Done, Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.ra.endpoints import CaPubs, ImplicitConfirm, Variant
 from ra_gateway.ra.policy import IdentityRules, SubjectRule

@@ -19,7 +19,7 @@ from ra_gateway.cmp.messages import ANYONE, InfoTypeAndValue, PKIMessage, assemb
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, status_of
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.device.enrollment import Done, Send
+from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import MalformedMessage
 from ra_gateway.ra.endpoints import ImplicitConfirm, Variant
 from tests.support.asserts import assert_refused, assert_served, signed_again, unsigned

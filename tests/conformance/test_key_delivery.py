@@ -18,7 +18,7 @@ from ra_gateway.cmp.bodies import nested_messages
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.requests import Possession
-from ra_gateway.device.enrollment import Done
+from ra_gateway.device.values import Done
 from ra_gateway.ra.endpoints import CertConf, ImplicitConfirm
 from ra_gateway.ra.transaction import State
 from tests.support import pki

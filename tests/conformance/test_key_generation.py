@@ -29,14 +29,9 @@ from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.device.enrollment import (
-    AnswerUntrusted,
-    DeviceIdentity,
-    Enrollment,
-    EnrollmentRefused,
-    RequestOptions,
-    Send,
-)
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.errors import AnswerUntrusted, EnrollmentRefused
+from ra_gateway.device.values import DeviceIdentity, RequestOptions, Send
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
 from tests.support import pki
 from tests.support.desk import ALL, NOW, SUBJECT, Desk, credential_of, open_desk, ours, public

@@ -14,8 +14,9 @@ from ra_gateway.cli.setup import write_setup
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.replies import confirm_wait_time_of
 from ra_gateway.config import load, load_ca
-from ra_gateway.device.enrollment import DeviceIdentity, Done, Enrollment, RequestOptions
+from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.factory import Vendor
+from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions
 from ra_gateway.errors import ConfigError
 from ra_gateway.keys import KEY_KINDS
 

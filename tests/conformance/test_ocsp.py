@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.device.enrollment import Send
+from ra_gateway.device.values import Send
 from ra_gateway.errors import SignerNotTrusted
 from ra_gateway.revocation import Mode, NonceUse, OCSPSettings, SourceKind, SourceState
 from ra_gateway.revocation import ocsp as revocation_ocsp

@@ -22,7 +22,8 @@ from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.device.enrollment import CertificateRejected, Done, EncryptionOnly
+from ra_gateway.device.errors import CertificateRejected
+from ra_gateway.device.values import Done, EncryptionOnly
 from ra_gateway.errors import CMPError, PKIFailureInfo
 from tests.support import pki
 from tests.support.desk import NOW, SUBJECT, Desk, Enrolment, credential_of, open_desk, ours, public

@@ -28,7 +28,7 @@ from ra_gateway.cmp.messages import ANYONE, PKIMessage, assemble, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import protected_part
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.device.enrollment import Done, Send
+from ra_gateway.device.values import Done, Send
 from ra_gateway.keys import KeySigner
 from ra_gateway.stores.memory import MemoryStore
 from tests.support.asserts import (

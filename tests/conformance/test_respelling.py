@@ -17,7 +17,7 @@ from ra_gateway.ca.access import Mode
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.device.enrollment import Done, Send
+from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import MalformedMessage, PKIFailureInfo, SignerNotTrusted
 from ra_gateway.ra.signer_status import SignerStatus
 from tests.support import pki

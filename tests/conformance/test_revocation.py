@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.device.enrollment import Send
+from ra_gateway.device.values import Send
 from ra_gateway.errors import SignerNotTrusted, StatusUnavailable, UpstreamUnavailable
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.revocation import Mode, Revocation, RevocationSettings, SourceState

@@ -14,7 +14,7 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.client import run
-from ra_gateway.device.enrollment import Done, Send
+from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import UpstreamUnavailable
 from ra_gateway.ra.approval import waiting
 from ra_gateway.ra.endpoints import Approval, Route

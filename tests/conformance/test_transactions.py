@@ -12,7 +12,8 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.device.enrollment import Done, Enrollment, Send
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import StoreUnavailable, UpstreamUnavailable
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.transaction import State, Transaction

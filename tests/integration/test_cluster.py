@@ -23,9 +23,7 @@ import pytest
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device.client import ServerUnreachable, post
-from ra_gateway.device.enrollment import (
-    EnrollmentRefused,
-)
+from ra_gateway.device.errors import EnrollmentRefused
 from ra_gateway.errors import PKIFailureInfo
 from tests.support.commands import run_command
 from tests.support.pki import VendorPKI

@@ -12,7 +12,7 @@ import pytest
 
 from ra_gateway.connector import MAX_HEAD_OCTETS
 from ra_gateway.device import client
-from ra_gateway.device.enrollment import EnrollmentFailed
+from ra_gateway.device.errors import EnrollmentFailed
 from ra_gateway.errors import GatewayError, printable
 from ra_gateway.revocation.fetching import Downloader, Limits
 from ra_gateway.upstream.http import HttpCA

@@ -25,14 +25,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device.client import post
-from ra_gateway.device.enrollment import (
-    DeviceIdentity,
-    Done,
-    Enrollment,
-    RequestOptions,
-    Send,
-    operator_trust,
-)
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, Send, operator_trust
 from ra_gateway.keys import load_certificates
 from tests.support.asserts import signed_again
 from tests.support.harness import cmp_credential, fail_names

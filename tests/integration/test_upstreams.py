@@ -24,10 +24,8 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.device.enrollment import (
-    CertificateRejected,
-    DeviceIdentity,
-)
+from ra_gateway.device.errors import CertificateRejected
+from ra_gateway.device.values import DeviceIdentity
 from ra_gateway.keys import KeySigner, pem
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from tests.support.ejbca import CLIENT_ALIAS, PROFILE, RA_ALIAS, EndEntityProfile, make_ejbca, serve

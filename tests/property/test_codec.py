@@ -48,7 +48,8 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.requests import AuthenticatedRequest, read_request
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import authenticate, authenticate_answer
-from ra_gateway.device.enrollment import DeviceIdentity, Enrollment, RequestOptions
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.values import DeviceIdentity, RequestOptions
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
 from ra_gateway.keys import KeySigner
 from tests.support import pki

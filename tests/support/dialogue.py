@@ -34,14 +34,8 @@ from ra_gateway.cmp.replies import (
     reply_header,
     unreadable_reply,
 )
-from ra_gateway.device.enrollment import (
-    DeviceIdentity,
-    Done,
-    Enrollment,
-    RequestOptions,
-    Send,
-    operator_trust,
-)
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, Send, operator_trust
 from ra_gateway.errors import MalformedMessage, POPRefused
 from ra_gateway.keys import KeySigner
 from tests.support import pki

@@ -11,13 +11,8 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.device.enrollment import (
-    DeviceIdentity,
-    Done,
-    Enrollment,
-    RequestOptions,
-    operator_trust,
-)
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, operator_trust
 from tests.support.desk import SUBJECT, Desk, ours
 
 

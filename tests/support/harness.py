@@ -39,7 +39,8 @@ from ra_gateway.cmp.protection import Credential as CMPCredential
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, reply_header
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.device.enrollment import DeviceIdentity, Enrollment, RequestOptions, operator_trust
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.values import DeviceIdentity, RequestOptions, operator_trust
 from ra_gateway.keys import KeySigner
 from ra_gateway.ra.endpoints import Endpoint, Upstream
 from ra_gateway.ra.events import EventSink, MessageHandled

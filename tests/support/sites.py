@@ -24,13 +24,8 @@ from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.config import load
 from ra_gateway.device.client import post
-from ra_gateway.device.enrollment import (
-    DeviceIdentity,
-    Done,
-    Enrollment,
-    RequestOptions,
-    operator_trust,
-)
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, operator_trust
 from ra_gateway.keys import load_certificates
 from ra_gateway.ra.events import MessageHandled
 from tests.support.harness import cmp_credential

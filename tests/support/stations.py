@@ -16,14 +16,8 @@ from ra_gateway.cmp.bodies import cert_rep_message
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device.client import ServerUnreachable, post
-from ra_gateway.device.enrollment import (
-    DeviceIdentity,
-    Done,
-    Enrollment,
-    RequestOptions,
-    Send,
-    operator_trust,
-)
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, Send, operator_trust
 from ra_gateway.keys import load_certificates
 from tests.support.dialogue import credential
 from tests.support.patience import PATIENCE_SECONDS

@@ -39,14 +39,12 @@ from ra_gateway.cmp.requests import read_request
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import authenticate
 from ra_gateway.device import client
-from ra_gateway.device.enrollment import (
-    AnswerUntrusted,
-    CertificateRejected,
+from ra_gateway.device.enrollment import Enrollment
+from ra_gateway.device.errors import AnswerUntrusted, CertificateRejected, EnrollmentRefused
+from ra_gateway.device.values import (
     DeviceIdentity,
     Direction,
     Done,
-    Enrollment,
-    EnrollmentRefused,
     RequestOptions,
     Send,
     operator_trust,
