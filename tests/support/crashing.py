@@ -37,7 +37,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from sqlalchemy import Engine, event
 
-from ra_gateway.ca.core import IssuancePolicy
+from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.ledger import Ledger, LedgerLocation, open_ledger
 from ra_gateway.ca.ledger import ledger as ledger_module

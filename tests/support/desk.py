@@ -14,7 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from ra_gateway.ca.access import ClientMode, Mode
-from ra_gateway.ca.core import BundledCA, IssuancePolicy
+from ra_gateway.ca.certification import IssuancePolicy
+from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.information import Published
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import KeyGeneration
