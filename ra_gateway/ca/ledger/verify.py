@@ -29,8 +29,8 @@ from ra_gateway.ca.ledger.differences import (
     trail_differences,
     verify_crl,
 )
-from ra_gateway.ca.ledger.issuing import confirmation_digest, operation_digest
 from ra_gateway.ca.ledger.ledger import Ledger
+from ra_gateway.ca.ledger.operations import confirmation_digest, operation_digest
 from ra_gateway.ca.ledger.replay import Contradiction, Registered, Replay
 from ra_gateway.ca.ledger.sql import moment, operation_key, san_identifiers, seconds
 from ra_gateway.ca.ledger.withholding import identifiers_of, identifiers_of_entity
