@@ -13,6 +13,7 @@ from sqlalchemy import Connection, bindparam, case, false, insert, literal_colum
 
 from ra_gateway.ca.ledger import audit, schema, withholding
 from ra_gateway.ca.ledger.audit import Act
+from ra_gateway.ca.ledger.end_entities import entity_added
 from ra_gateway.ca.ledger.operations import (
     INSERT_OPERATIONS,
     StoredOperation,
@@ -20,7 +21,6 @@ from ra_gateway.ca.ledger.operations import (
     operation_row,
     resolve,
 )
-from ra_gateway.ca.ledger.registry import entity_added
 from ra_gateway.ca.ledger.sql import (
     LONGEST_NAME,
     Prepared,
