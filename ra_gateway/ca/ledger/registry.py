@@ -439,12 +439,6 @@ def _role(name: str, row: AnyRow) -> Role:
     )
 
 
-def _patterns_detail(subjects: Sequence[str], sans: Sequence[str]) -> dict[str, str]:
-    """Return patterns for the audit trail, as JSON: they hold commas."""
-    found = (("subjects", subjects), ("sans", sans))
-    return {name: json.dumps(list(patterns)) for name, patterns in found if patterns}
-
-
 def _require_patterns(where: str, subjects: Iterable[str], sans: Iterable[str]) -> None:
     for pattern in (*subjects, *sans):
         if not 0 < len(pattern) <= LONGEST_TEXT or not pattern.isprintable():
