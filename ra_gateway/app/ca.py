@@ -15,12 +15,13 @@ from ra_gateway.app.revocation import revocation
 from ra_gateway.app.running import STEADY, cmp_listener, listen, now
 from ra_gateway.app.trust import vendor_domains
 from ra_gateway.ca.access import ClientMode, Mode
-from ra_gateway.ca.core import BundledCA, IssuancePolicy
+from ra_gateway.ca.certification import IssuancePolicy
+from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.information import Published
 from ra_gateway.ca.key_generation import KeyGeneration
-from ra_gateway.ca.ledger import Ledger, open_ledger
 from ra_gateway.ca.ledger.checkpoints import CHECKPOINTS, Checkpoints, TrailRewritten
+from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.ca.lint import require_clean
 from ra_gateway.ca.material import CAMaterial, expiries, load_ca, retired_certificates
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
@@ -31,13 +32,9 @@ from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.replies import Reply
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.config import (
-    OPERATOR_DOMAIN,
-    CAConfig,
-    CAServiceConfig,
-    CAStatusConfig,
-    VendorConfig,
-)
+from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig
+from ra_gateway.config.tables import CAServiceConfig, VendorConfig
+from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised

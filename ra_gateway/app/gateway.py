@@ -28,17 +28,16 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.config import (
-    BundledUpstream,
+from ra_gateway.config.service_tables import StoreConfig
+from ra_gateway.config.tables import (
     EndpointConfig,
     GatewayConfig,
     IdentityConfig,
     MACConfig,
     RegistrationAuthoritiesConfig,
     RouteConfig,
-    StoreConfig,
-    UpstreamConfig,
 )
+from ra_gateway.config.upstream_tables import BundledUpstream, UpstreamConfig
 from ra_gateway.errors import ConfigError, Problem, missing_extra
 from ra_gateway.logs import LogSink
 from ra_gateway.ra.endpoints import (

@@ -16,7 +16,7 @@ from ra_gateway.cmp.crl import decode_crl, open_crl, split_crls
 from ra_gateway.cmp.genm import CRLQuestion, cert_req_template, root_ca_key_update
 from ra_gateway.cmp.names import name_template, same_name
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.config import GenmConfig
+from ra_gateway.config.tables import GenmConfig
 from ra_gateway.errors import ConfigError, CRLRefused, Problem, StoreUnavailable
 from ra_gateway.ra.information import INFO_TYPES, Information, Informing
 

@@ -11,9 +11,11 @@ from ra_gateway.ca.records import CertificateStatus
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.config import GatewayConfig, RevocationConfig
+from ra_gateway.config.tables import GatewayConfig, RevocationConfig
 from ra_gateway.errors import SignerNotTrusted
-from ra_gateway.revocation import Mode, NonceUse, OCSPSettings, Revocation, RevocationSettings
+from ra_gateway.revocation.ocsp import NonceUse, OCSPSettings
+from ra_gateway.revocation.refreshing import Revocation
+from ra_gateway.revocation.sources import Mode, RevocationSettings
 
 _CONFIRMED: Final = frozenset({CertificateStatus.confirmed, CertificateStatus.superseded})
 

@@ -13,7 +13,7 @@ import structlog
 
 from ra_gateway.clocks import SteadyClock
 from ra_gateway.clocks import now as now
-from ra_gateway.config import ServerConfig
+from ra_gateway.config.service_tables import ServerConfig
 from ra_gateway.errors import ConfigError, GatewayError, ServiceFailure
 from ra_gateway.server.cmp import CMPHandler, CMPListener
 

@@ -12,7 +12,7 @@ from ra_gateway.app.trust import anchors, certificates
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.config import (
+from ra_gateway.config.upstream_tables import (
     AnswerTrust,
     CMPHTTPUpstream,
     OverHTTP,

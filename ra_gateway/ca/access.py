@@ -17,7 +17,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Final
 
-from ra_gateway.ca.ledger import Ledger
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import (
     NO_ENTITY,

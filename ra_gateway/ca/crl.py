@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from ra_gateway.ca.blueprint import FRESHEST_CRL, distribution_points
+from ra_gateway.ca.extensions import FRESHEST_CRL, distribution_points
 from ra_gateway.ca.records import Reason, RevokedCertificate, StoredCRL
 from ra_gateway.clocks import always_steady
 from ra_gateway.cmp import asn1

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from ra_gateway.ca.ledger import Ledger
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import RootUpdate
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import gen_msg_content

@@ -12,14 +12,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from ra_gateway.ca.blueprint import (
-    Blueprint,
-    CheckedTBS,
-    draw_up,
-    require_conforming,
-    validity_der,
-)
-from ra_gateway.ca.ledger import SerialTaken
+from ra_gateway.ca.blueprint import Blueprint, draw_up
+from ra_gateway.ca.conformance import CheckedTBS, require_conforming
+from ra_gateway.ca.extensions import validity_der
+from ra_gateway.ca.ledger.reserving import SerialTaken
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import Intent, Operation
 from ra_gateway.cmp import asn1

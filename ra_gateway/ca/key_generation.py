@@ -18,7 +18,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric import ec, mlkem, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from ra_gateway.ca.blueprint import key_kind_of
+from ra_gateway.ca.extensions import key_kind_of
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.cmp.bodies import encrypted_key_der
 from ra_gateway.cmp.certificates import Certificate

@@ -1,6 +1,6 @@
 """A sample certificate of a profile, looked at by a linter that is not ours (pkilint: RFC 5280 and its updates).
 
-Every certificate is checked by our own code before it is signed (`blueprint.require_conforming`), but against
+Every certificate is checked by our own code before it is signed (`conformance.require_conforming`), but against
 what we understood; a misunderstanding would pass. A linter takes milliseconds and is asked once, when profiles
 are loaded. The samples are signed with a key that is thrown away, never with the CA's.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from ra_gateway.ca.blueprint import NF_TYPES
+from ra_gateway.ca.extensions import NF_TYPES
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import MAKERS
 from ra_gateway.ca.profiles import ATTRIBUTES, CLOCK_SKEW, Profile

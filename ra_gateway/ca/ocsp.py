@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509 import ocsp
 
-from ra_gateway.ca.blueprint import OCSP_NO_CHECK
+from ra_gateway.ca.extensions import OCSP_NO_CHECK
 from ra_gateway.ca.profiles import OCSP_SIGNING
 from ra_gateway.ca.records import ALIVE, CertificateStatus, IssuedCertificate, Reason
 from ra_gateway.cmp import asn1, structures

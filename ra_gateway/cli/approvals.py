@@ -16,7 +16,7 @@ from ra_gateway.cli.opened import actor
 from ra_gateway.cli.telling import CONFIG, ConfigOption, fail, run, say, show_table, told
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.names import rfc4514
-from ra_gateway.config import load
+from ra_gateway.config.reading import load
 from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage, Problem
 from ra_gateway.ra.approval import (
     HANDLE_DIGITS,

@@ -11,7 +11,7 @@ import structlog
 import typer
 
 from ra_gateway import logs
-from ra_gateway.app import ca_warnings, now, of_file, run_until_signalled
+from ra_gateway.app import now
 from ra_gateway.app.ca import (
     CAService,
     ca_checkpoints,
@@ -22,10 +22,12 @@ from ra_gateway.app.ca import (
     crl_publisher,
 )
 from ra_gateway.app.doctor.ledger import ledger_warnings
+from ra_gateway.app.running import run_until_signalled
+from ra_gateway.app.warnings import ca_warnings, of_file
 from ra_gateway.ca.directory import CADirectory
-from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.ledger.backup import dump, restore
 from ra_gateway.ca.ledger.checkpoints import TrailRewritten
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.verify import examine
 from ra_gateway.ca.material import create_operator_pki, expiries, import_ca
 from ra_gateway.ca.profiles import PROFILES, PURPOSES, Profile
@@ -56,7 +58,9 @@ from ra_gateway.cli.telling import (
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import general_names
-from ra_gateway.config import CAConfig, CAServiceConfig, load_ca
+from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.config.reading import load_ca
+from ra_gateway.config.tables import CAServiceConfig
 from ra_gateway.errors import ConfigError
 from ra_gateway.keys import load_certificates, pem
 

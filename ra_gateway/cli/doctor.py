@@ -11,16 +11,12 @@ from typing import Annotated, Final
 import typer
 
 from ra_gateway import logs
-from ra_gateway.app import of_file
-from ra_gateway.app.doctor import (
-    SUBJECT,
-    Finding,
-    Verdict,
-    examine,
-    examine_safety,
-    explain_text,
-    worst,
-)
+from ra_gateway.app.doctor import examine
+from ra_gateway.app.doctor.causes import explain_text
+from ra_gateway.app.doctor.findings import Finding, Verdict, worst
+from ra_gateway.app.doctor.probes import SUBJECT
+from ra_gateway.app.doctor.surroundings import examine_safety
+from ra_gateway.app.warnings import of_file
 from ra_gateway.cli.telling import (
     CONFIG,
     ConfigOption,
@@ -33,7 +29,7 @@ from ra_gateway.cli.telling import (
     show_table,
     told,
 )
-from ra_gateway.config import is_of_ca_alone, load, load_ca
+from ra_gateway.config.reading import is_of_ca_alone, load, load_ca
 from ra_gateway.errors import ConfigError, missing_extra, printable
 
 _COLUMNS: Final = ("Verdict", "Subject", "Tried", "Came back", "Likely cause", "Change")

@@ -12,7 +12,7 @@ import typer
 
 from ra_gateway.app import now
 from ra_gateway.app.ca import ca_profiles
-from ra_gateway.ca.ledger import Ledger
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.listing import newest
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus
@@ -29,7 +29,8 @@ from ra_gateway.cli.telling import (
     show_table,
     told,
 )
-from ra_gateway.config import CAConfig, load_ca
+from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.config.reading import load_ca
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.stores.rows import read_rows, refuse
 

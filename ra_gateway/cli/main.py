@@ -19,8 +19,11 @@ import typer
 from typer.core import TyperGroup
 
 from ra_gateway import __version__, logs
-from ra_gateway.app import Application, check, now, of_file, run_until_signalled, warnings
+from ra_gateway.app import now, warnings
+from ra_gateway.app.gateway import Application, check
+from ra_gateway.app.running import run_until_signalled
 from ra_gateway.app.trust import anchors
+from ra_gateway.app.warnings import of_file
 from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.doctor import doctor
 from ra_gateway.cli.revocation import revocation
@@ -40,7 +43,8 @@ from ra_gateway.cli.telling import (
 )
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.config import GatewayConfig, is_of_ca_alone, load
+from ra_gateway.config.reading import is_of_ca_alone, load
+from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.device import client
 from ra_gateway.device.client import NotCMP, ServerUnreachable
 from ra_gateway.device.enrollment import Enrollment

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ra_gateway import logs
 from ra_gateway.cli.telling import run
-from ra_gateway.config import CAConfig, load_ca
+from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.config.reading import load_ca
 
 if TYPE_CHECKING:
     from ra_gateway.ca.ledger import Ledger

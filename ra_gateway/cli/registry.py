@@ -16,7 +16,7 @@ from ra_gateway.app.ca import ca_material, ca_profiles
 from ra_gateway.app.warnings import allows_all
 from ra_gateway.ca.authorities import SIGNER_DAYS
 from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.ledger import Ledger
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
 from ra_gateway.ca.records import Authority, Intent, Operation, Privilege, Role
@@ -40,7 +40,8 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import OID, BodyType
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
-from ra_gateway.config import CAConfig, load
+from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.config.reading import load
 from ra_gateway.keys import KEY_KINDS, load_certificates, spki_der
 
 role_app = typer.Typer(

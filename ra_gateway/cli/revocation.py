@@ -10,16 +10,18 @@ from typing import Annotated
 import typer
 
 from ra_gateway import logs
-from ra_gateway.app import now, operator_domain, vendor_domains
+from ra_gateway.app import now
 from ra_gateway.app.revocation import gateway_revocation, revocation_tables
+from ra_gateway.app.trust import operator_domain, vendor_domains
 from ra_gateway.cli.telling import CONFIG, ConfigOption, run, say, show_table, told
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import Path as TrustPath
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.config import load
+from ra_gateway.config.reading import load
 from ra_gateway.errors import CMPError, SignerNotTrusted, StatusUnavailable
 from ra_gateway.keys import load_certificates
-from ra_gateway.revocation import Revocation, SourceState
+from ra_gateway.revocation.refreshing import Revocation
+from ra_gateway.revocation.sources import SourceState
 
 _COLUMNS = ("Domain", "Mode", "Kind", "Source", "State", "Updated", "Next update", "Error")
 

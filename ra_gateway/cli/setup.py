@@ -12,13 +12,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from ra_gateway.ca.ledger import open_ledger
+from ra_gateway.ca.ledger.ledger import open_ledger
 from ra_gateway.ca.material import create_operator_pki
 from ra_gateway.ca.ra_credential import issue_ra_certificate
 from ra_gateway.ca.records import Privilege, Role
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import escape_rfc4514
-from ra_gateway.config import parse
+from ra_gateway.config.reading import parse
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import load_certificates, make_directory, write_certificates, write_new
 

@@ -21,11 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.algorithms import (
-    KEM_PUBLIC_KEYS,
-    InvalidSignature,
-    digest,
-)
+from ra_gateway.cmp.algorithms import KEM_PUBLIC_KEYS, InvalidSignature, digest
 from ra_gateway.cmp.bodies import (
     CertRepMessage,
     CertResponse,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from ra_gateway.cmp.bodies import PKIStatusInfo
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import PKIStatusInfo
 from ra_gateway.errors import CMPError, GatewayError, PKIFailureInfo
 
 _ADVICE: Final = {

@@ -8,9 +8,10 @@ from enum import StrEnum
 from typing import Any, NoReturn
 
 from ra_gateway.cmp.algorithms import KEM_PUBLIC_KEYS, AlgorithmRefused, SignatureAlgorithm
+from ra_gateway.cmp.bodies import PKIStatusInfo
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import CMP2000, PKIStatusInfo
+from ra_gateway.cmp.messages import CMP2000
 from ra_gateway.cmp.protection import Credential, Signer
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.keys import KeySigner

@@ -27,7 +27,7 @@ import uvloop
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ra_gateway.ca.ledger import LedgerLocation, open_ledger
+from ra_gateway.ca.ledger.ledger import LedgerLocation, open_ledger
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.messages import PKIMessage

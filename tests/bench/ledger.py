@@ -30,8 +30,9 @@ import asyncpg
 import uvloop
 from sqlalchemy import Connection
 
-from ra_gateway.ca.ledger import Ledger, LedgerLocation, open_ledger, schema
+from ra_gateway.ca.ledger import schema
 from ra_gateway.ca.ledger.database import PostgresDatabase, write
+from ra_gateway.ca.ledger.ledger import Ledger, LedgerLocation, open_ledger
 from ra_gateway.ca.ledger.sql import subject_key
 from ra_gateway.ca.records import Intent, Reason, Revocation
 from ra_gateway.cmp.certificates import Certificate

@@ -17,7 +17,7 @@ from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
 from ra_gateway.ca.access import Mode
-from ra_gateway.ca.core import IssuancePolicy
+from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.records import Reenroll
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import AlgorithmRefused, canonical_spki, digest, public_key_kind

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from ra_gateway.app.revocation import LedgerStatus
-from ra_gateway.ca.ledger import Ledger
 from ra_gateway.ca.ledger.database import SQLiteDatabase
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import Authority, CertificateStatus, Operation, Privilege
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from ra_gateway.ca.ledger import Ledger
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import CertificateStatus
 from ra_gateway.cmp.bodies import (
     PKIStatusInfo,

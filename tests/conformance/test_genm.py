@@ -20,7 +20,7 @@ from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.config import GenmConfig
+from ra_gateway.config.tables import GenmConfig
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.information import INFO_TYPES, Information, Informing
 from tests.support import requests

@@ -19,8 +19,9 @@ from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.device.values import Send
 from ra_gateway.errors import SignerNotTrusted
-from ra_gateway.revocation import Mode, NonceUse, OCSPSettings, SourceKind, SourceState
 from ra_gateway.revocation import ocsp as revocation_ocsp
+from ra_gateway.revocation.ocsp import NonceUse, OCSPSettings
+from ra_gateway.revocation.sources import Mode, SourceKind, SourceState
 from tests.support.crls import make_crl, replace_file
 from tests.support.harness import ManualClock, cmp_certificate, fail_names
 from tests.support.ocsp import Responder, Script, delegate, responding, script_for

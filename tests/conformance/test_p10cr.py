@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ra_gateway.ca.core import IssuancePolicy
+from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.records import CertificateStatus, Reenroll
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest

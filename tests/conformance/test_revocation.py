@@ -24,9 +24,10 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.values import Send
 from ra_gateway.errors import SignerNotTrusted, StatusUnavailable, UpstreamUnavailable
 from ra_gateway.ra.signer_status import SignerStatus
-from ra_gateway.revocation import Mode, Revocation, RevocationSettings, SourceState
 from ra_gateway.revocation import domain as domain_module
 from ra_gateway.revocation.domain import DomainRevocation
+from ra_gateway.revocation.refreshing import Revocation
+from ra_gateway.revocation.sources import Mode, RevocationSettings, SourceState
 from tests.support.crls import make_crl, replace_file
 from tests.support.harness import ManualClock, World, cmp_certificate, fail_names, make_gateway
 from tests.support.patience import PATIENCE_SECONDS

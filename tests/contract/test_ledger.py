@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from ra_gateway.ca.ledger import Ledger, LedgerLocation, SerialTaken, open_ledger
 from ra_gateway.ca.ledger.batches import MAX_BATCH
 from ra_gateway.ca.ledger.database import write
+from ra_gateway.ca.ledger.ledger import Ledger, LedgerLocation, open_ledger
+from ra_gateway.ca.ledger.reserving import SerialTaken
 from ra_gateway.ca.records import (
     CertificateStatus,
     EntityStatus,

@@ -10,8 +10,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from ra_gateway.ca.ledger import Ledger, open_ledger
 from ra_gateway.ca.ledger.database import MIGRATION_LOCK, PostgresDatabase
+from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.errors import ConfigError, StoreUnavailable
 from tests.support.ledgers import NOW, intent, issue, operation
 from tests.support.postgres_server import PostgresServer

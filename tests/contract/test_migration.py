@@ -11,9 +11,10 @@ import pytest
 from cryptography import x509
 from sqlalchemy import Connection, text
 
-from ra_gateway.ca.ledger import LedgerLocation, audit, open_ledger
+from ra_gateway.ca.ledger import audit
 from ra_gateway.ca.ledger.audit import Act
 from ra_gateway.ca.ledger.database import write
+from ra_gateway.ca.ledger.ledger import LedgerLocation, open_ledger
 from ra_gateway.ca.ledger.sql import subject_key
 from ra_gateway.ca.ledger.verify import verify
 from ra_gateway.ca.records import EntityStatus

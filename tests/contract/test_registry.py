@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     encode_dss_signature,
 )
 
-from ra_gateway.ca.ledger import Ledger, open_ledger
+from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.ca.records import (
     Authority,
     EndEntity,

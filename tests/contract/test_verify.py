@@ -21,8 +21,9 @@ import asyncpg
 import pytest
 
 from ra_gateway.ca.crl import CRLPublisher
-from ra_gateway.ca.ledger import Ledger, LedgerLocation, audit
+from ra_gateway.ca.ledger import audit
 from ra_gateway.ca.ledger.checkpoints import Checkpoint, Checkpoints, TrailRewritten
+from ra_gateway.ca.ledger.ledger import Ledger, LedgerLocation
 from ra_gateway.ca.ledger.verify import Verified, examine
 from ra_gateway.ca.records import (
     EndEntity,

@@ -15,7 +15,7 @@ import pytest
 from ra_gateway.app.gateway import transaction_store
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.names import from_rfc4514
-from ra_gateway.config import load
+from ra_gateway.config.reading import load
 from ra_gateway.ra.approval import NotHeld, decide, request_digest
 from ra_gateway.ra.transaction import (
     Event,

@@ -11,14 +11,15 @@ import pytest
 import structlog
 from redis.asyncio import Redis
 
-from ra_gateway.app import ca, credential, gateway, operator_domain
+from ra_gateway.app import ca, credential, gateway
 from ra_gateway.app.ca import BundledService
 from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.gateway import Application
 from ra_gateway.app.running import STEADY
+from ra_gateway.app.trust import operator_domain
 from ra_gateway.ca.material import expiries
 from ra_gateway.clocks import now
-from ra_gateway.config import load
+from ra_gateway.config.reading import load
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.tasks import ended
 from tests.support.pki import VendorPKI

@@ -35,7 +35,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.ledger import Ledger, LedgerLocation, open_ledger
+from ra_gateway.ca.ledger.ledger import Ledger, LedgerLocation, open_ledger
 from ra_gateway.ca.ledger.verify import verify
 from ra_gateway.cmp.bodies import cert_rep_message, rev_rep_content
 from ra_gateway.cmp.certificates import Certificate

@@ -19,15 +19,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from typer.testing import CliRunner, Result
 
-from ra_gateway.app.doctor import CAUSES, Cause, Finding, Verdict, examine, explain
+from ra_gateway.app.doctor import examine
+from ra_gateway.app.doctor.causes import CAUSES, Cause, explain
+from ra_gateway.app.doctor.findings import Finding, Verdict
 from ra_gateway.app.doctor.ledger import examine_ledger
-from ra_gateway.ca.ledger import open_ledger
+from ra_gateway.ca.ledger.ledger import open_ledger
 from ra_gateway.cli.main import app
 from ra_gateway.clocks import now
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.crmf import SignaturePOP, cert_req_messages
 from ra_gateway.cmp.names import from_rfc4514
-from ra_gateway.config import GatewayConfig, load, parse
+from ra_gateway.config.reading import load, parse
+from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.keys import write_new
 from tests.support.commands import run_command

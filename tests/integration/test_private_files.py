@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from ra_gateway.ca.ledger import open_ledger
+from ra_gateway.ca.ledger.ledger import open_ledger
 from ra_gateway.errors import ConfigError
 from ra_gateway.upstream.tls import tls_context
 from tests.support.commandline import Ended, run

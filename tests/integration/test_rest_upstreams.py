@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from ra_gateway.app import Application, now
+from ra_gateway.app import now
+from ra_gateway.app.gateway import Application
 from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.bodies import (
     CertStatus,
@@ -34,7 +35,7 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.config import load, parse
+from ra_gateway.config.reading import load, parse
 from ra_gateway.errors import ConfigError, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.keys import pem
 from ra_gateway.ra.endpoints import CertConf

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ra_gateway.app import warnings
-from ra_gateway.config import load
+from ra_gateway.config.reading import load
 from tests.support.commandline import run, succeeded
 from tests.support.pki import VendorPKI, make_root, write_certificates
 from tests.support.processes import GatewayProcess, edit, http_upstream, make_setup, set_upstream

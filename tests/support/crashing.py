@@ -37,12 +37,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from sqlalchemy import Engine, event
 
-from ra_gateway.ca.core import IssuancePolicy
+from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.ledger import Ledger, LedgerLocation, open_ledger
 from ra_gateway.ca.ledger import ledger as ledger_module
 from ra_gateway.ca.ledger import revoking as revoking_module
 from ra_gateway.ca.ledger.database import _PostgresTransaction, _SQLiteThread
+from ra_gateway.ca.ledger.ledger import Ledger, LedgerLocation, open_ledger
 from tests.support.desk import NOW, Clock, Desk, open_desk
 from tests.support.pki import Authority, Credential, OperatorPKI
 

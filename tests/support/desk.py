@@ -14,11 +14,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from ra_gateway.ca.access import ClientMode, Mode
-from ra_gateway.ca.core import BundledCA, IssuancePolicy
+from ra_gateway.ca.certification import IssuancePolicy
+from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.information import Published
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import KeyGeneration
-from ra_gateway.ca.ledger import Ledger, open_ledger
+from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.ca.profiles import NE_IPSEC, Profile
 from ra_gateway.ca.records import CertificateStatus, EndEntity, Privilege, Role
 from ra_gateway.cmp import asn1, structures

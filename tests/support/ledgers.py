@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
-from ra_gateway.ca.ledger import Ledger, LedgerLocation, open_ledger
+from ra_gateway.ca.ledger.ledger import Ledger, LedgerLocation, open_ledger
 from ra_gateway.ca.records import (
     CertificateStatus,
     EndEntity,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ra_gateway.app.ca import ca_material, ca_profiles
 from ra_gateway.ca.lint import require_clean
-from ra_gateway.config import load
+from ra_gateway.config.reading import load
 from tests.support import commands  # noqa: F401 - what children run
 from tests.support.linting import remember_findings
 from tests.support.pki import make_vendor_pki

@@ -15,7 +15,8 @@ from aiohttp.test_utils import TestServer
 
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.ra.signer_status import SignerStatus
-from ra_gateway.revocation import Revocation, RevocationSettings, SourceState
+from ra_gateway.revocation.refreshing import Revocation
+from ra_gateway.revocation.sources import RevocationSettings, SourceState
 from tests.support.crls import make_crl, replace_file
 from tests.support.harness import World, cmp_certificate, fail_names, make_gateway
 from tests.support.pki import Authority, Credential, OperatorPKI, VendorPKI

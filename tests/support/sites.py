@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from ra_gateway.app import Application, now
+from ra_gateway.app import now
+from ra_gateway.app.gateway import Application
 from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.bodies import CertStatus, PKIStatusInfo, cert_confirm_body, cert_rep_message
 from ra_gateway.cmp.certificates import Certificate
@@ -22,7 +23,7 @@ from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, body
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import authenticate_answer
-from ra_gateway.config import load
+from ra_gateway.config.reading import load
 from ra_gateway.device.client import post
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, operator_trust

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from ra_gateway.ca.ledger import Ledger, open_ledger
+from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.ca.ocsp import OCSPSigner
 from ra_gateway.ca.profiles import OCSP_SIGNING
 from ra_gateway.ca.records import CertificateStatus, Intent, Operation, Reason, Revocation

@@ -10,7 +10,7 @@ from typing import Any
 
 from ra_gateway.app.gateway import transaction_store
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.config import load
+from ra_gateway.config.reading import load
 from ra_gateway.ra.ports import TransactionStore
 from ra_gateway.ra.transaction import Exchange, State, Transaction, TransactionKey
 

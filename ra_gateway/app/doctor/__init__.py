@@ -19,7 +19,8 @@ from ra_gateway.app.doctor.surroundings import (
 from ra_gateway.app.doctor.upstreams import UpstreamExaminer
 from ra_gateway.app.running import now
 from ra_gateway.app.warnings import of_safety
-from ra_gateway.config import CAConfig, GatewayConfig
+from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import missing_extra
 
 __all__ = [

@@ -12,10 +12,10 @@ from sqlalchemy import text
 
 from ra_gateway.app.ca import ca_checkpoints
 from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
-from ra_gateway.ca.ledger import open_ledger
 from ra_gateway.ca.ledger.database import side_files
+from ra_gateway.ca.ledger.ledger import open_ledger
 from ra_gateway.ca.postgres_url import UnusableURL, parse_postgres_url
-from ra_gateway.config import CAConfig
+from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.errors import ConfigError, StoreUnavailable
 from ra_gateway.keys import require_private
 

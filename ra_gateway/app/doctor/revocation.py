@@ -10,9 +10,11 @@ from ra_gateway.app.revocation import revocation, revocation_tables
 from ra_gateway.app.trust import certificates, operator_domain, vendor_domains
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.config import OPERATOR_DOMAIN, GatewayConfig, RevocationConfig, VendorConfig
+from ra_gateway.config.tables import GatewayConfig, RevocationConfig, VendorConfig
+from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import CMPError, ConfigError, SignerNotTrusted, StatusUnavailable
-from ra_gateway.revocation import Revocation, SourceKind, SourceState
+from ra_gateway.revocation.refreshing import Revocation
+from ra_gateway.revocation.sources import SourceKind, SourceState
 
 
 async def examine_revocation(config: GatewayConfig, now: datetime) -> list[Finding]:

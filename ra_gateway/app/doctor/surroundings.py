@@ -13,7 +13,8 @@ from redis.exceptions import RedisError
 from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
 from ra_gateway.app.gateway import OTHER_SEAL_KEY, transaction_store
 from ra_gateway.cmp.selfcheck import require_codec
-from ra_gateway.config import GatewayConfig, StoreConfig
+from ra_gateway.config.service_tables import StoreConfig
+from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
 from ra_gateway.stores.inventory import CSVInventory
 from ra_gateway.stores.memory import MemoryStore

@@ -29,13 +29,12 @@ from ra_gateway.app.running import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.config import (
+from ra_gateway.config.service_tables import StoreConfig
+from ra_gateway.config.tables import EndpointConfig, GatewayConfig
+from ra_gateway.config.upstream_tables import (
     BundledUpstream,
     CMPHTTPUpstream,
-    EndpointConfig,
-    GatewayConfig,
     PluginUpstream,
-    StoreConfig,
     UpstreamConfig,
 )
 from ra_gateway.errors import (

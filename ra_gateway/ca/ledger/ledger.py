@@ -25,17 +25,10 @@ from sqlalchemy import Connection, bindparam, func, select
 
 from ra_gateway.ca.ledger import audit, revoking, schema, withholding
 from ra_gateway.ca.ledger.database import Database, PostgresDatabase, SQLiteDatabase, write
-from ra_gateway.ca.ledger.issuing import (
-    Confirmation,
-    Issued,
-    Reservation,
-    alive,
-    confirm_many,
-    operations,
-    reserve_many,
-    store_many,
-)
+from ra_gateway.ca.ledger.issuing import Confirmation, Issued, confirm_many, store_many
+from ra_gateway.ca.ledger.operations import operations
 from ra_gateway.ca.ledger.registry import Registry
+from ra_gateway.ca.ledger.reserving import Reservation, reserve_many
 from ra_gateway.ca.ledger.revoking import Revoking, revoke_many
 from ra_gateway.ca.ledger.sql import (
     AnyRow,
@@ -48,6 +41,7 @@ from ra_gateway.ca.ledger.sql import (
     seconds,
     seconds_or_none,
 )
+from ra_gateway.ca.ledger.validity import alive
 from ra_gateway.ca.records import (
     NO_ENTITY,
     AuditEntry,

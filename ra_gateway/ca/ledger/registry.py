@@ -6,72 +6,55 @@ Every change and its line of the audit trail are one database transaction. What 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from ipaddress import ip_address
 from typing import Any, Final, NoReturn
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Row,
     Select,
     Table,
     and_,
     bindparam,
     delete,
     insert,
-    or_,
     select,
     update,
 )
-from sqlalchemy.exc import IntegrityError
 
 from ra_gateway.ca.ledger import audit, schema, withholding
 from ra_gateway.ca.ledger.audit import Act
 from ra_gateway.ca.ledger.database import Database, write
-from ra_gateway.ca.ledger.sql import (
-    AnyRow,
-    listed,
-    moment,
-    moment_or_none,
-    padded,
-    seconds,
-    seconds_or_none,
-    subject_key,
+from ra_gateway.ca.ledger.end_entities import (
+    LONGEST_TEXT,
+    NewEntity,
+    add_entities,
+    entity_of,
+    matching,
+    problem_of,
+    require_no_valid_certificate,
+    unknown_entity,
 )
+from ra_gateway.ca.ledger.sql import AnyRow, seconds, seconds_or_none, subject_key
 from ra_gateway.ca.records import (
     CLIENT,
     NO_ENTITY,
     Authority,
-    CertificateStatus,
     EndEntity,
     EntityStatus,
     Privilege,
     Role,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names_der
-from ra_gateway.errors import CMPError, ConfigError, Problem
-
-LONGEST_TEXT: Final = 200
-"""Characters of an end entity's name or identity: enough for a full subject, little in an index."""
-
-MOST_PROBLEMS: Final = 20
-"""Bad rows of an import that are told one by one: who has more made one mistake in all of them."""
-
-CHUNK: Final = 512
-"""Names per question, far below what either database takes; and per line of the audit trail."""
+from ra_gateway.errors import CMPError
 
 RESERVED_NAMES: Final = frozenset({CLIENT, "ca", "migration", "operator"})
 """What operations of client mode are filed under, and who else acts in the audit trail; no authority's names."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
-_KINDS_OF_NAMES: Final = ("dns:", "ip:")
 
 _entities, _roles = schema.entities, schema.roles
 
@@ -107,7 +90,7 @@ class Registry:
         Raises:
             ConfigError: It cannot be registered as it is, or something of it is taken.
         """
-        await self._add([_Row(f"entity {entity.name}", entity)], actor, now)
+        await add_entities(self._database, [NewEntity(f"entity {entity.name}", entity)], actor, now)
 
     async def import_entities(
         self,
@@ -129,33 +112,11 @@ class Registry:
         """
         numbers = lines or range(1, len(entities) + 1)
         rows = [
-            _Row(f"line {number}", entity) for number, entity in zip(numbers, entities, strict=True)
+            NewEntity(f"line {number}", entity)
+            for number, entity in zip(numbers, entities, strict=True)
         ]
-        await self._add(rows, actor, now, progress)
+        await add_entities(self._database, rows, actor, now, progress)
         return len(rows)
-
-    async def _add(
-        self,
-        rows: Sequence[_Row],
-        actor: str,
-        now: datetime,
-        progress: Callable[[int], None] | None = None,
-    ) -> None:
-        if not rows:
-            return
-        # All that takes long comes before the writer's turn: others wait for that.
-        await asyncio.to_thread(_check_rows, rows, progress)
-        taken = await self._database.read(lambda connection: _taken(connection, rows))
-        if not taken:
-            values = [_values(row, now) for row in rows]
-            acts = _added(values, actor, now)
-            try:
-                await write(self._database, lambda connection: _insert(connection, values, acts))
-            except _Taken:  # by another process, since we looked
-                taken = await self._database.read(lambda connection: _taken(connection, rows))
-            else:
-                return
-        raise _few(taken)
 
     async def entity(self, name: str) -> EndEntity | None:
         """Return an end entity by its name."""
@@ -180,7 +141,7 @@ class Registry:
         row = await self._database.read(
             lambda connection: connection.execute(statement, values).first()
         )
-        return None if row is None else _entity(row)
+        return None if row is None else entity_of(row)
 
     async def entities(
         self, *, after: str = "", limit: int = 100, pattern: str = ""
@@ -197,9 +158,9 @@ class Registry:
         if after:
             statement = statement.where(_entities.c.name > after)
         if pattern:
-            statement = statement.where(_like(pattern))
+            statement = statement.where(matching(pattern))
         rows = await self._database.read(lambda connection: connection.execute(statement).all())
-        return [_entity(row) for row in rows]
+        return [entity_of(row) for row in rows]
 
     async def set_entity_status(
         self, name: str, status: EntityStatus, actor: str, now: datetime
@@ -243,7 +204,7 @@ class Registry:
         def change(connection: Connection) -> None:
             statement = update(_entities).where(_entities.c.name == name).values(values)
             if not connection.execute(statement).rowcount:
-                _unknown_entity(name)
+                unknown_entity(name)
             if then is not None:
                 then(connection, name)
             audit.append(connection, [act])
@@ -260,8 +221,8 @@ class Registry:
         def remove(connection: Connection) -> None:
             row = connection.execute(select(_entities).where(_entities.c.name == name)).first()
             if row is None:
-                _unknown_entity(name)
-            _require_no_valid_certificate(connection, name, now)
+                unknown_entity(name)
+            require_no_valid_certificate(connection, name, now)
             connection.execute(delete(_entities).where(_entities.c.name == name))
             withholding.give_back(connection, name)
             act = Act(seconds(now), actor, "entity.delete", name, {"subject": row.subject})
@@ -312,7 +273,7 @@ class Registry:
             members = select(_authorities.c.name).where(_authorities.c.role == name)
             names = connection.scalars(members.order_by(_authorities.c.name)).all()
             if names:
-                raise _problem(
+                raise problem_of(
                     f"role {name}",
                     f"is the role of {', '.join(names)}",
                     "Delete them first with `ra-gateway ca ra delete NAME`, or give them another role",
@@ -351,7 +312,7 @@ class Registry:
         _require_patterns(f"ra {name}", subjects or (), sans or ())
         _require_name("ra", name)
         if name in RESERVED_NAMES:
-            raise _problem(
+            raise problem_of(
                 f"ra {name}",
                 "is how the CA calls itself, its operators, or the devices of client mode",
                 "Choose another name",
@@ -414,7 +375,7 @@ class Registry:
                 _certificates.c.authority == name, _certificates.c.fingerprint == fingerprint
             )
             if not connection.execute(statement).rowcount:
-                raise _problem(
+                raise problem_of(
                     f"ra {name}",
                     f"has no certificate with the fingerprint {fingerprint.hex()}",
                     f"`ra-gateway ca ra show {name}` lists those it has",
@@ -464,272 +425,6 @@ class Registry:
         return await self._database.read(_all_authorities)
 
 
-# --- end entities ---------------------------------------------------------------------------------------------
-
-
-class _Taken(Exception):
-    """A name, subject or identity was taken between the look and the act."""
-
-
-@dataclass(slots=True)
-class _Row:
-    """An end entity on its way in.
-
-    Args:
-        where: For problems.
-        key: Of its subject, once it was checked.
-    """
-
-    where: str
-    entity: EndEntity
-    key: bytes = b""
-
-    def problem(self, what: str, todo: str) -> Problem:
-        return Problem(self.where, what, todo)
-
-
-def _check_rows(rows: Sequence[_Row], progress: Callable[[int], None] | None) -> None:
-    """Check each by itself and all together; fills in the keys.
-
-    Raises:
-        ConfigError: The first ones that are wrong.
-    """
-    problems: list[Problem] = []
-    names: dict[str, _Row] = {}
-    keys: dict[bytes, _Row] = {}
-    identities: dict[tuple[str, str], _Row] = {}
-    for count, row in enumerate(rows, 1):
-        problems += list(_row_problems(row)) or _repeats(row, names, keys, identities)
-        if progress is not None and (count % 1000 == 0 or count == len(rows)):
-            progress(count)
-    if problems:
-        raise _few(problems)
-
-
-def _row_problems(row: _Row) -> Iterator[Problem]:
-    entity = row.entity
-    for what, text in (("name", entity.name), ("identity", entity.identity)):
-        if len(text) > LONGEST_TEXT or not text.isprintable() or text != text.strip():
-            yield row.problem(
-                f"the {what} {text[:40]!r} cannot be used",
-                f"Use at most {LONGEST_TEXT} printable characters, no blanks around them",
-            )
-    if not entity.name:
-        yield row.problem("has no name", "Give it one, such as the name of the site")
-    yield from _subject_problems(row)
-    yield from _names_problems(row)
-    if bool(entity.vendor) != bool(entity.identity):
-        yield row.problem(
-            "has a vendor or an identity without the other",
-            "Give both for client mode, neither for RA mode",
-        )
-
-
-def _subject_problems(row: _Row) -> Iterator[Problem]:
-    try:
-        subject_der = from_rfc4514(row.entity.subject)
-    except ValueError:
-        subject_der = NULL_DN
-    if subject_der != NULL_DN:
-        row.key = subject_key(subject_der)
-        return
-    yield row.problem(
-        f"the subject {row.entity.subject[:80]!r} is no name",
-        "Write it like CN=enb1.example.net,O=Operator; in a CSV file in quotation marks",
-    )
-
-
-def _names_problems(row: _Row) -> Iterator[Problem]:
-    for name in row.entity.names:
-        try:
-            if name.startswith(_KINDS_OF_NAMES):
-                general_names_der([name])
-                continue
-        except ValueError:
-            pass
-        yield row.problem(
-            f"{name[:80]!r} is no name for a SubjectAltName",
-            "Write it like dns:enb1.example.net or ip:192.0.2.1",
-        )
-
-
-def _repeats(
-    row: _Row,
-    names: dict[str, _Row],
-    keys: dict[bytes, _Row],
-    identities: dict[tuple[str, str], _Row],
-) -> Iterator[Problem]:
-    entity = row.entity
-    todo = "Leave one of the two"
-    if (first := names.setdefault(entity.name, row)) is not row:
-        yield row.problem(f"has the name {entity.name!r} of {first.where}", todo)
-    if (first := keys.setdefault(row.key, row)) is not row:
-        yield row.problem(f"has the subject of {first.where}", todo)
-    identity = (entity.vendor, entity.identity)
-    if entity.identity and (first := identities.setdefault(identity, row)) is not row:
-        yield row.problem(f"has vendor and identity of {first.where}", todo)
-
-
-def _taken(connection: Connection, rows: Sequence[_Row]) -> list[Problem]:
-    """Return what of new end entities is taken by registered ones."""
-    todo = "Choose another, or delete that one first with `ra-gateway ca entity delete NAME`"
-    order = {row.where: number for number, row in enumerate(rows)}
-    by_name = {row.entity.name: row for row in rows}
-    by_key = {row.key: row for row in rows}
-    problems = [
-        by_name[row.name].problem(f"an end entity {row.name!r} is registered already", todo)
-        for row in _found(connection, _BY_NAMES, by_name)
-    ]
-    problems += [
-        mine.problem(f"its subject is that of the end entity {row.name!r}", todo)
-        for row in _found(connection, _BY_KEYS, by_key)
-        if row.name != (mine := by_key[row.subject_key]).entity.name
-    ]
-    for vendor in {row.entity.vendor for row in rows if row.entity.identity}:
-        by_identity = {row.entity.identity: row for row in rows if row.entity.vendor == vendor}
-        problems += [
-            mine.problem(f"its vendor and identity are those of the end entity {row.name!r}", todo)
-            for row in _found(connection, _BY_IDENTITIES, by_identity, vendor=vendor)
-            if row.name != (mine := by_identity[row.identity]).entity.name
-        ]
-    return sorted(problems, key=lambda problem: order[problem.path])
-
-
-def _found(
-    connection: Connection, statement: Select[Any], values: Iterable[Any], **more: str
-) -> Iterator[Row[Any]]:
-    listed_values = list(values)
-    for start in range(0, len(listed_values), CHUNK):
-        chunk = padded(listed_values[start : start + CHUNK])
-        yield from connection.execute(statement, {"values": chunk, **more})
-
-
-_BY_NAMES: Final = select(_entities.c.name).where(_entities.c.name.in_(listed("values")))
-_BY_KEYS: Final = select(_entities.c.name, _entities.c.subject_key).where(
-    _entities.c.subject_key.in_(listed("values"))
-)
-_BY_IDENTITIES: Final = select(_entities.c.name, _entities.c.identity).where(
-    _entities.c.vendor == bindparam("vendor"),
-    _entities.c.identity != "",
-    _entities.c.identity.in_(listed("values")),
-)
-
-
-def _insert(
-    connection: Connection, values: Sequence[Mapping[str, Any]], acts: Sequence[Act]
-) -> None:
-    try:
-        connection.execute(_INSERT_ENTITY, values)
-    except IntegrityError as error:
-        raise _Taken from error
-    withholding.withhold_registered(connection, values)
-    audit.append(connection, acts)
-
-
-_INSERT_ENTITY: Final = insert(_entities).inline()
-
-
-def _values(row: _Row, now: datetime) -> dict[str, Any]:
-    entity = row.entity
-    return {
-        "name": entity.name,
-        "subject": entity.subject,
-        "subject_key": row.key,
-        "names": json.dumps([_as_read(name) for name in entity.names]),
-        "profile": entity.profile,
-        "vendor": entity.vendor,
-        "identity": entity.identity,
-        "status": entity.status.value,
-        "created_by": entity.created_by,
-        "created_at": seconds(now),
-        "enroll_until": seconds_or_none(entity.enroll_until),
-    }
-
-
-def _as_read(name: str) -> str:
-    """Return a name as it is read from a certificate: an IPv6 address has many spellings."""
-    kind, _, value = name.partition(":")
-    return f"ip:{ip_address(ip_address(value).packed)}" if kind == "ip" else name
-
-
-def _added(rows: Sequence[Mapping[str, Any]], actor: str, now: datetime) -> list[Act]:
-    if len(rows) == 1:
-        return [entity_added(rows[0], actor, now)]
-    # One line for many: while theirs are written and chained, nobody else can write.
-    acts = []
-    for start in range(0, len(rows), CHUNK):
-        some = rows[start : start + CHUNK]
-        subject = f"{some[0]['name']} ... {some[-1]['name']}"
-        detail = {row["name"]: audit.canonical_detail(audit.facts(_entities, row)) for row in some}
-        acts.append(Act(seconds(now), actor, "entity.import", subject, detail))
-    return acts
-
-
-def entity_added(row: Mapping[str, Any], actor: str, now: datetime) -> Act:
-    """Return what the audit trail says of a new row of `entities`."""
-    return Act(seconds(now), actor, "entity.add", row["name"], audit.facts(_entities, row))
-
-
-def _stored(connection: Connection, table: Table, name: str) -> dict[str, str]:
-    """Return a row as it is now, for the audit trail."""
-    row = connection.execute(select(table).where(table.c.name == name)).one()
-    return audit.facts(table, row._asdict())
-
-
-def _entity(row: Row[Any]) -> EndEntity:
-    return EndEntity(
-        name=row.name,
-        subject=row.subject,
-        names=tuple(json.loads(row.names)),
-        profile=row.profile,
-        vendor=row.vendor,
-        identity=row.identity,
-        status=EntityStatus(row.status),
-        created_by=row.created_by,
-        created_at=moment(row.created_at),
-        enroll_until=moment_or_none(row.enroll_until),
-    )
-
-
-def _like(pattern: str) -> ColumnElement[bool]:
-    escaped = re.sub(r"[\\%_]", r"\\\g<0>", pattern)
-    wanted = escaped.replace("*", "%").replace("?", "_")
-    columns = (_entities.c.name, _entities.c.subject, _entities.c.identity)
-    return or_(*(column.ilike(wanted, escape="\\") for column in columns))
-
-
-def _require_no_valid_certificate(connection: Connection, name: str, now: datetime) -> None:
-    certificates = schema.certificates
-    at = seconds(now)
-    unconfirmed = certificates.c.status == CertificateStatus.issued
-    settled = certificates.c.status.in_([CertificateStatus.confirmed, CertificateStatus.superseded])
-    in_time = or_(certificates.c.confirm_by.is_(None), certificates.c.confirm_by >= at)
-    statement = (
-        select(certificates.c.serial)
-        .where(
-            certificates.c.entity == name,
-            # One on hold may come back.
-            or_(settled, and_(unconfirmed, in_time), certificates.c.held_from.is_not(None)),
-            certificates.c.not_after >= at,
-        )
-        .order_by(certificates.c.id.desc())
-    )
-    serials = connection.scalars(statement).all()
-    if serials:
-        raise _problem(
-            f"entity {name}",
-            f"holds {len(serials)} valid certificate(s): {', '.join(serials[:3])}"
-            f"{', ...' if len(serials) > 3 else ''}",
-            "Revoke them first: ra-gateway ca revoke SERIAL --reason cessationOfOperation",
-        )
-
-
-def _unknown_entity(name: str) -> NoReturn:
-    raise _problem(
-        f"entity {name}", "is not registered", "`ra-gateway ca entity list` shows all there are"
-    )
-
-
 # --- roles ----------------------------------------------------------------------------------------------------
 
 
@@ -744,16 +439,10 @@ def _role(name: str, row: AnyRow) -> Role:
     )
 
 
-def _patterns_detail(subjects: Sequence[str], sans: Sequence[str]) -> dict[str, str]:
-    """Return patterns for the audit trail, as JSON: they hold commas."""
-    found = (("subjects", subjects), ("sans", sans))
-    return {name: json.dumps(list(patterns)) for name, patterns in found if patterns}
-
-
 def _require_patterns(where: str, subjects: Iterable[str], sans: Iterable[str]) -> None:
     for pattern in (*subjects, *sans):
         if not 0 < len(pattern) <= LONGEST_TEXT or not pattern.isprintable():
-            raise _problem(
+            raise problem_of(
                 where,
                 f"the pattern {pattern[:40]!r} cannot be used",
                 f"Use 1 to {LONGEST_TEXT} printable characters, such as CN=enb-*,O=Operator or "
@@ -761,7 +450,7 @@ def _require_patterns(where: str, subjects: Iterable[str], sans: Iterable[str]) 
             )
     for pattern in sans:
         if pattern != "*" and ":" not in pattern:
-            raise _problem(
+            raise problem_of(
                 where,
                 f"the pattern {pattern[:40]!r} fits no SubjectAltName",
                 "Begin it with the kind of name, such as dns:enb-*.example.net or ip:192.0.2.*",
@@ -771,20 +460,20 @@ def _require_patterns(where: str, subjects: Iterable[str], sans: Iterable[str]) 
 def _require_role(role: Role) -> None:
     _require_name("role", role.name)
     if not role.privileges:
-        raise _problem(
+        raise problem_of(
             f"role {role.name}",
             "lets nothing be done",
             f"Give it some of the privileges {', '.join(Privilege)}",
         )
     if not role.profiles or len(set(role.profiles)) != len(role.profiles):
-        raise _problem(
+        raise problem_of(
             f"role {role.name}",
             "names no certificate profile, or one twice",
             "Name those it may ask for, the usual one first; `ra-gateway ca profiles` lists them",
         )
     _require_patterns(f"role {role.name}", role.subjects, role.sans)
     if role.others and not (role.subjects or role.sans):
-        raise _problem(
+        raise problem_of(
             f"role {role.name}",
             "may act for others' certificates, whatever their names",
             'Name the subjects and other names it may act for; "*" stands for any',
@@ -792,11 +481,17 @@ def _require_role(role: Role) -> None:
 
 
 def _unknown_role(name: str) -> NoReturn:
-    raise _problem(
+    raise problem_of(
         f"role {name}",
         "does not exist",
         f"Make it with `ra-gateway ca role add {name}`; `ra-gateway ca role list` shows all there are",
     )
+
+
+def _stored(connection: Connection, table: Table, name: str) -> dict[str, str]:
+    """Return a row as it is now, for the audit trail."""
+    row = connection.execute(select(table).where(table.c.name == name)).one()
+    return audit.facts(table, row._asdict())
 
 
 # --- authorities ----------------------------------------------------------------------------------------------
@@ -855,7 +550,7 @@ def _add_certificate(
     if owner == name:
         return
     if owner is not None:
-        raise _problem(
+        raise problem_of(
             f"ra {name}",
             f"the certificate of {certificate.subject} is registered for {owner}",
             f"Remove it there first: ra-gateway ca ra remove-certificate {owner} "
@@ -884,17 +579,17 @@ def _authority_certificate(name: str, der: bytes, now: datetime) -> Certificate:
         certificate = Certificate.from_der(der)
         is_ca = certificate.is_ca
     except CMPError as error:
-        raise _problem(
+        raise problem_of(
             f"ra {name}", f"not a certificate: {error.detail}", "Give the RA's own, in PEM"
         ) from error
     if is_ca:
-        raise _problem(
+        raise problem_of(
             f"ra {name}",
             f"the certificate of {certificate.subject} is a CA's",
             "Give the one of the RA's own key: nothing that the CA's key signs may pass for the RA's",
         )
     if certificate.not_after < now:
-        raise _problem(
+        raise problem_of(
             f"ra {name}",
             f"the certificate of {certificate.subject} expired {certificate.not_after:%Y-%m-%d}",
             "Issue a new one with `ra-gateway ca ra issue`",
@@ -908,7 +603,9 @@ def _require_authority(connection: Connection, name: str) -> None:
 
 
 def _unknown_authority(name: str) -> NoReturn:
-    raise _problem(f"ra {name}", "is not registered", "`ra-gateway ca ra list` shows all there are")
+    raise problem_of(
+        f"ra {name}", "is not registered", "`ra-gateway ca ra list` shows all there are"
+    )
 
 
 # --- problems -------------------------------------------------------------------------------------------------
@@ -916,22 +613,8 @@ def _unknown_authority(name: str) -> NoReturn:
 
 def _require_name(kind: str, name: str) -> None:
     if _NAME.fullmatch(name) is None:
-        raise _problem(
+        raise problem_of(
             f"{kind} {name[:80]!r}",
             "is not a possible name",
             "Use letters, digits, - and _, at most 64, the first a letter or a digit",
         )
-
-
-def _few(problems: list[Problem]) -> ConfigError:
-    if not problems:
-        problems = [Problem("import", "something was registered meanwhile", "Do it again")]
-    more = len(problems) - MOST_PROBLEMS
-    told = problems[:MOST_PROBLEMS]
-    if more > 0:
-        told.append(Problem("import", f"{more} more problem(s) like these", "Correct these first"))
-    return ConfigError(told)
-
-
-def _problem(path: str, what: str, todo: str) -> ConfigError:
-    return ConfigError([Problem(path, what, todo)])

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, bindparam, func, insert, select, upda
 
 from ra_gateway.ca.ledger import audit, schema
 from ra_gateway.ca.ledger.audit import Act
-from ra_gateway.ca.ledger.issuing import (
+from ra_gateway.ca.ledger.operations import (
     INSERT_OPERATIONS,
     answer_facts,
     delete_operations,

@@ -21,17 +21,22 @@ from sqlalchemy import Connection, Row, Table, func, or_, select, union_all
 
 from ra_gateway.ca.ledger import audit, replay, schema
 from ra_gateway.ca.ledger.checkpoints import Checkpoint
-from ra_gateway.ca.ledger.issuing import confirmation_digest, operation_digest
+from ra_gateway.ca.ledger.differences import (
+    GONE,
+    certificate_differences,
+    crl_differences,
+    row_faults,
+    trail_differences,
+    verify_crl,
+)
 from ra_gateway.ca.ledger.ledger import Ledger
+from ra_gateway.ca.ledger.operations import confirmation_digest, operation_digest
 from ra_gateway.ca.ledger.replay import Contradiction, Registered, Replay
-from ra_gateway.ca.ledger.sql import identity_key, moment, operation_key, san_identifiers, seconds
+from ra_gateway.ca.ledger.sql import moment, operation_key, san_identifiers, seconds
 from ra_gateway.ca.ledger.withholding import identifiers_of, identifiers_of_entity
-from ra_gateway.ca.records import NO_ENTITY, CertificateStatus, EntityStatus, Reason
-from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.algorithms import canonical_spki, signature_algorithm, verify_signature
+from ra_gateway.ca.records import NO_ENTITY, CertificateStatus, EntityStatus
 from ra_gateway.cmp.certificates import Certificate, InvalidSignature
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
-from ra_gateway.cmp.names import same_name
 from ra_gateway.errors import CMPError
 
 ROWS: Final = 500
@@ -43,8 +48,7 @@ MOST_FINDINGS: Final = 1000
 COMMIT_LAG: Final = timedelta(seconds=60)
 """How long after its date a revocation may become visible to who makes a CRL: a busy database, another clock."""
 
-_STATUSES: Final[frozenset[str]] = frozenset(CertificateStatus)
-_GONE: Final[frozenset[str]] = frozenset({CertificateStatus.revoked, CertificateStatus.rejected})
+_NOT_CONFIRMED: Final = confirmation_digest(b"", b"")
 _ISSUING: Final = frozenset(CERT_RESPONSE_TO)
 _RESTORE: Final = (
     "Find out who wrote to the database; restore the last good backup beside it and compare"
@@ -239,7 +243,7 @@ class _Verification:
         rows = self._stream(select(schema.certificates).order_by(schema.certificates.c.id))
         for index, row in enumerate(rows):
             where = f"certificate {row.serial}"
-            for what in list(self._row_faults(row)) or self._trail_faults(row):
+            for what in list(row_faults(row)) or self._trail_faults(row):
                 self._find(where, what)
             if row.der is not None:
                 self._check_der(where, row, verify_too=index % self._stride == self._offset)
@@ -250,33 +254,6 @@ class _Verification:
                 f"certificate {serial}",
                 "it was issued, the audit trail says, and is not in the ledger",
             )
-
-    def _row_faults(self, row: Row[Any]) -> Iterator[str]:
-        """Yield what a row says against itself."""
-        if row.status not in _STATUSES:
-            yield f"{row.status!r} is no status"
-            return
-        if (row.status == CertificateStatus.reserved) != (row.der is None):
-            has = "no certificate" if row.der is None else "a certificate"
-            yield f"its status is {row.status}, and it has {has}"
-            return
-        if row.status == CertificateStatus.reserved:
-            if any(getattr(row, name) is not None for name in _LATER):
-                yield "it is reserved only, and has what a certificate has that was issued"
-            return
-        gone = row.status in _GONE
-        if gone and (row.revoked_at is None or row.reason is None):
-            yield f"it is {row.status}, without a time or a reason"
-        elif not gone and (
-            row.revoked_at is not None or row.reason not in (None, Reason.removeFromCRL)
-        ):
-            yield f"it is {row.status}, and has a time or a reason of revocation"
-        if (row.held_from is not None) != (
-            row.status == CertificateStatus.revoked and row.reason == Reason.certificateHold
-        ):
-            yield f"it is {row.status}, and what it was before a hold does not fit"
-        if row.status == CertificateStatus.issued and row.confirm_by is None:
-            yield "it waits for a confirmation, and for no time"
 
     def _trail_faults(self, row: Row[Any]) -> Iterator[str]:
         """Yield what a row says against the audit trail."""
@@ -289,22 +266,22 @@ class _Verification:
             yield "it is reserved only, and the audit trail says that it was issued"
             return
         if row.status != said.status and (
-            not said.is_open or row.status in _GONE or said.status in _GONE
+            not said.is_open or row.status in GONE or said.status in GONE
         ):
-            if said.status in _GONE and row.status not in _GONE:
+            if said.status in GONE and row.status not in GONE:
                 yield f"it is {row.status}, and the audit trail says that it was revoked"
-            elif row.status in _GONE and said.status not in _GONE:
+            elif row.status in GONE and said.status not in GONE:
                 yield f"it is {row.status}, and the audit trail does not say so"
             else:
                 yield f"it is {row.status}, and the audit trail says {said.status}"
             return
-        for name in _trail_differences(row, said):
+        for name in trail_differences(row, said):
             yield f"its row has another {name} than the audit trail"
 
     def _check_der(self, where: str, row: Row[Any], *, verify_too: bool) -> None:
         try:
             certificate = Certificate.from_der(row.der)
-            faults = list(_differences(row, certificate))
+            faults = list(certificate_differences(row, certificate))
         except CMPError as error:
             self._find(where, f"what is stored is no certificate: {error.detail}")
             return
@@ -588,7 +565,7 @@ class _Verification:
         where = f"CRL {row.number} of {row.issuer_id}"
         try:
             crl = x509.load_der_x509_crl(row.der)
-            _verify_crl(row.der, issuer)
+            verify_crl(row.der, issuer)
             listed = {entry.serial_number for entry in crl}
         except ValueError:
             self._find(where, "what is stored is no CRL")
@@ -596,7 +573,7 @@ class _Verification:
         except (InvalidSignature, CMPError):
             self._find(where, f"its signature is not of {issuer.subject}")
             return
-        for name in _crl_differences(row, crl, issuer):
+        for name in crl_differences(row, crl, issuer):
             self._find(where, f"its row has another {name} than the CRL itself")
         self._check_entries(where, row, listed)
 
@@ -644,97 +621,6 @@ class _Verification:
             certificates.c.issuer_id == issuer_id, certificates.c.reason.is_not(None)
         )
         return {int(serial, 16) for (serial,) in self._stream(statement)}
-
-
-_LATER: Final = (
-    "issued_at",
-    "changed_at",
-    "not_before",
-    "not_after",
-    "confirm_by",
-    "revoked_at",
-    "reason",
-    "held_from",
-    "fingerprint",
-)
-"""Columns of a certificate that a serial number has not which is only reserved."""
-
-_NOT_CONFIRMED: Final = confirmation_digest(b"", b"")
-
-
-def _trail_differences(row: Row[Any], said: replay.Certificate) -> Iterator[str]:
-    """Yield the names of what a row and the audit trail say differently."""
-    pairs: list[tuple[str, object, object]] = [
-        ("requester", row.requester, said.requester),
-        ("first requester", row.origin or row.requester, said.origin),
-        ("end entity", row.entity, said.entity),
-        ("profile", row.profile, said.profile),
-        ("fingerprint", (row.fingerprint or b"").hex(), said.fingerprint),
-        ("time of issuance", row.issued_at, said.issued_at),
-        ("time of revocation", row.revoked_at, said.revoked_at),
-        ("reason", row.reason, said.reason),
-    ]
-    if not said.is_open:
-        pairs += [
-            ("place in the order of certificates", row.id, said.row),
-            ("issuing CA", row.issuer_id, said.issuer_id),
-            ("end of validity", row.not_after, said.not_after),
-            ("end of the wait for its confirmation", row.confirm_by, said.confirm_by),
-            ("time of its last change", row.changed_at, said.changed_at),
-            ("status before its hold", row.held_from, said.held_from),
-        ]
-    for name, there, told in pairs:
-        if there != told:
-            yield name
-
-
-def _differences(row: Row[Any], certificate: Certificate) -> Iterator[str]:
-    """Yield the names of what a row and its certificate say differently."""
-    if row.serial != f"{certificate.serial_number:x}":
-        yield "serial number"
-    if row.subject_key != identity_key(certificate.subject_der, certificate.subject_alt_name_der):
-        yield "subject"
-    if (row.not_before, row.not_after) != (
-        seconds(certificate.not_before),
-        seconds(certificate.not_after),
-    ):
-        yield "validity"
-    if row.fingerprint != certificate.fingerprint:
-        yield "fingerprint"
-    # Ledgers of older releases have the key as it was spelled.
-    spellings = {certificate.spki_der, canonical_spki(certificate.spki_der)}
-    if row.spki_digest not in {hashlib.sha256(spki_der).digest() for spki_der in spellings}:
-        yield "public key"
-
-
-def _crl_differences(
-    row: Row[Any], crl: x509.CertificateRevocationList, issuer: Certificate
-) -> Iterator[str]:
-    if not same_name(crl.issuer.public_bytes(), issuer.subject_der):
-        yield "issuer"
-    found = {type(extension.value): extension.value for extension in crl.extensions}
-    numbers = [
-        getattr(found.get(kind), "crl_number", None)
-        for kind in (x509.CRLNumber, x509.DeltaCRLIndicator)
-    ]
-    if numbers != [row.number, row.base_number]:
-        yield "number"
-    if (crl.last_update_utc, crl.next_update_utc) != (
-        moment(row.this_update),
-        moment(row.next_update),
-    ):
-        yield "validity"
-
-
-def _verify_crl(der: bytes, issuer: Certificate) -> None:
-    # CertificateList has the outer form of Certificate: what is signed, the algorithm, the signature.
-    outer = asn1.decode(structures.Certificate, der)
-    verify_signature(
-        signature_algorithm(asn1.raw(outer.signature_algorithm)),
-        issuer.public_key,
-        asn1.octets_of(outer.signature, "CRL signature"),
-        asn1.raw(outer.tbs_certificate),
-    )
 
 
 __all__ = ["Finding", "Verified", "examine", "verify"]

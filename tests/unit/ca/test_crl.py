@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ra_gateway.ca.crl import CRLContent, CRLPublisher, CRLSettings, _Newest, encode_entries
-from ra_gateway.ca.ledger import open_ledger
+from ra_gateway.ca.ledger.ledger import open_ledger
 from ra_gateway.ca.records import CertificateStatus, Reason, RevokedCertificate, StoredCRL
 from ra_gateway.cmp.algorithms import SignatureAlgorithm
 from ra_gateway.cmp.certificates import Certificate

@@ -15,17 +15,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from ra_gateway.ca import lint
-from ra_gateway.ca.blueprint import (
+from ra_gateway.ca.blueprint import draw_up
+from ra_gateway.ca.conformance import CheckedTBS, require_conforming
+from ra_gateway.ca.extensions import (
     AUTHORITY_INFO_ACCESS,
     CRL_DISTRIBUTION_POINTS,
     NF_TYPES,
-    CheckedTBS,
-    draw_up,
     elements,
-    require_conforming,
 )
 from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.ledger import SerialTaken
+from ra_gateway.ca.ledger.reserving import SerialTaken
 from ra_gateway.ca.profiles import (
     IPSEC_IKE,
     NE_IPSEC,

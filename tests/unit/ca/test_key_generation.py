@@ -19,7 +19,7 @@ from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertTemplate, cert_req_msg_der, cert_request_der
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble, body
 from ra_gateway.cmp.requests import Possession, asks_for_key, require_delivery
-from ra_gateway.config import load_ca as load_config
+from ra_gateway.config.reading import load_ca as load_config
 from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, TemplateRefused
 from tests.support.desk import credential_of
 from tests.support.pki import OperatorPKI

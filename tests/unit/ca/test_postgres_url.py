@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from ra_gateway.ca.ledger import open_ledger
+from ra_gateway.ca.ledger.ledger import open_ledger
 from ra_gateway.ca.postgres_url import UnusableURL, parse_postgres_url
 from ra_gateway.errors import ConfigError
 

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from ra_gateway.ca.blueprint import (
+from ra_gateway.ca.blueprint import Blueprint, draw_up
+from ra_gateway.ca.extensions import (
     AUTHORITY_INFO_ACCESS,
     CRL_DISTRIBUTION_POINTS,
     FRESHEST_CRL,
     NF_TYPES,
     OCSP_NO_CHECK,
-    Blueprint,
-    draw_up,
 )
 from ra_gateway.ca.profiles import (
     CLIENT_AUTH,

@@ -9,9 +9,9 @@ from typing import Any
 import cryptography
 import pytest
 
-from ra_gateway.app import Application
+from ra_gateway.app.gateway import Application
 from ra_gateway.cmp import asn1, selfcheck, structures
-from ra_gateway.config import load
+from ra_gateway.config.reading import load
 from ra_gateway.errors import ConfigError, MalformedMessage
 from tests.support.pki import VendorPKI
 from tests.support.processes import make_setup

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from ra_gateway import config
 from ra_gateway.cmp import algorithms, codes, header_checks
-from ra_gateway.config import GatewayConfig, load, load_ca, parse
+from ra_gateway.config.reading import load, load_ca, parse
+from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, Problem
 from tests.support.configurations import TABLES, written
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ra_gateway.config import load, parse
 from ra_gateway.config.dialects import DIALECT_KEYS, DIALECTS, settings_of, with_dialects
+from ra_gateway.config.reading import load, parse
 from ra_gateway.config.upstream_tables import CMPHTTPUpstream, DialectConfig
 from ra_gateway.errors import ConfigError
 from tests.support.configurations import written

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, bindparam, create_engine, insert, select, text
 
-from ra_gateway.ca.ledger import Ledger, open_ledger, schema
 from ra_gateway.ca.ledger import database as database_module
+from ra_gateway.ca.ledger import schema
 from ra_gateway.ca.ledger.database import write
+from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.ca.ledger.sql import Prepared, listed, operation_key, padded
 from ra_gateway.ca.records import CertificateStatus, Reason, Reenroll, Revocation
 from ra_gateway.errors import ConfigError, StoreUnavailable

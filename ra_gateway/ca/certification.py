@@ -1,0 +1,467 @@
+"""What ir, cr, kur and p10cr get: one certificate each, however often they are repeated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from ra_gateway.ca.access import (
+    ClientMode,
+    Mode,
+    choose_profile,
+    entity_template,
+    own_template,
+    renewal_template,
+    require_names,
+    require_no_wildcard,
+    require_own,
+    require_profile,
+    require_unprivileged,
+)
+from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.key_generation import KeyGeneration, key_recipient, seal_certificate
+from ra_gateway.ca.ledger.ledger import Ledger
+from ra_gateway.ca.profiles import ANY_KEY_USAGES, Profile
+from ra_gateway.ca.records import (
+    ALIVE,
+    CLIENT,
+    Authority,
+    Intent,
+    IssuedCertificate,
+    Operation,
+    Reenroll,
+)
+from ra_gateway.ca.transaction import Asked, Received, in_use, is_repeat, replay
+from ra_gateway.cmp.algorithms import load_public_key
+from ra_gateway.cmp.bodies import CertRepMessage, CertResponse, PKIStatusInfo, cert_rep_body
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
+from ra_gateway.cmp.header_checks import HeaderRules
+from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.names import NULL_DN, canonical, name_of, require_certifiable, same_name
+from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
+from ra_gateway.cmp.requests import AuthenticatedRequest, Possession, read_request
+from ra_gateway.errors import NotAuthorized, PKIFailureInfo, POPRefused, RequestRefused
+from ra_gateway.keys import spki_der
+
+
+@dataclass(frozen=True, slots=True)
+class IssuancePolicy:
+    """What an operator decides about issuing.
+
+    Args:
+        reenroll: Whether a device that holds a confirmed certificate may bootstrap again.
+        reenroll_window: For how long after its first request an end entity may, under `Reenroll.window`.
+        unique_key: Refuse a key that another entity's living certificate has.
+        revoke_superseded: Revoke the old certificate when its renewal is confirmed.
+    """
+
+    reenroll: Reenroll = Reenroll.allow
+    reenroll_window: timedelta = timedelta(hours=24)
+    unique_key: bool = True
+    revoke_superseded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    digest: bytes
+    task: asyncio.Task[Operation]
+
+
+class Certification:
+    """Answers requests for certificates, once each.
+
+    Args:
+        issuer: The active issuing CA.
+        issuer_names: Subjects of all issuing CAs: what they issued may be renewed.
+        profiles: By name, the default one first.
+        rules: How requests are read in each mode.
+        client: Client mode; None serves RA mode only.
+        confirm_wait: How long certConf is awaited.
+        remember: How long operations are kept.
+        ca_pubs, extra_certs: What an ip, and every positive answer, brings besides the certificate.
+        key_generation: Makes keys for devices that ask for that; None refuses them.
+        nonce: Returns a fresh one.
+        sign: Makes a signed answer (DER).
+    """
+
+    def __init__(
+        self,
+        *,
+        issuer: Issuer,
+        issuer_names: Sequence[bytes],
+        ledger: Ledger,
+        profiles: Mapping[str, Profile],
+        rules: Mapping[Mode, HeaderRules],
+        client: ClientMode | None,
+        policy: IssuancePolicy,
+        confirm_wait: timedelta,
+        remember: timedelta,
+        ca_pubs: tuple[bytes, ...],
+        extra_certs: tuple[bytes, ...],
+        key_generation: KeyGeneration | None,
+        nonce: Callable[[], bytes],
+        sign: Callable[..., Awaitable[bytes]],
+    ) -> None:
+        self._issuer = issuer
+        self._issuer_names = issuer_names
+        self._ledger = ledger
+        self._profiles = profiles
+        self._default_profile = next(iter(profiles))
+        self._rules = rules
+        self._client = client
+        self._policy = policy
+        self._confirm_wait = confirm_wait
+        self._remember = remember
+        self._ca_pubs = ca_pubs
+        self._extra_certs = extra_certs
+        self._key_generation = key_generation
+        self._accepted = frozenset(
+            (Possession.encr_cert, *((Possession.key_generation,) if key_generation else ()))
+        )
+        self._nonce = nonce
+        self._sign = sign
+        self._running: dict[tuple[str, bytes], _Running] = {}
+
+    async def finish(self) -> None:
+        """Wait for what was begun."""
+        await asyncio.gather(
+            *(running.task for running in self._running.values()), return_exceptions=True
+        )
+
+    async def certify(self, asked: Asked, now: datetime) -> Operation:
+        """Return the operation with its answer, as stored; a repeat gets what the first one got.
+
+        Raises:
+            CMPError: It is refused.
+        """
+        # A device's own message never may say raVerified, also where an RA passes it on (R123).
+        by_device = asked.received.by_device
+        rules = self._rules[Mode.ra if asked.received.authority else Mode.client]
+        request = read_request(
+            asked.authenticated, rules, ra_verified_allowed=not by_device, accepted=self._accepted
+        )
+        return replay(
+            await self._once(asked.received, lambda: self._issue(asked, request, now)), asked
+        )
+
+    async def _once(
+        self, received: Received, work: Callable[[], Coroutine[Any, Any, Operation]]
+    ) -> Operation:
+        """Let repeats that arrive while the first is at work wait for its answer."""
+        key = (received.requester, received.transaction_id)
+        running = self._running.get(key)
+        if running is None:
+            # A task of its own: a caller that gives up must not leave a certificate half issued.
+            running = _Running(received.digest, asyncio.create_task(work()))
+            self._running[key] = running
+            running.task.add_done_callback(lambda task: self._forget(key, task))
+        elif running.digest != received.digest:
+            raise in_use()
+        return await asyncio.shield(running.task)
+
+    def _forget(self, key: tuple[str, bytes], task: asyncio.Task[Operation]) -> None:
+        del self._running[key]
+        if not task.cancelled():
+            task.exception()  # whoever still waits has it; asyncio need not complain that nobody does
+
+    async def _issue(self, asked: Asked, request: AuthenticatedRequest, now: datetime) -> Operation:
+        received, template = asked.received, request.request.template
+        header, body_type = received.message.header, received.message.body_type
+        old, private_key = None, None
+        if body_type is BodyType.kur or request.possession is Possession.key_generation:
+            # Before anything is judged: after the renewal a repeat would be judged by the new certificate.
+            # And before a key is made that nobody would get.
+            found = await self._ledger.find_operation(
+                received.requester, received.transaction_id, now
+            )
+            if found is not None and (found.answer or not is_repeat(found, asked)):
+                return replay(found, asked)
+        if body_type is BodyType.kur:
+            old = await self._renewed(request.request, asked, now)
+            template = renewal_template(template, load_certificate(old.der))
+            profile = self._profiles.get(old.profile) or self._profiles[self._default_profile]
+            self._require_renewable(old, asked, profile, now)
+        elif asked.entity is not None and (
+            asked.device is None or (asked.device.origin == CLIENT and asked.entity.vendor)
+        ):
+            device_der = None if asked.device is None else asked.device.der
+            template = entity_template(
+                template,
+                asked.entity,
+                None if device_der is None else load_certificate(device_der).subject_der,
+            )
+            own = asked.entity.profile or self._default_profile
+            profile = choose_profile(header, (own,), self._profiles)
+        elif received.authority is None:
+            # What an RA vouched for, under a profile and names of its own, is no more in client mode.
+            assert asked.device is not None
+            template = own_template(template, load_certificate(asked.device.der))
+            own = asked.device.profile or self._default_profile
+            profile = choose_profile(header, (own,), self._profiles)
+        else:
+            profile = choose_profile(header, received.authority.role.profiles, self._profiles)
+            if asked.device is not None:
+                template = own_template(template, load_certificate(asked.device.der))
+        require_unprivileged(template, profile)
+        served: frozenset[str] = frozenset()
+        if received.authority is not None:
+            served = self._served(received.authority, template, profile)
+            if old is None and asked.device is None:
+                require_no_wildcard(received.authority, _san_of(template))
+        if request.possession is Possession.key_generation:
+            private_key = await self._make_key(asked, request, profile)
+            template = replace(template, spki_der=spki_der(private_key))
+        elif request.possession is Possession.encr_cert:
+            _require_encryption_only(template, profile)
+        require_certifiable(template.subject_der or NULL_DN, _san_of(template))
+        implicit = (
+            header.implicit_confirm
+            # Until certConf nobody knows that the device has the key.
+            and request.possession is not Possession.encr_cert
+            and (
+                received.authority is not None
+                or (self._client is not None and self._client.implicit_confirm)
+            )
+        )
+        operation = Operation(
+            requester=received.requester,
+            transaction_id=received.transaction_id,
+            request_digest=received.digest,
+            body_type=body_type,
+            cert_req_id=request.request.cert_req_id,
+            response_nonce=self._nonce(),
+            confirm_by=None if implicit else now.replace(microsecond=0) + self._confirm_wait,
+            expires_at=now + self._remember,
+            signer_der=asked.signer_der,
+            old_serial_number=None if old is None else old.serial_number,
+        )
+        intent = Intent(
+            subject_der=template.subject_der or NULL_DN,
+            issuer_id=self._issuer.id,
+            profile=profile.name,
+            spki_digest=b"",
+            entity=asked.entity.name if asked.entity else old.entity if old else None,
+            origin=_origin(asked, old),
+            on_behalf=received.authority is not None,
+            registered_profiles=served,
+            enrolls=_enrolls(asked),
+            reenroll=self._policy.reenroll,
+            enroll_until=now + self._policy.reenroll_window,
+            unique_key=self._policy.unique_key,
+        )
+
+        async def answer(certificate: Certificate, changes: tuple[str, ...]) -> bytes:
+            given = await self._given(asked, request, certificate, private_key)
+            return await self._positive(received.message, operation, given, changes, now)
+
+        stored = await self._issuer.issue(
+            template,
+            profile,
+            operation,
+            intent,
+            self._ledger,
+            answer,
+            now,
+            revoke_superseded=self._policy.revoke_superseded,
+        )
+        return replay(stored, asked)
+
+    async def _make_key(self, asked: Asked, request: AuthenticatedRequest, profile: Profile) -> Any:
+        """Make a key for a device that asks for that, and can be sent it."""
+        assert self._key_generation is not None  # `read_request` accepted it
+        if not asked.received.by_device:
+            # It would be encrypted for the RA, which has no business with it (RFC 9483 5.2.3).
+            raise NotAuthorized(
+                "a request for key generation that the RA protects; it has to be forwarded as it is, or nested",
+                rule="RFC 9483 5.2.3",
+            )
+        key_recipient(asked.authenticated.signer)  # before anything costs anything
+        kind = self._key_generation.choose_kind(request.algorithm_hint_der, profile)
+        return await self._key_generation.make_key(kind)
+
+    def _served(
+        self, authority: Authority, template: CertTemplate, profile: Profile
+    ) -> frozenset[str]:
+        """Check the names an RA asks for; return for which profiles it may have what is registered for client mode.
+
+        Raises:
+            NotAuthorized: It, or its role, is bound to other names.
+        """
+        require_names(authority, template.subject_der or NULL_DN, _san_of(template))
+        if not any((authority.subjects, authority.role.subjects)):
+            return frozenset()
+        unnamed = {""} if profile.name == self._default_profile else set()
+        return frozenset({profile.name, *unnamed})
+
+    async def _renewed(self, request: CertReqMsg, asked: Asked, now: datetime) -> IssuedCertificate:
+        """Return the certificate a kur renews: the one named, or that of the name; else the signer's."""
+        named, device = request.old_cert_id(), asked.device
+        old = device
+        if named is not None:
+            old = await find_certificate(
+                self._ledger,
+                self._issuer_names,
+                name_of(named.issuer_der),
+                named.serial_number,
+                now,
+            )
+        elif device is None:
+            old = await self._newest(request.template, now)
+        if device is not None and (old is None or old.serial_number != device.serial_number):
+            raise RequestRefused(
+                "oldCertID is not the certificate that protects the message",
+                fail_info=PKIFailureInfo.badCertId,
+                rule="R68",
+            )
+        if old is None:
+            raise RequestRefused(
+                "no such certificate to renew", fail_info=PKIFailureInfo.badCertId, rule="R68"
+            )
+        return old
+
+    async def _newest(self, template: CertTemplate, now: datetime) -> IssuedCertificate | None:
+        """Return the newest certificate of the names in a template that has some."""
+        subject_der = template.subject_der or NULL_DN
+        san_der = _san_of(template)
+        if not canonical(subject_der) and san_der is None:
+            return None
+        return await self._ledger.newest_certificate(subject_der, now, san_der=san_der)
+
+    def _require_renewable(
+        self, old: IssuedCertificate, asked: Asked, profile: Profile, now: datetime
+    ) -> None:
+        """Refuse a renewal that is not the requester's to ask for, and then one of what is no longer good."""
+        authority = asked.received.authority
+        if authority is not None:
+            if not asked.received.by_device:
+                require_own(authority, old)
+            # Of both, if the old one's is no longer configured.
+            for name in {old.profile or profile.name, profile.name}:
+                require_profile(authority, name)
+        if old.status not in ALIVE:
+            raise RequestRefused(
+                f"the certificate to renew is {old.status}",
+                fail_info=PKIFailureInfo.certRevoked,
+                rule="R69",
+            )
+        if not load_certificate(old.der).valid_at(now):
+            raise RequestRefused(
+                "the certificate to renew has expired",
+                fail_info=PKIFailureInfo.signerNotTrusted,
+                rule="R69",
+            )
+
+    async def _given(
+        self,
+        asked: Asked,
+        request: AuthenticatedRequest,
+        certificate: Certificate,
+        private_key: Any,
+    ) -> CertResponse:
+        """Return what a device gets: its certificate, with the key made for it, or for its key alone to open.
+
+        Args:
+            private_key: None where the device has its own.
+        """
+        accepted, cert_req_id = PKIStatusInfo(PKIStatus.accepted), request.request.cert_req_id
+        if request.possession is Possession.encr_cert:
+            sealed = seal_certificate(certificate)
+            return CertResponse(cert_req_id, accepted, encrypted_cert_der=sealed)
+        sealed_key = None
+        if private_key is not None:
+            assert self._key_generation is not None  # it made the key
+            recipient = key_recipient(asked.authenticated.signer)
+            sealed_key = await self._key_generation.seal_key(private_key, recipient)
+        return CertResponse(cert_req_id, accepted, certificate.der, private_key_der=sealed_key)
+
+    async def _positive(
+        self,
+        request: PKIMessage,
+        operation: Operation,
+        given: CertResponse,
+        changes: tuple[str, ...],
+        now: datetime,
+    ) -> bytes:
+        if changes:
+            told = f"Changed or left out: {', '.join(changes)}."
+            given = replace(given, status_info=PKIStatusInfo(PKIStatus.grantedWithMods, (told,)))
+        body_der = cert_rep_body(
+            CERT_RESPONSE_TO[request.body_type],
+            CertRepMessage(
+                (given,),
+                ca_pubs=self._ca_pubs if request.body_type is BodyType.ir else (),
+            ),
+        )
+        return await self._sign(
+            request.header,
+            body_der,
+            now,
+            nonce=operation.response_nonce,
+            general_info=(
+                IMPLICIT_CONFIRM
+                if operation.confirm_by is None
+                else confirm_wait_time(operation.confirm_by),
+            ),
+            extra_certs=self._extra_certs,
+        )
+
+
+async def find_certificate(
+    ledger: Ledger,
+    issuer_names: Iterable[bytes],
+    issuer_der: bytes | None,
+    serial_number: int,
+    now: datetime,
+) -> IssuedCertificate | None:
+    """Return the record of the certificate that an issuer and a serial number name, if it is one of ours."""
+    if issuer_der is None or not any(same_name(issuer_der, own) for own in issuer_names):
+        return None
+    found = await ledger.certificate(serial_number, now)
+    if found is None or not same_name(load_certificate(found.der).issuer_der, issuer_der):
+        return None
+    return found
+
+
+def _san_of(template: CertTemplate) -> bytes | None:
+    names = template.extension(ExtensionOID.subjectAltName)
+    return None if names is None else names.value
+
+
+def _require_encryption_only(template: CertTemplate, profile: Profile) -> None:
+    """Refuse an RSA key whose owner shows that it can decrypt, where it would be certified to sign."""
+    key = load_public_key(template.spki_der or b"")
+    if isinstance(key, rsa.RSAPublicKey) and profile.key_usage & ANY_KEY_USAGES:
+        raise POPRefused(
+            f"encrCert for an RSA key, which {profile.name} lets sign: it has to sign the request",
+            rule="R72",
+        )
+
+
+def _enrolls(asked: Asked) -> bool:
+    """Tell whether a request is a device's first, which `reenroll` is asked about: ir, or by a vendor certificate.
+
+    An RA that signs in its device's place does not say by which certificate the device came: its cr and p10cr may be
+    a vendor certificate's as well, and count.
+    """
+    body_type = asked.received.message.body_type
+    if body_type is BodyType.ir or not asked.received.by_device:
+        return body_type is not BodyType.kur
+    return asked.device is None
+
+
+def _origin(asked: Asked, old: IssuedCertificate | None) -> str:
+    """Return who vouched for a device at first: what it gets with its certificate keeps that.
+
+    An RA that speaks for a device vouches for it anew.
+    """
+    known = old or asked.device
+    if known is None or not asked.received.by_device:
+        return asked.received.requester
+    return known.origin

@@ -1,0 +1,226 @@
+"""The check of the octets that are going to be signed, against what no certificate of ours may violate.
+
+It reads those octets anew, whatever they were put together from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import InitVar, dataclass
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Final
+
+from ra_gateway.ca.blueprint import Blueprint
+from ra_gateway.ca.extensions import (
+    AUTHORITY_INFO_ACCESS,
+    CRL_DISTRIBUTION_POINTS,
+    FRESHEST_CRL,
+    NF_TYPES,
+    OCSP_NO_CHECK,
+    ConstantExtensions,
+    allowed_usage,
+    constant_extensions,
+    elements,
+    members,
+    named_bits,
+    read_bits,
+    read_extension,
+    read_key,
+    read_names,
+    read_purposes,
+    read_time,
+    read_uris,
+)
+from ra_gateway.ca.profiles import Profile
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.names import NULL_DN
+from ra_gateway.cmp.sealed import Seal, proof
+from ra_gateway.errors import MalformedMessage, ServiceFailure
+
+MIN_SERIAL_BITS: Final = 64  # R153
+MAX_SERIAL_BITS: Final = 159  # RFC 5280 4.1.2.2: 20 octets, positive
+
+_SEAL: Final = Seal(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TBSCertificate:
+    """What was read from the octets of a certificate that is to be signed."""
+
+    der: bytes
+    serial_number: int
+    not_before: datetime
+    not_after: datetime
+    subject_der: bytes
+    spki_der: bytes
+    extensions: dict[str, tuple[bool, bytes]]
+
+
+@proof
+class CheckedTBS:
+    """A TBSCertificate that keeps to its profile: what the signing key wants to see."""
+
+    tbs: TBSCertificate
+    seal: InitVar[Seal]
+
+    def __post_init__(self, seal: Seal) -> None:
+        _SEAL.require(seal)
+
+
+def require_conforming(
+    tbs_der: bytes,
+    blueprint: Blueprint,
+    profile: Profile,
+    issuer: Certificate,
+    now: datetime,
+) -> CheckedTBS:
+    """Check a TBSCertificate, as it is going to be signed, against what no certificate of ours may violate.
+
+    Reads the octets again rather than the values they were made of, so that a mistake in between shows.
+
+    Args:
+        issuer: The issuing CA's certificate.
+        now: Aware UTC.
+
+    Raises:
+        ServiceFailure: It violates one (R153).
+    """
+    constant = constant_extensions(profile, issuer)
+    try:
+        tbs, signature_der, issuer_der = _read_tbs(tbs_der)
+        violated = [
+            *_violated_fields(tbs, blueprint, profile, issuer, now),
+            *_violated_extensions(tbs, profile, constant),
+        ]
+    except MalformedMessage as error:
+        raise ServiceFailure(
+            f"the certificate to be signed is broken: {error.detail}", rule="R153"
+        ) from error
+    if signature_der != constant.algorithm_der:
+        violated.append("signature algorithm")
+    if issuer_der != issuer.subject_der:
+        violated.append("issuer")
+    if violated:
+        raise ServiceFailure(
+            f"the certificate to be signed violates {profile.name}: {', '.join(violated)}",
+            rule="R153",
+        )
+    return CheckedTBS(tbs, _SEAL)
+
+
+_VERSION_3: Final = b"\xa0\x03\x02\x01\x02"
+_TBS_TAGS: Final = [0xA0, 0x02, 0x30, 0x30, 0x30, 0x30, 0x30, 0xA3]
+"""No issuerUniqueID and no subjectUniqueID: those fields are not to be used (RFC 5280 4.1.2.8)."""
+
+
+def _read_tbs(der: bytes) -> tuple[TBSCertificate, bytes, bytes]:
+    """Return what a TBSCertificate says, with DER of its signature algorithm and issuer."""
+    fields = members(der, 0, len(der), len(_TBS_TAGS))
+    if [field[0] for field in fields] != _TBS_TAGS or der[
+        fields[0][1] : fields[1][1]
+    ] != _VERSION_3:
+        raise MalformedMessage("not the fields of a certificate of version 3", rule="R1")
+    octets = [der[start:end] for _, start, _, end in fields]
+    _, _, start, end = fields[1]
+    serial_number = int.from_bytes(der[start:end], "big", signed=True)
+    (_, start, _, middle), _ = elements(der, fields[4][2], fields[4][3], 2)
+    not_before, not_after = read_time(der[start:middle]), read_time(der[middle : fields[4][3]])
+    extensions: dict[str, tuple[bool, bytes]] = {}
+    for _, start, _, end in members(der, fields[7][2], fields[7][3]):
+        oid, critical, value = read_extension(der[start:end])
+        if oid in extensions:
+            raise MalformedMessage(f"extension {oid} twice", rule="R1")
+        extensions[oid] = critical, value
+    return (
+        TBSCertificate(der, serial_number, not_before, not_after, octets[5], octets[6], extensions),
+        octets[2],
+        octets[3],
+    )
+
+
+def _violated_fields(
+    tbs: TBSCertificate, blueprint: Blueprint, profile: Profile, issuer: Certificate, now: datetime
+) -> list[str]:
+    bits = tbs.serial_number.bit_length()
+    latest = min(now + timedelta(days=profile.validity_days), issuer.not_after)
+    invariants = {
+        "serial number": tbs.serial_number > 0 and MIN_SERIAL_BITS <= bits <= MAX_SERIAL_BITS,
+        "subject": tbs.subject_der == blueprint.subject_der,
+        "public key": tbs.spki_der == blueprint.spki_der,
+        "notBefore": issuer.not_before <= tbs.not_before <= now,
+        "notAfter": now < tbs.not_after <= latest,
+    }
+    return [name for name, holds in invariants.items() if not holds]
+
+
+def _violated_extensions(
+    tbs: TBSCertificate, profile: Profile, constant: ConstantExtensions
+) -> list[str]:
+    critical, value = tbs.extensions.get(ExtensionOID.keyUsage, (False, _NO_BITS))
+    usage = read_bits(value)
+    kind, identifier = read_key(tbs.spki_der)
+    least, allowed = allowed_usage(profile, kind)
+    invariants = {
+        "keyUsage": critical and least <= usage <= allowed and value == named_bits(usage),
+        "extKeyUsage": _purposes_conform(tbs, profile),
+        "subjectAltName": _names_conform(tbs, profile),
+        "subjectKeyIdentifier": tbs.extensions.get(ExtensionOID.subjectKeyIdentifier)
+        == (False, b"\x04\x14" + identifier),
+    }
+    violated = [name for name, holds in invariants.items() if not holds]
+    for oid, expected in constant.values.items():
+        critical, value = tbs.extensions.get(oid, (True, b""))
+        uris = constant.uris.get(oid)
+        if critical or (value != expected if uris is None else read_uris(value) != uris):
+            violated.append(_EXTENSIONS[oid])
+    possible = _POSSIBLE | {NF_TYPES} if profile.nf_types else _POSSIBLE
+    for oid in tbs.extensions.keys() - possible - constant.values.keys():
+        violated.append(_EXTENSIONS.get(oid, f"extension {oid}"))
+    return violated
+
+
+def _purposes_conform(tbs: TBSCertificate, profile: Profile) -> bool:
+    found = tbs.extensions.get(ExtensionOID.extKeyUsage)
+    if found is None:
+        return not profile.purposes
+    purposes = read_purposes(found[1])
+    return not found[0] and bool(purposes) and profile.allowed_purposes.issuperset(purposes)
+
+
+def _names_conform(tbs: TBSCertificate, profile: Profile) -> bool:
+    found = tbs.extensions.get(ExtensionOID.subjectAltName)
+    only_name = tbs.subject_der == NULL_DN
+    if found is None:
+        return not (profile.san_required or only_name)
+    tags = read_names(found[1])
+    return (
+        found[0] == (profile.san_critical or only_name)
+        and profile.san_tags.issuperset(tags)
+        and len(tags) <= profile.san_max
+    )
+
+
+_NO_BITS: Final = b"\x03\x01\x00"
+
+_POSSIBLE: Final = frozenset(
+    {
+        ExtensionOID.keyUsage,
+        ExtensionOID.extKeyUsage,
+        ExtensionOID.subjectAltName,
+        ExtensionOID.subjectKeyIdentifier,
+    }
+)
+
+_EXTENSIONS: Final = MappingProxyType(
+    {
+        ExtensionOID.basicConstraints: "basicConstraints",
+        ExtensionOID.authorityKeyIdentifier: "authorityKeyIdentifier",
+        ExtensionOID.certificatePolicies: "certificatePolicies",
+        CRL_DISTRIBUTION_POINTS: "cRLDistributionPoints",
+        FRESHEST_CRL: "freshestCRL",
+        AUTHORITY_INFO_ACCESS: "authorityInfoAccess",
+        OCSP_NO_CHECK: "ocsp-nocheck",
+        NF_TYPES: "NFTypes",
+    }
+)
+"""Names of extensions, for texts."""

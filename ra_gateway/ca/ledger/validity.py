@@ -1,0 +1,77 @@
+"""Which certificates count as valid, and whose keys they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    case,
+    false,
+    literal_column,
+    select,
+    true,
+)
+
+from ra_gateway.ca.ledger import schema
+from ra_gateway.ca.ledger.sql import Prepared, listed
+from ra_gateway.errors import PKIFailureInfo, RequestRefused
+
+_c = schema.certificates.c
+
+
+def alive(at: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a certificate counts as valid at a moment (seconds) and has not expired.
+
+    One that was not confirmed in time does not, whether or not the sweep came by. This is written as CASE because
+    SQLite would take the index by status for anything simpler, and so read half the ledger.
+    """
+    confirmed = case(
+        (_c.status == literal_column("'issued'"), _c.confirm_by >= at),
+        (_c.status == literal_column("'confirmed'"), true()),
+        (_c.status == literal_column("'superseded'"), true()),
+        else_=false(),
+    )
+    return and_(confirmed, _c.not_after >= at)
+
+
+def _living_or_held(at: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a certificate is `alive`, or was when it was put on hold: it may come back."""
+    return case((_c.held_from.is_not(None), _c.not_after >= at), else_=alive(at))
+
+
+def has_status(status: str) -> ColumnElement[bool]:
+    """Return the condition that a certificate has a status, where something else finds it; see `alive`."""
+    return case((_c.status == literal_column(f"'{status}'"), true()), else_=false())
+
+
+def key_holders(
+    connection: Connection, digests: Iterable[bytes], now: int
+) -> dict[bytes, set[str]]:
+    """Return for each key (SHA-256) the end entities that hold living certificates of it."""
+    wanted = list(digests)
+    holders: dict[bytes, set[str]] = {}
+    if wanted:
+        for digest, name in _KEY_HOLDERS.among(connection, wanted, now=now):
+            holders.setdefault(digest, set()).add(name)
+    return holders
+
+
+def duplicate_key() -> RequestRefused:
+    """Return the refusal of a key that is another end entity's."""
+    return RequestRefused(
+        "another end entity holds a valid certificate for this key",
+        fail_info=PKIFailureInfo.duplicateCertReq,
+        rule="R62",
+    )
+
+
+_KEY_HOLDERS: Final = Prepared(
+    select(_c.spki_digest, _c.entity)
+    .where(_c.spki_digest.in_(listed("these")), _living_or_held(bindparam("now")))
+    .distinct()
+)
