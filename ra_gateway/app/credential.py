@@ -13,7 +13,7 @@ from ra_gateway.app.running import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.config.tables import RAConfig
+from ra_gateway.config.trust_tables import RAConfig
 from ra_gateway.errors import CMPError, ConfigError, Problem
 from ra_gateway.keys import load_credential
 

@@ -11,7 +11,8 @@ from ra_gateway.ca.records import CertificateStatus
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.config.tables import GatewayConfig, RevocationConfig
+from ra_gateway.config.tables import GatewayConfig
+from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.errors import SignerNotTrusted
 from ra_gateway.revocation.ocsp import NonceUse, OCSPSettings
 from ra_gateway.revocation.refreshing import Revocation

@@ -8,7 +8,8 @@ from pathlib import Path
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, with_legacy
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.config.tables import AlgorithmsConfig, GatewayConfig, VendorConfig
+from ra_gateway.config.tables import GatewayConfig, VendorConfig
+from ra_gateway.config.trust_tables import AlgorithmsConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import load_certificates

@@ -20,13 +20,8 @@ from ra_gateway.cmp.crl import (
 from ra_gateway.cmp.names import CanonicalName, canonical
 from ra_gateway.cmp.ocsp import responder_urls
 from ra_gateway.config.ca_tables import CAConfig
-from ra_gateway.config.tables import (
-    CAServiceConfig,
-    GatewayConfig,
-    IdentityConfig,
-    RevocationConfig,
-    VendorConfig,
-)
+from ra_gateway.config.tables import CAServiceConfig, GatewayConfig, IdentityConfig, VendorConfig
+from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.config.upstream_tables import AnswerTrust
 from ra_gateway.errors import ConfigError, CRLRefused, Problem
 from ra_gateway.keys import names_hsm_key

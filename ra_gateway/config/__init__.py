@@ -24,7 +24,6 @@ from ra_gateway.config.dialects import DIALECTS
 from ra_gateway.config.reading import is_of_ca_alone, load, load_ca, parse
 from ra_gateway.config.service_tables import LogConfig, ServerConfig, StoreConfig
 from ra_gateway.config.tables import (
-    AlgorithmsConfig,
     CAServiceConfig,
     EndpointConfig,
     GatewayConfig,
@@ -32,12 +31,15 @@ from ra_gateway.config.tables import (
     IdentityConfig,
     InventoryConfig,
     MACConfig,
-    OperatorConfig,
-    RAConfig,
     RegistrationAuthoritiesConfig,
-    RevocationConfig,
     RouteConfig,
     VendorConfig,
+)
+from ra_gateway.config.trust_tables import (
+    AlgorithmsConfig,
+    OperatorConfig,
+    RAConfig,
+    RevocationConfig,
 )
 from ra_gateway.config.upstream_tables import (
     AnswerTrust,

@@ -10,13 +10,8 @@ from pydantic import BaseModel
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DIALECTS
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig
-from ra_gateway.config.tables import (
-    AlgorithmsConfig,
-    EndpointConfig,
-    IdentityConfig,
-    MACConfig,
-    VendorConfig,
-)
+from ra_gateway.config.tables import EndpointConfig, IdentityConfig, MACConfig, VendorConfig
+from ra_gateway.config.trust_tables import AlgorithmsConfig
 from ra_gateway.config.upstream_tables import CMPHTTPUpstream
 from ra_gateway.config.values import (
     OPERATOR_DOMAIN,

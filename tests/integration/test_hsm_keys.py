@@ -35,7 +35,7 @@ from ra_gateway.cmp.algorithms import (
     verify_signature,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.config.tables import RAConfig
+from ra_gateway.config.trust_tables import RAConfig
 from ra_gateway.errors import ConfigError, PKIFailureInfo, Problem, ServiceFailure
 from ra_gateway.pkcs11 import token as token_module
 from ra_gateway.pkcs11.key import HSMECKey, find_key, find_public

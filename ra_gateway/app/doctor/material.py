@@ -14,7 +14,8 @@ from ra_gateway.app.warnings import EXPIRES_SOON
 from ra_gateway.cmp.algorithms import public_key_kind
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.codes import OID
-from ra_gateway.config.tables import AlgorithmsConfig, GatewayConfig
+from ra_gateway.config.tables import GatewayConfig
+from ra_gateway.config.trust_tables import AlgorithmsConfig
 from ra_gateway.errors import CMPError, ConfigError, Problem
 from ra_gateway.keys import load_certificates
 

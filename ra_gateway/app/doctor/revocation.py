@@ -10,7 +10,8 @@ from ra_gateway.app.revocation import revocation, revocation_tables
 from ra_gateway.app.trust import certificates, operator_domain, vendor_domains
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.config.tables import GatewayConfig, RevocationConfig, VendorConfig
+from ra_gateway.config.tables import GatewayConfig, VendorConfig
+from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import CMPError, ConfigError, SignerNotTrusted, StatusUnavailable
 from ra_gateway.revocation.refreshing import Revocation
