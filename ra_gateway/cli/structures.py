@@ -1,0 +1,387 @@
+"""ASN.1, certificates and what is in them as text for people: what `ra-gateway show` prints of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from pyasn1.codec.der.decoder import decode as der_decode
+from pyasn1.error import PyAsn1Error
+from pyasn1.type import univ
+from rich.text import Text
+from rich.tree import Tree
+
+from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp.algorithms import key_family, load_public_key, signature_algorithm
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.names import general_names, rfc4514
+from ra_gateway.errors import CMPError, printable
+
+_MAX_HEX_OCTETS: Final = 48
+_MAX_DEPTH: Final = 24
+"""Of ASN.1 in a dump; the deepest a CMP message gets is some 15."""
+
+# What pyasn1 is known to raise on input that is not of the type it is told to expect.
+UNDECODABLE: Final = (
+    PyAsn1Error,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
+
+OID_NAMES: Final = {
+    **{
+        f"1.3.6.1.5.5.7.4.{arc}": name
+        for arc, name in {
+            1: "caProtEncCert",
+            2: "signKeyPairTypes",
+            3: "encKeyPairTypes",
+            4: "preferredSymmAlg",
+            5: "caKeyUpdateInfo",
+            6: "currentCRL",
+            7: "unsupportedOIDs",
+            10: "keyPairParamReq",
+            11: "keyPairParamRep",
+            12: "revPassphrase",
+            13: "implicitConfirm",
+            14: "confirmWaitTime",
+            15: "origPKIMessage",
+            16: "suppLangTags",
+            17: "caCerts",
+            18: "rootCaKeyUpdate",
+            19: "certReqTemplate",
+            20: "rootCaCert",
+            21: "certProfile",
+            22: "crlStatusList",
+            23: "crls",
+            24: "KemCiphertextInfo",
+        }.items()
+    },
+    **{
+        f"1.3.6.1.5.5.7.5.1.{arc}": name
+        for arc, name in {
+            1: "regToken",
+            2: "authenticator",
+            3: "pkiPublicationInfo",
+            4: "pkiArchiveOptions",
+            5: "oldCertID",
+            6: "protocolEncrKey",
+            7: "altCertTemplate",
+            11: "algId",
+            12: "rsaKeyLen",
+        }.items()
+    },
+    "1.3.6.1.5.5.7.5.2.1": "utf8Pairs",
+    "1.3.6.1.5.5.7.5.2.2": "certReq",
+    "1.3.6.1.5.5.7.3.1": "serverAuth",
+    "1.3.6.1.5.5.7.3.2": "clientAuth",
+    "1.3.6.1.5.5.7.3.5": "ipsecEndSystem",
+    "1.3.6.1.5.5.7.3.17": "ipsecIKE",
+    "1.3.6.1.5.5.7.3.27": "cmcCA",
+    "1.3.6.1.5.5.7.3.28": "cmcRA",
+    "1.3.6.1.5.5.7.3.32": "cmKGA",
+    "1.3.6.1.5.5.7.1.1": "authorityInfoAccess",
+    "2.5.29.14": "subjectKeyIdentifier",
+    "2.5.29.15": "keyUsage",
+    "2.5.29.17": "subjectAltName",
+    "2.5.29.19": "basicConstraints",
+    "2.5.29.20": "cRLNumber",
+    "2.5.29.21": "reasonCode",
+    "2.5.29.30": "nameConstraints",
+    "2.5.29.31": "cRLDistributionPoints",
+    "2.5.29.32": "certificatePolicies",
+    "2.5.29.35": "authorityKeyIdentifier",
+    "2.5.29.37": "extKeyUsage",
+    "1.2.840.113549.1.9.14": "extensionRequest",
+    "1.2.840.113549.1.1.1": "rsaEncryption",
+    "1.2.840.113549.1.1.10": "rsassa-pss",
+    "1.2.840.10045.2.1": "id-ecPublicKey",
+    "1.2.840.10045.3.1.7": "P-256",
+    "1.3.132.0.34": "P-384",
+    "1.3.132.0.35": "P-521",
+    "1.3.14.3.2.26": "sha1",
+    "2.16.840.1.101.3.4.2.1": "sha256",
+    "2.16.840.1.101.3.4.2.2": "sha384",
+    "2.16.840.1.101.3.4.2.3": "sha512",
+    "2.16.840.1.101.3.4.2.12": "shake256",
+    "1.3.6.1.5.5.8.1.2": "hmac-sha1",
+    "1.2.840.113549.2.9": "hmacWithSHA256",
+    "1.2.840.113549.1.5.12": "pbkdf2",
+    OID.passwordBasedMac: "PasswordBasedMac",
+    OID.pbmac1: "PBMAC1",
+    OID.dhBasedMac: "DHBasedMac",
+    OID.kemBasedMac: "KemBasedMac",
+}
+
+_CURVES: Final = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+_KEY_USAGES: Final = (
+    "digitalSignature",
+    "nonRepudiation",
+    "keyEncipherment",
+    "dataEncipherment",
+    "keyAgreement",
+    "keyCertSign",
+    "cRLSign",
+    "encipherOnly",
+    "decipherOnly",
+)
+
+
+# --- text -----------------------------------------------------------------------------------------------------
+
+
+def _line(label: str, text: str) -> Text:
+    return Text.assemble((label, "cyan"), f": {printable(text)}" if text else "")
+
+
+def add_line(tree: Tree, label: str, text: str) -> Tree:
+    """Add a label and its text; return the new branch."""
+    return tree.add(_line(label, text))
+
+
+def add_note(tree: Tree, text: str) -> None:
+    """Add a remark that is no part of what is shown."""
+    tree.add(Text(f"note: {printable(text)}", "italic yellow"))
+
+
+def hex_text(octets: bytes) -> str:
+    """Return octets in hexadecimal, of long ones the beginning and the length."""
+    if len(octets) <= _MAX_HEX_OCTETS:
+        return octets.hex() or "(empty)"
+    return f"{octets[:_MAX_HEX_OCTETS].hex()}… ({len(octets)} octets)"
+
+
+def time_text(moment: datetime) -> str:
+    """Return a moment to the second, UTC."""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def quoted(text: str) -> str:
+    """Return a text in quotes, control characters escaped."""
+    return f'"{printable(text)}"'
+
+
+# --- what has a structure of its own -------------------------------------------------------------------------
+
+
+def add_extension(tree: Tree, label: str, dotted: str, critical: bool, value: bytes) -> None:
+    """Add an extension: what a well-known one says, a dump of others."""
+    title = f"{oid_text(dotted)}{', critical' if critical else ''}"
+    text = _extension_text(OID_NAMES.get(dotted, ""), value)
+    if text is not None:
+        add_line(tree, label, f"{title}: {text}")
+    else:
+        add_dump(add_line(tree, label, title), "value", value)
+
+
+def _extension_text(name: str, value: bytes) -> str | None:
+    """Return what a well-known extension says, None if it is another one or malformed."""
+    try:
+        if name == "subjectAltName":
+            return printable(", ".join(general_names(value)))
+        if name == "keyUsage":
+            bits = asn1.set_bits(asn1.decode(asn1.BitString, value))
+            return ", ".join(_KEY_USAGES[bit] for bit in bits if bit < len(_KEY_USAGES))
+        if name == "extKeyUsage":
+            return ", ".join(
+                oid_text(oid.dotted_string) for oid in asn1.unbox(structures.OIDsBox, value).oids
+            )
+        if name == "basicConstraints":
+            constraints = asn1.decode(structures.BasicConstraints, value)
+            length = constraints.path_len_constraint
+            return ("CA" if constraints.ca else "not a CA") + (
+                "" if length is None else f", at most {length} CAs below"
+            )
+        if name == "subjectKeyIdentifier":
+            return asn1.decode(bytes, value).hex()
+    except CMPError:
+        return None
+    return None
+
+
+def add_certificate(tree: Tree, label: str, der: bytes) -> None:
+    """Add a summary of a certificate; one that cannot be read is dumped."""
+    try:
+        certificate = Certificate.from_der(der)
+        branch = Tree(_line(label, certificate.subject or "(empty subject)"))
+        add_line(branch, "issuer", certificate.issuer)
+        add_line(branch, "serialNumber", f"0x{certificate.serial_number:x}")
+        add_line(
+            branch,
+            "validity",
+            f"{time_text(certificate.not_before)} to {time_text(certificate.not_after)}",
+        )
+        add_line(branch, "publicKey", public_key_text(certificate.spki_der))
+        for oid in ("2.5.29.17", "2.5.29.15", "2.5.29.37", "2.5.29.19"):
+            if oid in certificate.extensions:
+                _, value = certificate.extensions[oid]
+                text = _extension_text(OID_NAMES[oid], value)
+                add_line(branch, OID_NAMES[oid], hex_text(value) if text is None else text)
+        add_line(branch, "signed with", algorithm_text(certificate.algorithm_der))
+        add_line(branch, "SHA-256", certificate.fingerprint.hex())
+    except CMPError as error:
+        branch = add_line(tree, label, "not a certificate that can be read")
+        add_note(branch, error.detail)
+        add_dump(branch, "content", der)
+    else:
+        tree.children.append(branch)
+
+
+def algorithm_text(der: bytes) -> str:
+    """Return the name of an AlgorithmIdentifier, else its OID, else hex."""
+    try:
+        algorithm = signature_algorithm(der)
+    except CMPError:
+        pass  # not a signature algorithm we know: its OID is shown
+    else:
+        salt = f", salt of {algorithm.salt_length} octets"
+        return algorithm.name + (salt if algorithm.salt_length is not None else "")
+    try:
+        return oid_text(asn1.decode(structures.AlgorithmIdentifier, der).algorithm.dotted_string)
+    except CMPError:
+        return hex_text(der)
+
+
+def public_key_text(spki_der: bytes) -> str:
+    """Return kind and size of a SubjectPublicKeyInfo, hex if it cannot be read."""
+    try:
+        key = load_public_key(spki_der)
+    except CMPError:
+        try:
+            spki = asn1.decode(structures.SubjectPublicKeyInfo, spki_der)
+        except CMPError:
+            return hex_text(spki_der)
+        octets = spki.subject_public_key.as_bytes()
+        kind = algorithm_text(asn1.raw(spki.algorithm))
+        return (
+            f"{kind}, {hex_text(octets)}" if octets else f"{kind}, empty: the CA is to make the key"
+        )
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return f"EC {_CURVES.get(key.curve.name, key.curve.name)}"
+    if isinstance(key, rsa.RSAPublicKey):
+        return f"RSA {key.key_size} bits, exponent {key.public_numbers().e}"
+    return key_family(key) or type(key).__name__
+
+
+def name_text(der: bytes) -> str:
+    """Return a Name as in RFC 4514, hex if it cannot be read."""
+    try:
+        return printable(rfc4514(der)) or "NULL-DN"
+    except CMPError:
+        return hex_text(der)
+
+
+def general_name_text(der: bytes) -> str:
+    """Return a GeneralName, hex if it cannot be read."""
+    try:
+        text = general_names(asn1.tlv(0x30, der))[0]
+    except CMPError:
+        return hex_text(der)
+    kind, _, value = text.partition(":")
+    if kind == "dn":
+        return printable(value) or "NULL-DN"
+    return printable(text)
+
+
+def oid_text(dotted: str) -> str:
+    """Return an OID with its name, if it has one."""
+    name = OID_NAMES.get(dotted)
+    if name is None:
+        try:
+            name = signature_algorithm(asn1.tlv(0x30, asn1.oid_der(dotted))).name
+        except (CMPError, ValueError):
+            return dotted
+    return f"{name} ({dotted})"
+
+
+# --- dump -----------------------------------------------------------------------------------------------------
+
+_UNIVERSAL: Final = {
+    0x01: "BOOLEAN",
+    0x02: "INTEGER",
+    0x03: "BIT STRING",
+    0x04: "OCTET STRING",
+    0x05: "NULL",
+    0x06: "OBJECT IDENTIFIER",
+    0x0A: "ENUMERATED",
+    0x0C: "UTF8String",
+    0x10: "SEQUENCE",
+    0x11: "SET",
+    0x13: "PrintableString",
+    0x16: "IA5String",
+    0x17: "UTCTime",
+    0x18: "GeneralizedTime",
+    0x1E: "BMPString",
+}
+_CLASSES: Final = ("", "APPLICATION ", "", "PRIVATE ")
+_TEXT_TAGS: Final = frozenset({0x0C, 0x13, 0x16, 0x17, 0x18})
+
+
+def add_dump(tree: Tree, label: str, der: bytes, depth: int = 0) -> None:
+    """Add octets as ASN.1 without knowing their type; what is not DER as hex."""
+    try:
+        elements = list(_elements(der))
+    except ValueError:
+        elements = []
+    if not elements or depth > _MAX_DEPTH:
+        add_line(tree, label, hex_text(der))
+        return
+    for first, content in elements:
+        number = first & 0x1F
+        title = (
+            _UNIVERSAL.get(number, f"UNIVERSAL {number}")
+            if first < 0x40
+            else f"[{_CLASSES[first >> 6]}{number}]"
+        )
+        if first & 0x20 and content:
+            add_dump(add_line(tree, label, title), "·", content, depth + 1)
+        elif first in _TEXT_TAGS:
+            add_line(tree, label, f"{title} {quoted(content.decode('utf-8', 'replace'))}")
+        elif first == 0x06 and (oid := decoded(asn1.tlv(6, content), univ.ObjectIdentifier())):
+            add_line(tree, label, f"{title} {oid_text(str(oid))}")
+        elif first in (0x02, 0x0A) and len(content) <= 4:
+            add_line(tree, label, f"{title} {int.from_bytes(content, 'big', signed=True)}")
+        else:
+            add_line(tree, label, f"{title} {hex_text(content)}".rstrip())
+
+
+def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (first tag octet, content) of each element.
+
+    Raises:
+        ValueError: Not a sequence of DER elements with one-octet tags.
+    """
+    at = 0
+    while at < len(der):
+        if at + 2 > len(der) or der[at] & 0x1F == 0x1F:
+            raise ValueError("not an element")
+        first, length, at = der[at], der[at + 1], at + 2
+        if length & 0x80:
+            size = length & 0x7F
+            if not 1 <= size <= 4 or at + size > len(der):
+                raise ValueError("not a length")
+            length, at = int.from_bytes(der[at : at + size], "big"), at + size
+        if at + length > len(der):
+            raise ValueError("cut off")
+        yield first, der[at : at + length]
+        at += length
+
+
+def content_octets(der: bytes) -> bytes:
+    """Return the content of the first element."""
+    return next(_elements(der))[1]
+
+
+def decoded(der: bytes, spec: Any) -> Any:
+    """Return a pyasn1 value, None if the octets are not exactly one of that type."""
+    try:
+        value, rest = der_decode(der, asn1Spec=spec)
+    except UNDECODABLE:
+        return None
+    return None if rest else value
