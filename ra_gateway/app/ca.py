@@ -14,7 +14,7 @@ import structlog
 from ra_gateway.app.revocation import revocation
 from ra_gateway.app.running import STEADY, cmp_listener, listen, now
 from ra_gateway.app.trust import vendor_domains
-from ra_gateway.ca.access import ClientMode, Mode
+from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings

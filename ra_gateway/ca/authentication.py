@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
-from ra_gateway.ca.access import (
+from ra_gateway.ca.authorization import (
     ClientMode,
     Mode,
     Registered,

@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from ra_gateway.ca.access import (
+from ra_gateway.ca.authorization import (
     ClientMode,
     Mode,
     choose_profile,

@@ -29,8 +29,8 @@ from typing import Final
 
 import structlog
 
-from ra_gateway.ca.access import ClientMode, Mode, Registered, require_own, require_profile
 from ra_gateway.ca.authentication import Authentication
+from ra_gateway.ca.authorization import ClientMode, Mode, Registered, require_own, require_profile
 from ra_gateway.ca.certification import Certification, IssuancePolicy, find_certificate
 from ra_gateway.ca.information import Published, answer_to
 from ra_gateway.ca.issuer import Issuer

@@ -44,7 +44,8 @@ class _Exchange:
 
     Args:
         stored: Whether the transaction is in the store; a genm is not until its device has to wait.
-        polled: Whether the device was told to wait: nobody waits for the answer here.
+        polled: Whether the device was told to wait, and that is stored.
+        detached: Whether nobody awaits the answer here any more: the exchange has an event of its own.
         settling: Whether the CA has answered, so that waiting a little longer is worth it.
         writing: Held while the transaction is being changed.
     """
@@ -53,6 +54,7 @@ class _Exchange:
     transaction: Transaction
     stored: bool = True
     polled: bool = False
+    detached: bool = False
     settling: bool = False
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -110,7 +112,7 @@ async def resume_in_background(
         context.report.notes.append(error.detail)
         await fail_polled(services, context, taken, error)
         return
-    exchange = _Exchange(context.detached(), taken, polled=True)
+    exchange = _Exchange(context.detached(), taken, polled=True, detached=True)
     task = services.spawn(_run_in_background(services, exchange))
     await asyncio.wait({task}, timeout=context.endpoint.wait_after_seconds)
 
@@ -121,7 +123,7 @@ async def _run_in_background(services: Services, exchange: _Exchange) -> bytes:
     try:
         return await _run(services, exchange)
     except Exception as error:
-        if not exchange.polled:
+        if not exchange.detached:
             raise
         report = exchange.context.report
         report.outcome = Outcome.failed
@@ -130,7 +132,7 @@ async def _run_in_background(services: Services, exchange: _Exchange) -> bytes:
         else:
             bug = error
     finally:
-        if exchange.polled:
+        if exchange.detached:
             elapsed_ms = (services.monotonic() - exchange.context.started) * 1000.0
             services.sink(event_of(exchange.context, elapsed_ms, bug))
     return b""
@@ -143,8 +145,10 @@ async def _run(services: Services, exchange: _Exchange) -> bytes:
     try:
         claimed = await _claim_secret(context, transaction)
     except NotAuthorized as error:
+        exchange.settling = True
         return await _fail(services, exchange, error)
     except StoreUnavailable:
+        exchange.settling = True
         await _release(services, exchange)
         raise
     if not sent.upstream_der:  # the CA does not hear of certConf
@@ -318,10 +322,11 @@ async def defer(services: Services, context: RequestContext, transaction: Transa
 async def _defer(services: Services, exchange: _Exchange) -> bytes:
     """Tell a device to wait and poll; the exchange goes on without it."""
     context = exchange.context
-    exchange.polled, exchange.context = True, context.detached()
+    exchange.detached, exchange.context = True, context.detached()
     async with exchange.writing:
         before = exchange.transaction
         if before.current.waiting:
+            exchange.polled = True
             context.report.outcome = Outcome.replayed
             return _answer_of(before, before)  # another node told it the same
         response = await responses.waiting(services, context, before)
@@ -329,6 +334,7 @@ async def _defer(services: Services, exchange: _Exchange) -> bytes:
         if not exchange.stored:
             told = machine.opened_waiting(before, *response, before.lease_until)
             await _create(services, exchange, told)
+            exchange.polled = True
             return response.der
         after = await transactions.change(
             services.store,
@@ -343,7 +349,8 @@ async def _defer(services: Services, exchange: _Exchange) -> bytes:
         if isinstance(after, Overtaken):
             context.report.outcome = Outcome.replayed
             return _answer_of(after.live, before)
-        exchange.transaction = after
+        # Not before: a device that could not be told so gets its answer when it sends its message again.
+        exchange.transaction, exchange.polled = after, True
         return response.der
 
 

@@ -17,7 +17,7 @@ from ra_gateway.ra.authentication import find_transaction
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import Variant
 from ra_gateway.ra.events import Outcome
-from ra_gateway.ra.forwarding import follow_up_for_ca
+from ra_gateway.ra.forwarding import check_same_upstream, follow_up_for_ca
 from ra_gateway.ra.response_checks import CheckedResponse, validate
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import OUTSTANDING, Event, State, Transaction
@@ -163,6 +163,7 @@ async def _pass_on(
 ) -> bytes:
     """Poll the CA with the device's pollReq, under the protection its request went up with (R81)."""
     upstream, message, report = context.upstream, context.message, context.report
+    check_same_upstream(context, transaction)
     of_the_ca = message.header.recip_nonce == transaction.current.ca_nonce
     if _goes_up_unchanged(transaction) and not of_the_ca:
         # It was the RA that told to wait. This answer has the CA's nonce: the next pollReq can go up.

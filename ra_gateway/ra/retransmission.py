@@ -53,10 +53,6 @@ from ra_gateway.ra.transactions import Overtaken
 _OUTCOMES: Final = {
     State.ISSUED: Outcome.issued,
     State.GRANTED: Outcome.issued,
-    State.CONFIRMED: Outcome.confirmed,
-    State.REJECTED: Outcome.rejected,
-    State.WITHDRAWING: Outcome.rejected,
-    State.WITHDRAWN: Outcome.rejected,
     State.REVOKED: Outcome.revoked,
     State.INFORMED: Outcome.informed,
     State.REFUSED: Outcome.refused,
@@ -278,7 +274,7 @@ async def late_response(
     expires_at = max(transaction.expires_at, now + services.lifetime)
     if current.planned is None:
         return LateResponse(await _late_refusal(services, context, transaction), None, expires_at)
-    if transaction.state in GIVEN_UP and transaction.confirmation is None:
+    if transaction.state in (*GIVEN_UP, State.FAILED) and transaction.confirmation is None:
         raise HeaderRefused(
             "the certificate was not fetched in time, and is withdrawn", rule="R111"
         )
@@ -297,7 +293,11 @@ async def late_response(
 
 def _note_late(context: RequestContext, transaction: Transaction) -> None:
     state, planned = transaction.state, transaction.current.planned
-    context.report.outcome = _OUTCOMES.get(state, Outcome.failed)
+    if transaction.confirmation is None:
+        context.report.outcome = _OUTCOMES[state]
+    else:
+        confirmed = transaction.confirm_status
+        context.report.outcome = Outcome.confirmed if confirmed else Outcome.rejected
     if state in (State.ISSUED, State.GRANTED) and transaction.certificate_der:
         context.report.certificate = load_certificate(transaction.certificate_der)
     elif state is State.REVOKED:

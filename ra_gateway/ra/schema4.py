@@ -11,8 +11,9 @@ from itertools import count, takewhile
 from typing import Final
 
 from ra_gateway.cmp.bodies import PKICONF_BODY, cert_rep_body, cert_rep_message
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.replies import confirm_wait_time_of
 from ra_gateway.errors import MalformedMessage
 
 SCHEMA: Final = 4
@@ -48,7 +49,10 @@ def read(fields: dict[str, bytes], cert_req_id: int, *, granted: bool) -> dict[s
                 PKICONF_BODY if exchange == "confirmation" else _body(answer, cert_req_id)
             )
             found[f"{exchange}.planned.sender_nonce"] = nonce or b""
-            found[f"{exchange}.planned.confirm_wait_der"] = b""
+            told = answer.header.info(OID.confirmWaitTime)
+            readable = told is not None and confirm_wait_time_of(answer.header) is not None
+            confirm_wait_der = (told.value_der if told and readable else None) or b""
+            found[f"{exchange}.planned.confirm_wait_der"] = confirm_wait_der
             if granted:
                 found[f"{exchange}.planned.implicit_confirm"] = b"1"
             for place, certificate_der in enumerate(chain):

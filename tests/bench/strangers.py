@@ -41,7 +41,7 @@ import uvloop
 from multidict import CIMultiDict
 
 from ra_gateway import logs
-from ra_gateway.ca.access import ClientMode, Mode
+from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
-from ra_gateway.ca.access import Mode
+from ra_gateway.ca.authorization import Mode
 from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.records import Reenroll
 from ra_gateway.cmp import asn1

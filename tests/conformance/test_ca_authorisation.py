@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import delete
 
-from ra_gateway.ca.access import ClientMode, Mode
+from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.ledger import schema
 from ra_gateway.ca.ledger.database import write
 from ra_gateway.ca.profiles import NE_IPSEC, NE_TLS, OCSP_SIGNER, OCSP_SIGNING, RA, Profile

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ra_gateway.ca.access import ClientMode, Mode
+from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.records import (
     CertificateStatus,

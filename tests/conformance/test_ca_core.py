@@ -675,7 +675,7 @@ async def test_changes_of_the_registered_are_heard_while_the_ca_runs(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A blocked RA, and a certificate that was removed, are heard no more; what is added is."""
-    monkeypatch.setattr("ra_gateway.ca.access.AUTHORITIES_SECONDS", 0.0)
+    monkeypatch.setattr("ra_gateway.ca.authorization.AUTHORITIES_SECONDS", 0.0)
     registry, signer = desk.ledger.registry, desk.ra.certificate
     refused = (BodyType.ip, PKIFailureInfo.notAuthorized)
     await desk.enrol()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from ra_gateway.ca.access import Mode
+from ra_gateway.ca.authorization import Mode
 from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.records import CertificateStatus, EndEntity, Reason, Reenroll, Revocation
 from ra_gateway.cmp import asn1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from ra_gateway.ca.access import ClientMode, Mode
+from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.profiles import NE_IPSEC, derive
 from ra_gateway.ca.records import CertificateStatus, EndEntity, Role

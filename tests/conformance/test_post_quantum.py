@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import mlkem, rsa
 
-from ra_gateway.ca.access import ClientMode, Mode
+from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.profiles import ENCRYPTION, NE_IPSEC, NE_TLS, Profile, derive
 from ra_gateway.ca.records import CertificateStatus, EndEntity
 from ra_gateway.cmp.bodies import cert_confirm_content, cert_rep_message, enveloped_data

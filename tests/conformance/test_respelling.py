@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
 from ra_gateway.app.revocation import LedgerStatus
-from ra_gateway.ca.access import Mode
+from ra_gateway.ca.authorization import Mode
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage

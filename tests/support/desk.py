@@ -13,7 +13,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from ra_gateway.ca.access import ClientMode, Mode
+from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.information import Published

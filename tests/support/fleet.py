@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from ra_gateway.ca.access import Mode
+from ra_gateway.ca.authorization import Mode
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage

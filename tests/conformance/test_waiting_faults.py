@@ -1,0 +1,83 @@
+"""What becomes of a certificate whose device could not be told to wait, or came too late for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from ra_gateway.cmp.bodies import PKIStatusInfo, RevRepContent, rev_rep_body
+from ra_gateway.cmp.codes import BodyType, PKIStatus
+from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
+from ra_gateway.ra.endpoints import CertConf, Unconfirmed
+from ra_gateway.ra.transaction import State, Transaction
+from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
+from ra_gateway.stores.memory import MemoryStore
+from tests.support.harness import Answer, ManualClock, World, fail_names, status_of
+from tests.support.polling import REQUESTS, Operation, settled, slow_world
+
+MakeWorld = Callable[..., World]
+
+
+class FaultyStore(MemoryStore):
+    """A store that cannot be written to for a while."""
+
+    gone = False
+
+    async def replace(self, transaction: Transaction) -> None:
+        if self.gone:
+            raise StoreUnavailable("the store is gone")
+        await super().replace(transaction)
+
+
+@pytest.mark.parametrize("body_type", REQUESTS)
+async def test_a_store_that_is_gone_when_the_device_is_to_wait(
+    make_world: MakeWorld, body_type: BodyType
+) -> None:
+    """The device hears systemUnavail; the CA answers meanwhile, and the device's own retry gets the certificate."""
+    clock = ManualClock()
+    store = FaultyStore(clock, max_transactions=10)
+    world = slow_world(make_world, store=store, clock=clock)
+    operation = await Operation.begin(world, body_type)
+    store.gone = True
+    assert fail_names(await operation.send()) == ["systemUnavail"]
+    store.gone = False
+    assert world.ca.gate is not None
+    world.ca.gate.set()
+
+    async def issued() -> bool:
+        return (await operation.stored()).state is State.ISSUED
+
+    await settled(issued)
+    assert status_of(await operation.send()).issued
+    assert len(world.ca.issued) == 1
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+
+
+def refused_to_revoke(answer: Answer) -> None:
+    if answer.request.body_type is BodyType.rr:
+        no = PKIStatusInfo(PKIStatus.rejection, ("no",), (PKIFailureInfo.badRequest,))
+        answer.body_der = rev_rep_body(RevRepContent((no,)))
+
+
+async def test_a_certificate_that_came_to_nothing_is_not_delivered(make_world: MakeWorld) -> None:
+    """Nobody fetched it, and the CA refuses to revoke it: it could not be confirmed any more."""
+    upstream = {"certconf": CertConf.local, "unconfirmed": Unconfirmed.revoke}
+    world = slow_world(make_world, upstream=upstream)
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    assert world.ca.gate is not None
+    world.ca.gate.set()
+
+    async def issued() -> bool:
+        return (await operation.stored()).state is State.ISSUED
+
+    await settled(issued)
+    world.ca.script = refused_to_revoke
+    world.clock.move(seconds=400)
+    await UnconfirmedCertificates(world.gateway._services).work()
+    assert (await operation.stored()).state is State.FAILED
+    answer = PKIMessage.from_der(await world.post(await operation.poll_req()))
+    assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["badRequest"])
+    assert world.events[-1].rule == "R111"
