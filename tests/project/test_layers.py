@@ -160,3 +160,10 @@ def test_only_one_module_makes_messages_to_devices() -> None:
     for name in ("protect", "reply_header", "assemble", "unreadable_reply", "refusal_body"):
         assert mentions(name, HEART) <= {"ra/responses.py", "ra/forwarding.py"}, name
     assert mentions("reply_header", HEART) == {"ra/responses.py"}
+
+
+def test_no_file_is_longer_than_a_reader_can_hold() -> None:
+    """700 lines."""
+    lines = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert [path.name for path, count in lines.items() if count > 700] == []
+    assert len(lines) > 100
