@@ -91,7 +91,7 @@ test: setup openssl softhsm postgresql lint types contracts  ## Run every check 
 
 coverage: setup openssl softhsm postgresql  ## Measure which lines and branches the unit and conformance tests run; fails below a floor
 	@mkdir -p build/coverage && rm -f build/coverage/data*
-	$(BIN)/coverage run -m pytest -n auto --dist worksteal tests/unit tests/conformance
+	$(BIN)/coverage run -m pytest tests/unit tests/conformance
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 	@for floor in $(FLOORS); do \
