@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import pytest
 
+from ra_gateway.cmp.algorithms import SignatureAlgorithm
 from ra_gateway.cmp.bodies import PKIStatusInfo, RevRepContent, rev_rep_body
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.protection import Signer
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed
 from ra_gateway.ra.transaction import State, Transaction
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.stores.memory import MemoryStore
 from tests.support.harness import Answer, ManualClock, World, fail_names, status_of
-from tests.support.polling import REQUESTS, Operation, settled, slow_world
+from tests.support.pki import OperatorPKI, VendorPKI
+from tests.support.polling import REQUESTS, Operation, WaitingCA, settled, slow_world
 
 MakeWorld = Callable[..., World]
 
@@ -81,3 +86,60 @@ async def test_a_certificate_that_came_to_nothing_is_not_delivered(make_world: M
     answer = PKIMessage.from_der(await world.post(await operation.poll_req()))
     assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["badRequest"])
     assert world.events[-1].rule == "R111"
+
+
+async def test_an_upstream_that_is_gone_while_another_node_polls_it(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """Said at once, and not only when the other node's lease is over."""
+    clock = ManualClock()
+    world = World.make(
+        vendor_pki,
+        operator_pki,
+        endpoint={"wait_after_seconds": 0.02},
+        clock=clock,
+        ca=WaitingCA(operator_pki, clock),
+    )
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    operation.assert_waiting()
+    found = await operation.stored()
+    leased = clock() + timedelta(seconds=20)
+    await world.store.replace(replace(found, version=found.version + 1, lease_until=leased))
+    elsewhere = replace(world.endpoint, upstream=replace(world.endpoint.upstream, name="other"))
+    gateway = world.second_gateway(elsewhere)
+    answer = await world.ask(await operation.poll_req(), gateway=gateway)
+    assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["systemFailure"])
+    assert world.events[-1].rule == "R81"
+
+
+@dataclass(frozen=True, slots=True)
+class SlowSigner:
+    """A key whose every signature takes ten seconds of the world's clock."""
+
+    signer: Signer
+    clock: ManualClock
+
+    @property
+    def algorithm(self) -> SignatureAlgorithm:
+        return self.signer.algorithm
+
+    async def sign(self, octets: bytes) -> bytes:
+        self.clock.move(seconds=10)
+        return await self.signer.sign(octets)
+
+
+async def test_the_lease_begins_when_the_message_is_signed(make_world: MakeWorld) -> None:
+    """However long the signature takes, the exchange has the whole of its lease."""
+    world = slow_world(make_world)
+    usual = world.gateway._services.credential()
+    slow = replace(usual, signer=SlowSigner(usual.signer, world.clock))
+    world.gateway._services.credential = lambda: slow
+    began = world.clock()
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    operation.assert_waiting()
+    lease = world.endpoint.upstream.lease
+    assert (await operation.stored()).lease_until == began + timedelta(seconds=10) + lease
+    assert world.ca.gate is not None
+    world.ca.gate.set()
