@@ -17,6 +17,7 @@ from ra_gateway.cli.main import app
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = runpy.run_path(str(ROOT / "docs/requirements.py"))
 CLI = (ROOT / "docs/cli.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")]
 
 NEEDED = frozenset(
     number
@@ -112,22 +113,53 @@ def test_the_command_line_is_documented(name: str) -> None:
 
 def test_the_documents_name_files_that_exist() -> None:
     """Links between the documents of the project lead somewhere."""
-    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")]
     dead = [
         f"{document.name}: {target}"
-        for document in documents
+        for document in PAGES
         for target in re.findall(r"\]\((?!http)([^)#]+)", document.read_text())
         if not (document.parent / target).exists()
     ]
     assert dead == []
 
 
-def test_the_readme_names_the_targets_that_make_has() -> None:
-    """`make WORD` in the README is a target of the Makefile."""
-    targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"(?:^    |`)make ([a-z]+)", (ROOT / "README.md").read_text(), re.M))
+def test_the_documents_name_targets_that_make_has() -> None:
+    """`make WORD` on any page is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        word
+        for page in PAGES
+        for word in re.findall(r"(?:^ +|`)make (?:[A-Z]+=\S+ )*([a-z-]+)", page.read_text(), re.M)
+    }
     assert named - targets == set()
-    assert {"demo", "test"} <= named
+    assert {"demo", "test", "fuzz-cost"} <= named
+
+
+def test_the_index_lists_every_page() -> None:
+    """docs/README.md links to each of the others."""
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs/README.md").read_text()))
+    assert linked == {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"}
+
+
+def test_the_table_of_rooms_names_what_the_package_has() -> None:
+    """docs/architecture.md has a row for each subpackage and module of ra_gateway, and for nothing else."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    table = text[text.index("## Rooms") : text.index("## The gateway's pipeline")]
+    rooms = " ".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))
+    there = {
+        path.name + "/" * path.is_dir()
+        for path in (ROOT / "ra_gateway").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    named = re.findall(r"`(.+?)`", rooms)
+    assert sorted(named) == sorted(there - {"__init__.py", "__main__.py"})
+
+
+def test_actions_are_pinned() -> None:
+    """Workflows use each action at a commit, which nobody can move."""
+    workflows = [path.read_text() for path in ROOT.glob(".github/workflows/*")]
+    used = re.findall(r"^[ -]*uses: *(\S+)", "\n".join(workflows), re.MULTILINE)
+    assert [action for action in used if not re.search(r"@[0-9a-f]{40}$", action)] == []
+    assert used
 
 
 def test_the_threat_model_names_tests_that_exist() -> None:
