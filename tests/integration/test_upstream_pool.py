@@ -268,6 +268,17 @@ async def test_a_cmp_message_in_an_error_is_the_answer() -> None:
         assert nodes[1].visits_count == 0
 
 
+def keeps_any(connections: Connections, port: int) -> bool:
+    """Tell whether a connection to a port is kept for the next exchange: its end was not noticed yet."""
+    connector: Any = connections.session().connector
+    return any(
+        handler.is_connected()
+        for key, kept in connector._conns.items()
+        for handler, _ in kept
+        if key.port == port
+    )
+
+
 @pytest.mark.parametrize("replays", [False, True])
 async def test_the_active_url_dies_under_load(replays: bool) -> None:
     """Nothing fails that a retry could save, and nothing is sent twice to a CA that does not replay."""
@@ -279,7 +290,9 @@ async def test_the_active_url_dies_under_load(replays: bool) -> None:
         visit.answer()
         answered_count += 1
 
-    async with pool(work, work, replays_repeats=replays) as (ca, nodes):
+    connections = Connections()
+    settings = {"replays_repeats": replays, "try_deadline_seconds": PATIENCE_SECONDS}
+    async with pool(work, work, connections=connections, **settings) as (ca, nodes):
         begun: set[bytes] = set()
         dead = asyncio.Event()
         failed: dict[bytes, UpstreamUnavailable] = {}
@@ -292,13 +305,14 @@ async def test_the_active_url_dies_under_load(replays: bool) -> None:
                 await dead.wait()  # some come after it, however slow this machine is
             begun.add(der)
             try:
-                assert await ask(ca, der, seconds=20) == ANSWER
+                assert await ask(ca, der, seconds=PATIENCE_SECONDS) == ANSWER
             except UpstreamUnavailable as error:
                 failed[der] = error
 
         async def kill() -> None:
             await until(lambda: answered_count > 30)
             await nodes[0].die()
+            await until(lambda: not keeps_any(connections, nodes[0].server.port))
             begun_before.update(begun)
             dead.set()
 

@@ -56,6 +56,7 @@ class ScriptedCA:
         self.probe_status = 405
         self.probes_count = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -64,7 +65,7 @@ class ScriptedCA:
         self.connections_count += 1
         self.open_count += 1
         try:
-            while not writer.is_closing():
+            while not (self._stopped or writer.is_closing()):
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 if head.startswith("HEAD "):
                     self.probes_count += 1
@@ -87,9 +88,13 @@ class ScriptedCA:
             writer.close()
 
     async def stop(self) -> None:
-        for task in list(self._tasks):
+        """End all connections, also those that were accepted and not yet served."""
+        self._stopped = True
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.sleep(0.01)
+        await asyncio.gather(*tasks)
+        await asyncio.sleep(0)
 
 
 def answering(*args: Any, **more: Any) -> Script:
