@@ -1,4 +1,4 @@
-"""Tests that are run on a second event loop."""
+"""What tests do with event loops: run on a second one, and let time pass."""
 
 from __future__ import annotations
 
@@ -29,3 +29,10 @@ def run_on_uvloop(test: Callable[[], Any]) -> None:
     """Run a coroutine test on the loop that the gateway has."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(test())
+
+
+def let_pass(seconds: float) -> None:
+    """Put the running loop's clock forward: what is waited for is due so much earlier."""
+    loop = asyncio.get_running_loop()
+    now = loop.time
+    loop.time = lambda: now() + seconds  # type: ignore[method-assign]

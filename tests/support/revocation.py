@@ -19,6 +19,8 @@ from ra_gateway.revocation.refreshing import Revocation
 from ra_gateway.revocation.sources import RevocationSettings, SourceState
 from tests.support.crls import make_crl, replace_file
 from tests.support.harness import World, cmp_certificate, fail_names, make_gateway
+from tests.support.loops import let_pass
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Authority, Credential, OperatorPKI, VendorPKI
 
 HOUR = timedelta(hours=1)
@@ -160,13 +162,14 @@ async def endless(request: web.Request) -> web.StreamResponse:
 
 
 async def dripping(request: web.Request) -> web.StreamResponse:
-    """Answer for ever, an octet at a time."""
+    """Answer for ever, an octet at a time, and ten of them last `PATIENCE_SECONDS`."""
     response = web.StreamResponse()
     await response.prepare(request)
     try:
         while True:
             await response.write(b"0")
             await asyncio.sleep(0.02)
+            let_pass(PATIENCE_SECONDS / 10)
     except ConnectionResetError:
         return response
 
