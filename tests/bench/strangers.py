@@ -53,8 +53,9 @@ from ra_gateway.logs import LogSink
 from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.server.listener import Refusal
 from ra_gateway.server.status import StatusListener
+from tests.support.credentials import cmp_certificate
 from tests.support.desk import Clock, Desk, open_desk
-from tests.support.harness import cmp_certificate, make_gateway
+from tests.support.harness import make_gateway
 from tests.support.hostile import (
     INSIDE,
     MAX_OCTETS,

@@ -44,6 +44,7 @@ from ra_gateway.keys import KeySigner
 from ra_gateway.ra.endpoints import CaPubs, CertConf, ImplicitConfirm, Variant
 from ra_gateway.ra.policy import IdentityRules
 from tests.support import pki, requests
+from tests.support.answers import fail_names
 from tests.support.asserts import (
     assert_answers,
     assert_refused,
@@ -52,7 +53,8 @@ from tests.support.asserts import (
     unsigned,
     with_extra_certs,
 )
-from tests.support.harness import ANY_IDENTITY, World, cmp_certificate, cmp_credential, fail_names
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import ANY_IDENTITY, World
 
 SHA1_RSA = SIGNATURE_ALGORITHMS["rsa-pkcs1-sha1"]
 

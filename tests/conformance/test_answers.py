@@ -40,16 +40,9 @@ from ra_gateway.ra.events import MessageHandled
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.services import Services
-from tests.support.harness import (
-    MakeWorld,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    follow,
-    make_gateway,
-    status_of,
-)
+from tests.support.answers import fail_names, follow, status_of
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import MakeWorld, World, make_gateway
 from tests.support.pki import Credential, make_key, make_vendor_pki
 
 

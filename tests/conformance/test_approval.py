@@ -19,17 +19,10 @@ from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from tests.support import requests
+from tests.support.answers import fail_names, status_of
 from tests.support.chain import local_ra, registered
-from tests.support.harness import (
-    ANY_IDENTITY,
-    ListedDevices,
-    MakeWorld,
-    ManualClock,
-    World,
-    cmp_credential,
-    fail_names,
-    status_of,
-)
+from tests.support.credentials import cmp_credential
+from tests.support.harness import ANY_IDENTITY, ListedDevices, MakeWorld, ManualClock, World
 from tests.support.mac import ONCE, ir
 from tests.support.mac import make_world as mac_world
 from tests.support.pki import OperatorPKI, VendorPKI, make_key

@@ -45,17 +45,11 @@ from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
 from tests.support import pki, requests
+from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_refused, assert_served
+from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.desk import SUBJECT, Desk, open_client, open_desk
-from tests.support.harness import (
-    Answer,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    follow,
-    status_of,
-)
+from tests.support.harness import Answer, World
 from tests.support.polling import EVERY_TYPE, Operation
 from tests.support.requests import made_by_hand, p10cr
 

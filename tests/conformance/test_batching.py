@@ -20,16 +20,10 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.upstream.batching import BatchingCA, BatchSettings
 from tests.support import requests
+from tests.support.answers import fail_names, status_of
 from tests.support.chain import make_chain
-from tests.support.harness import (
-    ManualClock,
-    ScriptedCA,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    status_of,
-)
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import ManualClock, ScriptedCA, World
 from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_key
 
 DEADLINE_SECONDS = 5.0

@@ -45,6 +45,7 @@ from ra_gateway.cmp.messages import InfoTypeAndValue, body
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514, general_names_der
 from ra_gateway.errors import ConfigError, PKIFailureInfo
 from tests.support import pki
+from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.desk import (
     ALL,
     ENB1,
@@ -53,9 +54,7 @@ from tests.support.desk import (
     SUBJECT,
     Desk,
     Enrolment,
-    credential_of,
     open_desk,
-    ours,
     public,
     vendor_domain,
 )
@@ -185,7 +184,7 @@ async def test_an_ra_gets_no_name_that_speaks_for_others(
     """A wildcard would be the names of devices that are registered, blocked, or the PKI's own."""
     template = named("CN=enb8,O=Nord", "dns:*.example.net")
     if nested:
-        device = credential_of(vendor_pki.sub.issue("CN=enb8"))
+        device = cmp_credential(vendor_pki.sub.issue("CN=enb8"))
         der = await desk.nest(await desk.request(template=template, signer=device))
     else:
         der = await desk.request(template=template)
@@ -242,7 +241,7 @@ async def test_its_own_first_certificate_gives_a_device_its_names(
 ) -> None:
     """What client mode vouched for itself is still worth all that is registered."""
     desk.mode = Mode.client
-    vendor = credential_of(vendor_pki.device(IDENTITY))
+    vendor = cmp_credential(vendor_pki.device(IDENTITY))
     first = await desk.enrol(signer=vendor, template=named(SUBJECT, ENB1.names[0]))
     await desk.confirm(first, signer=vendor)
     renewed = await desk.enrol(BodyType.kur, signer=first.entity, template=CertTemplate())
@@ -256,7 +255,7 @@ async def test_its_own_first_certificate_gives_a_device_its_names(
 async def test_a_name_that_was_another_s_gives_nothing(desk: Desk, vendor_pki: VendorPKI) -> None:
     """Of an end entity that was deleted while its certificate was on hold, and made anew with another subject."""
     desk.mode = Mode.client
-    vendor = credential_of(vendor_pki.device(IDENTITY))
+    vendor = cmp_credential(vendor_pki.device(IDENTITY))
     device = await desk.enrol(signer=vendor, template=CertTemplate())
     await desk.confirm(device, signer=vendor)
     serial, registry = device.certificate.serial_number, desk.ledger.registry
@@ -372,7 +371,7 @@ async def test_an_ra_may_be_bound_more_closely_than_its_role(desk: Desk) -> None
 async def test_an_ra_renews_and_revokes_what_it_had_issued(desk: Desk, ra2: pki.Credential) -> None:
     """Another RA's is notAuthorized, by oldCertID, by name and by rr; and what became of it is not told."""
     device = await settled(desk, named("CN=enb7,O=Nord"))
-    second = credential_of(ra2)
+    second = cmp_credential(ra2)
 
     async def refuse_all() -> None:
         der = await desk.request(
@@ -402,7 +401,7 @@ async def test_a_role_may_say_that_others_devices_are_served(
     mine = await settled(desk, named("CN=enb7,O=Nord"))
     other = await settled(desk, named("CN=enb7,O=West"))
     await bind(desk, replace(BOUND, others=True), "ra2")
-    second = credential_of(ra2)
+    second = cmp_credential(ra2)
     await desk.enrol(
         BodyType.kur, controls=old_cert_id(mine), template=CertTemplate(), signer=second
     )
@@ -422,7 +421,7 @@ async def test_what_is_the_pki_s_own_is_no_ra_s_to_renew_or_revoke(
 ) -> None:
     """Whatever its role names, profiles and others' devices included: an RA's own certificate is not a device's."""
     own = operator_pki.issuing.issue("CN=ra3,O=Example Operator", eku=eku)
-    certificate = ours(own.certificate)
+    certificate = cmp_certificate(own.certificate)
     await put_into_ledger(desk, certificate)
     role = Role("everything", ALL, ("ne_tls", "ra"), ("*",), ("*",), others=True)
     await bind(desk, role)
@@ -446,7 +445,7 @@ async def test_what_is_blocked_is_blocked_under_every_name(
     await settled(desk, named("CN=enb7,O=Nord", "dns:enb7.example.net"), key=key)
     registry = desk.ledger.registry
     await registry.set_entity_status("CN=enb7,O=Nord", EntityStatus.blocked, "test", NOW)
-    second = credential_of(ra2)
+    second = cmp_credential(ra2)
     for signer in (desk.ra, second):
         for template, its_key in (
             (named("CN=enb7,O=Nord"), None),
@@ -473,11 +472,11 @@ async def test_an_ra_whose_certificate_was_revoked_is_not_heard(
 ) -> None:
     """Although it is still registered: plain and nested, for every body type; its other certificate is heard."""
     lost = operator_pki.issuing.issue("CN=ra3,O=Example Operator")
-    certificate, registry = ours(lost.certificate), desk.ledger.registry
+    certificate, registry = cmp_certificate(lost.certificate), desk.ledger.registry
     await put_into_ledger(desk, certificate)
     await registry.add_authority_certificate("ra1", certificate.der, "test", NOW)
     hear_anew(desk)
-    signer = credential_of(lost)
+    signer = cmp_credential(lost)
     device = await desk.enrol(template=named("CN=enb7,O=Nord"), signer=signer)
     await desk.confirm(device, signer=signer)
     serial = certificate.serial_number
@@ -537,7 +536,9 @@ async def test_a_purpose_of_the_pki_makes_nobody_a_device(
     desk: Desk, operator_pki: OperatorPKI, purpose: str
 ) -> None:
     """A signer with it is served as a device neither in client mode nor nested in RA mode."""
-    signer = credential_of(operator_pki.issuing.issue("CN=OCSP,O=Example Operator", eku=(purpose,)))
+    signer = cmp_credential(
+        operator_pki.issuing.issue("CN=OCSP,O=Example Operator", eku=(purpose,))
+    )
     for body_type in (BodyType.cr, BodyType.kur):
         inner = await desk.request(body_type, signer=signer, template=CertTemplate())
         desk.mode = Mode.client
@@ -554,7 +555,7 @@ async def test_a_vendor_certificate_of_such_a_purpose_is_no_device_s(
     desk: Desk, vendor_pki: VendorPKI
 ) -> None:
     """Although its identity is registered: in client mode, and nested by an RA."""
-    signer = credential_of(vendor_pki.sub.issue(f"CN={IDENTITY}", eku=(OCSP_SIGNING,)))
+    signer = cmp_credential(vendor_pki.sub.issue(f"CN={IDENTITY}", eku=(OCSP_SIGNING,)))
     inner = await desk.request(signer=signer, template=CertTemplate())
     desk.mode = Mode.client
     assert (await desk.refused(inner))[1] is NOT_AUTHORIZED
@@ -569,7 +570,7 @@ async def test_a_purpose_of_the_pki_is_not_given(
 ) -> None:
     """badCertTemplate, rather than a certificate without it."""
     desk.mode = mode
-    signer = credential_of(vendor_pki.device(IDENTITY)) if mode is Mode.client else desk.ra
+    signer = cmp_credential(vendor_pki.device(IDENTITY)) if mode is Mode.client else desk.ra
     value = asn1.tlv(0x30, asn1.oid_der(purpose))
     template = CertTemplate(
         subject_der=from_rfc4514(SUBJECT if mode is Mode.client else "CN=enb7"),
@@ -603,7 +604,7 @@ async def test_names_and_keys_of_the_pki_are_nobodys(
     async with open_desk(
         operator_pki,
         tmp_path / "ledger.db",
-        signers=(ours(ocsp.certificate),),
+        signers=(cmp_certificate(ocsp.certificate),),
         others={"ra9": gone},
     ) as desk:
         await desk.ledger.registry.delete_authority("ra9", "test", NOW)
@@ -617,7 +618,7 @@ async def test_names_and_keys_of_the_pki_are_nobodys(
             operator_pki.issuing,
             operator_pki.root,
         ):
-            certificate = ours(own.certificate)
+            certificate = cmp_certificate(own.certificate)
             template = CertTemplate(subject_der=certificate.subject_der)
             assert (await desk.refused(await desk.request(template=template)))[1] is NOT_AUTHORIZED
             for spki_der in (certificate.spki_der, compressed(own.private_key)):
@@ -632,7 +633,9 @@ async def test_names_and_keys_of_the_pki_are_nobodys(
                     Extension(
                         ExtensionOID.subjectAltName,
                         False,
-                        asn1.tlv(0x30, directory_name(ours(ocsp.certificate).subject_der)),
+                        asn1.tlv(
+                            0x30, directory_name(cmp_certificate(ocsp.certificate).subject_der)
+                        ),
                     ),
                 ),
             ),
@@ -687,7 +690,7 @@ async def test_a_device_gets_the_registered_spelling_of_its_subject(
     """With its vendor certificate too."""
     desk.mode = Mode.client
     first = await desk.enrol(
-        signer=credential_of(vendor_pki.device(IDENTITY)), template=named(SUBJECT.upper())
+        signer=cmp_credential(vendor_pki.device(IDENTITY)), template=named(SUBJECT.upper())
     )
     assert first.certificate.subject_der == from_rfc4514(SUBJECT)
 
@@ -698,7 +701,7 @@ async def test_two_identities_in_a_vendor_certificate_are_none(
 ) -> None:
     """notAuthorized: the first must not count, nor the last."""
     desk.mode = Mode.client
-    twice = credential_of(vendor_pki.sub.issue(subject))
+    twice = cmp_credential(vendor_pki.sub.issue(subject))
     der = await desk.request(signer=twice, template=CertTemplate())
     assert (await desk.refused(der))[1] is NOT_AUTHORIZED
 
@@ -726,20 +729,20 @@ async def test_a_certificate_that_the_ledger_does_not_know_is_nobodys(
 ) -> None:
     """Although the issuing CA signed it: in client mode, nested, by oldCertID and by rr."""
     unknown = operator_pki.device("CN=enb7")
-    signer = credential_of(unknown)
+    signer = cmp_credential(unknown)
     question = gen_msg_body(BodyType.genm, [InfoTypeAndValue(OID.caCerts)])
     messages = [
         await desk.request(body_type, signer=signer, template=CertTemplate())
         for body_type in (BodyType.cr, BodyType.kur)
     ]
     messages.append(await desk.signed(desk.header(), question, signer))
-    messages.append(await desk.revocation(ours(unknown.certificate), signer=signer))
+    messages.append(await desk.revocation(cmp_certificate(unknown.certificate), signer=signer))
     for message in messages:
         desk.mode = Mode.client
         assert (await desk.refused(message))[1] is PKIFailureInfo.signerNotTrusted
         desk.mode = Mode.ra
         assert (await desk.refused(await desk.nest(message)))[1] is PKIFailureInfo.signerNotTrusted
-    certificate = ours(unknown.certificate)
+    certificate = cmp_certificate(unknown.certificate)
     cert_id = CertId(directory_name(certificate.issuer_der), certificate.serial_number)
     der = await desk.request(
         BodyType.kur,
@@ -756,7 +759,7 @@ async def test_what_the_root_signed_is_no_vendor_certificate(
     desk: Desk, operator_pki: OperatorPKI
 ) -> None:
     """An RA that nests a message cannot vouch for it: it is of this PKI, which knows nothing of it."""
-    stranger = credential_of(operator_pki.root.issue("CN=enb7"))
+    stranger = cmp_credential(operator_pki.root.issue("CN=enb7"))
     for body_type in (BodyType.ir, BodyType.cr):
         inner = await desk.request(body_type, signer=stranger, template=named("CN=enb7"))
         assert (await desk.refused(await desk.nest(inner)))[1] is PKIFailureInfo.signerNotTrusted

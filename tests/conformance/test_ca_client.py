@@ -29,6 +29,7 @@ from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.errors import PKIFailureInfo, SignerNotTrusted
 from tests.support import pki
+from tests.support.credentials import cmp_credential
 from tests.support.desk import (
     ENB1,
     IDENTITY,
@@ -37,7 +38,6 @@ from tests.support.desk import (
     SUBJECT,
     Desk,
     Enrolment,
-    credential_of,
     enrolled,
     open_client,
     open_desk,
@@ -106,7 +106,7 @@ async def test_another_identity_is_refused(desk: Desk, template: CertTemplate) -
 @pytest.mark.requirement(67)
 async def test_a_device_without_end_entity_is_refused(desk: Desk, vendor_pki: VendorPKI) -> None:
     """Also with a good vendor certificate."""
-    stranger = credential_of(vendor_pki.device("SN-000002"))
+    stranger = cmp_credential(vendor_pki.device("SN-000002"))
     der = await desk.request(signer=stranger, template=CertTemplate())
     assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
 
@@ -114,7 +114,7 @@ async def test_a_device_without_end_entity_is_refused(desk: Desk, vendor_pki: Ve
 @pytest.mark.requirement(21)
 async def test_a_vendor_nobody_trusts_is_refused(desk: Desk, foreign_vendor_pki: VendorPKI) -> None:
     """signerNotTrusted, although the identity is that of an end entity."""
-    der = await desk.request(signer=credential_of(foreign_vendor_pki.device(IDENTITY)))
+    der = await desk.request(signer=cmp_credential(foreign_vendor_pki.device(IDENTITY)))
     assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
 
 
@@ -133,7 +133,7 @@ async def test_a_vendor_certificate_that_its_maker_revoked_is_refused(
     async with open_desk(operator_pki, tmp_path / "ledger.db", client=client) as desk:
         desk.mode = Mode.client
         await desk.ledger.registry.add_entity(ENB1, "test", NOW)
-        der = await desk.request(signer=credential_of(vendor_pki.device(IDENTITY)))
+        der = await desk.request(signer=cmp_credential(vendor_pki.device(IDENTITY)))
         assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
         assert await desk.ledger.counts() == {}
     assert asked == [("acme", 3)]
@@ -200,7 +200,7 @@ async def test_an_ra_certificate_is_not_heard_in_client_mode(
     desk: Desk, operator_pki: OperatorPKI
 ) -> None:
     """An RA has a path of its own; here it is nobody's device."""
-    ra = credential_of(operator_pki.ra)
+    ra = cmp_credential(operator_pki.ra)
     for body_type in (BodyType.ir, BodyType.cr, BodyType.kur):
         refusal = await desk.refused(await desk.request(body_type, signer=ra))
         assert refusal[1] in (PKIFailureInfo.signerNotTrusted, PKIFailureInfo.notAuthorized)
@@ -220,7 +220,7 @@ async def test_client_mode_that_is_not_configured_hears_nobody(
     """badRequest."""
     async with open_desk(operator_pki, tmp_path / "ledger.db") as desk:
         desk.mode = Mode.client
-        der = await desk.request(signer=credential_of(vendor_pki.device(IDENTITY)))
+        der = await desk.request(signer=cmp_credential(vendor_pki.device(IDENTITY)))
         assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
 
 
@@ -248,7 +248,7 @@ async def test_a_transaction_id_belongs_to_the_device_that_used_it_first(
         der = await desk.request(
             header=header,
             template=CertTemplate(),
-            signer=credential_of(vendor_pki.device("SN-000002")),
+            signer=cmp_credential(vendor_pki.device("SN-000002")),
         )
         assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.transactionIdInUse)
 
@@ -271,7 +271,7 @@ async def test_only_the_certificate_of_the_request_may_confirm(
 ) -> None:
     """Neither another device's nor the new one."""
     enrolment = await desk.enrol()
-    for signer in (credential_of(vendor_pki.device("SN-000009")), enrolment.entity):
+    for signer in (cmp_credential(vendor_pki.device("SN-000009")), enrolment.entity):
         der = await desk.confirmation(enrolment, signer=signer)
         assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badMessageCheck)
     await desk.confirm(enrolment)
@@ -416,7 +416,7 @@ async def test_a_vendor_certificate_that_its_maker_revoked_meanwhile_confirms_no
     async with open_desk(operator_pki, tmp_path / "ledger.db", client=client) as desk:
         desk.mode = Mode.client
         await desk.ledger.registry.add_entity(ENB1, "test", NOW)
-        device = credential_of(vendor_pki.device(IDENTITY))
+        device = cmp_credential(vendor_pki.device(IDENTITY))
         begun = await desk.enrol(signer=device)
         revoked.append("acme")
         der = await desk.confirmation(begun, signer=device)
@@ -476,7 +476,7 @@ async def test_a_key_belongs_to_one_end_entity(
         key = pki.make_key("p256")
         await desk.confirm(await desk.enrol(key=key))
         await desk.enrol(key=key)
-        other = credential_of(vendor_pki.device("SN-000002"))
+        other = cmp_credential(vendor_pki.device("SN-000002"))
         der = await desk.request(key=key, signer=other, template=CertTemplate())
         assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.duplicateCertReq)
 

@@ -50,17 +50,8 @@ from ra_gateway.errors import (
 )
 from ra_gateway.keys import KeySigner
 from tests.support import pki
-from tests.support.desk import (
-    CONFIRM_WAIT_SECONDS,
-    NOW,
-    RULES,
-    SUBJECT,
-    Desk,
-    Enrolment,
-    credential_of,
-    open_desk,
-    ours,
-)
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.desk import CONFIRM_WAIT_SECONDS, NOW, RULES, SUBJECT, Desk, Enrolment, open_desk
 from tests.support.pki import OperatorPKI, VendorPKI
 
 
@@ -167,11 +158,13 @@ async def test_a_foreign_template_issuer_is_overridden_silently(
     enrolment = await desk.enrol(
         template=CertTemplate(
             subject_der=from_rfc4514(SUBJECT),
-            issuer_der=ours(vendor_pki.sub.certificate).subject_der,
+            issuer_der=cmp_certificate(vendor_pki.sub.certificate).subject_der,
         )
     )
     assert enrolment.status.status is PKIStatus.accepted
-    assert enrolment.certificate.issuer == ours(desk.operator.issuing.certificate).subject
+    assert (
+        enrolment.certificate.issuer == cmp_certificate(desk.operator.issuing.certificate).subject
+    )
 
 
 async def test_changes_are_told(desk: Desk) -> None:
@@ -366,7 +359,7 @@ async def test_another_registered_ra_cannot_confirm(
     second = operator_pki.issuing.issue("CN=RA 2", eku=[pki.CMC_RA])
     async with open_desk(operator_pki, tmp_path / "ledger.db", others={"ra2": second}) as desk:
         enrolment = await desk.enrol()
-        der = await desk.confirmation(enrolment, signer=credential_of(second))
+        der = await desk.confirmation(enrolment, signer=cmp_credential(second))
         assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
         await desk.confirm(enrolment)
 
@@ -611,7 +604,7 @@ async def test_a_renewal_under_another_name_is_refused(desk: Desk, enrolled: Enr
 async def test_a_foreign_ra_is_refused(desk: Desk, vendor_pki: VendorPKI) -> None:
     """signerNotTrusted: no path to the operator's root, whatever its certificate says."""
     stranger = vendor_pki.sub.issue("CN=RA", eku=[pki.CMC_RA])
-    der = await desk.request(signer=credential_of(stranger))
+    der = await desk.request(signer=cmp_credential(stranger))
     assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
     await assert_nothing_issued(desk)
 
@@ -623,7 +616,7 @@ async def test_an_operator_certificate_that_is_not_registered_is_refused(
 ) -> None:
     """notAuthorized: also for the registered RA's own name, and with cmcRA."""
     other = desk.operator.issuing.issue(desk.operator.ra.certificate.subject, eku=eku)
-    der = await desk.request(signer=credential_of(other))
+    der = await desk.request(signer=cmp_credential(other))
     assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
     await assert_nothing_issued(desk)
 
@@ -635,7 +628,7 @@ async def test_an_expired_ra_certificate_is_refused(
     """signerNotTrusted although registered."""
     expired = operator_pki.issuing.issue("CN=RA", not_after=NOW - timedelta(days=1))
     async with open_desk(operator_pki, tmp_path / "ledger.db", registered=(expired,)) as desk:
-        der = await desk.request(signer=credential_of(expired))
+        der = await desk.request(signer=cmp_credential(expired))
         assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.signerNotTrusted)
 
 
@@ -648,8 +641,8 @@ async def test_old_and_new_certificate_of_an_ra_are_accepted(
         operator_pki, tmp_path / "ledger.db", registered=(operator_pki.ra, new)
     ) as desk:
         for signer in (operator_pki.ra, new):
-            enrolment = await desk.enrol(signer=credential_of(signer))
-            await desk.confirm(enrolment, signer=credential_of(signer))
+            enrolment = await desk.enrol(signer=cmp_credential(signer))
+            await desk.confirm(enrolment, signer=cmp_credential(signer))
 
 
 @pytest.mark.requirement(12, 80, 100)
@@ -658,7 +651,7 @@ async def test_an_ra_may_change_its_certificate_between_ip_and_certconf(
 ) -> None:
     """The transaction is the RA's: the new certificate gets the stored answer, and confirms it."""
     new = operator_pki.issuing.issue(operator_pki.ra.certificate.subject, eku=[pki.CMC_RA])
-    renewed = credential_of(new)
+    renewed = cmp_credential(new)
     async with open_desk(
         operator_pki, tmp_path / "ledger.db", registered=(operator_pki.ra, new)
     ) as desk:
@@ -689,7 +682,7 @@ async def test_changes_of_the_registered_are_heard_while_the_ca_runs(
     )
     await registry.remove_authority_certificate("ra1", signer.fingerprint, "test", NOW)
     assert await desk.refused(await desk.request()) == refused
-    await desk.enrol(signer=credential_of(new))
+    await desk.enrol(signer=cmp_credential(new))
 
 
 async def test_what_was_registered_a_moment_ago_is_heard_at_once(
@@ -700,11 +693,11 @@ async def test_what_was_registered_a_moment_ago_is_heard_at_once(
     new = desk.operator.issuing.issue("CN=RA new", eku=[pki.CMC_RA])
     refused = (BodyType.ip, PKIFailureInfo.notAuthorized)
     await desk.enrol()
-    assert await desk.refused(await desk.request(signer=credential_of(new))) == refused
+    assert await desk.refused(await desk.request(signer=cmp_credential(new))) == refused
     await registry.add_authority_certificate(
         "ra1", pki.certificate_der(new.certificate), "test", NOW
     )
-    await desk.enrol(signer=credential_of(new))
+    await desk.enrol(signer=cmp_credential(new))
     asked = 0
     authorities = registry.authorities
 
@@ -715,7 +708,7 @@ async def test_what_was_registered_a_moment_ago_is_heard_at_once(
 
     monkeypatch.setattr(registry, "authorities", counted)
     other = desk.operator.issuing.issue("CN=enb7")
-    messages = [await desk.request(signer=credential_of(other)) for _ in range(5)]
+    messages = [await desk.request(signer=cmp_credential(other)) for _ in range(5)]
     for der in messages:
         assert await desk.refused(der) == refused
     assert asked == 5
@@ -876,7 +869,7 @@ async def test_names_and_keys_of_the_pki_itself_cannot_be_had(desk: Desk) -> Non
     """Who held one could pass for the CA or the RA."""
     operator = desk.operator
     for entity in (operator.ra, operator.cmp_signer, operator.issuing, operator.root):
-        subject = ours(entity.certificate).subject_der
+        subject = cmp_certificate(entity.certificate).subject_der
         der = await desk.request(template=CertTemplate(subject_der=subject))
         assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
         der = await desk.request(key=entity.private_key)
@@ -955,7 +948,7 @@ async def test_a_nested_renewal_by_a_vendor_certificate_is_refused(
     desk: Desk, vendor_pki: VendorPKI
 ) -> None:
     """signerNotTrusted; and an RA's certificate is no device's: notAuthorized."""
-    by_vendor = await desk.request(BodyType.kur, signer=credential_of(vendor_pki.device()))
+    by_vendor = await desk.request(BodyType.kur, signer=cmp_credential(vendor_pki.device()))
     assert await desk.refused(await desk.nest(by_vendor)) == (
         BodyType.error,
         PKIFailureInfo.signerNotTrusted,
@@ -993,7 +986,7 @@ async def test_a_nested_cr(desk: Desk, enrolled: Enrolment) -> None:
     confirmation = await desk.confirmation(second, signer=enrolled.entity)
     assert (await desk.send(await desk.nest(confirmation))).body_type is BodyType.pkiconf
     assert await desk.status(enrolled.certificate) is CertificateStatus.confirmed
-    unknown = await desk.request(BodyType.cr, signer=credential_of(desk.operator.device()))
+    unknown = await desk.request(BodyType.cr, signer=cmp_credential(desk.operator.device()))
     assert await desk.refused(await desk.nest(unknown)) == (
         BodyType.error,
         PKIFailureInfo.signerNotTrusted,
@@ -1006,11 +999,11 @@ async def test_a_nested_first_request(
     desk: Desk, vendor_pki: VendorPKI, body_type: BodyType
 ) -> None:
     """The RA that nests it knows the vendor; certConf comes nested too, by the vendor certificate."""
-    device = credential_of(vendor_pki.device())
+    device = cmp_credential(vendor_pki.device())
     key = pki.make_key("p256")
     der = await desk.request(body_type, key=key, signer=device)
     first = desk.received(key, der, await desk.send(await desk.nest(der)))
-    stranger = credential_of(vendor_pki.device("SN-OTHER"))
+    stranger = cmp_credential(vendor_pki.device("SN-OTHER"))
     wrong = await desk.nest(await desk.confirmation(first, signer=stranger))
     assert await desk.refused(wrong) == (BodyType.error, PKIFailureInfo.badMessageCheck)
     certconf = await desk.confirmation(first, signer=device)
@@ -1026,7 +1019,7 @@ async def test_what_an_ra_nests_is_signed_by_its_device(desk: Desk, enrolled: En
         BodyType.error,
         PKIFailureInfo.signerNotTrusted,
     )
-    vendor = credential_of(pki.make_vendor_pki("Some Radio").device())
+    vendor = cmp_credential(pki.make_vendor_pki("Some Radio").device())
     verified = await desk.request(signer=vendor, popo=RA_VERIFIED_POPO_DER)
     assert await desk.refused(await desk.nest(verified)) == (
         BodyType.ip,
@@ -1076,8 +1069,8 @@ async def test_a_batch(desk: Desk) -> None:
 @pytest.mark.requirement(125, 128)
 async def test_being_in_a_batch_is_no_approval(desk: Desk, vendor_pki: VendorPKI) -> None:
     """A member by a device's own protection is refused, one that is nested itself too; the rest is served."""
-    by_device = await desk.request(signer=credential_of(vendor_pki.device()))
-    nested = await desk.nest(await desk.request(signer=credential_of(vendor_pki.device())))
+    by_device = await desk.request(signer=cmp_credential(vendor_pki.device()))
+    nested = await desk.nest(await desk.request(signer=cmp_credential(vendor_pki.device())))
     refused, too_deep, served = await batch(desk, by_device, nested, await desk.request())
     assert error_msg_content(refused.body_content).status_info.fail_info == (
         PKIFailureInfo.signerNotTrusted,
@@ -1214,7 +1207,10 @@ async def test_what_the_ledger_tells_of_confirmation(desk: Desk) -> None:
 
 async def test_the_ledger_tells_of_a_certificate_by_its_own_issuer(desk: Desk) -> None:
     """A serial number is one issuer's, also where the ledger has several issuers'."""
-    issuing, root = ours(desk.operator.issuing.certificate), ours(desk.operator.root.certificate)
+    issuing, root = (
+        cmp_certificate(desk.operator.issuing.certificate),
+        cmp_certificate(desk.operator.root.certificate),
+    )
     status = LedgerStatus(desk.ledger, (issuing, root))
     certificate = (await desk.enrol()).certificate
     asked = certificate.serial_number, desk.clock.now

@@ -22,7 +22,8 @@ from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.errors import PKIFailureInfo
 from tests.support import pki
-from tests.support.desk import ENB1, NOW, Desk, credential_of, enrolled, open_client, open_desk
+from tests.support.credentials import cmp_credential
+from tests.support.desk import ENB1, NOW, Desk, enrolled, open_client, open_desk
 from tests.support.pki import OperatorPKI, VendorPKI
 
 ENB2 = EndEntity("enb2", "CN=enb2", vendor="acme", identity="SN-000002")
@@ -49,7 +50,7 @@ async def test_another_device_does_not_take_over_a_proof_of_possession(
         der = await desk.request(template=CertTemplate())
         message = PKIMessage.from_der(der)
         await desk.send(der)
-        thief = credential_of(vendor_pki.device("SN-000002"))
+        thief = cmp_credential(vendor_pki.device("SN-000002"))
         stolen = await protect(message.header, message.body_der, thief, thief.certificates)
         assert await desk.refused(stolen) == (BodyType.error, PKIFailureInfo.transactionIdInUse)
 
@@ -142,7 +143,7 @@ async def test_the_names_of_registered_ras_are_taken_in_client_mode_too(
     operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path
 ) -> None:
     """Also before any RA has spoken."""
-    ra_name = credential_of(operator_pki.ra).certificate.subject
+    ra_name = cmp_credential(operator_pki.ra).certificate.subject
     entity = replace(ENB1, subject=ra_name, names=())
     async with open_client(operator_pki, vendor_pki, tmp_path / "l.db", entity) as desk:
         der = await desk.request(template=CertTemplate())
@@ -160,7 +161,7 @@ async def test_a_cr_from_an_end_entity_with_a_long_name(
         ),
     )
     async with open_client(operator_pki, vendor_pki, tmp_path / "l.db") as desk:
-        ra = credential_of(operator_pki.ra)
+        ra = cmp_credential(operator_pki.ra)
         desk.mode = Mode.ra
         old = await desk.enrol(template=CertTemplate(subject_der=long_name), signer=ra)
         desk.mode = Mode.client
@@ -196,9 +197,9 @@ async def test_numbers_of_any_size_are_refused(desk: Desk, number: int) -> None:
                 template=CertTemplate(
                     issuer_der=enrolment.certificate.issuer_der, serial_number=number
                 ),
-                signer=credential_of(desk.operator.ra),
+                signer=cmp_credential(desk.operator.ra),
             ),
-            await desk.request(cert_req_id=number, signer=credential_of(desk.operator.ra)),
+            await desk.request(cert_req_id=number, signer=cmp_credential(desk.operator.ra)),
         ):
             await desk.ca.handle(der, mode=Mode.ra)
     assert [item for item in logs if item["event"] == "ca.failed"] == []

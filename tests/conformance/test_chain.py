@@ -31,17 +31,11 @@ from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.endpoints import Variant
 from tests.support import desk as desks
 from tests.support import requests
+from tests.support.answers import fail_names, follow, status_of
 from tests.support.chain import Chain, make_chain
+from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.desk import open_desk
-from tests.support.harness import (
-    ManualClock,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    follow,
-    status_of,
-)
+from tests.support.harness import ManualClock, World
 from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_key
 from tests.support.requests import confirmation, csr, details
 

@@ -33,15 +33,9 @@ from ra_gateway.device.values import Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.ra.endpoints import CertConf, ImplicitConfirm
 from ra_gateway.ra.transaction import State
-from tests.support.harness import (
-    Answer,
-    MakeWorld,
-    World,
-    cmp_certificate,
-    fail_names,
-    follow,
-    status_of,
-)
+from tests.support.answers import fail_names, follow, status_of
+from tests.support.credentials import cmp_certificate
+from tests.support.harness import Answer, MakeWorld, World
 from tests.support.pki import (
     Credential,
     KeyKind,

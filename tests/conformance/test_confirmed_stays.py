@@ -20,7 +20,9 @@ from ra_gateway.ra.fates import CARRIERS_LIMIT, Fate, Standing, certificate_key
 from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
-from tests.support.harness import Answer, MakeWorld, ManualClock, World, cmp_certificate, fail_names
+from tests.support.answers import fail_names
+from tests.support.credentials import cmp_certificate
+from tests.support.harness import Answer, MakeWorld, ManualClock, World
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import Operation
 from tests.support.redis_server import SEAL_KEY

@@ -11,8 +11,9 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.transaction import State
+from tests.support.answers import fail_names, follow
 from tests.support.asserts import assert_answers
-from tests.support.harness import World, fail_names, follow
+from tests.support.harness import World
 from tests.support.pki import Credential
 
 GIVES_UP = error_body(

@@ -30,21 +30,11 @@ from ra_gateway.ra.endpoints import POP, CAQuirk, CertConf, ImplicitConfirm, Var
 from ra_gateway.ra.information import Information, Informing
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from tests.support import requests
+from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_answers
-from tests.support.harness import (
-    Answer,
-    MakeWorld,
-    ManualClock,
-    Script,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    follow,
-    other_operator,
-    status_of,
-)
-from tests.support.pki import OperatorPKI, VendorPKI, make_key
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import Answer, MakeWorld, ManualClock, Script, World
+from tests.support.pki import OperatorPKI, VendorPKI, make_key, other_operator
 from tests.support.polling import EVERY_TYPE, REQUESTS, Operation, WaitingCA
 
 SHORT = {"transaction_id": b"\x00\x00\x00\x07", "sender_nonce": b"\x01\x02\x03\x04"}

@@ -62,6 +62,8 @@ from ra_gateway.ra.endpoints import Variant
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from ra_gateway.upstream.http import HttpCA
 from tests.support import pki
+from tests.support.answers import fail_names, status_of
+from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.ejbca import (
     CA,
     CLIENT_ALIAS,
@@ -83,14 +85,7 @@ from tests.support.ejbca import (
     serve,
     upstream_of,
 )
-from tests.support.harness import (
-    ManualClock,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    status_of,
-)
+from tests.support.harness import ManualClock, World
 from tests.support.mac import pbm, pbmac1
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.requests import (

@@ -10,7 +10,9 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import cert_req_messages
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.device.values import Done, Send
-from tests.support.harness import World, cmp_certificate, fail_names
+from tests.support.answers import fail_names
+from tests.support.credentials import cmp_certificate
+from tests.support.harness import World
 
 
 async def test_a_base_station_without_the_operator_root_enrols_and_confirms(world: World) -> None:

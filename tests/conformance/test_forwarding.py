@@ -34,17 +34,9 @@ from ra_gateway.device.values import Done, Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.ra.endpoints import CaPubs, ImplicitConfirm, Variant
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
-from tests.support.harness import (
-    Answer,
-    MakeWorld,
-    Script,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    other_operator,
-    status_of,
-)
+from tests.support.answers import fail_names, status_of
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import Answer, MakeWorld, Script, World
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import (
     CertificateOptions,
@@ -52,6 +44,7 @@ from tests.support.pki import (
     OperatorPKI,
     certificate_der,
     make_key,
+    other_operator,
 )
 
 

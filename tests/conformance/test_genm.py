@@ -24,17 +24,11 @@ from ra_gateway.config.tables import GenmConfig
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.information import INFO_TYPES, Information, Informing
 from tests.support import requests
+from tests.support.answers import fail_names, status_of
 from tests.support.asserts import assert_answers, assert_refused
+from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.crls import make_crl
-from tests.support.harness import (
-    Answer,
-    MakeWorld,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    status_of,
-)
+from tests.support.harness import Answer, MakeWorld, World
 from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_operator_pki
 
 TAKEN = frozenset({BodyType.ir, BodyType.kur, BodyType.genm})

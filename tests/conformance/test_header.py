@@ -22,8 +22,10 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import MalformedMessage
 from ra_gateway.ra.endpoints import ImplicitConfirm, Variant
+from tests.support.answers import fail_names
 from tests.support.asserts import assert_refused, assert_served, signed_again, unsigned
-from tests.support.harness import MakeWorld, World, cmp_certificate, fail_names
+from tests.support.credentials import cmp_certificate
+from tests.support.harness import MakeWorld, World
 from tests.support.pki import Credential, VendorPKI
 
 STRICT = HeaderRules(strictness=Strictness.strict)

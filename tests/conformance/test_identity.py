@@ -38,7 +38,8 @@ from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
 from ra_gateway.ra.ports import InventoryEntry
 from tests.support import pki, requests
 from tests.support.asserts import assert_refused, assert_served
-from tests.support.harness import ANY_IDENTITY, ListedDevices, World, cmp_credential
+from tests.support.credentials import cmp_credential
+from tests.support.harness import ANY_IDENTITY, ListedDevices, World
 
 CN, ORG, OU = "2.5.4.3", "2.5.4.10", "2.5.4.11"
 

@@ -22,8 +22,10 @@ from ra_gateway.device.values import Done
 from ra_gateway.ra.endpoints import CertConf, ImplicitConfirm
 from ra_gateway.ra.transaction import State
 from tests.support import pki
-from tests.support.desk import Clock, Desk, credential_of, open_desk
-from tests.support.harness import World, fail_names
+from tests.support.answers import fail_names
+from tests.support.credentials import cmp_credential
+from tests.support.desk import Clock, Desk, open_desk
+from tests.support.harness import World
 from tests.support.pki import OperatorPKI, VendorPKI
 
 AGREEING = derive(NE_IPSEC, "agreeing", key_usage=["digitalSignature", "keyAgreement"])
@@ -61,7 +63,7 @@ def open_site(operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path) 
         profile: Profile = AGREEING, *, upstream: dict[str, Any] | None = None, **endpoint: Any
     ) -> AsyncIterator[tuple[World, Desk, Recording]]:
         authority = KeyGeneration(
-            credential_of(operator_pki.issuing.issue("CN=KGA", eku=(CM_KGA,)))
+            cmp_credential(operator_pki.issuing.issue("CN=KGA", eku=(CM_KGA,)))
         )
         clock = Clock()
         async with open_desk(

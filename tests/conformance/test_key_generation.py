@@ -34,7 +34,8 @@ from ra_gateway.device.errors import AnswerUntrusted, EnrollmentRefused
 from ra_gateway.device.values import DeviceIdentity, RequestOptions, Send
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
 from tests.support import pki
-from tests.support.desk import ALL, NOW, SUBJECT, Desk, credential_of, open_desk, ours, public
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.desk import ALL, NOW, SUBJECT, Desk, open_desk, public
 from tests.support.fleet import enrollment, operate
 from tests.support.pki import OperatorPKI, VendorPKI
 
@@ -52,7 +53,7 @@ ML_KEM_768 = asn1.tlv(0x30, asn1.oid_der("2.16.840.1.101.3.4.4.2"))
 
 
 def authority(operator: OperatorPKI, eku: tuple[str, ...] = (CM_KGA,)) -> KeyGeneration:
-    return KeyGeneration(credential_of(operator.issuing.issue("CN=KGA", eku=eku)))
+    return KeyGeneration(cmp_credential(operator.issuing.issue("CN=KGA", eku=eku)))
 
 
 @asynccontextmanager
@@ -63,7 +64,7 @@ async def open_ca(
     key_generation: KeyGeneration | None,
 ) -> AsyncIterator[Desk]:
     """A CA in both modes; the end entity SN-000001 of acme is registered."""
-    domain = TrustDomain("acme", DomainKind.vendor, (ours(vendor.root.certificate),))
+    domain = TrustDomain("acme", DomainKind.vendor, (cmp_certificate(vendor.root.certificate),))
     client = ClientMode({"acme": domain}, "cn", implicit_confirm=True)
     async with open_desk(
         operator,
@@ -92,7 +93,7 @@ async def desk(
 def device(vendor: VendorPKI, kind: Any = "p256", *usages: str) -> tuple[Credential, Any]:
     usage = usages or (("keyEncipherment",) if kind == "rsa2048" else ("keyAgreement",))
     issued = vendor.device(IDENTITY, kind, key_usage=["digitalSignature", *usage])
-    return credential_of(issued), issued.private_key
+    return cmp_credential(issued), issued.private_key
 
 
 async def asked(
@@ -367,7 +368,7 @@ async def test_an_answer_without_the_key(
     content = cert_rep_message(answer.body_content)
     bare = replace(content.responses[0], private_key_der=None)
     body_der = cert_rep_body(BodyType.ip, replace(content, responses=(bare,)))
-    signer = credential_of(operator_pki.cmp_signer)
+    signer = cmp_credential(operator_pki.cmp_signer)
     der = await desk.signed(answer.header, body_der, signer)
     with pytest.raises(AnswerUntrusted, match="without a certificate with its private key"):
         await operation.receive(der)

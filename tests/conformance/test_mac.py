@@ -24,8 +24,10 @@ from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.ra.ports import Claim
 from ra_gateway.stores.secrets import SecretFile
 from tests.support import requests
+from tests.support.answers import fail_names
 from tests.support.asserts import assert_refused
-from tests.support.harness import ManualClock, World, cmp_certificate, cmp_credential, fail_names
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import ManualClock, World
 from tests.support.mac import (
     HMAC_SHA1,
     HMAC_SHA512,

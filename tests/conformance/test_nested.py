@@ -31,6 +31,7 @@ from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import State
 from tests.support import requests
+from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import (
     assert_answers,
     assert_refused,
@@ -39,18 +40,9 @@ from tests.support.asserts import (
     unsigned,
 )
 from tests.support.chain import ALL_TYPES, local_ra, nest, registered
-from tests.support.harness import (
-    MakeWorld,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    follow,
-    make_gateway,
-    other_operator,
-    status_of,
-)
-from tests.support.pki import CMC_RA, Credential, OperatorPKI, VendorPKI, make_key
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import MakeWorld, World, make_gateway
+from tests.support.pki import CMC_RA, Credential, OperatorPKI, VendorPKI, make_key, other_operator
 from tests.support.requests import confirmation, details
 
 

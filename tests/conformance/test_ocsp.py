@@ -22,8 +22,10 @@ from ra_gateway.errors import SignerNotTrusted
 from ra_gateway.revocation import ocsp as revocation_ocsp
 from ra_gateway.revocation.ocsp import NonceUse, OCSPSettings
 from ra_gateway.revocation.sources import Mode, SourceKind, SourceState
+from tests.support.answers import fail_names
+from tests.support.credentials import cmp_certificate
 from tests.support.crls import make_crl, replace_file
-from tests.support.harness import ManualClock, cmp_certificate, fail_names
+from tests.support.harness import ManualClock
 from tests.support.ocsp import Responder, Script, delegate, responding, script_for
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_root

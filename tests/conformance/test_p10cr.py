@@ -28,17 +28,11 @@ from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from ra_gateway.ra.transaction import State
 from tests.support import requests
+from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_answers, assert_served
+from tests.support.credentials import cmp_certificate
 from tests.support.desk import open_client, open_desk
-from tests.support.harness import (
-    ANY_IDENTITY,
-    Answer,
-    World,
-    cmp_certificate,
-    fail_names,
-    follow,
-    status_of,
-)
+from tests.support.harness import ANY_IDENTITY, Answer, World
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.requests import confirmation_body, csr, made_by_hand, p10cr
 

@@ -20,23 +20,13 @@ from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.endpoints import Approval, Endpoint, Variant
 from ra_gateway.ra.transaction import State
+from tests.support.answers import fail_names, follow, status_of
+from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.faults import Faults, Strike, die, fail, faulty_gateway
-from tests.support.harness import (
-    Answer,
-    MakeWorld,
-    ManualClock,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    follow,
-    make_gateway,
-    other_operator,
-    status_of,
-)
+from tests.support.harness import Answer, MakeWorld, ManualClock, World, make_gateway
 from tests.support.mac import ONCE, OTHER, assert_maced, cert_conf, ir, maced, sender
 from tests.support.mac import make_world as mac_world
-from tests.support.pki import CMC_CA, OperatorPKI, VendorPKI, certificate_der
+from tests.support.pki import CMC_CA, OperatorPKI, VendorPKI, certificate_der, other_operator
 from tests.support.polling import (
     EVERY_TYPE,
     KNOWN,

@@ -26,9 +26,10 @@ from ra_gateway.device.errors import CertificateRejected
 from ra_gateway.device.values import Done, EncryptionOnly
 from ra_gateway.errors import CMPError, PKIFailureInfo
 from tests.support import pki
-from tests.support.desk import NOW, SUBJECT, Desk, Enrolment, credential_of, open_desk, ours, public
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.desk import NOW, SUBJECT, Desk, Enrolment, open_desk, public
 from tests.support.fleet import enrollment, operate
-from tests.support.harness import World, cmp_certificate
+from tests.support.harness import World
 from tests.support.pki import KeyKind, OperatorPKI, VendorPKI, make_operator_pki, make_vendor_pki
 
 KEM_KINDS: list[Any] = [mlkem.MLKEM768PrivateKey, mlkem.MLKEM1024PrivateKey]
@@ -198,7 +199,7 @@ async def open_client(
     client = ClientMode(
         {
             vendor.name: TrustDomain(
-                vendor.name, DomainKind.vendor, (ours(vendor.root.certificate),)
+                vendor.name, DomainKind.vendor, (cmp_certificate(vendor.root.certificate),)
             )
             for vendor in vendors
         },
@@ -224,7 +225,7 @@ async def test_a_device_gets_a_certificate_for_ml_kem(
 ) -> None:
     """It asks, decrypts and confirms by itself; what it has then encrypts and does not sign."""
     async with open_client(operator_pki, tmp_path, ENCRYPTION, vendor_pki) as desk:
-        credential = credential_of(vendor_pki.device())
+        credential = cmp_credential(vendor_pki.device())
         key = kind.generate()
         done = await operate(desk, enrollment(desk, credential, key, subject=None))
         assert done.certificate.spki_der == public(key)
@@ -249,7 +250,7 @@ async def test_a_device_can_reject_what_it_decrypted(
     async with open_client(operator_pki, tmp_path, ENCRYPTION, vendor_pki) as desk:
         operation = enrollment(
             desk,
-            credential_of(vendor_pki.device()),
+            cmp_credential(vendor_pki.device()),
             rsa_key(),
             encr_cert=True,
             subject=None,
@@ -279,7 +280,7 @@ async def test_ml_dsa_from_device_to_root(tmp_path: Path, kind: KeyKind, pvno: i
     ) as desk:
         operation = enrollment(
             desk,
-            credential_of(vendor.device(key=kind)),
+            cmp_credential(vendor.device(key=kind)),
             pki.make_key(kind),
             subject=None,
             pvno=pvno,
@@ -335,7 +336,7 @@ async def test_a_mixed_fleet_at_one_ca(tmp_path: Path, ca_kind: KeyKind) -> None
 
     async with open_client(operator, tmp_path, NE_IPSEC, *vendors) as desk:
         for vendor, kind in zip(vendors, kinds, strict=True):
-            credential = credential_of(vendor.device(key=kind))
+            credential = cmp_credential(vendor.device(key=kind))
             done = await operate(desk, enrollment(desk, credential, fresh(kind), subject=None))
             # A renewal may change the kind of key: from each to ML-DSA, and from that to P-256.
             other: KeyKind = "mldsa44" if kind != "mldsa44" else "p256"

@@ -29,8 +29,10 @@ from ra_gateway.cmp.trust import Bag, DomainKind, NoPath, SearchBudget, TrustDom
 from ra_gateway.cmp.verification import authenticate
 from ra_gateway.errors import CMPError, MalformedMessage, SignerNotTrusted
 from tests.support import pki, requests, strangers
+from tests.support.answers import status_of
 from tests.support.asserts import assert_refused
-from tests.support.harness import ANY_IDENTITY, World, cmp_certificate, cmp_credential, status_of
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import ANY_IDENTITY, World
 from tests.support.pki import KeyKind, OperatorPKI, VendorPKI, make_key, make_vendor_pki
 from tests.support.strangers import FOREIGN_KEYS, SHAPES, Stranger
 

@@ -31,6 +31,7 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.values import Done, Send
 from ra_gateway.keys import KeySigner
 from ra_gateway.stores.memory import MemoryStore
+from tests.support.answers import fail_names
 from tests.support.asserts import (
     assert_refused,
     assert_served,
@@ -39,7 +40,8 @@ from tests.support.asserts import (
     unsigned,
     with_extra_certs,
 )
-from tests.support.harness import MakeWorld, ManualClock, World, cmp_certificate, fail_names
+from tests.support.credentials import cmp_certificate
+from tests.support.harness import MakeWorld, ManualClock, World
 from tests.support.pki import (
     CMC_CA,
     CMC_RA,

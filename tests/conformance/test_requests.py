@@ -29,7 +29,8 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from tests.support import requests
 from tests.support.asserts import assert_refused
-from tests.support.harness import ANY_IDENTITY, World, cmp_credential
+from tests.support.credentials import cmp_credential
+from tests.support.harness import ANY_IDENTITY, World
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 
 STRICT = HeaderRules(strictness=Strictness.strict)

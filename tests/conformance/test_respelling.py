@@ -21,8 +21,10 @@ from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import MalformedMessage, PKIFailureInfo, SignerNotTrusted
 from ra_gateway.ra.signer_status import SignerStatus
 from tests.support import pki
-from tests.support.desk import NOW, credential_of, open_desk, ours
-from tests.support.harness import World, cmp_certificate, fail_names, make_gateway
+from tests.support.answers import fail_names
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.desk import NOW, open_desk
+from tests.support.harness import World, make_gateway
 from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.respelling import (
     SPELLINGS,
@@ -123,7 +125,7 @@ async def test_a_revoked_certificate_is_revoked_in_every_spelling(
             endpoint={"body_types": frozenset({BodyType.cr, BodyType.kur, BodyType.rr})},
         )
         world.clock.now = desk.clock.now
-        status = LedgerStatus(desk.ledger, [ours(operator_pki.issuing.certificate)])
+        status = LedgerStatus(desk.ledger, [cmp_certificate(operator_pki.issuing.certificate)])
         world.gateway = make_gateway(
             world.endpoint,
             operator_pki,
@@ -151,7 +153,7 @@ async def test_a_certificate_that_our_issuer_did_not_record_is_refused(
 ) -> None:
     """Unknown is never "not revoked": signed by the issuing key, and not in the ledger."""
     async with open_desk(operator_pki, tmp_path / "ledger.db") as desk:
-        status = LedgerStatus(desk.ledger, [ours(operator_pki.issuing.certificate)])
+        status = LedgerStatus(desk.ledger, [cmp_certificate(operator_pki.issuing.certificate)])
         unknown = cmp_certificate(operator_pki.device("enb-9").certificate)
         with pytest.raises(SignerNotTrusted, match="ledger has no such certificate"):
             await status.revoked_at(unknown, NOW)
@@ -179,5 +181,5 @@ async def test_a_registered_ra_is_known_in_every_spelling_and_not_as_another(
         namesake: Any = operator_pki.issuing.issue(
             operator_pki.ra.certificate.subject, "p256", eku=[pki.CMC_RA]
         )
-        refused = await desk.refused(await desk.request(signer=credential_of(namesake)))
+        refused = await desk.refused(await desk.request(signer=cmp_credential(namesake)))
         assert refused == (BodyType.ip, PKIFailureInfo.notAuthorized)

@@ -28,8 +28,10 @@ from ra_gateway.revocation import domain as domain_module
 from ra_gateway.revocation.domain import DomainRevocation
 from ra_gateway.revocation.refreshing import Revocation
 from ra_gateway.revocation.sources import Mode, RevocationSettings, SourceState
+from tests.support.answers import fail_names
+from tests.support.credentials import cmp_certificate
 from tests.support.crls import make_crl, replace_file
-from tests.support.harness import ManualClock, World, cmp_certificate, fail_names, make_gateway
+from tests.support.harness import ManualClock, World, make_gateway
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_root
 from tests.support.revocation import (

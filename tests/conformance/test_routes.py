@@ -21,17 +21,10 @@ from ra_gateway.ra.endpoints import Approval, Route
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from ra_gateway.server.cmp import CMPListener
 from ra_gateway.stores.memory import MemoryStore
+from tests.support.answers import fail_names, status_of
 from tests.support.asserts import assert_refused
-from tests.support.harness import (
-    ANY_IDENTITY,
-    ManualClock,
-    ScriptedCA,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    status_of,
-)
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import ANY_IDENTITY, ManualClock, ScriptedCA, World
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import EVERY_TYPE, Operation, WaitingCA
 from tests.support.requests import request, template

@@ -27,16 +27,10 @@ from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.transaction import State
 from tests.support import requests
+from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_answers, assert_refused
-from tests.support.harness import (
-    Answer,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    follow,
-    status_of,
-)
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import Answer, World
 from tests.support.pki import Credential, OperatorPKI, VendorPKI
 from tests.support.requests import details, rr
 

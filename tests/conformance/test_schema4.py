@@ -14,7 +14,9 @@ from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.ra.endpoints import ImplicitConfirm
 from ra_gateway.ra.transaction import Transaction
 from ra_gateway.stores.memory import MemoryStore
-from tests.support.harness import World, cmp_certificate, fail_names
+from tests.support.answers import fail_names
+from tests.support.credentials import cmp_certificate
+from tests.support.harness import World
 from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.polling import EVERY_TYPE, REQUESTS, Operation, settled, slow_world
 

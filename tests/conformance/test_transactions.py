@@ -18,17 +18,10 @@ from ra_gateway.errors import StoreUnavailable, UpstreamUnavailable
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.transaction import State, Transaction
 from ra_gateway.stores.memory import MemoryStore
+from tests.support.answers import fail_names
+from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.faults import Faults, Strike, die, fail, faulty_gateway
-from tests.support.harness import (
-    ANY_IDENTITY,
-    MakeWorld,
-    ScriptedCA,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    make_gateway,
-)
+from tests.support.harness import ANY_IDENTITY, MakeWorld, ScriptedCA, World, make_gateway
 from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_vendor_pki
 
 DEADLINE_SECONDS = 0.02

@@ -32,7 +32,7 @@ from ra_gateway.cmp.trust import (
     TrustDomain,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, SignerNotTrusted
-from tests.support.harness import cmp_certificate
+from tests.support.credentials import cmp_certificate
 from tests.support.pki import (
     Authority,
     Credential,

@@ -18,7 +18,8 @@ from ra_gateway.ra.endpoints import CertConf, Unconfirmed
 from ra_gateway.ra.transaction import State, Transaction
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.stores.memory import MemoryStore
-from tests.support.harness import Answer, ManualClock, World, fail_names, status_of
+from tests.support.answers import fail_names, status_of
+from tests.support.harness import Answer, ManualClock, World
 from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.polling import REQUESTS, Operation, WaitingCA, settled, slow_world
 

@@ -33,16 +33,10 @@ from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.tasks import ended
+from tests.support.answers import fail_names, follow
+from tests.support.credentials import cmp_certificate
 from tests.support.faults import Faults, Strike, die, fail, faulty_gateway
-from tests.support.harness import (
-    Answer,
-    MakeWorld,
-    ManualClock,
-    World,
-    cmp_certificate,
-    fail_names,
-    follow,
-)
+from tests.support.harness import Answer, MakeWorld, ManualClock, World
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import Operation, settled, slow_world
 from tests.support.redis_server import SEAL_KEY

@@ -19,18 +19,12 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
-from tests.support.harness import (
-    Answer,
-    ManualClock,
-    ScriptedCA,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    other_operator,
-)
+from tests.support.answers import fail_names
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import Answer, ManualClock, ScriptedCA
 from tests.support.http_ca import Script, Visit
 from tests.support.http_ca import ScriptedCA as HTTPServer
-from tests.support.pki import OperatorPKI, VendorPKI, make_key
+from tests.support.pki import OperatorPKI, VendorPKI, make_key, other_operator
 from tests.support.rest_cas import server_tls
 from tests.support.sites import Site, configuration, served
 

@@ -46,7 +46,8 @@ from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from tests.support import pki
 from tests.support.crashing import STEPS, Job, Nursery, Outcome
-from tests.support.desk import CONFIRM_WAIT_SECONDS, NOW, Desk, Enrolment, open_desk, ours
+from tests.support.credentials import cmp_certificate
+from tests.support.desk import CONFIRM_WAIT_SECONDS, NOW, Desk, Enrolment, open_desk
 from tests.support.pki import OperatorPKI
 from tests.support.postgres_server import PostgresServer
 
@@ -146,8 +147,8 @@ class Site:
         """Return what is stored, which is consistent."""
         async with self.ledger() as ledger:
             state = await ledger.database.read_state(State.read)
-            issuing = ours(self.desk.operator.issuing.certificate)
-            root = ours(self.desk.operator.root.certificate)
+            issuing = cmp_certificate(self.desk.operator.issuing.certificate)
+            root = cmp_certificate(self.desk.operator.root.certificate)
             key = self.desk.operator.issuing.private_key
             issuers = {Issuer(issuing, (root,), key, bytes).id: issuing}
             findings = await verify(ledger, issuers, NOW)

@@ -22,8 +22,8 @@ from ra_gateway.revocation.ocsp import OCSPSettings as ClientSettings
 from ra_gateway.revocation.refreshing import Revocation
 from ra_gateway.revocation.sources import RevocationSettings
 from ra_gateway.server.status import StatusListener
+from tests.support.credentials import cmp_certificate
 from tests.support.crls import make_crl, replace_file
-from tests.support.harness import cmp_certificate
 from tests.support.ocsp import delegate
 from tests.support.openssl import openssl_cmp_async, openssl_path
 from tests.support.pki import Credential, VendorPKI, make_key, write_certificates, write_key

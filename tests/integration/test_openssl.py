@@ -28,8 +28,9 @@ from ra_gateway.device.client import post
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, Send, operator_trust
 from ra_gateway.keys import load_certificates
+from tests.support.answers import fail_names
 from tests.support.asserts import signed_again
-from tests.support.harness import cmp_credential, fail_names
+from tests.support.credentials import cmp_credential
 from tests.support.openssl import (
     Command,
     OpensslMockCA,

@@ -54,18 +54,11 @@ from ra_gateway.upstream.signing import (
 from ra_gateway.upstream.step_ca import Provisioner, StepCASigner
 from ra_gateway.upstream.vault import VaultSigner
 from tests.support import requests
+from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_answers
-from tests.support.harness import (
-    ManualClock,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    follow,
-    other_operator,
-    status_of,
-)
-from tests.support.pki import OperatorPKI, VendorPKI, make_key, write_certificates
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import ManualClock, World
+from tests.support.pki import OperatorPKI, VendorPKI, make_key, other_operator, write_certificates
 from tests.support.requests import confirmation_body, csr, p10cr, rr
 from tests.support.rest_cas import (
     Document,

@@ -28,8 +28,8 @@ from ra_gateway.device.errors import CertificateRejected
 from ra_gateway.device.values import DeviceIdentity
 from ra_gateway.keys import KeySigner, pem
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
+from tests.support.answers import fail_names, status_of
 from tests.support.ejbca import CLIENT_ALIAS, PROFILE, RA_ALIAS, EndEntityProfile, make_ejbca, serve
-from tests.support.harness import fail_names, status_of
 from tests.support.openssl import OpensslMockCA, openssl_cmp_async
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, write_certificates, write_key
 from tests.support.processes import (

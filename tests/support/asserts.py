@@ -16,7 +16,9 @@ from ra_gateway.cmp.messages import PKIMessage, assemble
 from ra_gateway.cmp.protection import protected_part
 from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.keys import KeySigner
-from tests.support.harness import World, cmp_certificate, fail_names, status_of
+from tests.support.answers import fail_names, status_of
+from tests.support.credentials import cmp_certificate
+from tests.support.harness import World
 from tests.support.pki import Authority, Credential, PrivateKey
 
 NONCE_OCTETS = 16

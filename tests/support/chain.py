@@ -16,7 +16,8 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.ra.endpoints import Endpoint, RegistrationAuthorities
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
-from tests.support.harness import World, cmp_certificate, cmp_credential, make_gateway
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import World, make_gateway
 from tests.support.pki import CMC_RA, Credential, OperatorPKI, VendorPKI
 
 ALL_TYPES = frozenset(

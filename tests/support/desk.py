@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from ra_gateway.ca.authorization import ClientMode, Mode
@@ -56,6 +55,7 @@ from ra_gateway.errors import (
 )
 from ra_gateway.keys import KeySigner
 from tests.support import pki
+from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.pki import OperatorPKI, PrivateKey, VendorPKI
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -63,18 +63,6 @@ RULES = HeaderRules()
 CONFIRM_WAIT_SECONDS = 300
 SUBJECT = "CN=enb1.example.net,O=Example Operator"
 ALL = frozenset(Privilege)
-
-
-def ours(certificate: x509.Certificate) -> Certificate:
-    return Certificate.from_der(pki.certificate_der(certificate))
-
-
-def credential_of(entity: pki.Credential) -> Credential:
-    return Credential(
-        ours(entity.certificate),
-        tuple(ours(item) for item in entity.intermediates),
-        KeySigner(entity.private_key),
-    )
 
 
 @dataclass
@@ -121,7 +109,9 @@ class Desk:
     def header(self, **changes: Any) -> PKIHeader:
         header = PKIHeader(
             sender_der=ANYONE,
-            recipient_der=directory_name(ours(self.operator.issuing.certificate).subject_der),
+            recipient_der=directory_name(
+                cmp_certificate(self.operator.issuing.certificate).subject_der
+            ),
             message_time=self.clock.now,
             transaction_id=secrets.token_bytes(16),
             sender_nonce=secrets.token_bytes(16),
@@ -175,7 +165,7 @@ class Desk:
                 sender_nonces=(request.sender_nonce or b"",),
             )
         assert answer.header.sender_der == directory_name(
-            ours(self.operator.cmp_signer.certificate).subject_der
+            cmp_certificate(self.operator.cmp_signer.certificate).subject_der
         )
         assert len(answer.header.sender_nonce or b"") == 16
         self.answers.append(answer)
@@ -331,8 +321,8 @@ async def open_desk(
 ) -> AsyncIterator[Desk]:
     clock = clock or Clock()
     ledger = ledger or open_ledger(path)
-    root = ours(operator.root.certificate)
-    issuing = ours(operator.issuing.certificate)
+    root = cmp_certificate(operator.root.certificate)
+    issuing = cmp_certificate(operator.issuing.certificate)
     domain = TrustDomain(
         "operator",
         DomainKind.operator,
@@ -341,7 +331,7 @@ async def open_desk(
         algorithms=algorithms or AlgorithmPolicy(),
     )
     ca = BundledCA(
-        credential=credential_of(operator.cmp_signer),
+        credential=cmp_credential(operator.cmp_signer),
         issuers=(Issuer(issuing, (root,), operator.issuing.private_key, random_octets),),
         ledger=ledger,
         operator=domain,
@@ -362,7 +352,7 @@ async def open_desk(
     for name, credential in (others or {}).items():
         await register(ledger, name, ALL, profile, credential)
     try:
-        yield Desk(ca, ledger, clock, operator, domain, credential_of(operator.ra))
+        yield Desk(ca, ledger, clock, operator, domain, cmp_credential(operator.ra))
     finally:
         await ca.close()
 
@@ -377,7 +367,7 @@ ENB1 = EndEntity("enb1", SUBJECT, NAMES, vendor="acme", identity=IDENTITY)
 
 
 def vendor_domain(vendor: VendorPKI, name: str = "acme") -> TrustDomain:
-    return TrustDomain(name, DomainKind.vendor, (ours(vendor.root.certificate),))
+    return TrustDomain(name, DomainKind.vendor, (cmp_certificate(vendor.root.certificate),))
 
 
 @asynccontextmanager
@@ -393,7 +383,7 @@ async def open_client(
     client = ClientMode({"acme": vendor_domain(vendor)}, "cn", implicit_confirm)
     async with open_desk(operator, path, client=client, policy=policy) as desk:
         desk.mode = Mode.client
-        desk.ra = credential_of(vendor.device(IDENTITY))
+        desk.ra = cmp_credential(vendor.device(IDENTITY))
         for entity in entities or (ENB1,):
             await desk.ledger.registry.add_entity(entity, "test", NOW)
         yield desk

@@ -37,23 +37,11 @@ from ra_gateway.cmp.replies import (
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, Send, operator_trust
 from ra_gateway.errors import MalformedMessage, POPRefused
-from ra_gateway.keys import KeySigner
 from tests.support import pki
+from tests.support.credentials import cmp_certificate, cmp_credential
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
 NAME = "CN=enb1.example.net,O=Example Operator"
-
-
-def certificate(item: x509.Certificate) -> Certificate:
-    return Certificate.from_der(pki.certificate_der(item))
-
-
-def credential(item: pki.Credential) -> Credential:
-    return Credential(
-        certificate(item.certificate),
-        tuple(certificate(issuer) for issuer in item.intermediates),
-        KeySigner(item.private_key),
-    )
 
 
 def octets_source() -> Callable[[int], bytes]:
@@ -72,7 +60,7 @@ class RA:
 
     @property
     def root(self) -> Certificate:
-        return certificate(self.operator.root.certificate)
+        return cmp_certificate(self.operator.root.certificate)
 
     def issue(self, request_der: bytes) -> bytes:
         """Issue a certificate as the request asks."""
@@ -127,9 +115,9 @@ class RA:
         extra_certs: Sequence[bytes] | None,
         header: dict[str, Any],
     ) -> bytes:
-        signer = signer or credential(self.operator.ra)
+        signer = signer or cmp_credential(self.operator.ra)
         if extra_certs is None:
-            issuing = certificate(self.operator.issuing.certificate)
+            issuing = cmp_certificate(self.operator.issuing.certificate)
             extra_certs = (*signer.certificates, issuing.der, self.root.der)
         self.nonce = self.random_octets(16)
         answer = reply_header(request.header, sender_nonce=self.nonce, now=NOW)
@@ -139,7 +127,7 @@ class RA:
 async def messages(vendor: pki.VendorPKI, operator: pki.OperatorPKI) -> dict[str, bytes]:
     """Return messages of every kind this project makes, each under a name that begins with its type."""
     ra = RA(operator)
-    first = DeviceIdentity(credential(vendor.device()), operator_trust(ra.root))
+    first = DeviceIdentity(cmp_credential(vendor.device()), operator_trust(ra.root))
     found: dict[str, bytes] = {}
 
     def begin(identity: DeviceIdentity, **options: Any) -> Enrollment:

@@ -13,7 +13,8 @@ from ra_gateway.errors import StoreUnavailable, UpstreamUnavailable
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.ports import CACore, TransactionStore
 from ra_gateway.ra.transaction import Transaction, TransactionKey
-from tests.support.harness import World, cmp_credential, make_gateway
+from tests.support.credentials import cmp_credential
+from tests.support.harness import World, make_gateway
 
 T = TypeVar("T")
 

@@ -13,7 +13,8 @@ from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, operator_trust
-from tests.support.desk import SUBJECT, Desk, ours
+from tests.support.credentials import cmp_certificate
+from tests.support.desk import SUBJECT, Desk
 
 
 def enrollment(
@@ -27,7 +28,7 @@ def enrollment(
 ) -> Enrollment:
     """One operation of a device that knows the operator's root; options as of `RequestOptions`."""
     subject = None if options.get("body_type") is BodyType.kur else SUBJECT
-    root = ours(desk.operator.root.certificate)
+    root = cmp_certificate(desk.operator.root.certificate)
     return Enrollment(
         DeviceIdentity(credential, operator_trust(root)),
         private_key,

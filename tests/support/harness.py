@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,12 +22,10 @@ from ra_gateway.cmp.bodies import (
     RevRepContent,
     cert_rep_body,
     cert_rep_message,
-    error_msg_content,
     gen_msg_body,
     gen_msg_content,
     nested_messages,
     rev_rep_body,
-    rev_rep_content,
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
@@ -41,7 +39,6 @@ from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, reply_header
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, RequestOptions, operator_trust
-from ra_gateway.keys import KeySigner
 from ra_gateway.ra.endpoints import Endpoint, Upstream
 from ra_gateway.ra.events import EventSink, MessageHandled
 from ra_gateway.ra.pipeline import Gateway
@@ -51,14 +48,8 @@ from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import NOBODY_ASKED, SignerStatus
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
-from tests.support.pki import (
-    Credential,
-    OperatorPKI,
-    VendorPKI,
-    certificate_der,
-    make_key,
-    make_operator_pki,
-)
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.pki import Credential, OperatorPKI, VendorPKI, certificate_der, make_key
 
 
 class ManualClock:
@@ -72,19 +63,6 @@ class ManualClock:
 
     def move(self, **delta: float) -> None:
         self.now += timedelta(**delta)
-
-
-def cmp_certificate(certificate: Any) -> Certificate:
-    """Our view of a certificate of `cryptography`."""
-    return Certificate.from_der(certificate_der(certificate))
-
-
-def cmp_credential(credential: Credential) -> CMPCredential:
-    """A test PKI's credential as the product's: chain without the root."""
-    chain = tuple(cmp_certificate(item) for item in credential.chain if item.subject != item.issuer)
-    return CMPCredential(
-        cmp_certificate(credential.certificate), chain, KeySigner(credential.private_key)
-    )
 
 
 @dataclass(slots=True)
@@ -393,52 +371,6 @@ def make_gateway(
             signer_status=signer_status,
         )
     )
-
-
-async def follow(
-    credential: Credential,
-    answer: PKIMessage,
-    body_der: bytes,
-    *,
-    now: datetime,
-    extra_certs: bool = True,
-    **header: Any,
-) -> bytes:
-    """Return a device's next message after an answer, protected with any credential.
-
-    Args:
-        header: Fields of `PKIHeader` that differ from what belongs there.
-    """
-    signer = cmp_credential(credential)
-    usual = PKIHeader(
-        sender_der=signer.sender_der,
-        recipient_der=answer.header.sender_der,
-        message_time=now,
-        transaction_id=answer.header.transaction_id,
-        sender_nonce=secrets.token_bytes(16),
-        recip_nonce=answer.header.sender_nonce,
-    )
-    certificates = signer.certificates if extra_certs else ()
-    return await protect(replace(usual, **header), body_der, signer, certificates)
-
-
-def status_of(answer: PKIMessage) -> PKIStatusInfo:
-    """The status of an ip, cp, kup, rp or error."""
-    if answer.body_type is BodyType.error:
-        return error_msg_content(answer.body_content).status_info
-    if answer.body_type is BodyType.rp:
-        return rev_rep_content(answer.body_content).statuses[0]
-    return cert_rep_message(answer.body_content).responses[0].status_info
-
-
-def fail_names(answer: PKIMessage) -> Sequence[str]:
-    """Names of the failInfo bits of an answer."""
-    return [bit.name for bit in status_of(answer).fail_info]
-
-
-def other_operator() -> OperatorPKI:
-    """An operator that nobody here trusts."""
-    return make_operator_pki("Other Operator")
 
 
 @dataclass

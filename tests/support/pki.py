@@ -322,6 +322,11 @@ def make_operator_pki(name: str = "Example Operator", key: KeyKind = "p256") -> 
     )
 
 
+def other_operator() -> OperatorPKI:
+    """An operator that nobody here trusts."""
+    return make_operator_pki("Other Operator")
+
+
 def make_key(kind: KeyKind) -> PrivateKey:
     """Make a private key; RSA keys come in turn from a pool, because they are slow to find."""
     match kind:

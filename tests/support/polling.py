@@ -37,17 +37,10 @@ from ra_gateway.ra.transaction import Transaction
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from tests.support import requests
+from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_answers
-from tests.support.harness import (
-    Answer,
-    ScriptedCA,
-    World,
-    cmp_certificate,
-    cmp_credential,
-    fail_names,
-    follow,
-    status_of,
-)
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import Answer, ScriptedCA, World
 from tests.support.mac import ONCE, OTHER, REFERENCE, SECRET
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Credential, make_key

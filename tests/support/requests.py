@@ -36,8 +36,10 @@ from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.keys import KeySigner
 from tests.support import pki
+from tests.support.answers import follow
 from tests.support.asserts import assert_refused
-from tests.support.harness import World, cmp_certificate, cmp_credential, follow
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.harness import World
 
 SUBJECT = "CN=enb-1.ran.example.net"
 KEY_COMPROMISE = 1

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.keys import pem
-from tests.support.harness import cmp_certificate
+from tests.support.credentials import cmp_certificate
 from tests.support.pki import OperatorPKI, certificate_der, write_certificates
 
 Document = dict[str, Any]

@@ -17,8 +17,10 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.revocation.refreshing import Revocation
 from ra_gateway.revocation.sources import RevocationSettings, SourceState
+from tests.support.answers import fail_names
+from tests.support.credentials import cmp_certificate
 from tests.support.crls import make_crl, replace_file
-from tests.support.harness import World, cmp_certificate, fail_names, make_gateway
+from tests.support.harness import World, make_gateway
 from tests.support.loops import let_pass
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Authority, Credential, OperatorPKI, VendorPKI

@@ -29,7 +29,7 @@ from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, operator_trust
 from ra_gateway.keys import load_certificates
 from ra_gateway.ra.events import MessageHandled
-from tests.support.harness import cmp_credential
+from tests.support.credentials import cmp_credential
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, write_certificates
 from tests.support.requests import csr
 

@@ -19,7 +19,7 @@ from ra_gateway.device.client import ServerUnreachable, post
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, Send, operator_trust
 from ra_gateway.keys import load_certificates
-from tests.support.dialogue import credential
+from tests.support.credentials import cmp_credential
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI, make_key
 from tests.support.processes import (
@@ -39,7 +39,7 @@ class Station:
     def __init__(self, serial: str, vendor: VendorPKI, root_path: Path) -> None:
         self.enrollment = Enrollment(
             DeviceIdentity(
-                credential(vendor.device(serial)),
+                cmp_credential(vendor.device(serial)),
                 operator_trust(*load_certificates(root_path, "root")),
             ),
             make_key("p256"),

@@ -19,8 +19,9 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.ra.endpoints import MACAccess
 from ra_gateway.ra.policy import SubjectRule
 from ra_gateway.stores.secrets import SecretFile
+from tests.support.answers import status_of
 from tests.support.chain import registered
-from tests.support.harness import ANY_IDENTITY, ManualClock, ScriptedCA, World, status_of
+from tests.support.harness import ANY_IDENTITY, ManualClock, ScriptedCA, World
 from tests.vectors import cast
 
 DIRECTORY: Final = Path(__file__).parent

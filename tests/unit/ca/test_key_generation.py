@@ -21,7 +21,7 @@ from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble, bod
 from ra_gateway.cmp.requests import Possession, asks_for_key, require_delivery
 from ra_gateway.config.reading import load_ca as load_config
 from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, TemplateRefused
-from tests.support.desk import credential_of
+from tests.support.credentials import cmp_credential
 from tests.support.pki import OperatorPKI
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -111,7 +111,7 @@ async def test_the_setting_needs_the_authority(directory: Path, tmp_path: Path) 
 
 async def test_the_kinds_of_keys_that_are_made(operator_pki: OperatorPKI) -> None:
     """As the hint says, or P-256; what the profile does not take is refused."""
-    generation = KeyGeneration(credential_of(operator_pki.cmp_signer))
+    generation = KeyGeneration(cmp_credential(operator_pki.cmp_signer))
     assert generation.choose_kind(None, NE_IPSEC) == "p256"
     assert generation.choose_kind(P256, NE_IPSEC) == "p256"
     key = await generation.make_key(generation.choose_kind(RSA, NE_IPSEC))

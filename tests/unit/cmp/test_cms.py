@@ -53,6 +53,7 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import CMPError, MalformedMessage
 from ra_gateway.keys import KeySigner
 from tests.support import pki
+from tests.support.credentials import cmp_certificate
 from tests.support.openssl import openssl_path
 from tests.support.pki import OperatorPKI
 
@@ -68,13 +69,9 @@ USAGES = {
 }
 
 
-def ours(certificate: x509.Certificate) -> Certificate:
-    return Certificate.from_der(pki.certificate_der(certificate))
-
-
 def recipient(operator: OperatorPKI, kind: Any, **options: Any) -> tuple[Certificate, Any]:
     issued = operator.issuing.issue("CN=recipient", kind, key_usage=[USAGES[kind]], **options)
-    return ours(issued.certificate), issued.private_key
+    return cmp_certificate(issued.certificate), issued.private_key
 
 
 def content_info(envelope_der: bytes) -> bytes:
@@ -342,16 +339,16 @@ def test_a_changed_envelope(position: int, flip: int) -> None:
 
 def test_for_whom_nothing_can_be_encrypted(operator_pki: OperatorPKI) -> None:
     """Ed25519 only signs; and KeyUsage has to allow it, if it is there."""
-    signing = ours(operator_pki.issuing.issue("CN=a", "ed25519").certificate)
+    signing = cmp_certificate(operator_pki.issuing.issue("CN=a", "ed25519").certificate)
     assert not can_receive(signing)
     with pytest.raises(AlgorithmRefused):
         envelop(CONTENT, ID_DATA, KeyRecipient.of(signing), RANDOM)
     for kind, usage in USAGES.items():
         issue = operator_pki.issuing.issue
-        assert can_receive(ours(issue("CN=a", kind, key_usage=[usage]).certificate))  # type: ignore[arg-type]
-        assert can_receive(ours(issue("CN=a", kind, key_usage=None).certificate))  # type: ignore[arg-type]
+        assert can_receive(cmp_certificate(issue("CN=a", kind, key_usage=[usage]).certificate))  # type: ignore[arg-type]
+        assert can_receive(cmp_certificate(issue("CN=a", kind, key_usage=None).certificate))  # type: ignore[arg-type]
         plain = issue("CN=a", kind, key_usage=["digitalSignature"])  # type: ignore[arg-type]
-        assert not can_receive(ours(plain.certificate))
+        assert not can_receive(cmp_certificate(plain.certificate))
 
 
 # --- signed key packages ------------------------------------------------------------------------------------------
@@ -361,12 +358,12 @@ def authority(
     operator: OperatorPKI, kind: Any = "p256", eku: tuple[str, ...] = (CM_KGA,), **options: Any
 ) -> Credential:
     issued = operator.issuing.issue("CN=KGA", kind, eku=eku, **options)
-    chain = tuple(ours(item) for item in issued.intermediates)
-    return Credential(ours(issued.certificate), chain, KeySigner(issued.private_key))
+    chain = tuple(cmp_certificate(item) for item in issued.intermediates)
+    return Credential(cmp_certificate(issued.certificate), chain, KeySigner(issued.private_key))
 
 
 def trust(operator: OperatorPKI, **options: Any) -> TrustDomain:
-    root = ours(operator.root.certificate)
+    root = cmp_certificate(operator.root.certificate)
     return TrustDomain("operator", DomainKind.operator, (root,), **options)
 
 

@@ -28,8 +28,8 @@ from ra_gateway.cmp.crl import (
 )
 from ra_gateway.cmp.sealed import Seal
 from ra_gateway.errors import CRLRefused
+from tests.support.credentials import cmp_certificate
 from tests.support.crls import make_crl
-from tests.support.harness import cmp_certificate
 from tests.support.openssl import openssl_path
 from tests.support.pki import Authority, KeyKind, make_key, make_root
 

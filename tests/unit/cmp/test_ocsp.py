@@ -26,7 +26,7 @@ from ra_gateway.cmp.ocsp import (
 )
 from ra_gateway.cmp.sealed import Seal
 from ra_gateway.errors import OCSPRefused
-from tests.support.harness import cmp_certificate
+from tests.support.credentials import cmp_certificate
 from tests.support.ocsp import Script, delegate, key_hash, script_for
 from tests.support.pki import Authority, KeyKind, make_root
 

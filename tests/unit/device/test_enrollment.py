@@ -51,7 +51,8 @@ from ra_gateway.device.values import (
 )
 from ra_gateway.errors import PKIFailureInfo
 from tests.support import pki
-from tests.support.dialogue import NAME, NOW, RA, certificate, credential, octets_source
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.dialogue import NAME, NOW, RA, octets_source
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def ra(operator_pki: pki.OperatorPKI) -> RA:
 @pytest.fixture
 def vendor_device(vendor_pki: pki.VendorPKI, ra: RA) -> DeviceIdentity:
     """A base station as it leaves the factory, with the operator's root provisioned."""
-    return DeviceIdentity(credential(vendor_pki.device()), operator_trust(ra.root))
+    return DeviceIdentity(cmp_credential(vendor_pki.device()), operator_trust(ra.root))
 
 
 def enrollment(identity: DeviceIdentity, *, key: Any = None, **options: Any) -> Enrollment:
@@ -109,7 +110,7 @@ async def test_what_it_asks_passes_the_checks_of_the_gateway(
         vendor_device, key=key, subject=subject, san=san, cert_profile="eNB", implicit_confirm=True
     )
     message = PKIMessage.from_der(await operation.request())
-    domain = TrustDomain("acme", DomainKind.vendor, (certificate(vendor_pki.root.certificate),))
+    domain = TrustDomain("acme", DomainKind.vendor, (cmp_certificate(vendor_pki.root.certificate),))
     request = read_request(authenticate(message, [domain], HeaderRules(), NOW), HeaderRules())
     assert request.public_key_der == der_of(key)
     assert message.header.recip_nonce is None
@@ -152,7 +153,7 @@ async def test_enrolment_and_renewal(vendor_device: DeviceIdentity, ra: RA) -> N
     done = await complete(first, ra)
     assert done.operator_root == ra.root
     assert [item.subject for item in done.chain] == [
-        certificate(ra.operator.issuing.certificate).subject
+        cmp_certificate(ra.operator.issuing.certificate).subject
     ]
     assert not done.confirmed_implicitly
     conf = PKIMessage.from_der(first.trace[2].der)
@@ -223,7 +224,7 @@ async def test_implicit_confirmation_counts_only_if_asked_for(
 async def test_root_taken_from_the_ip(vendor_device: DeviceIdentity, ra: RA, where: str) -> None:
     """Without a provisioned root, the one that came with the ip is taken, if everything rests on it."""
     operation = enrollment(replace(vendor_device, trust=None))
-    chain = credential(ra.operator.ra).certificates
+    chain = cmp_credential(ra.operator.ra).certificates
     root = ra.root.der
     answer = await ra.answer(
         await operation.request(),
@@ -244,14 +245,14 @@ async def test_root_that_only_one_of_both_rests_on(vendor_device: DeviceIdentity
     """A root is not taken that vouches for the sender alone, nor for the new certificate alone."""
     foreign = pki.make_operator_pki("Somebody Else")
     everything = (
-        *credential(foreign.ra).certificates,
+        *cmp_credential(foreign.ra).certificates,
         pki.certificate_der(foreign.root.certificate),
-        certificate(ra.operator.issuing.certificate).der,
+        cmp_certificate(ra.operator.issuing.certificate).der,
         ra.root.der,
     )
     operation = enrollment(replace(vendor_device, trust=None))
     answer = await ra.answer(
-        await operation.request(), signer=credential(foreign.ra), extra_certs=everything
+        await operation.request(), signer=cmp_credential(foreign.ra), extra_certs=everything
     )
     with pytest.raises(AnswerUntrusted):
         await operation.receive(answer)
@@ -261,7 +262,7 @@ async def test_no_root_at_all(vendor_device: DeviceIdentity, ra: RA) -> None:
     """TS 33.310 9.2: neither provisioned nor in the ip, and the device aborts."""
     operation = enrollment(replace(vendor_device, trust=None))
     answer = await ra.answer(
-        await operation.request(), extra_certs=credential(ra.operator.ra).certificates
+        await operation.request(), extra_certs=cmp_credential(ra.operator.ra).certificates
     )
     with pytest.raises(AnswerUntrusted, match="none came with the ip"):
         await operation.receive(answer)
@@ -349,7 +350,7 @@ async def test_signer_without_digital_signature(vendor_device: DeviceIdentity, r
     """TS 33.310: what signs CMP has digitalSignature in its keyUsage."""
     signer = ra.operator.issuing.issue("RA", key_usage=["keyEncipherment"])
     operation = enrollment(vendor_device)
-    answer = await ra.answer(await operation.request(), signer=credential(signer))
+    answer = await ra.answer(await operation.request(), signer=cmp_credential(signer))
     with pytest.raises(AnswerUntrusted, match="digitalSignature"):
         await operation.receive(answer)
 
@@ -409,7 +410,7 @@ async def test_pkiconf_by_somebody_else(vendor_device: DeviceIdentity, ra: RA) -
     operation = enrollment(vendor_device)
     step = await operation.receive(await ra.answer(await operation.request()))
     assert isinstance(step, Send)
-    other = credential(ra.operator.device("enb2.example.net"))
+    other = cmp_credential(ra.operator.device("enb2.example.net"))
     spoilt = await ra.pkiconf(step.der, signer=other, extra_certs=other.certificates)
     with pytest.raises(AnswerUntrusted, match="somebody else"):
         await operation.receive(spoilt)
@@ -522,7 +523,7 @@ async def test_waiting_is_believed_from_the_operator_only(
     """Nor is a pollRep that was not asked for, nor one about something else."""
     operation = enrollment(vendor_device)
     request = await operation.request()
-    stranger = credential(pki.make_operator_pki("Other Operator").ra)
+    stranger = cmp_credential(pki.make_operator_pki("Other Operator").ra)
     waiting = CertResponse(0, WAITING)
     with pytest.raises(AnswerUntrusted):
         await operation.receive(await ra.answer(request, response=waiting, signer=stranger))
@@ -653,7 +654,7 @@ async def test_run_over_http(
     server = await _serve(handler)
     async with server:
         done = await client.run(enrollment(vendor_device), str(server.make_url("/cmp")), session)
-    assert done.certificate.issuer == certificate(ra.operator.issuing.certificate).subject
+    assert done.certificate.issuer == cmp_certificate(ra.operator.issuing.certificate).subject
 
 
 @pytest.mark.parametrize("patience_seconds", [20.0, 19.0])

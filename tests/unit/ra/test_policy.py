@@ -40,7 +40,8 @@ from ra_gateway.ra.policy import (
 )
 from ra_gateway.ra.ports import InventoryEntry
 from tests.support import pki, requests
-from tests.support.harness import World, cmp_credential
+from tests.support.credentials import cmp_credential
+from tests.support.harness import World
 
 CN, SERIAL_NUMBER, ORG, OU = "2.5.4.3", "2.5.4.5", "2.5.4.10", "2.5.4.11"
 MADE = "CN={cn}.ran.example.net,O=Operator"
