@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from ra_gateway.cmp.algorithms import SignatureAlgorithm
 from ra_gateway.cmp.bodies import PKIStatusInfo, RevRepContent, rev_rep_body
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.protection import Signer
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed
 from ra_gateway.ra.transaction import State, Transaction
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.stores.memory import MemoryStore
 from tests.support.answers import fail_names, status_of
+from tests.support.faults import SignerInside
 from tests.support.harness import Answer, ManualClock, World
 from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.polling import REQUESTS, Operation, WaitingCA, settled, slow_world
@@ -114,27 +113,16 @@ async def test_an_upstream_that_is_gone_while_another_node_polls_it(
     assert world.events[-1].rule == "R81"
 
 
-@dataclass(frozen=True, slots=True)
-class SlowSigner:
-    """A key whose every signature takes ten seconds of the world's clock."""
-
-    signer: Signer
-    clock: ManualClock
-
-    @property
-    def algorithm(self) -> SignatureAlgorithm:
-        return self.signer.algorithm
-
-    async def sign(self, octets: bytes) -> bytes:
-        self.clock.move(seconds=10)
-        return await self.signer.sign(octets)
-
-
 async def test_the_lease_begins_when_the_message_is_signed(make_world: MakeWorld) -> None:
     """However long the signature takes, the exchange has the whole of its lease."""
     world = slow_world(make_world)
     usual = world.gateway._services.credential()
-    slow = replace(usual, signer=SlowSigner(usual.signer, world.clock))
+
+    async def slowly(sign: Callable[[], Awaitable[bytes]]) -> bytes:
+        world.clock.move(seconds=10)
+        return await sign()
+
+    slow = replace(usual, signer=SignerInside(usual.signer, slowly))
     world.gateway._services.credential = lambda: slow
     began = world.clock()
     operation = await Operation.begin(world, BodyType.ir)

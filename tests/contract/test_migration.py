@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy import Connection, text
 from ra_gateway.ca.ledger import audit
 from ra_gateway.ca.ledger.audit import Act
 from ra_gateway.ca.ledger.database import write
-from ra_gateway.ca.ledger.ledger import LedgerLocation, open_ledger
+from ra_gateway.ca.ledger.ledger import Ledger, LedgerLocation, open_ledger
 from ra_gateway.ca.ledger.sql import subject_key
 from ra_gateway.ca.ledger.verify import verify
 from ra_gateway.ca.records import EntityStatus
@@ -27,12 +28,26 @@ from tests.support.pki import OperatorPKI, certificate_der
 AT = int(NOW.timestamp())
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerLocation:
-    if request.param == "sqlite":
-        return tmp_path / "ledger.db"
-    url: str = request.getfixturevalue("postgres_url")
-    return url
+@asynccontextmanager
+async def migrated(
+    where: LedgerLocation, monkeypatch: pytest.MonkeyPatch, fill: Callable[[Connection], None]
+) -> AsyncIterator[Ledger]:
+    """Fill a ledger of the first release, migrate it, and open it."""
+    with monkeypatch.context() as patch:
+        for module in ("database", "migrations"):
+            patch.setattr(f"ra_gateway.ca.ledger.{module}.HEAD", "0001")
+        earlier = open_ledger(where)
+        await earlier.migrate()
+        await earlier.open()
+        await write(earlier.database, fill)
+        await earlier.close()
+    ledger = open_ledger(where)
+    await ledger.migrate()
+    await ledger.open()
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
 
 
 class Old:
@@ -147,18 +162,7 @@ async def test_verify_agrees_after_a_migration(
         audit.append(connection, [Act(AT, "operator", "role.put", "ra", role)])
         audit.append(connection, [Act(AT, "operator", "authority.put", "ra1", {"role": "ra"})])
 
-    with monkeypatch.context() as patch:
-        for module in ("database", "migrations"):
-            patch.setattr(f"ra_gateway.ca.ledger.{module}.HEAD", "0001")
-        earlier = open_ledger(where)
-        await earlier.migrate()
-        await earlier.open()
-        await write(earlier.database, fill)
-        await earlier.close()
-    ledger = open_ledger(where)
-    await ledger.migrate()
-    await ledger.open()
-    try:
+    async with migrated(where, monkeypatch, fill) as ledger:
         issuers = {"ab": Certificate.from_der(certificate_der(ca.certificate))}
         ends = "the audit trail does not say that it was added"  # of the RA's certificate, which `Old` left out
         assert [item.what for item in await verify(ledger, issuers, NOW)] == [ends]
@@ -173,8 +177,6 @@ async def test_verify_agrees_after_a_migration(
             await write(ledger.database, changing)
             found = [item.what for item in await verify(ledger, issuers, NOW)]
             assert f"its row has another {what} than the audit trail" in found
-    finally:
-        await ledger.close()
 
 
 async def test_a_ledger_of_the_first_release_keeps_what_it_knows(
@@ -205,19 +207,7 @@ async def test_a_ledger_of_the_first_release_keeps_what_it_knows(
         old.certificate(ra, "operator", "CN=ra1", "ra")
         old.authority(ra)
 
-    with monkeypatch.context() as patch:
-        for module in ("database", "migrations"):
-            patch.setattr(f"ra_gateway.ca.ledger.{module}.HEAD", "0001")
-        earlier = open_ledger(where)
-        await earlier.migrate()
-        await earlier.open()
-        await write(earlier.database, fill)
-        await earlier.close()
-
-    ledger = open_ledger(where)
-    await ledger.migrate()
-    await ledger.open()
-    try:
+    async with migrated(where, monkeypatch, fill) as ledger:
         registry = ledger.registry
         names = [entity.name for entity in await registry.entities()]
         assert names == ["CN=enb2", "dns:one.example.net", "dns:two.example.net", "enb1"]
@@ -249,5 +239,3 @@ async def test_a_ledger_of_the_first_release_keeps_what_it_knows(
         await registry.set_entity_status("CN=enb2", EntityStatus.active, "operator", NOW)
         san_der = general_names_der(["dns:enb2.example.net"])
         assert await ledger.reserve(operation(), intent("enb9", san_der=san_der), NOW) is None
-    finally:
-        await ledger.close()

@@ -28,8 +28,8 @@ from ra_gateway.ra.transaction import (
 from ra_gateway.stores.redis import RedisStore
 from tests.support.commandline import run
 from tests.support.pki import VendorPKI, certificate_der
-from tests.support.processes import make_setup
 from tests.support.redis_server import RedisServer
+from tests.support.setups import make_setup
 from tests.support.transactions import in_redis, new_transaction, system_clock
 
 FIRST, SECOND = bytes.fromhex("ab01") * 8, bytes.fromhex("ab02") * 8

@@ -23,7 +23,7 @@ from ra_gateway.config.reading import load
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.tasks import ended
 from tests.support.pki import VendorPKI
-from tests.support.processes import make_setup
+from tests.support.setups import make_setup
 from tests.support.transactions import new_transaction
 
 

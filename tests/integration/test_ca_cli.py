@@ -18,7 +18,8 @@ from ra_gateway.cli.main import app
 from ra_gateway.keys import load_certificates
 from tests.support.commandline import run, succeeded
 from tests.support.pki import VendorPKI
-from tests.support.processes import CAProcess, edit, make_setup
+from tests.support.processes import CAProcess
+from tests.support.setups import edit, make_setup
 
 PASSWORD: Final = "correct-horse-battery-staple"
 

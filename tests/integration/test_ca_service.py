@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import pytest
@@ -15,17 +15,10 @@ from cryptography import x509
 
 from ra_gateway.keys import load_certificates
 from tests.support.commands import run_command
-from tests.support.openssl import load_certificate, openssl_cmp, openssl_path
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.openssl import load_certificate, openssl_cmp, run_openssl
 from tests.support.pki import VendorPKI, make_key, write_certificates, write_key
-from tests.support.processes import (
-    CAProcess,
-    GatewayProcess,
-    edit,
-    http_upstream,
-    make_setup,
-    set_upstream,
-)
+from tests.support.processes import CAProcess, GatewayProcess
+from tests.support.setups import edit, http_upstream, make_setup, set_upstream
 from tests.support.softhsm import SoftHSM
 from tests.support.stations import Station, until
 
@@ -35,8 +28,7 @@ IN_OPENSSL = "/O=Example Operator/CN=enb1.ran.example.net"
 CLIENT_PATH = "/client"
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(NamedTuple):
     """A CA process with its status listener, and the files around it."""
 
     directory: Path
@@ -177,15 +169,9 @@ class Device:
 
 def ocsp_status(site: Site, certificate: Path) -> str:
     """Ask the responder with `openssl ocsp`, which verifies the answer; return good, revoked or unknown."""
-    done = subprocess.run(
-        [
-            *(openssl_path(), "ocsp", "-url", f"http://127.0.0.1:{site.status_port}/ocsp"),
-            *("-issuer", str(site.issuing), "-cert", str(certificate), "-CAfile", str(site.root)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
+    done = run_openssl(
+        *("ocsp", "-url", f"http://127.0.0.1:{site.status_port}/ocsp"),
+        *("-issuer", site.issuing, "-cert", certificate, "-CAfile", site.root),
     )
     assert "Response verify OK" in done.stderr, done.stderr
     return done.stdout.partition(f"{certificate}: ")[2].partition("\n")[0]
@@ -199,15 +185,8 @@ async def fetch_crl(site: Site) -> bytes:
         der = await response.read()
     path = site.directory / "issuing.crl"
     path.write_bytes(der)
-    done = subprocess.run(
-        [
-            *(openssl_path(), "crl", "-inform", "DER", "-in", str(path), "-noout", "-verify"),
-            *("-CAfile", str(site.issuing)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
+    done = run_openssl(
+        *("crl", "-inform", "DER", "-in", path, "-noout", "-verify", "-CAfile", site.issuing)
     )
     assert "verify OK" in done.stderr, done.stderr
     return der

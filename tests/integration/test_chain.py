@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tests.support.openssl import openssl_cmp
 from tests.support.pki import CMC_RA, Authority, VendorPKI, make_key, write_certificates, write_key
-from tests.support.processes import GatewayProcess, edit, http_upstream, make_setup, set_upstream
+from tests.support.processes import GatewayProcess
+from tests.support.setups import edit, http_upstream, make_setup, set_upstream
 
 SUBJECT = "/O=Example Operator/CN=enb1.ran.example.net"
 TYPES = '\nbody_types = ["ir", "cr", "kur", "rr", "genm"]\n'

@@ -24,7 +24,8 @@ from ra_gateway.keys import load_certificates, write_private_key
 from tests.support import dialogue
 from tests.support.commandline import PASSWORD, Ended, run, succeeded
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, make_root, write_certificates
-from tests.support.processes import GatewayProcess, edit, make_setup
+from tests.support.processes import GatewayProcess
+from tests.support.setups import edit, make_setup
 
 
 def snapshot(directory: Path) -> dict[str, bytes]:

@@ -27,16 +27,9 @@ from ra_gateway.device.errors import EnrollmentRefused
 from ra_gateway.errors import PKIFailureInfo
 from tests.support.commands import run_command
 from tests.support.pki import VendorPKI
-from tests.support.processes import (
-    CAProcess,
-    GatewayProcess,
-    ServerProcess,
-    edit,
-    http_upstream,
-    make_setup,
-    set_upstream,
-)
+from tests.support.processes import CAProcess, GatewayProcess, ServerProcess
 from tests.support.redis_server import RedisServer
+from tests.support.setups import edit, http_upstream, make_setup, set_upstream
 from tests.support.stations import Station, issued, until
 
 LEASE_MARGIN_SECONDS = 5.0
@@ -101,6 +94,13 @@ def running(
 def cluster(tmp_path: Path, vendor_pki: VendorPKI, redis_url: str) -> Iterator[Cluster]:
     """A CA process, and Redis as the gateways' store."""
     with running(tmp_path / "setup", vendor_pki, redis_url) as running_cluster:
+        yield running_cluster
+
+
+@pytest.fixture
+def hasty_cluster(tmp_path: Path, vendor_pki: VendorPKI, redis_url: str) -> Iterator[Cluster]:
+    """The same, with gateways that wait two seconds for the CA."""
+    with running(tmp_path / "s", vendor_pki, redis_url, deadline_seconds=2.0) as running_cluster:
         yield running_cluster
 
 
@@ -214,59 +214,51 @@ async def test_the_bundled_ca_replays_what_a_memory_store_forgot(
 @pytest.mark.parametrize("ca_dies", [False, True], ids=["CA goes on", "CA dies, too"])
 async def test_a_crash_while_the_ca_is_asked_yields_one_certificate(
     ca_dies: bool,
-    tmp_path: Path,
-    vendor_pki: VendorPKI,
+    hasty_cluster: Cluster,
     redis_server: RedisServer,
-    redis_url: str,
     session: aiohttp.ClientSession,
 ) -> None:
     """When the dead gateway's lease is over, the repeated ir gets the one certificate there is."""
-    with running(tmp_path / "s", vendor_pki, redis_url, deadline_seconds=2.0) as cluster:
-        gateway, station = cluster.gateway(), cluster.station()
-        with frozen(cluster.ca):
-            asked = asyncio.create_task(station.request(session, gateway))
-            await until_asked(redis_server)
-            gateway.kill()
-            died_at = time.monotonic()
-            with pytest.raises(ServerUnreachable):
-                await asked
-            if ca_dies:
-                cluster.ca.kill()
+    gateway, station = hasty_cluster.gateway(), hasty_cluster.station()
+    with frozen(hasty_cluster.ca):
+        asked = asyncio.create_task(station.request(session, gateway))
+        await until_asked(redis_server)
+        gateway.kill()
+        died_at = time.monotonic()
+        with pytest.raises(ServerUnreachable):
+            await asked
         if ca_dies:
-            cluster.ca.start()
-        gateway.start()
-        answer = await station.insist(session, gateway)
-        waited_seconds = time.monotonic() - died_at
-        assert [der for _, der in cluster.ledger] == [issued(answer)]
-        # The dead node's lease is respected.
-        assert waited_seconds > 2.0 + LEASE_MARGIN_SECONDS - 1.5
-        confirmation = await station.confirmation(answer)
-        await station.finish(await post(session, gateway.url, confirmation))
+            hasty_cluster.ca.kill()
+    if ca_dies:
+        hasty_cluster.ca.start()
+    gateway.start()
+    answer = await station.insist(session, gateway)
+    waited_seconds = time.monotonic() - died_at
+    assert [der for _, der in hasty_cluster.ledger] == [issued(answer)]
+    # The dead node's lease is respected.
+    assert waited_seconds > 2.0 + LEASE_MARGIN_SECONDS - 1.5
+    confirmation = await station.confirmation(answer)
+    await station.finish(await post(session, gateway.url, confirmation))
 
 
 async def test_a_crash_while_the_ca_is_told_of_the_confirmation(
-    tmp_path: Path,
-    vendor_pki: VendorPKI,
-    redis_server: RedisServer,
-    redis_url: str,
-    session: aiohttp.ClientSession,
+    hasty_cluster: Cluster, redis_server: RedisServer, session: aiohttp.ClientSession
 ) -> None:
     """When the dead gateway's lease is over, the repeated certConf gets its pkiConf."""
-    with running(tmp_path / "s", vendor_pki, redis_url, deadline_seconds=2.0) as cluster:
-        gateway, station = cluster.gateway(), cluster.station()
-        confirmation = await station.confirmation(await station.request(session, gateway))
-        with frozen(cluster.ca):
-            asked = asyncio.create_task(post(session, gateway.url, confirmation))
-            await until_asked(redis_server)
-            gateway.kill()
-            with pytest.raises(ServerUnreachable):
-                await asked
-        gateway.start()
-        answer = b""
-        while not answer or PKIMessage.from_der(answer).body_type is BodyType.error:
-            answer = await post(session, gateway.url, confirmation)
-        done = await station.finish(answer)
-        assert [der for _, der in cluster.ledger] == [done.certificate.der]
+    gateway, station = hasty_cluster.gateway(), hasty_cluster.station()
+    confirmation = await station.confirmation(await station.request(session, gateway))
+    with frozen(hasty_cluster.ca):
+        asked = asyncio.create_task(post(session, gateway.url, confirmation))
+        await until_asked(redis_server)
+        gateway.kill()
+        with pytest.raises(ServerUnreachable):
+            await asked
+    gateway.start()
+    answer = b""
+    while not answer or PKIMessage.from_der(answer).body_type is BodyType.error:
+        answer = await post(session, gateway.url, confirmation)
+    done = await station.finish(answer)
+    assert [der for _, der in hasty_cluster.ledger] == [done.certificate.der]
 
 
 # --- kill -9 of the CA ----------------------------------------------------------------------------
@@ -321,23 +313,18 @@ async def test_sigterm_answers_what_was_accepted(
 
 @pytest.mark.requirement(90)
 async def test_sigterm_waits_no_longer_than_the_ca_may_take(
-    tmp_path: Path,
-    vendor_pki: VendorPKI,
-    redis_server: RedisServer,
-    redis_url: str,
-    session: aiohttp.ClientSession,
+    hasty_cluster: Cluster, redis_server: RedisServer, session: aiohttp.ClientSession
 ) -> None:
     """A CA that does not answer does not keep a gateway from ending: the device is told systemUnavail."""
-    with running(tmp_path / "s", vendor_pki, redis_url, deadline_seconds=2.0) as cluster:
-        gateway, station = cluster.gateway(), cluster.station()
-        with frozen(cluster.ca):
-            asked = asyncio.create_task(station.request(session, gateway))
-            await until_asked(redis_server)
-            assert await asyncio.to_thread(gateway.stop) == 0
-        with pytest.raises(EnrollmentRefused) as refusal:
-            await station.enrollment.receive(await asked)
-        assert refusal.value.authenticated
-        assert refusal.value.status_info.fail_info == (PKIFailureInfo.systemUnavail,)
+    gateway, station = hasty_cluster.gateway(), hasty_cluster.station()
+    with frozen(hasty_cluster.ca):
+        asked = asyncio.create_task(station.request(session, gateway))
+        await until_asked(redis_server)
+        assert await asyncio.to_thread(gateway.stop) == 0
+    with pytest.raises(EnrollmentRefused) as refusal:
+        await station.enrollment.receive(await asked)
+    assert refusal.value.authenticated
+    assert refusal.value.status_info.fail_info == (PKIFailureInfo.systemUnavail,)
 
 
 @pytest.mark.parametrize("kind", [GatewayProcess, CAProcess])

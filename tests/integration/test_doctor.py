@@ -29,6 +29,7 @@ from ra_gateway.clocks import now
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.crmf import SignaturePOP, cert_req_messages
 from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.reading import load, parse
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import PKIFailureInfo
@@ -65,15 +66,9 @@ from tests.support.pki import (
     write_certificates,
     write_key,
 )
-from tests.support.processes import (
-    CAProcess,
-    GatewayProcess,
-    edit,
-    http_upstream,
-    make_setup,
-    set_upstream,
-)
+from tests.support.processes import CAProcess, GatewayProcess
 from tests.support.redis_server import RedisServer
+from tests.support.setups import edit, http_upstream, keep_in_file, make_setup, set_upstream
 
 
 @dataclass
@@ -1019,25 +1014,26 @@ def test_a_checkpoint_of_tomorrow_is_told(tmp_path: Path, vendor_pki: VendorPKI)
         assert ("still to come" in found.came_back) == bool(ahead)
 
 
-@pytest.mark.parametrize(
-    "url, verdict",
-    [
-        ("postgresql://ca:secret@127.0.0.1:1/ledger", Verdict.fault),
-        ("postgresql://ca:secret@127.0.0.1:port/ledger", Verdict.fault),
-    ],
-)
+def of_a_ledger_at(path: Path, url: str) -> CAConfig:
+    """Move the ledger of a setup to a URL, and return what is configured of the CA."""
+    keep_in_file(path, 'ledger_path = "ca/ledger.sqlite"', "ledger_url_path", url)
+    config = load(path, check_files=False)
+    assert config.ca is not None
+    return config.ca
+
+
+@pytest.mark.parametrize("port", ["1", "port"])
 async def test_a_ledger_that_is_away_is_found(
-    tmp_path: Path, vendor_pki: VendorPKI, url: str, verdict: Verdict
+    tmp_path: Path, vendor_pki: VendorPKI, port: str
 ) -> None:
     """A server that is not there, and a URL that is none; without the password."""
     path = make_setup(tmp_path, vendors={"acme": vendor_pki})
-    (tmp_path / "url").touch(0o600)
-    (tmp_path / "url").write_text(url)
-    edit(path, 'ledger_path = "ca/ledger.sqlite"', 'ledger_url_path = "url"')
-    config = load(path, check_files=False)
-    assert config.ca is not None
-    found, *_ = await examine_ledger(config.ca, now())
-    assert (found.verdict, found.setting.partition(";")[0]) == (verdict, "ca.ledger_url_path")
+    config = of_a_ledger_at(path, f"postgresql://ca:secret@127.0.0.1:{port}/ledger")
+    found, *_ = await examine_ledger(config, now())
+    assert (found.verdict, found.setting.partition(";")[0]) == (
+        Verdict.fault,
+        "ca.ledger_url_path",
+    )
     assert "secret" not in repr(found)
 
 
@@ -1046,17 +1042,13 @@ async def test_a_ledger_on_postgresql_is_looked_at(
 ) -> None:
     """What its server speaks; one that has no tables yet is a fault."""
     path = make_setup(tmp_path, vendors={"acme": vendor_pki})
-    (tmp_path / "url").touch(0o600)
-    (tmp_path / "url").write_text(postgres_url)
-    edit(path, 'ledger_path = "ca/ledger.sqlite"', 'ledger_url_path = "url"')
-    config = load(path, check_files=False)
-    assert config.ca is not None
-    found, *_ = await examine_ledger(config.ca, now())
+    config = of_a_ledger_at(path, postgres_url)
+    found, *_ = await examine_ledger(config, now())
     assert found.verdict is Verdict.fault
     assert "ca migrate" in f"{found.cause} {found.came_back}"
     ledger = open_ledger(postgres_url)
     await ledger.migrate()
-    found, *_ = await examine_ledger(config.ca, now())
+    found, *_ = await examine_ledger(config, now())
     assert found.verdict is Verdict.ok
     assert "no TLS; sslmode" in found.came_back
 

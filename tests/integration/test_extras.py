@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from tests.support.pki import VendorPKI
-from tests.support.processes import edit, http_upstream, make_setup, set_upstream
+from tests.support.setups import edit, http_upstream, make_setup, set_upstream
 
 _BLOCKED: Final = """\
 import sys

@@ -27,7 +27,8 @@ from tests.support.crls import make_crl, replace_file
 from tests.support.ocsp import delegate
 from tests.support.openssl import openssl_cmp_async, openssl_path
 from tests.support.pki import Credential, VendorPKI, make_key, write_certificates, write_key
-from tests.support.processes import GatewayProcess, make_setup
+from tests.support.processes import GatewayProcess
+from tests.support.setups import make_setup
 from tests.support.status import StatusCA, ocsp_signer, status_ca
 
 HOUR = timedelta(hours=1)

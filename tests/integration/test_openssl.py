@@ -60,16 +60,9 @@ from tests.support.pki import (
     write_certificates,
     write_key,
 )
-from tests.support.processes import (
-    CAProcess,
-    GatewayProcess,
-    edit,
-    http_upstream,
-    let_vendors,
-    make_setup,
-    set_upstream,
-)
+from tests.support.processes import CAProcess, GatewayProcess
 from tests.support.redis_server import RedisServer
+from tests.support.setups import edit, http_upstream, let_vendors, make_setup, set_upstream
 
 RENEWAL: Final = ["KUR", "KUP", "CERTCONF", "PKICONF"]
 KEY_KINDS: Final[tuple[KeyKind, ...]] = ("p256", "rsa2048")

@@ -31,16 +31,9 @@ from tests.support.openssl_station import (
 )
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import VendorPKI, make_key, make_root, write_certificates
-from tests.support.processes import (
-    CAProcess,
-    GatewayProcess,
-    edit,
-    http_upstream,
-    let_vendors,
-    make_setup,
-    set_upstream,
-)
+from tests.support.processes import CAProcess, GatewayProcess
 from tests.support.redis_server import RedisServer
+from tests.support.setups import edit, http_upstream, let_vendors, make_setup, set_upstream
 
 IMPATIENT = "wait_after_seconds = 0.2\ncheck_after_seconds = 1"
 

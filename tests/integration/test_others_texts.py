@@ -20,8 +20,8 @@ from ra_gateway.ra.transaction import State
 from tests.support.commandline import Ended, run
 from tests.support.dialogue import bare_message
 from tests.support.pki import VendorPKI
-from tests.support.processes import edit, http_upstream, make_setup
 from tests.support.redis_server import RedisServer
+from tests.support.setups import edit, http_upstream, make_setup
 from tests.support.transactions import in_redis, new_transaction, system_clock
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m[red]x[/red]\u202eforged\u200b"

@@ -19,7 +19,7 @@ from ra_gateway.errors import ConfigError
 from ra_gateway.upstream.tls import tls_context
 from tests.support.commandline import Ended, run
 from tests.support.pki import OperatorPKI, VendorPKI
-from tests.support.processes import edit, make_setup, set_upstream
+from tests.support.setups import keep_in_file, make_setup, set_upstream
 
 _PUBLIC: Final = {".pem"}
 SECRET: Final = "Kn0bl4uch"
@@ -140,9 +140,7 @@ def test_no_command_prints_the_password_of_the_ledger(
 ) -> None:
     """Whatever is wrong with the URL; and there is a sentence instead of a traceback."""
     config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
-    (config.parent / "url").touch(0o600)
-    (config.parent / "url").write_text(url + "\n")
-    edit(config, 'ledger_path = "ca/ledger.sqlite"', 'ledger_url_path = "url"')
+    keep_in_file(config, 'ledger_path = "ca/ledger.sqlite"', "ledger_url_path", url + "\n")
     for command in (("check-config",), ("serve",), ("doctor",), ("ca", "list"), ("ca", "serve")):
         ended = cli(*command, "--config", config)
         said = ended.stdout + ended.stderr
@@ -169,9 +167,7 @@ def test_no_command_prints_the_password_of_the_store(
 ) -> None:
     """The Redis URL likewise."""
     config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
-    (config.parent / "url").touch(0o600)
-    (config.parent / "url").write_text(url + "\n")
-    edit(config, 'kind = "memory"', 'kind = "redis"\nredis_url_path = "url"')
+    keep_in_file(config, 'kind = "memory"', 'kind = "redis"\nredis_url_path', url + "\n")
     for command in (("check-config",), ("serve",), ("doctor",), ("approvals", "list")):
         ended = cli(*command, "--config", config)
         said = ended.stdout + ended.stderr

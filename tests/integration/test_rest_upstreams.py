@@ -65,6 +65,7 @@ from tests.support.rest_cas import (
     FakeKeyAPI,
     FakeStepCA,
     FakeVault,
+    fake_api,
     server_tls,
     serving,
 )
@@ -798,11 +799,7 @@ async def test_a_configured_gateway(
 ) -> None:
     """Out of a file and over TLS: p10cr and certConf; a certificate that its device rejects is revoked."""
     key = ec.generate_private_key(ec.SECP256R1())
-    api: Any
-    if kind == "step_ca":
-        api = FakeStepCA(operator_pki, now, key.public_key())
-    else:
-        api = (FakeVault if kind == "vault" else FakeKeyAPI)(operator_pki, now)
+    api = fake_api(kind, operator_pki, now, key)
     async with serving(api, server_tls(operator_pki, tmp_path)):
         lines = [f'kind = "{kind}"', f'url = "{api.url}"']
         if kind == "step_ca":

@@ -19,7 +19,8 @@ from ra_gateway.cli.main import app
 from tests.support.crls import make_crl
 from tests.support.openssl import Result, load_certificate, openssl_cmp_async
 from tests.support.pki import Credential, VendorPKI, make_key, write_certificates, write_key
-from tests.support.processes import GatewayProcess, make_setup
+from tests.support.processes import GatewayProcess
+from tests.support.setups import make_setup
 from tests.support.stations import until
 
 

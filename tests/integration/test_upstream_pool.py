@@ -28,7 +28,8 @@ from tests.support.http_ca import ANSWER, CMP_TYPE, Script, ScriptedCA, Visit, a
 from tests.support.loops import on_uvloop, run_on_uvloop
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Authority, VendorPKI, make_root
-from tests.support.processes import CAProcess, GatewayProcess, make_setup, set_upstream
+from tests.support.processes import CAProcess, GatewayProcess
+from tests.support.setups import make_setup, set_upstream
 from tests.support.stations import Station
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -206,26 +207,24 @@ async def test_what_cannot_issue_twice_is_repeated(
         assert [item.visits_count for item in nodes] == [1, 1]
 
 
-async def test_a_request_that_was_sent_may_take_longer_than_a_try() -> None:
-    """Giving it up would gain nothing, since it must not be repeated."""
-
-    async def slow(visit: Visit) -> None:
-        await asyncio.sleep(2)
+def slow(seconds: float) -> Script:
+    async def script(visit: Visit) -> None:
+        await asyncio.sleep(seconds)
         visit.answer()
 
-    async with pool(slow, answering(), try_deadline_seconds=1) as (ca, nodes):
+    return script
+
+
+async def test_a_request_that_was_sent_may_take_longer_than_a_try() -> None:
+    """Giving it up would gain nothing, since it must not be repeated."""
+    async with pool(slow(2), answering(), try_deadline_seconds=1) as (ca, nodes):
         assert await ask(ca, IR) == ANSWER
         assert [item.visits_count for item in nodes] == [1, 0]
 
 
 async def test_the_last_one_may_use_the_time_that_is_left() -> None:
     """There is nobody else to turn to."""
-
-    async def slow(visit: Visit) -> None:
-        await asyncio.sleep(1)
-        visit.answer()
-
-    async with pool(hang, slow, try_deadline_seconds=0.5) as (ca, _):
+    async with pool(hang, slow(1), try_deadline_seconds=0.5) as (ca, _):
         assert await ask(ca, RR) == ANSWER
 
 
@@ -655,20 +654,24 @@ async def test_a_client_certificate_that_the_server_does_not_like(
     assert (error.delivered, "_ALERT_" in error.detail) == (False, True)
 
 
+TLS_FAULTS = {
+    "tls_ca_path": {"no roots": "No such file", "broken roots": "no certificate or crl found"},
+    "tls_certificate_path": {
+        "other key": "key values mismatch",
+        "no key": "No such file",
+        "encrypted key": "cannot be used",
+        "wrong password": "cannot be used",
+    },
+    "tls_key_password_path": {"no password": "No such file"},
+}
+"""What is told, by the setting that is named and the fault."""
+
+
 @pytest.mark.parametrize(
-    "fault, setting, what",
-    [
-        ("no roots", "tls_ca_path", "No such file"),
-        ("broken roots", "tls_ca_path", "no certificate or crl found"),
-        ("other key", "tls_certificate_path", "key values mismatch"),
-        ("no key", "tls_certificate_path", "No such file"),
-        ("encrypted key", "tls_certificate_path", "cannot be used"),
-        ("wrong password", "tls_certificate_path", "cannot be used"),
-        ("no password", "tls_key_password_path", "No such file"),
-    ],
+    "setting, fault", [(setting, fault) for setting in TLS_FAULTS for fault in TLS_FAULTS[setting]]
 )
 def test_tls_files_that_cannot_be_used(
-    site: Site, tmp_path: Path, fault: str, setting: str, what: str
+    site: Site, tmp_path: Path, setting: str, fault: str
 ) -> None:
     """The operator is told which setting, and never asked on a terminal."""
     paths = {"ca_path": site.root, "certificate_path": site.certificate, "key_path": site.key}
@@ -699,7 +702,7 @@ def test_tls_files_that_cannot_be_used(
         tls_context("upstreams.x", **paths)
     (problem,) = caught.value.problems
     assert problem.path == f"upstreams.x.{setting}"
-    assert what in problem.what
+    assert TLS_FAULTS[setting][fault] in problem.what
     password.write_text("right\nmore\n")
     tls_context(
         "upstreams.x",

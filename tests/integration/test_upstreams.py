@@ -32,16 +32,10 @@ from tests.support.answers import fail_names, status_of
 from tests.support.ejbca import CLIENT_ALIAS, PROFILE, RA_ALIAS, EndEntityProfile, make_ejbca, serve
 from tests.support.openssl import OpensslMockCA, openssl_cmp_async
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, write_certificates, write_key
-from tests.support.processes import (
-    CAProcess,
-    edit,
-    http_upstream,
-    let_vendors,
-    make_setup,
-    set_upstream,
-)
+from tests.support.processes import CAProcess
 from tests.support.requests import csr, details
-from tests.support.rest_cas import FakeKeyAPI, FakeStepCA, FakeVault, server_tls, serving
+from tests.support.rest_cas import fake_api, server_tls, serving
+from tests.support.setups import edit, http_upstream, let_vendors, make_setup, set_upstream
 from tests.support.sites import EVERY_TYPE, NAME, SUBJECT, Site, configuration, served
 
 REQUESTS: Final = (BodyType.ir, BodyType.cr, BodyType.kur, BodyType.p10cr)
@@ -204,11 +198,7 @@ async def rest(
 ) -> AsyncIterator[Site]:
     """CAs that speak no CMP."""
     key = ec.generate_private_key(ec.SECP256R1())
-    api: Any
-    if kind == "step_ca":
-        api = FakeStepCA(operator, now, key.public_key())
-    else:
-        api = (FakeVault if kind == "vault" else FakeKeyAPI)(operator, now)
+    api = fake_api(kind, operator, now, key)
     async with serving(api, server_tls(operator, directory)):
         lines = {
             "step_ca": f'root_path = "root.pem"\nprovisioner = "{api.provisioner if kind == "step_ca" else ""}"\n'
@@ -401,23 +391,23 @@ async def request_for(site: Site, kind: str, **options: Any) -> bytes:
     return await site.enrollment(site.identity(), BodyType.ir, **options).request()
 
 
+REFUSALS = {
+    "bundled": ("badCertTemplate", "template is not acceptable"),
+    "bundled-http": ("badCertTemplate", "template is not acceptable"),
+    "ejbca": ("incorrectData", "wrong number of DNSNAME"),
+    "openssl-mock": ("badPOP", "rejection badPOP"),
+    "rest": ("badRequest", "subject is not allowed"),
+    "step_ca": ("notAuthorized", "policy of this"),
+    "vault": ("badRequest", "not allowed by this role"),
+}
+"""failInfo, and what the event says."""
+
+
 @pytest.mark.requirement(89)
-@pytest.mark.parametrize(
-    "kind, fail_info, told",
-    [
-        ("bundled", "badCertTemplate", "template is not acceptable"),
-        ("bundled-http", "badCertTemplate", "template is not acceptable"),
-        ("ejbca", "incorrectData", "wrong number of DNSNAME"),
-        ("openssl-mock", "badPOP", "rejection badPOP"),
-        ("rest", "badRequest", "subject is not allowed"),
-        ("step_ca", "notAuthorized", "policy of this"),
-        ("vault", "badRequest", "not allowed by this role"),
-    ],
-)
-async def test_a_refusal_of_the_ca_s_policy(
-    opened: Open, kind: str, fail_info: str, told: str
-) -> None:
+@pytest.mark.parametrize("kind", REFUSALS)
+async def test_a_refusal_of_the_ca_s_policy(opened: Open, kind: str) -> None:
     """A rejection under the RA's signature, with the CA's failInfo; its words are in the event."""
+    fail_info, told = REFUSALS[kind]
     async with opened("openssl-mock-refusing" if kind == "openssl-mock" else kind) as site:
         der = await request_for(site, kind, **site.refuse())
         answer = await site.ask(der)

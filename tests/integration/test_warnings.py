@@ -13,7 +13,8 @@ from ra_gateway.app import warnings
 from ra_gateway.config.reading import load
 from tests.support.commandline import run, succeeded
 from tests.support.pki import VendorPKI, make_root, write_certificates
-from tests.support.processes import GatewayProcess, edit, http_upstream, make_setup, set_upstream
+from tests.support.processes import GatewayProcess
+from tests.support.setups import edit, http_upstream, make_setup, set_upstream
 
 
 @pytest.fixture

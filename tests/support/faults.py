@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 from ra_gateway.cmp.algorithms import SignatureAlgorithm
@@ -133,18 +134,18 @@ class FaultyCA:
 
 
 @dataclass(frozen=True, slots=True)
-class FaultySigner:
-    """A key that fails where its faults say."""
+class SignerInside:
+    """A key whose signatures are made inside something else, which may wait or fail."""
 
     signer: Signer
-    faults: Faults
+    around: Callable[[Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
     @property
     def algorithm(self) -> SignatureAlgorithm:
         return self.signer.algorithm
 
     async def sign(self, octets: bytes) -> bytes:
-        return await self.faults.around("sign", lambda: self.signer.sign(octets))
+        return await self.around(lambda: self.signer.sign(octets))
 
 
 def faulty_gateway(world: World, faults: Faults, *, gate: asyncio.Event | None = None) -> Gateway:
@@ -163,5 +164,5 @@ def faulty_gateway(world: World, faults: Faults, *, gate: asyncio.Event | None =
         world.clock,
         world.events,
         world.inventory,
-        replace(credential, signer=FaultySigner(credential.signer, faults)),
+        replace(credential, signer=SignerInside(credential.signer, partial(faults.around, "sign"))),
     )

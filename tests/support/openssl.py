@@ -14,14 +14,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, Unpack
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import Credential, write_certificates
+from tests.support.ports import LocalServer
 
 Files: TypeAlias = Path | Sequence[Path]
 
@@ -82,27 +82,10 @@ def openssl_path() -> str:
     return path
 
 
-def openssl_cmp(
-    command: Command,
-    *,
-    server: str,
-    path: str = "/.well-known/cmp",
-    cert: Path | None = None,
-    key: Path | None = None,
-    extracerts: Files | None = None,
-    trusted: Files | None = None,
-    newkey: Path | None = None,
-    subject: str | None = None,
-    certout: Path | None = None,
-    extra_args: Sequence[str] = (),
-    timeout_seconds: float = CLIENT_TIMEOUT_SECONDS,
-) -> Result:
-    """Run one enrolment with `openssl cmp` and wait for it.
+class ClientOptions(TypedDict, total=False):
+    """Options of `openssl cmp`, under their own names.
 
     Args:
-        command: The request to send.
-        server: "host:port" of the CMP server.
-        path: Its HTTP path.
         cert: Certificate that signs the request; for kur also the one to be updated.
         key: Its private key.
         extracerts: Certificates to send along.
@@ -110,25 +93,49 @@ def openssl_cmp(
         newkey: Private key to be certified; `key` if absent.
         subject: For the template, in OpenSSL's form: "/O=ACME Radio/CN=SN-000001".
         certout: Where the new certificate is written; openssl insists on it, so nowhere if absent.
+    """
+
+    cert: Path | None
+    key: Path | None
+    extracerts: Files | None
+    trusted: Files | None
+    newkey: Path | None
+    subject: str | None
+    certout: Path
+
+
+def openssl_cmp(
+    command: Command,
+    *,
+    server: str,
+    path: str = "/.well-known/cmp",
+    extra_args: Sequence[str] = (),
+    timeout_seconds: float = CLIENT_TIMEOUT_SECONDS,
+    **options: Unpack[ClientOptions],
+) -> Result:
+    """Run one enrolment with `openssl cmp` and wait for it.
+
+    Args:
+        command: The request to send.
+        server: "host:port" of the CMP server.
+        path: Its HTTP path.
         extra_args: Further options, for example ("-implicit_confirm",).
         timeout_seconds: The run is killed after that.
+        options: See `ClientOptions`.
 
     Raises:
         subprocess.TimeoutExpired: The dialogue did not end in time.
     """
-    args = _client_args(
-        command,
-        server=server,
-        path=path,
-        cert=cert,
-        key=key,
-        extracerts=extracerts,
-        trusted=trusted,
-        newkey=newkey,
-        subject=subject,
-        certout=certout or Path(os.devnull),
-        extra_args=extra_args,
-    )
+    args = [openssl_path(), "cmp", "-config", "", "-batch", "-cmd", command]
+    args += ["-server", server, "-path", path]
+    for name, value in ({"certout": Path(os.devnull)} | options).items():
+        if value is None or value == ():
+            continue
+        # Options that take several files want them separated by commas.
+        files = [value] if isinstance(value, str | Path) else value
+        assert isinstance(files, Sequence)
+        args += [f"-{name}", ",".join(str(file) for file in files)]
+    args += extra_args
     done = subprocess.run(
         args,
         stdin=subprocess.DEVNULL,
@@ -154,7 +161,7 @@ async def openssl_cmp_async(command: Command, **options: Any) -> Result:
     return await asyncio.to_thread(openssl_cmp, command, **options)
 
 
-class OpensslMockCA:
+class OpensslMockCA(LocalServer):
     """The mock CA of `openssl cmp -port`, running from `with` to the end of the block.
 
     It answers one request at a time, remembers one transaction, and returns the same certificate to
@@ -213,19 +220,9 @@ class OpensslMockCA:
         self._args += extra_args
 
     @property
-    def server(self) -> str:
-        """ "host:port" to connect to."""
-        return f"127.0.0.1:{self.port}"
-
-    @property
     def url(self) -> str:
         """URL to post to; the mock server answers on this path whatever the alias."""
         return f"http://{self.server}/pkix/"
-
-    @property
-    def log(self) -> str:
-        """What it has written so far."""
-        return self.log_path.read_text(errors="replace")
 
     def __enter__(self) -> Self:
         """Start the server and return when it listens.
@@ -248,12 +245,7 @@ class OpensslMockCA:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the server."""
         self._stop()
 
@@ -275,6 +267,17 @@ class OpensslMockCA:
             self._process = None
 
 
+def run_openssl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command of openssl and return what came of it."""
+    return subprocess.run(
+        [openssl_path(), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+
 def load_certificate(path: Path) -> x509.Certificate:
     """Load the first certificate of a PEM file, such as the one `openssl cmp -certout` wrote."""
     return x509.load_pem_x509_certificate(path.read_bytes())
@@ -285,21 +288,6 @@ def public_key_der(certificate: x509.Certificate) -> bytes:
     return certificate.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-
-
-def _client_args(
-    command: str, *, server: str, path: str, extra_args: Sequence[str], **options: object
-) -> list[str]:
-    args = [openssl_path(), "cmp", "-config", "", "-batch", "-cmd", command]
-    args += ["-server", server, "-path", path]
-    for name, value in options.items():
-        if value is None or value == ():
-            continue
-        # Options that take several files want them separated by commas.
-        files = [value] if isinstance(value, str | Path) else value
-        assert isinstance(files, Sequence)
-        args += [f"-{name}", ",".join(str(file) for file in files)]
-    return [*args, *extra_args]
 
 
 def _environment() -> Mapping[str, str]:

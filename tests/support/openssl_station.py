@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -29,8 +29,7 @@ SUBJECT_RFC4514: Final = "CN=enb-7.ran.example.net,O=Example Operator"
 SAN: Final = ("enb-7.ran.example.net", "192.0.2.7")
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(NamedTuple):
     """A gateway that runs, and the files of its setup."""
 
     directory: Path

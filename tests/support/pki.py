@@ -281,14 +281,7 @@ def make_root(
     path_length: int | None = None,
     **options: Unpack[CertificateOptions],
 ) -> Authority:
-    """Make a self-signed root.
-
-    Args:
-        common_name: A common name, or a whole RFC 4514 string if it contains "=".
-        key: A kind to generate, or the key itself.
-        path_length: pathLenConstraint.
-        options: See `CertificateOptions`.
-    """
+    """Make a self-signed root; arguments as of `Authority.issue_ca`."""
     private_key = make_key(key) if isinstance(key, str) else key
     name = make_name(common_name)
     certificate = _sign(

@@ -11,7 +11,7 @@ from ra_gateway.config.reading import load
 from tests.support import commands  # noqa: F401 - what children run
 from tests.support.linting import remember_findings
 from tests.support.pki import make_vendor_pki
-from tests.support.processes import make_setup
+from tests.support.setups import make_setup
 
 remember_findings()
 with tempfile.TemporaryDirectory() as _directory:

@@ -363,6 +363,18 @@ class FakeKeyAPI(FakeAPI):
         return {"error": error.text}
 
 
+def fake_api(
+    kind: str,
+    operator: OperatorPKI,
+    clock: Callable[[], datetime],
+    key: ec.EllipticCurvePrivateKey,
+) -> Any:
+    """Make the look-alike of a kind of upstream; `key` is step-ca's provisioner's."""
+    if kind == "step_ca":
+        return FakeStepCA(operator, clock, key.public_key())
+    return (FakeVault if kind == "vault" else FakeKeyAPI)(operator, clock)
+
+
 def server_tls(operator: OperatorPKI, directory: Path) -> ssl.SSLContext:
     """What a server at 127.0.0.1 speaks TLS with, under the operator's root."""
     server = operator.issuing.issue(

@@ -152,28 +152,34 @@ def serving(octets: bytes) -> Handler:
     return handle
 
 
-async def endless(request: web.Request) -> web.StreamResponse:
-    """Answer for ever, as fast as it is read."""
-    response = web.StreamResponse()
-    await response.prepare(request)
-    try:
-        while True:
-            await response.write(b"0" * 65536)
-    except ConnectionResetError:
-        return response
+def _for_ever(octets: bytes, after_each: Callable[[], Awaitable[None]]) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(octets)
+                await after_each()
+        except ConnectionResetError:
+            return response
+
+    return handle
 
 
-async def dripping(request: web.Request) -> web.StreamResponse:
-    """Answer for ever, an octet at a time, and ten of them last `PATIENCE_SECONDS`."""
-    response = web.StreamResponse()
-    await response.prepare(request)
-    try:
-        while True:
-            await response.write(b"0")
-            await asyncio.sleep(0.02)
-            let_pass(PATIENCE_SECONDS / 10)
-    except ConnectionResetError:
-        return response
+async def _at_once() -> None:
+    """Not wait."""
+
+
+async def _slowly() -> None:
+    await asyncio.sleep(0.02)
+    let_pass(PATIENCE_SECONDS / 10)
+
+
+endless = _for_ever(b"0" * 65536, _at_once)
+"""Answer for ever, as fast as it is read."""
+
+dripping = _for_ever(b"0", _slowly)
+"""Answer for ever, an octet at a time, and ten of them last `PATIENCE_SECONDS`."""
 
 
 async def elsewhere(request: web.Request) -> web.StreamResponse:

@@ -121,18 +121,22 @@ class Installation:
 
     def ra_ca_name(self, received: Received) -> str:
         """Return the name of the CA that is to issue."""
-        name = received.alias.ra_caname
-        profile = self.end_entity_profiles.get(self.ra_profile_name(received))
-        if name == PROFILE_DEFAULT and profile is not None:
-            return profile.default_ca
-        return received.key_id if name == KEY_ID else name
+        return self._named(received, received.alias.ra_caname, lambda profile: profile.default_ca)
 
     def ra_certificate_profile_name(self, received: Received) -> str:
         """Return the name of the certificate profile."""
-        name = received.alias.ra_certificateprofile
+        return self._named(
+            received,
+            received.alias.ra_certificateprofile,
+            lambda profile: profile.default_certificate_profile,
+        )
+
+    def _named(
+        self, received: Received, name: str, default: Callable[[EndEntityProfile], str]
+    ) -> str:
         profile = self.end_entity_profiles.get(self.ra_profile_name(received))
         if name == PROFILE_DEFAULT and profile is not None:
-            return profile.default_certificate_profile
+            return default(profile)
         return received.key_id if name == KEY_ID else name
 
     # --- end entities and administrators

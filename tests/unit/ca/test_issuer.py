@@ -118,12 +118,7 @@ class MemoryLedger:
         return self._found
 
     async def store(
-        self,
-        operation: Operation,
-        certificate: Certificate,
-        now: datetime,
-        *,
-        revoke_superseded: bool = False,
+        self, operation: Operation, certificate: Certificate, now: datetime, **_: bool
     ) -> Operation:
         self.done.append("store")
         operation = replace(operation, certificate_der=certificate.der)
@@ -339,14 +334,7 @@ async def test_nothing_leaves_unless_it_was_stored(operator_pki: OperatorPKI) ->
     """Also when the ledger fails at the very end."""
 
     class Failing(MemoryLedger):
-        async def store(
-            self,
-            operation: Operation,
-            certificate: Certificate,
-            now: datetime,
-            *,
-            revoke_superseded: bool = False,
-        ) -> Operation:
+        async def store(self, *_: Any, **__: Any) -> Operation:
             raise StoreUnavailable("full", rule="R90")
 
     with pytest.raises(StoreUnavailable):

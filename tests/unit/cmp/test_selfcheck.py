@@ -14,7 +14,7 @@ from ra_gateway.cmp import asn1, selfcheck, structures
 from ra_gateway.config.reading import load
 from ra_gateway.errors import ConfigError, MalformedMessage
 from tests.support.pki import VendorPKI
-from tests.support.processes import make_setup
+from tests.support.setups import make_setup
 
 DECODE, ENCODE = asn1.decode, asn1.encode
 
