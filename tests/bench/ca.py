@@ -142,7 +142,7 @@ def main() -> None:
     if profile is not None:
         pstats.Stats(profile).sort_stats("tottime").print_stats(45)
     if arguments.postgres:
-        server = PostgresServer()
+        server = PostgresServer(durable=True)
         server.start()
         try:
             print(_run(server.new_database(), arguments.count, None))

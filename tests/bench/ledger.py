@@ -293,7 +293,7 @@ def main() -> None:
         print(table("SQLite, rows", timings), flush=True)
     if arguments.postgres:
         with ExitStack() as stack:
-            server = PostgresServer()
+            server = PostgresServer(durable=True)
             stack.callback(server.remove)
             server.start()
             timings = [uvloop.run(measure(server.new_database(), size)) for size in sizes]

@@ -18,7 +18,7 @@ from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.information import Published
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import KeyGeneration
-from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import NE_IPSEC, Profile
 from ra_gateway.ca.records import CertificateStatus, EndEntity, Privilege, Role
 from ra_gateway.cmp import asn1, structures
@@ -56,6 +56,7 @@ from ra_gateway.errors import (
 from ra_gateway.keys import KeySigner
 from tests.support import pki
 from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.empty_ledger import new_ledger
 from tests.support.pki import OperatorPKI, PrivateKey, VendorPKI
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -320,7 +321,7 @@ async def open_desk(
     signers: tuple[Certificate, ...] = (),
 ) -> AsyncIterator[Desk]:
     clock = clock or Clock()
-    ledger = ledger or open_ledger(path)
+    ledger = ledger or await new_ledger(path)
     root = cmp_certificate(operator.root.certificate)
     issuing = cmp_certificate(operator.issuing.certificate)
     domain = TrustDomain(

@@ -24,6 +24,7 @@ from ra_gateway.ca.records import (
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import from_rfc4514
+from tests.support.empty_ledger import new_ledger
 from tests.support.pki import OperatorPKI, make_operator_pki
 from tests.support.status import Clock, StatusCA, issuing_ca
 
@@ -114,9 +115,11 @@ CRLS: Final = CRLSettings(delta_minutes=60)
 
 @asynccontextmanager
 async def opened(where: LedgerLocation) -> AsyncIterator[Ledger]:
-    ledger = open_ledger(where)
     if isinstance(where, str):
+        ledger = open_ledger(where)
         await ledger.migrate()
+    else:
+        ledger = await new_ledger(where)
     await ledger.open()
     try:
         yield ledger

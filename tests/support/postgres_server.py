@@ -47,13 +47,17 @@ def _as_user() -> dict[str, Any]:
 
 
 class PostgresServer:
-    """One PostgreSQL server on a free loopback port; its commits reach the disk.
+    """One PostgreSQL server on a free loopback port.
+
+    Args:
+        durable: Whether its commits reach the disk. Otherwise they outlive its processes, and not the machine.
 
     Raises:
         RuntimeError: The machine has none; the text says how to install it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        self._options = (*_OPTIONS, f"fsync={'on' if durable else 'off'}")
         self.port = 0
         self._binary = _binary("postgres")
         self._directory = Path()
@@ -69,7 +73,7 @@ class PostgresServer:
         if not self.port:
             self.port = free_port()
             self._make()
-        options = [part for option in _OPTIONS for part in ("-c", option)]
+        options = [part for option in self._options for part in ("-c", option)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [self._binary, "-D", self._data, "-p", str(self.port), *options],

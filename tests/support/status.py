@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ocsp import OCSPSigner
 from ra_gateway.ca.profiles import OCSP_SIGNING
 from ra_gateway.ca.records import CertificateStatus, Intent, Operation, Reason, Revocation
@@ -23,6 +23,7 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.errors import StoreUnavailable
 from ra_gateway.keys import KeySigner
 from tests.support import pki
+from tests.support.empty_ledger import new_ledger
 
 CONFIRM_WAIT: Final = timedelta(minutes=5)
 
@@ -142,7 +143,7 @@ async def status_ca(
     directory: Path, now: datetime, key: pki.KeyKind = "p256"
 ) -> AsyncIterator[StatusCA]:
     """Make a CA whose ledger is a file in a directory."""
-    ledger = open_ledger(directory / "ledger.sqlite")
+    ledger = await new_ledger(directory / "ledger.sqlite")
     await ledger.open()
     operator = pki.make_operator_pki(key=key)
     try:

@@ -1,0 +1,24 @@
+"""Ledgers in files, without the time that migrations take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
+
+_migrated: list[bytes] = []
+
+
+async def new_ledger(path: Path) -> Ledger:
+    """A ledger in a file, not open yet; where there is none, an empty one is put, which is made once a process."""
+    if not _migrated:
+        with TemporaryDirectory() as directory:
+            first = open_ledger(Path(directory, "ledger.sqlite"))
+            await first.migrate()
+            await first.close()
+            _migrated.append(Path(directory, "ledger.sqlite").read_bytes())
+    if not path.exists():
+        path.touch(0o600)
+        path.write_bytes(_migrated[0])
+    return open_ledger(path)
