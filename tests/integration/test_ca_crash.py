@@ -49,7 +49,6 @@ from tests.support.crashing import STEPS, Job, Nursery, Outcome
 from tests.support.credentials import cmp_certificate
 from tests.support.desk import CONFIRM_WAIT_SECONDS, NOW, Desk, Enrolment, open_desk
 from tests.support.pki import OperatorPKI
-from tests.support.postgres_server import PostgresServer
 
 MOST_STATEMENTS = 30
 """More than any transaction here has: the loop over them ends before."""
@@ -294,8 +293,7 @@ async def site(
     """A new ledger, in which the RA is registered."""
     where: LedgerLocation = tmp_path / "ledger.db"
     if request.param == "postgresql":
-        server: PostgresServer = request.getfixturevalue("postgres_server")
-        where = server.new_database()
+        where = request.getfixturevalue("postgres_url")
     ledger = open_ledger(where)
     await ledger.migrate()
     async with open_desk(operator_pki, tmp_path, ledger=ledger) as desk:

@@ -17,8 +17,8 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> str:
-    """URL of a new, empty database of the session's server."""
-    return postgres_server.new_database()
+    """URL of an empty database of the session's server."""
+    return postgres_server.emptied_database()
 
 
 @pytest.fixture
