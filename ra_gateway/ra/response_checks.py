@@ -445,6 +445,24 @@ def check_response(
             return refused
         authenticated = _answer_to(message, expected, expected_type, upstream, now)
         content = cert_rep_message(message.body_content)
+    try:
+        return _certificate_response(message, authenticated, content, expected, upstream, now)
+    except UpstreamBroken as error:
+        # It was issued, whatever is wrong with it: somebody has to see to its end.
+        issued = (item.certificate_der for item in content.responses)
+        error.certificate_der = next(filter(None, issued), b"")
+        raise
+
+
+def _certificate_response(
+    message: PKIMessage,
+    authenticated: AuthenticatedMessage,
+    content: CertRepMessage,
+    expected: Expected,
+    upstream: Upstream,
+    now: datetime,
+) -> _CertificateResponse:
+    """Check what an ip, cp or kup of the CA's says."""
     ids = [response.cert_req_id for response in content.responses]
     if len(ids) != 1 or not is_cert_req_id(ids[0], expected.cert_req_id):
         raise UpstreamBroken(
@@ -470,14 +488,9 @@ def check_response(
         return _CertificateResponse(
             message, content, response, None, authenticated.path, ca_cert_req_id
         )
-    try:
-        certificate, path = _check_certificate(
-            response.certificate_der, authenticated, expected, upstream, now
-        )
-    except UpstreamBroken as error:
-        # It was issued, whatever is wrong with it: somebody has to see to its end.
-        error.certificate_der = response.certificate_der
-        raise
+    certificate, path = _check_certificate(
+        response.certificate_der, authenticated, expected, upstream, now
+    )
     return _CertificateResponse(message, content, response, certificate, path, ca_cert_req_id)
 
 
