@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from ra_gateway.cmp.algorithms import key_family, load_public_key, signature_alg
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import general_names, rfc4514
 from ra_gateway.cmp.oids import OID
-from ra_gateway.errors import CMPError, printable
+from ra_gateway.errors import CMPError, MalformedMessage, printable
 
 _MAX_HEX_OCTETS: Final = 48
 _MAX_DEPTH: Final = 24
@@ -255,14 +254,14 @@ _TEXT_TAGS: Final = frozenset({0x0C, 0x13, 0x16, 0x17, 0x18})
 def add_dump(tree: Tree, label: str, der: bytes, depth: int = 0) -> None:
     """Add octets as ASN.1 without knowing their type; what is not DER as hex."""
     try:
-        elements = list(_elements(der))
-    except ValueError:
-        elements = []
-    if not elements or depth > _MAX_DEPTH:
+        spans = asn1.spans(der, 0, len(der), len(der), "dump", strict=True)
+    except MalformedMessage:
+        spans = []
+    if not spans or depth > _MAX_DEPTH:
         add_line(tree, label, hex_text(der))
         return
-    for first, content in elements:
-        number = first & 0x1F
+    for first, start, end in spans:
+        content, number = der[start:end], first & 0x1F
         title = (
             _UNIVERSAL.get(number, f"UNIVERSAL {number}")
             if first < 0x40
@@ -278,33 +277,6 @@ def add_dump(tree: Tree, label: str, der: bytes, depth: int = 0) -> None:
             add_line(tree, label, f"{title} {int.from_bytes(content, 'big', signed=True)}")
         else:
             add_line(tree, label, f"{title} {hex_text(content)}".rstrip())
-
-
-def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (first tag octet, content) of each element.
-
-    Raises:
-        ValueError: Not a sequence of DER elements with one-octet tags.
-    """
-    at = 0
-    while at < len(der):
-        if at + 2 > len(der) or der[at] & 0x1F == 0x1F:
-            raise ValueError("not an element")
-        first, length, at = der[at], der[at + 1], at + 2
-        if length & 0x80:
-            size = length & 0x7F
-            if not 1 <= size <= 4 or at + size > len(der):
-                raise ValueError("not a length")
-            length, at = int.from_bytes(der[at : at + size], "big"), at + size
-        if at + length > len(der):
-            raise ValueError("cut off")
-        yield first, der[at : at + length]
-        at += length
-
-
-def content_octets(der: bytes) -> bytes:
-    """Return the content of the first element."""
-    return next(_elements(der))[1]
 
 
 def decoded(der: bytes, spec: Any) -> Any:

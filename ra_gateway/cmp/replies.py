@@ -25,7 +25,7 @@ from ra_gateway.cmp.messages import ANYONE, CMP2000, CMP2021, InfoTypeAndValue, 
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import CMPError, MalformedMessage
 
-IMPLICIT_CONFIRM = InfoTypeAndValue(OID.implicitConfirm, b"\x05\x00")
+IMPLICIT_CONFIRM = InfoTypeAndValue(OID.implicitConfirm, asn1.NULL_DER)
 
 
 class Reply(NamedTuple):
