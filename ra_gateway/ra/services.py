@@ -11,16 +11,20 @@ from typing import Any, NamedTuple
 from ra_gateway.clocks import always_steady
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.header_checks import NONCE_OCTETS
-from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import StoreUnavailable
+from ra_gateway.ra.confirmation_records import (
+    ConfirmationRecord,
+    ConfirmationStatus,
+    certificate_key,
+    transaction_digest,
+)
 from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.ra.events import EventSink
-from ra_gateway.ra.fates import Fate, Standing, carrier_of, certificate_key
 from ra_gateway.ra.ports import (
     Approvals,
-    Certificates,
     Clock,
+    ConfirmationRecords,
     Inventory,
     Schedule,
     TransactionStore,
@@ -44,11 +48,11 @@ class Services:
         endpoints: By name.
         credential: The RA's, called for each signature so that it can be renewed while running.
         earlier_credentials: Those of before, while transactions begun with them may live: a transaction
-            keeps the credential its first answer was signed with (R80).
+            keeps the credential that it was begun with (R80).
         store: Where transactions are kept.
         schedule: Where it is kept which certificates await confirmation; None keeps nothing.
         approvals: Where it is kept which requests wait for an operator; None holds none.
-        certificates: Where it is kept what became of certificates; None revokes none that was not confirmed.
+        confirmation_records: Where it is kept what became of certificates; None revokes none that was not confirmed.
         inventory: None if no vendor uses it.
         clock: Aware UTC.
         monotonic: Seconds, for durations.
@@ -70,7 +74,7 @@ class Services:
     earlier_credentials: Callable[[], Sequence[Credential]] = tuple
     schedule: Schedule | None = None
     approvals: Approvals | None = None
-    certificates: Certificates | None = None
+    confirmation_records: ConfirmationRecords | None = None
     inventory: Inventory | None = None
     signer_status: SignerStatus = NOBODY_ASKED
     lifetime: timedelta = timedelta(hours=1)
@@ -78,9 +82,13 @@ class Services:
     steady: Callable[[], bool] = always_steady
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
-    async def settle(
-        self, transaction: Transaction, certificate_der: bytes, fate: Fate, until: datetime
-    ) -> Standing:
+    async def note_confirmation(
+        self,
+        transaction: Transaction,
+        certificate_der: bytes,
+        status: ConfirmationStatus,
+        until: datetime,
+    ) -> ConfirmationRecord:
         """Note what a transaction says of its certificate, and return what all that brought it have said.
 
         Args:
@@ -89,24 +97,22 @@ class Services:
         Raises:
             StoreUnavailable: It cannot be noted.
         """
-        if self.certificates is None:
+        if self.confirmation_records is None:
             raise StoreUnavailable("nothing keeps what became of certificates", rule="R111")
         certificate = load_certificate(certificate_der)
         # As long as the CA may give it to somebody once more; and as long as it may be withdrawn.
         keep_until = max(certificate.not_after, until + self.act_lifetime)
-        return await self.certificates.settle(
-            certificate_key(certificate), carrier_of(transaction), fate, until, keep_until
+        return await self.confirmation_records.note_confirmation(
+            certificate_key(certificate), transaction_digest(transaction), status, until, keep_until
         )
 
     def credential_of(self, transaction: Transaction) -> Credential:
-        """Return what signed the first answer of a transaction, the current credential if that is gone."""
-        current, earlier = self.credential(), self.earlier_credentials()
-        answer_der = transaction.opening.response_der
-        if not earlier or answer_der is None:
-            return current
-        (signer_der, *_) = PKIMessage.from_der(answer_der).extra_certs
-        known = {item.certificate: item for item in (*earlier, current)}
-        return known.get(load_certificate(signer_der), current)
+        """Return what signs for a transaction, the current credential if that is gone (R80)."""
+        current = self.credential()
+        for item in (current, *self.earlier_credentials()):
+            if item.certificate.digest == transaction.credential_digest:
+                return item
+        return current
 
     def fresh_ids(self, transaction_id: bytes = b"") -> MappedIDs:
         """Return IDs of the RA's own making, for a CA that is not to see the device's.
