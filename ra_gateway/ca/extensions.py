@@ -22,7 +22,7 @@ from ra_gateway.ca.profiles import (
     purposes_der,
 )
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.algorithms import default_algorithm
+from ra_gateway.cmp.algorithms import KEY_ALGORITHMS, default_algorithm
 from ra_gateway.cmp.asn1 import MAX_ELEMENTS
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.oids import OID
@@ -266,30 +266,14 @@ def constant_extensions(profile: Profile, issuer: Certificate) -> ConstantExtens
     )
 
 
-def _key_algorithms() -> dict[bytes, str]:
-    """Return the AlgorithmIdentifiers of public keys and the kinds they are of."""
-    rsa = asn1.oid_der(OID.rsaEncryption)
-    found = {asn1.tlv(0x30, rsa, asn1.NULL_DER): "rsa", asn1.tlv(0x30, rsa): "rsa"}
-    for kind, curve in (
-        ("p256", OID.secp256r1),
-        ("p384", OID.secp384r1),
-        ("p521", OID.secp521r1),
-    ):
-        found[asn1.algorithm_der(OID.ecPublicKey, asn1.oid_der(curve))] = kind
-    for kind, oid in (
-        ("ed25519", OID.ed25519),
-        ("ed448", OID.ed448),
-        ("mldsa44", OID.mlDSA44),
-        ("mldsa65", OID.mlDSA65),
-        ("mldsa87", OID.mlDSA87),
-        ("mlkem768", OID.mlKEM768),
-        ("mlkem1024", OID.mlKEM1024),
-    ):
-        found[asn1.algorithm_der(oid)] = kind
-    return found
-
-
-_KEY_ALGORITHMS: Final = MappingProxyType(_key_algorithms())
+_KEY_ALGORITHMS: Final = MappingProxyType(
+    {
+        **{der: name.replace("-", "").lower() for der, name in KEY_ALGORITHMS.items()},
+        asn1.algorithm_der(OID.rsaEncryption, asn1.NULL_DER): "rsa",
+        asn1.algorithm_der(OID.rsaEncryption): "rsa",
+    }
+)
+"""AlgorithmIdentifiers of public keys to the kinds of keys as profiles name them."""
 
 
 def key_kind_of(algorithm_der: bytes) -> str:

@@ -276,6 +276,9 @@ _OTHER_KEYS: Final = {
 }
 """AlgorithmIdentifiers to the family and the octets of the key."""
 
+KEY_ALGORITHMS: Final = {der: name for der, (name, _) in (*_EC_KEYS.items(), *_OTHER_KEYS.items())}
+"""AlgorithmIdentifiers of public keys to the curve or the family; RSA is not among them."""
+
 
 class PublicKeyKind(NamedTuple):
     """What the octets of a SubjectPublicKeyInfo say of the key.

@@ -93,32 +93,6 @@ def forward_header(
     )
 
 
-def relay_header(
-    answer: PKIHeader,
-    request: PKIHeader,
-    *,
-    now: datetime,
-    general_info: tuple[InfoTypeAndValue, ...],
-) -> PKIHeader:
-    """Return the header of a CA's answer that we pass on to the device (R88).
-
-    Args:
-        answer: The CA's header; its senderNonce stays, so that certConf can be checked end to end.
-        request: The device's.
-        general_info: Replaces the CA's.
-    """
-    return PKIHeader(
-        pvno=request.pvno,
-        sender_der=ANYONE,
-        recipient_der=request.sender_der,
-        message_time=now,
-        transaction_id=request.transaction_id,
-        sender_nonce=answer.sender_nonce,
-        recip_nonce=request.sender_nonce,
-        general_info=general_info,
-    )
-
-
 def status_of(error: CMPError) -> PKIStatusInfo:
     """Return the PKIStatusInfo that tells a peer of an error: its failInfo and its fixed phrase, no more."""
     return PKIStatusInfo(PKIStatus.rejection, (error.phrase,), (error.fail_info,))
