@@ -618,29 +618,3 @@ def with_legacy(policy: AlgorithmPolicy, *, sha1: bool, rsa1024: bool) -> Algori
 
 def _text(whose: object, use: str) -> str:
     return f"{whose} {use}" if whose else use
-
-
-__all__ = [
-    "DEFAULT_ALGORITHMS",
-    "DEFAULT_CURVES",
-    "KEM_PUBLIC_KEYS",
-    "LEGACY_ALGORITHMS",
-    "MAX_RSA_BITS",
-    "SIGNATURE_ALGORITHMS",
-    "AlgorithmPolicy",
-    "AlgorithmRefused",
-    "InvalidSignature",
-    "PublicKeyKind",
-    "SignatureAlgorithm",
-    "certificate_hash",
-    "default_algorithm",
-    "digest",
-    "hash_algorithm",
-    "key_family",
-    "load_public_key",
-    "public_key_kind",
-    "rsa_padding",
-    "signature_algorithm",
-    "signing_arguments",
-    "verify_signature",
-]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.algorithms import KEM_PUBLIC_KEYS, InvalidSignature, digest
+from ra_gateway.cmp.algorithms import KEM_PUBLIC_KEYS, digest
 from ra_gateway.cmp.bodies import (
     CertRepMessage,
     CertResponse,
