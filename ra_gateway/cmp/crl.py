@@ -29,7 +29,6 @@ from ra_gateway.errors import CMPError, CRLRefused, MalformedMessage
 MAX_CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far thisUpdate may be ahead of our clock: a CRL is fetched seconds after it was made."""
 
-
 _PROCESSED: Final = frozenset(
     {OID.cRLNumber, OID.issuingDistributionPoint, OID.authorityKeyIdentifier}
 )

@@ -94,7 +94,6 @@ from ra_gateway.device.values import (
 from ra_gateway.errors import CMPError, PKIFailureInfo
 
 _RULES: Final = HeaderRules(strictness=Strictness.lenient)
-_NULL: Final = b"\x05\x00"
 _NO_KEY: Final = b"\x03\x01\x00"
 """publicKey of a request for central key generation that says what kind of key it wants: an empty BIT STRING."""
 
@@ -549,7 +548,7 @@ class Enrollment:
     def _take_pkiconf(self, message: PKIMessage, issued: _Issued, now: datetime) -> Done:
         with doubting():
             _require_type(message, BodyType.pkiconf)
-            if message.body_content != _NULL:
+            if message.body_content != asn1.NULL_DER:
                 raise CMPError("the content of the pkiconf is not NULL")
             self._check_header(message.header)
             # RFC 9483 4.1.1: the pkiconf is protected with the credential of the first answer.
