@@ -29,7 +29,7 @@ from ra_gateway.ra.ports import CACore
 from ra_gateway.upstream.batching import BatchingCA, BatchSettings
 from ra_gateway.upstream.http import Connections
 from ra_gateway.upstream.plugins import UpstreamContext, make_plugin
-from ra_gateway.upstream.pool import HttpPool, Order
+from ra_gateway.upstream.pool import HttpPool
 from ra_gateway.upstream.rest import RestClient, RestFields, RestSigner, TokenFile
 from ra_gateway.upstream.signing import CertificateSigner, SigningCA
 from ra_gateway.upstream.step_ca import Provisioner, StepCASigner
@@ -160,7 +160,7 @@ def _http_pool(name: str, config: CMPHTTPUpstream) -> HttpPool:
     return HttpPool(
         urls,
         _connections(name, config, *urls),
-        order=Order(config.order),
+        order=config.order,
         replays_repeats=config.replays_repeats,
         try_deadline_seconds=config.try_deadline_seconds,
         breaker_failures=config.breaker_failures,

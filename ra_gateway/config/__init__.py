@@ -63,7 +63,6 @@ from ra_gateway.config.values import (
     WELL_KNOWN_PATH,
     BodyName,
     CurveName,
-    QuirkName,
     SignatureName,
 )
 
@@ -99,7 +98,6 @@ __all__ = [
     "OperatorConfig",
     "OverHTTP",
     "PluginUpstream",
-    "QuirkName",
     "RAConfig",
     "RegistrationAuthoritiesConfig",
     "RestUpstream",

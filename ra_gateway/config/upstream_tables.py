@@ -21,8 +21,8 @@ from ra_gateway.config.values import (
     SecretPath,
     Table,
 )
-
-OddityName = Literal["unprotected_rejection", "unprotected_pkiconf", "pkiconf_without_certificates"]
+from ra_gateway.ra.endpoints import POP, CAQuirk, CertConf, Unconfirmed, Variant
+from ra_gateway.upstream.pool import Order
 
 
 class _Way(Table):
@@ -38,8 +38,8 @@ class _Way(Table):
         description='"requested" refuses a certificate with another subject than asked for; "any" '
         "is for test servers that always return the same one.",
     )
-    unconfirmed: Literal["leave", "report", "revoke"] = Field(
-        default="leave",
+    unconfirmed: Unconfirmed = Field(
+        default=Unconfirmed.leave,
         description="What becomes of a certificate that its device rejects or does not confirm in time: "
         '"leave" trusts the CA to see to it; "report" logs it; "revoke" has the CA revoke it, for a CA that does not '
         "read certConf.",
@@ -54,8 +54,8 @@ class _Way(Table):
 class _Upstream(_Way):
     """Settings of every way to a CA that speaks CMP."""
 
-    kur: Literal["reprotect", "nested", "forward"] = Field(
-        default="reprotect",
+    kur: Variant = Field(
+        default=Variant.reprotect,
         description='How a key update goes up: "reprotect" signed by the RA (CA in RA mode; the '
         'CA relies on the gateway\'s check of the old key); "nested" untouched inside an '
         'RA-signed message; "forward" untouched.',
@@ -65,23 +65,23 @@ class _Upstream(_Way):
         description="Sets what this kind of CA needs for the keys below that the table leaves out: "
         f"{', '.join(DIALECTS)}, or one of `[dialects.<name>]`.",
     )
-    requests: Literal["reprotect", "nested", "forward"] = Field(
-        default="reprotect",
+    requests: Variant = Field(
+        default=Variant.reprotect,
         description='How ir, cr, p10cr and rr go up, as kur does. With another value than "reprotect" the gateway '
         "cannot set a device's identity: a request that would need it is refused.",
     )
-    key_generation: Literal["nested", "forward"] = Field(
-        default="nested",
+    key_generation: Literal[Variant.nested, Variant.forward] = Field(
+        default=Variant.nested,
         description="How a request goes up whose key the CA is to make, which must stay as its device protected it.",
     )
-    certconf: Literal["forward", "local", "implicit"] = Field(
-        default="forward",
+    certconf: CertConf = Field(
+        default=CertConf.forward,
         description='"forward" lets the CA answer certConf; "local" has the gateway answer it, '
         'for a CA that ignores confirmations (EJBCA); "implicit" asks the CA for implicitConfirm, and has the gateway '
         "answer certConf where that is granted.",
     )
-    pop: Literal["keep", "raverified"] = Field(
-        default="keep",
+    pop: POP = Field(
+        default=POP.keep,
         description='"keep" sends the device\'s proof of possession on, unless its request had to be changed; '
         '"raverified" always sends the gateway\'s word for it. It was verified either way.',
     )
@@ -103,7 +103,7 @@ class _Upstream(_Way):
         default=True,
         description="Whether the CA answers genm; if not, a question that is for the CA is refused.",
     )
-    tolerate: tuple[OddityName, ...] = Field(
+    tolerate: tuple[CAQuirk, ...] = Field(
         default=(),
         description='What is borne of the CA\'s answers. "unprotected_rejection": a rejection without protection '
         'counts as one; "unprotected_pkiconf": so does a pkiConf; "pkiconf_without_certificates": a pkiConf may be '
@@ -231,8 +231,8 @@ class CMPHTTPUpstream(_Upstream, AnswerTrust, OverHTTP):
         "Another one is tried where that cannot issue twice: when the first never had the message, when the "
         "message asks for no certificate, or with replays_repeats.",
     )
-    order: Literal["active_standby", "round_robin"] = Field(
-        default="active_standby",
+    order: Order = Field(
+        default=Order.active_standby,
         description='Which of urls an exchange begins with: "active_standby" the first that works; '
         '"round_robin" each in turn.',
     )
@@ -307,23 +307,23 @@ class _SigningUpstream(_Way, OverHTTP):
     """A CA with a REST API. The gateway answers certConf itself, and key updates go up under its own name."""
 
     # What no REST API has a part in.
-    kur: ClassVar[Literal["reprotect"]] = "reprotect"
-    requests: ClassVar[Literal["reprotect"]] = "reprotect"
-    key_generation: ClassVar[Literal["nested"]] = "nested"
-    certconf: ClassVar[Literal["local"]] = "local"
-    pop: ClassVar[Literal["keep"]] = "keep"
+    kur: ClassVar = Variant.reprotect
+    requests: ClassVar = Variant.reprotect
+    key_generation: ClassVar = Variant.nested
+    certconf: ClassVar = CertConf.local
+    pop: ClassVar = POP.keep
     kur_names_issuer: ClassVar[bool] = False
     max_pvno: ClassVar[Literal[3]] = 3
     ids: ClassVar[Literal["keep"]] = "keep"
     genm: ClassVar[bool] = False
-    tolerate: ClassVar[tuple[OddityName, ...]] = ()
+    tolerate: ClassVar[tuple[CAQuirk, ...]] = ()
     path: ClassVar[str] = ""
     recipient: ClassVar[None] = None
     orig_message: ClassVar[bool] = False
     rr_certificate: ClassVar[bool] = False
 
-    unconfirmed: Literal["leave", "report", "revoke"] = Field(
-        default="revoke",
+    unconfirmed: Unconfirmed = Field(
+        default=Unconfirmed.revoke,
         description="What becomes of a certificate that its device rejects or does not confirm in time: "
         '"revoke" has the API revoke it; "report" logs it; "leave" does nothing.',
     )
@@ -439,8 +439,8 @@ class PluginUpstream(_Upstream, AnswerTrust):
     """A CA that another package knows how to speak to (docs/upstream-plugins.md)."""
 
     kind: Literal["plugin"] = Field(description='"plugin": a CA of another package.')
-    certconf: Literal["forward", "local"] = Field(
-        default="local",
+    certconf: Literal[CertConf.forward, CertConf.local] = Field(
+        default=CertConf.local,
         description='"local" has the gateway answer certConf; "forward", for plug-ins that speak CMP themselves, '
         "lets the CA.",
     )
@@ -481,28 +481,18 @@ class DialectConfig(Table):
     base: Name | None = Field(
         default=None, description="Dialect that comes with the gateway and that this one changes."
     )
-    kur: Literal["reprotect", "nested", "forward"] | None = Field(
-        default=None, description="As of an upstream."
-    )
-    requests: Literal["reprotect", "nested", "forward"] | None = Field(
-        default=None, description="As of an upstream."
-    )
-    certconf: Literal["forward", "local", "implicit"] | None = Field(
-        default=None, description="As of an upstream."
-    )
-    pop: Literal["keep", "raverified"] | None = Field(
-        default=None, description="As of an upstream."
-    )
+    kur: Variant | None = Field(default=None, description="As of an upstream.")
+    requests: Variant | None = Field(default=None, description="As of an upstream.")
+    certconf: CertConf | None = Field(default=None, description="As of an upstream.")
+    pop: POP | None = Field(default=None, description="As of an upstream.")
     kur_names_issuer: bool | None = Field(default=None, description="As of an upstream.")
     max_pvno: Literal[2, 3] | None = Field(
         default=None, description="As of an upstream, with its default."
     )
     ids: Literal["keep", "map"] | None = Field(default=None, description="As of an upstream.")
     genm: bool | None = Field(default=None, description="As of an upstream.")
-    tolerate: tuple[OddityName, ...] | None = Field(default=None, description="As of an upstream.")
-    unconfirmed: Literal["leave", "report", "revoke"] | None = Field(
-        default=None, description="As of an upstream."
-    )
+    tolerate: tuple[CAQuirk, ...] | None = Field(default=None, description="As of an upstream.")
+    unconfirmed: Unconfirmed | None = Field(default=None, description="As of an upstream.")
     unconfirmed_reason: Literal[0, 4, 5] | None = Field(
         default=None, description="As of an upstream, with its default."
     )

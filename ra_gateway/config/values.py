@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from pydantic_core import PydanticCustomError
 
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
+from ra_gateway.cmp.header_checks import Quirk
 from ra_gateway.cmp.names import from_rfc4514
 
 SignatureName = Literal[
@@ -49,26 +50,16 @@ DEFAULT_SIGNATURES: Final[tuple[SignatureName, ...]] = tuple(
 
 CurveName = Literal["P-256", "P-384", "P-521"]
 
-QuirkName = Literal[
-    "short_ids",
-    "recip_nonce_in_ir",
-    "no_message_time",
-    "any_cert_req_id",
-    "no_subject",
-    "missing_extracerts_in_certconf",
-    "sha1",
-    "rsa1024",
-]
-QUIRKS: Final[Mapping[QuirkName, str]] = {
-    "short_ids": "transactionID and senderNonce may be shorter than 16 octets (R5, R6).",
-    "recip_nonce_in_ir": "recipNonce may be present in a first message; it is ignored (R7).",
-    "no_message_time": "messageTime may be absent where the endpoint requires it (R29).",
-    "any_cert_req_id": "certReqId may be any integer instead of 0; it is echoed (R47).",
-    "no_subject": "The template may lack a subject, also in strict mode; it is derived (R141).",
-    "missing_extracerts_in_certconf": "certConf and pollReq may come without a certificate, also in strict "
+QUIRKS: Final[Mapping[Quirk, str]] = {
+    Quirk.short_ids: "transactionID and senderNonce may be shorter than 16 octets (R5, R6).",
+    Quirk.recip_nonce_in_ir: "recipNonce may be present in a first message; it is ignored (R7).",
+    Quirk.no_message_time: "messageTime may be absent where the endpoint requires it (R29).",
+    Quirk.any_cert_req_id: "certReqId may be any integer instead of 0; it is echoed (R47).",
+    Quirk.no_subject: "The template may lack a subject, also in strict mode; it is derived (R141).",
+    Quirk.missing_extracerts_in_certconf: "certConf and pollReq may come without a certificate, also in strict "
     "mode; the signer is that of the request (R34).",
-    "sha1": "Messages, proofs of possession and vendor certificates may be signed with SHA-1 (R17, R146).",
-    "rsa1024": "Vendor keys may be RSA of 1024 bits; no such key is certified (R19).",
+    Quirk.sha1: "Messages, proofs of possession and vendor certificates may be signed with SHA-1 (R17, R146).",
+    Quirk.rsa1024: "Vendor keys may be RSA of 1024 bits; no such key is certified (R19).",
 }
 
 BodyName = Literal["ir", "cr", "kur", "p10cr", "rr", "genm"]

@@ -44,7 +44,7 @@ from ra_gateway.errors import (
     ServiceFailure,
     UpstreamUnavailable,
 )
-from ra_gateway.ra.endpoints import Upstream, Variant
+from ra_gateway.ra.endpoints import CertConf, Upstream, Variant
 
 if TYPE_CHECKING:
     from ra_gateway.ca.core import BundledCA
@@ -226,7 +226,7 @@ def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> li
             cause="EJBCA answers larger messages with HTTP 400",
             setting=f"server.max_body_bytes = {_EJBCA_BYTES - _ROOM_BYTES} or less",
         )
-    if upstream.certconf == "forward":
+    if upstream.certconf is CertConf.forward:
         found.append(
             Finding(
                 subject,
