@@ -14,16 +14,11 @@ from ra_gateway.config.values import (
     CADirectory,
     DatabaseURL,
     DatabaseURLPath,
-    Name,
-    Named,
     PublishedURL,
-    Seconds,
-    SecretPath,
-    Table,
     URLPath,
-    WholeSeconds,
-    WrittenPath,
 )
+from ra_gateway.settings.files import SecretPath, WrittenPath
+from ra_gateway.settings.values import Name, Named, Seconds, Table, WholeSeconds
 
 
 class CAServerConfig(ServerConfig):

@@ -19,23 +19,18 @@ from ra_gateway.config.upstream_tables import DialectConfig, UpstreamConfig
 from ra_gateway.config.values import (
     WELL_KNOWN_PATH,
     BodyName,
-    Name,
-    Named,
-    PublicPath,
     SANPattern,
     SANTemplate,
-    SecretPath,
     SubjectPattern,
     SubjectTemplate,
-    Table,
     URLPath,
-    WholeSeconds,
-    WrittenPath,
     served_paths,
 )
 from ra_gateway.ra.endpoints import Approval, CaPubs, ImplicitConfirm
 from ra_gateway.ra.information import Informing
 from ra_gateway.ra.policy import InventoryUse, SubjectRule
+from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
+from ra_gateway.settings.values import Name, Named, Table, WholeSeconds
 
 
 class IdentityConfig(Table):

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from ra_gateway.config.values import did_you_mean
 from ra_gateway.errors import Problem
+from ra_gateway.settings.values import did_you_mean
 
 _TYPE_NAMES: Final = {
     "bool_type": "true or false",

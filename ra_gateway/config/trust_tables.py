@@ -6,21 +6,11 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from ra_gateway.config.values import (
-    DEFAULT_SIGNATURES,
-    CurveName,
-    FetchedURL,
-    Host,
-    PublicPath,
-    Seconds,
-    SecretPath,
-    SignatureName,
-    Table,
-    WholeSeconds,
-    WrittenPath,
-)
+from ra_gateway.config.values import DEFAULT_SIGNATURES, CurveName, FetchedURL, Host, SignatureName
 from ra_gateway.revocation.ocsp import NonceUse
 from ra_gateway.revocation.sources import Mode
+from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
+from ra_gateway.settings.values import Seconds, Table, WholeSeconds
 
 
 class RAConfig(Table):

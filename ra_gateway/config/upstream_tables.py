@@ -8,7 +8,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from ra_gateway.config.dialects import DIALECTS
-from ra_gateway.config.values import (
+from ra_gateway.ra.endpoints import POP, CAQuirk, CertConf, Unconfirmed, Variant
+from ra_gateway.settings.files import PublicPath, SecretPath
+from ra_gateway.settings.values import (
     APIURL,
     CMPURL,
     DN,
@@ -16,12 +18,9 @@ from ra_gateway.config.values import (
     Name,
     PathSegments,
     ProxyURL,
-    PublicPath,
     Seconds,
-    SecretPath,
     Table,
 )
-from ra_gateway.ra.endpoints import POP, CAQuirk, CertConf, Unconfirmed, Variant
 from ra_gateway.upstream.pool import Order
 
 

@@ -401,7 +401,9 @@ async def test_labels_for_genm(make_world: MakeWorld, label: str) -> None:
 
 def files(tmp_path: Path, operator: OperatorPKI, **settings: Any) -> Information:
     """What the RA tells by a table of a configuration; every question is answered here."""
-    table: dict[str, Any] = {name: Informing.local for name in INFO_TYPES if name != "crl_status_list"}
+    table: dict[str, Any] = {
+        name: Informing.local for name in INFO_TYPES if name != "crl_status_list"
+    }
     domain = TrustDomain(
         "operator", DomainKind.operator, (cmp_certificate(operator.root.certificate),)
     )
