@@ -17,7 +17,7 @@ from ra_gateway.app.information import information
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
 from ra_gateway.app.running import STEADY, cmp_listener, listen, now
 from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
-from ra_gateway.app.upstreams import Cores, answer_trust, batched
+from ra_gateway.app.upstreams import Cores, answer_trust, batched, upstream_settings
 from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
@@ -130,25 +130,10 @@ def _upstream(
         recipient_der=directory_name(recipient),
         trust=trust,
         issuing=issuing,
-        kur=config.kur,
-        certconf=config.certconf,
+        settings=upstream_settings(config),
         pinned=pinned,
-        deadline_seconds=15.0 if isinstance(config, BundledUpstream) else config.deadline_seconds,
+        deadline_seconds=config.deadline_seconds,
         replays_repeats=config.replays_repeats,
-        any_subject=config.expected_subject == "any",
-        orig_message=config.orig_message,
-        rr_certificate=config.rr_certificate,
-        requests=config.requests,
-        key_generation=config.key_generation,
-        path=config.path,
-        unconfirmed=config.unconfirmed,
-        unconfirmed_reason=config.unconfirmed_reason,
-        pop=config.pop,
-        kur_names_issuer=config.kur_names_issuer,
-        max_pvno=config.max_pvno,
-        map_ids=config.ids == "map",
-        answers_genm=config.genm,
-        tolerates=frozenset(config.tolerate),
         own=own,
     )
 

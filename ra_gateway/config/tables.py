@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ra_gateway.cmp.header_checks import Quirk, Strictness
 from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.config.dialects import DialectConfig
 from ra_gateway.config.service_tables import LogConfig, ServerConfig, StoreConfig
 from ra_gateway.config.trust_tables import (
     AlgorithmsConfig,
@@ -15,7 +16,7 @@ from ra_gateway.config.trust_tables import (
     RAConfig,
     RevocationConfig,
 )
-from ra_gateway.config.upstream_tables import DialectConfig, UpstreamConfig
+from ra_gateway.config.upstream_tables import UpstreamConfig
 from ra_gateway.config.values import (
     WELL_KNOWN_PATH,
     BodyName,

@@ -7,15 +7,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ra_gateway.config.dialects import DIALECTS
-from ra_gateway.ra.endpoints import POP, CAQuirk, CertConf, Unconfirmed, Variant
+from ra_gateway.ra.endpoints import CertConf, IssuingSettings, Unconfirmed, UpstreamSettings
 from ra_gateway.settings.files import PublicPath, SecretPath
 from ra_gateway.settings.values import (
     APIURL,
     CMPURL,
-    DN,
-    CAPath,
-    Name,
     PathSegments,
     ProxyURL,
     Seconds,
@@ -24,109 +20,13 @@ from ra_gateway.settings.values import (
 from ra_gateway.upstream.pool import Order
 
 
-class _Way(Table):
-    """Settings of every way to a CA."""
+class IssuingCAs(Table):
+    """Which CAs may have issued what comes this way."""
 
     issuing_ca_paths: tuple[PublicPath, ...] = Field(
         default=(),
         description="CA certificates, PEM, one of which an issued certificate must chain through; "
         "by default the operator's issuing CAs and roots. Anything else the CA answers is refused.",
-    )
-    expected_subject: Literal["requested", "any"] = Field(
-        default="requested",
-        description='"requested" refuses a certificate with another subject than asked for; "any" '
-        "is for test servers that always return the same one.",
-    )
-    unconfirmed: Unconfirmed = Field(
-        default=Unconfirmed.leave,
-        description="What becomes of a certificate that its device rejects or does not confirm in time: "
-        '"leave" trusts the CA to see to it; "report" logs it; "revoke" has the CA revoke it, for a CA that does not '
-        "read certConf.",
-    )
-    unconfirmed_reason: Literal[0, 4, 5] = Field(
-        default=5,
-        description="reasonCode of that revocation: 0 unspecified, 4 superseded, 5 cessationOfOperation. The default "
-        "says that the certificate is not used any more, nor replaced.",
-    )
-
-
-class _Upstream(_Way):
-    """Settings of every way to a CA that speaks CMP."""
-
-    kur: Variant = Field(
-        default=Variant.reprotect,
-        description='How a key update goes up: "reprotect" signed by the RA (CA in RA mode; the '
-        'CA relies on the gateway\'s check of the old key); "nested" untouched inside an '
-        'RA-signed message; "forward" untouched.',
-    )
-    dialect: Name | None = Field(
-        default=None,
-        description="Sets what this kind of CA needs for the keys below that the table leaves out: "
-        f"{', '.join(DIALECTS)}, or one of `[dialects.<name>]`.",
-    )
-    requests: Variant = Field(
-        default=Variant.reprotect,
-        description='How ir, cr, p10cr and rr go up, as kur does. With another value than "reprotect" the gateway '
-        "cannot set a device's identity: a request that would need it is refused.",
-    )
-    key_generation: Literal[Variant.nested, Variant.forward] = Field(
-        default=Variant.nested,
-        description="How a request goes up whose key the CA is to make, which must stay as its device protected it.",
-    )
-    certconf: CertConf = Field(
-        default=CertConf.forward,
-        description='"forward" lets the CA answer certConf; "local" has the gateway answer it, '
-        'for a CA that ignores confirmations (EJBCA); "implicit" asks the CA for implicitConfirm, and has the gateway '
-        "answer certConf where that is granted.",
-    )
-    pop: POP = Field(
-        default=POP.keep,
-        description='"keep" sends the device\'s proof of possession on, unless its request had to be changed; '
-        '"raverified" always sends the gateway\'s word for it. It was verified either way.',
-    )
-    kur_names_issuer: bool = Field(
-        default=False,
-        description="Whether a kur names the issuer of the old certificate in its template, for a CA that finds "
-        "that certificate by subject and issuer (EJBCA).",
-    )
-    max_pvno: Literal[2, 3] = Field(
-        default=3,
-        description="Highest version of CMP that the CA speaks. The default leaves it to the device.",
-    )
-    ids: Literal["keep", "map"] = Field(
-        default="keep",
-        description='"keep" shows the CA the device\'s transactionID and senderNonce; "map" others of 16 octets, '
-        "for a CA that refuses the short ones of some base stations.",
-    )
-    genm: bool = Field(
-        default=True,
-        description="Whether the CA answers genm; if not, a question that is for the CA is refused.",
-    )
-    tolerate: tuple[CAQuirk, ...] = Field(
-        default=(),
-        description='What is borne of the CA\'s answers. "unprotected_rejection": a rejection without protection '
-        'counts as one; "unprotected_pkiconf": so does a pkiConf; "pkiconf_without_certificates": a pkiConf may be '
-        "signed by whoever signed an earlier answer.",
-    )
-    path: CAPath = Field(
-        default="",
-        max_length=200,
-        description="Profile or alias on the CA's side, appended to its URL after a slash.",
-    )
-    recipient: DN | None = Field(
-        default=None,
-        description="Recipient in messages to the CA, in the form of RFC 4514; by default the "
-        "issuer of the RA certificate. EJBCA selects its CA by it.",
-    )
-    orig_message: bool = Field(
-        default=False,
-        description="Whether the device's own message goes along as origPKIMessage, for a CA that "
-        "wants to see its protection and proof of possession.",
-    )
-    rr_certificate: bool = Field(
-        default=False,
-        description="Whether an rr carries the certificate that it names among its extraCerts: for a gateway behind "
-        "which this one is an RA bound to names. EJBCA takes it for the signer's.",
     )
 
 
@@ -203,9 +103,10 @@ class AnswerTrust(Table):
     )
 
 
-class BundledUpstream(_Upstream):
+class BundledUpstream(UpstreamSettings, IssuingCAs):
     """The CA that comes with the gateway, in the same process; needs `[ca]`."""
 
+    deadline_seconds: ClassVar[float] = 15.0
     kind: Literal["bundled"] = Field(description='"bundled": the CA of `[ca]`, in this process.')
     replays_repeats: bool = Field(
         default=True,
@@ -214,7 +115,7 @@ class BundledUpstream(_Upstream):
     )
 
 
-class CMPHTTPUpstream(_Upstream, AnswerTrust, OverHTTP):
+class CMPHTTPUpstream(UpstreamSettings, IssuingCAs, AnswerTrust, OverHTTP):
     """A CA that speaks CMP over HTTP: EJBCA, another bundled CA, any of RFC 9483."""
 
     kind: Literal["cmp_http"] = Field(description='"cmp_http": a CA that speaks CMP over HTTP.')
@@ -302,24 +203,10 @@ class CMPHTTPUpstream(_Upstream, AnswerTrust, OverHTTP):
 # --- CAs that speak no CMP ------------------------------------------------------------------------------------
 
 
-class _SigningUpstream(_Way, OverHTTP):
+class _SigningUpstream(IssuingSettings, IssuingCAs, OverHTTP):
     """A CA with a REST API. The gateway answers certConf itself, and key updates go up under its own name."""
 
-    # What no REST API has a part in.
-    kur: ClassVar = Variant.reprotect
-    requests: ClassVar = Variant.reprotect
-    key_generation: ClassVar = Variant.nested
-    certconf: ClassVar = CertConf.local
-    pop: ClassVar = POP.keep
-    kur_names_issuer: ClassVar[bool] = False
-    max_pvno: ClassVar[Literal[3]] = 3
-    ids: ClassVar[Literal["keep"]] = "keep"
-    genm: ClassVar[bool] = False
-    tolerate: ClassVar[tuple[CAQuirk, ...]] = ()
-    path: ClassVar[str] = ""
     recipient: ClassVar[None] = None
-    orig_message: ClassVar[bool] = False
-    rr_certificate: ClassVar[bool] = False
 
     unconfirmed: Unconfirmed = Field(
         default=Unconfirmed.revoke,
@@ -434,7 +321,7 @@ class RestUpstream(_SigningUpstream):
     )
 
 
-class PluginUpstream(_Upstream, AnswerTrust):
+class PluginUpstream(UpstreamSettings, IssuingCAs, AnswerTrust):
     """A CA that another package knows how to speak to (docs/upstream-plugins.md)."""
 
     kind: Literal["plugin"] = Field(description='"plugin": a CA of another package.')
@@ -472,30 +359,3 @@ UpstreamConfig = (
     | RestUpstream
     | PluginUpstream
 )
-
-
-class DialectConfig(Table):
-    """A dialect of your own: keys of an upstream for every upstream that names it."""
-
-    base: Name | None = Field(
-        default=None, description="Dialect that comes with the gateway and that this one changes."
-    )
-    kur: Variant | None = Field(default=None, description="As of an upstream.")
-    requests: Variant | None = Field(default=None, description="As of an upstream.")
-    certconf: CertConf | None = Field(default=None, description="As of an upstream.")
-    pop: POP | None = Field(default=None, description="As of an upstream.")
-    kur_names_issuer: bool | None = Field(default=None, description="As of an upstream.")
-    max_pvno: Literal[2, 3] | None = Field(
-        default=None, description="As of an upstream, with its default."
-    )
-    ids: Literal["keep", "map"] | None = Field(default=None, description="As of an upstream.")
-    genm: bool | None = Field(default=None, description="As of an upstream.")
-    tolerate: tuple[CAQuirk, ...] | None = Field(default=None, description="As of an upstream.")
-    unconfirmed: Unconfirmed | None = Field(default=None, description="As of an upstream.")
-    unconfirmed_reason: Literal[0, 4, 5] | None = Field(
-        default=None, description="As of an upstream, with its default."
-    )
-    expected_subject: Literal["requested", "any"] | None = Field(
-        default=None, description="As of an upstream."
-    )
-    replays_repeats: bool | None = Field(default=None, description="As of an upstream.")
