@@ -14,8 +14,9 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ra_gateway import config
+from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.config.telling import bare, values
+from ra_gateway.config.values import DEFAULT_SIGNATURES, PLACEHOLDERS, QUIRKS
 
 PREFACE = """# Configuration reference
 
@@ -34,7 +35,7 @@ reports every problem of a file at once.
 
 def reference() -> str:
     """Return the reference as Markdown."""
-    parts = [PREFACE, *_sections("", config.GatewayConfig, required=True), _quirks(), _templates()]
+    parts = [PREFACE, *_sections("", GatewayConfig, required=True), _quirks(), _templates()]
     return "\n".join(parts)
 
 
@@ -116,7 +117,7 @@ def _default(field: FieldInfo) -> str:
         return f"`{str(default).lower()}`"
     if isinstance(default, int | float):
         return f"`{default:.0f}`"
-    if default == config.DEFAULT_SIGNATURES:
+    if default == DEFAULT_SIGNATURES:
         return "all but those with `sha1` or `md5`"
     if isinstance(default, tuple):
         return "`[" + ", ".join(f'"{item}"' for item in default) + "]`"
@@ -124,12 +125,12 @@ def _default(field: FieldInfo) -> str:
 
 
 def _quirks() -> str:
-    rows = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in config.QUIRKS.items())
+    rows = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in QUIRKS.items())
     return f"## Quirks\n\n| Name | Relaxes |\n|---|---|\n{rows}\n"
 
 
 def _templates() -> str:
-    known = ", ".join(f"`{{{name}}}`" for name in config.PLACEHOLDERS)
+    known = ", ".join(f"`{{{name}}}`" for name in PLACEHOLDERS)
     return (
         "## Placeholders\n\n"
         f"Templates and patterns of `vendors.<name>.identity` may hold {known}: commonName,\n"

@@ -37,7 +37,6 @@ from ra_gateway.config.tables import (
     RegistrationAuthoritiesConfig,
     RouteConfig,
 )
-from ra_gateway.config.upstream_tables import BundledUpstream, UpstreamConfig
 from ra_gateway.errors import ConfigError, Problem, missing_extra
 from ra_gateway.logs import LogSink
 from ra_gateway.ra.endpoints import (
@@ -62,6 +61,7 @@ from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.sealing import load_seal_keys
 from ra_gateway.stores.secrets import SecretFile
 from ra_gateway.tasks import ended, supervised
+from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
 
 if TYPE_CHECKING:
     from ra_gateway.app.ca import BundledService

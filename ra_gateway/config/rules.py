@@ -11,11 +11,11 @@ from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig
 from ra_gateway.config.tables import EndpointConfig, IdentityConfig, MACConfig, VendorConfig
 from ra_gateway.config.trust_tables import AlgorithmsConfig
-from ra_gateway.config.upstream_tables import CMPHTTPUpstream
 from ra_gateway.config.values import OPERATOR_DOMAIN, WELL_KNOWN_PATH, served_paths, texts
 from ra_gateway.errors import Problem
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.settings.values import did_you_mean
+from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 Raw = Mapping[str, Any]
 """A file, or a table of one, before anything about it is known."""

@@ -16,7 +16,6 @@ from ra_gateway.config.trust_tables import (
     RAConfig,
     RevocationConfig,
 )
-from ra_gateway.config.upstream_tables import UpstreamConfig
 from ra_gateway.config.values import (
     WELL_KNOWN_PATH,
     BodyName,
@@ -32,6 +31,7 @@ from ra_gateway.ra.information import Informing
 from ra_gateway.ra.policy import InventoryUse, SubjectRule
 from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
 from ra_gateway.settings.values import Name, Named, Table, WholeSeconds
+from ra_gateway.upstream.kinds import UpstreamConfig
 
 
 class IdentityConfig(Table):

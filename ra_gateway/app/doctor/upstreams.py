@@ -31,12 +31,6 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.config.service_tables import StoreConfig
 from ra_gateway.config.tables import EndpointConfig, GatewayConfig
-from ra_gateway.config.upstream_tables import (
-    BundledUpstream,
-    CMPHTTPUpstream,
-    PluginUpstream,
-    UpstreamConfig,
-)
 from ra_gateway.errors import (
     ConfigError,
     GatewayError,
@@ -45,6 +39,9 @@ from ra_gateway.errors import (
     UpstreamUnavailable,
 )
 from ra_gateway.ra.endpoints import CertConf, Upstream, Variant
+from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
+from ra_gateway.upstream.plugins import PluginUpstream
+from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 if TYPE_CHECKING:
     from ra_gateway.ca.core import BundledCA
