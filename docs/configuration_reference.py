@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from enum import IntEnum
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -87,7 +88,7 @@ def _value(name: str, field: FieldInfo) -> str:
     annotation = bare(field.annotation)
     listed = get_origin(annotation) is tuple
     if listed:
-        annotation = bare(get_args(annotation)[0])
+        annotation = get_args(annotation)[0]
     if name.endswith(("_path", "_paths")):
         noun = "secret file" if not field.repr else "path"
     elif get_origin(annotation) is Mapping:
@@ -96,7 +97,7 @@ def _value(name: str, field: FieldInfo) -> str:
         noun = ", ".join(f"`{value}`" for value in listing)
     else:
         names = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text"}
-        noun = names[annotation]
+        noun = names[bare(annotation)]
     return (f"list of: {noun}" if listed else noun) + _range(field)
 
 
@@ -120,7 +121,11 @@ def _default(field: FieldInfo) -> str:
     if default == DEFAULT_SIGNATURES:
         return "all but those with `sha1` or `md5`"
     if isinstance(default, tuple):
-        return "`[" + ", ".join(f'"{item}"' for item in default) + "]`"
+        return (
+            "`["
+            + ", ".join(f'"{item.name if isinstance(item, IntEnum) else item}"' for item in default)
+            + "]`"
+        )
     return f'`"{default}"`'
 
 

@@ -20,7 +20,6 @@ from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_
 from ra_gateway.app.upstreams import Cores, answer_trust, batched, upstream_settings
 from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.header_checks import RELAYED, HeaderRules
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import directory_name, from_rfc4514
@@ -149,7 +148,7 @@ def _route(
         profiles=frozenset(config.profiles),
         cert_profiles=frozenset(config.cert_profiles),
         domains=frozenset(config.domains),
-        body_types=frozenset(BodyType[body_type] for body_type in config.body_types),
+        body_types=frozenset(config.body_types),
         subjects=config.subjects,
         identity=None if config.identity is None else _identity(config.identity, enabled=True),
         approval=config.approval,
@@ -239,11 +238,10 @@ def _endpoint(
             for vendor in config.vendors
         },
         vendor_types={
-            vendor: frozenset(BodyType[name] for name in gateway.vendors[vendor].body_types)
-            for vendor in config.vendors
+            vendor: frozenset(gateway.vendors[vendor].body_types) for vendor in config.vendors
         },
         operator=operator if config.operator else None,
-        body_types=frozenset(BodyType[body_type] for body_type in config.body_types),
+        body_types=frozenset(config.body_types),
         rules=HeaderRules(
             strictness=config.strictness,
             message_time_window_seconds=config.message_time_window_seconds,

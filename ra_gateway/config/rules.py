@@ -41,6 +41,12 @@ def _value(table: Raw, model: type[BaseModel], key: str) -> Any:
     return table.get(key, model.model_fields[key].default)
 
 
+def _types(table: Raw, model: type[BaseModel]) -> set[str]:
+    """Return the raw `body_types`, or the model's default."""
+    default = [member.name for member in model.model_fields["body_types"].default]
+    return set(texts(table.get("body_types", default)))
+
+
 def _exceeds(left: object, right: object) -> bool:
     """Return whether two raw values are numbers and the first is larger."""
     if isinstance(left, bool) or isinstance(right, bool):
@@ -275,9 +281,9 @@ def _check_rsa_bits(raw: Raw) -> Iterator[Problem]:
 def _check_vendor_types(raw: Raw) -> Iterator[Problem]:
     vendors = _table(raw, "vendors")
     for name, endpoint in _rows(raw, "endpoints"):
-        taken = set(texts(_value(endpoint, EndpointConfig, "body_types")))
+        taken = _types(endpoint, EndpointConfig)
         for vendor in texts(endpoint.get("vendors")):
-            allowed = texts(_value(_table(vendors, vendor), VendorConfig, "body_types"))
+            allowed = _types(_table(vendors, vendor), VendorConfig)
             if vendor in vendors and taken & {"cr", "p10cr"} and not taken & {"ir", *allowed}:
                 yield Problem(
                     f"vendors.{vendor}.body_types",
@@ -314,8 +320,7 @@ def _check_mac(raw: Raw) -> Iterator[Problem]:
                 'is given, but strictness is "3gpp", and TS 33.310 has no shared secrets',
                 'Take the table out, or set strictness to "strict" or "lenient".',
             )
-        types = texts(_value(endpoint, EndpointConfig, "body_types"))
-        if not {"ir", "cr", "p10cr"} & set(types):
+        if not {"ir", "cr", "p10cr"} & _types(endpoint, EndpointConfig):
             yield Problem(
                 path,
                 "is given, but body_types has none of ir, cr and p10cr",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.header_checks import Quirk, Strictness
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DialectConfig
@@ -18,7 +19,7 @@ from ra_gateway.config.trust_tables import (
 )
 from ra_gateway.config.values import (
     WELL_KNOWN_PATH,
-    BodyName,
+    RequestType,
     SANPattern,
     SANTemplate,
     SubjectPattern,
@@ -30,7 +31,7 @@ from ra_gateway.ra.endpoints import Approval, CaPubs, ImplicitConfirm
 from ra_gateway.ra.information import Informing
 from ra_gateway.ra.policy import InventoryUse, SubjectRule
 from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
-from ra_gateway.settings.values import Name, Named, Table, WholeSeconds
+from ra_gateway.settings.values import ByName, Name, Named, Table, WholeSeconds
 from ra_gateway.upstream.kinds import UpstreamConfig
 
 
@@ -84,7 +85,7 @@ class IdentityConfig(Table):
     )
 
 
-VendorBodyName = Literal["ir", "cr", "p10cr"]
+VendorRequestType = Annotated[BodyType, ByName((BodyType.ir, BodyType.cr, BodyType.p10cr))]
 
 
 class VendorConfig(Table):
@@ -105,8 +106,8 @@ class VendorConfig(Table):
         default=AlgorithmsConfig(),
         description="What signatures and keys of this vendor's devices may be.",
     )
-    body_types: tuple[VendorBodyName, ...] = Field(
-        default=("ir",),
+    body_types: tuple[VendorRequestType, ...] = Field(
+        default=(BodyType.ir,),
         min_length=1,
         description="What this vendor's devices may ask for a certificate by, where the endpoint takes it. A vendor "
         "certificate is for the first one, by ir (RFC 9483 4.1.1); cr and p10cr are for who has one of the operator's "
@@ -263,7 +264,7 @@ class RouteConfig(Table):
         description='Who vouched for the device: names of `[vendors.<name>]`, "operator" for one that has an '
         "operator certificate.",
     )
-    body_types: tuple[BodyName, ...] = Field(default=(), description="Types of request.")
+    body_types: tuple[RequestType, ...] = Field(default=(), description="Types of request.")
     subjects: tuple[str, ...] = Field(
         default=(),
         description='Patterns like "CN=*.ran.example.net,O=Example" for the subject that is asked for; where the '
@@ -372,8 +373,8 @@ class EndpointConfig(Table):
         description="Whether devices with an operator certificate may send kur here, and what "
         "else `body_types` has but ir.",
     )
-    body_types: tuple[BodyName, ...] = Field(
-        default=("ir", "cr", "kur"),
+    body_types: tuple[RequestType, ...] = Field(
+        default=(BodyType.ir, BodyType.cr, BodyType.kur),
         min_length=1,
         description="Requests that may open a transaction here. TS 33.310 has neither p10cr (a "
         "PKCS#10), nor rr (a device has its own certificate revoked), nor genm (it asks).",

@@ -11,13 +11,12 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from ra_gateway.cmp import algorithms, codes, header_checks
+from ra_gateway.cmp import algorithms, header_checks
 from ra_gateway.config.reading import load, load_ca, parse
 from ra_gateway.config.tables import EndpointConfig, GatewayConfig
 from ra_gateway.config.values import (
     DEFAULT_SIGNATURES,
     QUIRKS,
-    BodyName,
     CurveName,
     SignatureName,
 )
@@ -113,7 +112,6 @@ def test_names_are_those_of_the_cmp_core() -> None:
     assert set(DEFAULT_SIGNATURES) == algorithms.DEFAULT_ALGORITHMS
     assert set(get_args(CurveName)) == algorithms.DEFAULT_CURVES
     assert set(QUIRKS) == set(header_checks.Quirk)
-    assert set(get_args(BodyName)) == {kind.name for kind in codes.RESPONSE_TO}
 
 
 # --- The documents --------------------------------------------------------------------------------
