@@ -81,17 +81,7 @@ _WITHDRAWING_SECONDS: Final = 10.0
 
 
 def _identity(config: IdentityConfig, *, enabled: bool) -> IdentityRules:
-    return IdentityRules(
-        subject=config.subject,
-        subject_template=config.subject_template or "",
-        allowed_subjects=config.allowed_subjects,
-        san_template=config.san_template,
-        allowed_sans=config.allowed_sans,
-        inventory=config.inventory,
-        identity_from=config.identity_from,
-        same_key=config.same_key,
-        enabled=enabled,
-    )
+    return IdentityRules(**dict(config), enabled=enabled)
 
 
 def _upstream(

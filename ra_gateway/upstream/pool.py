@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -191,14 +191,8 @@ class HttpPool:
     """A `CACore` over several URLs of one CA.
 
     Args:
-        urls: In order of preference; all lead to the same CA, to whose nodes it is all one which they are asked.
+        settings: Its table. All URLs lead to the same CA, to whose nodes it is all one which they are asked.
         connections: Of this CA alone, so that another one's trouble does not use them up.
-        order: Which URL an exchange begins with.
-        replays_repeats: The CA answers a repeat with the answer it gave, at any of the URLs.
-        try_deadline_seconds: After that a try is given up in favour of the next URL, if it may be repeated there.
-        breaker_failures: So many failures in a row, and a URL is left out.
-        breaker_seconds: For how long at first; doubled each time, up to `LONGEST_PAUSE_SECONDS`.
-        probe_seconds: Between two probes of a URL; None for none. One URL alone is not probed.
         clock: Aware UTC, for what is shown.
         monotonic: Seconds.
         sleep: Waits between probes.
@@ -207,15 +201,9 @@ class HttpPool:
 
     def __init__(
         self,
-        urls: Sequence[str],
+        settings: CMPHTTPUpstream,
         connections: Connections,
         *,
-        order: Order = Order.active_standby,
-        replays_repeats: bool = False,
-        try_deadline_seconds: float = 5.0,
-        breaker_failures: int = 5,
-        breaker_seconds: float = 5.0,
-        probe_seconds: float | None = 10.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -223,13 +211,15 @@ class HttpPool:
     ) -> None:
         self._connections = connections
         self._members = [
-            _Member(HttpCA(url, connections), Breaker(breaker_failures, breaker_seconds, random))
-            for url in urls
+            _Member(
+                HttpCA(url, connections),
+                Breaker(settings.breaker_failures, settings.breaker_seconds, random),
+            )
+            for url in settings.every_url
         ]
-        self._order = order
-        self._replays_repeats = replays_repeats
-        self._try_deadline_seconds = try_deadline_seconds
-        self._probe_seconds = probe_seconds if len(urls) > 1 else None
+        self._settings = settings
+        # One URL alone is not probed.
+        self._probe_seconds = settings.probe_seconds if len(self._members) > 1 else 0
         self._clock = clock
         self._monotonic = monotonic
         self._sleep = sleep
@@ -245,14 +235,14 @@ class HttpPool:
             UpstreamUnavailable: None answered, or all are left out; `delivered` if any may have seen the message.
             UpstreamBroken: The last answer is not CMP.
         """
-        if self._probing is None and self._probe_seconds is not None and not self._closed:
+        if self._probing is None and self._probe_seconds and not self._closed:
             every_seconds = self._probe_seconds
             self._probing = asyncio.create_task(
                 supervised("upstream.probes", lambda: self._probe_for_ever(every_seconds))
             )
         end = self._monotonic() + deadline_seconds
         members = self._admitting()
-        repeatable = self._replays_repeats or (len(members) > 1 and issues_nothing(der))
+        repeatable = self._settings.replays_repeats or (len(members) > 1 and issues_nothing(der))
         failure: ServiceFailure | None = None
         delivered = False
         for number, member in enumerate(members, 1):
@@ -261,7 +251,9 @@ class HttpPool:
             if left <= 0 or not member.breaker.admits(self._monotonic()):
                 continue
             # With nobody left to turn to, waiting is the better choice.
-            patience = left if number == len(members) else min(left, self._try_deadline_seconds)
+            patience = (
+                left if number == len(members) else min(left, self._settings.try_deadline_seconds)
+            )
             try:
                 return await self._try(
                     member,
@@ -294,7 +286,7 @@ class HttpPool:
     def _admitting(self) -> list[_Member]:
         """Return where an exchange may go, best first."""
         members, now = self._members, self._monotonic()
-        if self._order is Order.round_robin:
+        if self._settings.order is Order.round_robin:
             first = self._turn = (self._turn + 1) % len(members)
             members = members[first:] + members[:first]
         return sorted(
@@ -484,15 +476,5 @@ class CMPHTTPUpstream(UpstreamSettings, IssuingCAs, AnswerTrust, OverHTTP):
         Raises:
             ConfigError: Files that the table names cannot be used.
         """
-        urls = self.every_url
-        return HttpPool(
-            urls,
-            self.connections(context.setting, *urls),
-            order=self.order,
-            replays_repeats=self.replays_repeats,
-            try_deadline_seconds=self.try_deadline_seconds,
-            breaker_failures=self.breaker_failures,
-            breaker_seconds=self.breaker_seconds,
-            probe_seconds=self.probe_seconds or None,
-            clock=context.clock,
-        )
+        connections = self.connections(context.setting, *self.every_url)
+        return HttpPool(self, connections, clock=context.clock)
