@@ -232,25 +232,18 @@ def _endpoint(
         },
         operator=operator if config.operator else None,
         body_types=frozenset(config.body_types),
+        settings=config,
         rules=HeaderRules(
             strictness=config.strictness,
             message_time_window_seconds=config.message_time_window_seconds,
             require_message_time=config.require_message_time,
             extra_certs_max_count=config.extra_certs_max_count,
         ),
-        implicit_confirm=config.implicit_confirm,
-        ca_pubs=config.ca_pubs,
         information=information(config.genm, f"endpoints.{name}.genm", operator),
-        confirm_wait_seconds=config.confirm_wait_seconds,
-        wait_after_seconds=config.wait_after_seconds or None,
-        check_after_seconds=config.check_after_seconds,
-        approval=config.approval,
-        approval_seconds=config.approval_seconds,
         routes=tuple(
             _route(f"endpoints.{name}.routes[{index}]", route, upstreams)
             for index, route in enumerate(config.routes)
         ),
-        only_routes=config.only_routes,
         accepted=frozenset(
             possession
             for possession, taken in (

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.header_checks import Quirk, Strictness
+from ra_gateway.cmp.header_checks import Quirk
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DialectConfig
 from ra_gateway.config.service_tables import LogConfig, ServerConfig, StoreConfig
@@ -27,7 +27,7 @@ from ra_gateway.config.values import (
     URLPath,
     served_paths,
 )
-from ra_gateway.ra.endpoints import Approval, CaPubs, ImplicitConfirm
+from ra_gateway.ra.endpoints import Approval, EndpointSettings
 from ra_gateway.ra.information import Informing
 from ra_gateway.ra.policy import InventoryUse, SubjectRule
 from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
@@ -353,8 +353,8 @@ class RegistrationAuthoritiesConfig(Table):
     )
 
 
-class EndpointConfig(Table):
-    """URLs, who may use them for what, and where their requests go."""
+class _Service(Table):
+    """Who may come to an endpoint, with what, and where that goes."""
 
     paths: tuple[URLPath, ...] = Field(
         default=(),
@@ -394,94 +394,10 @@ class EndpointConfig(Table):
         max_length=256,
         description="`[[endpoints.<name>.routes]]`: requests that go elsewhere, or by other rules.",
     )
-    key_generation: bool = Field(
-        default=False,
-        description="Whether a request without a key is taken, for the CA to make one (RFC 9483 4.1.6); not with "
-        'strictness "3gpp".',
-    )
-    encrypted_certificates: bool = Field(
-        default=False,
-        description="Whether a key that cannot sign (ML-KEM, RSA for encryption) may be certified: the certificate "
-        'comes encrypted, and certConf proves that it could be read. Not with strictness "3gpp".',
-    )
-    only_routes: bool = Field(
-        default=False,
-        description="Whether a request that no route fits is refused, in place of going to `upstream`.",
-    )
-    implicit_confirm: ImplicitConfirm = Field(
-        default=ImplicitConfirm.deny,
-        description='"deny" always runs certConf and pkiConf, as TS 33.310 has it; "relay" grants '
-        "implicitConfirm when the device asks for it and the CA grants it.",
-    )
-    strictness: Strictness = Field(
-        default=Strictness.three_gpp,
-        description='"lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, '
-        '"strict" follows RFC 9483 to the letter. No setting weakens authentication.',
-    )
-    message_time_window_seconds: WholeSeconds = Field(
-        default=300,
-        ge=1,
-        le=86_400,
-        description="How far messageTime may be from the gateway's clock, either way, in seconds; "
-        "beyond it: badTime. Less than half of `store.transaction_lifetime_seconds`. The default is "
-        "the usual one of CMP servers (XiPKI) and of Kerberos.",
-    )
-    require_message_time: bool = Field(
-        default=False,
-        description="Whether a message without messageTime is refused; real base stations often "
-        "send none.",
-    )
-    ca_pubs: CaPubs = Field(
-        default=CaPubs.drop,
-        description='caPubs of ip: "drop" leaves it out (the operator root is in extraCerts), '
-        '"relay" passes the CA\'s on, "root" puts the operator roots in.',
-    )
-    extra_certs_max_count: int = Field(
-        default=12,
-        ge=1,
-        le=256,
-        description="Most certificates in extraCerts of a request; more are refused before a path "
-        "is sought. The default is four times a vendor's usual chain of three.",
-    )
-    confirm_wait_seconds: WholeSeconds = Field(
-        default=300,
-        ge=1,
-        le=86_400,
-        description="confirmWaitTime told to the device where the CA does not set one, in "
-        "seconds: by then it should send certConf. The default is that of other CMP servers "
-        "(XiPKI).",
-    )
-    wait_after_seconds: float = Field(
-        default=10.0,
-        ge=0,
-        le=300,
-        allow_inf_nan=False,
-        description="A device whose CA has not answered by then is told to wait and poll, in seconds; 0 for "
-        "never: it is held up until the upstream's deadline, and then gets systemUnavail. The default is "
-        "less than that deadline (15 s), and well before clients give up (some 30 s).",
-    )
-    check_after_seconds: WholeSeconds = Field(
-        default=10,
-        le=86_400,
-        description="How long a device that waits is told to let pass between two polls, in seconds, where the "
-        "CA does not say. The default is as long as one poll may last, so that a waiting device takes up "
-        "half a connection.",
-    )
-    approval: Approval = Field(
-        default=Approval.none,
-        description="Which requests for a certificate wait until an operator decides (`ra-gateway approvals`): "
-        '"required" all; "unlisted" those of devices that `[inventory]` does not list: all but renewals and other '
-        "requests under an operator certificate. What comes by other RAs or under shared secrets is listed by the "
-        "domain `ra:` or `mac:` and the endpoint's name, and by the subject asked for in the place of the identity. "
-        'Their devices poll meanwhile. Needs `store.kind` = "redis".',
-    )
-    approval_seconds: WholeSeconds = Field(
-        default=604_800,
-        ge=60,
-        le=2_592_000,
-        description="How long a request waits for an operator at most, in seconds, or for a CA that says "
-        "waiting; then the device has to begin again. The default of a week outlasts a long weekend.",
-    )
+
+
+class EndpointConfig(EndpointSettings, _Service):
+    """URLs, who may use them for what, and where their requests go."""
 
     @property
     def url_paths(self) -> tuple[str, ...]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import pytest
 
 from ra_gateway.cmp import codes
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.ra.endpoints import Upstream, UpstreamSettings
+from ra_gateway.ra.endpoints import Endpoint, EndpointSettings, Upstream, UpstreamSettings
+from ra_gateway.settings.values import Table
 from tests.support import requests
 from tests.support.harness import World, cmp_credential, status_of
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
@@ -31,6 +33,7 @@ async def test_a_certificate_request_of_another_type_is_one_row(
     assert status_of(answer).issued
 
 
-def test_no_setting_of_an_upstream_is_copied() -> None:
-    """It is declared in UpstreamSettings, and read there."""
-    assert not {field.name for field in fields(Upstream)} & set(UpstreamSettings.model_fields)
+@pytest.mark.parametrize("of, table", [(Upstream, UpstreamSettings), (Endpoint, EndpointSettings)])
+def test_no_setting_is_copied(of: Any, table: type[Table]) -> None:
+    """It is declared in its table, and read there."""
+    assert not {field.name for field in fields(of)} & set(table.model_fields)
