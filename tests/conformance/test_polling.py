@@ -23,7 +23,7 @@ from ra_gateway.ra.transaction import State
 from tests.support.answers import fail_names, follow, status_of
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.faults import Faults, Strike, die, fail, faulty_gateway
-from tests.support.harness import Answer, MakeWorld, ManualClock, World, make_gateway
+from tests.support.harness import Answer, MakeWorld, ManualClock, World, changed, make_gateway
 from tests.support.mac import ONCE, OTHER, assert_maced, cert_conf, ir, maced, sender
 from tests.support.mac import make_world as mac_world
 from tests.support.pki import CMC_CA, OperatorPKI, VendorPKI, certificate_der, other_operator
@@ -404,7 +404,7 @@ async def test_a_ca_that_was_not_reached_is_tried_with_each_poll(make_world: Mak
     operation = await Operation.begin(world, BodyType.ir)
     core = world.ca
     core.failure, core.failures = UpstreamUnavailable("down", delivered=False), 2
-    held = replace(world.endpoint, approval=Approval.required)
+    held = changed(world.endpoint, approval=Approval.required)
     await operation.send(gateway=world.second_gateway(held))
     operation.assert_waiting()
     await approve(world)
@@ -773,7 +773,7 @@ async def test_a_secret_comes_back_when_the_ca_refuses(
     await ca_answers(by_mac)
     assert fail_names(await by_mac.poll()) == ["badCertTemplate"]
     world.ca.script, world.ca.gate = lambda answer: None, None
-    world.endpoint = replace(world.endpoint, wait_after_seconds=60.0)
+    world.endpoint = changed(world.endpoint, wait_after_seconds=60.0)
     gateway = world.second_gateway()
     again = await world.ask(await ir(world, reference=ONCE[0], secret=ONCE[1]), gateway=gateway)
     assert status_of(again).issued

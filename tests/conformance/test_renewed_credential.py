@@ -10,7 +10,9 @@ import pytest
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.ra.endpoints import Approval
-from tests.support.harness import Answer, MakeWorld, World, cmp_credential, status_of
+from tests.support.answers import status_of
+from tests.support.credentials import cmp_credential
+from tests.support.harness import Answer, MakeWorld, World
 from tests.support.mac import cert_conf, ir
 from tests.support.mac import make_world as mac_world
 from tests.support.pki import OperatorPKI, VendorPKI

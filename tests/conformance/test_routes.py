@@ -24,7 +24,7 @@ from ra_gateway.stores.memory import MemoryStore
 from tests.support.answers import fail_names, status_of
 from tests.support.asserts import assert_refused
 from tests.support.credentials import cmp_certificate, cmp_credential
-from tests.support.harness import ANY_IDENTITY, ManualClock, ScriptedCA, World
+from tests.support.harness import ANY_IDENTITY, ManualClock, ScriptedCA, World, changed
 from tests.support.pki import OperatorPKI, VendorPKI, make_key
 from tests.support.polling import EVERY_TYPE, Operation, WaitingCA
 from tests.support.requests import request, template
@@ -74,7 +74,7 @@ def fork(
         world = World.make(vendor_pki, operator_pki, endpoint={"body_types": EVERY_TYPE})
         second = other or ScriptedCA(operator_pki, world.clock)
         main = world.endpoint.upstream
-        away = replace(main, **{"name": "other", "core": second, "seen": {}, **(upstream or {})})
+        away = changed(main, **{"name": "other", "core": second, "seen": {}, **(upstream or {})})
         routes = tuple(
             Route(
                 **{
@@ -90,7 +90,7 @@ def fork(
             DomainKind.vendor,
             (cmp_certificate(foreign_vendor_pki.root.certificate),),
         )
-        world.endpoint = replace(
+        world.endpoint = changed(
             world.endpoint,
             routes=routes,
             vendors=(*world.endpoint.vendors, foreign),

@@ -14,6 +14,7 @@ from ra_gateway.errors import StoreUnavailable, UpstreamUnavailable
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.ports import CACore, TransactionStore
 from ra_gateway.ra.transaction import Transaction, TransactionKey
+from ra_gateway.stores.memory import MemoryStore
 from tests.support.credentials import cmp_credential
 from tests.support.harness import World, make_gateway
 
@@ -72,6 +73,17 @@ class Faults:
             await self.strike(name, True)
         await asyncio.sleep(0)
         return result
+
+
+class ReadOnlyStore(MemoryStore):
+    """A store that cannot be written to while it is `gone`."""
+
+    gone = False
+
+    async def replace(self, transaction: Transaction) -> None:
+        if self.gone:
+            raise StoreUnavailable("the store is gone")
+        await super().replace(transaction)
 
 
 @dataclass(frozen=True, slots=True)
