@@ -27,20 +27,11 @@ from ra_gateway.ca.records import (
     Revocation,
     Role,
 )
-from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp import asn1, crmf, structures
 from ra_gateway.cmp.bodies import gen_msg_body
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.crmf import (
-    RA_VERIFIED_POPO_DER,
-    CertId,
-    CertTemplate,
-    Control,
-    Extension,
-    cert_id_der,
-    cert_req_msg_der,
-    cert_request_der,
-)
+from ra_gateway.cmp.crmf import CertId, CertTemplate, Control, Extension
 from ra_gateway.cmp.messages import InfoTypeAndValue, body
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514, general_names_der
 from ra_gateway.cmp.oids import OID
@@ -87,7 +78,7 @@ def nameless(*names: str) -> CertTemplate:
 def old_cert_id(enrolment: Enrolment) -> tuple[Control, ...]:
     certificate = enrolment.certificate
     cert_id = CertId(directory_name(certificate.issuer_der), certificate.serial_number)
-    return (Control(OID.oldCertID, cert_id_der(cert_id)),)
+    return (Control(OID.oldCertID, crmf.cert_id_der(cert_id)),)
 
 
 @pytest.fixture
@@ -142,7 +133,7 @@ async def test_an_ra_does_not_get_what_is_registered_for_client_mode(
 ) -> None:
     """Neither in the entity's spelling nor in another one; nothing is stored."""
     for subject in (SUBJECT, SUBJECT.upper()):
-        der = await desk.request(body_type, template=named(subject), popo=RA_VERIFIED_POPO_DER)
+        der = await desk.request(body_type, template=named(subject), popo=crmf.RA_VERIFIED_POPO_DER)
         assert (await desk.refused(der))[1] is NOT_AUTHORIZED
     assert await desk.ledger.counts() == {}
 
@@ -427,7 +418,7 @@ async def test_what_is_the_pki_s_own_is_no_ra_s_to_renew_or_revoke(
     role = Role("everything", ALL, ("ne_tls", "ra"), ("*",), ("*",), others=True)
     await bind(desk, role)
     cert_id = CertId(directory_name(certificate.issuer_der), certificate.serial_number)
-    controls = (Control(OID.oldCertID, cert_id_der(cert_id)),)
+    controls = (Control(OID.oldCertID, crmf.cert_id_der(cert_id)),)
     der = await desk.request(BodyType.kur, controls=controls, template=CertTemplate())
     assert (await desk.refused(der))[1] is NOT_AUTHORIZED
     assert (await desk.refused(await desk.revocation(certificate)))[1] is NOT_AUTHORIZED
@@ -647,7 +638,7 @@ async def test_names_and_keys_of_the_pki_are_nobodys(
 
 async def vouched(desk: Desk, template: CertTemplate) -> bytes:
     """An ir by the RA for a key that it says the device has."""
-    message = cert_req_msg_der(cert_request_der(template), RA_VERIFIED_POPO_DER)
+    message = crmf.cert_req_msg_der(crmf.cert_request_der(template), crmf.RA_VERIFIED_POPO_DER)
     return await desk.signed(desk.header(), body(BodyType.ir, asn1.tlv(0x30, message)))
 
 
@@ -748,7 +739,7 @@ async def test_a_certificate_that_the_ledger_does_not_know_is_nobodys(
     der = await desk.request(
         BodyType.kur,
         template=named("CN=enb7"),
-        controls=(Control(OID.oldCertID, cert_id_der(cert_id)),),
+        controls=(Control(OID.oldCertID, crmf.cert_id_der(cert_id)),),
     )
     assert (await desk.refused(der))[1] is PKIFailureInfo.badCertId
     der = await desk.revocation(certificate)

@@ -18,7 +18,7 @@ from ra_gateway.app.revocation import LedgerStatus
 from ra_gateway.ca.ledger.database import SQLiteDatabase
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import Authority, CertificateStatus, Operation, Privilege
-from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp import asn1, crmf, structures
 from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
@@ -30,15 +30,7 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.crmf import (
-    RA_VERIFIED_POPO_DER,
-    CertId,
-    CertTemplate,
-    Control,
-    Extension,
-    cert_id_der,
-    signature_popo_der,
-)
+from ra_gateway.cmp.crmf import CertId, CertTemplate, Control, Extension
 from ra_gateway.cmp.messages import PKIMessage, assemble, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
 from ra_gateway.cmp.oids import OID
@@ -197,7 +189,7 @@ async def test_ca_pubs_come_in_ip_only_and_only_if_configured(
 @pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.cr])
 async def test_ra_verified_is_accepted_from_the_ra(desk: Desk, body_type: BodyType) -> None:
     """A registered RA may vouch for possession."""
-    await desk.confirm(await desk.enrol(body_type, popo=RA_VERIFIED_POPO_DER))
+    await desk.confirm(await desk.enrol(body_type, popo=crmf.RA_VERIFIED_POPO_DER))
 
 
 @pytest.mark.requirement(104, 157)
@@ -452,7 +444,7 @@ async def test_an_expired_transaction_id_may_be_used_again(desk: Desk) -> None:
 
 def old_cert_id(certificate: Certificate) -> tuple[Control, ...]:
     cert_id = CertId(directory_name(certificate.issuer_der), certificate.serial_number)
-    return (Control(OID.oldCertID, cert_id_der(cert_id)),)
+    return (Control(OID.oldCertID, crmf.cert_id_der(cert_id)),)
 
 
 NAMES = (Extension(OID.subjectAltName, False, general_names_der(["dns:enb1.example.net"])),)
@@ -469,7 +461,7 @@ async def enrolled(desk: Desk) -> Enrolment:
 
 
 @pytest.mark.requirement(59, 144, 156)
-@pytest.mark.parametrize("popo", [None, RA_VERIFIED_POPO_DER], ids=["signature", "raVerified"])
+@pytest.mark.parametrize("popo", [None, crmf.RA_VERIFIED_POPO_DER], ids=["signature", "raVerified"])
 @pytest.mark.parametrize("named", [True, False], ids=["oldCertID", "subject"])
 async def test_a_renewal_by_the_ra(
     desk: Desk, enrolled: Enrolment, popo: bytes | None, named: bool
@@ -541,13 +533,13 @@ async def test_a_renewal_of_an_unknown_certificate_is_refused(
     wrong_serial = (
         Control(
             OID.oldCertID,
-            cert_id_der(CertId(directory_name(enrolled.certificate.issuer_der), -5)),
+            crmf.cert_id_der(CertId(directory_name(enrolled.certificate.issuer_der), -5)),
         ),
     )
     wrong_issuer = (
         Control(
             OID.oldCertID,
-            cert_id_der(
+            crmf.cert_id_der(
                 CertId(
                     directory_name(enrolled.certificate.subject_der),
                     enrolled.certificate.serial_number,
@@ -561,7 +553,7 @@ async def test_a_renewal_of_an_unknown_certificate_is_refused(
         await desk.request(BodyType.kur, controls=wrong_issuer, cert_req_id=7),
         await desk.request(BodyType.kur, template=nobody, cert_req_id=7),
         await desk.request(
-            BodyType.kur, template=CertTemplate(), popo=RA_VERIFIED_POPO_DER, cert_req_id=7
+            BodyType.kur, template=CertTemplate(), popo=crmf.RA_VERIFIED_POPO_DER, cert_req_id=7
         ),
     ):
         assert await desk.refused(der) == (BodyType.kup, PKIFailureInfo.badCertId)
@@ -820,7 +812,7 @@ async def test_octets_that_are_no_message_get_an_unprotected_error(
 async def test_possession_must_be_proved(desk: Desk) -> None:
     """No proof, and another key's proof: badPOP in ip; nothing in the ledger."""
     prover = KeySigner(pki.make_key("p256"))
-    foreign = signature_popo_der(prover.algorithm.der, await prover.sign(b"something else"))
+    foreign = crmf.signature_popo_der(prover.algorithm.der, await prover.sign(b"something else"))
     for popo in (b"", foreign):
         der = await desk.request(popo=popo)
         assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.badPOP)
@@ -839,7 +831,7 @@ async def test_unacceptable_templates_are_refused(desk: Desk) -> None:
     """A version 1 certificate, no name at all, a weak key: badCertTemplate in ip."""
     for der in (
         await desk.request(template=CertTemplate(subject_der=from_rfc4514(SUBJECT), version=0)),
-        await desk.request(template=CertTemplate(), popo=RA_VERIFIED_POPO_DER),
+        await desk.request(template=CertTemplate(), popo=crmf.RA_VERIFIED_POPO_DER),
         await desk.request(key=pki.make_key("rsa1024")),
     ):
         assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.badCertTemplate)
@@ -922,7 +914,9 @@ async def test_nested_from_anyone_else_is_refused(desk: Desk, enrolled: Enrolmen
     kur = await desk.request(BodyType.kur, signer=enrolled.entity)
     by_device = await desk.nest(kur, enrolled.entity)
     assert await desk.refused(by_device) == (BodyType.error, PKIFailureInfo.notAuthorized)
-    verified = await desk.request(BodyType.kur, signer=enrolled.entity, popo=RA_VERIFIED_POPO_DER)
+    verified = await desk.request(
+        BodyType.kur, signer=enrolled.entity, popo=crmf.RA_VERIFIED_POPO_DER
+    )
     assert await desk.refused(await desk.nest(verified)) == (
         BodyType.kup,
         PKIFailureInfo.notAuthorized,
@@ -1019,7 +1013,7 @@ async def test_what_an_ra_nests_is_signed_by_its_device(desk: Desk, enrolled: En
         PKIFailureInfo.signerNotTrusted,
     )
     vendor = cmp_credential(pki.make_vendor_pki("Some Radio").device())
-    verified = await desk.request(signer=vendor, popo=RA_VERIFIED_POPO_DER)
+    verified = await desk.request(signer=vendor, popo=crmf.RA_VERIFIED_POPO_DER)
     assert await desk.refused(await desk.nest(verified)) == (
         BodyType.ip,
         PKIFailureInfo.notAuthorized,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import _lru_cache_wrapper
 from random import Random
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ra_gateway.cmp.remembering import Memory
 from ra_gateway.cmp.trust import TrustDomain
@@ -50,8 +50,7 @@ class Cost:
     cpu_ms: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Dear:
+class Dear(NamedTuple):
     """An input and what it costs."""
 
     octets: bytes
