@@ -13,9 +13,9 @@ from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.header_checks import NONCE_OCTETS
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.errors import StoreUnavailable
+from ra_gateway.errors import CMPError, StoreUnavailable
+from ra_gateway.events import EventSink, UpstreamFailed
 from ra_gateway.ra.endpoints import Endpoint
-from ra_gateway.ra.events import EventSink
 from ra_gateway.ra.fates import Fate, Standing, carrier_of, certificate_key
 from ra_gateway.ra.ports import Agenda, Approvals, Certificates, Clock, Inventory, TransactionStore
 from ra_gateway.ra.signer_status import NOBODY_ASKED, SignerStatus
@@ -46,7 +46,7 @@ class Services:
         clock: Aware UTC.
         monotonic: Seconds, for durations.
         random_octets: Draws as many random octets as it is asked for.
-        sink: Takes an event for every message.
+        sink: Takes what happens (`ra_gateway.events`).
         signer_status: Tells whether a signer was revoked.
         lifetime: How long the answer to a repeat is kept.
         act_lifetime: How long a certificate that nobody confirmed is tried to be revoked.
@@ -100,6 +100,11 @@ class Services:
         (signer_der, *_) = PKIMessage.from_der(answer_der).extra_certs
         known = {item.certificate: item for item in (*earlier, current)}
         return known.get(load_certificate(signer_der), current)
+
+    def upstream_failed(self, transaction: Transaction, error: CMPError) -> None:
+        """Tell that the CA gave a message of a transaction no answer that can be used."""
+        name, transaction_id = transaction.upstream, transaction.key.transaction_id.hex()
+        self.sink(UpstreamFailed(name, transaction_id, error.fail_info, error.rule, error.detail))
 
     def fresh_ids(self, transaction_id: bytes = b"") -> MappedIDs:
         """Return IDs of the RA's own making, for a CA that is not to see the device's.

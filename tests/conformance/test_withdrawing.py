@@ -23,8 +23,8 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.replies import confirm_wait_time, confirm_wait_time_of
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
+from ra_gateway.events import Outcome
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed
-from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.ports import Agenda, Certificates
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
