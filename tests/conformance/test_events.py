@@ -2,19 +2,66 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from structlog.testing import capture_logs
 
+from ra_gateway import events
+from ra_gateway.app import credential
+from ra_gateway.app.gateway import Application
+from ra_gateway.ca.crl import CRLPublisher, CRLSettings
+from ra_gateway.ca.ledger import database
 from ra_gateway.ca.ledger.database import SQLiteDatabase
-from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.cmp.bodies import cert_rep_message, gen_msg_body, nested_body, nested_messages
+from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
+from ra_gateway.cmp.bodies import (
+    PKIStatusInfo,
+    cert_rep_message,
+    gen_msg_body,
+    nested_body,
+    nested_messages,
+)
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage
+from ra_gateway.config.reading import load
+from ra_gateway.errors import PKIFailureInfo, StoreUnavailable, UpstreamUnavailable
+from ra_gateway.events import (
+    CertificateConfirmed,
+    CertificateIssued,
+    CertificatesWithdrawn,
+    Component,
+    CredentialChanged,
+    CRLPublished,
+    Fact,
+    Outcome,
+    RequestHandled,
+    StoreFound,
+    StoreLost,
+    UpstreamFailed,
+)
+from ra_gateway.logs import fan_out
+from ra_gateway.ra.endpoints import CertConf, Unconfirmed
+from ra_gateway.stores.redis import RedisStore
 from tests.support.desk import CONFIRM_WAIT_SECONDS, Desk, open_desk
-from tests.support.pki import OperatorPKI
+from tests.support.harness import MakeWorld, World
+from tests.support.pki import CMC_RA, Authority, OperatorPKI, VendorPKI
+from tests.support.polling import EVERY_TYPE, Operation, settled, slow_world
+from tests.support.processes import make_setup
+from tests.support.redis_server import SEAL_KEY, RedisServer
+from tests.support.stations import Station
+from tests.support.status import status_ca
+from tests.support.transactions import system_clock
+from tests.support.unconfirmed import WAIT_SECONDS, node_of, work
+
+GATEWAY, CA = Component.gateway, Component.ca
 
 # --- the lines of the CA --------------------------------------------------------------------------------------
 
@@ -153,3 +200,267 @@ async def test_the_line_of_certificates_that_nobody_confirmed(
                 while not lines:
                     await again.ledger.ping()
     assert lines == [{"event": "ca.unconfirmed", "log_level": "warning", "revoked": 2}]
+
+
+# --- the facts of the gateway ---------------------------------------------------------------------------------
+
+
+def listened_to(world: World) -> list[Fact]:
+    """The facts of a world's gateway, from now on."""
+    facts: list[Fact] = []
+    node_of(world).sink = facts.append
+    return facts
+
+
+def taken(facts: list[Fact]) -> list[Fact | Outcome]:
+    """Return what was told since the last look; of requests only how they were answered."""
+    found = [item.outcome if isinstance(item, RequestHandled) else item for item in facts]
+    facts.clear()
+    return found
+
+
+def named(world: World, operation: Operation) -> tuple[str, bytes]:
+    """The transactionID, and the certificate that the CA has issued last."""
+    sent = PKIMessage.from_der(operation.sent).header
+    return (sent.transaction_id or b"").hex(), world.ca.issued[-1].der
+
+
+async def test_an_enrolment_at_the_gateway(world: World) -> None:
+    """Issued, replayed, confirmed: each once, after the store has it, and before the request is told."""
+    facts = listened_to(world)
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    told = GATEWAY, *named(world, operation), "scripted"
+    assert taken(facts) == [CertificateIssued(*told), Outcome.issued]
+    await operation.send()
+    assert taken(facts) == [Outcome.replayed]
+    await operation.confirm()
+    assert taken(facts) == [CertificateConfirmed(*told), Outcome.confirmed]
+    await operation.send()
+    assert taken(facts) == [Outcome.replayed]
+
+
+async def test_a_certificate_that_comes_while_its_device_waits(make_world: MakeWorld) -> None:
+    """Told when the CA has answered, and not again when it is fetched."""
+    world = slow_world(make_world)
+    facts = listened_to(world)
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    assert taken(facts) == [Outcome.waiting]
+    assert world.ca.gate is not None
+    world.ca.gate.set()
+
+    async def is_told() -> bool:
+        return len(facts) == 2
+
+    await settled(is_told)
+    told = GATEWAY, *named(world, operation), "scripted"
+    assert taken(facts) == [CertificateIssued(*told), Outcome.issued]
+    await operation.poll()
+    assert taken(facts) == [Outcome.issued]
+
+
+@pytest.mark.parametrize("rejects", [True, False])
+async def test_a_withdrawal_at_the_gateway(make_world: MakeWorld, rejects: bool) -> None:
+    """Once, when the CA has revoked it; it is told whether the device has refused it."""
+    upstream = {"certconf": CertConf.local, "unconfirmed": Unconfirmed.revoke}
+    world = make_world(upstream=upstream, endpoint={"body_types": EVERY_TYPE})
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    transaction_id, der = named(world, operation)
+    facts = listened_to(world)
+    if rejects:
+        await operation.confirm(takes=False)
+        assert taken(facts) == [Outcome.rejected]
+    await work(world, seconds=0 if rejects else WAIT_SECONDS + 1)
+    withdrawn = CertificatesWithdrawn(GATEWAY, (der,), rejects, transaction_id, "scripted")
+    assert taken(facts) == [Outcome.revoked, withdrawn]
+    await work(world, seconds=WAIT_SECONDS)
+    assert taken(facts) == []
+
+
+async def test_an_upstream_that_fails(world: World) -> None:
+    """Told once for each message that got no answer; nothing is issued."""
+    facts = listened_to(world)
+    world.ca.failure, world.ca.failures = UpstreamUnavailable("away", delivered=False), 1
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    (failed, outcome) = taken(facts)
+    assert isinstance(failed, UpstreamFailed)
+    assert (failed.upstream, failed.detail) == ("scripted", "away")
+    assert failed.fail_info is PKIFailureInfo.systemUnavail
+    assert outcome is Outcome.failed
+    await operation.send()
+    assert [type(item) for item in taken(facts)] == [CertificateIssued, Outcome]
+
+
+async def test_a_sink_that_fails(world: World) -> None:
+    """Neither the request nor another sink minds, and the log has its cause."""
+    facts: list[Fact] = []
+
+    def broken(event: Fact) -> None:
+        raise ZeroDivisionError
+
+    node_of(world).sink = fan_out(broken, facts.append)
+    operation = await Operation.begin(world, BodyType.ir)
+    with capture_logs() as lines:
+        answer = await operation.send()
+    assert answer.body_type is BodyType.ip
+    assert len(facts) == 2
+    assert [(item["event"], item["fact"]) for item in lines] == [
+        ("event.sink_failed", "CertificateIssued"),
+        ("event.sink_failed", "RequestHandled"),
+    ]
+
+
+# --- the facts of the CA --------------------------------------------------------------------------------------
+
+
+async def test_an_enrolment_at_the_ca(operator_pki: OperatorPKI, tmp_path: Path) -> None:
+    """Issued, confirmed, rejected, and nobody confirmed: each once, by the ledger that has stored it."""
+    facts: list[Fact] = []
+    ledger = open_ledger(tmp_path / "ledger.db", facts.append)
+    async with open_desk(operator_pki, tmp_path / "ledger.db", ledger=ledger) as desk:
+        enrolments = [await desk.enrol() for _ in range(3)]
+        await desk.send(enrolments[0].request)
+        told = [
+            ((item.answer.header.transaction_id or b"").hex(), item.certificate.der)
+            for item in enrolments
+        ]
+        assert taken(facts) == [CertificateIssued(CA, *item) for item in told]
+        conf = await desk.confirmation(enrolments[0])
+        await asyncio.gather(desk.send(conf), desk.send(conf))
+        refusal = PKIStatusInfo(PKIStatus.rejection, ("no",))
+        await desk.confirm(enrolments[1], status_info=refusal)
+        (refused_id, refused_der), (_, silent_der) = told[1:]
+        assert taken(facts) == [
+            CertificateConfirmed(CA, *told[0]),
+            CertificatesWithdrawn(CA, (refused_der,), True, refused_id),
+        ]
+        desk.clock.advance(seconds=CONFIRM_WAIT_SECONDS + 1)
+        for _ in range(2):
+            await ledger.sweep(desk.clock())
+        assert taken(facts) == [CertificatesWithdrawn(CA, (silent_der,))]
+
+
+async def test_a_crl(tmp_path: Path) -> None:
+    """Once for each that is made."""
+    facts: list[Fact] = []
+    async with status_ca(tmp_path, system_clock()) as ca:
+        ca.ledger._sink = facts.append
+        publisher = CRLPublisher([ca.issuing], ca.ledger, ca.clock, CRLSettings())
+        await publisher.refresh()
+        await publisher.refresh()
+        crl = await publisher.current(ca.issuing.id)
+    assert crl is not None
+    assert facts == [CRLPublished(crl.issuer_id, crl.number, None, crl.next_update, len(crl.der))]
+
+
+# --- stores that are lost and found ---------------------------------------------------------------------------
+
+
+def assert_lost_and_found(facts: Iterable[Fact], by: Component) -> None:
+    lost, found = facts
+    assert isinstance(lost, StoreLost)
+    assert isinstance(found, StoreFound)
+    assert (lost.by, found.by) == (by, by)
+    assert lost.detail
+
+
+async def test_a_redis_that_is_away(
+    own_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost once, found once."""
+    monkeypatch.setattr(events, "FOUND_AFTER_SECONDS", 0.0)
+    facts: list[Fact] = []
+    store = RedisStore(
+        own_redis_server.url, clock=system_clock, seal_keys=[SEAL_KEY], sink=facts.append
+    )
+    try:
+        await store.ping()
+        own_redis_server.kill()
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await store.ping()
+        own_redis_server.start()
+        for _ in range(2):
+            await store.ping()
+    finally:
+        await store.close()
+    assert_lost_and_found(facts, GATEWAY)
+
+
+async def test_a_ledger_that_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read all the while; it is found when it is written again."""
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(events, "FOUND_AFTER_SECONDS", 0.2)
+    facts: list[Fact] = []
+    ledger = open_ledger(tmp_path / "ledger.db", facts.append)
+    await ledger.open()
+    try:
+        with closing(sqlite3.connect(tmp_path / "ledger.db")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for _ in range(3):
+                with pytest.raises(StoreUnavailable):
+                    await ledger.ping()
+                await ledger.counts()
+        await asyncio.sleep(0.25)
+        for _ in range(2):
+            await ledger.ping()
+    finally:
+        await ledger.close()
+    with pytest.raises(StoreUnavailable):
+        await ledger.ping()  # it is closed, not lost
+    assert_lost_and_found(facts, CA)
+
+
+# --- gateway and CA in one process ----------------------------------------------------------------------------
+
+
+async def test_one_sink_for_gateway_and_ca(
+    tmp_path: Path, vendor_pki: VendorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An enrolment is told by both, and a new credential of the RA by the gateway."""
+    monkeypatch.setattr(credential, "WATCH_SECONDS", 0.01)
+    facts: list[Fact] = []
+    application = Application(
+        load(make_setup(tmp_path, vendors={"acme": vendor_pki})), sink=facts.append
+    )
+    await application.start()
+    try:
+        station = Station("enb-1", vendor_pki, tmp_path / "operator" / "root.pem")
+        (endpoint,) = application.services.endpoints
+
+        async def ask(der: bytes) -> bytes:
+            return (await application.gateway.handle(der, endpoint=endpoint)).der
+
+        conf = await station.confirmation(await ask(await station.enrollment.request()))
+        done = await station.finish(await ask(conf))
+        assert [
+            (type(item), item.by, getattr(item, "outcome", done.certificate.der))
+            for item in facts
+            if isinstance(item, RequestHandled | CertificateIssued | CertificateConfirmed)
+        ] == [
+            told
+            for fact, outcome in (
+                (CertificateIssued, Outcome.issued),
+                (CertificateConfirmed, Outcome.confirmed),
+            )
+            for by in (CA, GATEWAY)
+            for told in ((fact, by, done.certificate.der), (RequestHandled, by, outcome))
+        ]
+        facts.clear()
+        key = load_pem_private_key((tmp_path / "ca" / "issuing.key").read_bytes(), None)
+        issuing = x509.load_pem_x509_certificate((tmp_path / "ca" / "issuing.pem").read_bytes())
+        renewed = Authority(issuing, key).issue("CN=RA 2", "p256", eku=[CMC_RA])  # type: ignore[arg-type]
+        renewed.write(tmp_path / "ra", "ra")
+
+        async def is_told() -> bool:
+            return bool(facts)
+
+        await settled(is_told)
+        (changed,) = facts
+        assert isinstance(changed, CredentialChanged)
+        assert changed.serial_number == f"{renewed.certificate.serial_number:x}"
+    finally:
+        await application.stop()
