@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from ra_gateway.app.revocation import revocation
-from ra_gateway.app.running import STEADY, cmp_listener, listen, now
+from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now
 from ra_gateway.app.trust import vendor_domains
 from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
@@ -37,7 +37,6 @@ from ra_gateway.config.tables import CAServiceConfig, VendorConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
 from ra_gateway.events import EventSink, unheard
-from ra_gateway.logs import LogSink, fan_out
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
 
@@ -379,7 +378,7 @@ class CAService:
     def __init__(self, config: CAServiceConfig) -> None:
         require_codec()
         self._config = config.ca
-        self._bundled = BundledService(config.ca, config.vendors, fan_out(LogSink()))
+        self._bundled = BundledService(config.ca, config.vendors, event_sink())
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
         if config.ca.client is not None:
             routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)

@@ -15,7 +15,7 @@ import structlog
 from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.information import information
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
-from ra_gateway.app.running import STEADY, cmp_listener, listen, now
+from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now
 from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
 from ra_gateway.app.upstreams import Cores, answer_trust, batched
 from ra_gateway.clocks import unstepped
@@ -40,7 +40,7 @@ from ra_gateway.config.tables import (
 from ra_gateway.config.upstream_tables import BundledUpstream, UpstreamConfig
 from ra_gateway.errors import ConfigError, Problem, missing_extra
 from ra_gateway.events import EventSink, unheard
-from ra_gateway.logs import LogSink, fan_out
+from ra_gateway.logs import fan_out
 from ra_gateway.ra.endpoints import (
     POP,
     Approval,
@@ -377,7 +377,7 @@ class Application:
     def __init__(self, config: GatewayConfig, *, sink: EventSink | None = None) -> None:
         require_codec()
         self._config = config
-        sink = fan_out(sink or LogSink())
+        sink = event_sink() if sink is None else fan_out(sink)
         operator, vendors = operator_domain(config), vendor_domains(config.vendors)
         self._ra = CredentialFiles(
             config.ra, operator, timedelta(seconds=config.store.transaction_lifetime_seconds), sink

@@ -214,9 +214,8 @@ def listened_to(world: World) -> list[Fact]:
 
 def taken(facts: list[Fact]) -> list[Fact | Outcome]:
     """Return what was told since the last look; of requests only how they were answered."""
-    found = [item.outcome if isinstance(item, RequestHandled) else item for item in facts]
-    facts.clear()
-    return found
+    found, facts[:] = list(facts), []
+    return [item.outcome if isinstance(item, RequestHandled) else item for item in found]
 
 
 def named(world: World, operation: Operation) -> tuple[str, bytes]:
