@@ -340,7 +340,7 @@ async def _surface(services: Services, exchange: _Exchange, certificate_der: byt
     context.report.notes.append("the CA issued a certificate after its answer was given up")
     expires_at = await unconfirmed.look_after(services, context.upstream, failed, services.clock())
     step = partial(machine.surfaced, certificate_der=certificate_der, expires_at=expires_at)
-    await transactions.change(services.store, failed, step)
+    await transactions.change(services.store, services.sink, failed, step)
 
 
 async def _create(services: Services, exchange: _Exchange, transaction: Transaction) -> None:

@@ -29,8 +29,9 @@ from ra_gateway.cmp.bodies import (
     nested_messages,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage
+from ra_gateway.cmp.oids import OID
 from ra_gateway.config.reading import load
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable, UpstreamUnavailable
 from ra_gateway.events import (
