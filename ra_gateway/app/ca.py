@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from ra_gateway.app.revocation import revocation
-from ra_gateway.app.running import STEADY, cmp_listener, listen, now
+from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now
 from ra_gateway.app.trust import vendor_domains
 from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
@@ -35,6 +35,7 @@ from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig
 from ra_gateway.config.tables import CAServiceConfig, VendorConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
+from ra_gateway.events import EventSink, unheard
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
 
@@ -113,9 +114,9 @@ def _no_profile(setting: str, name: str, known: Iterable[str]) -> Problem:
     return Problem(setting, f"there is no profile {name!r}", f"Choose one of {', '.join(known)}")
 
 
-def ca_ledger(config: CAConfig) -> Ledger:
+def ca_ledger(config: CAConfig, sink: EventSink = unheard) -> Ledger:
     """Return the CA's ledger; nothing is opened yet."""
-    return open_ledger(config.database)
+    return open_ledger(config.database, sink)
 
 
 def ca_checkpoints(config: CAConfig) -> Checkpoints:
@@ -223,12 +224,15 @@ class BundledService:
 
     Args:
         vendors: Tables of the vendors by name, for client mode.
+        sink: Takes what happens (`ra_gateway.events`); must not raise.
 
     Raises:
         ConfigError: Its files cannot be used.
     """
 
-    def __init__(self, config: CAConfig, vendors: Mapping[str, VendorConfig]) -> None:
+    def __init__(
+        self, config: CAConfig, vendors: Mapping[str, VendorConfig], sink: EventSink
+    ) -> None:
         self._config = config
         listed = config.client.vendors if config.client is not None else ()
         domains = vendor_domains({name: vendors[name] for name in listed})
@@ -238,7 +242,7 @@ class BundledService:
         material = ca_material(config)
         profiles = ca_profiles(config)
         require_clean(profiles.values(), material.issuers[0])
-        self.ledger = ca_ledger(config)
+        self.ledger = ca_ledger(config, sink)
         self.issuers = tuple(issuer.certificate for issuer in material.issuers)
         self.publisher = crl_publisher(config, material, self.ledger)
         self.status = _status_listener(config, material, self.ledger, self.publisher)
@@ -258,6 +262,7 @@ class BundledService:
             profiles=profiles,
             clock=now,
             steady=STEADY,
+            sink=sink,
             random_octets=secrets.token_bytes,
             rules=HeaderRules(strictness=client.strictness if client else Strictness.three_gpp),
             confirm_wait_seconds=config.confirm_wait_seconds,
@@ -372,7 +377,7 @@ class CAService:
     def __init__(self, config: CAServiceConfig) -> None:
         require_codec()
         self._config = config.ca
-        self._bundled = BundledService(config.ca, config.vendors)
+        self._bundled = BundledService(config.ca, config.vendors, event_sink())
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
         if config.ca.client is not None:
             routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)

@@ -15,6 +15,7 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.trust_tables import RAConfig
 from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.events import CredentialChanged, EventSink, unheard
 from ra_gateway.keys import load_credential
 
 WATCH_SECONDS: Final = 2.0
@@ -41,13 +42,21 @@ class CredentialFiles:
     Args:
         keep: How long a transaction may live.
         operator: The domain whose anchors base stations verify the RA's signature with.
+        sink: Takes that the certificate has changed.
 
     Raises:
         ConfigError: They cannot be used.
     """
 
-    def __init__(self, config: RAConfig, operator: TrustDomain, keep: timedelta) -> None:
+    def __init__(
+        self,
+        config: RAConfig,
+        operator: TrustDomain,
+        keep: timedelta,
+        sink: EventSink = unheard,
+    ) -> None:
         self._config = config
+        self._sink = sink
         self._keep = keep
         self._replaced: list[tuple[datetime, Credential]] = []
         self._operator = operator
@@ -90,12 +99,9 @@ class CredentialFiles:
             if fresh.certificates != self.current.certificates:
                 self._replaced.insert(0, (now(), self.current))
                 self.current = fresh
-                log.info(
-                    "ra.credential_changed",
-                    subject=fresh.certificate.subject,
-                    serial=f"{fresh.certificate.serial_number:x}",
-                    not_after=fresh.certificate.not_after.isoformat(),
-                )
+                certificate = fresh.certificate
+                serial = f"{certificate.serial_number:x}"
+                self._sink(CredentialChanged(certificate.subject, serial, certificate.not_after))
 
     def _warn(self) -> None:
         moment, certificate = now(), self.current.certificate

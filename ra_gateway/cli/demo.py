@@ -23,9 +23,9 @@ from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.factory import Vendor
 from ra_gateway.device.values import DeviceIdentity, Direction, Done, RequestOptions, TracedMessage
 from ra_gateway.errors import ConfigError, Problem, printable
+from ra_gateway.events import Component, Fact, RequestHandled
 from ra_gateway.keys import KEY_KINDS, write_certificates, write_new, write_private_key
 from ra_gateway.logs import LogSink
-from ra_gateway.ra.events import EventSink, MessageHandled
 
 SERIAL_NUMBER = "ENB-0001"
 SUBJECT = "CN=enb-0001.ran.example.net,O=Example Operator"
@@ -33,17 +33,19 @@ SAN = ("dns:enb-0001.ran.example.net",)
 
 
 class _Events:
-    """Collects what the gateway says of each message, for the table; later passes it on."""
+    """Collects what the gateway says of each message, for the table, until it is to be logged; logs the rest."""
 
     def __init__(self) -> None:
-        self.seen: list[MessageHandled] = []
-        self.then: EventSink | None = None
+        self.seen: list[RequestHandled] = []
+        self.logs_all = False
+        self._log = LogSink()
 
-    def __call__(self, event: MessageHandled) -> None:
-        if self.then is None:
-            self.seen.append(event)
-        else:
-            self.then(event)
+    def __call__(self, event: Fact) -> None:
+        match event:
+            case RequestHandled(by=Component.gateway) if not self.logs_all:
+                self.seen.append(event)
+            case _:
+                self._log(event)
 
 
 async def demonstrate(console: Console, directory: Path, *, port: int, keep: bool) -> None:
@@ -103,7 +105,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
         _print_what_next(console, directory, url, keep=keep)
         if keep:
             console.print(f"\nserving {url} until Ctrl-C", highlight=False)
-            events.then = LogSink()
+            events.logs_all = True
             await ended.wait()
     finally:
         await application.stop()
@@ -137,7 +139,7 @@ async def _operation(
 
 
 def _dialogue(
-    title: str, trace: Sequence[TracedMessage], events: Sequence[MessageHandled]
+    title: str, trace: Sequence[TracedMessage], events: Sequence[RequestHandled]
 ) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in ("base station", "", "RA gateway"):

@@ -38,9 +38,9 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.reading import load, parse
 from ra_gateway.errors import ConfigError, UpstreamBroken, UpstreamUnavailable
+from ra_gateway.events import RequestHandled
 from ra_gateway.keys import pem
 from ra_gateway.ra.endpoints import CertConf
-from ra_gateway.ra.events import MessageHandled
 from ra_gateway.ra.information import Information, Informing
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.upstream.plugins import UpstreamContext, make_plugin
@@ -58,7 +58,7 @@ from tests.support import requests
 from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_answers
 from tests.support.credentials import cmp_certificate, cmp_credential
-from tests.support.harness import ManualClock, World
+from tests.support.harness import ManualClock, World, handled_only
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, other_operator, write_certificates
 from tests.support.requests import confirmation_body, csr, p10cr, rr
 from tests.support.rest_cas import (
@@ -823,8 +823,8 @@ async def test_a_configured_gateway(
                 'tls_ca_path = "root.pem"',
             ]
         path = configuration(tmp_path, vendor_pki, operator_pki, "\n".join(lines))
-        events: list[MessageHandled] = []
-        application = Application(load(path), sink=events.append)
+        events: list[RequestHandled] = []
+        application = Application(load(path), sink=handled_only(events.append))
         try:
             world = World.make(vendor_pki, operator_pki, clock=ManualClock(now()))
             device = world.device()

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "ra_gateway"
 ASN1_MODULE = PACKAGE / "cmp" / "asn1.py"
 PURE = [
     PACKAGE / "errors.py",
+    PACKAGE / "events.py",
     *sorted((PACKAGE / "cmp").rglob("*.py")),
     *(
         PACKAGE / "ra" / f"{name}.py"

@@ -55,6 +55,7 @@ from ra_gateway.errors import (
     PKIFailureInfo,
 )
 from ra_gateway.keys import KeySigner
+from ra_gateway.logs import LogSink
 from tests.support import pki
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.empty_ledger import new_ledger
@@ -340,6 +341,7 @@ async def open_desk(
         profiles={item.name: item for item in (profile, *more_profiles)},
         clock=clock,
         random_octets=secrets.token_bytes,
+        sink=LogSink(),
         rules=RULES,
         confirm_wait_seconds=CONFIRM_WAIT_SECONDS,
         ca_pubs=ca_pubs,

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
+from ra_gateway.logs import LogSink
 
 _migrated: list[bytes] = []
 
@@ -14,11 +15,11 @@ async def new_ledger(path: Path) -> Ledger:
     """A ledger in a file, not open yet; where there is none, an empty one is put, which is made once a process."""
     if not _migrated:
         with TemporaryDirectory() as directory:
-            first = open_ledger(Path(directory, "ledger.sqlite"))
+            first = open_ledger(Path(directory, "ledger.sqlite"), LogSink())
             await first.migrate()
             await first.close()
             _migrated.append(Path(directory, "ledger.sqlite").read_bytes())
     if not path.exists():
         path.touch(0o600)
         path.write_bytes(_migrated[0])
-    return open_ledger(path)
+    return open_ledger(path, LogSink())
