@@ -384,13 +384,15 @@ def show(
     file: Annotated[
         Path, typer.Argument(help="A CMP message: DER, base64 or hex; - for standard input.")
     ],
+    oracle: Annotated[
+        bool, typer.Option("--oracle", help="By pyasn1-modules, a second decoder.")
+    ] = False,
 ) -> None:
     """Print any CMP message in readable form."""
-    # A second decoder of ASN.1, which takes long to import.
     from ra_gateway.cli.show import describe, read_message
 
     octets = typer.get_binary_stream("stdin").read() if str(file) == "-" else file.read_bytes()
-    out.print(describe(read_message(octets)), soft_wrap=True)
+    out.print(describe(read_message(octets), oracle=oracle), soft_wrap=True)
 
 
 @app.command()

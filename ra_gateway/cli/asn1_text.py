@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from contextlib import suppress
 from datetime import datetime
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from pyasn1.codec.der.decoder import decode as der_decode
-from pyasn1.error import PyAsn1Error
-from pyasn1.type import univ
+from cryptography.x509 import ObjectIdentifier
 from rich.text import Text
 from rich.tree import Tree
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import key_family, load_public_key, signature_algorithm
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.names import general_names, rfc4514
 from ra_gateway.errors import CMPError, printable
 
@@ -24,100 +22,34 @@ _MAX_HEX_OCTETS: Final = 48
 _MAX_DEPTH: Final = 24
 """Of ASN.1 in a dump; the deepest a CMP message gets is some 15."""
 
-# What pyasn1 is known to raise on input that is not of the type it is told to expect.
-UNDECODABLE: Final = (
-    PyAsn1Error,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    RecursionError,
-)
+_ARCS: Final = """
+1.3.6.1.5.5.7.4: 1 caProtEncCert, 2 signKeyPairTypes, 3 encKeyPairTypes, 4 preferredSymmAlg, 5 caKeyUpdateInfo,
+  6 currentCRL, 7 unsupportedOIDs, 10 keyPairParamReq, 11 keyPairParamRep, 12 revPassphrase, 13 implicitConfirm,
+  14 confirmWaitTime, 15 origPKIMessage, 16 suppLangTags, 17 caCerts, 18 rootCaKeyUpdate, 19 certReqTemplate,
+  20 rootCaCert, 21 certProfile, 22 crlStatusList, 23 crls, 24 KemCiphertextInfo
+1.3.6.1.5.5.7.5.1: 1 regToken, 2 authenticator, 3 pkiPublicationInfo, 4 pkiArchiveOptions, 5 oldCertID,
+  6 protocolEncrKey, 7 altCertTemplate, 11 algId, 12 rsaKeyLen
+1.3.6.1.5.5.7.5.2: 1 utf8Pairs, 2 certReq
+1.3.6.1.5.5.7.3: 1 serverAuth, 2 clientAuth, 5 ipsecEndSystem, 17 ipsecIKE, 27 cmcCA, 28 cmcRA, 32 cmKGA
+1.3.6.1.5.5.7.1: 1 authorityInfoAccess
+2.5.29: 14 subjectKeyIdentifier, 15 keyUsage, 17 subjectAltName, 19 basicConstraints, 20 cRLNumber, 21 reasonCode,
+  30 nameConstraints, 31 cRLDistributionPoints, 32 certificatePolicies, 35 authorityKeyIdentifier, 37 extKeyUsage
+1.2.840.113549.1: 9.14 extensionRequest, 1.1 rsaEncryption, 1.10 rsassa-pss, 5.12 pbkdf2, 5.14 PBMAC1
+1.2.840.113549.2: 9 hmacWithSHA256
+1.2.840.113533.7.66: 13 PasswordBasedMac, 16 KemBasedMac, 30 DHBasedMac
+1.2.840.10045: 2.1 id-ecPublicKey, 3.1.7 P-256
+1.3: 132.0.34 P-384, 132.0.35 P-521, 14.3.2.26 sha1, 6.1.5.5.8.1.2 hmac-sha1
+2.16.840.1.101.3.4.2: 1 sha256, 2 sha384, 3 sha512, 12 shake256
+"""
 
 OID_NAMES: Final = {
-    **{
-        f"1.3.6.1.5.5.7.4.{arc}": name
-        for arc, name in {
-            1: "caProtEncCert",
-            2: "signKeyPairTypes",
-            3: "encKeyPairTypes",
-            4: "preferredSymmAlg",
-            5: "caKeyUpdateInfo",
-            6: "currentCRL",
-            7: "unsupportedOIDs",
-            10: "keyPairParamReq",
-            11: "keyPairParamRep",
-            12: "revPassphrase",
-            13: "implicitConfirm",
-            14: "confirmWaitTime",
-            15: "origPKIMessage",
-            16: "suppLangTags",
-            17: "caCerts",
-            18: "rootCaKeyUpdate",
-            19: "certReqTemplate",
-            20: "rootCaCert",
-            21: "certProfile",
-            22: "crlStatusList",
-            23: "crls",
-            24: "KemCiphertextInfo",
-        }.items()
-    },
-    **{
-        f"1.3.6.1.5.5.7.5.1.{arc}": name
-        for arc, name in {
-            1: "regToken",
-            2: "authenticator",
-            3: "pkiPublicationInfo",
-            4: "pkiArchiveOptions",
-            5: "oldCertID",
-            6: "protocolEncrKey",
-            7: "altCertTemplate",
-            11: "algId",
-            12: "rsaKeyLen",
-        }.items()
-    },
-    "1.3.6.1.5.5.7.5.2.1": "utf8Pairs",
-    "1.3.6.1.5.5.7.5.2.2": "certReq",
-    "1.3.6.1.5.5.7.3.1": "serverAuth",
-    "1.3.6.1.5.5.7.3.2": "clientAuth",
-    "1.3.6.1.5.5.7.3.5": "ipsecEndSystem",
-    "1.3.6.1.5.5.7.3.17": "ipsecIKE",
-    "1.3.6.1.5.5.7.3.27": "cmcCA",
-    "1.3.6.1.5.5.7.3.28": "cmcRA",
-    "1.3.6.1.5.5.7.3.32": "cmKGA",
-    "1.3.6.1.5.5.7.1.1": "authorityInfoAccess",
-    "2.5.29.14": "subjectKeyIdentifier",
-    "2.5.29.15": "keyUsage",
-    "2.5.29.17": "subjectAltName",
-    "2.5.29.19": "basicConstraints",
-    "2.5.29.20": "cRLNumber",
-    "2.5.29.21": "reasonCode",
-    "2.5.29.30": "nameConstraints",
-    "2.5.29.31": "cRLDistributionPoints",
-    "2.5.29.32": "certificatePolicies",
-    "2.5.29.35": "authorityKeyIdentifier",
-    "2.5.29.37": "extKeyUsage",
-    "1.2.840.113549.1.9.14": "extensionRequest",
-    "1.2.840.113549.1.1.1": "rsaEncryption",
-    "1.2.840.113549.1.1.10": "rsassa-pss",
-    "1.2.840.10045.2.1": "id-ecPublicKey",
-    "1.2.840.10045.3.1.7": "P-256",
-    "1.3.132.0.34": "P-384",
-    "1.3.132.0.35": "P-521",
-    "1.3.14.3.2.26": "sha1",
-    "2.16.840.1.101.3.4.2.1": "sha256",
-    "2.16.840.1.101.3.4.2.2": "sha384",
-    "2.16.840.1.101.3.4.2.3": "sha512",
-    "2.16.840.1.101.3.4.2.12": "shake256",
-    "1.3.6.1.5.5.8.1.2": "hmac-sha1",
-    "1.2.840.113549.2.9": "hmacWithSHA256",
-    "1.2.840.113549.1.5.12": "pbkdf2",
-    OID.passwordBasedMac: "PasswordBasedMac",
-    OID.pbmac1: "PBMAC1",
-    OID.dhBasedMac: "DHBasedMac",
-    OID.kemBasedMac: "KemBasedMac",
+    f"{arc}.{number}": name
+    for arc, rest in re.findall(r"^([\d.]+):((?:[^\n]|\n )+)", _ARCS, re.MULTILINE)
+    for number, name in re.findall(r"([\d.]+) ([\w-]+)", rest)
 }
+
+SECRETS: Final = frozenset({"regToken", "authenticator", "pkiArchiveOptions", "revPassphrase"})
+"""What these OIDs announce is not shown."""
 
 _CURVES: Final = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _KEY_USAGES: Final = (
@@ -136,13 +68,14 @@ _KEY_USAGES: Final = (
 # --- text -----------------------------------------------------------------------------------------------------
 
 
-def _line(label: str, text: str) -> Text:
+def line(label: str, text: str) -> Text:
+    """Return a label and its text."""
     return Text.assemble((label, "cyan"), f": {printable(text)}" if text else "")
 
 
 def add_line(tree: Tree, label: str, text: str) -> Tree:
     """Add a label and its text; return the new branch."""
-    return tree.add(_line(label, text))
+    return tree.add(line(label, text))
 
 
 def add_note(tree: Tree, text: str) -> None:
@@ -165,6 +98,11 @@ def time_text(moment: datetime) -> str:
 def quoted(text: str) -> str:
     """Return a text in quotes, control characters escaped."""
     return f'"{printable(text)}"'
+
+
+def hidden_text(der: bytes) -> str:
+    """Return how long a secret is."""
+    return f"{len(der)} octets, not shown"
 
 
 # --- what has a structure of its own -------------------------------------------------------------------------
@@ -209,7 +147,7 @@ def add_certificate(tree: Tree, label: str, der: bytes) -> None:
     """Add a summary of a certificate; one that cannot be read is dumped."""
     try:
         certificate = Certificate.from_der(der)
-        branch = Tree(_line(label, certificate.subject or "(empty subject)"))
+        branch = Tree(line(label, certificate.subject or "(empty subject)"))
         add_line(branch, "issuer", certificate.issuer)
         add_line(branch, "serialNumber", f"0x{certificate.serial_number:x}")
         add_line(
@@ -227,7 +165,7 @@ def add_certificate(tree: Tree, label: str, der: bytes) -> None:
         add_line(branch, "SHA-256", certificate.fingerprint.hex())
     except CMPError as error:
         branch = add_line(tree, label, "not a certificate that can be read")
-        add_note(branch, error.detail)
+        add_note(branch, f"{error.detail}; this is a dump of its ASN.1")
         add_dump(branch, "content", der)
     else:
         tree.children.append(branch)
@@ -270,23 +208,15 @@ def public_key_text(spki_der: bytes) -> str:
 
 
 def name_text(der: bytes) -> str:
-    """Return a Name as in RFC 4514, hex if it cannot be read."""
+    """Return a Name, as in RFC 4514, or a GeneralName; hex if it cannot be read."""
     try:
-        return printable(rfc4514(der)) or "NULL-DN"
-    except CMPError:
-        return hex_text(der)
-
-
-def general_name_text(der: bytes) -> str:
-    """Return a GeneralName, hex if it cannot be read."""
-    try:
+        if der[0] == 0x30:
+            return printable(rfc4514(der)) or "NULL-DN"
         text = general_names(asn1.tlv(0x30, der))[0]
     except CMPError:
         return hex_text(der)
     kind, _, value = text.partition(":")
-    if kind == "dn":
-        return printable(value) or "NULL-DN"
-    return printable(text)
+    return (printable(value) or "NULL-DN") if kind == "dn" else printable(text)
 
 
 def oid_text(dotted: str) -> str:
@@ -326,62 +256,50 @@ _TEXT_TAGS: Final = frozenset({0x0C, 0x13, 0x16, 0x17, 0x18})
 def add_dump(tree: Tree, label: str, der: bytes, depth: int = 0) -> None:
     """Add octets as ASN.1 without knowing their type; what is not DER as hex."""
     try:
-        elements = list(_elements(der))
-    except ValueError:
-        elements = []
-    if not elements or depth > _MAX_DEPTH:
+        found = elements(der)
+    except CMPError:
+        found = []
+    if not found or depth > _MAX_DEPTH:
         add_line(tree, label, hex_text(der))
         return
-    for first, content in elements:
-        number = first & 0x1F
+    for tag, content, whole in found:
+        number = tag & 0x1F
         title = (
             _UNIVERSAL.get(number, f"UNIVERSAL {number}")
-            if first < 0x40
-            else f"[{_CLASSES[first >> 6]}{number}]"
+            if tag < 0x40
+            else f"[{_CLASSES[tag >> 6]}{number}]"
         )
-        if first & 0x20 and content:
+        if tag & 0x20 and content:
             add_dump(add_line(tree, label, title), "·", content, depth + 1)
-        elif first in _TEXT_TAGS:
-            add_line(tree, label, f"{title} {quoted(content.decode('utf-8', 'replace'))}")
-        elif first == 0x06 and (oid := decoded(asn1.tlv(6, content), univ.ObjectIdentifier())):
-            add_line(tree, label, f"{title} {oid_text(str(oid))}")
-        elif first in (0x02, 0x0A) and len(content) <= 4:
-            add_line(tree, label, f"{title} {int.from_bytes(content, 'big', signed=True)}")
-        else:
-            add_line(tree, label, f"{title} {hex_text(content)}".rstrip())
+            continue
+        text = hex_text(content) if content else ""
+        if tag in _TEXT_TAGS:
+            text = quoted(content.decode("utf-8", "replace"))
+        elif tag in (0x02, 0x0A) and len(content) <= 4:
+            text = str(int.from_bytes(content, "big", signed=True))
+        elif tag == 0x06:
+            with suppress(CMPError):
+                text = oid_text(asn1.decode(ObjectIdentifier, whole).dotted_string)
+        add_line(tree, label, f"{title} {text}".rstrip())
 
 
-def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (first tag octet, content) of each element.
+class Element(NamedTuple):
+    """One element: its tag octet, its content, and all of it."""
+
+    tag: int
+    content: bytes
+    der: bytes
+
+
+def elements(der: bytes) -> list[Element]:
+    """Return the elements of which octets consist; unlike the codec it takes lengths that are not the shortest.
 
     Raises:
-        ValueError: Not a sequence of DER elements with one-octet tags.
+        MalformedMessage: Not a sequence of elements with one-octet tags.
     """
-    at = 0
-    while at < len(der):
-        if at + 2 > len(der) or der[at] & 0x1F == 0x1F:
-            raise ValueError("not an element")
-        first, length, at = der[at], der[at + 1], at + 2
-        if length & 0x80:
-            size = length & 0x7F
-            if not 1 <= size <= 4 or at + size > len(der):
-                raise ValueError("not a length")
-            length, at = int.from_bytes(der[at : at + size], "big"), at + size
-        if at + length > len(der):
-            raise ValueError("cut off")
-        yield first, der[at : at + length]
-        at += length
-
-
-def content_octets(der: bytes) -> bytes:
-    """Return the content of the first element."""
-    return next(_elements(der))[1]
-
-
-def decoded(der: bytes, spec: Any) -> Any:
-    """Return a pyasn1 value, None if the octets are not exactly one of that type."""
-    try:
-        value, rest = der_decode(der, asn1Spec=spec)
-    except UNDECODABLE:
-        return None
-    return None if rest else value
+    found: list[Element] = []
+    begin = 0
+    for tag, start, end in asn1.spans(der, 0, len(der), len(der), "sequence of elements"):
+        found.append(Element(tag, der[start:end], der[begin:end]))
+        begin = end
+    return found
