@@ -12,8 +12,8 @@ import typer
 
 from ra_gateway import logs
 from ra_gateway.app.doctor import examine
-from ra_gateway.app.doctor.causes import explain_text
 from ra_gateway.app.doctor.findings import Finding, Verdict, worst
+from ra_gateway.app.doctor.known_errors import explain_text
 from ra_gateway.app.doctor.probes import SUBJECT
 from ra_gateway.app.doctor.surroundings import examine_safety
 from ra_gateway.app.warnings import of_file

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from ra_gateway.app.doctor.causes import CAUSES, Cause, explain, explain_text
-from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems, worst
+from ra_gateway.app.doctor.findings import Finding, of_problems
 from ra_gateway.app.doctor.material import examine_material
 from ra_gateway.app.doctor.probes import SUBJECT
 from ra_gateway.app.doctor.revocation import examine_revocation
@@ -22,19 +21,6 @@ from ra_gateway.app.warnings import of_safety
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import missing_extra
-
-__all__ = [
-    "CAUSES",
-    "SUBJECT",
-    "Cause",
-    "Finding",
-    "Verdict",
-    "examine",
-    "examine_safety",
-    "explain",
-    "explain_text",
-    "worst",
-]
 
 
 async def examine(

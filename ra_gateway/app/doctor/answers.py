@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ra_gateway.app.credential import EXPIRY_WARNING
-from ra_gateway.app.doctor.causes import UNKNOWN, Cause, explain
 from ra_gateway.app.doctor.findings import Finding, Verdict
+from ra_gateway.app.doctor.known_errors import UNKNOWN, Cause, explain
 from ra_gateway.app.doctor.probes import Probe
 from ra_gateway.cmp.bodies import (
     PKIStatusInfo,

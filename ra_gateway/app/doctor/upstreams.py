@@ -19,8 +19,8 @@ from ra_gateway.app.doctor.answers import (
     refused,
     shown_by,
 )
-from ra_gateway.app.doctor.causes import explain
 from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.app.doctor.known_errors import explain
 from ra_gateway.app.doctor.material import authorities
 from ra_gateway.app.doctor.probes import SUBJECT, Probe, Prober
 from ra_gateway.app.doctor.reaching import examine_way
