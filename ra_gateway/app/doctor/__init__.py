@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from ra_gateway.app.doctor.findings import Finding, of_problems
 from ra_gateway.app.doctor.material import examine_material
 from ra_gateway.app.doctor.probes import SUBJECT
+from ra_gateway.app.doctor.results import Result, of_problems
 from ra_gateway.app.doctor.revocation import examine_revocation
 from ra_gateway.app.doctor.surroundings import (
     examine_codec,
@@ -29,7 +29,7 @@ async def examine(
     subject: str = SUBJECT,
     san: tuple[str, ...] = (),
     clock: Callable[[], datetime] = now,
-) -> list[Finding]:
+) -> list[Result]:
     """Examine a gateway's material and surroundings, and send probes to each of its upstreams.
 
     Args:
@@ -51,7 +51,7 @@ async def examine(
     return found
 
 
-async def _examine_ledger(config: CAConfig, moment: datetime) -> list[Finding]:
+async def _examine_ledger(config: CAConfig, moment: datetime) -> list[Result]:
     try:
         from ra_gateway.app.doctor.ledger import examine_ledger  # the extra `ca`
     except ModuleNotFoundError as error:

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ra_gateway.app.credential import EXPIRY_WARNING
-from ra_gateway.app.doctor.findings import Finding, Verdict
 from ra_gateway.app.doctor.known_errors import UNKNOWN, Cause, explain
 from ra_gateway.app.doctor.probes import Probe
+from ra_gateway.app.doctor.results import Result, Verdict
 from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
     cert_rep_message,
@@ -135,7 +135,7 @@ def read(der: bytes) -> Told:
 # --- of the request -------------------------------------------------------------------------------------------
 
 
-def judge(name: str, probe: Probe, told: Told) -> Finding:
+def judge(name: str, probe: Probe, told: Told) -> Result:
     """Say whether an answer is what a healthy CA says to a probe."""
     requested = probe.request in CERT_RESPONSE_TO
     if told.certificates or (requested and told.granted):
@@ -149,7 +149,7 @@ def judge(name: str, probe: Probe, told: Told) -> Finding:
         return refused(name, probe, str(told), cause)
     answered = told.message.body_type is RESPONSE_TO[probe.request]
     if probe.request is BodyType.genm and answered:
-        return Finding(f"upstream {name}", probe.tried, "genp")
+        return Result(f"upstream {name}", probe.tried, "genp")
     if probe.request is BodyType.rr and told.granted:
         cause = Cause(
             "the CA says yes to the revocation of a certificate that does not exist, or has it approved of",
@@ -162,16 +162,16 @@ def judge(name: str, probe: Probe, told: Told) -> Finding:
         return refused(name, probe, str(told), cause)
     bits, texts = _EXPECTED[probe.request]
     if told.fail_info & set(bits) or any(text in told.text.casefold() for text in texts):
-        return Finding(f"upstream {name}", probe.tried, f"refused as it should be: {told}")
+        return Result(f"upstream {name}", probe.tried, f"refused as it should be: {told}")
     cause = explain(told.text, told.fail_info, probe.request)
     if cause is UNKNOWN and probe.request in (BodyType.kur, BodyType.rr):
         cause = _IN_ITS_OWN_WAY
     return refused(name, probe, str(told), cause)
 
 
-def refused(name: str, probe: Probe, came_back: str, cause: Cause) -> Finding:
-    """Return a finding with what the table says of it."""
-    return Finding(
+def refused(name: str, probe: Probe, came_back: str, cause: Cause) -> Result:
+    """Return a result with what the table says of it."""
+    return Result(
         f"upstream {name}",
         probe.tried,
         came_back,
@@ -181,9 +181,9 @@ def refused(name: str, probe: Probe, came_back: str, cause: Cause) -> Finding:
     )
 
 
-def _issued(name: str, probe: Probe, told: Told) -> Finding:
+def _issued(name: str, probe: Probe, told: Told) -> Result:
     serials = ", ".join(_serial(der) for der in told.certificates) or "not told"
-    return Finding(
+    return Result(
         f"upstream {name}",
         probe.tried,
         f"a certificate was issued, serial number {serials}",
@@ -205,7 +205,7 @@ def kur_wants_the_device(first: Told, renewed: Told) -> bool:
     return PKIFailureInfo.badPOP in first.fail_info and bool(renewed.fail_info & _OF_WHO_SIGNED)
 
 
-def of_kur(name: str, probe: Probe, told: Told) -> Finding:
+def of_kur(name: str, probe: Probe, told: Told) -> Result:
     """Say what to do about a CA that minds who signed a kur."""
     signer = (
         "the CA wants a kur signed with the certificate that it renews (RFC 9483 4.1.3), and the gateway signs it "
@@ -236,7 +236,7 @@ class Witness:
     authorities: Collection[Certificate]
     now: datetime
 
-    def of_protection(self, probe: Probe, told: Told) -> Finding:
+    def of_protection(self, probe: Probe, told: Told) -> Result:
         """Say whether the gateway would believe an answer."""
         tried = f"protection of the answer to {probe.request.name}"
         message = told.message
@@ -260,7 +260,7 @@ class Witness:
                 signer, upstream.pinned, (upstream.issuing, upstream.trust), upstream.own()
             )
         except CMPError:
-            return self._finding(
+            return self._result(
                 tried,
                 f"signed by {signer.subject}, which is neither an issuing CA nor has cmcCA",
                 "any base station's or RA's certificate chains to this root, so the gateway does not believe it",
@@ -269,16 +269,16 @@ class Witness:
         how = "which is pinned" if signer in upstream.pinned else "which chains to a trusted root"
         left = signer.not_after - self.now
         if left < EXPIRY_WARNING:
-            return self._finding(
+            return self._result(
                 tried,
                 f"signed by {signer.subject}, {how} and expires in {left.days} days",
                 "the certificate that speaks for the CA expires soon",
                 "the CA: a new one; upstreams.{name}.ca_certificate_paths: add it, if the old one is there",
                 Verdict.warning,
             )
-        return self._finding(tried, f"signed by {signer.subject}, {how}", verdict=Verdict.ok)
+        return self._result(tried, f"signed by {signer.subject}, {how}", verdict=Verdict.ok)
 
-    def of_recipient(self, shown: Collection[Certificate]) -> Finding | None:
+    def of_recipient(self, shown: Collection[Certificate]) -> Result | None:
         """Compare the recipient of our messages with the CA certificates that are known or were shown.
 
         Args:
@@ -289,9 +289,9 @@ class Witness:
         subject = rfc4514(recipient_der)
         tried = "recipient of our messages"
         if any(same_name(item.subject_der, recipient_der) for item in authorities):
-            return self._finding(tried, f"{subject}, a CA's subject", verdict=Verdict.ok)
+            return self._result(tried, f"{subject}, a CA's subject", verdict=Verdict.ok)
         names = sorted({item.subject for item in authorities if not item.self_issued})
-        return self._finding(
+        return self._result(
             tried,
             f"{subject}; CAs seen: {'; '.join(names) or 'none'}",
             "the recipient is not the subject of any CA seen; EJBCA then leaves errors and pkiConf unprotected",
@@ -299,14 +299,14 @@ class Witness:
             Verdict.warning,
         )
 
-    def _unprotected(self, tried: str, told: Told) -> Finding:
+    def _unprotected(self, tried: str, told: Told) -> Result:
         body_type = told.message.body_type
         if body_type is not BodyType.error:
             if CAQuirk.unprotected_rejection in self.upstream.tolerates:
-                return self._finding(
+                return self._result(
                     tried, f"{body_type.name} without protection, as tolerated", verdict=Verdict.ok
                 )
-            return self._finding(
+            return self._result(
                 tried,
                 f"{body_type.name} without protection",
                 "rejections of this CA are unprotected (EJBCA); base stations are told systemFailure instead",
@@ -315,23 +315,23 @@ class Witness:
             )
         recipient_der = name_of(self.upstream.recipient_der) or b"\x30\x00"
         if any(same_name(item.subject_der, recipient_der) for item in self.authorities):
-            return self._finding(
+            return self._result(
                 tried,
                 "error without protection",
                 "EJBCA before 8 protects no errors; from 8 on it does if the recipient is a CA it has",
                 "upstreams.{name}.recipient = subject of the issuing CA, as EJBCA shows it; EJBCA alias: defaultca",
                 Verdict.warning,
             )
-        return self._finding(
+        return self._result(
             tried,
             "error without protection",
             "the recipient names no CA of this EJBCA",
             "upstreams.{name}.recipient = subject of the issuing CA; EJBCA alias: defaultca = the same",
         )
 
-    def _not_believed(self, tried: str, message: PKIMessage, error: CMPError) -> Finding:
+    def _not_believed(self, tried: str, message: PKIMessage, error: CMPError) -> Result:
         if mac_protected(message):
-            return self._finding(
+            return self._result(
                 tried,
                 "protected by a MAC",
                 "the CA protects its answers with a shared secret",
@@ -347,36 +347,36 @@ class Witness:
         )
         came_back = error.detail
         if signer is None:
-            return self._finding(
+            return self._result(
                 tried,
                 came_back,
                 "nobody can tell who answered: the CA sends no certificate along",
                 "upstreams.{name}.ca_certificate_paths: add the CA's certificate",
             )
         if signer.is_ca:
-            return self._finding(
+            return self._result(
                 tried,
                 came_back,
                 f"the CA signs with its own certificate ({signer.subject}), which is not known here",
                 "upstreams.{name}.ca_certificate_paths: add this CA certificate; or trust_anchors_paths: its root",
             )
-        return self._finding(
+        return self._result(
             tried,
             came_back,
             f"what {signer.subject} signs is not trusted here",
             "upstreams.{name}.trust_anchors_paths: the root of this certificate, if it speaks for the CA",
         )
 
-    def _finding(
+    def _result(
         self,
         tried: str,
         came_back: str,
         cause: str = "",
         setting: str = "",
         verdict: Verdict = Verdict.fault,
-    ) -> Finding:
+    ) -> Result:
         name = self.upstream.name
-        return Finding(
+        return Result(
             f"upstream {name}", tried, came_back, verdict, cause, setting.replace("{name}", name)
         )
 
@@ -399,7 +399,7 @@ def shown_by(told: Told) -> list[Certificate]:
 # --- of the clocks --------------------------------------------------------------------------------------------
 
 
-def of_clock(name: str, source: str, skew: timedelta) -> Finding:
+def of_clock(name: str, source: str, skew: timedelta) -> Result:
     """Say how far the CA's clock is from ours.
 
     Args:
@@ -409,8 +409,8 @@ def of_clock(name: str, source: str, skew: timedelta) -> Finding:
     subject, tried = f"upstream {name}", f"clock ({source})"
     seconds = round(abs(skew).total_seconds())
     if abs(skew) <= SKEW_NOTICED:
-        return Finding(subject, tried, f"{seconds} s apart")
-    return Finding(
+        return Result(subject, tried, f"{seconds} s apart")
+    return Result(
         subject,
         tried,
         f"the CA's is {seconds} s {'ahead' if skew > timedelta() else 'behind'}",

@@ -9,7 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
-from ra_gateway.app.doctor.findings import Verdict
+from ra_gateway.app.doctor.results import Verdict
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.errors import PKIFailureInfo
 

@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import text
 
 from ra_gateway.app.ca import ca_checkpoints
-from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.app.doctor.results import Result, Verdict, of_problems
 from ra_gateway.ca.ledger.database import side_files
 from ra_gateway.ca.ledger.ledger import open_ledger
 from ra_gateway.ca.postgres_url import UnusableURL, parse_postgres_url
@@ -43,7 +43,7 @@ def ledger_warnings(config: CAConfig) -> list[str]:
     ]
 
 
-async def examine_ledger(config: CAConfig, now: datetime) -> list[Finding]:
+async def examine_ledger(config: CAConfig, now: datetime) -> list[Result]:
     """Look at the ledger's files or its server; nothing is made or migrated.
 
     Args:
@@ -54,7 +54,7 @@ async def examine_ledger(config: CAConfig, now: datetime) -> list[Finding]:
     except OSError as error:
         what = f"{error.filename}: {error.strerror}"
         return [
-            Finding(
+            Result(
                 _LEDGER,
                 "read its URL",
                 what,
@@ -67,17 +67,17 @@ async def examine_ledger(config: CAConfig, now: datetime) -> list[Finding]:
     return [*found, *_checkpoints(config, now)]
 
 
-def _files(path: Path, config: CAConfig) -> list[Finding]:
+def _files(path: Path, config: CAConfig) -> list[Result]:
     tried = f"who may read {path}"
     for file in (path, *side_files(path)):
         try:
             require_private(file, "ca.ledger_path")
         except ConfigError as error:
             return of_problems(_LEDGER, tried, error)
-    return [Finding(_LEDGER, tried, "its owner" if path.exists() else "it is not made yet")]
+    return [Result(_LEDGER, tried, "its owner" if path.exists() else "it is not made yet")]
 
 
-async def _server(where: str) -> list[Finding]:
+async def _server(where: str) -> list[Result]:
     tried = "connect to PostgreSQL"
     try:
         url = parse_postgres_url(where)
@@ -88,14 +88,12 @@ async def _server(where: str) -> list[Finding]:
         finally:
             await ledger.close()
     except UnusableURL as error:
-        return [
-            Finding(_LEDGER, tried, str(error), Verdict.fault, error.todo, "ca.ledger_url_path")
-        ]
+        return [Result(_LEDGER, tried, str(error), Verdict.fault, error.todo, "ca.ledger_url_path")]
     except ConfigError as error:
         return of_problems(_LEDGER, tried, error)
     except (StoreUnavailable, OSError, ssl.SSLError) as error:
         return [
-            Finding(
+            Result(
                 _LEDGER,
                 tried,
                 str(getattr(error, "detail", error)),
@@ -106,9 +104,9 @@ async def _server(where: str) -> list[Finding]:
         ]
     came_back = f"{spoken or 'no TLS'}; sslmode {url.tls}"
     if not url.weakness:
-        return [Finding(_LEDGER, tried, came_back)]
+        return [Result(_LEDGER, tried, came_back)]
     return [
-        Finding(
+        Result(
             _LEDGER,
             tried,
             came_back,
@@ -119,7 +117,7 @@ async def _server(where: str) -> list[Finding]:
     ]
 
 
-def _checkpoints(config: CAConfig, now: datetime) -> list[Finding]:
+def _checkpoints(config: CAConfig, now: datetime) -> list[Result]:
     checkpoints = ca_checkpoints(config)
     tried = f"read {checkpoints.path}"
     try:
@@ -128,7 +126,7 @@ def _checkpoints(config: CAConfig, now: datetime) -> list[Finding]:
         return of_problems(_LEDGER, tried, error)
     except OSError as error:
         return [
-            Finding(
+            Result(
                 _LEDGER,
                 tried,
                 str(error.strerror),
@@ -139,7 +137,7 @@ def _checkpoints(config: CAConfig, now: datetime) -> list[Finding]:
         ]
     if not known and not os.access(checkpoints.path.parent, os.W_OK):
         return [
-            Finding(
+            Result(
                 _LEDGER,
                 tried,
                 "no checkpoint yet, and its directory cannot be written to",
@@ -149,15 +147,15 @@ def _checkpoints(config: CAConfig, now: datetime) -> list[Finding]:
             )
         ]
     if not known:
-        return [Finding(_LEDGER, tried, "no checkpoint yet: the CA writes one when it starts")]
+        return [Result(_LEDGER, tried, "no checkpoint yet: the CA writes one when it starts")]
     last = known[-1].at
     came_back = (
         f"{len(known)} checkpoint{'s' * (len(known) != 1)}, the last of {last:%Y-%m-%d %H:%M} UTC"
     )
     if last - now <= _SKEW:
-        return [Finding(_LEDGER, tried, came_back)]
+        return [Result(_LEDGER, tried, came_back)]
     return [
-        Finding(
+        Result(
             _LEDGER,
             tried,
             f"{came_back}, which is still to come",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from ra_gateway.app.credential import load_ra_credential
-from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.app.doctor.results import Result, Verdict, of_problems
 from ra_gateway.app.trust import certificates, operator_domain
 from ra_gateway.app.warnings import EXPIRES_SOON
 from ra_gateway.cmp.algorithms import public_key_kind
@@ -24,7 +24,7 @@ _LEAST_RSA_BITS: Final = 2048
 """TS 33.310 6.1.1: shorter moduli are not to be used."""
 
 
-def examine_material(config: GatewayConfig, now: datetime) -> list[Finding]:
+def examine_material(config: GatewayConfig, now: datetime) -> list[Result]:
     """Look at every certificate that the gateway itself has."""
     return [*_ra(config, now), *_operator(config, now), *_vendors(config, now)]
 
@@ -32,7 +32,7 @@ def examine_material(config: GatewayConfig, now: datetime) -> list[Finding]:
 # --- the RA's credential --------------------------------------------------------------------------------------
 
 
-def _ra(config: GatewayConfig, now: datetime) -> list[Finding]:
+def _ra(config: GatewayConfig, now: datetime) -> list[Result]:
     try:
         own, *chain = load_certificates(config.ra.certificate_path, "ra.certificate_path")
     except ConfigError as error:
@@ -50,7 +50,7 @@ def _ra(config: GatewayConfig, now: datetime) -> list[Finding]:
     ]
 
 
-def _ra_key(config: GatewayConfig) -> list[Finding]:
+def _ra_key(config: GatewayConfig) -> list[Result]:
     tried = "does the key fit the certificate"
     try:
         credential = load_ra_credential(config.ra)
@@ -63,10 +63,10 @@ def _ra_key(config: GatewayConfig) -> list[Finding]:
     except CMPError as error:
         problem = Problem("ra.key_path", error.detail, "Use an RSA, EC, EdDSA or ML-DSA key")
         return of_problems(_RA, tried, ConfigError([problem]))
-    found = [Finding(_RA, tried, f"it does, and signs with {credential.signer.algorithm.name}")]
+    found = [Result(_RA, tried, f"it does, and signs with {credential.signer.algorithm.name}")]
     if weakness := getattr(credential.signer, "weakness", ""):
         found.append(
-            Finding(
+            Result(
                 _RA,
                 "attributes of the key in the HSM",
                 weakness,
@@ -78,10 +78,10 @@ def _ra_key(config: GatewayConfig) -> list[Finding]:
     return found
 
 
-def _ra_purposes(own: Certificate) -> Finding:
+def _ra_purposes(own: Certificate) -> Result:
     tried = "keyUsage and extKeyUsage"
     if own.key_usage is not None and KeyUsage.digitalSignature not in own.key_usage:
-        return Finding(
+        return Result(
             _RA,
             tried,
             "keyUsage lacks digitalSignature",
@@ -90,7 +90,7 @@ def _ra_purposes(own: Certificate) -> Finding:
             "ra.certificate_path: a certificate with digitalSignature",
         )
     if OID.cmcRA not in own.extended_key_usage:
-        return Finding(
+        return Result(
             _RA,
             tried,
             "extKeyUsage lacks cmcRA",
@@ -98,12 +98,12 @@ def _ra_purposes(own: Certificate) -> Finding:
             "strict CAs and base stations may not take it for an RA's (RFC 9483 1.5)",
             "ra.certificate_path: a certificate with cmcRA (1.3.6.1.5.5.7.3.28)",
         )
-    return Finding(_RA, tried, "digitalSignature, cmcRA")
+    return Result(_RA, tried, "digitalSignature, cmcRA")
 
 
 def _ra_chain(
     config: GatewayConfig, own: Certificate, chain: Sequence[Certificate], now: datetime
-) -> Finding:
+) -> Result:
     tried = "path to the operator's root"
     # Its own dates have a row of their own.
     moment = min(max(now, own.not_before), own.not_after)
@@ -112,7 +112,7 @@ def _ra_chain(
     except ConfigError as error:
         return of_problems(_RA, tried, error)[0]
     except CMPError as error:
-        return Finding(
+        return Result(
             _RA,
             tried,
             error.detail,
@@ -120,13 +120,13 @@ def _ra_chain(
             "base stations could not verify the gateway's answers",
             "ra.chain_paths: the CA certificates above it; operator.anchors_paths: their root",
         )
-    return Finding(_RA, tried, " < ".join(item.subject for item in path))
+    return Result(_RA, tried, " < ".join(item.subject for item in path))
 
 
 # --- anchors --------------------------------------------------------------------------------------------------
 
 
-def _operator(config: GatewayConfig, now: datetime) -> list[Finding]:
+def _operator(config: GatewayConfig, now: datetime) -> list[Result]:
     operator = config.operator
     return [
         *_anchors(
@@ -138,8 +138,8 @@ def _operator(config: GatewayConfig, now: datetime) -> list[Finding]:
     ]
 
 
-def _vendors(config: GatewayConfig, now: datetime) -> list[Finding]:
-    found: list[Finding] = []
+def _vendors(config: GatewayConfig, now: datetime) -> list[Result]:
+    found: list[Result] = []
     for name, vendor in config.vendors.items():
         subject, setting = f"vendor {name}", f"vendors.{name}"
         found += _anchors(
@@ -150,7 +150,7 @@ def _vendors(config: GatewayConfig, now: datetime) -> list[Finding]:
         )
     if not config.vendors:
         found.append(
-            Finding(
+            Result(
                 "vendors",
                 "count the trust domains",
                 "none is configured",
@@ -168,8 +168,8 @@ def _anchors(
     setting: str,
     algorithms: AlgorithmsConfig,
     now: datetime,
-) -> list[Finding]:
-    def look(anchor: Certificate) -> Finding:
+) -> list[Result]:
+    def look(anchor: Certificate) -> Result:
         return (
             _not_a_root(subject, anchor, setting)
             or _unfit_key(subject, anchor, setting, algorithms)
@@ -181,13 +181,13 @@ def _anchors(
 
 def _intermediates(
     subject: str, paths: Sequence[Path], setting: str, now: datetime
-) -> list[Finding]:
+) -> list[Result]:
     return _each(subject, paths, setting, lambda item: validity(subject, item, setting, now))
 
 
 def _each(
-    subject: str, paths: Sequence[Path], setting: str, look: Callable[[Certificate], Finding]
-) -> list[Finding]:
+    subject: str, paths: Sequence[Path], setting: str, look: Callable[[Certificate], Result]
+) -> list[Result]:
     try:
         found = certificates(paths, setting)
     except ConfigError as error:
@@ -195,11 +195,11 @@ def _each(
     return [look(item) for item in found]
 
 
-def _not_a_root(subject: str, anchor: Certificate, setting: str) -> Finding | None:
+def _not_a_root(subject: str, anchor: Certificate, setting: str) -> Result | None:
     lacking = "is not self-issued" if anchor.is_ca else "lacks CA:TRUE (basicConstraints)"
     if anchor.is_ca and anchor.self_issued:
         return None
-    return Finding(
+    return Result(
         subject,
         f"anchor {anchor.subject}",
         lacking,
@@ -211,7 +211,7 @@ def _not_a_root(subject: str, anchor: Certificate, setting: str) -> Finding | No
 
 def _unfit_key(
     subject: str, anchor: Certificate, setting: str, algorithms: AlgorithmsConfig
-) -> Finding | None:
+) -> Result | None:
     table = setting.rpartition(".")[0]
     why = "TS 33.310 wants 2048 bits at least; certificates below it are refused unless that is allowed"
     what, verdict, bound = "", Verdict.fault, "min_rsa_bits"
@@ -232,7 +232,7 @@ def _unfit_key(
             verdict = Verdict.fault if bits < algorithms.min_rsa_bits else Verdict.warning
         else:
             return None
-    return Finding(
+    return Result(
         subject,
         f"anchor {anchor.subject}",
         what,
@@ -242,7 +242,7 @@ def _unfit_key(
     )
 
 
-def validity(subject: str, certificate: Certificate, setting: str, now: datetime) -> Finding:
+def validity(subject: str, certificate: Certificate, setting: str, now: datetime) -> Result:
     """Say whether a certificate is valid, and for how long."""
     tried = f"validity of {certificate.subject}"
     until = f"{certificate.not_after:%Y-%m-%d %H:%M} UTC"
@@ -253,7 +253,7 @@ def validity(subject: str, certificate: Certificate, setting: str, now: datetime
         return _invalid(subject, tried, since, f"{setting}; the clock of this machine (NTP)")
     left = certificate.not_after - now
     if left < EXPIRES_SOON:
-        return Finding(
+        return Result(
             subject,
             tried,
             f"expires in {left.days} days, at {until}",
@@ -261,11 +261,11 @@ def validity(subject: str, certificate: Certificate, setting: str, now: datetime
             "it is time for a new one",
             f"{setting}: a new certificate",
         )
-    return Finding(subject, tried, f"valid for {_days(left)}, until {until}")
+    return Result(subject, tried, f"valid for {_days(left)}, until {until}")
 
 
-def _invalid(subject: str, tried: str, what: str, setting: str) -> Finding:
-    return Finding(
+def _invalid(subject: str, tried: str, what: str, setting: str) -> Result:
+    return Result(
         subject,
         tried,
         what,

@@ -14,7 +14,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.app.doctor.results import Result, Verdict, of_problems
 from ra_gateway.connector import bounded_connector
 from ra_gateway.errors import ConfigError
 from ra_gateway.upstream.tls import tls_context
@@ -43,7 +43,7 @@ class Way:
 
     @property
     def subject(self) -> str:
-        """How findings call it."""
+        """How results call it."""
         return f"upstream {self.name}"
 
     @property
@@ -76,7 +76,7 @@ class Reached:
         skew_seconds: By the Date header; positive if the other clock is ahead. None if nobody told.
     """
 
-    findings: list[Finding]
+    results: list[Result]
     is_open: bool
     skew_seconds: float | None = None
 
@@ -118,18 +118,18 @@ async def examine_way(name: str, url: str, config: object) -> Reached:
         there = way(name, url, config)
     except ConfigError as error:
         return Reached(of_problems(f"upstream {name}", "read the files of TLS", error), False)
-    findings: list[Finding] = []
+    results: list[Result] = []
     for step in (_resolve, _connect, _handshake):
-        finding = await step(there)
-        if finding is not None:
-            findings.append(finding)
-            if finding.verdict is Verdict.fault:
-                return Reached(findings, False)
-    finding, skew_seconds = await _head(there)
-    return Reached([*findings, finding], True, skew_seconds)
+        result = await step(there)
+        if result is not None:
+            results.append(result)
+            if result.verdict is Verdict.fault:
+                return Reached(results, False)
+    result, skew_seconds = await _head(there)
+    return Reached([*results, result], True, skew_seconds)
 
 
-async def _resolve(there: Way) -> Finding | None:
+async def _resolve(there: Way) -> Result | None:
     host, port = there.next_hop
     tried = f"DNS: {host}"
     loop = asyncio.get_running_loop()
@@ -137,7 +137,7 @@ async def _resolve(there: Way) -> Finding | None:
         async with asyncio.timeout(there.seconds):
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, TimeoutError, UnicodeError) as error:
-        return Finding(
+        return Result(
             there.subject,
             tried,
             _reason(error),
@@ -146,17 +146,17 @@ async def _resolve(there: Way) -> Finding | None:
             f"{there.setting}; the DNS of this machine",
         )
     addresses = list(dict.fromkeys(str(item[4][0]) for item in found))
-    return Finding(there.subject, tried, ", ".join(addresses[:_ADDRESSES_SHOWN]))
+    return Result(there.subject, tried, ", ".join(addresses[:_ADDRESSES_SHOWN]))
 
 
-async def _connect(there: Way) -> Finding | None:
+async def _connect(there: Way) -> Result | None:
     host, port = there.next_hop
     tried = f"TCP: {host}:{port}"
     try:
         await _opened(there, host, port, None)
     except (OSError, TimeoutError) as error:
         refused = isinstance(error, ConnectionRefusedError)
-        return Finding(
+        return Result(
             there.subject,
             tried,
             _reason(error),
@@ -166,10 +166,10 @@ async def _connect(there: Way) -> Finding | None:
             else "no way leads there: a firewall, a route, or the machine is down",
             f"{there.setting}; the CA's service and the firewalls on the way",
         )
-    return Finding(there.subject, tried, "connected")
+    return Result(there.subject, tried, "connected")
 
 
-async def _handshake(there: Way) -> Finding | None:
+async def _handshake(there: Way) -> Result | None:
     if there.tls is None or there.proxy is not None:
         return None  # through a proxy the next step does it
     host, port = there.next_hop
@@ -178,10 +178,10 @@ async def _handshake(there: Way) -> Finding | None:
         await _opened(there, host, port, there.tls)
     except (OSError, TimeoutError) as error:
         return _of_tls(there, tried, error)
-    return Finding(there.subject, tried, "the server's certificate is trusted")
+    return Result(there.subject, tried, "the server's certificate is trusted")
 
 
-def _of_tls(there: Way, tried: str, error: Exception) -> Finding:
+def _of_tls(there: Way, tried: str, error: Exception) -> Result:
     upstream = f"upstreams.{there.name}"
     cause = "the server does not speak TLS as the gateway does (1.2 or later)"
     setting = f"{upstream}.url (or urls): http instead of https; the server's TLS versions"
@@ -199,7 +199,7 @@ def _of_tls(there: Way, tried: str, error: Exception) -> Finding:
             "the server ended the connection over the gateway's TLS certificate, or for want of one"
         )
         setting = f"{upstream}.tls_certificate_path and tls_key_path"
-    return Finding(there.subject, tried, _reason(error), Verdict.fault, cause, setting)
+    return Result(there.subject, tried, _reason(error), Verdict.fault, cause, setting)
 
 
 async def _opened(there: Way, host: str, port: int, tls: ssl.SSLContext | None) -> None:
@@ -211,7 +211,7 @@ async def _opened(there: Way, host: str, port: int, tls: ssl.SSLContext | None) 
         await writer.wait_closed()
 
 
-async def _head(there: Way) -> tuple[Finding, float | None]:
+async def _head(there: Way) -> tuple[Result, float | None]:
     """Ask for the URL's HEAD, which no CA takes for a message (RFC 9811 3.1); any status shows life."""
     tried = f"HTTP: HEAD {there.shown}"
     timeout = aiohttp.ClientTimeout(total=_HEAD_SECONDS)
@@ -229,9 +229,9 @@ async def _head(there: Way) -> tuple[Finding, float | None]:
         ):
             skew_seconds = _skew(response.headers.get("Date", ""))
             # 405 and 404 are usual, as this is nothing to get: what a POST gets is what counts.
-            return Finding(there.subject, tried, f"HTTP {response.status}"), skew_seconds
+            return Result(there.subject, tried, f"HTTP {response.status}"), skew_seconds
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        return Finding(
+        return Result(
             there.subject, tried, f"no answer, as some CMP servers do ({_name(error)})"
         ), None
 

@@ -10,7 +10,7 @@ import cryptography
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.app.doctor.results import Result, Verdict, of_problems
 from ra_gateway.app.gateway import OTHER_SEAL_KEY, transaction_store
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.service_tables import StoreConfig
@@ -24,7 +24,7 @@ _STORE: Final = "store"
 _KEEPS: Final = "noeviction"
 
 
-async def examine_store(config: StoreConfig) -> list[Finding]:
+async def examine_store(config: StoreConfig) -> list[Result]:
     """Write to the store, and see whether it would forget anything."""
     tried = f"write to the {config.kind} store"
     try:
@@ -38,7 +38,7 @@ async def examine_store(config: StoreConfig) -> list[Finding]:
         return of_problems(_STORE, tried, error)
     except (StoreUnavailable, OSError, ValueError) as error:
         return [
-            Finding(
+            Result(
                 _STORE,
                 tried,
                 str(getattr(error, "detail", error)),
@@ -48,18 +48,18 @@ async def examine_store(config: StoreConfig) -> list[Finding]:
             )
         ]
     if config.kind == "memory":
-        return [Finding(_STORE, tried, "written; for one process, and forgotten at its end")]
-    return [Finding(_STORE, tried, "written"), *same, await _eviction(config)]
+        return [Result(_STORE, tried, "written; for one process, and forgotten at its end")]
+    return [Result(_STORE, tried, "written"), *same, await _eviction(config)]
 
 
-async def _same_seal_key(store: MemoryStore | RedisStore) -> list[Finding]:
+async def _same_seal_key(store: MemoryStore | RedisStore) -> list[Result]:
     if not isinstance(store, RedisStore):
         return []
     tried = "keys by which the gateways seal"
     if await store.has_our_mark(leave=False):
-        return [Finding(_STORE, tried, "ours, or no gateway has been started yet")]
+        return [Result(_STORE, tried, "ours, or no gateway has been started yet")]
     return [
-        Finding(
+        Result(
             _STORE,
             tried,
             f"{store.mark_key} is sealed by a key that is not ours",
@@ -71,12 +71,12 @@ async def _same_seal_key(store: MemoryStore | RedisStore) -> list[Finding]:
     ]
 
 
-async def _eviction(config: StoreConfig) -> Finding:
+async def _eviction(config: StoreConfig) -> Result:
     tried = "maxmemory-policy of Redis"
     try:
         memory = await _memory(config)
     except (RedisError, OSError, TimeoutError) as error:
-        return Finding(
+        return Result(
             _STORE,
             tried,
             f"not told: {type(error).__name__}",
@@ -86,8 +86,8 @@ async def _eviction(config: StoreConfig) -> Finding:
         )
     policy, limit = str(memory.get("maxmemory_policy", "")), memory.get("maxmemory", 0)
     if policy == _KEEPS:
-        return Finding(_STORE, tried, policy)
-    return Finding(
+        return Result(_STORE, tried, policy)
+    return Result(
         _STORE,
         tried,
         f"{policy or 'not told'}, maxmemory {limit or 'unlimited'}",
@@ -110,20 +110,20 @@ async def _memory(config: StoreConfig) -> dict[str, Any]:
         await client.aclose()
 
 
-def examine_codec() -> list[Finding]:
+def examine_codec() -> list[Result]:
     """Say whether the installed release of `cryptography` reads and writes messages as it has to."""
     tried = "read and write a message"
     try:
         require_codec()
     except ConfigError as error:
         return of_problems("codec", tried, error)
-    return [Finding("codec", tried, f"as it should, with cryptography {cryptography.__version__}")]
+    return [Result("codec", tried, f"as it should, with cryptography {cryptography.__version__}")]
 
 
-def examine_safety(problems: Iterable[Problem]) -> list[Finding]:
+def examine_safety(problems: Iterable[Problem]) -> list[Result]:
     """Say what works and is less safe than it could be."""
     return [
-        Finding(
+        Result(
             "safety",
             problem.path,
             problem.what,
@@ -135,7 +135,7 @@ def examine_safety(problems: Iterable[Problem]) -> list[Finding]:
     ]
 
 
-def examine_inventory(config: GatewayConfig) -> list[Finding]:
+def examine_inventory(config: GatewayConfig) -> list[Result]:
     """Read the inventory."""
     if config.inventory is None:
         return []
@@ -144,4 +144,4 @@ def examine_inventory(config: GatewayConfig) -> list[Finding]:
         count = len(CSVInventory(path))
     except ConfigError as error:
         return of_problems("inventory", f"read {path}", error)
-    return [Finding("inventory", f"read {path}", f"{count} devices")]
+    return [Result("inventory", f"read {path}", f"{count} devices")]

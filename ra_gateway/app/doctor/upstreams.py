@@ -19,11 +19,11 @@ from ra_gateway.app.doctor.answers import (
     refused,
     shown_by,
 )
-from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
 from ra_gateway.app.doctor.known_errors import explain
 from ra_gateway.app.doctor.material import authorities
 from ra_gateway.app.doctor.probes import SUBJECT, Probe, Prober
 from ra_gateway.app.doctor.reaching import examine_way
+from ra_gateway.app.doctor.results import Result, Verdict, of_problems
 from ra_gateway.app.gateway import Application
 from ra_gateway.app.running import now
 from ra_gateway.cmp.certificates import Certificate
@@ -81,7 +81,7 @@ class UpstreamExaminer:
         self._san = san
         self._clock = clock
 
-    async def examine(self, name: str) -> list[Finding]:
+    async def examine(self, name: str) -> list[Result]:
         """Examine one upstream, each of its URLs by itself."""
         upstream = self._config.upstreams[name]
         if isinstance(upstream, BundledUpstream):
@@ -93,21 +93,21 @@ class UpstreamExaminer:
                 found += await self._reach_and_probe(name, url, alone)
             return found
         if isinstance(upstream, PluginUpstream):
-            return [Finding(f"upstream {name}", "reach it", "not tried: only its plug-in can")]
+            return [Result(f"upstream {name}", "reach it", "not tried: only its plug-in can")]
         # No probes: behind a REST API there is nobody who verifies a proof of possession.
-        return (await examine_way(name, upstream.url, upstream)).findings
+        return (await examine_way(name, upstream.url, upstream)).results
 
     async def _reach_and_probe(
         self, name: str, url: str, upstream: CMPHTTPUpstream
-    ) -> list[Finding]:
+    ) -> list[Result]:
         reached = await examine_way(name, url, upstream)
         if not reached.is_open:
-            return reached.findings
-        return reached.findings + await self._probe(name, upstream, reached.skew_seconds)
+            return reached.results
+        return reached.results + await self._probe(name, upstream, reached.skew_seconds)
 
     async def _probe(
         self, name: str, upstream: UpstreamConfig, skew_seconds: float | None
-    ) -> list[Finding]:
+    ) -> list[Result]:
         try:
             async with self._wired(name, upstream) as (way, credential):
                 prober = Prober(
@@ -117,14 +117,14 @@ class UpstreamExaminer:
                 for probe in await self._probes(way, prober):
                     if not await asked.ask(probe):
                         break
-                return asked.findings(skew_seconds) + self._unprobed(way)
+                return asked.results(skew_seconds) + self._unprobed(way)
         except ConfigError as error:
             return of_problems(f"upstream {name}", "send probes", error)
         except (GatewayError, OSError) as error:
             what = f"could not be sent: {error}"
             cause = "what signs or keeps the messages of this gateway failed"
             return [
-                Finding(
+                Result(
                     f"upstream {name}",
                     "send probes",
                     what,
@@ -148,14 +148,14 @@ class UpstreamExaminer:
             probes.append(await prober.genm())
         return probes
 
-    def _unprobed(self, way: Upstream) -> list[Finding]:
+    def _unprobed(self, way: Upstream) -> list[Result]:
         """Return rows about what goes up as its base station signed it: only that could try."""
         types = _body_types(self._config, way.name)
         variants = {"requests": way.requests} if types & _NEW else {}
         if "kur" in types:
             variants["kur"] = way.kur
         return [
-            Finding(f"upstream {way.name}", key, f"not tried: {variant} wants a base station's key")
+            Result(f"upstream {way.name}", key, f"not tried: {variant} wants a base station's key")
             for key, variant in variants.items()
             if variant is not Variant.reprotect
         ]
@@ -206,14 +206,14 @@ def _body_types(config: GatewayConfig, name: str) -> set[str]:
     return found or {"ir", "kur"}  # nothing leads there yet: what most will ask
 
 
-def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> list[Finding]:
+def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> list[Result]:
     """Compare settings with what EJBCA does, where the URL says that it is one."""
     if not any("/publicweb/cmp" in url for url in upstream.every_url):
         return []
     subject, setting = f"upstream {name}", f"upstreams.{name}"
     largest = config.server.max_body_bytes + _ROOM_BYTES
     found = [
-        Finding(
+        Result(
             subject,
             "size of messages",
             f"up to {largest} bytes with what the gateway adds; EJBCA takes {_EJBCA_BYTES}",
@@ -228,7 +228,7 @@ def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> li
         )
     if upstream.certconf == "forward":
         found.append(
-            Finding(
+            Result(
                 subject,
                 "who reads certConf",
                 "EJBCA is to, and does not",
@@ -239,7 +239,7 @@ def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> li
         )
     if upstream.replays_repeats:
         found.append(
-            Finding(
+            Result(
                 subject,
                 "what becomes of a repeat",
                 "EJBCA is said to answer it as before, and does not",
@@ -261,8 +261,8 @@ class _Asked:
             config,
             (*way.pinned, *way.issuing.anchors, *way.trust.anchors, *way.trust.intermediates),
         )
-        self._rows: list[Finding] = []
-        self._proofs: list[Finding] = []
+        self._rows: list[Result] = []
+        self._proofs: list[Result] = []
         self._shown: list[Certificate] = []
         self._told: dict[BodyType, Told] = {}
         self._skew: timedelta | None = None
@@ -289,7 +289,7 @@ class _Asked:
             self._skew = message_time - received_at
         return True
 
-    def findings(self, skew_seconds: float | None) -> list[Finding]:
+    def results(self, skew_seconds: float | None) -> list[Result]:
         """Return all rows.
 
         Args:
@@ -308,7 +308,7 @@ class _Asked:
             found.append(of_clock(name, "HTTP Date", timedelta(seconds=skew_seconds)))
         return found
 
-    def _judged(self, probe: Probe, told: Told) -> Finding:
+    def _judged(self, probe: Probe, told: Told) -> Result:
         """Return the row of an answer, explained better where that to the ir helps."""
         row = judge(self._way.name, probe, told)
         first = self._told.get(BodyType.ir)
@@ -318,9 +318,9 @@ class _Asked:
         return row
 
 
-def _different(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings that say something new: most answers are signed by the same."""
-    found: dict[tuple[str, str, str], Finding] = {}
-    for item in findings:
+def _different(results: Iterable[Result]) -> list[Result]:
+    """Return the results that say something new: most answers are signed by the same."""
+    found: dict[tuple[str, str, str], Result] = {}
+    for item in results:
         found.setdefault((item.came_back, item.cause, item.setting), item)
     return list(found.values())

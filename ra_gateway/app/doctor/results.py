@@ -18,7 +18,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Result:
     """One row of the doctor's table.
 
     Args:
@@ -37,15 +37,15 @@ class Finding:
     setting: str = ""
 
 
-def of_problems(subject: str, tried: str, error: ConfigError) -> list[Finding]:
+def of_problems(subject: str, tried: str, error: ConfigError) -> list[Result]:
     """Return what is wrong with settings as faults, one for each problem."""
     return [
-        Finding(subject, tried, problem.what, Verdict.fault, problem.todo, problem.path)
+        Result(subject, tried, problem.what, Verdict.fault, problem.todo, problem.path)
         for problem in error.problems
     ]
 
 
-def worst(findings: Iterable[Finding]) -> Verdict:
-    """Return the worst verdict of some findings."""
-    found = {item.verdict for item in findings}
+def worst(results: Iterable[Result]) -> Verdict:
+    """Return the worst verdict of some results."""
+    found = {item.verdict for item in results}
     return next((item for item in (Verdict.fault, Verdict.warning) if item in found), Verdict.ok)
