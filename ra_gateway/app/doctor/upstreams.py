@@ -19,10 +19,10 @@ from ra_gateway.app.doctor.answers import (
     refused,
     shown_by,
 )
+from ra_gateway.app.doctor.connectivity import examine_connectivity
 from ra_gateway.app.doctor.known_errors import explain
 from ra_gateway.app.doctor.material import authorities
 from ra_gateway.app.doctor.probes import SUBJECT, Probe, Prober
-from ra_gateway.app.doctor.reaching import examine_way
 from ra_gateway.app.doctor.results import Result, Verdict, of_problems
 from ra_gateway.app.gateway import Application
 from ra_gateway.app.running import now
@@ -95,12 +95,12 @@ class UpstreamExaminer:
         if isinstance(upstream, PluginUpstream):
             return [Result(f"upstream {name}", "reach it", "not tried: only its plug-in can")]
         # No probes: behind a REST API there is nobody who verifies a proof of possession.
-        return (await examine_way(name, upstream.url, upstream)).results
+        return (await examine_connectivity(name, upstream.url, upstream)).results
 
     async def _reach_and_probe(
         self, name: str, url: str, upstream: CMPHTTPUpstream
     ) -> list[Result]:
-        reached = await examine_way(name, url, upstream)
+        reached = await examine_connectivity(name, url, upstream)
         if not reached.is_open:
             return reached.results
         return reached.results + await self._probe(name, upstream, reached.skew_seconds)

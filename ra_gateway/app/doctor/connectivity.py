@@ -112,7 +112,7 @@ def way(name: str, url: str, config: object) -> Way:
     )
 
 
-async def examine_way(name: str, url: str, config: object) -> Reached:
+async def examine_connectivity(name: str, url: str, config: object) -> Reached:
     """Go the way to a URL as far as it leads."""
     try:
         there = way(name, url, config)
