@@ -12,10 +12,10 @@ import typer
 
 from ra_gateway import logs
 from ra_gateway.app.doctor import examine
+from ra_gateway.app.doctor.environment import examine_safety
 from ra_gateway.app.doctor.known_errors import explain_text
 from ra_gateway.app.doctor.probes import SUBJECT
 from ra_gateway.app.doctor.results import Result, Verdict, worst
-from ra_gateway.app.doctor.surroundings import examine_safety
 from ra_gateway.app.warnings import of_file
 from ra_gateway.cli.telling import (
     CONFIG,

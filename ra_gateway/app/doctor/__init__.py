@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from ra_gateway.app.doctor.material import examine_material
-from ra_gateway.app.doctor.probes import SUBJECT
-from ra_gateway.app.doctor.results import Result, of_problems
-from ra_gateway.app.doctor.revocation import examine_revocation
-from ra_gateway.app.doctor.surroundings import (
+from ra_gateway.app.doctor.environment import (
     examine_codec,
     examine_inventory,
     examine_safety,
     examine_store,
 )
+from ra_gateway.app.doctor.material import examine_material
+from ra_gateway.app.doctor.probes import SUBJECT
+from ra_gateway.app.doctor.results import Result, of_problems
+from ra_gateway.app.doctor.revocation import examine_revocation
 from ra_gateway.app.doctor.upstreams import UpstreamExaminer
 from ra_gateway.app.running import now
 from ra_gateway.app.warnings import of_safety

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Final
 
 from ra_gateway.app.ca import EXPIRY_WARNING, CAService
+from ra_gateway.app.doctor.environment import examine_codec, examine_safety
 from ra_gateway.app.doctor.ledger import examine_ledger
 from ra_gateway.app.doctor.results import Result, Verdict, of_problems
 from ra_gateway.app.doctor.revocation import examine_vendors
-from ra_gateway.app.doctor.surroundings import examine_codec, examine_safety
 from ra_gateway.app.running import now
 from ra_gateway.app.warnings import ca_warnings
 from ra_gateway.ca.material import expiries
