@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from ra_gateway.app.doctor.certificates import examine_certificates
 from ra_gateway.app.doctor.environment import (
     examine_codec,
     examine_inventory,
     examine_safety,
     examine_store,
 )
-from ra_gateway.app.doctor.material import examine_material
 from ra_gateway.app.doctor.probes import SUBJECT
 from ra_gateway.app.doctor.results import Result, of_problems
 from ra_gateway.app.doctor.revocation import examine_revocation
@@ -37,7 +37,7 @@ async def examine(
         san: Names such as "dns:enb1.example.net", likewise.
         clock: Aware UTC.
     """
-    found = examine_material(config, clock())
+    found = examine_certificates(config, clock())
     found += await examine_revocation(config, clock())
     found += await examine_store(config.store)
     found += examine_inventory(config)

@@ -19,9 +19,9 @@ from ra_gateway.app.doctor.answers import (
     refused,
     shown_by,
 )
+from ra_gateway.app.doctor.certificates import authorities
 from ra_gateway.app.doctor.connectivity import examine_connectivity
 from ra_gateway.app.doctor.known_errors import explain
-from ra_gateway.app.doctor.material import authorities
 from ra_gateway.app.doctor.probes import SUBJECT, Probe, Prober
 from ra_gateway.app.doctor.results import Result, Verdict, of_problems
 from ra_gateway.app.gateway import Application

@@ -24,7 +24,7 @@ _LEAST_RSA_BITS: Final = 2048
 """TS 33.310 6.1.1: shorter moduli are not to be used."""
 
 
-def examine_material(config: GatewayConfig, now: datetime) -> list[Result]:
+def examine_certificates(config: GatewayConfig, now: datetime) -> list[Result]:
     """Look at every certificate that the gateway itself has."""
     return [*_ra(config, now), *_operator(config, now), *_vendors(config, now)]
 
