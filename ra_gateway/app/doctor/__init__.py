@@ -30,7 +30,7 @@ async def examine(
     san: tuple[str, ...] = (),
     clock: Callable[[], datetime] = now,
 ) -> list[Result]:
-    """Examine a gateway's material and surroundings, and send probes to each of its upstreams.
+    """Examine a gateway's certificates, store and other services, and send probes to each of its upstreams.
 
     Args:
         subject: RFC 4514 string, whom probes ask a certificate for; for a CA that is particular about names.

@@ -1,4 +1,4 @@
-"""Each way to a CA: reached step by step, and asked what it thinks of this gateway."""
+"""Each CA: reached step by step, and asked by probes what it thinks of this gateway."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ra_gateway.app.doctor.answers import (
-    Told,
-    Witness,
-    judge,
+from ra_gateway.app.doctor.certificates import authorities
+from ra_gateway.app.doctor.connectivity import examine_connectivity
+from ra_gateway.app.doctor.known_errors import explain
+from ra_gateway.app.doctor.probes import SUBJECT, Probe, Prober
+from ra_gateway.app.doctor.responses import (
+    ProbeResponse,
+    ResponseCheck,
+    assess,
     kur_wants_the_device,
     of_clock,
     of_kur,
@@ -19,10 +23,6 @@ from ra_gateway.app.doctor.answers import (
     refused,
     shown_by,
 )
-from ra_gateway.app.doctor.certificates import authorities
-from ra_gateway.app.doctor.connectivity import examine_connectivity
-from ra_gateway.app.doctor.known_errors import explain
-from ra_gateway.app.doctor.probes import SUBJECT, Probe, Prober
 from ra_gateway.app.doctor.results import Result, Verdict, of_problems
 from ra_gateway.app.gateway import Application
 from ra_gateway.app.running import now
@@ -113,11 +113,11 @@ class UpstreamExaminer:
                 prober = Prober(
                     credential, way.recipient_der, self._clock, self._subject, self._san
                 )
-                asked = _Asked(way, self._config, self._clock)
+                probed = _ProbedUpstream(way, self._config, self._clock)
                 for probe in await self._probes(way, prober):
-                    if not await asked.ask(probe):
+                    if not await probed.ask(probe):
                         break
-                return asked.results(skew_seconds) + self._unprobed(way)
+                return probed.results(skew_seconds) + self._unprobed(way)
         except ConfigError as error:
             return of_problems(f"upstream {name}", "send probes", error)
         except (GatewayError, OSError) as error:
@@ -251,7 +251,7 @@ def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> li
     return found
 
 
-class _Asked:
+class _ProbedUpstream:
     """What came of the probes of one upstream."""
 
     def __init__(self, way: Upstream, config: GatewayConfig, clock: Callable[[], datetime]) -> None:
@@ -264,27 +264,29 @@ class _Asked:
         self._rows: list[Result] = []
         self._proofs: list[Result] = []
         self._shown: list[Certificate] = []
-        self._told: dict[BodyType, Told] = {}
+        self._responses: dict[BodyType, ProbeResponse] = {}
         self._skew: timedelta | None = None
 
     async def ask(self, probe: Probe) -> bool:
-        """Send a probe and judge what comes back; returns whether the CA answers, so that others are worth while."""
+        """Send a probe and assess what comes back; returns whether the CA answers, so that others are worth while."""
         way, name = self._way, self._way.name
         try:
             octets = await way.core.exchange(
                 probe.der, path=way.path, deadline_seconds=way.deadline_seconds
             )
-            told = read(octets)
+            response = read(octets)
         except (ServiceFailure, MalformedMessage) as error:
             cause = explain(error.detail, (), probe.request)
             self._rows.append(refused(name, probe, error.detail, cause))
             return not isinstance(error, UpstreamUnavailable)
         received_at = self._clock()
-        self._told[probe.request] = told
-        self._rows.append(self._judged(probe, told))
-        self._proofs.append(Witness(way, self._named, received_at).of_protection(probe, told))
-        self._shown += shown_by(told)
-        message_time = told.message.header.message_time
+        self._responses[probe.request] = response
+        self._rows.append(self._assessed(probe, response))
+        self._proofs.append(
+            ResponseCheck(way, self._named, received_at).of_protection(probe, response)
+        )
+        self._shown += shown_by(response)
+        message_time = response.message.header.message_time
         if message_time is not None and self._skew is None:
             self._skew = message_time - received_at
         return True
@@ -293,13 +295,13 @@ class _Asked:
         """Return all rows.
 
         Args:
-            skew_seconds: What the Date header told, in case that messages do not tell it.
+            skew_seconds: By the Date header, for a CA whose messages have no time.
         """
         name, found = self._way.name, list(self._rows)
         found += _different(self._proofs)
-        if self._told:
-            witness = Witness(self._way, self._named, self._clock())
-            recipient = witness.of_recipient(self._shown)
+        if self._responses:
+            check = ResponseCheck(self._way, self._named, self._clock())
+            recipient = check.of_recipient(self._shown)
             if recipient is not None:
                 found.append(recipient)
         if self._skew is not None:
@@ -308,13 +310,13 @@ class _Asked:
             found.append(of_clock(name, "HTTP Date", timedelta(seconds=skew_seconds)))
         return found
 
-    def _judged(self, probe: Probe, told: Told) -> Result:
+    def _assessed(self, probe: Probe, response: ProbeResponse) -> Result:
         """Return the row of an answer, explained better where that to the ir helps."""
-        row = judge(self._way.name, probe, told)
-        first = self._told.get(BodyType.ir)
+        row = assess(self._way.name, probe, response)
+        first = self._responses.get(BodyType.ir)
         renewing = probe.request is BodyType.kur and row.verdict is not Verdict.ok
-        if renewing and first is not None and kur_wants_the_device(first, told):
-            return of_kur(self._way.name, probe, told)
+        if renewing and first is not None and kur_wants_the_device(first, response):
+            return of_kur(self._way.name, probe, response)
         return row
 
 

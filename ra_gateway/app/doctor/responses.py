@@ -65,7 +65,7 @@ _IN_ITS_OWN_WAY: Final = replace(
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ProbeResponse:
     """What an answer says of a request.
 
     Args:
@@ -105,7 +105,7 @@ class Told:
         )
 
 
-def read(der: bytes) -> Told:
+def read(der: bytes) -> ProbeResponse:
     """Decode an answer.
 
     Raises:
@@ -115,13 +115,13 @@ def read(der: bytes) -> Told:
     content = message.body_content
     if message.body_type is BodyType.error:
         error = error_msg_content(content)
-        return Told(message, (error.status_info,), error.error_details)
+        return ProbeResponse(message, (error.status_info,), error.error_details)
     if message.body_type is BodyType.rp:
         statuses = rev_rep_content(content).statuses
-        return Told(message, statuses, granted=any(info.issued for info in statuses))
+        return ProbeResponse(message, statuses, granted=any(info.issued for info in statuses))
     if message.body_type in CERT_RESPONSE_TO.values():
         responses = cert_rep_message(content).responses
-        return Told(
+        return ProbeResponse(
             message,
             tuple(item.status_info for item in responses),
             certificates=tuple(
@@ -129,44 +129,44 @@ def read(der: bytes) -> Told:
             ),
             granted=any(item.encrypted or item.status_info.issued for item in responses),
         )
-    return Told(message)
+    return ProbeResponse(message)
 
 
 # --- of the request -------------------------------------------------------------------------------------------
 
 
-def judge(name: str, probe: Probe, told: Told) -> Result:
+def assess(name: str, probe: Probe, response: ProbeResponse) -> Result:
     """Say whether an answer is what a healthy CA says to a probe."""
     requested = probe.request in CERT_RESPONSE_TO
-    if told.certificates or (requested and told.granted):
-        return _issued(name, probe, told)
-    if told.waiting:
+    if response.certificates or (requested and response.granted):
+        return _issued(name, probe, response)
+    if response.waiting:
         cause = Cause(
             "the CA has put the probe before somebody who decides: refuse it there",
             "the CA's approvals",
             verdict=Verdict.warning,
         )
-        return refused(name, probe, str(told), cause)
-    answered = told.message.body_type is RESPONSE_TO[probe.request]
+        return refused(name, probe, str(response), cause)
+    answered = response.message.body_type is RESPONSE_TO[probe.request]
     if probe.request is BodyType.genm and answered:
         return Result(f"upstream {name}", probe.tried, "genp")
-    if probe.request is BodyType.rr and told.granted:
+    if probe.request is BodyType.rr and response.granted:
         cause = Cause(
             "the CA says yes to the revocation of a certificate that does not exist, or has it approved of",
             "the CA's log: what did it revoke?",
             verdict=Verdict.warning,
         )
-        return refused(name, probe, str(told), cause)
-    if not answered and told.message.body_type is not BodyType.error:
+        return refused(name, probe, str(response), cause)
+    if not answered and response.message.body_type is not BodyType.error:
         cause = Cause("this is no answer to it", "upstreams.{name}.url (or urls)")
-        return refused(name, probe, str(told), cause)
+        return refused(name, probe, str(response), cause)
     bits, texts = _EXPECTED[probe.request]
-    if told.fail_info & set(bits) or any(text in told.text.casefold() for text in texts):
-        return Result(f"upstream {name}", probe.tried, f"refused as it should be: {told}")
-    cause = explain(told.text, told.fail_info, probe.request)
+    if response.fail_info & set(bits) or any(text in response.text.casefold() for text in texts):
+        return Result(f"upstream {name}", probe.tried, f"refused as it should be: {response}")
+    cause = explain(response.text, response.fail_info, probe.request)
     if cause is UNKNOWN and probe.request in (BodyType.kur, BodyType.rr):
         cause = _IN_ITS_OWN_WAY
-    return refused(name, probe, str(told), cause)
+    return refused(name, probe, str(response), cause)
 
 
 def refused(name: str, probe: Probe, came_back: str, cause: Cause) -> Result:
@@ -181,8 +181,8 @@ def refused(name: str, probe: Probe, came_back: str, cause: Cause) -> Result:
     )
 
 
-def _issued(name: str, probe: Probe, told: Told) -> Result:
-    serials = ", ".join(_serial(der) for der in told.certificates) or "not told"
+def _issued(name: str, probe: Probe, response: ProbeResponse) -> Result:
+    serials = ", ".join(_serial(der) for der in response.certificates) or "not told"
     return Result(
         f"upstream {name}",
         probe.tried,
@@ -200,12 +200,12 @@ def _serial(der: bytes) -> str:
         return "unreadable"
 
 
-def kur_wants_the_device(first: Told, renewed: Told) -> bool:
+def kur_wants_the_device(first: ProbeResponse, renewed: ProbeResponse) -> bool:
     """Tell whether a CA takes ir from the RA, but minds who signed a kur."""
     return PKIFailureInfo.badPOP in first.fail_info and bool(renewed.fail_info & _OF_WHO_SIGNED)
 
 
-def of_kur(name: str, probe: Probe, told: Told) -> Result:
+def of_kur(name: str, probe: Probe, response: ProbeResponse) -> Result:
     """Say what to do about a CA that minds who signed a kur."""
     signer = (
         "the CA wants a kur signed with the certificate that it renews (RFC 9483 4.1.3), and the gateway signs it "
@@ -214,18 +214,18 @@ def of_kur(name: str, probe: Probe, told: Told) -> Result:
     right = "it grants the RA ir, but not kur"
     variant = 'upstreams.{name}.kur = "nested" or "forward"'
     grant = "the right to kur at the CA (bundled CA: the privilege update in the RA's role, ra-gateway ca role add)"
-    if PKIFailureInfo.notAuthorized in told.fail_info:  # it believes who signed
+    if PKIFailureInfo.notAuthorized in response.fail_info:  # it believes who signed
         cause = Cause(f"{right}; or {signer}", f"{grant}; or {variant}")
     else:
         cause = Cause(f"{signer}; or {right}", f"{variant}; or {grant}")
-    return refused(name, probe, str(told), cause)
+    return refused(name, probe, str(response), cause)
 
 
 # --- of who answered ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
+class ResponseCheck:
     """What is known when an answer's protection is looked at.
 
     Args:
@@ -236,12 +236,12 @@ class Witness:
     authorities: Collection[Certificate]
     now: datetime
 
-    def of_protection(self, probe: Probe, told: Told) -> Result:
+    def of_protection(self, probe: Probe, response: ProbeResponse) -> Result:
         """Say whether the gateway would believe an answer."""
         tried = f"protection of the answer to {probe.request.name}"
-        message = told.message
+        message = response.message
         if message.protection is None:
-            return self._unprotected(tried, told)
+            return self._unprotected(tried, response)
         try:
             authenticated = authenticate_answer(
                 message, self.upstream.trust, self.upstream.pinned, _RULES, self.now
@@ -299,8 +299,8 @@ class Witness:
             Verdict.warning,
         )
 
-    def _unprotected(self, tried: str, told: Told) -> Result:
-        body_type = told.message.body_type
+    def _unprotected(self, tried: str, response: ProbeResponse) -> Result:
+        body_type = response.message.body_type
         if body_type is not BodyType.error:
             if CAQuirk.unprotected_rejection in self.upstream.tolerates:
                 return self._result(
@@ -391,9 +391,9 @@ def _certificates(message: PKIMessage) -> list[Certificate]:
     return found
 
 
-def shown_by(told: Told) -> list[Certificate]:
+def shown_by(response: ProbeResponse) -> list[Certificate]:
     """Return the certificates that came with an answer to prove it; those that do not parse are left out."""
-    return _certificates(told.message)
+    return _certificates(response.message)
 
 
 # --- of the clocks --------------------------------------------------------------------------------------------
@@ -403,7 +403,7 @@ def of_clock(name: str, source: str, skew: timedelta) -> Result:
     """Say how far the CA's clock is from ours.
 
     Args:
-        source: What told it.
+        source: Where the time was.
         skew: Positive if the CA's is ahead.
     """
     subject, tried = f"upstream {name}", f"clock ({source})"
