@@ -100,10 +100,10 @@ class UpstreamExaminer:
     async def _reach_and_probe(
         self, name: str, url: str, upstream: CMPHTTPUpstream
     ) -> list[Result]:
-        reached = await examine_connectivity(name, url, upstream)
-        if not reached.is_open:
-            return reached.results
-        return reached.results + await self._probe(name, upstream, reached.skew_seconds)
+        connectivity = await examine_connectivity(name, url, upstream)
+        if not connectivity.reachable:
+            return connectivity.results
+        return connectivity.results + await self._probe(name, upstream, connectivity.skew_seconds)
 
     async def _probe(
         self, name: str, upstream: UpstreamConfig, skew_seconds: float | None
