@@ -12,7 +12,7 @@ import typer
 from ra_gateway import logs
 from ra_gateway.app import now
 from ra_gateway.app.gateway import transaction_store
-from ra_gateway.cli.opened import actor
+from ra_gateway.cli.ledger_context import actor
 from ra_gateway.cli.telling import CONFIG, ConfigOption, fail, run, say, show_table, told
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.names import rfc4514

@@ -35,7 +35,7 @@ from ra_gateway.ca.ra_credential import issue_ra_certificate
 from ra_gateway.ca.records import CertificateStatus, IssuedCertificate, Reason, Revocation
 from ra_gateway.ca.rollover import renew_signers, roll_issuing, roll_root
 from ra_gateway.cli.entities import entity_app, show_certificates
-from ra_gateway.cli.opened import actor, with_ledger
+from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.registry import ra_app, role_app
 from ra_gateway.cli.telling import (
     CONFIG,

@@ -16,7 +16,7 @@ from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.listing import newest
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus
-from ra_gateway.cli.opened import OPERATOR, actor, with_ledger
+from ra_gateway.cli.ledger_context import OPERATOR, actor, with_ledger
 from ra_gateway.cli.telling import (
     CONFIG,
     ConfigOption,

@@ -21,7 +21,7 @@ from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
 from ra_gateway.ca.records import Authority, Intent, Operation, Privilege, Role
 from ra_gateway.cli.entities import grantable
-from ra_gateway.cli.opened import actor, with_ledger
+from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.telling import (
     CONFIG,
     ConfigOption,
