@@ -13,7 +13,7 @@ from ra_gateway import logs
 from ra_gateway.app import now
 from ra_gateway.app.gateway import transaction_store
 from ra_gateway.cli.ledger_context import actor
-from ra_gateway.cli.telling import CONFIG, ConfigOption, fail, run, say, show_table, told
+from ra_gateway.cli.output import CONFIG, ConfigOption, fail, reports_errors, run, say, show_table
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.names import rfc4514
 from ra_gateway.config.reading import load
@@ -59,7 +59,7 @@ class NotListed(GatewayError):
 
 
 @approvals_app.command("list")
-@told
+@reports_errors
 def approvals_list(config: ConfigOption = CONFIG) -> None:
     """List the requests that wait, the oldest first."""
 
@@ -81,14 +81,14 @@ def approvals_list(config: ConfigOption = CONFIG) -> None:
 
 
 @approvals_app.command("approve")
-@told
+@reports_errors
 def approvals_approve(request: Handle, by: ByOption = "", config: ConfigOption = CONFIG) -> None:
     """Let a request go to the CA; its device gets the certificate when it polls."""
     _decide(config, request, by, approve=True)
 
 
 @approvals_app.command("deny")
-@told
+@reports_errors
 def approvals_deny(request: Handle, by: ByOption = "", config: ConfigOption = CONFIG) -> None:
     """Refuse a request; its device is told notAuthorized when it polls."""
     _decide(config, request, by, approve=False)

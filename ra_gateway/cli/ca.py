@@ -36,8 +36,7 @@ from ra_gateway.ca.records import CertificateStatus, IssuedCertificate, Reason, 
 from ra_gateway.ca.rollover import renew_signers, roll_issuing, roll_root
 from ra_gateway.cli.entities import entity_app, show_certificates
 from ra_gateway.cli.ledger_context import actor, with_ledger
-from ra_gateway.cli.registry import ra_app, role_app
-from ra_gateway.cli.telling import (
+from ra_gateway.cli.output import (
     CONFIG,
     ConfigOption,
     DirectoryPasswordOption,
@@ -49,13 +48,14 @@ from ra_gateway.cli.telling import (
     problem,
     progress,
     read_password,
+    reports_errors,
     require_name,
     run,
     say,
     show_facts,
     show_table,
-    told,
 )
+from ra_gateway.cli.registry import ra_app, role_app
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import general_names
 from ra_gateway.config.ca_tables import CAConfig
@@ -90,7 +90,7 @@ _RELOAD: Final = "Restart `ra-gateway ca serve`, or the gateway with the CA in i
 
 
 @ca_app.command("create")
-@told
+@reports_errors
 def ca_create(
     directory: DirectoryArgument,
     organisation: Annotated[str, typer.Option(help="O of every subject.")] = "Example Operator",
@@ -127,7 +127,7 @@ def _uris(texts: Iterable[str] | None) -> dict[str, str]:
 
 
 @ca_app.command("import")
-@told
+@reports_errors
 def ca_import(
     directory: DirectoryArgument,
     certificate: Annotated[Path, typer.Option(help="Certificate of the CA, PEM.")],
@@ -159,7 +159,7 @@ def ca_import(
 
 
 @ca_app.command("issue-ra")
-@told
+@reports_errors
 def ca_issue_ra(
     ca_directory: DirectoryArgument,
     ra_directory: Annotated[Path, typer.Argument(help="Where ra.pem and ra.key go.")],
@@ -186,7 +186,7 @@ def ca_issue_ra(
 
 
 @ca_app.command("roll-issuing")
-@told
+@reports_errors
 def ca_roll_issuing(
     directory: DirectoryArgument,
     root_key: RootKeyOption = None,
@@ -217,7 +217,7 @@ def ca_roll_issuing(
 
 
 @ca_app.command("roll-root")
-@told
+@reports_errors
 def ca_roll_root(
     directory: DirectoryArgument,
     root_key: RootKeyOption = None,
@@ -241,7 +241,7 @@ def ca_roll_root(
 
 
 @ca_app.command("renew-signers")
-@told
+@reports_errors
 def ca_renew_signers(
     directory: DirectoryArgument,
     within_days: Annotated[
@@ -274,7 +274,7 @@ def ca_renew_signers(
 
 
 @ca_app.command("expiries")
-@told
+@reports_errors
 def ca_expiries(directory: DirectoryArgument) -> None:
     """List when the CA's own certificates expire, the soonest first."""
     show_table(
@@ -287,7 +287,7 @@ def ca_expiries(directory: DirectoryArgument) -> None:
 
 
 @ca_app.command("serve")
-@told
+@reports_errors
 def ca_serve(config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
     settings = load_ca(config)
@@ -326,7 +326,7 @@ def check_ca_config(path: Path) -> None:
 
 
 @ca_app.command("profiles")
-@told
+@reports_errors
 def ca_list_profiles(config: ConfigOption = CONFIG) -> None:
     """List the certificate profiles: the built-in ones and those of [ca.profiles]."""
     settings = load_ca(config).ca
@@ -355,7 +355,7 @@ def _san(profile: Profile) -> str:
 
 
 @ca_app.command("migrate")
-@told
+@reports_errors
 def ca_migrate(config: ConfigOption = CONFIG) -> None:
     """Make the tables of the ledger, or bring those of an older release up to date."""
     settings = load_ca(config).ca
@@ -364,7 +364,7 @@ def ca_migrate(config: ConfigOption = CONFIG) -> None:
 
 
 @ca_app.command("backup")
-@told
+@reports_errors
 def ca_backup(
     file: Annotated[Path, typer.Argument(help="Where the dump goes; must not exist.")],
     config: ConfigOption = CONFIG,
@@ -382,7 +382,7 @@ def ca_backup(
 
 
 @ca_app.command("restore")
-@told
+@reports_errors
 def ca_restore(
     file: Annotated[Path, typer.Argument(help="Dump from `ra-gateway ca backup`.")],
     config: ConfigOption = CONFIG,
@@ -410,7 +410,7 @@ def ca_restore(
 
 
 @ca_app.command("verify")
-@told
+@reports_errors
 def ca_verify(
     sample: Annotated[
         int | None, typer.Option(min=1, help="How many signatures to verify; else all.")
@@ -474,7 +474,7 @@ def _issuing_certificates(directory: Path) -> dict[str, Certificate]:
 
 
 @ca_app.command("crl")
-@told
+@reports_errors
 def ca_crl(
     delta: Annotated[bool, typer.Option("--delta", help="Delta CRLs.")] = False,
     config: ConfigOption = CONFIG,
@@ -498,7 +498,7 @@ def ca_crl(
 
 
 @ca_app.command("list")
-@told
+@reports_errors
 def ca_list(
     entity: Annotated[str, typer.Option(help="Only those of this end entity.")] = "",
     status: Annotated[
@@ -516,7 +516,7 @@ def ca_list(
 
 
 @ca_app.command("show")
-@told
+@reports_errors
 def ca_show(
     serial: SerialArgument,
     as_pem: Annotated[bool, typer.Option("--pem", help="Print the certificate itself.")] = False,
@@ -572,7 +572,7 @@ def _known_reason(name: str) -> str:
 
 
 @ca_app.command("revoke")
-@told
+@reports_errors
 def ca_revoke(
     serial: SerialArgument,
     reason: Annotated[

@@ -148,17 +148,17 @@ def _dialogue(
     for message in trace:
         sent = message.direction is Direction.sent
         event = None if sent else next(answered, None)
-        told = str(message.status) if message.status is not None else ""
+        outcome = str(message.status) if message.status is not None else ""
         if event is not None and event.outcome == "issued":
-            told += f": {event.subject}, serial {event.serial_number[:16]}..."
+            outcome += f": {event.subject}, serial {event.serial_number[:16]}..."
         elif event is not None and event.outcome == "confirmed":
-            told = "confirmed"
+            outcome = "confirmed"
         table.add_row(
             message.name if sent else "",
             "-->" if sent else "<--",
             "" if sent else message.name,
             str(message.size_bytes),
-            Text(printable(told)),
+            Text(printable(outcome)),
         )
     return table
 

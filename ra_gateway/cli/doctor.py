@@ -17,17 +17,17 @@ from ra_gateway.app.doctor.known_errors import explain_text
 from ra_gateway.app.doctor.probes import SUBJECT
 from ra_gateway.app.doctor.results import Result, Verdict, worst
 from ra_gateway.app.warnings import of_file
-from ra_gateway.cli.telling import (
+from ra_gateway.cli.output import (
     CONFIG,
     ConfigOption,
     fail,
     out,
+    reports_errors,
     require_name,
     require_san,
     run,
     say,
     show_table,
-    told,
 )
 from ra_gateway.config.reading import is_of_ca_alone, load, load_ca
 from ra_gateway.errors import ConfigError, missing_extra, printable
@@ -37,7 +37,7 @@ _FEWER_COLUMNS: Final = ("Verdict", "Tried", "Came back", "Likely cause, and wha
 """On a terminal, where six columns would be of a word each."""
 
 
-@told
+@reports_errors
 def doctor(
     config: ConfigOption = CONFIG,
     subject: Annotated[
@@ -69,11 +69,11 @@ def doctor(
     if is_of_ca_alone(config):
         seen = _of_ca(config)
     else:
-        settings = load(config, check_files=False)  # what is wrong with files is told in the table
+        settings = load(config, check_files=False)  # what is wrong with files is in the table
         seen = run(examine(settings, subject=subject, san=names))
     seen += examine_safety(of_file(config))
-    told_of = {item.setting for item in seen}
-    results = [item for item in _unusable_files(config) if item.setting not in told_of] + seen
+    reported = {item.setting for item in seen}
+    results = [item for item in _unusable_files(config) if item.setting not in reported] + seen
     shown = [item for item in results if not quiet or item.verdict is not Verdict.ok]
     if as_json:
         rows = [{name: printable(text) for name, text in asdict(item).items()} for item in shown]

@@ -17,17 +17,17 @@ from ra_gateway.ca.ledger.listing import newest
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus
 from ra_gateway.cli.ledger_context import OPERATOR, actor, with_ledger
-from ra_gateway.cli.telling import (
+from ra_gateway.cli.output import (
     CONFIG,
     ConfigOption,
     day,
     note,
     problem,
     progress,
+    reports_errors,
     say,
     show_facts,
     show_table,
-    told,
 )
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.reading import load_ca
@@ -44,7 +44,7 @@ EntityName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the end
 
 
 @entity_app.command("add")
-@told
+@reports_errors
 def entity_add(
     name: EntityName,
     subject: Annotated[str, typer.Option(help="Subject of its certificates, RFC 4514.")],
@@ -102,7 +102,7 @@ def _with_window(entity: EndEntity, config: CAConfig) -> EndEntity:
 
 
 @entity_app.command("list")
-@told
+@reports_errors
 def entity_list(
     pattern: Annotated[
         str, typer.Option(help="Of name, subject or identity; * and ? stand for any characters.")
@@ -137,7 +137,7 @@ def entity_list(
 
 
 @entity_app.command("show")
-@told
+@reports_errors
 def entity_show(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Show an end entity and its newest certificates."""
 
@@ -190,7 +190,7 @@ async def show_certificates(
 
 
 @entity_app.command("block")
-@told
+@reports_errors
 def entity_block(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Let an end entity get and renew nothing; its certificates stay valid."""
     _set_status(config, name, EntityStatus.blocked)
@@ -198,7 +198,7 @@ def entity_block(name: EntityName, config: ConfigOption = CONFIG) -> None:
 
 
 @entity_app.command("unblock")
-@told
+@reports_errors
 def entity_unblock(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Let a blocked end entity get certificates again."""
     _set_status(config, name, EntityStatus.active)
@@ -213,7 +213,7 @@ def _set_status(config: Path, name: str, status: EntityStatus) -> None:
 
 
 @entity_app.command("open")
-@told
+@reports_errors
 def entity_open(
     name: EntityName,
     hours: Annotated[
@@ -236,7 +236,7 @@ def entity_open(
 
 
 @entity_app.command("delete")
-@told
+@reports_errors
 def entity_delete(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Delete an end entity that holds no valid certificate."""
 
@@ -248,7 +248,7 @@ def entity_delete(name: EntityName, config: ConfigOption = CONFIG) -> None:
 
 
 @entity_app.command("import")
-@told
+@reports_errors
 def entity_import(
     file: Annotated[
         Path, typer.Argument(help=f"CSV, UTF-8, with a header out of {','.join(CSV_COLUMNS)}.")

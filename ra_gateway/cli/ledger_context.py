@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ra_gateway import logs
-from ra_gateway.cli.telling import run
+from ra_gateway.cli.output import run
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.reading import load_ca
 

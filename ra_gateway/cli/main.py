@@ -26,8 +26,7 @@ from ra_gateway.app.trust import anchors
 from ra_gateway.app.warnings import of_file
 from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.doctor import doctor
-from ra_gateway.cli.revocation import revocation
-from ra_gateway.cli.telling import (
+from ra_gateway.cli.output import (
     CONFIG,
     ConfigOption,
     KeyKindOption,
@@ -35,12 +34,13 @@ from ra_gateway.cli.telling import (
     fail,
     out,
     read_password,
+    reports_errors,
     require_name,
     require_san,
     run,
     say,
-    told,
 )
+from ra_gateway.cli.revocation import revocation
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.config.reading import is_of_ca_alone, load
@@ -104,7 +104,7 @@ except ModuleNotFoundError as error:
     _missing = missing_extra("ca", error)
 
     @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-    @told
+    @reports_errors
     def ca() -> None:
         """The bundled CA: not installed."""
         raise _missing
@@ -126,7 +126,7 @@ def _main(
 
 
 @app.command()
-@told
+@reports_errors
 def init(
     directory: Annotated[Path, typer.Argument(help="Where the files go; it must be new or empty.")],
     organisation: Annotated[str, typer.Option(help="O of every subject.")] = "Example Operator",
@@ -191,7 +191,7 @@ def init(
 
 
 @app.command()
-@told
+@reports_errors
 def serve(config: ConfigOption = CONFIG) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
     settings = load(config)
@@ -217,7 +217,7 @@ def _warnings(path: Path, settings: GatewayConfig) -> list[str]:
 
 
 @app.command("check-config")
-@told
+@reports_errors
 def check_config(config: ConfigOption = CONFIG) -> None:
     """Read the configuration and every file it names, and say everything that is wrong."""
     if is_of_ca_alone(config):
@@ -245,7 +245,7 @@ KeyPasswordOption = Annotated[
 
 
 @app.command()
-@told
+@reports_errors
 def enroll(
     url: Annotated[str, typer.Option(help="URL of the gateway.")],
     cert: Annotated[
@@ -281,7 +281,7 @@ def enroll(
 
 
 @app.command()
-@told
+@reports_errors
 def renew(
     url: Annotated[str, typer.Option(help="URL of the gateway.")],
     cert: Annotated[
@@ -379,7 +379,7 @@ def _hints(error: EnrollmentFailed, enrollment: Enrollment, options: RequestOpti
 
 
 @app.command()
-@told
+@reports_errors
 def show(
     file: Annotated[
         Path, typer.Argument(help="A CMP message: DER, base64 or hex; - for standard input.")
@@ -396,7 +396,7 @@ def show(
 
 
 @app.command()
-@told
+@reports_errors
 def demo(
     directory: Annotated[
         Path | None,

@@ -22,7 +22,7 @@ from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
 from ra_gateway.ca.records import Authority, Intent, Operation, Privilege, Role
 from ra_gateway.cli.entities import grantable
 from ra_gateway.cli.ledger_context import actor, with_ledger
-from ra_gateway.cli.telling import (
+from ra_gateway.cli.output import (
     CONFIG,
     ConfigOption,
     KeyKindOption,
@@ -30,11 +30,11 @@ from ra_gateway.cli.telling import (
     note,
     problem,
     read_password,
+    reports_errors,
     require_name,
     say,
     show_facts,
     show_table,
-    told,
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import OID, BodyType
@@ -67,7 +67,7 @@ SANsOption = Annotated[
 
 
 @role_app.command("add")
-@told
+@reports_errors
 def role_add(
     name: RoleName,
     privilege: Annotated[
@@ -113,10 +113,10 @@ def role_add(
         return role
 
     role = with_ledger(config, put)
-    told = [_privileges(role), ", ".join(role.profiles)]
+    parts = [_privileges(role), ", ".join(role.profiles)]
     if names := _names(role):
-        told.append(f"{names}{', of others too' if role.others else ''}")
-    say(f"The role {name}: {'; '.join(told)}.")
+        parts.append(f"{names}{', of others too' if role.others else ''}")
+    say(f"The role {name}: {'; '.join(parts)}.")
     for pattern in filter(allows_all, (*role.subjects, *role.sans)):
         say(
             f'warning: "{pattern}" allows every name, also that of a server or of any other device. '
@@ -141,7 +141,7 @@ def _privileges(role: Role) -> str:
 
 
 @role_app.command("list")
-@told
+@reports_errors
 def role_list(config: ConfigOption = CONFIG) -> None:
     """List all roles."""
 
@@ -158,7 +158,7 @@ def role_list(config: ConfigOption = CONFIG) -> None:
 
 
 @role_app.command("show")
-@told
+@reports_errors
 def role_show(name: RoleName, config: ConfigOption = CONFIG) -> None:
     """Show a role and who has it."""
 
@@ -185,7 +185,7 @@ def role_show(name: RoleName, config: ConfigOption = CONFIG) -> None:
 
 
 @role_app.command("delete")
-@told
+@reports_errors
 def role_delete(name: RoleName, config: ConfigOption = CONFIG) -> None:
     """Delete a role that nobody has."""
 
@@ -204,7 +204,7 @@ RoleOption = Annotated[
 
 
 @ra_app.command("add")
-@told
+@reports_errors
 def ra_add(
     name: RAName,
     certificate: Annotated[Path, typer.Option(help="Certificate it signs with, PEM.")],
@@ -270,7 +270,7 @@ async def _find_authority(ledger: Ledger, name: str) -> Authority | None:
 
 
 @ra_app.command("issue")
-@told
+@reports_errors
 def ra_issue(
     name: RAName,
     out: Annotated[Path, typer.Option(help="PKCS#12 file to be written.")],
@@ -364,7 +364,7 @@ async def _certify(
 
 
 @ra_app.command("list")
-@told
+@reports_errors
 def ra_list(config: ConfigOption = CONFIG) -> None:
     """List all RAs."""
 
@@ -393,7 +393,7 @@ def ra_list(config: ConfigOption = CONFIG) -> None:
 
 
 @ra_app.command("show")
-@told
+@reports_errors
 def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Show an RA and the certificates it may sign with."""
 
@@ -432,7 +432,7 @@ def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
 
 
 @ra_app.command("remove-certificate")
-@told
+@reports_errors
 def ra_remove_certificate(
     name: RAName,
     fingerprint: Annotated[
@@ -463,7 +463,7 @@ def ra_remove_certificate(
 
 
 @ra_app.command("block")
-@told
+@reports_errors
 def ra_block(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Hear an RA no more, whatever it signs with."""
     _set_enabled(config, name, False)
@@ -471,7 +471,7 @@ def ra_block(name: RAName, config: ConfigOption = CONFIG) -> None:
 
 
 @ra_app.command("unblock")
-@told
+@reports_errors
 def ra_unblock(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Hear a blocked RA again."""
     _set_enabled(config, name, True)
@@ -486,7 +486,7 @@ def _set_enabled(config: Path, name: str, enabled: bool) -> None:
 
 
 @ra_app.command("delete")
-@told
+@reports_errors
 def ra_delete(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Delete an RA; what it had issued stays valid."""
 
@@ -498,7 +498,7 @@ def ra_delete(name: RAName, config: ConfigOption = CONFIG) -> None:
 
 
 @ra_app.command("install")
-@told
+@reports_errors
 def ra_install(
     file: Annotated[Path, typer.Argument(help="PKCS#12 file from `ra-gateway ca ra issue`.")],
     password_file: Annotated[Path, typer.Option(help="File with its password.")],

@@ -116,7 +116,7 @@ def _print(console: Console, text: str, style: str | None = None) -> None:
     )
 
 
-def told(command: Callable[P, None]) -> Callable[P, None]:
+def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     """Turn our exceptions into sentences and exit codes; any other is a bug and keeps its traceback."""
 
     @wraps(command)
