@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ra_gateway import config
-from ra_gateway.config.telling import bare
+from ra_gateway.config.problems import bare
 
 PREFACE = """# Configuration reference
 
