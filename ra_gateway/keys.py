@@ -38,7 +38,7 @@ from ra_gateway.cmp.algorithms import (
 from ra_gateway.cmp.certificates import Certificate, key_identifier
 from ra_gateway.cmp.pem import PEMRefused, pem_blocks
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, Problem, missing_extra
+from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, missing_extra
 
 HSM_SCHEME: Final = b"pkcs11:"
 """What the one line of a key file begins with when the key is in an HSM."""
@@ -210,14 +210,10 @@ def load_certificates(path: Path, setting: str) -> tuple[Certificate, ...]:
         reason = (
             error.strerror if isinstance(error, OSError) else "not a certificate in PEM, or broken"
         )
-        raise ConfigError(
-            [
-                Problem(
-                    setting,
-                    f"no certificate can be read from {path}: {reason}",
-                    "Give a PEM file with one or more certificates",
-                )
-            ]
+        raise ConfigError.of(
+            setting,
+            f"no certificate can be read from {path}: {reason}",
+            "Give a PEM file with one or more certificates",
         ) from error
 
 
@@ -239,15 +235,11 @@ def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
             return load_pem_private_key(octets, password)
     except (OSError, ValueError, TypeError, CMPError) as error:
         reason = _reason(error, "not a PEM key, or wrong password")
-        raise ConfigError(
-            [
-                Problem(
-                    setting,
-                    f"no private key can be read from {path}: {reason}",
-                    "Give a PKCS#8 PEM file, and its password file if it is encrypted; "
-                    "or a file with the pkcs11: URI of a key in an HSM",
-                )
-            ]
+        raise ConfigError.of(
+            setting,
+            f"no private key can be read from {path}: {reason}",
+            "Give a PKCS#8 PEM file, and its password file if it is encrypted; "
+            "or a file with the pkcs11: URI of a key in an HSM",
         ) from error
     # What is not ASCII has no place in a URI, and is refused there.
     return _pkcs11(setting).load(octets.decode("ascii", "replace").rstrip(), path.parent, setting)
@@ -270,14 +262,10 @@ def require_private(path: Path, setting: str) -> None:
     except OSError:
         return
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(
-            [
-                Problem(
-                    setting,
-                    f"{path} has mode {stat.S_IMODE(mode):04o}: it is not its owner's alone",
-                    f"Run: chmod 600 {shlex.quote(str(path))}; and find out who has read it",
-                )
-            ]
+        raise ConfigError.of(
+            setting,
+            f"{path} has mode {stat.S_IMODE(mode):04o}: it is not its owner's alone",
+            f"Run: chmod 600 {shlex.quote(str(path))}; and find out who has read it",
         )
 
 
@@ -311,18 +299,14 @@ def make_credential(
     try:
         signer = KeySigner(private_key)
     except (CMPError, AttributeError) as error:
-        raise ConfigError(
-            [Problem(setting, "the private key cannot sign", "Use an RSA, EC, EdDSA or ML-DSA key")]
+        raise ConfigError.of(
+            setting, "the private key cannot sign", "Use an RSA, EC, EdDSA or ML-DSA key"
         ) from error
     if private_key.public_key() != load_public_key(certificate.spki_der):
-        raise ConfigError(
-            [
-                Problem(
-                    setting,
-                    f"the private key does not belong to the certificate of {certificate.subject}",
-                    "Give the key that was certified",
-                )
-            ]
+        raise ConfigError.of(
+            setting,
+            f"the private key does not belong to the certificate of {certificate.subject}",
+            "Give the key that was certified",
         )
     return Credential(certificate, chain, signer)
 
@@ -513,8 +497,8 @@ def new_key(path: Path, kind: str, *, password: bytes | None, uri: str | None = 
     """
     if uri is None:
         if kind not in KEY_KINDS:
-            raise ConfigError(
-                [Problem(str(path), f"no key of kind {kind}", f"Use one of {', '.join(KEY_KINDS)}")]
+            raise ConfigError.of(
+                str(path), f"no key of kind {kind}", f"Use one of {', '.join(KEY_KINDS)}"
             )
         private_key = KEY_KINDS[kind]()
         write_private_key(path, private_key, password)

@@ -14,7 +14,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.trust_tables import RAConfig
-from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.keys import load_credential
 
 WATCH_SECONDS: Final = 2.0
@@ -174,4 +174,4 @@ def check_ra_credential(credential: Credential, operator: TrustDomain) -> None:
 
 
 def _unusable(what: str, todo: str) -> ConfigError:
-    return ConfigError([Problem("ra.certificate_path", what, todo)])
+    return ConfigError.of("ra.certificate_path", what, todo)

@@ -17,7 +17,7 @@ from ra_gateway.cli.output import CONFIG, ConfigOption, fail, reports_errors, ru
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.names import rfc4514
 from ra_gateway.config.reading import load
-from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage, Problem
+from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage
 from ra_gateway.ra.approval import (
     HANDLE_DIGITS,
     MIN_HANDLE_DIGITS,
@@ -135,14 +135,10 @@ def _with_store(path: Path, work: Callable[[RedisStore], Awaitable[T]]) -> T:
     logs.configure(config.log.format, config.log.level)
     store = transaction_store(config.store)
     if not isinstance(store, RedisStore):
-        raise ConfigError(
-            [
-                Problem(
-                    "store.kind",
-                    "is memory: what waits is known to the running gateway alone",
-                    'Set it to "redis", for the gateway as well.',
-                )
-            ]
+        raise ConfigError.of(
+            "store.kind",
+            "is memory: what waits is known to the running gateway alone",
+            'Set it to "redis", for the gateway as well.',
         )
 
     async def main() -> T:

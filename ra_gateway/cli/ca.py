@@ -45,7 +45,6 @@ from ra_gateway.cli.output import (
     OtherKeyKindOption,
     day,
     fail,
-    problem,
     progress,
     read_password,
     reports_errors,
@@ -530,7 +529,7 @@ def ca_show(
 
     found = with_ledger(config, find)
     if found is None:
-        raise problem(
+        raise ConfigError.of(
             f"certificate {number:x}",
             "was not issued here",
             "`ra-gateway ca list` shows the newest",

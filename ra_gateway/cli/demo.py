@@ -22,7 +22,7 @@ from ra_gateway.device.client import open_session, run
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.factory import Vendor
 from ra_gateway.device.values import DeviceIdentity, Direction, Done, RequestOptions, TracedMessage
-from ra_gateway.errors import ConfigError, Problem, printable
+from ra_gateway.errors import ConfigError, printable
 from ra_gateway.keys import KEY_KINDS, write_certificates, write_new, write_private_key
 from ra_gateway.logs import LogSink
 from ra_gateway.ra.events import EventSink, MessageHandled
@@ -60,14 +60,10 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
         EnrollmentFailed: The demonstration did not succeed.
     """
     if (directory / "vendor").exists():
-        raise ConfigError(
-            [
-                Problem(
-                    str(directory),
-                    "holds a demonstration already",
-                    "Choose an empty or new directory, or remove this one",
-                )
-            ]
+        raise ConfigError.of(
+            str(directory),
+            "holds a demonstration already",
+            "Choose an empty or new directory, or remove this one",
         )
     require_empty(directory)
     port = _usable_port(port)  # before anything is written: the next attempt may use the directory

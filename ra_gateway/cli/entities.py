@@ -22,7 +22,6 @@ from ra_gateway.cli.output import (
     ConfigOption,
     day,
     note,
-    problem,
     progress,
     reports_errors,
     say,
@@ -144,7 +143,7 @@ def entity_show(name: EntityName, config: ConfigOption = CONFIG) -> None:
     async def show(ledger: Ledger, _: CAConfig) -> None:
         entity = await ledger.registry.entity(name)
         if entity is None:
-            raise problem(
+            raise ConfigError.of(
                 f"entity {name}",
                 "is not registered",
                 "`ra-gateway ca entity list` shows all there are",

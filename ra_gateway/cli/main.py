@@ -154,12 +154,11 @@ def init(
             load_certificates(Path(file), f"--vendor {name}")
         for anchor in anchors([Path(vendors[name][0])], f"--vendor {name}"):
             if not anchor.valid_at(now()):
-                problem = Problem(
+                raise ConfigError.of(
                     f"--vendor {name}",
                     f"{anchor.subject} is valid from {anchor.not_before:%Y-%m-%d} to {anchor.not_after:%Y-%m-%d}",
                     "Ask the vendor for the root that its base stations have now",
                 )
-                raise ConfigError([problem])
     if not re.fullmatch(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", domain):
         raise typer.BadParameter(f"{domain!r} is no DNS domain like ran.example.net")
     from ra_gateway.cli.setup import require_empty, write_setup  # the extra `ca`
@@ -328,9 +327,7 @@ def _require_room(directory: Path) -> None:
         raise ConfigError(problems)
     make_directory(directory)
     if not os.access(directory, os.W_OK):
-        raise ConfigError(
-            [Problem(str(directory), "may not be written to", "Choose another with --out")]
-        )
+        raise ConfigError.of(str(directory), "may not be written to", "Choose another with --out")
 
 
 async def _operate(

@@ -30,7 +30,6 @@ from ra_gateway.errors import (
     CMPError,
     ConfigError,
     GatewayError,
-    Problem,
     StoreUnavailable,
     missing_extra,
     printable,
@@ -72,11 +71,6 @@ DirectoryPasswordOption = Annotated[
     Path | None,
     typer.Option("--password-file", help="File with the password of the keys in the directory."),
 ]
-
-
-def problem(path: str, what: str, todo: str) -> ConfigError:
-    """Return the error of a single problem."""
-    return ConfigError([Problem(path, what, todo)])
 
 
 def day(moment: datetime | None) -> str:
@@ -198,12 +192,8 @@ def require_name(text: str, option: str) -> None:
     try:
         from_rfc4514(text)
     except ValueError as error:
-        raise ConfigError(
-            [
-                Problem(
-                    option, f"{text!r} is no name", "Write it like CN=enb1.example.net,O=Operator"
-                )
-            ]
+        raise ConfigError.of(
+            option, f"{text!r} is no name", "Write it like CN=enb1.example.net,O=Operator"
         ) from error
 
 
@@ -216,8 +206,8 @@ def require_san(text: str) -> None:
     try:
         general_names_der([text])
     except ValueError as error:
-        raise ConfigError(
-            [Problem("--san", str(error), "Write it like dns:enb1.example.net or ip:192.0.2.1")]
+        raise ConfigError.of(
+            "--san", str(error), "Write it like dns:enb1.example.net or ip:192.0.2.1"
         ) from error
 
 

@@ -28,7 +28,6 @@ from ra_gateway.cli.output import (
     KeyKindOption,
     day,
     note,
-    problem,
     read_password,
     reports_errors,
     require_name,
@@ -42,6 +41,7 @@ from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.reading import load
+from ra_gateway.errors import ConfigError
 from ra_gateway.keys import KEY_KINDS, load_certificates, spki_der
 
 role_app = typer.Typer(
@@ -94,7 +94,7 @@ def role_add(
         names = tuple(profile or (settings.profile,))
         unknown = [item for item in names if item not in known]
         if unknown:
-            raise problem(
+            raise ConfigError.of(
                 f"role {name}",
                 f"there is no profile {unknown[0]!r} for it",
                 f"There are: {', '.join(known)}",
@@ -165,7 +165,7 @@ def role_show(name: RoleName, config: ConfigOption = CONFIG) -> None:
     async def show(ledger: Ledger, _: CAConfig) -> None:
         role = next((role for role in await ledger.registry.roles() if role.name == name), None)
         if role is None:
-            raise problem(
+            raise ConfigError.of(
                 f"role {name}", "does not exist", "`ra-gateway ca role list` shows all there are"
             )
         members = [item.name for item in await ledger.registry.authorities() if item.role == role]
@@ -219,7 +219,7 @@ def ra_add(
     async def add(ledger: Ledger, _: CAConfig) -> None:
         ours = await ledger.record_of(found, now()) is not None
         if ours and OID.cmcRA not in found.extended_key_usage:
-            raise problem(
+            raise ConfigError.of(
                 str(certificate),
                 f"is an end entity's certificate of this CA: {found.subject}",
                 "Make the RA's own with `ra-gateway ca ra issue`",
@@ -245,7 +245,7 @@ async def _put_authority(
     """Make an RA, or change its role and names, and add a certificate with it; return what it was before."""
     before = await _find_authority(ledger, name)
     if before is None and role is None:
-        raise problem(
+        raise ConfigError.of(
             f"ra {name}", "is not registered", "Register it with --role; `ra-gateway ca ra list`"
         )
     wanted = role or (before.role.name if before is not None else "")
@@ -289,10 +289,10 @@ def ra_issue(
     if subject is not None:
         require_name(subject, "--subject")
     if out.exists():
-        raise problem(str(out), "exists already", "Choose another file name")
+        raise ConfigError.of(str(out), "exists already", "Choose another file name")
     password = read_password(password_file) or b""
     if not password:
-        raise problem(str(password_file), "is empty", "Write a password to it")
+        raise ConfigError.of(str(password_file), "is empty", "Write a password to it")
 
     async def issue(ledger: Ledger, settings: CAConfig) -> Certificate:
         material, profiles = ca_material(settings), ca_profiles(settings)
@@ -324,7 +324,7 @@ def _ra_subject(name: str, subject: str | None, before: Authority | None) -> byt
     if subject is not None:
         return from_rfc4514(subject)
     if before is None or not before.certificates:
-        raise problem(
+        raise ConfigError.of(
             f"ra {name}",
             "has no certificate so far",
             "Say its subject: --subject CN=ra1,O=Operator",
@@ -402,7 +402,7 @@ def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
 
     authority = with_ledger(config, find)
     if authority is None:
-        raise problem(
+        raise ConfigError.of(
             f"ra {name}", "is not registered", "`ra-gateway ca ra list` shows all there are"
         )
     show_facts(
@@ -453,7 +453,7 @@ def ra_remove_certificate(
         ]
         matching = [item for item in prints if item.hex().startswith(digits)]
         if len(matching) > 1:
-            raise problem(f"ra {name}", "more than one begins so", "Give more digits")
+            raise ConfigError.of(f"ra {name}", "more than one begins so", "Give more digits")
         wanted = matching[0] if matching else bytes.fromhex(digits.ljust(64, "0"))
         await ledger.registry.remove_authority_certificate(name, wanted, actor(), now())
         return wanted, len(prints) - 1

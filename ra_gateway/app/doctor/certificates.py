@@ -16,7 +16,7 @@ from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.codes import OID
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.config.trust_tables import AlgorithmsConfig
-from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.keys import load_certificates
 
 _RA: Final = "RA credential"
@@ -58,11 +58,13 @@ def _ra_key(config: GatewayConfig) -> list[Result]:
         return of_problems(_RA, tried, error)
     except OSError as error:  # the file of the password
         what = f"{error.filename}: {error.strerror}"
-        problem = Problem("ra.key_password_path", what, "Give a file that the gateway may read")
-        return of_problems(_RA, tried, ConfigError([problem]))
+        wrong = ConfigError.of(
+            "ra.key_password_path", what, "Give a file that the gateway may read"
+        )
+        return of_problems(_RA, tried, wrong)
     except CMPError as error:
-        problem = Problem("ra.key_path", error.detail, "Use an RSA, EC, EdDSA or ML-DSA key")
-        return of_problems(_RA, tried, ConfigError([problem]))
+        wrong = ConfigError.of("ra.key_path", error.detail, "Use an RSA, EC, EdDSA or ML-DSA key")
+        return of_problems(_RA, tried, wrong)
     found = [Result(_RA, tried, f"it does, and signs with {credential.signer.algorithm.name}")]
     if weakness := getattr(credential.signer, "weakness", ""):
         found.append(
