@@ -32,7 +32,7 @@ from ra_gateway.ca.ledger.verify import examine
 from ra_gateway.ca.material import create_operator_pki, expiries, import_ca
 from ra_gateway.ca.profiles import PROFILES, PURPOSES, Profile
 from ra_gateway.ca.ra_credential import issue_ra_certificate
-from ra_gateway.ca.records import CertificateStatus, IssuedCertificate, Reason, Revocation
+from ra_gateway.ca.records import CertificateStatus, Reason, Revocation
 from ra_gateway.ca.rollover import renew_signers, roll_issuing, roll_root
 from ra_gateway.cli.entities import entity_app, show_certificates
 from ra_gateway.cli.ledger_context import actor, with_ledger
@@ -507,11 +507,10 @@ def ca_list(
     config: ConfigOption = CONFIG,
 ) -> None:
     """List certificates, the newest first."""
-
-    async def show(ledger: Ledger, _: CAConfig) -> None:
-        await show_certificates(ledger, entity=entity, status=status, limit=limit)
-
-    with_ledger(config, show)
+    with_ledger(
+        config,
+        lambda ledger, _: show_certificates(ledger, entity=entity, status=status, limit=limit),
+    )
 
 
 @ca_app.command("show")
@@ -524,10 +523,7 @@ def ca_show(
     """Show a certificate and what became of it."""
     number = _serial_number(serial)
 
-    async def find(ledger: Ledger, _: CAConfig) -> IssuedCertificate | None:
-        return await ledger.certificate(number, now())
-
-    found = with_ledger(config, find)
+    found = with_ledger(config, lambda ledger, _: ledger.certificate(number, now()))
     if found is None:
         raise ConfigError.of(
             f"certificate {number:x}",
@@ -583,10 +579,7 @@ def ca_revoke(
     """Revoke a certificate, or release it from hold."""
     number, why = _serial_number(serial), Reason[reason]
 
-    async def revoke(ledger: Ledger, _: CAConfig) -> None:
-        await ledger.revoke(Revocation(number, why, actor()), now())
-
-    with_ledger(config, revoke)
+    with_ledger(config, lambda ledger, _: ledger.revoke(Revocation(number, why, actor()), now()))
     if why is Reason.removeFromCRL:
         say(f"Released {number:x} from hold.")
     else:

@@ -64,10 +64,12 @@ def entity_add(
     if problems:
         raise ConfigError(problems)
 
-    async def add(ledger: Ledger, settings: CAConfig) -> None:
-        await ledger.registry.add_entity(_with_window(entity, settings), actor(), now())
-
-    with_ledger(config, add)
+    with_ledger(
+        config,
+        lambda ledger, settings: ledger.registry.add_entity(
+            _with_window(entity, settings), actor(), now()
+        ),
+    )
     say(f"Registered {name}.")
 
 
@@ -111,11 +113,10 @@ def entity_list(
     config: ConfigOption = CONFIG,
 ) -> None:
     """List end entities in the order of their names."""
-
-    async def find(ledger: Ledger, _: CAConfig) -> list[EndEntity]:
-        return await ledger.registry.entities(after=after, limit=limit + 1, pattern=pattern)
-
-    found = with_ledger(config, find)
+    found = with_ledger(
+        config,
+        lambda ledger, _: ledger.registry.entities(after=after, limit=limit + 1, pattern=pattern),
+    )
     show_table(
         ("Name", "Status", "Subject", "Profile", "Vendor", "Identity", "Made by"),
         [
@@ -205,10 +206,9 @@ def entity_unblock(name: EntityName, config: ConfigOption = CONFIG) -> None:
 
 
 def _set_status(config: Path, name: str, status: EntityStatus) -> None:
-    async def change(ledger: Ledger, _: CAConfig) -> None:
-        await ledger.registry.set_entity_status(name, status, actor(), now())
-
-    with_ledger(config, change)
+    with_ledger(
+        config, lambda ledger, _: ledger.registry.set_entity_status(name, status, actor(), now())
+    )
 
 
 @entity_app.command("open")
@@ -238,11 +238,7 @@ def entity_open(
 @reports_errors
 def entity_delete(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Delete an end entity that holds no valid certificate."""
-
-    async def delete(ledger: Ledger, _: CAConfig) -> None:
-        await ledger.registry.delete_entity(name, actor(), now())
-
-    with_ledger(config, delete)
+    with_ledger(config, lambda ledger, _: ledger.registry.delete_entity(name, actor(), now()))
     say(f"Deleted {name}.")
 
 

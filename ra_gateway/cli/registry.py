@@ -144,15 +144,11 @@ def _privileges(role: Role) -> str:
 @reports_errors
 def role_list(config: ConfigOption = CONFIG) -> None:
     """List all roles."""
-
-    async def find(ledger: Ledger, _: CAConfig) -> list[Role]:
-        return await ledger.registry.roles()
-
     show_table(
         ("Name", "Privileges", "Profiles", "Names"),
         [
             (role.name, _privileges(role), ", ".join(role.profiles), _names(role))
-            for role in with_ledger(config, find)
+            for role in with_ledger(config, lambda ledger, _: ledger.registry.roles())
         ],
     )
 
@@ -188,11 +184,7 @@ def role_show(name: RoleName, config: ConfigOption = CONFIG) -> None:
 @reports_errors
 def role_delete(name: RoleName, config: ConfigOption = CONFIG) -> None:
     """Delete a role that nobody has."""
-
-    async def delete(ledger: Ledger, _: CAConfig) -> None:
-        await ledger.registry.delete_role(name, actor(), now())
-
-    with_ledger(config, delete)
+    with_ledger(config, lambda ledger, _: ledger.registry.delete_role(name, actor(), now()))
     say(f"Deleted the role {name}.")
 
 
@@ -367,10 +359,6 @@ async def _certify(
 @reports_errors
 def ra_list(config: ConfigOption = CONFIG) -> None:
     """List all RAs."""
-
-    async def find(ledger: Ledger, _: CAConfig) -> list[Authority]:
-        return await ledger.registry.authorities()
-
     show_table(
         ("Name", "Status", "Role", "Privileges", "Certificates", "Newest until"),
         [
@@ -387,7 +375,7 @@ def ra_list(config: ConfigOption = CONFIG) -> None:
                     )
                 ),
             )
-            for authority in with_ledger(config, find)
+            for authority in with_ledger(config, lambda ledger, _: ledger.registry.authorities())
         ],
     )
 
@@ -396,11 +384,7 @@ def ra_list(config: ConfigOption = CONFIG) -> None:
 @reports_errors
 def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Show an RA and the certificates it may sign with."""
-
-    async def find(ledger: Ledger, _: CAConfig) -> Authority | None:
-        return await _find_authority(ledger, name)
-
-    authority = with_ledger(config, find)
+    authority = with_ledger(config, lambda ledger, _: _find_authority(ledger, name))
     if authority is None:
         raise ConfigError.of(
             f"ra {name}", "is not registered", "`ra-gateway ca ra list` shows all there are"
@@ -479,21 +463,17 @@ def ra_unblock(name: RAName, config: ConfigOption = CONFIG) -> None:
 
 
 def _set_enabled(config: Path, name: str, enabled: bool) -> None:
-    async def change(ledger: Ledger, _: CAConfig) -> None:
-        await ledger.registry.set_authority_enabled(name, enabled, actor(), now())
-
-    with_ledger(config, change)
+    with_ledger(
+        config,
+        lambda ledger, _: ledger.registry.set_authority_enabled(name, enabled, actor(), now()),
+    )
 
 
 @ra_app.command("delete")
 @reports_errors
 def ra_delete(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Delete an RA; what it had issued stays valid."""
-
-    async def delete(ledger: Ledger, _: CAConfig) -> None:
-        await ledger.registry.delete_authority(name, actor(), now())
-
-    with_ledger(config, delete)
+    with_ledger(config, lambda ledger, _: ledger.registry.delete_authority(name, actor(), now()))
     say(f"Deleted {name}. Its own certificates stay valid: `ra-gateway ca revoke` ends them.")
 
 
