@@ -13,7 +13,7 @@ from ra_gateway import logs
 from ra_gateway.app import now
 from ra_gateway.app.gateway import transaction_store
 from ra_gateway.cli.ledger_context import actor
-from ra_gateway.cli.output import CONFIG, ConfigOption, fail, reports_errors, run, say, show_table
+from ra_gateway.cli.output import CONFIG, Commands, ConfigOption, fail, run, say, show_table
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.names import rfc4514
 from ra_gateway.config.reading import load
@@ -39,7 +39,7 @@ _COLUMNS: Final = (
     "Subject asked for",
 )
 
-approvals_app = typer.Typer(
+approvals_app = Commands(
     name="approvals", help="Requests that wait for an operator's decision.", no_args_is_help=True
 )
 
@@ -59,7 +59,6 @@ class NotListed(GatewayError):
 
 
 @approvals_app.command("list")
-@reports_errors
 def approvals_list(config: ConfigOption = CONFIG) -> None:
     """List the requests that wait, the oldest first."""
 
@@ -81,14 +80,12 @@ def approvals_list(config: ConfigOption = CONFIG) -> None:
 
 
 @approvals_app.command("approve")
-@reports_errors
 def approvals_approve(request: Handle, by: ByOption = "", config: ConfigOption = CONFIG) -> None:
     """Let a request go to the CA; its device gets the certificate when it polls."""
     _decide(config, request, by, approve=True)
 
 
 @approvals_app.command("deny")
-@reports_errors
 def approvals_deny(request: Handle, by: ByOption = "", config: ConfigOption = CONFIG) -> None:
     """Refuse a request; its device is told notAuthorized when it polls."""
     _decide(config, request, by, approve=False)

@@ -38,6 +38,7 @@ from ra_gateway.cli.entities import entity_app, show_certificates
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
+    Commands,
     ConfigOption,
     DirectoryPasswordOption,
     KeyKindOption,
@@ -47,7 +48,6 @@ from ra_gateway.cli.output import (
     fail,
     progress,
     read_password,
-    reports_errors,
     require_name,
     run,
     say,
@@ -63,7 +63,7 @@ from ra_gateway.config.tables import CAServiceConfig
 from ra_gateway.errors import ConfigError
 from ra_gateway.keys import load_certificates, pem
 
-ca_app = typer.Typer(
+ca_app = Commands(
     name="ca",
     help="The bundled CA: its keys, its ledger, who is registered and what was issued.",
     no_args_is_help=True,
@@ -89,7 +89,6 @@ _RELOAD: Final = "Restart `ra-gateway ca serve`, or the gateway with the CA in i
 
 
 @ca_app.command("create")
-@reports_errors
 def ca_create(
     directory: DirectoryArgument,
     organisation: Annotated[str, typer.Option(help="O of every subject.")] = "Example Operator",
@@ -126,7 +125,6 @@ def _uris(texts: Iterable[str] | None) -> dict[str, str]:
 
 
 @ca_app.command("import")
-@reports_errors
 def ca_import(
     directory: DirectoryArgument,
     certificate: Annotated[Path, typer.Option(help="Certificate of the CA, PEM.")],
@@ -158,7 +156,6 @@ def ca_import(
 
 
 @ca_app.command("issue-ra")
-@reports_errors
 def ca_issue_ra(
     ca_directory: DirectoryArgument,
     ra_directory: Annotated[Path, typer.Argument(help="Where ra.pem and ra.key go.")],
@@ -185,7 +182,6 @@ def ca_issue_ra(
 
 
 @ca_app.command("roll-issuing")
-@reports_errors
 def ca_roll_issuing(
     directory: DirectoryArgument,
     root_key: RootKeyOption = None,
@@ -216,7 +212,6 @@ def ca_roll_issuing(
 
 
 @ca_app.command("roll-root")
-@reports_errors
 def ca_roll_root(
     directory: DirectoryArgument,
     root_key: RootKeyOption = None,
@@ -240,7 +235,6 @@ def ca_roll_root(
 
 
 @ca_app.command("renew-signers")
-@reports_errors
 def ca_renew_signers(
     directory: DirectoryArgument,
     within_days: Annotated[
@@ -273,7 +267,6 @@ def ca_renew_signers(
 
 
 @ca_app.command("expiries")
-@reports_errors
 def ca_expiries(directory: DirectoryArgument) -> None:
     """List when the CA's own certificates expire, the soonest first."""
     show_table(
@@ -286,7 +279,6 @@ def ca_expiries(directory: DirectoryArgument) -> None:
 
 
 @ca_app.command("serve")
-@reports_errors
 def ca_serve(config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
     settings = load_ca(config)
@@ -325,7 +317,6 @@ def check_ca_config(path: Path) -> None:
 
 
 @ca_app.command("profiles")
-@reports_errors
 def ca_list_profiles(config: ConfigOption = CONFIG) -> None:
     """List the certificate profiles: the built-in ones and those of [ca.profiles]."""
     settings = load_ca(config).ca
@@ -354,7 +345,6 @@ def _san(profile: Profile) -> str:
 
 
 @ca_app.command("migrate")
-@reports_errors
 def ca_migrate(config: ConfigOption = CONFIG) -> None:
     """Make the tables of the ledger, or bring those of an older release up to date."""
     settings = load_ca(config).ca
@@ -363,7 +353,6 @@ def ca_migrate(config: ConfigOption = CONFIG) -> None:
 
 
 @ca_app.command("backup")
-@reports_errors
 def ca_backup(
     file: Annotated[Path, typer.Argument(help="Where the dump goes; must not exist.")],
     config: ConfigOption = CONFIG,
@@ -381,7 +370,6 @@ def ca_backup(
 
 
 @ca_app.command("restore")
-@reports_errors
 def ca_restore(
     file: Annotated[Path, typer.Argument(help="Dump from `ra-gateway ca backup`.")],
     config: ConfigOption = CONFIG,
@@ -409,7 +397,6 @@ def ca_restore(
 
 
 @ca_app.command("verify")
-@reports_errors
 def ca_verify(
     sample: Annotated[
         int | None, typer.Option(min=1, help="How many signatures to verify; else all.")
@@ -473,7 +460,6 @@ def _issuing_certificates(directory: Path) -> dict[str, Certificate]:
 
 
 @ca_app.command("crl")
-@reports_errors
 def ca_crl(
     delta: Annotated[bool, typer.Option("--delta", help="Delta CRLs.")] = False,
     config: ConfigOption = CONFIG,
@@ -497,7 +483,6 @@ def ca_crl(
 
 
 @ca_app.command("list")
-@reports_errors
 def ca_list(
     entity: Annotated[str, typer.Option(help="Only those of this end entity.")] = "",
     status: Annotated[
@@ -514,7 +499,6 @@ def ca_list(
 
 
 @ca_app.command("show")
-@reports_errors
 def ca_show(
     serial: SerialArgument,
     as_pem: Annotated[bool, typer.Option("--pem", help="Print the certificate itself.")] = False,
@@ -567,7 +551,6 @@ def _known_reason(name: str) -> str:
 
 
 @ca_app.command("revoke")
-@reports_errors
 def ca_revoke(
     serial: SerialArgument,
     reason: Annotated[

@@ -22,7 +22,6 @@ from ra_gateway.cli.output import (
     ConfigOption,
     fail,
     out,
-    reports_errors,
     require_name,
     require_san,
     run,
@@ -37,7 +36,6 @@ _FEWER_COLUMNS: Final = ("Verdict", "Tried", "Came back", "Likely cause, and wha
 """On a terminal, where six columns would be of a word each."""
 
 
-@reports_errors
 def doctor(
     config: ConfigOption = CONFIG,
     subject: Annotated[

@@ -19,11 +19,11 @@ from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus
 from ra_gateway.cli.ledger_context import OPERATOR, actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
+    Commands,
     ConfigOption,
     day,
     note,
     progress,
-    reports_errors,
     say,
     show_facts,
     show_table,
@@ -35,7 +35,7 @@ from ra_gateway.stores.rows import read_rows, refuse
 
 CSV_COLUMNS: Final = ("name", "subject", "names", "profile", "vendor", "identity")
 
-entity_app = typer.Typer(
+entity_app = Commands(
     name="entity", help="End entities: who may hold certificates.", no_args_is_help=True
 )
 
@@ -43,7 +43,6 @@ EntityName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the end
 
 
 @entity_app.command("add")
-@reports_errors
 def entity_add(
     name: EntityName,
     subject: Annotated[str, typer.Option(help="Subject of its certificates, RFC 4514.")],
@@ -103,7 +102,6 @@ def _with_window(entity: EndEntity, config: CAConfig) -> EndEntity:
 
 
 @entity_app.command("list")
-@reports_errors
 def entity_list(
     pattern: Annotated[
         str, typer.Option(help="Of name, subject or identity; * and ? stand for any characters.")
@@ -137,7 +135,6 @@ def entity_list(
 
 
 @entity_app.command("show")
-@reports_errors
 def entity_show(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Show an end entity and its newest certificates."""
 
@@ -190,7 +187,6 @@ async def show_certificates(
 
 
 @entity_app.command("block")
-@reports_errors
 def entity_block(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Let an end entity get and renew nothing; its certificates stay valid."""
     _set_status(config, name, EntityStatus.blocked)
@@ -198,7 +194,6 @@ def entity_block(name: EntityName, config: ConfigOption = CONFIG) -> None:
 
 
 @entity_app.command("unblock")
-@reports_errors
 def entity_unblock(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Let a blocked end entity get certificates again."""
     _set_status(config, name, EntityStatus.active)
@@ -212,7 +207,6 @@ def _set_status(config: Path, name: str, status: EntityStatus) -> None:
 
 
 @entity_app.command("open")
-@reports_errors
 def entity_open(
     name: EntityName,
     hours: Annotated[
@@ -235,7 +229,6 @@ def entity_open(
 
 
 @entity_app.command("delete")
-@reports_errors
 def entity_delete(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Delete an end entity that holds no valid certificate."""
     with_ledger(config, lambda ledger, _: ledger.registry.delete_entity(name, actor(), now()))
@@ -243,7 +236,6 @@ def entity_delete(name: EntityName, config: ConfigOption = CONFIG) -> None:
 
 
 @entity_app.command("import")
-@reports_errors
 def entity_import(
     file: Annotated[
         Path, typer.Argument(help=f"CSV, UTF-8, with a header out of {','.join(CSV_COLUMNS)}.")

@@ -28,13 +28,13 @@ from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.doctor import doctor
 from ra_gateway.cli.output import (
     CONFIG,
+    Commands,
     ConfigOption,
     KeyKindOption,
     called,
     fail,
     out,
     read_password,
-    reports_errors,
     require_name,
     require_san,
     run,
@@ -87,7 +87,7 @@ def _cleaned_usage() -> Iterator[None]:
         raise
 
 
-app = typer.Typer(
+app = Commands(
     name="ra-gateway",
     cls=_Commands,
     help="RA-mode gateway between base stations and a CA (CMPv2, 3GPP TS 33.310).",
@@ -104,7 +104,6 @@ except ModuleNotFoundError as error:
     _missing = missing_extra("ca", error)
 
     @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-    @reports_errors
     def ca() -> None:
         """The bundled CA: not installed."""
         raise _missing
@@ -126,7 +125,6 @@ def _main(
 
 
 @app.command()
-@reports_errors
 def init(
     directory: Annotated[Path, typer.Argument(help="Where the files go; it must be new or empty.")],
     organisation: Annotated[str, typer.Option(help="O of every subject.")] = "Example Operator",
@@ -190,7 +188,6 @@ def init(
 
 
 @app.command()
-@reports_errors
 def serve(config: ConfigOption = CONFIG) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
     settings = load(config)
@@ -216,7 +213,6 @@ def _warnings(path: Path, settings: GatewayConfig) -> list[str]:
 
 
 @app.command("check-config")
-@reports_errors
 def check_config(config: ConfigOption = CONFIG) -> None:
     """Read the configuration and every file it names, and say everything that is wrong."""
     if is_of_ca_alone(config):
@@ -244,7 +240,6 @@ KeyPasswordOption = Annotated[
 
 
 @app.command()
-@reports_errors
 def enroll(
     url: Annotated[str, typer.Option(help="URL of the gateway.")],
     cert: Annotated[
@@ -280,7 +275,6 @@ def enroll(
 
 
 @app.command()
-@reports_errors
 def renew(
     url: Annotated[str, typer.Option(help="URL of the gateway.")],
     cert: Annotated[
@@ -376,7 +370,6 @@ def _hints(error: EnrollmentFailed, enrollment: Enrollment, options: RequestOpti
 
 
 @app.command()
-@reports_errors
 def show(
     file: Annotated[
         Path, typer.Argument(help="A CMP message: DER, base64 or hex; - for standard input.")
@@ -393,7 +386,6 @@ def show(
 
 
 @app.command()
-@reports_errors
 def demo(
     directory: Annotated[
         Path | None,

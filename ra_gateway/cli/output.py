@@ -38,6 +38,7 @@ from ra_gateway.keys import KEY_KINDS, require_private
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., None])
 
 CONFIG: Final = Path("gateway.toml")
 """Where the configuration is unless --config says otherwise."""
@@ -139,6 +140,20 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
             fail([f"{where}{error.strerror or error}"], 1)
 
     return wrapped
+
+
+class Commands(typer.Typer):
+    """A group of commands, the errors of which become sentences and exit codes."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[F], F]:
+        """Register a command, as typer does."""
+        register = super().command(name, **options)
+
+        def decorate(function: F) -> F:
+            register(reports_errors(function))
+            return function
+
+        return decorate
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

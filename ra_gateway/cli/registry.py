@@ -24,12 +24,12 @@ from ra_gateway.cli.entities import grantable
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
     CONFIG,
+    Commands,
     ConfigOption,
     KeyKindOption,
     day,
     note,
     read_password,
-    reports_errors,
     require_name,
     say,
     show_facts,
@@ -44,10 +44,10 @@ from ra_gateway.config.reading import load
 from ra_gateway.errors import ConfigError
 from ra_gateway.keys import KEY_KINDS, load_certificates, spki_der
 
-role_app = typer.Typer(
+role_app = Commands(
     name="role", help="Roles: what registration authorities may have done.", no_args_is_help=True
 )
-ra_app = typer.Typer(
+ra_app = Commands(
     name="ra", help="Registration authorities and their certificates.", no_args_is_help=True
 )
 
@@ -67,7 +67,6 @@ SANsOption = Annotated[
 
 
 @role_app.command("add")
-@reports_errors
 def role_add(
     name: RoleName,
     privilege: Annotated[
@@ -141,7 +140,6 @@ def _privileges(role: Role) -> str:
 
 
 @role_app.command("list")
-@reports_errors
 def role_list(config: ConfigOption = CONFIG) -> None:
     """List all roles."""
     show_table(
@@ -154,7 +152,6 @@ def role_list(config: ConfigOption = CONFIG) -> None:
 
 
 @role_app.command("show")
-@reports_errors
 def role_show(name: RoleName, config: ConfigOption = CONFIG) -> None:
     """Show a role and who has it."""
 
@@ -181,7 +178,6 @@ def role_show(name: RoleName, config: ConfigOption = CONFIG) -> None:
 
 
 @role_app.command("delete")
-@reports_errors
 def role_delete(name: RoleName, config: ConfigOption = CONFIG) -> None:
     """Delete a role that nobody has."""
     with_ledger(config, lambda ledger, _: ledger.registry.delete_role(name, actor(), now()))
@@ -196,7 +192,6 @@ RoleOption = Annotated[
 
 
 @ra_app.command("add")
-@reports_errors
 def ra_add(
     name: RAName,
     certificate: Annotated[Path, typer.Option(help="Certificate it signs with, PEM.")],
@@ -262,7 +257,6 @@ async def _find_authority(ledger: Ledger, name: str) -> Authority | None:
 
 
 @ra_app.command("issue")
-@reports_errors
 def ra_issue(
     name: RAName,
     out: Annotated[Path, typer.Option(help="PKCS#12 file to be written.")],
@@ -356,7 +350,6 @@ async def _certify(
 
 
 @ra_app.command("list")
-@reports_errors
 def ra_list(config: ConfigOption = CONFIG) -> None:
     """List all RAs."""
     show_table(
@@ -381,7 +374,6 @@ def ra_list(config: ConfigOption = CONFIG) -> None:
 
 
 @ra_app.command("show")
-@reports_errors
 def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Show an RA and the certificates it may sign with."""
     authority = with_ledger(config, lambda ledger, _: _find_authority(ledger, name))
@@ -416,7 +408,6 @@ def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
 
 
 @ra_app.command("remove-certificate")
-@reports_errors
 def ra_remove_certificate(
     name: RAName,
     fingerprint: Annotated[
@@ -447,7 +438,6 @@ def ra_remove_certificate(
 
 
 @ra_app.command("block")
-@reports_errors
 def ra_block(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Hear an RA no more, whatever it signs with."""
     _set_enabled(config, name, False)
@@ -455,7 +445,6 @@ def ra_block(name: RAName, config: ConfigOption = CONFIG) -> None:
 
 
 @ra_app.command("unblock")
-@reports_errors
 def ra_unblock(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Hear a blocked RA again."""
     _set_enabled(config, name, True)
@@ -470,7 +459,6 @@ def _set_enabled(config: Path, name: str, enabled: bool) -> None:
 
 
 @ra_app.command("delete")
-@reports_errors
 def ra_delete(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Delete an RA; what it had issued stays valid."""
     with_ledger(config, lambda ledger, _: ledger.registry.delete_authority(name, actor(), now()))
@@ -478,7 +466,6 @@ def ra_delete(name: RAName, config: ConfigOption = CONFIG) -> None:
 
 
 @ra_app.command("install")
-@reports_errors
 def ra_install(
     file: Annotated[Path, typer.Argument(help="PKCS#12 file from `ra-gateway ca ra issue`.")],
     password_file: Annotated[Path, typer.Option(help="File with its password.")],

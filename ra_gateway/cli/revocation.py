@@ -13,7 +13,7 @@ from ra_gateway import logs
 from ra_gateway.app import now
 from ra_gateway.app.revocation import gateway_revocation, revocation_tables
 from ra_gateway.app.trust import operator_domain, vendor_domains
-from ra_gateway.cli.output import CONFIG, ConfigOption, reports_errors, run, say, show_table
+from ra_gateway.cli.output import CONFIG, ConfigOption, run, say, show_table
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import Path as TrustPath
 from ra_gateway.cmp.trust import TrustDomain
@@ -26,7 +26,6 @@ from ra_gateway.revocation.sources import SourceState
 _COLUMNS = ("Domain", "Mode", "Kind", "Source", "State", "Updated", "Next update", "Error")
 
 
-@reports_errors
 def revocation(
     config: ConfigOption = CONFIG,
     certificate: Annotated[
