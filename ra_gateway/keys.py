@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import errno
 import os
-import secrets
 import shlex
 import stat
 import sys
@@ -509,24 +508,4 @@ def new_key(path: Path, kind: str, *, password: bytes | None, uri: str | None = 
         return _pkcs11(str(path)).generate(uri, kind, path.parent, str(path))
     except BaseException:
         path.unlink()
-        raise
-
-
-def change_password(path: Path, old: bytes | None, new: bytes | None) -> None:
-    """Encrypt a key file with another password; at every moment the file is the old or the new one.
-
-    Args:
-        old, new: None for a file that is not encrypted.
-
-    Raises:
-        ConfigError: The key cannot be read with the old password, or is in an HSM.
-        OSError: The directory cannot be written to; the file is as it was.
-    """
-    private_key = load_private_key(path, old, str(path))
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    write_private_key(beside, private_key, new)
-    try:
-        beside.replace(path)
-    except OSError:
-        beside.unlink()
         raise

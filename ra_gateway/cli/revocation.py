@@ -46,7 +46,7 @@ def revocation(
     # Fetched anew, and nothing left behind: the directory of CRLs is a running gateway's.
     known = gateway_revocation(settings, operator, vendors, keeps_crls=False)
     states, verdicts = run(_ask(known, [operator, *vendors.values()], chains))
-    show_table(_COLUMNS, _rows(modes, states, now()))
+    show_table(_COLUMNS, _rows(modes, states))
     for text, _ in verdicts:
         say(text)
     if any(state.last_error or not state.fresh for state in states) or not all(
@@ -98,9 +98,7 @@ async def _status(
     return f"{who}: {'; '.join(notes) or 'accepted'}", True
 
 
-def _rows(
-    modes: Mapping[str, str], states: Sequence[SourceState], moment: datetime
-) -> Iterator[tuple[str, ...]]:
+def _rows(modes: Mapping[str, str], states: Sequence[SourceState]) -> Iterator[tuple[str, ...]]:
     for domain, mode in modes.items():
         own = [state for state in states if state.domain == domain]
         if not own:

@@ -63,11 +63,11 @@ async def examine_ledger(config: CAConfig, now: datetime) -> list[Result]:
                 "ca.ledger_url_path",
             )
         ]
-    found = _files(where, config) if isinstance(where, Path) else await _server(where)
+    found = _files(where) if isinstance(where, Path) else await _server(where)
     return [*found, *_checkpoints(config, now)]
 
 
-def _files(path: Path, config: CAConfig) -> list[Result]:
+def _files(path: Path) -> list[Result]:
     tried = f"who may read {path}"
     for file in (path, *side_files(path)):
         try:
