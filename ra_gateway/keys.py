@@ -420,6 +420,15 @@ def pem(der: bytes, label: str = "CERTIFICATE") -> str:
     return f"-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n"
 
 
+def read_password(path: Path | None) -> bytes | None:
+    """Return the content of a password file, without the newline at its end; None without a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return None if path is None else path.read_bytes().rstrip(b"\r\n")
+
+
 def make_directory(path: Path) -> None:
     """Make a directory and those above it that are missing, for their owner alone, whatever the umask.
 

@@ -36,6 +36,7 @@ from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig
 from ra_gateway.config.tables import CAServiceConfig, VendorConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, StoreUnavailable
+from ra_gateway.keys import read_password
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
 
@@ -61,11 +62,10 @@ def ca_material(config: CAConfig) -> CAMaterial:
     Raises:
         ConfigError: They cannot be used.
     """
-    password = config.key_password_path
     return load_ca(
         config.directory_path,
         now=now(),
-        password=None if password is None else password.read_bytes().rstrip(b"\r\n"),
+        password=read_password(config.key_password_path),
         random_octets=secrets.token_bytes,
     )
 

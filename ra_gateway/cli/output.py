@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from ra_gateway import keys
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.device.errors import EnrollmentFailed
 from ra_gateway.errors import (
@@ -233,7 +234,6 @@ def read_password(path: Path | None) -> bytes | None:
         ConfigError: Others may read it.
         OSError: It cannot be read.
     """
-    if path is None:
-        return None
-    require_private(path, "password file")
-    return path.read_bytes().rstrip(b"\r\n")
+    if path is not None:
+        require_private(path, "password file")
+    return keys.read_password(path)
