@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Final
 
-import structlog
 import typer
 
 from ra_gateway import logs
@@ -22,7 +21,6 @@ from ra_gateway.app.ca import (
     crl_publisher,
 )
 from ra_gateway.app.doctor.ledger import ledger_warnings
-from ra_gateway.app.running import run_until_signalled
 from ra_gateway.app.warnings import ca_warnings, of_file
 from ra_gateway.ca.directory import CADirectory
 from ra_gateway.ca.ledger.backup import dump, restore
@@ -51,6 +49,7 @@ from ra_gateway.cli.output import (
     require_name,
     run,
     say,
+    serve_until_signalled,
     show_facts,
     show_table,
 )
@@ -283,14 +282,7 @@ def ca_serve(config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
     settings = load_ca(config)
     logs.configure(settings.log.format, settings.log.level)
-    service = CAService(settings)
-    for warning in _warnings(config, settings):
-        structlog.get_logger().warning("config.warning", detail=warning)
-    run(run_until_signalled(service, _announce))
-
-
-def _announce(host: str, port: int) -> None:
-    say(f"listening on {host}:{port}")
+    serve_until_signalled(CAService(settings), _warnings(config, settings))
 
 
 def _warnings(path: Path, settings: CAServiceConfig) -> list[str]:

@@ -14,14 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import structlog
 import typer
 from typer.core import TyperGroup
 
 from ra_gateway import __version__, logs
 from ra_gateway.app import now, warnings
 from ra_gateway.app.gateway import Application, check
-from ra_gateway.app.running import run_until_signalled
 from ra_gateway.app.trust import anchors
 from ra_gateway.app.warnings import of_file
 from ra_gateway.cli.approvals import approvals_app
@@ -39,6 +37,7 @@ from ra_gateway.cli.output import (
     require_san,
     run,
     say,
+    serve_until_signalled,
 )
 from ra_gateway.cli.revocation import revocation
 from ra_gateway.cmp.codes import BodyType
@@ -192,14 +191,7 @@ def serve(config: ConfigOption = CONFIG) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
     settings = load(config)
     logs.configure(settings.log.format, settings.log.level)
-    application = Application(settings)
-    for warning in _warnings(config, settings):
-        structlog.get_logger().warning("config.warning", detail=warning)
-    run(run_until_signalled(application, _announce))
-
-
-def _announce(host: str, port: int) -> None:
-    say(f"listening on {host}:{port}")
+    serve_until_signalled(Application(settings), _warnings(config, settings))
 
 
 def _warnings(path: Path, settings: GatewayConfig) -> list[str]:

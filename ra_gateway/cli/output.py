@@ -16,6 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
 
+import structlog
 import typer
 import uvloop
 from rich.box import SIMPLE_HEAD
@@ -25,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ra_gateway import keys
+from ra_gateway.app.running import Service, run_until_signalled
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.device.errors import EnrollmentFailed
 from ra_gateway.errors import (
@@ -161,6 +163,13 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end, in a loop of its own."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
+
+
+def serve_until_signalled(service: Service, warnings: Iterable[str]) -> None:
+    """Serve until SIGTERM or Ctrl-C; say where, and log what of the configuration is less safe than it looks."""
+    for warning in warnings:
+        structlog.get_logger().warning("config.warning", detail=warning)
+    run(run_until_signalled(service, lambda host, port: say(f"listening on {host}:{port}")))
 
 
 # --- tables -----------------------------------------------------------------------------------------------------
