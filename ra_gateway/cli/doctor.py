@@ -15,7 +15,7 @@ from ra_gateway.app.doctor import examine
 from ra_gateway.app.doctor.environment import examine_safety
 from ra_gateway.app.doctor.known_errors import explain_text
 from ra_gateway.app.doctor.probes import SUBJECT
-from ra_gateway.app.doctor.results import Result, Verdict, worst
+from ra_gateway.app.doctor.results import Check, Result, Verdict, worst
 from ra_gateway.app.warnings import of_file
 from ra_gateway.cli.output import (
     CONFIG,
@@ -107,17 +107,7 @@ def _unusable_files(config: Path) -> list[Result]:
     try:
         (load_ca if is_of_ca_alone(config) else load)(config)
     except ConfigError as error:
-        return [
-            Result(
-                "configuration",
-                "the files it names",
-                problem.what,
-                Verdict.fault,
-                problem.todo,
-                problem.path,
-            )
-            for problem in error.problems
-        ]
+        return Check("configuration", "the files it names").problems(error)
     return []
 
 

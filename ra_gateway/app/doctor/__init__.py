@@ -13,7 +13,7 @@ from ra_gateway.app.doctor.environment import (
     examine_store,
 )
 from ra_gateway.app.doctor.probes import SUBJECT
-from ra_gateway.app.doctor.results import Result, of_problems
+from ra_gateway.app.doctor.results import Check, Result
 from ra_gateway.app.doctor.revocation import examine_revocation
 from ra_gateway.app.doctor.upstreams import UpstreamExaminer
 from ra_gateway.app.running import now
@@ -55,5 +55,5 @@ async def _examine_ledger(config: CAConfig, moment: datetime) -> list[Result]:
     try:
         from ra_gateway.app.doctor.ledger import examine_ledger  # the extra `ca`
     except ModuleNotFoundError as error:
-        return of_problems("ledger", "look at it", missing_extra("ca", error))
+        return Check("ledger", "look at it").problems(missing_extra("ca", error))
     return await examine_ledger(config, moment)

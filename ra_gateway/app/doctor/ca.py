@@ -9,7 +9,7 @@ from typing import Final
 from ra_gateway.app.ca import EXPIRY_WARNING, CAService
 from ra_gateway.app.doctor.environment import examine_codec, examine_safety
 from ra_gateway.app.doctor.ledger import examine_ledger
-from ra_gateway.app.doctor.results import Result, Verdict, of_problems
+from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.doctor.revocation import examine_vendors
 from ra_gateway.app.running import now
 from ra_gateway.app.warnings import ca_warnings
@@ -41,12 +41,12 @@ async def examine_ca(
 
 
 async def _loaded(config: CAServiceConfig) -> list[Result]:
-    tried = "load what `ca serve` loads"
+    check = Check(_CA, "load what `ca serve` loads")
     try:
         await CAService(config).stop()
     except ConfigError as error:
-        return of_problems(_CA, tried, error)
-    return [Result(_CA, tried, "keys, certificates and profiles fit")]
+        return check.problems(error)
+    return [check.ok("keys, certificates and profiles fit")]
 
 
 def _certificates(config: CAServiceConfig, moment: datetime) -> list[Result]:
@@ -63,11 +63,9 @@ def _certificates(config: CAServiceConfig, moment: datetime) -> list[Result]:
             continue
         is_over = item.not_after < moment
         found.append(
-            Result(
-                _CA,
-                tried,
-                f"expired at {until}" if is_over else f"expires in {left.days} days, at {until}",
+            Check(_CA, tried).result(
                 Verdict.fault if is_over else Verdict.warning,
+                f"expired at {until}" if is_over else f"expires in {left.days} days, at {until}",
                 "nobody accepts what rests on it" if is_over else "it is time for a new one",
                 "ra-gateway ca renew-signers, ca roll-issuing or ca roll-root",
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from ra_gateway.app.credential import load_ra_credential
-from ra_gateway.app.doctor.results import Result, Verdict, of_problems
+from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.trust import certificates, operator_domain
 from ra_gateway.app.warnings import EXPIRES_SOON
 from ra_gateway.cmp.algorithms import public_key_kind
@@ -36,12 +36,12 @@ def _ra(config: GatewayConfig, now: datetime) -> list[Result]:
     try:
         own, *chain = load_certificates(config.ra.certificate_path, "ra.certificate_path")
     except ConfigError as error:
-        return of_problems(_RA, "read the certificate", error)
+        return Check(_RA, "read the certificate").problems(error)
     for path in config.ra.chain_paths:
         try:
             chain += load_certificates(path, "ra.chain_paths")
         except ConfigError as error:
-            return of_problems(_RA, "read the chain", error)
+            return Check(_RA, "read the chain").problems(error)
     return [
         *_ra_key(config),
         validity(_RA, own, "ra.certificate_path", now),
@@ -51,28 +51,25 @@ def _ra(config: GatewayConfig, now: datetime) -> list[Result]:
 
 
 def _ra_key(config: GatewayConfig) -> list[Result]:
-    tried = "does the key fit the certificate"
+    check = Check(_RA, "does the key fit the certificate")
     try:
         credential = load_ra_credential(config.ra)
     except ConfigError as error:
-        return of_problems(_RA, tried, error)
+        return check.problems(error)
     except OSError as error:  # the file of the password
         what = f"{error.filename}: {error.strerror}"
         wrong = ConfigError.of(
             "ra.key_password_path", what, "Give a file that the gateway may read"
         )
-        return of_problems(_RA, tried, wrong)
+        return check.problems(wrong)
     except CMPError as error:
         wrong = ConfigError.of("ra.key_path", error.detail, "Use an RSA, EC, EdDSA or ML-DSA key")
-        return of_problems(_RA, tried, wrong)
-    found = [Result(_RA, tried, f"it does, and signs with {credential.signer.algorithm.name}")]
+        return check.problems(wrong)
+    found = [check.ok(f"it does, and signs with {credential.signer.algorithm.name}")]
     if weakness := getattr(credential.signer, "weakness", ""):
         found.append(
-            Result(
-                _RA,
-                "attributes of the key in the HSM",
+            Check(_RA, "attributes of the key in the HSM").warning(
                 weakness,
-                Verdict.warning,
                 "the key is not kept as an HSM can",
                 "ra.key_path: a key made in the HSM, or imported as private, sensitive and not extractable",
             )
@@ -81,48 +78,39 @@ def _ra_key(config: GatewayConfig) -> list[Result]:
 
 
 def _ra_purposes(own: Certificate) -> Result:
-    tried = "keyUsage and extKeyUsage"
+    check = Check(_RA, "keyUsage and extKeyUsage")
     if own.key_usage is not None and KeyUsage.digitalSignature not in own.key_usage:
-        return Result(
-            _RA,
-            tried,
+        return check.fault(
             "keyUsage lacks digitalSignature",
-            Verdict.fault,
             "base stations refuse answers that are signed with it",
             "ra.certificate_path: a certificate with digitalSignature",
         )
     if OID.cmcRA not in own.extended_key_usage:
-        return Result(
-            _RA,
-            tried,
+        return check.warning(
             "extKeyUsage lacks cmcRA",
-            Verdict.warning,
             "strict CAs and base stations may not take it for an RA's (RFC 9483 1.5)",
             "ra.certificate_path: a certificate with cmcRA (1.3.6.1.5.5.7.3.28)",
         )
-    return Result(_RA, tried, "digitalSignature, cmcRA")
+    return check.ok("digitalSignature, cmcRA")
 
 
 def _ra_chain(
     config: GatewayConfig, own: Certificate, chain: Sequence[Certificate], now: datetime
 ) -> Result:
-    tried = "path to the operator's root"
+    check = Check(_RA, "path to the operator's root")
     # Its own dates have a row of their own.
     moment = min(max(now, own.not_before), own.not_after)
     try:
         path = operator_domain(config).find_path(own, chain, moment)
     except ConfigError as error:
-        return of_problems(_RA, tried, error)[0]
+        return check.problems(error)[0]
     except CMPError as error:
-        return Result(
-            _RA,
-            tried,
+        return check.fault(
             error.detail,
-            Verdict.fault,
             "base stations could not verify the gateway's answers",
             "ra.chain_paths: the CA certificates above it; operator.anchors_paths: their root",
         )
-    return Result(_RA, tried, " < ".join(item.subject for item in path))
+    return check.ok(" < ".join(item.subject for item in path))
 
 
 # --- anchors --------------------------------------------------------------------------------------------------
@@ -152,11 +140,8 @@ def _vendors(config: GatewayConfig, now: datetime) -> list[Result]:
         )
     if not config.vendors:
         found.append(
-            Result(
-                "vendors",
-                "count the trust domains",
+            Check("vendors", "count the trust domains").warning(
                 "none is configured",
-                Verdict.warning,
                 "no base station can have a first certificate with a vendor's",
                 "[vendors.<name>] with anchors_paths, and <name> in vendors of an endpoint",
             )
@@ -193,7 +178,7 @@ def _each(
     try:
         found = certificates(paths, setting)
     except ConfigError as error:
-        return of_problems(subject, "read the certificates", error)
+        return Check(subject, "read the certificates").problems(error)
     return [look(item) for item in found]
 
 
@@ -201,11 +186,8 @@ def _not_a_root(subject: str, anchor: Certificate, setting: str) -> Result | Non
     lacking = "is not self-issued" if anchor.is_ca else "lacks CA:TRUE (basicConstraints)"
     if anchor.is_ca and anchor.self_issued:
         return None
-    return Result(
-        subject,
-        f"anchor {anchor.subject}",
+    return Check(subject, f"anchor {anchor.subject}").fault(
         lacking,
-        Verdict.fault,
         "it is no root certificate, so that no path ends there",
         f"{setting}: roots only; other CA certificates go to intermediates_paths",
     )
@@ -234,13 +216,8 @@ def _unfit_key(
             verdict = Verdict.fault if bits < algorithms.min_rsa_bits else Verdict.warning
         else:
             return None
-    return Result(
-        subject,
-        f"anchor {anchor.subject}",
-        what,
-        verdict,
-        why,
-        f"{setting}: a root with a better key; or {table}.algorithms.{bound}",
+    return Check(subject, f"anchor {anchor.subject}").result(
+        verdict, what, why, f"{setting}: a root with a better key; or {table}.algorithms.{bound}"
     )
 
 
@@ -255,11 +232,8 @@ def validity(subject: str, certificate: Certificate, setting: str, now: datetime
         return _invalid(subject, tried, since, f"{setting}; the clock of this machine (NTP)")
     left = certificate.not_after - now
     if left < EXPIRES_SOON:
-        return Result(
-            subject,
-            tried,
+        return Check(subject, tried).warning(
             f"expires in {left.days} days, at {until}",
-            Verdict.warning,
             "it is time for a new one",
             f"{setting}: a new certificate",
         )
@@ -267,13 +241,8 @@ def validity(subject: str, certificate: Certificate, setting: str, now: datetime
 
 
 def _invalid(subject: str, tried: str, what: str, setting: str) -> Result:
-    return Result(
-        subject,
-        tried,
-        what,
-        Verdict.fault,
-        "nobody accepts what rests on this certificate",
-        f"{setting}: a new certificate",
+    return Check(subject, tried).fault(
+        what, "nobody accepts what rests on this certificate", f"{setting}: a new certificate"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from ra_gateway.app.doctor.results import Result, Verdict, of_problems
+from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.connector import bounded_connector
 from ra_gateway.errors import ConfigError
 from ra_gateway.upstream.tls import tls_context
@@ -117,7 +117,9 @@ async def examine_connectivity(name: str, url: str, config: object) -> Connectiv
     try:
         target = _target(name, url, config)
     except ConfigError as error:
-        return Connectivity(of_problems(f"upstream {name}", "read the files of TLS", error), False)
+        return Connectivity(
+            Check(f"upstream {name}", "read the files of TLS").problems(error), False
+        )
     results: list[Result] = []
     for step in (_resolve, _connect, _handshake):
         result = await step(target)
@@ -131,42 +133,36 @@ async def examine_connectivity(name: str, url: str, config: object) -> Connectiv
 
 async def _resolve(target: Target) -> Result | None:
     host, port = target.next_hop
-    tried = f"DNS: {host}"
+    check = Check(target.subject, f"DNS: {host}")
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(target.seconds):
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, TimeoutError, UnicodeError) as error:
-        return Result(
-            target.subject,
-            tried,
+        return check.fault(
             _reason(error),
-            Verdict.fault,
             "the name is wrong, or this machine's DNS does not know it",
             f"{target.setting}; the DNS of this machine",
         )
     addresses = list(dict.fromkeys(str(item[4][0]) for item in found))
-    return Result(target.subject, tried, ", ".join(addresses[:_ADDRESSES_SHOWN]))
+    return check.ok(", ".join(addresses[:_ADDRESSES_SHOWN]))
 
 
 async def _connect(target: Target) -> Result | None:
     host, port = target.next_hop
-    tried = f"TCP: {host}:{port}"
+    check = Check(target.subject, f"TCP: {host}:{port}")
     try:
         await _open_and_close(target, host, port, None)
     except (OSError, TimeoutError) as error:
         refused = isinstance(error, ConnectionRefusedError)
-        return Result(
-            target.subject,
-            tried,
+        return check.fault(
             _reason(error),
-            Verdict.fault,
             "nobody listens there: the CA is down, or the port is another one"
             if refused
             else "no way leads there: a firewall, a route, or the machine is down",
             f"{target.setting}; the CA's service and the firewalls on the way",
         )
-    return Result(target.subject, tried, "connected")
+    return check.ok("connected")
 
 
 async def _handshake(target: Target) -> Result | None:
@@ -199,7 +195,7 @@ def _of_tls(target: Target, tried: str, error: Exception) -> Result:
             "the server ended the connection over the gateway's TLS certificate, or for want of one"
         )
         setting = f"{upstream}.tls_certificate_path and tls_key_path"
-    return Result(target.subject, tried, _reason(error), Verdict.fault, cause, setting)
+    return Check(target.subject, tried).fault(_reason(error), cause, setting)
 
 
 async def _open_and_close(target: Target, host: str, port: int, tls: ssl.SSLContext | None) -> None:
@@ -213,7 +209,7 @@ async def _open_and_close(target: Target, host: str, port: int, tls: ssl.SSLCont
 
 async def _head(target: Target) -> tuple[Result, float | None]:
     """Ask for the URL's HEAD, which no CA takes for a message (RFC 9811 3.1); any status shows life."""
-    tried = f"HTTP: HEAD {target.shown}"
+    check = Check(target.subject, f"HTTP: HEAD {target.shown}")
     timeout = aiohttp.ClientTimeout(total=_HEAD_SECONDS)
     try:
         async with (
@@ -229,11 +225,9 @@ async def _head(target: Target) -> tuple[Result, float | None]:
         ):
             skew_seconds = _skew(response.headers.get("Date", ""))
             # 405 and 404 are usual, as this is nothing to get: what a POST gets is what counts.
-            return Result(target.subject, tried, f"HTTP {response.status}"), skew_seconds
+            return check.ok(f"HTTP {response.status}"), skew_seconds
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        return Result(
-            target.subject, tried, f"no answer, as some CMP servers do ({_name(error)})"
-        ), None
+        return check.ok(f"no answer, as some CMP servers do ({_name(error)})"), None
 
 
 def _skew(date: str) -> float | None:

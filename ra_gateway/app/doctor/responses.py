@@ -10,7 +10,7 @@ from typing import Final
 from ra_gateway.app.credential import EXPIRY_WARNING
 from ra_gateway.app.doctor.known_errors import UNKNOWN, Cause, explain
 from ra_gateway.app.doctor.probes import Probe
-from ra_gateway.app.doctor.results import Result, Verdict
+from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
     cert_rep_message,
@@ -171,23 +171,15 @@ def assess(name: str, probe: Probe, response: ProbeResponse) -> Result:
 
 def refused(name: str, probe: Probe, came_back: str, cause: Cause) -> Result:
     """Return a result with what the table says of it."""
-    return Result(
-        f"upstream {name}",
-        probe.tried,
-        came_back,
-        cause.verdict,
-        cause.cause,
-        cause.setting.replace("{name}", name),
+    return Check(f"upstream {name}", probe.tried).result(
+        cause.verdict, came_back, cause.cause, cause.setting.replace("{name}", name)
     )
 
 
 def _issued(name: str, probe: Probe, response: ProbeResponse) -> Result:
     serials = ", ".join(_serial(der) for der in response.certificates) or "not told"
-    return Result(
-        f"upstream {name}",
-        probe.tried,
+    return Check(f"upstream {name}", probe.tried).fault(
         f"a certificate was issued, serial number {serials}",
-        Verdict.fault,
         "the CA does not verify proof of possession",
         f"the CA: verify proof of possession; revoke the certificate with serial number {serials}",
     )
@@ -376,8 +368,8 @@ class ResponseCheck:
         verdict: Verdict = Verdict.fault,
     ) -> Result:
         name = self.upstream.name
-        return Result(
-            f"upstream {name}", tried, came_back, verdict, cause, setting.replace("{name}", name)
+        return Check(f"upstream {name}", tried).result(
+            verdict, came_back, cause, setting.replace("{name}", name)
         )
 
 
@@ -410,11 +402,9 @@ def of_clock(name: str, source: str, skew: timedelta) -> Result:
     seconds = round(abs(skew).total_seconds())
     if abs(skew) <= SKEW_NOTICED:
         return Result(subject, tried, f"{seconds} s apart")
-    return Result(
-        subject,
-        tried,
-        f"the CA's is {seconds} s {'ahead' if skew > timedelta() else 'behind'}",
+    return Check(subject, tried).result(
         Verdict.fault if abs(skew) > SKEW_FATAL else Verdict.warning,
+        f"the CA's is {seconds} s {'ahead' if skew > timedelta() else 'behind'}",
         "one of the two clocks is wrong: messages get badTime, new certificates are not valid yet",
         "the clock of either machine (NTP)",
     )

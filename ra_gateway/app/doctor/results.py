@@ -37,12 +37,32 @@ class Result:
     setting: str = ""
 
 
-def of_problems(subject: str, tried: str, error: ConfigError) -> list[Result]:
-    """Return what is wrong with settings as faults, one for each problem."""
-    return [
-        Result(subject, tried, problem.what, Verdict.fault, problem.todo, problem.path)
-        for problem in error.problems
-    ]
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that the doctor looks at, and the rows that may come of it; arguments as of `Result`."""
+
+    subject: str
+    tried: str
+
+    def ok(self, came_back: str) -> Result:
+        """Return the row of what is well."""
+        return Result(self.subject, self.tried, came_back)
+
+    def warning(self, came_back: str, cause: str, setting: str) -> Result:
+        """Return the row of a warning."""
+        return self.result(Verdict.warning, came_back, cause, setting)
+
+    def fault(self, came_back: str, cause: str, setting: str) -> Result:
+        """Return the row of a fault."""
+        return self.result(Verdict.fault, came_back, cause, setting)
+
+    def result(self, verdict: Verdict, came_back: str, cause: str, setting: str) -> Result:
+        """Return the row of what is wrong, with its verdict."""
+        return Result(self.subject, self.tried, came_back, verdict, cause, setting)
+
+    def problems(self, error: ConfigError) -> list[Result]:
+        """Return what is wrong with settings as faults, one for each problem."""
+        return [self.fault(item.what, item.todo, item.path) for item in error.problems]
 
 
 def worst(results: Iterable[Result]) -> Verdict:

@@ -23,7 +23,7 @@ from ra_gateway.app.doctor.responses import (
     refused,
     shown_by,
 )
-from ra_gateway.app.doctor.results import Result, Verdict, of_problems
+from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.gateway import Application
 from ra_gateway.app.running import now
 from ra_gateway.cmp.certificates import Certificate
@@ -119,19 +119,12 @@ class UpstreamExaminer:
                         break
                 return probed.results(skew_seconds) + self._unprobed(way)
         except ConfigError as error:
-            return of_problems(f"upstream {name}", "send probes", error)
+            return Check(f"upstream {name}", "send probes").problems(error)
         except (GatewayError, OSError) as error:
             what = f"could not be sent: {error}"
             cause = "what signs or keeps the messages of this gateway failed"
             return [
-                Result(
-                    f"upstream {name}",
-                    "send probes",
-                    what,
-                    Verdict.fault,
-                    cause,
-                    "ra.key_path; [ca]",
-                )
+                Check(f"upstream {name}", "send probes").fault(what, cause, "ra.key_path; [ca]")
             ]
 
     async def _probes(self, way: Upstream, prober: Prober) -> list[Probe]:
@@ -228,22 +221,16 @@ def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> li
         )
     if upstream.certconf == "forward":
         found.append(
-            Result(
-                subject,
-                "who reads certConf",
+            Check(subject, "who reads certConf").warning(
                 "EJBCA is to, and does not",
-                Verdict.warning,
                 "a certificate that its base station rejects stays valid",
                 f'{setting}.dialect = "ejbca-ra", or certconf = "local" and unconfirmed = "revoke"',
             )
         )
     if upstream.replays_repeats:
         found.append(
-            Result(
-                subject,
-                "what becomes of a repeat",
+            Check(subject, "what becomes of a repeat").fault(
                 "EJBCA is said to answer it as before, and does not",
-                Verdict.fault,
                 "a request that is sent again issues a second certificate",
                 f"{setting}.replays_repeats = false",
             )
