@@ -12,11 +12,6 @@ from typing import Final
 
 from ra_gateway.ca.blueprint import Blueprint
 from ra_gateway.ca.extensions import (
-    AUTHORITY_INFO_ACCESS,
-    CRL_DISTRIBUTION_POINTS,
-    FRESHEST_CRL,
-    NF_TYPES,
-    OCSP_NO_CHECK,
     ConstantExtensions,
     allowed_usage,
     constant_extensions,
@@ -32,8 +27,9 @@ from ra_gateway.ca.extensions import (
     read_uris,
 )
 from ra_gateway.ca.profiles import Profile
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import NULL_DN
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.errors import MalformedMessage, ServiceFailure
 
@@ -156,7 +152,7 @@ def _violated_fields(
 def _violated_extensions(
     tbs: TBSCertificate, profile: Profile, constant: ConstantExtensions
 ) -> list[str]:
-    critical, value = tbs.extensions.get(ExtensionOID.keyUsage, (False, _NO_BITS))
+    critical, value = tbs.extensions.get(OID.keyUsage, (False, _NO_BITS))
     usage = read_bits(value)
     kind, identifier = read_key(tbs.spki_der)
     least, allowed = allowed_usage(profile, kind)
@@ -164,7 +160,7 @@ def _violated_extensions(
         "keyUsage": critical and least <= usage <= allowed and value == named_bits(usage),
         "extKeyUsage": _purposes_conform(tbs, profile),
         "subjectAltName": _names_conform(tbs, profile),
-        "subjectKeyIdentifier": tbs.extensions.get(ExtensionOID.subjectKeyIdentifier)
+        "subjectKeyIdentifier": tbs.extensions.get(OID.subjectKeyIdentifier)
         == (False, b"\x04\x14" + identifier),
     }
     violated = [name for name, holds in invariants.items() if not holds]
@@ -173,14 +169,14 @@ def _violated_extensions(
         uris = constant.uris.get(oid)
         if critical or (value != expected if uris is None else read_uris(value) != uris):
             violated.append(_EXTENSIONS[oid])
-    possible = _POSSIBLE | {NF_TYPES} if profile.nf_types else _POSSIBLE
+    possible = _POSSIBLE | {OID.nfTypes} if profile.nf_types else _POSSIBLE
     for oid in tbs.extensions.keys() - possible - constant.values.keys():
         violated.append(_EXTENSIONS.get(oid, f"extension {oid}"))
     return violated
 
 
 def _purposes_conform(tbs: TBSCertificate, profile: Profile) -> bool:
-    found = tbs.extensions.get(ExtensionOID.extKeyUsage)
+    found = tbs.extensions.get(OID.extKeyUsage)
     if found is None:
         return not profile.purposes
     purposes = read_purposes(found[1])
@@ -188,7 +184,7 @@ def _purposes_conform(tbs: TBSCertificate, profile: Profile) -> bool:
 
 
 def _names_conform(tbs: TBSCertificate, profile: Profile) -> bool:
-    found = tbs.extensions.get(ExtensionOID.subjectAltName)
+    found = tbs.extensions.get(OID.subjectAltName)
     only_name = tbs.subject_der == NULL_DN
     if found is None:
         return not (profile.san_required or only_name)
@@ -204,23 +200,23 @@ _NO_BITS: Final = b"\x03\x01\x00"
 
 _POSSIBLE: Final = frozenset(
     {
-        ExtensionOID.keyUsage,
-        ExtensionOID.extKeyUsage,
-        ExtensionOID.subjectAltName,
-        ExtensionOID.subjectKeyIdentifier,
+        OID.keyUsage,
+        OID.extKeyUsage,
+        OID.subjectAltName,
+        OID.subjectKeyIdentifier,
     }
 )
 
 _EXTENSIONS: Final = MappingProxyType(
     {
-        ExtensionOID.basicConstraints: "basicConstraints",
-        ExtensionOID.authorityKeyIdentifier: "authorityKeyIdentifier",
-        ExtensionOID.certificatePolicies: "certificatePolicies",
-        CRL_DISTRIBUTION_POINTS: "cRLDistributionPoints",
-        FRESHEST_CRL: "freshestCRL",
-        AUTHORITY_INFO_ACCESS: "authorityInfoAccess",
-        OCSP_NO_CHECK: "ocsp-nocheck",
-        NF_TYPES: "NFTypes",
+        OID.basicConstraints: "basicConstraints",
+        OID.authorityKeyIdentifier: "authorityKeyIdentifier",
+        OID.certificatePolicies: "certificatePolicies",
+        OID.cRLDistributionPoints: "cRLDistributionPoints",
+        OID.freshestCRL: "freshestCRL",
+        OID.authorityInfoAccess: "authorityInfoAccess",
+        OID.ocspNoCheck: "ocsp-nocheck",
+        OID.nfTypes: "NFTypes",
     }
 )
 """Names of extensions, for texts."""

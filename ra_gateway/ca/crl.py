@@ -18,17 +18,14 @@ from typing import Final, Protocol
 
 import structlog
 
-from ra_gateway.ca.extensions import FRESHEST_CRL, distribution_points
+from ra_gateway.ca.extensions import distribution_points
 from ra_gateway.ca.records import Reason, RevokedCertificate, StoredCRL
 from ra_gateway.clocks import always_steady
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
+from ra_gateway.cmp.certificates import Certificate, KeyUsage
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Signer
 from ra_gateway.errors import ConfigError, Problem, ServiceFailure, StoreUnavailable
-
-CRL_NUMBER: Final = "2.5.29.20"
-REASON_CODE: Final = "2.5.29.21"
-DELTA_CRL_INDICATOR: Final = "2.5.29.27"
 
 _TRUE: Final = b"\x01\x01\xff"
 _V2: Final = asn1.encode(1)
@@ -129,7 +126,7 @@ def _reason_extensions(reason: Reason) -> bytes:
     # RFC 5280 5.3.1: unspecified should be left out.
     if reason is Reason.unspecified:
         return b""
-    return asn1.tlv(0x30, extension(REASON_CODE, asn1.tlv(0x0A, bytes((reason,)))))
+    return asn1.tlv(0x30, extension(OID.reasonCode, asn1.tlv(0x0A, bytes((reason,)))))
 
 
 _REASONS: Final[Mapping[Reason, bytes]] = {reason: _reason_extensions(reason) for reason in Reason}
@@ -210,15 +207,15 @@ class CRLContent:
     def _extensions(self, issuer: Certificate) -> list[bytes]:
         key_identifier = asn1.tlv(0x80, issuer.subject_key_identifier or b"")
         found = [
-            extension(ExtensionOID.authorityKeyIdentifier, asn1.tlv(0x30, key_identifier)),
-            extension(CRL_NUMBER, asn1.encode(self.number)),
+            extension(OID.authorityKeyIdentifier, asn1.tlv(0x30, key_identifier)),
+            extension(OID.cRLNumber, asn1.encode(self.number)),
         ]
         if self.base_number is not None:
             found.append(
-                extension(DELTA_CRL_INDICATOR, asn1.encode(self.base_number), critical=True)
+                extension(OID.deltaCRLIndicator, asn1.encode(self.base_number), critical=True)
             )
         elif self.freshest_url:  # RFC 5280 5.2.6: not in delta CRLs
-            found.append(extension(FRESHEST_CRL, distribution_points(self.freshest_url)))
+            found.append(extension(OID.freshestCRL, distribution_points(self.freshest_url)))
         return found
 
 

@@ -23,19 +23,10 @@ from ra_gateway.ca.profiles import (
 )
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import default_algorithm
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import remembered
 from ra_gateway.errors import MalformedMessage, ServiceFailure
-
-CRL_DISTRIBUTION_POINTS: Final = "2.5.29.31"
-FRESHEST_CRL: Final = "2.5.29.46"
-AUTHORITY_INFO_ACCESS: Final = "1.3.6.1.5.5.7.1.1"
-OCSP_NO_CHECK: Final = "1.3.6.1.5.5.7.48.1.5"
-NF_TYPES: Final = "1.3.6.1.5.5.7.1.34"
-
-OCSP_ACCESS: Final = "1.3.6.1.5.5.7.48.1"
-CA_ISSUERS_ACCESS: Final = "1.3.6.1.5.5.7.48.2"
-
 
 # --- reading DER --------------------------------------------------------------------------------------------------
 
@@ -206,7 +197,7 @@ def _extension_head(oid: str, critical: bool) -> bytes:
 
 
 SUBJECT_KEY_IDENTIFIER_HEAD: Final = extension_der(
-    ExtensionOID.subjectKeyIdentifier, b"\x04\x14" + bytes(20)
+    OID.subjectKeyIdentifier, b"\x04\x14" + bytes(20)
 )[:-20]
 
 
@@ -219,13 +210,13 @@ def named_bits(bits: frozenset[int]) -> bytes:
 @lru_cache(maxsize=256)
 def key_usage_extension(bits: frozenset[int]) -> bytes:
     """Return a KeyUsage extension."""
-    return extension_der(ExtensionOID.keyUsage, named_bits(bits), critical=True)
+    return extension_der(OID.keyUsage, named_bits(bits), critical=True)
 
 
 @lru_cache(maxsize=256)
 def purposes_extension(purposes: tuple[str, ...]) -> bytes:
     """Return an ExtKeyUsage extension, b"" for no purposes."""
-    return extension_der(ExtensionOID.extKeyUsage, purposes_der(purposes)) if purposes else b""
+    return extension_der(OID.extKeyUsage, purposes_der(purposes)) if purposes else b""
 
 
 def distribution_points(*urls: str) -> bytes:
@@ -295,34 +286,34 @@ def constant_extensions(profile: Profile, issuer: Certificate) -> ConstantExtens
     ocsp, ca_issuers = filled(profile.ocsp_url), filled(profile.ca_issuers_url)
     values: dict[str, bytes] = {}
     if points:
-        values[CRL_DISTRIBUTION_POINTS] = distribution_points(*points)
+        values[OID.cRLDistributionPoints] = distribution_points(*points)
     if freshest:
-        values[FRESHEST_CRL] = distribution_points(*freshest)
+        values[OID.freshestCRL] = distribution_points(*freshest)
     if ocsp or ca_issuers:
-        values[AUTHORITY_INFO_ACCESS] = authority_info_access(
+        values[OID.authorityInfoAccess] = authority_info_access(
             (
-                *((OCSP_ACCESS, url) for url in ocsp),
-                *((CA_ISSUERS_ACCESS, url) for url in ca_issuers),
+                *((OID.ocsp, url) for url in ocsp),
+                *((OID.caIssuers, url) for url in ca_issuers),
             )
         )
     if profile.ocsp_no_check:
-        values[OCSP_NO_CHECK] = b"\x05\x00"
+        values[OID.ocspNoCheck] = b"\x05\x00"
     if profile.certificate_policies:
-        values[ExtensionOID.certificatePolicies] = asn1.tlv(
+        values[OID.certificatePolicies] = asn1.tlv(
             0x30, *(asn1.tlv(0x30, asn1.oid_der(oid)) for oid in profile.certificate_policies)
         )
     authority = asn1.tlv(0x30, asn1.tlv(0x80, identifier))
     return ConstantExtensions(
-        extension_der(ExtensionOID.authorityKeyIdentifier, authority),
+        extension_der(OID.authorityKeyIdentifier, authority),
         tuple(extension_der(oid, value) for oid, value in values.items()),
-        {ExtensionOID.authorityKeyIdentifier: authority, **values},
+        {OID.authorityKeyIdentifier: authority, **values},
         default_algorithm(issuer.public_key).der,
         {
             oid: uris
             for oid, uris in (
-                (CRL_DISTRIBUTION_POINTS, points),
-                (FRESHEST_CRL, freshest),
-                (AUTHORITY_INFO_ACCESS, ocsp + ca_issuers),
+                (OID.cRLDistributionPoints, points),
+                (OID.freshestCRL, freshest),
+                (OID.authorityInfoAccess, ocsp + ca_issuers),
             )
             if uris
         },
@@ -331,22 +322,22 @@ def constant_extensions(profile: Profile, issuer: Certificate) -> ConstantExtens
 
 def _key_algorithms() -> dict[bytes, str]:
     """Return the AlgorithmIdentifiers of public keys and the kinds they are of."""
-    rsa = asn1.oid_der("1.2.840.113549.1.1.1")
+    rsa = asn1.oid_der(OID.rsaEncryption)
     found = {asn1.tlv(0x30, rsa, b"\x05\x00"): "rsa", asn1.tlv(0x30, rsa): "rsa"}
     for kind, curve in (
-        ("p256", "1.2.840.10045.3.1.7"),
-        ("p384", "1.3.132.0.34"),
-        ("p521", "1.3.132.0.35"),
+        ("p256", OID.secp256r1),
+        ("p384", OID.secp384r1),
+        ("p521", OID.secp521r1),
     ):
-        found[asn1.tlv(0x30, asn1.oid_der("1.2.840.10045.2.1"), asn1.oid_der(curve))] = kind
+        found[asn1.tlv(0x30, asn1.oid_der(OID.ecPublicKey), asn1.oid_der(curve))] = kind
     for kind, oid in (
-        ("ed25519", "1.3.101.112"),
-        ("ed448", "1.3.101.113"),
-        ("mldsa44", "2.16.840.1.101.3.4.3.17"),
-        ("mldsa65", "2.16.840.1.101.3.4.3.18"),
-        ("mldsa87", "2.16.840.1.101.3.4.3.19"),
-        ("mlkem768", "2.16.840.1.101.3.4.4.2"),
-        ("mlkem1024", "2.16.840.1.101.3.4.4.3"),
+        ("ed25519", OID.ed25519),
+        ("ed448", OID.ed448),
+        ("mldsa44", OID.mlDSA44),
+        ("mldsa65", OID.mlDSA65),
+        ("mldsa87", OID.mlDSA87),
+        ("mlkem768", OID.mlKEM768),
+        ("mlkem1024", OID.mlKEM1024),
     ):
         found[asn1.tlv(0x30, asn1.oid_der(oid))] = kind
     return found

@@ -20,8 +20,9 @@ from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import Intent, Operation
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import canonical_spki, default_algorithm, load_public_key
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crmf import CertTemplate
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Signer
 from ra_gateway.errors import CMPError, ConfigError, Problem
 from ra_gateway.keys import KeySigner
@@ -283,7 +284,7 @@ class Issuer:
     def _fill(
         self, intent: Intent, blueprint: Blueprint, profile: Profile, template: CertTemplate
     ) -> Intent:
-        names = template.extension(ExtensionOID.subjectAltName)  # which a profile grants or refuses
+        names = template.extension(OID.subjectAltName)  # which a profile grants or refuses
         return replace(
             intent,
             subject_der=blueprint.subject_der,

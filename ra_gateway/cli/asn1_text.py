@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -16,36 +15,26 @@ from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import key_family, load_public_key, signature_algorithm
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import general_names, rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import CMPError, printable
 
 _MAX_HEX_OCTETS: Final = 48
 _MAX_DEPTH: Final = 24
 """Of ASN.1 in a dump; the deepest a CMP message gets is some 15."""
 
-_ARCS: Final = """
-1.3.6.1.5.5.7.4: 1 caProtEncCert, 2 signKeyPairTypes, 3 encKeyPairTypes, 4 preferredSymmAlg, 5 caKeyUpdateInfo,
-  6 currentCRL, 7 unsupportedOIDs, 10 keyPairParamReq, 11 keyPairParamRep, 12 revPassphrase, 13 implicitConfirm,
-  14 confirmWaitTime, 15 origPKIMessage, 16 suppLangTags, 17 caCerts, 18 rootCaKeyUpdate, 19 certReqTemplate,
-  20 rootCaCert, 21 certProfile, 22 crlStatusList, 23 crls, 24 KemCiphertextInfo
-1.3.6.1.5.5.7.5.1: 1 regToken, 2 authenticator, 3 pkiPublicationInfo, 4 pkiArchiveOptions, 5 oldCertID,
-  6 protocolEncrKey, 7 altCertTemplate, 11 algId, 12 rsaKeyLen
-1.3.6.1.5.5.7.5.2: 1 utf8Pairs, 2 certReq
-1.3.6.1.5.5.7.3: 1 serverAuth, 2 clientAuth, 5 ipsecEndSystem, 17 ipsecIKE, 27 cmcCA, 28 cmcRA, 32 cmKGA
-1.3.6.1.5.5.7.1: 1 authorityInfoAccess
-2.5.29: 14 subjectKeyIdentifier, 15 keyUsage, 17 subjectAltName, 19 basicConstraints, 20 cRLNumber, 21 reasonCode,
-  30 nameConstraints, 31 cRLDistributionPoints, 32 certificatePolicies, 35 authorityKeyIdentifier, 37 extKeyUsage
-1.2.840.113549.1: 9.14 extensionRequest, 1.1 rsaEncryption, 1.10 rsassa-pss, 5.12 pbkdf2, 5.14 PBMAC1
-1.2.840.113549.2: 9 hmacWithSHA256
-1.2.840.113533.7.66: 13 PasswordBasedMac, 16 KemBasedMac, 30 DHBasedMac
-1.2.840.10045: 2.1 id-ecPublicKey, 3.1.7 P-256
-1.3: 132.0.34 P-384, 132.0.35 P-521, 14.3.2.26 sha1, 6.1.5.5.8.1.2 hmac-sha1
-2.16.840.1.101.3.4.2: 1 sha256, 2 sha384, 3 sha512, 12 shake256
-"""
-
 OID_NAMES: Final = {
-    f"{arc}.{number}": name
-    for arc, rest in re.findall(r"^([\d.]+):((?:[^\n]|\n )+)", _ARCS, re.MULTILINE)
-    for number, name in re.findall(r"([\d.]+) ([\w-]+)", rest)
+    **{value: name for name, value in vars(OID).items() if not name.startswith("_")},
+    OID.regInfoCertReq: "certReq",
+    OID.rsassaPSS: "rsassa-pss",
+    OID.ecPublicKey: "id-ecPublicKey",
+    OID.secp256r1: "P-256",
+    OID.secp384r1: "P-384",
+    OID.secp521r1: "P-521",
+    OID.hmacSHA1: "hmac-sha1",
+    OID.passwordBasedMac: "PasswordBasedMac",
+    OID.pbmac1: "PBMAC1",
+    OID.dhBasedMac: "DHBasedMac",
+    OID.kemBasedMac: "KemBasedMac",
 }
 
 SECRETS: Final = frozenset({"regToken", "authenticator", "pkiArchiveOptions", "revPassphrase"})
@@ -156,7 +145,7 @@ def add_certificate(tree: Tree, label: str, der: bytes) -> None:
             f"{time_text(certificate.not_before)} to {time_text(certificate.not_after)}",
         )
         add_line(branch, "publicKey", public_key_text(certificate.spki_der))
-        for oid in ("2.5.29.17", "2.5.29.15", "2.5.29.37", "2.5.29.19"):
+        for oid in (OID.subjectAltName, OID.keyUsage, OID.extKeyUsage, OID.basicConstraints):
             if oid in certificate.extensions:
                 _, value = certificate.extensions[oid]
                 text = _extension_text(OID_NAMES[oid], value)
@@ -221,13 +210,11 @@ def name_text(der: bytes) -> str:
 
 def oid_text(dotted: str) -> str:
     """Return an OID with its name, if it has one."""
-    name = OID_NAMES.get(dotted)
-    if name is None:
-        try:
-            name = signature_algorithm(asn1.tlv(0x30, asn1.oid_der(dotted))).name
-        except (CMPError, ValueError):
-            return dotted
-    return f"{name} ({dotted})"
+    try:
+        name = signature_algorithm(asn1.tlv(0x30, asn1.oid_der(dotted))).name
+    except (CMPError, ValueError):
+        name = OID_NAMES.get(dotted, "")
+    return f"{name} ({dotted})" if name else dotted
 
 
 # --- dump -----------------------------------------------------------------------------------------------------

@@ -39,7 +39,8 @@ from ra_gateway.cli.asn1_text import (
 )
 from ra_gateway.cli.asn1_types import BODIES, VALUES
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import BodyType, PKIStatus
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import CMPError, GatewayError, PKIFailureInfo
 
 _MAX_NESTING: Final = 3

@@ -20,6 +20,7 @@ from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, signature_algorithm, verify_signature
 from ra_gateway.cmp.certificates import Certificate, InvalidSignature, KeyUsage
 from ra_gateway.cmp.names import canonical, rfc4514, same_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.pem import PEMRefused, pem_blocks
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.errors import CMPError, CRLRefused, MalformedMessage
@@ -27,17 +28,11 @@ from ra_gateway.errors import CMPError, CRLRefused, MalformedMessage
 MAX_CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far thisUpdate may be ahead of our clock: a CRL is fetched seconds after it was made."""
 
-_CRL_NUMBER: Final = "2.5.29.20"
-_DELTA_CRL_INDICATOR: Final = "2.5.29.27"
-_ISSUING_DISTRIBUTION_POINT: Final = "2.5.29.28"
-_CERTIFICATE_ISSUER: Final = "2.5.29.29"
-_CRL_DISTRIBUTION_POINTS: Final = "2.5.29.31"
-_AUTHORITY_KEY_IDENTIFIER: Final = "2.5.29.35"
-_REASON_CODE: Final = "2.5.29.21"
-_INVALIDITY_DATE: Final = "2.5.29.24"
 
-_PROCESSED: Final = frozenset({_CRL_NUMBER, _ISSUING_DISTRIBUTION_POINT, _AUTHORITY_KEY_IDENTIFIER})
-_PROCESSED_IN_ENTRIES: Final = frozenset({_REASON_CODE, _INVALIDITY_DATE})
+_PROCESSED: Final = frozenset(
+    {OID.cRLNumber, OID.issuingDistributionPoint, OID.authorityKeyIdentifier}
+)
+_PROCESSED_IN_ENTRIES: Final = frozenset({OID.reasonCode, OID.invalidityDate})
 
 MAX_NAME_OCTETS: Final = 2048
 """Of the name of whoever signed what was fetched; a CA's has some 100, and 8 attributes of 64 characters 1,200."""
@@ -274,7 +269,7 @@ def _check_extensions(crl: x509.CertificateRevocationList) -> Scope:
     scope = Scope()
     for extension in crl.extensions:
         oid = extension.oid.dotted_string
-        if oid == _DELTA_CRL_INDICATOR:
+        if oid == OID.deltaCRLIndicator:
             raise CRLRefused("a delta CRL; give the full one, of which deltas are no substitute")
         if extension.critical and oid not in _PROCESSED:
             raise CRLRefused(f"has the critical extension {oid}, which is not known here")
@@ -303,7 +298,7 @@ def _serial_numbers(crl: x509.CertificateRevocationList) -> Iterator[int]:
     for entry in crl:
         for extension in entry.extensions:
             oid = extension.oid.dotted_string
-            if oid == _CERTIFICATE_ISSUER:
+            if oid == OID.certificateIssuer:
                 raise CRLRefused("an indirect CRL: an entry names another issuer")
             if extension.critical and oid not in _PROCESSED_IN_ENTRIES:
                 # RFC 5280 5.3: such a CRL must not be used for any certificate.
@@ -373,7 +368,7 @@ def distribution_point_names(certificate: Certificate) -> frozenset[bytes]:
 
     Points for some reasons, or of another CRL issuer, are left out; an extension that does not parse has none.
     """
-    found = certificate.extensions.get(_CRL_DISTRIBUTION_POINTS)
+    found = certificate.extensions.get(OID.cRLDistributionPoints)
     if found is None:
         return frozenset()
     try:

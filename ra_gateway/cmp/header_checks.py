@@ -12,8 +12,8 @@ from enum import StrEnum
 from typing import Final
 
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, within_ts_33310
-from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIHeader
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import HeaderRefused, MalformedMessage, PKIFailureInfo
 
 NONCE_OCTETS: Final = 16

@@ -16,9 +16,9 @@ from typing import Final
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import AlgorithmRefused, require_no_parameters
-from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.messages import PKIMessage, Protector
 from ra_gateway.cmp.names import directory_name, escape_rfc4514, from_rfc4514
+from ra_gateway.cmp.oids import OID
 
 MIN_SALT_OCTETS: Final = 8
 MAX_SALT_OCTETS: Final = 64
@@ -29,10 +29,10 @@ _MAX_KEY_OCTETS: Final = 64
 
 _SHA1: Final = "sha1"
 _HASHES: Final = {
-    "1.3.14.3.2.26": _SHA1,
-    "2.16.840.1.101.3.4.2.1": "sha256",
-    "2.16.840.1.101.3.4.2.2": "sha384",
-    "2.16.840.1.101.3.4.2.3": "sha512",
+    OID.sha1: _SHA1,
+    OID.sha256: "sha256",
+    OID.sha384: "sha384",
+    OID.sha512: "sha512",
 }
 _FUNCTIONS: Final = {
     "sha256": hashlib.sha256,
@@ -40,13 +40,12 @@ _FUNCTIONS: Final = {
     "sha512": hashlib.sha512,
 }
 _HMACS: Final = {
-    "1.3.6.1.5.5.8.1.2": _SHA1,  # what OpenSSL calls hmac-sha1
-    "1.2.840.113549.2.7": _SHA1,
-    "1.2.840.113549.2.9": "sha256",
-    "1.2.840.113549.2.10": "sha384",
-    "1.2.840.113549.2.11": "sha512",
+    OID.hmacSHA1: _SHA1,
+    OID.hmacWithSHA1: _SHA1,
+    OID.hmacWithSHA256: "sha256",
+    OID.hmacWithSHA384: "sha384",
+    OID.hmacWithSHA512: "sha512",
 }
-_PBKDF2: Final = "1.2.840.113549.1.5.12"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +190,7 @@ def _pbm(der: bytes, parameters: structures.PBMParameter, bounds: MACBounds) -> 
 def _pbmac1(der: bytes, parameters: structures.PBMAC1Params, bounds: MACBounds) -> MACParameters:
     derivation = parameters.key_derivation_func
     oid = derivation.algorithm.dotted_string
-    if oid != _PBKDF2 or derivation.parameters is None:
+    if oid != OID.pbkdf2 or derivation.parameters is None:
         raise AlgorithmRefused(f"PBMAC1 with the key derivation {oid}", rule="R40")
     pbkdf2 = asn1.decode(structures.PBKDF2Params, asn1.raw(derivation.parameters))
     mac_hash = _hmac(parameters.message_auth_scheme, bounds)

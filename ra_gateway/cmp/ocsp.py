@@ -27,20 +27,14 @@ from ra_gateway.cmp.algorithms import (
     signature_algorithm,
     verify_signature,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, InvalidSignature, KeyUsage
+from ra_gateway.cmp.certificates import Certificate, InvalidSignature, KeyUsage
 from ra_gateway.cmp.crl import MAX_CLOCK_SKEW, URI_TAG, elements, require_short_name
 from ra_gateway.cmp.names import same_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.errors import CMPError, MalformedMessage, OCSPRefused
 
-OCSP_NO_CHECK: Final = "1.3.6.1.5.5.7.48.1.5"
-"""In a responder's certificate: nobody needs to ask about it while it is valid (RFC 6960 4.2.2.2.1)."""
-
-_OCSP: Final = "1.3.6.1.5.5.7.48.1"
-_NONCE: Final = "1.3.6.1.5.5.7.48.1.2"
-_OCSP_SIGNING: Final = "1.3.6.1.5.5.7.3.9"
-_AUTHORITY_INFO_ACCESS: Final = "1.3.6.1.5.5.7.1.1"
-_SHA1_DER: Final = asn1.tlv(0x30, asn1.oid_der("1.3.14.3.2.26"), b"\x05\x00")
+_SHA1_DER: Final = asn1.tlv(0x30, asn1.oid_der(OID.sha1), b"\x05\x00")
 
 _EXTENSIONS_TAG: Final = 0xA1
 _VERSION_TAG: Final = 0xA0
@@ -57,9 +51,7 @@ _MAX_STATUSES: Final = 32
 
 _MAX_EXTENSIONS: Final = 16
 
-_PROCESSED_EXTENSIONS: Final = frozenset(
-    {ExtensionOID.keyUsage, ExtensionOID.extKeyUsage, ExtensionOID.basicConstraints}
-)
+_PROCESSED_EXTENSIONS: Final = frozenset({OID.keyUsage, OID.extKeyUsage, OID.basicConstraints})
 """Of a responder's certificate, where they are critical."""
 
 
@@ -127,7 +119,9 @@ def ask(certificate: Certificate, issuer: Certificate, nonce: bytes) -> OCSPQues
     cert_id_der = asn1.tlv(0x30, _SHA1_DER, *hashes_der, serial_der)
     extensions_der = b""
     if nonce:
-        nonce_der = asn1.tlv(0x30, asn1.oid_der(_NONCE), asn1.tlv(0x04, asn1.tlv(0x04, nonce)))
+        nonce_der = asn1.tlv(
+            0x30, asn1.oid_der(OID.ocspNonce), asn1.tlv(0x04, asn1.tlv(0x04, nonce))
+        )
         extensions_der = asn1.tlv(0xA2, asn1.tlv(0x30, nonce_der))
     tbs_der = asn1.tlv(0x30, asn1.tlv(0x30, asn1.tlv(0x30, cert_id_der)), extensions_der)
     return OCSPQuestion(certificate, issuer, nonce, asn1.tlv(0x30, tbs_der))
@@ -149,12 +143,12 @@ def responder_urls(certificate: Certificate) -> tuple[str, ...]:
 
     An extension that does not parse names no place.
     """
-    found = certificate.extensions.get(_AUTHORITY_INFO_ACCESS)
+    found = certificate.extensions.get(OID.authorityInfoAccess)
     if found is None:
         return ()
     try:
         descriptions = [elements(asn1.inner(item)) for item in elements(asn1.inner(found[1]))]
-        names = [name for method, name in descriptions if method == asn1.oid_der(_OCSP)]
+        names = [name for method, name in descriptions if method == asn1.oid_der(OID.ocsp)]
     except (MalformedMessage, IndexError, ValueError):
         return ()
     urls = (asn1.inner(name) for name in names if name[0] == URI_TAG)
@@ -354,7 +348,7 @@ def _require_delegated(
     unknown = {oid for oid, (critical, _) in responder.extensions.items() if critical}
     unknown -= _PROCESSED_EXTENSIONS
     why = ""
-    if _OCSP_SIGNING not in responder.extended_key_usage:
+    if OID.ocspSigning not in responder.extended_key_usage:
         why = "has no extended key usage OCSPSigning"
     elif usage is not None and KeyUsage.digitalSignature not in usage:
         why = "has a keyUsage without digitalSignature"

@@ -20,8 +20,9 @@ from ra_gateway.cmp.bodies import (
     error_body,
     rev_rep_body,
 )
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import ANYONE, CMP2000, CMP2021, InfoTypeAndValue, PKIHeader, assemble
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import CMPError, MalformedMessage
 
 IMPLICIT_CONFIRM = InfoTypeAndValue(OID.implicitConfirm, b"\x05\x00")

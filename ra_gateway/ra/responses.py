@@ -12,10 +12,11 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from ra_gateway.cmp.bodies import gen_msg_body, nested_body
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import cert_req_id_of
 from ra_gateway.cmp.header_checks import NONCE_OCTETS
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, assemble
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import PollRep, poll_rep_body, waiting_body
 from ra_gateway.cmp.protection import Protecting, protect
 from ra_gateway.cmp.replies import (

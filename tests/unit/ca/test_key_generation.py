@@ -15,9 +15,10 @@ from ra_gateway.ca.profiles import NE_IPSEC, derive
 from ra_gateway.ca.rollover import renew_signers, roll_issuing
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import CertResponse, PKIStatusInfo, enveloped_data
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertTemplate, cert_req_msg_der, cert_request_der
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble, body
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import Possession, asks_for_key, require_delivery
 from ra_gateway.config.reading import load_ca as load_config
 from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, TemplateRefused
