@@ -19,7 +19,6 @@ from ra_gateway.ca.extensions import (
     constant_extensions,
     extension_der,
     key_usage_extension,
-    members,
     purposes_extension,
     read_attributes,
     read_bits,
@@ -28,6 +27,7 @@ from ra_gateway.ca.extensions import (
     read_purposes,
 )
 from ra_gateway.ca.profiles import CLOCK_SKEW, Profile
+from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import NULL_DN
@@ -217,12 +217,11 @@ def _nf_types(profile: Profile, requested: dict[str, bytes]) -> bytes:
     value = requested.get(OID.nfTypes)
     if value is None or not profile.nf_types:
         return b""
-    names = members(value, 0, len(value))
-    good = all(
-        tag == 0x16 and 1 <= end - start <= MAX_NF_TYPE and value[start:end].isascii()
-        for tag, _, start, end in names
-    )
-    if not names or not good:
+    names = asn1.parts(value, asn1.MAX_ELEMENTS, "NFTypes", tag=0x30)
+    if not names or not all(
+        name[0] == 0x16 and 1 <= len(asn1.inner(name)) <= MAX_NF_TYPE and name.isascii()
+        for name in names
+    ):
         raise MalformedMessage("NFTypes is no list of names", rule="RFC 9310 3")
     return extension_der(OID.nfTypes, value)
 

@@ -15,19 +15,18 @@ from ra_gateway.ca.extensions import (
     ConstantExtensions,
     allowed_usage,
     constant_extensions,
-    elements,
-    members,
     named_bits,
     read_bits,
     read_extension,
     read_key,
     read_names,
     read_purposes,
-    read_time,
     read_uris,
+    read_validity,
 )
 from ra_gateway.ca.profiles import Profile
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.certificates import MAX_EXTENSIONS, Certificate
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.sealed import Seal, proof
@@ -111,26 +110,23 @@ _TBS_TAGS: Final = [0xA0, 0x02, 0x30, 0x30, 0x30, 0x30, 0x30, 0xA3]
 
 def _read_tbs(der: bytes) -> tuple[TBSCertificate, bytes, bytes]:
     """Return what a TBSCertificate says, with DER of its signature algorithm and issuer."""
-    fields = members(der, 0, len(der), len(_TBS_TAGS))
-    if [field[0] for field in fields] != _TBS_TAGS or der[
-        fields[0][1] : fields[1][1]
-    ] != _VERSION_3:
+    fields = asn1.parts(der, len(_TBS_TAGS), "TBSCertificate", tag=0x30)
+    if [field[0] for field in fields] != _TBS_TAGS or fields[0] != _VERSION_3:
         raise MalformedMessage("not the fields of a certificate of version 3", rule="R1")
-    octets = [der[start:end] for _, start, _, end in fields]
-    _, _, start, end = fields[1]
-    serial_number = int.from_bytes(der[start:end], "big", signed=True)
-    (_, start, _, middle), _ = elements(der, fields[4][2], fields[4][3], 2)
-    not_before, not_after = read_time(der[start:middle]), read_time(der[middle : fields[4][3]])
+    _, serial_der, signature_der, issuer_der, validity_der, subject_der, spki_der, tagged = fields
+    serial_number = int.from_bytes(asn1.inner(serial_der), "big", signed=True)
     extensions: dict[str, tuple[bool, bytes]] = {}
-    for _, start, _, end in members(der, fields[7][2], fields[7][3]):
-        oid, critical, value = read_extension(der[start:end])
+    for extension_der in asn1.parts(asn1.inner(tagged), MAX_EXTENSIONS, "Extensions", tag=0x30):
+        oid, critical, value = read_extension(extension_der)
         if oid in extensions:
             raise MalformedMessage(f"extension {oid} twice", rule="R1")
         extensions[oid] = critical, value
     return (
-        TBSCertificate(der, serial_number, not_before, not_after, octets[5], octets[6], extensions),
-        octets[2],
-        octets[3],
+        TBSCertificate(
+            der, serial_number, *read_validity(validity_der), subject_der, spki_der, extensions
+        ),
+        signature_der,
+        issuer_der,
     )
 
 

@@ -37,7 +37,6 @@ _HASHES: Final = {
     "sha384": OID.sha384,
     "sha512": OID.sha512,
 }
-_NULL: Final = b"\x05\x00"
 _GOOD: Final = asn1.tlv(0x80)
 _UNKNOWN: Final = asn1.tlv(0x82)
 
@@ -281,7 +280,7 @@ def _cert_id_der(
     """Return the CertID of a request, whose hash algorithm has NULL parameters or none."""
     rest = asn1.tlv(0x04, name_hash) + asn1.tlv(0x04, key_hash) + asn1.encode(serial_number)
     oid_der = asn1.oid_der(_HASHES[hash_name])
-    with_null = asn1.tlv(0x30, asn1.tlv(0x30, oid_der, _NULL), rest)
+    with_null = asn1.tlv(0x30, asn1.tlv(0x30, oid_der, asn1.NULL_DER), rest)
     return with_null if with_null in request_der else asn1.tlv(0x30, asn1.tlv(0x30, oid_der), rest)
 
 

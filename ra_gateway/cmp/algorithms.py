@@ -72,22 +72,15 @@ class SignatureAlgorithm:
     salt_length: int | None = None
 
 
-def _identifier(dotted: str, parameters: bytes = b"") -> bytes:
-    return asn1.tlv(0x30, asn1.oid_der(dotted), parameters)
-
-
-_NULL: Final = b"\x05\x00"
-
-
 def _pss_der(hash_name: str) -> bytes:
     hash_oid = next(oid for oid, name in _HASH_OIDS.items() if name == hash_name)
-    digest = _identifier(hash_oid, _NULL)
-    return _identifier(
+    digest = asn1.algorithm_der(hash_oid, asn1.NULL_DER)
+    return asn1.algorithm_der(
         OID.rsassaPSS,
         asn1.tlv(
             0x30,
             asn1.tlv(0xA0, digest),
-            asn1.tlv(0xA1, _identifier(OID.mgf1, digest)),
+            asn1.tlv(0xA1, asn1.algorithm_der(OID.mgf1, digest)),
             asn1.tlv(0xA2, asn1.encode(_HASHES[hash_name].digest_size)),
         ),
     )
@@ -111,8 +104,10 @@ def _build_known() -> tuple[dict[str, SignatureAlgorithm], dict[bytes, Signature
     ):
         # RFC 4055 5 demands NULL; some encoders leave it out.
         add(
-            SignatureAlgorithm(f"rsa-pkcs1-{digest}", _identifier(oid, _NULL), "rsa", digest),
-            _identifier(oid),
+            SignatureAlgorithm(
+                f"rsa-pkcs1-{digest}", asn1.algorithm_der(oid, asn1.NULL_DER), "rsa", digest
+            ),
+            asn1.algorithm_der(oid),
         )
     for oid, digest in (
         (OID.ecdsaWithSHA1, "sha1"),
@@ -120,7 +115,7 @@ def _build_known() -> tuple[dict[str, SignatureAlgorithm], dict[bytes, Signature
         (OID.ecdsaWithSHA384, "sha384"),
         (OID.ecdsaWithSHA512, "sha512"),
     ):
-        add(SignatureAlgorithm(f"ecdsa-{digest}", _identifier(oid), "ec", digest))
+        add(SignatureAlgorithm(f"ecdsa-{digest}", asn1.algorithm_der(oid), "ec", digest))
     for digest in ("sha256", "sha384", "sha512"):
         add(
             SignatureAlgorithm(
@@ -132,14 +127,14 @@ def _build_known() -> tuple[dict[str, SignatureAlgorithm], dict[bytes, Signature
             )
         )
     # RFC 9481 3.3: certHash for Ed25519 is SHA-512, for Ed448 SHAKE256 with 512 bits of output.
-    add(SignatureAlgorithm("ed25519", _identifier(OID.ed25519), "ed25519", "sha512"))
-    add(SignatureAlgorithm("ed448", _identifier(OID.ed448), "ed448", "shake256"))
+    add(SignatureAlgorithm("ed25519", asn1.algorithm_der(OID.ed25519), "ed25519", "sha512"))
+    add(SignatureAlgorithm("ed448", asn1.algorithm_der(OID.ed448), "ed448", "shake256"))
     for oid, name in (
         (OID.mlDSA44, "ml-dsa-44"),
         (OID.mlDSA65, "ml-dsa-65"),
         (OID.mlDSA87, "ml-dsa-87"),
     ):
-        add(SignatureAlgorithm(name, _identifier(oid), name))
+        add(SignatureAlgorithm(name, asn1.algorithm_der(oid), name))
     return by_name, by_der
 
 
@@ -228,7 +223,7 @@ def require_no_parameters(identifier: structures.AlgorithmIdentifier, *, rule: s
     Raises:
         AlgorithmRefused: Others, which would be one more spelling.
     """
-    if identifier.parameters is not None and asn1.raw(identifier.parameters) != _NULL:
+    if identifier.parameters is not None and asn1.raw(identifier.parameters) != asn1.NULL_DER:
         oid = identifier.algorithm.dotted_string
         raise AlgorithmRefused(f"algorithm {oid} has parameters", rule=rule)
 
@@ -256,9 +251,9 @@ MAX_RSA_BITS: Final = 8192
 _MOST_RSA_BITS: Final = 16_384  # what OpenSSL verifies with at most
 _MAX_RSA_EXPONENT_BITS: Final = 64  # OpenSSL's bound for long moduli; nearly all are 65537
 
-_RSA_KEY_DER: Final = _identifier(OID.rsaEncryption, _NULL)
+_RSA_KEY_DER: Final = asn1.algorithm_der(OID.rsaEncryption, asn1.NULL_DER)
 _EC_KEYS: Final = {
-    _identifier(OID.ecPublicKey, asn1.oid_der(oid)): (curve, octets)
+    asn1.algorithm_der(OID.ecPublicKey, asn1.oid_der(oid)): (curve, octets)
     for oid, curve, octets in (
         (OID.secp256r1, "P-256", 32),
         (OID.secp384r1, "P-384", 48),
@@ -268,7 +263,7 @@ _EC_KEYS: Final = {
 """AlgorithmIdentifiers to the curve and the octets of a coordinate; explicit parameters are none of them."""
 
 _OTHER_KEYS: Final = {
-    _identifier(oid): (name, octets)
+    asn1.algorithm_der(oid): (name, octets)
     for oid, name, octets in (
         (OID.ed25519, "ed25519", 32),
         (OID.ed448, "ed448", 57),
@@ -280,6 +275,9 @@ _OTHER_KEYS: Final = {
     )
 }
 """AlgorithmIdentifiers to the family and the octets of the key."""
+
+KEY_ALGORITHMS: Final = {der: name for der, (name, _) in (*_EC_KEYS.items(), *_OTHER_KEYS.items())}
+"""AlgorithmIdentifiers of public keys to the curve or the family; RSA is not among them."""
 
 
 class PublicKeyKind(NamedTuple):
@@ -310,7 +308,7 @@ def public_key_kind(spki_der: bytes) -> PublicKeyKind:
         AlgorithmRefused: Its algorithm, its curve or the size of its modulus is not supported.
     """
     outer = asn1.members(spki_der, 2, "SubjectPublicKeyInfo")
-    if spki_der[:1] != b"\x30" or [tag for tag, _, _ in outer] != [0x30, 0x03]:
+    if [tag for tag, _, _ in outer] != [0x30, 0x03]:
         raise MalformedMessage("not a SubjectPublicKeyInfo", rule="R1")
     (_, _, middle), (_, bits, end) = outer
     ((_, start, _),) = asn1.spans(spki_der, 0, len(spki_der), 1, "SubjectPublicKeyInfo")
@@ -342,7 +340,7 @@ def public_key_kind(spki_der: bytes) -> PublicKeyKind:
 def _rsa_bits(key: bytes) -> int:
     """Return the size of an RSAPublicKey's modulus."""
     numbers = asn1.members(key, 2, "RSAPublicKey")
-    if key[:1] != b"\x30" or [tag for tag, _, _ in numbers] != [0x02, 0x02]:
+    if [tag for tag, _, _ in numbers] != [0x02, 0x02]:
         raise MalformedMessage("not an RSAPublicKey", rule="R1")
     (_, start, middle), (_, exponent_start, end) = numbers
     if 8 * (middle - start) > _MOST_RSA_BITS + 8:

@@ -78,7 +78,6 @@ _SCHEME_OF: Final = MappingProxyType(
         "secp521r1": OID.ecdhWithSHA512KDF,
     }
 )
-_NULL: Final = b"\x05\x00"
 
 
 class EnvelopeRefused(CMPError):
@@ -228,8 +227,8 @@ def _ktri(
     # OAEP, not PKCS #1 v1.5: RFC 9481 4.2 has both, every client library of today opens OAEP, and nobody who
     # can ask a device for its opinion of ciphertexts learns anything of the key (RFC 8017 7.2).
     encrypted = randomness.encrypt(public_key, key, _oaep(hashes.SHA256()))
-    sha256_der = asn1.tlv(0x30, asn1.oid_der(OID.sha256), _NULL)
-    mask_der = asn1.tlv(0x30, asn1.oid_der(OID.mgf1), sha256_der)
+    sha256_der = asn1.algorithm_der(OID.sha256, asn1.NULL_DER)
+    mask_der = asn1.algorithm_der(OID.mgf1, sha256_der)
     parameters = asn1.tlv(0x30, asn1.tlv(0xA0, sha256_der), asn1.tlv(0xA1, mask_der))
     return asn1.encode(
         structures.KeyTransRecipientInfo(
@@ -291,7 +290,7 @@ def _pwri(recipient: PasswordRecipient, key: bytes, randomness: Randomness) -> b
             salt=salt,
             iteration_count=_PBKDF2_ITERATIONS,
             key_length=_KEY_OCTETS,
-            prf=_algorithm(OID.hmacWithSHA256, _NULL),
+            prf=_algorithm(OID.hmacWithSHA256, asn1.NULL_DER),
         )
     )
     wrapping = hashlib.pbkdf2_hmac(

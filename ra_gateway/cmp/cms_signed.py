@@ -25,17 +25,13 @@ from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
 _MOST_CERTIFICATES: Final = 16
 """As many as extraCerts of an answer may hold."""
 
-_SHA256_DER: Final = asn1.tlv(0x30, asn1.oid_der(OID.sha256))
-_SHA384_DER: Final = asn1.tlv(0x30, asn1.oid_der(OID.sha384))
-_SHA512_DER: Final = asn1.tlv(0x30, asn1.oid_der(OID.sha512))
-# RFC 8419 3.1: with Ed448 SHAKE256 with 512 bits of output, written as id-shake256-len.
-_SHAKE256_DER: Final = asn1.tlv(0x30, asn1.oid_der(OID.shake256Len), asn1.encode(512))
 _DIGESTS: Final = MappingProxyType(
     {
-        "sha256": _SHA256_DER,
-        "sha384": _SHA384_DER,
-        "sha512": _SHA512_DER,
-        "shake256": _SHAKE256_DER,
+        "sha256": asn1.algorithm_der(OID.sha256),
+        "sha384": asn1.algorithm_der(OID.sha384),
+        "sha512": asn1.algorithm_der(OID.sha512),
+        # RFC 8419 3.1: with Ed448 SHAKE256 with 512 bits of output, written as id-shake256-len.
+        "shake256": asn1.algorithm_der(OID.shake256Len, asn1.encode(512)),
     }
 )
 _DIGEST_NAMES: Final = MappingProxyType(
@@ -43,7 +39,7 @@ _DIGEST_NAMES: Final = MappingProxyType(
         **{der: name for name, der in _DIGESTS.items()},
         # RFC 5754 2: parameters should be absent, NULL has to be taken as well.
         **{
-            asn1.tlv(0x30, asn1.inner(der), b"\x05\x00"): name
+            asn1.tlv(0x30, asn1.inner(der), asn1.NULL_DER): name
             for name, der in _DIGESTS.items()
             if name != "shake256"
         },

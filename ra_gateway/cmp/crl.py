@@ -43,7 +43,7 @@ _MAX_ATTRIBUTES: Final = 4  # in one RDN; one is usual
 _MAX_NUMBER_BITS: Final = 159
 """RFC 5280 5.2.3: not negative, and at most 20 octets."""
 
-_MAX_POINTS: Final = 32
+MAX_POINTS: Final = 32
 """Distribution points, URLs and the like in one certificate; two or three are usual."""
 
 _FIELDS: Final = 7  # of TBSCertList
@@ -196,7 +196,7 @@ def open_crl(der: bytes) -> ReceivedCRL:
         CRLRefused: Not one.
     """
     try:
-        tbs_der, algorithm_der, signature_der = _exactly(asn1.parts(der, 3, "CRL"), 3)
+        tbs_der, algorithm_der, signature_der = asn1.parts(der, 3, "CRL", least=3)
         fields = asn1.parts(tbs_der, _FIELDS, "TBSCertList")
         # A version of 2 or none: x509 sees to it when the content is decoded.
         if fields[0][0] == asn1.INTEGER_TAG:
@@ -204,7 +204,7 @@ def open_crl(der: bytes) -> ReceivedCRL:
         inner_algorithm_der, issuer_der = fields[0], fields[1]
         if inner_algorithm_der != algorithm_der:
             raise CRLRefused("its two signature algorithms do not match (RFC 5280 5.1.1.2)")
-        require_short_name(issuer_der, "the issuer of the CRL")
+        require_short_name(issuer_der, "issuer of the CRL")
         canonical(issuer_der)  # it is compared with names that are known to be some
         signature = asn1.octets_of(
             asn1.decode(asn1.BitString, signature_der), "the signature of the CRL"
@@ -212,12 +212,6 @@ def open_crl(der: bytes) -> ReceivedCRL:
     except (MalformedMessage, IndexError) as error:
         raise CRLRefused(f"not a CRL: {getattr(error, 'detail', 'parts are missing')}") from error
     return ReceivedCRL(der, tbs_der, algorithm_der, signature, issuer_der)
-
-
-def _exactly(parts: list[bytes], count: int) -> list[bytes]:
-    if len(parts) != count:
-        raise MalformedMessage(f"{len(parts)} parts instead of {count}", rule="R1")
-    return parts
 
 
 def require_short_name(name_der: bytes, what: str) -> None:
@@ -228,7 +222,7 @@ def require_short_name(name_der: bytes, what: str) -> None:
     """
     if len(name_der) > MAX_NAME_OCTETS or name_der[:1] != b"\x30":
         raise MalformedMessage(
-            f"{what} is no name of at most {MAX_NAME_OCTETS} octets", rule="RFC 5280 4.1.2.4"
+            f"the {what} is no name of at most {MAX_NAME_OCTETS} octets", rule="RFC 5280 4.1.2.4"
         )
     for rdn in asn1.parts(name_der, _MAX_RDNS, what):
         asn1.parts(rdn, _MAX_ATTRIBUTES, what)
@@ -374,8 +368,8 @@ def distribution_point_names(certificate: Certificate) -> frozenset[bytes]:
     try:
         return frozenset(
             name
-            for point in elements(asn1.inner(found[1]))
-            if {part[0] for part in elements(asn1.inner(point))} == {0xA0}
+            for point in asn1.parts(found[1], MAX_POINTS, "CRLDistributionPoints")
+            if {part[0] for part in asn1.parts(point, MAX_POINTS, "DistributionPoint")} == {0xA0}
             for name in _point_names(point)
         )
     except (MalformedMessage, IndexError):
@@ -391,18 +385,9 @@ def distribution_point_urls(certificate: Certificate) -> tuple[str, ...]:
 
 def _point_names(point_der: bytes) -> Iterator[bytes]:
     """Yield the fullName of a DistributionPoint or IssuingDistributionPoint: [0] { [0] GeneralNames }."""
-    for part in elements(asn1.inner(point_der)):
+    for part in asn1.parts(point_der, MAX_POINTS, "DistributionPoint"):
         if part[0] == 0xA0 and asn1.inner(part)[:1] == b"\xa0":
-            yield from elements(asn1.inner(asn1.inner(part)))
-
-
-def elements(content: bytes, most: int = _MAX_POINTS) -> list[bytes]:
-    """Return the elements that stand one after another.
-
-    Raises:
-        MalformedMessage: Not DER, or more than `most`.
-    """
-    return asn1.parts(asn1.tlv(0x30, content), most, "a sequence")
+            yield from asn1.parts(asn1.inner(part), MAX_POINTS, "fullName")
 
 
 def _shown(name_der: bytes) -> str:

@@ -14,11 +14,11 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import HeaderRefused, MalformedMessage
 
 _KEY_ALGORITHMS: Final = {
-    "p256": asn1.tlv(0x30, asn1.oid_der(OID.ecPublicKey), asn1.oid_der(OID.secp256r1)),
-    "p384": asn1.tlv(0x30, asn1.oid_der(OID.ecPublicKey), asn1.oid_der(OID.secp384r1)),
-    "p521": asn1.tlv(0x30, asn1.oid_der(OID.ecPublicKey), asn1.oid_der(OID.secp521r1)),
-    "ed25519": asn1.tlv(0x30, asn1.oid_der(OID.ed25519)),
-    "ed448": asn1.tlv(0x30, asn1.oid_der(OID.ed448)),
+    "p256": asn1.algorithm_der(OID.ecPublicKey, asn1.oid_der(OID.secp256r1)),
+    "p384": asn1.algorithm_der(OID.ecPublicKey, asn1.oid_der(OID.secp384r1)),
+    "p521": asn1.algorithm_der(OID.ecPublicKey, asn1.oid_der(OID.secp521r1)),
+    "ed25519": asn1.algorithm_der(OID.ed25519),
+    "ed448": asn1.algorithm_der(OID.ed448),
 }
 
 _RSA_KINDS: Final = {"rsa2048": 2048, "rsa3072": 3072, "rsa4096": 4096}

@@ -28,13 +28,13 @@ from ra_gateway.cmp.algorithms import (
     verify_signature,
 )
 from ra_gateway.cmp.certificates import Certificate, InvalidSignature, KeyUsage
-from ra_gateway.cmp.crl import MAX_CLOCK_SKEW, URI_TAG, elements, require_short_name
+from ra_gateway.cmp.crl import MAX_CLOCK_SKEW, MAX_POINTS, URI_TAG, require_short_name
 from ra_gateway.cmp.names import same_name
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.errors import CMPError, MalformedMessage, OCSPRefused
 
-_SHA1_DER: Final = asn1.tlv(0x30, asn1.oid_der(OID.sha1), b"\x05\x00")
+_SHA1_DER: Final = asn1.algorithm_der(OID.sha1, asn1.NULL_DER)
 
 _EXTENSIONS_TAG: Final = 0xA1
 _VERSION_TAG: Final = 0xA0
@@ -147,11 +147,18 @@ def responder_urls(certificate: Certificate) -> tuple[str, ...]:
     if found is None:
         return ()
     try:
-        descriptions = [elements(asn1.inner(item)) for item in elements(asn1.inner(found[1]))]
-        names = [name for method, name in descriptions if method == asn1.oid_der(OID.ocsp)]
-    except (MalformedMessage, IndexError, ValueError):
+        descriptions = [
+            asn1.parts(item, 2, "AccessDescription", least=2)
+            for item in asn1.parts(found[1], MAX_POINTS, "AuthorityInfoAccess")
+        ]
+    except MalformedMessage:
         return ()
-    urls = (asn1.inner(name) for name in names if name[0] == URI_TAG)
+    at_ocsp = asn1.oid_der(OID.ocsp)
+    urls = (
+        asn1.inner(name)
+        for method, name in descriptions
+        if method == at_ocsp and name[0] == URI_TAG
+    )
     return tuple(dict.fromkeys(url.decode("ascii") for url in urls if url.isascii()))
 
 
@@ -218,13 +225,13 @@ class _Parts:
 
 def _opened(der: bytes) -> _Parts | None:
     """Return the parts of an answer; None of one that says that there is none."""
-    outer = asn1.parts(der, 2, "an OCSPResponse")
+    outer = asn1.parts(der, 2, "OCSPResponse")
     if len(outer) == 1:
         return None
     (response_bytes,) = asn1.parts(outer[1], 1, "responseBytes")
     _, octets = asn1.parts(response_bytes, 2, "ResponseBytes")
     tbs_der, algorithm_der, signature_der, *along = asn1.parts(
-        asn1.inner(octets), 4, "a BasicOCSPResponse"
+        asn1.inner(octets), 4, "BasicOCSPResponse"
     )
     signature = asn1.decode(asn1.BitString, signature_der)
     fields = asn1.parts(tbs_der, 5, "ResponseData")
@@ -233,7 +240,7 @@ def _opened(der: bytes) -> _Parts | None:
     responder_id, _, responses_der, *extensions = fields
     singles = asn1.parts(responses_der, _MAX_STATUSES, "responses")
     for single in singles:
-        *_, last = asn1.parts(single, 5, "a SingleResponse")
+        *_, last = asn1.parts(single, 5, "SingleResponse")
         if last[0] == _EXTENSIONS_TAG:
             _count_extensions(last)
     for tagged in extensions:
@@ -249,7 +256,7 @@ def _opened(der: bytes) -> _Parts | None:
 
 
 def _count_extensions(tagged: bytes) -> None:
-    asn1.parts(asn1.inner(tagged), _MAX_EXTENSIONS, "the extensions of the answer")
+    asn1.parts(asn1.inner(tagged), _MAX_EXTENSIONS, "list of extensions")
 
 
 def _certificates(along: list[bytes]) -> list[bytes]:
@@ -304,7 +311,7 @@ def _named_responders(parts: _Parts, issuer: Certificate) -> Iterator[Certificat
     (value,) = asn1.parts(parts.responder_id, 1, "responderID")
     by_name = parts.responder_id[0] == _BY_NAME_TAG
     if by_name:
-        require_short_name(value, "the responder's name")
+        require_short_name(value, "responder's name")
     for certificate in (issuer, *map(_decoded_certificate, parts.certificates)):
         if by_name:
             names_it = same_name(value, certificate.subject_der)
@@ -317,7 +324,7 @@ def _named_responders(parts: _Parts, issuer: Certificate) -> Iterator[Certificat
 def _decoded_certificate(der: bytes) -> Certificate:
     certificate = Certificate.from_der(der)
     for name_der in (certificate.subject_der, certificate.issuer_der):
-        require_short_name(name_der, "a name in a certificate that comes along")
+        require_short_name(name_der, "name in a certificate that comes along")
     return certificate
 
 
@@ -397,7 +404,7 @@ def _single(
         what = "twice about this certificate" if found else "about another certificate"
         raise OCSPRefused(f"answers {what} (serial {serial_number:x} was asked about)")
     single, single_der = found[0]
-    last_der = elements(asn1.inner(single_der))[-1]
+    last_der = asn1.parts(single_der, 5, "SingleResponse")[-1]
     if last_der[0] == _EXTENSIONS_TAG:
         items = asn1.unbox(structures.ExtensionsBox, asn1.inner(last_der)).extensions
         if any(item.critical for item in items):

@@ -199,21 +199,6 @@ def possession_of(request: CertReqMsg) -> Possession:
     return Possession.encr_cert if request.encr_cert else Possession.proved
 
 
-def asks_for_key(message: PKIMessage) -> bool:
-    """Tell whether an ir, cr or kur wants the CA to make the key.
-
-    An RA passes such a message on as it is, or nested (RFC 9483 5.2.3): the key comes encrypted for whoever
-    protects it. Octets that do not parse ask for nothing.
-    """
-    if message.body_type not in (BodyType.ir, BodyType.cr, BodyType.kur):
-        return False
-    try:
-        requests = cert_req_messages(message.body_content)
-        return any(possession_of(item) is Possession.key_generation for item in requests)
-    except MalformedMessage:
-        return False
-
-
 _DELIVERED: Final = {
     Possession.proved: ("a plain certificate alone", (True, False, False)),
     Possession.encr_cert: ("an encrypted certificate alone", (False, True, False)),
