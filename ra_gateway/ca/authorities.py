@@ -15,13 +15,14 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CMP_SIGNER, KGA_SIGNER, OCSP_SIGNER, Profile
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import default_algorithm, key_family, signing_arguments
-from ra_gateway.cmp.certificates import Certificate, InvalidSignature, KeyUsage, key_identifier
+from ra_gateway.cmp.certificates import Certificate, KeyUsage, key_identifier
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.oids import OID

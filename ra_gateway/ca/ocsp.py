@@ -15,12 +15,12 @@ from typing import Final, Protocol
 
 import structlog
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509 import ocsp
 
 from ra_gateway.ca.records import ALIVE, CertificateStatus, IssuedCertificate, Reason
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.certificates import Certificate, InvalidSignature, KeyUsage
+from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError, Problem, ServiceFailure, StoreUnavailable

@@ -25,7 +25,6 @@ from ra_gateway.errors import ConfigError, Problem
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """notBefore lies this much back, for base stations whose clock is behind; as far as messageTime may be off."""
 
-
 PURPOSES: Final = MappingProxyType(
     {
         "serverAuth": OID.serverAuth,

@@ -33,13 +33,15 @@ _HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
     "sha384": hashes.SHA384(),
     "sha512": hashes.SHA512(),
 }
-_HASH_OIDS: Final = {
+HASH_NAMES: Final = {
     OID.md5: "md5",
     OID.sha1: "sha1",
     OID.sha256: "sha256",
     OID.sha384: "sha384",
     OID.sha512: "sha512",
 }
+"""Dotted OIDs of hashes to their names here."""
+
 _PSS_DEFAULT_SALT_OCTETS: Final = 20
 _MAX_PSS_SALT_OCTETS: Final = (
     64  # the longest hash's length; RFC 4055 recommends salt = hash length
@@ -73,7 +75,7 @@ class SignatureAlgorithm:
 
 
 def _pss_der(hash_name: str) -> bytes:
-    hash_oid = next(oid for oid, name in _HASH_OIDS.items() if name == hash_name)
+    hash_oid = next(oid for oid, name in HASH_NAMES.items() if name == hash_name)
     digest = asn1.algorithm_der(hash_oid, asn1.NULL_DER)
     return asn1.algorithm_der(
         OID.rsassaPSS,
@@ -210,7 +212,7 @@ def _pss_hash(identifier: structures.AlgorithmIdentifier | None) -> str:
 
 def _hash_name(identifier: structures.AlgorithmIdentifier, rule: str) -> str:
     oid = identifier.algorithm.dotted_string
-    name = _HASH_OIDS.get(oid)
+    name = HASH_NAMES.get(oid)
     if name is None:
         raise AlgorithmRefused(f"hash algorithm {oid} is not known", rule=rule)
     require_no_parameters(identifier, rule=rule)
@@ -618,29 +620,3 @@ def with_legacy(policy: AlgorithmPolicy, *, sha1: bool, rsa1024: bool) -> Algori
 
 def _text(whose: object, use: str) -> str:
     return f"{whose} {use}" if whose else use
-
-
-__all__ = [
-    "DEFAULT_ALGORITHMS",
-    "DEFAULT_CURVES",
-    "KEM_PUBLIC_KEYS",
-    "LEGACY_ALGORITHMS",
-    "MAX_RSA_BITS",
-    "SIGNATURE_ALGORITHMS",
-    "AlgorithmPolicy",
-    "AlgorithmRefused",
-    "InvalidSignature",
-    "PublicKeyKind",
-    "SignatureAlgorithm",
-    "certificate_hash",
-    "default_algorithm",
-    "digest",
-    "hash_algorithm",
-    "key_family",
-    "load_public_key",
-    "public_key_kind",
-    "rsa_padding",
-    "signature_algorithm",
-    "signing_arguments",
-    "verify_signature",
-]

@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
-    InvalidSignature,
     SignatureAlgorithm,
     load_public_key,
     signature_algorithm,
@@ -347,16 +346,6 @@ def keep_certificates(certificates: Iterable[Certificate]) -> None:
     """
     for certificate in certificates:
         _KNOWN.keep(certificate.der, certificate)
-
-
-__all__ = [
-    "Certificate",
-    "CertificateID",
-    "InvalidSignature",
-    "KeyUsage",
-    "keep_certificates",
-    "load_certificate",
-]
 
 
 def key_identifier(spki_der: bytes) -> bytes:

@@ -7,10 +7,11 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
+from cryptography.exceptions import InvalidSignature
+
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
     AlgorithmRefused,
-    InvalidSignature,
     SignatureAlgorithm,
     digest,
     signature_algorithm,

@@ -15,10 +15,11 @@ from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, signature_algorithm, verify_signature
-from ra_gateway.cmp.certificates import Certificate, InvalidSignature, KeyUsage
+from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.names import canonical, rfc4514, same_name
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.pem import PEMRefused, pem_blocks
@@ -27,7 +28,6 @@ from ra_gateway.errors import CMPError, CRLRefused, MalformedMessage
 
 MAX_CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far thisUpdate may be ahead of our clock: a CRL is fetched seconds after it was made."""
-
 
 _PROCESSED: Final = frozenset(
     {OID.cRLNumber, OID.issuingDistributionPoint, OID.authorityKeyIdentifier}

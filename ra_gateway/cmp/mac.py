@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Final
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.algorithms import AlgorithmRefused, require_no_parameters
+from ra_gateway.cmp.algorithms import HASH_NAMES, AlgorithmRefused, require_no_parameters
 from ra_gateway.cmp.messages import PKIMessage, Protector
 from ra_gateway.cmp.names import directory_name, escape_rfc4514, from_rfc4514
 from ra_gateway.cmp.oids import OID
@@ -28,12 +28,6 @@ _MIN_KEY_OCTETS: Final = 16
 _MAX_KEY_OCTETS: Final = 64
 
 _SHA1: Final = "sha1"
-_HASHES: Final = {
-    OID.sha1: _SHA1,
-    OID.sha256: "sha256",
-    OID.sha384: "sha384",
-    OID.sha512: "sha512",
-}
 _FUNCTIONS: Final = {
     "sha256": hashlib.sha256,
     "sha384": hashlib.sha384,
@@ -174,15 +168,15 @@ def mac_parameters(der: bytes, bounds: MACBounds) -> MACParameters:
 def _pbm(der: bytes, parameters: structures.PBMParameter, bounds: MACBounds) -> MACParameters:
     _check_cost(parameters.salt, parameters.iteration_count, bounds)
     owf = parameters.owf.algorithm.dotted_string
-    name = _HASHES.get(owf)
-    if name in (None, _SHA1):
+    name = HASH_NAMES.get(owf, "")
+    if name not in _FUNCTIONS:
         raise AlgorithmRefused(f"PasswordBasedMac with the one-way function {owf}", rule="R40")
     require_no_parameters(parameters.owf, rule="R40")
     return MACParameters(
         der,
         parameters.salt,
         parameters.iteration_count,
-        name or "",
+        name,
         _hmac(parameters.mac, bounds),
     )
 

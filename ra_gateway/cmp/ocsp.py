@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509 import ocsp
 
 from ra_gateway.cmp import asn1, structures
@@ -27,7 +27,7 @@ from ra_gateway.cmp.algorithms import (
     signature_algorithm,
     verify_signature,
 )
-from ra_gateway.cmp.certificates import Certificate, InvalidSignature, KeyUsage
+from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.crl import MAX_CLOCK_SKEW, MAX_POINTS, URI_TAG, require_short_name
 from ra_gateway.cmp.names import same_name
 from ra_gateway.cmp.oids import OID

@@ -11,6 +11,7 @@ from dataclasses import InitVar, replace
 from enum import StrEnum
 from typing import Final
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
@@ -19,7 +20,6 @@ from ra_gateway.cmp.algorithms import (
     KEM_PUBLIC_KEYS,
     AlgorithmPolicy,
     AlgorithmRefused,
-    InvalidSignature,
     digest,
     hash_algorithm,
     key_family,

@@ -19,8 +19,10 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
+from cryptography.exceptions import InvalidSignature
+
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, public_key_kind
-from ra_gateway.cmp.certificates import Certificate, InvalidSignature, KeyUsage
+from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.name_constraints import check_name_constraints
 from ra_gateway.cmp.names import CanonicalName, canonical
 from ra_gateway.cmp.oids import OID

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.algorithms import KEM_PUBLIC_KEYS, InvalidSignature, digest
+from ra_gateway.cmp.algorithms import KEM_PUBLIC_KEYS, digest
 from ra_gateway.cmp.bodies import (
     CertRepMessage,
     CertResponse,
@@ -94,7 +94,6 @@ from ra_gateway.device.values import (
 from ra_gateway.errors import CMPError, PKIFailureInfo
 
 _RULES: Final = HeaderRules(strictness=Strictness.lenient)
-_NULL: Final = b"\x05\x00"
 _NO_KEY: Final = b"\x03\x01\x00"
 """publicKey of a request for central key generation that says what kind of key it wants: an empty BIT STRING."""
 
@@ -549,7 +548,7 @@ class Enrollment:
     def _take_pkiconf(self, message: PKIMessage, issued: _Issued, now: datetime) -> Done:
         with doubting():
             _require_type(message, BodyType.pkiconf)
-            if message.body_content != _NULL:
+            if message.body_content != asn1.NULL_DER:
                 raise CMPError("the content of the pkiconf is not NULL")
             self._check_header(message.header)
             # RFC 9483 4.1.1: the pkiconf is protected with the credential of the first answer.

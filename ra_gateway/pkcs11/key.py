@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
-from ra_gateway.cmp.asn1 import oid_der, tlv
+from ra_gateway.cmp.asn1 import NULL_DER, algorithm_der, oid_der, tlv
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import ConfigError, ServiceFailure
 from ra_gateway.pkcs11.reference import Reference, Trouble
@@ -22,7 +22,7 @@ from ra_gateway.pkcs11.token import Connection, Token
 
 _DIGEST_INFO: Final = MappingProxyType(
     {
-        name: tlv(0x30, tlv(0x30, oid_der(oid), b"\x05\x00"), tlv(0x04, bytes(size)))[:-size]
+        name: tlv(0x30, algorithm_der(oid, NULL_DER), tlv(0x04, bytes(size)))[:-size]
         for name, oid, size in (
             ("sha256", OID.sha256, 32),
             ("sha384", OID.sha384, 48),

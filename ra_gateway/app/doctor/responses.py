@@ -294,7 +294,7 @@ class ResponseCheck:
     def _unprotected(self, tried: str, response: ProbeResponse) -> Result:
         body_type = response.message.body_type
         if body_type is not BodyType.error:
-            if CAQuirk.unprotected_rejection in self.upstream.tolerates:
+            if CAQuirk.unprotected_rejection in self.upstream.settings.tolerate:
                 return self._result(
                     tried, f"{body_type.name} without protection, as tolerated", verdict=Verdict.ok
                 )
