@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 from ra_gateway.cmp.algorithms import canonical_spki
@@ -53,15 +53,16 @@ from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, Tem
 from ra_gateway.ra.ports import InventoryEntry
 
 
-class SubjectRule(Enum):
+class SubjectRule(StrEnum):
     """Where the certificate's subject comes from."""
 
     keep = "keep"  # the template's; a template without one is refused
     derive = "derive"  # the template's; from the vendor certificate where it has none
-    replace = "replace"  # always from the vendor certificate or the inventory
+    # The key's own word; that texts have a method of this name is nothing to a rule.
+    replace = "replace"  # type: ignore[assignment]  # always from the vendor certificate or the inventory
 
 
-class InventoryUse(Enum):
+class InventoryUse(StrEnum):
     """Whether a device must be in the inventory."""
 
     none = "none"
@@ -97,7 +98,7 @@ class IdentityRules:
     """
 
     subject: SubjectRule = SubjectRule.keep
-    subject_template: str = ""
+    subject_template: str | None = None
     allowed_subjects: tuple[str, ...] = ()
     san_template: tuple[str, ...] = ()
     allowed_sans: tuple[str, ...] = ()
@@ -235,7 +236,7 @@ def subject_asked(
     listed = "" if entry is None else entry.subject
     if not listed and (asked is not None and rules.subject is not SubjectRule.replace):
         return asked
-    text = listed or ("" if rules.subject is SubjectRule.keep else rules.subject_template)
+    text = listed or ("" if rules.subject is SubjectRule.keep else rules.subject_template or "")
     if not text:
         return asked or NULL_DN
     try:
@@ -335,7 +336,7 @@ def _authorize_vendor(
         return _kept(request, asked, san)
     if listed is None and rules.subject is SubjectRule.keep:
         raise TemplateRefused("the template has no subject", rule="R51")
-    text = rules.subject_template if listed is None else listed.subject
+    text = (rules.subject_template or "") if listed is None else listed.subject
     if not text:
         raise NotAuthorized(f"no subject is configured for {request.signer.subject}", rule="R141")
     values = _placeholders(request.signer)
