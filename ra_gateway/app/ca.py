@@ -34,8 +34,9 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig
 from ra_gateway.config.tables import CAServiceConfig, VendorConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
-from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
+from ra_gateway.errors import ConfigError, StoreUnavailable
 from ra_gateway.events import EventSink, unheard
+from ra_gateway.keys import read_password
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
 
@@ -61,11 +62,10 @@ def ca_material(config: CAConfig) -> CAMaterial:
     Raises:
         ConfigError: They cannot be used.
     """
-    password = config.key_password_path
     return load_ca(
         config.directory_path,
         now=now(),
-        password=None if password is None else password.read_bytes().rstrip(b"\r\n"),
+        password=read_password(config.key_password_path),
         random_octets=secrets.token_bytes,
     )
 
@@ -80,20 +80,16 @@ def ca_profiles(config: CAConfig) -> dict[str, Profile]:
     for name, own in config.profiles.items():
         base = profiles.get(own.base)
         if base is None:
-            raise ConfigError([_no_profile(f"ca.profiles.{name}.base", own.base, PROFILES)])
+            raise _no_profile(f"ca.profiles.{name}.base", own.base, PROFILES)
         changes = own.model_dump(exclude={"base"}, exclude_none=True)
         profiles[name] = derive(base, name, **changes)
     if config.profile not in profiles:
-        raise ConfigError([_no_profile("ca.profile", config.profile, profiles)])
+        raise _no_profile("ca.profile", config.profile, profiles)
     if profiles[config.profile].is_privileged:
-        raise ConfigError(
-            [
-                Problem(
-                    "ca.profile",
-                    f"{config.profile} is for the PKI's own keys, not for whoever asks",
-                    "Choose another one; `ra-gateway ca profiles` lists them",
-                )
-            ]
+        raise ConfigError.of(
+            "ca.profile",
+            f"{config.profile} is for the PKI's own keys, not for whoever asks",
+            "Choose another one; `ra-gateway ca profiles` lists them",
         )
     return {config.profile: profiles.pop(config.profile), **profiles}
 
@@ -110,8 +106,9 @@ def _with_urls(profile: Profile, config: CAConfig) -> Profile:
     )
 
 
-def _no_profile(setting: str, name: str, known: Iterable[str]) -> Problem:
-    return Problem(setting, f"there is no profile {name!r}", f"Choose one of {', '.join(known)}")
+def _no_profile(setting: str, name: str, known: Iterable[str]) -> ConfigError:
+    todo = f"Choose one of {', '.join(known)}"
+    return ConfigError.of(setting, f"there is no profile {name!r}", todo)
 
 
 def ca_ledger(config: CAConfig, sink: EventSink = unheard) -> Ledger:
@@ -174,14 +171,10 @@ def _key_generation(material: CAMaterial, config: CAConfig) -> KeyGeneration | N
     if not config.key_generation:
         return None
     if material.key_generation is None:
-        raise ConfigError(
-            [
-                Problem(
-                    "ca.key_generation",
-                    f"is on, but {config.directory_path} has no kga.pem to sign such keys with",
-                    f"Run: ra-gateway ca renew-signers --key-generation --within-days 0 {config.directory_path}",
-                )
-            ]
+        raise ConfigError.of(
+            "ca.key_generation",
+            f"is on, but {config.directory_path} has no kga.pem to sign such keys with",
+            f"Run: ra-gateway ca renew-signers --key-generation --within-days 0 {config.directory_path}",
         )
     return KeyGeneration(material.key_generation)
 

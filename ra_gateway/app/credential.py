@@ -14,9 +14,9 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.trust_tables import RAConfig
-from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.events import CredentialChanged, EventSink, unheard
-from ra_gateway.keys import load_credential
+from ra_gateway.keys import load_credential, read_password
 
 WATCH_SECONDS: Final = 2.0
 """From one look at the files to the next; the CA hears a new certificate about as soon."""
@@ -148,12 +148,11 @@ def load_ra_credential(config: RAConfig) -> Credential:
     Raises:
         ConfigError: It cannot be used.
     """
-    password = config.key_password_path
     return load_credential(
         config.certificate_path,
         config.key_path,
         chain_paths=config.chain_paths,
-        password=None if password is None else password.read_bytes().rstrip(b"\r\n"),
+        password=read_password(config.key_password_path),
         setting="ra",
     )
 
@@ -180,4 +179,4 @@ def check_ra_credential(credential: Credential, operator: TrustDomain) -> None:
 
 
 def _unusable(what: str, todo: str) -> ConfigError:
-    return ConfigError([Problem("ra.certificate_path", what, todo)])
+    return ConfigError.of("ra.certificate_path", what, todo)

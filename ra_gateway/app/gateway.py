@@ -36,7 +36,7 @@ from ra_gateway.config.tables import (
     RegistrationAuthoritiesConfig,
     RouteConfig,
 )
-from ra_gateway.errors import ConfigError, Problem, missing_extra
+from ra_gateway.errors import ConfigError, missing_extra
 from ra_gateway.events import EventSink, unheard
 from ra_gateway.logs import fan_out
 from ra_gateway.ra.endpoints import (
@@ -203,7 +203,7 @@ def _rights(setting: str, config: RegistrationAuthoritiesConfig) -> dict[Certifi
             if certificate not in registered or certificate in rights:
                 what = "is listed twice" if certificate in rights else "is no registered RA's"
                 todo = f"List it once here, and in {setting}.certificate_paths"
-                raise ConfigError([Problem(where, f"{certificate.subject} {what}", todo)])
+                raise ConfigError.of(where, f"{certificate.subject} {what}", todo)
             rights[certificate] = own
     return rights
 
@@ -300,15 +300,11 @@ def transaction_store(config: StoreConfig, sink: EventSink = unheard) -> MemoryS
             max_held=config.max_held,
             sink=sink,
         )
-    raise ConfigError(
-        [
-            Problem(
-                "store.redis_url_path",
-                "is not the URL of a Redis server",
-                "Give a redis://, rediss:// or unix:// URL; in the password write / as %2F, # as %23, ? as %3F, "
-                "@ as %40",
-            )
-        ]
+    raise ConfigError.of(
+        "store.redis_url_path",
+        "is not the URL of a Redis server",
+        "Give a redis://, rediss:// or unix:// URL; in the password write / as %2F, # as %23, ? as %3F, "
+        "@ as %40",
     )
 
 
@@ -419,12 +415,8 @@ class Application:
         if not isinstance(config, BundledUpstream):
             return self._remote.core(name, config)
         if self._bundled is None:
-            raise ConfigError(
-                [
-                    Problem(
-                        "ca", "an upstream is bundled, but there is no [ca]", "Add the table [ca]"
-                    )
-                ]
+            raise ConfigError.of(
+                "ca", "an upstream is bundled, but there is no [ca]", "Add the table [ca]"
             )
         return self._bundled.ca
 

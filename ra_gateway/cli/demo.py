@@ -22,7 +22,7 @@ from ra_gateway.device.client import open_session, run
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.factory import Vendor
 from ra_gateway.device.values import DeviceIdentity, Direction, Done, RequestOptions, TracedMessage
-from ra_gateway.errors import ConfigError, Problem, printable
+from ra_gateway.errors import ConfigError, printable
 from ra_gateway.events import Component, Fact, RequestHandled
 from ra_gateway.keys import KEY_KINDS, write_certificates, write_new, write_private_key
 from ra_gateway.logs import LogSink
@@ -62,14 +62,10 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
         EnrollmentFailed: The demonstration did not succeed.
     """
     if (directory / "vendor").exists():
-        raise ConfigError(
-            [
-                Problem(
-                    str(directory),
-                    "holds a demonstration already",
-                    "Choose an empty or new directory, or remove this one",
-                )
-            ]
+        raise ConfigError.of(
+            str(directory),
+            "holds a demonstration already",
+            "Choose an empty or new directory, or remove this one",
         )
     require_empty(directory)
     port = _usable_port(port)  # before anything is written: the next attempt may use the directory
@@ -150,17 +146,17 @@ def _dialogue(
     for message in trace:
         sent = message.direction is Direction.sent
         event = None if sent else next(answered, None)
-        told = str(message.status) if message.status is not None else ""
+        outcome = str(message.status) if message.status is not None else ""
         if event is not None and event.outcome == "issued":
-            told += f": {event.subject}, serial {event.serial_number[:16]}..."
+            outcome += f": {event.subject}, serial {event.serial_number[:16]}..."
         elif event is not None and event.outcome == "confirmed":
-            told = "confirmed"
+            outcome = "confirmed"
         table.add_row(
             message.name if sent else "",
             "-->" if sent else "<--",
             "" if sent else message.name,
             str(message.size_bytes),
-            Text(printable(told)),
+            Text(printable(outcome)),
         )
     return table
 
