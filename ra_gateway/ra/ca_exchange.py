@@ -227,8 +227,9 @@ async def _fail(services: Services, exchange: _Exchange, error: CMPError) -> byt
     error = await _explained(services, transaction, error)
     response_der = await responses.refuse(services, context, error)
     certificate_der, expires_at = b"", None
-    if isinstance(error, UpstreamBroken) and error.certificate_der:
+    if isinstance(error, UpstreamBroken):
         certificate_der = error.certificate_der
+    if certificate_der or transaction.confirmation is not None:
         expires_at = await unconfirmed.look_after(
             services, context.upstream, transaction, services.clock()
         )
@@ -292,6 +293,7 @@ def _still_asked(live: Transaction, before: Transaction) -> bool:
     current = live.current
     return (
         live.state is before.state
+        and current.request_digest == before.current.request_digest
         and current.planned is None
         and (current.response_der is None or current.waiting)
     )
@@ -303,9 +305,7 @@ def _answer_of(live: Transaction | None, before: Transaction) -> bytes:
     Raises:
         StoreUnavailable: Nothing yet.
     """
-    answered = None
-    if live is not None:
-        answered = live.opening if before.confirmation is None else live.confirmation
+    answered = None if live is None else live.exchange_for(before.current.request_digest)
     if answered is None or answered.response_der is None:
         raise StoreUnavailable("overtaken by a node that has no answer yet")
     return answered.response_der

@@ -279,7 +279,7 @@ def delivered(
 
 
 def confirming(
-    issued: Transaction,
+    transaction: Transaction,
     request_digest: bytes,
     *,
     takes_certificate: bool,
@@ -287,14 +287,15 @@ def confirming(
     upstream_nonce: bytes,
     lease_until: datetime,
 ) -> Transaction:
-    """A certConf is accepted: the intent to tell the CA.
+    """A certConf is accepted: the intent to tell the CA, in the place of an earlier one that it has not answered.
 
     Args:
         upstream_der: Empty where the CA is not told.
     """
+    again = transaction.state is State.CONFIRMING
     return advance(
-        issued,
-        Event.confirm,
+        transaction,
+        Event.retaken if again else Event.confirm,
         confirmation=Exchange(request_digest, upstream_der, upstream_nonce=upstream_nonce),
         confirm_status=takes_certificate,
         lease_until=lease_until,

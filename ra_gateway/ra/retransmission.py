@@ -21,7 +21,6 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.errors import (
     CMPError,
-    ConfirmationRefused,
     HeaderRefused,
     NotAuthorized,
     PKIFailureInfo,
@@ -100,9 +99,7 @@ async def respond(services: Services, context: RequestContext, live: Transaction
 
 def _not_the_same(context: RequestContext) -> CMPError:
     if context.message.body_type is BodyType.certConf:
-        return ConfirmationRefused(
-            "another certConf came first", fail_info=PKIFailureInfo.certConfirmed, rule="R109"
-        )
+        return UpstreamUnavailable("another certConf has taken its place", delivered=True)
     return TransactionInUse("another request lives under this transactionID", rule="R12")
 
 

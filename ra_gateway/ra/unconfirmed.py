@@ -41,7 +41,10 @@ _AGAIN_AFTER: Final = timedelta(seconds=60)
 _AGAIN_AT_LEAST_AFTER: Final = timedelta(hours=1)
 """Between later ones: one log line an hour for each certificate, while a CA is down for a day."""
 
-_ENDED: Final = frozenset({State.ISSUED, State.REJECTED, State.FAILED})
+_UNCONFIRMED: Final = frozenset(
+    {State.ISSUED, State.CONFIRMING, State.REJECTED, State.FAILED, State.WITHDRAWING}
+)
+"""States of a transaction whose certificate, if it has one, nobody has confirmed."""
 
 
 # --- what the pipeline says of certificates -------------------------------------------------------------------
@@ -229,12 +232,14 @@ class UnconfirmedCertificates:
         transaction = await services.store.load(key)
         if transaction is None:
             return None
-        if transaction.state in (State.REQUESTED, State.CONFIRMING):
+        if transaction.state is State.REQUESTED:
             return now + _AGAIN_AFTER  # the CA is being asked; what comes of it is not known yet
-        withdrawing = transaction.state is State.WITHDRAWING
-        if not transaction.certificate_der or not (withdrawing or transaction.state in _ENDED):
+        if not transaction.certificate_der or transaction.state not in _UNCONFIRMED:
             return None
-        if transaction.state is State.ISSUED:
+        confirming = transaction.state is State.CONFIRMING
+        if confirming and transaction.lease_until > now:
+            return transaction.lease_until
+        if confirming or transaction.state is State.ISSUED:
             awaited_until = transaction.confirm_until or now
             if now < awaited_until:
                 return awaited_until
@@ -245,11 +250,11 @@ class UnconfirmedCertificates:
             return None
         if upstream.unconfirmed is Unconfirmed.leave:
             return None
-        if withdrawing:
+        if transaction.state is State.WITHDRAWING:
             if transaction.lease_until > now:
                 return transaction.lease_until
             return await self._attempt(transaction, upstream)
-        if upstream.unconfirmed is Unconfirmed.report:
+        if confirming or upstream.unconfirmed is Unconfirmed.report:
             self._tell(transaction, Outcome.unconfirmed, _why(transaction))
             return None
         return await self._attempt(transaction, upstream)
@@ -403,6 +408,9 @@ def _target(certificate: Certificate) -> bytes:
 
 
 def _why(transaction: Transaction) -> str:
+    if transaction.state is State.CONFIRMING:
+        said = "confirmed" if transaction.confirm_status else "rejected"
+        return f"the device {said} its certificate, but its certConf is not answered yet"
     if transaction.confirm_until is None and transaction.confirmation is None:
         return "the CA issued a certificate that could not be relayed"
     if transaction.confirmation is not None and not transaction.confirm_status:
