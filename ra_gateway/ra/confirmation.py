@@ -97,12 +97,14 @@ async def _take(
         raise ConfirmationRefused(
             "certConf after confirmWaitTime", fail_info=PKIFailureInfo.badRequest, rule="R111"
         )
-    if takes_certificate:
-        await unconfirmed.take(services, upstream, transaction)
     for_ca = MessageForCA(b"", b"")
     if not local:
         body_der = _body_for_ca(context, transaction, confirmation)
         for_ca = await follow_up_for_ca(services, context, transaction, body_der)  # step 5
+    if (
+        takes_certificate
+    ):  # not before: what can fail until the transaction says so as well is the store alone
+        await unconfirmed.take(services, upstream, transaction)
     return await transactions.change(  # step 6
         services.store,
         transaction,
@@ -137,7 +139,7 @@ def _check_state(transaction: Transaction) -> None:
 
 
 def _another_came_first() -> ConfirmationRefused:
-    """Return the refusal of a certConf where another one decided; certConfirmed would say that it took the certificate."""
+    """Return the refusal of a certConf where another one decided, which need not have taken the certificate."""
     return ConfirmationRefused(
         "another certConf, or an error, came first",
         fail_info=PKIFailureInfo.badRequest,

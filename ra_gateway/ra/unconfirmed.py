@@ -285,7 +285,13 @@ class UnconfirmedCertificates:
             record.status is ConfirmationStatus.confirmed
             and transaction_digest(transaction) in record.confirmed_by
         ):
-            return now + _AGAIN_AFTER  # its own certConf is being taken
+            # Its own certConf is being taken; or was, and the node died, or the store lost what came of it.
+            taken_by = (transaction.confirm_until or transaction.created_at) + upstream.lease
+            if now < taken_by:
+                return taken_by
+            what = "a certConf came that was not seen to its end: not revoked"
+            self._tell(transaction, Outcome.unconfirmed, f"{_why(transaction)}; {what}")
+            return None
         if record.status is ConfirmationStatus.confirmed:
             what = "another transaction confirmed the same certificate: not revoked"
             self._tell(transaction, Outcome.unconfirmed, f"{_why(transaction)}; {what}")

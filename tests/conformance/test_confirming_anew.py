@@ -1,4 +1,4 @@
-"""A certConf signed anew, after one that came to nothing: most base stations do not keep the octets of their messages."""
+"""A certConf signed anew, after one that came to nothing: few base stations keep the octets of their messages."""
 
 from __future__ import annotations
 
@@ -272,3 +272,35 @@ async def test_one_that_is_answered_here(make_world: MakeWorld) -> None:
     assert await device.state() is State.CONFIRMING, faults.calls
     world.clock.move(seconds=WAIT_SECONDS + 1)
     assert (await device.send()).body_type is BodyType.pkiconf
+
+
+@pytest.mark.requirement(111)
+async def test_one_that_could_not_be_signed_for_the_ca(world: World) -> None:
+    """It did not count: a certificate that is never confirmed after that is revoked."""
+    device = await issued(world)
+    faults = Faults(at=2, strike=fail)  # find, sign
+    answer = await device.send(gateway=another_node(world, faults))
+    assert fail_names(answer) == ["systemFailure"]
+    assert faults.calls[1] == "sign"
+    await work(world, seconds=WAIT_SECONDS + 1)
+    await work(world, minutes=2)
+    assert len(revocations(world)) == 1
+
+
+@pytest.mark.requirement(111)
+@pytest.mark.parametrize("certconf", [CertConf.local, CertConf.forward])
+async def test_one_whose_node_dies_before_it_is_stored(
+    make_world: MakeWorld, certconf: CertConf
+) -> None:
+    """The device has confirmed, and nobody can tell what it was answered: reported once, and not revoked."""
+    world = make_world(upstream={"certconf": certconf})
+    device = await issued(world)
+    faults = Faults(at=2 if certconf is CertConf.local else 3)  # find, sign for the CA, replace
+    task = asyncio.create_task(device.send(gateway=another_node(world, faults)))
+    await asyncio.gather(task, return_exceptions=True)
+    assert (faults.calls[-1], await device.state()) == ("replace", State.ISSUED)
+    for _ in range(5):
+        await work(world, seconds=WAIT_SECONDS + 1)
+    told = [event for event in world.events if event.outcome == "unconfirmed"]
+    assert ["not seen to its end" in event.detail for event in told] == [True]
+    assert revocations(world) == []
