@@ -233,8 +233,6 @@ async def _fail(services: Services, exchange: _Exchange, error: CMPError) -> byt
         expires_at = await unconfirmed.look_after(
             services, context.upstream, transaction, services.clock()
         )
-    if transaction.confirmation is not None:
-        await unconfirmed.confirmed_nothing(services, context.upstream, transaction)
     step = partial(
         machine.failed,
         fail_info=error.fail_info.name,

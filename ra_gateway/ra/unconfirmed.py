@@ -110,22 +110,6 @@ async def look_after(
     return max(transaction.expires_at, due_at + services.act_lifetime)
 
 
-async def confirmed_nothing(
-    services: Services, upstream: Upstream, transaction: Transaction
-) -> None:
-    """Note that a certConf came to nothing, as its device is told."""
-    if transaction.certificate_der:
-        now = services.clock()
-        await _note(
-            services,
-            upstream,
-            transaction,
-            transaction.certificate_der,
-            ConfirmationStatus.awaited,
-            now,
-        )
-
-
 async def take(services: Services, upstream: Upstream, transaction: Transaction) -> None:
     """Note that a device takes its certificate: from then on nobody else's silence gets it revoked.
 
@@ -273,7 +257,7 @@ class UnconfirmedCertificates:
         if transaction.state in (State.REJECTED, State.FAILED):
             # It confirms nothing any more; a certConf that was being taken came too late.
             await services.note_confirmation(
-                transaction, transaction.certificate_der, ConfirmationStatus.awaited, now
+                transaction, transaction.certificate_der, ConfirmationStatus.unconfirmed, now
             )
         record = await services.note_confirmation(
             transaction,
