@@ -63,9 +63,10 @@ class ConfirmationRecord:
         Args:
             transaction: As of `transaction_digest`.
             status: What it says. "awaited": its device may confirm until then, unless it has. "unconfirmed": it does
-                not and did not. "withdrawn" is granted only where nobody confirmed it, and no other device is awaited.
+                not and did not. "withdrawn" is granted only where nobody confirmed it, and no device is awaited.
         """
-        others = {who: at for who, at in self.awaited.items() if at > now and who != transaction}
+        awaited = {who: at for who, at in self.awaited.items() if at > now}
+        others = {who: at for who, at in awaited.items() if who != transaction}
         match status:
             case ConfirmationStatus.confirmed:
                 confirmed_by = self.confirmed_by
@@ -73,8 +74,9 @@ class ConfirmationRecord:
                     confirmed_by |= {transaction}
                 return ConfirmationRecord(self.is_withdrawn, confirmed_by, others)
             case ConfirmationStatus.withdrawn:
-                end = self.is_withdrawn or not (self.confirmed_by or others)
-                return ConfirmationRecord(end, self.confirmed_by, others)
+                # Its own device as well: a node may be delivering the certificate just now.
+                end = self.is_withdrawn or not (self.confirmed_by or awaited)
+                return ConfirmationRecord(end, self.confirmed_by, awaited)
             case ConfirmationStatus.unconfirmed:
                 return ConfirmationRecord(
                     self.is_withdrawn, self.confirmed_by - {transaction}, others

@@ -20,7 +20,13 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertId, cert_id_der
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import directory_name
-from ra_gateway.errors import CMPError, ConfirmationRefused, PKIFailureInfo, StoreUnavailable
+from ra_gateway.errors import (
+    CMPError,
+    ConfirmationRefused,
+    HeaderRefused,
+    PKIFailureInfo,
+    StoreUnavailable,
+)
 from ra_gateway.ra import machine, transactions
 from ra_gateway.ra.confirmation_records import ConfirmationStatus, transaction_digest
 from ra_gateway.ra.context import RequestContext
@@ -72,6 +78,9 @@ async def schedule(
 
     Returns:
         How long the transaction is to live for it, None for no longer than it does.
+
+    Raises:
+        HeaderRefused: The device is about to get what is being withdrawn.
     """
     upstream, now = context.upstream, services.clock()
     if event is Event.granted and certificate_der:
@@ -80,9 +89,13 @@ async def schedule(
         )
     if event is Event.issued and until is not None:
         if certificate_der:
-            await _note(
+            withdrawn = await _note(
                 services, upstream, transaction, certificate_der, ConfirmationStatus.awaited, until
             )
+            if withdrawn and transaction.state is State.ISSUED:
+                raise HeaderRefused(
+                    "the certificate was not fetched in time, and is being withdrawn", rule="R111"
+                )
         return await look_after(services, upstream, transaction, until)
     if event is Event.rejected and knows_alone(upstream, transaction):
         lives_until = await look_after(services, upstream, transaction, now)
@@ -116,13 +129,10 @@ async def take(services: Services, upstream: Upstream, transaction: Transaction)
     Raises:
         ConfirmationRefused: It is being revoked already.
     """
-    if upstream.unconfirmed is not Unconfirmed.revoke or not transaction.certificate_der:
-        return
-    until = transaction.confirm_until or transaction.expires_at
-    record = await services.note_confirmation(
-        transaction, transaction.certificate_der, ConfirmationStatus.confirmed, until
-    )
-    if record.status is ConfirmationStatus.withdrawn:
+    der, until = transaction.certificate_der, transaction.confirm_until or transaction.expires_at
+    if der and await _note(
+        services, upstream, transaction, der, ConfirmationStatus.confirmed, until
+    ):
         raise ConfirmationRefused(
             "certConf for a certificate that another transaction brought, and that is withdrawn",
             fail_info=PKIFailureInfo.badRequest,
@@ -137,10 +147,16 @@ async def _note(
     certificate_der: bytes,
     status: ConfirmationStatus,
     until: datetime,
-) -> None:
-    """Note what a transaction says of a certificate, where certificates are revoked that nobody confirms."""
-    if upstream.unconfirmed is Unconfirmed.revoke:
-        await services.note_confirmation(transaction, certificate_der, status, until)
+) -> bool:
+    """Note what a transaction says of a certificate, where certificates are revoked that nobody confirms.
+
+    Returns:
+        Whether it is being withdrawn.
+    """
+    if upstream.unconfirmed is not Unconfirmed.revoke:
+        return False
+    record = await services.note_confirmation(transaction, certificate_der, status, until)
+    return record.status is ConfirmationStatus.withdrawn
 
 
 # --- working through the schedule -------------------------------------------------------------------------------
