@@ -155,9 +155,8 @@ async def _wait_for_the_other(
     Raises:
         UpstreamUnavailable: It is still being asked, and the device is not to be held up longer.
     """
-    seconds, longest = context.upstream.deadline_seconds, context.endpoint.wait_after_seconds
-    if longest is not None:
-        seconds = min(seconds, longest)
+    deadline = context.upstream.deadline_seconds
+    seconds = min(deadline, context.endpoint.settings.wait_after_seconds or deadline)
     left = min(
         context.started + seconds - services.monotonic(),
         (transaction.lease_until - services.clock()).total_seconds(),

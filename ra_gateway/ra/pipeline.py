@@ -55,7 +55,7 @@ from ra_gateway.ra.authorization import (
     upstream_of,
 )
 from ra_gateway.ra.confirmation import confirm, take_error
-from ra_gateway.ra.context import RequestContext, event_of, request_context, unreadable_event
+from ra_gateway.ra.context import RequestContext, event_of, unreadable_event
 from ra_gateway.ra.endpoints import Variant
 from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.forwarding import message_for_ca
@@ -103,9 +103,12 @@ class Gateway:
         except MalformedMessage as error:
             services.sink(unreadable_event(error, endpoint, peer, self._elapsed_ms(started)))
             return Reply(responses.unreadable(services, error), understood=False)
-        context = request_context(
-            services.endpoints[endpoint],
+        where = services.endpoints[endpoint]
+        context = RequestContext(
+            where,
             message,
+            message.digest,
+            where.upstream,
             operation=operation,
             profile=profile,
             peer=peer,
@@ -233,8 +236,9 @@ async def _prepare(
 ) -> Transaction:
     """Return what another node needs to go on, the signed message for the CA included (step 5)."""
     endpoint, upstream, message = context.endpoint, context.upstream, context.message
+    credential = services.credential()
     reprotects = operation.variant is Variant.reprotect
-    ids = services.fresh_ids() if upstream.map_ids and reprotects else None
+    ids = services.fresh_ids() if upstream.settings.ids == "map" and reprotects else None
     # What is held is made and signed when it leaves: until then there is nothing that a CA would take.
     opening = Exchange(context.digest, b"")
     if not operation.held:
@@ -244,14 +248,14 @@ async def _prepare(
             message,
             operation.body_der,
             operation.variant,
-            services.credential(),
+            credential,
             now,
             ids=ids,
         )
         opening = Exchange(context.digest, upstream_der, upstream_nonce=upstream_nonce)
     lifetime = services.lifetime
     if operation.held:
-        lifetime = max(lifetime, timedelta(seconds=endpoint.approval_seconds))
+        lifetime = max(lifetime, timedelta(seconds=endpoint.settings.approval_seconds))
     return Transaction(
         key=key,
         state=State.HELD if operation.held else State.REQUESTED,
@@ -278,6 +282,7 @@ async def _prepare(
         request_der=message.der if operation.held else b"",
         profile=context.profile,
         ca_transaction_id=b"" if ids is None else ids.transaction_id,
+        credential_digest=credential.certificate.digest,
     )
 
 
@@ -309,7 +314,7 @@ async def _inform(services: Services, context: RequestContext) -> bytes:
     route = next((item for item in routes if item.takes_subject("")), None)
     upstream = upstream_of(context, authenticated, route, "")
     context, info_type = context.routed(upstream), question.question.info_type
-    if not upstream.answers_genm:
+    if not upstream.settings.genm:
         raise HeaderRefused(
             f"genm asks for {info_type}, and {upstream.name} answers none", rule="R138"
         )

@@ -13,7 +13,7 @@ irreversible (a message to the CA) happens only after a store has accepted the s
         |---revoked--> REVOKED                   `--released/retaken/deferred/polled           |
         |---informed--> INFORMED                                                               |
         |---refused--> REFUSED       ISSUED --withdraw-----------------------------------------'
-        |---failed--> FAILED
+        |---failed--> FAILED (and once more, with a certificate that came all the same)
         `--released/retaken/deferred/polled     WITHDRAWING --withdrawn--> WITHDRAWN
                                                   |---failed--> FAILED
                                                   `--released/retaken
@@ -123,6 +123,7 @@ TRANSITIONS: Final = MappingProxyType(
         (State.CONFIRMING, Event.failed): State.FAILED,
         (State.REJECTED, Event.withdraw): State.WITHDRAWING,
         (State.FAILED, Event.withdraw): State.WITHDRAWING,
+        (State.FAILED, Event.failed): State.FAILED,  # with the certificate that came all the same
         (State.WITHDRAWING, Event.withdrawn): State.WITHDRAWN,
         (State.WITHDRAWING, Event.failed): State.FAILED,
         **{
@@ -270,6 +271,7 @@ class Transaction:
         profile: Name out of the path that it was sent to.
         ca_transaction_id: transactionID that the CA sees, where it is not the device's.
         ca_cert_req_id: certReqId of the CA's answer, which certConf has towards the CA.
+        credential_digest: Digest of the RA's certificate that signs for it, towards the CA and the device.
         possession: How the request shows that its device has the private key (`cmp.requests.Possession`).
         failure: Name of the failInfo that a device which was told to wait is yet to be told, "" for none.
         lease_until: Until then one node is busy with the CA; a repeat waits instead of asking again.
@@ -313,6 +315,7 @@ class Transaction:
     failure: str = ""
     ca_transaction_id: bytes = b""
     ca_cert_req_id: int = 0
+    credential_digest: bytes = b""
     possession: str = Possession.proved.value
     current: Exchange = field(init=False, repr=False, compare=False)
     """The request that the CA is asked, or was asked last: certConf, once there is one."""
@@ -415,6 +418,7 @@ _BYTE_FIELDS: Final = (
     "polling_nonce",
     "ca_transaction_id",
     "request_der",
+    "credential_digest",
 )
 
 _PLAIN_FIELDS: Final = (
