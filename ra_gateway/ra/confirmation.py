@@ -16,6 +16,7 @@ from ra_gateway.errors import (
     PKIFailureInfo,
     UpstreamUnavailable,
 )
+from ra_gateway.events import Outcome
 from ra_gateway.ra import (
     ca_exchange,
     machine,
@@ -26,7 +27,6 @@ from ra_gateway.ra import (
 )
 from ra_gateway.ra.authentication import find_transaction
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.forwarding import MessageForCA, follow_up_for_ca
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import GIVEN_UP, PlannedResponse, State, Transaction
@@ -107,6 +107,7 @@ async def _take(
         await unconfirmed.take(services, upstream, transaction)
     return await transactions.change(  # step 6
         services.store,
+        services.sink,
         transaction,
         partial(
             machine.confirming,
@@ -209,6 +210,7 @@ async def take_error(services: Services, context: RequestContext) -> bytes:
     )
     after = await transactions.change(
         services.store,
+        services.sink,
         transaction,
         partial(
             machine.refused_by_device,
