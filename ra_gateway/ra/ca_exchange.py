@@ -266,13 +266,12 @@ async def _fail(services: Services, exchange: _Exchange, error: CMPError) -> byt
     error = await _explained(services, transaction, error)
     response_der = await responses.refuse(services, context, error)
     certificate_der, expires_at = b"", None
-    if isinstance(error, UpstreamBroken) and error.certificate_der:
+    if isinstance(error, UpstreamBroken):
         certificate_der = error.certificate_der
+    if certificate_der or transaction.confirmation is not None:
         expires_at = await unconfirmed.look_after(
             services, context.upstream, transaction, services.clock()
         )
-    if transaction.confirmation is not None:
-        await unconfirmed.confirmed_nothing(services, context.upstream, transaction)
     step = partial(
         machine.failed,
         fail_info=error.fail_info.name,
@@ -356,6 +355,7 @@ def _still_asked(live: Transaction, before: Transaction) -> bool:
     current = live.current
     return (
         live.state is before.state
+        and current.request_digest == before.current.request_digest
         and current.planned is None
         and (current.response_der is None or current.waiting)
     )
@@ -367,9 +367,7 @@ def _answer_of(live: Transaction | None, before: Transaction) -> bytes:
     Raises:
         StoreUnavailable: Nothing yet.
     """
-    answered = None
-    if live is not None:
-        answered = live.opening if before.confirmation is None else live.confirmation
+    answered = None if live is None else live.exchange_for(before.current.request_digest)
     if answered is None or answered.response_der is None:
         raise StoreUnavailable("overtaken by a node that has no answer yet")
     return answered.response_der

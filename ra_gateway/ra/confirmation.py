@@ -9,7 +9,13 @@ from typing import Final
 from ra_gateway.cmp.bodies import PKICONF_BODY, cert_confirm_body, error_msg_content
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.requests import AuthenticatedConfirmation, read_confirmation
-from ra_gateway.errors import ConfirmationRefused, HeaderRefused, PKIFailureInfo
+from ra_gateway.cmp.verification import Authenticated
+from ra_gateway.errors import (
+    ConfirmationRefused,
+    HeaderRefused,
+    PKIFailureInfo,
+    UpstreamUnavailable,
+)
 from ra_gateway.events import Outcome
 from ra_gateway.ra import (
     ca_exchange,
@@ -26,8 +32,11 @@ from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import GIVEN_UP, PlannedResponse, State, Transaction
 from ra_gateway.ra.transactions import Overtaken
 
-_CONFIRMED: Final = frozenset({State.CONFIRMING, State.CONFIRMED, State.REJECTED, State.GRANTED})
-"""States in which a certConf was accepted already, or none is due: another one gets certConfirmed."""
+_CONFIRMED: Final = frozenset({State.CONFIRMED, State.GRANTED})
+"""States in which the certificate is confirmed, so that another certConf gets certConfirmed."""
+
+_AWAITING: Final = frozenset({State.ISSUED, State.CONFIRMING})
+"""States in which a certConf may be taken; in the latter, one in the place of another that came to nothing yet."""
 
 
 async def confirm(services: Services, context: RequestContext) -> bytes:
@@ -39,8 +48,26 @@ async def confirm(services: Services, context: RequestContext) -> bytes:
     context, authenticated, transaction, before = await find_transaction(
         services, context
     )  # step 3
-    if before is not None:
-        return await retransmission.respond(services, context, transaction)
+    while before is None:
+        after = await _take(services, context, authenticated, transaction)
+        if not isinstance(after, Overtaken):
+            return await ca_exchange.ask(services, context, after)  # steps 7 to 10
+        transaction = transactions.require(after.live)
+        before = transaction.exchange_for(context.digest)
+    return await retransmission.respond(services, context, transaction)
+
+
+async def _take(
+    services: Services,
+    context: RequestContext,
+    authenticated: Authenticated,
+    transaction: Transaction,
+) -> Transaction | Overtaken:
+    """Check a certConf that did not come before, and store the intent to tell the CA.
+
+    Raises:
+        CMPError: It is refused.
+    """
     _check_state(transaction)  # step 4
     if transaction.certificate_der:
         context.report.certificate = load_certificate(transaction.certificate_der)
@@ -51,21 +78,34 @@ async def confirm(services: Services, context: RequestContext) -> bytes:
         cert_req_id=transaction.cert_req_id,
     )
     takes_certificate = confirmation.status.takes_certificate
+    if transaction.state is State.CONFIRMING:
+        if takes_certificate is not transaction.confirm_status:
+            raise _another_came_first()
+        if transaction.lease_until > services.clock() or transaction.current.ca_nonce:
+            return await _wait_for_the_other(services, context, transaction)
     upstream, now = context.upstream, services.clock()
     local = unconfirmed.knows_alone(upstream, transaction)
     awaited_until = transaction.confirm_until or transaction.expires_at
-    if local and takes_certificate and now > awaited_until and services.steady():
+    if (
+        local
+        and takes_certificate
+        and transaction.state is State.ISSUED
+        and now > awaited_until
+        and services.steady()
+    ):
         # Where the CA awaits nothing, nobody else would hold the device to what it was told.
         raise ConfirmationRefused(
             "certConf after confirmWaitTime", fail_info=PKIFailureInfo.badRequest, rule="R111"
         )
-    if takes_certificate:
-        await unconfirmed.take(services, upstream, transaction)
     for_ca = MessageForCA(b"", b"")
     if not local:
         body_der = _body_for_ca(context, transaction, confirmation)
         for_ca = await follow_up_for_ca(services, context, transaction, body_der)  # step 5
-    after = await transactions.change(  # step 6
+    if (
+        takes_certificate
+    ):  # not before: what can fail until the transaction says so as well is the store alone
+        await unconfirmed.take(services, upstream, transaction)
+    return await transactions.change(  # step 6
         services.store,
         services.sink,
         transaction,
@@ -78,12 +118,6 @@ async def confirm(services: Services, context: RequestContext) -> bytes:
             lease_until=services.clock() + upstream.lease,
         ),
     )
-    if not isinstance(after, Overtaken):
-        return await ca_exchange.ask(services, context, after)  # steps 7 to 10
-    live = transactions.require(after.live)
-    if live.exchange_for(context.digest) is None:
-        _check_state(live)
-    return await retransmission.respond(services, context, live)
 
 
 def _check_state(transaction: Transaction) -> None:
@@ -93,14 +127,48 @@ def _check_state(transaction: Transaction) -> None:
             fail_info=PKIFailureInfo.certConfirmed,
             rule="R110" if transaction.state is State.GRANTED else "R109",
         )
+    if transaction.state is State.REJECTED:
+        raise _another_came_first()
     if transaction.state in GIVEN_UP:
         raise ConfirmationRefused(
             f"certConf in state {transaction.state}: too late",
             fail_info=PKIFailureInfo.badRequest,
             rule="R111",
         )
-    if transaction.state is not State.ISSUED or transaction.opening.waiting:
+    if transaction.state not in _AWAITING or transaction.opening.waiting:
         raise HeaderRefused(f"certConf in state {transaction.state}", rule="R11")
+
+
+def _another_came_first() -> ConfirmationRefused:
+    """Return the refusal of a certConf where another one decided, which need not have taken the certificate."""
+    return ConfirmationRefused(
+        "another certConf, or an error, came first",
+        fail_info=PKIFailureInfo.badRequest,
+        rule="R109",
+    )
+
+
+async def _wait_for_the_other(
+    services: Services, context: RequestContext, transaction: Transaction
+) -> Overtaken:
+    """Wait until the CA has answered another certConf of the device, which says the same, or cannot be asked.
+
+    Raises:
+        UpstreamUnavailable: It is still being asked, and the device is not to be held up longer.
+    """
+    deadline = context.upstream.deadline_seconds
+    seconds = min(deadline, context.endpoint.settings.wait_after_seconds or deadline)
+    left = min(
+        context.started + seconds - services.monotonic(),
+        (transaction.lease_until - services.clock()).total_seconds(),
+    )
+    if left <= 0:
+        raise UpstreamUnavailable("another certConf is on its way to the CA", delivered=True)
+    return Overtaken(
+        await services.store.wait(
+            transaction.key, version=transaction.version, timeout_seconds=left
+        )
+    )
 
 
 def _body_for_ca(

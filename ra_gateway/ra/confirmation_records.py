@@ -22,9 +22,10 @@ TRANSACTIONS_LIMIT: Final = 8
 
 
 class ConfirmationStatus(StrEnum):
-    """What is settled about a certificate; of the two ends, the first one stands."""
+    """What a transaction says of a certificate, and what is settled; of the two ends, the first one stands."""
 
     awaited = "awaited"
+    unconfirmed = "unconfirmed"  # by this transaction, and for good; nothing is settled by that
     confirmed = "confirmed"
     withdrawn = "withdrawn"
 
@@ -61,10 +62,11 @@ class ConfirmationRecord:
 
         Args:
             transaction: As of `transaction_digest`.
-            status: What it says. "awaited": its device may confirm until then, whatever it said before. "withdrawn" is
-                granted only where nobody confirmed it, and no other device is awaited.
+            status: What it says. "awaited": its device may confirm until then, unless it has. "unconfirmed": it does
+                not and did not. "withdrawn" is granted only where nobody confirmed it, and no device is awaited.
         """
-        others = {who: at for who, at in self.awaited.items() if at > now and who != transaction}
+        awaited = {who: at for who, at in self.awaited.items() if at > now}
+        others = {who: at for who, at in awaited.items() if who != transaction}
         match status:
             case ConfirmationStatus.confirmed:
                 confirmed_by = self.confirmed_by
@@ -72,15 +74,21 @@ class ConfirmationRecord:
                     confirmed_by |= {transaction}
                 return ConfirmationRecord(self.is_withdrawn, confirmed_by, others)
             case ConfirmationStatus.withdrawn:
-                end = self.is_withdrawn or not (self.confirmed_by or others)
-                return ConfirmationRecord(end, self.confirmed_by, others)
+                # Its own device as well: a node may be delivering the certificate just now.
+                end = self.is_withdrawn or not (self.confirmed_by or awaited)
+                return ConfirmationRecord(end, self.confirmed_by, awaited)
+            case ConfirmationStatus.unconfirmed:
+                return ConfirmationRecord(
+                    self.is_withdrawn, self.confirmed_by - {transaction}, others
+                )
             case ConfirmationStatus.awaited:
-                others[transaction] = until
+                if (
+                    transaction not in self.confirmed_by
+                ):  # by a node that was slower than the device
+                    others[transaction] = until
                 longest = sorted(others, key=lambda who: others[who])[-TRANSACTIONS_LIMIT:]
                 return ConfirmationRecord(
-                    self.is_withdrawn,
-                    self.confirmed_by - {transaction},
-                    {who: others[who] for who in longest},
+                    self.is_withdrawn, self.confirmed_by, {who: others[who] for who in longest}
                 )
 
     def to_bytes(self) -> bytes:

@@ -244,6 +244,7 @@ def polled(
     transaction: Transaction,
     request_digest: bytes,
     response_der: bytes,
+    recip_nonce: bytes,
     sender_nonce: bytes,
     *,
     lease_until: datetime | None = None,
@@ -251,13 +252,16 @@ def polled(
     """The device polls too early, and is told to ask again.
 
     Args:
+        recip_nonce: What the pollReq returned: the nonce of the last answer; empty for that of an earlier one.
         sender_nonce: The next pollReq must return it.
         lease_until: None leaves it.
     """
+    if not recip_nonce and transaction.polling is not None:
+        recip_nonce = transaction.polling.recip_nonce
     return advance(
         transaction,
         Event.polled,
-        polling=Exchange(request_digest, b"", response_der),
+        polling=Exchange(request_digest, b"", response_der, recip_nonce=recip_nonce),
         polling_nonce=sender_nonce,
         lease_until=lease_until or transaction.lease_until,
     )
@@ -277,11 +281,12 @@ def delivered(
         polling_digest: Of the pollReq that asks for it; None where the device sends its request again instead.
         confirm_until: Until then certConf is awaited; None leaves it.
     """
-    current = _closed(transaction.current)
+    planned, current = transaction.current.planned, _closed(transaction.current)
     changes: dict[str, Any] = {}
     if polling_digest is None:
         current = replace(current, response_der=response_der)
-    else:
+    else:  # what is planned is kept for a device that does not get it, and sends its request again
+        current = replace(current, planned=planned)
         changes["polling"] = Exchange(polling_digest, b"", response_der)
     return advance(
         transaction,
@@ -298,7 +303,7 @@ def delivered(
 
 
 def confirming(
-    issued: Transaction,
+    transaction: Transaction,
     request_digest: bytes,
     *,
     takes_certificate: bool,
@@ -306,14 +311,16 @@ def confirming(
     upstream_nonce: bytes,
     lease_until: datetime,
 ) -> Transaction:
-    """A certConf is accepted: the intent to tell the CA.
+    """A certConf is accepted: the intent to tell the CA, in the place of an earlier one that it has not answered.
 
     Args:
         upstream_der: Empty where the CA is not told.
     """
+    again = transaction.state is State.CONFIRMING
     return advance(
-        issued,
-        Event.confirm,
+        transaction,
+        Event.retaken if again else Event.confirm,
+        opening=_closed(transaction.opening),
         confirmation=Exchange(request_digest, upstream_der, upstream_nonce=upstream_nonce),
         confirm_status=takes_certificate,
         lease_until=lease_until,
@@ -335,6 +342,7 @@ def refused_by_device(
     return advance(
         issued,
         Event.rejected,
+        opening=_closed(issued.opening),
         confirmation=Exchange(request_digest, b"", response_der),
         confirm_status=False,
         expires_at=expires_at or issued.expires_at,

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import partial
 
 from ra_gateway.cmp.codes import BodyType, is_cert_req_id
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.polling import poll_req_content, polled_cert_req_id
 from ra_gateway.errors import HeaderRefused, PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.events import Outcome
@@ -62,13 +63,27 @@ def _check(context: RequestContext, transaction: Transaction) -> int:
     )
     if not is_cert_req_id(cert_req_id, expected):
         raise HeaderRefused(f"certReqId {cert_req_id} in pollReq, expected {expected}", rule="R119")
-    if message.header.recip_nonce != transaction.polling_nonce:
+    if _is_behind(context, transaction) and message.header.recip_nonce not in (
+        transaction.polling and transaction.polling.recip_nonce,
+        PKIMessage.from_der(transaction.current.response_der or b"").header.sender_nonce,
+    ):
         raise HeaderRefused(
-            "recipNonce is not the senderNonce of the last answer",
+            "recipNonce is not the senderNonce of the last answer that the device may have",
             fail_info=PKIFailureInfo.badRecipientNonce,
             rule="R8",
         )
     return cert_req_id
+
+
+def _is_behind(context: RequestContext, transaction: Transaction) -> bool:
+    """Tell whether a device polls without the last answer, which it has not got.
+
+    It may return the nonce that its last pollReq returned, or that of the answer that told it to wait, which it gets
+    again for its request. RFC 9810 5.1.1 has recipNonce be the senderNonce of the message before, as the device knows
+    it. Nothing moves for it: it gets the nonce of the last answer once more, and the CA is not polled, so that a
+    pollReq which somebody else sends again does not cut off a device that is further.
+    """
+    return context.message.header.recip_nonce != transaction.polling_nonce
 
 
 async def _reconsider(services: Services, context: RequestContext, live: Transaction) -> bytes:
@@ -134,9 +149,14 @@ async def _answer_poll_rep(
     Args:
         lease_until: Until then one node is busy with the transaction; None leaves it.
     """
-    ca_nonce = transaction.current.ca_nonce if _goes_up_unchanged(transaction) else b""
+    behind = _is_behind(context, transaction)
+    nonce = transaction.current.ca_nonce if _goes_up_unchanged(transaction) else b""
     der, sender_nonce = await responses.not_yet(
-        services, context, transaction, cert_req_id, ca_nonce
+        services,
+        context,
+        transaction,
+        cert_req_id,
+        nonce or (transaction.polling_nonce if behind else b""),
     )
     held = transaction.state is State.HELD
     context.report.outcome = Outcome.held if held else Outcome.waiting
@@ -144,6 +164,7 @@ async def _answer_poll_rep(
         machine.polled,
         request_digest=context.digest,
         response_der=der,
+        recip_nonce=b"" if behind else transaction.polling_nonce,
         sender_nonce=sender_nonce,
         lease_until=lease_until,
     )
@@ -165,8 +186,9 @@ async def _pass_on(
     upstream, message, report = context.upstream, context.message, context.report
     check_same_upstream(context, transaction)
     of_the_ca = message.header.recip_nonce == transaction.current.ca_nonce
-    if _goes_up_unchanged(transaction) and not of_the_ca:
-        # It was the RA that told to wait. This answer has the CA's nonce: the next pollReq can go up.
+    told_by_ra = _goes_up_unchanged(transaction) and not of_the_ca
+    if told_by_ra or _is_behind(context, transaction):
+        # This answer has the nonce that the next pollReq is to return: that one can go up.
         return await _answer_poll_rep(services, context, transaction, cert_req_id)
     taken = await _taken(services, context, transaction)
     if taken is None:
@@ -223,6 +245,7 @@ async def _relay_poll_rep(
         machine.polled,
         request_digest=context.digest,
         response_der=der,
+        recip_nonce=transaction.polling_nonce,
         sender_nonce=transaction.current.ca_nonce,
     )
     return await _store(services, context, transaction, step, der)

@@ -22,7 +22,6 @@ from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import (
     CMPError,
-    ConfirmationRefused,
     HeaderRefused,
     NotAuthorized,
     PKIFailureInfo,
@@ -101,9 +100,7 @@ async def respond(services: Services, context: RequestContext, live: Transaction
 
 def _not_the_same(context: RequestContext) -> CMPError:
     if context.message.body_type is BodyType.certConf:
-        return ConfirmationRefused(
-            "another certConf came first", fail_info=PKIFailureInfo.certConfirmed, rule="R109"
-        )
+        return UpstreamUnavailable("another certConf has taken its place", delivered=True)
     return TransactionInUse("another request lives under this transactionID", rule="R12")
 
 
@@ -116,14 +113,17 @@ async def _answered_before(
     """
     said = exchange.response_der or b""
     context.report.outcome = Outcome.replayed
-    if not exchange.waiting or exchange is transaction.polling:
+    if not (exchange.waiting or exchange.planned) or exchange is transaction.polling:
         return said
     live = transaction
     if transaction.state in OUTSTANDING and not exchange.ca_nonce:
         live = await go_on(services, context, transaction)
-    if live.state in (*OUTSTANDING, State.HELD) or not live.current.waiting:
-        return live.current.response_der or said
+    current = live.current
+    if live.state in (*OUTSTANDING, State.HELD) or not (current.waiting or current.planned):
+        return current.response_der or said
     late = await late_response(services, context, live)
+    if not current.waiting:  # a pollReq brought it, and its answer was lost
+        context.report.outcome = Outcome.replayed
     after = await transactions.change(
         services.store,
         services.sink,

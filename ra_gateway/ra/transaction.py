@@ -218,8 +218,10 @@ class Exchange:
         upstream_nonce: Its senderNonce, which the CA's answer has to return.
         response_der: The answer the device was given, once there is one.
         waiting: Whether that answer told the device to wait and poll.
-        planned: The final answer, yet to be signed, of a device that was told to wait; None until the CA has answered.
+        planned: The final answer, yet to be signed, of a device that was told to wait; None until the CA has answered,
+            and once it cannot be asked for any more.
         ca_nonce: senderNonce of the CA's last answer where the CA itself said to wait; empty where it did not.
+        recip_nonce: Of pollReqs, the last one that returned the senderNonce of the last answer: which nonce that was.
     """
 
     request_digest: bytes
@@ -229,6 +231,7 @@ class Exchange:
     planned: PlannedResponse | None = None
     ca_nonce: bytes = b""
     upstream_nonce: bytes = b""
+    recip_nonce: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,6 +453,8 @@ def _exchange_fields(exchange: Exchange) -> Iterator[tuple[str, bytes]]:
         yield "waiting", b"1"
     if exchange.ca_nonce:
         yield "ca_nonce", exchange.ca_nonce
+    if exchange.recip_nonce:
+        yield "recip_nonce", exchange.recip_nonce
     planned = exchange.planned
     if planned is not None:
         yield "planned.body_der", planned.body_der
@@ -482,6 +487,7 @@ def _exchange(fields: dict[str, bytes], prefix: str) -> Exchange | None:
         planned=planned,
         ca_nonce=fields.get(f"{prefix}.ca_nonce", b""),
         upstream_nonce=fields.get(f"{prefix}.upstream_nonce", b""),
+        recip_nonce=fields.get(f"{prefix}.recip_nonce", b""),
     )
 
 

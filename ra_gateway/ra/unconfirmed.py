@@ -20,7 +20,13 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertId, cert_id_der
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import directory_name
-from ra_gateway.errors import CMPError, ConfirmationRefused, PKIFailureInfo, StoreUnavailable
+from ra_gateway.errors import (
+    CMPError,
+    ConfirmationRefused,
+    HeaderRefused,
+    PKIFailureInfo,
+    StoreUnavailable,
+)
 from ra_gateway.events import Component, Outcome, RequestHandled
 from ra_gateway.ra import machine, transactions
 from ra_gateway.ra.confirmation_records import ConfirmationStatus, transaction_digest
@@ -41,7 +47,10 @@ _AGAIN_AFTER: Final = timedelta(seconds=60)
 _AGAIN_AT_LEAST_AFTER: Final = timedelta(hours=1)
 """Between later ones: one log line an hour for each certificate, while a CA is down for a day."""
 
-_ENDED: Final = frozenset({State.ISSUED, State.REJECTED, State.FAILED})
+_UNCONFIRMED: Final = frozenset(
+    {State.ISSUED, State.CONFIRMING, State.REJECTED, State.FAILED, State.WITHDRAWING}
+)
+"""States of a transaction whose certificate, if it has one, nobody has confirmed."""
 
 
 # --- what the pipeline says of certificates -------------------------------------------------------------------
@@ -69,6 +78,9 @@ async def schedule(
 
     Returns:
         How long the transaction is to live for it, None for no longer than it does.
+
+    Raises:
+        HeaderRefused: The device is about to get what is being withdrawn.
     """
     upstream, now = context.upstream, services.clock()
     if event is Event.granted and certificate_der:
@@ -77,9 +89,13 @@ async def schedule(
         )
     if event is Event.issued and until is not None:
         if certificate_der:
-            await _note(
+            withdrawn = await _note(
                 services, upstream, transaction, certificate_der, ConfirmationStatus.awaited, until
             )
+            if withdrawn and transaction.state is State.ISSUED:
+                raise HeaderRefused(
+                    "the certificate was not fetched in time, and is being withdrawn", rule="R111"
+                )
         return await look_after(services, upstream, transaction, until)
     if event is Event.rejected and knows_alone(upstream, transaction):
         lives_until = await look_after(services, upstream, transaction, now)
@@ -107,35 +123,16 @@ async def look_after(
     return max(transaction.expires_at, due_at + services.act_lifetime)
 
 
-async def confirmed_nothing(
-    services: Services, upstream: Upstream, transaction: Transaction
-) -> None:
-    """Note that a certConf came to nothing, as its device is told."""
-    if transaction.certificate_der:
-        now = services.clock()
-        await _note(
-            services,
-            upstream,
-            transaction,
-            transaction.certificate_der,
-            ConfirmationStatus.awaited,
-            now,
-        )
-
-
 async def take(services: Services, upstream: Upstream, transaction: Transaction) -> None:
     """Note that a device takes its certificate: from then on nobody else's silence gets it revoked.
 
     Raises:
         ConfirmationRefused: It is being revoked already.
     """
-    if upstream.settings.unconfirmed is not Unconfirmed.revoke or not transaction.certificate_der:
-        return
-    until = transaction.confirm_until or transaction.expires_at
-    record = await services.note_confirmation(
-        transaction, transaction.certificate_der, ConfirmationStatus.confirmed, until
-    )
-    if record.status is ConfirmationStatus.withdrawn:
+    der, until = transaction.certificate_der, transaction.confirm_until or transaction.expires_at
+    if der and await _note(
+        services, upstream, transaction, der, ConfirmationStatus.confirmed, until
+    ):
         raise ConfirmationRefused(
             "certConf for a certificate that another transaction brought, and that is withdrawn",
             fail_info=PKIFailureInfo.badRequest,
@@ -150,10 +147,16 @@ async def _note(
     certificate_der: bytes,
     status: ConfirmationStatus,
     until: datetime,
-) -> None:
-    """Note what a transaction says of a certificate, where certificates are revoked that nobody confirms."""
-    if upstream.settings.unconfirmed is Unconfirmed.revoke:
-        await services.note_confirmation(transaction, certificate_der, status, until)
+) -> bool:
+    """Note what a transaction says of a certificate, where certificates are revoked that nobody confirms.
+
+    Returns:
+        Whether it is being withdrawn.
+    """
+    if upstream.settings.unconfirmed is not Unconfirmed.revoke:
+        return False
+    record = await services.note_confirmation(transaction, certificate_der, status, until)
+    return record.status is ConfirmationStatus.withdrawn
 
 
 # --- working through the schedule -------------------------------------------------------------------------------
@@ -230,12 +233,14 @@ class UnconfirmedCertificates:
         transaction = await services.store.load(key)
         if transaction is None:
             return None
-        if transaction.state in (State.REQUESTED, State.CONFIRMING):
+        if transaction.state is State.REQUESTED:
             return now + _AGAIN_AFTER  # the CA is being asked; what comes of it is not known yet
-        withdrawing = transaction.state is State.WITHDRAWING
-        if not transaction.certificate_der or not (withdrawing or transaction.state in _ENDED):
+        if not transaction.certificate_der or transaction.state not in _UNCONFIRMED:
             return None
-        if transaction.state is State.ISSUED:
+        confirming = transaction.state is State.CONFIRMING
+        if confirming and transaction.lease_until > now:
+            return transaction.lease_until
+        if confirming or transaction.state is State.ISSUED:
             awaited_until = transaction.confirm_until or now
             if now < awaited_until:
                 return awaited_until
@@ -246,11 +251,11 @@ class UnconfirmedCertificates:
             return None
         if upstream.settings.unconfirmed is Unconfirmed.leave:
             return None
-        if withdrawing:
+        if transaction.state is State.WITHDRAWING:
             if transaction.lease_until > now:
                 return transaction.lease_until
             return await self._attempt(transaction, upstream)
-        if upstream.settings.unconfirmed is Unconfirmed.report:
+        if confirming or upstream.settings.unconfirmed is Unconfirmed.report:
             self._tell(transaction, Outcome.unconfirmed, _why(transaction))
             return None
         return await self._attempt(transaction, upstream)
@@ -269,7 +274,7 @@ class UnconfirmedCertificates:
         if transaction.state in (State.REJECTED, State.FAILED):
             # It confirms nothing any more; a certConf that was being taken came too late.
             await services.note_confirmation(
-                transaction, transaction.certificate_der, ConfirmationStatus.awaited, now
+                transaction, transaction.certificate_der, ConfirmationStatus.unconfirmed, now
             )
         record = await services.note_confirmation(
             transaction,
@@ -281,7 +286,13 @@ class UnconfirmedCertificates:
             record.status is ConfirmationStatus.confirmed
             and transaction_digest(transaction) in record.confirmed_by
         ):
-            return now + _AGAIN_AFTER  # its own certConf is being taken
+            # Its own certConf is being taken; or was, and the node died, or the store lost what came of it.
+            taken_by = (transaction.confirm_until or transaction.created_at) + upstream.lease
+            if now < taken_by:
+                return taken_by
+            what = "a certConf came that was not seen to its end: not revoked"
+            self._tell(transaction, Outcome.unconfirmed, f"{_why(transaction)}; {what}")
+            return None
         if record.status is ConfirmationStatus.confirmed:
             what = "another transaction confirmed the same certificate: not revoked"
             self._tell(transaction, Outcome.unconfirmed, f"{_why(transaction)}; {what}")
@@ -408,6 +419,9 @@ def _target(certificate: Certificate) -> bytes:
 
 
 def _why(transaction: Transaction) -> str:
+    if transaction.state is State.CONFIRMING:
+        said = "confirmed" if transaction.confirm_status else "rejected"
+        return f"the device {said} its certificate, but its certConf is not answered yet"
     if transaction.confirm_until is None and transaction.confirmation is None:
         return "the CA issued a certificate that could not be relayed"
     if transaction.confirmation is not None and not transaction.confirm_status:

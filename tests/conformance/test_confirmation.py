@@ -629,18 +629,6 @@ async def test_a_ca_that_is_away_during_cert_conf_is_asked_again(
     assert len(set(world.ca.received[1:])) == 1
 
 
-@pytest.mark.requirement(109)
-async def test_while_a_cert_conf_is_on_its_way_another_is_refused(world: World) -> None:
-    """The first decides; certConfirmed for the second."""
-    issued = await issue(world)
-    world.ca.failure, world.ca.failures = UpstreamUnavailable("away", delivered=False), 1
-    der = await issued.cert_conf()
-    await world.ask(der)
-    refusal = await world.ask(await issued.cert_conf())
-    assert fail_names(refusal) == ["certConfirmed"]
-    assert (await world.ask(der)).body_type is BodyType.pkiconf
-
-
 def _another_nonce(answer: Answer) -> None:
     answer.header = replace(answer.header, recip_nonce=bytes(16))
 
@@ -710,7 +698,7 @@ async def test_an_error_from_the_device_ends_the_transaction(world: World) -> No
     assert world.events[0].outcome == "issued"
     assert [event.outcome for event in world.events[1:]] == ["rejected", "replayed"]
     refusal = await world.ask(await issued.cert_conf())
-    assert fail_names(refusal) == ["certConfirmed"]
+    assert fail_names(refusal) == ["badRequest"]
     assert confirmations(world) == []
     assert [message.body_type for message in world.ca.messages] == [BodyType.ir]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,8 @@ from ra_gateway.ra.confirmation_records import (
     certificate_key,
 )
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed
-from ra_gateway.ra.transaction import State
+from ra_gateway.ra.transaction import Event, State
+from ra_gateway.ra.unconfirmed import schedule
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
 from tests.support.answers import fail_names
@@ -256,6 +258,26 @@ async def test_a_certificate_that_was_rejected_while_another_cert_conf_was_taken
     assert len(revocations(world)) == 1
 
 
+@pytest.mark.requirement(111)
+@pytest.mark.parametrize("late", ["delivers", "answers"])
+async def test_a_late_node_does_not_unsay_a_confirmation(make_world: MakeWorld, late: str) -> None:
+    """It says that the device is awaited, which has confirmed; another transaction has the same certificate."""
+    world = make_world()
+    first, second = await enrolled_twice(world)
+    assert (await first.confirm()).body_type is BodyType.pkiconf
+    stored = await first.stored()
+    stale = replace(stored, state=State.ISSUED, confirmation=None)
+    if late == "answers":
+        stale = replace(stale, state=State.REQUESTED)
+    context: Any = SimpleNamespace(upstream=world.endpoint.upstream)
+    until = world.clock() + timedelta(seconds=WAIT_SECONDS)
+    await schedule(node_of(world), context, stale, Event.issued, stored.certificate_der, until)
+    for _ in range(4):
+        await work(world, seconds=WAIT_SECONDS + 1)
+    assert revocations(world) == []
+    assert await second.stored()
+
+
 # --- another spelling of the device's certificate -----------------------------------------------------------------
 
 
@@ -382,6 +404,9 @@ def test_what_many_say_stays_small_and_true() -> None:
     for number in range(100):
         record = record.after(f"{number}", ConfirmationStatus.confirmed, NOW, NOW)
     assert len(record.to_bytes()) < 2000
+    record = record.after("5", ConfirmationStatus.awaited, NOW + HOUR, NOW)
+    assert "5" in record.confirmed_by
+    assert "5" not in record.after("5", ConfirmationStatus.unconfirmed, NOW, NOW).confirmed_by
     assert (
         record.after("5", ConfirmationStatus.withdrawn, NOW, NOW + 99 * HOUR).status
         is ConfirmationStatus.confirmed

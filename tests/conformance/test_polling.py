@@ -149,7 +149,7 @@ async def test_polls_that_come_early_are_borne(slow: World) -> None:
 
 @pytest.mark.requirement(94)
 async def test_repeats_get_the_stored_answers(slow: World) -> None:
-    """Of the request that has to wait, of each last pollReq, and of the one that brought the answer."""
+    """Of the request while it has to wait, of each last pollReq, and of the one that brought the answer."""
     operation = await Operation.begin(slow, BodyType.ir)
     told = (await operation.send()).der
     assert await slow.post(operation.sent) == told
@@ -164,7 +164,10 @@ async def test_repeats_get_the_stored_answers(slow: World) -> None:
     assert slow.events[-1].outcome == "issued"
     assert await slow.post(last) == final
     assert slow.events[-1].outcome == "replayed"
-    assert await slow.post(operation.sent) == told
+    again = await slow.post(operation.sent)
+    assert status_of(PKIMessage.from_der(again)).issued
+    assert await slow.post(operation.sent) == again
+    assert await slow.post(last) == final
     operation.answer = PKIMessage.from_der(final)
     confirmed = (await operation.confirm()).der
     assert await slow.post(operation.sent) == confirmed
@@ -196,7 +199,7 @@ async def test_another_cert_req_id(slow: World, body_type: BodyType, asked: int)
 
 @pytest.mark.requirement(8)
 async def test_another_recip_nonce(slow: World) -> None:
-    """pollReq returns the nonce of the last answer, not one of its own, nor that of an earlier answer."""
+    """pollReq returns the nonce of the last answer, not one of its own."""
     operation = await Operation.begin(slow, BodyType.ir)
     await operation.send()
     wrong = await operation.poll_req(recip_nonce=bytes(16))
@@ -900,3 +903,109 @@ async def test_a_pkiconf_that_was_checked_is_not_judged_again(
 
 def cmp_certificate_of(answer: PKIMessage) -> bytes | None:
     return cert_rep_message(answer.body_content).responses[0].certificate_der
+
+
+# --- answers that are lost --------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(8, 117)
+async def test_poll_reps_that_are_lost(slow: World) -> None:
+    """A pollReq that is signed anew returns the nonce of what its device has got, however many answers were lost."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    await operation.send()
+    for _ in range(2):
+        got = operation.answer
+        for _ in range(3):
+            operation.answer = got
+            await operation.poll()
+            operation.assert_not_yet()
+    await answered(operation)
+    operation.answer = got
+    assert status_of(await operation.poll()).issued
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+
+
+@pytest.mark.requirement(8, 117)
+async def test_a_poll_req_that_somebody_else_sends_again(slow: World) -> None:
+    """It gets an answer, and does not cut off a device that is further; one between is refused."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    await operation.send()
+    ders = []
+    for _ in range(4):
+        ders.append(await operation.poll_req())
+        operation.answer = await slow.ask(ders[-1])
+    again = PKIMessage.from_der(await slow.post(ders[0]))
+    assert again.body_type is BodyType.pollRep
+    assert again.header.sender_nonce == operation.answer.header.sender_nonce
+    assert fail_names(await slow.ask(ders[1])) == ["badRecipientNonce"]
+    await operation.poll()
+    operation.assert_not_yet()
+
+
+@pytest.mark.requirement(8, 116)
+async def test_a_device_that_repeats_its_request_and_polls_on(slow: World) -> None:
+    """Its request has it told to wait once more, in the same octets, and that answer's nonce is good."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    first = await operation.send()
+    for _ in range(3):
+        await operation.poll()
+    assert (await operation.send()).der == first.der
+    await operation.poll()
+    operation.assert_not_yet()
+    await operation.poll()
+    operation.assert_not_yet()
+
+
+@pytest.mark.requirement(8, 121)
+@pytest.mark.parametrize("variant", list(Variant))
+async def test_a_lost_answer_of_a_ca_that_is_polled(
+    waiting_world: MakeWorld, variant: Variant
+) -> None:
+    """The CA is polled by the pollReq after the next: the device has to be told the CA's nonce first."""
+    world = waiting_world(ca={"polls": 2}, upstream={"requests": variant})
+    operation = await Operation.begin(world, BodyType.ir)
+    waiting = await operation.send()
+    await operation.poll()
+    operation.answer = waiting
+    asked = len(world.ca.received)
+    await operation.poll()
+    operation.assert_not_yet()
+    assert len(world.ca.received) == asked
+    await operation.poll()
+    operation.assert_not_yet(seconds=7)
+    assert status_of(await operation.poll()).issued
+
+
+@pytest.mark.requirement(116, 118)
+@pytest.mark.parametrize("body_type", [*REQUESTS, *OTHERS])
+async def test_a_request_repeated_after_its_answer_was_polled(
+    slow: World, body_type: BodyType
+) -> None:
+    """The answer to the pollReq was lost: the request gets it as well, and the same octets from then on."""
+    operation = await Operation.begin(slow, body_type)
+    await operation.send()
+    await answered(operation)
+    await operation.poll()
+    answer = await operation.send()
+    assert answer.body_type is RESPONSE_TO[body_type]
+    assert answer.header.recip_nonce == PKIMessage.from_der(operation.sent).header.sender_nonce
+    assert slow.events[-1].outcome == "replayed"
+    assert (await operation.send()).der == answer.der
+    if body_type in CERT_RESPONSE_TO:
+        assert (await operation.confirm()).body_type is BodyType.pkiconf
+    assert len(slow.ca.issued) == (body_type in CERT_RESPONSE_TO)
+
+
+@pytest.mark.requirement(109, 118)
+async def test_a_cert_conf_repeated_after_its_answer_was_polled(slow: World) -> None:
+    """pkiConf for it, too."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    gate(slow).set()
+    await operation.send()
+    gate(slow).clear()
+    await operation.confirm()
+    await answered(operation)
+    await operation.poll()
+    answer = await operation.send()
+    assert answer.body_type is BodyType.pkiconf
+    assert answer.header.recip_nonce == PKIMessage.from_der(operation.sent).header.sender_nonce

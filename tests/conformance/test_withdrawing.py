@@ -508,6 +508,57 @@ async def test_a_cert_conf_and_the_rr_at_once(world: World) -> None:
     assert confirmed is (revocations(world) == [])
 
 
+async def fetched_late(make_world: MakeWorld) -> Operation:
+    """A certificate whose device has not fetched it when its time is over."""
+    world = slow_world(make_world)
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    assert world.ca.gate is not None
+    world.ca.gate.set()
+    await node_of(world).drain(5)
+    world.clock.move(seconds=WAIT_SECONDS + 11)
+    return operation
+
+
+@pytest.mark.requirement(111)
+async def test_a_poll_while_the_certificate_is_being_withdrawn(make_world: MakeWorld) -> None:
+    """It is not delivered: the device could not confirm it any more."""
+    operation = await fetched_late(make_world)
+    world = operation.world
+    faults = Faults(at=4)  # due, load, note_confirmation, sign
+    task = asyncio.create_task(UnconfirmedCertificates(faulty_node(world, faults)).work())
+    await asyncio.gather(task, return_exceptions=True)
+    assert faults.calls[-1] == "sign"
+    refused = await world.ask(await operation.poll_req())
+    assert (refused.body_type, fail_names(refused)) == (BodyType.error, ["badRequest"])
+    assert world.events[-1].rule == "R111"
+    await work(world, seconds=WAIT_SECONDS + 1)
+    assert_revoked(world, world.ca.issued[0])
+
+
+@pytest.mark.requirement(111)
+async def test_a_certificate_that_is_being_delivered_is_not_withdrawn(
+    make_world: MakeWorld,
+) -> None:
+    """Its device is awaited from the moment that the answer is signed."""
+    operation = await fetched_late(make_world)
+    world, answer = operation.world, operation.answer
+    faults = Faults(at=5)  # find, sign, note_confirmation, add, replace
+    gateway = faulty_gateway(world, faults)
+    node = faulty_node(world, faults)
+    gateway._services.schedule = node.schedule
+    gateway._services.confirmation_records = node.confirmation_records
+    task = asyncio.create_task(operation.poll(gateway=gateway))
+    await asyncio.gather(task, return_exceptions=True)
+    assert faults.calls[-1] == "replace"
+    # As a node that found it due before the other one put that off.
+    await UnconfirmedCertificates(node_of(world))._look_at((await operation.stored()).key)
+    assert revocations(world) == []
+    operation.answer = answer
+    await operation.poll()
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+
+
 async def test_one_bad_transaction_does_not_stop_the_others(world: World) -> None:
     """A bug, or a key that cannot sign, is told and tried again; the run goes on."""
     await issued(world)

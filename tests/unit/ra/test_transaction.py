@@ -97,6 +97,7 @@ exchanges = st.builds(
     planned=st.none() | planned,
     ca_nonce=octets,
     upstream_nonce=octets,
+    recip_nonce=octets,
 )
 transactions = st.builds(
     Transaction,
@@ -230,7 +231,14 @@ def test_fields_that_are_missing_are_never_guessed(
         f"{exchange}.{part}"
         for exchange in ("opening", "confirmation", "polling", "withdrawal")
         for part in (
-            *("request_digest", "upstream_nonce", "response_der", "waiting", "ca_nonce"),
+            *(
+                "request_digest",
+                "upstream_nonce",
+                "response_der",
+                "waiting",
+                "ca_nonce",
+                "recip_nonce",
+            ),
             *("planned.body_der", "planned.implicit_confirm"),
             *(f"planned.chain.{place}" for place in range(3)),
         )
