@@ -15,8 +15,9 @@ from ra_gateway.errors import UpstreamUnavailable
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.transaction import State
+from tests.support.answers import fail_names
 from tests.support.faults import Faults, fail, faulty_gateway
-from tests.support.harness import Answer, World, fail_names
+from tests.support.harness import Answer, World
 from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.polling import Operation, WaitingCA, settled, slow_world
 from tests.support.unconfirmed import WAIT_SECONDS, node_of, revocations, work
