@@ -15,7 +15,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from ra_gateway.ca import lint
-from ra_gateway.ca.blueprint import draw_up
 from ra_gateway.ca.conformance import CheckedTBS, require_conforming
 from ra_gateway.ca.extensions import (
     AUTHORITY_INFO_ACCESS,
@@ -37,6 +36,7 @@ from ra_gateway.ca.profiles import (
     purposes_der,
 )
 from ra_gateway.ca.records import Intent, Operation
+from ra_gateway.ca.tbs import plan_tbs
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, key_identifier
 from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.crmf import CertTemplate, Extension
@@ -385,7 +385,7 @@ async def test_the_last_check_looks_at_the_octets(
 ) -> None:
     """A TBSCertificate that is not what was decided is not signed."""
     issued = await make_issuer(operator_pki).certify(template(), NE_IPSEC, NOW)
-    plan = draw_up(NE_IPSEC, template(spki_der=issued.spki_der), ca, NOW)
+    plan = plan_tbs(NE_IPSEC, template(spki_der=issued.spki_der), ca, NOW)
     assert require_conforming(issued.tbs_der, plan, NE_IPSEC, ca, NOW).tbs.der == issued.tbs_der
     with pytest.raises(ServiceFailure, match=what):
         require_conforming(issued.tbs_der, replace(plan, **changes), NE_IPSEC, ca, NOW)
@@ -438,7 +438,7 @@ def test_the_last_check_knows_what_no_certificate_may_have(
 ) -> None:
     """Each invariant by a certificate that violates it."""
     bad = Certificate.from_der(operator_pki.device(**options).der)
-    plan = draw_up(NE_IPSEC, template(subject_der=bad.subject_der, spki_der=bad.spki_der), ca, NOW)
+    plan = plan_tbs(NE_IPSEC, template(subject_der=bad.subject_der, spki_der=bad.spki_der), ca, NOW)
     with pytest.raises(ServiceFailure, match=f"violates ne_ipsec: .*{what}"):
         require_conforming(bad.tbs_der, plan, NE_IPSEC, ca, NOW)
 
@@ -477,7 +477,7 @@ async def test_the_last_check_goes_by_the_profile(
     """What the profile says and the octets do not (TS 33.310 6.1.3b: a CRL distribution point, once configured)."""
     asked = template(extensions=(SAN,))
     issued = await make_issuer(operator_pki).certify(asked, granted, NOW)
-    plan = draw_up(granted, asked, ca, NOW)
+    plan = plan_tbs(granted, asked, ca, NOW)
     with pytest.raises(ServiceFailure, match=what):
         require_conforming(issued.tbs_der, plan, replace(granted, **checked), ca, NOW)
 
@@ -487,7 +487,7 @@ async def test_the_last_check_survives_any_octets(
 ) -> None:
     """A TBSCertificate with one octet changed or cut off is refused, or differs where nothing is demanded."""
     issued = await make_issuer(operator_pki).certify(template(), NE_IPSEC, NOW)
-    plan = draw_up(NE_IPSEC, template(spki_der=issued.spki_der), ca, NOW)
+    plan = plan_tbs(NE_IPSEC, template(spki_der=issued.spki_der), ca, NOW)
     der = issued.tbs_der
     accepted = []
     for position in range(len(der)):
