@@ -35,7 +35,7 @@ from ra_gateway.ca.authorities import (
 )
 from ra_gateway.ca.directory import require_absent
 from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.material import load_ca
+from ra_gateway.ca.keys import load_ca
 from ra_gateway.ca.profiles import RA
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import CMPError, ConfigError

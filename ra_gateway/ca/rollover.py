@@ -29,7 +29,7 @@ from ra_gateway.ca.authorities import (
 )
 from ra_gateway.ca.directory import CADirectory, Change, changing
 from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.material import (
+from ra_gateway.ca.keys import (
     SETTING,
     load_issuer,
     load_unchecked,
@@ -177,8 +177,8 @@ def _roll_root(
     key_kind: str | None,
 ) -> None:
     view = change.directory
-    material = load_unchecked(view, now=now, password=password)
-    old, issuing = material.root, material.issuers[0].certificate
+    keys = load_unchecked(view, now=now, password=password)
+    old, issuing = keys.root, keys.issuers[0].certificate
     if issuing.spki_der == old.spki_der:
         raise problem(
             SETTING,

@@ -15,8 +15,8 @@ from ra_gateway.app import now
 from ra_gateway.app.ca import (
     CAService,
     ca_checkpoints,
+    ca_keys,
     ca_ledger,
-    ca_material,
     ca_profiles,
     check_ca,
     crl_publisher,
@@ -25,11 +25,11 @@ from ra_gateway.app.doctor.ledger import ledger_warnings
 from ra_gateway.app.running import run_until_signalled
 from ra_gateway.app.warnings import ca_warnings, of_file
 from ra_gateway.ca.directory import CADirectory
+from ra_gateway.ca.keys import create_operator_pki, expiries, import_ca
 from ra_gateway.ca.ledger.backup import dump, restore
 from ra_gateway.ca.ledger.checkpoints import TrailRewritten
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.verify import examine
-from ra_gateway.ca.material import create_operator_pki, expiries, import_ca
 from ra_gateway.ca.profiles import PROFILES, PURPOSES, Profile
 from ra_gateway.ca.ra_credential import issue_ra_certificate
 from ra_gateway.ca.records import CertificateStatus, IssuedCertificate, Reason, Revocation
@@ -482,10 +482,10 @@ def ca_crl(
     """Make a CRL of every issuing CA now, due or not."""
 
     async def publish(ledger: Ledger, settings: CAConfig) -> None:
-        material = ca_material(settings)
-        publisher = crl_publisher(settings, material, ledger)
+        keys = ca_keys(settings)
+        publisher = crl_publisher(settings, keys, ledger)
         await ledger.sweep(now())
-        for issuer in material.issuers:
+        for issuer in keys.issuers:
             crl = await publisher.publish(issuer, delta=delta)
             say(
                 f"{issuer.certificate.subject}: CRL {crl.number}, until {day(crl.next_update)} UTC."

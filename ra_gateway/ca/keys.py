@@ -73,8 +73,8 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class CAMaterial:
-    """What a bundled CA is made of.
+class CAKeys:
+    """The keys of a bundled CA with their certificates, and its roots.
 
     Args:
         root: Anchor of the operator's trust domain.
@@ -307,7 +307,7 @@ def load_ca(
     now: datetime,
     password: bytes | None = None,
     random_octets: RandomOctets = secrets.token_bytes,
-) -> CAMaterial:
+) -> CAKeys:
     """Load a CA from its directory, also while it is being changed; root.key is not needed.
 
     Args:
@@ -318,10 +318,10 @@ def load_ca(
         ConfigError: A file is missing or cannot be used, they do not belong together, or what is in use expired.
     """
 
-    def read(view: CADirectory) -> CAMaterial:
-        material = _read(view, now, password, random_octets)
-        _require_valid(material, directory, now)
-        return material
+    def read(view: CADirectory) -> CAKeys:
+        keys = _read(view, now, password, random_octets)
+        _require_valid(keys, directory, now)
+        return keys
 
     return _undisturbed(directory, read)
 
@@ -345,7 +345,7 @@ def load_unchecked(
     now: datetime,
     password: bytes | None,
     random_octets: RandomOctets = secrets.token_bytes,
-) -> CAMaterial:
+) -> CAKeys:
     """Load a CA in order to change it: what is in use may have expired.
 
     Raises:
@@ -372,7 +372,7 @@ def _undisturbed(directory: Path, read: Callable[[CADirectory], Result]) -> Resu
 
 def _read(
     view: CADirectory, now: datetime, password: bytes | None, random_octets: RandomOctets
-) -> CAMaterial:
+) -> CAKeys:
     roots = roots_of(view)
     root = roots[0]
     active = load_issuer(view, "", roots, password, random_octets)
@@ -390,7 +390,7 @@ def _read(
     _require_keys_apart(active, credential, ocsp, key_generation)
     update = _root_update(view, root)
     old_root = None if update is None else Certificate.from_der(update.old_root)
-    return CAMaterial(root, tuple(issuers), credential, ocsp, update, old_root, key_generation)
+    return CAKeys(root, tuple(issuers), credential, ocsp, update, old_root, key_generation)
 
 
 def roots_of(view: CADirectory) -> tuple[Certificate, ...]:
@@ -510,13 +510,13 @@ def _root_update(view: CADirectory, root: Certificate) -> RootUpdate | None:
     return RootUpdate(old.der, root.der, new_with_old.der, old_with_new.der)
 
 
-def _require_valid(material: CAMaterial, directory: Path, now: datetime) -> None:
-    active = material.issuers[0]
+def _require_valid(keys: CAKeys, directory: Path, now: datetime) -> None:
+    active = keys.issuers[0]
     # Of a root that expired nothing can be made any more: nobody would trust the way to its successor.
-    commands = {material.root: "create"}
+    commands = {keys.root: "create"}
     for certificate in (active.certificate, *active.chain):
         commands.setdefault(certificate, "roll-issuing")
-    signers = (material.credential, *material.ocsp.values(), material.key_generation)
+    signers = (keys.credential, *keys.ocsp.values(), keys.key_generation)
     for credential in filter(None, signers):
         commands[credential.certificate] = "renew-signers"
     problems = [
