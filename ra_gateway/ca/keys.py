@@ -27,7 +27,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from ra_gateway.ca.authorities import (
+from ra_gateway.ca.directory import CADirectory, Change, changing
+from ra_gateway.ca.hierarchy import (
     ISSUING_DAYS,
     KGA,
     OPTIONAL_SIGNERS,
@@ -44,7 +45,6 @@ from ra_gateway.ca.authorities import (
     signer_name,
     told,
 )
-from ra_gateway.ca.directory import CADirectory, Change, changing
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CLOCK_SKEW, OCSP_SIGNING
 from ra_gateway.ca.records import RootUpdate

@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
-from ra_gateway.ca.authorities import (
+from ra_gateway.ca.directory import require_absent
+from ra_gateway.ca.hierarchy import (
     SIGNER_DAYS,
     certify_signer,
     given_name,
@@ -33,7 +34,6 @@ from ra_gateway.ca.authorities import (
     problem,
     require_kind,
 )
-from ra_gateway.ca.directory import require_absent
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.keys import load_ca
 from ra_gateway.ca.profiles import RA

@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ra_gateway.ca.authorities import (
+from ra_gateway.ca.directory import CADirectory, Change, changing
+from ra_gateway.ca.hierarchy import (
     ISSUING_DAYS,
     OPTIONAL_SIGNERS,
     ROOT_DAYS,
@@ -27,7 +28,6 @@ from ra_gateway.ca.authorities import (
     signer_name,
     told,
 )
-from ra_gateway.ca.directory import CADirectory, Change, changing
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.keys import (
     SETTING,

@@ -14,7 +14,7 @@ import typer
 from ra_gateway.app import now
 from ra_gateway.app.ca import ca_keys, ca_profiles
 from ra_gateway.app.warnings import allows_all
-from ra_gateway.ca.authorities import SIGNER_DAYS
+from ra_gateway.ca.hierarchy import SIGNER_DAYS
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import Profile

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ra_gateway.ca.authorities import (
+from ra_gateway.ca.hierarchy import (
     SIGNERS,
     ca_extensions,
     certify_ca,

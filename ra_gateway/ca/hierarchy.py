@@ -1,4 +1,6 @@
-"""Certificates of CAs and of the CA's own signers; what is issued on request has `issuer` and profiles of its own.
+"""The CA's own hierarchy: certificates of the root, of issuing CAs, and of their signers.
+
+What is issued on request is another matter (`issuer`, `profiles`).
 
 A CA's certificate is put together from octets: another CA's names and extensions go on as they are.
 """
