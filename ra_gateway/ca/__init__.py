@@ -4,5 +4,5 @@
 requests for certificates get, and `transaction` what a repeat is. `issuer` makes certificates: `profiles` says what
 they may hold, `tbs` plans what one says, `conformance` checks that, `lint` asks somebody else. `ledger` remembers
 everything; `records` are its values. `crl`, `ocsp` and `status` tell the world. `keys`, `rollover` and
-`ra_credential` make and change the CA's own keys and certificates, in a `directory` that is always whole.
+`ra_credential` make and change the CA's own keys and certificates (`hierarchy`), in `files` that are always whole.
 """

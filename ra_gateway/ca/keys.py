@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from ra_gateway.ca.directory import CADirectory, Change, changing
+from ra_gateway.ca.files import CAFiles, Change, changing
 from ra_gateway.ca.hierarchy import (
     ISSUING_DAYS,
     KGA,
@@ -318,8 +318,8 @@ def load_ca(
         ConfigError: A file is missing or cannot be used, they do not belong together, or what is in use expired.
     """
 
-    def read(view: CADirectory) -> CAKeys:
-        keys = _read(view, now, password, random_octets)
+    def read(files: CAFiles) -> CAKeys:
+        keys = _read(files, now, password, random_octets)
         _require_valid(keys, directory, now)
         return keys
 
@@ -340,7 +340,7 @@ def retired_certificates(directory: Path) -> tuple[Certificate, ...]:
 
 
 def load_unchecked(
-    view: CADirectory,
+    files: CAFiles,
     *,
     now: datetime,
     password: bytes | None,
@@ -351,60 +351,60 @@ def load_unchecked(
     Raises:
         ConfigError: As `load_ca`.
     """
-    return _read(view, now, password, random_octets)
+    return _read(files, now, password, random_octets)
 
 
-def _undisturbed(directory: Path, read: Callable[[CADirectory], Result]) -> Result:
+def _undisturbed(directory: Path, read: Callable[[CAFiles], Result]) -> Result:
     """Read files of a directory, again if it is changed meanwhile: they were old and new ones then."""
     for _ in range(_READINGS):
-        view = CADirectory(directory)
-        before = view.state()
+        files = CAFiles(directory)
+        before = files.state()
         try:
-            result = read(view)
+            result = read(files)
         except ConfigError:
-            if view.state() == before:
+            if files.state() == before:
                 raise
         else:
-            if view.state() == before:
+            if files.state() == before:
                 return result
     raise problem(SETTING, f"{directory} changes all the time", "Find out what writes there")
 
 
 def _read(
-    view: CADirectory, now: datetime, password: bytes | None, random_octets: RandomOctets
+    files: CAFiles, now: datetime, password: bytes | None, random_octets: RandomOctets
 ) -> CAKeys:
-    roots = roots_of(view)
+    roots = roots_of(files)
     root = roots[0]
-    active = load_issuer(view, "", roots, password, random_octets)
-    issuers, ocsp = [active], {active.id: _signer(view, "ocsp", active, password)}
-    credential = _signer(view, "cmp", active, password)
-    for name in view.numbered("retired"):
-        if now > load_certificates(view.find(f"{name}/issuing.pem"), SETTING)[0].not_after:
+    active = load_issuer(files, "", roots, password, random_octets)
+    issuers, ocsp = [active], {active.id: _signer(files, "ocsp", active, password)}
+    credential = _signer(files, "cmp", active, password)
+    for name in files.numbered("retired"):
+        if now > load_certificates(files.find(f"{name}/issuing.pem"), SETTING)[0].not_after:
             continue  # nothing it issued is valid any more, and its key may be gone
-        issuer = load_issuer(view, f"{name}/", roots, password, random_octets)
+        issuer = load_issuer(files, f"{name}/", roots, password, random_octets)
         issuers.append(issuer)
-        ocsp[issuer.id] = _signer(view, f"{name}/ocsp", issuer, password)
+        ocsp[issuer.id] = _signer(files, f"{name}/ocsp", issuer, password)
     key_generation = None
-    if any(view.has(f"{KGA}.{suffix}") for suffix in ("pem", "key")):
-        key_generation = _signer(view, KGA, active, password)
+    if any(files.has(f"{KGA}.{suffix}") for suffix in ("pem", "key")):
+        key_generation = _signer(files, KGA, active, password)
     _require_keys_apart(active, credential, ocsp, key_generation)
-    update = _root_update(view, root)
+    update = _root_update(files, root)
     old_root = None if update is None else Certificate.from_der(update.old_root)
     return CAKeys(root, tuple(issuers), credential, ocsp, update, old_root, key_generation)
 
 
-def roots_of(view: CADirectory) -> tuple[Certificate, ...]:
+def roots_of(files: CAFiles) -> tuple[Certificate, ...]:
     """Return the root and those before it, newest first.
 
     Raises:
         ConfigError: A file cannot be read.
     """
-    old = [f"{name}/root.pem" for name in view.numbered("retired-roots")]
-    return tuple(only(view.find(name)) for name in ("root.pem", *filter(view.has, old)))
+    old = [f"{name}/root.pem" for name in files.numbered("retired-roots")]
+    return tuple(only(files.find(name)) for name in ("root.pem", *filter(files.has, old)))
 
 
 def load_issuer(
-    view: CADirectory,
+    files: CAFiles,
     prefix: str,
     roots: tuple[Certificate, ...],
     password: bytes | None,
@@ -419,7 +419,7 @@ def load_issuer(
     Raises:
         ConfigError: Its files cannot be used, or none of the roots is above it.
     """
-    certificates = load_certificates(view.find(f"{prefix}issuing.pem"), SETTING)
+    certificates = load_certificates(files.find(f"{prefix}issuing.pem"), SETTING)
     for certificate, issuer in pairwise(certificates):
         require_issued_by(certificate, issuer)
     chain = certificates[1:]
@@ -429,41 +429,41 @@ def load_issuer(
             require_issued_by(certificates[-1], roots[0])
         else:
             chain += (root,)
-    key = _key(view, f"{prefix}issuing.key", password)
+    key = _key(files, f"{prefix}issuing.key", password)
     return Issuer(certificates[0], chain, key, random_octets)
 
 
-def _key(view: CADirectory, name: str, password: bytes | None) -> Any:
-    path = view.find(name)
+def _key(files: CAFiles, name: str, password: bytes | None) -> Any:
+    path = files.find(name)
     require_private(path, SETTING)
     return load_private_key(path, password, SETTING)
 
 
-def _signer(view: CADirectory, name: str, issuer: Issuer, password: bytes | None) -> Credential:
-    if not (view.has(f"{name}.pem") and view.has(f"{name}.key")):
+def _signer(files: CAFiles, name: str, issuer: Issuer, password: bytes | None) -> Credential:
+    if not (files.has(f"{name}.pem") and files.has(f"{name}.key")):
         raise problem(
             SETTING,
-            f"{view.path / name}.pem and .key are not both there"
+            f"{files.path / name}.pem and .key are not both there"
             + ("; older versions made no OCSP signer" if name.endswith("ocsp") else ""),
-            f"Run: ra-gateway ca renew-signers {view.path}",
+            f"Run: ra-gateway ca renew-signers {files.path}",
         )
-    certificate = only(view.find(f"{name}.pem"))
+    certificate = only(files.find(f"{name}.pem"))
     require_issued_by(certificate, issuer.certificate)
     if name.endswith("ocsp") and OCSP_SIGNING not in certificate.extended_key_usage:
         raise problem(
             SETTING,
             f"{certificate.subject} may not sign OCSP answers (extKeyUsage)",
-            f"Move {name}.pem and {name}.key away and run: ra-gateway ca renew-signers {view.path}",
+            f"Move {name}.pem and {name}.key away and run: ra-gateway ca renew-signers {files.path}",
         )
     if name == KGA and OID.cmKGA not in certificate.extended_key_usage:
         raise problem(
             SETTING,
             f"{certificate.subject} may not sign keys made for devices (extKeyUsage lacks cmKGA)",
             f"Move {name}.pem and {name}.key away and run: "
-            f"ra-gateway ca renew-signers --key-generation {view.path}",
+            f"ra-gateway ca renew-signers --key-generation {files.path}",
         )
     chain = (issuer.certificate, *issuer.chain)
-    key = _key(view, f"{name}.key", password)
+    key = _key(files, f"{name}.key", password)
     return make_credential(
         certificate, tuple(item for item in chain if not item.self_issued), key, SETTING
     )
@@ -492,11 +492,11 @@ def _require_keys_apart(
             )
 
 
-def _root_update(view: CADirectory, root: Certificate) -> RootUpdate | None:
-    if not view.has("old-root.pem"):
+def _root_update(files: CAFiles, root: Certificate) -> RootUpdate | None:
+    if not files.has("old-root.pem"):
         return None
     old, new_with_old, old_with_new = (
-        only(view.find(f"{name}.pem"))
+        only(files.find(f"{name}.pem"))
         for name in ("old-root", "root-new-with-old", "root-old-with-new")
     )
     require_issued_by(new_with_old, old)
@@ -573,7 +573,7 @@ def root_ca_key_update(directory: Path) -> RootUpdate | None:
     Raises:
         ConfigError: Its files cannot be used.
     """
-    return _undisturbed(directory, lambda view: _root_update(view, only(view.find("root.pem"))))
+    return _undisturbed(directory, lambda files: _root_update(files, only(files.find("root.pem"))))
 
 
 def expiries(directory: Path) -> list[Expiry]:
@@ -585,7 +585,7 @@ def expiries(directory: Path) -> list[Expiry]:
     return _undisturbed(directory, _expiries)
 
 
-def _expiries(view: CADirectory) -> list[Expiry]:
+def _expiries(files: CAFiles) -> list[Expiry]:
     names = [
         "root",
         "issuing",
@@ -595,12 +595,12 @@ def _expiries(view: CADirectory) -> list[Expiry]:
         "root-new-with-old",
         "root-old-with-new",
     ]
-    for name in view.numbered("retired"):
+    for name in files.numbered("retired"):
         names += [f"{name}/issuing", f"{name}/ocsp"]
     found = [
         Expiry(f"{name}.pem", certificate.subject, certificate.not_after)
         for name in names
-        if view.has(f"{name}.pem")
-        for certificate in load_certificates(view.find(f"{name}.pem"), SETTING)
+        if files.has(f"{name}.pem")
+        for certificate in load_certificates(files.find(f"{name}.pem"), SETTING)
     ]
     return sorted(found, key=lambda item: item.not_after)

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
-from ra_gateway.ca.directory import require_absent
+from ra_gateway.ca.files import require_absent
 from ra_gateway.ca.hierarchy import (
     SIGNER_DAYS,
     certify_signer,

@@ -1,6 +1,6 @@
 """Changing the keys of a CA that is in use: its issuing CA, its root, its signers.
 
-Each is one `directory.changing`: all or nothing, and repeated if it was interrupted. Whoever serves the CA loads it
+Each is one `files.changing`: all or nothing, and repeated if it was interrupted. Whoever serves the CA loads it
 anew afterwards; what was issued before stays valid.
 """
 
@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ra_gateway.ca.directory import CADirectory, Change, changing
+from ra_gateway.ca.files import CAFiles, Change, changing
 from ra_gateway.ca.hierarchy import (
     ISSUING_DAYS,
     OPTIONAL_SIGNERS,
@@ -91,8 +91,8 @@ async def _roll_issuing(
     subject: str | None,
     key_kind: str | None,
 ) -> None:
-    view = change.directory
-    old = load_unchecked(view, now=now, password=password)
+    files = change.files
+    old = load_unchecked(files, now=now, password=password)
     root, issuing = old.root, old.issuers[0].certificate
     _require_living(root, now)
     path_length = root.basic_constraints[1]
@@ -102,7 +102,7 @@ async def _roll_issuing(
             f"the root {root.subject} allows no CA below it (pathLenConstraint 0)",
             "Import an issuing CA of another root into another directory",
         )
-    root_key = _root_key(view, root, password, root_key_path, root_password)
+    root_key = _root_key(files, root, password, root_key_path, root_password)
     generation = int(change.archive.rpartition("/")[2]) + 1
     subject_der = generation_name(issuing, generation) if subject is None else given_name(subject)
     if any(same_name(subject_der, item.certificate.subject_der) for item in old.issuers):
@@ -113,7 +113,7 @@ async def _roll_issuing(
         )
     kind = kind_of(issuing) if key_kind is None else require_kind(key_kind)
     key = change.new_key("issuing", kind, password)
-    with told(str(view.path)):
+    with told(str(files.path)):
         certificate = certify_ca(
             subject_der,
             spki_der(key),
@@ -123,12 +123,12 @@ async def _roll_issuing(
             not_after=min(now + timedelta(days=ISSUING_DAYS), root.not_after),
             extensions=ca_extensions(0, issuing),
         )
-    if issuing.spki_der == root.spki_der and not view.has("root.key"):
+    if issuing.spki_der == root.spki_der and not files.has("root.key"):
         # It issued itself so far; the next rollover finds its key where a root's belongs.
-        change.import_key("root", view.find("issuing.key"), root_key, password)
+        change.import_key("root", files.find("issuing.key"), root_key, password)
     change.write("issuing", (certificate,))
     issuer = Issuer(certificate, (root,), key, secrets.token_bytes)
-    for role in _signers(view):
+    for role in _signers(files):
         await make_signer(change, role, issuer, signer_name(certificate, role), kind, password, now)
     settle(change, password, now)
 
@@ -165,7 +165,7 @@ def roll_root(
     with changing(directory, "roll-root", archive="retired-roots", key_uris=key_uris) as change:
         if change is not None:
             _roll_root(change, now, password, root_key_path, root_password, key_kind)
-    return only(CADirectory(directory).find("root.pem"))
+    return only(CAFiles(directory).find("root.pem"))
 
 
 def _roll_root(
@@ -176,22 +176,22 @@ def _roll_root(
     root_password: bytes | None,
     key_kind: str | None,
 ) -> None:
-    view = change.directory
-    keys = load_unchecked(view, now=now, password=password)
+    files = change.files
+    keys = load_unchecked(files, now=now, password=password)
     old, issuing = keys.root, keys.issuers[0].certificate
     if issuing.spki_der == old.spki_der:
         raise problem(
             SETTING,
             f"the root {old.subject} issues itself, there is no issuing CA to be certified anew",
-            f"First run: ra-gateway ca roll-issuing {view.path}",
+            f"First run: ra-gateway ca roll-issuing {files.path}",
         )
     _require_living(old, now)
     _require_living(issuing, now)
-    old_key = _root_key(view, old, password, root_key_path, root_password)
+    old_key = _root_key(files, old, password, root_key_path, root_password)
     kind = kind_of(old) if key_kind is None else require_kind(key_kind)
     key = change.new_key("root", kind, root_password or password)
     start = now - CLOCK_SKEW
-    with told(str(view.path)):
+    with told(str(files.path)):
         new = certify_ca(
             old.subject_der,
             spki_der(key),
@@ -276,13 +276,13 @@ async def renew_signers(
     ) as change:
         if change is None:
             return ()
-        wanted = {*_signers(change.directory), *(OPTIONAL_SIGNERS if key_generation else ())}
-        due = _due(change.directory, now, within_days, sorted(wanted))
-        roots = roots_of(change.directory)
+        wanted = {*_signers(change.files), *(OPTIONAL_SIGNERS if key_generation else ())}
+        due = _due(change.files, now, within_days, sorted(wanted))
+        roots = roots_of(change.files)
         for name in due:
             prefix = name.removesuffix(name.rpartition("/")[2])
-            issuer = load_issuer(change.directory, prefix, roots, password)
-            subject_der = _signer_subject(change.directory, name, issuer.certificate)
+            issuer = load_issuer(change.files, prefix, roots, password)
+            subject_der = _signer_subject(change.files, name, issuer.certificate)
             kind = kind_of(issuer.certificate) if key_kind is None else require_kind(key_kind)
             await make_signer(change, name, issuer, subject_der, kind, password, now)
         if due:
@@ -290,17 +290,17 @@ async def renew_signers(
         return tuple(f"{name}.pem" for name in due)
 
 
-def _signers(view: CADirectory) -> list[str]:
+def _signers(files: CAFiles) -> list[str]:
     """Return the names of the signers that an issuing CA has, or its successor has to have."""
-    return [*SIGNERS, *(name for name in OPTIONAL_SIGNERS if view.has(f"{name}.pem"))]
+    return [*SIGNERS, *(name for name in OPTIONAL_SIGNERS if files.has(f"{name}.pem"))]
 
 
 def _due(
-    view: CADirectory, now: datetime, within_days: int | None, signers: Sequence[str]
+    files: CAFiles, now: datetime, within_days: int | None, signers: Sequence[str]
 ) -> list[str]:
     names = list(signers)
-    for name in view.numbered("retired"):
-        if now <= load_certificates(view.find(f"{name}/issuing.pem"), SETTING)[0].not_after:
+    for name in files.numbered("retired"):
+        if now <= load_certificates(files.find(f"{name}/issuing.pem"), SETTING)[0].not_after:
             names.append(f"{name}/ocsp")
     if within_days is None:
         return names
@@ -308,29 +308,29 @@ def _due(
     return [
         name
         for name in names
-        if not (view.has(f"{name}.pem") and view.has(f"{name}.key"))
-        or only(view.find(f"{name}.pem")).not_after <= end
+        if not (files.has(f"{name}.pem") and files.has(f"{name}.key"))
+        or only(files.find(f"{name}.pem")).not_after <= end
     ]
 
 
-def _signer_subject(view: CADirectory, name: str, issuing: Certificate) -> bytes:
-    if view.has(f"{name}.pem"):
-        return only(view.find(f"{name}.pem")).subject_der
+def _signer_subject(files: CAFiles, name: str, issuing: Certificate) -> bytes:
+    if files.has(f"{name}.pem"):
+        return only(files.find(f"{name}.pem")).subject_der
     return signer_name(issuing, name.rpartition("/")[2])
 
 
 def _root_key(
-    view: CADirectory,
+    files: CAFiles,
     root: Certificate,
     password: bytes | None,
     root_key_path: Path | None,
     root_password: bytes | None,
 ) -> Any:
     """Return the root's private key."""
-    path = root_key_path or view.find("root.key")
+    path = root_key_path or files.find("root.key")
     if root_key_path is None and not path.exists():
-        issuing_key_path = view.find("issuing.key")
-        if _active(view.path).spki_der != root.spki_der:
+        issuing_key_path = files.find("issuing.key")
+        if _active(files.path).spki_der != root.spki_der:
             raise problem(
                 "root key",
                 f"{path} is not there, and the root's key is needed",
@@ -347,7 +347,7 @@ def _root_key(
 
 
 def _active(directory: Path) -> Certificate:
-    return load_certificates(CADirectory(directory).find("issuing.pem"), SETTING)[0]
+    return load_certificates(CAFiles(directory).find("issuing.pem"), SETTING)[0]
 
 
 def _require_living(certificate: Certificate, now: datetime) -> None:

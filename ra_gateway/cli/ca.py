@@ -24,7 +24,7 @@ from ra_gateway.app.ca import (
 from ra_gateway.app.doctor.ledger import ledger_warnings
 from ra_gateway.app.running import run_until_signalled
 from ra_gateway.app.warnings import ca_warnings, of_file
-from ra_gateway.ca.directory import CADirectory
+from ra_gateway.ca.files import CAFiles
 from ra_gateway.ca.keys import create_operator_pki, expiries, import_ca
 from ra_gateway.ca.ledger.backup import dump, restore
 from ra_gateway.ca.ledger.checkpoints import TrailRewritten
@@ -467,9 +467,9 @@ async def _checkpoint(ledger: Ledger, settings: CAConfig) -> str:
 
 def _issuing_certificates(directory: Path) -> dict[str, Certificate]:
     """Return all issuing CAs, also those that have expired, by key identifier."""
-    view = CADirectory(directory)
-    names = ["issuing.pem", *(f"{name}/issuing.pem" for name in view.numbered("retired"))]
-    found = [load_certificates(view.find(name), "ca.directory_path")[0] for name in names]
+    files = CAFiles(directory)
+    names = ["issuing.pem", *(f"{name}/issuing.pem" for name in files.numbered("retired"))]
+    found = [load_certificates(files.find(name), "ca.directory_path")[0] for name in names]
     return {(item.subject_key_identifier or b"").hex(): item for item in reversed(found)}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ra_gateway.ca.directory import changing
+from ra_gateway.ca.files import changing
 from ra_gateway.ca.keys import (
     CAKeys,
     create_operator_pki,

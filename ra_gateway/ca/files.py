@@ -36,8 +36,8 @@ MAKING: Final = "making"
 _NEXT: Final = "next."
 
 
-class CADirectory:
-    """Where the files of a CA are to be read, whatever a change has left undone.
+class CAFiles:
+    """The files of a CA in its directory, whatever a change has left undone.
 
     Args:
         path: The directory.
@@ -91,29 +91,29 @@ class Change:
     """New files of a CA, made beside the ones in use.
 
     Args:
-        directory: As it is.
+        files: As they are.
         action: Name of the change.
         archive: Subdirectory that gets what is replaced; "" if nothing may be.
         key_uris: Name of a key file without ".key" to the URI of the key in an HSM that it shall name.
     """
 
     def __init__(
-        self, directory: CADirectory, action: str, archive: str, key_uris: Mapping[str, str]
+        self, files: CAFiles, action: str, archive: str, key_uris: Mapping[str, str]
     ) -> None:
-        self.directory = directory
+        self.files = files
         self.archive = archive
         self.made: list[str] = []
         self._action = action
-        self._path = directory.path / MAKING
+        self._path = files.path / MAKING
         # A PIN file's relative path starts where the key file is, and key files move.
         self._key_uris = {
-            name: _with_absolute_pin(uri, directory.path) for name, uri in key_uris.items()
+            name: _with_absolute_pin(uri, files.path) for name, uri in key_uris.items()
         }
 
     @property
-    def result(self) -> CADirectory:
-        """The directory as it is going to be."""
-        return CADirectory(self.directory.path, self._path)
+    def result(self) -> CAFiles:
+        """The files as they are going to be."""
+        return CAFiles(self.files.path, self._path)
 
     def new_key(self, name: str, kind: str, password: bytes | None) -> Any:
         """Make the private key of NAME.key, in the file or in the HSM.
@@ -153,7 +153,7 @@ class Change:
         Raises:
             ConfigError: Some of these files exist.
         """
-        require_absent(self.directory.path / name for name in names)
+        require_absent(self.files.path / name for name in names)
 
     def keep(self) -> None:
         """Copy what is going to be replaced into the archive; from then on `result` has it there.
@@ -180,9 +180,9 @@ class Change:
             )
         self.keep()
         _synchronize(self._path)
-        os.rename(self._path, self.directory.path / f"{_NEXT}{self._action}")
-        _synchronize_one(self.directory.path)
-        finish(self.directory.path)
+        os.rename(self._path, self.files.path / f"{_NEXT}{self._action}")
+        _synchronize_one(self.files.path)
+        finish(self.files.path)
 
     def _place(self, name: str) -> Path:
         if name not in self.made:
@@ -192,7 +192,7 @@ class Change:
         return path
 
     def _keep(self, name: str) -> None:
-        old = self.directory.path / name
+        old = self.files.path / name
         if not old.exists():
             return
         if not self.archive:
@@ -245,9 +245,9 @@ def changing(
             if finish(directory) == action:
                 yield None
                 return
-            view = CADirectory(directory)
-            target = next_number(view, archive) if archive else ""
-            change = Change(view, action, target, key_uris or {})
+            files = CAFiles(directory)
+            target = next_number(files, archive) if archive else ""
+            change = Change(files, action, target, key_uris or {})
             change.discard()
             try:
                 yield change
@@ -269,9 +269,9 @@ def changing(
         raise ConfigError([problem]) from error
 
 
-def next_number(view: CADirectory, name: str) -> str:
+def next_number(files: CAFiles, name: str) -> str:
     """Return the name of the next numbered subdirectory."""
-    found = view.numbered(name)
+    found = files.numbered(name)
     newest = int(found[0].rpartition("/")[2]) if found else 0
     return f"{name}/{newest + 1}"
 
