@@ -81,7 +81,7 @@ async def _nobody_asked(domain: str, path: Path, now: datetime) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ClientMode:
-    """What client mode is told.
+    """Settings of client mode.
 
     Args:
         vendors: Trust domains of manufacturers (external CAs) by name.
@@ -124,7 +124,7 @@ class Registered:
             besides: What was returned and is not enough: it is read again, unless another caller just did.
 
         Raises:
-            StoreUnavailable: Nobody can be told from a stranger now.
+            StoreUnavailable: Whether a signer is registered cannot be known now.
         """
         loop = asyncio.get_running_loop()
         if loop.time() < self._good_until and self._known is not besides:

@@ -390,8 +390,8 @@ class Certification:
         now: datetime,
     ) -> bytes:
         if changes:
-            told = f"Changed or left out: {', '.join(changes)}."
-            given = replace(given, status_info=PKIStatusInfo(PKIStatus.grantedWithMods, (told,)))
+            text = f"Changed or left out: {', '.join(changes)}."
+            given = replace(given, status_info=PKIStatusInfo(PKIStatus.grantedWithMods, (text,)))
         body_der = cert_rep_body(
             CERT_RESPONSE_TO[request.body_type],
             CertRepMessage(

@@ -53,7 +53,7 @@ SIGNERS: Final = MappingProxyType(
 
 KGA: Final = "kga"
 OPTIONAL_SIGNERS: Final = MappingProxyType({KGA: replace(KGA_SIGNER, validity_days=SIGNER_DAYS)})
-"""Those that only a CA has which was told to: the key generation authority, for a CA that makes devices' keys."""
+"""Those that not every CA has: the key generation authority, for a CA that makes devices' keys."""
 
 _OWN: Final = (
     ExtensionOID.basicConstraints,
@@ -74,8 +74,8 @@ def problem(path: str, what: str, todo: str) -> ConfigError:
 
 
 @contextmanager
-def told(path: str) -> Iterator[None]:
-    """Tell the operator what would be told to a peer: at the command line there is none."""
+def as_config_error(path: str) -> Iterator[None]:
+    """Raise a refusal as a ConfigError: at the command line there is no peer that would get it."""
     try:
         yield
     except CMPError as error:
@@ -299,6 +299,6 @@ async def certify_signer(
     Raises:
         ConfigError: The profile cannot grant it, or the issuing CA is not valid or cannot sign.
     """
-    with told(issuer.certificate.subject):
+    with as_config_error(issuer.certificate.subject):
         template = CertTemplate(subject_der=subject_der, spki_der=spki_der(private_key))
         return await issuer.certify(template, profile, now)

@@ -34,6 +34,7 @@ from ra_gateway.ca.hierarchy import (
     OPTIONAL_SIGNERS,
     ROOT_DAYS,
     SIGNERS,
+    as_config_error,
     ca_extensions,
     certify_ca,
     certify_signer,
@@ -43,7 +44,6 @@ from ra_gateway.ca.hierarchy import (
     problem,
     require_kind,
     signer_name,
-    told,
 )
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CLOCK_SKEW, OCSP_SIGNING
@@ -140,7 +140,7 @@ async def create_operator_pki(
         _require_no_ca(change)
         root_key = change.new_key("root", key_kind, password)
         issuing_key = change.new_key("issuing", key_kind, password)
-        with told(str(directory)):
+        with as_config_error(str(directory)):
             root = certify_ca(
                 root_name,
                 spki_der(root_key),
@@ -564,7 +564,7 @@ def only(path: Path) -> Certificate:
     return certificates[0]
 
 
-# --- Told -------------------------------------------------------------------------------------------------------
+# --- Shown ------------------------------------------------------------------------------------------------------
 
 
 def root_ca_key_update(directory: Path) -> RootUpdate | None:

@@ -237,7 +237,7 @@ def install_ra(
 
     The new files are complete before the first of them counts. What they replace is kept as FILE.1, FILE.2...; the
     key is replaced first, the certificate last, each at once. Where both are one file, readers see the old pair or
-    the new one; where they are two, a gateway that loads them in the instant between is told that they do not
+    the new one; where they are two, a gateway that loads them in the instant between finds that they do not
     belong together, and a process that dies there is to be run again. Load the gateway anew afterwards.
 
     Args:

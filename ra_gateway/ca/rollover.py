@@ -18,6 +18,7 @@ from ra_gateway.ca.hierarchy import (
     OPTIONAL_SIGNERS,
     ROOT_DAYS,
     SIGNERS,
+    as_config_error,
     ca_extensions,
     certify_ca,
     generation_name,
@@ -26,7 +27,6 @@ from ra_gateway.ca.hierarchy import (
     problem,
     require_kind,
     signer_name,
-    told,
 )
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.keys import (
@@ -113,7 +113,7 @@ async def _roll_issuing(
         )
     kind = kind_of(issuing) if key_kind is None else require_kind(key_kind)
     key = change.new_key("issuing", kind, password)
-    with told(str(files.path)):
+    with as_config_error(str(files.path)):
         certificate = certify_ca(
             subject_der,
             spki_der(key),
@@ -191,7 +191,7 @@ def _roll_root(
     kind = kind_of(old) if key_kind is None else require_kind(key_kind)
     key = change.new_key("root", kind, root_password or password)
     start = now - CLOCK_SKEW
-    with told(str(files.path)):
+    with as_config_error(str(files.path)):
         new = certify_ca(
             old.subject_der,
             spki_der(key),

@@ -236,4 +236,4 @@ _DECIDED: Final = frozenset(
         ExtensionOID.basicConstraints,
     }
 )
-"""Requested extensions of which it has been told, or need not be, whether they were granted as they are."""
+"""Requested extensions that are decided one by one, or change nothing."""

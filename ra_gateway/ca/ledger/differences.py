@@ -85,8 +85,8 @@ def trail_differences(row: Row[Any], said: replay.Certificate) -> Iterator[str]:
             ("time of its last change", row.changed_at, said.changed_at),
             ("status before its hold", row.held_from, said.held_from),
         ]
-    for name, there, told in pairs:
-        if there != told:
+    for name, stored, expected in pairs:
+        if stored != expected:
             yield name
 
 

@@ -34,7 +34,7 @@ LONGEST_TEXT: Final = 200
 """Characters of an end entity's name or identity: enough for a full subject, little in an index."""
 
 MOST_PROBLEMS: Final = 20
-"""Bad rows of an import that are told one by one: who has more made one mistake in all of them."""
+"""Bad rows of an import that are listed one by one: who has more made one mistake in all of them."""
 
 CHUNK: Final = 512
 """Names per question, far below what either database takes; and per line of the audit trail."""
@@ -343,10 +343,12 @@ def _few(problems: list[Problem]) -> ConfigError:
     if not problems:
         problems = [Problem("import", "something was registered meanwhile", "Do it again")]
     more = len(problems) - MOST_PROBLEMS
-    told = problems[:MOST_PROBLEMS]
+    listed_problems = problems[:MOST_PROBLEMS]
     if more > 0:
-        told.append(Problem("import", f"{more} more problem(s) like these", "Correct these first"))
-    return ConfigError(told)
+        listed_problems.append(
+            Problem("import", f"{more} more problem(s) like these", "Correct these first")
+        )
+    return ConfigError(listed_problems)
 
 
 def problem_of(path: str, what: str, todo: str) -> ConfigError:

@@ -77,7 +77,7 @@ def _origins(connection: sa.Connection) -> None:
     for serial, origin in connection.execute(made).all():
         connection.execute(change, {"serial": serial, "origin": origin})
         changed[serial] = {"origin": origin}
-    _tell(connection, changed)
+    _audit(connection, changed)
 
 
 def _nameless(connection: sa.Connection) -> None:
@@ -114,10 +114,10 @@ def _nameless(connection: sa.Connection) -> None:
         if was["status"] == "blocked":
             acts += [Act(at, _ACTOR, "entity.block", name, {}) for name in made.values()]
     audit.append(connection, acts)
-    _tell(connection, changed)
+    _audit(connection, changed)
 
 
-def _tell(connection: sa.Connection, changed: dict[str, dict[str, str]]) -> None:
+def _audit(connection: sa.Connection, changed: dict[str, dict[str, str]]) -> None:
     """Have the audit trail say what becomes of certificates, so that `ca verify` does not take it for tampering."""
     at, serials = int(time.time()), sorted(changed)
     audit.append(
