@@ -25,7 +25,7 @@ from ra_gateway.ca.records import (
     IssuedCertificate,
     Operation,
 )
-from ra_gateway.ca.transaction import Asked, Received, is_repeat
+from ra_gateway.ca.transaction import Received, RequestContext, is_repeat
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules, check_message_time, check_version
@@ -132,7 +132,7 @@ class Authentication:
             raise HeaderRefused(f"{inner.body_type.name} inside nested", rule="R9")
         return Received(inner, authority.name, authority, outer, nested=True)
 
-    async def authenticate_request(self, received: Received, now: datetime) -> Asked:
+    async def authenticate_request(self, received: Received, now: datetime) -> RequestContext:
         """Return whom a message speaks for.
 
         Raises:
@@ -142,7 +142,7 @@ class Authentication:
         if authority is not None and message.body_type is not BodyType.genm:
             require_privilege(authority, message.body_type)
         if received.outer is not None and not received.nested:
-            return Asked(received, received.outer)
+            return RequestContext(received, received.outer)
         domains: tuple[TrustDomain, ...] = (self._operator,)
         rules = self._rules[Mode.ra if received.nested else Mode.client]
         if authority is not None and message.body_type not in _OPERATOR_ONLY:
@@ -165,29 +165,31 @@ class Authentication:
                     rule="R21",
                 )
             if authority is not None:
-                return Asked(received, authenticated)
+                return RequestContext(received, authenticated)
             assert self._client is not None  # nobody else has vendors
             await self._client.require_not_revoked(
                 authenticated.domain.name, authenticated.path, now
             )
-            return Asked(received, authenticated, None, await self._vendor_entity(authenticated))
+            return RequestContext(
+                received, authenticated, None, await self._vendor_entity(authenticated)
+            )
         try:
             device = await self._living(authenticated.signer, now)
         except SignerNotTrusted:
             # What was asked for may itself have revoked the signer, and the answer been lost.
-            asked = Asked(received, authenticated)
+            context = RequestContext(received, authenticated)
             stored = await self._ledger.find_operation(
                 received.requester, received.transaction_id, now
             )
-            if stored is None or not stored.answer or not is_repeat(stored, asked):
+            if stored is None or not stored.answer or not is_repeat(stored, context):
                 raise
-            return replace(asked, repeat=stored)
+            return replace(context, repeat=stored)
         if received.nested:
-            return Asked(received, authenticated, device)
+            return RequestContext(received, authenticated, device)
         entity = await self._ledger.registry.entity(device.entity)
         if message.body_type is not BodyType.rr:  # who is blocked may still give up its certificate
             entity = require_active(entity, authenticated.signer.subject)
-        return Asked(received, authenticated, device, entity)
+        return RequestContext(received, authenticated, device, entity)
 
     def _vouched_for(self, authority: Authority, *devices: Certificate) -> TrustDomain:
         """Return trust in vendor certificates that an RA let pass: it knows the vendors, and it nested the message.

@@ -36,7 +36,7 @@ from ra_gateway.ca.records import (
     Operation,
     Reenroll,
 )
-from ra_gateway.ca.transaction import Asked, Received, in_use, is_repeat, replay
+from ra_gateway.ca.transaction import Received, RequestContext, in_use, is_repeat, replay
 from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.bodies import CertRepMessage, CertResponse, PKIStatusInfo, cert_rep_body
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
@@ -135,20 +135,20 @@ class Certification:
             *(running.task for running in self._running.values()), return_exceptions=True
         )
 
-    async def certify(self, asked: Asked, now: datetime) -> Operation:
+    async def certify(self, context: RequestContext, now: datetime) -> Operation:
         """Return the operation with its answer, as stored; a repeat gets what the first one got.
 
         Raises:
             CMPError: It is refused.
         """
         # A device's own message never may say raVerified, also where an RA passes it on (R123).
-        by_device = asked.received.by_device
-        rules = self._rules[Mode.ra if asked.received.authority else Mode.client]
+        by_device = context.received.by_device
+        rules = self._rules[Mode.ra if context.received.authority else Mode.client]
         request = read_request(
-            asked.authenticated, rules, ra_verified_allowed=not by_device, accepted=self._accepted
+            context.authenticated, rules, ra_verified_allowed=not by_device, accepted=self._accepted
         )
         return replay(
-            await self._once(asked.received, lambda: self._issue(asked, request, now)), asked
+            await self._once(context.received, lambda: self._issue(context, request, now)), context
         )
 
     async def _once(
@@ -171,8 +171,10 @@ class Certification:
         if not task.cancelled():
             task.exception()  # whoever still waits has it; asyncio need not complain that nobody does
 
-    async def _issue(self, asked: Asked, request: AuthenticatedRequest, now: datetime) -> Operation:
-        received, template = asked.received, request.request.template
+    async def _issue(
+        self, context: RequestContext, request: AuthenticatedRequest, now: datetime
+    ) -> Operation:
+        received, template = context.received, request.request.template
         header, body_type = received.message.header, received.message.body_type
         old, private_key = None, None
         if body_type is BodyType.kur or request.possession is Possession.key_generation:
@@ -181,42 +183,42 @@ class Certification:
             found = await self._ledger.find_operation(
                 received.requester, received.transaction_id, now
             )
-            if found is not None and (found.answer or not is_repeat(found, asked)):
-                return replay(found, asked)
+            if found is not None and (found.answer or not is_repeat(found, context)):
+                return replay(found, context)
         if body_type is BodyType.kur:
-            old = await self._renewed(request.request, asked, now)
+            old = await self._renewed(request.request, context, now)
             template = renewal_template(template, load_certificate(old.der))
             profile = self._profiles.get(old.profile) or self._profiles[self._default_profile]
-            self._require_renewable(old, asked, profile, now)
-        elif asked.entity is not None and (
-            asked.device is None or (asked.device.origin == CLIENT and asked.entity.vendor)
+            self._require_renewable(old, context, profile, now)
+        elif context.entity is not None and (
+            context.device is None or (context.device.origin == CLIENT and context.entity.vendor)
         ):
-            device_der = None if asked.device is None else asked.device.der
+            device_der = None if context.device is None else context.device.der
             template = entity_template(
                 template,
-                asked.entity,
+                context.entity,
                 None if device_der is None else load_certificate(device_der).subject_der,
             )
-            own = asked.entity.profile or self._default_profile
+            own = context.entity.profile or self._default_profile
             profile = choose_profile(header, (own,), self._profiles)
         elif received.authority is None:
             # What an RA vouched for, under a profile and names of its own, is no more in client mode.
-            assert asked.device is not None
-            template = own_template(template, load_certificate(asked.device.der))
-            own = asked.device.profile or self._default_profile
+            assert context.device is not None
+            template = own_template(template, load_certificate(context.device.der))
+            own = context.device.profile or self._default_profile
             profile = choose_profile(header, (own,), self._profiles)
         else:
             profile = choose_profile(header, received.authority.role.profiles, self._profiles)
-            if asked.device is not None:
-                template = own_template(template, load_certificate(asked.device.der))
+            if context.device is not None:
+                template = own_template(template, load_certificate(context.device.der))
         require_unprivileged(template, profile)
         served: frozenset[str] = frozenset()
         if received.authority is not None:
             served = self._served(received.authority, template, profile)
-            if old is None and asked.device is None:
+            if old is None and context.device is None:
                 require_no_wildcard(received.authority, _san_of(template))
         if request.possession is Possession.key_generation:
-            private_key = await self._make_key(asked, request, profile)
+            private_key = await self._make_key(context, request, profile)
             template = replace(template, spki_der=spki_der(private_key))
         elif request.possession is Possession.encr_cert:
             _require_encryption_only(template, profile)
@@ -239,7 +241,7 @@ class Certification:
             response_nonce=self._nonce(),
             confirm_by=None if implicit else now.replace(microsecond=0) + self._confirm_wait,
             expires_at=now + self._remember,
-            signer_der=asked.signer_der,
+            signer_der=context.signer_der,
             old_serial_number=None if old is None else old.serial_number,
         )
         intent = Intent(
@@ -247,18 +249,18 @@ class Certification:
             issuer_id=self._issuer.id,
             profile=profile.name,
             spki_digest=b"",
-            entity=asked.entity.name if asked.entity else old.entity if old else None,
-            origin=_origin(asked, old),
+            entity=context.entity.name if context.entity else old.entity if old else None,
+            origin=_origin(context, old),
             on_behalf=received.authority is not None,
             registered_profiles=served,
-            enrolls=_enrolls(asked),
+            enrolls=_enrolls(context),
             reenroll=self._policy.reenroll,
             enroll_until=now + self._policy.reenroll_window,
             unique_key=self._policy.unique_key,
         )
 
         async def answer(certificate: Certificate, changes: tuple[str, ...]) -> bytes:
-            given = await self._given(asked, request, certificate, private_key)
+            given = await self._given(context, request, certificate, private_key)
             return await self._positive(received.message, operation, given, changes, now)
 
         stored = await self._issuer.issue(
@@ -271,18 +273,20 @@ class Certification:
             now,
             revoke_superseded=self._policy.revoke_superseded,
         )
-        return replay(stored, asked)
+        return replay(stored, context)
 
-    async def _make_key(self, asked: Asked, request: AuthenticatedRequest, profile: Profile) -> Any:
+    async def _make_key(
+        self, context: RequestContext, request: AuthenticatedRequest, profile: Profile
+    ) -> Any:
         """Make a key for a device that asks for that, and can be sent it."""
         assert self._key_generation is not None  # `read_request` accepted it
-        if not asked.received.by_device:
+        if not context.received.by_device:
             # It would be encrypted for the RA, which has no business with it (RFC 9483 5.2.3).
             raise NotAuthorized(
                 "a request for key generation that the RA protects; it has to be forwarded as it is, or nested",
                 rule="RFC 9483 5.2.3",
             )
-        key_recipient(asked.authenticated.signer)  # before anything costs anything
+        key_recipient(context.authenticated.signer)  # before anything costs anything
         kind = self._key_generation.choose_kind(request.algorithm_hint_der, profile)
         return await self._key_generation.make_key(kind)
 
@@ -300,9 +304,11 @@ class Certification:
         unnamed = {""} if profile.name == self._default_profile else set()
         return frozenset({profile.name, *unnamed})
 
-    async def _renewed(self, request: CertReqMsg, asked: Asked, now: datetime) -> IssuedCertificate:
+    async def _renewed(
+        self, request: CertReqMsg, context: RequestContext, now: datetime
+    ) -> IssuedCertificate:
         """Return the certificate a kur renews: the one named, or that of the name; else the signer's."""
-        named, device = request.old_cert_id(), asked.device
+        named, device = request.old_cert_id(), context.device
         old = device
         if named is not None:
             old = await find_certificate(
@@ -335,12 +341,12 @@ class Certification:
         return await self._ledger.newest_certificate(subject_der, now, san_der=san_der)
 
     def _require_renewable(
-        self, old: IssuedCertificate, asked: Asked, profile: Profile, now: datetime
+        self, old: IssuedCertificate, context: RequestContext, profile: Profile, now: datetime
     ) -> None:
         """Refuse a renewal that is not the requester's to ask for, and then one of what is no longer good."""
-        authority = asked.received.authority
+        authority = context.received.authority
         if authority is not None:
-            if not asked.received.by_device:
+            if not context.received.by_device:
                 require_own(authority, old)
             # Of both, if the old one's is no longer configured.
             for name in {old.profile or profile.name, profile.name}:
@@ -360,7 +366,7 @@ class Certification:
 
     async def _given(
         self,
-        asked: Asked,
+        context: RequestContext,
         request: AuthenticatedRequest,
         certificate: Certificate,
         private_key: Any,
@@ -377,7 +383,7 @@ class Certification:
         sealed_key = None
         if private_key is not None:
             assert self._key_generation is not None  # it made the key
-            recipient = key_recipient(asked.authenticated.signer)
+            recipient = key_recipient(context.authenticated.signer)
             sealed_key = await self._key_generation.seal_key(private_key, recipient)
         return CertResponse(cert_req_id, accepted, certificate.der, private_key_der=sealed_key)
 
@@ -444,24 +450,24 @@ def _require_encryption_only(template: CertTemplate, profile: Profile) -> None:
         )
 
 
-def _enrolls(asked: Asked) -> bool:
+def _enrolls(context: RequestContext) -> bool:
     """Tell whether a request is a device's first, which `reenroll` is asked about: ir, or by a vendor certificate.
 
     An RA that signs in its device's place does not say by which certificate the device came: its cr and p10cr may be
     a vendor certificate's as well, and count.
     """
-    body_type = asked.received.message.body_type
-    if body_type is BodyType.ir or not asked.received.by_device:
+    body_type = context.received.message.body_type
+    if body_type is BodyType.ir or not context.received.by_device:
         return body_type is not BodyType.kur
-    return asked.device is None
+    return context.device is None
 
 
-def _origin(asked: Asked, old: IssuedCertificate | None) -> str:
+def _origin(context: RequestContext, old: IssuedCertificate | None) -> str:
     """Return who vouched for a device at first: what it gets with its certificate keeps that.
 
     An RA that speaks for a device vouches for it anew.
     """
-    known = old or asked.device
-    if known is None or not asked.received.by_device:
-        return asked.received.requester
+    known = old or context.device
+    if known is None or not context.received.by_device:
+        return context.received.requester
     return known.origin

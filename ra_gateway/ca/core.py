@@ -38,7 +38,7 @@ from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import IssuedCertificate, Operation, Reason, Revocation
-from ra_gateway.ca.transaction import Asked, Received, replay, replay_confirmation
+from ra_gateway.ca.transaction import Received, RequestContext, replay, replay_confirmation
 from ra_gateway.clocks import always_steady
 from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
@@ -318,17 +318,17 @@ class BundledCA:
                 operation = await self._confirm(received, now)
                 logger.info("ca.answered", serial=f"{operation.serial_number:x}")
                 return operation.confirm_answer
-            asked = await self._authentication.authenticate_request(received, now)
-            if asked.entity is not None:
-                logger = logger.bind(entity=asked.entity.name)
+            context = await self._authentication.authenticate_request(received, now)
+            if context.entity is not None:
+                logger = logger.bind(entity=context.entity.name)
             if message.body_type is BodyType.genm:
                 return await self._inform(message, now)
-            if asked.repeat is not None:
-                operation = asked.repeat
+            if context.repeat is not None:
+                operation = context.repeat
             elif message.body_type is BodyType.rr:
-                operation = await self._revoke(asked, now)
+                operation = await self._revoke(context, now)
             else:
-                operation = await self._certification.certify(asked, now)
+                operation = await self._certification.certify(context, now)
         except CMPError as error:
             return await self._refuse(message, error, logger)
         logger.info("ca.answered", serial=f"{operation.serial_number:x}")
@@ -376,13 +376,13 @@ class BundledCA:
 
     # --- rr, genm ---------------------------------------------------------------------------------------------
 
-    async def _revoke(self, asked: Asked, now: datetime) -> Operation:
-        received = asked.received
+    async def _revoke(self, context: RequestContext, now: datetime) -> Operation:
+        received = context.received
         found = await self._ledger.find_operation(received.requester, received.transaction_id, now)
         if found is not None:
-            return replay(found, asked)
-        wanted = read_revocation(asked.authenticated)
-        certificate = await self._to_revoke(wanted, asked, now)
+            return replay(found, context)
+        wanted = read_revocation(context.authenticated)
+        certificate = await self._to_revoke(wanted, context, now)
         operation = Operation(
             requester=received.requester,
             transaction_id=received.transaction_id,
@@ -392,7 +392,7 @@ class BundledCA:
             response_nonce=self._nonce(),
             confirm_by=None,
             expires_at=now + self._remember,
-            signer_der=asked.signer_der,
+            signer_der=context.signer_der,
             old_serial_number=certificate.serial_number,
         )
         cert_id = CertId(directory_name(wanted.issuer_der), wanted.serial_number)
@@ -402,7 +402,7 @@ class BundledCA:
             now,
             nonce=operation.response_nonce,
         )
-        actor = received.requester if asked.entity is None else asked.entity.name
+        actor = received.requester if context.entity is None else context.entity.name
         revocation = Revocation(
             certificate.serial_number, Reason(wanted.reason), actor, certificate.issuer_id
         )
@@ -410,19 +410,19 @@ class BundledCA:
             revocation, now, operation=replace(operation, answer=answer)
         )
         assert stored is not None  # an operation was given
-        return replay(stored, asked)
+        return replay(stored, context)
 
     async def _to_revoke(
-        self, wanted: AuthenticatedRevocation, asked: Asked, now: datetime
+        self, wanted: AuthenticatedRevocation, context: RequestContext, now: datetime
     ) -> IssuedCertificate:
         """Return the certificate an rr names, if whoever asks may have it revoked."""
         found = await find_certificate(
             self._ledger, self._issuer_names, wanted.issuer_der, wanted.serial_number, now
         )
-        if asked.received.by_device and (
+        if context.received.by_device and (
             found is None
-            or asked.device is None
-            or found.serial_number != asked.device.serial_number
+            or context.device is None
+            or found.serial_number != context.device.serial_number
         ):
             # The same for certificates that there are and that there are not: a device need not know.
             raise NotAuthorized("a device may have its own certificate revoked only", rule="R130")
@@ -430,9 +430,9 @@ class BundledCA:
             raise RequestRefused(
                 "no such certificate to revoke", fail_info=PKIFailureInfo.badCertId, rule="R131"
             )
-        authority = asked.received.authority
+        authority = context.received.authority
         if authority is not None:
-            if not asked.received.by_device:
+            if not context.received.by_device:
                 require_own(authority, found)
             require_profile(authority, found.profile or self._default_profile)
         return found

@@ -46,7 +46,7 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestContext:
     """An authenticated message and whom it speaks for.
 
     Args:
@@ -73,22 +73,22 @@ def in_use() -> TransactionInUse:
     return TransactionInUse("another request opened this transaction", rule="R12")
 
 
-def is_repeat(stored: Operation, asked: Asked) -> bool:
+def is_repeat(stored: Operation, context: RequestContext) -> bool:
     """Tell a repeat from another request, and from the same body that somebody else signed."""
-    if stored.request_digest != asked.received.digest:
+    if stored.request_digest != context.received.digest:
         return False
-    if not stored.signer_der or not asked.received.by_device:
-        return not stored.signer_der and not asked.received.by_device
-    return load_certificate(stored.signer_der) == asked.authenticated.signer
+    if not stored.signer_der or not context.received.by_device:
+        return not stored.signer_der and not context.received.by_device
+    return load_certificate(stored.signer_der) == context.authenticated.signer
 
 
-def replay(stored: Operation, asked: Asked) -> Operation:
+def replay(stored: Operation, context: RequestContext) -> Operation:
     """Return what is stored, if this is a repeat of it.
 
     Raises:
         TransactionInUse: It is another request.
     """
-    if not is_repeat(stored, asked):
+    if not is_repeat(stored, context):
         raise in_use()
     return stored
 
