@@ -25,7 +25,7 @@ from ra_gateway.ca.records import (
     IssuedCertificate,
     Operation,
 )
-from ra_gateway.ca.transaction import Received, RequestContext, is_repeat
+from ra_gateway.ca.transaction import Received, RequestContext, is_retransmission
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules, check_message_time, check_version
@@ -181,9 +181,9 @@ class Authentication:
             stored = await self._ledger.find_operation(
                 received.requester, received.transaction_id, now
             )
-            if stored is None or not stored.answer or not is_repeat(stored, context):
+            if stored is None or not stored.answer or not is_retransmission(stored, context):
                 raise
-            return replace(context, repeat=stored)
+            return replace(context, answered=stored)
         if received.nested:
             return RequestContext(received, authenticated, device)
         entity = await self._ledger.registry.entity(device.entity)

@@ -1,4 +1,4 @@
-"""What ir, cr, kur and p10cr get: one certificate each, however often they are repeated."""
+"""What ir, cr, kur and p10cr get: one certificate each, however often they are retransmitted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,13 @@ from ra_gateway.ca.records import (
     Operation,
     Reenroll,
 )
-from ra_gateway.ca.transaction import Received, RequestContext, in_use, is_repeat, replay
+from ra_gateway.ca.transaction import (
+    Received,
+    RequestContext,
+    in_use,
+    is_retransmission,
+    require_retransmission,
+)
 from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.bodies import CertRepMessage, CertResponse, PKIStatusInfo, cert_rep_body
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
@@ -136,7 +142,7 @@ class Certification:
         )
 
     async def certify(self, context: RequestContext, now: datetime) -> Operation:
-        """Return the operation with its answer, as stored; a repeat gets what the first one got.
+        """Return the operation with its answer, as stored; a retransmission gets what the first one got.
 
         Raises:
             CMPError: It is refused.
@@ -147,14 +153,14 @@ class Certification:
         request = read_request(
             context.authenticated, rules, ra_verified_allowed=not by_device, accepted=self._accepted
         )
-        return replay(
+        return require_retransmission(
             await self._once(context.received, lambda: self._issue(context, request, now)), context
         )
 
     async def _once(
         self, received: Received, work: Callable[[], Coroutine[Any, Any, Operation]]
     ) -> Operation:
-        """Let repeats that arrive while the first is at work wait for its answer."""
+        """Let retransmissions that arrive while the first is at work wait for its answer."""
         key = (received.requester, received.transaction_id)
         running = self._running.get(key)
         if running is None:
@@ -178,13 +184,13 @@ class Certification:
         header, body_type = received.message.header, received.message.body_type
         old, private_key = None, None
         if body_type is BodyType.kur or request.possession is Possession.key_generation:
-            # Before anything is judged: after the renewal a repeat would be judged by the new certificate.
+            # Before anything is judged: after the renewal a retransmission would be judged by the new certificate.
             # And before a key is made that nobody would get.
             found = await self._ledger.find_operation(
                 received.requester, received.transaction_id, now
             )
-            if found is not None and (found.answer or not is_repeat(found, context)):
-                return replay(found, context)
+            if found is not None and (found.answer or not is_retransmission(found, context)):
+                return require_retransmission(found, context)
         if body_type is BodyType.kur:
             old = await self._renewed(request.request, context, now)
             template = renewal_template(template, load_certificate(old.der))
@@ -273,7 +279,7 @@ class Certification:
             now,
             revoke_superseded=self._policy.revoke_superseded,
         )
-        return replay(stored, context)
+        return require_retransmission(stored, context)
 
     async def _make_key(
         self, context: RequestContext, request: AuthenticatedRequest, profile: Profile

@@ -1,16 +1,16 @@
 """The CA's CMP responder: registered RAs on one side (RA mode), devices themselves on the other (client mode).
 
-How a message walks through `BundledCA`; steps 2 to 4 are in `authentication`, 5 to 8 in `certification`:
+The steps of a message in `BundledCA`; steps 2 to 4 are in `authentication`, 5 to 8 in `certification`:
 
     1 decode          bytes -> PKIMessage                                           badDataFormat
     2 receive         RA mode: protected by a registered RA's exact certificate     signerNotTrusted, notAuthorized
                       nested: the one message inside, its IDs equal                 badRequest, badSenderNonce
-                      or a batch: each member walks for itself
+                      or a batch: each member for itself
     3 authenticate    the device's own protection, where it is the device's:        signerNotTrusted, badMessageCheck
                       a vendor certificate or a living one of ours
     4 authorise       the role's privilege and profiles; the end entity             notAuthorized
     5 read            one CertReqMsg, template, proof of possession                 badPOP, badCertTemplate
-    6 once            a repeat gets the stored answer, another request none         transactionIdInUse
+    6 once            a retransmission gets the stored answer               transactionIdInUse
     7 renew           kur: the old certificate, and names equal to its              badCertId, badCertTemplate
       make the key    where the device has none (RFC 9483 4.1.6), if that is on     notAuthorized, unsupportedVersion
     8 issue           `Issuer.issue`: check, reserve, build, check, sign, store
@@ -38,7 +38,12 @@ from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import IssuedCertificate, Operation, Reason, Revocation
-from ra_gateway.ca.transaction import Received, RequestContext, replay, replay_confirmation
+from ra_gateway.ca.transaction import (
+    Received,
+    RequestContext,
+    require_retransmission,
+    require_same_confirmation,
+)
 from ra_gateway.clocks import always_steady
 from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
@@ -215,7 +220,7 @@ class BundledCA:
             deadline_seconds: Total time allowed.
 
         Raises:
-            UpstreamUnavailable: Time is up. What was begun is finished, and a repeat gets its answer.
+            UpstreamUnavailable: Time is up. What was begun is finished, and a retransmission gets its answer.
         """
         try:
             async with asyncio.timeout(deadline_seconds):
@@ -323,8 +328,8 @@ class BundledCA:
                 logger = logger.bind(entity=context.entity.name)
             if message.body_type is BodyType.genm:
                 return await self._inform(message, now)
-            if context.repeat is not None:
-                operation = context.repeat
+            if context.answered is not None:
+                operation = context.answered
             elif message.body_type is BodyType.rr:
                 operation = await self._revoke(context, now)
             else:
@@ -347,7 +352,7 @@ class BundledCA:
         )
         digest = received.digest
         if operation.confirm_digest:
-            return replay_confirmation(operation, digest)
+            return require_same_confirmation(operation, digest)
         if operation.confirm_by is None:
             raise ConfirmationRefused(
                 "implicitConfirm was granted", fail_info=PKIFailureInfo.certConfirmed, rule="R110"
@@ -372,7 +377,7 @@ class BundledCA:
         )
         if stored is None:
             raise HeaderRefused("the transaction has expired", rule="R11")
-        return replay_confirmation(stored, digest)
+        return require_same_confirmation(stored, digest)
 
     # --- rr, genm ---------------------------------------------------------------------------------------------
 
@@ -380,7 +385,7 @@ class BundledCA:
         received = context.received
         found = await self._ledger.find_operation(received.requester, received.transaction_id, now)
         if found is not None:
-            return replay(found, context)
+            return require_retransmission(found, context)
         wanted = read_revocation(context.authenticated)
         certificate = await self._to_revoke(wanted, context, now)
         operation = Operation(
@@ -410,7 +415,7 @@ class BundledCA:
             revocation, now, operation=replace(operation, answer=answer)
         )
         assert stored is not None  # an operation was given
-        return replay(stored, context)
+        return require_retransmission(stored, context)
 
     async def _to_revoke(
         self, wanted: AuthenticatedRevocation, context: RequestContext, now: datetime

@@ -159,7 +159,7 @@ class Issuer:
         tbs = self.inspect(tbs_der, plan, profile, now)
         # 6 sign.
         certificate = await self.sign(tbs)
-        # 7 answer: made before the commit, so that what is stored is what a repeat gets.
+        # 7 answer: made before the commit, so that what is stored is what a retransmission gets.
         operation = await self.answer(operation, answer, certificate, plan)
         # 8 store: durable when this returns, and only then may the answer leave.
         return await self.store(
