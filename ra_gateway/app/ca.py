@@ -18,7 +18,7 @@ from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
-from ra_gateway.ca.information import Published
+from ra_gateway.ca.general_messages import Published
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.keys import CAKeys, expiries, load_ca, retired_certificates
 from ra_gateway.ca.ledger.checkpoints import CHECKPOINTS, Checkpoints, TrailRewritten

@@ -32,7 +32,7 @@ import structlog
 from ra_gateway.ca.authentication import Authentication
 from ra_gateway.ca.authorization import ClientMode, Mode, Registered, require_own, require_profile
 from ra_gateway.ca.certification import Certification, IssuancePolicy, find_certificate
-from ra_gateway.ca.information import Published, answer_to
+from ra_gateway.ca.general_messages import Published, answer_to
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger.ledger import Ledger
