@@ -11,7 +11,7 @@ from typing import Final
 from ra_gateway.ca.authorization import (
     ClientMode,
     Mode,
-    Registered,
+    RegisteredAuthorities,
     identity_of,
     require_active,
     require_privilege,
@@ -72,7 +72,7 @@ class Authentication:
     def __init__(
         self,
         *,
-        registered: Registered,
+        registered: RegisteredAuthorities,
         ledger: Ledger,
         operator: TrustDomain,
         rules: Mapping[Mode, HeaderRules],

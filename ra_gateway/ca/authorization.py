@@ -99,7 +99,7 @@ class ClientMode:
     require_not_revoked: Callable[[str, Path, datetime], Awaitable[object]] = _nobody_asked
 
 
-class Registered:
+class RegisteredAuthorities:
     """The registered authorities' certificates, as of at most `AUTHORITIES_SECONDS` ago.
 
     Args:

@@ -30,7 +30,13 @@ from typing import Final
 import structlog
 
 from ra_gateway.ca.authentication import Authentication
-from ra_gateway.ca.authorization import ClientMode, Mode, Registered, require_own, require_profile
+from ra_gateway.ca.authorization import (
+    ClientMode,
+    Mode,
+    RegisteredAuthorities,
+    require_own,
+    require_profile,
+)
 from ra_gateway.ca.certification import Certification, IssuancePolicy, find_certificate
 from ra_gateway.ca.general_messages import Published, answer_to
 from ra_gateway.ca.issuer import Issuer
@@ -147,7 +153,7 @@ class BundledCA:
         )
         rules_of = {Mode.ra: rules.relaxed_by(RELAYED), Mode.client: rules}
         self._authentication = Authentication(
-            registered=Registered(ledger, clock),
+            registered=RegisteredAuthorities(ledger, clock),
             ledger=ledger,
             operator=operator,
             rules=rules_of,
