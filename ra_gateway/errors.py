@@ -122,6 +122,11 @@ class ConfigError(GatewayError):
         self.problems = problems
         super().__init__("\n".join(str(problem) for problem in problems))
 
+    @classmethod
+    def of(cls, path: str, what: str, todo: str) -> ConfigError:
+        """Return the error of a single problem; arguments as of `Problem`."""
+        return cls([Problem(path, what, todo)])
+
 
 _EXTRAS: Final = {
     "sqlalchemy": "ca",

@@ -261,12 +261,11 @@ def changing(
                 directory.rmdir()
         if not isinstance(error, OSError):
             raise
-        problem = Problem(
+        raise ConfigError.of(
             str(directory),
             f"{error.filename or directory} cannot be written: {error.strerror or error}",
             "Choose a directory that can be written to",
-        )
-        raise ConfigError([problem]) from error
+        ) from error
 
 
 def next_number(files: CAFiles, name: str) -> str:
@@ -306,12 +305,11 @@ def _locked(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            problem = Problem(
+            raise ConfigError.of(
                 str(directory),
                 "another command is changing this CA",
                 "Wait until it is done, then try again",
-            )
-            raise ConfigError([problem]) from error
+            ) from error
         yield
     finally:
         os.close(descriptor)

@@ -32,7 +32,7 @@ from ra_gateway.cmp.certificates import (
 )
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
-from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.keys import KEY_KINDS, spki_der
 
 ROOT_DAYS: Final = 20 * 365
@@ -68,18 +68,13 @@ Extensions = dict[str, tuple[bool, bytes]]
 """As of `Certificate.extensions`."""
 
 
-def problem(path: str, what: str, todo: str) -> ConfigError:
-    """Return the error of a single problem."""
-    return ConfigError([Problem(path, what, todo)])
-
-
 @contextmanager
 def as_config_error(path: str) -> Iterator[None]:
     """Raise a refusal as a ConfigError: at the command line there is no peer that would get it."""
     try:
         yield
     except CMPError as error:
-        raise problem(
+        raise ConfigError.of(
             path, f"the certificate cannot be made: {error.detail}", "Remove the cause and repeat"
         ) from error
 
@@ -91,7 +86,7 @@ def require_kind(kind: str) -> str:
         ConfigError: There is no such kind.
     """
     if kind not in KEY_KINDS:
-        raise problem(
+        raise ConfigError.of(
             "key_kind", f"{kind!r} is no kind of key", f"Choose one of {', '.join(KEY_KINDS)}"
         )
     return kind
@@ -138,7 +133,7 @@ def own_name(organization: str, role: str) -> bytes:
             ]
         )
     except ValueError as error:
-        raise problem(
+        raise ConfigError.of(
             "name", f"no subject can be made of {organization!r}", "Give 1 to 50 characters"
         ) from error
     return name.public_bytes()
@@ -153,7 +148,7 @@ def given_name(subject: str) -> bytes:
     try:
         return from_rfc4514(subject)
     except ValueError as error:
-        raise problem(
+        raise ConfigError.of(
             "subject", f"{subject!r} is no name: {error}", "Write it like CN=ra1,O=Operator"
         ) from error
 
@@ -197,7 +192,7 @@ def _common_name(text: str) -> x509.NameAttribute[str]:
     try:
         return x509.NameAttribute(x509.NameOID.COMMON_NAME, text)
     except ValueError as error:
-        raise problem("subject", f"{text!r} is too long a CN", "Give a subject") from error
+        raise ConfigError.of("subject", f"{text!r} is too long a CN", "Give a subject") from error
 
 
 # --- Certificates of CAs ----------------------------------------------------------------------------------------

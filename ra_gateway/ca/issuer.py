@@ -23,7 +23,7 @@ from ra_gateway.cmp.algorithms import canonical_spki, default_algorithm, load_pu
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.protection import Signer
-from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.keys import KeySigner
 
 SERIAL_OCTETS: Final = 16
@@ -318,13 +318,9 @@ def _require_authority(certificate: Certificate, private_key: Any) -> bytes:
     except CMPError as error:
         wrong = f"cannot be used: {error.detail}"
     if wrong or identifier is None:
-        raise ConfigError(
-            [
-                Problem(
-                    "ca.directory_path",
-                    f"the issuing CA's certificate of {certificate.subject} {wrong}",
-                    "Give issuing.pem and issuing.key of one CA, as `ra-gateway ca create` makes them",
-                )
-            ]
+        raise ConfigError.of(
+            "ca.directory_path",
+            f"the issuing CA's certificate of {certificate.subject} {wrong}",
+            "Give issuing.pem and issuing.key of one CA, as `ra-gateway ca create` makes them",
         )
     return identifier

@@ -41,7 +41,6 @@ from ra_gateway.ca.hierarchy import (
     issued_by,
     kind_of,
     own_name,
-    problem,
     require_kind,
     signer_name,
 )
@@ -229,7 +228,7 @@ def _require_usable(issuing: Certificate, now: datetime) -> None:
     elif not issuing.valid_at(now):
         wrong = f"is {_period(issuing)}"
     if wrong:
-        raise problem(
+        raise ConfigError.of(
             "certificate",
             f"the certificate of {issuing.subject} {wrong}",
             "Give the certificate of the CA that shall issue",
@@ -248,7 +247,7 @@ def _way_to_root(
         # From a certificate below it: so pathLenConstraint counts the issuing CA too.
         path = domain.find_path(signer, bag, now)
     except CMPError as error:
-        raise problem(
+        raise ConfigError.of(
             "chain",
             f"there is no way from {issuing.subject} to a root: {error.detail}",
             "Give the certificates of all CAs above it, the self-signed root included",
@@ -367,7 +366,7 @@ def _undisturbed(directory: Path, read: Callable[[CAFiles], Result]) -> Result:
         else:
             if files.state() == before:
                 return result
-    raise problem(SETTING, f"{directory} changes all the time", "Find out what writes there")
+    raise ConfigError.of(SETTING, f"{directory} changes all the time", "Find out what writes there")
 
 
 def _read(
@@ -441,7 +440,7 @@ def _key(files: CAFiles, name: str, password: bytes | None) -> Any:
 
 def _signer(files: CAFiles, name: str, issuer: Issuer, password: bytes | None) -> Credential:
     if not (files.has(f"{name}.pem") and files.has(f"{name}.key")):
-        raise problem(
+        raise ConfigError.of(
             SETTING,
             f"{files.path / name}.pem and .key are not both there"
             + ("; older versions made no OCSP signer" if name.endswith("ocsp") else ""),
@@ -450,13 +449,13 @@ def _signer(files: CAFiles, name: str, issuer: Issuer, password: bytes | None) -
     certificate = only(files.find(f"{name}.pem"))
     require_issued_by(certificate, issuer.certificate)
     if name.endswith("ocsp") and OCSP_SIGNING not in certificate.extended_key_usage:
-        raise problem(
+        raise ConfigError.of(
             SETTING,
             f"{certificate.subject} may not sign OCSP answers (extKeyUsage)",
             f"Move {name}.pem and {name}.key away and run: ra-gateway ca renew-signers {files.path}",
         )
     if name == KGA and OID.cmKGA not in certificate.extended_key_usage:
-        raise problem(
+        raise ConfigError.of(
             SETTING,
             f"{certificate.subject} may not sign keys made for devices (extKeyUsage lacks cmKGA)",
             f"Move {name}.pem and {name}.key away and run: "
@@ -485,7 +484,7 @@ def _require_keys_apart(
             continue
         other = keys.setdefault(one.certificate.spki_der, file)
         if other != file:
-            raise problem(
+            raise ConfigError.of(
                 SETTING,
                 f"{file} and {other} are the same key",
                 "Make a key of its own for each signer (RFC 9810 8.6)",
@@ -502,7 +501,7 @@ def _root_update(files: CAFiles, root: Certificate) -> RootUpdate | None:
     require_issued_by(new_with_old, old)
     require_issued_by(old_with_new, root)
     if (new_with_old.spki_der, old_with_new.spki_der) != (root.spki_der, old.spki_der):
-        raise problem(
+        raise ConfigError.of(
             SETTING,
             "root-new-with-old.pem and root-old-with-new.pem are not for the keys of root.pem and old-root.pem",
             "Put files of one CA together, as `ra-gateway ca roll-root` makes them",
@@ -545,7 +544,7 @@ def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
         ConfigError: It was not.
     """
     if not issued_by(certificate, issuer):
-        raise problem(
+        raise ConfigError.of(
             SETTING,
             f"{certificate.subject} was not issued by {issuer.subject}",
             "Put files of one CA together, as `ra-gateway ca create` makes them",
@@ -560,7 +559,9 @@ def only(path: Path) -> Certificate:
     """
     certificates = load_certificates(path, SETTING)
     if len(certificates) != 1:
-        raise problem(SETTING, f"{path} has {len(certificates)} certificates", "Leave one in it")
+        raise ConfigError.of(
+            SETTING, f"{path} has {len(certificates)} certificates", "Leave one in it"
+        )
     return certificates[0]
 
 

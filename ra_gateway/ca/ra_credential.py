@@ -31,7 +31,6 @@ from ra_gateway.ca.hierarchy import (
     certify_signer,
     given_name,
     issued_by,
-    problem,
     require_kind,
 )
 from ra_gateway.ca.issuer import Issuer
@@ -148,7 +147,9 @@ def export_pkcs12(
     """
     require_absent((path,))
     if not password:
-        raise problem("password", "is empty", "Give the password that protects the file on its way")
+        raise ConfigError.of(
+            "password", "is empty", "Give the password that protects the file on its way"
+        )
     encryption = (
         PrivateFormat.PKCS12.encryption_builder()
         .kdf_rounds(KDF_ROUNDS)
@@ -165,7 +166,7 @@ def export_pkcs12(
             encryption,
         )
     except (TypeError, ValueError, UnsupportedAlgorithm) as error:
-        raise problem(
+        raise ConfigError.of(
             str(path),
             f"this key cannot be exported: {error}",
             "Make the key at the gateway instead",
@@ -202,13 +203,13 @@ def import_pkcs12(path: Path, password: bytes) -> tuple[Certificate, tuple[Certi
         reason = "not PKCS#12, or wrong password"
         if isinstance(error, OSError | TooDear):
             reason = str(getattr(error, "strerror", error))
-        raise problem(
+        raise ConfigError.of(
             str(path),
             f"cannot be read: {reason}",
             "Give the file as it was exported, and its password",
         ) from error
     if certificate is None or found.key is None:
-        raise problem(str(path), "lacks the key or its certificate", "Export both")
+        raise ConfigError.of(str(path), "lacks the key or its certificate", "Export both")
     make_credential(certificate, (), found.key, str(path))
     return certificate, _in_order(certificate, others), found.key
 
@@ -295,7 +296,7 @@ def _keep(path: Path, coming: bytes) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:
-    return problem(
+    return ConfigError.of(
         str(path.parent),
         f"{error.filename or path} cannot be written: {error.strerror}",
         "Choose a directory that can be written to",

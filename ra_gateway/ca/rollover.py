@@ -24,7 +24,6 @@ from ra_gateway.ca.hierarchy import (
     generation_name,
     given_name,
     kind_of,
-    problem,
     require_kind,
     signer_name,
 )
@@ -42,6 +41,7 @@ from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import same_name
+from ra_gateway.errors import ConfigError
 from ra_gateway.keys import load_certificates, load_private_key, require_private_key, spki_der
 
 
@@ -97,7 +97,7 @@ async def _roll_issuing(
     _require_living(root, now)
     path_length = root.basic_constraints[1]
     if path_length is not None and path_length < 1:
-        raise problem(
+        raise ConfigError.of(
             SETTING,
             f"the root {root.subject} allows no CA below it (pathLenConstraint 0)",
             "Import an issuing CA of another root into another directory",
@@ -106,7 +106,7 @@ async def _roll_issuing(
     generation = int(change.archive.rpartition("/")[2]) + 1
     subject_der = generation_name(issuing, generation) if subject is None else given_name(subject)
     if any(same_name(subject_der, item.certificate.subject_der) for item in old.issuers):
-        raise problem(
+        raise ConfigError.of(
             "subject",
             "an issuing CA has this name already",
             "Give another one: CRLs of two keys must not be mistaken for each other",
@@ -180,7 +180,7 @@ def _roll_root(
     keys = load_unchecked(files, now=now, password=password)
     old, issuing = keys.root, keys.issuers[0].certificate
     if issuing.spki_der == old.spki_der:
-        raise problem(
+        raise ConfigError.of(
             SETTING,
             f"the root {old.subject} issues itself, there is no issuing CA to be certified anew",
             f"First run: ra-gateway ca roll-issuing {files.path}",
@@ -331,7 +331,7 @@ def _root_key(
     if root_key_path is None and not path.exists():
         issuing_key_path = files.find("issuing.key")
         if _active(files.path).spki_der != root.spki_der:
-            raise problem(
+            raise ConfigError.of(
                 "root key",
                 f"{path} is not there, and the root's key is needed",
                 "Fetch it from where it is kept, or give the path of its file",
@@ -340,7 +340,7 @@ def _root_key(
     key = load_private_key(path, root_password or password, "root key")
     require_private_key(path, "root key")
     if key.public_key() != load_public_key(root.spki_der):
-        raise problem(
+        raise ConfigError.of(
             "root key", f"{path} is not the key of {root.subject}", "Give the key of root.pem"
         )
     return key
@@ -352,7 +352,7 @@ def _active(directory: Path) -> Certificate:
 
 def _require_living(certificate: Certificate, now: datetime) -> None:
     if not certificate.valid_at(now):
-        raise problem(
+        raise ConfigError.of(
             SETTING,
             f"the certificate of {certificate.subject} is not valid now",
             "Check the clock; if it is right, make a new CA in another directory",

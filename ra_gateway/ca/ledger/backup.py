@@ -36,7 +36,7 @@ from sqlalchemy import (
 from ra_gateway.ca.ledger import schema
 from ra_gateway.ca.ledger.database import write
 from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.errors import ConfigError
 
 FORMAT: Final = "ra-gateway ledger 1"
 
@@ -288,14 +288,10 @@ def _header(path: Path, line: bytes) -> Dumped:
     if not known:
         raise _damaged(path)
     if revision != schema.HEAD:
-        raise ConfigError(
-            [
-                Problem(
-                    str(path),
-                    f"is the dump of a ledger with schema {revision}, this release has {schema.HEAD}",
-                    "Restore it with the release that wrote it, then run `ra-gateway ca migrate` of this one",
-                )
-            ]
+        raise ConfigError.of(
+            str(path),
+            f"is the dump of a ledger with schema {revision}, this release has {schema.HEAD}",
+            "Restore it with the release that wrote it, then run `ra-gateway ca migrate` of this one",
         )
     return dumped
 
@@ -367,14 +363,10 @@ def _require_empty(connection: Connection) -> None:
         if table is schema.audit_head:  # which the migration made
             statement = statement.where(schema.audit_head.c.number > 0)
         if connection.execute(statement).first() is not None:
-            raise ConfigError(
-                [
-                    Problem(
-                        "ca",
-                        f"the ledger is not empty: it has rows in {table.name}",
-                        "Restore into a new SQLite file, or a new database after `ra-gateway ca migrate`",
-                    )
-                ]
+            raise ConfigError.of(
+                "ca",
+                f"the ledger is not empty: it has rows in {table.name}",
+                "Restore into a new SQLite file, or a new database after `ra-gateway ca migrate`",
             )
 
 
@@ -390,30 +382,22 @@ def _go_on_counting(connection: Connection) -> None:
 
 
 def _damaged(path: Path) -> ConfigError:
-    return ConfigError(
-        [
-            Problem(
-                str(path),
-                "is not a complete, unaltered dump of a ledger",
-                "Give a file that `ra-gateway ca backup` wrote, and another copy of it if this one is damaged",
-            )
-        ]
+    return ConfigError.of(
+        str(path),
+        "is not a complete, unaltered dump of a ledger",
+        "Give a file that `ra-gateway ca backup` wrote, and another copy of it if this one is damaged",
     )
 
 
 def _bomb(path: Path, what: str) -> ConfigError:
-    return ConfigError(
-        [
-            Problem(
-                str(path),
-                f"{what}, which no dump of a ledger does",
-                "Give a file that `ra-gateway ca backup` wrote, from where nobody else can write",
-            )
-        ]
+    return ConfigError.of(
+        str(path),
+        f"{what}, which no dump of a ledger does",
+        "Give a file that `ra-gateway ca backup` wrote, from where nobody else can write",
     )
 
 
 def _exists(path: Path) -> ConfigError:
-    return ConfigError(
-        [Problem(str(path), "exists already", "Choose another name: a dump is never overwritten")]
+    return ConfigError.of(
+        str(path), "exists already", "Choose another name: a dump is never overwritten"
     )

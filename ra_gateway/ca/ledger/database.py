@@ -48,7 +48,7 @@ from ra_gateway.ca.ledger.batches import (
 )
 from ra_gateway.ca.ledger.schema import HEAD
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
-from ra_gateway.errors import ConfigError, Problem, StoreUnavailable, missing_extra
+from ra_gateway.errors import ConfigError, StoreUnavailable, missing_extra
 from ra_gateway.keys import require_private
 
 T = TypeVar("T")
@@ -322,14 +322,10 @@ def _sqlite_connect(path: Path) -> Connection:
 
 
 def _unusable_file(path: Path) -> Callable[[str], ConfigError]:
-    return lambda why: ConfigError(
-        [
-            Problem(
-                "ca.ledger_path",
-                f"the ledger {path} cannot be used: {why}",
-                "Give a file of a bundled CA, or a new one in a directory that can be written to",
-            )
-        ]
+    return lambda why: ConfigError.of(
+        "ca.ledger_path",
+        f"the ledger {path} cannot be used: {why}",
+        "Give a file of a bundled CA, or a new one in a directory that can be written to",
     )
 
 
@@ -593,7 +589,7 @@ def _taken_apart(url: str) -> PostgresURL:
 
 
 def _unusable_url(error: UnusableURL) -> ConfigError:
-    return ConfigError([Problem("ca.ledger", f"the URL of the database {error}", error.todo)])
+    return ConfigError.of("ca.ledger", f"the URL of the database {error}", error.todo)
 
 
 def _postgres_connector(
@@ -642,14 +638,10 @@ def _postgres_engine(connect: _Connector) -> AsyncEngine:
 
 
 def _unusable_server(why: str) -> ConfigError:
-    return ConfigError(
-        [
-            Problem(
-                "ca.ledger",
-                f"the PostgreSQL database of the ledger cannot be used: {why}",
-                "Run `ra-gateway ca migrate --config FILE` of the newest release in use",
-            )
-        ]
+    return ConfigError.of(
+        "ca.ledger",
+        f"the PostgreSQL database of the ledger cannot be used: {why}",
+        "Run `ra-gateway ca migrate --config FILE` of the newest release in use",
     )
 
 

@@ -324,7 +324,7 @@ def require_no_valid_certificate(connection: Connection, name: str, now: datetim
     )
     serials = connection.scalars(statement).all()
     if serials:
-        raise problem_of(
+        raise ConfigError.of(
             f"entity {name}",
             f"holds {len(serials)} valid certificate(s): {', '.join(serials[:3])}"
             f"{', ...' if len(serials) > 3 else ''}",
@@ -334,7 +334,7 @@ def require_no_valid_certificate(connection: Connection, name: str, now: datetim
 
 def unknown_entity(name: str) -> NoReturn:
     """Raise that there is no end entity of a name."""
-    raise problem_of(
+    raise ConfigError.of(
         f"entity {name}", "is not registered", "`ra-gateway ca entity list` shows all there are"
     )
 
@@ -349,8 +349,3 @@ def _few(problems: list[Problem]) -> ConfigError:
             Problem("import", f"{more} more problem(s) like these", "Correct these first")
         )
     return ConfigError(listed_problems)
-
-
-def problem_of(path: str, what: str, todo: str) -> ConfigError:
-    """Return one problem as an exception."""
-    return ConfigError([Problem(path, what, todo)])

@@ -34,7 +34,6 @@ from ra_gateway.ca.ledger.end_entities import (
     add_entities,
     entity_of,
     matching,
-    problem_of,
     require_no_valid_certificate,
     unknown_entity,
 )
@@ -49,7 +48,7 @@ from ra_gateway.ca.records import (
     Role,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.errors import CMPError
+from ra_gateway.errors import CMPError, ConfigError
 
 RESERVED_NAMES: Final = frozenset({CLIENT, "ca", "migration", "operator"})
 """What operations of client mode are filed under, and who else acts in the audit trail; no authority's names."""
@@ -273,7 +272,7 @@ class Registry:
             members = select(_authorities.c.name).where(_authorities.c.role == name)
             names = connection.scalars(members.order_by(_authorities.c.name)).all()
             if names:
-                raise problem_of(
+                raise ConfigError.of(
                     f"role {name}",
                     f"is the role of {', '.join(names)}",
                     "Delete them first with `ra-gateway ca ra delete NAME`, or give them another role",
@@ -312,7 +311,7 @@ class Registry:
         _require_patterns(f"ra {name}", subjects or (), sans or ())
         _require_name("ra", name)
         if name in RESERVED_NAMES:
-            raise problem_of(
+            raise ConfigError.of(
                 f"ra {name}",
                 "is how the CA calls itself, its operators, or the devices of client mode",
                 "Choose another name",
@@ -375,7 +374,7 @@ class Registry:
                 _certificates.c.authority == name, _certificates.c.fingerprint == fingerprint
             )
             if not connection.execute(statement).rowcount:
-                raise problem_of(
+                raise ConfigError.of(
                     f"ra {name}",
                     f"has no certificate with the fingerprint {fingerprint.hex()}",
                     f"`ra-gateway ca ra show {name}` lists those it has",
@@ -442,7 +441,7 @@ def _role(name: str, row: AnyRow) -> Role:
 def _require_patterns(where: str, subjects: Iterable[str], sans: Iterable[str]) -> None:
     for pattern in (*subjects, *sans):
         if not 0 < len(pattern) <= LONGEST_TEXT or not pattern.isprintable():
-            raise problem_of(
+            raise ConfigError.of(
                 where,
                 f"the pattern {pattern[:40]!r} cannot be used",
                 f"Use 1 to {LONGEST_TEXT} printable characters, such as CN=enb-*,O=Operator or "
@@ -450,7 +449,7 @@ def _require_patterns(where: str, subjects: Iterable[str], sans: Iterable[str]) 
             )
     for pattern in sans:
         if pattern != "*" and ":" not in pattern:
-            raise problem_of(
+            raise ConfigError.of(
                 where,
                 f"the pattern {pattern[:40]!r} fits no SubjectAltName",
                 "Begin it with the kind of name, such as dns:enb-*.example.net or ip:192.0.2.*",
@@ -460,20 +459,20 @@ def _require_patterns(where: str, subjects: Iterable[str], sans: Iterable[str]) 
 def _require_role(role: Role) -> None:
     _require_name("role", role.name)
     if not role.privileges:
-        raise problem_of(
+        raise ConfigError.of(
             f"role {role.name}",
             "lets nothing be done",
             f"Give it some of the privileges {', '.join(Privilege)}",
         )
     if not role.profiles or len(set(role.profiles)) != len(role.profiles):
-        raise problem_of(
+        raise ConfigError.of(
             f"role {role.name}",
             "names no certificate profile, or one twice",
             "Name those it may ask for, the usual one first; `ra-gateway ca profiles` lists them",
         )
     _require_patterns(f"role {role.name}", role.subjects, role.sans)
     if role.others and not (role.subjects or role.sans):
-        raise problem_of(
+        raise ConfigError.of(
             f"role {role.name}",
             "may act for others' certificates, whatever their names",
             'Name the subjects and other names it may act for; "*" stands for any',
@@ -481,7 +480,7 @@ def _require_role(role: Role) -> None:
 
 
 def _unknown_role(name: str) -> NoReturn:
-    raise problem_of(
+    raise ConfigError.of(
         f"role {name}",
         "does not exist",
         f"Make it with `ra-gateway ca role add {name}`; `ra-gateway ca role list` shows all there are",
@@ -550,7 +549,7 @@ def _add_certificate(
     if owner == name:
         return
     if owner is not None:
-        raise problem_of(
+        raise ConfigError.of(
             f"ra {name}",
             f"the certificate of {certificate.subject} is registered for {owner}",
             f"Remove it there first: ra-gateway ca ra remove-certificate {owner} "
@@ -579,17 +578,17 @@ def _authority_certificate(name: str, der: bytes, now: datetime) -> Certificate:
         certificate = Certificate.from_der(der)
         is_ca = certificate.is_ca
     except CMPError as error:
-        raise problem_of(
+        raise ConfigError.of(
             f"ra {name}", f"not a certificate: {error.detail}", "Give the RA's own, in PEM"
         ) from error
     if is_ca:
-        raise problem_of(
+        raise ConfigError.of(
             f"ra {name}",
             f"the certificate of {certificate.subject} is a CA's",
             "Give the one of the RA's own key: nothing that the CA's key signs may pass for the RA's",
         )
     if certificate.not_after < now:
-        raise problem_of(
+        raise ConfigError.of(
             f"ra {name}",
             f"the certificate of {certificate.subject} expired {certificate.not_after:%Y-%m-%d}",
             "Issue a new one with `ra-gateway ca ra issue`",
@@ -603,7 +602,7 @@ def _require_authority(connection: Connection, name: str) -> None:
 
 
 def _unknown_authority(name: str) -> NoReturn:
-    raise problem_of(
+    raise ConfigError.of(
         f"ra {name}", "is not registered", "`ra-gateway ca ra list` shows all there are"
     )
 
@@ -613,7 +612,7 @@ def _unknown_authority(name: str) -> NoReturn:
 
 def _require_name(kind: str, name: str) -> None:
     if _NAME.fullmatch(name) is None:
-        raise problem_of(
+        raise ConfigError.of(
             f"{kind} {name[:80]!r}",
             "is not a possible name",
             "Use letters, digits, - and _, at most 64, the first a letter or a digit",
