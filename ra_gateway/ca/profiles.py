@@ -486,9 +486,6 @@ _READERS: Final[Mapping[str, Callable[[Profile, object], dict[str, object]]]] = 
 )
 """Fields of a table `[ca.profiles.NAME]`, besides `base`, and what makes fields of a Profile of their values."""
 
-PROFILE_FIELDS: Final = tuple(_READERS)
-"""What `derive` takes."""
-
 
 def _strings(value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):

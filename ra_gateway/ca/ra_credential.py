@@ -33,13 +33,11 @@ from ra_gateway.ca.hierarchy import (
     issued_by,
     require_kind,
 )
-from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.keys import load_ca
 from ra_gateway.ca.profiles import RA
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.keys import (
-    KEY_KINDS,
     TooDear,
     make_credential,
     new_key,
@@ -97,32 +95,6 @@ async def issue_ra_certificate(
     except OSError as error:
         raise _unwritable(path, error) from error
     return certificate
-
-
-async def make_ra_credential(
-    issuer: Issuer,
-    subject: str,
-    *,
-    now: datetime,
-    key_kind: str = "p256",
-    validity_days: int = SIGNER_DAYS,
-) -> tuple[Any, Certificate]:
-    """Make an RA's key and certificate in memory, to be exported.
-
-    Args:
-        subject: RFC 4514 string.
-        now: Aware UTC.
-
-    Returns:
-        The private key and its certificate.
-
-    Raises:
-        ConfigError: The subject is no name, there is no such kind of key, or the issuing CA cannot sign.
-    """
-    subject_der = given_name(subject)
-    key = KEY_KINDS[require_kind(key_kind)]()
-    profile = replace(RA, validity_days=validity_days)
-    return key, await certify_signer(issuer, profile, subject_der, key, now)
 
 
 # --- Transport --------------------------------------------------------------------------------------------------

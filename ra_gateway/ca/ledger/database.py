@@ -57,9 +57,6 @@ Item = TypeVar("Item")
 LOCK_SECONDS: Final = 5.0
 """How long another process may hold the database; a commit takes milliseconds."""
 
-CHECKPOINT_PAGES: Final = 4000
-"""After so many pages (16 MiB) SQLite moves its log into the file: pages changed often are then moved once."""
-
 CONNECT_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 10.0
 """Of PostgreSQL; a statement takes milliseconds, and a CMP client waits for some 30 seconds."""

@@ -238,13 +238,6 @@ class Ledger:
         )
         return None if row is None else _issued(row, seconds(now))
 
-    async def certificates_of(self, entity_name: str, now: datetime) -> list[IssuedCertificate]:
-        """Return all certificates of an end entity, the newest first."""
-        rows = await self._read(
-            lambda connection: connection.execute(_BY_ENTITY, {"name": entity_name}).all()
-        )
-        return [_issued(row, seconds(now)) for row in rows]
-
     async def counts(self) -> dict[CertificateStatus, int]:
         """Return how many serial numbers have each status; those that none has are left out."""
         # All of the ledger is counted: lookups do not wait for that.
@@ -384,5 +377,4 @@ _NEWEST: Final = (
     .order_by(_c.id.desc())
     .limit(1)
 )
-_BY_ENTITY: Final = _ISSUED.where(_c.entity == bindparam("name")).order_by(_c.id.desc())
 _COUNTS: Final = select(_c.status, func.count()).group_by(_c.status)

@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Any, Final, NoReturn
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Select,
     Table,
@@ -37,7 +36,7 @@ from ra_gateway.ca.ledger.end_entities import (
     require_no_valid_certificate,
     unknown_entity,
 )
-from ra_gateway.ca.ledger.sql import AnyRow, seconds, seconds_or_none, subject_key
+from ra_gateway.ca.ledger.sql import AnyRow, seconds, seconds_or_none
 from ra_gateway.ca.records import (
     CLIENT,
     NO_ENTITY,
@@ -119,22 +118,11 @@ class Registry:
 
     async def entity(self, name: str) -> EndEntity | None:
         """Return an end entity by its name."""
-        return await self._one_entity(_entities.c.name == name)
-
-    async def entity_by_subject(self, subject_der: bytes) -> EndEntity | None:
-        """Return the end entity whose certificates have a subject, in whatever spelling.
-
-        Raises:
-            MalformedMessage: Not a Name.
-        """
-        return await self._one_entity(_entities.c.subject_key == subject_key(subject_der))
+        return await self._first_entity(select(_entities).where(_entities.c.name == name))
 
     async def entity_by_identity(self, vendor: str, identity: str) -> EndEntity | None:
         """Return the end entity that a vendor's certificate names."""
         return await self._first_entity(_BY_IDENTITY, vendor=vendor, identity=identity)
-
-    async def _one_entity(self, condition: ColumnElement[bool]) -> EndEntity | None:
-        return await self._first_entity(select(_entities).where(condition))
 
     async def _first_entity(self, statement: Select[Any], **values: str) -> EndEntity | None:
         row = await self._database.read(

@@ -17,18 +17,18 @@ from ra_gateway.ca.hierarchy import (
     ca_extensions,
     certify_ca,
     certify_signer,
+    given_name,
     own_name,
 )
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.keys import Expiry, create_operator_pki, expiries, import_ca, load_ca
-from ra_gateway.ca.profiles import OCSP_SIGNING
+from ra_gateway.ca.profiles import OCSP_SIGNING, RA
 from ra_gateway.ca.ra_credential import (
     KDF_ROUNDS,
     export_pkcs12,
     import_pkcs12,
     install_ra,
     issue_ra_certificate,
-    make_ra_credential,
 )
 from ra_gateway.ca.rollover import renew_signers
 from ra_gateway.cmp.certificates import Certificate
@@ -377,7 +377,8 @@ async def ra_p12(directory: Path, *, kind: str = "p256", name: str = "ra.p12") -
     if not (directory / "ca").exists():
         await create_operator_pki(directory / "ca", now=NOW)
     issuer = load_ca(directory / "ca", now=NOW).issuers[0]
-    key, certificate = await make_ra_credential(issuer, SUBJECT, now=NOW, key_kind=kind)
+    key = KEY_KINDS[kind]()
+    certificate = await certify_signer(issuer, RA, given_name(SUBJECT), key, NOW)
     chain = (*reversed(issuer.chain), issuer.certificate)
     export_pkcs12(directory / name, certificate, key, chain, b"on its way")
     return certificate

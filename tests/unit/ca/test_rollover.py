@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from ra_gateway.ca.files import changing
+from ra_gateway.ca.hierarchy import certify_signer, given_name
 from ra_gateway.ca.keys import (
     CAKeys,
     create_operator_pki,
@@ -25,11 +26,11 @@ from ra_gateway.ca.keys import (
     load_ca,
     root_ca_key_update,
 )
+from ra_gateway.ca.profiles import RA
 from ra_gateway.ca.ra_credential import (
     export_pkcs12,
     install_ra,
     issue_ra_certificate,
-    make_ra_credential,
 )
 from ra_gateway.ca.rollover import renew_signers, roll_issuing, roll_root
 from ra_gateway.cmp.algorithms import verify_signature
@@ -38,6 +39,7 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import ConfigError, SignerNotTrusted
 from ra_gateway.keys import (
+    KEY_KINDS,
     load_certificates,
     load_credential,
     load_private_key,
@@ -524,7 +526,8 @@ async def test_installing_an_ra_s_credential_survives_death(directory: Path) -> 
     gateway = directory.parent / "gateway"
     made = []
     for name in ("old.p12", "new.p12"):
-        key, certificate = await make_ra_credential(keys.issuers[0], SUBJECT, now=NOW)
+        key = KEY_KINDS["p256"]()
+        certificate = await certify_signer(keys.issuers[0], RA, given_name(SUBJECT), key, NOW)
         export_pkcs12(directory.parent / name, certificate, key, (), b"password")
         made.append(certificate)
 

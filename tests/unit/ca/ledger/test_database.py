@@ -211,7 +211,6 @@ async def test_no_statement_reads_a_whole_table(path: Path, ledger: Ledger) -> N
     await ledger.find_operation("ra1", b"unknown", NOW)
     await ledger.certificate(kept.serial_number, NOW)
     await ledger.newest_certificate(intent().subject_der, NOW)
-    await ledger.certificates_of("enb1", NOW)
     await ledger.last_revocation_at("ab" * 20)
     await ledger.newest_crl("ab" * 20, delta=False)
     await ledger.newest_crl("ab" * 20, delta=True)
