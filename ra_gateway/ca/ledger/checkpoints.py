@@ -210,6 +210,3 @@ def _line(checkpoint: Checkpoint, previous: bytes, key: bytes) -> bytes:
     text = json.dumps(values, separators=(",", ":")).encode()
     values["hmac"] = hmac.new(key, previous + b"\n" + text, hashlib.sha256).hexdigest()
     return json.dumps(values, separators=(",", ":")).encode() + b"\n"
-
-
-__all__ = ["CHECKPOINTS", "Checkpoint", "Checkpoints", "TrailRewritten"]
