@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import structlog
 
 from ra_gateway.ca.extensions import FRESHEST_CRL, distribution_points
+from ra_gateway.ca.ledger.revoking import COMMIT_LAG
 from ra_gateway.ca.records import Reason, RevokedCertificate, StoredCRL
 from ra_gateway.clocks import always_steady
 from ra_gateway.cmp import asn1
@@ -32,9 +33,6 @@ DELTA_CRL_INDICATOR: Final = "2.5.29.27"
 
 _TRUE: Final = b"\x01\x01\xff"
 _V2: Final = asn1.encode(1)
-
-_COMMIT_LAG: Final = timedelta(seconds=60)
-"""How long after its date a revocation may become visible: a group commit, a busy database, another clock."""
 
 _LARGEST_SHARE: Final = 0.1
 """Of the time spent on CRLs, whatever the number of entries: the rest is for requests."""
@@ -382,7 +380,7 @@ class CRLPublisher:
         is_settled = (
             issuer.id in self._shown
             and self._shown[issuer.id] == changed_at
-            and (changed_at is None or now - changed_at > _COMMIT_LAG)
+            and (changed_at is None or now - changed_at > COMMIT_LAG)
         )
         if newest is not None and is_settled and self._due(newest, now) is None:
             return
@@ -406,7 +404,7 @@ class CRLPublisher:
         if full is None or now >= full.this_update + self._settings.interval(False):
             return False
         # The clock was set back: nobody believes that CRL yet, and a delta relative to it would show nothing new.
-        if full.this_update > now + _COMMIT_LAG:
+        if full.this_update > now + COMMIT_LAG:
             return False
         if self._has_deltas and (
             delta is None
@@ -440,7 +438,7 @@ class CRLPublisher:
             # The first one, which also shows what has expired before it: no CRL did so far.
             at, since = issuer.certificate.not_before, None
         elif delta:
-            at, since = full.this_update, full.this_update - _COMMIT_LAG
+            at, since = full.this_update, full.this_update - COMMIT_LAG
         else:
             # RFC 5280 3.3: an entry stays until a scheduled CRL after the certificate's expiry has shown it.
             at, since = min(full.this_update, now - self._settings.interval(False)), None

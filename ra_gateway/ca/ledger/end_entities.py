@@ -11,7 +11,17 @@ from datetime import datetime
 from ipaddress import ip_address
 from typing import Any, Final, NoReturn
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, insert, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    insert,
+    literal,
+    or_,
+    select,
+)
 from sqlalchemy.exc import IntegrityError
 
 from ra_gateway.ca.ledger import audit, schema, withholding
@@ -26,7 +36,8 @@ from ra_gateway.ca.ledger.sql import (
     seconds_or_none,
     subject_key,
 )
-from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus
+from ra_gateway.ca.ledger.validity import living_or_held
+from ra_gateway.ca.records import EndEntity, EntityStatus
 from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names_der
 from ra_gateway.errors import ConfigError, Problem
 
@@ -307,22 +318,11 @@ def require_no_valid_certificate(connection: Connection, name: str, now: datetim
     Raises:
         ConfigError: It does.
     """
-    certificates = schema.certificates
-    at = seconds(now)
-    unconfirmed = certificates.c.status == CertificateStatus.issued
-    settled = certificates.c.status.in_([CertificateStatus.confirmed, CertificateStatus.superseded])
-    in_time = or_(certificates.c.confirm_by.is_(None), certificates.c.confirm_by >= at)
-    statement = (
-        select(certificates.c.serial)
-        .where(
-            certificates.c.entity == name,
-            # One on hold may come back.
-            or_(settled, and_(unconfirmed, in_time), certificates.c.held_from.is_not(None)),
-            certificates.c.not_after >= at,
-        )
-        .order_by(certificates.c.id.desc())
+    certificates = schema.certificates.c
+    valid = select(certificates.serial).where(
+        certificates.entity == name, living_or_held(literal(seconds(now)))
     )
-    serials = connection.scalars(statement).all()
+    serials = connection.scalars(valid.order_by(certificates.id.desc())).all()
     if serials:
         raise ConfigError.of(
             f"entity {name}",

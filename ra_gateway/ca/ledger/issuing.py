@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -26,6 +25,7 @@ from sqlalchemy import (
 from ra_gateway.ca.ledger import audit, schema
 from ra_gateway.ca.ledger.audit import Act
 from ra_gateway.ca.ledger.operations import (
+    OfOperation,
     StoredOperation,
     answer_facts,
     confirmation_digest,
@@ -37,12 +37,11 @@ from ra_gateway.ca.ledger.sql import (
     Prepared,
     hexadecimal,
     listed,
-    operation_key,
     seconds,
     seconds_or_none,
 )
-from ra_gateway.ca.ledger.validity import alive, duplicate_key, has_status, key_holders
-from ra_gateway.ca.records import EntityStatus, Operation, Reason
+from ra_gateway.ca.ledger.validity import alive, duplicate_key, ended, has_status, key_holders
+from ra_gateway.ca.records import CertificateStatus, EntityStatus, Operation, Reason
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.errors import (
@@ -61,18 +60,12 @@ _c, _o, _e = schema.certificates.c, schema.operations.c, schema.entities.c
 
 
 @dataclass(frozen=True)
-class Issued:
+class Issued(OfOperation):
     """A certificate that waits to be stored with its answer."""
 
-    operation: Operation
     certificate: Certificate
     now: datetime
     revoke_superseded: bool
-
-    @cached_property
-    def key(self) -> bytes:
-        """What finds the operation."""
-        return operation_key(self.operation.requester, self.operation.transaction_id)
 
 
 def store_many(connection: Connection, items: Sequence[Issued]) -> list[Operation | Exception]:
@@ -226,20 +219,14 @@ _STORE_CERTIFICATES: Final = Prepared(
 
 
 @dataclass(frozen=True)
-class Confirmation:
+class Confirmation(OfOperation):
     """A certConf that waits to be stored."""
 
-    operation: Operation
     accepted: bool
     digest: bytes
     answer: bytes
     now: datetime
     revoke_superseded: bool
-
-    @cached_property
-    def key(self) -> bytes:
-        """What finds the operation."""
-        return operation_key(self.operation.requester, self.operation.transaction_id)
 
     @property
     def renews(self) -> str | None:
@@ -397,14 +384,4 @@ _SUPERSEDE: Final = Prepared(
     .where(_c.serial == bindparam("of_serial"), alive(bindparam("now")))
     .values(status=literal_column("'superseded'"), confirm_by=null(), changed_at=bindparam("now"))
 )
-_REVOKE_SUPERSEDED: Final = Prepared(
-    update(schema.certificates)
-    .where(_c.serial == bindparam("of_serial"))
-    .values(
-        status=literal_column("'revoked'"),
-        reason=literal_column(str(int(Reason.superseded))),
-        confirm_by=null(),
-        revoked_at=bindparam("now"),
-        changed_at=bindparam("now"),
-    )
-)
+_REVOKE_SUPERSEDED: Final = Prepared(ended(CertificateStatus.revoked, Reason.superseded))

@@ -41,7 +41,7 @@ from ra_gateway.ca.ledger.sql import (
     seconds,
     seconds_or_none,
 )
-from ra_gateway.ca.ledger.validity import alive
+from ra_gateway.ca.ledger.validity import alive, standing
 from ra_gateway.ca.records import (
     NO_ENTITY,
     AuditEntry,
@@ -49,7 +49,6 @@ from ra_gateway.ca.records import (
     Intent,
     IssuedCertificate,
     Operation,
-    Reason,
     Revocation,
     RevokedCertificate,
     StoredCRL,
@@ -330,22 +329,18 @@ class Ledger:
 
 
 def _issued(row: AnyRow, now: int) -> IssuedCertificate:
-    status, revoked_at, reason = row.status, row.revoked_at, row.reason
-    if status == "issued" and row.confirm_by < now:  # the sweep may not have come by
-        status, revoked_at = "rejected", row.confirm_by
-        reason = Reason.cessationOfOperation
-    gone = revoked_at is not None
+    status, revoked_at, reason = standing(row, now)
     return IssuedCertificate(
         serial_number=int(row.serial, 16),
-        status=CertificateStatus(status),
+        status=status,
         der=row.der,
         issuer_id=row.issuer_id,
         entity=row.entity,
         profile=row.profile,
         requester=row.requester,
         origin=row.origin or row.requester,
-        revoked_at=moment_or_none(revoked_at),
-        reason=Reason(reason) if gone else None,
+        revoked_at=revoked_at,
+        reason=reason,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, insert, select
@@ -18,12 +19,25 @@ from ra_gateway.ca.ledger.sql import (
     moment,
     moment_or_none,
     number_or_none,
+    operation_key,
     seconds,
     seconds_or_none,
 )
 from ra_gateway.ca.records import Operation
 
 _c, _o = schema.certificates.c, schema.operations.c
+
+
+@dataclass(frozen=True)
+class OfOperation:
+    """What waits to be stored for an operation."""
+
+    operation: Operation
+
+    @cached_property
+    def key(self) -> bytes:
+        """What finds the operation."""
+        return operation_key(self.operation.requester, self.operation.transaction_id)
 
 
 def operations(connection: Connection, keys: Iterable[bytes]) -> dict[bytes, Operation]:

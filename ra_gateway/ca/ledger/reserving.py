@@ -16,6 +16,7 @@ from ra_gateway.ca.ledger.audit import Act
 from ra_gateway.ca.ledger.end_entities import entity_added
 from ra_gateway.ca.ledger.operations import (
     INSERT_OPERATIONS,
+    OfOperation,
     StoredOperation,
     delete_operations,
     operation_row,
@@ -32,7 +33,6 @@ from ra_gateway.ca.ledger.sql import (
     listed,
     name_identifiers,
     nameless_name,
-    operation_key,
     seconds,
     seconds_or_none,
 )
@@ -49,17 +49,11 @@ class SerialTaken(ServiceFailure):
 
 
 @dataclass(frozen=True)
-class Reservation:
+class Reservation(OfOperation):
     """An intent that waits to be stored."""
 
-    operation: Operation
     intent: Intent
     now: datetime
-
-    @cached_property
-    def key(self) -> bytes:
-        """What finds the operation."""
-        return operation_key(self.operation.requester, self.operation.transaction_id)
 
     @cached_property
     def identity(self) -> bytes:

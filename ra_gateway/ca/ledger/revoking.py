@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
@@ -28,6 +28,7 @@ from ra_gateway.ca.ledger.sql import (
     padded,
     seconds,
 )
+from ra_gateway.ca.ledger.validity import ended
 from ra_gateway.ca.records import (
     CertificateStatus,
     Operation,
@@ -37,6 +38,9 @@ from ra_gateway.ca.records import (
     StoredCRL,
 )
 from ra_gateway.errors import CMPError, PKIFailureInfo, RequestRefused
+
+COMMIT_LAG: Final = timedelta(seconds=60)
+"""How long after its date a revocation may become visible: a group commit, a busy database, another clock."""
 
 SWEEP_ROWS: Final = 1000
 """Changed in one transaction, which issuances wait for: some 10 ms."""
@@ -222,10 +226,7 @@ def reject_lapsed(connection: Connection, now: int) -> int:
     """Reject certificates that were not confirmed in time, at most SWEEP_ROWS; return how many."""
     rows = connection.execute(_LAPSED, {"now": now}).all()
     if rows:
-        connection.execute(
-            _REJECT,
-            [{"of_serial": serial, "now": now} for serial, _ in rows],
-        )
+        connection.execute(_REJECT, [{"of_serial": serial, "now": now} for serial, _ in rows])
         detail = {"why": "not confirmed in time"}
         audit.append(
             connection,
@@ -246,17 +247,7 @@ _LAPSED: Final = (
     .where(_c.status == "issued", _c.confirm_by < bindparam("now"))
     .limit(SWEEP_ROWS)
 )
-_REJECT: Final = (
-    update(schema.certificates)
-    .where(_c.serial == bindparam("of_serial"))
-    .values(
-        status="rejected",
-        reason=int(Reason.cessationOfOperation),
-        revoked_at=bindparam("now"),
-        confirm_by=None,
-        changed_at=bindparam("now"),
-    )
-)
+_REJECT: Final = ended(CertificateStatus.rejected, Reason.cessationOfOperation)
 _EXPIRED: Final = select(_o.key).where(_o.expires_at <= bindparam("now")).limit(SWEEP_ROWS)
 
 

@@ -22,7 +22,6 @@ from sqlalchemy import (
     bindparam,
 )
 
-from ra_gateway.ca.records import Reason
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.names import canonical, general_names, name_of
 from ra_gateway.cmp.remembering import remembered
@@ -239,7 +238,3 @@ def hexadecimal(number: int) -> str:
 
 def number_or_none(text: str | None) -> int | None:
     return None if text is None else int(text, 16)
-
-
-def reason_or_none(value: int | None) -> Reason | None:
-    return None if value is None else Reason(value)
