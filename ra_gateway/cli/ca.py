@@ -29,7 +29,7 @@ from ra_gateway.ca.keys import create_operator_pki, expiries, import_ca
 from ra_gateway.ca.ledger.backup import dump, restore
 from ra_gateway.ca.ledger.checkpoints import TrailRewritten
 from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.ledger.verify import examine
+from ra_gateway.ca.ledger.verify import verify
 from ra_gateway.ca.profiles import PROFILES, PURPOSES, Profile
 from ra_gateway.ca.ra_credential import issue_ra_certificate
 from ra_gateway.ca.records import CertificateStatus, IssuedCertificate, Reason, Revocation
@@ -424,7 +424,7 @@ def ca_verify(
         checkpoints = ca_checkpoints(settings)
         known = checkpoints.read()
         with progress("Verifying") as step:
-            found = await examine(
+            found = await verify(
                 ledger, issuers, now(), checkpoints=known, sample=sample, progress=step
             )
         if found.findings:
