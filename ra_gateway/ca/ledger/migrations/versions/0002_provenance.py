@@ -94,16 +94,9 @@ def _nameless(connection: sa.Connection) -> None:
         key = identity_key(NULL_DN, san_der)
         if key not in made:
             made[key] = name = nameless_name(san_der, key)
-            connection.execute(
-                _ENTITIES.insert(),
-                {
-                    **(was or _NEW),
-                    "name": name,
-                    "subject": "",
-                    "subject_key": key,
-                    "names": json.dumps(general_names(san_der) if san_der else []),
-                },
-            )
+            names = json.dumps(general_names(san_der) if san_der else [])
+            own = {"name": name, "subject": "", "subject_key": key, "names": names}
+            connection.execute(_ENTITIES.insert(), {**(was or _NEW), **own})
         connection.execute(change, {"id": row.id, "name": made[key], "key": key})
         changed[f"{certificate.serial_number:x}"] = {"entity": made[key]}
     connection.execute(sa.text("DELETE FROM entities WHERE name = ''"))
@@ -119,20 +112,11 @@ def _nameless(connection: sa.Connection) -> None:
 
 def _audit(connection: sa.Connection, changed: dict[str, dict[str, str]]) -> None:
     """Have the audit trail say what becomes of certificates, so that `ca verify` does not take it for tampering."""
-    at, serials = int(time.time()), sorted(changed)
-    audit.append(
-        connection,
-        [
-            Act(
-                at,
-                _ACTOR,
-                "migrate",
-                revision,
-                {serial: json.dumps(changed[serial]) for serial in serials[start : start + CHUNK]},
-            )
-            for start in range(0, len(serials), CHUNK)
-        ],
-    )
+    at, serials, acts = int(time.time()), sorted(changed), []
+    for start in range(0, len(serials), CHUNK):
+        detail = {serial: json.dumps(changed[serial]) for serial in serials[start : start + CHUNK]}
+        acts.append(Act(at, _ACTOR, "migrate", revision, detail))
+    audit.append(connection, acts)
 
 
 def _withhold(connection: sa.Connection) -> None:
@@ -169,22 +153,8 @@ def _certificates(connection: sa.Connection, condition: str) -> Iterator[sa.Row[
 
 _ENTITIES = sa.table(
     "entities",
-    *(
-        sa.column(name)
-        for name in (
-            "name",
-            "subject",
-            "subject_key",
-            "names",
-            "profile",
-            "vendor",
-            "identity",
-            "status",
-            "created_by",
-            "created_at",
-            "enroll_until",
-        )
-    ),
+    *map(sa.column, ("name", "subject", "subject_key", "names", "profile", "vendor", "identity")),
+    *map(sa.column, ("status", "created_by", "created_at", "enroll_until")),
 )
 _NEW = {
     "profile": "",
