@@ -279,6 +279,30 @@ def certify_ca(
     )
 
 
+def certify_anew(
+    certificate: Certificate,
+    issuer: Certificate,
+    issuer_key: Any,
+    not_before: datetime,
+    not_after: datetime,
+) -> Certificate:
+    """Make a certificate of a CA that says what another one of it says, by another issuer or for another time.
+
+    Raises:
+        As `certify_ca`.
+    """
+    return certify_ca(
+        certificate.subject_der,
+        certificate.spki_der,
+        issuer,
+        issuer_key,
+        not_before=not_before,
+        not_after=not_after,
+        extensions=certificate.extensions,
+        subject_key_identifier=certificate.subject_key_identifier,
+    )
+
+
 def _identifier(certificate: Certificate) -> bytes:
     return certificate.subject_key_identifier or key_identifier(certificate.spki_der)
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ra_gateway.ca.files import CAFiles, Change, changing
+from ra_gateway.ca.files import CAFiles, changing
 from ra_gateway.ca.hierarchy import (
     ISSUING_DAYS,
     OPTIONAL_SIGNERS,
@@ -20,6 +20,7 @@ from ra_gateway.ca.hierarchy import (
     SIGNERS,
     as_config_error,
     ca_extensions,
+    certify_anew,
     certify_ca,
     generation_name,
     given_name,
@@ -75,62 +76,53 @@ async def roll_issuing(
             or files cannot be written; all is as it was.
     """
     with changing(directory, "roll-issuing", archive="retired", key_uris=key_uris) as change:
-        if change is not None:
-            await _roll_issuing(
-                change, now, password, root_key_path, root_password, subject, key_kind
+        if change is None:
+            return _active(directory)
+        files = change.files
+        old = load_unchecked(files, now=now, password=password)
+        root, issuing = old.root, old.issuers[0].certificate
+        _require_living(root, now)
+        path_length = root.basic_constraints[1]
+        if path_length is not None and path_length < 1:
+            raise ConfigError.of(
+                SETTING,
+                f"the root {root.subject} allows no CA below it (pathLenConstraint 0)",
+                "Import an issuing CA of another root into another directory",
             )
+        root_key = _root_key(files, root, password, root_key_path, root_password)
+        generation = int(change.archive.rpartition("/")[2]) + 1
+        subject_der = (
+            generation_name(issuing, generation) if subject is None else given_name(subject)
+        )
+        if any(same_name(subject_der, item.certificate.subject_der) for item in old.issuers):
+            raise ConfigError.of(
+                "subject",
+                "an issuing CA has this name already",
+                "Give another one: CRLs of two keys must not be mistaken for each other",
+            )
+        kind = kind_of(issuing) if key_kind is None else require_kind(key_kind)
+        key = change.new_key("issuing", kind, password)
+        with as_config_error(str(files.path)):
+            certificate = certify_ca(
+                subject_der,
+                spki_der(key),
+                root,
+                root_key,
+                not_before=max(now - CLOCK_SKEW, root.not_before),
+                not_after=min(now + timedelta(days=ISSUING_DAYS), root.not_after),
+                extensions=ca_extensions(0, issuing),
+            )
+        if issuing.spki_der == root.spki_der and not files.has("root.key"):
+            # It issued itself so far; the next rollover finds its key where a root's belongs.
+            change.import_key("root", files.find("issuing.key"), root_key, password)
+        change.write("issuing", (certificate,))
+        issuer = Issuer(certificate, (root,), key, secrets.token_bytes)
+        for role in _signers(files):
+            await make_signer(
+                change, role, issuer, signer_name(certificate, role), kind, password, now
+            )
+        settle(change, password, now)
     return _active(directory)
-
-
-async def _roll_issuing(
-    change: Change,
-    now: datetime,
-    password: bytes | None,
-    root_key_path: Path | None,
-    root_password: bytes | None,
-    subject: str | None,
-    key_kind: str | None,
-) -> None:
-    files = change.files
-    old = load_unchecked(files, now=now, password=password)
-    root, issuing = old.root, old.issuers[0].certificate
-    _require_living(root, now)
-    path_length = root.basic_constraints[1]
-    if path_length is not None and path_length < 1:
-        raise ConfigError.of(
-            SETTING,
-            f"the root {root.subject} allows no CA below it (pathLenConstraint 0)",
-            "Import an issuing CA of another root into another directory",
-        )
-    root_key = _root_key(files, root, password, root_key_path, root_password)
-    generation = int(change.archive.rpartition("/")[2]) + 1
-    subject_der = generation_name(issuing, generation) if subject is None else given_name(subject)
-    if any(same_name(subject_der, item.certificate.subject_der) for item in old.issuers):
-        raise ConfigError.of(
-            "subject",
-            "an issuing CA has this name already",
-            "Give another one: CRLs of two keys must not be mistaken for each other",
-        )
-    kind = kind_of(issuing) if key_kind is None else require_kind(key_kind)
-    key = change.new_key("issuing", kind, password)
-    with as_config_error(str(files.path)):
-        certificate = certify_ca(
-            subject_der,
-            spki_der(key),
-            root,
-            root_key,
-            not_before=max(now - CLOCK_SKEW, root.not_before),
-            not_after=min(now + timedelta(days=ISSUING_DAYS), root.not_after),
-            extensions=ca_extensions(0, issuing),
-        )
-    if issuing.spki_der == root.spki_der and not files.has("root.key"):
-        # It issued itself so far; the next rollover finds its key where a root's belongs.
-        change.import_key("root", files.find("issuing.key"), root_key, password)
-    change.write("issuing", (certificate,))
-    issuer = Issuer(certificate, (root,), key, secrets.token_bytes)
-    for role in _signers(files):
-        await make_signer(change, role, issuer, signer_name(certificate, role), kind, password, now)
-    settle(change, password, now)
 
 
 def roll_root(
@@ -163,84 +155,47 @@ def roll_root(
         ConfigError: As `roll_issuing`; or the root issues itself, without an issuing CA.
     """
     with changing(directory, "roll-root", archive="retired-roots", key_uris=key_uris) as change:
-        if change is not None:
-            _roll_root(change, now, password, root_key_path, root_password, key_kind)
-    return only(CAFiles(directory).find("root.pem"))
-
-
-def _roll_root(
-    change: Change,
-    now: datetime,
-    password: bytes | None,
-    root_key_path: Path | None,
-    root_password: bytes | None,
-    key_kind: str | None,
-) -> None:
-    files = change.files
-    keys = load_unchecked(files, now=now, password=password)
-    old, issuing = keys.root, keys.issuers[0].certificate
-    if issuing.spki_der == old.spki_der:
-        raise ConfigError.of(
-            SETTING,
-            f"the root {old.subject} issues itself, there is no issuing CA to be certified anew",
-            f"First run: ra-gateway ca roll-issuing {files.path}",
-        )
-    _require_living(old, now)
-    _require_living(issuing, now)
-    old_key = _root_key(files, old, password, root_key_path, root_password)
-    kind = kind_of(old) if key_kind is None else require_kind(key_kind)
-    key = change.new_key("root", kind, root_password or password)
-    start = now - CLOCK_SKEW
-    with as_config_error(str(files.path)):
-        new = certify_ca(
-            old.subject_der,
-            spki_der(key),
-            None,
-            key,
-            not_before=start,
-            not_after=now + timedelta(days=ROOT_DAYS),
-            extensions=old.extensions,
-        )
-        # Until the old one expires: whoever trusts it alone needs it no longer than that.
-        new_with_old = certify_ca(
-            new.subject_der,
-            new.spki_der,
-            old,
-            old_key,
-            not_before=start,
-            not_after=old.not_after,
-            extensions=new.extensions,
-            subject_key_identifier=new.subject_key_identifier,
-        )
-        old_with_new = certify_ca(
-            old.subject_der,
-            old.spki_der,
-            new,
-            key,
-            not_before=old.not_before,
-            not_after=old.not_after,
-            extensions=old.extensions,
-            subject_key_identifier=old.subject_key_identifier,
-        )
-        anew = certify_ca(
-            issuing.subject_der,
-            issuing.spki_der,
-            new,
-            key,
-            not_before=start,
-            not_after=min(issuing.not_after, new.not_after),
-            extensions=issuing.extensions,
-            subject_key_identifier=issuing.subject_key_identifier,
-        )
-    for name, certificate in (
-        ("root", new),
-        ("old-root", old),
-        ("root-new-with-old", new_with_old),
-        ("root-old-with-new", old_with_new),
-        ("issuing", anew),
-    ):
-        change.write(name, (certificate,))
-    settle(change, password, now)
+        if change is None:
+            return only(CAFiles(directory).find("root.pem"))
+        files = change.files
+        keys = load_unchecked(files, now=now, password=password)
+        old, issuing = keys.root, keys.issuers[0].certificate
+        if issuing.spki_der == old.spki_der:
+            raise ConfigError.of(
+                SETTING,
+                f"the root {old.subject} issues itself, there is no issuing CA to be certified anew",
+                f"First run: ra-gateway ca roll-issuing {files.path}",
+            )
+        _require_living(old, now)
+        _require_living(issuing, now)
+        old_key = _root_key(files, old, password, root_key_path, root_password)
+        kind = kind_of(old) if key_kind is None else require_kind(key_kind)
+        key = change.new_key("root", kind, root_password or password)
+        start = now - CLOCK_SKEW
+        with as_config_error(str(files.path)):
+            new = certify_ca(
+                old.subject_der,
+                spki_der(key),
+                None,
+                key,
+                not_before=start,
+                not_after=now + timedelta(days=ROOT_DAYS),
+                extensions=old.extensions,
+            )
+            # Until the old one expires: whoever trusts it alone needs it no longer than that.
+            new_with_old = certify_anew(new, old, old_key, start, old.not_after)
+            old_with_new = certify_anew(old, new, key, old.not_before, old.not_after)
+            anew = certify_anew(issuing, new, key, start, min(issuing.not_after, new.not_after))
+        for name, certificate in (
+            ("root", new),
+            ("old-root", old),
+            ("root-new-with-old", new_with_old),
+            ("root-old-with-new", old_with_new),
+            ("issuing", anew),
+        ):
+            change.write(name, (certificate,))
+        settle(change, password, now)
+    return new
 
 
 async def renew_signers(
