@@ -179,9 +179,9 @@ class Change:
                 ]
             )
         self.keep()
-        _synchronize(self._path)
+        _synchronize_all(self._path)
         os.rename(self._path, self.files.path / f"{_NEXT}{self._action}")
-        _synchronize_one(self.files.path)
+        synchronize(self.files.path)
         finish(self.files.path)
 
     def _place(self, name: str) -> Path:
@@ -282,7 +282,7 @@ def finish(directory: Path) -> str:
         return ""
     _move(decided, directory)
     decided.rmdir()
-    _synchronize_one(directory)
+    synchronize(directory)
     return decided.name.removeprefix(_NEXT)
 
 
@@ -295,7 +295,7 @@ def _move(source: Path, target: Path) -> None:
             item.rmdir()
         else:
             item.replace(place)
-    _synchronize_one(target)
+    synchronize(target)
 
 
 @contextmanager
@@ -334,15 +334,16 @@ def _with_absolute_pin(uri: str, directory: Path) -> str:
     return re.sub(r"(?<=[?&]pin-source=file:)(?!/)", lambda _: f"{start}/", uri)
 
 
-def _synchronize(directory: Path) -> None:
+def _synchronize_all(directory: Path) -> None:
     """Write all of a directory to the disk."""
     for base, _, names in os.walk(directory):
         for name in names:
-            _synchronize_one(Path(base, name))
-        _synchronize_one(Path(base))
+            synchronize(Path(base, name))
+        synchronize(Path(base))
 
 
-def _synchronize_one(path: Path) -> None:
+def synchronize(path: Path) -> None:
+    """Write a file, or what a directory lists, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

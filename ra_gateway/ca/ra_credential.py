@@ -6,7 +6,6 @@ while both are registered, so that the gateway may be loaded anew at any time in
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -25,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
-from ra_gateway.ca.files import require_absent
+from ra_gateway.ca.files import require_absent, synchronize
 from ra_gateway.ca.hierarchy import (
     SIGNER_DAYS,
     certify_signer,
@@ -245,11 +244,7 @@ def _replace(contents: Mapping[Path, bytes], *, secret: Path) -> None:
     for path in contents:
         path.with_name(f"{path.name}.new").replace(path)
     for parent in {path.parent for path in contents}:
-        descriptor = os.open(parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        synchronize(parent)
 
 
 def _keep(path: Path, coming: bytes) -> None:

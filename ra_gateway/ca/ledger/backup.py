@@ -33,6 +33,7 @@ from sqlalchemy import (
     update,
 )
 
+from ra_gateway.ca.files import synchronize
 from ra_gateway.ca.ledger import schema
 from ra_gateway.ca.ledger.database import write
 from ra_gateway.ca.ledger.ledger import Ledger
@@ -131,11 +132,7 @@ def _move(beside: Path, path: Path) -> None:
     except FileExistsError:  # made meanwhile; what is there stays
         raise _exists(path) from None
     beside.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    synchronize(path.parent)
 
 
 class _Writer:
