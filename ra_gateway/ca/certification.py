@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -80,6 +80,7 @@ class _Running:
     task: asyncio.Task[Operation]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Certification:
     """Answers requests for certificates, once each.
 
@@ -97,43 +98,25 @@ class Certification:
         sign: Makes a signed answer (DER).
     """
 
-    def __init__(
-        self,
-        *,
-        issuer: Issuer,
-        issuer_names: Sequence[bytes],
-        ledger: Ledger,
-        profiles: Mapping[str, Profile],
-        rules: Mapping[Mode, HeaderRules],
-        client: ClientMode | None,
-        policy: IssuancePolicy,
-        confirm_wait: timedelta,
-        remember: timedelta,
-        ca_pubs: tuple[bytes, ...],
-        extra_certs: tuple[bytes, ...],
-        key_generation: KeyGeneration | None,
-        nonce: Callable[[], bytes],
-        sign: Callable[..., Awaitable[bytes]],
-    ) -> None:
-        self._issuer = issuer
-        self._issuer_names = issuer_names
-        self._ledger = ledger
-        self._profiles = profiles
-        self._default_profile = next(iter(profiles))
-        self._rules = rules
-        self._client = client
-        self._policy = policy
-        self._confirm_wait = confirm_wait
-        self._remember = remember
-        self._ca_pubs = ca_pubs
-        self._extra_certs = extra_certs
-        self._key_generation = key_generation
-        self._accepted = frozenset(
-            (Possession.encr_cert, *((Possession.key_generation,) if key_generation else ()))
-        )
-        self._nonce = nonce
-        self._sign = sign
-        self._running: dict[tuple[str, bytes], _Running] = {}
+    issuer: Issuer
+    issuer_names: Sequence[bytes]
+    ledger: Ledger
+    profiles: Mapping[str, Profile]
+    rules: Mapping[Mode, HeaderRules]
+    client: ClientMode | None
+    policy: IssuancePolicy
+    confirm_wait: timedelta
+    remember: timedelta
+    ca_pubs: tuple[bytes, ...]
+    extra_certs: tuple[bytes, ...]
+    key_generation: KeyGeneration | None
+    nonce: Callable[[], bytes]
+    sign: Callable[..., Awaitable[bytes]]
+    _running: dict[tuple[str, bytes], _Running] = field(default_factory=dict, init=False)
+
+    @property
+    def _default_profile(self) -> str:
+        return next(iter(self.profiles))
 
     async def finish(self) -> None:
         """Wait for what was begun."""
@@ -149,9 +132,11 @@ class Certification:
         """
         # A device's own message never may say raVerified, also where an RA passes it on (R123).
         by_device = context.received.by_device
-        rules = self._rules[Mode.ra if context.received.authority else Mode.client]
+        rules = self.rules[Mode.ra if context.received.authority else Mode.client]
+        made = () if self.key_generation is None else (Possession.key_generation,)
+        accepted = frozenset((Possession.encr_cert, *made))
         request = read_request(
-            context.authenticated, rules, ra_verified_allowed=not by_device, accepted=self._accepted
+            context.authenticated, rules, ra_verified_allowed=not by_device, accepted=accepted
         )
         return require_retransmission(
             await self._once(context.received, lambda: self._issue(context, request, now)), context
@@ -186,7 +171,7 @@ class Certification:
         if body_type is BodyType.kur or request.possession is Possession.key_generation:
             # Before anything is judged: after the renewal a retransmission would be judged by the new certificate.
             # And before a key is made that nobody would get.
-            found = await self._ledger.find_operation(
+            found = await self.ledger.find_operation(
                 received.requester, received.transaction_id, now
             )
             if found is not None and (found.answer or not is_retransmission(found, context)):
@@ -194,7 +179,7 @@ class Certification:
         if body_type is BodyType.kur:
             old = await self._renewed(request.request, context, now)
             template = renewal_template(template, load_certificate(old.der))
-            profile = self._profiles.get(old.profile) or self._profiles[self._default_profile]
+            profile = self.profiles.get(old.profile) or self.profiles[self._default_profile]
             self._require_renewable(old, context, profile, now)
         elif context.entity is not None and (
             context.device is None or (context.device.origin == CLIENT and context.entity.vendor)
@@ -206,15 +191,15 @@ class Certification:
                 None if device_der is None else load_certificate(device_der).subject_der,
             )
             own = context.entity.profile or self._default_profile
-            profile = choose_profile(header, (own,), self._profiles)
+            profile = choose_profile(header, (own,), self.profiles)
         elif received.authority is None:
             # What an RA vouched for, under a profile and names of its own, is no more in client mode.
             assert context.device is not None
             template = own_template(template, load_certificate(context.device.der))
             own = context.device.profile or self._default_profile
-            profile = choose_profile(header, (own,), self._profiles)
+            profile = choose_profile(header, (own,), self.profiles)
         else:
-            profile = choose_profile(header, received.authority.role.profiles, self._profiles)
+            profile = choose_profile(header, received.authority.role.profiles, self.profiles)
             if context.device is not None:
                 template = own_template(template, load_certificate(context.device.der))
         require_unprivileged(template, profile)
@@ -235,7 +220,7 @@ class Certification:
             and request.possession is not Possession.encr_cert
             and (
                 received.authority is not None
-                or (self._client is not None and self._client.implicit_confirm)
+                or (self.client is not None and self.client.implicit_confirm)
             )
         )
         operation = Operation(
@@ -244,15 +229,15 @@ class Certification:
             request_digest=received.digest,
             body_type=body_type,
             cert_req_id=request.request.cert_req_id,
-            response_nonce=self._nonce(),
-            confirm_by=None if implicit else now.replace(microsecond=0) + self._confirm_wait,
-            expires_at=now + self._remember,
+            response_nonce=self.nonce(),
+            confirm_by=None if implicit else now.replace(microsecond=0) + self.confirm_wait,
+            expires_at=now + self.remember,
             signer_der=context.signer_der,
             old_serial_number=None if old is None else old.serial_number,
         )
         intent = Intent(
             subject_der=template.subject_der or NULL_DN,
-            issuer_id=self._issuer.id,
+            issuer_id=self.issuer.id,
             profile=profile.name,
             spki_digest=b"",
             entity=context.entity.name if context.entity else old.entity if old else None,
@@ -260,24 +245,24 @@ class Certification:
             on_behalf=received.authority is not None,
             registered_profiles=served,
             enrolls=_enrolls(context),
-            reenroll=self._policy.reenroll,
-            enroll_until=now + self._policy.reenroll_window,
-            unique_key=self._policy.unique_key,
+            reenroll=self.policy.reenroll,
+            enroll_until=now + self.policy.reenroll_window,
+            unique_key=self.policy.unique_key,
         )
 
         async def answer(certificate: Certificate, changes: tuple[str, ...]) -> bytes:
             given = await self._given(context, request, certificate, private_key)
             return await self._positive(received.message, operation, given, changes, now)
 
-        stored = await self._issuer.issue(
+        stored = await self.issuer.issue(
             template,
             profile,
             operation,
             intent,
-            self._ledger,
+            self.ledger,
             answer,
             now,
-            revoke_superseded=self._policy.revoke_superseded,
+            revoke_superseded=self.policy.revoke_superseded,
         )
         return require_retransmission(stored, context)
 
@@ -285,7 +270,7 @@ class Certification:
         self, context: RequestContext, request: AuthenticatedRequest, profile: Profile
     ) -> Any:
         """Make a key for a device that asks for that, and can be sent it."""
-        assert self._key_generation is not None  # `read_request` accepted it
+        assert self.key_generation is not None  # `read_request` accepted it
         if not context.received.by_device:
             # It would be encrypted for the RA, which has no business with it (RFC 9483 5.2.3).
             raise NotAuthorized(
@@ -293,8 +278,8 @@ class Certification:
                 rule="RFC 9483 5.2.3",
             )
         key_recipient(context.authenticated.signer)  # before anything costs anything
-        kind = self._key_generation.choose_kind(request.algorithm_hint_der, profile)
-        return await self._key_generation.make_key(kind)
+        kind = self.key_generation.choose_kind(request.algorithm_hint_der, profile)
+        return await self.key_generation.make_key(kind)
 
     def _served(
         self, authority: Authority, template: CertTemplate, profile: Profile
@@ -318,8 +303,8 @@ class Certification:
         old = device
         if named is not None:
             old = await find_certificate(
-                self._ledger,
-                self._issuer_names,
+                self.ledger,
+                self.issuer_names,
                 name_of(named.issuer_der),
                 named.serial_number,
                 now,
@@ -344,7 +329,7 @@ class Certification:
         san_der = _san_of(template)
         if not canonical(subject_der) and san_der is None:
             return None
-        return await self._ledger.newest_certificate(subject_der, now, san_der=san_der)
+        return await self.ledger.newest_certificate(subject_der, now, san_der=san_der)
 
     def _require_renewable(
         self, old: IssuedCertificate, context: RequestContext, profile: Profile, now: datetime
@@ -388,9 +373,9 @@ class Certification:
             return CertResponse(cert_req_id, accepted, encrypted_cert_der=sealed)
         sealed_key = None
         if private_key is not None:
-            assert self._key_generation is not None  # it made the key
+            assert self.key_generation is not None  # it made the key
             recipient = key_recipient(context.authenticated.signer)
-            sealed_key = await self._key_generation.seal_key(private_key, recipient)
+            sealed_key = await self.key_generation.seal_key(private_key, recipient)
         return CertResponse(cert_req_id, accepted, certificate.der, private_key_der=sealed_key)
 
     async def _positive(
@@ -408,10 +393,10 @@ class Certification:
             CERT_RESPONSE_TO[request.body_type],
             CertRepMessage(
                 (given,),
-                ca_pubs=self._ca_pubs if request.body_type is BodyType.ir else (),
+                ca_pubs=self.ca_pubs if request.body_type is BodyType.ir else (),
             ),
         )
-        return await self._sign(
+        return await self.sign(
             request.header,
             body_der,
             now,
@@ -421,7 +406,7 @@ class Certification:
                 if operation.confirm_by is None
                 else confirm_wait_time(operation.confirm_by),
             ),
-            extra_certs=self._extra_certs,
+            extra_certs=self.extra_certs,
         )
 
 
