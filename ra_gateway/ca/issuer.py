@@ -37,21 +37,12 @@ Answer = Callable[[Certificate, tuple[str, ...]], Awaitable[bytes]]
 
 
 class IssuingLedger(Protocol):
-    """What issuance needs of the ledger (`ra_gateway.ca.ledger.Ledger`)."""
+    """What issuance needs of the ledger: see `ra_gateway.ca.ledger.Ledger`."""
 
     async def reserve(
         self, operation: Operation, intent: Intent, now: datetime
     ) -> Operation | None:
-        """Claim transactionID and serial number for what is about to be issued, durably.
-
-        Returns:
-            None if they are ours now; otherwise the operation that has the transactionID.
-
-        Raises:
-            SerialTaken: Another certificate has the serial number.
-            RequestRefused: The end entity may not have this certificate, or not for this key.
-            StoreUnavailable: Nothing is claimed.
-        """
+        """Claim transactionID and serial number for what is about to be issued, or return whose they are."""
 
     async def store(
         self,
@@ -61,14 +52,7 @@ class IssuingLedger(Protocol):
         *,
         revoke_superseded: bool = False,
     ) -> Operation:
-        """Store certificate and answer, durably, and return what is stored: the first writer's.
-
-        Args:
-            revoke_superseded: Where nothing has to be confirmed, what it renews is revoked now.
-
-        Raises:
-            StoreUnavailable: Nothing may leave.
-        """
+        """Store certificate and answer, durably, and return what is stored: the first writer's."""
 
 
 class Issuer:
@@ -127,7 +111,7 @@ class Issuer:
             operation: Without serial number and answer.
             intent: For whom; what is about to be issued is filled in here.
             now: Aware UTC.
-            revoke_superseded: As of `IssuingLedger.store`.
+            revoke_superseded: What is renewed is revoked, where nothing has to be confirmed.
 
         Returns:
             The operation as stored. It is another request's if that holds the transactionID: compare
@@ -135,7 +119,7 @@ class Issuer:
 
         Raises:
             TemplateRefused: The profile cannot grant it; nothing was stored.
-            RequestRefused: The ledger does not allow it (`IssuingLedger.reserve`); nothing was stored.
+            RequestRefused: The ledger does not allow it (`Ledger.reserve`); nothing was stored.
             ServiceFailure, StoreUnavailable: Nothing may leave.
         """
         # 1 check: what is asked for against the profile. A refusal leaves no trace (R155).
@@ -196,7 +180,7 @@ class Issuer:
         """Step 3: claim serial number and transactionID, and make the intent durable.
 
         Raises:
-            SerialTaken, RequestRefused, StoreUnavailable: As `IssuingLedger.reserve`.
+            SerialTaken, RequestRefused, StoreUnavailable: As `Ledger.reserve`.
         """
         return await ledger.reserve(operation, intent, now)
 
@@ -274,7 +258,7 @@ class Issuer:
         """Step 8: make certificate and answer durable.
 
         Raises:
-            StoreUnavailable: As `IssuingLedger.store`.
+            StoreUnavailable: As `Ledger.store`.
         """
         return await ledger.store(operation, certificate, now, revoke_superseded=revoke_superseded)
 
