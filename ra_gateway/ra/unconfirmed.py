@@ -1,7 +1,7 @@
 """Certificates that nobody confirmed: reported, or revoked at the CA, durably and once.
 
 A device that rejects its certificate, or never confirms it, leaves a valid certificate at a CA that does not hear
-of certConf. When such a certificate is issued, its transaction goes on the agenda (`schedule`); the agenda is worked
+of certConf. When such a certificate is issued, its transaction is scheduled (`schedule`); the schedule is worked
 through here as well. Every node does it: who changes the transaction first sends the rr, and it is sent until the CA
 answers.
 """
@@ -22,10 +22,10 @@ from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import CMPError, ConfirmationRefused, PKIFailureInfo, StoreUnavailable
 from ra_gateway.ra import machine, transactions
+from ra_gateway.ra.confirmation_records import ConfirmationStatus, transaction_digest
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed, Upstream
 from ra_gateway.ra.events import MessageHandled, Outcome
-from ra_gateway.ra.fates import Fate, carrier_of
 from ra_gateway.ra.forwarding import revocation_for_ca
 from ra_gateway.ra.response_checks import Expected, check_revocation, decoded
 from ra_gateway.ra.services import Services
@@ -72,10 +72,14 @@ async def schedule(
     """
     upstream, now = context.upstream, services.clock()
     if event is Event.granted and certificate_der:
-        await _note(services, upstream, transaction, certificate_der, Fate.confirmed, now)
+        await _note(
+            services, upstream, transaction, certificate_der, ConfirmationStatus.confirmed, now
+        )
     if event is Event.issued and until is not None:
         if certificate_der:
-            await _note(services, upstream, transaction, certificate_der, Fate.awaited, until)
+            await _note(
+                services, upstream, transaction, certificate_der, ConfirmationStatus.awaited, until
+            )
         return await look_after(services, upstream, transaction, until)
     if event is Event.rejected and knows_alone(upstream, transaction):
         lives_until = await look_after(services, upstream, transaction, now)
@@ -84,8 +88,8 @@ async def schedule(
                 "the CA was not told that the device rejects its certificate"
             )
         return lives_until
-    if event is Event.rejected and services.agenda is not None:
-        await services.agenda.drop(transaction.key)  # the CA was told, and looks after it
+    if event is Event.rejected and services.schedule is not None:
+        await services.schedule.remove(transaction.key)  # the CA was told, and looks after it
     return None
 
 
@@ -97,9 +101,9 @@ async def look_after(
     Returns:
         How long the transaction is to live for it, None where nobody looks.
     """
-    if services.agenda is None or upstream.unconfirmed is Unconfirmed.leave:
+    if services.schedule is None or upstream.unconfirmed is Unconfirmed.leave:
         return None
-    await services.agenda.plan(transaction.key, due_at)
+    await services.schedule.add(transaction.key, due_at)
     return max(transaction.expires_at, due_at + services.act_lifetime)
 
 
@@ -109,7 +113,14 @@ async def confirmed_nothing(
     """Note that a certConf came to nothing, as its device is told."""
     if transaction.certificate_der:
         now = services.clock()
-        await _note(services, upstream, transaction, transaction.certificate_der, Fate.awaited, now)
+        await _note(
+            services,
+            upstream,
+            transaction,
+            transaction.certificate_der,
+            ConfirmationStatus.awaited,
+            now,
+        )
 
 
 async def take(services: Services, upstream: Upstream, transaction: Transaction) -> None:
@@ -121,10 +132,10 @@ async def take(services: Services, upstream: Upstream, transaction: Transaction)
     if upstream.unconfirmed is not Unconfirmed.revoke or not transaction.certificate_der:
         return
     until = transaction.confirm_until or transaction.expires_at
-    standing = await services.settle(
-        transaction, transaction.certificate_der, Fate.confirmed, until
+    record = await services.note_confirmation(
+        transaction, transaction.certificate_der, ConfirmationStatus.confirmed, until
     )
-    if standing.fate is Fate.withdrawn:
+    if record.status is ConfirmationStatus.withdrawn:
         raise ConfirmationRefused(
             "certConf for a certificate that another transaction brought, and that is withdrawn",
             fail_info=PKIFailureInfo.badRequest,
@@ -137,25 +148,25 @@ async def _note(
     upstream: Upstream,
     transaction: Transaction,
     certificate_der: bytes,
-    fate: Fate,
+    status: ConfirmationStatus,
     until: datetime,
 ) -> None:
     """Note what a transaction says of a certificate, where certificates are revoked that nobody confirms."""
     if upstream.unconfirmed is Unconfirmed.revoke:
-        await services.settle(transaction, certificate_der, fate, until)
+        await services.note_confirmation(transaction, certificate_der, status, until)
 
 
-# --- working through the agenda -------------------------------------------------------------------------------
+# --- working through the schedule -------------------------------------------------------------------------------
 
 
 class UnconfirmedCertificates:
-    """Works through the agenda, on one node."""
+    """Works through the schedule, on one node."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
     async def run(self, every_seconds: float) -> None:
-        """Work through the agenda again and again, until cancelled."""
+        """Work through the schedule again and again, until cancelled."""
         while True:
             with suppress(StoreUnavailable):  # whoever needs the store reports that it is gone
                 while await self.work():
@@ -197,18 +208,18 @@ class UnconfirmedCertificates:
         Nothing is due by a clock that was set: it would be revoked what devices are yet to confirm.
 
         Raises:
-            StoreUnavailable: The agenda cannot be asked.
+            StoreUnavailable: The schedule cannot be asked.
         """
-        agenda = self._services.agenda
-        if agenda is None or not self._services.steady():
+        schedule = self._services.schedule
+        if schedule is None or not self._services.steady():
             return 0
-        due = await agenda.due(self._services.clock(), limit=_BATCH)
+        due = await schedule.due(self._services.clock(), limit=_BATCH)
         for key in due:
             again_at = await self._safely(key)
             if again_at is None:
-                await agenda.drop(key)
+                await schedule.remove(key)
             else:
-                await agenda.plan(key, again_at)
+                await schedule.add(key, again_at)
         return len(due) if len(due) == _BATCH else 0
 
     async def _look_at(self, key: TransactionKey) -> datetime | None:
@@ -256,21 +267,26 @@ class UnconfirmedCertificates:
         now = services.clock()
         if transaction.state in (State.REJECTED, State.FAILED):
             # It confirms nothing any more; a certConf that was being taken came too late.
-            await services.settle(transaction, transaction.certificate_der, Fate.awaited, now)
-        standing = await services.settle(
+            await services.note_confirmation(
+                transaction, transaction.certificate_der, ConfirmationStatus.awaited, now
+            )
+        record = await services.note_confirmation(
             transaction,
             transaction.certificate_der,
-            Fate.withdrawn,
+            ConfirmationStatus.withdrawn,
             transaction.confirm_until or now,
         )
-        if standing.fate is Fate.confirmed and carrier_of(transaction) in standing.confirmed_by:
+        if (
+            record.status is ConfirmationStatus.confirmed
+            and transaction_digest(transaction) in record.confirmed_by
+        ):
             return now + _AGAIN_AFTER  # its own certConf is being taken
-        if standing.fate is Fate.confirmed:
+        if record.status is ConfirmationStatus.confirmed:
             what = "another transaction confirmed the same certificate: not revoked"
             self._tell(transaction, Outcome.unconfirmed, f"{_why(transaction)}; {what}")
             return None
-        if standing.fate is Fate.awaited:
-            return max(standing.awaited.values())
+        if record.status is ConfirmationStatus.awaited:
+            return max(record.awaited.values())
         certificate = load_certificate(transaction.certificate_der)
         ledger = services.signer_status.issued
         if (

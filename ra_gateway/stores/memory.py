@@ -15,7 +15,7 @@ from itertools import count, islice
 from typing import Final
 
 from ra_gateway.errors import StaleTransaction, StoreUnavailable
-from ra_gateway.ra.fates import Fate, Standing
+from ra_gateway.ra.confirmation_records import ConfirmationRecord, ConfirmationStatus
 from ra_gateway.ra.ports import Clock
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 
@@ -73,9 +73,9 @@ class MemoryStore:
         self._by_signer: dict[tuple[str, bytes], dict[TransactionKey, None]] = {}
         self._due: list[tuple[datetime, int, TransactionKey]] = []
         self._ticket = count()  # keys have no order: it decides between equal times
-        self._agenda: dict[TransactionKey, datetime] = {}
+        self._schedule: dict[TransactionKey, datetime] = {}
         self._max_held = max_held
-        self._standings: dict[bytes, tuple[Standing, datetime]] = {}
+        self._confirmation_records: dict[bytes, tuple[ConfirmationRecord, datetime]] = {}
         self._held: dict[tuple[str, bytes, bytes], tuple[TransactionKey, datetime]] = {}
 
     async def create(
@@ -100,7 +100,7 @@ class MemoryStore:
         self._slots[key] = _Slot(transaction, ends_at, ends_at)
         self._by_transaction_id.setdefault(key.transaction_id, {})[key] = None
         self._by_signer.setdefault(key.signer, {})[key] = None
-        self._schedule(key, ends_at)
+        self._expire(key, ends_at)
         return None
 
     async def load(self, key: TransactionKey) -> Transaction | None:
@@ -127,7 +127,7 @@ class MemoryStore:
         # A later expiry needs no heap entry now: the present one is moved on when it comes due.
         if slot.ends_at < slot.due_at:
             slot.due_at = slot.ends_at
-            self._schedule(transaction.key, slot.ends_at)
+            self._expire(transaction.key, slot.ends_at)
         slot.wake()
 
     async def wait(
@@ -152,18 +152,18 @@ class MemoryStore:
             lives_seconds = (slot.ends_at - now).total_seconds() + 0.001
             await _changed(slot, min(left_seconds, lives_seconds))
 
-    async def plan(self, key: TransactionKey, due_at: datetime) -> None:
+    async def add(self, key: TransactionKey, due_at: datetime) -> None:
         """Have a transaction looked at from a time on; a later call changes the time."""
-        self._agenda[key] = due_at
+        self._schedule[key] = due_at
 
     async def due(self, now: datetime, *, limit: int) -> list[TransactionKey]:
         """Return the transactions whose time has come, the longest due first."""
-        due = [(at, key) for key, at in self._agenda.items() if at <= now]
+        due = [(at, key) for key, at in self._schedule.items() if at <= now]
         return [key for _, key in heapq.nsmallest(limit, due, key=lambda item: item[0])]
 
-    async def drop(self, key: TransactionKey) -> None:
+    async def remove(self, key: TransactionKey) -> None:
         """Forget a transaction, if it is planned."""
-        self._agenda.pop(key, None)
+        self._schedule.pop(key, None)
 
     async def hold(self, key: TransactionKey, until: datetime) -> None:
         """List a request that waits for an operator, in the place of an earlier one by the same requester.
@@ -192,9 +192,14 @@ class MemoryStore:
         if listed is not None and listed[0] == key:
             del self._held[key.requester]
 
-    async def settle(
-        self, certificate: bytes, carrier: str, fate: Fate, until: datetime, keep_until: datetime
-    ) -> Standing:
+    async def note_confirmation(
+        self,
+        certificate: bytes,
+        transaction: str,
+        status: ConfirmationStatus,
+        until: datetime,
+        keep_until: datetime,
+    ) -> ConfirmationRecord:
         """Note what a transaction says of a certificate, and return what is known of it then (`Certificates`).
 
         Certificates live for years. When the store is full, what was settled the longest ago is forgotten.
@@ -203,17 +208,17 @@ class MemoryStore:
             StoreUnavailable: The store is full of certificates that are yet to be confirmed.
         """
         now, keep_until = self._lifetimes(), self._end(keep_until)
-        kept = self._standings
+        kept = self._confirmation_records
         for gone in [key for key, (_, at) in islice(kept.items(), _SWEEP_LIMIT) if at <= now]:
             del kept[gone]
-        before, kept_until = kept.pop(certificate, (Standing(), keep_until))
+        before, kept_until = kept.pop(certificate, (ConfirmationRecord(), keep_until))
         if len(kept) >= self._max_transactions:
             oldest = islice(kept.items(), _SWEEP_LIMIT)
             settled = (key for key, (known, _) in oldest if not known.is_awaited(self._clock()))
             kept.pop(next(settled, b""), None)
         if len(kept) >= self._max_transactions:
             raise StoreUnavailable(f"memory store: full, {len(kept)} certificates are remembered")
-        after = before.after(carrier, fate, until, self._clock())
+        after = before.after(transaction, status, until, self._clock())
         kept[certificate] = after, max(keep_until, kept_until)
         return after
 
@@ -270,7 +275,7 @@ class MemoryStore:
             del self._by_signer[key.signer]
         slot.wake()
 
-    def _schedule(self, key: TransactionKey, due_at: datetime) -> None:
+    def _expire(self, key: TransactionKey, due_at: datetime) -> None:
         heapq.heappush(self._due, (due_at, next(self._ticket), key))
 
     def _sweep(self, now: datetime) -> None:
@@ -283,7 +288,7 @@ class MemoryStore:
                 continue  # the transaction was forgotten on access, or has an earlier entry
             if self._live(key, now) is not None:
                 slot.due_at = slot.ends_at
-                self._schedule(key, slot.due_at)
+                self._expire(key, slot.due_at)
 
 
 async def _changed(slot: _Slot, timeout_seconds: float) -> None:

@@ -11,7 +11,7 @@ RECORD_LIMIT: Final = 4_194_304
 """Octets of the largest record: some ten messages at the largest limits. A larger one is not ours."""
 
 MEMBER_LIMIT: Final = 160_000
-"""Octets of the longest member of agenda and list: a transactionID of the default body limit, in hex."""
+"""Octets of the longest member of schedule and list: a transactionID of the default body limit, in hex."""
 
 MARK_LIMIT: Final = 1024
 
@@ -106,7 +106,7 @@ end
 return found
 """
 
-PLAN: Final = f"""{READING}
+ADD: Final = f"""{READING}
 local strange = cleared(KEYS[1], 'zset')
 redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
 return strange
@@ -125,7 +125,7 @@ end
 return {{strange, found}}
 """
 
-DROP: Final = f"""{READING}
+REMOVE: Final = f"""{READING}
 local strange = cleared(KEYS[1], 'zset')
 redis.call('ZREM', KEYS[1], ARGV[1])
 return strange
@@ -169,14 +169,14 @@ end
 return strange
 """
 
-STANDING: Final = f"""
+CONFIRMATION: Final = f"""
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind == 'none' then return false end
 if kind ~= 'string' or redis.call('STRLEN', KEYS[1]) > {MEMBER_LIMIT} then return '' end
 return redis.call('GET', KEYS[1])
 """
 
-SETTLE: Final = """
+NOTE_CONFIRMATION: Final = """
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1

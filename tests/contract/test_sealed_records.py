@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from ra_gateway.errors import ConfigError, PKIFailureInfo, StoreUnavailable, TransactionInUse
 from ra_gateway.ra.approval import NotHeld, decide, request_digest, waiting
-from ra_gateway.ra.fates import Fate
+from ra_gateway.ra.confirmation_records import ConfirmationStatus
 from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey, advance
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.sealing import NotSealed, Seals, load_seal_keys, packed, unpacked
@@ -138,7 +138,7 @@ async def stream(raw: Any, key: str) -> None:
 async def test_another_type_under_each_key(
     nodes: tuple[RedisStore, RedisStore], raw: Any, strange: Any
 ) -> None:
-    """A record of another type is lost state; index, agenda and list are begun anew, and it is said."""
+    """A record of another type is lost state; index, schedule and list are begun anew, and it is said."""
     store, _ = nodes
     mine = new_transaction()
     await strange(raw, hash_key())
@@ -151,7 +151,7 @@ async def test_another_type_under_each_key(
             other = new_transaction(signer=9)
             assert await store.find(ID) == []
             assert await store.create(other) is None
-            await store.plan(other.key, system_clock())
+            await store.add(other.key, system_clock())
             await store.hold(other.key, system_clock() + HOUR)
             assert await store.due(system_clock() + HOUR, limit=9) == [other.key]
             assert await store.held() == [other.key]
@@ -259,7 +259,7 @@ async def test_a_record_that_never_expires_does_not_block_its_key_for_ever(
 async def test_strange_members_are_dropped_and_told(
     nodes: tuple[RedisStore, RedisStore], raw: Any
 ) -> None:
-    """In agenda and list; what belongs there is found as ever, and the log is not filled."""
+    """In schedule and list; what belongs there is found as ever, and the log is not filled."""
     store, _ = nodes
     key = TransactionKey("acme", bytes(32), ID)
     strange = [
@@ -276,7 +276,7 @@ async def test_strange_members_are_dropped_and_told(
         await raw.hset("ra:{held}", member, member)
         await raw.zadd("ra:{held}:until", {member: 9e12})
     await raw.zadd("ra:{held}:until", {b"no such": 9e12})
-    await store.plan(key, system_clock())
+    await store.add(key, system_clock())
     await store.hold(key, system_clock() + HOUR)
     with structlog.testing.capture_logs() as logs:
         assert await store.due(system_clock() + HOUR, limit=64) == [key]
@@ -293,16 +293,20 @@ async def test_the_standing_of_a_certificate_is_sealed(
     """Nobody can say that it was not confirmed: what does not verify is no answer."""
     store, _ = nodes
     later = system_clock() + HOUR
-    await store.settle(b"c" * 32, "mine", Fate.confirmed, later, later)
+    await store.note_confirmation(b"c" * 32, "mine", ConfirmationStatus.confirmed, later, later)
     name = f"ra:{{certificate}}:{(b'c' * 32).hex()}"
     sealed = await raw.get(name)
     for wrong in (b"", b"x", sealed[:-1], sealed.replace(b"false", b"true ")):
         await raw.set(name, wrong)
         with pytest.raises(StoreUnavailable):
-            await store.settle(b"c" * 32, "other", Fate.withdrawn, later, later)
+            await store.note_confirmation(
+                b"c" * 32, "other", ConfirmationStatus.withdrawn, later, later
+            )
     await raw.rename(name, f"ra:{{certificate}}:{(b'd' * 32).hex()}")
     with pytest.raises(StoreUnavailable):
-        await store.settle(b"d" * 32, "other", Fate.withdrawn, later, later)
+        await store.note_confirmation(
+            b"d" * 32, "other", ConfirmationStatus.withdrawn, later, later
+        )
 
 
 async def test_keys_can_be_changed(redis_url: str) -> None:
