@@ -66,7 +66,6 @@ def ca_keys(config: CAConfig) -> CAKeys:
         config.directory_path,
         now=now(),
         password=None if password is None else password.read_bytes().rstrip(b"\r\n"),
-        random_octets=secrets.token_bytes,
     )
 
 

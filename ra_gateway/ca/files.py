@@ -66,6 +66,11 @@ class CAFiles:
                 found.update(int(item.name) for item in (base / name).iterdir() if _is_number(item))
         return [f"{name}/{number}" for number in sorted(found, reverse=True)]
 
+    def next_number(self, name: str) -> str:
+        """Return the name of the next numbered subdirectory."""
+        newest = next(iter(self.numbered(name)), "0")
+        return f"{name}/{int(newest.rpartition('/')[2]) + 1}"
+
     def state(self) -> tuple[object, ...]:
         """Return something that is another when keys or certificates have been moved or written."""
         found: list[tuple[str, int, int]] = []
@@ -95,13 +100,20 @@ class Change:
         action: Name of the change.
         archive: Subdirectory that gets what is replaced; "" if nothing may be.
         key_uris: Name of a key file without ".key" to the URI of the key in an HSM that it shall name.
+        password: Encrypts the keys that are in files.
     """
 
     def __init__(
-        self, files: CAFiles, action: str, archive: str, key_uris: Mapping[str, str]
+        self,
+        files: CAFiles,
+        action: str,
+        archive: str,
+        key_uris: Mapping[str, str],
+        password: bytes | None,
     ) -> None:
         self.files = files
         self.archive = archive
+        self.password = password
         self.made: list[str] = []
         self._action = action
         self._path = files.path / MAKING
@@ -115,8 +127,11 @@ class Change:
         """The files as they are going to be."""
         return CAFiles(self.files.path, self._path)
 
-    def new_key(self, name: str, kind: str, password: bytes | None) -> Any:
+    def new_key(self, name: str, kind: str, password: bytes | None = None) -> Any:
         """Make the private key of NAME.key, in the file or in the HSM.
+
+        Args:
+            password: Encrypts the file, by default that of the change.
 
         Raises:
             ConfigError: As `ra_gateway.keys.new_key`.
@@ -128,32 +143,23 @@ class Change:
                 return load_private_key(path, None, str(path))
             except ConfigError:
                 path.unlink()
-        return new_key(path, kind, password=password, uri=uri)
+        return new_key(path, kind, password=password or self.password, uri=uri)
 
-    def import_key(self, name: str, source: Path, private_key: Any, password: bytes | None) -> None:
+    def import_key(self, name: str, source: Path, private_key: Any) -> None:
         """Write a key that exists to NAME.key.
 
         Args:
             source: The file it came from; if that names a key in an HSM, so does the new one.
-            password: Encrypts the file.
         """
         target = self._place(f"{name}.key")
         if _is_reference(source):
             _copy(source, target)
         else:
-            write_private_key(target, private_key, password)
+            write_private_key(target, private_key, self.password)
 
     def write(self, name: str, certificates: Iterable[Certificate]) -> None:
         """Write certificates to NAME.pem."""
         write_certificates(self._place(f"{name}.pem"), certificates)
-
-    def require_absent(self, names: Iterable[str]) -> None:
-        """Make sure that nothing is in the way.
-
-        Raises:
-            ConfigError: Some of these files exist.
-        """
-        require_absent(self.files.path / name for name in names)
 
     def keep(self) -> None:
         """Copy what is going to be replaced into the archive; from then on `result` has it there.
@@ -222,7 +228,12 @@ class Change:
 
 @contextmanager
 def changing(
-    directory: Path, action: str, *, archive: str = "", key_uris: Mapping[str, str] | None = None
+    directory: Path,
+    action: str,
+    *,
+    archive: str = "",
+    key_uris: Mapping[str, str] | None = None,
+    password: bytes | None = None,
 ) -> Iterator[Change | None]:
     """Change the files of a CA: all of them with `Change.commit`, or none.
 
@@ -246,8 +257,8 @@ def changing(
                 yield None
                 return
             files = CAFiles(directory)
-            target = next_number(files, archive) if archive else ""
-            change = Change(files, action, target, key_uris or {})
+            target = files.next_number(archive) if archive else ""
+            change = Change(files, action, target, key_uris or {}, password)
             change.discard()
             try:
                 yield change
@@ -266,13 +277,6 @@ def changing(
             f"{error.filename or directory} cannot be written: {error.strerror or error}",
             "Choose a directory that can be written to",
         ) from error
-
-
-def next_number(files: CAFiles, name: str) -> str:
-    """Return the name of the next numbered subdirectory."""
-    found = files.numbered(name)
-    newest = int(found[0].rpartition("/")[2]) if found else 0
-    return f"{name}/{newest + 1}"
 
 
 def finish(directory: Path) -> str:

@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from ra_gateway.ca.files import CAFiles, Change, changing
+from ra_gateway.ca.files import CAFiles, Change, changing, require_absent
 from ra_gateway.ca.hierarchy import (
     ISSUING_DAYS,
     KGA,
@@ -63,11 +63,12 @@ from ra_gateway.keys import (
 
 SETTING: Final = "ca.directory_path"
 
+_ROOT_UPDATE: Final = ("old-root", "root-new-with-old", "root-old-with-new")
+
 _READINGS: Final = 20
 """How often a directory is read anew because it changed meanwhile; a change takes a few milliseconds."""
 
 
-RandomOctets = Callable[[int], bytes]
 Result = TypeVar("Result")
 
 
@@ -133,12 +134,12 @@ async def create_operator_pki(
     """
     require_kind(key_kind)
     root_name, issuing_name = own_name(name, "Root CA"), own_name(name, "Issuing CA")
-    with changing(directory, "create", key_uris=key_uris) as change:
+    with changing(directory, "create", key_uris=key_uris, password=password) as change:
         if change is None:
             return
         _require_no_ca(change)
-        root_key = change.new_key("root", key_kind, password)
-        issuing_key = change.new_key("issuing", key_kind, password)
+        root_key = change.new_key("root", key_kind)
+        issuing_key = change.new_key("issuing", key_kind)
         with as_config_error(str(directory)):
             root = certify_ca(
                 root_name,
@@ -162,10 +163,8 @@ async def create_operator_pki(
         change.write("issuing", (issuing,))
         issuer = Issuer(issuing, (root,), issuing_key, secrets.token_bytes)
         for role in SIGNERS:
-            await make_signer(
-                change, role, issuer, own_name(name, role.upper()), key_kind, password, now
-            )
-        settle(change, password, now)
+            await make_signer(change, role, issuer, own_name(name, role.upper()), key_kind, now)
+        settle(change, now)
 
 
 async def import_ca(
@@ -203,19 +202,17 @@ async def import_ca(
     _require_usable(issuing, now)
     issuer = Issuer(issuing, (), key, secrets.token_bytes)
     kind = kind_of(issuing) if key_kind is None else require_kind(key_kind)
-    with changing(directory, "import", key_uris=key_uris) as change:
+    with changing(directory, "import", key_uris=key_uris, password=password) as change:
         if change is None:
             return
         _require_no_ca(change)
-        change.import_key("issuing", key_path, key, password)
+        change.import_key("issuing", key_path, key)
         for role in SIGNERS:
-            signer = await make_signer(
-                change, role, issuer, signer_name(issuing, role), kind, password, now
-            )
+            signer = await make_signer(change, role, issuer, signer_name(issuing, role), kind, now)
         root, chain = _way_to_root(signer, issuing, others, now)
         change.write("root", (root,))
         change.write("issuing", chain)
-        settle(change, password, now)
+        settle(change, now)
 
 
 def _require_usable(issuing: Certificate, now: datetime) -> None:
@@ -261,7 +258,6 @@ async def make_signer(
     issuer: Issuer,
     subject_der: bytes,
     key_kind: str,
-    password: bytes | None,
     now: datetime,
 ) -> Certificate:
     """Make a signer of an issuing CA: for CMP, for OCSP, or a key generation authority.
@@ -272,7 +268,7 @@ async def make_signer(
     Raises:
         ConfigError: It cannot be made.
     """
-    key = change.new_key(name, key_kind, password)
+    key = change.new_key(name, key_kind)
     role = name.rpartition("/")[2]
     profile = SIGNERS.get(role) or OPTIONAL_SIGNERS[role]
     certificate = await certify_signer(issuer, profile, subject_der, key, now)
@@ -280,21 +276,20 @@ async def make_signer(
     return certificate
 
 
-def settle(change: Change, password: bytes | None, now: datetime) -> None:
+def settle(change: Change, now: datetime) -> None:
     """Let a change count, if what it leads to is a CA.
 
     Raises:
         ConfigError: It is not, or cannot be written.
     """
     change.keep()
-    _read(change.result, now, password, secrets.token_bytes)
+    load_unchecked(change.result, now, change.password)
     change.commit()
 
 
 def _require_no_ca(change: Change) -> None:
-    change.require_absent(
-        f"{stem}.{suffix}" for stem in ("root", "issuing", *SIGNERS) for suffix in ("pem", "key")
-    )
+    stems, suffixes = ("root", "issuing", *SIGNERS), ("pem", "key")
+    require_absent(change.files.path / f"{stem}.{suffix}" for stem in stems for suffix in suffixes)
 
 
 # --- Loaded -----------------------------------------------------------------------------------------------------
@@ -305,7 +300,6 @@ def load_ca(
     *,
     now: datetime,
     password: bytes | None = None,
-    random_octets: RandomOctets = secrets.token_bytes,
 ) -> CAKeys:
     """Load a CA from its directory, also while it is being changed; root.key is not needed.
 
@@ -318,7 +312,7 @@ def load_ca(
     """
 
     def read(files: CAFiles) -> CAKeys:
-        keys = _read(files, now, password, random_octets)
+        keys = load_unchecked(files, now, password)
         _require_valid(keys, directory, now)
         return keys
 
@@ -338,21 +332,6 @@ def retired_certificates(directory: Path) -> tuple[Certificate, ...]:
     )
 
 
-def load_unchecked(
-    files: CAFiles,
-    *,
-    now: datetime,
-    password: bytes | None,
-    random_octets: RandomOctets = secrets.token_bytes,
-) -> CAKeys:
-    """Load a CA in order to change it: what is in use may have expired.
-
-    Raises:
-        ConfigError: As `load_ca`.
-    """
-    return _read(files, now, password, random_octets)
-
-
 def _undisturbed(directory: Path, read: Callable[[CAFiles], Result]) -> Result:
     """Read files of a directory, again if it is changed meanwhile: they were old and new ones then."""
     for _ in range(_READINGS):
@@ -369,18 +348,21 @@ def _undisturbed(directory: Path, read: Callable[[CAFiles], Result]) -> Result:
     raise ConfigError.of(SETTING, f"{directory} changes all the time", "Find out what writes there")
 
 
-def _read(
-    files: CAFiles, now: datetime, password: bytes | None, random_octets: RandomOctets
-) -> CAKeys:
+def load_unchecked(files: CAFiles, now: datetime, password: bytes | None) -> CAKeys:
+    """Load a CA in order to change it: what is in use may have expired.
+
+    Raises:
+        ConfigError: As `load_ca`.
+    """
     roots = roots_of(files)
     root = roots[0]
-    active = load_issuer(files, "", roots, password, random_octets)
+    active = load_issuer(files, "", roots, password)
     issuers, ocsp = [active], {active.id: _signer(files, "ocsp", active, password)}
     credential = _signer(files, "cmp", active, password)
     for name in files.numbered("retired"):
         if now > load_certificates(files.find(f"{name}/issuing.pem"), SETTING)[0].not_after:
             continue  # nothing it issued is valid any more, and its key may be gone
-        issuer = load_issuer(files, f"{name}/", roots, password, random_octets)
+        issuer = load_issuer(files, f"{name}/", roots, password)
         issuers.append(issuer)
         ocsp[issuer.id] = _signer(files, f"{name}/ocsp", issuer, password)
     key_generation = None
@@ -407,7 +389,6 @@ def load_issuer(
     prefix: str,
     roots: tuple[Certificate, ...],
     password: bytes | None,
-    random_octets: RandomOctets = secrets.token_bytes,
 ) -> Issuer:
     """Load an issuing CA.
 
@@ -429,7 +410,7 @@ def load_issuer(
         else:
             chain += (root,)
     key = _key(files, f"{prefix}issuing.key", password)
-    return Issuer(certificates[0], chain, key, random_octets)
+    return Issuer(certificates[0], chain, key, secrets.token_bytes)
 
 
 def _key(files: CAFiles, name: str, password: bytes | None) -> Any:
@@ -494,10 +475,7 @@ def _require_keys_apart(
 def _root_update(files: CAFiles, root: Certificate) -> RootUpdate | None:
     if not files.has("old-root.pem"):
         return None
-    old, new_with_old, old_with_new = (
-        only(files.find(f"{name}.pem"))
-        for name in ("old-root", "root-new-with-old", "root-old-with-new")
-    )
+    old, new_with_old, old_with_new = (only(files.find(f"{name}.pem")) for name in _ROOT_UPDATE)
     require_issued_by(new_with_old, old)
     require_issued_by(old_with_new, root)
     if (new_with_old.spki_der, old_with_new.spki_der) != (root.spki_der, old.spki_der):
@@ -587,15 +565,7 @@ def expiries(directory: Path) -> list[Expiry]:
 
 
 def _expiries(files: CAFiles) -> list[Expiry]:
-    names = [
-        "root",
-        "issuing",
-        *SIGNERS,
-        *OPTIONAL_SIGNERS,
-        "old-root",
-        "root-new-with-old",
-        "root-old-with-new",
-    ]
+    names = ["root", "issuing", *SIGNERS, *OPTIONAL_SIGNERS, *_ROOT_UPDATE]
     for name in files.numbered("retired"):
         names += [f"{name}/issuing", f"{name}/ocsp"]
     found = [

@@ -75,11 +75,13 @@ async def roll_issuing(
         ConfigError: The CA or the root's key cannot be loaded, the root cannot have a CA below it or has expired,
             or files cannot be written; all is as it was.
     """
-    with changing(directory, "roll-issuing", archive="retired", key_uris=key_uris) as change:
+    with changing(
+        directory, "roll-issuing", archive="retired", key_uris=key_uris, password=password
+    ) as change:
         if change is None:
             return _active(directory)
         files = change.files
-        old = load_unchecked(files, now=now, password=password)
+        old = load_unchecked(files, now, password)
         root, issuing = old.root, old.issuers[0].certificate
         _require_living(root, now)
         path_length = root.basic_constraints[1]
@@ -101,7 +103,7 @@ async def roll_issuing(
                 "Give another one: CRLs of two keys must not be mistaken for each other",
             )
         kind = kind_of(issuing) if key_kind is None else require_kind(key_kind)
-        key = change.new_key("issuing", kind, password)
+        key = change.new_key("issuing", kind)
         with as_config_error(str(files.path)):
             certificate = certify_ca(
                 subject_der,
@@ -114,14 +116,12 @@ async def roll_issuing(
             )
         if issuing.spki_der == root.spki_der and not files.has("root.key"):
             # It issued itself so far; the next rollover finds its key where a root's belongs.
-            change.import_key("root", files.find("issuing.key"), root_key, password)
+            change.import_key("root", files.find("issuing.key"), root_key)
         change.write("issuing", (certificate,))
         issuer = Issuer(certificate, (root,), key, secrets.token_bytes)
         for role in _signers(files):
-            await make_signer(
-                change, role, issuer, signer_name(certificate, role), kind, password, now
-            )
-        settle(change, password, now)
+            await make_signer(change, role, issuer, signer_name(certificate, role), kind, now)
+        settle(change, now)
     return _active(directory)
 
 
@@ -154,11 +154,13 @@ def roll_root(
     Raises:
         ConfigError: As `roll_issuing`; or the root issues itself, without an issuing CA.
     """
-    with changing(directory, "roll-root", archive="retired-roots", key_uris=key_uris) as change:
+    with changing(
+        directory, "roll-root", archive="retired-roots", key_uris=key_uris, password=password
+    ) as change:
         if change is None:
             return only(CAFiles(directory).find("root.pem"))
         files = change.files
-        keys = load_unchecked(files, now=now, password=password)
+        keys = load_unchecked(files, now, password)
         old, issuing = keys.root, keys.issuers[0].certificate
         if issuing.spki_der == old.spki_der:
             raise ConfigError.of(
@@ -170,7 +172,7 @@ def roll_root(
         _require_living(issuing, now)
         old_key = _root_key(files, old, password, root_key_path, root_password)
         kind = kind_of(old) if key_kind is None else require_kind(key_kind)
-        key = change.new_key("root", kind, root_password or password)
+        key = change.new_key("root", kind, root_password)
         start = now - CLOCK_SKEW
         with as_config_error(str(files.path)):
             new = certify_ca(
@@ -194,7 +196,7 @@ def roll_root(
             ("issuing", anew),
         ):
             change.write(name, (certificate,))
-        settle(change, password, now)
+        settle(change, now)
     return new
 
 
@@ -227,7 +229,7 @@ async def renew_signers(
         ConfigError: An issuing CA cannot be loaded or has expired, or files cannot be written.
     """
     with changing(
-        directory, "renew-signers", archive="retired-signers", key_uris=key_uris
+        directory, "renew-signers", archive="retired-signers", key_uris=key_uris, password=password
     ) as change:
         if change is None:
             return ()
@@ -239,9 +241,9 @@ async def renew_signers(
             issuer = load_issuer(change.files, prefix, roots, password)
             subject_der = _signer_subject(change.files, name, issuer.certificate)
             kind = kind_of(issuer.certificate) if key_kind is None else require_kind(key_kind)
-            await make_signer(change, name, issuer, subject_der, kind, password, now)
+            await make_signer(change, name, issuer, subject_der, kind, now)
         if due:
-            settle(change, password, now)
+            settle(change, now)
         return tuple(f"{name}.pem" for name in due)
 
 
