@@ -37,7 +37,7 @@ Answer = Callable[[Certificate, tuple[str, ...]], Awaitable[bytes]]
 
 
 class IssuingLedger(Protocol):
-    """What issuance needs of the ledger: see `ra_gateway.ca.ledger.Ledger`."""
+    """What issuance needs of the ledger: see `ra_gateway.ca.ledger.ledger.Ledger`."""
 
     async def reserve(
         self, operation: Operation, intent: Intent, now: datetime

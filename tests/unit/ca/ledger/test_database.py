@@ -148,7 +148,7 @@ async def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
 _ISSUES_FOR_EVER = """
 import asyncio, sys
 from pathlib import Path
-from ra_gateway.ca.ledger import open_ledger
+from ra_gateway.ca.ledger.ledger import open_ledger
 from tests.support.ledgers import issue
 
 async def run():
