@@ -119,7 +119,7 @@ def issued_by(certificate: Certificate, issuer: Certificate) -> bool:
 # --- Names ------------------------------------------------------------------------------------------------------
 
 
-def own_name(organization: str, role: str) -> bytes:
+def ca_subject(organization: str, role: str) -> bytes:
     """Return the DER of the name of a CA that is founded, or of one of its signers.
 
     Raises:
@@ -139,7 +139,7 @@ def own_name(organization: str, role: str) -> bytes:
     return name.public_bytes()
 
 
-def given_name(subject: str) -> bytes:
+def parse_subject(subject: str) -> bytes:
     """Return the DER of a name from its RFC 4514 form.
 
     Raises:
@@ -153,7 +153,7 @@ def given_name(subject: str) -> bytes:
         ) from error
 
 
-def signer_name(issuing: Certificate, role: str) -> bytes:
+def signer_subject(issuing: Certificate, role: str) -> bytes:
     """Return the DER of the name of an issuing CA's signer: "X Issuing CA G2" has "X CMP" and "X OCSP"."""
     return _renamed(
         issuing,
@@ -161,7 +161,7 @@ def signer_name(issuing: Certificate, role: str) -> bytes:
     )
 
 
-def generation_name(issuing: Certificate, generation: int) -> bytes:
+def successor_subject(issuing: Certificate, generation: int) -> bytes:
     """Return the DER of the name of an issuing CA's successor, "X Issuing CA G2" for example.
 
     A name of its own: were it the same, a CRL signed with one key would seem to cover the certificates that

@@ -36,13 +36,13 @@ from ra_gateway.ca.hierarchy import (
     SIGNERS,
     as_config_error,
     ca_extensions,
+    ca_subject,
     certify_ca,
     certify_signer,
     issued_by,
     kind_of,
-    own_name,
     require_kind,
-    signer_name,
+    signer_subject,
 )
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CLOCK_SKEW, OCSP_SIGNING
@@ -133,7 +133,7 @@ async def create_operator_pki(
         ConfigError: One of the files exists already (none is touched then), or cannot be written.
     """
     require_kind(key_kind)
-    root_name, issuing_name = own_name(name, "Root CA"), own_name(name, "Issuing CA")
+    root_name, issuing_name = ca_subject(name, "Root CA"), ca_subject(name, "Issuing CA")
     with changing(directory, "create", key_uris=key_uris, password=password) as change:
         if change is None:
             return
@@ -163,7 +163,7 @@ async def create_operator_pki(
         change.write("issuing", (issuing,))
         issuer = Issuer(issuing, (root,), issuing_key, secrets.token_bytes)
         for role in SIGNERS:
-            await make_signer(change, role, issuer, own_name(name, role.upper()), key_kind, now)
+            await make_signer(change, role, issuer, ca_subject(name, role.upper()), key_kind, now)
         settle(change, now)
 
 
@@ -208,7 +208,9 @@ async def import_ca(
         _require_no_ca(change)
         change.import_key("issuing", key_path, key)
         for role in SIGNERS:
-            signer = await make_signer(change, role, issuer, signer_name(issuing, role), kind, now)
+            signer = await make_signer(
+                change, role, issuer, signer_subject(issuing, role), kind, now
+            )
         root, chain = _way_to_root(signer, issuing, others, now)
         change.write("root", (root,))
         change.write("issuing", chain)

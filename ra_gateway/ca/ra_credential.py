@@ -28,8 +28,8 @@ from ra_gateway.ca.files import require_absent, synchronize
 from ra_gateway.ca.hierarchy import (
     SIGNER_DAYS,
     certify_signer,
-    given_name,
     issued_by,
+    parse_subject,
     require_kind,
 )
 from ra_gateway.ca.keys import load_ca
@@ -79,7 +79,7 @@ async def issue_ra_certificate(
     Raises:
         ConfigError: The CA cannot be loaded, the subject is no name, or a file exists already.
     """
-    subject_der = given_name(subject)
+    subject_der = parse_subject(subject)
     kind = require_kind(key_kind)
     path = (target or directory) / stem
     certificate_path, key_path = Path(f"{path}.pem"), Path(f"{path}.key")

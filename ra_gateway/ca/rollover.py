@@ -22,11 +22,11 @@ from ra_gateway.ca.hierarchy import (
     ca_extensions,
     certify_anew,
     certify_ca,
-    generation_name,
-    given_name,
     kind_of,
+    parse_subject,
     require_kind,
-    signer_name,
+    signer_subject,
+    successor_subject,
 )
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.keys import (
@@ -94,7 +94,7 @@ async def roll_issuing(
         root_key = _root_key(files, root, password, root_key_path, root_password)
         generation = int(change.archive.rpartition("/")[2]) + 1
         subject_der = (
-            generation_name(issuing, generation) if subject is None else given_name(subject)
+            successor_subject(issuing, generation) if subject is None else parse_subject(subject)
         )
         if any(same_name(subject_der, item.certificate.subject_der) for item in old.issuers):
             raise ConfigError.of(
@@ -120,7 +120,7 @@ async def roll_issuing(
         change.write("issuing", (certificate,))
         issuer = Issuer(certificate, (root,), key, secrets.token_bytes)
         for role in _signers(files):
-            await make_signer(change, role, issuer, signer_name(certificate, role), kind, now)
+            await make_signer(change, role, issuer, signer_subject(certificate, role), kind, now)
         settle(change, now)
     return _active(directory)
 
@@ -273,7 +273,7 @@ def _due(
 def _signer_subject(files: CAFiles, name: str, issuing: Certificate) -> bytes:
     if files.has(f"{name}.pem"):
         return only(files.find(f"{name}.pem")).subject_der
-    return signer_name(issuing, name.rpartition("/")[2])
+    return signer_subject(issuing, name.rpartition("/")[2])
 
 
 def _root_key(

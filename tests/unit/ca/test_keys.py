@@ -15,10 +15,10 @@ import pytest
 from ra_gateway.ca.hierarchy import (
     SIGNERS,
     ca_extensions,
+    ca_subject,
     certify_ca,
     certify_signer,
-    given_name,
-    own_name,
+    parse_subject,
 )
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.keys import Expiry, create_operator_pki, expiries, import_ca, load_ca
@@ -153,13 +153,13 @@ async def test_one_key_for_certificates_and_messages_is_refused(tmp_path: Path, 
     root_key = load_private_key(tmp_path / "root.key", None, "root")
     key = load_private_key(tmp_path / f"{stem}.key", None, stem)
     root = load_certificates(tmp_path / "root.pem", "root")[0]
-    issuing = certified(own_name("Example Operator", "Issuing CA"), key, root, root_key)
+    issuing = certified(ca_subject("Example Operator", "Issuing CA"), key, root, root_key)
     issuer = Issuer(issuing, (root,), key, secrets.token_bytes)
     shutil.copy(tmp_path / f"{stem}.key", tmp_path / "issuing.key")
     made = {"issuing": issuing}
     for name, profile in SIGNERS.items():
         signer_key = load_private_key(tmp_path / f"{name}.key", None, name)
-        made[name] = await certify_signer(issuer, profile, own_name("X", name), signer_key, NOW)
+        made[name] = await certify_signer(issuer, profile, ca_subject("X", name), signer_key, NOW)
     for name, certificate in made.items():
         (tmp_path / f"{name}.pem").unlink()
         write_certificates(tmp_path / f"{name}.pem", (certificate,))
@@ -266,15 +266,17 @@ class Foreign:
 
     def __init__(self, directory: Path, middle_length: int | None = 0) -> None:
         self.keys = {level: KEY_KINDS["p384"]() for level in ("root", "middle", "issuing")}
-        root = certified(own_name("Op", "1"), self.keys["root"], None, self.keys["root"])
+        root = certified(ca_subject("Op", "1"), self.keys["root"], None, self.keys["root"])
         middle = certified(
-            own_name("Op", "2"),
+            ca_subject("Op", "2"),
             self.keys["middle"],
             root,
             self.keys["root"],
             path_length=middle_length,
         )
-        issuing = certified(own_name("Op", "3"), self.keys["issuing"], middle, self.keys["middle"])
+        issuing = certified(
+            ca_subject("Op", "3"), self.keys["issuing"], middle, self.keys["middle"]
+        )
         self.certificates = {"root": root, "middle": middle, "issuing": issuing}
         self.directory = directory
         for level, certificate in self.certificates.items():
@@ -378,7 +380,7 @@ async def ra_p12(directory: Path, *, kind: str = "p256", name: str = "ra.p12") -
         await create_operator_pki(directory / "ca", now=NOW)
     issuer = load_ca(directory / "ca", now=NOW).issuers[0]
     key = KEY_KINDS[kind]()
-    certificate = await certify_signer(issuer, RA, given_name(SUBJECT), key, NOW)
+    certificate = await certify_signer(issuer, RA, parse_subject(SUBJECT), key, NOW)
     chain = (*reversed(issuer.chain), issuer.certificate)
     export_pkcs12(directory / name, certificate, key, chain, b"on its way")
     return certificate

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from ra_gateway.ca.files import changing
-from ra_gateway.ca.hierarchy import certify_signer, given_name
+from ra_gateway.ca.hierarchy import certify_signer, parse_subject
 from ra_gateway.ca.keys import (
     CAKeys,
     create_operator_pki,
@@ -527,7 +527,7 @@ async def test_installing_an_ra_s_credential_survives_death(directory: Path) -> 
     made = []
     for name in ("old.p12", "new.p12"):
         key = KEY_KINDS["p256"]()
-        certificate = await certify_signer(keys.issuers[0], RA, given_name(SUBJECT), key, NOW)
+        certificate = await certify_signer(keys.issuers[0], RA, parse_subject(SUBJECT), key, NOW)
         export_pkcs12(directory.parent / name, certificate, key, (), b"password")
         made.append(certificate)
 
