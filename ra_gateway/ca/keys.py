@@ -164,7 +164,7 @@ async def create_operator_pki(
         issuer = Issuer(issuing, (root,), issuing_key, secrets.token_bytes)
         for role in SIGNERS:
             await make_signer(change, role, issuer, ca_subject(name, role.upper()), key_kind, now)
-        settle(change, now)
+        commit_checked(change, now)
 
 
 async def import_ca(
@@ -214,7 +214,7 @@ async def import_ca(
         root, chain = _way_to_root(signer, issuing, others, now)
         change.write("root", (root,))
         change.write("issuing", chain)
-        settle(change, now)
+        commit_checked(change, now)
 
 
 def _require_usable(issuing: Certificate, now: datetime) -> None:
@@ -278,7 +278,7 @@ async def make_signer(
     return certificate
 
 
-def settle(change: Change, now: datetime) -> None:
+def commit_checked(change: Change, now: datetime) -> None:
     """Let a change count, if what it leads to is a CA.
 
     Raises:
@@ -382,8 +382,9 @@ def roots_of(files: CAFiles) -> tuple[Certificate, ...]:
     Raises:
         ConfigError: A file cannot be read.
     """
-    old = [f"{name}/root.pem" for name in files.numbered("retired-roots")]
-    return tuple(only(files.find(name)) for name in ("root.pem", *filter(files.has, old)))
+    old = (f"{name}/root" for name in files.numbered("retired-roots"))
+    names = ("root", *(name for name in old if files.has(f"{name}.pem")))
+    return tuple(certificate_of(files, name) for name in names)
 
 
 def load_issuer(
@@ -429,7 +430,7 @@ def _signer(files: CAFiles, name: str, issuer: Issuer, password: bytes | None) -
             + ("; older versions made no OCSP signer" if name.endswith("ocsp") else ""),
             f"Run: ra-gateway ca renew-signers {files.path}",
         )
-    certificate = only(files.find(f"{name}.pem"))
+    certificate = certificate_of(files, name)
     require_issued_by(certificate, issuer.certificate)
     if name.endswith("ocsp") and OCSP_SIGNING not in certificate.extended_key_usage:
         raise ConfigError.of(
@@ -477,7 +478,7 @@ def _require_keys_apart(
 def _root_update(files: CAFiles, root: Certificate) -> RootUpdate | None:
     if not files.has("old-root.pem"):
         return None
-    old, new_with_old, old_with_new = (only(files.find(f"{name}.pem")) for name in _ROOT_UPDATE)
+    old, new_with_old, old_with_new = (certificate_of(files, name) for name in _ROOT_UPDATE)
     require_issued_by(new_with_old, old)
     require_issued_by(old_with_new, root)
     if (new_with_old.spki_der, old_with_new.spki_der) != (root.spki_der, old.spki_der):
@@ -531,12 +532,13 @@ def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
         )
 
 
-def only(path: Path) -> Certificate:
-    """Return the one certificate of a file.
+def certificate_of(files: CAFiles, name: str) -> Certificate:
+    """Return the one certificate of NAME.pem.
 
     Raises:
         ConfigError: There is none, or more than one.
     """
+    path = files.find(f"{name}.pem")
     certificates = load_certificates(path, SETTING)
     if len(certificates) != 1:
         raise ConfigError.of(
@@ -554,7 +556,7 @@ def root_ca_key_update(directory: Path) -> RootUpdate | None:
     Raises:
         ConfigError: Its files cannot be used.
     """
-    return _undisturbed(directory, lambda files: _root_update(files, only(files.find("root.pem"))))
+    return _undisturbed(directory, lambda files: _root_update(files, certificate_of(files, "root")))
 
 
 def expiries(directory: Path) -> list[Expiry]:

@@ -31,12 +31,12 @@ from ra_gateway.ca.hierarchy import (
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.keys import (
     SETTING,
+    certificate_of,
+    commit_checked,
     load_issuer,
     load_unchecked,
     make_signer,
-    only,
     roots_of,
-    settle,
 )
 from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.cmp.algorithms import load_public_key
@@ -121,7 +121,7 @@ async def roll_issuing(
         issuer = Issuer(certificate, (root,), key, secrets.token_bytes)
         for role in _signers(files):
             await make_signer(change, role, issuer, signer_subject(certificate, role), kind, now)
-        settle(change, now)
+        commit_checked(change, now)
     return _active(directory)
 
 
@@ -158,7 +158,7 @@ def roll_root(
         directory, "roll-root", archive="retired-roots", key_uris=key_uris, password=password
     ) as change:
         if change is None:
-            return only(CAFiles(directory).find("root.pem"))
+            return certificate_of(CAFiles(directory), "root")
         files = change.files
         keys = load_unchecked(files, now, password)
         old, issuing = keys.root, keys.issuers[0].certificate
@@ -196,7 +196,7 @@ def roll_root(
             ("issuing", anew),
         ):
             change.write(name, (certificate,))
-        settle(change, now)
+        commit_checked(change, now)
     return new
 
 
@@ -243,7 +243,7 @@ async def renew_signers(
             kind = kind_of(issuer.certificate) if key_kind is None else require_kind(key_kind)
             await make_signer(change, name, issuer, subject_der, kind, now)
         if due:
-            settle(change, now)
+            commit_checked(change, now)
         return tuple(f"{name}.pem" for name in due)
 
 
@@ -266,13 +266,13 @@ def _due(
         name
         for name in names
         if not (files.has(f"{name}.pem") and files.has(f"{name}.key"))
-        or only(files.find(f"{name}.pem")).not_after <= end
+        or certificate_of(files, name).not_after <= end
     ]
 
 
 def _signer_subject(files: CAFiles, name: str, issuing: Certificate) -> bytes:
     if files.has(f"{name}.pem"):
-        return only(files.find(f"{name}.pem")).subject_der
+        return certificate_of(files, name).subject_der
     return signer_subject(issuing, name.rpartition("/")[2])
 
 
