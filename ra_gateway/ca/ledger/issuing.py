@@ -40,7 +40,14 @@ from ra_gateway.ca.ledger.sql import (
     seconds,
     seconds_or_none,
 )
-from ra_gateway.ca.ledger.validity import alive, duplicate_key, ended, has_status, key_holders
+from ra_gateway.ca.ledger.validity import (
+    alive,
+    changed,
+    duplicate_key,
+    ended,
+    has_status,
+    key_holders,
+)
 from ra_gateway.ca.records import CertificateStatus, EntityStatus, Operation, Reason
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
@@ -200,17 +207,10 @@ _STORE_ANSWERS: Final = Prepared(
     .values({name: bindparam(f"new_{name}") for name in _ANSWERED})
 )
 _STORE_CERTIFICATES: Final = Prepared(
-    update(schema.certificates)
-    .where(_c.serial == bindparam("of_serial"))
-    .values(
-        status=bindparam("new_status"),
-        fingerprint=bindparam("new_fingerprint"),
-        der=bindparam("new_der"),
-        not_before=bindparam("new_not_before"),
-        not_after=bindparam("new_not_after"),
-        confirm_by=bindparam("new_confirm_by"),
+    changed(
+        **{name: bindparam(f"new_{name}") for name in ("status", "fingerprint", "der")},
+        **{name: bindparam(f"new_{name}") for name in ("not_before", "not_after", "confirm_by")},
         issued_at=bindparam("now"),
-        changed_at=bindparam("now"),
     )
 )
 
@@ -315,15 +315,12 @@ _WITHDRAWN: Final = Prepared(
     )
 )
 _CONFIRM_CERTIFICATES: Final = Prepared(
-    update(schema.certificates)
-    .where(_c.serial == bindparam("of_serial"))
-    .values(
+    changed(
         status=bindparam("new_status"),
         # One that was on hold stays known as released: delta CRLs have to show that.
         reason=func.coalesce(bindparam("new_reason", type_=SmallInteger), _c.reason),
         revoked_at=bindparam("new_revoked_at"),
         confirm_by=null(),
-        changed_at=bindparam("now"),
     )
 )
 _CONFIRM_OPERATIONS: Final = Prepared(
@@ -380,8 +377,6 @@ _LIVING: Final = Prepared(
     select(_c.serial).where(_c.serial.in_(listed("these")), alive(bindparam("now")))
 )
 _SUPERSEDE: Final = Prepared(
-    update(schema.certificates)
-    .where(_c.serial == bindparam("of_serial"), alive(bindparam("now")))
-    .values(status=literal_column("'superseded'"), confirm_by=null(), changed_at=bindparam("now"))
+    changed(status=literal_column("'superseded'"), confirm_by=null()).where(alive(bindparam("now")))
 )
 _REVOKE_SUPERSEDED: Final = Prepared(ended(CertificateStatus.revoked, Reason.superseded))

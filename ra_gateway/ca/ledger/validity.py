@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
@@ -59,18 +59,19 @@ def standing(row: AnyRow, now: int) -> tuple[CertificateStatus, datetime | None,
     return CertificateStatus(status), moment_or_none(revoked_at), Reason(reason) if gone else None
 
 
+def changed(**values: Any) -> Update:
+    """Return the statement that changes columns of a certificate (`of_serial`) at a moment (`now`)."""
+    statement = update(schema.certificates).where(_c.serial == bindparam("of_serial"))
+    return statement.values(**values, changed_at=bindparam("now"))
+
+
 def ended(status: CertificateStatus, reason: Reason) -> Update:
     """Return the statement after which a certificate (`of_serial`) does not count any more, from `now` on."""
-    return (
-        update(schema.certificates)
-        .where(_c.serial == bindparam("of_serial"))
-        .values(
-            status=literal_column(f"'{status}'"),
-            reason=literal_column(str(int(reason))),
-            revoked_at=bindparam("now"),
-            confirm_by=null(),
-            changed_at=bindparam("now"),
-        )
+    return changed(
+        status=literal_column(f"'{status}'"),
+        reason=literal_column(str(int(reason))),
+        revoked_at=bindparam("now"),
+        confirm_by=null(),
     )
 
 
