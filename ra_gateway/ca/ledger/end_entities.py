@@ -332,11 +332,10 @@ def require_no_valid_certificate(connection: Connection, name: str, now: datetim
         )
 
 
-def unknown_entity(name: str) -> NoReturn:
-    """Raise that there is no end entity of a name."""
-    raise ConfigError.of(
-        f"entity {name}", "is not registered", "`ra-gateway ca entity list` shows all there are"
-    )
+def unknown(kind: str, name: str) -> NoReturn:
+    """Raise that there is no end entity ("entity") or RA ("ra") of a name."""
+    todo = f"`ra-gateway ca {kind} list` shows all there are"
+    raise ConfigError.of(f"{kind} {name}", "is not registered", todo)
 
 
 def _few(problems: list[Problem]) -> ConfigError:

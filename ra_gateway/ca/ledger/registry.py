@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from sqlalchemy import (
@@ -34,7 +35,7 @@ from ra_gateway.ca.ledger.end_entities import (
     entity_of,
     matching,
     require_no_valid_certificate,
-    unknown_entity,
+    unknown,
 )
 from ra_gateway.ca.ledger.sql import AnyRow, seconds, seconds_or_none
 from ra_gateway.ca.records import (
@@ -159,7 +160,8 @@ class Registry:
         """
         blocked = status is EntityStatus.blocked
         action = "entity.block" if blocked else "entity.unblock"
-        await self._change_entity(
+        await self._change(
+            _entities,
             name,
             {"status": status.value},
             Act(seconds(now), actor, action, name, {}),
@@ -175,23 +177,21 @@ class Registry:
             ConfigError: There is none of this name.
         """
         detail = {"until": "" if until is None else until.isoformat(timespec="seconds")}
-        await self._change_entity(
-            name,
-            {"enroll_until": seconds_or_none(until)},
-            Act(seconds(now), actor, "entity.open", name, detail),
-        )
+        act = Act(seconds(now), actor, "entity.open", name, detail)
+        await self._change(_entities, name, {"enroll_until": seconds_or_none(until)}, act)
 
-    async def _change_entity(
+    async def _change(
         self,
+        table: Table,
         name: str,
         values: Mapping[str, Any],
         act: Act,
         then: Callable[[Connection, str], None] | None = None,
     ) -> None:
         def change(connection: Connection) -> None:
-            statement = update(_entities).where(_entities.c.name == name).values(values)
+            statement = update(table).where(table.c.name == name).values(values)
             if not connection.execute(statement).rowcount:
-                unknown_entity(name)
+                unknown("entity" if table is _entities else "ra", name)
             if then is not None:
                 then(connection, name)
             audit.append(connection, [act])
@@ -208,7 +208,7 @@ class Registry:
         def remove(connection: Connection) -> None:
             row = connection.execute(select(_entities).where(_entities.c.name == name)).first()
             if row is None:
-                unknown_entity(name)
+                unknown("entity", name)
             require_no_valid_certificate(connection, name, now)
             connection.execute(delete(_entities).where(_entities.c.name == name))
             withholding.give_back(connection, name)
@@ -235,10 +235,7 @@ class Registry:
         }
 
         def put(connection: Connection) -> None:
-            change = update(_roles).where(_roles.c.name == role.name).values(values)
-            if not connection.execute(change).rowcount:
-                connection.execute(insert(_roles).values(name=role.name, **values))
-            detail = _stored(connection, _roles, role.name)
+            detail = _put(connection, _roles, role.name, values)
             audit.append(connection, [Act(seconds(now), actor, "role.put", role.name, detail)])
 
         await write(self._database, put)
@@ -313,14 +310,8 @@ class Registry:
                 for column, patterns in (("subjects", subjects), ("sans", sans))
                 if patterns is not None
             }
-            change = update(_authorities).where(_authorities.c.name == name).values(values)
-            if not connection.execute(change).rowcount:
-                connection.execute(
-                    insert(_authorities).values(
-                        name=name, enabled=1, created_at=seconds(now), **values
-                    )
-                )
-            detail = _stored(connection, _authorities, name)
+            made = {"enabled": 1, "created_at": seconds(now)}
+            detail = _put(connection, _authorities, name, values, made)
             audit.append(connection, [Act(seconds(now), actor, "authority.put", name, detail)])
             if certificate is not None:
                 _add_certificate(connection, name, certificate, actor, now)
@@ -381,15 +372,9 @@ class Registry:
         Raises:
             ConfigError: There is none of this name.
         """
-
-        def change(connection: Connection) -> None:
-            _require_authority(connection, name)
-            statement = update(_authorities).where(_authorities.c.name == name)
-            connection.execute(statement.values(enabled=int(enabled)))
-            action = "authority.unblock" if enabled else "authority.block"
-            audit.append(connection, [Act(seconds(now), actor, action, name, {})])
-
-        await write(self._database, change)
+        action = "authority.unblock" if enabled else "authority.block"
+        act = Act(seconds(now), actor, action, name, {})
+        await self._change(_authorities, name, {"enabled": int(enabled)}, act)
 
     async def delete_authority(self, name: str, actor: str, now: datetime) -> None:
         """Delete an authority and forget its certificates, which stay valid until they are revoked.
@@ -399,10 +384,9 @@ class Registry:
         """
 
         def remove(connection: Connection) -> None:
-            if not connection.execute(
-                delete(_authorities).where(_authorities.c.name == name)
-            ).rowcount:
-                _unknown_authority(name)
+            statement = delete(_authorities).where(_authorities.c.name == name)
+            if not connection.execute(statement).rowcount:
+                unknown("ra", name)
             audit.append(connection, [Act(seconds(now), actor, "authority.delete", name, {})])
 
         await write(self._database, remove)
@@ -475,8 +459,21 @@ def _unknown_role(name: str) -> NoReturn:
     )
 
 
-def _stored(connection: Connection, table: Table, name: str) -> dict[str, str]:
-    """Return a row as it is now, for the audit trail."""
+def _put(
+    connection: Connection,
+    table: Table,
+    name: str,
+    values: Mapping[str, Any],
+    made: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, str]:
+    """Change a row, or make it; return it as it is then, for the audit trail.
+
+    Args:
+        made: What it has besides where it is made.
+    """
+    change = update(table).where(table.c.name == name).values(values)
+    if not connection.execute(change).rowcount:
+        connection.execute(insert(table).values(name=name, **made, **values))
     row = connection.execute(select(table).where(table.c.name == name)).one()
     return audit.facts(table, row._asdict())
 
@@ -586,13 +583,7 @@ def _authority_certificate(name: str, der: bytes, now: datetime) -> Certificate:
 
 def _require_authority(connection: Connection, name: str) -> None:
     if connection.scalar(select(_authorities.c.name).where(_authorities.c.name == name)) is None:
-        _unknown_authority(name)
-
-
-def _unknown_authority(name: str) -> NoReturn:
-    raise ConfigError.of(
-        f"ra {name}", "is not registered", "`ra-gateway ca ra list` shows all there are"
-    )
+        unknown("ra", name)
 
 
 # --- problems -------------------------------------------------------------------------------------------------
