@@ -69,14 +69,14 @@ _PRIVILEGE_FOR: Final = {
 
 
 class Mode(Enum):
-    """Which of the CA's two faces a message came to."""
+    """Which of the CA's two interfaces a message came to."""
 
     ra = "ra"
     client = "client"
 
 
 async def _nobody_asked(domain: str, path: Path, now: datetime) -> None:
-    """Let every path pass."""
+    """Do not ask whether a path is revoked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ class BundledCA:
     Args:
         credential: Signs the CA's messages; another key than the issuer's (R154).
         issuers: The issuing CAs: the active one, then retired ones whose certificates are still renewed.
-        ledger: Remembers what they issue, and who may ask; opened by `start`, closed by `close`.
+        ledger: What they issued, and who is registered; opened by `start`, closed by `close`.
         operator: Its anchors are this PKI's roots: for RA certificates, and for devices' own.
             What it allows of algorithms holds for requested keys as well.
         profiles: By name, the default one first.

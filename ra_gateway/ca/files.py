@@ -72,7 +72,7 @@ class CAFiles:
         return f"{name}/{int(newest.rpartition('/')[2]) + 1}"
 
     def state(self) -> tuple[object, ...]:
-        """Return something that is another when keys or certificates have been moved or written."""
+        """Return a value that changes when a file with keys or certificates is written or moved."""
         found: list[tuple[str, int, int]] = []
         for base, directories, names in os.walk(self.path):
             if MAKING in directories:

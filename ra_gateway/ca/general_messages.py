@@ -22,7 +22,7 @@ from ra_gateway.errors import HeaderRefused
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the CA tells anyone whom it knows.
+    """What genm is answered with: public, for anyone who is authenticated.
 
     Args:
         ca_certificates: DER of issuing CAs, without roots.

@@ -279,7 +279,7 @@ async def make_signer(
 
 
 def commit_checked(change: Change, now: datetime) -> None:
-    """Let a change count, if what it leads to is a CA.
+    """Commit a change, if its files load as a CA.
 
     Raises:
         ConfigError: It is not, or cannot be written.
@@ -335,7 +335,7 @@ def retired_certificates(directory: Path) -> tuple[Certificate, ...]:
 
 
 def _undisturbed(directory: Path, read: Callable[[CAFiles], Result]) -> Result:
-    """Read files of a directory, again if it is changed meanwhile: they were old and new ones then."""
+    """Return what was read of a directory while nobody changed it; otherwise it is read again."""
     for _ in range(_READINGS):
         files = CAFiles(directory)
         before = files.state()

@@ -14,7 +14,7 @@ from ra_gateway.errors import ConfirmationRefused, PKIFailureInfo, TransactionIn
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message in the mode it came in.
+    """A message that was received, and the registered RA that sent it, if one did.
 
     Args:
         message: To be answered; nested ones are answered as if they had come plain (R124).

@@ -1,1 +1,1 @@
-"""The CA's memory in SQL: SQLite embedded, or PostgreSQL."""
+"""The CA's database: SQLite embedded, or PostgreSQL."""

@@ -1,4 +1,4 @@
-"""Work that waits is done together: how batches are gathered, run and answered, whatever the database."""
+"""Group commit: work that waits is gathered into batches and committed together, whatever the database."""
 
 from __future__ import annotations
 

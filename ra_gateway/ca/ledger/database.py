@@ -1,4 +1,4 @@
-"""Two databases behind one face: SQLite in threads of its own, PostgreSQL through asyncpg.
+"""One interface to two databases: SQLite in threads of its own, PostgreSQL through asyncpg.
 
 Work is a synchronous function over a `sqlalchemy.Connection`, the same for both. Who writes queues a function and
 an item; one writer takes all that is queued, gives each function its items together, all in one database

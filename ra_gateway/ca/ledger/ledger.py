@@ -1,4 +1,4 @@
-"""What the CA issued and answered; durable before it leaves.
+"""The CA's database of certificates, operations and CRLs; what leaves the CA was stored durably before.
 
 One issuance is two pieces of work. `reserve` stores the intent before the key signs: the serial number, the claim
 on the transactionID, and the end entity if it is new. It is committed without a flush: it survives the end of the
@@ -67,7 +67,7 @@ def open_ledger(where: LedgerLocation) -> Ledger:
 
 
 class Ledger:
-    """The CA's memory; every method raises `StoreUnavailable` when the database fails.
+    """The CA's database; every method raises `StoreUnavailable` when the database fails.
 
     Args:
         database: Not open yet.

@@ -1,4 +1,4 @@
-"""Operations as rows: what each was asked, and is answered again with, until it expires."""
+"""Operations as rows of the database: what each requested and was answered, until it expires."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ _IN_DIGEST: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class StoredOperation:
-    """Stands for the operation with a key, as the batch leaves it."""
+    """Placeholder for the stored operation with a key, read when the batch has been written."""
 
     key: bytes
 
@@ -133,7 +133,7 @@ class StoredOperation:
 def resolve(
     connection: Connection, outcomes: Sequence[Operation | Exception | StoredOperation | None]
 ) -> list[Operation | Exception | None]:
-    """Put stored operations where they are stood for."""
+    """Replace each placeholder by the operation that is stored."""
     keys = {outcome.key for outcome in outcomes if isinstance(outcome, StoredOperation)}
     if not keys:
         return [outcome for outcome in outcomes if not isinstance(outcome, StoredOperation)]

@@ -180,7 +180,7 @@ class _Reserving:
     # What becomes of it.
 
     def judge(self, item: Reservation) -> StoredOperation | None:
-        """Note what an item adds, or raise why it is refused."""
+        """Collect what an item adds to the database, or raise why it is refused."""
         operation, intent, key = item.operation, item.intent, item.key
         claim = self._claims.get(key)
         now = seconds(item.now)
@@ -195,7 +195,7 @@ class _Reserving:
             raise SerialTaken(f"serial number {serial} is in the ledger already", rule="R153")
         name = self._entity_for(item)
         self._require_unused_key(intent, name)
-        # It is accepted; nothing is noted before.
+        # It is accepted; nothing is collected before.
         self._serials.add(serial)
         if intent.unique_key:
             self._holders.setdefault(intent.spki_digest, set()).add(name)
@@ -300,7 +300,7 @@ class _Reserving:
             raise duplicate_key()
 
     def write(self) -> None:
-        """Add what was noted."""
+        """Write what was collected."""
         delete_operations(self._connection, self._expired)
         if self._entities:
             _INSERT_ENTITIES.each(self._connection, self._entities)

@@ -1,4 +1,4 @@
-"""Small things that statements of the ledger have in common."""
+"""What statements of the ledger have in common: prepared statements, keys of rows, and conversions of values."""
 
 from __future__ import annotations
 
