@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import structlog
 
 from ra_gateway.ca.extensions import FRESHEST_CRL, distribution_points
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.revoking import COMMIT_LAG
 from ra_gateway.ca.records import Reason, RevokedCertificate, StoredCRL
 from ra_gateway.clocks import always_steady
@@ -62,27 +63,6 @@ class CRLIssuer(Protocol):
     @property
     def signer(self) -> Signer:
         """Its key."""
-
-
-class CRLLedger(Protocol):
-    """What CRLs are made of and where they are kept; every method raises StoreUnavailable."""
-
-    async def sweep(self, now: datetime) -> int:
-        """Reject what was not confirmed in time, and return how many."""
-
-    async def revoked(
-        self, issuer_id: str, *, at: datetime, since: datetime | None = None
-    ) -> list[RevokedCertificate]:
-        """Return what is revoked and had not expired at a moment; of that what changed after `since`."""
-
-    async def newest_crl(self, issuer_id: str, *, delta: bool) -> StoredCRL | None:
-        """Return the newest CRL of a kind."""
-
-    async def store_crl(self, crl: StoredCRL) -> bool:
-        """Store a CRL, and return whether its number was free."""
-
-    async def last_revocation_at(self, issuer_id: str) -> datetime | None:
-        """Return the date of the newest change that a CRL has to show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +246,7 @@ class CRLPublisher:
     def __init__(
         self,
         issuers: Sequence[CRLIssuer],
-        ledger: CRLLedger,
+        ledger: Ledger,
         clock: Callable[[], datetime],
         settings: CRLSettings,
         *,

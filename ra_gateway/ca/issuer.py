@@ -10,10 +10,11 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from ra_gateway.ca.conformance import CheckedTBS, require_conforming
 from ra_gateway.ca.extensions import validity_der
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.reserving import SerialTaken
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import Intent, Operation
@@ -34,25 +35,6 @@ _SERIAL_ATTEMPTS: Final = 3
 
 Answer = Callable[[Certificate, tuple[str, ...]], Awaitable[bytes]]
 """Makes the answer (DER) for a certificate and what in it differs from the request."""
-
-
-class IssuingLedger(Protocol):
-    """What issuance needs of the ledger: see `ra_gateway.ca.ledger.ledger.Ledger`."""
-
-    async def reserve(
-        self, operation: Operation, intent: Intent, now: datetime
-    ) -> Operation | None:
-        """Claim transactionID and serial number for what is about to be issued, or return whose they are."""
-
-    async def store(
-        self,
-        operation: Operation,
-        certificate: Certificate,
-        now: datetime,
-        *,
-        revoke_superseded: bool = False,
-    ) -> Operation:
-        """Store certificate and answer, durably, and return what is stored: the first writer's."""
 
 
 class Issuer:
@@ -95,7 +77,7 @@ class Issuer:
         profile: Profile,
         operation: Operation,
         intent: Intent,
-        ledger: IssuingLedger,
+        ledger: Ledger,
         answer: Answer,
         now: datetime,
         *,
@@ -175,7 +157,7 @@ class Issuer:
         return replace(operation, serial_number=self._serial_number())
 
     async def reserve(
-        self, operation: Operation, intent: Intent, ledger: IssuingLedger, now: datetime
+        self, operation: Operation, intent: Intent, ledger: Ledger, now: datetime
     ) -> Operation | None:
         """Step 3: claim serial number and transactionID, and make the intent durable.
 
@@ -250,7 +232,7 @@ class Issuer:
         self,
         operation: Operation,
         certificate: Certificate,
-        ledger: IssuingLedger,
+        ledger: Ledger,
         now: datetime,
         *,
         revoke_superseded: bool = False,

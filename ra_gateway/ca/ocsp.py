@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 from cryptography import x509
@@ -19,6 +19,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509 import ocsp
 
 from ra_gateway.ca.extensions import OCSP_NO_CHECK
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import OCSP_SIGNING
 from ra_gateway.ca.records import ALIVE, CertificateStatus, IssuedCertificate, Reason
 from ra_gateway.cmp import asn1, structures
@@ -56,13 +57,6 @@ _MALFORMED_REQUEST: Final = _failure(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
 _INTERNAL_ERROR: Final = _failure(ocsp.OCSPResponseStatus.INTERNAL_ERROR)
 _TRY_LATER: Final = _failure(ocsp.OCSPResponseStatus.TRY_LATER)
 _UNAUTHORIZED: Final = _failure(ocsp.OCSPResponseStatus.UNAUTHORIZED)
-
-
-class OCSPLedger(Protocol):
-    """Knows every certificate."""
-
-    async def certificate(self, serial_number: int, now: datetime) -> IssuedCertificate | None:
-        """Return what has become of a serial number; raises StoreUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +139,7 @@ class OCSPResponder:
     def __init__(
         self,
         signers: Sequence[OCSPSigner],
-        ledger: OCSPLedger,
+        ledger: Ledger,
         clock: Callable[[], datetime],
         settings: OCSPSettings,
     ) -> None:

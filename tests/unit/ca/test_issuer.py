@@ -23,6 +23,7 @@ from ra_gateway.ca.extensions import (
     elements,
 )
 from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.reserving import SerialTaken
 from ra_gateway.ca.profiles import (
     IPSEC_IKE,
@@ -97,8 +98,8 @@ def ca(operator_pki: OperatorPKI) -> Certificate:
     return Certificate.from_der(operator_pki.issuing.der)
 
 
-class MemoryLedger:
-    """What `IssuingLedger` promises, in a list of what was done."""
+class MemoryLedger(Ledger):
+    """What issuance needs of a ledger, as a list of what was done."""
 
     def __init__(self, *, collisions: int = 0, found: Operation | None = None) -> None:
         self.done: list[str] = []
