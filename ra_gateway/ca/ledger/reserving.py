@@ -35,6 +35,7 @@ from ra_gateway.ca.ledger.sql import (
     nameless_name,
     seconds,
     seconds_or_none,
+    unique_name,
 )
 from ra_gateway.ca.ledger.validity import duplicate_key, key_holders
 from ra_gateway.ca.records import NO_ENTITY, EntityStatus, Intent, Operation, Reenroll
@@ -271,7 +272,7 @@ class _Reserving:
             raise TemplateRefused("neither subject nor SubjectAltName", rule="R51")
         key, name = item.identity, _name_for(item)
         if name in self._by_name:  # an operator's name for somebody else
-            name = f"{name[: LONGEST_NAME - 20]} #{key.hex()[:16]}"
+            name = unique_name(name, key)
         self._require_unused_key(item.intent, name)
         windowed = item.intent.reenroll is Reenroll.window
         until = seconds_or_none(item.intent.enroll_until) if windowed else None
@@ -339,9 +340,7 @@ def _name_for(item: Reservation) -> str:
     name = rfc4514(item.intent.subject_der)
     if not name:
         return nameless_name(item.intent.san_der, item.identity)
-    if len(name) <= LONGEST_NAME:
-        return name
-    return f"{name[: LONGEST_NAME - 20]} #{item.identity.hex()[:16]}"
+    return name if len(name) <= LONGEST_NAME else unique_name(name, item.identity)
 
 
 def _names_for(item: Reservation) -> str:

@@ -155,8 +155,11 @@ def nameless_name(san_der: bytes | None, key: bytes) -> str:
         key: Its `identity_key`.
     """
     name = ",".join(sorted(alternative_names(san_der)))
-    if name and len(name) <= LONGEST_NAME:
-        return name
+    return name if 0 < len(name) <= LONGEST_NAME else unique_name(name, key)
+
+
+def unique_name(name: str, key: bytes) -> str:
+    """Return a name that may be too long, or somebody else's, with a piece of the key of an end entity behind it."""
     return f"{name[: LONGEST_NAME - 20]} #{key.hex()[:16]}"
 
 
