@@ -1,8 +1,9 @@
 """OCSP answers out of the ledger, signed by delegated responders (RFC 6960, nonces RFC 8954, profile RFC 5019).
 
 Every issuing CA has a responder key of its own, certified by that CA: clients accept no other delegation. Answers
-are made when they are asked for, since the ledger knows a revocation at once, and put together here, because
-the key may be in an HSM and the event loop must not wait for it.
+are made when they are asked for, since the ledger knows a revocation at once, and put together here: the builder of
+`cryptography` signs while the event loop waits, which an HSM makes long, takes producedAt from the system's clock, and
+writes each CertID with NULL parameters, whichever way it was asked.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,7 +35,7 @@ from sqlalchemy import (
 
 from ra_gateway.ca.files import synchronize
 from ra_gateway.ca.ledger import schema
-from ra_gateway.ca.ledger.database import write
+from ra_gateway.ca.ledger.database import Progress, write
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.errors import ConfigError
 
@@ -63,9 +63,6 @@ _CHUNK_OCTETS: Final = 8 << 20
 
 TABLES: Final[tuple[Table, ...]] = tuple(schema.metadata.sorted_tables)
 """Those that others refer to come first."""
-
-Progress = Callable[[int, int], None]
-"""Called with the number of rows so far and in all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,9 @@ MIGRATION_LOCK: Final = 0x72612D6C6564676572 % (1 << 63)
 """Key of the advisory lock ("ra-ledger") that whoever migrates holds on PostgreSQL: there may be no tables yet. Any
 role of the database can take it, so nothing but a migration waits for it."""
 
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the number of rows so far and in all, where all of a database is read or written."""
+
 _Connector: TypeAlias = Callable[[], Awaitable[Any]]
 
 MIGRATING: Final = threading.Lock()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Row, Table, func, or_, select, union_all
 
 from ra_gateway.ca.ledger import audit, replay, schema
 from ra_gateway.ca.ledger.checkpoints import Checkpoint
+from ra_gateway.ca.ledger.database import Progress
 from ra_gateway.ca.ledger.differences import (
     GONE,
     certificate_differences,
@@ -51,9 +52,6 @@ _ISSUING: Final = frozenset(CERT_RESPONSE_TO)
 _RESTORE: Final = (
     "Find out who wrote to the database; restore the last good backup beside it and compare"
 )
-
-Progress = Callable[[int, int], None]
-"""Called with the number of rows so far and in all."""
 
 
 @dataclass(frozen=True, slots=True)
