@@ -12,8 +12,9 @@ from enum import StrEnum
 from typing import Final
 
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, within_ts_33310
-from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.asn1 import NULL_DER
 from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIHeader
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import HeaderRefused, MalformedMessage, PKIFailureInfo
 
 NONCE_OCTETS: Final = 16
@@ -133,7 +134,7 @@ def check_header(header: PKIHeader, rules: HeaderRules, *, first: bool) -> None:
         )
     _check_general_info(header)
     implicit = header.info(OID.implicitConfirm)
-    if rules.strict and implicit is not None and implicit.value_der not in (None, b"\x05\x00"):
+    if rules.strict and implicit is not None and implicit.value_der not in (None, NULL_DER):
         raise HeaderRefused("implicitConfirm with a value other than NULL", rule="R31")
 
 

@@ -13,8 +13,9 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.names import NULL_DN, directory_name, name_of
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import MalformedMessage
 
 MAX_EXTRA_CERTS: Final = 256

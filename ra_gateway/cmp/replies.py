@@ -20,11 +20,12 @@ from ra_gateway.cmp.bodies import (
     error_body,
     rev_rep_body,
 )
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import ANYONE, CMP2000, CMP2021, InfoTypeAndValue, PKIHeader, assemble
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import CMPError, MalformedMessage
 
-IMPLICIT_CONFIRM = InfoTypeAndValue(OID.implicitConfirm, b"\x05\x00")
+IMPLICIT_CONFIRM = InfoTypeAndValue(OID.implicitConfirm, asn1.NULL_DER)
 
 
 class Reply(NamedTuple):
@@ -88,32 +89,6 @@ def forward_header(
         recipient_der=recipient_der,
         recip_kid=None,
         message_time=now,
-        general_info=general_info,
-    )
-
-
-def relay_header(
-    answer: PKIHeader,
-    request: PKIHeader,
-    *,
-    now: datetime,
-    general_info: tuple[InfoTypeAndValue, ...],
-) -> PKIHeader:
-    """Return the header of a CA's answer that we pass on to the device (R88).
-
-    Args:
-        answer: The CA's header; its senderNonce stays, so that certConf can be checked end to end.
-        request: The device's.
-        general_info: Replaces the CA's.
-    """
-    return PKIHeader(
-        pvno=request.pvno,
-        sender_der=ANYONE,
-        recipient_der=request.sender_der,
-        message_time=now,
-        transaction_id=request.transaction_id,
-        sender_nonce=answer.sender_nonce,
-        recip_nonce=request.sender_nonce,
         general_info=general_info,
     )
 

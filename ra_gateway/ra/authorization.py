@@ -91,14 +91,14 @@ async def authorize_operation(
     rules = endpoint.identities.get(request.domain.name) if rights is None else rights.identity
     routes = fitting_routes(context, authenticated)
     subject = ""
-    if routes or endpoint.only_routes:
+    if routes or endpoint.settings.only_routes:
         subject = await _subject_to_route_by(services, request, rules, routes)
     # One route decides all: where it goes, by which rules, and whether somebody has to approve it.
     route = next((item for item in routes if item.takes_subject(subject)), None)
     upstream = upstream_of(context, authenticated, route, subject)
     if upstream is not context.upstream:
         context = context.routed(upstream)
-    approval = endpoint.approval
+    approval = endpoint.settings.approval
     if route is not None:
         approval = approval if route.approval is None else route.approval
         if request.domain.kind is DomainKind.vendor and route.identity is not None:
@@ -114,10 +114,10 @@ async def authorize_operation(
     _check_deliverable(upstream, possession, signed_by_device=signed_by_device)
     if variant is not Variant.reprotect:
         authorized = authorize(request, rules, entry, may_complete=False)
-    elif upstream.kur_names_issuer:
+    elif upstream.settings.kur_names_issuer:
         authorized = authorize(request, rules, entry, may_complete=True, names_issuer=True)
     if possession is Possession.proved and (
-        upstream.pop is POP.ra_verified and variant is Variant.reprotect
+        upstream.settings.pop is POP.ra_verified and variant is Variant.reprotect
     ):
         authorized = vouched_for(authorized)
     held = approval is Approval.required
@@ -200,7 +200,7 @@ def upstream_of(
     """
     if route is not None:
         return route.upstream
-    if context.endpoint.only_routes:
+    if context.endpoint.settings.only_routes:
         profiles = ", ".join((context.profile, *context.message.header.cert_profiles)).strip(", ")
         raise HeaderRefused(
             f"no route takes {context.message.body_type.name} of {authenticated.domain.name}"
@@ -282,7 +282,7 @@ def _check_deliverable(
     if possession is Possession.key_generation and not signed_by_device:
         # The CA cannot encrypt for a secret that only the RA knows, and an RA has no business with the key.
         raise TemplateRefused("a key is to be generated, and no device signed for it", rule="R60")
-    if possession is Possession.encr_cert and upstream.certconf is not CertConf.forward:
+    if possession is Possession.encr_cert and upstream.settings.certconf is not CertConf.forward:
         raise POPRefused(
             f"proof by decryption, and {upstream.name} is not sent certConf", rule="R72"
         )

@@ -238,7 +238,7 @@ async def _prepare(
     endpoint, upstream, message = context.endpoint, context.upstream, context.message
     credential = services.credential()
     reprotects = operation.variant is Variant.reprotect
-    ids = services.fresh_ids() if upstream.map_ids and reprotects else None
+    ids = services.fresh_ids() if upstream.settings.ids == "map" and reprotects else None
     # What is held is made and signed when it leaves: until then there is nothing that a CA would take.
     opening = Exchange(context.digest, b"")
     if not operation.held:
@@ -255,7 +255,7 @@ async def _prepare(
         opening = Exchange(context.digest, upstream_der, upstream_nonce=upstream_nonce)
     lifetime = services.lifetime
     if operation.held:
-        lifetime = max(lifetime, timedelta(seconds=endpoint.approval_seconds))
+        lifetime = max(lifetime, timedelta(seconds=endpoint.settings.approval_seconds))
     return Transaction(
         key=key,
         state=State.HELD if operation.held else State.REQUESTED,
@@ -314,7 +314,7 @@ async def _inform(services: Services, context: RequestContext) -> bytes:
     route = next((item for item in routes if item.takes_subject("")), None)
     upstream = upstream_of(context, authenticated, route, "")
     context, info_type = context.routed(upstream), question.question.info_type
-    if not upstream.answers_genm:
+    if not upstream.settings.genm:
         raise HeaderRefused(
             f"genm asks for {info_type}, and {upstream.name} answers none", rule="R138"
         )

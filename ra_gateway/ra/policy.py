@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.asn1 import tlv
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertId,
@@ -41,6 +41,7 @@ from ra_gateway.cmp.names import (
     rfc4514,
     same_name,
 )
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import (
     REMOVE_FROM_CRL,
     AuthenticatedRequest,
@@ -52,15 +53,16 @@ from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, Tem
 from ra_gateway.ra.ports import InventoryEntry
 
 
-class SubjectRule(Enum):
+class SubjectRule(StrEnum):
     """Where the certificate's subject comes from."""
 
     keep = "keep"  # the template's; a template without one is refused
     derive = "derive"  # the template's; from the vendor certificate where it has none
-    replace = "replace"  # always from the vendor certificate or the inventory
+    # The key's own word; that texts have a method of this name is nothing to a rule.
+    replace = "replace"  # type: ignore[assignment]  # always from the vendor certificate or the inventory
 
 
-class InventoryUse(Enum):
+class InventoryUse(StrEnum):
     """Whether a device must be in the inventory."""
 
     none = "none"
@@ -69,10 +71,10 @@ class InventoryUse(Enum):
 
 
 PLACEHOLDERS: Final = {
-    "cn": "2.5.4.3",
-    "serial_number": "2.5.4.5",
-    "o": "2.5.4.10",
-    "ou": "2.5.4.11",
+    "cn": OID.commonName,
+    "serial_number": OID.serialNumber,
+    "o": OID.organizationName,
+    "ou": OID.organizationalUnitName,
 }
 """Attributes of the vendor certificate's subject that templates and patterns may name, besides {serial}."""
 
@@ -96,7 +98,7 @@ class IdentityRules:
     """
 
     subject: SubjectRule = SubjectRule.keep
-    subject_template: str = ""
+    subject_template: str | None = None
     allowed_subjects: tuple[str, ...] = ()
     san_template: tuple[str, ...] = ()
     allowed_sans: tuple[str, ...] = ()
@@ -234,7 +236,7 @@ def subject_asked(
     listed = "" if entry is None else entry.subject
     if not listed and (asked is not None and rules.subject is not SubjectRule.replace):
         return asked
-    text = listed or ("" if rules.subject is SubjectRule.keep else rules.subject_template)
+    text = listed or ("" if rules.subject is SubjectRule.keep else rules.subject_template or "")
     if not text:
         return asked or NULL_DN
     try:
@@ -334,7 +336,7 @@ def _authorize_vendor(
         return _kept(request, asked, san)
     if listed is None and rules.subject is SubjectRule.keep:
         raise TemplateRefused("the template has no subject", rule="R51")
-    text = rules.subject_template if listed is None else listed.subject
+    text = (rules.subject_template or "") if listed is None else listed.subject
     if not text:
         raise NotAuthorized(f"no subject is configured for {request.signer.subject}", rule="R141")
     values = _placeholders(request.signer)
@@ -444,7 +446,7 @@ def _check_old_cert_id(request: AuthenticatedRequest, old: Certificate) -> None:
 
 
 def _names_der(template: CertTemplate) -> bytes | None:
-    extension = template.extension(ExtensionOID.subjectAltName)
+    extension = template.extension(OID.subjectAltName)
     return None if extension is None else extension.value
 
 
@@ -473,10 +475,10 @@ def _completed(
         )
     require_certifiable(subject_der, san_der)
     asked = request.request.template
-    extensions = tuple(item for item in asked.extensions if item.oid != ExtensionOID.subjectAltName)
+    extensions = tuple(item for item in asked.extensions if item.oid != OID.subjectAltName)
     if san_der is not None:
         # RFC 5280 4.2.1.6: critical exactly when the subject is empty.
-        extensions += (Extension(ExtensionOID.subjectAltName, subject_der == NULL_DN, san_der),)
+        extensions += (Extension(OID.subjectAltName, subject_der == NULL_DN, san_der),)
     template = replace(
         asked,
         subject_der=subject_der,
@@ -527,7 +529,7 @@ def _unchangeable(why: str) -> TemplateRefused:
 
 
 def _requested_san(template: CertTemplate) -> tuple[str, ...] | None:
-    extension = template.extension(ExtensionOID.subjectAltName)
+    extension = template.extension(OID.subjectAltName)
     return None if extension is None else general_names(extension.value)
 
 

@@ -176,7 +176,7 @@ async def _pass_on(
     sent = await follow_up_for_ca(services, context, taken, message.body_der, recip_nonce=ca_nonce)
     try:
         answer_der = await upstream.core.exchange(
-            sent.der, path=upstream.path, deadline_seconds=upstream.deadline_seconds
+            sent.der, path=upstream.settings.path, deadline_seconds=upstream.deadline_seconds
         )
         nonces = (taken.current.upstream_nonce, sent.sender_nonce)
         checked = validate(taken, answer_der, nonces, context.endpoint, upstream, services.clock())
@@ -192,10 +192,10 @@ async def _pass_on(
         live = await transactions.load(services.store, taken.key)
         return await _deliver(services, context, live)
     settled = await ca_exchange.settle(services, context, taken, checked)
-    if checked.event is Event.deferred:
+    if checked.event is Event.deferred and settled.state in OUTSTANDING:
         ca_exchange.note(context, checked)
         return await _relay_poll_rep(services, context, settled, checked)
-    return await _deliver(services, context, settled)
+    return await _reconsider(services, context, settled)
 
 
 async def _taken(
@@ -207,7 +207,7 @@ async def _taken(
     await services.store.wait(
         transaction.key,
         version=transaction.version,
-        timeout_seconds=context.endpoint.wait_after_seconds or 0.001,
+        timeout_seconds=context.endpoint.settings.wait_after_seconds or 0.001,
     )
     return None
 

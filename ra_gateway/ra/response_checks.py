@@ -35,7 +35,6 @@ from ra_gateway.cmp.certificates import (
 )
 from ra_gateway.cmp.codes import (
     CERT_RESPONSE_TO,
-    OID,
     PRIVILEGED_PURPOSES,
     RESPONSE_TO,
     BodyType,
@@ -46,6 +45,7 @@ from ra_gateway.cmp.crmf import CertId, cert_id
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.names import general_names, name_of, same_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import poll_rep_content, polled_cert_req_id
 from ra_gateway.cmp.replies import confirm_wait_time_of
 from ra_gateway.cmp.requests import Possession, require_delivery
@@ -247,7 +247,7 @@ def _of_certificate(
     issued, implicit = info.issued, info.issued and header.implicit_confirm
     granted = (
         implicit
-        and endpoint.implicit_confirm is ImplicitConfirm.relay
+        and endpoint.settings.implicit_confirm is ImplicitConfirm.relay
         and transaction.implicit_asked
         and transaction.possession != Possession.encr_cert
     )
@@ -286,7 +286,7 @@ def _ca_pubs(
         body_type is not BodyType.ir
     ):  # R93: only an ip may carry caPubs, and only with a certificate
         return ()
-    match endpoint.ca_pubs:
+    match endpoint.settings.ca_pubs:
         case CaPubs.relay:
             return answer.content.ca_pubs
         case CaPubs.root:
@@ -321,7 +321,7 @@ def _authenticated(
             )
         known = upstream.pinned
         bare = not message.extra_certs and expected_type is BodyType.pkiconf
-        if bare and CAQuirk.pkiconf_without_certificates in upstream.tolerates:
+        if bare and CAQuirk.pkiconf_without_certificates in upstream.settings.tolerate:
             known = (*known, *upstream.seen)
         authenticated = authenticate_answer(message, upstream.trust, known, _ANSWER_RULES, now)
         domains = (upstream.issuing, upstream.trust)
@@ -445,6 +445,24 @@ def check_response(
             return refused
         authenticated = _answer_to(message, expected, expected_type, upstream, now)
         content = cert_rep_message(message.body_content)
+    try:
+        return _certificate_response(message, authenticated, content, expected, upstream, now)
+    except UpstreamBroken as error:
+        # It was issued, whatever is wrong with it: somebody has to see to its end.
+        issued = (item.certificate_der for item in content.responses)
+        error.certificate_der = next(filter(None, issued), b"")
+        raise
+
+
+def _certificate_response(
+    message: PKIMessage,
+    authenticated: AuthenticatedMessage,
+    content: CertRepMessage,
+    expected: Expected,
+    upstream: Upstream,
+    now: datetime,
+) -> _CertificateResponse:
+    """Check what an ip, cp or kup of the CA's says."""
     ids = [response.cert_req_id for response in content.responses]
     if len(ids) != 1 or not is_cert_req_id(ids[0], expected.cert_req_id):
         raise UpstreamBroken(
@@ -470,14 +488,9 @@ def check_response(
         return _CertificateResponse(
             message, content, response, None, authenticated.path, ca_cert_req_id
         )
-    try:
-        certificate, path = _check_certificate(
-            response.certificate_der, authenticated, expected, upstream, now
-        )
-    except UpstreamBroken as error:
-        # It was issued, whatever is wrong with it: somebody has to see to its end.
-        error.certificate_der = response.certificate_der
-        raise
+    certificate, path = _check_certificate(
+        response.certificate_der, authenticated, expected, upstream, now
+    )
     return _CertificateResponse(message, content, response, certificate, path, ca_cert_req_id)
 
 
@@ -488,7 +501,7 @@ def _unprotected_rejection(
 
     Whoever can forge it could as well have kept the true answer back.
     """
-    tolerated = CAQuirk.unprotected_rejection in upstream.tolerates
+    tolerated = CAQuirk.unprotected_rejection in upstream.settings.tolerate
     if not tolerated or message.protection is not None or message.body_type is not expected_type:
         return None
     content = cert_rep_message(message.body_content)
@@ -525,7 +538,7 @@ def _check_certificate(
             raise UpstreamBroken(
                 f"{upstream.name} certified another key than the requested one", rule="R86"
             )
-        if not upstream.any_subject and not same_name(
+        if upstream.settings.expected_subject != "any" and not same_name(
             certificate.subject_der, expected.subject_der
         ):
             raise UpstreamBroken(
@@ -569,7 +582,7 @@ def _to_root(path: Path, upstream: Upstream, bag: list[Certificate], now: dateti
 
 
 def _check_san(certificate: Certificate, expected: Expected, upstream: Upstream) -> None:
-    if expected.san is None or upstream.any_subject:
+    if expected.san is None or upstream.settings.expected_subject == "any":
         return
     found = certificate.subject_alt_name_der
     names = () if found is None else general_names(found)
@@ -670,7 +683,7 @@ def check_pkiconf(
     """
     with _of(upstream):
         if message.protection is None and message.body_type is BodyType.pkiconf:
-            if CAQuirk.unprotected_pkiconf not in upstream.tolerates:
+            if CAQuirk.unprotected_pkiconf not in upstream.settings.tolerate:
                 raise UpstreamBroken(f"{upstream.name}: pkiConf is not protected", rule="R84")
             return False
         confirmed = message.body_type is BodyType.error and (

@@ -12,10 +12,11 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from ra_gateway.cmp.bodies import gen_msg_body, nested_body
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import cert_req_id_of
 from ra_gateway.cmp.header_checks import NONCE_OCTETS
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, assemble
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import PollRep, poll_rep_body, waiting_body
 from ra_gateway.cmp.protection import Protecting, protect
 from ra_gateway.cmp.replies import (
@@ -93,7 +94,7 @@ def _confirm_until(
     """
     told = time_told(planned.confirm_wait_der) if planned.confirm_wait_der else None
     if told is None or told <= now:
-        until = now + timedelta(seconds=endpoint.confirm_wait_seconds)
+        until = now + timedelta(seconds=endpoint.settings.confirm_wait_seconds)
     elif told > now + _LONGEST_CONFIRM_WAIT:
         until = now + _LONGEST_CONFIRM_WAIT
     else:
@@ -142,7 +143,7 @@ async def not_yet(
         sender_nonce: Of the answer; empty for one that the RA draws.
     """
     header = _reply(services, context.message.header, sender_nonce)
-    body_der = poll_rep_body(PollRep(cert_req_id, context.endpoint.check_after_seconds))
+    body_der = poll_rep_body(PollRep(cert_req_id, context.endpoint.settings.check_after_seconds))
     credential = _credential_for(services, context, transaction)
     return Response(await _protected(header, body_der, credential), header.sender_nonce or b"")
 

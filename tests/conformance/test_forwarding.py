@@ -21,11 +21,12 @@ from ra_gateway.cmp.bodies import (
     error_body,
     nested_messages,
 )
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import cert_req_messages
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.names import directory_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import authenticate_answer
@@ -39,6 +40,7 @@ from tests.support.harness import (
     MakeWorld,
     Script,
     World,
+    changed,
     cmp_certificate,
     cmp_credential,
     fail_names,
@@ -304,7 +306,7 @@ async def test_a_cert_conf_keeps_to_the_way_its_kur_went(make_world: MakeWorld) 
     enrollment = renewal(world)
     step = await enrollment.receive(await world.post(await enrollment.request()))
     assert isinstance(step, Send)
-    upstream = replace(world.endpoint.upstream, kur=Variant.reprotect)
+    upstream = changed(world.endpoint.upstream, kur=Variant.reprotect)
     node = world.second_gateway(replace(world.endpoint, upstream=upstream))
     await world.post(step.der, gateway=node)
     assert body_types(world) == [BodyType.nested, BodyType.nested]

@@ -21,11 +21,12 @@ from ra_gateway.cmp.bodies import (
     cert_rep_body,
     nested_body,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import cert_req_messages
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble, body
 from ra_gateway.cmp.names import NULL_DN, directory_name, general_names, rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.replies import (
     IMPLICIT_CONFIRM,
@@ -80,7 +81,7 @@ class RA:
         assert request.template.spki_der is not None
         subject = rfc4514(request.template.subject_der or NULL_DN) or NAME
         key: Any = load_public_key(request.template.spki_der)
-        san = request.template.extension(ExtensionOID.subjectAltName)
+        san = request.template.extension(OID.subjectAltName)
         names = general_names(san.value) if san else ()
         return pki.certificate_der(self.operator.issuing.sign(subject, key, san=names))
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -231,6 +231,16 @@ class ScriptedCA:
         return None
 
 
+Changeable = TypeVar("Changeable", Endpoint, Upstream)
+
+
+def changed(item: Changeable, **fields: Any) -> Changeable:
+    """An endpoint or upstream with other fields, or with other ones of its settings."""
+    known = type(item.settings).model_fields
+    settings = {key: fields.pop(key) for key in known if key in fields}
+    return replace(item, **{"settings": item.settings.model_copy(update=settings), **fields})
+
+
 ANY_IDENTITY = IdentityRules(allowed_subjects=("*",), allowed_sans=("*",))
 
 
@@ -267,7 +277,8 @@ class World:
         """Build a world.
 
         Args:
-            vendor_domain, endpoint, upstream: Fields of `TrustDomain`, `Endpoint`, `Upstream` to set.
+            vendor_domain, endpoint, upstream: Fields of `TrustDomain`, `Endpoint`, `Upstream` to set, of the last
+                with those of its settings.
         """
         clock = clock or ManualClock()
         ca = ca or ScriptedCA(operator, clock)
@@ -285,28 +296,26 @@ class World:
                 **(vendor_domain or {}),
             }
         )
-        world_upstream = Upstream(
-            **{
-                "name": "scripted",
-                "core": ca,
-                "recipient_der": directory_name(
-                    cmp_certificate(operator.issuing.certificate).subject_der
-                ),
-                "trust": operator_domain,
-                "issuing": operator_domain,
-                **(upstream or {}),
-            }
+        world_upstream = changed(
+            Upstream(
+                "scripted",
+                ca,
+                directory_name(cmp_certificate(operator.issuing.certificate).subject_der),
+                trust=operator_domain,
+                issuing=operator_domain,
+            ),
+            **(upstream or {}),
         )
-        world_endpoint = Endpoint(
-            **{
-                "name": "ran",
-                "upstream": world_upstream,
-                "vendors": (acme,),
-                "identities": {acme.name: identity},
-                "operator": operator_domain,
-                "rules": rules or HeaderRules(),
-                **(endpoint or {}),
-            }
+        world_endpoint = changed(
+            Endpoint(
+                "ran",
+                world_upstream,
+                vendors=(acme,),
+                identities={acme.name: identity},
+                operator=operator_domain,
+                rules=rules or HeaderRules(),
+            ),
+            **{"wait_after_seconds": 0.0, **(endpoint or {})},
         )
         store = store or MemoryStore(clock, max_transactions=1000)
         events: list[MessageHandled] = []

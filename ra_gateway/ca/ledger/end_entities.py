@@ -334,8 +334,10 @@ def require_no_valid_certificate(connection: Connection, name: str, now: datetim
 
 def unknown(kind: str, name: str) -> NoReturn:
     """Raise that there is no end entity ("entity") or RA ("ra") of a name."""
-    todo = f"`ra-gateway ca {kind} list` shows all there are"
-    raise ConfigError.of(f"{kind} {name}", "is not registered", todo)
+    lists = {"entity": "`ra-gateway ca entity list`", "ra": "`ra-gateway ca ra list`"}
+    raise ConfigError.of(
+        f"{kind} {name}", "is not registered", f"{lists[kind]} shows all there are"
+    )
 
 
 def _few(problems: list[Problem]) -> ConfigError:
