@@ -15,8 +15,8 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ra_gateway.config.problems import bare, values
 from ra_gateway.config.tables import GatewayConfig
-from ra_gateway.config.telling import bare, values
 from ra_gateway.config.values import DEFAULT_SIGNATURES, PLACEHOLDERS, QUIRKS
 
 PREFACE = """# Configuration reference

@@ -148,7 +148,7 @@ def missing_extra(setting: str, error: ModuleNotFoundError) -> ConfigError:
     if module not in _EXTRAS:
         raise error
     todo = f"Run: pip install 'ra-gateway[{_EXTRAS[module]}]'"
-    return ConfigError([Problem(setting, f"needs {module}, which is not installed", todo)])
+    return ConfigError.of(setting, f"needs {module}, which is not installed", todo)
 
 
 class StatusRefused(GatewayError):

@@ -25,7 +25,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import structlog
 
@@ -50,7 +51,7 @@ from ra_gateway.ca.transaction import (
     require_retransmission,
     require_same_confirmation,
 )
-from ra_gateway.clocks import always_steady
+from ra_gateway.clocks import always_steady, elapsed_seconds
 from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
     PKIStatusInfo,
@@ -82,9 +83,16 @@ from ra_gateway.errors import (
     StoreUnavailable,
     UpstreamUnavailable,
 )
+from ra_gateway.events import Component, EventSink, Outcome, RequestHandled, unheard
 from ra_gateway.tasks import ended, supervised
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
+
+_Learned = dict[str, Any]
+"""Fields of `RequestHandled`."""
+
+_Tell = Callable[..., None]
+"""Takes the remaining fields of a `RequestHandled`, and tells it."""
 
 SWEEP_SECONDS: Final = 60
 """How often what was not confirmed in time is revoked; what is asked meanwhile does not depend on it."""
@@ -109,6 +117,8 @@ class BundledCA:
         ca_pubs: Whether an ip carries the root in caPubs.
         key_generation: Makes keys for devices that ask for that; None refuses them.
         steady: Whether the clock can be believed for what cannot be undone (`ra_gateway.clocks`).
+        monotonic: Seconds, for durations.
+        sink: Takes how each message was answered; what becomes of certificates is told by the ledger.
         signers: Further certificates of the PKI's own, such as the OCSP signers': nobody gets their names or keys.
     """
 
@@ -130,9 +140,13 @@ class BundledCA:
         ca_pubs: bool = False,
         key_generation: KeyGeneration | None = None,
         steady: Callable[[], bool] = always_steady,
+        monotonic: Callable[[], float] = elapsed_seconds,
+        sink: EventSink = unheard,
         signers: Iterable[Certificate] = (),
     ) -> None:
         self._steady = steady
+        self._monotonic = monotonic
+        self._sink = sink
         self._credential = credential
         self._issuer_names = tuple(dict.fromkeys(item.certificate.subject_der for item in issuers))
         self._ledger = ledger
@@ -205,9 +219,8 @@ class BundledCA:
         while True:
             try:
                 # By a clock that was set, devices' time to confirm is not over, and no request is old.
-                rejected = await self._ledger.sweep(self._clock()) if self._steady() else 0
-                if rejected:
-                    log.warning("ca.unconfirmed", revoked=rejected)
+                if self._steady():
+                    await self._ledger.sweep(self._clock())
             except StoreUnavailable as error:
                 log.warning("ca.sweep_failed", detail=error.detail)
             except Exception:
@@ -246,57 +259,61 @@ class BundledCA:
             mode: Which face it came to.
             operation, peer: Operation label of the URL and address of the client, for the log.
         """
+        tell = partial(
+            self._tell, self._monotonic(), endpoint=mode.name, peer=peer, operation=operation
+        )
         try:
             message = PKIMessage.from_der(der)
         except MalformedMessage as error:
-            _log_refusal(error, peer=peer, operation=operation)
+            tell(transaction_id="", body_type="", **_refusal(error))
             return Reply(
                 unreadable_reply(error, transaction_id=self._nonce(), sender_nonce=self._nonce()),
                 False,
             )
-        logger = log.bind(
-            transaction_id=(message.header.transaction_id or b"").hex(),
-            body_type=message.body_type.name,
-            **({"peer": peer} if peer else {}),
-            **({"operation": operation} if operation else {}),
-        )
-        return Reply(await self._handled(message, mode, logger), True)
+        return Reply(await self._handled(message, mode, tell), True)
 
     async def _handled(
         self,
         message: PKIMessage,
         mode: Mode,
-        logger: structlog.stdlib.BoundLogger,
+        tell: _Tell,
         *,
         in_batch: bool = False,
     ) -> bytes:
+        tell = partial(
+            tell,
+            transaction_id=(message.header.transaction_id or b"").hex(),
+            body_type=message.body_type.name,
+        )
         try:
-            return await self._answer(message, mode, logger, in_batch=in_batch)
-        except Exception:
+            answer, learned = await self._answer(message, mode, tell, in_batch=in_batch)
+        except Exception as error:
             # A bug, or a key that cannot sign; the peer still gets an answer, and the log the whole story.
-            logger.exception("ca.failed")
+            learned = {"outcome": Outcome.failed, "bug": error}
             failure = ServiceFailure("unexpected")
             header = reply_header(message.header, sender_nonce=self._nonce(), now=self._clock())
-            return assemble(header.to_der(), refusal_body(failure, None), None)
+            answer = assemble(header.to_der(), refusal_body(failure, None), None)
+        tell(**learned)
+        return answer
+
+    def _tell(self, started: float, **fields: Any) -> None:
+        duration_ms = (self._monotonic() - started) * 1000.0
+        self._sink(RequestHandled(by=Component.ca, duration_ms=duration_ms, **fields))
 
     async def _answer_batch(
-        self, message: PKIMessage, batch: Batch, logger: structlog.stdlib.BoundLogger
-    ) -> bytes:
+        self, message: PKIMessage, batch: Batch, tell: _Tell
+    ) -> tuple[bytes, _Learned]:
         """Answer the messages of a batch, all at the same time, each as if it had come alone (R125)."""
 
         async def answer(member: PKIMessage | None) -> bytes:
             if member is None:
                 error = MalformedMessage("a member of a batch is no PKIMessage")
-                _log_refusal(error, logger)
+                tell(**_refusal(error))
                 return unreadable_reply(
                     error, transaction_id=self._nonce(), sender_nonce=self._nonce()
                 )
-            bound = logger.bind(
-                batch=(message.header.transaction_id or b"").hex(),
-                transaction_id=(member.header.transaction_id or b"").hex(),
-                body_type=member.body_type.name,
-            )
-            return await self._handled(member, Mode.ra, bound, in_batch=True)
+            of_member = partial(tell, batch=(message.header.transaction_id or b"").hex())
+            return await self._handled(member, Mode.ra, of_member, in_batch=True)
 
         tasks = []
         async with asyncio.TaskGroup() as group:
@@ -304,50 +321,55 @@ class BundledCA:
                 tasks.append(group.create_task(answer(member)))
                 await asyncio.sleep(0)  # others get their turn before the next one begins
         answers = [task.result() for task in tasks]
-        logger.info("ca.answered", messages=len(answers))
-        return await self._sign(message.header, nested_body(*answers), self._clock())
+        nested_der = await self._sign(message.header, nested_body(*answers), self._clock())
+        return nested_der, {"outcome": Outcome.batched, "messages": len(answers)}
 
     async def _answer(
         self,
         message: PKIMessage,
         mode: Mode,
-        logger: structlog.stdlib.BoundLogger,
+        tell: _Tell,
         *,
         in_batch: bool,
-    ) -> bytes:
-        now = self._clock()
+    ) -> tuple[bytes, _Learned]:
+        """Return the answer, and what is to be told of it.
+
+        Args:
+            tell: For the members of a batch.
+        """
+        now, learned = self._clock(), _Learned()
         try:
             received = await self._authentication.receive(message, mode, now, in_batch=in_batch)
             if isinstance(received, Batch):
-                return await self._answer_batch(message, received, logger)
+                return await self._answer_batch(message, received, tell)
             message = received.message
             if received.outer is not None:
-                logger = logger.bind(
-                    ra=received.requester, signer=received.outer.signer.fingerprint.hex()
-                )
+                fingerprint = received.outer.signer.fingerprint.hex()
+                learned = {"requester": received.requester, "signer_fingerprint": fingerprint}
             if message.body_type is BodyType.certConf:
-                operation = await self._confirm(received, now)
-                logger.info("ca.answered", serial=f"{operation.serial_number:x}")
-                return operation.confirm_answer
+                operation, outcome = await self._confirm(received, now)
+                learned |= {"outcome": outcome, "serial_number": f"{operation.serial_number:x}"}
+                return operation.confirm_answer, learned
             context = await self._authentication.authenticate_request(received, now)
             if context.entity is not None:
-                logger = logger.bind(entity=context.entity.name)
+                learned["entity"] = context.entity.name
             if message.body_type is BodyType.genm:
-                return await self._inform(message, now)
+                learned["outcome"] = Outcome.informed
+                return await self._inform(message, now), learned
             if context.answered is not None:
-                operation = context.answered
+                operation, outcome = context.answered, Outcome.replayed
             elif message.body_type is BodyType.rr:
-                operation = await self._revoke(context, now)
+                operation, outcome = await self._revoke(context, now), Outcome.revoked
             else:
-                operation = await self._certification.certify(context, now)
+                operation, outcome = await self._certification.certify(context, now), Outcome.issued
         except CMPError as error:
-            return await self._refuse(message, error, logger)
-        logger.info("ca.answered", serial=f"{operation.serial_number:x}")
-        return operation.answer
+            return await self._refuse(message, error), learned | _refusal(error)
+        learned |= {"outcome": outcome, "serial_number": f"{operation.serial_number:x}"}
+        return operation.answer, learned
 
     # --- certConf ---------------------------------------------------------------------------------------------
 
-    async def _confirm(self, received: Received, now: datetime) -> Operation:
+    async def _confirm(self, received: Received, now: datetime) -> tuple[Operation, Outcome]:
         operation = await self._ledger.find_operation(
             received.requester, received.transaction_id, now
         )
@@ -358,7 +380,7 @@ class BundledCA:
         )
         digest = received.digest
         if operation.confirm_digest:
-            return require_same_confirmation(operation, digest)
+            return require_same_confirmation(operation, digest), Outcome.replayed
         if operation.confirm_by is None:
             raise ConfirmationRefused(
                 "implicitConfirm was granted", fail_info=PKIFailureInfo.certConfirmed, rule="R110"
@@ -371,11 +393,12 @@ class BundledCA:
         )
         if now > operation.confirm_by:
             raise ConfirmationRefused("confirmWaitTime is over", rule="R111")
-        if confirmation.status.takes_certificate and received.by_device:
+        accepted = confirmation.status.takes_certificate
+        if accepted and received.by_device:
             await self._authentication.require_still_good(received, authenticated, operation, now)
         stored = await self._ledger.confirm(
             operation,
-            accepted=confirmation.status.takes_certificate,
+            accepted=accepted,
             digest=digest,
             answer=await self._sign(authenticated.message.header, PKICONF_BODY, now),
             now=now,
@@ -383,7 +406,9 @@ class BundledCA:
         )
         if stored is None:
             raise HeaderRefused("the transaction has expired", rule="R11")
-        return require_same_confirmation(stored, digest)
+        return require_same_confirmation(stored, digest), (
+            Outcome.confirmed if accepted else Outcome.rejected
+        )
 
     # --- rr, genm ---------------------------------------------------------------------------------------------
 
@@ -454,10 +479,7 @@ class BundledCA:
 
     # --- answers ----------------------------------------------------------------------------------------------
 
-    async def _refuse(
-        self, message: PKIMessage, error: CMPError, logger: structlog.stdlib.BoundLogger
-    ) -> bytes:
-        _log_refusal(error, logger)
+    async def _refuse(self, message: PKIMessage, error: CMPError) -> bytes:
         return await self._sign(
             message.header,
             refusal_body(error, message.body_type, cert_req_id_of(message)),
@@ -485,11 +507,10 @@ class BundledCA:
         return self._random_octets(NONCE_OCTETS)
 
 
-def _log_refusal(error: CMPError, logger: structlog.stdlib.BoundLogger = log, **more: str) -> None:
-    logger.warning(
-        "ca.refused",
-        fail_info=error.fail_info.name,
-        rule=error.rule,
-        detail=error.detail,
-        **more,
-    )
+def _refusal(error: CMPError) -> _Learned:
+    return {
+        "outcome": Outcome.failed if isinstance(error, ServiceFailure) else Outcome.refused,
+        "fail_info": error.fail_info,
+        "rule": error.rule,
+        "detail": error.detail,
+    }

@@ -29,9 +29,9 @@ from ra_gateway.cmp.replies import (
 )
 from ra_gateway.cmp.verification import MACAuthenticatedMessage
 from ra_gateway.errors import CMPError, MalformedMessage, ServiceFailure
+from ra_gateway.events import Outcome
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import Endpoint
-from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import PlannedResponse, Transaction
 
