@@ -18,12 +18,12 @@ from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
-from ra_gateway.ca.information import Published
+from ra_gateway.ca.general_messages import Published
 from ra_gateway.ca.key_generation import KeyGeneration
+from ra_gateway.ca.keys import CAKeys, expiries, load_ca, retired_certificates
 from ra_gateway.ca.ledger.checkpoints import CHECKPOINTS, Checkpoints, TrailRewritten
 from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.ca.lint import require_clean
-from ra_gateway.ca.material import CAMaterial, expiries, load_ca, retired_certificates
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
 from ra_gateway.ca.profiles import PROFILES, Profile, derive
 from ra_gateway.ca.status import CAStatus
@@ -56,7 +56,7 @@ _OF_THE_PKI: Final = frozenset({"ra", "cmp_signer", "ocsp_signer"})
 """Profiles whose validity is the PKI's own business, not `ca.validity_days`."""
 
 
-def ca_material(config: CAConfig) -> CAMaterial:
+def ca_keys(config: CAConfig) -> CAKeys:
     """Load keys and certificates of the CA.
 
     Raises:
@@ -66,7 +66,6 @@ def ca_material(config: CAConfig) -> CAMaterial:
         config.directory_path,
         now=now(),
         password=read_password(config.key_password_path),
-        random_octets=secrets.token_bytes,
     )
 
 
@@ -122,7 +121,7 @@ def ca_checkpoints(config: CAConfig) -> Checkpoints:
     return Checkpoints(config.checkpoints_path or directory / CHECKPOINTS)
 
 
-def crl_publisher(config: CAConfig, material: CAMaterial, ledger: Ledger) -> CRLPublisher:
+def crl_publisher(config: CAConfig, keys: CAKeys, ledger: Ledger) -> CRLPublisher:
     """Return what makes the CA's CRLs.
 
     Raises:
@@ -136,11 +135,11 @@ def crl_publisher(config: CAConfig, material: CAMaterial, ledger: Ledger) -> CRL
         delta_url=config.delta_crl_url or "",
         check_seconds=status.check_seconds,
     )
-    return CRLPublisher(material.issuers, ledger, now, settings, steady=STEADY)
+    return CRLPublisher(keys.issuers, ledger, now, settings, steady=STEADY)
 
 
 def _status_listener(
-    config: CAConfig, material: CAMaterial, ledger: Ledger, publisher: CRLPublisher
+    config: CAConfig, keys: CAKeys, ledger: Ledger, publisher: CRLPublisher
 ) -> StatusListener | None:
     status = config.status
     if status is None:
@@ -148,8 +147,8 @@ def _status_listener(
     responder = None
     if status.ocsp:
         signers = [
-            OCSPSigner(issuer.certificate, issuer.id, material.ocsp[issuer.id])
-            for issuer in material.issuers
+            OCSPSigner(issuer.certificate, issuer.id, keys.ocsp[issuer.id])
+            for issuer in keys.issuers
         ]
         responder = OCSPResponder(
             signers,
@@ -158,7 +157,7 @@ def _status_listener(
             OCSPSettings(status.ocsp_validity_minutes, status.ocsp_max_age_seconds),
         )
     return StatusListener(
-        CAStatus(material.root, material.issuers, publisher, responder),
+        CAStatus(keys.root, keys.issuers, publisher, responder),
         host=status.listen_host,
         port=status.listen_port,
         clock=now,
@@ -167,32 +166,30 @@ def _status_listener(
     )
 
 
-def _key_generation(material: CAMaterial, config: CAConfig) -> KeyGeneration | None:
+def _key_generation(keys: CAKeys, config: CAConfig) -> KeyGeneration | None:
     if not config.key_generation:
         return None
-    if material.key_generation is None:
+    if keys.key_generation is None:
         raise ConfigError.of(
             "ca.key_generation",
             f"is on, but {config.directory_path} has no kga.pem to sign such keys with",
             f"Run: ra-gateway ca renew-signers --key-generation --within-days 0 {config.directory_path}",
         )
-    return KeyGeneration(material.key_generation)
+    return KeyGeneration(keys.key_generation)
 
 
-def _published(material: CAMaterial, config: CAConfig) -> Published:
-    active, update = material.issuers[0], material.root_update
+def _published(keys: CAKeys, config: CAConfig) -> Published:
+    active, update = keys.issuers[0], keys.root_update
     chains = (
         certificate.der
-        for issuer in material.issuers
+        for issuer in keys.issuers
         for certificate in (issuer.certificate, *issuer.chain)
         if not certificate.self_issued
     )
     # Whoever has the old root only needs the way from it to the new one.
     cross = () if update is None else (update.new_with_old,)
     # Without its key identifier in it, the URL is that of the active one.
-    urls = {
-        (config.crl_url or "").replace("{issuer}", item.id): item.id for item in material.issuers
-    }
+    urls = {(config.crl_url or "").replace("{issuer}", item.id): item.id for item in keys.issuers}
     if config.crl_url:
         urls[config.crl_url.replace("{issuer}", active.id)] = active.id
     return Published(
@@ -200,7 +197,7 @@ def _published(material: CAMaterial, config: CAConfig) -> Published:
         root_update=update,
         crl_urls=urls if config.crl_url else {},
         crl_issuers={
-            issuer.certificate.subject_der: issuer.id for issuer in reversed(material.issuers)
+            issuer.certificate.subject_der: issuer.id for issuer in reversed(keys.issuers)
         },
     )
 
@@ -232,19 +229,19 @@ class BundledService:
         self._revocation = revocation(
             [(domain, vendors[name].revocation) for name, domain in domains.items()]
         )
-        material = ca_material(config)
+        keys = ca_keys(config)
         profiles = ca_profiles(config)
-        require_clean(profiles.values(), material.issuers[0])
+        require_clean(profiles.values(), keys.issuers[0])
         self.ledger = ca_ledger(config, sink)
-        self.issuers = tuple(issuer.certificate for issuer in material.issuers)
-        self.publisher = crl_publisher(config, material, self.ledger)
-        self.status = _status_listener(config, material, self.ledger, self.publisher)
+        self.issuers = tuple(issuer.certificate for issuer in keys.issuers)
+        self.publisher = crl_publisher(config, keys, self.ledger)
+        self.status = _status_listener(config, keys, self.ledger, self.publisher)
         self._background: list[asyncio.Task[None]] = []
         client = config.client
-        roots = (material.root, *((material.old_root,) if material.old_root else ()))
+        roots = (keys.root, *((keys.old_root,) if keys.old_root else ()))
         self.ca = BundledCA(
-            credential=material.credential,
-            issuers=material.issuers,
+            credential=keys.credential,
+            issuers=keys.issuers,
             ledger=self.ledger,
             operator=TrustDomain(
                 OPERATOR_DOMAIN,
@@ -270,11 +267,11 @@ class BundledService:
                 config.unique_key,
                 config.revoke_superseded,
             ),
-            published=_published(material, config),
-            key_generation=_key_generation(material, config),
+            published=_published(keys, config),
+            key_generation=_key_generation(keys, config),
             signers=[
                 *roots,
-                *(credential.certificate for credential in material.ocsp.values()),
+                *(credential.certificate for credential in keys.ocsp.values()),
                 *retired_certificates(config.directory_path),
             ],
         )

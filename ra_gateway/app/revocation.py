@@ -21,7 +21,7 @@ from ra_gateway.revocation.sources import Mode, RevocationSettings
 _CONFIRMED: Final = frozenset({CertificateStatus.confirmed, CertificateStatus.superseded})
 
 if TYPE_CHECKING:
-    from ra_gateway.ca.ledger import Ledger  # the extra `ca`
+    from ra_gateway.ca.ledger.ledger import Ledger  # the extra `ca`
 
 
 class LedgerStatus:

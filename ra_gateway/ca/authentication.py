@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -11,7 +11,7 @@ from typing import Final
 from ra_gateway.ca.authorization import (
     ClientMode,
     Mode,
-    Registered,
+    RegisteredAuthorities,
     identity_of,
     require_active,
     require_privilege,
@@ -25,7 +25,7 @@ from ra_gateway.ca.records import (
     IssuedCertificate,
     Operation,
 )
-from ra_gateway.ca.transaction import Asked, Received, is_repeat
+from ra_gateway.ca.transaction import Received, RequestContext, is_retransmission
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules, check_message_time, check_version
@@ -58,6 +58,7 @@ _BATCH_MAX: Final = 64
 """Most messages in a batch; an RA that serves more devices at a time sends another."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Authentication:
     """Finds out who sent a message, and refuses whom it cannot believe.
 
@@ -69,22 +70,12 @@ class Authentication:
         authority_names: Canonical subjects of this PKI's CAs, the roots included.
     """
 
-    def __init__(
-        self,
-        *,
-        registered: Registered,
-        ledger: Ledger,
-        operator: TrustDomain,
-        rules: Mapping[Mode, HeaderRules],
-        client: ClientMode | None,
-        authority_names: frozenset[CanonicalName],
-    ) -> None:
-        self._registered = registered
-        self._ledger = ledger
-        self._operator = operator
-        self._rules = rules
-        self._client = client
-        self._authority_names = authority_names
+    registered: RegisteredAuthorities
+    ledger: Ledger
+    operator: TrustDomain
+    rules: Mapping[Mode, HeaderRules]
+    client: ClientMode | None
+    authority_names: frozenset[CanonicalName]
 
     async def receive(
         self, message: PKIMessage, mode: Mode, now: datetime, *, in_batch: bool
@@ -97,27 +88,27 @@ class Authentication:
         header = message.header
         check_version(header)
         if mode is Mode.client:
-            if message.body_type not in _TAKEN or self._client is None:
+            if message.body_type not in _TAKEN or self.client is None:
                 raise HeaderRefused(f"{message.body_type.name} is not supported", rule="R9")
             return Received(message)
         if message.body_type not in _TAKEN and message.body_type is not BodyType.nested:
             raise HeaderRefused(f"{message.body_type.name} is not supported", rule="R9")
-        registered = await self._registered.certificates()
+        registered = await self.registered.certificates()
         ask = partial(
             authenticate_registered,
             message,
-            domain=self._operator,
-            rules=self._rules[mode],
+            domain=self.operator,
+            rules=self.rules[mode],
             now=now,
         )
         try:
             outer = ask(registered=registered.keys())
         except NotAuthorized:
             # A certificate of ours that protects what it says: it may have been registered a moment ago.
-            registered = await self._registered.certificates(besides=registered)
+            registered = await self.registered.certificates(besides=registered)
             outer = ask(registered=registered.keys())
-        check_message_time(header, self._rules[mode], now)
-        self._registered.require_not_revoked(outer.signer)
+        check_message_time(header, self.rules[mode], now)
+        self.registered.require_not_revoked(outer.signer)
         authority = registered[outer.signer]
         if message.body_type is not BodyType.nested:
             return Received(message, authority.name, authority, outer)
@@ -132,7 +123,7 @@ class Authentication:
             raise HeaderRefused(f"{inner.body_type.name} inside nested", rule="R9")
         return Received(inner, authority.name, authority, outer, nested=True)
 
-    async def authenticate_request(self, received: Received, now: datetime) -> Asked:
+    async def authenticate_request(self, received: Received, now: datetime) -> RequestContext:
         """Return whom a message speaks for.
 
         Raises:
@@ -142,22 +133,22 @@ class Authentication:
         if authority is not None and message.body_type is not BodyType.genm:
             require_privilege(authority, message.body_type)
         if received.outer is not None and not received.nested:
-            return Asked(received, received.outer)
-        domains: tuple[TrustDomain, ...] = (self._operator,)
-        rules = self._rules[Mode.ra if received.nested else Mode.client]
+            return RequestContext(received, received.outer)
+        domains: tuple[TrustDomain, ...] = (self.operator,)
+        rules = self.rules[Mode.ra if received.nested else Mode.client]
         if authority is not None and message.body_type not in _OPERATOR_ONLY:
             bag = certificate_bag(message, rules)
             vouched = self._vouched_for(authority, *select_signers(message.header, bag, rules))
             domains = (vouched,) if message.body_type is BodyType.ir else (*domains, vouched)
-        if self._client is not None and not received.nested:
-            vendors = tuple(self._client.vendors.values())
+        if self.client is not None and not received.nested:
+            vendors = tuple(self.client.vendors.values())
             if message.body_type is BodyType.ir:
                 domains = vendors
             elif message.body_type not in _OPERATOR_ONLY:
-                domains = (self._operator, *vendors)
+                domains = (self.operator, *vendors)
         authenticated = authenticate(message, domains, rules, now)
         check_message_time(message.header, rules.relaxed_by(authenticated.domain.quirks), now)
-        if authenticated.domain is not self._operator:
+        if authenticated.domain is not self.operator:
             if self._issued_here(authenticated.signer):
                 # Whoever else vouches for it: we alone know what became of it.
                 raise SignerNotTrusted(
@@ -165,29 +156,31 @@ class Authentication:
                     rule="R21",
                 )
             if authority is not None:
-                return Asked(received, authenticated)
-            assert self._client is not None  # nobody else has vendors
-            await self._client.require_not_revoked(
+                return RequestContext(received, authenticated)
+            assert self.client is not None  # nobody else has vendors
+            await self.client.require_not_revoked(
                 authenticated.domain.name, authenticated.path, now
             )
-            return Asked(received, authenticated, None, await self._vendor_entity(authenticated))
+            return RequestContext(
+                received, authenticated, None, await self._vendor_entity(authenticated)
+            )
         try:
             device = await self._living(authenticated.signer, now)
         except SignerNotTrusted:
             # What was asked for may itself have revoked the signer, and the answer been lost.
-            asked = Asked(received, authenticated)
-            stored = await self._ledger.find_operation(
+            context = RequestContext(received, authenticated)
+            stored = await self.ledger.find_operation(
                 received.requester, received.transaction_id, now
             )
-            if stored is None or not stored.answer or not is_repeat(stored, asked):
+            if stored is None or not stored.answer or not is_retransmission(stored, context):
                 raise
-            return replace(asked, repeat=stored)
+            return replace(context, answered=stored)
         if received.nested:
-            return Asked(received, authenticated, device)
-        entity = await self._ledger.registry.entity(device.entity)
+            return RequestContext(received, authenticated, device)
+        entity = await self.ledger.registry.entity(device.entity)
         if message.body_type is not BodyType.rr:  # who is blocked may still give up its certificate
             entity = require_active(entity, authenticated.signer.subject)
-        return Asked(received, authenticated, device, entity)
+        return RequestContext(received, authenticated, device, entity)
 
     def _vouched_for(self, authority: Authority, *devices: Certificate) -> TrustDomain:
         """Return trust in vendor certificates that an RA let pass: it knows the vendors, and it nested the message.
@@ -197,20 +190,20 @@ class Authentication:
         """
         others = tuple(item for item in devices if not self._issued_here(item))
         return TrustDomain(
-            authority.name, DomainKind.vendor, others, algorithms=self._operator.algorithms
+            authority.name, DomainKind.vendor, others, algorithms=self.operator.algorithms
         )
 
     async def _vendor_entity(self, authenticated: AuthenticatedMessage) -> EndEntity:
         """Return the end entity of a device that speaks with its vendor certificate."""
-        assert self._client is not None
-        identity = identity_of(authenticated.signer, self._client.identity_from)
+        assert self.client is not None
+        identity = identity_of(authenticated.signer, self.client.identity_from)
         domain = authenticated.domain.name
-        entity = await self._ledger.registry.entity_by_identity(domain, identity)
+        entity = await self.ledger.registry.entity_by_identity(domain, identity)
         return require_active(entity, f"{identity} of {domain}")
 
     async def _living(self, signer: Certificate, now: datetime) -> IssuedCertificate:
         """Return the record of a certificate of ours that is still good."""
-        issued = await self._ledger.record_of(signer, now)
+        issued = await self.ledger.record_of(signer, now)
         if issued is None:
             raise SignerNotTrusted(f"{signer.subject} was not issued by this CA", rule="R21")
         if issued.entity == NO_ENTITY:
@@ -239,7 +232,7 @@ class Authentication:
             domain = self._vouched_for(received.authority, signer)
         else:
             domain = await self._domain_of(signer, operation, now)
-        rules = self._rules[Mode.ra if received.nested else Mode.client]
+        rules = self.rules[Mode.ra if received.nested else Mode.client]
         authenticated = authenticate_follower(
             received.message, (KnownSigner(signer, domain),), rules, now
         )
@@ -264,11 +257,11 @@ class Authentication:
         if received.authority is not None:
             return  # it knows the vendors, and who is whose
         if not self._issued_here(signer):
-            assert self._client is not None  # nobody else has vendors
+            assert self.client is not None  # nobody else has vendors
             domain = authenticated.domain.name
-            await self._client.require_not_revoked(domain, authenticated.path, now)
-        issued = await self._ledger.certificate(operation.serial_number, now)
-        entity = None if issued is None else await self._ledger.registry.entity(issued.entity)
+            await self.client.require_not_revoked(domain, authenticated.path, now)
+        issued = await self.ledger.certificate(operation.serial_number, now)
+        entity = None if issued is None else await self.ledger.registry.entity(issued.entity)
         require_active(entity, signer.subject)
 
     async def _domain_of(
@@ -276,14 +269,14 @@ class Authentication:
     ) -> TrustDomain:
         """Return the trust domain that vouched for the signer of a request."""
         if self._issued_here(signer):
-            return self._operator
-        issued = await self._ledger.certificate(operation.serial_number, now)
-        entity = await self._ledger.registry.entity(issued.entity) if issued is not None else None
-        vendors = self._client.vendors if self._client is not None else {}
+            return self.operator
+        issued = await self.ledger.certificate(operation.serial_number, now)
+        entity = await self.ledger.registry.entity(issued.entity) if issued is not None else None
+        vendors = self.client.vendors if self.client is not None else {}
         if entity is None or entity.vendor not in vendors:
             raise SignerNotTrusted(f"the domain of {signer.subject} is gone", rule="R21")
         return vendors[entity.vendor]
 
     def _issued_here(self, certificate: Certificate) -> bool:
         """Tell whether a certificate names one of this PKI's CAs as its issuer, the root included."""
-        return canonical(certificate.issuer_der) in self._authority_names
+        return canonical(certificate.issuer_der) in self.authority_names

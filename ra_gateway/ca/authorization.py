@@ -70,19 +70,19 @@ _PRIVILEGE_FOR: Final = {
 
 
 class Mode(Enum):
-    """Which of the CA's two faces a message came to."""
+    """Which of the CA's two interfaces a message came to."""
 
     ra = "ra"
     client = "client"
 
 
 async def _nobody_asked(domain: str, path: Path, now: datetime) -> None:
-    """Let every path pass."""
+    """Do not ask whether a path is revoked."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientMode:
-    """What client mode is told.
+    """Settings of client mode.
 
     Args:
         vendors: Trust domains of manufacturers (external CAs) by name.
@@ -100,7 +100,7 @@ class ClientMode:
     require_not_revoked: Callable[[str, Path, datetime], Awaitable[object]] = _nobody_asked
 
 
-class Registered:
+class RegisteredAuthorities:
     """The registered authorities' certificates, as of at most `AUTHORITIES_SECONDS` ago.
 
     Args:
@@ -125,7 +125,7 @@ class Registered:
             besides: What was returned and is not enough: it is read again, unless another caller just did.
 
         Raises:
-            StoreUnavailable: Nobody can be told from a stranger now.
+            StoreUnavailable: Whether a signer is registered cannot be known now.
         """
         loop = asyncio.get_running_loop()
         if loop.time() < self._good_until and self._known is not besides:

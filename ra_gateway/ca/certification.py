@@ -1,10 +1,10 @@
-"""What ir, cr, kur and p10cr get: one certificate each, however often they are repeated."""
+"""What ir, cr, kur and p10cr get: one certificate each, however often they are retransmitted."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -36,7 +36,13 @@ from ra_gateway.ca.records import (
     Operation,
     Reenroll,
 )
-from ra_gateway.ca.transaction import Asked, Received, in_use, is_repeat, replay
+from ra_gateway.ca.transaction import (
+    Received,
+    RequestContext,
+    in_use,
+    is_retransmission,
+    require_retransmission,
+)
 from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.bodies import CertRepMessage, CertResponse, PKIStatusInfo, cert_rep_body
 from ra_gateway.cmp.certificates import Certificate, load_certificate
@@ -75,6 +81,7 @@ class _Running:
     task: asyncio.Task[Operation]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Certification:
     """Answers requests for certificates, once each.
 
@@ -92,43 +99,25 @@ class Certification:
         sign: Makes a signed answer (DER).
     """
 
-    def __init__(
-        self,
-        *,
-        issuer: Issuer,
-        issuer_names: Sequence[bytes],
-        ledger: Ledger,
-        profiles: Mapping[str, Profile],
-        rules: Mapping[Mode, HeaderRules],
-        client: ClientMode | None,
-        policy: IssuancePolicy,
-        confirm_wait: timedelta,
-        remember: timedelta,
-        ca_pubs: tuple[bytes, ...],
-        extra_certs: tuple[bytes, ...],
-        key_generation: KeyGeneration | None,
-        nonce: Callable[[], bytes],
-        sign: Callable[..., Awaitable[bytes]],
-    ) -> None:
-        self._issuer = issuer
-        self._issuer_names = issuer_names
-        self._ledger = ledger
-        self._profiles = profiles
-        self._default_profile = next(iter(profiles))
-        self._rules = rules
-        self._client = client
-        self._policy = policy
-        self._confirm_wait = confirm_wait
-        self._remember = remember
-        self._ca_pubs = ca_pubs
-        self._extra_certs = extra_certs
-        self._key_generation = key_generation
-        self._accepted = frozenset(
-            (Possession.encr_cert, *((Possession.key_generation,) if key_generation else ()))
-        )
-        self._nonce = nonce
-        self._sign = sign
-        self._running: dict[tuple[str, bytes], _Running] = {}
+    issuer: Issuer
+    issuer_names: Sequence[bytes]
+    ledger: Ledger
+    profiles: Mapping[str, Profile]
+    rules: Mapping[Mode, HeaderRules]
+    client: ClientMode | None
+    policy: IssuancePolicy
+    confirm_wait: timedelta
+    remember: timedelta
+    ca_pubs: tuple[bytes, ...]
+    extra_certs: tuple[bytes, ...]
+    key_generation: KeyGeneration | None
+    nonce: Callable[[], bytes]
+    sign: Callable[..., Awaitable[bytes]]
+    _running: dict[tuple[str, bytes], _Running] = field(default_factory=dict, init=False)
+
+    @property
+    def _default_profile(self) -> str:
+        return next(iter(self.profiles))
 
     async def finish(self) -> None:
         """Wait for what was begun."""
@@ -136,26 +125,28 @@ class Certification:
             *(running.task for running in self._running.values()), return_exceptions=True
         )
 
-    async def certify(self, asked: Asked, now: datetime) -> Operation:
-        """Return the operation with its answer, as stored; a repeat gets what the first one got.
+    async def certify(self, context: RequestContext, now: datetime) -> Operation:
+        """Return the operation with its answer, as stored; a retransmission gets what the first one got.
 
         Raises:
             CMPError: It is refused.
         """
         # A device's own message never may say raVerified, also where an RA passes it on (R123).
-        by_device = asked.received.by_device
-        rules = self._rules[Mode.ra if asked.received.authority else Mode.client]
+        by_device = context.received.by_device
+        rules = self.rules[Mode.ra if context.received.authority else Mode.client]
+        made = () if self.key_generation is None else (Possession.key_generation,)
+        accepted = frozenset((Possession.encr_cert, *made))
         request = read_request(
-            asked.authenticated, rules, ra_verified_allowed=not by_device, accepted=self._accepted
+            context.authenticated, rules, ra_verified_allowed=not by_device, accepted=accepted
         )
-        return replay(
-            await self._once(asked.received, lambda: self._issue(asked, request, now)), asked
+        return require_retransmission(
+            await self._once(context.received, lambda: self._issue(context, request, now)), context
         )
 
     async def _once(
         self, received: Received, work: Callable[[], Coroutine[Any, Any, Operation]]
     ) -> Operation:
-        """Let repeats that arrive while the first is at work wait for its answer."""
+        """Let retransmissions that arrive while the first is at work wait for its answer."""
         key = (received.requester, received.transaction_id)
         running = self._running.get(key)
         if running is None:
@@ -172,52 +163,54 @@ class Certification:
         if not task.cancelled():
             task.exception()  # whoever still waits has it; asyncio need not complain that nobody does
 
-    async def _issue(self, asked: Asked, request: AuthenticatedRequest, now: datetime) -> Operation:
-        received, template = asked.received, request.request.template
+    async def _issue(
+        self, context: RequestContext, request: AuthenticatedRequest, now: datetime
+    ) -> Operation:
+        received, template = context.received, request.request.template
         header, body_type = received.message.header, received.message.body_type
         old, private_key = None, None
         if body_type is BodyType.kur or request.possession is Possession.key_generation:
-            # Before anything is judged: after the renewal a repeat would be judged by the new certificate.
+            # Before anything is judged: after the renewal a retransmission would be judged by the new certificate.
             # And before a key is made that nobody would get.
-            found = await self._ledger.find_operation(
+            found = await self.ledger.find_operation(
                 received.requester, received.transaction_id, now
             )
-            if found is not None and (found.answer or not is_repeat(found, asked)):
-                return replay(found, asked)
+            if found is not None and (found.answer or not is_retransmission(found, context)):
+                return require_retransmission(found, context)
         if body_type is BodyType.kur:
-            old = await self._renewed(request.request, asked, now)
+            old = await self._renewed(request.request, context, now)
             template = renewal_template(template, load_certificate(old.der))
-            profile = self._profiles.get(old.profile) or self._profiles[self._default_profile]
-            self._require_renewable(old, asked, profile, now)
-        elif asked.entity is not None and (
-            asked.device is None or (asked.device.origin == CLIENT and asked.entity.vendor)
+            profile = self.profiles.get(old.profile) or self.profiles[self._default_profile]
+            self._require_renewable(old, context, profile, now)
+        elif context.entity is not None and (
+            context.device is None or (context.device.origin == CLIENT and context.entity.vendor)
         ):
-            device_der = None if asked.device is None else asked.device.der
+            device_der = None if context.device is None else context.device.der
             template = entity_template(
                 template,
-                asked.entity,
+                context.entity,
                 None if device_der is None else load_certificate(device_der).subject_der,
             )
-            own = asked.entity.profile or self._default_profile
-            profile = choose_profile(header, (own,), self._profiles)
+            own = context.entity.profile or self._default_profile
+            profile = choose_profile(header, (own,), self.profiles)
         elif received.authority is None:
             # What an RA vouched for, under a profile and names of its own, is no more in client mode.
-            assert asked.device is not None
-            template = own_template(template, load_certificate(asked.device.der))
-            own = asked.device.profile or self._default_profile
-            profile = choose_profile(header, (own,), self._profiles)
+            assert context.device is not None
+            template = own_template(template, load_certificate(context.device.der))
+            own = context.device.profile or self._default_profile
+            profile = choose_profile(header, (own,), self.profiles)
         else:
-            profile = choose_profile(header, received.authority.role.profiles, self._profiles)
-            if asked.device is not None:
-                template = own_template(template, load_certificate(asked.device.der))
+            profile = choose_profile(header, received.authority.role.profiles, self.profiles)
+            if context.device is not None:
+                template = own_template(template, load_certificate(context.device.der))
         require_unprivileged(template, profile)
         served: frozenset[str] = frozenset()
         if received.authority is not None:
             served = self._served(received.authority, template, profile)
-            if old is None and asked.device is None:
+            if old is None and context.device is None:
                 require_no_wildcard(received.authority, _san_of(template))
         if request.possession is Possession.key_generation:
-            private_key = await self._make_key(asked, request, profile)
+            private_key = await self._make_key(context, request, profile)
             template = replace(template, spki_der=spki_der(private_key))
         elif request.possession is Possession.encr_cert:
             _require_encryption_only(template, profile)
@@ -228,7 +221,7 @@ class Certification:
             and request.possession is not Possession.encr_cert
             and (
                 received.authority is not None
-                or (self._client is not None and self._client.implicit_confirm)
+                or (self.client is not None and self.client.implicit_confirm)
             )
         )
         operation = Operation(
@@ -237,55 +230,57 @@ class Certification:
             request_digest=received.digest,
             body_type=body_type,
             cert_req_id=request.request.cert_req_id,
-            response_nonce=self._nonce(),
-            confirm_by=None if implicit else now.replace(microsecond=0) + self._confirm_wait,
-            expires_at=now + self._remember,
-            signer_der=asked.signer_der,
+            response_nonce=self.nonce(),
+            confirm_by=None if implicit else now.replace(microsecond=0) + self.confirm_wait,
+            expires_at=now + self.remember,
+            signer_der=context.signer_der,
             old_serial_number=None if old is None else old.serial_number,
         )
         intent = Intent(
             subject_der=template.subject_der or NULL_DN,
-            issuer_id=self._issuer.id,
+            issuer_id=self.issuer.id,
             profile=profile.name,
             spki_digest=b"",
-            entity=asked.entity.name if asked.entity else old.entity if old else None,
-            origin=_origin(asked, old),
+            entity=context.entity.name if context.entity else old.entity if old else None,
+            origin=_origin(context, old),
             on_behalf=received.authority is not None,
             registered_profiles=served,
-            enrolls=_enrolls(asked),
-            reenroll=self._policy.reenroll,
-            enroll_until=now + self._policy.reenroll_window,
-            unique_key=self._policy.unique_key,
+            enrolls=_enrolls(context),
+            reenroll=self.policy.reenroll,
+            enroll_until=now + self.policy.reenroll_window,
+            unique_key=self.policy.unique_key,
         )
 
         async def answer(certificate: Certificate, changes: tuple[str, ...]) -> bytes:
-            given = await self._given(asked, request, certificate, private_key)
+            given = await self._given(context, request, certificate, private_key)
             return await self._positive(received.message, operation, given, changes, now)
 
-        stored = await self._issuer.issue(
+        stored = await self.issuer.issue(
             template,
             profile,
             operation,
             intent,
-            self._ledger,
+            self.ledger,
             answer,
             now,
-            revoke_superseded=self._policy.revoke_superseded,
+            revoke_superseded=self.policy.revoke_superseded,
         )
-        return replay(stored, asked)
+        return require_retransmission(stored, context)
 
-    async def _make_key(self, asked: Asked, request: AuthenticatedRequest, profile: Profile) -> Any:
+    async def _make_key(
+        self, context: RequestContext, request: AuthenticatedRequest, profile: Profile
+    ) -> Any:
         """Make a key for a device that asks for that, and can be sent it."""
-        assert self._key_generation is not None  # `read_request` accepted it
-        if not asked.received.by_device:
+        assert self.key_generation is not None  # `read_request` accepted it
+        if not context.received.by_device:
             # It would be encrypted for the RA, which has no business with it (RFC 9483 5.2.3).
             raise NotAuthorized(
                 "a request for key generation that the RA protects; it has to be forwarded as it is, or nested",
                 rule="RFC 9483 5.2.3",
             )
-        key_recipient(asked.authenticated.signer)  # before anything costs anything
-        kind = self._key_generation.choose_kind(request.algorithm_hint_der, profile)
-        return await self._key_generation.make_key(kind)
+        key_recipient(context.authenticated.signer)  # before anything costs anything
+        kind = self.key_generation.choose_kind(request.algorithm_hint_der, profile)
+        return await self.key_generation.make_key(kind)
 
     def _served(
         self, authority: Authority, template: CertTemplate, profile: Profile
@@ -301,14 +296,16 @@ class Certification:
         unnamed = {""} if profile.name == self._default_profile else set()
         return frozenset({profile.name, *unnamed})
 
-    async def _renewed(self, request: CertReqMsg, asked: Asked, now: datetime) -> IssuedCertificate:
+    async def _renewed(
+        self, request: CertReqMsg, context: RequestContext, now: datetime
+    ) -> IssuedCertificate:
         """Return the certificate a kur renews: the one named, or that of the name; else the signer's."""
-        named, device = request.old_cert_id(), asked.device
+        named, device = request.old_cert_id(), context.device
         old = device
         if named is not None:
             old = await find_certificate(
-                self._ledger,
-                self._issuer_names,
+                self.ledger,
+                self.issuer_names,
                 name_of(named.issuer_der),
                 named.serial_number,
                 now,
@@ -333,15 +330,15 @@ class Certification:
         san_der = _san_of(template)
         if not canonical(subject_der) and san_der is None:
             return None
-        return await self._ledger.newest_certificate(subject_der, now, san_der=san_der)
+        return await self.ledger.newest_certificate(subject_der, now, san_der=san_der)
 
     def _require_renewable(
-        self, old: IssuedCertificate, asked: Asked, profile: Profile, now: datetime
+        self, old: IssuedCertificate, context: RequestContext, profile: Profile, now: datetime
     ) -> None:
         """Refuse a renewal that is not the requester's to ask for, and then one of what is no longer good."""
-        authority = asked.received.authority
+        authority = context.received.authority
         if authority is not None:
-            if not asked.received.by_device:
+            if not context.received.by_device:
                 require_own(authority, old)
             # Of both, if the old one's is no longer configured.
             for name in {old.profile or profile.name, profile.name}:
@@ -361,7 +358,7 @@ class Certification:
 
     async def _given(
         self,
-        asked: Asked,
+        context: RequestContext,
         request: AuthenticatedRequest,
         certificate: Certificate,
         private_key: Any,
@@ -377,9 +374,9 @@ class Certification:
             return CertResponse(cert_req_id, accepted, encrypted_cert_der=sealed)
         sealed_key = None
         if private_key is not None:
-            assert self._key_generation is not None  # it made the key
-            recipient = key_recipient(asked.authenticated.signer)
-            sealed_key = await self._key_generation.seal_key(private_key, recipient)
+            assert self.key_generation is not None  # it made the key
+            recipient = key_recipient(context.authenticated.signer)
+            sealed_key = await self.key_generation.seal_key(private_key, recipient)
         return CertResponse(cert_req_id, accepted, certificate.der, private_key_der=sealed_key)
 
     async def _positive(
@@ -391,16 +388,16 @@ class Certification:
         now: datetime,
     ) -> bytes:
         if changes:
-            told = f"Changed or left out: {', '.join(changes)}."
-            given = replace(given, status_info=PKIStatusInfo(PKIStatus.grantedWithMods, (told,)))
+            text = f"Changed or left out: {', '.join(changes)}."
+            given = replace(given, status_info=PKIStatusInfo(PKIStatus.grantedWithMods, (text,)))
         body_der = cert_rep_body(
             CERT_RESPONSE_TO[request.body_type],
             CertRepMessage(
                 (given,),
-                ca_pubs=self._ca_pubs if request.body_type is BodyType.ir else (),
+                ca_pubs=self.ca_pubs if request.body_type is BodyType.ir else (),
             ),
         )
-        return await self._sign(
+        return await self.sign(
             request.header,
             body_der,
             now,
@@ -410,7 +407,7 @@ class Certification:
                 if operation.confirm_by is None
                 else confirm_wait_time(operation.confirm_by),
             ),
-            extra_certs=self._extra_certs,
+            extra_certs=self.extra_certs,
         )
 
 
@@ -445,24 +442,24 @@ def _require_encryption_only(template: CertTemplate, profile: Profile) -> None:
         )
 
 
-def _enrolls(asked: Asked) -> bool:
+def _enrolls(context: RequestContext) -> bool:
     """Tell whether a request is a device's first, which `reenroll` is asked about: ir, or by a vendor certificate.
 
     An RA that signs in its device's place does not say by which certificate the device came: its cr and p10cr may be
     a vendor certificate's as well, and count.
     """
-    body_type = asked.received.message.body_type
-    if body_type is BodyType.ir or not asked.received.by_device:
+    body_type = context.received.message.body_type
+    if body_type is BodyType.ir or not context.received.by_device:
         return body_type is not BodyType.kur
-    return asked.device is None
+    return context.device is None
 
 
-def _origin(asked: Asked, old: IssuedCertificate | None) -> str:
+def _origin(context: RequestContext, old: IssuedCertificate | None) -> str:
     """Return who vouched for a device at first: what it gets with its certificate keeps that.
 
     An RA that speaks for a device vouches for it anew.
     """
-    known = old or asked.device
-    if known is None or not asked.received.by_device:
-        return asked.received.requester
+    known = old or context.device
+    if known is None or not context.received.by_device:
+        return context.received.requester
     return known.origin

@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 
-from ra_gateway.ca.blueprint import Blueprint
 from ra_gateway.ca.extensions import (
     ConstantExtensions,
     allowed_usage,
@@ -25,6 +24,7 @@ from ra_gateway.ca.extensions import (
     read_validity,
 )
 from ra_gateway.ca.profiles import Profile
+from ra_gateway.ca.tbs import TBSPlan
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import MAX_EXTENSIONS, Certificate
 from ra_gateway.cmp.names import NULL_DN
@@ -64,7 +64,7 @@ class CheckedTBS:
 
 def require_conforming(
     tbs_der: bytes,
-    blueprint: Blueprint,
+    plan: TBSPlan,
     profile: Profile,
     issuer: Certificate,
     now: datetime,
@@ -84,7 +84,7 @@ def require_conforming(
     try:
         tbs, signature_der, issuer_der = _read_tbs(tbs_der)
         violated = [
-            *_violated_fields(tbs, blueprint, profile, issuer, now),
+            *_violated_fields(tbs, plan, profile, issuer, now),
             *_violated_extensions(tbs, profile, constant),
         ]
     except MalformedMessage as error:
@@ -131,14 +131,14 @@ def _read_tbs(der: bytes) -> tuple[TBSCertificate, bytes, bytes]:
 
 
 def _violated_fields(
-    tbs: TBSCertificate, blueprint: Blueprint, profile: Profile, issuer: Certificate, now: datetime
+    tbs: TBSCertificate, plan: TBSPlan, profile: Profile, issuer: Certificate, now: datetime
 ) -> list[str]:
     bits = tbs.serial_number.bit_length()
     latest = min(now + timedelta(days=profile.validity_days), issuer.not_after)
     invariants = {
         "serial number": tbs.serial_number > 0 and MIN_SERIAL_BITS <= bits <= MAX_SERIAL_BITS,
-        "subject": tbs.subject_der == blueprint.subject_der,
-        "public key": tbs.spki_der == blueprint.spki_der,
+        "subject": tbs.subject_der == plan.subject_der,
+        "public key": tbs.spki_der == plan.spki_der,
         "notBefore": issuer.not_before <= tbs.not_before <= now,
         "notAfter": now < tbs.not_after <= latest,
     }

@@ -1,16 +1,16 @@
 """The CA's CMP responder: registered RAs on one side (RA mode), devices themselves on the other (client mode).
 
-How a message walks through `BundledCA`; steps 2 to 4 are in `authentication`, 5 to 8 in `certification`:
+The steps of a message in `BundledCA`; steps 2 to 4 are in `authentication`, 5 to 8 in `certification`:
 
     1 decode          bytes -> PKIMessage                                           badDataFormat
     2 receive         RA mode: protected by a registered RA's exact certificate     signerNotTrusted, notAuthorized
                       nested: the one message inside, its IDs equal                 badRequest, badSenderNonce
-                      or a batch: each member walks for itself
+                      or a batch: each member for itself
     3 authenticate    the device's own protection, where it is the device's:        signerNotTrusted, badMessageCheck
                       a vendor certificate or a living one of ours
     4 authorise       the role's privilege and profiles; the end entity             notAuthorized
     5 read            one CertReqMsg, template, proof of possession                 badPOP, badCertTemplate
-    6 once            a repeat gets the stored answer, another request none         transactionIdInUse
+    6 once            a retransmission gets the stored answer               transactionIdInUse
     7 renew           kur: the old certificate, and names equal to its              badCertId, badCertTemplate
       make the key    where the device has none (RFC 9483 4.1.6), if that is on     notAuthorized, unsupportedVersion
     8 issue           `Issuer.issue`: check, reserve, build, check, sign, store
@@ -31,15 +31,26 @@ from typing import Any, Final
 import structlog
 
 from ra_gateway.ca.authentication import Authentication
-from ra_gateway.ca.authorization import ClientMode, Mode, Registered, require_own, require_profile
+from ra_gateway.ca.authorization import (
+    ClientMode,
+    Mode,
+    RegisteredAuthorities,
+    require_own,
+    require_profile,
+)
 from ra_gateway.ca.certification import Certification, IssuancePolicy, find_certificate
-from ra_gateway.ca.information import Published, answer_to
+from ra_gateway.ca.general_messages import Published, answer_to
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import IssuedCertificate, Operation, Reason, Revocation
-from ra_gateway.ca.transaction import Asked, Received, replay, replay_confirmation
+from ra_gateway.ca.transaction import (
+    Received,
+    RequestContext,
+    require_retransmission,
+    require_same_confirmation,
+)
 from ra_gateway.clocks import always_steady, elapsed_seconds
 from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
@@ -93,7 +104,7 @@ class BundledCA:
     Args:
         credential: Signs the CA's messages; another key than the issuer's (R154).
         issuers: The issuing CAs: the active one, then retired ones whose certificates are still renewed.
-        ledger: Remembers what they issue, and who may ask; opened by `start`, closed by `close`.
+        ledger: What they issued, and who is registered; opened by `start`, closed by `close`.
         operator: Its anchors are this PKI's roots: for RA certificates, and for devices' own.
             What it allows of algorithms holds for requested keys as well.
         profiles: By name, the default one first.
@@ -156,7 +167,7 @@ class BundledCA:
         )
         rules_of = {Mode.ra: rules.relaxed_by(RELAYED), Mode.client: rules}
         self._authentication = Authentication(
-            registered=Registered(ledger, clock),
+            registered=RegisteredAuthorities(ledger, clock),
             ledger=ledger,
             operator=operator,
             rules=rules_of,
@@ -228,7 +239,7 @@ class BundledCA:
             deadline_seconds: Total time allowed.
 
         Raises:
-            UpstreamUnavailable: Time is up. What was begun is finished, and a repeat gets its answer.
+            UpstreamUnavailable: Time is up. What was begun is finished, and a retransmission gets its answer.
         """
         try:
             async with asyncio.timeout(deadline_seconds):
@@ -339,18 +350,18 @@ class BundledCA:
                 operation, outcome = await self._confirm(received, now)
                 learned |= {"outcome": outcome, "serial_number": f"{operation.serial_number:x}"}
                 return operation.confirm_answer, learned
-            asked = await self._authentication.authenticate_request(received, now)
-            if asked.entity is not None:
-                learned["entity"] = asked.entity.name
+            context = await self._authentication.authenticate_request(received, now)
+            if context.entity is not None:
+                learned["entity"] = context.entity.name
             if message.body_type is BodyType.genm:
                 learned["outcome"] = Outcome.informed
                 return await self._inform(message, now), learned
-            if asked.repeat is not None:
-                operation, outcome = asked.repeat, Outcome.replayed
+            if context.answered is not None:
+                operation, outcome = context.answered, Outcome.replayed
             elif message.body_type is BodyType.rr:
-                operation, outcome = await self._revoke(asked, now), Outcome.revoked
+                operation, outcome = await self._revoke(context, now), Outcome.revoked
             else:
-                operation, outcome = await self._certification.certify(asked, now), Outcome.issued
+                operation, outcome = await self._certification.certify(context, now), Outcome.issued
         except CMPError as error:
             return await self._refuse(message, error), learned | _refusal(error)
         learned |= {"outcome": outcome, "serial_number": f"{operation.serial_number:x}"}
@@ -369,7 +380,7 @@ class BundledCA:
         )
         digest = received.digest
         if operation.confirm_digest:
-            return replay_confirmation(operation, digest), Outcome.replayed
+            return require_same_confirmation(operation, digest), Outcome.replayed
         if operation.confirm_by is None:
             raise ConfirmationRefused(
                 "implicitConfirm was granted", fail_info=PKIFailureInfo.certConfirmed, rule="R110"
@@ -395,19 +406,19 @@ class BundledCA:
         )
         if stored is None:
             raise HeaderRefused("the transaction has expired", rule="R11")
-        return replay_confirmation(stored, digest), (
+        return require_same_confirmation(stored, digest), (
             Outcome.confirmed if accepted else Outcome.rejected
         )
 
     # --- rr, genm ---------------------------------------------------------------------------------------------
 
-    async def _revoke(self, asked: Asked, now: datetime) -> Operation:
-        received = asked.received
+    async def _revoke(self, context: RequestContext, now: datetime) -> Operation:
+        received = context.received
         found = await self._ledger.find_operation(received.requester, received.transaction_id, now)
         if found is not None:
-            return replay(found, asked)
-        wanted = read_revocation(asked.authenticated)
-        certificate = await self._to_revoke(wanted, asked, now)
+            return require_retransmission(found, context)
+        wanted = read_revocation(context.authenticated)
+        certificate = await self._to_revoke(wanted, context, now)
         operation = Operation(
             requester=received.requester,
             transaction_id=received.transaction_id,
@@ -417,7 +428,7 @@ class BundledCA:
             response_nonce=self._nonce(),
             confirm_by=None,
             expires_at=now + self._remember,
-            signer_der=asked.signer_der,
+            signer_der=context.signer_der,
             old_serial_number=certificate.serial_number,
         )
         cert_id = CertId(directory_name(wanted.issuer_der), wanted.serial_number)
@@ -427,7 +438,7 @@ class BundledCA:
             now,
             nonce=operation.response_nonce,
         )
-        actor = received.requester if asked.entity is None else asked.entity.name
+        actor = received.requester if context.entity is None else context.entity.name
         revocation = Revocation(
             certificate.serial_number, Reason(wanted.reason), actor, certificate.issuer_id
         )
@@ -435,19 +446,19 @@ class BundledCA:
             revocation, now, operation=replace(operation, answer=answer)
         )
         assert stored is not None  # an operation was given
-        return replay(stored, asked)
+        return require_retransmission(stored, context)
 
     async def _to_revoke(
-        self, wanted: AuthenticatedRevocation, asked: Asked, now: datetime
+        self, wanted: AuthenticatedRevocation, context: RequestContext, now: datetime
     ) -> IssuedCertificate:
         """Return the certificate an rr names, if whoever asks may have it revoked."""
         found = await find_certificate(
             self._ledger, self._issuer_names, wanted.issuer_der, wanted.serial_number, now
         )
-        if asked.received.by_device and (
+        if context.received.by_device and (
             found is None
-            or asked.device is None
-            or found.serial_number != asked.device.serial_number
+            or context.device is None
+            or found.serial_number != context.device.serial_number
         ):
             # The same for certificates that there are and that there are not: a device need not know.
             raise NotAuthorized("a device may have its own certificate revoked only", rule="R130")
@@ -455,9 +466,9 @@ class BundledCA:
             raise RequestRefused(
                 "no such certificate to revoke", fail_info=PKIFailureInfo.badCertId, rule="R131"
             )
-        authority = asked.received.authority
+        authority = context.received.authority
         if authority is not None:
-            if not asked.received.by_device:
+            if not context.received.by_device:
                 require_own(authority, found)
             require_profile(authority, found.profile or self._default_profile)
         return found

@@ -19,6 +19,8 @@ from typing import Final, Protocol
 import structlog
 
 from ra_gateway.ca.extensions import distribution_points, extension_der
+from ra_gateway.ca.ledger.ledger import Ledger
+from ra_gateway.ca.ledger.revoking import COMMIT_LAG
 from ra_gateway.ca.records import Reason, RevokedCertificate, StoredCRL
 from ra_gateway.clocks import always_steady
 from ra_gateway.cmp import asn1
@@ -28,9 +30,6 @@ from ra_gateway.cmp.protection import Signer
 from ra_gateway.errors import ConfigError, Problem, ServiceFailure, StoreUnavailable
 
 _V2: Final = asn1.encode(1)
-
-_COMMIT_LAG: Final = timedelta(seconds=60)
-"""How long after its date a revocation may become visible: a group commit, a busy database, another clock."""
 
 _LARGEST_SHARE: Final = 0.1
 """Of the time spent on CRLs, whatever the number of entries: the rest is for requests."""
@@ -60,27 +59,6 @@ class CRLIssuer(Protocol):
     @property
     def signer(self) -> Signer:
         """Its key."""
-
-
-class CRLLedger(Protocol):
-    """What CRLs are made of and where they are kept; every method raises StoreUnavailable."""
-
-    async def sweep(self, now: datetime) -> int:
-        """Reject what was not confirmed in time, and return how many."""
-
-    async def revoked(
-        self, issuer_id: str, *, at: datetime, since: datetime | None = None
-    ) -> list[RevokedCertificate]:
-        """Return what is revoked and had not expired at a moment; of that what changed after `since`."""
-
-    async def newest_crl(self, issuer_id: str, *, delta: bool) -> StoredCRL | None:
-        """Return the newest CRL of a kind."""
-
-    async def store_crl(self, crl: StoredCRL) -> bool:
-        """Store a CRL, and return whether its number was free."""
-
-    async def last_revocation_at(self, issuer_id: str) -> datetime | None:
-        """Return the date of the newest change that a CRL has to show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +228,7 @@ class CRLPublisher:
     def __init__(
         self,
         issuers: Sequence[CRLIssuer],
-        ledger: CRLLedger,
+        ledger: Ledger,
         clock: Callable[[], datetime],
         settings: CRLSettings,
         *,
@@ -364,7 +342,7 @@ class CRLPublisher:
         is_settled = (
             issuer.id in self._shown
             and self._shown[issuer.id] == changed_at
-            and (changed_at is None or now - changed_at > _COMMIT_LAG)
+            and (changed_at is None or now - changed_at > COMMIT_LAG)
         )
         if newest is not None and is_settled and self._due(newest, now) is None:
             return
@@ -388,7 +366,7 @@ class CRLPublisher:
         if full is None or now >= full.this_update + self._settings.interval(False):
             return False
         # The clock was set back: nobody believes that CRL yet, and a delta relative to it would show nothing new.
-        if full.this_update > now + _COMMIT_LAG:
+        if full.this_update > now + COMMIT_LAG:
             return False
         if self._has_deltas and (
             delta is None
@@ -422,7 +400,7 @@ class CRLPublisher:
             # The first one, which also shows what has expired before it: no CRL did so far.
             at, since = issuer.certificate.not_before, None
         elif delta:
-            at, since = full.this_update, full.this_update - _COMMIT_LAG
+            at, since = full.this_update, full.this_update - COMMIT_LAG
         else:
             # RFC 5280 3.3: an entry stays until a scheduled CRL after the certificate's expiry has shown it.
             at, since = min(full.this_update, now - self._settings.interval(False)), None

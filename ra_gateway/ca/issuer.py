@@ -10,21 +10,22 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from ra_gateway.ca.blueprint import Blueprint, draw_up
 from ra_gateway.ca.conformance import CheckedTBS, require_conforming
 from ra_gateway.ca.extensions import write_validity
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.reserving import SerialTaken
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import Intent, Operation
+from ra_gateway.ca.tbs import TBSPlan, plan_tbs
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import canonical_spki, default_algorithm, load_public_key
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Signer
-from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.keys import KeySigner
 
 SERIAL_OCTETS: Final = 16
@@ -35,41 +36,6 @@ _SERIAL_ATTEMPTS: Final = 3
 
 Answer = Callable[[Certificate, tuple[str, ...]], Awaitable[bytes]]
 """Makes the answer (DER) for a certificate and what in it differs from the request."""
-
-
-class IssuingLedger(Protocol):
-    """What issuance needs of the ledger (`ra_gateway.ca.ledger.Ledger`)."""
-
-    async def reserve(
-        self, operation: Operation, intent: Intent, now: datetime
-    ) -> Operation | None:
-        """Claim transactionID and serial number for what is about to be issued, durably.
-
-        Returns:
-            None if they are ours now; otherwise the operation that has the transactionID.
-
-        Raises:
-            SerialTaken: Another certificate has the serial number.
-            RequestRefused: The end entity may not have this certificate, or not for this key.
-            StoreUnavailable: Nothing is claimed.
-        """
-
-    async def store(
-        self,
-        operation: Operation,
-        certificate: Certificate,
-        now: datetime,
-        *,
-        revoke_superseded: bool = False,
-    ) -> Operation:
-        """Store certificate and answer, durably, and return what is stored: the first writer's.
-
-        Args:
-            revoke_superseded: Where nothing has to be confirmed, what it renews is revoked now.
-
-        Raises:
-            StoreUnavailable: Nothing may leave.
-        """
 
 
 class Issuer:
@@ -112,7 +78,7 @@ class Issuer:
         profile: Profile,
         operation: Operation,
         intent: Intent,
-        ledger: IssuingLedger,
+        ledger: Ledger,
         answer: Answer,
         now: datetime,
         *,
@@ -128,7 +94,7 @@ class Issuer:
             operation: Without serial number and answer.
             intent: For whom; what is about to be issued is filled in here.
             now: Aware UTC.
-            revoke_superseded: As of `IssuingLedger.store`.
+            revoke_superseded: What is renewed is revoked, where nothing has to be confirmed.
 
         Returns:
             The operation as stored. It is another request's if that holds the transactionID: compare
@@ -136,12 +102,12 @@ class Issuer:
 
         Raises:
             TemplateRefused: The profile cannot grant it; nothing was stored.
-            RequestRefused: The ledger does not allow it (`IssuingLedger.reserve`); nothing was stored.
+            RequestRefused: The ledger does not allow it (`Ledger.reserve`); nothing was stored.
             ServiceFailure, StoreUnavailable: Nothing may leave.
         """
         # 1 check: what is asked for against the profile. A refusal leaves no trace (R155).
-        blueprint = self.check(template, profile, now)
-        intent = self._fill(intent, blueprint, profile, template)
+        plan = self.check(template, profile, now)
+        intent = self._fill(intent, plan, profile, template)
         for attempt in range(1, _SERIAL_ATTEMPTS + 1):
             # 2 number: a random serial number, which the ledger sees to be a new one.
             operation = self.number(operation)
@@ -155,13 +121,13 @@ class Issuer:
         if found is not None:
             return found
         # 4 build.
-        tbs_der = self.build(blueprint, operation.serial_number)
+        tbs_der = self.build(plan, operation.serial_number)
         # 5 inspect: the octets that are about to be signed.
-        tbs = self.inspect(tbs_der, blueprint, profile, now)
+        tbs = self.inspect(tbs_der, plan, profile, now)
         # 6 sign.
         certificate = await self.sign(tbs)
-        # 7 answer: made before the commit, so that what is stored is what a repeat gets.
-        operation = await self.answer(operation, answer, certificate, blueprint)
+        # 7 answer: made before the commit, so that what is stored is what a retransmission gets.
+        operation = await self.answer(operation, answer, certificate, plan)
         # 8 store: durable when this returns, and only then may the answer leave.
         return await self.store(
             operation, certificate, ledger, now, revoke_superseded=revoke_superseded
@@ -173,35 +139,35 @@ class Issuer:
         Raises:
             TemplateRefused, ServiceFailure: As `issue`.
         """
-        blueprint = self.check(template, profile, now)
-        tbs_der = self.build(blueprint, self._serial_number())
-        return await self.sign(self.inspect(tbs_der, blueprint, profile, now))
+        plan = self.check(template, profile, now)
+        tbs_der = self.build(plan, self._serial_number())
+        return await self.sign(self.inspect(tbs_der, plan, profile, now))
 
     # The steps are methods so that each can be tested, measured and interrupted by itself.
 
-    def check(self, template: CertTemplate, profile: Profile, now: datetime) -> Blueprint:
+    def check(self, template: CertTemplate, profile: Profile, now: datetime) -> TBSPlan:
         """Step 1: decide what the certificate says.
 
         Raises:
-            TemplateRefused, ServiceFailure: As `draw_up`.
+            TemplateRefused, ServiceFailure: As `plan_tbs`.
         """
-        return draw_up(profile, template, self.certificate, now)
+        return plan_tbs(profile, template, self.certificate, now)
 
     def number(self, operation: Operation) -> Operation:
         """Step 2: give an operation a random serial number."""
         return replace(operation, serial_number=self._serial_number())
 
     async def reserve(
-        self, operation: Operation, intent: Intent, ledger: IssuingLedger, now: datetime
+        self, operation: Operation, intent: Intent, ledger: Ledger, now: datetime
     ) -> Operation | None:
         """Step 3: claim serial number and transactionID, and make the intent durable.
 
         Raises:
-            SerialTaken, RequestRefused, StoreUnavailable: As `IssuingLedger.reserve`.
+            SerialTaken, RequestRefused, StoreUnavailable: As `Ledger.reserve`.
         """
         return await ledger.reserve(operation, intent, now)
 
-    def build(self, blueprint: Blueprint, serial_number: int) -> bytes:
+    def build(self, plan: TBSPlan, serial_number: int) -> bytes:
         """Step 4: return the TBSCertificate.
 
         Args:
@@ -212,21 +178,19 @@ class Issuer:
             b"\xa0\x03\x02\x01\x02",  # v3
             asn1.encode(serial_number),
             self._constant,
-            write_validity(blueprint.not_before, blueprint.not_after),
-            blueprint.subject_der,
-            blueprint.spki_der,
-            asn1.tlv(0xA3, asn1.tlv(0x30, *blueprint.extensions)),
+            write_validity(plan.not_before, plan.not_after),
+            plan.subject_der,
+            plan.spki_der,
+            asn1.tlv(0xA3, asn1.tlv(0x30, *plan.extensions)),
         )
 
-    def inspect(
-        self, tbs_der: bytes, blueprint: Blueprint, profile: Profile, now: datetime
-    ) -> CheckedTBS:
+    def inspect(self, tbs_der: bytes, plan: TBSPlan, profile: Profile, now: datetime) -> CheckedTBS:
         """Step 5: check what is about to be signed.
 
         Raises:
             ServiceFailure: As `require_conforming`.
         """
-        return require_conforming(tbs_der, blueprint, profile, self.certificate, now)
+        return require_conforming(tbs_der, plan, profile, self.certificate, now)
 
     async def sign(self, checked: CheckedTBS) -> Certificate:
         """Step 6: sign, which only what was checked can be.
@@ -255,20 +219,20 @@ class Issuer:
         )
 
     async def answer(
-        self, operation: Operation, answer: Answer, certificate: Certificate, blueprint: Blueprint
+        self, operation: Operation, answer: Answer, certificate: Certificate, plan: TBSPlan
     ) -> Operation:
         """Step 7: give an operation its answer.
 
         Raises:
             ServiceFailure: The answer cannot be signed.
         """
-        return replace(operation, answer=await answer(certificate, blueprint.changes))
+        return replace(operation, answer=await answer(certificate, plan.changes))
 
     async def store(
         self,
         operation: Operation,
         certificate: Certificate,
-        ledger: IssuingLedger,
+        ledger: Ledger,
         now: datetime,
         *,
         revoke_superseded: bool = False,
@@ -276,21 +240,21 @@ class Issuer:
         """Step 8: make certificate and answer durable.
 
         Raises:
-            StoreUnavailable: As `IssuingLedger.store`.
+            StoreUnavailable: As `Ledger.store`.
         """
         return await ledger.store(operation, certificate, now, revoke_superseded=revoke_superseded)
 
     def _fill(
-        self, intent: Intent, blueprint: Blueprint, profile: Profile, template: CertTemplate
+        self, intent: Intent, plan: TBSPlan, profile: Profile, template: CertTemplate
     ) -> Intent:
         names = template.extension(OID.subjectAltName)  # which a profile grants or refuses
         return replace(
             intent,
-            subject_der=blueprint.subject_der,
+            subject_der=plan.subject_der,
             san_der=None if names is None else names.value,
             issuer_id=self.id,
             profile=profile.name,
-            spki_digest=hashlib.sha256(canonical_spki(blueprint.spki_der)).digest(),
+            spki_digest=hashlib.sha256(canonical_spki(plan.spki_der)).digest(),
         )
 
     def _serial_number(self) -> int:
@@ -320,13 +284,9 @@ def _require_authority(certificate: Certificate, private_key: Any) -> bytes:
     except CMPError as error:
         wrong = f"cannot be used: {error.detail}"
     if wrong or identifier is None:
-        raise ConfigError(
-            [
-                Problem(
-                    "ca.directory_path",
-                    f"the issuing CA's certificate of {certificate.subject} {wrong}",
-                    "Give issuing.pem and issuing.key of one CA, as `ra-gateway ca create` makes them",
-                )
-            ]
+        raise ConfigError.of(
+            "ca.directory_path",
+            f"the issuing CA's certificate of {certificate.subject} {wrong}",
+            "Give issuing.pem and issuing.key of one CA, as `ra-gateway ca create` makes them",
         )
     return identifier

@@ -1,8 +1,8 @@
 """Keys that the CA makes for others (RFC 9483 4.1.6), and what it encrypts for them.
 
 A private key made here exists in memory from `make_key` to `seal_key`, which returns it signed by the key generation
-authority and encrypted for the one who asked; that form alone is sent, and stored for repeats. Nobody can open it
-but the holder of the private key that protected the request, and with key agreement not even who finds out
+authority and encrypted for the one who asked; that form alone is sent, and stored for retransmissions. Nobody can
+open it but the holder of the private key that protected the request, and with key agreement not even who finds out
 the CA's keys later. The ledger forgets the answer together with its transaction.
 """
 

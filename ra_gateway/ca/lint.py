@@ -122,9 +122,9 @@ def _sample(profile: Profile, kind: str, issuer: Issuer) -> bytes:
         spki_der=spki_der(_throwaway_key("rsa2048" if kind == "rsa" else kind)),
         extensions=tuple(extensions),
     )
-    blueprint = issuer.check(template, profile, moment)
-    tbs_der = issuer.build(blueprint, _SAMPLE_SERIAL)
-    issuer.inspect(tbs_der, blueprint, profile, moment)
+    plan = issuer.check(template, profile, moment)
+    tbs_der = issuer.build(plan, _SAMPLE_SERIAL)
+    issuer.inspect(tbs_der, plan, profile, moment)
     algorithm = issuer.signer.algorithm
     signature: bytes = _throwaway_key(_signing_kind(algorithm)).sign(
         tbs_der, *signing_arguments(algorithm)

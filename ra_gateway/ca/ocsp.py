@@ -1,8 +1,9 @@
 """OCSP answers out of the ledger, signed by delegated responders (RFC 6960, nonces RFC 8954, profile RFC 5019).
 
 Every issuing CA has a responder key of its own, certified by that CA: clients accept no other delegation. Answers
-are made when they are asked for, since the ledger knows a revocation at once, and put together here, because
-the key may be in an HSM and the event loop must not wait for it.
+are made when they are asked for, since the ledger knows a revocation at once, and put together here: the builder of
+`cryptography` signs while the event loop waits, which an HSM makes long, takes producedAt from the system's clock, and
+writes each CertID with NULL parameters, whichever way it was asked.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509 import ocsp
 
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import ALIVE, CertificateStatus, IssuedCertificate, Reason
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
@@ -51,13 +53,6 @@ _MALFORMED_REQUEST: Final = _failure(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
 _INTERNAL_ERROR: Final = _failure(ocsp.OCSPResponseStatus.INTERNAL_ERROR)
 _TRY_LATER: Final = _failure(ocsp.OCSPResponseStatus.TRY_LATER)
 _UNAUTHORIZED: Final = _failure(ocsp.OCSPResponseStatus.UNAUTHORIZED)
-
-
-class OCSPLedger(Protocol):
-    """Knows every certificate."""
-
-    async def certificate(self, serial_number: int, now: datetime) -> IssuedCertificate | None:
-        """Return what has become of a serial number; raises StoreUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +135,7 @@ class OCSPResponder:
     def __init__(
         self,
         signers: Sequence[OCSPSigner],
-        ledger: OCSPLedger,
+        ledger: Ledger,
         clock: Callable[[], datetime],
         settings: OCSPSettings,
     ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,15 +215,9 @@ def _query(text: str) -> dict[str, str]:
 
 
 def _decoded(text: str) -> str:
-    if text.count("%") != sum(
-        text[index] == "%" and _is_hex(text[index + 1 : index + 3]) for index in range(len(text))
-    ):
+    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
         raise UnusableURL("has a % that no two hexadecimal digits follow")
     return unquote(text, errors="strict")
-
-
-def _is_hex(text: str) -> bool:
-    return len(text) == 2 and all(char in "0123456789abcdefABCDEF" for char in text)
 
 
 def _places(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:

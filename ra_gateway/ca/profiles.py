@@ -1,6 +1,6 @@
 """Certificate profiles as data: those of TS 33.310 6.1, and those an operator derives from them.
 
-A profile decides, the template of a request only suggests (`blueprint.draw_up`). Where a clause of TS 33.310
+A profile decides, the template of a request only suggests (`tbs.plan_tbs`). Where a clause of TS 33.310
 leaves something open, or its text could not be checked, the built-in profile allows it; an operator who
 knows the network better derives a stricter one.
 """
@@ -486,9 +486,6 @@ _READERS: Final[Mapping[str, Callable[[Profile, object], dict[str, object]]]] = 
     }
 )
 """Fields of a table `[ca.profiles.NAME]`, besides `base`, and what makes fields of a Profile of their values."""
-
-PROFILE_FIELDS: Final = tuple(_READERS)
-"""What `derive` takes."""
 
 
 def _strings(value: object) -> tuple[str, ...]:

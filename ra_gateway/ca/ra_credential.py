@@ -6,7 +6,6 @@ while both are registered, so that the gateway may be loaded anew at any time in
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -25,22 +24,19 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
-from ra_gateway.ca.authorities import (
+from ra_gateway.ca.files import require_absent, synchronize
+from ra_gateway.ca.hierarchy import (
     SIGNER_DAYS,
     certify_signer,
-    given_name,
     issued_by,
-    problem,
+    parse_subject,
     require_kind,
 )
-from ra_gateway.ca.directory import require_absent
-from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.material import load_ca
+from ra_gateway.ca.keys import load_ca
 from ra_gateway.ca.profiles import RA
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.keys import (
-    KEY_KINDS,
     TooDear,
     make_credential,
     new_key,
@@ -83,7 +79,7 @@ async def issue_ra_certificate(
     Raises:
         ConfigError: The CA cannot be loaded, the subject is no name, or a file exists already.
     """
-    subject_der = given_name(subject)
+    subject_der = parse_subject(subject)
     kind = require_kind(key_kind)
     path = (target or directory) / stem
     certificate_path, key_path = Path(f"{path}.pem"), Path(f"{path}.key")
@@ -98,32 +94,6 @@ async def issue_ra_certificate(
     except OSError as error:
         raise _unwritable(path, error) from error
     return certificate
-
-
-async def make_ra_credential(
-    issuer: Issuer,
-    subject: str,
-    *,
-    now: datetime,
-    key_kind: str = "p256",
-    validity_days: int = SIGNER_DAYS,
-) -> tuple[Any, Certificate]:
-    """Make an RA's key and certificate in memory, to be exported.
-
-    Args:
-        subject: RFC 4514 string.
-        now: Aware UTC.
-
-    Returns:
-        The private key and its certificate.
-
-    Raises:
-        ConfigError: The subject is no name, there is no such kind of key, or the issuing CA cannot sign.
-    """
-    subject_der = given_name(subject)
-    key = KEY_KINDS[require_kind(key_kind)]()
-    profile = replace(RA, validity_days=validity_days)
-    return key, await certify_signer(issuer, profile, subject_der, key, now)
 
 
 # --- Transport --------------------------------------------------------------------------------------------------
@@ -148,7 +118,9 @@ def export_pkcs12(
     """
     require_absent((path,))
     if not password:
-        raise problem("password", "is empty", "Give the password that protects the file on its way")
+        raise ConfigError.of(
+            "password", "is empty", "Give the password that protects the file on its way"
+        )
     encryption = (
         PrivateFormat.PKCS12.encryption_builder()
         .kdf_rounds(KDF_ROUNDS)
@@ -165,7 +137,7 @@ def export_pkcs12(
             encryption,
         )
     except (TypeError, ValueError, UnsupportedAlgorithm) as error:
-        raise problem(
+        raise ConfigError.of(
             str(path),
             f"this key cannot be exported: {error}",
             "Make the key at the gateway instead",
@@ -202,13 +174,13 @@ def import_pkcs12(path: Path, password: bytes) -> tuple[Certificate, tuple[Certi
         reason = "not PKCS#12, or wrong password"
         if isinstance(error, OSError | TooDear):
             reason = str(getattr(error, "strerror", error))
-        raise problem(
+        raise ConfigError.of(
             str(path),
             f"cannot be read: {reason}",
             "Give the file as it was exported, and its password",
         ) from error
     if certificate is None or found.key is None:
-        raise problem(str(path), "lacks the key or its certificate", "Export both")
+        raise ConfigError.of(str(path), "lacks the key or its certificate", "Export both")
     make_credential(certificate, (), found.key, str(path))
     return certificate, _in_order(certificate, others), found.key
 
@@ -237,7 +209,7 @@ def install_ra(
 
     The new files are complete before the first of them counts. What they replace is kept as FILE.1, FILE.2...; the
     key is replaced first, the certificate last, each at once. Where both are one file, readers see the old pair or
-    the new one; where they are two, a gateway that loads them in the instant between is told that they do not
+    the new one; where they are two, a gateway that loads them in the instant between finds that they do not
     belong together, and a process that dies there is to be run again. Load the gateway anew afterwards.
 
     Args:
@@ -272,11 +244,7 @@ def _replace(contents: Mapping[Path, bytes], *, secret: Path) -> None:
     for path in contents:
         path.with_name(f"{path.name}.new").replace(path)
     for parent in {path.parent for path in contents}:
-        descriptor = os.open(parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        synchronize(parent)
 
 
 def _keep(path: Path, coming: bytes) -> None:
@@ -295,7 +263,7 @@ def _keep(path: Path, coming: bytes) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:
-    return problem(
+    return ConfigError.of(
         str(path.parent),
         f"{error.filename or path} cannot be written: {error.strerror}",
         "Choose a directory that can be written to",

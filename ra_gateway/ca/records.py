@@ -1,4 +1,4 @@
-"""What the CA remembers, as frozen values: certificates, operations, end entities, roles, CRLs.
+"""The ledger's records as frozen values: certificates, operations, end entities, roles, CRLs.
 
 They carry no behaviour beyond what follows from themselves, and know nothing of the database.
 """
@@ -102,8 +102,7 @@ class Operation:
     """One transaction from its request to its confirmation.
 
     Args:
-        requester: Who opened it: name of the RA, whichever of its certificates it signed with, or of the end
-            entity in client mode.
+        requester: Who opened it: name of the RA, whichever of its certificates it signed with, or `CLIENT`.
         request_digest: Tells the same request from another one.
         signer_der: DER of the device's certificate that protected the request, and which certConf must be
             protected with; b"" where the RA's did. A column of its own (BLOB).

@@ -1,6 +1,6 @@
 """Changing the keys of a CA that is in use: its issuing CA, its root, its signers.
 
-Each is one `directory.changing`: all or nothing, and repeated if it was interrupted. Whoever serves the CA loads it
+Each is one `files.changing`: all or nothing, and repeated if it was interrupted. Whoever serves the CA loads it
 anew afterwards; what was issued before stays valid.
 """
 
@@ -12,36 +12,37 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ra_gateway.ca.authorities import (
+from ra_gateway.ca.files import CAFiles, changing
+from ra_gateway.ca.hierarchy import (
     ISSUING_DAYS,
     OPTIONAL_SIGNERS,
     ROOT_DAYS,
     SIGNERS,
+    as_config_error,
     ca_extensions,
+    certify_anew,
     certify_ca,
-    generation_name,
-    given_name,
     kind_of,
-    problem,
+    parse_subject,
     require_kind,
-    signer_name,
-    told,
+    signer_subject,
+    successor_subject,
 )
-from ra_gateway.ca.directory import CADirectory, Change, changing
 from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.material import (
+from ra_gateway.ca.keys import (
     SETTING,
+    certificate_of,
+    commit_checked,
     load_issuer,
     load_unchecked,
     make_signer,
-    only,
     roots_of,
-    settle,
 )
 from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import same_name
+from ra_gateway.errors import ConfigError
 from ra_gateway.keys import load_certificates, load_private_key, require_private_key, spki_der
 
 
@@ -74,63 +75,54 @@ async def roll_issuing(
         ConfigError: The CA or the root's key cannot be loaded, the root cannot have a CA below it or has expired,
             or files cannot be written; all is as it was.
     """
-    with changing(directory, "roll-issuing", archive="retired", key_uris=key_uris) as change:
-        if change is not None:
-            await _roll_issuing(
-                change, now, password, root_key_path, root_password, subject, key_kind
+    with changing(
+        directory, "roll-issuing", archive="retired", key_uris=key_uris, password=password
+    ) as change:
+        if change is None:
+            return _active(directory)
+        files = change.files
+        old = load_unchecked(files, now, password)
+        root, issuing = old.root, old.issuers[0].certificate
+        _require_living(root, now)
+        path_length = root.basic_constraints[1]
+        if path_length is not None and path_length < 1:
+            raise ConfigError.of(
+                SETTING,
+                f"the root {root.subject} allows no CA below it (pathLenConstraint 0)",
+                "Import an issuing CA of another root into another directory",
             )
+        root_key = _root_key(files, root, password, root_key_path, root_password)
+        generation = int(change.archive.rpartition("/")[2]) + 1
+        subject_der = (
+            successor_subject(issuing, generation) if subject is None else parse_subject(subject)
+        )
+        if any(same_name(subject_der, item.certificate.subject_der) for item in old.issuers):
+            raise ConfigError.of(
+                "subject",
+                "an issuing CA has this name already",
+                "Give another one: CRLs of two keys must not be mistaken for each other",
+            )
+        kind = kind_of(issuing) if key_kind is None else require_kind(key_kind)
+        key = change.new_key("issuing", kind)
+        with as_config_error(str(files.path)):
+            certificate = certify_ca(
+                subject_der,
+                spki_der(key),
+                root,
+                root_key,
+                not_before=max(now - CLOCK_SKEW, root.not_before),
+                not_after=min(now + timedelta(days=ISSUING_DAYS), root.not_after),
+                extensions=ca_extensions(0, issuing),
+            )
+        if issuing.spki_der == root.spki_der and not files.has("root.key"):
+            # It issued itself so far; the next rollover finds its key where a root's belongs.
+            change.import_key("root", files.find("issuing.key"), root_key)
+        change.write("issuing", (certificate,))
+        issuer = Issuer(certificate, (root,), key, secrets.token_bytes)
+        for role in _signers(files):
+            await make_signer(change, role, issuer, signer_subject(certificate, role), kind, now)
+        commit_checked(change, now)
     return _active(directory)
-
-
-async def _roll_issuing(
-    change: Change,
-    now: datetime,
-    password: bytes | None,
-    root_key_path: Path | None,
-    root_password: bytes | None,
-    subject: str | None,
-    key_kind: str | None,
-) -> None:
-    view = change.directory
-    old = load_unchecked(view, now=now, password=password)
-    root, issuing = old.root, old.issuers[0].certificate
-    _require_living(root, now)
-    path_length = root.basic_constraints[1]
-    if path_length is not None and path_length < 1:
-        raise problem(
-            SETTING,
-            f"the root {root.subject} allows no CA below it (pathLenConstraint 0)",
-            "Import an issuing CA of another root into another directory",
-        )
-    root_key = _root_key(view, root, password, root_key_path, root_password)
-    generation = int(change.archive.rpartition("/")[2]) + 1
-    subject_der = generation_name(issuing, generation) if subject is None else given_name(subject)
-    if any(same_name(subject_der, item.certificate.subject_der) for item in old.issuers):
-        raise problem(
-            "subject",
-            "an issuing CA has this name already",
-            "Give another one: CRLs of two keys must not be mistaken for each other",
-        )
-    kind = kind_of(issuing) if key_kind is None else require_kind(key_kind)
-    key = change.new_key("issuing", kind, password)
-    with told(str(view.path)):
-        certificate = certify_ca(
-            subject_der,
-            spki_der(key),
-            root,
-            root_key,
-            not_before=max(now - CLOCK_SKEW, root.not_before),
-            not_after=min(now + timedelta(days=ISSUING_DAYS), root.not_after),
-            extensions=ca_extensions(0, issuing),
-        )
-    if issuing.spki_der == root.spki_der and not view.has("root.key"):
-        # It issued itself so far; the next rollover finds its key where a root's belongs.
-        change.import_key("root", view.find("issuing.key"), root_key, password)
-    change.write("issuing", (certificate,))
-    issuer = Issuer(certificate, (root,), key, secrets.token_bytes)
-    for role in _signers(view):
-        await make_signer(change, role, issuer, signer_name(certificate, role), kind, password, now)
-    settle(change, password, now)
 
 
 def roll_root(
@@ -162,85 +154,50 @@ def roll_root(
     Raises:
         ConfigError: As `roll_issuing`; or the root issues itself, without an issuing CA.
     """
-    with changing(directory, "roll-root", archive="retired-roots", key_uris=key_uris) as change:
-        if change is not None:
-            _roll_root(change, now, password, root_key_path, root_password, key_kind)
-    return only(CADirectory(directory).find("root.pem"))
-
-
-def _roll_root(
-    change: Change,
-    now: datetime,
-    password: bytes | None,
-    root_key_path: Path | None,
-    root_password: bytes | None,
-    key_kind: str | None,
-) -> None:
-    view = change.directory
-    material = load_unchecked(view, now=now, password=password)
-    old, issuing = material.root, material.issuers[0].certificate
-    if issuing.spki_der == old.spki_der:
-        raise problem(
-            SETTING,
-            f"the root {old.subject} issues itself, there is no issuing CA to be certified anew",
-            f"First run: ra-gateway ca roll-issuing {view.path}",
-        )
-    _require_living(old, now)
-    _require_living(issuing, now)
-    old_key = _root_key(view, old, password, root_key_path, root_password)
-    kind = kind_of(old) if key_kind is None else require_kind(key_kind)
-    key = change.new_key("root", kind, root_password or password)
-    start = now - CLOCK_SKEW
-    with told(str(view.path)):
-        new = certify_ca(
-            old.subject_der,
-            spki_der(key),
-            None,
-            key,
-            not_before=start,
-            not_after=now + timedelta(days=ROOT_DAYS),
-            extensions=old.extensions,
-        )
-        # Until the old one expires: whoever trusts it alone needs it no longer than that.
-        new_with_old = certify_ca(
-            new.subject_der,
-            new.spki_der,
-            old,
-            old_key,
-            not_before=start,
-            not_after=old.not_after,
-            extensions=new.extensions,
-            subject_key_identifier=new.subject_key_identifier,
-        )
-        old_with_new = certify_ca(
-            old.subject_der,
-            old.spki_der,
-            new,
-            key,
-            not_before=old.not_before,
-            not_after=old.not_after,
-            extensions=old.extensions,
-            subject_key_identifier=old.subject_key_identifier,
-        )
-        anew = certify_ca(
-            issuing.subject_der,
-            issuing.spki_der,
-            new,
-            key,
-            not_before=start,
-            not_after=min(issuing.not_after, new.not_after),
-            extensions=issuing.extensions,
-            subject_key_identifier=issuing.subject_key_identifier,
-        )
-    for name, certificate in (
-        ("root", new),
-        ("old-root", old),
-        ("root-new-with-old", new_with_old),
-        ("root-old-with-new", old_with_new),
-        ("issuing", anew),
-    ):
-        change.write(name, (certificate,))
-    settle(change, password, now)
+    with changing(
+        directory, "roll-root", archive="retired-roots", key_uris=key_uris, password=password
+    ) as change:
+        if change is None:
+            return certificate_of(CAFiles(directory), "root")
+        files = change.files
+        keys = load_unchecked(files, now, password)
+        old, issuing = keys.root, keys.issuers[0].certificate
+        if issuing.spki_der == old.spki_der:
+            raise ConfigError.of(
+                SETTING,
+                f"the root {old.subject} issues itself, there is no issuing CA to be certified anew",
+                f"First run: ra-gateway ca roll-issuing {files.path}",
+            )
+        _require_living(old, now)
+        _require_living(issuing, now)
+        old_key = _root_key(files, old, password, root_key_path, root_password)
+        kind = kind_of(old) if key_kind is None else require_kind(key_kind)
+        key = change.new_key("root", kind, root_password)
+        start = now - CLOCK_SKEW
+        with as_config_error(str(files.path)):
+            new = certify_ca(
+                old.subject_der,
+                spki_der(key),
+                None,
+                key,
+                not_before=start,
+                not_after=now + timedelta(days=ROOT_DAYS),
+                extensions=old.extensions,
+            )
+            # Until the old one expires: whoever trusts it alone needs it no longer than that.
+            new_with_old = certify_anew(new, old, old_key, start, old.not_after)
+            old_with_new = certify_anew(old, new, key, old.not_before, old.not_after)
+            anew = certify_anew(issuing, new, key, start, min(issuing.not_after, new.not_after))
+        for name, certificate in (
+            ("root", new),
+            ("old-root", old),
+            ("root-new-with-old", new_with_old),
+            ("root-old-with-new", old_with_new),
+            ("issuing", anew),
+        ):
+            change.write(name, (certificate,))
+        commit_checked(change, now)
+    return new
 
 
 async def renew_signers(
@@ -272,35 +229,35 @@ async def renew_signers(
         ConfigError: An issuing CA cannot be loaded or has expired, or files cannot be written.
     """
     with changing(
-        directory, "renew-signers", archive="retired-signers", key_uris=key_uris
+        directory, "renew-signers", archive="retired-signers", key_uris=key_uris, password=password
     ) as change:
         if change is None:
             return ()
-        wanted = {*_signers(change.directory), *(OPTIONAL_SIGNERS if key_generation else ())}
-        due = _due(change.directory, now, within_days, sorted(wanted))
-        roots = roots_of(change.directory)
+        wanted = {*_signers(change.files), *(OPTIONAL_SIGNERS if key_generation else ())}
+        due = _due(change.files, now, within_days, sorted(wanted))
+        roots = roots_of(change.files)
         for name in due:
             prefix = name.removesuffix(name.rpartition("/")[2])
-            issuer = load_issuer(change.directory, prefix, roots, password)
-            subject_der = _signer_subject(change.directory, name, issuer.certificate)
+            issuer = load_issuer(change.files, prefix, roots, password)
+            subject_der = _signer_subject(change.files, name, issuer.certificate)
             kind = kind_of(issuer.certificate) if key_kind is None else require_kind(key_kind)
-            await make_signer(change, name, issuer, subject_der, kind, password, now)
+            await make_signer(change, name, issuer, subject_der, kind, now)
         if due:
-            settle(change, password, now)
+            commit_checked(change, now)
         return tuple(f"{name}.pem" for name in due)
 
 
-def _signers(view: CADirectory) -> list[str]:
+def _signers(files: CAFiles) -> list[str]:
     """Return the names of the signers that an issuing CA has, or its successor has to have."""
-    return [*SIGNERS, *(name for name in OPTIONAL_SIGNERS if view.has(f"{name}.pem"))]
+    return [*SIGNERS, *(name for name in OPTIONAL_SIGNERS if files.has(f"{name}.pem"))]
 
 
 def _due(
-    view: CADirectory, now: datetime, within_days: int | None, signers: Sequence[str]
+    files: CAFiles, now: datetime, within_days: int | None, signers: Sequence[str]
 ) -> list[str]:
     names = list(signers)
-    for name in view.numbered("retired"):
-        if now <= load_certificates(view.find(f"{name}/issuing.pem"), SETTING)[0].not_after:
+    for name in files.numbered("retired"):
+        if now <= load_certificates(files.find(f"{name}/issuing.pem"), SETTING)[0].not_after:
             names.append(f"{name}/ocsp")
     if within_days is None:
         return names
@@ -308,30 +265,30 @@ def _due(
     return [
         name
         for name in names
-        if not (view.has(f"{name}.pem") and view.has(f"{name}.key"))
-        or only(view.find(f"{name}.pem")).not_after <= end
+        if not (files.has(f"{name}.pem") and files.has(f"{name}.key"))
+        or certificate_of(files, name).not_after <= end
     ]
 
 
-def _signer_subject(view: CADirectory, name: str, issuing: Certificate) -> bytes:
-    if view.has(f"{name}.pem"):
-        return only(view.find(f"{name}.pem")).subject_der
-    return signer_name(issuing, name.rpartition("/")[2])
+def _signer_subject(files: CAFiles, name: str, issuing: Certificate) -> bytes:
+    if files.has(f"{name}.pem"):
+        return certificate_of(files, name).subject_der
+    return signer_subject(issuing, name.rpartition("/")[2])
 
 
 def _root_key(
-    view: CADirectory,
+    files: CAFiles,
     root: Certificate,
     password: bytes | None,
     root_key_path: Path | None,
     root_password: bytes | None,
 ) -> Any:
     """Return the root's private key."""
-    path = root_key_path or view.find("root.key")
+    path = root_key_path or files.find("root.key")
     if root_key_path is None and not path.exists():
-        issuing_key_path = view.find("issuing.key")
-        if _active(view.path).spki_der != root.spki_der:
-            raise problem(
+        issuing_key_path = files.find("issuing.key")
+        if _active(files.path).spki_der != root.spki_der:
+            raise ConfigError.of(
                 "root key",
                 f"{path} is not there, and the root's key is needed",
                 "Fetch it from where it is kept, or give the path of its file",
@@ -340,19 +297,19 @@ def _root_key(
     key = load_private_key(path, root_password or password, "root key")
     require_private_key(path, "root key")
     if key.public_key() != load_public_key(root.spki_der):
-        raise problem(
+        raise ConfigError.of(
             "root key", f"{path} is not the key of {root.subject}", "Give the key of root.pem"
         )
     return key
 
 
 def _active(directory: Path) -> Certificate:
-    return load_certificates(CADirectory(directory).find("issuing.pem"), SETTING)[0]
+    return load_certificates(CAFiles(directory).find("issuing.pem"), SETTING)[0]
 
 
 def _require_living(certificate: Certificate, now: datetime) -> None:
     if not certificate.valid_at(now):
-        raise problem(
+        raise ConfigError.of(
             SETTING,
             f"the certificate of {certificate.subject} is not valid now",
             "Check the clock; if it is right, make a new CA in another directory",

@@ -1,4 +1,4 @@
-"""What the CA tells anybody about its certificates: CRLs, OCSP answers, and its own certificates.
+"""What the CA publishes: CRLs, OCSP answers, and its own certificates.
 
 No HTTP here; the status listener asks for these by the names in its URLs.
 """

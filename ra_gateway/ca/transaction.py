@@ -1,4 +1,4 @@
-"""A message as it was received, whom it speaks for, and whether it repeats what was answered before."""
+"""A message as it was received, whom it speaks for, and whether it retransmits what was answered before."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ra_gateway.errors import ConfirmationRefused, PKIFailureInfo, TransactionIn
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message in the mode it came in.
+    """A message that was received, and the registered RA that sent it, if one did.
 
     Args:
         message: To be answered; nested ones are answered as if they had come plain (R124).
@@ -40,27 +40,27 @@ class Received:
 
     @property
     def digest(self) -> bytes:
-        """Equal for repeats, also where the RA signed anew: the device's part is what counts."""
+        """Equal for retransmissions, also where the RA signed anew: the device's part is what counts."""
         message = self.message
         return hashlib.sha256(message.body_der + (message.header.sender_nonce or b"")).digest()
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestContext:
     """An authenticated message and whom it speaks for.
 
     Args:
         authenticated: The device's protection, or the authority's where it replaced that.
         device: The certificate of ours that the device signed with.
         entity: Client mode: whose message it is.
-        repeat: What a repeat is answered with whose signer is no longer good: it was when this was done.
+        answered: What a retransmission is answered with whose signer is no longer good; it was when this was done.
     """
 
     received: Received
     authenticated: AuthenticatedMessage
     device: IssuedCertificate | None = None
     entity: EndEntity | None = None
-    repeat: Operation | None = None
+    answered: Operation | None = None
 
     @property
     def signer_der(self) -> bytes:
@@ -73,28 +73,28 @@ def in_use() -> TransactionInUse:
     return TransactionInUse("another request opened this transaction", rule="R12")
 
 
-def is_repeat(stored: Operation, asked: Asked) -> bool:
-    """Tell a repeat from another request, and from the same body that somebody else signed."""
-    if stored.request_digest != asked.received.digest:
+def is_retransmission(stored: Operation, context: RequestContext) -> bool:
+    """Tell a retransmission from another request, and from the same body that somebody else signed."""
+    if stored.request_digest != context.received.digest:
         return False
-    if not stored.signer_der or not asked.received.by_device:
-        return not stored.signer_der and not asked.received.by_device
-    return load_certificate(stored.signer_der) == asked.authenticated.signer
+    if not stored.signer_der or not context.received.by_device:
+        return not stored.signer_der and not context.received.by_device
+    return load_certificate(stored.signer_der) == context.authenticated.signer
 
 
-def replay(stored: Operation, asked: Asked) -> Operation:
-    """Return what is stored, if this is a repeat of it.
+def require_retransmission(stored: Operation, context: RequestContext) -> Operation:
+    """Return what is stored, if this is a retransmission of it.
 
     Raises:
         TransactionInUse: It is another request.
     """
-    if not is_repeat(stored, asked):
+    if not is_retransmission(stored, context):
         raise in_use()
     return stored
 
 
-def replay_confirmation(stored: Operation, digest: bytes) -> Operation:
-    """Return a confirmed operation, if this is a repeat of the certConf that did it.
+def require_same_confirmation(stored: Operation, digest: bytes) -> Operation:
+    """Return a confirmed operation, if this retransmits the certConf that did it.
 
     Raises:
         ConfirmationRefused: It is another certConf, or the certificate was revoked before.

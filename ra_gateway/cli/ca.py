@@ -14,20 +14,20 @@ from ra_gateway.app import now
 from ra_gateway.app.ca import (
     CAService,
     ca_checkpoints,
+    ca_keys,
     ca_ledger,
-    ca_material,
     ca_profiles,
     check_ca,
     crl_publisher,
 )
 from ra_gateway.app.doctor.ledger import ledger_warnings
 from ra_gateway.app.warnings import ca_warnings, of_file
-from ra_gateway.ca.directory import CADirectory
+from ra_gateway.ca.files import CAFiles
+from ra_gateway.ca.keys import create_operator_pki, expiries, import_ca
 from ra_gateway.ca.ledger.backup import dump, restore
 from ra_gateway.ca.ledger.checkpoints import TrailRewritten
 from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.ledger.verify import examine
-from ra_gateway.ca.material import create_operator_pki, expiries, import_ca
+from ra_gateway.ca.ledger.verify import verify
 from ra_gateway.ca.profiles import PROFILES, PURPOSES, Profile
 from ra_gateway.ca.ra_credential import issue_ra_certificate
 from ra_gateway.ca.records import CertificateStatus, Reason, Revocation
@@ -402,7 +402,7 @@ def ca_verify(
         checkpoints = ca_checkpoints(settings)
         known = checkpoints.read()
         with progress("Verifying") as step:
-            found = await examine(
+            found = await verify(
                 ledger, issuers, now(), checkpoints=known, sample=sample, progress=step
             )
         if found.findings:
@@ -445,9 +445,9 @@ async def _checkpoint(ledger: Ledger, settings: CAConfig) -> str:
 
 def _issuing_certificates(directory: Path) -> dict[str, Certificate]:
     """Return all issuing CAs, also those that have expired, by key identifier."""
-    view = CADirectory(directory)
-    names = ["issuing.pem", *(f"{name}/issuing.pem" for name in view.numbered("retired"))]
-    found = [load_certificates(view.find(name), "ca.directory_path")[0] for name in names]
+    files = CAFiles(directory)
+    names = ["issuing.pem", *(f"{name}/issuing.pem" for name in files.numbered("retired"))]
+    found = [load_certificates(files.find(name), "ca.directory_path")[0] for name in names]
     return {(item.subject_key_identifier or b"").hex(): item for item in reversed(found)}
 
 
@@ -459,10 +459,10 @@ def ca_crl(
     """Make a CRL of every issuing CA now, due or not."""
 
     async def publish(ledger: Ledger, settings: CAConfig) -> None:
-        material = ca_material(settings)
-        publisher = crl_publisher(settings, material, ledger)
+        keys = ca_keys(settings)
+        publisher = crl_publisher(settings, keys, ledger)
         await ledger.sweep(now())
-        for issuer in material.issuers:
+        for issuer in keys.issuers:
             crl = await publisher.publish(issuer, delta=delta)
             say(
                 f"{issuer.certificate.subject}: CRL {crl.number}, until {day(crl.next_update)} UTC."

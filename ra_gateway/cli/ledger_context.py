@@ -14,7 +14,7 @@ from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.reading import load_ca
 
 if TYPE_CHECKING:
-    from ra_gateway.ca.ledger import Ledger
+    from ra_gateway.ca.ledger.ledger import Ledger
 
 T = TypeVar("T")
 

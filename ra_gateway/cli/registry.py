@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 
 from ra_gateway.app import now
-from ra_gateway.app.ca import ca_material, ca_profiles
+from ra_gateway.app.ca import ca_keys, ca_profiles
 from ra_gateway.app.warnings import allows_all
-from ra_gateway.ca.authorities import SIGNER_DAYS
+from ra_gateway.ca.hierarchy import SIGNER_DAYS
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import Profile
@@ -282,8 +282,8 @@ def ra_issue(
         raise ConfigError.of(str(password_file), "is empty", "Write a password to it")
 
     async def issue(ledger: Ledger, settings: CAConfig) -> Certificate:
-        material, profiles = ca_material(settings), ca_profiles(settings)
-        issuer = material.issuers[0]
+        keys, profiles = ca_keys(settings), ca_profiles(settings)
+        issuer = keys.issuers[0]
         before = await _put_authority(ledger, name, role, subjects, sans)
         private_key = KEY_KINDS[key_kind]()
         certificate = await _certify(

@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from ra_gateway.ca.keys import create_operator_pki
 from ra_gateway.ca.ledger.ledger import open_ledger
-from ra_gateway.ca.material import create_operator_pki
 from ra_gateway.ca.ra_credential import issue_ra_certificate
 from ra_gateway.ca.records import Privilege, Role
 from ra_gateway.cmp.certificates import Certificate

@@ -112,7 +112,7 @@ async def bind(desk: Desk, role: Role, name: str = "ra1") -> None:
 
 
 def hear_anew(desk: Desk) -> None:
-    desk.ca._authentication._registered._good_until = float("-inf")
+    desk.ca._authentication.registered._good_until = float("-inf")
 
 
 async def settled(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ra_gateway.ca.information import Published
+from ra_gateway.ca.general_messages import Published
 from ra_gateway.ca.records import (
     CertificateStatus,
     Privilege,

@@ -60,7 +60,7 @@ async def test_a_dump_goes_from_one_database_to_the_other_and_back(
         assert await restore(tmp_path / "first", second) == dumped
         await dump(second, tmp_path / "second", NOW)
         issuers = {ca.issuing.id: ca.issuing.certificate}
-        assert await verify(second, issuers, ca.clock()) == []
+        assert (await verify(second, issuers, ca.clock())).findings == []
         ca.ledger = second
         await ca.issue()
         another = operator_pki.issuing.issue("CN=ra2,O=X").der
@@ -282,7 +282,7 @@ async def findings(
     """Return what verification of an SQLite ledger finds, without what to do."""
     async with opened(path) as ledger:
         issuers = {ca.issuing.id: ca.issuing.certificate}
-        found = await verify(ledger, issuers, at or ca.clock(), sample=sample)
+        found = (await verify(ledger, issuers, at or ca.clock(), sample=sample)).findings
     assert all(finding.todo for finding in found)
     return [f"{finding.where}: {finding.what}" for finding in found]
 

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 from ra_gateway.ca.ledger.batches import MAX_BATCH
 from ra_gateway.ca.ledger.database import write
 from ra_gateway.ca.ledger.ledger import Ledger, LedgerLocation, open_ledger
+from ra_gateway.ca.ledger.listing import newest
 from ra_gateway.ca.ledger.reserving import SerialTaken
 from ra_gateway.ca.records import (
     CertificateStatus,
@@ -240,7 +241,7 @@ async def test_an_end_entity_is_made_with_its_first_certificate(ledger: Ledger) 
     (entity,) = await ledger.registry.entities()
     assert (entity.name, entity.subject) == ("CN=enb1,O=Example Operator",) * 2
     assert (entity.created_by, entity.created_at, entity.profile) == ("ra1", NOW, "ne_ipsec")
-    assert len(await ledger.certificates_of(entity.name, NOW)) == 2
+    assert len(await newest(ledger, NOW, limit=10, entity=entity.name)) == 2
 
 
 async def test_one_subject_twice_in_a_batch_is_one_entity(ledger: Ledger) -> None:

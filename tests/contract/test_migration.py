@@ -165,7 +165,7 @@ async def test_verify_agrees_after_a_migration(
     async with migrated(where, monkeypatch, fill) as ledger:
         issuers = {"ab": Certificate.from_der(certificate_der(ca.certificate))}
         ends = "the audit trail does not say that it was added"  # of the RA's certificate, which `Old` left out
-        assert [item.what for item in await verify(ledger, issuers, NOW)] == [ends]
+        assert [item.what for item in (await verify(ledger, issuers, NOW)).findings] == [ends]
         assert (await ledger.registry.entities())[0].status is EntityStatus.blocked
         for statement, what in (
             ("SET origin = 'evil' WHERE requester = 'client'", "first requester"),
@@ -175,7 +175,7 @@ async def test_verify_agrees_after_a_migration(
                 Connection.execute, statement=text(f"UPDATE certificates {statement}")
             )
             await write(ledger.database, changing)
-            found = [item.what for item in await verify(ledger, issuers, NOW)]
+            found = [item.what for item in (await verify(ledger, issuers, NOW)).findings]
             assert f"its row has another {what} than the audit trail" in found
 
 

@@ -24,7 +24,7 @@ from ra_gateway.ca.crl import CRLPublisher
 from ra_gateway.ca.ledger import audit
 from ra_gateway.ca.ledger.checkpoints import Checkpoint, Checkpoints, TrailRewritten
 from ra_gateway.ca.ledger.ledger import Ledger, LedgerLocation
-from ra_gateway.ca.ledger.verify import Verified, examine
+from ra_gateway.ca.ledger.verify import Verified, verify
 from ra_gateway.ca.records import (
     EndEntity,
     EntityStatus,
@@ -119,7 +119,7 @@ async def verified(
     """Return what is found in a ledger."""
     async with opened(where) as ledger:
         issuers = {ca.issuing.id: ca.issuing.certificate}
-        return await examine(ledger, issuers, ca.clock(), checkpoints=checkpoints)
+        return await verify(ledger, issuers, ca.clock(), checkpoints=checkpoints)
 
 
 # --- the same ledger for all, and copies of it --------------------------------------------------------------------

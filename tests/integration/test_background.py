@@ -17,7 +17,7 @@ from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.gateway import Application
 from ra_gateway.app.running import STEADY
 from ra_gateway.app.trust import operator_domain
-from ra_gateway.ca.material import expiries
+from ra_gateway.ca.keys import expiries
 from ra_gateway.clocks import now
 from ra_gateway.config.reading import load
 from ra_gateway.events import unheard

@@ -150,7 +150,7 @@ class Site:
             root = cmp_certificate(self.desk.operator.root.certificate)
             key = self.desk.operator.issuing.private_key
             issuers = {Issuer(issuing, (root,), key, bytes).id: issuing}
-            findings = await verify(ledger, issuers, NOW)
+            findings = (await verify(ledger, issuers, NOW)).findings
         assert [str(finding) for finding in findings] == []
         state.require_consistent()
         return state

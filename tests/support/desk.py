@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.core import BundledCA
-from ra_gateway.ca.information import Published
+from ra_gateway.ca.general_messages import Published
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger.ledger import Ledger

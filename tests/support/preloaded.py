@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ra_gateway.app.ca import ca_material, ca_profiles
+from ra_gateway.app.ca import ca_keys, ca_profiles
 from ra_gateway.ca.lint import require_clean
 from ra_gateway.config.reading import load
 from tests.support import commands  # noqa: F401 - what children run
@@ -17,4 +17,4 @@ remember_findings()
 with tempfile.TemporaryDirectory() as _directory:
     _config = load(make_setup(Path(_directory, "site"), vendors={"acme": make_vendor_pki("ACME")}))
     assert _config.ca is not None
-    require_clean(ca_profiles(_config.ca).values(), ca_material(_config.ca).issuers[0])
+    require_clean(ca_profiles(_config.ca).values(), ca_keys(_config.ca).issuers[0])

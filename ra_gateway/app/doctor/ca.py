@@ -13,7 +13,7 @@ from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.doctor.revocation import examine_vendors
 from ra_gateway.app.running import now
 from ra_gateway.app.warnings import ca_warnings
-from ra_gateway.ca.material import expiries
+from ra_gateway.ca.keys import expiries
 from ra_gateway.config.tables import CAServiceConfig
 from ra_gateway.errors import ConfigError
 

@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,10 +33,11 @@ from sqlalchemy import (
     update,
 )
 
+from ra_gateway.ca.files import synchronize
 from ra_gateway.ca.ledger import schema
-from ra_gateway.ca.ledger.database import write
+from ra_gateway.ca.ledger.database import Progress, write
 from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.errors import ConfigError
 
 FORMAT: Final = "ra-gateway ledger 1"
 
@@ -62,9 +63,6 @@ _CHUNK_OCTETS: Final = 8 << 20
 
 TABLES: Final[tuple[Table, ...]] = tuple(schema.metadata.sorted_tables)
 """Those that others refer to come first."""
-
-Progress = Callable[[int, int], None]
-"""Called with the number of rows so far and in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +129,7 @@ def _move(beside: Path, path: Path) -> None:
     except FileExistsError:  # made meanwhile; what is there stays
         raise _exists(path) from None
     beside.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    synchronize(path.parent)
 
 
 class _Writer:
@@ -288,14 +282,10 @@ def _header(path: Path, line: bytes) -> Dumped:
     if not known:
         raise _damaged(path)
     if revision != schema.HEAD:
-        raise ConfigError(
-            [
-                Problem(
-                    str(path),
-                    f"is the dump of a ledger with schema {revision}, this release has {schema.HEAD}",
-                    "Restore it with the release that wrote it, then run `ra-gateway ca migrate` of this one",
-                )
-            ]
+        raise ConfigError.of(
+            str(path),
+            f"is the dump of a ledger with schema {revision}, this release has {schema.HEAD}",
+            "Restore it with the release that wrote it, then run `ra-gateway ca migrate` of this one",
         )
     return dumped
 
@@ -367,14 +357,10 @@ def _require_empty(connection: Connection) -> None:
         if table is schema.audit_head:  # which the migration made
             statement = statement.where(schema.audit_head.c.number > 0)
         if connection.execute(statement).first() is not None:
-            raise ConfigError(
-                [
-                    Problem(
-                        "ca",
-                        f"the ledger is not empty: it has rows in {table.name}",
-                        "Restore into a new SQLite file, or a new database after `ra-gateway ca migrate`",
-                    )
-                ]
+            raise ConfigError.of(
+                "ca",
+                f"the ledger is not empty: it has rows in {table.name}",
+                "Restore into a new SQLite file, or a new database after `ra-gateway ca migrate`",
             )
 
 
@@ -390,30 +376,22 @@ def _go_on_counting(connection: Connection) -> None:
 
 
 def _damaged(path: Path) -> ConfigError:
-    return ConfigError(
-        [
-            Problem(
-                str(path),
-                "is not a complete, unaltered dump of a ledger",
-                "Give a file that `ra-gateway ca backup` wrote, and another copy of it if this one is damaged",
-            )
-        ]
+    return ConfigError.of(
+        str(path),
+        "is not a complete, unaltered dump of a ledger",
+        "Give a file that `ra-gateway ca backup` wrote, and another copy of it if this one is damaged",
     )
 
 
 def _bomb(path: Path, what: str) -> ConfigError:
-    return ConfigError(
-        [
-            Problem(
-                str(path),
-                f"{what}, which no dump of a ledger does",
-                "Give a file that `ra-gateway ca backup` wrote, from where nobody else can write",
-            )
-        ]
+    return ConfigError.of(
+        str(path),
+        f"{what}, which no dump of a ledger does",
+        "Give a file that `ra-gateway ca backup` wrote, from where nobody else can write",
     )
 
 
 def _exists(path: Path) -> ConfigError:
-    return ConfigError(
-        [Problem(str(path), "exists already", "Choose another name: a dump is never overwritten")]
+    return ConfigError.of(
+        str(path), "exists already", "Choose another name: a dump is never overwritten"
     )

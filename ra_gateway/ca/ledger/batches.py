@@ -1,4 +1,4 @@
-"""Work that waits is done together: how batches are gathered, run and told, whatever the database."""
+"""Group commit: work that waits is gathered into batches and committed together, whatever the database."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Work:
     outcome: Any = None  # a result or an exception
 
     def deliver(self) -> None:
-        """Tell the outcome."""
+        """Give the outcome to who waits for it."""
         if self.future.done():  # whoever asked was cancelled
             return
         if isinstance(self.outcome, FAILURES):
@@ -71,7 +71,7 @@ class Work:
 
 
 class Queue:
-    """Takes all work that waits, has it run, and tells those who asked; one batch at a time.
+    """Takes all work that waits, has it run, and answers those who wait; one batch at a time.
 
     Args:
         run: Sets the outcome of every piece of a batch; raises nothing.

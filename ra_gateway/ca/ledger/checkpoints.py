@@ -25,7 +25,7 @@ from sqlalchemy import Connection
 from ra_gateway.ca.ledger import audit
 from ra_gateway.ca.ledger.database import write
 from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.errors import ConfigError, Problem
+from ra_gateway.errors import ConfigError
 
 CHECKPOINTS: Final = "checkpoints"
 """Usual name of the file."""
@@ -177,28 +177,20 @@ class Checkpoints:
             mode = os.fstat(file.fileno()).st_mode
             key = file.read(_KEY_OCTETS + 1)
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(
-                [
-                    Problem(
-                        str(self._key_path),
-                        f"is a secret file with mode {stat.S_IMODE(mode):04o}: not its owner's alone",
-                        f"Run: chmod 600 {self._key_path}",
-                    )
-                ]
+            raise ConfigError.of(
+                str(self._key_path),
+                f"is a secret file with mode {stat.S_IMODE(mode):04o}: not its owner's alone",
+                f"Run: chmod 600 {self._key_path}",
             )
         if len(key) != _KEY_OCTETS:
             raise self._wrong(f"cannot be checked: {self._key_path} is not its key")
         return key
 
     def _wrong(self, what: str) -> ConfigError:
-        return ConfigError(
-            [
-                Problem(
-                    str(self.path),
-                    what,
-                    "Find out who wrote to it; restore both files from a backup, or move both away to begin anew",
-                )
-            ]
+        return ConfigError.of(
+            str(self.path),
+            what,
+            "Find out who wrote to it; restore both files from a backup, or move both away to begin anew",
         )
 
 
@@ -218,6 +210,3 @@ def _line(checkpoint: Checkpoint, previous: bytes, key: bytes) -> bytes:
     text = json.dumps(values, separators=(",", ":")).encode()
     values["hmac"] = hmac.new(key, previous + b"\n" + text, hashlib.sha256).hexdigest()
     return json.dumps(values, separators=(",", ":")).encode() + b"\n"
-
-
-__all__ = ["CHECKPOINTS", "Checkpoint", "Checkpoints", "TrailRewritten"]

@@ -1,4 +1,4 @@
-"""Two databases behind one face: SQLite in threads of its own, PostgreSQL through asyncpg.
+"""One interface to two databases: SQLite in threads of its own, PostgreSQL through asyncpg.
 
 Work is a synchronous function over a `sqlalchemy.Connection`, the same for both. Who writes queues a function and
 an item; one writer takes all that is queued, gives each function its items together, all in one database
@@ -48,7 +48,7 @@ from ra_gateway.ca.ledger.batches import (
 )
 from ra_gateway.ca.ledger.schema import HEAD
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
-from ra_gateway.errors import ConfigError, Problem, StoreUnavailable, missing_extra
+from ra_gateway.errors import ConfigError, StoreUnavailable, missing_extra
 from ra_gateway.keys import require_private
 
 T = TypeVar("T")
@@ -56,9 +56,6 @@ Item = TypeVar("Item")
 
 LOCK_SECONDS: Final = 5.0
 """How long another process may hold the database; a commit takes milliseconds."""
-
-CHECKPOINT_PAGES: Final = 4000
-"""After so many pages (16 MiB) SQLite moves its log into the file: pages changed often are then moved once."""
 
 CONNECT_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 10.0
@@ -73,6 +70,9 @@ PREPARED_STATEMENTS: Final = 512
 MIGRATION_LOCK: Final = 0x72612D6C6564676572 % (1 << 63)
 """Key of the advisory lock ("ra-ledger") that whoever migrates holds on PostgreSQL: there may be no tables yet. Any
 role of the database can take it, so nothing but a migration waits for it."""
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the number of rows so far and in all, where all of a database is read or written."""
 
 _Connector: TypeAlias = Callable[[], Awaitable[Any]]
 
@@ -322,14 +322,10 @@ def _sqlite_connect(path: Path) -> Connection:
 
 
 def _unusable_file(path: Path) -> Callable[[str], ConfigError]:
-    return lambda why: ConfigError(
-        [
-            Problem(
-                "ca.ledger_path",
-                f"the ledger {path} cannot be used: {why}",
-                "Give a file of a bundled CA, or a new one in a directory that can be written to",
-            )
-        ]
+    return lambda why: ConfigError.of(
+        "ca.ledger_path",
+        f"the ledger {path} cannot be used: {why}",
+        "Give a file of a bundled CA, or a new one in a directory that can be written to",
     )
 
 
@@ -595,7 +591,7 @@ def _taken_apart(url: str) -> PostgresURL:
 
 
 def _unusable_url(error: UnusableURL) -> ConfigError:
-    return ConfigError([Problem("ca.ledger", f"the URL of the database {error}", error.todo)])
+    return ConfigError.of("ca.ledger", f"the URL of the database {error}", error.todo)
 
 
 def _postgres_connector(
@@ -644,14 +640,10 @@ def _postgres_engine(connect: _Connector) -> AsyncEngine:
 
 
 def _unusable_server(why: str) -> ConfigError:
-    return ConfigError(
-        [
-            Problem(
-                "ca.ledger",
-                f"the PostgreSQL database of the ledger cannot be used: {why}",
-                "Run `ra-gateway ca migrate --config FILE` of the newest release in use",
-            )
-        ]
+    return ConfigError.of(
+        "ca.ledger",
+        f"the PostgreSQL database of the ledger cannot be used: {why}",
+        "Run `ra-gateway ca migrate --config FILE` of the newest release in use",
     )
 
 

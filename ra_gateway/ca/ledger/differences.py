@@ -10,8 +10,8 @@ from cryptography import x509
 from sqlalchemy import Row
 
 from ra_gateway.ca.ledger import replay
-from ra_gateway.ca.ledger.sql import identity_key, moment, seconds
-from ra_gateway.ca.records import CertificateStatus, Reason
+from ra_gateway.ca.ledger.sql import identity_key, seconds
+from ra_gateway.ca.records import CertificateStatus, Reason, StoredCRL
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import canonical_spki, signature_algorithm, verify_signature
 from ra_gateway.cmp.certificates import Certificate
@@ -85,8 +85,8 @@ def trail_differences(row: Row[Any], said: replay.Certificate) -> Iterator[str]:
             ("time of its last change", row.changed_at, said.changed_at),
             ("status before its hold", row.held_from, said.held_from),
         ]
-    for name, there, told in pairs:
-        if there != told:
+    for name, stored, expected in pairs:
+        if stored != expected:
             yield name
 
 
@@ -110,9 +110,9 @@ def certificate_differences(row: Row[Any], certificate: Certificate) -> Iterator
 
 
 def crl_differences(
-    row: Row[Any], crl: x509.CertificateRevocationList, issuer: Certificate
+    stored: StoredCRL, crl: x509.CertificateRevocationList, issuer: Certificate
 ) -> Iterator[str]:
-    """Yield the names of what a row and its CRL say differently."""
+    """Yield the names of what the row of a CRL and the CRL in it say differently."""
     if not same_name(crl.issuer.public_bytes(), issuer.subject_der):
         yield "issuer"
     found = {type(extension.value): extension.value for extension in crl.extensions}
@@ -120,12 +120,9 @@ def crl_differences(
         getattr(found.get(kind), "crl_number", None)
         for kind in (x509.CRLNumber, x509.DeltaCRLIndicator)
     ]
-    if numbers != [row.number, row.base_number]:
+    if numbers != [stored.number, stored.base_number]:
         yield "number"
-    if (crl.last_update_utc, crl.next_update_utc) != (
-        moment(row.this_update),
-        moment(row.next_update),
-    ):
+    if (crl.last_update_utc, crl.next_update_utc) != (stored.this_update, stored.next_update):
         yield "validity"
 
 

@@ -11,7 +11,17 @@ from datetime import datetime
 from ipaddress import ip_address
 from typing import Any, Final, NoReturn
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, insert, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    insert,
+    literal,
+    or_,
+    select,
+)
 from sqlalchemy.exc import IntegrityError
 
 from ra_gateway.ca.ledger import audit, schema, withholding
@@ -26,7 +36,8 @@ from ra_gateway.ca.ledger.sql import (
     seconds_or_none,
     subject_key,
 )
-from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus
+from ra_gateway.ca.ledger.validity import living_or_held
+from ra_gateway.ca.records import EndEntity, EntityStatus
 from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names_der
 from ra_gateway.errors import ConfigError, Problem
 
@@ -34,7 +45,7 @@ LONGEST_TEXT: Final = 200
 """Characters of an end entity's name or identity: enough for a full subject, little in an index."""
 
 MOST_PROBLEMS: Final = 20
-"""Bad rows of an import that are told one by one: who has more made one mistake in all of them."""
+"""Bad rows of an import that are listed one by one: who has more made one mistake in all of them."""
 
 CHUNK: Final = 512
 """Names per question, far below what either database takes; and per line of the audit trail."""
@@ -307,24 +318,13 @@ def require_no_valid_certificate(connection: Connection, name: str, now: datetim
     Raises:
         ConfigError: It does.
     """
-    certificates = schema.certificates
-    at = seconds(now)
-    unconfirmed = certificates.c.status == CertificateStatus.issued
-    settled = certificates.c.status.in_([CertificateStatus.confirmed, CertificateStatus.superseded])
-    in_time = or_(certificates.c.confirm_by.is_(None), certificates.c.confirm_by >= at)
-    statement = (
-        select(certificates.c.serial)
-        .where(
-            certificates.c.entity == name,
-            # One on hold may come back.
-            or_(settled, and_(unconfirmed, in_time), certificates.c.held_from.is_not(None)),
-            certificates.c.not_after >= at,
-        )
-        .order_by(certificates.c.id.desc())
+    certificates = schema.certificates.c
+    valid = select(certificates.serial).where(
+        certificates.entity == name, living_or_held(literal(seconds(now)))
     )
-    serials = connection.scalars(statement).all()
+    serials = connection.scalars(valid.order_by(certificates.id.desc())).all()
     if serials:
-        raise problem_of(
+        raise ConfigError.of(
             f"entity {name}",
             f"holds {len(serials)} valid certificate(s): {', '.join(serials[:3])}"
             f"{', ...' if len(serials) > 3 else ''}",
@@ -332,10 +332,11 @@ def require_no_valid_certificate(connection: Connection, name: str, now: datetim
         )
 
 
-def unknown_entity(name: str) -> NoReturn:
-    """Raise that there is no end entity of a name."""
-    raise problem_of(
-        f"entity {name}", "is not registered", "`ra-gateway ca entity list` shows all there are"
+def unknown(kind: str, name: str) -> NoReturn:
+    """Raise that there is no end entity ("entity") or RA ("ra") of a name."""
+    lists = {"entity": "`ra-gateway ca entity list`", "ra": "`ra-gateway ca ra list`"}
+    raise ConfigError.of(
+        f"{kind} {name}", "is not registered", f"{lists[kind]} shows all there are"
     )
 
 
@@ -343,12 +344,9 @@ def _few(problems: list[Problem]) -> ConfigError:
     if not problems:
         problems = [Problem("import", "something was registered meanwhile", "Do it again")]
     more = len(problems) - MOST_PROBLEMS
-    told = problems[:MOST_PROBLEMS]
+    listed_problems = problems[:MOST_PROBLEMS]
     if more > 0:
-        told.append(Problem("import", f"{more} more problem(s) like these", "Correct these first"))
-    return ConfigError(told)
-
-
-def problem_of(path: str, what: str, todo: str) -> ConfigError:
-    """Return one problem as an exception."""
-    return ConfigError([Problem(path, what, todo)])
+        listed_problems.append(
+            Problem("import", f"{more} more problem(s) like these", "Correct these first")
+        )
+    return ConfigError(listed_problems)

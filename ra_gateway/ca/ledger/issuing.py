@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -26,6 +25,7 @@ from sqlalchemy import (
 from ra_gateway.ca.ledger import audit, schema
 from ra_gateway.ca.ledger.audit import Act
 from ra_gateway.ca.ledger.operations import (
+    OfOperation,
     StoredOperation,
     answer_facts,
     confirmation_digest,
@@ -37,12 +37,18 @@ from ra_gateway.ca.ledger.sql import (
     Prepared,
     hexadecimal,
     listed,
-    operation_key,
     seconds,
     seconds_or_none,
 )
-from ra_gateway.ca.ledger.validity import alive, duplicate_key, has_status, key_holders
-from ra_gateway.ca.records import EntityStatus, Operation, Reason
+from ra_gateway.ca.ledger.validity import (
+    alive,
+    changed,
+    duplicate_key,
+    ended,
+    has_status,
+    key_holders,
+)
+from ra_gateway.ca.records import CertificateStatus, EntityStatus, Operation, Reason
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.errors import (
@@ -61,18 +67,12 @@ _c, _o, _e = schema.certificates.c, schema.operations.c, schema.entities.c
 
 
 @dataclass(frozen=True)
-class Issued:
+class Issued(OfOperation):
     """A certificate that waits to be stored with its answer."""
 
-    operation: Operation
     certificate: Certificate
     now: datetime
     revoke_superseded: bool
-
-    @cached_property
-    def key(self) -> bytes:
-        """What finds the operation."""
-        return operation_key(self.operation.requester, self.operation.transaction_id)
 
 
 def store_many(connection: Connection, items: Sequence[Issued]) -> list[Operation | Exception]:
@@ -207,17 +207,10 @@ _STORE_ANSWERS: Final = Prepared(
     .values({name: bindparam(f"new_{name}") for name in _ANSWERED})
 )
 _STORE_CERTIFICATES: Final = Prepared(
-    update(schema.certificates)
-    .where(_c.serial == bindparam("of_serial"))
-    .values(
-        status=bindparam("new_status"),
-        fingerprint=bindparam("new_fingerprint"),
-        der=bindparam("new_der"),
-        not_before=bindparam("new_not_before"),
-        not_after=bindparam("new_not_after"),
-        confirm_by=bindparam("new_confirm_by"),
+    changed(
+        **{name: bindparam(f"new_{name}") for name in ("status", "fingerprint", "der")},
+        **{name: bindparam(f"new_{name}") for name in ("not_before", "not_after", "confirm_by")},
         issued_at=bindparam("now"),
-        changed_at=bindparam("now"),
     )
 )
 
@@ -226,20 +219,14 @@ _STORE_CERTIFICATES: Final = Prepared(
 
 
 @dataclass(frozen=True)
-class Confirmation:
+class Confirmation(OfOperation):
     """A certConf that waits to be stored."""
 
-    operation: Operation
     accepted: bool
     digest: bytes
     answer: bytes
     now: datetime
     revoke_superseded: bool
-
-    @cached_property
-    def key(self) -> bytes:
-        """What finds the operation."""
-        return operation_key(self.operation.requester, self.operation.transaction_id)
 
     @property
     def renews(self) -> str | None:
@@ -328,15 +315,12 @@ _WITHDRAWN: Final = Prepared(
     )
 )
 _CONFIRM_CERTIFICATES: Final = Prepared(
-    update(schema.certificates)
-    .where(_c.serial == bindparam("of_serial"))
-    .values(
+    changed(
         status=bindparam("new_status"),
         # One that was on hold stays known as released: delta CRLs have to show that.
         reason=func.coalesce(bindparam("new_reason", type_=SmallInteger), _c.reason),
         revoked_at=bindparam("new_revoked_at"),
         confirm_by=null(),
-        changed_at=bindparam("now"),
     )
 )
 _CONFIRM_OPERATIONS: Final = Prepared(
@@ -393,18 +377,6 @@ _LIVING: Final = Prepared(
     select(_c.serial).where(_c.serial.in_(listed("these")), alive(bindparam("now")))
 )
 _SUPERSEDE: Final = Prepared(
-    update(schema.certificates)
-    .where(_c.serial == bindparam("of_serial"), alive(bindparam("now")))
-    .values(status=literal_column("'superseded'"), confirm_by=null(), changed_at=bindparam("now"))
+    changed(status=literal_column("'superseded'"), confirm_by=null()).where(alive(bindparam("now")))
 )
-_REVOKE_SUPERSEDED: Final = Prepared(
-    update(schema.certificates)
-    .where(_c.serial == bindparam("of_serial"))
-    .values(
-        status=literal_column("'revoked'"),
-        reason=literal_column(str(int(Reason.superseded))),
-        confirm_by=null(),
-        revoked_at=bindparam("now"),
-        changed_at=bindparam("now"),
-    )
-)
+_REVOKE_SUPERSEDED: Final = Prepared(ended(CertificateStatus.revoked, Reason.superseded))

@@ -1,4 +1,4 @@
-"""What the CA issued and answered; durable before it leaves.
+"""The CA's database of certificates, operations and CRLs; what leaves the CA was stored durably before.
 
 One issuance is two pieces of work. `reserve` stores the intent before the key signs: the serial number, the claim
 on the transactionID, and the end entity if it is new. It is committed without a flush: it survives the end of the
@@ -41,7 +41,7 @@ from ra_gateway.ca.ledger.sql import (
     seconds,
     seconds_or_none,
 )
-from ra_gateway.ca.ledger.validity import alive
+from ra_gateway.ca.ledger.validity import alive, standing
 from ra_gateway.ca.ledger.watched import WatchedDatabase
 from ra_gateway.ca.records import (
     NO_ENTITY,
@@ -50,7 +50,6 @@ from ra_gateway.ca.records import (
     Intent,
     IssuedCertificate,
     Operation,
-    Reason,
     Revocation,
     RevokedCertificate,
     StoredCRL,
@@ -79,7 +78,7 @@ def open_ledger(where: LedgerLocation, sink: EventSink = unheard) -> Ledger:
 
 
 class Ledger:
-    """The CA's memory; every method raises `StoreUnavailable` when the database fails.
+    """The CA's database; every method raises `StoreUnavailable` when the database fails.
 
     Args:
         database: Not open yet.
@@ -263,13 +262,6 @@ class Ledger:
         )
         return None if row is None else _issued(row, seconds(now))
 
-    async def certificates_of(self, entity_name: str, now: datetime) -> list[IssuedCertificate]:
-        """Return all certificates of an end entity, the newest first."""
-        rows = await self._read(
-            lambda connection: connection.execute(_BY_ENTITY, {"name": entity_name}).all()
-        )
-        return [_issued(row, seconds(now)) for row in rows]
-
     async def counts(self) -> dict[CertificateStatus, int]:
         """Return how many serial numbers have each status; those that none has are left out."""
         # All of the ledger is counted: lookups do not wait for that.
@@ -370,22 +362,18 @@ class Ledger:
 
 
 def _issued(row: AnyRow, now: int) -> IssuedCertificate:
-    status, revoked_at, reason = row.status, row.revoked_at, row.reason
-    if status == "issued" and row.confirm_by < now:  # the sweep may not have come by
-        status, revoked_at = "rejected", row.confirm_by
-        reason = Reason.cessationOfOperation
-    gone = revoked_at is not None
+    status, revoked_at, reason = standing(row, now)
     return IssuedCertificate(
         serial_number=int(row.serial, 16),
-        status=CertificateStatus(status),
+        status=status,
         der=row.der,
         issuer_id=row.issuer_id,
         entity=row.entity,
         profile=row.profile,
         requester=row.requester,
         origin=row.origin or row.requester,
-        revoked_at=moment_or_none(revoked_at),
-        reason=Reason(reason) if gone else None,
+        revoked_at=revoked_at,
+        reason=reason,
     )
 
 
@@ -417,5 +405,4 @@ _NEWEST: Final = (
     .order_by(_c.id.desc())
     .limit(1)
 )
-_BY_ENTITY: Final = _ISSUED.where(_c.entity == bindparam("name")).order_by(_c.id.desc())
 _COUNTS: Final = select(_c.status, func.count()).group_by(_c.status)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, true
 
 from ra_gateway.ca.ledger import schema
 from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.ledger.sql import moment, moment_or_none, reason_or_none, seconds
+from ra_gateway.ca.ledger.sql import AnyRow, moment, seconds
+from ra_gateway.ca.ledger.validity import standing
 from ra_gateway.ca.records import CertificateStatus, Reason
 
 _c = schema.certificates.c
@@ -66,7 +66,6 @@ async def newest(
             _c.not_after,
             _c.revoked_at,
             _c.reason,
-            _lapsed(now).label("lapsed"),
             _c.confirm_by,
         )
         .where(
@@ -78,7 +77,7 @@ async def newest(
         .limit(limit)
     )
     rows = await ledger.database.read(lambda connection: connection.execute(statement).all())
-    return [_listed(row) for row in rows]
+    return [_listed(row, seconds(now)) for row in rows]
 
 
 def _lapsed(now: datetime) -> ColumnElement[bool]:
@@ -96,10 +95,8 @@ def _has(status: CertificateStatus, now: datetime) -> ColumnElement[bool]:
     return _c.status == status
 
 
-def _listed(row: Any) -> Listed:
-    status = CertificateStatus.rejected if row.lapsed else CertificateStatus(row.status)
-    revoked_at = row.confirm_by if row.lapsed else row.revoked_at
-    reason = Reason.cessationOfOperation if row.lapsed else reason_or_none(row.reason)
+def _listed(row: AnyRow, now: int) -> Listed:
+    status, revoked_at, reason = standing(row, now)
     return Listed(
         serial=row.serial,
         status=status,
@@ -108,6 +105,6 @@ def _listed(row: Any) -> Listed:
         requester=row.requester,
         not_before=moment(row.not_before),
         not_after=moment(row.not_after),
-        revoked_at=moment_or_none(revoked_at),
-        reason=None if revoked_at is None else reason,
+        revoked_at=revoked_at,
+        reason=reason,
     )

@@ -1,10 +1,11 @@
-"""Operations as rows: what each was asked, and is answered again with, until it expires."""
+"""Operations as rows of the database: what each requested and was answered, until it expires."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, insert, select
@@ -18,12 +19,25 @@ from ra_gateway.ca.ledger.sql import (
     moment,
     moment_or_none,
     number_or_none,
+    operation_key,
     seconds,
     seconds_or_none,
 )
 from ra_gateway.ca.records import Operation
 
 _c, _o = schema.certificates.c, schema.operations.c
+
+
+@dataclass(frozen=True)
+class OfOperation:
+    """What waits to be stored for an operation."""
+
+    operation: Operation
+
+    @cached_property
+    def key(self) -> bytes:
+        """What finds the operation."""
+        return operation_key(self.operation.requester, self.operation.transaction_id)
 
 
 def operations(connection: Connection, keys: Iterable[bytes]) -> dict[bytes, Operation]:
@@ -111,7 +125,7 @@ _IN_DIGEST: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class StoredOperation:
-    """Stands for the operation with a key, as the batch leaves it."""
+    """Placeholder for the stored operation with a key, read when the batch has been written."""
 
     key: bytes
 
@@ -119,7 +133,7 @@ class StoredOperation:
 def resolve(
     connection: Connection, outcomes: Sequence[Operation | Exception | StoredOperation | None]
 ) -> list[Operation | Exception | None]:
-    """Put stored operations where they are stood for."""
+    """Replace each placeholder by the operation that is stored."""
     keys = {outcome.key for outcome in outcomes if isinstance(outcome, StoredOperation)}
     if not keys:
         return [outcome for outcome in outcomes if not isinstance(outcome, StoredOperation)]

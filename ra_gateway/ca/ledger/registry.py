@@ -10,10 +10,10 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Select,
     Table,
@@ -34,11 +34,10 @@ from ra_gateway.ca.ledger.end_entities import (
     add_entities,
     entity_of,
     matching,
-    problem_of,
     require_no_valid_certificate,
-    unknown_entity,
+    unknown,
 )
-from ra_gateway.ca.ledger.sql import AnyRow, seconds, seconds_or_none, subject_key
+from ra_gateway.ca.ledger.sql import AnyRow, seconds, seconds_or_none
 from ra_gateway.ca.records import (
     CLIENT,
     NO_ENTITY,
@@ -49,7 +48,7 @@ from ra_gateway.ca.records import (
     Role,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.errors import CMPError
+from ra_gateway.errors import CMPError, ConfigError
 
 RESERVED_NAMES: Final = frozenset({CLIENT, "ca", "migration", "operator"})
 """What operations of client mode are filed under, and who else acts in the audit trail; no authority's names."""
@@ -120,22 +119,11 @@ class Registry:
 
     async def entity(self, name: str) -> EndEntity | None:
         """Return an end entity by its name."""
-        return await self._one_entity(_entities.c.name == name)
-
-    async def entity_by_subject(self, subject_der: bytes) -> EndEntity | None:
-        """Return the end entity whose certificates have a subject, in whatever spelling.
-
-        Raises:
-            MalformedMessage: Not a Name.
-        """
-        return await self._one_entity(_entities.c.subject_key == subject_key(subject_der))
+        return await self._first_entity(select(_entities).where(_entities.c.name == name))
 
     async def entity_by_identity(self, vendor: str, identity: str) -> EndEntity | None:
         """Return the end entity that a vendor's certificate names."""
         return await self._first_entity(_BY_IDENTITY, vendor=vendor, identity=identity)
-
-    async def _one_entity(self, condition: ColumnElement[bool]) -> EndEntity | None:
-        return await self._first_entity(select(_entities).where(condition))
 
     async def _first_entity(self, statement: Select[Any], **values: str) -> EndEntity | None:
         row = await self._database.read(
@@ -172,7 +160,8 @@ class Registry:
         """
         blocked = status is EntityStatus.blocked
         action = "entity.block" if blocked else "entity.unblock"
-        await self._change_entity(
+        await self._change(
+            _entities,
             name,
             {"status": status.value},
             Act(seconds(now), actor, action, name, {}),
@@ -188,23 +177,21 @@ class Registry:
             ConfigError: There is none of this name.
         """
         detail = {"until": "" if until is None else until.isoformat(timespec="seconds")}
-        await self._change_entity(
-            name,
-            {"enroll_until": seconds_or_none(until)},
-            Act(seconds(now), actor, "entity.open", name, detail),
-        )
+        act = Act(seconds(now), actor, "entity.open", name, detail)
+        await self._change(_entities, name, {"enroll_until": seconds_or_none(until)}, act)
 
-    async def _change_entity(
+    async def _change(
         self,
+        table: Table,
         name: str,
         values: Mapping[str, Any],
         act: Act,
         then: Callable[[Connection, str], None] | None = None,
     ) -> None:
         def change(connection: Connection) -> None:
-            statement = update(_entities).where(_entities.c.name == name).values(values)
+            statement = update(table).where(table.c.name == name).values(values)
             if not connection.execute(statement).rowcount:
-                unknown_entity(name)
+                unknown("entity" if table is _entities else "ra", name)
             if then is not None:
                 then(connection, name)
             audit.append(connection, [act])
@@ -221,7 +208,7 @@ class Registry:
         def remove(connection: Connection) -> None:
             row = connection.execute(select(_entities).where(_entities.c.name == name)).first()
             if row is None:
-                unknown_entity(name)
+                unknown("entity", name)
             require_no_valid_certificate(connection, name, now)
             connection.execute(delete(_entities).where(_entities.c.name == name))
             withholding.give_back(connection, name)
@@ -248,10 +235,7 @@ class Registry:
         }
 
         def put(connection: Connection) -> None:
-            change = update(_roles).where(_roles.c.name == role.name).values(values)
-            if not connection.execute(change).rowcount:
-                connection.execute(insert(_roles).values(name=role.name, **values))
-            detail = _stored(connection, _roles, role.name)
+            detail = _put(connection, _roles, role.name, values)
             audit.append(connection, [Act(seconds(now), actor, "role.put", role.name, detail)])
 
         await write(self._database, put)
@@ -273,7 +257,7 @@ class Registry:
             members = select(_authorities.c.name).where(_authorities.c.role == name)
             names = connection.scalars(members.order_by(_authorities.c.name)).all()
             if names:
-                raise problem_of(
+                raise ConfigError.of(
                     f"role {name}",
                     f"is the role of {', '.join(names)}",
                     "Delete them first with `ra-gateway ca ra delete NAME`, or give them another role",
@@ -312,7 +296,7 @@ class Registry:
         _require_patterns(f"ra {name}", subjects or (), sans or ())
         _require_name("ra", name)
         if name in RESERVED_NAMES:
-            raise problem_of(
+            raise ConfigError.of(
                 f"ra {name}",
                 "is how the CA calls itself, its operators, or the devices of client mode",
                 "Choose another name",
@@ -326,14 +310,8 @@ class Registry:
                 for column, patterns in (("subjects", subjects), ("sans", sans))
                 if patterns is not None
             }
-            change = update(_authorities).where(_authorities.c.name == name).values(values)
-            if not connection.execute(change).rowcount:
-                connection.execute(
-                    insert(_authorities).values(
-                        name=name, enabled=1, created_at=seconds(now), **values
-                    )
-                )
-            detail = _stored(connection, _authorities, name)
+            made = {"enabled": 1, "created_at": seconds(now)}
+            detail = _put(connection, _authorities, name, values, made)
             audit.append(connection, [Act(seconds(now), actor, "authority.put", name, detail)])
             if certificate is not None:
                 _add_certificate(connection, name, certificate, actor, now)
@@ -375,7 +353,7 @@ class Registry:
                 _certificates.c.authority == name, _certificates.c.fingerprint == fingerprint
             )
             if not connection.execute(statement).rowcount:
-                raise problem_of(
+                raise ConfigError.of(
                     f"ra {name}",
                     f"has no certificate with the fingerprint {fingerprint.hex()}",
                     f"`ra-gateway ca ra show {name}` lists those it has",
@@ -394,15 +372,9 @@ class Registry:
         Raises:
             ConfigError: There is none of this name.
         """
-
-        def change(connection: Connection) -> None:
-            _require_authority(connection, name)
-            statement = update(_authorities).where(_authorities.c.name == name)
-            connection.execute(statement.values(enabled=int(enabled)))
-            action = "authority.unblock" if enabled else "authority.block"
-            audit.append(connection, [Act(seconds(now), actor, action, name, {})])
-
-        await write(self._database, change)
+        action = "authority.unblock" if enabled else "authority.block"
+        act = Act(seconds(now), actor, action, name, {})
+        await self._change(_authorities, name, {"enabled": int(enabled)}, act)
 
     async def delete_authority(self, name: str, actor: str, now: datetime) -> None:
         """Delete an authority and forget its certificates, which stay valid until they are revoked.
@@ -412,10 +384,9 @@ class Registry:
         """
 
         def remove(connection: Connection) -> None:
-            if not connection.execute(
-                delete(_authorities).where(_authorities.c.name == name)
-            ).rowcount:
-                _unknown_authority(name)
+            statement = delete(_authorities).where(_authorities.c.name == name)
+            if not connection.execute(statement).rowcount:
+                unknown("ra", name)
             audit.append(connection, [Act(seconds(now), actor, "authority.delete", name, {})])
 
         await write(self._database, remove)
@@ -442,7 +413,7 @@ def _role(name: str, row: AnyRow) -> Role:
 def _require_patterns(where: str, subjects: Iterable[str], sans: Iterable[str]) -> None:
     for pattern in (*subjects, *sans):
         if not 0 < len(pattern) <= LONGEST_TEXT or not pattern.isprintable():
-            raise problem_of(
+            raise ConfigError.of(
                 where,
                 f"the pattern {pattern[:40]!r} cannot be used",
                 f"Use 1 to {LONGEST_TEXT} printable characters, such as CN=enb-*,O=Operator or "
@@ -450,7 +421,7 @@ def _require_patterns(where: str, subjects: Iterable[str], sans: Iterable[str]) 
             )
     for pattern in sans:
         if pattern != "*" and ":" not in pattern:
-            raise problem_of(
+            raise ConfigError.of(
                 where,
                 f"the pattern {pattern[:40]!r} fits no SubjectAltName",
                 "Begin it with the kind of name, such as dns:enb-*.example.net or ip:192.0.2.*",
@@ -460,20 +431,20 @@ def _require_patterns(where: str, subjects: Iterable[str], sans: Iterable[str]) 
 def _require_role(role: Role) -> None:
     _require_name("role", role.name)
     if not role.privileges:
-        raise problem_of(
+        raise ConfigError.of(
             f"role {role.name}",
             "lets nothing be done",
             f"Give it some of the privileges {', '.join(Privilege)}",
         )
     if not role.profiles or len(set(role.profiles)) != len(role.profiles):
-        raise problem_of(
+        raise ConfigError.of(
             f"role {role.name}",
             "names no certificate profile, or one twice",
             "Name those it may ask for, the usual one first; `ra-gateway ca profiles` lists them",
         )
     _require_patterns(f"role {role.name}", role.subjects, role.sans)
     if role.others and not (role.subjects or role.sans):
-        raise problem_of(
+        raise ConfigError.of(
             f"role {role.name}",
             "may act for others' certificates, whatever their names",
             'Name the subjects and other names it may act for; "*" stands for any',
@@ -481,15 +452,28 @@ def _require_role(role: Role) -> None:
 
 
 def _unknown_role(name: str) -> NoReturn:
-    raise problem_of(
+    raise ConfigError.of(
         f"role {name}",
         "does not exist",
         f"Make it with `ra-gateway ca role add {name}`; `ra-gateway ca role list` shows all there are",
     )
 
 
-def _stored(connection: Connection, table: Table, name: str) -> dict[str, str]:
-    """Return a row as it is now, for the audit trail."""
+def _put(
+    connection: Connection,
+    table: Table,
+    name: str,
+    values: Mapping[str, Any],
+    made: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, str]:
+    """Change a row, or make it; return it as it is then, for the audit trail.
+
+    Args:
+        made: What it has besides where it is made.
+    """
+    change = update(table).where(table.c.name == name).values(values)
+    if not connection.execute(change).rowcount:
+        connection.execute(insert(table).values(name=name, **made, **values))
     row = connection.execute(select(table).where(table.c.name == name)).one()
     return audit.facts(table, row._asdict())
 
@@ -550,7 +534,7 @@ def _add_certificate(
     if owner == name:
         return
     if owner is not None:
-        raise problem_of(
+        raise ConfigError.of(
             f"ra {name}",
             f"the certificate of {certificate.subject} is registered for {owner}",
             f"Remove it there first: ra-gateway ca ra remove-certificate {owner} "
@@ -579,17 +563,17 @@ def _authority_certificate(name: str, der: bytes, now: datetime) -> Certificate:
         certificate = Certificate.from_der(der)
         is_ca = certificate.is_ca
     except CMPError as error:
-        raise problem_of(
+        raise ConfigError.of(
             f"ra {name}", f"not a certificate: {error.detail}", "Give the RA's own, in PEM"
         ) from error
     if is_ca:
-        raise problem_of(
+        raise ConfigError.of(
             f"ra {name}",
             f"the certificate of {certificate.subject} is a CA's",
             "Give the one of the RA's own key: nothing that the CA's key signs may pass for the RA's",
         )
     if certificate.not_after < now:
-        raise problem_of(
+        raise ConfigError.of(
             f"ra {name}",
             f"the certificate of {certificate.subject} expired {certificate.not_after:%Y-%m-%d}",
             "Issue a new one with `ra-gateway ca ra issue`",
@@ -599,13 +583,7 @@ def _authority_certificate(name: str, der: bytes, now: datetime) -> Certificate:
 
 def _require_authority(connection: Connection, name: str) -> None:
     if connection.scalar(select(_authorities.c.name).where(_authorities.c.name == name)) is None:
-        _unknown_authority(name)
-
-
-def _unknown_authority(name: str) -> NoReturn:
-    raise problem_of(
-        f"ra {name}", "is not registered", "`ra-gateway ca ra list` shows all there are"
-    )
+        unknown("ra", name)
 
 
 # --- problems -------------------------------------------------------------------------------------------------
@@ -613,7 +591,7 @@ def _unknown_authority(name: str) -> NoReturn:
 
 def _require_name(kind: str, name: str) -> None:
     if _NAME.fullmatch(name) is None:
-        raise problem_of(
+        raise ConfigError.of(
             f"{kind} {name[:80]!r}",
             "is not a possible name",
             "Use letters, digits, - and _, at most 64, the first a letter or a digit",

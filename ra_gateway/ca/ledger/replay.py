@@ -9,10 +9,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 from ra_gateway.ca.ledger.sql import operation_key
 from ra_gateway.ca.records import CertificateStatus, EntityStatus, Reason
+
+Said: TypeAlias = Mapping[str, str]
+"""Details of a line."""
 
 _ISSUED, _CONFIRMED = CertificateStatus.issued, CertificateStatus.confirmed
 _REVOKED, _REJECTED = CertificateStatus.revoked, CertificateStatus.rejected
@@ -126,7 +130,7 @@ class Replay:
 
     # --- certificates -----------------------------------------------------------------------------------------
 
-    def _issue(self, at: int, actor: str, serial: str, said: Mapping[str, str]) -> None:
+    def _issue(self, at: int, actor: str, serial: str, said: Said) -> None:
         is_open = "issuer" not in said
         self.open_lines += is_open
         confirm_by = _number(said.get("confirm_by"))
@@ -142,13 +146,13 @@ class Replay:
         if known is not None:
             raise Contradiction("this serial number was issued before")
 
-    def _answer(self, requester: str, serial: str, said: Mapping[str, str]) -> None:
+    def _answer(self, requester: str, serial: str, said: Said) -> None:
         if "operation" in said:
             key = operation_key(requester, bytes.fromhex(said["transaction_id"]))
             self.operations[key] = Answered(said["operation"], int(said["expires"]), serial)
             self._waiting[serial] = key
 
-    def _supersede(self, said: Mapping[str, str], at: int) -> None:
+    def _supersede(self, said: Said, at: int) -> None:
         old = self.certificates.get(said.get("supersedes", ""))
         if old is not None and _is_alive(old, at):
             old.status, old.confirm_by, old.changed_at = CertificateStatus.superseded, None, at
@@ -159,7 +163,7 @@ class Replay:
             raise Contradiction("no line before it says that this certificate was issued")
         return found
 
-    def _settle(self, at: int, serial: str, said: Mapping[str, str], status: str) -> None:
+    def _settle(self, at: int, _actor: str, serial: str, said: Said, status: str) -> None:
         found = self._known(serial)
         was = found.status
         found.status, found.confirm_by, found.changed_at = status, None, at
@@ -176,13 +180,7 @@ class Replay:
         if was != _ISSUED:
             raise Contradiction(f"the certificate was {was} before, the lines before it say")
 
-    def _confirm(self, at: int, _actor: str, serial: str, said: Mapping[str, str]) -> None:
-        self._settle(at, serial, said, _CONFIRMED)
-
-    def _reject(self, at: int, _actor: str, serial: str, said: Mapping[str, str]) -> None:
-        self._settle(at, serial, said, _REJECTED)
-
-    def _revoke(self, at: int, _actor: str, serial: str, said: Mapping[str, str]) -> None:
+    def _revoke(self, at: int, _actor: str, serial: str, said: Said) -> None:
         found, reason = self._known(serial), Reason[said["reason"]]
         was, held = found.status, found.held_from is not None
         if "requester" in said:
@@ -195,7 +193,7 @@ class Replay:
         if was == _REJECTED or (was == _REVOKED and not held):
             raise Contradiction(f"the certificate was {was} before, the lines before it say")
 
-    def _release(self, at: int, _actor: str, serial: str, said: Mapping[str, str]) -> None:
+    def _release(self, at: int, _actor: str, serial: str, said: Said) -> None:
         found = self._known(serial)
         if "requester" in said:
             self._answer(said["requester"], serial, said)
@@ -204,7 +202,7 @@ class Replay:
         found.status, found.held_from, found.revoked_at = found.held_from, None, None
         found.reason, found.changed_at = int(Reason.removeFromCRL), at
 
-    def _migrate(self, _at: int, _actor: str, _schema: str, said: Mapping[str, str]) -> None:
+    def _migrate(self, _at: int, _actor: str, _schema: str, said: Said) -> None:
         """Take what a new schema made of certificates: by serial number, JSON of what changed."""
         for serial, text in said.items():
             changed = json.loads(text)
@@ -214,7 +212,7 @@ class Replay:
 
     # --- who is registered ------------------------------------------------------------------------------------
 
-    def _add_entity(self, at: int, _actor: str, name: str, said: Mapping[str, str]) -> None:
+    def _add_entity(self, at: int, _actor: str, name: str, said: Said) -> None:
         known = name in self.entities
         is_open = "subject_key" not in said
         self.open_lines += is_open
@@ -222,7 +220,7 @@ class Replay:
         if known:
             raise Contradiction("an end entity of this name was added before")
 
-    def _import(self, at: int, said: Mapping[str, str]) -> None:
+    def _import(self, at: int, said: Said) -> None:
         for name, text in said.items():
             facts = json.loads(text) if text.startswith("{") else {"subject": text}
             self._add_entity(at, "", name, facts)
@@ -235,33 +233,33 @@ class Replay:
             found = self.entities[name] = Registered({}, 0, is_open=True)
         return found
 
-    def _block_entity(self, at: int, _actor: str, name: str, _said: Mapping[str, str]) -> None:
+    def _block_entity(self, at: int, _actor: str, name: str, _said: Said) -> None:
         found = self._entity(name)
         found.facts["status"], found.blocked_at = EntityStatus.blocked.value, at
 
-    def _unblock_entity(self, _at: int, _actor: str, name: str, _said: Mapping[str, str]) -> None:
+    def _unblock_entity(self, _at: int, _actor: str, name: str, _said: Said) -> None:
         self._entity(name).facts["status"] = EntityStatus.active.value
 
-    def _open_entity(self, _at: int, _actor: str, name: str, said: Mapping[str, str]) -> None:
+    def _open_entity(self, _at: int, _actor: str, name: str, said: Said) -> None:
         facts = self._entity(name).facts
         facts.pop("enroll_until", None)
         if said["until"]:
             until = datetime.fromisoformat(said["until"])
             facts["enroll_until"] = str(int(until.timestamp()))
 
-    def _delete_entity(self, _at: int, _actor: str, name: str, _said: Mapping[str, str]) -> None:
+    def _delete_entity(self, _at: int, _actor: str, name: str, _said: Said) -> None:
         self._entity(name)
         del self.entities[name]
 
-    def _put_role(self, at: int, _actor: str, name: str, said: Mapping[str, str]) -> None:
+    def _put_role(self, at: int, _actor: str, name: str, said: Said) -> None:
         # Before there was that, no role was for others' devices.
         self.roles[name] = Registered({"others": "0", **said}, at)
 
-    def _delete_role(self, _at: int, _actor: str, name: str, _said: Mapping[str, str]) -> None:
+    def _delete_role(self, _at: int, _actor: str, name: str, _said: Said) -> None:
         if self.roles.pop(name, None) is None:
             raise Contradiction("no line before it says that there is this role")
 
-    def _put_authority(self, at: int, _actor: str, name: str, said: Mapping[str, str]) -> None:
+    def _put_authority(self, at: int, _actor: str, name: str, said: Said) -> None:
         known = self.authorities.get(name)
         enabled = "1" if known is None else known.facts["enabled"]
         self.authorities[name] = Registered(
@@ -274,15 +272,10 @@ class Replay:
             raise Contradiction("no line before it says that there is this RA")
         return found
 
-    def _block_authority(self, _at: int, _actor: str, name: str, _said: Mapping[str, str]) -> None:
-        self._authority(name).facts["enabled"] = "0"
+    def _enable(self, _at: int, _actor: str, name: str, _said: Said, enabled: str) -> None:
+        self._authority(name).facts["enabled"] = enabled
 
-    def _unblock_authority(
-        self, _at: int, _actor: str, name: str, _said: Mapping[str, str]
-    ) -> None:
-        self._authority(name).facts["enabled"] = "1"
-
-    def _delete_authority(self, _at: int, _actor: str, name: str, _said: Mapping[str, str]) -> None:
+    def _delete_authority(self, _at: int, _actor: str, name: str, _said: Said) -> None:
         self._authority(name)
         del self.authorities[name]
         for fingerprint in [
@@ -290,19 +283,17 @@ class Replay:
         ]:
             del self.authority_certificates[fingerprint]
 
-    def _add_certificate(self, at: int, _actor: str, name: str, said: Mapping[str, str]) -> None:
+    def _add_certificate(self, at: int, _actor: str, name: str, said: Said) -> None:
         self._authority(name)
         self.authority_certificates[said["fingerprint"]] = (name, at)
 
-    def _remove_certificate(
-        self, _at: int, _actor: str, name: str, said: Mapping[str, str]
-    ) -> None:
+    def _remove_certificate(self, _at: int, _actor: str, name: str, said: Said) -> None:
         if self.authority_certificates.pop(said["fingerprint"], ("", 0))[0] != name:
             raise Contradiction("no line before it says that the RA has this certificate")
 
     # --- CRLs -------------------------------------------------------------------------------------------------
 
-    def _publish(self, at: int, _actor: str, issuer_id: str, said: Mapping[str, str]) -> None:
+    def _publish(self, at: int, _actor: str, issuer_id: str, said: Said) -> None:
         number = int(said["number"])
         known = (issuer_id, number) in self.crls
         self.crls[issuer_id, number] = CRL(
@@ -326,8 +317,8 @@ def _is_alive(certificate: Certificate, at: int) -> bool:
 
 _ACTS: Final[dict[str, Any]] = {
     "issue": Replay._issue,
-    "confirm": Replay._confirm,
-    "reject": Replay._reject,
+    "confirm": partial(Replay._settle, status=_CONFIRMED),
+    "reject": partial(Replay._settle, status=_REJECTED),
     "revoke": Replay._revoke,
     "release": Replay._release,
     "entity.add": Replay._add_entity,
@@ -338,8 +329,8 @@ _ACTS: Final[dict[str, Any]] = {
     "role.put": Replay._put_role,
     "role.delete": Replay._delete_role,
     "authority.put": Replay._put_authority,
-    "authority.block": Replay._block_authority,
-    "authority.unblock": Replay._unblock_authority,
+    "authority.block": partial(Replay._enable, enabled="0"),
+    "authority.unblock": partial(Replay._enable, enabled="1"),
     "authority.delete": Replay._delete_authority,
     "authority.certificate.add": Replay._add_certificate,
     "authority.certificate.remove": Replay._remove_certificate,

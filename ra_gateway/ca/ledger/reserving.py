@@ -16,6 +16,7 @@ from ra_gateway.ca.ledger.audit import Act
 from ra_gateway.ca.ledger.end_entities import entity_added
 from ra_gateway.ca.ledger.operations import (
     INSERT_OPERATIONS,
+    OfOperation,
     StoredOperation,
     delete_operations,
     operation_row,
@@ -32,9 +33,9 @@ from ra_gateway.ca.ledger.sql import (
     listed,
     name_identifiers,
     nameless_name,
-    operation_key,
     seconds,
     seconds_or_none,
+    unique_name,
 )
 from ra_gateway.ca.ledger.validity import duplicate_key, key_holders
 from ra_gateway.ca.records import NO_ENTITY, EntityStatus, Intent, Operation, Reenroll
@@ -49,17 +50,11 @@ class SerialTaken(ServiceFailure):
 
 
 @dataclass(frozen=True)
-class Reservation:
+class Reservation(OfOperation):
     """An intent that waits to be stored."""
 
-    operation: Operation
     intent: Intent
     now: datetime
-
-    @cached_property
-    def key(self) -> bytes:
-        """What finds the operation."""
-        return operation_key(self.operation.requester, self.operation.transaction_id)
 
     @cached_property
     def identity(self) -> bytes:
@@ -186,7 +181,7 @@ class _Reserving:
     # What becomes of it.
 
     def judge(self, item: Reservation) -> StoredOperation | None:
-        """Note what an item adds, or raise why it is refused."""
+        """Collect what an item adds to the database, or raise why it is refused."""
         operation, intent, key = item.operation, item.intent, item.key
         claim = self._claims.get(key)
         now = seconds(item.now)
@@ -201,7 +196,7 @@ class _Reserving:
             raise SerialTaken(f"serial number {serial} is in the ledger already", rule="R153")
         name = self._entity_for(item)
         self._require_unused_key(intent, name)
-        # It is accepted; nothing is noted before.
+        # It is accepted; nothing is collected before.
         self._serials.add(serial)
         if intent.unique_key:
             self._holders.setdefault(intent.spki_digest, set()).add(name)
@@ -277,7 +272,7 @@ class _Reserving:
             raise TemplateRefused("neither subject nor SubjectAltName", rule="R51")
         key, name = item.identity, _name_for(item)
         if name in self._by_name:  # an operator's name for somebody else
-            name = f"{name[: LONGEST_NAME - 20]} #{key.hex()[:16]}"
+            name = unique_name(name, key)
         self._require_unused_key(item.intent, name)
         windowed = item.intent.reenroll is Reenroll.window
         until = seconds_or_none(item.intent.enroll_until) if windowed else None
@@ -306,7 +301,7 @@ class _Reserving:
             raise duplicate_key()
 
     def write(self) -> None:
-        """Add what was noted."""
+        """Write what was collected."""
         delete_operations(self._connection, self._expired)
         if self._entities:
             _INSERT_ENTITIES.each(self._connection, self._entities)
@@ -345,9 +340,7 @@ def _name_for(item: Reservation) -> str:
     name = rfc4514(item.intent.subject_der)
     if not name:
         return nameless_name(item.intent.san_der, item.identity)
-    if len(name) <= LONGEST_NAME:
-        return name
-    return f"{name[: LONGEST_NAME - 20]} #{item.identity.hex()[:16]}"
+    return name if len(name) <= LONGEST_NAME else unique_name(name, item.identity)
 
 
 def _names_for(item: Reservation) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, func, insert, select
 
 from ra_gateway.ca.ledger import audit, schema
 from ra_gateway.ca.ledger.audit import Act
@@ -28,6 +28,7 @@ from ra_gateway.ca.ledger.sql import (
     padded,
     seconds,
 )
+from ra_gateway.ca.ledger.validity import changed, ended
 from ra_gateway.ca.records import (
     CertificateStatus,
     Operation,
@@ -37,6 +38,9 @@ from ra_gateway.ca.records import (
     StoredCRL,
 )
 from ra_gateway.errors import CMPError, PKIFailureInfo, RequestRefused
+
+COMMIT_LAG: Final = timedelta(seconds=60)
+"""How long after its date a revocation may become visible: a group commit, a busy database, another clock."""
 
 SWEEP_ROWS: Final = 1000
 """Changed in one transaction, which issuances wait for: some 10 ms."""
@@ -151,15 +155,8 @@ def _revoke(found: dict[str, _Certificate], item: Revoking) -> dict[str, Any]:
         if not held:
             row.confirm_by = None
     row.reason = int(revocation.reason)
-    return {
-        "of_serial": serial,
-        "now": now,
-        "new_status": row.status,
-        "new_confirm_by": row.confirm_by,
-        "new_revoked_at": row.revoked_at,
-        "new_reason": row.reason,
-        "new_held_from": row.held_from,
-    }
+    values = {f"new_{name}": getattr(row, name) for name in _CHANGED}
+    return {"of_serial": serial, "now": now, **values}
 
 
 def _release(row: _Certificate, serial: str) -> None:
@@ -201,18 +198,8 @@ def _revocation_act(revocation: Revocation, now: int, answered: dict[str, str]) 
 _CERTIFICATES: Final = select(
     _c.serial, _c.status, _c.issuer_id, _c.confirm_by, _c.revoked_at, _c.reason, _c.held_from
 ).where(_c.serial.in_(listed("serials")), _c.status != "reserved")
-_CHANGE: Final = (
-    update(schema.certificates)
-    .where(_c.serial == bindparam("of_serial"))
-    .values(
-        status=bindparam("new_status"),
-        confirm_by=bindparam("new_confirm_by"),
-        revoked_at=bindparam("new_revoked_at"),
-        reason=bindparam("new_reason"),
-        held_from=bindparam("new_held_from"),
-        changed_at=bindparam("now"),
-    )
-)
+_CHANGED: Final = ("status", "confirm_by", "revoked_at", "reason", "held_from")
+_CHANGE: Final = changed(**{name: bindparam(f"new_{name}") for name in _CHANGED})
 
 
 # --- sweeping -------------------------------------------------------------------------------------------------
@@ -246,17 +233,7 @@ _LAPSED: Final = (
     .where(_c.status == "issued", _c.confirm_by < bindparam("now"))
     .limit(SWEEP_ROWS)
 )
-_REJECT: Final = (
-    update(schema.certificates)
-    .where(_c.serial == bindparam("of_serial"))
-    .values(
-        status="rejected",
-        reason=int(Reason.cessationOfOperation),
-        revoked_at=bindparam("now"),
-        confirm_by=None,
-        changed_at=bindparam("now"),
-    )
-)
+_REJECT: Final = ended(CertificateStatus.rejected, Reason.cessationOfOperation)
 _EXPIRED: Final = select(_o.key).where(_o.expires_at <= bindparam("now")).limit(SWEEP_ROWS)
 
 

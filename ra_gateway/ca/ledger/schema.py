@@ -28,9 +28,8 @@ from sqlalchemy import (
 HEAD: Final = "0002"
 """Revision of the migrations that makes what is declared here."""
 
-_ID: Final = BigInteger().with_variant(
-    Integer(), "sqlite"
-)  # only INTEGER is SQLite's own row number
+# Only INTEGER is SQLite's own row number.
+_ID: Final = BigInteger().with_variant(Integer(), "sqlite")
 
 
 class Blob(LargeBinary):
@@ -50,6 +49,12 @@ metadata: Final = MetaData(
     }
 )
 
+
+def _where(condition: str) -> dict[str, Any]:
+    """Return what makes an index one of some rows only."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
 certificates: Final = Table(
     "certificates",
     metadata,
@@ -57,9 +62,8 @@ certificates: Final = Table(
     Column("serial", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("requester", Text, nullable=False),
-    Column(
-        "entity", Text, nullable=False
-    ),  # a name and no reference: it outlives the entity; "": the CA's signers
+    # A name and no reference: it outlives the entity; "": the CA's signers.
+    Column("entity", Text, nullable=False),
     Column("subject_key", Blob(), nullable=False),  # see `sql.identity_key`
     Column("issuer_id", Text, nullable=False),
     Column("profile", Text, nullable=False),
@@ -76,28 +80,15 @@ certificates: Final = Table(
     Column("held_from", Text),  # on hold: the status to which it is released
     Column("fingerprint", Blob()),  # SHA-256
     Column("der", Blob()),
-    Column(
-        "origin", Text, nullable=False, server_default=""
-    ),  # who vouched for the device at first; "": the requester
+    # Who vouched for the device at first; "": the requester.
+    Column("origin", Text, nullable=False, server_default=""),
     UniqueConstraint("serial"),
     CheckConstraint("status = 'reserved' OR der IS NOT NULL", name="issued_has_der"),
     Index("certificates_by_entity", "entity", "id"),
     Index("certificates_by_key", "spki_digest"),
     Index("certificates_by_status", "status", "confirm_by"),
-    Index(
-        "certificates_on_crl",
-        "issuer_id",
-        "not_after",
-        sqlite_where=text("reason IS NOT NULL"),
-        postgresql_where=text("reason IS NOT NULL"),
-    ),
-    Index(
-        "certificates_on_delta_crl",
-        "issuer_id",
-        "changed_at",
-        sqlite_where=text("reason IS NOT NULL"),
-        postgresql_where=text("reason IS NOT NULL"),
-    ),
+    Index("certificates_on_crl", "issuer_id", "not_after", **_where("reason IS NOT NULL")),
+    Index("certificates_on_delta_crl", "issuer_id", "changed_at", **_where("reason IS NOT NULL")),
 )
 """Serial numbers and what became of them; a row is never deleted, so that none is used twice."""
 
@@ -138,14 +129,7 @@ entities: Final = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("enroll_until", BigInteger),
     UniqueConstraint("subject_key"),
-    Index(
-        "entities_by_identity",
-        "vendor",
-        "identity",
-        unique=True,
-        sqlite_where=text("identity <> ''"),
-        postgresql_where=text("identity <> ''"),
-    ),
+    Index("entities_by_identity", "vendor", "identity", unique=True, **_where("identity <> ''")),
     sqlite_with_rowid=False,  # one tree fewer to write to
 )
 
@@ -203,24 +187,13 @@ crls: Final = Table(
     Column("next_update", BigInteger, nullable=False),
     Column("der", Blob(), nullable=False),
     PrimaryKeyConstraint("issuer_id", "number"),
-    Index(
-        "crls_full",
-        "issuer_id",
-        "number",
-        sqlite_where=text("base_number IS NULL"),
-        postgresql_where=text("base_number IS NULL"),
-    ),
+    Index("crls_full", "issuer_id", "number", **_where("base_number IS NULL")),
 )
 
 audit: Final = Table(
     "audit",
     metadata,
-    Column(
-        "number",
-        BigInteger().with_variant(Integer(), "sqlite"),
-        primary_key=True,
-        autoincrement=False,
-    ),
+    Column("number", _ID, primary_key=True, autoincrement=False),
     Column("at", BigInteger, nullable=False),
     Column("actor", Text, nullable=False),
     Column("action", Text, nullable=False),

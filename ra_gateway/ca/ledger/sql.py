@@ -1,4 +1,4 @@
-"""Small things that statements of the ledger have in common."""
+"""What statements of the ledger have in common: prepared statements, keys of rows, and conversions of values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from sqlalchemy import (
     bindparam,
 )
 
-from ra_gateway.ca.records import Reason
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.names import canonical, general_names, name_of
 from ra_gateway.cmp.remembering import remembered
@@ -156,8 +155,11 @@ def nameless_name(san_der: bytes | None, key: bytes) -> str:
         key: Its `identity_key`.
     """
     name = ",".join(sorted(alternative_names(san_der)))
-    if name and len(name) <= LONGEST_NAME:
-        return name
+    return name if 0 < len(name) <= LONGEST_NAME else unique_name(name, key)
+
+
+def unique_name(name: str, key: bytes) -> str:
+    """Return a name that may be too long, or somebody else's, with a piece of the key of an end entity behind it."""
     return f"{name[: LONGEST_NAME - 20]} #{key.hex()[:16]}"
 
 
@@ -239,7 +241,3 @@ def hexadecimal(number: int) -> str:
 
 def number_or_none(text: str | None) -> int | None:
     return None if text is None else int(text, 16)
-
-
-def reason_or_none(value: int | None) -> Reason | None:
-    return None if value is None else Reason(value)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from cryptography import x509
@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Row, Table, func, or_, select, union_all
 
 from ra_gateway.ca.ledger import audit, replay, schema
 from ra_gateway.ca.ledger.checkpoints import Checkpoint
+from ra_gateway.ca.ledger.database import Progress
 from ra_gateway.ca.ledger.differences import (
     GONE,
     certificate_differences,
@@ -33,9 +34,10 @@ from ra_gateway.ca.ledger.differences import (
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.operations import confirmation_digest, operation_digest
 from ra_gateway.ca.ledger.replay import Contradiction, Registered, Replay
+from ra_gateway.ca.ledger.revoking import COMMIT_LAG, newest_crl
 from ra_gateway.ca.ledger.sql import moment, operation_key, san_identifiers, seconds
 from ra_gateway.ca.ledger.withholding import identifiers_of, identifiers_of_entity
-from ra_gateway.ca.records import NO_ENTITY, CertificateStatus, EntityStatus
+from ra_gateway.ca.records import NO_ENTITY, CertificateStatus, EntityStatus, StoredCRL
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.errors import CMPError
@@ -46,17 +48,11 @@ ROWS: Final = 500
 MOST_FINDINGS: Final = 1000
 """Listed; a ledger with more is damaged as a whole."""
 
-COMMIT_LAG: Final = timedelta(seconds=60)
-"""How long after its date a revocation may become visible to who makes a CRL: a busy database, another clock."""
-
 _NOT_CONFIRMED: Final = confirmation_digest(b"", b"")
 _ISSUING: Final = frozenset(CERT_RESPONSE_TO)
 _RESTORE: Final = (
     "Find out who wrote to the database; restore the last good backup beside it and compare"
 )
-
-Progress = Callable[[int, int], None]
-"""Called with the number of rows so far and in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +89,6 @@ async def verify(
     issuers: Mapping[str, Certificate],
     at: datetime,
     *,
-    sample: int | None = None,
-    progress: Progress | None = None,
-) -> list[Finding]:
-    """Return what in a ledger does not agree, without checkpoints; as `examine`."""
-    return (await examine(ledger, issuers, at, sample=sample, progress=progress)).findings
-
-
-async def examine(
-    ledger: Ledger,
-    issuers: Mapping[str, Certificate],
-    at: datetime,
-    *,
     checkpoints: Sequence[Checkpoint] = (),
     sample: int | None = None,
     progress: Progress | None = None,
@@ -121,11 +105,8 @@ async def examine(
     Raises:
         StoreUnavailable: The database does not answer.
     """
-    return await ledger.database.read_state(
-        lambda connection: _Verification(
-            connection, issuers, at, checkpoints, sample, progress
-        ).run()
-    )
+    arguments = (issuers, at, checkpoints, sample, progress)
+    return await ledger.database.read_state(lambda c: _Verification(c, *arguments).run())
 
 
 class _TooMany(Exception):
@@ -491,11 +472,10 @@ class _Verification:
         self._check_published()
         for issuer_id, issuer in self._issuers.items():
             self._check_numbers(issuer_id)
-            newest = [self._newest(issuer_id, full=full) for full in (True, False)]
-            for row in newest:
-                if row is not None:
-                    self._check_crl(row, issuer)
-            self._check_currency(issuer_id, issuer, newest[0])
+            full, delta = (newest_crl(self._connection, issuer_id, kind) for kind in (False, True))
+            for stored in filter(None, (full, delta)):
+                self._check_crl(stored, issuer)
+            self._check_currency(issuer_id, issuer, full)
 
     def _check_published(self) -> None:
         unseen = dict(self._trail.crls)
@@ -524,12 +504,6 @@ class _Verification:
                 "it was made, the audit trail says, and is not in the ledger",
             )
 
-    def _newest(self, issuer_id: str, *, full: bool) -> Row[Any] | None:
-        crls = schema.crls
-        base = crls.c.base_number.is_(None) if full else crls.c.base_number.is_not(None)
-        statement = select(crls).where(crls.c.issuer_id == issuer_id, base)
-        return self._connection.execute(statement.order_by(crls.c.number.desc()).limit(1)).first()
-
     def _check_numbers(self, issuer_id: str) -> None:
         crls = schema.crls
         statement = (
@@ -550,23 +524,24 @@ class _Verification:
                 self._find(where, f"there is no full CRL {row.base_number}, which it continues")
             latest = max(latest, row.this_update)
 
-    def _check_currency(self, issuer_id: str, issuer: Certificate, newest: Row[Any] | None) -> None:
+    def _check_currency(
+        self, issuer_id: str, issuer: Certificate, newest: StoredCRL | None
+    ) -> None:
         todo = "Run `ra-gateway ca serve`, which keeps CRLs current, or `ra-gateway ca crl`"
         where = f"CRL of {issuer.subject}"
         if not issuer.valid_at(self._at):
             return
-        if newest is not None and newest.next_update < seconds(self._at):
-            self._find(
-                where, f"the newest one ended {moment(newest.next_update):%Y-%m-%d %H:%M} UTC", todo
-            )
+        if newest is not None and seconds(newest.next_update) < seconds(self._at):
+            ended = f"the newest one ended {newest.next_update:%Y-%m-%d %H:%M} UTC"
+            self._find(where, ended, todo)
         if newest is None and self._required(issuer_id, 0, seconds(self._at - COMMIT_LAG)):
             self._find(where, "there is none, and certificates are revoked", todo)
 
-    def _check_crl(self, row: Row[Any], issuer: Certificate) -> None:
-        where = f"CRL {row.number} of {row.issuer_id}"
+    def _check_crl(self, stored: StoredCRL, issuer: Certificate) -> None:
+        where = f"CRL {stored.number} of {stored.issuer_id}"
         try:
-            crl = x509.load_der_x509_crl(row.der)
-            verify_crl(row.der, issuer)
+            crl = x509.load_der_x509_crl(stored.der)
+            verify_crl(stored.der, issuer)
             listed = {entry.serial_number for entry in crl}
         except ValueError:
             self._find(where, "what is stored is no CRL")
@@ -574,22 +549,21 @@ class _Verification:
         except (InvalidSignature, CMPError):
             self._find(where, f"its signature is not of {issuer.subject}")
             return
-        for name in crl_differences(row, crl, issuer):
+        for name in crl_differences(stored, crl, issuer):
             self._find(where, f"its row has another {name} than the CRL itself")
-        self._check_entries(where, row, listed)
+        self._check_entries(where, stored, listed)
 
-    def _check_entries(self, where: str, row: Row[Any], listed: set[int]) -> None:
+    def _check_entries(self, where: str, crl: StoredCRL, listed: set[int]) -> None:
         since = 0
-        if row.base_number is not None:
-            since = self._this_update(row.issuer_id, row.base_number)
+        if crl.base_number is not None:
+            since = self._this_update(crl.issuer_id, crl.base_number)
         todo = "Run `ra-gateway ca crl` for a new one, and find out who wrote to the database"
         # What was revoked within the last minute before it may have been committed after it.
-        required = self._required(
-            row.issuer_id, since, row.this_update - int(COMMIT_LAG.total_seconds()), row.this_update
-        )
+        until = seconds(crl.this_update - COMMIT_LAG)
+        required = self._required(crl.issuer_id, since, until, seconds(crl.this_update))
         for serial in sorted(required - listed):
             self._find(where, f"the revoked certificate {serial:x} is not on it", todo)
-        for serial in sorted(listed - self._revoked_ever(row.issuer_id)):
+        for serial in sorted(listed - self._revoked_ever(crl.issuer_id)):
             self._find(
                 where, f"{serial:x} is on it, and is no revoked certificate of this CA", todo
             )
@@ -622,6 +596,3 @@ class _Verification:
             certificates.c.issuer_id == issuer_id, certificates.c.reason.is_not(None)
         )
         return {int(serial, 16) for (serial,) in self._stream(statement)}
-
-
-__all__ = ["Finding", "Verified", "examine", "verify"]

@@ -137,14 +137,3 @@ _WITHHELD: Final = Prepared(
     .outerjoin(schema.entities, _e.name == _w.entity)
     .where(_w.identifier.in_(listed("these")))
 )
-
-__all__ = [
-    "Holder",
-    "give_back",
-    "holders",
-    "identifiers_of",
-    "identifiers_of_entity",
-    "withhold",
-    "withhold_entity",
-    "withhold_registered",
-]

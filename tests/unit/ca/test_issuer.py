@@ -15,9 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from ra_gateway.ca import lint
-from ra_gateway.ca.blueprint import draw_up
 from ra_gateway.ca.conformance import CheckedTBS, require_conforming
 from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.reserving import SerialTaken
 from ra_gateway.ca.profiles import (
     NE_IPSEC,
@@ -30,6 +30,7 @@ from ra_gateway.ca.profiles import (
     purposes_der,
 )
 from ra_gateway.ca.records import Intent, Operation
+from ra_gateway.ca.tbs import plan_tbs
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate, key_identifier
 from ra_gateway.cmp.crmf import CertTemplate, Extension
@@ -90,8 +91,8 @@ def ca(operator_pki: OperatorPKI) -> Certificate:
     return Certificate.from_der(operator_pki.issuing.der)
 
 
-class MemoryLedger:
-    """What `IssuingLedger` promises, in a list of what was done."""
+class MemoryLedger(Ledger):
+    """What issuance needs of a ledger, as a list of what was done."""
 
     def __init__(self, *, collisions: int = 0, found: Operation | None = None) -> None:
         self.done: list[str] = []
@@ -366,7 +367,7 @@ async def test_the_last_check_looks_at_the_octets(
 ) -> None:
     """A TBSCertificate that is not what was decided is not signed."""
     issued = await make_issuer(operator_pki).certify(template(), NE_IPSEC, NOW)
-    plan = draw_up(NE_IPSEC, template(spki_der=issued.spki_der), ca, NOW)
+    plan = plan_tbs(NE_IPSEC, template(spki_der=issued.spki_der), ca, NOW)
     assert require_conforming(issued.tbs_der, plan, NE_IPSEC, ca, NOW).tbs.der == issued.tbs_der
     with pytest.raises(ServiceFailure, match=what):
         require_conforming(issued.tbs_der, replace(plan, **changes), NE_IPSEC, ca, NOW)
@@ -419,7 +420,7 @@ def test_the_last_check_knows_what_no_certificate_may_have(
 ) -> None:
     """Each invariant by a certificate that violates it."""
     bad = Certificate.from_der(operator_pki.device(**options).der)
-    plan = draw_up(NE_IPSEC, template(subject_der=bad.subject_der, spki_der=bad.spki_der), ca, NOW)
+    plan = plan_tbs(NE_IPSEC, template(subject_der=bad.subject_der, spki_der=bad.spki_der), ca, NOW)
     with pytest.raises(ServiceFailure, match=f"violates ne_ipsec: .*{what}"):
         require_conforming(bad.tbs_der, plan, NE_IPSEC, ca, NOW)
 
@@ -458,7 +459,7 @@ async def test_the_last_check_goes_by_the_profile(
     """What the profile says and the octets do not (TS 33.310 6.1.3b: a CRL distribution point, once configured)."""
     asked = template(extensions=(SAN,))
     issued = await make_issuer(operator_pki).certify(asked, granted, NOW)
-    plan = draw_up(granted, asked, ca, NOW)
+    plan = plan_tbs(granted, asked, ca, NOW)
     with pytest.raises(ServiceFailure, match=what):
         require_conforming(issued.tbs_der, plan, replace(granted, **checked), ca, NOW)
 
@@ -468,7 +469,7 @@ async def test_the_last_check_survives_any_octets(
 ) -> None:
     """A TBSCertificate with one octet changed or cut off is refused, or differs where nothing is demanded."""
     issued = await make_issuer(operator_pki).certify(template(), NE_IPSEC, NOW)
-    plan = draw_up(NE_IPSEC, template(spki_der=issued.spki_der), ca, NOW)
+    plan = plan_tbs(NE_IPSEC, template(spki_der=issued.spki_der), ca, NOW)
     der = issued.tbs_der
     accepted = []
     for position in range(len(der)):

@@ -10,7 +10,7 @@ import pytest
 
 from ra_gateway.app.ca import BundledService
 from ra_gateway.ca.key_generation import KeyGeneration
-from ra_gateway.ca.material import create_operator_pki, expiries, load_ca
+from ra_gateway.ca.keys import create_operator_pki, expiries, load_ca
 from ra_gateway.ca.profiles import NE_IPSEC, derive
 from ra_gateway.ca.rollover import renew_signers, roll_issuing
 from ra_gateway.cmp import asn1
@@ -49,14 +49,14 @@ async def test_a_ca_has_no_authority_unless_told(tmp_path: Path) -> None:
 @pytest.mark.requirement(154)
 async def test_the_authority_is_a_signer_of_its_own(directory: Path) -> None:
     """cmKGA and digitalSignature alone, a key like no other, a file that its owner alone can read."""
-    material = load_ca(directory, now=NOW)
-    credential = material.key_generation
+    keys = load_ca(directory, now=NOW)
+    credential = keys.key_generation
     assert credential is not None
     assert credential.certificate.extended_key_usage == {OID.cmKGA}
     assert credential.certificate.key_usage == frozenset({0})
     assert credential.certificate.spki_der not in (
-        material.credential.certificate.spki_der,
-        *(issuer.certificate.spki_der for issuer in material.issuers),
+        keys.credential.certificate.spki_der,
+        *(issuer.certificate.spki_der for issuer in keys.issuers),
     )
     assert (directory / "kga.key").stat().st_mode & 0o777 == 0o600
     assert "kga.pem" in [item.file for item in expiries(directory)]
@@ -68,13 +68,13 @@ async def test_the_authority_follows_the_issuing_ca(directory: Path) -> None:
     assert "kga.pem" in await renew_signers(directory, now=NOW)
     renewed = load_ca(directory, now=NOW).key_generation
     await roll_issuing(directory, now=NOW)
-    material = load_ca(directory, now=NOW)
-    after = material.key_generation
+    keys = load_ca(directory, now=NOW)
+    after = keys.key_generation
     assert before is not None
     assert renewed is not None
     assert after is not None
     assert len({item.certificate.spki_der for item in (before, renewed, after)}) == 3
-    assert after.certificate.issuer_der == material.issuers[0].certificate.subject_der
+    assert after.certificate.issuer_der == keys.issuers[0].certificate.subject_der
 
 
 async def test_an_authority_that_cannot_sign_keys(directory: Path) -> None:

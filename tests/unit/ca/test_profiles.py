@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from ra_gateway.ca.blueprint import Blueprint, draw_up
+from ra_gateway.ca import profiles
 from ra_gateway.ca.profiles import (
     ENODEB_IPSEC,
     NE_IPSEC,
     NE_TLS,
     NF,
     OCSP_SIGNER,
-    PROFILE_FIELDS,
     PROFILES,
     RA,
     SIGNING_KEY_KINDS,
@@ -26,6 +25,7 @@ from ra_gateway.ca.profiles import (
     derive,
     purposes_der,
 )
+from ra_gateway.ca.tbs import TBSPlan, plan_tbs
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crmf import CertTemplate, Extension
@@ -67,9 +67,9 @@ def purposes(*dotted: str) -> Extension:
     return Extension(OID.extKeyUsage, False, purposes_der(dotted))
 
 
-def extensions(blueprint: Blueprint) -> dict[str, Extension]:
-    """What a blueprint grants, read with the codec."""
-    read = [asn1.decode(structures.Extension, der) for der in blueprint.extensions]
+def extensions(plan: TBSPlan) -> dict[str, Extension]:
+    """What a plan grants, read with the codec."""
+    read = [asn1.decode(structures.Extension, der) for der in plan.extensions]
     return {
         item.extn_id.dotted_string: Extension(
             item.extn_id.dotted_string, item.critical, item.extn_value
@@ -94,7 +94,7 @@ def test_validity_is_clipped_and_a_shorter_one_is_granted(ca: Certificate) -> No
         (NOW + day, None, NOW - timedelta(minutes=5), NOW + 365 * day, ("validity",)),
     ]
     for not_before, not_after, begins, ends, changes in cases:
-        plan = draw_up(NE_IPSEC, template(not_before=not_before, not_after=not_after), ca, NOW)
+        plan = plan_tbs(NE_IPSEC, template(not_before=not_before, not_after=not_after), ca, NOW)
         assert (plan.not_before, plan.not_after, plan.changes) == (begins, ends, changes)
 
 
@@ -103,17 +103,17 @@ def test_validity_stays_within_the_issuing_ca_s(operator_pki: OperatorPKI) -> No
     begins, ends = NOW - timedelta(minutes=1), NOW + timedelta(days=10)
     young = operator_pki.root.issue_ca("CN=Young CA", not_before=begins, not_after=ends)
     certificate = Certificate.from_der(young.der)
-    plan = draw_up(NE_IPSEC, template(), certificate, NOW)
+    plan = plan_tbs(NE_IPSEC, template(), certificate, NOW)
     assert (plan.not_before, plan.not_after, plan.changes) == (begins, ends, ())
     for moment in (begins - timedelta(days=1), ends + timedelta(days=1)):
         with pytest.raises(ServiceFailure):
-            draw_up(NE_IPSEC, template(), certificate, moment)
+            plan_tbs(NE_IPSEC, template(), certificate, moment)
 
 
 def test_a_validity_that_is_over_is_refused(ca: Certificate) -> None:
     """Nobody wants such a certificate."""
     with pytest.raises(TemplateRefused):
-        draw_up(NE_IPSEC, template(not_after=NOW - timedelta(days=1)), ca, NOW)
+        plan_tbs(NE_IPSEC, template(not_after=NOW - timedelta(days=1)), ca, NOW)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_key_usage(
 ) -> None:
     """digitalSignature always; keyEncipherment for RSA unless the device leaves it out."""
     asked = () if requested is None else (key_usage(requested),)
-    plan = draw_up(NE_IPSEC, template(kind, extensions=asked), ca, NOW)
+    plan = plan_tbs(NE_IPSEC, template(kind, extensions=asked), ca, NOW)
     assert extensions(plan)[OID.keyUsage] == key_usage(granted)
     assert plan.changes == changes
 
@@ -164,7 +164,7 @@ def test_purposes(
 ) -> None:
     """What the profile allows of what was asked for, or what it gives by itself."""
     asked = (purposes(*requested),) if requested else ()
-    plan = draw_up(profile, template(extensions=asked), ca, NOW)
+    plan = plan_tbs(profile, template(extensions=asked), ca, NOW)
     expected = purposes(*granted) if granted else None
     assert extensions(plan).get(OID.extKeyUsage) == expected
     assert plan.changes == changes
@@ -175,7 +175,7 @@ def test_what_is_not_granted_is_told(ca: Certificate) -> None:
     """Unknown extensions and reserved fields are left out, never copied; "not a CA" is no wish."""
     unknown = Extension("1.2.3.4", True, b"\x05\x00")
     no_ca = Extension(OID.basicConstraints, True, b"\x30\x00")
-    plan = draw_up(
+    plan = plan_tbs(
         NE_IPSEC,
         template(extensions=(unknown, no_ca, SAN), serial_number=5, reserved=("serialNumber",)),
         ca,
@@ -193,7 +193,7 @@ def test_what_is_not_granted_is_told(ca: Certificate) -> None:
 @pytest.mark.requirement(51, 52)
 def test_some_name_is_needed(ca: Certificate) -> None:
     """SubjectAltName alone will do, and is critical then; neither is refused, and so is nonsense."""
-    plan = draw_up(NE_IPSEC, template(subject_der=b"\x30\x00", extensions=(SAN,)), ca, NOW)
+    plan = plan_tbs(NE_IPSEC, template(subject_der=b"\x30\x00", extensions=(SAN,)), ca, NOW)
     assert replace(SAN, critical=True) in extensions(plan).values()
     broken = Extension(OID.subjectAltName, False, b"\x04\x00")
     for asked in (
@@ -204,7 +204,7 @@ def test_some_name_is_needed(ca: Certificate) -> None:
         template(spki_der=None),
     ):
         with pytest.raises(TemplateRefused):
-            draw_up(NE_IPSEC, asked, ca, NOW)
+            plan_tbs(NE_IPSEC, asked, ca, NOW)
 
 
 @pytest.mark.requirement(61)
@@ -224,12 +224,12 @@ def test_only_kinds_of_keys_that_a_profile_takes(ca: Certificate) -> None:
     assert kinds.keys() == SIGNING_KEY_KINDS
     for kind, made in kinds.items():
         asked = template(made)
-        draw_up(replace(NE_IPSEC, key_kinds=frozenset({kind})), asked, ca, NOW)
+        plan_tbs(replace(NE_IPSEC, key_kinds=frozenset({kind})), asked, ca, NOW)
         others = replace(NE_IPSEC, key_kinds=SIGNING_KEY_KINDS - {kind})
         with pytest.raises(
             TemplateRefused, match=f"a key of kind {kind}; ne_ipsec takes"
         ) as caught:
-            draw_up(others, asked, ca, NOW)
+            plan_tbs(others, asked, ca, NOW)
         assert (caught.value.rule, caught.value.fail_info) == (
             "R61",
             PKIFailureInfo.badCertTemplate,
@@ -238,7 +238,7 @@ def test_only_kinds_of_keys_that_a_profile_takes(ca: Certificate) -> None:
         0x30, asn1.tlv(0x30, asn1.oid_der("1.2.3")), asn1.tlv(0x03, b"\x00", bytes(32))
     )
     with pytest.raises(TemplateRefused, match="unknown"):
-        draw_up(NE_IPSEC, template(spki_der=unknown), ca, NOW)
+        plan_tbs(NE_IPSEC, template(spki_der=unknown), ca, NOW)
 
 
 def test_network_functions(ca: Certificate) -> None:
@@ -246,14 +246,14 @@ def test_network_functions(ca: Certificate) -> None:
     nf_types = Extension(OID.nfTypes, False, bytes.fromhex("300a1603414d46160353 4d46"))
     urn = san("dns:amf1.example.net", "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6")
     asked = template(subject_der=NF_SUBJECT, extensions=(urn, nf_types))
-    plan = draw_up(NF, asked, ca, NOW)
+    plan = plan_tbs(NF, asked, ca, NOW)
     found = extensions(plan)
     assert found[OID.subjectAltName] == replace(urn, critical=True)
     assert found[OID.nfTypes] == nf_types
     assert found[OID.extKeyUsage] == purposes(OID.serverAuth, OID.clientAuth)
     assert plan.changes == ()
     assert NF.longest_validity_days == 1095
-    elsewhere = draw_up(NE_TLS, asked, ca, NOW)
+    elsewhere = plan_tbs(NE_TLS, asked, ca, NOW)
     assert OID.nfTypes not in extensions(elsewhere)
     assert elsewhere.changes == (f"extension {OID.nfTypes}",)
 
@@ -287,7 +287,7 @@ def test_what_a_profile_does_not_allow_is_refused(
     """With badCertTemplate or, where it does not parse, badDataFormat's class; and one sentence."""
     asked = replace(template(subject_der=NF_SUBJECT, extensions=(SAN,)), **changes)
     with pytest.raises(TemplateRefused, match=sentence) as caught:
-        draw_up(NF, asked, ca, NOW)
+        plan_tbs(NF, asked, ca, NOW)
     assert caught.value.fail_info is PKIFailureInfo.badCertTemplate
     assert caught.value.rule
 
@@ -316,14 +316,14 @@ def test_names_have_the_form_of_their_kind(ca: Certificate, names: str) -> None:
     """SubjectAltName is copied as it is, and therefore read first."""
     broken = Extension(OID.subjectAltName, False, bytes.fromhex(names))
     with pytest.raises(TemplateRefused):
-        draw_up(NE_IPSEC, template(extensions=(broken,)), ca, NOW)
+        plan_tbs(NE_IPSEC, template(extensions=(broken,)), ca, NOW)
 
 
 @pytest.mark.parametrize("subject", ["02 01 05", "30 02 31 00", "3004 3102 3000", "3003 310130"])
 def test_a_subject_is_a_name(ca: Certificate, subject: str) -> None:
     """It is copied as it is, and therefore read first."""
     with pytest.raises(TemplateRefused):
-        draw_up(NE_IPSEC, template(subject_der=bytes.fromhex(subject)), ca, NOW)
+        plan_tbs(NE_IPSEC, template(subject_der=bytes.fromhex(subject)), ca, NOW)
 
 
 @pytest.mark.parametrize("kind", ["dns", "ip", "uri", "email", "dn"])
@@ -340,12 +340,12 @@ def test_kinds_of_names(ca: Certificate, kind: str) -> None:
         profile = replace(NE_IPSEC, san=frozenset({kind}))
         asked = template(extensions=(extension,))
         if name == kind:
-            assert extension in extensions(draw_up(profile, asked, ca, NOW)).values()
+            assert extension in extensions(plan_tbs(profile, asked, ca, NOW)).values()
         else:
             with pytest.raises(TemplateRefused, match=f"of kind {name}; ne_ipsec allows {kind}"):
-                draw_up(profile, asked, ca, NOW)
+                plan_tbs(profile, asked, ca, NOW)
     with pytest.raises(TemplateRefused, match="none at all"):
-        draw_up(replace(NE_IPSEC, san=frozenset()), template(extensions=(names[kind],)), ca, NOW)
+        plan_tbs(replace(NE_IPSEC, san=frozenset()), template(extensions=(names[kind],)), ca, NOW)
 
 
 def test_extensions_that_follow_from_the_profile(ca: Certificate) -> None:
@@ -361,7 +361,7 @@ def test_extensions_that_follow_from_the_profile(ca: Certificate) -> None:
     assert ca.subject_key_identifier is not None
     identifier = ca.subject_key_identifier.hex().encode()
     found = {
-        oid: item.value for oid, item in extensions(draw_up(profile, template(), ca, NOW)).items()
+        oid: item.value for oid, item in extensions(plan_tbs(profile, template(), ca, NOW)).items()
     }
 
     def uri(octets: bytes) -> bytes:
@@ -391,11 +391,11 @@ def test_asking_for_what_is_given_anyway_changes_nothing(ca: Certificate) -> Non
     """Key identifiers and the CRL's place in a template, equal to ours, are no wish of its own."""
     profile = replace(NE_IPSEC, crl_urls=("http://a.example.net/a.crl",))
     asked = template()
-    given = extensions(draw_up(profile, asked, ca, NOW))
-    again = draw_up(profile, replace(asked, extensions=tuple(given.values())), ca, NOW)
+    given = extensions(plan_tbs(profile, asked, ca, NOW))
+    again = plan_tbs(profile, replace(asked, extensions=tuple(given.values())), ca, NOW)
     assert again.changes == ()
     identifier = Extension(OID.subjectKeyIdentifier, False, b"\x04\x01\x00")
-    other = draw_up(profile, replace(asked, extensions=(identifier,)), ca, NOW)
+    other = plan_tbs(profile, replace(asked, extensions=(identifier,)), ca, NOW)
     assert other.changes == (f"extension {OID.subjectKeyIdentifier}",)
 
 
@@ -438,7 +438,7 @@ def test_derived_profiles(ca: Certificate) -> None:
         "ca_issuers_url": "http://a.example.net/ca.cer",
         "certificate_policies": ["1.3.6.1.4.1.99999.1"],
     }
-    assert tuple(values) == PROFILE_FIELDS
+    assert tuple(values) == tuple(profiles._READERS)
     assert derive(NE_TLS, "small_cells", **values) == Profile(
         name="small_cells",
         key_usage=frozenset({0, 1}),
@@ -462,7 +462,7 @@ def test_derived_profiles(ca: Certificate) -> None:
     assert derive(NE_TLS, "same") == replace(NE_TLS, name="same")
     narrowed = derive(NE_TLS, "narrowed", extended_key_usage=["serverAuth"])
     assert narrowed.allowed_purposes == {OID.serverAuth}
-    plan = draw_up(narrowed, template(extensions=(purposes(OID.clientAuth),)), ca, NOW)
+    plan = plan_tbs(narrowed, template(extensions=(purposes(OID.clientAuth),)), ca, NOW)
     assert extensions(plan)[OID.extKeyUsage] == purposes(OID.serverAuth)
     assert derive(RA, "ra_short", extended_key_usage=["cmcRA"]).purposes == (OID.cmcRA,)
 

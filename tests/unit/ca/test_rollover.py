@@ -16,20 +16,21 @@ from typing import Any
 
 import pytest
 
-from ra_gateway.ca.directory import changing
-from ra_gateway.ca.material import (
-    CAMaterial,
+from ra_gateway.ca.files import changing
+from ra_gateway.ca.hierarchy import certify_signer, parse_subject
+from ra_gateway.ca.keys import (
+    CAKeys,
     create_operator_pki,
     expiries,
     import_ca,
     load_ca,
     root_ca_key_update,
 )
+from ra_gateway.ca.profiles import RA
 from ra_gateway.ca.ra_credential import (
     export_pkcs12,
     install_ra,
     issue_ra_certificate,
-    make_ra_credential,
 )
 from ra_gateway.ca.rollover import renew_signers, roll_issuing, roll_root
 from ra_gateway.cmp.algorithms import verify_signature
@@ -38,6 +39,7 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import ConfigError, SignerNotTrusted
 from ra_gateway.keys import (
+    KEY_KINDS,
     load_certificates,
     load_credential,
     load_private_key,
@@ -133,8 +135,8 @@ async def test_an_issuing_ca_is_succeeded(directory: Path) -> None:
     await roll_issuing(directory, now=NOW + timedelta(days=100))
     later = NOW + timedelta(days=3650, seconds=30)
     await renew_signers(directory, now=later, within_days=30)
-    material = load_ca(directory, now=later)
-    subjects = [issuer.certificate.subject for issuer in material.issuers]
+    keys = load_ca(directory, now=later)
+    subjects = [issuer.certificate.subject for issuer in keys.issuers]
     assert subjects == ["CN=Op Issuing CA G3,O=Op", "CN=Op Issuing CA G2,O=Op"]
 
 
@@ -145,9 +147,9 @@ async def test_kind_and_name_of_the_successor_can_be_chosen(directory: Path) -> 
     assert names(directory) == FILES
     certificate = await roll_issuing(directory, now=NOW, subject="CN=Two,O=Op", key_kind="ed25519")
     assert certificate.subject == "CN=Two,O=Op"
-    material = load_ca(directory, now=NOW)
-    assert material.credential.certificate.subject == "CN=Two CMP,O=Op"
-    assert material.credential.signer.algorithm.name == "ed25519"
+    keys = load_ca(directory, now=NOW)
+    assert keys.credential.certificate.subject == "CN=Two CMP,O=Op"
+    assert keys.credential.signer.algorithm.name == "ed25519"
 
 
 async def test_the_root_s_key_may_be_kept_elsewhere(directory: Path) -> None:
@@ -275,9 +277,9 @@ async def test_everything_may_be_succeeded_again_and_again(directory: Path) -> N
     assert kept <= contents(directory)
     await renew_signers(directory, now=NOW)
     assert kept <= contents(directory)
-    material = load_ca(directory, now=NOW)
-    assert [issuer.chain for issuer in material.issuers] == [(third,), (second,), (first,)]
-    assert material.old_root == second
+    keys = load_ca(directory, now=NOW)
+    assert [issuer.chain for issuer in keys.issuers] == [(third,), (second,), (first,)]
+    assert keys.old_root == second
     assert below("retired-roots/2", UPDATE_FILES) <= names(directory)
     assert {item.file for item in expiries(directory)} == {
         name for name in FILES | UPDATE_FILES if name.endswith(".pem")
@@ -405,7 +407,7 @@ async def prepare(directory: Path) -> None:
 async def survive(
     directory: Path,
     change: Callable[[Path], Awaitable[object]],
-    is_done: Callable[[CAMaterial], bool],
+    is_done: Callable[[CAKeys], bool],
     torn: bool,
 ) -> int:
     """Let a change die at each of its file operations; return how many there are.
@@ -446,14 +448,14 @@ async def survive(
     raise AssertionError("it never ends")
 
 
-def shown(material: CAMaterial) -> tuple[object, ...]:
+def shown(keys: CAKeys) -> tuple[object, ...]:
     """Return what tells one CA from another."""
     return (
-        material.root,
-        [(issuer.certificate, issuer.chain) for issuer in material.issuers],
-        material.credential.certificate,
-        {name: one.certificate for name, one in material.ocsp.items()},
-        material.root_update,
+        keys.root,
+        [(issuer.certificate, issuer.chain) for issuer in keys.issuers],
+        keys.credential.certificate,
+        {name: one.certificate for name, one in keys.ocsp.items()},
+        keys.root_update,
     )
 
 
@@ -463,7 +465,7 @@ async def test_a_rollover_of_the_issuing_ca_survives_death(tmp_path: Path, torn:
     operations = await survive(
         tmp_path,
         lambda directory: roll_issuing(directory, now=NOW),
-        lambda material: len(material.issuers) == 3,
+        lambda keys: len(keys.issuers) == 3,
         torn,
     )
     assert operations > 20
@@ -476,8 +478,8 @@ async def test_a_rollover_of_the_root_survives_death(tmp_path: Path, torn: bool)
     async def change(directory: Path) -> None:
         roll_root(directory, now=NOW)
 
-    def is_done(material: CAMaterial) -> bool:
-        return material.old_root not in (None, material.issuers[1].chain[0])
+    def is_done(keys: CAKeys) -> bool:
+        return keys.old_root not in (None, keys.issuers[1].chain[0])
 
     assert await survive(tmp_path, change, is_done, torn) > 20
 
@@ -492,8 +494,8 @@ async def test_renewing_signers_survives_death(tmp_path: Path, torn: bool) -> No
             before.append(read(directory / "cmp.pem"))
         await renew_signers(directory, now=NOW)
 
-    def is_done(material: CAMaterial) -> bool:
-        return material.credential.certificate != before[0]
+    def is_done(keys: CAKeys) -> bool:
+        return keys.credential.certificate != before[0]
 
     assert await survive(tmp_path, change, is_done, torn) > 20
 
@@ -520,11 +522,12 @@ async def test_making_a_ca_survives_death(tmp_path: Path, torn: bool) -> None:
 
 async def test_installing_an_ra_s_credential_survives_death(directory: Path) -> None:
     """What is loaded is the old pair, or the new one, or no pair at all; the second attempt is always right."""
-    material = load_ca(directory, now=NOW)
+    keys = load_ca(directory, now=NOW)
     gateway = directory.parent / "gateway"
     made = []
     for name in ("old.p12", "new.p12"):
-        key, certificate = await make_ra_credential(material.issuers[0], SUBJECT, now=NOW)
+        key = KEY_KINDS["p256"]()
+        certificate = await certify_signer(keys.issuers[0], RA, parse_subject(SUBJECT), key, NOW)
         export_pkcs12(directory.parent / name, certificate, key, (), b"password")
         made.append(certificate)
 

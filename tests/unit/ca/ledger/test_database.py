@@ -148,7 +148,7 @@ async def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
 _ISSUES_FOR_EVER = """
 import asyncio, sys
 from pathlib import Path
-from ra_gateway.ca.ledger import open_ledger
+from ra_gateway.ca.ledger.ledger import open_ledger
 from tests.support.ledgers import issue
 
 async def run():
@@ -211,7 +211,6 @@ async def test_no_statement_reads_a_whole_table(path: Path, ledger: Ledger) -> N
     await ledger.find_operation("ra1", b"unknown", NOW)
     await ledger.certificate(kept.serial_number, NOW)
     await ledger.newest_certificate(intent().subject_der, NOW)
-    await ledger.certificates_of("enb1", NOW)
     await ledger.last_revocation_at("ab" * 20)
     await ledger.newest_crl("ab" * 20, delta=False)
     await ledger.newest_crl("ab" * 20, delta=True)

@@ -77,7 +77,7 @@ def _origins(connection: sa.Connection) -> None:
     for serial, origin in connection.execute(made).all():
         connection.execute(change, {"serial": serial, "origin": origin})
         changed[serial] = {"origin": origin}
-    _tell(connection, changed)
+    _audit(connection, changed)
 
 
 def _nameless(connection: sa.Connection) -> None:
@@ -94,16 +94,9 @@ def _nameless(connection: sa.Connection) -> None:
         key = identity_key(NULL_DN, san_der)
         if key not in made:
             made[key] = name = nameless_name(san_der, key)
-            connection.execute(
-                _ENTITIES.insert(),
-                {
-                    **(was or _NEW),
-                    "name": name,
-                    "subject": "",
-                    "subject_key": key,
-                    "names": json.dumps(general_names(san_der) if san_der else []),
-                },
-            )
+            names = json.dumps(general_names(san_der) if san_der else [])
+            own = {"name": name, "subject": "", "subject_key": key, "names": names}
+            connection.execute(_ENTITIES.insert(), {**(was or _NEW), **own})
         connection.execute(change, {"id": row.id, "name": made[key], "key": key})
         changed[f"{certificate.serial_number:x}"] = {"entity": made[key]}
     connection.execute(sa.text("DELETE FROM entities WHERE name = ''"))
@@ -114,25 +107,16 @@ def _nameless(connection: sa.Connection) -> None:
         if was["status"] == "blocked":
             acts += [Act(at, _ACTOR, "entity.block", name, {}) for name in made.values()]
     audit.append(connection, acts)
-    _tell(connection, changed)
+    _audit(connection, changed)
 
 
-def _tell(connection: sa.Connection, changed: dict[str, dict[str, str]]) -> None:
+def _audit(connection: sa.Connection, changed: dict[str, dict[str, str]]) -> None:
     """Have the audit trail say what becomes of certificates, so that `ca verify` does not take it for tampering."""
-    at, serials = int(time.time()), sorted(changed)
-    audit.append(
-        connection,
-        [
-            Act(
-                at,
-                _ACTOR,
-                "migrate",
-                revision,
-                {serial: json.dumps(changed[serial]) for serial in serials[start : start + CHUNK]},
-            )
-            for start in range(0, len(serials), CHUNK)
-        ],
-    )
+    at, serials, acts = int(time.time()), sorted(changed), []
+    for start in range(0, len(serials), CHUNK):
+        detail = {serial: json.dumps(changed[serial]) for serial in serials[start : start + CHUNK]}
+        acts.append(Act(at, _ACTOR, "migrate", revision, detail))
+    audit.append(connection, acts)
 
 
 def _withhold(connection: sa.Connection) -> None:
@@ -169,22 +153,8 @@ def _certificates(connection: sa.Connection, condition: str) -> Iterator[sa.Row[
 
 _ENTITIES = sa.table(
     "entities",
-    *(
-        sa.column(name)
-        for name in (
-            "name",
-            "subject",
-            "subject_key",
-            "names",
-            "profile",
-            "vendor",
-            "identity",
-            "status",
-            "created_by",
-            "created_at",
-            "enroll_until",
-        )
-    ),
+    *map(sa.column, ("name", "subject", "subject_key", "names", "profile", "vendor", "identity")),
+    *map(sa.column, ("status", "created_by", "created_at", "enroll_until")),
 )
 _NEW = {
     "profile": "",

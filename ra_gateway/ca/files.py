@@ -36,8 +36,8 @@ MAKING: Final = "making"
 _NEXT: Final = "next."
 
 
-class CADirectory:
-    """Where the files of a CA are to be read, whatever a change has left undone.
+class CAFiles:
+    """The files of a CA in its directory, whatever a change has left undone.
 
     Args:
         path: The directory.
@@ -66,8 +66,13 @@ class CADirectory:
                 found.update(int(item.name) for item in (base / name).iterdir() if _is_number(item))
         return [f"{name}/{number}" for number in sorted(found, reverse=True)]
 
+    def next_number(self, name: str) -> str:
+        """Return the name of the next numbered subdirectory."""
+        newest = next(iter(self.numbered(name)), "0")
+        return f"{name}/{int(newest.rpartition('/')[2]) + 1}"
+
     def state(self) -> tuple[object, ...]:
-        """Return something that is another when keys or certificates have been moved or written."""
+        """Return a value that changes when a file with keys or certificates is written or moved."""
         found: list[tuple[str, int, int]] = []
         for base, directories, names in os.walk(self.path):
             if MAKING in directories:
@@ -91,32 +96,42 @@ class Change:
     """New files of a CA, made beside the ones in use.
 
     Args:
-        directory: As it is.
+        files: As they are.
         action: Name of the change.
         archive: Subdirectory that gets what is replaced; "" if nothing may be.
         key_uris: Name of a key file without ".key" to the URI of the key in an HSM that it shall name.
+        password: Encrypts the keys that are in files.
     """
 
     def __init__(
-        self, directory: CADirectory, action: str, archive: str, key_uris: Mapping[str, str]
+        self,
+        files: CAFiles,
+        action: str,
+        archive: str,
+        key_uris: Mapping[str, str],
+        password: bytes | None,
     ) -> None:
-        self.directory = directory
+        self.files = files
         self.archive = archive
+        self.password = password
         self.made: list[str] = []
         self._action = action
-        self._path = directory.path / MAKING
+        self._path = files.path / MAKING
         # A PIN file's relative path starts where the key file is, and key files move.
         self._key_uris = {
-            name: _with_absolute_pin(uri, directory.path) for name, uri in key_uris.items()
+            name: _with_absolute_pin(uri, files.path) for name, uri in key_uris.items()
         }
 
     @property
-    def result(self) -> CADirectory:
-        """The directory as it is going to be."""
-        return CADirectory(self.directory.path, self._path)
+    def result(self) -> CAFiles:
+        """The files as they are going to be."""
+        return CAFiles(self.files.path, self._path)
 
-    def new_key(self, name: str, kind: str, password: bytes | None) -> Any:
+    def new_key(self, name: str, kind: str, password: bytes | None = None) -> Any:
         """Make the private key of NAME.key, in the file or in the HSM.
+
+        Args:
+            password: Encrypts the file, by default that of the change.
 
         Raises:
             ConfigError: As `ra_gateway.keys.new_key`.
@@ -128,32 +143,23 @@ class Change:
                 return load_private_key(path, None, str(path))
             except ConfigError:
                 path.unlink()
-        return new_key(path, kind, password=password, uri=uri)
+        return new_key(path, kind, password=password or self.password, uri=uri)
 
-    def import_key(self, name: str, source: Path, private_key: Any, password: bytes | None) -> None:
+    def import_key(self, name: str, source: Path, private_key: Any) -> None:
         """Write a key that exists to NAME.key.
 
         Args:
             source: The file it came from; if that names a key in an HSM, so does the new one.
-            password: Encrypts the file.
         """
         target = self._place(f"{name}.key")
         if _is_reference(source):
             _copy(source, target)
         else:
-            write_private_key(target, private_key, password)
+            write_private_key(target, private_key, self.password)
 
     def write(self, name: str, certificates: Iterable[Certificate]) -> None:
         """Write certificates to NAME.pem."""
         write_certificates(self._place(f"{name}.pem"), certificates)
-
-    def require_absent(self, names: Iterable[str]) -> None:
-        """Make sure that nothing is in the way.
-
-        Raises:
-            ConfigError: Some of these files exist.
-        """
-        require_absent(self.directory.path / name for name in names)
 
     def keep(self) -> None:
         """Copy what is going to be replaced into the archive; from then on `result` has it there.
@@ -179,10 +185,10 @@ class Change:
                 ]
             )
         self.keep()
-        _synchronize(self._path)
-        os.rename(self._path, self.directory.path / f"{_NEXT}{self._action}")
-        _synchronize_one(self.directory.path)
-        finish(self.directory.path)
+        _synchronize_all(self._path)
+        os.rename(self._path, self.files.path / f"{_NEXT}{self._action}")
+        synchronize(self.files.path)
+        finish(self.files.path)
 
     def _place(self, name: str) -> Path:
         if name not in self.made:
@@ -192,7 +198,7 @@ class Change:
         return path
 
     def _keep(self, name: str) -> None:
-        old = self.directory.path / name
+        old = self.files.path / name
         if not old.exists():
             return
         if not self.archive:
@@ -222,7 +228,12 @@ class Change:
 
 @contextmanager
 def changing(
-    directory: Path, action: str, *, archive: str = "", key_uris: Mapping[str, str] | None = None
+    directory: Path,
+    action: str,
+    *,
+    archive: str = "",
+    key_uris: Mapping[str, str] | None = None,
+    password: bytes | None = None,
 ) -> Iterator[Change | None]:
     """Change the files of a CA: all of them with `Change.commit`, or none.
 
@@ -245,9 +256,9 @@ def changing(
             if finish(directory) == action:
                 yield None
                 return
-            view = CADirectory(directory)
-            target = next_number(view, archive) if archive else ""
-            change = Change(view, action, target, key_uris or {})
+            files = CAFiles(directory)
+            target = files.next_number(archive) if archive else ""
+            change = Change(files, action, target, key_uris or {}, password)
             change.discard()
             try:
                 yield change
@@ -261,19 +272,11 @@ def changing(
                 directory.rmdir()
         if not isinstance(error, OSError):
             raise
-        problem = Problem(
+        raise ConfigError.of(
             str(directory),
             f"{error.filename or directory} cannot be written: {error.strerror or error}",
             "Choose a directory that can be written to",
-        )
-        raise ConfigError([problem]) from error
-
-
-def next_number(view: CADirectory, name: str) -> str:
-    """Return the name of the next numbered subdirectory."""
-    found = view.numbered(name)
-    newest = int(found[0].rpartition("/")[2]) if found else 0
-    return f"{name}/{newest + 1}"
+        ) from error
 
 
 def finish(directory: Path) -> str:
@@ -283,7 +286,7 @@ def finish(directory: Path) -> str:
         return ""
     _move(decided, directory)
     decided.rmdir()
-    _synchronize_one(directory)
+    synchronize(directory)
     return decided.name.removeprefix(_NEXT)
 
 
@@ -296,7 +299,7 @@ def _move(source: Path, target: Path) -> None:
             item.rmdir()
         else:
             item.replace(place)
-    _synchronize_one(target)
+    synchronize(target)
 
 
 @contextmanager
@@ -306,12 +309,11 @@ def _locked(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            problem = Problem(
+            raise ConfigError.of(
                 str(directory),
                 "another command is changing this CA",
                 "Wait until it is done, then try again",
-            )
-            raise ConfigError([problem]) from error
+            ) from error
         yield
     finally:
         os.close(descriptor)
@@ -336,15 +338,16 @@ def _with_absolute_pin(uri: str, directory: Path) -> str:
     return re.sub(r"(?<=[?&]pin-source=file:)(?!/)", lambda _: f"{start}/", uri)
 
 
-def _synchronize(directory: Path) -> None:
+def _synchronize_all(directory: Path) -> None:
     """Write all of a directory to the disk."""
     for base, _, names in os.walk(directory):
         for name in names:
-            _synchronize_one(Path(base, name))
-        _synchronize_one(Path(base))
+            synchronize(Path(base, name))
+        synchronize(Path(base))
 
 
-def _synchronize_one(path: Path) -> None:
+def synchronize(path: Path) -> None:
+    """Write a file, or what a directory lists, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

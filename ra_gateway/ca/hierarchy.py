@@ -1,4 +1,6 @@
-"""Certificates of CAs and of the CA's own signers; what is issued on request has `issuer` and profiles of its own.
+"""The CA's own hierarchy: certificates of the root, of issuing CAs, and of their signers.
+
+What is issued on request is another matter (`issuer`, `profiles`).
 
 A CA's certificate is put together from octets: another CA's names and extensions go on as they are.
 """
@@ -26,7 +28,7 @@ from ra_gateway.cmp.certificates import Certificate, KeyUsage, key_identifier
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.oids import OID
-from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.keys import KEY_KINDS, spki_der
 
 ROOT_DAYS: Final = 20 * 365
@@ -47,7 +49,7 @@ SIGNERS: Final = MappingProxyType(
 
 KGA: Final = "kga"
 OPTIONAL_SIGNERS: Final = MappingProxyType({KGA: replace(KGA_SIGNER, validity_days=SIGNER_DAYS)})
-"""Those that only a CA has which was told to: the key generation authority, for a CA that makes devices' keys."""
+"""Those that not every CA has: the key generation authority, for a CA that makes devices' keys."""
 
 _OWN: Final = (
     OID.basicConstraints,
@@ -62,18 +64,13 @@ Extensions = dict[str, tuple[bool, bytes]]
 """As of `Certificate.extensions`."""
 
 
-def problem(path: str, what: str, todo: str) -> ConfigError:
-    """Return the error of a single problem."""
-    return ConfigError([Problem(path, what, todo)])
-
-
 @contextmanager
-def told(path: str) -> Iterator[None]:
-    """Tell the operator what would be told to a peer: at the command line there is none."""
+def as_config_error(path: str) -> Iterator[None]:
+    """Raise a refusal as a ConfigError: at the command line there is no peer that would get it."""
     try:
         yield
     except CMPError as error:
-        raise problem(
+        raise ConfigError.of(
             path, f"the certificate cannot be made: {error.detail}", "Remove the cause and repeat"
         ) from error
 
@@ -85,7 +82,7 @@ def require_kind(kind: str) -> str:
         ConfigError: There is no such kind.
     """
     if kind not in KEY_KINDS:
-        raise problem(
+        raise ConfigError.of(
             "key_kind", f"{kind!r} is no kind of key", f"Choose one of {', '.join(KEY_KINDS)}"
         )
     return kind
@@ -118,7 +115,7 @@ def issued_by(certificate: Certificate, issuer: Certificate) -> bool:
 # --- Names ------------------------------------------------------------------------------------------------------
 
 
-def own_name(organization: str, role: str) -> bytes:
+def ca_subject(organization: str, role: str) -> bytes:
     """Return the DER of the name of a CA that is founded, or of one of its signers.
 
     Raises:
@@ -132,13 +129,13 @@ def own_name(organization: str, role: str) -> bytes:
             ]
         )
     except ValueError as error:
-        raise problem(
+        raise ConfigError.of(
             "name", f"no subject can be made of {organization!r}", "Give 1 to 50 characters"
         ) from error
     return name.public_bytes()
 
 
-def given_name(subject: str) -> bytes:
+def parse_subject(subject: str) -> bytes:
     """Return the DER of a name from its RFC 4514 form.
 
     Raises:
@@ -147,12 +144,12 @@ def given_name(subject: str) -> bytes:
     try:
         return from_rfc4514(subject)
     except ValueError as error:
-        raise problem(
+        raise ConfigError.of(
             "subject", f"{subject!r} is no name: {error}", "Write it like CN=ra1,O=Operator"
         ) from error
 
 
-def signer_name(issuing: Certificate, role: str) -> bytes:
+def signer_subject(issuing: Certificate, role: str) -> bytes:
     """Return the DER of the name of an issuing CA's signer: "X Issuing CA G2" has "X CMP" and "X OCSP"."""
     return _renamed(
         issuing,
@@ -160,7 +157,7 @@ def signer_name(issuing: Certificate, role: str) -> bytes:
     )
 
 
-def generation_name(issuing: Certificate, generation: int) -> bytes:
+def successor_subject(issuing: Certificate, generation: int) -> bytes:
     """Return the DER of the name of an issuing CA's successor, "X Issuing CA G2" for example.
 
     A name of its own: were it the same, a CRL signed with one key would seem to cover the certificates that
@@ -191,7 +188,7 @@ def _common_name(text: str) -> x509.NameAttribute[str]:
     try:
         return x509.NameAttribute(x509.NameOID.COMMON_NAME, text)
     except ValueError as error:
-        raise problem("subject", f"{text!r} is too long a CN", "Give a subject") from error
+        raise ConfigError.of("subject", f"{text!r} is too long a CN", "Give a subject") from error
 
 
 # --- Certificates of CAs ----------------------------------------------------------------------------------------
@@ -278,6 +275,30 @@ def certify_ca(
     )
 
 
+def certify_anew(
+    certificate: Certificate,
+    issuer: Certificate,
+    issuer_key: Any,
+    not_before: datetime,
+    not_after: datetime,
+) -> Certificate:
+    """Make a certificate of a CA that says what another one of it says, by another issuer or for another time.
+
+    Raises:
+        As `certify_ca`.
+    """
+    return certify_ca(
+        certificate.subject_der,
+        certificate.spki_der,
+        issuer,
+        issuer_key,
+        not_before=not_before,
+        not_after=not_after,
+        extensions=certificate.extensions,
+        subject_key_identifier=certificate.subject_key_identifier,
+    )
+
+
 def _identifier(certificate: Certificate) -> bytes:
     return certificate.subject_key_identifier or key_identifier(certificate.spki_der)
 
@@ -293,6 +314,6 @@ async def certify_signer(
     Raises:
         ConfigError: The profile cannot grant it, or the issuing CA is not valid or cannot sign.
     """
-    with told(issuer.certificate.subject):
+    with as_config_error(issuer.certificate.subject):
         template = CertTemplate(subject_der=subject_der, spki_der=spki_der(private_key))
         return await issuer.certify(template, profile, now)

@@ -1,6 +1,6 @@
 """Answers to genm: CA certificates, a change of the root, CRLs (RFC 9483 4.3).
 
-Everything told here is public. A distribution point's name is looked up among our own and never fetched (R137).
+Everything here is public. A distribution point's name is looked up among our own and never fetched (R137).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ra_gateway.errors import HeaderRefused
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the CA tells anyone whom it knows.
+    """What genm is answered with: public, for anyone who is authenticated.
 
     Args:
         ca_certificates: DER of issuing CAs, without roots.
@@ -54,14 +54,14 @@ async def answer_to(content: bytes, published: Published, ledger: Ledger) -> lis
     (question,) = asked
     match question.info_type:
         case OID.caCerts:
-            return [_told(OID.caCerts, asn1.tlv(0x30, *published.ca_certificates))]
+            return [_info(OID.caCerts, asn1.tlv(0x30, *published.ca_certificates))]
         case OID.rootCaCert:
-            return [_told(OID.rootCaKeyUpdate, _root_update(question.value_der, published))]
+            return [_info(OID.rootCaKeyUpdate, _root_update(question.value_der, published))]
         case OID.crlStatusList:
-            return [_told(OID.crls, await _newer_crl(question.value_der, published, ledger))]
+            return [_info(OID.crls, await _newer_crl(question.value_der, published, ledger))]
         case OID.certReqTemplate:
             # No requirements beyond the profiles: an absent value says so (RFC 9483 4.3.3).
-            return [_told(OID.certReqTemplate, b"")]
+            return [_info(OID.certReqTemplate, b"")]
         case other:
             raise HeaderRefused(f"genm asks for {other}, which is not known here", rule="R138")
 
@@ -69,7 +69,7 @@ async def answer_to(content: bytes, published: Published, ledger: Ledger) -> lis
 _EMPTY: Final = b"\x30\x00"
 
 
-def _told(info_type: str, value_der: bytes) -> InfoTypeAndValue:
+def _info(info_type: str, value_der: bytes) -> InfoTypeAndValue:
     return InfoTypeAndValue(info_type, value_der if value_der not in (b"", _EMPTY) else None)
 
 

@@ -39,7 +39,7 @@ PROFILE_RULE: Final = "TS 33.310 6.1"
 
 
 @dataclass(frozen=True, slots=True)
-class Blueprint:
+class TBSPlan:
     """What a certificate is going to say; signature and serial number are missing.
 
     Args:
@@ -55,9 +55,9 @@ class Blueprint:
     changes: tuple[str, ...] = ()
 
 
-def draw_up(
+def plan_tbs(
     profile: Profile, template: CertTemplate, issuer: Certificate, now: datetime
-) -> Blueprint:
+) -> TBSPlan:
     """Decide what a certificate says: the template as far as the profile and the issuing CA allow.
 
     The template's issuer is not looked at: OpenSSL puts the vendor's CA there.
@@ -100,7 +100,7 @@ def draw_up(
         value = b"\x04\x14" + identifier if oid == OID.subjectKeyIdentifier else None
         if requested[oid] != constant.values.get(oid, value):
             changes.append(f"extension {oid}")
-    return Blueprint(
+    return TBSPlan(
         subject_der,
         template.spki_der,
         not_before,
@@ -235,4 +235,4 @@ _DECIDED: Final = frozenset(
         OID.basicConstraints,
     }
 )
-"""Requested extensions of which it has been told, or need not be, whether they were granted as they are."""
+"""Requested extensions that are decided one by one, or change nothing."""

@@ -27,24 +27,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from ra_gateway.ca.authorities import (
+from ra_gateway.ca.files import CAFiles, Change, changing, require_absent
+from ra_gateway.ca.hierarchy import (
     ISSUING_DAYS,
     KGA,
     OPTIONAL_SIGNERS,
     ROOT_DAYS,
     SIGNERS,
+    as_config_error,
     ca_extensions,
+    ca_subject,
     certify_ca,
     certify_signer,
     issued_by,
     kind_of,
-    own_name,
-    problem,
     require_kind,
-    signer_name,
-    told,
+    signer_subject,
 )
-from ra_gateway.ca.directory import CADirectory, Change, changing
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.ca.records import RootUpdate
@@ -64,17 +63,18 @@ from ra_gateway.keys import (
 
 SETTING: Final = "ca.directory_path"
 
+_ROOT_UPDATE: Final = ("old-root", "root-new-with-old", "root-old-with-new")
+
 _READINGS: Final = 20
 """How often a directory is read anew because it changed meanwhile; a change takes a few milliseconds."""
 
 
-RandomOctets = Callable[[int], bytes]
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class CAMaterial:
-    """What a bundled CA is made of.
+class CAKeys:
+    """The keys of a bundled CA with their certificates, and its roots.
 
     Args:
         root: Anchor of the operator's trust domain.
@@ -133,14 +133,14 @@ async def create_operator_pki(
         ConfigError: One of the files exists already (none is touched then), or cannot be written.
     """
     require_kind(key_kind)
-    root_name, issuing_name = own_name(name, "Root CA"), own_name(name, "Issuing CA")
-    with changing(directory, "create", key_uris=key_uris) as change:
+    root_name, issuing_name = ca_subject(name, "Root CA"), ca_subject(name, "Issuing CA")
+    with changing(directory, "create", key_uris=key_uris, password=password) as change:
         if change is None:
             return
         _require_no_ca(change)
-        root_key = change.new_key("root", key_kind, password)
-        issuing_key = change.new_key("issuing", key_kind, password)
-        with told(str(directory)):
+        root_key = change.new_key("root", key_kind)
+        issuing_key = change.new_key("issuing", key_kind)
+        with as_config_error(str(directory)):
             root = certify_ca(
                 root_name,
                 spki_der(root_key),
@@ -163,10 +163,8 @@ async def create_operator_pki(
         change.write("issuing", (issuing,))
         issuer = Issuer(issuing, (root,), issuing_key, secrets.token_bytes)
         for role in SIGNERS:
-            await make_signer(
-                change, role, issuer, own_name(name, role.upper()), key_kind, password, now
-            )
-        settle(change, password, now)
+            await make_signer(change, role, issuer, ca_subject(name, role.upper()), key_kind, now)
+        commit_checked(change, now)
 
 
 async def import_ca(
@@ -204,19 +202,19 @@ async def import_ca(
     _require_usable(issuing, now)
     issuer = Issuer(issuing, (), key, secrets.token_bytes)
     kind = kind_of(issuing) if key_kind is None else require_kind(key_kind)
-    with changing(directory, "import", key_uris=key_uris) as change:
+    with changing(directory, "import", key_uris=key_uris, password=password) as change:
         if change is None:
             return
         _require_no_ca(change)
-        change.import_key("issuing", key_path, key, password)
+        change.import_key("issuing", key_path, key)
         for role in SIGNERS:
             signer = await make_signer(
-                change, role, issuer, signer_name(issuing, role), kind, password, now
+                change, role, issuer, signer_subject(issuing, role), kind, now
             )
         root, chain = _way_to_root(signer, issuing, others, now)
         change.write("root", (root,))
         change.write("issuing", chain)
-        settle(change, password, now)
+        commit_checked(change, now)
 
 
 def _require_usable(issuing: Certificate, now: datetime) -> None:
@@ -229,7 +227,7 @@ def _require_usable(issuing: Certificate, now: datetime) -> None:
     elif not issuing.valid_at(now):
         wrong = f"is {_period(issuing)}"
     if wrong:
-        raise problem(
+        raise ConfigError.of(
             "certificate",
             f"the certificate of {issuing.subject} {wrong}",
             "Give the certificate of the CA that shall issue",
@@ -248,7 +246,7 @@ def _way_to_root(
         # From a certificate below it: so pathLenConstraint counts the issuing CA too.
         path = domain.find_path(signer, bag, now)
     except CMPError as error:
-        raise problem(
+        raise ConfigError.of(
             "chain",
             f"there is no way from {issuing.subject} to a root: {error.detail}",
             "Give the certificates of all CAs above it, the self-signed root included",
@@ -262,7 +260,6 @@ async def make_signer(
     issuer: Issuer,
     subject_der: bytes,
     key_kind: str,
-    password: bytes | None,
     now: datetime,
 ) -> Certificate:
     """Make a signer of an issuing CA: for CMP, for OCSP, or a key generation authority.
@@ -273,7 +270,7 @@ async def make_signer(
     Raises:
         ConfigError: It cannot be made.
     """
-    key = change.new_key(name, key_kind, password)
+    key = change.new_key(name, key_kind)
     role = name.rpartition("/")[2]
     profile = SIGNERS.get(role) or OPTIONAL_SIGNERS[role]
     certificate = await certify_signer(issuer, profile, subject_der, key, now)
@@ -281,21 +278,20 @@ async def make_signer(
     return certificate
 
 
-def settle(change: Change, password: bytes | None, now: datetime) -> None:
-    """Let a change count, if what it leads to is a CA.
+def commit_checked(change: Change, now: datetime) -> None:
+    """Commit a change, if its files load as a CA.
 
     Raises:
         ConfigError: It is not, or cannot be written.
     """
     change.keep()
-    _read(change.result, now, password, secrets.token_bytes)
+    load_unchecked(change.result, now, change.password)
     change.commit()
 
 
 def _require_no_ca(change: Change) -> None:
-    change.require_absent(
-        f"{stem}.{suffix}" for stem in ("root", "issuing", *SIGNERS) for suffix in ("pem", "key")
-    )
+    stems, suffixes = ("root", "issuing", *SIGNERS), ("pem", "key")
+    require_absent(change.files.path / f"{stem}.{suffix}" for stem in stems for suffix in suffixes)
 
 
 # --- Loaded -----------------------------------------------------------------------------------------------------
@@ -306,8 +302,7 @@ def load_ca(
     *,
     now: datetime,
     password: bytes | None = None,
-    random_octets: RandomOctets = secrets.token_bytes,
-) -> CAMaterial:
+) -> CAKeys:
     """Load a CA from its directory, also while it is being changed; root.key is not needed.
 
     Args:
@@ -318,10 +313,10 @@ def load_ca(
         ConfigError: A file is missing or cannot be used, they do not belong together, or what is in use expired.
     """
 
-    def read(view: CADirectory) -> CAMaterial:
-        material = _read(view, now, password, random_octets)
-        _require_valid(material, directory, now)
-        return material
+    def read(files: CAFiles) -> CAKeys:
+        keys = load_unchecked(files, now, password)
+        _require_valid(keys, directory, now)
+        return keys
 
     return _undisturbed(directory, read)
 
@@ -339,76 +334,64 @@ def retired_certificates(directory: Path) -> tuple[Certificate, ...]:
     )
 
 
-def load_unchecked(
-    view: CADirectory,
-    *,
-    now: datetime,
-    password: bytes | None,
-    random_octets: RandomOctets = secrets.token_bytes,
-) -> CAMaterial:
+def _undisturbed(directory: Path, read: Callable[[CAFiles], Result]) -> Result:
+    """Return what was read of a directory while nobody changed it; otherwise it is read again."""
+    for _ in range(_READINGS):
+        files = CAFiles(directory)
+        before = files.state()
+        try:
+            result = read(files)
+        except ConfigError:
+            if files.state() == before:
+                raise
+        else:
+            if files.state() == before:
+                return result
+    raise ConfigError.of(SETTING, f"{directory} changes all the time", "Find out what writes there")
+
+
+def load_unchecked(files: CAFiles, now: datetime, password: bytes | None) -> CAKeys:
     """Load a CA in order to change it: what is in use may have expired.
 
     Raises:
         ConfigError: As `load_ca`.
     """
-    return _read(view, now, password, random_octets)
-
-
-def _undisturbed(directory: Path, read: Callable[[CADirectory], Result]) -> Result:
-    """Read files of a directory, again if it is changed meanwhile: they were old and new ones then."""
-    for _ in range(_READINGS):
-        view = CADirectory(directory)
-        before = view.state()
-        try:
-            result = read(view)
-        except ConfigError:
-            if view.state() == before:
-                raise
-        else:
-            if view.state() == before:
-                return result
-    raise problem(SETTING, f"{directory} changes all the time", "Find out what writes there")
-
-
-def _read(
-    view: CADirectory, now: datetime, password: bytes | None, random_octets: RandomOctets
-) -> CAMaterial:
-    roots = roots_of(view)
+    roots = roots_of(files)
     root = roots[0]
-    active = load_issuer(view, "", roots, password, random_octets)
-    issuers, ocsp = [active], {active.id: _signer(view, "ocsp", active, password)}
-    credential = _signer(view, "cmp", active, password)
-    for name in view.numbered("retired"):
-        if now > load_certificates(view.find(f"{name}/issuing.pem"), SETTING)[0].not_after:
+    active = load_issuer(files, "", roots, password)
+    issuers, ocsp = [active], {active.id: _signer(files, "ocsp", active, password)}
+    credential = _signer(files, "cmp", active, password)
+    for name in files.numbered("retired"):
+        if now > load_certificates(files.find(f"{name}/issuing.pem"), SETTING)[0].not_after:
             continue  # nothing it issued is valid any more, and its key may be gone
-        issuer = load_issuer(view, f"{name}/", roots, password, random_octets)
+        issuer = load_issuer(files, f"{name}/", roots, password)
         issuers.append(issuer)
-        ocsp[issuer.id] = _signer(view, f"{name}/ocsp", issuer, password)
+        ocsp[issuer.id] = _signer(files, f"{name}/ocsp", issuer, password)
     key_generation = None
-    if any(view.has(f"{KGA}.{suffix}") for suffix in ("pem", "key")):
-        key_generation = _signer(view, KGA, active, password)
+    if any(files.has(f"{KGA}.{suffix}") for suffix in ("pem", "key")):
+        key_generation = _signer(files, KGA, active, password)
     _require_keys_apart(active, credential, ocsp, key_generation)
-    update = _root_update(view, root)
+    update = _root_update(files, root)
     old_root = None if update is None else Certificate.from_der(update.old_root)
-    return CAMaterial(root, tuple(issuers), credential, ocsp, update, old_root, key_generation)
+    return CAKeys(root, tuple(issuers), credential, ocsp, update, old_root, key_generation)
 
 
-def roots_of(view: CADirectory) -> tuple[Certificate, ...]:
+def roots_of(files: CAFiles) -> tuple[Certificate, ...]:
     """Return the root and those before it, newest first.
 
     Raises:
         ConfigError: A file cannot be read.
     """
-    old = [f"{name}/root.pem" for name in view.numbered("retired-roots")]
-    return tuple(only(view.find(name)) for name in ("root.pem", *filter(view.has, old)))
+    old = (f"{name}/root" for name in files.numbered("retired-roots"))
+    names = ("root", *(name for name in old if files.has(f"{name}.pem")))
+    return tuple(certificate_of(files, name) for name in names)
 
 
 def load_issuer(
-    view: CADirectory,
+    files: CAFiles,
     prefix: str,
     roots: tuple[Certificate, ...],
     password: bytes | None,
-    random_octets: RandomOctets = secrets.token_bytes,
 ) -> Issuer:
     """Load an issuing CA.
 
@@ -419,7 +402,7 @@ def load_issuer(
     Raises:
         ConfigError: Its files cannot be used, or none of the roots is above it.
     """
-    certificates = load_certificates(view.find(f"{prefix}issuing.pem"), SETTING)
+    certificates = load_certificates(files.find(f"{prefix}issuing.pem"), SETTING)
     for certificate, issuer in pairwise(certificates):
         require_issued_by(certificate, issuer)
     chain = certificates[1:]
@@ -429,41 +412,41 @@ def load_issuer(
             require_issued_by(certificates[-1], roots[0])
         else:
             chain += (root,)
-    key = _key(view, f"{prefix}issuing.key", password)
-    return Issuer(certificates[0], chain, key, random_octets)
+    key = _key(files, f"{prefix}issuing.key", password)
+    return Issuer(certificates[0], chain, key, secrets.token_bytes)
 
 
-def _key(view: CADirectory, name: str, password: bytes | None) -> Any:
-    path = view.find(name)
+def _key(files: CAFiles, name: str, password: bytes | None) -> Any:
+    path = files.find(name)
     require_private(path, SETTING)
     return load_private_key(path, password, SETTING)
 
 
-def _signer(view: CADirectory, name: str, issuer: Issuer, password: bytes | None) -> Credential:
-    if not (view.has(f"{name}.pem") and view.has(f"{name}.key")):
-        raise problem(
+def _signer(files: CAFiles, name: str, issuer: Issuer, password: bytes | None) -> Credential:
+    if not (files.has(f"{name}.pem") and files.has(f"{name}.key")):
+        raise ConfigError.of(
             SETTING,
-            f"{view.path / name}.pem and .key are not both there"
+            f"{files.path / name}.pem and .key are not both there"
             + ("; older versions made no OCSP signer" if name.endswith("ocsp") else ""),
-            f"Run: ra-gateway ca renew-signers {view.path}",
+            f"Run: ra-gateway ca renew-signers {files.path}",
         )
-    certificate = only(view.find(f"{name}.pem"))
+    certificate = certificate_of(files, name)
     require_issued_by(certificate, issuer.certificate)
     if name.endswith("ocsp") and OID.ocspSigning not in certificate.extended_key_usage:
-        raise problem(
+        raise ConfigError.of(
             SETTING,
             f"{certificate.subject} may not sign OCSP answers (extKeyUsage)",
-            f"Move {name}.pem and {name}.key away and run: ra-gateway ca renew-signers {view.path}",
+            f"Move {name}.pem and {name}.key away and run: ra-gateway ca renew-signers {files.path}",
         )
     if name == KGA and OID.cmKGA not in certificate.extended_key_usage:
-        raise problem(
+        raise ConfigError.of(
             SETTING,
             f"{certificate.subject} may not sign keys made for devices (extKeyUsage lacks cmKGA)",
             f"Move {name}.pem and {name}.key away and run: "
-            f"ra-gateway ca renew-signers --key-generation {view.path}",
+            f"ra-gateway ca renew-signers --key-generation {files.path}",
         )
     chain = (issuer.certificate, *issuer.chain)
-    key = _key(view, f"{name}.key", password)
+    key = _key(files, f"{name}.key", password)
     return make_credential(
         certificate, tuple(item for item in chain if not item.self_issued), key, SETTING
     )
@@ -485,24 +468,21 @@ def _require_keys_apart(
             continue
         other = keys.setdefault(one.certificate.spki_der, file)
         if other != file:
-            raise problem(
+            raise ConfigError.of(
                 SETTING,
                 f"{file} and {other} are the same key",
                 "Make a key of its own for each signer (RFC 9810 8.6)",
             )
 
 
-def _root_update(view: CADirectory, root: Certificate) -> RootUpdate | None:
-    if not view.has("old-root.pem"):
+def _root_update(files: CAFiles, root: Certificate) -> RootUpdate | None:
+    if not files.has("old-root.pem"):
         return None
-    old, new_with_old, old_with_new = (
-        only(view.find(f"{name}.pem"))
-        for name in ("old-root", "root-new-with-old", "root-old-with-new")
-    )
+    old, new_with_old, old_with_new = (certificate_of(files, name) for name in _ROOT_UPDATE)
     require_issued_by(new_with_old, old)
     require_issued_by(old_with_new, root)
     if (new_with_old.spki_der, old_with_new.spki_der) != (root.spki_der, old.spki_der):
-        raise problem(
+        raise ConfigError.of(
             SETTING,
             "root-new-with-old.pem and root-old-with-new.pem are not for the keys of root.pem and old-root.pem",
             "Put files of one CA together, as `ra-gateway ca roll-root` makes them",
@@ -510,13 +490,13 @@ def _root_update(view: CADirectory, root: Certificate) -> RootUpdate | None:
     return RootUpdate(old.der, root.der, new_with_old.der, old_with_new.der)
 
 
-def _require_valid(material: CAMaterial, directory: Path, now: datetime) -> None:
-    active = material.issuers[0]
+def _require_valid(keys: CAKeys, directory: Path, now: datetime) -> None:
+    active = keys.issuers[0]
     # Of a root that expired nothing can be made any more: nobody would trust the way to its successor.
-    commands = {material.root: "create"}
+    commands = {keys.root: "create"}
     for certificate in (active.certificate, *active.chain):
         commands.setdefault(certificate, "roll-issuing")
-    signers = (material.credential, *material.ocsp.values(), material.key_generation)
+    signers = (keys.credential, *keys.ocsp.values(), keys.key_generation)
     for credential in filter(None, signers):
         commands[credential.certificate] = "renew-signers"
     problems = [
@@ -545,26 +525,29 @@ def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
         ConfigError: It was not.
     """
     if not issued_by(certificate, issuer):
-        raise problem(
+        raise ConfigError.of(
             SETTING,
             f"{certificate.subject} was not issued by {issuer.subject}",
             "Put files of one CA together, as `ra-gateway ca create` makes them",
         )
 
 
-def only(path: Path) -> Certificate:
-    """Return the one certificate of a file.
+def certificate_of(files: CAFiles, name: str) -> Certificate:
+    """Return the one certificate of NAME.pem.
 
     Raises:
         ConfigError: There is none, or more than one.
     """
+    path = files.find(f"{name}.pem")
     certificates = load_certificates(path, SETTING)
     if len(certificates) != 1:
-        raise problem(SETTING, f"{path} has {len(certificates)} certificates", "Leave one in it")
+        raise ConfigError.of(
+            SETTING, f"{path} has {len(certificates)} certificates", "Leave one in it"
+        )
     return certificates[0]
 
 
-# --- Told -------------------------------------------------------------------------------------------------------
+# --- Shown ------------------------------------------------------------------------------------------------------
 
 
 def root_ca_key_update(directory: Path) -> RootUpdate | None:
@@ -573,7 +556,7 @@ def root_ca_key_update(directory: Path) -> RootUpdate | None:
     Raises:
         ConfigError: Its files cannot be used.
     """
-    return _undisturbed(directory, lambda view: _root_update(view, only(view.find("root.pem"))))
+    return _undisturbed(directory, lambda files: _root_update(files, certificate_of(files, "root")))
 
 
 def expiries(directory: Path) -> list[Expiry]:
@@ -585,22 +568,14 @@ def expiries(directory: Path) -> list[Expiry]:
     return _undisturbed(directory, _expiries)
 
 
-def _expiries(view: CADirectory) -> list[Expiry]:
-    names = [
-        "root",
-        "issuing",
-        *SIGNERS,
-        *OPTIONAL_SIGNERS,
-        "old-root",
-        "root-new-with-old",
-        "root-old-with-new",
-    ]
-    for name in view.numbered("retired"):
+def _expiries(files: CAFiles) -> list[Expiry]:
+    names = ["root", "issuing", *SIGNERS, *OPTIONAL_SIGNERS, *_ROOT_UPDATE]
+    for name in files.numbered("retired"):
         names += [f"{name}/issuing", f"{name}/ocsp"]
     found = [
         Expiry(f"{name}.pem", certificate.subject, certificate.not_after)
         for name in names
-        if view.has(f"{name}.pem")
-        for certificate in load_certificates(view.find(f"{name}.pem"), SETTING)
+        if files.has(f"{name}.pem")
+        for certificate in load_certificates(files.find(f"{name}.pem"), SETTING)
     ]
     return sorted(found, key=lambda item: item.not_after)

@@ -12,22 +12,23 @@ from typing import Any
 
 import pytest
 
-from ra_gateway.ca.authorities import (
+from ra_gateway.ca.hierarchy import (
     SIGNERS,
     ca_extensions,
+    ca_subject,
     certify_ca,
     certify_signer,
-    own_name,
+    parse_subject,
 )
 from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.material import Expiry, create_operator_pki, expiries, import_ca, load_ca
+from ra_gateway.ca.keys import Expiry, create_operator_pki, expiries, import_ca, load_ca
+from ra_gateway.ca.profiles import RA
 from ra_gateway.ca.ra_credential import (
     KDF_ROUNDS,
     export_pkcs12,
     import_pkcs12,
     install_ra,
     issue_ra_certificate,
-    make_ra_credential,
 )
 from ra_gateway.ca.rollover import renew_signers
 from ra_gateway.cmp.certificates import Certificate
@@ -65,23 +66,23 @@ async def test_a_ca_is_made_and_loaded(tmp_path: Path, kind: str) -> None:
         f"{stem}.{suffix}" for stem in (*STEMS, "ra") for suffix in ("pem", "key")
     }
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.key")} == {0o600}
-    material = load_ca(tmp_path, now=NOW)
-    (issuer,) = material.issuers
-    ocsp = material.ocsp[issuer.id]
-    signers = (issuer, material.credential, ocsp)
+    keys = load_ca(tmp_path, now=NOW)
+    (issuer,) = keys.issuers
+    ocsp = keys.ocsp[issuer.id]
+    signers = (issuer, keys.credential, ocsp)
     assert len({signer.certificate.spki_der for signer in signers}) == 3
-    domain = TrustDomain("operator", DomainKind.operator, (material.root,))
+    domain = TrustDomain("operator", DomainKind.operator, (keys.root,))
     bag = (issuer.certificate,)
-    for certificate in (material.credential.certificate, ocsp.certificate):
+    for certificate in (keys.credential.certificate, ocsp.certificate):
         domain.find_path(certificate, bag, NOW)
     domain.find_path(ra, bag, NOW + timedelta(days=1000))
-    assert material.credential.certificate.extended_key_usage == {OID.cmcCA}
+    assert keys.credential.certificate.extended_key_usage == {OID.cmcCA}
     assert ocsp.certificate.extended_key_usage == {OID.ocspSigning}
     assert ra.extended_key_usage == {OID.cmcRA}
-    assert (material.root_update, material.old_root) == (None, None)
+    assert (keys.root_update, keys.old_root) == (None, None)
     credential = load_credential(tmp_path / "ra.pem", tmp_path / "ra.key", setting="ra")
     assert credential.certificate == ra
-    assert credential.chain == material.credential.chain == ocsp.chain == bag
+    assert credential.chain == keys.credential.chain == ocsp.chain == bag
 
 
 async def test_openssl_agrees(tmp_path: Path) -> None:
@@ -152,13 +153,13 @@ async def test_one_key_for_certificates_and_messages_is_refused(tmp_path: Path, 
     root_key = load_private_key(tmp_path / "root.key", None, "root")
     key = load_private_key(tmp_path / f"{stem}.key", None, stem)
     root = load_certificates(tmp_path / "root.pem", "root")[0]
-    issuing = certified(own_name("Example Operator", "Issuing CA"), key, root, root_key)
+    issuing = certified(ca_subject("Example Operator", "Issuing CA"), key, root, root_key)
     issuer = Issuer(issuing, (root,), key, secrets.token_bytes)
     shutil.copy(tmp_path / f"{stem}.key", tmp_path / "issuing.key")
     made = {"issuing": issuing}
     for name, profile in SIGNERS.items():
         signer_key = load_private_key(tmp_path / f"{name}.key", None, name)
-        made[name] = await certify_signer(issuer, profile, own_name("X", name), signer_key, NOW)
+        made[name] = await certify_signer(issuer, profile, ca_subject("X", name), signer_key, NOW)
     for name, certificate in made.items():
         (tmp_path / f"{name}.pem").unlink()
         write_certificates(tmp_path / f"{name}.pem", (certificate,))
@@ -218,14 +219,14 @@ async def test_a_directory_of_an_older_version_gets_its_ocsp_signer(tmp_path: Pa
 
 async def test_keys_can_be_in_an_hsm(tmp_path: Path, softhsm: SoftHSM) -> None:
     """All four, and the RA's; the files name them, and nothing else differs."""
-    uris = {stem: softhsm.uri(f"material-{stem}", token="ca") for stem in STEMS}
+    uris = {stem: softhsm.uri(f"keys-{stem}", token="ca") for stem in STEMS}
     await create_operator_pki(tmp_path, now=NOW, key_uris=uris)
     assert {stem: (tmp_path / f"{stem}.key").read_text().strip() for stem in STEMS} == uris
-    uri = softhsm.uri("material-ra", token="ca")
+    uri = softhsm.uri("keys-ra", token="ca")
     ra = await issue_ra_certificate(tmp_path, SUBJECT, now=NOW, key_uri=uri)
-    material = load_ca(tmp_path, now=NOW)
-    domain = TrustDomain("operator", DomainKind.operator, (material.root,))
-    domain.find_path(ra, (material.issuers[0].certificate,), NOW)
+    keys = load_ca(tmp_path, now=NOW)
+    domain = TrustDomain("operator", DomainKind.operator, (keys.root,))
+    domain.find_path(ra, (keys.issuers[0].certificate,), NOW)
     key = load_private_key(tmp_path / "ra.key", None, "ra")
     with pytest.raises(ConfigError, match="never leaves the HSM"):
         export_pkcs12(tmp_path / "ra.p12", ra, key, (), b"password")
@@ -265,15 +266,17 @@ class Foreign:
 
     def __init__(self, directory: Path, middle_length: int | None = 0) -> None:
         self.keys = {level: KEY_KINDS["p384"]() for level in ("root", "middle", "issuing")}
-        root = certified(own_name("Op", "1"), self.keys["root"], None, self.keys["root"])
+        root = certified(ca_subject("Op", "1"), self.keys["root"], None, self.keys["root"])
         middle = certified(
-            own_name("Op", "2"),
+            ca_subject("Op", "2"),
             self.keys["middle"],
             root,
             self.keys["root"],
             path_length=middle_length,
         )
-        issuing = certified(own_name("Op", "3"), self.keys["issuing"], middle, self.keys["middle"])
+        issuing = certified(
+            ca_subject("Op", "3"), self.keys["issuing"], middle, self.keys["middle"]
+        )
         self.certificates = {"root": root, "middle": middle, "issuing": issuing}
         self.directory = directory
         for level, certificate in self.certificates.items():
@@ -299,17 +302,17 @@ async def test_an_issuing_ca_is_imported(tmp_path: Path) -> None:
     """With its chain in whatever order, and with signers of its own kind of key below it."""
     foreign = Foreign(tmp_path, middle_length=1)
     directory = await foreign.imported("issuing", "root", "middle")
-    material = load_ca(directory, now=NOW, password=b"ours")
+    keys = load_ca(directory, now=NOW, password=b"ours")
     expected = foreign.certificates
-    (issuer,) = material.issuers
-    assert material.root == expected["root"]
+    (issuer,) = keys.issuers
+    assert keys.root == expected["root"]
     assert issuer.certificate == expected["issuing"]
     assert issuer.chain == (expected["middle"], expected["root"])
-    assert material.credential.chain == (expected["issuing"], expected["middle"])
-    assert material.credential.certificate.public_key.curve.name == "secp384r1"  # type: ignore[union-attr]
-    assert material.credential.certificate.subject == "CN=Op 3 CMP,O=Op"
-    domain = TrustDomain("operator", DomainKind.operator, (material.root,))
-    domain.find_path(material.credential.certificate, material.credential.chain, NOW)
+    assert keys.credential.chain == (expected["issuing"], expected["middle"])
+    assert keys.credential.certificate.public_key.curve.name == "secp384r1"  # type: ignore[union-attr]
+    assert keys.credential.certificate.subject == "CN=Op 3 CMP,O=Op"
+    domain = TrustDomain("operator", DomainKind.operator, (keys.root,))
+    domain.find_path(keys.credential.certificate, keys.credential.chain, NOW)
     assert names(directory) == {
         f"{stem}.{suffix}" for stem in STEMS for suffix in ("pem", "key")
     } - {"root.key"}
@@ -320,12 +323,12 @@ async def test_an_issuing_ca_is_imported(tmp_path: Path) -> None:
 async def test_a_root_that_issues_itself_is_imported(tmp_path: Path) -> None:
     """It is its own chain."""
     foreign = Foreign(tmp_path)
-    material = load_ca(await foreign.imported("root"), now=NOW, password=b"ours")
-    (issuer,) = material.issuers
-    assert issuer.certificate == material.root == foreign.certificates["root"]
-    assert (issuer.chain, material.credential.chain) == ((), ())
-    domain = TrustDomain("operator", DomainKind.operator, (material.root,))
-    domain.find_path(material.ocsp[issuer.id].certificate, (), NOW)
+    keys = load_ca(await foreign.imported("root"), now=NOW, password=b"ours")
+    (issuer,) = keys.issuers
+    assert issuer.certificate == keys.root == foreign.certificates["root"]
+    assert (issuer.chain, keys.credential.chain) == ((), ())
+    domain = TrustDomain("operator", DomainKind.operator, (keys.root,))
+    domain.find_path(keys.ocsp[issuer.id].certificate, (), NOW)
 
 
 async def test_an_hsm_s_key_stays_there_on_import(tmp_path: Path, softhsm: SoftHSM) -> None:
@@ -376,7 +379,8 @@ async def ra_p12(directory: Path, *, kind: str = "p256", name: str = "ra.p12") -
     if not (directory / "ca").exists():
         await create_operator_pki(directory / "ca", now=NOW)
     issuer = load_ca(directory / "ca", now=NOW).issuers[0]
-    key, certificate = await make_ra_credential(issuer, SUBJECT, now=NOW, key_kind=kind)
+    key = KEY_KINDS[kind]()
+    certificate = await certify_signer(issuer, RA, parse_subject(SUBJECT), key, NOW)
     chain = (*reversed(issuer.chain), issuer.certificate)
     export_pkcs12(directory / name, certificate, key, chain, b"on its way")
     return certificate
