@@ -94,7 +94,7 @@ def taken_over(
         changes = {**_with_current(transaction, sent), "request_der": b""}
     return advance(
         transaction,
-        Event.retaken,
+        Event.taken_over,
         lease_until=lease_until,
         may_retry=False,
         unsent=False,
@@ -319,7 +319,7 @@ def confirming(
     again = transaction.state is State.CONFIRMING
     return advance(
         transaction,
-        Event.retaken if again else Event.confirm,
+        Event.taken_over if again else Event.confirm,
         opening=_closed(transaction.opening),
         confirmation=Exchange(request_digest, upstream_der, upstream_nonce=upstream_nonce),
         confirm_status=takes_certificate,
@@ -361,7 +361,7 @@ def withdrawing(transaction: Transaction, rr_der: bytes, lease_until: datetime) 
     again = transaction.state is State.WITHDRAWING
     return advance(
         transaction,
-        Event.retaken if again else Event.withdraw,
+        Event.taken_over if again else Event.withdraw,
         withdrawal=Exchange(b"", rr_der),
         lease_until=lease_until,
     )

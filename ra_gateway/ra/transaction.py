@@ -10,13 +10,13 @@ irreversible (a message to the CA) happens only after a store has accepted the s
     REQUESTED --issued--> ISSUED --confirm--> CONFIRMING --accepted--> CONFIRMED
         |                   |----rejected--------|-----rejected--> REJECTED --withdraw--> WITHDRAWING
         |---granted--> GRANTED                   |---failed--> FAILED ------withdraw-----------^
-        |---revoked--> REVOKED                   `--released/retaken/deferred/polled           |
+        |---revoked--> REVOKED                   `--released/taken_over/deferred/polled        |
         |---informed--> INFORMED                                                               |
         |---refused--> REFUSED       ISSUED --withdraw-----------------------------------------'
         |---failed--> FAILED (and once more, with a certificate that came all the same)
-        `--released/retaken/deferred/polled     WITHDRAWING --withdrawn--> WITHDRAWN
+        `--released/taken_over/deferred/polled  WITHDRAWING --withdrawn--> WITHDRAWN
                                                   |---failed--> FAILED
-                                                  `--released/retaken
+                                                  `--released/taken_over
 
 What ends while the device is polling is *delivered* by a later pollReq, which changes no state.
 """
@@ -80,7 +80,7 @@ class Event(StrEnum):
     polled = "polled"  # it did, too early
     delivered = "delivered"  # it did, and got the answer
     released = "released"  # the CA was not reached: the next repeat may try at once
-    retaken = "retaken"  # the node that held the lease is gone: another one takes over
+    taken_over = "taken_over"  # the node that held the lease is gone: another one takes over
     withdraw = "withdraw"  # the certificate is to be revoked
     withdrawn = "withdrawn"
 
@@ -129,7 +129,7 @@ TRANSITIONS: Final = MappingProxyType(
         **{
             (state, event): state
             for state in (*OUTSTANDING, State.WITHDRAWING)
-            for event in (Event.released, Event.retaken)
+            for event in (Event.released, Event.taken_over)
         },
         **{
             (state, event): state

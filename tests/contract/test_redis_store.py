@@ -457,11 +457,11 @@ async def test_a_replacement_whose_reply_was_lost_has_still_lost_to_another(
     await store.create(first)
     theirs: Transaction = first
     for _ in range(versions_ahead):
-        theirs = advance(theirs, Event.retaken, endpoint="theirs")
+        theirs = advance(theirs, Event.taken_over, endpoint="theirs")
         await store.replace(theirs)
     cutter.cut_next_reply = True
     with pytest.raises(StaleTransaction, match=f"found version {versions_ahead}"):
-        await cut_store.replace(advance(first, Event.retaken, endpoint="ours"))
+        await cut_store.replace(advance(first, Event.taken_over, endpoint="ours"))
     assert cutter.cuts == 1
     assert await store.load(first.key) == theirs
 

@@ -217,7 +217,7 @@ async def test_a_record_that_was_removed_and_can_be_asked_for_again(
     await raw.delete(hash_key())
     assert await writer.create(transaction, repeatable=True) is None
     assert await writer.load(transaction.key) == transaction
-    await writer.replace(advance(transaction, Event.retaken))
+    await writer.replace(advance(transaction, Event.taken_over))
     await raw.hset(hash_key(), "record", b"strange")
     for store in nodes:
         with pytest.raises(TransactionInUse):

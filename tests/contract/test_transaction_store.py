@@ -165,7 +165,7 @@ async def test_of_concurrent_replacements_exactly_one_wins(node: Node) -> None:
     nodes = [node(), node()]
     transaction = new_transaction()
     await nodes[0].create(transaction)
-    rivals = [advance(transaction, Event.retaken, endpoint=f"rival {n}") for n in range(40)]
+    rivals = [advance(transaction, Event.taken_over, endpoint=f"rival {n}") for n in range(40)]
     results = await asyncio.gather(
         *(nodes[number % 2].replace(rival) for number, rival in enumerate(rivals)),
         return_exceptions=True,
@@ -181,7 +181,7 @@ async def test_only_the_directly_preceding_version_is_replaced(node: Node, versi
     """Version 1 is replaced by 2 and by nothing else, and stays as it is otherwise."""
     store = node()
     first = new_transaction()
-    stored = advance(first, Event.retaken)
+    stored = advance(first, Event.taken_over)
     await store.create(first)
     await store.replace(stored)
     with pytest.raises(StaleTransaction, match="found version 1"):
