@@ -43,12 +43,12 @@ _STORE_AGAIN_SECONDS: Final = 1.0
 
 
 @dataclass(slots=True)
-class _Exchange:
+class _CAExchange:
     """One exchange with the CA.
 
     Args:
         stored: Whether the transaction is in the store; a genm is not until its device has to wait.
-        polled: Whether the device was told to wait, and that is stored.
+        told_to_wait: Whether the device was told to wait, and that is stored.
         detached: Whether nobody awaits the answer here any more: the exchange has an event of its own.
         settling: Whether the CA has answered, so that waiting a little longer is worth it.
         writing: Held while the transaction is being changed.
@@ -57,7 +57,7 @@ class _Exchange:
     context: RequestContext
     transaction: Transaction
     stored: bool = True
-    polled: bool = False
+    told_to_wait: bool = False
     detached: bool = False
     settling: bool = False
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -74,7 +74,7 @@ async def ask(
     Raises:
         CMPError: The device is to be refused.
     """
-    exchange = _Exchange(context, transaction, stored)
+    exchange = _CAExchange(context, transaction, stored)
     patience = context.endpoint.settings.wait_after_seconds
     local = stored and not transaction.current.upstream_der
     if local or not patience or patience >= context.upstream.deadline_seconds:
@@ -99,7 +99,7 @@ async def resume(
     """
     error = _must_not_resend(context.upstream, taken, before)
     if error is not None:
-        return await _fail(services, _Exchange(context, taken), error)
+        return await _fail(services, _CAExchange(context, taken), error)
     return await ask(services, context, taken)
 
 
@@ -116,12 +116,12 @@ async def resume_in_background(
         context.report.notes.append(error.detail)
         await fail_polled(services, context, taken, error)
         return
-    exchange = _Exchange(context.detached(), taken, polled=True, detached=True)
+    exchange = _CAExchange(context.detached(), taken, told_to_wait=True, detached=True)
     task = services.spawn(_run_in_background(services, exchange))
     await asyncio.wait({task}, timeout=context.endpoint.settings.wait_after_seconds or None)
 
 
-async def _run_in_background(services: Services, exchange: _Exchange) -> bytes:
+async def _run_in_background(services: Services, exchange: _CAExchange) -> bytes:
     """Run an exchange; if nobody waits for it any more, report what became of it."""
     bug: Exception | None = None
     try:
@@ -142,7 +142,7 @@ async def _run_in_background(services: Services, exchange: _Exchange) -> bytes:
     return b""
 
 
-async def _run(services: Services, exchange: _Exchange) -> bytes:
+async def _run(services: Services, exchange: _CAExchange) -> bytes:
     context, transaction = exchange.context, exchange.transaction
     endpoint, upstream = context.endpoint, context.upstream
     sent = transaction.current
@@ -179,13 +179,13 @@ async def _run(services: Services, exchange: _Exchange) -> bytes:
     return await _conclude(services, exchange, checked)
 
 
-async def _conclude(services: Services, exchange: _Exchange, checked: CheckedResponse) -> bytes:
+async def _conclude(services: Services, exchange: _CAExchange, checked: CheckedResponse) -> bytes:
     """Settle a transaction by what the CA answered, and return what the device is answered."""
     context, transaction = exchange.context, exchange.transaction
     endpoint, now = context.endpoint, services.clock()
     note(context, checked)
     response_der, until = b"", None
-    if not exchange.polled:
+    if not exchange.told_to_wait:
         response_der, until = await responses.render(  # step 10
             services, context, transaction, checked.planned, issues=checked.event is Event.issued
         )
@@ -203,7 +203,7 @@ async def _conclude(services: Services, exchange: _Exchange, checked: CheckedRes
 
 async def _settle(
     services: Services,
-    exchange: _Exchange,
+    exchange: _CAExchange,
     checked: CheckedResponse,
     response_der: bytes,
     until: datetime | None,
@@ -247,7 +247,7 @@ async def _settle(
 
 async def _settle_later(
     services: Services,
-    exchange: _Exchange,
+    exchange: _CAExchange,
     checked: CheckedResponse,
     response_der: bytes,
     until: datetime | None,
@@ -260,7 +260,7 @@ async def _settle_later(
     return b""
 
 
-async def _fail(services: Services, exchange: _Exchange, error: CMPError) -> bytes:
+async def _fail(services: Services, exchange: _CAExchange, error: CMPError) -> bytes:
     """Settle a transaction that must not be asked again; its retransmissions get this same error."""
     context, transaction = exchange.context, exchange.transaction
     error = await _explained(services, transaction, error)
@@ -282,13 +282,13 @@ async def _fail(services: Services, exchange: _Exchange, error: CMPError) -> byt
     return await _store(services, exchange, step) or response_der
 
 
-async def _release(services: Services, exchange: _Exchange) -> None:
+async def _release(services: Services, exchange: _CAExchange) -> None:
     await _store(services, exchange, partial(machine.released, now=services.clock()))
 
 
 async def _store(
     services: Services,
-    exchange: _Exchange,
+    exchange: _CAExchange,
     step: transactions.Step,
     *,
     create: bool = False,
@@ -330,7 +330,7 @@ async def _store(
         return current.response_der if current.waiting else None
 
 
-async def _surface(services: Services, exchange: _Exchange, certificate_der: bytes) -> None:
+async def _surface(services: Services, exchange: _CAExchange, certificate_der: bytes) -> None:
     """Have a certificate looked after that came when its transaction had been given up: its device never gets it."""
     context, failed = exchange.context, exchange.transaction
     if not certificate_der or failed.state is not State.FAILED or failed.certificate_der:
@@ -342,7 +342,7 @@ async def _surface(services: Services, exchange: _Exchange, certificate_der: byt
     await transactions.change(services.store, services.sink, failed, step)
 
 
-async def _create(services: Services, exchange: _Exchange, transaction: Transaction) -> None:
+async def _create(services: Services, exchange: _CAExchange, transaction: Transaction) -> None:
     """Store a transaction that nothing had to be remembered of until now."""
     repeatable = may_ask_again(exchange.context.upstream, transaction)
     if await services.store.create(transaction, repeatable=repeatable) is not None:
@@ -378,17 +378,17 @@ def _answer_of(live: Transaction | None, before: Transaction) -> bytes:
 
 async def defer(services: Services, context: RequestContext, transaction: Transaction) -> bytes:
     """Tell a device to wait and poll whose CA another node, or another message of it, is asking."""
-    return await _defer(services, _Exchange(context, transaction))
+    return await _defer(services, _CAExchange(context, transaction))
 
 
-async def _defer(services: Services, exchange: _Exchange) -> bytes:
+async def _defer(services: Services, exchange: _CAExchange) -> bytes:
     """Tell a device to wait and poll; the exchange goes on without it."""
     context = exchange.context
     exchange.detached, exchange.context = True, context.detached()
     async with exchange.writing:
         before = exchange.transaction
         if before.current.waiting:
-            exchange.polled = True
+            exchange.told_to_wait = True
             context.report.outcome = Outcome.replayed
             return _answer_of(before, before)  # another node told it the same
         response = await responses.waiting(services, context, before)
@@ -396,7 +396,7 @@ async def _defer(services: Services, exchange: _Exchange) -> bytes:
         if not exchange.stored:
             told = machine.opened_waiting(before, *response, before.lease_until)
             await _create(services, exchange, told)
-            exchange.polled = True
+            exchange.told_to_wait = True
             return response.der
         after = await transactions.change(
             services.store,
@@ -413,7 +413,7 @@ async def _defer(services: Services, exchange: _Exchange) -> bytes:
             context.report.outcome = Outcome.replayed
             return _answer_of(after.live, before)
         # Not before: a device that could not be told so gets its answer when it sends its message again.
-        exchange.transaction, exchange.polled = after, True
+        exchange.transaction, exchange.told_to_wait = after, True
         return response.der
 
 
@@ -424,14 +424,14 @@ async def fail_polled(
     services: Services, context: RequestContext, transaction: Transaction, error: CMPError
 ) -> None:
     """End a transaction whose device polls, and whose CA must not be asked again."""
-    await _fail(services, _Exchange(context.detached(), transaction, polled=True), error)
+    await _fail(services, _CAExchange(context.detached(), transaction, told_to_wait=True), error)
 
 
 async def settle(
     services: Services, context: RequestContext, transaction: Transaction, checked: CheckedResponse
 ) -> Transaction:
     """Settle a transaction by what the CA answered to a pollReq, and return it as it is then."""
-    exchange = _Exchange(context.detached(), transaction, polled=True)
+    exchange = _CAExchange(context.detached(), transaction, told_to_wait=True)
     await _conclude(services, exchange, checked)
     return exchange.transaction
 
