@@ -427,7 +427,7 @@ async def fail_polled(
     await _fail(services, _CAExchange(context.detached(), transaction, told_to_wait=True), error)
 
 
-async def settle(
+async def settle_polled(
     services: Services, context: RequestContext, transaction: Transaction, checked: CheckedResponse
 ) -> Transaction:
     """Settle a transaction by what the CA answered to a pollReq, and return it as it is then."""

@@ -215,7 +215,7 @@ async def _pass_on(
         await ca_exchange.fail_polled(services, context, taken, error)
         live = await transactions.load(services.store, taken.key)
         return await _deliver(services, context, live)
-    settled = await ca_exchange.settle(services, context, taken, checked)
+    settled = await ca_exchange.settle_polled(services, context, taken, checked)
     if checked.event is Event.deferred and settled.state in OUTSTANDING:
         ca_exchange.note(context, checked)
         return await _relay_poll_rep(services, context, settled, checked)
