@@ -31,7 +31,7 @@ from ra_gateway.ra import machine, responses, transactions, unconfirmed
 from ra_gateway.ra.context import RequestContext, event_of
 from ra_gateway.ra.endpoints import Upstream
 from ra_gateway.ra.ports import Claim
-from ra_gateway.ra.response_checks import CheckedResponse, confirmation, validate
+from ra_gateway.ra.response_checks import CheckedResponse, planned_confirmation, validate
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Event, State, Transaction
 from ra_gateway.ra.transactions import Overtaken
@@ -156,7 +156,7 @@ async def _run(services: Services, exchange: _CAExchange) -> bytes:
         await _release(services, exchange)
         raise
     if not sent.upstream_der:  # the CA does not hear of certConf
-        return await _conclude(services, exchange, confirmation(transaction, None))
+        return await _conclude(services, exchange, planned_confirmation(transaction, None))
     try:
         answer_der = await upstream.core.exchange(  # step 7
             sent.upstream_der,

@@ -104,7 +104,7 @@ async def _take(
     if (
         takes_certificate
     ):  # not before: what can fail until the transaction says so as well is the store alone
-        await unconfirmed.take(services, upstream, transaction)
+        await unconfirmed.note_accepted(services, upstream, transaction)
     return await transactions.change(  # step 6
         services.store,
         services.sink,

@@ -200,7 +200,7 @@ def validate(
     match expected.body_type:
         case BodyType.certConf:
             confirmed = check_pkiconf(message, expected, upstream, now)
-            return confirmation(transaction, message.header if confirmed else None)
+            return planned_confirmation(transaction, message.header if confirmed else None)
         case BodyType.rr:
             info = check_revocation(message, expected, upstream, now)
             rejection = info if info.status is PKIStatus.rejection else None
@@ -213,7 +213,7 @@ def validate(
             return _of_certificate(transaction, answer, endpoint)
 
 
-def confirmation(transaction: Transaction, answer: PKIHeader | None) -> CheckedResponse:
+def planned_confirmation(transaction: Transaction, answer: PKIHeader | None) -> CheckedResponse:
     """Return what a certConf means that the CA, or the RA in its place, has taken note of.
 
     Args:

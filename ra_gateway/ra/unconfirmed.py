@@ -123,7 +123,7 @@ async def look_after(
     return max(transaction.expires_at, due_at + services.act_lifetime)
 
 
-async def take(services: Services, upstream: Upstream, transaction: Transaction) -> None:
+async def note_accepted(services: Services, upstream: Upstream, transaction: Transaction) -> None:
     """Note that a device takes its certificate: from then on nobody else's silence gets it revoked.
 
     Raises:
