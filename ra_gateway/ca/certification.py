@@ -43,9 +43,8 @@ from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certific
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
 from ra_gateway.cmp.header_checks import HeaderRules
-from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, confirm_wait_time
 from ra_gateway.cmp.names import NULL_DN, canonical, name_of, require_certifiable, same_name
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.requests import AuthenticatedRequest, Possession, read_request
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, POPRefused, RequestRefused
 from ra_gateway.keys import spki_der
@@ -85,7 +84,7 @@ class Certification:
         client: Client mode; None serves RA mode only.
         confirm_wait: How long certConf is awaited.
         remember: How long operations are kept.
-        ca_pubs, extra_certs: What an ip, and every positive answer, brings besides the certificate.
+        ca_pubs, chain: What an ip, and every positive answer, brings besides the certificate.
         key_generation: Makes keys for devices that ask for that; None refuses them.
         nonce: Returns a fresh one.
         sign: Makes a signed answer (DER).
@@ -104,7 +103,7 @@ class Certification:
         confirm_wait: timedelta,
         remember: timedelta,
         ca_pubs: tuple[bytes, ...],
-        extra_certs: tuple[bytes, ...],
+        chain: tuple[bytes, ...],
         key_generation: KeyGeneration | None,
         nonce: Callable[[], bytes],
         sign: Callable[..., Awaitable[bytes]],
@@ -120,7 +119,7 @@ class Certification:
         self._confirm_wait = confirm_wait
         self._remember = remember
         self._ca_pubs = ca_pubs
-        self._extra_certs = extra_certs
+        self._chain = chain
         self._key_generation = key_generation
         self._accepted = frozenset(
             (Possession.encr_cert, *((Possession.key_generation,) if key_generation else ()))
@@ -409,7 +408,7 @@ class Certification:
                 if operation.confirm_by is None
                 else confirm_wait_time(operation.confirm_by),
             ),
-            extra_certs=self._extra_certs,
+            chain=self._chain,
         )
 
 

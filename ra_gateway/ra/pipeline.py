@@ -32,9 +32,8 @@ from typing import Final
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import check_header, check_message_time, check_version
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.nesting import Single
-from ra_gateway.cmp.replies import Reply
 from ra_gateway.cmp.requests import read_question
+from ra_gateway.cmp.responder import Reply, Single
 from ra_gateway.cmp.verification import Authenticated
 from ra_gateway.errors import (
     CMPError,

@@ -36,9 +36,8 @@ from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import Extension, SignaturePOP, cert_req_messages, cert_request_der
 from ra_gateway.cmp.header_checks import HeaderRules, Quirk, Strictness
-from ra_gateway.cmp.messages import PKIMessage, body
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, body
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.keys import KeySigner
 from ra_gateway.ra.endpoints import CaPubs, CertConf, ImplicitConfirm, Variant

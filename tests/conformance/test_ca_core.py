@@ -39,10 +39,9 @@ from ra_gateway.cmp.crmf import (
     cert_id_der,
     signature_popo_der,
 )
-from ra_gateway.cmp.messages import PKIMessage, assemble, body
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, assemble, body, confirm_wait_time
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
 from ra_gateway.cmp.protection import protect
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.errors import (
     PKIFailureInfo,
     StoreUnavailable,

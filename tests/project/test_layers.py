@@ -157,7 +157,8 @@ def test_only_one_loop_compares_and_sets() -> None:
 
 def test_only_one_module_makes_messages_to_devices() -> None:
     """Nothing is signed in the heart but there, and for the CA."""
-    for name in ("protect", "reply_header", "assemble", "unreadable_reply", "refusal_body"):
+    makers = ("protect", "protect_reply", "assemble", "unreadable_reply", "refusal_body")
+    for name in makers:
         assert mentions(name, HEART) <= {"ra/responses.py", "ra/forwarding.py"}, name
     assert mentions("reply_header", HEART) == {"ra/responses.py"}
 
