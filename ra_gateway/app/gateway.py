@@ -419,7 +419,7 @@ class Application:
             credential=lambda: self._ra.current,
             earlier_credentials=self._ra.earlier,
             store=self.store,
-            agenda=self.store,
+            schedule=self.store,
             approvals=self.store,
             certificates=self.store,
             inventory=None if config.inventory is None else CSVInventory(config.inventory.csv_path),

@@ -69,19 +69,19 @@ class TransactionStore(Protocol):
         """Release connections."""
 
 
-class Agenda(Protocol):
+class Schedule(Protocol):
     """Remembers until when certificates have to be confirmed, over restarts, for all nodes.
 
     Every method raises `StoreUnavailable` when it cannot be asked.
     """
 
-    async def plan(self, key: TransactionKey, due_at: datetime) -> None:
+    async def add(self, key: TransactionKey, due_at: datetime) -> None:
         """Have a transaction looked at from a time (aware UTC) on; a later call changes the time."""
 
     async def due(self, now: datetime, *, limit: int) -> list[TransactionKey]:
         """Return the transactions whose time has come, the longest due first, at most `limit`."""
 
-    async def drop(self, key: TransactionKey) -> None:
+    async def remove(self, key: TransactionKey) -> None:
         """Forget a transaction, if it is planned."""
 
 

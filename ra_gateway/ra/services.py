@@ -17,7 +17,14 @@ from ra_gateway.errors import StoreUnavailable
 from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.ra.events import EventSink
 from ra_gateway.ra.fates import Fate, Standing, carrier_of, certificate_key
-from ra_gateway.ra.ports import Agenda, Approvals, Certificates, Clock, Inventory, TransactionStore
+from ra_gateway.ra.ports import (
+    Approvals,
+    Certificates,
+    Clock,
+    Inventory,
+    Schedule,
+    TransactionStore,
+)
 from ra_gateway.ra.signer_status import NOBODY_ASKED, SignerStatus
 from ra_gateway.ra.transaction import Transaction
 
@@ -39,7 +46,7 @@ class Services:
         earlier_credentials: Those of before, while transactions begun with them may live: a transaction
             keeps the credential its first answer was signed with (R80).
         store: Where transactions are kept.
-        agenda: Where it is kept which certificates await confirmation; None keeps nothing.
+        schedule: Where it is kept which certificates await confirmation; None keeps nothing.
         approvals: Where it is kept which requests wait for an operator; None holds none.
         certificates: Where it is kept what became of certificates; None revokes none that was not confirmed.
         inventory: None if no vendor uses it.
@@ -61,7 +68,7 @@ class Services:
     random_octets: Callable[[int], bytes]
     sink: EventSink
     earlier_credentials: Callable[[], Sequence[Credential]] = tuple
-    agenda: Agenda | None = None
+    schedule: Schedule | None = None
     approvals: Approvals | None = None
     certificates: Certificates | None = None
     inventory: Inventory | None = None

@@ -1,7 +1,7 @@
 """Certificates that nobody confirmed: reported, or revoked at the CA, durably and once.
 
 A device that rejects its certificate, or never confirms it, leaves a valid certificate at a CA that does not hear
-of certConf. When such a certificate is issued, its transaction goes on the agenda (`schedule`); the agenda is worked
+of certConf. When such a certificate is issued, its transaction is scheduled (`schedule`); the schedule is worked
 through here as well. Every node does it: who changes the transaction first sends the rr, and it is sent until the CA
 answers.
 """
@@ -84,8 +84,8 @@ async def schedule(
                 "the CA was not told that the device rejects its certificate"
             )
         return lives_until
-    if event is Event.rejected and services.agenda is not None:
-        await services.agenda.drop(transaction.key)  # the CA was told, and looks after it
+    if event is Event.rejected and services.schedule is not None:
+        await services.schedule.remove(transaction.key)  # the CA was told, and looks after it
     return None
 
 
@@ -97,9 +97,9 @@ async def look_after(
     Returns:
         How long the transaction is to live for it, None where nobody looks.
     """
-    if services.agenda is None or upstream.unconfirmed is Unconfirmed.leave:
+    if services.schedule is None or upstream.unconfirmed is Unconfirmed.leave:
         return None
-    await services.agenda.plan(transaction.key, due_at)
+    await services.schedule.add(transaction.key, due_at)
     return max(transaction.expires_at, due_at + services.act_lifetime)
 
 
@@ -145,17 +145,17 @@ async def _note(
         await services.settle(transaction, certificate_der, fate, until)
 
 
-# --- working through the agenda -------------------------------------------------------------------------------
+# --- working through the schedule -------------------------------------------------------------------------------
 
 
 class UnconfirmedCertificates:
-    """Works through the agenda, on one node."""
+    """Works through the schedule, on one node."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
     async def run(self, every_seconds: float) -> None:
-        """Work through the agenda again and again, until cancelled."""
+        """Work through the schedule again and again, until cancelled."""
         while True:
             with suppress(StoreUnavailable):  # whoever needs the store reports that it is gone
                 while await self.work():
@@ -197,18 +197,18 @@ class UnconfirmedCertificates:
         Nothing is due by a clock that was set: it would be revoked what devices are yet to confirm.
 
         Raises:
-            StoreUnavailable: The agenda cannot be asked.
+            StoreUnavailable: The schedule cannot be asked.
         """
-        agenda = self._services.agenda
-        if agenda is None or not self._services.steady():
+        schedule = self._services.schedule
+        if schedule is None or not self._services.steady():
             return 0
-        due = await agenda.due(self._services.clock(), limit=_BATCH)
+        due = await schedule.due(self._services.clock(), limit=_BATCH)
         for key in due:
             again_at = await self._safely(key)
             if again_at is None:
-                await agenda.drop(key)
+                await schedule.remove(key)
             else:
-                await agenda.plan(key, again_at)
+                await schedule.add(key, again_at)
         return len(due) if len(due) == _BATCH else 0
 
     async def _look_at(self, key: TransactionKey) -> datetime | None:

@@ -73,7 +73,7 @@ class MemoryStore:
         self._by_signer: dict[tuple[str, bytes], dict[TransactionKey, None]] = {}
         self._due: list[tuple[datetime, int, TransactionKey]] = []
         self._ticket = count()  # keys have no order: it decides between equal times
-        self._agenda: dict[TransactionKey, datetime] = {}
+        self._schedule: dict[TransactionKey, datetime] = {}
         self._max_held = max_held
         self._standings: dict[bytes, tuple[Standing, datetime]] = {}
         self._held: dict[tuple[str, bytes, bytes], tuple[TransactionKey, datetime]] = {}
@@ -100,7 +100,7 @@ class MemoryStore:
         self._slots[key] = _Slot(transaction, ends_at, ends_at)
         self._by_transaction_id.setdefault(key.transaction_id, {})[key] = None
         self._by_signer.setdefault(key.signer, {})[key] = None
-        self._schedule(key, ends_at)
+        self._expire(key, ends_at)
         return None
 
     async def load(self, key: TransactionKey) -> Transaction | None:
@@ -127,7 +127,7 @@ class MemoryStore:
         # A later expiry needs no heap entry now: the present one is moved on when it comes due.
         if slot.ends_at < slot.due_at:
             slot.due_at = slot.ends_at
-            self._schedule(transaction.key, slot.ends_at)
+            self._expire(transaction.key, slot.ends_at)
         slot.wake()
 
     async def wait(
@@ -152,18 +152,18 @@ class MemoryStore:
             lives_seconds = (slot.ends_at - now).total_seconds() + 0.001
             await _changed(slot, min(left_seconds, lives_seconds))
 
-    async def plan(self, key: TransactionKey, due_at: datetime) -> None:
+    async def add(self, key: TransactionKey, due_at: datetime) -> None:
         """Have a transaction looked at from a time on; a later call changes the time."""
-        self._agenda[key] = due_at
+        self._schedule[key] = due_at
 
     async def due(self, now: datetime, *, limit: int) -> list[TransactionKey]:
         """Return the transactions whose time has come, the longest due first."""
-        due = [(at, key) for key, at in self._agenda.items() if at <= now]
+        due = [(at, key) for key, at in self._schedule.items() if at <= now]
         return [key for _, key in heapq.nsmallest(limit, due, key=lambda item: item[0])]
 
-    async def drop(self, key: TransactionKey) -> None:
+    async def remove(self, key: TransactionKey) -> None:
         """Forget a transaction, if it is planned."""
-        self._agenda.pop(key, None)
+        self._schedule.pop(key, None)
 
     async def hold(self, key: TransactionKey, until: datetime) -> None:
         """List a request that waits for an operator, in the place of an earlier one by the same requester.
@@ -270,7 +270,7 @@ class MemoryStore:
             del self._by_signer[key.signer]
         slot.wake()
 
-    def _schedule(self, key: TransactionKey, due_at: datetime) -> None:
+    def _expire(self, key: TransactionKey, due_at: datetime) -> None:
         heapq.heappush(self._due, (due_at, next(self._ticket), key))
 
     def _sweep(self, now: datetime) -> None:
@@ -283,7 +283,7 @@ class MemoryStore:
                 continue  # the transaction was forgotten on access, or has an earlier entry
             if self._live(key, now) is not None:
                 slot.due_at = slot.ends_at
-                self._schedule(key, slot.due_at)
+                self._expire(key, slot.due_at)
 
 
 async def _changed(slot: _Slot, timeout_seconds: float) -> None:

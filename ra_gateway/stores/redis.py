@@ -3,7 +3,7 @@
     {prefix}:{<transactionID>}:<domain>:<signer digest>   hash: version, record (seal and `Transaction.to_fields`)
     {prefix}:{<transactionID>}                            set: keys of these hashes (at most 8)
     {prefix}:signer:{<digest>}:<domain>                   sorted set: a signer's transactions by when they expire
-    {prefix}:agenda                                       sorted set: transactions by when they are due
+    {prefix}:agenda                                       sorted set: the schedule, transactions by when they are due
     {prefix}:{held}                                       hash: requester to the request that waits for approval
     {prefix}:{held}:until                                 sorted set: requesters by when their requests expire
     {prefix}:{certificate}:<digest>                       string: seal, version and what became of a certificate
@@ -14,9 +14,9 @@ script may touch both. Every method that writes is one script, hence atomic, and
 
 Whoever else can write to this Redis must gain nothing by it. A record is sealed by a key that only the nodes have, over
 its Redis key, its version and every octet, and is verified before any of it is read (`sealing`). What is not sealed
-(index, agenda, list) is a hint: it leads to sealed records and decides nothing. A record that does not verify, is older
-than one this node has seen, or is gone although its time is not over, is lost state: it is reported and never used, and
-no new transaction begins under its key until it would have expired.
+(index, schedule, list) is a hint: it leads to sealed records, and decides nothing. A record that does not verify, is
+older than one this node has seen, or is gone although its time is not over, is lost state: it is reported and never used,
+and no new transaction begins under its key until it would have expired.
 
 Redis must not evict (`maxmemory-policy noeviction`): a transaction that disappears early could be
 issued twice.
@@ -131,7 +131,9 @@ class RedisStore:
         self._bound, self._version, self._find = map(
             register, (scripts.BOUND, scripts.VERSION, scripts.FIND)
         )
-        self._plan, self._due, self._drop = map(register, (scripts.PLAN, scripts.DUE, scripts.DROP))
+        self._add, self._due, self._remove = map(
+            register, (scripts.ADD, scripts.DUE, scripts.REMOVE)
+        )
         self._hold, self._held, self._unhold = map(
             register, (scripts.HOLD, scripts.HELD, scripts.UNHOLD)
         )
@@ -140,7 +142,7 @@ class RedisStore:
         self.mark_key = f"{key_prefix}:seal"
         self._max_per_signer = max_per_signer
         self._max_held = max_held
-        self._agenda = f"{key_prefix}:agenda"
+        self._schedule = f"{key_prefix}:agenda"
         self._held_keys = [f"{key_prefix}:{{held}}", f"{key_prefix}:{{held}}:until"]
         self._closed = False
 
@@ -246,30 +248,30 @@ class RedisStore:
 
         await self._ask(attempt)
 
-    async def plan(self, key: TransactionKey, due_at: datetime) -> None:
+    async def add(self, key: TransactionKey, due_at: datetime) -> None:
         """Have a transaction looked at from a time on; a later call changes the time."""
         args: list[Any] = [due_at.timestamp(), _member(key)]
-        self._note_strange(await self._ask(lambda _: self._plan([self._agenda], args)))
+        self._note_strange(await self._ask(lambda _: self._add([self._schedule], args)))
 
     async def due(self, now: datetime, *, limit: int) -> list[TransactionKey]:
         """Return the transactions whose time has come, the longest due first; what is no key is dropped."""
         args: list[Any] = [now.timestamp(), limit]
-        strange, members = await self._ask(lambda _: self._due([self._agenda], args))
+        strange, members = await self._ask(lambda _: self._due([self._schedule], args))
         self._note_strange(strange)
         found = []
         for member in members:
             key = _key(member)
             if key is None:
                 self._note_strange(1)
-                await self._ask(lambda _, gone=member: self._drop([self._agenda], [gone]))  # type: ignore[misc]
+                await self._ask(lambda _, gone=member: self._remove([self._schedule], [gone]))  # type: ignore[misc]
             else:
                 found.append(key)
         return found
 
-    async def drop(self, key: TransactionKey) -> None:
+    async def remove(self, key: TransactionKey) -> None:
         """Forget a transaction, if it is planned."""
         args: list[Any] = [_member(key)]
-        self._note_strange(await self._ask(lambda _: self._drop([self._agenda], args)))
+        self._note_strange(await self._ask(lambda _: self._remove([self._schedule], args)))
 
     async def hold(self, key: TransactionKey, until: datetime) -> None:
         """List a request that waits for an operator, in the place of an earlier one by the same requester.
@@ -583,7 +585,7 @@ def _member(key: TransactionKey) -> str:
 
 
 def _key(member: bytes) -> TransactionKey | None:
-    """Return the key that a member of agenda or list stands for; None where it is none."""
+    """Return the key that a member of schedule or list stands for; None where it is none."""
     try:
         transaction_id, signer_digest, domain = member.decode().split(" ", 2)
         key = TransactionKey(domain, bytes.fromhex(signer_digest), bytes.fromhex(transaction_id))

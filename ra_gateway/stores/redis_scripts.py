@@ -11,7 +11,7 @@ RECORD_LIMIT: Final = 4_194_304
 """Octets of the largest record: some ten messages at the largest limits. A larger one is not ours."""
 
 MEMBER_LIMIT: Final = 160_000
-"""Octets of the longest member of agenda and list: a transactionID of the default body limit, in hex."""
+"""Octets of the longest member of schedule and list: a transactionID of the default body limit, in hex."""
 
 MARK_LIMIT: Final = 1024
 
@@ -106,7 +106,7 @@ end
 return found
 """
 
-PLAN: Final = f"""{READING}
+ADD: Final = f"""{READING}
 local strange = cleared(KEYS[1], 'zset')
 redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
 return strange
@@ -125,7 +125,7 @@ end
 return {{strange, found}}
 """
 
-DROP: Final = f"""{READING}
+REMOVE: Final = f"""{READING}
 local strange = cleared(KEYS[1], 'zset')
 redis.call('ZREM', KEYS[1], ARGV[1])
 return strange

@@ -25,7 +25,7 @@ from ra_gateway.cmp.messages import confirm_wait_time, confirm_wait_time_of
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed
 from ra_gateway.ra.events import Outcome
-from ra_gateway.ra.ports import Agenda, Certificates
+from ra_gateway.ra.ports import Certificates, Schedule
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import State
@@ -88,11 +88,11 @@ def assert_revoked(world: World, certificate: Certificate, reason: int = 5) -> N
     assert event.serial_number == f"{certificate.serial_number:x}"
 
 
-async def agenda_is_empty(world: World) -> bool:
-    agenda = node_of(world).agenda
-    assert agenda is not None
+async def nothing_is_scheduled(world: World) -> bool:
+    schedule = node_of(world).schedule
+    assert schedule is not None
     world.clock.move(days=365)
-    return await agenda.due(world.clock(), limit=9) == []
+    return await schedule.due(world.clock(), limit=9) == []
 
 
 # --- what is withdrawn ----------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ async def test_a_certificate_that_is_never_confirmed(world: World) -> None:
     assert (await operation.stored()).state is State.WITHDRAWN
     await work(world, hours=5)
     assert len(revocations(world)) == 1
-    assert await agenda_is_empty(world)
+    assert await nothing_is_scheduled(world)
 
 
 @pytest.mark.requirement(111)
@@ -156,7 +156,7 @@ async def test_a_ca_that_was_told_of_the_rejection(make_world: MakeWorld) -> Non
     assert (await operation.confirm(takes=False)).body_type is BodyType.pkiconf
     await work(world, days=1)
     assert revocations(world) == []
-    assert await agenda_is_empty(world)
+    assert await nothing_is_scheduled(world)
 
 
 async def test_a_certificate_that_is_confirmed(world: World) -> None:
@@ -166,7 +166,7 @@ async def test_a_certificate_that_is_confirmed(world: World) -> None:
     assert (await operation.stored()).expires_at == world.clock() + node_of(world).lifetime
     await work(world, minutes=30)
     assert revocations(world) == []
-    assert await agenda_is_empty(world)
+    assert await nothing_is_scheduled(world)
 
 
 async def test_a_certificate_for_another_key(world: World) -> None:
@@ -226,7 +226,7 @@ async def test_a_device_that_fetches_late_has_its_time_to_confirm(make_world: Ma
     assert (await operation.confirm()).body_type is BodyType.pkiconf
     await work(world, minutes=10)
     assert revocations(world) == []
-    assert await agenda_is_empty(world)
+    assert await nothing_is_scheduled(world)
 
 
 @pytest.mark.parametrize(
@@ -294,10 +294,10 @@ async def test_where_it_is_left(make_world: MakeWorld) -> None:
     """Nothing is planned; a rejection that the CA does not hear of is noted."""
     world = make_world(upstream={"unconfirmed": Unconfirmed.leave})
     operation = await issued(world)
-    assert await node_of(world).agenda.due(world.clock(), limit=9) == []  # type: ignore[union-attr]
+    assert await node_of(world).schedule.due(world.clock(), limit=9) == []  # type: ignore[union-attr]
     await operation.confirm(takes=False)
     assert "the CA was not told" in world.events[-1].detail
-    assert await agenda_is_empty(world)
+    assert await nothing_is_scheduled(world)
 
 
 async def test_an_upstream_that_is_gone(world: World) -> None:
@@ -341,7 +341,7 @@ async def test_a_ca_that_stays_down(world: World) -> None:
     assert 24 * 6 < len(details) < 24 * 7 + 9
     assert "not tried any more" in details[-1]
     assert not any("not tried any more" in detail for detail in details[:-1])
-    assert await agenda_is_empty(world)
+    assert await nothing_is_scheduled(world)
 
 
 def answering(*fail_info: PKIFailureInfo) -> Callable[[Answer], None]:
@@ -390,20 +390,20 @@ async def test_a_broken_answer(world: World) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class FaultyAgenda:
-    """An agenda that fails where its faults say."""
+class FaultySchedule:
+    """A schedule that fails where its faults say."""
 
-    agenda: Agenda
+    schedule: Schedule
     faults: Faults
 
-    async def plan(self, key: Any, due_at: Any) -> None:
-        await self.faults.around("plan", lambda: self.agenda.plan(key, due_at))
+    async def add(self, key: Any, due_at: Any) -> None:
+        await self.faults.around("add", lambda: self.schedule.add(key, due_at))
 
     async def due(self, now: Any, *, limit: int) -> Any:
-        return await self.faults.around("due", lambda: self.agenda.due(now, limit=limit))
+        return await self.faults.around("due", lambda: self.schedule.due(now, limit=limit))
 
-    async def drop(self, key: Any) -> None:
-        await self.faults.around("drop", lambda: self.agenda.drop(key))
+    async def remove(self, key: Any) -> None:
+        await self.faults.around("remove", lambda: self.schedule.remove(key))
 
 
 @dataclass
@@ -422,7 +422,7 @@ def faulty_node(world: World, faults: Faults) -> Services:
     assert isinstance(world.store, MemoryStore | RedisStore)
     return replace(
         node,
-        agenda=FaultyAgenda(world.store, faults),
+        schedule=FaultySchedule(world.store, faults),
         certificates=FaultyCertificates(world.store, faults),
     )
 
@@ -455,7 +455,7 @@ async def test_a_fault_between_any_two_steps(
     assert (await operation.stored()).state is State.WITHDRAWN
     assert 1 <= len(revoked) <= 2
     assert [event.outcome for event in world.events].count(Outcome.revoked) in (1, 2)
-    assert await agenda_is_empty(world)
+    assert await nothing_is_scheduled(world)
 
 
 @pytest.mark.parametrize("strike", [die, fail])
@@ -470,7 +470,7 @@ async def test_a_fault_while_a_rejection_is_taken(
     answer = operation.answer
     faults = Faults(at=at, done=done, strike=strike)
     gateway = faulty_gateway(world, faults)
-    gateway._services.agenda = FaultyAgenda(world.store, faults)  # type: ignore[arg-type]
+    gateway._services.schedule = FaultySchedule(world.store, faults)  # type: ignore[arg-type]
     task = asyncio.create_task(operation.confirm(takes=False, gateway=gateway))
     await asyncio.gather(task, return_exceptions=True)
     world.clock.move(seconds=30)
@@ -611,10 +611,10 @@ async def test_it_goes_on_when_the_clock_has_run_evenly(
     assert_revoked(stepping, stepping.ca.issued[0])
 
 
-# --- an agenda that others write to -------------------------------------------------------------------------------
+# --- a schedule that others write to -------------------------------------------------------------------------------
 
 
-async def test_poison_in_the_agenda(make_world: MakeWorld, redis_url: str) -> None:
+async def test_poison_in_the_schedule(make_world: MakeWorld, redis_url: str) -> None:
     """It is dropped, and what belongs there is seen to; the task lives and ends when it is told to."""
     clock = ManualClock()
     async with Redis.from_url(redis_url) as raw:
@@ -624,7 +624,7 @@ async def test_poison_in_the_agenda(make_world: MakeWorld, redis_url: str) -> No
         stranger = replace((await operation.stored()).key, transaction_id=b"no such")
         for member in (b"poison", b"\xff", b"a b", b"x" * 300_000, b"00 00 acme"):
             await raw.zadd("ra:agenda", {member: 0})
-        await store.plan(stranger, clock())
+        await store.add(stranger, clock())
         clock.move(seconds=WAIT_SECONDS + 1)
         task = asyncio.create_task(UnconfirmedCertificates(node_of(world)).run(0.01))
 

@@ -138,7 +138,7 @@ async def stream(raw: Any, key: str) -> None:
 async def test_another_type_under_each_key(
     nodes: tuple[RedisStore, RedisStore], raw: Any, strange: Any
 ) -> None:
-    """A record of another type is lost state; index, agenda and list are begun anew, and it is said."""
+    """A record of another type is lost state; index, schedule and list are begun anew, and it is said."""
     store, _ = nodes
     mine = new_transaction()
     await strange(raw, hash_key())
@@ -151,7 +151,7 @@ async def test_another_type_under_each_key(
             other = new_transaction(signer=9)
             assert await store.find(ID) == []
             assert await store.create(other) is None
-            await store.plan(other.key, system_clock())
+            await store.add(other.key, system_clock())
             await store.hold(other.key, system_clock() + HOUR)
             assert await store.due(system_clock() + HOUR, limit=9) == [other.key]
             assert await store.held() == [other.key]
@@ -259,7 +259,7 @@ async def test_a_record_that_never_expires_does_not_block_its_key_for_ever(
 async def test_strange_members_are_dropped_and_told(
     nodes: tuple[RedisStore, RedisStore], raw: Any
 ) -> None:
-    """In agenda and list; what belongs there is found as ever, and the log is not filled."""
+    """In schedule and list; what belongs there is found as ever, and the log is not filled."""
     store, _ = nodes
     key = TransactionKey("acme", bytes(32), ID)
     strange = [
@@ -276,7 +276,7 @@ async def test_strange_members_are_dropped_and_told(
         await raw.hset("ra:{held}", member, member)
         await raw.zadd("ra:{held}:until", {member: 9e12})
     await raw.zadd("ra:{held}:until", {b"no such": 9e12})
-    await store.plan(key, system_clock())
+    await store.add(key, system_clock())
     await store.hold(key, system_clock() + HOUR)
     with structlog.testing.capture_logs() as logs:
         assert await store.due(system_clock() + HOUR, limit=64) == [key]

@@ -274,7 +274,7 @@ class ForkedStore(MemoryStore):
         self._by_transaction_id.clear()
         self._by_signer.clear()
         self._due.clear()
-        self._agenda.clear()
+        self._schedule.clear()
         self._held.clear()
         for transaction in self._marked.values() if marked else ():
             # Nothing is awaited inside, so that no event loop is needed.

@@ -382,7 +382,7 @@ def make_gateway(
             endpoints={endpoint.name: endpoint},
             credential=lambda: credential,
             store=store,
-            agenda=kept,
+            schedule=kept,
             approvals=kept,
             certificates=kept,
             inventory=inventory,

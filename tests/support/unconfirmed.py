@@ -16,7 +16,7 @@ def node_of(world: World) -> Services:
 
 
 async def work(world: World, **later: float) -> None:
-    """Work through the agenda, after a while."""
+    """Work through the schedule, after a while."""
     world.clock.move(**later)
     await UnconfirmedCertificates(node_of(world)).work()
 

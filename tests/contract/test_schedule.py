@@ -1,4 +1,4 @@
-"""What every store promises of its agenda and its list for operators (`Agenda`, `Approvals` in ra_gateway/ra/ports.py).
+"""What every store promises of its schedule and its list for operators (`Schedule`, `Approvals` in ports.py).
 
 `node()` opens a store as one more gateway node would, as in the contract of transactions.
 """
@@ -56,12 +56,12 @@ def key(number: int, *, signer: int | None = None, domain: str = "acme radio") -
     return TransactionKey(domain, who.to_bytes(32, "big"), number.to_bytes(16, "big"))
 
 
-# --- the agenda -----------------------------------------------------------------------------------------------
+# --- the schedule -----------------------------------------------------------------------------------------------
 
 
 async def test_what_is_planned_is_due_from_its_time_on(node: Node, clock: ManualClock) -> None:
     """For every node; not before."""
-    await node().plan(key(1), clock() + HOUR)
+    await node().add(key(1), clock() + HOUR)
     assert await node().due(clock() + HOUR - timedelta(seconds=1), limit=9) == []
     assert await node().due(clock() + HOUR, limit=9) == [key(1)]
     assert await node().due(clock() + HOUR, limit=9) == [key(1)]
@@ -70,26 +70,26 @@ async def test_what_is_planned_is_due_from_its_time_on(node: Node, clock: Manual
 async def test_the_longest_due_comes_first(node: Node, clock: ManualClock) -> None:
     """And no more at once than was asked for."""
     for number in (3, 1, 2):
-        await node().plan(key(number), clock() + number * HOUR)
+        await node().add(key(number), clock() + number * HOUR)
     assert await node().due(clock() + 9 * HOUR, limit=2) == [key(1), key(2)]
     assert await node().due(clock() + 2 * HOUR, limit=9) == [key(1), key(2)]
 
 
 async def test_a_later_plan_takes_the_place_of_the_first(node: Node, clock: ManualClock) -> None:
     """Sooner or later, it stands there once."""
-    await node().plan(key(1), clock() + HOUR)
-    await node().plan(key(1), clock() + 2 * HOUR)
+    await node().add(key(1), clock() + HOUR)
+    await node().add(key(1), clock() + 2 * HOUR)
     assert await node().due(clock() + HOUR, limit=9) == []
-    await node().plan(key(1), clock())
+    await node().add(key(1), clock())
     assert await node().due(clock() + 9 * HOUR, limit=9) == [key(1)]
 
 
 async def test_what_is_dropped_is_not_due(node: Node, clock: ManualClock) -> None:
     """Dropping what is not there is nothing."""
-    await node().plan(key(1), clock())
-    await node().plan(key(2), clock())
-    await node().drop(key(1))
-    await node().drop(key(1))
+    await node().add(key(1), clock())
+    await node().add(key(2), clock())
+    await node().remove(key(1))
+    await node().remove(key(1))
     assert await node().due(clock(), limit=9) == [key(2)]
 
 
@@ -99,7 +99,7 @@ async def test_keys_of_any_length_come_back_whole(
 ) -> None:
     """Domains with blanks and colons as well."""
     odd = TransactionKey("mac:a b", bytes(32), transaction_id)
-    await node().plan(odd, clock())
+    await node().add(odd, clock())
     await node().hold(odd, clock() + HOUR)
     assert await node().due(clock(), limit=9) == [odd]
     assert await node().held() == [odd]
