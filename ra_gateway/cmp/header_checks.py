@@ -1,20 +1,41 @@
 """What an endpoint asks of a message's header, and the checks of it (RFC 9483 3.1, 3.5).
 
-Which rules are relaxed for whom is data: `HeaderRules` from the endpoint, quirks from the domain.
+Which rules are relaxed for whom is data: `HeaderRules` from the endpoint, quirks from the domain. All of a quirk stands
+here: its name, what it relaxes, and the one row by which a message is refused without it, and reported to have used it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias, TypeVar
 
-from ra_gateway.cmp.algorithms import AlgorithmPolicy, within_ts_33310
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from ra_gateway.cmp.algorithms import (
+    LEGACY_ALGORITHMS,
+    AlgorithmPolicy,
+    SignatureAlgorithm,
+    within_ts_33310,
+)
+from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID
-from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIHeader
-from ra_gateway.errors import HeaderRefused, MalformedMessage, PKIFailureInfo
+from ra_gateway.cmp.crmf import CertReqMsg
+from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIHeader, PKIMessage
+from ra_gateway.cmp.names import NULL_DN
+from ra_gateway.errors import (
+    CMPError,
+    HeaderRefused,
+    MalformedMessage,
+    PKIFailureInfo,
+    ProtectionRefused,
+    RequestRefused,
+    TemplateRefused,
+)
+
+Part = TypeVar("Part")
 
 NONCE_OCTETS: Final = 16
 """senderNonce and transactionID of a conforming message (RFC 9483 3.1: 128 bits)."""
@@ -46,6 +67,19 @@ class Quirk(StrEnum):
     sha1 = "sha1"
     rsa1024 = "rsa1024"
 
+
+QUIRKS: Final[Mapping[Quirk, str]] = {
+    Quirk.short_ids: "transactionID and senderNonce may be shorter than 16 octets (R5, R6).",
+    Quirk.recip_nonce_in_ir: "recipNonce may be present in a first message; it is ignored (R7).",
+    Quirk.no_message_time: "messageTime may be absent where the endpoint requires it (R29).",
+    Quirk.any_cert_req_id: "certReqId may be any integer instead of 0; it is echoed (R47).",
+    Quirk.no_subject: "The template may lack a subject, also in strict mode; it is derived (R141).",
+    Quirk.missing_extracerts_in_certconf: "certConf and pollReq may come without a certificate, also in strict "
+    "mode; the signer is that of the request (R34).",
+    Quirk.sha1: "Messages, proofs of possession and vendor certificates may be signed with SHA-1 (R17, R146).",
+    Quirk.rsa1024: "Vendor keys may be RSA of 1024 bits; no such key is certified (R19).",
+}
+"""What each of them relaxes, for the documents."""
 
 RELAYED: Final = frozenset({Quirk.short_ids, Quirk.any_cert_req_id, Quirk.recip_nonce_in_ir})
 """Rules for devices that an RA enforced, or waived for good reason, before it signed in their place."""
@@ -110,27 +144,11 @@ def check_header(header: PKIHeader, rules: HeaderRules, *, first: bool) -> None:
     if not header.transaction_id:
         raise MalformedMessage("no transactionID", rule="R4")
     _check_lengths(header)
-    short_ids = Quirk.short_ids in rules.quirks
-    if rules.strict and not short_ids and len(header.transaction_id) < NONCE_OCTETS:
-        raise MalformedMessage(f"transactionID of {len(header.transaction_id)} octets", rule="R5")
-    nonce = header.sender_nonce
-    if not nonce or (len(nonce) < NONCE_OCTETS and not short_ids):
-        raise HeaderRefused(
-            f"senderNonce of {len(nonce or b'')} octets; 16 are required",
-            fail_info=PKIFailureInfo.badSenderNonce,
-            rule="R6",
-        )
-    if (
-        first
-        and header.recip_nonce is not None
-        and rules.strict
-        and Quirk.recip_nonce_in_ir not in rules.quirks
-    ):
-        raise HeaderRefused(
-            "recipNonce in the first message of an operation",
-            fail_info=PKIFailureInfo.badRecipientNonce,
-            rule="R7",
-        )
+    check_relaxable(OF_HEADERS, header, rules)
+    if not header.sender_nonce:
+        raise _short_nonce(header)
+    if first:
+        check_relaxable(OF_FIRST_HEADERS, header, rules)
     _check_general_info(header)
     implicit = header.info(OID.implicitConfirm)
     if rules.strict and implicit is not None and implicit.value_der not in (None, b"\x05\x00"):
@@ -192,8 +210,7 @@ def check_message_time(header: PKIHeader, rules: HeaderRules, now: datetime) -> 
     """
     moment = header.message_time
     if moment is None:
-        if rules.require_message_time and Quirk.no_message_time not in rules.quirks:
-            raise HeaderRefused("no messageTime", fail_info=PKIFailureInfo.badTime, rule="R29")
+        check_relaxable(OF_TIMES, header, rules)
         return
     window = timedelta(seconds=rules.message_time_window_seconds)
     if not -window <= moment - now <= window:
@@ -226,3 +243,111 @@ def check_answer_header(
             rule="R83",
         )
     _require_nothing_twice(header)
+
+
+# --- rules that quirks relax ----------------------------------------------------------------------------------
+
+
+def _short_ids(header: PKIHeader, rules: HeaderRules) -> CMPError | None:
+    transaction_id = header.transaction_id or b""
+    if rules.strict and len(transaction_id) < NONCE_OCTETS:
+        return MalformedMessage(f"transactionID of {len(transaction_id)} octets", rule="R5")
+    return _short_nonce(header) if len(header.sender_nonce or b"") < NONCE_OCTETS else None
+
+
+def _short_nonce(header: PKIHeader) -> HeaderRefused:
+    return HeaderRefused(
+        f"senderNonce of {len(header.sender_nonce or b'')} octets; 16 are required",
+        fail_info=PKIFailureInfo.badSenderNonce,
+        rule="R6",
+    )
+
+
+def _early_recip_nonce(header: PKIHeader, rules: HeaderRules) -> CMPError | None:
+    if not rules.strict or header.recip_nonce is None:
+        return None
+    return HeaderRefused(
+        "recipNonce in the first message of an operation",
+        fail_info=PKIFailureInfo.badRecipientNonce,
+        rule="R7",
+    )
+
+
+def _no_message_time(header: PKIHeader, rules: HeaderRules) -> CMPError | None:
+    if not rules.require_message_time or header.message_time is not None:
+        return None
+    return HeaderRefused("no messageTime", fail_info=PKIFailureInfo.badTime, rule="R29")
+
+
+def _no_certificate(message: PKIMessage, rules: HeaderRules) -> CMPError | None:
+    # To the letter of what peers may rely on (RFC 9483 3.3).
+    if not rules.strict or message.extra_certs:
+        return None
+    return ProtectionRefused("no certificate came with the message", rule="R33")
+
+
+def _other_cert_req_id(request: CertReqMsg, rules: HeaderRules) -> CMPError | None:
+    if request.is_pkcs10 or request.cert_req_id == 0:
+        return None
+    return RequestRefused(f"certReqId {request.cert_req_id}, expected 0", rule="R47")
+
+
+def _no_subject(request: CertReqMsg, rules: HeaderRules) -> CMPError | None:
+    template = request.template
+    nameless = template.subject_der in (None, NULL_DN) and (
+        template.subject_der is None or not template.extension(ExtensionOID.subjectAltName)
+    )
+    if not rules.strict or not nameless:
+        return None
+    return TemplateRefused("no subject, and no subjectAltName in its place", rule="R51")
+
+
+Breaches: TypeAlias = Mapping[Quirk, Callable[[Part, HeaderRules], CMPError | None]]
+"""By quirk: how a part of a message that breaks the rule is refused; None for one that keeps it."""
+
+OF_HEADERS: Final[Breaches[PKIHeader]] = {Quirk.short_ids: _short_ids}
+OF_FIRST_HEADERS: Final[Breaches[PKIHeader]] = {Quirk.recip_nonce_in_ir: _early_recip_nonce}
+OF_TIMES: Final[Breaches[PKIHeader]] = {Quirk.no_message_time: _no_message_time}
+OF_FOLLOWERS: Final[Breaches[PKIMessage]] = {Quirk.missing_extracerts_in_certconf: _no_certificate}
+OF_REQUESTS: Final[Breaches[CertReqMsg]] = {Quirk.any_cert_req_id: _other_cert_req_id}
+OF_TEMPLATES: Final[Breaches[CertReqMsg]] = {Quirk.no_subject: _no_subject}
+
+
+def check_relaxable(breaches: Breaches[Part], part: Part, rules: HeaderRules) -> None:
+    """Refuse a part of a message that breaks a rule which is not relaxed.
+
+    Raises:
+        CMPError: It does.
+    """
+    for quirk, breach in breaches.items():
+        if quirk not in rules.quirks and (refusal := breach(part, rules)) is not None:
+            raise refusal
+
+
+def quirks_used(breaches: Breaches[Part], part: Part, rules: HeaderRules) -> frozenset[Quirk]:
+    """Return the quirks without which a part of a message would have been refused."""
+    return frozenset(quirk for quirk, breach in breaches.items() if breach(part, rules))
+
+
+def relaxed_algorithms(policy: AlgorithmPolicy, quirks: Collection[str]) -> AlgorithmPolicy:
+    """Return a policy that forgives devices SHA-1 in signatures, or RSA keys of 1024 bits."""
+    signatures, least = policy.signatures, policy.min_rsa_bits
+    if Quirk.sha1 in quirks:
+        signatures |= frozenset(name for name in LEGACY_ALGORITHMS if name.endswith("sha1"))
+    if Quirk.rsa1024 in quirks:
+        least = min(least, 1024)
+    return replace(policy, signatures=signatures, min_rsa_bits=least)
+
+
+def algorithm_quirks_used(
+    signatures: Iterable[SignatureAlgorithm], path: Iterable[Certificate] = ()
+) -> frozenset[Quirk]:
+    """Return the quirks that forgive algorithms of signatures, and keys in a path."""
+    used = {
+        Quirk.sha1: any(item.name in LEGACY_ALGORITHMS for item in signatures),
+        Quirk.rsa1024: any(
+            isinstance(item.public_key, rsa.RSAPublicKey) and item.public_key.key_size < 2048
+            for item in path
+        ),
+    }
+    return frozenset(quirk for quirk, is_used in used.items() if is_used)

@@ -46,7 +46,14 @@ from ra_gateway.cmp.crmf import (
     certification_request,
     doubled,
 )
-from ra_gateway.cmp.header_checks import HeaderRules, Quirk
+from ra_gateway.cmp.header_checks import (
+    OF_REQUESTS,
+    OF_TEMPLATES,
+    HeaderRules,
+    algorithm_quirks_used,
+    check_relaxable,
+    quirks_used,
+)
 from ra_gateway.cmp.messages import CMP2021, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
 from ra_gateway.cmp.sealed import Seal, proof
@@ -290,17 +297,12 @@ def used_in_request(request: AuthenticatedRequest, rules: HeaderRules) -> frozen
     asked, domain = request.request, request.domain
     if not domain.quirks and not domain.algorithms.forgives:
         return frozenset()
-    nameless = asked.template.subject_der is None
-    proof = asked.pop
-    weak = isinstance(proof, SignaturePOP) and signature_algorithm(
-        proof.algorithm_der
-    ).name.endswith(("sha1", "md5"))
-    used = {
-        Quirk.any_cert_req_id: not asked.is_pkcs10 and asked.cert_req_id != 0,
-        Quirk.no_subject: rules.strict and nameless,
-        Quirk.sha1: weak,
-    }
-    return frozenset(quirk for quirk, is_used in used.items() if is_used)
+    proofs = [asked.pop] if isinstance(asked.pop, SignaturePOP) else []
+    return (
+        quirks_used(OF_REQUESTS, asked, rules)
+        | quirks_used(OF_TEMPLATES, asked, rules)
+        | algorithm_quirks_used(signature_algorithm(proof.algorithm_der) for proof in proofs)
+    )
 
 
 def _crmf_request(message: PKIMessage, rules: HeaderRules) -> CertReqMsg:
@@ -310,8 +312,7 @@ def _crmf_request(message: PKIMessage, rules: HeaderRules) -> CertReqMsg:
     if count != 1:  # before any is decoded
         raise RequestRefused(f"{count} CertReqMsg, expected exactly one", rule="R46")
     (request,) = cert_req_messages(message.body_content)
-    if request.cert_req_id != 0 and Quirk.any_cert_req_id not in rules.quirks:
-        raise RequestRefused(f"certReqId {request.cert_req_id}, expected 0", rule="R47")
+    check_relaxable(OF_REQUESTS, request, rules)
     return request
 
 
@@ -343,11 +344,7 @@ def _check_names(request: CertReqMsg, rules: HeaderRules) -> None:
     _check_one_template(request)
     if template.version not in (None, 2):
         raise TemplateRefused(f"version {template.version}, expected 2 (v3)", rule="R48")
-    nameless = template.subject_der in (None, NULL_DN) and (
-        template.subject_der is None or not template.extension(ExtensionOID.subjectAltName)
-    )
-    if nameless and rules.strict and Quirk.no_subject not in rules.quirks:
-        raise TemplateRefused("no subject, and no subjectAltName in its place", rule="R51")
+    check_relaxable(OF_TEMPLATES, request, rules)
     if template.reserved and rules.strict:
         raise TemplateRefused(f"{', '.join(template.reserved)} must be absent", rule="R49")
 
