@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ra_gateway import config
-from ra_gateway.config.telling import bare
+from ra_gateway.config.telling import bare, values
 
 PREFACE = """# Configuration reference
 
@@ -91,8 +91,8 @@ def _value(name: str, field: FieldInfo) -> str:
         noun = "secret file" if not field.repr else "path"
     elif get_origin(annotation) is Mapping:
         noun = "table"
-    elif get_origin(annotation) is Literal:
-        noun = ", ".join(f"`{value}`" for value in get_args(annotation))
+    elif listing := values(annotation):
+        noun = ", ".join(f"`{value}`" for value in listing)
     else:
         names = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text"}
         noun = names[annotation]

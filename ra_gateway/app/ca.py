@@ -26,7 +26,6 @@ from ra_gateway.ca.lint import require_clean
 from ra_gateway.ca.material import CAMaterial, expiries, load_ca, retired_certificates
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
 from ra_gateway.ca.profiles import PROFILES, Profile, derive
-from ra_gateway.ca.records import Reenroll
 from ra_gateway.ca.status import CAStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.responder import Reply
@@ -260,7 +259,7 @@ class BundledService:
             clock=now,
             steady=STEADY,
             random_octets=secrets.token_bytes,
-            rules=HeaderRules(strictness=Strictness(client.strictness if client else "3gpp")),
+            rules=HeaderRules(strictness=client.strictness if client else Strictness.three_gpp),
             confirm_wait_seconds=config.confirm_wait_seconds,
             client=None
             if client is None
@@ -268,7 +267,7 @@ class BundledService:
                 domains, client.identity_from, client.implicit_confirm, self._revocation.check
             ),
             policy=IssuancePolicy(
-                Reenroll(config.reenroll),
+                config.reenroll,
                 timedelta(hours=config.reenroll_window_hours),
                 config.unique_key,
                 config.revoke_superseded,

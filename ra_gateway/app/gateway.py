@@ -17,11 +17,11 @@ from ra_gateway.app.information import information
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
 from ra_gateway.app.running import STEADY, cmp_listener, listen, now
 from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
-from ra_gateway.app.upstreams import Cores, answer_trust, batched
+from ra_gateway.app.upstreams import Cores, answer_trust, batched, upstream_settings
 from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.header_checks import RELAYED, HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import RELAYED, HeaderRules
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import Credential
@@ -41,24 +41,16 @@ from ra_gateway.config.upstream_tables import BundledUpstream, UpstreamConfig
 from ra_gateway.errors import ConfigError, Problem, missing_extra
 from ra_gateway.logs import LogSink
 from ra_gateway.ra.endpoints import (
-    POP,
-    Approval,
-    CaPubs,
-    CAQuirk,
-    CertConf,
     Endpoint,
-    ImplicitConfirm,
     MACAccess,
     RARights,
     RegistrationAuthorities,
     Route,
-    Unconfirmed,
     Upstream,
-    Variant,
 )
 from ra_gateway.ra.events import EventSink
 from ra_gateway.ra.pipeline import Gateway
-from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
+from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import CACore
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
@@ -91,12 +83,12 @@ _WITHDRAWING_SECONDS: Final = 10.0
 
 def _identity(config: IdentityConfig, *, enabled: bool) -> IdentityRules:
     return IdentityRules(
-        subject=SubjectRule(config.subject),
+        subject=config.subject,
         subject_template=config.subject_template or "",
         allowed_subjects=config.allowed_subjects,
         san_template=config.san_template,
         allowed_sans=config.allowed_sans,
-        inventory=InventoryUse(config.inventory),
+        inventory=config.inventory,
         identity_from=config.identity_from,
         same_key=config.same_key,
         enabled=enabled,
@@ -138,25 +130,10 @@ def _upstream(
         recipient_der=directory_name(recipient),
         trust=trust,
         issuing=issuing,
-        kur=Variant(config.kur),
-        certconf=CertConf(config.certconf),
+        settings=upstream_settings(config),
         pinned=pinned,
-        deadline_seconds=15.0 if isinstance(config, BundledUpstream) else config.deadline_seconds,
+        deadline_seconds=config.deadline_seconds,
         replays_repeats=config.replays_repeats,
-        any_subject=config.expected_subject == "any",
-        orig_message=config.orig_message,
-        rr_certificate=config.rr_certificate,
-        requests=Variant(config.requests),
-        key_generation=Variant(config.key_generation),
-        path=config.path,
-        unconfirmed=Unconfirmed(config.unconfirmed),
-        unconfirmed_reason=config.unconfirmed_reason,
-        pop=POP(config.pop),
-        kur_names_issuer=config.kur_names_issuer,
-        max_pvno=config.max_pvno,
-        map_ids=config.ids == "map",
-        answers_genm=config.genm,
-        tolerates=frozenset(CAQuirk(oddity) for oddity in config.tolerate),
         own=own,
     )
 
@@ -175,7 +152,7 @@ def _route(
         body_types=frozenset(BodyType[body_type] for body_type in config.body_types),
         subjects=config.subjects,
         identity=None if config.identity is None else _identity(config.identity, enabled=True),
-        approval=None if config.approval is None else Approval(config.approval),
+        approval=config.approval,
     )
 
 
@@ -268,18 +245,18 @@ def _endpoint(
         operator=operator if config.operator else None,
         body_types=frozenset(BodyType[body_type] for body_type in config.body_types),
         rules=HeaderRules(
-            strictness=Strictness(config.strictness),
+            strictness=config.strictness,
             message_time_window_seconds=config.message_time_window_seconds,
             require_message_time=config.require_message_time,
             extra_certs_max_count=config.extra_certs_max_count,
         ),
-        implicit_confirm=ImplicitConfirm(config.implicit_confirm),
-        ca_pubs=CaPubs(config.ca_pubs),
+        implicit_confirm=config.implicit_confirm,
+        ca_pubs=config.ca_pubs,
         information=information(config.genm, f"endpoints.{name}.genm", operator),
         confirm_wait_seconds=config.confirm_wait_seconds,
         wait_after_seconds=config.wait_after_seconds or None,
         check_after_seconds=config.check_after_seconds,
-        approval=Approval(config.approval),
+        approval=config.approval,
         approval_seconds=config.approval_seconds,
         routes=tuple(
             _route(f"endpoints.{name}.routes[{index}]", route, upstreams)

@@ -117,15 +117,15 @@ def information(config: GenmConfig, setting: str, operator: TrustDomain) -> Info
     new_with_old = _certificate(config.new_with_old_path, f"{setting}.new_with_old_path")
     old_with_new = _certificate(config.old_with_new_path, f"{setting}.old_with_new_path")
     return Information(
-        ways={oid: Informing(getattr(config, name)) for name, oid in INFO_TYPES.items()},
-        others=Informing(config.others),
+        ways={oid: getattr(config, name) for name, oid in INFO_TYPES.items()},
+        others=config.others,
         ca_certificates=tuple(item.der for item in operator.intermediates if not item.self_issued),
         root_update=b""
         if new_root is None
         else root_ca_key_update(new_root, new_with_old, old_with_new),
         old_root_der=old_root or b"",
         template_der=_template(config, setting),
-        crls=CRLFiles(config.crl_paths) if config.crl_status_list == "local" else None,
+        crls=CRLFiles(config.crl_paths) if config.crl_status_list is Informing.local else None,
     )
 
 

@@ -14,7 +14,7 @@ from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.errors import SignerNotTrusted
-from ra_gateway.revocation.ocsp import NonceUse, OCSPSettings
+from ra_gateway.revocation.ocsp import OCSPSettings
 from ra_gateway.revocation.refreshing import Revocation
 from ra_gateway.revocation.sources import Mode, RevocationSettings
 
@@ -85,7 +85,7 @@ def revocation(
         tables: Each domain, and what its configuration says of revocation.
     """
     return Revocation(
-        [(domain, _settings(table)) for domain, table in tables if table.mode != "off"], now
+        [(domain, _settings(table)) for domain, table in tables if table.mode is not Mode.off], now
     )
 
 
@@ -121,7 +121,7 @@ def gateway_revocation(
 
 def _settings(config: RevocationConfig) -> RevocationSettings:
     return RevocationSettings(
-        mode=Mode(config.mode),
+        mode=config.mode,
         crl_paths=config.crl_paths,
         crl_urls=config.crl_urls,
         from_certificates=config.from_certificates,
@@ -137,6 +137,6 @@ def _settings(config: RevocationConfig) -> RevocationSettings:
             from_certificates=config.ocsp_from_certificates,
             timeout_seconds=config.ocsp_timeout_seconds,
             max_cache_seconds=config.ocsp_cache_seconds,
-            nonce=NonceUse(config.ocsp_nonce),
+            nonce=config.ocsp_nonce,
         ),
     )

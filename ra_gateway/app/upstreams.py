@@ -24,12 +24,12 @@ from ra_gateway.config.upstream_tables import (
 )
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import load_private_key
-from ra_gateway.ra.endpoints import Upstream
+from ra_gateway.ra.endpoints import CertConf, IssuingSettings, Upstream, UpstreamSettings, Variant
 from ra_gateway.ra.ports import CACore
 from ra_gateway.upstream.batching import BatchingCA, BatchSettings
 from ra_gateway.upstream.http import Connections
 from ra_gateway.upstream.plugins import UpstreamContext, make_plugin
-from ra_gateway.upstream.pool import HttpPool, Order
+from ra_gateway.upstream.pool import HttpPool
 from ra_gateway.upstream.rest import RestClient, RestFields, RestSigner, TokenFile
 from ra_gateway.upstream.signing import CertificateSigner, SigningCA
 from ra_gateway.upstream.step_ca import Provisioner, StepCASigner
@@ -75,6 +75,14 @@ class Cores:
             random_octets=secrets.token_bytes,
             issuers=certificates(config.issuing_ca_paths, f"upstreams.{name}.issuing_ca_paths"),
         )
+
+
+def upstream_settings(config: UpstreamConfig) -> UpstreamSettings:
+    """Return how a CA is spoken to: what its table says, or what goes for every CA that only signs."""
+    if isinstance(config, UpstreamSettings):
+        return config
+    of_any = {key: getattr(config, key) for key in IssuingSettings.model_fields}
+    return UpstreamSettings(certconf=CertConf.local, genm=False, **of_any)
 
 
 def answer_trust(
@@ -160,7 +168,7 @@ def _http_pool(name: str, config: CMPHTTPUpstream) -> HttpPool:
     return HttpPool(
         urls,
         _connections(name, config, *urls),
-        order=Order(config.order),
+        order=config.order,
         replays_repeats=config.replays_repeats,
         try_deadline_seconds=config.try_deadline_seconds,
         breaker_failures=config.breaker_failures,
@@ -233,10 +241,11 @@ def _require_signing_settings(
     name: str, config: StepCAUpstream | VaultUpstream | RestUpstream | PluginUpstream
 ) -> None:
     """Refuse what only a plug-in that speaks CMP itself can do."""
+    settings = upstream_settings(config)
     wanted = {
-        "certconf": (config.certconf, "local"),
-        "kur": (config.kur, "reprotect"),
-        "requests": (config.requests, "reprotect"),
+        "certconf": (settings.certconf, CertConf.local),
+        "kur": (settings.kur, Variant.reprotect),
+        "requests": (settings.requests, Variant.reprotect),
     }
     problems = [
         Problem(

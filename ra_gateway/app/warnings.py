@@ -25,6 +25,8 @@ from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.config.upstream_tables import AnswerTrust
 from ra_gateway.errors import ConfigError, CRLRefused, Problem
 from ra_gateway.keys import names_hsm_key
+from ra_gateway.ra.policy import InventoryUse
+from ra_gateway.revocation.sources import Mode
 
 EXPIRES_SOON: Final = timedelta(days=90)
 """A vendor's new root or an operator's new CA takes its time."""
@@ -118,9 +120,8 @@ def _of_names(config: GatewayConfig) -> Iterator[Problem]:
 
 
 def _of_identity(setting: str, identity: IdentityConfig) -> Iterator[Problem]:
-    bound = (
-        identity.inventory == "required"
-    )  # whatever a pattern allows, the list says who has which name
+    # Whatever a pattern allows, the list says who has which name.
+    bound = identity.inventory is InventoryUse.required
     for what in ("subjects", "sans"):
         patterns = getattr(identity, f"allowed_{what}")
         yield from _of_patterns(setting, patterns, what)
@@ -159,7 +160,7 @@ def _is_shared(pattern: str) -> bool:
 
 def _of_revocation(config: GatewayConfig) -> Iterator[Problem]:
     remote = [name for name, upstream in config.upstreams.items() if upstream.kind != "bundled"]
-    if remote and config.operator.revocation.mode == "off":
+    if remote and config.operator.revocation.mode is Mode.off:
         yield Problem(
             "operator.revocation.mode",
             f"is off, and what upstream {remote[0]} revoked is known to that CA alone: a renewal by a revoked "
@@ -190,7 +191,7 @@ def _of_sources(
     Args:
         otherwise: What else than a source helps a CA whose certificate names none.
     """
-    if revocation.mode != "hard":
+    if revocation.mode is not Mode.hard:
         return
     known = {issuer for path in revocation.crl_paths for issuer in _crl_issuers(path)}
     for ca in cas:

@@ -20,7 +20,7 @@ from ra_gateway.config.ca_tables import (
     CAServerConfig,
     CAStatusConfig,
 )
-from ra_gateway.config.dialects import DIALECTS
+from ra_gateway.config.dialects import DialectConfig
 from ra_gateway.config.reading import is_of_ca_alone, load, load_ca, parse
 from ra_gateway.config.service_tables import LogConfig, ServerConfig, StoreConfig
 from ra_gateway.config.tables import (
@@ -45,7 +45,6 @@ from ra_gateway.config.upstream_tables import (
     AnswerTrust,
     BundledUpstream,
     CMPHTTPUpstream,
-    DialectConfig,
     OverHTTP,
     PluginUpstream,
     RestUpstream,
@@ -63,14 +62,12 @@ from ra_gateway.config.values import (
     WELL_KNOWN_PATH,
     BodyName,
     CurveName,
-    QuirkName,
     SignatureName,
 )
 
 __all__ = [
     "CA_MATERIAL",
     "DEFAULT_SIGNATURES",
-    "DIALECTS",
     "LEGACY_SIGNATURES",
     "OPERATOR_DOMAIN",
     "PLACEHOLDERS",
@@ -99,7 +96,6 @@ __all__ = [
     "OperatorConfig",
     "OverHTTP",
     "PluginUpstream",
-    "QuirkName",
     "RAConfig",
     "RegistrationAuthoritiesConfig",
     "RestUpstream",

@@ -7,21 +7,18 @@ from typing import Literal
 
 from pydantic import Field
 
+from ra_gateway.ca.records import Reenroll
+from ra_gateway.cmp.header_checks import Strictness
 from ra_gateway.config.service_tables import ServerConfig
 from ra_gateway.config.values import (
     CADirectory,
     DatabaseURL,
     DatabaseURLPath,
-    Name,
-    Named,
     PublishedURL,
-    Seconds,
-    SecretPath,
-    Table,
     URLPath,
-    WholeSeconds,
-    WrittenPath,
 )
+from ra_gateway.settings.files import SecretPath, WrittenPath
+from ra_gateway.settings.values import Name, Named, Seconds, Table, WholeSeconds
 
 
 class CAServerConfig(ServerConfig):
@@ -58,8 +55,8 @@ class CAClientConfig(Table):
         description="Whether a device that asks for it may do without certConf; TS 33.310 always "
         "has certConf.",
     )
-    strictness: Literal["lenient", "3gpp", "strict"] = Field(
-        default="3gpp",
+    strictness: Strictness = Field(
+        default=Strictness.three_gpp,
         description='"lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, '
         '"strict" follows RFC 9483 to the letter. No setting weakens authentication.',
     )
@@ -278,8 +275,8 @@ class CAConfig(Table):
         "gateway passes that on to devices, and a certificate not confirmed by then is revoked. "
         "The default is that of the endpoints.",
     )
-    reenroll: Literal["allow", "deny", "window"] = Field(
-        default="allow",
+    reenroll: Reenroll = Field(
+        default=Reenroll.allow,
         description="Whether a device that holds a confirmed, valid certificate may ask for a "
         "first one again (ir; cr and p10cr under a vendor certificate, or signed by an RA in its device's "
         'place), as after a factory reset: "window" lets it for '

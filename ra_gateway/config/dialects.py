@@ -1,85 +1,61 @@
-"""Dialects: what CAs require and what they ignore, as defaults for the keys of an upstream."""
+"""What dialects set, filled into the raw tables of the upstreams that name one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import Field, create_model
+
+from ra_gateway.config.upstream_tables import CMPHTTPUpstream
+from ra_gateway.ra.dialects import DIALECTS
+from ra_gateway.ra.endpoints import IssuingSettings, UpstreamSettings
+from ra_gateway.settings.values import Name, Table
+
+_OF_ONE_CA: Final = frozenset(
+    {"dialect", "key_generation", "path", "recipient", "orig_message", "rr_certificate"}
+)
+"""Keys that no dialect sets: they are about one CA, or what is wanted of it, not about its kind."""
 
 DIALECT_KEYS: Final = (
-    "kur",
-    "requests",
-    "certconf",
-    "pop",
-    "kur_names_issuer",
-    "max_pvno",
-    "ids",
-    "genm",
-    "tolerate",
-    "unconfirmed",
-    "unconfirmed_reason",
-    "expected_subject",
+    *(
+        key
+        for key in sorted(
+            UpstreamSettings.model_fields, key=IssuingSettings.model_fields.__contains__
+        )
+        if key not in _OF_ONE_CA
+    ),
     "replays_repeats",
 )
 """Keys of an upstream that a dialect sets, where the upstream does not."""
 
-_SPEAK_CMP: Final = ("bundled", "cmp_http", "plugin")
 
-DIALECTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    # RFC 9483 to the letter: kur keeps its device's protection, everything else is re-protected.
-    "rfc9483": {
-        "kur": "nested",
-        "requests": "reprotect",
-        "certconf": "forward",
-    },
-    # The CA that comes with the gateway, in RA mode; in this process, or somewhere else.
-    "bundled": {
-        "kur": "reprotect",
-        "certconf": "forward",
-        "replays_repeats": True,
-    },
-    # EJBCA, alias in RA mode: takes kur from the RA only and finds it by subject and issuer, never reads
-    # certConf, knows neither pvno 3 nor genm nor repeats, and leaves some of its refusals unsigned.
-    "ejbca-ra": {
-        "kur": "reprotect",
-        "certconf": "local",
-        "kur_names_issuer": True,
-        "max_pvno": 2,
-        "genm": False,
-        "tolerate": ["unprotected_rejection", "unprotected_pkiconf"],
-        "unconfirmed": "revoke",
-        "replays_repeats": False,
-    },
-    # EJBCA, alias in client mode: authenticates the old certificate of a kur itself.
-    "ejbca-client": {
-        "kur": "forward",
-        "certconf": "local",
-        "max_pvno": 2,
-        "genm": False,
-        "tolerate": ["unprotected_rejection", "unprotected_pkiconf"],
-        "unconfirmed": "report",
-        "replays_repeats": False,
-    },
-    # `openssl cmp -port`: returns the one certificate it was started with.
-    "openssl-mock": {
-        "kur": "reprotect",
-        "certconf": "forward",
-        "expected_subject": "any",
-    },
-    # Nokia NetAct Certificate Manager, and the Insta Certifier it is made from: leave extraCerts out of pkiConf.
-    "nokia-ncm": {
-        "kur": "reprotect",
-        "certconf": "forward",
-        "max_pvno": 2,
-        "tolerate": ["pkiconf_without_certificates"],
-    },
-    "insta": {
-        "kur": "reprotect",
-        "certconf": "forward",
-        "max_pvno": 2,
-        "tolerate": ["pkiconf_without_certificates"],
-    },
-}
-"""The dialects that come with the gateway."""
+class _Dialect(Table):
+    """A dialect of your own: keys of an upstream for every upstream that names it."""
+
+    base: Name | None = Field(
+        default=None, description="Dialect that comes with the gateway and that this one changes."
+    )
+
+
+def _dialect_field(key: str) -> Any:
+    """Return type and field of a key: as of an upstream, but that it may be absent."""
+    field = CMPHTTPUpstream.model_fields[key]
+    default = ", with its default" if type(field.default) is int else ""
+    return field.annotation | None, Field(default=None, description=f"As of an upstream{default}.")  # type: ignore[operator]
+
+
+if TYPE_CHECKING:
+    DialectConfig = _Dialect
+else:
+    DialectConfig = create_model(
+        "DialectConfig",
+        __base__=_Dialect,
+        __doc__=_Dialect.__doc__,
+        **{key: _dialect_field(key) for key in DIALECT_KEYS},
+    )
+
+_SPEAK_CMP: Final = ("bundled", "cmp_http", "plugin")
 
 
 def settings_of(name: str, own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -8,19 +8,14 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from ra_gateway.config.ca_tables import CAConfig
-from ra_gateway.config.dialects import DIALECTS
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig
 from ra_gateway.config.tables import EndpointConfig, IdentityConfig, MACConfig, VendorConfig
 from ra_gateway.config.trust_tables import AlgorithmsConfig
 from ra_gateway.config.upstream_tables import CMPHTTPUpstream
-from ra_gateway.config.values import (
-    OPERATOR_DOMAIN,
-    WELL_KNOWN_PATH,
-    did_you_mean,
-    served_paths,
-    texts,
-)
+from ra_gateway.config.values import OPERATOR_DOMAIN, WELL_KNOWN_PATH, served_paths, texts
 from ra_gateway.errors import Problem
+from ra_gateway.ra.dialects import DIALECTS
+from ra_gateway.settings.values import did_you_mean
 
 Raw = Mapping[str, Any]
 """A file, or a table of one, before anything about it is known."""

@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from ra_gateway.config.values import Name, RedisURL, Seconds, SecretPath, Table, WholeSeconds
+from ra_gateway.config.values import RedisURL
+from ra_gateway.settings.files import SecretPath
+from ra_gateway.settings.values import Name, Seconds, Table, WholeSeconds
 
 
 class ServerConfig(Table):

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ra_gateway.cmp.header_checks import Quirk, Strictness
 from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.config.dialects import DialectConfig
 from ra_gateway.config.service_tables import LogConfig, ServerConfig, StoreConfig
 from ra_gateway.config.trust_tables import (
     AlgorithmsConfig,
@@ -14,32 +16,29 @@ from ra_gateway.config.trust_tables import (
     RAConfig,
     RevocationConfig,
 )
-from ra_gateway.config.upstream_tables import DialectConfig, UpstreamConfig
+from ra_gateway.config.upstream_tables import UpstreamConfig
 from ra_gateway.config.values import (
     WELL_KNOWN_PATH,
     BodyName,
-    Name,
-    Named,
-    PublicPath,
-    QuirkName,
     SANPattern,
     SANTemplate,
-    SecretPath,
     SubjectPattern,
     SubjectTemplate,
-    Table,
     URLPath,
-    WholeSeconds,
-    WrittenPath,
     served_paths,
 )
+from ra_gateway.ra.endpoints import Approval, CaPubs, ImplicitConfirm
+from ra_gateway.ra.information import Informing
+from ra_gateway.ra.policy import InventoryUse, SubjectRule
+from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
+from ra_gateway.settings.values import Name, Named, Table, WholeSeconds
 
 
 class IdentityConfig(Table):
     """Which subject and names a vendor's devices may get."""
 
-    subject: Literal["keep", "derive", "replace"] = Field(
-        default="keep",
+    subject: SubjectRule = Field(
+        default=SubjectRule.keep,
         description='"keep": the subject the device asks for, refused when absent; "derive": the '
         'same, but made from `subject_template` when absent; "replace": always from the inventory '
         "or `subject_template`. A subject that is changed voids the device's proof of possession: "
@@ -68,8 +67,8 @@ class IdentityConfig(Table):
         description="Patterns over SubjectAltName entries the device asks for, like "
         '"dns:*.ran.example.net"; empty allows none; a wildcard name is never allowed.',
     )
-    inventory: Literal["none", "optional", "required"] = Field(
-        default="none",
+    inventory: InventoryUse = Field(
+        default=InventoryUse.none,
         description='"required" refuses devices that `[inventory]` does not list; "optional" lets '
         "an entry, where there is one, decide.",
     )
@@ -113,7 +112,7 @@ class VendorConfig(Table):
         "certificate is for the first one, by ir (RFC 9483 4.1.1); cr and p10cr are for who has one of the operator's "
         "already, and for devices that know no better where they are listed here.",
     )
-    quirks: tuple[QuirkName, ...] = Field(
+    quirks: tuple[Quirk, ...] = Field(
         default=(),
         description="Rules this vendor's devices break and are forgiven for; each use is logged.",
     )
@@ -146,26 +145,26 @@ class GenmConfig(Table):
     "forward" asks the CA, "local" answers here, "deny" refuses.
     """
 
-    ca_certs: Literal["forward", "local", "deny"] = Field(
-        default="forward",
+    ca_certs: Informing = Field(
+        default=Informing.forward,
         description='caCerts; "local" tells the CA certificates of `operator.intermediates_paths`.',
     )
-    root_ca_cert: Literal["forward", "local", "deny"] = Field(
-        default="forward",
+    root_ca_cert: Informing = Field(
+        default=Informing.forward,
         description='rootCaCert, after an update of the root; "local" tells the one of `new_root_path`, or that there '
         "is none.",
     )
-    cert_req_template: Literal["forward", "local", "deny"] = Field(
-        default="forward",
+    cert_req_template: Informing = Field(
+        default=Informing.forward,
         description='certReqTemplate; "local" tells `template_subject` and `template_keys`, or that nothing is '
         "prescribed.",
     )
-    crl_status_list: Literal["forward", "local", "deny"] = Field(
-        default="forward",
+    crl_status_list: Informing = Field(
+        default=Informing.forward,
         description='crlStatusList, for a newer CRL; "local" tells those of `crl_paths`.',
     )
-    others: Literal["forward", "deny"] = Field(
-        default="forward", description="Every other question; most CAs refuse it."
+    others: Literal[Informing.forward, Informing.deny] = Field(
+        default=Informing.forward, description="Every other question; most CAs refuse it."
     )
     old_root_path: PublicPath | None = Field(
         default=None, description="Root that is being replaced, PEM."
@@ -276,7 +275,7 @@ class RouteConfig(Table):
         default=None,
         description="Takes the place of the vendor's identity rules, for what this route takes.",
     )
-    approval: Literal["none", "required", "unlisted"] | None = Field(
+    approval: Approval | None = Field(
         default=None, description="Takes the place of the endpoint's, for what this route takes."
     )
 
@@ -408,13 +407,13 @@ class EndpointConfig(Table):
         default=False,
         description="Whether a request that no route fits is refused, in place of going to `upstream`.",
     )
-    implicit_confirm: Literal["deny", "relay"] = Field(
-        default="deny",
+    implicit_confirm: ImplicitConfirm = Field(
+        default=ImplicitConfirm.deny,
         description='"deny" always runs certConf and pkiConf, as TS 33.310 has it; "relay" grants '
         "implicitConfirm when the device asks for it and the CA grants it.",
     )
-    strictness: Literal["lenient", "3gpp", "strict"] = Field(
-        default="3gpp",
+    strictness: Strictness = Field(
+        default=Strictness.three_gpp,
         description='"lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, '
         '"strict" follows RFC 9483 to the letter. No setting weakens authentication.',
     )
@@ -431,8 +430,8 @@ class EndpointConfig(Table):
         description="Whether a message without messageTime is refused; real base stations often "
         "send none.",
     )
-    ca_pubs: Literal["drop", "relay", "root"] = Field(
-        default="drop",
+    ca_pubs: CaPubs = Field(
+        default=CaPubs.drop,
         description='caPubs of ip: "drop" leaves it out (the operator root is in extraCerts), '
         '"relay" passes the CA\'s on, "root" puts the operator roots in.',
     )
@@ -467,8 +466,8 @@ class EndpointConfig(Table):
         "CA does not say. The default is as long as one poll may last, so that a waiting device takes up "
         "half a connection.",
     )
-    approval: Literal["none", "required", "unlisted"] = Field(
-        default="none",
+    approval: Approval = Field(
+        default=Approval.none,
         description="Which requests for a certificate wait until an operator decides (`ra-gateway approvals`): "
         '"required" all; "unlisted" those of devices that `[inventory]` does not list: all but renewals and other '
         "requests under an operator certificate. What comes by other RAs or under shared secrets is listed by the "

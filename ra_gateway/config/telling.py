@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from enum import EnumType
 from types import UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from ra_gateway.config.values import did_you_mean
 from ra_gateway.errors import Problem
+from ra_gateway.settings.values import did_you_mean
 
 _TYPE_NAMES: Final = {
     "bool_type": "true or false",
@@ -71,11 +72,11 @@ def _problem(root: type[BaseModel], detail: ErrorDetails) -> Problem:
             "is not one of the values it may have",
             _choices(_kinds(root, loc), context["tag"]),
         )
-    if kind == "literal_error":
+    if kind in ("literal_error", "enum"):
         return Problem(
             path,
             "is not one of the values it may have",
-            _choices(_literals(field), detail["input"]),
+            _choices(_values(field), detail["input"]),
         )
     if kind in _RANGES:
         bound, text, advice = _RANGES[kind]
@@ -198,8 +199,13 @@ def _field_at(root: type[BaseModel], loc: tuple[int | str, ...]) -> FieldInfo | 
     return model.model_fields.get(str(loc[-1])) if model else None
 
 
-def _literals(field: FieldInfo | None) -> tuple[str, ...]:
+def _values(field: FieldInfo | None) -> tuple[str, ...]:
     annotation = bare(field.annotation) if field else None
-    if get_origin(annotation) is tuple:
-        annotation = bare(get_args(annotation)[0])
-    return tuple(str(value) for value in get_args(annotation))
+    return values(bare(get_args(annotation)[0]) if get_origin(annotation) is tuple else annotation)
+
+
+def values(annotation: Any) -> tuple[str, ...]:
+    """Return what an enum or Literal lets a value be, as it stands in a file; empty for any other type."""
+    if isinstance(annotation, EnumType):
+        return tuple(map(str, annotation))
+    return tuple(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ()

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, get_args
 
 from pydantic import Field
 
-from ra_gateway.config.values import (
-    DEFAULT_SIGNATURES,
-    CurveName,
-    FetchedURL,
-    Host,
-    PublicPath,
-    Seconds,
-    SecretPath,
-    SignatureName,
-    Table,
-    WholeSeconds,
-    WrittenPath,
-)
+from ra_gateway.config.values import DEFAULT_SIGNATURES, CurveName, FetchedURL, Host, SignatureName
+from ra_gateway.revocation.ocsp import NonceUse
+from ra_gateway.revocation.sources import Mode
+from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
+from ra_gateway.settings.values import Seconds, Table, WholeSeconds
 
 
 class RAConfig(Table):
@@ -78,8 +70,8 @@ class AlgorithmsConfig(Table):
 class RevocationConfig(Table):
     """How it is known which of a trust domain's certificates were revoked."""
 
-    mode: Literal["off", "soft", "hard"] = Field(
-        default="off",
+    mode: Mode = Field(
+        default=Mode.off,
         description='"off": nobody is asked; "soft": a revoked signer is refused, and one of which '
         'nobody can tell is accepted, with a note in the log; "hard": that one is refused too, with '
         "systemUnavail, until there is a fresh CRL of every CA above it, or a fresh OCSP answer about each "
@@ -171,8 +163,8 @@ class RevocationConfig(Table):
         description="Longest time an OCSP answer is used, in seconds; its nextUpdate may end it earlier. The "
         "default bounds how late a revocation is heard of to what it is with CRLs (`refresh_seconds`).",
     )
-    ocsp_nonce: Literal["require", "send", "off"] = Field(
-        default="send",
+    ocsp_nonce: NonceUse = Field(
+        default=NonceUse.send,
         description='"require": an answer without the nonce of our request is refused, so that none can be '
         'played back; "send": answers made beforehand, which have none (RFC 5019), count until they end; "off": '
         "no nonce is sent, for responders that cannot bear one. The default works with every responder.",

@@ -7,127 +7,26 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ra_gateway.config.dialects import DIALECTS
-from ra_gateway.config.values import (
+from ra_gateway.ra.endpoints import CertConf, IssuingSettings, Unconfirmed, UpstreamSettings
+from ra_gateway.settings.files import PublicPath, SecretPath
+from ra_gateway.settings.values import (
     APIURL,
     CMPURL,
-    DN,
-    CAPath,
-    Name,
     PathSegments,
     ProxyURL,
-    PublicPath,
     Seconds,
-    SecretPath,
     Table,
 )
+from ra_gateway.upstream.pool import Order
 
-OddityName = Literal["unprotected_rejection", "unprotected_pkiconf", "pkiconf_without_certificates"]
 
-
-class _Way(Table):
-    """Settings of every way to a CA."""
+class IssuingCAs(Table):
+    """Which CAs may have issued what comes this way."""
 
     issuing_ca_paths: tuple[PublicPath, ...] = Field(
         default=(),
         description="CA certificates, PEM, one of which an issued certificate must chain through; "
         "by default the operator's issuing CAs and roots. Anything else the CA answers is refused.",
-    )
-    expected_subject: Literal["requested", "any"] = Field(
-        default="requested",
-        description='"requested" refuses a certificate with another subject than asked for; "any" '
-        "is for test servers that always return the same one.",
-    )
-    unconfirmed: Literal["leave", "report", "revoke"] = Field(
-        default="leave",
-        description="What becomes of a certificate that its device rejects or does not confirm in time: "
-        '"leave" trusts the CA to see to it; "report" logs it; "revoke" has the CA revoke it, for a CA that does not '
-        "read certConf.",
-    )
-    unconfirmed_reason: Literal[0, 4, 5] = Field(
-        default=5,
-        description="reasonCode of that revocation: 0 unspecified, 4 superseded, 5 cessationOfOperation. The default "
-        "says that the certificate is not used any more, nor replaced.",
-    )
-
-
-class _Upstream(_Way):
-    """Settings of every way to a CA that speaks CMP."""
-
-    kur: Literal["reprotect", "nested", "forward"] = Field(
-        default="reprotect",
-        description='How a key update goes up: "reprotect" signed by the RA (CA in RA mode; the '
-        'CA relies on the gateway\'s check of the old key); "nested" untouched inside an '
-        'RA-signed message; "forward" untouched.',
-    )
-    dialect: Name | None = Field(
-        default=None,
-        description="Sets what this kind of CA needs for the keys below that the table leaves out: "
-        f"{', '.join(DIALECTS)}, or one of `[dialects.<name>]`.",
-    )
-    requests: Literal["reprotect", "nested", "forward"] = Field(
-        default="reprotect",
-        description='How ir, cr, p10cr and rr go up, as kur does. With another value than "reprotect" the gateway '
-        "cannot set a device's identity: a request that would need it is refused.",
-    )
-    key_generation: Literal["nested", "forward"] = Field(
-        default="nested",
-        description="How a request goes up whose key the CA is to make, which must stay as its device protected it.",
-    )
-    certconf: Literal["forward", "local", "implicit"] = Field(
-        default="forward",
-        description='"forward" lets the CA answer certConf; "local" has the gateway answer it, '
-        'for a CA that ignores confirmations (EJBCA); "implicit" asks the CA for implicitConfirm, and has the gateway '
-        "answer certConf where that is granted.",
-    )
-    pop: Literal["keep", "raverified"] = Field(
-        default="keep",
-        description='"keep" sends the device\'s proof of possession on, unless its request had to be changed; '
-        '"raverified" always sends the gateway\'s word for it. It was verified either way.',
-    )
-    kur_names_issuer: bool = Field(
-        default=False,
-        description="Whether a kur names the issuer of the old certificate in its template, for a CA that finds "
-        "that certificate by subject and issuer (EJBCA).",
-    )
-    max_pvno: Literal[2, 3] = Field(
-        default=3,
-        description="Highest version of CMP that the CA speaks. The default leaves it to the device.",
-    )
-    ids: Literal["keep", "map"] = Field(
-        default="keep",
-        description='"keep" shows the CA the device\'s transactionID and senderNonce; "map" others of 16 octets, '
-        "for a CA that refuses the short ones of some base stations.",
-    )
-    genm: bool = Field(
-        default=True,
-        description="Whether the CA answers genm; if not, a question that is for the CA is refused.",
-    )
-    tolerate: tuple[OddityName, ...] = Field(
-        default=(),
-        description='What is borne of the CA\'s answers. "unprotected_rejection": a rejection without protection '
-        'counts as one; "unprotected_pkiconf": so does a pkiConf; "pkiconf_without_certificates": a pkiConf may be '
-        "signed by whoever signed an earlier answer.",
-    )
-    path: CAPath = Field(
-        default="",
-        max_length=200,
-        description="Profile or alias on the CA's side, appended to its URL after a slash.",
-    )
-    recipient: DN | None = Field(
-        default=None,
-        description="Recipient in messages to the CA, in the form of RFC 4514; by default the "
-        "issuer of the RA certificate. EJBCA selects its CA by it.",
-    )
-    orig_message: bool = Field(
-        default=False,
-        description="Whether the device's own message goes along as origPKIMessage, for a CA that "
-        "wants to see its protection and proof of possession.",
-    )
-    rr_certificate: bool = Field(
-        default=False,
-        description="Whether an rr carries the certificate that it names among its extraCerts: for a gateway behind "
-        "which this one is an RA bound to names. EJBCA takes it for the signer's.",
     )
 
 
@@ -204,9 +103,10 @@ class AnswerTrust(Table):
     )
 
 
-class BundledUpstream(_Upstream):
+class BundledUpstream(UpstreamSettings, IssuingCAs):
     """The CA that comes with the gateway, in the same process; needs `[ca]`."""
 
+    deadline_seconds: ClassVar[float] = 15.0
     kind: Literal["bundled"] = Field(description='"bundled": the CA of `[ca]`, in this process.')
     replays_repeats: bool = Field(
         default=True,
@@ -215,7 +115,7 @@ class BundledUpstream(_Upstream):
     )
 
 
-class CMPHTTPUpstream(_Upstream, AnswerTrust, OverHTTP):
+class CMPHTTPUpstream(UpstreamSettings, IssuingCAs, AnswerTrust, OverHTTP):
     """A CA that speaks CMP over HTTP: EJBCA, another bundled CA, any of RFC 9483."""
 
     kind: Literal["cmp_http"] = Field(description='"cmp_http": a CA that speaks CMP over HTTP.')
@@ -231,8 +131,8 @@ class CMPHTTPUpstream(_Upstream, AnswerTrust, OverHTTP):
         "Another one is tried where that cannot issue twice: when the first never had the message, when the "
         "message asks for no certificate, or with replays_repeats.",
     )
-    order: Literal["active_standby", "round_robin"] = Field(
-        default="active_standby",
+    order: Order = Field(
+        default=Order.active_standby,
         description='Which of urls an exchange begins with: "active_standby" the first that works; '
         '"round_robin" each in turn.',
     )
@@ -303,27 +203,13 @@ class CMPHTTPUpstream(_Upstream, AnswerTrust, OverHTTP):
 # --- CAs that speak no CMP ------------------------------------------------------------------------------------
 
 
-class _SigningUpstream(_Way, OverHTTP):
+class _SigningUpstream(IssuingSettings, IssuingCAs, OverHTTP):
     """A CA with a REST API. The gateway answers certConf itself, and key updates go up under its own name."""
 
-    # What no REST API has a part in.
-    kur: ClassVar[Literal["reprotect"]] = "reprotect"
-    requests: ClassVar[Literal["reprotect"]] = "reprotect"
-    key_generation: ClassVar[Literal["nested"]] = "nested"
-    certconf: ClassVar[Literal["local"]] = "local"
-    pop: ClassVar[Literal["keep"]] = "keep"
-    kur_names_issuer: ClassVar[bool] = False
-    max_pvno: ClassVar[Literal[3]] = 3
-    ids: ClassVar[Literal["keep"]] = "keep"
-    genm: ClassVar[bool] = False
-    tolerate: ClassVar[tuple[OddityName, ...]] = ()
-    path: ClassVar[str] = ""
     recipient: ClassVar[None] = None
-    orig_message: ClassVar[bool] = False
-    rr_certificate: ClassVar[bool] = False
 
-    unconfirmed: Literal["leave", "report", "revoke"] = Field(
-        default="revoke",
+    unconfirmed: Unconfirmed = Field(
+        default=Unconfirmed.revoke,
         description="What becomes of a certificate that its device rejects or does not confirm in time: "
         '"revoke" has the API revoke it; "report" logs it; "leave" does nothing.',
     )
@@ -435,12 +321,12 @@ class RestUpstream(_SigningUpstream):
     )
 
 
-class PluginUpstream(_Upstream, AnswerTrust):
+class PluginUpstream(UpstreamSettings, IssuingCAs, AnswerTrust):
     """A CA that another package knows how to speak to (docs/upstream-plugins.md)."""
 
     kind: Literal["plugin"] = Field(description='"plugin": a CA of another package.')
-    certconf: Literal["forward", "local"] = Field(
-        default="local",
+    certconf: Literal[CertConf.forward, CertConf.local] = Field(
+        default=CertConf.local,
         description='"local" has the gateway answer certConf; "forward", for plug-ins that speak CMP themselves, '
         "lets the CA.",
     )
@@ -473,40 +359,3 @@ UpstreamConfig = (
     | RestUpstream
     | PluginUpstream
 )
-
-
-class DialectConfig(Table):
-    """A dialect of your own: keys of an upstream for every upstream that names it."""
-
-    base: Name | None = Field(
-        default=None, description="Dialect that comes with the gateway and that this one changes."
-    )
-    kur: Literal["reprotect", "nested", "forward"] | None = Field(
-        default=None, description="As of an upstream."
-    )
-    requests: Literal["reprotect", "nested", "forward"] | None = Field(
-        default=None, description="As of an upstream."
-    )
-    certconf: Literal["forward", "local", "implicit"] | None = Field(
-        default=None, description="As of an upstream."
-    )
-    pop: Literal["keep", "raverified"] | None = Field(
-        default=None, description="As of an upstream."
-    )
-    kur_names_issuer: bool | None = Field(default=None, description="As of an upstream.")
-    max_pvno: Literal[2, 3] | None = Field(
-        default=None, description="As of an upstream, with its default."
-    )
-    ids: Literal["keep", "map"] | None = Field(default=None, description="As of an upstream.")
-    genm: bool | None = Field(default=None, description="As of an upstream.")
-    tolerate: tuple[OddityName, ...] | None = Field(default=None, description="As of an upstream.")
-    unconfirmed: Literal["leave", "report", "revoke"] | None = Field(
-        default=None, description="As of an upstream."
-    )
-    unconfirmed_reason: Literal[0, 4, 5] | None = Field(
-        default=None, description="As of an upstream, with its default."
-    )
-    expected_subject: Literal["requested", "any"] | None = Field(
-        default=None, description="As of an upstream."
-    )
-    replays_repeats: bool | None = Field(default=None, description="As of an upstream.")

@@ -114,10 +114,10 @@ async def authorize_operation(
     _check_deliverable(upstream, possession, signed_by_device=signed_by_device)
     if variant is not Variant.reprotect:
         authorized = authorize(request, rules, entry, may_complete=False)
-    elif upstream.kur_names_issuer:
+    elif upstream.settings.kur_names_issuer:
         authorized = authorize(request, rules, entry, may_complete=True, names_issuer=True)
     if possession is Possession.proved and (
-        upstream.pop is POP.ra_verified and variant is Variant.reprotect
+        upstream.settings.pop is POP.ra_verified and variant is Variant.reprotect
     ):
         authorized = vouched_for(authorized)
     held = approval is Approval.required
@@ -282,7 +282,7 @@ def _check_deliverable(
     if possession is Possession.key_generation and not signed_by_device:
         # The CA cannot encrypt for a secret that only the RA knows, and an RA has no business with the key.
         raise TemplateRefused("a key is to be generated, and no device signed for it", rule="R60")
-    if possession is Possession.encr_cert and upstream.certconf is not CertConf.forward:
+    if possession is Possession.encr_cert and upstream.settings.certconf is not CertConf.forward:
         raise POPRefused(
             f"proof by decryption, and {upstream.name} is not sent certConf", rule="R72"
         )

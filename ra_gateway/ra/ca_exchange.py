@@ -155,7 +155,9 @@ async def _run(services: Services, exchange: _Exchange) -> bytes:
         return await _conclude(services, exchange, confirmation(transaction, None))
     try:
         answer_der = await upstream.core.exchange(  # step 7
-            sent.upstream_der, path=upstream.path, deadline_seconds=upstream.deadline_seconds
+            sent.upstream_der,
+            path=upstream.settings.path,
+            deadline_seconds=upstream.deadline_seconds,
         )
         exchange.settling = True
         now, nonces = services.clock(), (sent.upstream_nonce,)

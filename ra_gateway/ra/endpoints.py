@@ -6,20 +6,24 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
+
+from pydantic import Field
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.mac import MACBounds
-from ra_gateway.cmp.messages import CMP2021, PKIMessage
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import fits_alike
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import named_as_signer
+from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.ra.information import Information
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import CACore, SharedSecrets
+from ra_gateway.settings.values import DN, CAPath, Name, Table
 
 
 class Variant(StrEnum):
@@ -97,15 +101,113 @@ class CaPubs(StrEnum):
     root = "root"
 
 
+class IssuingSettings(Table):
+    """What is set of every way to a CA."""
+
+    expected_subject: Literal["requested", "any"] = Field(
+        default="requested",
+        description='"requested" refuses a certificate with another subject than asked for; "any" '
+        "is for test servers that always return the same one.",
+    )
+    unconfirmed: Unconfirmed = Field(
+        default=Unconfirmed.leave,
+        description="What becomes of a certificate that its device rejects or does not confirm in time: "
+        '"leave" trusts the CA to see to it; "report" logs it; "revoke" has the CA revoke it, for a CA that does not '
+        "read certConf.",
+    )
+    unconfirmed_reason: Literal[0, 4, 5] = Field(
+        default=5,
+        description="reasonCode of that revocation: 0 unspecified, 4 superseded, 5 cessationOfOperation. The default "
+        "says that the certificate is not used any more, nor replaced.",
+    )
+
+
+class UpstreamSettings(IssuingSettings):
+    """What is set of a way to a CA that speaks CMP, as it stands in the file."""
+
+    kur: Variant = Field(
+        default=Variant.reprotect,
+        description='How a key update goes up: "reprotect" signed by the RA (CA in RA mode; the '
+        'CA relies on the gateway\'s check of the old key); "nested" untouched inside an '
+        'RA-signed message; "forward" untouched.',
+    )
+    dialect: Name | None = Field(
+        default=None,
+        description="Sets what this kind of CA needs for the keys below that the table leaves out: "
+        f"{', '.join(DIALECTS)}, or one of `[dialects.<name>]`.",
+    )
+    requests: Variant = Field(
+        default=Variant.reprotect,
+        description='How ir, cr, p10cr and rr go up, as kur does. With another value than "reprotect" the gateway '
+        "cannot set a device's identity: a request that would need it is refused.",
+    )
+    key_generation: Literal[Variant.nested, Variant.forward] = Field(
+        default=Variant.nested,
+        description="How a request goes up whose key the CA is to make, which must stay as its device protected it.",
+    )
+    certconf: CertConf = Field(
+        default=CertConf.forward,
+        description='"forward" lets the CA answer certConf; "local" has the gateway answer it, '
+        'for a CA that ignores confirmations (EJBCA); "implicit" asks the CA for implicitConfirm, and has the gateway '
+        "answer certConf where that is granted.",
+    )
+    pop: POP = Field(
+        default=POP.keep,
+        description='"keep" sends the device\'s proof of possession on, unless its request had to be changed; '
+        '"raverified" always sends the gateway\'s word for it. It was verified either way.',
+    )
+    kur_names_issuer: bool = Field(
+        default=False,
+        description="Whether a kur names the issuer of the old certificate in its template, for a CA that finds "
+        "that certificate by subject and issuer (EJBCA).",
+    )
+    max_pvno: Literal[2, 3] = Field(
+        default=3,
+        description="Highest version of CMP that the CA speaks. The default leaves it to the device.",
+    )
+    ids: Literal["keep", "map"] = Field(
+        default="keep",
+        description='"keep" shows the CA the device\'s transactionID and senderNonce; "map" others of 16 octets, '
+        "for a CA that refuses the short ones of some base stations.",
+    )
+    genm: bool = Field(
+        default=True,
+        description="Whether the CA answers genm; if not, a question that is for the CA is refused.",
+    )
+    tolerate: tuple[CAQuirk, ...] = Field(
+        default=(),
+        description='What is borne of the CA\'s answers. "unprotected_rejection": a rejection without protection '
+        'counts as one; "unprotected_pkiconf": so does a pkiConf; "pkiconf_without_certificates": a pkiConf may be '
+        "signed by whoever signed an earlier answer.",
+    )
+    path: CAPath = Field(
+        default="",
+        max_length=200,
+        description="Profile or alias on the CA's side, appended to its URL after a slash.",
+    )
+    recipient: DN | None = Field(
+        default=None,
+        description="Recipient in messages to the CA, in the form of RFC 4514; by default the "
+        "issuer of the RA certificate. EJBCA selects its CA by it.",
+    )
+    orig_message: bool = Field(
+        default=False,
+        description="Whether the device's own message goes along as origPKIMessage, for a CA that "
+        "wants to see its protection and proof of possession.",
+    )
+    rr_certificate: bool = Field(
+        default=False,
+        description="Whether an rr carries the certificate that it names among its extraCerts: for a gateway behind "
+        "which this one is an RA bound to names. EJBCA takes it for the signer's.",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """One CA and how it wants to be spoken to.
 
     Args:
-        kur: How kur goes up.
-        requests: How ir, cr, p10cr and rr go up; genm is always re-protected.
-        key_generation: How a request goes up whose key the CA is to make: nested or untouched, since the key comes
-            encrypted for whoever protects the request.
+        settings: As they are configured.
         recipient_der: GeneralName that requests are addressed to: the issuing CA.
         trust: What the protection of the CA's answers must chain to.
         pinned: Certificates that may protect answers without a path of their own.
@@ -113,19 +215,6 @@ class Upstream:
         deadline_seconds: Total time for one exchange.
         replays_repeats: Whether the CA answers a repeated message with the same certificate, so that
             asking again after an unanswered request cannot issue twice.
-        any_subject: Accept another subject than the one asked for.
-        orig_message: Send the device's message along as origPKIMessage (RFC 9483 5.2.3).
-        rr_certificate: Send the certificate that an rr names along in extraCerts.
-        path: CA-side profile or alias, "" for the default.
-        unconfirmed: What becomes of a certificate that was rejected, or not confirmed in time.
-        unconfirmed_reason: CRLReason of the rr.
-        pop: What the CA sees of the proof of possession.
-        kur_names_issuer: Whether kur must name subject and issuer in its template, for a CA that finds the old
-            certificate by them.
-        max_pvno: Highest version the CA speaks.
-        map_ids: Whether the CA sees transactionID and senderNonce of the RA's own making (16 octets).
-        answers_genm: Whether the CA is asked genm at all.
-        tolerates: Oddities of its answers.
         own: Returns the RA's own certificates, which protect no answer of a CA.
         seen: Signers of its answers that were valid.
     """
@@ -135,25 +224,10 @@ class Upstream:
     recipient_der: bytes
     trust: TrustDomain
     issuing: TrustDomain
-    kur: Variant = Variant.reprotect
-    certconf: CertConf = CertConf.forward
+    settings: UpstreamSettings = field(default_factory=UpstreamSettings)
     pinned: tuple[Certificate, ...] = ()
     deadline_seconds: float = 15.0
     replays_repeats: bool = False
-    any_subject: bool = False
-    orig_message: bool = False
-    rr_certificate: bool = False
-    requests: Variant = Variant.reprotect
-    key_generation: Variant = Variant.nested
-    path: str = ""
-    unconfirmed: Unconfirmed = Unconfirmed.leave
-    unconfirmed_reason: int = 5
-    pop: POP = POP.keep
-    kur_names_issuer: bool = False
-    max_pvno: int = CMP2021
-    map_ids: bool = False
-    answers_genm: bool = True
-    tolerates: frozenset[CAQuirk] = frozenset()
     own: Callable[[], Collection[Certificate]] = tuple
     seen: dict[Certificate, None] = field(default_factory=dict, repr=False, compare=False)
     lease: timedelta = field(init=False, compare=False)
@@ -184,8 +258,8 @@ class Upstream:
                 could not tell who that is.
         """
         if possession is Possession.key_generation:
-            return self.key_generation
-        variant = self.kur if body_type is BodyType.kur else self.requests
+            return self.settings.key_generation
+        variant = self.settings.kur if body_type is BodyType.kur else self.settings.requests
         vouched_for = variant is Variant.nested and not signed_by_device
         return Variant.reprotect if body_type is BodyType.genm or vouched_for else variant
 

@@ -64,10 +64,10 @@ async def message_for_ca(
         header = replace(header, recip_nonce=recip_nonce)
     if ids is not None and not nested:
         header = replace(header, transaction_id=ids.transaction_id, sender_nonce=ids.sender_nonce)
-    if header.pvno > upstream.max_pvno:
-        header = replace(header, pvno=upstream.max_pvno)
+    if header.pvno > upstream.settings.max_pvno:
+        header = replace(header, pvno=upstream.settings.max_pvno)
     # What an rr is about is shown to an RA above, which knows names and not numbers.
-    shows = upstream.rr_certificate and message.body_type is BodyType.rr and not nested
+    shows = upstream.settings.rr_certificate and message.body_type is BodyType.rr and not nested
     shown = message.extra_certs if shows else ()
     certificates = tuple(dict.fromkeys((*credential.certificates, *shown)))
     der = await protect(header, body_der, credential, certificates)
@@ -138,10 +138,10 @@ async def revocation_for_ca(
     )
     details = RevDetails(
         CertTemplate(issuer_der=certificate.issuer_der, serial_number=certificate.serial_number),
-        (Extension(OID.reasonCode, False, bytes((0x0A, 1, upstream.unconfirmed_reason))),),
+        (Extension(OID.reasonCode, False, bytes((0x0A, 1, upstream.settings.unconfirmed_reason))),),
     )
     # Shown, so that an RA above that knows our names alone can tell whose it is.
-    shown = (certificate.der,) if upstream.rr_certificate else ()
+    shown = (certificate.der,) if upstream.settings.rr_certificate else ()
     certificates = (*credential.certificates, *shown)
     return await protect(header, rev_req_body(details), credential, certificates)
 
@@ -155,12 +155,12 @@ def _upstream_info(
     """
     items = message.header.general_info
     info = tuple(item for item in items if item.info_type != OID.origPKIMessage)
-    asks = upstream.certconf is CertConf.implicit and message.body_type in CERT_RESPONSE_TO
+    asks = upstream.settings.certconf is CertConf.implicit and message.body_type in CERT_RESPONSE_TO
     if asks or endpoint.implicit_confirm is ImplicitConfirm.deny:
         # A CA that granted it would not expect the certConf that the device is going to send.
         info = tuple(item for item in info if item.info_type != OID.implicitConfirm)
     if asks:
         info += (IMPLICIT_CONFIRM,)
-    if upstream.orig_message:
+    if upstream.settings.orig_message:
         info += (InfoTypeAndValue(OID.origPKIMessage, tlv(0x30, message.der)),)
     return info

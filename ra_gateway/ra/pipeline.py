@@ -233,7 +233,7 @@ async def _prepare(
     """Return what another node needs to go on, the signed message for the CA included (step 5)."""
     endpoint, upstream, message = context.endpoint, context.upstream, context.message
     reprotects = operation.variant is Variant.reprotect
-    ids = services.fresh_ids() if upstream.map_ids and reprotects else None
+    ids = services.fresh_ids() if upstream.settings.ids == "map" and reprotects else None
     # What is held is made and signed when it leaves: until then there is nothing that a CA would take.
     opening = Exchange(context.digest, b"")
     if not operation.held:
@@ -308,7 +308,7 @@ async def _inform(services: Services, context: RequestContext) -> bytes:
     route = next((item for item in routes if item.takes_subject("")), None)
     upstream = upstream_of(context, authenticated, route, "")
     context, info_type = context.routed(upstream), question.question.info_type
-    if not upstream.answers_genm:
+    if not upstream.settings.genm:
         raise HeaderRefused(
             f"genm asks for {info_type}, and {upstream.name} answers none", rule="R138"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 from ra_gateway.cmp.algorithms import canonical_spki
@@ -52,15 +52,16 @@ from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, Tem
 from ra_gateway.ra.ports import InventoryEntry
 
 
-class SubjectRule(Enum):
+class SubjectRule(StrEnum):
     """Where the certificate's subject comes from."""
 
     keep = "keep"  # the template's; a template without one is refused
     derive = "derive"  # the template's; from the vendor certificate where it has none
-    replace = "replace"  # always from the vendor certificate or the inventory
+    # The key's own word; that texts have a method of this name is nothing to a rule.
+    replace = "replace"  # type: ignore[assignment]  # always from the vendor certificate or the inventory
 
 
-class InventoryUse(Enum):
+class InventoryUse(StrEnum):
     """Whether a device must be in the inventory."""
 
     none = "none"

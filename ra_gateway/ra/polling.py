@@ -176,7 +176,7 @@ async def _pass_on(
     sent = await follow_up_for_ca(services, context, taken, message.body_der, recip_nonce=ca_nonce)
     try:
         answer_der = await upstream.core.exchange(
-            sent.der, path=upstream.path, deadline_seconds=upstream.deadline_seconds
+            sent.der, path=upstream.settings.path, deadline_seconds=upstream.deadline_seconds
         )
         nonces = (taken.current.upstream_nonce, sent.sender_nonce)
         checked = validate(taken, answer_der, nonces, context.endpoint, upstream, services.clock())

@@ -320,7 +320,7 @@ def _authenticated(
             )
         known = upstream.pinned
         bare = not message.extra_certs and expected_type is BodyType.pkiconf
-        if bare and CAQuirk.pkiconf_without_certificates in upstream.tolerates:
+        if bare and CAQuirk.pkiconf_without_certificates in upstream.settings.tolerate:
             known = (*known, *upstream.seen)
         authenticated = authenticate_answer(message, upstream.trust, known, _ANSWER_RULES, now)
         domains = (upstream.issuing, upstream.trust)
@@ -487,7 +487,7 @@ def _unprotected_rejection(
 
     Whoever can forge it could as well have kept the true answer back.
     """
-    tolerated = CAQuirk.unprotected_rejection in upstream.tolerates
+    tolerated = CAQuirk.unprotected_rejection in upstream.settings.tolerate
     if not tolerated or message.protection is not None or message.body_type is not expected_type:
         return None
     content = cert_rep_message(message.body_content)
@@ -524,7 +524,7 @@ def _check_certificate(
             raise UpstreamBroken(
                 f"{upstream.name} certified another key than the requested one", rule="R86"
             )
-        if not upstream.any_subject and not same_name(
+        if upstream.settings.expected_subject != "any" and not same_name(
             certificate.subject_der, expected.subject_der
         ):
             raise UpstreamBroken(
@@ -568,7 +568,7 @@ def _to_root(path: Path, upstream: Upstream, bag: list[Certificate], now: dateti
 
 
 def _check_san(certificate: Certificate, expected: Expected, upstream: Upstream) -> None:
-    if expected.san is None or upstream.any_subject:
+    if expected.san is None or upstream.settings.expected_subject == "any":
         return
     found = certificate.subject_alt_name_der
     names = () if found is None else general_names(found)
@@ -669,7 +669,7 @@ def check_pkiconf(
     """
     with _of(upstream):
         if message.protection is None and message.body_type is BodyType.pkiconf:
-            if CAQuirk.unprotected_pkiconf not in upstream.tolerates:
+            if CAQuirk.unprotected_pkiconf not in upstream.settings.tolerate:
                 raise UpstreamBroken(f"{upstream.name}: pkiConf is not protected", rule="R84")
             return False
         confirmed = message.body_type is BodyType.error and (

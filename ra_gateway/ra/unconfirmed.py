@@ -49,7 +49,7 @@ _ENDED: Final = frozenset({State.ISSUED, State.REJECTED, State.FAILED})
 
 def knows_alone(upstream: Upstream, transaction: Transaction) -> bool:
     """Tell whether the CA does not hear of the device's certConf."""
-    return upstream.certconf is CertConf.local or transaction.confirm_locally
+    return upstream.settings.certconf is CertConf.local or transaction.confirm_locally
 
 
 async def schedule(
@@ -97,7 +97,7 @@ async def look_after(
     Returns:
         How long the transaction is to live for it, None where nobody looks.
     """
-    if services.schedule is None or upstream.unconfirmed is Unconfirmed.leave:
+    if services.schedule is None or upstream.settings.unconfirmed is Unconfirmed.leave:
         return None
     await services.schedule.add(transaction.key, due_at)
     return max(transaction.expires_at, due_at + services.act_lifetime)
@@ -118,7 +118,7 @@ async def take(services: Services, upstream: Upstream, transaction: Transaction)
     Raises:
         ConfirmationRefused: It is being revoked already.
     """
-    if upstream.unconfirmed is not Unconfirmed.revoke or not transaction.certificate_der:
+    if upstream.settings.unconfirmed is not Unconfirmed.revoke or not transaction.certificate_der:
         return
     until = transaction.confirm_until or transaction.expires_at
     standing = await services.settle(
@@ -141,7 +141,7 @@ async def _note(
     until: datetime,
 ) -> None:
     """Note what a transaction says of a certificate, where certificates are revoked that nobody confirms."""
-    if upstream.unconfirmed is Unconfirmed.revoke:
+    if upstream.settings.unconfirmed is Unconfirmed.revoke:
         await services.settle(transaction, certificate_der, fate, until)
 
 
@@ -232,13 +232,13 @@ class UnconfirmedCertificates:
             what = f"upstream {transaction.upstream} is not configured any more"
             self._tell(transaction, Outcome.unconfirmed, f"{_why(transaction)}; {what}")
             return None
-        if upstream.unconfirmed is Unconfirmed.leave:
+        if upstream.settings.unconfirmed is Unconfirmed.leave:
             return None
         if withdrawing:
             if transaction.lease_until > now:
                 return transaction.lease_until
             return await self._attempt(transaction, upstream)
-        if upstream.unconfirmed is Unconfirmed.report:
+        if upstream.settings.unconfirmed is Unconfirmed.report:
             self._tell(transaction, Outcome.unconfirmed, _why(transaction))
             return None
         return await self._attempt(transaction, upstream)
@@ -275,7 +275,8 @@ class UnconfirmedCertificates:
         ledger = services.signer_status.issued
         if (
             ledger is not None
-            and upstream.certconf is CertConf.forward  # otherwise the CA takes all for confirmed
+            and upstream.settings.certconf
+            is CertConf.forward  # otherwise the CA takes all for confirmed
             and await ledger.confirmed(certificate, now)
         ):
             what = "the CA has it as confirmed: not revoked"
@@ -291,7 +292,7 @@ class UnconfirmedCertificates:
             return lease_until  # another node has it
         try:
             answer_der = await upstream.core.exchange(
-                rr_der, path=upstream.path, deadline_seconds=upstream.deadline_seconds
+                rr_der, path=upstream.settings.path, deadline_seconds=upstream.deadline_seconds
             )
             revoked = self._check(taken, rr_der, answer_der, certificate, upstream)
         except CMPError as error:

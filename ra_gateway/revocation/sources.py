@@ -20,6 +20,7 @@ _MAX_URL: Final = 2000
 class Mode(StrEnum):
     """What a domain makes of a certificate of which nobody can tell whether it is revoked."""
 
+    off = "off"  # nobody is asked
     soft = "soft"  # accepted, and noted in the log
     hard = "hard"  # refused
 

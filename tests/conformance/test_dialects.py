@@ -235,7 +235,7 @@ async def test_an_identity_cannot_be_set_in_what_goes_up_unchanged(make_world: M
 def mapped_world(make_world: MakeWorld, **options: Any) -> World:
     """A CA that is shown no ID of a device; its vendor's devices have short ones."""
     return make_world(
-        map_ids=True,
+        ids="map",
         rules=HeaderRules(Strictness.lenient),
         vendor_domain={"quirks": frozenset({"short_ids"})},
         **options,
@@ -267,7 +267,7 @@ async def test_short_ids_are_mapped_and_mapped_back(make_world: MakeWorld) -> No
 @pytest.mark.parametrize("body_type", sorted(EVERY_TYPE))
 async def test_every_operation_with_mapped_ids(make_world: MakeWorld, body_type: BodyType) -> None:
     """Whatever is asked, the CA sees other IDs than the device sent."""
-    world = make_world(map_ids=True)
+    world = make_world(ids="map")
     operation = await Operation.begin(world, body_type)
     answer = await operation.send()
     assert world.events[-1].outcome in ("issued", "revoked", "informed"), world.events[-1].detail
@@ -280,7 +280,7 @@ async def test_every_operation_with_mapped_ids(make_world: MakeWorld, body_type:
 
 async def test_a_repeat_with_mapped_ids_gets_the_same_answer(make_world: MakeWorld) -> None:
     """The CA is asked once, and a node that takes over asks under the same IDs."""
-    world = make_world(map_ids=True, replays_repeats=True)
+    world = make_world(ids="map", replays_repeats=True)
     operation = await Operation.begin(world, BodyType.ir)
     world.ca.failure, world.ca.failures = UpstreamUnavailable("away", delivered=True), 1
     assert fail_names(await operation.send()) == ["systemUnavail"]
@@ -293,7 +293,7 @@ async def test_a_repeat_with_mapped_ids_gets_the_same_answer(make_world: MakeWor
 
 async def test_the_device_s_ids_in_an_answer_are_refused(make_world: MakeWorld) -> None:
     """A CA that was shown other IDs must answer with these."""
-    world = make_world(map_ids=True)
+    world = make_world(ids="map")
     operation = await Operation.begin(world, BodyType.ir)
     sent = PKIMessage.from_der(operation.sent).header
 
@@ -392,7 +392,7 @@ async def test_a_grant_reaches_who_asked_where_the_endpoint_relays(
 
 async def test_a_ca_that_answers_no_genm_is_not_asked(make_world: MakeWorld) -> None:
     """What is not answered here is refused, and the operator is told of which CA."""
-    world = make_world(answers_genm=False)
+    world = make_world(genm=False)
     answer = await (await Operation.begin(world, BodyType.genm)).send()
     assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["badRequest"])
     event = world.events[-1]
@@ -404,7 +404,7 @@ async def test_a_ca_that_answers_no_genm_is_not_asked(make_world: MakeWorld) -> 
 async def test_what_is_answered_here_needs_no_ca(make_world: MakeWorld) -> None:
     """caCerts out of the configuration come whatever the CA is like."""
     information = Information(ways={OID.caCerts: Informing.local})
-    world = make_world({"information": information}, answers_genm=False)
+    world = make_world({"information": information}, genm=False)
     answer = await (await Operation.begin(world, BodyType.genm)).send()
     assert answer.body_type is BodyType.genp
     assert world.ca.received == []
@@ -437,7 +437,7 @@ async def test_a_rejection_without_protection(
     make_world: MakeWorld, body_type: BodyType, borne: bool
 ) -> None:
     """Where borne, the CA's failInfo and text reach the device under the RA's signature; else systemFailure."""
-    world = make_world(tolerates=BORNE if borne else frozenset())
+    world = make_world(tolerate=BORNE if borne else frozenset())
     world.ca.script = unprotected_rejection
     operation = await Operation.begin(world, body_type)
     answer = await operation.send()
@@ -531,7 +531,7 @@ async def test_nothing_else_without_protection_is_believed(
     make_world: MakeWorld, script: Script
 ) -> None:
     """No certificate, no word to wait, no answer to something else: a failure of the CA towards the device."""
-    world = make_world(tolerates=BORNE)
+    world = make_world(tolerate=BORNE)
     world.ca.script = script
     operation = await Operation.begin(world, BodyType.ir)
     answer = await operation.send()
@@ -543,7 +543,7 @@ async def test_nothing_else_without_protection_is_believed(
 @pytest.mark.requirement(84)
 async def test_an_unprotected_rp_is_never_believed(make_world: MakeWorld) -> None:
     """That a certificate is revoked already would end the care for it."""
-    world = make_world(tolerates=BORNE)
+    world = make_world(tolerate=BORNE)
 
     def script(answer: Answer) -> None:
         info = PKIStatusInfo(PKIStatus.rejection, (), (PKIFailureInfo.certRevoked,))
@@ -597,7 +597,7 @@ async def test_a_pkiconf_without_protection(
 ) -> None:
     """It says no more than that the CA does not read certConf; the device gets the RA's own."""
     oddities = frozenset({CAQuirk.unprotected_pkiconf} if borne else set())
-    world = make_world(tolerates=oddities)
+    world = make_world(tolerate=oddities)
     operation = await Operation.begin(world, BodyType.ir)
     await operation.send()
     world.ca.script = without_protection
@@ -623,7 +623,7 @@ def bare(answer: Answer) -> None:
 @pytest.mark.parametrize("borne", [True, False])
 async def test_a_pkiconf_without_certificates(make_world: MakeWorld, borne: bool) -> None:
     """Who signed the ip may sign it, where that is borne."""
-    world = make_world(tolerates=BARE if borne else frozenset())
+    world = make_world(tolerate=BARE if borne else frozenset())
     operation = await Operation.begin(world, BodyType.ir)
     await operation.send()
     world.ca.script = bare
@@ -637,7 +637,7 @@ async def test_a_pkiconf_without_certificates(make_world: MakeWorld, borne: bool
 @pytest.mark.requirement(84)
 async def test_a_bare_pkiconf_by_a_stranger(make_world: MakeWorld) -> None:
     """Only signers of earlier answers that were valid do."""
-    world = make_world(tolerates=BARE)
+    world = make_world(tolerate=BARE)
     operation = await Operation.begin(world, BodyType.ir)
     await operation.send()
 
@@ -652,7 +652,7 @@ async def test_a_bare_pkiconf_by_a_stranger(make_world: MakeWorld) -> None:
 @pytest.mark.requirement(84)
 async def test_a_bare_ip_is_not_borne(make_world: MakeWorld) -> None:
     """What leaves certificates out is pkiConf alone."""
-    world = make_world(tolerates=BARE)
+    world = make_world(tolerate=BARE)
     first = await Operation.begin(world, BodyType.ir)
     await first.send()
     await first.confirm()
@@ -663,7 +663,7 @@ async def test_a_bare_ip_is_not_borne(make_world: MakeWorld) -> None:
 
 async def test_few_signers_are_remembered(make_world: MakeWorld) -> None:
     """The oldest goes when there are more than a CA can have."""
-    world = make_world(tolerates=BARE)
+    world = make_world(tolerate=BARE)
     upstream = world.endpoint.upstream
     signers = [cmp_certificate(world.operator.device(f"signer-{n}").certificate) for n in range(10)]
     for signer in signers:

@@ -85,6 +85,7 @@ from tests.support.ejbca import (
 from tests.support.harness import (
     ManualClock,
     World,
+    changed,
     cmp_certificate,
     cmp_credential,
     fail_names,
@@ -1615,7 +1616,7 @@ async def test_a_kur_passed_on_to_an_alias_in_client_mode(
     enrolled = await run(world, world.enrollment(world.device()))
     ejbca = ejbca_of(world)
     ejbca.aliases[RA_ALIAS] = ejbca.aliases[CLIENT_ALIAS]
-    upstream = replace(world.endpoint.upstream, kur=Variant.forward)
+    upstream = changed(world.endpoint.upstream, kur=Variant.forward)
     passing = world.second_gateway(replace(world.endpoint, upstream=upstream))
     renewal = renewal_of(world, enrolled)
     kur = await renewal.request()

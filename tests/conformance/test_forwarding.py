@@ -39,6 +39,7 @@ from tests.support.harness import (
     MakeWorld,
     Script,
     World,
+    changed,
     cmp_certificate,
     cmp_credential,
     fail_names,
@@ -304,7 +305,7 @@ async def test_a_cert_conf_keeps_to_the_way_its_kur_went(make_world: MakeWorld) 
     enrollment = renewal(world)
     step = await enrollment.receive(await world.post(await enrollment.request()))
     assert isinstance(step, Send)
-    upstream = replace(world.endpoint.upstream, kur=Variant.reprotect)
+    upstream = changed(world.endpoint.upstream, kur=Variant.reprotect)
     node = world.second_gateway(replace(world.endpoint, upstream=upstream))
     await world.post(step.der, gateway=node)
     assert body_types(world) == [BodyType.nested, BodyType.nested]

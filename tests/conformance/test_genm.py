@@ -401,7 +401,9 @@ async def test_labels_for_genm(make_world: MakeWorld, label: str) -> None:
 
 def files(tmp_path: Path, operator: OperatorPKI, **settings: Any) -> Information:
     """What the RA tells by a table of a configuration; every question is answered here."""
-    table: dict[str, Any] = {name: "local" for name in INFO_TYPES if name != "crl_status_list"}
+    table: dict[str, Any] = {
+        name: Informing.local for name in INFO_TYPES if name != "crl_status_list"
+    }
     domain = TrustDomain(
         "operator", DomainKind.operator, (cmp_certificate(operator.root.certificate),)
     )
@@ -475,7 +477,7 @@ async def test_a_newer_crl_is_told(
     crl = make_crl(operator_pki.issuing, this_update=this_update, extensions=[(point, True)])
     path = tmp_path / "issuing.crl"
     path.write_bytes(crl)
-    settings = {"crl_status_list": "local", "crl_paths": (path,)}
+    settings = {"crl_status_list": Informing.local, "crl_paths": (path,)}
     world = make_world(files(tmp_path, operator_pki, **settings))
     issuer_der = cmp_certificate(operator_pki.issuing.certificate).subject_der
     by_issuer = asn1.tlv(0xA1, asn1.tlv(0x30, directory_name(issuer_der)))

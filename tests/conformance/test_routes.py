@@ -27,6 +27,7 @@ from tests.support.harness import (
     ManualClock,
     ScriptedCA,
     World,
+    changed,
     cmp_certificate,
     cmp_credential,
     fail_names,
@@ -81,7 +82,7 @@ def fork(
         world = World.make(vendor_pki, operator_pki, endpoint={"body_types": EVERY_TYPE})
         second = other or ScriptedCA(operator_pki, world.clock)
         main = world.endpoint.upstream
-        away = replace(main, **{"name": "other", "core": second, "seen": {}, **(upstream or {})})
+        away = changed(main, **{"name": "other", "core": second, "seen": {}, **(upstream or {})})
         routes = tuple(
             Route(
                 **{

@@ -134,7 +134,7 @@ async def test_implicit_confirm_that_was_granted_before_the_update(make_world: M
 
 async def test_a_request_that_is_being_asked_during_the_update(make_world: MakeWorld) -> None:
     """A repeat sends the same bytes once more, and finds the answer that fits them."""
-    world = slow_world(make_world, upstream={"replays_repeats": True, "map_ids": True})
+    world = slow_world(make_world, upstream={"replays_repeats": True, "ids": "map"})
     operation = await Operation.begin(world, BodyType.ir)
     await operation.send()
     await updated(world, operation)

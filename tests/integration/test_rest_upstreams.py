@@ -315,7 +315,9 @@ async def test_the_same_request_is_signed_once(opened: Open) -> None:
 @pytest.mark.parametrize("verbatim", [False, True])
 async def test_vault_signs_under_a_role_or_verbatim(opened: Open, verbatim: bool) -> None:
     """The path says which, and the subject shows it: only verbatim keeps the organisation."""
-    async with opened("vault", vault={"verbatim": verbatim}, any_subject=not verbatim) as site:
+    async with opened(
+        "vault", vault={"verbatim": verbatim}, expected_subject="requested" if verbatim else "any"
+    ) as site:
         request = csr(make_key("p256"), f"CN={NAME},O=Example")
         await site.ask(await p10cr(site.world, site.world.device(), request))
         ((path, document),) = site.api.asked

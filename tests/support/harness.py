@@ -42,7 +42,7 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, RequestOptions, operator_trust
 from ra_gateway.keys import KeySigner
-from ra_gateway.ra.endpoints import Endpoint, Upstream
+from ra_gateway.ra.endpoints import Endpoint, Upstream, UpstreamSettings
 from ra_gateway.ra.events import EventSink, MessageHandled
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
@@ -231,6 +231,14 @@ class ScriptedCA:
         return None
 
 
+def changed(upstream: Upstream, **fields: Any) -> Upstream:
+    """An upstream with other fields, or with other ones of its settings."""
+    settings = {key: fields.pop(key) for key in UpstreamSettings.model_fields if key in fields}
+    return replace(
+        upstream, **{"settings": upstream.settings.model_copy(update=settings), **fields}
+    )
+
+
 ANY_IDENTITY = IdentityRules(allowed_subjects=("*",), allowed_sans=("*",))
 
 
@@ -267,7 +275,8 @@ class World:
         """Build a world.
 
         Args:
-            vendor_domain, endpoint, upstream: Fields of `TrustDomain`, `Endpoint`, `Upstream` to set.
+            vendor_domain, endpoint, upstream: Fields of `TrustDomain`, `Endpoint`, `Upstream` to set, of the last
+                with those of its settings.
         """
         clock = clock or ManualClock()
         ca = ca or ScriptedCA(operator, clock)
@@ -285,17 +294,15 @@ class World:
                 **(vendor_domain or {}),
             }
         )
-        world_upstream = Upstream(
-            **{
-                "name": "scripted",
-                "core": ca,
-                "recipient_der": directory_name(
-                    cmp_certificate(operator.issuing.certificate).subject_der
-                ),
-                "trust": operator_domain,
-                "issuing": operator_domain,
-                **(upstream or {}),
-            }
+        world_upstream = changed(
+            Upstream(
+                "scripted",
+                ca,
+                directory_name(cmp_certificate(operator.issuing.certificate).subject_der),
+                trust=operator_domain,
+                issuing=operator_domain,
+            ),
+            **(upstream or {}),
         )
         world_endpoint = Endpoint(
             **{

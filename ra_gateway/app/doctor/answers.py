@@ -302,7 +302,7 @@ class Witness:
     def _unprotected(self, tried: str, told: Told) -> Finding:
         body_type = told.message.body_type
         if body_type is not BodyType.error:
-            if CAQuirk.unprotected_rejection in self.upstream.tolerates:
+            if CAQuirk.unprotected_rejection in self.upstream.settings.tolerate:
                 return self._finding(
                     tried, f"{body_type.name} without protection, as tolerated", verdict=Verdict.ok
                 )

@@ -15,7 +15,7 @@ from ra_gateway.config.trust_tables import RevocationConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import CMPError, ConfigError, SignerNotTrusted, StatusUnavailable
 from ra_gateway.revocation.refreshing import Revocation
-from ra_gateway.revocation.sources import SourceKind, SourceState
+from ra_gateway.revocation.sources import Mode, SourceKind, SourceState
 
 
 async def examine_revocation(config: GatewayConfig, now: datetime) -> list[Finding]:
@@ -145,7 +145,7 @@ async def _of_ca(
 
 
 def _unknown(table: RevocationConfig) -> tuple[Verdict, str]:
-    if table.mode == "hard":
+    if table.mode is Mode.hard:
         return Verdict.fault, "in mode hard whoever needs it is refused (systemUnavail)"
     return Verdict.warning, "in mode soft a revoked certificate is taken meanwhile"
 

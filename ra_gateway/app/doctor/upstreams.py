@@ -44,7 +44,7 @@ from ra_gateway.errors import (
     ServiceFailure,
     UpstreamUnavailable,
 )
-from ra_gateway.ra.endpoints import Upstream, Variant
+from ra_gateway.ra.endpoints import CertConf, Upstream, Variant
 
 if TYPE_CHECKING:
     from ra_gateway.ca.core import BundledCA
@@ -138,22 +138,22 @@ class UpstreamExaminer:
         """Return the probes that go up as the gateway's own messages do."""
         types = _body_types(self._config, way.name)
         probes = []
-        if types & _NEW and way.requests is Variant.reprotect:
+        if types & _NEW and way.settings.requests is Variant.reprotect:
             probes.append(await prober.ir())
-        if "kur" in types and way.kur is Variant.reprotect:
+        if "kur" in types and way.settings.kur is Variant.reprotect:
             probes.append(await prober.kur())
         # The gateway has certificates revoked that base stations reject, whether they may ask for it or not.
         probes.append(await prober.rr())
-        if "genm" in types and way.answers_genm:
+        if "genm" in types and way.settings.genm:
             probes.append(await prober.genm())
         return probes
 
     def _unprobed(self, way: Upstream) -> list[Finding]:
         """Return rows about what goes up as its base station signed it: only that could try."""
         types = _body_types(self._config, way.name)
-        variants = {"requests": way.requests} if types & _NEW else {}
+        variants = {"requests": way.settings.requests} if types & _NEW else {}
         if "kur" in types:
-            variants["kur"] = way.kur
+            variants["kur"] = way.settings.kur
         return [
             Finding(f"upstream {way.name}", key, f"not tried: {variant} wants a base station's key")
             for key, variant in variants.items()
@@ -226,7 +226,7 @@ def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> li
             cause="EJBCA answers larger messages with HTTP 400",
             setting=f"server.max_body_bytes = {_EJBCA_BYTES - _ROOM_BYTES} or less",
         )
-    if upstream.certconf == "forward":
+    if upstream.certconf is CertConf.forward:
         found.append(
             Finding(
                 subject,
@@ -272,7 +272,7 @@ class _Asked:
         way, name = self._way, self._way.name
         try:
             octets = await way.core.exchange(
-                probe.der, path=way.path, deadline_seconds=way.deadline_seconds
+                probe.der, path=way.settings.path, deadline_seconds=way.deadline_seconds
             )
             told = read(octets)
         except (ServiceFailure, MalformedMessage) as error:
