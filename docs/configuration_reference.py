@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ra_gateway import config
+from ra_gateway.cmp.header_checks import QUIRKS
 from ra_gateway.config.telling import bare, values
 
 PREFACE = """# Configuration reference
@@ -124,7 +125,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _quirks() -> str:
-    rows = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in config.QUIRKS.items())
+    rows = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in QUIRKS.items())
     return f"## Quirks\n\n| Name | Relaxes |\n|---|---|\n{rows}\n"
 
 

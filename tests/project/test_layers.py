@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,6 +162,19 @@ def test_only_one_module_makes_messages_to_devices() -> None:
     for name in makers:
         assert mentions(name, HEART) <= {"ra/responses.py", "ra/forwarding.py"}, name
     assert mentions("reply_header", HEART) == {"ra/responses.py"}
+
+
+def test_a_new_quirk_touches_one_file() -> None:
+    """All of a device's stands in one; a CA's is named in a second one, and doctor knows what to say of one."""
+    text_of = {
+        path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")
+    }
+    users = {
+        kind: {path for path, text in text_of.items() if re.search(rf"\b{kind}\.[a-z]", text)}
+        for kind in ("Quirk", "CAQuirk")
+    }
+    assert users["Quirk"] == {"cmp/header_checks.py"}
+    assert users["CAQuirk"] == {"ra/response_checks.py", "app/doctor/answers.py"}
 
 
 def test_no_file_is_longer_than_a_reader_can_hold() -> None:

@@ -106,7 +106,7 @@ def test_names_are_those_of_the_cmp_core() -> None:
     assert set(get_args(config.SignatureName)) == known
     assert set(config.DEFAULT_SIGNATURES) == algorithms.DEFAULT_ALGORITHMS
     assert set(get_args(config.CurveName)) == algorithms.DEFAULT_CURVES
-    assert set(config.QUIRKS) == set(header_checks.Quirk)
+    assert set(header_checks.QUIRKS) == set(header_checks.Quirk)
     assert set(get_args(config.BodyName)) == {kind.name for kind in codes.RESPONSE_TO}
 
 
