@@ -1,7 +1,7 @@
 """What an endpoint asks of a message's header, and the checks of it (RFC 9483 3.1, 3.5).
 
 Which rules are relaxed for whom is data: `HeaderRules` from the endpoint, quirks from the domain. All of a quirk stands
-here: its name, what it relaxes, and the one row by which a message is refused without it, and reported to have used it.
+here: its name, what it relaxes, and the one check that refuses without it, by which it is also reported.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final, TypeAlias, TypeVar
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -22,7 +22,7 @@ from ra_gateway.cmp.algorithms import (
 )
 from ra_gateway.cmp.certificates import Certificate, ExtensionOID
 from ra_gateway.cmp.codes import OID
-from ra_gateway.cmp.crmf import CertReqMsg
+from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
 from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.errors import (
@@ -34,8 +34,6 @@ from ra_gateway.errors import (
     RequestRefused,
     TemplateRefused,
 )
-
-Part = TypeVar("Part")
 
 NONCE_OCTETS: Final = 16
 """senderNonce and transactionID of a conforming message (RFC 9483 3.1: 128 bits)."""
@@ -144,11 +142,27 @@ def check_header(header: PKIHeader, rules: HeaderRules, *, first: bool) -> None:
     if not header.transaction_id:
         raise MalformedMessage("no transactionID", rule="R4")
     _check_lengths(header)
-    check_relaxable(OF_HEADERS, header, rules)
-    if not header.sender_nonce:
-        raise _short_nonce(header)
-    if first:
-        check_relaxable(OF_FIRST_HEADERS, header, rules)
+    short_ids = Quirk.short_ids in rules.quirks
+    if rules.strict and not short_ids and len(header.transaction_id) < NONCE_OCTETS:
+        raise MalformedMessage(f"transactionID of {len(header.transaction_id)} octets", rule="R5")
+    nonce = header.sender_nonce
+    if not nonce or (len(nonce) < NONCE_OCTETS and not short_ids):
+        raise HeaderRefused(
+            f"senderNonce of {len(nonce or b'')} octets; 16 are required",
+            fail_info=PKIFailureInfo.badSenderNonce,
+            rule="R6",
+        )
+    if (
+        first
+        and header.recip_nonce is not None
+        and rules.strict
+        and Quirk.recip_nonce_in_ir not in rules.quirks
+    ):
+        raise HeaderRefused(
+            "recipNonce in the first message of an operation",
+            fail_info=PKIFailureInfo.badRecipientNonce,
+            rule="R7",
+        )
     _check_general_info(header)
     implicit = header.info(OID.implicitConfirm)
     if rules.strict and implicit is not None and implicit.value_der not in (None, b"\x05\x00"):
@@ -202,15 +216,22 @@ def _require_nothing_twice(header: PKIHeader) -> None:
         raise HeaderRefused(f"generalInfo has {', '.join(twice)} twice", rule="RFC 9483 3.1")
 
 
+def check_message_time_sent(header: PKIHeader, rules: HeaderRules) -> None:
+    """Refuse a message without messageTime where the endpoint requires it."""
+    required = rules.require_message_time and Quirk.no_message_time not in rules.quirks
+    if required and header.message_time is None:
+        raise HeaderRefused("no messageTime", fail_info=PKIFailureInfo.badTime, rule="R29")
+
+
 def check_message_time(header: PKIHeader, rules: HeaderRules, now: datetime) -> None:
     """Check messageTime against our clock (RFC 9483 3.5 step 13).
 
     Raises:
         HeaderRefused: badTime.
     """
+    check_message_time_sent(header, rules)
     moment = header.message_time
     if moment is None:
-        check_relaxable(OF_TIMES, header, rules)
         return
     window = timedelta(seconds=rules.message_time_window_seconds)
     if not -window <= moment - now <= window:
@@ -245,88 +266,53 @@ def check_answer_header(
     _require_nothing_twice(header)
 
 
-# --- rules that quirks relax ----------------------------------------------------------------------------------
+# --- what else a quirk may relax ------------------------------------------------------------------------------
 
 
-def _short_ids(header: PKIHeader, rules: HeaderRules) -> CMPError | None:
-    transaction_id = header.transaction_id or b""
-    if rules.strict and len(transaction_id) < NONCE_OCTETS:
-        return MalformedMessage(f"transactionID of {len(transaction_id)} octets", rule="R5")
-    return _short_nonce(header) if len(header.sender_nonce or b"") < NONCE_OCTETS else None
+def check_certificate_sent(message: PKIMessage, rules: HeaderRules) -> None:
+    """Refuse a follower without any certificate, to the letter of what peers may rely on (RFC 9483 3.3)."""
+    forgiven = Quirk.missing_extracerts_in_certconf in rules.quirks
+    if rules.strict and not forgiven and not message.extra_certs:
+        raise ProtectionRefused("no certificate came with the message", rule="R33")
 
 
-def _short_nonce(header: PKIHeader) -> HeaderRefused:
-    return HeaderRefused(
-        f"senderNonce of {len(header.sender_nonce or b'')} octets; 16 are required",
-        fail_info=PKIFailureInfo.badSenderNonce,
-        rule="R6",
-    )
+def check_cert_req_id(request: CertReqMsg, rules: HeaderRules) -> None:
+    """Refuse any certReqId but 0, or that of a PKCS#10."""
+    forgiven = Quirk.any_cert_req_id in rules.quirks or request.is_pkcs10
+    if request.cert_req_id != 0 and not forgiven:
+        raise RequestRefused(f"certReqId {request.cert_req_id}, expected 0", rule="R47")
 
 
-def _early_recip_nonce(header: PKIHeader, rules: HeaderRules) -> CMPError | None:
-    if not rules.strict or header.recip_nonce is None:
-        return None
-    return HeaderRefused(
-        "recipNonce in the first message of an operation",
-        fail_info=PKIFailureInfo.badRecipientNonce,
-        rule="R7",
-    )
-
-
-def _no_message_time(header: PKIHeader, rules: HeaderRules) -> CMPError | None:
-    if not rules.require_message_time or header.message_time is not None:
-        return None
-    return HeaderRefused("no messageTime", fail_info=PKIFailureInfo.badTime, rule="R29")
-
-
-def _no_certificate(message: PKIMessage, rules: HeaderRules) -> CMPError | None:
-    # To the letter of what peers may rely on (RFC 9483 3.3).
-    if not rules.strict or message.extra_certs:
-        return None
-    return ProtectionRefused("no certificate came with the message", rule="R33")
-
-
-def _other_cert_req_id(request: CertReqMsg, rules: HeaderRules) -> CMPError | None:
-    if request.is_pkcs10 or request.cert_req_id == 0:
-        return None
-    return RequestRefused(f"certReqId {request.cert_req_id}, expected 0", rule="R47")
-
-
-def _no_subject(request: CertReqMsg, rules: HeaderRules) -> CMPError | None:
-    template = request.template
+def check_subject(template: CertTemplate, rules: HeaderRules) -> None:
+    """Refuse a template without subject, to the letter also one that is empty and has no subjectAltName."""
     nameless = template.subject_der in (None, NULL_DN) and (
         template.subject_der is None or not template.extension(ExtensionOID.subjectAltName)
     )
-    if not rules.strict or not nameless:
-        return None
-    return TemplateRefused("no subject, and no subjectAltName in its place", rule="R51")
+    if nameless and rules.strict and Quirk.no_subject not in rules.quirks:
+        raise TemplateRefused("no subject, and no subjectAltName in its place", rule="R51")
 
 
-Breaches: TypeAlias = Mapping[Quirk, Callable[[Part, HeaderRules], CMPError | None]]
-"""By quirk: how a part of a message that breaks the rule is refused; None for one that keeps it."""
+def quirks_needed(
+    quirks: Collection[str], rules: HeaderRules, *checks: Callable[[HeaderRules], None]
+) -> frozenset[Quirk]:
+    """Return the quirks without which one of the checks would refuse; with all of them none does.
 
-OF_HEADERS: Final[Breaches[PKIHeader]] = {Quirk.short_ids: _short_ids}
-OF_FIRST_HEADERS: Final[Breaches[PKIHeader]] = {Quirk.recip_nonce_in_ir: _early_recip_nonce}
-OF_TIMES: Final[Breaches[PKIHeader]] = {Quirk.no_message_time: _no_message_time}
-OF_FOLLOWERS: Final[Breaches[PKIMessage]] = {Quirk.missing_extracerts_in_certconf: _no_certificate}
-OF_REQUESTS: Final[Breaches[CertReqMsg]] = {Quirk.any_cert_req_id: _other_cert_req_id}
-OF_TEMPLATES: Final[Breaches[CertReqMsg]] = {Quirk.no_subject: _no_subject}
-
-
-def check_relaxable(breaches: Breaches[Part], part: Part, rules: HeaderRules) -> None:
-    """Refuse a part of a message that breaks a rule which is not relaxed.
-
-    Raises:
-        CMPError: It does.
+    Args:
+        rules: The endpoint's.
     """
-    for quirk, breach in breaches.items():
-        if quirk not in rules.quirks and (refusal := breach(part, rules)) is not None:
-            raise refusal
 
+    def refuses(relaxed: HeaderRules) -> bool:
+        try:
+            for check in checks:
+                check(relaxed)
+        except CMPError:
+            return True
+        return False
 
-def quirks_used(breaches: Breaches[Part], part: Part, rules: HeaderRules) -> frozenset[Quirk]:
-    """Return the quirks without which a part of a message would have been refused."""
-    return frozenset(quirk for quirk, breach in breaches.items() if breach(part, rules))
+    if not quirks or not refuses(rules):
+        return frozenset()
+    found = (item for item in Quirk if item in quirks)
+    return frozenset(item for item in found if refuses(rules.relaxed_by({*quirks} - {item})))
 
 
 def relaxed_algorithms(policy: AlgorithmPolicy, quirks: Collection[str]) -> AlgorithmPolicy:

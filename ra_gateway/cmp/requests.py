@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import InitVar, replace
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -47,12 +48,12 @@ from ra_gateway.cmp.crmf import (
     doubled,
 )
 from ra_gateway.cmp.header_checks import (
-    OF_REQUESTS,
-    OF_TEMPLATES,
     HeaderRules,
+    Quirk,
     algorithm_quirks_used,
-    check_relaxable,
-    quirks_used,
+    check_cert_req_id,
+    check_subject,
+    quirks_needed,
 )
 from ra_gateway.cmp.messages import CMP2021, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
@@ -288,7 +289,7 @@ def _check_encr_cert(
     return spki_der
 
 
-def used_in_request(request: AuthenticatedRequest, rules: HeaderRules) -> frozenset[str]:
+def used_in_request(request: AuthenticatedRequest, rules: HeaderRules) -> frozenset[Quirk]:
     """Return the quirks of the signer's domain without which the body would have been refused.
 
     Args:
@@ -297,12 +298,10 @@ def used_in_request(request: AuthenticatedRequest, rules: HeaderRules) -> frozen
     asked, domain = request.request, request.domain
     if not domain.quirks and not domain.algorithms.forgives:
         return frozenset()
+    checks = partial(check_cert_req_id, asked), partial(check_subject, asked.template)
     proofs = [asked.pop] if isinstance(asked.pop, SignaturePOP) else []
-    return (
-        quirks_used(OF_REQUESTS, asked, rules)
-        | quirks_used(OF_TEMPLATES, asked, rules)
-        | algorithm_quirks_used(signature_algorithm(proof.algorithm_der) for proof in proofs)
-    )
+    signatures = (signature_algorithm(proof.algorithm_der) for proof in proofs)
+    return quirks_needed(domain.quirks, rules, *checks) | algorithm_quirks_used(signatures)
 
 
 def _crmf_request(message: PKIMessage, rules: HeaderRules) -> CertReqMsg:
@@ -312,7 +311,7 @@ def _crmf_request(message: PKIMessage, rules: HeaderRules) -> CertReqMsg:
     if count != 1:  # before any is decoded
         raise RequestRefused(f"{count} CertReqMsg, expected exactly one", rule="R46")
     (request,) = cert_req_messages(message.body_content)
-    check_relaxable(OF_REQUESTS, request, rules)
+    check_cert_req_id(request, rules)
     return request
 
 
@@ -344,7 +343,7 @@ def _check_names(request: CertReqMsg, rules: HeaderRules) -> None:
     _check_one_template(request)
     if template.version not in (None, 2):
         raise TemplateRefused(f"version {template.version}, expected 2 (v3)", rule="R48")
-    check_relaxable(OF_TEMPLATES, request, rules)
+    check_subject(template, rules)
     if template.reserved and rules.strict:
         raise TemplateRefused(f"{', '.join(template.reserved)} must be absent", rule="R49")
 

@@ -10,6 +10,7 @@ import hmac
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import InitVar, dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Final, NoReturn
 
 from ra_gateway.cmp import asn1, structures
@@ -23,17 +24,14 @@ from ra_gateway.cmp.certificates import Certificate, KeyUsage, keep_certificates
 from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES
 from ra_gateway.cmp.header_checks import (
     MAX_KID_OCTETS,
-    OF_FIRST_HEADERS,
-    OF_FOLLOWERS,
-    OF_HEADERS,
-    OF_TIMES,
     HeaderRules,
     Quirk,
     Strictness,
     algorithm_quirks_used,
+    check_certificate_sent,
     check_header,
-    check_relaxable,
-    quirks_used,
+    check_message_time_sent,
+    quirks_needed,
 )
 from ra_gateway.cmp.mac import MACCredential, SharedSecret, compute_mac
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
@@ -428,7 +426,7 @@ def authenticate_follower(
             allowed = rules.algorithms(candidate.domain.algorithms)
             _check_protection(message, algorithm, signer, allowed)
             relaxed = rules.relaxed_by(candidate.domain.quirks)
-            check_relaxable(OF_FOLLOWERS, message, relaxed)
+            check_certificate_sent(message, relaxed)
             check_header(message.header, relaxed, first=False)
         except CMPError as error:
             refusal = refusal or error
@@ -449,17 +447,16 @@ def used_quirks(
         first: Whether the message opens an operation.
     """
     message, domain, path = authenticated.message, authenticated.domain, authenticated.path
-    header = message.header
     if not domain.quirks and not domain.algorithms.forgives:
         return frozenset()
+    checks = [
+        partial(check_header, message.header, first=first),
+        partial(check_message_time_sent, message.header),
+        *(() if first else (partial(check_certificate_sent, message),)),
+    ]
     # The anchor's own signature proves nothing to anybody.
     signatures = [protection_algorithm(message), *(item.signature_algorithm for item in path[:-1])]
-    used = quirks_used(OF_HEADERS, header, rules) | quirks_used(OF_TIMES, header, rules)
-    if first:
-        used |= quirks_used(OF_FIRST_HEADERS, header, rules)
-    else:
-        used |= quirks_used(OF_FOLLOWERS, message, rules)
-    return used | algorithm_quirks_used(signatures, path)
+    return quirks_needed(domain.quirks, rules, *checks) | algorithm_quirks_used(signatures, path)
 
 
 # --- shared secrets -------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final
 
+from ra_gateway.cmp.bodies import nested_body
 from ra_gateway.cmp.header_checks import check_message_time, check_version
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.responder import Batch, Single, read_nested
@@ -111,4 +112,4 @@ async def answer_batch(
     answers = await all_of(answer(member) for member in batch.members)
     outer.report.outcome = Outcome.batched
     outer.report.notes.append(f"{len(answers)} messages")
-    return await responses.batch(services, outer, answers)
+    return await responses.stateless(services, outer, nested_body(*answers))

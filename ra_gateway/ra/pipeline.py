@@ -29,6 +29,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
+from ra_gateway.cmp.bodies import gen_msg_body
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import check_header, check_message_time, check_version
 from ra_gateway.cmp.messages import PKIMessage
@@ -303,7 +304,7 @@ async def _inform(services: Services, context: RequestContext) -> bytes:
     answer = await answered_here(question, endpoint.information)
     context.report.outcome = Outcome.informed
     if answer is not None:
-        return await responses.information(services, context, answer)
+        return await responses.stateless(services, context, gen_msg_body(BodyType.genp, [answer]))
     routes = fitting_routes(context, authenticated)
     route = next((item for item in routes if item.takes_subject("")), None)
     upstream = upstream_of(context, authenticated, route, "")

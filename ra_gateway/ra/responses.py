@@ -6,12 +6,10 @@ for one that was polled for, and for a refusal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from ra_gateway.cmp.bodies import gen_msg_body, nested_body
 from ra_gateway.cmp.codes import OID, BodyType
 from ra_gateway.cmp.header_checks import NONCE_OCTETS
 from ra_gateway.cmp.messages import (
@@ -142,20 +140,10 @@ async def not_yet(
     return Response(await protect_reply(header, body_der, credential), header.sender_nonce or b"")
 
 
-async def information(
-    services: Services, context: RequestContext, answer: InfoTypeAndValue
-) -> bytes:
-    """Return a genp with the RA's own answer."""
-    body_der = gen_msg_body(BodyType.genp, [answer])
-    return await protect_reply(
-        _reply(services, context.message.header), body_der, services.credential()
-    )
-
-
-async def batch(services: Services, context: RequestContext, answers: Sequence[bytes]) -> bytes:
-    """Return the answers to the messages of a batch, nested in their order."""
+async def stateless(services: Services, context: RequestContext, body_der: bytes) -> bytes:
+    """Return an answer that no transaction keeps: a genp of the RA's own, or the answers to a batch."""
     header = _reply(services, context.message.header)
-    return await protect_reply(header, nested_body(*answers), services.credential())
+    return await protect_reply(header, body_der, services.credential())
 
 
 def unreadable(services: Services, error: MalformedMessage) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -43,15 +44,12 @@ def refused(error: CMPError, body_type: BodyType) -> PKIMessage:
 
 @pytest.mark.parametrize("pvno, expected", [(1, 2), (2, 2), (3, 3), (9, 3)])
 def test_an_answer_returns_ids_and_swaps_nonces(pvno: int, expected: int) -> None:
-    """R3 and RFC 9483 3.1; the version is the asker's, as far as it is one of CMP's."""
-    asked = PKIHeader(
-        ASKED.sender_der, ANYONE, pvno, transaction_id=b"T" * 16, sender_nonce=b"N" * 16
-    )
-    header = reply_header(asked, sender_nonce=b"M" * 16, now=NOW)
+    """RFC 9483 3.1; the version is the asker's, as far as it is one of CMP's (R3)."""
+    header = reply_header(replace(ASKED, pvno=pvno), sender_nonce=b"M" * 16, now=NOW)
     assert header == PKIHeader(
-        sender_der=ANYONE,
-        recipient_der=ASKED.sender_der,
-        pvno=expected,
+        ANYONE,
+        ASKED.sender_der,
+        expected,
         message_time=NOW,
         transaction_id=b"T" * 16,
         sender_nonce=b"M" * 16,
