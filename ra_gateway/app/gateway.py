@@ -398,7 +398,7 @@ class Application:
             store=self.store,
             schedule=self.store,
             approvals=self.store,
-            certificates=self.store,
+            confirmation_records=self.store,
             inventory=None if config.inventory is None else CSVInventory(config.inventory.csv_path),
             clock=now,
             monotonic=time.monotonic,

@@ -10,7 +10,7 @@ from typing import Protocol
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.trust import Path
-from ra_gateway.ra.fates import Fate, Standing
+from ra_gateway.ra.confirmation_records import ConfirmationRecord, ConfirmationStatus
 from ra_gateway.ra.transaction import Transaction, TransactionKey
 
 
@@ -103,21 +103,26 @@ class Approvals(Protocol):
         """Take a request off the list, unless another one took its place."""
 
 
-class Certificates(Protocol):
+class ConfirmationRecords(Protocol):
     """Remembers what became of certificates, whichever transactions brought them.
 
     Every method raises `StoreUnavailable` when it cannot tell.
     """
 
-    async def settle(
-        self, certificate: bytes, carrier: str, fate: Fate, until: datetime, keep_until: datetime
-    ) -> Standing:
+    async def note_confirmation(
+        self,
+        certificate: bytes,
+        transaction: str,
+        status: ConfirmationStatus,
+        until: datetime,
+        keep_until: datetime,
+    ) -> ConfirmationRecord:
         """Note atomically what a transaction says of a certificate, and return what is known of it then.
 
         Args:
             certificate: As of `certificate_key`.
-            carrier: As of `carrier_of`.
-            fate: What the transaction says (`Standing.after`).
+            transaction: As of `transaction_digest`.
+            status: What the transaction says (`ConfirmationRecord.after`).
             until: Until when its device may confirm.
             keep_until: It is remembered until then, at least.
         """

@@ -14,13 +14,18 @@ from ra_gateway.cmp.header_checks import NONCE_OCTETS
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import StoreUnavailable
+from ra_gateway.ra.confirmation_records import (
+    ConfirmationRecord,
+    ConfirmationStatus,
+    certificate_key,
+    transaction_digest,
+)
 from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.ra.events import EventSink
-from ra_gateway.ra.fates import Fate, Standing, carrier_of, certificate_key
 from ra_gateway.ra.ports import (
     Approvals,
-    Certificates,
     Clock,
+    ConfirmationRecords,
     Inventory,
     Schedule,
     TransactionStore,
@@ -48,7 +53,7 @@ class Services:
         store: Where transactions are kept.
         schedule: Where it is kept which certificates await confirmation; None keeps nothing.
         approvals: Where it is kept which requests wait for an operator; None holds none.
-        certificates: Where it is kept what became of certificates; None revokes none that was not confirmed.
+        confirmation_records: Where it is kept what became of certificates; None revokes none that was not confirmed.
         inventory: None if no vendor uses it.
         clock: Aware UTC.
         monotonic: Seconds, for durations.
@@ -70,7 +75,7 @@ class Services:
     earlier_credentials: Callable[[], Sequence[Credential]] = tuple
     schedule: Schedule | None = None
     approvals: Approvals | None = None
-    certificates: Certificates | None = None
+    confirmation_records: ConfirmationRecords | None = None
     inventory: Inventory | None = None
     signer_status: SignerStatus = NOBODY_ASKED
     lifetime: timedelta = timedelta(hours=1)
@@ -78,9 +83,13 @@ class Services:
     steady: Callable[[], bool] = always_steady
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
-    async def settle(
-        self, transaction: Transaction, certificate_der: bytes, fate: Fate, until: datetime
-    ) -> Standing:
+    async def note_confirmation(
+        self,
+        transaction: Transaction,
+        certificate_der: bytes,
+        status: ConfirmationStatus,
+        until: datetime,
+    ) -> ConfirmationRecord:
         """Note what a transaction says of its certificate, and return what all that brought it have said.
 
         Args:
@@ -89,13 +98,13 @@ class Services:
         Raises:
             StoreUnavailable: It cannot be noted.
         """
-        if self.certificates is None:
+        if self.confirmation_records is None:
             raise StoreUnavailable("nothing keeps what became of certificates", rule="R111")
         certificate = load_certificate(certificate_der)
         # As long as the CA may give it to somebody once more; and as long as it may be withdrawn.
         keep_until = max(certificate.not_after, until + self.act_lifetime)
-        return await self.certificates.settle(
-            certificate_key(certificate), carrier_of(transaction), fate, until, keep_until
+        return await self.confirmation_records.note_confirmation(
+            certificate_key(certificate), transaction_digest(transaction), status, until, keep_until
         )
 
     def credential_of(self, transaction: Transaction) -> Credential:

@@ -22,10 +22,10 @@ from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import CMPError, ConfirmationRefused, PKIFailureInfo, StoreUnavailable
 from ra_gateway.ra import machine, transactions
+from ra_gateway.ra.confirmation_records import ConfirmationStatus, transaction_digest
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed, Upstream
 from ra_gateway.ra.events import MessageHandled, Outcome
-from ra_gateway.ra.fates import Fate, carrier_of
 from ra_gateway.ra.forwarding import revocation_for_ca
 from ra_gateway.ra.response_checks import Expected, check_revocation, decoded
 from ra_gateway.ra.services import Services
@@ -72,10 +72,14 @@ async def schedule(
     """
     upstream, now = context.upstream, services.clock()
     if event is Event.granted and certificate_der:
-        await _note(services, upstream, transaction, certificate_der, Fate.confirmed, now)
+        await _note(
+            services, upstream, transaction, certificate_der, ConfirmationStatus.confirmed, now
+        )
     if event is Event.issued and until is not None:
         if certificate_der:
-            await _note(services, upstream, transaction, certificate_der, Fate.awaited, until)
+            await _note(
+                services, upstream, transaction, certificate_der, ConfirmationStatus.awaited, until
+            )
         return await look_after(services, upstream, transaction, until)
     if event is Event.rejected and knows_alone(upstream, transaction):
         lives_until = await look_after(services, upstream, transaction, now)
@@ -109,7 +113,14 @@ async def confirmed_nothing(
     """Note that a certConf came to nothing, as its device is told."""
     if transaction.certificate_der:
         now = services.clock()
-        await _note(services, upstream, transaction, transaction.certificate_der, Fate.awaited, now)
+        await _note(
+            services,
+            upstream,
+            transaction,
+            transaction.certificate_der,
+            ConfirmationStatus.awaited,
+            now,
+        )
 
 
 async def take(services: Services, upstream: Upstream, transaction: Transaction) -> None:
@@ -121,10 +132,10 @@ async def take(services: Services, upstream: Upstream, transaction: Transaction)
     if upstream.settings.unconfirmed is not Unconfirmed.revoke or not transaction.certificate_der:
         return
     until = transaction.confirm_until or transaction.expires_at
-    standing = await services.settle(
-        transaction, transaction.certificate_der, Fate.confirmed, until
+    record = await services.note_confirmation(
+        transaction, transaction.certificate_der, ConfirmationStatus.confirmed, until
     )
-    if standing.fate is Fate.withdrawn:
+    if record.status is ConfirmationStatus.withdrawn:
         raise ConfirmationRefused(
             "certConf for a certificate that another transaction brought, and that is withdrawn",
             fail_info=PKIFailureInfo.badRequest,
@@ -137,12 +148,12 @@ async def _note(
     upstream: Upstream,
     transaction: Transaction,
     certificate_der: bytes,
-    fate: Fate,
+    status: ConfirmationStatus,
     until: datetime,
 ) -> None:
     """Note what a transaction says of a certificate, where certificates are revoked that nobody confirms."""
     if upstream.settings.unconfirmed is Unconfirmed.revoke:
-        await services.settle(transaction, certificate_der, fate, until)
+        await services.note_confirmation(transaction, certificate_der, status, until)
 
 
 # --- working through the schedule -------------------------------------------------------------------------------
@@ -256,21 +267,26 @@ class UnconfirmedCertificates:
         now = services.clock()
         if transaction.state in (State.REJECTED, State.FAILED):
             # It confirms nothing any more; a certConf that was being taken came too late.
-            await services.settle(transaction, transaction.certificate_der, Fate.awaited, now)
-        standing = await services.settle(
+            await services.note_confirmation(
+                transaction, transaction.certificate_der, ConfirmationStatus.awaited, now
+            )
+        record = await services.note_confirmation(
             transaction,
             transaction.certificate_der,
-            Fate.withdrawn,
+            ConfirmationStatus.withdrawn,
             transaction.confirm_until or now,
         )
-        if standing.fate is Fate.confirmed and carrier_of(transaction) in standing.confirmed_by:
+        if (
+            record.status is ConfirmationStatus.confirmed
+            and transaction_digest(transaction) in record.confirmed_by
+        ):
             return now + _AGAIN_AFTER  # its own certConf is being taken
-        if standing.fate is Fate.confirmed:
+        if record.status is ConfirmationStatus.confirmed:
             what = "another transaction confirmed the same certificate: not revoked"
             self._tell(transaction, Outcome.unconfirmed, f"{_why(transaction)}; {what}")
             return None
-        if standing.fate is Fate.awaited:
-            return max(standing.awaited.values())
+        if record.status is ConfirmationStatus.awaited:
+            return max(record.awaited.values())
         certificate = load_certificate(transaction.certificate_der)
         ledger = services.signer_status.issued
         if (

@@ -15,7 +15,7 @@ from itertools import count, islice
 from typing import Final
 
 from ra_gateway.errors import StaleTransaction, StoreUnavailable
-from ra_gateway.ra.fates import Fate, Standing
+from ra_gateway.ra.confirmation_records import ConfirmationRecord, ConfirmationStatus
 from ra_gateway.ra.ports import Clock
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 
@@ -75,7 +75,7 @@ class MemoryStore:
         self._ticket = count()  # keys have no order: it decides between equal times
         self._schedule: dict[TransactionKey, datetime] = {}
         self._max_held = max_held
-        self._standings: dict[bytes, tuple[Standing, datetime]] = {}
+        self._confirmation_records: dict[bytes, tuple[ConfirmationRecord, datetime]] = {}
         self._held: dict[tuple[str, bytes, bytes], tuple[TransactionKey, datetime]] = {}
 
     async def create(
@@ -192,9 +192,14 @@ class MemoryStore:
         if listed is not None and listed[0] == key:
             del self._held[key.requester]
 
-    async def settle(
-        self, certificate: bytes, carrier: str, fate: Fate, until: datetime, keep_until: datetime
-    ) -> Standing:
+    async def note_confirmation(
+        self,
+        certificate: bytes,
+        transaction: str,
+        status: ConfirmationStatus,
+        until: datetime,
+        keep_until: datetime,
+    ) -> ConfirmationRecord:
         """Note what a transaction says of a certificate, and return what is known of it then (`Certificates`).
 
         Certificates live for years. When the store is full, what was settled the longest ago is forgotten.
@@ -203,17 +208,17 @@ class MemoryStore:
             StoreUnavailable: The store is full of certificates that are yet to be confirmed.
         """
         now, keep_until = self._lifetimes(), self._end(keep_until)
-        kept = self._standings
+        kept = self._confirmation_records
         for gone in [key for key, (_, at) in islice(kept.items(), _SWEEP_LIMIT) if at <= now]:
             del kept[gone]
-        before, kept_until = kept.pop(certificate, (Standing(), keep_until))
+        before, kept_until = kept.pop(certificate, (ConfirmationRecord(), keep_until))
         if len(kept) >= self._max_transactions:
             oldest = islice(kept.items(), _SWEEP_LIMIT)
             settled = (key for key, (known, _) in oldest if not known.is_awaited(self._clock()))
             kept.pop(next(settled, b""), None)
         if len(kept) >= self._max_transactions:
             raise StoreUnavailable(f"memory store: full, {len(kept)} certificates are remembered")
-        after = before.after(carrier, fate, until, self._clock())
+        after = before.after(transaction, status, until, self._clock())
         kept[certificate] = after, max(keep_until, kept_until)
         return after
 

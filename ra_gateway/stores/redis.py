@@ -15,8 +15,8 @@ script may touch both. Every method that writes is one script, hence atomic, and
 Whoever else can write to this Redis must gain nothing by it. A record is sealed by a key that only the nodes have, over
 its Redis key, its version and every octet, and is verified before any of it is read (`sealing`). What is not sealed
 (index, schedule, list) is a hint: it leads to sealed records, and decides nothing. A record that does not verify, is
-older than one this node has seen, or is gone although its time is not over, is lost state: it is reported and never used,
-and no new transaction begins under its key until it would have expired.
+older than one this node has seen, or is gone although its time is not over, is lost state: it is reported and never
+used, and no new transaction begins under its key until it would have expired.
 
 Redis must not evict (`maxmemory-policy noeviction`): a transaction that disappears early could be
 issued twice.
@@ -42,7 +42,7 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from ra_gateway.clocks import elapsed_seconds
 from ra_gateway.errors import StaleTransaction, StoreUnavailable, TransactionInUse
-from ra_gateway.ra.fates import Fate, Standing
+from ra_gateway.ra.confirmation_records import ConfirmationRecord, ConfirmationStatus
 from ra_gateway.ra.ports import Clock
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 from ra_gateway.stores import redis_scripts as scripts
@@ -114,7 +114,7 @@ class RedisStore:
         self._seals = Seals(seal_keys)
         self._monotonic = monotonic
         self._seen: OrderedDict[str, tuple[_Age, float]] = OrderedDict()
-        self._standings: OrderedDict[str, tuple[int, Standing, float]] = OrderedDict()
+        self._records: OrderedDict[str, tuple[int, ConfirmationRecord, float]] = OrderedDict()
         self._reported_at, self._unreported = -math.inf, 0
         self.not_believed = 0
         """How many records and entries of lists were found that no node wrote, or none with our keys."""
@@ -137,7 +137,9 @@ class RedisStore:
         self._hold, self._held, self._unhold = map(
             register, (scripts.HOLD, scripts.HELD, scripts.UNHOLD)
         )
-        self._standing, self._settle = map(register, (scripts.STANDING, scripts.SETTLE))
+        self._confirmation, self._note_confirmation = map(
+            register, (scripts.CONFIRMATION, scripts.NOTE_CONFIRMATION)
+        )
         self._mark, self._remark = map(register, (scripts.MARK, scripts.REMARK))
         self.mark_key = f"{key_prefix}:seal"
         self._max_per_signer = max_per_signer
@@ -309,24 +311,29 @@ class RedisStore:
         args: list[Any] = [_requester(key), _member(key)]
         self._note_strange(await self._ask(lambda _: self._unhold(self._held_keys, args)))
 
-    async def settle(
-        self, certificate: bytes, carrier: str, fate: Fate, until: datetime, keep_until: datetime
-    ) -> Standing:
+    async def note_confirmation(
+        self,
+        certificate: bytes,
+        transaction: str,
+        status: ConfirmationStatus,
+        until: datetime,
+        keep_until: datetime,
+    ) -> ConfirmationRecord:
         """Note what a transaction says of a certificate, and return what is known of it then (`Certificates`).
 
         What this node has seen before is not unsaid by a record that is gone, or that is an older one put back.
         """
         name = f"{self._prefix}:{{certificate}}:{certificate.hex()}"
         while True:
-            seen_version, seen = self._seen_standing(name)
-            stored = await self._ask(lambda _: self._standing([name]))
+            seen_version, seen = self._seen_record(name)
+            stored = await self._ask(lambda _: self._confirmation([name]))
             now = self._clock()
-            version, before = 0, Standing()
+            version, before = 0, ConfirmationRecord()
             if stored is not None:
                 try:
                     counted = self._seals.open(stored, "certificate", name)
                     digits, _, octets = counted.partition(b" ")
-                    version, before = int(digits), Standing.from_bytes(octets)
+                    version, before = int(digits), ConfirmationRecord.from_bytes(octets)
                 except (NotSealed, ValueError) as error:
                     self._report(name, str(error))
                     raise StoreUnavailable(
@@ -336,32 +343,32 @@ class RedisStore:
             if is_lost:
                 self._report(name, f"is version {version}, older than {seen_version}")
                 version, before = seen_version, seen
-            after = before.after(carrier, fate, until, now)
+            after = before.after(transaction, status, until, now)
             lifetime = max(keep_until - now, timedelta(milliseconds=1))
             if after == before and stored is not None and not is_lost:
-                self._note_standing(name, version, after, lifetime)
+                self._note_record(name, version, after, lifetime)
                 return after
             counted = b"%d %b" % (version + 1, after.to_bytes())
             sealed = self._seals.seal(counted, "certificate", name)
             lifetime_ms = math.ceil(lifetime / timedelta(milliseconds=1))
             args: list[Any] = [stored or b"", sealed, lifetime_ms]
-            if await self._ask(lambda _, args=args: self._settle([name], args)):  # type: ignore[misc]
-                self._note_standing(name, version + 1, after, lifetime)
+            if await self._ask(lambda _, args=args: self._note_confirmation([name], args)):  # type: ignore[misc]
+                self._note_record(name, version + 1, after, lifetime)
                 return after
 
-    def _seen_standing(self, name: str) -> tuple[int, Standing]:
-        version, standing, until = self._standings.get(name, (0, Standing(), math.inf))
-        return (version, standing) if self._monotonic() < until else (0, Standing())
+    def _seen_record(self, name: str) -> tuple[int, ConfirmationRecord]:
+        version, record, until = self._records.get(name, (0, ConfirmationRecord(), math.inf))
+        return (version, record) if self._monotonic() < until else (0, ConfirmationRecord())
 
-    def _note_standing(
-        self, name: str, version: int, standing: Standing, lifetime: timedelta
+    def _note_record(
+        self, name: str, version: int, record: ConfirmationRecord, lifetime: timedelta
     ) -> None:
-        if version >= self._seen_standing(name)[0]:
-            self._standings.pop(name, None)
+        if version >= self._seen_record(name)[0]:
+            self._records.pop(name, None)
             until = self._monotonic() + lifetime.total_seconds()
-            self._standings[name] = version, standing, until
-        if len(self._standings) > _SEEN_LIMIT:
-            self._standings.popitem(last=False)
+            self._records[name] = version, record, until
+        if len(self._records) > _SEEN_LIMIT:
+            self._records.popitem(last=False)
 
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float

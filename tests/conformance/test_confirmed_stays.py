@@ -15,8 +15,13 @@ from ra_gateway.cmp.bodies import cert_rep_message, rev_req_content
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.errors import UpstreamUnavailable
+from ra_gateway.ra.confirmation_records import (
+    TRANSACTIONS_LIMIT,
+    ConfirmationRecord,
+    ConfirmationStatus,
+    certificate_key,
+)
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed
-from ra_gateway.ra.fates import CARRIERS_LIMIT, Fate, Standing, certificate_key
 from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
@@ -241,7 +246,9 @@ async def test_a_certificate_that_was_rejected_while_another_cert_conf_was_taken
     operation = await Operation.begin(world, BodyType.ir)
     await operation.send()
     stored, now = await operation.stored(), world.clock()
-    await node_of(world).settle(stored, stored.certificate_der, Fate.confirmed, now)
+    await node_of(world).note_confirmation(
+        stored, stored.certificate_der, ConfirmationStatus.confirmed, now
+    )
     await operation.confirm(takes=False)
     await work(world, minutes=1)
     assert len(revocations(world)) == 1
@@ -355,26 +362,28 @@ async def test_what_redis_lost_does_not_get_a_certificate_revoked(
 
 def test_nothing_said_is_forgotten_in_a_store() -> None:
     """There and back; what is none is refused."""
-    standing = (
-        Standing().after("a", Fate.confirmed, NOW, NOW).after("b", Fate.awaited, NOW + HOUR, NOW)
-    )
-    assert Standing.from_bytes(standing.to_bytes()) == standing
+    record = ConfirmationRecord().after("a", ConfirmationStatus.confirmed, NOW, NOW)
+    record = record.after("b", ConfirmationStatus.awaited, NOW + HOUR, NOW)
+    assert ConfirmationRecord.from_bytes(record.to_bytes()) == record
     for wrong in (b"", b"[]", b"{}", b'{"withdrawn":1,"confirmed_by":[],"awaited":[]}'):
-        with pytest.raises(ValueError, match=r"standing|Expecting"):
-            Standing.from_bytes(wrong)
+        with pytest.raises(ValueError, match=r"confirmation record|Expecting"):
+            ConfirmationRecord.from_bytes(wrong)
 
 
 def test_what_many_say_stays_small_and_true() -> None:
     """Whatever others add, what was confirmed stays so, and who is awaited longest is not forgotten."""
-    standing = Standing().after("device", Fate.awaited, NOW + 9 * HOUR, NOW)
+    record = ConfirmationRecord().after("device", ConfirmationStatus.awaited, NOW + 9 * HOUR, NOW)
     for number in range(100):
-        standing = standing.after(f"{number}", Fate.awaited, NOW + HOUR, NOW)
-    assert len(standing.awaited) == CARRIERS_LIMIT
-    assert "device" in standing.awaited
+        record = record.after(f"{number}", ConfirmationStatus.awaited, NOW + HOUR, NOW)
+    assert len(record.awaited) == TRANSACTIONS_LIMIT
+    assert "device" in record.awaited
     for number in range(100):
-        standing = standing.after(f"{number}", Fate.confirmed, NOW, NOW)
-    assert len(standing.to_bytes()) < 2000
-    assert standing.after("5", Fate.withdrawn, NOW, NOW + 99 * HOUR).fate is Fate.confirmed
+        record = record.after(f"{number}", ConfirmationStatus.confirmed, NOW, NOW)
+    assert len(record.to_bytes()) < 2000
+    assert (
+        record.after("5", ConfirmationStatus.withdrawn, NOW, NOW + 99 * HOUR).status
+        is ConfirmationStatus.confirmed
+    )
 
 
 def test_a_certificate_is_known_by_issuer_and_serial_number(operator_pki: OperatorPKI) -> None:

@@ -25,7 +25,7 @@ from ra_gateway.cmp.messages import confirm_wait_time, confirm_wait_time_of
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed
 from ra_gateway.ra.events import Outcome
-from ra_gateway.ra.ports import Certificates, Schedule
+from ra_gateway.ra.ports import ConfirmationRecords, Schedule
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import State
@@ -407,14 +407,16 @@ class FaultySchedule:
 
 
 @dataclass
-class FaultyCertificates:
+class FaultyRecords:
     """What became of certificates, behind faults."""
 
-    inner: Certificates
+    inner: ConfirmationRecords
     faults: Faults
 
-    async def settle(self, *args: Any) -> Any:
-        return await self.faults.around("settle", lambda: self.inner.settle(*args))
+    async def note_confirmation(self, *args: Any) -> Any:
+        return await self.faults.around(
+            "note_confirmation", lambda: self.inner.note_confirmation(*args)
+        )
 
 
 def faulty_node(world: World, faults: Faults) -> Services:
@@ -423,7 +425,7 @@ def faulty_node(world: World, faults: Faults) -> Services:
     return replace(
         node,
         schedule=FaultySchedule(world.store, faults),
-        certificates=FaultyCertificates(world.store, faults),
+        confirmation_records=FaultyRecords(world.store, faults),
     )
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
-from ra_gateway.ra.fates import Fate
+from ra_gateway.ra.confirmation_records import ConfirmationStatus
 from ra_gateway.ra.transaction import Event, advance
 from ra_gateway.stores.memory import MemoryStore
 from tests.support.transactions import new_transaction
@@ -57,20 +57,22 @@ async def test_certificates_of_years_do_not_fill_the_store() -> None:
     store = MemoryStore(clock, max_transactions=4)
     years = START + timedelta(days=1000)
 
-    async def settle(number: int, fate: Fate) -> Fate:
+    async def note_confirmation(number: int, status: ConfirmationStatus) -> ConfirmationStatus:
         name = number.to_bytes(32, "big")
-        return (await store.settle(name, f"{number}", fate, clock.now + MINUTE, years)).fate
+        return (
+            await store.note_confirmation(name, f"{number}", status, clock.now + MINUTE, years)
+        ).status
 
-    await settle(0, Fate.awaited)
+    await note_confirmation(0, ConfirmationStatus.awaited)
     for number in range(1, 100):
-        await settle(number, Fate.confirmed)
-    assert await settle(99, Fate.withdrawn) is Fate.confirmed
+        await note_confirmation(number, ConfirmationStatus.confirmed)
+    assert await note_confirmation(99, ConfirmationStatus.withdrawn) is ConfirmationStatus.confirmed
     for number in (101, 102, 103):
-        await settle(number, Fate.awaited)
+        await note_confirmation(number, ConfirmationStatus.awaited)
     with pytest.raises(StoreUnavailable, match="full, 4 certificates"):
-        await settle(104, Fate.awaited)
+        await note_confirmation(104, ConfirmationStatus.awaited)
     clock.now += MINUTE
-    await settle(104, Fate.awaited)
+    await note_confirmation(104, ConfirmationStatus.awaited)
 
 
 async def test_expired_transactions_do_not_pile_up() -> None:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from ra_gateway.errors import ConfigError, PKIFailureInfo, StoreUnavailable, TransactionInUse
 from ra_gateway.ra.approval import NotHeld, decide, request_digest, waiting
-from ra_gateway.ra.fates import Fate
+from ra_gateway.ra.confirmation_records import ConfirmationStatus
 from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey, advance
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.sealing import NotSealed, Seals, load_seal_keys, packed, unpacked
@@ -293,16 +293,20 @@ async def test_the_standing_of_a_certificate_is_sealed(
     """Nobody can say that it was not confirmed: what does not verify is no answer."""
     store, _ = nodes
     later = system_clock() + HOUR
-    await store.settle(b"c" * 32, "mine", Fate.confirmed, later, later)
+    await store.note_confirmation(b"c" * 32, "mine", ConfirmationStatus.confirmed, later, later)
     name = f"ra:{{certificate}}:{(b'c' * 32).hex()}"
     sealed = await raw.get(name)
     for wrong in (b"", b"x", sealed[:-1], sealed.replace(b"false", b"true ")):
         await raw.set(name, wrong)
         with pytest.raises(StoreUnavailable):
-            await store.settle(b"c" * 32, "other", Fate.withdrawn, later, later)
+            await store.note_confirmation(
+                b"c" * 32, "other", ConfirmationStatus.withdrawn, later, later
+            )
     await raw.rename(name, f"ra:{{certificate}}:{(b'd' * 32).hex()}")
     with pytest.raises(StoreUnavailable):
-        await store.settle(b"d" * 32, "other", Fate.withdrawn, later, later)
+        await store.note_confirmation(
+            b"d" * 32, "other", ConfirmationStatus.withdrawn, later, later
+        )
 
 
 async def test_keys_can_be_changed(redis_url: str) -> None:

@@ -391,7 +391,7 @@ def make_gateway(
             store=store,
             schedule=kept,
             approvals=kept,
-            certificates=kept,
+            confirmation_records=kept,
             inventory=inventory,
             clock=clock,
             monotonic=time.monotonic,

@@ -17,11 +17,11 @@ from typing import Final
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.ra.transaction import Transaction
 
-CARRIERS_LIMIT: Final = 8
+TRANSACTIONS_LIMIT: Final = 8
 """Transactions remembered with one certificate: those that are awaited longest."""
 
 
-class Fate(StrEnum):
+class ConfirmationStatus(StrEnum):
     """What is settled about a certificate; of the two ends, the first one stands."""
 
     awaited = "awaited"
@@ -30,7 +30,7 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ConfirmationRecord:
     """What is known of a certificate (immutable).
 
     Args:
@@ -44,40 +44,42 @@ class Standing:
     awaited: Mapping[str, datetime] = field(default_factory=dict)
 
     @property
-    def fate(self) -> Fate:
+    def status(self) -> ConfirmationStatus:
         """What is settled."""
         if self.is_withdrawn:
-            return Fate.withdrawn
-        return Fate.confirmed if self.confirmed_by else Fate.awaited
+            return ConfirmationStatus.withdrawn
+        return ConfirmationStatus.confirmed if self.confirmed_by else ConfirmationStatus.awaited
 
     def is_awaited(self, now: datetime) -> bool:
         """Tell whether a device may yet confirm it."""
         return any(at > now for at in self.awaited.values())
 
-    def after(self, carrier: str, fate: Fate, until: datetime, now: datetime) -> Standing:
+    def after(
+        self, transaction: str, status: ConfirmationStatus, until: datetime, now: datetime
+    ) -> ConfirmationRecord:
         """Return what is known once a transaction has said something.
 
         Args:
-            carrier: As of `carrier_of`.
-            fate: What it says. "awaited": its device may confirm until then, whatever it said before. "withdrawn" is
+            transaction: As of `transaction_digest`.
+            status: What it says. "awaited": its device may confirm until then, whatever it said before. "withdrawn" is
                 granted only where nobody confirmed it, and no other device is awaited.
         """
-        others = {who: at for who, at in self.awaited.items() if at > now and who != carrier}
-        match fate:
-            case Fate.confirmed:
+        others = {who: at for who, at in self.awaited.items() if at > now and who != transaction}
+        match status:
+            case ConfirmationStatus.confirmed:
                 confirmed_by = self.confirmed_by
-                if not self.is_withdrawn and len(confirmed_by) < CARRIERS_LIMIT:
-                    confirmed_by |= {carrier}
-                return Standing(self.is_withdrawn, confirmed_by, others)
-            case Fate.withdrawn:
+                if not self.is_withdrawn and len(confirmed_by) < TRANSACTIONS_LIMIT:
+                    confirmed_by |= {transaction}
+                return ConfirmationRecord(self.is_withdrawn, confirmed_by, others)
+            case ConfirmationStatus.withdrawn:
                 end = self.is_withdrawn or not (self.confirmed_by or others)
-                return Standing(end, self.confirmed_by, others)
-            case Fate.awaited:
-                others[carrier] = until
-                longest = sorted(others, key=lambda who: others[who])[-CARRIERS_LIMIT:]
-                return Standing(
+                return ConfirmationRecord(end, self.confirmed_by, others)
+            case ConfirmationStatus.awaited:
+                others[transaction] = until
+                longest = sorted(others, key=lambda who: others[who])[-TRANSACTIONS_LIMIT:]
+                return ConfirmationRecord(
                     self.is_withdrawn,
-                    self.confirmed_by - {carrier},
+                    self.confirmed_by - {transaction},
                     {who: others[who] for who in longest},
                 )
 
@@ -91,7 +93,7 @@ class Standing:
         return json.dumps(plain, separators=(",", ":")).encode()
 
     @classmethod
-    def from_bytes(cls, octets: bytes) -> Standing:
+    def from_bytes(cls, octets: bytes) -> ConfirmationRecord:
         """Rebuild it from `to_bytes`.
 
         Raises:
@@ -102,7 +104,7 @@ class Standing:
             awaited = {who: datetime.fromisoformat(at) for who, at in plain["awaited"].items()}
             return cls(bool(plain["withdrawn"]), frozenset(plain["confirmed_by"]), awaited)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError("not the standing of a certificate") from error
+            raise ValueError("not a confirmation record") from error
 
 
 def certificate_key(certificate: Certificate) -> bytes:
@@ -115,7 +117,7 @@ def certificate_key(certificate: Certificate) -> bytes:
     return hashlib.sha256(repr((issuer, certificate.serial_number)).encode()).digest()
 
 
-def carrier_of(transaction: Transaction) -> str:
+def transaction_digest(transaction: Transaction) -> str:
     """Return what a transaction is known by beside a certificate.
 
     When it began is part of it: what opens its key once more, after a store has lost it, speaks for itself only.
