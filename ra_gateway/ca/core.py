@@ -325,7 +325,8 @@ class BundledCA:
             else:
                 operation = await self._certification.certify(asked, now)
         except CMPError as error:
-            return await self._refuse(message, error, logger)
+            _log_refusal(error, logger)
+            return await self._sign(message.header, refusal_body(error, message), self._clock())
         logger.info("ca.answered", serial=f"{operation.serial_number:x}")
         return operation.answer
 
@@ -437,12 +438,6 @@ class BundledCA:
         return await self._sign(message.header, gen_msg_body(BodyType.genp, items), now)
 
     # --- answers ----------------------------------------------------------------------------------------------
-
-    async def _refuse(
-        self, message: PKIMessage, error: CMPError, logger: structlog.stdlib.BoundLogger
-    ) -> bytes:
-        _log_refusal(error, logger)
-        return await self._sign(message.header, refusal_body(error, message), self._clock())
 
     async def _sign(
         self,

@@ -309,9 +309,8 @@ def quirks_needed(
             return True
         return False
 
-    if not quirks or not refuses(rules):
-        return frozenset()
-    found = (item for item in Quirk if item in quirks)
+    # First without any: most messages need none.
+    found = [item for item in Quirk if item in quirks] if quirks and refuses(rules) else []
     return frozenset(item for item in found if refuses(rules.relaxed_by({*quirks} - {item})))
 
 
