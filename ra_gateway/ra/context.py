@@ -19,7 +19,7 @@ class Report:
     """What the event of a message is going to tell; every step writes to it, and none decides by it.
 
     Args:
-        upstream: Name of where the message goes.
+        upstream: Name of where the message goes, once that is known to differ from its endpoint's own.
         authenticated: Who sent it; a refusal is protected so that the sender can verify it.
         quirks: Rules that its sender's domain relaxes, of those that it needed.
         certificate: What it is about.
@@ -28,7 +28,7 @@ class Report:
         notes: For the operator.
     """
 
-    upstream: str
+    upstream: str = ""
     outcome: Outcome = Outcome.refused
     authenticated: Authenticated | None = None
     quirks: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class RequestContext:
     message: PKIMessage
     digest: bytes
     upstream: Upstream
-    report: Report
+    report: Report = field(default_factory=Report)
     operation: str = ""
     profile: str = ""
     peer: str = ""
@@ -76,34 +76,6 @@ class RequestContext:
     def detached(self) -> RequestContext:
         """Return the context for work that goes on in the background, and has an event of its own."""
         return replace(self, report=replace(self.report, notes=list(self.report.notes)))
-
-
-def request_context(
-    endpoint: Endpoint,
-    message: PKIMessage,
-    *,
-    operation: str = "",
-    profile: str = "",
-    peer: str = "",
-    started: float = 0.0,
-    wrapped: bool = False,
-    notes: tuple[str, ...] = (),
-) -> RequestContext:
-    """Return the context of a message that was decoded, and no more."""
-    upstream = endpoint.upstream
-    report = Report(upstream.name, notes=list(notes))
-    return RequestContext(
-        endpoint,
-        message,
-        message.digest,
-        upstream,
-        report,
-        operation,
-        profile,
-        peer,
-        started,
-        wrapped,
-    )
 
 
 def event_of(
@@ -140,7 +112,7 @@ def event_of(
         signer_fingerprint=fingerprint.hex(),
         subject="" if certificate is None else certificate.subject,
         serial_number="" if certificate is None else f"{certificate.serial_number:x}",
-        upstream=report.upstream,
+        upstream=report.upstream or context.upstream.name,
         fail_info=fail_info,
         rule=rule,
         detail="; ".join((*detail, *report.notes)),

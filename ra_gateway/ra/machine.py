@@ -76,12 +76,14 @@ def taken_over(
     transaction: Transaction,
     lease_until: datetime,
     *,
+    credential_digest: bytes,
     upstream: tuple[bytes, bytes] | None = None,
     expires_at: datetime | None = None,
 ) -> Transaction:
     """A node goes on with a transaction that nobody is busy with.
 
     Args:
+        credential_digest: Of what signs for it from then on: of the current credential where the first one is gone.
         upstream: The message for the CA and its senderNonce, of a request that was held and leaves now.
         expires_at: Of the transaction from then on; None leaves it.
     """
@@ -96,6 +98,7 @@ def taken_over(
         lease_until=lease_until,
         may_retry=False,
         unsent=False,
+        credential_digest=credential_digest,
         expires_at=expires_at or transaction.expires_at,
         **changes,
     )

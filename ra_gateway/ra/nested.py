@@ -24,7 +24,7 @@ from ra_gateway.errors import (
     SignerNotTrusted,
 )
 from ra_gateway.ra import responses
-from ra_gateway.ra.context import RequestContext, request_context
+from ra_gateway.ra.context import Report, RequestContext
 from ra_gateway.ra.endpoints import RegistrationAuthorities
 from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.services import Services
@@ -80,15 +80,17 @@ def inner(outer: RequestContext, message: PKIMessage) -> RequestContext:
     """Return the context of a message that was inside."""
     authenticated = outer.report.authenticated
     assert isinstance(authenticated, AuthenticatedMessage)  # `unwrap` came first
-    return request_context(
+    return RequestContext(
         outer.endpoint,
         message,
+        message.digest,
+        outer.endpoint.upstream,
+        Report(notes=[f"nested by {authenticated.signer.subject}", *outer.report.notes]),
         operation="" if outer.operation == LABEL else outer.operation,
         profile=outer.profile,
         peer=outer.peer,
         started=outer.started,
         wrapped=True,
-        notes=(f"nested by {authenticated.signer.subject}",),
     )
 
 

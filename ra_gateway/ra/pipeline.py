@@ -55,7 +55,7 @@ from ra_gateway.ra.authorization import (
     upstream_of,
 )
 from ra_gateway.ra.confirmation import confirm, take_error
-from ra_gateway.ra.context import RequestContext, event_of, request_context, unreadable_event
+from ra_gateway.ra.context import RequestContext, event_of, unreadable_event
 from ra_gateway.ra.endpoints import Variant
 from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.forwarding import message_for_ca
@@ -103,9 +103,12 @@ class Gateway:
         except MalformedMessage as error:
             services.sink(unreadable_event(error, endpoint, peer, self._elapsed_ms(started)))
             return Reply(responses.unreadable(services, error), understood=False)
-        context = request_context(
-            services.endpoints[endpoint],
+        where = services.endpoints[endpoint]
+        context = RequestContext(
+            where,
             message,
+            message.digest,
+            where.upstream,
             operation=operation,
             profile=profile,
             peer=peer,
@@ -233,6 +236,7 @@ async def _prepare(
 ) -> Transaction:
     """Return what another node needs to go on, the signed message for the CA included (step 5)."""
     endpoint, upstream, message = context.endpoint, context.upstream, context.message
+    credential = services.credential()
     reprotects = operation.variant is Variant.reprotect
     ids = services.fresh_ids() if upstream.settings.ids == "map" and reprotects else None
     # What is held is made and signed when it leaves: until then there is nothing that a CA would take.
@@ -244,7 +248,7 @@ async def _prepare(
             message,
             operation.body_der,
             operation.variant,
-            services.credential(),
+            credential,
             now,
             ids=ids,
         )
@@ -278,6 +282,7 @@ async def _prepare(
         request_der=message.der if operation.held else b"",
         profile=context.profile,
         ca_transaction_id=b"" if ids is None else ids.transaction_id,
+        credential_digest=credential.certificate.digest,
     )
 
 

@@ -46,11 +46,7 @@ def _credential_for(
     services: Services, context: RequestContext, transaction: Transaction
 ) -> Protecting:
     """Return what protects the answer to a message: one credential from a transaction's first to its last (R80)."""
-    if context.shared is not None:
-        return context.shared
-    if transaction.opening.response_der is None or not services.earlier_credentials():
-        return services.credential()
-    return services.credential_of(transaction)
+    return services.credential_of(transaction) if context.shared is None else context.shared
 
 
 class Rendered(NamedTuple):

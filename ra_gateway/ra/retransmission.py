@@ -19,6 +19,7 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import (
     CMPError,
     ConfirmationRefused,
@@ -36,7 +37,7 @@ from ra_gateway.ra.authentication import (
     check_status,
 )
 from ra_gateway.ra.authorization import authorize_operation
-from ra_gateway.ra.context import RequestContext, request_context
+from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.forwarding import MessageForCA, check_same_upstream, message_for_ca
 from ra_gateway.ra.services import Services
@@ -176,9 +177,10 @@ async def take_over(
     check_same_upstream(context, transaction)
     now = services.clock()
     upstream, expires_at = None, None
+    credential = services.credential_of(transaction)
     if transaction.unsent:
         try:
-            upstream = await _approved(services, context, transaction)
+            upstream = await _approved(services, context, transaction, credential)
         except ServiceFailure:
             raise
         except CMPError as error:
@@ -198,6 +200,7 @@ async def take_over(
         partial(
             machine.taken_over,
             lease_until=services.clock() + context.upstream.lease,
+            credential_digest=credential.certificate.digest,
             upstream=upstream,
             expires_at=expires_at,
         ),
@@ -205,7 +208,9 @@ async def take_over(
     return None if isinstance(after, Overtaken) else after
 
 
-async def _approved(services: Services, context: RequestContext, held: Transaction) -> MessageForCA:
+async def _approved(
+    services: Services, context: RequestContext, held: Transaction, credential: Credential
+) -> MessageForCA:
     """Decide on a request that an operator approved as if it came now, and return the message for the CA.
 
     Weeks may have passed: its signer may be revoked, its device struck from the inventory, the rules others.
@@ -214,9 +219,11 @@ async def _approved(services: Services, context: RequestContext, held: Transacti
         CMPError: It would not be taken now, or not for what was approved.
     """
     message, now = PKIMessage.from_der(held.request_der), services.clock()
-    again = request_context(
+    again = RequestContext(
         context.endpoint,
         message,
+        message.digest,
+        context.endpoint.upstream,
         profile=held.profile,
         peer=context.peer,
         started=context.started,
@@ -241,7 +248,7 @@ async def _approved(services: Services, context: RequestContext, held: Transacti
         message,
         operation.body_der,
         operation.variant,
-        services.credential(),
+        credential,
         now,
         ids=services.mapped_ids(held) if held.ca_transaction_id else None,
     )

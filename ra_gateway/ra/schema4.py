@@ -11,6 +11,7 @@ from itertools import count, takewhile
 from typing import Final
 
 from ra_gateway.cmp.bodies import PKICONF_BODY, cert_rep_body, cert_rep_message
+from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
 from ra_gateway.cmp.messages import PKIMessage, confirm_wait_time_of
 from ra_gateway.errors import MalformedMessage
@@ -30,6 +31,7 @@ def read(fields: dict[str, bytes], cert_req_id: int, *, granted: bool) -> dict[s
     """
     found = dict(fields)
     try:
+        found["credential_digest"] = _signer_digest(fields.get("opening.response_der", b""))
         for exchange in ("opening", "confirmation"):
             upstream_der = fields.get(f"{exchange}.upstream_der", b"")
             if upstream_der:
@@ -59,6 +61,12 @@ def read(fields: dict[str, bytes], cert_req_id: int, *, granted: bool) -> dict[s
     except MalformedMessage as error:
         raise ValueError(f"no message in a transaction of schema {SCHEMA}: {error}") from error
     return found
+
+
+def _signer_digest(response_der: bytes) -> bytes:
+    """Return the digest of the certificate that a response to a device was signed with; empty for none, or a MAC."""
+    certificates = PKIMessage.from_der(response_der).extra_certs if response_der else ()
+    return load_certificate(certificates[0]).digest if certificates else b""
 
 
 def _body(answer: PKIMessage, cert_req_id: int) -> bytes:

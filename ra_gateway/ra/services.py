@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from ra_gateway.clocks import always_steady
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.header_checks import NONCE_OCTETS
-from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import StoreUnavailable
 from ra_gateway.ra.confirmation_records import (
@@ -49,7 +48,7 @@ class Services:
         endpoints: By name.
         credential: The RA's, called for each signature so that it can be renewed while running.
         earlier_credentials: Those of before, while transactions begun with them may live: a transaction
-            keeps the credential its first answer was signed with (R80).
+            keeps the credential that it was begun with (R80).
         store: Where transactions are kept.
         schedule: Where it is kept which certificates await confirmation; None keeps nothing.
         approvals: Where it is kept which requests wait for an operator; None holds none.
@@ -108,14 +107,12 @@ class Services:
         )
 
     def credential_of(self, transaction: Transaction) -> Credential:
-        """Return what signed the first answer of a transaction, the current credential if that is gone."""
-        current, earlier = self.credential(), self.earlier_credentials()
-        answer_der = transaction.opening.response_der
-        if not earlier or answer_der is None:
-            return current
-        (signer_der, *_) = PKIMessage.from_der(answer_der).extra_certs
-        known = {item.certificate: item for item in (*earlier, current)}
-        return known.get(load_certificate(signer_der), current)
+        """Return what signs for a transaction, the current credential if that is gone (R80)."""
+        current = self.credential()
+        for item in (current, *self.earlier_credentials()):
+            if item.certificate.digest == transaction.credential_digest:
+                return item
+        return current
 
     def fresh_ids(self, transaction_id: bytes = b"") -> MappedIDs:
         """Return IDs of the RA's own making, for a CA that is not to see the device's.

@@ -267,6 +267,7 @@ class Transaction:
         profile: Name out of the path that it was sent to.
         ca_transaction_id: transactionID that the CA sees, where it is not the device's.
         ca_cert_req_id: certReqId of the CA's answer, which certConf has towards the CA.
+        credential_digest: Digest of the RA's certificate that signs for it, towards the CA and the device.
         possession: How the request shows that its device has the private key (`cmp.requests.Possession`).
         failure: Name of the failInfo that a device which was told to wait is yet to be told, "" for none.
         lease_until: Until then one node is busy with the CA; a repeat waits instead of asking again.
@@ -310,6 +311,7 @@ class Transaction:
     failure: str = ""
     ca_transaction_id: bytes = b""
     ca_cert_req_id: int = 0
+    credential_digest: bytes = b""
     possession: str = Possession.proved.value
     current: Exchange = field(init=False, repr=False, compare=False)
     """The request that the CA is asked, or was asked last: certConf, once there is one."""
@@ -412,6 +414,7 @@ _BYTE_FIELDS: Final = (
     "polling_nonce",
     "ca_transaction_id",
     "request_der",
+    "credential_digest",
 )
 
 _PLAIN_FIELDS: Final = (
