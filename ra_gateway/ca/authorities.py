@@ -15,21 +15,17 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CMP_SIGNER, KGA_SIGNER, OCSP_SIGNER, Profile
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import default_algorithm, key_family, signing_arguments
-from ra_gateway.cmp.certificates import (
-    Certificate,
-    ExtensionOID,
-    InvalidSignature,
-    KeyUsage,
-    key_identifier,
-)
+from ra_gateway.cmp.certificates import Certificate, KeyUsage, key_identifier
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import CMPError, ConfigError, Problem
 from ra_gateway.keys import KEY_KINDS, spki_der
 
@@ -54,10 +50,10 @@ OPTIONAL_SIGNERS: Final = MappingProxyType({KGA: replace(KGA_SIGNER, validity_da
 """Those that only a CA has which was told to: the key generation authority, for a CA that makes devices' keys."""
 
 _OWN: Final = (
-    ExtensionOID.basicConstraints,
-    ExtensionOID.keyUsage,
-    ExtensionOID.subjectKeyIdentifier,
-    ExtensionOID.authorityKeyIdentifier,
+    OID.basicConstraints,
+    OID.keyUsage,
+    OID.subjectKeyIdentifier,
+    OID.authorityKeyIdentifier,
 )
 _KINDS: Final = MappingProxyType({"secp256r1": "p256", "secp384r1": "p384", "secp521r1": "p521"})
 _SERIAL_BITS: Final = 126
@@ -211,8 +207,8 @@ def ca_extensions(path_length: int | None, model: Certificate | None = None) -> 
     usage = asn1.named_bits([KeyUsage.keyCertSign, KeyUsage.cRLSign])
     constraints = structures.BasicConstraints(ca=True, path_len_constraint=path_length)
     extensions = {
-        ExtensionOID.basicConstraints: (True, asn1.encode(constraints)),
-        ExtensionOID.keyUsage: (True, asn1.encode(usage)),
+        OID.basicConstraints: (True, asn1.encode(constraints)),
+        OID.keyUsage: (True, asn1.encode(usage)),
     }
     if model is not None:
         extensions |= {oid: value for oid, value in model.extensions.items() if oid not in _OWN}
@@ -252,8 +248,8 @@ def certify_ca(
     )
     complete = {
         **extensions,
-        ExtensionOID.subjectKeyIdentifier: (False, asn1.encode(own_id)),
-        ExtensionOID.authorityKeyIdentifier: (False, asn1.encode(authority)),
+        OID.subjectKeyIdentifier: (False, asn1.encode(own_id)),
+        OID.authorityKeyIdentifier: (False, asn1.encode(authority)),
     }
     algorithm = default_algorithm(issuer_key.public_key())
     tbs_der = asn1.encode(

@@ -28,7 +28,7 @@ from ra_gateway.ca.records import (
     Privilege,
 )
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
+from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES, BodyType
 from ra_gateway.cmp.crmf import CertTemplate, Extension
 from ra_gateway.cmp.messages import PKIHeader
@@ -43,6 +43,7 @@ from ra_gateway.cmp.names import (
     rfc4514,
     same_name,
 )
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.errors import (
     HeaderRefused,
@@ -57,7 +58,7 @@ from ra_gateway.errors import (
 AUTHORITIES_SECONDS: Final = 2.0
 """How long the registered authorities are remembered: so soon a new certificate is heard, a removed one is not."""
 
-IDENTITY_ATTRIBUTES: Final = {"serial_number": "2.5.4.5", "cn": "2.5.4.3"}
+IDENTITY_ATTRIBUTES: Final = {"serial_number": OID.serialNumber, "cn": OID.commonName}
 
 _PRIVILEGE_FOR: Final = {
     BodyType.ir: Privilege.issue,
@@ -259,7 +260,7 @@ def require_unprivileged(template: CertTemplate, profile: Profile) -> None:
     """
     if profile.is_privileged:
         raise NotAuthorized(f"the profile {profile.name} is for the PKI's own", rule="R63")
-    extension = template.extension(ExtensionOID.extKeyUsage)
+    extension = template.extension(OID.extKeyUsage)
     if extension is None:
         return
     asked = {oid.dotted_string for oid in asn1.unbox(structures.OIDsBox, extension.value).oids}
@@ -352,7 +353,7 @@ def entity_template(
         raise NotAuthorized(
             f"the subject is not that of the end entity {entity.name}: {entity.subject}", rule="R67"
         )
-    names = template.extension(ExtensionOID.subjectAltName)
+    names = template.extension(OID.subjectAltName)
     if names is None:
         granted_der = general_names_der(entity.names) if entity.names else None
         return _with_names(template, own_der, granted_der)
@@ -397,26 +398,24 @@ def renewal_template(template: CertTemplate, old: Certificate) -> CertTemplate:
     subject_der = template.subject_der or NULL_DN
     if subject_der != NULL_DN and not same_name(subject_der, old.subject_der):
         raise TemplateRefused("the subject is not that of the certificate to renew", rule="R70")
-    names = template.extension(ExtensionOID.subjectAltName)
+    names = template.extension(OID.subjectAltName)
     if names is not None and not _same_names(names.value, old.subject_alt_name_der):
         raise TemplateRefused(
             "the SubjectAltName is not that of the certificate to renew", rule="R70"
         )
     template = _with_names(template, old.subject_der, old.subject_alt_name_der)
-    critical, value = old.extensions.get(ExtensionOID.extKeyUsage, (False, b""))
-    if template.extension(ExtensionOID.extKeyUsage) is not None or not value:
+    critical, value = old.extensions.get(OID.extKeyUsage, (False, b""))
+    if template.extension(OID.extKeyUsage) is not None or not value:
         return template
-    purposes = Extension(ExtensionOID.extKeyUsage, critical, value)
+    purposes = Extension(OID.extKeyUsage, critical, value)
     return replace(template, extensions=(*template.extensions, purposes))
 
 
 def _with_names(template: CertTemplate, subject_der: bytes, san_der: bytes | None) -> CertTemplate:
     """Return a template with these names in place of its own."""
-    extensions = tuple(
-        item for item in template.extensions if item.oid != ExtensionOID.subjectAltName
-    )
+    extensions = tuple(item for item in template.extensions if item.oid != OID.subjectAltName)
     if san_der is not None:
-        names = Extension(ExtensionOID.subjectAltName, subject_der == NULL_DN, san_der)
+        names = Extension(OID.subjectAltName, subject_der == NULL_DN, san_der)
         extensions = (*extensions, names)
     return replace(template, subject_der=subject_der, extensions=extensions)
 

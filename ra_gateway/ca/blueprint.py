@@ -14,13 +14,11 @@ from typing import Final
 from ra_gateway.ca.extensions import (
     KINDS_OF_NAMES,
     MAX_NF_TYPE,
-    NF_TYPES,
     SUBJECT_KEY_IDENTIFIER_HEAD,
     allowed_usage,
     constant_extensions,
     extension_der,
     key_usage_extension,
-    members,
     purposes_extension,
     read_attributes,
     read_bits,
@@ -29,9 +27,11 @@ from ra_gateway.ca.extensions import (
     read_purposes,
 )
 from ra_gateway.ca.profiles import CLOCK_SKEW, Profile
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import NULL_DN
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import MalformedMessage, ServiceFailure, TemplateRefused
 
 PROFILE_RULE: Final = "TS 33.310 6.1"
@@ -95,9 +95,9 @@ def draw_up(
     except MalformedMessage as error:
         raise TemplateRefused(error.detail, rule=error.rule) from error
     for oid in requested.keys() - _DECIDED:
-        if oid == NF_TYPES and profile.nf_types:
+        if oid == OID.nfTypes and profile.nf_types:
             continue
-        value = b"\x04\x14" + identifier if oid == ExtensionOID.subjectKeyIdentifier else None
+        value = b"\x04\x14" + identifier if oid == OID.subjectKeyIdentifier else None
         if requested[oid] != constant.values.get(oid, value):
             changes.append(f"extension {oid}")
     return Blueprint(
@@ -163,7 +163,7 @@ def _key_usage(
 ) -> bytes:
     least, allowed = allowed_usage(profile, kind)
     granted = allowed
-    value = requested.get(ExtensionOID.keyUsage)
+    value = requested.get(OID.keyUsage)
     if value is not None:
         bits = read_bits(value)
         if least <= bits <= allowed:
@@ -175,7 +175,7 @@ def _key_usage(
 
 def _purposes(profile: Profile, requested: dict[str, bytes], changes: list[str]) -> bytes:
     granted = profile.purposes
-    value = requested.get(ExtensionOID.extKeyUsage)
+    value = requested.get(OID.extKeyUsage)
     if value is not None:
         asked = read_purposes(value)
         granted = tuple(oid for oid in asked if oid in profile.allowed_purposes)
@@ -186,7 +186,7 @@ def _purposes(profile: Profile, requested: dict[str, bytes], changes: list[str])
 
 
 def _names(profile: Profile, requested: dict[str, bytes], subject_der: bytes) -> bytes:
-    value = requested.get(ExtensionOID.subjectAltName)
+    value = requested.get(OID.subjectAltName)
     if value is None:
         if profile.san_required:
             raise TemplateRefused(
@@ -210,30 +210,29 @@ def _names(profile: Profile, requested: dict[str, bytes], subject_der: bytes) ->
         )
     # RFC 5280 4.2.1.6: critical if it is the only name there is.
     critical = profile.san_critical or subject_der == NULL_DN
-    return extension_der(ExtensionOID.subjectAltName, value, critical=critical)
+    return extension_der(OID.subjectAltName, value, critical=critical)
 
 
 def _nf_types(profile: Profile, requested: dict[str, bytes]) -> bytes:
-    value = requested.get(NF_TYPES)
+    value = requested.get(OID.nfTypes)
     if value is None or not profile.nf_types:
         return b""
-    names = members(value, 0, len(value))
-    good = all(
-        tag == 0x16 and 1 <= end - start <= MAX_NF_TYPE and value[start:end].isascii()
-        for tag, _, start, end in names
-    )
-    if not names or not good:
+    names = asn1.parts(value, asn1.MAX_ELEMENTS, "NFTypes", tag=0x30)
+    if not names or not all(
+        name[0] == 0x16 and 1 <= len(asn1.inner(name)) <= MAX_NF_TYPE and name.isascii()
+        for name in names
+    ):
         raise MalformedMessage("NFTypes is no list of names", rule="RFC 9310 3")
-    return extension_der(NF_TYPES, value)
+    return extension_der(OID.nfTypes, value)
 
 
 _DECIDED: Final = frozenset(
     {
-        ExtensionOID.keyUsage,
-        ExtensionOID.extKeyUsage,
-        ExtensionOID.subjectAltName,
+        OID.keyUsage,
+        OID.extKeyUsage,
+        OID.subjectAltName,
         # One that says "no CA" (R63 refused the other) says nothing.
-        ExtensionOID.basicConstraints,
+        OID.basicConstraints,
     }
 )
 """Requested extensions of which it has been told, or need not be, whether they were granted as they are."""

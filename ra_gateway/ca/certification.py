@@ -39,12 +39,13 @@ from ra_gateway.ca.records import (
 from ra_gateway.ca.transaction import Asked, Received, in_use, is_repeat, replay
 from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.bodies import CertRepMessage, CertResponse, PKIStatusInfo, cert_rep_body
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
+from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, confirm_wait_time
 from ra_gateway.cmp.names import NULL_DN, canonical, name_of, require_certifiable, same_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import AuthenticatedRequest, Possession, read_request
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, POPRefused, RequestRefused
 from ra_gateway.keys import spki_der
@@ -429,7 +430,7 @@ async def find_certificate(
 
 
 def _san_of(template: CertTemplate) -> bytes | None:
-    names = template.extension(ExtensionOID.subjectAltName)
+    names = template.extension(OID.subjectAltName)
     return None if names is None else names.value
 
 

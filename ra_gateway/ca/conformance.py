@@ -12,28 +12,23 @@ from typing import Final
 
 from ra_gateway.ca.blueprint import Blueprint
 from ra_gateway.ca.extensions import (
-    AUTHORITY_INFO_ACCESS,
-    CRL_DISTRIBUTION_POINTS,
-    FRESHEST_CRL,
-    NF_TYPES,
-    OCSP_NO_CHECK,
     ConstantExtensions,
     allowed_usage,
     constant_extensions,
-    elements,
-    members,
     named_bits,
     read_bits,
     read_extension,
     read_key,
     read_names,
     read_purposes,
-    read_time,
     read_uris,
+    read_validity,
 )
 from ra_gateway.ca.profiles import Profile
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.certificates import MAX_EXTENSIONS, Certificate
 from ra_gateway.cmp.names import NULL_DN
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.errors import MalformedMessage, ServiceFailure
 
@@ -115,26 +110,23 @@ _TBS_TAGS: Final = [0xA0, 0x02, 0x30, 0x30, 0x30, 0x30, 0x30, 0xA3]
 
 def _read_tbs(der: bytes) -> tuple[TBSCertificate, bytes, bytes]:
     """Return what a TBSCertificate says, with DER of its signature algorithm and issuer."""
-    fields = members(der, 0, len(der), len(_TBS_TAGS))
-    if [field[0] for field in fields] != _TBS_TAGS or der[
-        fields[0][1] : fields[1][1]
-    ] != _VERSION_3:
+    fields = asn1.parts(der, len(_TBS_TAGS), "TBSCertificate", tag=0x30)
+    if [field[0] for field in fields] != _TBS_TAGS or fields[0] != _VERSION_3:
         raise MalformedMessage("not the fields of a certificate of version 3", rule="R1")
-    octets = [der[start:end] for _, start, _, end in fields]
-    _, _, start, end = fields[1]
-    serial_number = int.from_bytes(der[start:end], "big", signed=True)
-    (_, start, _, middle), _ = elements(der, fields[4][2], fields[4][3], 2)
-    not_before, not_after = read_time(der[start:middle]), read_time(der[middle : fields[4][3]])
+    _, serial_der, signature_der, issuer_der, validity_der, subject_der, spki_der, tagged = fields
+    serial_number = int.from_bytes(asn1.inner(serial_der), "big", signed=True)
     extensions: dict[str, tuple[bool, bytes]] = {}
-    for _, start, _, end in members(der, fields[7][2], fields[7][3]):
-        oid, critical, value = read_extension(der[start:end])
+    for extension_der in asn1.parts(asn1.inner(tagged), MAX_EXTENSIONS, "Extensions", tag=0x30):
+        oid, critical, value = read_extension(extension_der)
         if oid in extensions:
             raise MalformedMessage(f"extension {oid} twice", rule="R1")
         extensions[oid] = critical, value
     return (
-        TBSCertificate(der, serial_number, not_before, not_after, octets[5], octets[6], extensions),
-        octets[2],
-        octets[3],
+        TBSCertificate(
+            der, serial_number, *read_validity(validity_der), subject_der, spki_der, extensions
+        ),
+        signature_der,
+        issuer_der,
     )
 
 
@@ -156,7 +148,7 @@ def _violated_fields(
 def _violated_extensions(
     tbs: TBSCertificate, profile: Profile, constant: ConstantExtensions
 ) -> list[str]:
-    critical, value = tbs.extensions.get(ExtensionOID.keyUsage, (False, _NO_BITS))
+    critical, value = tbs.extensions.get(OID.keyUsage, (False, _NO_BITS))
     usage = read_bits(value)
     kind, identifier = read_key(tbs.spki_der)
     least, allowed = allowed_usage(profile, kind)
@@ -164,7 +156,7 @@ def _violated_extensions(
         "keyUsage": critical and least <= usage <= allowed and value == named_bits(usage),
         "extKeyUsage": _purposes_conform(tbs, profile),
         "subjectAltName": _names_conform(tbs, profile),
-        "subjectKeyIdentifier": tbs.extensions.get(ExtensionOID.subjectKeyIdentifier)
+        "subjectKeyIdentifier": tbs.extensions.get(OID.subjectKeyIdentifier)
         == (False, b"\x04\x14" + identifier),
     }
     violated = [name for name, holds in invariants.items() if not holds]
@@ -173,14 +165,14 @@ def _violated_extensions(
         uris = constant.uris.get(oid)
         if critical or (value != expected if uris is None else read_uris(value) != uris):
             violated.append(_EXTENSIONS[oid])
-    possible = _POSSIBLE | {NF_TYPES} if profile.nf_types else _POSSIBLE
+    possible = _POSSIBLE | {OID.nfTypes} if profile.nf_types else _POSSIBLE
     for oid in tbs.extensions.keys() - possible - constant.values.keys():
         violated.append(_EXTENSIONS.get(oid, f"extension {oid}"))
     return violated
 
 
 def _purposes_conform(tbs: TBSCertificate, profile: Profile) -> bool:
-    found = tbs.extensions.get(ExtensionOID.extKeyUsage)
+    found = tbs.extensions.get(OID.extKeyUsage)
     if found is None:
         return not profile.purposes
     purposes = read_purposes(found[1])
@@ -188,7 +180,7 @@ def _purposes_conform(tbs: TBSCertificate, profile: Profile) -> bool:
 
 
 def _names_conform(tbs: TBSCertificate, profile: Profile) -> bool:
-    found = tbs.extensions.get(ExtensionOID.subjectAltName)
+    found = tbs.extensions.get(OID.subjectAltName)
     only_name = tbs.subject_der == NULL_DN
     if found is None:
         return not (profile.san_required or only_name)
@@ -204,23 +196,23 @@ _NO_BITS: Final = b"\x03\x01\x00"
 
 _POSSIBLE: Final = frozenset(
     {
-        ExtensionOID.keyUsage,
-        ExtensionOID.extKeyUsage,
-        ExtensionOID.subjectAltName,
-        ExtensionOID.subjectKeyIdentifier,
+        OID.keyUsage,
+        OID.extKeyUsage,
+        OID.subjectAltName,
+        OID.subjectKeyIdentifier,
     }
 )
 
 _EXTENSIONS: Final = MappingProxyType(
     {
-        ExtensionOID.basicConstraints: "basicConstraints",
-        ExtensionOID.authorityKeyIdentifier: "authorityKeyIdentifier",
-        ExtensionOID.certificatePolicies: "certificatePolicies",
-        CRL_DISTRIBUTION_POINTS: "cRLDistributionPoints",
-        FRESHEST_CRL: "freshestCRL",
-        AUTHORITY_INFO_ACCESS: "authorityInfoAccess",
-        OCSP_NO_CHECK: "ocsp-nocheck",
-        NF_TYPES: "NFTypes",
+        OID.basicConstraints: "basicConstraints",
+        OID.authorityKeyIdentifier: "authorityKeyIdentifier",
+        OID.certificatePolicies: "certificatePolicies",
+        OID.cRLDistributionPoints: "cRLDistributionPoints",
+        OID.freshestCRL: "freshestCRL",
+        OID.authorityInfoAccess: "authorityInfoAccess",
+        OID.ocspNoCheck: "ocsp-nocheck",
+        OID.nfTypes: "NFTypes",
     }
 )
 """Names of extensions, for texts."""

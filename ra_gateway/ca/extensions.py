@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
@@ -22,66 +22,14 @@ from ra_gateway.ca.profiles import (
     purposes_der,
 )
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.algorithms import default_algorithm
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.algorithms import KEY_ALGORITHMS, default_algorithm
+from ra_gateway.cmp.asn1 import MAX_ELEMENTS
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import remembered
 from ra_gateway.errors import MalformedMessage, ServiceFailure
 
-CRL_DISTRIBUTION_POINTS: Final = "2.5.29.31"
-FRESHEST_CRL: Final = "2.5.29.46"
-AUTHORITY_INFO_ACCESS: Final = "1.3.6.1.5.5.7.1.1"
-OCSP_NO_CHECK: Final = "1.3.6.1.5.5.7.48.1.5"
-NF_TYPES: Final = "1.3.6.1.5.5.7.1.34"
-
-OCSP_ACCESS: Final = "1.3.6.1.5.5.7.48.1"
-CA_ISSUERS_ACCESS: Final = "1.3.6.1.5.5.7.48.2"
-
-
-# --- reading DER --------------------------------------------------------------------------------------------------
-
-Element = tuple[int, int, int, int]
-"""Tag octet, and where in the octets around it the element begins, its content begins, and both end."""
-
-
-def elements(der: bytes, position: int, end: int, count: int | None = None) -> list[Element]:
-    """Return the elements that lie side by side between two positions.
-
-    Several times faster than the codec, where only the structure of a few levels is asked for.
-
-    Args:
-        count: How many there must be.
-
-    Raises:
-        MalformedMessage: Not DER, or not that many.
-    """
-    found: list[Element] = []
-    try:
-        while position < end:
-            tag, length = der[position], der[position + 1]
-            content = position + 2
-            if length >= 0x80:
-                content += length & 0x7F
-                length = int.from_bytes(der[position + 2 : content], "big")
-                if length < 0x80 or not der[position + 2]:
-                    raise MalformedMessage("an element whose length is not DER", rule="R1")
-            if tag & 0x1F == 0x1F:
-                raise MalformedMessage("an element with a tag of several octets", rule="R1")
-            found.append((tag, position, content, content + length))
-            position = content + length
-    except IndexError:
-        position = -1
-    if position != end or (count is not None and len(found) != count):
-        raise MalformedMessage("elements are missing, too many, or too long", rule="R1")
-    return found
-
-
-def members(der: bytes, position: int, end: int, count: int | None = None) -> list[Element]:
-    """Return the elements in the one SEQUENCE between two positions; arguments as of `elements`."""
-    ((tag, _, start, _),) = elements(der, position, end, 1)
-    if tag != 0x30:
-        raise MalformedMessage(f"tag {tag:02x} where a SEQUENCE belongs", rule="R1")
-    return elements(der, start, end, count)
-
+# --- reading ------------------------------------------------------------------------------------------------------
 
 # Functions of octets alone may remember: what was read for the decision is not read differently for the check.
 
@@ -89,24 +37,22 @@ def members(der: bytes, position: int, end: int, count: int | None = None) -> li
 @remembered(entries=256, max_octets=1024)
 def read_key(spki_der: bytes) -> tuple[str, bytes]:
     """Return the kind of a key ("" if not known) and its identifier, as `certificates.key_identifier` does."""
-    (_, start, _, middle), (tag, _, bits, end) = members(spki_der, 0, len(spki_der), 2)
-    if tag != 0x03 or bits == end:
+    algorithm_der, key_der = asn1.parts(spki_der, 2, "SubjectPublicKeyInfo", least=2, tag=0x30)
+    bits = asn1.inner(key_der)
+    if key_der[0] != 0x03 or not bits:
         raise MalformedMessage("not a SubjectPublicKeyInfo", rule="R1")
-    kind = _KEY_ALGORITHMS.get(spki_der[start:middle], "")
-    return kind, hashlib.sha256(spki_der[bits + 1 : end]).digest()[:20]
+    return _KEY_ALGORITHMS.get(algorithm_der, ""), hashlib.sha256(bits[1:]).digest()[:20]
 
 
 def read_attributes(name_der: bytes) -> set[bytes]:
     """Return the content octets of the OIDs of a Name's attributes."""
     found = set()
-    for rdn_tag, _, rdn_start, rdn_end in members(name_der, 0, len(name_der)):
-        if rdn_tag != 0x31 or rdn_start == rdn_end:
-            raise MalformedMessage("not a RelativeDistinguishedName", rule="R1")
-        for _, start, _, end in elements(name_der, rdn_start, rdn_end):
-            (tag, _, oid_start, oid_end), _ = members(name_der, start, end, 2)
-            if tag != 0x06:
+    for rdn in asn1.parts(name_der, MAX_ELEMENTS, "Name", tag=0x30):
+        for attribute in asn1.parts(rdn, MAX_ELEMENTS, "RDN", least=1, tag=0x31):
+            oid, _ = asn1.parts(attribute, 2, "AttributeTypeAndValue", least=2, tag=0x30)
+            if oid[0] != 0x06:
                 raise MalformedMessage("not an attribute of a Name", rule="R1")
-            found.add(name_der[oid_start:oid_end])
+            found.add(asn1.inner(oid))
     return found
 
 
@@ -114,8 +60,8 @@ def read_attributes(name_der: bytes) -> set[bytes]:
 def read_names(general_names_der: bytes) -> tuple[int, ...]:
     """Return the tags of GeneralNames, each of which has the form of its kind."""
     tags = []
-    for tag, _, start, end in members(general_names_der, 0, len(general_names_der)):
-        content = general_names_der[start:end]
+    for name in asn1.parts(general_names_der, MAX_ELEMENTS, "GeneralNames", tag=0x30):
+        tag, content = name[0], asn1.inner(name)
         form = _FORMS.get(tag)
         if form is not None and form.fullmatch(content) is None:
             raise MalformedMessage(
@@ -167,24 +113,20 @@ def read_extension(extension_der: bytes) -> tuple[str, bool, bytes]:
 
 
 @remembered(entries=256, max_octets=1024)
-def read_time(time_der: bytes) -> datetime:
-    """Return UTCTime or GeneralizedTime, in the one form that RFC 5280 4.1.2.5 allows."""
-    tag, text = time_der[0], time_der[2:].decode("ascii", "replace")
-    form = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}.get(tag, "")
-    try:
-        moment = datetime.strptime(text, form).replace(tzinfo=UTC)
-    except ValueError as error:
-        raise MalformedMessage(f"a time {text!r}", rule="R1") from error
-    if time_der != _time(moment):
-        raise MalformedMessage(f"a time {text!r}", rule="R1")
-    return moment
+def read_validity(validity_der: bytes) -> tuple[datetime, datetime]:
+    """Return notBefore and notAfter, each in the one form that RFC 5280 4.1.2.5 allows."""
+    validity = asn1.decode(structures.Validity, validity_der)
+    found = asn1.time_of(validity.not_before), asn1.time_of(validity.not_after)
+    if validity_der != write_validity(*found):
+        raise MalformedMessage("not a Validity in the form that certificates have", rule="R1")
+    return found
 
 
 @remembered(entries=256, max_octets=1024)
 def read_uris(value: bytes) -> tuple[str, ...]:
     """Return all that is tagged as a URI, at any depth."""
     found: list[str] = []
-    for tag, _, start, end in elements(value, 0, len(value)):
+    for tag, start, end in asn1.spans(value, 0, len(value), MAX_ELEMENTS, "URLs", strict=True):
         if tag == SAN_TAGS["uri"]:
             found.append(value[start:end].decode("ascii", "replace"))
         elif tag & 0x20:
@@ -206,7 +148,7 @@ def _extension_head(oid: str, critical: bool) -> bytes:
 
 
 SUBJECT_KEY_IDENTIFIER_HEAD: Final = extension_der(
-    ExtensionOID.subjectKeyIdentifier, b"\x04\x14" + bytes(20)
+    OID.subjectKeyIdentifier, b"\x04\x14" + bytes(20)
 )[:-20]
 
 
@@ -219,13 +161,13 @@ def named_bits(bits: frozenset[int]) -> bytes:
 @lru_cache(maxsize=256)
 def key_usage_extension(bits: frozenset[int]) -> bytes:
     """Return a KeyUsage extension."""
-    return extension_der(ExtensionOID.keyUsage, named_bits(bits), critical=True)
+    return extension_der(OID.keyUsage, named_bits(bits), critical=True)
 
 
 @lru_cache(maxsize=256)
 def purposes_extension(purposes: tuple[str, ...]) -> bytes:
     """Return an ExtKeyUsage extension, b"" for no purposes."""
-    return extension_der(ExtensionOID.extKeyUsage, purposes_der(purposes)) if purposes else b""
+    return extension_der(OID.extKeyUsage, purposes_der(purposes)) if purposes else b""
 
 
 def distribution_points(*urls: str) -> bytes:
@@ -248,14 +190,9 @@ def authority_info_access(locations: tuple[tuple[str, str], ...]) -> bytes:
     )
 
 
-def validity_der(not_before: datetime, not_after: datetime) -> bytes:
-    """Return the DER of a Validity."""
-    return asn1.tlv(0x30, _time(not_before), _time(not_after))
-
-
-@lru_cache(maxsize=256)
-def _time(moment: datetime) -> bytes:
-    return asn1.encode(asn1.time(moment.astimezone(UTC)))
+def write_validity(not_before: datetime, not_after: datetime) -> bytes:
+    """Return the DER of a Validity from aware UTC, from 1950 on."""
+    return asn1.tlv(0x30, asn1.time_der(not_before), asn1.time_der(not_after))
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,64 +232,48 @@ def constant_extensions(profile: Profile, issuer: Certificate) -> ConstantExtens
     ocsp, ca_issuers = filled(profile.ocsp_url), filled(profile.ca_issuers_url)
     values: dict[str, bytes] = {}
     if points:
-        values[CRL_DISTRIBUTION_POINTS] = distribution_points(*points)
+        values[OID.cRLDistributionPoints] = distribution_points(*points)
     if freshest:
-        values[FRESHEST_CRL] = distribution_points(*freshest)
+        values[OID.freshestCRL] = distribution_points(*freshest)
     if ocsp or ca_issuers:
-        values[AUTHORITY_INFO_ACCESS] = authority_info_access(
+        values[OID.authorityInfoAccess] = authority_info_access(
             (
-                *((OCSP_ACCESS, url) for url in ocsp),
-                *((CA_ISSUERS_ACCESS, url) for url in ca_issuers),
+                *((OID.ocsp, url) for url in ocsp),
+                *((OID.caIssuers, url) for url in ca_issuers),
             )
         )
     if profile.ocsp_no_check:
-        values[OCSP_NO_CHECK] = b"\x05\x00"
+        values[OID.ocspNoCheck] = asn1.NULL_DER
     if profile.certificate_policies:
-        values[ExtensionOID.certificatePolicies] = asn1.tlv(
+        values[OID.certificatePolicies] = asn1.tlv(
             0x30, *(asn1.tlv(0x30, asn1.oid_der(oid)) for oid in profile.certificate_policies)
         )
     authority = asn1.tlv(0x30, asn1.tlv(0x80, identifier))
     return ConstantExtensions(
-        extension_der(ExtensionOID.authorityKeyIdentifier, authority),
+        extension_der(OID.authorityKeyIdentifier, authority),
         tuple(extension_der(oid, value) for oid, value in values.items()),
-        {ExtensionOID.authorityKeyIdentifier: authority, **values},
+        {OID.authorityKeyIdentifier: authority, **values},
         default_algorithm(issuer.public_key).der,
         {
             oid: uris
             for oid, uris in (
-                (CRL_DISTRIBUTION_POINTS, points),
-                (FRESHEST_CRL, freshest),
-                (AUTHORITY_INFO_ACCESS, ocsp + ca_issuers),
+                (OID.cRLDistributionPoints, points),
+                (OID.freshestCRL, freshest),
+                (OID.authorityInfoAccess, ocsp + ca_issuers),
             )
             if uris
         },
     )
 
 
-def _key_algorithms() -> dict[bytes, str]:
-    """Return the AlgorithmIdentifiers of public keys and the kinds they are of."""
-    rsa = asn1.oid_der("1.2.840.113549.1.1.1")
-    found = {asn1.tlv(0x30, rsa, b"\x05\x00"): "rsa", asn1.tlv(0x30, rsa): "rsa"}
-    for kind, curve in (
-        ("p256", "1.2.840.10045.3.1.7"),
-        ("p384", "1.3.132.0.34"),
-        ("p521", "1.3.132.0.35"),
-    ):
-        found[asn1.tlv(0x30, asn1.oid_der("1.2.840.10045.2.1"), asn1.oid_der(curve))] = kind
-    for kind, oid in (
-        ("ed25519", "1.3.101.112"),
-        ("ed448", "1.3.101.113"),
-        ("mldsa44", "2.16.840.1.101.3.4.3.17"),
-        ("mldsa65", "2.16.840.1.101.3.4.3.18"),
-        ("mldsa87", "2.16.840.1.101.3.4.3.19"),
-        ("mlkem768", "2.16.840.1.101.3.4.4.2"),
-        ("mlkem1024", "2.16.840.1.101.3.4.4.3"),
-    ):
-        found[asn1.tlv(0x30, asn1.oid_der(oid))] = kind
-    return found
-
-
-_KEY_ALGORITHMS: Final = MappingProxyType(_key_algorithms())
+_KEY_ALGORITHMS: Final = MappingProxyType(
+    {
+        **{der: name.replace("-", "").lower() for der, name in KEY_ALGORITHMS.items()},
+        asn1.algorithm_der(OID.rsaEncryption, asn1.NULL_DER): "rsa",
+        asn1.algorithm_der(OID.rsaEncryption): "rsa",
+    }
+)
+"""AlgorithmIdentifiers of public keys to the kinds of keys as profiles name them."""
 
 
 def key_kind_of(algorithm_der: bytes) -> str:

@@ -13,10 +13,10 @@ from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import RootUpdate
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import gen_msg_content
-from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.genm import CRLQuestion, crl_question, root_ca_key_update
 from ra_gateway.cmp.messages import InfoTypeAndValue
 from ra_gateway.cmp.names import same_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import HeaderRefused
 
 

@@ -14,14 +14,15 @@ from typing import Any, Final, Protocol
 
 from ra_gateway.ca.blueprint import Blueprint, draw_up
 from ra_gateway.ca.conformance import CheckedTBS, require_conforming
-from ra_gateway.ca.extensions import validity_der
+from ra_gateway.ca.extensions import write_validity
 from ra_gateway.ca.ledger.reserving import SerialTaken
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import Intent, Operation
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import canonical_spki, default_algorithm, load_public_key
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crmf import CertTemplate
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Signer
 from ra_gateway.errors import CMPError, ConfigError, Problem
 from ra_gateway.keys import KeySigner
@@ -206,13 +207,12 @@ class Issuer:
         Args:
             serial_number: Positive.
         """
-        length = serial_number.bit_length() // 8 + 1
         return asn1.tlv(
             0x30,
             b"\xa0\x03\x02\x01\x02",  # v3
-            asn1.tlv(0x02, serial_number.to_bytes(length, "big")),
+            asn1.encode(serial_number),
             self._constant,
-            validity_der(blueprint.not_before, blueprint.not_after),
+            write_validity(blueprint.not_before, blueprint.not_after),
             blueprint.subject_der,
             blueprint.spki_der,
             asn1.tlv(0xA3, asn1.tlv(0x30, *blueprint.extensions)),
@@ -283,7 +283,7 @@ class Issuer:
     def _fill(
         self, intent: Intent, blueprint: Blueprint, profile: Profile, template: CertTemplate
     ) -> Intent:
-        names = template.extension(ExtensionOID.subjectAltName)  # which a profile grants or refuses
+        names = template.extension(OID.subjectAltName)  # which a profile grants or refuses
         return replace(
             intent,
             subject_der=blueprint.subject_der,

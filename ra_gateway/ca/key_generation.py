@@ -22,16 +22,9 @@ from ra_gateway.ca.extensions import key_kind_of
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.cmp.bodies import encrypted_key_der
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.cms import (
-    ID_DATA,
-    ID_SIGNED_DATA,
-    KEMPublicKey,
-    KeyRecipient,
-    Recipient,
-    can_receive,
-    envelop,
-)
+from ra_gateway.cmp.cms import KEMPublicKey, KeyRecipient, Recipient, can_receive, envelop
 from ra_gateway.cmp.cms_signed import key_package_der, sign_package
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import NotAuthorized, TemplateRefused
 from ra_gateway.keys import KEY_KINDS, spki_der
@@ -130,7 +123,7 @@ class KeyGeneration:
         pkcs8_der = private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         package_der = key_package_der(pkcs8_der, spki_der(private_key))
         signed_der = await sign_package(package_der, self.credential)
-        return encrypted_key_der(envelop(signed_der, ID_SIGNED_DATA, recipient, _RANDOMNESS))
+        return encrypted_key_der(envelop(signed_der, OID.signedData, recipient, _RANDOMNESS))
 
 
 def key_recipient(requester: Certificate) -> KeyRecipient:
@@ -155,4 +148,4 @@ def seal_certificate(certificate: Certificate) -> bytes:
         AlgorithmRefused: Nothing can be encrypted for its key.
     """
     recipient = KeyRecipient.of(certificate)
-    return encrypted_key_der(envelop(certificate.der, ID_DATA, recipient, _RANDOMNESS))
+    return encrypted_key_der(envelop(certificate.der, OID.data, recipient, _RANDOMNESS))

@@ -14,15 +14,14 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from ra_gateway.ca.extensions import NF_TYPES
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import MAKERS
 from ra_gateway.ca.profiles import ATTRIBUTES, CLOCK_SKEW, Profile
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SignatureAlgorithm, signing_arguments
-from ra_gateway.cmp.certificates import ExtensionOID
 from ra_gateway.cmp.crmf import CertTemplate, Extension
 from ra_gateway.cmp.names import directory_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import CMPError, ConfigError, Problem, missing_extra
 from ra_gateway.keys import spki_der
 
@@ -115,9 +114,9 @@ def _sample(profile: Profile, kind: str, issuer: Issuer) -> bytes:
     extensions = []
     if profile.san:
         names = [_SAMPLE_NAMES[name] for name in sorted(profile.san)][: profile.san_max]
-        extensions.append(Extension(ExtensionOID.subjectAltName, False, asn1.tlv(0x30, *names)))
+        extensions.append(Extension(OID.subjectAltName, False, asn1.tlv(0x30, *names)))
     if profile.nf_types:
-        extensions.append(Extension(NF_TYPES, False, _SAMPLE_NF_TYPES))
+        extensions.append(Extension(OID.nfTypes, False, _SAMPLE_NF_TYPES))
     template = CertTemplate(
         subject_der=_sample_subject(profile),
         spki_der=spki_der(_throwaway_key("rsa2048" if kind == "rsa" else kind)),

@@ -46,10 +46,10 @@ from ra_gateway.ca.authorities import (
 )
 from ra_gateway.ca.directory import CADirectory, Change, changing
 from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.profiles import CLOCK_SKEW, OCSP_SIGNING
+from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.ca.records import RootUpdate
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
-from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import CMPError, ConfigError, Problem
@@ -449,7 +449,7 @@ def _signer(view: CADirectory, name: str, issuer: Issuer, password: bytes | None
         )
     certificate = only(view.find(f"{name}.pem"))
     require_issued_by(certificate, issuer.certificate)
-    if name.endswith("ocsp") and OCSP_SIGNING not in certificate.extended_key_usage:
+    if name.endswith("ocsp") and OID.ocspSigning not in certificate.extended_key_usage:
         raise problem(
             SETTING,
             f"{certificate.subject} may not sign OCSP answers (extKeyUsage)",

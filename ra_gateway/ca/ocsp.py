@@ -15,19 +15,15 @@ from typing import Final, Protocol
 
 import structlog
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509 import ocsp
 
-from ra_gateway.ca.extensions import OCSP_NO_CHECK
-from ra_gateway.ca.profiles import OCSP_SIGNING
 from ra_gateway.ca.records import ALIVE, CertificateStatus, IssuedCertificate, Reason
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.certificates import Certificate, InvalidSignature, KeyUsage
+from ra_gateway.cmp.certificates import Certificate, KeyUsage
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError, Problem, ServiceFailure, StoreUnavailable
-
-OCSP_BASIC: Final = "1.3.6.1.5.5.7.48.1.1"
-OCSP_NONCE: Final = "1.3.6.1.5.5.7.48.1.2"
 
 MAX_REQUEST_OCTETS: Final = 4096
 """A request for one certificate has some 120 octets; with a signature and certificates, some 3,000."""
@@ -36,12 +32,11 @@ _MAX_NONCE_OCTETS: Final = 128  # RFC 9654 2.1
 _MAX_SERIAL_BITS: Final = 159  # RFC 5280 4.1.2.2; no serial number of ours is longer
 
 _HASHES: Final = {
-    "sha1": "1.3.14.3.2.26",  # RFC 5019 2.1.1: what clients name certificates by; not a signature
-    "sha256": "2.16.840.1.101.3.4.2.1",
-    "sha384": "2.16.840.1.101.3.4.2.2",
-    "sha512": "2.16.840.1.101.3.4.2.3",
+    "sha1": OID.sha1,  # RFC 5019 2.1.1: what clients name certificates by; not a signature
+    "sha256": OID.sha256,
+    "sha384": OID.sha384,
+    "sha512": OID.sha512,
 }
-_NULL: Final = b"\x05\x00"
 _GOOD: Final = asn1.tlv(0x80)
 _UNKNOWN: Final = asn1.tlv(0x82)
 
@@ -245,7 +240,7 @@ class OCSPResponder:
         extensions = b""
         if question.nonce is not None:
             value = asn1.tlv(0x04, asn1.tlv(0x04, question.nonce))
-            extension = asn1.tlv(0x30, asn1.oid_der(OCSP_NONCE), value)
+            extension = asn1.tlv(0x30, asn1.oid_der(OID.ocspNonce), value)
             extensions = asn1.tlv(0xA1, asn1.tlv(0x30, extension))
         responder_id = self._responder_ids[question.signer.issuer_id]
         return asn1.tlv(0x30, responder_id, now_der, asn1.tlv(0x30, single), extensions)
@@ -285,7 +280,7 @@ def _cert_id_der(
     """Return the CertID of a request, whose hash algorithm has NULL parameters or none."""
     rest = asn1.tlv(0x04, name_hash) + asn1.tlv(0x04, key_hash) + asn1.encode(serial_number)
     oid_der = asn1.oid_der(_HASHES[hash_name])
-    with_null = asn1.tlv(0x30, asn1.tlv(0x30, oid_der, _NULL), rest)
+    with_null = asn1.tlv(0x30, asn1.tlv(0x30, oid_der, asn1.NULL_DER), rest)
     return with_null if with_null in request_der else asn1.tlv(0x30, asn1.tlv(0x30, oid_der), rest)
 
 
@@ -309,7 +304,7 @@ async def _signed(tbs_der: bytes, credential: Credential) -> bytes:
         asn1.tlv(0x03, b"\x00", signature),
         asn1.tlv(0xA0, asn1.tlv(0x30, credential.certificate.der)),
     )
-    response_bytes = asn1.tlv(0x30, asn1.oid_der(OCSP_BASIC), asn1.tlv(0x04, basic))
+    response_bytes = asn1.tlv(0x30, asn1.oid_der(OID.ocspBasic), asn1.tlv(0x04, basic))
     return asn1.tlv(0x30, asn1.tlv(0x0A, b"\x00"), asn1.tlv(0xA0, response_bytes))
 
 
@@ -334,9 +329,9 @@ def _what_is_wrong(signer: OCSPSigner) -> str:
     except (InvalidSignature, CMPError):
         return f"was not issued by {issuer.subject}"
     usage = certificate.key_usage
-    if OCSP_SIGNING not in certificate.extended_key_usage:
+    if OID.ocspSigning not in certificate.extended_key_usage:
         return "has no extended key usage OCSPSigning"
-    if OCSP_NO_CHECK not in certificate.extensions:
+    if OID.ocspNoCheck not in certificate.extensions:
         return "has no id-pkix-ocsp-nocheck, so that its own status would have to be asked for"
     if usage is not None and KeyUsage.digitalSignature not in usage:
         return "has a keyUsage without digitalSignature"

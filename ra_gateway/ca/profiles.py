@@ -18,25 +18,20 @@ from urllib.parse import urlsplit
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.certificates import KeyUsage
-from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES
+from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import ConfigError, Problem
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """notBefore lies this much back, for base stations whose clock is behind; as far as messageTime may be off."""
 
-SERVER_AUTH: Final = "1.3.6.1.5.5.7.3.1"
-CLIENT_AUTH: Final = "1.3.6.1.5.5.7.3.2"
-OCSP_SIGNING: Final = OID.ocspSigning
-IPSEC_IKE: Final = "1.3.6.1.5.5.7.3.17"
-IKE_INTERMEDIATE: Final = "1.3.6.1.5.5.8.2.2"
-
 PURPOSES: Final = MappingProxyType(
     {
-        "serverAuth": SERVER_AUTH,
-        "clientAuth": CLIENT_AUTH,
-        "ipsecIKE": IPSEC_IKE,
-        "iKEIntermediate": IKE_INTERMEDIATE,
-        "OCSPSigning": OCSP_SIGNING,
+        "serverAuth": OID.serverAuth,
+        "clientAuth": OID.clientAuth,
+        "ipsecIKE": OID.ipsecIKE,
+        "iKEIntermediate": OID.iKEIntermediate,
+        "OCSPSigning": OID.ocspSigning,
         "cmcCA": OID.cmcCA,
         "cmcRA": OID.cmcRA,
     }
@@ -73,19 +68,19 @@ ALL_KEY_KINDS: Final = SIGNING_KEY_KINDS | KEM_KEY_KINDS
 
 ATTRIBUTES: Final = MappingProxyType(
     {
-        "CN": "2.5.4.3",
-        "serialNumber": "2.5.4.5",
-        "C": "2.5.4.6",
-        "L": "2.5.4.7",
-        "ST": "2.5.4.8",
-        "STREET": "2.5.4.9",
-        "O": "2.5.4.10",
-        "OU": "2.5.4.11",
-        "title": "2.5.4.12",
-        "dnQualifier": "2.5.4.46",
-        "UID": "0.9.2342.19200300.100.1.1",
-        "DC": "0.9.2342.19200300.100.1.25",
-        "emailAddress": "1.2.840.113549.1.9.1",
+        "CN": OID.commonName,
+        "serialNumber": OID.serialNumber,
+        "C": OID.countryName,
+        "L": OID.localityName,
+        "ST": OID.stateOrProvinceName,
+        "STREET": OID.streetAddress,
+        "O": OID.organizationName,
+        "OU": OID.organizationalUnitName,
+        "title": OID.title,
+        "dnQualifier": OID.dnQualifier,
+        "UID": OID.userId,
+        "DC": OID.domainComponent,
+        "emailAddress": OID.emailAddress,
     }
 )
 """Attributes of a subject that have a name in the configuration; every other is written with its dotted OID."""
@@ -182,7 +177,7 @@ def _attribute(name: str) -> bytes:
 NE_IPSEC: Final = Profile(
     "ne_ipsec",
     rsa_key_usage=frozenset({KEY_USAGES["keyEncipherment"]}),
-    allowed_purposes=frozenset({IPSEC_IKE, IKE_INTERMEDIATE}),
+    allowed_purposes=frozenset({OID.ipsecIKE, OID.iKEIntermediate}),
 )
 """Network elements that speak IKE (TS 33.310 6.1.3b)."""
 
@@ -197,16 +192,22 @@ SEG: Final = replace(NE_IPSEC, name="seg")
 
 NE_TLS: Final = Profile(
     "ne_tls",
-    purposes=(SERVER_AUTH, CLIENT_AUTH),
-    allowed_purposes=frozenset({SERVER_AUTH, CLIENT_AUTH}),
+    purposes=(OID.serverAuth, OID.clientAuth),
+    allowed_purposes=frozenset({OID.serverAuth, OID.clientAuth}),
 )
 """Network elements that speak TLS, at either end (TS 33.310 6.1.3a)."""
 
 TLS_CLIENT: Final = replace(
-    NE_TLS, name="tls_client", purposes=(CLIENT_AUTH,), allowed_purposes=frozenset({CLIENT_AUTH})
+    NE_TLS,
+    name="tls_client",
+    purposes=(OID.clientAuth,),
+    allowed_purposes=frozenset({OID.clientAuth}),
 )
 TLS_SERVER: Final = replace(
-    NE_TLS, name="tls_server", purposes=(SERVER_AUTH,), allowed_purposes=frozenset({SERVER_AUTH})
+    NE_TLS,
+    name="tls_server",
+    purposes=(OID.serverAuth,),
+    allowed_purposes=frozenset({OID.serverAuth}),
 )
 
 NF: Final = replace(
@@ -244,8 +245,8 @@ CMP_SIGNER: Final = Profile(
 
 OCSP_SIGNER: Final = Profile(
     "ocsp_signer",
-    purposes=(OCSP_SIGNING,),
-    allowed_purposes=frozenset({OCSP_SIGNING}),
+    purposes=(OID.ocspSigning,),
+    allowed_purposes=frozenset({OID.ocspSigning}),
     validity_days=30,
     ocsp_no_check=True,
 )

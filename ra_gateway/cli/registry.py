@@ -37,9 +37,10 @@ from ra_gateway.cli.telling import (
     told,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.reading import load
 from ra_gateway.keys import KEY_KINDS, load_certificates, spki_der

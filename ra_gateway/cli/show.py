@@ -29,7 +29,6 @@ from ra_gateway.cli.structures import (
     add_line,
     add_note,
     algorithm_text,
-    content_octets,
     decoded,
     general_name_text,
     hex_text,
@@ -304,7 +303,7 @@ def _header(tree: Tree, der: bytes) -> None:
 
 
 def _body(tree: Tree, body_type: BodyType, der: bytes, nesting: int) -> None:
-    content = content_octets(der)
+    content = asn1.inner(der)
     branch = add_line(tree, "body", f"{body_type.name} [{int(body_type)}], {len(der)} octets")
     value = decoded(content, _BODY_SPECS[body_type])
     if value is not None and _shown(branch, lambda: _content_of(branch, body_type, value, nesting)):
@@ -493,7 +492,7 @@ def _own_der(value: Any) -> bytes:
     if isinstance(value, univ.Choice):
         return der
     if len(value.tagSet) > 1:
-        return content_octets(der)
+        return asn1.inner(der)
     return b"\x30" + der[1:] if der[0] & 0xC0 == 0x80 else der
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,9 +15,9 @@ from rich.tree import Tree
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import key_family, load_public_key, signature_algorithm
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.names import general_names, rfc4514
-from ra_gateway.errors import CMPError, printable
+from ra_gateway.cmp.oids import OID
+from ra_gateway.errors import CMPError, MalformedMessage, printable
 
 _MAX_HEX_OCTETS: Final = 48
 _MAX_DEPTH: Final = 24
@@ -36,83 +35,14 @@ UNDECODABLE: Final = (
 )
 
 OID_NAMES: Final = {
-    **{
-        f"1.3.6.1.5.5.7.4.{arc}": name
-        for arc, name in {
-            1: "caProtEncCert",
-            2: "signKeyPairTypes",
-            3: "encKeyPairTypes",
-            4: "preferredSymmAlg",
-            5: "caKeyUpdateInfo",
-            6: "currentCRL",
-            7: "unsupportedOIDs",
-            10: "keyPairParamReq",
-            11: "keyPairParamRep",
-            12: "revPassphrase",
-            13: "implicitConfirm",
-            14: "confirmWaitTime",
-            15: "origPKIMessage",
-            16: "suppLangTags",
-            17: "caCerts",
-            18: "rootCaKeyUpdate",
-            19: "certReqTemplate",
-            20: "rootCaCert",
-            21: "certProfile",
-            22: "crlStatusList",
-            23: "crls",
-            24: "KemCiphertextInfo",
-        }.items()
-    },
-    **{
-        f"1.3.6.1.5.5.7.5.1.{arc}": name
-        for arc, name in {
-            1: "regToken",
-            2: "authenticator",
-            3: "pkiPublicationInfo",
-            4: "pkiArchiveOptions",
-            5: "oldCertID",
-            6: "protocolEncrKey",
-            7: "altCertTemplate",
-            11: "algId",
-            12: "rsaKeyLen",
-        }.items()
-    },
-    "1.3.6.1.5.5.7.5.2.1": "utf8Pairs",
-    "1.3.6.1.5.5.7.5.2.2": "certReq",
-    "1.3.6.1.5.5.7.3.1": "serverAuth",
-    "1.3.6.1.5.5.7.3.2": "clientAuth",
-    "1.3.6.1.5.5.7.3.5": "ipsecEndSystem",
-    "1.3.6.1.5.5.7.3.17": "ipsecIKE",
-    "1.3.6.1.5.5.7.3.27": "cmcCA",
-    "1.3.6.1.5.5.7.3.28": "cmcRA",
-    "1.3.6.1.5.5.7.3.32": "cmKGA",
-    "1.3.6.1.5.5.7.1.1": "authorityInfoAccess",
-    "2.5.29.14": "subjectKeyIdentifier",
-    "2.5.29.15": "keyUsage",
-    "2.5.29.17": "subjectAltName",
-    "2.5.29.19": "basicConstraints",
-    "2.5.29.20": "cRLNumber",
-    "2.5.29.21": "reasonCode",
-    "2.5.29.30": "nameConstraints",
-    "2.5.29.31": "cRLDistributionPoints",
-    "2.5.29.32": "certificatePolicies",
-    "2.5.29.35": "authorityKeyIdentifier",
-    "2.5.29.37": "extKeyUsage",
-    "1.2.840.113549.1.9.14": "extensionRequest",
-    "1.2.840.113549.1.1.1": "rsaEncryption",
-    "1.2.840.113549.1.1.10": "rsassa-pss",
-    "1.2.840.10045.2.1": "id-ecPublicKey",
-    "1.2.840.10045.3.1.7": "P-256",
-    "1.3.132.0.34": "P-384",
-    "1.3.132.0.35": "P-521",
-    "1.3.14.3.2.26": "sha1",
-    "2.16.840.1.101.3.4.2.1": "sha256",
-    "2.16.840.1.101.3.4.2.2": "sha384",
-    "2.16.840.1.101.3.4.2.3": "sha512",
-    "2.16.840.1.101.3.4.2.12": "shake256",
-    "1.3.6.1.5.5.8.1.2": "hmac-sha1",
-    "1.2.840.113549.2.9": "hmacWithSHA256",
-    "1.2.840.113549.1.5.12": "pbkdf2",
+    **{value: name for name, value in vars(OID).items() if not name.startswith("_")},
+    OID.regInfoCertReq: "certReq",
+    OID.rsassaPSS: "rsassa-pss",
+    OID.ecPublicKey: "id-ecPublicKey",
+    OID.secp256r1: "P-256",
+    OID.secp384r1: "P-384",
+    OID.secp521r1: "P-521",
+    OID.hmacSHA1: "hmac-sha1",
     OID.passwordBasedMac: "PasswordBasedMac",
     OID.pbmac1: "PBMAC1",
     OID.dhBasedMac: "DHBasedMac",
@@ -218,7 +148,7 @@ def add_certificate(tree: Tree, label: str, der: bytes) -> None:
             f"{time_text(certificate.not_before)} to {time_text(certificate.not_after)}",
         )
         add_line(branch, "publicKey", public_key_text(certificate.spki_der))
-        for oid in ("2.5.29.17", "2.5.29.15", "2.5.29.37", "2.5.29.19"):
+        for oid in (OID.subjectAltName, OID.keyUsage, OID.extKeyUsage, OID.basicConstraints):
             if oid in certificate.extensions:
                 _, value = certificate.extensions[oid]
                 text = _extension_text(OID_NAMES[oid], value)
@@ -291,13 +221,11 @@ def general_name_text(der: bytes) -> str:
 
 def oid_text(dotted: str) -> str:
     """Return an OID with its name, if it has one."""
-    name = OID_NAMES.get(dotted)
-    if name is None:
-        try:
-            name = signature_algorithm(asn1.tlv(0x30, asn1.oid_der(dotted))).name
-        except (CMPError, ValueError):
-            return dotted
-    return f"{name} ({dotted})"
+    try:
+        name = signature_algorithm(asn1.tlv(0x30, asn1.oid_der(dotted))).name
+    except (CMPError, ValueError):
+        name = OID_NAMES.get(dotted, "")
+    return f"{name} ({dotted})" if name else dotted
 
 
 # --- dump -----------------------------------------------------------------------------------------------------
@@ -326,14 +254,14 @@ _TEXT_TAGS: Final = frozenset({0x0C, 0x13, 0x16, 0x17, 0x18})
 def add_dump(tree: Tree, label: str, der: bytes, depth: int = 0) -> None:
     """Add octets as ASN.1 without knowing their type; what is not DER as hex."""
     try:
-        elements = list(_elements(der))
-    except ValueError:
-        elements = []
-    if not elements or depth > _MAX_DEPTH:
+        spans = asn1.spans(der, 0, len(der), len(der), "dump", strict=True)
+    except MalformedMessage:
+        spans = []
+    if not spans or depth > _MAX_DEPTH:
         add_line(tree, label, hex_text(der))
         return
-    for first, content in elements:
-        number = first & 0x1F
+    for first, start, end in spans:
+        content, number = der[start:end], first & 0x1F
         title = (
             _UNIVERSAL.get(number, f"UNIVERSAL {number}")
             if first < 0x40
@@ -349,33 +277,6 @@ def add_dump(tree: Tree, label: str, der: bytes, depth: int = 0) -> None:
             add_line(tree, label, f"{title} {int.from_bytes(content, 'big', signed=True)}")
         else:
             add_line(tree, label, f"{title} {hex_text(content)}".rstrip())
-
-
-def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (first tag octet, content) of each element.
-
-    Raises:
-        ValueError: Not a sequence of DER elements with one-octet tags.
-    """
-    at = 0
-    while at < len(der):
-        if at + 2 > len(der) or der[at] & 0x1F == 0x1F:
-            raise ValueError("not an element")
-        first, length, at = der[at], der[at + 1], at + 2
-        if length & 0x80:
-            size = length & 0x7F
-            if not 1 <= size <= 4 or at + size > len(der):
-                raise ValueError("not a length")
-            length, at = int.from_bytes(der[at : at + size], "big"), at + size
-        if at + length > len(der):
-            raise ValueError("cut off")
-        yield first, der[at : at + length]
-        at += length
-
-
-def content_octets(der: bytes) -> bytes:
-    """Return the content of the first element."""
-    return next(_elements(der))[1]
 
 
 def decoded(der: bytes, spec: Any) -> Any:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import remembered
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
 
@@ -32,15 +33,15 @@ _HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
     "sha384": hashes.SHA384(),
     "sha512": hashes.SHA512(),
 }
-_HASH_OIDS: Final = {
-    "1.2.840.113549.2.5": "md5",
-    "1.3.14.3.2.26": "sha1",
-    "2.16.840.1.101.3.4.2.1": "sha256",
-    "2.16.840.1.101.3.4.2.2": "sha384",
-    "2.16.840.1.101.3.4.2.3": "sha512",
+HASH_NAMES: Final = {
+    OID.md5: "md5",
+    OID.sha1: "sha1",
+    OID.sha256: "sha256",
+    OID.sha384: "sha384",
+    OID.sha512: "sha512",
 }
-_RSASSA_PSS: Final = "1.2.840.113549.1.1.10"
-_MGF1: Final = "1.2.840.113549.1.1.8"
+"""Dotted OIDs of hashes to their names here."""
+
 _PSS_DEFAULT_SALT_OCTETS: Final = 20
 _MAX_PSS_SALT_OCTETS: Final = (
     64  # the longest hash's length; RFC 4055 recommends salt = hash length
@@ -73,22 +74,15 @@ class SignatureAlgorithm:
     salt_length: int | None = None
 
 
-def _identifier(dotted: str, parameters: bytes = b"") -> bytes:
-    return asn1.tlv(0x30, asn1.oid_der(dotted), parameters)
-
-
-_NULL: Final = b"\x05\x00"
-
-
 def _pss_der(hash_name: str) -> bytes:
-    hash_oid = next(oid for oid, name in _HASH_OIDS.items() if name == hash_name)
-    digest = _identifier(hash_oid, _NULL)
-    return _identifier(
-        _RSASSA_PSS,
+    hash_oid = next(oid for oid, name in HASH_NAMES.items() if name == hash_name)
+    digest = asn1.algorithm_der(hash_oid, asn1.NULL_DER)
+    return asn1.algorithm_der(
+        OID.rsassaPSS,
         asn1.tlv(
             0x30,
             asn1.tlv(0xA0, digest),
-            asn1.tlv(0xA1, _identifier(_MGF1, digest)),
+            asn1.tlv(0xA1, asn1.algorithm_der(OID.mgf1, digest)),
             asn1.tlv(0xA2, asn1.encode(_HASHES[hash_name].digest_size)),
         ),
     )
@@ -103,20 +97,27 @@ def _build_known() -> tuple[dict[str, SignatureAlgorithm], dict[bytes, Signature
         for der in (algorithm.der, *also):
             by_der[der] = algorithm
 
-    for arc, digest in ((4, "md5"), (5, "sha1"), (11, "sha256"), (12, "sha384"), (13, "sha512")):
-        oid = f"1.2.840.113549.1.1.{arc}"
+    for oid, digest in (
+        (OID.md5WithRSAEncryption, "md5"),
+        (OID.sha1WithRSAEncryption, "sha1"),
+        (OID.sha256WithRSAEncryption, "sha256"),
+        (OID.sha384WithRSAEncryption, "sha384"),
+        (OID.sha512WithRSAEncryption, "sha512"),
+    ):
         # RFC 4055 5 demands NULL; some encoders leave it out.
         add(
-            SignatureAlgorithm(f"rsa-pkcs1-{digest}", _identifier(oid, _NULL), "rsa", digest),
-            _identifier(oid),
+            SignatureAlgorithm(
+                f"rsa-pkcs1-{digest}", asn1.algorithm_der(oid, asn1.NULL_DER), "rsa", digest
+            ),
+            asn1.algorithm_der(oid),
         )
     for oid, digest in (
-        ("1.2.840.10045.4.1", "sha1"),
-        ("1.2.840.10045.4.3.2", "sha256"),
-        ("1.2.840.10045.4.3.3", "sha384"),
-        ("1.2.840.10045.4.3.4", "sha512"),
+        (OID.ecdsaWithSHA1, "sha1"),
+        (OID.ecdsaWithSHA256, "sha256"),
+        (OID.ecdsaWithSHA384, "sha384"),
+        (OID.ecdsaWithSHA512, "sha512"),
     ):
-        add(SignatureAlgorithm(f"ecdsa-{digest}", _identifier(oid), "ec", digest))
+        add(SignatureAlgorithm(f"ecdsa-{digest}", asn1.algorithm_der(oid), "ec", digest))
     for digest in ("sha256", "sha384", "sha512"):
         add(
             SignatureAlgorithm(
@@ -128,11 +129,14 @@ def _build_known() -> tuple[dict[str, SignatureAlgorithm], dict[bytes, Signature
             )
         )
     # RFC 9481 3.3: certHash for Ed25519 is SHA-512, for Ed448 SHAKE256 with 512 bits of output.
-    add(SignatureAlgorithm("ed25519", _identifier("1.3.101.112"), "ed25519", "sha512"))
-    add(SignatureAlgorithm("ed448", _identifier("1.3.101.113"), "ed448", "shake256"))
-    for arc, size in ((17, 44), (18, 65), (19, 87)):
-        name = f"ml-dsa-{size}"
-        add(SignatureAlgorithm(name, _identifier(f"2.16.840.1.101.3.4.3.{arc}"), name))
+    add(SignatureAlgorithm("ed25519", asn1.algorithm_der(OID.ed25519), "ed25519", "sha512"))
+    add(SignatureAlgorithm("ed448", asn1.algorithm_der(OID.ed448), "ed448", "shake256"))
+    for oid, name in (
+        (OID.mlDSA44, "ml-dsa-44"),
+        (OID.mlDSA65, "ml-dsa-65"),
+        (OID.mlDSA87, "ml-dsa-87"),
+    ):
+        add(SignatureAlgorithm(name, asn1.algorithm_der(oid), name))
     return by_name, by_der
 
 
@@ -162,7 +166,7 @@ def signature_algorithm(der: bytes) -> SignatureAlgorithm:
 def _parse_uncommon(der: bytes) -> SignatureAlgorithm:
     identifier = asn1.decode(structures.AlgorithmIdentifier, der)
     oid = identifier.algorithm.dotted_string
-    if oid != _RSASSA_PSS:
+    if oid != OID.rsassaPSS:
         # Parameters that ECDSA, EdDSA and ML-DSA do not have come here too (RFC 5758 3.2, RFC 8410 3, RFC 9881 2).
         known = any(asn1.oid_der(oid) in other for other in _BY_DER)
         why = "has parameters that it must not have" if known else "is not known"
@@ -173,7 +177,7 @@ def _parse_uncommon(der: bytes) -> SignatureAlgorithm:
     digest = _pss_hash(params.hash_algorithm)
     mask = "sha1"
     if params.mask_gen_algorithm is not None:
-        if params.mask_gen_algorithm.algorithm.dotted_string != _MGF1:
+        if params.mask_gen_algorithm.algorithm.dotted_string != OID.mgf1:
             raise AlgorithmRefused("RSASSA-PSS with a mask generation other than MGF1", rule="R20")
         if params.mask_gen_algorithm.parameters is None:
             raise AlgorithmRefused("MGF1 without a hash", rule="R20")
@@ -208,7 +212,7 @@ def _pss_hash(identifier: structures.AlgorithmIdentifier | None) -> str:
 
 def _hash_name(identifier: structures.AlgorithmIdentifier, rule: str) -> str:
     oid = identifier.algorithm.dotted_string
-    name = _HASH_OIDS.get(oid)
+    name = HASH_NAMES.get(oid)
     if name is None:
         raise AlgorithmRefused(f"hash algorithm {oid} is not known", rule=rule)
     require_no_parameters(identifier, rule=rule)
@@ -221,7 +225,7 @@ def require_no_parameters(identifier: structures.AlgorithmIdentifier, *, rule: s
     Raises:
         AlgorithmRefused: Others, which would be one more spelling.
     """
-    if identifier.parameters is not None and asn1.raw(identifier.parameters) != _NULL:
+    if identifier.parameters is not None and asn1.raw(identifier.parameters) != asn1.NULL_DER:
         oid = identifier.algorithm.dotted_string
         raise AlgorithmRefused(f"algorithm {oid} has parameters", rule=rule)
 
@@ -249,31 +253,33 @@ MAX_RSA_BITS: Final = 8192
 _MOST_RSA_BITS: Final = 16_384  # what OpenSSL verifies with at most
 _MAX_RSA_EXPONENT_BITS: Final = 64  # OpenSSL's bound for long moduli; nearly all are 65537
 
-_RSA_KEY_DER: Final = _identifier("1.2.840.113549.1.1.1", _NULL)
-_EC_PUBLIC_KEY: Final = "1.2.840.10045.2.1"
+_RSA_KEY_DER: Final = asn1.algorithm_der(OID.rsaEncryption, asn1.NULL_DER)
 _EC_KEYS: Final = {
-    _identifier(_EC_PUBLIC_KEY, asn1.oid_der(oid)): (curve, octets)
+    asn1.algorithm_der(OID.ecPublicKey, asn1.oid_der(oid)): (curve, octets)
     for oid, curve, octets in (
-        ("1.2.840.10045.3.1.7", "P-256", 32),
-        ("1.3.132.0.34", "P-384", 48),
-        ("1.3.132.0.35", "P-521", 66),
+        (OID.secp256r1, "P-256", 32),
+        (OID.secp384r1, "P-384", 48),
+        (OID.secp521r1, "P-521", 66),
     )
 }
 """AlgorithmIdentifiers to the curve and the octets of a coordinate; explicit parameters are none of them."""
 
 _OTHER_KEYS: Final = {
-    _identifier(oid): (name, octets)
+    asn1.algorithm_der(oid): (name, octets)
     for oid, name, octets in (
-        ("1.3.101.112", "ed25519", 32),
-        ("1.3.101.113", "ed448", 57),
-        ("2.16.840.1.101.3.4.3.17", "ml-dsa-44", 1312),
-        ("2.16.840.1.101.3.4.3.18", "ml-dsa-65", 1952),
-        ("2.16.840.1.101.3.4.3.19", "ml-dsa-87", 2592),
-        ("2.16.840.1.101.3.4.4.2", "ml-kem-768", 1184),
-        ("2.16.840.1.101.3.4.4.3", "ml-kem-1024", 1568),
+        (OID.ed25519, "ed25519", 32),
+        (OID.ed448, "ed448", 57),
+        (OID.mlDSA44, "ml-dsa-44", 1312),
+        (OID.mlDSA65, "ml-dsa-65", 1952),
+        (OID.mlDSA87, "ml-dsa-87", 2592),
+        (OID.mlKEM768, "ml-kem-768", 1184),
+        (OID.mlKEM1024, "ml-kem-1024", 1568),
     )
 }
 """AlgorithmIdentifiers to the family and the octets of the key."""
+
+KEY_ALGORITHMS: Final = {der: name for der, (name, _) in (*_EC_KEYS.items(), *_OTHER_KEYS.items())}
+"""AlgorithmIdentifiers of public keys to the curve or the family; RSA is not among them."""
 
 
 class PublicKeyKind(NamedTuple):
@@ -304,7 +310,7 @@ def public_key_kind(spki_der: bytes) -> PublicKeyKind:
         AlgorithmRefused: Its algorithm, its curve or the size of its modulus is not supported.
     """
     outer = asn1.members(spki_der, 2, "SubjectPublicKeyInfo")
-    if spki_der[:1] != b"\x30" or [tag for tag, _, _ in outer] != [0x30, 0x03]:
+    if [tag for tag, _, _ in outer] != [0x30, 0x03]:
         raise MalformedMessage("not a SubjectPublicKeyInfo", rule="R1")
     (_, _, middle), (_, bits, end) = outer
     ((_, start, _),) = asn1.spans(spki_der, 0, len(spki_der), 1, "SubjectPublicKeyInfo")
@@ -329,14 +335,14 @@ def public_key_kind(spki_der: bytes) -> PublicKeyKind:
             raise MalformedMessage(f"public key: {len(key)} octets, {name} has {octets}", rule="R1")
         return PublicKeyKind("" if name.startswith("ml-kem") else name, name)
     oid = asn1.decode(structures.AlgorithmIdentifier, algorithm_der).algorithm.dotted_string
-    what = "on a curve" if oid == _EC_PUBLIC_KEY else f"of an algorithm ({oid})"
+    what = "on a curve" if oid == OID.ecPublicKey else f"of an algorithm ({oid})"
     raise AlgorithmRefused(f"a public key {what} that is not supported", rule="R61")
 
 
 def _rsa_bits(key: bytes) -> int:
     """Return the size of an RSAPublicKey's modulus."""
     numbers = asn1.members(key, 2, "RSAPublicKey")
-    if key[:1] != b"\x30" or [tag for tag, _, _ in numbers] != [0x02, 0x02]:
+    if [tag for tag, _, _ in numbers] != [0x02, 0x02]:
         raise MalformedMessage("not an RSAPublicKey", rule="R1")
     (_, start, middle), (_, exponent_start, end) = numbers
     if 8 * (middle - start) > _MOST_RSA_BITS + 8:
@@ -605,29 +611,3 @@ def within_ts_33310(policy: AlgorithmPolicy) -> AlgorithmPolicy:
 
 def _text(whose: object, use: str) -> str:
     return f"{whose} {use}" if whose else use
-
-
-__all__ = [
-    "DEFAULT_ALGORITHMS",
-    "DEFAULT_CURVES",
-    "KEM_PUBLIC_KEYS",
-    "LEGACY_ALGORITHMS",
-    "MAX_RSA_BITS",
-    "SIGNATURE_ALGORITHMS",
-    "AlgorithmPolicy",
-    "AlgorithmRefused",
-    "InvalidSignature",
-    "PublicKeyKind",
-    "SignatureAlgorithm",
-    "certificate_hash",
-    "default_algorithm",
-    "digest",
-    "hash_algorithm",
-    "key_family",
-    "load_public_key",
-    "public_key_kind",
-    "rsa_padding",
-    "signature_algorithm",
-    "signing_arguments",
-    "verify_signature",
-]

@@ -372,7 +372,7 @@ def gen_msg_body(body_type: BodyType, items: Iterable[InfoTypeAndValue]) -> byte
     )
 
 
-PKICONF_BODY: Final = body(BodyType.pkiconf, b"\x05\x00")
+PKICONF_BODY: Final = body(BodyType.pkiconf, asn1.NULL_DER)
 
 
 @dataclass(frozen=True, slots=True)

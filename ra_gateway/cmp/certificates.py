@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
-    InvalidSignature,
     SignatureAlgorithm,
     load_public_key,
     signature_algorithm,
     verify_signature,
 )
 from ra_gateway.cmp.names import CanonicalName, canonical, rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import Memory, once
 from ra_gateway.errors import MalformedMessage
 
@@ -34,19 +34,6 @@ _SHORT_OCTETS: Final = 2048
 _VERSION: Final = 0xA0
 _EXTENSIONS: Final = 0xA3
 _KEY_IDENTIFIER: Final = 0x80
-
-
-class ExtensionOID:
-    """Extensions that are looked at here, in dotted form."""
-
-    subjectKeyIdentifier: Final = "2.5.29.14"
-    keyUsage: Final = "2.5.29.15"
-    subjectAltName: Final = "2.5.29.17"
-    basicConstraints: Final = "2.5.29.19"
-    nameConstraints: Final = "2.5.29.30"
-    certificatePolicies: Final = "2.5.29.32"
-    authorityKeyIdentifier: Final = "2.5.29.35"
-    extKeyUsage: Final = "2.5.29.37"
 
 
 class KeyUsage:
@@ -231,13 +218,13 @@ class Certificate:
     @once
     def subject_key_identifier(self) -> bytes | None:
         """Value of the SubjectKeyIdentifier extension, if there is one."""
-        found = self.extensions.get(ExtensionOID.subjectKeyIdentifier)
+        found = self.extensions.get(OID.subjectKeyIdentifier)
         return asn1.decode(bytes, found[1]) if found else None
 
     @once
     def authority_key_identifier(self) -> bytes | None:
         """keyIdentifier of the AuthorityKeyIdentifier extension, if there is one."""
-        found = self.extensions.get(ExtensionOID.authorityKeyIdentifier)
+        found = self.extensions.get(OID.authorityKeyIdentifier)
         if not found:
             return None
         # By its tag: the issuer's names beside it, of which there may be any number, are not looked at.
@@ -249,7 +236,7 @@ class Certificate:
     @once
     def key_usage(self) -> frozenset[int] | None:
         """Bits of the KeyUsage extension, None if it is absent."""
-        found = self.extensions.get(ExtensionOID.keyUsage)
+        found = self.extensions.get(OID.keyUsage)
         if not found:
             return None
         return frozenset(asn1.set_bits(asn1.decode(asn1.BitString, found[1])))
@@ -257,7 +244,7 @@ class Certificate:
     @once
     def basic_constraints(self) -> tuple[bool, int | None]:
         """(cA, pathLenConstraint); (False, None) if the extension is absent."""
-        found = self.extensions.get(ExtensionOID.basicConstraints)
+        found = self.extensions.get(OID.basicConstraints)
         if not found:
             return False, None
         constraints = asn1.decode(structures.BasicConstraints, found[1])
@@ -271,7 +258,7 @@ class Certificate:
     @once
     def extended_key_usage(self) -> frozenset[str]:
         """Purposes of the ExtendedKeyUsage extension in dotted form; empty if absent."""
-        found = self.extensions.get(ExtensionOID.extKeyUsage)
+        found = self.extensions.get(OID.extKeyUsage)
         if not found:
             return frozenset()
         return frozenset(oid.dotted_string for oid in asn1.unbox(structures.OIDsBox, found[1]).oids)
@@ -279,7 +266,7 @@ class Certificate:
     @property
     def subject_alt_name_der(self) -> bytes | None:
         """Value of the SubjectAltName extension, if there is one."""
-        found = self.extensions.get(ExtensionOID.subjectAltName)
+        found = self.extensions.get(OID.subjectAltName)
         return found[1] if found else None
 
     @once
@@ -359,17 +346,6 @@ def keep_certificates(certificates: Iterable[Certificate]) -> None:
     """
     for certificate in certificates:
         _KNOWN.keep(certificate.der, certificate)
-
-
-__all__ = [
-    "Certificate",
-    "CertificateID",
-    "ExtensionOID",
-    "InvalidSignature",
-    "KeyUsage",
-    "keep_certificates",
-    "load_certificate",
-]
 
 
 def key_identifier(spki_der: bytes) -> bytes:

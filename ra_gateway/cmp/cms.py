@@ -31,10 +31,8 @@ from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import KEM_PUBLIC_KEYS, AlgorithmRefused
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.mac import MAX_SALT_OCTETS, MIN_SALT_OCTETS
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
-
-ID_DATA: Final = "1.2.840.113549.1.7.1"
-ID_SIGNED_DATA: Final = "1.2.840.113549.1.7.2"
 
 KEMPublicKey = mlkem.MLKEM768PublicKey | mlkem.MLKEM1024PublicKey
 
@@ -49,49 +47,37 @@ _UKM_OCTETS: Final = 16
 _SALT_OCTETS: Final = 16
 _BLOCK_OCTETS: Final = 16
 
-_AES_WRAP: Final = MappingProxyType(
-    {f"2.16.840.1.101.3.4.1.{arc}": size for arc, size in ((5, 16), (25, 24), (45, 32))}
-)
-_AES_CBC: Final = MappingProxyType(
-    {f"2.16.840.1.101.3.4.1.{arc}": size for arc, size in ((2, 16), (22, 24), (42, 32))}
-)
-_AES256_WRAP: Final = "2.16.840.1.101.3.4.1.45"
-_AES256_CBC: Final = "2.16.840.1.101.3.4.1.42"
-_RSA_ENCRYPTION: Final = "1.2.840.113549.1.1.1"
-_RSAES_OAEP: Final = "1.2.840.113549.1.1.7"
-_MGF1: Final = "1.2.840.113549.1.1.8"
-_EC_PUBLIC_KEY: Final = "1.2.840.10045.2.1"
-_PBKDF2: Final = "1.2.840.113549.1.5.12"
-_HMAC_SHA256: Final = "1.2.840.113549.2.9"
-_ORI_KEM: Final = "1.2.840.113549.1.9.16.13.3"
-_HKDF_SHA256: Final = "1.2.840.113549.1.9.16.3.28"
-_SHA256: Final = "2.16.840.1.101.3.4.2.1"
+_AES_WRAP: Final = MappingProxyType({OID.aes128Wrap: 16, OID.aes192Wrap: 24, OID.aes256Wrap: 32})
+_AES_CBC: Final = MappingProxyType({OID.aes128CBC: 16, OID.aes192CBC: 24, OID.aes256CBC: 32})
 
 _HASHES: Final[MappingProxyType[str, hashes.HashAlgorithm]] = MappingProxyType(
     {
-        _SHA256: hashes.SHA256(),
-        "2.16.840.1.101.3.4.2.2": hashes.SHA384(),
-        "2.16.840.1.101.3.4.2.3": hashes.SHA512(),
+        OID.sha256: hashes.SHA256(),
+        OID.sha384: hashes.SHA384(),
+        OID.sha512: hashes.SHA512(),
     }
 )
 _PRFS: Final = MappingProxyType(
     {
-        _HMAC_SHA256: "sha256",
-        "1.2.840.113549.2.10": "sha384",
-        "1.2.840.113549.2.11": "sha512",
+        OID.hmacWithSHA256: "sha256",
+        OID.hmacWithSHA384: "sha384",
+        OID.hmacWithSHA512: "sha512",
     }
 )
 _ECDH_SCHEMES: Final[MappingProxyType[str, hashes.HashAlgorithm]] = MappingProxyType(
     {
-        "1.3.132.1.11.1": hashes.SHA256(),  # dhSinglePass-stdDH-sha256kdf-scheme
-        "1.3.132.1.11.2": hashes.SHA384(),
-        "1.3.132.1.11.3": hashes.SHA512(),
+        OID.ecdhWithSHA256KDF: hashes.SHA256(),
+        OID.ecdhWithSHA384KDF: hashes.SHA384(),
+        OID.ecdhWithSHA512KDF: hashes.SHA512(),
     }
 )
 _SCHEME_OF: Final = MappingProxyType(
-    {"secp256r1": "1.3.132.1.11.1", "secp384r1": "1.3.132.1.11.2", "secp521r1": "1.3.132.1.11.3"}
+    {
+        "secp256r1": OID.ecdhWithSHA256KDF,
+        "secp384r1": OID.ecdhWithSHA384KDF,
+        "secp521r1": OID.ecdhWithSHA512KDF,
+    }
 )
-_NULL: Final = b"\x05\x00"
 
 
 class EnvelopeRefused(CMPError):
@@ -209,7 +195,7 @@ def envelop(
     encrypted_content_info = asn1.encode(
         structures.EncryptedContentInfo(
             content_type=asn1.oid(content_type),
-            content_encryption_algorithm=_algorithm(_AES256_CBC, asn1.encode(iv)),
+            content_encryption_algorithm=_algorithm(OID.aes256CBC, asn1.encode(iv)),
             encrypted_content=encrypted,
         )
     )
@@ -241,14 +227,14 @@ def _ktri(
     # OAEP, not PKCS #1 v1.5: RFC 9481 4.2 has both, every client library of today opens OAEP, and nobody who
     # can ask a device for its opinion of ciphertexts learns anything of the key (RFC 8017 7.2).
     encrypted = randomness.encrypt(public_key, key, _oaep(hashes.SHA256()))
-    sha256_der = asn1.tlv(0x30, asn1.oid_der(_SHA256), _NULL)
-    mask_der = asn1.tlv(0x30, asn1.oid_der(_MGF1), sha256_der)
+    sha256_der = asn1.algorithm_der(OID.sha256, asn1.NULL_DER)
+    mask_der = asn1.algorithm_der(OID.mgf1, sha256_der)
     parameters = asn1.tlv(0x30, asn1.tlv(0xA0, sha256_der), asn1.tlv(0xA1, mask_der))
     return asn1.encode(
         structures.KeyTransRecipientInfo(
             version=2 if rid_der[0] == 0x80 else 0,
             rid=asn1.element(rid_der),
-            key_encryption_algorithm=_algorithm(_RSAES_OAEP, parameters),
+            key_encryption_algorithm=_algorithm(OID.rsaesOAEP, parameters),
             encrypted_key=encrypted,
         )
     )
@@ -264,12 +250,12 @@ def _kari(
     ephemeral = randomness.ephemeral_key(public_key.curve)
     ukm = randomness.octets(_UKM_OCTETS)
     scheme = _SCHEME_OF[public_key.curve.name]
-    wrap_der = _algorithm_der(_AES256_WRAP)
+    wrap_der = _algorithm_der(OID.aes256Wrap)
     secret = ephemeral.exchange(ec.ECDH(), public_key)
     encrypted = aes_key_wrap(_ecdh_key(scheme, secret, wrap_der, _KEY_OCTETS, ukm), key)
     point = ephemeral.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     originator = structures.OriginatorPublicKey(
-        algorithm=_algorithm(_EC_PUBLIC_KEY), public_key=asn1.bit_string(point)
+        algorithm=_algorithm(OID.ecPublicKey), public_key=asn1.bit_string(point)
     )
     if rid_der[0] == 0x80:  # here a key identifier is in a SEQUENCE of its own
         rid_der = asn1.tlv(0xA0, asn1.encode(asn1.inner(rid_der)))
@@ -304,7 +290,7 @@ def _pwri(recipient: PasswordRecipient, key: bytes, randomness: Randomness) -> b
             salt=salt,
             iteration_count=_PBKDF2_ITERATIONS,
             key_length=_KEY_OCTETS,
-            prf=_algorithm(_HMAC_SHA256, _NULL),
+            prf=_algorithm(OID.hmacWithSHA256, asn1.NULL_DER),
         )
     )
     wrapping = hashlib.pbkdf2_hmac(
@@ -313,8 +299,8 @@ def _pwri(recipient: PasswordRecipient, key: bytes, randomness: Randomness) -> b
     return asn1.encode(
         structures.PasswordRecipientInfo(
             version=0,
-            key_derivation_algorithm=_algorithm(_PBKDF2, parameters),
-            key_encryption_algorithm=_algorithm(_AES256_WRAP),
+            key_derivation_algorithm=_algorithm(OID.pbkdf2, parameters),
+            key_encryption_algorithm=_algorithm(OID.aes256Wrap),
             encrypted_key=aes_key_wrap(wrapping, key),
         )
     )
@@ -322,28 +308,27 @@ def _pwri(recipient: PasswordRecipient, key: bytes, randomness: Randomness) -> b
 
 def _kemri(public_key: KEMPublicKey, rid_der: bytes, key: bytes, randomness: Randomness) -> bytes:
     secret, ciphertext = randomness.encapsulate(public_key)
-    wrapping = _kem_key(secret, _algorithm_der(_AES256_WRAP), _KEY_OCTETS, None)
+    wrapping = _kem_key(secret, _algorithm_der(OID.aes256Wrap), _KEY_OCTETS, None)
     info = structures.KEMRecipientInfo(
         version=0,
         rid=asn1.element(rid_der),
         kem=_algorithm(_kem_oid(public_key)),
         kemct=ciphertext,
-        kdf=_algorithm(_HKDF_SHA256),
+        kdf=_algorithm(OID.hkdfWithSHA256),
         kek_length=_KEY_OCTETS,
         ukm=None,
-        wrap=_algorithm(_AES256_WRAP),
+        wrap=_algorithm(OID.aes256Wrap),
         encrypted_key=aes_key_wrap(wrapping, key),
     )
     return asn1.encode(
         structures.OtherRecipientInfo(
-            ori_type=asn1.oid(_ORI_KEM), ori_value=asn1.element(asn1.encode(info))
+            ori_type=asn1.oid(OID.oriKEM), ori_value=asn1.element(asn1.encode(info))
         )
     )
 
 
 def _kem_oid(key: KEMPublicKey) -> str:
-    arc = 2 if isinstance(key, mlkem.MLKEM768PublicKey) else 3
-    return f"2.16.840.1.101.3.4.4.{arc}"
+    return OID.mlKEM768 if isinstance(key, mlkem.MLKEM768PublicKey) else OID.mlKEM1024
 
 
 def _kem_key(secret: bytes, wrap_der: bytes, octets: int, ukm: bytes | None) -> bytes:
@@ -476,11 +461,11 @@ def _open_ktri(der: bytes, holder: Holder) -> bytes:
     _require_version(info.version, 2 if rid_der[0] == 0x80 else 0)
     private_key = _key_of(holder, (rsa.RSAPrivateKey,), rid_der)
     dotted = info.key_encryption_algorithm.algorithm.dotted_string
-    if dotted == _RSA_ENCRYPTION:
+    if dotted == OID.rsaEncryption:
         # Taken because some CAs know nothing else. What arrives here is signed by the CA, and the library
         # answers a wrong padding with a random key, so that nobody learns of it.
         key: bytes = private_key.decrypt(info.encrypted_key, rsa_padding.PKCS1v15())
-    elif dotted == _RSAES_OAEP:
+    elif dotted == OID.rsaesOAEP:
         scheme = _oaep(_oaep_hash(info.key_encryption_algorithm))
         key = private_key.decrypt(info.encrypted_key, scheme)
     else:
@@ -539,7 +524,7 @@ def _open_pwri(der: bytes, holder: Holder) -> bytes:
     if not isinstance(holder, SecretHolder):
         raise EnvelopeRefused("it is for a shared secret, and there is none", rule="RFC 5652 6.2.4")
     derivation = info.key_derivation_algorithm
-    if derivation is None or derivation.algorithm.dotted_string != _PBKDF2:
+    if derivation is None or derivation.algorithm.dotted_string != OID.pbkdf2:
         raise AlgorithmRefused("key derivation other than by PBKDF2", rule="RFC 9481 4.4")
     if derivation.parameters is None:
         raise MalformedMessage("PBKDF2 without parameters", rule="R1")
@@ -569,7 +554,7 @@ def _open_pwri(der: bytes, holder: Holder) -> bytes:
 
 def _open_ori(der: bytes, holder: Holder) -> bytes:
     other = asn1.decode(structures.OtherRecipientInfo, der)
-    if other.ori_type.dotted_string != _ORI_KEM:
+    if other.ori_type.dotted_string != OID.oriKEM:
         raise AlgorithmRefused(
             f"OtherRecipientInfo {other.ori_type.dotted_string}", rule="RFC 5652 6.2.5"
         )
@@ -579,7 +564,7 @@ def _open_ori(der: bytes, holder: Holder) -> bytes:
     private_key = _key_of(holder, kinds, asn1.raw(info.rid))
     if info.kem.algorithm.dotted_string != _kem_oid(private_key.public_key()):
         raise EnvelopeRefused("it is for a key of another kind", rule="RFC 9629 3")
-    if info.kdf.algorithm.dotted_string != _HKDF_SHA256:
+    if info.kdf.algorithm.dotted_string != OID.hkdfWithSHA256:
         raise AlgorithmRefused(
             f"key derivation by {info.kdf.algorithm.dotted_string}", rule="RFC 9936 2.2"
         )

@@ -7,39 +7,32 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
+from cryptography.exceptions import InvalidSignature
+
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
     AlgorithmRefused,
-    InvalidSignature,
     SignatureAlgorithm,
     digest,
     signature_algorithm,
     verify_signature,
 )
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
-from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
 
-ID_KEY_PACKAGE: Final = "2.16.840.1.101.2.1.2.78.5"
-_CONTENT_TYPE: Final = "1.2.840.113549.1.9.3"
-_MESSAGE_DIGEST: Final = "1.2.840.113549.1.9.4"
-
 _MOST_CERTIFICATES: Final = 16
 """As many as extraCerts of an answer may hold."""
 
-_SHA256_DER: Final = asn1.tlv(0x30, asn1.oid_der("2.16.840.1.101.3.4.2.1"))
-_SHA384_DER: Final = asn1.tlv(0x30, asn1.oid_der("2.16.840.1.101.3.4.2.2"))
-_SHA512_DER: Final = asn1.tlv(0x30, asn1.oid_der("2.16.840.1.101.3.4.2.3"))
-# RFC 8419 3.1: with Ed448 SHAKE256 with 512 bits of output, written as id-shake256-len.
-_SHAKE256_DER: Final = asn1.tlv(0x30, asn1.oid_der("2.16.840.1.101.3.4.2.18"), asn1.encode(512))
 _DIGESTS: Final = MappingProxyType(
     {
-        "sha256": _SHA256_DER,
-        "sha384": _SHA384_DER,
-        "sha512": _SHA512_DER,
-        "shake256": _SHAKE256_DER,
+        "sha256": asn1.algorithm_der(OID.sha256),
+        "sha384": asn1.algorithm_der(OID.sha384),
+        "sha512": asn1.algorithm_der(OID.sha512),
+        # RFC 8419 3.1: with Ed448 SHAKE256 with 512 bits of output, written as id-shake256-len.
+        "shake256": asn1.algorithm_der(OID.shake256Len, asn1.encode(512)),
     }
 )
 _DIGEST_NAMES: Final = MappingProxyType(
@@ -47,7 +40,7 @@ _DIGEST_NAMES: Final = MappingProxyType(
         **{der: name for name, der in _DIGESTS.items()},
         # RFC 5754 2: parameters should be absent, NULL has to be taken as well.
         **{
-            asn1.tlv(0x30, asn1.inner(der), b"\x05\x00"): name
+            asn1.tlv(0x30, asn1.inner(der), asn1.NULL_DER): name
             for name, der in _DIGESTS.items()
             if name != "shake256"
         },
@@ -137,8 +130,8 @@ async def sign_package(package_der: bytes, credential: Credential) -> bytes:
     hash_name = _hash_name(algorithm)
     attributes = asn1.set_of(
         [
-            _attribute(_CONTENT_TYPE, asn1.oid_der(ID_KEY_PACKAGE)),
-            _attribute(_MESSAGE_DIGEST, asn1.encode(digest(hash_name, package_der))),
+            _attribute(OID.contentType, asn1.oid_der(OID.keyPackage)),
+            _attribute(OID.messageDigest, asn1.encode(digest(hash_name, package_der))),
         ]
     )
     identified = asn1.decode(structures.AlgorithmIdentifier, _DIGESTS[hash_name])
@@ -156,7 +149,7 @@ async def sign_package(package_der: bytes, credential: Credential) -> bytes:
             version=3,
             digest_algorithms=asn1.set_of([identified]),
             encap_content_info=structures.EncapsulatedContentInfo(
-                e_content_type=asn1.oid(ID_KEY_PACKAGE), e_content=package_der
+                e_content_type=asn1.oid(OID.keyPackage), e_content=package_der
             ),
             certificates=asn1.set_of([asn1.element(der) for der in credential.certificates]),
             crls=None,
@@ -203,7 +196,7 @@ def open_package(
         raise MalformedMessage(
             "not a SignedData of version 3 with one signer", rule="RFC 9483 4.1.6"
         )
-    if content.e_content_type.dotted_string != ID_KEY_PACKAGE or content.e_content is None:
+    if content.e_content_type.dotted_string != OID.keyPackage or content.e_content is None:
         raise MalformedMessage("SignedData of something else than a key package", rule="R1")
     info = infos[0]
     certificates = [] if data.certificates is None else data.certificates.as_list()
@@ -249,9 +242,9 @@ def _verify(
         if len(found) != 1 or attribute.type.dotted_string in values:
             raise MalformedMessage("a signed attribute that has not one value", rule="RFC 5652 11")
         values[attribute.type.dotted_string] = asn1.raw(found[0])
-    if values.get(_CONTENT_TYPE) != asn1.oid_der(ID_KEY_PACKAGE):
+    if values.get(OID.contentType) != asn1.oid_der(OID.keyPackage):
         raise PackageRefused("contentType is not that of a key package", rule="RFC 5652 11.1")
-    if values.get(_MESSAGE_DIGEST) != asn1.encode(digest(hash_name, content)):
+    if values.get(OID.messageDigest) != asn1.encode(digest(hash_name, content)):
         raise PackageRefused("messageDigest is not that of the content", rule="RFC 5652 11.2")
     try:
         verify_signature(

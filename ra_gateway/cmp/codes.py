@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
+from ra_gateway.cmp.oids import OID
+
 CMP_CONTENT_TYPE: Final = "application/pkixcmp"
 
 
@@ -81,40 +83,6 @@ def is_cert_req_id(found: int, expected: int) -> bool:
             and implementations differ in the cp as well.
     """
     return found == expected or (expected == P10CR_CERT_REQ_ID and found == 0)
-
-
-class OID:
-    """Object identifiers in dotted form."""
-
-    unsupportedOIDs: Final = "1.3.6.1.5.5.7.4.7"
-    implicitConfirm: Final = "1.3.6.1.5.5.7.4.13"
-    confirmWaitTime: Final = "1.3.6.1.5.5.7.4.14"
-    origPKIMessage: Final = "1.3.6.1.5.5.7.4.15"
-    caCerts: Final = "1.3.6.1.5.5.7.4.17"
-    rootCaKeyUpdate: Final = "1.3.6.1.5.5.7.4.18"
-    certReqTemplate: Final = "1.3.6.1.5.5.7.4.19"
-    rootCaCert: Final = "1.3.6.1.5.5.7.4.20"
-    certProfile: Final = "1.3.6.1.5.5.7.4.21"
-    crlStatusList: Final = "1.3.6.1.5.5.7.4.22"
-    crls: Final = "1.3.6.1.5.5.7.4.23"
-    reasonCode: Final = "2.5.29.21"
-    extensionRequest: Final = "1.2.840.113549.1.9.14"
-    msExtensionRequest: Final = "1.3.6.1.4.1.311.2.1.14"
-    oldCertID: Final = "1.3.6.1.5.5.7.5.1.5"
-    altCertTemplate: Final = "1.3.6.1.5.5.7.5.1.7"
-    algId: Final = "1.3.6.1.5.5.7.5.1.11"
-    rsaKeyLen: Final = "1.3.6.1.5.5.7.5.1.12"
-    regInfoCertReq: Final = "1.3.6.1.5.5.7.5.2.2"
-    cmcCA: Final = "1.3.6.1.5.5.7.3.27"
-    cmcRA: Final = "1.3.6.1.5.5.7.3.28"
-    cmcArchive: Final = "1.3.6.1.5.5.7.3.29"
-    cmKGA: Final = "1.3.6.1.5.5.7.3.32"
-    ocspSigning: Final = "1.3.6.1.5.5.7.3.9"
-    anyExtendedKeyUsage: Final = "2.5.29.37.0"
-    passwordBasedMac: Final = "1.2.840.113533.7.66.13"
-    pbmac1: Final = "1.2.840.113549.1.5.14"
-    dhBasedMac: Final = "1.2.840.113533.7.66.30"
-    kemBasedMac: Final = "1.2.840.113533.7.66.16"
 
 
 PRIVILEGED_PURPOSES: Final = frozenset(

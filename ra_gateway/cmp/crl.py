@@ -15,11 +15,13 @@ from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, signature_algorithm, verify_signature
-from ra_gateway.cmp.certificates import Certificate, InvalidSignature, KeyUsage
+from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.names import canonical, rfc4514, same_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.pem import PEMRefused, pem_blocks
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.errors import CMPError, CRLRefused, MalformedMessage
@@ -27,17 +29,10 @@ from ra_gateway.errors import CMPError, CRLRefused, MalformedMessage
 MAX_CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far thisUpdate may be ahead of our clock: a CRL is fetched seconds after it was made."""
 
-_CRL_NUMBER: Final = "2.5.29.20"
-_DELTA_CRL_INDICATOR: Final = "2.5.29.27"
-_ISSUING_DISTRIBUTION_POINT: Final = "2.5.29.28"
-_CERTIFICATE_ISSUER: Final = "2.5.29.29"
-_CRL_DISTRIBUTION_POINTS: Final = "2.5.29.31"
-_AUTHORITY_KEY_IDENTIFIER: Final = "2.5.29.35"
-_REASON_CODE: Final = "2.5.29.21"
-_INVALIDITY_DATE: Final = "2.5.29.24"
-
-_PROCESSED: Final = frozenset({_CRL_NUMBER, _ISSUING_DISTRIBUTION_POINT, _AUTHORITY_KEY_IDENTIFIER})
-_PROCESSED_IN_ENTRIES: Final = frozenset({_REASON_CODE, _INVALIDITY_DATE})
+_PROCESSED: Final = frozenset(
+    {OID.cRLNumber, OID.issuingDistributionPoint, OID.authorityKeyIdentifier}
+)
+_PROCESSED_IN_ENTRIES: Final = frozenset({OID.reasonCode, OID.invalidityDate})
 
 MAX_NAME_OCTETS: Final = 2048
 """Of the name of whoever signed what was fetched; a CA's has some 100, and 8 attributes of 64 characters 1,200."""
@@ -48,7 +43,7 @@ _MAX_ATTRIBUTES: Final = 4  # in one RDN; one is usual
 _MAX_NUMBER_BITS: Final = 159
 """RFC 5280 5.2.3: not negative, and at most 20 octets."""
 
-_MAX_POINTS: Final = 32
+MAX_POINTS: Final = 32
 """Distribution points, URLs and the like in one certificate; two or three are usual."""
 
 _FIELDS: Final = 7  # of TBSCertList
@@ -201,7 +196,7 @@ def open_crl(der: bytes) -> ReceivedCRL:
         CRLRefused: Not one.
     """
     try:
-        tbs_der, algorithm_der, signature_der = _exactly(asn1.parts(der, 3, "CRL"), 3)
+        tbs_der, algorithm_der, signature_der = asn1.parts(der, 3, "CRL", least=3)
         fields = asn1.parts(tbs_der, _FIELDS, "TBSCertList")
         # A version of 2 or none: x509 sees to it when the content is decoded.
         if fields[0][0] == asn1.INTEGER_TAG:
@@ -209,7 +204,7 @@ def open_crl(der: bytes) -> ReceivedCRL:
         inner_algorithm_der, issuer_der = fields[0], fields[1]
         if inner_algorithm_der != algorithm_der:
             raise CRLRefused("its two signature algorithms do not match (RFC 5280 5.1.1.2)")
-        require_short_name(issuer_der, "the issuer of the CRL")
+        require_short_name(issuer_der, "issuer of the CRL")
         canonical(issuer_der)  # it is compared with names that are known to be some
         signature = asn1.octets_of(
             asn1.decode(asn1.BitString, signature_der), "the signature of the CRL"
@@ -217,12 +212,6 @@ def open_crl(der: bytes) -> ReceivedCRL:
     except (MalformedMessage, IndexError) as error:
         raise CRLRefused(f"not a CRL: {getattr(error, 'detail', 'parts are missing')}") from error
     return ReceivedCRL(der, tbs_der, algorithm_der, signature, issuer_der)
-
-
-def _exactly(parts: list[bytes], count: int) -> list[bytes]:
-    if len(parts) != count:
-        raise MalformedMessage(f"{len(parts)} parts instead of {count}", rule="R1")
-    return parts
 
 
 def require_short_name(name_der: bytes, what: str) -> None:
@@ -233,7 +222,7 @@ def require_short_name(name_der: bytes, what: str) -> None:
     """
     if len(name_der) > MAX_NAME_OCTETS or name_der[:1] != b"\x30":
         raise MalformedMessage(
-            f"{what} is no name of at most {MAX_NAME_OCTETS} octets", rule="RFC 5280 4.1.2.4"
+            f"the {what} is no name of at most {MAX_NAME_OCTETS} octets", rule="RFC 5280 4.1.2.4"
         )
     for rdn in asn1.parts(name_der, _MAX_RDNS, what):
         asn1.parts(rdn, _MAX_ATTRIBUTES, what)
@@ -274,7 +263,7 @@ def _check_extensions(crl: x509.CertificateRevocationList) -> Scope:
     scope = Scope()
     for extension in crl.extensions:
         oid = extension.oid.dotted_string
-        if oid == _DELTA_CRL_INDICATOR:
+        if oid == OID.deltaCRLIndicator:
             raise CRLRefused("a delta CRL; give the full one, of which deltas are no substitute")
         if extension.critical and oid not in _PROCESSED:
             raise CRLRefused(f"has the critical extension {oid}, which is not known here")
@@ -303,7 +292,7 @@ def _serial_numbers(crl: x509.CertificateRevocationList) -> Iterator[int]:
     for entry in crl:
         for extension in entry.extensions:
             oid = extension.oid.dotted_string
-            if oid == _CERTIFICATE_ISSUER:
+            if oid == OID.certificateIssuer:
                 raise CRLRefused("an indirect CRL: an entry names another issuer")
             if extension.critical and oid not in _PROCESSED_IN_ENTRIES:
                 # RFC 5280 5.3: such a CRL must not be used for any certificate.
@@ -373,14 +362,14 @@ def distribution_point_names(certificate: Certificate) -> frozenset[bytes]:
 
     Points for some reasons, or of another CRL issuer, are left out; an extension that does not parse has none.
     """
-    found = certificate.extensions.get(_CRL_DISTRIBUTION_POINTS)
+    found = certificate.extensions.get(OID.cRLDistributionPoints)
     if found is None:
         return frozenset()
     try:
         return frozenset(
             name
-            for point in elements(asn1.inner(found[1]))
-            if {part[0] for part in elements(asn1.inner(point))} == {0xA0}
+            for point in asn1.parts(found[1], MAX_POINTS, "CRLDistributionPoints")
+            if {part[0] for part in asn1.parts(point, MAX_POINTS, "DistributionPoint")} == {0xA0}
             for name in _point_names(point)
         )
     except (MalformedMessage, IndexError):
@@ -396,18 +385,9 @@ def distribution_point_urls(certificate: Certificate) -> tuple[str, ...]:
 
 def _point_names(point_der: bytes) -> Iterator[bytes]:
     """Yield the fullName of a DistributionPoint or IssuingDistributionPoint: [0] { [0] GeneralNames }."""
-    for part in elements(asn1.inner(point_der)):
+    for part in asn1.parts(point_der, MAX_POINTS, "DistributionPoint"):
         if part[0] == 0xA0 and asn1.inner(part)[:1] == b"\xa0":
-            yield from elements(asn1.inner(asn1.inner(part)))
-
-
-def elements(content: bytes, most: int = _MAX_POINTS) -> list[bytes]:
-    """Return the elements that stand one after another.
-
-    Raises:
-        MalformedMessage: Not DER, or more than `most`.
-    """
-    return asn1.parts(asn1.tlv(0x30, content), most, "a sequence")
+            yield from asn1.parts(asn1.inner(part), MAX_POINTS, "fullName")
 
 
 def _shown(name_der: bytes) -> str:

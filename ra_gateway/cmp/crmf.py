@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Final
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.codes import OID, P10CR_CERT_REQ_ID, BodyType
+from ra_gateway.cmp.codes import P10CR_CERT_REQ_ID, BodyType
 from ra_gateway.cmp.messages import PKIMessage, require_few_elements
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import MalformedMessage, TemplateRefused
 
 

@@ -8,19 +8,17 @@ from datetime import datetime
 from typing import Final
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import general_names, name_of
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import HeaderRefused, MalformedMessage
 
-_EC_PUBLIC_KEY: Final = "1.2.840.10045.2.1"
-
 _KEY_ALGORITHMS: Final = {
-    "p256": asn1.tlv(0x30, asn1.oid_der(_EC_PUBLIC_KEY), asn1.oid_der("1.2.840.10045.3.1.7")),
-    "p384": asn1.tlv(0x30, asn1.oid_der(_EC_PUBLIC_KEY), asn1.oid_der("1.3.132.0.34")),
-    "p521": asn1.tlv(0x30, asn1.oid_der(_EC_PUBLIC_KEY), asn1.oid_der("1.3.132.0.35")),
-    "ed25519": asn1.tlv(0x30, asn1.oid_der("1.3.101.112")),
-    "ed448": asn1.tlv(0x30, asn1.oid_der("1.3.101.113")),
+    "p256": asn1.algorithm_der(OID.ecPublicKey, asn1.oid_der(OID.secp256r1)),
+    "p384": asn1.algorithm_der(OID.ecPublicKey, asn1.oid_der(OID.secp384r1)),
+    "p521": asn1.algorithm_der(OID.ecPublicKey, asn1.oid_der(OID.secp521r1)),
+    "ed25519": asn1.algorithm_der(OID.ed25519),
+    "ed448": asn1.algorithm_der(OID.ed448),
 }
 
 _RSA_KINDS: Final = {"rsa2048": 2048, "rsa3072": 3072, "rsa4096": 4096}

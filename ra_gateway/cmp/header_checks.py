@@ -20,11 +20,12 @@ from ra_gateway.cmp.algorithms import (
     SignatureAlgorithm,
     within_ts_33310,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.asn1 import NULL_DER
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
 from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import (
     CMPError,
     HeaderRefused,
@@ -165,7 +166,7 @@ def check_header(header: PKIHeader, rules: HeaderRules, *, first: bool) -> None:
         )
     _check_general_info(header)
     implicit = header.info(OID.implicitConfirm)
-    if rules.strict and implicit is not None and implicit.value_der not in (None, b"\x05\x00"):
+    if rules.strict and implicit is not None and implicit.value_der not in (None, NULL_DER):
         raise HeaderRefused("implicitConfirm with a value other than NULL", rule="R31")
 
 
@@ -286,7 +287,7 @@ def check_cert_req_id(request: CertReqMsg, rules: HeaderRules) -> None:
 def check_subject(template: CertTemplate, rules: HeaderRules) -> None:
     """Refuse a template without subject, to the letter also one that is empty and has no subjectAltName."""
     nameless = template.subject_der in (None, NULL_DN) and (
-        template.subject_der is None or not template.extension(ExtensionOID.subjectAltName)
+        template.subject_der is None or not template.extension(OID.subjectAltName)
     )
     if nameless and rules.strict and Quirk.no_subject not in rules.quirks:
         raise TemplateRefused("no subject, and no subjectAltName in its place", rule="R51")

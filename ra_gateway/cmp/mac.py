@@ -15,10 +15,10 @@ from functools import cached_property
 from typing import Final
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.algorithms import AlgorithmRefused, require_no_parameters
-from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.algorithms import HASH_NAMES, AlgorithmRefused, require_no_parameters
 from ra_gateway.cmp.messages import PKIMessage, Protector
 from ra_gateway.cmp.names import directory_name, escape_rfc4514, from_rfc4514
+from ra_gateway.cmp.oids import OID
 
 MIN_SALT_OCTETS: Final = 8
 MAX_SALT_OCTETS: Final = 64
@@ -28,25 +28,18 @@ _MIN_KEY_OCTETS: Final = 16
 _MAX_KEY_OCTETS: Final = 64
 
 _SHA1: Final = "sha1"
-_HASHES: Final = {
-    "1.3.14.3.2.26": _SHA1,
-    "2.16.840.1.101.3.4.2.1": "sha256",
-    "2.16.840.1.101.3.4.2.2": "sha384",
-    "2.16.840.1.101.3.4.2.3": "sha512",
-}
 _FUNCTIONS: Final = {
     "sha256": hashlib.sha256,
     "sha384": hashlib.sha384,
     "sha512": hashlib.sha512,
 }
 _HMACS: Final = {
-    "1.3.6.1.5.5.8.1.2": _SHA1,  # what OpenSSL calls hmac-sha1
-    "1.2.840.113549.2.7": _SHA1,
-    "1.2.840.113549.2.9": "sha256",
-    "1.2.840.113549.2.10": "sha384",
-    "1.2.840.113549.2.11": "sha512",
+    OID.hmacSHA1: _SHA1,
+    OID.hmacWithSHA1: _SHA1,
+    OID.hmacWithSHA256: "sha256",
+    OID.hmacWithSHA384: "sha384",
+    OID.hmacWithSHA512: "sha512",
 }
-_PBKDF2: Final = "1.2.840.113549.1.5.12"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,15 +168,15 @@ def mac_parameters(der: bytes, bounds: MACBounds) -> MACParameters:
 def _pbm(der: bytes, parameters: structures.PBMParameter, bounds: MACBounds) -> MACParameters:
     _check_cost(parameters.salt, parameters.iteration_count, bounds)
     owf = parameters.owf.algorithm.dotted_string
-    name = _HASHES.get(owf)
-    if name in (None, _SHA1):
+    name = HASH_NAMES.get(owf, "")
+    if name not in _FUNCTIONS:
         raise AlgorithmRefused(f"PasswordBasedMac with the one-way function {owf}", rule="R40")
     require_no_parameters(parameters.owf, rule="R40")
     return MACParameters(
         der,
         parameters.salt,
         parameters.iteration_count,
-        name or "",
+        name,
         _hmac(parameters.mac, bounds),
     )
 
@@ -191,7 +184,7 @@ def _pbm(der: bytes, parameters: structures.PBMParameter, bounds: MACBounds) -> 
 def _pbmac1(der: bytes, parameters: structures.PBMAC1Params, bounds: MACBounds) -> MACParameters:
     derivation = parameters.key_derivation_func
     oid = derivation.algorithm.dotted_string
-    if oid != _PBKDF2 or derivation.parameters is None:
+    if oid != OID.pbkdf2 or derivation.parameters is None:
         raise AlgorithmRefused(f"PBMAC1 with the key derivation {oid}", rule="R40")
     pbkdf2 = asn1.decode(structures.PBKDF2Params, asn1.raw(derivation.parameters))
     mac_hash = _hmac(parameters.message_auth_scheme, bounds)

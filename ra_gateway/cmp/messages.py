@@ -13,8 +13,9 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.names import NULL_DN, directory_name, name_of
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import MalformedMessage
 
 MAX_EXTRA_CERTS: Final = 256
@@ -46,7 +47,7 @@ class InfoTypeAndValue:
     value_der: bytes | None = None
 
 
-IMPLICIT_CONFIRM: Final = InfoTypeAndValue(OID.implicitConfirm, b"\x05\x00")
+IMPLICIT_CONFIRM: Final = InfoTypeAndValue(OID.implicitConfirm, asn1.NULL_DER)
 
 
 def confirm_wait_time(moment: datetime) -> InfoTypeAndValue:

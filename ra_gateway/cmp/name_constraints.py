@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import NULL_DN, canonical
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import SignerNotTrusted
 
 _RULE = "RFC 5280 4.2.1.10"
@@ -33,7 +34,7 @@ def check_name_constraints(issuer: Certificate, below: Iterable[Certificate]) ->
     Raises:
         SignerNotTrusted: A name is outside, or the constraints are of a form that cannot be judged.
     """
-    if ExtensionOID.nameConstraints not in issuer.extensions:
+    if OID.nameConstraints not in issuer.extensions:
         return
     try:
         parsed = x509.load_der_x509_certificate(issuer.der)
@@ -62,7 +63,7 @@ def _names(certificate: Certificate) -> list[x509.GeneralName]:
     names: list[x509.GeneralName] = []
     if certificate.subject_der != NULL_DN:
         names.append(x509.DirectoryName(parsed.subject))
-    if ExtensionOID.subjectAltName in certificate.extensions:
+    if OID.subjectAltName in certificate.extensions:
         names.extend(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     return names
 

@@ -16,6 +16,7 @@ from typing import Final
 from cryptography import x509
 
 from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import remembered
 from ra_gateway.errors import MalformedMessage, TemplateRefused
 
@@ -32,15 +33,15 @@ _ENCODINGS: Final = {
 }
 
 _SHORT_NAMES: Final = {
-    "2.5.4.3": "CN",
-    "2.5.4.7": "L",
-    "2.5.4.8": "ST",
-    "2.5.4.10": "O",
-    "2.5.4.11": "OU",
-    "2.5.4.6": "C",
-    "2.5.4.9": "STREET",
-    "0.9.2342.19200300.100.1.25": "DC",
-    "0.9.2342.19200300.100.1.1": "UID",
+    OID.commonName: "CN",
+    OID.localityName: "L",
+    OID.stateOrProvinceName: "ST",
+    OID.organizationName: "O",
+    OID.organizationalUnitName: "OU",
+    OID.countryName: "C",
+    OID.streetAddress: "STREET",
+    OID.domainComponent: "DC",
+    OID.userId: "UID",
 }
 """Short names of RFC 4514 3; every other attribute is written with its dotted OID."""
 
@@ -288,18 +289,18 @@ def _general_name_der(text: str) -> bytes:
 # --- what may be certified ------------------------------------------------------------------------------------
 
 _CERTIFIED_CHARACTERS: Final = {
-    "2.5.4.3": 64,  # commonName
-    "2.5.4.5": 64,  # serialNumber
-    "2.5.4.6": 2,  # countryName
-    "2.5.4.7": 128,  # localityName
-    "2.5.4.8": 128,  # stateOrProvinceName
-    "2.5.4.9": 128,  # streetAddress
-    "2.5.4.10": 64,  # organizationName
-    "2.5.4.11": 64,  # organizationalUnitName
-    "2.5.4.12": 64,  # title
-    "2.5.4.17": 40,  # postalCode
-    "2.5.4.65": 128,  # pseudonym
-    "0.9.2342.19200300.100.1.25": 63,  # domainComponent: one label
+    OID.commonName: 64,
+    OID.serialNumber: 64,
+    OID.countryName: 2,
+    OID.localityName: 128,
+    OID.stateOrProvinceName: 128,
+    OID.streetAddress: 128,
+    OID.organizationName: 64,
+    OID.organizationalUnitName: 64,
+    OID.title: 64,
+    OID.postalCode: 40,
+    OID.pseudonym: 128,
+    OID.domainComponent: 63,  # one label
 }
 """Upper bounds of attributes, in characters (RFC 5280 A.1, X.520 Annex C)."""
 
@@ -378,7 +379,7 @@ def _require_attribute(attribute: structures.AttributeTypeAndValue) -> None:
         raise _uncertifiable(what, "is no character string")
     most = _CERTIFIED_CHARACTERS.get(dotted, _MOST_CHARACTERS)
     text = _certifiable_text(what, attribute.value, most)
-    if dotted == "2.5.4.6" and not re.fullmatch("[A-Za-z]{2}", text):
+    if dotted == OID.countryName and not re.fullmatch("[A-Za-z]{2}", text):
         raise _uncertifiable(what, "is no country code of two letters")
 
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509 import ocsp
 
 from ra_gateway.cmp import asn1, structures
@@ -27,20 +27,14 @@ from ra_gateway.cmp.algorithms import (
     signature_algorithm,
     verify_signature,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, InvalidSignature, KeyUsage
-from ra_gateway.cmp.crl import MAX_CLOCK_SKEW, URI_TAG, elements, require_short_name
+from ra_gateway.cmp.certificates import Certificate, KeyUsage
+from ra_gateway.cmp.crl import MAX_CLOCK_SKEW, MAX_POINTS, URI_TAG, require_short_name
 from ra_gateway.cmp.names import same_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.errors import CMPError, MalformedMessage, OCSPRefused
 
-OCSP_NO_CHECK: Final = "1.3.6.1.5.5.7.48.1.5"
-"""In a responder's certificate: nobody needs to ask about it while it is valid (RFC 6960 4.2.2.2.1)."""
-
-_OCSP: Final = "1.3.6.1.5.5.7.48.1"
-_NONCE: Final = "1.3.6.1.5.5.7.48.1.2"
-_OCSP_SIGNING: Final = "1.3.6.1.5.5.7.3.9"
-_AUTHORITY_INFO_ACCESS: Final = "1.3.6.1.5.5.7.1.1"
-_SHA1_DER: Final = asn1.tlv(0x30, asn1.oid_der("1.3.14.3.2.26"), b"\x05\x00")
+_SHA1_DER: Final = asn1.algorithm_der(OID.sha1, asn1.NULL_DER)
 
 _EXTENSIONS_TAG: Final = 0xA1
 _VERSION_TAG: Final = 0xA0
@@ -57,9 +51,7 @@ _MAX_STATUSES: Final = 32
 
 _MAX_EXTENSIONS: Final = 16
 
-_PROCESSED_EXTENSIONS: Final = frozenset(
-    {ExtensionOID.keyUsage, ExtensionOID.extKeyUsage, ExtensionOID.basicConstraints}
-)
+_PROCESSED_EXTENSIONS: Final = frozenset({OID.keyUsage, OID.extKeyUsage, OID.basicConstraints})
 """Of a responder's certificate, where they are critical."""
 
 
@@ -127,7 +119,9 @@ def ask(certificate: Certificate, issuer: Certificate, nonce: bytes) -> OCSPQues
     cert_id_der = asn1.tlv(0x30, _SHA1_DER, *hashes_der, serial_der)
     extensions_der = b""
     if nonce:
-        nonce_der = asn1.tlv(0x30, asn1.oid_der(_NONCE), asn1.tlv(0x04, asn1.tlv(0x04, nonce)))
+        nonce_der = asn1.tlv(
+            0x30, asn1.oid_der(OID.ocspNonce), asn1.tlv(0x04, asn1.tlv(0x04, nonce))
+        )
         extensions_der = asn1.tlv(0xA2, asn1.tlv(0x30, nonce_der))
     tbs_der = asn1.tlv(0x30, asn1.tlv(0x30, asn1.tlv(0x30, cert_id_der)), extensions_der)
     return OCSPQuestion(certificate, issuer, nonce, asn1.tlv(0x30, tbs_der))
@@ -149,15 +143,22 @@ def responder_urls(certificate: Certificate) -> tuple[str, ...]:
 
     An extension that does not parse names no place.
     """
-    found = certificate.extensions.get(_AUTHORITY_INFO_ACCESS)
+    found = certificate.extensions.get(OID.authorityInfoAccess)
     if found is None:
         return ()
     try:
-        descriptions = [elements(asn1.inner(item)) for item in elements(asn1.inner(found[1]))]
-        names = [name for method, name in descriptions if method == asn1.oid_der(_OCSP)]
-    except (MalformedMessage, IndexError, ValueError):
+        descriptions = [
+            asn1.parts(item, 2, "AccessDescription", least=2)
+            for item in asn1.parts(found[1], MAX_POINTS, "AuthorityInfoAccess")
+        ]
+    except MalformedMessage:
         return ()
-    urls = (asn1.inner(name) for name in names if name[0] == URI_TAG)
+    at_ocsp = asn1.oid_der(OID.ocsp)
+    urls = (
+        asn1.inner(name)
+        for method, name in descriptions
+        if method == at_ocsp and name[0] == URI_TAG
+    )
     return tuple(dict.fromkeys(url.decode("ascii") for url in urls if url.isascii()))
 
 
@@ -224,13 +225,13 @@ class _Parts:
 
 def _opened(der: bytes) -> _Parts | None:
     """Return the parts of an answer; None of one that says that there is none."""
-    outer = asn1.parts(der, 2, "an OCSPResponse")
+    outer = asn1.parts(der, 2, "OCSPResponse")
     if len(outer) == 1:
         return None
     (response_bytes,) = asn1.parts(outer[1], 1, "responseBytes")
     _, octets = asn1.parts(response_bytes, 2, "ResponseBytes")
     tbs_der, algorithm_der, signature_der, *along = asn1.parts(
-        asn1.inner(octets), 4, "a BasicOCSPResponse"
+        asn1.inner(octets), 4, "BasicOCSPResponse"
     )
     signature = asn1.decode(asn1.BitString, signature_der)
     fields = asn1.parts(tbs_der, 5, "ResponseData")
@@ -239,7 +240,7 @@ def _opened(der: bytes) -> _Parts | None:
     responder_id, _, responses_der, *extensions = fields
     singles = asn1.parts(responses_der, _MAX_STATUSES, "responses")
     for single in singles:
-        *_, last = asn1.parts(single, 5, "a SingleResponse")
+        *_, last = asn1.parts(single, 5, "SingleResponse")
         if last[0] == _EXTENSIONS_TAG:
             _count_extensions(last)
     for tagged in extensions:
@@ -255,7 +256,7 @@ def _opened(der: bytes) -> _Parts | None:
 
 
 def _count_extensions(tagged: bytes) -> None:
-    asn1.parts(asn1.inner(tagged), _MAX_EXTENSIONS, "the extensions of the answer")
+    asn1.parts(asn1.inner(tagged), _MAX_EXTENSIONS, "list of extensions")
 
 
 def _certificates(along: list[bytes]) -> list[bytes]:
@@ -310,7 +311,7 @@ def _named_responders(parts: _Parts, issuer: Certificate) -> Iterator[Certificat
     (value,) = asn1.parts(parts.responder_id, 1, "responderID")
     by_name = parts.responder_id[0] == _BY_NAME_TAG
     if by_name:
-        require_short_name(value, "the responder's name")
+        require_short_name(value, "responder's name")
     for certificate in (issuer, *map(_decoded_certificate, parts.certificates)):
         if by_name:
             names_it = same_name(value, certificate.subject_der)
@@ -323,7 +324,7 @@ def _named_responders(parts: _Parts, issuer: Certificate) -> Iterator[Certificat
 def _decoded_certificate(der: bytes) -> Certificate:
     certificate = Certificate.from_der(der)
     for name_der in (certificate.subject_der, certificate.issuer_der):
-        require_short_name(name_der, "a name in a certificate that comes along")
+        require_short_name(name_der, "name in a certificate that comes along")
     return certificate
 
 
@@ -354,7 +355,7 @@ def _require_delegated(
     unknown = {oid for oid, (critical, _) in responder.extensions.items() if critical}
     unknown -= _PROCESSED_EXTENSIONS
     why = ""
-    if _OCSP_SIGNING not in responder.extended_key_usage:
+    if OID.ocspSigning not in responder.extended_key_usage:
         why = "has no extended key usage OCSPSigning"
     elif usage is not None and KeyUsage.digitalSignature not in usage:
         why = "has a keyUsage without digitalSignature"
@@ -403,7 +404,7 @@ def _single(
         what = "twice about this certificate" if found else "about another certificate"
         raise OCSPRefused(f"answers {what} (serial {serial_number:x} was asked about)")
     single, single_der = found[0]
-    last_der = elements(asn1.inner(single_der))[-1]
+    last_der = asn1.parts(single_der, 5, "SingleResponse")[-1]
     if last_der[0] == _EXTENSIONS_TAG:
         items = asn1.unbox(structures.ExtensionsBox, asn1.inner(last_der)).extensions
         if any(item.critical for item in items):

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+from cryptography.exceptions import InvalidSignature
+
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import InvalidSignature, SignatureAlgorithm, verify_signature
+from ra_gateway.cmp.algorithms import SignatureAlgorithm, verify_signature
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage, Protector, assemble
 from ra_gateway.cmp.names import directory_name

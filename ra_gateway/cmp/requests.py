@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Final
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
@@ -20,7 +21,6 @@ from ra_gateway.cmp.algorithms import (
     KEM_PUBLIC_KEYS,
     AlgorithmPolicy,
     AlgorithmRefused,
-    InvalidSignature,
     digest,
     hash_algorithm,
     key_family,
@@ -36,8 +36,8 @@ from ra_gateway.cmp.bodies import (
     gen_msg_content,
     rev_req_content,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
-from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES, BodyType, is_cert_req_id
+from ra_gateway.cmp.certificates import Certificate, KeyUsage
+from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES, BodyType, is_cert_req_id
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED,
     CertReqMsg,
@@ -57,6 +57,7 @@ from ra_gateway.cmp.header_checks import (
 )
 from ra_gateway.cmp.messages import CMP2021, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, MACAuthenticatedMessage
@@ -206,21 +207,6 @@ def possession_of(request: CertReqMsg) -> Possession:
     return Possession.encr_cert if request.encr_cert else Possession.proved
 
 
-def asks_for_key(message: PKIMessage) -> bool:
-    """Tell whether an ir, cr or kur wants the CA to make the key.
-
-    An RA passes such a message on as it is, or nested (RFC 9483 5.2.3): the key comes encrypted for whoever
-    protects it. Octets that do not parse ask for nothing.
-    """
-    if message.body_type not in (BodyType.ir, BodyType.cr, BodyType.kur):
-        return False
-    try:
-        requests = cert_req_messages(message.body_content)
-        return any(possession_of(item) is Possession.key_generation for item in requests)
-    except MalformedMessage:
-        return False
-
-
 _DELIVERED: Final = {
     Possession.proved: ("a plain certificate alone", (True, False, False)),
     Possession.encr_cert: ("an encrypted certificate alone", (False, True, False)),
@@ -367,15 +353,15 @@ def _check_once(extensions: Sequence[Extension], rule: str) -> None:
 
 def _check_no_authority(request: CertReqMsg) -> None:
     """A device must not ask for the powers of a CA or an RA."""
-    constraints = request.template.extension(ExtensionOID.basicConstraints)
+    constraints = request.template.extension(OID.basicConstraints)
     if constraints is not None and asn1.decode(structures.BasicConstraints, constraints.value).ca:
         raise NotAuthorized("a CA certificate is requested (basicConstraints)", rule="R63")
-    usage = request.template.extension(ExtensionOID.keyUsage)
+    usage = request.template.extension(OID.keyUsage)
     if usage is not None:
         bits = set(asn1.set_bits(asn1.decode(asn1.BitString, usage.value)))
         if bits & {KeyUsage.keyCertSign, KeyUsage.cRLSign}:
             raise NotAuthorized("keyCertSign or cRLSign is requested", rule="R63")
-    purposes = request.template.extension(ExtensionOID.extKeyUsage)
+    purposes = request.template.extension(OID.extKeyUsage)
     if purposes is not None:
         oids = {oid.dotted_string for oid in asn1.unbox(structures.OIDsBox, purposes.value).oids}
         if oids & PRIVILEGED_PURPOSES:

@@ -19,10 +19,13 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
+from cryptography.exceptions import InvalidSignature
+
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, public_key_kind
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, InvalidSignature, KeyUsage
+from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.name_constraints import check_name_constraints
 from ra_gateway.cmp.names import CanonicalName, canonical
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import CMPError, MalformedMessage, SignerNotTrusted
 
 MAX_PATH_CERTIFICATES: Final = 8
@@ -58,14 +61,14 @@ _REMEMBERED_PATHS: Final = 1024
 
 _PROCESSED_EXTENSIONS: Final = frozenset(
     {
-        ExtensionOID.keyUsage,
-        ExtensionOID.subjectAltName,
-        ExtensionOID.basicConstraints,
-        ExtensionOID.nameConstraints,
-        ExtensionOID.certificatePolicies,
-        ExtensionOID.extKeyUsage,
-        ExtensionOID.subjectKeyIdentifier,
-        ExtensionOID.authorityKeyIdentifier,
+        OID.keyUsage,
+        OID.subjectAltName,
+        OID.basicConstraints,
+        OID.nameConstraints,
+        OID.certificatePolicies,
+        OID.extKeyUsage,
+        OID.subjectKeyIdentifier,
+        OID.authorityKeyIdentifier,
     }
 )
 

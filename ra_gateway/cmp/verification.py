@@ -21,7 +21,7 @@ from ra_gateway.cmp.algorithms import (
     signature_algorithm,
 )
 from ra_gateway.cmp.certificates import Certificate, KeyUsage, keep_certificates, load_certificate
-from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES
+from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
 from ra_gateway.cmp.header_checks import (
     MAX_KID_OCTETS,
     HeaderRules,
@@ -36,6 +36,7 @@ from ra_gateway.cmp.header_checks import (
 from ra_gateway.cmp.mac import MACCredential, SharedSecret, compute_mac
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN, CanonicalName, canonical, same_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protected_part, verify_protection
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import Bag, NoPath, Path, SearchBudget, TrustDomain

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.algorithms import KEM_PUBLIC_KEYS, InvalidSignature, digest
+from ra_gateway.cmp.algorithms import KEM_PUBLIC_KEYS, digest
 from ra_gateway.cmp.bodies import (
     CertRepMessage,
     CertResponse,
@@ -33,15 +33,10 @@ from ra_gateway.cmp.bodies import (
     error_msg_content,
     require_one,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, KeyUsage
-from ra_gateway.cmp.cms import (
-    ID_DATA,
-    ID_SIGNED_DATA,
-    PrivateKeyHolder,
-    open_envelope,
-)
+from ra_gateway.cmp.certificates import Certificate, KeyUsage
+from ra_gateway.cmp.cms import PrivateKeyHolder, open_envelope
 from ra_gateway.cmp.cms_signed import open_package
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import (
     ENCR_CERT_POPO_DER,
     CertId,
@@ -78,6 +73,7 @@ from ra_gateway.cmp.names import (
     general_names_der,
     same_name,
 )
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import NO_CERT_RESPONSE, poll_rep_content, poll_req_body
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.requests import Possession, cert_hash_name, require_delivery
@@ -98,8 +94,6 @@ from ra_gateway.device.values import (
 from ra_gateway.errors import CMPError, PKIFailureInfo
 
 _RULES: Final = HeaderRules(strictness=Strictness.lenient)
-_NULL: Final = b"\x05\x00"
-_SHA512: Final = "2.16.840.1.101.3.4.2.3"
 _NO_KEY: Final = b"\x03\x01\x00"
 """publicKey of a request for central key generation that says what kind of key it wants: an empty BIT STRING."""
 
@@ -222,9 +216,9 @@ class Enrollment:
             san_der = general_names_der(options.san)
             # RFC 5280 4.2.1.6: critical where the subject is empty.
             nameless = subject_der in (None, NULL_DN) and not renewing
-            extensions = (Extension(ExtensionOID.subjectAltName, nameless, san_der),)
-        elif renewing and (san := old.extensions.get(ExtensionOID.subjectAltName)):
-            extensions = (Extension(ExtensionOID.subjectAltName, *san),)
+            extensions = (Extension(OID.subjectAltName, nameless, san_der),)
+        elif renewing and (san := old.extensions.get(OID.subjectAltName)):
+            extensions = (Extension(OID.subjectAltName, *san),)
         return CertTemplate(
             subject_der=old.subject_der if renewing and subject_der is None else subject_der,
             spki_der=self._requested_key_der(),
@@ -451,7 +445,7 @@ class Enrollment:
         self._authenticate(message, self._identity.trust, now)
         holder = PrivateKeyHolder(self._private_key)
         opened = open_envelope(enveloped_data(response.encrypted_cert_der or b""), holder)
-        if opened.content_type != ID_DATA:
+        if opened.content_type != OID.data:
             raise CMPError(f"content of type {opened.content_type} instead of a certificate")
         return Certificate.from_der(opened.content)
 
@@ -464,7 +458,7 @@ class Enrollment:
         self._authenticate(message, trust, now)
         holder = PrivateKeyHolder(self._protection_key, self._identity.credential.certificate)
         opened = open_envelope(enveloped_data(response.private_key_der or b""), holder)
-        if opened.content_type != ID_SIGNED_DATA:
+        if opened.content_type != OID.signedData:
             raise CMPError(f"content of type {opened.content_type} instead of a signed key")
         package = open_package(opened.content, trust, _certificates(message.extra_certs), now)
         key = asn1.decode(structures.SubjectPublicKeyInfo, certificate.spki_der).subject_public_key
@@ -549,12 +543,12 @@ class Enrollment:
         """Return what to name in certConf: the hash, where the signature has none and pvno 3 has the field."""
         if self._pvno != CMP2021 or certificate.signature_algorithm.hash_name:
             return None
-        return structures.AlgorithmIdentifier(algorithm=asn1.oid(_SHA512), parameters=None)
+        return structures.AlgorithmIdentifier(algorithm=asn1.oid(OID.sha512), parameters=None)
 
     def _take_pkiconf(self, message: PKIMessage, issued: _Issued, now: datetime) -> Done:
         with doubting():
             _require_type(message, BodyType.pkiconf)
-            if message.body_content != _NULL:
+            if message.body_content != asn1.NULL_DER:
                 raise CMPError("the content of the pkiconf is not NULL")
             self._check_header(message.header)
             # RFC 9483 4.1.1: the pkiconf is protected with the credential of the first answer.

@@ -18,14 +18,10 @@ from typing import Any, Final, TypeVar
 
 import pkcs11 as cryptoki
 import structlog
+from cryptography.exceptions import InvalidSignature
 from pkcs11 import Attribute, KeyType, MechanismFlag, ObjectClass
 
-from ra_gateway.cmp.algorithms import (
-    InvalidSignature,
-    default_algorithm,
-    signing_arguments,
-    verify_signature,
-)
+from ra_gateway.cmp.algorithms import default_algorithm, signing_arguments, verify_signature
 from ra_gateway.errors import ConfigError, Problem, ServiceFailure
 from ra_gateway.pkcs11.key import CURVE_KINDS, HSM_KEY_KINDS, RSA_KINDS, HSMKey, inspect_key
 from ra_gateway.pkcs11.reference import SCHEME, Reference, Trouble, parse

@@ -14,15 +14,20 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
+from ra_gateway.cmp.asn1 import NULL_DER, algorithm_der, oid_der, tlv
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import ConfigError, Problem, ServiceFailure
 from ra_gateway.pkcs11.reference import Reference, Trouble
 from ra_gateway.pkcs11.token import Connection, Token
 
 _DIGEST_INFO: Final = MappingProxyType(
     {
-        "sha256": bytes.fromhex("3031300d060960864801650304020105000420"),
-        "sha384": bytes.fromhex("3041300d060960864801650304020205000430"),
-        "sha512": bytes.fromhex("3051300d060960864801650304020305000440"),
+        name: tlv(0x30, algorithm_der(oid, NULL_DER), tlv(0x04, bytes(size)))[:-size]
+        for name, oid, size in (
+            ("sha256", OID.sha256, 32),
+            ("sha384", OID.sha384, 48),
+            ("sha512", OID.sha512, 64),
+        )
     }
 )
 """What precedes a hash in a PKCS #1 v1.5 signature (RFC 8017 9.2, note 1)."""
@@ -240,10 +245,10 @@ def _salt_length(pss: Any, algorithm: hashes.HashAlgorithm, key: rsa.RSAPublicKe
     return pss._salt_length
 
 
-_P256_DER: Final = bytes.fromhex("06082a8648ce3d030107")
-_P384_DER: Final = bytes.fromhex("06052b81040022")
-_P521_DER: Final = bytes.fromhex("06052b81040023")
-_ED25519_DER: Final = bytes.fromhex("06032b6570")
+_P256_DER: Final = oid_der(OID.secp256r1)
+_P384_DER: Final = oid_der(OID.secp384r1)
+_P521_DER: Final = oid_der(OID.secp521r1)
+_ED25519_DER: Final = oid_der(OID.ed25519)
 _CURVES: Final[Mapping[bytes, ec.EllipticCurve]] = MappingProxyType(
     {_P256_DER: ec.SECP256R1(), _P384_DER: ec.SECP384R1(), _P521_DER: ec.SECP521R1()}
 )

@@ -8,6 +8,7 @@ transaction. A device is held up at most as long as its endpoint says: after tha
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -32,10 +33,13 @@ from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.ports import Claim
 from ra_gateway.ra.response_checks import CheckedResponse, confirmation, validate
 from ra_gateway.ra.services import Services
-from ra_gateway.ra.transaction import Event, Transaction
+from ra_gateway.ra.transaction import Event, State, Transaction
 from ra_gateway.ra.transactions import Overtaken
 
 _ISSUES_NOTHING: Final = frozenset({BodyType.rr, BodyType.genm})
+
+_STORE_AGAIN_SECONDS: Final = 1.0
+"""Between attempts to store what a CA has issued while the store was gone."""
 
 
 @dataclass(slots=True)
@@ -188,10 +192,28 @@ async def _conclude(services: Services, exchange: _Exchange, checked: CheckedRes
         # The device has yet to ask for it, and is told then until when it is to confirm.
         seconds = endpoint.check_after_seconds + endpoint.confirm_wait_seconds
         until = now + timedelta(seconds=seconds)
+    try:
+        return await _settle(services, exchange, checked, response_der, until)  # step 9
+    except StoreUnavailable:
+        if checked.issued and exchange.stored:
+            services.spawn(_settle_later(services, exchange, checked, response_der, until))
+        raise
+
+
+async def _settle(
+    services: Services,
+    exchange: _Exchange,
+    checked: CheckedResponse,
+    response_der: bytes,
+    until: datetime | None,
+) -> bytes:
+    """Store what a CA's answer makes of a transaction, and return what the device is answered."""
+    context, transaction, now = exchange.context, exchange.transaction, services.clock()
+    certificate_der = b"" if checked.certificate is None else checked.certificate.der
     step: transactions.Step
     expires_at: datetime | None
     if checked.event is Event.deferred:
-        lives_until = transaction.created_at + timedelta(seconds=endpoint.approval_seconds)
+        lives_until = transaction.created_at + timedelta(seconds=context.endpoint.approval_seconds)
         step = partial(
             machine.deferred_by_ca,
             checked=checked,
@@ -203,7 +225,6 @@ async def _conclude(services: Services, exchange: _Exchange, checked: CheckedRes
         if checked.event is Event.accepted:
             expires_at = min(transaction.expires_at, now + services.lifetime)
         else:
-            certificate_der = b"" if checked.certificate is None else checked.certificate.der
             expires_at = await unconfirmed.schedule(
                 services, context, transaction, checked.event, certificate_der, until
             )
@@ -214,13 +235,26 @@ async def _conclude(services: Services, exchange: _Exchange, checked: CheckedRes
             confirm_until=until,
             expires_at=expires_at,
         )
-
-    instead = await _store(
-        services, exchange, step, create=checked.event is Event.deferred
-    )  # step 9
-    if checked.event is Event.refused:
+    create = checked.event is Event.deferred
+    instead = await _store(services, exchange, step, create=create, certificate_der=certificate_der)
+    if exchange.transaction.state is State.REFUSED:
         await _release_secret(context, transaction)
     return instead or response_der
+
+
+async def _settle_later(
+    services: Services,
+    exchange: _Exchange,
+    checked: CheckedResponse,
+    response_der: bytes,
+    until: datetime | None,
+) -> bytes:
+    """Store what a CA has issued as soon as the store can take it: nobody else knows of that certificate."""
+    while services.clock() < exchange.transaction.expires_at:
+        await asyncio.sleep(_STORE_AGAIN_SECONDS)
+        with suppress(StoreUnavailable):
+            return await _settle(services, exchange, checked, response_der, until)
+    return b""
 
 
 async def _fail(services: Services, exchange: _Exchange, error: CMPError) -> bytes:
@@ -251,12 +285,18 @@ async def _release(services: Services, exchange: _Exchange) -> None:
 
 
 async def _store(
-    services: Services, exchange: _Exchange, step: transactions.Step, *, create: bool = False
+    services: Services,
+    exchange: _Exchange,
+    step: transactions.Step,
+    *,
+    create: bool = False,
+    certificate_der: bytes = b"",
 ) -> bytes | None:
     """Store what becomes of a transaction (step 9).
 
     Args:
         create: Whether it is to be stored even if it was not before.
+        certificate_der: What the CA has issued for it.
 
     Returns:
         What the device is told in place of the answer, if anything: the device must see one answer only. A
@@ -276,9 +316,24 @@ async def _store(
             services.store, before, step, while_=lambda live: _still_asked(live, before)
         )
         if isinstance(after, Overtaken):
+            if after.live is not None:
+                exchange.transaction = after.live
+                await _surface(services, exchange, certificate_der)
             return _answer_of(after.live, before)
         exchange.transaction, current = after, after.current
         return current.response_der if current.waiting else None
+
+
+async def _surface(services: Services, exchange: _Exchange, certificate_der: bytes) -> None:
+    """Have a certificate looked after that came when its transaction had been given up: its device never gets it."""
+    context, failed = exchange.context, exchange.transaction
+    if not certificate_der or failed.state is not State.FAILED or failed.certificate_der:
+        return
+    context.report.outcome = Outcome.failed
+    context.report.notes.append("the CA issued a certificate after its answer was given up")
+    expires_at = await unconfirmed.look_after(services, context.upstream, failed, services.clock())
+    step = partial(machine.surfaced, certificate_der=certificate_der, expires_at=expires_at)
+    await transactions.change(services.store, failed, step)
 
 
 async def _create(services: Services, exchange: _Exchange, transaction: Transaction) -> None:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.bodies import RevDetails, nested_body, rev_req_body
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.crmf import CertTemplate, Extension
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, InfoTypeAndValue, PKIHeader, PKIMessage
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.errors import ServiceFailure
 from ra_gateway.ra.context import RequestContext

@@ -12,9 +12,9 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from ra_gateway.cmp.asn1 import tlv
-from ra_gateway.cmp.codes import OID
 from ra_gateway.cmp.genm import CRLQuestion, crl_question
 from ra_gateway.cmp.messages import InfoTypeAndValue
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import AuthenticatedQuestion
 from ra_gateway.errors import HeaderRefused
 

@@ -221,6 +221,22 @@ def failed(
     )
 
 
+def surfaced(
+    failed: Transaction, certificate_der: bytes, *, expires_at: datetime | None
+) -> Transaction:
+    """The CA turns out to have issued what was given up: a slow node had its answer.
+
+    Args:
+        expires_at: None leaves it.
+    """
+    return advance(
+        failed,
+        Event.failed,
+        certificate_der=certificate_der,
+        expires_at=expires_at or failed.expires_at,
+    )
+
+
 # --- the device polls -----------------------------------------------------------------------------------------
 
 

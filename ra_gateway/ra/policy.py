@@ -13,8 +13,8 @@ from typing import Final
 
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.asn1 import tlv
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertId,
@@ -41,6 +41,7 @@ from ra_gateway.cmp.names import (
     rfc4514,
     same_name,
 )
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import (
     REMOVE_FROM_CRL,
     AuthenticatedRequest,
@@ -70,10 +71,10 @@ class InventoryUse(StrEnum):
 
 
 PLACEHOLDERS: Final = {
-    "cn": "2.5.4.3",
-    "serial_number": "2.5.4.5",
-    "o": "2.5.4.10",
-    "ou": "2.5.4.11",
+    "cn": OID.commonName,
+    "serial_number": OID.serialNumber,
+    "o": OID.organizationName,
+    "ou": OID.organizationalUnitName,
 }
 """Attributes of the vendor certificate's subject that templates and patterns may name, besides {serial}."""
 
@@ -445,7 +446,7 @@ def _check_old_cert_id(request: AuthenticatedRequest, old: Certificate) -> None:
 
 
 def _names_der(template: CertTemplate) -> bytes | None:
-    extension = template.extension(ExtensionOID.subjectAltName)
+    extension = template.extension(OID.subjectAltName)
     return None if extension is None else extension.value
 
 
@@ -474,10 +475,10 @@ def _completed(
         )
     require_certifiable(subject_der, san_der)
     asked = request.request.template
-    extensions = tuple(item for item in asked.extensions if item.oid != ExtensionOID.subjectAltName)
+    extensions = tuple(item for item in asked.extensions if item.oid != OID.subjectAltName)
     if san_der is not None:
         # RFC 5280 4.2.1.6: critical exactly when the subject is empty.
-        extensions += (Extension(ExtensionOID.subjectAltName, subject_der == NULL_DN, san_der),)
+        extensions += (Extension(OID.subjectAltName, subject_der == NULL_DN, san_der),)
     template = replace(
         asked,
         subject_der=subject_der,
@@ -528,7 +529,7 @@ def _unchangeable(why: str) -> TemplateRefused:
 
 
 def _requested_san(template: CertTemplate) -> tuple[str, ...] | None:
-    extension = template.extension(ExtensionOID.subjectAltName)
+    extension = template.extension(OID.subjectAltName)
     return None if extension is None else general_names(extension.value)
 
 

@@ -192,10 +192,10 @@ async def _pass_on(
         live = await transactions.load(services.store, taken.key)
         return await _deliver(services, context, live)
     settled = await ca_exchange.settle(services, context, taken, checked)
-    if checked.event is Event.deferred:
+    if checked.event is Event.deferred and settled.state in OUTSTANDING:
         ca_exchange.note(context, checked)
         return await _relay_poll_rep(services, context, settled, checked)
-    return await _deliver(services, context, settled)
+    return await _reconsider(services, context, settled)
 
 
 async def _taken(

@@ -35,7 +35,6 @@ from ra_gateway.cmp.certificates import (
 )
 from ra_gateway.cmp.codes import (
     CERT_RESPONSE_TO,
-    OID,
     PRIVILEGED_PURPOSES,
     RESPONSE_TO,
     BodyType,
@@ -46,6 +45,7 @@ from ra_gateway.cmp.crmf import CertId, cert_id
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage, confirm_wait_time_of
 from ra_gateway.cmp.names import general_names, name_of, same_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import poll_rep_content, polled_cert_req_id
 from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.cmp.trust import Path
@@ -444,6 +444,24 @@ def check_response(
             return refused
         authenticated = _answer_to(message, expected, expected_type, upstream, now)
         content = cert_rep_message(message.body_content)
+    try:
+        return _certificate_response(message, authenticated, content, expected, upstream, now)
+    except UpstreamBroken as error:
+        # It was issued, whatever is wrong with it: somebody has to see to its end.
+        issued = (item.certificate_der for item in content.responses)
+        error.certificate_der = next(filter(None, issued), b"")
+        raise
+
+
+def _certificate_response(
+    message: PKIMessage,
+    authenticated: AuthenticatedMessage,
+    content: CertRepMessage,
+    expected: Expected,
+    upstream: Upstream,
+    now: datetime,
+) -> _CertificateResponse:
+    """Check what an ip, cp or kup of the CA's says."""
     ids = [response.cert_req_id for response in content.responses]
     if len(ids) != 1 or not is_cert_req_id(ids[0], expected.cert_req_id):
         raise UpstreamBroken(
@@ -469,14 +487,9 @@ def check_response(
         return _CertificateResponse(
             message, content, response, None, authenticated.path, ca_cert_req_id
         )
-    try:
-        certificate, path = _check_certificate(
-            response.certificate_der, authenticated, expected, upstream, now
-        )
-    except UpstreamBroken as error:
-        # It was issued, whatever is wrong with it: somebody has to see to its end.
-        error.certificate_der = response.certificate_der
-        raise
+    certificate, path = _check_certificate(
+        response.certificate_der, authenticated, expected, upstream, now
+    )
     return _CertificateResponse(message, content, response, certificate, path, ca_cert_req_id)
 
 

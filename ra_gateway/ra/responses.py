@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.header_checks import NONCE_OCTETS
 from ra_gateway.cmp.messages import (
     IMPLICIT_CONFIRM,
@@ -20,6 +20,7 @@ from ra_gateway.cmp.messages import (
     confirm_wait_time,
     time_told,
 )
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import PollRep, poll_rep_body, waiting_body
 from ra_gateway.cmp.protection import Protecting
 from ra_gateway.cmp.responder import protect_reply, refusal_body, reply_header, unreadable_reply

@@ -35,7 +35,8 @@ from ra_gateway.cmp.crl import (
     verify_crl,
 )
 from ra_gateway.cmp.names import CanonicalName, canonical
-from ra_gateway.cmp.ocsp import OCSP_NO_CHECK, responder_urls
+from ra_gateway.cmp.ocsp import responder_urls
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.trust import DomainKind, Path, TrustDomain
 from ra_gateway.errors import (
     CMPError,
@@ -250,7 +251,7 @@ class DomainRevocation:
             OCSPRefused: Nobody can tell, and the domain insists.
         """
         self._require_not_listed(responder)
-        if OCSP_NO_CHECK in responder.extensions or self.settings.mode is Mode.soft:
+        if OID.ocspNoCheck in responder.extensions or self.settings.mode is Mode.soft:
             return
         if why := self._not_on_crl(responder, issuer, self._clock()):
             raise OCSPRefused(f"the responder has no id-pkix-ocsp-nocheck, and {why}")

@@ -33,12 +33,13 @@ from ra_gateway.cmp.bodies import (
     cert_rep_body,
     rev_rep_body,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID, load_certificate
+from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import Extension
 from ra_gateway.cmp.header_checks import NONCE_OCTETS, RELAYED, HeaderRules, Strictness
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import NULL_DN, general_names, same_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.requests import AuthenticatedRequest, read_request, read_revocation
 from ra_gateway.cmp.responder import protect_reply, refusal_body, reply_header
@@ -103,7 +104,7 @@ class SigningRequest:
     def san(self) -> tuple[str, ...]:
         """The names in subjectAltName, such as "dns:enb1.example.net" or "ip:192.0.2.1"."""
         for extension in self.extensions:
-            if extension.oid == ExtensionOID.subjectAltName:
+            if extension.oid == OID.subjectAltName:
                 return general_names(extension.value)
         return ()
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import attributes
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import (
     ConfigError,
     PKIFailureInfo,
@@ -43,7 +44,6 @@ from ra_gateway.upstream.signing import SignedCertificate, SigningRequest, csr_o
 TOKEN_SECONDS: Final = 60
 """How long a token is good for: longer than any request is under way, and step-ca forgives a minute of skew."""
 
-_COMMON_NAME: Final = "2.5.4.3"
 _COORDINATE_OCTETS: Final = 32
 _TOKEN_SANS: Final = frozenset({"dns", "ip", "email", "uri"})
 
@@ -255,7 +255,7 @@ def _token_sans(request: SigningRequest) -> tuple[str, ...]:
 
 def _token_subject(request: SigningRequest, sans: tuple[str, ...]) -> str:
     """Return whom a token is for: step-ca wants the common name among its names, or any name."""
-    names = [text for oid, text in attributes(request.subject_der) if oid == _COMMON_NAME]
+    names = [text for oid, text in attributes(request.subject_der) if oid == OID.commonName]
     subject = next(iter((*reversed(names), *sans)), "")  # of several, step-ca reads the last
     if not subject:
         raise TemplateRefused("neither a common name nor a subjectAltName", rule="R51")

@@ -27,11 +27,12 @@ from ra_gateway.cmp.bodies import (
     cert_rep_message,
     nested_messages,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import Extension, SignaturePOP, cert_req_messages, cert_request_der
 from ra_gateway.cmp.header_checks import HeaderRules, Quirk, Strictness, relaxed_algorithms
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, body
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.keys import KeySigner
@@ -552,7 +553,7 @@ class LegacyBaseStation:
         issued = sub.issue(f"CN={SERIAL},O=Legacy Radio", "rsa1024", subject_key_identifier=False)
         leaf = legacy_certificate(issued, sub)
         assert leaf.serial_number < 0
-        assert ExtensionOID.basicConstraints not in leaf.extensions
+        assert OID.basicConstraints not in leaf.extensions
         chain = (cmp_certificate(sub.certificate),)
         return cls(
             vendor=pki.VendorPKI("Legacy Radio", root, sub),
@@ -570,7 +571,7 @@ class LegacyBaseStation:
             not_before=datetime(2026, 1, 1, tzinfo=UTC),
             not_after=datetime(2036, 1, 1, tzinfo=UTC),
             extensions=(
-                Extension(ExtensionOID.keyUsage, True, bytes.fromhex("030205a0")),
+                Extension(OID.keyUsage, True, bytes.fromhex("030205a0")),
                 requests.san_extension(f"dns:{SERIAL}.enodeb.example.net", critical=True),
             ),
         )

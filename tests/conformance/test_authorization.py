@@ -29,8 +29,7 @@ from ra_gateway.cmp.bodies import (
     error_body,
     rev_req_body,
 )
-from ra_gateway.cmp.certificates import ExtensionOID
-from ra_gateway.cmp.codes import OID, PRIVILEGED_PURPOSES, RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES, RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import (
     CertId,
     CertTemplate,
@@ -41,6 +40,7 @@ from ra_gateway.cmp.crmf import (
 )
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, InfoTypeAndValue, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514, rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
 from tests.support import pki, requests
@@ -74,7 +74,7 @@ def key() -> Any:
 def purposes(*dotted: str) -> Extension:
     """An ExtendedKeyUsage to ask for."""
     oids = b"".join(asn1.oid_der(item) for item in dotted)
-    return Extension(ExtensionOID.extKeyUsage, False, asn1.tlv(0x30, oids))
+    return Extension(OID.extKeyUsage, False, asn1.tlv(0x30, oids))
 
 
 # --- privileged purposes ----------------------------------------------------------------------------------------
@@ -579,7 +579,7 @@ async def test_names_that_mislead_are_not_certified(world: World, key: Any, case
     """Whatever the patterns admit: in a subject, and in a directoryName; the attribute is named."""
     oid, _, _ = UNFIT_VALUES[case]
     name = named(*UNFIT_VALUES[case])
-    san = Extension(ExtensionOID.subjectAltName, False, asn1.tlv(0x30, directory_name(name)))
+    san = Extension(OID.subjectAltName, False, asn1.tlv(0x30, directory_name(name)))
     device = cmp_credential(world.device())
     for asked in (
         requests.template(key, subject_der=name),
@@ -635,7 +635,7 @@ async def test_alternative_names_that_mislead_are_not_certified(
 ) -> None:
     """At the gateway and at the CA."""
     tag, octets = UNFIT_SANS[case]
-    san = Extension(ExtensionOID.subjectAltName, False, asn1.tlv(0x30, asn1.tlv(tag, octets)))
+    san = Extension(OID.subjectAltName, False, asn1.tlv(0x30, asn1.tlv(tag, octets)))
     asked = requests.template(key, extensions=(san,))
     der = await requests.request(world, cmp_credential(world.device()), key, asked)
     answer = await world.ask(der)
@@ -742,7 +742,7 @@ async def test_a_renewal_has_the_old_alternative_names_once(world: World, key: A
         )
         await assert_served(world, der)
         (up,) = cert_req_messages(world.ca.messages[-1].body_content)
-        san = up.template.extension(ExtensionOID.subjectAltName)
+        san = up.template.extension(OID.subjectAltName)
         assert san is not None
         assert san.value == certificate.subject_alt_name_der
 

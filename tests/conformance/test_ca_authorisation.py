@@ -15,7 +15,7 @@ from sqlalchemy import delete
 from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.ledger import schema
 from ra_gateway.ca.ledger.database import write
-from ra_gateway.ca.profiles import NE_IPSEC, NE_TLS, OCSP_SIGNER, OCSP_SIGNING, RA, Profile
+from ra_gateway.ca.profiles import NE_IPSEC, NE_TLS, OCSP_SIGNER, RA, Profile
 from ra_gateway.ca.records import (
     NO_ENTITY,
     CertificateStatus,
@@ -29,8 +29,8 @@ from ra_gateway.ca.records import (
 )
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.bodies import gen_msg_body
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertId,
@@ -43,6 +43,7 @@ from ra_gateway.cmp.crmf import (
 )
 from ra_gateway.cmp.messages import InfoTypeAndValue, body
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514, general_names_der
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import ConfigError, PKIFailureInfo
 from tests.support import pki
 from tests.support.desk import (
@@ -65,7 +66,7 @@ NOT_AUTHORIZED = PKIFailureInfo.notAuthorized
 
 
 def san(*names: str) -> tuple[Extension, ...]:
-    return (Extension(ExtensionOID.subjectAltName, False, general_names_der(names)),)
+    return (Extension(OID.subjectAltName, False, general_names_der(names)),)
 
 
 def named(subject: str, *names: str) -> CertTemplate:
@@ -76,7 +77,7 @@ def named(subject: str, *names: str) -> CertTemplate:
 def with_directory_name(subject: str, other: str) -> CertTemplate:
     """A template with a subject, and another one as its other name."""
     value = asn1.tlv(0x30, directory_name(from_rfc4514(other)))
-    extension = Extension(ExtensionOID.subjectAltName, False, value)
+    extension = Extension(OID.subjectAltName, False, value)
     return CertTemplate(subject_der=from_rfc4514(subject), extensions=(extension,))
 
 
@@ -531,7 +532,7 @@ async def put_into_ledger(desk: Desk, certificate: Certificate) -> None:
 
 
 @pytest.mark.parametrize(
-    "purpose", [OCSP_SIGNING, OID.anyExtendedKeyUsage, OID.cmcArchive, OID.cmcRA, OID.cmKGA]
+    "purpose", [OID.ocspSigning, OID.anyExtendedKeyUsage, OID.cmcArchive, OID.cmcRA, OID.cmKGA]
 )
 async def test_a_purpose_of_the_pki_makes_nobody_a_device(
     desk: Desk, operator_pki: OperatorPKI, purpose: str
@@ -554,7 +555,7 @@ async def test_a_vendor_certificate_of_such_a_purpose_is_no_device_s(
     desk: Desk, vendor_pki: VendorPKI
 ) -> None:
     """Although its identity is registered: in client mode, and nested by an RA."""
-    signer = credential_of(vendor_pki.sub.issue(f"CN={IDENTITY}", eku=(OCSP_SIGNING,)))
+    signer = credential_of(vendor_pki.sub.issue(f"CN={IDENTITY}", eku=(OID.ocspSigning,)))
     inner = await desk.request(signer=signer, template=CertTemplate())
     desk.mode = Mode.client
     assert (await desk.refused(inner))[1] is NOT_AUTHORIZED
@@ -562,7 +563,7 @@ async def test_a_vendor_certificate_of_such_a_purpose_is_no_device_s(
     assert (await desk.refused(await desk.nest(inner)))[1] is NOT_AUTHORIZED
 
 
-@pytest.mark.parametrize("purpose", [OCSP_SIGNING, OID.anyExtendedKeyUsage, OID.cmcArchive])
+@pytest.mark.parametrize("purpose", [OID.ocspSigning, OID.anyExtendedKeyUsage, OID.cmcArchive])
 @pytest.mark.parametrize("mode", list(Mode))
 async def test_a_purpose_of_the_pki_is_not_given(
     desk: Desk, vendor_pki: VendorPKI, mode: Mode, purpose: str
@@ -573,7 +574,7 @@ async def test_a_purpose_of_the_pki_is_not_given(
     value = asn1.tlv(0x30, asn1.oid_der(purpose))
     template = CertTemplate(
         subject_der=from_rfc4514(SUBJECT if mode is Mode.client else "CN=enb7"),
-        extensions=(Extension(ExtensionOID.extKeyUsage, False, value),),
+        extensions=(Extension(OID.extKeyUsage, False, value),),
     )
     der = await desk.request(template=template, signer=signer)
     assert (await desk.refused(der))[1] in (
@@ -630,7 +631,7 @@ async def test_names_and_keys_of_the_pki_are_nobodys(
                 subject_der=from_rfc4514("CN=enb7"),
                 extensions=(
                     Extension(
-                        ExtensionOID.subjectAltName,
+                        OID.subjectAltName,
                         False,
                         asn1.tlv(0x30, directory_name(ours(ocsp.certificate).subject_der)),
                     ),

@@ -20,11 +20,12 @@ from ra_gateway.ca.records import (
     Revocation,
 )
 from ra_gateway.cmp.bodies import PKIStatusInfo, gen_msg_body
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertTemplate, Extension
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, InfoTypeAndValue, PKIMessage
 from ra_gateway.cmp.names import from_rfc4514, general_names, general_names_der
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.errors import PKIFailureInfo, SignerNotTrusted
 from tests.support import pki
@@ -75,7 +76,7 @@ async def test_what_the_template_leaves_out_comes_from_the_end_entity(desk: Desk
 
 async def test_a_device_may_ask_for_fewer_names_than_it_may_have(desk: Desk) -> None:
     """It gets those it asks for."""
-    asked = Extension(ExtensionOID.subjectAltName, False, general_names_der(NAMES[:1]))
+    asked = Extension(OID.subjectAltName, False, general_names_der(NAMES[:1]))
     enrolment = await desk.enrol(template=CertTemplate(extensions=(asked,)))
     assert enrolment.certificate.subject_alt_name_der == asked.value
 
@@ -87,9 +88,7 @@ async def test_a_device_may_ask_for_fewer_names_than_it_may_have(desk: Desk) -> 
         CertTemplate(subject_der=from_rfc4514("CN=enb2.example.net,O=Example Operator")),
         CertTemplate(
             extensions=(
-                Extension(
-                    ExtensionOID.subjectAltName, False, general_names_der(["dns:enb2.example.net"])
-                ),
+                Extension(OID.subjectAltName, False, general_names_der(["dns:enb2.example.net"])),
             )
         ),
     ],

@@ -28,8 +28,8 @@ from ra_gateway.cmp.bodies import (
     nested_body,
     nested_messages,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertId,
@@ -41,6 +41,7 @@ from ra_gateway.cmp.crmf import (
 )
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, assemble, body, confirm_wait_time
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect
 from ra_gateway.errors import (
     PKIFailureInfo,
@@ -460,9 +461,7 @@ def old_cert_id(certificate: Certificate) -> tuple[Control, ...]:
     return (Control(OID.oldCertID, cert_id_der(cert_id)),)
 
 
-NAMES = (
-    Extension(ExtensionOID.subjectAltName, False, general_names_der(["dns:enb1.example.net"])),
-)
+NAMES = (Extension(OID.subjectAltName, False, general_names_der(["dns:enb1.example.net"])),)
 
 
 @pytest.fixture
@@ -593,7 +592,7 @@ async def test_a_renewal_under_another_name_is_refused(desk: Desk, enrolled: Enr
     """Another subject, or another SubjectAltName: badCertTemplate in kup."""
     controls = old_cert_id(enrolled.certificate)
     other_names = (
-        Extension(ExtensionOID.subjectAltName, False, general_names_der(["dns:enb2.example.net"])),
+        Extension(OID.subjectAltName, False, general_names_der(["dns:enb2.example.net"])),
     )
     for template in (
         CertTemplate(subject_der=from_rfc4514("CN=enb2.example.net,O=Example Operator")),
@@ -857,9 +856,9 @@ async def test_unacceptable_templates_are_refused(desk: Desk) -> None:
 @pytest.mark.parametrize(
     "extension",
     [
-        Extension(ExtensionOID.basicConstraints, True, bytes.fromhex("30030101ff")),
-        Extension(ExtensionOID.keyUsage, True, bytes.fromhex("03020204")),
-        Extension(ExtensionOID.extKeyUsage, False, asn1.tlv(0x30, asn1.oid_der(OID.cmcRA))),
+        Extension(OID.basicConstraints, True, bytes.fromhex("30030101ff")),
+        Extension(OID.keyUsage, True, bytes.fromhex("03020204")),
+        Extension(OID.extKeyUsage, False, asn1.tlv(0x30, asn1.oid_der(OID.cmcRA))),
     ],
     ids=["CA", "keyCertSign", "cmcRA"],
 )

@@ -19,10 +19,11 @@ from ra_gateway.ca.records import (
 )
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.bodies import gen_msg_body, gen_msg_content, rev_rep_content
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.messages import InfoTypeAndValue, body
 from ra_gateway.cmp.names import directory_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import PKIFailureInfo
 from tests.support.desk import NOW, Desk, open_desk
 from tests.support.pki import OperatorPKI

@@ -13,11 +13,11 @@ from ra_gateway.ca.authorization import Mode
 from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.records import CertificateStatus, EndEntity, Reason, Reenroll, Revocation
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.certificates import ExtensionOID
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertTemplate, Extension
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect
 from ra_gateway.errors import PKIFailureInfo
 from tests.support import pki
@@ -118,7 +118,7 @@ async def test_names_of_an_end_entity_are_compared_by_meaning(
     """However the operator wrote them."""
     entity = replace(ENB1, names=(registered,))
     async with open_client(operator_pki, vendor_pki, tmp_path / "l.db", entity) as desk:
-        names = Extension(ExtensionOID.subjectAltName, False, general_names_der([asked]))
+        names = Extension(OID.subjectAltName, False, general_names_der([asked]))
         enrolment = await desk.enrol(template=CertTemplate(extensions=(names,)))
         assert enrolment.certificate.subject_alt_name_der == names.value
 
@@ -130,7 +130,7 @@ async def test_names_of_an_end_entity_are_compared_by_meaning(
 )
 async def test_odd_names_are_refused(desk: Desk, octets: bytes) -> None:
     """badCertTemplate or notAuthorized, and nothing is issued."""
-    odd = Extension(ExtensionOID.subjectAltName, False, octets)
+    odd = Extension(OID.subjectAltName, False, octets)
     with capture_logs() as logs:
         await desk.refused(await desk.request(template=CertTemplate(extensions=(odd,))))
     assert [item for item in logs if item["event"] == "ca.failed"] == []

@@ -22,8 +22,9 @@ from ra_gateway.cmp.bodies import (
     rev_req_body,
 )
 from ra_gateway.cmp.certificates import Certificate, load_certificate
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import Done, Send

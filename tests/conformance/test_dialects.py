@@ -18,11 +18,12 @@ from ra_gateway.cmp.bodies import (
     nested_messages,
     rev_rep_body,
 )
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import cert_req_messages, certification_request, popo_signing_key_input
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIMessage
 from ra_gateway.cmp.names import directory_name, from_rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable

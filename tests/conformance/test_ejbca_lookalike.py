@@ -30,8 +30,8 @@ from ra_gateway.cmp.bodies import (
     rev_rep_content,
     rev_req_body,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertTemplate,
@@ -45,6 +45,7 @@ from ra_gateway.cmp.crmf import (
 from ra_gateway.cmp.mac import MACBounds, MACCredential, SharedSecret, compute_mac, mac_parameters
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIHeader, PKIMessage, assemble, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names, name_of, rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import (
     Credential,
     Protecting,
@@ -659,17 +660,15 @@ async def test_the_profile_says_what_of_a_template_counts(gateway: Requester) ->
         template(
             key,
             extensions=(
-                Extension(ExtensionOID.keyUsage, True, b"\x03\x02\x05\x20"),
-                Extension(
-                    ExtensionOID.certificatePolicies, False, bytes.fromhex("3006300406022a03")
-                ),
+                Extension(OID.keyUsage, True, b"\x03\x02\x05\x20"),
+                Extension(OID.certificatePolicies, False, bytes.fromhex("3006300406022a03")),
             ),
         ),
         not_after=until,
     )
     usual = await gateway.enrol(key, asked)
     assert usual.not_after == NOW + timedelta(days=730)
-    assert (usual.key_usage, ExtensionOID.certificatePolicies in usual.extensions) == (
+    assert (usual.key_usage, OID.certificatePolicies in usual.extensions) == (
         frozenset({0}),
         False,
     )
@@ -678,7 +677,7 @@ async def test_the_profile_says_what_of_a_template_counts(gateway: Requester) ->
     )
     other = await gateway.enrol(key, asked)
     assert other.not_after == until
-    assert (other.key_usage, ExtensionOID.certificatePolicies in other.extensions) == (
+    assert (other.key_usage, OID.certificatePolicies in other.extensions) == (
         frozenset({2}),
         True,
     )

@@ -21,11 +21,12 @@ from ra_gateway.cmp.bodies import (
     error_body,
     nested_messages,
 )
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import cert_req_messages
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.names import directory_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import authenticate_answer

@@ -15,10 +15,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ra_gateway.app.information import information
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.bodies import PKIStatusInfo, error_body, gen_msg_body, gen_msg_content
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.tables import GenmConfig
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable

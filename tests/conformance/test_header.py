@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import CertStatus, cert_confirm_body, error_body, nested_body
-from ra_gateway.cmp.codes import OID, RESPONSE_TO, BodyType
+from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules, Quirk, Strictness
 from ra_gateway.cmp.messages import (
     ANYONE,
@@ -24,6 +24,7 @@ from ra_gateway.cmp.messages import (
     body,
 )
 from ra_gateway.cmp.names import directory_name, from_rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.responder import status_of
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.values import Done, Send

@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import (
     CertId,
     CertTemplate,
@@ -32,6 +32,7 @@ from ra_gateway.cmp.names import (
     general_names,
     general_names_der,
 )
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.ra.endpoints import Variant
 from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
@@ -320,7 +321,7 @@ async def test_replace_overrules_what_is_asked_for(scene: Scene) -> None:
         vendor_domain={"quirks": frozenset({"any_cert_req_id"})},
     )
     device = scene.device("enb-1")
-    usage = Extension(ExtensionOID.keyUsage, True, bytes.fromhex("03020780"))
+    usage = Extension(OID.keyUsage, True, bytes.fromhex("03020780"))
     asked = requests.template(
         scene.key,
         "CN=victim.example.net",
@@ -341,7 +342,7 @@ async def test_replace_overrules_what_is_asked_for(scene: Scene) -> None:
         not_after=asked.not_after,
         extensions=(
             usage,
-            Extension(ExtensionOID.subjectAltName, False, general_names_der(sans)),
+            Extension(OID.subjectAltName, False, general_names_der(sans)),
         ),
     )
 
@@ -410,7 +411,7 @@ async def test_a_subject_alt_name_that_is_not_allowed(
     kind, _, value = asked.partition(":")
     san_der = asn1.tlv(0x30, asn1.tlv(0x82, b"")) if not value else general_names_der([asked])
     asked_template = requests.template(
-        scene.key, extensions=(Extension(ExtensionOID.subjectAltName, False, san_der),)
+        scene.key, extensions=(Extension(OID.subjectAltName, False, san_der),)
     )
     der = await requests.request(world, scene.device("enb-1"), scene.key, asked_template)
     await requests.assert_refused_in_body(
@@ -431,9 +432,7 @@ async def test_one_name_of_two_that_is_not_allowed(scene: Scene) -> None:
         await requests.assert_refused_in_body(world, der, "notAuthorized", rule="R67")
     asked = requests.template(scene.key, san=good)
     await assert_served(world, await requests.request(world, device, scene.key, asked))
-    assert received_template(world).extension(ExtensionOID.subjectAltName) == (
-        requests.san_extension(*good)
-    )
+    assert received_template(world).extension(OID.subjectAltName) == (requests.san_extension(*good))
 
 
 @pytest.mark.requirement(67)
@@ -442,7 +441,7 @@ async def test_names_of_other_kinds_are_matched_as_they_are_written(scene: Scene
     world = scene.world(IdentityRules(allowed_subjects=("*",), allowed_sans=("dns:*",)))
     other = asn1.tlv(0xA0, asn1.oid_der("1.3.6.1.4.1.311.20.2.3"), asn1.tlv(0xA0, b"\x0c\x01a"))
     for name in (directory_name(from_rfc4514("CN=victim")), other):
-        extension = Extension(ExtensionOID.subjectAltName, False, asn1.tlv(0x30, name))
+        extension = Extension(OID.subjectAltName, False, asn1.tlv(0x30, name))
         asked = requests.template(scene.key, extensions=(extension,))
         der = await requests.request(world, scene.device("enb-1"), scene.key, asked)
         await requests.assert_refused_in_body(world, der, "notAuthorized", rule="R67")
@@ -474,7 +473,7 @@ async def test_a_derived_address_must_be_one(scene: Scene) -> None:
     der = await scene.ask_for_none(world, scene.device("192.0.2.256"))
     await requests.assert_refused_in_body(world, der, "notAuthorized", rule="R141")
     await assert_served(world, await scene.ask_for_none(world, scene.device("2001:db8::1")))
-    extension = received_template(world).extension(ExtensionOID.subjectAltName)
+    extension = received_template(world).extension(OID.subjectAltName)
     assert extension is not None
     assert general_names(extension.value) == ("ip:2001:db8::1",)
 
@@ -554,7 +553,7 @@ async def test_the_inventory_knows_best(scene: Scene, rule: SubjectRule) -> None
     ):
         await assert_served(world, der)
         assert received_template(world).subject_der == from_rfc4514(LISTED.subject)
-        extension = received_template(world).extension(ExtensionOID.subjectAltName)
+        extension = received_template(world).extension(OID.subjectAltName)
         assert extension == requests.san_extension(*LISTED.san)
         assert received_pop(world) == "raVerified"
 
@@ -721,11 +720,11 @@ async def test_a_renewal_without_subject_is_completed(scene: Scene, body_type: B
     world, old = scene.world(), scene.old(san=SAN)
     await assert_served(world, await without_subject(scene, world, old, body_type))
     (received,) = cert_req_messages(world.ca.messages[0].body_content)
-    critical, san_der = old.certificate.extensions[ExtensionOID.subjectAltName]
+    critical, san_der = old.certificate.extensions[OID.subjectAltName]
     assert received.template == CertTemplate(
         subject_der=old.certificate.subject_der,
         spki_der=requests.spki(scene.key),
-        extensions=(Extension(ExtensionOID.subjectAltName, critical, san_der),),
+        extensions=(Extension(OID.subjectAltName, critical, san_der),),
     )
     assert received.pop == "raVerified"
     old_id = CertId(directory_name(old.certificate.issuer_der), old.certificate.serial_number)
@@ -741,7 +740,7 @@ async def test_a_renewal_keeps_names_of_every_kind(scene: Scene) -> None:
     names = x509.SubjectAlternativeName([upn, location])
     old = scene.old(extensions=[(names, False)])
     await requests_reach_the_ca(world, await without_subject(scene, world, old))
-    extension = received_template(world).extension(ExtensionOID.subjectAltName)
+    extension = received_template(world).extension(OID.subjectAltName)
     assert extension is not None
     assert extension.value == names.public_bytes()
 

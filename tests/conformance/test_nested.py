@@ -20,9 +20,10 @@ from ra_gateway.cmp.bodies import (
     rev_req_body,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import RA_VERIFIED_POPO_DER, cert_req_messages
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.endpoints import RARights

@@ -22,8 +22,9 @@ from ra_gateway.cmp.bodies import (
     cert_confirm_content,
     cert_rep_message,
 )
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage, body
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from ra_gateway.ra.transaction import State

@@ -14,12 +14,13 @@ from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.profiles import ENCRYPTION, NE_IPSEC, NE_TLS, Profile, derive
 from ra_gateway.ca.records import CertificateStatus, EndEntity
 from ra_gateway.cmp.bodies import cert_confirm_content, cert_rep_message, enveloped_data
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.cms import PrivateKeyHolder, open_envelope
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import ENCR_CERT_POPO_DER, CertTemplate, Extension
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage
 from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.errors import CertificateRejected
 from ra_gateway.device.values import Done, EncryptionOnly
@@ -178,7 +179,7 @@ async def test_a_profile_has_to_name_ml_kem(operator_pki: OperatorPKI, tmp_path:
     (tmp_path / "more").mkdir()
     derived = derive(NE_TLS, "kem_tls", key_kinds=["p256", "mlkem768"])
     async with open_kem(operator_pki, tmp_path / "more", derived) as desk:
-        asked = Extension(ExtensionOID.keyUsage, True, bytes.fromhex("03020780"))
+        asked = Extension(OID.keyUsage, True, bytes.fromhex("03020780"))
         template = CertTemplate(subject_der=from_rfc4514(SUBJECT), extensions=(asked,))
         _, answer = await encrypted(desk, key, template=template)
         (response,) = cert_rep_message(answer.body_content).responses

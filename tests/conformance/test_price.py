@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.exceptions import InvalidSignature
 
 from ra_gateway.cmp import algorithms, asn1, certificates, mac, names, structures, trust
 from ra_gateway.cmp.algorithms import (
@@ -18,7 +19,7 @@ from ra_gateway.cmp.algorithms import (
     signature_algorithm,
 )
 from ra_gateway.cmp.bodies import cert_confirm_content, error_msg_content, rev_req_content
-from ra_gateway.cmp.certificates import Certificate, InvalidSignature, load_certificate
+from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.crmf import cert_req_messages, certification_request
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import PKIMessage

@@ -10,8 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, x25519
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import SIGNATURE_ALGORITHMS
-from ra_gateway.cmp.certificates import ExtensionOID
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertTemplate,
@@ -25,6 +24,7 @@ from ra_gateway.cmp.crmf import (
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
 from tests.support import requests
@@ -349,15 +349,15 @@ async def test_the_vendor_certificates_own_key(
 
 
 def _purpose(oid: str) -> Extension:
-    return Extension(ExtensionOID.extKeyUsage, False, asn1.tlv(0x30, asn1.oid_der(oid)))
+    return Extension(OID.extKeyUsage, False, asn1.tlv(0x30, asn1.oid_der(oid)))
 
 
 def _usage(*bits: int) -> Extension:
-    return Extension(ExtensionOID.keyUsage, True, asn1.encode(asn1.named_bits(list(bits))))
+    return Extension(OID.keyUsage, True, asn1.encode(asn1.named_bits(list(bits))))
 
 
 POWERS = {
-    "cA": Extension(ExtensionOID.basicConstraints, True, bytes.fromhex("30030101ff")),
+    "cA": Extension(OID.basicConstraints, True, bytes.fromhex("30030101ff")),
     "keyCertSign": _usage(0, 5),
     "cRLSign": _usage(6),
     "cmcRA": _purpose(OID.cmcRA),
@@ -381,7 +381,7 @@ async def test_the_powers_of_a_ca_or_an_ra(
 async def test_extensions_of_an_end_entity(world: World, device: Credential, key: Any) -> None:
     """cA FALSE, digitalSignature and an ordinary purpose are fine."""
     extensions = (
-        Extension(ExtensionOID.basicConstraints, True, b"\x30\x00"),
+        Extension(OID.basicConstraints, True, b"\x30\x00"),
         _usage(0),
         _purpose("1.3.6.1.5.5.7.3.17"),
     )

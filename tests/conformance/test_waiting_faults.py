@@ -13,27 +13,16 @@ from ra_gateway.cmp.bodies import PKIStatusInfo, RevRepContent, rev_rep_body
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.protection import Signer
-from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
+from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed
-from ra_gateway.ra.transaction import State, Transaction
+from ra_gateway.ra.transaction import State
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
-from ra_gateway.stores.memory import MemoryStore
+from tests.support.faults import ReadOnlyStore
 from tests.support.harness import Answer, ManualClock, World, fail_names, status_of
 from tests.support.pki import OperatorPKI, VendorPKI
 from tests.support.polling import REQUESTS, Operation, WaitingCA, settled, slow_world
 
 MakeWorld = Callable[..., World]
-
-
-class FaultyStore(MemoryStore):
-    """A store that cannot be written to for a while."""
-
-    gone = False
-
-    async def replace(self, transaction: Transaction) -> None:
-        if self.gone:
-            raise StoreUnavailable("the store is gone")
-        await super().replace(transaction)
 
 
 @pytest.mark.parametrize("body_type", REQUESTS)
@@ -42,7 +31,7 @@ async def test_a_store_that_is_gone_when_the_device_is_to_wait(
 ) -> None:
     """The device hears systemUnavail; the CA answers meanwhile, and the device's own retry gets the certificate."""
     clock = ManualClock()
-    store = FaultyStore(clock, max_transactions=10)
+    store = ReadOnlyStore(clock, max_transactions=10)
     world = slow_world(make_world, store=store, clock=clock)
     operation = await Operation.begin(world, body_type)
     store.gone = True

@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.codes import OID, RESPONSE_TO, BodyType
+from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import MalformedMessage
 from tests.support.der import Node, parse
 from tests.vectors.book import SECRET, book

@@ -36,11 +36,12 @@ from ra_gateway.cmp.bodies import (
     rev_req_content,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.crl import decode_crl, open_crl
 from ra_gateway.cmp.crmf import cert_req_messages, certification_request
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.names import general_names, rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect
 from ra_gateway.errors import CMPError, GatewayError, MalformedMessage, UpstreamUnavailable
 from ra_gateway.ra.events import MessageHandled

@@ -32,8 +32,9 @@ from ra_gateway.cmp.bodies import (
     cert_rep_message,
     gen_msg_body,
 )
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.reading import load, parse
 from ra_gateway.errors import ConfigError, UpstreamBroken, UpstreamUnavailable

@@ -14,13 +14,13 @@ from itertools import count
 from typing import Any
 
 import pytest
+from cryptography.exceptions import InvalidSignature
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
     SIGNATURE_ALGORITHMS,
-    InvalidSignature,
     SignatureAlgorithm,
     hash_algorithm,
     signature_algorithm,

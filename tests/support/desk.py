@@ -36,7 +36,7 @@ from ra_gateway.cmp.bodies import (
     rev_req_body,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import (
     CertTemplate,
     Control,
@@ -48,6 +48,7 @@ from ra_gateway.cmp.crmf import (
 from ra_gateway.cmp.header_checks import HeaderRules, check_answer_header
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import authenticate_answer

@@ -21,7 +21,7 @@ from ra_gateway.cmp.bodies import (
     cert_rep_body,
     nested_body,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import cert_req_messages
 from ra_gateway.cmp.messages import (
@@ -34,6 +34,7 @@ from ra_gateway.cmp.messages import (
     confirm_wait_time,
 )
 from ra_gateway.cmp.names import NULL_DN, directory_name, general_names, rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.responder import refusal_body, reply_header, unreadable_reply
 from ra_gateway.device.enrollment import Enrollment
@@ -82,7 +83,7 @@ class RA:
         assert request.template.spki_der is not None
         subject = rfc4514(request.template.subject_der or NULL_DN) or NAME
         key: Any = load_public_key(request.template.spki_der)
-        san = request.template.extension(ExtensionOID.subjectAltName)
+        san = request.template.extension(OID.subjectAltName)
         names = general_names(san.value) if san else ()
         return pki.certificate_der(self.operator.issuing.sign(subject, key, san=names))
 

@@ -13,6 +13,7 @@ from ra_gateway.errors import StoreUnavailable, UpstreamUnavailable
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.ports import CACore, TransactionStore
 from ra_gateway.ra.transaction import Transaction, TransactionKey
+from ra_gateway.stores.memory import MemoryStore
 from tests.support.harness import World, cmp_credential, make_gateway
 
 T = TypeVar("T")
@@ -70,6 +71,17 @@ class Faults:
             await self.strike(name, True)
         await asyncio.sleep(0)
         return result
+
+
+class ReadOnlyStore(MemoryStore):
+    """A store that cannot be written to while it is `gone`."""
+
+    gone = False
+
+    async def replace(self, transaction: Transaction) -> None:
+        if self.gone:
+            raise StoreUnavailable("the store is gone")
+        await super().replace(transaction)
 
 
 @dataclass(frozen=True, slots=True)

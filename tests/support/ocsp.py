@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from ra_gateway.ca.profiles import OCSP_SIGNING
+from ra_gateway.cmp.oids import OID
 from tests.support.harness import ManualClock
 from tests.support.pki import Authority, Credential, signature_hash
 from tests.support.revocation import Publisher, publishing
@@ -26,7 +26,7 @@ REVOKED_AT: Final = datetime(2025, 12, 1)  # noqa: DTZ001 - as the builder wants
 def delegate(ca: Authority, key: Any = "p256", **options: Any) -> Credential:
     """Have a CA certify a responder."""
     usual: dict[str, Any] = {
-        "eku": [OCSP_SIGNING],
+        "eku": [OID.ocspSigning],
         "extensions": [(x509.OCSPNoCheck(), False)],
     }
     return ca.issue("CN=OCSP responder", key, **usual | options)

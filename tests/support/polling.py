@@ -18,9 +18,10 @@ from ra_gateway.cmp.bodies import (
     nested_messages,
     rev_req_body,
 )
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import cert_req_id_of
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import (
     PollRep,
     poll_rep_body,

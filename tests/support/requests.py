@@ -22,8 +22,8 @@ from ra_gateway.cmp.bodies import (
     cert_rep_message,
     rev_req_body,
 )
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import (
     CertTemplate,
     Control,
@@ -33,6 +33,7 @@ from ra_gateway.cmp.crmf import (
 )
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, body
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.keys import KeySigner
 from tests.support import pki
@@ -51,7 +52,7 @@ def spki(key: Any) -> bytes:
 
 def san_extension(*names: str, critical: bool = False) -> Extension:
     """A subjectAltName of texts such as "dns:enb1.example.net"."""
-    return Extension(ExtensionOID.subjectAltName, critical, general_names_der(names))
+    return Extension(OID.subjectAltName, critical, general_names_der(names))
 
 
 def template(

@@ -15,11 +15,11 @@ from cryptography import x509
 
 from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.ca.ocsp import OCSPSigner
-from ra_gateway.ca.profiles import OCSP_SIGNING
 from ra_gateway.ca.records import CertificateStatus, Intent, Operation, Reason, Revocation
 from ra_gateway.cmp import protection
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import StoreUnavailable
 from ra_gateway.keys import KeySigner
 from tests.support import pki
@@ -65,7 +65,7 @@ def issuing_ca(authority: pki.Authority) -> IssuingCA:
 def ocsp_signer(ca: IssuingCA, key: pki.KeyKind = "p256", **options: Any) -> OCSPSigner:
     """Have an issuing CA certify a delegated OCSP responder."""
     usual: dict[str, Any] = {
-        "eku": [OCSP_SIGNING],
+        "eku": [OID.ocspSigning],
         "extensions": [(x509.OCSPNoCheck(), False)],
     }
     credential = ca.authority.issue("CN=OCSP,O=Example Operator", key, **usual | options)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SIGNATURE_ALGORITHMS
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.cmp.oids import OID
 from tests.support.hostile import MOST
 
 ECDSA = SIGNATURE_ALGORITHMS["ecdsa-sha256"].der
@@ -108,8 +109,8 @@ def extension(oid: str, value: bytes, *, critical: bool = False) -> bytes:
     return sequence(asn1.oid_der(oid), b"\x01\x01\xff" if critical else b"", asn1.tlv(0x04, value))
 
 
-SKI = extension(ExtensionOID.subjectKeyIdentifier, asn1.tlv(0x04, KID))
-CA = extension(ExtensionOID.basicConstraints, sequence(b"\x01\x01\xff"), critical=True)
+SKI = extension(OID.subjectKeyIdentifier, asn1.tlv(0x04, KID))
+CA = extension(OID.basicConstraints, sequence(b"\x01\x01\xff"), critical=True)
 
 
 def forged(
@@ -297,12 +298,12 @@ SHAPES: dict[str, Callable[[Stranger], bytes]] = {
         )
     ),
     "a keyUsage of 30 kB": lambda of: of.message(
-        of.signer(extension(ExtensionOID.keyUsage, asn1.tlv(0x03, b"\x00", b"\xff" * 30_000)))
+        of.signer(extension(OID.keyUsage, asn1.tlv(0x03, b"\x00", b"\xff" * 30_000)))
     ),
     "an authorityKeyIdentifier of 10000 issuers": lambda of: of.message(
         of.signer(
             extension(
-                ExtensionOID.authorityKeyIdentifier,
+                OID.authorityKeyIdentifier,
                 sequence(asn1.tlv(0xA1, _filled(b"\x82\x00", 20_000)), b"\x82\x01\x01"),
             )
         )

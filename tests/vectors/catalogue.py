@@ -23,8 +23,7 @@ from ra_gateway.cmp.bodies import (
     rev_rep_body,
     rev_req_body,
 )
-from ra_gateway.cmp.certificates import ExtensionOID
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, P10CR_CERT_REQ_ID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, P10CR_CERT_REQ_ID, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
     CertId,
@@ -42,6 +41,7 @@ from ra_gateway.cmp.messages import (
     confirm_wait_time,
 )
 from ra_gateway.cmp.names import directory_name
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import PKIFailureInfo
 from tests.support.der import Node, parse
 from tests.vectors.book import AT, Configuration, Step, Vector, Verdict
@@ -457,7 +457,7 @@ async def _legacy_base_station(book: Catalogue) -> None:
         version=2,
         not_before=AT.replace(year=2026, month=1, day=1, hour=0, minute=0, second=0),
         not_after=AT.replace(year=2036, month=1, day=1, hour=0, minute=0, second=0),
-        extensions=(extension(ExtensionOID.keyUsage, bytes.fromhex("030205a0"), critical=True),),
+        extensions=(extension(OID.keyUsage, bytes.fromhex("030205a0"), critical=True),),
         san=(f"dns:{LEGACY_SERIAL}.enodeb.example.net",),
     )
     signed = cert_request_der(asked, cert_req_id=355)
@@ -1438,7 +1438,7 @@ async def _templates(book: Catalogue) -> None:
         asked=template(subject=None),
         popo_der=await popo(input_der, input_der=input_der),
     )
-    authority = extension(ExtensionOID.basicConstraints, bytes.fromhex("30030101ff"), critical=True)
+    authority = extension(OID.basicConstraints, bytes.fromhex("30030101ff"), critical=True)
     await add(
         "ir-ca-certificate",
         "A CA certificate is asked for.",
@@ -1446,7 +1446,7 @@ async def _templates(book: Catalogue) -> None:
         "R63",
         asked=template(extensions=(authority,)),
     )
-    role = extension(ExtensionOID.extKeyUsage, asn1.tlv(0x30, asn1.oid_der(OID.cmcRA)))
+    role = extension(OID.extKeyUsage, asn1.tlv(0x30, asn1.oid_der(OID.cmcRA)))
     await add(
         "ir-ra-certificate",
         "An RA's certificate is asked for.",
@@ -1705,7 +1705,7 @@ async def _malformed_bodies(book: Catalogue) -> None:
     )
     usage = asn1.tlv(
         0x30,
-        asn1.oid_der(ExtensionOID.keyUsage),
+        asn1.oid_der(OID.keyUsage),
         b"\x01\x01\x01",
         asn1.tlv(0x04, b"\x03\x02\x07\x80"),
     )

@@ -12,8 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SignatureAlgorithm
-from ra_gateway.cmp.certificates import ExtensionOID
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import (
     CertTemplate,
     Control,
@@ -23,6 +22,7 @@ from ra_gateway.cmp.crmf import (
 )
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect, protected_part
 from ra_gateway.cmp.responder import reply_header
 from tests.vectors.book import AT, REFERENCE, SECRET
@@ -56,7 +56,7 @@ def template(
         fields: Of `CertTemplate`; `san` are texts such as "dns:enb-1.example.net".
     """
     san = fields.pop("san", ())
-    more = (extension(ExtensionOID.subjectAltName, general_names_der(san)),) if san else ()
+    more = (extension(OID.subjectAltName, general_names_der(san)),) if san else ()
     return CertTemplate(
         **{
             "subject_der": None if subject is None else from_rfc4514(subject),

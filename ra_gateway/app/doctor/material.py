@@ -13,7 +13,7 @@ from ra_gateway.app.trust import certificates, operator_domain
 from ra_gateway.app.warnings import EXPIRES_SOON
 from ra_gateway.cmp.algorithms import public_key_kind
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
-from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.oids import OID
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.config.trust_tables import AlgorithmsConfig
 from ra_gateway.errors import CMPError, ConfigError, Problem
@@ -96,7 +96,7 @@ def _ra_purposes(own: Certificate) -> Finding:
             "extKeyUsage lacks cmcRA",
             Verdict.warning,
             "strict CAs and base stations may not take it for an RA's (RFC 9483 1.5)",
-            "ra.certificate_path: a certificate with cmcRA (1.3.6.1.5.5.7.3.28)",
+            f"ra.certificate_path: a certificate with cmcRA ({OID.cmcRA})",
         )
     return Finding(_RA, tried, "digitalSignature, cmcRA")
 

@@ -17,8 +17,7 @@ from typing import Final
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import RevDetails, gen_msg_body, rev_req_body
-from ra_gateway.cmp.certificates import ExtensionOID
-from ra_gateway.cmp.codes import OID, BodyType
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import (
     CertId,
     CertTemplate,
@@ -31,6 +30,7 @@ from ra_gateway.cmp.crmf import (
 )
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, body
 from ra_gateway.cmp.names import from_rfc4514, general_names_der, name_of
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.keys import KEY_KINDS, KeySigner, spki_der
 
@@ -113,7 +113,7 @@ class Prober:
     def _extensions(self) -> tuple[Extension, ...]:
         if not self.san:
             return ()
-        return (Extension(ExtensionOID.subjectAltName, False, general_names_der(self.san)),)
+        return (Extension(OID.subjectAltName, False, general_names_der(self.san)),)
 
     async def _probe(self, request: BodyType, tried: str, body_der: bytes) -> Probe:
         transaction_id, sender_nonce = secrets.token_bytes(16), secrets.token_bytes(16)

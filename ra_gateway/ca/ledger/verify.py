@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from sqlalchemy import Connection, Row, Table, func, or_, select, union_all
 
 from ra_gateway.ca.ledger import audit, replay, schema
@@ -35,7 +36,7 @@ from ra_gateway.ca.ledger.replay import Contradiction, Registered, Replay
 from ra_gateway.ca.ledger.sql import moment, operation_key, san_identifiers, seconds
 from ra_gateway.ca.ledger.withholding import identifiers_of, identifiers_of_entity
 from ra_gateway.ca.records import NO_ENTITY, CertificateStatus, EntityStatus
-from ra_gateway.cmp.certificates import Certificate, InvalidSignature
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.errors import CMPError
 

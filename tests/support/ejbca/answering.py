@@ -24,7 +24,7 @@ from ra_gateway.cmp.bodies import (
     cert_rep_body,
     error_body,
 )
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, PKIStatus
 from ra_gateway.cmp.mac import MACCredential, compute_mac
 from ra_gateway.cmp.messages import (
     ANYONE,
@@ -35,6 +35,7 @@ from ra_gateway.cmp.messages import (
     assemble,
 )
 from ra_gateway.cmp.names import directory_name, from_rfc4514, rfc4514
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protected_part
 from tests.support.ejbca.configuration import CA
 from tests.support.ejbca.refusals import Refused

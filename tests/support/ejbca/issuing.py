@@ -9,9 +9,10 @@ from cryptography import x509
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import load_public_key
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import rfc4514
+from ra_gateway.cmp.oids import OID
 from tests.support.ejbca.configuration import CA, CertificateProfile
 from tests.support.ejbca.database import EndEntity
 from tests.support.pki import CertificateOptions, certificate_der
@@ -27,7 +28,7 @@ _KEY_USAGES: Final = (
     "encipherOnly",
     "decipherOnly",
 )
-_SET_OTHERWISE: Final = (ExtensionOID.subjectAltName, ExtensionOID.keyUsage)
+_SET_OTHERWISE: Final = (OID.subjectAltName, OID.keyUsage)
 
 
 def issue(
@@ -54,7 +55,7 @@ def issue(
         options["not_before"] = template.not_before or options["not_before"]
         options["not_after"] = template.not_after or options["not_after"]
     options["not_after"] = min(options["not_after"], ca.certificate.not_after)
-    asked_usage = template.extension(ExtensionOID.keyUsage)
+    asked_usage = template.extension(OID.keyUsage)
     if profile.allow_key_usage_override and asked_usage is not None:
         bits = asn1.set_bits(asn1.decode(asn1.BitString, asked_usage.value))
         options["key_usage"] = [_KEY_USAGES[bit] for bit in bits]

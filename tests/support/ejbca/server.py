@@ -22,10 +22,11 @@ from ra_gateway.cmp.bodies import (
     rev_req_content,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, OID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertReqMsg, cert_req_messages, certification_request
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import NULL_DN, directory_name, from_rfc4514, general_names, name_of
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protected_part
 from ra_gateway.errors import (
     CMPError,

@@ -15,10 +15,9 @@ from ra_gateway.ca.profiles import NE_IPSEC, derive
 from ra_gateway.ca.rollover import renew_signers, roll_issuing
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import CertResponse, PKIStatusInfo, enveloped_data
-from ra_gateway.cmp.codes import OID, BodyType, PKIStatus
-from ra_gateway.cmp.crmf import CertTemplate, cert_req_msg_der, cert_request_der
-from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble, body
-from ra_gateway.cmp.requests import Possession, asks_for_key, require_delivery
+from ra_gateway.cmp.codes import PKIStatus
+from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.config.reading import load_ca as load_config
 from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, TemplateRefused
 from tests.support.desk import credential_of
@@ -146,28 +145,6 @@ def test_what_an_answer_must_bring(possession: Possession) -> None:
         else:
             with pytest.raises(CMPError, match="without"):
                 require_delivery(possession, response)
-
-
-@pytest.mark.requirement(60)
-@pytest.mark.parametrize(
-    "body_type, spki_der, expected",
-    [
-        (BodyType.ir, None, True),
-        (BodyType.cr, asn1.tlv(0x30, P256, b"\x03\x01\x00"), True),
-        (BodyType.kur, None, True),
-        (BodyType.ir, asn1.tlv(0x30, P256, b"\x03\x02\x00\x04"), False),
-        (BodyType.rr, None, False),
-    ],
-)
-def test_who_asks_for_a_key(body_type: BodyType, spki_der: bytes | None, expected: bool) -> None:
-    """Known by the body alone, before anything is verified: an RA decides by it how a message goes up."""
-    template = CertTemplate(subject_der=b"\x30\x00", spki_der=spki_der)
-    request = cert_req_msg_der(cert_request_der(template), b"")
-    header_der = PKIHeader(sender_der=ANYONE, recipient_der=ANYONE).to_der()
-    body_der = body(body_type, asn1.tlv(0x30, request))
-    assert asks_for_key(PKIMessage.from_der(assemble(header_der, body_der, None))) is expected
-    broken = PKIMessage.from_der(assemble(header_der, body(body_type, b"\x05\x00"), None))
-    assert not asks_for_key(broken)
 
 
 def test_encrypted_value_is_not_read() -> None:

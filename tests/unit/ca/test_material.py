@@ -21,7 +21,6 @@ from ra_gateway.ca.authorities import (
 )
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.material import Expiry, create_operator_pki, expiries, import_ca, load_ca
-from ra_gateway.ca.profiles import OCSP_SIGNING
 from ra_gateway.ca.ra_credential import (
     KDF_ROUNDS,
     export_pkcs12,
@@ -32,7 +31,7 @@ from ra_gateway.ca.ra_credential import (
 )
 from ra_gateway.ca.rollover import renew_signers
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import ConfigError
 from ra_gateway.keys import (
@@ -77,7 +76,7 @@ async def test_a_ca_is_made_and_loaded(tmp_path: Path, kind: str) -> None:
         domain.find_path(certificate, bag, NOW)
     domain.find_path(ra, bag, NOW + timedelta(days=1000))
     assert material.credential.certificate.extended_key_usage == {OID.cmcCA}
-    assert ocsp.certificate.extended_key_usage == {OCSP_SIGNING}
+    assert ocsp.certificate.extended_key_usage == {OID.ocspSigning}
     assert ra.extended_key_usage == {OID.cmcRA}
     assert (material.root_update, material.old_root) == (None, None)
     credential = load_credential(tmp_path / "ra.pem", tmp_path / "ra.key", setting="ra")

@@ -18,7 +18,6 @@ from cryptography.x509.ocsp import OCSPCertStatus, OCSPResponseStatus
 
 from ra_gateway.ca.ocsp import (
     MAX_REQUEST_OCTETS,
-    OCSP_NONCE,
     OCSPAnswer,
     OCSPResponder,
     OCSPSettings,
@@ -28,6 +27,7 @@ from ra_gateway.ca.records import CertificateStatus, Reason
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import verify_signature
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import ConfigError, ServiceFailure
 from tests.support import pki
 from tests.support.status import (
@@ -254,7 +254,7 @@ async def test_malformed_requests(ca: StatusCA, broken: str) -> None:
     def extensions(*items: bytes) -> bytes:
         return asn1.tlv(0xA2, asn1.tlv(0x30, *(asn1.tlv(0x30, item) for item in items)))
 
-    nonce = asn1.oid_der(OCSP_NONCE) + asn1.tlv(0x04, asn1.tlv(0x04, bytes(16)))
+    nonce = asn1.oid_der(OID.ocspNonce) + asn1.tlv(0x04, asn1.tlv(0x04, bytes(16)))
     critical = asn1.oid_der("1.2.3") + b"\x01\x01\xff" + asn1.tlv(0x04)
     request_der = {
         "empty": b"",

@@ -10,17 +10,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from ra_gateway.ca.blueprint import Blueprint, draw_up
-from ra_gateway.ca.extensions import (
-    AUTHORITY_INFO_ACCESS,
-    CRL_DISTRIBUTION_POINTS,
-    FRESHEST_CRL,
-    NF_TYPES,
-    OCSP_NO_CHECK,
-)
 from ra_gateway.ca.profiles import (
-    CLIENT_AUTH,
     ENODEB_IPSEC,
-    IPSEC_IKE,
     NE_IPSEC,
     NE_TLS,
     NF,
@@ -28,7 +19,6 @@ from ra_gateway.ca.profiles import (
     PROFILE_FIELDS,
     PROFILES,
     RA,
-    SERVER_AUTH,
     SIGNING_KEY_KINDS,
     TLS_CLIENT,
     TLS_SERVER,
@@ -37,10 +27,10 @@ from ra_gateway.ca.profiles import (
     purposes_der,
 )
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.certificates import Certificate, ExtensionOID
-from ra_gateway.cmp.codes import OID
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crmf import CertTemplate, Extension
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import ConfigError, PKIFailureInfo, ServiceFailure, TemplateRefused
 from tests.support import pki
 from tests.support.pki import OperatorPKI
@@ -51,7 +41,7 @@ NF_SUBJECT = from_rfc4514("O=5gc.mnc001.mcc262.3gppnetwork.org,C=DE")
 
 
 def san(*names: str) -> Extension:
-    return Extension(ExtensionOID.subjectAltName, False, general_names_der(names))
+    return Extension(OID.subjectAltName, False, general_names_der(names))
 
 
 SAN = san("dns:enb1.example.net", "ip:192.0.2.1")
@@ -70,11 +60,11 @@ def template(kind: pki.KeyKind = "p256", **changes: Any) -> CertTemplate:
 
 
 def key_usage(octets: str) -> Extension:
-    return Extension(ExtensionOID.keyUsage, True, bytes.fromhex(octets))
+    return Extension(OID.keyUsage, True, bytes.fromhex(octets))
 
 
 def purposes(*dotted: str) -> Extension:
-    return Extension(ExtensionOID.extKeyUsage, False, purposes_der(dotted))
+    return Extension(OID.extKeyUsage, False, purposes_der(dotted))
 
 
 def extensions(blueprint: Blueprint) -> dict[str, Extension]:
@@ -147,7 +137,7 @@ def test_key_usage(
     """digitalSignature always; keyEncipherment for RSA unless the device leaves it out."""
     asked = () if requested is None else (key_usage(requested),)
     plan = draw_up(NE_IPSEC, template(kind, extensions=asked), ca, NOW)
-    assert extensions(plan)[ExtensionOID.keyUsage] == key_usage(granted)
+    assert extensions(plan)[OID.keyUsage] == key_usage(granted)
     assert plan.changes == changes
 
 
@@ -155,13 +145,13 @@ def test_key_usage(
     "profile, requested, granted, changes",
     [
         (NE_IPSEC, (), (), ()),
-        (NE_IPSEC, (IPSEC_IKE,), (IPSEC_IKE,), ()),
-        (NE_IPSEC, (IPSEC_IKE, SERVER_AUTH), (IPSEC_IKE,), ("extKeyUsage",)),
-        (NE_IPSEC, (SERVER_AUTH,), (), ("extKeyUsage",)),
-        (NE_TLS, (), (SERVER_AUTH, CLIENT_AUTH), ()),
-        (NE_TLS, (CLIENT_AUTH,), (CLIENT_AUTH,), ()),
-        (TLS_CLIENT, (SERVER_AUTH,), (CLIENT_AUTH,), ("extKeyUsage",)),
-        (TLS_SERVER, (), (SERVER_AUTH,), ()),
+        (NE_IPSEC, (OID.ipsecIKE,), (OID.ipsecIKE,), ()),
+        (NE_IPSEC, (OID.ipsecIKE, OID.serverAuth), (OID.ipsecIKE,), ("extKeyUsage",)),
+        (NE_IPSEC, (OID.serverAuth,), (), ("extKeyUsage",)),
+        (NE_TLS, (), (OID.serverAuth, OID.clientAuth), ()),
+        (NE_TLS, (OID.clientAuth,), (OID.clientAuth,), ()),
+        (TLS_CLIENT, (OID.serverAuth,), (OID.clientAuth,), ("extKeyUsage",)),
+        (TLS_SERVER, (), (OID.serverAuth,), ()),
         (RA, (), (OID.cmcRA,), ()),
     ],
 )
@@ -176,7 +166,7 @@ def test_purposes(
     asked = (purposes(*requested),) if requested else ()
     plan = draw_up(profile, template(extensions=asked), ca, NOW)
     expected = purposes(*granted) if granted else None
-    assert extensions(plan).get(ExtensionOID.extKeyUsage) == expected
+    assert extensions(plan).get(OID.extKeyUsage) == expected
     assert plan.changes == changes
 
 
@@ -184,7 +174,7 @@ def test_purposes(
 def test_what_is_not_granted_is_told(ca: Certificate) -> None:
     """Unknown extensions and reserved fields are left out, never copied; "not a CA" is no wish."""
     unknown = Extension("1.2.3.4", True, b"\x05\x00")
-    no_ca = Extension(ExtensionOID.basicConstraints, True, b"\x30\x00")
+    no_ca = Extension(OID.basicConstraints, True, b"\x30\x00")
     plan = draw_up(
         NE_IPSEC,
         template(extensions=(unknown, no_ca, SAN), serial_number=5, reserved=("serialNumber",)),
@@ -193,10 +183,10 @@ def test_what_is_not_granted_is_told(ca: Certificate) -> None:
     )
     assert plan.changes == ("serialNumber", "extension 1.2.3.4")
     assert extensions(plan).keys() == {
-        ExtensionOID.keyUsage,
-        ExtensionOID.subjectKeyIdentifier,
-        ExtensionOID.authorityKeyIdentifier,
-        ExtensionOID.subjectAltName,
+        OID.keyUsage,
+        OID.subjectKeyIdentifier,
+        OID.authorityKeyIdentifier,
+        OID.subjectAltName,
     }
 
 
@@ -205,12 +195,12 @@ def test_some_name_is_needed(ca: Certificate) -> None:
     """SubjectAltName alone will do, and is critical then; neither is refused, and so is nonsense."""
     plan = draw_up(NE_IPSEC, template(subject_der=b"\x30\x00", extensions=(SAN,)), ca, NOW)
     assert replace(SAN, critical=True) in extensions(plan).values()
-    broken = Extension(ExtensionOID.subjectAltName, False, b"\x04\x00")
+    broken = Extension(OID.subjectAltName, False, b"\x04\x00")
     for asked in (
         template(subject_der=None),
         template(subject_der=b"\x30\x00"),
         template(extensions=(broken,)),
-        template(extensions=(Extension(ExtensionOID.keyUsage, True, b"\x05\x00"),)),
+        template(extensions=(Extension(OID.keyUsage, True, b"\x05\x00"),)),
         template(spki_der=None),
     ):
         with pytest.raises(TemplateRefused):
@@ -253,19 +243,19 @@ def test_only_kinds_of_keys_that_a_profile_takes(ca: Certificate) -> None:
 
 def test_network_functions(ca: Certificate) -> None:
     """C, O and a SubjectAltName, which is critical; nfTypes if asked for (TS 33.310 6.1.3c)."""
-    nf_types = Extension(NF_TYPES, False, bytes.fromhex("300a1603414d46160353 4d46"))
+    nf_types = Extension(OID.nfTypes, False, bytes.fromhex("300a1603414d46160353 4d46"))
     urn = san("dns:amf1.example.net", "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6")
     asked = template(subject_der=NF_SUBJECT, extensions=(urn, nf_types))
     plan = draw_up(NF, asked, ca, NOW)
     found = extensions(plan)
-    assert found[ExtensionOID.subjectAltName] == replace(urn, critical=True)
-    assert found[NF_TYPES] == nf_types
-    assert found[ExtensionOID.extKeyUsage] == purposes(SERVER_AUTH, CLIENT_AUTH)
+    assert found[OID.subjectAltName] == replace(urn, critical=True)
+    assert found[OID.nfTypes] == nf_types
+    assert found[OID.extKeyUsage] == purposes(OID.serverAuth, OID.clientAuth)
     assert plan.changes == ()
     assert NF.longest_validity_days == 1095
     elsewhere = draw_up(NE_TLS, asked, ca, NOW)
-    assert NF_TYPES not in extensions(elsewhere)
-    assert elsewhere.changes == (f"extension {NF_TYPES}",)
+    assert OID.nfTypes not in extensions(elsewhere)
+    assert elsewhere.changes == (f"extension {OID.nfTypes}",)
 
 
 @pytest.mark.parametrize(
@@ -284,11 +274,11 @@ def test_network_functions(ca: Certificate) -> None:
             "holds 17 names; nf allows 16",
         ),
         (
-            {"extensions": (Extension(ExtensionOID.subjectAltName, False, b"\x30\x03\x88\x01*"),)},
+            {"extensions": (Extension(OID.subjectAltName, False, b"\x30\x03\x88\x01*"),)},
             r"names of kind \[8\]",
         ),
-        ({"extensions": (SAN, Extension(NF_TYPES, False, b"\x30\x00"))}, "NFTypes"),
-        ({"extensions": (SAN, Extension(NF_TYPES, False, b"\x30\x03\x0c\x01x"))}, "NFTypes"),
+        ({"extensions": (SAN, Extension(OID.nfTypes, False, b"\x30\x00"))}, "NFTypes"),
+        ({"extensions": (SAN, Extension(OID.nfTypes, False, b"\x30\x03\x0c\x01x"))}, "NFTypes"),
     ],
 )
 def test_what_a_profile_does_not_allow_is_refused(
@@ -324,7 +314,7 @@ def test_what_a_profile_does_not_allow_is_refused(
 )
 def test_names_have_the_form_of_their_kind(ca: Certificate, names: str) -> None:
     """SubjectAltName is copied as it is, and therefore read first."""
-    broken = Extension(ExtensionOID.subjectAltName, False, bytes.fromhex(names))
+    broken = Extension(OID.subjectAltName, False, bytes.fromhex(names))
     with pytest.raises(TemplateRefused):
         draw_up(NE_IPSEC, template(extensions=(broken,)), ca, NOW)
 
@@ -344,9 +334,7 @@ def test_kinds_of_names(ca: Certificate, kind: str) -> None:
         "ip": san("ip:2001:db8::1"),
         "uri": san("uri:https://a.example.net/"),
         "email": san("email:a@example.net"),
-        "dn": Extension(
-            ExtensionOID.subjectAltName, False, asn1.tlv(0x30, asn1.tlv(0xA4, SUBJECT))
-        ),
+        "dn": Extension(OID.subjectAltName, False, asn1.tlv(0x30, asn1.tlv(0xA4, SUBJECT))),
     }
     for name, extension in names.items():
         profile = replace(NE_IPSEC, san=frozenset({kind}))
@@ -386,17 +374,17 @@ def test_extensions_that_follow_from_the_profile(ca: Certificate) -> None:
     def access(method: str, octets: bytes) -> bytes:
         return asn1.tlv(0x30, asn1.oid_der(method), uri(octets))
 
-    assert found[CRL_DISTRIBUTION_POINTS] == point(
+    assert found[OID.cRLDistributionPoints] == point(
         b"http://a.example.net/" + identifier + b".crl", b"ldap://b.example.net/cn=ca"
     )
-    assert found[FRESHEST_CRL] == point(b"http://a.example.net/d.crl")
-    assert found[AUTHORITY_INFO_ACCESS] == asn1.tlv(
+    assert found[OID.freshestCRL] == point(b"http://a.example.net/d.crl")
+    assert found[OID.authorityInfoAccess] == asn1.tlv(
         0x30,
         access("1.3.6.1.5.5.7.48.1", b"http://o.example.net/"),
         access("1.3.6.1.5.5.7.48.2", b"http://a.example.net/" + identifier + b".cer"),
     )
-    assert found[OCSP_NO_CHECK] == b"\x05\x00"
-    assert found[ExtensionOID.certificatePolicies] == bytes.fromhex("3006300406022a03")
+    assert found[OID.ocspNoCheck] == b"\x05\x00"
+    assert found[OID.certificatePolicies] == bytes.fromhex("3006300406022a03")
 
 
 def test_asking_for_what_is_given_anyway_changes_nothing(ca: Certificate) -> None:
@@ -406,9 +394,9 @@ def test_asking_for_what_is_given_anyway_changes_nothing(ca: Certificate) -> Non
     given = extensions(draw_up(profile, asked, ca, NOW))
     again = draw_up(profile, replace(asked, extensions=tuple(given.values())), ca, NOW)
     assert again.changes == ()
-    identifier = Extension(ExtensionOID.subjectKeyIdentifier, False, b"\x04\x01\x00")
+    identifier = Extension(OID.subjectKeyIdentifier, False, b"\x04\x01\x00")
     other = draw_up(profile, replace(asked, extensions=(identifier,)), ca, NOW)
-    assert other.changes == (f"extension {ExtensionOID.subjectKeyIdentifier}",)
+    assert other.changes == (f"extension {OID.subjectKeyIdentifier}",)
 
 
 def test_built_in_profiles() -> None:
@@ -456,8 +444,8 @@ def test_derived_profiles(ca: Certificate) -> None:
         key_usage=frozenset({0, 1}),
         rsa_key_usage=frozenset({2}),
         ec_key_usage=frozenset({4}),
-        purposes=(SERVER_AUTH, "1.2.3.4"),
-        allowed_purposes=frozenset({SERVER_AUTH, CLIENT_AUTH, "1.2.3.4"}),
+        purposes=(OID.serverAuth, "1.2.3.4"),
+        allowed_purposes=frozenset({OID.serverAuth, OID.clientAuth, "1.2.3.4"}),
         validity_days=90,
         key_kinds=frozenset({"p256", "rsa"}),
         required_subject=("CN",),
@@ -473,9 +461,9 @@ def test_derived_profiles(ca: Certificate) -> None:
     )
     assert derive(NE_TLS, "same") == replace(NE_TLS, name="same")
     narrowed = derive(NE_TLS, "narrowed", extended_key_usage=["serverAuth"])
-    assert narrowed.allowed_purposes == {SERVER_AUTH}
-    plan = draw_up(narrowed, template(extensions=(purposes(CLIENT_AUTH),)), ca, NOW)
-    assert extensions(plan)[ExtensionOID.extKeyUsage] == purposes(SERVER_AUTH)
+    assert narrowed.allowed_purposes == {OID.serverAuth}
+    plan = draw_up(narrowed, template(extensions=(purposes(OID.clientAuth),)), ca, NOW)
+    assert extensions(plan)[OID.extKeyUsage] == purposes(OID.serverAuth)
     assert derive(RA, "ra_short", extended_key_usage=["cmcRA"]).purposes == (OID.cmcRA,)
 
 

@@ -31,7 +31,6 @@ from ra_gateway.cmp import asn1, cms, structures
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, AlgorithmRefused
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.cms import (
-    ID_DATA,
     EnvelopeRefused,
     KeyRecipient,
     PasswordRecipient,
@@ -48,6 +47,7 @@ from ra_gateway.cmp.cms_signed import (
     read_key_package,
     sign_package,
 )
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import CMPError, MalformedMessage
@@ -111,7 +111,7 @@ def test_openssl_opens_what_we_make(
     """For RSA (OAEP) and all three curves, the recipient named by key identifier or issuer and serial number."""
     certificate, key = recipient(operator_pki, kind, subject_key_identifier=identified)
     write_recipient(tmp_path, certificate, key)
-    der = content_info(envelop(CONTENT, ID_DATA, KeyRecipient.of(certificate), RANDOM))
+    der = content_info(envelop(CONTENT, OID.data, KeyRecipient.of(certificate), RANDOM))
     arguments = ("-decrypt", "-binary", "-inform", "DER", "-recip", "r.pem", "-inkey", "r.key")
     assert openssl_cms(tmp_path, *arguments, given=der) == CONTENT
 
@@ -128,7 +128,7 @@ def test_we_open_what_openssl_makes(
     arguments = ("-encrypt", "-binary", "-aes-128-cbc", *more, "-outform", "DER")
     der = openssl_cms(tmp_path, *arguments, "-recip", "r.pem", *agreed, given=CONTENT)
     opened = open_envelope(enveloped_in(der), PrivateKeyHolder(key, certificate))
-    assert (opened.content_type, opened.content) == (ID_DATA, CONTENT)
+    assert (opened.content_type, opened.content) == (OID.data, CONTENT)
 
 
 def enveloped_in(content_info_der: bytes) -> bytes:
@@ -163,7 +163,7 @@ def test_versions_and_names(operator_pki: OperatorPKI) -> None:
     seen = {}
     for kind in ("rsa2048", "p256"):
         certificate, _ = recipient(operator_pki, kind)
-        envelope = read(envelop(CONTENT, ID_DATA, KeyRecipient.of(certificate), RANDOM))
+        envelope = read(envelop(CONTENT, OID.data, KeyRecipient.of(certificate), RANDOM))
         (info,) = envelope["recipientInfos"]
         if kind == "rsa2048":
             rid = info["ktri"]["rid"]["subjectKeyIdentifier"]
@@ -174,7 +174,7 @@ def test_versions_and_names(operator_pki: OperatorPKI) -> None:
             seen[kind] = int(envelope["version"]), int(info["kari"]["version"])
         assert bytes(rid) == certificate.subject_key_identifier
     certificate, _ = recipient(operator_pki, "rsa2048", subject_key_identifier=False)
-    (info,) = read(envelop(CONTENT, ID_DATA, KeyRecipient.of(certificate), RANDOM))[
+    (info,) = read(envelop(CONTENT, OID.data, KeyRecipient.of(certificate), RANDOM))[
         "recipientInfos"
     ]
     named = info["ktri"]["rid"]["issuerAndSerialNumber"]
@@ -197,7 +197,7 @@ def test_who_else_cannot_open_it(operator_pki: OperatorPKI, kind: str) -> None:
     """Neither another key nor another certificate of one's own: it names who asked (errata 8183, 8184)."""
     certificate, key = recipient(operator_pki, kind)
     other, other_key = recipient(operator_pki, kind)
-    der = envelop(CONTENT, ID_DATA, KeyRecipient.of(certificate), RANDOM)
+    der = envelop(CONTENT, OID.data, KeyRecipient.of(certificate), RANDOM)
     for holder in (
         PrivateKeyHolder(other_key, certificate),
         PrivateKeyHolder(other_key),
@@ -215,7 +215,7 @@ def test_who_else_cannot_open_it(operator_pki: OperatorPKI, kind: str) -> None:
 def test_a_password_opens_it_by_another_road() -> None:
     """pyasn1, hashlib and the bare primitives find what we put in; the versions are 3 and 0 (erratum 7833)."""
     secret = b"a secret of two"
-    envelope = read(envelop(CONTENT, ID_DATA, PasswordRecipient(secret), RANDOM))
+    envelope = read(envelop(CONTENT, OID.data, PasswordRecipient(secret), RANDOM))
     (info,) = envelope["recipientInfos"]
     found = info["pwri"]
     assert (int(envelope["version"]), int(found["version"])) == (3, 0)
@@ -234,7 +234,7 @@ def test_a_password_opens_it_by_another_road() -> None:
 
 def test_a_password_opens_it() -> None:
     """The right one does, a wrong one does not."""
-    der = envelop(CONTENT, ID_DATA, PasswordRecipient(b"right"), RANDOM)
+    der = envelop(CONTENT, OID.data, PasswordRecipient(b"right"), RANDOM)
     assert open_envelope(der, SecretHolder(b"right")).content == CONTENT
     with pytest.raises(EnvelopeRefused):
         open_envelope(der, SecretHolder(b"wrong"))
@@ -243,7 +243,7 @@ def test_a_password_opens_it() -> None:
 @pytest.mark.parametrize("iterations", [1, cms.MIN_ITERATIONS - 1, cms.MAX_ITERATIONS + 1, 10**30])
 def test_what_a_password_may_cost(iterations: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too few iterations are weak, too many dear: refused before any is made."""
-    der = envelop(CONTENT, ID_DATA, PasswordRecipient(b"secret"), RANDOM)
+    der = envelop(CONTENT, OID.data, PasswordRecipient(b"secret"), RANDOM)
     count = asn1.encode(cms._PBKDF2_ITERATIONS)
     changed = grown(der, count, asn1.encode(iterations))
 
@@ -279,7 +279,7 @@ def grown(der: bytes, old: bytes, new: bytes) -> bytes:
 def test_ml_kem(kind: Any) -> None:
     """KEMRecipientInfo (RFC 9629): its owner opens it, another key of the kind does not."""
     key, other = kind.generate(), kind.generate()
-    der = envelop(CONTENT, ID_DATA, KeyRecipient(key.public_key(), b"\x80\x01\x05"), RANDOM)
+    der = envelop(CONTENT, OID.data, KeyRecipient(key.public_key(), b"\x80\x01\x05"), RANDOM)
     assert open_envelope(der, PrivateKeyHolder(key)).content == CONTENT
     with pytest.raises(EnvelopeRefused):
         open_envelope(der, PrivateKeyHolder(other))
@@ -294,7 +294,7 @@ def test_ml_kem_by_another_road(kind: Any) -> None:
     """pyasn1, hmac and the bare primitives find what we put in, by the text of RFC 9629 and RFC 5869."""
     key = kind.generate()
     rid_der = bytes.fromhex("30083003020101020105")  # shaped like IssuerAndSerialNumber
-    made = envelop(CONTENT, ID_DATA, KeyRecipient(key.public_key(), rid_der), RANDOM)
+    made = envelop(CONTENT, OID.data, KeyRecipient(key.public_key(), rid_der), RANDOM)
     envelope = read(made)
     (info,) = envelope["recipientInfos"]
     found, rest = decoder.decode(bytes(info["ori"]["oriValue"]))
@@ -325,7 +325,7 @@ def decrypted(envelope: Any, content_key: bytes) -> bytes:
 
 
 _KEY = ec.generate_private_key(ec.SECP256R1())
-_ENVELOPE = envelop(CONTENT, ID_DATA, KeyRecipient(_KEY.public_key(), b"\x80\x01\x05"), RANDOM)
+_ENVELOPE = envelop(CONTENT, OID.data, KeyRecipient(_KEY.public_key(), b"\x80\x01\x05"), RANDOM)
 
 
 @settings(max_examples=300, deadline=None)
@@ -345,7 +345,7 @@ def test_for_whom_nothing_can_be_encrypted(operator_pki: OperatorPKI) -> None:
     signing = ours(operator_pki.issuing.issue("CN=a", "ed25519").certificate)
     assert not can_receive(signing)
     with pytest.raises(AlgorithmRefused):
-        envelop(CONTENT, ID_DATA, KeyRecipient.of(signing), RANDOM)
+        envelop(CONTENT, OID.data, KeyRecipient.of(signing), RANDOM)
     for kind, usage in USAGES.items():
         issue = operator_pki.issuing.issue
         assert can_receive(ours(issue("CN=a", kind, key_usage=[usage]).certificate))  # type: ignore[arg-type]
@@ -402,7 +402,7 @@ async def test_openssl_verifies_a_signed_key(
     operator_pki.root.write(tmp_path, "root")
     wanted = package(pki.make_key("p256"))
     signed = await sign_package(wanted, authority(operator_pki, kind))
-    der = asn1.tlv(0x30, asn1.oid_der(cms.ID_SIGNED_DATA), asn1.tlv(0xA0, signed))
+    der = asn1.tlv(0x30, asn1.oid_der(OID.signedData), asn1.tlv(0xA0, signed))
     arguments = ("-verify", "-binary", "-inform", "DER", "-CAfile", "root.pem", "-purpose", "any")
     assert openssl_cms(tmp_path, *arguments, given=der) == wanted
 
@@ -471,7 +471,7 @@ def test_a_package_has_one_key_with_its_public_key() -> None:
 
 async def test_nothing_here_shows_a_key(operator_pki: OperatorPKI) -> None:
     """reprs hold neither keys nor secrets nor what was opened."""
-    der = envelop(CONTENT, ID_DATA, PasswordRecipient(b"hush-hush"), RANDOM)
+    der = envelop(CONTENT, OID.data, PasswordRecipient(b"hush-hush"), RANDOM)
     opened = open_envelope(der, SecretHolder(b"hush-hush"))
     key = read_key_package(package(pki.make_key("p256")))
     shown = f"{opened!r}{SecretHolder(b'hush-hush')!r}{PasswordRecipient(b'hush-hush')!r}{key!r}"
