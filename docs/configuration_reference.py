@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from enum import IntEnum
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -14,9 +15,10 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ra_gateway import config
 from ra_gateway.cmp.header_checks import QUIRKS
+from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.config.telling import bare, values
+from ra_gateway.config.values import DEFAULT_SIGNATURES, PLACEHOLDERS
 
 PREFACE = """# Configuration reference
 
@@ -35,7 +37,7 @@ reports every problem of a file at once.
 
 def reference() -> str:
     """Return the reference as Markdown."""
-    parts = [PREFACE, *_sections("", config.GatewayConfig, required=True), _quirks(), _templates()]
+    parts = [PREFACE, *_sections("", GatewayConfig, required=True), _quirks(), _templates()]
     return "\n".join(parts)
 
 
@@ -87,7 +89,7 @@ def _value(name: str, field: FieldInfo) -> str:
     annotation = bare(field.annotation)
     listed = get_origin(annotation) is tuple
     if listed:
-        annotation = bare(get_args(annotation)[0])
+        annotation = get_args(annotation)[0]
     if name.endswith(("_path", "_paths")):
         noun = "secret file" if not field.repr else "path"
     elif get_origin(annotation) is Mapping:
@@ -96,7 +98,7 @@ def _value(name: str, field: FieldInfo) -> str:
         noun = ", ".join(f"`{value}`" for value in listing)
     else:
         names = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text"}
-        noun = names[annotation]
+        noun = names[bare(annotation)]
     return (f"list of: {noun}" if listed else noun) + _range(field)
 
 
@@ -117,10 +119,14 @@ def _default(field: FieldInfo) -> str:
         return f"`{str(default).lower()}`"
     if isinstance(default, int | float):
         return f"`{default:.0f}`"
-    if default == config.DEFAULT_SIGNATURES:
+    if default == DEFAULT_SIGNATURES:
         return "all but those with `sha1` or `md5`"
     if isinstance(default, tuple):
-        return "`[" + ", ".join(f'"{item}"' for item in default) + "]`"
+        return (
+            "`["
+            + ", ".join(f'"{item.name if isinstance(item, IntEnum) else item}"' for item in default)
+            + "]`"
+        )
     return f'`"{default}"`'
 
 
@@ -130,7 +136,7 @@ def _quirks() -> str:
 
 
 def _templates() -> str:
-    known = ", ".join(f"`{{{name}}}`" for name in config.PLACEHOLDERS)
+    known = ", ".join(f"`{{{name}}}`" for name in PLACEHOLDERS)
     return (
         "## Placeholders\n\n"
         f"Templates and patterns of `vendors.<name>.identity` may hold {known}: commonName,\n"

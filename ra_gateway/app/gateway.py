@@ -20,7 +20,6 @@ from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_
 from ra_gateway.app.upstreams import Cores, answer_trust, batched, upstream_settings
 from ra_gateway.clocks import unstepped
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.header_checks import RELAYED, HeaderRules
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import directory_name, from_rfc4514
@@ -37,7 +36,6 @@ from ra_gateway.config.tables import (
     RegistrationAuthoritiesConfig,
     RouteConfig,
 )
-from ra_gateway.config.upstream_tables import BundledUpstream, UpstreamConfig
 from ra_gateway.errors import ConfigError, Problem, missing_extra
 from ra_gateway.logs import LogSink
 from ra_gateway.ra.endpoints import (
@@ -62,6 +60,7 @@ from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.sealing import load_seal_keys
 from ra_gateway.stores.secrets import SecretFile
 from ra_gateway.tasks import ended, supervised
+from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
 
 if TYPE_CHECKING:
     from ra_gateway.app.ca import BundledService
@@ -82,17 +81,7 @@ _WITHDRAWING_SECONDS: Final = 10.0
 
 
 def _identity(config: IdentityConfig, *, enabled: bool) -> IdentityRules:
-    return IdentityRules(
-        subject=config.subject,
-        subject_template=config.subject_template or "",
-        allowed_subjects=config.allowed_subjects,
-        san_template=config.san_template,
-        allowed_sans=config.allowed_sans,
-        inventory=config.inventory,
-        identity_from=config.identity_from,
-        same_key=config.same_key,
-        enabled=enabled,
-    )
+    return IdentityRules(**dict(config), enabled=enabled)
 
 
 def _upstream(
@@ -149,7 +138,7 @@ def _route(
         profiles=frozenset(config.profiles),
         cert_profiles=frozenset(config.cert_profiles),
         domains=frozenset(config.domains),
-        body_types=frozenset(BodyType[body_type] for body_type in config.body_types),
+        body_types=frozenset(config.body_types),
         subjects=config.subjects,
         identity=None if config.identity is None else _identity(config.identity, enabled=True),
         approval=config.approval,
@@ -239,30 +228,22 @@ def _endpoint(
             for vendor in config.vendors
         },
         vendor_types={
-            vendor: frozenset(BodyType[name] for name in gateway.vendors[vendor].body_types)
-            for vendor in config.vendors
+            vendor: frozenset(gateway.vendors[vendor].body_types) for vendor in config.vendors
         },
         operator=operator if config.operator else None,
-        body_types=frozenset(BodyType[body_type] for body_type in config.body_types),
+        body_types=frozenset(config.body_types),
+        settings=config,
         rules=HeaderRules(
             strictness=config.strictness,
             message_time_window_seconds=config.message_time_window_seconds,
             require_message_time=config.require_message_time,
             extra_certs_max_count=config.extra_certs_max_count,
         ),
-        implicit_confirm=config.implicit_confirm,
-        ca_pubs=config.ca_pubs,
         information=information(config.genm, f"endpoints.{name}.genm", operator),
-        confirm_wait_seconds=config.confirm_wait_seconds,
-        wait_after_seconds=config.wait_after_seconds or None,
-        check_after_seconds=config.check_after_seconds,
-        approval=config.approval,
-        approval_seconds=config.approval_seconds,
         routes=tuple(
             _route(f"endpoints.{name}.routes[{index}]", route, upstreams)
             for index, route in enumerate(config.routes)
         ),
-        only_routes=config.only_routes,
         accepted=frozenset(
             possession
             for possession, taken in (

@@ -5,39 +5,21 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ra_gateway.app.running import now
 from ra_gateway.app.trust import anchors, certificates
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.config.upstream_tables import (
-    AnswerTrust,
-    CMPHTTPUpstream,
-    OverHTTP,
-    PluginUpstream,
-    RestUpstream,
-    StepCAUpstream,
-    UpstreamConfig,
-    VaultUpstream,
-)
 from ra_gateway.errors import ConfigError, Problem
-from ra_gateway.keys import load_private_key
 from ra_gateway.ra.endpoints import CertConf, IssuingSettings, Upstream, UpstreamSettings, Variant
 from ra_gateway.ra.ports import CACore
 from ra_gateway.upstream.batching import BatchingCA, BatchSettings
-from ra_gateway.upstream.http import Connections
-from ra_gateway.upstream.plugins import UpstreamContext, make_plugin
-from ra_gateway.upstream.pool import HttpPool
-from ra_gateway.upstream.rest import RestClient, RestFields, RestSigner, TokenFile
+from ra_gateway.upstream.kinds import RemoteUpstream, UpstreamConfig
+from ra_gateway.upstream.plugins import UpstreamContext
+from ra_gateway.upstream.pool import CMPHTTPUpstream
 from ra_gateway.upstream.signing import CertificateSigner, SigningCA
-from ra_gateway.upstream.step_ca import Provisioner, StepCASigner
-from ra_gateway.upstream.tls import tls_context
-from ra_gateway.upstream.vault import VaultSigner
-
-RemoteUpstream = CMPHTTPUpstream | StepCAUpstream | VaultUpstream | RestUpstream | PluginUpstream
-"""Every kind but the bundled CA."""
+from ra_gateway.upstream.tables import AnswerTrust
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +40,7 @@ class Cores:
         Raises:
             ConfigError: Files or a plug-in that it names cannot be used.
         """
-        if isinstance(config, CMPHTTPUpstream):
-            return _http_pool(name, config)
-        made = (
-            _plugin(name, config) if isinstance(config, PluginUpstream) else _signer(name, config)
-        )
+        made = config.open(UpstreamContext(name, f"upstreams.{name}", now))
         if not isinstance(made, CertificateSigner):
             return made
         _require_signing_settings(name, config)
@@ -137,109 +115,7 @@ def batched(
     return replace(upstream, core=core)
 
 
-def _connections(
-    name: str, config: OverHTTP, *urls: str | None, ca_path: Path | None = None
-) -> Connections:
-    """Return connections for URLs of one CA.
-
-    Args:
-        ca_path: Roots that TLS trusts, where the configuration names none; None for the system's.
-    """
-    context = None
-    if any(url is not None and url.lower().startswith("https:") for url in urls):
-        context = tls_context(
-            f"upstreams.{name}",
-            ca_path=config.tls_ca_path or ca_path,
-            certificate_path=config.tls_certificate_path,
-            key_path=config.tls_key_path,
-            key_password_path=config.tls_key_password_path,
-        )
-    return Connections(
-        connect_timeout_seconds=config.connect_timeout_seconds,
-        max_response_bytes=config.max_response_bytes,
-        max_connections=config.max_connections,
-        ssl_context=context,
-        proxy=config.proxy,
-    )
-
-
-def _http_pool(name: str, config: CMPHTTPUpstream) -> HttpPool:
-    urls = config.every_url
-    return HttpPool(
-        urls,
-        _connections(name, config, *urls),
-        order=config.order,
-        replays_repeats=config.replays_repeats,
-        try_deadline_seconds=config.try_deadline_seconds,
-        breaker_failures=config.breaker_failures,
-        breaker_seconds=config.breaker_seconds,
-        probe_seconds=config.probe_seconds or None,
-        clock=now,
-    )
-
-
-# --- CAs that speak no CMP ------------------------------------------------------------------------------------
-
-
-def _plugin(name: str, config: PluginUpstream) -> CACore | CertificateSigner:
-    context = UpstreamContext(name, f"upstreams.{name}.settings", now)
-    return make_plugin(config.plugin, config.settings, context)
-
-
-def _signer(name: str, config: StepCAUpstream | VaultUpstream | RestUpstream) -> CertificateSigner:
-    if isinstance(config, StepCAUpstream):
-        return _step_ca(name, config)
-    if isinstance(config, VaultUpstream):
-        return VaultSigner(
-            RestClient(config.url, _connections(name, config, config.url)),
-            mount=config.mount.removesuffix("/"),
-            role=config.role.removesuffix("/"),
-            token=TokenFile(config.token_path),
-            verbatim=config.verbatim,
-            namespace=config.namespace or "",
-        )
-    connections = _connections(name, config, config.url, config.revoke_url)
-    return RestSigner(
-        RestClient(config.url, connections),
-        RestFields(
-            public_key=config.public_key_field,
-            subject=config.subject_field,
-            san=config.san_field,
-            csr=config.csr_field,
-            request_id=config.request_id_field,
-            certificate=config.certificate_field,
-            chain=config.chain_field,
-            error=config.error_field,
-        ),
-        None if config.revoke_url is None else RestClient(config.revoke_url, connections),
-        None if config.token_path is None else TokenFile(config.token_path),
-    )
-
-
-def _step_ca(name: str, config: StepCAUpstream) -> StepCASigner:
-    setting = f"upstreams.{name}"
-    (root, *_) = certificates((config.root_path,), f"{setting}.root_path")
-    path = config.provisioner_key_password_path
-    provisioner = Provisioner(
-        config.provisioner,
-        load_private_key(
-            config.provisioner_key_path,
-            None if path is None else path.read_bytes().rstrip(b"\r\n"),
-            f"{setting}.provisioner_key_path",
-        ),
-        setting=f"{setting}.provisioner_key_path",
-        root=root,
-        clock=now,
-    )
-    client = RestClient(
-        config.url, _connections(name, config, config.url, ca_path=config.root_path)
-    )
-    return StepCASigner(client, provisioner)
-
-
-def _require_signing_settings(
-    name: str, config: StepCAUpstream | VaultUpstream | RestUpstream | PluginUpstream
-) -> None:
+def _require_signing_settings(name: str, config: RemoteUpstream) -> None:
     """Refuse what only a plug-in that speaks CMP itself can do."""
     settings = upstream_settings(config)
     wanted = {

@@ -22,11 +22,11 @@ from ra_gateway.cmp.ocsp import responder_urls
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig, IdentityConfig, VendorConfig
 from ra_gateway.config.trust_tables import RevocationConfig
-from ra_gateway.config.upstream_tables import AnswerTrust
 from ra_gateway.errors import ConfigError, CRLRefused, Problem
 from ra_gateway.keys import names_hsm_key
 from ra_gateway.ra.policy import InventoryUse
 from ra_gateway.revocation.sources import Mode
+from ra_gateway.upstream.tables import AnswerTrust
 
 EXPIRES_SOON: Final = timedelta(days=90)
 """A vendor's new root or an operator's new CA takes its time."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field, create_model
 
-from ra_gateway.config.upstream_tables import CMPHTTPUpstream
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.ra.endpoints import IssuingSettings, UpstreamSettings
 from ra_gateway.settings.values import Name, Table
+from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 _OF_ONE_CA: Final = frozenset(
     {"dialect", "key_generation", "path", "recipient", "orig_message", "rr_certificate"}

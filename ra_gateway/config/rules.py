@@ -11,11 +11,11 @@ from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig
 from ra_gateway.config.tables import EndpointConfig, IdentityConfig, MACConfig, VendorConfig
 from ra_gateway.config.trust_tables import AlgorithmsConfig
-from ra_gateway.config.upstream_tables import CMPHTTPUpstream
 from ra_gateway.config.values import OPERATOR_DOMAIN, WELL_KNOWN_PATH, served_paths, texts
 from ra_gateway.errors import Problem
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.settings.values import did_you_mean
+from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 Raw = Mapping[str, Any]
 """A file, or a table of one, before anything about it is known."""
@@ -39,6 +39,12 @@ def _rows(raw: Raw, key: str) -> Iterator[tuple[str, Raw]]:
 def _value(table: Raw, model: type[BaseModel], key: str) -> Any:
     """Return a raw value, or the model's default where the file is silent."""
     return table.get(key, model.model_fields[key].default)
+
+
+def _types(table: Raw, model: type[BaseModel]) -> set[str]:
+    """Return the raw `body_types`, or the model's default."""
+    default = [member.name for member in model.model_fields["body_types"].default]
+    return set(texts(table.get("body_types", default)))
 
 
 def _exceeds(left: object, right: object) -> bool:
@@ -275,9 +281,9 @@ def _check_rsa_bits(raw: Raw) -> Iterator[Problem]:
 def _check_vendor_types(raw: Raw) -> Iterator[Problem]:
     vendors = _table(raw, "vendors")
     for name, endpoint in _rows(raw, "endpoints"):
-        taken = set(texts(_value(endpoint, EndpointConfig, "body_types")))
+        taken = _types(endpoint, EndpointConfig)
         for vendor in texts(endpoint.get("vendors")):
-            allowed = texts(_value(_table(vendors, vendor), VendorConfig, "body_types"))
+            allowed = _types(_table(vendors, vendor), VendorConfig)
             if vendor in vendors and taken & {"cr", "p10cr"} and not taken & {"ir", *allowed}:
                 yield Problem(
                     f"vendors.{vendor}.body_types",
@@ -314,8 +320,7 @@ def _check_mac(raw: Raw) -> Iterator[Problem]:
                 'is given, but strictness is "3gpp", and TS 33.310 has no shared secrets',
                 'Take the table out, or set strictness to "strict" or "lenient".',
             )
-        types = texts(_value(endpoint, EndpointConfig, "body_types"))
-        if not {"ir", "cr", "p10cr"} & set(types):
+        if not {"ir", "cr", "p10cr"} & _types(endpoint, EndpointConfig):
             yield Problem(
                 path,
                 "is given, but body_types has none of ir, cr and p10cr",

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ra_gateway.cmp.header_checks import Quirk, Strictness
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.header_checks import Quirk
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DialectConfig
 from ra_gateway.config.service_tables import LogConfig, ServerConfig, StoreConfig
@@ -16,10 +17,9 @@ from ra_gateway.config.trust_tables import (
     RAConfig,
     RevocationConfig,
 )
-from ra_gateway.config.upstream_tables import UpstreamConfig
 from ra_gateway.config.values import (
     WELL_KNOWN_PATH,
-    BodyName,
+    RequestType,
     SANPattern,
     SANTemplate,
     SubjectPattern,
@@ -27,11 +27,12 @@ from ra_gateway.config.values import (
     URLPath,
     served_paths,
 )
-from ra_gateway.ra.endpoints import Approval, CaPubs, ImplicitConfirm
+from ra_gateway.ra.endpoints import Approval, EndpointSettings
 from ra_gateway.ra.information import Informing
 from ra_gateway.ra.policy import InventoryUse, SubjectRule
 from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
-from ra_gateway.settings.values import Name, Named, Table, WholeSeconds
+from ra_gateway.settings.values import ByName, Name, Named, Table, WholeSeconds
+from ra_gateway.upstream.kinds import UpstreamConfig
 
 
 class IdentityConfig(Table):
@@ -84,7 +85,7 @@ class IdentityConfig(Table):
     )
 
 
-VendorBodyName = Literal["ir", "cr", "p10cr"]
+VendorRequestType = Annotated[BodyType, ByName((BodyType.ir, BodyType.cr, BodyType.p10cr))]
 
 
 class VendorConfig(Table):
@@ -105,8 +106,8 @@ class VendorConfig(Table):
         default=AlgorithmsConfig(),
         description="What signatures and keys of this vendor's devices may be.",
     )
-    body_types: tuple[VendorBodyName, ...] = Field(
-        default=("ir",),
+    body_types: tuple[VendorRequestType, ...] = Field(
+        default=(BodyType.ir,),
         min_length=1,
         description="What this vendor's devices may ask for a certificate by, where the endpoint takes it. A vendor "
         "certificate is for the first one, by ir (RFC 9483 4.1.1); cr and p10cr are for who has one of the operator's "
@@ -263,7 +264,7 @@ class RouteConfig(Table):
         description='Who vouched for the device: names of `[vendors.<name>]`, "operator" for one that has an '
         "operator certificate.",
     )
-    body_types: tuple[BodyName, ...] = Field(default=(), description="Types of request.")
+    body_types: tuple[RequestType, ...] = Field(default=(), description="Types of request.")
     subjects: tuple[str, ...] = Field(
         default=(),
         description='Patterns like "CN=*.ran.example.net,O=Example" for the subject that is asked for; where the '
@@ -352,8 +353,8 @@ class RegistrationAuthoritiesConfig(Table):
     )
 
 
-class EndpointConfig(Table):
-    """URLs, who may use them for what, and where their requests go."""
+class _Service(Table):
+    """Who may come to an endpoint, with what, and where that goes."""
 
     paths: tuple[URLPath, ...] = Field(
         default=(),
@@ -372,8 +373,8 @@ class EndpointConfig(Table):
         description="Whether devices with an operator certificate may send kur here, and what "
         "else `body_types` has but ir.",
     )
-    body_types: tuple[BodyName, ...] = Field(
-        default=("ir", "cr", "kur"),
+    body_types: tuple[RequestType, ...] = Field(
+        default=(BodyType.ir, BodyType.cr, BodyType.kur),
         min_length=1,
         description="Requests that may open a transaction here. TS 33.310 has neither p10cr (a "
         "PKCS#10), nor rr (a device has its own certificate revoked), nor genm (it asks).",
@@ -393,94 +394,10 @@ class EndpointConfig(Table):
         max_length=256,
         description="`[[endpoints.<name>.routes]]`: requests that go elsewhere, or by other rules.",
     )
-    key_generation: bool = Field(
-        default=False,
-        description="Whether a request without a key is taken, for the CA to make one (RFC 9483 4.1.6); not with "
-        'strictness "3gpp".',
-    )
-    encrypted_certificates: bool = Field(
-        default=False,
-        description="Whether a key that cannot sign (ML-KEM, RSA for encryption) may be certified: the certificate "
-        'comes encrypted, and certConf proves that it could be read. Not with strictness "3gpp".',
-    )
-    only_routes: bool = Field(
-        default=False,
-        description="Whether a request that no route fits is refused, in place of going to `upstream`.",
-    )
-    implicit_confirm: ImplicitConfirm = Field(
-        default=ImplicitConfirm.deny,
-        description='"deny" always runs certConf and pkiConf, as TS 33.310 has it; "relay" grants '
-        "implicitConfirm when the device asks for it and the CA grants it.",
-    )
-    strictness: Strictness = Field(
-        default=Strictness.three_gpp,
-        description='"lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, '
-        '"strict" follows RFC 9483 to the letter. No setting weakens authentication.',
-    )
-    message_time_window_seconds: WholeSeconds = Field(
-        default=300,
-        ge=1,
-        le=86_400,
-        description="How far messageTime may be from the gateway's clock, either way, in seconds; "
-        "beyond it: badTime. Less than half of `store.transaction_lifetime_seconds`. The default is "
-        "the usual one of CMP servers (XiPKI) and of Kerberos.",
-    )
-    require_message_time: bool = Field(
-        default=False,
-        description="Whether a message without messageTime is refused; real base stations often "
-        "send none.",
-    )
-    ca_pubs: CaPubs = Field(
-        default=CaPubs.drop,
-        description='caPubs of ip: "drop" leaves it out (the operator root is in extraCerts), '
-        '"relay" passes the CA\'s on, "root" puts the operator roots in.',
-    )
-    extra_certs_max_count: int = Field(
-        default=12,
-        ge=1,
-        le=256,
-        description="Most certificates in extraCerts of a request; more are refused before a path "
-        "is sought. The default is four times a vendor's usual chain of three.",
-    )
-    confirm_wait_seconds: WholeSeconds = Field(
-        default=300,
-        ge=1,
-        le=86_400,
-        description="confirmWaitTime told to the device where the CA does not set one, in "
-        "seconds: by then it should send certConf. The default is that of other CMP servers "
-        "(XiPKI).",
-    )
-    wait_after_seconds: float = Field(
-        default=10.0,
-        ge=0,
-        le=300,
-        allow_inf_nan=False,
-        description="A device whose CA has not answered by then is told to wait and poll, in seconds; 0 for "
-        "never: it is held up until the upstream's deadline, and then gets systemUnavail. The default is "
-        "less than that deadline (15 s), and well before clients give up (some 30 s).",
-    )
-    check_after_seconds: WholeSeconds = Field(
-        default=10,
-        le=86_400,
-        description="How long a device that waits is told to let pass between two polls, in seconds, where the "
-        "CA does not say. The default is as long as one poll may last, so that a waiting device takes up "
-        "half a connection.",
-    )
-    approval: Approval = Field(
-        default=Approval.none,
-        description="Which requests for a certificate wait until an operator decides (`ra-gateway approvals`): "
-        '"required" all; "unlisted" those of devices that `[inventory]` does not list: all but renewals and other '
-        "requests under an operator certificate. What comes by other RAs or under shared secrets is listed by the "
-        "domain `ra:` or `mac:` and the endpoint's name, and by the subject asked for in the place of the identity. "
-        'Their devices poll meanwhile. Needs `store.kind` = "redis".',
-    )
-    approval_seconds: WholeSeconds = Field(
-        default=604_800,
-        ge=60,
-        le=2_592_000,
-        description="How long a request waits for an operator at most, in seconds, or for a CA that says "
-        "waiting; then the device has to begin again. The default of a week outlasts a long weekend.",
-    )
+
+
+class EndpointConfig(EndpointSettings, _Service):
+    """URLs, who may use them for what, and where their requests go."""
 
     @property
     def url_paths(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ra_gateway.errors import Problem
-from ra_gateway.settings.values import did_you_mean
+from ra_gateway.settings.values import ByName, did_you_mean
 
 _TYPE_NAMES: Final = {
     "bool_type": "true or false",
@@ -201,11 +201,14 @@ def _field_at(root: type[BaseModel], loc: tuple[int | str, ...]) -> FieldInfo | 
 
 def _values(field: FieldInfo | None) -> tuple[str, ...]:
     annotation = bare(field.annotation) if field else None
-    return values(bare(get_args(annotation)[0]) if get_origin(annotation) is tuple else annotation)
+    return values(get_args(annotation)[0] if get_origin(annotation) is tuple else annotation)
 
 
 def values(annotation: Any) -> tuple[str, ...]:
     """Return what an enum or Literal lets a value be, as it stands in a file; empty for any other type."""
+    for mark in getattr(annotation, "__metadata__", ()):
+        if isinstance(mark, ByName):
+            return mark.names
     if isinstance(annotation, EnumType):
         return tuple(map(str, annotation))
     return tuple(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ()

@@ -13,9 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import AfterValidator, ValidationInfo
 
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
+from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.ra import policy
 from ra_gateway.settings.files import check_file, checks_files, resolve, secret_file
-from ra_gateway.settings.values import climbs, did_you_mean, require_dn, require_url, wrong
+from ra_gateway.settings.values import ByName, climbs, did_you_mean, require_dn, require_url, wrong
 
 SignatureName = Literal[
     "rsa-pkcs1-sha256",
@@ -46,7 +47,8 @@ DEFAULT_SIGNATURES: Final[tuple[SignatureName, ...]] = tuple(
 
 CurveName = Literal["P-256", "P-384", "P-521"]
 
-BodyName = Literal["ir", "cr", "kur", "p10cr", "rr", "genm"]
+RequestType = Annotated[BodyType, ByName(tuple(RESPONSE_TO))]
+"""A message that opens a transaction."""
 
 PLACEHOLDERS: Final = (*policy.PLACEHOLDERS, "serial")
 """What templates take from a vendor certificate: four subject attributes and its serial number."""

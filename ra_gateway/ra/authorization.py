@@ -91,14 +91,14 @@ async def authorize_operation(
     rules = endpoint.identities.get(request.domain.name) if rights is None else rights.identity
     routes = fitting_routes(context, authenticated)
     subject = ""
-    if routes or endpoint.only_routes:
+    if routes or endpoint.settings.only_routes:
         subject = await _subject_to_route_by(services, request, rules, routes)
     # One route decides all: where it goes, by which rules, and whether somebody has to approve it.
     route = next((item for item in routes if item.takes_subject(subject)), None)
     upstream = upstream_of(context, authenticated, route, subject)
     if upstream is not context.upstream:
         context = context.routed(upstream)
-    approval = endpoint.approval
+    approval = endpoint.settings.approval
     if route is not None:
         approval = approval if route.approval is None else route.approval
         if request.domain.kind is DomainKind.vendor and route.identity is not None:
@@ -200,7 +200,7 @@ def upstream_of(
     """
     if route is not None:
         return route.upstream
-    if context.endpoint.only_routes:
+    if context.endpoint.settings.only_routes:
         profiles = ", ".join((context.profile, *context.message.header.cert_profiles)).strip(", ")
         raise HeaderRefused(
             f"no route takes {context.message.body_type.name} of {authenticated.domain.name}"

@@ -75,9 +75,9 @@ async def ask(
         CMPError: The device is to be refused.
     """
     exchange = _Exchange(context, transaction, stored)
-    patience = context.endpoint.wait_after_seconds
+    patience = context.endpoint.settings.wait_after_seconds
     local = stored and not transaction.current.upstream_der
-    if local or patience is None or patience >= context.upstream.deadline_seconds:
+    if local or not patience or patience >= context.upstream.deadline_seconds:
         return await _run(services, exchange)
     task = services.spawn(_run_in_background(services, exchange))
     await asyncio.wait({task}, timeout=patience)
@@ -118,7 +118,7 @@ async def resume_in_background(
         return
     exchange = _Exchange(context.detached(), taken, polled=True, detached=True)
     task = services.spawn(_run_in_background(services, exchange))
-    await asyncio.wait({task}, timeout=context.endpoint.wait_after_seconds)
+    await asyncio.wait({task}, timeout=context.endpoint.settings.wait_after_seconds or None)
 
 
 async def _run_in_background(services: Services, exchange: _Exchange) -> bytes:
@@ -190,7 +190,7 @@ async def _conclude(services: Services, exchange: _Exchange, checked: CheckedRes
         )
     elif checked.event is Event.issued:
         # The device has yet to ask for it, and is told then until when it is to confirm.
-        seconds = endpoint.check_after_seconds + endpoint.confirm_wait_seconds
+        seconds = endpoint.settings.check_after_seconds + endpoint.settings.confirm_wait_seconds
         until = now + timedelta(seconds=seconds)
     try:
         return await _settle(services, exchange, checked, response_der, until)  # step 9
@@ -213,7 +213,9 @@ async def _settle(
     step: transactions.Step
     expires_at: datetime | None
     if checked.event is Event.deferred:
-        lives_until = transaction.created_at + timedelta(seconds=context.endpoint.approval_seconds)
+        lives_until = transaction.created_at + timedelta(
+            seconds=context.endpoint.settings.approval_seconds
+        )
         step = partial(
             machine.deferred_by_ca,
             checked=checked,

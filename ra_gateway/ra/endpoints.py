@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
-from ra_gateway.cmp.header_checks import HeaderRules
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import fits_alike
@@ -23,7 +23,7 @@ from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.ra.information import Information
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import CACore, SharedSecrets
-from ra_gateway.settings.values import DN, CAPath, Name, Table
+from ra_gateway.settings.values import DN, CAPath, Name, Table, WholeSeconds
 
 
 class Variant(StrEnum):
@@ -366,6 +366,99 @@ class Route:
         return not self.subjects or any(fits_alike(subject, pattern) for pattern in self.subjects)
 
 
+class EndpointSettings(Table):
+    """What is set of an endpoint besides who may come and where that goes, as it stands in the file."""
+
+    key_generation: bool = Field(
+        default=False,
+        description="Whether a request without a key is taken, for the CA to make one (RFC 9483 4.1.6); not with "
+        'strictness "3gpp".',
+    )
+    encrypted_certificates: bool = Field(
+        default=False,
+        description="Whether a key that cannot sign (ML-KEM, RSA for encryption) may be certified: the certificate "
+        'comes encrypted, and certConf proves that it could be read. Not with strictness "3gpp".',
+    )
+    only_routes: bool = Field(
+        default=False,
+        description="Whether a request that no route fits is refused, in place of going to `upstream`.",
+    )
+    implicit_confirm: ImplicitConfirm = Field(
+        default=ImplicitConfirm.deny,
+        description='"deny" always runs certConf and pkiConf, as TS 33.310 has it; "relay" grants '
+        "implicitConfirm when the device asks for it and the CA grants it.",
+    )
+    strictness: Strictness = Field(
+        default=Strictness.three_gpp,
+        description='"lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, '
+        '"strict" follows RFC 9483 to the letter. No setting weakens authentication.',
+    )
+    message_time_window_seconds: WholeSeconds = Field(
+        default=300,
+        ge=1,
+        le=86_400,
+        description="How far messageTime may be from the gateway's clock, either way, in seconds; "
+        "beyond it: badTime. Less than half of `store.transaction_lifetime_seconds`. The default is "
+        "the usual one of CMP servers (XiPKI) and of Kerberos.",
+    )
+    require_message_time: bool = Field(
+        default=False,
+        description="Whether a message without messageTime is refused; real base stations often "
+        "send none.",
+    )
+    ca_pubs: CaPubs = Field(
+        default=CaPubs.drop,
+        description='caPubs of ip: "drop" leaves it out (the operator root is in extraCerts), '
+        '"relay" passes the CA\'s on, "root" puts the operator roots in.',
+    )
+    extra_certs_max_count: int = Field(
+        default=12,
+        ge=1,
+        le=256,
+        description="Most certificates in extraCerts of a request; more are refused before a path "
+        "is sought. The default is four times a vendor's usual chain of three.",
+    )
+    confirm_wait_seconds: WholeSeconds = Field(
+        default=300,
+        ge=1,
+        le=86_400,
+        description="confirmWaitTime told to the device where the CA does not set one, in "
+        "seconds: by then it should send certConf. The default is that of other CMP servers "
+        "(XiPKI).",
+    )
+    wait_after_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        le=300,
+        allow_inf_nan=False,
+        description="A device whose CA has not answered by then is told to wait and poll, in seconds; 0 for "
+        "never: it is held up until the upstream's deadline, and then gets systemUnavail. The default is "
+        "less than that deadline (15 s), and well before clients give up (some 30 s).",
+    )
+    check_after_seconds: WholeSeconds = Field(
+        default=10,
+        le=86_400,
+        description="How long a device that waits is told to let pass between two polls, in seconds, where the "
+        "CA does not say. The default is as long as one poll may last, so that a waiting device takes up "
+        "half a connection.",
+    )
+    approval: Approval = Field(
+        default=Approval.none,
+        description="Which requests for a certificate wait until an operator decides (`ra-gateway approvals`): "
+        '"required" all; "unlisted" those of devices that `[inventory]` does not list: all but renewals and other '
+        "requests under an operator certificate. What comes by other RAs or under shared secrets is listed by the "
+        "domain `ra:` or `mac:` and the endpoint's name, and by the subject asked for in the place of the identity. "
+        'Their devices poll meanwhile. Needs `store.kind` = "redis".',
+    )
+    approval_seconds: WholeSeconds = Field(
+        default=604_800,
+        ge=60,
+        le=2_592_000,
+        description="How long a request waits for an operator at most, in seconds, or for a CA that says "
+        "waiting; then the device has to begin again. The default of a week outlasts a long weekend.",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One service towards devices: who may come, with what, and where it goes.
@@ -378,15 +471,11 @@ class Endpoint:
         operator: Domain whose certificates may open a cr, kur, p10cr, rr or genm; None where none may.
         body_types: Requests taken at all, out of ir, cr, kur, p10cr, rr and genm. The profile of
             TS 33.310 has neither of the last three.
+        settings: As they are configured.
+        rules: What is asked of headers and algorithms, out of the settings.
         information: How genm is answered.
-        confirm_wait_seconds: How long certConf is awaited, where the CA does not say.
         mac: Shared secrets for ir, cr and p10cr; None where only signatures are taken.
         routes: The first that fits a request decides where it goes; `upstream` is for those that none fits.
-        only_routes: Refuse a request that no route fits, instead.
-        wait_after_seconds: A device whose CA has not answered by then is told to wait and poll; None for never.
-        check_after_seconds: How long it is told to wait between polls, where the CA does not say.
-        approval: Which requests wait for an operator's decision.
-        approval_seconds: How long they wait at most.
         registration_authorities: Other RAs that may come in place of their devices; None for none.
         accepted: Other ways than a signature in which possession of a key may be shown, or not be needed.
     """
@@ -397,18 +486,11 @@ class Endpoint:
     identities: Mapping[str, IdentityRules] = field(default_factory=dict)
     operator: TrustDomain | None = None
     body_types: frozenset[BodyType] = frozenset({BodyType.ir, BodyType.cr, BodyType.kur})
+    settings: EndpointSettings = field(default_factory=EndpointSettings)
     rules: HeaderRules = field(default_factory=HeaderRules)
-    implicit_confirm: ImplicitConfirm = ImplicitConfirm.deny
-    ca_pubs: CaPubs = CaPubs.drop
     information: Information = field(default_factory=Information)
-    confirm_wait_seconds: int = 300
     mac: MACAccess | None = None
     routes: tuple[Route, ...] = ()
-    only_routes: bool = False
-    wait_after_seconds: float | None = None
-    check_after_seconds: int = 10
-    approval: Approval = Approval.none
-    approval_seconds: int = 604_800
     registration_authorities: RegistrationAuthorities | None = None
     accepted: frozenset[Possession] = frozenset()
     vendor_types: Mapping[str, frozenset[BodyType]] = field(default_factory=dict)

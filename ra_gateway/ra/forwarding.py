@@ -157,7 +157,7 @@ def _upstream_info(
     items = message.header.general_info
     info = tuple(item for item in items if item.info_type != OID.origPKIMessage)
     asks = upstream.settings.certconf is CertConf.implicit and message.body_type in CERT_RESPONSE_TO
-    if asks or endpoint.implicit_confirm is ImplicitConfirm.deny:
+    if asks or endpoint.settings.implicit_confirm is ImplicitConfirm.deny:
         # A CA that granted it would not expect the certConf that the device is going to send.
         info = tuple(item for item in info if item.info_type != OID.implicitConfirm)
     if asks:

@@ -255,7 +255,7 @@ async def _prepare(
         opening = Exchange(context.digest, upstream_der, upstream_nonce=upstream_nonce)
     lifetime = services.lifetime
     if operation.held:
-        lifetime = max(lifetime, timedelta(seconds=endpoint.approval_seconds))
+        lifetime = max(lifetime, timedelta(seconds=endpoint.settings.approval_seconds))
     return Transaction(
         key=key,
         state=State.HELD if operation.held else State.REQUESTED,

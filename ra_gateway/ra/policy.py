@@ -98,7 +98,7 @@ class IdentityRules:
     """
 
     subject: SubjectRule = SubjectRule.keep
-    subject_template: str = ""
+    subject_template: str | None = None
     allowed_subjects: tuple[str, ...] = ()
     san_template: tuple[str, ...] = ()
     allowed_sans: tuple[str, ...] = ()
@@ -236,7 +236,7 @@ def subject_asked(
     listed = "" if entry is None else entry.subject
     if not listed and (asked is not None and rules.subject is not SubjectRule.replace):
         return asked
-    text = listed or ("" if rules.subject is SubjectRule.keep else rules.subject_template)
+    text = listed or ("" if rules.subject is SubjectRule.keep else rules.subject_template or "")
     if not text:
         return asked or NULL_DN
     try:
@@ -336,7 +336,7 @@ def _authorize_vendor(
         return _kept(request, asked, san)
     if listed is None and rules.subject is SubjectRule.keep:
         raise TemplateRefused("the template has no subject", rule="R51")
-    text = rules.subject_template if listed is None else listed.subject
+    text = (rules.subject_template or "") if listed is None else listed.subject
     if not text:
         raise NotAuthorized(f"no subject is configured for {request.signer.subject}", rule="R141")
     values = _placeholders(request.signer)

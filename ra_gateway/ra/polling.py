@@ -207,7 +207,7 @@ async def _taken(
     await services.store.wait(
         transaction.key,
         version=transaction.version,
-        timeout_seconds=context.endpoint.wait_after_seconds or 0.001,
+        timeout_seconds=context.endpoint.settings.wait_after_seconds or 0.001,
     )
     return None
 

@@ -246,7 +246,7 @@ def _of_certificate(
     issued, implicit = info.issued, info.issued and header.implicit_confirm
     granted = (
         implicit
-        and endpoint.implicit_confirm is ImplicitConfirm.relay
+        and endpoint.settings.implicit_confirm is ImplicitConfirm.relay
         and transaction.implicit_asked
         and transaction.possession != Possession.encr_cert
     )
@@ -285,7 +285,7 @@ def _ca_pubs(
         body_type is not BodyType.ir
     ):  # R93: only an ip may carry caPubs, and only with a certificate
         return ()
-    match endpoint.ca_pubs:
+    match endpoint.settings.ca_pubs:
         case CaPubs.relay:
             return answer.content.ca_pubs
         case CaPubs.root:

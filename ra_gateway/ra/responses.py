@@ -92,7 +92,7 @@ def _confirm_until(
     """
     told = time_told(planned.confirm_wait_der) if planned.confirm_wait_der else None
     if told is None or told <= now:
-        until = now + timedelta(seconds=endpoint.confirm_wait_seconds)
+        until = now + timedelta(seconds=endpoint.settings.confirm_wait_seconds)
     elif told > now + _LONGEST_CONFIRM_WAIT:
         until = now + _LONGEST_CONFIRM_WAIT
     else:
@@ -132,7 +132,7 @@ async def not_yet(
         sender_nonce: Of the answer; empty for one that the RA draws.
     """
     header = _reply(services, context.message.header, sender_nonce)
-    body_der = poll_rep_body(PollRep(cert_req_id, context.endpoint.check_after_seconds))
+    body_der = poll_rep_body(PollRep(cert_req_id, context.endpoint.settings.check_after_seconds))
     credential = _credential_for(services, context, transaction)
     return Response(await protect_reply(header, body_der, credential), header.sender_nonce or b"")
 

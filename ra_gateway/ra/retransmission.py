@@ -71,8 +71,8 @@ async def respond(services: Services, context: RequestContext, live: Transaction
     """
     endpoint = context.endpoint
     seconds = context.upstream.deadline_seconds
-    if endpoint.wait_after_seconds is not None:
-        seconds = min(seconds, endpoint.wait_after_seconds)
+    if endpoint.settings.wait_after_seconds:
+        seconds = min(seconds, endpoint.settings.wait_after_seconds)
     patience = services.monotonic() + seconds
     found: Transaction | None = live
     while found is not None:
@@ -90,7 +90,7 @@ async def respond(services: Services, context: RequestContext, live: Transaction
             continue
         left = min(patience - services.monotonic(), (found.lease_until - now).total_seconds())
         if patience <= services.monotonic():
-            if endpoint.wait_after_seconds is None:
+            if not endpoint.settings.wait_after_seconds:
                 raise UpstreamUnavailable("the CA is still being asked", delivered=True)
             return await ca_exchange.defer(services, context, found)
         found = await services.store.wait(
@@ -154,7 +154,7 @@ async def go_on(
         await services.store.wait(
             transaction.key,
             version=transaction.version,
-            timeout_seconds=context.endpoint.wait_after_seconds or 0.001,
+            timeout_seconds=context.endpoint.settings.wait_after_seconds or 0.001,
         )
     elif (taken := await take_over(services, context, transaction)) is not None:
         if transaction.unsent:

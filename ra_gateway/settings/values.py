@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from ra_gateway.cmp.names import from_rfc4514
 
@@ -19,6 +21,29 @@ class Table(BaseModel):
 
     # hide_input: pydantic's own error text, should it ever be logged, must not repeat a secret.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+@dataclass(frozen=True)
+class ByName:
+    """Marks a type as members of an enum that stand in the file by their names.
+
+    Args:
+        members: Those that may.
+    """
+
+    members: tuple[Enum, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What may stand there."""
+        return tuple(member.name for member in self.members)
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> CoreSchema:
+        """Return how a name is read (pydantic)."""
+        members = {member.name: member for member in self.members}
+        return core_schema.no_info_after_validator_function(
+            members.__getitem__, core_schema.literal_schema(list(members))
+        )
 
 
 def did_you_mean(word: object, known: Mapping[str, Any] | tuple[str, ...]) -> str:

@@ -17,20 +17,25 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 import structlog
+from pydantic import Field
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.errors import MalformedMessage, ServiceFailure, UpstreamBroken, UpstreamUnavailable
+from ra_gateway.ra.endpoints import UpstreamSettings
+from ra_gateway.settings.values import CMPURL, Seconds
 from ra_gateway.tasks import supervised
 from ra_gateway.upstream.http import Connections, HttpCA, UpstreamBusy
+from ra_gateway.upstream.plugins import UpstreamContext
+from ra_gateway.upstream.tables import AnswerTrust, IssuingCAs, OverHTTP
 
 LONGEST_PAUSE_SECONDS: Final = 60.0
 """A breaker never stays open longer: an hour's Retry-After, say, should not outlive what caused it."""
@@ -186,14 +191,8 @@ class HttpPool:
     """A `CACore` over several URLs of one CA.
 
     Args:
-        urls: In order of preference; all lead to the same CA, to whose nodes it is all one which they are asked.
+        settings: Its table. All URLs lead to the same CA, to whose nodes it is all one which they are asked.
         connections: Of this CA alone, so that another one's trouble does not use them up.
-        order: Which URL an exchange begins with.
-        replays_repeats: The CA answers a repeat with the answer it gave, at any of the URLs.
-        try_deadline_seconds: After that a try is given up in favour of the next URL, if it may be repeated there.
-        breaker_failures: So many failures in a row, and a URL is left out.
-        breaker_seconds: For how long at first; doubled each time, up to `LONGEST_PAUSE_SECONDS`.
-        probe_seconds: Between two probes of a URL; None for none. One URL alone is not probed.
         clock: Aware UTC, for what is shown.
         monotonic: Seconds.
         sleep: Waits between probes.
@@ -202,15 +201,9 @@ class HttpPool:
 
     def __init__(
         self,
-        urls: Sequence[str],
+        settings: CMPHTTPUpstream,
         connections: Connections,
         *,
-        order: Order = Order.active_standby,
-        replays_repeats: bool = False,
-        try_deadline_seconds: float = 5.0,
-        breaker_failures: int = 5,
-        breaker_seconds: float = 5.0,
-        probe_seconds: float | None = 10.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -218,13 +211,15 @@ class HttpPool:
     ) -> None:
         self._connections = connections
         self._members = [
-            _Member(HttpCA(url, connections), Breaker(breaker_failures, breaker_seconds, random))
-            for url in urls
+            _Member(
+                HttpCA(url, connections),
+                Breaker(settings.breaker_failures, settings.breaker_seconds, random),
+            )
+            for url in settings.every_url
         ]
-        self._order = order
-        self._replays_repeats = replays_repeats
-        self._try_deadline_seconds = try_deadline_seconds
-        self._probe_seconds = probe_seconds if len(urls) > 1 else None
+        self._settings = settings
+        # One URL alone is not probed.
+        self._probe_seconds = settings.probe_seconds if len(self._members) > 1 else 0
         self._clock = clock
         self._monotonic = monotonic
         self._sleep = sleep
@@ -240,14 +235,14 @@ class HttpPool:
             UpstreamUnavailable: None answered, or all are left out; `delivered` if any may have seen the message.
             UpstreamBroken: The last answer is not CMP.
         """
-        if self._probing is None and self._probe_seconds is not None and not self._closed:
+        if self._probing is None and self._probe_seconds and not self._closed:
             every_seconds = self._probe_seconds
             self._probing = asyncio.create_task(
                 supervised("upstream.probes", lambda: self._probe_for_ever(every_seconds))
             )
         end = self._monotonic() + deadline_seconds
         members = self._admitting()
-        repeatable = self._replays_repeats or (len(members) > 1 and issues_nothing(der))
+        repeatable = self._settings.replays_repeats or (len(members) > 1 and issues_nothing(der))
         failure: ServiceFailure | None = None
         delivered = False
         for number, member in enumerate(members, 1):
@@ -256,7 +251,9 @@ class HttpPool:
             if left <= 0 or not member.breaker.admits(self._monotonic()):
                 continue
             # With nobody left to turn to, waiting is the better choice.
-            patience = left if number == len(members) else min(left, self._try_deadline_seconds)
+            patience = (
+                left if number == len(members) else min(left, self._settings.try_deadline_seconds)
+            )
             try:
                 return await self._try(
                     member,
@@ -289,7 +286,7 @@ class HttpPool:
     def _admitting(self) -> list[_Member]:
         """Return where an exchange may go, best first."""
         members, now = self._members, self._monotonic()
-        if self._order is Order.round_robin:
+        if self._settings.order is Order.round_robin:
             first = self._turn = (self._turn + 1) % len(members)
             members = members[first:] + members[:first]
         return sorted(
@@ -387,3 +384,97 @@ class HttpPool:
             log.info("upstream.probe_answered", url=member.ca.shown_url)
         member.answers_probes = True
         member.breaker.reachable()
+
+
+class CMPHTTPUpstream(UpstreamSettings, IssuingCAs, AnswerTrust, OverHTTP):
+    """A CA that speaks CMP over HTTP: EJBCA, another bundled CA, any of RFC 9483."""
+
+    kind: Literal["cmp_http"] = Field(description='"cmp_http": a CA that speaks CMP over HTTP.')
+    url: CMPURL | None = Field(
+        default=None,
+        description="Where to post, http or https, like "
+        "http://ca.example.net:8080/ejbca/publicweb/cmp/ra. Required, unless urls is given.",
+    )
+    urls: tuple[CMPURL, ...] = Field(
+        default=(),
+        max_length=16,
+        description="In place of url: several that lead to the same CA, whose nodes share what they know. "
+        "Another one is tried where that cannot issue twice: when the first never had the message, when the "
+        "message asks for no certificate, or with replays_repeats.",
+    )
+    order: Order = Field(
+        default=Order.active_standby,
+        description='Which of urls an exchange begins with: "active_standby" the first that works; '
+        '"round_robin" each in turn.',
+    )
+    replays_repeats: bool = Field(
+        default=False,
+        description="Whether the CA answers an identical repeat with the same answer. true for a "
+        "CA that does not (EJBCA) may issue twice; with false, a request the CA may have seen is "
+        "not sent again. With urls, whether each gives the answers of the others.",
+    )
+    try_deadline_seconds: Seconds = Field(
+        default=5.0,
+        le=300,
+        description="Time after which an exchange turns to the next of urls, in seconds, if it may. The default "
+        "leaves time for three within deadline_seconds, and is more than connecting takes.",
+    )
+    breaker_failures: int = Field(
+        default=5,
+        ge=1,
+        le=1000,
+        description="So many exchanges failed in a row at a URL, and it is left out for a while. The default is "
+        "more than one lost connection causes, and soon reached when a CA is gone. Answers that are not CMP do "
+        "not count, HTTP 429 and 503 count at once.",
+    )
+    breaker_seconds: Seconds = Field(
+        default=5.0,
+        le=60,
+        description="How long it is left out at first, in seconds; then one exchange tries it, and each time that "
+        "fails the time doubles, up to 60 s. The default is less than devices wait before they try again.",
+    )
+    probe_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Time between two probes of each of urls, in seconds; 0 for none. A probe is a HEAD request, "
+        "which cannot issue anything. The default finds a dead one within breaker_seconds or two, at no load "
+        "worth counting. A single URL is not probed.",
+    )
+    batch_window_ms: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="How long a message waits for others, in milliseconds, so that they go up together as one nested "
+        "(a batch, RFC 9483 5.2.2.2); 0, the default, sends each at once, as most CAs take it. The bundled CA and "
+        "another gateway take batches.",
+    )
+    batch_max: int = Field(
+        default=16,
+        ge=2,
+        le=1000,
+        description="Most messages of one batch. The default keeps the answers, at 8 kB each with their chains, "
+        "within half of max_response_bytes.",
+    )
+    batch_max_bytes: int = Field(
+        default=61_440,
+        ge=4096,
+        le=16_777_216,
+        description="Most bytes of all messages of one batch. The default leaves 4 kB for the signature around it "
+        "below the largest body that a gateway takes (its server.max_body_bytes).",
+    )
+
+    @property
+    def every_url(self) -> tuple[str, ...]:
+        """The URLs, in order of preference, by whichever key they were given."""
+        return self.urls if self.url is None else (self.url,)
+
+    def open(self, context: UpstreamContext) -> HttpPool:
+        """Return the CA at its URLs; nothing is connected yet.
+
+        Raises:
+            ConfigError: Files that the table names cannot be used.
+        """
+        connections = self.connections(context.setting, *self.every_url)
+        return HttpPool(self, connections, clock=context.clock)

@@ -12,12 +12,13 @@ import binascii
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal
 
 import aiohttp
+from pydantic import Field
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import rfc4514
@@ -30,6 +31,9 @@ from ra_gateway.errors import (
     UpstreamUnavailable,
 )
 from ra_gateway.keys import pem
+from ra_gateway.ra.endpoints import IssuingSettings, Unconfirmed
+from ra_gateway.settings.files import SecretPath
+from ra_gateway.settings.values import APIURL
 from ra_gateway.upstream.http import (
     _BUSY,
     _EXCERPT_BYTES,
@@ -38,7 +42,9 @@ from ra_gateway.upstream.http import (
     _Body,
     _read,
 )
+from ra_gateway.upstream.plugins import UpstreamContext
 from ra_gateway.upstream.signing import SignedCertificate, SigningRequest, not_offered
+from ra_gateway.upstream.tables import IssuingCAs, OverHTTP
 
 _TEXT_CHARACTERS: Final = 200
 """How much of an API's own words is kept; they are one sentence, where they are words at all."""
@@ -251,34 +257,39 @@ def broken(answer: Answer, said: str) -> UpstreamBroken:
     return UpstreamBroken(f"HTTP {answer.status}: {said!r}", rule="R91")
 
 
-class TokenFile:
-    """A secret of the CA's API in a file that somebody else may renew: read anew for each request."""
+async def read_token(path: Path) -> str:
+    """Return a secret of the CA's API from a file that somebody else may renew: it is read for each request.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Raises:
+        UpstreamUnavailable: There is none in the file now; nothing was sent.
+    """
+    return await asyncio.to_thread(_token, path)
 
-    async def read(self) -> str:
-        """Return the token.
 
-        Raises:
-            UpstreamUnavailable: There is none in the file now; nothing was sent.
-        """
-        return await asyncio.to_thread(self._read)
+def _token(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            token = file.read(_TOKEN_BYTES + 1).decode("ascii").strip()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not ASCII"
+        raise UpstreamUnavailable(
+            f"the token file {path} cannot be used: {why}", delivered=False
+        ) from error
+    if not token or len(token) > _TOKEN_BYTES or not token.isprintable():
+        raise UpstreamUnavailable(f"the token file {path} holds no token", delivered=False)
+    return token
 
-    def _read(self) -> str:
-        try:
-            with self._path.open("rb") as file:
-                token = file.read(_TOKEN_BYTES + 1).decode("ascii").strip()
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "not ASCII"
-            raise UpstreamUnavailable(
-                f"the token file {self._path} cannot be used: {why}", delivered=False
-            ) from error
-        if not token or len(token) > _TOKEN_BYTES or not token.isprintable():
-            raise UpstreamUnavailable(
-                f"the token file {self._path} holds no token", delivered=False
-            )
-        return token
+
+class SigningUpstream(IssuingSettings, IssuingCAs, OverHTTP):
+    """A CA with a REST API. The gateway answers certConf itself, and key updates go up under its own name."""
+
+    recipient: ClassVar[None] = None
+
+    unconfirmed: Unconfirmed = Field(
+        default=Unconfirmed.revoke,
+        description="What becomes of a certificate that its device rejects or does not confirm in time: "
+        '"revoke" has the API revoke it; "report" logs it; "leave" does nothing.',
+    )
 
 
 # --- certificates in JSON -------------------------------------------------------------------------------------
@@ -353,28 +364,71 @@ def signed_certificate(leaf: object, chain: object, what: str) -> SignedCertific
 # --- an API for bare keys -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RestFields:
-    """Names of the JSON members; "" leaves out what the API does not know.
+class RestUpstream(SigningUpstream):
+    """An API that certifies public keys (docs/upstream-plugins.md); serves every request but genm."""
 
-    Args:
-        public_key: base64 of the SubjectPublicKeyInfo.
-        subject: RFC 4514.
-        san: A list of texts such as "dns:enb1.example.net" and "ip:192.0.2.1".
-        csr: The PKCS#10 of a p10cr, PEM; absent with every other request.
-        request_id: 64 hexadecimal digits, the same when a request is sent again.
-        certificate, chain: In answers: PEM, or base64 of DER; the chain may be a list.
-        error: In answers of 400 and 422: what is wrong.
-    """
+    kind: Literal["rest"] = Field(description='"rest": an API that certifies public keys.')
+    url: APIURL = Field(description="Where requests for certificates are posted, https.")
+    revoke_url: APIURL | None = Field(
+        default=None, description="Where revocations are posted, https; by default rr is rejected."
+    )
+    token_path: SecretPath | None = Field(
+        default=None,
+        repr=False,
+        description="File with the token that is sent as Authorization: Bearer, mode 0600, read for each "
+        "request; by default none, for an API that knows the gateway by tls_certificate_path.",
+    )
+    replays_repeats: bool = Field(
+        default=False,
+        description="Whether the API answers a repeated request, which has the same request_id_field, with the "
+        "same certificate. With false, a request it may have seen is not sent again.",
+    )
+    public_key_field: str = Field(
+        default="publicKey",
+        min_length=1,
+        description="JSON member with the public key: base64 of SubjectPublicKeyInfo.",
+    )
+    subject_field: str = Field(
+        default="subject",
+        description='JSON member with the subject, in the form of RFC 4514; "" leaves it out, as in the next '
+        "three.",
+    )
+    san_field: str = Field(
+        default="subjectAltNames",
+        description='JSON member with the list of names, such as "dns:enb1.example.net" and "ip:192.0.2.1".',
+    )
+    csr_field: str = Field(
+        default="csr", description="JSON member with the PKCS#10 of a p10cr, PEM."
+    )
+    request_id_field: str = Field(
+        default="requestId",
+        description="JSON member with 64 hexadecimal digits, the same when a request is sent again.",
+    )
+    certificate_field: str = Field(
+        default="certificate",
+        min_length=1,
+        description="JSON member of answers with the certificate, PEM or base64 of DER.",
+    )
+    chain_field: str = Field(
+        default="chain",
+        description="JSON member of answers with CA certificates, the same or a list.",
+    )
+    error_field: str = Field(
+        default="error", description="JSON member of answers 400 and 422 that says what is wrong."
+    )
 
-    public_key: str = "publicKey"
-    subject: str = "subject"
-    san: str = "subjectAltNames"
-    csr: str = "csr"
-    request_id: str = "requestId"
-    certificate: str = "certificate"
-    chain: str = "chain"
-    error: str = "error"
+    def open(self, context: UpstreamContext) -> RestSigner:
+        """Return the API; nothing is connected yet.
+
+        Raises:
+            ConfigError: Files that the table names cannot be used.
+        """
+        connections = self.connections(context.setting, self.url, self.revoke_url)
+        return RestSigner(
+            self,
+            RestClient(self.url, connections),
+            None if self.revoke_url is None else RestClient(self.revoke_url, connections),
+        )
 
 
 @dataclass(frozen=True)
@@ -382,15 +436,14 @@ class RestSigner:
     """A `CertificateSigner` for an API that certifies a public key and names.
 
     Args:
+        settings: Its table, with the names of the JSON members.
         client: Its URL is where requests for certificates are posted.
         revoke_client: Its URL is where revocations are posted; None where that is not offered.
-        token: Sent as `Authorization: Bearer`; None where the client certificate does.
     """
 
+    settings: RestUpstream
     client: RestClient
-    fields: RestFields = field(default_factory=RestFields)
     revoke_client: RestClient | None = None
-    token: TokenFile | None = None
 
     async def sign(self, request: SigningRequest, *, deadline_seconds: float) -> SignedCertificate:
         """Have a public key certified.
@@ -402,19 +455,21 @@ class RestSigner:
             RequestRefused: HTTP 400 or 422.
             UpstreamUnavailable, UpstreamBroken: As `RestClient.post`; broken is every other status, too.
         """
-        names = self.fields
+        names = self.settings
         given: dict[str, object] = {
-            names.public_key: base64.b64encode(request.public_key_der).decode(),
-            names.subject: rfc4514(request.subject_der),
-            names.san: list(request.san),
-            names.request_id: request.operation_id.hex(),
+            names.public_key_field: base64.b64encode(request.public_key_der).decode(),
+            names.subject_field: rfc4514(request.subject_der),
+            names.san_field: list(request.san),
+            names.request_id_field: request.operation_id.hex(),
         }
         if request.csr_der is not None:
-            given[names.csr] = pem_csr(request.csr_der)
+            given[names.csr_field] = pem_csr(request.csr_der)
         answer = await self._post(self.client, given, deadline_seconds)
         document = answer.document
         return signed_certificate(
-            document.get(names.certificate), document.get(names.chain), names.certificate
+            document.get(names.certificate_field),
+            document.get(names.chain_field),
+            names.certificate_field,
         )
 
     async def revoke(
@@ -450,11 +505,11 @@ class RestSigner:
         self, client: RestClient, given: Mapping[str, object], deadline_seconds: float
     ) -> Answer:
         headers = {}
-        if self.token is not None:
-            headers["Authorization"] = f"Bearer {await self.token.read()}"
+        if self.settings.token_path is not None:
+            headers["Authorization"] = f"Bearer {await read_token(self.settings.token_path)}"
         document = {name: value for name, value in given.items() if name}
         answer = await client.post("", document, headers=headers, deadline_seconds=deadline_seconds)
         if answer.succeeded:
             return answer
-        said = answer.text(self.fields.error)
+        said = answer.text(self.settings.error_field)
         raise refused(said) if answer.status in REFUSALS else broken(answer, said)

@@ -13,10 +13,12 @@ import secrets
 from collections.abc import Callable
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from pydantic import Field
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import attributes
@@ -29,11 +31,15 @@ from ra_gateway.errors import (
     TemplateRefused,
     UpstreamUnavailable,
 )
-from ra_gateway.keys import KeySigner
+from ra_gateway.keys import KeySigner, load_certificates, load_private_key
+from ra_gateway.settings.files import PublicPath, SecretPath
+from ra_gateway.settings.values import APIURL
+from ra_gateway.upstream.plugins import UpstreamContext
 from ra_gateway.upstream.rest import (
     REFUSALS,
     Answer,
     RestClient,
+    SigningUpstream,
     broken,
     pem_csr,
     refused,
@@ -260,3 +266,60 @@ def _token_subject(request: SigningRequest, sans: tuple[str, ...]) -> str:
     if not subject:
         raise TemplateRefused("neither a common name nor a subjectAltName", rule="R51")
     return subject
+
+
+class StepCAUpstream(SigningUpstream):
+    """smallstep step-ca (docs/ca-step-ca.md); serves p10cr and rr."""
+
+    kind: Literal["step_ca"] = Field(description='"step_ca": smallstep step-ca.')
+    replays_repeats: ClassVar[bool] = False
+    url: APIURL = Field(
+        description="Where step-ca is, https, under a name it has among its dnsNames, like "
+        "https://ca.example.net:9000.",
+    )
+    root_path: PublicPath = Field(
+        description="Root certificate of step-ca, PEM: its fingerprint is in every token, and it is what TLS "
+        "trusts, unless tls_ca_path is given.",
+    )
+    provisioner: str = Field(
+        min_length=1,
+        description="Name of the JWK provisioner, as `step ca provisioner list` has it.",
+    )
+    provisioner_key_path: SecretPath = Field(
+        repr=False,
+        description="Its private key, EC on P-256, PEM (PKCS#8), or one line that names a key in an HSM "
+        "(docs/hsm.md); mode 0600.",
+    )
+    provisioner_key_password_path: SecretPath | None = Field(
+        default=None,
+        repr=False,
+        description="File with the key's password (a newline at its end is dropped); mode 0600. Without it the "
+        "key must be unencrypted.",
+    )
+
+    @property
+    def tls_roots_path(self) -> Path:
+        """Roots that TLS trusts: step-ca's own, unless the table names others."""
+        return self.tls_ca_path or self.root_path
+
+    def open(self, context: UpstreamContext) -> StepCASigner:
+        """Return step-ca; nothing is connected yet.
+
+        Raises:
+            ConfigError: Files that the table names cannot be used.
+        """
+        setting = context.setting
+        (root, *_) = load_certificates(self.root_path, f"{setting}.root_path[0]")
+        path = self.provisioner_key_password_path
+        provisioner = Provisioner(
+            self.provisioner,
+            load_private_key(
+                self.provisioner_key_path,
+                None if path is None else path.read_bytes().rstrip(b"\r\n"),
+                f"{setting}.provisioner_key_path",
+            ),
+            setting=f"{setting}.provisioner_key_path",
+            root=root,
+            clock=context.clock,
+        )
+        return StepCASigner(RestClient(self.url, self.connections(setting, self.url)), provisioner)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import ClassVar, Final, Literal
+
+from pydantic import Field
 
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
+from ra_gateway.settings.files import SecretPath
+from ra_gateway.settings.values import APIURL, PathSegments
+from ra_gateway.upstream.plugins import UpstreamContext
 from ra_gateway.upstream.rest import (
     REFUSALS,
     Answer,
     RestClient,
-    TokenFile,
+    SigningUpstream,
     broken,
     pem_csr,
+    read_token,
     readable,
     refused,
     signed_certificate,
@@ -28,37 +34,58 @@ _OUR_FAULT: Final = (
 """Beginnings of what Vault says with status 400 when the path or the token is wrong, not the request."""
 
 
+class VaultUpstream(SigningUpstream):
+    """The PKI engine of HashiCorp Vault or OpenBao (docs/ca-vault.md); serves p10cr and rr."""
+
+    kind: Literal["vault"] = Field(description='"vault": Vault or OpenBao.')
+    replays_repeats: ClassVar[bool] = False
+    url: APIURL = Field(description="Where Vault is, https, like https://vault.example.net:8200.")
+    mount: PathSegments = Field(default="pki", description="Where the PKI engine is mounted.")
+    role: PathSegments = Field(description="Role of the engine that decides what is issued.")
+    verbatim: bool = Field(
+        default=False,
+        description="Whether subject and extensions are taken from the request as they are (sign-verbatim). "
+        "Otherwise (sign) common name and subjectAltName are, and the rest of the subject is the role's.",
+    )
+    namespace: PathSegments | None = Field(
+        default=None, description="Namespace of Vault Enterprise or OpenBao; by default none."
+    )
+    token_path: SecretPath = Field(
+        repr=False,
+        description="File with the token, mode 0600; read for each request, so that Vault Agent may renew it.",
+    )
+
+    def open(self, context: UpstreamContext) -> VaultSigner:
+        """Return the engine; nothing is connected yet.
+
+        Raises:
+            ConfigError: Files that the table names cannot be used.
+        """
+        connections = self.connections(context.setting, self.url)
+        return VaultSigner(self, RestClient(self.url, connections))
+
+
 class VaultSigner:
     """A `CertificateSigner` in front of a PKI secrets engine.
 
     Args:
+        settings: Its table.
         client: Its URL is Vault's, without /v1.
-        mount: Where the engine is mounted, such as "pki" or "ran/pki".
-        role: Decides what is issued.
-        token: Read for each request, so that an agent may renew it.
-        verbatim: Sign with `sign-verbatim`: subject and extensions as in the request. Otherwise with `sign`,
-            which takes common name and subjectAltName from it, and the rest of the subject from the role.
-        namespace: Of Vault Enterprise and OpenBao; "" for none.
     """
 
-    def __init__(
-        self,
-        client: RestClient,
-        *,
-        mount: str,
-        role: str,
-        token: TokenFile,
-        verbatim: bool = False,
-        namespace: str = "",
-    ) -> None:
+    def __init__(self, settings: VaultUpstream, client: RestClient) -> None:
+        self._settings = settings
         self._client = client
-        self._sign_path = f"v1/{mount}/{'sign-verbatim' if verbatim else 'sign'}/{role}"
+        mount, verb = (
+            settings.mount.removesuffix("/"),
+            "sign-verbatim" if settings.verbatim else "sign",
+        )
+        self._sign_path = f"v1/{mount}/{verb}/{settings.role.removesuffix('/')}"
         self._revoke_path = f"v1/{mount}/revoke"
-        self._token = token
         # Only requests with this header pass a Vault agent that asks for it, against forged ones.
         self._headers = {"X-Vault-Request": "true"}
-        if namespace:
-            self._headers["X-Vault-Namespace"] = namespace
+        if settings.namespace:
+            self._headers["X-Vault-Namespace"] = settings.namespace
 
     async def sign(self, request: SigningRequest, *, deadline_seconds: float) -> SignedCertificate:
         """Have a PKCS#10 signed.
@@ -108,7 +135,7 @@ class VaultSigner:
         self, path: str, document: Mapping[str, object], deadline_seconds: float
     ) -> Mapping[str, object]:
         """Post and return `data` of the answer."""
-        headers = {**self._headers, "X-Vault-Token": await self._token.read()}
+        headers = {**self._headers, "X-Vault-Token": await read_token(self._settings.token_path)}
         answer = await self._client.post(
             path, document, headers=headers, deadline_seconds=deadline_seconds
         )

@@ -26,6 +26,7 @@ from tests.support.harness import (
     MakeWorld,
     ManualClock,
     World,
+    changed,
     cmp_certificate,
     cmp_credential,
     fail_names,
@@ -414,7 +415,7 @@ async def test_a_ca_that_was_not_reached_is_tried_with_each_poll(make_world: Mak
     operation = await Operation.begin(world, BodyType.ir)
     core = world.ca
     core.failure, core.failures = UpstreamUnavailable("down", delivered=False), 2
-    held = replace(world.endpoint, approval=Approval.required)
+    held = changed(world.endpoint, approval=Approval.required)
     await operation.send(gateway=world.second_gateway(held))
     operation.assert_waiting()
     await approve(world)
@@ -783,7 +784,7 @@ async def test_a_secret_comes_back_when_the_ca_refuses(
     await ca_answers(by_mac)
     assert fail_names(await by_mac.poll()) == ["badCertTemplate"]
     world.ca.script, world.ca.gate = lambda answer: None, None
-    world.endpoint = replace(world.endpoint, wait_after_seconds=60.0)
+    world.endpoint = changed(world.endpoint, wait_after_seconds=60.0)
     gateway = world.second_gateway()
     again = await world.ask(await ir(world, reference=ONCE[0], secret=ONCE[1]), gateway=gateway)
     assert status_of(again).issued

@@ -98,7 +98,7 @@ def fork(
             DomainKind.vendor,
             (cmp_certificate(foreign_vendor_pki.root.certificate),),
         )
-        world.endpoint = replace(
+        world.endpoint = changed(
             world.endpoint,
             routes=routes,
             vendors=(*world.endpoint.vendors, foreign),

@@ -27,7 +27,7 @@ _SERVE: Final = """\
 import asyncio
 from pathlib import Path
 from ra_gateway.app import Application, check
-from ra_gateway.config import load
+from ra_gateway.config.reading import load
 from ra_gateway.device.client import NotCMP, post
 import aiohttp
 async def main():

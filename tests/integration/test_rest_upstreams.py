@@ -44,7 +44,7 @@ from ra_gateway.ra.events import MessageHandled
 from ra_gateway.ra.information import Information, Informing
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.upstream.plugins import UpstreamContext, make_plugin
-from ra_gateway.upstream.rest import RestClient, RestFields, RestSigner, TokenFile
+from ra_gateway.upstream.rest import RestClient, RestUpstream
 from ra_gateway.upstream.signing import (
     CertificateSigner,
     SignedCertificate,
@@ -53,7 +53,7 @@ from ra_gateway.upstream.signing import (
     not_offered,
 )
 from ra_gateway.upstream.step_ca import Provisioner, StepCASigner
-from ra_gateway.upstream.vault import VaultSigner
+from ra_gateway.upstream.vault import VaultUpstream
 from tests.support import requests
 from tests.support.asserts import assert_answers
 from tests.support.harness import (
@@ -198,24 +198,18 @@ def opened(vendor_pki: VendorPKI, operator_pki: OperatorPKI, token_path: Path) -
                 )
                 signer = StepCASigner(RestClient(api.url), provisioner)
             elif kind == "vault":
-                signer = VaultSigner(
-                    RestClient(api.url),
-                    **{
-                        "mount": "pki",
-                        "role": "ran",
-                        "token": TokenFile(token_path),
-                        **settings.pop("vault", {}),
-                    },
+                table = {"url": api.url, "role": "ran", **settings.pop("vault", {})}
+                signer = VaultUpstream(kind="vault", token_path=token_path, **table).open(
+                    context("vault")
                 )
             else:
-                signer = RestSigner(
-                    **{
-                        "client": RestClient(f"{api.url}/certify"),
-                        "revoke_client": RestClient(f"{api.url}/revoke"),
-                        "token": TokenFile(token_path),
-                        **settings.pop("rest", {}),
-                    }
-                )
+                table = {
+                    "url": f"{api.url}/certify",
+                    "revoke_url": f"{api.url}/revoke",
+                    "token_path": token_path,
+                    **settings.pop("rest", {}),
+                }
+                signer = RestUpstream(kind="rest", **table).open(context("rest"))
             world, ca = signing_world(vendor_pki, operator_pki, signer, **settings)
             api.clock = world.clock
             clock.now = world.clock.now
@@ -368,8 +362,8 @@ async def test_a_bare_key_is_certified_for_kur(opened: Open) -> None:
 
 async def test_names_of_members_are_settings(opened: Open) -> None:
     """A member without a name is left out."""
-    fields = RestFields(public_key="key", request_id="", csr="")
-    async with opened("rest", rest={"fields": fields}) as site:
+    fields = {"public_key_field": "key", "request_id_field": "", "csr_field": ""}
+    async with opened("rest", rest=fields) as site:
         site.api.change = lambda document: document
         await site.ask(await site.p10cr())
         ((_, document),) = site.api.asked
@@ -418,7 +412,7 @@ async def test_genm_is_refused(opened: Open) -> None:
 
 async def test_an_api_without_revocation(opened: Open) -> None:
     """badRequest in an rp."""
-    async with opened("rest", rest={"revoke_client": None}) as site:
+    async with opened("rest", rest={"revoke_url": None}) as site:
         answer = await site.ask(await rr(site.world, site.world.operator.device(NAME)))
         assert (answer.body_type, fail_names(answer)) == (BodyType.rp, ["badRequest"])
 

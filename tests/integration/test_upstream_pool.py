@@ -22,7 +22,14 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, assemble, body
 from ra_gateway.errors import ConfigError, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.upstream.http import Connections
-from ra_gateway.upstream.pool import LONGEST_PAUSE_SECONDS, Breaker, HttpPool, Order, issues_nothing
+from ra_gateway.upstream.pool import (
+    LONGEST_PAUSE_SECONDS,
+    Breaker,
+    CMPHTTPUpstream,
+    HttpPool,
+    Order,
+    issues_nothing,
+)
 from ra_gateway.upstream.tls import tls_context
 from tests.support.http_ca import ANSWER, CMP_TYPE, Script, ScriptedCA, Visit, answering, hang
 from tests.support.loops import on_uvloop, run_on_uvloop
@@ -81,6 +88,10 @@ class Clock:
         return self.seconds
 
 
+def pooled(*urls: str, **settings: Any) -> CMPHTTPUpstream:
+    return CMPHTTPUpstream(kind="cmp_http", urls=urls, **settings)
+
+
 @asynccontextmanager
 async def pool(
     *scripts: Script, connections: Connections | None = None, **settings: Any
@@ -90,10 +101,14 @@ async def pool(
         nodes = [await node(script) for script in scripts]
         for item in nodes:
             stack.push_async_callback(item.die)
+        means: dict[str, Any] = {"random": lambda: 0.0, "clock": lambda: NOW}
+        means |= {
+            key: settings.pop(key) for key in ("monotonic", "sleep", "random") if key in settings
+        }
         ca = HttpPool(
-            [item.url for item in nodes],
+            pooled(*(item.url for item in nodes), **{"probe_seconds": 0} | settings),
             connections or Connections(connect_timeout_seconds=30),
-            **{"probe_seconds": None, "random": lambda: 0.0, "clock": lambda: NOW} | settings,
+            **means,
         )
         stack.push_async_callback(ca.close)
         yield ca, nodes
@@ -506,8 +521,8 @@ async def test_a_probe_closes_the_breaker_of_a_url_that_could_not_be_reached() -
         await again.die()
 
 
-@pytest.mark.parametrize("count, seconds", [(1, 0.01), (2, None)])
-async def test_probes_that_nobody_wants(count: int, seconds: float | None) -> None:
+@pytest.mark.parametrize("count, seconds", [(1, 0.01), (2, 0.0)])
+async def test_probes_that_nobody_wants(count: int, seconds: float) -> None:
     """None where they are off, and none of a single URL."""
     async with pool(*[answering()] * count, probe_seconds=seconds) as (ca, nodes):
         await ask(ca)
@@ -561,9 +576,8 @@ async def over_tls(
     server: ssl.SSLContext, client: ssl.SSLContext, **settings: Any
 ) -> AsyncIterator[tuple[HttpPool, Node]]:
     item = await node(answering(), tls=server)
-    ca = HttpPool(
-        [item.url.replace("http:", "https:")], Connections(ssl_context=client, **settings)
-    )
+    url = item.url.replace("http:", "https:")
+    ca = HttpPool(pooled(url), Connections(ssl_context=client, **settings))
     try:
         yield ca, item
     finally:
@@ -635,7 +649,7 @@ async def test_a_client_certificate_that_the_server_does_not_like(
         "upstreams.x", ca_path=site.root, certificate_path=certificate, key_path=key
     )
     with refusing(site.server) as url:
-        ca = HttpPool([url], Connections(ssl_context=context))
+        ca = HttpPool(pooled(url), Connections(ssl_context=context))
         error = await unavailable(ca)
         await ca.close()
     assert (error.delivered, "_ALERT_" in error.detail) == (False, True)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -42,7 +42,7 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, RequestOptions, operator_trust
 from ra_gateway.keys import KeySigner
-from ra_gateway.ra.endpoints import Endpoint, Upstream, UpstreamSettings
+from ra_gateway.ra.endpoints import Endpoint, Upstream
 from ra_gateway.ra.events import EventSink, MessageHandled
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
@@ -231,12 +231,14 @@ class ScriptedCA:
         return None
 
 
-def changed(upstream: Upstream, **fields: Any) -> Upstream:
-    """An upstream with other fields, or with other ones of its settings."""
-    settings = {key: fields.pop(key) for key in UpstreamSettings.model_fields if key in fields}
-    return replace(
-        upstream, **{"settings": upstream.settings.model_copy(update=settings), **fields}
-    )
+Changeable = TypeVar("Changeable", Endpoint, Upstream)
+
+
+def changed(item: Changeable, **fields: Any) -> Changeable:
+    """An endpoint or upstream with other fields, or with other ones of its settings."""
+    known = type(item.settings).model_fields
+    settings = {key: fields.pop(key) for key in known if key in fields}
+    return replace(item, **{"settings": item.settings.model_copy(update=settings), **fields})
 
 
 ANY_IDENTITY = IdentityRules(allowed_subjects=("*",), allowed_sans=("*",))
@@ -304,16 +306,16 @@ class World:
             ),
             **(upstream or {}),
         )
-        world_endpoint = Endpoint(
-            **{
-                "name": "ran",
-                "upstream": world_upstream,
-                "vendors": (acme,),
-                "identities": {acme.name: identity},
-                "operator": operator_domain,
-                "rules": rules or HeaderRules(),
-                **(endpoint or {}),
-            }
+        world_endpoint = changed(
+            Endpoint(
+                "ran",
+                world_upstream,
+                vendors=(acme,),
+                identities={acme.name: identity},
+                operator=operator_domain,
+                rules=rules or HeaderRules(),
+            ),
+            **{"wait_after_seconds": 0.0, **(endpoint or {})},
         )
         store = store or MemoryStore(clock, max_transactions=1000)
         events: list[MessageHandled] = []

@@ -17,7 +17,7 @@ from yarl import URL
 from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
 from ra_gateway.connector import bounded_connector
 from ra_gateway.errors import ConfigError
-from ra_gateway.upstream.tls import tls_context
+from ra_gateway.upstream.tables import OverHTTP
 
 _HEAD_SECONDS: Final = 5.0
 _ADDRESSES_SHOWN: Final = 4
@@ -81,38 +81,22 @@ class Reached:
     skew_seconds: float | None = None
 
 
-def way(name: str, url: str, config: object) -> Way:
+def way(name: str, url: str, config: OverHTTP) -> Way:
     """Return the way to a URL of an upstream.
-
-    Args:
-        config: Its table; one with the settings of HTTP.
 
     Raises:
         ConfigError: Files of TLS cannot be used.
     """
-
-    def setting(key: str) -> object:
-        return getattr(config, key, None)
-
-    proxy, seconds = setting("proxy"), setting("connect_timeout_seconds")
-    tls = None
-    if url.lower().startswith("https:"):
-        paths = {
-            key: setting(f"tls_{key}")
-            for key in ("ca_path", "certificate_path", "key_path", "key_password_path")
-        }
-        paths["ca_path"] = paths["ca_path"] or setting("root_path")  # of step-ca
-        tls = tls_context(f"upstreams.{name}", **paths)  # type: ignore[arg-type]
     return Way(
         name,
         URL(url),
-        seconds if isinstance(seconds, float) else 3.0,
-        URL(proxy) if isinstance(proxy, str) else None,
-        tls,
+        config.connect_timeout_seconds,
+        None if config.proxy is None else URL(config.proxy),
+        config.tls(f"upstreams.{name}", url),
     )
 
 
-async def examine_way(name: str, url: str, config: object) -> Reached:
+async def examine_way(name: str, url: str, config: OverHTTP) -> Reached:
     """Go the way to a URL as far as it leads."""
     try:
         there = way(name, url, config)

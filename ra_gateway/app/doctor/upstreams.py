@@ -31,12 +31,6 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.config.service_tables import StoreConfig
 from ra_gateway.config.tables import EndpointConfig, GatewayConfig
-from ra_gateway.config.upstream_tables import (
-    BundledUpstream,
-    CMPHTTPUpstream,
-    PluginUpstream,
-    UpstreamConfig,
-)
 from ra_gateway.errors import (
     ConfigError,
     GatewayError,
@@ -45,13 +39,16 @@ from ra_gateway.errors import (
     UpstreamUnavailable,
 )
 from ra_gateway.ra.endpoints import CertConf, Upstream, Variant
+from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
+from ra_gateway.upstream.plugins import PluginUpstream
+from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 if TYPE_CHECKING:
     from ra_gateway.ca.core import BundledCA
 
 _ENDPOINT: Final = "doctor"
 
-_NEW: Final = frozenset({"ir", "cr", "p10cr"})
+_NEW: Final = frozenset({BodyType.ir, BodyType.cr, BodyType.p10cr})
 
 _EJBCA_BYTES: Final = 100_000
 """EJBCA takes no larger message."""
@@ -140,11 +137,11 @@ class UpstreamExaminer:
         probes = []
         if types & _NEW and way.settings.requests is Variant.reprotect:
             probes.append(await prober.ir())
-        if "kur" in types and way.settings.kur is Variant.reprotect:
+        if BodyType.kur in types and way.settings.kur is Variant.reprotect:
             probes.append(await prober.kur())
         # The gateway has certificates revoked that base stations reject, whether they may ask for it or not.
         probes.append(await prober.rr())
-        if "genm" in types and way.settings.genm:
+        if BodyType.genm in types and way.settings.genm:
             probes.append(await prober.genm())
         return probes
 
@@ -152,7 +149,7 @@ class UpstreamExaminer:
         """Return rows about what goes up as its base station signed it: only that could try."""
         types = _body_types(self._config, way.name)
         variants = {"requests": way.settings.requests} if types & _NEW else {}
-        if "kur" in types:
+        if BodyType.kur in types:
             variants["kur"] = way.settings.kur
         return [
             Finding(f"upstream {way.name}", key, f"not tried: {variant} wants a base station's key")
@@ -194,16 +191,16 @@ def _vendors_of_the_ca(config: GatewayConfig, upstream: UpstreamConfig) -> dict[
     return {name: config.vendors[name] for name in client.vendors}
 
 
-def _body_types(config: GatewayConfig, name: str) -> set[str]:
+def _body_types(config: GatewayConfig, name: str) -> set[BodyType]:
     """Return what base stations may ask of an upstream."""
-    found: set[str] = set()
+    found: set[BodyType] = set()
     for endpoint in config.endpoints.values():
         if endpoint.upstream == name:
             found.update(endpoint.body_types)
         for route in endpoint.routes:
             if route.upstream == name:
                 found.update(route.body_types or endpoint.body_types)
-    return found or {"ir", "kur"}  # nothing leads there yet: what most will ask
+    return found or {BodyType.ir, BodyType.kur}  # nothing leads there yet: what most will ask
 
 
 def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> list[Finding]:

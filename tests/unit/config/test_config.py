@@ -11,10 +11,14 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from ra_gateway import config
-from ra_gateway.cmp import algorithms, codes, header_checks
+from ra_gateway.cmp import algorithms, header_checks
 from ra_gateway.config.reading import load, load_ca, parse
-from ra_gateway.config.tables import GatewayConfig
+from ra_gateway.config.tables import EndpointConfig, GatewayConfig
+from ra_gateway.config.values import (
+    DEFAULT_SIGNATURES,
+    CurveName,
+    SignatureName,
+)
 from ra_gateway.errors import ConfigError, Problem
 from tests.support.configurations import TABLES, written
 
@@ -60,7 +64,7 @@ def test_a_complete_site_loads_with_its_files(site: Path) -> None:
     assert loaded.has_bundled_upstream
     assert loaded.ra.key_path == site / "ra.key"
     assert loaded.operator.anchors_paths == (site / "root.pem",)
-    assert loaded.vendors["acme"].algorithms.signatures == config.DEFAULT_SIGNATURES
+    assert loaded.vendors["acme"].algorithms.signatures == DEFAULT_SIGNATURES
     assert loaded.ca is not None
     assert loaded.ca.server.listen_port == 8081
 
@@ -89,7 +93,7 @@ def test_the_ca_alone_needs_none_of_the_gateways_tables(site: Path) -> None:
 
 
 def test_url_paths_hold_the_profiles_and_no_slash_at_the_end() -> None:
-    endpoint = config.EndpointConfig(
+    endpoint = EndpointConfig(
         paths=("/.well-known/cmp", "/pkix/", "/"), profiles=("ran",), upstream="main"
     )
     assert endpoint.url_paths == ("/.well-known/cmp", "/pkix", "/", "/.well-known/cmp/p/ran")
@@ -103,11 +107,10 @@ def test_models_cannot_be_changed() -> None:
 
 def test_names_are_those_of_the_cmp_core() -> None:
     known = set(algorithms.SIGNATURE_ALGORITHMS) | algorithms.LEGACY_ALGORITHMS
-    assert set(get_args(config.SignatureName)) == known
-    assert set(config.DEFAULT_SIGNATURES) == algorithms.DEFAULT_ALGORITHMS
-    assert set(get_args(config.CurveName)) == algorithms.DEFAULT_CURVES
+    assert set(get_args(SignatureName)) == known
+    assert set(DEFAULT_SIGNATURES) == algorithms.DEFAULT_ALGORITHMS
+    assert set(get_args(CurveName)) == algorithms.DEFAULT_CURVES
     assert set(header_checks.QUIRKS) == set(header_checks.Quirk)
-    assert set(get_args(config.BodyName)) == {kind.name for kind in codes.RESPONSE_TO}
 
 
 # --- The documents --------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ import pytest
 
 from ra_gateway.config.dialects import DIALECT_KEYS, DialectConfig, settings_of, with_dialects
 from ra_gateway.config.reading import load, parse
-from ra_gateway.config.upstream_tables import CMPHTTPUpstream
 from ra_gateway.errors import ConfigError
 from ra_gateway.ra.dialects import DIALECTS
+from ra_gateway.upstream.pool import CMPHTTPUpstream
 from tests.support.configurations import written
 
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,35 @@
+"""Every kind of upstream. A kind is one module: its table, and what `open` makes of it.
+
+A kind of another package comes by an entry point, under `kind = "plugin"` (`plugins`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from ra_gateway.ra.endpoints import UpstreamSettings
+from ra_gateway.upstream.plugins import PluginUpstream
+from ra_gateway.upstream.pool import CMPHTTPUpstream
+from ra_gateway.upstream.rest import RestUpstream
+from ra_gateway.upstream.step_ca import StepCAUpstream
+from ra_gateway.upstream.tables import IssuingCAs
+from ra_gateway.upstream.vault import VaultUpstream
+
+
+class BundledUpstream(UpstreamSettings, IssuingCAs):
+    """The CA that comes with the gateway, in the same process; needs `[ca]`."""
+
+    deadline_seconds: ClassVar[float] = 15.0
+    kind: Literal["bundled"] = Field(description='"bundled": the CA of `[ca]`, in this process.')
+    replays_repeats: bool = Field(
+        default=True,
+        description="Whether the CA answers an identical repeat with the same answer; the bundled "
+        "one does, so after a crash the gateway may ask it again.",
+    )
+
+
+RemoteUpstream = CMPHTTPUpstream | StepCAUpstream | VaultUpstream | RestUpstream | PluginUpstream
+UpstreamConfig = BundledUpstream | RemoteUpstream
+"""The table of an upstream: which one is told by its `kind`."""
