@@ -122,6 +122,11 @@ class ConfigError(GatewayError):
         self.problems = problems
         super().__init__("\n".join(str(problem) for problem in problems))
 
+    @classmethod
+    def of(cls, path: str, what: str, todo: str) -> ConfigError:
+        """Return the error of a single problem; arguments as of `Problem`."""
+        return cls([Problem(path, what, todo)])
+
 
 _EXTRAS: Final = {
     "sqlalchemy": "ca",
@@ -143,7 +148,7 @@ def missing_extra(setting: str, error: ModuleNotFoundError) -> ConfigError:
     if module not in _EXTRAS:
         raise error
     todo = f"Run: pip install 'ra-gateway[{_EXTRAS[module]}]'"
-    return ConfigError([Problem(setting, f"needs {module}, which is not installed", todo)])
+    return ConfigError.of(setting, f"needs {module}, which is not installed", todo)
 
 
 class StatusRefused(GatewayError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import errno
 import os
-import secrets
 import shlex
 import stat
 import sys
@@ -38,7 +37,7 @@ from ra_gateway.cmp.algorithms import (
 from ra_gateway.cmp.certificates import Certificate, key_identifier
 from ra_gateway.cmp.pem import PEMRefused, pem_blocks
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, Problem, missing_extra
+from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, missing_extra
 
 HSM_SCHEME: Final = b"pkcs11:"
 """What the one line of a key file begins with when the key is in an HSM."""
@@ -210,14 +209,10 @@ def load_certificates(path: Path, setting: str) -> tuple[Certificate, ...]:
         reason = (
             error.strerror if isinstance(error, OSError) else "not a certificate in PEM, or broken"
         )
-        raise ConfigError(
-            [
-                Problem(
-                    setting,
-                    f"no certificate can be read from {path}: {reason}",
-                    "Give a PEM file with one or more certificates",
-                )
-            ]
+        raise ConfigError.of(
+            setting,
+            f"no certificate can be read from {path}: {reason}",
+            "Give a PEM file with one or more certificates",
         ) from error
 
 
@@ -239,15 +234,11 @@ def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
             return load_pem_private_key(octets, password)
     except (OSError, ValueError, TypeError, CMPError) as error:
         reason = _reason(error, "not a PEM key, or wrong password")
-        raise ConfigError(
-            [
-                Problem(
-                    setting,
-                    f"no private key can be read from {path}: {reason}",
-                    "Give a PKCS#8 PEM file, and its password file if it is encrypted; "
-                    "or a file with the pkcs11: URI of a key in an HSM",
-                )
-            ]
+        raise ConfigError.of(
+            setting,
+            f"no private key can be read from {path}: {reason}",
+            "Give a PKCS#8 PEM file, and its password file if it is encrypted; "
+            "or a file with the pkcs11: URI of a key in an HSM",
         ) from error
     # What is not ASCII has no place in a URI, and is refused there.
     return _pkcs11(setting).load(octets.decode("ascii", "replace").rstrip(), path.parent, setting)
@@ -270,14 +261,10 @@ def require_private(path: Path, setting: str) -> None:
     except OSError:
         return
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(
-            [
-                Problem(
-                    setting,
-                    f"{path} has mode {stat.S_IMODE(mode):04o}: it is not its owner's alone",
-                    f"Run: chmod 600 {shlex.quote(str(path))}; and find out who has read it",
-                )
-            ]
+        raise ConfigError.of(
+            setting,
+            f"{path} has mode {stat.S_IMODE(mode):04o}: it is not its owner's alone",
+            f"Run: chmod 600 {shlex.quote(str(path))}; and find out who has read it",
         )
 
 
@@ -311,18 +298,14 @@ def make_credential(
     try:
         signer = KeySigner(private_key)
     except (CMPError, AttributeError) as error:
-        raise ConfigError(
-            [Problem(setting, "the private key cannot sign", "Use an RSA, EC, EdDSA or ML-DSA key")]
+        raise ConfigError.of(
+            setting, "the private key cannot sign", "Use an RSA, EC, EdDSA or ML-DSA key"
         ) from error
     if private_key.public_key() != load_public_key(certificate.spki_der):
-        raise ConfigError(
-            [
-                Problem(
-                    setting,
-                    f"the private key does not belong to the certificate of {certificate.subject}",
-                    "Give the key that was certified",
-                )
-            ]
+        raise ConfigError.of(
+            setting,
+            f"the private key does not belong to the certificate of {certificate.subject}",
+            "Give the key that was certified",
         )
     return Credential(certificate, chain, signer)
 
@@ -437,6 +420,15 @@ def pem(der: bytes, label: str = "CERTIFICATE") -> str:
     return f"-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n"
 
 
+def read_password(path: Path | None) -> bytes | None:
+    """Return the content of a password file, without the newline at its end; None without a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return None if path is None else path.read_bytes().rstrip(b"\r\n")
+
+
 def make_directory(path: Path) -> None:
     """Make a directory and those above it that are missing, for their owner alone, whatever the umask.
 
@@ -513,8 +505,8 @@ def new_key(path: Path, kind: str, *, password: bytes | None, uri: str | None = 
     """
     if uri is None:
         if kind not in KEY_KINDS:
-            raise ConfigError(
-                [Problem(str(path), f"no key of kind {kind}", f"Use one of {', '.join(KEY_KINDS)}")]
+            raise ConfigError.of(
+                str(path), f"no key of kind {kind}", f"Use one of {', '.join(KEY_KINDS)}"
             )
         private_key = KEY_KINDS[kind]()
         write_private_key(path, private_key, password)
@@ -525,24 +517,4 @@ def new_key(path: Path, kind: str, *, password: bytes | None, uri: str | None = 
         return _pkcs11(str(path)).generate(uri, kind, path.parent, str(path))
     except BaseException:
         path.unlink()
-        raise
-
-
-def change_password(path: Path, old: bytes | None, new: bytes | None) -> None:
-    """Encrypt a key file with another password; at every moment the file is the old or the new one.
-
-    Args:
-        old, new: None for a file that is not encrypted.
-
-    Raises:
-        ConfigError: The key cannot be read with the old password, or is in an HSM.
-        OSError: The directory cannot be written to; the file is as it was.
-    """
-    private_key = load_private_key(path, old, str(path))
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    write_private_key(beside, private_key, new)
-    try:
-        beside.replace(path)
-    except OSError:
-        beside.unlink()
         raise

@@ -12,7 +12,15 @@ from typing import Any, Final, Literal, TextIO, cast
 import structlog
 
 from ra_gateway.errors import printable
-from ra_gateway.ra.events import MessageHandled
+from ra_gateway.events import (
+    CertificatesWithdrawn,
+    Component,
+    CredentialChanged,
+    CRLPublished,
+    EventSink,
+    Fact,
+    RequestHandled,
+)
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -21,7 +29,7 @@ _LEVELS: Final = {
     "error": logging.ERROR,
 }
 
-_FIELDS: Final = (
+_FIELDS_OF_GATEWAY: Final = (
     "endpoint",
     "peer",
     "domain",
@@ -33,7 +41,15 @@ _FIELDS: Final = (
     "rule",
     "detail",
 )
-
+_FIELDS_OF_CA: Final = {
+    "peer": "peer",
+    "operation": "operation",
+    "batch": "batch",
+    "ra": "requester",
+    "signer": "signer_fingerprint",
+    "entity": "entity",
+}
+"""Names in the log, and of the event."""
 
 MAX_LINE_OCTETS: Final = 4096
 """Of one line, whatever was sent; a traceback on a terminal, which has lines of its own, is within them."""
@@ -208,14 +224,40 @@ class _OtherLoggers(logging.Handler):
 
 
 class LogSink:
-    """Writes one line per handled message (`ra_gateway.ra.events.EventSink`)."""
+    """Writes one line for each fact that is to be seen (`ra_gateway.events.EventSink`)."""
 
     def __init__(self) -> None:
         self._log = structlog.get_logger()
 
-    def __call__(self, event: MessageHandled) -> None:
+    def __call__(self, event: Fact) -> None:
         """Write the line: info for what went well, warning for a refusal, error for our own failure."""
-        fields = {name: value for name in _FIELDS if (value := getattr(event, name))}
+        match event:
+            case RequestHandled(by=Component.gateway):
+                self._answered_by_gateway(event)
+            case RequestHandled():
+                self._answered_by_ca(event)
+            case CertificatesWithdrawn(by=Component.ca, rejected=False):
+                self._log.warning("ca.unconfirmed", revoked=len(event.certificates))
+            case CRLPublished():
+                self._log.info(
+                    "crl",
+                    issuer=event.issuer_id,
+                    number=event.number,
+                    base_number=event.base_number,
+                    next_update=event.next_update.isoformat(),
+                    size_bytes=event.size_bytes,
+                    outcome="made",
+                )
+            case CredentialChanged():
+                self._log.info(
+                    "ra.credential_changed",
+                    subject=event.subject,
+                    serial=event.serial_number,
+                    not_after=event.not_after.isoformat(),
+                )
+
+    def _answered_by_gateway(self, event: RequestHandled) -> None:
+        fields = {name: value for name in _FIELDS_OF_GATEWAY if (value := getattr(event, name))}
         if event.fail_info is not None:
             fields["fail_info"] = event.fail_info.name
         if event.quirks:
@@ -234,3 +276,33 @@ class LogSink:
             duration_ms=round(event.duration_ms, 2),
             **fields,
         )
+
+    def _answered_by_ca(self, event: RequestHandled) -> None:
+        fields: dict[str, Any] = {"peer": event.peer, "operation": event.operation}
+        if event.body_type:
+            fields = {"transaction_id": event.transaction_id, "body_type": event.body_type}
+        for name, attribute in _FIELDS_OF_CA.items():
+            if value := getattr(event, attribute):
+                fields[name] = value
+        if event.bug is not None:
+            self._log.error("ca.failed", **fields, exc_info=event.bug)
+        elif (code := event.fail_info) is not None:
+            why = {"fail_info": code.name, "rule": event.rule, "detail": event.detail}
+            self._log.warning("ca.refused", **fields, **why)
+        elif event.messages is not None:
+            self._log.info("ca.answered", **fields, messages=event.messages)
+        elif event.serial_number:
+            self._log.info("ca.answered", **fields, serial=event.serial_number)
+
+
+def fan_out(*sinks: EventSink) -> EventSink:
+    """Return a sink that hands every fact to others; one that raises stops neither these nor the request."""
+
+    def tell(event: Fact) -> None:
+        for sink in sinks:
+            try:
+                sink(event)
+            except Exception:  # a bug of the sink
+                structlog.get_logger().exception("event.sink_failed", fact=type(event).__name__)
+
+    return tell

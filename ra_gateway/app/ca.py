@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from ra_gateway.app.revocation import revocation
-from ra_gateway.app.running import STEADY, cmp_listener, listen, now
+from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now
 from ra_gateway.app.trust import vendor_domains
 from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
@@ -34,7 +34,9 @@ from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig
 from ra_gateway.config.tables import CAServiceConfig, VendorConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
-from ra_gateway.errors import ConfigError, Problem, StoreUnavailable
+from ra_gateway.errors import ConfigError, StoreUnavailable
+from ra_gateway.events import EventSink, unheard
+from ra_gateway.keys import read_password
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
 
@@ -60,11 +62,10 @@ def ca_material(config: CAConfig) -> CAMaterial:
     Raises:
         ConfigError: They cannot be used.
     """
-    password = config.key_password_path
     return load_ca(
         config.directory_path,
         now=now(),
-        password=None if password is None else password.read_bytes().rstrip(b"\r\n"),
+        password=read_password(config.key_password_path),
         random_octets=secrets.token_bytes,
     )
 
@@ -79,20 +80,16 @@ def ca_profiles(config: CAConfig) -> dict[str, Profile]:
     for name, own in config.profiles.items():
         base = profiles.get(own.base)
         if base is None:
-            raise ConfigError([_no_profile(f"ca.profiles.{name}.base", own.base, PROFILES)])
+            raise _no_profile(f"ca.profiles.{name}.base", own.base, PROFILES)
         changes = own.model_dump(exclude={"base"}, exclude_none=True)
         profiles[name] = derive(base, name, **changes)
     if config.profile not in profiles:
-        raise ConfigError([_no_profile("ca.profile", config.profile, profiles)])
+        raise _no_profile("ca.profile", config.profile, profiles)
     if profiles[config.profile].is_privileged:
-        raise ConfigError(
-            [
-                Problem(
-                    "ca.profile",
-                    f"{config.profile} is for the PKI's own keys, not for whoever asks",
-                    "Choose another one; `ra-gateway ca profiles` lists them",
-                )
-            ]
+        raise ConfigError.of(
+            "ca.profile",
+            f"{config.profile} is for the PKI's own keys, not for whoever asks",
+            "Choose another one; `ra-gateway ca profiles` lists them",
         )
     return {config.profile: profiles.pop(config.profile), **profiles}
 
@@ -109,13 +106,14 @@ def _with_urls(profile: Profile, config: CAConfig) -> Profile:
     )
 
 
-def _no_profile(setting: str, name: str, known: Iterable[str]) -> Problem:
-    return Problem(setting, f"there is no profile {name!r}", f"Choose one of {', '.join(known)}")
+def _no_profile(setting: str, name: str, known: Iterable[str]) -> ConfigError:
+    todo = f"Choose one of {', '.join(known)}"
+    return ConfigError.of(setting, f"there is no profile {name!r}", todo)
 
 
-def ca_ledger(config: CAConfig) -> Ledger:
+def ca_ledger(config: CAConfig, sink: EventSink = unheard) -> Ledger:
     """Return the CA's ledger; nothing is opened yet."""
-    return open_ledger(config.database)
+    return open_ledger(config.database, sink)
 
 
 def ca_checkpoints(config: CAConfig) -> Checkpoints:
@@ -173,14 +171,10 @@ def _key_generation(material: CAMaterial, config: CAConfig) -> KeyGeneration | N
     if not config.key_generation:
         return None
     if material.key_generation is None:
-        raise ConfigError(
-            [
-                Problem(
-                    "ca.key_generation",
-                    f"is on, but {config.directory_path} has no kga.pem to sign such keys with",
-                    f"Run: ra-gateway ca renew-signers --key-generation --within-days 0 {config.directory_path}",
-                )
-            ]
+        raise ConfigError.of(
+            "ca.key_generation",
+            f"is on, but {config.directory_path} has no kga.pem to sign such keys with",
+            f"Run: ra-gateway ca renew-signers --key-generation --within-days 0 {config.directory_path}",
         )
     return KeyGeneration(material.key_generation)
 
@@ -223,12 +217,15 @@ class BundledService:
 
     Args:
         vendors: Tables of the vendors by name, for client mode.
+        sink: Takes what happens (`ra_gateway.events`); must not raise.
 
     Raises:
         ConfigError: Its files cannot be used.
     """
 
-    def __init__(self, config: CAConfig, vendors: Mapping[str, VendorConfig]) -> None:
+    def __init__(
+        self, config: CAConfig, vendors: Mapping[str, VendorConfig], sink: EventSink
+    ) -> None:
         self._config = config
         listed = config.client.vendors if config.client is not None else ()
         domains = vendor_domains({name: vendors[name] for name in listed})
@@ -238,7 +235,7 @@ class BundledService:
         material = ca_material(config)
         profiles = ca_profiles(config)
         require_clean(profiles.values(), material.issuers[0])
-        self.ledger = ca_ledger(config)
+        self.ledger = ca_ledger(config, sink)
         self.issuers = tuple(issuer.certificate for issuer in material.issuers)
         self.publisher = crl_publisher(config, material, self.ledger)
         self.status = _status_listener(config, material, self.ledger, self.publisher)
@@ -258,6 +255,7 @@ class BundledService:
             profiles=profiles,
             clock=now,
             steady=STEADY,
+            sink=sink,
             random_octets=secrets.token_bytes,
             rules=HeaderRules(strictness=client.strictness if client else Strictness.three_gpp),
             confirm_wait_seconds=config.confirm_wait_seconds,
@@ -372,7 +370,7 @@ class CAService:
     def __init__(self, config: CAServiceConfig) -> None:
         require_codec()
         self._config = config.ca
-        self._bundled = BundledService(config.ca, config.vendors)
+        self._bundled = BundledService(config.ca, config.vendors, event_sink())
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
         if config.ca.client is not None:
             routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)

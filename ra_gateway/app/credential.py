@@ -14,8 +14,9 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.trust_tables import RAConfig
-from ra_gateway.errors import CMPError, ConfigError, Problem
-from ra_gateway.keys import load_credential
+from ra_gateway.errors import CMPError, ConfigError
+from ra_gateway.events import CredentialChanged, EventSink, unheard
+from ra_gateway.keys import load_credential, read_password
 
 WATCH_SECONDS: Final = 2.0
 """From one look at the files to the next; the CA hears a new certificate about as soon."""
@@ -41,13 +42,21 @@ class CredentialFiles:
     Args:
         keep: How long a transaction may live.
         operator: The domain whose anchors base stations verify the RA's signature with.
+        sink: Takes that the certificate has changed.
 
     Raises:
         ConfigError: They cannot be used.
     """
 
-    def __init__(self, config: RAConfig, operator: TrustDomain, keep: timedelta) -> None:
+    def __init__(
+        self,
+        config: RAConfig,
+        operator: TrustDomain,
+        keep: timedelta,
+        sink: EventSink = unheard,
+    ) -> None:
         self._config = config
+        self._sink = sink
         self._keep = keep
         self._replaced: list[tuple[datetime, Credential]] = []
         self._operator = operator
@@ -90,12 +99,9 @@ class CredentialFiles:
             if fresh.certificates != self.current.certificates:
                 self._replaced.insert(0, (now(), self.current))
                 self.current = fresh
-                log.info(
-                    "ra.credential_changed",
-                    subject=fresh.certificate.subject,
-                    serial=f"{fresh.certificate.serial_number:x}",
-                    not_after=fresh.certificate.not_after.isoformat(),
-                )
+                certificate = fresh.certificate
+                serial = f"{certificate.serial_number:x}"
+                self._sink(CredentialChanged(certificate.subject, serial, certificate.not_after))
 
     def _warn(self) -> None:
         moment, certificate = now(), self.current.certificate
@@ -142,12 +148,11 @@ def load_ra_credential(config: RAConfig) -> Credential:
     Raises:
         ConfigError: It cannot be used.
     """
-    password = config.key_password_path
     return load_credential(
         config.certificate_path,
         config.key_path,
         chain_paths=config.chain_paths,
-        password=None if password is None else password.read_bytes().rstrip(b"\r\n"),
+        password=read_password(config.key_password_path),
         setting="ra",
     )
 
@@ -174,4 +179,4 @@ def check_ra_credential(credential: Credential, operator: TrustDomain) -> None:
 
 
 def _unusable(what: str, todo: str) -> ConfigError:
-    return ConfigError([Problem("ra.certificate_path", what, todo)])
+    return ConfigError.of("ra.certificate_path", what, todo)

@@ -15,7 +15,7 @@ import structlog
 from ra_gateway.app.credential import CredentialFiles
 from ra_gateway.app.information import information
 from ra_gateway.app.revocation import LedgerStatus, gateway_revocation
-from ra_gateway.app.running import STEADY, cmp_listener, listen, now
+from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now
 from ra_gateway.app.trust import anchors, certificates, operator_domain, vendor_domains
 from ra_gateway.app.upstreams import Cores, answer_trust, batched, upstream_settings
 from ra_gateway.clocks import unstepped
@@ -36,8 +36,9 @@ from ra_gateway.config.tables import (
     RegistrationAuthoritiesConfig,
     RouteConfig,
 )
-from ra_gateway.errors import ConfigError, Problem, missing_extra
-from ra_gateway.logs import LogSink
+from ra_gateway.errors import ConfigError, missing_extra
+from ra_gateway.events import EventSink, unheard
+from ra_gateway.logs import fan_out
 from ra_gateway.ra.endpoints import (
     Endpoint,
     MACAccess,
@@ -46,7 +47,6 @@ from ra_gateway.ra.endpoints import (
     Route,
     Upstream,
 )
-from ra_gateway.ra.events import EventSink
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import CACore
@@ -203,7 +203,7 @@ def _rights(setting: str, config: RegistrationAuthoritiesConfig) -> dict[Certifi
             if certificate not in registered or certificate in rights:
                 what = "is listed twice" if certificate in rights else "is no registered RA's"
                 todo = f"List it once here, and in {setting}.certificate_paths"
-                raise ConfigError([Problem(where, f"{certificate.subject} {what}", todo)])
+                raise ConfigError.of(where, f"{certificate.subject} {what}", todo)
             rights[certificate] = own
     return rights
 
@@ -268,8 +268,11 @@ def _endpoint(
 # --- adapters -------------------------------------------------------------------------------------------------
 
 
-def transaction_store(config: StoreConfig) -> MemoryStore | RedisStore:
+def transaction_store(config: StoreConfig, sink: EventSink = unheard) -> MemoryStore | RedisStore:
     """Return the configured store; nothing is connected yet.
+
+    Args:
+        sink: Takes that it is lost, and found again.
 
     Raises:
         ConfigError: The Redis URL or a key for sealing cannot be used.
@@ -295,31 +298,31 @@ def transaction_store(config: StoreConfig) -> MemoryStore | RedisStore:
             max_connections=config.redis_max_connections,
             max_per_signer=config.max_transactions_per_signer,
             max_held=config.max_held,
+            sink=sink,
         )
-    raise ConfigError(
-        [
-            Problem(
-                "store.redis_url_path",
-                "is not the URL of a Redis server",
-                "Give a redis://, rediss:// or unix:// URL; in the password write / as %2F, # as %23, ? as %3F, "
-                "@ as %40",
-            )
-        ]
+    raise ConfigError.of(
+        "store.redis_url_path",
+        "is not the URL of a Redis server",
+        "Give a redis://, rediss:// or unix:// URL; in the password write / as %2F, # as %23, ? as %3F, "
+        "@ as %40",
     )
 
 
-def _bundled(config: GatewayConfig) -> BundledService | None:
+def _bundled(config: GatewayConfig, sink: EventSink) -> BundledService | None:
     if not config.has_bundled_upstream or config.ca is None:
         return None
     try:
         from ra_gateway.app.ca import BundledService
     except ModuleNotFoundError as error:
         raise missing_extra("ca", error) from error
-    return BundledService(config.ca, config.vendors)
+    return BundledService(config.ca, config.vendors, sink)
 
 
 class Application:
     """One gateway process: everything that a configuration asks for, wired together.
+
+    Args:
+        sink: Takes what happens (`ra_gateway.events`) in place of the log, the bundled CA's facts included.
 
     Raises:
         ConfigError: On construction, when files that the configuration names cannot be used.
@@ -328,12 +331,13 @@ class Application:
     def __init__(self, config: GatewayConfig, *, sink: EventSink | None = None) -> None:
         require_codec()
         self._config = config
+        sink = event_sink() if sink is None else fan_out(sink)
         operator, vendors = operator_domain(config), vendor_domains(config.vendors)
         self._ra = CredentialFiles(
-            config.ra, operator, timedelta(seconds=config.store.transaction_lifetime_seconds)
+            config.ra, operator, timedelta(seconds=config.store.transaction_lifetime_seconds), sink
         )
         self._background: list[asyncio.Task[None]] = []
-        self._bundled = _bundled(config)
+        self._bundled = _bundled(config, sink)
         self._remote = Cores(operator, self._own_certificates)
         self._cores: dict[str, CACore] = {
             name: self._core(name, upstream) for name, upstream in config.upstreams.items()
@@ -365,7 +369,7 @@ class Application:
             )
             for name, endpoint in config.endpoints.items()
         }
-        self.store = transaction_store(config.store)
+        self.store = transaction_store(config.store, sink)
         self.revocation = gateway_revocation(config, operator, vendors)
         own = (
             None
@@ -384,7 +388,7 @@ class Application:
             clock=now,
             monotonic=time.monotonic,
             random_octets=secrets.token_bytes,
-            sink=sink or LogSink(),
+            sink=sink,
             signer_status=SignerStatus(self.revocation, own, own),
             lifetime=timedelta(seconds=config.store.transaction_lifetime_seconds),
             act_lifetime=timedelta(seconds=config.store.act_lifetime_seconds),
@@ -411,12 +415,8 @@ class Application:
         if not isinstance(config, BundledUpstream):
             return self._remote.core(name, config)
         if self._bundled is None:
-            raise ConfigError(
-                [
-                    Problem(
-                        "ca", "an upstream is bundled, but there is no [ca]", "Add the table [ca]"
-                    )
-                ]
+            raise ConfigError.of(
+                "ca", "an upstream is bundled, but there is no [ca]", "Add the table [ca]"
             )
         return self._bundled.ca
 

@@ -17,7 +17,7 @@ from ra_gateway.cmp.genm import CRLQuestion, cert_req_template, root_ca_key_upda
 from ra_gateway.cmp.names import name_template, same_name
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.config.tables import GenmConfig
-from ra_gateway.errors import ConfigError, CRLRefused, Problem, StoreUnavailable
+from ra_gateway.errors import ConfigError, CRLRefused, StoreUnavailable
 from ra_gateway.ra.information import INFO_TYPES, Information, Informing
 
 _MAX_FILE_OCTETS: Final = 64_000_000
@@ -142,11 +142,7 @@ def _template(config: GenmConfig, setting: str) -> bytes:
         subject = config.template_subject
         subject_der = None if subject is None else name_template(subject)
     except ValueError as error:
-        raise ConfigError(
-            [
-                Problem(
-                    f"{setting}.template_subject", f"is not a Name: {error}", "Write CN=,O=Example."
-                )
-            ]
+        raise ConfigError.of(
+            f"{setting}.template_subject", f"is not a Name: {error}", "Write CN=,O=Example."
         ) from error
     return cert_req_template(subject_der, config.template_keys)

@@ -15,10 +15,17 @@ from ra_gateway.clocks import SteadyClock
 from ra_gateway.clocks import now as now
 from ra_gateway.config.service_tables import ServerConfig
 from ra_gateway.errors import ConfigError, GatewayError, ServiceFailure
+from ra_gateway.events import EventSink
+from ra_gateway.logs import LogSink, fan_out
 from ra_gateway.server.cmp import CMPHandler, CMPListener
 
 STEADY: Final = SteadyClock()
 """Whether the wall clock of this process can be believed for what cannot be undone."""
+
+
+def event_sink() -> EventSink:
+    """Return what takes the facts of a service (`ra_gateway.events`): every sink stands here."""
+    return fan_out(LogSink())
 
 
 class CannotListen(GatewayError):

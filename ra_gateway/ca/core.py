@@ -25,7 +25,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import structlog
 
@@ -39,7 +40,7 @@ from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import IssuedCertificate, Operation, Reason, Revocation
 from ra_gateway.ca.transaction import Asked, Received, replay, replay_confirmation
-from ra_gateway.clocks import always_steady
+from ra_gateway.clocks import always_steady, elapsed_seconds
 from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
     PKIStatusInfo,
@@ -77,9 +78,16 @@ from ra_gateway.errors import (
     StoreUnavailable,
     UpstreamUnavailable,
 )
+from ra_gateway.events import Component, EventSink, Outcome, RequestHandled, unheard
 from ra_gateway.tasks import all_of, ended, supervised
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
+
+_Learned = dict[str, Any]
+"""Fields of `RequestHandled`."""
+
+_Tell = Callable[..., None]
+"""Takes the remaining fields of a `RequestHandled`, and tells it."""
 
 SWEEP_SECONDS: Final = 60
 """How often what was not confirmed in time is revoked; what is asked meanwhile does not depend on it."""
@@ -104,6 +112,8 @@ class BundledCA:
         ca_pubs: Whether an ip carries the root in caPubs.
         key_generation: Makes keys for devices that ask for that; None refuses them.
         steady: Whether the clock can be believed for what cannot be undone (`ra_gateway.clocks`).
+        monotonic: Seconds, for durations.
+        sink: Takes how each message was answered; what becomes of certificates is told by the ledger.
         signers: Further certificates of the PKI's own, such as the OCSP signers': nobody gets their names or keys.
     """
 
@@ -125,9 +135,13 @@ class BundledCA:
         ca_pubs: bool = False,
         key_generation: KeyGeneration | None = None,
         steady: Callable[[], bool] = always_steady,
+        monotonic: Callable[[], float] = elapsed_seconds,
+        sink: EventSink = unheard,
         signers: Iterable[Certificate] = (),
     ) -> None:
         self._steady = steady
+        self._monotonic = monotonic
+        self._sink = sink
         self._credential = credential
         self._issuer_names = tuple(dict.fromkeys(item.certificate.subject_der for item in issuers))
         self._ledger = ledger
@@ -200,9 +214,8 @@ class BundledCA:
         while True:
             try:
                 # By a clock that was set, devices' time to confirm is not over, and no request is old.
-                rejected = await self._ledger.sweep(self._clock()) if self._steady() else 0
-                if rejected:
-                    log.warning("ca.unconfirmed", revoked=rejected)
+                if self._steady():
+                    await self._ledger.sweep(self._clock())
             except StoreUnavailable as error:
                 log.warning("ca.sweep_failed", detail=error.detail)
             except Exception:
@@ -241,98 +254,107 @@ class BundledCA:
             mode: Which face it came to.
             operation, peer: Operation label of the URL and address of the client, for the log.
         """
+        tell = partial(
+            self._tell, self._monotonic(), endpoint=mode.name, peer=peer, operation=operation
+        )
         try:
             message = PKIMessage.from_der(der)
         except MalformedMessage as error:
-            _log_refusal(error, peer=peer, operation=operation)
+            tell(transaction_id="", body_type="", **_refusal(error))
             return Reply(unreadable_reply(error, self._random_octets), understood=False)
-        logger = log.bind(
-            transaction_id=(message.header.transaction_id or b"").hex(),
-            body_type=message.body_type.name,
-            **({"peer": peer} if peer else {}),
-            **({"operation": operation} if operation else {}),
-        )
-        return Reply(await self._handled(message, mode, logger), understood=True)
+        return Reply(await self._handled(message, mode, tell), understood=True)
 
     async def _handled(
         self,
         message: PKIMessage,
         mode: Mode,
-        logger: structlog.stdlib.BoundLogger,
+        tell: _Tell,
         *,
         in_batch: bool = False,
     ) -> bytes:
+        tell = partial(
+            tell,
+            transaction_id=(message.header.transaction_id or b"").hex(),
+            body_type=message.body_type.name,
+        )
         try:
-            return await self._answer(message, mode, logger, in_batch=in_batch)
-        except Exception:
+            answer, learned = await self._answer(message, mode, tell, in_batch=in_batch)
+        except Exception as error:
             # A bug, or a key that cannot sign; the peer still gets an answer, and the log the whole story.
-            logger.exception("ca.failed")
+            learned = {"outcome": Outcome.failed, "bug": error}
             failure = ServiceFailure("unexpected")
             header = reply_header(message.header, sender_nonce=self._nonce(), now=self._clock())
-            return assemble(header.to_der(), refusal_body(failure, message), None)
+            answer = assemble(header.to_der(), refusal_body(failure, message), None)
+        tell(**learned)
+        return answer
+
+    def _tell(self, started: float, **fields: Any) -> None:
+        duration_ms = (self._monotonic() - started) * 1000.0
+        self._sink(RequestHandled(by=Component.ca, duration_ms=duration_ms, **fields))
 
     async def _answer_batch(
-        self, message: PKIMessage, batch: Batch, logger: structlog.stdlib.BoundLogger
-    ) -> bytes:
+        self, message: PKIMessage, batch: Batch, tell: _Tell
+    ) -> tuple[bytes, _Learned]:
         """Answer the messages of a batch, all at the same time, each as if it had come alone (R125)."""
 
         async def answer(member: PKIMessage | MalformedMessage) -> bytes:
             if isinstance(member, MalformedMessage):
-                _log_refusal(member, logger)
+                tell(**_refusal(member))
                 return unreadable_reply(member, self._random_octets)
-            bound = logger.bind(
-                batch=(message.header.transaction_id or b"").hex(),
-                transaction_id=(member.header.transaction_id or b"").hex(),
-                body_type=member.body_type.name,
-            )
-            return await self._handled(member, Mode.ra, bound, in_batch=True)
+            of_member = partial(tell, batch=(message.header.transaction_id or b"").hex())
+            return await self._handled(member, Mode.ra, of_member, in_batch=True)
 
         answers = await all_of(answer(member) for member in batch.members)
-        logger.info("ca.answered", messages=len(answers))
-        return await self._sign(message.header, nested_body(*answers), self._clock())
+        nested_der = await self._sign(message.header, nested_body(*answers), self._clock())
+        return nested_der, {"outcome": Outcome.batched, "messages": len(answers)}
 
     async def _answer(
         self,
         message: PKIMessage,
         mode: Mode,
-        logger: structlog.stdlib.BoundLogger,
+        tell: _Tell,
         *,
         in_batch: bool,
-    ) -> bytes:
-        now = self._clock()
+    ) -> tuple[bytes, _Learned]:
+        """Return the answer, and what is to be told of it.
+
+        Args:
+            tell: For the members of a batch.
+        """
+        now, learned = self._clock(), _Learned()
         try:
             received = await self._authentication.receive(message, mode, now, in_batch=in_batch)
             if isinstance(received, Batch):
-                return await self._answer_batch(message, received, logger)
+                return await self._answer_batch(message, received, tell)
             message = received.message
             if received.outer is not None:
-                logger = logger.bind(
-                    ra=received.requester, signer=received.outer.signer.fingerprint.hex()
-                )
+                fingerprint = received.outer.signer.fingerprint.hex()
+                learned = {"requester": received.requester, "signer_fingerprint": fingerprint}
             if message.body_type is BodyType.certConf:
-                operation = await self._confirm(received, now)
-                logger.info("ca.answered", serial=f"{operation.serial_number:x}")
-                return operation.confirm_answer
+                operation, outcome = await self._confirm(received, now)
+                learned |= {"outcome": outcome, "serial_number": f"{operation.serial_number:x}"}
+                return operation.confirm_answer, learned
             asked = await self._authentication.authenticate_request(received, now)
             if asked.entity is not None:
-                logger = logger.bind(entity=asked.entity.name)
+                learned["entity"] = asked.entity.name
             if message.body_type is BodyType.genm:
-                return await self._inform(message, now)
+                learned["outcome"] = Outcome.informed
+                return await self._inform(message, now), learned
             if asked.repeat is not None:
-                operation = asked.repeat
+                operation, outcome = asked.repeat, Outcome.replayed
             elif message.body_type is BodyType.rr:
-                operation = await self._revoke(asked, now)
+                operation, outcome = await self._revoke(asked, now), Outcome.revoked
             else:
-                operation = await self._certification.certify(asked, now)
+                operation, outcome = await self._certification.certify(asked, now), Outcome.issued
         except CMPError as error:
-            _log_refusal(error, logger)
-            return await self._sign(message.header, refusal_body(error, message), self._clock())
-        logger.info("ca.answered", serial=f"{operation.serial_number:x}")
-        return operation.answer
+            answer = await self._sign(message.header, refusal_body(error, message), self._clock())
+            return answer, learned | _refusal(error)
+        learned |= {"outcome": outcome, "serial_number": f"{operation.serial_number:x}"}
+        return operation.answer, learned
 
     # --- certConf ---------------------------------------------------------------------------------------------
 
-    async def _confirm(self, received: Received, now: datetime) -> Operation:
+    async def _confirm(self, received: Received, now: datetime) -> tuple[Operation, Outcome]:
         operation = await self._ledger.find_operation(
             received.requester, received.transaction_id, now
         )
@@ -343,7 +365,7 @@ class BundledCA:
         )
         digest = received.digest
         if operation.confirm_digest:
-            return replay_confirmation(operation, digest)
+            return replay_confirmation(operation, digest), Outcome.replayed
         if operation.confirm_by is None:
             raise ConfirmationRefused(
                 "implicitConfirm was granted", fail_info=PKIFailureInfo.certConfirmed, rule="R110"
@@ -356,11 +378,12 @@ class BundledCA:
         )
         if now > operation.confirm_by:
             raise ConfirmationRefused("confirmWaitTime is over", rule="R111")
-        if confirmation.status.takes_certificate and received.by_device:
+        accepted = confirmation.status.takes_certificate
+        if accepted and received.by_device:
             await self._authentication.require_still_good(received, authenticated, operation, now)
         stored = await self._ledger.confirm(
             operation,
-            accepted=confirmation.status.takes_certificate,
+            accepted=accepted,
             digest=digest,
             answer=await self._sign(authenticated.message.header, PKICONF_BODY, now),
             now=now,
@@ -368,7 +391,9 @@ class BundledCA:
         )
         if stored is None:
             raise HeaderRefused("the transaction has expired", rule="R11")
-        return replay_confirmation(stored, digest)
+        return replay_confirmation(stored, digest), (
+            Outcome.confirmed if accepted else Outcome.rejected
+        )
 
     # --- rr, genm ---------------------------------------------------------------------------------------------
 
@@ -458,11 +483,10 @@ class BundledCA:
         return self._random_octets(NONCE_OCTETS)
 
 
-def _log_refusal(error: CMPError, logger: structlog.stdlib.BoundLogger = log, **more: str) -> None:
-    logger.warning(
-        "ca.refused",
-        fail_info=error.fail_info.name,
-        rule=error.rule,
-        detail=error.detail,
-        **more,
-    )
+def _refusal(error: CMPError) -> _Learned:
+    return {
+        "outcome": Outcome.failed if isinstance(error, ServiceFailure) else Outcome.refused,
+        "fail_info": error.fail_info,
+        "rule": error.rule,
+        "detail": error.detail,
+    }

@@ -433,7 +433,6 @@ class CRLPublisher:
         for _ in range(_ATTEMPTS):
             crl = await self._make(issuer, newest, delta=delta)
             if await self._ledger.store_crl(crl):
-                _log_made(crl)
                 break
             newest = await self._read_newest(issuer.id)
             rival = newest.of(delta)
@@ -487,18 +486,6 @@ async def _sign(content: CRLContent, issuer: CRLIssuer) -> bytes:
     tbs_der = content.tbs_der(issuer.certificate, algorithm_der)
     signature = await issuer.signer.sign(tbs_der)
     return asn1.tlv(0x30, tbs_der, algorithm_der, asn1.tlv(0x03, b"\x00", signature))
-
-
-def _log_made(crl: StoredCRL) -> None:
-    log.info(
-        "crl",
-        issuer=crl.issuer_id,
-        number=crl.number,
-        base_number=crl.base_number,
-        next_update=crl.next_update.isoformat(),
-        size_bytes=len(crl.der),
-        outcome="made",
-    )
 
 
 def _require_crl_signers(issuers: Sequence[CRLIssuer]) -> None:

@@ -12,12 +12,12 @@ import typer
 from ra_gateway import logs
 from ra_gateway.app import now
 from ra_gateway.app.gateway import transaction_store
-from ra_gateway.cli.opened import actor
-from ra_gateway.cli.telling import CONFIG, ConfigOption, fail, run, say, show_table, told
+from ra_gateway.cli.ledger_context import actor
+from ra_gateway.cli.output import CONFIG, Commands, ConfigOption, fail, run, say, show_table
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.names import rfc4514
 from ra_gateway.config.reading import load
-from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage, Problem
+from ra_gateway.errors import ConfigError, GatewayError, MalformedMessage
 from ra_gateway.ra.approval import (
     HANDLE_DIGITS,
     MIN_HANDLE_DIGITS,
@@ -39,7 +39,7 @@ _COLUMNS: Final = (
     "Subject asked for",
 )
 
-approvals_app = typer.Typer(
+approvals_app = Commands(
     name="approvals", help="Requests that wait for an operator's decision.", no_args_is_help=True
 )
 
@@ -59,7 +59,6 @@ class NotListed(GatewayError):
 
 
 @approvals_app.command("list")
-@told
 def approvals_list(config: ConfigOption = CONFIG) -> None:
     """List the requests that wait, the oldest first."""
 
@@ -81,14 +80,12 @@ def approvals_list(config: ConfigOption = CONFIG) -> None:
 
 
 @approvals_app.command("approve")
-@told
 def approvals_approve(request: Handle, by: ByOption = "", config: ConfigOption = CONFIG) -> None:
     """Let a request go to the CA; its device gets the certificate when it polls."""
     _decide(config, request, by, approve=True)
 
 
 @approvals_app.command("deny")
-@told
 def approvals_deny(request: Handle, by: ByOption = "", config: ConfigOption = CONFIG) -> None:
     """Refuse a request; its device is told notAuthorized when it polls."""
     _decide(config, request, by, approve=False)
@@ -135,14 +132,10 @@ def _with_store(path: Path, work: Callable[[RedisStore], Awaitable[T]]) -> T:
     logs.configure(config.log.format, config.log.level)
     store = transaction_store(config.store)
     if not isinstance(store, RedisStore):
-        raise ConfigError(
-            [
-                Problem(
-                    "store.kind",
-                    "is memory: what waits is known to the running gateway alone",
-                    'Set it to "redis", for the gateway as well.',
-                )
-            ]
+        raise ConfigError.of(
+            "store.kind",
+            "is memory: what waits is known to the running gateway alone",
+            'Set it to "redis", for the gateway as well.',
         )
 
     async def main() -> T:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Final
 
-import structlog
 import typer
 
 from ra_gateway import logs
@@ -22,7 +21,6 @@ from ra_gateway.app.ca import (
     crl_publisher,
 )
 from ra_gateway.app.doctor.ledger import ledger_warnings
-from ra_gateway.app.running import run_until_signalled
 from ra_gateway.app.warnings import ca_warnings, of_file
 from ra_gateway.ca.directory import CADirectory
 from ra_gateway.ca.ledger.backup import dump, restore
@@ -32,13 +30,13 @@ from ra_gateway.ca.ledger.verify import examine
 from ra_gateway.ca.material import create_operator_pki, expiries, import_ca
 from ra_gateway.ca.profiles import PROFILES, PURPOSES, Profile
 from ra_gateway.ca.ra_credential import issue_ra_certificate
-from ra_gateway.ca.records import CertificateStatus, IssuedCertificate, Reason, Revocation
+from ra_gateway.ca.records import CertificateStatus, Reason, Revocation
 from ra_gateway.ca.rollover import renew_signers, roll_issuing, roll_root
 from ra_gateway.cli.entities import entity_app, show_certificates
-from ra_gateway.cli.opened import actor, with_ledger
-from ra_gateway.cli.registry import ra_app, role_app
-from ra_gateway.cli.telling import (
+from ra_gateway.cli.ledger_context import actor, with_ledger
+from ra_gateway.cli.output import (
     CONFIG,
+    Commands,
     ConfigOption,
     DirectoryPasswordOption,
     KeyKindOption,
@@ -46,16 +44,16 @@ from ra_gateway.cli.telling import (
     OtherKeyKindOption,
     day,
     fail,
-    problem,
     progress,
     read_password,
     require_name,
     run,
     say,
+    serve_until_signalled,
     show_facts,
     show_table,
-    told,
 )
+from ra_gateway.cli.registry import ra_app, role_app
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import general_names
 from ra_gateway.config.ca_tables import CAConfig
@@ -64,7 +62,7 @@ from ra_gateway.config.tables import CAServiceConfig
 from ra_gateway.errors import ConfigError
 from ra_gateway.keys import load_certificates, pem
 
-ca_app = typer.Typer(
+ca_app = Commands(
     name="ca",
     help="The bundled CA: its keys, its ledger, who is registered and what was issued.",
     no_args_is_help=True,
@@ -90,7 +88,6 @@ _RELOAD: Final = "Restart `ra-gateway ca serve`, or the gateway with the CA in i
 
 
 @ca_app.command("create")
-@told
 def ca_create(
     directory: DirectoryArgument,
     organisation: Annotated[str, typer.Option(help="O of every subject.")] = "Example Operator",
@@ -127,7 +124,6 @@ def _uris(texts: Iterable[str] | None) -> dict[str, str]:
 
 
 @ca_app.command("import")
-@told
 def ca_import(
     directory: DirectoryArgument,
     certificate: Annotated[Path, typer.Option(help="Certificate of the CA, PEM.")],
@@ -159,7 +155,6 @@ def ca_import(
 
 
 @ca_app.command("issue-ra")
-@told
 def ca_issue_ra(
     ca_directory: DirectoryArgument,
     ra_directory: Annotated[Path, typer.Argument(help="Where ra.pem and ra.key go.")],
@@ -186,7 +181,6 @@ def ca_issue_ra(
 
 
 @ca_app.command("roll-issuing")
-@told
 def ca_roll_issuing(
     directory: DirectoryArgument,
     root_key: RootKeyOption = None,
@@ -217,7 +211,6 @@ def ca_roll_issuing(
 
 
 @ca_app.command("roll-root")
-@told
 def ca_roll_root(
     directory: DirectoryArgument,
     root_key: RootKeyOption = None,
@@ -241,7 +234,6 @@ def ca_roll_root(
 
 
 @ca_app.command("renew-signers")
-@told
 def ca_renew_signers(
     directory: DirectoryArgument,
     within_days: Annotated[
@@ -274,7 +266,6 @@ def ca_renew_signers(
 
 
 @ca_app.command("expiries")
-@told
 def ca_expiries(directory: DirectoryArgument) -> None:
     """List when the CA's own certificates expire, the soonest first."""
     show_table(
@@ -287,19 +278,11 @@ def ca_expiries(directory: DirectoryArgument) -> None:
 
 
 @ca_app.command("serve")
-@told
 def ca_serve(config: ConfigOption = CONFIG) -> None:
     """Serve the bundled CA as a process of its own, for gateways that use it over HTTP."""
     settings = load_ca(config)
     logs.configure(settings.log.format, settings.log.level)
-    service = CAService(settings)
-    for warning in _warnings(config, settings):
-        structlog.get_logger().warning("config.warning", detail=warning)
-    run(run_until_signalled(service, _announce))
-
-
-def _announce(host: str, port: int) -> None:
-    say(f"listening on {host}:{port}")
+    serve_until_signalled(CAService(settings), _warnings(config, settings))
 
 
 def _warnings(path: Path, settings: CAServiceConfig) -> list[str]:
@@ -326,7 +309,6 @@ def check_ca_config(path: Path) -> None:
 
 
 @ca_app.command("profiles")
-@told
 def ca_list_profiles(config: ConfigOption = CONFIG) -> None:
     """List the certificate profiles: the built-in ones and those of [ca.profiles]."""
     settings = load_ca(config).ca
@@ -355,7 +337,6 @@ def _san(profile: Profile) -> str:
 
 
 @ca_app.command("migrate")
-@told
 def ca_migrate(config: ConfigOption = CONFIG) -> None:
     """Make the tables of the ledger, or bring those of an older release up to date."""
     settings = load_ca(config).ca
@@ -364,7 +345,6 @@ def ca_migrate(config: ConfigOption = CONFIG) -> None:
 
 
 @ca_app.command("backup")
-@told
 def ca_backup(
     file: Annotated[Path, typer.Argument(help="Where the dump goes; must not exist.")],
     config: ConfigOption = CONFIG,
@@ -382,7 +362,6 @@ def ca_backup(
 
 
 @ca_app.command("restore")
-@told
 def ca_restore(
     file: Annotated[Path, typer.Argument(help="Dump from `ra-gateway ca backup`.")],
     config: ConfigOption = CONFIG,
@@ -410,7 +389,6 @@ def ca_restore(
 
 
 @ca_app.command("verify")
-@told
 def ca_verify(
     sample: Annotated[
         int | None, typer.Option(min=1, help="How many signatures to verify; else all.")
@@ -474,7 +452,6 @@ def _issuing_certificates(directory: Path) -> dict[str, Certificate]:
 
 
 @ca_app.command("crl")
-@told
 def ca_crl(
     delta: Annotated[bool, typer.Option("--delta", help="Delta CRLs.")] = False,
     config: ConfigOption = CONFIG,
@@ -498,7 +475,6 @@ def ca_crl(
 
 
 @ca_app.command("list")
-@told
 def ca_list(
     entity: Annotated[str, typer.Option(help="Only those of this end entity.")] = "",
     status: Annotated[
@@ -508,15 +484,13 @@ def ca_list(
     config: ConfigOption = CONFIG,
 ) -> None:
     """List certificates, the newest first."""
-
-    async def show(ledger: Ledger, _: CAConfig) -> None:
-        await show_certificates(ledger, entity=entity, status=status, limit=limit)
-
-    with_ledger(config, show)
+    with_ledger(
+        config,
+        lambda ledger, _: show_certificates(ledger, entity=entity, status=status, limit=limit),
+    )
 
 
 @ca_app.command("show")
-@told
 def ca_show(
     serial: SerialArgument,
     as_pem: Annotated[bool, typer.Option("--pem", help="Print the certificate itself.")] = False,
@@ -525,12 +499,9 @@ def ca_show(
     """Show a certificate and what became of it."""
     number = _serial_number(serial)
 
-    async def find(ledger: Ledger, _: CAConfig) -> IssuedCertificate | None:
-        return await ledger.certificate(number, now())
-
-    found = with_ledger(config, find)
+    found = with_ledger(config, lambda ledger, _: ledger.certificate(number, now()))
     if found is None:
-        raise problem(
+        raise ConfigError.of(
             f"certificate {number:x}",
             "was not issued here",
             "`ra-gateway ca list` shows the newest",
@@ -572,7 +543,6 @@ def _known_reason(name: str) -> str:
 
 
 @ca_app.command("revoke")
-@told
 def ca_revoke(
     serial: SerialArgument,
     reason: Annotated[
@@ -584,10 +554,7 @@ def ca_revoke(
     """Revoke a certificate, or release it from hold."""
     number, why = _serial_number(serial), Reason[reason]
 
-    async def revoke(ledger: Ledger, _: CAConfig) -> None:
-        await ledger.revoke(Revocation(number, why, actor()), now())
-
-    with_ledger(config, revoke)
+    with_ledger(config, lambda ledger, _: ledger.revoke(Revocation(number, why, actor()), now()))
     if why is Reason.removeFromCRL:
         say(f"Released {number:x} from hold.")
     else:

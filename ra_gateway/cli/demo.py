@@ -22,10 +22,10 @@ from ra_gateway.device.client import open_session, run
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.factory import Vendor
 from ra_gateway.device.values import DeviceIdentity, Direction, Done, RequestOptions, TracedMessage
-from ra_gateway.errors import ConfigError, Problem, printable
+from ra_gateway.errors import ConfigError, printable
+from ra_gateway.events import Component, Fact, RequestHandled
 from ra_gateway.keys import KEY_KINDS, write_certificates, write_new, write_private_key
 from ra_gateway.logs import LogSink
-from ra_gateway.ra.events import EventSink, MessageHandled
 
 SERIAL_NUMBER = "ENB-0001"
 SUBJECT = "CN=enb-0001.ran.example.net,O=Example Operator"
@@ -33,17 +33,19 @@ SAN = ("dns:enb-0001.ran.example.net",)
 
 
 class _Events:
-    """Collects what the gateway says of each message, for the table; later passes it on."""
+    """Collects what the gateway says of each message, for the table, until it is to be logged; logs the rest."""
 
     def __init__(self) -> None:
-        self.seen: list[MessageHandled] = []
-        self.then: EventSink | None = None
+        self.seen: list[RequestHandled] = []
+        self.logs_all = False
+        self._log = LogSink()
 
-    def __call__(self, event: MessageHandled) -> None:
-        if self.then is None:
-            self.seen.append(event)
-        else:
-            self.then(event)
+    def __call__(self, event: Fact) -> None:
+        match event:
+            case RequestHandled(by=Component.gateway) if not self.logs_all:
+                self.seen.append(event)
+            case _:
+                self._log(event)
 
 
 async def demonstrate(console: Console, directory: Path, *, port: int, keep: bool) -> None:
@@ -60,14 +62,10 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
         EnrollmentFailed: The demonstration did not succeed.
     """
     if (directory / "vendor").exists():
-        raise ConfigError(
-            [
-                Problem(
-                    str(directory),
-                    "holds a demonstration already",
-                    "Choose an empty or new directory, or remove this one",
-                )
-            ]
+        raise ConfigError.of(
+            str(directory),
+            "holds a demonstration already",
+            "Choose an empty or new directory, or remove this one",
         )
     require_empty(directory)
     port = _usable_port(port)  # before anything is written: the next attempt may use the directory
@@ -103,7 +101,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
         _print_what_next(console, directory, url, keep=keep)
         if keep:
             console.print(f"\nserving {url} until Ctrl-C", highlight=False)
-            events.then = LogSink()
+            events.logs_all = True
             await ended.wait()
     finally:
         await application.stop()
@@ -137,7 +135,7 @@ async def _operation(
 
 
 def _dialogue(
-    title: str, trace: Sequence[TracedMessage], events: Sequence[MessageHandled]
+    title: str, trace: Sequence[TracedMessage], events: Sequence[RequestHandled]
 ) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in ("base station", "", "RA gateway"):
@@ -148,17 +146,17 @@ def _dialogue(
     for message in trace:
         sent = message.direction is Direction.sent
         event = None if sent else next(answered, None)
-        told = str(message.status) if message.status is not None else ""
+        outcome = str(message.status) if message.status is not None else ""
         if event is not None and event.outcome == "issued":
-            told += f": {event.subject}, serial {event.serial_number[:16]}..."
+            outcome += f": {event.subject}, serial {event.serial_number[:16]}..."
         elif event is not None and event.outcome == "confirmed":
-            told = "confirmed"
+            outcome = "confirmed"
         table.add_row(
             message.name if sent else "",
             "-->" if sent else "<--",
             "" if sent else message.name,
             str(message.size_bytes),
-            Text(printable(told)),
+            Text(printable(outcome)),
         )
     return table
 

@@ -12,12 +12,12 @@ import typer
 
 from ra_gateway import logs
 from ra_gateway.app.doctor import examine
-from ra_gateway.app.doctor.causes import explain_text
-from ra_gateway.app.doctor.findings import Finding, Verdict, worst
+from ra_gateway.app.doctor.environment import examine_safety
+from ra_gateway.app.doctor.known_errors import explain_text
 from ra_gateway.app.doctor.probes import SUBJECT
-from ra_gateway.app.doctor.surroundings import examine_safety
+from ra_gateway.app.doctor.results import Check, Result, Verdict, worst
 from ra_gateway.app.warnings import of_file
-from ra_gateway.cli.telling import (
+from ra_gateway.cli.output import (
     CONFIG,
     ConfigOption,
     fail,
@@ -27,7 +27,6 @@ from ra_gateway.cli.telling import (
     run,
     say,
     show_table,
-    told,
 )
 from ra_gateway.config.reading import is_of_ca_alone, load, load_ca
 from ra_gateway.errors import ConfigError, missing_extra, printable
@@ -37,7 +36,6 @@ _FEWER_COLUMNS: Final = ("Verdict", "Tried", "Came back", "Likely cause, and wha
 """On a terminal, where six columns would be of a word each."""
 
 
-@told
 def doctor(
     config: ConfigOption = CONFIG,
     subject: Annotated[
@@ -69,22 +67,22 @@ def doctor(
     if is_of_ca_alone(config):
         seen = _of_ca(config)
     else:
-        settings = load(config, check_files=False)  # what is wrong with files is told in the table
+        settings = load(config, check_files=False)  # what is wrong with files is in the table
         seen = run(examine(settings, subject=subject, san=names))
     seen += examine_safety(of_file(config))
-    told_of = {item.setting for item in seen}
-    findings = [item for item in _unusable_files(config) if item.setting not in told_of] + seen
-    shown = [item for item in findings if not quiet or item.verdict is not Verdict.ok]
+    reported = {item.setting for item in seen}
+    results = [item for item in _unusable_files(config) if item.setting not in reported] + seen
+    shown = [item for item in results if not quiet or item.verdict is not Verdict.ok]
     if as_json:
         rows = [{name: printable(text) for name, text in asdict(item).items()} for item in shown]
         typer.echo(json.dumps(rows, indent=2))
     else:
-        _print(shown, findings)
-    if worst(findings) is Verdict.fault:
+        _print(shown, results)
+    if worst(results) is Verdict.fault:
         raise typer.Exit(1)
 
 
-def _of_ca(config: Path) -> list[Finding]:
+def _of_ca(config: Path) -> list[Result]:
     try:
         from ra_gateway.app.doctor.ca import examine_ca
     except ModuleNotFoundError as error:
@@ -104,38 +102,28 @@ def _explain(text: str, *, as_json: bool) -> None:
         fail(["Nothing is known of this text. The log of the CA has more."], 1)
 
 
-def _unusable_files(config: Path) -> list[Finding]:
+def _unusable_files(config: Path) -> list[Result]:
     """Return what is wrong with the files that a configuration names: missing, or open to others."""
     try:
         (load_ca if is_of_ca_alone(config) else load)(config)
     except ConfigError as error:
-        return [
-            Finding(
-                "configuration",
-                "the files it names",
-                problem.what,
-                Verdict.fault,
-                problem.todo,
-                problem.path,
-            )
-            for problem in error.problems
-        ]
+        return Check("configuration", "the files it names").problems(error)
     return []
 
 
-def _print(shown: Iterable[Finding], findings: list[Finding]) -> None:
+def _print(shown: Iterable[Result], results: list[Result]) -> None:
     if out.is_terminal:
         show_table(_FEWER_COLUMNS, _folded(shown))
     else:
         show_table(_COLUMNS, _rows(shown))
     counts = ", ".join(
-        f"{sum(item.verdict is verdict for item in findings)} {verdict}" for verdict in Verdict
+        f"{sum(item.verdict is verdict for item in results)} {verdict}" for verdict in Verdict
     )
     say(f"{counts}.")
 
 
-def _rows(findings: Iterable[Finding]) -> Iterator[tuple[str, ...]]:
-    for item in findings:
+def _rows(results: Iterable[Result]) -> Iterator[tuple[str, ...]]:
+    for item in results:
         yield (
             item.verdict,
             item.subject,
@@ -146,8 +134,8 @@ def _rows(findings: Iterable[Finding]) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _folded(findings: Iterable[Finding]) -> Iterator[tuple[str, ...]]:
-    for item in findings:
+def _folded(results: Iterable[Result]) -> Iterator[tuple[str, ...]]:
+    for item in results:
         cause = item.cause.removesuffix(".")
         advice = f"{cause}. Change: {item.setting}" if cause else item.setting
         yield item.verdict, f"{item.subject}: {item.tried}", item.came_back, advice

@@ -16,18 +16,17 @@ from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.listing import newest
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import CertificateStatus, EndEntity, EntityStatus
-from ra_gateway.cli.opened import OPERATOR, actor, with_ledger
-from ra_gateway.cli.telling import (
+from ra_gateway.cli.ledger_context import OPERATOR, actor, with_ledger
+from ra_gateway.cli.output import (
     CONFIG,
+    Commands,
     ConfigOption,
     day,
     note,
-    problem,
     progress,
     say,
     show_facts,
     show_table,
-    told,
 )
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.reading import load_ca
@@ -36,7 +35,7 @@ from ra_gateway.stores.rows import read_rows, refuse
 
 CSV_COLUMNS: Final = ("name", "subject", "names", "profile", "vendor", "identity")
 
-entity_app = typer.Typer(
+entity_app = Commands(
     name="entity", help="End entities: who may hold certificates.", no_args_is_help=True
 )
 
@@ -44,7 +43,6 @@ EntityName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the end
 
 
 @entity_app.command("add")
-@told
 def entity_add(
     name: EntityName,
     subject: Annotated[str, typer.Option(help="Subject of its certificates, RFC 4514.")],
@@ -65,10 +63,12 @@ def entity_add(
     if problems:
         raise ConfigError(problems)
 
-    async def add(ledger: Ledger, settings: CAConfig) -> None:
-        await ledger.registry.add_entity(_with_window(entity, settings), actor(), now())
-
-    with_ledger(config, add)
+    with_ledger(
+        config,
+        lambda ledger, settings: ledger.registry.add_entity(
+            _with_window(entity, settings), actor(), now()
+        ),
+    )
     say(f"Registered {name}.")
 
 
@@ -102,7 +102,6 @@ def _with_window(entity: EndEntity, config: CAConfig) -> EndEntity:
 
 
 @entity_app.command("list")
-@told
 def entity_list(
     pattern: Annotated[
         str, typer.Option(help="Of name, subject or identity; * and ? stand for any characters.")
@@ -112,11 +111,10 @@ def entity_list(
     config: ConfigOption = CONFIG,
 ) -> None:
     """List end entities in the order of their names."""
-
-    async def find(ledger: Ledger, _: CAConfig) -> list[EndEntity]:
-        return await ledger.registry.entities(after=after, limit=limit + 1, pattern=pattern)
-
-    found = with_ledger(config, find)
+    found = with_ledger(
+        config,
+        lambda ledger, _: ledger.registry.entities(after=after, limit=limit + 1, pattern=pattern),
+    )
     show_table(
         ("Name", "Status", "Subject", "Profile", "Vendor", "Identity", "Made by"),
         [
@@ -137,14 +135,13 @@ def entity_list(
 
 
 @entity_app.command("show")
-@told
 def entity_show(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Show an end entity and its newest certificates."""
 
     async def show(ledger: Ledger, _: CAConfig) -> None:
         entity = await ledger.registry.entity(name)
         if entity is None:
-            raise problem(
+            raise ConfigError.of(
                 f"entity {name}",
                 "is not registered",
                 "`ra-gateway ca entity list` shows all there are",
@@ -190,7 +187,6 @@ async def show_certificates(
 
 
 @entity_app.command("block")
-@told
 def entity_block(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Let an end entity get and renew nothing; its certificates stay valid."""
     _set_status(config, name, EntityStatus.blocked)
@@ -198,7 +194,6 @@ def entity_block(name: EntityName, config: ConfigOption = CONFIG) -> None:
 
 
 @entity_app.command("unblock")
-@told
 def entity_unblock(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Let a blocked end entity get certificates again."""
     _set_status(config, name, EntityStatus.active)
@@ -206,14 +201,12 @@ def entity_unblock(name: EntityName, config: ConfigOption = CONFIG) -> None:
 
 
 def _set_status(config: Path, name: str, status: EntityStatus) -> None:
-    async def change(ledger: Ledger, _: CAConfig) -> None:
-        await ledger.registry.set_entity_status(name, status, actor(), now())
-
-    with_ledger(config, change)
+    with_ledger(
+        config, lambda ledger, _: ledger.registry.set_entity_status(name, status, actor(), now())
+    )
 
 
 @entity_app.command("open")
-@told
 def entity_open(
     name: EntityName,
     hours: Annotated[
@@ -236,19 +229,13 @@ def entity_open(
 
 
 @entity_app.command("delete")
-@told
 def entity_delete(name: EntityName, config: ConfigOption = CONFIG) -> None:
     """Delete an end entity that holds no valid certificate."""
-
-    async def delete(ledger: Ledger, _: CAConfig) -> None:
-        await ledger.registry.delete_entity(name, actor(), now())
-
-    with_ledger(config, delete)
+    with_ledger(config, lambda ledger, _: ledger.registry.delete_entity(name, actor(), now()))
     say(f"Deleted {name}.")
 
 
 @entity_app.command("import")
-@told
 def entity_import(
     file: Annotated[
         Path, typer.Argument(help=f"CSV, UTF-8, with a header out of {','.join(CSV_COLUMNS)}.")

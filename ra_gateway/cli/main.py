@@ -14,21 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import structlog
 import typer
 from typer.core import TyperGroup
 
 from ra_gateway import __version__, logs
 from ra_gateway.app import now, warnings
 from ra_gateway.app.gateway import Application, check
-from ra_gateway.app.running import run_until_signalled
 from ra_gateway.app.trust import anchors
 from ra_gateway.app.warnings import of_file
 from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.doctor import doctor
-from ra_gateway.cli.revocation import revocation
-from ra_gateway.cli.telling import (
+from ra_gateway.cli.output import (
     CONFIG,
+    Commands,
     ConfigOption,
     KeyKindOption,
     called,
@@ -39,8 +37,9 @@ from ra_gateway.cli.telling import (
     require_san,
     run,
     say,
-    told,
+    serve_until_signalled,
 )
+from ra_gateway.cli.revocation import revocation
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.config.reading import is_of_ca_alone, load
@@ -87,7 +86,7 @@ def _cleaned_usage() -> Iterator[None]:
         raise
 
 
-app = typer.Typer(
+app = Commands(
     name="ra-gateway",
     cls=_Commands,
     help="RA-mode gateway between base stations and a CA (CMPv2, 3GPP TS 33.310).",
@@ -104,7 +103,6 @@ except ModuleNotFoundError as error:
     _missing = missing_extra("ca", error)
 
     @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-    @told
     def ca() -> None:
         """The bundled CA: not installed."""
         raise _missing
@@ -126,7 +124,6 @@ def _main(
 
 
 @app.command()
-@told
 def init(
     directory: Annotated[Path, typer.Argument(help="Where the files go; it must be new or empty.")],
     organisation: Annotated[str, typer.Option(help="O of every subject.")] = "Example Operator",
@@ -154,12 +151,11 @@ def init(
             load_certificates(Path(file), f"--vendor {name}")
         for anchor in anchors([Path(vendors[name][0])], f"--vendor {name}"):
             if not anchor.valid_at(now()):
-                problem = Problem(
+                raise ConfigError.of(
                     f"--vendor {name}",
                     f"{anchor.subject} is valid from {anchor.not_before:%Y-%m-%d} to {anchor.not_after:%Y-%m-%d}",
                     "Ask the vendor for the root that its base stations have now",
                 )
-                raise ConfigError([problem])
     if not re.fullmatch(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", domain):
         raise typer.BadParameter(f"{domain!r} is no DNS domain like ran.example.net")
     from ra_gateway.cli.setup import require_empty, write_setup  # the extra `ca`
@@ -191,19 +187,11 @@ def init(
 
 
 @app.command()
-@told
 def serve(config: ConfigOption = CONFIG) -> None:
     """Serve base stations until SIGTERM or Ctrl-C; what was accepted is answered first."""
     settings = load(config)
     logs.configure(settings.log.format, settings.log.level)
-    application = Application(settings)
-    for warning in _warnings(config, settings):
-        structlog.get_logger().warning("config.warning", detail=warning)
-    run(run_until_signalled(application, _announce))
-
-
-def _announce(host: str, port: int) -> None:
-    say(f"listening on {host}:{port}")
+    serve_until_signalled(Application(settings), _warnings(config, settings))
 
 
 def _warnings(path: Path, settings: GatewayConfig) -> list[str]:
@@ -217,7 +205,6 @@ def _warnings(path: Path, settings: GatewayConfig) -> list[str]:
 
 
 @app.command("check-config")
-@told
 def check_config(config: ConfigOption = CONFIG) -> None:
     """Read the configuration and every file it names, and say everything that is wrong."""
     if is_of_ca_alone(config):
@@ -245,7 +232,6 @@ KeyPasswordOption = Annotated[
 
 
 @app.command()
-@told
 def enroll(
     url: Annotated[str, typer.Option(help="URL of the gateway.")],
     cert: Annotated[
@@ -281,7 +267,6 @@ def enroll(
 
 
 @app.command()
-@told
 def renew(
     url: Annotated[str, typer.Option(help="URL of the gateway.")],
     cert: Annotated[
@@ -328,9 +313,7 @@ def _require_room(directory: Path) -> None:
         raise ConfigError(problems)
     make_directory(directory)
     if not os.access(directory, os.W_OK):
-        raise ConfigError(
-            [Problem(str(directory), "may not be written to", "Choose another with --out")]
-        )
+        raise ConfigError.of(str(directory), "may not be written to", "Choose another with --out")
 
 
 async def _operate(
@@ -379,22 +362,22 @@ def _hints(error: EnrollmentFailed, enrollment: Enrollment, options: RequestOpti
 
 
 @app.command()
-@told
 def show(
     file: Annotated[
         Path, typer.Argument(help="A CMP message: DER, base64 or hex; - for standard input.")
     ],
+    oracle: Annotated[
+        bool, typer.Option("--oracle", help="By pyasn1-modules, a second decoder.")
+    ] = False,
 ) -> None:
     """Print any CMP message in readable form."""
-    # A second decoder of ASN.1, which takes long to import.
     from ra_gateway.cli.show import describe, read_message
 
     octets = typer.get_binary_stream("stdin").read() if str(file) == "-" else file.read_bytes()
-    out.print(describe(read_message(octets)), soft_wrap=True)
+    out.print(describe(read_message(octets), oracle=oracle), soft_wrap=True)
 
 
 @app.command()
-@told
 def demo(
     directory: Annotated[
         Path | None,

@@ -21,20 +21,19 @@ from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
 from ra_gateway.ca.records import Authority, Intent, Operation, Privilege, Role
 from ra_gateway.cli.entities import grantable
-from ra_gateway.cli.opened import actor, with_ledger
-from ra_gateway.cli.telling import (
+from ra_gateway.cli.ledger_context import actor, with_ledger
+from ra_gateway.cli.output import (
     CONFIG,
+    Commands,
     ConfigOption,
     KeyKindOption,
     day,
     note,
-    problem,
     read_password,
     require_name,
     say,
     show_facts,
     show_table,
-    told,
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
@@ -43,12 +42,13 @@ from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.reading import load
+from ra_gateway.errors import ConfigError
 from ra_gateway.keys import KEY_KINDS, load_certificates, spki_der
 
-role_app = typer.Typer(
+role_app = Commands(
     name="role", help="Roles: what registration authorities may have done.", no_args_is_help=True
 )
-ra_app = typer.Typer(
+ra_app = Commands(
     name="ra", help="Registration authorities and their certificates.", no_args_is_help=True
 )
 
@@ -68,7 +68,6 @@ SANsOption = Annotated[
 
 
 @role_app.command("add")
-@told
 def role_add(
     name: RoleName,
     privilege: Annotated[
@@ -95,7 +94,7 @@ def role_add(
         names = tuple(profile or (settings.profile,))
         unknown = [item for item in names if item not in known]
         if unknown:
-            raise problem(
+            raise ConfigError.of(
                 f"role {name}",
                 f"there is no profile {unknown[0]!r} for it",
                 f"There are: {', '.join(known)}",
@@ -114,10 +113,10 @@ def role_add(
         return role
 
     role = with_ledger(config, put)
-    told = [_privileges(role), ", ".join(role.profiles)]
+    parts = [_privileges(role), ", ".join(role.profiles)]
     if names := _names(role):
-        told.append(f"{names}{', of others too' if role.others else ''}")
-    say(f"The role {name}: {'; '.join(told)}.")
+        parts.append(f"{names}{', of others too' if role.others else ''}")
+    say(f"The role {name}: {'; '.join(parts)}.")
     for pattern in filter(allows_all, (*role.subjects, *role.sans)):
         say(
             f'warning: "{pattern}" allows every name, also that of a server or of any other device. '
@@ -142,31 +141,25 @@ def _privileges(role: Role) -> str:
 
 
 @role_app.command("list")
-@told
 def role_list(config: ConfigOption = CONFIG) -> None:
     """List all roles."""
-
-    async def find(ledger: Ledger, _: CAConfig) -> list[Role]:
-        return await ledger.registry.roles()
-
     show_table(
         ("Name", "Privileges", "Profiles", "Names"),
         [
             (role.name, _privileges(role), ", ".join(role.profiles), _names(role))
-            for role in with_ledger(config, find)
+            for role in with_ledger(config, lambda ledger, _: ledger.registry.roles())
         ],
     )
 
 
 @role_app.command("show")
-@told
 def role_show(name: RoleName, config: ConfigOption = CONFIG) -> None:
     """Show a role and who has it."""
 
     async def show(ledger: Ledger, _: CAConfig) -> None:
         role = next((role for role in await ledger.registry.roles() if role.name == name), None)
         if role is None:
-            raise problem(
+            raise ConfigError.of(
                 f"role {name}", "does not exist", "`ra-gateway ca role list` shows all there are"
             )
         members = [item.name for item in await ledger.registry.authorities() if item.role == role]
@@ -186,14 +179,9 @@ def role_show(name: RoleName, config: ConfigOption = CONFIG) -> None:
 
 
 @role_app.command("delete")
-@told
 def role_delete(name: RoleName, config: ConfigOption = CONFIG) -> None:
     """Delete a role that nobody has."""
-
-    async def delete(ledger: Ledger, _: CAConfig) -> None:
-        await ledger.registry.delete_role(name, actor(), now())
-
-    with_ledger(config, delete)
+    with_ledger(config, lambda ledger, _: ledger.registry.delete_role(name, actor(), now()))
     say(f"Deleted the role {name}.")
 
 
@@ -205,7 +193,6 @@ RoleOption = Annotated[
 
 
 @ra_app.command("add")
-@told
 def ra_add(
     name: RAName,
     certificate: Annotated[Path, typer.Option(help="Certificate it signs with, PEM.")],
@@ -220,7 +207,7 @@ def ra_add(
     async def add(ledger: Ledger, _: CAConfig) -> None:
         ours = await ledger.record_of(found, now()) is not None
         if ours and OID.cmcRA not in found.extended_key_usage:
-            raise problem(
+            raise ConfigError.of(
                 str(certificate),
                 f"is an end entity's certificate of this CA: {found.subject}",
                 "Make the RA's own with `ra-gateway ca ra issue`",
@@ -246,7 +233,7 @@ async def _put_authority(
     """Make an RA, or change its role and names, and add a certificate with it; return what it was before."""
     before = await _find_authority(ledger, name)
     if before is None and role is None:
-        raise problem(
+        raise ConfigError.of(
             f"ra {name}", "is not registered", "Register it with --role; `ra-gateway ca ra list`"
         )
     wanted = role or (before.role.name if before is not None else "")
@@ -271,7 +258,6 @@ async def _find_authority(ledger: Ledger, name: str) -> Authority | None:
 
 
 @ra_app.command("issue")
-@told
 def ra_issue(
     name: RAName,
     out: Annotated[Path, typer.Option(help="PKCS#12 file to be written.")],
@@ -290,10 +276,10 @@ def ra_issue(
     if subject is not None:
         require_name(subject, "--subject")
     if out.exists():
-        raise problem(str(out), "exists already", "Choose another file name")
+        raise ConfigError.of(str(out), "exists already", "Choose another file name")
     password = read_password(password_file) or b""
     if not password:
-        raise problem(str(password_file), "is empty", "Write a password to it")
+        raise ConfigError.of(str(password_file), "is empty", "Write a password to it")
 
     async def issue(ledger: Ledger, settings: CAConfig) -> Certificate:
         material, profiles = ca_material(settings), ca_profiles(settings)
@@ -325,7 +311,7 @@ def _ra_subject(name: str, subject: str | None, before: Authority | None) -> byt
     if subject is not None:
         return from_rfc4514(subject)
     if before is None or not before.certificates:
-        raise problem(
+        raise ConfigError.of(
             f"ra {name}",
             "has no certificate so far",
             "Say its subject: --subject CN=ra1,O=Operator",
@@ -365,13 +351,8 @@ async def _certify(
 
 
 @ra_app.command("list")
-@told
 def ra_list(config: ConfigOption = CONFIG) -> None:
     """List all RAs."""
-
-    async def find(ledger: Ledger, _: CAConfig) -> list[Authority]:
-        return await ledger.registry.authorities()
-
     show_table(
         ("Name", "Status", "Role", "Privileges", "Certificates", "Newest until"),
         [
@@ -388,22 +369,17 @@ def ra_list(config: ConfigOption = CONFIG) -> None:
                     )
                 ),
             )
-            for authority in with_ledger(config, find)
+            for authority in with_ledger(config, lambda ledger, _: ledger.registry.authorities())
         ],
     )
 
 
 @ra_app.command("show")
-@told
 def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Show an RA and the certificates it may sign with."""
-
-    async def find(ledger: Ledger, _: CAConfig) -> Authority | None:
-        return await _find_authority(ledger, name)
-
-    authority = with_ledger(config, find)
+    authority = with_ledger(config, lambda ledger, _: _find_authority(ledger, name))
     if authority is None:
-        raise problem(
+        raise ConfigError.of(
             f"ra {name}", "is not registered", "`ra-gateway ca ra list` shows all there are"
         )
     show_facts(
@@ -433,7 +409,6 @@ def ra_show(name: RAName, config: ConfigOption = CONFIG) -> None:
 
 
 @ra_app.command("remove-certificate")
-@told
 def ra_remove_certificate(
     name: RAName,
     fingerprint: Annotated[
@@ -454,7 +429,7 @@ def ra_remove_certificate(
         ]
         matching = [item for item in prints if item.hex().startswith(digits)]
         if len(matching) > 1:
-            raise problem(f"ra {name}", "more than one begins so", "Give more digits")
+            raise ConfigError.of(f"ra {name}", "more than one begins so", "Give more digits")
         wanted = matching[0] if matching else bytes.fromhex(digits.ljust(64, "0"))
         await ledger.registry.remove_authority_certificate(name, wanted, actor(), now())
         return wanted, len(prints) - 1
@@ -464,7 +439,6 @@ def ra_remove_certificate(
 
 
 @ra_app.command("block")
-@told
 def ra_block(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Hear an RA no more, whatever it signs with."""
     _set_enabled(config, name, False)
@@ -472,7 +446,6 @@ def ra_block(name: RAName, config: ConfigOption = CONFIG) -> None:
 
 
 @ra_app.command("unblock")
-@told
 def ra_unblock(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Hear a blocked RA again."""
     _set_enabled(config, name, True)
@@ -480,26 +453,20 @@ def ra_unblock(name: RAName, config: ConfigOption = CONFIG) -> None:
 
 
 def _set_enabled(config: Path, name: str, enabled: bool) -> None:
-    async def change(ledger: Ledger, _: CAConfig) -> None:
-        await ledger.registry.set_authority_enabled(name, enabled, actor(), now())
-
-    with_ledger(config, change)
+    with_ledger(
+        config,
+        lambda ledger, _: ledger.registry.set_authority_enabled(name, enabled, actor(), now()),
+    )
 
 
 @ra_app.command("delete")
-@told
 def ra_delete(name: RAName, config: ConfigOption = CONFIG) -> None:
     """Delete an RA; what it had issued stays valid."""
-
-    async def delete(ledger: Ledger, _: CAConfig) -> None:
-        await ledger.registry.delete_authority(name, actor(), now())
-
-    with_ledger(config, delete)
+    with_ledger(config, lambda ledger, _: ledger.registry.delete_authority(name, actor(), now()))
     say(f"Deleted {name}. Its own certificates stay valid: `ra-gateway ca revoke` ends them.")
 
 
 @ra_app.command("install")
-@told
 def ra_install(
     file: Annotated[Path, typer.Argument(help="PKCS#12 file from `ra-gateway ca ra issue`.")],
     password_file: Annotated[Path, typer.Option(help="File with its password.")],

@@ -13,7 +13,7 @@ from ra_gateway import logs
 from ra_gateway.app import now
 from ra_gateway.app.revocation import gateway_revocation, revocation_tables
 from ra_gateway.app.trust import operator_domain, vendor_domains
-from ra_gateway.cli.telling import CONFIG, ConfigOption, run, say, show_table, told
+from ra_gateway.cli.output import CONFIG, ConfigOption, run, say, show_table
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.trust import Path as TrustPath
 from ra_gateway.cmp.trust import TrustDomain
@@ -26,7 +26,6 @@ from ra_gateway.revocation.sources import SourceState
 _COLUMNS = ("Domain", "Mode", "Kind", "Source", "State", "Updated", "Next update", "Error")
 
 
-@told
 def revocation(
     config: ConfigOption = CONFIG,
     certificate: Annotated[
@@ -47,7 +46,7 @@ def revocation(
     # Fetched anew, and nothing left behind: the directory of CRLs is a running gateway's.
     known = gateway_revocation(settings, operator, vendors, keeps_crls=False)
     states, verdicts = run(_ask(known, [operator, *vendors.values()], chains))
-    show_table(_COLUMNS, _rows(modes, states, now()))
+    show_table(_COLUMNS, _rows(modes, states))
     for text, _ in verdicts:
         say(text)
     if any(state.last_error or not state.fresh for state in states) or not all(
@@ -99,9 +98,7 @@ async def _status(
     return f"{who}: {'; '.join(notes) or 'accepted'}", True
 
 
-def _rows(
-    modes: Mapping[str, str], states: Sequence[SourceState], moment: datetime
-) -> Iterator[tuple[str, ...]]:
+def _rows(modes: Mapping[str, str], states: Sequence[SourceState]) -> Iterator[tuple[str, ...]]:
     for domain, mode in modes.items():
         own = [state for state in states if state.domain == domain]
         if not own:

@@ -271,4 +271,4 @@ def require_empty(directory: Path) -> None:
 
 
 def _not_usable(directory: Path, what: str) -> ConfigError:
-    return ConfigError([Problem(str(directory), what, "Choose an empty or new directory")])
+    return ConfigError.of(str(directory), what, "Choose an empty or new directory")

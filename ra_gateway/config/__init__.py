@@ -8,7 +8,7 @@ There are two kinds of checks. What one value must be stands in `ra_gateway.sett
 its field in one of the `tables` (`service_tables`, `trust_tables` and `ca_tables` hold some of them; those of
 upstreams are in `ra_gateway.upstream`, one with each kind). What several
 values must be together stands in one of the `rules` over the raw tables, so that it is reported even
-when another value of the same table is wrong. `telling` words the problems, `reading` puts it together.
+when another value of the same table is wrong. `problems` words the problems, `reading` puts it together.
 
 Secrets never stand in the file: it names files that only their owner may read. The text of a
 `Problem` therefore never repeats a value that might be a secret.

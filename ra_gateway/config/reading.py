@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ra_gateway.config.dialects import with_dialects
+from ra_gateway.config.problems import problems
 from ra_gateway.config.rules import CA_RULES, RULES, Rule
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
-from ra_gateway.config.telling import problems
 from ra_gateway.errors import ConfigError, Problem
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidSignature
 from pkcs11 import Attribute, KeyType, MechanismFlag, ObjectClass
 
 from ra_gateway.cmp.algorithms import default_algorithm, signing_arguments, verify_signature
-from ra_gateway.errors import ConfigError, Problem, ServiceFailure
+from ra_gateway.errors import ConfigError, ServiceFailure
 from ra_gateway.pkcs11.key import CURVE_KINDS, HSM_KEY_KINDS, RSA_KINDS, HSMKey, inspect_key
 from ra_gateway.pkcs11.reference import SCHEME, Reference, Trouble, parse
 from ra_gateway.pkcs11.token import MAX_SESSIONS, Connection, Token, explain, logged_in_token
@@ -43,10 +43,10 @@ def _config_errors(setting: str) -> Iterator[None]:
     try:
         yield
     except Trouble as trouble:
-        raise ConfigError([Problem(setting, trouble.what, trouble.todo)]) from trouble
+        raise ConfigError.of(setting, trouble.what, trouble.todo) from trouble
     except cryptoki.PKCS11Error as error:
         found = explain(error)
-        raise ConfigError([Problem(setting, found.what, found.todo)]) from error
+        raise ConfigError.of(setting, found.what, found.todo) from error
 
 
 def read_reference(uri: str, directory: Path, setting: str) -> Reference:

@@ -16,7 +16,7 @@ from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 
 from ra_gateway.cmp.asn1 import NULL_DER, algorithm_der, oid_der, tlv
 from ra_gateway.cmp.oids import OID
-from ra_gateway.errors import ConfigError, Problem, ServiceFailure
+from ra_gateway.errors import ConfigError, ServiceFailure
 from ra_gateway.pkcs11.reference import Reference, Trouble
 from ra_gateway.pkcs11.token import Connection, Token
 
@@ -65,14 +65,10 @@ class HSMKey:
         Raises:
             ConfigError: Always; so do all other methods that would need the key's value.
         """
-        raise ConfigError(
-            [
-                Problem(
-                    f"key in the HSM ({self._reference})",
-                    "it never leaves the HSM, and serves to sign only",
-                    "Use a key from a file where the key itself is needed",
-                )
-            ]
+        raise ConfigError.of(
+            f"key in the HSM ({self._reference})",
+            "it never leaves the HSM, and serves to sign only",
+            "Use a key from a file where the key itself is needed",
         )
 
     private_bytes_raw = private_numbers = exchange = decrypt = private_bytes

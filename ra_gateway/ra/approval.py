@@ -10,9 +10,9 @@ from typing import Final
 
 from ra_gateway.cmp.names import rfc4514
 from ra_gateway.errors import GatewayError, ServiceFailure
+from ra_gateway.events import Outcome, unheard
 from ra_gateway.ra import machine, responses, retransmission, transactions
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.ports import Approvals, Clock, TransactionStore
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import State, Transaction, TransactionKey
@@ -95,6 +95,7 @@ async def decide(
         raise NotHeld("another request took the place of the one that was shown; list them again")
     after = await transactions.change(
         store,
+        unheard,  # no certificate comes of a decision by itself
         held,
         partial(machine.decided, approved=approve, decided_by=decided_by, now=clock()),
         # The device may poll meanwhile.

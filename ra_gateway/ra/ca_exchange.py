@@ -26,10 +26,10 @@ from ra_gateway.errors import (
     UpstreamBroken,
     UpstreamUnavailable,
 )
+from ra_gateway.events import Outcome
 from ra_gateway.ra import machine, responses, transactions, unconfirmed
 from ra_gateway.ra.context import RequestContext, event_of
 from ra_gateway.ra.endpoints import Upstream
-from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.ports import Claim
 from ra_gateway.ra.response_checks import CheckedResponse, confirmation, validate
 from ra_gateway.ra.services import Services
@@ -168,6 +168,7 @@ async def _run(services: Services, exchange: _Exchange) -> bytes:
         checked = validate(transaction, answer_der, nonces, endpoint, upstream, now)  # step 8
     except (UpstreamUnavailable, UpstreamBroken) as error:
         exchange.settling = True
+        services.upstream_failed(transaction, error)
         if not _harmless_to_repeat(error, upstream, transaction):
             return await _fail(services, exchange, error)
         # Nothing was issued, or asking again yields the same: the device's next message may try.
@@ -315,7 +316,11 @@ async def _store(
                 await _create(services, exchange, replace(step(before), version=0))
             return None
         after = await transactions.change(
-            services.store, before, step, while_=lambda live: _still_asked(live, before)
+            services.store,
+            services.sink,
+            before,
+            step,
+            while_=lambda live: _still_asked(live, before),
         )
         if isinstance(after, Overtaken):
             if after.live is not None:
@@ -335,7 +340,7 @@ async def _surface(services: Services, exchange: _Exchange, certificate_der: byt
     context.report.notes.append("the CA issued a certificate after its answer was given up")
     expires_at = await unconfirmed.look_after(services, context.upstream, failed, services.clock())
     step = partial(machine.surfaced, certificate_der=certificate_der, expires_at=expires_at)
-    await transactions.change(services.store, failed, step)
+    await transactions.change(services.store, services.sink, failed, step)
 
 
 async def _create(services: Services, exchange: _Exchange, transaction: Transaction) -> None:
@@ -397,6 +402,7 @@ async def _defer(services: Services, exchange: _Exchange) -> bytes:
             return response.der
         after = await transactions.change(
             services.store,
+            services.sink,
             before,
             partial(
                 machine.deferred,

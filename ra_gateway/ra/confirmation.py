@@ -10,6 +10,7 @@ from ra_gateway.cmp.bodies import PKICONF_BODY, cert_confirm_body, error_msg_con
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.requests import AuthenticatedConfirmation, read_confirmation
 from ra_gateway.errors import ConfirmationRefused, HeaderRefused, PKIFailureInfo
+from ra_gateway.events import Outcome
 from ra_gateway.ra import (
     ca_exchange,
     machine,
@@ -20,7 +21,6 @@ from ra_gateway.ra import (
 )
 from ra_gateway.ra.authentication import find_transaction
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.forwarding import MessageForCA, follow_up_for_ca
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import GIVEN_UP, PlannedResponse, State, Transaction
@@ -67,6 +67,7 @@ async def confirm(services: Services, context: RequestContext) -> bytes:
         for_ca = await follow_up_for_ca(services, context, transaction, body_der)  # step 5
     after = await transactions.change(  # step 6
         services.store,
+        services.sink,
         transaction,
         partial(
             machine.confirming,
@@ -141,6 +142,7 @@ async def take_error(services: Services, context: RequestContext) -> bytes:
     )
     after = await transactions.change(
         services.store,
+        services.sink,
         transaction,
         partial(
             machine.refused_by_device,

@@ -10,8 +10,8 @@ from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
 from ra_gateway.errors import CMPError, MalformedMessage
+from ra_gateway.events import Component, Outcome, RequestHandled
 from ra_gateway.ra.endpoints import Endpoint, Upstream
-from ra_gateway.ra.events import MessageHandled, Outcome
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class RequestContext:
 
 def event_of(
     context: RequestContext, duration_ms: float, bug: Exception | None = None
-) -> MessageHandled:
+) -> RequestHandled:
     """Return the event that tells how a message was answered."""
     report = context.report
     certificate, refusal, authenticated = report.certificate, report.refusal, report.authenticated
@@ -100,7 +100,8 @@ def event_of(
                 authenticated.requester.label,
                 authenticated.requester.fingerprint,
             )
-    return MessageHandled(
+    return RequestHandled(
+        by=Component.gateway,
         endpoint=context.endpoint.name,
         peer=context.peer,
         body_type=context.message.body_type.name,
@@ -123,9 +124,10 @@ def event_of(
 
 def unreadable_event(
     error: MalformedMessage, endpoint: str, peer: str, duration_ms: float
-) -> MessageHandled:
+) -> RequestHandled:
     """Return the event for octets that were no PKIMessage."""
-    return MessageHandled(
+    return RequestHandled(
+        by=Component.gateway,
         endpoint=endpoint,
         peer=peer,
         body_type="",

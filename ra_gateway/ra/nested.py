@@ -23,10 +23,10 @@ from ra_gateway.errors import (
     NotAuthorized,
     SignerNotTrusted,
 )
+from ra_gateway.events import Outcome
 from ra_gateway.ra import responses
 from ra_gateway.ra.context import Report, RequestContext
 from ra_gateway.ra.endpoints import RegistrationAuthorities
-from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.services import Services
 from ra_gateway.tasks import all_of
 

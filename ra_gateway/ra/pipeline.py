@@ -45,6 +45,7 @@ from ra_gateway.errors import (
     StatusUnavailable,
     TransactionInUse,
 )
+from ra_gateway.events import Outcome
 from ra_gateway.ra import approval, ca_exchange, nested, responses, retransmission
 from ra_gateway.ra.authentication import authenticate_request, check_status
 from ra_gateway.ra.authorization import (
@@ -57,7 +58,6 @@ from ra_gateway.ra.authorization import (
 from ra_gateway.ra.confirmation import confirm, take_error
 from ra_gateway.ra.context import RequestContext, event_of, unreadable_event
 from ra_gateway.ra.endpoints import Variant
-from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.forwarding import message_for_ca
 from ra_gateway.ra.information import answered_here
 from ra_gateway.ra.polling import poll

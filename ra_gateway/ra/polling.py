@@ -12,11 +12,11 @@ from functools import partial
 from ra_gateway.cmp.codes import BodyType, is_cert_req_id
 from ra_gateway.cmp.polling import poll_req_content, polled_cert_req_id
 from ra_gateway.errors import HeaderRefused, PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
+from ra_gateway.events import Outcome
 from ra_gateway.ra import ca_exchange, machine, responses, retransmission, transactions
 from ra_gateway.ra.authentication import find_transaction
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import Variant
-from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.forwarding import check_same_upstream, follow_up_for_ca
 from ra_gateway.ra.response_checks import CheckedResponse, validate
 from ra_gateway.ra.services import Services
@@ -112,7 +112,7 @@ async def _store(
     response_der: bytes,
 ) -> bytes:
     """Store what a pollReq changed; where something else came first, it is decided on anew."""
-    after = await transactions.change(services.store, transaction, step)
+    after = await transactions.change(services.store, services.sink, transaction, step)
     if isinstance(after, Overtaken):
         return await _reconsider(services, context, transactions.require(after.live))
     return response_der
@@ -181,12 +181,14 @@ async def _pass_on(
         nonces = (taken.current.upstream_nonce, sent.sender_nonce)
         checked = validate(taken, answer_der, nonces, context.endpoint, upstream, services.clock())
     except UpstreamUnavailable as error:
+        services.upstream_failed(taken, error)
         # As long as the transaction lives, a CA that does not answer is one that is slow.
         report.notes.append(error.detail)
         return await _answer_poll_rep(
             services, context, taken, cert_req_id, lease_until=services.clock()
         )
     except UpstreamBroken as error:
+        services.upstream_failed(taken, error)
         report.notes.append(error.detail)
         await ca_exchange.fail_polled(services, context, taken, error)
         live = await transactions.load(services.store, taken.key)

@@ -56,8 +56,8 @@ from ra_gateway.cmp.verification import (
     check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
+from ra_gateway.events import Outcome
 from ra_gateway.ra.endpoints import CaPubs, CAQuirk, Endpoint, ImplicitConfirm, Upstream
-from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.information import ANSWER_TO
 from ra_gateway.ra.transaction import Event, PlannedResponse, Transaction
 

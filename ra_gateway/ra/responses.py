@@ -26,9 +26,9 @@ from ra_gateway.cmp.protection import Protecting
 from ra_gateway.cmp.responder import protect_reply, refusal_body, reply_header, unreadable_reply
 from ra_gateway.cmp.verification import MACAuthenticatedMessage
 from ra_gateway.errors import CMPError, MalformedMessage, ServiceFailure
+from ra_gateway.events import Outcome
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import Endpoint
-from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import PlannedResponse, Transaction
 

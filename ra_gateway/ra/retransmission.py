@@ -31,6 +31,7 @@ from ra_gateway.errors import (
     TransactionInUse,
     UpstreamUnavailable,
 )
+from ra_gateway.events import Outcome
 from ra_gateway.ra import ca_exchange, machine, responses, transactions, unconfirmed
 from ra_gateway.ra.authentication import (
     authenticate_request,
@@ -38,7 +39,6 @@ from ra_gateway.ra.authentication import (
 )
 from ra_gateway.ra.authorization import authorize_operation
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.events import Outcome
 from ra_gateway.ra.forwarding import MessageForCA, check_same_upstream, message_for_ca
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import (
@@ -126,6 +126,7 @@ async def _answered_before(
     late = await late_response(services, context, live)
     after = await transactions.change(
         services.store,
+        services.sink,
         live,
         partial(
             machine.delivered,
@@ -189,6 +190,7 @@ async def take_over(
             )
             await transactions.change(
                 services.store,
+                services.sink,
                 transaction,
                 partial(machine.refused_after_approval, fail_info=error.fail_info.name),
             )
@@ -196,6 +198,7 @@ async def take_over(
         expires_at = max(transaction.expires_at, now + services.lifetime)
     after = await transactions.change(
         services.store,
+        services.sink,
         transaction,
         partial(
             machine.taken_over,

@@ -12,7 +12,8 @@ from ra_gateway.clocks import always_steady
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.header_checks import NONCE_OCTETS
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.errors import StoreUnavailable
+from ra_gateway.errors import CMPError, StoreUnavailable
+from ra_gateway.events import EventSink, UpstreamFailed
 from ra_gateway.ra.confirmation_records import (
     ConfirmationRecord,
     ConfirmationStatus,
@@ -20,7 +21,6 @@ from ra_gateway.ra.confirmation_records import (
     transaction_digest,
 )
 from ra_gateway.ra.endpoints import Endpoint
-from ra_gateway.ra.events import EventSink
 from ra_gateway.ra.ports import (
     Approvals,
     Clock,
@@ -57,7 +57,7 @@ class Services:
         clock: Aware UTC.
         monotonic: Seconds, for durations.
         random_octets: Draws as many random octets as it is asked for.
-        sink: Takes an event for every message.
+        sink: Takes what happens (`ra_gateway.events`).
         signer_status: Tells whether a signer was revoked.
         lifetime: How long the answer to a repeat is kept.
         act_lifetime: How long a certificate that nobody confirmed is tried to be revoked.
@@ -113,6 +113,11 @@ class Services:
             if item.certificate.digest == transaction.credential_digest:
                 return item
         return current
+
+    def upstream_failed(self, transaction: Transaction, error: CMPError) -> None:
+        """Tell that the CA gave a message of a transaction no answer that can be used."""
+        name, transaction_id = transaction.upstream, transaction.key.transaction_id.hex()
+        self.sink(UpstreamFailed(name, transaction_id, error.fail_info, error.rule, error.detail))
 
     def fresh_ids(self, transaction_id: bytes = b"") -> MappedIDs:
         """Return IDs of the RA's own making, for a CA that is not to see the device's.

@@ -6,8 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ra_gateway.errors import StaleTransaction, StoreUnavailable
+from ra_gateway.events import (
+    CertificateConfirmed,
+    CertificateIssued,
+    CertificatesWithdrawn,
+    Component,
+    EventSink,
+    Fact,
+)
 from ra_gateway.ra.ports import TransactionStore
-from ra_gateway.ra.transaction import Transaction, TransactionKey
+from ra_gateway.ra.transaction import State, Transaction, TransactionKey
 
 Step = Callable[[Transaction], Transaction]
 
@@ -25,12 +33,13 @@ class Overtaken:
 
 async def change(
     store: TransactionStore,
+    sink: EventSink,
     before: Transaction,
     step: Step,
     *,
     while_: Callable[[Transaction], bool] | None = None,
 ) -> Transaction | Overtaken:
-    """Store what an event makes of a transaction, unless another node was faster.
+    """Store what an event makes of a transaction, unless another node was faster, and tell what became of it.
 
     Args:
         step: What the event makes of it, out of `machine`.
@@ -53,7 +62,25 @@ async def change(
                 return Overtaken(live)
             before = live
         else:
+            if after.state is not before.state and (fact := _fact(after)) is not None:
+                sink(fact)
             return after
+
+
+def _fact(after: Transaction) -> Fact | None:
+    """Return what a transaction's new state says of its certificate, None for nothing."""
+    told = Component.gateway, after.key.transaction_id.hex(), after.certificate_der, after.upstream
+    match after.state:
+        case State.ISSUED | State.GRANTED:
+            return CertificateIssued(*told)
+        case State.CONFIRMED:
+            return CertificateConfirmed(*told)
+        case State.WITHDRAWN:
+            by, transaction_id, certificate_der, upstream = told
+            rejected = after.confirmation is not None and not after.confirm_status
+            return CertificatesWithdrawn(by, (certificate_der,), rejected, transaction_id, upstream)
+        case _:
+            return None
 
 
 async def load(store: TransactionStore, key: TransactionKey) -> Transaction:

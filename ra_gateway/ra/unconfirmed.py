@@ -21,11 +21,11 @@ from ra_gateway.cmp.crmf import CertId, cert_id_der
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import CMPError, ConfirmationRefused, PKIFailureInfo, StoreUnavailable
+from ra_gateway.events import Component, Outcome, RequestHandled
 from ra_gateway.ra import machine, transactions
 from ra_gateway.ra.confirmation_records import ConfirmationStatus, transaction_digest
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed, Upstream
-from ra_gateway.ra.events import MessageHandled, Outcome
 from ra_gateway.ra.forwarding import revocation_for_ca
 from ra_gateway.ra.response_checks import Expected, check_revocation, decoded
 from ra_gateway.ra.services import Services
@@ -187,7 +187,8 @@ class UnconfirmedCertificates:
             Exception
         ) as error:  # told with its cause, and tried again: the key may not sign, say
             self._services.sink(
-                MessageHandled(
+                RequestHandled(
+                    by=Component.gateway,
                     endpoint="",
                     peer="",
                     body_type="rr",
@@ -303,7 +304,7 @@ class UnconfirmedCertificates:
         )
         lease_until = now + upstream.lease
         step = partial(machine.withdrawing, rr_der=rr_der, lease_until=lease_until)
-        taken = await transactions.change(services.store, transaction, step)
+        taken = await transactions.change(services.store, services.sink, transaction, step)
         if isinstance(taken, Overtaken):
             return lease_until  # another node has it
         try:
@@ -313,6 +314,7 @@ class UnconfirmedCertificates:
             revoked = self._check(taken, rr_der, answer_der, certificate, upstream)
         except CMPError as error:
             # An rr may be sent again, whatever became of the last one.
+            services.upstream_failed(taken, error)
             again_at = _again_at(taken, services.clock())
             left = again_at < taken.expires_at
             what = "not revoked yet" if left else "not revoked, and not tried any more"
@@ -358,6 +360,7 @@ class UnconfirmedCertificates:
         """
         await transactions.change(
             self._services.store,
+            self._services.sink,
             taken,
             step,
             while_=lambda live: live.withdrawal == taken.withdrawal,
@@ -374,7 +377,8 @@ class UnconfirmedCertificates:
         if error is not None:
             detail = f"{detail}: {error.detail}"
         self._services.sink(
-            MessageHandled(
+            RequestHandled(
+                by=Component.gateway,
                 endpoint=transaction.endpoint,
                 peer="",
                 body_type="rr" if outcome is not Outcome.unconfirmed else "certConf",

@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import ClassVar, Final, NamedTuple, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol, Unpack
 
 from aiohttp import web
 
 from ra_gateway.cmp.responder import Reply
-from ra_gateway.server.listener import NOT_STORED, Listener, Refusal, is_encoded
+from ra_gateway.server.listener import (
+    NOT_STORED,
+    Listener,
+    ListenerSettings,
+    Refusal,
+    is_encoded,
+)
 
 WELL_KNOWN_PATH: Final = "/.well-known/cmp"
 OPERATIONS: Final = (
@@ -127,12 +133,9 @@ class CMPListener(Listener):
 
     Args:
         handler: Gets every message posted to a known path.
-        host: Address to listen on.
-        port: TCP port; 0 takes a free one.
         routes: Exact path to endpoint name.
         profiles: Profile name to endpoint name.
-        max_body_bytes, header_timeout_seconds, body_timeout_seconds, idle_timeout_seconds, max_connections,
-            max_connections_per_address, max_requests_in_flight: As of `Listener`.
+        settings: Arguments of `Listener`.
     """
 
     serves: ClassVar[str] = "CMP messages"
@@ -153,29 +156,11 @@ class CMPListener(Listener):
         self,
         handler: CMPHandler,
         *,
-        host: str,
-        port: int,
         routes: Mapping[str, str],
         profiles: Mapping[str, str],
-        max_body_bytes: int = 65_536,
-        header_timeout_seconds: float = 10.0,
-        body_timeout_seconds: float = 10.0,
-        idle_timeout_seconds: float = 75.0,
-        max_connections: int = 1000,
-        max_connections_per_address: int = 500,
-        max_requests_in_flight: int = 256,
+        **settings: Unpack[ListenerSettings],
     ) -> None:
-        super().__init__(
-            host=host,
-            port=port,
-            max_body_bytes=max_body_bytes,
-            header_timeout_seconds=header_timeout_seconds,
-            body_timeout_seconds=body_timeout_seconds,
-            idle_timeout_seconds=idle_timeout_seconds,
-            max_connections=max_connections,
-            max_connections_per_address=max_connections_per_address,
-            max_requests_in_flight=max_requests_in_flight,
-        )
+        super().__init__(**settings)
         self._handler = handler
         self._routes = Routes(routes, profiles)
 

@@ -24,7 +24,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import ClassVar, Final, ParamSpec, TypeVar, cast
+from typing import ClassVar, Final, ParamSpec, Required, TypedDict, TypeVar, cast
 
 from aiohttp import web
 
@@ -204,6 +204,25 @@ class _Connection(web.RequestHandler):
         if status != HTTPStatus.BAD_REQUEST:
             _log.error("the listener for %s failed", self._listener.serves, exc_info=exc)
         return self._listener.refuse_unreadable(self)
+
+
+class ListenerLimits(TypedDict, total=False):
+    """What a listener bears before it says no: arguments of `Listener`."""
+
+    max_body_bytes: int
+    header_timeout_seconds: float
+    body_timeout_seconds: float
+    idle_timeout_seconds: float
+    max_connections: int
+    max_connections_per_address: int
+    max_requests_in_flight: int
+
+
+class ListenerSettings(ListenerLimits):
+    """Where it listens as well."""
+
+    host: Required[str]
+    port: Required[int]
 
 
 class Listener(ABC):

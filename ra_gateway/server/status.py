@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from http import HTTPStatus
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final, Protocol, Unpack
 from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
@@ -30,6 +30,8 @@ from ra_gateway.server.listener import (
     RETRY,
     SERVER,
     Listener,
+    ListenerLimits,
+    ListenerSettings,
     Refusal,
     is_encoded,
 )
@@ -54,6 +56,13 @@ _PIECEWISE_OCTETS: Final = 65_536
 
 _CRL_PATH: Final = re.compile(r"/crl/([0-9a-f]{1,128}|issuing)(-delta)?\.crl")
 _CERTIFICATE_PATH: Final = re.compile(r"/ca/([0-9a-f]{1,128}|issuing|root)\.cer")
+
+_LIMITS: Final[ListenerLimits] = {
+    "max_body_bytes": 4096,
+    "body_timeout_seconds": 60.0,
+    "idle_timeout_seconds": 15.0,
+}
+"""Where nothing else is said."""
 
 _ENCODED: Final = re.compile(r"(?:[A-Za-z0-9+/=]|%[0-9A-Fa-f]{2})*")
 
@@ -119,13 +128,8 @@ class StatusListener(Listener):
 
     Args:
         handler: Knows what is served.
-        host: Address to listen on.
-        port: TCP port; 0 takes a free one.
         clock: Returns aware UTC.
-        max_body_bytes: Of an OCSP request; larger ones are refused (413).
-        header_timeout_seconds, idle_timeout_seconds, max_connections, max_connections_per_address,
-            max_requests_in_flight: As of `Listener`.
-        body_timeout_seconds: To receive a request, and for a client to take a CRL.
+        settings: Arguments of `Listener`; max_body_bytes is of an OCSP request.
     """
 
     serves: ClassVar[str] = "certificate status"
@@ -148,28 +152,11 @@ class StatusListener(Listener):
         self,
         handler: StatusHandler,
         *,
-        host: str,
-        port: int,
         clock: Callable[[], datetime],
-        max_body_bytes: int = 4096,
-        header_timeout_seconds: float = 10.0,
-        body_timeout_seconds: float = 60.0,
-        idle_timeout_seconds: float = 15.0,
-        max_connections: int = 1000,
-        max_connections_per_address: int = 500,
-        max_requests_in_flight: int = 256,
+        **settings: Unpack[ListenerSettings],
     ) -> None:
-        super().__init__(
-            host=host,
-            port=port,
-            max_body_bytes=max_body_bytes,
-            header_timeout_seconds=header_timeout_seconds,
-            body_timeout_seconds=body_timeout_seconds,
-            idle_timeout_seconds=idle_timeout_seconds,
-            max_connections=max_connections,
-            max_connections_per_address=max_connections_per_address,
-            max_requests_in_flight=max_requests_in_flight,
-        )
+        limits: ListenerSettings = {**_LIMITS, **settings}
+        super().__init__(**limits)
         self._handler = handler
         self._clock = clock
 

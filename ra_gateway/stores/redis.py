@@ -42,6 +42,7 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from ra_gateway.clocks import elapsed_seconds
 from ra_gateway.errors import StaleTransaction, StoreUnavailable, TransactionInUse
+from ra_gateway.events import Component, EventSink, StoreWatch, unheard
 from ra_gateway.ra.confirmation_records import ConfirmationRecord, ConfirmationStatus
 from ra_gateway.ra.ports import Clock
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
@@ -89,6 +90,7 @@ class RedisStore:
         max_per_signer: How many live transactions one signer may have, RAs apart; each counts for as long as
             it was to live when it was created.
         max_held: Most requests that wait for an operator; one more is refused.
+        sink: Takes that Redis is lost, and found again.
 
     Raises:
         ValueError: The URL, the prefix or a key cannot be used.
@@ -107,12 +109,14 @@ class RedisStore:
         max_connections: int = 64,
         max_per_signer: int = 128,
         max_held: int = 10_000,
+        sink: EventSink = unheard,
     ) -> None:
         if "{" in key_prefix or "}" in key_prefix:
             raise ValueError("key_prefix must not contain braces: they mark the Redis hash tag")
         self._clock = clock
         self._seals = Seals(seal_keys)
         self._monotonic = monotonic
+        self._watch = StoreWatch(sink, Component.gateway, monotonic)
         self._seen: OrderedDict[str, tuple[_Age, float]] = OrderedDict()
         self._records: OrderedDict[str, tuple[int, ConfirmationRecord, float]] = OrderedDict()
         self._reported_at, self._unreported = -math.inf, 0
@@ -555,7 +559,9 @@ class RedisStore:
             if self._closed:
                 raise StoreUnavailable(f"{self._name}: the store is closed", rule="R95")
             async with asyncio.timeout(self._timeout_seconds / 2):
-                return await attempt(again)
+                done = await attempt(again)
+            self._watch.answered()
+            return done
         # RuntimeError: so uvloop refuses to write to a connection that the peer has reset.
         except (RedisError, OSError, RuntimeError) as error:
             # Redis before 7 wraps what a command in a script says into the script's own error.
@@ -564,6 +570,7 @@ class RedisStore:
                 what = f"{type(error).__name__}: {error}"
                 if isinstance(error, TimeoutError):
                     what = f"no answer within {self._timeout_seconds} seconds"
+                self._watch.failed(f"{self._name}: {what}")
                 raise StoreUnavailable(f"{self._name}: {what}", rule="R95") from error
             if demoted:  # idle connections lead to the same server: it is no longer the primary
                 await self._disconnect(inuse_connections=False)

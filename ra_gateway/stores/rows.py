@@ -70,14 +70,10 @@ def read_rows(
             if header is None:
                 _header(path, [], required, optional, setting)
     except OSError as error:
-        raise ConfigError(
-            [
-                Problem(
-                    setting or str(path),
-                    f"{path} cannot be read: {error.strerror or error}",
-                    "Give a file that this process may read",
-                )
-            ]
+        raise ConfigError.of(
+            setting or str(path),
+            f"{path} cannot be read: {error.strerror or error}",
+            "Give a file that this process may read",
         ) from error
 
 
@@ -140,7 +136,7 @@ def _header(
         found if isinstance(found, str) else f"is {printable(','.join(found), 200) or 'missing'}"
     )
     what = f"{path} has another header: the header {shown}"
-    raise ConfigError([Problem(setting or f"{path}:1", what, f"{todo}, separated by commas")])
+    raise ConfigError.of(setting or f"{path}:1", what, f"{todo}, separated by commas")
 
 
 def _wrong(path: Path, number: int, what: str) -> Problem:

@@ -34,9 +34,9 @@ from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import Done, Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, ServiceFailure, UpstreamUnavailable
+from ra_gateway.events import RequestHandled
 from ra_gateway.logs import LogSink
 from ra_gateway.ra import authentication, authorization, pipeline, response_checks
-from ra_gateway.ra.events import MessageHandled
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.services import Services
@@ -47,6 +47,7 @@ from tests.support.harness import (
     cmp_credential,
     fail_names,
     follow,
+    handled_only,
     make_gateway,
     status_of,
 )
@@ -424,7 +425,7 @@ async def test_a_credential_that_cannot_be_had_leaves_an_unprotected_error(world
             clock=world.clock,
             monotonic=lambda: 0.0,
             random_octets=secrets.token_bytes,
-            sink=world.events.append,
+            sink=handled_only(world.events.append),
         )
     )
     answer = await world.ask(await _request()(world), gateway=gateway)
@@ -509,11 +510,11 @@ async def test_no_private_key_is_in_any_answer_or_log_line(world: World) -> None
     key = make_key("p256")
     device = world.device()
     answers: list[bytes] = []
-    events: list[MessageHandled] = []
+    events: list[RequestHandled] = []
     with captured_log() as log:
         write = LogSink()
 
-        def sink(event: MessageHandled) -> None:
+        def sink(event: RequestHandled) -> None:
             events.append(event)
             write(event)
 

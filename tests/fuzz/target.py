@@ -44,7 +44,7 @@ from ra_gateway.cmp.names import general_names, rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect
 from ra_gateway.errors import CMPError, GatewayError, MalformedMessage, UpstreamUnavailable
-from ra_gateway.ra.events import MessageHandled
+from ra_gateway.events import RequestHandled
 from ra_gateway.stores.memory import MemoryStore
 from tests.support.desk import Clock, open_desk
 from tests.support.harness import World
@@ -543,7 +543,7 @@ class Target:
         self._directory.cleanup()
 
     @property
-    def last_events(self) -> list[MessageHandled]:
+    def last_events(self) -> list[RequestHandled]:
         """What the gateways told of the last input each of them had."""
         return [event for pipeline in self._pipelines for event in pipeline.world.events]
 

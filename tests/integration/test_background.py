@@ -20,6 +20,7 @@ from ra_gateway.app.trust import operator_domain
 from ra_gateway.ca.material import expiries
 from ra_gateway.clocks import now
 from ra_gateway.config.reading import load
+from ra_gateway.events import unheard
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.tasks import ended
 from tests.support.pki import VendorPKI
@@ -136,7 +137,7 @@ async def test_a_certificate_of_the_ca_that_expires_under_way(
     """It is looked for at that very moment, although the next look is a day away."""
     config = load(make_setup(tmp_path, vendors={"acme": vendor_pki}))
     assert config.ca is not None
-    service = BundledService(config.ca, config.vendors)
+    service = BundledService(config.ca, config.vendors, unheard)
     soonest = min(item.not_after for item in expiries(config.ca.directory_path))
     monkeypatch.setattr(ca, "now", lambda: soonest - timedelta(seconds=0.5))
     with structlog.testing.capture_logs() as logs:

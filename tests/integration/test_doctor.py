@@ -17,12 +17,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from typer.testing import CliRunner, Result
+from typer import testing
 
 from ra_gateway.app.doctor import examine
-from ra_gateway.app.doctor.causes import CAUSES, Cause, explain
-from ra_gateway.app.doctor.findings import Finding, Verdict
+from ra_gateway.app.doctor.known_errors import Cause, explain, known_errors
 from ra_gateway.app.doctor.ledger import examine_ledger
+from ra_gateway.app.doctor.results import Result, Verdict
 from ra_gateway.ca.ledger.ledger import open_ledger
 from ra_gateway.cli.main import app
 from ra_gateway.clocks import now
@@ -140,7 +140,7 @@ upstream = "ejbca"
 {self.more}
 """
 
-    async def findings(self) -> list[Finding]:
+    async def results(self) -> list[Result]:
         """Examine, and make sure that nothing was issued or revoked."""
         async with serve(self.ejbca) as url:
             found = await examine(self.config(self.url or f"{url}/{self.alias}"))
@@ -148,8 +148,8 @@ upstream = "ejbca"
         assert self.ejbca.revoked == []
         return found
 
-    async def faults(self) -> list[Finding]:
-        return [item for item in await self.findings() if item.verdict is Verdict.fault]
+    async def faults(self) -> list[Result]:
+        return [item for item in await self.results() if item.verdict is Verdict.fault]
 
 
 @pytest.fixture
@@ -160,15 +160,13 @@ def site(tmp_path: Path, operator_pki: OperatorPKI, vendor_pki: VendorPKI) -> Si
     return made
 
 
-def unwell(findings: list[Finding]) -> list[Finding]:
-    return [
-        item for item in findings if item.verdict is not Verdict.ok and item.subject != "safety"
-    ]
+def unwell(results: list[Result]) -> list[Result]:
+    return [item for item in results if item.verdict is not Verdict.ok and item.subject != "safety"]
 
 
-def of_probe(findings: list[Finding], request: str) -> Finding:
+def of_probe(results: list[Result], request: str) -> Result:
     """The row of one probe."""
-    (found,) = (item for item in findings if item.tried.startswith(f"{request} "))
+    (found,) = (item for item in results if item.tried.startswith(f"{request} "))
     return found
 
 
@@ -177,19 +175,19 @@ def of_probe(findings: list[Finding], request: str) -> Finding:
 
 async def test_a_healthy_ejbca_gets_ok_only(site: Site) -> None:
     """Each of the three probes is refused as it should be, and everything else is well."""
-    findings = await site.findings()
-    assert unwell(findings) == []
-    assert [of_probe(findings, name).verdict for name in ("ir", "kur", "rr")] == [Verdict.ok] * 3
-    assert "badPOP" in of_probe(findings, "ir").came_back
-    assert "badCertId" in of_probe(findings, "rr").came_back
-    assert "non-existing end entity" in of_probe(findings, "kur").came_back
+    results = await site.results()
+    assert unwell(results) == []
+    assert [of_probe(results, name).verdict for name in ("ir", "kur", "rr")] == [Verdict.ok] * 3
+    assert "badPOP" in of_probe(results, "ir").came_back
+    assert "badCertId" in of_probe(results, "rr").came_back
+    assert "non-existing end entity" in of_probe(results, "kur").came_back
     assert len(site.ejbca.received) == 3
 
 
 async def test_no_probe_says_ra_verified(site: Site) -> None:
     """Not even to a CA that would believe it."""
     assert site.ejbca.aliases[RA_ALIAS].allowraverifypopo
-    await site.findings()
+    await site.results()
     asked = {
         message.body_type: cert_req_messages(message.body_content)[0]
         for message in site.ejbca.messages
@@ -201,15 +199,15 @@ async def test_no_probe_says_ra_verified(site: Site) -> None:
 
 async def test_the_doctor_leaves_nothing_behind(site: Site) -> None:
     """After two visits EJBCA knows whom it knew before."""
-    await site.findings()
-    await site.findings()
+    await site.results()
+    await site.results()
     assert list(site.ejbca.database.entities) == ["ra"]
 
 
 async def test_allowraverifypopo_is_irrelevant(site: Site) -> None:
     """What the alias says of raVerified changes no row."""
     site.set_alias(allowraverifypopo=False)
-    assert unwell(await site.findings()) == []
+    assert unwell(await site.results()) == []
 
 
 # --- what EJBCA says ------------------------------------------------------------------------------------------
@@ -351,7 +349,7 @@ async def test_what_ejbca_says_is_explained(site: Site, fault: str) -> None:
     """The row of the ir has EJBCA's text, the likely cause, and the setting that was wrong."""
     plant, text, cause, setting = FAULTS[fault]
     plant(site)
-    found = of_probe(await site.findings(), "ir")
+    found = of_probe(await site.results(), "ir")
     assert found.verdict is Verdict.fault
     assert text.casefold() in found.came_back.casefold()
     assert cause in found.cause
@@ -361,7 +359,7 @@ async def test_what_ejbca_says_is_explained(site: Site, fault: str) -> None:
 async def test_an_alias_that_cannot_authenticate_a_kur_is_found(site: Site) -> None:
     """Where only HMAC is configured, the row of the kur names the module that is missing."""
     site.set_alias(authenticationmodule="HMAC", authenticationparameters="secret")
-    found = of_probe(await site.findings(), "kur")
+    found = of_probe(await site.results(), "kur")
     assert found.verdict is Verdict.fault
     assert "authenticationmodule must have EndEntityCertificate" in found.setting
 
@@ -372,7 +370,7 @@ async def test_a_missing_right_to_revoke_is_not_to_be_seen_at_ejbca(
     """EJBCA looks for the certificate before the right, so that the doctor cannot see it: it says what it saw."""
     site = Site(tmp_path, operator_pki, make_ejbca(operator_pki, rights=("enrol",)))
     site.write(vendor_pki)
-    assert "badCertId" in of_probe(await site.findings(), "rr").came_back
+    assert "badCertId" in of_probe(await site.results(), "rr").came_back
 
 
 async def test_a_profile_that_wants_names_is_a_warning(site: Site) -> None:
@@ -380,12 +378,12 @@ async def test_a_profile_that_wants_names_is_a_warning(site: Site) -> None:
     site.ejbca.end_entity_profiles[PROFILE] = EndEntityProfile(
         7, fields={"DNSNAME": 1}, default_ca=ISSUING_CA
     )
-    found = of_probe(await site.findings(), "ir")
+    found = of_probe(await site.results(), "ir")
     assert (found.verdict, "--san" in found.setting) == (Verdict.warning, True)
     assert "wrong number of DNSNAME" in found.came_back
     async with serve(site.ejbca) as url:
-        findings = await examine(site.config(f"{url}/{RA_ALIAS}"), san=("dns:doctor.example.net",))
-    assert of_probe(findings, "ir").verdict is Verdict.ok
+        results = await examine(site.config(f"{url}/{RA_ALIAS}"), san=("dns:doctor.example.net",))
+    assert of_probe(results, "ir").verdict is Verdict.ok
     assert site.ejbca.issued == []
 
 
@@ -397,7 +395,7 @@ async def test_a_recipient_that_is_no_ca_is_found_by_unprotected_errors(site: Si
     assert unprotected.came_back == "error without protection"
     assert unprotected.setting.startswith("upstreams.ejbca.recipient")
     recipient = next(
-        item for item in await site.findings() if item.tried == "recipient of our messages"
+        item for item in await site.results() if item.tried == "recipient of our messages"
     )
     assert recipient.verdict is Verdict.warning
     assert "Example Operator Issuing CA" in recipient.came_back
@@ -406,7 +404,7 @@ async def test_a_recipient_that_is_no_ca_is_found_by_unprotected_errors(site: Si
 async def test_an_old_ejbca_that_signs_no_errors_is_only_a_warning(site: Site) -> None:
     """The recipient is right, so that the release is the likely cause."""
     site.ejbca.release = 7
-    (found,) = unwell(await site.findings())
+    (found,) = unwell(await site.results())
     assert found.verdict is Verdict.warning
     assert "before 8" in found.cause
 
@@ -439,7 +437,7 @@ async def test_a_ca_that_signs_with_an_unknown_certificate_is_found(
 async def test_a_clock_that_is_wrong_is_found(site: Site, seconds: int, verdict: Verdict) -> None:
     """By messageTime of the answers: ten minutes are a fault, two a warning."""
     site.ejbca.clock = lambda: datetime.now(UTC) + timedelta(seconds=seconds)
-    (found,) = unwell(await site.findings())
+    (found,) = unwell(await site.results())
     assert found.verdict is verdict
     assert found.tried == "clock (messageTime)"
     assert ("ahead" in found.came_back) == (seconds > 0)
@@ -449,7 +447,7 @@ async def test_a_clock_that_is_wrong_is_found(site: Site, seconds: int, verdict:
 async def test_without_answers_the_clock_is_told_by_http(site: Site) -> None:
     """HTTP has the date too."""
     site.alias = "nobody"
-    assert [item.verdict for item in await site.findings() if "HTTP Date" in item.tried] == [
+    assert [item.verdict for item in await site.results() if "HTTP Date" in item.tried] == [
         Verdict.ok
     ]
 
@@ -457,7 +455,7 @@ async def test_without_answers_the_clock_is_told_by_http(site: Site) -> None:
 async def test_messages_larger_than_ejbca_takes_are_warned_of(site: Site) -> None:
     """A base station may send more than EJBCA takes."""
     site.more = "[server]\nmax_body_bytes = 200000"
-    (found,) = unwell(await site.findings())
+    (found,) = unwell(await site.results())
     assert found.setting == "server.max_body_bytes = 91808 or less"
 
 
@@ -476,9 +474,9 @@ async def test_a_ca_that_verifies_no_proof_is_a_fault(
     """If a certificate comes back after all, its serial number is told, to have it revoked."""
     monkeypatch.setattr(server, "possession_proved", lambda *args, **options: True)
     async with serve(site.ejbca) as url:
-        findings = await examine(site.config(f"{url}/{RA_ALIAS}"))
+        results = await examine(site.config(f"{url}/{RA_ALIAS}"))
     (issued,) = site.ejbca.issued
-    found = of_probe(findings, "ir")
+    found = of_probe(results, "ir")
     assert (found.verdict, found.cause) == (
         Verdict.fault,
         "the CA does not verify proof of possession",
@@ -497,7 +495,7 @@ async def test_a_ca_that_wants_a_kur_from_the_device_is_found(
         return authenticate(here, received)
 
     monkeypatch.setattr(server, "authenticate", refuse_kur)
-    found = of_probe(await site.findings(), "kur")
+    found = of_probe(await site.results(), "kur")
     assert found.verdict is Verdict.fault
     assert 'upstreams.ejbca.kur = "nested" or "forward"' in found.setting
 
@@ -505,10 +503,10 @@ async def test_a_ca_that_wants_a_kur_from_the_device_is_found(
 async def test_a_kur_that_goes_up_untouched_is_not_probed(site: Site) -> None:
     """Only the device could sign it."""
     site.upstream = ['kur = "forward"']
-    findings = await site.findings()
+    results = await site.results()
     assert [item.body_type for item in site.ejbca.messages] == [BodyType.ir, BodyType.rr]
-    assert unwell(findings) == []
-    assert [item.tried for item in findings if item.came_back.startswith("not tried")] == ["kur"]
+    assert unwell(results) == []
+    assert [item.tried for item in results if item.came_back.startswith("not tried")] == ["kur"]
 
 
 async def test_an_alias_in_client_mode_for_kur_alone_is_well(site: Site) -> None:
@@ -523,9 +521,9 @@ kind = "cmp_http"
 url = "{url}/{CLIENT_ALIAS}"
 dialect = "ejbca-client"
 """
-        findings = await examine(site.config(f"{url}/{RA_ALIAS}"))
-    assert unwell(findings) == []
-    asked = [(item.subject, item.tried.split()[0]) for item in findings if " a" in item.came_back]
+        results = await examine(site.config(f"{url}/{RA_ALIAS}"))
+    assert unwell(results) == []
+    asked = [(item.subject, item.tried.split()[0]) for item in results if " a" in item.came_back]
     assert ("upstream renewals", "rr") in asked
     assert ("upstream renewals", "ir") not in asked
 
@@ -541,7 +539,7 @@ async def test_a_signer_of_the_ca_that_expires_is_warned_of(
     operator = replace(operator, issuing=soon, ra=soon.issue("CN=RA", eku=[CMC_RA]))
     site = Site(tmp_path, operator, make_ejbca(operator))
     site.write(vendor_pki)
-    warned = {item.tried: item.verdict for item in unwell(await site.findings())}
+    warned = {item.tried: item.verdict for item in unwell(await site.results())}
     assert warned == {
         "validity of CN=Short Issuing CA": Verdict.warning,
         "protection of the answer to ir": Verdict.warning,
@@ -552,14 +550,14 @@ async def test_genm_is_asked_where_base_stations_may(site: Site) -> None:
     """EJBCA answers none, which is a warning with what to set."""
     site.dialect = 'certconf = "local"'
     site.more = 'body_types = ["ir", "kur", "genm"]'
-    found = of_probe(await site.findings(), "genm")
+    found = of_probe(await site.results(), "genm")
     assert (found.verdict, "genm.ca_certs" in found.setting) == (Verdict.warning, True)
 
 
 async def test_settings_that_do_not_suit_ejbca_are_found(site: Site) -> None:
     """It reads no certConf, and issues again when it is asked again."""
     site.dialect = "replays_repeats = true"
-    confirming, repeating = unwell(await site.findings())
+    confirming, repeating = unwell(await site.results())
     assert confirming.verdict is Verdict.warning
     assert 'certconf = "local"' in confirming.setting
     assert repeating.verdict is Verdict.fault
@@ -674,7 +672,7 @@ async def test_a_certificate_that_expires_is_warned_of(
     site = Site(tmp_path, operator_pki, make_ejbca(operator_pki, ra))
     site.write(vendor_pki)
     site.write_ra(ra)
-    (found,) = unwell(await site.findings())
+    (found,) = unwell(await site.results())
     assert found.verdict is Verdict.warning
     assert found.came_back.startswith("expires in 9 days")
 
@@ -687,7 +685,7 @@ async def test_an_ra_certificate_without_cmc_ra_is_warned_of(
     site = Site(tmp_path, operator_pki, make_ejbca(operator_pki, ra))
     site.write(vendor_pki)
     site.write_ra(ra)
-    (found,) = unwell(await site.findings())
+    (found,) = unwell(await site.results())
     assert (found.verdict, "cmcRA" in found.came_back) == (Verdict.warning, True)
 
 
@@ -739,7 +737,7 @@ async def test_a_tls_certificate_of_another_root_is_found(site: Site) -> None:
         assert fault.tried.startswith("TLS: ")
         assert fault.setting.startswith("upstreams.ejbca.tls_ca_path")
         site.upstream = ['tls_ca_path = "tls-root.pem"']
-        assert unwell(await site.findings()) == []
+        assert unwell(await site.results()) == []
     finally:
         await front.close()
 
@@ -761,10 +759,10 @@ async def test_every_url_is_examined(site: Site) -> None:
             'url = "X"', f'urls = ["{gone}/{RA_ALIAS}", "{url}/{RA_ALIAS}"]'
         )
         config = parse(text, directory=site.directory, check_files=False)
-        findings = await examine(config)
-    (fault,) = unwell(findings)
+        results = await examine(config)
+    (fault,) = unwell(results)
     assert fault.tried.startswith("TCP: ")
-    assert of_probe(findings, "ir").verdict is Verdict.ok
+    assert of_probe(results, "ir").verdict is Verdict.ok
 
 
 # --- the store ------------------------------------------------------------------------------------------------
@@ -775,7 +773,7 @@ async def test_a_redis_that_is_away_is_found(site: Site, own_redis_server: Redis
     site.store = (
         f'kind = "redis"\nredis_url = "{own_redis_server.url}"\nseal_key_paths = ["seal.key"]'
     )
-    assert unwell(await site.findings()) == []
+    assert unwell(await site.results()) == []
     own_redis_server.stop()
     (fault,) = await site.faults()
     assert (fault.subject, "store.redis_url_path" in fault.setting) == ("store", True)
@@ -787,10 +785,10 @@ async def test_a_redis_that_forgets_is_found(site: Site, own_redis_server: Redis
         f'kind = "redis"\nredis_url = "{own_redis_server.url}"\nseal_key_paths = ["seal.key"]'
     )
     own_redis_server.command("CONFIG SET maxmemory-policy allkeys-lru")
-    (found,) = unwell(await site.findings())
+    (found,) = unwell(await site.results())
     assert found.verdict is Verdict.warning
     own_redis_server.command("CONFIG SET maxmemory 100mb")
-    (found,) = unwell(await site.findings())
+    (found,) = unwell(await site.results())
     assert found.verdict is Verdict.fault
     assert found.came_back.startswith("allkeys-lru")
     assert found.setting == "redis.conf: maxmemory-policy noeviction"
@@ -799,24 +797,24 @@ async def test_a_redis_that_forgets_is_found(site: Site, own_redis_server: Redis
 # --- other CAs ------------------------------------------------------------------------------------------------
 
 
-def doctor(config: Path, *options: str) -> Result:
+def doctor(config: Path, *options: str) -> testing.Result:
     """Run the command."""
-    return CliRunner().invoke(app, ["doctor", "--config", str(config), *options])
+    return testing.CliRunner().invoke(app, ["doctor", "--config", str(config), *options])
 
 
-def rows(result: Result) -> list[dict[str, str]]:
+def rows(result: testing.Result) -> list[dict[str, str]]:
     found: list[dict[str, str]] = json.loads(result.stdout)
     return found
 
 
-def troubles(result: Result) -> list[dict[str, str]]:
+def troubles(result: testing.Result) -> list[dict[str, str]]:
     """All rows that are not well, but for what is less safe than it could be (test_warnings.py)."""
     return [row for row in rows(result) if row["verdict"] != "ok" and row["subject"] != "safety"]
 
 
 def certificates(config: Path) -> str:
     """What the ledger of the bundled CA has."""
-    listed = CliRunner().invoke(app, ["ca", "list", "--config", str(config)])
+    listed = testing.CliRunner().invoke(app, ["ca", "list", "--config", str(config)])
     assert listed.exit_code == 0, listed.output
     return listed.stdout
 
@@ -962,7 +960,7 @@ def test_the_command_prints_a_table_and_ends_with_1(tmp_path: Path, vendor_pki: 
     assert counts.endswith(f"{len(others)} warning, 1 fault.")
 
 
-def of_ledger(result: Result) -> list[dict[str, str]]:
+def of_ledger(result: testing.Result) -> list[dict[str, str]]:
     """What the doctor says of the ledger."""
     return [row for row in rows(result) if row["subject"] == "ledger"]
 
@@ -979,7 +977,7 @@ def test_the_ledger_s_files_and_checkpoints_are_looked_at(
         "ok",
         "no checkpoint yet: the CA writes one when it starts",
     )
-    assert CliRunner().invoke(app, ["ca", "verify", "--config", str(config)]).exit_code == 0
+    assert testing.CliRunner().invoke(app, ["ca", "verify", "--config", str(config)]).exit_code == 0
     _, checkpoints = of_ledger(doctor(config, "--json"))
     assert checkpoints["verdict"] == "ok"
     assert checkpoints["came_back"].startswith("1 checkpoint, the last of 20")
@@ -1010,7 +1008,7 @@ def test_where_no_checkpoint_can_be_written_is_told(
 def test_a_checkpoint_of_tomorrow_is_told(tmp_path: Path, vendor_pki: VendorPKI) -> None:
     """The clock was ahead when it was written, or is behind now; no service that was started since can know."""
     path = make_setup(tmp_path, vendors={"acme": vendor_pki})
-    assert CliRunner().invoke(app, ["ca", "verify", "--config", str(path)]).exit_code == 0
+    assert testing.CliRunner().invoke(app, ["ca", "verify", "--config", str(path)]).exit_code == 0
     config = load(path)
     assert config.ca is not None
     for ahead, verdict in ((timedelta(), Verdict.ok), (timedelta(days=1), Verdict.warning)):
@@ -1092,9 +1090,9 @@ async def test_the_openssl_mock_server_is_examined_as_far_as_it_goes(
         response_certificate=operator_pki.device().certificate,
     ) as ca:
         site.url = ca.url
-        findings = await site.findings()
-    assert unwell(findings) == []
-    assert [of_probe(findings, name).verdict for name in ("ir", "kur", "rr")] == [Verdict.ok] * 3
+        results = await site.results()
+    assert unwell(results) == []
+    assert [of_probe(results, name).verdict for name in ("ir", "kur", "rr")] == [Verdict.ok] * 3
 
 
 # --- the table of causes --------------------------------------------------------------------------------------
@@ -1175,7 +1173,7 @@ def test_every_row_is_reached() -> None:
     """No row stands behind one that takes everything from it: it explains what it was written for."""
     unreached = [
         row
-        for row in CAUSES
+        for row in known_errors()
         if explain(
             row.text,
             () if row.fail_info is None else (row.fail_info,),
@@ -1202,7 +1200,7 @@ def test_a_text_out_of_a_log_is_explained() -> None:
 def test_the_document_has_every_row() -> None:
     """The table in docs/doctor.md is the one that is searched."""
     document = (Path(__file__).parents[2] / "docs/doctor.md").read_text()
-    expected = [_documented(row) for row in CAUSES]
+    expected = [_documented(row) for row in known_errors()]
     found = [line for line in document.splitlines() if line.startswith("| ") and line in expected]
     missing = [line for line in expected if line not in found]
     assert missing == [], "put these lines into docs/doctor.md:\n" + "\n".join(missing)

@@ -301,16 +301,6 @@ def test_keys_are_never_replaced(softhsm: SoftHSM, tmp_path: Path) -> None:
         keys.new_key(tmp_path / "2", "p256", password=None, uri=softhsm.uri("2nd", key_id=b"\x55"))
 
 
-def test_the_password_of_a_key_in_the_hsm_is_not_ours(softhsm: SoftHSM, tmp_path: Path) -> None:
-    """The file stays as it is."""
-    path = tmp_path / "key"
-    keys.new_key(path, "p256", password=None, uri=softhsm.uri("passwordless"))
-    before = path.read_text()
-    with pytest.raises(ConfigError, match="never leaves the HSM"):
-        keys.change_password(path, None, b"new")
-    assert [path.read_text(), *tmp_path.iterdir()] == [before, path]
-
-
 # --- What is wrong at the start -------------------------------------------------------------------
 
 

@@ -38,9 +38,9 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.reading import load, parse
 from ra_gateway.errors import ConfigError, UpstreamBroken, UpstreamUnavailable
+from ra_gateway.events import RequestHandled
 from ra_gateway.keys import pem
 from ra_gateway.ra.endpoints import CertConf
-from ra_gateway.ra.events import MessageHandled
 from ra_gateway.ra.information import Information, Informing
 from ra_gateway.ra.unconfirmed import UnconfirmedCertificates
 from ra_gateway.upstream.plugins import UpstreamContext, make_plugin
@@ -63,6 +63,7 @@ from tests.support.harness import (
     cmp_credential,
     fail_names,
     follow,
+    handled_only,
     other_operator,
     status_of,
 )
@@ -833,8 +834,8 @@ async def test_a_configured_gateway(
                 'tls_ca_path = "root.pem"',
             ]
         path = configuration(tmp_path, vendor_pki, operator_pki, "\n".join(lines))
-        events: list[MessageHandled] = []
-        application = Application(load(path), sink=events.append)
+        events: list[RequestHandled] = []
+        application = Application(load(path), sink=handled_only(events.append))
         try:
             world = World.make(vendor_pki, operator_pki, clock=ManualClock(now()))
             device = world.device()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "ra_gateway"
 ASN1_MODULE = PACKAGE / "cmp" / "asn1.py"
 PURE = [
     PACKAGE / "errors.py",
+    PACKAGE / "events.py",
     *sorted((PACKAGE / "cmp").rglob("*.py")),
     *(
         PACKAGE / "ra" / f"{name}.py"
@@ -124,6 +126,40 @@ def test_the_check_knows_other_modules_of_the_same_library() -> None:
     assert not imports_hazmat_asn1("from cryptography.hazmat.primitives import hashes")
 
 
+# --- object identifiers ----------------------------------------------------------------------------------------
+
+# By their first arcs: nothing else that is written with dots (an address, a version, a clause) begins so.
+_DOTTED = re.compile(r"(?:0\.9\.2342|1\.2\.840|1\.3\.\d+|2\.5\.(?:4|29)|2\.16\.840)\.[\d.]*")
+
+
+def dotted(source: str) -> list[str]:
+    """Return the object identifiers, or their beginnings, in a module: texts for people may mention one."""
+    return [
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and _DOTTED.fullmatch(node.value)
+    ]
+
+
+def test_each_object_identifier_stands_once() -> None:
+    """A second spelling, or a second name, would be a second place to look for its uses."""
+    oids = PACKAGE / "cmp" / "oids.py"
+    elsewhere = {path: dotted(path.read_text()) for path in PACKAGE.rglob("*.py") if path != oids}
+    assert {path: found for path, found in elsewhere.items() if found} == {}
+    assert [oid for oid, times in Counter(dotted(oids.read_text())).items() if times > 1] == []
+
+
+def test_the_check_finds_object_identifiers() -> None:
+    """Whole ones and beginnings; not addresses, versions, and what a text for operators mentions."""
+    assert dotted('{"2.5.29.37": f"2.16.840.1.101.3.4.1.{arc}"}') == [
+        "2.5.29.37",
+        "2.16.840.1.101.3.4.1.",
+    ]
+    assert dotted("x = ('0.0.0.0', '2.5.0', 'serialNumber (2.5.4.5)', '1.2.3.4')") == []
+
+
 # --- the heart of the gateway ---------------------------------------------------------------------------------
 
 HEART = PACKAGE / "ra"
@@ -174,7 +210,7 @@ def test_a_new_quirk_touches_one_file() -> None:
         for kind in ("Quirk", "CAQuirk")
     }
     assert users["Quirk"] == {"cmp/header_checks.py"}
-    assert users["CAQuirk"] == {"ra/response_checks.py", "app/doctor/answers.py"}
+    assert users["CAQuirk"] == {"ra/response_checks.py", "app/doctor/responses.py"}
 
 
 def test_no_file_is_longer_than_a_reader_can_hold() -> None:

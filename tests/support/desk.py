@@ -56,6 +56,7 @@ from ra_gateway.errors import (
     PKIFailureInfo,
 )
 from ra_gateway.keys import KeySigner
+from ra_gateway.logs import LogSink
 from tests.support import pki
 from tests.support.pki import OperatorPKI, PrivateKey, VendorPKI
 
@@ -331,7 +332,7 @@ async def open_desk(
     signers: tuple[Certificate, ...] = (),
 ) -> AsyncIterator[Desk]:
     clock = clock or Clock()
-    ledger = ledger or open_ledger(path)
+    ledger = ledger or open_ledger(path, LogSink())
     root = ours(operator.root.certificate)
     issuing = ours(operator.issuing.certificate)
     domain = TrustDomain(
@@ -349,6 +350,7 @@ async def open_desk(
         profiles={item.name: item for item in (profile, *more_profiles)},
         clock=clock,
         random_octets=secrets.token_bytes,
+        sink=LogSink(),
         rules=RULES,
         confirm_wait_seconds=CONFIRM_WAIT_SECONDS,
         ca_pubs=ca_pubs,

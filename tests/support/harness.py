@@ -41,9 +41,9 @@ from ra_gateway.cmp.responder import reply_header
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, RequestOptions, operator_trust
+from ra_gateway.events import Component, EventSink, Fact, RequestHandled
 from ra_gateway.keys import KeySigner
 from ra_gateway.ra.endpoints import Endpoint, Upstream
-from ra_gateway.ra.events import EventSink, MessageHandled
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import Inventory, InventoryEntry, TransactionStore
@@ -256,7 +256,7 @@ class World:
     endpoint: Endpoint
     gateway: Gateway
     inventory: Inventory | None = None
-    events: list[MessageHandled] = field(default_factory=list)
+    events: list[RequestHandled] = field(default_factory=list)
 
     @classmethod
     def make(
@@ -318,7 +318,7 @@ class World:
             **{"wait_after_seconds": 0.0, **(endpoint or {})},
         )
         store = store or MemoryStore(clock, max_transactions=1000)
-        events: list[MessageHandled] = []
+        events: list[RequestHandled] = []
         gateway = make_gateway(world_endpoint, operator, store, clock, events, inventory)
         return cls(vendor, operator, clock, ca, store, world_endpoint, gateway, inventory, events)
 
@@ -372,15 +372,25 @@ class World:
         return PKIMessage.from_der(await self.post(der, **options))
 
 
+def handled_only(take: Callable[[RequestHandled], object]) -> EventSink:
+    """A sink of how the gateway answered each message; other facts are left out."""
+
+    def sink(event: Fact) -> None:
+        if isinstance(event, RequestHandled) and event.by is Component.gateway:
+            take(event)
+
+    return sink
+
+
 def make_gateway(
     endpoint: Endpoint,
     operator: OperatorPKI,
     store: TransactionStore,
     clock: ManualClock,
-    events: list[MessageHandled],
+    events: list[RequestHandled],
     inventory: Inventory | None = None,
     credential: CMPCredential | None = None,
-    sink: EventSink | None = None,
+    sink: Callable[[RequestHandled], object] | None = None,
     signer_status: SignerStatus = NOBODY_ASKED,
 ) -> Gateway:
     """Wire a gateway; its credential is the operator's RA and its sink the list, unless others are given."""
@@ -398,7 +408,7 @@ def make_gateway(
             clock=clock,
             monotonic=time.monotonic,
             random_octets=secrets.token_bytes,
-            sink=sink or events.append,
+            sink=handled_only(sink or events.append),
             signer_status=signer_status,
         )
     )

@@ -27,9 +27,9 @@ from ra_gateway.config.reading import load
 from ra_gateway.device.client import post
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, operator_trust
+from ra_gateway.events import RequestHandled
 from ra_gateway.keys import load_certificates
-from ra_gateway.ra.events import MessageHandled
-from tests.support.harness import cmp_credential
+from tests.support.harness import cmp_credential, handled_only
 from tests.support.pki import OperatorPKI, VendorPKI, make_key, write_certificates
 from tests.support.requests import csr
 
@@ -57,7 +57,7 @@ class Site:
     """
 
     application: Application
-    events: list[MessageHandled]
+    events: list[RequestHandled]
     url: str
     vendor: VendorPKI
     root: Certificate
@@ -69,7 +69,7 @@ class Site:
     pause_seconds: float = 0.0
 
     @property
-    def event(self) -> MessageHandled:
+    def event(self) -> RequestHandled:
         """What the operator was told last of a base station's message."""
         return [event for event in self.events if event.endpoint == "ran"][-1]
 
@@ -160,8 +160,8 @@ async def served(
     path: Path, vendor: VendorPKI, root_path: Path, **fields: Any
 ) -> AsyncIterator[Site]:
     """Serve a configuration in this process."""
-    events: list[MessageHandled] = []
-    application = Application(load(path), sink=events.append)
+    events: list[RequestHandled] = []
+    application = Application(load(path), sink=handled_only(events.append))
     host, port = await application.start()
     try:
         async with aiohttp.ClientSession() as session:

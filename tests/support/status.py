@@ -22,6 +22,7 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import StoreUnavailable
 from ra_gateway.keys import KeySigner
+from ra_gateway.logs import LogSink
 from tests.support import pki
 
 CONFIRM_WAIT: Final = timedelta(minutes=5)
@@ -142,7 +143,7 @@ async def status_ca(
     directory: Path, now: datetime, key: pki.KeyKind = "p256"
 ) -> AsyncIterator[StatusCA]:
     """Make a CA whose ledger is a file in a directory."""
-    ledger = open_ledger(directory / "ledger.sqlite")
+    ledger = open_ledger(directory / "ledger.sqlite", LogSink())
     await ledger.open()
     operator = pki.make_operator_pki(key=key)
     try:

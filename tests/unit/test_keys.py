@@ -214,29 +214,6 @@ def test_a_new_key_of_no_kind(tmp_path: Path) -> None:
     assert "p256" in found.todo
 
 
-@pytest.mark.parametrize("old, new", [(b"old", b"new"), (None, b"new"), (b"old", None)])
-def test_the_password_of_a_key_can_be_changed(
-    tmp_path: Path, old: bytes | None, new: bytes | None
-) -> None:
-    """The key stays, the mode stays, and nothing else is left in the directory."""
-    path = tmp_path / "key"
-    made = keys.new_key(path, "p256", password=old)
-    keys.change_password(path, old, new)
-    assert keys.spki_der(keys.load_private_key(path, new, "key")) == keys.spki_der(made)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_wrong_old_password_changes_nothing(tmp_path: Path) -> None:
-    """The file is as it was."""
-    path = tmp_path / "key"
-    keys.new_key(path, "p256", password=b"old")
-    before = path.read_bytes()
-    problem(keys.change_password, path, b"wrong", b"new")
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
 # --- Signing --------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from ra_gateway import logs
-from ra_gateway.ra.events import MessageHandled, Outcome
+from ra_gateway.events import Component, Outcome, RequestHandled
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +82,17 @@ def test_the_event_of_a_long_message_is_one_short_line(capfd: pytest.CaptureFixt
     """Every field of the line that a handled message gets may be as long as the message."""
     logs.configure("json", "info")
     long = "00" * 60_000
-    event = MessageHandled(
-        long, long, "ir", Outcome.refused, long, 1.0, *(long,) * 6, rule=long, detail=long
+    event = RequestHandled(
+        Component.gateway,
+        long,
+        long,
+        "ir",
+        Outcome.refused,
+        long,
+        1.0,
+        *(long,) * 6,
+        rule=long,
+        detail=long,
     )
     logs.LogSink()(event)
     (line,) = capfd.readouterr().err.splitlines()

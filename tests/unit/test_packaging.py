@@ -34,8 +34,13 @@ def test_the_wheel_is_typed(wheel: set[str]) -> None:
 
 
 def test_the_wheel_has_the_whole_package(wheel: set[str]) -> None:
-    """Every module, migrations included, and the licence; no tests, documents or configuration."""
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "ra_gateway").rglob("*.py")}
-    assert modules - wheel == set()
+    """Every module and data file, migrations included, and the licence; no tests, documents or configuration."""
+    files = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "ra_gateway").rglob("*.*")
+        if path.suffix in (".py", ".toml")
+    }
+    assert "ra_gateway/app/doctor/known_errors.toml" in files
+    assert files - wheel == set()
     assert any(name.endswith("/licenses/LICENSE") for name in wheel)
     assert {name.partition("/")[0].partition("-")[0] for name in wheel} == {"ra_gateway"}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ra_gateway import logs
-from ra_gateway.cli import telling
+from ra_gateway.cli import output
 from ra_gateway.errors import PRINTABLE_CHARS, printable
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\r\nERROR forged\x9b31m[red]x[/red]:boom:\u202e\u2066\u200b\x7f\x00\ud800"
@@ -121,15 +121,15 @@ def test_what_commands_print(terminal: bool, monkeypatch: pytest.MonkeyPatch) ->
     """Sentences, failures, facts and tables: markup and emoji codes are text, and a text has one line."""
     written = io.StringIO()
     console = Console(file=written, force_terminal=terminal, width=4000, color_system=None)
-    monkeypatch.setattr(telling, "out", console)
-    monkeypatch.setattr(telling, "err", console)
+    monkeypatch.setattr(output, "out", console)
+    monkeypatch.setattr(output, "err", console)
     monkeypatch.setattr(typer, "echo", lambda text: written.write(text + "\n"))
-    telling.say(EVIL)
-    telling.note(EVIL)
-    telling.show_facts([("Subject", EVIL)])
-    telling.show_table(["Subject"], [[EVIL]])
+    output.say(EVIL)
+    output.note(EVIL)
+    output.show_facts([("Subject", EVIL)])
+    output.show_table(["Subject"], [[EVIL]])
     with pytest.raises(typer.Exit):
-        telling.fail([EVIL], 1)
+        output.fail([EVIL], 1)
     text = written.getvalue()
     assert not UNWELCOME & set(text)
     assert text.count("[red]x[/red]:boom:") == 5

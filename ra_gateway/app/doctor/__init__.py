@@ -5,36 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from ra_gateway.app.doctor.causes import CAUSES, Cause, explain, explain_text
-from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems, worst
-from ra_gateway.app.doctor.material import examine_material
-from ra_gateway.app.doctor.probes import SUBJECT
-from ra_gateway.app.doctor.revocation import examine_revocation
-from ra_gateway.app.doctor.surroundings import (
+from ra_gateway.app.doctor.certificates import examine_certificates
+from ra_gateway.app.doctor.environment import (
     examine_codec,
     examine_inventory,
     examine_safety,
     examine_store,
 )
+from ra_gateway.app.doctor.probes import SUBJECT
+from ra_gateway.app.doctor.results import Check, Result
+from ra_gateway.app.doctor.revocation import examine_revocation
 from ra_gateway.app.doctor.upstreams import UpstreamExaminer
 from ra_gateway.app.running import now
 from ra_gateway.app.warnings import of_safety
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import missing_extra
-
-__all__ = [
-    "CAUSES",
-    "SUBJECT",
-    "Cause",
-    "Finding",
-    "Verdict",
-    "examine",
-    "examine_safety",
-    "explain",
-    "explain_text",
-    "worst",
-]
 
 
 async def examine(
@@ -43,15 +29,15 @@ async def examine(
     subject: str = SUBJECT,
     san: tuple[str, ...] = (),
     clock: Callable[[], datetime] = now,
-) -> list[Finding]:
-    """Examine a gateway's material and surroundings, and send probes to each of its upstreams.
+) -> list[Result]:
+    """Examine a gateway's certificates, store and other services, and send probes to each of its upstreams.
 
     Args:
         subject: RFC 4514 string, whom probes ask a certificate for; for a CA that is particular about names.
         san: Names such as "dns:enb1.example.net", likewise.
         clock: Aware UTC.
     """
-    found = examine_material(config, clock())
+    found = examine_certificates(config, clock())
     found += await examine_revocation(config, clock())
     found += await examine_store(config.store)
     found += examine_inventory(config)
@@ -65,9 +51,9 @@ async def examine(
     return found
 
 
-async def _examine_ledger(config: CAConfig, moment: datetime) -> list[Finding]:
+async def _examine_ledger(config: CAConfig, moment: datetime) -> list[Result]:
     try:
         from ra_gateway.app.doctor.ledger import examine_ledger  # the extra `ca`
     except ModuleNotFoundError as error:
-        return of_problems("ledger", "look at it", missing_extra("ca", error))
+        return Check("ledger", "look at it").problems(missing_extra("ca", error))
     return await examine_ledger(config, moment)

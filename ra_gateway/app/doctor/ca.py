@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Final
 
 from ra_gateway.app.ca import EXPIRY_WARNING, CAService
-from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.app.doctor.environment import examine_codec, examine_safety
 from ra_gateway.app.doctor.ledger import examine_ledger
+from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.doctor.revocation import examine_vendors
-from ra_gateway.app.doctor.surroundings import examine_codec, examine_safety
 from ra_gateway.app.running import now
 from ra_gateway.app.warnings import ca_warnings
 from ra_gateway.ca.material import expiries
@@ -22,7 +22,7 @@ _CA: Final = "CA"
 
 async def examine_ca(
     config: CAServiceConfig, *, clock: Callable[[], datetime] = now
-) -> list[Finding]:
+) -> list[Result]:
     """Examine what a CA has and what is around it; nothing is signed.
 
     Args:
@@ -40,16 +40,16 @@ async def examine_ca(
     ]
 
 
-async def _loaded(config: CAServiceConfig) -> list[Finding]:
-    tried = "load what `ca serve` loads"
+async def _loaded(config: CAServiceConfig) -> list[Result]:
+    check = Check(_CA, "load what `ca serve` loads")
     try:
         await CAService(config).stop()
     except ConfigError as error:
-        return of_problems(_CA, tried, error)
-    return [Finding(_CA, tried, "keys, certificates and profiles fit")]
+        return check.problems(error)
+    return [check.ok("keys, certificates and profiles fit")]
 
 
-def _certificates(config: CAServiceConfig, moment: datetime) -> list[Finding]:
+def _certificates(config: CAServiceConfig, moment: datetime) -> list[Result]:
     try:
         soonest = expiries(config.ca.directory_path)
     except ConfigError:
@@ -59,15 +59,13 @@ def _certificates(config: CAServiceConfig, moment: datetime) -> list[Finding]:
         tried, until = f"validity of {item.file}", f"{item.not_after:%Y-%m-%d %H:%M} UTC"
         left = item.not_after - moment
         if left >= EXPIRY_WARNING:
-            found.append(Finding(_CA, tried, f"valid for {left.days} days, until {until}"))
+            found.append(Result(_CA, tried, f"valid for {left.days} days, until {until}"))
             continue
         is_over = item.not_after < moment
         found.append(
-            Finding(
-                _CA,
-                tried,
-                f"expired at {until}" if is_over else f"expires in {left.days} days, at {until}",
+            Check(_CA, tried).result(
                 Verdict.fault if is_over else Verdict.warning,
+                f"expired at {until}" if is_over else f"expires in {left.days} days, at {until}",
                 "nobody accepts what rests on it" if is_over else "it is time for a new one",
                 "ra-gateway ca renew-signers, ca roll-issuing or ca roll-root",
             )

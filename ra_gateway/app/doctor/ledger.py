@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import text
 
 from ra_gateway.app.ca import ca_checkpoints
-from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.app.doctor.results import Check, Result
 from ra_gateway.ca.ledger.database import side_files
 from ra_gateway.ca.ledger.ledger import open_ledger
 from ra_gateway.ca.postgres_url import UnusableURL, parse_postgres_url
@@ -43,7 +43,7 @@ def ledger_warnings(config: CAConfig) -> list[str]:
     ]
 
 
-async def examine_ledger(config: CAConfig, now: datetime) -> list[Finding]:
+async def examine_ledger(config: CAConfig, now: datetime) -> list[Result]:
     """Look at the ledger's files or its server; nothing is made or migrated.
 
     Args:
@@ -54,31 +54,24 @@ async def examine_ledger(config: CAConfig, now: datetime) -> list[Finding]:
     except OSError as error:
         what = f"{error.filename}: {error.strerror}"
         return [
-            Finding(
-                _LEDGER,
-                "read its URL",
-                what,
-                Verdict.fault,
-                "the CA cannot start",
-                "ca.ledger_url_path",
-            )
+            Check(_LEDGER, "read its URL").fault(what, "the CA cannot start", "ca.ledger_url_path")
         ]
-    found = _files(where, config) if isinstance(where, Path) else await _server(where)
+    found = _files(where) if isinstance(where, Path) else await _server(where)
     return [*found, *_checkpoints(config, now)]
 
 
-def _files(path: Path, config: CAConfig) -> list[Finding]:
-    tried = f"who may read {path}"
+def _files(path: Path) -> list[Result]:
+    check = Check(_LEDGER, f"who may read {path}")
     for file in (path, *side_files(path)):
         try:
             require_private(file, "ca.ledger_path")
         except ConfigError as error:
-            return of_problems(_LEDGER, tried, error)
-    return [Finding(_LEDGER, tried, "its owner" if path.exists() else "it is not made yet")]
+            return check.problems(error)
+    return [check.ok("its owner" if path.exists() else "it is not made yet")]
 
 
-async def _server(where: str) -> list[Finding]:
-    tried = "connect to PostgreSQL"
+async def _server(where: str) -> list[Result]:
+    check = Check(_LEDGER, "connect to PostgreSQL")
     try:
         url = parse_postgres_url(where)
         ledger = open_ledger(where)
@@ -88,80 +81,63 @@ async def _server(where: str) -> list[Finding]:
         finally:
             await ledger.close()
     except UnusableURL as error:
-        return [
-            Finding(_LEDGER, tried, str(error), Verdict.fault, error.todo, "ca.ledger_url_path")
-        ]
+        return [check.fault(str(error), error.todo, "ca.ledger_url_path")]
     except ConfigError as error:
-        return of_problems(_LEDGER, tried, error)
+        return check.problems(error)
     except (StoreUnavailable, OSError, ssl.SSLError) as error:
         return [
-            Finding(
-                _LEDGER,
-                tried,
+            check.fault(
                 str(getattr(error, "detail", error)),
-                Verdict.fault,
                 "the server is not there, refuses the password, or its certificate or name is another",
                 "ca.ledger_url_path; sslrootcert in it names the root of the server's certificate",
             )
         ]
     came_back = f"{spoken or 'no TLS'}; sslmode {url.tls}"
     if not url.weakness:
-        return [Finding(_LEDGER, tried, came_back)]
+        return [check.ok(came_back)]
     return [
-        Finding(
-            _LEDGER,
-            tried,
+        check.warning(
             came_back,
-            Verdict.warning,
             f"whoever stands in between {url.weakness}",
             "ca.ledger_url_path: leave sslmode out of the URL",
         )
     ]
 
 
-def _checkpoints(config: CAConfig, now: datetime) -> list[Finding]:
+def _checkpoints(config: CAConfig, now: datetime) -> list[Result]:
     checkpoints = ca_checkpoints(config)
-    tried = f"read {checkpoints.path}"
+    check = Check(_LEDGER, f"read {checkpoints.path}")
     try:
         known = checkpoints.read()
     except ConfigError as error:
-        return of_problems(_LEDGER, tried, error)
+        return check.problems(error)
     except OSError as error:
         return [
-            Finding(
-                _LEDGER,
-                tried,
+            check.warning(
                 str(error.strerror),
-                Verdict.warning,
                 "a trail that was cut off or written anew would not be told",
                 "ca.checkpoints_path: a file that the CA may write",
             )
         ]
     if not known and not os.access(checkpoints.path.parent, os.W_OK):
         return [
-            Finding(
-                _LEDGER,
-                tried,
+            check.warning(
                 "no checkpoint yet, and its directory cannot be written to",
-                Verdict.warning,
                 "a trail that was cut off or written anew would not be told",
                 "ca.checkpoints_path: a file that the CA may write",
             )
         ]
     if not known:
-        return [Finding(_LEDGER, tried, "no checkpoint yet: the CA writes one when it starts")]
+        return [check.ok("no checkpoint yet: the CA writes one when it starts")]
     last = known[-1].at
     came_back = (
         f"{len(known)} checkpoint{'s' * (len(known) != 1)}, the last of {last:%Y-%m-%d %H:%M} UTC"
     )
     if last - now <= _SKEW:
-        return [Finding(_LEDGER, tried, came_back)]
+        return [check.ok(came_back)]
     return [
-        Finding(
-            _LEDGER,
-            tried,
+        check.warning(
             f"{came_back}, which is still to come",
-            Verdict.warning,
             "the clock of this machine is wrong now, or was when that was written; a service that was started since "
             "cannot know that it was set",
             "the clock of this machine (NTP)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import datetime
 
-from ra_gateway.app.doctor.findings import Finding, Verdict
+from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.revocation import revocation, revocation_tables
 from ra_gateway.app.trust import certificates, operator_domain, vendor_domains
 from ra_gateway.cmp.certificates import Certificate
@@ -18,7 +18,7 @@ from ra_gateway.revocation.refreshing import Revocation
 from ra_gateway.revocation.sources import Mode, SourceKind, SourceState
 
 
-async def examine_revocation(config: GatewayConfig, now: datetime) -> list[Finding]:
+async def examine_revocation(config: GatewayConfig, now: datetime) -> list[Result]:
     """Ask every source of a gateway once, and what they say of the CAs that it names; nothing is kept.
 
     Args:
@@ -33,7 +33,7 @@ async def examine_revocation(config: GatewayConfig, now: datetime) -> list[Findi
     return await _examine(tables, {operator.name: shown}, now)
 
 
-async def examine_vendors(vendors: Mapping[str, VendorConfig], now: datetime) -> list[Finding]:
+async def examine_vendors(vendors: Mapping[str, VendorConfig], now: datetime) -> list[Result]:
     """Ask every source of some vendors; as `examine_revocation`.
 
     Args:
@@ -51,7 +51,7 @@ async def _examine(
     tables: Iterable[tuple[TrustDomain, RevocationConfig]],
     shown: Mapping[str, tuple[Certificate, ...]],
     now: datetime,
-) -> list[Finding]:
+) -> list[Result]:
     asked = [
         # What a running gateway keeps is its own.
         (domain, table.model_copy(update={"crl_cache_path": None}))
@@ -62,10 +62,10 @@ async def _examine(
     try:
         await known.fetch()
         of_cas = [
-            finding
+            result
             for domain, table in asked
             for ca in _cas(domain, shown.get(domain.name, ()))
-            async for finding in _of_ca(known, domain, table, ca, now)
+            async for result in _of_ca(known, domain, table, ca, now)
         ]
         states = known.states()
     finally:
@@ -79,9 +79,9 @@ async def _examine(
     return of_sources + of_cas
 
 
-def _of_source(domain: TrustDomain, table: RevocationConfig, state: SourceState) -> Finding:
+def _of_source(domain: TrustDomain, table: RevocationConfig, state: SourceState) -> Result:
     subject, where = _called(domain)
-    tried = f"revocation: {state.kind} {state.source}"
+    check = Check(subject, f"revocation: {state.kind} {state.source}")
     until = "" if state.next_update is None else f", until {state.next_update:%Y-%m-%d %H:%M} UTC"
     came_back = f"fresh{until}" if state.fresh else f"too old{until}"
     if state.this_update is None:
@@ -89,16 +89,16 @@ def _of_source(domain: TrustDomain, table: RevocationConfig, state: SourceState)
     came_back = f"{came_back}: {state.last_error}" if state.last_error else came_back
     asked_later = state.this_update is None and not state.last_error
     if (state.fresh or asked_later) and not state.last_error:
-        return Finding(subject, tried, came_back)
+        return check.ok(came_back)
     if state.parked:
         cause = "its issuer is not known before a base station sends it along"
         setting = f"{where}.intermediates_paths: the CA that signed it"
-        return Finding(subject, tried, came_back, Verdict.warning, cause, setting)
+        return check.warning(came_back, cause, setting)
     verdict, cause = _unknown(table)
     setting = f"{where}.revocation.{_setting_of(state)}; whoever publishes it; the way there"
     if state.fresh:
         verdict = Verdict.warning
-    return Finding(subject, tried, came_back, verdict, cause, setting)
+    return check.result(verdict, came_back, cause, setting)
 
 
 def _setting_of(state: SourceState) -> str:
@@ -113,9 +113,9 @@ async def _of_ca(
     table: RevocationConfig,
     ca: Certificate,
     now: datetime,
-) -> AsyncIterator[Finding]:
+) -> AsyncIterator[Result]:
     subject, where = _called(domain)
-    tried = f"revocation of {ca.subject}"
+    check = Check(subject, f"revocation of {ca.subject}")
     try:
         path = domain.find_path(ca, (), now)
     except CMPError:
@@ -129,19 +129,19 @@ async def _of_ca(
     except SignerNotTrusted as error:
         cause = "nobody is believed whose certificate is below it"
         setting = f"{where}.intermediates_paths: the CA that follows it"
-        yield Finding(subject, tried, error.detail, Verdict.fault, cause, setting)
+        yield check.fault(error.detail, cause, setting)
         return
     except StatusUnavailable as error:
         notes = (error.detail,)
     if not notes:
-        yield Finding(subject, tried, "not revoked, as far as anybody says")
+        yield check.ok("not revoked, as far as anybody says")
         return
     verdict, cause = _unknown(table)
     listing = (
         f"list it in {where}.intermediates_paths, or " if domain.name == OPERATOR_DOMAIN else ""
     )
     setting = f"{listing}{where}.revocation.crl_urls: the CRL of {ca.issuer}"
-    yield Finding(subject, tried, "; ".join(notes), verdict, cause, setting)
+    yield check.result(verdict, "; ".join(notes), cause, setting)
 
 
 def _unknown(table: RevocationConfig) -> tuple[Verdict, str]:

@@ -1,4 +1,4 @@
-"""Each way to a CA: reached step by step, and asked what it thinks of this gateway."""
+"""Each CA: reached step by step, and asked by probes what it thinks of this gateway."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ra_gateway.app.doctor.answers import (
-    Told,
-    Witness,
-    judge,
+from ra_gateway.app.doctor.certificates import authorities
+from ra_gateway.app.doctor.connectivity import examine_connectivity
+from ra_gateway.app.doctor.known_errors import explain
+from ra_gateway.app.doctor.probes import SUBJECT, Probe, Prober
+from ra_gateway.app.doctor.responses import (
+    ProbeResponse,
+    ResponseCheck,
+    assess,
     kur_wants_the_device,
     of_clock,
     of_kur,
@@ -19,11 +23,7 @@ from ra_gateway.app.doctor.answers import (
     refused,
     shown_by,
 )
-from ra_gateway.app.doctor.causes import explain
-from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
-from ra_gateway.app.doctor.material import authorities
-from ra_gateway.app.doctor.probes import SUBJECT, Probe, Prober
-from ra_gateway.app.doctor.reaching import examine_way
+from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.gateway import Application
 from ra_gateway.app.running import now
 from ra_gateway.cmp.certificates import Certificate
@@ -78,7 +78,7 @@ class UpstreamExaminer:
         self._san = san
         self._clock = clock
 
-    async def examine(self, name: str) -> list[Finding]:
+    async def examine(self, name: str) -> list[Result]:
         """Examine one upstream, each of its URLs by itself."""
         upstream = self._config.upstreams[name]
         if isinstance(upstream, BundledUpstream):
@@ -90,45 +90,38 @@ class UpstreamExaminer:
                 found += await self._reach_and_probe(name, url, alone)
             return found
         if isinstance(upstream, PluginUpstream):
-            return [Finding(f"upstream {name}", "reach it", "not tried: only its plug-in can")]
+            return [Result(f"upstream {name}", "reach it", "not tried: only its plug-in can")]
         # No probes: behind a REST API there is nobody who verifies a proof of possession.
-        return (await examine_way(name, upstream.url, upstream)).findings
+        return (await examine_connectivity(name, upstream.url, upstream)).results
 
     async def _reach_and_probe(
         self, name: str, url: str, upstream: CMPHTTPUpstream
-    ) -> list[Finding]:
-        reached = await examine_way(name, url, upstream)
-        if not reached.is_open:
-            return reached.findings
-        return reached.findings + await self._probe(name, upstream, reached.skew_seconds)
+    ) -> list[Result]:
+        connectivity = await examine_connectivity(name, url, upstream)
+        if not connectivity.reachable:
+            return connectivity.results
+        return connectivity.results + await self._probe(name, upstream, connectivity.skew_seconds)
 
     async def _probe(
         self, name: str, upstream: UpstreamConfig, skew_seconds: float | None
-    ) -> list[Finding]:
+    ) -> list[Result]:
         try:
             async with self._wired(name, upstream) as (way, credential):
                 prober = Prober(
                     credential, way.recipient_der, self._clock, self._subject, self._san
                 )
-                asked = _Asked(way, self._config, self._clock)
+                probed = _ProbedUpstream(way, self._config, self._clock)
                 for probe in await self._probes(way, prober):
-                    if not await asked.ask(probe):
+                    if not await probed.ask(probe):
                         break
-                return asked.findings(skew_seconds) + self._unprobed(way)
+                return probed.results(skew_seconds) + self._unprobed(way)
         except ConfigError as error:
-            return of_problems(f"upstream {name}", "send probes", error)
+            return Check(f"upstream {name}", "send probes").problems(error)
         except (GatewayError, OSError) as error:
             what = f"could not be sent: {error}"
             cause = "what signs or keeps the messages of this gateway failed"
             return [
-                Finding(
-                    f"upstream {name}",
-                    "send probes",
-                    what,
-                    Verdict.fault,
-                    cause,
-                    "ra.key_path; [ca]",
-                )
+                Check(f"upstream {name}", "send probes").fault(what, cause, "ra.key_path; [ca]")
             ]
 
     async def _probes(self, way: Upstream, prober: Prober) -> list[Probe]:
@@ -145,14 +138,14 @@ class UpstreamExaminer:
             probes.append(await prober.genm())
         return probes
 
-    def _unprobed(self, way: Upstream) -> list[Finding]:
+    def _unprobed(self, way: Upstream) -> list[Result]:
         """Return rows about what goes up as its base station signed it: only that could try."""
         types = _body_types(self._config, way.name)
         variants = {"requests": way.settings.requests} if types & _NEW else {}
         if BodyType.kur in types:
             variants["kur"] = way.settings.kur
         return [
-            Finding(f"upstream {way.name}", key, f"not tried: {variant} wants a base station's key")
+            Result(f"upstream {way.name}", key, f"not tried: {variant} wants a base station's key")
             for key, variant in variants.items()
             if variant is not Variant.reprotect
         ]
@@ -203,14 +196,14 @@ def _body_types(config: GatewayConfig, name: str) -> set[BodyType]:
     return found or {BodyType.ir, BodyType.kur}  # nothing leads there yet: what most will ask
 
 
-def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> list[Finding]:
+def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> list[Result]:
     """Compare settings with what EJBCA does, where the URL says that it is one."""
     if not any("/publicweb/cmp" in url for url in upstream.every_url):
         return []
     subject, setting = f"upstream {name}", f"upstreams.{name}"
     largest = config.server.max_body_bytes + _ROOM_BYTES
     found = [
-        Finding(
+        Result(
             subject,
             "size of messages",
             f"up to {largest} bytes with what the gateway adds; EJBCA takes {_EJBCA_BYTES}",
@@ -225,22 +218,16 @@ def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> li
         )
     if upstream.certconf is CertConf.forward:
         found.append(
-            Finding(
-                subject,
-                "who reads certConf",
+            Check(subject, "who reads certConf").warning(
                 "EJBCA is to, and does not",
-                Verdict.warning,
                 "a certificate that its base station rejects stays valid",
                 f'{setting}.dialect = "ejbca-ra", or certconf = "local" and unconfirmed = "revoke"',
             )
         )
     if upstream.replays_repeats:
         found.append(
-            Finding(
-                subject,
-                "what becomes of a repeat",
+            Check(subject, "what becomes of a repeat").fault(
                 "EJBCA is said to answer it as before, and does not",
-                Verdict.fault,
                 "a request that is sent again issues a second certificate",
                 f"{setting}.replays_repeats = false",
             )
@@ -248,7 +235,7 @@ def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> li
     return found
 
 
-class _Asked:
+class _ProbedUpstream:
     """What came of the probes of one upstream."""
 
     def __init__(self, way: Upstream, config: GatewayConfig, clock: Callable[[], datetime]) -> None:
@@ -258,45 +245,47 @@ class _Asked:
             config,
             (*way.pinned, *way.issuing.anchors, *way.trust.anchors, *way.trust.intermediates),
         )
-        self._rows: list[Finding] = []
-        self._proofs: list[Finding] = []
+        self._rows: list[Result] = []
+        self._proofs: list[Result] = []
         self._shown: list[Certificate] = []
-        self._told: dict[BodyType, Told] = {}
+        self._responses: dict[BodyType, ProbeResponse] = {}
         self._skew: timedelta | None = None
 
     async def ask(self, probe: Probe) -> bool:
-        """Send a probe and judge what comes back; returns whether the CA answers, so that others are worth while."""
+        """Send a probe and assess what comes back; returns whether the CA answers, so that others are worth while."""
         way, name = self._way, self._way.name
         try:
             octets = await way.core.exchange(
                 probe.der, path=way.settings.path, deadline_seconds=way.deadline_seconds
             )
-            told = read(octets)
+            response = read(octets)
         except (ServiceFailure, MalformedMessage) as error:
             cause = explain(error.detail, (), probe.request)
             self._rows.append(refused(name, probe, error.detail, cause))
             return not isinstance(error, UpstreamUnavailable)
         received_at = self._clock()
-        self._told[probe.request] = told
-        self._rows.append(self._judged(probe, told))
-        self._proofs.append(Witness(way, self._named, received_at).of_protection(probe, told))
-        self._shown += shown_by(told)
-        message_time = told.message.header.message_time
+        self._responses[probe.request] = response
+        self._rows.append(self._assessed(probe, response))
+        self._proofs.append(
+            ResponseCheck(way, self._named, received_at).of_protection(probe, response)
+        )
+        self._shown += shown_by(response)
+        message_time = response.message.header.message_time
         if message_time is not None and self._skew is None:
             self._skew = message_time - received_at
         return True
 
-    def findings(self, skew_seconds: float | None) -> list[Finding]:
+    def results(self, skew_seconds: float | None) -> list[Result]:
         """Return all rows.
 
         Args:
-            skew_seconds: What the Date header told, in case that messages do not tell it.
+            skew_seconds: By the Date header, for a CA whose messages have no time.
         """
         name, found = self._way.name, list(self._rows)
         found += _different(self._proofs)
-        if self._told:
-            witness = Witness(self._way, self._named, self._clock())
-            recipient = witness.of_recipient(self._shown)
+        if self._responses:
+            check = ResponseCheck(self._way, self._named, self._clock())
+            recipient = check.of_recipient(self._shown)
             if recipient is not None:
                 found.append(recipient)
         if self._skew is not None:
@@ -305,19 +294,19 @@ class _Asked:
             found.append(of_clock(name, "HTTP Date", timedelta(seconds=skew_seconds)))
         return found
 
-    def _judged(self, probe: Probe, told: Told) -> Finding:
+    def _assessed(self, probe: Probe, response: ProbeResponse) -> Result:
         """Return the row of an answer, explained better where that to the ir helps."""
-        row = judge(self._way.name, probe, told)
-        first = self._told.get(BodyType.ir)
+        row = assess(self._way.name, probe, response)
+        first = self._responses.get(BodyType.ir)
         renewing = probe.request is BodyType.kur and row.verdict is not Verdict.ok
-        if renewing and first is not None and kur_wants_the_device(first, told):
-            return of_kur(self._way.name, probe, told)
+        if renewing and first is not None and kur_wants_the_device(first, response):
+            return of_kur(self._way.name, probe, response)
         return row
 
 
-def _different(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings that say something new: most answers are signed by the same."""
-    found: dict[tuple[str, str, str], Finding] = {}
-    for item in findings:
+def _different(results: Iterable[Result]) -> list[Result]:
+    """Return the results that say something new: most answers are signed by the same."""
+    found: dict[tuple[str, str, str], Result] = {}
+    for item in results:
         found.setdefault((item.came_back, item.cause, item.setting), item)
     return list(found.values())

@@ -538,7 +538,9 @@ async def _locked(engine: AsyncEngine, error: Exception) -> Exception:
             found = await connection.execute(_HOLDERS, {"key": MIGRATION_LOCK})
             holders = [f"{row.usename} (process {row.pid})" for row in found]
     who = ", ".join(holders) or "somebody who has let go of it since"
-    return StoreUnavailable(f"ledger: {who} has held its lock for {LOCK_SECONDS:.0f} s")
+    locked = StoreUnavailable(f"ledger: {who} has held its lock for {LOCK_SECONDS:.0f} s")
+    locked.__cause__ = error
+    return locked
 
 
 _LOCK_NOT_AVAILABLE: Final = "55P03"

@@ -42,6 +42,7 @@ from ra_gateway.ca.ledger.sql import (
     seconds_or_none,
 )
 from ra_gateway.ca.ledger.validity import alive
+from ra_gateway.ca.ledger.watched import WatchedDatabase
 from ra_gateway.ca.records import (
     NO_ENTITY,
     AuditEntry,
@@ -55,6 +56,15 @@ from ra_gateway.ca.records import (
     StoredCRL,
 )
 from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.events import (
+    CertificateConfirmed,
+    CertificateIssued,
+    CertificatesWithdrawn,
+    Component,
+    CRLPublished,
+    EventSink,
+    unheard,
+)
 
 T = TypeVar("T")
 
@@ -62,9 +72,10 @@ LedgerLocation: TypeAlias = Path | str
 """An SQLite file, or the URL of a PostgreSQL database (`postgresql://...`)."""
 
 
-def open_ledger(where: LedgerLocation) -> Ledger:
+def open_ledger(where: LedgerLocation, sink: EventSink = unheard) -> Ledger:
     """Return the ledger at a place; nothing is touched before its `open`."""
-    return Ledger(SQLiteDatabase(where) if isinstance(where, Path) else PostgresDatabase(where))
+    database = SQLiteDatabase(where) if isinstance(where, Path) else PostgresDatabase(where)
+    return Ledger(database, sink)
 
 
 class Ledger:
@@ -72,11 +83,13 @@ class Ledger:
 
     Args:
         database: Not open yet.
+        sink: Takes what is stored of certificates and CRLs, once it is; and that the database is lost or found.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self.registry = Registry(database)
+    def __init__(self, database: Database, sink: EventSink = unheard) -> None:
+        self._sink = sink
+        self._database: Database = WatchedDatabase(database, sink)
+        self.registry = Registry(self._database)
 
     async def open(self) -> None:
         """Connect. An SQLite file is made or migrated as needed.
@@ -152,9 +165,13 @@ class Ledger:
         Raises:
             RequestRefused: duplicateCertReq: meanwhile another end entity got a certificate for the key.
         """
-        return await self._database.submit(
+        stored = await self._database.submit(
             store_many, Issued(operation, certificate, now, revoke_superseded), durable=True
         )
+        if stored.serial_number == operation.serial_number:
+            transaction_id = operation.transaction_id.hex()
+            self._sink(CertificateIssued(Component.ca, transaction_id, certificate.der))
+        return stored
 
     # --- confirming -------------------------------------------------------------------------------------------
 
@@ -188,11 +205,19 @@ class Ledger:
         Returns:
             What is stored, with this confirmation or an earlier one; None if it is gone.
         """
-        return await self._database.submit(
+        stored = await self._database.submit(
             confirm_many,
             Confirmation(operation, accepted, digest, answer, now, revoke_superseded),
             durable=True,
         )
+        if stored is not None and stored.confirm_answer == answer:  # not one of before
+            told = operation.transaction_id.hex(), operation.certificate_der
+            self._sink(
+                CertificateConfirmed(Component.ca, *told)
+                if accepted
+                else CertificatesWithdrawn(Component.ca, (told[1],), True, told[0])
+            )
+        return stored
 
     # --- looking up -------------------------------------------------------------------------------------------
 
@@ -284,8 +309,9 @@ class Ledger:
             How many certificates were rejected.
         """
         moment, rejected = seconds(now), 0
-        while number := await self._write(lambda c: revoking.reject_lapsed(c, moment)):
-            rejected += number
+        while withdrawn := await self._write(lambda c: revoking.reject_lapsed(c, moment)):
+            rejected += len(withdrawn)
+            self._sink(CertificatesWithdrawn(Component.ca, tuple(withdrawn)))
         while await self._write(lambda c: revoking.forget_expired(c, moment), durable=False):
             pass
         return rejected
@@ -319,7 +345,14 @@ class Ledger:
 
     async def store_crl(self, crl: StoredCRL) -> bool:
         """Store a CRL before it is published; False if there is one with its number."""
-        return await self._write(lambda connection: revoking.store_crl(connection, crl))
+        is_stored = await self._write(lambda connection: revoking.store_crl(connection, crl))
+        if is_stored:
+            self._sink(
+                CRLPublished(
+                    crl.issuer_id, crl.number, crl.base_number, crl.next_update, len(crl.der)
+                )
+            )
+        return is_stored
 
     # --- audit ------------------------------------------------------------------------------------------------
 

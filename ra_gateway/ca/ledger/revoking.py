@@ -218,20 +218,20 @@ _CHANGE: Final = (
 # --- sweeping -------------------------------------------------------------------------------------------------
 
 
-def reject_lapsed(connection: Connection, now: int) -> int:
-    """Reject certificates that were not confirmed in time, at most SWEEP_ROWS; return how many."""
+def reject_lapsed(connection: Connection, now: int) -> list[bytes]:
+    """Reject certificates that were not confirmed in time, at most SWEEP_ROWS; return them (DER)."""
     rows = connection.execute(_LAPSED, {"now": now}).all()
     if rows:
         connection.execute(
             _REJECT,
-            [{"of_serial": serial, "now": now} for serial, _ in rows],
+            [{"of_serial": serial, "now": now} for serial, _, _ in rows],
         )
         detail = {"why": "not confirmed in time"}
         audit.append(
             connection,
-            [Act(now, requester, "reject", serial, detail) for serial, requester in rows],
+            [Act(now, requester, "reject", serial, detail) for serial, requester, _ in rows],
         )
-    return len(rows)
+    return [der for _, _, der in rows]
 
 
 def forget_expired(connection: Connection, now: int) -> int:
@@ -242,7 +242,7 @@ def forget_expired(connection: Connection, now: int) -> int:
 
 
 _LAPSED: Final = (
-    select(_c.serial, _c.requester)
+    select(_c.serial, _c.requester, _c.der)
     .where(_c.status == "issued", _c.confirm_by < bindparam("now"))
     .limit(SWEEP_ROWS)
 )

@@ -20,6 +20,7 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.config.reading import load_ca as load_config
 from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, TemplateRefused
+from ra_gateway.events import unheard
 from tests.support.desk import credential_of
 from tests.support.pki import OperatorPKI
 
@@ -99,7 +100,7 @@ async def test_the_setting_needs_the_authority(directory: Path, tmp_path: Path) 
         lines = [f"{name} = {json.dumps(str(value))}" for name, value in settings.items()]
         file.write_text("\n".join(("[ca]", "key_generation = true", *lines)))
         config = load_config(file)
-        return BundledService(config.ca, config.vendors)
+        return BundledService(config.ca, config.vendors, unheard)
 
     service()
     for name in ("kga.pem", "kga.key"):

@@ -26,16 +26,16 @@ from tests.support import pki
 from tests.support.dialogue import NOW, bare_message, messages
 
 
-def text_of(der: bytes) -> str:
+def text_of(der: bytes, *, oracle: bool = False) -> str:
     """Return what is printed on a terminal without colours that is wide enough."""
     console = Console(file=StringIO(), width=400, color_system=None)
-    console.print(describe(der))
+    console.print(describe(der, oracle=oracle))
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 
 
-def test_value_that_pyasn1_decodes_but_cannot_encode() -> None:
-    """A time without its Z stops pyasn1 half-way: what it had shown is replaced by a dump."""
+def test_certificate_that_cannot_be_read() -> None:
+    """A time without its Z spoils a certificate: it is dumped."""
     der = pki.make_root("Rare").der
     spoilt = der.replace(b"200101000000Z", b"2001010000000")
     assert spoilt != der
@@ -171,17 +171,34 @@ def test_body_types_the_gateway_never_handles(body_type: BodyType) -> None:
     assert "note:" not in shown
 
 
-def test_newer_syntax_is_shown_by_our_own_decoder() -> None:
-    """hashAlg of certConf is not in RFC 4210, and the text says who read it."""
+def test_newer_syntax_is_shown() -> None:
+    """hashAlg of certConf, which is not in RFC 4210, so that the second decoder cannot read it."""
     identifier = asn1.decode(
         structures.AlgorithmIdentifier, asn1.tlv(0x30, asn1.oid_der("2.16.840.1.101.3.4.2.3"))
     )
     rejection = PKIStatusInfo(PKIStatus.rejection, ("no",), (PKIFailureInfo.incorrectData,))
     status = CertStatus(b"\x07" * 64, 0, rejection, identifier)
-    shown = text_of(bare_message(cert_confirm_body(status), pvno=3))
-    assert "shown by the gateway's own decoder" in shown
-    assert "hashAlg: sha512 (2.16.840.1.101.3.4.2.3)" in shown
-    assert "failInfo: incorrectData" in shown
+    for oracle in (False, True):
+        shown = text_of(bare_message(cert_confirm_body(status), pvno=3), oracle=oracle)
+        assert "hashAlg: sha512 (2.16.840.1.101.3.4.2.3)" in shown
+        assert "failInfo: incorrectData" in shown
+
+
+async def test_second_decoder(made: dict[str, bytes]) -> None:
+    """`--oracle` shows what pyasn1 reads of everything that RFC 4210 has."""
+    for name, der in made.items():
+        shown = text_of(der, oracle=True)
+        assert "shown as pyasn1-modules" in shown, name
+        assert "PKIHeader:" in shown, name
+        assert (PKIMessage.from_der(der).header.transaction_id or b"").hex() in shown
+
+
+def test_second_decoder_reads_what_ours_refuses() -> None:
+    """A length that is not the shortest is no DER: the text says what is wrong, and shows the content all the same."""
+    status = asn1.tlv(0x30, bytes.fromhex("308103020102"))
+    shown = text_of(bare_message(body(BodyType.error, status)))
+    assert "the gateway's decoder refuses this: not a ErrorMsgContent" in shown
+    assert "status=rejection" in shown
 
 
 def test_enveloped_private_key_is_not_shown() -> None:
@@ -202,14 +219,18 @@ def test_enveloped_private_key_is_not_shown() -> None:
 
 @pytest.mark.requirement(159)
 def test_secrets_are_not_shown() -> None:
-    """A one-time registration token in a request is a password."""
+    """A one-time registration token in a request is a password, in one that is no DER as well."""
     token = asn1.tlv(0x30, asn1.oid_der("1.3.6.1.5.5.7.5.1.1"), asn1.tlv(0x0C, b"hunter2"))
     template = asn1.tlv(0x30, asn1.tlv(0xA5, b"\x30\x00"))
     request = asn1.tlv(0x30, b"\x02\x01\x00", template, asn1.tlv(0x30, token))
-    shown = text_of(bare_message(body(BodyType.ir, asn1.tlv(0x30, asn1.tlv(0x30, request)))))
-    assert "regToken" in shown
-    assert "hunter2" not in shown
-    assert b"hunter2".hex() not in shown
+    der = bare_message(body(BodyType.ir, asn1.tlv(0x30, asn1.tlv(0x30, request))))
+    assert "regToken" in text_of(der)
+    broken = asn1.tlv(0x30, bytes.fromhex("3081") + asn1.tlv(0x30, request)[1:])
+    spoilt = bare_message(body(BodyType.ir, broken))
+    for shown in (text_of(der), text_of(der, oracle=True), text_of(spoilt)):
+        assert "not shown" in shown
+        assert "hunter2" not in shown
+        assert b"hunter2".hex() not in shown
 
 
 def test_texts_of_strangers_do_not_drive_the_terminal() -> None:

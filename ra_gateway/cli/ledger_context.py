@@ -1,16 +1,15 @@
-"""What commands on the CA's ledger begin with: the configuration, the open ledger, and who acts."""
+"""The context of commands on the CA's ledger: the configuration, the open ledger, and who acts."""
 
 from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ra_gateway import logs
-from ra_gateway.cli.telling import run
+from ra_gateway.cli.output import run
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.reading import load_ca
 
@@ -32,34 +31,23 @@ def actor() -> str:
     return f"{OPERATOR}:{user}"
 
 
-@asynccontextmanager
-async def opened(config: CAConfig) -> AsyncIterator[Ledger]:
-    """Open the ledger for a while.
-
-    Raises:
-        ConfigError, StoreUnavailable: It cannot be used.
-    """
-    from ra_gateway.app.ca import ca_ledger  # the extra `ca`: a gateway without it may use `actor`
-
-    ledger = ca_ledger(config)
-    await ledger.open()
-    try:
-        yield ledger
-    finally:
-        await ledger.close()
-
-
 def with_ledger(path: Path, work: Callable[[Ledger, CAConfig], Awaitable[T]]) -> T:
     """Run some work on the ledger of a configuration file, and return its result.
 
     Raises:
         ConfigError, StoreUnavailable: It cannot be used.
     """
+    from ra_gateway.app.ca import ca_ledger  # the extra `ca`: a gateway without it may use `actor`
+
     config = load_ca(path).ca
     logs.configure("console", "warning")  # what is done is said by the command itself
 
     async def main() -> T:
-        async with opened(config) as ledger:
+        ledger = ca_ledger(config)
+        await ledger.open()
+        try:
             return await work(ledger, config)
+        finally:
+            await ledger.close()
 
     return run(main())

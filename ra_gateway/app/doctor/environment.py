@@ -10,7 +10,7 @@ import cryptography
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.gateway import OTHER_SEAL_KEY, transaction_store
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.config.service_tables import StoreConfig
@@ -24,9 +24,9 @@ _STORE: Final = "store"
 _KEEPS: Final = "noeviction"
 
 
-async def examine_store(config: StoreConfig) -> list[Finding]:
+async def examine_store(config: StoreConfig) -> list[Result]:
     """Write to the store, and see whether it would forget anything."""
-    tried = f"write to the {config.kind} store"
+    check = Check(_STORE, f"write to the {config.kind} store")
     try:
         store = transaction_store(config)
         try:
@@ -35,35 +35,29 @@ async def examine_store(config: StoreConfig) -> list[Finding]:
         finally:
             await store.close()
     except ConfigError as error:
-        return of_problems(_STORE, tried, error)
+        return check.problems(error)
     except (StoreUnavailable, OSError, ValueError) as error:
         return [
-            Finding(
-                _STORE,
-                tried,
+            check.fault(
                 str(getattr(error, "detail", error)),
-                Verdict.fault,
                 "Redis is not there, or refuses the password or the writing",
                 "store.redis_url_path (or redis_url); the Redis server",
             )
         ]
     if config.kind == "memory":
-        return [Finding(_STORE, tried, "written; for one process, and forgotten at its end")]
-    return [Finding(_STORE, tried, "written"), *same, await _eviction(config)]
+        return [check.ok("written; for one process, and forgotten at its end")]
+    return [check.ok("written"), *same, await _eviction(config)]
 
 
-async def _same_seal_key(store: MemoryStore | RedisStore) -> list[Finding]:
+async def _same_seal_key(store: MemoryStore | RedisStore) -> list[Result]:
     if not isinstance(store, RedisStore):
         return []
-    tried = "keys by which the gateways seal"
+    check = Check(_STORE, "keys by which the gateways seal")
     if await store.has_our_mark(leave=False):
-        return [Finding(_STORE, tried, "ours, or no gateway has been started yet")]
+        return [check.ok("ours, or no gateway has been started yet")]
     return [
-        Finding(
-            _STORE,
-            tried,
+        check.fault(
             f"{store.mark_key} is sealed by a key that is not ours",
-            Verdict.fault,
             "a gateway on this Redis has other keys, or had them: neither believes the other's transactions, and base "
             "stations fail that come to another one",
             f"store.seal_key_paths: {OTHER_SEAL_KEY} {store.mark_key}",
@@ -71,27 +65,22 @@ async def _same_seal_key(store: MemoryStore | RedisStore) -> list[Finding]:
     ]
 
 
-async def _eviction(config: StoreConfig) -> Finding:
-    tried = "maxmemory-policy of Redis"
+async def _eviction(config: StoreConfig) -> Result:
+    check = Check(_STORE, "maxmemory-policy of Redis")
     try:
         memory = await _memory(config)
     except (RedisError, OSError, TimeoutError) as error:
-        return Finding(
-            _STORE,
-            tried,
+        return check.warning(
             f"not told: {type(error).__name__}",
-            Verdict.warning,
             "this Redis user may not ask INFO",
             "Redis ACL: +info; and see that maxmemory-policy is noeviction",
         )
     policy, limit = str(memory.get("maxmemory_policy", "")), memory.get("maxmemory", 0)
     if policy == _KEEPS:
-        return Finding(_STORE, tried, policy)
-    return Finding(
-        _STORE,
-        tried,
-        f"{policy or 'not told'}, maxmemory {limit or 'unlimited'}",
+        return check.ok(policy)
+    return check.result(
         Verdict.fault if limit else Verdict.warning,
+        f"{policy or 'not told'}, maxmemory {limit or 'unlimited'}",
         "Redis throws transactions away when memory is short: a repeat could then issue twice",
         f"redis.conf: maxmemory-policy {_KEEPS}",
     )
@@ -110,24 +99,21 @@ async def _memory(config: StoreConfig) -> dict[str, Any]:
         await client.aclose()
 
 
-def examine_codec() -> list[Finding]:
+def examine_codec() -> list[Result]:
     """Say whether the installed release of `cryptography` reads and writes messages as it has to."""
-    tried = "read and write a message"
+    check = Check("codec", "read and write a message")
     try:
         require_codec()
     except ConfigError as error:
-        return of_problems("codec", tried, error)
-    return [Finding("codec", tried, f"as it should, with cryptography {cryptography.__version__}")]
+        return check.problems(error)
+    return [check.ok(f"as it should, with cryptography {cryptography.__version__}")]
 
 
-def examine_safety(problems: Iterable[Problem]) -> list[Finding]:
+def examine_safety(problems: Iterable[Problem]) -> list[Result]:
     """Say what works and is less safe than it could be."""
     return [
-        Finding(
-            "safety",
-            problem.path,
+        Check("safety", problem.path).warning(
             problem.what,
-            Verdict.warning,
             "it works, and is less safe than it could be",
             f"{problem.path}: {problem.todo}",
         )
@@ -135,13 +121,12 @@ def examine_safety(problems: Iterable[Problem]) -> list[Finding]:
     ]
 
 
-def examine_inventory(config: GatewayConfig) -> list[Finding]:
+def examine_inventory(config: GatewayConfig) -> list[Result]:
     """Read the inventory."""
     if config.inventory is None:
         return []
-    path = config.inventory.csv_path
+    check = Check("inventory", f"read {config.inventory.csv_path}")
     try:
-        count = len(CSVInventory(path))
+        return [check.ok(f"{len(CSVInventory(config.inventory.csv_path))} devices")]
     except ConfigError as error:
-        return of_problems("inventory", f"read {path}", error)
-    return [Finding("inventory", f"read {path}", f"{count} devices")]
+        return check.problems(error)

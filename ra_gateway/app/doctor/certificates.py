@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from ra_gateway.app.credential import load_ra_credential
-from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.app.trust import certificates, operator_domain
 from ra_gateway.app.warnings import EXPIRES_SOON
 from ra_gateway.cmp.algorithms import public_key_kind
@@ -16,7 +16,7 @@ from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.config.trust_tables import AlgorithmsConfig
-from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.keys import load_certificates
 
 _RA: Final = "RA credential"
@@ -24,7 +24,7 @@ _LEAST_RSA_BITS: Final = 2048
 """TS 33.310 6.1.1: shorter moduli are not to be used."""
 
 
-def examine_material(config: GatewayConfig, now: datetime) -> list[Finding]:
+def examine_certificates(config: GatewayConfig, now: datetime) -> list[Result]:
     """Look at every certificate that the gateway itself has."""
     return [*_ra(config, now), *_operator(config, now), *_vendors(config, now)]
 
@@ -32,16 +32,16 @@ def examine_material(config: GatewayConfig, now: datetime) -> list[Finding]:
 # --- the RA's credential --------------------------------------------------------------------------------------
 
 
-def _ra(config: GatewayConfig, now: datetime) -> list[Finding]:
+def _ra(config: GatewayConfig, now: datetime) -> list[Result]:
     try:
         own, *chain = load_certificates(config.ra.certificate_path, "ra.certificate_path")
     except ConfigError as error:
-        return of_problems(_RA, "read the certificate", error)
+        return Check(_RA, "read the certificate").problems(error)
     for path in config.ra.chain_paths:
         try:
             chain += load_certificates(path, "ra.chain_paths")
         except ConfigError as error:
-            return of_problems(_RA, "read the chain", error)
+            return Check(_RA, "read the chain").problems(error)
     return [
         *_ra_key(config),
         validity(_RA, own, "ra.certificate_path", now),
@@ -50,27 +50,26 @@ def _ra(config: GatewayConfig, now: datetime) -> list[Finding]:
     ]
 
 
-def _ra_key(config: GatewayConfig) -> list[Finding]:
-    tried = "does the key fit the certificate"
+def _ra_key(config: GatewayConfig) -> list[Result]:
+    check = Check(_RA, "does the key fit the certificate")
     try:
         credential = load_ra_credential(config.ra)
     except ConfigError as error:
-        return of_problems(_RA, tried, error)
+        return check.problems(error)
     except OSError as error:  # the file of the password
         what = f"{error.filename}: {error.strerror}"
-        problem = Problem("ra.key_password_path", what, "Give a file that the gateway may read")
-        return of_problems(_RA, tried, ConfigError([problem]))
+        wrong = ConfigError.of(
+            "ra.key_password_path", what, "Give a file that the gateway may read"
+        )
+        return check.problems(wrong)
     except CMPError as error:
-        problem = Problem("ra.key_path", error.detail, "Use an RSA, EC, EdDSA or ML-DSA key")
-        return of_problems(_RA, tried, ConfigError([problem]))
-    found = [Finding(_RA, tried, f"it does, and signs with {credential.signer.algorithm.name}")]
+        wrong = ConfigError.of("ra.key_path", error.detail, "Use an RSA, EC, EdDSA or ML-DSA key")
+        return check.problems(wrong)
+    found = [check.ok(f"it does, and signs with {credential.signer.algorithm.name}")]
     if weakness := getattr(credential.signer, "weakness", ""):
         found.append(
-            Finding(
-                _RA,
-                "attributes of the key in the HSM",
+            Check(_RA, "attributes of the key in the HSM").warning(
                 weakness,
-                Verdict.warning,
                 "the key is not kept as an HSM can",
                 "ra.key_path: a key made in the HSM, or imported as private, sensitive and not extractable",
             )
@@ -78,55 +77,46 @@ def _ra_key(config: GatewayConfig) -> list[Finding]:
     return found
 
 
-def _ra_purposes(own: Certificate) -> Finding:
-    tried = "keyUsage and extKeyUsage"
+def _ra_purposes(own: Certificate) -> Result:
+    check = Check(_RA, "keyUsage and extKeyUsage")
     if own.key_usage is not None and KeyUsage.digitalSignature not in own.key_usage:
-        return Finding(
-            _RA,
-            tried,
+        return check.fault(
             "keyUsage lacks digitalSignature",
-            Verdict.fault,
             "base stations refuse answers that are signed with it",
             "ra.certificate_path: a certificate with digitalSignature",
         )
     if OID.cmcRA not in own.extended_key_usage:
-        return Finding(
-            _RA,
-            tried,
+        return check.warning(
             "extKeyUsage lacks cmcRA",
-            Verdict.warning,
             "strict CAs and base stations may not take it for an RA's (RFC 9483 1.5)",
             f"ra.certificate_path: a certificate with cmcRA ({OID.cmcRA})",
         )
-    return Finding(_RA, tried, "digitalSignature, cmcRA")
+    return check.ok("digitalSignature, cmcRA")
 
 
 def _ra_chain(
     config: GatewayConfig, own: Certificate, chain: Sequence[Certificate], now: datetime
-) -> Finding:
-    tried = "path to the operator's root"
+) -> Result:
+    check = Check(_RA, "path to the operator's root")
     # Its own dates have a row of their own.
     moment = min(max(now, own.not_before), own.not_after)
     try:
         path = operator_domain(config).find_path(own, chain, moment)
     except ConfigError as error:
-        return of_problems(_RA, tried, error)[0]
+        return check.problems(error)[0]
     except CMPError as error:
-        return Finding(
-            _RA,
-            tried,
+        return check.fault(
             error.detail,
-            Verdict.fault,
             "base stations could not verify the gateway's answers",
             "ra.chain_paths: the CA certificates above it; operator.anchors_paths: their root",
         )
-    return Finding(_RA, tried, " < ".join(item.subject for item in path))
+    return check.ok(" < ".join(item.subject for item in path))
 
 
 # --- anchors --------------------------------------------------------------------------------------------------
 
 
-def _operator(config: GatewayConfig, now: datetime) -> list[Finding]:
+def _operator(config: GatewayConfig, now: datetime) -> list[Result]:
     operator = config.operator
     return [
         *_anchors(
@@ -138,8 +128,8 @@ def _operator(config: GatewayConfig, now: datetime) -> list[Finding]:
     ]
 
 
-def _vendors(config: GatewayConfig, now: datetime) -> list[Finding]:
-    found: list[Finding] = []
+def _vendors(config: GatewayConfig, now: datetime) -> list[Result]:
+    found: list[Result] = []
     for name, vendor in config.vendors.items():
         subject, setting = f"vendor {name}", f"vendors.{name}"
         found += _anchors(
@@ -150,11 +140,8 @@ def _vendors(config: GatewayConfig, now: datetime) -> list[Finding]:
         )
     if not config.vendors:
         found.append(
-            Finding(
-                "vendors",
-                "count the trust domains",
+            Check("vendors", "count the trust domains").warning(
                 "none is configured",
-                Verdict.warning,
                 "no base station can have a first certificate with a vendor's",
                 "[vendors.<name>] with anchors_paths, and <name> in vendors of an endpoint",
             )
@@ -168,8 +155,8 @@ def _anchors(
     setting: str,
     algorithms: AlgorithmsConfig,
     now: datetime,
-) -> list[Finding]:
-    def look(anchor: Certificate) -> Finding:
+) -> list[Result]:
+    def look(anchor: Certificate) -> Result:
         return (
             _not_a_root(subject, anchor, setting)
             or _unfit_key(subject, anchor, setting, algorithms)
@@ -181,29 +168,26 @@ def _anchors(
 
 def _intermediates(
     subject: str, paths: Sequence[Path], setting: str, now: datetime
-) -> list[Finding]:
+) -> list[Result]:
     return _each(subject, paths, setting, lambda item: validity(subject, item, setting, now))
 
 
 def _each(
-    subject: str, paths: Sequence[Path], setting: str, look: Callable[[Certificate], Finding]
-) -> list[Finding]:
+    subject: str, paths: Sequence[Path], setting: str, look: Callable[[Certificate], Result]
+) -> list[Result]:
     try:
         found = certificates(paths, setting)
     except ConfigError as error:
-        return of_problems(subject, "read the certificates", error)
+        return Check(subject, "read the certificates").problems(error)
     return [look(item) for item in found]
 
 
-def _not_a_root(subject: str, anchor: Certificate, setting: str) -> Finding | None:
+def _not_a_root(subject: str, anchor: Certificate, setting: str) -> Result | None:
     lacking = "is not self-issued" if anchor.is_ca else "lacks CA:TRUE (basicConstraints)"
     if anchor.is_ca and anchor.self_issued:
         return None
-    return Finding(
-        subject,
-        f"anchor {anchor.subject}",
+    return Check(subject, f"anchor {anchor.subject}").fault(
         lacking,
-        Verdict.fault,
         "it is no root certificate, so that no path ends there",
         f"{setting}: roots only; other CA certificates go to intermediates_paths",
     )
@@ -211,7 +195,7 @@ def _not_a_root(subject: str, anchor: Certificate, setting: str) -> Finding | No
 
 def _unfit_key(
     subject: str, anchor: Certificate, setting: str, algorithms: AlgorithmsConfig
-) -> Finding | None:
+) -> Result | None:
     table = setting.rpartition(".")[0]
     why = "TS 33.310 wants 2048 bits at least; certificates below it are refused unless that is allowed"
     what, verdict, bound = "", Verdict.fault, "min_rsa_bits"
@@ -232,17 +216,12 @@ def _unfit_key(
             verdict = Verdict.fault if bits < algorithms.min_rsa_bits else Verdict.warning
         else:
             return None
-    return Finding(
-        subject,
-        f"anchor {anchor.subject}",
-        what,
-        verdict,
-        why,
-        f"{setting}: a root with a better key; or {table}.algorithms.{bound}",
+    return Check(subject, f"anchor {anchor.subject}").result(
+        verdict, what, why, f"{setting}: a root with a better key; or {table}.algorithms.{bound}"
     )
 
 
-def validity(subject: str, certificate: Certificate, setting: str, now: datetime) -> Finding:
+def validity(subject: str, certificate: Certificate, setting: str, now: datetime) -> Result:
     """Say whether a certificate is valid, and for how long."""
     tried = f"validity of {certificate.subject}"
     until = f"{certificate.not_after:%Y-%m-%d %H:%M} UTC"
@@ -253,25 +232,17 @@ def validity(subject: str, certificate: Certificate, setting: str, now: datetime
         return _invalid(subject, tried, since, f"{setting}; the clock of this machine (NTP)")
     left = certificate.not_after - now
     if left < EXPIRES_SOON:
-        return Finding(
-            subject,
-            tried,
+        return Check(subject, tried).warning(
             f"expires in {left.days} days, at {until}",
-            Verdict.warning,
             "it is time for a new one",
             f"{setting}: a new certificate",
         )
-    return Finding(subject, tried, f"valid for {_days(left)}, until {until}")
+    return Result(subject, tried, f"valid for {_days(left)}, until {until}")
 
 
-def _invalid(subject: str, tried: str, what: str, setting: str) -> Finding:
-    return Finding(
-        subject,
-        tried,
-        what,
-        Verdict.fault,
-        "nobody accepts what rests on this certificate",
-        f"{setting}: a new certificate",
+def _invalid(subject: str, tried: str, what: str, setting: str) -> Result:
+    return Check(subject, tried).fault(
+        what, "nobody accepts what rests on this certificate", f"{setting}: a new certificate"
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from pyasn1.codec.der.decoder import decode as der_decode
-from pyasn1.error import PyAsn1Error
-from pyasn1.type import univ
+from cryptography.x509 import ObjectIdentifier
 from rich.text import Text
 from rich.tree import Tree
 
@@ -17,22 +16,11 @@ from ra_gateway.cmp.algorithms import key_family, load_public_key, signature_alg
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import general_names, rfc4514
 from ra_gateway.cmp.oids import OID
-from ra_gateway.errors import CMPError, MalformedMessage, printable
+from ra_gateway.errors import CMPError, printable
 
 _MAX_HEX_OCTETS: Final = 48
 _MAX_DEPTH: Final = 24
 """Of ASN.1 in a dump; the deepest a CMP message gets is some 15."""
-
-# What pyasn1 is known to raise on input that is not of the type it is told to expect.
-UNDECODABLE: Final = (
-    PyAsn1Error,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    RecursionError,
-)
 
 OID_NAMES: Final = {
     **{value: name for name, value in vars(OID).items() if not name.startswith("_")},
@@ -48,6 +36,9 @@ OID_NAMES: Final = {
     OID.dhBasedMac: "DHBasedMac",
     OID.kemBasedMac: "KemBasedMac",
 }
+
+SECRETS: Final = frozenset({"regToken", "authenticator", "pkiArchiveOptions", "revPassphrase"})
+"""What these OIDs announce is not shown."""
 
 _CURVES: Final = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _KEY_USAGES: Final = (
@@ -66,13 +57,14 @@ _KEY_USAGES: Final = (
 # --- text -----------------------------------------------------------------------------------------------------
 
 
-def _line(label: str, text: str) -> Text:
+def line(label: str, text: str) -> Text:
+    """Return a label and its text."""
     return Text.assemble((label, "cyan"), f": {printable(text)}" if text else "")
 
 
 def add_line(tree: Tree, label: str, text: str) -> Tree:
     """Add a label and its text; return the new branch."""
-    return tree.add(_line(label, text))
+    return tree.add(line(label, text))
 
 
 def add_note(tree: Tree, text: str) -> None:
@@ -95,6 +87,11 @@ def time_text(moment: datetime) -> str:
 def quoted(text: str) -> str:
     """Return a text in quotes, control characters escaped."""
     return f'"{printable(text)}"'
+
+
+def hidden_text(der: bytes) -> str:
+    """Return how long a secret is."""
+    return f"{len(der)} octets, not shown"
 
 
 # --- what has a structure of its own -------------------------------------------------------------------------
@@ -139,7 +136,7 @@ def add_certificate(tree: Tree, label: str, der: bytes) -> None:
     """Add a summary of a certificate; one that cannot be read is dumped."""
     try:
         certificate = Certificate.from_der(der)
-        branch = Tree(_line(label, certificate.subject or "(empty subject)"))
+        branch = Tree(line(label, certificate.subject or "(empty subject)"))
         add_line(branch, "issuer", certificate.issuer)
         add_line(branch, "serialNumber", f"0x{certificate.serial_number:x}")
         add_line(
@@ -157,7 +154,7 @@ def add_certificate(tree: Tree, label: str, der: bytes) -> None:
         add_line(branch, "SHA-256", certificate.fingerprint.hex())
     except CMPError as error:
         branch = add_line(tree, label, "not a certificate that can be read")
-        add_note(branch, error.detail)
+        add_note(branch, f"{error.detail}; this is a dump of its ASN.1")
         add_dump(branch, "content", der)
     else:
         tree.children.append(branch)
@@ -200,23 +197,15 @@ def public_key_text(spki_der: bytes) -> str:
 
 
 def name_text(der: bytes) -> str:
-    """Return a Name as in RFC 4514, hex if it cannot be read."""
+    """Return a Name, as in RFC 4514, or a GeneralName; hex if it cannot be read."""
     try:
-        return printable(rfc4514(der)) or "NULL-DN"
-    except CMPError:
-        return hex_text(der)
-
-
-def general_name_text(der: bytes) -> str:
-    """Return a GeneralName, hex if it cannot be read."""
-    try:
+        if der[0] == 0x30:
+            return printable(rfc4514(der)) or "NULL-DN"
         text = general_names(asn1.tlv(0x30, der))[0]
     except CMPError:
         return hex_text(der)
     kind, _, value = text.partition(":")
-    if kind == "dn":
-        return printable(value) or "NULL-DN"
-    return printable(text)
+    return (printable(value) or "NULL-DN") if kind == "dn" else printable(text)
 
 
 def oid_text(dotted: str) -> str:
@@ -254,35 +243,50 @@ _TEXT_TAGS: Final = frozenset({0x0C, 0x13, 0x16, 0x17, 0x18})
 def add_dump(tree: Tree, label: str, der: bytes, depth: int = 0) -> None:
     """Add octets as ASN.1 without knowing their type; what is not DER as hex."""
     try:
-        spans = asn1.spans(der, 0, len(der), len(der), "dump", strict=True)
-    except MalformedMessage:
-        spans = []
-    if not spans or depth > _MAX_DEPTH:
+        found = elements(der)
+    except CMPError:
+        found = []
+    if not found or depth > _MAX_DEPTH:
         add_line(tree, label, hex_text(der))
         return
-    for first, start, end in spans:
-        content, number = der[start:end], first & 0x1F
+    for tag, content, whole in found:
+        number = tag & 0x1F
         title = (
             _UNIVERSAL.get(number, f"UNIVERSAL {number}")
-            if first < 0x40
-            else f"[{_CLASSES[first >> 6]}{number}]"
+            if tag < 0x40
+            else f"[{_CLASSES[tag >> 6]}{number}]"
         )
-        if first & 0x20 and content:
+        if tag & 0x20 and content:
             add_dump(add_line(tree, label, title), "·", content, depth + 1)
-        elif first in _TEXT_TAGS:
-            add_line(tree, label, f"{title} {quoted(content.decode('utf-8', 'replace'))}")
-        elif first == 0x06 and (oid := decoded(asn1.tlv(6, content), univ.ObjectIdentifier())):
-            add_line(tree, label, f"{title} {oid_text(str(oid))}")
-        elif first in (0x02, 0x0A) and len(content) <= 4:
-            add_line(tree, label, f"{title} {int.from_bytes(content, 'big', signed=True)}")
-        else:
-            add_line(tree, label, f"{title} {hex_text(content)}".rstrip())
+            continue
+        text = hex_text(content) if content else ""
+        if tag in _TEXT_TAGS:
+            text = quoted(content.decode("utf-8", "replace"))
+        elif tag in (0x02, 0x0A) and len(content) <= 4:
+            text = str(int.from_bytes(content, "big", signed=True))
+        elif tag == 0x06:
+            with suppress(CMPError):
+                text = oid_text(asn1.decode(ObjectIdentifier, whole).dotted_string)
+        add_line(tree, label, f"{title} {text}".rstrip())
 
 
-def decoded(der: bytes, spec: Any) -> Any:
-    """Return a pyasn1 value, None if the octets are not exactly one of that type."""
-    try:
-        value, rest = der_decode(der, asn1Spec=spec)
-    except UNDECODABLE:
-        return None
-    return None if rest else value
+class Element(NamedTuple):
+    """One element: its tag octet, its content, and all of it."""
+
+    tag: int
+    content: bytes
+    der: bytes
+
+
+def elements(der: bytes) -> list[Element]:
+    """Return the elements of which octets consist; unlike the codec it takes lengths that are not the shortest.
+
+    Raises:
+        MalformedMessage: Not a sequence of elements with one-octet tags.
+    """
+    found: list[Element] = []
+    begin = 0
+    for tag, start, end in asn1.spans(der, 0, len(der), len(der), "sequence of elements"):
+        found.append(Element(tag, der[start:end], der[begin:end]))
+        begin = end
+    return found

@@ -1,4 +1,4 @@
-"""The way to a CA, step by step: name, connection, TLS, HTTP. Nothing of it is a CMP message."""
+"""Whether a CA can be reached, step by step: name, connection, TLS, HTTP. Nothing of it is a CMP message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from ra_gateway.app.doctor.findings import Finding, Verdict, of_problems
+from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.connector import bounded_connector
 from ra_gateway.errors import ConfigError
 from ra_gateway.upstream.tables import OverHTTP
@@ -24,7 +24,7 @@ _ADDRESSES_SHOWN: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Target:
     """How a URL is reached.
 
     Args:
@@ -43,7 +43,7 @@ class Way:
 
     @property
     def subject(self) -> str:
-        """How findings call it."""
+        """How results call it."""
         return f"upstream {self.name}"
 
     @property
@@ -68,26 +68,26 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
-    """What came of it.
+class Connectivity:
+    """How far the steps led.
 
     Args:
-        is_open: Whether messages may be sent that way.
-        skew_seconds: By the Date header; positive if the other clock is ahead. None if nobody told.
+        reachable: Whether messages may be sent.
+        skew_seconds: By the Date header; positive if the other clock is ahead. None if it is not known.
     """
 
-    findings: list[Finding]
-    is_open: bool
+    results: list[Result]
+    reachable: bool
     skew_seconds: float | None = None
 
 
-def way(name: str, url: str, config: OverHTTP) -> Way:
-    """Return the way to a URL of an upstream.
+def _target(name: str, url: str, config: OverHTTP) -> Target:
+    """Return how to reach a URL of an upstream.
 
     Raises:
         ConfigError: Files of TLS cannot be used.
     """
-    return Way(
+    return Target(
         name,
         URL(url),
         config.connect_timeout_seconds,
@@ -96,77 +96,73 @@ def way(name: str, url: str, config: OverHTTP) -> Way:
     )
 
 
-async def examine_way(name: str, url: str, config: OverHTTP) -> Reached:
-    """Go the way to a URL as far as it leads."""
+async def examine_connectivity(name: str, url: str, config: OverHTTP) -> Connectivity:
+    """Try each step to a URL until one fails."""
     try:
-        there = way(name, url, config)
+        target = _target(name, url, config)
     except ConfigError as error:
-        return Reached(of_problems(f"upstream {name}", "read the files of TLS", error), False)
-    findings: list[Finding] = []
+        return Connectivity(
+            Check(f"upstream {name}", "read the files of TLS").problems(error), False
+        )
+    results: list[Result] = []
     for step in (_resolve, _connect, _handshake):
-        finding = await step(there)
-        if finding is not None:
-            findings.append(finding)
-            if finding.verdict is Verdict.fault:
-                return Reached(findings, False)
-    finding, skew_seconds = await _head(there)
-    return Reached([*findings, finding], True, skew_seconds)
+        result = await step(target)
+        if result is not None:
+            results.append(result)
+            if result.verdict is Verdict.fault:
+                return Connectivity(results, False)
+    result, skew_seconds = await _head(target)
+    return Connectivity([*results, result], True, skew_seconds)
 
 
-async def _resolve(there: Way) -> Finding | None:
-    host, port = there.next_hop
-    tried = f"DNS: {host}"
+async def _resolve(target: Target) -> Result | None:
+    host, port = target.next_hop
+    check = Check(target.subject, f"DNS: {host}")
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(there.seconds):
+        async with asyncio.timeout(target.seconds):
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, TimeoutError, UnicodeError) as error:
-        return Finding(
-            there.subject,
-            tried,
+        return check.fault(
             _reason(error),
-            Verdict.fault,
             "the name is wrong, or this machine's DNS does not know it",
-            f"{there.setting}; the DNS of this machine",
+            f"{target.setting}; the DNS of this machine",
         )
     addresses = list(dict.fromkeys(str(item[4][0]) for item in found))
-    return Finding(there.subject, tried, ", ".join(addresses[:_ADDRESSES_SHOWN]))
+    return check.ok(", ".join(addresses[:_ADDRESSES_SHOWN]))
 
 
-async def _connect(there: Way) -> Finding | None:
-    host, port = there.next_hop
-    tried = f"TCP: {host}:{port}"
+async def _connect(target: Target) -> Result | None:
+    host, port = target.next_hop
+    check = Check(target.subject, f"TCP: {host}:{port}")
     try:
-        await _opened(there, host, port, None)
+        await _open_and_close(target, host, port, None)
     except (OSError, TimeoutError) as error:
         refused = isinstance(error, ConnectionRefusedError)
-        return Finding(
-            there.subject,
-            tried,
+        return check.fault(
             _reason(error),
-            Verdict.fault,
             "nobody listens there: the CA is down, or the port is another one"
             if refused
             else "no way leads there: a firewall, a route, or the machine is down",
-            f"{there.setting}; the CA's service and the firewalls on the way",
+            f"{target.setting}; the CA's service and the firewalls on the way",
         )
-    return Finding(there.subject, tried, "connected")
+    return check.ok("connected")
 
 
-async def _handshake(there: Way) -> Finding | None:
-    if there.tls is None or there.proxy is not None:
+async def _handshake(target: Target) -> Result | None:
+    if target.tls is None or target.proxy is not None:
         return None  # through a proxy the next step does it
-    host, port = there.next_hop
+    host, port = target.next_hop
     tried = f"TLS: {host}:{port}"
     try:
-        await _opened(there, host, port, there.tls)
+        await _open_and_close(target, host, port, target.tls)
     except (OSError, TimeoutError) as error:
-        return _of_tls(there, tried, error)
-    return Finding(there.subject, tried, "the server's certificate is trusted")
+        return _of_tls(target, tried, error)
+    return Result(target.subject, tried, "the server's certificate is trusted")
 
 
-def _of_tls(there: Way, tried: str, error: Exception) -> Finding:
-    upstream = f"upstreams.{there.name}"
+def _of_tls(target: Target, tried: str, error: Exception) -> Result:
+    upstream = f"upstreams.{target.name}"
     cause = "the server does not speak TLS as the gateway does (1.2 or later)"
     setting = f"{upstream}.url (or urls): http instead of https; the server's TLS versions"
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -183,21 +179,21 @@ def _of_tls(there: Way, tried: str, error: Exception) -> Finding:
             "the server ended the connection over the gateway's TLS certificate, or for want of one"
         )
         setting = f"{upstream}.tls_certificate_path and tls_key_path"
-    return Finding(there.subject, tried, _reason(error), Verdict.fault, cause, setting)
+    return Check(target.subject, tried).fault(_reason(error), cause, setting)
 
 
-async def _opened(there: Way, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+async def _open_and_close(target: Target, host: str, port: int, tls: ssl.SSLContext | None) -> None:
     """Open a connection and close it again."""
-    async with asyncio.timeout(there.seconds):
+    async with asyncio.timeout(target.seconds):
         _, writer = await asyncio.open_connection(host, port, ssl=tls)
     writer.close()
     with suppress(OSError):
         await writer.wait_closed()
 
 
-async def _head(there: Way) -> tuple[Finding, float | None]:
+async def _head(target: Target) -> tuple[Result, float | None]:
     """Ask for the URL's HEAD, which no CA takes for a message (RFC 9811 3.1); any status shows life."""
-    tried = f"HTTP: HEAD {there.shown}"
+    check = Check(target.subject, f"HTTP: HEAD {target.shown}")
     timeout = aiohttp.ClientTimeout(total=_HEAD_SECONDS)
     try:
         async with (
@@ -208,24 +204,22 @@ async def _head(there: Way) -> tuple[Finding, float | None]:
                 trust_env=False,
             ) as session,
             session.head(
-                there.url, proxy=there.proxy, ssl=there.tls or True, allow_redirects=False
+                target.url, proxy=target.proxy, ssl=target.tls or True, allow_redirects=False
             ) as response,
         ):
             skew_seconds = _skew(response.headers.get("Date", ""))
             # 405 and 404 are usual, as this is nothing to get: what a POST gets is what counts.
-            return Finding(there.subject, tried, f"HTTP {response.status}"), skew_seconds
+            return check.ok(f"HTTP {response.status}"), skew_seconds
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        return Finding(
-            there.subject, tried, f"no answer, as some CMP servers do ({_name(error)})"
-        ), None
+        return check.ok(f"no answer, as some CMP servers do ({_name(error)})"), None
 
 
 def _skew(date: str) -> float | None:
     try:
-        told = parsedate_to_datetime(date)
+        moment = parsedate_to_datetime(date)
     except (TypeError, ValueError):
         return None
-    return (told.replace(tzinfo=told.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
 
 
 def _reason(error: BaseException) -> str:

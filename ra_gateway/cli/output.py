@@ -16,6 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
 
+import structlog
 import typer
 import uvloop
 from rich.box import SIMPLE_HEAD
@@ -24,13 +25,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from ra_gateway import keys
+from ra_gateway.app.running import Service, run_until_signalled
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.device.errors import EnrollmentFailed
 from ra_gateway.errors import (
     CMPError,
     ConfigError,
     GatewayError,
-    Problem,
     StoreUnavailable,
     missing_extra,
     printable,
@@ -39,6 +41,7 @@ from ra_gateway.keys import KEY_KINDS, require_private
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., None])
 
 CONFIG: Final = Path("gateway.toml")
 """Where the configuration is unless --config says otherwise."""
@@ -72,11 +75,6 @@ DirectoryPasswordOption = Annotated[
     Path | None,
     typer.Option("--password-file", help="File with the password of the keys in the directory."),
 ]
-
-
-def problem(path: str, what: str, todo: str) -> ConfigError:
-    """Return the error of a single problem."""
-    return ConfigError([Problem(path, what, todo)])
 
 
 def day(moment: datetime | None) -> str:
@@ -116,7 +114,7 @@ def _print(console: Console, text: str, style: str | None = None) -> None:
     )
 
 
-def told(command: Callable[P, None]) -> Callable[P, None]:
+def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     """Turn our exceptions into sentences and exit codes; any other is a bug and keeps its traceback."""
 
     @wraps(command)
@@ -147,10 +145,31 @@ def told(command: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
+class Commands(typer.Typer):
+    """A group of commands, the errors of which become sentences and exit codes."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[F], F]:
+        """Register a command, as typer does."""
+        register = super().command(name, **options)
+
+        def decorate(function: F) -> F:
+            register(reports_errors(function))
+            return function
+
+        return decorate
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end, in a loop of its own."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
+
+
+def serve_until_signalled(service: Service, warnings: Iterable[str]) -> None:
+    """Serve until SIGTERM or Ctrl-C; say where, and log what of the configuration is less safe than it looks."""
+    for warning in warnings:
+        structlog.get_logger().warning("config.warning", detail=warning)
+    run(run_until_signalled(service, lambda host, port: say(f"listening on {host}:{port}")))
 
 
 # --- tables -----------------------------------------------------------------------------------------------------
@@ -198,12 +217,8 @@ def require_name(text: str, option: str) -> None:
     try:
         from_rfc4514(text)
     except ValueError as error:
-        raise ConfigError(
-            [
-                Problem(
-                    option, f"{text!r} is no name", "Write it like CN=enb1.example.net,O=Operator"
-                )
-            ]
+        raise ConfigError.of(
+            option, f"{text!r} is no name", "Write it like CN=enb1.example.net,O=Operator"
         ) from error
 
 
@@ -216,8 +231,8 @@ def require_san(text: str) -> None:
     try:
         general_names_der([text])
     except ValueError as error:
-        raise ConfigError(
-            [Problem("--san", str(error), "Write it like dns:enb1.example.net or ip:192.0.2.1")]
+        raise ConfigError.of(
+            "--san", str(error), "Write it like dns:enb1.example.net or ip:192.0.2.1"
         ) from error
 
 
@@ -228,7 +243,6 @@ def read_password(path: Path | None) -> bytes | None:
         ConfigError: Others may read it.
         OSError: It cannot be read.
     """
-    if path is None:
-        return None
-    require_private(path, "password file")
-    return path.read_bytes().rstrip(b"\r\n")
+    if path is not None:
+        require_private(path, "password file")
+    return keys.read_password(path)

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ra_gateway.app.credential import EXPIRY_WARNING
-from ra_gateway.app.doctor.causes import UNKNOWN, Cause, explain
-from ra_gateway.app.doctor.findings import Finding, Verdict
+from ra_gateway.app.doctor.known_errors import UNKNOWN, Cause, explain
 from ra_gateway.app.doctor.probes import Probe
+from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
     cert_rep_message,
@@ -65,7 +65,7 @@ _IN_ITS_OWN_WAY: Final = replace(
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ProbeResponse:
     """What an answer says of a request.
 
     Args:
@@ -105,7 +105,7 @@ class Told:
         )
 
 
-def read(der: bytes) -> Told:
+def read(der: bytes) -> ProbeResponse:
     """Decode an answer.
 
     Raises:
@@ -115,13 +115,13 @@ def read(der: bytes) -> Told:
     content = message.body_content
     if message.body_type is BodyType.error:
         error = error_msg_content(content)
-        return Told(message, (error.status_info,), error.error_details)
+        return ProbeResponse(message, (error.status_info,), error.error_details)
     if message.body_type is BodyType.rp:
         statuses = rev_rep_content(content).statuses
-        return Told(message, statuses, granted=any(info.issued for info in statuses))
+        return ProbeResponse(message, statuses, granted=any(info.issued for info in statuses))
     if message.body_type in CERT_RESPONSE_TO.values():
         responses = cert_rep_message(content).responses
-        return Told(
+        return ProbeResponse(
             message,
             tuple(item.status_info for item in responses),
             certificates=tuple(
@@ -129,65 +129,57 @@ def read(der: bytes) -> Told:
             ),
             granted=any(item.encrypted or item.status_info.issued for item in responses),
         )
-    return Told(message)
+    return ProbeResponse(message)
 
 
 # --- of the request -------------------------------------------------------------------------------------------
 
 
-def judge(name: str, probe: Probe, told: Told) -> Finding:
+def assess(name: str, probe: Probe, response: ProbeResponse) -> Result:
     """Say whether an answer is what a healthy CA says to a probe."""
     requested = probe.request in CERT_RESPONSE_TO
-    if told.certificates or (requested and told.granted):
-        return _issued(name, probe, told)
-    if told.waiting:
+    if response.certificates or (requested and response.granted):
+        return _issued(name, probe, response)
+    if response.waiting:
         cause = Cause(
             "the CA has put the probe before somebody who decides: refuse it there",
             "the CA's approvals",
             verdict=Verdict.warning,
         )
-        return refused(name, probe, str(told), cause)
-    answered = told.message.body_type is RESPONSE_TO[probe.request]
+        return refused(name, probe, str(response), cause)
+    answered = response.message.body_type is RESPONSE_TO[probe.request]
     if probe.request is BodyType.genm and answered:
-        return Finding(f"upstream {name}", probe.tried, "genp")
-    if probe.request is BodyType.rr and told.granted:
+        return Result(f"upstream {name}", probe.tried, "genp")
+    if probe.request is BodyType.rr and response.granted:
         cause = Cause(
             "the CA says yes to the revocation of a certificate that does not exist, or has it approved of",
             "the CA's log: what did it revoke?",
             verdict=Verdict.warning,
         )
-        return refused(name, probe, str(told), cause)
-    if not answered and told.message.body_type is not BodyType.error:
+        return refused(name, probe, str(response), cause)
+    if not answered and response.message.body_type is not BodyType.error:
         cause = Cause("this is no answer to it", "upstreams.{name}.url (or urls)")
-        return refused(name, probe, str(told), cause)
+        return refused(name, probe, str(response), cause)
     bits, texts = _EXPECTED[probe.request]
-    if told.fail_info & set(bits) or any(text in told.text.casefold() for text in texts):
-        return Finding(f"upstream {name}", probe.tried, f"refused as it should be: {told}")
-    cause = explain(told.text, told.fail_info, probe.request)
+    if response.fail_info & set(bits) or any(text in response.text.casefold() for text in texts):
+        return Result(f"upstream {name}", probe.tried, f"refused as it should be: {response}")
+    cause = explain(response.text, response.fail_info, probe.request)
     if cause is UNKNOWN and probe.request in (BodyType.kur, BodyType.rr):
         cause = _IN_ITS_OWN_WAY
-    return refused(name, probe, str(told), cause)
+    return refused(name, probe, str(response), cause)
 
 
-def refused(name: str, probe: Probe, came_back: str, cause: Cause) -> Finding:
-    """Return a finding with what the table says of it."""
-    return Finding(
-        f"upstream {name}",
-        probe.tried,
-        came_back,
-        cause.verdict,
-        cause.cause,
-        cause.setting.replace("{name}", name),
+def refused(name: str, probe: Probe, came_back: str, cause: Cause) -> Result:
+    """Return a result with what the table says of it."""
+    return Check(f"upstream {name}", probe.tried).result(
+        cause.verdict, came_back, cause.cause, cause.setting.replace("{name}", name)
     )
 
 
-def _issued(name: str, probe: Probe, told: Told) -> Finding:
-    serials = ", ".join(_serial(der) for der in told.certificates) or "not told"
-    return Finding(
-        f"upstream {name}",
-        probe.tried,
+def _issued(name: str, probe: Probe, response: ProbeResponse) -> Result:
+    serials = ", ".join(_serial(der) for der in response.certificates) or "not told"
+    return Check(f"upstream {name}", probe.tried).fault(
         f"a certificate was issued, serial number {serials}",
-        Verdict.fault,
         "the CA does not verify proof of possession",
         f"the CA: verify proof of possession; revoke the certificate with serial number {serials}",
     )
@@ -200,12 +192,12 @@ def _serial(der: bytes) -> str:
         return "unreadable"
 
 
-def kur_wants_the_device(first: Told, renewed: Told) -> bool:
+def kur_wants_the_device(first: ProbeResponse, renewed: ProbeResponse) -> bool:
     """Tell whether a CA takes ir from the RA, but minds who signed a kur."""
     return PKIFailureInfo.badPOP in first.fail_info and bool(renewed.fail_info & _OF_WHO_SIGNED)
 
 
-def of_kur(name: str, probe: Probe, told: Told) -> Finding:
+def of_kur(name: str, probe: Probe, response: ProbeResponse) -> Result:
     """Say what to do about a CA that minds who signed a kur."""
     signer = (
         "the CA wants a kur signed with the certificate that it renews (RFC 9483 4.1.3), and the gateway signs it "
@@ -214,18 +206,18 @@ def of_kur(name: str, probe: Probe, told: Told) -> Finding:
     right = "it grants the RA ir, but not kur"
     variant = 'upstreams.{name}.kur = "nested" or "forward"'
     grant = "the right to kur at the CA (bundled CA: the privilege update in the RA's role, ra-gateway ca role add)"
-    if PKIFailureInfo.notAuthorized in told.fail_info:  # it believes who signed
+    if PKIFailureInfo.notAuthorized in response.fail_info:  # it believes who signed
         cause = Cause(f"{right}; or {signer}", f"{grant}; or {variant}")
     else:
         cause = Cause(f"{signer}; or {right}", f"{variant}; or {grant}")
-    return refused(name, probe, str(told), cause)
+    return refused(name, probe, str(response), cause)
 
 
 # --- of who answered ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
+class ResponseCheck:
     """What is known when an answer's protection is looked at.
 
     Args:
@@ -236,12 +228,12 @@ class Witness:
     authorities: Collection[Certificate]
     now: datetime
 
-    def of_protection(self, probe: Probe, told: Told) -> Finding:
+    def of_protection(self, probe: Probe, response: ProbeResponse) -> Result:
         """Say whether the gateway would believe an answer."""
         tried = f"protection of the answer to {probe.request.name}"
-        message = told.message
+        message = response.message
         if message.protection is None:
-            return self._unprotected(tried, told)
+            return self._unprotected(tried, response)
         try:
             authenticated = authenticate_answer(
                 message, self.upstream.trust, self.upstream.pinned, _RULES, self.now
@@ -260,7 +252,7 @@ class Witness:
                 signer, upstream.pinned, (upstream.issuing, upstream.trust), upstream.own()
             )
         except CMPError:
-            return self._finding(
+            return self._result(
                 tried,
                 f"signed by {signer.subject}, which is neither an issuing CA nor has cmcCA",
                 "any base station's or RA's certificate chains to this root, so the gateway does not believe it",
@@ -269,16 +261,16 @@ class Witness:
         how = "which is pinned" if signer in upstream.pinned else "which chains to a trusted root"
         left = signer.not_after - self.now
         if left < EXPIRY_WARNING:
-            return self._finding(
+            return self._result(
                 tried,
                 f"signed by {signer.subject}, {how} and expires in {left.days} days",
                 "the certificate that speaks for the CA expires soon",
                 "the CA: a new one; upstreams.{name}.ca_certificate_paths: add it, if the old one is there",
                 Verdict.warning,
             )
-        return self._finding(tried, f"signed by {signer.subject}, {how}", verdict=Verdict.ok)
+        return self._result(tried, f"signed by {signer.subject}, {how}", verdict=Verdict.ok)
 
-    def of_recipient(self, shown: Collection[Certificate]) -> Finding | None:
+    def of_recipient(self, shown: Collection[Certificate]) -> Result | None:
         """Compare the recipient of our messages with the CA certificates that are known or were shown.
 
         Args:
@@ -289,9 +281,9 @@ class Witness:
         subject = rfc4514(recipient_der)
         tried = "recipient of our messages"
         if any(same_name(item.subject_der, recipient_der) for item in authorities):
-            return self._finding(tried, f"{subject}, a CA's subject", verdict=Verdict.ok)
+            return self._result(tried, f"{subject}, a CA's subject", verdict=Verdict.ok)
         names = sorted({item.subject for item in authorities if not item.self_issued})
-        return self._finding(
+        return self._result(
             tried,
             f"{subject}; CAs seen: {'; '.join(names) or 'none'}",
             "the recipient is not the subject of any CA seen; EJBCA then leaves errors and pkiConf unprotected",
@@ -299,14 +291,14 @@ class Witness:
             Verdict.warning,
         )
 
-    def _unprotected(self, tried: str, told: Told) -> Finding:
-        body_type = told.message.body_type
+    def _unprotected(self, tried: str, response: ProbeResponse) -> Result:
+        body_type = response.message.body_type
         if body_type is not BodyType.error:
             if CAQuirk.unprotected_rejection in self.upstream.settings.tolerate:
-                return self._finding(
+                return self._result(
                     tried, f"{body_type.name} without protection, as tolerated", verdict=Verdict.ok
                 )
-            return self._finding(
+            return self._result(
                 tried,
                 f"{body_type.name} without protection",
                 "rejections of this CA are unprotected (EJBCA); base stations are told systemFailure instead",
@@ -315,23 +307,23 @@ class Witness:
             )
         recipient_der = name_of(self.upstream.recipient_der) or b"\x30\x00"
         if any(same_name(item.subject_der, recipient_der) for item in self.authorities):
-            return self._finding(
+            return self._result(
                 tried,
                 "error without protection",
                 "EJBCA before 8 protects no errors; from 8 on it does if the recipient is a CA it has",
                 "upstreams.{name}.recipient = subject of the issuing CA, as EJBCA shows it; EJBCA alias: defaultca",
                 Verdict.warning,
             )
-        return self._finding(
+        return self._result(
             tried,
             "error without protection",
             "the recipient names no CA of this EJBCA",
             "upstreams.{name}.recipient = subject of the issuing CA; EJBCA alias: defaultca = the same",
         )
 
-    def _not_believed(self, tried: str, message: PKIMessage, error: CMPError) -> Finding:
+    def _not_believed(self, tried: str, message: PKIMessage, error: CMPError) -> Result:
         if mac_protected(message):
-            return self._finding(
+            return self._result(
                 tried,
                 "protected by a MAC",
                 "the CA protects its answers with a shared secret",
@@ -347,37 +339,37 @@ class Witness:
         )
         came_back = error.detail
         if signer is None:
-            return self._finding(
+            return self._result(
                 tried,
                 came_back,
                 "nobody can tell who answered: the CA sends no certificate along",
                 "upstreams.{name}.ca_certificate_paths: add the CA's certificate",
             )
         if signer.is_ca:
-            return self._finding(
+            return self._result(
                 tried,
                 came_back,
                 f"the CA signs with its own certificate ({signer.subject}), which is not known here",
                 "upstreams.{name}.ca_certificate_paths: add this CA certificate; or trust_anchors_paths: its root",
             )
-        return self._finding(
+        return self._result(
             tried,
             came_back,
             f"what {signer.subject} signs is not trusted here",
             "upstreams.{name}.trust_anchors_paths: the root of this certificate, if it speaks for the CA",
         )
 
-    def _finding(
+    def _result(
         self,
         tried: str,
         came_back: str,
         cause: str = "",
         setting: str = "",
         verdict: Verdict = Verdict.fault,
-    ) -> Finding:
+    ) -> Result:
         name = self.upstream.name
-        return Finding(
-            f"upstream {name}", tried, came_back, verdict, cause, setting.replace("{name}", name)
+        return Check(f"upstream {name}", tried).result(
+            verdict, came_back, cause, setting.replace("{name}", name)
         )
 
 
@@ -391,30 +383,28 @@ def _certificates(message: PKIMessage) -> list[Certificate]:
     return found
 
 
-def shown_by(told: Told) -> list[Certificate]:
+def shown_by(response: ProbeResponse) -> list[Certificate]:
     """Return the certificates that came with an answer to prove it; those that do not parse are left out."""
-    return _certificates(told.message)
+    return _certificates(response.message)
 
 
 # --- of the clocks --------------------------------------------------------------------------------------------
 
 
-def of_clock(name: str, source: str, skew: timedelta) -> Finding:
+def of_clock(name: str, source: str, skew: timedelta) -> Result:
     """Say how far the CA's clock is from ours.
 
     Args:
-        source: What told it.
+        source: Where the time was.
         skew: Positive if the CA's is ahead.
     """
     subject, tried = f"upstream {name}", f"clock ({source})"
     seconds = round(abs(skew).total_seconds())
     if abs(skew) <= SKEW_NOTICED:
-        return Finding(subject, tried, f"{seconds} s apart")
-    return Finding(
-        subject,
-        tried,
-        f"the CA's is {seconds} s {'ahead' if skew > timedelta() else 'behind'}",
+        return Result(subject, tried, f"{seconds} s apart")
+    return Check(subject, tried).result(
         Verdict.fault if abs(skew) > SKEW_FATAL else Verdict.warning,
+        f"the CA's is {seconds} s {'ahead' if skew > timedelta() else 'behind'}",
         "one of the two clocks is wrong: messages get badTime, new certificates are not valid yet",
         "the clock of either machine (NTP)",
     )

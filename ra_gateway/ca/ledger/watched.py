@@ -1,0 +1,51 @@
+"""A database that tells when it is lost, and when it is found again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from ra_gateway.ca.ledger.batches import Batch
+from ra_gateway.ca.ledger.database import Database
+from ra_gateway.clocks import elapsed_seconds
+from ra_gateway.errors import StoreUnavailable
+from ra_gateway.events import Component, EventSink, StoreWatch
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+class WatchedDatabase:
+    """Another database, whose failures and answers are noted (`Database`)."""
+
+    def __init__(self, database: Database, sink: EventSink) -> None:
+        self._database = database
+        self._watch = StoreWatch(sink, Component.ca, elapsed_seconds)
+        self.open, self.close, self.migrate = database.open, database.close, database.migrate
+
+    @property
+    def commit_count(self) -> int:
+        return self._database.commit_count
+
+    async def submit(self, function: Batch[Item, T], item: Item, *, durable: bool) -> T:
+        return await self._watched(self._database.submit(function, item, durable=durable))
+
+    async def read(self, function: Callable[[Connection], T]) -> T:
+        return await self._watched(self._database.read(function))
+
+    async def read_state(self, function: Callable[[Connection], T]) -> T:
+        return await self._watched(self._database.read_state(function))
+
+    async def _watched(self, work: Awaitable[T]) -> T:
+        try:
+            done = await work
+        except StoreUnavailable as error:
+            if (
+                error.__cause__ is not None
+            ):  # otherwise the ledger refuses by itself: it is closed, say
+                self._watch.failed(error.detail)
+            raise
+        self._watch.answered()
+        return done

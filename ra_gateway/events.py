@@ -1,0 +1,261 @@
+"""What has happened, as frozen facts; logs, metrics and audit are sinks for them.
+
+A fact is told once, by the node that did it, and after the store has taken what it says. It holds no secret, and
+nothing that is costly to make. A node that dies in between tells nothing: a sink is no journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, Protocol
+
+from ra_gateway.errors import PKIFailureInfo
+
+FOUND_AFTER_SECONDS: Final = 5.0
+"""So long nothing has failed of a store that is found again: one that reads but does not write is still lost."""
+
+
+class Component(StrEnum):
+    """Who tells a fact; with the bundled CA in its process, a gateway and a CA tell theirs to the same sink."""
+
+    gateway = "gateway"
+    ca = "ca"
+
+
+class Outcome(StrEnum):
+    """How a message was answered."""
+
+    issued = "issued"
+    confirmed = "confirmed"
+    rejected = "rejected"
+    revoked = "revoked"
+    informed = "informed"
+    refused = "refused"
+    failed = "failed"
+    replayed = "replayed"  # a retransmission, with what was answered before
+    waiting = "waiting"  # the device is to poll
+    held = "held"  # an operator has to approve it
+    unconfirmed = "unconfirmed"  # of a certificate that nobody confirmed in time
+    batched = "batched"  # each message of a nested has an event of its own
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHandled:
+    """One message and how it was answered.
+
+    Args:
+        endpoint: Name of the gateway's endpoint, or the CA's mode.
+        transaction_id, signer_fingerprint: Hex, "" where not known.
+        duration_ms: From the first octet decoded to the answer ready, the CA's time included.
+        domain: Trust domain that vouched for the signer, "" if none did.
+        signer: Subject of the protecting certificate, or the beginning of the reference of a shared secret.
+        rule: Requirement or clause that refused.
+        detail: Why, for the operator; never sent to the device.
+        quirks: Rules that the signer's domain relaxes.
+        bug: The cause, when it was an exception that nobody raised on purpose.
+        operation: Operation label of the URL, told by the CA.
+        batch: transactionID (hex) of the batch that the message came in, told by the CA.
+        requester: Name of the RA that asked the CA.
+        entity: Name of the CA's end entity.
+        messages: How many a batch had.
+    """
+
+    by: Component
+    endpoint: str
+    peer: str
+    body_type: str
+    outcome: Outcome
+    transaction_id: str
+    duration_ms: float
+    domain: str = ""
+    signer: str = ""
+    signer_fingerprint: str = ""
+    subject: str = ""
+    serial_number: str = ""
+    upstream: str = ""
+    fail_info: PKIFailureInfo | None = None
+    rule: str = ""
+    detail: str = ""
+    quirks: tuple[str, ...] = ()
+    bug: Exception | None = None
+    operation: str = ""
+    batch: str = ""
+    requester: str = ""
+    entity: str = ""
+    messages: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateIssued:
+    """A certificate was stored, and may leave.
+
+    Args:
+        transaction_id: Hex.
+        certificate_der: b"" where it is encrypted, and the gateway has not seen it.
+        upstream: Name of the gateway's upstream that issued it.
+    """
+
+    by: Component
+    transaction_id: str
+    certificate_der: bytes
+    upstream: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateConfirmed:
+    """A device's certConf for its certificate was stored; where implicitConfirm was granted, there is none.
+
+    Args:
+        As of `CertificateIssued`.
+    """
+
+    by: Component
+    transaction_id: str
+    certificate_der: bytes
+    upstream: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificatesWithdrawn:
+    """Certificates were revoked because their devices did not take them.
+
+    Args:
+        certificates: DER; the CA's sweep withdraws up to a thousand at once.
+        rejected: Whether the device has refused its certificate; otherwise nobody confirmed in time.
+        transaction_id, upstream: As of `CertificateIssued`; "" of a sweep.
+    """
+
+    by: Component
+    certificates: tuple[bytes, ...]
+    rejected: bool = False
+    transaction_id: str = ""
+    upstream: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFailed:
+    """A CA gave a message no answer, or none that can be used.
+
+    Args:
+        upstream: Its name.
+        transaction_id: Hex.
+        fail_info, rule, detail: As of the error that says why.
+    """
+
+    upstream: str
+    transaction_id: str
+    fail_info: PKIFailureInfo
+    rule: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLost:
+    """A store does not answer, or takes nothing more.
+
+    Args:
+        detail: The first failure.
+    """
+
+    by: Component
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFound:
+    """A store that was lost answers again.
+
+    Args:
+        lost_seconds: From the first failure until now.
+    """
+
+    by: Component
+    lost_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CRLPublished:
+    """A CRL was made and stored.
+
+    Args:
+        issuer_id: Key identifier (hex) of the issuing CA.
+        base_number: The full CRL that a delta is relative to; None for a full one.
+    """
+
+    issuer_id: str
+    number: int
+    base_number: int | None
+    next_update: datetime
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialChanged:
+    """The RA signs with another certificate from now on.
+
+    Args:
+        serial_number: Hex.
+    """
+
+    subject: str
+    serial_number: str
+    not_after: datetime
+
+
+Fact = (
+    RequestHandled
+    | CertificateIssued
+    | CertificateConfirmed
+    | CertificatesWithdrawn
+    | UpstreamFailed
+    | StoreLost
+    | StoreFound
+    | CRLPublished
+    | CredentialChanged
+)
+
+
+class EventSink(Protocol):
+    """Takes facts; must not raise and must not wait."""
+
+    def __call__(self, event: Fact, /) -> None:
+        """Take one fact."""
+
+
+def unheard(_event: Fact) -> None:
+    """Take a fact that nobody wants."""
+
+
+class StoreWatch:
+    """Tells once that a store is lost, and once that it is found again.
+
+    Args:
+        by: Whose store it is.
+        monotonic: Seconds.
+    """
+
+    def __init__(self, sink: EventSink, by: Component, monotonic: Callable[[], float]) -> None:
+        self._sink = sink
+        self._by = by
+        self._monotonic = monotonic
+        self._lost_at: float | None = None
+        self._failed_at = 0.0
+
+    def failed(self, detail: str) -> None:
+        """The store could not be asked."""
+        self._failed_at = self._monotonic()
+        if self._lost_at is None:
+            self._lost_at = self._failed_at
+            self._sink(StoreLost(self._by, detail))
+
+    def answered(self) -> None:
+        """The store has done what it was asked."""
+        if self._lost_at is None:
+            return
+        now = self._monotonic()
+        if now - self._failed_at >= FOUND_AFTER_SECONDS:
+            lost_seconds, self._lost_at = now - self._lost_at, None
+            self._sink(StoreFound(self._by, lost_seconds))
