@@ -15,9 +15,10 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ra_gateway.cmp.header_checks import QUIRKS
 from ra_gateway.config.problems import bare, values
 from ra_gateway.config.tables import GatewayConfig
-from ra_gateway.config.values import DEFAULT_SIGNATURES, PLACEHOLDERS, QUIRKS
+from ra_gateway.config.values import DEFAULT_SIGNATURES, PLACEHOLDERS
 
 PREFACE = """# Configuration reference
 

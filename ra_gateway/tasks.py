@@ -1,12 +1,14 @@
-"""Background tasks that nobody awaits: their death is told, and they are started again."""
+"""Background tasks, whose death is told before they are started again; and work that is done at the same time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final, TypeVar
 
 import structlog
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -56,3 +58,13 @@ async def ended(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do works at the same time and return their results in order; the first that fails ends the others."""
+    tasks = []
+    async with asyncio.TaskGroup() as group:
+        for work in works:
+            tasks.append(group.create_task(work))
+            await asyncio.sleep(0)  # others get their turn before the next one begins
+    return [task.result() for task in tasks]

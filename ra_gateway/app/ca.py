@@ -28,7 +28,7 @@ from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
 from ra_gateway.ca.profiles import PROFILES, Profile, derive
 from ra_gateway.ca.status import CAStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
-from ra_gateway.cmp.replies import Reply
+from ra_gateway.cmp.responder import Reply
 from ra_gateway.cmp.selfcheck import require_codec
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ra_gateway.cmp.algorithms import AlgorithmPolicy, with_legacy
+from ra_gateway.cmp.algorithms import AlgorithmPolicy
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.header_checks import relaxed_algorithms
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.tables import GatewayConfig, VendorConfig
 from ra_gateway.config.trust_tables import AlgorithmsConfig
@@ -85,11 +86,7 @@ def vendor_domains(vendors: Mapping[str, VendorConfig]) -> dict[str, TrustDomain
             DomainKind.vendor,
             anchors(vendor.anchors_paths, f"vendors.{name}.anchors_paths"),
             certificates(vendor.intermediates_paths, f"vendors.{name}.intermediates_paths"),
-            with_legacy(
-                _algorithms(vendor.algorithms),
-                sha1="sha1" in vendor.quirks,
-                rsa1024="rsa1024" in vendor.quirks,
-            ),
+            relaxed_algorithms(_algorithms(vendor.algorithms), vendor.quirks),
             frozenset(vendor.quirks),
         )
         for name, vendor in vendors.items()

@@ -31,7 +31,7 @@ from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules, check_message_time, check_version
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import CanonicalName, canonical
-from ra_gateway.cmp.nesting import Batch, read_nested
+from ra_gateway.cmp.responder import Batch, read_nested
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import (
     AuthenticatedMessage,

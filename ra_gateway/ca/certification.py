@@ -49,10 +49,9 @@ from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
 from ra_gateway.cmp.header_checks import HeaderRules
-from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, confirm_wait_time
 from ra_gateway.cmp.names import NULL_DN, canonical, name_of, require_certifiable, same_name
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.requests import AuthenticatedRequest, Possession, read_request
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, POPRefused, RequestRefused
 from ra_gateway.keys import spki_der
@@ -93,7 +92,7 @@ class Certification:
         client: Client mode; None serves RA mode only.
         confirm_wait: How long certConf is awaited.
         remember: How long operations are kept.
-        ca_pubs, extra_certs: What an ip, and every positive answer, brings besides the certificate.
+        ca_pubs, chain: What an ip, and every positive answer, brings besides the certificate.
         key_generation: Makes keys for devices that ask for that; None refuses them.
         nonce: Returns a fresh one.
         sign: Makes a signed answer (DER).
@@ -109,7 +108,7 @@ class Certification:
     confirm_wait: timedelta
     remember: timedelta
     ca_pubs: tuple[bytes, ...]
-    extra_certs: tuple[bytes, ...]
+    chain: tuple[bytes, ...]
     key_generation: KeyGeneration | None
     nonce: Callable[[], bytes]
     sign: Callable[..., Awaitable[bytes]]
@@ -407,7 +406,7 @@ class Certification:
                 if operation.confirm_by is None
                 else confirm_wait_time(operation.confirm_by),
             ),
-            extra_certs=self.extra_certs,
+            chain=self.chain,
         )
 
 

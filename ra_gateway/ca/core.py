@@ -62,14 +62,20 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.crmf import CertId, cert_req_id_of
+from ra_gateway.cmp.crmf import CertId
 from ra_gateway.cmp.header_checks import NONCE_OCTETS, RELAYED, HeaderRules
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.names import canonical, directory_name
-from ra_gateway.cmp.nesting import Batch
-from ra_gateway.cmp.protection import Credential, protect
-from ra_gateway.cmp.replies import Reply, refusal_body, reply_header, unreadable_reply
+from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.requests import AuthenticatedRevocation, read_confirmation, read_revocation
+from ra_gateway.cmp.responder import (
+    Batch,
+    Reply,
+    protect_reply,
+    refusal_body,
+    reply_header,
+    unreadable_reply,
+)
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.errors import (
     CMPError,
@@ -84,7 +90,7 @@ from ra_gateway.errors import (
     UpstreamUnavailable,
 )
 from ra_gateway.events import Component, EventSink, Outcome, RequestHandled, unheard
-from ra_gateway.tasks import ended, supervised
+from ra_gateway.tasks import all_of, ended, supervised
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
 
@@ -190,7 +196,7 @@ class BundledCA:
             confirm_wait=confirm_wait,
             remember=self._remember,
             ca_pubs=chain[-1:] if ca_pubs else (),
-            extra_certs=tuple(dict.fromkeys((*credential.certificates, *cross, *chain))),
+            chain=(*cross, *chain),
             key_generation=key_generation,
             nonce=self._nonce,
             sign=self._sign,
@@ -266,11 +272,8 @@ class BundledCA:
             message = PKIMessage.from_der(der)
         except MalformedMessage as error:
             tell(transaction_id="", body_type="", **_refusal(error))
-            return Reply(
-                unreadable_reply(error, transaction_id=self._nonce(), sender_nonce=self._nonce()),
-                False,
-            )
-        return Reply(await self._handled(message, mode, tell), True)
+            return Reply(unreadable_reply(error, self._random_octets), understood=False)
+        return Reply(await self._handled(message, mode, tell), understood=True)
 
     async def _handled(
         self,
@@ -292,7 +295,7 @@ class BundledCA:
             learned = {"outcome": Outcome.failed, "bug": error}
             failure = ServiceFailure("unexpected")
             header = reply_header(message.header, sender_nonce=self._nonce(), now=self._clock())
-            answer = assemble(header.to_der(), refusal_body(failure, None), None)
+            answer = assemble(header.to_der(), refusal_body(failure, message), None)
         tell(**learned)
         return answer
 
@@ -305,22 +308,14 @@ class BundledCA:
     ) -> tuple[bytes, _Learned]:
         """Answer the messages of a batch, all at the same time, each as if it had come alone (R125)."""
 
-        async def answer(member: PKIMessage | None) -> bytes:
-            if member is None:
-                error = MalformedMessage("a member of a batch is no PKIMessage")
-                tell(**_refusal(error))
-                return unreadable_reply(
-                    error, transaction_id=self._nonce(), sender_nonce=self._nonce()
-                )
+        async def answer(member: PKIMessage | MalformedMessage) -> bytes:
+            if isinstance(member, MalformedMessage):
+                tell(**_refusal(member))
+                return unreadable_reply(member, self._random_octets)
             of_member = partial(tell, batch=(message.header.transaction_id or b"").hex())
             return await self._handled(member, Mode.ra, of_member, in_batch=True)
 
-        tasks = []
-        async with asyncio.TaskGroup() as group:
-            for member in batch.members:
-                tasks.append(group.create_task(answer(member)))
-                await asyncio.sleep(0)  # others get their turn before the next one begins
-        answers = [task.result() for task in tasks]
+        answers = await all_of(answer(member) for member in batch.members)
         nested_der = await self._sign(message.header, nested_body(*answers), self._clock())
         return nested_der, {"outcome": Outcome.batched, "messages": len(answers)}
 
@@ -363,7 +358,8 @@ class BundledCA:
             else:
                 operation, outcome = await self._certification.certify(context, now), Outcome.issued
         except CMPError as error:
-            return await self._refuse(message, error), learned | _refusal(error)
+            answer = await self._sign(message.header, refusal_body(error, message), self._clock())
+            return answer, learned | _refusal(error)
         learned |= {"outcome": outcome, "serial_number": f"{operation.serial_number:x}"}
         return operation.answer, learned
 
@@ -479,13 +475,6 @@ class BundledCA:
 
     # --- answers ----------------------------------------------------------------------------------------------
 
-    async def _refuse(self, message: PKIMessage, error: CMPError) -> bytes:
-        return await self._sign(
-            message.header,
-            refusal_body(error, message.body_type, cert_req_id_of(message)),
-            self._clock(),
-        )
-
     async def _sign(
         self,
         request: PKIHeader,
@@ -494,14 +483,12 @@ class BundledCA:
         *,
         nonce: bytes | None = None,
         general_info: tuple[InfoTypeAndValue, ...] = (),
-        extra_certs: tuple[bytes, ...] | None = None,
+        chain: tuple[bytes, ...] = (),
     ) -> bytes:
-        header = replace(
-            reply_header(request, sender_nonce=nonce or self._nonce(), now=now),
-            general_info=general_info,
+        header = reply_header(
+            request, sender_nonce=nonce or self._nonce(), now=now, general_info=general_info
         )
-        certificates = self._credential.certificates if extra_certs is None else extra_certs
-        return await protect(header, body_der, self._credential, certificates)
+        return await protect_reply(header, body_der, self._credential, chain)
 
     def _nonce(self) -> bytes:
         return self._random_octets(NONCE_OCTETS)

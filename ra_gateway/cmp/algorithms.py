@@ -609,14 +609,5 @@ def within_ts_33310(policy: AlgorithmPolicy) -> AlgorithmPolicy:
     )
 
 
-def with_legacy(policy: AlgorithmPolicy, *, sha1: bool, rsa1024: bool) -> AlgorithmPolicy:
-    """Return a policy that forgives devices SHA-1 in signatures, or RSA keys of 1024 bits."""
-    signatures = policy.signatures
-    if sha1:
-        signatures |= frozenset(name for name in LEGACY_ALGORITHMS if name.endswith("sha1"))
-    least = min(policy.min_rsa_bits, 1024) if rsa1024 else policy.min_rsa_bits
-    return replace(policy, signatures=signatures, min_rsa_bits=least)
-
-
 def _text(whose: object, use: str) -> str:
     return f"{whose} {use}" if whose else use

@@ -1,21 +1,40 @@
 """What an endpoint asks of a message's header, and the checks of it (RFC 9483 3.1, 3.5).
 
-Which rules are relaxed for whom is data: `HeaderRules` from the endpoint, quirks from the domain.
+Which rules are relaxed for whom is data: `HeaderRules` from the endpoint, quirks from the domain. All of a quirk stands
+here: its name, what it relaxes, and the one check that refuses without it, by which it is also reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from ra_gateway.cmp.algorithms import AlgorithmPolicy, within_ts_33310
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from ra_gateway.cmp.algorithms import (
+    LEGACY_ALGORITHMS,
+    AlgorithmPolicy,
+    SignatureAlgorithm,
+    within_ts_33310,
+)
 from ra_gateway.cmp.asn1 import NULL_DER
-from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIHeader
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
+from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIHeader, PKIMessage
+from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
-from ra_gateway.errors import HeaderRefused, MalformedMessage, PKIFailureInfo
+from ra_gateway.errors import (
+    CMPError,
+    HeaderRefused,
+    MalformedMessage,
+    PKIFailureInfo,
+    ProtectionRefused,
+    RequestRefused,
+    TemplateRefused,
+)
 
 NONCE_OCTETS: Final = 16
 """senderNonce and transactionID of a conforming message (RFC 9483 3.1: 128 bits)."""
@@ -47,6 +66,19 @@ class Quirk(StrEnum):
     sha1 = "sha1"
     rsa1024 = "rsa1024"
 
+
+QUIRKS: Final[Mapping[Quirk, str]] = {
+    Quirk.short_ids: "transactionID and senderNonce may be shorter than 16 octets (R5, R6).",
+    Quirk.recip_nonce_in_ir: "recipNonce may be present in a first message; it is ignored (R7).",
+    Quirk.no_message_time: "messageTime may be absent where the endpoint requires it (R29).",
+    Quirk.any_cert_req_id: "certReqId may be any integer instead of 0; it is echoed (R47).",
+    Quirk.no_subject: "The template may lack a subject, also in strict mode; it is derived (R141).",
+    Quirk.missing_extracerts_in_certconf: "certConf and pollReq may come without a certificate, also in strict "
+    "mode; the signer is that of the request (R34).",
+    Quirk.sha1: "Messages, proofs of possession and vendor certificates may be signed with SHA-1 (R17, R146).",
+    Quirk.rsa1024: "Vendor keys may be RSA of 1024 bits; no such key is certified (R19).",
+}
+"""What each of them relaxes, for the documents."""
 
 RELAYED: Final = frozenset({Quirk.short_ids, Quirk.any_cert_req_id, Quirk.recip_nonce_in_ir})
 """Rules for devices that an RA enforced, or waived for good reason, before it signed in their place."""
@@ -185,16 +217,22 @@ def _require_nothing_twice(header: PKIHeader) -> None:
         raise HeaderRefused(f"generalInfo has {', '.join(twice)} twice", rule="RFC 9483 3.1")
 
 
+def check_message_time_sent(header: PKIHeader, rules: HeaderRules) -> None:
+    """Refuse a message without messageTime where the endpoint requires it."""
+    required = rules.require_message_time and Quirk.no_message_time not in rules.quirks
+    if required and header.message_time is None:
+        raise HeaderRefused("no messageTime", fail_info=PKIFailureInfo.badTime, rule="R29")
+
+
 def check_message_time(header: PKIHeader, rules: HeaderRules, now: datetime) -> None:
     """Check messageTime against our clock (RFC 9483 3.5 step 13).
 
     Raises:
         HeaderRefused: badTime.
     """
+    check_message_time_sent(header, rules)
     moment = header.message_time
     if moment is None:
-        if rules.require_message_time and Quirk.no_message_time not in rules.quirks:
-            raise HeaderRefused("no messageTime", fail_info=PKIFailureInfo.badTime, rule="R29")
         return
     window = timedelta(seconds=rules.message_time_window_seconds)
     if not -window <= moment - now <= window:
@@ -227,3 +265,75 @@ def check_answer_header(
             rule="R83",
         )
     _require_nothing_twice(header)
+
+
+# --- what else a quirk may relax ------------------------------------------------------------------------------
+
+
+def check_certificate_sent(message: PKIMessage, rules: HeaderRules) -> None:
+    """Refuse a follower without any certificate, to the letter of what peers may rely on (RFC 9483 3.3)."""
+    forgiven = Quirk.missing_extracerts_in_certconf in rules.quirks
+    if rules.strict and not forgiven and not message.extra_certs:
+        raise ProtectionRefused("no certificate came with the message", rule="R33")
+
+
+def check_cert_req_id(request: CertReqMsg, rules: HeaderRules) -> None:
+    """Refuse any certReqId but 0, or that of a PKCS#10."""
+    forgiven = Quirk.any_cert_req_id in rules.quirks or request.is_pkcs10
+    if request.cert_req_id != 0 and not forgiven:
+        raise RequestRefused(f"certReqId {request.cert_req_id}, expected 0", rule="R47")
+
+
+def check_subject(template: CertTemplate, rules: HeaderRules) -> None:
+    """Refuse a template without subject, to the letter also one that is empty and has no subjectAltName."""
+    nameless = template.subject_der in (None, NULL_DN) and (
+        template.subject_der is None or not template.extension(OID.subjectAltName)
+    )
+    if nameless and rules.strict and Quirk.no_subject not in rules.quirks:
+        raise TemplateRefused("no subject, and no subjectAltName in its place", rule="R51")
+
+
+def quirks_needed(
+    quirks: Collection[str], rules: HeaderRules, *checks: Callable[[HeaderRules], None]
+) -> frozenset[Quirk]:
+    """Return the quirks without which one of the checks would refuse; with all of them none does.
+
+    Args:
+        rules: The endpoint's.
+    """
+
+    def refuses(relaxed: HeaderRules) -> bool:
+        try:
+            for check in checks:
+                check(relaxed)
+        except CMPError:
+            return True
+        return False
+
+    # First without any: most messages need none.
+    found = [item for item in Quirk if item in quirks] if quirks and refuses(rules) else []
+    return frozenset(item for item in found if refuses(rules.relaxed_by({*quirks} - {item})))
+
+
+def relaxed_algorithms(policy: AlgorithmPolicy, quirks: Collection[str]) -> AlgorithmPolicy:
+    """Return a policy that forgives devices SHA-1 in signatures, or RSA keys of 1024 bits."""
+    signatures, least = policy.signatures, policy.min_rsa_bits
+    if Quirk.sha1 in quirks:
+        signatures |= frozenset(name for name in LEGACY_ALGORITHMS if name.endswith("sha1"))
+    if Quirk.rsa1024 in quirks:
+        least = min(least, 1024)
+    return replace(policy, signatures=signatures, min_rsa_bits=least)
+
+
+def algorithm_quirks_used(
+    signatures: Iterable[SignatureAlgorithm], path: Iterable[Certificate] = ()
+) -> frozenset[Quirk]:
+    """Return the quirks that forgive algorithms of signatures, and keys in a path."""
+    used = {
+        Quirk.sha1: any(item.name in LEGACY_ALGORITHMS for item in signatures),
+        Quirk.rsa1024: any(
+            isinstance(item.public_key, rsa.RSAPublicKey) and item.public_key.key_size < 2048
+            for item in path
+        ),
+    }
+    return frozenset(quirk for quirk, is_used in used.items() if is_used)

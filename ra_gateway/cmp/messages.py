@@ -47,6 +47,14 @@ class InfoTypeAndValue:
     value_der: bytes | None = None
 
 
+IMPLICIT_CONFIRM: Final = InfoTypeAndValue(OID.implicitConfirm, asn1.NULL_DER)
+
+
+def confirm_wait_time(moment: datetime) -> InfoTypeAndValue:
+    """Return the generalInfo entry that tells until when certConf is awaited (RFC 9810 5.1.1.2)."""
+    return InfoTypeAndValue(OID.confirmWaitTime, asn1.encode(asn1.generalized_time(moment)))
+
+
 class Protector(NamedTuple):
     """What a header says of whoever protects the message."""
 
@@ -166,6 +174,20 @@ class PKIHeader:
         if item.value_der is None:
             raise MalformedMessage("certProfile without a value", rule="R64")
         return tuple(asn1.unbox(structures.UTF8StringsBox, item.value_der).strings)
+
+
+def confirm_wait_time_of(header: PKIHeader) -> datetime | None:
+    """Return until when certConf is awaited, None where the header does not say so in a readable way."""
+    item = header.info(OID.confirmWaitTime)
+    return time_told((item and item.value_der) or b"")
+
+
+def time_told(value_der: bytes) -> datetime | None:
+    """Return the moment that a GeneralizedTime tells (aware UTC), None where it is not readable."""
+    try:
+        return asn1.time_of(asn1.decode(asn1.GeneralizedTime, value_der))
+    except MalformedMessage:
+        return None
 
 
 ANYONE: Final = directory_name(NULL_DN)

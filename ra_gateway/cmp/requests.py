@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import InitVar, replace
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -46,7 +47,14 @@ from ra_gateway.cmp.crmf import (
     certification_request,
     doubled,
 )
-from ra_gateway.cmp.header_checks import HeaderRules, Quirk
+from ra_gateway.cmp.header_checks import (
+    HeaderRules,
+    Quirk,
+    algorithm_quirks_used,
+    check_cert_req_id,
+    check_subject,
+    quirks_needed,
+)
 from ra_gateway.cmp.messages import CMP2021, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
 from ra_gateway.cmp.oids import OID
@@ -267,7 +275,7 @@ def _check_encr_cert(
     return spki_der
 
 
-def used_in_request(request: AuthenticatedRequest, rules: HeaderRules) -> frozenset[str]:
+def used_in_request(request: AuthenticatedRequest, rules: HeaderRules) -> frozenset[Quirk]:
     """Return the quirks of the signer's domain without which the body would have been refused.
 
     Args:
@@ -276,17 +284,10 @@ def used_in_request(request: AuthenticatedRequest, rules: HeaderRules) -> frozen
     asked, domain = request.request, request.domain
     if not domain.quirks and not domain.algorithms.forgives:
         return frozenset()
-    nameless = asked.template.subject_der is None
-    proof = asked.pop
-    weak = isinstance(proof, SignaturePOP) and signature_algorithm(
-        proof.algorithm_der
-    ).name.endswith(("sha1", "md5"))
-    used = {
-        Quirk.any_cert_req_id: not asked.is_pkcs10 and asked.cert_req_id != 0,
-        Quirk.no_subject: rules.strict and nameless,
-        Quirk.sha1: weak,
-    }
-    return frozenset(quirk for quirk, is_used in used.items() if is_used)
+    checks = partial(check_cert_req_id, asked), partial(check_subject, asked.template)
+    proofs = [asked.pop] if isinstance(asked.pop, SignaturePOP) else []
+    signatures = (signature_algorithm(proof.algorithm_der) for proof in proofs)
+    return quirks_needed(domain.quirks, rules, *checks) | algorithm_quirks_used(signatures)
 
 
 def _crmf_request(message: PKIMessage, rules: HeaderRules) -> CertReqMsg:
@@ -296,8 +297,7 @@ def _crmf_request(message: PKIMessage, rules: HeaderRules) -> CertReqMsg:
     if count != 1:  # before any is decoded
         raise RequestRefused(f"{count} CertReqMsg, expected exactly one", rule="R46")
     (request,) = cert_req_messages(message.body_content)
-    if request.cert_req_id != 0 and Quirk.any_cert_req_id not in rules.quirks:
-        raise RequestRefused(f"certReqId {request.cert_req_id}, expected 0", rule="R47")
+    check_cert_req_id(request, rules)
     return request
 
 
@@ -329,11 +329,7 @@ def _check_names(request: CertReqMsg, rules: HeaderRules) -> None:
     _check_one_template(request)
     if template.version not in (None, 2):
         raise TemplateRefused(f"version {template.version}, expected 2 (v3)", rule="R48")
-    nameless = template.subject_der in (None, NULL_DN) and (
-        template.subject_der is None or not template.extension(OID.subjectAltName)
-    )
-    if nameless and rules.strict and Quirk.no_subject not in rules.quirks:
-        raise TemplateRefused("no subject, and no subjectAltName in its place", rule="R51")
+    check_subject(template, rules)
     if template.reserved and rules.strict:
         raise TemplateRefused(f"{', '.join(template.reserved)} must be absent", rule="R49")
 

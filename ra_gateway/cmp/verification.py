@@ -10,9 +10,8 @@ import hmac
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import InitVar, dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Final, NoReturn
-
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
@@ -25,11 +24,14 @@ from ra_gateway.cmp.certificates import Certificate, KeyUsage, keep_certificates
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
 from ra_gateway.cmp.header_checks import (
     MAX_KID_OCTETS,
-    NONCE_OCTETS,
     HeaderRules,
     Quirk,
     Strictness,
+    algorithm_quirks_used,
+    check_certificate_sent,
     check_header,
+    check_message_time_sent,
+    quirks_needed,
 )
 from ra_gateway.cmp.mac import MACCredential, SharedSecret, compute_mac
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
@@ -424,8 +426,9 @@ def authenticate_follower(
                 raise SignerNotTrusted(f"{signer.subject} has expired", rule="R22")
             allowed = rules.algorithms(candidate.domain.algorithms)
             _check_protection(message, algorithm, signer, allowed)
-            _check_certificate_sent(message, rules.relaxed_by(candidate.domain.quirks))
-            check_header(message.header, rules.relaxed_by(candidate.domain.quirks), first=False)
+            relaxed = rules.relaxed_by(candidate.domain.quirks)
+            check_certificate_sent(message, relaxed)
+            check_header(message.header, relaxed, first=False)
         except CMPError as error:
             refusal = refusal or error
         else:
@@ -435,49 +438,26 @@ def authenticate_follower(
     )
 
 
-def _check_certificate_sent(message: PKIMessage, rules: HeaderRules) -> None:
-    """Refuse a follower without any certificate, to the letter of what peers may rely on (RFC 9483 3.3)."""
-    forgiven = Quirk.missing_extracerts_in_certconf in rules.quirks
-    if rules.strict and not forgiven and not message.extra_certs:
-        raise ProtectionRefused("no certificate came with the message", rule="R33")
-
-
 def used_quirks(
     authenticated: AuthenticatedMessage, rules: HeaderRules, *, first: bool
-) -> frozenset[str]:
+) -> frozenset[Quirk]:
     """Return the quirks of the signer's domain without which a message would have been refused.
 
     Args:
         rules: The endpoint's.
         first: Whether the message opens an operation.
     """
-    message, domain = authenticated.message, authenticated.domain
-    header = message.header
+    message, domain, path = authenticated.message, authenticated.domain, authenticated.path
     if not domain.quirks and not domain.algorithms.forgives:
         return frozenset()
-    short_id = rules.strict and len(header.transaction_id or b"") < NONCE_OCTETS
-    short_nonce = len(header.sender_nonce or b"") < NONCE_OCTETS
-    used = {
-        Quirk.short_ids: short_id or short_nonce,
-        Quirk.recip_nonce_in_ir: rules.strict and first and header.recip_nonce is not None,
-        Quirk.no_message_time: rules.require_message_time and header.message_time is None,
-        Quirk.missing_extracerts_in_certconf: rules.strict
-        and not first
-        and not message.extra_certs,
-        Quirk.sha1: _weak_hash(authenticated),
-        Quirk.rsa1024: any(
-            isinstance(item.public_key, rsa.RSAPublicKey) and item.public_key.key_size < 2048
-            for item in authenticated.path
-        ),
-    }
-    return frozenset(quirk for quirk, is_used in used.items() if is_used)
-
-
-def _weak_hash(authenticated: AuthenticatedMessage) -> bool:
-    names = [protection_algorithm(authenticated.message).name]
+    checks = [
+        partial(check_header, message.header, first=first),
+        partial(check_message_time_sent, message.header),
+        *(() if first else (partial(check_certificate_sent, message),)),
+    ]
     # The anchor's own signature proves nothing to anybody.
-    names += [item.signature_algorithm.name for item in authenticated.path[:-1]]
-    return any(name.endswith(("sha1", "md5")) for name in names)
+    signatures = [protection_algorithm(message), *(item.signature_algorithm for item in path[:-1])]
+    return quirks_needed(domain.quirks, rules, *checks) | algorithm_quirks_used(signatures, path)
 
 
 # --- shared secrets -------------------------------------------------------------------------------------------

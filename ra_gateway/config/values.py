@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Final, Literal, get_args
@@ -14,7 +14,6 @@ from pydantic import AfterValidator, ValidationInfo
 
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
-from ra_gateway.cmp.header_checks import Quirk
 from ra_gateway.ra import policy
 from ra_gateway.settings.files import check_file, checks_files, resolve, secret_file
 from ra_gateway.settings.values import ByName, climbs, did_you_mean, require_dn, require_url, wrong
@@ -47,18 +46,6 @@ DEFAULT_SIGNATURES: Final[tuple[SignatureName, ...]] = tuple(
 )
 
 CurveName = Literal["P-256", "P-384", "P-521"]
-
-QUIRKS: Final[Mapping[Quirk, str]] = {
-    Quirk.short_ids: "transactionID and senderNonce may be shorter than 16 octets (R5, R6).",
-    Quirk.recip_nonce_in_ir: "recipNonce may be present in a first message; it is ignored (R7).",
-    Quirk.no_message_time: "messageTime may be absent where the endpoint requires it (R29).",
-    Quirk.any_cert_req_id: "certReqId may be any integer instead of 0; it is echoed (R47).",
-    Quirk.no_subject: "The template may lack a subject, also in strict mode; it is derived (R141).",
-    Quirk.missing_extracerts_in_certconf: "certConf and pollReq may come without a certificate, also in strict "
-    "mode; the signer is that of the request (R34).",
-    Quirk.sha1: "Messages, proofs of possession and vendor certificates may be signed with SHA-1 (R17, R146).",
-    Quirk.rsa1024: "Vendor keys may be RSA of 1024 bits; no such key is certified (R19).",
-}
 
 RequestType = Annotated[BodyType, ByName(tuple(RESPONSE_TO))]
 """A message that opens a transaction."""

@@ -60,6 +60,7 @@ from ra_gateway.cmp.header_checks import (
 from ra_gateway.cmp.messages import (
     ANYONE,
     CMP2021,
+    IMPLICIT_CONFIRM,
     InfoTypeAndValue,
     PKIHeader,
     PKIMessage,
@@ -75,7 +76,6 @@ from ra_gateway.cmp.names import (
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import NO_CERT_RESPONSE, poll_rep_content, poll_req_body
 from ra_gateway.cmp.protection import Credential, protect
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.cmp.requests import Possession, cert_hash_name, require_delivery
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.cmp.verification import authenticate_answer

@@ -11,10 +11,9 @@ from ra_gateway.cmp.bodies import RevDetails, nested_body, rev_req_body
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.crmf import CertTemplate, Extension
-from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, forward_header
 from ra_gateway.errors import ServiceFailure
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import CertConf, Endpoint, ImplicitConfirm, Upstream, Variant
@@ -53,10 +52,11 @@ async def message_for_ca(
     if variant is Variant.forward:
         return MessageForCA(message.der, message.header.sender_nonce or b"")
     nested = variant is Variant.nested
-    header = forward_header(
+    header = replace(  # IDs and nonces stay (R73)
         message.header,
         recipient_der=upstream.recipient_der,
-        now=now,
+        recip_kid=None,
+        message_time=now,
         general_info=() if nested else _upstream_info(endpoint, upstream, message),
     )
     if nested:

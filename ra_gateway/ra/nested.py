@@ -6,14 +6,14 @@ an RA let it pass, and is no substitute for the protection inside.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final
 
+from ra_gateway.cmp.bodies import nested_body
 from ra_gateway.cmp.header_checks import check_message_time, check_version
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.nesting import Batch, Single, read_nested
+from ra_gateway.cmp.responder import Batch, Single, read_nested
 from ra_gateway.cmp.trust import SearchBudget
 from ra_gateway.cmp.verification import AuthenticatedMessage, authenticate, authenticate_registered
 from ra_gateway.errors import (
@@ -28,6 +28,7 @@ from ra_gateway.ra import responses
 from ra_gateway.ra.context import Report, RequestContext
 from ra_gateway.ra.endpoints import RegistrationAuthorities
 from ra_gateway.ra.services import Services
+from ra_gateway.tasks import all_of
 
 LABEL: Final = "nested"
 """Operation label of batches (RFC 9483 6.1); a single message has the label of what is inside."""
@@ -105,19 +106,12 @@ async def answer_batch(
         handled: Answers one message, whatever it is.
     """
 
-    async def answer(member: PKIMessage | None) -> bytes:
-        if member is None:
-            return responses.unreadable(
-                services, MalformedMessage("a member of a batch is no PKIMessage")
-            )
+    async def answer(member: PKIMessage | MalformedMessage) -> bytes:
+        if isinstance(member, MalformedMessage):
+            return responses.unreadable(services, member)
         return await handled(inner(outer, member))
 
-    tasks = []
-    async with asyncio.TaskGroup() as group:
-        for member in batch.members:
-            tasks.append(group.create_task(answer(member)))
-            await asyncio.sleep(0)  # others get their turn before the next one begins
-    answers = [task.result() for task in tasks]
+    answers = await all_of(answer(member) for member in batch.members)
     outer.report.outcome = Outcome.batched
     outer.report.notes.append(f"{len(answers)} messages")
-    return await responses.batch(services, outer, answers)
+    return await responses.stateless(services, outer, nested_body(*answers))

@@ -29,12 +29,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
+from ra_gateway.cmp.bodies import gen_msg_body
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import check_header, check_message_time, check_version
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.nesting import Single
-from ra_gateway.cmp.replies import Reply
 from ra_gateway.cmp.requests import read_question
+from ra_gateway.cmp.responder import Reply, Single
 from ra_gateway.cmp.verification import Authenticated
 from ra_gateway.errors import (
     CMPError,
@@ -309,7 +309,7 @@ async def _inform(services: Services, context: RequestContext) -> bytes:
     answer = await answered_here(question, endpoint.information)
     context.report.outcome = Outcome.informed
     if answer is not None:
-        return await responses.information(services, context, answer)
+        return await responses.stateless(services, context, gen_msg_body(BodyType.genp, [answer]))
     routes = fitting_routes(context, authenticated)
     route = next((item for item in routes if item.takes_subject("")), None)
     upstream = upstream_of(context, authenticated, route, "")

@@ -43,11 +43,10 @@ from ra_gateway.cmp.codes import (
 )
 from ra_gateway.cmp.crmf import CertId, cert_id
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
-from ra_gateway.cmp.messages import PKIHeader, PKIMessage
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage, confirm_wait_time_of
 from ra_gateway.cmp.names import general_names, name_of, same_name
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import poll_rep_content, polled_cert_req_id
-from ra_gateway.cmp.replies import confirm_wait_time_of
 from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import (

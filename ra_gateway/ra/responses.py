@@ -6,27 +6,24 @@ for one that was polled for, and for a refusal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from ra_gateway.cmp.bodies import gen_msg_body, nested_body
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.crmf import cert_req_id_of
 from ra_gateway.cmp.header_checks import NONCE_OCTETS
-from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, assemble
+from ra_gateway.cmp.messages import (
+    IMPLICIT_CONFIRM,
+    InfoTypeAndValue,
+    PKIHeader,
+    assemble,
+    confirm_wait_time,
+    time_told,
+)
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import PollRep, poll_rep_body, waiting_body
-from ra_gateway.cmp.protection import Protecting, protect
-from ra_gateway.cmp.replies import (
-    IMPLICIT_CONFIRM,
-    confirm_wait_time,
-    refusal_body,
-    reply_header,
-    time_told,
-    unreadable_reply,
-)
+from ra_gateway.cmp.protection import Protecting
+from ra_gateway.cmp.responder import protect_reply, refusal_body, reply_header, unreadable_reply
 from ra_gateway.cmp.verification import MACAuthenticatedMessage
 from ra_gateway.errors import CMPError, MalformedMessage, ServiceFailure
 from ra_gateway.events import Outcome
@@ -81,7 +78,8 @@ async def render(
         until, item = _confirm_until(context.endpoint, planned, services.clock())
         header = replace(header, general_info=(item,))
     credential = _credential_for(services, context, transaction)
-    der = await _protected(header, planned.body_der, credential, planned.chain)
+    # The chain ends with the operator's root, which a base station may know from here only (TS 33.310 9.5.4.3).
+    der = await protect_reply(header, planned.body_der, credential, planned.chain)
     return Rendered(der, until)
 
 
@@ -107,15 +105,6 @@ def _reply(services: Services, asked: PKIHeader, sender_nonce: bytes = b"") -> P
     return reply_header(asked, sender_nonce=nonce, now=services.clock())
 
 
-async def _protected(
-    header: PKIHeader, body_der: bytes, credential: Protecting, chain: Sequence[bytes] = ()
-) -> bytes:
-    # RA certificate and chain first (RFC 9483 3.3), then the issuing chain up to and including the
-    # operator's root, which a base station may know from here only (TS 33.310 9.5.4.3).
-    certificates = tuple(dict.fromkeys((*credential.certificates, *chain)))
-    return await protect(header, body_der, credential, certificates)
-
-
 # --- what the RA says of its own ------------------------------------------------------------------------------
 
 
@@ -126,7 +115,7 @@ async def waiting(
     header = _reply(services, context.message.header)
     body_der = waiting_body(context.message.body_type, transaction.cert_req_id)
     credential = _credential_for(services, context, transaction)
-    return Response(await _protected(header, body_der, credential), header.sender_nonce or b"")
+    return Response(await protect_reply(header, body_der, credential), header.sender_nonce or b"")
 
 
 async def not_yet(
@@ -145,30 +134,18 @@ async def not_yet(
     header = _reply(services, context.message.header, sender_nonce)
     body_der = poll_rep_body(PollRep(cert_req_id, context.endpoint.settings.check_after_seconds))
     credential = _credential_for(services, context, transaction)
-    return Response(await _protected(header, body_der, credential), header.sender_nonce or b"")
+    return Response(await protect_reply(header, body_der, credential), header.sender_nonce or b"")
 
 
-async def information(
-    services: Services, context: RequestContext, answer: InfoTypeAndValue
-) -> bytes:
-    """Return a genp with the RA's own answer."""
-    body_der = gen_msg_body(BodyType.genp, [answer])
-    return await _protected(
-        _reply(services, context.message.header), body_der, services.credential()
-    )
-
-
-async def batch(services: Services, context: RequestContext, answers: Sequence[bytes]) -> bytes:
-    """Return the answers to the messages of a batch, nested in their order."""
+async def stateless(services: Services, context: RequestContext, body_der: bytes) -> bytes:
+    """Return an answer that no transaction keeps: a genp of the RA's own, or the answers to a batch."""
     header = _reply(services, context.message.header)
-    return await _protected(header, nested_body(*answers), services.credential())
+    return await protect_reply(header, body_der, services.credential())
 
 
 def unreadable(services: Services, error: MalformedMessage) -> bytes:
     """Return the unprotected answer to octets that are no PKIMessage."""
-    random = services.random_octets(2 * NONCE_OCTETS)
-    transaction_id, sender_nonce = random[:NONCE_OCTETS], random[NONCE_OCTETS:]
-    return unreadable_reply(error, transaction_id=transaction_id, sender_nonce=sender_nonce)
+    return unreadable_reply(error, services.random_octets)
 
 
 async def refuse(
@@ -189,16 +166,12 @@ async def refuse(
     report.refusal = error
     report.outcome = Outcome.failed if isinstance(error, ServiceFailure) else Outcome.refused
     header = _reply(services, context.message.header)
-    if cert_req_id is None:
-        cert_req_id = cert_req_id_of(context.message) if error.in_body else 0
-    if body_type is None:  # ir is 0
-        body_type = context.message.body_type
-    body_der = refusal_body(error, body_type, cert_req_id)
+    body_der = refusal_body(error, context.message, body_type=body_type, cert_req_id=cert_req_id)
     sender = report.authenticated
     try:
         if isinstance(sender, MACAuthenticatedMessage):
-            return await _protected(header, body_der, sender.credential)
-        return await _protected(header, body_der, services.credential())
+            return await protect_reply(header, body_der, sender.credential)
+        return await protect_reply(header, body_der, services.credential())
     except Exception as failure:  # the key cannot sign: an unprotected error is all that is left
         report.notes.append(f"the answer could not be signed: {type(failure).__name__}")
         return assemble(header.to_der(), body_der, None)

@@ -13,9 +13,8 @@ from typing import Final
 from ra_gateway.cmp.bodies import PKICONF_BODY, cert_rep_body, cert_rep_message
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
-from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.messages import PKIMessage, confirm_wait_time_of
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.replies import confirm_wait_time_of
 from ra_gateway.errors import MalformedMessage
 
 SCHEMA: Final = 4

@@ -9,7 +9,7 @@ from typing import ClassVar, Final, NamedTuple, Protocol, Unpack
 
 from aiohttp import web
 
-from ra_gateway.cmp.replies import Reply
+from ra_gateway.cmp.responder import Reply
 from ra_gateway.server.listener import (
     NOT_STORED,
     Listener,

@@ -35,14 +35,14 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.crmf import Extension, cert_req_id_of
-from ra_gateway.cmp.header_checks import NONCE_OCTETS, HeaderRules, Quirk, Strictness
+from ra_gateway.cmp.crmf import Extension
+from ra_gateway.cmp.header_checks import NONCE_OCTETS, RELAYED, HeaderRules, Strictness
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import NULL_DN, general_names, same_name
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.protection import Credential, protect
-from ra_gateway.cmp.replies import refusal_body, reply_header
+from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.requests import AuthenticatedRequest, read_request, read_revocation
+from ra_gateway.cmp.responder import protect_reply, refusal_body, reply_header
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import AuthenticatedMessage, authenticate_registered
 from ra_gateway.errors import (
@@ -73,10 +73,7 @@ _CHAIN_MAX_COUNT: Final = 16
 _GRACE_SECONDS: Final = 1.0
 """How much later than its deadline a signer is cut off, since it knows better whether anything was sent."""
 
-_RULES: Final = HeaderRules(Strictness.lenient).relaxed_by(
-    frozenset({Quirk.short_ids, Quirk.any_cert_req_id, Quirk.recip_nonce_in_ir})
-)
-"""Rules for devices, which the RA enforced or waived for good reason before it signed."""
+_RULES: Final = HeaderRules(Strictness.lenient).relaxed_by(RELAYED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +247,11 @@ class SigningCA:
                 transaction_id=(message.header.transaction_id or b"").hex(),
                 detail=error.detail,
             )
-            cert_req_id = cert_req_id_of(message) if error.in_body else 0
-            body_der = refusal_body(error, message.body_type, cert_req_id)
+            body_der = refusal_body(error, message)
         header = reply_header(
             message.header, sender_nonce=self._random_octets(NONCE_OCTETS), now=self._clock()
         )
-        certificates = dict.fromkeys((*self._credential.certificates, *chain))
-        return await protect(header, body_der, self._credential, certificates)
+        return await protect_reply(header, body_der, self._credential, chain)
 
     async def close(self) -> None:
         """Close the signer."""

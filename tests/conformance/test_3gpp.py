@@ -18,12 +18,7 @@ from pyasn1.type.univ import BitString
 from pyasn1_modules import rfc5280
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import (
-    SIGNATURE_ALGORITHMS,
-    AlgorithmPolicy,
-    digest,
-    with_legacy,
-)
+from ra_gateway.cmp.algorithms import SIGNATURE_ALGORITHMS, AlgorithmPolicy, digest
 from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
     CertStatus,
@@ -35,11 +30,10 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import Extension, SignaturePOP, cert_req_messages, cert_request_der
-from ra_gateway.cmp.header_checks import HeaderRules, Quirk, Strictness
-from ra_gateway.cmp.messages import PKIMessage, body
+from ra_gateway.cmp.header_checks import HeaderRules, Quirk, Strictness, relaxed_algorithms
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, body
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.keys import KeySigner
 from ra_gateway.ra.endpoints import CaPubs, CertConf, ImplicitConfirm, Variant
@@ -627,9 +621,7 @@ def legacy_world(
 ) -> World:
     """A world that forgives this vendor what it has to, less some of it."""
     quirks = LEGACY_QUIRKS - set(without)
-    algorithms = with_legacy(
-        AlgorithmPolicy(), sha1=Quirk.sha1 in quirks, rsa1024=Quirk.rsa1024 in quirks
-    )
+    algorithms = relaxed_algorithms(AlgorithmPolicy(), quirks)
     return World.make(
         legacy.vendor,
         operator,

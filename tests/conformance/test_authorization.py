@@ -38,10 +38,9 @@ from ra_gateway.cmp.crmf import (
     cert_id_der,
     cert_req_messages,
 )
-from ra_gateway.cmp.messages import InfoTypeAndValue, body
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, InfoTypeAndValue, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514, rfc4514
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
 from tests.support import pki, requests

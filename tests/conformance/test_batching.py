@@ -15,7 +15,7 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage
 from ra_gateway.cmp.protection import Credential as CMPCredential
 from ra_gateway.cmp.protection import protect
-from ra_gateway.cmp.replies import reply_header
+from ra_gateway.cmp.responder import reply_header
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.upstream.batching import BatchingCA, BatchSettings

@@ -23,11 +23,10 @@ from ra_gateway.cmp.bodies import PKIStatusInfo, gen_msg_body
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertTemplate, Extension
-from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, InfoTypeAndValue, PKIMessage
 from ra_gateway.cmp.names import from_rfc4514, general_names, general_names_der
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.errors import PKIFailureInfo, SignerNotTrusted
 from tests.support import pki
 from tests.support.credentials import cmp_credential

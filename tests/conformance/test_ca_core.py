@@ -30,12 +30,16 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.crmf import CertId, CertTemplate, Control, Extension
-from ra_gateway.cmp.messages import PKIMessage, assemble, body
+from ra_gateway.cmp.crmf import (
+    CertId,
+    CertTemplate,
+    Control,
+    Extension,
+)
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, assemble, body, confirm_wait_time
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.errors import (
     PKIFailureInfo,
     StoreUnavailable,

@@ -15,11 +15,10 @@ from ra_gateway.ca.records import CertificateStatus, EndEntity, Reason, Reenroll
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertTemplate, Extension
-from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.errors import PKIFailureInfo
 from tests.support import pki
 from tests.support.credentials import cmp_credential

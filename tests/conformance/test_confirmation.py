@@ -25,10 +25,9 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.header_checks import HeaderRules
-from ra_gateway.cmp.messages import PKIMessage, assemble, body
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, assemble, body, confirm_wait_time
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.device.values import Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable

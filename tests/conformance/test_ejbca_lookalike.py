@@ -43,7 +43,7 @@ from ra_gateway.cmp.crmf import (
     popo_signing_key_input,
 )
 from ra_gateway.cmp.mac import MACBounds, MACCredential, SharedSecret, compute_mac, mac_parameters
-from ra_gateway.cmp.messages import PKIHeader, PKIMessage, assemble, body
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIHeader, PKIMessage, assemble, body
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names, name_of, rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import (
@@ -53,7 +53,6 @@ from ra_gateway.cmp.protection import (
     protected_part,
     verify_protection,
 )
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.errors import EnrollmentRefused
 from ra_gateway.device.values import Done, RequestOptions, Send

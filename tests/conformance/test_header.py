@@ -15,10 +15,17 @@ from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import CertStatus, cert_confirm_body, error_body, nested_body
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules, Quirk, Strictness
-from ra_gateway.cmp.messages import ANYONE, InfoTypeAndValue, PKIMessage, assemble, body
+from ra_gateway.cmp.messages import (
+    ANYONE,
+    IMPLICIT_CONFIRM,
+    InfoTypeAndValue,
+    PKIMessage,
+    assemble,
+    body,
+)
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, status_of
+from ra_gateway.cmp.responder import status_of
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.values import Done, Send
 from ra_gateway.errors import MalformedMessage

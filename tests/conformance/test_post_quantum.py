@@ -18,10 +18,9 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.cms import PrivateKeyHolder, open_envelope
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import ENCR_CERT_POPO_DER, CertTemplate, Extension
-from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage
 from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.errors import CertificateRejected
 from ra_gateway.device.values import Done, EncryptionOnly

@@ -21,8 +21,8 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
+from ra_gateway.cmp.messages import confirm_wait_time, confirm_wait_time_of
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.replies import confirm_wait_time, confirm_wait_time_of
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.events import Outcome
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed

@@ -41,9 +41,8 @@ from ra_gateway.cmp.bodies import cert_rep_message, rev_rep_content
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertTemplate, cert_req_messages
-from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage
 from ra_gateway.cmp.names import from_rfc4514
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from tests.support import pki
 from tests.support.crashing import STEPS, Job, Nursery, Outcome
 from tests.support.credentials import cmp_certificate

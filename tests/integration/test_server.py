@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ra_gateway.cmp.replies import Reply
+from ra_gateway.cmp.responder import Reply
 from ra_gateway.server.cmp import OPERATIONS, CMPListener, Route, Routes
 from tests.support.loops import on_uvloop, run_on_uvloop
 from tests.support.patience import PATIENCE_SECONDS

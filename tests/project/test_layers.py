@@ -194,9 +194,23 @@ def test_only_one_loop_compares_and_sets() -> None:
 
 def test_only_one_module_makes_messages_to_devices() -> None:
     """Nothing is signed in the heart but there, and for the CA."""
-    for name in ("protect", "reply_header", "assemble", "unreadable_reply", "refusal_body"):
+    makers = ("protect", "protect_reply", "assemble", "unreadable_reply", "refusal_body")
+    for name in makers:
         assert mentions(name, HEART) <= {"ra/responses.py", "ra/forwarding.py"}, name
     assert mentions("reply_header", HEART) == {"ra/responses.py"}
+
+
+def test_a_new_quirk_touches_one_file() -> None:
+    """All of a device's stands in one; a CA's is named in a second one, and doctor knows what to say of one."""
+    text_of = {
+        path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")
+    }
+    users = {
+        kind: {path for path, text in text_of.items() if re.search(rf"\b{kind}\.[a-z]", text)}
+        for kind in ("Quirk", "CAQuirk")
+    }
+    assert users["Quirk"] == {"cmp/header_checks.py"}
+    assert users["CAQuirk"] == {"ra/response_checks.py", "app/doctor/responses.py"}
 
 
 def test_no_file_is_longer_than_a_reader_can_hold() -> None:

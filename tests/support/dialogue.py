@@ -24,17 +24,19 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import cert_req_messages
-from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble, body
+from ra_gateway.cmp.messages import (
+    ANYONE,
+    IMPLICIT_CONFIRM,
+    PKIHeader,
+    PKIMessage,
+    assemble,
+    body,
+    confirm_wait_time,
+)
 from ra_gateway.cmp.names import NULL_DN, directory_name, general_names, rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
-from ra_gateway.cmp.replies import (
-    IMPLICIT_CONFIRM,
-    confirm_wait_time,
-    refusal_body,
-    reply_header,
-    unreadable_reply,
-)
+from ra_gateway.cmp.responder import refusal_body, reply_header, unreadable_reply
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, Send, operator_trust
 from ra_gateway.errors import MalformedMessage, POPRefused
@@ -160,12 +162,11 @@ async def messages(vendor: pki.VendorPKI, operator: pki.OperatorPKI) -> dict[str
     await run(begin(done.identity, body_type=BodyType.kur), " of kur")
     ir = found["ir"]
     found["ip granted"] = await ra.answer(ir, general_info=(IMPLICIT_CONFIRM,), pvno=3)
-    refusal = refusal_body(POPRefused("no"), BodyType.ir)
+    refused = PKIMessage.from_der(ir)
+    refusal = refusal_body(POPRefused("no"), refused)
     found["ip refused"] = await ra.answer(ir, body_der=refusal)
-    found["error"] = await ra.answer(ir, body_der=refusal_body(MalformedMessage("no"), None))
-    found["error unprotected"] = unreadable_reply(
-        MalformedMessage("no"), transaction_id=bytes(16), sender_nonce=bytes(16)
-    )
+    found["error"] = await ra.answer(ir, body_der=refusal_body(MalformedMessage("no"), refused))
+    found["error unprotected"] = unreadable_reply(MalformedMessage("no"), bytes)
     found["nested"] = await ra.answer(ir, body_der=nested_body(ir, found["certConf"]))
     found["genm"] = await ra.answer(
         ir,

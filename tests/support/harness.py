@@ -31,11 +31,11 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import cert_req_messages, certification_request
 from ra_gateway.cmp.header_checks import HeaderRules
-from ra_gateway.cmp.messages import PKIHeader, PKIMessage, assemble
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.names import NULL_DN, directory_name, general_names, rfc4514
 from ra_gateway.cmp.protection import Credential as CMPCredential
 from ra_gateway.cmp.protection import protect
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, reply_header
+from ra_gateway.cmp.responder import reply_header
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, RequestOptions, operator_trust

@@ -31,7 +31,7 @@ from ra_gateway.cmp.polling import (
     waiting_body,
 )
 from ra_gateway.cmp.protection import protect
-from ra_gateway.cmp.replies import reply_header
+from ra_gateway.cmp.responder import reply_header
 from ra_gateway.ra.approval import decide, request_digest, waiting
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.transaction import Transaction

@@ -33,10 +33,15 @@ from ra_gateway.cmp.crmf import (
     cert_request_der,
     popo_signing_key_input,
 )
-from ra_gateway.cmp.messages import ANYONE, InfoTypeAndValue, body
+from ra_gateway.cmp.messages import (
+    ANYONE,
+    IMPLICIT_CONFIRM,
+    InfoTypeAndValue,
+    body,
+    confirm_wait_time,
+)
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.errors import PKIFailureInfo
 from tests.support.der import Node, parse
 from tests.vectors.book import AT, Configuration, Step, Vector, Verdict

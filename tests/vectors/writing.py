@@ -24,7 +24,7 @@ from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble, bod
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect, protected_part
-from ra_gateway.cmp.replies import reply_header
+from ra_gateway.cmp.responder import reply_header
 from tests.vectors.book import AT, REFERENCE, SECRET
 from tests.vectors.cast import OPERATOR_SUBJECT, SteadySigner, member
 

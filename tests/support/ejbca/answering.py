@@ -26,11 +26,17 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, PKIStatus
 from ra_gateway.cmp.mac import MACCredential, compute_mac
-from ra_gateway.cmp.messages import ANYONE, CMP2000, PKIHeader, PKIMessage, assemble
+from ra_gateway.cmp.messages import (
+    ANYONE,
+    CMP2000,
+    IMPLICIT_CONFIRM,
+    PKIHeader,
+    PKIMessage,
+    assemble,
+)
 from ra_gateway.cmp.names import directory_name, from_rfc4514, rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protected_part
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM
 from tests.support.ejbca.configuration import CA
 from tests.support.ejbca.refusals import Refused
 

@@ -16,7 +16,6 @@ from ra_gateway.config.reading import load, load_ca, parse
 from ra_gateway.config.tables import EndpointConfig, GatewayConfig
 from ra_gateway.config.values import (
     DEFAULT_SIGNATURES,
-    QUIRKS,
     CurveName,
     SignatureName,
 )
@@ -111,7 +110,7 @@ def test_names_are_those_of_the_cmp_core() -> None:
     assert set(get_args(SignatureName)) == known
     assert set(DEFAULT_SIGNATURES) == algorithms.DEFAULT_ALGORITHMS
     assert set(get_args(CurveName)) == algorithms.DEFAULT_CURVES
-    assert set(QUIRKS) == set(header_checks.Quirk)
+    assert set(header_checks.QUIRKS) == set(header_checks.Quirk)
 
 
 # --- The documents --------------------------------------------------------------------------------

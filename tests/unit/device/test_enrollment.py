@@ -28,14 +28,14 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.codes import CMP_CONTENT_TYPE, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import SignaturePOP, cert_req_messages
 from ra_gateway.cmp.header_checks import HeaderRules
-from ra_gateway.cmp.messages import ANYONE, PKIMessage, assemble
+from ra_gateway.cmp.messages import ANYONE, IMPLICIT_CONFIRM, PKIMessage, assemble
 from ra_gateway.cmp.names import (
     directory_name,
     general_names_der,
 )
 from ra_gateway.cmp.polling import PollRep, poll_rep_body, poll_req_content
-from ra_gateway.cmp.replies import IMPLICIT_CONFIRM, reply_header
 from ra_gateway.cmp.requests import read_request
+from ra_gateway.cmp.responder import reply_header
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import authenticate
 from ra_gateway.device import client
