@@ -186,7 +186,7 @@ async def _conclude(services: Services, exchange: _CAExchange, checked: CheckedR
     note(context, checked)
     response_der, until = b"", None
     if not exchange.told_to_wait:
-        response_der, until = await responses.render(  # step 10
+        response_der, until = await responses.render(  # step 9
             services, context, transaction, checked.planned, issues=checked.event is Event.issued
         )
     elif checked.event is Event.issued:
@@ -194,7 +194,7 @@ async def _conclude(services: Services, exchange: _CAExchange, checked: CheckedR
         seconds = endpoint.settings.check_after_seconds + endpoint.settings.confirm_wait_seconds
         until = now + timedelta(seconds=seconds)
     try:
-        return await _settle(services, exchange, checked, response_der, until)  # step 9
+        return await _settle(services, exchange, checked, response_der, until)  # step 10
     except StoreUnavailable:
         if checked.issued and exchange.stored:
             services.spawn(_settle_later(services, exchange, checked, response_der, until))
@@ -294,7 +294,7 @@ async def _store(
     create: bool = False,
     certificate_der: bytes = b"",
 ) -> bytes | None:
-    """Store what becomes of a transaction (step 9).
+    """Store what becomes of a transaction (step 10).
 
     Args:
         create: Whether it is to be stored even if it was not before.

@@ -9,12 +9,12 @@
      6 open           the transaction is stored; a retransmission is answered from the store
      7 forward        to the CA
      8 check answer   protection, IDs, nonces, key, issuer, subject; what the device is told is planned
-     9 advance        compare-and-set in the store; who loses the race answers what the winner stored
-    10 respond        what was planned, signed by the RA, with the certificates a device needs
+     9 respond        what was planned, signed by the RA, with the certificates a device needs
+    10 advance        compare-and-set in the store; who loses the race answers what the winner stored
 
 The message for the CA is signed (5) before the transaction is stored (6), so that whichever node continues after a
 crash sends the very same bytes; a request that an operator has to approve is signed when it leaves. The answer is
-signed (10) before it is stored (9), so that a retransmission gets the very same bytes. `ca_exchange` has the last four,
+signed (9) before it is stored (10), so that a retransmission gets the very same bytes. `ca_exchange` has the last four,
 as they may go on in the background.
 
 What follows a request takes the same steps: `confirmation` (certConf, error) and `polling` (pollReq). genm changes
@@ -30,7 +30,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ra_gateway.cmp.bodies import gen_msg_body
-from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import check_header, check_message_time, check_version
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.requests import read_question
@@ -144,7 +144,9 @@ class Gateway:
 
 async def _answer(services: Services, context: RequestContext) -> bytes:
     _check_header(context)  # step 2
-    return await _ANSWERS.get(context.message.body_type, _open)(services, context)
+    body_type = context.message.body_type
+    answer = _open if body_type in CERT_RESPONSE_TO else _ANSWERS[body_type]
+    return await answer(services, context)
 
 
 def _check_header(context: RequestContext) -> None:
@@ -153,11 +155,9 @@ def _check_header(context: RequestContext) -> None:
     check_version(header)
     body_type = context.message.body_type
     if body_type not in endpoint.body_types and body_type not in _FOLLOWERS:
-        known = body_type in RESPONSE_TO
-        raise HeaderRefused(
-            f"{body_type.name} is not {'taken at this endpoint' if known else 'a request served here'}",
-            rule="R9" if not known else "R142",
-        )
+        if body_type in RESPONSE_TO:
+            raise HeaderRefused(f"{body_type.name} is not taken at this endpoint", rule="R142")
+        raise HeaderRefused(f"{body_type.name} is not a request served here", rule="R9")
     labelled = OPERATIONS.get(context.operation)
     if context.operation and body_type not in _FOLLOWERS and body_type not in (labelled or ()):
         raise HeaderRefused(f"{body_type.name} sent to .../{context.operation}", rule="R149")
@@ -327,11 +327,12 @@ async def _inform(services: Services, context: RequestContext) -> bytes:
 
 
 _ANSWERS: Final[Mapping[BodyType, Callable[[Services, RequestContext], Awaitable[bytes]]]] = {
+    BodyType.rr: _open,
     BodyType.genm: _inform,
     BodyType.certConf: confirm,
     BodyType.error: take_error,
     BodyType.pollReq: poll,
 }
-"""What differs per body type; every other one opens an operation."""
+"""What answers a message, by its body type; requests for a certificate, whichever there are, open an operation."""
 
 _FOLLOWERS: Final = frozenset({BodyType.certConf, BodyType.error, BodyType.pollReq})

@@ -1,4 +1,4 @@
-"""Step 10: every message to a device is made here, and nowhere else.
+"""Step 9: every message to a device is made here, and nowhere else.
 
 A response is a function of what is planned and of the header that asks: the same for an answer that comes at once,
 for one that was polled for, and for a refusal.
