@@ -8,13 +8,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import check_message_time
 from ra_gateway.cmp.mac import mac_parameters, mac_protected, reference_fingerprint
-from ra_gateway.cmp.names import same_name
-from ra_gateway.cmp.requests import AuthenticatedRevocation
-from ra_gateway.cmp.trust import DomainKind, SearchBudget
+from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.cmp.verification import (
     Authenticated,
     AuthenticatedMessage,
@@ -24,18 +22,16 @@ from ra_gateway.cmp.verification import (
     authenticate_by_secret,
     authenticate_follower,
     authenticate_registered,
-    certificate_bag,
     used_quirks,
 )
 from ra_gateway.errors import (
-    CMPError,
     HeaderRefused,
     PKIFailureInfo,
     ProtectionRefused,
     SignerNotTrusted,
 )
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.endpoints import Endpoint, MACAccess
+from ra_gateway.ra.endpoints import MACAccess
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, Transaction, TransactionKey
 
@@ -123,28 +119,6 @@ async def _authenticate_by_secret(
         raise
     context.report.authenticated = authenticated
     return replace(context, shared=authenticated.credential), authenticated
-
-
-def shown_certificate(
-    request: AuthenticatedRevocation, endpoint: Endpoint, now: datetime
-) -> Certificate | None:
-    """Return the certificate that an rr names, if it came along in extraCerts and the operator vouches for it."""
-    if endpoint.operator is None:
-        return None
-    bag = certificate_bag(request.message, endpoint.rules)
-    budget = (
-        SearchBudget()
-    )  # of the message: whoever sent it may have sent many of one serial number
-    for item in bag:
-        if item.serial_number == request.serial_number and same_name(
-            item.issuer_der, request.issuer_der
-        ):
-            try:
-                endpoint.operator.find_path(item, bag, now, budget=budget)
-            except CMPError:
-                continue
-            return item
-    return None
 
 
 async def check_status(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertId, cert_id_der
 from ra_gateway.cmp.names import NULL_DN, directory_name, rfc4514, same_name
@@ -19,12 +20,20 @@ from ra_gateway.cmp.requests import (
     read_revocation,
     used_in_request,
 )
-from ra_gateway.cmp.trust import DomainKind
-from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
-from ra_gateway.errors import HeaderRefused, NotAuthorized, POPRefused, TemplateRefused
-from ra_gateway.ra.authentication import shown_certificate
+from ra_gateway.cmp.trust import DomainKind, SearchBudget
+from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, certificate_bag
+from ra_gateway.errors import CMPError, HeaderRefused, NotAuthorized, POPRefused, TemplateRefused
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.endpoints import POP, Approval, CertConf, RARights, Route, Upstream, Variant
+from ra_gateway.ra.endpoints import (
+    POP,
+    Approval,
+    CertConf,
+    Endpoint,
+    RARights,
+    Route,
+    Upstream,
+    Variant,
+)
 from ra_gateway.ra.policy import (
     IdentityRules,
     InventoryUse,
@@ -147,7 +156,7 @@ async def _revocation(
         named = await services.signer_status.certificate(
             request.issuer_der, request.serial_number, now
         )
-        named = named or shown_certificate(request, context.endpoint, now)
+        named = named or _shown_certificate(request, context.endpoint, now)
     authorized = authorize_revocation(request, on_behalf=rules, named=named)
     subject = rfc4514(authorized.subject_der)
     routes = fitting_routes(context, authenticated)
@@ -163,6 +172,27 @@ async def _revocation(
         authorized.subject_der,
         target_der=cert_id_der(target),
     )
+
+
+def _shown_certificate(
+    request: AuthenticatedRevocation, endpoint: Endpoint, now: datetime
+) -> Certificate | None:
+    """Return the certificate that an rr names, if it came along in extraCerts and the operator vouches for it."""
+    if endpoint.operator is None:
+        return None
+    bag = certificate_bag(request.message, endpoint.rules)
+    # One for the message: whoever sent it may have sent many certificates of one serial number.
+    budget = SearchBudget()
+    for item in bag:
+        if item.serial_number == request.serial_number and same_name(
+            item.issuer_der, request.issuer_der
+        ):
+            try:
+                endpoint.operator.find_path(item, bag, now, budget=budget)
+            except CMPError:
+                continue
+            return item
+    return None
 
 
 def signed(authenticated: Authenticated) -> AuthenticatedMessage:
