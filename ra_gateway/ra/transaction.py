@@ -47,9 +47,8 @@ class State(StrEnum):
 
     HELD = "held"  # an operator has to approve the request before it goes to the CA
     REQUESTED = "requested"  # intent stored; the CA's answer is outstanding
-    ISSUED = (
-        "issued"  # the CA has issued; certConf is outstanding (delivered, unless `opening.waiting`)
-    )
+    # the CA has issued; certConf is outstanding (delivered, unless `opening.waiting`)
+    ISSUED = "issued"
     CONFIRMING = "confirming"  # certConf accepted; the CA's pkiConf is outstanding
     CONFIRMED = "confirmed"
     REJECTED = "rejected"  # the device refused its certificate
@@ -85,21 +84,11 @@ class Event(StrEnum):
     withdrawn = "withdrawn"
 
 
-_SETTLED: Final = (
-    State.ISSUED,
-    State.CONFIRMED,
-    State.REJECTED,
-    State.GRANTED,
-    State.REVOKED,
-    State.INFORMED,
-    State.REFUSED,
-    State.FAILED,
-    State.WITHDRAWING,
-    State.WITHDRAWN,
-)
-
 OUTSTANDING: Final = (State.REQUESTED, State.CONFIRMING)
 """The CA's answer is."""
+
+_ANSWERED: Final = tuple(state for state in State if state not in (State.HELD, *OUTSTANDING))
+"""There is an answer for a device that was told to wait."""
 
 GIVEN_UP: Final = (State.WITHDRAWING, State.WITHDRAWN)
 """Nobody confirmed the certificate, and it is too late for that."""
@@ -136,7 +125,7 @@ TRANSITIONS: Final = MappingProxyType(
             for state in OUTSTANDING
             for event in (Event.deferred, Event.polled)
         },
-        **{(state, Event.delivered): state for state in _SETTLED},
+        **{(state, Event.delivered): state for state in _ANSWERED},
     }
 )
 
