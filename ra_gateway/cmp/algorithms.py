@@ -453,9 +453,8 @@ def _max_signature_octets(key: PublicKeyTypes) -> int:
     if isinstance(key, rsa.RSAPublicKey):
         return (key.key_size + 7) // 8
     if isinstance(key, ec.EllipticCurvePublicKey):
-        return (
-            2 * ((key.key_size + 7) // 8) + 9
-        )  # two INTEGERs, with a zero in front, in a SEQUENCE
+        # Two INTEGERs, with a zero in front, in a SEQUENCE
+        return 2 * ((key.key_size + 7) // 8) + 9
     return _SIGNATURE_OCTETS[key_family(key)]
 
 

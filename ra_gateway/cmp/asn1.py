@@ -65,9 +65,8 @@ def unbox(box: type[T], der: bytes, most: int = MAX_ELEMENTS) -> T:
     """
     if len(der) > 2 * most:  # no element is shorter than two octets
         for tag, start, end in spans(der, 0, len(der), 1, box.__name__):
-            if (
-                tag & _CONSTRUCTED
-            ):  # an arm of a CHOICE may be primitive, and holds no elements then
+            # An arm of a CHOICE may be primitive, and holds no elements then
+            if tag & _CONSTRUCTED:
                 spans(der, start, end, most, box.__name__)
     return decode(box, tlv(0x30, der))
 

@@ -221,9 +221,8 @@ def _named_signers(
 def _is_named(certificate: Certificate, name: CanonicalName) -> bool:
     try:
         return certificate.subject_name == name
-    except (
-        MalformedMessage
-    ):  # extraCerts is not protected: a stray element must not void the message
+    except MalformedMessage:
+        # extraCerts is not protected: a stray element must not void the message.
         return False
 
 

@@ -45,9 +45,8 @@ async def confirm(services: Services, context: RequestContext) -> bytes:
     Raises:
         CMPError: It is refused.
     """
-    context, authenticated, transaction, before = await find_transaction(
-        services, context
-    )  # step 3
+    # step 3
+    context, authenticated, transaction, before = await find_transaction(services, context)
     while before is None:
         after = await _take(services, context, authenticated, transaction)
         if not isinstance(after, Overtaken):
@@ -101,9 +100,8 @@ async def _take(
     if not local:
         body_der = _body_for_ca(context, transaction, confirmation)
         for_ca = await follow_up_for_ca(services, context, transaction, body_der)  # step 5
-    if (
-        takes_certificate
-    ):  # not before: what can fail until the transaction says so as well is the store alone
+    # Not before: what can fail until the transaction says so as well is the store alone.
+    if takes_certificate:
         await unconfirmed.note_accepted(services, upstream, transaction)
     return await transactions.change(  # step 6
         services.store,

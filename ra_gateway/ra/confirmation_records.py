@@ -82,9 +82,8 @@ class ConfirmationRecord:
                     self.is_withdrawn, self.confirmed_by - {transaction}, others
                 )
             case ConfirmationStatus.awaited:
-                if (
-                    transaction not in self.confirmed_by
-                ):  # by a node that was slower than the device
+                # A node that was slower than the device does not unsay what that has confirmed.
+                if transaction not in self.confirmed_by:
                     others[transaction] = until
                 longest = sorted(others, key=lambda who: others[who])[-TRANSACTIONS_LIMIT:]
                 return ConfirmationRecord(

@@ -39,9 +39,8 @@ class CertConf(StrEnum):
 
     forward = "forward"  # the CA
     local = "local"  # the RA: for CAs that do not read certConf
-    implicit = (
-        "implicit"  # the RA, which asks the CA for implicitConfirm; the CA where that grants none
-    )
+    # The RA, which asks the CA for implicitConfirm; the CA where that grants none
+    implicit = "implicit"
 
 
 class Unconfirmed(StrEnum):
@@ -62,13 +61,11 @@ class POP(StrEnum):
 class CAQuirk(StrEnum):
     """What some CAs answer, and where it is told never to be taken as more than it is."""
 
-    unprotected_rejection = (
-        "unprotected_rejection"  # an ip, cp or kup that says no: it counts as no
-    )
+    # An ip, cp or kup that says no: it counts as no
+    unprotected_rejection = "unprotected_rejection"
     unprotected_pkiconf = "unprotected_pkiconf"  # the CA did not read the certConf anyway
-    pkiconf_without_certificates = (
-        "pkiconf_without_certificates"  # by a signer of earlier answers, who is not sent again
-    )
+    # By a signer of earlier answers, who is not sent again
+    pkiconf_without_certificates = "pkiconf_without_certificates"
 
 
 _REMEMBERED_SIGNERS: Final = 8

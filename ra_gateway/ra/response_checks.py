@@ -281,9 +281,8 @@ def _of_certificate(
 def _ca_pubs(
     endpoint: Endpoint, body_type: BodyType, answer: _CertificateResponse
 ) -> tuple[bytes, ...]:
-    if (
-        body_type is not BodyType.ir
-    ):  # R93: only an ip may carry caPubs, and only with a certificate
+    # R93: only an ip may carry caPubs, and only with a certificate
+    if body_type is not BodyType.ir:
         return ()
     match endpoint.settings.ca_pubs:
         case CaPubs.relay:

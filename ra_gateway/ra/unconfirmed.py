@@ -186,9 +186,8 @@ class UnconfirmedCertificates:
             return await self._look_at(key)
         except StoreUnavailable:
             raise
-        except (
-            Exception
-        ) as error:  # told with its cause, and tried again: the key may not sign, say
+        except Exception as error:
+            # Told with its cause, and tried again: the key may not sign, say.
             self._services.sink(
                 RequestHandled(
                     by=Component.gateway,

@@ -616,9 +616,8 @@ class DomainRevocation:
 
     def _failed(self, source: Source, why: str) -> None:
         now = self._clock()
-        why = printable(
-            why, _MAX_TEXT
-        )  # there may be names in it of whoever sent what is no CRL of ours
+        # There may be names in it of whoever sent what is no CRL of ours
+        why = printable(why, _MAX_TEXT)
         source.failures += 1
         source.last_error = why
         source.failing_since = source.failing_since or now

@@ -247,9 +247,8 @@ def _require_method(request: web.BaseRequest, *methods: str) -> None:
 
 def _decoded(encoded: str) -> bytes:
     """Return the OCSP request in a URL (RFC 6960 A.1): base64, with or without percent signs."""
-    if (
-        _ENCODED.fullmatch(encoded) is None
-    ):  # thousands of single percent signs would take their time
+    # Thousands of single percent signs would take their time
+    if _ENCODED.fullmatch(encoded) is None:
         raise Refusal(HTTPStatus.BAD_REQUEST)
     try:
         return base64.b64decode(unquote(encoded), validate=True)

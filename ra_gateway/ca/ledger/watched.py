@@ -42,9 +42,8 @@ class WatchedDatabase:
         try:
             done = await work
         except StoreUnavailable as error:
-            if (
-                error.__cause__ is not None
-            ):  # otherwise the ledger refuses by itself: it is closed, say
+            # Without a cause, the ledger refuses by itself: it is closed, say.
+            if error.__cause__ is not None:
                 self._watch.failed(error.detail)
             raise
         self._watch.answered()
