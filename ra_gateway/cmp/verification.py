@@ -70,7 +70,7 @@ _MAC_ALGORITHMS: Final = frozenset(
 _SEAL: Final = Seal(__name__)
 
 
-@proof
+@proof(_SEAL)
 class AuthenticatedMessage:
     """A message whose protection verified with the key of a certificate that a domain vouches for.
 
@@ -84,16 +84,13 @@ class AuthenticatedMessage:
     path: Path
     seal: InitVar[Seal]
 
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
-
     @property
     def requester(self) -> Certificate:
         """Who sent it, as of every authenticated message."""
         return self.signer
 
 
-@proof
+@proof(_SEAL)
 class MACAuthenticatedMessage:
     """A message whose MAC verified with a shared secret: nothing that takes a signer takes it.
 
@@ -106,9 +103,6 @@ class MACAuthenticatedMessage:
     domain: TrustDomain
     credential: MACCredential
     seal: InitVar[Seal]
-
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
 
     @property
     def requester(self) -> SharedSecret:

@@ -111,7 +111,7 @@ class IdentityRules:
 _SEAL: Final = Seal(__name__)
 
 
-@proof
+@proof(_SEAL)
 class AuthorizedRequest:
     """A request that may go to the CA, as it is to go there.
 
@@ -129,11 +129,8 @@ class AuthorizedRequest:
     completed: bool
     seal: InitVar[Seal]
 
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
 
-
-@proof
+@proof(_SEAL)
 class AuthorizedRevocation:
     """An rr that may go to the CA: a device gives up its certificate, or an RA does so for a device.
 
@@ -144,9 +141,6 @@ class AuthorizedRevocation:
     request: AuthenticatedRevocation
     subject_der: bytes
     seal: InitVar[Seal]
-
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
 
     @property
     def body_der(self) -> bytes:
