@@ -531,20 +531,11 @@ class AuthenticatedRevocation:
     reason: int
     seal: InitVar[Seal]
 
-    @property
-    def message(self) -> PKIMessage:
-        """The message as received."""
-        return self.authenticated.message
-
-    @property
-    def signer(self) -> Certificate:
-        """The certificate that protects the message."""
-        return self.authenticated.signer
-
-    @property
-    def domain(self) -> TrustDomain:
-        """The domain that vouches for the signer."""
-        return self.authenticated.domain
+    def names(self, certificate: Certificate) -> bool:
+        """Tell whether this is the certificate to be revoked."""
+        return self.serial_number == certificate.serial_number and same_name(
+            self.issuer_der, certificate.issuer_der
+        )
 
 
 def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocation:

@@ -145,7 +145,7 @@ class AuthorizedRevocation:
     @property
     def body_der(self) -> bytes:
         """The body as received."""
-        return self.request.message.body_der
+        return self.request.authenticated.message.body_der
 
 
 def authorize_revocation(
@@ -163,8 +163,8 @@ def authorize_revocation(
     Raises:
         NotAuthorized: It names another one, whether there is such a certificate or not.
     """
-    own = request.signer
-    if request.domain.kind is DomainKind.registration_authority:
+    own = request.authenticated.signer
+    if request.authenticated.domain.kind is DomainKind.registration_authority:
         if on_behalf is not None:
             _check_names_of(named, on_behalf, own)
             return AuthorizedRevocation(
@@ -179,9 +179,7 @@ def authorize_revocation(
         raise NotAuthorized(
             f"{own.subject} asks for the release of its own certificate from hold", rule="R130"
         )
-    if request.serial_number != own.serial_number or not same_name(
-        request.issuer_der, own.issuer_der
-    ):
+    if not request.names(own):
         raise NotAuthorized(
             f"{own.subject} asks for the revocation of another certificate "
             f"(serial number {request.serial_number:x}) than its own",
