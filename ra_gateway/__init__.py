@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Libraries make TLS contexts of their own (aiohttp does so when it is imported), and would write the keys of all
 # sessions to the file that this variable names.
