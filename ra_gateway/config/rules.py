@@ -15,6 +15,7 @@ from ra_gateway.config.values import OPERATOR_DOMAIN, WELL_KNOWN_PATH, served_pa
 from ra_gateway.errors import Problem
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.settings.values import did_you_mean
+from ra_gateway.upstream.kinds import TABLES
 from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 Raw = Mapping[str, Any]
@@ -393,17 +394,20 @@ def _check_times(raw: Raw) -> Iterator[Problem]:
         )
     drain = _value(_table(raw, "server"), ServerConfig, "drain_seconds")
     for name, upstream in _rows(raw, "upstreams"):
-        # The defaults are the same whatever the kind.
-        deadline = _value(upstream, CMPHTTPUpstream, "deadline_seconds")
-        if upstream.get("kind") == "bundled":
+        table = TABLES.get(str(upstream.get("kind")))
+        if table is None or "deadline_seconds" not in table.model_fields:
             continue
+        deadline = _value(upstream, table, "deadline_seconds")
         if _exceeds(deadline, drain):
             yield Problem(
                 f"upstreams.{name}.deadline_seconds",
                 "is longer than server.drain_seconds: a stop would cut requests off",
                 "Shorten it, or lengthen drain_seconds.",
             )
-        if _exceeds(_value(upstream, CMPHTTPUpstream, "connect_timeout_seconds"), deadline):
+        connecting = "connect_timeout_seconds"
+        if connecting in table.model_fields and _exceeds(
+            _value(upstream, table, connecting), deadline
+        ):
             yield Problem(
                 f"upstreams.{name}.connect_timeout_seconds",
                 "is longer than deadline_seconds, which ends the whole exchange",

@@ -5,7 +5,8 @@ A kind of another package comes by an entry point, under `kind = "plugin"` (`plu
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import ClassVar, Final, Literal, get_args
 
 from pydantic import Field
 
@@ -33,3 +34,8 @@ class BundledUpstream(UpstreamSettings, IssuingCAs):
 RemoteUpstream = CMPHTTPUpstream | StepCAUpstream | VaultUpstream | RestUpstream | PluginUpstream
 UpstreamConfig = BundledUpstream | RemoteUpstream
 """The table of an upstream: which one is told by its `kind`."""
+
+TABLES: Final[Mapping[str, type[BundledUpstream | RemoteUpstream]]] = {
+    get_args(table.model_fields["kind"].annotation)[0]: table for table in get_args(UpstreamConfig)
+}
+"""The table of every kind, by its name."""
