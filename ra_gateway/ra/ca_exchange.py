@@ -8,6 +8,7 @@ transaction. A device is held up at most as long as its endpoint says: after tha
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -193,11 +194,12 @@ async def _conclude(services: Services, exchange: _CAExchange, checked: CheckedR
         # The device has yet to ask for it, and is told then until when it is to confirm.
         seconds = endpoint.settings.check_after_seconds + endpoint.settings.confirm_wait_seconds
         until = now + timedelta(seconds=seconds)
+    settle = partial(_settle, services, exchange, checked, response_der, until)
     try:
-        return await _settle(services, exchange, checked, response_der, until)  # step 10
+        return await settle()  # step 10
     except StoreUnavailable:
         if checked.issued and exchange.stored:
-            services.spawn(_settle_later(services, exchange, checked, response_der, until))
+            services.spawn(_settle_later(services, exchange, settle))
         raise
 
 
@@ -246,17 +248,13 @@ async def _settle(
 
 
 async def _settle_later(
-    services: Services,
-    exchange: _CAExchange,
-    checked: CheckedResponse,
-    response_der: bytes,
-    until: datetime | None,
+    services: Services, exchange: _CAExchange, settle: Callable[[], Awaitable[bytes]]
 ) -> bytes:
     """Store what a CA has issued as soon as the store can take it: nobody else knows of that certificate."""
     while services.clock() < exchange.transaction.expires_at:
         await asyncio.sleep(_STORE_AGAIN_SECONDS)
         with suppress(StoreUnavailable):
-            return await _settle(services, exchange, checked, response_der, until)
+            return await settle()
     return b""
 
 
