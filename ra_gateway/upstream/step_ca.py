@@ -203,12 +203,7 @@ class StepCASigner:
     async def revoke(
         self, issuer_der: bytes, serial_number: int, reason: int, *, deadline_seconds: float
     ) -> None:
-        """Have a certificate revoked, "passively": step-ca knows no other way.
-
-        Args:
-            issuer_der: Ignored: step-ca has one issuing CA.
-            reason: CRLReason.
-            deadline_seconds: Total time allowed.
+        """Have a certificate revoked, "passively": step-ca knows no other way, and has one issuing CA.
 
         Raises:
             RequestRefused: step-ca refuses; with certRevoked where it was revoked before.

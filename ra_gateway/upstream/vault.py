@@ -105,12 +105,7 @@ class VaultSigner:
     async def revoke(
         self, issuer_der: bytes, serial_number: int, reason: int, *, deadline_seconds: float
     ) -> None:
-        """Have a certificate revoked; once more is harmless.
-
-        Args:
-            issuer_der: Ignored: the engine finds the issuer by the serial number.
-            reason: Ignored: the engine's CRLs have no reasons.
-            deadline_seconds: Total time allowed.
+        """Have a certificate revoked; once more is harmless. The engine needs no issuer, and keeps no reason.
 
         Raises:
             RequestRefused: The engine does not know it (badCertId), or refuses (400).
