@@ -213,19 +213,13 @@ async def _settle(
     """Store what a CA's answer makes of a transaction, and return what the device is answered."""
     context, transaction, now = exchange.context, exchange.transaction, services.clock()
     certificate_der = b"" if checked.certificate is None else checked.certificate.der
-    step: transactions.Step
+    step: Callable[..., Transaction]
     expires_at: datetime | None
     if checked.event is Event.deferred:
         lives_until = transaction.created_at + timedelta(
             seconds=context.endpoint.settings.approval_seconds
         )
-        step = partial(
-            machine.deferred_by_ca,
-            checked=checked,
-            response_der=response_der,
-            now=now,
-            until=lives_until,
-        )
+        step = partial(machine.deferred_by_ca, now=now, until=lives_until)
     else:
         if checked.event is Event.accepted:
             expires_at = min(transaction.expires_at, now + services.lifetime)
@@ -233,13 +227,8 @@ async def _settle(
             expires_at = await unconfirmed.schedule(
                 services, context, transaction, checked.event, certificate_der, until
             )
-        step = partial(
-            machine.answered,
-            checked=checked,
-            response_der=response_der,
-            confirm_until=until,
-            expires_at=expires_at,
-        )
+        step = partial(machine.answered, confirm_until=until, expires_at=expires_at)
+    step = partial(step, checked=checked, response_der=response_der)
     create = checked.event is Event.deferred
     instead = await _store(services, exchange, step, create=create, certificate_der=certificate_der)
     if exchange.transaction.state is State.REFUSED:
