@@ -232,14 +232,19 @@ KeyPasswordOption = Annotated[
 ]
 
 
+UrlOption = Annotated[str, typer.Option(help="URL of the gateway.")]
+ResultsOption = Annotated[Path, typer.Option("--out", help="Where the results go.")]
+ImplicitConfirmOption = Annotated[bool, typer.Option(help="Ask to do without certConf.")]
+
+
 @app.command()
 def enroll(
-    url: Annotated[str, typer.Option(help="URL of the gateway.")],
+    url: UrlOption,
     cert: Annotated[
         Path, typer.Option(help="Vendor certificate, PEM; its chain may follow in it.")
     ],
     key: Annotated[Path, typer.Option(help="Vendor private key, PEM.")],
-    directory: Annotated[Path, typer.Option("--out", help="Where the results go.")],
+    directory: ResultsOption,
     chain: Annotated[
         list[Path] | None, typer.Option(help="Vendor sub-CA certificates, PEM.")
     ] = None,
@@ -249,7 +254,7 @@ def enroll(
         Path | None,
         typer.Option(help="Operator root, PEM; without it, the one that comes with the ip."),
     ] = None,
-    implicit_confirm: Annotated[bool, typer.Option(help="Ask to do without certConf.")] = False,
+    implicit_confirm: ImplicitConfirmOption = False,
     key_kind: KeyKindOption = "p256",
     key_password: KeyPasswordOption = None,
 ) -> None:
@@ -269,14 +274,14 @@ def enroll(
 
 @app.command()
 def renew(
-    url: Annotated[str, typer.Option(help="URL of the gateway.")],
+    url: UrlOption,
     cert: Annotated[
         Path, typer.Option(help="Operator certificate, PEM; its chain may follow in it.")
     ],
     key: Annotated[Path, typer.Option(help="Its private key, PEM.")],
     trusted: Annotated[Path, typer.Option(help="Operator root, PEM.")],
-    directory: Annotated[Path, typer.Option("--out", help="Where the results go.")],
-    implicit_confirm: Annotated[bool, typer.Option(help="Ask to do without certConf.")] = False,
+    directory: ResultsOption,
+    implicit_confirm: ImplicitConfirmOption = False,
     key_kind: KeyKindOption = "p256",
     key_password: KeyPasswordOption = None,
 ) -> None:

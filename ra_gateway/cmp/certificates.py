@@ -36,6 +36,20 @@ _EXTENSIONS: Final = 0xA3
 _KEY_IDENTIFIER: Final = 0x80
 
 
+KEY_USAGES: Final = (
+    "digitalSignature",
+    "nonRepudiation",
+    "keyEncipherment",
+    "dataEncipherment",
+    "keyAgreement",
+    "keyCertSign",
+    "cRLSign",
+    "encipherOnly",
+    "decipherOnly",
+)
+"""Names of the bits of KeyUsage, in order (RFC 5280 4.2.1.3)."""
+
+
 class KeyUsage:
     """Bit numbers of KeyUsage (RFC 5280 4.2.1.3)."""
 

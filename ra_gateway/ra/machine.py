@@ -221,19 +221,33 @@ def failed(
     )
 
 
-def surfaced(
-    failed: Transaction, certificate_der: bytes, *, expires_at: datetime | None
+def alone(
+    transaction: Transaction,
+    transaction_id: bytes,
+    certificate_der: bytes,
+    now: datetime,
+    expires_at: datetime,
 ) -> Transaction:
-    """The CA turns out to have issued what was given up: a slow node had its answer.
+    """Return a transaction, yet to be stored, for a certificate that its own cannot hold: it has failed from the first.
 
     Args:
-        expires_at: None leaves it.
+        transaction_id: Its own, which no device has.
     """
-    return advance(
-        failed,
-        Event.failed,
+    return replace(
+        transaction,
+        key=replace(transaction.key, transaction_id=transaction_id),
+        state=State.FAILED,
+        version=0,
+        opening=Exchange(b"", b""),
+        confirmation=None,
+        polling=None,
         certificate_der=certificate_der,
-        expires_at=expires_at or failed.expires_at,
+        confirm_until=None,
+        unsent=False,
+        request_der=b"",
+        lease_until=now,
+        created_at=now,
+        expires_at=expires_at,
     )
 
 

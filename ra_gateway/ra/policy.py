@@ -102,7 +102,7 @@ class IdentityRules:
 _SEAL: Final = Seal(__name__)
 
 
-@proof
+@proof(_SEAL)
 class AuthorizedRequest:
     """A request that may go to the CA, as it is to go there.
 
@@ -120,11 +120,8 @@ class AuthorizedRequest:
     completed: bool
     seal: InitVar[Seal]
 
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
 
-
-@proof
+@proof(_SEAL)
 class AuthorizedRevocation:
     """An rr that may go to the CA: a device gives up its certificate, or an RA does so for a device.
 
@@ -136,13 +133,10 @@ class AuthorizedRevocation:
     subject_der: bytes
     seal: InitVar[Seal]
 
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
-
     @property
     def body_der(self) -> bytes:
         """The body as received."""
-        return self.request.message.body_der
+        return self.request.authenticated.message.body_der
 
 
 def authorize_revocation(
@@ -160,8 +154,8 @@ def authorize_revocation(
     Raises:
         NotAuthorized: It names another one, whether there is such a certificate or not.
     """
-    own = request.signer
-    if request.domain.kind is DomainKind.registration_authority:
+    own = request.authenticated.signer
+    if request.authenticated.domain.kind is DomainKind.registration_authority:
         if on_behalf is not None:
             _check_names_of(named, on_behalf, own)
             return AuthorizedRevocation(
@@ -176,9 +170,7 @@ def authorize_revocation(
         raise NotAuthorized(
             f"{own.subject} asks for the release of its own certificate from hold", rule="R130"
         )
-    if request.serial_number != own.serial_number or not same_name(
-        request.issuer_der, own.issuer_der
-    ):
+    if not request.names(own):
         raise NotAuthorized(
             f"{own.subject} asks for the revocation of another certificate "
             f"(serial number {request.serial_number:x}) than its own",

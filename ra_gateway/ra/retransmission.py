@@ -334,4 +334,5 @@ async def _late_refusal(
         error,
         body_type=BodyType.certConf if confirming else transaction.body_type,
         cert_req_id=transaction.cert_req_id,
+        transaction=transaction,
     )
