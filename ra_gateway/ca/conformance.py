@@ -192,12 +192,7 @@ def _names_conform(tbs: TBSCertificate, profile: Profile) -> bool:
 _NO_BITS: Final = b"\x03\x01\x00"
 
 _POSSIBLE: Final = frozenset(
-    {
-        OID.keyUsage,
-        OID.extKeyUsage,
-        OID.subjectAltName,
-        OID.subjectKeyIdentifier,
-    }
+    {OID.keyUsage, OID.extKeyUsage, OID.subjectAltName, OID.subjectKeyIdentifier}
 )
 
 _EXTENSIONS: Final = MappingProxyType(

@@ -19,7 +19,8 @@ from typer.core import TyperGroup
 
 from ra_gateway import __version__, logs
 from ra_gateway.app import now, warnings
-from ra_gateway.app.gateway import Application, check
+from ra_gateway.app.gateway import Application
+from ra_gateway.app.running import check
 from ra_gateway.app.trust import anchors
 from ra_gateway.app.warnings import of_file
 from ra_gateway.cli.approvals import approvals_app
@@ -213,7 +214,7 @@ def check_config(config: ConfigOption = CONFIG) -> None:
         check_ca_config(config)
         return
     settings = load(config)
-    check(settings)
+    check(Application, settings)
     say(
         f"{config}: good. {len(settings.endpoints)} endpoint(s), {len(settings.vendors)} vendor(s), "
         f"{len(settings.upstreams)} upstream(s), store {settings.store.kind}."

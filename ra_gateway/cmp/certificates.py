@@ -353,6 +353,18 @@ def load_certificate(der: bytes) -> Certificate:
     return certificate
 
 
+def readable_certificates(ders: Iterable[bytes]) -> list[Certificate]:
+    """Decode certificates that came with a message, in order; one that does not parse is left out."""
+    found = []
+    for der in ders:
+        try:
+            found.append(load_certificate(der))
+        except MalformedMessage:
+            # extraCerts is not protected: a stray element must not void an otherwise good message.
+            continue
+    return found
+
+
 def keep_certificates(certificates: Iterable[Certificate]) -> None:
     """Remember certificates of whom a signature from an anchor down has authenticated.
 

@@ -20,7 +20,12 @@ from ra_gateway.cmp.algorithms import (
     SignatureAlgorithm,
     signature_algorithm,
 )
-from ra_gateway.cmp.certificates import Certificate, KeyUsage, keep_certificates, load_certificate
+from ra_gateway.cmp.certificates import (
+    Certificate,
+    KeyUsage,
+    keep_certificates,
+    readable_certificates,
+)
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
 from ra_gateway.cmp.header_checks import (
     MAX_KID_OCTETS,
@@ -152,14 +157,7 @@ def certificate_bag(message: PKIMessage, rules: HeaderRules) -> list[Certificate
             f"{len(message.extra_certs)} extraCerts; at most {rules.extra_certs_max_count} are read",
             rule="RFC 9483 3.3",
         )
-    bag = []
-    for der in message.extra_certs:
-        try:
-            bag.append(load_certificate(der))
-        except MalformedMessage:
-            # extraCerts is not protected: a stray element must not void an otherwise good message.
-            continue
-    return bag
+    return readable_certificates(message.extra_certs)
 
 
 def select_signers(

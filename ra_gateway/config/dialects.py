@@ -34,9 +34,8 @@ DIALECT_KEYS: Final = (
 class _Dialect(Table):
     """A dialect of your own: keys of an upstream for every upstream that names it."""
 
-    base: Name | None = Field(
-        default=None, description="Dialect that comes with the gateway and that this one changes."
-    )
+    base: Name | None = None
+    """Dialect that comes with the gateway and that this one changes."""
 
 
 def _dialect_field(key: str) -> Any:

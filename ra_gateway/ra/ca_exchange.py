@@ -222,17 +222,11 @@ async def _settle(services: Services, exchange: _CAExchange, checked: CheckedRes
         seconds = settings.check_after_seconds + settings.confirm_wait_seconds
         until = now + timedelta(seconds=seconds)
     certificate_der = b"" if checked.certificate is None else checked.certificate.der
-    step: transactions.Step
+    step: Callable[..., Transaction]
     expires_at: datetime | None
     if checked.event is Event.deferred:
         lives_until = transaction.created_at + timedelta(seconds=settings.approval_seconds)
-        step = partial(
-            machine.deferred_by_ca,
-            checked=checked,
-            response_der=response_der,
-            now=now,
-            until=lives_until,
-        )
+        step = partial(machine.deferred_by_ca, now=now, until=lives_until)
     else:
         if checked.event is Event.accepted:
             expires_at = min(transaction.expires_at, now + services.lifetime)
@@ -240,17 +234,11 @@ async def _settle(services: Services, exchange: _CAExchange, checked: CheckedRes
             expires_at = await unconfirmed.schedule(
                 services, context, transaction, checked.event, certificate_der, until
             )
-        step = partial(
-            machine.answered,
-            checked=checked,
-            response_der=response_der,
-            confirm_until=until,
-            expires_at=expires_at,
-        )
+        step = partial(machine.answered, confirm_until=until, expires_at=expires_at)
     await _store(
         services,
         exchange,
-        step,
+        partial(step, checked=checked, response_der=response_der),
         create=checked.event is Event.deferred,
         late=checked.event not in _NOTHING_CAME,
         certificate_der=certificate_der,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from ra_gateway.ra.response_checks import CheckedResponse
 from ra_gateway.ra.transaction import Event, Exchange, State, Transaction, advance
@@ -281,33 +281,39 @@ def polled(
     )
 
 
+class LateResponse(NamedTuple):
+    """The answer for a device that was told to wait, and what its transaction becomes.
+
+    Args:
+        confirm_until: Until then certConf is awaited, None where it is not.
+    """
+
+    der: bytes
+    confirm_until: datetime | None
+    expires_at: datetime
+
+
 def delivered(
-    transaction: Transaction,
-    response_der: bytes,
-    *,
-    polling_digest: bytes | None = None,
-    confirm_until: datetime | None,
-    expires_at: datetime,
+    transaction: Transaction, late: LateResponse, *, polling_digest: bytes | None = None
 ) -> Transaction:
     """The device gets the answer that came while it was waiting.
 
     Args:
         polling_digest: Of the pollReq that asks for it; None where the device sends its request again instead.
-        confirm_until: Until then certConf is awaited; None leaves it.
     """
     planned, current = transaction.current.planned, _closed(transaction.current)
     changes: dict[str, Any] = {}
     if polling_digest is None:
-        current = replace(current, response_der=response_der)
+        current = replace(current, response_der=late.der)
     else:  # what is planned is kept for a device that does not get it, and sends its request again
         current = replace(current, planned=planned)
-        changes["polling"] = Exchange(polling_digest, b"", response_der)
+        changes["polling"] = Exchange(polling_digest, b"", late.der)
     return advance(
         transaction,
         Event.delivered,
         failure="",
-        confirm_until=confirm_until or transaction.confirm_until,
-        expires_at=expires_at,
+        confirm_until=late.confirm_until or transaction.confirm_until,
+        expires_at=late.expires_at,
         **_with_current(transaction, current),
         **changes,
     )

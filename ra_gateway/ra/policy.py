@@ -11,20 +11,11 @@ from dataclasses import InitVar, dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from ra_gateway.cmp import crmf
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.crmf import (
-    RA_VERIFIED_POPO_DER,
-    CertId,
-    CertTemplate,
-    Control,
-    Extension,
-    cert_id_der,
-    cert_req_msg_der,
-    cert_request_der,
-)
 from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.messages import body
 from ra_gateway.cmp.names import (
@@ -437,7 +428,7 @@ def _check_old_cert_id(request: AuthenticatedRequest, old: Certificate) -> None:
         )
 
 
-def _names_der(template: CertTemplate) -> bytes | None:
+def _names_der(template: crmf.CertTemplate) -> bytes | None:
     extension = template.extension(OID.subjectAltName)
     return None if extension is None else extension.value
 
@@ -470,7 +461,7 @@ def _completed(
     extensions = tuple(item for item in asked.extensions if item.oid != OID.subjectAltName)
     if san_der is not None:
         # RFC 5280 4.2.1.6: critical exactly when the subject is empty.
-        extensions += (Extension(OID.subjectAltName, subject_der == NULL_DN, san_der),)
+        extensions += (crmf.Extension(OID.subjectAltName, subject_der == NULL_DN, san_der),)
     template = replace(
         asked,
         subject_der=subject_der,
@@ -482,11 +473,11 @@ def _completed(
     controls = list(request.request.controls)
     if request.message.body_type is BodyType.kur and request.request.old_cert_id() is None:
         old = request.signer
-        old_id = CertId(directory_name(old.issuer_der), old.serial_number)
-        controls.append(Control(OID.oldCertID, cert_id_der(old_id)))
-    message = cert_req_msg_der(
-        cert_request_der(template, cert_req_id=request.request.cert_req_id, controls=controls),
-        RA_VERIFIED_POPO_DER,
+        old_id = crmf.CertId(directory_name(old.issuer_der), old.serial_number)
+        controls.append(crmf.Control(OID.oldCertID, crmf.cert_id_der(old_id)))
+    message = crmf.cert_req_msg_der(
+        crmf.cert_request_der(template, cert_req_id=request.request.cert_req_id, controls=controls),
+        crmf.RA_VERIFIED_POPO_DER,
     )
     changed = body(request.message.body_type, tlv(0x30, message))
     san = None if san_der is None else general_names(san_der)
@@ -501,7 +492,7 @@ def vouched_for(authorized: AuthorizedRequest) -> AuthorizedRequest:
     request = authorized.request
     if authorized.completed or request.request.is_pkcs10:
         return authorized
-    message = cert_req_msg_der(request.request.cert_req_der, RA_VERIFIED_POPO_DER)
+    message = crmf.cert_req_msg_der(request.request.cert_req_der, crmf.RA_VERIFIED_POPO_DER)
     changed = body(request.message.body_type, tlv(0x30, message))
     return AuthorizedRequest(request, changed, authorized.subject_der, authorized.san, True, _SEAL)
 
@@ -520,7 +511,7 @@ def _unchangeable(why: str) -> TemplateRefused:
     )
 
 
-def _requested_san(template: CertTemplate) -> tuple[str, ...] | None:
+def _requested_san(template: crmf.CertTemplate) -> tuple[str, ...] | None:
     extension = template.extension(OID.subjectAltName)
     return None if extension is None else general_names(extension.value)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Final, Literal, get_args
 
-from pydantic import Field
-
 from ra_gateway.ra.endpoints import UpstreamSettings
 from ra_gateway.upstream.plugins import PluginUpstream
 from ra_gateway.upstream.pool import CMPHTTPUpstream
@@ -23,12 +21,12 @@ class BundledUpstream(UpstreamSettings, IssuingCAs):
     """The CA that comes with the gateway, in the same process; needs `[ca]`."""
 
     deadline_seconds: ClassVar[float] = 15.0
-    kind: Literal["bundled"] = Field(description='"bundled": the CA of `[ca]`, in this process.')
-    replays_repeats: bool = Field(
-        default=True,
-        description="Whether the CA answers an identical repeat with the same answer; the bundled "
-        "one does, so after a crash the gateway may ask it again.",
-    )
+    kind: Literal["bundled"]
+    """ "bundled": the CA of `[ca]`, in this process."""
+    replays_repeats: bool = True
+    """Whether the CA answers an identical repeat with the same answer; the bundled one does, so after a crash the
+    gateway may ask it again.
+    """
 
 
 RemoteUpstream = CMPHTTPUpstream | StepCAUpstream | VaultUpstream | RestUpstream | PluginUpstream
