@@ -105,45 +105,12 @@ class CertificateOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Credential:
+class Certified:
     """A certificate with its private key and its issuers.
 
     Args:
-        certificate: The end entity's.
         private_key: Belongs to the certificate.
-        chain: Issuers, nearest first, the self-signed root last.
-    """
-
-    certificate: x509.Certificate
-    private_key: PrivateKey
-    chain: tuple[x509.Certificate, ...]
-
-    @property
-    def der(self) -> bytes:
-        """DER of the certificate."""
-        return certificate_der(self.certificate)
-
-    @property
-    def intermediates(self) -> tuple[x509.Certificate, ...]:
-        """The chain without its root: what a device sends along."""
-        return self.chain[:-1]
-
-    def write(self, directory: Path, name: str) -> tuple[Path, Path]:
-        """Write NAME.pem and NAME.key (PKCS #8, not encrypted) and return both paths."""
-        return (
-            write_certificates(directory / f"{name}.pem", self.certificate),
-            write_key(directory / f"{name}.key", self.private_key),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Authority:
-    """A certification authority that signs whatever a test needs.
-
-    Args:
-        certificate: The CA's own.
-        private_key: Belongs to the certificate.
-        chain: Issuers of `certificate`, nearest first, the root last; empty for a root.
+        chain: Issuers, nearest first, the self-signed root last; empty for a root.
     """
 
     certificate: x509.Certificate
@@ -154,6 +121,28 @@ class Authority:
     def der(self) -> bytes:
         """DER of the certificate."""
         return certificate_der(self.certificate)
+
+    def write(self, directory: Path, name: str) -> tuple[Path, Path]:
+        """Write NAME.pem and NAME.key (PKCS #8, not encrypted) and return both paths."""
+        return (
+            write_certificates(directory / f"{name}.pem", self.certificate),
+            write_key(directory / f"{name}.key", self.private_key),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Credential(Certified):
+    """An end entity's."""
+
+    @property
+    def intermediates(self) -> tuple[x509.Certificate, ...]:
+        """The chain without its root: what a device sends along."""
+        return self.chain[:-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Authority(Certified):
+    """A certification authority that signs whatever a test needs."""
 
     def issue_ca(
         self,
@@ -208,13 +197,6 @@ class Authority:
             issuer_key=self.private_key,
             issuer_ski=_ski_of(self.certificate),
             options=options,
-        )
-
-    def write(self, directory: Path, name: str) -> tuple[Path, Path]:
-        """Write NAME.pem and NAME.key (PKCS #8, not encrypted) and return both paths."""
-        return (
-            write_certificates(directory / f"{name}.pem", self.certificate),
-            write_key(directory / f"{name}.key", self.private_key),
         )
 
 
