@@ -467,21 +467,21 @@ def _deep_info(sending: Sending) -> bytes:
     return message(sending, general_info=info)
 
 
+def _below_anchor(
+    sending: Sending, random: Random, subject: bytes, *extensions: bytes, **more: Any
+) -> bytes:
+    """Return a certificate that claims to be certified by an anchor."""
+    anchor, ski = sending.facing.anchor, sending.salt * 2
+    identifiers = key_identifiers(ski, key_identifier_of(anchor))
+    return certificate(
+        random, subject, subject_of(anchor), *END_ENTITY, *identifiers, *extensions, **more
+    )
+
+
 def _signer(sending: Sending, key: bytes, *extensions: bytes, **more: Any) -> bytes:
     """Return a message whose signer claims to be certified by an anchor."""
-    facing, random, salt = sending.facing, sending.random, sending.salt
-    ski = salt * 2
-    own = certificate(
-        random,
-        name(salt),
-        subject_of(facing.anchor),
-        *END_ENTITY,
-        *key_identifiers(ski, key_identifier_of(facing.anchor)),
-        *extensions,
-        key=key,
-        **more,
-    )
-    return message(sending, sender=name(salt), kid=ski, extra=(own,))
+    own = _below_anchor(sending, sending.random, name(sending.salt), *extensions, key=key, **more)
+    return message(sending, sender=name(sending.salt), kid=sending.salt * 2, extra=(own,))
 
 
 _KEYS: Final[Mapping[str, Callable[[int], bytes]]] = {
@@ -530,14 +530,12 @@ _keys()
 
 @_shape("twelve signers with RSA of 16384 bits")
 def _many_large_keys(sending: Sending) -> bytes:
-    facing, random, ski = sending.facing, sending.random, sending.salt * 2
+    random, ski = sending.random, sending.salt * 2
     certificates = [
-        certificate(
+        _below_anchor(
+            sending,
             random,
             name(b"%s%d" % (sending.salt, n)),
-            subject_of(facing.anchor),
-            *END_ENTITY,
-            *key_identifiers(ski, key_identifier_of(facing.anchor)),
             key=rsa_key(16_384, sending.number * 99 + n),
         )
         for n in range(MOST)
@@ -547,15 +545,10 @@ def _many_large_keys(sending: Sending) -> bytes:
 
 @_shape("twelve signers below an anchor")
 def _many_signers(sending: Sending) -> bytes:
-    facing, random, ski = sending.facing, sending.random, sending.salt * 2
+    random, ski = sending.random, sending.salt * 2
     certificates = [
-        certificate(
-            random,
-            name(sending.salt),
-            subject_of(facing.anchor),
-            *END_ENTITY,
-            *key_identifiers(ski, key_identifier_of(facing.anchor)),
-            key=p256_key(sending.number * 99 + n + 2),
+        _below_anchor(
+            sending, random, name(sending.salt), key=p256_key(sending.number * 99 + n + 2)
         )
         for n in range(MOST)
     ]
@@ -892,14 +885,12 @@ def _huge_salt_length(sending: Sending) -> bytes:
 
 @_shape("PSS in another spelling on every certificate")
 def _spelt_pss(sending: Sending) -> bytes:
-    facing, random, ski = sending.facing, sending.random, sending.salt * 2
+    random, ski = sending.random, sending.salt * 2
     certificates = [
-        certificate(
+        _below_anchor(
+            sending,
             random,
             name(sending.salt),
-            subject_of(facing.anchor),
-            *END_ENTITY,
-            *key_identifiers(ski, key_identifier_of(facing.anchor)),
             algorithm=_pss(integer(sending.number * 17 + n)),
             key=rsa_key(2048, n),
         )

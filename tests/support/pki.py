@@ -65,6 +65,19 @@ _ECDSA_WITH_SHA1: Final = "1.2.840.10045.4.1"
 CMC_CA: Final = "1.3.6.1.5.5.7.3.27"
 CMC_RA: Final = "1.3.6.1.5.5.7.3.28"
 
+KEY_USAGES: Final = {
+    "digitalSignature": "digital_signature",
+    "nonRepudiation": "content_commitment",
+    "keyEncipherment": "key_encipherment",
+    "dataEncipherment": "data_encipherment",
+    "keyAgreement": "key_agreement",
+    "keyCertSign": "key_cert_sign",
+    "cRLSign": "crl_sign",
+    "encipherOnly": "encipher_only",
+    "decipherOnly": "decipher_only",
+}
+"""Bits of keyUsage in their order (RFC 5280 4.2.1.3), and what `x509.KeyUsage` calls them."""
+
 RSA_POOL_SIZE: Final = 4
 """RSA keys made per size and process, used in turn: four in a row are distinct."""
 
@@ -469,20 +482,9 @@ def _extensions(
 
 
 def _key_usage(usages: Collection[str]) -> x509.KeyUsage:
-    bits = {
-        "digitalSignature": "digital_signature",
-        "nonRepudiation": "content_commitment",
-        "keyEncipherment": "key_encipherment",
-        "dataEncipherment": "data_encipherment",
-        "keyAgreement": "key_agreement",
-        "keyCertSign": "key_cert_sign",
-        "cRLSign": "crl_sign",
-        "encipherOnly": "encipher_only",
-        "decipherOnly": "decipher_only",
-    }
-    if unknown := set(usages) - set(bits):
+    if unknown := set(usages) - set(KEY_USAGES):
         raise ValueError(f"no such key usage: {sorted(unknown)}")
-    return x509.KeyUsage(**{argument: usage in usages for usage, argument in bits.items()})
+    return x509.KeyUsage(**{argument: usage in usages for usage, argument in KEY_USAGES.items()})
 
 
 def _general_name(entry: str) -> x509.GeneralName:
