@@ -112,32 +112,31 @@ async def test_a_role_without_rights_cannot_stop_issuance(
     """It takes every advisory lock there is a key for, and asks for the locks of tables: the ledger writes on."""
     monkeypatch.setattr("ra_gateway.ca.ledger.database.LOCK_SECONDS", 1.0)
     url = own_postgres_server.new_database()
-    database = url.rpartition("/")[2]
-    ledger = open_ledger(url)
-    await ledger.migrate()
-    await ledger.open()
     own_postgres_server.execute("CREATE ROLE stranger LOGIN PASSWORD 'stranger'")
-    stranger = await asyncpg.connect(
-        url.replace("postgres:correct-horse", "stranger:stranger"), database=database
-    )
-    try:
-        await stranger.execute(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
-        for statement in (
-            "LOCK TABLE audit_head",
-            "SELECT * FROM audit_head FOR UPDATE",
-            "SELECT * FROM audit_head",
-        ):
-            with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                async with stranger.transaction():
-                    await stranger.execute(statement)
-        await issue(ledger, "enb1")
-        await ledger.ping()
-        other = open_ledger(url)
-        with pytest.raises(StoreUnavailable, match=r"stranger \(process \d+\) has held its lock"):
-            await other.migrate()
-    finally:
-        await stranger.close()
-        await ledger.close()
+    async with opened(url) as ledger:
+        stranger = await asyncpg.connect(
+            url.replace("postgres:correct-horse", "stranger:stranger"),
+            database=url.rpartition("/")[2],
+        )
+        try:
+            await stranger.execute(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
+            for statement in (
+                "LOCK TABLE audit_head",
+                "SELECT * FROM audit_head FOR UPDATE",
+                "SELECT * FROM audit_head",
+            ):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    async with stranger.transaction():
+                        await stranger.execute(statement)
+            await issue(ledger, "enb1")
+            await ledger.ping()
+            other = open_ledger(url)
+            with pytest.raises(
+                StoreUnavailable, match=r"stranger \(process \d+\) has held its lock"
+            ):
+                await other.migrate()
+        finally:
+            await stranger.close()
 
 
 async def test_whoever_holds_the_lock_too_long_is_named(
@@ -146,23 +145,19 @@ async def test_whoever_holds_the_lock_too_long_is_named(
     """A colleague with the right forgot a transaction: the error says whose, and the ledger works on afterwards."""
     monkeypatch.setattr("ra_gateway.ca.ledger.database.LOCK_SECONDS", 1.0)
     url = own_postgres_server.new_database()
-    ledger = open_ledger(url)
-    await ledger.migrate()
-    await ledger.open()
-    holder = await asyncpg.connect(url)
-    try:
-        await holder.execute("BEGIN")
-        await holder.execute("SELECT * FROM audit_head FOR UPDATE")
-        process = await holder.fetchval("SELECT pg_backend_pid()")
-        with pytest.raises(
-            StoreUnavailable, match=rf"postgres \(process {process}\) has held its lock for 1 s"
-        ):
+    async with opened(url) as ledger:
+        holder = await asyncpg.connect(url)
+        try:
+            await holder.execute("BEGIN")
+            await holder.execute("SELECT * FROM audit_head FOR UPDATE")
+            process = await holder.fetchval("SELECT pg_backend_pid()")
+            told = rf"postgres \(process {process}\) has held its lock for 1 s"
+            with pytest.raises(StoreUnavailable, match=told):
+                await issue(ledger, "enb1")
+            await holder.execute("ROLLBACK")
             await issue(ledger, "enb1")
-        await holder.execute("ROLLBACK")
-        await issue(ledger, "enb1")
-    finally:
-        await holder.close()
-        await ledger.close()
+        finally:
+            await holder.close()
 
 
 # --- who may listen ---------------------------------------------------------------------------------------------
