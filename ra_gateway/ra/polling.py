@@ -63,10 +63,7 @@ def _check(context: RequestContext, transaction: Transaction) -> int:
     )
     if not is_cert_req_id(cert_req_id, expected):
         raise HeaderRefused(f"certReqId {cert_req_id} in pollReq, expected {expected}", rule="R119")
-    if _is_behind(context, transaction) and message.header.recip_nonce not in (
-        transaction.polling and transaction.polling.recip_nonce,
-        PKIMessage.from_der(transaction.current.response_der or b"").header.sender_nonce,
-    ):
+    if message.header.recip_nonce not in _known_nonces(transaction):
         raise HeaderRefused(
             "recipNonce is not the senderNonce of the last answer that the device may have",
             fail_info=PKIFailureInfo.badRecipientNonce,
@@ -75,12 +72,24 @@ def _check(context: RequestContext, transaction: Transaction) -> int:
     return cert_req_id
 
 
+def _known_nonces(transaction: Transaction) -> set[bytes]:
+    """Return the nonces that a pollReq may return.
+
+    RFC 9810 5.1.1 has recipNonce be the senderNonce of the message before, as the device knows it: that of the last
+    answer; where it has not got that one, the nonce that its last pollReq returned, or that of the answer that told it
+    to wait, which it gets again for its request.
+    """
+    told, polling = PKIMessage.from_der(transaction.current.response_der or b""), transaction.polling
+    nonces = {transaction.polling_nonce, told.header.sender_nonce or b""}
+    if polling is not None:
+        nonces.add(polling.recip_nonce)
+    return nonces - {b""}
+
+
 def _is_behind(context: RequestContext, transaction: Transaction) -> bool:
     """Tell whether a device polls without the last answer, which it has not got.
 
-    It may return the nonce that its last pollReq returned, or that of the answer that told it to wait, which it gets
-    again for its request. RFC 9810 5.1.1 has recipNonce be the senderNonce of the message before, as the device knows
-    it. Nothing moves for it: it gets the nonce of the last answer once more, and the CA is not polled, so that a
+    Nothing moves for it: it gets the nonce of the last answer once more, and the CA is not polled, so that a
     pollReq which somebody else sends again does not cut off a device that is further.
     """
     return context.message.header.recip_nonce != transaction.polling_nonce

@@ -213,6 +213,26 @@ async def test_another_recip_nonce(slow: World) -> None:
     assert stale != b""
 
 
+@pytest.mark.requirement(8)
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("recip_nonce", [None, b""])
+async def test_no_recip_nonce(slow: World, recip_nonce: bytes | None, there: bool) -> None:
+    """A pollReq continues a transaction, and so returns a nonce: the first one, too, whether the answer is there."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    await operation.send()
+    if there:
+        await answered(operation)
+    refused = await slow.ask(await operation.poll_req(recip_nonce=recip_nonce))
+    assert fail_names(refused) == ["badRecipientNonce"]
+    if there:
+        assert status_of(await operation.poll()).issued
+        gate(slow).clear()
+        await operation.confirm()
+        refused = await slow.ask(await operation.poll_req(recip_nonce=recip_nonce))
+        assert fail_names(refused) == ["badRecipientNonce"]
+        gate(slow).set()
+
+
 @pytest.mark.requirement(119)
 async def test_polling_for_what_is_there(slow: World) -> None:
     """Where no answer is awaited, or not any more, a pollReq is badRequest."""
