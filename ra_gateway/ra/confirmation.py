@@ -133,7 +133,8 @@ def _check_state(transaction: Transaction) -> None:
             fail_info=PKIFailureInfo.badRequest,
             rule="R111",
         )
-    if transaction.state not in _AWAITING or transaction.opening.waiting:
+    opening = transaction.opening
+    if transaction.state not in _AWAITING or (opening.waiting and not opening.delivered):
         raise HeaderRefused(f"certConf in state {transaction.state}", rule="R11")
 
 

@@ -24,8 +24,17 @@ def _answered(exchange: Exchange, response_der: bytes) -> Exchange:
 
 
 def _closed(exchange: Exchange) -> Exchange:
-    """Return an exchange whose device has its answer: nothing is waited for any more."""
-    return replace(exchange, upstream_der=b"", waiting=False, planned=None, ca_nonce=b"")
+    """Return an exchange whose device has its answer, and has said so."""
+    return replace(exchange, upstream_der=b"", planned=None, ca_nonce=b"")
+
+
+def _polling(
+    transaction: Transaction, request_digest: bytes, response_der: bytes, recip_nonce: bytes = b""
+) -> Exchange:
+    """Return a pollReq and its answer; without a nonce, the one that an earlier pollReq returned stays."""
+    if not recip_nonce and transaction.polling is not None:
+        recip_nonce = transaction.polling.recip_nonce
+    return Exchange(request_digest, b"", response_der, recip_nonce=recip_nonce)
 
 
 # --- a device waits from the beginning -------------------------------------------------------------------------
@@ -256,12 +265,10 @@ def polled(
         sender_nonce: The next pollReq must return it.
         lease_until: None leaves it.
     """
-    if not recip_nonce and transaction.polling is not None:
-        recip_nonce = transaction.polling.recip_nonce
     return advance(
         transaction,
         Event.polled,
-        polling=Exchange(request_digest, b"", response_der, recip_nonce=recip_nonce),
+        polling=_polling(transaction, request_digest, response_der, recip_nonce),
         polling_nonce=sender_nonce,
         lease_until=lease_until or transaction.lease_until,
     )
@@ -275,23 +282,21 @@ def delivered(
     confirm_until: datetime | None,
     expires_at: datetime,
 ) -> Transaction:
-    """The device gets the answer that came while it was waiting.
+    """The device gets the answer that came while it was waiting, or gets it again: what is planned is kept.
 
     Args:
         polling_digest: Of the pollReq that asks for it; None where the device sends its request again instead.
         confirm_until: Until then certConf is awaited; None leaves it.
     """
-    planned, current = transaction.current.planned, _closed(transaction.current)
+    current = replace(transaction.current, upstream_der=b"", ca_nonce=b"", delivered=True)
     changes: dict[str, Any] = {}
     if polling_digest is None:
-        current = replace(current, response_der=response_der)
-    else:  # what is planned is kept for a device that does not get it, and sends its request again
-        current = replace(current, planned=planned)
-        changes["polling"] = Exchange(polling_digest, b"", response_der)
+        current = replace(current, response_der=response_der, waiting=False)
+    else:
+        changes["polling"] = _polling(transaction, polling_digest, response_der)
     return advance(
         transaction,
         Event.delivered,
-        failure="",
         confirm_until=confirm_until or transaction.confirm_until,
         expires_at=expires_at,
         **_with_current(transaction, current),
@@ -316,11 +321,12 @@ def confirming(
     Args:
         upstream_der: Empty where the CA is not told.
     """
-    again = transaction.state is State.CONFIRMING
+    again, polling = transaction.state is State.CONFIRMING, transaction.polling
     return advance(
         transaction,
         Event.taken_over if again else Event.confirm,
         opening=_closed(transaction.opening),
+        polling=polling and replace(polling, recip_nonce=b""),
         confirmation=Exchange(request_digest, upstream_der, upstream_nonce=upstream_nonce),
         confirm_status=takes_certificate,
         lease_until=lease_until,

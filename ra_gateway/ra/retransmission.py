@@ -5,6 +5,7 @@ A pollReq meets the same cases: somebody has to ask the CA, or the answer is her
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Final, NamedTuple
@@ -18,7 +19,7 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.messages import PKIMessage, confirm_wait_time
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import (
     CMPError,
@@ -113,16 +114,16 @@ async def _answered_before(
     """
     said = exchange.response_der or b""
     context.report.outcome = Outcome.replayed
-    if not (exchange.waiting or exchange.planned) or exchange is transaction.polling:
+    if not exchange.waiting:
         return said
     live = transaction
     if transaction.state in OUTSTANDING and not exchange.ca_nonce:
         live = await go_on(services, context, transaction)
     current = live.current
-    if live.state in (*OUTSTANDING, State.HELD) or not (current.waiting or current.planned):
+    if live.state in (*OUTSTANDING, State.HELD) or not current.waiting:
         return current.response_der or said
     late = await late_response(services, context, live)
-    if not current.waiting:  # a pollReq brought it, and its answer was lost
+    if current.delivered:  # a pollReq brought it, and its answer was lost
         context.report.outcome = Outcome.replayed
     after = await transactions.change(
         services.store,
@@ -277,12 +278,17 @@ async def late_response(
 ) -> LateResponse:
     """Return the answer that came while a device was waiting (R118).
 
+    A device that asks again is told the time to confirm that it was told first: who repeats its messages neither ends
+    that time sooner nor puts it off.
+
     Raises:
         HeaderRefused: The device came too late for its certificate.
     """
-    now, current = services.clock(), transaction.current
-    expires_at = max(transaction.expires_at, now + services.lifetime)
-    if current.planned is None:
+    now, current, awaited_until = services.clock(), transaction.current, transaction.confirm_until
+    expires_at, planned = transaction.expires_at, current.planned
+    if not current.delivered:
+        expires_at = max(expires_at, now + services.lifetime)
+    if planned is None:
         return LateResponse(await _late_refusal(services, context, transaction), None, expires_at)
     if transaction.state in (*GIVEN_UP, State.FAILED) and transaction.confirmation is None:
         raise HeaderRefused(
@@ -290,10 +296,13 @@ async def late_response(
         )
     _note_late(context, transaction)
     issues = transaction.state is State.ISSUED
-    der, until = await responses.render(
-        services, context, transaction, current.planned, issues=issues
-    )
+    if issues and current.delivered and awaited_until is not None:
+        if awaited_until <= now:
+            raise HeaderRefused("the certificate was not confirmed in time", rule="R111")
+        planned = replace(planned, confirm_wait_der=confirm_wait_time(awaited_until).value_der)
+    der, until = await responses.render(services, context, transaction, planned, issues=issues)
     if until is not None:
+        until = max(until, awaited_until or until)
         lives_until = await unconfirmed.schedule(
             services, context, transaction, Event.issued, transaction.certificate_der, until
         )

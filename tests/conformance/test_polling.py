@@ -15,7 +15,7 @@ import pytest
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import CertStatus, cert_confirm_body, cert_rep_message
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, body
+from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, body, confirm_wait_time_of
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.endpoints import Approval, Endpoint, Variant
@@ -478,7 +478,7 @@ async def test_a_broken_answer_is_a_failure_at_the_next_poll(
     await settled(lambda: in_state(operation, State.FAILED))
     answer = await operation.poll()
     assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["systemFailure"])
-    assert (await operation.stored()).current.waiting is False
+    assert (await operation.stored()).current.delivered
 
 
 async def test_the_ca_s_refusal_is_delivered(slow: World) -> None:
@@ -960,6 +960,98 @@ async def test_a_poll_req_that_somebody_else_sends_again(slow: World) -> None:
     assert fail_names(await slow.ask(ders[1])) == ["badRecipientNonce"]
     await operation.poll()
     operation.assert_not_yet()
+
+
+@pytest.mark.requirement(8, 118)
+@pytest.mark.parametrize("again", ["the first pollReq", "the request"])
+async def test_somebody_else_is_given_the_answer(slow: World, again: str) -> None:
+    """What is sent again gets it, too, and its octets once more; the device is not cut off."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    await operation.send()
+    first = await operation.poll_req()
+    operation.answer = await slow.ask(first)
+    await operation.poll()
+    operation.assert_not_yet()
+    await answered(operation)
+    der = first if again == "the first pollReq" else operation.sent
+    given = await slow.post(der)
+    assert status_of(PKIMessage.from_der(given)).issued
+    until = (await operation.stored()).confirm_until
+    slow.clock.move(seconds=60)
+    assert await slow.post(der) == given
+    answer = await operation.poll()
+    assert status_of(answer).issued
+    assert (await operation.stored()).confirm_until == until
+    assert await slow.post(operation.sent) == await slow.post(operation.sent)
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+
+
+@pytest.mark.requirement(8, 118)
+@pytest.mark.parametrize("body_type", [*REQUESTS, *OTHERS])
+async def test_a_lost_answer_is_polled_for_again(slow: World, body_type: BodyType) -> None:
+    """By pollReqs signed anew, as often as it is lost; each has its own answer, and its time to confirm is one."""
+    operation = await Operation.begin(slow, body_type)
+    await operation.send()
+    waiting = await operation.poll()
+    await answered(operation)
+    told = set()
+    for _ in range(3):
+        operation.answer = waiting
+        answer = await operation.poll()
+        assert answer.body_type is RESPONSE_TO[body_type]
+        told.add(confirm_wait_time_of(answer.header))
+        slow.clock.move(seconds=5)
+    if body_type in CERT_RESPONSE_TO:
+        stored = (await operation.stored()).confirm_until
+        assert stored is not None
+        assert all(until is not None and until <= stored for until in told)
+        assert (await operation.confirm()).body_type is BodyType.pkiconf
+        operation.answer = waiting
+        assert fail_names(await slow.ask(await operation.poll_req())) == ["badRequest"]
+    assert len(slow.ca.received) <= 2
+
+
+@pytest.mark.requirement(111)
+async def test_a_lost_answer_that_is_polled_for_too_late(slow: World) -> None:
+    """The device had as long as it was told at first."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    waiting = await operation.send()
+    await answered(operation)
+    await operation.poll()
+    slow.clock.move(seconds=400)
+    operation.answer = waiting
+    assert fail_names(await slow.ask(await operation.poll_req())) == ["badRequest"]
+    assert slow.events[-1].rule == "R111"
+
+
+@pytest.mark.requirement(118)
+@pytest.mark.parametrize("takes", [True, False])
+async def test_a_lost_pkiconf_is_polled_for_again(slow: World, takes: bool) -> None:
+    """What became of the certConf is not lost with the answer that told it."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    gate(slow).set()
+    await operation.send()
+    gate(slow).clear()
+    waiting = await operation.confirm(takes=takes)
+    await answered(operation)
+    for _ in range(2):
+        operation.answer = waiting
+        assert (await operation.poll()).body_type is BodyType.pkiconf
+    assert (await operation.stored()).state is (State.CONFIRMED if takes else State.REJECTED)
+
+
+@pytest.mark.requirement(118)
+async def test_a_lost_failure_is_polled_for_again(slow: World) -> None:
+    """And told to the request as well, which is not told to wait for ever."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    slow.ca.script = lost
+    waiting = await operation.send()
+    gate(slow).set()
+    await settled(lambda: in_state(operation, State.FAILED))
+    for _ in range(2):
+        operation.answer = waiting
+        assert fail_names(await operation.poll()) == ["systemUnavail"]
+    assert fail_names(await operation.send()) == ["systemUnavail"]
 
 
 @pytest.mark.requirement(8, 116)
