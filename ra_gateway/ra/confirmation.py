@@ -50,6 +50,9 @@ async def confirm(services: Services, context: RequestContext) -> bytes:
     while before is None:
         after = await _take(services, context, authenticated, transaction)
         if not isinstance(after, Overtaken):
+            if after.current.waiting:
+                context.report.outcome = Outcome.waiting
+                return after.current.response_der or b""
             return await ca_exchange.ask(services, context, after)  # steps 7 to 10
         transaction = transactions.require(after.live)
         before = transaction.exchange_for(context.digest)
@@ -63,6 +66,8 @@ async def _take(
     transaction: Transaction,
 ) -> Transaction | Overtaken:
     """Check a certConf that did not come before, and store the intent to tell the CA.
+
+    Where the CA has another one, and has told to wait, the device is told so once more.
 
     Raises:
         CMPError: It is refused.
@@ -80,8 +85,10 @@ async def _take(
     if transaction.state is State.CONFIRMING:
         if takes_certificate is not transaction.confirm_status:
             raise _another_came_first()
-        if transaction.lease_until > services.clock() or transaction.current.ca_nonce:
+        if transaction.lease_until > services.clock():
             return await _wait_for_the_other(services, context, transaction)
+        if transaction.current.ca_nonce:
+            return await _tell_to_wait(services, context, transaction)
     upstream, now = context.upstream, services.clock()
     local = unconfirmed.knows_alone(upstream, transaction)
     awaited_until = transaction.confirm_until or transaction.expires_at
@@ -167,6 +174,22 @@ async def _wait_for_the_other(
         await services.store.wait(
             transaction.key, version=transaction.version, timeout_seconds=left
         )
+    )
+
+
+async def _tell_to_wait(
+    services: Services, context: RequestContext, transaction: Transaction
+) -> Transaction | Overtaken:
+    """Tell a device to poll for the answer to a certConf that the CA has, as this one says the same.
+
+    It may have lost the answer that said so, and is given the nonce of the last one: nothing moves for who polls.
+    """
+    der, _ = await responses.waiting(services, context, transaction, transaction.polling_nonce)
+    return await transactions.change(
+        services.store,
+        services.sink,
+        transaction,
+        partial(machine.told_again, request_digest=context.digest, response_der=der),
     )
 
 

@@ -333,6 +333,12 @@ def confirming(
     )
 
 
+def told_again(confirming: Transaction, request_digest: bytes, response_der: bytes) -> Transaction:
+    """A certConf signed anew takes the place of one whose device the CA has told to wait; the CA keeps that one."""
+    told = replace(confirming.current, request_digest=request_digest, response_der=response_der)
+    return advance(confirming, Event.deferred, confirmation=told)
+
+
 def refused_by_device(
     issued: Transaction,
     request_digest: bytes,

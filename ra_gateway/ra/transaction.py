@@ -207,8 +207,8 @@ class Exchange:
         upstream_nonce: Its senderNonce, which the CA's answer has to return.
         response_der: The answer the device was given, once there is one.
         waiting: Whether that answer told the device to wait and poll.
-        delivered: Whether a device that was told to wait was given its final answer, to a pollReq or to its message sent
-            again; either may be lost, and is then given to the other.
+        delivered: Whether a device that was told to wait was given its final answer, to a pollReq or to its message
+            sent again; what is lost is given to the other.
         planned: The final answer, yet to be signed, of a device that was told to wait; None until the CA has answered,
             and once it cannot be asked for any more.
         ca_nonce: senderNonce of the CA's last answer where the CA itself said to wait; empty where it did not.
