@@ -111,17 +111,25 @@ async def _answered_before(
     """Answer a message that was answered before: with the same, or with what a device waits for that does not poll.
 
     Base stations that know no waiting send their request again, and go on doing so.
+
+    Raises:
+        CMPError: It is not to be had any more.
     """
+    live, current = transaction, transaction.current
+    if exchange is current and live.state in OUTSTANDING and exchange.waiting:
+        if not exchange.ca_nonce:
+            live = await go_on(services, context, live)
+        current = live.current
+        found = live.exchange_for(context.digest)
+        if found is None:
+            raise _not_the_same(context)
+        exchange = found
     said = exchange.response_der or b""
     context.report.outcome = Outcome.replayed
-    if not exchange.waiting:
+    if not exchange.waiting or (exchange is current and live.state in (*OUTSTANDING, State.HELD)):
         return said
-    live = transaction
-    if transaction.state in OUTSTANDING and not exchange.ca_nonce:
-        live = await go_on(services, context, transaction)
-    current = live.current
-    if live.state in (*OUTSTANDING, State.HELD) or not current.waiting:
-        return current.response_der or said
+    if exchange is not current:  # a pollReq brought its answer
+        raise TransactionInUse("its device has gone on under this transactionID", rule="R12")
     late = await late_response(services, context, live)
     if current.delivered:  # a pollReq brought it, and its answer was lost
         context.report.outcome = Outcome.replayed

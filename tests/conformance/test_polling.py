@@ -1054,6 +1054,53 @@ async def test_a_lost_failure_is_polled_for_again(slow: World) -> None:
     assert fail_names(await operation.send()) == ["systemUnavail"]
 
 
+@pytest.mark.requirement(12)
+@pytest.mark.parametrize("takes", [True, False])
+async def test_a_request_repeated_after_the_end(slow: World, takes: bool) -> None:
+    """It is neither told to wait for ever nor answered with what belongs to the certConf."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    await operation.send()
+    request = operation.sent
+    await answered(operation)
+    await operation.poll()
+    confirmed = await operation.confirm(takes=takes)
+    assert confirmed.body_type is BodyType.pkiconf
+    assert fail_names(await slow.ask(request)) == ["transactionIdInUse"]
+    assert (await operation.send()).der == confirmed.der
+
+
+@pytest.mark.requirement(12)
+async def test_a_request_that_waits_while_its_device_confirms(slow: World) -> None:
+    """A repeat is not answered with the pkiConf."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    await operation.send()
+    node, passed = slow.second_gateway(), asyncio.Event()
+    store = SlowToWake(slow.store, passed)
+    node._services.store = store  # type: ignore[assignment]
+    repeat = asyncio.create_task(slow.ask(operation.sent, gateway=node))
+    await store.waits.wait()
+    await answered(operation)
+    await operation.poll()
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+    passed.set()
+    assert fail_names(await repeat) == ["transactionIdInUse"]
+
+
+class SlowToWake:
+    """A node's store, which is slow to tell it of a change."""
+
+    def __init__(self, store: Any, passed: asyncio.Event) -> None:
+        self.store, self.passed, self.waits = store, passed, asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def wait(self, *args: Any, **options: Any) -> Any:
+        self.waits.set()
+        await self.passed.wait()
+        return await self.store.wait(*args, **options)
+
+
 @pytest.mark.requirement(8, 116)
 async def test_a_device_that_repeats_its_request_and_polls_on(slow: World) -> None:
     """Its request has it told to wait once more, in the same octets, and that answer's nonce is good."""
