@@ -213,7 +213,8 @@ async def take_error(services: Services, context: RequestContext) -> bytes:
     if before is not None and before.response_der is not None:
         report.outcome = Outcome.replayed
         return before.response_der
-    if transaction.state is not State.ISSUED:
+    again = transaction.state in (State.REJECTED, *GIVEN_UP) and not transaction.confirm_status
+    if not again and transaction.state is not State.ISSUED:
         raise HeaderRefused(f"error in state {transaction.state}", rule="R115")
     if message.header.recip_nonce != transaction.response_nonce:
         raise HeaderRefused(
@@ -227,9 +228,11 @@ async def take_error(services: Services, context: RequestContext) -> bytes:
     report.notes.append(f"the device sent error instead of certConf: {told}")
     if transaction.certificate_der:
         report.certificate = load_certificate(transaction.certificate_der)
-    expires_at = await unconfirmed.look_after(
-        services, context.upstream, transaction, services.clock()
-    )
+    expires_at = None
+    if not again:
+        expires_at = await unconfirmed.look_after(
+            services, context.upstream, transaction, services.clock()
+        )
     after = await transactions.change(
         services.store,
         services.sink,

@@ -340,7 +340,7 @@ def told_again(confirming: Transaction, request_digest: bytes, response_der: byt
 
 
 def refused_by_device(
-    issued: Transaction,
+    transaction: Transaction,
     request_digest: bytes,
     response_der: bytes,
     *,
@@ -348,16 +348,19 @@ def refused_by_device(
 ) -> Transaction:
     """The device sent error in place of certConf, and got pkiConf: it does not take its certificate.
 
+    One that is signed anew, as its pkiConf was lost, takes the place of the first.
+
     Args:
         expires_at: None leaves it.
     """
+    issued = transaction.state is State.ISSUED
     return advance(
-        issued,
-        Event.rejected,
-        opening=_closed(issued.opening),
+        transaction,
+        Event.rejected if issued else Event.delivered,
+        opening=_closed(transaction.opening),
         confirmation=Exchange(request_digest, b"", response_der),
         confirm_status=False,
-        expires_at=expires_at or issued.expires_at,
+        expires_at=expires_at or transaction.expires_at,
     )
 
 
