@@ -307,7 +307,8 @@ async def late_response(
     if issues and current.delivered and awaited_until is not None:
         if awaited_until <= now:
             raise HeaderRefused("the certificate was not confirmed in time", rule="R111")
-        planned = replace(planned, confirm_wait_der=confirm_wait_time(awaited_until).value_der)
+        told = confirm_wait_time(awaited_until).value_der or b""
+        planned = replace(planned, confirm_wait_der=told)
     der, until = await responses.render(services, context, transaction, planned, issues=issues)
     if until is not None:
         until = max(until, awaited_until or until)

@@ -1076,7 +1076,7 @@ async def test_a_request_that_waits_while_its_device_confirms(slow: World) -> No
     await operation.send()
     node, passed = slow.second_gateway(), asyncio.Event()
     store = SlowToWake(slow.store, passed)
-    node._services.store = store  # type: ignore[assignment]
+    node._services.store = store
     repeat = asyncio.create_task(slow.ask(operation.sent, gateway=node))
     await store.waits.wait()
     await answered(operation)
