@@ -50,6 +50,9 @@ async def confirm(services: Services, context: RequestContext) -> bytes:
     while before is None:
         after = await _take(services, context, authenticated, transaction)
         if not isinstance(after, Overtaken):
+            if after.current.waiting:
+                context.report.outcome = Outcome.waiting
+                return after.current.response_der or b""
             return await ca_exchange.ask(services, context, after)  # steps 7 to 10
         transaction = transactions.require(after.live)
         before = transaction.exchange_for(context.digest)
@@ -63,6 +66,8 @@ async def _take(
     transaction: Transaction,
 ) -> Transaction | Overtaken:
     """Check a certConf that did not come before, and store the intent to tell the CA.
+
+    Where the CA has another one, and has told to wait, the device is told so once more.
 
     Raises:
         CMPError: It is refused.
@@ -80,8 +85,10 @@ async def _take(
     if transaction.state is State.CONFIRMING:
         if takes_certificate is not transaction.confirm_status:
             raise _another_came_first()
-        if transaction.lease_until > services.clock() or transaction.current.ca_nonce:
+        if transaction.lease_until > services.clock():
             return await _wait_for_the_other(services, context, transaction)
+        if transaction.current.ca_nonce:
+            return await _tell_to_wait(services, context, transaction)
     upstream, now = context.upstream, services.clock()
     local = unconfirmed.knows_alone(upstream, transaction)
     awaited_until = transaction.confirm_until or transaction.expires_at
@@ -133,7 +140,8 @@ def _check_state(transaction: Transaction) -> None:
             fail_info=PKIFailureInfo.badRequest,
             rule="R111",
         )
-    if transaction.state not in _AWAITING or transaction.opening.waiting:
+    opening = transaction.opening
+    if transaction.state not in _AWAITING or (opening.waiting and not opening.delivered):
         raise HeaderRefused(f"certConf in state {transaction.state}", rule="R11")
 
 
@@ -169,6 +177,22 @@ async def _wait_for_the_other(
     )
 
 
+async def _tell_to_wait(
+    services: Services, context: RequestContext, transaction: Transaction
+) -> Transaction | Overtaken:
+    """Tell a device to poll for the answer to a certConf that the CA has, as this one says the same.
+
+    It may have lost the answer that said so, and is given the nonce of the last one: nothing moves for who polls.
+    """
+    der, _ = await responses.waiting(services, context, transaction, transaction.polling_nonce)
+    return await transactions.change(
+        services.store,
+        services.sink,
+        transaction,
+        partial(machine.told_again, request_digest=context.digest, response_der=der),
+    )
+
+
 def _body_for_ca(
     context: RequestContext, transaction: Transaction, confirmation: AuthenticatedConfirmation
 ) -> bytes:
@@ -189,7 +213,8 @@ async def take_error(services: Services, context: RequestContext) -> bytes:
     if before is not None and before.response_der is not None:
         report.outcome = Outcome.replayed
         return before.response_der
-    if transaction.state is not State.ISSUED:
+    again = transaction.state in (State.REJECTED, *GIVEN_UP) and not transaction.confirm_status
+    if not again and transaction.state is not State.ISSUED:
         raise HeaderRefused(f"error in state {transaction.state}", rule="R115")
     if message.header.recip_nonce != transaction.response_nonce:
         raise HeaderRefused(
@@ -203,9 +228,11 @@ async def take_error(services: Services, context: RequestContext) -> bytes:
     report.notes.append(f"the device sent error instead of certConf: {told}")
     if transaction.certificate_der:
         report.certificate = load_certificate(transaction.certificate_der)
-    expires_at = await unconfirmed.look_after(
-        services, context.upstream, transaction, services.clock()
-    )
+    expires_at = None
+    if not again:
+        expires_at = await unconfirmed.look_after(
+            services, context.upstream, transaction, services.clock()
+        )
     after = await transactions.change(
         services.store,
         services.sink,

@@ -24,8 +24,17 @@ def _answered(exchange: Exchange, response_der: bytes) -> Exchange:
 
 
 def _closed(exchange: Exchange) -> Exchange:
-    """Return an exchange whose device has its answer: nothing is waited for any more."""
-    return replace(exchange, upstream_der=b"", waiting=False, planned=None, ca_nonce=b"")
+    """Return an exchange whose device has its answer, and has said so."""
+    return replace(exchange, upstream_der=b"", planned=None, ca_nonce=b"")
+
+
+def _polling(
+    transaction: Transaction, request_digest: bytes, response_der: bytes, recip_nonce: bytes = b""
+) -> Exchange:
+    """Return a pollReq and its answer; without a nonce, the one that an earlier pollReq returned stays."""
+    if not recip_nonce and transaction.polling is not None:
+        recip_nonce = transaction.polling.recip_nonce
+    return Exchange(request_digest, b"", response_der, recip_nonce=recip_nonce)
 
 
 # --- a device waits from the beginning -------------------------------------------------------------------------
@@ -270,12 +279,10 @@ def polled(
         sender_nonce: The next pollReq must return it.
         lease_until: None leaves it.
     """
-    if not recip_nonce and transaction.polling is not None:
-        recip_nonce = transaction.polling.recip_nonce
     return advance(
         transaction,
         Event.polled,
-        polling=Exchange(request_digest, b"", response_der, recip_nonce=recip_nonce),
+        polling=_polling(transaction, request_digest, response_der, recip_nonce),
         polling_nonce=sender_nonce,
         lease_until=lease_until or transaction.lease_until,
     )
@@ -296,22 +303,20 @@ class LateResponse(NamedTuple):
 def delivered(
     transaction: Transaction, late: LateResponse, *, polling_digest: bytes | None = None
 ) -> Transaction:
-    """The device gets the answer that came while it was waiting.
+    """The device gets the answer that came while it was waiting, or gets it again: what is planned is kept.
 
     Args:
         polling_digest: Of the pollReq that asks for it; None where the device sends its request again instead.
     """
-    planned, current = transaction.current.planned, _closed(transaction.current)
+    current = replace(transaction.current, upstream_der=b"", ca_nonce=b"", delivered=True)
     changes: dict[str, Any] = {}
     if polling_digest is None:
-        current = replace(current, response_der=late.der)
-    else:  # what is planned is kept for a device that does not get it, and sends its request again
-        current = replace(current, planned=planned)
-        changes["polling"] = Exchange(polling_digest, b"", late.der)
+        current = replace(current, response_der=late.der, waiting=False)
+    else:
+        changes["polling"] = _polling(transaction, polling_digest, late.der)
     return advance(
         transaction,
         Event.delivered,
-        failure="",
         confirm_until=late.confirm_until or transaction.confirm_until,
         expires_at=late.expires_at,
         **_with_current(transaction, current),
@@ -336,19 +341,26 @@ def confirming(
     Args:
         upstream_der: Empty where the CA is not told.
     """
-    again = transaction.state is State.CONFIRMING
+    again, polling = transaction.state is State.CONFIRMING, transaction.polling
     return advance(
         transaction,
         Event.taken_over if again else Event.confirm,
         opening=_closed(transaction.opening),
+        polling=polling and replace(polling, recip_nonce=b""),
         confirmation=Exchange(request_digest, upstream_der, upstream_nonce=upstream_nonce),
         confirm_status=takes_certificate,
         lease_until=lease_until,
     )
 
 
+def told_again(confirming: Transaction, request_digest: bytes, response_der: bytes) -> Transaction:
+    """A certConf signed anew takes the place of one whose device the CA has told to wait; the CA keeps that one."""
+    told = replace(confirming.current, request_digest=request_digest, response_der=response_der)
+    return advance(confirming, Event.deferred, confirmation=told)
+
+
 def refused_by_device(
-    issued: Transaction,
+    transaction: Transaction,
     request_digest: bytes,
     response_der: bytes,
     *,
@@ -356,16 +368,19 @@ def refused_by_device(
 ) -> Transaction:
     """The device sent error in place of certConf, and got pkiConf: it does not take its certificate.
 
+    One that is signed anew, as its pkiConf was lost, takes the place of the first.
+
     Args:
         expires_at: None leaves it.
     """
+    issued = transaction.state is State.ISSUED
     return advance(
-        issued,
-        Event.rejected,
-        opening=_closed(issued.opening),
+        transaction,
+        Event.rejected if issued else Event.delivered,
+        opening=_closed(transaction.opening),
         confirmation=Exchange(request_digest, b"", response_der),
         confirm_status=False,
-        expires_at=expires_at or issued.expires_at,
+        expires_at=expires_at or transaction.expires_at,
     )
 
 

@@ -53,9 +53,10 @@ def _check(context: RequestContext, transaction: Transaction) -> int:
         HeaderRefused: It is not (badRequest), or returns another nonce than it was given (badRecipientNonce).
         MalformedMessage: It does not parse.
     """
-    message, confirming = context.message, transaction.confirmation
+    message, confirming, current = context.message, transaction.confirmation, transaction.current
     cert_req_id = poll_req_content(message.body_content)
-    if not transaction.current.waiting:
+    known = message.header.recip_nonce in _known_nonces(transaction)
+    if not (known if current.delivered else current.waiting):
         raise HeaderRefused("no answer is being waited for under this transactionID", rule="R119")
     expected = polled_cert_req_id(
         transaction.body_type if confirming is None else BodyType.certConf,
@@ -63,10 +64,7 @@ def _check(context: RequestContext, transaction: Transaction) -> int:
     )
     if not is_cert_req_id(cert_req_id, expected):
         raise HeaderRefused(f"certReqId {cert_req_id} in pollReq, expected {expected}", rule="R119")
-    if _is_behind(context, transaction) and message.header.recip_nonce not in (
-        transaction.polling and transaction.polling.recip_nonce,
-        PKIMessage.from_der(transaction.current.response_der or b"").header.sender_nonce,
-    ):
+    if not known:
         raise HeaderRefused(
             "recipNonce is not the senderNonce of the last answer that the device may have",
             fail_info=PKIFailureInfo.badRecipientNonce,
@@ -75,12 +73,26 @@ def _check(context: RequestContext, transaction: Transaction) -> int:
     return cert_req_id
 
 
+def _known_nonces(transaction: Transaction) -> set[bytes]:
+    """Return the nonces that a pollReq may return.
+
+    RFC 9810 5.1.1 has recipNonce be the senderNonce of the message before, as the device knows it: that of the last
+    answer; where it has not got that one, the nonce that its last pollReq returned, or that of the answer that told it
+    to wait, which it gets again for its request.
+    """
+    current, polling = transaction.current, transaction.polling
+    nonces = {transaction.polling_nonce}
+    if current.waiting and current.response_der:
+        nonces.add(PKIMessage.from_der(current.response_der).header.sender_nonce or b"")
+    if polling is not None:
+        nonces.add(polling.recip_nonce)
+    return nonces - {b""}
+
+
 def _is_behind(context: RequestContext, transaction: Transaction) -> bool:
     """Tell whether a device polls without the last answer, which it has not got.
 
-    It may return the nonce that its last pollReq returned, or that of the answer that told it to wait, which it gets
-    again for its request. RFC 9810 5.1.1 has recipNonce be the senderNonce of the message before, as the device knows
-    it. Nothing moves for it: it gets the nonce of the last answer once more, and the CA is not polled, so that a
+    Nothing moves for it: it gets the nonce of the last answer once more, and the CA is not polled, so that a
     pollReq which somebody else sends again does not cut off a device that is further.
     """
     return context.message.header.recip_nonce != transaction.polling_nonce
@@ -102,7 +114,7 @@ async def _reconsider(services: Services, context: RequestContext, live: Transac
 
 
 async def _deliver(services: Services, context: RequestContext, transaction: Transaction) -> bytes:
-    """Give the device the answer that came while it was waiting (R118)."""
+    """Give the device the answer that came while it was waiting (R118), as often as it asks."""
     late = await retransmission.late_response(services, context, transaction)
     return await _store(
         services,

@@ -109,10 +109,14 @@ def _reply(services: Services, asked: PKIHeader, sender_nonce: bytes = b"") -> P
 
 
 async def waiting(
-    services: Services, context: RequestContext, transaction: Transaction
+    services: Services, context: RequestContext, transaction: Transaction, sender_nonce: bytes = b""
 ) -> Response:
-    """Return the answer that tells a device to wait (R116)."""
-    header = _reply(services, context.message.header)
+    """Return the answer that tells a device to wait (R116).
+
+    Args:
+        sender_nonce: Of the answer; empty for one that the RA draws.
+    """
+    header = _reply(services, context.message.header, sender_nonce)
     body_der = waiting_body(context.message.body_type, transaction.cert_req_id)
     credential = _credential_for(services, context, transaction)
     return Response(await protect_reply(header, body_der, credential), header.sender_nonce or b"")

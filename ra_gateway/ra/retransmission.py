@@ -5,6 +5,7 @@ A pollReq meets the same cases: somebody has to ask the CA, or the answer is her
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -17,7 +18,7 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.messages import PKIMessage, confirm_wait_time
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import (
     CMPError,
@@ -109,19 +110,27 @@ async def _answered_before(
     """Answer a message that was answered before: with the same, or with what a device waits for that does not poll.
 
     Base stations that know no waiting send their request again, and go on doing so.
+
+    Raises:
+        CMPError: It is not to be had any more.
     """
+    live, current = transaction, transaction.current
+    if exchange is current and live.state in OUTSTANDING and exchange.waiting:
+        if not exchange.ca_nonce:
+            live = await go_on(services, context, live)
+        current = live.current
+        found = live.exchange_for(context.digest)
+        if found is None:
+            raise _not_the_same(context)
+        exchange = found
     said = exchange.response_der or b""
     context.report.outcome = Outcome.replayed
-    if not (exchange.waiting or exchange.planned) or exchange is transaction.polling:
+    if not exchange.waiting or (exchange is current and live.state in (*OUTSTANDING, State.HELD)):
         return said
-    live = transaction
-    if transaction.state in OUTSTANDING and not exchange.ca_nonce:
-        live = await go_on(services, context, transaction)
-    current = live.current
-    if live.state in (*OUTSTANDING, State.HELD) or not (current.waiting or current.planned):
-        return current.response_der or said
+    if exchange is not current:  # a pollReq brought its answer
+        raise TransactionInUse("its device has gone on under this transactionID", rule="R12")
     late = await late_response(services, context, live)
-    if not current.waiting:  # a pollReq brought it, and its answer was lost
+    if current.delivered:  # a pollReq brought it, and its answer was lost
         context.report.outcome = Outcome.replayed
     after = await transactions.change(
         services.store,
@@ -259,25 +268,33 @@ async def late_response(
 ) -> machine.LateResponse:
     """Return the answer that came while a device was waiting (R118).
 
+    A device that asks again is told the time to confirm that it was told first: who repeats its messages neither ends
+    that time sooner nor puts it off.
+
     Raises:
         HeaderRefused: The device came too late for its certificate.
     """
-    now, current = services.clock(), transaction.current
-    expires_at = max(transaction.expires_at, now + services.lifetime)
-    if current.planned is None:
-        return machine.LateResponse(
-            await _late_refusal(services, context, transaction), None, expires_at
-        )
+    now, current, awaited_until = services.clock(), transaction.current, transaction.confirm_until
+    expires_at, planned = transaction.expires_at, current.planned
+    if not current.delivered:
+        expires_at = max(expires_at, now + services.lifetime)
+    if planned is None:
+        refusal = await _late_refusal(services, context, transaction)
+        return machine.LateResponse(refusal, None, expires_at)
     if transaction.state in (*GIVEN_UP, State.FAILED) and transaction.confirmation is None:
         raise HeaderRefused(
             "the certificate was not fetched in time, and is withdrawn", rule="R111"
         )
     _note_late(context, transaction)
     issues = transaction.state is State.ISSUED
-    der, until = await responses.render(
-        services, context, transaction, current.planned, issues=issues
-    )
+    if issues and current.delivered and awaited_until is not None:
+        if awaited_until <= now:
+            raise HeaderRefused("the certificate was not confirmed in time", rule="R111")
+        told = confirm_wait_time(awaited_until).value_der or b""
+        planned = replace(planned, confirm_wait_der=told)
+    der, until = await responses.render(services, context, transaction, planned, issues=issues)
     if until is not None:
+        until = max(until, awaited_until or until)
         lives_until = await unconfirmed.schedule(
             services, context, transaction, Event.issued, transaction.certificate_der, until
         )

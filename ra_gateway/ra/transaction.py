@@ -18,7 +18,7 @@ irreversible (a message to the CA) happens only after a store has accepted the s
                                                   |---failed--> FAILED
                                                   `--released/taken_over
 
-What ends while the device is polling is *delivered* by a later pollReq, which changes no state.
+What ends while the device is polling is *delivered* by later pollReqs, which change no state.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class State(StrEnum):
 
     HELD = "held"  # an operator has to approve the request before it goes to the CA
     REQUESTED = "requested"  # intent stored; the CA's answer is outstanding
-    # the CA has issued; certConf is outstanding (delivered, unless `opening.waiting`)
+    # the CA has issued; certConf is outstanding (`opening.delivered`, where the device had to wait)
     ISSUED = "issued"
     CONFIRMING = "confirming"  # certConf accepted; the CA's pkiConf is outstanding
     CONFIRMED = "confirmed"
@@ -206,6 +206,8 @@ class Exchange:
         upstream_nonce: Its senderNonce, which the CA's answer has to return.
         response_der: The answer the device was given, once there is one.
         waiting: Whether that answer told the device to wait and poll.
+        delivered: Whether a device that was told to wait was given its final answer, to a pollReq or to its message
+            sent again; what is lost is given to the other.
         planned: The final answer, yet to be signed, of a device that was told to wait; None until the CA has answered,
             and once it cannot be asked for any more.
         ca_nonce: senderNonce of the CA's last answer where the CA itself said to wait; empty where it did not.
@@ -216,6 +218,7 @@ class Exchange:
     upstream_der: bytes
     response_der: bytes | None = None
     waiting: bool = False
+    delivered: bool = False
     planned: PlannedResponse | None = None
     ca_nonce: bytes = b""
     upstream_nonce: bytes = b""
@@ -261,7 +264,7 @@ class Transaction:
         ca_cert_req_id: certReqId of the CA's answer, which certConf has towards the CA.
         credential_digest: Digest of the RA's certificate that signs for it, towards the CA and the device.
         possession: How the request shows that its device has the private key (`cmp.requests.Possession`).
-        failure: Name of the failInfo that a device which was told to wait is yet to be told, "" for none.
+        failure: Name of the failInfo that a device which was told to wait is to be told, "" for none.
         lease_until: Until then one node is busy with the CA; a repeat waits instead of asking again.
         created_at, expires_at: Aware UTC; the store forgets the transaction at `expires_at`.
     """
@@ -439,6 +442,8 @@ def _exchange_fields(exchange: Exchange) -> Iterator[tuple[str, bytes]]:
         yield "response_der", exchange.response_der
     if exchange.waiting:
         yield "waiting", b"1"
+    if exchange.delivered:
+        yield "delivered", b"1"
     if exchange.ca_nonce:
         yield "ca_nonce", exchange.ca_nonce
     if exchange.recip_nonce:
@@ -472,6 +477,7 @@ def _exchange(fields: dict[str, bytes], prefix: str) -> Exchange | None:
         fields[f"{prefix}.upstream_der"],
         fields.get(f"{prefix}.response_der"),
         waiting=f"{prefix}.waiting" in fields,
+        delivered=f"{prefix}.delivered" in fields,
         planned=planned,
         ca_nonce=fields.get(f"{prefix}.ca_nonce", b""),
         upstream_nonce=fields.get(f"{prefix}.upstream_nonce", b""),

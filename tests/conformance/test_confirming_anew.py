@@ -12,7 +12,7 @@ from ra_gateway.cmp.bodies import PKICONF_BODY
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.errors import UpstreamUnavailable
-from ra_gateway.ra.endpoints import CertConf, Unconfirmed
+from ra_gateway.ra.endpoints import CertConf, Unconfirmed, Variant
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.transaction import State
 from tests.support.answers import fail_names
@@ -189,20 +189,30 @@ async def test_instead_of_polling(make_world: MakeWorld) -> None:
 
 
 @pytest.mark.requirement(121)
+@pytest.mark.parametrize("variant", list(Variant))
+@pytest.mark.parametrize("got", ["the first", "the last"])
 async def test_while_the_ca_itself_wants_to_be_polled(
-    make_world: MakeWorld, operator_pki: OperatorPKI
+    make_world: MakeWorld, operator_pki: OperatorPKI, variant: Variant, got: str
 ) -> None:
-    """The CA has the first one: the device is to poll, and hears systemUnavail otherwise."""
-    make = make_world(upstream={"unconfirmed": Unconfirmed.leave})
+    """The CA has the first one: the device is told to poll, once more; repeats get the same octets."""
+    upstream = {"requests": variant}
+    make = make_world(upstream=upstream)
     core = WaitingCA(operator_pki, make.clock, polls=0, delays=frozenset({BodyType.certConf}))
-    world = make_world(ca=core, clock=make.clock)
+    world = make_world(ca=core, clock=make.clock, upstream=upstream)
     device = await issued(world)
     waiting = await device.send()
     device.operation.assert_waiting()
-    sent = device.operation.sent
-    assert fail_names(await device.send()) == ["systemUnavail"]
-    device.operation.answer, device.operation.sent = waiting, sent
+    asked = len(world.ca.received)
+    for _ in range(2):
+        anew = await device.send()
+        device.operation.assert_waiting()
+        assert world.events[-1].outcome == "waiting"
+        assert (await device.operation.send()).der == anew.der
+    assert len(world.ca.received) == asked
+    device.operation.answer = anew if got == "the last" else waiting
     assert (await device.operation.poll()).body_type is BodyType.pkiconf
+    assert await device.state() is State.CONFIRMED
+    assert (await device.operation.send()).body_type is BodyType.pkiconf
 
 
 # --- the schedule -----------------------------------------------------------------------------------------------

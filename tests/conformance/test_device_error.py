@@ -10,11 +10,13 @@ from ra_gateway.cmp.bodies import PKICONF_BODY, PKIStatusInfo, error_body
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage, body
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
+from ra_gateway.ra.endpoints import Unconfirmed
 from ra_gateway.ra.transaction import State
 from tests.support.answers import fail_names, follow
 from tests.support.asserts import assert_answers
 from tests.support.harness import World
-from tests.support.pki import Credential
+from tests.support.pki import Credential, OperatorPKI, VendorPKI
+from tests.support.unconfirmed import revocations, work
 
 GIVES_UP = error_body(
     PKIStatusInfo(PKIStatus.rejection, ("no disk space",), (PKIFailureInfo.incorrectData,))
@@ -55,6 +57,33 @@ async def test_its_repeat_gets_the_stored_answer(world: World) -> None:
     first = await world.post(der)
     assert await world.post(der, gateway=world.second_gateway()) == first
     assert world.events[-1].outcome == "replayed"
+
+
+@pytest.mark.requirement(115)
+@pytest.mark.parametrize("withdrawn", [False, True])
+async def test_one_that_is_signed_anew(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, withdrawn: bool
+) -> None:
+    """Its pkiConf was lost: it gets another, whatever became of the certificate, which is revoked once."""
+    world = World.make(vendor_pki, operator_pki, upstream={"unconfirmed": Unconfirmed.revoke})
+    device = world.device()
+    answer = await enrolled(world, device)
+    assert (
+        await world.ask(await follow(device, answer, GIVES_UP, now=world.clock()))
+    ).body_der == PKICONF_BODY
+    if withdrawn:
+        await work(world)
+    der = await follow(device, answer, GIVES_UP, now=world.clock())
+    acknowledged = await world.ask(der)
+    assert acknowledged.body_der == PKICONF_BODY
+    assert_answers(world, PKIMessage.from_der(der), acknowledged)
+    assert await world.post(der) == acknowledged.der
+    wrong = await world.ask(
+        await follow(device, answer, GIVES_UP, now=world.clock(), recip_nonce=bytes(16))
+    )
+    assert fail_names(wrong) == ["badRecipientNonce"]
+    await work(world, minutes=10)
+    assert len(revocations(world)) == 1
 
 
 @pytest.mark.requirement(115)

@@ -15,7 +15,7 @@ import pytest
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import CertStatus, cert_confirm_body, cert_rep_message
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, body
+from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, body, confirm_wait_time_of
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.endpoints import Approval, Endpoint, Variant
@@ -211,6 +211,26 @@ async def test_another_recip_nonce(slow: World) -> None:
         operation, await operation.poll_req(recip_nonce=bytes(16)), "badRecipientNonce"
     )
     assert stale != b""
+
+
+@pytest.mark.requirement(8)
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("recip_nonce", [None, b""])
+async def test_no_recip_nonce(slow: World, recip_nonce: bytes | None, there: bool) -> None:
+    """A pollReq continues a transaction, and so returns a nonce: the first one, too, whether the answer is there."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    await operation.send()
+    if there:
+        await answered(operation)
+    refused = await slow.ask(await operation.poll_req(recip_nonce=recip_nonce))
+    assert fail_names(refused) == ["badRecipientNonce"]
+    if there:
+        assert status_of(await operation.poll()).issued
+        gate(slow).clear()
+        await operation.confirm()
+        refused = await slow.ask(await operation.poll_req(recip_nonce=recip_nonce))
+        assert fail_names(refused) == ["badRecipientNonce"]
+        gate(slow).set()
 
 
 @pytest.mark.requirement(119)
@@ -458,7 +478,7 @@ async def test_a_broken_answer_is_a_failure_at_the_next_poll(
     await settled(lambda: in_state(operation, State.FAILED))
     answer = await operation.poll()
     assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["systemFailure"])
-    assert (await operation.stored()).current.waiting is False
+    assert (await operation.stored()).current.delivered
 
 
 async def test_the_ca_s_refusal_is_delivered(slow: World) -> None:
@@ -940,6 +960,145 @@ async def test_a_poll_req_that_somebody_else_sends_again(slow: World) -> None:
     assert fail_names(await slow.ask(ders[1])) == ["badRecipientNonce"]
     await operation.poll()
     operation.assert_not_yet()
+
+
+@pytest.mark.requirement(8, 118)
+@pytest.mark.parametrize("again", ["the first pollReq", "the request"])
+async def test_somebody_else_is_given_the_answer(slow: World, again: str) -> None:
+    """What is sent again gets it, too, and its octets once more; the device is not cut off."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    await operation.send()
+    first = await operation.poll_req()
+    operation.answer = await slow.ask(first)
+    await operation.poll()
+    operation.assert_not_yet()
+    await answered(operation)
+    der = first if again == "the first pollReq" else operation.sent
+    given = await slow.post(der)
+    assert status_of(PKIMessage.from_der(given)).issued
+    until = (await operation.stored()).confirm_until
+    slow.clock.move(seconds=60)
+    assert await slow.post(der) == given
+    answer = await operation.poll()
+    assert status_of(answer).issued
+    assert (await operation.stored()).confirm_until == until
+    assert await slow.post(operation.sent) == await slow.post(operation.sent)
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+
+
+@pytest.mark.requirement(8, 118)
+@pytest.mark.parametrize("body_type", [*REQUESTS, *OTHERS])
+async def test_a_lost_answer_is_polled_for_again(slow: World, body_type: BodyType) -> None:
+    """By pollReqs signed anew, as often as it is lost; each has its own answer, and its time to confirm is one."""
+    operation = await Operation.begin(slow, body_type)
+    await operation.send()
+    waiting = await operation.poll()
+    await answered(operation)
+    told = set()
+    for _ in range(3):
+        operation.answer = waiting
+        answer = await operation.poll()
+        assert answer.body_type is RESPONSE_TO[body_type]
+        told.add(confirm_wait_time_of(answer.header))
+        slow.clock.move(seconds=5)
+    if body_type in CERT_RESPONSE_TO:
+        stored = (await operation.stored()).confirm_until
+        assert stored is not None
+        assert all(until is not None and until <= stored for until in told)
+        assert (await operation.confirm()).body_type is BodyType.pkiconf
+        operation.answer = waiting
+        assert fail_names(await slow.ask(await operation.poll_req())) == ["badRequest"]
+    assert len(slow.ca.received) <= 2
+
+
+@pytest.mark.requirement(111)
+async def test_a_lost_answer_that_is_polled_for_too_late(slow: World) -> None:
+    """The device had as long as it was told at first."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    waiting = await operation.send()
+    await answered(operation)
+    await operation.poll()
+    slow.clock.move(seconds=400)
+    operation.answer = waiting
+    assert fail_names(await slow.ask(await operation.poll_req())) == ["badRequest"]
+    assert slow.events[-1].rule == "R111"
+
+
+@pytest.mark.requirement(118)
+@pytest.mark.parametrize("takes", [True, False])
+async def test_a_lost_pkiconf_is_polled_for_again(slow: World, takes: bool) -> None:
+    """What became of the certConf is not lost with the answer that told it."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    gate(slow).set()
+    await operation.send()
+    gate(slow).clear()
+    waiting = await operation.confirm(takes=takes)
+    await answered(operation)
+    for _ in range(2):
+        operation.answer = waiting
+        assert (await operation.poll()).body_type is BodyType.pkiconf
+    assert (await operation.stored()).state is (State.CONFIRMED if takes else State.REJECTED)
+
+
+@pytest.mark.requirement(118)
+async def test_a_lost_failure_is_polled_for_again(slow: World) -> None:
+    """And told to the request as well, which is not told to wait for ever."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    slow.ca.script = lost
+    waiting = await operation.send()
+    gate(slow).set()
+    await settled(lambda: in_state(operation, State.FAILED))
+    for _ in range(2):
+        operation.answer = waiting
+        assert fail_names(await operation.poll()) == ["systemUnavail"]
+    assert fail_names(await operation.send()) == ["systemUnavail"]
+
+
+@pytest.mark.requirement(12)
+@pytest.mark.parametrize("takes", [True, False])
+async def test_a_request_repeated_after_the_end(slow: World, takes: bool) -> None:
+    """It is neither told to wait for ever nor answered with what belongs to the certConf."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    await operation.send()
+    request = operation.sent
+    await answered(operation)
+    await operation.poll()
+    confirmed = await operation.confirm(takes=takes)
+    assert confirmed.body_type is BodyType.pkiconf
+    assert fail_names(await slow.ask(request)) == ["transactionIdInUse"]
+    assert (await operation.send()).der == confirmed.der
+
+
+@pytest.mark.requirement(12)
+async def test_a_request_that_waits_while_its_device_confirms(slow: World) -> None:
+    """A repeat is not answered with the pkiConf."""
+    operation = await Operation.begin(slow, BodyType.ir)
+    await operation.send()
+    node, passed = slow.second_gateway(), asyncio.Event()
+    store = SlowToWake(slow.store, passed)
+    node._services.store = store
+    repeat = asyncio.create_task(slow.ask(operation.sent, gateway=node))
+    await store.waits.wait()
+    await answered(operation)
+    await operation.poll()
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+    passed.set()
+    assert fail_names(await repeat) == ["transactionIdInUse"]
+
+
+class SlowToWake:
+    """A node's store, which is slow to tell it of a change."""
+
+    def __init__(self, store: Any, passed: asyncio.Event) -> None:
+        self.store, self.passed, self.waits = store, passed, asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def wait(self, *args: Any, **options: Any) -> Any:
+        self.waits.set()
+        await self.passed.wait()
+        return await self.store.wait(*args, **options)
 
 
 @pytest.mark.requirement(8, 116)
