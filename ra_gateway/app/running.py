@@ -7,7 +7,7 @@ import errno
 import gc
 import signal
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, cast
 
 import structlog
 
@@ -18,6 +18,7 @@ from ra_gateway.errors import ConfigError, GatewayError, ServiceFailure
 from ra_gateway.events import EventSink
 from ra_gateway.logs import LogSink, fan_out
 from ra_gateway.server.cmp import CMPHandler, CMPListener
+from ra_gateway.server.listener import ListenerLimits
 
 C = TypeVar("C")
 
@@ -73,20 +74,15 @@ def cmp_listener(
     routes: Mapping[str, str],
     profiles: Mapping[str, str],
 ) -> CMPListener:
-    """Return a listener with the limits of a configuration."""
+    """Return a listener with the limits of a configuration, which has them under the same names."""
+    limits = {name: getattr(config, name) for name in ListenerLimits.__annotations__}
     return CMPListener(
         handler,
         routes=routes,
         profiles=profiles,
         host=config.listen_host,
         port=config.listen_port,
-        max_body_bytes=config.max_body_bytes,
-        header_timeout_seconds=config.header_timeout_seconds,
-        body_timeout_seconds=config.body_timeout_seconds,
-        idle_timeout_seconds=config.idle_timeout_seconds,
-        max_connections=config.max_connections,
-        max_connections_per_address=config.max_connections_per_address,
-        max_requests_in_flight=config.max_requests_in_flight,
+        **cast(ListenerLimits, limits),
     )
 
 
