@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.ra.transaction import Transaction
@@ -28,6 +28,19 @@ class ConfirmationStatus(StrEnum):
     unconfirmed = "unconfirmed"  # by this transaction, and for good; nothing is settled by that
     confirmed = "confirmed"
     withdrawn = "withdrawn"
+
+
+class ConfirmationNote(NamedTuple):
+    """What a transaction says of a certificate.
+
+    Args:
+        transaction: As of `transaction_digest`.
+        until: Until when its device may confirm, aware UTC.
+    """
+
+    transaction: str
+    status: ConfirmationStatus
+    until: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Protocol
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.trust import Path
-from ra_gateway.ra.confirmation_records import ConfirmationRecord, ConfirmationStatus
+from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
 from ra_gateway.ra.transaction import Transaction, TransactionKey
 
 
@@ -110,20 +110,13 @@ class ConfirmationRecords(Protocol):
     """
 
     async def note_confirmation(
-        self,
-        certificate: bytes,
-        transaction: str,
-        status: ConfirmationStatus,
-        until: datetime,
-        keep_until: datetime,
+        self, certificate: bytes, note: ConfirmationNote, keep_until: datetime
     ) -> ConfirmationRecord:
         """Note atomically what a transaction says of a certificate, and return what is known of it then.
 
         Args:
             certificate: As of `certificate_key`.
-            transaction: As of `transaction_digest`.
-            status: What the transaction says (`ConfirmationRecord.after`).
-            until: Until when its device may confirm.
+            note: What the transaction says (`ConfirmationRecord.after`).
             keep_until: It is remembered until then, at least.
         """
 

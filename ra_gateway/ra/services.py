@@ -15,6 +15,7 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, StoreUnavailable
 from ra_gateway.events import EventSink, UpstreamFailed
 from ra_gateway.ra.confirmation_records import (
+    ConfirmationNote,
     ConfirmationRecord,
     ConfirmationStatus,
     certificate_key,
@@ -102,8 +103,9 @@ class Services:
         certificate = load_certificate(certificate_der)
         # As long as the CA may give it to somebody once more; and as long as it may be withdrawn.
         keep_until = max(certificate.not_after, until + self.act_lifetime)
+        note = ConfirmationNote(transaction_digest(transaction), status, until)
         return await self.confirmation_records.note_confirmation(
-            certificate_key(certificate), transaction_digest(transaction), status, until, keep_until
+            certificate_key(certificate), note, keep_until
         )
 
     def credential_of(self, transaction: Transaction) -> Credential:

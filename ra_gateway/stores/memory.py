@@ -15,7 +15,7 @@ from itertools import count, islice
 from typing import Final
 
 from ra_gateway.errors import StaleTransaction, StoreUnavailable
-from ra_gateway.ra.confirmation_records import ConfirmationRecord, ConfirmationStatus
+from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
 from ra_gateway.ra.ports import Clock
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 
@@ -189,12 +189,7 @@ class MemoryStore:
             del self._held[key.requester]
 
     async def note_confirmation(
-        self,
-        certificate: bytes,
-        transaction: str,
-        status: ConfirmationStatus,
-        until: datetime,
-        keep_until: datetime,
+        self, certificate: bytes, note: ConfirmationNote, keep_until: datetime
     ) -> ConfirmationRecord:
         """Note what a transaction says of a certificate, and return what is known of it then (`Certificates`).
 
@@ -214,7 +209,7 @@ class MemoryStore:
             kept.pop(next(settled, b""), None)
         if len(kept) >= self._max_transactions:
             raise StoreUnavailable(f"memory store: full, {len(kept)} certificates are remembered")
-        after = before.after(transaction, status, until, self._clock())
+        after = before.after(*note, self._clock())
         kept[certificate] = after, max(keep_until, kept_until)
         return after
 

@@ -43,7 +43,7 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from ra_gateway.clocks import elapsed_seconds
 from ra_gateway.errors import StaleTransaction, StoreUnavailable, TransactionInUse
 from ra_gateway.events import Component, EventSink, StoreWatch, unheard
-from ra_gateway.ra.confirmation_records import ConfirmationRecord, ConfirmationStatus
+from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
 from ra_gateway.ra.ports import Clock
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 from ra_gateway.stores import redis_scripts as scripts
@@ -316,12 +316,7 @@ class RedisStore:
         self._note_strange(await self._ask(lambda _: self._unhold(self._held_keys, args)))
 
     async def note_confirmation(
-        self,
-        certificate: bytes,
-        transaction: str,
-        status: ConfirmationStatus,
-        until: datetime,
-        keep_until: datetime,
+        self, certificate: bytes, note: ConfirmationNote, keep_until: datetime
     ) -> ConfirmationRecord:
         """Note what a transaction says of a certificate, and return what is known of it then (`Certificates`).
 
@@ -347,7 +342,7 @@ class RedisStore:
             if is_lost:
                 self._report(name, f"is version {version}, older than {seen_version}")
                 version, before = seen_version, seen
-            after = before.after(transaction, status, until, now)
+            after = before.after(*note, now)
             lifetime = max(keep_until - now, timedelta(milliseconds=1))
             if after == before and stored is not None and not is_lost:
                 self._note_record(name, version, after, lifetime)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
-from ra_gateway.ra.confirmation_records import ConfirmationStatus
+from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationStatus
 from ra_gateway.ra.transaction import Event, advance
 from ra_gateway.stores.memory import MemoryStore
 from tests.support.harness import ManualClock
@@ -52,9 +52,8 @@ async def test_certificates_of_years_do_not_fill_the_store() -> None:
 
     async def note_confirmation(number: int, status: ConfirmationStatus) -> ConfirmationStatus:
         name = number.to_bytes(32, "big")
-        return (
-            await store.note_confirmation(name, f"{number}", status, clock.now + MINUTE, years)
-        ).status
+        note = ConfirmationNote(f"{number}", status, clock.now + MINUTE)
+        return (await store.note_confirmation(name, note, years)).status
 
     await note_confirmation(0, ConfirmationStatus.awaited)
     for number in range(1, 100):

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from ra_gateway.errors import ConfigError, PKIFailureInfo, StoreUnavailable, TransactionInUse
 from ra_gateway.ra.approval import NotHeld, decide, request_digest, waiting
-from ra_gateway.ra.confirmation_records import ConfirmationStatus
+from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationStatus
 from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey, advance
 from ra_gateway.stores.redis import RedisStore
 from ra_gateway.stores.sealing import NotSealed, Seals, load_seal_keys, packed, unpacked
@@ -273,20 +273,18 @@ async def test_the_standing_of_a_certificate_is_sealed(nodes: Nodes, raw: Any) -
     """Nobody can say that it was not confirmed: what does not verify is no answer."""
     store, _ = nodes
     later = system_clock() + HOUR
-    await store.note_confirmation(b"c" * 32, "mine", ConfirmationStatus.confirmed, later, later)
+    mine = ConfirmationNote("mine", ConfirmationStatus.confirmed, later)
+    other = ConfirmationNote("other", ConfirmationStatus.withdrawn, later)
+    await store.note_confirmation(b"c" * 32, mine, later)
     name = f"ra:{{certificate}}:{(b'c' * 32).hex()}"
     sealed = await raw.get(name)
     for wrong in (b"", b"x", sealed[:-1], sealed.replace(b"false", b"true ")):
         await raw.set(name, wrong)
         with pytest.raises(StoreUnavailable):
-            await store.note_confirmation(
-                b"c" * 32, "other", ConfirmationStatus.withdrawn, later, later
-            )
+            await store.note_confirmation(b"c" * 32, other, later)
     await raw.rename(name, f"ra:{{certificate}}:{(b'd' * 32).hex()}")
     with pytest.raises(StoreUnavailable):
-        await store.note_confirmation(
-            b"d" * 32, "other", ConfirmationStatus.withdrawn, later, later
-        )
+        await store.note_confirmation(b"d" * 32, other, later)
 
 
 async def test_keys_can_be_changed(redis_url: str) -> None:
