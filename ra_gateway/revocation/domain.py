@@ -48,7 +48,7 @@ from ra_gateway.errors import (
     printable,
 )
 from ra_gateway.revocation.fetching import (
-    Downloader,
+    Environment,
     Limits,
     file_state,
     read_file,
@@ -88,8 +88,6 @@ class DomainRevocation:
     """CRLs and OCSP answers of one trust domain.
 
     Args:
-        monotonic: Seconds, for when to fetch.
-        random_octets: Draws as many random octets as it is asked for.
         learned: Called when a message taught a source, which is to be fetched soon.
     """
 
@@ -97,20 +95,17 @@ class DomainRevocation:
         self,
         domain: TrustDomain,
         settings: RevocationSettings,
+        environment: Environment,
         *,
-        clock: Callable[[], datetime],
-        monotonic: Callable[[], float],
-        random_octets: Callable[[int], bytes],
-        downloader: Downloader,
         learned: Callable[[], None] = lambda: None,
     ) -> None:
         self.domain = domain
         self.settings = settings
-        self._clock = clock
-        self._monotonic = monotonic
-        self._downloader = downloader
+        self._clock = environment.clock
+        self._monotonic = environment.monotonic
+        self._downloader = environment.downloader
         self._learned = learned
-        self._since = clock()
+        self._since = self._clock()
         self._grace = timedelta(seconds=settings.grace_seconds)
         age = settings.max_age_seconds
         self._max_age = timedelta(seconds=age) if age else None
@@ -129,10 +124,7 @@ class DomainRevocation:
                 domain.name,
                 domain.algorithms,
                 settings.ocsp,
-                clock=clock,
-                monotonic=monotonic,
-                random_octets=random_octets,
-                downloader=downloader,
+                environment,
                 is_allowed=self.settings.allows,
                 require_responder=self._require_responder,
                 is_optional=self._is_stated,

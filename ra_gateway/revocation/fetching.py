@@ -12,7 +12,9 @@ import hashlib
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +170,19 @@ def _session() -> aiohttp.ClientSession:
         auto_decompress=False,
         trust_env=False,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What sources are asked with.
+
+    Args:
+        clock: Aware UTC.
+        monotonic: Seconds, for when to ask.
+        random_octets: Draws as many random octets as it is asked for.
+    """
+
+    clock: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    random_octets: Callable[[int], bytes]
+    downloader: Downloader

@@ -24,7 +24,7 @@ from ra_gateway.cmp.algorithms import AlgorithmPolicy
 from ra_gateway.cmp.certificates import Certificate, CertificateID
 from ra_gateway.cmp.ocsp import CertStatus, OCSPStatus, ask, read_answer, responder_urls
 from ra_gateway.errors import OCSPRefused, SignerNotTrusted, StatusRefused, printable
-from ra_gateway.revocation.fetching import Downloader, Limits
+from ra_gateway.revocation.fetching import Environment, Limits
 
 MAX_ANSWERS: Final = 65_536
 """Remembered for a domain, some 500 octets each; where there are more devices, the longest unheard is forgotten."""
@@ -148,8 +148,6 @@ class Responders:
     Args:
         domain: Its name, for the log.
         algorithms: What the domain allows.
-        monotonic: Seconds, for when to ask again.
-        random_octets: Draws as many random octets as it is asked for.
         is_allowed: Tells whether a URL of a certificate may be connected to.
         require_responder: Called with a responder's certificate and its issuer; as of `read_answer`.
         is_optional: Tells of a certificate and its issuer whether a responder need not know it to be well.
@@ -160,11 +158,8 @@ class Responders:
         domain: str,
         algorithms: AlgorithmPolicy,
         settings: OCSPSettings,
+        environment: Environment,
         *,
-        clock: Callable[[], datetime],
-        monotonic: Callable[[], float],
-        random_octets: Callable[[int], bytes],
-        downloader: Downloader,
         is_allowed: Callable[[str], bool],
         require_responder: Callable[[Certificate, Certificate], None],
         is_optional: Callable[[Certificate, Certificate], bool],
@@ -172,10 +167,10 @@ class Responders:
         self._domain = domain
         self._algorithms = algorithms
         self._settings = settings
-        self._clock = clock
-        self._monotonic = monotonic
-        self._random_octets = random_octets
-        self._downloader = downloader
+        self._clock = environment.clock
+        self._monotonic = environment.monotonic
+        self._random_octets = environment.random_octets
+        self._downloader = environment.downloader
         self._is_allowed = is_allowed
         self._require_responder = require_responder
         self._is_optional = is_optional

@@ -18,7 +18,7 @@ import structlog
 
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.revocation.domain import DomainRevocation
-from ra_gateway.revocation.fetching import Downloader
+from ra_gateway.revocation.fetching import Downloader, Environment
 from ra_gateway.revocation.sources import RevocationSettings, SourceState
 from ra_gateway.tasks import ended, supervised
 
@@ -55,10 +55,7 @@ class Revocation:
             self._domains[domain.name] = DomainRevocation(
                 domain,
                 settings,
-                clock=clock,
-                monotonic=monotonic,
-                random_octets=random_octets,
-                downloader=self._downloader,
+                Environment(clock, monotonic, random_octets, self._downloader),
                 learned=woken.set,
             )
         self._tasks: list[asyncio.Task[None]] = []
