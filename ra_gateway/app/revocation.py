@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -120,18 +121,10 @@ def gateway_revocation(
 
 
 def _settings(config: RevocationConfig) -> RevocationSettings:
+    names = {item.name for item in fields(RevocationSettings)} - {"allowed_hosts", "ocsp"}
     return RevocationSettings(
-        mode=config.mode,
-        crl_paths=config.crl_paths,
-        crl_urls=config.crl_urls,
-        from_certificates=config.from_certificates,
+        **{name: getattr(config, name) for name in names},
         allowed_hosts=frozenset(config.allowed_hosts),
-        refresh_seconds=config.refresh_seconds,
-        timeout_seconds=config.timeout_seconds,
-        max_crl_bytes=config.max_crl_bytes,
-        grace_seconds=config.grace_seconds,
-        max_age_seconds=config.max_age_seconds,
-        crl_cache_path=config.crl_cache_path,
         ocsp=OCSPSettings(
             url=config.ocsp_url or "",
             from_certificates=config.ocsp_from_certificates,
