@@ -17,14 +17,7 @@ from ra_gateway.errors import (
     UpstreamUnavailable,
 )
 from ra_gateway.events import Outcome
-from ra_gateway.ra import (
-    ca_exchange,
-    machine,
-    responses,
-    retransmission,
-    transactions,
-    unconfirmed,
-)
+from ra_gateway.ra import ca_exchange, machine, responses, retransmission, transactions, unconfirmed
 from ra_gateway.ra.authentication import find_transaction
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.forwarding import MessageForCA, follow_up_for_ca
