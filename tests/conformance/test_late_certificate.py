@@ -76,6 +76,18 @@ async def asked_by_a_slow_node(
     return slow, way.late
 
 
+async def assert_got(operation: Operation) -> None:
+    """Assert that the certificate is kept and handed out after all, and that the CA issued none besides."""
+
+    async def issued() -> bool:
+        return (await operation.stored()).state is State.ISSUED
+
+    await settled(issued)
+    assert status_of(await operation.send()).issued
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+    assert len(operation.world.ca.issued) == 1
+
+
 async def test_a_store_that_is_gone_when_the_ca_has_issued(make_world: MakeWorld) -> None:
     """The device is told to try again, and gets what was issued; the CA is not asked again, and would issue anew."""
     clock = ManualClock()
@@ -90,14 +102,7 @@ async def test_a_store_that_is_gone_when_the_ca_has_issued(make_world: MakeWorld
     assert fail_names(await operation.send()) == ["systemUnavail"]
     store.gone = False
     world.ca.script = lambda answer: None
-
-    async def issued() -> bool:
-        return (await operation.stored()).state is State.ISSUED
-
-    await settled(issued)
-    assert status_of(await operation.send()).issued
-    assert (await operation.confirm()).body_type is BodyType.pkiconf
-    assert len(world.ca.issued) == 1
+    await assert_got(operation)
 
 
 async def test_a_node_that_was_slower_than_its_lease(make_world: MakeWorld) -> None:
@@ -238,14 +243,7 @@ async def test_a_key_that_cannot_sign_when_the_ca_has_issued(make_world: MakeWor
     node._services.confirmation_records = node_of(world).confirmation_records
     operation = await Operation.begin(world, BodyType.ir)
     assert fail_names(await operation.send(gateway=node)) != []
-
-    async def issued() -> bool:
-        return (await operation.stored()).state is State.ISSUED
-
-    await settled(issued)
-    assert status_of(await operation.send()).issued
-    assert (await operation.confirm()).body_type is BodyType.pkiconf
-    assert len(world.ca.issued) == 1
+    await assert_got(operation)
 
 
 async def test_what_can_never_be_stored_is_told(make_world: MakeWorld) -> None:
