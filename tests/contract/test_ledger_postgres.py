@@ -106,13 +106,19 @@ async def test_a_statement_that_takes_too_long_is_given_up(postgres_url: str) ->
 # --- who may stop it --------------------------------------------------------------------------------------------
 
 
-async def test_a_role_without_rights_cannot_stop_issuance(
+@pytest.fixture
+def hasty_server(
     own_postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It takes every advisory lock there is a key for, and asks for the locks of tables: the ledger writes on."""
+) -> PostgresServer:
+    """A server for whose locks a ledger waits one second."""
     monkeypatch.setattr("ra_gateway.ca.ledger.database.LOCK_SECONDS", 1.0)
-    url = own_postgres_server.new_database()
-    own_postgres_server.execute("CREATE ROLE stranger LOGIN PASSWORD 'stranger'")
+    return own_postgres_server
+
+
+async def test_a_role_without_rights_cannot_stop_issuance(hasty_server: PostgresServer) -> None:
+    """It takes every advisory lock there is a key for, and asks for the locks of tables: the ledger writes on."""
+    url = hasty_server.new_database()
+    hasty_server.execute("CREATE ROLE stranger LOGIN PASSWORD 'stranger'")
     async with opened(url) as ledger:
         stranger = await asyncpg.connect(
             url.replace("postgres:correct-horse", "stranger:stranger"),
@@ -139,12 +145,9 @@ async def test_a_role_without_rights_cannot_stop_issuance(
             await stranger.close()
 
 
-async def test_whoever_holds_the_lock_too_long_is_named(
-    own_postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_whoever_holds_the_lock_too_long_is_named(hasty_server: PostgresServer) -> None:
     """A colleague with the right forgot a transaction: the error says whose, and the ledger works on afterwards."""
-    monkeypatch.setattr("ra_gateway.ca.ledger.database.LOCK_SECONDS", 1.0)
-    url = own_postgres_server.new_database()
+    url = hasty_server.new_database()
     async with opened(url) as ledger:
         holder = await asyncpg.connect(url)
         try:
