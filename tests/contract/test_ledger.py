@@ -390,15 +390,23 @@ async def test_a_key_belongs_to_one_end_entity_whoever_asked_first(
 # --- renewing -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("confirmation", [{}, {"confirm_by": None}], ids=["explicit", "implicit"])
-async def test_a_renewal_supersedes_when_it_is_accepted(
-    ledger: Ledger, confirmation: dict[str, Any]
-) -> None:
-    """Not before; the old certificate stays valid until it expires."""
+EXPLICIT_AND_IMPLICIT = pytest.mark.parametrize("implicit", [False, True])
+
+
+async def renewing(ledger: Ledger, implicit: bool) -> tuple[Operation, dict[str, Any]]:
+    """Issue a certificate; return its operation, and what distinguishes the one that renews it."""
     old = await issue(ledger)
-    changes = {"old_serial_number": old.serial_number, **confirmation}
+    return old, {"old_serial_number": old.serial_number} | (
+        {"confirm_by": None} if implicit else {}
+    )
+
+
+@EXPLICIT_AND_IMPLICIT
+async def test_a_renewal_supersedes_when_it_is_accepted(ledger: Ledger, implicit: bool) -> None:
+    """Not before; the old certificate stays valid until it expires."""
+    old, changes = await renewing(ledger, implicit)
     new = await issue(ledger, key="new", confirmed=False, changes=changes)
-    if not confirmation:
+    if not implicit:
         assert (await status(ledger, old)).status == S.confirmed
         await ledger.confirm(new, accepted=True, digest=b"c", answer=b"ok", now=NOW)
     assert (await status(ledger, old)).status == S.superseded
@@ -408,13 +416,10 @@ async def test_a_renewal_supersedes_when_it_is_accepted(
     assert newest.serial_number == new.serial_number
 
 
-@pytest.mark.parametrize("confirmation", [{}, {"confirm_by": None}], ids=["explicit", "implicit"])
-async def test_a_renewal_may_revoke_what_it_renews(
-    ledger: Ledger, confirmation: dict[str, Any]
-) -> None:
+@EXPLICIT_AND_IMPLICIT
+async def test_a_renewal_may_revoke_what_it_renews(ledger: Ledger, implicit: bool) -> None:
     """With the reason superseded; the audit trail says so."""
-    old = await issue(ledger)
-    changes = {"old_serial_number": old.serial_number, **confirmation}
+    old, changes = await renewing(ledger, implicit)
     await issue(ledger, key="new", changes=changes, revoke_superseded=True)
     gone = await status(ledger, old)
     assert (gone.status, gone.reason, gone.revoked_at) == (S.revoked, Reason.superseded, NOW)
