@@ -543,16 +543,18 @@ def _many_large_keys(sending: Sending) -> bytes:
     return message(sending, sender=name(sending.salt + b"1"), kid=ski, extra=certificates)
 
 
+def _signers(sending: Sending, differing: Callable[[int], dict[str, bytes]]) -> bytes:
+    """Return a message with as many certificates of one name below an anchor as are looked at."""
+    own = name(sending.salt)
+    certificates = [
+        _below_anchor(sending, sending.random, own, **differing(n)) for n in range(MOST)
+    ]
+    return message(sending, sender=own, kid=sending.salt * 2, extra=certificates)
+
+
 @_shape("twelve signers below an anchor")
 def _many_signers(sending: Sending) -> bytes:
-    random, ski = sending.random, sending.salt * 2
-    certificates = [
-        _below_anchor(
-            sending, random, name(sending.salt), key=p256_key(sending.number * 99 + n + 2)
-        )
-        for n in range(MOST)
-    ]
-    return message(sending, sender=name(sending.salt), kid=ski, extra=certificates)
+    return _signers(sending, lambda n: {"key": p256_key(sending.number * 99 + n + 2)})
 
 
 def _bag(sending: Sending, long: bytes, signers: int, cas: int) -> bytes:
@@ -885,18 +887,10 @@ def _huge_salt_length(sending: Sending) -> bytes:
 
 @_shape("PSS in another spelling on every certificate")
 def _spelt_pss(sending: Sending) -> bytes:
-    random, ski = sending.random, sending.salt * 2
-    certificates = [
-        _below_anchor(
-            sending,
-            random,
-            name(sending.salt),
-            algorithm=_pss(integer(sending.number * 17 + n)),
-            key=rsa_key(2048, n),
-        )
-        for n in range(MOST)
-    ]
-    return message(sending, sender=name(sending.salt), kid=ski, extra=certificates)
+    number = sending.number * 17
+    return _signers(
+        sending, lambda n: {"algorithm": _pss(integer(number + n)), "key": rsa_key(2048, n)}
+    )
 
 
 @_shape("huge arc in the protection's OID")
