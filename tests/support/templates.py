@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from ra_gateway.ca.profiles import OCSP_SIGNER
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import from_rfc4514
 from tests.support import pki, requests
@@ -13,6 +14,16 @@ from tests.support import pki, requests
 NOW: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SUBJECT: Final = from_rfc4514("CN=enb1.example.net,O=Example Operator")
 SAN: Final = requests.san_extension("dns:enb1.example.net", "ip:192.0.2.1")
+
+EVERY_EXTENSION: Final = replace(
+    OCSP_SIGNER,
+    crl_urls=("http://a.example.net/{issuer}.crl", "ldap://b.example.net/cn=ca"),
+    delta_crl_url="http://a.example.net/d.crl",
+    ocsp_url="http://o.example.net/",
+    ca_issuers_url="http://a.example.net/{issuer}.cer",
+    certificate_policies=("1.2.3",),
+)
+"""A profile with all that a profile adds by itself."""
 
 
 def spki(kind: pki.KeyKind = "p256") -> bytes:

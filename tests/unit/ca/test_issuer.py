@@ -23,7 +23,6 @@ from ra_gateway.ca.profiles import (
     NE_IPSEC,
     NE_TLS,
     NF,
-    OCSP_SIGNER,
     PROFILES,
     Profile,
     derive,
@@ -44,7 +43,7 @@ from ra_gateway.errors import (
 )
 from tests.support import pki
 from tests.support.pki import OperatorPKI
-from tests.support.templates import NOW, SAN, SUBJECT, spki, template
+from tests.support.templates import EVERY_EXTENSION, NOW, SAN, SUBJECT, spki, template
 
 OPERATION = Operation(
     requester="ra1",
@@ -159,21 +158,14 @@ async def test_certificates_are_what_x509_wants(kind: pki.KeyKind) -> None:
 @pytest.mark.requirement(153)
 async def test_octets_are_those_of_another_encoder(operator_pki: OperatorPKI) -> None:
     """`CertificateBuilder` makes the same TBSCertificate of the same values, whatever the extensions."""
-    profile = replace(
-        OCSP_SIGNER,
-        crl_urls=("http://a.example.net/a.crl", "http://b.example.net/a.crl"),
-        delta_crl_url="http://a.example.net/d.crl",
-        ocsp_url="http://o.example.net/",
-        ca_issuers_url="http://a.example.net/a.cer",
-        certificate_policies=("1.2.3", "1.2.4"),
-    )
-    for profile_, asked in (
+    policies = replace(EVERY_EXTENSION, certificate_policies=("1.2.3", "1.2.4"))
+    for profile, asked in (
         (NE_IPSEC, template(extensions=(SAN,))),
-        (profile, template("rsa2048")),
+        (policies, template("rsa2048")),
         (NE_TLS, template(subject_der=None, extensions=(SAN,))),
         (NE_TLS, template(not_after=datetime(2048, 1, 1, tzinfo=UTC))),
     ):
-        ours = await make_issuer(operator_pki).certify(asked, profile_, NOW)
+        ours = await make_issuer(operator_pki).certify(asked, profile, NOW)
         parsed = x509.load_der_x509_certificate(ours.der)
         builder = (
             x509.CertificateBuilder()

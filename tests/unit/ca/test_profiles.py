@@ -14,7 +14,6 @@ from ra_gateway.ca.profiles import (
     NE_IPSEC,
     NE_TLS,
     NF,
-    OCSP_SIGNER,
     PROFILES,
     RA,
     SIGNING_KEY_KINDS,
@@ -34,7 +33,7 @@ from ra_gateway.errors import ConfigError, PKIFailureInfo, ServiceFailure, Templ
 from tests.support import pki
 from tests.support.pki import OperatorPKI
 from tests.support.requests import san_extension
-from tests.support.templates import NOW, SAN, SUBJECT, template
+from tests.support.templates import EVERY_EXTENSION, NOW, SAN, SUBJECT, template
 
 NF_SUBJECT = from_rfc4514("O=5gc.mnc001.mcc262.3gppnetwork.org,C=DE")
 
@@ -333,18 +332,11 @@ def test_kinds_of_names(ca: Certificate, kind: str) -> None:
 
 def test_extensions_that_follow_from_the_profile(ca: Certificate) -> None:
     """Distribution points, access, policies and ocsp-nocheck as RFC 5280 and 6960 write them."""
-    profile = replace(
-        OCSP_SIGNER,
-        crl_urls=("http://a.example.net/{issuer}.crl", "ldap://b.example.net/cn=ca"),
-        delta_crl_url="http://a.example.net/d.crl",
-        ocsp_url="http://o.example.net/",
-        ca_issuers_url="http://a.example.net/{issuer}.cer",
-        certificate_policies=("1.2.3",),
-    )
     assert ca.subject_key_identifier is not None
     identifier = ca.subject_key_identifier.hex().encode()
     found = {
-        oid: item.value for oid, item in extensions(plan_tbs(profile, template(), ca, NOW)).items()
+        oid: item.value
+        for oid, item in extensions(plan_tbs(EVERY_EXTENSION, template(), ca, NOW)).items()
     }
 
     def uri(octets: bytes) -> bytes:
