@@ -27,11 +27,7 @@ from ra_gateway.ca.keys import (
     root_ca_key_update,
 )
 from ra_gateway.ca.profiles import RA
-from ra_gateway.ca.ra_credential import (
-    export_pkcs12,
-    install_ra,
-    issue_ra_certificate,
-)
+from ra_gateway.ca.ra_credential import export_pkcs12, install_ra, issue_ra_certificate
 from ra_gateway.ca.rollover import renew_signers, roll_issuing, roll_root
 from ra_gateway.cmp.algorithms import verify_signature
 from ra_gateway.cmp.certificates import Certificate
