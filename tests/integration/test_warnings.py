@@ -28,26 +28,34 @@ def config(tmp_path: Path, vendor_pki: VendorPKI) -> Path:
     return path
 
 
-def any_subject(config: Path) -> None:
-    edit(config, '"CN={cn}.ran.example.net"', '"CN=a.example", "*"')
+Change = Callable[[Path], None]
+
+SUBJECTS = "vendors.acme.identity.allowed_subjects"
+SANS = "vendors.acme.identity.allowed_sans"
+ANY = "may have the name of any"
+OFFLINE = "Move it offline"
+NAME = '"CN={cn}.ran.example.net"'
+SAN = '"dns:{cn}.ran.example.net"'
+
+CASES: dict[str, tuple[Change, str, str]] = {}
+"""What is done to the configuration, which setting the warning names, and what it advises."""
 
 
-def any_name(config: Path) -> None:
-    edit(config, '"CN={cn}.ran.example.net"', '"CN=*"')
+def warned_of(case: str, where: str, todo: str) -> Callable[[Change], Change]:
+    """Make a change to a configuration a case."""
+
+    def add(change: Change) -> Change:
+        CASES[case] = change, where, todo
+        return change
+
+    return add
 
 
-def shared_name(config: Path) -> None:
-    edit(config, '"CN={cn}.ran.example.net"', '"CN=*.ran.example.net,O=Example"')
-
-
-def any_san(config: Path) -> None:
-    edit(config, '"dns:{cn}.ran.example.net"', '"dns:*"')
-
-
-def any_host(config: Path) -> None:
-    edit(config, '"dns:{cn}.ran.example.net"', '"dns:*.*"')
-
-
+@warned_of(
+    "any subject for one RA",
+    "endpoints.ran.registration_authorities.rights[0].allowed_subjects",
+    ANY,
+)
 def any_subject_for_one_ra(config: Path) -> None:
     table = "endpoints.ran.registration_authorities"
     of_one = 'certificate_paths = ["ra/ra.pem"]\nallowed_subjects = ["*"]\n'
@@ -55,21 +63,25 @@ def any_subject_for_one_ra(config: Path) -> None:
     config.write_text(config.read_text() + added)
 
 
+@warned_of("root key", "ca/root.key", OFFLINE)
 def root_key(config: Path) -> None:
     (config.parent / "ca" / "root.key").write_text("-----BEGIN")
     (config.parent / "ca" / "root.key").chmod(0o600)
 
 
+@warned_of("retired root key", "ca/retired-roots/1/root.key", OFFLINE)
 def retired_root_key(config: Path) -> None:
     path = config.parent / "ca" / "retired-roots" / "1" / "root.key"
     path.parent.mkdir(parents=True)
     path.touch(0o600)
 
 
+@warned_of("anchor's key", "operator/root.key", OFFLINE)
 def key_of_the_anchor(config: Path) -> None:
     (config.parent / "operator" / "root.key").touch(0o600)
 
 
+@warned_of("remote CA", "operator.revocation.mode", 'Set it to "hard"')
 def remote_without_revocation(config: Path) -> None:
     set_upstream(config, http_upstream("http://127.0.0.1:1/cmp"))
 
@@ -80,11 +92,17 @@ def hard(config: Path) -> None:
     config.write_text(f"{config.read_text()}\n{table}")
 
 
+@warned_of(
+    "no CRL of the root",
+    "operator.revocation.mode",
+    "List it in operator.intermediates_paths, or add the CRL of CN=Example Operator Root CA",
+)
 def hard_for_a_ca_not_listed(config: Path) -> None:
     hard(config)
     edit(config, 'intermediates_paths = ["operator/issuing.pem"]\n', "")
 
 
+@warned_of("no CRL of a vendor's root", "vendors.acme.revocation.mode", "Add the CRL of CN=")
 def hard_for_a_sub_ca(config: Path) -> None:
     edit(
         config,
@@ -107,45 +125,43 @@ def open_to_others(
     return change
 
 
+@warned_of("checkpoints", "ca.checkpoints_path", "chmod go-w")
 def open_checkpoints(config: Path) -> None:
     open_to_others("kept", 0o777, Path.mkdir)(config)
     edit(config, "ledger_path =", 'checkpoints_path = "kept/checkpoints"\nledger_path =')
 
 
-CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "any subject": (any_subject, "vendors.acme.identity.allowed_subjects", "may have the name of any"),
-    "any CN": (any_name, "vendors.acme.identity.allowed_subjects", "may have the name of any"),
-    "a shared CN": (shared_name, "vendors.acme.identity.allowed_subjects", "of any other that fits"),
-    "any SAN": (any_san, "vendors.acme.identity.allowed_sans", "may have the name of any"),
-    "any host name": (any_host, "vendors.acme.identity.allowed_sans", "may have the name of any"),
-    "any subject for one RA": (
-        any_subject_for_one_ra,
-        "endpoints.ran.registration_authorities.rights[0].allowed_subjects",
-        "may have the name of any",
+def replaced(old: str, new: str) -> Change:
+    """Return what replaces a piece of the configuration."""
+    return lambda config: edit(config, old, new)
+
+
+CASES |= {
+    "any subject": (replaced(NAME, '"CN=a.example", "*"'), SUBJECTS, ANY),
+    "any CN": (replaced(NAME, '"CN=*"'), SUBJECTS, ANY),
+    "a shared CN": (
+        replaced(NAME, '"CN=*.ran.example.net,O=Example"'),
+        SUBJECTS,
+        "of any other that fits",
     ),
-    "root key": (root_key, "ca/root.key", "Move it offline"),
-    "retired root key": (retired_root_key, "ca/retired-roots/1/root.key", "Move it offline"),
-    "anchor's key": (key_of_the_anchor, "operator/root.key", "Move it offline"),
-    "remote CA": (remote_without_revocation, "operator.revocation.mode", 'Set it to "hard"'),
-    "no CRL of the root": (
-        hard_for_a_ca_not_listed,
-        "operator.revocation.mode",
-        "List it in operator.intermediates_paths, or add the CRL of CN=Example Operator Root CA",
-    ),
-    "no CRL of a vendor's root": (
-        hard_for_a_sub_ca,
-        "vendors.acme.revocation.mode",
-        "Add the CRL of CN=",
-    ),
+    "any SAN": (replaced(SAN, '"dns:*"'), SANS, ANY),
+    "any host name": (replaced(SAN, '"dns:*.*"'), SANS, ANY),
     "ledger": (open_to_others("ca/ledger.sqlite", 0o644), "ca.ledger_path", "chmod 600"),
     "ledger's log": (open_to_others("ca/ledger.sqlite-wal", 0o660), "ca.ledger_path", "chmod 600"),
     "configuration": (open_to_others("gateway.toml", 0o664), "gateway.toml", "chmod go-w"),
     "anchors": (open_to_others("acme/root.pem", 0o646), "vendors.acme.anchors_paths", "chmod go-w"),
     "directory": (open_to_others("ca", 0o777), "ca.", "chmod go-w"),
-    "directory below": (open_to_others("ca/retired", 0o770, Path.mkdir), "ca.directory_path", "chmod go-w"),
-    "CA's certificate": (open_to_others("ca/issuing.pem", 0o664), "ca.directory_path", "issuing.pem"),
-    "checkpoints": (open_checkpoints, "ca.checkpoints_path", "chmod go-w"),
-}  # fmt: skip
+    "directory below": (
+        open_to_others("ca/retired", 0o770, Path.mkdir),
+        "ca.directory_path",
+        "chmod go-w",
+    ),
+    "CA's certificate": (
+        open_to_others("ca/issuing.pem", 0o664),
+        "ca.directory_path",
+        "issuing.pem",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
