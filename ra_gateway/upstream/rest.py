@@ -342,20 +342,24 @@ def _certificates_of(item: object) -> tuple[bytes, ...]:
     return found
 
 
-def signed_certificate(leaf: object, chain: object, what: str) -> SignedCertificate:
+def signed_certificate(
+    document: Mapping[str, object], what: str, *chains: str
+) -> SignedCertificate:
     """Return what a CA issued, out of its JSON.
 
     Args:
-        leaf: As of `certificates_in`; what follows the first certificate counts as chain.
-        chain: The same; the issued certificate may be among it.
-        what: Name of `leaf`, for texts.
+        what: Names what was issued, as of `certificates_in`; what follows the first certificate counts as chain.
+        chains: Name the chain, the same, in order of preference; the issued certificate may be among it.
 
     Raises:
         UpstreamBroken: No certificate, or no readable one.
     """
-    found = certificates_in(leaf, what)
+    found = certificates_in(document.get(what), what)
     if not found:
         raise UpstreamBroken(f"{what} is missing in the CA's answer", rule="R87")
+    chain: object = None
+    for name in chains:
+        chain = chain or document.get(name)
     others = dict.fromkeys((*found[1:], *certificates_in(chain, "the chain")))
     return SignedCertificate(found[0], tuple(der for der in others if der != found[0]))
 
@@ -445,12 +449,7 @@ class RestSigner:
         if request.csr_der is not None:
             given[names.csr_field] = pem_csr(request.csr_der)
         answer = await self._post(self.client, given, deadline_seconds)
-        document = answer.document
-        return signed_certificate(
-            document.get(names.certificate_field),
-            document.get(names.chain_field),
-            names.certificate_field,
-        )
+        return signed_certificate(answer.document, names.certificate_field, names.chain_field)
 
     async def revoke(
         self, issuer_der: bytes, serial_number: int, reason: int, *, deadline_seconds: float

@@ -196,9 +196,7 @@ class StepCASigner:
             "1.0/sign", {"csr": csr, "ott": token}, deadline_seconds=deadline_seconds
         )
         _require(answer)
-        document = answer.document
-        chain = document.get("certChain") or document.get("ca")
-        return signed_certificate(document.get("crt"), chain, "crt")
+        return signed_certificate(answer.document, "crt", "certChain", "ca")
 
     async def revoke(
         self, issuer_der: bytes, serial_number: int, reason: int, *, deadline_seconds: float

@@ -99,8 +99,7 @@ class VaultSigner:
         """
         csr = pem_csr(csr_of(request))
         data = await self._post(self._sign_path, {"csr": csr, "format": "pem"}, deadline_seconds)
-        chain = data.get("ca_chain") or data.get("issuing_ca")
-        return signed_certificate(data.get("certificate"), chain, "certificate")
+        return signed_certificate(data, "certificate", "ca_chain", "issuing_ca")
 
     async def revoke(
         self, issuer_der: bytes, serial_number: int, reason: int, *, deadline_seconds: float
