@@ -617,29 +617,29 @@ def vendor_name(number: int) -> bytes:
     return name(b"Vendor %d" % number)
 
 
+def _three_signers(sending: Sending, issuer: bytes) -> list[bytes]:
+    """Return three certificates of one name that name an issuer, and no key of it that there is."""
+    own, identifiers = name(sending.salt), key_identifiers(sending.salt * 2, b"none")
+    return [certificate(sending.random, own, issuer, *END_ENTITY, *identifiers) for _ in range(3)]
+
+
 @_shape("CAs below the anchors of many vendors")
 def _below_many(sending: Sending) -> bytes:
     random, salt = sending.random, sending.salt
-    ski, middle = salt * 2, name(salt + b"CA")
-    certificates = [
-        certificate(random, name(salt), middle, *END_ENTITY, *key_identifiers(ski, b"none"))
-        for _ in range(3)
-    ]
+    middle = name(salt + b"CA")
+    certificates = _three_signers(sending, middle)
     for n in range(MOST - 3):
         key = p256_key(sending.number * 99 + n + 2)
         issuer = vendor_name((sending.number + 3 * n) % (VENDORS - 1))
         certificates.append(certificate(random, middle, issuer, *CA_CERTIFICATE, key=key))
-    return message(sending, sender=name(salt), kid=ski, extra=certificates)
+    return message(sending, sender=name(salt), kid=salt * 2, extra=certificates)
 
 
 @_shape("CAs of one name that certify themselves and one below an anchor")
 def _namesakes(sending: Sending) -> bytes:
     facing, random, salt = sending.facing, sending.random, sending.salt
-    ski, middle = salt * 2, name(salt + b"CA")
-    certificates = [
-        certificate(random, name(salt), middle, *END_ENTITY, *key_identifiers(ski, b"none"))
-        for _ in range(3)
-    ]
+    middle = name(salt + b"CA")
+    certificates = _three_signers(sending, middle)
     for n in range(MOST - 3):
         key = p256_key(sending.number * 99 + n + 2)
         issuer = subject_of(facing.anchor) if n == MOST - 4 else middle
@@ -647,7 +647,7 @@ def _namesakes(sending: Sending) -> bytes:
         certificates.append(
             certificate(random, middle, issuer, *CA_CERTIFICATE, *identifiers, key=key)
         )
-    return message(sending, sender=name(salt), kid=ski, extra=certificates)
+    return message(sending, sender=name(salt), kid=salt * 2, extra=certificates)
 
 
 SEARCHED: Final = re.compile(
