@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -121,6 +121,19 @@ def vendors(vendor_pki: VendorPKI) -> dict[str, VendorPKI]:
     return {"acme": vendor_pki, "rivet": make_vendor_pki("Rivet Radio", "rsa2048")}
 
 
+SetUp = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def set_up(tmp_path_factory: pytest.TempPathFactory, vendors: Mapping[str, VendorPKI]) -> SetUp:
+    """Sets a gateway up in a directory of its own, and returns the configuration in it."""
+
+    def make(name: str, **options: Any) -> Path:
+        return make_setup(tmp_path_factory.mktemp(name), vendors=vendors, **options)
+
+    return make
+
+
 @pytest.fixture(
     scope="module",
     params=[
@@ -130,74 +143,63 @@ def vendors(vendor_pki: VendorPKI) -> dict[str, VendorPKI]:
     ],
 )
 def site(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    redis_server: RedisServer,
-    vendors: Mapping[str, VendorPKI],
+    request: pytest.FixtureRequest, redis_server: RedisServer, set_up: SetUp
 ) -> Iterator[Site]:
     """A gateway with each store, and the bundled CA in its process or in one of its own."""
     store, upstream = request.param
-    directory = tmp_path_factory.mktemp("site")
     redis_url = redis_server.url if store == "redis" else None
-    config = make_setup(directory, vendors=vendors, redis_url=redis_url)
+    config = set_up("site", redis_url=redis_url)
     with ExitStack() as processes:
         if upstream == "http":
             ca = processes.enter_context(CAProcess(config))
             set_upstream(config, http_upstream(ca.url, replays_repeats=True))
-        yield Site(directory, processes.enter_context(GatewayProcess(config)))
+        yield Site(config.parent, processes.enter_context(GatewayProcess(config)))
+
+
+def served(config: Path) -> Iterator[Site]:
+    """Yield the site of a configuration while its gateway runs."""
+    with GatewayProcess(config) as gateway:
+        yield Site(config.parent, gateway)
 
 
 @pytest.fixture(scope="module")
-def default_site(
-    tmp_path_factory: pytest.TempPathFactory, vendors: Mapping[str, VendorPKI]
-) -> Iterator[Site]:
+def default_site(set_up: SetUp) -> Iterator[Site]:
     """A gateway in one process, as `ra-gateway init` sets it up, with more paths."""
-    directory = tmp_path_factory.mktemp("default-site")
-    config = make_setup(directory, vendors=vendors)
+    config = set_up("default-site")
     edit(
         config,
         'paths = ["/.well-known/cmp", "/pkix"]',
         'paths = ["/.well-known/cmp", "/pkix", "/ejbca/publicweb/cmp/ra"]\nprofiles = ["ran"]',
     )
-    with GatewayProcess(config) as gateway:
-        yield Site(directory, gateway)
+    yield from served(config)
 
 
 @pytest.fixture(scope="module")
-def generous_site(
-    tmp_path_factory: pytest.TempPathFactory, vendors: Mapping[str, VendorPKI]
-) -> Iterator[Site]:
+def generous_site(set_up: SetUp) -> Iterator[Site]:
     """A gateway that relays implicitConfirm, knows its vendor's sub-CA, and sends the root as caPubs.
 
     Its operator uses RSA throughout.
     """
-    directory = tmp_path_factory.mktemp("generous-site")
-    config = make_setup(directory, vendors=vendors, implicit_confirm="relay", key_kind="rsa2048")
+    config = set_up("generous-site", implicit_confirm="relay", key_kind="rsa2048")
     edit(config, 'implicit_confirm = "relay"', 'implicit_confirm = "relay"\nca_pubs = "root"')
     edit(
         config,
         'anchors_paths = ["acme/root.pem"]',
         'anchors_paths = ["acme/root.pem"]\nintermediates_paths = ["acme/sub.pem"]',
     )
-    with GatewayProcess(config) as gateway:
-        yield Site(directory, gateway)
+    yield from served(config)
 
 
 @pytest.fixture(
     scope="module",
     params=[pytest.param(upstream, id=upstream) for upstream in ("bundled", "http")],
 )
-def whole_site(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    vendors: Mapping[str, VendorPKI],
-) -> Iterator[Site]:
+def whole_site(request: pytest.FixtureRequest, set_up: SetUp) -> Iterator[Site]:
     """A gateway that takes every operation, with the bundled CA in its process or in one of its own.
 
     It tells the CA certificates itself, and leaves the other questions to the CA.
     """
-    directory = tmp_path_factory.mktemp("whole-site")
-    config = make_setup(directory, vendors=vendors)
+    config = set_up("whole-site")
     let_vendors(config, "ir", "p10cr")
     taken = 'body_types = ["ir", "cr", "kur", "p10cr", "rr", "genm"]'
     edit(config, 'upstream = "bundled"', f'upstream = "bundled"\n{taken}')
@@ -206,7 +208,7 @@ def whole_site(
         if request.param == "http":
             ca = processes.enter_context(CAProcess(config))
             set_upstream(config, http_upstream(ca.url, replays_repeats=True))
-        yield Site(directory, processes.enter_context(GatewayProcess(config)))
+        yield Site(config.parent, processes.enter_context(GatewayProcess(config)))
 
 
 @pytest.fixture
@@ -641,25 +643,22 @@ SHARED_SECRETS: Final = {
 
 
 @pytest.fixture(scope="module")
-def mac_site(
-    tmp_path_factory: pytest.TempPathFactory, vendors: Mapping[str, VendorPKI]
-) -> Iterator[Site]:
+def mac_site(set_up: SetUp) -> Iterator[Site]:
     """A gateway that takes ir, cr and p10cr under shared secrets, also with HMAC-SHA1."""
-    directory = tmp_path_factory.mktemp("mac-site")
-    config = make_setup(directory, vendors=vendors)
+    config = set_up("mac-site")
     names = " ".join((f"dns:{SAN[0]}", f"ip:{SAN[1]}"))
     rows = ["reference,secret,subject,san,single_use,expires"]
     for reference, secret in SHARED_SECRETS.items():
         once = "true" if reference == "once" else "false"
         rows.append(f'{reference},{secret},"{SUBJECT_RFC4514}",{names},{once},2099-01-01T00:00:00Z')
-    (directory / "secrets.csv").write_text("\n".join(rows) + "\n")
-    (directory / "secrets.csv").chmod(0o600)
+    listed = config.parent / "secrets.csv"
+    listed.write_text("\n".join(rows) + "\n")
+    listed.chmod(0o600)
     taken = 'strictness = "lenient"\nbody_types = ["ir", "cr", "kur", "p10cr"]'
     edit(config, 'upstream = "bundled"', f'upstream = "bundled"\n{taken}')
     mac = 'secrets_path = "secrets.csv"\nused_path = "secrets.used"\nallow_weak_hmac = true'
     config.write_text(f"{config.read_text()}\n[endpoints.ran.mac]\n{mac}\n")
-    with GatewayProcess(config) as gateway:
-        yield Site(directory, gateway)
+    yield from served(config)
 
 
 def ask_by_secret(
