@@ -34,17 +34,8 @@ from ra_gateway.errors import (
 from ra_gateway.keys import KeySigner, load_certificates, load_private_key
 from ra_gateway.settings.files import PublicPath, SecretPath
 from ra_gateway.settings.values import APIURL
+from ra_gateway.upstream import rest
 from ra_gateway.upstream.plugins import UpstreamContext
-from ra_gateway.upstream.rest import (
-    REFUSALS,
-    Answer,
-    RestClient,
-    SigningUpstream,
-    broken,
-    pem_csr,
-    refused,
-    signed_certificate,
-)
 from ra_gateway.upstream.signing import SignedCertificate, SigningRequest, csr_of
 
 TOKEN_SECONDS: Final = 60
@@ -169,7 +160,7 @@ class StepCASigner:
         provisioner: Signs the tokens.
     """
 
-    def __init__(self, client: RestClient, provisioner: Provisioner) -> None:
+    def __init__(self, client: rest.RestClient, provisioner: Provisioner) -> None:
         self._client = client
         self._provisioner = provisioner
 
@@ -183,7 +174,7 @@ class StepCASigner:
             RequestRefused: No PKCS#10, names that no token can have, or step-ca refuses it (400, 403).
             UpstreamUnavailable, UpstreamBroken: As `RestClient.post`; broken is every other status, too.
         """
-        csr = pem_csr(csr_of(request))
+        csr = rest.pem_csr(csr_of(request))
         sans = _token_sans(request)
         token = await self._provisioner.token(
             self._client.target("1.0/sign"),
@@ -196,7 +187,7 @@ class StepCASigner:
             "1.0/sign", {"csr": csr, "ott": token}, deadline_seconds=deadline_seconds
         )
         _require(answer)
-        return signed_certificate(answer.document, "crt", "certChain", "ca")
+        return rest.signed_certificate(answer.document, "crt", "certChain", "ca")
 
     async def revoke(
         self, issuer_der: bytes, serial_number: int, reason: int, *, deadline_seconds: float
@@ -223,7 +214,7 @@ class StepCASigner:
             deadline_seconds=deadline_seconds,
         )
         if not answer.succeeded and "already revoked" in answer.text("message"):
-            raise refused(answer.text("message"), PKIFailureInfo.certRevoked)
+            raise rest.refused(answer.text("message"), PKIFailureInfo.certRevoked)
         _require(answer)
 
     async def close(self) -> None:
@@ -231,14 +222,14 @@ class StepCASigner:
         await self._client.close()
 
 
-def _require(answer: Answer) -> None:
+def _require(answer: rest.Answer) -> None:
     """Return if step-ca did what it was asked to do; 401 is about our token, 403 about the request."""
     if answer.succeeded:
         return
     said = answer.text("message")
     if answer.status == HTTPStatus.FORBIDDEN:
-        raise refused(said, PKIFailureInfo.notAuthorized)
-    raise refused(said) if answer.status in REFUSALS else broken(answer, said)
+        raise rest.refused(said, PKIFailureInfo.notAuthorized)
+    raise rest.refused(said) if answer.status in rest.REFUSALS else rest.broken(answer, said)
 
 
 def _token_sans(request: SigningRequest) -> tuple[str, ...]:
@@ -261,7 +252,7 @@ def _token_subject(request: SigningRequest, sans: tuple[str, ...]) -> str:
     return subject
 
 
-class StepCAUpstream(SigningUpstream):
+class StepCAUpstream(rest.SigningUpstream):
     """smallstep step-ca (docs/ca-step-ca.md); serves p10cr and rr."""
 
     kind: Literal["step_ca"]
@@ -307,4 +298,6 @@ class StepCAUpstream(SigningUpstream):
             root=root,
             clock=context.clock,
         )
-        return StepCASigner(RestClient(self.url, self.connections(setting, self.url)), provisioner)
+        return StepCASigner(
+            rest.RestClient(self.url, self.connections(setting, self.url)), provisioner
+        )

@@ -10,19 +10,8 @@ from pydantic import Field
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.settings.files import SecretPath
 from ra_gateway.settings.values import APIURL, PathSegments
+from ra_gateway.upstream import rest
 from ra_gateway.upstream.plugins import UpstreamContext
-from ra_gateway.upstream.rest import (
-    REFUSALS,
-    Answer,
-    RestClient,
-    SigningUpstream,
-    broken,
-    pem_csr,
-    read_token,
-    readable,
-    refused,
-    signed_certificate,
-)
 from ra_gateway.upstream.signing import SignedCertificate, SigningRequest, csr_of
 
 _OUR_FAULT: Final = (
@@ -34,7 +23,7 @@ _OUR_FAULT: Final = (
 """Beginnings of what Vault says with status 400 when the path or the token is wrong, not the request."""
 
 
-class VaultUpstream(SigningUpstream):
+class VaultUpstream(rest.SigningUpstream):
     """The PKI engine of HashiCorp Vault or OpenBao (docs/ca-vault.md); serves p10cr and rr."""
 
     kind: Literal["vault"]
@@ -62,7 +51,7 @@ class VaultUpstream(SigningUpstream):
             ConfigError: Files that the table names cannot be used.
         """
         connections = self.connections(context.setting, self.url)
-        return VaultSigner(self, RestClient(self.url, connections))
+        return VaultSigner(self, rest.RestClient(self.url, connections))
 
 
 class VaultSigner:
@@ -73,7 +62,7 @@ class VaultSigner:
         client: Its URL is Vault's, without /v1.
     """
 
-    def __init__(self, settings: VaultUpstream, client: RestClient) -> None:
+    def __init__(self, settings: VaultUpstream, client: rest.RestClient) -> None:
         self._settings = settings
         self._client = client
         mount, verb = (
@@ -97,9 +86,9 @@ class VaultSigner:
             RequestRefused: No PKCS#10, or the role does not allow it (400).
             UpstreamUnavailable, UpstreamBroken: As `RestClient.post`; broken is every other status, too.
         """
-        csr = pem_csr(csr_of(request))
+        csr = rest.pem_csr(csr_of(request))
         data = await self._post(self._sign_path, {"csr": csr, "format": "pem"}, deadline_seconds)
-        return signed_certificate(data, "certificate", "ca_chain", "issuing_ca")
+        return rest.signed_certificate(data, "certificate", "ca_chain", "issuing_ca")
 
     async def revoke(
         self, issuer_der: bytes, serial_number: int, reason: int, *, deadline_seconds: float
@@ -118,7 +107,8 @@ class VaultSigner:
         state = data.get("state", "revoked")
         if state != "revoked":
             raise UpstreamUnavailable(
-                f"the revocation is {readable(state) or 'in no readable state'}", delivered=True
+                f"the revocation is {rest.readable(state) or 'in no readable state'}",
+                delivered=True,
             )
 
     async def close(self) -> None:
@@ -129,22 +119,27 @@ class VaultSigner:
         self, path: str, document: Mapping[str, object], deadline_seconds: float
     ) -> Mapping[str, object]:
         """Post and return `data` of the answer."""
-        headers = {**self._headers, "X-Vault-Token": await read_token(self._settings.token_path)}
+        headers = {
+            **self._headers,
+            "X-Vault-Token": await rest.read_token(self._settings.token_path),
+        }
         answer = await self._client.post(
             path, document, headers=headers, deadline_seconds=deadline_seconds
         )
         if not answer.succeeded:
             said = _errors(answer)
-            if answer.status not in REFUSALS or said.lower().startswith(_OUR_FAULT):
-                raise broken(answer, said)
+            if answer.status not in rest.REFUSALS or said.lower().startswith(_OUR_FAULT):
+                raise rest.broken(answer, said)
             unknown = path == self._revoke_path and "not found" in said
-            raise refused(said, PKIFailureInfo.badCertId if unknown else PKIFailureInfo.badRequest)
+            raise rest.refused(
+                said, PKIFailureInfo.badCertId if unknown else PKIFailureInfo.badRequest
+            )
         data = answer.document.get("data")
         return data if isinstance(data, dict) else {}
 
 
-def _errors(answer: Answer) -> str:
+def _errors(answer: rest.Answer) -> str:
     found = answer.document.get("errors")
     if not isinstance(found, list):
         return ""
-    return readable("; ".join(text for text in found[:8] if isinstance(text, str)))
+    return rest.readable("; ".join(text for text in found[:8] if isinstance(text, str)))
