@@ -89,8 +89,8 @@ class RequestHandled:
 
 
 @dataclass(frozen=True, slots=True)
-class CertificateIssued:
-    """A certificate was stored, and may leave.
+class _OfCertificate:
+    """What is told of one certificate.
 
     Args:
         transaction_id: Hex.
@@ -105,17 +105,13 @@ class CertificateIssued:
 
 
 @dataclass(frozen=True, slots=True)
-class CertificateConfirmed:
-    """A device's certConf for its certificate was stored; where implicitConfirm was granted, there is none.
+class CertificateIssued(_OfCertificate):
+    """A certificate was stored, and may leave."""
 
-    Args:
-        As of `CertificateIssued`.
-    """
 
-    by: Component
-    transaction_id: str
-    certificate_der: bytes
-    upstream: str = ""
+@dataclass(frozen=True, slots=True)
+class CertificateConfirmed(_OfCertificate):
+    """A device's certConf for its certificate was stored; where implicitConfirm was granted, there is none."""
 
 
 @dataclass(frozen=True, slots=True)

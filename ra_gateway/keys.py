@@ -34,7 +34,7 @@ from ra_gateway.cmp.algorithms import (
     load_public_key,
     signing_arguments,
 )
-from ra_gateway.cmp.certificates import Certificate, key_identifier
+from ra_gateway.cmp.certificates import KEY_USAGES, Certificate, key_identifier
 from ra_gateway.cmp.pem import PEMRefused, pem_blocks
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, missing_extra
@@ -384,17 +384,8 @@ def sign_certificate(
             it, it is that of a signer.
     """
     is_ca = path_length is not None
-    usage = x509.KeyUsage(
-        digital_signature=not is_ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=is_ca,
-        crl_sign=is_ca,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    usages = ("keyCertSign", "cRLSign") if is_ca else ("digitalSignature",)
+    usage = x509.KeyUsage(*(name in usages for name in KEY_USAGES))
     identifiers = [key_identifier(spki_der(key)) for key in (private_key, issuer_key)]
     builder = (
         x509.CertificateBuilder()

@@ -1,9 +1,10 @@
 """The composition roots: from a configuration to running services; `app.ca` has those that need the extra `ca`."""
 
-from ra_gateway.app.gateway import Application, check, transaction_store
+from ra_gateway.app.gateway import Application, transaction_store
 from ra_gateway.app.running import (
     CannotListen,
     catch_signals,
+    check,
     cmp_listener,
     now,
     run_until_signalled,

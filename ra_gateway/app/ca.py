@@ -348,19 +348,6 @@ class BundledService:
         await self.ca.close()
 
 
-def check_ca(config: CAServiceConfig) -> None:
-    """Load everything that a CA with this configuration would load, and leave no trace.
-
-    Raises:
-        ConfigError: Files that it names cannot be used.
-    """
-    asyncio.run(_open_and_close(config))
-
-
-async def _open_and_close(config: CAServiceConfig) -> None:
-    await CAService(config).stop()
-
-
 class CAService:
     """The bundled CA as a process of its own (`ra-gateway ca serve`)."""
 

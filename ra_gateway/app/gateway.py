@@ -479,16 +479,3 @@ class Application:
             await self.listener.drain(self._config.server.drain_seconds)
             # Devices that were told to wait: what their CA still answers in time need not be asked for again.
             await self.services.drain(max(left_at - time.monotonic(), 0.0))
-
-
-def check(config: GatewayConfig) -> None:
-    """Load everything that a gateway with this configuration would load, and leave no trace.
-
-    Raises:
-        ConfigError: Files that it names cannot be used.
-    """
-    asyncio.run(_open_and_close(config))
-
-
-async def _open_and_close(config: GatewayConfig) -> None:
-    await Application(config).stop()

@@ -7,7 +7,7 @@ import errno
 import gc
 import signal
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
@@ -18,6 +18,8 @@ from ra_gateway.errors import ConfigError, GatewayError, ServiceFailure
 from ra_gateway.events import EventSink
 from ra_gateway.logs import LogSink, fan_out
 from ra_gateway.server.cmp import CMPHandler, CMPListener
+
+C = TypeVar("C")
 
 STEADY: Final = SteadyClock()
 """Whether the wall clock of this process can be believed for what cannot be undone."""
@@ -116,6 +118,19 @@ class Service(Protocol):
 
     async def stop(self) -> None:
         """Answer what was accepted, then close everything."""
+
+
+def check(make: Callable[[C], Service], config: C) -> None:
+    """Load everything that a service with a configuration would load, and leave no trace.
+
+    Raises:
+        ConfigError: Files that it names cannot be used.
+    """
+
+    async def open_and_close() -> None:
+        await make(config).stop()
+
+    asyncio.run(open_and_close())
 
 
 async def run_until_signalled(service: Service, started: Callable[[str, int], None]) -> None:

@@ -51,15 +51,12 @@ class TBSCertificate:
     extensions: dict[str, tuple[bool, bytes]]
 
 
-@proof
+@proof(_SEAL)
 class CheckedTBS:
     """A TBSCertificate that keeps to its profile: what the signing key wants to see."""
 
     tbs: TBSCertificate
     seal: InitVar[Seal]
-
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
 
 
 def require_conforming(
@@ -195,12 +192,7 @@ def _names_conform(tbs: TBSCertificate, profile: Profile) -> bool:
 _NO_BITS: Final = b"\x03\x01\x00"
 
 _POSSIBLE: Final = frozenset(
-    {
-        OID.keyUsage,
-        OID.extKeyUsage,
-        OID.subjectAltName,
-        OID.subjectKeyIdentifier,
-    }
+    {OID.keyUsage, OID.extKeyUsage, OID.subjectAltName, OID.subjectKeyIdentifier}
 )
 
 _EXTENSIONS: Final = MappingProxyType(

@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.certificates import KeyUsage
+from ra_gateway.cmp.certificates import KEY_USAGES, KeyUsage
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import ConfigError, Problem
@@ -38,16 +38,8 @@ PURPOSES: Final = MappingProxyType(
 )
 """Extended key usages that have a name in the configuration; every other is written with its dotted OID."""
 
-KEY_USAGES: Final = MappingProxyType(
-    {
-        "digitalSignature": 0,
-        "nonRepudiation": 1,
-        "keyEncipherment": 2,
-        "dataEncipherment": 3,
-        "keyAgreement": 4,
-    }
-)
-"""Names and bit numbers of KeyUsage (RFC 5280 4.2.1.3) that an end entity may have: none of a CA's."""
+END_ENTITY_KEY_USAGES: Final = KEY_USAGES[:5]
+"""Of KeyUsage, what an end entity may have: none of a CA's."""
 
 ANY_KEY_USAGES: Final = frozenset({0, 1})
 RSA_KEY_USAGES: Final = frozenset({2, 3})
@@ -176,7 +168,7 @@ def _attribute(name: str) -> bytes:
 
 NE_IPSEC: Final = Profile(
     "ne_ipsec",
-    rsa_key_usage=frozenset({KEY_USAGES["keyEncipherment"]}),
+    rsa_key_usage=frozenset({KEY_USAGES.index("keyEncipherment")}),
     allowed_purposes=frozenset({OID.ipsecIKE, OID.iKEIntermediate}),
 )
 """Network elements that speak IKE (TS 33.310 6.1.3b)."""
@@ -289,7 +281,7 @@ def derive(base: Profile, name: str, /, **changes: object) -> Profile:
         name: Letters, digits, `_`, `-` and `.`; none of the built-in ones.
         changes: Values as TOML has them:
             validity_days           integer, from 1 to what the base allows (3650; nf: 1095)
-            key_usage               list of names out of `KEY_USAGES`, with digitalSignature; what only RSA
+            key_usage               list of names out of `END_ENTITY_KEY_USAGES`, with digitalSignature; what only RSA
                                     or only EC keys can have is given to those alone
             extended_key_usage      list of names out of `PURPOSES` or dotted OIDs: given if none is asked for
             allowed_extended_key_usage  the same: those that may be asked for; by default extended_key_usage
@@ -401,8 +393,8 @@ def _validity_days(base: Profile, value: object) -> dict[str, object]:
 
 def _key_usage(base: Profile, value: object) -> dict[str, object]:
     names = _strings(value)
-    _require_known("key usage of an end entity", names, KEY_USAGES)
-    bits = frozenset(KEY_USAGES[name] for name in names)
+    _require_known("key usage of an end entity", names, END_ENTITY_KEY_USAGES)
+    bits = frozenset(map(KEY_USAGES.index, names))
     if KeyUsage.digitalSignature not in bits:
         raise _WrongValue(
             "lacks digitalSignature, which enrolment, IKE and TLS all need",

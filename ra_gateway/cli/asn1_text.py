@@ -13,7 +13,7 @@ from rich.tree import Tree
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import key_family, load_public_key, signature_algorithm
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.certificates import KEY_USAGES, Certificate
 from ra_gateway.cmp.names import general_names, rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import CMPError, printable
@@ -41,17 +41,6 @@ SECRETS: Final = frozenset({"regToken", "authenticator", "pkiArchiveOptions", "r
 """What these OIDs announce is not shown."""
 
 _CURVES: Final = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
-_KEY_USAGES: Final = (
-    "digitalSignature",
-    "nonRepudiation",
-    "keyEncipherment",
-    "dataEncipherment",
-    "keyAgreement",
-    "keyCertSign",
-    "cRLSign",
-    "encipherOnly",
-    "decipherOnly",
-)
 
 
 # --- text -----------------------------------------------------------------------------------------------------
@@ -114,7 +103,7 @@ def _extension_text(name: str, value: bytes) -> str | None:
             return printable(", ".join(general_names(value)))
         if name == "keyUsage":
             bits = asn1.set_bits(asn1.decode(asn1.BitString, value))
-            return ", ".join(_KEY_USAGES[bit] for bit in bits if bit < len(_KEY_USAGES))
+            return ", ".join(KEY_USAGES[bit] for bit in bits if bit < len(KEY_USAGES))
         if name == "extKeyUsage":
             return ", ".join(
                 oid_text(oid.dotted_string) for oid in asn1.unbox(structures.OIDsBox, value).oids

@@ -17,10 +17,10 @@ from ra_gateway.app.ca import (
     ca_keys,
     ca_ledger,
     ca_profiles,
-    check_ca,
     crl_publisher,
 )
 from ra_gateway.app.doctor.ledger import ledger_warnings
+from ra_gateway.app.running import check
 from ra_gateway.app.warnings import ca_warnings, of_file
 from ra_gateway.ca.files import CAFiles
 from ra_gateway.ca.keys import create_operator_pki, expiries, import_ca
@@ -298,7 +298,7 @@ def check_ca_config(path: Path) -> None:
         ConfigError: It cannot be used.
     """
     settings = load_ca(path)
-    check_ca(settings)
+    check(CAService, settings)
     client = settings.ca.client
     if client is None:
         say(f"{path}: good. A CA in RA mode.")

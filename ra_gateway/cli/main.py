@@ -19,7 +19,8 @@ from typer.core import TyperGroup
 
 from ra_gateway import __version__, logs
 from ra_gateway.app import now, warnings
-from ra_gateway.app.gateway import Application, check
+from ra_gateway.app.gateway import Application
+from ra_gateway.app.running import check
 from ra_gateway.app.trust import anchors
 from ra_gateway.app.warnings import of_file
 from ra_gateway.cli.approvals import approvals_app
@@ -213,7 +214,7 @@ def check_config(config: ConfigOption = CONFIG) -> None:
         check_ca_config(config)
         return
     settings = load(config)
-    check(settings)
+    check(Application, settings)
     say(
         f"{config}: good. {len(settings.endpoints)} endpoint(s), {len(settings.vendors)} vendor(s), "
         f"{len(settings.upstreams)} upstream(s), store {settings.store.kind}."
@@ -231,14 +232,19 @@ KeyPasswordOption = Annotated[
 ]
 
 
+UrlOption = Annotated[str, typer.Option(help="URL of the gateway.")]
+ResultsOption = Annotated[Path, typer.Option("--out", help="Where the results go.")]
+ImplicitConfirmOption = Annotated[bool, typer.Option(help="Ask to do without certConf.")]
+
+
 @app.command()
 def enroll(
-    url: Annotated[str, typer.Option(help="URL of the gateway.")],
+    url: UrlOption,
     cert: Annotated[
         Path, typer.Option(help="Vendor certificate, PEM; its chain may follow in it.")
     ],
     key: Annotated[Path, typer.Option(help="Vendor private key, PEM.")],
-    directory: Annotated[Path, typer.Option("--out", help="Where the results go.")],
+    directory: ResultsOption,
     chain: Annotated[
         list[Path] | None, typer.Option(help="Vendor sub-CA certificates, PEM.")
     ] = None,
@@ -248,7 +254,7 @@ def enroll(
         Path | None,
         typer.Option(help="Operator root, PEM; without it, the one that comes with the ip."),
     ] = None,
-    implicit_confirm: Annotated[bool, typer.Option(help="Ask to do without certConf.")] = False,
+    implicit_confirm: ImplicitConfirmOption = False,
     key_kind: KeyKindOption = "p256",
     key_password: KeyPasswordOption = None,
 ) -> None:
@@ -268,14 +274,14 @@ def enroll(
 
 @app.command()
 def renew(
-    url: Annotated[str, typer.Option(help="URL of the gateway.")],
+    url: UrlOption,
     cert: Annotated[
         Path, typer.Option(help="Operator certificate, PEM; its chain may follow in it.")
     ],
     key: Annotated[Path, typer.Option(help="Its private key, PEM.")],
     trusted: Annotated[Path, typer.Option(help="Operator root, PEM.")],
-    directory: Annotated[Path, typer.Option("--out", help="Where the results go.")],
-    implicit_confirm: Annotated[bool, typer.Option(help="Ask to do without certConf.")] = False,
+    directory: ResultsOption,
+    implicit_confirm: ImplicitConfirmOption = False,
     key_kind: KeyKindOption = "p256",
     key_password: KeyPasswordOption = None,
 ) -> None:

@@ -160,15 +160,15 @@ def write_setup(
                 for path in in_the_way
             ]
         )
-    text = _configuration(
-        vendors,
-        organisation=organisation,
-        domain=domain,
+    text = _HEAD.format(
         host=host,
         port=port,
         log_format=log_format,
         implicit_confirm=implicit_confirm,
+        vendors=", ".join(f'"{name}"' for name in vendors),
     )
+    text += "".join(_vendor(name, *paths, organisation, domain) for name, paths in vendors.items())
+    text += "" if vendors else _NO_VENDOR
     parse(text, directory=directory, check_files=False)  # before there is anything to clear away
     make_directory(directory)
     write_new(directory / "seal.key", f"{secrets.token_hex(32)}\n".encode())
@@ -212,31 +212,13 @@ def run_apart(work: Coroutine[Any, Any, None]) -> None:
         pool.submit(asyncio.run, work).result()
 
 
-def _configuration(
-    vendors: Mapping[str, tuple[str, str]],
-    *,
-    organisation: str,
-    domain: str | None,
-    host: str,
-    port: int,
-    log_format: str,
-    implicit_confirm: str,
-) -> str:
-    text = _HEAD.format(
-        host=host,
-        port=port,
-        log_format=log_format,
-        implicit_confirm=implicit_confirm,
-        vendors=", ".join(f'"{name}"' for name in vendors),
+def _vendor(name: str, root: str, sub: str, organisation: str, domain: str | None) -> str:
+    # Texts in JSON are texts in TOML: quotes and backslashes in a path do no harm.
+    intermediates = f"intermediates_paths = [{json.dumps(sub)}]\n" if sub else ""
+    text = _VENDOR.format(name=name, root=json.dumps(root), intermediates=intermediates)
+    return text + (
+        _ANY_NAME.format(name=name) if domain is None else _own_name(name, organisation, domain)
     )
-    for name, (root, sub) in vendors.items():
-        # Texts in JSON are texts in TOML: quotes and backslashes in a path do no harm.
-        intermediates = f"intermediates_paths = [{json.dumps(sub)}]\n" if sub else ""
-        text += _VENDOR.format(name=name, root=json.dumps(root), intermediates=intermediates)
-        text += (
-            _ANY_NAME.format(name=name) if domain is None else _own_name(name, organisation, domain)
-        )
-    return text if vendors else text + _NO_VENDOR
 
 
 def _own_name(vendor: str, organisation: str, domain: str) -> str:

@@ -36,6 +36,20 @@ _EXTENSIONS: Final = 0xA3
 _KEY_IDENTIFIER: Final = 0x80
 
 
+KEY_USAGES: Final = (
+    "digitalSignature",
+    "nonRepudiation",
+    "keyEncipherment",
+    "dataEncipherment",
+    "keyAgreement",
+    "keyCertSign",
+    "cRLSign",
+    "encipherOnly",
+    "decipherOnly",
+)
+"""Names of the bits of KeyUsage, in order (RFC 5280 4.2.1.3)."""
+
+
 class KeyUsage:
     """Bit numbers of KeyUsage (RFC 5280 4.2.1.3)."""
 
@@ -337,6 +351,18 @@ def load_certificate(der: bytes) -> Certificate:
     _ = certificate.subject_key_identifier, certificate.authority_key_identifier
     _ = certificate.basic_constraints
     return certificate
+
+
+def readable_certificates(ders: Iterable[bytes]) -> list[Certificate]:
+    """Decode certificates that came with a message, in order; one that does not parse is left out."""
+    found = []
+    for der in ders:
+        try:
+            found.append(load_certificate(der))
+        except MalformedMessage:
+            # extraCerts is not protected: a stray element must not void an otherwise good message.
+            continue
+    return found
 
 
 def keep_certificates(certificates: Iterable[Certificate]) -> None:

@@ -116,7 +116,7 @@ class CRLContent:
 _SEAL: Final = Seal(__name__)
 
 
-@proof
+@proof(_SEAL)
 class CRL:
     """A CRL whose issuer's key signed it.
 
@@ -132,9 +132,6 @@ class CRL:
     revoked: frozenset[int]
     scope: Scope
     seal: InitVar[Seal]
-
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
 
     def __str__(self) -> str:
         number = "" if self.number is None else f" number {self.number}"

@@ -82,7 +82,7 @@ class OCSPQuestion:
 _SEAL: Final = Seal(__name__)
 
 
-@proof
+@proof(_SEAL)
 class OCSPStatus:
     """What an answer in order says.
 
@@ -98,9 +98,6 @@ class OCSPStatus:
     fresh_until: datetime
     revoked_at: datetime | None
     seal: InitVar[Seal]
-
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
 
 
 # --- asking ---------------------------------------------------------------------------------------------------

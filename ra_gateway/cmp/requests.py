@@ -91,7 +91,7 @@ class Possession(StrEnum):
     key_generation = "central key generation"
 
 
-@proof
+@proof(_SEAL)
 class AuthenticatedRequest:
     """An authenticated ir, cr, kur or p10cr whose one request is in order, its POP verified unless it says so.
 
@@ -105,9 +105,6 @@ class AuthenticatedRequest:
     requested_key_der: bytes | None
     possession: Possession
     seal: InitVar[Seal]
-
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
 
     @property
     def message(self) -> PKIMessage:
@@ -431,16 +428,13 @@ def _check_popo_input(
 # --- confirmation ---------------------------------------------------------------------------------------------
 
 
-@proof
+@proof(_SEAL)
 class AuthenticatedConfirmation:
     """A certConf by the right signer whose certHash fits the certificate that was relayed."""
 
     authenticated: Authenticated
     status: CertStatus
     seal: InitVar[Seal]
-
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
 
 
 def read_confirmation(
@@ -522,7 +516,7 @@ CRL_REASONS: Final = frozenset({0, 1, 2, 3, 4, 5, 6, 8, 9, 10})
 REMOVE_FROM_CRL: Final = 8
 
 
-@proof
+@proof(_SEAL)
 class AuthenticatedRevocation:
     """An authenticated rr for one certificate.
 
@@ -537,23 +531,11 @@ class AuthenticatedRevocation:
     reason: int
     seal: InitVar[Seal]
 
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
-
-    @property
-    def message(self) -> PKIMessage:
-        """The message as received."""
-        return self.authenticated.message
-
-    @property
-    def signer(self) -> Certificate:
-        """The certificate that protects the message."""
-        return self.authenticated.signer
-
-    @property
-    def domain(self) -> TrustDomain:
-        """The domain that vouches for the signer."""
-        return self.authenticated.domain
+    def names(self, certificate: Certificate) -> bool:
+        """Tell whether this is the certificate to be revoked."""
+        return self.serial_number == certificate.serial_number and same_name(
+            self.issuer_der, certificate.issuer_der
+        )
 
 
 def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocation:
@@ -602,16 +584,13 @@ def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocat
 _ASKED_WITHOUT_VALUE: Final = frozenset({OID.caCerts, OID.certReqTemplate})
 
 
-@proof
+@proof(_SEAL)
 class AuthenticatedQuestion:
     """An authenticated genm that asks one thing."""
 
     authenticated: AuthenticatedMessage
     question: InfoTypeAndValue
     seal: InitVar[Seal]
-
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
 
 
 def read_question(authenticated: AuthenticatedMessage) -> AuthenticatedQuestion:

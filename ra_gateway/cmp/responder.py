@@ -145,18 +145,15 @@ def unreadable_reply(error: MalformedMessage, random_octets: Callable[[int], byt
 # --- nested ---------------------------------------------------------------------------------------------------
 
 
-@proof
+@proof(_SEAL)
 class Single:
     """A message to be answered as if it had come plain: the RA adds its signature, and nothing else."""
 
     message: PKIMessage
     seal: InitVar[Seal]
 
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
 
-
-@proof
+@proof(_SEAL)
 class Batch:
     """Messages that came together, each to be answered for itself; to be in a batch vouches for none of them.
 
@@ -166,9 +163,6 @@ class Batch:
 
     members: tuple[PKIMessage | MalformedMessage, ...]
     seal: InitVar[Seal]
-
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
 
 
 def read_nested(authenticated: AuthenticatedMessage, *, batch_max: int) -> Single | Batch:

@@ -8,6 +8,7 @@ the check: not by its constructor, nor by that of a subclass, nor by a copy of a
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn, TypeVar, dataclass_transform
 
@@ -47,28 +48,31 @@ def _itself(proof: P, *_: Any) -> P:
 
 
 @dataclass_transform(frozen_default=True, eq_default=False)
-def proof(cls: type[P]) -> type[P]:
-    """Make a class a frozen dataclass of which no changed copy can be made; its constructor wants a `Seal`.
+def proof(required: Seal) -> Callable[[type[P]], type[P]]:
+    """Make a class a frozen dataclass of which no changed copy can be made; its constructor wants a module's `Seal`.
 
     Two proofs are equal only if they are one.
 
+    Args:
+        required: What its `seal: InitVar[Seal]` has to be; the check is its `__post_init__`.
+
     Raises:
-        TypeError: The class has no `seal: InitVar[Seal]` without a default, or no `__post_init__` to require it.
+        TypeError: The class has no `seal: InitVar[Seal]` without a default.
     """
-    made = dataclass(frozen=True, slots=True, eq=False)(cls)
-    seal = inspect.signature(made).parameters.get("seal")
-    is_kept = any(field.name == "seal" for field in fields(made))  # type: ignore[arg-type]
-    if (
-        seal is None
-        or is_kept
-        or seal.default is not seal.empty
-        or "__post_init__" not in vars(cls)
-    ):
-        raise TypeError(f"anybody could make a {cls.__name__}: its constructor requires no seal")
-    for name in ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__replace__"):
-        setattr(made, name, _refuse)
-    for name in ("__copy__", "__deepcopy__"):
-        setattr(made, name, _itself)
-    # A subclass would be taken for a proof, and could do without the check of the seal.
-    made.__init_subclass__ = classmethod(_refuse)  # type: ignore[assignment]
-    return made
+
+    def make(cls: type[P]) -> type[P]:
+        cls.__post_init__ = lambda _, seal: required.require(seal)  # type: ignore[attr-defined]
+        made = dataclass(frozen=True, slots=True, eq=False)(cls)
+        seal = inspect.signature(made).parameters.get("seal")
+        is_kept = any(field.name == "seal" for field in fields(made))  # type: ignore[arg-type]
+        if seal is None or is_kept or seal.default is not seal.empty:
+            raise TypeError(f"anybody could make a {cls.__name__}: its constructor takes no seal")
+        for name in ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__replace__"):
+            setattr(made, name, _refuse)
+        for name in ("__copy__", "__deepcopy__"):
+            setattr(made, name, _itself)
+        # A subclass would be taken for a proof, and could do without the check of the seal.
+        made.__init_subclass__ = classmethod(_refuse)  # type: ignore[assignment]
+        return made
+
+    return make

@@ -7,11 +7,11 @@ checking, so that a step that takes one cannot be reached without it.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import InitVar, dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
@@ -20,7 +20,12 @@ from ra_gateway.cmp.algorithms import (
     SignatureAlgorithm,
     signature_algorithm,
 )
-from ra_gateway.cmp.certificates import Certificate, KeyUsage, keep_certificates, load_certificate
+from ra_gateway.cmp.certificates import (
+    Certificate,
+    KeyUsage,
+    keep_certificates,
+    readable_certificates,
+)
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
 from ra_gateway.cmp.header_checks import (
     MAX_KID_OCTETS,
@@ -50,6 +55,8 @@ from ra_gateway.errors import (
     SignerNotTrusted,
 )
 
+T = TypeVar("T")
+
 _NAMES_TOLD: Final = 2
 _DOMAINS_TOLD: Final = 3
 _SUBJECT_TOLD: Final = 200
@@ -70,7 +77,7 @@ _MAC_ALGORITHMS: Final = frozenset(
 _SEAL: Final = Seal(__name__)
 
 
-@proof
+@proof(_SEAL)
 class AuthenticatedMessage:
     """A message whose protection verified with the key of a certificate that a domain vouches for.
 
@@ -84,16 +91,13 @@ class AuthenticatedMessage:
     path: Path
     seal: InitVar[Seal]
 
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
-
     @property
     def requester(self) -> Certificate:
         """Who sent it, as of every authenticated message."""
         return self.signer
 
 
-@proof
+@proof(_SEAL)
 class MACAuthenticatedMessage:
     """A message whose MAC verified with a shared secret: nothing that takes a signer takes it.
 
@@ -106,9 +110,6 @@ class MACAuthenticatedMessage:
     domain: TrustDomain
     credential: MACCredential
     seal: InitVar[Seal]
-
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
 
     @property
     def requester(self) -> SharedSecret:
@@ -156,14 +157,7 @@ def certificate_bag(message: PKIMessage, rules: HeaderRules) -> list[Certificate
             f"{len(message.extra_certs)} extraCerts; at most {rules.extra_certs_max_count} are read",
             rule="RFC 9483 3.3",
         )
-    bag = []
-    for der in message.extra_certs:
-        try:
-            bag.append(load_certificate(der))
-        except MalformedMessage:
-            # extraCerts is not protected: a stray element must not void an otherwise good message.
-            continue
-    return bag
+    return readable_certificates(message.extra_certs)
 
 
 def select_signers(
@@ -248,6 +242,29 @@ def _explain_no_signer(header: PKIHeader, bag: Sequence[Certificate]) -> NoRetur
     )
 
 
+def _first_to_pass(
+    check: Callable[[T], AuthenticatedMessage], candidates: Iterable[T]
+) -> AuthenticatedMessage:
+    """Return what a check makes of the first candidate that passes it, and remember the certificates of its path.
+
+    Raises:
+        CMPError: None passes; it is what the first one was refused for.
+    """
+    refusal: CMPError | None = None
+    for candidate in candidates:
+        try:
+            authenticated = check(candidate)
+        except CMPError as error:
+            refusal = refusal or error
+        else:
+            keep_certificates(authenticated.path)
+            return authenticated
+    # `select_signers` returns one at least, so this is of those who opened a transaction.
+    raise refusal or ProtectionRefused(
+        "the message is not protected by the credential that opened the transaction", rule="R35"
+    )
+
+
 def authenticate(
     message: PKIMessage,
     domains: Sequence[TrustDomain],
@@ -271,22 +288,18 @@ def authenticate(
     certificates = certificate_bag(message, rules)
     bag = Bag(certificates)
     budget = SearchBudget() if budget is None else budget
-    refusal: CMPError | None = None
-    for signer in select_signers(message.header, certificates, rules):
-        try:
-            domain, path = _vouch(signer, bag, domains, now, budget)
-            allowed = rules.algorithms(domain.algorithms)
-            allowed.require_key(signer.spki_der, "has a key", signer.subject)
-            _check_protection(message, algorithm, signer, allowed)
-            # Not before the signature: who merely shows a certificate is told nothing about it.
-            _check_credential(signer)
-            check_header(message.header, rules.relaxed_by(domain.quirks), first=True)
-        except CMPError as error:
-            refusal = refusal or error
-        else:
-            keep_certificates(path)
-            return AuthenticatedMessage(message, signer, domain, path, _SEAL)
-    raise refusal or ProtectionRefused("no signer found", rule="R33")
+
+    def check(signer: Certificate) -> AuthenticatedMessage:
+        domain, path = _vouch(signer, bag, domains, now, budget)
+        allowed = rules.algorithms(domain.algorithms)
+        allowed.require_key(signer.spki_der, "has a key", signer.subject)
+        _check_protection(message, algorithm, signer, allowed)
+        # Not before the signature: who merely shows a certificate is told nothing about it.
+        _check_credential(signer)
+        check_header(message.header, rules.relaxed_by(domain.quirks), first=True)
+        return AuthenticatedMessage(message, signer, domain, path, _SEAL)
+
+    return _first_to_pass(check, select_signers(message.header, certificates, rules))
 
 
 def named_as_signer(header: PKIHeader, certificate: Certificate) -> bool:
@@ -317,27 +330,20 @@ def authenticate_registered(
     algorithm = protection_algorithm(message)
     bag = certificate_bag(message, rules)
     budget = SearchBudget() if budget is None else budget
-    refusal: CMPError | None = None
-    for signer in select_signers(
-        message.header,
-        list(dict.fromkeys((*registered, *bag))),
-        replace(rules, strictness=Strictness.lenient),
-        registered,
-    ):
-        try:
-            known = signer in registered
-            path = domain.find_path(signer, bag, now, remember_leaf=known, budget=budget)
-            _check_protection(message, algorithm, signer, domain.algorithms)
-            if not known:
-                raise NotAuthorized(f"{signer.subject} is not registered here", rule="R123")
-            # Not as a first message: the nonces are a device's, and R7 was for the RA to enforce.
-            check_header(message.header, rules.relaxed_by(domain.quirks), first=False)
-        except CMPError as error:
-            refusal = refusal or error
-        else:
-            keep_certificates(path)
-            return AuthenticatedMessage(message, signer, domain, path, _SEAL)
-    raise refusal or ProtectionRefused("no signer found", rule="R33")
+
+    def check(signer: Certificate) -> AuthenticatedMessage:
+        known = signer in registered
+        path = domain.find_path(signer, bag, now, remember_leaf=known, budget=budget)
+        _check_protection(message, algorithm, signer, domain.algorithms)
+        if not known:
+            raise NotAuthorized(f"{signer.subject} is not registered here", rule="R123")
+        # Not as a first message: the nonces are a device's, and R7 was for the RA to enforce.
+        check_header(message.header, rules.relaxed_by(domain.quirks), first=False)
+        return AuthenticatedMessage(message, signer, domain, path, _SEAL)
+
+    candidates = list(dict.fromkeys((*registered, *bag)))
+    lenient = replace(rules, strictness=Strictness.lenient)
+    return _first_to_pass(check, select_signers(message.header, candidates, lenient, registered))
 
 
 def _vouch(
@@ -415,26 +421,20 @@ def authenticate_follower(
         AlgorithmRefused, SignerNotTrusted, HeaderRefused, MalformedMessage.
     """
     algorithm = protection_algorithm(message)
-    refusal: CMPError | None = None
-    for candidate in known:
+
+    def check(candidate: KnownSigner) -> AuthenticatedMessage:
         signer = candidate.certificate
-        if not named_as_signer(message.header, signer):
-            continue
-        try:
-            if not signer.valid_at(now):
-                raise SignerNotTrusted(f"{signer.subject} has expired", rule="R22")
-            allowed = rules.algorithms(candidate.domain.algorithms)
-            _check_protection(message, algorithm, signer, allowed)
-            relaxed = rules.relaxed_by(candidate.domain.quirks)
-            check_certificate_sent(message, relaxed)
-            check_header(message.header, relaxed, first=False)
-        except CMPError as error:
-            refusal = refusal or error
-        else:
-            return AuthenticatedMessage(message, signer, candidate.domain, (signer,), _SEAL)
-    raise refusal or ProtectionRefused(
-        "the message is not protected by the credential that opened the transaction", rule="R35"
-    )
+        if not signer.valid_at(now):
+            raise SignerNotTrusted(f"{signer.subject} has expired", rule="R22")
+        allowed = rules.algorithms(candidate.domain.algorithms)
+        _check_protection(message, algorithm, signer, allowed)
+        relaxed = rules.relaxed_by(candidate.domain.quirks)
+        check_certificate_sent(message, relaxed)
+        check_header(message.header, relaxed, first=False)
+        return AuthenticatedMessage(message, signer, candidate.domain, (signer,), _SEAL)
+
+    named = (item for item in known if named_as_signer(message.header, item.certificate))
+    return _first_to_pass(check, named)
 
 
 def used_quirks(
@@ -538,22 +538,18 @@ def authenticate_answer(
     algorithm = protection_algorithm(message)
     bag = certificate_bag(message, rules)
     budget = SearchBudget()
-    refusal: CMPError | None = None
-    for signer in select_signers(message.header, [*bag, *pinned], rules, pinned):
-        try:
-            path: Path = (signer,)
-            if signer not in pinned:
-                path = trust.find_path(signer, bag, now, remember_leaf=True, budget=budget)
-            elif not signer.valid_at(now):
-                raise SignerNotTrusted(f"{signer.subject} has expired", rule="R22")
-            trust.algorithms.require_signature(algorithm, "the answer is protected")
-            verify_protection(message, algorithm, signer)
-        except CMPError as error:
-            refusal = refusal or error
-        else:
-            keep_certificates(path)
-            return AuthenticatedMessage(message, signer, trust, path, _SEAL)
-    raise refusal or ProtectionRefused("no signer found", rule="R84")
+
+    def check(signer: Certificate) -> AuthenticatedMessage:
+        path: Path = (signer,)
+        if signer not in pinned:
+            path = trust.find_path(signer, bag, now, remember_leaf=True, budget=budget)
+        elif not signer.valid_at(now):
+            raise SignerNotTrusted(f"{signer.subject} has expired", rule="R22")
+        trust.algorithms.require_signature(algorithm, "the answer is protected")
+        verify_protection(message, algorithm, signer)
+        return AuthenticatedMessage(message, signer, trust, path, _SEAL)
+
+    return _first_to_pass(check, select_signers(message.header, [*bag, *pinned], rules, pinned))
 
 
 def check_authority(

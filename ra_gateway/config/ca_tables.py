@@ -24,115 +24,70 @@ from ra_gateway.settings.values import Name, Named, Seconds, Table, WholeSeconds
 class CAServerConfig(ServerConfig):
     """The HTTP listener of `ra-gateway ca serve`; as `[server]`, on another port."""
 
-    listen_port: int = Field(
-        default=8081,
-        ge=0,
-        le=65535,
-        description="TCP port; 0 takes a free one. The default is the one beside the gateway's.",
-    )
+    listen_port: int = Field(default=8081, ge=0, le=65535)
+    """TCP port; 0 takes a free one. The default is the one beside the gateway's."""
 
 
 class CAClientConfig(Table):
     """Client mode: devices that speak to the CA themselves, each a registered end entity."""
 
-    paths: tuple[URLPath, ...] = Field(
-        default=("/client",),
-        min_length=1,
-        description="URL paths of `ra-gateway ca serve` that are client mode's; below them the "
-        "operation labels of RFC 9483 are served too.",
-    )
-    vendors: tuple[str, ...] = Field(
-        min_length=1,
-        description="Names of the `[vendors.<name>]` whose devices may ask for a first "
-        "certificate; of those tables anchors, intermediates, algorithms and quirks count here.",
-    )
-    identity_from: Literal["serial_number", "cn"] = Field(
-        default="serial_number",
-        description="Subject attribute of the vendor certificate that names the end entity.",
-    )
-    implicit_confirm: bool = Field(
-        default=False,
-        description="Whether a device that asks for it may do without certConf; TS 33.310 always "
-        "has certConf.",
-    )
-    strictness: Strictness = Field(
-        default=Strictness.three_gpp,
-        description='"lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, '
-        '"strict" follows RFC 9483 to the letter. No setting weakens authentication.',
-    )
+    paths: tuple[URLPath, ...] = Field(default=("/client",), min_length=1)
+    """URL paths of `ra-gateway ca serve` that are client mode's; below them the operation labels of RFC 9483 are served
+    too.
+    """
+    vendors: tuple[str, ...] = Field(min_length=1)
+    """Names of the `[vendors.<name>]` whose devices may ask for a first certificate; of those tables anchors,
+    intermediates, algorithms and quirks count here.
+    """
+    identity_from: Literal["serial_number", "cn"] = "serial_number"
+    """Subject attribute of the vendor certificate that names the end entity."""
+    implicit_confirm: bool = False
+    """Whether a device that asks for it may do without certConf; TS 33.310 always has certConf."""
+    strictness: Strictness = Strictness.three_gpp
+    """ "lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, "strict" follows RFC 9483 to the
+    letter. No setting weakens authentication.
+    """
 
 
 class CAStatusConfig(Table):
     """The status listener: CRLs, OCSP and CA certificates, over HTTP, for everybody."""
 
-    listen_host: str = Field(
-        default="127.0.0.1",
-        min_length=1,
-        description="Address to listen on. The default is reachable from this machine only.",
-    )
-    listen_port: int = Field(
-        default=8082,
-        ge=0,
-        le=65535,
-        description="TCP port; 0 takes a free one. The default is the one beside the CA's.",
-    )
-    max_connections: int = Field(
-        default=1000,
-        ge=1,
-        le=100_000,
-        description="Most open connections; for one more, the one that has waited longest for its "
-        "client is closed. The default is that of the other listeners.",
-    )
-    max_connections_per_address: int = Field(
-        default=500,
-        ge=1,
-        le=100_000,
-        description="Most open connections of one IPv4 address or IPv6 /64; for one more, its own "
-        "that has waited longest is closed. The default is that of the other listeners.",
-    )
-    crl_hours: int = Field(
-        default=24,
-        ge=1,
-        le=8760,
-        description="From one full CRL to the next, in hours. The default is the usual one of CAs.",
-    )
-    overlap_hours: int = Field(
-        default=24,
-        ge=1,
-        le=8760,
-        description="How long a full CRL stays valid after its successor is due, in hours: so long "
-        "may the CA be away before verifiers miss it. The default is a day to repair it.",
-    )
-    delta_minutes: int = Field(
-        default=0,
-        ge=0,
-        le=10_080,
-        description="From one delta CRL to the next, in minutes; a revocation makes one at once. 0 "
-        "makes none, and each revocation a full CRL; the default is right up to some 10,000 revoked.",
-    )
-    check_seconds: Seconds = Field(
-        default=5.0,
-        ge=0.1,
-        le=3600,
-        description="From one look for revocations to the next, in seconds, and so the least time "
-        "between two CRLs. The default is soon enough for people, and a hundredth of what a CRL of "
-        "100,000 entries costs.",
-    )
-    ocsp: bool = Field(default=True, description="Whether OCSP is answered.")
-    ocsp_validity_minutes: int = Field(
-        default=60,
-        ge=1,
-        le=10_080,
-        description="How long clients and caches may keep an OCSP answer, in minutes. The default is "
-        "how long a revocation may go unseen by them.",
-    )
-    ocsp_max_age_seconds: int = Field(
-        default=300,
-        ge=0,
-        le=604_800,
-        description="How long an HTTP cache may keep an OCSP answer unasked, in seconds; never beyond the "
-        "answer's own end. The default is that of CRLs: a revocation is seen soon through caches, too.",
-    )
+    listen_host: str = Field(default="127.0.0.1", min_length=1)
+    """Address to listen on. The default is reachable from this machine only."""
+    listen_port: int = Field(default=8082, ge=0, le=65535)
+    """TCP port; 0 takes a free one. The default is the one beside the CA's."""
+    max_connections: int = Field(default=1000, ge=1, le=100_000)
+    """Most open connections; for one more, the one that has waited longest for its client is closed. The default is
+    that of the other listeners.
+    """
+    max_connections_per_address: int = Field(default=500, ge=1, le=100_000)
+    """Most open connections of one IPv4 address or IPv6 /64; for one more, its own that has waited longest is closed.
+    The default is that of the other listeners.
+    """
+    crl_hours: int = Field(default=24, ge=1, le=8760)
+    """From one full CRL to the next, in hours. The default is the usual one of CAs."""
+    overlap_hours: int = Field(default=24, ge=1, le=8760)
+    """How long a full CRL stays valid after its successor is due, in hours: so long may the CA be away before verifiers
+    miss it. The default is a day to repair it.
+    """
+    delta_minutes: int = Field(default=0, ge=0, le=10_080)
+    """From one delta CRL to the next, in minutes; a revocation makes one at once. 0 makes none, and each revocation a
+    full CRL; the default is right up to some 10,000 revoked.
+    """
+    check_seconds: Seconds = Field(default=5.0, ge=0.1, le=3600)
+    """From one look for revocations to the next, in seconds, and so the least time between two CRLs. The default is
+    soon enough for people, and a hundredth of what a CRL of 100,000 entries costs.
+    """
+    ocsp: bool = True
+    """Whether OCSP is answered."""
+    ocsp_validity_minutes: int = Field(default=60, ge=1, le=10_080)
+    """How long clients and caches may keep an OCSP answer, in minutes. The default is how long a revocation may go
+    unseen by them.
+    """
+    ocsp_max_age_seconds: int = Field(default=300, ge=0, le=604_800)
+    """How long an HTTP cache may keep an OCSP answer unasked, in seconds; never beyond the answer's own end. The
+    default is that of CRLs: a revocation is seen soon through caches, too.
+    """
 
 
 class CAProfileConfig(Table):
@@ -142,183 +97,115 @@ class CAProfileConfig(Table):
     `base`. `{issuer}` in a URL stands for the issuing CA's key identifier.
     """
 
-    base: Name = Field(
-        description="The built-in profile to start from; `ra-gateway ca profiles` lists them."
-    )
-    validity_days: int | None = Field(
-        default=None,
-        ge=1,
-        le=3650,
-        description="Longest validity, in days; the default is that of the base.",
-    )
-    key_usage: tuple[str, ...] | None = Field(
-        default=None,
-        description="Key usages every certificate has; keyEncipherment and dataEncipherment only with RSA "
-        "keys, keyAgreement only with EC keys.",
-    )
-    extended_key_usage: tuple[str, ...] | None = Field(
-        default=None, description="Extended key usages given when none is asked for."
-    )
-    allowed_extended_key_usage: tuple[str, ...] | None = Field(
-        default=None, description="Extended key usages that may be asked for."
-    )
-    key_kinds: tuple[str, ...] | None = Field(
-        default=None, description="Kinds of key that are certified."
-    )
-    required_subject: tuple[str, ...] | None = Field(
-        default=None, description="Attributes the subject must have."
-    )
-    allowed_subject: tuple[str, ...] | None = Field(
-        default=None, description="Attributes the subject may have."
-    )
-    san: tuple[str, ...] | None = Field(
-        default=None, description='Kinds of SubjectAltName, like ["dns", "ip"].'
-    )
-    san_required: bool | None = Field(
-        default=None, description="Whether there must be a SubjectAltName."
-    )
-    san_max: int | None = Field(
-        default=None,
-        ge=1,
-        le=100,
-        description="Most names in the SubjectAltName; the default is that of the base.",
-    )
-    crl_urls: tuple[str, ...] | None = Field(
-        default=None, description="URLs of the CRL, in place of `ca.crl_url`."
-    )
-    delta_crl_url: str | None = Field(
-        default=None, description='URL of the delta CRL; "" leaves it out.'
-    )
-    ocsp_url: str | None = Field(
-        default=None, description='URL of the OCSP responder; "" leaves it out.'
-    )
-    ca_issuers_url: str | None = Field(
-        default=None, description='URL of the issuing CA\'s certificate; "" leaves it out.'
-    )
-    certificate_policies: tuple[str, ...] | None = Field(
-        default=None, description="Certificate policies, dotted numbers."
-    )
+    base: Name
+    """The built-in profile to start from; `ra-gateway ca profiles` lists them."""
+    validity_days: int | None = Field(default=None, ge=1, le=3650)
+    """Longest validity, in days; the default is that of the base."""
+    key_usage: tuple[str, ...] | None = None
+    """Key usages every certificate has; keyEncipherment and dataEncipherment only with RSA keys, keyAgreement only with
+    EC keys.
+    """
+    extended_key_usage: tuple[str, ...] | None = None
+    """Extended key usages given when none is asked for."""
+    allowed_extended_key_usage: tuple[str, ...] | None = None
+    """Extended key usages that may be asked for."""
+    key_kinds: tuple[str, ...] | None = None
+    """Kinds of key that are certified."""
+    required_subject: tuple[str, ...] | None = None
+    """Attributes the subject must have."""
+    allowed_subject: tuple[str, ...] | None = None
+    """Attributes the subject may have."""
+    san: tuple[str, ...] | None = None
+    """Kinds of SubjectAltName, like ["dns", "ip"]."""
+    san_required: bool | None = None
+    """Whether there must be a SubjectAltName."""
+    san_max: int | None = Field(default=None, ge=1, le=100)
+    """Most names in the SubjectAltName; the default is that of the base."""
+    crl_urls: tuple[str, ...] | None = None
+    """URLs of the CRL, in place of `ca.crl_url`."""
+    delta_crl_url: str | None = None
+    """URL of the delta CRL; "" leaves it out."""
+    ocsp_url: str | None = None
+    """URL of the OCSP responder; "" leaves it out."""
+    ca_issuers_url: str | None = None
+    """URL of the issuing CA's certificate; "" leaves it out."""
+    certificate_policies: tuple[str, ...] | None = None
+    """Certificate policies, dotted numbers."""
 
 
 class CAConfig(Table):
     """The bundled CA; needed by an upstream of kind bundled and by `ra-gateway ca serve`."""
 
-    directory_path: CADirectory = Field(
-        description="Directory with root.pem and certificates and keys of issuing CA, CMP signer "
-        "and OCSP signer, as `ra-gateway ca create` makes them; the keys of mode 0600. The root's "
-        "key is not needed here.",
-    )
-    ledger_path: WrittenPath | None = Field(
-        default=None,
-        description="SQLite file of everything issued; made at the first start. Its directory "
-        "must exist. For one machine; several need PostgreSQL and `ledger_url_path`.",
-    )
-    ledger_url_path: DatabaseURLPath | None = Field(
-        default=None,
-        repr=False,
-        description="File that holds the URL of a PostgreSQL database, like "
-        "postgresql://ca:password@db.example.net/ledger; mode 0600. In place of `ledger_path`. Another machine is "
-        "spoken to with TLS, its certificate and name checked, unless `sslmode` in the URL says otherwise.",
-    )
-    ledger_url: DatabaseURL | None = Field(
-        default=None,
-        repr=False,
-        description="The URL itself; only without a password. In place of `ledger_url_path`.",
-    )
-    checkpoints_path: WrittenPath | None = Field(
-        default=None,
-        description="File that `ra-gateway ca serve`, `ca verify` and `ca backup` append to where the audit trail "
-        "ends, so that a trail that was cut off or written anew is told; best where whoever can write to the database "
-        "cannot. Its key is in the file of this name and `.secret`. By default `checkpoints` beside `ledger_path`; "
-        "with PostgreSQL in `directory_path`, which the service may not be able to write to.",
-    )
-    key_password_path: SecretPath | None = Field(
-        default=None,
-        repr=False,
-        description="File with the password of the keys; mode 0600. Without it they must be "
-        "unencrypted, or in an HSM.",
-    )
-    profile: Name = Field(
-        default="ne_ipsec",
-        description="Certificate profile of what is issued unless a role or an end entity says "
-        "otherwise: a built-in one of TS 33.310 6.1 (`ra-gateway ca profiles` lists them) or one "
-        "of `[ca.profiles]`.",
-    )
-    validity_days: int = Field(
-        default=365,
-        ge=1,
-        le=3650,
-        description="Validity of issued certificates, in days, never beyond the issuing CA's own. "
-        "The default has each base station renew once a year.",
-    )
-    crl_url: PublishedURL | None = Field(
-        default=None,
-        description="URL of the CRL, http, put into every certificate as its distribution point; "
-        "without it the extension is left out.",
-    )
-    delta_crl_url: PublishedURL | None = Field(
-        default=None,
-        description="URL of the delta CRL, http, put into full CRLs and certificates (freshestCRL).",
-    )
-    ocsp_url: PublishedURL | None = Field(
-        default=None, description="URL of the OCSP responder, http, put into every certificate."
-    )
-    ca_issuers_url: PublishedURL | None = Field(
-        default=None,
-        description="URL of the issuing CA's certificate, http, put into every certificate.",
-    )
-    confirm_wait_seconds: WholeSeconds = Field(
-        default=300,
-        ge=1,
-        le=86_400,
-        description="How long the CA awaits certConf, in seconds: it says so in its answers, the "
-        "gateway passes that on to devices, and a certificate not confirmed by then is revoked. "
-        "The default is that of the endpoints.",
-    )
-    reenroll: Reenroll = Field(
-        default=Reenroll.allow,
-        description="Whether a device that holds a confirmed, valid certificate may ask for a "
-        "first one again (ir; cr and p10cr under a vendor certificate, or signed by an RA in its device's "
-        'place), as after a factory reset: "window" lets it for '
-        "`reenroll_window_hours` after it was first seen or registered, or as long as "
-        "`ra-gateway ca entity open` says.",
-    )
-    reenroll_window_hours: int = Field(
-        default=24,
-        ge=1,
-        le=8760,
-        description='For `reenroll = "window"`, in hours. The default is a day of commissioning.',
-    )
-    unique_key: bool = Field(
-        default=True,
-        description="Whether a key that a living certificate of another end entity has is refused "
-        "(duplicateCertReq).",
-    )
-    revoke_superseded: bool = Field(
-        default=False,
-        description="Whether the old certificate is revoked (superseded) as soon as its renewal "
-        "is confirmed; otherwise it stays valid until it expires.",
-    )
-    key_generation: bool = Field(
-        default=False,
-        description="Whether the CA makes keys for devices that ask for that (RFC 9483 4.1.6) and sends "
-        "them encrypted for the certificate that protects the request. `ra-gateway ca renew-signers "
-        "--key-generation` makes the signer that this needs.",
-    )
-    profiles: Named[CAProfileConfig] = Field(
-        default={}, description="Certificate profiles of your own."
-    )
-    client: CAClientConfig | None = Field(
-        default=None, description="Client mode; without it only RAs are heard."
-    )
-    status: CAStatusConfig | None = Field(
-        default=None,
-        description="The status listener, and the making of CRLs; without it there are neither.",
-    )
-    server: CAServerConfig = Field(
-        default=CAServerConfig(),
-        description="The HTTP listener of `ra-gateway ca serve`; unused in process.",
-    )
+    directory_path: CADirectory
+    """Directory with root.pem and certificates and keys of issuing CA, CMP signer and OCSP signer, as `ra-gateway ca
+    create` makes them; the keys of mode 0600. The root's key is not needed here.
+    """
+    ledger_path: WrittenPath | None = None
+    """SQLite file of everything issued; made at the first start. Its directory must exist. For one machine; several
+    need PostgreSQL and `ledger_url_path`.
+    """
+    ledger_url_path: DatabaseURLPath | None = Field(default=None, repr=False)
+    """File that holds the URL of a PostgreSQL database, like postgresql://ca:password@db.example.net/ledger; mode 0600.
+    In place of `ledger_path`. Another machine is spoken to with TLS, its certificate and name checked, unless `sslmode`
+    in the URL says otherwise.
+    """
+    ledger_url: DatabaseURL | None = Field(default=None, repr=False)
+    """The URL itself; only without a password. In place of `ledger_url_path`."""
+    checkpoints_path: WrittenPath | None = None
+    """File that `ra-gateway ca serve`, `ca verify` and `ca backup` append to where the audit trail ends, so that a
+    trail that was cut off or written anew is told; best where whoever can write to the database cannot. Its key is in
+    the file of this name and `.secret`. By default `checkpoints` beside `ledger_path`; with PostgreSQL in
+    `directory_path`, which the service may not be able to write to.
+    """
+    key_password_path: SecretPath | None = Field(default=None, repr=False)
+    """File with the password of the keys; mode 0600. Without it they must be unencrypted, or in an HSM."""
+    profile: Name = "ne_ipsec"
+    """Certificate profile of what is issued unless a role or an end entity says otherwise: a built-in one of TS 33.310
+    6.1 (`ra-gateway ca profiles` lists them) or one of `[ca.profiles]`.
+    """
+    validity_days: int = Field(default=365, ge=1, le=3650)
+    """Validity of issued certificates, in days, never beyond the issuing CA's own. The default has each base station
+    renew once a year.
+    """
+    crl_url: PublishedURL | None = None
+    """URL of the CRL, http, put into every certificate as its distribution point; without it the extension is left out.
+    """
+    delta_crl_url: PublishedURL | None = None
+    """URL of the delta CRL, http, put into full CRLs and certificates (freshestCRL)."""
+    ocsp_url: PublishedURL | None = None
+    """URL of the OCSP responder, http, put into every certificate."""
+    ca_issuers_url: PublishedURL | None = None
+    """URL of the issuing CA's certificate, http, put into every certificate."""
+    confirm_wait_seconds: WholeSeconds = Field(default=300, ge=1, le=86_400)
+    """How long the CA awaits certConf, in seconds: it says so in its answers, the gateway passes that on to devices,
+    and a certificate not confirmed by then is revoked. The default is that of the endpoints.
+    """
+    reenroll: Reenroll = Reenroll.allow
+    """Whether a device that holds a confirmed, valid certificate may ask for a first one again (ir; cr and p10cr under
+    a vendor certificate, or signed by an RA in its device's place), as after a factory reset: "window" lets it for
+    `reenroll_window_hours` after it was first seen or registered, or as long as `ra-gateway ca entity open` says.
+    """
+    reenroll_window_hours: int = Field(default=24, ge=1, le=8760)
+    """For `reenroll = "window"`, in hours. The default is a day of commissioning."""
+    unique_key: bool = True
+    """Whether a key that a living certificate of another end entity has is refused (duplicateCertReq)."""
+    revoke_superseded: bool = False
+    """Whether the old certificate is revoked (superseded) as soon as its renewal is confirmed; otherwise it stays valid
+    until it expires.
+    """
+    key_generation: bool = False
+    """Whether the CA makes keys for devices that ask for that (RFC 9483 4.1.6) and sends them encrypted for the
+    certificate that protects the request. `ra-gateway ca renew-signers --key-generation` makes the signer that this
+    needs.
+    """
+    profiles: Named[CAProfileConfig] = Field(default={})
+    """Certificate profiles of your own."""
+    client: CAClientConfig | None = None
+    """Client mode; without it only RAs are heard."""
+    status: CAStatusConfig | None = None
+    """The status listener, and the making of CRLs; without it there are neither."""
+    server: CAServerConfig = CAServerConfig()
+    """The HTTP listener of `ra-gateway ca serve`; unused in process."""
 
     @property
     def database(self) -> Path | str:

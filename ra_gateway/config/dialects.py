@@ -10,6 +10,7 @@ from pydantic import Field, create_model
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.ra.endpoints import IssuingSettings, UpstreamSettings
 from ra_gateway.settings.values import Name, Table
+from ra_gateway.upstream.kinds import TABLES
 from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 _OF_ONE_CA: Final = frozenset(
@@ -33,9 +34,8 @@ DIALECT_KEYS: Final = (
 class _Dialect(Table):
     """A dialect of your own: keys of an upstream for every upstream that names it."""
 
-    base: Name | None = Field(
-        default=None, description="Dialect that comes with the gateway and that this one changes."
-    )
+    base: Name | None = None
+    """Dialect that comes with the gateway and that this one changes."""
 
 
 def _dialect_field(key: str) -> Any:
@@ -55,7 +55,9 @@ else:
         **{key: _dialect_field(key) for key in DIALECT_KEYS},
     )
 
-_SPEAK_CMP: Final = ("bundled", "cmp_http", "plugin")
+_SPEAK_CMP: Final = frozenset(
+    kind for kind, table in TABLES.items() if issubclass(table, UpstreamSettings)
+)
 
 
 def settings_of(name: str, own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

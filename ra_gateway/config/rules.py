@@ -15,6 +15,7 @@ from ra_gateway.config.values import OPERATOR_DOMAIN, WELL_KNOWN_PATH, served_pa
 from ra_gateway.errors import Problem
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.settings.values import did_you_mean
+from ra_gateway.upstream.kinds import TABLES
 from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 Raw = Mapping[str, Any]
@@ -34,6 +35,19 @@ def _table(raw: object, *keys: str) -> Raw:
 def _rows(raw: Raw, key: str) -> Iterator[tuple[str, Raw]]:
     for name in _table(raw, key):
         yield name, _table(raw, key, name)
+
+
+def _listed(table: Raw, key: str) -> Iterator[tuple[int, Any]]:
+    """Return index and value of what a raw list holds; nothing if it is no list."""
+    found = table.get(key)
+    return enumerate(found if isinstance(found, list) else ())
+
+
+def _domains(raw: Raw) -> Iterator[tuple[str, Raw]]:
+    """Yield dotted path and table of each trust domain."""
+    yield "operator", _table(raw, "operator")
+    for name, vendor in _rows(raw, "vendors"):
+        yield f"vendors.{name}", vendor
 
 
 def _value(table: Raw, model: type[BaseModel], key: str) -> Any:
@@ -124,33 +138,21 @@ def _check_identities(raw: Raw) -> Iterator[Problem]:
 def _check_references(raw: Raw) -> Iterator[Problem]:
     vendors, upstreams = _table(raw, "vendors"), _table(raw, "upstreams")
     for name, endpoint in _rows(raw, "endpoints"):
-        listed = endpoint.get("vendors")
-        for index, vendor in enumerate(listed if isinstance(listed, list) else ()):
-            if isinstance(vendor, str) and vendor not in vendors:
-                yield _unknown_name(
-                    f"endpoints.{name}.vendors[{index}]", "vendor", "vendors", vendor, vendors
-                )
-        upstream = endpoint.get("upstream")
-        if isinstance(upstream, str) and upstream not in upstreams:
-            yield _unknown_name(
-                f"endpoints.{name}.upstream", "upstream", "upstreams", upstream, upstreams
-            )
+        for index, vendor in _listed(endpoint, "vendors"):
+            yield from _unknown(f"endpoints.{name}.vendors[{index}]", "vendor", vendor, vendors)
+        path = f"endpoints.{name}.upstream"
+        yield from _unknown(path, "upstream", endpoint.get("upstream"), upstreams)
 
 
 def _check_routes(raw: Raw) -> Iterator[Problem]:
     upstreams = _table(raw, "upstreams")
     for name, endpoint in _rows(raw, "endpoints"):
-        routes = endpoint.get("routes")
         vendors, profiles = texts(endpoint.get("vendors")), texts(endpoint.get("profiles"))
-        for index, route in enumerate(routes if isinstance(routes, list) else ()):
+        for index, route in _listed(endpoint, "routes"):
             if not isinstance(route, dict):
                 continue
             path = f"endpoints.{name}.routes[{index}]"
-            upstream = route.get("upstream")
-            if isinstance(upstream, str) and upstream not in upstreams:
-                yield _unknown_name(
-                    f"{path}.upstream", "upstream", "upstreams", upstream, upstreams
-                )
+            yield from _unknown(f"{path}.upstream", "upstream", route.get("upstream"), upstreams)
             for key, known in (("domains", [*vendors, OPERATOR_DOMAIN]), ("profiles", profiles)):
                 for text in texts(route.get(key)):
                     if text not in known:
@@ -198,31 +200,28 @@ def _check_possession(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_dialects(raw: Raw) -> Iterator[Problem]:
-    own = _table(raw, "dialects")
     for name, dialect in _rows(raw, "dialects"):
-        base = dialect.get("base")
         if name in DIALECTS:
             yield Problem(
                 f"dialects.{name}",
                 "comes with the gateway and cannot be changed",
                 f'Give it another name, with base = "{name}".',
             )
-        if isinstance(base, str) and base not in DIALECTS:
-            yield _unknown_name(f"dialects.{name}.base", "dialect", "dialects", base, DIALECTS)
+        yield from _unknown(f"dialects.{name}.base", "dialect", dialect.get("base"), DIALECTS)
+    known = {**DIALECTS, **_table(raw, "dialects")}
     for name, upstream in _rows(raw, "upstreams"):
-        named = upstream.get("dialect")
-        if isinstance(named, str) and named not in own and named not in DIALECTS:
-            known = {**DIALECTS, **own}
-            yield _unknown_name(f"upstreams.{name}.dialect", "dialect", "dialects", named, known)
+        yield from _unknown(f"upstreams.{name}.dialect", "dialect", upstream.get("dialect"), known)
 
 
-def _unknown_name(path: str, noun: str, table: str, name: str, known: Raw) -> Problem:
-    listed = f"known are: {', '.join(known)}" if known else "none is configured"
-    return Problem(
-        path,
-        f'names the {noun} "{name}", which does not exist',
-        f"Add [{table}.{name}], or correct the name ({listed}).{did_you_mean(name, known)}",
-    )
+def _unknown(path: str, noun: str, name: object, known: Raw) -> Iterator[Problem]:
+    """Yield what is wrong where a text names none of the known tables."""
+    if isinstance(name, str) and name not in known:
+        listed = f"known are: {', '.join(known)}" if known else "none is configured"
+        yield Problem(
+            path,
+            f'names the {noun} "{name}", which does not exist',
+            f"Add [{noun}s.{name}], or correct the name ({listed}).{did_you_mean(name, known)}",
+        )
 
 
 def _check_endpoints(raw: Raw) -> Iterator[Problem]:
@@ -263,19 +262,17 @@ def _check_endpoints(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_rsa_bits(raw: Raw) -> Iterator[Problem]:
-    tables = [("operator", _table(raw, "operator"))]
-    tables += [(f"vendors.{name}", vendor) for name, vendor in _rows(raw, "vendors")]
-    for path, table in tables:
-        algorithms = _table(table, "algorithms")
-        if _exceeds(
-            _value(algorithms, AlgorithmsConfig, "min_rsa_bits"),
-            _value(algorithms, AlgorithmsConfig, "max_rsa_bits"),
-        ):
-            yield Problem(
-                f"{path}.algorithms.min_rsa_bits",
-                "is above max_rsa_bits",
-                "Lower it, or raise the other.",
-            )
+    for path, table in _domains(raw):
+        path, algorithms = f"{path}.algorithms", _table(table, "algorithms")
+        yield from _crossed(path, algorithms, AlgorithmsConfig, "min_rsa_bits", "max_rsa_bits")
+
+
+def _crossed(
+    path: str, table: Raw, model: type[BaseModel], least: str, most: str
+) -> Iterator[Problem]:
+    """Yield what is wrong where a lower bound is above the upper one."""
+    if _exceeds(_value(table, model, least), _value(table, model, most)):
+        yield Problem(f"{path}.{least}", f"is above {most}", "Lower it, or raise the other.")
 
 
 def _check_vendor_types(raw: Raw) -> Iterator[Problem]:
@@ -296,8 +293,7 @@ def _check_ra_rights(raw: Raw) -> Iterator[Problem]:
     for name, endpoint in _rows(raw, "endpoints"):
         relays = _table(endpoint, "registration_authorities")
         registered, seen = texts(relays.get("certificate_paths")), set[str]()
-        rows = relays.get("rights")
-        for index, row in enumerate(rows if isinstance(rows, list) else ()):
+        for index, row in _listed(relays, "rights"):
             for file in texts(_table(row).get("certificate_paths")):
                 if file not in registered or file in seen:
                     yield Problem(
@@ -332,12 +328,7 @@ def _check_mac(raw: Raw) -> Iterator[Problem]:
                 "is given, but with the redis store other processes could use a secret again",
                 "Use the memory store, or only secrets that are not for single use.",
             )
-        if _exceeds(
-            _value(mac, MACConfig, "min_iterations"), _value(mac, MACConfig, "max_iterations")
-        ):
-            yield Problem(
-                f"{path}.min_iterations", "is above max_iterations", "Lower it, or raise the other."
-            )
+        yield from _crossed(path, mac, MACConfig, "min_iterations", "max_iterations")
         for key in ("secrets_path", "used_path"):
             for file in texts([mac.get(key)]):
                 place = f"{path}.{key}"
@@ -353,8 +344,7 @@ def _check_duplicate_urls(raw: Raw) -> Iterator[Problem]:
     owners: dict[str, str] = {}
     for name, endpoint in _rows(raw, "endpoints"):
         for key in ("paths", "profiles"):
-            values = endpoint.get(key)
-            for index, value in enumerate(values if isinstance(values, list) else ()):
+            for index, value in _listed(endpoint, key):
                 place = f"endpoints.{name}.{key}[{index}]"
                 for url_path in served_paths(*(([value], ()) if key == "paths" else ((), [value]))):
                     first = owners.setdefault(url_path, place)
@@ -393,17 +383,20 @@ def _check_times(raw: Raw) -> Iterator[Problem]:
         )
     drain = _value(_table(raw, "server"), ServerConfig, "drain_seconds")
     for name, upstream in _rows(raw, "upstreams"):
-        # The defaults are the same whatever the kind.
-        deadline = _value(upstream, CMPHTTPUpstream, "deadline_seconds")
-        if upstream.get("kind") == "bundled":
+        table = TABLES.get(str(upstream.get("kind")))
+        if table is None or "deadline_seconds" not in table.model_fields:
             continue
+        deadline = _value(upstream, table, "deadline_seconds")
         if _exceeds(deadline, drain):
             yield Problem(
                 f"upstreams.{name}.deadline_seconds",
                 "is longer than server.drain_seconds: a stop would cut requests off",
                 "Shorten it, or lengthen drain_seconds.",
             )
-        if _exceeds(_value(upstream, CMPHTTPUpstream, "connect_timeout_seconds"), deadline):
+        connecting = "connect_timeout_seconds"
+        if connecting in table.model_fields and _exceeds(
+            _value(upstream, table, connecting), deadline
+        ):
             yield Problem(
                 f"upstreams.{name}.connect_timeout_seconds",
                 "is longer than deadline_seconds, which ends the whole exchange",
@@ -414,9 +407,8 @@ def _check_times(raw: Raw) -> Iterator[Problem]:
 def _check_approval(raw: Raw) -> Iterator[Problem]:
     redis = _value(_table(raw, "store"), StoreConfig, "kind") == "redis"
     for name, endpoint in _rows(raw, "endpoints"):
-        routes = endpoint.get("routes")
         wishes = {f"endpoints.{name}": endpoint}
-        for index, route in enumerate(routes if isinstance(routes, list) else ()):
+        for index, route in _listed(endpoint, "routes"):
             wishes[f"endpoints.{name}.routes[{index}]"] = _table(route)
         for path, table in wishes.items():
             approval = table.get("approval")
@@ -531,14 +523,11 @@ def _check_ledger(raw: Raw) -> Iterator[Problem]:
 def _check_ca_client(raw: Raw) -> Iterator[Problem]:
     vendors = _table(raw, "vendors")
     for index, vendor in enumerate(texts(_table(raw, "ca", "client").get("vendors"))):
-        if vendor not in vendors:
-            yield _unknown_name(f"ca.client.vendors[{index}]", "vendor", "vendors", vendor, vendors)
+        yield from _unknown(f"ca.client.vendors[{index}]", "vendor", vendor, vendors)
 
 
 def _check_revocation(raw: Raw) -> Iterator[Problem]:
-    tables = [("operator", _table(raw, "operator"))]
-    tables += [(f"vendors.{name}", vendor) for name, vendor in _rows(raw, "vendors")]
-    for where, table in tables:
+    for where, table in _domains(raw):
         revocation = _table(table, "revocation")
         learning = [
             key

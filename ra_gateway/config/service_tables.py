@@ -14,175 +14,98 @@ from ra_gateway.settings.values import Name, Seconds, Table, WholeSeconds
 class ServerConfig(Table):
     """The HTTP listener for CMP, and what it bears before it says no."""
 
-    listen_host: str = Field(
-        default="127.0.0.1",
-        min_length=1,
-        description="Address to listen on. The default is reachable from this machine only; "
-        '"0.0.0.0" or "::" listens on all.',
-    )
-    listen_port: int = Field(
-        default=8080,
-        ge=0,
-        le=65535,
-        description="TCP port; 0 takes a free one. The default needs no root rights and is the "
-        "port of many CMP servers.",
-    )
-    max_body_bytes: int = Field(
-        default=65536,
-        ge=4096,
-        le=16_777_216,
-        description="Largest request body, in bytes; more is answered with 413. An ML-DSA chain "
-        "of three exceeds 20 kB; the default leaves three times that.",
-    )
-    header_timeout_seconds: Seconds = Field(
-        default=10.0,
-        le=300,
-        description="Time for a client to send its request line and headers, in seconds. A base "
-        "station sends them in one packet; the default covers two TCP retransmissions on a bad "
-        "link.",
-    )
-    body_timeout_seconds: Seconds = Field(
-        default=10.0,
-        le=300,
-        description="Time for a client to send the body, in seconds. The default asks for some "
-        "6.5 kB/s at the largest body.",
-    )
-    idle_timeout_seconds: Seconds = Field(
-        default=75.0,
-        le=3600,
-        description="Time a kept-alive connection may stay unused, in seconds. The default is the "
-        "usual one of HTTP servers (nginx), and covers the pause between ip and certConf.",
-    )
-    max_connections: int = Field(
-        default=1000,
-        ge=1,
-        le=100_000,
-        description="Most open connections. For one more, the one that has waited longest for its "
-        "client is closed; none that has a request in flight. The default serves a site of a "
-        "thousand base stations that starts at once; the process's limit of open files (ulimit "
-        "-n) must be some 100 above it.",
-    )
-    max_connections_per_address: int = Field(
-        default=500,
-        ge=1,
-        le=100_000,
-        description="Most open connections of one IPv4 address or IPv6 /64; for one more, its own "
-        "that has waited longest is closed. The default leaves half of all to the others, and is "
-        "twice the requests in flight: base stations behind one NAT or balancer do not meet it.",
-    )
-    max_requests_in_flight: int = Field(
-        default=256,
-        ge=1,
-        le=100_000,
-        description="Most requests worked on at a time; more are answered with 503. The default "
-        "is four times the 64 connections to an upstream: a short queue for the CA, not a long "
-        "one.",
-    )
-    drain_seconds: Seconds = Field(
-        default=30.0,
-        le=600,
-        description="Time after SIGTERM for accepted requests to be answered, in seconds. The "
-        "default is twice an upstream's deadline, and what Kubernetes grants a pod.",
-    )
+    listen_host: str = Field(default="127.0.0.1", min_length=1)
+    """Address to listen on. The default is reachable from this machine only; "0.0.0.0" or "::" listens on all."""
+    listen_port: int = Field(default=8080, ge=0, le=65535)
+    """TCP port; 0 takes a free one. The default needs no root rights and is the port of many CMP servers."""
+    max_body_bytes: int = Field(default=65536, ge=4096, le=16_777_216)
+    """Largest request body, in bytes; more is answered with 413. An ML-DSA chain of three exceeds 20 kB; the default
+    leaves three times that.
+    """
+    header_timeout_seconds: Seconds = Field(default=10.0, le=300)
+    """Time for a client to send its request line and headers, in seconds. A base station sends them in one packet; the
+    default covers two TCP retransmissions on a bad link.
+    """
+    body_timeout_seconds: Seconds = Field(default=10.0, le=300)
+    """Time for a client to send the body, in seconds. The default asks for some 6.5 kB/s at the largest body."""
+    idle_timeout_seconds: Seconds = Field(default=75.0, le=3600)
+    """Time a kept-alive connection may stay unused, in seconds. The default is the usual one of HTTP servers (nginx),
+    and covers the pause between ip and certConf.
+    """
+    max_connections: int = Field(default=1000, ge=1, le=100_000)
+    """Most open connections. For one more, the one that has waited longest for its client is closed; none that has a
+    request in flight. The default serves a site of a thousand base stations that starts at once; the process's limit of
+    open files (ulimit -n) must be some 100 above it.
+    """
+    max_connections_per_address: int = Field(default=500, ge=1, le=100_000)
+    """Most open connections of one IPv4 address or IPv6 /64; for one more, its own that has waited longest is closed.
+    The default leaves half of all to the others, and is twice the requests in flight: base stations behind one NAT or
+    balancer do not meet it.
+    """
+    max_requests_in_flight: int = Field(default=256, ge=1, le=100_000)
+    """Most requests worked on at a time; more are answered with 503. The default is four times the 64 connections to an
+    upstream: a short queue for the CA, not a long one.
+    """
+    drain_seconds: Seconds = Field(default=30.0, le=600)
+    """Time after SIGTERM for accepted requests to be answered, in seconds. The default is twice an upstream's deadline,
+    and what Kubernetes grants a pod.
+    """
 
 
 class LogConfig(Table):
     """What is written about every request; never keys, secrets or message bodies."""
 
-    format: Literal["json", "console"] = Field(
-        default="json",
-        description="One JSON object per line for machines, or coloured lines for a terminal.",
-    )
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info",
-        description='Least severity that is written; "info" has one line per request.',
-    )
+    format: Literal["json", "console"] = "json"
+    """One JSON object per line for machines, or coloured lines for a terminal."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is written; "info" has one line per request."""
 
 
 class StoreConfig(Table):
     """Where transactions are kept: in this process, or in Redis across processes and restarts."""
 
-    kind: Literal["memory", "redis"] = Field(
-        default="memory",
-        description='"memory" serves one process and forgets at its end; "redis" serves any '
-        "number and survives.",
-    )
-    redis_url_path: SecretPath | None = Field(
-        default=None,
-        repr=False,
-        description="File that holds the Redis URL with its password, like "
-        "redis://:password@host:6379/0; mode 0600. Required for redis, unless `redis_url` is "
-        "given.",
-    )
-    redis_url: RedisURL | None = Field(
-        default=None,
-        repr=False,
-        description="The Redis URL itself; only without a password. Not together with "
-        "`redis_url_path`.",
-    )
-    seal_key_paths: tuple[SecretPath, ...] = Field(
-        default=(),
-        repr=False,
-        description="Files that hold the keys by which the gateways seal what they keep in Redis, so that nobody "
-        "else who can write there gets a certificate by it: 32 to 4096 octets each (`openssl rand -hex 32`), mode "
-        "0600, the same on all gateways and for `ra-gateway approvals`. The first one seals, each one opens: to change "
-        "keys, add the new one behind, then put it in front, then remove the old one. Required for redis.",
-    )
-    key_prefix: Name = Field(
-        default="ra_gateway",
-        description="First part of every Redis key; gateways with the same prefix share their "
-        "transactions.",
-    )
-    max_transactions: int = Field(
-        default=100_000,
-        ge=1,
-        le=10_000_000,
-        description="Most transactions the memory store keeps; more are refused with "
-        "systemUnavail. At some 10 kB each (request, answer, certificates) the default is about 1 "
-        "GB.",
-    )
-    max_transactions_per_signer: int = Field(
-        default=128,
-        ge=8,
-        le=100_000,
-        description="Most live transactions of one device (certificate or shared secret), in any store; "
-        "one more is refused with systemUnavail until one has expired. Registered RAs are not counted. "
-        "By default as many as a device opens that begins anew every 30 s for an hour.",
-    )
-    transaction_lifetime_seconds: WholeSeconds = Field(
-        default=3600,
-        ge=60,
-        le=604_800,
-        description="How long a transaction is remembered, in seconds: until then a repeat gets "
-        "the same answer and certConf is accepted. The default lets a base station reboot and try "
-        "again.",
-    )
-    act_lifetime_seconds: WholeSeconds = Field(
-        default=604_800,
-        ge=3600,
-        le=2_592_000,
-        description="How long a certificate that nobody confirmed is tried to be revoked, in seconds, where an "
-        'upstream has `unconfirmed` = "revoke" (or is told of, with "report"). The default outlasts a CA '
-        "that is down over a long weekend.",
-    )
-    max_held: int = Field(
-        default=10_000,
-        ge=1,
-        le=1_000_000,
-        description="Most requests that wait for an operator, one for each device; more are refused with "
-        "systemUnavail. The default is more than anybody decides on, at some 10 kB of the store each.",
-    )
-    redis_timeout_seconds: Seconds = Field(
-        default=2.0,
-        le=60,
-        description="Time for one Redis command, in seconds; then the device gets systemUnavail. "
-        "Redis usually answers within a millisecond; the default leaves the rest of a device's "
-        "patience (some 30 s) to the CA.",
-    )
-    redis_max_connections: int = Field(
-        default=64,
-        ge=1,
-        le=10_000,
-        description="Most connections to Redis; further commands wait for one within their time. "
-        "A command takes a millisecond, so the default serves some 64,000 a second.",
-    )
+    kind: Literal["memory", "redis"] = "memory"
+    """ "memory" serves one process and forgets at its end; "redis" serves any number and survives."""
+    redis_url_path: SecretPath | None = Field(default=None, repr=False)
+    """File that holds the Redis URL with its password, like redis://:password@host:6379/0; mode 0600. Required for
+    redis, unless `redis_url` is given.
+    """
+    redis_url: RedisURL | None = Field(default=None, repr=False)
+    """The Redis URL itself; only without a password. Not together with `redis_url_path`."""
+    seal_key_paths: tuple[SecretPath, ...] = Field(default=(), repr=False)
+    """Files that hold the keys by which the gateways seal what they keep in Redis, so that nobody else who can write
+    there gets a certificate by it: 32 to 4096 octets each (`openssl rand -hex 32`), mode 0600, the same on all gateways
+    and for `ra-gateway approvals`. The first one seals, each one opens: to change keys, add the new one behind, then
+    put it in front, then remove the old one. Required for redis.
+    """
+    key_prefix: Name = "ra_gateway"
+    """First part of every Redis key; gateways with the same prefix share their transactions."""
+    max_transactions: int = Field(default=100_000, ge=1, le=10_000_000)
+    """Most transactions the memory store keeps; more are refused with systemUnavail. At some 10 kB each (request,
+    answer, certificates) the default is about 1 GB.
+    """
+    max_transactions_per_signer: int = Field(default=128, ge=8, le=100_000)
+    """Most live transactions of one device (certificate or shared secret), in any store; one more is refused with
+    systemUnavail until one has expired. Registered RAs are not counted. By default as many as a device opens that
+    begins anew every 30 s for an hour.
+    """
+    transaction_lifetime_seconds: WholeSeconds = Field(default=3600, ge=60, le=604_800)
+    """How long a transaction is remembered, in seconds: until then a repeat gets the same answer and certConf is
+    accepted. The default lets a base station reboot and try again.
+    """
+    act_lifetime_seconds: WholeSeconds = Field(default=604_800, ge=3600, le=2_592_000)
+    """How long a certificate that nobody confirmed is tried to be revoked, in seconds, where an upstream has
+    `unconfirmed` = "revoke" (or is told of, with "report"). The default outlasts a CA that is down over a long weekend.
+    """
+    max_held: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Most requests that wait for an operator, one for each device; more are refused with systemUnavail. The default is
+    more than anybody decides on, at some 10 kB of the store each.
+    """
+    redis_timeout_seconds: Seconds = Field(default=2.0, le=60)
+    """Time for one Redis command, in seconds; then the device gets systemUnavail. Redis usually answers within a
+    millisecond; the default leaves the rest of a device's patience (some 30 s) to the CA.
+    """
+    redis_max_connections: int = Field(default=64, ge=1, le=10_000)
+    """Most connections to Redis; further commands wait for one within their time. A command takes a millisecond, so the
+    default serves some 64,000 a second.
+    """

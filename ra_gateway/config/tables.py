@@ -38,51 +38,36 @@ from ra_gateway.upstream.kinds import UpstreamConfig
 class IdentityConfig(Table):
     """Which subject and names a vendor's devices may get."""
 
-    subject: SubjectRule = Field(
-        default=SubjectRule.keep,
-        description='"keep": the subject the device asks for, refused when absent; "derive": the '
-        'same, but made from `subject_template` when absent; "replace": always from the inventory '
-        "or `subject_template`. A subject that is changed voids the device's proof of possession: "
-        "the gateway verifies it first and says raVerified to the CA.",
-    )
-    subject_template: SubjectTemplate | None = Field(
-        default=None,
-        description="Subject to make, in the form of RFC 4514, like "
-        '"CN={cn}.ran.example.net,O=Example", with placeholders from the vendor certificate. '
-        "Required for derive and replace, unless the inventory is required.",
-    )
-    allowed_subjects: tuple[SubjectPattern, ...] = Field(
-        default=(),
-        description="Patterns (* and ?) over the RFC 4514 form of a subject the device asks for (serialNumber "
-        "has no short name there: 2.5.4.5=ENB-0001), "
-        'each wildcard within one attribute ("*" alone allows every subject); '
-        "may hold the same placeholders. Empty allows none; needed for keep and derive.",
-    )
-    san_template: tuple[SANTemplate, ...] = Field(
-        default=(),
-        description='SubjectAltName entries to put in, like "dns:{cn}.ran.example.net" or '
-        '"ip:192.0.2.1".',
-    )
-    allowed_sans: tuple[SANPattern, ...] = Field(
-        default=(),
-        description="Patterns over SubjectAltName entries the device asks for, like "
-        '"dns:*.ran.example.net"; empty allows none; a wildcard name is never allowed.',
-    )
-    inventory: InventoryUse = Field(
-        default=InventoryUse.none,
-        description='"required" refuses devices that `[inventory]` does not list; "optional" lets '
-        "an entry, where there is one, decide.",
-    )
-    identity_from: Literal["serial_number", "cn"] = Field(
-        default="serial_number",
-        description="Subject attribute of the vendor certificate that names the device in the "
-        "inventory.",
-    )
-    same_key: bool = Field(
-        default=True,
-        description="Whether the key of the vendor certificate itself may be certified: TS 33.310 "
-        "lets a base station enrol its pre-provisioned key.",
-    )
+    subject: SubjectRule = SubjectRule.keep
+    """ "keep": the subject the device asks for, refused when absent; "derive": the same, but made from
+    `subject_template` when absent; "replace": always from the inventory or `subject_template`. A subject that is
+    changed voids the device's proof of possession: the gateway verifies it first and says raVerified to the CA.
+    """
+    subject_template: SubjectTemplate | None = None
+    """Subject to make, in the form of RFC 4514, like "CN={cn}.ran.example.net,O=Example", with placeholders from the
+    vendor certificate. Required for derive and replace, unless the inventory is required.
+    """
+    allowed_subjects: tuple[SubjectPattern, ...] = ()
+    """Patterns (* and ?) over the RFC 4514 form of a subject the device asks for (serialNumber has no short name there:
+    2.5.4.5=ENB-0001), each wildcard within one attribute ("*" alone allows every subject); may hold the same
+    placeholders. Empty allows none; needed for keep and derive.
+    """
+    san_template: tuple[SANTemplate, ...] = ()
+    """SubjectAltName entries to put in, like "dns:{cn}.ran.example.net" or "ip:192.0.2.1"."""
+    allowed_sans: tuple[SANPattern, ...] = ()
+    """Patterns over SubjectAltName entries the device asks for, like "dns:*.ran.example.net"; empty allows none; a
+    wildcard name is never allowed.
+    """
+    inventory: InventoryUse = InventoryUse.none
+    """ "required" refuses devices that `[inventory]` does not list; "optional" lets an entry, where there is one,
+    decide.
+    """
+    identity_from: Literal["serial_number", "cn"] = "serial_number"
+    """Subject attribute of the vendor certificate that names the device in the inventory."""
+    same_key: bool = True
+    """Whether the key of the vendor certificate itself may be certified: TS 33.310 lets a base station enrol its
+    pre-provisioned key.
+    """
 
 
 VendorRequestType = Annotated[BodyType, ByName((BodyType.ir, BodyType.cr, BodyType.p10cr))]
@@ -91,50 +76,34 @@ VendorRequestType = Annotated[BodyType, ByName((BodyType.ir, BodyType.cr, BodyTy
 class VendorConfig(Table):
     """The trust domain of one manufacturer: whose devices may ask for a first certificate."""
 
-    enabled: bool = Field(
-        default=True, description="false refuses this vendor's devices without losing its settings."
-    )
-    anchors_paths: tuple[PublicPath, ...] = Field(
-        min_length=1,
-        description="The vendor's root certificates, PEM. Nothing else is trusted for its devices.",
-    )
-    intermediates_paths: tuple[PublicPath, ...] = Field(
-        default=(),
-        description="The vendor's sub-CA certificates, PEM, for devices that do not send them.",
-    )
-    algorithms: AlgorithmsConfig = Field(
-        default=AlgorithmsConfig(),
-        description="What signatures and keys of this vendor's devices may be.",
-    )
-    body_types: tuple[VendorRequestType, ...] = Field(
-        default=(BodyType.ir,),
-        min_length=1,
-        description="What this vendor's devices may ask for a certificate by, where the endpoint takes it. A vendor "
-        "certificate is for the first one, by ir (RFC 9483 4.1.1); cr and p10cr are for who has one of the operator's "
-        "already, and for devices that know no better where they are listed here.",
-    )
-    quirks: tuple[Quirk, ...] = Field(
-        default=(),
-        description="Rules this vendor's devices break and are forgiven for; each use is logged.",
-    )
-    revocation: RevocationConfig = Field(
-        default=RevocationConfig(),
-        description="How it is known which of this vendor's certificates were revoked.",
-    )
-    identity: IdentityConfig = Field(
-        default=IdentityConfig(),
-        description="Which subject and names this vendor's devices may get.",
-    )
+    enabled: bool = True
+    """false refuses this vendor's devices without losing its settings."""
+    anchors_paths: tuple[PublicPath, ...] = Field(min_length=1)
+    """The vendor's root certificates, PEM. Nothing else is trusted for its devices."""
+    intermediates_paths: tuple[PublicPath, ...] = ()
+    """The vendor's sub-CA certificates, PEM, for devices that do not send them."""
+    algorithms: AlgorithmsConfig = AlgorithmsConfig()
+    """What signatures and keys of this vendor's devices may be."""
+    body_types: tuple[VendorRequestType, ...] = Field(default=(BodyType.ir,), min_length=1)
+    """What this vendor's devices may ask for a certificate by, where the endpoint takes it. A vendor certificate is for
+    the first one, by ir (RFC 9483 4.1.1); cr and p10cr are for who has one of the operator's already, and for devices
+    that know no better where they are listed here.
+    """
+    quirks: tuple[Quirk, ...] = ()
+    """Rules this vendor's devices break and are forgiven for; each use is logged."""
+    revocation: RevocationConfig = RevocationConfig()
+    """How it is known which of this vendor's certificates were revoked."""
+    identity: IdentityConfig = IdentityConfig()
+    """Which subject and names this vendor's devices may get."""
 
 
 class InventoryConfig(Table):
     """The operator's list of devices."""
 
-    csv_path: PublicPath = Field(
-        description="CSV file with the header domain,identity,subject,san,enabled: vendor name, "
-        "identity in its certificate, subject to certify, names to certify (separated by blanks), "
-        "true or false.",
-    )
+    csv_path: PublicPath
+    """CSV file with the header domain,identity,subject,san,enabled: vendor name, identity in its certificate, subject
+    to certify, names to certify (separated by blanks), true or false.
+    """
 
 
 KeyKindName = Literal["p256", "p384", "p521", "ed25519", "ed448", "rsa2048", "rsa3072", "rsa4096"]
@@ -146,52 +115,34 @@ class GenmConfig(Table):
     "forward" asks the CA, "local" answers here, "deny" refuses.
     """
 
-    ca_certs: Informing = Field(
-        default=Informing.forward,
-        description='caCerts; "local" tells the CA certificates of `operator.intermediates_paths`.',
-    )
-    root_ca_cert: Informing = Field(
-        default=Informing.forward,
-        description='rootCaCert, after an update of the root; "local" tells the one of `new_root_path`, or that there '
-        "is none.",
-    )
-    cert_req_template: Informing = Field(
-        default=Informing.forward,
-        description='certReqTemplate; "local" tells `template_subject` and `template_keys`, or that nothing is '
-        "prescribed.",
-    )
-    crl_status_list: Informing = Field(
-        default=Informing.forward,
-        description='crlStatusList, for a newer CRL; "local" tells those of `crl_paths`.',
-    )
-    others: Literal[Informing.forward, Informing.deny] = Field(
-        default=Informing.forward, description="Every other question; most CAs refuse it."
-    )
-    old_root_path: PublicPath | None = Field(
-        default=None, description="Root that is being replaced, PEM."
-    )
-    new_root_path: PublicPath | None = Field(
-        default=None, description="Root that takes its place, PEM."
-    )
-    new_with_old_path: PublicPath | None = Field(
-        default=None, description="The new root's key, certified by the old root, PEM."
-    )
-    old_with_new_path: PublicPath | None = Field(
-        default=None, description="The old root's key, certified by the new root, PEM."
-    )
-    template_subject: str | None = Field(
-        default=None,
-        description='What the subject should look like, as of RFC 4514; an empty value, as in "CN=,O=Example", is for '
-        "the device to fill in.",
-    )
-    template_keys: tuple[KeyKindName, ...] = Field(
-        default=(), description="Kinds of keys that the device may choose from."
-    )
-    crl_paths: tuple[PublicPath, ...] = Field(
-        default=(),
-        description="CRLs, PEM or DER, read again when a file changes; each is found by its issuer, and by the "
-        "distribution point it names.",
-    )
+    ca_certs: Informing = Informing.forward
+    """caCerts; "local" tells the CA certificates of `operator.intermediates_paths`."""
+    root_ca_cert: Informing = Informing.forward
+    """rootCaCert, after an update of the root; "local" tells the one of `new_root_path`, or that there is none."""
+    cert_req_template: Informing = Informing.forward
+    """certReqTemplate; "local" tells `template_subject` and `template_keys`, or that nothing is prescribed."""
+    crl_status_list: Informing = Informing.forward
+    """crlStatusList, for a newer CRL; "local" tells those of `crl_paths`."""
+    others: Literal[Informing.forward, Informing.deny] = Informing.forward
+    """Every other question; most CAs refuse it."""
+    old_root_path: PublicPath | None = None
+    """Root that is being replaced, PEM."""
+    new_root_path: PublicPath | None = None
+    """Root that takes its place, PEM."""
+    new_with_old_path: PublicPath | None = None
+    """The new root's key, certified by the old root, PEM."""
+    old_with_new_path: PublicPath | None = None
+    """The old root's key, certified by the new root, PEM."""
+    template_subject: str | None = None
+    """What the subject should look like, as of RFC 4514; an empty value, as in "CN=,O=Example", is for the device to
+    fill in.
+    """
+    template_keys: tuple[KeyKindName, ...] = ()
+    """Kinds of keys that the device may choose from."""
+    crl_paths: tuple[PublicPath, ...] = ()
+    """CRLs, PEM or DER, read again when a file changes; each is found by its issuer, and by the distribution point it
+    names.
+    """
 
 
 class MACConfig(Table):
@@ -200,54 +151,34 @@ class MACConfig(Table):
     Not with strictness "3gpp". Wrong MACs are counted by each process for itself.
     """
 
-    secrets_path: SecretPath = Field(
-        description="CSV file with the header reference,secret,subject,san,single_use,expires: "
-        "senderKID, at least 16 characters, the subject and the names (separated by blanks) it may "
-        "ask for, true or false, and a time like 2027-01-31T00:00:00Z or nothing; mode 0600. Read "
-        "at the start.",
-    )
-    used_path: WrittenPath | None = Field(
-        default=None,
-        description="File that records which secrets for single use were used, required for such; "
-        "made when the first one is. Not with the redis store: no other process reads it.",
-    )
-    min_iterations: int = Field(
-        default=100,
-        ge=1,
-        le=1_000_000,
-        description="Least iterations of the key derivation; fewer are refused with badAlg. "
-        "openssl uses 500 unless told otherwise.",
-    )
-    max_iterations: int = Field(
-        default=2_048,
-        ge=1,
-        le=1_000_000,
-        description="Most iterations; more are refused before anything is computed. Whoever knows a "
-        "reference, which travels in the clear, can make the gateway compute so many: those of the "
-        "default take 1 to 2 ms of CPU, beside the event loop. openssl and EJBCA use 500 to 1024; "
-        "PBMAC1 of Bouncy Castle uses 8192 unless told otherwise.",
-    )
-    allow_weak_hmac: bool = Field(
-        default=False,
-        description="Whether HMAC-SHA1 is taken; openssl up to 3.0 uses it unless told otherwise "
-        "(-mac hmacWithSHA256).",
-    )
-    lockout_failures: int = Field(
-        default=5,
-        ge=1,
-        le=1000,
-        description="Wrong MACs that one peer (IPv4 address or IPv6 /64) may send under one reference "
-        "within `lockout_seconds`; then it gets one try each time the one divided by the other has "
-        "passed. Other peers are not slowed down: the reference travels in the clear. By default "
-        "five: a device that knows its secret needs one.",
-    )
-    lockout_seconds: WholeSeconds = Field(
-        default=900,
-        le=86_400,
-        description="Time for `lockout_failures`, in seconds; by default what leaves a guesser some "
-        "500 attempts a day, one every three minutes. Beyond 20 times as many wrong MACs under any "
-        "references, a peer gets one try at each reference in that time.",
-    )
+    secrets_path: SecretPath
+    """CSV file with the header reference,secret,subject,san,single_use,expires: senderKID, at least 16 characters, the
+    subject and the names (separated by blanks) it may ask for, true or false, and a time like 2027-01-31T00:00:00Z or
+    nothing; mode 0600. Read at the start.
+    """
+    used_path: WrittenPath | None = None
+    """File that records which secrets for single use were used, required for such; made when the first one is. Not with
+    the redis store: no other process reads it.
+    """
+    min_iterations: int = Field(default=100, ge=1, le=1_000_000)
+    """Least iterations of the key derivation; fewer are refused with badAlg. openssl uses 500 unless told otherwise."""
+    max_iterations: int = Field(default=2_048, ge=1, le=1_000_000)
+    """Most iterations; more are refused before anything is computed. Whoever knows a reference, which travels in the
+    clear, can make the gateway compute so many: those of the default take 1 to 2 ms of CPU, beside the event loop.
+    openssl and EJBCA use 500 to 1024; PBMAC1 of Bouncy Castle uses 8192 unless told otherwise.
+    """
+    allow_weak_hmac: bool = False
+    """Whether HMAC-SHA1 is taken; openssl up to 3.0 uses it unless told otherwise (-mac hmacWithSHA256)."""
+    lockout_failures: int = Field(default=5, ge=1, le=1000)
+    """Wrong MACs that one peer (IPv4 address or IPv6 /64) may send under one reference within `lockout_seconds`; then
+    it gets one try each time the one divided by the other has passed. Other peers are not slowed down: the reference
+    travels in the clear. By default five: a device that knows its secret needs one.
+    """
+    lockout_seconds: WholeSeconds = Field(default=900, le=86_400)
+    """Time for `lockout_failures`, in seconds; by default what leaves a guesser some 500 attempts a day, one every
+    three minutes. Beyond 20 times as many wrong MACs under any references, a peer gets one try at each reference in
+    that time.
+    """
 
 
 class RouteConfig(Table):
@@ -256,101 +187,77 @@ class RouteConfig(Table):
     profiles: tuple[Name, ...] = Field(
         default=(), description=f"Names of the path {WELL_KNOWN_PATH}/p/<name> it was sent to."
     )
-    cert_profiles: tuple[str, ...] = Field(
-        default=(), description="Names in certProfile of the header."
-    )
-    domains: tuple[str, ...] = Field(
-        default=(),
-        description='Who vouched for the device: names of `[vendors.<name>]`, "operator" for one that has an '
-        "operator certificate.",
-    )
-    body_types: tuple[RequestType, ...] = Field(default=(), description="Types of request.")
-    subjects: tuple[str, ...] = Field(
-        default=(),
-        description='Patterns like "CN=*.ran.example.net,O=Example" for the subject that is asked for; where the '
-        "request names none, or the vendor's own rules replace it, for the one that these give. Case and blanks "
-        "make no difference.",
-    )
-    upstream: str = Field(description="Name of the `[upstreams.<name>]` that these requests go to.")
-    identity: IdentityConfig | None = Field(
-        default=None,
-        description="Takes the place of the vendor's identity rules, for what this route takes.",
-    )
-    approval: Approval | None = Field(
-        default=None, description="Takes the place of the endpoint's, for what this route takes."
-    )
+    cert_profiles: tuple[str, ...] = ()
+    """Names in certProfile of the header."""
+    domains: tuple[str, ...] = ()
+    """Who vouched for the device: names of `[vendors.<name>]`, "operator" for one that has an operator certificate."""
+    body_types: tuple[RequestType, ...] = ()
+    """Types of request."""
+    subjects: tuple[str, ...] = ()
+    """Patterns like "CN=*.ran.example.net,O=Example" for the subject that is asked for; where the request names none,
+    or the vendor's own rules replace it, for the one that these give. Case and blanks make no difference.
+    """
+    upstream: str
+    """Name of the `[upstreams.<name>]` that these requests go to."""
+    identity: IdentityConfig | None = None
+    """Takes the place of the vendor's identity rules, for what this route takes."""
+    approval: Approval | None = None
+    """Takes the place of the endpoint's, for what this route takes."""
 
 
 class RARightsConfig(Table):
     """What single RAs may ask for; nothing of the table above holds for them, and what is left out they may not."""
 
-    certificate_paths: tuple[PublicPath, ...] = Field(
-        min_length=1,
-        description="Their certificates: some of those in `registration_authorities.certificate_paths`.",
-    )
-    allowed_subjects: tuple[SubjectPattern, ...] = Field(
-        default=(), description="As above, for these RAs alone."
-    )
-    allowed_sans: tuple[SANPattern, ...] = Field(
-        default=(), description="As above, for these RAs alone."
-    )
-    ra_verified: bool = Field(default=False, description="As above, for these RAs alone.")
-    revoke_on_behalf: bool = Field(default=False, description="As above, for these RAs alone.")
+    certificate_paths: tuple[PublicPath, ...] = Field(min_length=1)
+    """Their certificates: some of those in `registration_authorities.certificate_paths`."""
+    allowed_subjects: tuple[SubjectPattern, ...] = ()
+    """As above, for these RAs alone."""
+    allowed_sans: tuple[SANPattern, ...] = ()
+    """As above, for these RAs alone."""
+    ra_verified: bool = False
+    """As above, for these RAs alone."""
+    revoke_on_behalf: bool = False
+    """As above, for these RAs alone."""
 
 
 class RegistrationAuthoritiesConfig(Table):
     """Other RAs in front of this gateway: they may come in place of their devices (docs/deployment.md)."""
 
-    certificate_paths: tuple[PublicPath, ...] = Field(
-        min_length=1,
-        description="Their certificates, PEM, exactly those that protect their messages; list the old and the new "
-        "one while a certificate is being renewed. Each must also chain to an operator root, unless "
-        "`anchors_paths` is given.",
-    )
-    anchors_paths: tuple[PublicPath, ...] = Field(
-        default=(),
-        description="Roots, PEM, that these certificates chain to, in place of the operator's.",
-    )
-    allowed_subjects: tuple[SubjectPattern, ...] = Field(
-        default=(),
-        description="Patterns (* and ?) over the RFC 4514 form of the subjects they may ask for under their own "
-        'protection, each wildcard within one attribute ("*" alone allows every subject). Empty allows none: '
-        "they may then only nest what devices sign.",
-    )
-    allowed_sans: tuple[SANPattern, ...] = Field(
-        default=(),
-        description="Patterns over SubjectAltName entries they may ask for, like "
-        '"dns:*.ran.example.net"; empty allows none; a wildcard name is never allowed.',
-    )
-    ra_verified: bool = Field(
-        default=False,
-        description="Whether they may say raVerified: that they have verified the proof of possession "
-        "themselves. An RA that sets subjects, or fills in a kur, has to.",
-    )
-    revoke_on_behalf: bool = Field(
-        default=False,
-        description="Whether they may have certificates revoked (rr) that are not their own: those whose names they "
-        'may ask for. Unless `allowed_subjects` has "*", the certificate must be known to the CA in this process, or '
-        "come along in extraCerts, as from another gateway. Needed for the rr of devices that they re-protect, and "
-        "for certificates that nobody confirmed.",
-    )
-    nested: bool = Field(
-        default=True,
-        description="Whether they may send messages inside nested: one as its device signed it, or a batch.",
-    )
-    batch_max: int = Field(
-        default=64,
-        ge=1,
-        le=1000,
-        description="Most messages in one batch; all are worked on at the same time. The default is what fits into "
-        "twice the default of `server.max_body_bytes`, at 2 kB each, so that the latter is what bounds.",
-    )
-    rights: tuple[RARightsConfig, ...] = Field(
-        default=(),
-        max_length=256,
-        description="`[[endpoints.<name>.registration_authorities.rights]]`: what single RAs may, so that each is "
-        "bound to its own devices' names.",
-    )
+    certificate_paths: tuple[PublicPath, ...] = Field(min_length=1)
+    """Their certificates, PEM, exactly those that protect their messages; list the old and the new one while a
+    certificate is being renewed. Each must also chain to an operator root, unless `anchors_paths` is given.
+    """
+    anchors_paths: tuple[PublicPath, ...] = ()
+    """Roots, PEM, that these certificates chain to, in place of the operator's."""
+    allowed_subjects: tuple[SubjectPattern, ...] = ()
+    """Patterns (* and ?) over the RFC 4514 form of the subjects they may ask for under their own protection, each
+    wildcard within one attribute ("*" alone allows every subject). Empty allows none: they may then only nest what
+    devices sign.
+    """
+    allowed_sans: tuple[SANPattern, ...] = ()
+    """Patterns over SubjectAltName entries they may ask for, like "dns:*.ran.example.net"; empty allows none; a
+    wildcard name is never allowed.
+    """
+    ra_verified: bool = False
+    """Whether they may say raVerified: that they have verified the proof of possession themselves. An RA that sets
+    subjects, or fills in a kur, has to.
+    """
+    revoke_on_behalf: bool = False
+    """Whether they may have certificates revoked (rr) that are not their own: those whose names they may ask for.
+    Unless `allowed_subjects` has "*", the certificate must be known to the CA in this process, or come along in
+    extraCerts, as from another gateway. Needed for the rr of devices that they re-protect, and for certificates that
+    nobody confirmed.
+    """
+    nested: bool = True
+    """Whether they may send messages inside nested: one as its device signed it, or a batch."""
+    batch_max: int = Field(default=64, ge=1, le=1000)
+    """Most messages in one batch; all are worked on at the same time. The default is what fits into twice the default
+    of `server.max_body_bytes`, at 2 kB each, so that the latter is what bounds.
+    """
+    rights: tuple[RARightsConfig, ...] = Field(default=(), max_length=256)
+    """`[[endpoints.<name>.registration_authorities.rights]]`: what single RAs may, so that each is bound to its own
+    devices' names.
+    """
 
 
 class _Service(Table):
@@ -365,35 +272,26 @@ class _Service(Table):
     profiles: tuple[Name, ...] = Field(
         default=(), description=f"Profile names; each is served at {WELL_KNOWN_PATH}/p/<name>."
     )
-    vendors: tuple[str, ...] = Field(
-        default=(), description="Names of the `[vendors.<name>]` whose devices may send ir here."
-    )
-    operator: bool = Field(
-        default=True,
-        description="Whether devices with an operator certificate may send kur here, and what "
-        "else `body_types` has but ir.",
-    )
+    vendors: tuple[str, ...] = ()
+    """Names of the `[vendors.<name>]` whose devices may send ir here."""
+    operator: bool = True
+    """Whether devices with an operator certificate may send kur here, and what else `body_types` has but ir."""
     body_types: tuple[RequestType, ...] = Field(
-        default=(BodyType.ir, BodyType.cr, BodyType.kur),
-        min_length=1,
-        description="Requests that may open a transaction here. TS 33.310 has neither p10cr (a "
-        "PKCS#10), nor rr (a device has its own certificate revoked), nor genm (it asks).",
+        default=(BodyType.ir, BodyType.cr, BodyType.kur), min_length=1
     )
-    genm: GenmConfig = Field(default=GenmConfig(), description="Who answers genm.")
-    mac: MACConfig | None = Field(
-        default=None,
-        description="Shared secrets; without this table, protection by MAC is refused.",
-    )
-    registration_authorities: RegistrationAuthoritiesConfig | None = Field(
-        default=None,
-        description="Other RAs; without this table, only devices are served, and nested is refused.",
-    )
-    upstream: str = Field(description="Name of the `[upstreams.<name>]` that requests go to.")
-    routes: tuple[RouteConfig, ...] = Field(
-        default=(),
-        max_length=256,
-        description="`[[endpoints.<name>.routes]]`: requests that go elsewhere, or by other rules.",
-    )
+    """Requests that may open a transaction here. TS 33.310 has neither p10cr (a PKCS#10), nor rr (a device has its own
+    certificate revoked), nor genm (it asks).
+    """
+    genm: GenmConfig = GenmConfig()
+    """Who answers genm."""
+    mac: MACConfig | None = None
+    """Shared secrets; without this table, protection by MAC is refused."""
+    registration_authorities: RegistrationAuthoritiesConfig | None = None
+    """Other RAs; without this table, only devices are served, and nested is refused."""
+    upstream: str
+    """Name of the `[upstreams.<name>]` that requests go to."""
+    routes: tuple[RouteConfig, ...] = Field(default=(), max_length=256)
+    """`[[endpoints.<name>.routes]]`: requests that go elsewhere, or by other rules."""
 
 
 class EndpointConfig(EndpointSettings, _Service):
@@ -408,25 +306,28 @@ class EndpointConfig(EndpointSettings, _Service):
 class GatewayConfig(Table):
     """Everything one gateway process is told."""
 
-    server: ServerConfig = Field(default=ServerConfig(), description="The HTTP listener.")
-    log: LogConfig = Field(default=LogConfig(), description="Logging.")
-    store: StoreConfig = Field(default=StoreConfig(), description="The transaction store.")
-    ra: RAConfig = Field(description="The gateway's own credential.")
-    operator: OperatorConfig = Field(description="The operator's trust domain.")
-    vendors: Named[VendorConfig] = Field(
-        default={}, description="The manufacturers' trust domains."
-    )
-    inventory: InventoryConfig | None = Field(
-        default=None, description="The operator's list of devices."
-    )
-    upstreams: Named[Annotated[UpstreamConfig, Field(discriminator="kind")]] = Field(
-        min_length=1, description="The ways to CAs."
-    )
-    dialects: Named[DialectConfig] = Field(
-        default={}, description="Dialects of your own, for upstreams to name."
-    )
-    ca: CAConfig | None = Field(default=None, description="The bundled CA.")
-    endpoints: Named[EndpointConfig] = Field(min_length=1, description="The URLs served.")
+    server: ServerConfig = ServerConfig()
+    """The HTTP listener."""
+    log: LogConfig = LogConfig()
+    """Logging."""
+    store: StoreConfig = StoreConfig()
+    """The transaction store."""
+    ra: RAConfig
+    """The gateway's own credential."""
+    operator: OperatorConfig
+    """The operator's trust domain."""
+    vendors: Named[VendorConfig] = Field(default={})
+    """The manufacturers' trust domains."""
+    inventory: InventoryConfig | None = None
+    """The operator's list of devices."""
+    upstreams: Named[Annotated[UpstreamConfig, Field(discriminator="kind")]] = Field(min_length=1)
+    """The ways to CAs."""
+    dialects: Named[DialectConfig] = Field(default={})
+    """Dialects of your own, for upstreams to name."""
+    ca: CAConfig | None = None
+    """The bundled CA."""
+    endpoints: Named[EndpointConfig] = Field(min_length=1)
+    """The URLs served."""
 
     @property
     def has_bundled_upstream(self) -> bool:
@@ -437,8 +338,9 @@ class GatewayConfig(Table):
 class CAServiceConfig(Table):
     """What `ra-gateway ca serve` is told: `[log]`, `[ca]`, `[vendors]`, alone or in a gateway's file."""
 
-    log: LogConfig = Field(default=LogConfig(), description="Logging.")
-    vendors: Named[VendorConfig] = Field(
-        default={}, description="The manufacturers' trust domains, for client mode."
-    )
-    ca: CAConfig = Field(description="The bundled CA.")
+    log: LogConfig = LogConfig()
+    """Logging."""
+    vendors: Named[VendorConfig] = Field(default={})
+    """The manufacturers' trust domains, for client mode."""
+    ca: CAConfig
+    """The bundled CA."""

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, get_args
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
@@ -170,23 +171,21 @@ def _host(text: str) -> str:
     return text
 
 
+def _holds_password(key: str) -> PydanticCustomError:
+    todo = f"Write the URL to a file of mode 0600 and name that file in {key} instead."
+    return wrong("holds a password", todo)
+
+
 def _redis_url(text: str) -> str:
     parts = urlsplit(require_url(text, ("redis", "rediss", "unix")))
     if parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True):
-        raise wrong(
-            "holds a password",
-            "Write the URL to a file of mode 0600 and name that file in redis_url_path instead.",
-        )
+        raise _holds_password("redis_url_path")
     return text
 
 
 def _database_url(text: str) -> str:
-    url = _postgres_url(text)
-    if url.password is not None:
-        raise wrong(
-            "holds a password",
-            "Write the URL to a file of mode 0600 and name that file in ledger_url_path instead.",
-        )
+    if _postgres_url(text).password is not None:
+        raise _holds_password("ledger_url_path")
     return text
 
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp import asn1, crmf, structures
 from ra_gateway.cmp.algorithms import KEM_PUBLIC_KEYS, digest
 from ra_gateway.cmp.bodies import (
     CertRepMessage,
@@ -37,18 +37,6 @@ from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.cms import PrivateKeyHolder, open_envelope
 from ra_gateway.cmp.cms_signed import open_package
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.crmf import (
-    ENCR_CERT_POPO_DER,
-    CertId,
-    CertTemplate,
-    Control,
-    Extension,
-    cert_id_der,
-    cert_req_msg_der,
-    cert_request_der,
-    popo_signing_key_input,
-    signature_popo_der,
-)
 from ra_gateway.cmp.header_checks import (
     NONCE_OCTETS,
     HeaderRules,
@@ -190,7 +178,7 @@ class Enrollment:
             self._request_der = await self._compose(
                 body(
                     self._options.body_type,
-                    asn1.tlv(0x30, cert_req_msg_der(self._cert_request_der(), popo_der)),
+                    asn1.tlv(0x30, crmf.cert_req_msg_der(self._cert_request_der(), popo_der)),
                 ),
                 general_info=self._request_info(),
                 recip_nonce=None,
@@ -206,20 +194,20 @@ class Enrollment:
             info.append(InfoTypeAndValue(OID.certProfile, names))
         return tuple(info)
 
-    def _make_template(self) -> CertTemplate:
+    def _make_template(self) -> crmf.CertTemplate:
         options = self._options
         old = self._identity.credential.certificate
         renewing = options.body_type is BodyType.kur
         subject_der = None if options.subject is None else from_rfc4514(options.subject)
-        extensions: tuple[Extension, ...] = ()
+        extensions: tuple[crmf.Extension, ...] = ()
         if options.san:
             san_der = general_names_der(options.san)
             # RFC 5280 4.2.1.6: critical where the subject is empty.
             nameless = subject_der in (None, NULL_DN) and not renewing
-            extensions = (Extension(OID.subjectAltName, nameless, san_der),)
+            extensions = (crmf.Extension(OID.subjectAltName, nameless, san_der),)
         elif renewing and (san := old.extensions.get(OID.subjectAltName)):
-            extensions = (Extension(OID.subjectAltName, *san),)
-        return CertTemplate(
+            extensions = (crmf.Extension(OID.subjectAltName, *san),)
+        return crmf.CertTemplate(
             subject_der=old.subject_der if renewing and subject_der is None else subject_der,
             spki_der=self._requested_key_der(),
             extensions=extensions,
@@ -245,9 +233,9 @@ class Enrollment:
         controls = []
         if self._options.body_type is BodyType.kur:
             old = self._identity.credential.certificate
-            old_id = CertId(directory_name(old.issuer_der), old.serial_number)
-            controls.append(Control(OID.oldCertID, cert_id_der(old_id)))
-        return cert_request_der(
+            old_id = crmf.CertId(directory_name(old.issuer_der), old.serial_number)
+            controls.append(crmf.Control(OID.oldCertID, crmf.cert_id_der(old_id)))
+        return crmf.cert_request_der(
             self._template, cert_req_id=self._options.cert_req_id, controls=controls
         )
 
@@ -255,14 +243,14 @@ class Enrollment:
         if self._possession is Possession.key_generation:
             return b""
         if self._possession is Possession.encr_cert:
-            return ENCR_CERT_POPO_DER
+            return crmf.ENCR_CERT_POPO_DER
         signer, input_der = signer_of(self._private_key), None
         if self._template.subject_der is None:
             # RFC 4211 4.1: without a subject in the template, who asks is named in what is signed.
             spki_der = self._template.spki_der or b""
-            input_der = popo_signing_key_input(self._identity.credential.sender_der, spki_der)
+            input_der = crmf.popo_signing_key_input(self._identity.credential.sender_der, spki_der)
         signature = await signer.sign(input_der or self._cert_request_der())
-        return signature_popo_der(signer.algorithm.der, signature, input_der)
+        return crmf.signature_popo_der(signer.algorithm.der, signature, input_der)
 
     async def _compose(
         self,

@@ -11,7 +11,7 @@ from datetime import datetime
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertId, cert_id_der
-from ra_gateway.cmp.names import NULL_DN, directory_name, rfc4514, same_name
+from ra_gateway.cmp.names import NULL_DN, directory_name, rfc4514
 from ra_gateway.cmp.requests import (
     AuthenticatedRequest,
     AuthenticatedRevocation,
@@ -180,13 +180,11 @@ def _shown_certificate(
     """Return the certificate that an rr names, if it came along in extraCerts and the operator vouches for it."""
     if endpoint.operator is None:
         return None
-    bag = certificate_bag(request.message, endpoint.rules)
+    bag = certificate_bag(request.authenticated.message, endpoint.rules)
     # One for the message: whoever sent it may have sent many certificates of one serial number.
     budget = SearchBudget()
     for item in bag:
-        if item.serial_number == request.serial_number and same_name(
-            item.issuer_der, request.issuer_der
-        ):
+        if request.names(item):
             try:
                 endpoint.operator.find_path(item, bag, now, budget=budget)
             except CMPError:
@@ -353,11 +351,10 @@ def _check_no_authority_named(context: RequestContext, request: AuthenticatedRev
     relays = endpoint.registration_authorities
     authorities = {item for upstream in endpoint.upstreams.values() for item in upstream.own()}
     authorities |= frozenset() if relays is None else relays.certificates
-    for item in authorities - {request.signer}:
-        if item.serial_number == request.serial_number and same_name(
-            item.issuer_der, request.issuer_der
-        ):
+    signer = request.authenticated.signer
+    for item in authorities - {signer}:
+        if request.names(item):
             raise NotAuthorized(
-                f"{request.signer.subject} asks for the revocation of {item.subject}, an RA's certificate",
+                f"{signer.subject} asks for the revocation of {item.subject}, an RA's certificate",
                 rule="R130",
             )

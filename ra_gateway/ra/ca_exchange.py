@@ -8,7 +8,7 @@ transaction. A device is held up at most as long as its endpoint says: after tha
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -27,7 +27,7 @@ from ra_gateway.errors import (
     UpstreamUnavailable,
 )
 from ra_gateway.events import Outcome
-from ra_gateway.ra import machine, responses, transactions, unconfirmed
+from ra_gateway.ra import late_certificates, machine, responses, transactions, unconfirmed
 from ra_gateway.ra.context import RequestContext, event_of
 from ra_gateway.ra.endpoints import Upstream
 from ra_gateway.ra.ports import Claim
@@ -38,8 +38,8 @@ from ra_gateway.ra.transactions import Overtaken
 
 _ISSUES_NOTHING: Final = frozenset({BodyType.rr, BodyType.genm})
 
-_STORE_AGAIN_SECONDS: Final = 1.0
-"""Between attempts to store what a CA has issued while the store was gone."""
+_NOTHING_CAME: Final = frozenset({Event.refused, Event.deferred})
+"""What a CA's answer may mean that brings a transaction nothing."""
 
 
 @dataclass(slots=True)
@@ -51,6 +51,7 @@ class _CAExchange:
         told_to_wait: Whether the device was told to wait, and that is stored.
         detached: Whether nobody awaits the answer here any more: the exchange has an event of its own.
         settling: Whether the CA has answered, so that waiting a little longer is worth it.
+        overtaken: What somebody else has made of the transaction before this exchange could.
         writing: Held while the transaction is being changed.
     """
 
@@ -60,6 +61,7 @@ class _CAExchange:
     told_to_wait: bool = False
     detached: bool = False
     settling: bool = False
+    overtaken: Overtaken | None = None
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -82,7 +84,7 @@ async def ask(
     task = services.spawn(_run_in_background(services, exchange))
     await asyncio.wait({task}, timeout=patience)
     if task.done() or exchange.settling:
-        return await task
+        return await asyncio.shield(task)
     return await _defer(services, exchange)
 
 
@@ -171,59 +173,60 @@ async def _run(services: Services, exchange: _CAExchange) -> bytes:
         services.upstream_failed(transaction, error)
         if not _harmless_to_repeat(error, upstream, transaction):
             return await _fail(services, exchange, error)
-        # Nothing was issued, or asking again yields the same: the device's next message may try.
-        await _release(services, exchange)
+        # Nothing was issued, or asking again yields the same: the device's next message may try. The secret is given
+        # back before the lease: whoever takes over claims it anew.
         if claimed and isinstance(error, UpstreamUnavailable) and not error.delivered:
             await _release_secret(context, transaction)
+        await _release(services, exchange)
         raise
     return await _conclude(services, exchange, checked)
 
 
 async def _conclude(services: Services, exchange: _CAExchange, checked: CheckedResponse) -> bytes:
     """Settle a transaction by what the CA answered, and return what the device is answered."""
-    context, transaction = exchange.context, exchange.transaction
-    endpoint, now = context.endpoint, services.clock()
-    note(context, checked)
+    note(exchange.context, checked)
+    attempt = partial(_settle, services, exchange, checked)
+    response_der = await _insist(services, exchange, attempt, issued=checked.issued)
+    return _answer(exchange, response_der)
+
+
+async def _insist(
+    services: Services,
+    exchange: _CAExchange,
+    attempt: Callable[[], Awaitable[bytes]],
+    *,
+    issued: bool,
+) -> bytes:
+    """Attempt to store what came of an exchange; what the CA has issued is stored later where that fails."""
+    try:
+        return await attempt()
+    except Exception:
+        if issued and exchange.stored:
+            context = exchange.context.detached()
+            again = late_certificates.store_later(services, context, exchange.transaction, attempt)
+            services.spawn(again)
+        raise
+
+
+async def _settle(services: Services, exchange: _CAExchange, checked: CheckedResponse) -> bytes:
+    """Sign the response (step 9), and store what a CA's answer makes of a transaction; returns the response."""
+    context, transaction, now = exchange.context, exchange.transaction, services.clock()
+    settings = context.endpoint.settings
     response_der, until = b"", None
     if not exchange.told_to_wait:
-        response_der, until = await responses.render(  # step 9
+        response_der, until = await responses.render(
             services, context, transaction, checked.planned, issues=checked.event is Event.issued
         )
     elif checked.event is Event.issued:
         # The device has yet to ask for it, and is told then until when it is to confirm.
-        seconds = endpoint.settings.check_after_seconds + endpoint.settings.confirm_wait_seconds
+        seconds = settings.check_after_seconds + settings.confirm_wait_seconds
         until = now + timedelta(seconds=seconds)
-    try:
-        return await _settle(services, exchange, checked, response_der, until)  # step 10
-    except StoreUnavailable:
-        if checked.issued and exchange.stored:
-            services.spawn(_settle_later(services, exchange, checked, response_der, until))
-        raise
-
-
-async def _settle(
-    services: Services,
-    exchange: _CAExchange,
-    checked: CheckedResponse,
-    response_der: bytes,
-    until: datetime | None,
-) -> bytes:
-    """Store what a CA's answer makes of a transaction, and return what the device is answered."""
-    context, transaction, now = exchange.context, exchange.transaction, services.clock()
     certificate_der = b"" if checked.certificate is None else checked.certificate.der
-    step: transactions.Step
+    step: Callable[..., Transaction]
     expires_at: datetime | None
     if checked.event is Event.deferred:
-        lives_until = transaction.created_at + timedelta(
-            seconds=context.endpoint.settings.approval_seconds
-        )
-        step = partial(
-            machine.deferred_by_ca,
-            checked=checked,
-            response_der=response_der,
-            now=now,
-            until=lives_until,
-        )
+        lives_until = transaction.created_at + timedelta(seconds=settings.approval_seconds)
+        step = partial(machine.deferred_by_ca, now=now, until=lives_until)
     else:
         if checked.event is Event.accepted:
             expires_at = min(transaction.expires_at, now + services.lifetime)
@@ -231,46 +234,39 @@ async def _settle(
             expires_at = await unconfirmed.schedule(
                 services, context, transaction, checked.event, certificate_der, until
             )
-        step = partial(
-            machine.answered,
-            checked=checked,
-            response_der=response_der,
-            confirm_until=until,
-            expires_at=expires_at,
-        )
-    create = checked.event is Event.deferred
-    instead = await _store(services, exchange, step, create=create, certificate_der=certificate_der)
-    if exchange.transaction.state is State.REFUSED:
+        step = partial(machine.answered, confirm_until=until, expires_at=expires_at)
+    await _store(
+        services,
+        exchange,
+        partial(step, checked=checked, response_der=response_der),
+        create=checked.event is Event.deferred,
+        late=checked.event not in _NOTHING_CAME,
+        certificate_der=certificate_der,
+    )
+    if exchange.overtaken is None and exchange.transaction.state is State.REFUSED:
         await _release_secret(context, transaction)
-    return instead or response_der
-
-
-async def _settle_later(
-    services: Services,
-    exchange: _CAExchange,
-    checked: CheckedResponse,
-    response_der: bytes,
-    until: datetime | None,
-) -> bytes:
-    """Store what a CA has issued as soon as the store can take it: nobody else knows of that certificate."""
-    while services.clock() < exchange.transaction.expires_at:
-        await asyncio.sleep(_STORE_AGAIN_SECONDS)
-        with suppress(StoreUnavailable):
-            return await _settle(services, exchange, checked, response_der, until)
-    return b""
+    return response_der
 
 
 async def _fail(services: Services, exchange: _CAExchange, error: CMPError) -> bytes:
     """Settle a transaction that must not be asked again; its retransmissions get this same error."""
     context, transaction = exchange.context, exchange.transaction
     error = await _explained(services, transaction, error)
-    response_der = await responses.refuse(services, context, error)
-    certificate_der, expires_at = b"", None
+    response_der = await responses.refuse(services, context, error, transaction=transaction)
+    attempt = partial(_store_failure, services, exchange, error, response_der)
+    issued = isinstance(error, UpstreamBroken) and bool(error.certificate_der)
+    return _answer(exchange, await _insist(services, exchange, attempt, issued=issued))
+
+
+async def _store_failure(
+    services: Services, exchange: _CAExchange, error: CMPError, response_der: bytes
+) -> bytes:
+    transaction, certificate_der, expires_at = exchange.transaction, b"", None
     if isinstance(error, UpstreamBroken):
         certificate_der = error.certificate_der
     if certificate_der or transaction.confirmation is not None:
         expires_at = await unconfirmed.look_after(
-            services, context.upstream, transaction, services.clock()
+            services, exchange.context.upstream, transaction, services.clock()
         )
     step = partial(
         machine.failed,
@@ -279,7 +275,8 @@ async def _fail(services: Services, exchange: _CAExchange, error: CMPError) -> b
         certificate_der=certificate_der,
         expires_at=expires_at,
     )
-    return await _store(services, exchange, step) or response_der
+    await _store(services, exchange, step, certificate_der=certificate_der)
+    return response_der
 
 
 async def _release(services: Services, exchange: _CAExchange) -> None:
@@ -292,18 +289,16 @@ async def _store(
     step: transactions.Step,
     *,
     create: bool = False,
+    late: bool = False,
     certificate_der: bytes = b"",
-) -> bytes | None:
-    """Store what becomes of a transaction (step 10).
+) -> None:
+    """Store what becomes of a transaction (step 10), unless somebody else was faster, as the exchange then says.
 
     Args:
         create: Whether it is to be stored even if it was not before.
+        late: Whether it counts from a node whose lease is over and that another one has taken over from, too: what
+            the CA has done, but not that it could not be asked, or said no.
         certificate_der: What the CA has issued for it.
-
-    Returns:
-        What the device is told in place of the answer, if anything: the device must see one answer only. A
-        node that was slower than its lease may have been overtaken, and another one may have told the device
-        to wait.
 
     Raises:
         TransactionInUse: It was not stored before, and there is another one now.
@@ -313,33 +308,37 @@ async def _store(
         if not exchange.stored:
             if create:
                 await _create(services, exchange, replace(step(before), version=0))
-            return None
+            return
         after = await transactions.change(
             services.store,
             services.sink,
             before,
             step,
-            while_=lambda live: _still_asked(live, before),
+            while_=lambda live: (
+                _still_asked(live, before) and (late or live.lease_until == before.lease_until)
+            ),
         )
         if isinstance(after, Overtaken):
-            if after.live is not None:
-                exchange.transaction = after.live
-                await _surface(services, exchange, certificate_der)
-            return _answer_of(after.live, before)
-        exchange.transaction, current = after, after.current
-        return current.response_der if current.waiting else None
+            await late_certificates.keep_alone(
+                services, exchange.context, before, certificate_der, after.live
+            )
+            exchange.overtaken = after
+        else:
+            exchange.transaction = after
 
 
-async def _surface(services: Services, exchange: _CAExchange, certificate_der: bytes) -> None:
-    """Have a certificate looked after that came when its transaction had been given up: its device never gets it."""
-    context, failed = exchange.context, exchange.transaction
-    if not certificate_der or failed.state is not State.FAILED or failed.certificate_der:
-        return
-    context.report.outcome = Outcome.failed
-    context.report.notes.append("the CA issued a certificate after its answer was given up")
-    expires_at = await unconfirmed.look_after(services, context.upstream, failed, services.clock())
-    step = partial(machine.surfaced, certificate_der=certificate_der, expires_at=expires_at)
-    await transactions.change(services.store, services.sink, failed, step)
+def _answer(exchange: _CAExchange, response_der: bytes) -> bytes:
+    """Return what the device is told, which must see one answer only.
+
+    A node that was slower than its lease may have been overtaken, and another one may have told the device to wait.
+
+    Raises:
+        StoreUnavailable: Another node has the transaction, and no answer yet.
+    """
+    if exchange.overtaken is not None:
+        return _answer_of(exchange.overtaken.live, exchange.transaction)
+    current = exchange.transaction.current
+    return (current.response_der if current.waiting else None) or response_der
 
 
 async def _create(services: Services, exchange: _CAExchange, transaction: Transaction) -> None:
@@ -433,7 +432,9 @@ async def settle_polled(
     """Settle a transaction by what the CA answered to a pollReq, and return it as it is then."""
     exchange = _CAExchange(context.detached(), transaction, told_to_wait=True)
     await _conclude(services, exchange, checked)
-    return exchange.transaction
+    if exchange.overtaken is None:
+        return exchange.transaction
+    return transactions.require(exchange.overtaken.live)
 
 
 # --- what is said of it ---------------------------------------------------------------------------------------

@@ -101,102 +101,77 @@ class CaPubs(StrEnum):
 class IssuingSettings(Table):
     """What is set of every way to a CA."""
 
-    expected_subject: Literal["requested", "any"] = Field(
-        default="requested",
-        description='"requested" refuses a certificate with another subject than asked for; "any" '
-        "is for test servers that always return the same one.",
-    )
-    unconfirmed: Unconfirmed = Field(
-        default=Unconfirmed.leave,
-        description="What becomes of a certificate that its device rejects or does not confirm in time: "
-        '"leave" trusts the CA to see to it; "report" logs it; "revoke" has the CA revoke it, for a CA that does not '
-        "read certConf.",
-    )
-    unconfirmed_reason: Literal[0, 4, 5] = Field(
-        default=5,
-        description="reasonCode of that revocation: 0 unspecified, 4 superseded, 5 cessationOfOperation. The default "
-        "says that the certificate is not used any more, nor replaced.",
-    )
+    expected_subject: Literal["requested", "any"] = "requested"
+    """ "requested" refuses a certificate with another subject than asked for; "any" is for test servers that always
+    return the same one.
+    """
+    unconfirmed: Unconfirmed = Unconfirmed.leave
+    """What becomes of a certificate that its device rejects or does not confirm in time: "leave" trusts the CA to see
+    to it; "report" logs it; "revoke" has the CA revoke it, for a CA that does not read certConf.
+    """
+    unconfirmed_reason: Literal[0, 4, 5] = 5
+    """reasonCode of that revocation: 0 unspecified, 4 superseded, 5 cessationOfOperation. The default says that the
+    certificate is not used any more, nor replaced.
+    """
 
 
 class UpstreamSettings(IssuingSettings):
     """What is set of a way to a CA that speaks CMP, as it stands in the file."""
 
-    kur: Variant = Field(
-        default=Variant.reprotect,
-        description='How a key update goes up: "reprotect" signed by the RA (CA in RA mode; the '
-        'CA relies on the gateway\'s check of the old key); "nested" untouched inside an '
-        'RA-signed message; "forward" untouched.',
-    )
+    kur: Variant = Variant.reprotect
+    """How a key update goes up: "reprotect" signed by the RA (CA in RA mode; the CA relies on the gateway's check of
+    the old key); "nested" untouched inside an RA-signed message; "forward" untouched.
+    """
     dialect: Name | None = Field(
         default=None,
         description="Sets what this kind of CA needs for the keys below that the table leaves out: "
         f"{', '.join(DIALECTS)}, or one of `[dialects.<name>]`.",
     )
-    requests: Variant = Field(
-        default=Variant.reprotect,
-        description='How ir, cr, p10cr and rr go up, as kur does. With another value than "reprotect" the gateway '
-        "cannot set a device's identity: a request that would need it is refused.",
-    )
-    key_generation: Literal[Variant.nested, Variant.forward] = Field(
-        default=Variant.nested,
-        description="How a request goes up whose key the CA is to make, which must stay as its device protected it.",
-    )
-    certconf: CertConf = Field(
-        default=CertConf.forward,
-        description='"forward" lets the CA answer certConf; "local" has the gateway answer it, '
-        'for a CA that ignores confirmations (EJBCA); "implicit" asks the CA for implicitConfirm, and has the gateway '
-        "answer certConf where that is granted.",
-    )
-    pop: POP = Field(
-        default=POP.keep,
-        description='"keep" sends the device\'s proof of possession on, unless its request had to be changed; '
-        '"raverified" always sends the gateway\'s word for it. It was verified either way.',
-    )
-    kur_names_issuer: bool = Field(
-        default=False,
-        description="Whether a kur names the issuer of the old certificate in its template, for a CA that finds "
-        "that certificate by subject and issuer (EJBCA).",
-    )
-    max_pvno: Literal[2, 3] = Field(
-        default=3,
-        description="Highest version of CMP that the CA speaks. The default leaves it to the device.",
-    )
-    ids: Literal["keep", "map"] = Field(
-        default="keep",
-        description='"keep" shows the CA the device\'s transactionID and senderNonce; "map" others of 16 octets, '
-        "for a CA that refuses the short ones of some base stations.",
-    )
-    genm: bool = Field(
-        default=True,
-        description="Whether the CA answers genm; if not, a question that is for the CA is refused.",
-    )
-    tolerate: tuple[CAQuirk, ...] = Field(
-        default=(),
-        description='What is borne of the CA\'s answers. "unprotected_rejection": a rejection without protection '
-        'counts as one; "unprotected_pkiconf": so does a pkiConf; "pkiconf_without_certificates": a pkiConf may be '
-        "signed by whoever signed an earlier answer.",
-    )
-    path: CAPath = Field(
-        default="",
-        max_length=200,
-        description="Profile or alias on the CA's side, appended to its URL after a slash.",
-    )
-    recipient: DN | None = Field(
-        default=None,
-        description="Recipient in messages to the CA, in the form of RFC 4514; by default the "
-        "issuer of the RA certificate. EJBCA selects its CA by it.",
-    )
-    orig_message: bool = Field(
-        default=False,
-        description="Whether the device's own message goes along as origPKIMessage, for a CA that "
-        "wants to see its protection and proof of possession.",
-    )
-    rr_certificate: bool = Field(
-        default=False,
-        description="Whether an rr carries the certificate that it names among its extraCerts: for a gateway behind "
-        "which this one is an RA bound to names. EJBCA takes it for the signer's.",
-    )
+    requests: Variant = Variant.reprotect
+    """How ir, cr, p10cr and rr go up, as kur does. With another value than "reprotect" the gateway cannot set a
+    device's identity: a request that would need it is refused.
+    """
+    key_generation: Literal[Variant.nested, Variant.forward] = Variant.nested
+    """How a request goes up whose key the CA is to make, which must stay as its device protected it."""
+    certconf: CertConf = CertConf.forward
+    """ "forward" lets the CA answer certConf; "local" has the gateway answer it, for a CA that ignores confirmations
+    (EJBCA); "implicit" asks the CA for implicitConfirm, and has the gateway answer certConf where that is granted.
+    """
+    pop: POP = POP.keep
+    """ "keep" sends the device's proof of possession on, unless its request had to be changed; "raverified" always
+    sends the gateway's word for it. It was verified either way.
+    """
+    kur_names_issuer: bool = False
+    """Whether a kur names the issuer of the old certificate in its template, for a CA that finds that certificate by
+    subject and issuer (EJBCA).
+    """
+    max_pvno: Literal[2, 3] = 3
+    """Highest version of CMP that the CA speaks. The default leaves it to the device."""
+    ids: Literal["keep", "map"] = "keep"
+    """ "keep" shows the CA the device's transactionID and senderNonce; "map" others of 16 octets, for a CA that refuses
+    the short ones of some base stations.
+    """
+    genm: bool = True
+    """Whether the CA answers genm; if not, a question that is for the CA is refused."""
+    tolerate: tuple[CAQuirk, ...] = ()
+    """What is borne of the CA's answers. "unprotected_rejection": a rejection without protection counts as one;
+    "unprotected_pkiconf": so does a pkiConf; "pkiconf_without_certificates": a pkiConf may be signed by whoever signed
+    an earlier answer.
+    """
+    path: CAPath = Field(default="", max_length=200)
+    """Profile or alias on the CA's side, appended to its URL after a slash."""
+    recipient: DN | None = None
+    """Recipient in messages to the CA, in the form of RFC 4514; by default the issuer of the RA certificate. EJBCA
+    selects its CA by it.
+    """
+    orig_message: bool = False
+    """Whether the device's own message goes along as origPKIMessage, for a CA that wants to see its protection and
+    proof of possession.
+    """
+    rr_certificate: bool = False
+    """Whether an rr carries the certificate that it names among its extraCerts: for a gateway behind which this one is
+    an RA bound to names. EJBCA takes it for the signer's.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,94 +341,60 @@ class Route:
 class EndpointSettings(Table):
     """What is set of an endpoint besides who may come and where that goes, as it stands in the file."""
 
-    key_generation: bool = Field(
-        default=False,
-        description="Whether a request without a key is taken, for the CA to make one (RFC 9483 4.1.6); not with "
-        'strictness "3gpp".',
-    )
-    encrypted_certificates: bool = Field(
-        default=False,
-        description="Whether a key that cannot sign (ML-KEM, RSA for encryption) may be certified: the certificate "
-        'comes encrypted, and certConf proves that it could be read. Not with strictness "3gpp".',
-    )
-    only_routes: bool = Field(
-        default=False,
-        description="Whether a request that no route fits is refused, in place of going to `upstream`.",
-    )
-    implicit_confirm: ImplicitConfirm = Field(
-        default=ImplicitConfirm.deny,
-        description='"deny" always runs certConf and pkiConf, as TS 33.310 has it; "relay" grants '
-        "implicitConfirm when the device asks for it and the CA grants it.",
-    )
-    strictness: Strictness = Field(
-        default=Strictness.three_gpp,
-        description='"lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, '
-        '"strict" follows RFC 9483 to the letter. No setting weakens authentication.',
-    )
-    message_time_window_seconds: WholeSeconds = Field(
-        default=300,
-        ge=1,
-        le=86_400,
-        description="How far messageTime may be from the gateway's clock, either way, in seconds; "
-        "beyond it: badTime. Less than half of `store.transaction_lifetime_seconds`. The default is "
-        "the usual one of CMP servers (XiPKI) and of Kerberos.",
-    )
-    require_message_time: bool = Field(
-        default=False,
-        description="Whether a message without messageTime is refused; real base stations often "
-        "send none.",
-    )
-    ca_pubs: CaPubs = Field(
-        default=CaPubs.drop,
-        description='caPubs of ip: "drop" leaves it out (the operator root is in extraCerts), '
-        '"relay" passes the CA\'s on, "root" puts the operator roots in.',
-    )
-    extra_certs_max_count: int = Field(
-        default=12,
-        ge=1,
-        le=256,
-        description="Most certificates in extraCerts of a request; more are refused before a path "
-        "is sought. The default is four times a vendor's usual chain of three.",
-    )
-    confirm_wait_seconds: WholeSeconds = Field(
-        default=300,
-        ge=1,
-        le=86_400,
-        description="confirmWaitTime told to the device where the CA does not set one, in "
-        "seconds: by then it should send certConf. The default is that of other CMP servers "
-        "(XiPKI).",
-    )
-    wait_after_seconds: float = Field(
-        default=10.0,
-        ge=0,
-        le=300,
-        allow_inf_nan=False,
-        description="A device whose CA has not answered by then is told to wait and poll, in seconds; 0 for "
-        "never: it is held up until the upstream's deadline, and then gets systemUnavail. The default is "
-        "less than that deadline (15 s), and well before clients give up (some 30 s).",
-    )
-    check_after_seconds: WholeSeconds = Field(
-        default=10,
-        le=86_400,
-        description="How long a device that waits is told to let pass between two polls, in seconds, where the "
-        "CA does not say. The default is as long as one poll may last, so that a waiting device takes up "
-        "half a connection.",
-    )
-    approval: Approval = Field(
-        default=Approval.none,
-        description="Which requests for a certificate wait until an operator decides (`ra-gateway approvals`): "
-        '"required" all; "unlisted" those of devices that `[inventory]` does not list: all but renewals and other '
-        "requests under an operator certificate. What comes by other RAs or under shared secrets is listed by the "
-        "domain `ra:` or `mac:` and the endpoint's name, and by the subject asked for in the place of the identity. "
-        'Their devices poll meanwhile. Needs `store.kind` = "redis".',
-    )
-    approval_seconds: WholeSeconds = Field(
-        default=604_800,
-        ge=60,
-        le=2_592_000,
-        description="How long a request waits for an operator at most, in seconds, or for a CA that says "
-        "waiting; then the device has to begin again. The default of a week outlasts a long weekend.",
-    )
+    key_generation: bool = False
+    """Whether a request without a key is taken, for the CA to make one (RFC 9483 4.1.6); not with strictness "3gpp"."""
+    encrypted_certificates: bool = False
+    """Whether a key that cannot sign (ML-KEM, RSA for encryption) may be certified: the certificate comes encrypted,
+    and certConf proves that it could be read. Not with strictness "3gpp".
+    """
+    only_routes: bool = False
+    """Whether a request that no route fits is refused, in place of going to `upstream`."""
+    implicit_confirm: ImplicitConfirm = ImplicitConfirm.deny
+    """ "deny" always runs certConf and pkiConf, as TS 33.310 has it; "relay" grants implicitConfirm when the device
+    asks for it and the CA grants it.
+    """
+    strictness: Strictness = Strictness.three_gpp
+    """ "lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, "strict" follows RFC 9483 to the
+    letter. No setting weakens authentication.
+    """
+    message_time_window_seconds: WholeSeconds = Field(default=300, ge=1, le=86_400)
+    """How far messageTime may be from the gateway's clock, either way, in seconds; beyond it: badTime. Less than half
+    of `store.transaction_lifetime_seconds`. The default is the usual one of CMP servers (XiPKI) and of Kerberos.
+    """
+    require_message_time: bool = False
+    """Whether a message without messageTime is refused; real base stations often send none."""
+    ca_pubs: CaPubs = CaPubs.drop
+    """caPubs of ip: "drop" leaves it out (the operator root is in extraCerts), "relay" passes the CA's on, "root" puts
+    the operator roots in.
+    """
+    extra_certs_max_count: int = Field(default=12, ge=1, le=256)
+    """Most certificates in extraCerts of a request; more are refused before a path is sought. The default is four times
+    a vendor's usual chain of three.
+    """
+    confirm_wait_seconds: WholeSeconds = Field(default=300, ge=1, le=86_400)
+    """confirmWaitTime told to the device where the CA does not set one, in seconds: by then it should send certConf.
+    The default is that of other CMP servers (XiPKI).
+    """
+    wait_after_seconds: float = Field(default=10.0, ge=0, le=300, allow_inf_nan=False)
+    """A device whose CA has not answered by then is told to wait and poll, in seconds; 0 for never: it is held up until
+    the upstream's deadline, and then gets systemUnavail. The default is less than that deadline (15 s), and well before
+    clients give up (some 30 s).
+    """
+    check_after_seconds: WholeSeconds = Field(default=10, le=86_400)
+    """How long a device that waits is told to let pass between two polls, in seconds, where the CA does not say. The
+    default is as long as one poll may last, so that a waiting device takes up half a connection.
+    """
+    approval: Approval = Approval.none
+    """Which requests for a certificate wait until an operator decides (`ra-gateway approvals`): "required" all;
+    "unlisted" those of devices that `[inventory]` does not list: all but renewals and other requests under an operator
+    certificate. What comes by other RAs or under shared secrets is listed by the domain `ra:` or `mac:` and the
+    endpoint's name, and by the subject asked for in the place of the identity. Their devices poll meanwhile. Needs
+    `store.kind` = "redis".
+    """
+    approval_seconds: WholeSeconds = Field(default=604_800, ge=60, le=2_592_000)
+    """How long a request waits for an operator at most, in seconds, or for a CA that says waiting; then the device has
+    to begin again. The default of a week outlasts a long weekend.
+    """
 
 
 @dataclass(frozen=True, slots=True)

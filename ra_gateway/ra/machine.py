@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from ra_gateway.ra.response_checks import CheckedResponse
 from ra_gateway.ra.transaction import Event, Exchange, State, Transaction, advance
@@ -230,19 +230,33 @@ def failed(
     )
 
 
-def surfaced(
-    failed: Transaction, certificate_der: bytes, *, expires_at: datetime | None
+def alone(
+    transaction: Transaction,
+    transaction_id: bytes,
+    certificate_der: bytes,
+    now: datetime,
+    expires_at: datetime,
 ) -> Transaction:
-    """The CA turns out to have issued what was given up: a slow node had its answer.
+    """Return a transaction, yet to be stored, for a certificate that its own cannot hold: it has failed from the first.
 
     Args:
-        expires_at: None leaves it.
+        transaction_id: Its own, which no device has.
     """
-    return advance(
-        failed,
-        Event.failed,
+    return replace(
+        transaction,
+        key=replace(transaction.key, transaction_id=transaction_id),
+        state=State.FAILED,
+        version=0,
+        opening=Exchange(b"", b""),
+        confirmation=None,
+        polling=None,
         certificate_der=certificate_der,
-        expires_at=expires_at or failed.expires_at,
+        confirm_until=None,
+        unsent=False,
+        request_der=b"",
+        lease_until=now,
+        created_at=now,
+        expires_at=expires_at,
     )
 
 
@@ -274,31 +288,37 @@ def polled(
     )
 
 
+class LateResponse(NamedTuple):
+    """The answer for a device that was told to wait, and what its transaction becomes.
+
+    Args:
+        confirm_until: Until then certConf is awaited, None where it is not.
+    """
+
+    der: bytes
+    confirm_until: datetime | None
+    expires_at: datetime
+
+
 def delivered(
-    transaction: Transaction,
-    response_der: bytes,
-    *,
-    polling_digest: bytes | None = None,
-    confirm_until: datetime | None,
-    expires_at: datetime,
+    transaction: Transaction, late: LateResponse, *, polling_digest: bytes | None = None
 ) -> Transaction:
     """The device gets the answer that came while it was waiting, or gets it again: what is planned is kept.
 
     Args:
         polling_digest: Of the pollReq that asks for it; None where the device sends its request again instead.
-        confirm_until: Until then certConf is awaited; None leaves it.
     """
     current = replace(transaction.current, upstream_der=b"", ca_nonce=b"", delivered=True)
     changes: dict[str, Any] = {}
     if polling_digest is None:
-        current = replace(current, response_der=response_der, waiting=False)
+        current = replace(current, response_der=late.der, waiting=False)
     else:
-        changes["polling"] = _polling(transaction, polling_digest, response_der)
+        changes["polling"] = _polling(transaction, polling_digest, late.der)
     return advance(
         transaction,
         Event.delivered,
-        confirm_until=confirm_until or transaction.confirm_until,
-        expires_at=expires_at,
+        confirm_until=late.confirm_until or transaction.confirm_until,
+        expires_at=late.expires_at,
         **_with_current(transaction, current),
         **changes,
     )

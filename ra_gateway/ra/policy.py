@@ -11,20 +11,11 @@ from dataclasses import InitVar, dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from ra_gateway.cmp import crmf
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.crmf import (
-    RA_VERIFIED_POPO_DER,
-    CertId,
-    CertTemplate,
-    Control,
-    Extension,
-    cert_id_der,
-    cert_req_msg_der,
-    cert_request_der,
-)
 from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.messages import body
 from ra_gateway.cmp.names import (
@@ -111,7 +102,7 @@ class IdentityRules:
 _SEAL: Final = Seal(__name__)
 
 
-@proof
+@proof(_SEAL)
 class AuthorizedRequest:
     """A request that may go to the CA, as it is to go there.
 
@@ -129,11 +120,8 @@ class AuthorizedRequest:
     completed: bool
     seal: InitVar[Seal]
 
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
 
-
-@proof
+@proof(_SEAL)
 class AuthorizedRevocation:
     """An rr that may go to the CA: a device gives up its certificate, or an RA does so for a device.
 
@@ -145,13 +133,10 @@ class AuthorizedRevocation:
     subject_der: bytes
     seal: InitVar[Seal]
 
-    def __post_init__(self, seal: Seal) -> None:
-        _SEAL.require(seal)
-
     @property
     def body_der(self) -> bytes:
         """The body as received."""
-        return self.request.message.body_der
+        return self.request.authenticated.message.body_der
 
 
 def authorize_revocation(
@@ -169,8 +154,8 @@ def authorize_revocation(
     Raises:
         NotAuthorized: It names another one, whether there is such a certificate or not.
     """
-    own = request.signer
-    if request.domain.kind is DomainKind.registration_authority:
+    own = request.authenticated.signer
+    if request.authenticated.domain.kind is DomainKind.registration_authority:
         if on_behalf is not None:
             _check_names_of(named, on_behalf, own)
             return AuthorizedRevocation(
@@ -185,9 +170,7 @@ def authorize_revocation(
         raise NotAuthorized(
             f"{own.subject} asks for the release of its own certificate from hold", rule="R130"
         )
-    if request.serial_number != own.serial_number or not same_name(
-        request.issuer_der, own.issuer_der
-    ):
+    if not request.names(own):
         raise NotAuthorized(
             f"{own.subject} asks for the revocation of another certificate "
             f"(serial number {request.serial_number:x}) than its own",
@@ -445,7 +428,7 @@ def _check_old_cert_id(request: AuthenticatedRequest, old: Certificate) -> None:
         )
 
 
-def _names_der(template: CertTemplate) -> bytes | None:
+def _names_der(template: crmf.CertTemplate) -> bytes | None:
     extension = template.extension(OID.subjectAltName)
     return None if extension is None else extension.value
 
@@ -478,7 +461,7 @@ def _completed(
     extensions = tuple(item for item in asked.extensions if item.oid != OID.subjectAltName)
     if san_der is not None:
         # RFC 5280 4.2.1.6: critical exactly when the subject is empty.
-        extensions += (Extension(OID.subjectAltName, subject_der == NULL_DN, san_der),)
+        extensions += (crmf.Extension(OID.subjectAltName, subject_der == NULL_DN, san_der),)
     template = replace(
         asked,
         subject_der=subject_der,
@@ -490,11 +473,11 @@ def _completed(
     controls = list(request.request.controls)
     if request.message.body_type is BodyType.kur and request.request.old_cert_id() is None:
         old = request.signer
-        old_id = CertId(directory_name(old.issuer_der), old.serial_number)
-        controls.append(Control(OID.oldCertID, cert_id_der(old_id)))
-    message = cert_req_msg_der(
-        cert_request_der(template, cert_req_id=request.request.cert_req_id, controls=controls),
-        RA_VERIFIED_POPO_DER,
+        old_id = crmf.CertId(directory_name(old.issuer_der), old.serial_number)
+        controls.append(crmf.Control(OID.oldCertID, crmf.cert_id_der(old_id)))
+    message = crmf.cert_req_msg_der(
+        crmf.cert_request_der(template, cert_req_id=request.request.cert_req_id, controls=controls),
+        crmf.RA_VERIFIED_POPO_DER,
     )
     changed = body(request.message.body_type, tlv(0x30, message))
     san = None if san_der is None else general_names(san_der)
@@ -509,7 +492,7 @@ def vouched_for(authorized: AuthorizedRequest) -> AuthorizedRequest:
     request = authorized.request
     if authorized.completed or request.request.is_pkcs10:
         return authorized
-    message = cert_req_msg_der(request.request.cert_req_der, RA_VERIFIED_POPO_DER)
+    message = crmf.cert_req_msg_der(request.request.cert_req_der, crmf.RA_VERIFIED_POPO_DER)
     changed = body(request.message.body_type, tlv(0x30, message))
     return AuthorizedRequest(request, changed, authorized.subject_der, authorized.san, True, _SEAL)
 
@@ -528,7 +511,7 @@ def _unchangeable(why: str) -> TemplateRefused:
     )
 
 
-def _requested_san(template: CertTemplate) -> tuple[str, ...] | None:
+def _requested_san(template: crmf.CertTemplate) -> tuple[str, ...] | None:
     extension = template.extension(OID.subjectAltName)
     return None if extension is None else general_names(extension.value)
 

@@ -121,13 +121,7 @@ async def _deliver(services: Services, context: RequestContext, transaction: Tra
         services,
         context,
         transaction,
-        partial(
-            machine.delivered,
-            response_der=late.der,
-            polling_digest=context.digest,
-            confirm_until=late.confirm_until,
-            expires_at=late.expires_at,
-        ),
+        partial(machine.delivered, late=late, polling_digest=context.digest),
         late.der,
     )
 

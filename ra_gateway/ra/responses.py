@@ -159,12 +159,14 @@ async def refuse(
     *,
     body_type: BodyType | None = None,
     cert_req_id: int | None = None,
+    transaction: Transaction | None = None,
 ) -> bytes:
     """Return the answer that says no: the failInfo and a fixed phrase, protected (R114).
 
     Args:
         body_type: Of the message that is refused; by default the one that is answered.
         cert_req_id: Likewise.
+        transaction: What it ends, if anything: its credential signs.
     """
     report = context.report
     report.refusal = error
@@ -175,7 +177,10 @@ async def refuse(
     try:
         if isinstance(sender, MACAuthenticatedMessage):
             return await protect_reply(header, body_der, sender.credential)
-        return await protect_reply(header, body_der, services.credential())
+        credential = services.credential()
+        if transaction is not None:
+            credential = services.credential_of(transaction)
+        return await protect_reply(header, body_der, credential)
     except Exception as failure:  # the key cannot sign: an unprotected error is all that is left
         report.notes.append(f"the answer could not be signed: {type(failure).__name__}")
         return assemble(header.to_der(), body_der, None)

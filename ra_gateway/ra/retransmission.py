@@ -6,9 +6,8 @@ A pollReq meets the same cases: somebody has to ask the CA, or the answer is her
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import (
@@ -137,12 +136,7 @@ async def _answered_before(
         services.store,
         services.sink,
         live,
-        partial(
-            machine.delivered,
-            response_der=late.der,
-            confirm_until=late.confirm_until,
-            expires_at=late.expires_at,
-        ),
+        partial(machine.delivered, late=late),
     )
     return said if isinstance(after, Overtaken) else late.der  # where no pollReq was faster
 
@@ -269,21 +263,9 @@ async def _approved(
 # --- the CA has answered --------------------------------------------------------------------------------------
 
 
-class LateResponse(NamedTuple):
-    """The answer for a device that was told to wait, and what its transaction becomes.
-
-    Args:
-        confirm_until: Until then certConf is awaited, None where it is not.
-    """
-
-    der: bytes
-    confirm_until: datetime | None
-    expires_at: datetime
-
-
 async def late_response(
     services: Services, context: RequestContext, transaction: Transaction
-) -> LateResponse:
+) -> machine.LateResponse:
     """Return the answer that came while a device was waiting (R118).
 
     A device that asks again is told the time to confirm that it was told first: who repeats its messages neither ends
@@ -297,7 +279,9 @@ async def late_response(
     if not current.delivered:
         expires_at = max(expires_at, now + services.lifetime)
     if planned is None:
-        return LateResponse(await _late_refusal(services, context, transaction), None, expires_at)
+        return machine.LateResponse(
+            await _late_refusal(services, context, transaction), None, expires_at
+        )
     if transaction.state in (*GIVEN_UP, State.FAILED) and transaction.confirmation is None:
         raise HeaderRefused(
             "the certificate was not fetched in time, and is withdrawn", rule="R111"
@@ -316,7 +300,7 @@ async def late_response(
             services, context, transaction, Event.issued, transaction.certificate_der, until
         )
         expires_at = lives_until or expires_at
-    return LateResponse(der, until, expires_at)
+    return machine.LateResponse(der, until, expires_at)
 
 
 def _note_late(context: RequestContext, transaction: Transaction) -> None:
@@ -368,4 +352,5 @@ async def _late_refusal(
         error,
         body_type=BodyType.certConf if confirming else transaction.body_type,
         cert_req_id=transaction.cert_req_id,
+        transaction=transaction,
     )

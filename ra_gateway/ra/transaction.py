@@ -13,7 +13,7 @@ irreversible (a message to the CA) happens only after a store has accepted the s
         |---revoked--> REVOKED                   `--released/taken_over/deferred/polled        |
         |---informed--> INFORMED                                                               |
         |---refused--> REFUSED       ISSUED --withdraw-----------------------------------------'
-        |---failed--> FAILED (and once more, with a certificate that came all the same)
+        |---failed--> FAILED
         `--released/taken_over/deferred/polled  WITHDRAWING --withdrawn--> WITHDRAWN
                                                   |---failed--> FAILED
                                                   `--released/taken_over
@@ -112,7 +112,6 @@ TRANSITIONS: Final = MappingProxyType(
         (State.CONFIRMING, Event.failed): State.FAILED,
         (State.REJECTED, Event.withdraw): State.WITHDRAWING,
         (State.FAILED, Event.withdraw): State.WITHDRAWING,
-        (State.FAILED, Event.failed): State.FAILED,  # with the certificate that came all the same
         (State.WITHDRAWING, Event.withdrawn): State.WITHDRAWN,
         (State.WITHDRAWING, Event.failed): State.FAILED,
         **{

@@ -109,6 +109,20 @@ async def schedule(
     return None
 
 
+def is_looked_after(services: Services, upstream: Upstream) -> bool:
+    """Tell whether the RA sees to certificates that nobody confirms."""
+    leaves = upstream.settings.unconfirmed is Unconfirmed.leave
+    return services.schedule is not None and not leaves
+
+
+async def disown(
+    services: Services, upstream: Upstream, transaction: Transaction, certificate_der: bytes
+) -> None:
+    """Note that a transaction does not hold a certificate that was issued for it: its device will not confirm it."""
+    status = ConfirmationStatus.unconfirmed
+    await _note(services, upstream, transaction, certificate_der, status, services.clock())
+
+
 async def look_after(
     services: Services, upstream: Upstream, transaction: Transaction, due_at: datetime
 ) -> datetime | None:
@@ -117,7 +131,7 @@ async def look_after(
     Returns:
         How long the transaction is to live for it, None where nobody looks.
     """
-    if services.schedule is None or upstream.settings.unconfirmed is Unconfirmed.leave:
+    if services.schedule is None or not is_looked_after(services, upstream):
         return None
     await services.schedule.add(transaction.key, due_at)
     return max(transaction.expires_at, due_at + services.act_lifetime)

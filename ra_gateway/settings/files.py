@@ -62,21 +62,21 @@ def check_file(path: Path, *, secret: bool) -> None:
         )
 
 
-def _public_file(path: Path, info: ValidationInfo) -> Path:
+def _read_file(path: Path, info: ValidationInfo, *, secret: bool) -> Path:
     _refuse_pem(path)
     path = resolve(path, info)
     if checks_files(info):
-        check_file(path, secret=False)
+        check_file(path, secret=secret)
     return path
+
+
+def _public_file(path: Path, info: ValidationInfo) -> Path:
+    return _read_file(path, info, secret=False)
 
 
 def secret_file(path: Path, info: ValidationInfo) -> Path:
     """Return the path of a file that only its owner may read."""
-    _refuse_pem(path)
-    path = resolve(path, info)
-    if checks_files(info):
-        check_file(path, secret=True)
-    return path
+    return _read_file(path, info, secret=True)
 
 
 def _written_file(path: Path, info: ValidationInfo) -> Path:

@@ -20,7 +20,19 @@ class Table(BaseModel):
     """A TOML table: unknown keys refused, nothing converted silently, never changed once loaded."""
 
     # hide_input: pydantic's own error text, should it ever be logged, must not repeat a secret.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Make one line of each key's docstring, which errors and the configuration reference show (pydantic)."""
+        for field in cls.model_fields.values():
+            field.description = " ".join((field.description or "").split()) or None
 
 
 @dataclass(frozen=True)

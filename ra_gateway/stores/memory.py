@@ -133,11 +133,7 @@ class MemoryStore:
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float
     ) -> Transaction | None:
-        """Wait until the stored version is no longer `version`, at most `timeout_seconds`.
-
-        Returns:
-            The transaction as it is then (unchanged after a timeout), or None if it is gone.
-        """
+        """Wait until the stored version is no longer `version` (`TransactionStore.wait`)."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
         while True:

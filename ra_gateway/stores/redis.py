@@ -377,11 +377,7 @@ class RedisStore:
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float
     ) -> Transaction | None:
-        """Wait until the stored version is no longer `version`, at most `timeout_seconds`.
-
-        Returns:
-            The transaction as it is then (unchanged after a timeout), or None if it is gone.
-        """
+        """Wait until the stored version is no longer `version` (`TransactionStore.wait`)."""
         # Asked again and again instead of subscribed to: a published message that is lost (a
         # reconnect, a failover, a node that dies between writing and publishing) would be an answer
         # that the device never gets. A question costs some 100 microseconds, and few wait.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -87,6 +87,7 @@ class _Batch:
         return size <= settings.max_bytes and member.transaction_id not in ids
 
 
+@dataclass(eq=False, repr=False)
 class BatchingCA:
     """Sends messages that come within a short time as one (`CACore`).
 
@@ -97,29 +98,21 @@ class BatchingCA:
         random_octets: Draws as many random octets as it is asked for.
     """
 
-    def __init__(
-        self,
-        core: CACore,
-        settings: BatchSettings,
-        *,
-        credential: Callable[[], Credential],
-        clock: Callable[[], datetime],
-        random_octets: Callable[[int], bytes],
-    ) -> None:
-        self._core = core
-        self._settings = settings
-        self._credential = credential
-        self._clock = clock
-        self._random_octets = random_octets
-        self._open: dict[str, _Batch] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+    core: CACore
+    settings: BatchSettings
+    _: KW_ONLY
+    credential: Callable[[], Credential]
+    clock: Callable[[], datetime]
+    random_octets: Callable[[int], bytes]
+    _open: dict[str, _Batch] = field(default_factory=dict, init=False)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
     async def exchange(self, der: bytes, *, path: str, deadline_seconds: float) -> bytes:
         """Deliver one message, perhaps together with others, and return the answer (`CACore`)."""
         message = PKIMessage.from_der(der)
         if message.body_type is BodyType.nested:
             # Nested inside nested is refused everywhere (one level is the depth that all bear).
-            return await self._core.exchange(der, path=path, deadline_seconds=deadline_seconds)
+            return await self.core.exchange(der, path=path, deadline_seconds=deadline_seconds)
         loop = asyncio.get_running_loop()
         member = _Member(
             der,
@@ -133,7 +126,7 @@ class BatchingCA:
                 return await member.answer
         except TimeoutError as error:
             raise UpstreamUnavailable(
-                f"{self._settings.name} did not answer a batch in {deadline_seconds:g} s",
+                f"{self.settings.name} did not answer a batch in {deadline_seconds:g} s",
                 delivered=True,
             ) from error
 
@@ -148,21 +141,21 @@ class BatchingCA:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._core.close()
+        await self.core.close()
 
     # --- collecting -----------------------------------------------------------------------------------------------
 
     def _join(self, path: str, member: _Member) -> None:
         batch = self._open.get(path)
-        if batch is not None and not batch.takes(member, self._settings):
+        if batch is not None and not batch.takes(member, self.settings):
             self._send(path)
             batch = None
         if batch is None:
             batch = self._open[path] = _Batch()
             loop = asyncio.get_running_loop()
-            batch.timer = loop.call_later(self._settings.window_seconds, self._send, path)
+            batch.timer = loop.call_later(self.settings.window_seconds, self._send, path)
         batch.members.append(member)
-        if len(batch.members) >= self._settings.batch_max:
+        if len(batch.members) >= self.settings.batch_max:
             self._send(path)
 
     def _send(self, path: str) -> None:
@@ -189,12 +182,12 @@ class BatchingCA:
                     UpstreamUnavailable(error.detail, delivered=error.delivered, rule=error.rule),
                 )
         except CMPError as error:
-            detail = f"{self._settings.name}: {error}"
+            detail = f"{self.settings.name}: {error}"
             for item in members:
                 _fail(item, UpstreamBroken(detail, fail_info=_trouble(error), rule=error.rule))
         except Exception as error:
             # A bug; whoever waits is told at least that there will be no answer.
-            log.exception("upstream.batch", upstream=self._settings.name)
+            log.exception("upstream.batch", upstream=self.settings.name)
             for item in members:
                 _fail(item, UpstreamUnavailable(f"the batch failed: {error!r}", delivered=True))
         except asyncio.CancelledError:
@@ -205,33 +198,33 @@ class BatchingCA:
     async def _exchange(self, path: str, der: bytes, members: Sequence[_Member]) -> bytes:
         # Whoever has less time than this stops waiting by itself.
         left = max(item.deadline for item in members) - asyncio.get_running_loop().time()
-        return await self._core.exchange(der, path=path, deadline_seconds=max(left, 0.001))
+        return await self.core.exchange(der, path=path, deadline_seconds=max(left, 0.001))
 
     # --- batches --------------------------------------------------------------------------------------------------
 
     async def _deliver_batch(self, path: str, members: Sequence[_Member]) -> None:
-        random = self._random_octets(2 * NONCE_OCTETS)
+        random = self.random_octets(2 * NONCE_OCTETS)
         header = PKIHeader(
             pvno=CMP2000,
             sender_der=ANYONE,
-            recipient_der=self._settings.recipient_der,
-            message_time=self._clock(),
+            recipient_der=self.settings.recipient_der,
+            message_time=self.clock(),
             transaction_id=random[:NONCE_OCTETS],
             sender_nonce=random[NONCE_OCTETS:],
         )
-        credential = self._credential()
+        credential = self.credential()
         body_der = nested_body(*(item.der for item in members))
         batch_der = await protect(header, body_der, credential, credential.certificates)
         answers = self._read(await self._exchange(path, batch_der, members), header)
         for item in members:
             answer = answers.pop(item.transaction_id, None)
             if answer is None:
-                why = f"{self._settings.name} left a message out of its answer to a batch"
+                why = f"{self.settings.name} left a message out of its answer to a batch"
                 _fail(item, UpstreamUnavailable(why, delivered=True, rule="R127"))
             else:
                 _give(item, answer)
         if answers:
-            log.warning("upstream.batch", upstream=self._settings.name, unexpected=len(answers))
+            log.warning("upstream.batch", upstream=self.settings.name, unexpected=len(answers))
 
     def _read(self, der: bytes, asked: PKIHeader) -> dict[bytes, bytes]:
         """Return the answers in the answer to a batch, by transactionID; of two for one, the first.
@@ -239,7 +232,7 @@ class BatchingCA:
         Raises:
             CMPError: It must not be used.
         """
-        name, trust, pinned = self._settings.name, self._settings.trust, self._settings.pinned
+        name, trust, pinned = self.settings.name, self.settings.trust, self.settings.pinned
         message = PKIMessage.from_der(der)
         if message.body_type is BodyType.error:
             told = error_msg_content(message.body_content).status_info
@@ -253,9 +246,9 @@ class BatchingCA:
             raise UpstreamBroken(
                 f"{name} answered a batch with {message.body_type.name}", rule="R85"
             )
-        authenticated = authenticate_answer(message, trust, pinned, _ANSWER_RULES, self._clock())
-        own = (self._credential().certificate,)
-        check_authority(authenticated.signer, pinned, (trust, *self._settings.issuing), own)
+        authenticated = authenticate_answer(message, trust, pinned, _ANSWER_RULES, self.clock())
+        own = (self.credential().certificate,)
+        check_authority(authenticated.signer, pinned, (trust, *self.settings.issuing), own)
         check_answer_header(
             message.header,
             transaction_id=asked.transaction_id or b"",

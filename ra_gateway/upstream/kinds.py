@@ -5,9 +5,8 @@ A kind of another package comes by an entry point, under `kind = "plugin"` (`plu
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-from pydantic import Field
+from collections.abc import Mapping
+from typing import ClassVar, Final, Literal, get_args
 
 from ra_gateway.ra.endpoints import UpstreamSettings
 from ra_gateway.upstream.plugins import PluginUpstream
@@ -22,14 +21,19 @@ class BundledUpstream(UpstreamSettings, IssuingCAs):
     """The CA that comes with the gateway, in the same process; needs `[ca]`."""
 
     deadline_seconds: ClassVar[float] = 15.0
-    kind: Literal["bundled"] = Field(description='"bundled": the CA of `[ca]`, in this process.')
-    replays_repeats: bool = Field(
-        default=True,
-        description="Whether the CA answers an identical repeat with the same answer; the bundled "
-        "one does, so after a crash the gateway may ask it again.",
-    )
+    kind: Literal["bundled"]
+    """ "bundled": the CA of `[ca]`, in this process."""
+    replays_repeats: bool = True
+    """Whether the CA answers an identical repeat with the same answer; the bundled one does, so after a crash the
+    gateway may ask it again.
+    """
 
 
 RemoteUpstream = CMPHTTPUpstream | StepCAUpstream | VaultUpstream | RestUpstream | PluginUpstream
 UpstreamConfig = BundledUpstream | RemoteUpstream
 """The table of an upstream: which one is told by its `kind`."""
+
+TABLES: Final[Mapping[str, type[BundledUpstream | RemoteUpstream]]] = {
+    get_args(table.model_fields["kind"].annotation)[0]: table for table in get_args(UpstreamConfig)
+}
+"""The table of every kind, by its name."""

@@ -39,31 +39,22 @@ class UpstreamContext:
 class PluginUpstream(UpstreamSettings, IssuingCAs, AnswerTrust):
     """A CA that another package knows how to speak to (docs/upstream-plugins.md)."""
 
-    kind: Literal["plugin"] = Field(description='"plugin": a CA of another package.')
-    certconf: Literal[CertConf.forward, CertConf.local] = Field(
-        default=CertConf.local,
-        description='"local" has the gateway answer certConf; "forward", for plug-ins that speak CMP themselves, '
-        "lets the CA.",
-    )
-    plugin: str = Field(
-        min_length=1,
-        description="Name of an entry point in the group ra_gateway.upstreams of an installed package.",
-    )
-    settings: Mapping[str, object] = Field(
-        default={},
-        description="Whatever the plug-in wants to be told; no secrets, but files of such.",
-    )
-    replays_repeats: bool = Field(
-        default=False,
-        description="Whether the CA answers an identical repeat with the same answer. With false, a request it "
-        "may have seen is not sent again.",
-    )
-    deadline_seconds: Seconds = Field(
-        default=15.0,
-        le=300,
-        description="Time for a whole exchange with the CA, in seconds; then the device gets systemUnavail. The "
-        "default is that of the other kinds.",
-    )
+    kind: Literal["plugin"]
+    """ "plugin": a CA of another package."""
+    certconf: Literal[CertConf.forward, CertConf.local] = CertConf.local
+    """ "local" has the gateway answer certConf; "forward", for plug-ins that speak CMP themselves, lets the CA."""
+    plugin: str = Field(min_length=1)
+    """Name of an entry point in the group ra_gateway.upstreams of an installed package."""
+    settings: Mapping[str, object] = Field(default={})
+    """Whatever the plug-in wants to be told; no secrets, but files of such."""
+    replays_repeats: bool = False
+    """Whether the CA answers an identical repeat with the same answer. With false, a request it may have seen is not
+    sent again.
+    """
+    deadline_seconds: Seconds = Field(default=15.0, le=300)
+    """Time for a whole exchange with the CA, in seconds; then the device gets systemUnavail. The default is that of the
+    other kinds.
+    """
 
     def open(self, context: UpstreamContext) -> CACore | CertificateSigner:
         """Return what the plug-in makes; errors as of `make_plugin`."""

@@ -285,11 +285,10 @@ class SigningUpstream(IssuingSettings, IssuingCAs, OverHTTP):
 
     recipient: ClassVar[None] = None
 
-    unconfirmed: Unconfirmed = Field(
-        default=Unconfirmed.revoke,
-        description="What becomes of a certificate that its device rejects or does not confirm in time: "
-        '"revoke" has the API revoke it; "report" logs it; "leave" does nothing.',
-    )
+    unconfirmed: Unconfirmed = Unconfirmed.revoke
+    """What becomes of a certificate that its device rejects or does not confirm in time: "revoke" has the API revoke
+    it; "report" logs it; "leave" does nothing.
+    """
 
 
 # --- certificates in JSON -------------------------------------------------------------------------------------
@@ -367,55 +366,36 @@ def signed_certificate(leaf: object, chain: object, what: str) -> SignedCertific
 class RestUpstream(SigningUpstream):
     """An API that certifies public keys (docs/upstream-plugins.md); serves every request but genm."""
 
-    kind: Literal["rest"] = Field(description='"rest": an API that certifies public keys.')
-    url: APIURL = Field(description="Where requests for certificates are posted, https.")
-    revoke_url: APIURL | None = Field(
-        default=None, description="Where revocations are posted, https; by default rr is rejected."
-    )
-    token_path: SecretPath | None = Field(
-        default=None,
-        repr=False,
-        description="File with the token that is sent as Authorization: Bearer, mode 0600, read for each "
-        "request; by default none, for an API that knows the gateway by tls_certificate_path.",
-    )
-    replays_repeats: bool = Field(
-        default=False,
-        description="Whether the API answers a repeated request, which has the same request_id_field, with the "
-        "same certificate. With false, a request it may have seen is not sent again.",
-    )
-    public_key_field: str = Field(
-        default="publicKey",
-        min_length=1,
-        description="JSON member with the public key: base64 of SubjectPublicKeyInfo.",
-    )
-    subject_field: str = Field(
-        default="subject",
-        description='JSON member with the subject, in the form of RFC 4514; "" leaves it out, as in the next '
-        "three.",
-    )
-    san_field: str = Field(
-        default="subjectAltNames",
-        description='JSON member with the list of names, such as "dns:enb1.example.net" and "ip:192.0.2.1".',
-    )
-    csr_field: str = Field(
-        default="csr", description="JSON member with the PKCS#10 of a p10cr, PEM."
-    )
-    request_id_field: str = Field(
-        default="requestId",
-        description="JSON member with 64 hexadecimal digits, the same when a request is sent again.",
-    )
-    certificate_field: str = Field(
-        default="certificate",
-        min_length=1,
-        description="JSON member of answers with the certificate, PEM or base64 of DER.",
-    )
-    chain_field: str = Field(
-        default="chain",
-        description="JSON member of answers with CA certificates, the same or a list.",
-    )
-    error_field: str = Field(
-        default="error", description="JSON member of answers 400 and 422 that says what is wrong."
-    )
+    kind: Literal["rest"]
+    """ "rest": an API that certifies public keys."""
+    url: APIURL
+    """Where requests for certificates are posted, https."""
+    revoke_url: APIURL | None = None
+    """Where revocations are posted, https; by default rr is rejected."""
+    token_path: SecretPath | None = Field(default=None, repr=False)
+    """File with the token that is sent as Authorization: Bearer, mode 0600, read for each request; by default none, for
+    an API that knows the gateway by tls_certificate_path.
+    """
+    replays_repeats: bool = False
+    """Whether the API answers a repeated request, which has the same request_id_field, with the same certificate. With
+    false, a request it may have seen is not sent again.
+    """
+    public_key_field: str = Field(default="publicKey", min_length=1)
+    """JSON member with the public key: base64 of SubjectPublicKeyInfo."""
+    subject_field: str = "subject"
+    """JSON member with the subject, in the form of RFC 4514; "" leaves it out, as in the next three."""
+    san_field: str = "subjectAltNames"
+    """JSON member with the list of names, such as "dns:enb1.example.net" and "ip:192.0.2.1"."""
+    csr_field: str = "csr"
+    """JSON member with the PKCS#10 of a p10cr, PEM."""
+    request_id_field: str = "requestId"
+    """JSON member with 64 hexadecimal digits, the same when a request is sent again."""
+    certificate_field: str = Field(default="certificate", min_length=1)
+    """JSON member of answers with the certificate, PEM or base64 of DER."""
+    chain_field: str = "chain"
+    """JSON member of answers with CA certificates, the same or a list."""
+    error_field: str = "error"
+    """JSON member of answers 400 and 422 that says what is wrong."""
 
     def open(self, context: UpstreamContext) -> RestSigner:
         """Return the API; nothing is connected yet.

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol, TypeVar, runtime_checkable
 
@@ -175,6 +175,7 @@ def csr_of(request: SigningRequest) -> bytes:
     return request.csr_der
 
 
+@dataclass(eq=False, repr=False)
 class SigningCA:
     """A `CACore` in front of a `CertificateSigner`.
 
@@ -190,24 +191,16 @@ class SigningCA:
             most APIs revoke by serial number alone. Empty takes every issuer.
     """
 
-    def __init__(
-        self,
-        name: str,
-        signer: CertificateSigner,
-        *,
-        authorities: Callable[[], Collection[Certificate]],
-        operator: TrustDomain,
-        clock: Callable[[], datetime],
-        random_octets: Callable[[int], bytes],
-        issuers: tuple[Certificate, ...] = (),
-    ) -> None:
-        self._name = name
-        self._signer = signer
-        self._authorities = authorities
-        self._operator = operator
-        self._clock = clock
-        self._random_octets = random_octets
-        self._issuers = issuers
+    name: str
+    signer: CertificateSigner
+    _: KW_ONLY
+    authorities: Callable[[], Collection[Certificate]]
+    operator: TrustDomain
+    clock: Callable[[], datetime]
+    random_octets: Callable[[int], bytes]
+    issuers: tuple[Certificate, ...] = ()
+
+    def __post_init__(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = sign_certificate(
             _SUBJECT, key, _SUBJECT, key, not_before=_NOT_BEFORE, not_after=_NOT_AFTER
@@ -234,7 +227,7 @@ class SigningCA:
         try:
             message = PKIMessage.from_der(der)
         except MalformedMessage as error:
-            raise UpstreamBroken(f"{self._name} was sent no PKIMessage: {error}") from error
+            raise UpstreamBroken(f"{self.name} was sent no PKIMessage: {error}") from error
         chain: tuple[bytes, ...] = ()
         try:
             body_der, chain = await self._answer(message, deadline_seconds)
@@ -243,19 +236,19 @@ class SigningCA:
         except CMPError as error:
             log.warning(
                 "upstream.refused",
-                upstream=self._name,
+                upstream=self.name,
                 transaction_id=(message.header.transaction_id or b"").hex(),
                 detail=error.detail,
             )
             body_der = refusal_body(error, message)
         header = reply_header(
-            message.header, sender_nonce=self._random_octets(NONCE_OCTETS), now=self._clock()
+            message.header, sender_nonce=self.random_octets(NONCE_OCTETS), now=self.clock()
         )
         return await protect_reply(header, body_der, self._credential, chain)
 
     async def close(self) -> None:
         """Close the signer."""
-        await self._signer.close()
+        await self.signer.close()
 
     async def _answer(
         self, message: PKIMessage, deadline_seconds: float
@@ -263,16 +256,16 @@ class SigningCA:
         """Return the body of the answer, and certificates that go along."""
         if message.body_type not in CERT_RESPONSE_TO and message.body_type is not BodyType.rr:
             raise HeaderRefused(
-                f"{self._name} has no answer to {message.body_type.name}", rule="R142"
+                f"{self.name} has no answer to {message.body_type.name}", rule="R142"
             )
         authenticated = authenticate_registered(
-            message, self._authorities(), self._operator, _RULES, self._clock()
+            message, self.authorities(), self.operator, _RULES, self.clock()
         )
         if message.body_type is BodyType.rr:
             return await self._revoke(authenticated, deadline_seconds), ()
         request = read_request(authenticated, _RULES, ra_verified_allowed=True)
         signed = await self._guarded(
-            self._signer.sign(_signing_request(request), deadline_seconds=deadline_seconds),
+            self.signer.sign(_signing_request(request), deadline_seconds=deadline_seconds),
             deadline_seconds,
         )
         self._check(signed)
@@ -284,17 +277,17 @@ class SigningCA:
 
     async def _revoke(self, authenticated: AuthenticatedMessage, deadline_seconds: float) -> bytes:
         asked = read_revocation(authenticated)
-        if self._issuers and not any(
-            same_name(asked.issuer_der, issuer.subject_der) for issuer in self._issuers
+        if self.issuers and not any(
+            same_name(asked.issuer_der, issuer.subject_der) for issuer in self.issuers
         ):
             raise RequestRefused(
-                f"the certificate to be revoked is of none of the CAs behind {self._name}",
+                f"the certificate to be revoked is of none of the CAs behind {self.name}",
                 fail_info=PKIFailureInfo.badCertId,
                 rule="R131",
                 phrase="The certificate was issued by another certification authority.",
             )
         await self._guarded(
-            self._signer.revoke(
+            self.signer.revoke(
                 asked.issuer_der,
                 asked.serial_number,
                 asked.reason,
@@ -313,23 +306,23 @@ class SigningCA:
             raise
         except TimeoutError as error:
             raise UpstreamUnavailable(
-                f"{self._name} did not answer in {deadline_seconds:g} s", delivered=True
+                f"{self.name} did not answer in {deadline_seconds:g} s", delivered=True
             ) from error
         except CMPError as error:
-            raise UpstreamBroken(f"{self._name}: {error}", rule=error.rule) from error
+            raise UpstreamBroken(f"{self.name}: {error}", rule=error.rule) from error
         except Exception as error:
             # A bug in the signer, which may have issued; its text might hold anything, so that only the
             # log has it.
-            log.exception("upstream.failed", upstream=self._name)
+            log.exception("upstream.failed", upstream=self.name)
             raise UpstreamBroken(
-                f"{self._name} failed with {type(error).__name__}; the log has more"
+                f"{self.name} failed with {type(error).__name__}; the log has more"
             ) from error
 
     def _check(self, signed: SignedCertificate) -> None:
         """Refuse what is no certificate; whether it is the right one is checked with every CA's answer."""
         if len(signed.chain_der) > _CHAIN_MAX_COUNT:
             raise UpstreamBroken(
-                f"{self._name} sent {len(signed.chain_der)} CA certificates; at most "
+                f"{self.name} sent {len(signed.chain_der)} CA certificates; at most "
                 f"{_CHAIN_MAX_COUNT} are taken",
                 rule="R87",
             )
@@ -337,7 +330,7 @@ class SigningCA:
             for der in (signed.certificate_der, *signed.chain_der):
                 load_certificate(der)
         except MalformedMessage as error:
-            raise UpstreamBroken(f"{self._name}: {error}", rule="R87") from error
+            raise UpstreamBroken(f"{self.name}: {error}", rule="R87") from error
 
 
 def _signing_request(request: AuthenticatedRequest) -> SigningRequest:

@@ -203,12 +203,7 @@ class StepCASigner:
     async def revoke(
         self, issuer_der: bytes, serial_number: int, reason: int, *, deadline_seconds: float
     ) -> None:
-        """Have a certificate revoked, "passively": step-ca knows no other way.
-
-        Args:
-            issuer_der: Ignored: step-ca has one issuing CA.
-            reason: CRLReason.
-            deadline_seconds: Total time allowed.
+        """Have a certificate revoked, "passively": step-ca knows no other way, and has one issuing CA.
 
         Raises:
             RequestRefused: step-ca refuses; with certRevoked where it was revoked before.
@@ -271,31 +266,23 @@ def _token_subject(request: SigningRequest, sans: tuple[str, ...]) -> str:
 class StepCAUpstream(SigningUpstream):
     """smallstep step-ca (docs/ca-step-ca.md); serves p10cr and rr."""
 
-    kind: Literal["step_ca"] = Field(description='"step_ca": smallstep step-ca.')
+    kind: Literal["step_ca"]
+    """ "step_ca": smallstep step-ca."""
     replays_repeats: ClassVar[bool] = False
-    url: APIURL = Field(
-        description="Where step-ca is, https, under a name it has among its dnsNames, like "
-        "https://ca.example.net:9000.",
-    )
-    root_path: PublicPath = Field(
-        description="Root certificate of step-ca, PEM: its fingerprint is in every token, and it is what TLS "
-        "trusts, unless tls_ca_path is given.",
-    )
-    provisioner: str = Field(
-        min_length=1,
-        description="Name of the JWK provisioner, as `step ca provisioner list` has it.",
-    )
-    provisioner_key_path: SecretPath = Field(
-        repr=False,
-        description="Its private key, EC on P-256, PEM (PKCS#8), or one line that names a key in an HSM "
-        "(docs/hsm.md); mode 0600.",
-    )
-    provisioner_key_password_path: SecretPath | None = Field(
-        default=None,
-        repr=False,
-        description="File with the key's password (a newline at its end is dropped); mode 0600. Without it the "
-        "key must be unencrypted.",
-    )
+    url: APIURL
+    """Where step-ca is, https, under a name it has among its dnsNames, like https://ca.example.net:9000."""
+    root_path: PublicPath
+    """Root certificate of step-ca, PEM: its fingerprint is in every token, and it is what TLS trusts, unless
+    tls_ca_path is given.
+    """
+    provisioner: str = Field(min_length=1)
+    """Name of the JWK provisioner, as `step ca provisioner list` has it."""
+    provisioner_key_path: SecretPath = Field(repr=False)
+    """Its private key, EC on P-256, PEM (PKCS#8), or one line that names a key in an HSM (docs/hsm.md); mode 0600."""
+    provisioner_key_password_path: SecretPath | None = Field(default=None, repr=False)
+    """File with the key's password (a newline at its end is dropped); mode 0600. Without it the key must be
+    unencrypted.
+    """
 
     @property
     def tls_roots_path(self) -> Path:

@@ -16,84 +16,52 @@ from ra_gateway.upstream.tls import tls_context
 class IssuingCAs(Table):
     """Which CAs may have issued what comes this way."""
 
-    issuing_ca_paths: tuple[PublicPath, ...] = Field(
-        default=(),
-        description="CA certificates, PEM, one of which an issued certificate must chain through; "
-        "by default the operator's issuing CAs and roots. Anything else the CA answers is refused.",
-    )
+    issuing_ca_paths: tuple[PublicPath, ...] = ()
+    """CA certificates, PEM, one of which an issued certificate must chain through; by default the operator's issuing
+    CAs and roots. Anything else the CA answers is refused.
+    """
 
 
 class AnswerTrust(Table):
     """Whom the answers of a CA that speaks CMP may be signed by."""
 
-    trust_anchors_paths: tuple[PublicPath, ...] = Field(
-        default=(),
-        description="Roots, PEM, that the signer of the CA's answers must chain to; by default "
-        "the operator's.",
-    )
-    ca_certificate_paths: tuple[PublicPath, ...] = Field(
-        default=(),
-        description="Certificates, PEM, that may sign the CA's answers as they are: of a CA that "
-        "signs CMP with its certificate-signing key (EJBCA), and of an RA that stands in for the CA, such as "
-        "another gateway. Without being named, only the operator's issuing CAs and certificates with cmcCA may.",
-    )
+    trust_anchors_paths: tuple[PublicPath, ...] = ()
+    """Roots, PEM, that the signer of the CA's answers must chain to; by default the operator's."""
+    ca_certificate_paths: tuple[PublicPath, ...] = ()
+    """Certificates, PEM, that may sign the CA's answers as they are: of a CA that signs CMP with its
+    certificate-signing key (EJBCA), and of an RA that stands in for the CA, such as another gateway. Without being
+    named, only the operator's issuing CAs and certificates with cmcCA may.
+    """
 
 
 class OverHTTP(Table):
     """How HTTP is spoken with a CA."""
 
-    connect_timeout_seconds: Seconds = Field(
-        default=3.0,
-        le=60,
-        description="Time to connect, in seconds. The default spans one retransmitted SYN (1 s) "
-        "and its answer.",
-    )
-    deadline_seconds: Seconds = Field(
-        default=15.0,
-        le=300,
-        description="Time for a whole exchange with the CA, in seconds; then the device gets "
-        "systemUnavail. The default lets a CA with an HSM and a queue finish, and ends before "
-        "clients usually give up (30 s).",
-    )
-    tls_ca_path: PublicPath | None = Field(
-        default=None,
-        description="Roots, PEM, that the certificate of an https URL must chain to; by default those of the "
-        "system.",
-    )
-    tls_certificate_path: PublicPath | None = Field(
-        default=None,
-        description="Certificate, PEM, its chain after it, that the gateway shows to an https URL that asks for "
-        "one; by default none.",
-    )
-    tls_key_path: SecretPath | None = Field(
-        default=None,
-        repr=False,
-        description="Secret file with the key of tls_certificate_path, PEM.",
-    )
-    tls_key_password_path: SecretPath | None = Field(
-        default=None,
-        repr=False,
-        description="Secret file with the password of tls_key_path; by default it is not encrypted.",
-    )
-    proxy: ProxyURL | None = Field(
-        default=None,
-        description="HTTP proxy on the way, like http://proxy.example.net:3128; by default none, whatever the "
-        "environment says.",
-    )
-    max_response_bytes: int = Field(
-        default=262_144,
-        ge=4096,
-        le=16_777_216,
-        description="Largest answer taken from the CA, in bytes. The default is four times the "
-        "largest request: the answer carries chains and caPubs besides the certificate.",
-    )
-    max_connections: int = Field(
-        default=64,
-        ge=1,
-        le=10_000,
-        description="Most connections to each URL of this CA. The default serves 640 exchanges a second at "
-        "100 ms each, more than most CAs issue.",
-    )
+    connect_timeout_seconds: Seconds = Field(default=3.0, le=60)
+    """Time to connect, in seconds. The default spans one retransmitted SYN (1 s) and its answer."""
+    deadline_seconds: Seconds = Field(default=15.0, le=300)
+    """Time for a whole exchange with the CA, in seconds; then the device gets systemUnavail. The default lets a CA with
+    an HSM and a queue finish, and ends before clients usually give up (30 s).
+    """
+    tls_ca_path: PublicPath | None = None
+    """Roots, PEM, that the certificate of an https URL must chain to; by default those of the system."""
+    tls_certificate_path: PublicPath | None = None
+    """Certificate, PEM, its chain after it, that the gateway shows to an https URL that asks for one; by default none.
+    """
+    tls_key_path: SecretPath | None = Field(default=None, repr=False)
+    """Secret file with the key of tls_certificate_path, PEM."""
+    tls_key_password_path: SecretPath | None = Field(default=None, repr=False)
+    """Secret file with the password of tls_key_path; by default it is not encrypted."""
+    proxy: ProxyURL | None = None
+    """HTTP proxy on the way, like http://proxy.example.net:3128; by default none, whatever the environment says."""
+    max_response_bytes: int = Field(default=262_144, ge=4096, le=16_777_216)
+    """Largest answer taken from the CA, in bytes. The default is four times the largest request: the answer carries
+    chains and caPubs besides the certificate.
+    """
+    max_connections: int = Field(default=64, ge=1, le=10_000)
+    """Most connections to each URL of this CA. The default serves 640 exchanges a second at 100 ms each, more than most
+    CAs issue.
+    """
 
     @property
     def tls_roots_path(self) -> Path | None:

@@ -37,23 +37,23 @@ _OUR_FAULT: Final = (
 class VaultUpstream(SigningUpstream):
     """The PKI engine of HashiCorp Vault or OpenBao (docs/ca-vault.md); serves p10cr and rr."""
 
-    kind: Literal["vault"] = Field(description='"vault": Vault or OpenBao.')
+    kind: Literal["vault"]
+    """ "vault": Vault or OpenBao."""
     replays_repeats: ClassVar[bool] = False
-    url: APIURL = Field(description="Where Vault is, https, like https://vault.example.net:8200.")
-    mount: PathSegments = Field(default="pki", description="Where the PKI engine is mounted.")
-    role: PathSegments = Field(description="Role of the engine that decides what is issued.")
-    verbatim: bool = Field(
-        default=False,
-        description="Whether subject and extensions are taken from the request as they are (sign-verbatim). "
-        "Otherwise (sign) common name and subjectAltName are, and the rest of the subject is the role's.",
-    )
-    namespace: PathSegments | None = Field(
-        default=None, description="Namespace of Vault Enterprise or OpenBao; by default none."
-    )
-    token_path: SecretPath = Field(
-        repr=False,
-        description="File with the token, mode 0600; read for each request, so that Vault Agent may renew it.",
-    )
+    url: APIURL
+    """Where Vault is, https, like https://vault.example.net:8200."""
+    mount: PathSegments = "pki"
+    """Where the PKI engine is mounted."""
+    role: PathSegments
+    """Role of the engine that decides what is issued."""
+    verbatim: bool = False
+    """Whether subject and extensions are taken from the request as they are (sign-verbatim). Otherwise (sign) common
+    name and subjectAltName are, and the rest of the subject is the role's.
+    """
+    namespace: PathSegments | None = None
+    """Namespace of Vault Enterprise or OpenBao; by default none."""
+    token_path: SecretPath = Field(repr=False)
+    """File with the token, mode 0600; read for each request, so that Vault Agent may renew it."""
 
     def open(self, context: UpstreamContext) -> VaultSigner:
         """Return the engine; nothing is connected yet.
@@ -105,12 +105,7 @@ class VaultSigner:
     async def revoke(
         self, issuer_der: bytes, serial_number: int, reason: int, *, deadline_seconds: float
     ) -> None:
-        """Have a certificate revoked; once more is harmless.
-
-        Args:
-            issuer_der: Ignored: the engine finds the issuer by the serial number.
-            reason: Ignored: the engine's CRLs have no reasons.
-            deadline_seconds: Total time allowed.
+        """Have a certificate revoked; once more is harmless. The engine needs no issuer, and keeps no reason.
 
         Raises:
             RequestRefused: The engine does not know it (badCertId), or refuses (400).

@@ -4,22 +4,76 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
-from ra_gateway.cmp.bodies import CertResponse, PKIStatusInfo
+from ra_gateway.cmp.bodies import CertResponse, PKIStatusInfo, rev_req_content
+from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.errors import PKIFailureInfo
+from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed
+from ra_gateway.ra.pipeline import Gateway
+from ra_gateway.ra.ports import CACore
 from ra_gateway.ra.transaction import State
+from ra_gateway.stores.memory import MemoryStore
 from tests.support.answers import fail_names, status_of
-from tests.support.faults import Faults, ReadOnlyStore, faulty_gateway
-from tests.support.harness import Answer, MakeWorld, ManualClock
-from tests.support.polling import Operation, settled, slow_world
+from tests.support.faults import Faults, ReadOnlyStore, fail, faulty_gateway
+from tests.support.harness import Answer, MakeWorld, ManualClock, World
+from tests.support.mac import ONCE, ir
+from tests.support.mac import make_world as mac_world
+from tests.support.pki import OperatorPKI, VendorPKI
+from tests.support.polling import Operation, settled, slow_world, written_secrets
 from tests.support.unconfirmed import node_of, revocations, work
 
 REVOKING = {"certconf": CertConf.local, "unconfirmed": Unconfirmed.revoke}
+
+
+def assert_revoked(world: World, *certificates: Certificate) -> None:
+    """Assert that the CA was asked to revoke these, and no others."""
+    asked = [rev_req_content(rr.body_content)[0].template for rr in revocations(world)]
+    assert [item.serial_number for item in asked] == [item.serial_number for item in certificates]
+
+
+def node_on(world: World, core: CACore) -> Gateway:
+    """Another node, which reaches the CA its own way."""
+    upstream = replace(world.endpoint.upstream, core=core)
+    return world.second_gateway(replace(world.endpoint, upstream=upstream))
+
+
+@dataclass(slots=True)
+class SlowWay:
+    """A way to the CA on which answers are held up until `late` is set, and may be lost: another takes their place."""
+
+    ca: CACore
+    late: asyncio.Event = field(default_factory=asyncio.Event)
+    instead: bytes | None = None
+
+    async def exchange(self, der: bytes, *, path: str, deadline_seconds: float) -> bytes:
+        answer = await self.ca.exchange(der, path=path, deadline_seconds=deadline_seconds)
+        await self.late.wait()
+        return answer if self.instead is None else self.instead
+
+    async def close(self) -> None:
+        return None
+
+
+async def asked_by_a_slow_node(
+    world: World, der: bytes, instead: bytes | None = None
+) -> tuple[asyncio.Task[bytes], asyncio.Event]:
+    """Have a node ask the CA whose lease ends before the answer is there."""
+    way = SlowWay(world.ca, instead=instead)
+    before = len(world.ca.received)
+    slow = asyncio.create_task(world.post(der, gateway=node_on(world, way)))
+
+    async def asked() -> bool:
+        return len(world.ca.received) > before
+
+    await settled(asked)
+    world.clock.move(seconds=30)
+    return slow, way.late
 
 
 async def test_a_store_that_is_gone_when_the_ca_has_issued(make_world: MakeWorld) -> None:
@@ -50,27 +104,15 @@ async def test_a_node_that_was_slower_than_its_lease(make_world: MakeWorld) -> N
     """Another node had to give the transaction up: what the slow one gets after that is revoked."""
     world = make_world(upstream=REVOKING)
     operation = await Operation.begin(world, BodyType.ir)
-    late = asyncio.Event()
-    node = faulty_gateway(world, Faults(), gate=late)
-    services, stored = node._services, node_of(world)
-    services.schedule = stored.schedule
-    services.confirmation_records = stored.confirmation_records
-    slow = asyncio.create_task(world.post(operation.sent, gateway=node))
-
-    async def asked() -> bool:
-        return bool(world.ca.received)
-
-    await settled(asked)
-    world.clock.move(seconds=30)
+    slow, late = await asked_by_a_slow_node(world, operation.sent)
     failed = await operation.send()
     assert fail_names(failed) == ["systemUnavail"]
     late.set()
     assert await slow == failed.der
-    assert "after its answer was given up" in world.events[-1].detail
+    assert "after its transaction was given up" in world.events[-1].detail
     assert world.events[-1].serial_number == f"{world.ca.issued[0].serial_number:x}"
     await work(world)
-    assert len(revocations(world)) == 1
-    assert (await operation.stored()).state is State.WITHDRAWN
+    assert_revoked(world, world.ca.issued[0])
 
 
 def another_cert_req_id(answer: Answer) -> None:
@@ -109,9 +151,174 @@ async def test_an_answer_that_cannot_be_relayed(
     operation = await Operation.begin(world, BodyType.ir)
     assert fail_names(await operation.send()) != []
     assert (await operation.stored()).state is State.FAILED
+    world.ca.script = lambda answer: None
     await work(world)
-    assert len(revocations(world)) == 1
+    assert_revoked(world, world.ca.issued[0])
     assert (await operation.stored()).state is State.WITHDRAWN
+
+
+async def test_an_answer_that_cannot_be_relayed_while_the_store_is_gone(
+    make_world: MakeWorld,
+) -> None:
+    """Both at once: it is revoked when the store is back."""
+    clock = ManualClock()
+    store = ReadOnlyStore(clock, max_transactions=10)
+    world = make_world(store=store, clock=clock, upstream=REVOKING)
+
+    def broken(answer: Answer) -> None:
+        another_cert_req_id(answer)
+        store.gone = True
+
+    world.ca.script = broken
+    operation = await Operation.begin(world, BodyType.ir)
+    assert fail_names(await operation.send()) == ["systemUnavail"]
+    store.gone, world.ca.script = False, lambda answer: None
+
+    async def failed() -> bool:
+        return (await operation.stored()).state is State.FAILED
+
+    await settled(failed)
+    await work(world)
+    assert_revoked(world, world.ca.issued[0])
+
+
+async def test_a_slow_node_and_an_answer_that_cannot_be_relayed(make_world: MakeWorld) -> None:
+    """Another node had given the transaction up."""
+    world = make_world(upstream=REVOKING)
+    world.ca.script = another_cert_req_id
+    operation = await Operation.begin(world, BodyType.ir)
+    slow, late = await asked_by_a_slow_node(world, operation.sent)
+    await operation.send()
+    late.set()
+    await slow
+    world.ca.script = lambda answer: None
+    await work(world)
+    assert_revoked(world, world.ca.issued[0])
+
+
+async def test_another_node_was_refused_meanwhile(make_world: MakeWorld) -> None:
+    """The device has the CA's rejection: what the first node gets after that is revoked."""
+    world = make_world(upstream={**REVOKING, "replays_repeats": True})
+    operation = await Operation.begin(world, BodyType.ir)
+    slow, late = await asked_by_a_slow_node(world, operation.sent)
+    world.ca.script = lambda answer: answer.reject(PKIFailureInfo.badRequest)
+    refused = await operation.send()
+    assert fail_names(refused) == ["badRequest"]
+    world.ca.script = lambda answer: None
+    late.set()
+    assert await slow == refused.der
+    await work(world)
+    assert_revoked(world, world.ca.issued[0])
+    assert (await operation.stored()).state is State.REFUSED
+
+
+async def test_a_store_that_has_lost_the_transaction(make_world: MakeWorld) -> None:
+    """Nothing knows of it any more but the node that asked: what it gets is revoked, and the device begins anew."""
+    world = make_world(upstream=REVOKING)
+    operation = await Operation.begin(world, BodyType.ir)
+    slow, late = await asked_by_a_slow_node(world, operation.sent)
+    fresh = MemoryStore(world.clock, max_transactions=10)
+    assert isinstance(world.store, MemoryStore)
+    world.store.__dict__.update(fresh.__dict__)
+    late.set()
+    assert fail_names(PKIMessage.from_der(await slow)) == ["systemUnavail"]
+    await work(world)
+    assert_revoked(world, world.ca.issued[0])
+    assert status_of(await operation.send()).issued
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+    assert_revoked(world, world.ca.issued[0])
+
+
+async def test_a_key_that_cannot_sign_when_the_ca_has_issued(make_world: MakeWorld) -> None:
+    """The device gets its certificate as soon as the RA's key signs again, and the CA is not asked again."""
+    world = make_world(upstream=REVOKING)
+    faults = Faults(at=4, strike=fail)  # sign, create, exchange, sign
+    node = faulty_gateway(world, faults)
+    node._services.schedule = node_of(world).schedule
+    node._services.confirmation_records = node_of(world).confirmation_records
+    operation = await Operation.begin(world, BodyType.ir)
+    assert fail_names(await operation.send(gateway=node)) != []
+
+    async def issued() -> bool:
+        return (await operation.stored()).state is State.ISSUED
+
+    await settled(issued)
+    assert status_of(await operation.send()).issued
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+    assert len(world.ca.issued) == 1
+
+
+async def test_what_can_never_be_stored_is_told(make_world: MakeWorld) -> None:
+    """At the latest when the process ends: with its serial number, for the operator to see to."""
+    clock = ManualClock()
+    store = ReadOnlyStore(clock, max_transactions=10)
+    world = make_world(store=store, clock=clock)
+
+    def lost(answer: Answer) -> None:
+        store.gone = True
+
+    world.ca.script = lost
+    operation = await Operation.begin(world, BodyType.ir)
+    assert fail_names(await operation.send()) == ["systemUnavail"]
+    await node_of(world).drain(0.0)
+    event = world.events[-1]
+    assert "could not be stored" in event.detail
+    assert event.serial_number == f"{world.ca.issued[0].serial_number:x}"
+
+
+@pytest.mark.parametrize("certconf", [False, True])
+async def test_a_slow_node_does_not_fail_what_another_has_taken_over(
+    make_world: MakeWorld, certconf: bool
+) -> None:
+    """Its CA's answer was lost: that says nothing of the other's, which has yet to come."""
+    upstream = {"unconfirmed": Unconfirmed.revoke, "replays_repeats": True}
+    world = make_world(upstream=upstream)
+    world.ca.replays = True
+    operation = await Operation.begin(world, BodyType.ir)
+    if certconf:
+        await operation.send()
+        await operation.make_cert_conf()
+    first, lost = await asked_by_a_slow_node(world, operation.sent, b"<html>504</html>")
+    second, answered = await asked_by_a_slow_node(world, operation.sent)
+    lost.set()
+    assert fail_names(PKIMessage.from_der(await first)) == ["systemUnavail"]
+    answered.set()
+    operation.answer = PKIMessage.from_der(await second)
+    if not certconf:
+        assert status_of(operation.answer).issued
+        await operation.confirm()
+    assert operation.answer.body_type is BodyType.pkiconf
+    assert (await operation.stored()).state is State.CONFIRMED
+    await work(world, days=1)
+    assert_revoked(world)
+
+
+async def test_a_secret_is_given_back_before_the_transaction(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, tmp_path: Path
+) -> None:
+    """In between another node may take the transaction over, and is to claim the secret for itself."""
+    world = mac_world(vendor_pki, operator_pki, written_secrets(tmp_path))
+    reference, secret = ONCE
+    der = await ir(world, reference=reference, secret=secret)
+    world.ca.failure = UpstreamUnavailable("connection refused", delivered=False)
+    world.ca.failures = 1
+    mac = world.endpoint.mac
+    assert mac is not None
+    given_back: list[State] = []
+    release = mac.secrets.release
+
+    async def noted(reference: bytes, holder: str) -> None:
+        (found,) = await world.store.find(PKIMessage.from_der(der).header.transaction_id or b"")
+        given_back.append(found.state)
+        assert found.lease_until > world.clock()
+        await release(reference, holder)
+
+    mac.secrets.release = noted  # type: ignore[method-assign]
+    assert fail_names(await world.ask(der)) == ["systemUnavail"]
+    assert given_back == [State.REQUESTED]
+    assert status_of(await world.ask(der)).issued
+    another = await world.ask(await ir(world, reference=reference, secret=secret))
+    assert fail_names(another) == ["notAuthorized"]
 
 
 async def test_a_poll_whose_answer_another_node_was_faster_with(make_world: MakeWorld) -> None:

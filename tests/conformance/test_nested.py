@@ -459,7 +459,7 @@ async def test_a_device_polls_through_nested(
         operator_pki,
         endpoint={
             "registration_authorities": registered(operator_pki, ra),
-            "wait_after_seconds": 0.0,
+            "wait_after_seconds": 0.01,
         },
     )
     device = world.device()

@@ -302,17 +302,25 @@ def tamper(path: Path, *statements: str) -> None:
         database.close()
 
 
-async def test_a_ledger_that_nobody_touched_has_no_findings(
-    tmp_path: Path, operator_pki: OperatorPKI
-) -> None:
-    """Every status, hold and release, CRLs and audit trail agree; also where a sample is verified."""
+FullLedger = tuple[Path, StatusCA]
+
+
+@pytest.fixture
+async def full_ledger(tmp_path: Path, operator_pki: OperatorPKI) -> FullLedger:
+    """A ledger's file, with something in every table, and the CA."""
     path = tmp_path / "ledger.sqlite"
     async with opened(path) as ledger:
-        ca = await fill(ledger, operator_pki)
-        told: list[tuple[int, int]] = []
-        issuers = {ca.issuing.id: ca.issuing.certificate}
+        return path, await fill(ledger, operator_pki)
+
+
+async def test_a_ledger_that_nobody_touched_has_no_findings(full_ledger: FullLedger) -> None:
+    """Every status, hold and release, CRLs and audit trail agree; also where a sample is verified."""
+    path, ca = full_ledger
+    told: list[tuple[int, int]] = []
+    issuers = {ca.issuing.id: ca.issuing.certificate}
+    async with opened(path) as ledger:
         await verify(ledger, issuers, ca.clock(), progress=lambda *step: told.append(step))
-        assert told[-1][0] == told[-1][1]
+    assert told[-1][0] == told[-1][1]
     assert await findings(path, ca) == []
     assert await findings(path, ca, sample=2) == []
     assert await findings(path, ca, sample=100) == []
@@ -494,13 +502,9 @@ TAMPERED: Final[dict[str, tuple[str, list[str]]]] = {
 
 
 @pytest.mark.parametrize("name", TAMPERED)
-async def test_each_change_behind_its_back_is_found(
-    tmp_path: Path, operator_pki: OperatorPKI, name: str
-) -> None:
+async def test_each_change_behind_its_back_is_found(full_ledger: FullLedger, name: str) -> None:
     """What does not agree is told by its place and its nature."""
-    path = tmp_path / "ledger.sqlite"
-    async with opened(path) as ledger:
-        ca = await fill(ledger, operator_pki)
+    path, ca = full_ledger
     statement, expected = TAMPERED[name]
     wanted = [filled(text, path, ca) for text in expected]
     tamper(path, statement)
@@ -508,11 +512,9 @@ async def test_each_change_behind_its_back_is_found(
     assert [start for start in wanted if not any(text.startswith(start) for text in found)] == []
 
 
-async def test_crls_that_ended_are_found(tmp_path: Path, operator_pki: OperatorPKI) -> None:
+async def test_crls_that_ended_are_found(full_ledger: FullLedger) -> None:
     """Nobody keeps them current: the finding says what does."""
-    path = tmp_path / "ledger.sqlite"
-    async with opened(path) as ledger:
-        ca = await fill(ledger, operator_pki)
+    path, ca = full_ledger
     late = NOW + timedelta(hours=49)
     assert await findings(path, ca, at=late) == [
         f"CRL of {ca.issuing.certificate.subject}: the newest one ended 2026-03-03 12:02 UTC"
@@ -531,12 +533,10 @@ async def test_crls_that_ended_are_found(tmp_path: Path, operator_pki: OperatorP
 
 
 async def test_a_sample_verifies_fewer_signatures(
-    tmp_path: Path, operator_pki: OperatorPKI, monkeypatch: pytest.MonkeyPatch
+    full_ledger: FullLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of seven rows a sample of two is every fourth one; all the rest is checked on every row."""
-    path = tmp_path / "ledger.sqlite"
-    async with opened(path) as ledger:
-        ca = await fill(ledger, operator_pki)
+    path, ca = full_ledger
     monkeypatch.setattr("ra_gateway.ca.ledger.verify.secrets.randbelow", lambda stride: stride - 1)
     tamper(
         path,
@@ -552,12 +552,10 @@ async def test_a_sample_verifies_fewer_signatures(
 
 
 async def test_a_ruined_ledger_does_not_tell_for_ever(
-    tmp_path: Path, operator_pki: OperatorPKI, monkeypatch: pytest.MonkeyPatch
+    full_ledger: FullLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is a most of findings, and one more that says so."""
-    path = tmp_path / "ledger.sqlite"
-    async with opened(path) as ledger:
-        ca = await fill(ledger, operator_pki)
+    path, ca = full_ledger
     monkeypatch.setattr("ra_gateway.ca.ledger.verify.MOST_FINDINGS", 3)
     tamper(path, "UPDATE audit SET actor = 'nobody'")
     assert (await findings(path, ca))[3:] == ["ledger: there are more findings than these"]

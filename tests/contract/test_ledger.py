@@ -390,15 +390,15 @@ async def test_a_key_belongs_to_one_end_entity_whoever_asked_first(
 # --- renewing -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("implicit", [False, True])
-async def test_a_renewal_supersedes_when_it_is_accepted(ledger: Ledger, implicit: bool) -> None:
+@pytest.mark.parametrize("confirmation", [{}, {"confirm_by": None}], ids=["explicit", "implicit"])
+async def test_a_renewal_supersedes_when_it_is_accepted(
+    ledger: Ledger, confirmation: dict[str, Any]
+) -> None:
     """Not before; the old certificate stays valid until it expires."""
     old = await issue(ledger)
-    changes: dict[str, Any] = {"old_serial_number": old.serial_number}
-    if implicit:
-        changes["confirm_by"] = None
+    changes = {"old_serial_number": old.serial_number, **confirmation}
     new = await issue(ledger, key="new", confirmed=False, changes=changes)
-    if not implicit:
+    if not confirmation:
         assert (await status(ledger, old)).status == S.confirmed
         await ledger.confirm(new, accepted=True, digest=b"c", answer=b"ok", now=NOW)
     assert (await status(ledger, old)).status == S.superseded
@@ -408,13 +408,13 @@ async def test_a_renewal_supersedes_when_it_is_accepted(ledger: Ledger, implicit
     assert newest.serial_number == new.serial_number
 
 
-@pytest.mark.parametrize("implicit", [False, True])
-async def test_a_renewal_may_revoke_what_it_renews(ledger: Ledger, implicit: bool) -> None:
+@pytest.mark.parametrize("confirmation", [{}, {"confirm_by": None}], ids=["explicit", "implicit"])
+async def test_a_renewal_may_revoke_what_it_renews(
+    ledger: Ledger, confirmation: dict[str, Any]
+) -> None:
     """With the reason superseded; the audit trail says so."""
     old = await issue(ledger)
-    changes: dict[str, Any] = {"old_serial_number": old.serial_number}
-    if implicit:
-        changes["confirm_by"] = None
+    changes = {"old_serial_number": old.serial_number, **confirmation}
     await issue(ledger, key="new", changes=changes, revoke_superseded=True)
     gone = await status(ledger, old)
     assert (gone.status, gone.reason, gone.revoked_at) == (S.revoked, Reason.superseded, NOW)

@@ -13,7 +13,7 @@ import pytest
 from ra_gateway.ca.ledger.database import MIGRATION_LOCK, PostgresDatabase
 from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.errors import ConfigError, StoreUnavailable
-from tests.support.ledgers import NOW, intent, issue, operation
+from tests.support.ledgers import NOW, intent, issue, opened, operation
 from tests.support.postgres_server import PostgresServer
 
 
@@ -27,61 +27,52 @@ async def test_a_killed_server_is_told_and_its_return_noticed(
     own_postgres_server: PostgresServer,
 ) -> None:
     """StoreUnavailable meanwhile, without the password; what was durable before is there after."""
-    ledger = open_ledger(own_postgres_server.new_database())
-    await ledger.migrate()
-    await ledger.open()
-    kept = await issue(ledger)
-    own_postgres_server.kill()
-    for _ in range(2):
-        for failing in (
-            ledger.reserve(operation(), intent(), NOW),
-            ledger.counts(),
-            ledger.ping(),
-            ledger._database.read_state(lambda connection: None),
-        ):
-            with pytest.raises(StoreUnavailable) as failure:
-                await failing
-            assert "correct-horse" not in str(failure.value)
-    own_postgres_server.start()
-    await ledger.ping()
-    assert await ledger.certificate(kept.serial_number, NOW) is not None
-    await issue(ledger, "enb2")
-    await ledger.close()
+    async with opened(own_postgres_server.new_database()) as ledger:
+        kept = await issue(ledger)
+        own_postgres_server.kill()
+        for _ in range(2):
+            for failing in (
+                ledger.reserve(operation(), intent(), NOW),
+                ledger.counts(),
+                ledger.ping(),
+                ledger._database.read_state(lambda connection: None),
+            ):
+                with pytest.raises(StoreUnavailable) as failure:
+                    await failing
+                assert "correct-horse" not in str(failure.value)
+        own_postgres_server.start()
+        await ledger.ping()
+        assert await ledger.certificate(kept.serial_number, NOW) is not None
+        await issue(ledger, "enb2")
 
 
 async def test_a_restart_between_requests_is_not_noticed(
     own_postgres_server: PostgresServer,
 ) -> None:
     """Connections of before are replaced and what failed on them is repeated."""
-    ledger = open_ledger(own_postgres_server.new_database())
-    await ledger.migrate()
-    await ledger.open()
-    await issue(ledger, "enb1")
-    await asyncio.gather(*(ledger.counts() for _ in range(10)))
-    own_postgres_server.stop()
-    own_postgres_server.start()
-    await issue(ledger, "enb2")
-    assert sum((await ledger.counts()).values()) == 2
-    await ledger.close()
+    async with opened(own_postgres_server.new_database()) as ledger:
+        await issue(ledger, "enb1")
+        await asyncio.gather(*(ledger.counts() for _ in range(10)))
+        own_postgres_server.stop()
+        own_postgres_server.start()
+        await issue(ledger, "enb2")
+        assert sum((await ledger.counts()).values()) == 2
 
 
 async def test_work_that_is_cut_off_is_told_and_nothing_is_half_done(
     own_postgres_server: PostgresServer,
 ) -> None:
     """A kill amid a burst: every certificate that was reported stored is there afterwards."""
-    ledger = open_ledger(own_postgres_server.new_database())
-    await ledger.migrate()
-    await ledger.open()
-    tasks = [asyncio.create_task(issue(ledger, f"enb{n}", confirmed=False)) for n in range(300)]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    await asyncio.to_thread(own_postgres_server.kill)
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    own_postgres_server.start()
-    stored = [result for result in results if not isinstance(result, BaseException)]
-    assert {type(r) for r in results if isinstance(r, BaseException)} <= {StoreUnavailable}
-    for item in stored:
-        assert await ledger.find_operation(item.requester, item.transaction_id, NOW) == item
-    await ledger.close()
+    async with opened(own_postgres_server.new_database()) as ledger:
+        tasks = [asyncio.create_task(issue(ledger, f"enb{n}", confirmed=False)) for n in range(300)]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.to_thread(own_postgres_server.kill)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        own_postgres_server.start()
+        stored = [result for result in results if not isinstance(result, BaseException)]
+        assert {type(r) for r in results if isinstance(r, BaseException)} <= {StoreUnavailable}
+        for item in stored:
+            assert await ledger.find_operation(item.requester, item.transaction_id, NOW) == item
 
 
 async def test_a_server_that_does_not_answer_is_given_up() -> None:
@@ -121,32 +112,31 @@ async def test_a_role_without_rights_cannot_stop_issuance(
     """It takes every advisory lock there is a key for, and asks for the locks of tables: the ledger writes on."""
     monkeypatch.setattr("ra_gateway.ca.ledger.database.LOCK_SECONDS", 1.0)
     url = own_postgres_server.new_database()
-    database = url.rpartition("/")[2]
-    ledger = open_ledger(url)
-    await ledger.migrate()
-    await ledger.open()
     own_postgres_server.execute("CREATE ROLE stranger LOGIN PASSWORD 'stranger'")
-    stranger = await asyncpg.connect(
-        url.replace("postgres:correct-horse", "stranger:stranger"), database=database
-    )
-    try:
-        await stranger.execute(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
-        for statement in (
-            "LOCK TABLE audit_head",
-            "SELECT * FROM audit_head FOR UPDATE",
-            "SELECT * FROM audit_head",
-        ):
-            with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                async with stranger.transaction():
-                    await stranger.execute(statement)
-        await issue(ledger, "enb1")
-        await ledger.ping()
-        other = open_ledger(url)
-        with pytest.raises(StoreUnavailable, match=r"stranger \(process \d+\) has held its lock"):
-            await other.migrate()
-    finally:
-        await stranger.close()
-        await ledger.close()
+    async with opened(url) as ledger:
+        stranger = await asyncpg.connect(
+            url.replace("postgres:correct-horse", "stranger:stranger"),
+            database=url.rpartition("/")[2],
+        )
+        try:
+            await stranger.execute(f"SELECT pg_advisory_lock({MIGRATION_LOCK})")
+            for statement in (
+                "LOCK TABLE audit_head",
+                "SELECT * FROM audit_head FOR UPDATE",
+                "SELECT * FROM audit_head",
+            ):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    async with stranger.transaction():
+                        await stranger.execute(statement)
+            await issue(ledger, "enb1")
+            await ledger.ping()
+            other = open_ledger(url)
+            with pytest.raises(
+                StoreUnavailable, match=r"stranger \(process \d+\) has held its lock"
+            ):
+                await other.migrate()
+        finally:
+            await stranger.close()
 
 
 async def test_whoever_holds_the_lock_too_long_is_named(
@@ -155,23 +145,19 @@ async def test_whoever_holds_the_lock_too_long_is_named(
     """A colleague with the right forgot a transaction: the error says whose, and the ledger works on afterwards."""
     monkeypatch.setattr("ra_gateway.ca.ledger.database.LOCK_SECONDS", 1.0)
     url = own_postgres_server.new_database()
-    ledger = open_ledger(url)
-    await ledger.migrate()
-    await ledger.open()
-    holder = await asyncpg.connect(url)
-    try:
-        await holder.execute("BEGIN")
-        await holder.execute("SELECT * FROM audit_head FOR UPDATE")
-        process = await holder.fetchval("SELECT pg_backend_pid()")
-        with pytest.raises(
-            StoreUnavailable, match=rf"postgres \(process {process}\) has held its lock for 1 s"
-        ):
+    async with opened(url) as ledger:
+        holder = await asyncpg.connect(url)
+        try:
+            await holder.execute("BEGIN")
+            await holder.execute("SELECT * FROM audit_head FOR UPDATE")
+            process = await holder.fetchval("SELECT pg_backend_pid()")
+            told = rf"postgres \(process {process}\) has held its lock for 1 s"
+            with pytest.raises(StoreUnavailable, match=told):
+                await issue(ledger, "enb1")
+            await holder.execute("ROLLBACK")
             await issue(ledger, "enb1")
-        await holder.execute("ROLLBACK")
-        await issue(ledger, "enb1")
-    finally:
-        await holder.close()
-        await ledger.close()
+        finally:
+            await holder.close()
 
 
 # --- who may listen ---------------------------------------------------------------------------------------------

@@ -11,23 +11,16 @@ from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
 from ra_gateway.ra.confirmation_records import ConfirmationStatus
 from ra_gateway.ra.transaction import Event, advance
 from ra_gateway.stores.memory import MemoryStore
+from tests.support.harness import ManualClock
 from tests.support.transactions import new_transaction
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
 async def test_a_full_store_refuses_and_forgets_nothing() -> None:
     """One more than allowed is refused as systemUnavail; what is live stays."""
-    store = MemoryStore(Clock(), max_transactions=2)
+    store = MemoryStore(ManualClock(START), max_transactions=2)
     kept = [new_transaction(signer=n, expires_at=START + MINUTE) for n in (1, 2)]
     for transaction in kept:
         await store.create(transaction)
@@ -42,7 +35,7 @@ async def test_a_full_store_refuses_and_forgets_nothing() -> None:
 
 async def test_expired_transactions_make_room() -> None:
     """A full store takes new transactions as soon as old ones have expired."""
-    clock = Clock()
+    clock = ManualClock(START)
     store = MemoryStore(clock, max_transactions=2)
     for signer in (1, 2):
         await store.create(new_transaction(signer=signer, expires_at=START + MINUTE))
@@ -53,7 +46,7 @@ async def test_expired_transactions_make_room() -> None:
 
 async def test_certificates_of_years_do_not_fill_the_store() -> None:
     """What was settled makes room, the oldest first; what is awaited stays, and then the store is full."""
-    clock = Clock()
+    clock = ManualClock(START)
     store = MemoryStore(clock, max_transactions=4)
     years = START + timedelta(days=1000)
 
@@ -77,7 +70,7 @@ async def test_certificates_of_years_do_not_fill_the_store() -> None:
 
 async def test_expired_transactions_do_not_pile_up() -> None:
     """However many come and go, only what is live (and a few to be swept) is in memory."""
-    clock = Clock()
+    clock = ManualClock(START)
     store = MemoryStore(clock, max_transactions=1000)
     for number in range(3000):
         clock.now += timedelta(seconds=1)
@@ -94,7 +87,7 @@ async def test_expired_transactions_do_not_pile_up() -> None:
 
 async def test_a_transaction_expires_by_the_given_clock() -> None:
     """Live until the instant before `expires_at`, gone at it."""
-    clock = Clock()
+    clock = ManualClock(START)
     store = MemoryStore(clock, max_transactions=2)
     transaction = new_transaction(expires_at=START + MINUTE)
     await store.create(transaction)
@@ -106,7 +99,7 @@ async def test_a_transaction_expires_by_the_given_clock() -> None:
 
 async def test_a_replacement_wakes_who_waits_without_delay() -> None:
     """The waiting task runs in the next turns of the event loop, not after some pause."""
-    store = MemoryStore(Clock(), max_transactions=2)
+    store = MemoryStore(ManualClock(START), max_transactions=2)
     first = new_transaction(expires_at=START + MINUTE)
     changed = advance(first, Event.issued)
     await store.create(first)

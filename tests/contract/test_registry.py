@@ -28,8 +28,9 @@ from ra_gateway.ca.records import (
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import ConfigError
+from tests.support.desk import Clock
 from tests.support.pki import OperatorPKI
-from tests.support.status import Clock, StatusCA, issuing_ca
+from tests.support.status import StatusCA, issuing_ca
 
 NOW: Final = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 OPERATOR: Final = "operator"

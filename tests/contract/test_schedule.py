@@ -6,21 +6,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
 
 from ra_gateway.errors import StoreUnavailable
 from ra_gateway.ra.transaction import TransactionKey
-from ra_gateway.stores.memory import MemoryStore
-from ra_gateway.stores.redis import RedisStore
 from tests.support.harness import ManualClock
-from tests.support.redis_server import SEAL_KEY
-from tests.support.transactions import system_clock
-
-Store = MemoryStore | RedisStore
-Node = Callable[[], Store]
+from tests.support.transactions import Node, nodes, system_clock
 
 MAX_HELD = 3
 HOUR = timedelta(hours=1)
@@ -33,21 +27,9 @@ def clock() -> ManualClock:
 
 @pytest.fixture(params=["memory", "redis"])
 async def node(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIterator[Node]:
-    opened: list[Store] = []
-    if request.param == "memory":
-        only = MemoryStore(clock, max_transactions=1000, max_held=MAX_HELD)
-        opened.append(only)
-        yield lambda: only
-    else:
-        url = request.getfixturevalue("redis_url")
-
-        def connect() -> Store:
-            opened.append(RedisStore(url, clock=clock, seal_keys=[SEAL_KEY], max_held=MAX_HELD))
-            return opened[-1]
-
-        yield connect
-    for store in opened:
-        await store.close()
+    redis_url = request.getfixturevalue("redis_url") if request.param == "redis" else None
+    async with nodes(redis_url, clock, max_held=MAX_HELD) as node:
+        yield node
 
 
 def key(number: int, *, signer: int | None = None, domain: str = "acme radio") -> TransactionKey:

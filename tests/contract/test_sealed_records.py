@@ -24,6 +24,7 @@ from tests.support.transactions import new_transaction, system_clock
 ID = b"t" * 16
 INDEX = f"ra:{{{ID.hex()}}}"
 HOUR = timedelta(hours=1)
+Nodes = tuple[RedisStore, RedisStore]
 
 
 def hash_key(signer: int = 1) -> str:
@@ -38,12 +39,18 @@ async def raw(redis_url: str) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def nodes(redis_url: str) -> AsyncIterator[tuple[RedisStore, RedisStore]]:
+async def nodes(redis_url: str) -> AsyncIterator[Nodes]:
     """One node that wrote, and one that has seen nothing yet."""
     writer, reader = (RedisStore(redis_url, clock=system_clock, seal_keys=[SEAL_KEY]) for _ in "ab")
     yield writer, reader
     await writer.close()
     await reader.close()
+
+
+async def created(store: RedisStore) -> Transaction:
+    transaction = new_transaction()
+    await store.create(transaction)
+    return transaction
 
 
 async def assert_lost(store: RedisStore, transaction: Transaction) -> None:
@@ -59,13 +66,10 @@ async def assert_lost(store: RedisStore, transaction: Transaction) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 31, 32, 40, 200, -1])
-async def test_an_octet_that_was_changed(
-    nodes: tuple[RedisStore, RedisStore], raw: Any, at: int
-) -> None:
+async def test_an_octet_that_was_changed(nodes: Nodes, raw: Any, at: int) -> None:
     """In the seal or in what is sealed; each node tells."""
     writer, reader = nodes
-    transaction = new_transaction()
-    await writer.create(transaction)
+    transaction = await created(writer)
     record = bytearray(await raw.hget(hash_key(), "record"))
     record[at] ^= 1
     await raw.hset(hash_key(), "record", bytes(record))
@@ -77,13 +81,10 @@ async def test_an_octet_that_was_changed(
     await assert_lost(writer, transaction)
 
 
-async def test_every_field_is_under_the_seal(
-    nodes: tuple[RedisStore, RedisStore], raw: Any
-) -> None:
+async def test_every_field_is_under_the_seal(nodes: Nodes, raw: Any) -> None:
     """A record with any one field changed is not believed, whatever seal it keeps."""
     writer, reader = nodes
-    transaction = new_transaction()
-    await writer.create(transaction)
+    transaction = await created(writer)
     record = await raw.hget(hash_key(), "record")
     fields = unpacked(record[32:])
     for name in fields:
@@ -108,13 +109,10 @@ async def test_every_field_is_under_the_seal(
     ],
     ids=["version", "padded", "long version", "no text", "empty", "short", "huge", "a field more"],
 )
-async def test_a_record_of_another_shape(
-    nodes: tuple[RedisStore, RedisStore], raw: Any, wrong: dict[str, bytes]
-) -> None:
+async def test_a_record_of_another_shape(nodes: Nodes, raw: Any, wrong: dict[str, bytes]) -> None:
     """Neither believed nor loaded beyond a bound."""
     writer, reader = nodes
-    transaction = new_transaction()
-    await writer.create(transaction)
+    transaction = await created(writer)
     await raw.hset(hash_key(), mapping=wrong)
     await assert_lost(reader, transaction)
     async with asyncio.timeout(60):
@@ -135,9 +133,7 @@ async def stream(raw: Any, key: str) -> None:
 
 
 @pytest.mark.parametrize("strange", [set_string, push, stream])
-async def test_another_type_under_each_key(
-    nodes: tuple[RedisStore, RedisStore], raw: Any, strange: Any
-) -> None:
+async def test_another_type_under_each_key(nodes: Nodes, raw: Any, strange: Any) -> None:
     """A record of another type is lost state; index, schedule and list are begun anew, and it is said."""
     store, _ = nodes
     mine = new_transaction()
@@ -160,7 +156,7 @@ async def test_another_type_under_each_key(
         store._seen.clear()
 
 
-async def test_a_record_under_another_key(nodes: tuple[RedisStore, RedisStore], raw: Any) -> None:
+async def test_a_record_under_another_key(nodes: Nodes, raw: Any) -> None:
     """Two records that change places are both lost."""
     writer, reader = nodes
     mine = [new_transaction(signer=signer) for signer in (1, 2)]
@@ -173,9 +169,7 @@ async def test_a_record_under_another_key(nodes: tuple[RedisStore, RedisStore], 
     assert await reader.find(ID) == []
 
 
-async def test_an_index_that_leads_elsewhere(
-    nodes: tuple[RedisStore, RedisStore], raw: Any
-) -> None:
+async def test_an_index_that_leads_elsewhere(nodes: Nodes, raw: Any) -> None:
     """What is found has this transactionID, whatever the index says."""
     store, _ = nodes
     other = new_transaction(b"other")
@@ -184,35 +178,28 @@ async def test_an_index_that_leads_elsewhere(
     assert await store.find(ID) == []
 
 
-async def test_an_older_version_that_was_put_back(
-    nodes: tuple[RedisStore, RedisStore], raw: Any
-) -> None:
+async def test_an_older_version_that_was_put_back(nodes: Nodes, raw: Any) -> None:
     """Its seal verifies; the node that has seen a newer one does not believe it."""
     writer, _ = nodes
-    first = new_transaction()
-    await writer.create(first)
+    first = await created(writer)
     old = await raw.hgetall(hash_key())
     await writer.replace(advance(first, Event.issued))
     await raw.hset(hash_key(), mapping=old)
     await assert_lost(writer, first)
 
 
-async def test_a_record_that_was_removed(nodes: tuple[RedisStore, RedisStore], raw: Any) -> None:
+async def test_a_record_that_was_removed(nodes: Nodes, raw: Any) -> None:
     """The node that has seen it begins nothing new under its key before it would have expired."""
     writer, _ = nodes
-    transaction = new_transaction()
-    await writer.create(transaction)
+    transaction = await created(writer)
     await raw.delete(hash_key())
     await assert_lost(writer, transaction)
 
 
-async def test_a_record_that_was_removed_and_can_be_asked_for_again(
-    nodes: tuple[RedisStore, RedisStore], raw: Any
-) -> None:
+async def test_a_record_that_was_removed_and_can_be_asked_for_again(nodes: Nodes, raw: Any) -> None:
     """At a CA that replays, what Redis has lost begins anew; an older version of it is another matter."""
     writer, _ = nodes
-    transaction = new_transaction()
-    await writer.create(transaction)
+    transaction = await created(writer)
     await writer.replace(advance(transaction, Event.issued))
     await raw.delete(hash_key())
     assert await writer.create(transaction, repeatable=True) is None
@@ -224,13 +211,10 @@ async def test_a_record_that_was_removed_and_can_be_asked_for_again(
             await store.create(transaction, repeatable=True)
 
 
-async def test_what_began_later_under_the_same_key_is_newer(
-    nodes: tuple[RedisStore, RedisStore], raw: Any
-) -> None:
+async def test_what_began_later_under_the_same_key_is_newer(nodes: Nodes, raw: Any) -> None:
     """Another node began it anew, when the former one was lost or had expired: every node finds it."""
     first_node, second_node = nodes
-    first = new_transaction()
-    await first_node.create(first)
+    first = await created(first_node)
     changed = advance(first, Event.issued)
     await first_node.replace(changed)
     old = await raw.hgetall(hash_key())
@@ -246,7 +230,7 @@ async def test_what_began_later_under_the_same_key_is_newer(
 
 
 async def test_a_record_that_never_expires_does_not_block_its_key_for_ever(
-    nodes: tuple[RedisStore, RedisStore], raw: Any
+    nodes: Nodes, raw: Any
 ) -> None:
     """It goes when the transaction that it kept from being would have gone."""
     _, store = nodes
@@ -256,9 +240,7 @@ async def test_a_record_that_never_expires_does_not_block_its_key_for_ever(
     assert 0 < await raw.pttl(hash_key()) <= 300_000
 
 
-async def test_strange_members_are_dropped_and_told(
-    nodes: tuple[RedisStore, RedisStore], raw: Any
-) -> None:
+async def test_strange_members_are_dropped_and_told(nodes: Nodes, raw: Any) -> None:
     """In schedule and list; what belongs there is found as ever, and the log is not filled."""
     store, _ = nodes
     key = TransactionKey("acme", bytes(32), ID)
@@ -287,9 +269,7 @@ async def test_strange_members_are_dropped_and_told(
     assert await raw.zcard("ra:{held}:until") == 1
 
 
-async def test_the_standing_of_a_certificate_is_sealed(
-    nodes: tuple[RedisStore, RedisStore], raw: Any
-) -> None:
+async def test_the_standing_of_a_certificate_is_sealed(nodes: Nodes, raw: Any) -> None:
     """Nobody can say that it was not confirmed: what does not verify is no answer."""
     store, _ = nodes
     later = system_clock() + HOUR

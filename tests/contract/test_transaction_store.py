@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
@@ -17,36 +17,17 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.errors import PKIFailureInfo, StaleTransaction, TooManyTransactions
 from ra_gateway.ra.ports import TransactionStore
 from ra_gateway.ra.transaction import Event, Exchange, State, Transaction, TransactionKey, advance
-from ra_gateway.stores.memory import MemoryStore
-from ra_gateway.stores.redis import RedisStore
 from tests.support.patience import PATIENCE_SECONDS
-from tests.support.redis_server import SEAL_KEY
-from tests.support.transactions import new_transaction, system_clock
-
-Node = Callable[[], TransactionStore]
+from tests.support.transactions import Node, new_transaction, nodes, system_clock
 
 PER_SIGNER = 12
 
 
 @pytest.fixture(params=["memory", "redis"])
 async def node(request: pytest.FixtureRequest) -> AsyncIterator[Node]:
-    opened: list[TransactionStore] = []
-    if request.param == "memory":
-        only = MemoryStore(system_clock, max_transactions=1000, max_per_signer=PER_SIGNER)
-        opened.append(only)
-        yield lambda: only
-    else:
-        url = request.getfixturevalue("redis_url")
-
-        def connect() -> TransactionStore:
-            opened.append(
-                RedisStore(url, clock=system_clock, seal_keys=[SEAL_KEY], max_per_signer=PER_SIGNER)
-            )
-            return opened[-1]
-
-        yield connect
-    for store in opened:
-        await store.close()
+    redis_url = request.getfixturevalue("redis_url") if request.param == "redis" else None
+    async with nodes(redis_url, system_clock, max_per_signer=PER_SIGNER) as node:
+        yield node
 
 
 async def forgotten(store: TransactionStore, transaction: Transaction) -> None:

@@ -24,17 +24,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from structlog.testing import capture_logs
 
-from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp import asn1, bodies, structures
 from ra_gateway.cmp.algorithms import hash_algorithm, load_public_key, signature_algorithm
-from ra_gateway.cmp.bodies import (
-    cert_confirm_content,
-    cert_rep_message,
-    error_msg_content,
-    gen_msg_content,
-    nested_messages,
-    rev_rep_content,
-    rev_req_content,
-)
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.crl import decode_crl, open_crl
@@ -79,17 +70,17 @@ CONTENT_DECODERS: Final = {
     BodyType.krr: cert_req_messages,
     BodyType.ccr: cert_req_messages,
     BodyType.p10cr: certification_request,
-    BodyType.ip: cert_rep_message,
-    BodyType.cp: cert_rep_message,
-    BodyType.kup: cert_rep_message,
-    BodyType.ccp: cert_rep_message,
-    BodyType.rr: rev_req_content,
-    BodyType.rp: rev_rep_content,
-    BodyType.genm: gen_msg_content,
-    BodyType.genp: gen_msg_content,
-    BodyType.error: error_msg_content,
-    BodyType.certConf: cert_confirm_content,
-    BodyType.nested: nested_messages,
+    BodyType.ip: bodies.cert_rep_message,
+    BodyType.cp: bodies.cert_rep_message,
+    BodyType.kup: bodies.cert_rep_message,
+    BodyType.ccp: bodies.cert_rep_message,
+    BodyType.rr: bodies.rev_req_content,
+    BodyType.rp: bodies.rev_rep_content,
+    BodyType.genm: bodies.gen_msg_content,
+    BodyType.genp: bodies.gen_msg_content,
+    BodyType.error: bodies.error_msg_content,
+    BodyType.certConf: bodies.cert_confirm_content,
+    BodyType.nested: bodies.nested_messages,
 }
 
 _DECODERS: Final = (
@@ -431,7 +422,7 @@ def _members(message: PKIMessage) -> list[PKIMessage]:
     found: list[PKIMessage] = []
     if message.body_type is BodyType.nested:
         with suppress(CMPError):
-            for der in nested_messages(message.body_content):
+            for der in bodies.nested_messages(message.body_content):
                 with suppress(CMPError):
                     found.append(PKIMessage.from_der(der))
     return found
@@ -509,7 +500,7 @@ class Authority:
         if message is None or answer.body_type not in CERT_RESPONSE_TO.values():
             return
         issued = any(
-            item.certificate_der for item in cert_rep_message(answer.body_content).responses
+            item.certificate_der for item in bodies.cert_rep_message(answer.body_content).responses
         )
         require(not issued or authentic(message), "a certificate for somebody who is not known")
 

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import aiohttp
 import pytest
@@ -72,13 +72,18 @@ def configure(directory: Path, vendor: VendorPKI, ledger_url: str | None = None)
         url_path.touch(mode=0o600)
         url_path.write_text(ledger_url)
         edit(config, 'ledger_path = "ca/ledger.sqlite"', 'ledger_url_path = "ledger.url"')
-        common = ("--config", str(config))
-        ca_command("migrate", *common)
-        privileges = ("--privilege", "issue", "--privilege", "update", "--privilege", "revoke")
-        ca_command("role", "add", "ra", *privileges, *common)
-        certificate = str(directory / "ra" / "ra.pem")
-        ca_command("ra", "add", "gateway", "--role", "ra", "--certificate", certificate, *common)
+        ca_command("migrate", "--config", str(config))
+        register_gateway(directory, config)
     return config
+
+
+def register_gateway(directory: Path, config: Path) -> None:
+    """Make the gateway of a setup known to its CA, with a role for what it does."""
+    common = ("--config", str(config))
+    privileges = ("--privilege", "issue", "--privilege", "update", "--privilege", "revoke")
+    ca_command("role", "add", "ra", *privileges, *common)
+    certificate = str(directory / "ra" / "ra.pem")
+    ca_command("ra", "add", "gateway", "--role", "ra", "--certificate", certificate, *common)
 
 
 @contextlib.contextmanager
@@ -123,33 +128,28 @@ class Device:
 
     def enrol(self, server: str, path: str) -> x509.Certificate:
         """ir to pkiConf with the vendor certificate: first.pem."""
-        openssl_cmp(
-            "ir",
-            server=server,
-            path=path,
-            cert=self.directory / "vendor.pem",
-            key=self.directory / "vendor.key",
-            extracerts=self.directory / "chain.pem",
-            trusted=self.site.root,
-            newkey=self.directory / "first.key",
-            subject=IN_OPENSSL,
-            certout=self.directory / "first.pem",
-        ).check()
-        return load_certificate(self.directory / "first.pem")
+        more = {"extracerts": self.directory / "chain.pem", "subject": IN_OPENSSL}
+        return self._certificate("ir", server, path, "vendor", "first", **more)
 
     def renew(self, server: str, path: str) -> x509.Certificate:
         """kur to pkiConf with first.pem: second.pem."""
+        return self._certificate("kur", server, path, "first", "second")
+
+    def _certificate(
+        self, command: Literal["ir", "kur"], server: str, path: str, old: str, new: str, **more: Any
+    ) -> x509.Certificate:
         openssl_cmp(
-            "kur",
+            command,
             server=server,
             path=path,
-            cert=self.directory / "first.pem",
-            key=self.directory / "first.key",
+            cert=self.directory / f"{old}.pem",
+            key=self.directory / f"{old}.key",
             trusted=self.site.root,
-            newkey=self.directory / "second.key",
-            certout=self.directory / "second.pem",
+            newkey=self.directory / f"{new}.key",
+            certout=self.directory / f"{new}.pem",
+            **more,
         ).check()
-        return load_certificate(self.directory / "second.pem")
+        return load_certificate(self.directory / f"{new}.pem")
 
     def revoke(self, name: str) -> None:
         """rr for one of its certificates, signed with it, to the CA itself."""
@@ -256,17 +256,22 @@ def test_renewals_where_the_gateway_insists_on_revocation(
         assert (told.returncode, "revocation" in told.stdout) == (0, False), told.stdout
 
 
-async def test_ra_mode_on_postgresql_through_the_gateway(site: Site) -> None:
-    """openssl cmp enrols and renews through the gateway; the operator revokes; openssl ocsp and the CRL say so."""
+async def until_revoked(site: Site, reason: str) -> None:
+    """Let a device enrol and renew through a gateway, and the operator revoke its certificate for a reason."""
     set_upstream(site.config, http_upstream(site.ca.url, replays_repeats=True))
     device = Device.made(site)
     with GatewayProcess(site.config) as gateway:
         device.enrol(gateway.server, "/.well-known/cmp")
         second = device.renew(gateway.server, "/.well-known/cmp")
     assert ocsp_status(site, device.directory / "second.pem") == "good"
-    site.run("revoke", f"{second.serial_number:x}", "--reason", "keyCompromise")
+    site.run("revoke", f"{second.serial_number:x}", "--reason", reason)
     assert ocsp_status(site, device.directory / "second.pem") == "revoked"
     await until_on_crl(site, second)
+
+
+async def test_ra_mode_on_postgresql_through_the_gateway(site: Site) -> None:
+    """openssl cmp enrols and renews through the gateway; the operator revokes; openssl ocsp and the CRL say so."""
+    await until_revoked(site, "keyCompromise")
     site.run("verify")
 
 
@@ -405,20 +410,8 @@ async def test_all_keys_may_be_in_an_hsm(
         (directory / "operator" / f"{name}.pem").write_bytes(
             (directory / "ca" / f"{name}.pem").read_bytes()
         )
-    common = ("--config", str(config))
-    privileges = ("--privilege", "issue", "--privilege", "update", "--privilege", "revoke")
-    ca_command("role", "add", "ra", *privileges, *common)
-    certificate = str(directory / "ra" / "ra.pem")
-    ca_command("ra", "add", "gateway", "--role", "ra", "--certificate", certificate, *common)
+    register_gateway(directory, config)
     for path in [*sorted(directory.glob("ca/*.key")), directory / "ra" / "ra.key"]:
         assert path.read_text().startswith("pkcs11:"), path
     with running(directory, config, vendor_pki) as site:
-        set_upstream(config, http_upstream(site.ca.url, replays_repeats=True))
-        device = Device.made(site)
-        with GatewayProcess(config) as gateway:
-            device.enrol(gateway.server, "/.well-known/cmp")
-            second = device.renew(gateway.server, "/.well-known/cmp")
-        assert ocsp_status(site, device.directory / "second.pem") == "good"
-        site.run("revoke", f"{second.serial_number:x}", "--reason", "superseded")
-        assert ocsp_status(site, device.directory / "second.pem") == "revoked"
-        await until_on_crl(site, second)
+        await until_revoked(site, "superseded")

@@ -12,10 +12,11 @@ import signal
 import socket
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -117,6 +118,13 @@ async def until_asked(redis: RedisServer) -> None:
     await until(lambda: redis.command("KEYS ra_gateway:{*") != b"*0\r\n", "storing the intent")
     # Nothing tells from outside that the frozen CA's kernel has the request; it takes a millisecond.
     await asyncio.sleep(0.2)
+
+
+async def asking(request: Coroutine[Any, Any, bytes], redis: RedisServer) -> asyncio.Task[bytes]:
+    """Begin a request; return when the CA is being asked."""
+    asked = asyncio.create_task(request)
+    await until_asked(redis)
+    return asked
 
 
 @contextmanager
@@ -221,8 +229,7 @@ async def test_a_crash_while_the_ca_is_asked_yields_one_certificate(
     """When the dead gateway's lease is over, the repeated ir gets the one certificate there is."""
     gateway, station = hasty_cluster.gateway(), hasty_cluster.station()
     with frozen(hasty_cluster.ca):
-        asked = asyncio.create_task(station.request(session, gateway))
-        await until_asked(redis_server)
+        asked = await asking(station.request(session, gateway), redis_server)
         gateway.kill()
         died_at = time.monotonic()
         with pytest.raises(ServerUnreachable):
@@ -299,8 +306,7 @@ async def test_sigterm_answers_what_was_accepted(
     """After SIGTERM nothing new is accepted, the request under way gets its ip, the exit code is 0."""
     gateway, station = cluster.gateway(), cluster.station()
     with frozen(cluster.ca):
-        asked = asyncio.create_task(station.request(session, gateway))
-        await until_asked(redis_server)
+        asked = await asking(station.request(session, gateway), redis_server)
         stopped = asyncio.create_task(asyncio.to_thread(gateway.stop))
         await until(lambda: not accepts(gateway.port), "closing the port")
         with pytest.raises(ServerUnreachable, match="no connection"):
@@ -318,8 +324,7 @@ async def test_sigterm_waits_no_longer_than_the_ca_may_take(
     """A CA that does not answer does not keep a gateway from ending: the device is told systemUnavail."""
     gateway, station = hasty_cluster.gateway(), hasty_cluster.station()
     with frozen(hasty_cluster.ca):
-        asked = asyncio.create_task(station.request(session, gateway))
-        await until_asked(redis_server)
+        asked = await asking(station.request(session, gateway), redis_server)
         assert await asyncio.to_thread(gateway.stop) == 0
     with pytest.raises(EnrollmentRefused) as refusal:
         await station.enrollment.receive(await asked)

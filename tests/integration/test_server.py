@@ -489,13 +489,22 @@ async def test_many_connections_do_not_mix() -> None:
         assert listener.in_flight_count == 0
 
 
+async def under_way(
+    listener: CMPListener, echo: Echo, connect: Callable[[], Awaitable[Client]], count: int = 1
+) -> list[Client]:
+    """Return clients each of which has one request that waits for its answer."""
+    echo.may_answer.clear()
+    clients = [await connect() for _ in range(count)]
+    for client in clients:
+        client.send(request(b"x"))
+    await until(lambda: listener.in_flight_count == count)
+    return clients
+
+
 async def test_a_client_that_leaves_does_not_stop_what_it_asked_for() -> None:
     """The certificate may be issued already; its transaction must reach its end."""
     async with served() as (listener, echo, _, connect):
-        echo.may_answer.clear()
-        client = await connect()
-        client.send(request(b"x"))
-        await until(lambda: listener.in_flight_count == 1)
+        (client,) = await under_way(listener, echo, connect)
         client.writer.transport.abort()
         await until(lambda: listener.connections_count == 0)
         assert (listener.in_flight_count, echo.cancelled) == (1, 0)
@@ -625,11 +634,7 @@ async def test_for_a_connection_too_many_the_longest_idle_one_goes() -> None:
 async def test_a_connection_with_a_request_in_flight_never_goes() -> None:
     """Where all are at work, it is the newcomer that is closed, at once; one that leaves makes room."""
     async with served(max_connections=2) as (listener, echo, _, connect):
-        echo.may_answer.clear()
-        working = [await connect(), await connect()]
-        for client in working:
-            client.send(request(b"x"))
-        await until(lambda: listener.in_flight_count == 2)
+        working = await under_way(listener, echo, connect, 2)
         assert await (await connect()).is_closed()
         assert (listener.connections_count, listener.counters.connections_refused) == (2, 1)
         echo.may_answer.set()
@@ -683,11 +688,7 @@ async def test_one_address_has_no_more_than_its_share() -> None:
 async def test_requests_above_the_limit_are_503_and_cost_nothing() -> None:
     """The client is told when to come back, and may stay connected."""
     async with served(max_requests_in_flight=2) as (listener, echo, _, connect):
-        echo.may_answer.clear()
-        working = [await connect(), await connect()]
-        for client in working:
-            client.send(request(b"x"))
-        await until(lambda: listener.in_flight_count == 2)
+        working = await under_way(listener, echo, connect, 2)
         late = await connect()
         answer = await late.post(b"late")
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
@@ -739,10 +740,7 @@ async def test_draining_answers_what_was_received() -> None:
 async def test_draining_has_an_end() -> None:
     """What does not finish in time is cancelled, and its client sees a closed connection."""
     async with served() as (listener, echo, _, connect):
-        echo.may_answer.clear()
-        client = await connect()
-        client.send(request(b"x"))
-        await until(lambda: listener.in_flight_count == 1)
+        (client,) = await under_way(listener, echo, connect)
         async with asyncio.timeout(PATIENCE_SECONDS):
             await listener.drain(0.1)
         assert echo.cancelled == 1

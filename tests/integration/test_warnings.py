@@ -95,40 +95,21 @@ def hard_for_a_sub_ca(config: Path) -> None:
     config.write_text(f"{config.read_text()}\n{table}")
 
 
-def open_ledger(config: Path) -> None:
-    (config.parent / "ca" / "ledger.sqlite").chmod(0o644)
+def open_to_others(
+    name: str, mode: int, make: Callable[[Path], object] = Path.touch
+) -> Callable[[Path], None]:
+    """Return what gives a file of the setup a mode; it is made where there is none."""
 
+    def change(config: Path) -> None:
+        make(config.parent / name)
+        (config.parent / name).chmod(mode)
 
-def open_ledger_log(config: Path) -> None:
-    (config.parent / "ca" / "ledger.sqlite-wal").touch()
-    (config.parent / "ca" / "ledger.sqlite-wal").chmod(0o660)
-
-
-def open_directory(config: Path) -> None:
-    (config.parent / "ca").chmod(0o777)
-
-
-def open_directory_below(config: Path) -> None:
-    (config.parent / "ca" / "retired").mkdir()
-    (config.parent / "ca" / "retired").chmod(0o770)
-
-
-def open_certificate(config: Path) -> None:
-    (config.parent / "ca" / "issuing.pem").chmod(0o664)
+    return change
 
 
 def open_checkpoints(config: Path) -> None:
-    (config.parent / "kept").mkdir()
-    (config.parent / "kept").chmod(0o777)
+    open_to_others("kept", 0o777, Path.mkdir)(config)
     edit(config, "ledger_path =", 'checkpoints_path = "kept/checkpoints"\nledger_path =')
-
-
-def open_configuration(config: Path) -> None:
-    config.chmod(0o664)
-
-
-def open_anchors(config: Path) -> None:
-    (config.parent / "acme" / "root.pem").chmod(0o646)
 
 
 CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
@@ -156,13 +137,13 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "vendors.acme.revocation.mode",
         "Add the CRL of CN=",
     ),
-    "ledger": (open_ledger, "ca.ledger_path", "chmod 600"),
-    "ledger's log": (open_ledger_log, "ca.ledger_path", "chmod 600"),
-    "configuration": (open_configuration, "gateway.toml", "chmod go-w"),
-    "anchors": (open_anchors, "vendors.acme.anchors_paths", "chmod go-w"),
-    "directory": (open_directory, "ca.", "chmod go-w"),
-    "directory below": (open_directory_below, "ca.directory_path", "chmod go-w"),
-    "CA's certificate": (open_certificate, "ca.directory_path", "issuing.pem"),
+    "ledger": (open_to_others("ca/ledger.sqlite", 0o644), "ca.ledger_path", "chmod 600"),
+    "ledger's log": (open_to_others("ca/ledger.sqlite-wal", 0o660), "ca.ledger_path", "chmod 600"),
+    "configuration": (open_to_others("gateway.toml", 0o664), "gateway.toml", "chmod go-w"),
+    "anchors": (open_to_others("acme/root.pem", 0o646), "vendors.acme.anchors_paths", "chmod go-w"),
+    "directory": (open_to_others("ca", 0o777), "ca.", "chmod go-w"),
+    "directory below": (open_to_others("ca/retired", 0o770, Path.mkdir), "ca.directory_path", "chmod go-w"),
+    "CA's certificate": (open_to_others("ca/issuing.pem", 0o664), "ca.directory_path", "issuing.pem"),
     "checkpoints": (open_checkpoints, "ca.checkpoints_path", "chmod go-w"),
 }  # fmt: skip
 
@@ -200,7 +181,7 @@ def test_a_service_says_so_when_it_starts(config: Path) -> None:
     with GatewayProcess(config) as gateway:
         assert "config.warning" not in gateway.log
     root_key(config)
-    open_configuration(config)
+    open_to_others("gateway.toml", 0o664)(config)
     with GatewayProcess(config) as gateway:
         lines = [line for line in gateway.log.splitlines() if "config.warning" in line]
     assert len(lines) == 2

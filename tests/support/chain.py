@@ -17,7 +17,7 @@ from ra_gateway.ra.endpoints import Endpoint, RegistrationAuthorities
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from tests.support.credentials import cmp_certificate, cmp_credential
-from tests.support.harness import World, make_gateway
+from tests.support.harness import Receiving, World, make_gateway
 from tests.support.pki import CMC_RA, Credential, OperatorPKI, VendorPKI
 
 ALL_TYPES = frozenset(
@@ -77,16 +77,11 @@ async def nest(world: World, signer: Credential, *inner: bytes, **header: Any) -
 
 
 @dataclass(slots=True)
-class NextGateway:
+class NextGateway(Receiving):
     """A gateway as the CA of another (`CACore`)."""
 
     gateway: Gateway
     received: list[bytes] = field(default_factory=list)
-
-    @property
-    def messages(self) -> list[PKIMessage]:
-        """What it was sent, decoded."""
-        return [PKIMessage.from_der(der) for der in self.received]
 
     async def exchange(self, der: bytes, *, path: str, deadline_seconds: float) -> bytes:
         self.received.append(der)

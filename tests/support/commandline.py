@@ -39,3 +39,10 @@ def succeeded(*arguments: str | Path, stdin: bytes = b"") -> str:
     ended = run(*arguments, stdin=stdin)
     assert (ended.exit_code, ended.stderr) == (0, "")
     return ended.stdout
+
+
+def wrong_settings(config: Path) -> list[str]:
+    """Return the places that `check-config` names, sorted, of a configuration that has to be wrong."""
+    ended = run("check-config", "--config", config)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    return sorted(line.split(": ")[0] for line in ended.stderr.splitlines())

@@ -15,9 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.core import BundledCA
-from ra_gateway.ca.general_messages import Published
 from ra_gateway.ca.issuer import Issuer
-from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import NE_IPSEC, Profile
 from ra_gateway.ca.records import CertificateStatus, EndEntity, Privilege, Role
@@ -314,14 +312,10 @@ async def open_desk(
     ledger: Ledger | None = None,
     random_octets: Callable[[int], bytes] = secrets.token_bytes,
     algorithms: AlgorithmPolicy | None = None,
-    ca_pubs: bool = False,
-    client: ClientMode | None = None,
-    policy: IssuancePolicy | None = None,
-    published: Published | None = None,
-    key_generation: KeyGeneration | None = None,
     more_profiles: tuple[Profile, ...] = (),
-    signers: tuple[Certificate, ...] = (),
+    **options: Any,
 ) -> AsyncIterator[Desk]:
+    """Open a CA with a registered RA; `options` are further ones of `BundledCA`."""
     clock = clock or Clock()
     ledger = ledger or await new_ledger(path)
     root = cmp_certificate(operator.root.certificate)
@@ -344,12 +338,7 @@ async def open_desk(
         sink=LogSink(),
         rules=RULES,
         confirm_wait_seconds=CONFIRM_WAIT_SECONDS,
-        ca_pubs=ca_pubs,
-        client=client,
-        policy=policy,
-        published=published,
-        key_generation=key_generation,
-        signers=signers,
+        **options,
     )
     await ca.start()
     await register(ledger, "ra1", privileges, profile, *(registered or (operator.ra,)))

@@ -101,8 +101,19 @@ class Answer:
 Script = Callable[[Answer], None]
 
 
+class Receiving:
+    """What keeps the octets that it was sent."""
+
+    received: list[bytes]
+
+    @property
+    def messages(self) -> list[PKIMessage]:
+        """What it was sent, decoded."""
+        return [PKIMessage.from_der(der) for der in self.received]
+
+
 @dataclass(slots=True)
-class ScriptedCA:
+class ScriptedCA(Receiving):
     """A CA behind the port: issues whatever is asked for, unless its script says otherwise.
 
     Args:
@@ -125,11 +136,6 @@ class ScriptedCA:
     grant_implicit: bool = True
     received: list[bytes] = field(default_factory=list)
     issued: list[Certificate] = field(default_factory=list)
-
-    @property
-    def messages(self) -> list[PKIMessage]:
-        """What the gateway sent, decoded."""
-        return [PKIMessage.from_der(der) for der in self.received]
 
     async def exchange(self, der: bytes, *, path: str, deadline_seconds: float) -> bytes:
         self.received.append(der)

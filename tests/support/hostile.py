@@ -276,30 +276,20 @@ class Facing:
     insider: str
 
     @property
-    def anchor_name(self) -> bytes:
-        """The anchor's subject."""
-        return member(self.anchor).certificate.subject_der
-
-    @property
-    def anchor_ski(self) -> bytes:
-        """The anchor's key identifier."""
-        return member(self.anchor).certificate.subject_key_identifier or b""
-
-    @property
     def chain(self) -> tuple[bytes, ...]:
         """The insider's certificate and those above, without the root: whoever listens has seen them."""
         found = member(self.insider).certificates
         return tuple(item.der for item in found if not item.self_issued)
 
-    @property
-    def insider_name(self) -> bytes:
-        """The insider's subject."""
-        return member(self.insider).certificate.subject_der
 
-    @property
-    def insider_ski(self) -> bytes:
-        """The insider's key identifier."""
-        return member(self.insider).certificate.subject_key_identifier or b""
+def subject_of(who: str) -> bytes:
+    """Return the subject of a member of the cast."""
+    return member(who).certificate.subject_der
+
+
+def key_identifier_of(who: str) -> bytes:
+    """Return the key identifier of a member of the cast."""
+    return member(who).certificate.subject_key_identifier or b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,10 +375,10 @@ def message(
         extra: Certificates, or what stands in their place; the insider's by default.
     """
     facing, random = sending.facing, sending.random
-    kid = facing.insider_ski if kid is None else kid
+    kid = key_identifier_of(facing.insider) if kid is None else kid
     header = seq(
         pvno,
-        tlv(0xA4, facing.insider_name if sender is None else sender),
+        tlv(0xA4, subject_of(facing.insider) if sender is None else sender),
         tlv(0xA4, recipient),
         tlv(0xA0, generalized_time(AT)),
         b"" if algorithm is None else tlv(0xA1, algorithm),
@@ -477,21 +467,21 @@ def _deep_info(sending: Sending) -> bytes:
     return message(sending, general_info=info)
 
 
+def _below_anchor(
+    sending: Sending, random: Random, subject: bytes, *extensions: bytes, **more: Any
+) -> bytes:
+    """Return a certificate that claims to be certified by an anchor."""
+    anchor, ski = sending.facing.anchor, sending.salt * 2
+    identifiers = key_identifiers(ski, key_identifier_of(anchor))
+    return certificate(
+        random, subject, subject_of(anchor), *END_ENTITY, *identifiers, *extensions, **more
+    )
+
+
 def _signer(sending: Sending, key: bytes, *extensions: bytes, **more: Any) -> bytes:
     """Return a message whose signer claims to be certified by an anchor."""
-    facing, random, salt = sending.facing, sending.random, sending.salt
-    ski = salt * 2
-    own = certificate(
-        random,
-        name(salt),
-        facing.anchor_name,
-        *END_ENTITY,
-        *key_identifiers(ski, facing.anchor_ski),
-        *extensions,
-        key=key,
-        **more,
-    )
-    return message(sending, sender=name(salt), kid=ski, extra=(own,))
+    own = _below_anchor(sending, sending.random, name(sending.salt), *extensions, key=key, **more)
+    return message(sending, sender=name(sending.salt), kid=sending.salt * 2, extra=(own,))
 
 
 _KEYS: Final[Mapping[str, Callable[[int], bytes]]] = {
@@ -540,14 +530,12 @@ _keys()
 
 @_shape("twelve signers with RSA of 16384 bits")
 def _many_large_keys(sending: Sending) -> bytes:
-    facing, random, ski = sending.facing, sending.random, sending.salt * 2
+    random, ski = sending.random, sending.salt * 2
     certificates = [
-        certificate(
+        _below_anchor(
+            sending,
             random,
             name(b"%s%d" % (sending.salt, n)),
-            facing.anchor_name,
-            *END_ENTITY,
-            *key_identifiers(ski, facing.anchor_ski),
             key=rsa_key(16_384, sending.number * 99 + n),
         )
         for n in range(MOST)
@@ -557,15 +545,10 @@ def _many_large_keys(sending: Sending) -> bytes:
 
 @_shape("twelve signers below an anchor")
 def _many_signers(sending: Sending) -> bytes:
-    facing, random, ski = sending.facing, sending.random, sending.salt * 2
+    random, ski = sending.random, sending.salt * 2
     certificates = [
-        certificate(
-            random,
-            name(sending.salt),
-            facing.anchor_name,
-            *END_ENTITY,
-            *key_identifiers(ski, facing.anchor_ski),
-            key=p256_key(sending.number * 99 + n + 2),
+        _below_anchor(
+            sending, random, name(sending.salt), key=p256_key(sending.number * 99 + n + 2)
         )
         for n in range(MOST)
     ]
@@ -603,8 +586,8 @@ def _self_issued_wide(sending: Sending) -> bytes:
 def _cross_certified(sending: Sending) -> bytes:
     facing, random, salt = sending.facing, sending.random, sending.salt
     ski = salt * 2
-    names = [name(salt + b"A"), name(salt + b"B"), name(salt + b"C"), facing.anchor_name]
-    skis = [salt + b"A", salt + b"B", salt + b"C", facing.anchor_ski]
+    names = [name(salt + b"A"), name(salt + b"B"), name(salt + b"C"), subject_of(facing.anchor)]
+    skis = [salt + b"A", salt + b"B", salt + b"C", key_identifier_of(facing.anchor)]
     certificates = [
         certificate(random, name(salt), names[0], *END_ENTITY, *key_identifiers(ski, skis[0]))
     ]
@@ -657,7 +640,7 @@ def _namesakes(sending: Sending) -> bytes:
     ]
     for n in range(MOST - 3):
         key = p256_key(sending.number * 99 + n + 2)
-        issuer = facing.anchor_name if n == MOST - 4 else middle
+        issuer = subject_of(facing.anchor) if n == MOST - 4 else middle
         identifiers = key_identifiers(b"%d" % n, b"%d" % (n + 1))
         certificates.append(
             certificate(random, middle, issuer, *CA_CERTIFICATE, *identifiers, key=key)
@@ -700,7 +683,7 @@ def _long_cross_certified(sending: Sending) -> bytes:
         for _ in range(3)
     ]
     for n in range(MOST - 3):
-        issuer = facing.anchor_name if n >= 5 else names[(n + 1) % 3]
+        issuer = subject_of(facing.anchor) if n >= 5 else names[(n + 1) % 3]
         key = p256_key(sending.number * 99 + n + 2)
         certificates.append(certificate(random, names[n % 3], issuer, *CA_CERTIFICATE, key=key))
     return message(sending, sender=name(salt), kid=ski, extra=certificates)
@@ -710,7 +693,7 @@ def _long_cross_certified(sending: Sending) -> bytes:
 def _long_sender(sending: Sending) -> bytes:
     random = sending.random
     certificates = [
-        certificate(random, name(b"%s%d" % (sending.salt, n)), sending.facing.anchor_name)
+        certificate(random, name(b"%s%d" % (sending.salt, n)), subject_of(sending.facing.anchor))
         for n in range(MOST)
     ]
     room = sending.room - sum(map(len, certificates))
@@ -783,7 +766,7 @@ def _many_extensions(sending: Sending) -> bytes:
     def one(n: int) -> bytes:
         extensions = filled(lambda m: extension(f"1.3.6.1.4.1.{n}.{m}", b""), each)
         return certificate(
-            random, name(b"%s%d" % (sending.salt, n)), facing.anchor_name, extensions
+            random, name(b"%s%d" % (sending.salt, n)), subject_of(facing.anchor), extensions
         )
 
     return message(sending, kid=sending.salt, extra=[one(n) for n in range(MOST)])
@@ -849,9 +832,9 @@ def _many_constraints(sending: Sending) -> bytes:
     ca = certificate(
         random,
         name(salt + b"CA"),
-        facing.anchor_name,
+        subject_of(facing.anchor),
         *CA_CERTIFICATE,
-        *key_identifiers(ca_ski, facing.anchor_ski),
+        *key_identifiers(ca_ski, key_identifier_of(facing.anchor)),
         constraints,
     )
     return message(sending, sender=name(salt), kid=ski, extra=(own, ca))
@@ -902,14 +885,12 @@ def _huge_salt_length(sending: Sending) -> bytes:
 
 @_shape("PSS in another spelling on every certificate")
 def _spelt_pss(sending: Sending) -> bytes:
-    facing, random, ski = sending.facing, sending.random, sending.salt * 2
+    random, ski = sending.random, sending.salt * 2
     certificates = [
-        certificate(
+        _below_anchor(
+            sending,
             random,
             name(sending.salt),
-            facing.anchor_name,
-            *END_ENTITY,
-            *key_identifiers(ski, facing.anchor_ski),
             algorithm=_pss(integer(sending.number * 17 + n)),
             key=rsa_key(2048, n),
         )
@@ -1113,7 +1094,7 @@ def _many_polls(sending: Sending) -> bytes:
 @_shape("rr of thousands of certificates")
 def _many_revocations(sending: Sending) -> bytes:
     def one(n: int) -> bytes:
-        return seq(seq(b"\x81" + integer(n)[1:], tlv(0xA3, sending.facing.anchor_name)))
+        return seq(seq(b"\x81" + integer(n)[1:], tlv(0xA3, subject_of(sending.facing.anchor))))
 
     return message(sending, body=tlv(RR, seq(filled(one, sending.room))))
 

@@ -24,9 +24,10 @@ from ra_gateway.ca.records import (
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import from_rfc4514
+from tests.support.desk import Clock
 from tests.support.empty_ledger import new_ledger
 from tests.support.pki import OperatorPKI, make_operator_pki
-from tests.support.status import Clock, StatusCA, issuing_ca
+from tests.support.status import StatusCA, issuing_ca
 
 NOW: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ISSUER_ID: Final = "ab" * 20

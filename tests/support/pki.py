@@ -65,6 +65,19 @@ _ECDSA_WITH_SHA1: Final = "1.2.840.10045.4.1"
 CMC_CA: Final = "1.3.6.1.5.5.7.3.27"
 CMC_RA: Final = "1.3.6.1.5.5.7.3.28"
 
+KEY_USAGES: Final = {
+    "digitalSignature": "digital_signature",
+    "nonRepudiation": "content_commitment",
+    "keyEncipherment": "key_encipherment",
+    "dataEncipherment": "data_encipherment",
+    "keyAgreement": "key_agreement",
+    "keyCertSign": "key_cert_sign",
+    "cRLSign": "crl_sign",
+    "encipherOnly": "encipher_only",
+    "decipherOnly": "decipher_only",
+}
+"""Bits of keyUsage in their order (RFC 5280 4.2.1.3), and what `x509.KeyUsage` calls them."""
+
 RSA_POOL_SIZE: Final = 4
 """RSA keys made per size and process, used in turn: four in a row are distinct."""
 
@@ -105,45 +118,12 @@ class CertificateOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Credential:
+class Certified:
     """A certificate with its private key and its issuers.
 
     Args:
-        certificate: The end entity's.
         private_key: Belongs to the certificate.
-        chain: Issuers, nearest first, the self-signed root last.
-    """
-
-    certificate: x509.Certificate
-    private_key: PrivateKey
-    chain: tuple[x509.Certificate, ...]
-
-    @property
-    def der(self) -> bytes:
-        """DER of the certificate."""
-        return certificate_der(self.certificate)
-
-    @property
-    def intermediates(self) -> tuple[x509.Certificate, ...]:
-        """The chain without its root: what a device sends along."""
-        return self.chain[:-1]
-
-    def write(self, directory: Path, name: str) -> tuple[Path, Path]:
-        """Write NAME.pem and NAME.key (PKCS #8, not encrypted) and return both paths."""
-        return (
-            write_certificates(directory / f"{name}.pem", self.certificate),
-            write_key(directory / f"{name}.key", self.private_key),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Authority:
-    """A certification authority that signs whatever a test needs.
-
-    Args:
-        certificate: The CA's own.
-        private_key: Belongs to the certificate.
-        chain: Issuers of `certificate`, nearest first, the root last; empty for a root.
+        chain: Issuers, nearest first, the self-signed root last; empty for a root.
     """
 
     certificate: x509.Certificate
@@ -154,6 +134,28 @@ class Authority:
     def der(self) -> bytes:
         """DER of the certificate."""
         return certificate_der(self.certificate)
+
+    def write(self, directory: Path, name: str) -> tuple[Path, Path]:
+        """Write NAME.pem and NAME.key (PKCS #8, not encrypted) and return both paths."""
+        return (
+            write_certificates(directory / f"{name}.pem", self.certificate),
+            write_key(directory / f"{name}.key", self.private_key),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Credential(Certified):
+    """An end entity's."""
+
+    @property
+    def intermediates(self) -> tuple[x509.Certificate, ...]:
+        """The chain without its root: what a device sends along."""
+        return self.chain[:-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Authority(Certified):
+    """A certification authority that signs whatever a test needs."""
 
     def issue_ca(
         self,
@@ -208,13 +210,6 @@ class Authority:
             issuer_key=self.private_key,
             issuer_ski=_ski_of(self.certificate),
             options=options,
-        )
-
-    def write(self, directory: Path, name: str) -> tuple[Path, Path]:
-        """Write NAME.pem and NAME.key (PKCS #8, not encrypted) and return both paths."""
-        return (
-            write_certificates(directory / f"{name}.pem", self.certificate),
-            write_key(directory / f"{name}.key", self.private_key),
         )
 
 
@@ -487,20 +482,9 @@ def _extensions(
 
 
 def _key_usage(usages: Collection[str]) -> x509.KeyUsage:
-    bits = {
-        "digitalSignature": "digital_signature",
-        "nonRepudiation": "content_commitment",
-        "keyEncipherment": "key_encipherment",
-        "dataEncipherment": "data_encipherment",
-        "keyAgreement": "key_agreement",
-        "keyCertSign": "key_cert_sign",
-        "cRLSign": "crl_sign",
-        "encipherOnly": "encipher_only",
-        "decipherOnly": "decipher_only",
-    }
-    if unknown := set(usages) - set(bits):
+    if unknown := set(usages) - set(KEY_USAGES):
         raise ValueError(f"no such key usage: {sorted(unknown)}")
-    return x509.KeyUsage(**{argument: usage in usages for usage, argument in bits.items()})
+    return x509.KeyUsage(**{argument: usage in usages for usage, argument in KEY_USAGES.items()})
 
 
 def _general_name(entry: str) -> x509.GeneralName:

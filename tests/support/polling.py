@@ -128,6 +128,11 @@ class Operation:
 
     async def confirm(self, *, takes: bool = True, gateway: Gateway | None = None) -> PKIMessage:
         """Send certConf for the certificate that the last answer brought."""
+        await self.make_cert_conf(takes=takes)
+        return await self.send(gateway=gateway)
+
+    async def make_cert_conf(self, *, takes: bool = True) -> None:
+        """Make that certConf; it is what is sent next."""
         (response,) = cert_rep_message(self.answer.body_content).responses
         status = CertStatus(
             digest("sha256", response.certificate_der or b""),
@@ -137,7 +142,6 @@ class Operation:
         self.sent = await follow(
             self.device, self.answer, cert_confirm_body(status), now=self.world.clock()
         )
-        return await self.send(gateway=gateway)
 
     async def stored(self) -> Transaction:
         """The transaction in the store."""

@@ -23,23 +23,10 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import StoreUnavailable
 from ra_gateway.keys import KeySigner
 from tests.support import pki
+from tests.support.desk import Clock
 from tests.support.empty_ledger import new_ledger
 
 CONFIRM_WAIT: Final = timedelta(minutes=5)
-
-
-class Clock:
-    """Stands still until a test moves it."""
-
-    def __init__(self, now: datetime) -> None:
-        self.now = now
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, **amount: float) -> None:
-        """Go forward, by what `timedelta` takes."""
-        self.now += timedelta(**amount)
 
 
 @dataclass(frozen=True)

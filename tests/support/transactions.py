@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,31 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config.reading import load
 from ra_gateway.ra.ports import TransactionStore
 from ra_gateway.ra.transaction import Exchange, State, Transaction, TransactionKey
+from ra_gateway.stores.memory import MemoryStore
+from ra_gateway.stores.redis import RedisStore
+from tests.support.redis_server import SEAL_KEY
+
+Store = MemoryStore | RedisStore
+Node = Callable[[], Store]
+
+
+@asynccontextmanager
+async def nodes(
+    redis_url: str | None, clock: Callable[[], datetime], **limits: Any
+) -> AsyncIterator[Node]:
+    """Give what connects a node to one store: a Redis, or with no URL the memory of a single process."""
+    opened: list[Store] = []
+    if redis_url is None:
+        opened.append(MemoryStore(clock, max_transactions=1000, **limits))
+
+    def connect() -> Store:
+        if redis_url is not None:
+            opened.append(RedisStore(redis_url, clock=clock, seal_keys=[SEAL_KEY], **limits))
+        return opened[-1]
+
+    yield connect
+    for store in opened:
+        await store.close()
 
 
 def system_clock() -> datetime:

@@ -562,81 +562,24 @@ async def _ca_answers(book: Catalogue) -> None:
         ),
         *(89, 96),
     )
-    await to_ir(
-        "ip-other-nonce",
-        "recipNonce is not the senderNonce of the ir.",
-        refused("systemFailure", "R83"),
-        _ip(_response()),
-        83,
-        recip_nonce=bytes(16),
-    )
-    await to_ir(
-        "ip-other-transaction",
-        "transactionID of another operation.",
-        refused("systemFailure", "R83"),
-        _ip(_response()),
-        83,
-        transaction_id=bytes(16),
-    )
-    await to_ir(
-        "ip-other-key",
-        "The certificate is for another key.",
-        refused("systemFailure", "R86"),
-        _ip(_response(certificate_der=_issued("issued-other"))),
-        86,
-    )
-    await to_ir(
-        "ip-foreign-certificate",
-        "The certificate is a vendor's, not of the operator's CA.",
-        refused("systemFailure", "R86"),
-        _ip(_response(certificate_der=_issued("device"))),
-        87,
-    )
-    await to_ir(
-        "ip-by-device",
-        "A mere base station signs the CA's answer.",
-        broken,
-        _ip(_response()),
-        84,
-        by="enb",
-    )
-    await to_ir(
-        "ip-by-stranger",
-        "A stranger signs the CA's answer.",
-        broken,
-        _ip(_response()),
-        84,
-        by="stranger",
-    )
-    await to_ir(
-        "ip-unprotected",
-        "Nobody signs the CA's answer.",
-        broken,
-        _ip(_response()),
-        84,
-        protected=False,
-    )
-    await to_ir(
-        "ip-certificate-missing",
-        "accepted, but there is no certificate.",
-        refused("systemFailure", "R96"),
-        _ip(_response(certificate_der=None)),
-        96,
-    )
-    await to_ir(
-        "ip-other-request",
-        "certReqId of another request.",
-        refused("systemFailure", "R85"),
-        _ip(_response(cert_req_id=1)),
-        85,
-    )
-    await to_ir(
-        "ip-huge-request-id",
-        "certReqId of 20001 bits, more than Python writes into a text.",
-        refused("systemFailure", "R1"),
-        _ip(_response(cert_req_id=1 << 20_000)),
-        1,
-    )
+    usual, zeros = _response(), bytes(16)
+    other, foreign = (_response(certificate_der=_issued(who)) for who in ("issued-other", "device"))
+    wrong: list[tuple[str, str, str, int, CertResponse, dict[str, Any]]] = [
+        ("ip-other-nonce", "recipNonce is not the senderNonce of the ir.", "R83", 83, usual, {"recip_nonce": zeros}),
+        ("ip-other-transaction", "transactionID of another operation.", "R83", 83, usual, {"transaction_id": zeros}),
+        ("ip-other-key", "The certificate is for another key.", "R86", 86, other, {}),
+        ("ip-foreign-certificate", "The certificate is a vendor's, not of the operator's CA.", "R86", 87, foreign, {}),
+        ("ip-by-device", "A mere base station signs the CA's answer.", "R84", 84, usual, {"by": "enb"}),
+        ("ip-by-stranger", "A stranger signs the CA's answer.", "R84", 84, usual, {"by": "stranger"}),
+        ("ip-unprotected", "Nobody signs the CA's answer.", "R84", 84, usual, {"protected": False}),
+        ("ip-certificate-missing", "accepted, but there is no certificate.", "R96", 96,
+            _response(certificate_der=None), {}),
+        ("ip-other-request", "certReqId of another request.", "R85", 85, _response(cert_req_id=1), {}),
+        ("ip-huge-request-id", "certReqId of 20001 bits, more than Python writes into a text.", "R1", 1,
+            _response(cert_req_id=1 << 20_000), {}),
+    ]  # fmt: skip
+    for name, what, rule, number, response, options in wrong:
+        await to_ir(name, what, refused("systemFailure", rule), _ip(response), number, **options)
     key_pair = asn1.tlv(
         0x30, asn1.tlv(0xA1, asn1.tlv(0xA0, b"\x02\x01\x02", b"\x31\x00", b"\x30\x00"))
     )

@@ -15,19 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from ra_gateway.cmp import asn1
+from ra_gateway.cmp import asn1, crmf
 from ra_gateway.cmp.bodies import RevDetails, gen_msg_body, rev_req_body
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.crmf import (
-    CertId,
-    CertTemplate,
-    Control,
-    Extension,
-    cert_id_der,
-    cert_req_msg_der,
-    cert_request_der,
-    signature_popo_der,
-)
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, body
 from ra_gateway.cmp.names import from_rfc4514, general_names_der, name_of
 from ra_gateway.cmp.oids import OID
@@ -75,7 +65,7 @@ class Prober:
 
     async def ir(self) -> Probe:
         """Return a first request whose proof of possession does not verify."""
-        template = CertTemplate(
+        template = crmf.CertTemplate(
             subject_der=from_rfc4514(self.subject), extensions=self._extensions()
         )
         body_der = await _unproved(BodyType.ir, template)
@@ -88,20 +78,22 @@ class Prober:
         # Another name each time: nobody may have a certificate under it, not even by a fault of the CA.
         name = from_rfc4514(f"{SUBJECT}-{secrets.token_hex(4)}")
         issuer_der = name_of(self.recipient_der)
-        old = CertId(self.recipient_der, secrets.randbits(_SERIAL_BITS) + 1)
-        template = CertTemplate(issuer_der=issuer_der, subject_der=name)
-        body_der = await _unproved(BodyType.kur, template, Control(OID.oldCertID, cert_id_der(old)))
+        old = crmf.CertId(self.recipient_der, secrets.randbits(_SERIAL_BITS) + 1)
+        template = crmf.CertTemplate(issuer_der=issuer_der, subject_der=name)
+        body_der = await _unproved(
+            BodyType.kur, template, crmf.Control(OID.oldCertID, crmf.cert_id_der(old))
+        )
         return await self._probe(
             BodyType.kur, "kur of nobody's certificate, with a false proof", body_der
         )
 
     async def rr(self) -> Probe:
         """Return a revocation of a certificate that does not exist."""
-        template = CertTemplate(
+        template = crmf.CertTemplate(
             issuer_der=name_of(self.recipient_der),
             serial_number=secrets.randbits(_SERIAL_BITS) + 1,
         )
-        unspecified = Extension(OID.reasonCode, False, asn1.tlv(0x0A, b"\x00"))
+        unspecified = crmf.Extension(OID.reasonCode, False, asn1.tlv(0x0A, b"\x00"))
         body_der = rev_req_body(RevDetails(template, (unspecified,)))
         return await self._probe(BodyType.rr, "rr of a serial number nobody has", body_der)
 
@@ -110,10 +102,10 @@ class Prober:
         body_der = gen_msg_body(BodyType.genm, [InfoTypeAndValue(OID.caCerts)])
         return await self._probe(BodyType.genm, "genm caCerts", body_der)
 
-    def _extensions(self) -> tuple[Extension, ...]:
+    def _extensions(self) -> tuple[crmf.Extension, ...]:
         if not self.san:
             return ()
-        return (Extension(OID.subjectAltName, False, general_names_der(self.san)),)
+        return (crmf.Extension(OID.subjectAltName, False, general_names_der(self.san)),)
 
     async def _probe(self, request: BodyType, tried: str, body_der: bytes) -> Probe:
         transaction_id, sender_nonce = secrets.token_bytes(16), secrets.token_bytes(16)
@@ -128,18 +120,20 @@ class Prober:
         return Probe(request, tried, der, transaction_id, sender_nonce)
 
 
-async def _unproved(request: BodyType, template: CertTemplate, *controls: Control) -> bytes:
+async def _unproved(
+    request: BodyType, template: crmf.CertTemplate, *controls: crmf.Control
+) -> bytes:
     """Return the body of a request for a key that is forgotten at once, with a proof over something else."""
     key = KEY_KINDS["p256"]()
-    asked = CertTemplate(
+    asked = crmf.CertTemplate(
         issuer_der=template.issuer_der,
         subject_der=template.subject_der,
         spki_der=spki_der(key),
         extensions=template.extensions,
     )
-    certificate_request = cert_request_der(asked, cert_req_id=0, controls=controls)
+    certificate_request = crmf.cert_request_der(asked, cert_req_id=0, controls=controls)
     signer = KeySigner(key)
     # A well-formed signature by the very key: every verifier gets as far as computing it, and finds it wrong.
     false = await signer.sign(secrets.token_bytes(32))
-    proof = signature_popo_der(signer.algorithm.der, false)
-    return body(request, asn1.tlv(0x30, cert_req_msg_der(certificate_request, proof)))
+    proof = crmf.signature_popo_der(signer.algorithm.der, false)
+    return body(request, asn1.tlv(0x30, crmf.cert_req_msg_der(certificate_request, proof)))

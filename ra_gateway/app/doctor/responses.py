@@ -17,7 +17,7 @@ from ra_gateway.cmp.bodies import (
     error_msg_content,
     rev_rep_content,
 )
-from ra_gateway.cmp.certificates import Certificate, load_certificate
+from ra_gateway.cmp.certificates import Certificate, readable_certificates
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
 from ra_gateway.cmp.mac import mac_protected
@@ -332,7 +332,7 @@ class ResponseCheck:
         signer = next(
             (
                 item
-                for item in _certificates(message)
+                for item in readable_certificates(message.extra_certs)
                 if same_name(item.subject_der, message.header.sender_name_der or b"\x30\x00")
             ),
             None,
@@ -373,19 +373,9 @@ class ResponseCheck:
         )
 
 
-def _certificates(message: PKIMessage) -> list[Certificate]:
-    found = []
-    for der in message.extra_certs:
-        try:
-            found.append(load_certificate(der))
-        except MalformedMessage:
-            continue
-    return found
-
-
 def shown_by(response: ProbeResponse) -> list[Certificate]:
     """Return the certificates that came with an answer to prove it; those that do not parse are left out."""
-    return _certificates(response.message)
+    return readable_certificates(response.message.extra_certs)
 
 
 # --- of the clocks --------------------------------------------------------------------------------------------

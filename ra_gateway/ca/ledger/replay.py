@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from ra_gateway.ca.ledger.sql import operation_key
 from ra_gateway.ca.records import CertificateStatus, EntityStatus, Reason
+
+T = TypeVar("T")
 
 Said: TypeAlias = Mapping[str, str]
 """Details of a line."""
@@ -158,10 +160,7 @@ class Replay:
             old.status, old.confirm_by, old.changed_at = CertificateStatus.superseded, None, at
 
     def _known(self, serial: str) -> Certificate:
-        found = self.certificates.get(serial)
-        if found is None:
-            raise Contradiction("no line before it says that this certificate was issued")
-        return found
+        return _found(self.certificates, serial, "this certificate was issued")
 
     def _settle(self, at: int, _actor: str, serial: str, said: Said, status: str) -> None:
         found = self._known(serial)
@@ -256,8 +255,8 @@ class Replay:
         self.roles[name] = Registered({"others": "0", **said}, at)
 
     def _delete_role(self, _at: int, _actor: str, name: str, _said: Said) -> None:
-        if self.roles.pop(name, None) is None:
-            raise Contradiction("no line before it says that there is this role")
+        _found(self.roles, name, "there is this role")
+        del self.roles[name]
 
     def _put_authority(self, at: int, _actor: str, name: str, said: Said) -> None:
         known = self.authorities.get(name)
@@ -267,10 +266,7 @@ class Replay:
         )
 
     def _authority(self, name: str) -> Registered:
-        found = self.authorities.get(name)
-        if found is None:
-            raise Contradiction("no line before it says that there is this RA")
-        return found
+        return _found(self.authorities, name, "there is this RA")
 
     def _enable(self, _at: int, _actor: str, name: str, _said: Said, enabled: str) -> None:
         self._authority(name).facts["enabled"] = enabled
@@ -301,6 +297,12 @@ class Replay:
         )
         if known:
             raise Contradiction("a CRL of this number was made before")
+
+
+def _found(rows: Mapping[str, T], key: str, what: str) -> T:
+    if key not in rows:
+        raise Contradiction(f"no line before it says that {what}")
+    return rows[key]
 
 
 def _number(text: str | None) -> int | None:

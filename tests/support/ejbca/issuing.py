@@ -9,7 +9,7 @@ from cryptography import x509
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import load_public_key
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.certificates import KEY_USAGES, Certificate
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.names import rfc4514
 from ra_gateway.cmp.oids import OID
@@ -17,17 +17,6 @@ from tests.support.ejbca.configuration import CA, CertificateProfile
 from tests.support.ejbca.database import EndEntity
 from tests.support.pki import CertificateOptions, certificate_der
 
-_KEY_USAGES: Final = (
-    "digitalSignature",
-    "nonRepudiation",
-    "keyEncipherment",
-    "dataEncipherment",
-    "keyAgreement",
-    "keyCertSign",
-    "cRLSign",
-    "encipherOnly",
-    "decipherOnly",
-)
 _SET_OTHERWISE: Final = (OID.subjectAltName, OID.keyUsage)
 
 
@@ -58,7 +47,7 @@ def issue(
     asked_usage = template.extension(OID.keyUsage)
     if profile.allow_key_usage_override and asked_usage is not None:
         bits = asn1.set_bits(asn1.decode(asn1.BitString, asked_usage.value))
-        options["key_usage"] = [_KEY_USAGES[bit] for bit in bits]
+        options["key_usage"] = [KEY_USAGES[bit] for bit in bits]
     if profile.allow_extension_override:
         options["extensions"] = [
             (x509.UnrecognizedExtension(x509.ObjectIdentifier(item.oid), item.value), item.critical)

@@ -49,6 +49,7 @@ from tests.support.ejbca.installation import Installation, Received
 from tests.support.ejbca.issuing import issue
 from tests.support.ejbca.refusals import HTTPRefusal, Refused, bad_request
 from tests.support.ejbca.verifying import decoded, possession_proved, verify
+from tests.support.harness import Receiving
 
 DEFAULT_ALIAS: Final = "cmp"
 MAX_ALIAS_CHARACTERS: Final = 32
@@ -69,7 +70,7 @@ class Revocation(NamedTuple):
 
 
 @dataclass(slots=True)
-class Ejbca(Installation):
+class Ejbca(Installation, Receiving):
     """An EJBCA that speaks CMP, in process as a `CACore` or behind `serve`.
 
     Args:
@@ -81,11 +82,6 @@ class Ejbca(Installation):
     received: list[bytes] = field(default_factory=list)
     issued: list[Certificate] = field(default_factory=list)
     revoked: list[Revocation] = field(default_factory=list)
-
-    @property
-    def messages(self) -> list[PKIMessage]:
-        """What it received, decoded."""
-        return [PKIMessage.from_der(der) for der in self.received]
 
     async def exchange(self, der: bytes, *, path: str, deadline_seconds: float) -> bytes:
         """Deliver one PKIMessage and return the answer, as `HttpCA` would from a running EJBCA.

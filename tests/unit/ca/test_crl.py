@@ -24,9 +24,9 @@ from ra_gateway.cmp.algorithms import SignatureAlgorithm
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.errors import ConfigError, ServiceFailure, StoreUnavailable
 from tests.support import pki
+from tests.support.desk import Clock
 from tests.support.status import (
     CONFIRM_WAIT,
-    Clock,
     Failing,
     IssuingCA,
     StatusCA,

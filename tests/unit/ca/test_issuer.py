@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 
 from ra_gateway.ca import lint
 from ra_gateway.ca.conformance import CheckedTBS, require_conforming
@@ -33,8 +33,8 @@ from ra_gateway.ca.records import Intent, Operation
 from ra_gateway.ca.tbs import plan_tbs
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate, key_identifier
-from ra_gateway.cmp.crmf import CertTemplate, Extension
-from ra_gateway.cmp.names import from_rfc4514, general_names_der
+from ra_gateway.cmp.crmf import Extension
+from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import (
     ConfigError,
@@ -44,12 +44,8 @@ from ra_gateway.errors import (
 )
 from tests.support import pki
 from tests.support.pki import OperatorPKI
+from tests.support.templates import NOW, SAN, SUBJECT, spki, template
 
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-SUBJECT = from_rfc4514("CN=enb1.example.net,O=Example Operator")
-SAN = Extension(
-    OID.subjectAltName, False, general_names_der(["dns:enb1.example.net", "ip:192.0.2.1"])
-)
 OPERATION = Operation(
     requester="ra1",
     transaction_id=bytes(16),
@@ -61,18 +57,6 @@ OPERATION = Operation(
     expires_at=NOW + timedelta(days=1),
 )
 INTENT = Intent(b"", "", "", b"", entity="enb1")
-
-
-def spki(kind: pki.KeyKind = "p256") -> bytes:
-    return (
-        pki.make_key(kind)
-        .public_key()
-        .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
-
-
-def template(kind: pki.KeyKind = "p256", **changes: Any) -> CertTemplate:
-    return replace(CertTemplate(subject_der=SUBJECT, spki_der=spki(kind)), **changes)
 
 
 def make_issuer(

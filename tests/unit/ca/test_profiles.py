@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 
 from ra_gateway.ca import profiles
 from ra_gateway.ca.profiles import (
@@ -28,35 +27,16 @@ from ra_gateway.ca.profiles import (
 from ra_gateway.ca.tbs import TBSPlan, plan_tbs
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.crmf import CertTemplate, Extension
-from ra_gateway.cmp.names import from_rfc4514, general_names_der
+from ra_gateway.cmp.crmf import Extension
+from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import ConfigError, PKIFailureInfo, ServiceFailure, TemplateRefused
 from tests.support import pki
 from tests.support.pki import OperatorPKI
+from tests.support.requests import san_extension
+from tests.support.templates import NOW, SAN, SUBJECT, template
 
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-SUBJECT = from_rfc4514("CN=enb1.example.net,O=Example Operator")
 NF_SUBJECT = from_rfc4514("O=5gc.mnc001.mcc262.3gppnetwork.org,C=DE")
-
-
-def san(*names: str) -> Extension:
-    return Extension(OID.subjectAltName, False, general_names_der(names))
-
-
-SAN = san("dns:enb1.example.net", "ip:192.0.2.1")
-
-
-def spki(kind: pki.KeyKind = "p256") -> bytes:
-    return (
-        pki.make_key(kind)
-        .public_key()
-        .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
-
-
-def template(kind: pki.KeyKind = "p256", **changes: Any) -> CertTemplate:
-    return replace(CertTemplate(subject_der=SUBJECT, spki_der=spki(kind)), **changes)
 
 
 def key_usage(octets: str) -> Extension:
@@ -244,7 +224,7 @@ def test_only_kinds_of_keys_that_a_profile_takes(ca: Certificate) -> None:
 def test_network_functions(ca: Certificate) -> None:
     """C, O and a SubjectAltName, which is critical; nfTypes if asked for (TS 33.310 6.1.3c)."""
     nf_types = Extension(OID.nfTypes, False, bytes.fromhex("300a1603414d46160353 4d46"))
-    urn = san("dns:amf1.example.net", "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6")
+    urn = san_extension("dns:amf1.example.net", "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6")
     asked = template(subject_der=NF_SUBJECT, extensions=(urn, nf_types))
     plan = plan_tbs(NF, asked, ca, NOW)
     found = extensions(plan)
@@ -268,9 +248,12 @@ def test_network_functions(ca: Certificate) -> None:
             "other attributes than C, CN, O, OU, all that nf allows",
         ),
         ({"extensions": ()}, "no SubjectAltName, which nf demands"),
-        ({"extensions": (san("email:a@example.net"),)}, "names of kind email; nf allows dns, ip"),
         (
-            {"extensions": (san(*(f"dns:n{i}.example.net" for i in range(17))),)},
+            {"extensions": (san_extension("email:a@example.net"),)},
+            "names of kind email; nf allows dns, ip",
+        ),
+        (
+            {"extensions": (san_extension(*(f"dns:n{i}.example.net" for i in range(17))),)},
             "holds 17 names; nf allows 16",
         ),
         (
@@ -330,10 +313,10 @@ def test_a_subject_is_a_name(ca: Certificate, subject: str) -> None:
 def test_kinds_of_names(ca: Certificate, kind: str) -> None:
     """A profile takes the kinds it names and no others; with none, SubjectAltName is refused."""
     names = {
-        "dns": san("dns:a.example.net"),
-        "ip": san("ip:2001:db8::1"),
-        "uri": san("uri:https://a.example.net/"),
-        "email": san("email:a@example.net"),
+        "dns": san_extension("dns:a.example.net"),
+        "ip": san_extension("ip:2001:db8::1"),
+        "uri": san_extension("uri:https://a.example.net/"),
+        "email": san_extension("email:a@example.net"),
         "dn": Extension(OID.subjectAltName, False, asn1.tlv(0x30, asn1.tlv(0xA4, SUBJECT))),
     }
     for name, extension in names.items():

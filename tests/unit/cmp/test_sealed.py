@@ -113,37 +113,21 @@ def test_a_copy_is_the_proof_itself(name: str) -> None:
     assert copy.deepcopy(proof) is proof
 
 
-def _require(self: Any, seal: Seal) -> None:
-    FORGED.require(seal)
-
-
 UNSEALED: dict[str, dict[str, Any]] = {
-    "no seal": {"__annotations__": {}, "__post_init__": lambda self: None},
-    "a seal with a default": {
-        "__annotations__": {"seal": InitVar[Seal]},
-        "seal": FORGED,
-        "__post_init__": _require,
-    },
-    "a seal that is kept": {
-        "__annotations__": {"seal": Seal},
-        "__post_init__": lambda self: FORGED.require(self.seal),
-    },
-    "a seal that nothing requires": {"__annotations__": {"seal": InitVar[Seal]}},
+    "no seal": {"__annotations__": {}},
+    "a seal with a default": {"__annotations__": {"seal": InitVar[Seal]}, "seal": FORGED},
+    "a seal that is kept": {"__annotations__": {"seal": Seal}},
 }
 
 
-def test_a_class_that_requires_a_seal_becomes_a_proof() -> None:
+def test_a_class_that_takes_a_seal_becomes_a_proof() -> None:
     """Of the classes below, only what they lack makes them none."""
-    kind: type[Any] = type(
-        "Sealed",
-        (),
-        {"__annotations__": {"seal": InitVar[Seal]}, "__post_init__": _require},
-    )
-    assert sealed.proof(kind)(seal=FORGED)
+    kind: type[Any] = type("Sealed", (), {"__annotations__": {"seal": InitVar[Seal]}})
+    assert sealed.proof(FORGED)(kind)(seal=FORGED)
 
 
 @pytest.mark.parametrize("lack", UNSEALED)
-def test_a_class_that_requires_no_seal_is_refused_as_a_proof(lack: str) -> None:
+def test_a_class_that_takes_no_seal_is_refused_as_a_proof(lack: str) -> None:
     """When it is defined, not when somebody forges it."""
     with pytest.raises(TypeError, match="anybody could make a Unsealed"):
-        sealed.proof(type("Unsealed", (), UNSEALED[lack]))
+        sealed.proof(FORGED)(type("Unsealed", (), UNSEALED[lack]))

@@ -58,7 +58,6 @@ MOVES = {
     ("refused", "delivered"): "refused",
     ("failed", "delivered"): "failed",
     ("failed", "withdraw"): "withdrawing",
-    ("failed", "failed"): "failed",
     ("withdrawing", "withdrawn"): "withdrawn",
     ("withdrawing", "failed"): "failed",
     ("withdrawing", "released"): "withdrawing",
