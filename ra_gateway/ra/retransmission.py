@@ -279,9 +279,8 @@ async def late_response(
     if not current.delivered:
         expires_at = max(expires_at, now + services.lifetime)
     if planned is None:
-        return machine.LateResponse(
-            await _late_refusal(services, context, transaction), None, expires_at
-        )
+        refusal = await _late_refusal(services, context, transaction)
+        return machine.LateResponse(refusal, None, expires_at)
     if transaction.state in (*GIVEN_UP, State.FAILED) and transaction.confirmation is None:
         raise HeaderRefused(
             "the certificate was not fetched in time, and is withdrawn", rule="R111"
