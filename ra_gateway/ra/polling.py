@@ -92,8 +92,9 @@ def _known_nonces(transaction: Transaction) -> set[bytes]:
 def _is_behind(context: RequestContext, transaction: Transaction) -> bool:
     """Tell whether a device polls without the last answer, which it has not got.
 
-    Nothing moves for it: it gets the nonce of the last answer once more, and the CA is not polled, so that a
-    pollReq which somebody else sends again does not cut off a device that is further.
+    It gets the final answer where that is there, as any pollReq does, and otherwise the nonce of the last answer once
+    more. Nothing moves for it, and the CA is not polled, so that a pollReq which somebody else sends again does not cut
+    off a device that is further.
     """
     return context.message.header.recip_nonce != transaction.polling_nonce
 
