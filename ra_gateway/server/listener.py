@@ -167,6 +167,8 @@ class _Connection(web.RequestHandler):
             self._wire.abort()
             return
         super().data_received(data)
+        if self._messages and self.phase is _HEADERS:  # its handler begins in a turn or two
+            self.enter(_WORKING)
 
     def enter(self, phase: int) -> None:
         """Note that a phase begins."""
@@ -277,7 +279,6 @@ class Listener(ABC):
         self._tasks: set[asyncio.Task[object]] = set()
         self._in_flight_count = 0
         self._draining = False
-        self._quiet: asyncio.Event | None = None
         self._server: asyncio.Server | None = None
         self._sweeping: asyncio.TimerHandle | None = None
         self._patience_seconds = (
@@ -417,13 +418,13 @@ class Listener(ABC):
             connection.force_close()
 
     async def _is_quiet(self, seconds: float) -> bool:
-        if self._tasks:
-            self._quiet = asyncio.Event()
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._quiet.wait()
-            except TimeoutError:
-                return False
+        """Wait until no request is at work, those included whose handlers are yet to begin."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self._tasks or any(map(_is_busy, self._connections)):  # noqa: ASYNC110  # phases set no event
+                    await asyncio.sleep(_GRACE_SECONDS)
+        except TimeoutError:
+            return False
         return True
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -506,8 +507,6 @@ class Listener(ABC):
             return self._refused(Refusal(HTTPStatus.BAD_REQUEST))
         finally:
             self._tasks.discard(task)
-            if self._quiet is not None and not self._tasks:
-                self._quiet.set()
 
     async def _answer(
         self, request: web.BaseRequest, connection: _Connection

@@ -778,6 +778,25 @@ async def test_draining_under_load_breaks_no_answer() -> None:
         assert sum(response is not None for response in last) > 10
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_request_that_has_just_come_is_answered(
+    turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is parsed, and its handler is yet to begin, or has just begun, when the listener is drained."""
+    monkeypatch.setattr("ra_gateway.server.listener._GRACE_SECONDS", 0)
+    async with served() as (listener, echo, _, connect):
+        clients = [await connect() for _ in range(3)]
+        await until(lambda: len(listener._connections) == 3)
+        for connection in listener._connections:
+            connection.data_received(request(b"x"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await listener.drain(PATIENCE_SECONDS)
+        answers = [await client.response() for client in clients]
+        assert [answer.status for answer in answers] == [200] * 3
+        assert len(echo.calls) == 3
+
+
 async def test_draining_twice_or_before_the_start_does_nothing() -> None:
     """Shutdown comes from more than one side."""
     async with served() as (listener, _, _, _):
