@@ -19,6 +19,7 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.verification import AuthenticatedMessage
 from ra_gateway.errors import (
     CMPError,
+    HeaderRefused,
     NotAuthorized,
     PKIFailureInfo,
     StoreUnavailable,
@@ -175,7 +176,8 @@ async def _run(services: Services, exchange: _CAExchange) -> bytes:
             return await _fail(services, exchange, error)
         # Nothing was issued, or asking again yields the same: the device's next message may try. The secret is given
         # back before the lease: whoever takes over claims it anew.
-        if claimed and isinstance(error, UpstreamUnavailable) and not error.delivered:
+        unasked = isinstance(error, UpstreamUnavailable) and not error.delivered
+        if claimed and unasked and services.clock() < transaction.lease_until:
             await _release_secret(context, transaction)
         await _release(services, exchange)
         raise
@@ -231,9 +233,12 @@ async def _settle(services: Services, exchange: _CAExchange, checked: CheckedRes
         if checked.event is Event.accepted:
             expires_at = min(transaction.expires_at, now + services.lifetime)
         else:
-            expires_at = await unconfirmed.schedule(
-                services, context, transaction, checked.event, certificate_der, until
-            )
+            try:
+                expires_at = await unconfirmed.schedule(
+                    services, context, transaction, checked.event, certificate_der, until
+                )
+            except HeaderRefused as error:
+                return await _fail(services, exchange, error)
         step = partial(machine.answered, confirm_until=until, expires_at=expires_at)
     await _store(
         services,

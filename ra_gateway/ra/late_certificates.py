@@ -6,7 +6,6 @@ meanwhile. Until it is stored, one process knows of the certificate, and nobody 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -17,7 +16,7 @@ from ra_gateway.ra import machine, unconfirmed
 from ra_gateway.ra.confirmation_records import certificate_key
 from ra_gateway.ra.context import RequestContext, event_of
 from ra_gateway.ra.services import Services
-from ra_gateway.ra.transaction import Transaction
+from ra_gateway.ra.transaction import OUTSTANDING, Transaction
 
 _FIRST_PAUSE_SECONDS: Final = 1.0
 
@@ -32,15 +31,18 @@ async def store_later(
 ) -> bytes:
     """Store what a CA has issued as soon as that can be done, as long as its transaction may live.
 
+    A process that is to end tries once more at once.
+
     Args:
         attempt: Stores it, or raises.
     """
     seconds = (transaction.expires_at - services.clock()).total_seconds()
     ends, pause = services.monotonic() + seconds, _FIRST_PAUSE_SECONDS
-    stored, bug = False, None
+    stored, last, bug = False, False, None
     try:
-        while not stored and services.monotonic() < ends:
-            await asyncio.sleep(pause)
+        while not stored and not last and services.monotonic() < ends:
+            await services.pause(pause)
+            last = services.draining.is_set()
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             try:
                 await attempt()
@@ -88,14 +90,23 @@ async def keep_alone(
     alone = machine.alone(transaction, transaction_id, certificate_der, now, expires_at)
     if not unconfirmed.is_looked_after(services, upstream):
         return
-    if await services.store.create(alone) is None:
+    found = await services.store.create(alone)
+    if found is not None and not _holds(found, certificate_der):
+        # A transaction of the device's own has that transactionID, by whatever chance.
+        transaction_id = services.fresh_ids().transaction_id
+        alone = machine.alone(transaction, transaction_id, certificate_der, now, expires_at)
+        found = await services.store.create(alone)
+    if found is None:
         services.sink(
             CertificateIssued(
                 Component.gateway, transaction_id.hex(), certificate_der, upstream.name
             )
         )
     await unconfirmed.disown(services, upstream, transaction, certificate_der)
-    await unconfirmed.look_after(services, upstream, alone, now)
+    # Another node may be asking the CA, which may give it the same certificate.
+    asked = live is not None and live.state in OUTSTANDING
+    due_at = live.lease_until if live is not None and asked else now
+    await unconfirmed.look_after(services, upstream, alone, due_at)
 
 
 def _holds(live: Transaction, certificate_der: bytes) -> bool:

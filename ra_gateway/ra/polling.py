@@ -221,7 +221,7 @@ async def _pass_on(
         report.notes.append(error.detail)
         await ca_exchange.fail_polled(services, context, taken, error)
         live = await transactions.load(services.store, taken.key)
-        return await _deliver(services, context, live)
+        return await _reconsider(services, context, live)
     settled = await ca_exchange.settle_polled(services, context, taken, checked)
     if checked.event is Event.deferred and settled.state in OUTSTANDING:
         ca_exchange.note(context, checked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -63,6 +64,7 @@ class Services:
         lifetime: How long the answer to a repeat is kept.
         act_lifetime: How long a certificate that nobody confirmed is tried to be revoked.
         steady: Whether the clock can be believed for what cannot be undone (`ra_gateway.clocks`).
+        draining: Set when the process is to end.
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -81,6 +83,7 @@ class Services:
     lifetime: timedelta = timedelta(hours=1)
     act_lifetime: timedelta = timedelta(days=7)
     steady: Callable[[], bool] = always_steady
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def note_confirmation(
@@ -149,9 +152,18 @@ class Services:
 
     async def drain(self, seconds: float) -> None:
         """Wait for exchanges that go on in the background; what is not done by then, another node takes over."""
-        tasks = set(self._tasks)
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        self.draining.set()
+        ends = self.monotonic() + seconds
+        while self._tasks:  # what ends may leave something to be stored later
+            left = max(ends - self.monotonic(), 0.0)
+            _, late = await asyncio.wait(set(self._tasks), timeout=left)
+            if left == 0.0:
+                for task in late:
+                    task.cancel()
+                await asyncio.gather(*late, return_exceptions=True)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, or until the process is to end."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.draining.wait()

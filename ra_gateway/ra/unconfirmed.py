@@ -84,9 +84,10 @@ async def schedule(
     """
     upstream, now = context.upstream, services.clock()
     if event is Event.granted and certificate_der:
-        await _note(
-            services, upstream, transaction, certificate_der, ConfirmationStatus.confirmed, now
-        )
+        status = ConfirmationStatus.confirmed
+        if await _note(services, upstream, transaction, certificate_der, status, now):
+            # Without certConf the device would never learn of it.
+            raise HeaderRefused("the CA gave a certificate that is being withdrawn", rule="R111")
     if event is Event.issued and until is not None:
         if certificate_der:
             withdrawn = await _note(

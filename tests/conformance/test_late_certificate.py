@@ -12,21 +12,24 @@ import pytest
 from ra_gateway.cmp.bodies import CertResponse, PKIStatusInfo, rev_req_content
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
-from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage
 from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
-from ra_gateway.ra.endpoints import CertConf, Unconfirmed
+from ra_gateway.ra.endpoints import CertConf, ImplicitConfirm, Unconfirmed
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.ports import CACore
 from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
+from tests.support import requests
 from tests.support.answers import fail_names, status_of
+from tests.support.credentials import cmp_credential
 from tests.support.faults import Faults, ReadOnlyStore, fail, faulty_gateway
 from tests.support.harness import Answer, MakeWorld, ManualClock, World
 from tests.support.mac import ONCE, ir
 from tests.support.mac import make_world as mac_world
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.pki import OperatorPKI, VendorPKI
-from tests.support.polling import Operation, settled, slow_world, written_secrets
-from tests.support.unconfirmed import node_of, revocations, work
+from tests.support.polling import Operation, WaitingCA, settled, slow_world, written_secrets
+from tests.support.unconfirmed import WAIT_SECONDS, node_of, revocations, work
 
 REVOKING = {"certconf": CertConf.local, "unconfirmed": Unconfirmed.revoke}
 
@@ -45,16 +48,20 @@ def node_on(world: World, core: CACore) -> Gateway:
 
 @dataclass(slots=True)
 class SlowWay:
-    """A way to the CA on which answers are held up until `late` is set, and may be lost: another takes their place."""
+    """A way to the CA on which answers are held up until `late` is set; with `instead` it leads to something else."""
 
     ca: CACore
     late: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
     instead: bytes | None = None
 
     async def exchange(self, der: bytes, *, path: str, deadline_seconds: float) -> bytes:
-        answer = await self.ca.exchange(der, path=path, deadline_seconds=deadline_seconds)
+        answer = self.instead
+        if answer is None:
+            answer = await self.ca.exchange(der, path=path, deadline_seconds=deadline_seconds)
+        self.asked.set()
         await self.late.wait()
-        return answer if self.instead is None else self.instead
+        return answer
 
     async def close(self) -> None:
         return None
@@ -65,13 +72,8 @@ async def asked_by_a_slow_node(
 ) -> tuple[asyncio.Task[bytes], asyncio.Event]:
     """Have a node ask the CA whose lease ends before the answer is there."""
     way = SlowWay(world.ca, instead=instead)
-    before = len(world.ca.received)
     slow = asyncio.create_task(world.post(der, gateway=node_on(world, way)))
-
-    async def asked() -> bool:
-        return len(world.ca.received) > before
-
-    await settled(asked)
+    await way.asked.wait()
     world.clock.move(seconds=30)
     return slow, way.late
 
@@ -264,6 +266,99 @@ async def test_what_can_never_be_stored_is_told(make_world: MakeWorld) -> None:
     assert event.serial_number == f"{world.ca.issued[0].serial_number:x}"
 
 
+async def test_a_shutdown_tries_once_more(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the pause between attempts is by then."""
+    monkeypatch.setattr(
+        "ra_gateway.ra.late_certificates._FIRST_PAUSE_SECONDS", 10 * PATIENCE_SECONDS
+    )
+    clock = ManualClock()
+    store = ReadOnlyStore(clock, max_transactions=10)
+    world = make_world(store=store, clock=clock)
+
+    def lost(answer: Answer) -> None:
+        store.gone = True
+
+    world.ca.script = lost
+    operation = await Operation.begin(world, BodyType.ir)
+    assert fail_names(await operation.send()) == ["systemUnavail"]
+    store.gone = False
+    await node_of(world).drain(PATIENCE_SECONDS)
+    assert (await operation.stored()).state is State.ISSUED
+
+
+async def test_what_is_begun_while_the_process_ends_is_waited_for(make_world: MakeWorld) -> None:
+    """The CA answers an exchange in the background when the store is gone: that is told before the end."""
+    clock = ManualClock()
+    store = ReadOnlyStore(clock, max_transactions=10)
+    world = slow_world(make_world, store=store, clock=clock)
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    operation.assert_waiting()
+
+    def lost(answer: Answer) -> None:
+        store.gone = True
+
+    world.ca.script = lost
+    assert world.ca.gate is not None
+    ending = asyncio.create_task(node_of(world).drain(PATIENCE_SECONDS))
+    await asyncio.sleep(0)
+    world.ca.gate.set()
+    await ending
+    assert "could not be stored" in world.events[-1].detail
+    assert not node_of(world)._tasks
+
+
+async def test_a_withdrawn_certificate_is_not_granted(make_world: MakeWorld) -> None:
+    """A CA gives it to a device that will not confirm: it gets an error, as it would never learn of the end."""
+    world = make_world(
+        upstream={"unconfirmed": Unconfirmed.revoke},
+        endpoint={"implicit_confirm": ImplicitConfirm.relay},
+    )
+    first = await Operation.begin(world, BodyType.ir)
+    await first.send()
+    await work(world, seconds=WAIT_SECONDS + 1)
+    assert_revoked(world, world.ca.issued[0])
+    certificate_der = world.ca.issued[0].der
+
+    def again(answer: Answer) -> None:
+        if answer.request.body_type is BodyType.ir:
+            answer.set_response(certificate_der=certificate_der)
+
+    world.ca.script = again
+    body_der = PKIMessage.from_der(first.sent).body_der
+    der = await requests.message(
+        world, cmp_credential(first.device), body_der, general_info=(IMPLICIT_CONFIRM,)
+    )
+    answer = await world.ask(der)
+    assert (fail_names(answer), world.events[-1].rule) == (["badRequest"], "R111")
+    (stored,) = await world.store.find(PKIMessage.from_der(der).header.transaction_id or b"")
+    assert stored.state is State.FAILED
+
+
+async def test_a_broken_answer_to_a_poll_that_another_node_has_taken_over(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI
+) -> None:
+    """The device is told to ask again: the other node has the CA's answer yet to come."""
+    clock = ManualClock()
+    ca = WaitingCA(operator_pki, clock, polls=0, delays=frozenset({BodyType.ir}))
+    world = World.make(
+        vendor_pki, operator_pki, clock=clock, ca=ca, endpoint={"wait_after_seconds": 0.05}
+    )
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    operation.assert_waiting()
+    der = await operation.poll_req()
+    first, lost = await asked_by_a_slow_node(world, der, b"<html>504</html>")
+    second, answered = await asked_by_a_slow_node(world, await operation.poll_req())
+    lost.set()
+    assert PKIMessage.from_der(await first).body_type is BodyType.pollRep
+    answered.set()
+    await second
+    assert [event.bug for event in world.events if event.bug] == []
+
+
 @pytest.mark.parametrize("certconf", [False, True])
 async def test_a_slow_node_does_not_fail_what_another_has_taken_over(
     make_world: MakeWorld, certconf: bool
@@ -337,4 +432,4 @@ async def test_a_poll_whose_answer_another_node_was_faster_with(make_world: Make
         world.post(der), world.post(der, gateway=world.second_gateway())
     )
     assert first == second
-    assert all(event.bug is None for event in world.events)
+    assert [event.bug for event in world.events if event.bug] == []
