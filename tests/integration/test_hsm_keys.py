@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import ctypes
+import shutil
 import subprocess
 import sys
 import threading
@@ -510,19 +511,27 @@ def test_lost_sessions_are_opened_again(p256: Any, monkeypatch: pytest.MonkeyPat
     assert p256.sign(b"octets", ECDSA)
 
 
-async def test_a_token_that_is_gone(
-    softhsm: SoftHSM, directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_token_that_is_gone(softhsm: SoftHSM, directory: Path, tmp_path: Path) -> None:
     """systemFailure, with the name of the key for the log; other tokens are as they were."""
-    key = pkcs11.generate(softhsm.uri("k", token="lost"), "p256", directory, "key")
-    for found in softhsm.directory.glob("tokens/*/token.object"):
-        if b"lost" in found.read_bytes():
-            found.parent.rename(softhsm.directory / "lost")
-    with pytest.raises(ServiceFailure) as caught:
-        await keys.KeySigner(key).sign(b"octets")
-    assert caught.value.fail_info is PKIFailureInfo.systemFailure
-    assert caught.value.detail.startswith("key in the HSM (token lost, object k): ")
-    assert pkcs11.generate(softhsm.uri("beside", token="ca"), "p256", directory, "key")
+    # A library of its own: one that has lost a token fails whenever somebody looks at every token.
+    module = Path(shutil.copy(softhsm.module_path, tmp_path))
+    uri = softhsm.uri("k", token="lost", module_path=module)
+    key = pkcs11.generate(uri, "p256", directory, "key")
+    (found,) = [
+        path.parent
+        for path in softhsm.directory.glob("tokens/*/token.object")
+        if b"lost" in path.read_bytes()
+    ]
+    gone = found.rename(softhsm.directory / "lost")
+    try:
+        with pytest.raises(ServiceFailure) as caught:
+            await keys.KeySigner(key).sign(b"octets")
+        assert caught.value.fail_info is PKIFailureInfo.systemFailure
+        assert caught.value.detail.startswith("key in the HSM (token lost, object k): ")
+        beside = softhsm.uri("beside", token="ca", module_path=module)
+        assert pkcs11.generate(beside, "p256", directory, "key")
+    finally:
+        gone.rename(found)
 
 
 def test_a_refused_login_is_not_tried_again(
