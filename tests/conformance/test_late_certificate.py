@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,17 +14,19 @@ from ra_gateway.cmp.bodies import CertResponse, PKIStatusInfo, rev_req_content
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage
-from ra_gateway.errors import PKIFailureInfo, UpstreamUnavailable
+from ra_gateway.errors import PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
+from ra_gateway.ra.confirmation_records import certificate_key
 from ra_gateway.ra.endpoints import CertConf, ImplicitConfirm, Unconfirmed
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.ports import CACore
+from ra_gateway.ra.response_checks import CheckedResponse, validate
 from ra_gateway.ra.transaction import State
 from ra_gateway.stores.memory import MemoryStore
 from tests.support import requests
 from tests.support.answers import fail_names, status_of
 from tests.support.credentials import cmp_credential
 from tests.support.faults import Faults, ReadOnlyStore, fail, faulty_gateway
-from tests.support.harness import Answer, MakeWorld, ManualClock, World
+from tests.support.harness import Answer, MakeWorld, ManualClock, World, changed
 from tests.support.mac import ONCE, ir
 from tests.support.mac import make_world as mac_world
 from tests.support.patience import PATIENCE_SECONDS
@@ -53,7 +56,7 @@ class SlowWay:
     ca: CACore
     late: asyncio.Event = field(default_factory=asyncio.Event)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
-    instead: bytes | None = None
+    instead: bytes | UpstreamUnavailable | None = None
 
     async def exchange(self, der: bytes, *, path: str, deadline_seconds: float) -> bytes:
         answer = self.instead
@@ -61,6 +64,8 @@ class SlowWay:
             answer = await self.ca.exchange(der, path=path, deadline_seconds=deadline_seconds)
         self.asked.set()
         await self.late.wait()
+        if isinstance(answer, UpstreamUnavailable):
+            raise answer
         return answer
 
     async def close(self) -> None:
@@ -68,7 +73,7 @@ class SlowWay:
 
 
 async def asked_by_a_slow_node(
-    world: World, der: bytes, instead: bytes | None = None
+    world: World, der: bytes, instead: bytes | UpstreamUnavailable | None = None
 ) -> tuple[asyncio.Task[bytes], asyncio.Event]:
     """Have a node ask the CA whose lease ends before the answer is there."""
     way = SlowWay(world.ca, instead=instead)
@@ -384,6 +389,77 @@ async def test_a_slow_node_does_not_fail_what_another_has_taken_over(
     assert (await operation.stored()).state is State.CONFIRMED
     await work(world, days=1)
     assert_revoked(world)
+
+
+async def test_its_transaction_id_is_the_device_s_by_chance(make_world: MakeWorld) -> None:
+    """Another transaction of the same signer lives where the lone certificate would: it is revoked all the same."""
+    world = make_world(upstream=REVOKING)
+    operation = await Operation.begin(world, BodyType.ir)
+    slow, late = await asked_by_a_slow_node(world, operation.sent)
+    await operation.send()
+    stored = await operation.stored()
+    key = replace(stored.key, transaction_id=certificate_key(world.ca.issued[0]))
+    assert await world.store.create(replace(stored, key=key, version=0)) is None
+    late.set()
+    await slow
+    await work(world)
+    assert_revoked(world, world.ca.issued[0])
+
+
+async def test_another_node_is_about_to_be_given_the_same(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One node cannot relay it, as its rules are others; the other can: it is not revoked in between."""
+    world = make_world(upstream={**REVOKING, "replays_repeats": True})
+    world.ca.replays = True
+    refuses = [True]
+
+    def strictly(*args: Any) -> CheckedResponse:
+        checked = validate(*args)
+        if not refuses:
+            return checked
+        refuses.clear()
+        assert checked.certificate is not None
+        error = UpstreamBroken("not by the rules of this node")
+        error.certificate_der = checked.certificate.der
+        raise error
+
+    monkeypatch.setattr("ra_gateway.ra.ca_exchange.validate", strictly)
+    operation = await Operation.begin(world, BodyType.ir)
+    first, refused = await asked_by_a_slow_node(world, operation.sent)
+    way = SlowWay(world.ca)
+    second = asyncio.create_task(world.post(operation.sent, gateway=node_on(world, way)))
+    await way.asked.wait()
+    refused.set()
+    await first
+    await work(world)
+    assert_revoked(world)
+    way.late.set()
+    operation.answer = PKIMessage.from_der(await second)
+    assert status_of(operation.answer).issued
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+    await work(world, days=1)
+    assert_revoked(world)
+
+
+async def test_a_slow_node_does_not_give_back_what_another_uses(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, tmp_path: Path
+) -> None:
+    """It did not reach the CA, and its lease is over: the secret is the other's."""
+    world = mac_world(vendor_pki, operator_pki, written_secrets(tmp_path))
+    reference, secret = ONCE
+    der = await ir(world, reference=reference, secret=secret)
+    refused = UpstreamUnavailable("connection refused", delivered=False)
+    upstream = changed(world.endpoint.upstream, replays_repeats=True)
+    world.endpoint = replace(world.endpoint, upstream=upstream)
+    first, lost = await asked_by_a_slow_node(world, der, refused)
+    second, answered = await asked_by_a_slow_node(world, der)
+    lost.set()
+    assert fail_names(PKIMessage.from_der(await first)) == ["systemUnavail"]
+    answered.set()
+    assert status_of(PKIMessage.from_der(await second)).issued
+    another = await world.ask(await ir(world, reference=reference, secret=secret))
+    assert fail_names(another) == ["notAuthorized"]
 
 
 async def test_a_secret_is_given_back_before_the_transaction(

@@ -25,6 +25,7 @@ from ra_gateway.cmp.crmf import RA_VERIFIED_POPO_DER, cert_req_messages
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIMessage, body
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import poll_req_body
+from ra_gateway.cmp.trust import Path
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.events import Outcome
 from ra_gateway.ra.endpoints import RARights
@@ -477,6 +478,21 @@ async def test_a_device_polls_through_nested(
     polled = await follow(device, early, poll_req_body(0), now=world.clock())
     answer = await world.ask(await nest(world, ra, polled))
     assert (answer.body_type, status_of(answer).issued) == (BodyType.ip, True)
+
+
+async def test_what_is_said_of_the_ra_stands_in_the_event_of_its_message(
+    world: World, ra: Credential
+) -> None:
+    """Its status could not be told, and its domain lets that pass: the operator reads of it."""
+
+    class Unsure:
+        async def check(self, domain: str, path: Path, now: datetime) -> tuple[str, ...]:
+            return (f"no status of {path[0].subject}",)
+
+    world.gateway._services.signer_status = SignerStatus(domains=Unsure())
+    device = world.device()
+    await world.ask(await nest(world, ra, await request(world, device)))
+    assert f"no status of {cmp_certificate(ra.certificate).subject}" in world.events[-1].detail
 
 
 @pytest.mark.requirement(12, 94)
