@@ -373,7 +373,7 @@ def show(
         Path, typer.Argument(help="A CMP message: DER, base64 or hex; - for standard input.")
     ],
     oracle: Annotated[
-        bool, typer.Option("--oracle", help="By pyasn1-modules, a second decoder.")
+        bool, typer.Option("--oracle", help="As pyasn1-modules, a second decoder, reads it.")
     ] = False,
 ) -> None:
     """Print any CMP message in readable form."""
