@@ -1312,7 +1312,9 @@ async def _templates(book: Catalogue) -> None:
 
     await add("ir-two-requests", "Two CertReqMsg.", "badRequest", "R46", copies=2)
     await add("ir-no-requests", "No CertReqMsg.", "badRequest", "R46", copies=0)
-    await add("ir-other-id", "certReqId 1.", "badRequest", "R47", cert_req_id=1)
+    await add(
+        "ir-other-id", "certReqId 1.", "badRequest", "R47", configuration="strict", cert_req_id=1
+    )
     await add(
         "ir-template-version",
         "A certificate of version 1.",
