@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from pyasn1.codec.der.decoder import decode as der_decode
 from pyasn1.codec.der.encoder import encode as der_encode
@@ -739,13 +739,46 @@ async def test_a_legacy_base_stations_cert_conf_that_is_not_forgiven(
     assert (await world.ask(complete)).body_der == PKICONF_BODY
 
 
+@pytest.mark.requirement(17, 18, "T4")
+@pytest.mark.parametrize("kind", ["p384", "p521", "ed25519", "ed448"])
+@pytest.mark.parametrize("where", ["signer", "requested"])
+async def test_curves_of_the_profile(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, kind: Any, where: str
+) -> None:
+    """The list of TS 33.310 6.1.1 is open: any that is supported will do."""
+    world = World.make(vendor_pki, operator_pki, rules=THREE_GPP)
+    signer, key = ("p256", kind) if where == "requested" else (kind, "p256")
+    device = cmp_credential(world.device(key=signer))
+    await assert_served(world, await requests.request(world, device, pki.make_key(key)))
+
+
+@pytest.mark.requirement(18, 61, "T4")
+@pytest.mark.parametrize("curve", [ec.SECP224R1(), ec.SECP192R1()], ids=["P-224", "P-192"])
+@pytest.mark.parametrize("strictness", Strictness)
+async def test_a_curve_below_256_bits(
+    vendor_pki: pki.VendorPKI,
+    operator_pki: pki.OperatorPKI,
+    curve: ec.EllipticCurve,
+    strictness: Strictness,
+) -> None:
+    """Is neither certified nor signs anything."""
+    world = World.make(vendor_pki, operator_pki, rules=HeaderRules(strictness=strictness))
+    weak = ec.generate_private_key(curve)
+    der = await requests.request(world, cmp_credential(world.device()), weak)
+    await requests.assert_refused_in_body(world, der, "badCertTemplate", rule="R61")
+    device = cmp_credential(world.device(key=weak))
+    der = await requests.request(world, device, pki.make_key("p256"))
+    assert fail_names(await world.ask(der)) == ["badAlg"]
+    assert world.ca.received == []
+
+
 @pytest.mark.requirement(17, 18)
-@pytest.mark.parametrize("kind", ["ed25519", "ed448", "mldsa65", "p521"])
+@pytest.mark.parametrize("kind", ["mldsa65"])
 @pytest.mark.parametrize("where", ["signer", "requested"])
 async def test_algorithms_outside_of_the_profile(
     vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, kind: Any, where: str
 ) -> None:
-    """TS 33.310 6.1.1 has RSA and ECDSA on P-256 and P-384; an endpoint that is not held to it takes more."""
+    """TS 33.310 6.1.1 has no ML-DSA; an endpoint that is not held to it takes it."""
     for rules, taken in ((THREE_GPP, False), (HeaderRules(), True)):
         world = World.make(vendor_pki, operator_pki, rules=rules)
         signer: Any
