@@ -50,9 +50,10 @@ from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, confirm_wait_time
-from ra_gateway.cmp.names import NULL_DN, canonical, name_of, require_certifiable, same_name
+from ra_gateway.cmp.names import NULL_DN, canonical, name_of, same_name
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import AuthenticatedRequest, Possession, read_request
+from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, POPRefused, RequestRefused
 from ra_gateway.keys import spki_der
 

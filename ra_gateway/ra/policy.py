@@ -28,7 +28,6 @@ from ra_gateway.cmp.names import (
     general_names,
     general_names_der,
     name_of,
-    require_certifiable,
     rfc4514,
     same_name,
 )
@@ -40,6 +39,7 @@ from ra_gateway.cmp.requests import (
 )
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
+from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
 from ra_gateway.ra.ports import InventoryEntry
 
