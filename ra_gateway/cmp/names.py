@@ -354,6 +354,11 @@ def normalized_general_name(name: str) -> str:
     return kind + separator + value
 
 
+def fits_general_name(name: str, pattern: str) -> bool:
+    """Tell whether a GeneralName fits a glob as `fits` does, whatever case is used where case means nothing."""
+    return fits(normalized_general_name(name), normalized_general_name(pattern))
+
+
 def general_name_key(name: str) -> str:
     """Return what is equal for GeneralNames, texts as of `general_names`, that mean the same, and only for those."""
     if name.startswith("dn:"):

@@ -24,10 +24,13 @@ from ra_gateway.cmp.names import (
     directory_name,
     escape_rfc4514,
     fits,
+    fits_general_name,
     from_rfc4514,
+    general_name_key,
     general_names,
     general_names_der,
     name_of,
+    normalized_general_name,
     rfc4514,
     same_name,
 )
@@ -327,7 +330,8 @@ def _authorize_vendor(
     own_san = (entry.san if entry is not None else ()) or rules.san_template
     san_der = _san_der(own_san, values, request.signer)
     set_san = () if san_der is None else general_names(san_der)
-    if asked is not None and _reads_alike(asked, subject_der) and set(san or ()) == set(set_san):
+    own_names = asked is not None and _reads_alike(asked, subject_der)
+    if asked is not None and own_names and _normalized(san) == _normalized(set_san):
         return _kept(request, asked, san)  # it asks for what it gets: its own POP may stand
     return _completed(request, subject_der, san_der, may_complete=may_complete)
 
@@ -345,12 +349,12 @@ def _authorize_known(
         raise _other_identity(is_update, f"subject {rfc4514(subject)}", old)
     san = _requested_san(template)
     old_san = None if old.subject_alt_name_der is None else general_names(old.subject_alt_name_der)
-    if san is not None and set(san) != set(old_san or ()):
+    if san is not None and _keys(san) != _keys(old_san):
         raise _other_identity(is_update, f"subjectAltName {', '.join(san)}", old)
     alike = subject is None or _reads_alike(subject, old.subject_der)
-    alike = alike and (san is None or sorted(san) == sorted(old_san or ()))
+    alike = alike and (san is None or _normalized(san) == _normalized(old_san))
     if request.message.body_type is BodyType.p10cr:
-        if subject is None or not alike or set(san or ()) != set(old_san or ()):
+        if subject is None or not alike or (san is None and old_san):
             raise _unchangeable(f"its names are not those of the certificate of {old.subject}")
         return _kept(request, old.subject_der, san)
     issuer_der = old.issuer_der if is_update and names_issuer else None
@@ -371,6 +375,15 @@ def _authorize_known(
 def _reads_alike(one_der: bytes, other_der: bytes) -> bool:
     """Tell whether two names read the same: what means the same may differ in case, or a letter folds into another."""
     return one_der == other_der or attributes(one_der) == attributes(other_der)
+
+
+def _keys(names: Iterable[str] | None) -> set[str]:
+    return set(map(general_name_key, names or ()))
+
+
+def _normalized(names: Iterable[str] | None) -> list[str]:
+    """Return other names so that lists are equal that read the same; what they differ in then has no meaning."""
+    return sorted(map(normalized_general_name, names or ()))
 
 
 def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> AuthorizedRequest:
@@ -396,7 +409,8 @@ def _authorize_secret(
     template = request.request.template
     subject = template.subject_der if template.subject_der != NULL_DN else None
     san = _requested_san(template)
-    others = sorted(set(san or ()) - set(secret.san))
+    own = _keys(secret.san)
+    others = sorted(name for name in san or () if general_name_key(name) not in own)
     if others or (subject is not None and not same_name(subject, secret.subject_der)):
         asked = ", ".join(others) or f"subject {rfc4514(subject or NULL_DN)}"
         raise NotAuthorized(f"{asked} is asked for with the {secret.label}", rule="R67")
@@ -580,7 +594,7 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
             filled = pattern.format_map(literal)
         except KeyError:
             continue  # the vendor certificate lacks the attribute, or has two: this pattern allows nothing
-        if fits(text, filled):
+        if fits_general_name(text, filled) if what == "subjectAltName" else fits(text, filled):
             return
     raise NotAuthorized(
         f"{what} {text!r} is not allowed for {signer.subject}; allowed: "
