@@ -165,6 +165,27 @@ class Fault:
         return f"{self.what} {self.why} ({self.rule})"
 
 
+def require_readable(subject_der: bytes | None, subject_alt_name_der: bytes | None) -> None:
+    """Refuse names of a template that nobody can read or compare, whoever would set others in their place.
+
+    Raises:
+        TemplateRefused: Not a Name, or not GeneralNames (badCertTemplate); the rest of the message is well.
+    """
+    what = "the subject"
+    try:
+        if subject_der is not None:
+            names.rfc4514(subject_der)
+        what = "subjectAltName"
+        if subject_alt_name_der is not None:
+            names.general_names(subject_alt_name_der)
+    except MalformedMessage as error:
+        raise TemplateRefused(
+            f"{what} cannot be read: {error.detail}",
+            rule=_ALTERNATIVE if what == "subjectAltName" else _TYPES,
+            phrase=f"The certificate template is not acceptable: {what} cannot be read.",
+        ) from error
+
+
 def require_certifiable(
     subject_der: bytes,
     subject_alt_name_der: bytes | None,
