@@ -158,7 +158,13 @@ def _secret_file(config: MACConfig) -> SecretFile:
 def _mac(name: str, config: MACConfig, secret_file: SecretFile, operator: TrustDomain) -> MACAccess:
     return MACAccess(
         # A colon, which no vendor's name has: transactions are kept by the name.
-        TrustDomain(f"mac:{name}", DomainKind.shared_secrets, (), algorithms=operator.algorithms),
+        TrustDomain(
+            f"mac:{name}",
+            DomainKind.shared_secrets,
+            (),
+            algorithms=operator.algorithms,
+            quirks=frozenset(config.quirks),
+        ),
         secret_file,
         MACBounds(config.min_iterations, config.max_iterations, config.allow_weak_hmac),
     )

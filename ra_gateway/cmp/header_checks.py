@@ -80,6 +80,12 @@ QUIRKS: Final[Mapping[Quirk, str]] = {
 }
 """What each of them relaxes, for the documents."""
 
+VENDORS_ONLY: Final = frozenset({Quirk.rsa1024})
+"""What only a vendor's certificate can need: no such key is certified here."""
+
+SIGNERS_ONLY: Final = frozenset({Quirk.missing_extracerts_in_certconf})
+"""What is nothing to forgive where a shared secret protects the messages."""
+
 RELAYED: Final = frozenset({Quirk.short_ids, Quirk.any_cert_req_id, Quirk.recip_nonce_in_ir})
 """Rules for devices that an RA enforced, or waived for good reason, before it signed in their place."""
 
@@ -107,7 +113,8 @@ class HeaderRules:
         return self.strictness is Strictness.strict
 
     def algorithms(self, policy: AlgorithmPolicy) -> AlgorithmPolicy:
-        """Return what a trust domain allows at this endpoint."""
+        """Return what messages of a trust domain may be signed with at this endpoint, and what keys may be."""
+        policy = relaxed_algorithms(policy, self.quirks)
         return within_ts_33310(policy) if self.strictness is Strictness.three_gpp else policy
 
     def relaxed_by(self, quirks: Iterable[str]) -> HeaderRules:
@@ -315,8 +322,13 @@ def quirks_needed(
     return frozenset(item for item in found if refuses(rules.relaxed_by({*quirks} - {item})))
 
 
+_OF_ALGORITHMS: Final = frozenset({Quirk.sha1, Quirk.rsa1024})
+
+
 def relaxed_algorithms(policy: AlgorithmPolicy, quirks: Collection[str]) -> AlgorithmPolicy:
     """Return a policy that forgives devices SHA-1 in signatures, or RSA keys of 1024 bits."""
+    if _OF_ALGORITHMS.isdisjoint(quirks):
+        return policy
     signatures, least = policy.signatures, policy.min_rsa_bits
     if Quirk.sha1 in quirks:
         signatures |= frozenset(name for name in LEGACY_ALGORITHMS if name.endswith("sha1"))

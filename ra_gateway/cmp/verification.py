@@ -291,12 +291,13 @@ def authenticate(
 
     def check(signer: Certificate) -> AuthenticatedMessage:
         domain, path = _vouch(signer, bag, domains, now, budget)
-        allowed = rules.algorithms(domain.algorithms)
+        relaxed = rules.relaxed_by(domain.quirks)
+        allowed = relaxed.algorithms(domain.algorithms)
         allowed.require_key(signer.spki_der, "has a key", signer.subject)
         _check_protection(message, algorithm, signer, allowed)
         # Not before the signature: who merely shows a certificate is told nothing about it.
         _check_credential(signer)
-        check_header(message.header, rules.relaxed_by(domain.quirks), first=True)
+        check_header(message.header, relaxed, first=True)
         return AuthenticatedMessage(message, signer, domain, path, _SEAL)
 
     return _first_to_pass(check, select_signers(message.header, certificates, rules))
@@ -426,9 +427,9 @@ def authenticate_follower(
         signer = candidate.certificate
         if not signer.valid_at(now):
             raise SignerNotTrusted(f"{signer.subject} has expired", rule="R22")
-        allowed = rules.algorithms(candidate.domain.algorithms)
-        _check_protection(message, algorithm, signer, allowed)
         relaxed = rules.relaxed_by(candidate.domain.quirks)
+        allowed = relaxed.algorithms(candidate.domain.algorithms)
+        _check_protection(message, algorithm, signer, allowed)
         check_certificate_sent(message, relaxed)
         check_header(message.header, relaxed, first=False)
         return AuthenticatedMessage(message, signer, candidate.domain, (signer,), _SEAL)
@@ -438,22 +439,25 @@ def authenticate_follower(
 
 
 def used_quirks(
-    authenticated: AuthenticatedMessage, rules: HeaderRules, *, first: bool
+    authenticated: Authenticated, rules: HeaderRules, *, first: bool
 ) -> frozenset[Quirk]:
-    """Return the quirks of the signer's domain without which a message would have been refused.
+    """Return the quirks of the sender's domain without which a message would have been refused.
 
     Args:
         rules: The endpoint's.
         first: Whether the message opens an operation.
     """
-    message, domain, path = authenticated.message, authenticated.domain, authenticated.path
+    message, domain = authenticated.message, authenticated.domain
     if not domain.quirks and not domain.algorithms.forgives:
         return frozenset()
     checks = [
         partial(check_header, message.header, first=first),
         partial(check_message_time_sent, message.header),
-        *(() if first else (partial(check_certificate_sent, message),)),
     ]
+    if isinstance(authenticated, MACAuthenticatedMessage):
+        return quirks_needed(domain.quirks, rules, *checks)
+    path = authenticated.path
+    checks += () if first else (partial(check_certificate_sent, message),)
     # The anchor's own signature proves nothing to anybody.
     signatures = [protection_algorithm(message), *(item.signature_algorithm for item in path[:-1])]
     return quirks_needed(domain.quirks, rules, *checks) | algorithm_quirks_used(signatures, path)
@@ -476,6 +480,7 @@ def authenticate_by_secret(
         credential: Of the secret that belongs to its senderKID, under the message's own parameters
             (`MACParameters.credential`); None if there is no such secret, which is refused in the same words.
         domain: Of the endpoint's shared secrets.
+        rules: The endpoint's; the domain's quirks are added.
         first: Whether the message opens an operation.
 
     Raises:
@@ -496,7 +501,7 @@ def authenticate_by_secret(
     if not hmac.compare_digest(expected, message.protection):
         raise ProtectionRefused(f"the MAC does not verify: {credential.secret.label}", rule="R41")
     _check_mac_sender(message.header, credential, rules)
-    check_header(message.header, rules, first=first)
+    check_header(message.header, rules.relaxed_by(domain.quirks), first=first)
     return MACAuthenticatedMessage(message, domain, credential, _SEAL)
 
 

@@ -167,6 +167,8 @@ class MACConfig(Table):
     clear, can make the gateway compute so many: those of the default take 1 to 2 ms of CPU, beside the event loop.
     openssl and EJBCA use 500 to 1024; PBMAC1 of Bouncy Castle uses 8192 unless told otherwise.
     """
+    quirks: tuple[Quirk, ...] = ()
+    """Rules that devices with a shared secret may break; each use is logged."""
     allow_weak_hmac: bool = False
     """Whether HMAC-SHA1 is taken; openssl up to 3.0 uses it unless told otherwise (-mac hmacWithSHA256)."""
     lockout_failures: int = Field(default=5, ge=1, le=1000)

@@ -88,10 +88,14 @@ def _signed_by(context: RequestContext, authenticated: AuthenticatedMessage) -> 
     context.report.authenticated = authenticated
     relayed = authenticated.domain.kind is DomainKind.registration_authority
     if not relayed:  # an RA's devices are forgiven by the RA
-        first = context.message.body_type in RESPONSE_TO
-        used = used_quirks(authenticated, context.endpoint.rules, first=first)
-        context.report.quirks = tuple(sorted(used))
+        _note_quirks(context, authenticated)
     return replace(context, relayed=relayed)
+
+
+def _note_quirks(context: RequestContext, authenticated: Authenticated) -> None:
+    first = context.message.body_type in RESPONSE_TO
+    used = used_quirks(authenticated, context.endpoint.rules, first=first)
+    context.report.quirks = tuple(sorted(used))
 
 
 async def _authenticate_by_secret(
@@ -118,6 +122,7 @@ async def _authenticate_by_secret(
             await mac.secrets.failed(reference, context.peer)
         raise
     context.report.authenticated = authenticated
+    _note_quirks(context, authenticated)
     return replace(context, shared=authenticated.credential), authenticated
 
 
@@ -211,7 +216,8 @@ async def _find_by_secret(
             context, authenticated = await _authenticate_by_secret(context, mac)
             before = transaction.exchange_for(context.digest)
             if before is None:
-                check_message_time(header, context.endpoint.rules, services.clock())
+                rules = context.endpoint.rules.relaxed_by(mac.domain.quirks)
+                check_message_time(header, rules, services.clock())
             context = _where_it_went(context, transaction)
             return Continued(context, authenticated, transaction, before)
     raise ProtectionRefused(

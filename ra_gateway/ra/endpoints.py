@@ -241,7 +241,8 @@ class MACAccess:
     """How devices come in by a shared secret (RFC 9483 4.1.5).
 
     Args:
-        domain: Without anchors; says which algorithms requested keys and their POP may have.
+        domain: Without anchors; says which algorithms requested keys and their POP may have, and what its devices
+            are forgiven.
     """
 
     domain: TrustDomain
@@ -446,7 +447,8 @@ class Endpoint:
         operator = () if self.operator is None else (self.operator,)
         relays = self.registration_authorities
         domains = (*self.vendors, *operator, *(() if relays is None else (relays.domain,)))
-        quirks = frozenset[str]().union(*(domain.quirks for domain in domains))
+        forgiving = (*domains, *(() if self.mac is None else (self.mac.domain,)))
+        quirks = frozenset[str]().union(*(domain.quirks for domain in forgiving))
         object.__setattr__(self, "upstreams", {item.name: item for item in upstreams})
         by_type = dict.fromkeys(RESPONSE_TO, (*operator, *self.vendors))
         by_type |= {BodyType.ir: self.vendors, BodyType.kur: operator, BodyType.rr: operator}
