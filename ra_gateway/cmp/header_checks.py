@@ -86,6 +86,25 @@ VENDORS_ONLY: Final = frozenset({Quirk.rsa1024})
 SIGNERS_ONLY: Final = frozenset({Quirk.missing_extracerts_in_certconf})
 """What is nothing to forgive where a shared secret protects the messages."""
 
+_REFUSING: Final[Mapping[str, Quirk]] = {
+    "R5": Quirk.short_ids,
+    "R6": Quirk.short_ids,
+    "R7": Quirk.recip_nonce_in_ir,
+    "R17": Quirk.sha1,
+    "R19": Quirk.rsa1024,
+    "R29": Quirk.no_message_time,
+    "R33": Quirk.missing_extracerts_in_certconf,
+    "R47": Quirk.any_cert_req_id,
+    "R51": Quirk.no_subject,
+    "R146": Quirk.sha1,
+}
+
+
+def quirk_against(rule: str) -> Quirk | None:
+    """Return the quirk that forgives what a rule refuses, None where none does."""
+    return _REFUSING.get(rule)
+
+
 RELAYED: Final = frozenset({Quirk.short_ids, Quirk.any_cert_req_id, Quirk.recip_nonce_in_ir})
 """Rules for devices that an RA enforced, or waived for good reason, before it signed in their place."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -21,7 +21,7 @@ from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 
-from ra_gateway.cmp.algorithms import AlgorithmPolicy, public_key_kind
+from ra_gateway.cmp.algorithms import LEGACY_ALGORITHMS, AlgorithmPolicy, public_key_kind
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.name_constraints import check_name_constraints
 from ra_gateway.cmp.names import CanonicalName, canonical
@@ -230,6 +230,8 @@ class TrustDomain:
         intermediates: Known CA certificates; senders need not include them.
         quirks: Names of the rules that are relaxed for this domain's devices.
         revoked_as: Name of the domain whose revocations count for its certificates; "" for its own.
+        quirks_of: Name of the domain by which its devices came, where that one's quirks are among these; "" for none.
+        forgiven_signatures: What messages and proofs of possession, but no certificate, may be signed with besides.
     """
 
     name: str
@@ -239,6 +241,8 @@ class TrustDomain:
     algorithms: AlgorithmPolicy = field(default_factory=AlgorithmPolicy)
     quirks: frozenset[str] = frozenset()
     revoked_as: str = ""
+    quirks_of: str = ""
+    forgiven_signatures: frozenset[str] = frozenset()
     _signers: dict[Certificate, Path] = field(default_factory=dict, repr=False)
     _remembered: OrderedDict[Path, tuple[datetime, datetime]] = field(
         default_factory=OrderedDict, repr=False
@@ -329,6 +333,35 @@ class TrustDomain:
                 if issuer in known:  # what the domain knows before the bag's
                     candidates = _likeliest_first(last, (*known[issuer], *candidates))
                 stack.append(_longer(path, candidates, budget))
+
+    @cached_property
+    def message_algorithms(self) -> AlgorithmPolicy:
+        """What messages and proofs of possession may be signed with, and what keys may be."""
+        more = self.forgiven_signatures - self.algorithms.signatures
+        if not more:
+            return self.algorithms
+        return replace(self.algorithms, signatures=self.algorithms.signatures | more)
+
+    @property
+    def forgives(self) -> bool:
+        """Whether its devices are forgiven anything."""
+        return bool(self.quirks) or self.message_algorithms.forgives
+
+    def forgiving_as(self, *others: TrustDomain, quirks: frozenset[str]) -> TrustDomain:
+        """Return the domain, with messages forgiven what those of other domains are.
+
+        Args:
+            others: Those by which its devices came; where there is one, it is remembered with what they are issued.
+            quirks: Of theirs, those that can matter here.
+        """
+        return replace(
+            self,
+            quirks=self.quirks | quirks,
+            quirks_of=others[0].name if len(others) == 1 else "",
+            forgiven_signatures=self.forgiven_signatures.union(
+                *(item.message_algorithms.signatures & LEGACY_ALGORITHMS for item in others)
+            ),
+        )
 
     @cached_property
     def _names(self) -> frozenset[CanonicalName]:

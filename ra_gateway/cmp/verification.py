@@ -292,7 +292,7 @@ def authenticate(
     def check(signer: Certificate) -> AuthenticatedMessage:
         domain, path = _vouch(signer, bag, domains, now, budget)
         relaxed = rules.relaxed_by(domain.quirks)
-        allowed = relaxed.algorithms(domain.algorithms)
+        allowed = relaxed.algorithms(domain.message_algorithms)
         allowed.require_key(signer.spki_der, "has a key", signer.subject)
         _check_protection(message, algorithm, signer, allowed)
         # Not before the signature: who merely shows a certificate is told nothing about it.
@@ -301,6 +301,27 @@ def authenticate(
         return AuthenticatedMessage(message, signer, domain, path, _SEAL)
 
     return _first_to_pass(check, select_signers(message.header, certificates, rules))
+
+
+def judged_by(
+    authenticated: AuthenticatedMessage, domain: TrustDomain, rules: HeaderRules
+) -> AuthenticatedMessage:
+    """Return a message that opens an operation, authenticated by all that its domain may forgive, as of what it does.
+
+    Args:
+        domain: The same domain, with the quirks that hold for the signer.
+        rules: The endpoint's.
+
+    Raises:
+        AlgorithmRefused, HeaderRefused, MalformedMessage: It needs what is not forgiven.
+    """
+    if domain.anchors != authenticated.domain.anchors:
+        raise ValueError("another domain than the one that vouches for the signer")
+    message, relaxed = authenticated.message, rules.relaxed_by(domain.quirks)
+    allowed = relaxed.algorithms(domain.message_algorithms)
+    allowed.require_signature(protection_algorithm(message), "the message is protected")
+    check_header(message.header, relaxed, first=True)
+    return AuthenticatedMessage(message, authenticated.signer, domain, authenticated.path, _SEAL)
 
 
 def named_as_signer(header: PKIHeader, certificate: Certificate) -> bool:
@@ -428,7 +449,7 @@ def authenticate_follower(
         if not signer.valid_at(now):
             raise SignerNotTrusted(f"{signer.subject} has expired", rule="R22")
         relaxed = rules.relaxed_by(candidate.domain.quirks)
-        allowed = relaxed.algorithms(candidate.domain.algorithms)
+        allowed = relaxed.algorithms(candidate.domain.message_algorithms)
         _check_protection(message, algorithm, signer, allowed)
         check_certificate_sent(message, relaxed)
         check_header(message.header, relaxed, first=False)
@@ -448,7 +469,7 @@ def used_quirks(
         first: Whether the message opens an operation.
     """
     message, domain = authenticated.message, authenticated.domain
-    if not domain.quirks and not domain.algorithms.forgives:
+    if not domain.forgives:
         return frozenset()
     checks = [
         partial(check_header, message.header, first=first),

@@ -90,7 +90,16 @@ class VendorConfig(Table):
     that know no better where they are listed here.
     """
     quirks: tuple[Quirk, ...] = ()
-    """Rules this vendor's devices break and are forgiven for; each use is logged."""
+    """Rules this vendor's devices break and are forgiven for; each use is logged. What is forgiven here (legacy
+    signatures of messages included, not of certificates) is remembered with each certificate that they get, and
+    forgiven when they renew it.
+    """
+    operator_subjects: tuple[str, ...] = ()
+    """Patterns over the subjects of operator certificates that this vendor's devices have, like
+    "CN=*.ran.example.net,O=Example", as of a route's `subjects`: what this vendor's devices are forgiven is forgiven
+    to them, also where it is not remembered: where they enrolled before their quirks were listed, or elsewhere, or the
+    store was lost.
+    """
     revocation: RevocationConfig = RevocationConfig()
     """How it is known which of this vendor's certificates were revoked."""
     identity: IdentityConfig = IdentityConfig()

@@ -30,6 +30,7 @@ from ra_gateway.errors import (
     ProtectionRefused,
     SignerNotTrusted,
 )
+from ra_gateway.ra import forgiveness
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import MACAccess
 from ra_gateway.ra.services import Services
@@ -80,6 +81,7 @@ async def authenticate_request(
     else:
         domains = endpoint.domains_for[message.body_type]
         authenticated = authenticate(message, domains, endpoint.rules, now)
+        authenticated = await forgiveness.settle(services, context, authenticated)
     return _opened(_signed_by(context, authenticated), authenticated)
 
 
@@ -172,7 +174,7 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
     if mac is not None and live and mac_protected(message):
         return await _find_by_secret(services, context, mac, live)
     for found in live:
-        domain = endpoint.domains.get(found.key.domain)
+        domain = endpoint.domain_of(found.key.domain, found.quirks_of)
         if found.endpoint == endpoint.name and domain is not None:
             certificate = load_certificate(found.signer_der)
             relays = endpoint.registration_authorities

@@ -46,7 +46,7 @@ from ra_gateway.errors import (
     TransactionInUse,
 )
 from ra_gateway.events import Outcome
-from ra_gateway.ra import approval, ca_exchange, nested, responses, retransmission
+from ra_gateway.ra import approval, ca_exchange, forgiveness, nested, responses, retransmission
 from ra_gateway.ra.authentication import authenticate_request, check_status
 from ra_gateway.ra.authorization import (
     AuthorizedOperation,
@@ -283,6 +283,7 @@ async def _prepare(
         profile=context.profile,
         ca_transaction_id=b"" if ids is None else ids.transaction_id,
         credential_digest=credential.certificate.digest,
+        quirks_of=forgiveness.origin_of(authenticated.domain),
     )
 
 

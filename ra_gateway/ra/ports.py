@@ -121,6 +121,23 @@ class ConfirmationRecords(Protocol):
         """
 
 
+class QuirkRecords(Protocol):
+    """Remembers by which domain's quirks the devices came that certificates were issued to.
+
+    Every method raises `StoreUnavailable` when it cannot be asked.
+    """
+
+    async def remember_quirks(self, certificate: bytes, domain: str, keep_until: datetime) -> None:
+        """Remember a domain with a certificate, as long as that lives.
+
+        Args:
+            certificate: As of `certificate_key`.
+        """
+
+    async def quirks_of(self, certificate: bytes) -> str:
+        """Return the domain that is remembered with a certificate, "" for none."""
+
+
 class CACore(Protocol):
     """A certification authority that speaks CMP: bytes in, bytes out, wherever it runs."""
 

@@ -76,6 +76,7 @@ class MemoryStore:
         self._schedule: dict[TransactionKey, datetime] = {}
         self._max_held = max_held
         self._confirmation_records: dict[bytes, tuple[ConfirmationRecord, datetime]] = {}
+        self._quirks: dict[bytes, tuple[str, datetime]] = {}
         self._held: dict[tuple[str, bytes, bytes], tuple[TransactionKey, datetime]] = {}
 
     async def create(
@@ -212,6 +213,18 @@ class MemoryStore:
         after = before.after(*note, self._clock())
         kept[certificate] = after, max(keep_until, kept_until)
         return after
+
+    async def remember_quirks(self, certificate: bytes, domain: str, keep_until: datetime) -> None:
+        """Remember a domain with a certificate; when the store is full, what was remembered first is forgotten."""
+        self._quirks.pop(certificate, None)
+        self._quirks[certificate] = domain, self._end(keep_until)
+        if len(self._quirks) > self._max_transactions:
+            del self._quirks[next(iter(self._quirks))]
+
+    async def quirks_of(self, certificate: bytes) -> str:
+        """Return the domain that is remembered with a certificate, "" for none."""
+        domain, until = self._quirks.get(certificate, ("", None))
+        return "" if until is None or until <= self._lifetimes() else domain
 
     async def ping(self) -> None:
         """Return if the store can be written to now.

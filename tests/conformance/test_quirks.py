@@ -21,6 +21,7 @@ from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.keys import KeySigner
+from ra_gateway.stores.memory import MemoryStore
 from tests.support import mac, pki, requests
 from tests.support.answers import fail_names
 from tests.support.credentials import cmp_certificate, cmp_credential
@@ -283,3 +284,176 @@ async def test_quirks_that_devices_with_a_secret_are_not_forgiven(
             Quirk.sha1: ("badAlg", "R146"),
         }[quirk]
     )
+
+
+# --- what is remembered -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(5, 7, 17, 29, 34, 47, 66)
+async def test_what_a_device_was_forgiven_holds_as_long_as_it_renews(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """Nothing is configured for the operator's domain: each certificate leads back to the vendor."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=ALL)
+    device = await OldDevice.of(world).enrol()
+    for _ in range(3):
+        device = await device.enrol(BodyType.kur)
+        assert set(world.events[-2].quirks) == set(NEEDED)
+        assert Quirk.missing_extracerts_in_certconf in world.events[-1].quirks
+    await device.enrol(BodyType.cr)
+
+
+@pytest.mark.requirement(5, 7, 17, 29, 47)
+@pytest.mark.parametrize("quirk", NEEDED)
+async def test_a_quirk_that_its_vendor_has_no_more(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, quirk: Quirk
+) -> None:
+    """What counts is what the vendor's table says now; it is refused for what it is."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=ALL)
+    device = await OldDevice.of(world).enrol()
+    stricter = forgiving(vendor_pki, operator_pki, of_vendor=ALL - {quirk}, store=world.store)
+    kur = await replace(device, world=stricter).request(BodyType.kur)
+    assert await refusal(stricter, kur) == REFUSED[quirk]
+
+
+@pytest.mark.requirement(34)
+async def test_a_cert_conf_without_certificate_at_renewal(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """It is forgiven by what the transaction says of its device."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=ALL)
+    device = await OldDevice.of(world).enrol()
+    answer = await world.ask(await device.request(BodyType.kur))
+    (response,) = cert_rep_message(answer.body_content).responses
+    status = CertStatus(digest("sha256", response.certificate_der or b""), 355)
+    der = await device.follow(answer, cert_confirm_body(status))
+    less = ALL - {Quirk.missing_extracerts_in_certconf}
+    stricter = forgiving(vendor_pki, operator_pki, of_vendor=less, store=world.store)
+    assert await refusal(stricter, der) == ("badMessageCheck", "R33")
+    assert (await world.ask(der)).body_der == PKICONF_BODY
+
+
+LOST = "vendors.<name>.operator_subjects"
+
+
+@pytest.mark.requirement(5, 7, 17, 29, 47)
+@pytest.mark.parametrize("quirk", NEEDED)
+async def test_what_is_not_remembered_is_not_forgiven(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, quirk: Quirk
+) -> None:
+    """A store that lost it fails closed, and the log says which key to set; that is then enough."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=ALL)
+    device = await OldDevice.of(world).enrol()
+    lost = forgiving(vendor_pki, operator_pki, of_vendor=ALL, of_operator=ALL - {quirk})
+    device = replace(device, world=lost)
+    assert await refusal(lost, await device.request(BodyType.kur)) == REFUSED[quirk]
+    assert LOST in lost.events[-1].detail
+    assert requests.SUBJECT in lost.events[-1].detail
+    assert lost.events[-1].signer == requests.SUBJECT
+    named = replace(lost.endpoint, origin_subjects={"acme": ("cn=*.RAN.example.net",)})
+    told = replace(lost, endpoint=named, gateway=lost.second_gateway(named))
+    await replace(device, world=told).enrol(BodyType.kur)
+
+
+async def test_a_device_that_needs_nothing_hears_nothing_of_it(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """Another refusal does not speak of quirks, nor does one of a quirk that nobody has."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor={Quirk.short_ids})
+    issued = operator_pki.device("enb-7")
+    device, key = cmp_credential(issued), pki.make_key("p256")
+    for fields, rule in (
+        ({"message_time": None}, "R29"),
+        ({"cert_req_id": 7}, "R47"),
+        ({"body_type": BodyType.ir}, "R21"),
+    ):
+        wanted: dict[str, Any] = {"body_type": BodyType.kur, **fields}
+        kid = device.certificate.subject_key_identifier
+        asked = requests.template(key, f"CN=enb-7,O={operator_pki.name}")
+        der = await requests.request(world, device, key, asked, sender_kid=kid, **wanted)
+        _, found = await refusal(world, der)
+        assert (found, LOST in world.events[-1].detail) == (rule, False)
+
+
+async def test_nobody_is_looked_up_before_a_signature(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who only shows a device's certificate makes nobody look for what is remembered of it."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=ALL)
+    device = await OldDevice.of(world).enrol()
+    asked: list[bytes] = []
+    quirks_of = MemoryStore.quirks_of
+
+    async def spied(store: MemoryStore, certificate: bytes) -> str:
+        asked.append(certificate)
+        return await quirks_of(store, certificate)
+
+    monkeypatch.setattr(MemoryStore, "quirks_of", spied)
+    thief = replace(device, key=pki.make_key("p256")).renewing(device.credential.certificate)
+    assert (await refusal(world, await thief.request(BodyType.kur)))[0] == "badMessageCheck"
+    assert asked == []
+    await device.enrol(BodyType.kur)
+    assert len(asked) == 1
+
+
+async def test_other_devices_of_the_operator_are_forgiven_nothing(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """Not those that came by a vendor who has no quirks, either."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=ALL)
+    legacy = world.endpoint.vendors[0]
+    modern = replace(legacy, name="modern", quirks=frozenset())
+    endpoint = replace(
+        world.endpoint,
+        vendors=(modern,),
+        identities={"modern": world.endpoint.identities["acme"]},
+        origins=(legacy,),
+    )
+    at_modern = replace(world, endpoint=endpoint, gateway=world.second_gateway(endpoint))
+    key, made = pki.make_key("p256"), cmp_credential(world.device())
+    kid = made.certificate.subject_key_identifier
+    answer = await at_modern.ask(await requests.request(world, made, key, sender_kid=kid))
+    (response,) = cert_rep_message(answer.body_content).responses
+    other = OldDevice(at_modern, key, made).renewing(
+        Certificate.from_der(response.certificate_der or b"")
+    )
+    assert (await refusal(at_modern, await other.request(BodyType.kur)))[1] in ("R5", "R17")
+    # One of the legacy vendor's, at an endpoint that is not for its vendor.
+    device = await OldDevice.of(world).enrol()
+    await replace(device, world=at_modern).enrol(BodyType.kur)
+
+
+@pytest.mark.requirement(17, 146)
+async def test_legacy_signatures_of_a_vendor_hold_for_renewal(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """They may be listed as algorithms instead of quirks; only those that are no more than legacy are remembered."""
+    quirks = ALL - {Quirk.sha1}
+    world = forgiving(vendor_pki, operator_pki, of_vendor=quirks)
+    (vendor,) = world.endpoint.vendors
+    listed = AlgorithmPolicy(signatures=frozenset({"ecdsa-sha1", "ecdsa-sha256"}))
+    endpoint = replace(world.endpoint, vendors=(replace(vendor, algorithms=listed),))
+    world = replace(world, endpoint=endpoint, gateway=world.second_gateway(endpoint))
+    device = await OldDevice.of(world).enrol()
+    await device.enrol(BodyType.kur)
+    relaxed = world.endpoint.operator_of["acme"]
+    assert relaxed.forgiven_signatures == {"ecdsa-sha1"}
+    assert "ecdsa-sha1" not in relaxed.algorithms.signatures
+
+
+@pytest.mark.requirement(5, 7, 17, 29, 47)
+async def test_a_device_that_came_by_a_secret_renews(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, csv_path: Path
+) -> None:
+    """What was forgiven under a shared secret holds for its renewal as well."""
+    world = mac_world(vendor_pki, operator_pki, csv_path, MAC_QUIRKS)
+    key = pki.make_key("p256")
+    device = OldDevice(world, key, cmp_credential(world.device()))
+    header = device.header(
+        sender_der=mac.sender(f"CN={mac.REFERENCE}"), sender_kid=mac.REFERENCE.encode()
+    )
+    answer = await world.ask(mac.maced(header, await device.body(BodyType.ir, key)))
+    (response,) = cert_rep_message(answer.body_content).responses
+    device = device.renewing(Certificate.from_der(response.certificate_der or b""))
+    kur = PKIMessage.from_der(await world.post(await device.request(BodyType.kur)))
+    assert (kur.body_type, fail_names(kur)) == (BodyType.kup, []), world.events[-1].detail
