@@ -21,7 +21,7 @@ from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 
-from ra_gateway.cmp.algorithms import LEGACY_ALGORITHMS, AlgorithmPolicy, public_key_kind
+from ra_gateway.cmp.algorithms import AlgorithmPolicy, public_key_kind
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.name_constraints import check_name_constraints
 from ra_gateway.cmp.names import CanonicalName, canonical
@@ -346,22 +346,6 @@ class TrustDomain:
     def forgives(self) -> bool:
         """Whether its devices are forgiven anything."""
         return bool(self.quirks) or self.message_algorithms.forgives
-
-    def forgiving_as(self, *others: TrustDomain, quirks: frozenset[str]) -> TrustDomain:
-        """Return the domain, with messages forgiven what those of other domains are.
-
-        Args:
-            others: Those by which its devices came; where there is one, it is remembered with what they are issued.
-            quirks: Of theirs, those that can matter here.
-        """
-        return replace(
-            self,
-            quirks=self.quirks | quirks,
-            quirks_of=others[0].name if len(others) == 1 else "",
-            forgiven_signatures=self.forgiven_signatures.union(
-                *(item.message_algorithms.signatures & LEGACY_ALGORITHMS for item in others)
-            ),
-        )
 
     @cached_property
     def _names(self) -> frozenset[CanonicalName]:

@@ -15,6 +15,7 @@ from typing import Final, NoReturn, TypeVar
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
+    LEGACY_ALGORITHMS,
     AlgorithmPolicy,
     AlgorithmRefused,
     SignatureAlgorithm,
@@ -29,6 +30,7 @@ from ra_gateway.cmp.certificates import (
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
 from ra_gateway.cmp.header_checks import (
     MAX_KID_OCTETS,
+    VENDORS_ONLY,
     HeaderRules,
     Quirk,
     Strictness,
@@ -301,6 +303,22 @@ def authenticate(
         return AuthenticatedMessage(message, signer, domain, path, _SEAL)
 
     return _first_to_pass(check, select_signers(message.header, certificates, rules))
+
+
+def forgiving(operator: TrustDomain, *origins: TrustDomain) -> TrustDomain:
+    """Return a domain that forgives messages, but no certificate, what other domains forgive.
+
+    Args:
+        origins: Those by which its devices came; one alone is remembered with what they are issued.
+    """
+    quirks = frozenset[str]().union(*(item.quirks for item in origins)) - VENDORS_ONLY
+    signatures = (item.message_algorithms.signatures & LEGACY_ALGORITHMS for item in origins)
+    return replace(
+        operator,
+        quirks=operator.quirks | quirks,
+        quirks_of=origins[0].name if len(origins) == 1 else "",
+        forgiven_signatures=operator.forgiven_signatures.union(*signatures),
+    )
 
 
 def judged_by(

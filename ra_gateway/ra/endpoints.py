@@ -12,13 +12,13 @@ from pydantic import Field
 
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
-from ra_gateway.cmp.header_checks import VENDORS_ONLY, HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import fits_alike
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.cmp.verification import named_as_signer
+from ra_gateway.cmp.verification import forgiving, named_as_signer
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.ra.information import Information
 from ra_gateway.ra.policy import IdentityRules
@@ -457,16 +457,18 @@ class Endpoint:
         origins = {
             item.name: item for item in (*self.origins, *self.vendors, *access) if item.forgives
         }
-        operator, loosest = (), ()
+        operator: tuple[TrustDomain, ...] = ()
+        loosest: tuple[TrustDomain, ...] = ()
         operator_of: dict[str, TrustDomain] = {}
         if self.operator is not None:
-            operator_of = {name: _forgiving(self.operator, item) for name, item in origins.items()}
+            operator_of = {name: forgiving(self.operator, item) for name, item in origins.items()}
             operator = (self.operator,)
-            loosest = (_forgiving(self.operator, *origins.values()),) if origins else operator
+            loosest = (forgiving(self.operator, *origins.values()),) if origins else operator
         relays = self.registration_authorities
         domains = (*self.vendors, *operator, *(() if relays is None else (relays.domain,)))
-        forgiving = (*domains, *access, *loosest)
-        quirks = frozenset[str]().union(*(domain.quirks for domain in forgiving))
+        quirks = frozenset[str]().union(
+            *(domain.quirks for domain in (*domains, *access, *loosest))
+        )
         object.__setattr__(self, "upstreams", {item.name: item for item in upstreams})
         by_type = dict.fromkeys(RESPONSE_TO, (*loosest, *self.vendors))
         by_type |= {BodyType.ir: self.vendors, BodyType.kur: loosest, BodyType.rr: loosest}
@@ -483,8 +485,3 @@ class Endpoint:
         """
         domain = self.domains.get(name)
         return self.operator_of.get(origin, domain) if domain is self.operator else domain
-
-
-def _forgiving(operator: TrustDomain, *origins: TrustDomain) -> TrustDomain:
-    quirks = frozenset[str]().union(*(item.quirks for item in origins)) - VENDORS_ONLY
-    return operator.forgiving_as(*origins, quirks=quirks)
