@@ -393,7 +393,7 @@ class Application:
             schedule=self.store,
             approvals=self.store,
             confirmation_records=self.store,
-            quirk_records=self.store,
+            device_records=self.store,
             inventory=None if config.inventory is None else CSVInventory(config.inventory.csv_path),
             clock=now,
             monotonic=time.monotonic,

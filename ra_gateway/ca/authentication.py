@@ -28,7 +28,7 @@ from ra_gateway.ca.records import (
 from ra_gateway.ca.transaction import Received, RequestContext, is_retransmission
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
-from ra_gateway.cmp.header_checks import HeaderRules, check_message_time, check_version
+from ra_gateway.cmp.header_checks import NESTED, HeaderRules, check_message_time, check_version
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import CanonicalName, canonical
 from ra_gateway.cmp.responder import Batch, read_nested
@@ -149,7 +149,7 @@ class Authentication:
         if received.outer is not None and not received.nested:
             return RequestContext(received, received.outer)
         domains: tuple[TrustDomain, ...] = (self.operator,)
-        rules = self.rules[Mode.ra if received.nested else Mode.client]
+        rules = self._rules_for(received)
         if authority is not None and message.body_type not in _OPERATOR_ONLY:
             bag = certificate_bag(message, rules)
             vouched = self._vouched_for(authority, *select_signers(message.header, bag, rules))
@@ -201,6 +201,12 @@ class Authentication:
             entity = require_active(entity, authenticated.signer.subject)
         return RequestContext(received, authenticated, device, entity)
 
+    def _rules_for(self, received: Received) -> HeaderRules:
+        """Return what is asked of a message that its device signed."""
+        if not received.nested:
+            return self.rules[Mode.client]
+        return self.rules[Mode.ra].relaxed_by(NESTED)
+
     def _vouched_for(self, authority: Authority, *devices: Certificate) -> TrustDomain:
         """Return trust in vendor certificates that an RA let pass: it knows the vendors, and it nested the message.
 
@@ -251,7 +257,7 @@ class Authentication:
             domain = self._vouched_for(received.authority, signer)
         else:
             domain = await self._domain_of(signer, operation, now)
-        rules = self.rules[Mode.ra if received.nested else Mode.client]
+        rules = self._rules_for(received)
         authenticated = authenticate_follower(
             received.message, (KnownSigner(signer, domain),), rules, now
         )

@@ -37,7 +37,7 @@ from ra_gateway.cmp.header_checks import (
     algorithm_quirks_used,
     check_certificate_sent,
     check_header,
-    check_message_time_sent,
+    check_message_time,
     quirks_needed,
 )
 from ra_gateway.cmp.mac import MACCredential, SharedSecret, compute_mac
@@ -478,7 +478,7 @@ def authenticate_follower(
 
 
 def used_quirks(
-    authenticated: Authenticated, rules: HeaderRules, *, first: bool
+    authenticated: Authenticated, rules: HeaderRules, now: datetime, *, first: bool
 ) -> frozenset[Quirk]:
     """Return the quirks of the sender's domain without which a message would have been refused.
 
@@ -491,7 +491,7 @@ def used_quirks(
         return frozenset()
     checks = [
         partial(check_header, message.header, first=first),
-        partial(check_message_time_sent, message.header),
+        partial(check_message_time, message.header, now=now),
     ]
     if isinstance(authenticated, MACAuthenticatedMessage):
         return quirks_needed(domain.quirks, rules, *checks)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ra_gateway.cmp.bodies import PKIStatusInfo
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.header_checks import quirk_against
+from ra_gateway.cmp.header_checks import quirks_against
 from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
@@ -94,8 +94,8 @@ def event_of(
     elif report.rejection is not None:
         fail_info, rule = next(iter(report.rejection.fail_info), None), "R89"
     detail = [] if refusal is None else [refusal.detail]
-    if refusal is not None and (quirk := quirk_against(refusal.rule)) in report.unforgiven:
-        detail.append(report.unforgiven[str(quirk)])
+    if refusal is not None and report.unforgiven:
+        detail += {report.unforgiven.get(item, "") for item in quirks_against(refusal.rule)} - {""}
     domain, signer, fingerprint = "", "", b""
     if authenticated is not None:
         domain = authenticated.domain.name

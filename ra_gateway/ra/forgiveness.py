@@ -8,14 +8,19 @@ was needed is checked again by what holds for this device.
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+from typing import Final
+
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.header_checks import forgives_clocks, is_far_off
 from ra_gateway.cmp.names import fits_alike
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.verification import AuthenticatedMessage, judged_by
-from ra_gateway.errors import StoreUnavailable
+from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, judged_by
+from ra_gateway.errors import HeaderRefused, PKIFailureInfo, StoreUnavailable
 from ra_gateway.ra.confirmation_records import certificate_key
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import Endpoint
+from ra_gateway.ra.ports import DeviceRecord
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Transaction
 
@@ -44,8 +49,9 @@ async def settle(
         return authenticated
     context.report.authenticated = authenticated
     origin = _named(endpoint, signer)
-    if not origin and services.quirk_records is not None:
-        origin = await services.quirk_records.quirks_of(certificate_key(signer))
+    if not origin and services.device_records is not None:
+        key = certificate_key(signer)
+        origin = await services.device_records.remembered(DeviceRecord.quirks, key)
     domain = endpoint.operator_of.get(origin)
     if domain is None:
         domain = operator
@@ -76,13 +82,77 @@ async def remember(
 
     Where that cannot be stored, the device gets its certificate nevertheless, and the log says what is lost.
     """
-    if not transaction.quirks_of or services.quirk_records is None:
+    if not transaction.quirks_of or services.device_records is None:
         return
     try:
-        await services.quirk_records.remember_quirks(
-            certificate_key(certificate), transaction.quirks_of, certificate.not_after
+        await services.device_records.remember(
+            DeviceRecord.quirks,
+            certificate_key(certificate),
+            transaction.quirks_of,
+            certificate.not_after,
         )
     except StoreUnavailable as error:
         context.report.notes.append(
             f"by whose quirks its device came is not remembered: {error.detail}"
         )
+
+
+# --- clocks that were never set -------------------------------------------------------------------------------
+
+REQUESTS_REMEMBERED: Final = 64
+"""Of one device, the last that were taken; a device whose clock is wrong enrols a few times in its life."""
+
+_LONGEST: Final = timedelta(days=3653)
+"""How long is remembered what came under a shared secret that never ends."""
+
+
+async def check_new(
+    services: Services, context: RequestContext, authenticated: Authenticated, now: datetime
+) -> None:
+    """Refuse a request that was taken before, where its messageTime is far off and forgiven, and does not tell.
+
+    Raises:
+        HeaderRefused: badTime.
+        StoreUnavailable: It cannot be asked.
+    """
+    if context.digest.hex() in await _taken(services, context, authenticated, now):
+        raise HeaderRefused(
+            "messageTime is far off, which this device is forgiven, and the message came before",
+            fail_info=PKIFailureInfo.badTime,
+            rule="R29",
+        )
+
+
+async def note_taken(
+    services: Services, context: RequestContext, authenticated: Authenticated, now: datetime
+) -> None:
+    """Remember that a request was taken whose messageTime is far off, for as long as its sender's credential lives.
+
+    Raises:
+        StoreUnavailable: It cannot be stored.
+    """
+    if services.device_records is None or not _clock_forgiven(context, authenticated, now):
+        return
+    taken = await _taken(services, context, authenticated, now)
+    sender = authenticated.requester
+    ends = sender.not_after if isinstance(sender, Certificate) else sender.expires_at
+    await services.device_records.remember(
+        DeviceRecord.requests,
+        sender.digest,
+        " ".join([*taken, context.digest.hex()][-REQUESTS_REMEMBERED:]),
+        min(ends or now + _LONGEST, now + _LONGEST),
+    )
+
+
+async def _taken(
+    services: Services, context: RequestContext, authenticated: Authenticated, now: datetime
+) -> list[str]:
+    if services.device_records is None or not _clock_forgiven(context, authenticated, now):
+        return []
+    sender = authenticated.requester.digest
+    return (await services.device_records.remembered(DeviceRecord.requests, sender)).split()
+
+
+def _clock_forgiven(context: RequestContext, authenticated: Authenticated, now: datetime) -> bool:
+    rules = context.endpoint.rules.relaxed_by(authenticated.domain.quirks)
+    return forgives_clocks(rules) and is_far_off(context.message.header, rules, now)

@@ -121,21 +121,31 @@ class ConfirmationRecords(Protocol):
         """
 
 
-class QuirkRecords(Protocol):
-    """Remembers by which domain's quirks the devices came that certificates were issued to.
+class DeviceRecord(StrEnum):
+    """What is remembered of a device as long as its credential lives."""
+
+    quirks = "quirks"  # by which domain it came, by `certificate_key` of its certificate
+    requests = "requests"  # which requests of a device without a clock were taken, by its credential's digest
+
+
+class DeviceRecords(Protocol):
+    """Remembers short texts of devices.
 
     Every method raises `StoreUnavailable` when it cannot be asked.
     """
 
-    async def remember_quirks(self, certificate: bytes, domain: str, keep_until: datetime) -> None:
-        """Remember a domain with a certificate, as long as that lives.
+    async def remember(
+        self, what: DeviceRecord, key: bytes, text: str, keep_until: datetime
+    ) -> None:
+        """Remember a text, in the place of the one before.
 
         Args:
-            certificate: As of `certificate_key`.
+            key: 32 octets.
+            text: At most 5,000 octets.
         """
 
-    async def quirks_of(self, certificate: bytes) -> str:
-        """Return the domain that is remembered with a certificate, "" for none."""
+    async def remembered(self, what: DeviceRecord, key: bytes) -> str:
+        """Return the text that is remembered, "" for none."""
 
 
 class CACore(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.crmf import cert_request_der
 from ra_gateway.cmp.header_checks import HeaderRules, Quirk, Strictness, relaxed_algorithms
-from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage
+from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.keys import KeySigner
+from ra_gateway.ra import forgiveness
+from ra_gateway.ra.ports import DeviceRecord
 from ra_gateway.stores.memory import MemoryStore
 from tests.support import mac, pki, requests
 from tests.support.answers import fail_names
@@ -56,6 +59,7 @@ class OldDevice:
     world: World
     key: Any
     credential: Credential
+    message_time: datetime | None = None
 
     @classmethod
     def of(cls, world: World) -> OldDevice:
@@ -86,6 +90,7 @@ class OldDevice:
         usual = PKIHeader(
             sender_der=self.credential.sender_der,
             recipient_der=ANYONE,
+            message_time=self.message_time,
             sender_kid=self.credential.certificate.subject_key_identifier,
             transaction_id=secrets.token_bytes(4),
             sender_nonce=secrets.token_bytes(4),
@@ -162,6 +167,8 @@ async def refusal(world: World, der: bytes) -> tuple[str, str]:
 
 
 ALL = frozenset({*NEEDED, Quirk.missing_extracerts_in_certconf})
+CLOCKLESS = ALL - {Quirk.no_message_time} | {Quirk.wrong_clock}
+EPOCH = datetime(1970, 1, 1, 0, 2, tzinfo=UTC)
 
 
 # --- what is configured -------------------------------------------------------------------------------------------
@@ -382,13 +389,13 @@ async def test_nobody_is_looked_up_before_a_signature(
     world = forgiving(vendor_pki, operator_pki, of_vendor=ALL)
     device = await OldDevice.of(world).enrol()
     asked: list[bytes] = []
-    quirks_of = MemoryStore.quirks_of
+    remembered = MemoryStore.remembered
 
-    async def spied(store: MemoryStore, certificate: bytes) -> str:
-        asked.append(certificate)
-        return await quirks_of(store, certificate)
+    async def spied(store: MemoryStore, what: DeviceRecord, key: bytes) -> str:
+        asked.append(key)
+        return await remembered(store, what, key)
 
-    monkeypatch.setattr(MemoryStore, "quirks_of", spied)
+    monkeypatch.setattr(MemoryStore, "remembered", spied)
     thief = replace(device, key=pki.make_key("p256")).renewing(device.credential.certificate)
     assert (await refusal(world, await thief.request(BodyType.kur)))[0] == "badMessageCheck"
     assert asked == []
@@ -457,3 +464,81 @@ async def test_a_device_that_came_by_a_secret_renews(
     device = device.renewing(Certificate.from_der(response.certificate_der or b""))
     kur = PKIMessage.from_der(await world.post(await device.request(BodyType.kur)))
     assert (kur.body_type, fail_names(kur)) == (BodyType.kup, []), world.events[-1].detail
+
+
+# --- clocks that were never set -----------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(29)
+@pytest.mark.parametrize(
+    "clock", [EPOCH, datetime(2016, 3, 1, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC)]
+)
+async def test_a_device_whose_clock_was_never_set(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, clock: datetime
+) -> None:
+    """It enrols, confirms and renews; the log says what was forgiven (TS 33.320 6.3.1)."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=CLOCKLESS)
+    device = await replace(OldDevice.of(world), message_time=clock).enrol()
+    assert all(Quirk.wrong_clock in event.quirks for event in world.events)
+    await device.enrol(BodyType.kur)
+    assert all(Quirk.wrong_clock in event.quirks for event in world.events)
+
+
+@pytest.mark.requirement(29)
+@pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.kur])
+async def test_a_clock_that_is_not_forgiven(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, body_type: BodyType
+) -> None:
+    """no_message_time forgives its absence only; and wrong_clock forgives no absence."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=ALL)
+    device = OldDevice.of(world)
+    if body_type is BodyType.kur:
+        device = await device.enrol()
+    device = replace(device, message_time=EPOCH)
+    assert await refusal(world, await device.request(body_type)) == ("badTime", "R29")
+    without = forgiving(vendor_pki, operator_pki, of_vendor=CLOCKLESS, store=world.store)
+    device = replace(device, world=without, message_time=None)
+    assert await refusal(without, await device.request(body_type)) == ("badTime", "R29")
+
+
+@pytest.mark.requirement(29, 92)
+async def test_a_request_by_a_wrong_clock_is_taken_once(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """Its repeat gets the stored answer; years later, when no transaction is left of it, it is refused."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=CLOCKLESS)
+    device = replace(OldDevice.of(world), message_time=EPOCH)
+    der = await device.request(BodyType.ir)
+    first = await world.post(der)
+    assert await world.post(der) == first
+    renewed = await device.enrol()
+    kur = await renewed.request(BodyType.kur)
+    assert PKIMessage.from_der(await world.post(kur)).body_type is BodyType.kup
+    world.clock.move(days=20)
+    for old in (der, kur):
+        assert await refusal(world, old) == ("badTime", "R29")
+        assert "came before" in world.events[-1].detail
+    # Whoever has the message cannot spell it otherwise: what counts is what the signature covers.
+    stripped = PKIMessage.from_der(der)
+    certificates = [*stripped.extra_certs, cmp_certificate(operator_pki.root.certificate).der]
+    respelt = assemble(stripped.header_der, stripped.body_der, stripped.protection, certificates)
+    assert await refusal(world, respelt) == ("badTime", "R29")
+    # The device itself makes a new one.
+    await device.enrol()
+
+
+async def test_what_is_remembered_of_a_device_without_a_clock_is_bounded(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last requests, in one record; those of a device whose clock goes right are not remembered at all."""
+    monkeypatch.setattr(forgiveness, "REQUESTS_REMEMBERED", 2)
+    world = forgiving(vendor_pki, operator_pki, of_vendor=CLOCKLESS)
+    device = replace(OldDevice.of(world), message_time=EPOCH)
+    sent = [await device.request(BodyType.ir) for _ in range(3)]
+    for der in sent:
+        await world.post(der)
+    await world.post(await replace(device, message_time=world.clock()).request(BodyType.ir))
+    key = device.credential.certificate.digest
+    assert isinstance(world.store, MemoryStore)
+    kept = (await world.store.remembered(DeviceRecord.requests, key)).split()
+    assert kept == [PKIMessage.from_der(der).digest.hex() for der in sent[1:]]

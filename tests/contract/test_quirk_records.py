@@ -1,4 +1,4 @@
-"""By whose quirks the devices came that certificates were issued to, as the stores remember it (`QuirkRecords`)."""
+"""What the stores remember of devices as long as their certificates live (`DeviceRecords`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import structlog
 from redis.asyncio import Redis
 
 from ra_gateway.errors import StoreUnavailable
-from ra_gateway.ra.ports import QuirkRecords
+from ra_gateway.ra.ports import DeviceRecord, DeviceRecords
 from ra_gateway.ra.transaction import Transaction
 from ra_gateway.stores.memory import MemoryStore
 from ra_gateway.stores.redis import RedisStore
@@ -23,6 +23,7 @@ from tests.support.redis_server import SEAL_KEY
 from tests.support.transactions import new_transaction, nodes, system_clock
 
 HOUR = timedelta(hours=1)
+QUIRKS = DeviceRecord.quirks
 FIRST, SECOND = b"\x01" * 32, b"\x02" * 32
 NAME = f"ra:quirks:{FIRST.hex()}"
 
@@ -48,23 +49,25 @@ async def raw(redis_url: str) -> AsyncIterator[Any]:
         yield client
 
 
-async def test_a_domain_is_remembered_with_a_certificate(store: QuirkRecords) -> None:
+async def test_a_domain_is_remembered_with_a_certificate(store: DeviceRecords) -> None:
     """With that certificate only; the last word counts."""
     now = system_clock()
-    assert await store.quirks_of(FIRST) == ""
-    await store.remember_quirks(FIRST, "acme", now + HOUR)
-    await store.remember_quirks(FIRST, "mac:ran", now + HOUR)
-    assert (await store.quirks_of(FIRST), await store.quirks_of(SECOND)) == ("mac:ran", "")
+    assert await store.remembered(QUIRKS, FIRST) == ""
+    await store.remember(QUIRKS, FIRST, "acme", now + HOUR)
+    await store.remember(QUIRKS, FIRST, "mac:ran", now + HOUR)
+    assert await store.remembered(QUIRKS, FIRST) == "mac:ran"
+    assert await store.remembered(QUIRKS, SECOND) == ""
+    assert await store.remembered(DeviceRecord.requests, FIRST) == ""
 
 
-async def test_it_lives_as_long_as_the_certificate(store: QuirkRecords) -> None:
+async def test_it_lives_as_long_as_the_certificate(store: DeviceRecords) -> None:
     """Of one that has ended, nothing is kept."""
     now = system_clock()
-    await store.remember_quirks(FIRST, "acme", now + timedelta(seconds=0.3))
-    await store.remember_quirks(SECOND, "acme", now - HOUR)
-    assert await store.quirks_of(SECOND) == ""
+    await store.remember(QUIRKS, FIRST, "acme", now + timedelta(seconds=0.3))
+    await store.remember(QUIRKS, SECOND, "acme", now - HOUR)
+    assert await store.remembered(QUIRKS, SECOND) == ""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while await store.quirks_of(FIRST):  # noqa: ASYNC110 - no event tells it
+        while await store.remembered(QUIRKS, FIRST):  # noqa: ASYNC110 - no event tells it
             await asyncio.sleep(0.02)
 
 
@@ -73,8 +76,8 @@ async def test_memory_is_bounded() -> None:
     clock = ManualClock()
     store = MemoryStore(clock, max_transactions=4)
     for number in range(6):
-        await store.remember_quirks(bytes([number]) * 32, "acme", clock() + HOUR)
-    kept = [bool(await store.quirks_of(bytes([number]) * 32)) for number in range(6)]
+        await store.remember(QUIRKS, bytes([number]) * 32, "acme", clock() + HOUR)
+    kept = [bool(await store.remembered(QUIRKS, bytes([number]) * 32)) for number in range(6)]
     assert kept == [False, False, True, True, True, True]
 
 
@@ -82,7 +85,7 @@ async def test_memory_is_bounded() -> None:
 async def test_what_no_node_wrote_is_not_believed(redis: RedisStore, raw: Any, how: str) -> None:
     """It is told, and counts as nothing: a neighbour in Redis has no device forgiven anything."""
     now = system_clock()
-    await redis.remember_quirks(SECOND, "acme", now + HOUR)
+    await redis.remember(QUIRKS, SECOND, "acme", now + HOUR)
     sealed = await raw.get(f"ra:quirks:{SECOND.hex()}")
     match how:
         case "changed":
@@ -96,7 +99,7 @@ async def test_what_no_node_wrote_is_not_believed(redis: RedisStore, raw: Any, h
         case "empty":
             await raw.set(NAME, b"")
     with structlog.testing.capture_logs() as logs:
-        assert await redis.quirks_of(FIRST) == ""
+        assert await redis.remembered(QUIRKS, FIRST) == ""
     assert [(line["event"], line["key"]) for line in logs] == [("store.not_believed", NAME)]
 
 
@@ -104,8 +107,8 @@ async def test_a_store_that_cannot_be_asked_says_so(redis: RedisStore) -> None:
     """It does not say that nothing is remembered."""
     await redis.close()
     for call in (
-        redis.quirks_of(FIRST),
-        redis.remember_quirks(FIRST, "acme", system_clock() + HOUR),
+        redis.remembered(QUIRKS, FIRST),
+        redis.remember(QUIRKS, FIRST, "acme", system_clock() + HOUR),
     ):
         with pytest.raises(StoreUnavailable):
             await call
