@@ -166,7 +166,7 @@ def read_request(
     """
     message, domain = authenticated.message, authenticated.domain
     rules = rules.relaxed_by(domain.quirks)
-    allowed = rules.algorithms(domain.algorithms)
+    allowed = rules.algorithms(domain.message_algorithms)
     is_pkcs10 = message.body_type is BodyType.p10cr
     request = (
         certification_request(message.body_content) if is_pkcs10 else _crmf_request(message, rules)
@@ -280,7 +280,7 @@ def used_in_request(request: AuthenticatedRequest, rules: HeaderRules) -> frozen
         rules: The endpoint's.
     """
     asked, domain = request.request, request.domain
-    if not domain.quirks and not domain.algorithms.forgives:
+    if not domain.forgives:
         return frozenset()
     checks = partial(check_cert_req_id, asked), partial(check_subject, asked.template)
     proofs = [asked.pop] if isinstance(asked.pop, SignaturePOP) else []
