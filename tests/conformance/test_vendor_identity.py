@@ -1,17 +1,19 @@
-"""What names a device in its vendor certificate: TS 33.310 9.4.4's FQDN, a serialNumber, any attribute of its subject."""
+"""What names a device in its vendor certificate: the FQDN of TS 33.310 9.4.4, a serialNumber, or any attribute."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 
 from ra_gateway.app import now
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.crmf import cert_req_messages
 from ra_gateway.cmp.identity import SERIAL_NUMBER_OR_FQDN, DeviceValues, identity_key
 from ra_gateway.cmp.names import attributes, general_names
 from ra_gateway.cmp.protection import Credential
@@ -21,8 +23,8 @@ from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.stores.inventory import CSVInventory
 from tests.support import pki, requests
-from tests.support.asserts import assert_refused, assert_served
-from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.asserts import assert_served
+from tests.support.credentials import cmp_credential
 from tests.support.harness import World
 
 FQDN = "enb-0001.acme-radio.example"
@@ -127,7 +129,7 @@ def test_a_certificate_that_does_not_say_clearly_which_device_it_is_of(
 @pytest.mark.requirement("T27")
 def test_names_that_are_not_read_hide_none_that_is(factory: Factory) -> None:
     """Other kinds of names beside the FQDN, and a SubjectAltName that is none, break nothing."""
-    names = [x509.IPAddress(pki.ipaddress.ip_address("192.0.2.1")), x509.DNSName(FQDN)]
+    names = [x509.IPAddress(ip_address("192.0.2.1")), x509.DNSName(FQDN)]
     device = factory.device(dns=(), extensions=[(x509.SubjectAlternativeName(names), False)])
     assert DeviceValues(device.certificate).fqdn == FQDN
     broken = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), b"\x30\x03\x87\x05\x01")
@@ -167,16 +169,14 @@ async def test_the_inventory_lists_devices_of_either_form(
     path = tmp_path / "inventory.csv"
     path.write_text(LISTING)
     rules = IdentityRules(inventory=InventoryUse.required)
-    world = World.make(
-        vendor_pki, operator_pki, identity=rules, inventory=CSVInventory(path)
-    )
+    world = World.make(vendor_pki, operator_pki, identity=rules, inventory=CSVInventory(path))
     for device, site in (
         (factory.device(), "site-7"),
         (factory.device(f"CN={FQDN.upper()},O=ACME Radio"), "site-7"),
         (factory.device("2.5.4.5=sn-2,O=ACME Radio", dns=()), "site-8"),
     ):
         await assert_served(world, await ask(world, device, key, "CN=any"))
-        (request,) = requests.cert_req_messages(world.ca.messages[-1].body_content)
+        (request,) = cert_req_messages(world.ca.messages[-1].body_content)
         assert attributes(request.template.subject_der or b"")[-1][1] == f"{site}.ran.example.net"
     for host, why in (("enb-0003", "is disabled"), ("enb-0004", "identity enb-0004.acme-radio")):
         fqdn = f"{host}.acme-radio.example"
@@ -229,7 +229,7 @@ async def test_templates_take_the_fqdn_its_first_label_and_any_attribute(
     made = IdentityRules(SubjectRule.replace, template, san_template=(san,))
     world = World.make(vendor_pki, operator_pki, identity=made)
     await assert_served(world, await ask(world, device, key))
-    (request,) = requests.cert_req_messages(world.ca.messages[-1].body_content)
+    (request,) = cert_req_messages(world.ca.messages[-1].body_content)
     assert attributes(request.template.subject_der or b"") == [("2.5.4.3", subject)]
     extension = request.template.extension("2.5.29.17")
     assert extension is not None
