@@ -56,8 +56,9 @@ _FQDN: Final = re.compile(
 
 
 def fqdn_of(text: str) -> str | None:
-    """Return a text as an FQDN in lower case, or None if it is none; a wildcard is none."""
-    return lowered if text.isascii() and _FQDN.fullmatch(lowered := text.lower()) else None
+    """Return a text as an FQDN in lower case and without the dot at its end, or None if it is none, as a wildcard."""
+    lowered = text.lower().removesuffix(".") if text.isascii() else ""
+    return lowered if _FQDN.fullmatch(lowered) else None
 
 
 def identity_key(identity: str) -> str:
