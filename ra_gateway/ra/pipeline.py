@@ -283,6 +283,7 @@ async def _prepare(
         profile=context.profile,
         ca_transaction_id=b"" if ids is None else ids.transaction_id,
         credential_digest=credential.certificate.digest,
+        relay_digest=context.nested_by,
     )
 
 

@@ -263,6 +263,7 @@ class Transaction:
         ca_transaction_id: transactionID that the CA sees, where it is not the device's.
         ca_cert_req_id: certReqId of the CA's answer, which certConf has towards the CA.
         credential_digest: Digest of the RA's certificate that signs for it, towards the CA and the device.
+        relay_digest: Digest of the certificate of the RA that nested the request, empty where none did.
         possession: How the request shows that its device has the private key (`cmp.requests.Possession`).
         failure: Name of the failInfo that a device which was told to wait is to be told, "" for none.
         lease_until: Until then one node is busy with the CA; a repeat waits instead of asking again.
@@ -307,6 +308,7 @@ class Transaction:
     ca_transaction_id: bytes = b""
     ca_cert_req_id: int = 0
     credential_digest: bytes = b""
+    relay_digest: bytes = b""
     possession: str = Possession.proved.value
     current: Exchange = field(init=False, repr=False, compare=False)
     """The request that the CA is asked, or was asked last: certConf, once there is one."""
@@ -351,6 +353,7 @@ class Transaction:
             "signer_digest": self.key.signer_digest,
             "transaction_id": self.key.transaction_id,
             **{name: getattr(self, name) for name in _BYTE_FIELDS},
+            **({"relay_digest": self.relay_digest} if self.relay_digest else {}),
         }
         for name in _EXCHANGES:
             exchange: Exchange | None = getattr(self, name)
@@ -375,6 +378,8 @@ class Transaction:
             elif plain["schema"] != SCHEMA:
                 raise ValueError(f"transaction schema {plain['schema']}, expected {SCHEMA}")
             kept: dict[str, Any] = {name: fields[name] for name in _BYTE_FIELDS}
+            # What was stored before there was this field came through no RA that is known.
+            kept["relay_digest"] = fields.get("relay_digest", b"")
             kept.update((name, plain[name]) for name in _PLAIN_FIELDS)
             kept.update((name, _exchange(fields, name)) for name in _EXCHANGES)
             if kept["opening"] is None:
