@@ -14,7 +14,7 @@ from typing import Final
 
 from ra_gateway.cmp.bodies import PKIStatusInfo, error_msg_content
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import BodyType, PKIStatus
+from ra_gateway.cmp.codes import P10CR_CERT_REQ_ID, BodyType, PKIStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.requests import Possession
@@ -73,6 +73,7 @@ class Expected:
 
     Args:
         body_type: Of the request; certConf where that is answered.
+        cert_req_id: What the device is told; of a p10cr, the CA may say another.
         nonces: senderNonces of which the answer must return one: the request's, and the last pollReq's.
         public_key_der, subject_der, san: Of the certificate; san is what it must contain, None for no demand.
         target_der: What an rr is about (CertId).
@@ -92,6 +93,11 @@ class Expected:
     info_type: str
     possession: Possession
     variant: Variant
+
+    @property
+    def asked_cert_req_id(self) -> int:
+        """certReqId that the CA was asked by."""
+        return P10CR_CERT_REQ_ID if self.body_type is BodyType.p10cr else self.cert_req_id
 
     @classmethod
     def of(cls, transaction: Transaction, nonces: tuple[bytes, ...]) -> Expected:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.bodies import (
@@ -48,7 +48,12 @@ from ra_gateway.cmp.header_checks import check_answer_header
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage, confirm_wait_time_of
 from ra_gateway.cmp.names import general_names, name_of, same_name
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.polling import poll_rep_content, polled_cert_req_id
+from ra_gateway.cmp.polling import (
+    NO_CERT_RESPONSE,
+    poll_rep_body,
+    poll_rep_content,
+    polled_cert_req_id,
+)
 from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import AuthenticatedMessage, certificate_bag
@@ -154,8 +159,12 @@ def validate(
     """
     message = decoded(answer_der, upstream)
     expected = Expected.of(transaction, nonces)
-    if check_waiting(message, expected, upstream, now):
-        return CheckedResponse(Event.deferred, _as_it_came(message), Outcome.waiting)
+    waiting = check_waiting(message, expected, upstream, now)
+    if waiting is not None:
+        planned = PlannedResponse(waiting.body_der, message.header.sender_nonce or b"")
+        return CheckedResponse(
+            Event.deferred, planned, Outcome.waiting, ca_cert_req_id=waiting.ca_cert_req_id
+        )
     if expected.body_type is not BodyType.certConf:
         refusal = refusal_in(message, expected, upstream, now)
         if refusal is not None and _refusal_of(message, expected) is None:
@@ -275,20 +284,27 @@ def _ca_pubs(
 # --- waiting --------------------------------------------------------------------------------------------------
 
 
+class Waiting(NamedTuple):
+    """A CA's word that says to wait, as its device is told it, and the certReqId by which the CA is polled."""
+
+    body_der: bytes
+    ca_cert_req_id: int
+
+
 def check_waiting(
     message: PKIMessage, expected: Expected, upstream: Upstream, now: datetime
-) -> bool:
-    """Tell whether a CA's answer says to wait: pollRep, or the status waiting (R116, R117).
+) -> Waiting | None:
+    """Return what a CA's answer means that says to wait, a pollRep or the status waiting; None for others (R116, R117).
 
     Raises:
         UpstreamBroken: It does, but must not be believed or relayed.
     """
     with blamed_on(upstream):
-        body_type = message.body_type
+        body_type, body_der, told = message.body_type, message.body_der, NO_CERT_RESPONSE
         if body_type is BodyType.error:
             info = error_msg_content(message.body_content).status_info
             if info.status is not PKIStatus.waiting:
-                return False
+                return None
             if expected.body_type in CERT_RESPONSE_TO:
                 raise UpstreamBroken(
                     f"{upstream.name} answered a certificate request with error and status waiting",
@@ -297,26 +313,34 @@ def check_waiting(
             if info.fail_info:
                 raise UpstreamBroken(f"{upstream.name} says waiting and {info}", rule="R116")
         elif body_type is BodyType.pollRep:
-            asked = polled_cert_req_id(expected.body_type, expected.cert_req_id)
-            told = poll_rep_content(message.body_content).cert_req_id
+            asked = polled_cert_req_id(expected.body_type, expected.asked_cert_req_id)
+            answer = poll_rep_content(message.body_content)
+            told = answer.cert_req_id
             if not is_cert_req_id(told, asked):
                 raise UpstreamBroken(
                     f"{upstream.name} answered certReqId {told} in pollRep, expected {asked}",
                     rule="R117",
                 )
+            own = polled_cert_req_id(expected.body_type, expected.cert_req_id)
+            if told != own:
+                body_der = poll_rep_body(replace(answer, cert_req_id=own))
         elif body_type is CERT_RESPONSE_TO.get(expected.body_type):
-            responses = cert_rep_message(message.body_content).responses
-            if [item.status_info.status for item in responses] != [PKIStatus.waiting]:
-                return False
-            (response,) = responses
+            content = cert_rep_message(message.body_content)
+            if [item.status_info.status for item in content.responses] != [PKIStatus.waiting]:
+                return None
+            (response,) = content.responses
+            told = response.cert_req_id
             if response.certificate_der or response.encrypted or response.status_info.fail_info:
                 raise UpstreamBroken(
                     f"{upstream.name} says waiting, and more than that", rule="R116"
                 )
+            if told != expected.cert_req_id:
+                own_response = replace(response, cert_req_id=expected.cert_req_id)
+                body_der = cert_rep_body(body_type, replace(content, responses=(own_response,)))
         else:
-            return False
+            return None
         answer_to(message, expected, body_type, upstream, now)
-        return True
+        return Waiting(body_der, told)
 
 
 # --- ip, cp, kup ----------------------------------------------------------------------------------------------
@@ -359,9 +383,9 @@ def _certificate_response(
 ) -> _CertificateResponse:
     """Check what an ip, cp or kup of the CA's says."""
     ids = [response.cert_req_id for response in content.responses]
-    if len(ids) != 1 or not is_cert_req_id(ids[0], expected.cert_req_id):
+    if len(ids) != 1 or not is_cert_req_id(ids[0], expected.asked_cert_req_id):
         raise UpstreamBroken(
-            f"{upstream.name} answered certReqId {ids}, expected [{expected.cert_req_id}]",
+            f"{upstream.name} answered certReqId {ids}, expected [{expected.asked_cert_req_id}]",
             rule="R85",
         )
     ca_cert_req_id = ids[0]

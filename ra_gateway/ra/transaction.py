@@ -239,7 +239,7 @@ class Transaction:
             (OCTET STRING).
         sender_nonce: The device's senderNonce in the opening request.
         subject_der: Subject that was asked for, or whose certificate was to be revoked (encoded Name).
-        cert_req_id: As in the opening request (-1 for a p10cr); certConf names it.
+        cert_req_id: As in the opening request, of a p10cr as its endpoint says (-1 or 0); certConf names it.
         public_key_der: The key to be certified (SubjectPublicKeyInfo); empty where there is none.
         san: subjectAltName entries the certificate must have; None for no demand.
         target_der: The certificate an rr is about (CertId); empty for other requests.
@@ -261,7 +261,7 @@ class Transaction:
         request_der: The opening request itself, as long as it is held: judged again when it leaves.
         profile: Name out of the path that it was sent to.
         ca_transaction_id: transactionID that the CA sees, where it is not the device's.
-        ca_cert_req_id: certReqId of the CA's answer, which certConf has towards the CA.
+        ca_cert_req_id: certReqId of the CA's answer, which pollReq and certConf have towards the CA.
         credential_digest: Digest of the RA's certificate that signs for it, towards the CA and the device.
         relay_digest: Digest of the certificate of the RA that nested the request, empty where none did.
         possession: How the request shows that its device has the private key (`cmp.requests.Possession`).

@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 
-from ra_gateway.cmp.bodies import PKIStatusInfo, error_body
+from ra_gateway.cmp.bodies import (
+    PKIStatusInfo,
+    cert_confirm_content,
+    cert_rep_message,
+    error_body,
+)
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.polling import poll_rep_content, poll_req_content
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.transaction import State
@@ -18,10 +24,10 @@ from tests.support.answers import fail_names, follow, status_of
 from tests.support.asserts import assert_refused
 from tests.support.chain import ALL_TYPES, local_ra, registered
 from tests.support.foreign import SiemensRA
-from tests.support.harness import ANY_IDENTITY, World
-from tests.support.pki import Credential, OperatorPKI, VendorPKI
-from tests.support.polling import Operation, settled
-from tests.support.requests import confirmation
+from tests.support.harness import ANY_IDENTITY, Answer, MakeWorld, ManualClock, Script, World
+from tests.support.pki import Credential, OperatorPKI, VendorPKI, make_key
+from tests.support.polling import Operation, WaitingCA, settled
+from tests.support.requests import confirmation, csr, p10cr
 
 SUBJECTS = IdentityRules(
     allowed_subjects=("CN=enb-*.ran.example.net,O=*",), allowed_sans=("dns:*",)
@@ -209,3 +215,94 @@ async def test_everything_else_comes_under_the_ra_s_signature(
     if body_type in (BodyType.ir, BodyType.cr):
         await operation.make_cert_conf()
         assert (await siemens.ask(operation.sent)).body_type is BodyType.pkiconf
+
+
+# --- p10cr ----------------------------------------------------------------------------------------------------
+
+
+def cert_req_id_of(answer: PKIMessage) -> int:
+    (response,) = cert_rep_message(answer.body_content).responses
+    return response.cert_req_id
+
+
+def answering_with(cert_req_id: int) -> Script:
+    """A CA with a certReqId of its own in cp."""
+
+    def script(answer: Answer) -> None:
+        if answer.body_der[0] & 0x1F == BodyType.cp:
+            answer.set_response(cert_req_id=cert_req_id)
+
+    return script
+
+
+@pytest.mark.requirement(85, 107)
+@pytest.mark.parametrize("ca_says", [-1, 0])
+@pytest.mark.parametrize("own", [-1, 0])
+async def test_cert_req_id_of_p10cr_is_the_endpoint_s(
+    make_world: MakeWorld, own: int, ca_says: int
+) -> None:
+    """Whatever the CA says: that is what certConf has towards the CA."""
+    world = make_world(endpoint={"body_types": ALL_TYPES, "p10cr_cert_req_id": own})
+    world.ca.script = answering_with(ca_says)
+    operation = await Operation.begin(world, BodyType.p10cr)
+    answer = await operation.send()
+    assert cert_req_id_of(answer) == own
+    assert (await operation.send()).der == answer.der
+    assert (await operation.confirm()).body_type is BodyType.pkiconf, world.events[-1].detail
+    (up,) = cert_confirm_content(world.ca.messages[-1].body_content)
+    assert up.cert_req_id == ca_says
+
+
+@pytest.mark.requirement(112)
+@pytest.mark.parametrize("own", [-1, 0])
+async def test_a_refusal_of_p10cr_has_it_too(make_world: MakeWorld, own: int) -> None:
+    """Ours, the CA's, and the CA's by an error."""
+    world = make_world(endpoint={"body_types": ALL_TYPES, "p10cr_cert_req_id": own})
+    spoilt = bytearray(csr(make_key("p256")))
+    spoilt[-1] ^= 1
+    mine = await world.ask(await p10cr(world, world.device(), bytes(spoilt)))
+    assert (fail_names(mine), cert_req_id_of(mine)) == (["badPOP"], own)
+    no = PKIStatusInfo(PKIStatus.rejection, (), (PKIFailureInfo.badCertTemplate,))
+
+    def by_error(answer: Answer) -> None:
+        answer.body_der = error_body(no)
+
+    for script in (lambda answer: answer.reject(PKIFailureInfo.badCertTemplate), by_error):
+        world.ca.script = script
+        answer = await (await Operation.begin(world, BodyType.p10cr)).send()
+        assert (fail_names(answer), cert_req_id_of(answer)) == (["badCertTemplate"], own)
+
+
+@pytest.mark.requirement(116, 117, 118)
+@pytest.mark.parametrize("ca_says", [-1, 0])
+@pytest.mark.parametrize("own", [-1, 0])
+async def test_a_p10cr_that_waits_is_polled_for_by_it(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, own: int, ca_says: int
+) -> None:
+    """By the device with the endpoint's, at the CA with the CA's own."""
+    clock = ManualClock()
+    ca = WaitingCA(operator_pki, clock, script=answering_with(ca_says), cert_req_id=ca_says)
+    endpoint = {"body_types": ALL_TYPES, "p10cr_cert_req_id": own}
+    world = World.make(vendor_pki, operator_pki, ca=ca, clock=clock, endpoint=endpoint)
+    operation = await Operation.begin(world, BodyType.p10cr)
+    assert cert_req_id_of(await operation.send()) == own
+    operation.answer = await world.ask(await operation.poll_req(own))
+    assert poll_rep_content(operation.answer.body_content).cert_req_id == own
+    operation.answer = await world.ask(await operation.poll_req(own))
+    assert cert_req_id_of(operation.answer) == own
+    polled = [item for item in ca.messages if item.body_type is BodyType.pollReq]
+    assert [poll_req_content(item.body_content) for item in polled] == [ca_says] * 2
+
+
+@pytest.mark.requirement(85)
+async def test_an_ra_that_wants_0_gets_its_p10cr_confirmed(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, ra: Credential
+) -> None:
+    """The RA lets through what has certReqId 0, and nothing else."""
+    endpoint = {"p10cr_cert_req_id": 0}
+    world = a_world(vendor_pki, operator_pki, ra, endpoint=endpoint, identity=ANY_IDENTITY)
+    siemens = SiemensRA(world, ra)
+    operation = await Operation.begin(world, BodyType.p10cr)
+    operation.answer = await siemens.ask(operation.sent)
+    await operation.make_cert_conf()
+    assert (await siemens.ask(operation.sent)).body_type is BodyType.pkiconf
