@@ -248,7 +248,7 @@ def _of_certificate(
         header.sender_nonce or b"",
         granted,
         (told and told.value_der) or b"",
-        tuple(item.der for item in answer.path[1:]),
+        endpoint.chain_for(transaction.body_type, answer.path[1:]),
     )
     event, outcome = Event.granted if granted else Event.issued, Outcome.issued
     if not issued:
@@ -316,7 +316,7 @@ def check_waiting(
             asked = polled_cert_req_id(expected.body_type, expected.asked_cert_req_id)
             answer = poll_rep_content(message.body_content)
             told = answer.cert_req_id
-            if not is_cert_req_id(told, asked):
+            if not is_cert_req_id(told, asked, expected.body_type):
                 raise UpstreamBroken(
                     f"{upstream.name} answered certReqId {told} in pollRep, expected {asked}",
                     rule="R117",
@@ -383,7 +383,7 @@ def _certificate_response(
 ) -> _CertificateResponse:
     """Check what an ip, cp or kup of the CA's says."""
     ids = [response.cert_req_id for response in content.responses]
-    if len(ids) != 1 or not is_cert_req_id(ids[0], expected.asked_cert_req_id):
+    if len(ids) != 1 or not is_cert_req_id(ids[0], expected.asked_cert_req_id, expected.body_type):
         raise UpstreamBroken(
             f"{upstream.name} answered certReqId {ids}, expected [{expected.asked_cert_req_id}]",
             rule="R85",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def world(make_world: MakeWorld) -> World:
     return make_world(endpoint={"body_types": EVERY_TYPE})
 
 
-def says(*fail_info: str, status: PKIStatus = PKIStatus.rejection, **header: object) -> Script:
+def says(*fail_info: str, status: PKIStatus = PKIStatus.rejection, **header: Any) -> Script:
     """An error in place of the answer, with a text."""
     bits = tuple(PKIFailureInfo[name] for name in fail_info)
 
