@@ -61,6 +61,7 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, MACAuthenticatedMessage
+from ra_gateway.cmp.x520 import require_readable
 from ra_gateway.errors import (
     CMPError,
     ConfirmationRefused,
@@ -327,6 +328,7 @@ def _check_names(request: CertReqMsg, rules: HeaderRules) -> None:
     if template.version not in (None, 2):
         raise TemplateRefused(f"version {template.version}, expected 2 (v3)", rule="R48")
     check_subject(template, rules)
+    require_readable(template.subject_der, template.subject_alt_name_der)
     if template.reserved and rules.strict:
         raise TemplateRefused(f"{', '.join(template.reserved)} must be absent", rule="R49")
 
