@@ -216,6 +216,7 @@ def _endpoint(
     vendors: Mapping[str, TrustDomain],
     operator: TrustDomain,
     secret_file: SecretFile | None,
+    own: Callable[[], Collection[Certificate]],
 ) -> Endpoint:
     return Endpoint(
         name=name,
@@ -239,7 +240,7 @@ def _endpoint(
             require_message_time=config.require_message_time,
             extra_certs_max_count=config.extra_certs_max_count,
         ),
-        information=information(config.genm, f"endpoints.{name}.genm", operator),
+        information=information(config.genm, f"endpoints.{name}.genm", operator, own),
         routes=tuple(
             _route(f"endpoints.{name}.routes[{index}]", route, upstreams)
             for index, route in enumerate(config.routes)
@@ -365,7 +366,14 @@ class Application:
         }
         endpoints = {
             name: _endpoint(
-                name, endpoint, config, upstreams, vendors, operator, self._secrets.get(name)
+                name,
+                endpoint,
+                config,
+                upstreams,
+                vendors,
+                operator,
+                self._secrets.get(name),
+                self._own_certificates,
             )
             for name, endpoint in config.endpoints.items()
         }
