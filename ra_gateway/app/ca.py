@@ -18,6 +18,7 @@ from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
+from ra_gateway.ca.derivation import derive
 from ra_gateway.ca.general_messages import Published
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.keys import CAKeys, expiries, load_ca, retired_certificates
@@ -25,7 +26,7 @@ from ra_gateway.ca.ledger.checkpoints import CHECKPOINTS, Checkpoints, TrailRewr
 from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.ca.lint import require_clean
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
-from ra_gateway.ca.profiles import PROFILES, Profile, derive
+from ra_gateway.ca.profiles import PROFILES, Profile
 from ra_gateway.ca.status import CAStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.responder import Reply
@@ -53,7 +54,7 @@ _CHECKPOINT_SECONDS: Final = 3600.0
 """What is cut off the audit trail within an hour is told by nothing else than the last hour's log."""
 
 _OF_THE_PKI: Final = frozenset({"ra", "cmp_signer", "ocsp_signer"})
-"""Profiles whose validity is the PKI's own business, not `ca.validity_days`."""
+"""Profiles whose validity and names are the PKI's own business, not `ca.validity_days` and `ca.domains`."""
 
 
 def ca_keys(config: CAConfig) -> CAKeys:
@@ -90,14 +91,27 @@ def ca_profiles(config: CAConfig) -> dict[str, Profile]:
             f"{config.profile} is for the PKI's own keys, not for whoever asks",
             "Choose another one; `ra-gateway ca profiles` lists them",
         )
-    return {config.profile: profiles.pop(config.profile), **profiles}
+    default = profiles.pop(config.profile)
+    if default.crl_required and not default.crl_urls:
+        raise ConfigError.of(
+            "ca.crl_url",
+            f"is not set, and {default.name} issues nothing without a CRL distribution point (TS 33.310 6.1.3)",
+            'Set it to where verifiers find the CRL, like "http://HOST:8082/crl/{issuer}.crl" of [ca.status]; or '
+            "choose a looser ca.profile, of your own, with crl_required = false",
+        )
+    return {default.name: default, **profiles}
 
 
 def _with_urls(profile: Profile, config: CAConfig) -> Profile:
-    days = min(config.validity_days, profile.longest_validity_days)
+    if profile.name not in _OF_THE_PKI:
+        profile = replace(
+            profile,
+            validity_days=min(config.validity_days, profile.longest_validity_days),
+            domains=config.domains,
+            organisations=config.organisations,
+        )
     return replace(
         profile,
-        validity_days=profile.validity_days if profile.name in _OF_THE_PKI else days,
         crl_urls=(config.crl_url,) if config.crl_url else (),
         delta_crl_url=config.delta_crl_url or "",
         ocsp_url=config.ocsp_url or "",

@@ -153,6 +153,12 @@ def _crl_url(text: str) -> str:
     return text
 
 
+def _domain(text: str) -> str:
+    if not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*", text):
+        raise wrong("is no DNS domain", "Write it like ran.example.net, without *.")
+    return text
+
+
 def _fetched_url(text: str) -> str:
     if "@" in urlsplit(require_url(text, ("http", "https"))).netloc:
         raise wrong(
@@ -226,6 +232,7 @@ SubjectTemplate = Annotated[str, AfterValidator(_subject_template)]
 SubjectPattern = Annotated[str, AfterValidator(_subject_pattern)]
 SANTemplate = Annotated[str, AfterValidator(_san_template)]
 SANPattern = Annotated[str, AfterValidator(_san_pattern)]
+Domain = Annotated[str, AfterValidator(_domain)]
 PublishedURL = Annotated[str, AfterValidator(_crl_url)]
 FetchedURL = Annotated[str, AfterValidator(_fetched_url)]
 Host = Annotated[str, AfterValidator(_host)]

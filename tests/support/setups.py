@@ -54,6 +54,8 @@ def make_setup(
         log_format="json",
         implicit_confirm=implicit_confirm,
     )
+    # Many are served at once, and tests of the status listener have a table of their own.
+    edit(config_path, "[ca.status]\nlisten_port = 8082\n", "")
     config_path.write_text(config_path.read_text() + "\n[ca.server]\nlisten_port = 0\n")
     set_upstream(config_path, upstream)
     if redis_url is not None:
