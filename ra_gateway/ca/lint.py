@@ -121,7 +121,7 @@ def lint_profile(profile: Profile, issuer: Issuer) -> list[str]:
         ):
             continue
         try:
-            findings |= dict.fromkeys(_findings(profile, _sample(profile, key_der, issuer)))
+            findings |= dict.fromkeys(lint_certificate(profile, _sample(profile, key_der, issuer)))
         except CMPError as error:
             findings[f"no certificate can be made for a key of kind {kind}: {error.detail}"] = None
     return list(findings)
@@ -213,7 +213,8 @@ def _throwaway_key(kind: str) -> Any:
     return MAKERS[kind]()
 
 
-def _findings(profile: Profile, certificate_der: bytes) -> list[str]:
+def lint_certificate(profile: Profile, certificate_der: bytes) -> list[str]:
+    """Return what a linter says of a certificate that was issued under a profile; empty is the good case."""
     from pkilint.validation import ValidationFindingSeverity
 
     validator, loader = _linter()

@@ -16,10 +16,10 @@ from ra_gateway.app.ca import (
     ca_checkpoints,
     ca_keys,
     ca_ledger,
-    ca_profiles,
     crl_publisher,
 )
 from ra_gateway.app.doctor.ledger import ledger_warnings
+from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.app.running import check
 from ra_gateway.app.warnings import ca_warnings, of_file
 from ra_gateway.ca.files import CAFiles

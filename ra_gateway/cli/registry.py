@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from ra_gateway.app import now
-from ra_gateway.app.ca import ca_keys, ca_profiles
+from ra_gateway.app.ca import ca_keys
+from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.app.warnings import allows_all
 from ra_gateway.ca.hierarchy import SIGNER_DAYS
 from ra_gateway.ca.issuer import Issuer

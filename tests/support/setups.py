@@ -82,6 +82,17 @@ def set_upstream(config_path: Path, lines: str) -> None:
     config_path.write_text(f"{head}[upstreams.bundled]\n{lines}\n{rest[rest.index('[') :]}")
 
 
+def keep_to_the_standard(config_path: Path) -> None:
+    """Have a configuration's CA issue as TS 33.310 6.1 has it, for names in its own domain."""
+    text = re.sub(
+        r"(?s)\n# Looser than.*?\[ca\.profiles\.trial\]\n.*?\n\n", "\n", config_path.read_text()
+    )
+    own = (
+        'profile = "ne_ipsec"\ndomains = ["ran.example.net"]\norganisations = ["Example Operator"]'
+    )
+    config_path.write_text(text.replace('profile = "trial"', own))
+
+
 def edit(config_path: Path, old: str, new: str) -> None:
     """Replace a text that occurs exactly once in a configuration."""
     text = config_path.read_text()
