@@ -36,6 +36,7 @@ from ra_gateway.ca.records import (
     Operation,
     Reenroll,
 )
+from ra_gateway.ca.tbs import complete
 from ra_gateway.ca.transaction import (
     Received,
     RequestContext,
@@ -202,6 +203,7 @@ class Certification:
             profile = choose_profile(header, received.authority.role.profiles, self.profiles)
             if context.device is not None:
                 template = own_template(template, load_certificate(context.device.der))
+        template = complete(profile, template)
         require_unprivileged(template, profile)
         served: frozenset[str] = frozenset()
         if received.authority is not None:
