@@ -14,7 +14,7 @@ import typer
 from ra_gateway.app import now
 from ra_gateway.app.ca import ca_keys, ca_profiles
 from ra_gateway.app.warnings import allows_all
-from ra_gateway.ca.hierarchy import SIGNER_DAYS
+from ra_gateway.ca.hierarchy import SIGNER_DAYS, parse_subject
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import Profile
@@ -275,6 +275,7 @@ def ra_issue(
     """Make key and certificate of an RA as PKCS#12; its other certificates go on being heard."""
     if subject is not None:
         require_name(subject, "--subject")
+        parse_subject(subject)
     if out.exists():
         raise ConfigError.of(str(out), "exists already", "Choose another file name")
     password = read_password(password_file) or b""

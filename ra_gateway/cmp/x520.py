@@ -11,6 +11,7 @@ import ipaddress
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -18,7 +19,7 @@ from typing import Final, NamedTuple
 from ra_gateway.cmp import asn1, names, structures
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
-from ra_gateway.errors import MalformedMessage, TemplateRefused
+from ra_gateway.errors import MalformedMessage, NotAuthorized, TemplateRefused
 
 UTF8_STRING: Final = 0x0C
 PRINTABLE_STRING: Final = 0x13
@@ -214,6 +215,22 @@ def require_certifiable(
         )
 
 
+@contextmanager
+def told_first(
+    subject_der: bytes | None, subject_alt_name_der: bytes | None, named: Collection[str] = ()
+) -> Iterator[None]:
+    """Have a refusal of names that are not the requester's say so if they are nobody's: badCertTemplate.
+
+    Raises:
+        TemplateRefused: What is inside refuses them with `NotAuthorized`, and they cannot be certified.
+    """
+    try:
+        yield
+    except NotAuthorized:
+        require_certifiable(subject_der or NULL_DN, subject_alt_name_der, named=named)
+        raise
+
+
 def subject_faults(
     subject_der: bytes, *, named: Collection[str] = (), established_der: bytes | None = None
 ) -> list[Fault]:
@@ -243,6 +260,36 @@ def alternative_name_faults(
     if not found:
         return [Fault("subjectAltName", "has no names", _ALTERNATIVE)]
     return [fault for name in found for fault in _general_name_faults(name, named, wildcard)]
+
+
+_PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
+
+
+def subject_text_faults(text: str) -> list[str]:
+    """Return what keeps a subject from being certified that somebody wrote in the form of RFC 4514; they may name any
+    attribute.
+
+    Args:
+        text: There may be placeholders such as {cn} in it, which stand for a word.
+    """
+    try:
+        subject_der = names.from_rfc4514(_PLACEHOLDER.sub("xx", text))
+        named = {oid for oid, _ in names.attributes(subject_der)}
+    except (ValueError, MalformedMessage) as error:
+        return [f"it is not a name in the form of RFC 4514: {error}"]
+    return [str(fault) for fault in subject_faults(subject_der, named=named)]
+
+
+def alternative_name_text_faults(text: str, *, wildcard: bool = False) -> list[str]:
+    """Return what keeps a name such as "dns:{cn}.example.net" from being certified, as `subject_text_faults`."""
+    kind, _, value = text.partition(":")
+    if kind == "ip" and _PLACEHOLDER.search(value):
+        return []
+    try:
+        der = names.general_names_der([_PLACEHOLDER.sub("xx", text)])
+    except ValueError as error:
+        return [f"it is not a name of this kind: {error}"]
+    return [str(fault) for fault in alternative_name_faults(der, wildcard=wildcard)]
 
 
 # --- subjects -------------------------------------------------------------------------------------------------

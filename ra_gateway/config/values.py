@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
+from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.ra import policy
 from ra_gateway.settings.files import check_file, checks_files, resolve, secret_file
 from ra_gateway.settings.values import ByName, climbs, did_you_mean, require_dn, require_url, wrong
@@ -112,7 +113,9 @@ def _fill(template: str, value: str) -> str:
 
 
 def _subject_template(template: str) -> str:
-    require_dn(_fill(template, "x"))
+    require_dn(_fill(template, "xx"))
+    for fault in subject_text_faults(template):
+        raise wrong(f"gives names that cannot be certified: {fault}", "Write another value there.")
     return template
 
 
@@ -136,6 +139,8 @@ def _san_template(template: str) -> str:
             raise wrong(
                 "is not an IP address", 'Write it like "ip:192.0.2.1" or "ip:2001:db8::1".'
             ) from None
+    for fault in alternative_name_text_faults(template):
+        raise wrong(f"gives names that cannot be certified: {fault}", "Write another value there.")
     return template
 
 
