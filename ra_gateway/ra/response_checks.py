@@ -260,7 +260,7 @@ def _of_certificate(
         header.sender_nonce or b"",
         granted,
         (told and told.value_der) or b"",
-        tuple(item.der for item in answer.path[1:]),
+        endpoint.chain_for(transaction.body_type, answer.path[1:]),
     )
     event, outcome = Event.granted if granted else Event.issued, Outcome.issued
     if not issued:
@@ -402,7 +402,7 @@ def check_waiting(
         elif body_type is BodyType.pollRep:
             asked = polled_cert_req_id(expected.body_type, expected.cert_req_id)
             told = poll_rep_content(message.body_content).cert_req_id
-            if not is_cert_req_id(told, asked):
+            if not is_cert_req_id(told, asked, expected.body_type):
                 raise UpstreamBroken(
                     f"{upstream.name} answered certReqId {told} in pollRep, expected {asked}",
                     rule="R117",
@@ -462,7 +462,7 @@ def _certificate_response(
 ) -> _CertificateResponse:
     """Check what an ip, cp or kup of the CA's says."""
     ids = [response.cert_req_id for response in content.responses]
-    if len(ids) != 1 or not is_cert_req_id(ids[0], expected.cert_req_id):
+    if len(ids) != 1 or not is_cert_req_id(ids[0], expected.cert_req_id, expected.body_type):
         raise UpstreamBroken(
             f"{upstream.name} answered certReqId {ids}, expected [{expected.cert_req_id}]",
             rule="R85",
