@@ -140,7 +140,7 @@ def _san_kind(entry: str) -> None:
 
 def _san_template(template: str) -> str:
     _san_kind(template)
-    filled = _fill(template, "x")
+    filled = _fill(template, "xx")
     if template.startswith("ip:") and filled == template:
         try:
             ipaddress.ip_address(template.removeprefix("ip:"))
