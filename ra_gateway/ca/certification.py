@@ -224,6 +224,7 @@ class Certification:
             template.subject_alt_name_der,
             named=profile.named_attributes,
             established_der=None if known is None else load_certificate(known.der).subject_der,
+            qualified=known is None,
         )
         implicit = (
             header.implicit_confirm

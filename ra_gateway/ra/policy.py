@@ -366,9 +366,7 @@ def _authorize_known(
 def _kept_old(
     request: AuthenticatedRequest, old: Certificate, san: tuple[str, ...] | None
 ) -> AuthorizedRequest:
-    return _kept(
-        request, old.subject_der, san, named=_attribute_oids(old.subject_der), established=True
-    )
+    return _kept(request, old.subject_der, san, established=True)
 
 
 def _reads_alike(one_der: bytes, other_der: bytes) -> bool:
@@ -446,7 +444,7 @@ def _kept(
     subject_der: bytes,
     san: tuple[str, ...] | None,
     *,
-    named: Collection[str],
+    named: Collection[str] = (),
     established: bool = False,
 ) -> AuthorizedRequest:
     """Let a request go up as it is.
