@@ -14,7 +14,7 @@ from ra_gateway.app.ca import ca_keys
 from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.app.warnings import allows_all
 from ra_gateway.ca.by_hand import issue
-from ra_gateway.ca.hierarchy import SIGNER_DAYS
+from ra_gateway.ca.hierarchy import SIGNER_DAYS, parse_subject
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
 from ra_gateway.ca.records import DEFAULT_PROFILE, Authority, Privilege, Role
@@ -277,6 +277,7 @@ def ra_issue(
     """Make key and certificate of an RA as PKCS#12; its other certificates go on being heard."""
     if subject is not None:
         require_name(subject, "--subject")
+        parse_subject(subject)
     for text in san or ():
         require_san(text)
     if out.exists():
