@@ -300,7 +300,6 @@ UNTESTED: Final[dict[Requirement, str]] = {
     "T27": LATER + "vendor names in the SubjectAltName",
     "T29": LATER + "SEG profile for the RA and the CMP signer",
     "T30": LATER + "a mark on its tests",
-    "T31": LATER + "a mark on its tests",
     "T32": LATER + "a mark on its tests",
     "T33": LATER + "a mark on its tests",
     "T34": LATER + "a mark on its tests",

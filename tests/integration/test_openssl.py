@@ -368,14 +368,10 @@ def test_the_pre_provisioned_key_can_be_enrolled(station: Station) -> None:
     assert_certified(station, station.ask("ir"), ENROLMENT, station.credential.private_key)
 
 
-@pytest.mark.requirement(67)
-def test_a_running_base_station_gets_a_further_certificate(station: Station) -> None:
-    """cr under an operator certificate that this CA has issued: the same names, another key."""
-    first, key = make_key("p256"), make_key("p384")
-    assert_certified(station, station.ask("ir", new_key=first), ENROLMENT, first)
-    running = station.enrolled(first)
-    messages = ["CR", "CP", *ENROLMENT[2:]]
-    assert_certified(running, running.ask("cr", new_key=key), messages, key)
+@pytest.mark.requirement(142, "T31")
+def test_a_further_certificate_is_refused_by_default(running: Station) -> None:
+    """TS 33.310 9.5.1 has enrolment and key update alone; `body_types` lets cr in."""
+    assert_refused(running, running.ask("cr", new_key=make_key("p384")), "badRequest")
 
 
 @pytest.mark.requirement(101)
