@@ -297,7 +297,6 @@ UNTESTED: Final[dict[Requirement, str]] = {
     "T24": LATER + "LDAP",
     "T25": LATER + "signing by hand",
     "T26": LATER + "cross-certification",
-    "T27": LATER + "vendor names in the SubjectAltName",
     "T29": LATER + "SEG profile for the RA and the CMP signer",
     "T30": LATER + "a mark on its tests",
     "T32": LATER + "a mark on its tests",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
@@ -11,9 +10,11 @@ from ra_gateway.ca.records import Reenroll
 from ra_gateway.cmp.header_checks import Strictness
 from ra_gateway.config.service_tables import ServerConfig
 from ra_gateway.config.values import (
+    DEFAULT_IDENTITY_FROM,
     CADirectory,
     DatabaseURL,
     DatabaseURLPath,
+    IdentityFrom,
     PublishedURL,
     URLPath,
 )
@@ -39,8 +40,8 @@ class CAClientConfig(Table):
     """Names of the `[vendors.<name>]` whose devices may ask for a first certificate; of those tables anchors,
     intermediates, algorithms and quirks count here.
     """
-    identity_from: Literal["serial_number", "cn"] = "serial_number"
-    """Subject attribute of the vendor certificate that names the end entity."""
+    identity_from: IdentityFrom = DEFAULT_IDENTITY_FROM
+    """What of the vendor certificate names the end entity; as in `vendors.<name>.identity`."""
     implicit_confirm: bool = False
     """Whether a device that asks for it may do without certConf; TS 33.310 always has certConf."""
     strictness: Strictness = Strictness.three_gpp

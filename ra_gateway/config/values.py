@@ -6,7 +6,6 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from string import Formatter
 from typing import Annotated, Final, Literal, get_args
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
-from ra_gateway.ra import policy
+from ra_gateway.cmp.identity import DOTTED_OID, PLACEHOLDERS, SERIAL_NUMBER_OR_FQDN, placeholders
 from ra_gateway.settings.files import check_file, checks_files, resolve, secret_file
 from ra_gateway.settings.values import ByName, climbs, did_you_mean, require_dn, require_url, wrong
 
@@ -51,8 +50,12 @@ CurveName = Literal["P-256", "P-384", "P-521"]
 RequestType = Annotated[BodyType, ByName(tuple(RESPONSE_TO))]
 """A message that opens a transaction."""
 
-PLACEHOLDERS: Final = (*policy.PLACEHOLDERS, "serial")
-"""What templates take from a vendor certificate: four subject attributes and its serial number."""
+IdentityFrom = Literal[
+    "serial_number_or_fqdn", "fqdn", "serial_number", "cn", "uid", "dn_qualifier"
+]
+"""What of a vendor certificate may name its device."""
+
+DEFAULT_IDENTITY_FROM: Final[IdentityFrom] = SERIAL_NUMBER_OR_FQDN
 
 OPERATOR_DOMAIN: Final = "operator"
 """The operator's trust domain; no vendor may have its name, which is part of transaction keys."""
@@ -94,21 +97,27 @@ def _fill(template: str, value: str) -> str:
     """Return a template with every placeholder, if they are known ones, replaced by a value."""
     parts = []
     try:
-        pieces = list(Formatter().parse(template))
-    except ValueError:
+        pieces = placeholders(template)
+    except ValueError as error:
+        if "format" in str(error):
+            raise _unknown_placeholder("") from None
         raise wrong("has an unpaired brace", "Write a placeholder as {cn}.") from None
-    known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-    for literal, name, spec, conversion in pieces:
+    for literal, name in pieces:
         parts.append(literal)
         if name is None:
             continue
-        if name not in PLACEHOLDERS or spec or conversion:
-            raise wrong(
-                "has an unknown placeholder",
-                f"Use only {known}.{did_you_mean(name, PLACEHOLDERS)}",
-            )
+        if name not in PLACEHOLDERS and not DOTTED_OID.fullmatch(name):
+            raise _unknown_placeholder(name)
         parts.append(value)
     return "".join(parts)
+
+
+def _unknown_placeholder(name: str) -> PydanticCustomError:
+    known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+    return wrong(
+        "has an unknown placeholder",
+        f"Use only {known}, or an attribute's OID like {{2.5.4.13}}.{did_you_mean(name, PLACEHOLDERS)}",
+    )
 
 
 def _subject_template(template: str) -> str:

@@ -44,7 +44,7 @@ from ra_gateway.cmp.codes import (
 from ra_gateway.cmp.crmf import CertId, cert_id
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage, confirm_wait_time_of
-from ra_gateway.cmp.names import general_names, name_of, same_name
+from ra_gateway.cmp.names import general_name_key, general_name_keys, name_of, same_name
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import poll_rep_content, polled_cert_req_id
 from ra_gateway.cmp.requests import Possession, require_delivery
@@ -583,8 +583,7 @@ def _check_san(certificate: Certificate, expected: Expected, upstream: Upstream)
     if expected.san is None or upstream.settings.expected_subject == "any":
         return
     found = certificate.subject_alt_name_der
-    names = () if found is None else general_names(found)
-    missing = {name.casefold() for name in expected.san} - {name.casefold() for name in names}
+    missing = {general_name_key(name) for name in expected.san} - general_name_keys(found)
     if missing:
         raise UpstreamBroken(
             f"{upstream.name} left out subjectAltName {', '.join(sorted(missing))}", rule="R88"
