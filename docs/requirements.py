@@ -312,8 +312,6 @@ UNTESTED: Final[dict[Requirement, str]] = {
     "T44": LATER + "a mark on its tests",
     "T45": LATER + "a mark on its tests",
     "T47": LATER + "a mark on its tests",
-    "T49": LATER + "a mark on its tests",
-    "T50": LATER + "a mark on its tests",
     "T52": LATER + "a mark on its tests",
     "T53": LATER + "a mark on its tests",
     "T54": OUTSIDE + "ACME is another protocol than the one spoken here",

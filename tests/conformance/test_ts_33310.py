@@ -207,7 +207,8 @@ async def test_pki_conf_without_certificates(
     )
     operators = body_type is BodyType.kur
     device = world.operator.device("enb-1.ran.example.net") if operators else world.device()
-    enrollment = world.enrollment(device, body_type=body_type)
+    again = strictness is Strictness.strict
+    enrollment = world.enrollment(device, body_type=body_type, extra_certs_in_cert_conf=again)
     step = await enrollment.receive(await world.post(await enrollment.request()))
     assert isinstance(step, Send)
     der = await world.post(step.der)
