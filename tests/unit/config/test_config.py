@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from ra_gateway.cmp import algorithms, header_checks
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config.reading import load, load_ca, parse
 from ra_gateway.config.tables import EndpointConfig, GatewayConfig
 from ra_gateway.config.values import (
@@ -182,6 +183,26 @@ def test_the_bundled_ca_of_the_production_example_is_valid(tmp_path: Path) -> No
     vendor = TABLES["vendor"]  # of the example's upper part
     (tmp_path / "ca.toml").write_text("\n".join([vendor, *lines]))
     assert load_ca(tmp_path / "ca.toml", check_files=False).ca.validity_days == 365
+
+
+@pytest.mark.requirement(142, "T31")
+@pytest.mark.parametrize(
+    "settings, taken",
+    [
+        ("", {BodyType.ir, BodyType.kur}),
+        ('strictness = "3gpp"', {BodyType.ir, BodyType.kur}),
+        ('strictness = "lenient"', {BodyType.ir, BodyType.cr, BodyType.kur}),
+        ('strictness = "strict"', {BodyType.ir, BodyType.cr, BodyType.kur}),
+        ('body_types = ["ir", "cr"]', {BodyType.ir, BodyType.cr}),
+    ],
+)
+def test_what_opens_a_transaction_follows_the_strictness(
+    settings: str, taken: set[BodyType]
+) -> None:
+    """TS 33.310 9.5.1 has enrolment and key update alone, unless configured."""
+    text = adding("endpoint", settings)
+    config = parse(text, directory=Path("/nowhere"), check_files=False)
+    assert set(config.endpoints["ran"].body_types) == taken
 
 
 # --- What is wrong --------------------------------------------------------------------------------
