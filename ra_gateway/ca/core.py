@@ -64,6 +64,7 @@ from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertId
 from ra_gateway.cmp.header_checks import NONCE_OCTETS, RELAYED, HeaderRules
+from ra_gateway.cmp.malformed import refusal_of
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.names import canonical, directory_name
 from ra_gateway.cmp.protection import Credential
@@ -71,6 +72,7 @@ from ra_gateway.cmp.requests import AuthenticatedRevocation, read_confirmation, 
 from ra_gateway.cmp.responder import (
     Batch,
     Reply,
+    Unreadable,
     protect_reply,
     refusal_body,
     reply_header,
@@ -271,8 +273,7 @@ class BundledCA:
         try:
             message = PKIMessage.from_der(der)
         except MalformedMessage as error:
-            tell(transaction_id="", body_type="", **_refusal(error))
-            return Reply(unreadable_reply(error, self._random_octets), understood=False)
+            return await self._unreadable(Unreadable.of(der, error), tell)
         return Reply(await self._handled(message, mode, tell), understood=True)
 
     async def _handled(
@@ -299,6 +300,12 @@ class BundledCA:
         tell(**learned)
         return answer
 
+    async def _unreadable(self, what: Unreadable, tell: _Tell) -> Reply:
+        tell(transaction_id=what.transaction_id, body_type="", **_refusal(what.error))
+        return await unreadable_reply(
+            what, self._credential, now=self._clock(), random_octets=self._random_octets
+        )
+
     def _tell(self, started: float, **fields: Any) -> None:
         duration_ms = (self._monotonic() - started) * 1000.0
         self._sink(RequestHandled(by=Component.ca, duration_ms=duration_ms, **fields))
@@ -308,10 +315,9 @@ class BundledCA:
     ) -> tuple[bytes, _Learned]:
         """Answer the messages of a batch, all at the same time, each as if it had come alone (R125)."""
 
-        async def answer(member: PKIMessage | MalformedMessage) -> bytes:
-            if isinstance(member, MalformedMessage):
-                tell(**_refusal(member))
-                return unreadable_reply(member, self._random_octets)
+        async def answer(member: PKIMessage | Unreadable) -> bytes:
+            if isinstance(member, Unreadable):
+                return (await self._unreadable(member, tell)).der
             of_member = partial(tell, batch=(message.header.transaction_id or b"").hex())
             return await self._handled(member, Mode.ra, of_member, in_batch=True)
 
@@ -333,6 +339,7 @@ class BundledCA:
             tell: For the members of a batch.
         """
         now, learned = self._clock(), _Learned()
+        context: RequestContext | None = None
         try:
             received = await self._authentication.receive(message, mode, now, in_batch=in_batch)
             if isinstance(received, Batch):
@@ -358,8 +365,11 @@ class BundledCA:
             else:
                 operation, outcome = await self._certification.certify(context, now), Outcome.issued
         except CMPError as error:
-            answer = await self._sign(message.header, refusal_body(error, message), self._clock())
-            return answer, learned | _refusal(error)
+            refusal = error
+            if isinstance(error, MalformedMessage) and context is not None:
+                refusal = refusal_of(message, error)
+            answer = await self._sign(message.header, refusal_body(refusal, message), self._clock())
+            return answer, learned | _refusal(refusal)
         learned |= {"outcome": outcome, "serial_number": f"{operation.serial_number:x}"}
         return operation.answer, learned
 

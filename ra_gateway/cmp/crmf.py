@@ -69,7 +69,9 @@ class CertTemplate:
         ]
         return cls(
             version=asn1.optional(lambda number: asn1.int_of(number, "version"), template.version),
-            serial_number=template.serial_number,
+            serial_number=asn1.optional(
+                lambda number: asn1.int_of(number, "serialNumber"), template.serial_number
+            ),
             issuer_der=asn1.raw_or_none(template.issuer),
             subject_der=asn1.raw_or_none(template.subject),
             spki_der=asn1.optional(asn1.encode, template.public_key),
@@ -182,11 +184,14 @@ class CertReqMsg:
         """Return the oldCertID control, or None.
 
         Raises:
-            MalformedMessage: The control does not conform.
+            TemplateRefused: The control holds something else.
         """
         for control in self.controls:
             if control.type == OID.oldCertID:
-                return cert_id(control.value_der)
+                try:
+                    return cert_id(control.value_der)
+                except MalformedMessage as error:
+                    raise TemplateRefused(f"oldCertID: {error.detail}", rule=error.rule) from error
         return None
 
 

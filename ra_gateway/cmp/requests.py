@@ -55,6 +55,7 @@ from ra_gateway.cmp.header_checks import (
     check_subject,
     quirks_needed,
 )
+from ra_gateway.cmp.malformed import check_values
 from ra_gateway.cmp.messages import CMP2021, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
 from ra_gateway.cmp.oids import OID
@@ -186,7 +187,10 @@ def read_request(
         if not ra_verified_allowed:
             raise NotAuthorized("raVerified from a device", rule="R57")
     else:
-        _verify_pop(request, message.header, public_key_der, key, allowed, rules)
+        try:
+            _verify_pop(request, message.header, public_key_der, key, allowed, rules)
+        except MalformedMessage as error:
+            raise POPRefused(f"popo: {error.detail}", rule=error.rule) from error
     return AuthenticatedRequest(authenticated, request, public_key_der, Possession.proved, _SEAL)
 
 
@@ -324,6 +328,7 @@ def _check_names(request: CertReqMsg, rules: HeaderRules) -> None:
     """Check all of a template but its key."""
     template = request.template
     _check_one_template(request)
+    check_values(template)
     if template.version not in (None, 2):
         raise TemplateRefused(f"version {template.version}, expected 2 (v3)", rule="R48")
     check_subject(template, rules)
@@ -554,6 +559,7 @@ def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocat
     (details,) = rev_req_content(content)
     template, entry = details.template, details.crl_entry_details
     _check_once(template.extensions, "RFC 5280 4.2")
+    check_values(template)
     if template.serial_number is None or template.issuer_der is None:
         raise RequestRefused(
             "issuer and serialNumber must name the certificate",

@@ -11,6 +11,7 @@ from datetime import datetime
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertId, cert_id_der
+from ra_gateway.cmp.malformed import refusal_of
 from ra_gateway.cmp.names import NULL_DN, directory_name, rfc4514
 from ra_gateway.cmp.requests import (
     AuthenticatedRequest,
@@ -22,7 +23,14 @@ from ra_gateway.cmp.requests import (
 )
 from ra_gateway.cmp.trust import DomainKind, SearchBudget
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, certificate_bag
-from ra_gateway.errors import CMPError, HeaderRefused, NotAuthorized, POPRefused, TemplateRefused
+from ra_gateway.errors import (
+    CMPError,
+    HeaderRefused,
+    MalformedMessage,
+    NotAuthorized,
+    POPRefused,
+    TemplateRefused,
+)
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import (
     POP,
@@ -84,8 +92,17 @@ async def authorize_operation(
     Raises:
         CMPError: The device may not have it.
     """
-    if context.message.body_type is BodyType.rr:
-        return await _revocation(services, context, signed(authenticated), now)
+    try:
+        if context.message.body_type is BodyType.rr:
+            return await _revocation(services, context, signed(authenticated), now)
+        return await _certification(services, context, authenticated)
+    except MalformedMessage as error:
+        raise refusal_of(context.message, error) from error
+
+
+async def _certification(
+    services: Services, context: RequestContext, authenticated: Authenticated
+) -> tuple[RequestContext, AuthorizedOperation]:
     _check_vendor_may(context, authenticated)
     endpoint, message = context.endpoint, context.message
     rights = _rights(context, authenticated)

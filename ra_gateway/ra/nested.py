@@ -13,19 +13,13 @@ from typing import Final
 from ra_gateway.cmp.bodies import nested_body
 from ra_gateway.cmp.header_checks import check_message_time, check_version
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.responder import Batch, Single, read_nested
+from ra_gateway.cmp.responder import Batch, Single, Unreadable, read_nested
 from ra_gateway.cmp.trust import SearchBudget
 from ra_gateway.cmp.verification import AuthenticatedMessage, authenticate, authenticate_registered
-from ra_gateway.errors import (
-    CMPError,
-    HeaderRefused,
-    MalformedMessage,
-    NotAuthorized,
-    SignerNotTrusted,
-)
+from ra_gateway.errors import CMPError, HeaderRefused, NotAuthorized, SignerNotTrusted
 from ra_gateway.events import Outcome
 from ra_gateway.ra import responses
-from ra_gateway.ra.context import Report, RequestContext
+from ra_gateway.ra.context import Report, RequestContext, unreadable_event
 from ra_gateway.ra.endpoints import RegistrationAuthorities
 from ra_gateway.ra.services import Services
 from ra_gateway.tasks import all_of
@@ -106,9 +100,11 @@ async def answer_batch(
         handled: Answers one message, whatever it is.
     """
 
-    async def answer(member: PKIMessage | MalformedMessage) -> bytes:
-        if isinstance(member, MalformedMessage):
-            return responses.unreadable(services, member)
+    async def answer(member: PKIMessage | Unreadable) -> bytes:
+        if isinstance(member, Unreadable):
+            duration_ms = (services.monotonic() - outer.started) * 1000.0
+            services.sink(unreadable_event(member, outer.endpoint.name, outer.peer, duration_ms))
+            return (await responses.unreadable(services, member)).der
         return await handled(inner(outer, member))
 
     answers = await all_of(answer(member) for member in batch.members)

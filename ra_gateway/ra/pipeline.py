@@ -34,7 +34,7 @@ from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import check_header, check_message_time, check_version
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.requests import read_question
-from ra_gateway.cmp.responder import Reply, Single
+from ra_gateway.cmp.responder import Reply, Single, Unreadable
 from ra_gateway.cmp.verification import Authenticated
 from ra_gateway.errors import (
     CMPError,
@@ -101,8 +101,10 @@ class Gateway:
         try:
             message = PKIMessage.from_der(der)  # step 1
         except MalformedMessage as error:
-            services.sink(unreadable_event(error, endpoint, peer, self._elapsed_ms(started)))
-            return Reply(responses.unreadable(services, error), understood=False)
+            unreadable = Unreadable.of(der, error)
+            reply = await responses.unreadable(services, unreadable)
+            services.sink(unreadable_event(unreadable, endpoint, peer, self._elapsed_ms(started)))
+            return reply
         where = services.endpoints[endpoint]
         context = RequestContext(
             where,

@@ -162,11 +162,11 @@ async def test_one_certificate_at_a_time(world: World, device: Credential) -> No
 
 
 async def test_an_rr_that_is_none(world: World, device: Credential) -> None:
-    """badDataFormat, in an error."""
+    """badDataFormat, in the rp."""
     der = await requests.message(
         world, cmp_credential(device), body(BodyType.rr, b"\x30\x03\x02\x01\x00")
     )
-    await assert_refused(world, der, "badDataFormat")
+    await assert_refused(world, der, "badDataFormat", body_type=BodyType.rp)
 
 
 @pytest.mark.requirement(89, 112, 129)
