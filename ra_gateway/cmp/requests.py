@@ -62,6 +62,7 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, MACAuthenticatedMessage
+from ra_gateway.cmp.x520 import require_readable
 from ra_gateway.errors import (
     CMPError,
     ConfirmationRefused,
@@ -332,6 +333,7 @@ def _check_names(request: CertReqMsg, rules: HeaderRules) -> None:
     if template.version not in (None, 2):
         raise TemplateRefused(f"version {template.version}, expected 2 (v3)", rule="R48")
     check_subject(template, rules)
+    require_readable(template.subject_der, template.subject_alt_name_der)
     if template.reserved and rules.strict:
         raise TemplateRefused(f"{', '.join(template.reserved)} must be absent", rule="R49")
 
@@ -448,6 +450,7 @@ def read_confirmation(
     *,
     response_nonce: bytes,
     cert_req_id: int,
+    request: BodyType,
 ) -> AuthenticatedConfirmation:
     """Read the body of an authenticated certConf and check it against the issued certificate.
 
@@ -455,6 +458,7 @@ def read_confirmation(
         certificate: None where it was encrypted for the requester: certHash is then for the CA to check.
         response_nonce: senderNonce of the ip, cp or kup.
         cert_req_id: As in the request; -1 for a p10cr.
+        request: Body type of the request.
 
     Raises:
         HeaderRefused: badRecipientNonce, or not exactly one CertStatus (badRequest).
@@ -472,7 +476,7 @@ def read_confirmation(
     if len(statuses) != 1:
         raise HeaderRefused(f"{len(statuses)} CertStatus, expected exactly one", rule="R106")
     status = statuses[0]
-    if not is_cert_req_id(status.cert_req_id, cert_req_id):
+    if not is_cert_req_id(status.cert_req_id, cert_req_id, request):
         raise ConfirmationRefused(
             f"certReqId {status.cert_req_id}, expected {cert_req_id}",
             fail_info=PKIFailureInfo.badRequest,
