@@ -63,12 +63,8 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertId
-<<<<<<< HEAD
-from ra_gateway.cmp.header_checks import NONCE_OCTETS, RELAYED, HeaderRules
-from ra_gateway.cmp.malformed import refusal_of
-=======
 from ra_gateway.cmp.header_checks import NONCE_OCTETS, RELAYED, HeaderRules, Strictness
->>>>>>> main
+from ra_gateway.cmp.malformed import refusal_of
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.names import canonical, directory_name
 from ra_gateway.cmp.protection import Credential, protect

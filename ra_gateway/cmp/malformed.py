@@ -13,7 +13,6 @@ from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.crmf import CertTemplate, certification_request
 from ra_gateway.cmp.header_checks import MAX_ID_OCTETS
 from ra_gateway.cmp.messages import ANYONE, CMP2000, PKIHeader, PKIMessage, require_few_elements
-from ra_gateway.cmp.names import canonical, general_names
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import (
     CMPError,
@@ -271,17 +270,15 @@ def _read_proof(der: bytes) -> None:
 
 
 def check_values(template: CertTemplate) -> None:
-    """Refuse a template in which a name or an extension has another form than its type.
+    """Refuse a template in which the issuer or an extension has another form than its type.
 
-    Before anything is decided by one of them: what cannot be read is no other subject than somebody may have.
+    subject and subjectAltName are read by `x520.require_readable`.
 
     Raises:
         TemplateRefused: The text names it.
     """
     if template.issuer_der is not None:
         _as_refused(TemplateRefused, "issuer", _read_name, template.issuer_der)
-    if template.subject_der is not None:
-        _as_refused(TemplateRefused, "subject", canonical, template.subject_der)
     for item in template.extensions:
         name, read = _EXTENSIONS.get(item.oid, ("", asn1.element))
         _as_refused(TemplateRefused, name or f"extension {item.oid}", read, item.value)
@@ -302,7 +299,6 @@ def _read_purposes(der: bytes) -> None:
 
 
 _EXTENSIONS: Final[Mapping[str, tuple[str, Callable[[bytes], Any]]]] = {
-    OID.subjectAltName: ("subjectAltName", general_names),
     OID.basicConstraints: (
         "basicConstraints",
         lambda der: asn1.decode(structures.BasicConstraints, der),

@@ -23,8 +23,7 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import PollRep, poll_rep_body, waiting_body
-<<<<<<< HEAD
-from ra_gateway.cmp.protection import Protecting
+from ra_gateway.cmp.protection import Protecting, protect
 from ra_gateway.cmp.responder import (
     Reply,
     Unreadable,
@@ -33,10 +32,6 @@ from ra_gateway.cmp.responder import (
     reply_header,
     unreadable_reply,
 )
-=======
-from ra_gateway.cmp.protection import Protecting, protect
-from ra_gateway.cmp.responder import protect_reply, refusal_body, reply_header, unreadable_reply
->>>>>>> main
 from ra_gateway.cmp.verification import MACAuthenticatedMessage
 from ra_gateway.errors import CMPError, ServiceFailure
 from ra_gateway.events import Outcome
