@@ -63,7 +63,13 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertId
-from ra_gateway.cmp.header_checks import NONCE_OCTETS, RELAYED, HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import (
+    NONCE_OCTETS,
+    RELAYED,
+    HeaderRules,
+    Strictness,
+    with_transaction_id,
+)
 from ra_gateway.cmp.malformed import refusal_of
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.names import canonical, directory_name
@@ -174,7 +180,8 @@ class BundledCA:
             *signers,
         )
         self._client_profiled = rules.strictness is Strictness.three_gpp
-        rules_of = {Mode.ra: rules.relaxed_by(RELAYED), Mode.client: rules}
+        of_ras = replace(rules, strictness=Strictness.lenient).relaxed_by(RELAYED)
+        rules_of = {Mode.ra: of_ras, Mode.client: rules}
         self._authentication = Authentication(
             registered=RegisteredAuthorities(ledger, clock),
             ledger=ledger,
@@ -183,6 +190,7 @@ class BundledCA:
             client=client,
             authority_names=frozenset(canonical(item.subject_der) for item in authorities),
         )
+        self._rules = rules_of
         # Answer: protection chain, then the chain of what was issued, the root last (R97); after a change of
         # the root the way to it from the old one, which a base station may have alone.
         update = self._published.root_update
@@ -272,7 +280,7 @@ class BundledCA:
             self._tell, self._monotonic(), endpoint=mode.name, peer=peer, operation=operation
         )
         try:
-            message = PKIMessage.from_der(der)
+            message = with_transaction_id(PKIMessage.from_der(der), self._rules[mode])
         except MalformedMessage as error:
             return await self._unreadable(Unreadable.of(der, error), tell)
         return Reply(await self._handled(message, mode, tell), understood=True)
@@ -358,7 +366,7 @@ class BundledCA:
                 learned["entity"] = context.entity.name
             if message.body_type is BodyType.genm:
                 learned["outcome"] = Outcome.informed
-                return await self._inform(message, now), learned
+                return await self._inform(received, now), learned
             if context.answered is not None:
                 operation, outcome = context.answered, Outcome.replayed
             elif message.body_type is BodyType.rr:
@@ -398,6 +406,7 @@ class BundledCA:
             response_nonce=operation.response_nonce,
             cert_req_id=operation.cert_req_id,
             request=operation.body_type,
+            rules=self._rules_for(received),
         )
         if now > operation.confirm_by:
             raise ConfirmationRefused("confirmWaitTime is over", rule="R111")
@@ -431,7 +440,7 @@ class BundledCA:
         found = await self._ledger.find_operation(received.requester, received.transaction_id, now)
         if found is not None:
             return require_retransmission(found, context)
-        wanted = read_revocation(context.authenticated)
+        wanted = read_revocation(context.authenticated, self._rules_for(received))
         certificate = await self._to_revoke(wanted, context, now)
         operation = Operation(
             requester=received.requester,
@@ -487,9 +496,20 @@ class BundledCA:
             require_profile(authority, found.profile or self._default_profile)
         return found
 
-    async def _inform(self, message: PKIMessage, now: datetime) -> bytes:
-        items = await answer_to(message.body_content, self._published, self._ledger)
+    async def _inform(self, received: Received, now: datetime) -> bytes:
+        message = received.message
+        items = await answer_to(
+            message.body_content,
+            self._published,
+            self._ledger,
+            issuer_id=self._certification.issuer.id,
+            lenient=self._rules_for(received).lenient,
+        )
         return await self._sign(message.header, gen_msg_body(BodyType.genp, items), now)
+
+    def _rules_for(self, received: Received) -> HeaderRules:
+        """Return how the body of a message is read: what an RA let pass is its own business."""
+        return self._rules[Mode.ra if received.authority else Mode.client]
 
     # --- answers ----------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ class CertTemplate:
 
     Args:
         reserved: Names of fields present that a requester must leave to the CA.
+        empty_validity: Whether validity is there, with neither of its times.
     """
 
     version: int | None = None
@@ -46,6 +47,7 @@ class CertTemplate:
     not_after: datetime | None = None
     extensions: tuple[Extension, ...] = ()
     reserved: tuple[str, ...] = ()
+    empty_validity: bool = False
 
     @classmethod
     def of(cls, template: structures.CertTemplate) -> CertTemplate:
@@ -55,8 +57,6 @@ class CertTemplate:
             MalformedMessage: A number nobody would write, or an element that says nothing.
         """
         validity = template.validity
-        if validity is not None and validity.not_before is None and validity.not_after is None:
-            raise MalformedMessage("empty validity", rule="R1")
         reserved = [
             name
             for name, value in (
@@ -82,6 +82,9 @@ class CertTemplate:
                 for item in asn1.list_of(template.extensions, "extensions")
             ),
             reserved=tuple(reserved),
+            empty_validity=validity is not None
+            and validity.not_before is None
+            and validity.not_after is None,
         )
 
     def build(self) -> structures.CertTemplate:

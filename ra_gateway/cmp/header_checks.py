@@ -22,6 +22,7 @@ from ra_gateway.cmp.algorithms import (
 )
 from ra_gateway.cmp.asn1 import NULL_DER
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import RESPONSE_TO
 from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
 from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN
@@ -107,6 +108,11 @@ class HeaderRules:
         """Whether RFC 9483 is read to the letter."""
         return self.strictness is Strictness.strict
 
+    @property
+    def lenient(self) -> bool:
+        """Whether what RFC 9810 allows is taken, where the profiles of it ask for more."""
+        return self.strictness is Strictness.lenient
+
     def algorithms(self, policy: AlgorithmPolicy) -> AlgorithmPolicy:
         """Return what a trust domain allows at this endpoint."""
         return within_ts_33310(policy) if self.strictness is Strictness.three_gpp else policy
@@ -115,6 +121,18 @@ class HeaderRules:
         """Return the rules with quirks added."""
         more = frozenset(quirks) - self.quirks
         return replace(self, quirks=self.quirks | more) if more else self
+
+
+def with_transaction_id(message: PKIMessage, rules: HeaderRules) -> PKIMessage:
+    """Return a message that opens an operation with the transactionID that the server gives it (RFC 9810 5.1.1).
+
+    It follows from the message, so that a retransmission gets the same; one that has its own keeps it.
+    """
+    opens = message.body_type in RESPONSE_TO
+    if message.header.transaction_id or not (rules.lenient and opens):
+        return message
+    given = replace(message.header, transaction_id=message.digest[:NONCE_OCTETS])
+    return replace(message, header=given)
 
 
 def check_version(header: PKIHeader) -> None:

@@ -32,12 +32,13 @@ from ra_gateway.cmp.algorithms import (
 from ra_gateway.cmp.bodies import (
     CertResponse,
     CertStatus,
+    PKIStatusInfo,
     cert_confirm_content,
     gen_msg_content,
     rev_req_content,
 )
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
-from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES, BodyType, is_cert_req_id
+from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES, BodyType, PKIStatus, is_cert_req_id
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED,
     CertReqMsg,
@@ -175,7 +176,7 @@ def read_request(
     possession = possession_of(request)
     if possession is Possession.key_generation:
         _check_names(request, rules)
-        _check_key_generation(request, message.header, accepted)
+        _check_key_generation(request, message.header, accepted, rules)
         _check_no_authority(request)
         return AuthenticatedRequest(authenticated, request, None, possession, _SEAL)
     if possession is Possession.encr_cert and possession in accepted:
@@ -235,9 +236,12 @@ def require_delivery(possession: Possession, response: CertResponse) -> None:
         raise CMPError(f"{response.status_info.status.name}, but without {what}", rule="R96")
 
 
-def _require_pvno_3(header: PKIHeader, rule: str) -> None:
-    """EnvelopedData, in which the answer will come, there is from cmp2021 on (RFC 9810 7)."""
-    if header.pvno != CMP2021:
+def _require_pvno_3(header: PKIHeader, rules: HeaderRules, rule: str) -> None:
+    """EnvelopedData, in which the answer will come, there is from cmp2021 on (RFC 9810 7).
+
+    OpenSSL asks for it with cmp2000, and reads it in an answer of that version; a lenient endpoint gives it one.
+    """
+    if header.pvno != CMP2021 and not rules.lenient:
         raise RequestRefused(
             f"pvno {header.pvno}, but the answer needs EnvelopedData: pvno 3",
             fail_info=PKIFailureInfo.unsupportedVersion,
@@ -246,12 +250,15 @@ def _require_pvno_3(header: PKIHeader, rule: str) -> None:
 
 
 def _check_key_generation(
-    request: CertReqMsg, header: PKIHeader, accepted: frozenset[Possession]
+    request: CertReqMsg,
+    header: PKIHeader,
+    accepted: frozenset[Possession],
+    rules: HeaderRules,
 ) -> None:
     if Possession.key_generation not in accepted or request.is_pkcs10:
         missing = "no" if request.template.spki_der is None else "empty"
         raise TemplateRefused(f"{missing} publicKey: keys are not generated here", rule="R60")
-    _require_pvno_3(header, "R60")
+    _require_pvno_3(header, rules, "R60")
     if request.pop is not None:
         raise POPRefused("proof of possession of a key that is yet to be made", rule="R60")
 
@@ -273,7 +280,7 @@ def _check_encr_cert(
         rules.strict or not isinstance(key, rsa.RSAPublicKey)
     ):
         raise POPRefused("encrCert for a key that can sign", rule="R72")
-    _require_pvno_3(header, "R72")
+    _require_pvno_3(header, rules, "R72")
     return spki_der
 
 
@@ -333,6 +340,8 @@ def _check_names(request: CertReqMsg, rules: HeaderRules) -> None:
     if template.version not in (None, 2):
         raise TemplateRefused(f"version {template.version}, expected 2 (v3)", rule="R48")
     check_subject(template, rules)
+    if template.empty_validity and not rules.lenient:
+        raise TemplateRefused("validity with neither of its times", rule="RFC 4211 5")
     require_readable(template.subject_der, template.subject_alt_name_der)
     if template.reserved and rules.strict:
         raise TemplateRefused(f"{', '.join(template.reserved)} must be absent", rule="R49")
@@ -437,7 +446,11 @@ def _check_popo_input(
 
 @proof(_SEAL)
 class AuthenticatedConfirmation:
-    """A certConf by the right signer whose certHash fits the certificate that was relayed."""
+    """A certConf by the right signer whose certHash fits the certificate that was relayed.
+
+    Args:
+        status: What it says; of one that says nothing, the rejection that it means.
+    """
 
     authenticated: Authenticated
     status: CertStatus
@@ -451,6 +464,7 @@ def read_confirmation(
     response_nonce: bytes,
     cert_req_id: int,
     request: BodyType,
+    rules: HeaderRules,
 ) -> AuthenticatedConfirmation:
     """Read the body of an authenticated certConf and check it against the issued certificate.
 
@@ -459,6 +473,7 @@ def read_confirmation(
         response_nonce: senderNonce of the ip, cp or kup.
         cert_req_id: As in the request; -1 for a p10cr.
         request: Body type of the request.
+        rules: A certConf without CertStatus is a rejection where they are lenient (RFC 9810 5.3.18).
 
     Raises:
         HeaderRefused: badRecipientNonce, or not exactly one CertStatus (badRequest).
@@ -473,6 +488,13 @@ def read_confirmation(
             rule="R8",
         )
     statuses = cert_confirm_content(authenticated.message.body_content)
+    if not statuses and rules.lenient:
+        rejection = CertStatus(
+            b"" if certificate is None else digest(cert_hash_name(certificate), certificate.der),
+            cert_req_id,
+            PKIStatusInfo(PKIStatus.rejection),
+        )
+        return AuthenticatedConfirmation(authenticated, rejection, _SEAL)
     if len(statuses) != 1:
         raise HeaderRefused(f"{len(statuses)} CertStatus, expected exactly one", rule="R106")
     status = statuses[0]
@@ -523,6 +545,7 @@ def cert_hash_name(certificate: Certificate) -> str:
 CRL_REASONS: Final = frozenset({0, 1, 2, 3, 4, 5, 6, 8, 9, 10})
 """CRLReason (RFC 5280 5.3.1)."""
 REMOVE_FROM_CRL: Final = 8
+_UNSPECIFIED: Final = b"\x0a\x01\x00"
 
 
 @proof(_SEAL)
@@ -547,8 +570,13 @@ class AuthenticatedRevocation:
         )
 
 
-def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocation:
+def read_revocation(
+    authenticated: AuthenticatedMessage, rules: HeaderRules
+) -> AuthenticatedRevocation:
     """Read the body of an authenticated rr (RFC 9483 4.2).
+
+    Args:
+        rules: Where they are lenient, the reason may be left out (RFC 9810 5.3.9): unspecified.
 
     Raises:
         RequestRefused: Not exactly one certificate, or it lacks issuer, serialNumber or reasonCode.
@@ -571,6 +599,8 @@ def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocat
             rule="R131",
         )
     reasons = [extension.value for extension in entry if extension.oid == OID.reasonCode]
+    if not reasons and rules.lenient:
+        reasons = [_UNSPECIFIED]
     if len(reasons) != 1:
         raise RequestRefused("not one reasonCode in crlEntryDetails", rule="R132")
     _check_once(entry, "RFC 5280 5.3")

@@ -164,7 +164,7 @@ async def _certification(
 async def _revocation(
     services: Services, context: RequestContext, authenticated: AuthenticatedMessage, now: datetime
 ) -> tuple[RequestContext, AuthorizedOperation]:
-    request = read_revocation(authenticated)
+    request = read_revocation(authenticated, context.endpoint.rules)
     rights = _rights(context, authenticated)
     rules = named = None
     if rights is not None and rights.revoke_on_behalf:

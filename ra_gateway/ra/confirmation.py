@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from ra_gateway.cmp.bodies import PKICONF_BODY, cert_confirm_body, error_msg_content
+from ra_gateway.cmp.bodies import NO_STATUS, PKICONF_BODY, cert_confirm_body, error_msg_content
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.requests import AuthenticatedConfirmation, read_confirmation
 from ra_gateway.cmp.verification import Authenticated
@@ -74,6 +74,7 @@ async def _take(
         response_nonce=transaction.response_nonce,
         cert_req_id=transaction.cert_req_id,
         request=transaction.body_type,
+        rules=context.endpoint.rules,
     )
     takes_certificate = confirmation.status.takes_certificate
     if transaction.state is State.CONFIRMING:
@@ -190,8 +191,12 @@ async def _tell_to_wait(
 def _body_for_ca(
     context: RequestContext, transaction: Transaction, confirmation: AuthenticatedConfirmation
 ) -> bytes:
-    """Return the body of a certConf with the certReqId that the CA gave: after a p10cr some CAs say 0, some -1."""
-    if confirmation.status.cert_req_id == transaction.ca_cert_req_id:
+    """Return the body of a certConf with the certReqId that the CA gave: after a p10cr some CAs say 0, some -1.
+
+    A rejection without a word is put into words, as not every CA knows it.
+    """
+    says_it = context.message.body_content != NO_STATUS or not confirmation.status.cert_hash
+    if says_it and confirmation.status.cert_req_id == transaction.ca_cert_req_id:
         return context.message.body_der
     return cert_confirm_body(replace(confirmation.status, cert_req_id=transaction.ca_cert_req_id))
 

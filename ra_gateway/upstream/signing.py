@@ -280,7 +280,7 @@ class SigningCA:
         return cert_rep_body(body_type, CertRepMessage((response,))), signed.chain_der
 
     async def _revoke(self, authenticated: AuthenticatedMessage, deadline_seconds: float) -> bytes:
-        asked = read_revocation(authenticated)
+        asked = read_revocation(authenticated, _RULES)
         if self.issuers and not any(
             same_name(asked.issuer_der, issuer.subject_der) for issuer in self.issuers
         ):

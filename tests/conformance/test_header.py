@@ -208,9 +208,10 @@ async def test_the_answer_has_the_version_of_the_request(
 @pytest.mark.requirement(4)
 @pytest.mark.parametrize("transaction_id", [None, b""])
 async def test_a_message_without_transaction_id_is_refused(
-    world: World, device: Credential, transaction_id: bytes | None
+    make_world: MakeWorld, device: Credential, transaction_id: bytes | None
 ) -> None:
-    """No transactionID, no operation: badDataFormat."""
+    """No transactionID, no operation: badDataFormat where RFC 9483 is followed."""
+    world = make_world(rules=HeaderRules(strictness=Strictness.three_gpp))
     der = await signed_again(await ir(world, device), device, transaction_id=transaction_id)
     await assert_refused(world, der, "badDataFormat", rule="R4")
 

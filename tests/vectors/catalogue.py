@@ -1613,6 +1613,7 @@ async def _malformed_bodies(book: Catalogue) -> None:
         *,
         proof: bool = True,
         fail_info: str = "badDataFormat",
+        rule: str = "R1",
     ) -> None:
         copy = tree.copy()
         change(copy)
@@ -1620,7 +1621,7 @@ async def _malformed_bodies(book: Catalogue) -> None:
             # As good as it can be, so that it is not what is refused.
             copy.at(*request, 1).parts = parse(await popo(copy.at(*request, 0).encode())).parts
         der = await Pen(f"malformed-{name}").signed(copy.at(1).encode())
-        book.add(f"malformed-{name}", what, refused(fail_info, "R1", "ip"), der, 1)
+        book.add(f"malformed-{name}", what, refused(fail_info, rule, "ip"), der, 1)
 
     def number(octets: bytes) -> Any:
         return lambda node: setattr(node.at(*request, 0, 0), "octets", octets)
@@ -1648,6 +1649,7 @@ async def _malformed_bodies(book: Catalogue) -> None:
         "subject with an IMPLICIT tag.",
         lambda node: _implicit(node.at(*request, 0, 1)),
         fail_info="badCertTemplate",
+        rule="RFC 5280 4.1.2.4",
     )
     await add(
         "popo-unknown",
@@ -1666,6 +1668,7 @@ async def _malformed_bodies(book: Catalogue) -> None:
         "validity with neither of its times.",
         lambda node: node.at(*request, 0, 1).content.insert(0, parse(b"\xa4\x00")),
         fail_info="badCertTemplate",
+        rule="RFC 4211 5",
     )
     await add(
         "extensions-empty",
