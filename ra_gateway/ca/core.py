@@ -405,7 +405,7 @@ class BundledCA:
             load_certificate(operation.certificate_der),
             response_nonce=operation.response_nonce,
             cert_req_id=operation.cert_req_id,
-            request=operation.body_type,
+            request=BodyType(operation.body_type),
             rules=self._rules_for(received),
         )
         if now > operation.confirm_by:

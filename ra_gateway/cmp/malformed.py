@@ -272,7 +272,7 @@ def _read_proof(der: bytes) -> None:
 def check_values(template: CertTemplate) -> None:
     """Refuse a template in which the issuer or an extension has another form than its type.
 
-    subject and subjectAltName are read by `x520.require_readable`.
+    What decides is read where it does: names by `x520`, powers and usages by `requested_extensions`.
 
     Raises:
         TemplateRefused: The text names it.
@@ -280,6 +280,8 @@ def check_values(template: CertTemplate) -> None:
     if template.issuer_der is not None:
         _as_refused(TemplateRefused, "issuer", _read_name, template.issuer_der)
     for item in template.extensions:
+        if item.oid in _READ_ELSEWHERE:
+            continue
         name, read = _EXTENSIONS.get(item.oid, ("", asn1.element))
         _as_refused(TemplateRefused, name or f"extension {item.oid}", read, item.value)
 
@@ -293,18 +295,11 @@ def _read_list(der: bytes) -> None:
     asn1.parts(der, asn1.MAX_ELEMENTS, "SEQUENCE OF", least=1, tag=0x30)
 
 
-def _read_purposes(der: bytes) -> None:
-    if not asn1.unbox(structures.OIDsBox, der).oids:
-        raise MalformedMessage("none is named", rule="RFC 5280 4.2.1.12")
-
+_READ_ELSEWHERE: Final = frozenset(
+    {OID.subjectAltName, OID.basicConstraints, OID.keyUsage, OID.extKeyUsage}
+)
 
 _EXTENSIONS: Final[Mapping[str, tuple[str, Callable[[bytes], Any]]]] = {
-    OID.basicConstraints: (
-        "basicConstraints",
-        lambda der: asn1.decode(structures.BasicConstraints, der),
-    ),
-    OID.keyUsage: ("keyUsage", lambda der: asn1.set_bits(asn1.decode(asn1.BitString, der))),
-    OID.extKeyUsage: ("extKeyUsage", _read_purposes),
     OID.subjectKeyIdentifier: ("subjectKeyIdentifier", lambda der: asn1.decode(bytes, der)),
     OID.authorityKeyIdentifier: (
         "authorityKeyIdentifier",
