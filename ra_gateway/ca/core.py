@@ -62,19 +62,26 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.contradictions import require_consistent
 from ra_gateway.cmp.crmf import CertId
 from ra_gateway.cmp.header_checks import (
     NONCE_OCTETS,
     RELAYED,
     HeaderRules,
     Strictness,
+    check_fresh_nonce,
     with_transaction_id,
 )
 from ra_gateway.cmp.malformed import refusal_of
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage, assemble
-from ra_gateway.cmp.names import canonical, directory_name
+from ra_gateway.cmp.names import canonical, directory_name, rfc4514, same_name
 from ra_gateway.cmp.protection import Credential, protect
-from ra_gateway.cmp.requests import AuthenticatedRevocation, read_confirmation, read_revocation
+from ra_gateway.cmp.requests import (
+    REMOVE_FROM_CRL,
+    AuthenticatedRevocation,
+    read_confirmation,
+    read_revocation,
+)
 from ra_gateway.cmp.responder import (
     Batch,
     Reply,
@@ -400,13 +407,17 @@ class BundledCA:
             raise ConfirmationRefused(
                 "implicitConfirm was granted", fail_info=PKIFailureInfo.certConfirmed, rule="R110"
             )
+        rules = self._rules_for(received)
+        if rules.strict:
+            asked = PKIMessage.from_der(operation.answer).header.recip_nonce
+            check_fresh_nonce(authenticated.message.header, asked, rules)
         confirmation = read_confirmation(
             authenticated,
             load_certificate(operation.certificate_der),
             response_nonce=operation.response_nonce,
             cert_req_id=operation.cert_req_id,
             request=BodyType(operation.body_type),
-            rules=self._rules_for(received),
+            rules=rules,
         )
         if now > operation.confirm_by:
             raise ConfirmationRefused("confirmWaitTime is over", rule="R111")
@@ -457,7 +468,7 @@ class BundledCA:
         cert_id = CertId(directory_name(wanted.issuer_der), wanted.serial_number)
         answer = await self._sign(
             received.message.header,
-            rev_rep_body(RevRepContent((PKIStatusInfo(PKIStatus.accepted),), (cert_id,))),
+            rev_rep_body(RevRepContent((_done(wanted.reason),), (cert_id,))),
             now,
             nonce=operation.response_nonce,
         )
@@ -478,6 +489,12 @@ class BundledCA:
         found = await find_certificate(
             self._ledger, self._issuer_names, wanted.issuer_der, wanted.serial_number, now
         )
+        if not any(same_name(wanted.issuer_der, name) for name in self._issuer_names):
+            raise RequestRefused(
+                f"the certificate to be revoked is of {rfc4514(wanted.issuer_der)}, no CA that is here",
+                fail_info=PKIFailureInfo.badCertId,
+                rule="R131",
+            )
         if context.received.by_device and (
             found is None
             or context.device is None
@@ -494,6 +511,7 @@ class BundledCA:
             if not context.received.by_device:
                 require_own(authority, found)
             require_profile(authority, found.profile or self._default_profile)
+        require_consistent(wanted.details, load_certificate(found.der))
         return found
 
     async def _inform(self, received: Received, now: datetime) -> bytes:
@@ -533,6 +551,12 @@ class BundledCA:
 
     def _nonce(self) -> bytes:
         return self._random_octets(NONCE_OCTETS)
+
+
+def _done(reason: int) -> PKIStatusInfo:
+    released = reason == REMOVE_FROM_CRL
+    text = "The certificate is released from hold." if released else "The certificate is revoked."
+    return PKIStatusInfo(PKIStatus.accepted, (text,))
 
 
 def _refusal(error: CMPError) -> _Learned:

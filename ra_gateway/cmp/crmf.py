@@ -351,6 +351,18 @@ def cert_request_der(
     )
 
 
+def with_control(cert_req_der: bytes, control: Control) -> bytes:
+    """Return the DER of a CertRequest with one more control, and all else as it was."""
+    cert_req_id, template, *rest = asn1.parts(cert_req_der, 3, "CertRequest", least=2, tag=0x30)
+    added = asn1.encode(
+        structures.AttributeTypeAndValue(
+            type=asn1.oid(control.type), value=asn1.element(control.value_der)
+        )
+    )
+    controls = asn1.tlv(0x30, *(asn1.inner(item) for item in rest), added)
+    return asn1.tlv(0x30, cert_req_id, template, controls)
+
+
 def cert_req_msg_der(cert_req_der: bytes, popo_der: bytes) -> bytes:
     """Return the DER of a CertReqMsg; `popo_der` is the tagged ProofOfPossession, b"" for none."""
     return asn1.tlv(0x30, cert_req_der, popo_der)

@@ -24,7 +24,13 @@ from ra_gateway.cmp.asn1 import NULL_DER
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import RESPONSE_TO
 from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
-from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIHeader, PKIMessage
+from ra_gateway.cmp.messages import (
+    CMP2000,
+    CMP2021,
+    PKIHeader,
+    PKIMessage,
+    confirm_wait_time_of,
+)
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import (
@@ -216,9 +222,29 @@ def check_header(header: PKIHeader, rules: HeaderRules, *, first: bool) -> None:
             rule="R7",
         )
     _check_general_info(header)
+    until = header.info(OID.confirmWaitTime)
+    if rules.strict and until is not None and confirm_wait_time_of(header) is None:
+        raise MalformedMessage("confirmWaitTime is no GeneralizedTime", rule="RFC 9483 3.1")
     implicit = header.info(OID.implicitConfirm)
     if rules.strict and implicit is not None and implicit.value_der not in (None, NULL_DER):
         raise HeaderRefused("implicitConfirm with a value other than NULL", rule="R31")
+
+
+def check_fresh_nonce(header: PKIHeader, before: bytes | None, rules: HeaderRules) -> None:
+    """Refuse a message with the senderNonce of the one that it follows, to the letter of RFC 9483 3.1.
+
+    Args:
+        before: senderNonce of the request.
+
+    Raises:
+        HeaderRefused: badSenderNonce.
+    """
+    if rules.strict and header.sender_nonce == before:
+        raise HeaderRefused(
+            "senderNonce is that of the request once more",
+            fail_info=PKIFailureInfo.badSenderNonce,
+            rule="R37",
+        )
 
 
 def _check_lengths(header: PKIHeader) -> None:

@@ -42,6 +42,7 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus, is_cert_req_id
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED,
     CertReqMsg,
+    CertTemplate,
     Extension,
     SignaturePOP,
     cert_req_messages,
@@ -187,6 +188,9 @@ def read_request(
         return AuthenticatedRequest(authenticated, request, public_key_der, possession, _SEAL)
     public_key_der, key = _check_template(request, allowed, rules)
     if request.pop == RA_VERIFIED:
+        if rules.strict and message.body_type is BodyType.kur:
+            # RFC 9483 5.2.3.2: the device's own protection is what a kur is authorised by.
+            raise NotAuthorized("raVerified in a kur", rule="R59")
         if not ra_verified_allowed:
             raise NotAuthorized("raVerified from a device", rule="R57")
     else:
@@ -480,7 +484,10 @@ def read_confirmation(
     if len(statuses) != 1:
         raise HeaderRefused(f"{len(statuses)} CertStatus, expected exactly one", rule="R106")
     status = statuses[0]
-    if not is_cert_req_id(status.cert_req_id, cert_req_id, request):
+    fits = is_cert_req_id(status.cert_req_id, cert_req_id, request)
+    if not fits or (
+        rules.strict and status.cert_req_id != cert_req_id
+    ):  # erratum 8806: -1 of a p10cr
         raise ConfirmationRefused(
             f"certReqId {status.cert_req_id}, expected {cert_req_id}",
             fail_info=PKIFailureInfo.badRequest,
@@ -537,12 +544,14 @@ class AuthenticatedRevocation:
     Args:
         issuer_der: Name of the certificate's issuer.
         reason: CRLReason.
+        details: All that it says of the certificate (`contradictions.require_consistent`).
     """
 
     authenticated: AuthenticatedMessage
     issuer_der: bytes
     serial_number: int
     reason: int
+    details: CertTemplate
     seal: InitVar[Seal]
 
     def names(self, certificate: Certificate) -> bool:
@@ -597,7 +606,7 @@ def read_revocation(
             rule="R132",
         )
     return AuthenticatedRevocation(
-        authenticated, template.issuer_der, template.serial_number, reason, _SEAL
+        authenticated, template.issuer_der, template.serial_number, reason, template, _SEAL
     )
 
 

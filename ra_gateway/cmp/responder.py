@@ -242,6 +242,8 @@ def _decoded(der: bytes) -> PKIMessage | Unreadable:
 
 
 def _single(inner: PKIMessage, outer: PKIHeader) -> Single:
+    if not inner.header.transaction_id:
+        raise MalformedMessage("no transactionID in the message inside nested", rule="R4")
     if inner.header.transaction_id != outer.transaction_id:
         raise HeaderRefused("nested has another transactionID than what is inside", rule="R122")
     if inner.header.sender_nonce != outer.sender_nonce:

@@ -175,7 +175,10 @@ async def _revocation(
             request.issuer_der, request.serial_number, now
         )
         named = named or _shown_certificate(request, context.endpoint, now)
-    authorized = authorize_revocation(request, on_behalf=rules, named=named)
+    operator = context.endpoint.operator
+    known = () if operator is None else (*operator.anchors, *operator.intermediates)
+    issuers = {item.subject_der for item in (*known, *authenticated.path[1:])}
+    authorized = authorize_revocation(request, on_behalf=rules, named=named, issuers=issuers)
     subject = rfc4514(authorized.subject_der)
     routes = fitting_routes(context, authenticated)
     route = next((item for item in routes if item.takes_subject(subject)), None)

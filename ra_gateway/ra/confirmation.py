@@ -8,6 +8,7 @@ from typing import Final
 
 from ra_gateway.cmp.bodies import NO_STATUS, PKICONF_BODY, cert_confirm_body, error_msg_content
 from ra_gateway.cmp.certificates import load_certificate
+from ra_gateway.cmp.header_checks import check_fresh_nonce
 from ra_gateway.cmp.requests import AuthenticatedConfirmation, read_confirmation
 from ra_gateway.cmp.verification import Authenticated
 from ra_gateway.errors import (
@@ -66,6 +67,8 @@ async def _take(
         CMPError: It is refused.
     """
     _check_state(transaction)  # step 4
+    rules = context.endpoint.rules
+    check_fresh_nonce(context.message.header, transaction.sender_nonce, rules)
     if transaction.certificate_der:
         context.report.certificate = load_certificate(transaction.certificate_der)
     confirmation = read_confirmation(
@@ -74,7 +77,7 @@ async def _take(
         response_nonce=transaction.response_nonce,
         cert_req_id=transaction.cert_req_id,
         request=transaction.body_type,
-        rules=context.endpoint.rules,
+        rules=rules,
     )
     takes_certificate = confirmation.status.takes_certificate
     if transaction.state is State.CONFIRMING:

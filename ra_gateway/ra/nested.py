@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from ra_gateway.cmp.bodies import nested_body
-from ra_gateway.cmp.header_checks import check_message_time, check_version
+from ra_gateway.cmp.header_checks import check_header, check_message_time, check_version
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.responder import Batch, Single, Unreadable, read_nested
 from ra_gateway.cmp.trust import SearchBudget
@@ -47,6 +47,9 @@ async def unwrap(services: Services, context: RequestContext) -> Single | Batch:
     check_message_time(message.header, rules, now)
     report.notes += await services.signer_status.check(authenticated, now)
     inside = read_nested(authenticated, batch_max=relays.batch_max)
+    if isinstance(inside, Batch):
+        # Its IDs are the RA's own, and what devices are forgiven is none of its business.
+        check_header(message.header, endpoint.rules, first=True)
     if context.operation and (context.operation == LABEL) is isinstance(inside, Single):
         what = "a single message" if isinstance(inside, Single) else "a batch"
         raise HeaderRefused(f"{what} sent to .../{context.operation}", rule="R149")

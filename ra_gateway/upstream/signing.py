@@ -299,7 +299,8 @@ class SigningCA:
             ),
             deadline_seconds,
         )
-        return rev_rep_body(RevRepContent((PKIStatusInfo(PKIStatus.accepted),)))
+        told = PKIStatusInfo(PKIStatus.accepted, ("The certificate is revoked.",))
+        return rev_rep_body(RevRepContent((told,)))
 
     async def _guarded(self, call: Awaitable[T], deadline_seconds: float) -> T:
         """Await a signer, which may be anybody's: what it may raise is made what the RA expects."""

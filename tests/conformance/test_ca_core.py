@@ -464,8 +464,11 @@ async def enrolled(desk: Desk) -> Enrolment:
 
 
 @pytest.mark.requirement(59, 144, 156)
-@pytest.mark.parametrize("popo", [None, crmf.RA_VERIFIED_POPO_DER], ids=["signature", "raVerified"])
-@pytest.mark.parametrize("named", [True, False], ids=["oldCertID", "subject"])
+@pytest.mark.parametrize(
+    "popo, named",
+    [(None, True), (None, False), (crmf.RA_VERIFIED_POPO_DER, True)],
+    ids=["signature-oldCertID", "signature-subject", "raVerified-oldCertID"],
+)
 async def test_a_renewal_by_the_ra(
     desk: Desk, enrolled: Enrolment, popo: bytes | None, named: bool
 ) -> None:
