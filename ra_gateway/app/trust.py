@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ra_gateway.cmp.algorithms import AlgorithmPolicy
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.header_checks import relaxed_algorithms
+from ra_gateway.cmp.header_checks import relaxed_algorithms, takes_ber
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.tables import GatewayConfig, VendorConfig
 from ra_gateway.config.trust_tables import AlgorithmsConfig
@@ -16,8 +16,13 @@ from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import load_certificates
 
 
-def certificates(paths: Sequence[Path], setting: str) -> tuple[Certificate, ...]:
+def certificates(
+    paths: Sequence[Path], setting: str, *, loosely: bool = False
+) -> tuple[Certificate, ...]:
     """Load all certificates of several files.
+
+    Args:
+        loosely: Whether they may be BER that is not DER.
 
     Raises:
         ConfigError: One cannot be read.
@@ -25,17 +30,19 @@ def certificates(paths: Sequence[Path], setting: str) -> tuple[Certificate, ...]
     return tuple(
         certificate
         for index, path in enumerate(paths)
-        for certificate in load_certificates(path, f"{setting}[{index}]")
+        for certificate in load_certificates(path, f"{setting}[{index}]", loosely=loosely)
     )
 
 
-def anchors(paths: Sequence[Path], setting: str) -> tuple[Certificate, ...]:
+def anchors(
+    paths: Sequence[Path], setting: str, *, loosely: bool = False
+) -> tuple[Certificate, ...]:
     """Load anchors; each must be a self-issued CA certificate, so that a mistaken file is noticed now.
 
     Raises:
         ConfigError: One is not, or cannot be read.
     """
-    found = certificates(paths, setting)
+    found = certificates(paths, setting, loosely=loosely)
     problems = [
         Problem(
             setting,
@@ -81,14 +88,16 @@ def vendor_domains(vendors: Mapping[str, VendorConfig]) -> dict[str, TrustDomain
     Raises:
         ConfigError: Certificates cannot be used.
     """
-    return {
-        name: TrustDomain(
-            name,
-            DomainKind.vendor,
-            anchors(vendor.anchors_paths, f"vendors.{name}.anchors_paths"),
-            certificates(vendor.intermediates_paths, f"vendors.{name}.intermediates_paths"),
-            relaxed_algorithms(_algorithms(vendor.algorithms), vendor.quirks),
-            frozenset(vendor.quirks),
-        )
-        for name, vendor in vendors.items()
-    }
+    return {name: _vendor_domain(name, vendor) for name, vendor in vendors.items()}
+
+
+def _vendor_domain(name: str, vendor: VendorConfig) -> TrustDomain:
+    setting, loosely = f"vendors.{name}", takes_ber(vendor.quirks)
+    return TrustDomain(
+        name,
+        DomainKind.vendor,
+        anchors(vendor.anchors_paths, f"{setting}.anchors_paths", loosely=loosely),
+        certificates(vendor.intermediates_paths, f"{setting}.intermediates_paths", loosely=loosely),
+        relaxed_algorithms(_algorithms(vendor.algorithms), vendor.quirks),
+        frozenset(vendor.quirks),
+    )

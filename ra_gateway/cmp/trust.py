@@ -23,6 +23,7 @@ from cryptography.exceptions import InvalidSignature
 
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, public_key_kind
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
+from ra_gateway.cmp.header_checks import takes_ber
 from ra_gateway.cmp.name_constraints import check_name_constraints
 from ra_gateway.cmp.names import CanonicalName, canonical
 from ra_gateway.cmp.oids import OID
@@ -391,6 +392,11 @@ class TrustDomain:
 
     def _check_certificate(self, certificate: Certificate, now: datetime) -> None:
         """Check what needs no key."""
+        if certificate.not_der and not takes_ber(self.quirks):
+            raise SignerNotTrusted(
+                f"{certificate.subject} is BER and not DER: {certificate.not_der}",
+                rule="RFC 5280 4.1",
+            )
         if not certificate.valid_at(now):
             raise SignerNotTrusted(
                 f"{certificate.subject} is valid from {certificate.not_before:%Y-%m-%dT%H:%M:%SZ} "
