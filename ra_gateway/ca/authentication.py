@@ -12,7 +12,6 @@ from ra_gateway.ca.authorization import (
     ClientMode,
     Mode,
     RegisteredAuthorities,
-    identity_of,
     require_active,
     require_privilege,
 )
@@ -29,6 +28,7 @@ from ra_gateway.ca.transaction import Received, RequestContext, is_retransmissio
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import NESTED, HeaderRules, check_message_time, check_version
+from ra_gateway.cmp.identity import DeviceValues
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import CanonicalName, canonical
 from ra_gateway.cmp.responder import Batch, read_nested
@@ -225,8 +225,8 @@ class Authentication:
     async def _vendor_entity(self, authenticated: AuthenticatedMessage) -> EndEntity:
         """Return the end entity of a device that speaks with its vendor certificate."""
         assert self.client is not None
-        identity = identity_of(authenticated.signer, self.client.identity_from)
         domain = authenticated.domain.name
+        identity = DeviceValues(authenticated.signer).identity(self.client.identity_from, domain)
         entity = await self.ledger.registry.entity_by_identity(domain, identity)
         return require_active(entity, f"{identity} of {domain}")
 

@@ -18,7 +18,9 @@ from ra_gateway.config.trust_tables import (
     RevocationConfig,
 )
 from ra_gateway.config.values import (
+    DEFAULT_IDENTITY_FROM,
     WELL_KNOWN_PATH,
+    IdentityFrom,
     RequestType,
     SANPattern,
     SANTemplate,
@@ -45,7 +47,11 @@ class IdentityConfig(Table):
     """
     subject_template: SubjectTemplate | None = None
     """Subject to make, in the form of RFC 4514, like "CN={cn}.ran.example.net,O=Example", with placeholders from the
-    vendor certificate. Required for derive and replace, unless the inventory is required.
+    vendor certificate: an attribute of its subject ({cn}, {serial_number}, {o}, {ou}, {c}, {l}, {st}, {street},
+    {title}, {postal_code}, {dn_qualifier}, {pseudonym}, {uid}, {dc}, or an OID like {2.5.4.13}), {fqdn}, its dNSName
+    (in lower case; TS 33.310 9.4.4), {host}, the first label of that, which names one device only where all of the
+    vendor's are in one domain, or {serial}, its own number in hexadecimal. Required for derive and replace, unless the
+    inventory is required.
     """
     allowed_subjects: tuple[SubjectPattern, ...] = ()
     """Patterns (* and ?) over the RFC 4514 form of a subject the device asks for (serialNumber has no short name there:
@@ -62,8 +68,12 @@ class IdentityConfig(Table):
     """ "required" refuses devices that `[inventory]` does not list; "optional" lets an entry, where there is one,
     decide.
     """
-    identity_from: Literal["serial_number", "cn"] = "serial_number"
-    """Subject attribute of the vendor certificate that names the device in the inventory."""
+    identity_from: IdentityFrom = DEFAULT_IDENTITY_FROM
+    """What of the vendor certificate names the device in the inventory: "fqdn" is the one dNSName in its SubjectAltName
+    (or of several the one that is its CN too), the others are attributes of its subject. By default the serialNumber,
+    or the FQDN of a certificate that has no serialNumber, as TS 33.310 9.4.4 has it; one that names two devices by that
+    is refused. Case and blanks make no difference.
+    """
     same_key: bool = True
     """Whether the key of the vendor certificate itself may be certified: TS 33.310 lets a base station enrol its
     pre-provisioned key.
@@ -150,7 +160,8 @@ class GenmConfig(Table):
     """Kinds of keys that the device may choose from."""
     crl_paths: tuple[PublicPath, ...] = ()
     """CRLs, PEM or DER, read again when a file changes; each is found by its issuer, and by the distribution point it
-    names.
+    names, or that the certificate of whoever asks or the RA's own names, where the CRL names none. For any other one
+    is answered badRequest.
     """
 
 

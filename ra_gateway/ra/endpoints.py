@@ -17,7 +17,7 @@ from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import fits_alike
 from ra_gateway.cmp.requests import Possession
-from ra_gateway.cmp.trust import TrustDomain
+from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.cmp.verification import forgiving, named_as_signer
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.ra.information import Information
@@ -342,6 +342,10 @@ class Route:
 class EndpointSettings(Table):
     """What is set of an endpoint besides who may come and where that goes, as it stands in the file."""
 
+    p10cr_cert_req_id: Literal[-1, 0] = -1
+    """certReqId in answers to p10cr: -1 as RFC 9810 has it (erratum 8806 of RFC 9483), 0 for devices and other RAs that
+    want that.
+    """
     key_generation: bool = False
     """Whether a request without a key is taken, for the CA to make one (RFC 9483 4.1.6); not with strictness "3gpp"."""
     encrypted_certificates: bool = False
@@ -367,6 +371,15 @@ class EndpointSettings(Table):
     ca_pubs: CaPubs = CaPubs.drop
     """caPubs of ip: "drop" leaves it out (the operator root is in extraCerts), "relay" passes the CA's on, "root" puts
     the operator roots in.
+    """
+    kup_root: bool = False
+    """Whether kup carries the operator's root, for a client that wants a self-signed certificate in every answer
+    (ONAP's CertService). It has the root already, so that TS 33.310 9.5.4.4 leaves it out; ip and cp always carry it.
+    """
+    pkiconf_certificates: bool | None = None
+    """Whether pkiConf carries the certificates of its signer, for a client that forgets those of the answer before.
+    Unset, it does, but for base stations at strictness "3gpp": TS 33.310 9.5.4.5 has none there. Other RAs always get
+    them.
     """
     extra_certs_max_count: int = Field(default=12, ge=1, le=256)
     """Most certificates in extraCerts of a request; more are refused before a path is sought. The default is four times
@@ -485,3 +498,19 @@ class Endpoint:
         """
         domain = self.domains.get(name)
         return self.operator_of.get(origin, domain) if domain is self.operator else domain
+
+    def chain_for(self, body_type: BodyType, path: Path) -> tuple[bytes, ...]:
+        """Return the certificates (DER) that a device is sent for its new one: up to the root, which kup leaves out.
+
+        Args:
+            body_type: Of the request.
+            path: Of the new certificate, without it.
+        """
+        if (
+            body_type is BodyType.kur
+            and not self.settings.kup_root
+            and path
+            and path[-1].self_issued
+        ):
+            path = path[:-1]  # T48: who renews has it
+        return tuple(item.der for item in path)
