@@ -35,9 +35,12 @@ def certificates(
 
 
 def anchors(
-    paths: Sequence[Path], setting: str, *, loosely: bool = False
+    paths: Sequence[Path], setting: str, *, of_vendor: bool = False, loosely: bool = False
 ) -> tuple[Certificate, ...]:
-    """Load anchors; each must be a self-issued CA certificate, so that a mistaken file is noticed now.
+    """Load anchors; each must be a root certificate, so that a mistaken file is noticed now.
+
+    Args:
+        of_vendor, loosely: As of `is_root` and `certificates`.
 
     Raises:
         ConfigError: One is not, or cannot be read.
@@ -50,11 +53,21 @@ def anchors(
             "List roots here, and other CA certificates under intermediates_paths",
         )
         for anchor in found
-        if not (anchor.is_ca and anchor.self_issued)
+        if not is_root(anchor, of_vendor=of_vendor)
     ]
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def is_root(anchor: Certificate, *, of_vendor: bool) -> bool:
+    """Tell whether a certificate can be an anchor: a self-issued CA.
+
+    Args:
+        of_vendor: Whether version 1 will do as well, where it is self-signed: it has nothing to say that it is a CA,
+            and is one by configuration (RFC 5280 6.1.1 d).
+    """
+    return anchor.self_issued and (anchor.is_ca or (of_vendor and anchor.is_v1_root))
 
 
 def _algorithms(config: AlgorithmsConfig) -> AlgorithmPolicy:
@@ -96,7 +109,7 @@ def _vendor_domain(name: str, vendor: VendorConfig) -> TrustDomain:
     return TrustDomain(
         name,
         DomainKind.vendor,
-        anchors(vendor.anchors_paths, f"{setting}.anchors_paths", loosely=loosely),
+        anchors(vendor.anchors_paths, f"{setting}.anchors_paths", of_vendor=True, loosely=loosely),
         certificates(vendor.intermediates_paths, f"{setting}.intermediates_paths", loosely=loosely),
         relaxed_algorithms(_algorithms(vendor.algorithms), vendor.quirks),
         frozenset(vendor.quirks),

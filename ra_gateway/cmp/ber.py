@@ -3,7 +3,7 @@
 Only for reading: what is signed, compared and kept are the octets that came. What is mended is what `openssl` reads
 and X.690 10 and 11 forbid, by the shape of the elements alone: lengths that are longer than need be, BOOLEAN TRUE other
 than FF, a DEFAULT FALSE that is written out, unused bits that are not zero, and times in another form than down to the
-second in UTC. Indefinite lengths and strings in pieces are not read.
+second in UTC; and NULL where ECDSA has no parameters. Indefinite lengths and strings in pieces are not read.
 """
 
 from __future__ import annotations
@@ -43,6 +43,17 @@ _READ_EXTENSIONS: Final = frozenset(
 )
 """Extensions whose values are read here; other values stay as they are."""
 
+ECDSA_WITH_NULL: Final = frozenset(
+    asn1.algorithm_der(oid, asn1.NULL_DER)
+    for oid in (
+        OID.ecdsaWithSHA1,
+        OID.ecdsaWithSHA256,
+        OID.ecdsaWithSHA384,
+        OID.ecdsaWithSHA512,
+    )
+)
+"""AlgorithmIdentifiers that are DER, and say what ECDSA must not."""
+
 _BASIC_CONSTRAINTS: Final = asn1.oid_der(OID.basicConstraints)
 
 _TIME: Final = {
@@ -55,6 +66,7 @@ _TIME: Final = {
 LENGTH: Final = "a length is longer than need be (X.690 10.1)"
 BOOLEAN: Final = "a BOOLEAN is TRUE by another octet than FF (X.690 11.1)"
 UNUSED_BITS: Final = "unused bits are not zero (X.690 11.2)"
+PARAMETERS: Final = "ECDSA has NULL for its parameters (RFC 5758 3.2)"
 DEFAULT: Final = "a DEFAULT value is written out (X.690 11.5)"
 TIME: Final = "a time is not written to the second in UTC (X.690 11.7, 11.8)"
 
@@ -143,6 +155,9 @@ class _Reader:
 
     def _extension(self, inside: list[bytes], depth: int) -> list[bytes]:
         """Return the elements of a SEQUENCE; of an Extension with the DER of its value, and no critical FALSE."""
+        if len(inside) == 2 and asn1.tlv(_SEQUENCE, *inside) in ECDSA_WITH_NULL:
+            self.faults[PARAMETERS] = None
+            return inside[:1]
         if len(inside) not in (2, 3) or inside[0][0] != _OBJECT_IDENTIFIER:
             return inside
         if inside[-1][0] != _OCTET_STRING:

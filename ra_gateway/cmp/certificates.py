@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from ra_gateway.cmp import asn1, ber, structures
@@ -20,7 +21,7 @@ from ra_gateway.cmp.algorithms import (
 from ra_gateway.cmp.names import CanonicalName, canonical, rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import Memory, once
-from ra_gateway.errors import MalformedMessage
+from ra_gateway.errors import CMPError, MalformedMessage
 
 MAX_CERTIFICATE_OCTETS: Final = 32_768
 """With ML-DSA-87 key and signature a certificate has some 8,000."""
@@ -300,6 +301,22 @@ class Certificate:
         """Whether subject and issuer are the same name."""
         return self.subject_der == self.issuer_der or self.subject_name == self.issuer_name
 
+    @property
+    def is_refused_by_parameters(self) -> bool:
+        """Whether it says NULL where ECDSA has no parameters, and is not read loosely."""
+        return self.algorithm_der in ber.ECDSA_WITH_NULL
+
+    @once
+    def is_v1_root(self) -> bool:
+        """Whether it is of version 1, which has no extensions to say that it is a CA, and signed with its own key."""
+        if self.version != 1 or not self.self_issued:
+            return False
+        try:
+            self.verify_issued_by(self)
+        except (InvalidSignature, CMPError):
+            return False
+        return True
+
     def valid_at(self, moment: datetime) -> bool:
         """Tell whether a moment lies in the validity period."""
         return self.not_before <= moment <= self.not_after
@@ -362,11 +379,14 @@ def load_certificate(der: bytes, *, loosely: bool = False) -> Certificate:
     if known is not None:
         return known
     try:
-        return _read_through(Certificate.from_der(der))
+        certificate = _read_through(Certificate.from_der(der))
     except MalformedMessage as error:
         if not loosely:
             raise
         return _loosely(der, error)
+    if loosely and certificate.is_refused_by_parameters:
+        return _loosely(der, MalformedMessage(ber.PARAMETERS, rule="R17"))
+    return certificate
 
 
 def _read_through(certificate: Certificate) -> Certificate:
@@ -406,7 +426,7 @@ def why_unreadable(der: bytes) -> str:
         certificate = load_certificate(der, loosely=True)
     except MalformedMessage as error:
         return error.detail
-    return f"{certificate.subject} is BER and not DER: {certificate.not_der}"
+    return f"{certificate.subject} is encoded wrongly: {certificate.not_der}"
 
 
 def readable_certificates(ders: Iterable[bytes]) -> list[Certificate]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import InitVar, dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -184,21 +183,27 @@ def certificate_bag(
         )
     found, left, loosely = CarriedCertificates(), _MAX_LOOSELY_READ, False
     for index, der in enumerate(message.extra_certs):
-        try:
-            found.append(load_certificate(der))
-            continue
-        except MalformedMessage:
-            # extraCerts is not protected: a stray element must not void an otherwise good message.
+        certificate = _readable(der)
+        if certificate is None or certificate.is_refused_by_parameters:
             loosely = loosely or any(
                 map(takes_ber, (rules.quirks, *(item.quirks for item in domains)))
             )
-        if loosely and left > 0:
-            left -= 1
-            with suppress(MalformedMessage):
-                found.append(load_certificate(der, loosely=True))
-                continue
-        found.unread = found.unread or f"extraCerts[{index}] cannot be read: {why_unreadable(der)}"
+            if loosely and left > 0:
+                left -= 1
+                certificate = _readable(der, loosely=True)
+        if certificate is not None:
+            found.append(certificate)
+        elif not found.unread:
+            found.unread = f"extraCerts[{index}] cannot be read: {why_unreadable(der)}"
     return found
+
+
+def _readable(der: bytes, *, loosely: bool = False) -> Certificate | None:
+    try:
+        return load_certificate(der, loosely=loosely)
+    except MalformedMessage:
+        # extraCerts is not protected: a stray element must not void an otherwise good message.
+        return None
 
 
 def select_signers(

@@ -30,6 +30,8 @@ def respelt(der: bytes, issuer: Authority, *shapes: Shape, signed_as_der: bool =
     as_der = whole.at(0).encode()
     for shape in shapes:
         shape(whole.at(0))
+    # What is under the signature says which algorithm it is.
+    whole.content[1] = next(item for item in whole.at(0).content if item.tag == b"\x30").copy()
     octets = as_der if signed_as_der else whole.at(0).encode()
     signature = issuer.private_key.sign(octets, ec.ECDSA(hashes.SHA256()))
     whole.content[2] = Node(b"\x03", b"\x00" + signature)
@@ -82,6 +84,10 @@ def _time(tag: bytes, text: bytes) -> Shape:
     return change
 
 
+def _null(tbs: Node) -> None:
+    next(item for item in tbs.content if item.tag == b"\x30").content.append(Node(b"\x05"))
+
+
 SHAPES: Final[dict[str, tuple[Shape, str]]] = {
     "cA FALSE written out": (_ca_false, "a DEFAULT value"),
     "critical FALSE written out": (_not_critical, "a DEFAULT value"),
@@ -92,6 +98,7 @@ SHAPES: Final[dict[str, tuple[Shape, str]]] = {
     "no seconds": (_time(b"\x17", b"2501010000Z"), "a time"),
     "an offset": (_time(b"\x17", b"250101010000+0100"), "a time"),
     "a fraction": (_time(b"\x18", b"20250101000000.0Z"), "a time"),
+    "NULL for ECDSA": (_null, "parameters that it must not have"),
     "no seconds, in full": (_time(b"\x18", b"202501010000Z"), "a time"),
 }
 """Of an end entity's certificate, and how each is told."""
@@ -100,7 +107,7 @@ CA_SHAPES: Final[dict[str, tuple[Shape, str]]] = {
     **{
         name: shape
         for name, shape in SHAPES.items()
-        if name not in ("cA FALSE written out", "unused bits")
+        if name not in ("cA FALSE written out", "unused bits", "NULL for ECDSA")
     },
     "cA by 01": (_ca_true, "a BOOLEAN"),
 }
