@@ -47,7 +47,9 @@ def test_a_certificate_of_a_huge_version_is_malformed() -> None:
         Certificate.from_der(asn1.tlv(0x30, asn1.tlv(0x30, *fields), algorithm, signature))
 
 
-@pytest.mark.parametrize("number, told", [(1000, "1000"), (HUGE, "a number of 20001 bits")])
+@pytest.mark.parametrize(
+    "number, told", [(1000, "1000"), (HUGE, "a number of 20001 bits")], ids=["small", "huge"]
+)
 def test_a_number_beyond_a_bound_is_told_as_people_read_it(number: int, told: str) -> None:
     """Iterations and lengths of keys and salts: in decimal, and by their size where nobody would read them."""
     with pytest.raises(AlgorithmRefused, match=f"a MAC of {told} iterations; 100 to 999 are"):
