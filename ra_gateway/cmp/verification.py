@@ -222,13 +222,15 @@ def select_signers(
     Raises:
         ProtectionRefused: None of them is named.
     """
+    if unread and not _named_signers(header, bag, known):
+        raise ProtectionRefused(unread, rule="R33")  # whose it is can only be guessed
     if not bag:
-        raise ProtectionRefused(unread or "no certificate came with the message", rule="R33")
+        raise ProtectionRefused("no certificate came with the message", rule="R33")
     if header.sender_kid is None and rules.strict and bag[0].subject_key_identifier is not None:
         raise ProtectionRefused("no senderKID", rule="R27")
     chosen = _named_signers(header, bag, known)
     if not chosen:
-        _explain_no_signer(header, bag, unread)
+        _explain_no_signer(header, bag)
     if rules.strict and bag[0] not in chosen:
         raise ProtectionRefused(
             "the first of the extraCerts is not the protecting certificate", rule="R32"
@@ -275,11 +277,10 @@ def _kid_fits(header: PKIHeader, certificate: Certificate) -> bool:
     return identifier is None or identifier == header.sender_kid
 
 
-def _explain_no_signer(header: PKIHeader, bag: Sequence[Certificate], unread: str) -> NoReturn:
+def _explain_no_signer(header: PKIHeader, bag: Sequence[Certificate]) -> NoReturn:
     subjects = "; ".join(certificate.subject[:_SUBJECT_TOLD] for certificate in bag[:_NAMES_TOLD])
     if len(bag) > _NAMES_TOLD:
         subjects += f"; and {len(bag) - _NAMES_TOLD} more"
-    subjects += unread and f"; {unread}"
     if any(_kid_fits(header, certificate) for certificate in bag):
         raise ProtectionRefused(
             f"sender names none of the certificates in extraCerts ({subjects})", rule="R26"

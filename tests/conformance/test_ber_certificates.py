@@ -51,7 +51,7 @@ def world_of(vendor: pki.VendorPKI, operator: pki.OperatorPKI, **domain: Any) ->
 
 async def confirmation(world: World, device: Credential, answer: PKIMessage) -> bytes:
     """The certConf for an answer."""
-    header = {
+    header: dict[str, Any] = {
         "transaction_id": answer.header.transaction_id,
         "recip_nonce": answer.header.sender_nonce,
     }
