@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,12 +14,27 @@ import pytest
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SIGNATURE_ALGORITHMS, AlgorithmPolicy, digest
-from ra_gateway.cmp.bodies import PKICONF_BODY, CertStatus, cert_confirm_body, cert_rep_message
+from ra_gateway.cmp.bodies import (
+    PKICONF_BODY,
+    CertStatus,
+    cert_confirm_body,
+    cert_rep_message,
+    gen_msg_body,
+    rev_req_body,
+)
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import cert_request_der
 from ra_gateway.cmp.header_checks import HeaderRules, Quirk, Strictness, relaxed_algorithms
-from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble
+from ra_gateway.cmp.messages import (
+    ANYONE,
+    InfoTypeAndValue,
+    PKIHeader,
+    PKIMessage,
+    assemble,
+    body,
+)
+from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.keys import KeySigner
@@ -542,3 +558,60 @@ async def test_what_is_remembered_of_a_device_without_a_clock_is_bounded(
     assert isinstance(world.store, MemoryStore)
     kept = (await world.store.remembered(DeviceRecord.requests, key)).split()
     assert kept == [PKIMessage.from_der(der).digest.hex() for der in sent[1:]]
+
+
+# --- whatever a device sends ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(5, 7, 17, 29, 116, 131, 134)
+@pytest.mark.parametrize("clock", [None, EPOCH], ids=["no time", "1970"])
+async def test_what_a_device_sends_besides_is_forgiven_too(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, clock: datetime | None
+) -> None:
+    """rr, genm and p10cr under its operator certificate; and pollReq, without any certificate."""
+    types = frozenset({BodyType.kur, BodyType.ir, BodyType.rr, BodyType.genm, BodyType.p10cr})
+    quirks = ALL if clock is None else CLOCKLESS
+    world = forgiving(vendor_pki, operator_pki, of_vendor=quirks, endpoint={"body_types": types})
+    device = await replace(OldDevice.of(world), message_time=clock).enrol()
+    own = device.credential
+    question = gen_msg_body(BodyType.genm, [InfoTypeAndValue(OID.caCerts, None)])
+    csr = requests.csr(device.key, requests.SUBJECT)
+    revoked = rev_req_body(requests.details(own.certificate))
+    for body_der, answered in (
+        (question, BodyType.genp),
+        (body(BodyType.p10cr, csr), BodyType.cp),
+        (revoked, BodyType.rp),
+    ):
+        der = await protect(device.header(), body_der, own, own.certificates)
+        answer = await world.ask(der)
+        assert answer.body_type is answered, world.events[-1].detail
+        assert world.events[-1].rule == "", world.events[-1].detail
+
+
+@pytest.mark.requirement(5, 17, 29, 34, 116)
+async def test_a_poll_of_a_device_that_renews(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """Its CA is slow: it is told to wait, and polls as it does everything else."""
+    world = forgiving(
+        vendor_pki, operator_pki, of_vendor=ALL, endpoint={"wait_after_seconds": 0.02}
+    )
+    device = await OldDevice.of(world).enrol()
+    world.ca.gate = asyncio.Event()
+    answer = await world.ask(await device.request(BodyType.kur))
+    (response,) = cert_rep_message(answer.body_content).responses
+    assert response.status_info.status is PKIStatus.waiting
+    poll = body(BodyType.pollReq, asn1.tlv(0x30, asn1.tlv(0x30, asn1.encode(355))))
+    told = await world.ask(await device.follow(answer, poll))
+    assert told.body_type is BodyType.pollRep, world.events[-1].detail
+    world.ca.gate.set()
+    for _ in range(100):
+        answer = await world.ask(await device.follow(told, poll))
+        if answer.body_type is BodyType.kup:
+            break
+        told = answer
+    assert (answer.body_type, fail_names(answer)) == (BodyType.kup, [])
+    renewed = Certificate.from_der(
+        cert_rep_message(answer.body_content).responses[0].certificate_der or b""
+    )
+    await device.renewing(renewed).enrol(BodyType.kur)

@@ -238,6 +238,8 @@ WRONG = {
     "quirk that forgives operator certificates nothing": (
         written(operator=TABLES["operator"] + '\nquirks = ["sha1", "rsa1024"]'),
         "operator.quirks", "has rsa1024, which can forgive nothing there", "vendors.<name>.quirks"),
+    "placeholder where nothing fills it": (adding("vendor", 'operator_subjects = ["CN={cn}"]'),
+        "vendors.acme.operator_subjects[0]", "has a placeholder", "Write * in its place"),
     "quirk that forgives a MAC nothing": (
         written(MAC + '\nquirks = ["missing_extracerts_in_certconf"]',
             endpoint=TABLES["endpoint"] + '\nstrictness = "strict"'),
