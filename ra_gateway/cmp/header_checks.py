@@ -80,7 +80,8 @@ QUIRKS: Final[Mapping[Quirk, str]] = {
     Quirk.no_subject: "The template may lack a subject, also in strict mode; it is derived (R141).",
     Quirk.missing_extracerts_in_certconf: "certConf and pollReq may come without a certificate, also in strict "
     "mode; the signer is that of the request (R34).",
-    Quirk.sha1: "Messages, proofs of possession and vendor certificates may be signed with SHA-1 (R17, R146).",
+    Quirk.sha1: "Messages, proofs of possession and vendor certificates may be signed with SHA-1 (R17, R146). "
+    'A CA that takes no such proof needs `pop` = "raverified" at its upstream.',
     Quirk.rsa1024: "Vendor keys may be RSA of 1024 bits; no such key is certified (R19).",
     Quirk.ber_certificates: "Vendor certificates, roots included, may be BER that is not DER: lengths longer than need "
     "be, TRUE other than FF, a DEFAULT FALSE written out, unused bits, times without seconds or not in UTC (R1).",
