@@ -241,7 +241,7 @@ def _cas(paths: Iterable[Path]) -> list[Certificate]:
     found: dict[Certificate, None] = {}
     for path in paths:
         try:
-            found |= dict.fromkeys(certificates((path,), str(path)))
+            found |= dict.fromkeys(certificates((path,), str(path), loosely=True))
         except ConfigError:
             continue
     return [item for item in found if item.is_ca and not item.self_issued]

@@ -193,7 +193,7 @@ def _pbmac1(der: bytes, parameters: structures.PBMAC1Params, bounds: MACBounds) 
     if octets is None:
         octets = hashlib.new(mac_hash).digest_size
     if not _MIN_KEY_OCTETS <= octets <= _MAX_KEY_OCTETS:
-        raise AlgorithmRefused(f"PBMAC1 with a key of {octets:#x} octets", rule="R40")
+        raise AlgorithmRefused(f"PBMAC1 with a key of {asn1.shown(octets)} octets", rule="R40")
     prf = _SHA1 if pbkdf2.prf is None else _hmac(pbkdf2.prf, bounds)
     if prf == _SHA1 and not bounds.hmac_sha1:
         raise AlgorithmRefused("PBKDF2 with HMAC-SHA1, which is not allowed here", rule="R40")
@@ -206,9 +206,8 @@ def _check_cost(salt: bytes, iterations: int, bounds: MACBounds, blocks: int = 1
     """Refuse a derivation that is too dear or too weak; each block of a key costs all iterations again."""
     if not bounds.min_iterations <= iterations <= bounds.max_iterations // blocks:
         raise AlgorithmRefused(
-            # In hexadecimal: Python writes no decimal number of more than 4300 digits.
-            f"a MAC of {iterations:#x} iterations; {bounds.min_iterations} to {bounds.max_iterations // blocks} are "
-            "allowed",
+            f"a MAC of {asn1.shown(iterations)} iterations; {bounds.min_iterations} to "
+            f"{bounds.max_iterations // blocks} are allowed",
             rule="R40",
         )
     if not MIN_SALT_OCTETS <= len(salt) <= MAX_SALT_OCTETS:

@@ -256,6 +256,16 @@ def _postgres_url(text: str) -> PostgresURL:
     raise wrong(f"{what} (the URL of the ledger's database)", f"{todo}.")
 
 
+def _issued_subject_pattern(pattern: str) -> str:
+    """Check a pattern over subjects of certificates that were issued: no vendor certificate is at hand then."""
+    if "{" in pattern:
+        raise wrong(
+            "has a placeholder, which nothing fills in when a device renews",
+            'Write * in its place, like "CN=*.ran.example.net,O=Example".',
+        )
+    return _subject_pattern(pattern)
+
+
 def _endpoint_path(path: str) -> str:
     if not re.fullmatch(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*", path) or "//" in path or climbs(path):
         raise wrong(
@@ -267,6 +277,7 @@ def _endpoint_path(path: str) -> str:
 
 CADirectory = Annotated[Path, AfterValidator(_ca_directory)]
 SubjectTemplate = Annotated[str, AfterValidator(_subject_template)]
+IssuedSubjectPattern = Annotated[str, AfterValidator(_issued_subject_pattern)]
 SubjectPattern = Annotated[str, AfterValidator(_subject_pattern)]
 SANTemplate = Annotated[str, AfterValidator(_san_template)]
 SANPattern = Annotated[str, AfterValidator(_san_pattern)]

@@ -150,20 +150,23 @@ async def test_short_ids_that_the_ra_let_pass_are_accepted(desk: Desk) -> None:
 
 
 @pytest.mark.requirement(50)
-async def test_a_foreign_template_issuer_is_overridden_silently(
+async def test_a_foreign_template_issuer_is_overridden_and_told(
     desk: Desk, vendor_pki: VendorPKI
 ) -> None:
-    """OpenSSL names the vendor's CA there; the status stays accepted."""
+    """OpenSSL names the vendor's CA there; who asked for another issuer is told that it is not that one."""
     enrolment = await desk.enrol(
         template=CertTemplate(
             subject_der=from_rfc4514(SUBJECT),
             issuer_der=cmp_certificate(vendor_pki.sub.certificate).subject_der,
         )
     )
-    assert enrolment.status.status is PKIStatus.accepted
-    assert (
-        enrolment.certificate.issuer == cmp_certificate(desk.operator.issuing.certificate).subject
+    assert enrolment.status == PKIStatusInfo(
+        PKIStatus.grantedWithMods, ("Changed or left out: issuer.",)
     )
+    issuing = cmp_certificate(desk.operator.issuing.certificate)
+    assert enrolment.certificate.issuer == issuing.subject
+    right = CertTemplate(subject_der=from_rfc4514(SUBJECT), issuer_der=issuing.subject_der)
+    assert (await desk.enrol(template=right)).status.status is PKIStatus.accepted
 
 
 async def test_changes_are_told(desk: Desk) -> None:

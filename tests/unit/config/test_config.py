@@ -259,6 +259,8 @@ WRONG = {
     "quirk that forgives operator certificates nothing": (
         written(operator=TABLES["operator"] + '\nquirks = ["sha1", "rsa1024"]'),
         "operator.quirks", "has rsa1024, which can forgive nothing there", "vendors.<name>.quirks"),
+    "placeholder where nothing fills it": (adding("vendor", 'operator_subjects = ["CN={cn}"]'),
+        "vendors.acme.operator_subjects[0]", "has a placeholder", "Write * in its place"),
     "quirk that forgives a MAC nothing": (
         written(MAC + '\nquirks = ["missing_extracerts_in_certconf"]',
             endpoint=TABLES["endpoint"] + '\nstrictness = "strict"'),
@@ -429,7 +431,7 @@ WRONG = {
     "country of a digit": (adding("identity", 'subject_template = "CN={cn},C=D1"'),
         "vendors.acme.identity.subject_template", "attribute C is no country code of two letters", "another value"),
     "control character in a template": (adding("identity", 'subject_template = "CN={cn},O=a\\u202eb"'),
-        "vendors.acme.identity.subject_template", "attribute O has the character U+202E (RFC 5280 A.1)", "another value"),
+        "vendors.acme.identity.subject_template", "O has the character U+202E (RFC 5280 A.1)", "another value"),
     "long unit in a template": (adding("identity", f'subject_template = "CN={{cn}},OU={"x" * 65}"'),
         "vendors.acme.identity.subject_template", "attribute OU has 65 characters; 64 are allowed", "another value"),
     "underscore in a SAN template": (adding("identity", 'san_template = ["dns:{cn}.r_an.example.net"]'),
