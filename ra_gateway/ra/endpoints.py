@@ -16,6 +16,7 @@ from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import fits_alike
+from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.cmp.verification import named_as_signer
@@ -151,6 +152,10 @@ class UpstreamSettings(IssuingSettings):
     """ "keep" shows the CA the device's transactionID and senderNonce; "map" others of 16 octets, for a CA that refuses
     the short ones of some base stations.
     """
+    send_root: bool = False
+    """Whether messages to the CA carry the root of the RA certificate too, for a CA that wants the whole chain; by
+    default extraCerts end below it (RFC 9483 3.3). `ra-gateway check-config` says what goes up.
+    """
     genm: bool = True
     """Whether the CA answers genm; if not, a question that is for the CA is refused."""
     tolerate: tuple[CAQuirk, ...] = ()
@@ -208,6 +213,10 @@ class Upstream:
     def __post_init__(self) -> None:
         lease = timedelta(seconds=self.deadline_seconds + _LEASE_MARGIN_SECONDS)
         object.__setattr__(self, "lease", lease)
+
+    def signing(self, credential: Credential) -> Credential:
+        """Return what signs for this CA: the RA's credential, with the chain that the CA wants."""
+        return credential.with_root if self.settings.send_root else credential
 
     def remember(self, signer: Certificate) -> None:
         """Remember who protected a valid answer, for one that comes without its certificate."""

@@ -51,7 +51,7 @@ async def message_for_ca(
     """
     if variant is Variant.forward:
         return MessageForCA(message.der, message.header.sender_nonce or b"")
-    nested = variant is Variant.nested
+    nested, credential = variant is Variant.nested, upstream.signing(credential)
     header = replace(  # IDs and nonces stay (R73)
         message.header,
         recipient_der=upstream.recipient_der,
@@ -130,6 +130,7 @@ async def revocation_for_ca(
     Args:
         ids: Its transactionID and senderNonce.
     """
+    credential = upstream.signing(credential)
     header = PKIHeader(
         sender_der=credential.sender_der,
         recipient_der=upstream.recipient_der,

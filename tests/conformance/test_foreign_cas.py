@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ra_gateway.cmp.bodies import nested_messages
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.ra.endpoints import Variant
+from ra_gateway.ra.forwarding import revocation_for_ca
+from ra_gateway.ra.services import MappedIDs
 from ra_gateway.ra.transaction import State
 from tests.support.answers import status_of
 from tests.support.chain import ALL_TYPES, local_ra, nest, registered
+from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.foreign import AttentiveCA
-from tests.support.harness import ManualClock, World
+from tests.support.harness import ManualClock, World, changed, make_gateway
 from tests.support.pki import Credential, OperatorPKI, VendorPKI
 from tests.support.polling import REQUESTS, Operation
 
@@ -82,3 +87,29 @@ async def test_what_comes_in_batches_is_confirmed_there_too(
                 await operation.make_cert_conf()
     assert [item.answer.body_type for item in operations] == [BodyType.pkiconf] * len(operations)
     assert (ca.faults, len(ca.received)) == ([], 2 * len(operations))
+
+
+@pytest.mark.requirement(73, 76)
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("variant", WAYS)
+async def test_the_whole_chain_goes_up_where_it_is_wanted(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, variant: Variant, wanted: bool
+) -> None:
+    """The root of the RA certificate last, in every message to the CA; the device gets what it always does."""
+    world, ca = attentive_world(vendor_pki, operator_pki, variant)
+    root = cmp_certificate(operator_pki.root.certificate)
+    credential = replace(cmp_credential(operator_pki.ra), root=root)
+    upstream = changed(world.endpoint.upstream, send_root=wanted)
+    endpoint = replace(world.endpoint, upstream=upstream)
+    world.gateway = make_gateway(
+        endpoint, operator_pki, world.store, world.clock, world.events, credential=credential
+    )
+    operation = await Operation.begin(world, BodyType.ir)
+    await operation.send()
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+    chain = [*credential.certificates, *([root.der] if wanted else [])]
+    assert [list(item.extra_certs) for item in ca.messages] == [chain, chain]
+    rr = await revocation_for_ca(
+        upstream, ca.issued[0], credential, MappedIDs(bytes(16), bytes(16)), world.clock()
+    )
+    assert list(PKIMessage.from_der(rr).extra_certs) == chain
