@@ -31,10 +31,10 @@ from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES, BodyType
 from ra_gateway.cmp.crmf import CertTemplate, Extension
+from ra_gateway.cmp.identity import SERIAL_NUMBER_OR_FQDN
 from ra_gateway.cmp.messages import PKIHeader
 from ra_gateway.cmp.names import (
     NULL_DN,
-    attributes,
     canonical,
     fits,
     fits_general_name,
@@ -61,7 +61,6 @@ from ra_gateway.errors import (
 AUTHORITIES_SECONDS: Final = 2.0
 """How long the registered authorities are remembered: so soon a new certificate is heard, a removed one is not."""
 
-IDENTITY_ATTRIBUTES: Final = {"serial_number": OID.serialNumber, "cn": OID.commonName}
 
 _PRIVILEGE_FOR: Final = {
     BodyType.ir: Privilege.issue,
@@ -89,8 +88,7 @@ class ClientMode:
 
     Args:
         vendors: Trust domains of manufacturers (external CAs) by name.
-        identity_from: Subject attribute of a vendor certificate that names the end entity
-            (a key of `IDENTITY_ATTRIBUTES`).
+        identity_from: What of a vendor certificate names the end entity (`DeviceValues.identity`).
         implicit_confirm: Whether a device may do without certConf (TS 33.310: no).
         require_not_revoked: Given a domain's name, a path and the time, raises `SignerNotTrusted` where the
             domain's CRLs or OCSP responders say that a certificate of it is revoked, or `ServiceFailure` where
@@ -98,7 +96,7 @@ class ClientMode:
     """
 
     vendors: Mapping[str, TrustDomain]
-    identity_from: str = "serial_number"
+    identity_from: str = SERIAL_NUMBER_OR_FQDN
     implicit_confirm: bool = False
     require_not_revoked: Callable[[str, Path, datetime], Awaitable[object]] = _nobody_asked
 
@@ -300,24 +298,6 @@ def choose_profile(
         return profiles[name]
     except KeyError:
         raise ServiceFailure(f"the profile {name!r} is not configured", rule="R64") from None
-
-
-def identity_of(signer: Certificate, identity_from: str) -> str:
-    """Return what names a device in its vendor certificate.
-
-    Raises:
-        NotAuthorized: The certificate does not say it, or says it more than once.
-    """
-    oid = IDENTITY_ATTRIBUTES[identity_from]
-    values = [text for found, text in attributes(signer.subject_der) if found == oid]
-    if len(values) > 1:
-        raise NotAuthorized(
-            f"{signer.subject} has {len(values)} {identity_from}, and names nobody with that",
-            rule="R67",
-        )
-    if not values or not values[0]:
-        raise NotAuthorized(f"{signer.subject} has no {identity_from}", rule="R67")
-    return values[0]
 
 
 def require_active(entity: EndEntity | None, who: str) -> EndEntity:

@@ -6,9 +6,10 @@ Pure decisions over values; what must be looked up (the inventory's entry) comes
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import InitVar, dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 from ra_gateway.cmp import crmf
@@ -16,6 +17,7 @@ from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.identity import SERIAL_NUMBER_OR_FQDN, DeviceValues, fill
 from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.messages import body
 from ra_gateway.cmp.names import (
@@ -64,15 +66,6 @@ class InventoryUse(StrEnum):
     required = "required"
 
 
-PLACEHOLDERS: Final = {
-    "cn": OID.commonName,
-    "serial_number": OID.serialNumber,
-    "o": OID.organizationName,
-    "ou": OID.organizationalUnitName,
-}
-"""Attributes of the vendor certificate's subject that templates and patterns may name, besides {serial}."""
-
-
 @dataclass(frozen=True, slots=True)
 class IdentityRules:
     """How one vendor's devices get their operator identity.
@@ -85,7 +78,7 @@ class IdentityRules:
         san_template: Texts such as "dns:{cn}.ran.example.net", set whenever the subject is set.
         allowed_sans: Glob patterns over such texts, for subjectAltName entries the device asks for; an
             entry that is a wildcard itself is refused.
-        identity_from: Placeholder whose value is looked up in the inventory.
+        identity_from: Placeholder whose value is looked up in the inventory, or `SERIAL_NUMBER_OR_FQDN`.
         same_key: Whether the key of the vendor certificate itself may be certified (TS 33.310 9.2 lets
             the pre-provisioned key be enrolled).
         enabled: Whether the vendor's devices are served at all.
@@ -97,7 +90,7 @@ class IdentityRules:
     san_template: tuple[str, ...] = ()
     allowed_sans: tuple[str, ...] = ()
     inventory: InventoryUse = InventoryUse.none
-    identity_from: str = "serial_number"
+    identity_from: str = SERIAL_NUMBER_OR_FQDN
     same_key: bool = True
     enabled: bool = True
 
@@ -243,7 +236,7 @@ def subject_asked(
     if not text:
         return asked or NULL_DN
     try:
-        return _subject_der(text, _placeholders(request.signer), request.signer)
+        return _subject_der(text, DeviceValues(request.signer), request.signer)
     except NotAuthorized:
         return asked or NULL_DN
 
@@ -252,16 +245,9 @@ def vendor_identity(domain: TrustDomain, rules: IdentityRules, signer: Certifica
     """Return what identifies a device in the inventory.
 
     Raises:
-        NotAuthorized: The vendor certificate does not have the attribute, or has it more than once.
+        NotAuthorized: The vendor certificate does not say it, says it more than once, or contradicts itself.
     """
-    value = _placeholders(signer).get(rules.identity_from, "")
-    if not value:
-        raise NotAuthorized(
-            f"{signer.subject} has no {rules.identity_from}, or more than one, by which devices of {domain.name} "
-            "are looked up",
-            rule="R145",
-        )
-    return value
+    return DeviceValues(signer).identity(rules.identity_from, domain.name)
 
 
 def authorize(
@@ -314,7 +300,8 @@ def _check_inventory(
 ) -> None:
     if rules.inventory is InventoryUse.required and entry is None:
         raise NotAuthorized(
-            f"{request.signer.subject} is not in the inventory of {request.domain.name}",
+            f"{request.signer.subject} is not in the inventory of {request.domain.name} "
+            f"(identity {vendor_identity(request.domain, rules, request.signer)})",
             rule="R145",
         )
     if entry is not None and not entry.enabled:
@@ -342,7 +329,7 @@ def _authorize_vendor(
     text = (rules.subject_template or "") if listed is None else listed.subject
     if not text:
         raise NotAuthorized(f"no subject is configured for {request.signer.subject}", rule="R141")
-    values = _placeholders(request.signer)
+    values = DeviceValues(request.signer)
     subject_der = _subject_der(text, values, request.signer)
     own_san = (entry.san if entry is not None else ()) or rules.san_template
     san_der = _san_der(own_san, values, request.signer)
@@ -580,32 +567,25 @@ def _requested_san(template: crmf.CertTemplate) -> tuple[str, ...] | None:
 # --- placeholders and patterns --------------------------------------------------------------------------------
 
 
-def _placeholders(signer: Certificate) -> dict[str, str]:
-    """Return what a vendor certificate says of its device; an attribute that it has twice says nothing."""
-    found: dict[str, list[str]] = {}
-    for oid, text in attributes(signer.subject_der):
-        found.setdefault(oid, []).append(text)
-    values = {
-        name: found[oid][0] for name, oid in PLACEHOLDERS.items() if len(found.get(oid, ())) == 1
-    }
-    return {**values, "serial": f"{signer.serial_number:x}"}
-
-
-def _fill(text: str, values: Mapping[str, str], signer: Certificate) -> str:
+def _fill(text: str, value: Callable[[str], str | None], signer: Certificate) -> str:
     try:
-        return text.format_map(values)
+        return fill(text, value)
     except KeyError as error:
         raise NotAuthorized(
             f"{signer.subject} has no {error.args[0]}, or more than one, that can be put into {text!r}",
             rule="R141",
         ) from error
-    except (ValueError, AttributeError) as error:  # braces in the inventory that are no placeholder
+    except ValueError as error:  # braces in the inventory that are no placeholder
         raise NotAuthorized(f"{text!r} cannot be filled in: {error}", rule="R141") from error
 
 
-def _subject_der(text: str, values: Mapping[str, str], signer: Certificate) -> bytes:
-    escaped = {name: escape_rfc4514(value) for name, value in values.items()}
-    filled = _fill(text, escaped, signer)
+def _escaped(values: DeviceValues, placeholder: str) -> str | None:
+    value = values.get(placeholder)
+    return None if value is None else escape_rfc4514(value)
+
+
+def _subject_der(text: str, values: DeviceValues, signer: Certificate) -> bytes:
+    filled = _fill(text, partial(_escaped, values), signer)
     try:
         return from_rfc4514(filled)
     except ValueError as error:
@@ -628,11 +608,13 @@ _SAN_VALUE: Final = re.compile(r"[A-Za-z0-9._:-]+")
 """What a vendor certificate may put into a subjectAltName: no "*", which would make it a wildcard."""
 
 
-def _san_der(
-    templates: Iterable[str], values: Mapping[str, str], signer: Certificate
-) -> bytes | None:
-    usable = {name: value for name, value in values.items() if _SAN_VALUE.fullmatch(value)}
-    names = [_fill(text, usable, signer) for text in templates]
+def _san_value(values: DeviceValues, placeholder: str) -> str | None:
+    value = values.get(placeholder)
+    return value if value is not None and _SAN_VALUE.fullmatch(value) else None
+
+
+def _san_der(templates: Iterable[str], values: DeviceValues, signer: Certificate) -> bytes | None:
+    names = [_fill(text, partial(_san_value, values), signer) for text in templates]
     try:
         return general_names_der(names) if names else None
     except ValueError as error:
@@ -646,11 +628,10 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
         patterns = ()  # a wildcard name is never allowed: it would speak for other devices
     if "*" in patterns:
         return
-    values = _placeholders(signer)
-    literal = {name: _escape_glob(escape_rfc4514(value)) for name, value in values.items()}
+    values = DeviceValues(signer)
     for pattern in patterns:
         try:
-            filled = pattern.format_map(literal)
+            filled = fill(pattern, partial(_literal, values))
         except KeyError:
             continue  # the vendor certificate lacks the attribute, or has two: this pattern allows nothing
         if fits_general_name(text, filled) if what == "subjectAltName" else fits(text, filled):
@@ -662,5 +643,9 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
     )
 
 
-def _escape_glob(value: str) -> str:
-    return "".join(f"[{char}]" if char in "*?[" else char for char in value)
+def _literal(values: DeviceValues, placeholder: str) -> str | None:
+    """Return a value as a pattern that fits it alone."""
+    value = _escaped(values, placeholder)
+    return (
+        None if value is None else "".join(f"[{char}]" if char in "*?[" else char for char in value)
+    )
