@@ -73,6 +73,7 @@ class Expected:
 
     Args:
         body_type: Of the request; certConf where that is answered.
+        asked_type: The same as the CA saw it: cr where an ir goes up so.
         cert_req_id: What the device is told; of a p10cr, the CA may say another.
         nonces: senderNonces of which the answer must return one: the request's, and the last pollReq's.
         public_key_der, subject_der, san: Of the certificate; san is what it must contain, None for no demand.
@@ -83,6 +84,7 @@ class Expected:
     """
 
     body_type: BodyType
+    asked_type: BodyType
     transaction_id: bytes
     nonces: tuple[bytes, ...]
     cert_req_id: int
@@ -105,6 +107,7 @@ class Expected:
         confirming = transaction.confirmation is not None
         return cls(
             body_type=BodyType.certConf if confirming else transaction.body_type,
+            asked_type=BodyType.certConf if confirming else transaction.asked_type,
             transaction_id=transaction.ca_transaction_id or transaction.key.transaction_id,
             nonces=nonces,
             cert_req_id=transaction.cert_req_id,

@@ -132,6 +132,10 @@ class UpstreamSettings(IssuingSettings):
     """How ir, cr, p10cr and rr go up, as kur does. With another value than "reprotect" the gateway cannot set a
     device's identity: a request that would need it is refused.
     """
+    ir_as_cr: bool = False
+    """Whether an ir goes up as cr, for a CA that takes ir from devices alone: its cp comes down as ip. Only where
+    requests is "reprotect".
+    """
     key_generation: Literal[Variant.nested, Variant.forward] = Variant.nested
     """How a request goes up whose key the CA is to make, which must stay as its device protected it."""
     certconf: CertConf = CertConf.forward
@@ -213,6 +217,11 @@ class Upstream:
     def __post_init__(self) -> None:
         lease = timedelta(seconds=self.deadline_seconds + _LEASE_MARGIN_SECONDS)
         object.__setattr__(self, "lease", lease)
+
+    def asked_type(self, body_type: BodyType, variant: Variant) -> BodyType:
+        """Return as what type a request goes up."""
+        as_cr = self.settings.ir_as_cr and variant is Variant.reprotect
+        return BodyType.cr if as_cr and body_type is BodyType.ir else body_type
 
     def signing(self, credential: Credential) -> Credential:
         """Return what signs for this CA: the RA's credential, with the chain that the CA wants."""

@@ -6,12 +6,18 @@ from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
-from ra_gateway.cmp.asn1 import tlv
+from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import RevDetails, nested_body, rev_req_body
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.crmf import CertTemplate, Extension
-from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, InfoTypeAndValue, PKIHeader, PKIMessage
+from ra_gateway.cmp.messages import (
+    IMPLICIT_CONFIRM,
+    InfoTypeAndValue,
+    PKIHeader,
+    PKIMessage,
+    body,
+)
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.errors import ServiceFailure
@@ -39,6 +45,7 @@ async def message_for_ca(
     *,
     recip_nonce: bytes | None = None,
     ids: MappedIDs | None = None,
+    asked_type: BodyType | None = None,
 ) -> MessageForCA:
     """Return the message for the CA (RFC 9483 5.2).
 
@@ -48,6 +55,7 @@ async def message_for_ca(
         now: Becomes messageTime.
         recip_nonce: Takes the place of the device's, where the CA's last answer was for the RA alone.
         ids: Take the place of the device's, where the CA is not to see them.
+        asked_type: As what a request goes up that is re-protected; None for as what it came.
     """
     if variant is Variant.forward:
         return MessageForCA(message.der, message.header.sender_nonce or b"")
@@ -63,6 +71,9 @@ async def message_for_ca(
         body_der = nested_body(message.der)
     elif recip_nonce:
         header = replace(header, recip_nonce=recip_nonce)
+    if not nested and asked_type is not None and asked_type is not message.body_type:
+        # CertReqMessages both times: what the device signed stays as it is.
+        body_der = body(asked_type, asn1.content(asn1.element(body_der)))
     if ids is not None and not nested:
         header = replace(header, transaction_id=ids.transaction_id, sender_nonce=ids.sender_nonce)
     if header.pvno > upstream.settings.max_pvno:
@@ -164,5 +175,5 @@ def _upstream_info(
     if asks:
         info += (IMPLICIT_CONFIRM,)
     if upstream.settings.orig_message:
-        info += (InfoTypeAndValue(OID.origPKIMessage, tlv(0x30, message.der)),)
+        info += (InfoTypeAndValue(OID.origPKIMessage, asn1.tlv(0x30, message.der)),)
     return info

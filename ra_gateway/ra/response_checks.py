@@ -240,8 +240,13 @@ def _of_certificate(
     )
     body_der, content = answer.message.body_der, answer.content
     ca_pubs = _ca_pubs(endpoint, transaction.body_type, answer) if issued else ()
-    if ca_pubs != content.ca_pubs or answer.altered:
-        body_der = cert_rep_body(answer.message.body_type, replace(content, ca_pubs=ca_pubs))
+    response_type = CERT_RESPONSE_TO[transaction.body_type]
+    if (
+        ca_pubs != content.ca_pubs
+        or answer.altered
+        or response_type is not answer.message.body_type
+    ):
+        body_der = cert_rep_body(response_type, replace(content, ca_pubs=ca_pubs))
     told = header.info(OID.confirmWaitTime) if confirm_wait_time_of(header) else None
     planned = PlannedResponse(
         body_der,
@@ -324,7 +329,7 @@ def check_waiting(
             own = polled_cert_req_id(expected.body_type, expected.cert_req_id)
             if told != own:
                 body_der = poll_rep_body(replace(answer, cert_req_id=own))
-        elif body_type is CERT_RESPONSE_TO.get(expected.body_type):
+        elif body_type is CERT_RESPONSE_TO.get(expected.asked_type):
             content = cert_rep_message(message.body_content)
             if [item.status_info.status for item in content.responses] != [PKIStatus.waiting]:
                 return None
@@ -334,9 +339,10 @@ def check_waiting(
                 raise UpstreamBroken(
                     f"{upstream.name} says waiting, and more than that", rule="R116"
                 )
-            if told != expected.cert_req_id:
+            own_type = CERT_RESPONSE_TO[expected.body_type]
+            if told != expected.cert_req_id or body_type is not own_type:
                 own_response = replace(response, cert_req_id=expected.cert_req_id)
-                body_der = cert_rep_body(body_type, replace(content, responses=(own_response,)))
+                body_der = cert_rep_body(own_type, replace(content, responses=(own_response,)))
         else:
             return None
         answer_to(message, expected, body_type, upstream, now)
@@ -357,7 +363,7 @@ def check_response(
     Raises:
         UpstreamBroken: It must not be relayed.
     """
-    expected_type = RESPONSE_TO[expected.body_type]
+    expected_type = RESPONSE_TO[expected.asked_type]
     with blamed_on(upstream):
         refused = _unprotected_rejection(message, expected, expected_type, upstream)
         if refused is not None:

@@ -363,6 +363,7 @@ class UnconfirmedCertificates:
         expected = replace(
             Expected.of(replace(taken, confirmation=None), (sent.sender_nonce or b"",)),
             body_type=BodyType.rr,
+            asked_type=BodyType.rr,
             transaction_id=sent.transaction_id or b"",
             target_der=_target(certificate),
         )

@@ -361,6 +361,8 @@ WRONG = {
     "certConf kept from the bundled CA": (
         written(CA, upstream='[upstreams.main]\nkind = "bundled"\ncertconf = "local"'),
         "upstreams.main.certconf", "revokes what is not confirmed", 'certconf = "forward"'),
+    "an ir that stays as it is, as cr": (adding("upstream", 'ir_as_cr = true\nrequests = "nested"'),
+        "upstreams.main.ir_as_cr", "stays an ir", 'requests = "reprotect"'),
     "certConf kept from the bundled CA elsewhere": (adding("upstream", 'dialect = "bundled"\ncertconf = "local"'),
         "upstreams.main.certconf", "revokes what is not confirmed", 'certconf = "forward"'),
     "certConf kept from the bundled CA by a dialect": (
