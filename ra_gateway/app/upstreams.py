@@ -102,6 +102,11 @@ def sent_to_cas(config: GatewayConfig) -> list[str]:
         if not isinstance(table, UpstreamSettings) or isinstance(table, BundledUpstream):
             continue
         sent, left_out = chain, f"; not the root {root.subject}, unless upstreams.{name}.send_root"
+        if isinstance(table, CMPHTTPUpstream) and table.mac is not None:
+            told.append(
+                f"upstream {name} is sent no certificates: a shared secret protects what goes up."
+            )
+            continue
         if table.send_root:
             sent, left_out = [*chain, root.subject], ""
         told.append(f"upstream {name} is sent the certificates of {'; '.join(sent)}{left_out}.")

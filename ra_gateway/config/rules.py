@@ -527,6 +527,25 @@ def _check_confirmation(raw: Raw) -> Iterator[Problem]:
             )
 
 
+def _check_ca_secrets(raw: Raw) -> Iterator[Problem]:
+    for name, upstream in _rows(raw, "upstreams"):
+        if "mac" not in upstream:
+            continue
+        for key in ("requests", "kur"):
+            if upstream.get(key) == "nested":
+                yield Problem(
+                    f"upstreams.{name}.{key}",
+                    "is nested (perhaps by the dialect), which is signed, while [mac] has a secret for this CA",
+                    'Set it to "reprotect", or take the table out: the CA knows the RA by one of the two.',
+                )
+        if upstream.get("batch_window_ms"):
+            yield Problem(
+                f"upstreams.{name}.batch_window_ms",
+                "is set, while [mac] has a secret for this CA: a batch is signed",
+                "Leave one of the two out.",
+            )
+
+
 def _check_ir_as_cr(raw: Raw) -> Iterator[Problem]:
     for name, upstream in _rows(raw, "upstreams"):
         if upstream.get("ir_as_cr") is True and upstream.get("requests") in ("nested", "forward"):
@@ -641,6 +660,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_bundled_ca,
     _check_confirmation,
     _check_ir_as_cr,
+    _check_ca_secrets,
     _check_ledger,
     _check_ca_client,
     _check_ca_ldap,

@@ -59,7 +59,9 @@ async def message_for_ca(
     """
     if variant is Variant.forward:
         return MessageForCA(message.der, message.header.sender_nonce or b"")
-    nested, credential = variant is Variant.nested, upstream.signing(credential)
+    nested = variant is Variant.nested
+    # What a shared secret protects cannot be nested (RFC 9483 5.2.2).
+    protecting = upstream.signing(credential) if nested else upstream.protecting(credential)
     header = replace(  # IDs and nonces stay (R73)
         message.header,
         recipient_der=upstream.recipient_der,
@@ -81,8 +83,8 @@ async def message_for_ca(
     # What an rr is about is shown to an RA above, which knows names and not numbers.
     shows = upstream.settings.rr_certificate and message.body_type is BodyType.rr and not nested
     shown = message.extra_certs if shows else ()
-    certificates = tuple(dict.fromkeys((*credential.certificates, *shown)))
-    der = await protect(header, body_der, credential, certificates)
+    certificates = tuple(dict.fromkeys((*protecting.certificates, *shown)))
+    der = await protect(header, body_der, protecting, certificates)
     return MessageForCA(der, header.sender_nonce or b"")
 
 
@@ -141,7 +143,7 @@ async def revocation_for_ca(
     Args:
         ids: Its transactionID and senderNonce.
     """
-    credential = upstream.signing(credential)
+    protecting = upstream.protecting(credential)
     header = PKIHeader(
         sender_der=credential.sender_der,
         recipient_der=upstream.recipient_der,
@@ -155,8 +157,8 @@ async def revocation_for_ca(
     )
     # Shown, so that an RA above that knows our names alone can tell whose it is.
     shown = (certificate.der,) if upstream.settings.rr_certificate else ()
-    certificates = (*credential.certificates, *shown)
-    return await protect(header, rev_req_body(details), credential, certificates)
+    certificates = (*protecting.certificates, *shown)
+    return await protect(header, rev_req_body(details), protecting, certificates)
 
 
 def _upstream_info(

@@ -45,6 +45,7 @@ from ra_gateway.cmp.codes import (
 )
 from ra_gateway.cmp.crmf import CertId, cert_id
 from ra_gateway.cmp.header_checks import check_answer_header
+from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage, confirm_wait_time_of
 from ra_gateway.cmp.names import general_name_key, general_name_keys, name_of, same_name
 from ra_gateway.cmp.oids import OID
@@ -56,7 +57,7 @@ from ra_gateway.cmp.polling import (
 )
 from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.cmp.trust import Path
-from ra_gateway.cmp.verification import AuthenticatedMessage, certificate_bag
+from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, certificate_bag
 from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
 from ra_gateway.events import Outcome
 from ra_gateway.ra.ca_answers import (
@@ -147,18 +148,20 @@ def validate(
     endpoint: Endpoint,
     upstream: Upstream,
     now: datetime,
+    secrets: tuple[MACCredential, ...] = (),
 ) -> CheckedResponse:
     """Check a CA's answer to a transaction's current message, and plan what the device is told.
 
     Args:
         nonces: senderNonces of which the answer must return one.
         now: Aware UTC.
+        secrets: What an answer under a MAC may be protected with.
 
     Raises:
         UpstreamBroken: It must not be relayed.
     """
     message = decoded(answer_der, upstream)
-    expected = Expected.of(transaction, nonces)
+    expected = Expected.of(transaction, nonces, secrets)
     waiting = check_waiting(message, expected, upstream, now)
     if waiting is not None:
         planned = PlannedResponse(waiting.body_der, message.header.sender_nonce or b"")
@@ -281,7 +284,7 @@ def _ca_pubs(
         case CaPubs.relay:
             return answer.content.ca_pubs
         case CaPubs.root:
-            return (answer.path[-1].der,)
+            return tuple(item.der for item in answer.path[-1:])
         case CaPubs.drop:
             return ()
 
@@ -381,7 +384,7 @@ def check_response(
 
 def _certificate_response(
     message: PKIMessage,
-    authenticated: AuthenticatedMessage,
+    authenticated: Authenticated,
     content: CertRepMessage,
     expected: Expected,
     upstream: Upstream,
@@ -410,9 +413,8 @@ def _certificate_response(
         require_delivery(expected.possession, response)
     if response.certificate_der is None:
         # For the device alone to read; what it says shows when the CA gets certConf.
-        return _CertificateResponse(
-            message, content, response, None, authenticated.path, ca_cert_req_id
-        )
+        path = authenticated.path if isinstance(authenticated, AuthenticatedMessage) else ()
+        return _CertificateResponse(message, content, response, None, path, ca_cert_req_id)
     certificate, path = _check_certificate(
         response.certificate_der, authenticated, expected, upstream, now
     )
@@ -449,7 +451,7 @@ def _unprotected_rejection(
 
 def _check_certificate(
     der: bytes,
-    authenticated: AuthenticatedMessage,
+    authenticated: Authenticated,
     expected: Expected,
     upstream: Upstream,
     now: datetime,

@@ -108,7 +108,7 @@ class UpstreamExaminer:
         try:
             async with self._wired(name, upstream) as (way, credential):
                 prober = Prober(
-                    way.signing(credential),
+                    way.protecting(credential),
                     way.recipient_der,
                     self._clock,
                     self._subject,
