@@ -22,6 +22,7 @@ from ra_gateway.app import now, warnings
 from ra_gateway.app.gateway import Application
 from ra_gateway.app.running import check
 from ra_gateway.app.trust import anchors
+from ra_gateway.app.upstreams import sent_to_cas
 from ra_gateway.app.warnings import of_file
 from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.doctor import doctor
@@ -232,6 +233,8 @@ def check_config(config: ConfigOption = CONFIG) -> None:
     )
     for warning in _warnings(config, settings):
         say(f"warning: {warning}")
+    for sentence in sent_to_cas(settings):
+        say(sentence)
     if not settings.vendors:
         say("No vendor is trusted, so no base station can enrol: add a table [vendors.NAME].")
 

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from functools import cached_property
 from typing import Final
 
@@ -200,6 +201,30 @@ def _pbmac1(der: bytes, parameters: structures.PBMAC1Params, bounds: MACBounds) 
     blocks = -(-octets // hashlib.new(prf).digest_size)
     _check_cost(pbkdf2.salt, pbkdf2.iteration_count, bounds, blocks)
     return MACParameters(der, pbkdf2.salt, pbkdf2.iteration_count, prf, mac_hash, octets)
+
+
+class MACKind(StrEnum):
+    """Which password-based MAC is made; with SHA-256 throughout."""
+
+    pbm = "pbm"  # PasswordBasedMac (RFC 4211 4.4)
+    pbmac1 = "pbmac1"  # RFC 8018 7.1
+
+
+def made_parameters(kind: MACKind, salt: bytes, iterations: int) -> MACParameters:
+    """Return the parameters of a MAC of our own."""
+    hmac_der = asn1.tlv(0x30, asn1.oid_der(OID.hmacWithSHA256))
+    if kind is MACKind.pbm:
+        owf_der = asn1.tlv(0x30, asn1.oid_der(OID.sha256))
+        content = (asn1.encode(salt), owf_der, asn1.encode(iterations), hmac_der)
+        der = asn1.tlv(0x30, asn1.oid_der(OID.passwordBasedMac), asn1.tlv(0x30, *content))
+        return MACParameters(der, salt, iterations, "sha256", "sha256")
+    octets = hashlib.sha256().digest_size
+    prf_der = asn1.tlv(0x30, asn1.oid_der(OID.hmacWithSHA256), asn1.NULL_DER)
+    pbkdf2 = (asn1.encode(salt), asn1.encode(iterations), asn1.encode(octets), prf_der)
+    derivation_der = asn1.tlv(0x30, asn1.oid_der(OID.pbkdf2), asn1.tlv(0x30, *pbkdf2))
+    scheme_der = asn1.tlv(0x30, derivation_der, hmac_der)
+    der = asn1.tlv(0x30, asn1.oid_der(OID.pbmac1), scheme_der)
+    return MACParameters(der, salt, iterations, "sha256", "sha256", octets)
 
 
 def _check_cost(salt: bytes, iterations: int, bounds: MACBounds, blocks: int = 1) -> None:

@@ -658,6 +658,30 @@ def authenticate_answer(
     return _first_to_pass(check, select_signers(message.header, [*bag, *pinned], rules, pinned))
 
 
+def authenticate_answer_by_secret(
+    message: PKIMessage, credentials: Iterable[MACCredential], trust: TrustDomain
+) -> MACAuthenticatedMessage:
+    """Authenticate a message that a CA sent under the secret that the RA shares with it.
+
+    Args:
+        credentials: Of the secret, and of earlier ones, under the message's own parameters.
+        trust: As of `authenticate_answer`.
+
+    Raises:
+        ProtectionRefused: The MAC does not verify with any.
+    """
+    octets = protected_part(message.header_der, message.body_der)
+    for credential in credentials:
+        expected = compute_mac(credential.parameters, credential.key, octets)
+        if (
+            credential.parameters.der == message.header.protection_alg_der
+            and message.protection is not None
+            and hmac.compare_digest(expected, message.protection)
+        ):
+            return MACAuthenticatedMessage(message, trust, credential, _SEAL)
+    raise ProtectionRefused("the MAC of the answer does not verify", rule="R84")
+
+
 def check_authority(
     signer: Certificate,
     pinned: Collection[Certificate],

@@ -28,6 +28,7 @@ PRODUCTION = ROOT / "config/gateway.production.toml"
 DEVELOPMENT = ROOT / "config/gateway.development.toml"
 
 POOL = '[upstreams.main]\nkind = "cmp_http"\nurls = ["http://a/cmp", "https://b/cmp"]'
+CA_SECRET = '\n[upstreams.main.mac]\nreference = "r"\nsecret_path = "s"'
 CA = '[ca]\ndirectory_path = "ca"\nledger_path = "ledger.sqlite"'
 CA_ON_POSTGRESQL = '[ca]\ndirectory_path = "ca"\nledger_url = "postgresql://ca@db/ledger"'
 PUBLIC_FILES = ("ra.pem", "root.pem", "acme.pem", "ca/root.pem", "ca/issuing.pem", "ca/cmp.pem")
@@ -161,7 +162,7 @@ def test_the_reference_is_up_to_date() -> None:
 
 def test_the_production_example_shows_every_key() -> None:
     text = PRODUCTION.read_text()
-    keys = re.findall(r"^[# ]*([a-z_]+) =", text, re.MULTILINE)
+    keys = re.findall(r"^[# ]*([a-z0-9_]+) =", text, re.MULTILINE)
     tables = re.findall(r"^[# ]*\[+([a-z_.]+)\]", text, re.MULTILINE)
     shown = {*keys, *(part for table in tables for part in table.split("."))}
     assert {name for name, _ in all_fields(GatewayConfig)} - shown == set()
@@ -384,6 +385,17 @@ WRONG = {
     "certConf kept from the bundled CA": (
         written(CA, upstream='[upstreams.main]\nkind = "bundled"\ncertconf = "local"'),
         "upstreams.main.certconf", "revokes what is not confirmed", 'certconf = "forward"'),
+    "a secret for what is signed": (adding("upstream", 'kur = "nested"' + CA_SECRET),
+        "upstreams.main.kur", "is nested", 'Set it to "reprotect"'),
+    "a secret for what is signed by a dialect": (adding("upstream", 'dialect = "rfc9483"' + CA_SECRET),
+        "upstreams.main.kur", "perhaps by the dialect", 'Set it to "reprotect"'),
+    "a secret and batches": (adding("upstream", 'batch_window_ms = 5' + CA_SECRET),
+        "upstreams.main.batch_window_ms", "a batch is signed", "Leave one of the two out"),
+    "a secret of no CA that is told apart": (
+        adding("upstream", '[upstreams.main.mac]\nreference = ""\nsecret_path = "s"'),
+        "upstreams.main.mac.reference", "must not be empty", "senderKID"),
+    "an ir that stays as it is, as cr": (adding("upstream", 'ir_as_cr = true\nrequests = "nested"'),
+        "upstreams.main.ir_as_cr", "stays an ir", 'requests = "reprotect"'),
     "certConf kept from the bundled CA elsewhere": (adding("upstream", 'dialect = "bundled"\ncertconf = "local"'),
         "upstreams.main.certconf", "revokes what is not confirmed", 'certconf = "forward"'),
     "certConf kept from the bundled CA by a dialect": (
