@@ -158,7 +158,13 @@ def _secret_file(config: MACConfig) -> SecretFile:
 def _mac(name: str, config: MACConfig, secret_file: SecretFile, operator: TrustDomain) -> MACAccess:
     return MACAccess(
         # A colon, which no vendor's name has: transactions are kept by the name.
-        TrustDomain(f"mac:{name}", DomainKind.shared_secrets, (), algorithms=operator.algorithms),
+        TrustDomain(
+            f"mac:{name}",
+            DomainKind.shared_secrets,
+            (),
+            algorithms=operator.algorithms,
+            quirks=frozenset(config.quirks),
+        ),
         secret_file,
         MACBounds(config.min_iterations, config.max_iterations, config.allow_weak_hmac),
     )
@@ -215,7 +221,7 @@ def _endpoint(
     upstreams: Mapping[str, Upstream],
     vendors: Mapping[str, TrustDomain],
     operator: TrustDomain,
-    secret_file: SecretFile | None,
+    access: Mapping[str, MACAccess],
 ) -> Endpoint:
     return Endpoint(
         name=name,
@@ -252,11 +258,11 @@ def _endpoint(
             )
             if taken
         ),
-        mac=(
-            None
-            if config.mac is None or secret_file is None
-            else _mac(name, config.mac, secret_file, operator)
-        ),
+        mac=access.get(name),
+        origins=(*vendors.values(), *(item.domain for item in access.values())),
+        origin_subjects={
+            vendor: table.operator_subjects for vendor, table in gateway.vendors.items()
+        },
         registration_authorities=(
             None
             if config.registration_authorities is None
@@ -363,10 +369,13 @@ class Application:
             for name, endpoint in config.endpoints.items()
             if endpoint.mac is not None
         }
+        access = {
+            name: _mac(name, endpoint.mac, self._secrets[name], operator)
+            for name, endpoint in config.endpoints.items()
+            if endpoint.mac is not None
+        }
         endpoints = {
-            name: _endpoint(
-                name, endpoint, config, upstreams, vendors, operator, self._secrets.get(name)
-            )
+            name: _endpoint(name, endpoint, config, upstreams, vendors, operator, access)
             for name, endpoint in config.endpoints.items()
         }
         self.store = transaction_store(config.store, sink)
@@ -384,6 +393,7 @@ class Application:
             schedule=self.store,
             approvals=self.store,
             confirmation_records=self.store,
+            device_records=self.store,
             inventory=None if config.inventory is None else CSVInventory(config.inventory.csv_path),
             clock=now,
             monotonic=time.monotonic,

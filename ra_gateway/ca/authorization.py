@@ -37,7 +37,10 @@ from ra_gateway.cmp.names import (
     NULL_DN,
     canonical,
     fits,
+    fits_general_name,
     from_rfc4514,
+    general_name_key,
+    general_name_keys,
     general_names,
     general_names_der,
     rfc4514,
@@ -201,7 +204,7 @@ def require_names(authority: Authority, subject_der: bytes, san_der: bytes | Non
                 raise _not_bound_to(authority, f"subjectAltName {name}")
         if canonical(subject_der) or not names:
             subject = rfc4514(subject_der)
-            if not any(_admits(pattern, subject) for pattern in bound.subjects):
+            if not any(pattern == "*" or fits(subject, pattern) for pattern in bound.subjects):
                 raise _not_bound_to(authority, f"subject {subject!r}")
 
 
@@ -217,7 +220,7 @@ def require_no_wildcard(authority: Authority, san_der: bytes | None) -> None:
 
 
 def _admits(pattern: str, name: str) -> bool:
-    return pattern == "*" or fits(name, pattern)
+    return pattern == "*" or fits_general_name(name, pattern)
 
 
 def _not_bound_to(authority: Authority, name: str) -> NotAuthorized:
@@ -337,17 +340,15 @@ def entity_template(
     if names is None:
         granted_der = general_names_der(entity.names) if entity.names else None
         return _with_names(template, own_der, granted_der)
-    own = {_lower(name) for name in general_names(general_names_der(entity.names))}
-    foreign = {name for name in general_names(names.value) if _lower(name) not in own}
+    own = {general_name_key(name): name for name in entity.names}
+    asked = {general_name_key(name): name for name in general_names(names.value)}
+    foreign = [name for key, name in asked.items() if key not in own]
     if foreign:
         raise NotAuthorized(
             f"{', '.join(sorted(foreign))}: not a name of the end entity {entity.name}", rule="R67"
         )
-    return replace(template, subject_der=own_der)
-
-
-def _lower(name: str) -> str:
-    return name.lower() if name.startswith("dns:") else name
+    # As they are registered, not as they are asked for.
+    return _with_names(template, own_der, general_names_der(own[key] for key in asked))
 
 
 def _subject_of(entity: EndEntity, device_der: bytes | None) -> bytes:
@@ -379,7 +380,9 @@ def renewal_template(template: CertTemplate, old: Certificate) -> CertTemplate:
     if subject_der != NULL_DN and not same_name(subject_der, old.subject_der):
         raise TemplateRefused("the subject is not that of the certificate to renew", rule="R70")
     names = template.extension(OID.subjectAltName)
-    if names is not None and not _same_names(names.value, old.subject_alt_name_der):
+    if names is not None and (
+        general_name_keys(names.value) != general_name_keys(old.subject_alt_name_der)
+    ):
         raise TemplateRefused(
             "the SubjectAltName is not that of the certificate to renew", rule="R70"
         )
@@ -410,9 +413,3 @@ def own_template(template: CertTemplate, signer: Certificate) -> CertTemplate:
         return renewal_template(template, signer)
     except TemplateRefused as error:
         raise NotAuthorized(f"another identity than {signer.subject}", rule="R67") from error
-
-
-def _same_names(one_der: bytes, other_der: bytes | None) -> bool:
-    if other_der is None or one_der == other_der:
-        return one_der == other_der
-    return set(general_names(one_der)) == set(general_names(other_der))

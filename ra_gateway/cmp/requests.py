@@ -62,6 +62,7 @@ from ra_gateway.cmp.requested_extensions import check_requested_extensions
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, MACAuthenticatedMessage
+from ra_gateway.cmp.x520 import require_readable
 from ra_gateway.errors import (
     CMPError,
     ConfirmationRefused,
@@ -166,7 +167,7 @@ def read_request(
     """
     message, domain = authenticated.message, authenticated.domain
     rules = rules.relaxed_by(domain.quirks)
-    allowed = rules.algorithms(domain.algorithms)
+    allowed = rules.algorithms(domain.message_algorithms)
     is_pkcs10 = message.body_type is BodyType.p10cr
     request = (
         certification_request(message.body_content) if is_pkcs10 else _crmf_request(message, rules)
@@ -280,7 +281,7 @@ def used_in_request(request: AuthenticatedRequest, rules: HeaderRules) -> frozen
         rules: The endpoint's.
     """
     asked, domain = request.request, request.domain
-    if not domain.quirks and not domain.algorithms.forgives:
+    if not domain.forgives:
         return frozenset()
     checks = partial(check_cert_req_id, asked), partial(check_subject, asked.template)
     proofs = [asked.pop] if isinstance(asked.pop, SignaturePOP) else []
@@ -328,6 +329,7 @@ def _check_names(request: CertReqMsg, rules: HeaderRules) -> None:
     if template.version not in (None, 2):
         raise TemplateRefused(f"version {template.version}, expected 2 (v3)", rule="R48")
     check_subject(template, rules)
+    require_readable(template.subject_der, template.subject_alt_name_der)
     if template.reserved and rules.strict:
         raise TemplateRefused(f"{', '.join(template.reserved)} must be absent", rule="R49")
 
@@ -425,6 +427,7 @@ def read_confirmation(
     *,
     response_nonce: bytes,
     cert_req_id: int,
+    request: BodyType,
 ) -> AuthenticatedConfirmation:
     """Read the body of an authenticated certConf and check it against the issued certificate.
 
@@ -432,6 +435,7 @@ def read_confirmation(
         certificate: None where it was encrypted for the requester: certHash is then for the CA to check.
         response_nonce: senderNonce of the ip, cp or kup.
         cert_req_id: As in the request; -1 for a p10cr.
+        request: Body type of the request.
 
     Raises:
         HeaderRefused: badRecipientNonce, or not exactly one CertStatus (badRequest).
@@ -449,7 +453,7 @@ def read_confirmation(
     if len(statuses) != 1:
         raise HeaderRefused(f"{len(statuses)} CertStatus, expected exactly one", rule="R106")
     status = statuses[0]
-    if not is_cert_req_id(status.cert_req_id, cert_req_id):
+    if not is_cert_req_id(status.cert_req_id, cert_req_id, request):
         raise ConfirmationRefused(
             f"certReqId {status.cert_req_id}, expected {cert_req_id}",
             fail_info=PKIFailureInfo.badRequest,

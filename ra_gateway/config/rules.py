@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from ra_gateway.cmp.header_checks import SIGNERS_ONLY, VENDORS_ONLY
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig
 from ra_gateway.config.tables import EndpointConfig, IdentityConfig, MACConfig, VendorConfig
@@ -132,6 +133,22 @@ def _check_identities(raw: Raw) -> Iterator[Problem]:
                 f"{path}.inventory",
                 f"is {inventory}, but there is no inventory",
                 "Add [inventory] with csv_path, or set this to none.",
+            )
+
+
+def _check_quirks(raw: Raw) -> Iterator[Problem]:
+    """Refuse quirks that can forgive nothing where they stand."""
+    tables = [("operator.quirks", _table(raw, "operator"), VENDORS_ONLY)]
+    tables += [
+        (f"endpoints.{name}.mac.quirks", _table(endpoint, "mac"), VENDORS_ONLY | SIGNERS_ONLY)
+        for name, endpoint in _rows(raw, "endpoints")
+    ]
+    for path, table, useless in tables:
+        for quirk in sorted(useless & set(texts(table.get("quirks")))):
+            yield Problem(
+                path,
+                f"has {quirk}, which can forgive nothing there",
+                "Take it out: it is for vendors' certificates, under vendors.<name>.quirks.",
             )
 
 
@@ -553,6 +570,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_store,
     _check_reserved_names,
     _check_identities,
+    _check_quirks,
     _check_references,
     _check_routes,
     _check_dialects,

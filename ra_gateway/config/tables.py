@@ -100,7 +100,16 @@ class VendorConfig(Table):
     that know no better where they are listed here.
     """
     quirks: tuple[Quirk, ...] = ()
-    """Rules this vendor's devices break and are forgiven for; each use is logged."""
+    """Rules this vendor's devices break and are forgiven for; each use is logged. What is forgiven here (legacy
+    signatures of messages included, not of certificates) is remembered with each certificate that they get, and
+    forgiven when they renew it.
+    """
+    operator_subjects: tuple[str, ...] = ()
+    """Patterns over the subjects of operator certificates that this vendor's devices have, like
+    "CN=*.ran.example.net,O=Example", as of a route's `subjects`: what this vendor's devices are forgiven is forgiven
+    to them, also where it is not remembered: where they enrolled before their quirks were listed, or elsewhere, or the
+    store was lost.
+    """
     revocation: RevocationConfig = RevocationConfig()
     """How it is known which of this vendor's certificates were revoked."""
     identity: IdentityConfig = IdentityConfig()
@@ -177,6 +186,8 @@ class MACConfig(Table):
     clear, can make the gateway compute so many: those of the default take 1 to 2 ms of CPU, beside the event loop.
     openssl and EJBCA use 500 to 1024; PBMAC1 of Bouncy Castle uses 8192 unless told otherwise.
     """
+    quirks: tuple[Quirk, ...] = ()
+    """Rules that devices with a shared secret may break; each use is logged."""
     allow_weak_hmac: bool = False
     """Whether HMAC-SHA1 is taken; openssl up to 3.0 uses it unless told otherwise (-mac hmacWithSHA256)."""
     lockout_failures: int = Field(default=5, ge=1, le=1000)

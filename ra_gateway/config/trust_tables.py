@@ -6,6 +6,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from ra_gateway.cmp.header_checks import Quirk
 from ra_gateway.config.values import DEFAULT_SIGNATURES, CurveName, FetchedURL, Host, SignatureName
 from ra_gateway.revocation.ocsp import NonceUse
 from ra_gateway.revocation.sources import Mode
@@ -132,6 +133,10 @@ class OperatorConfig(Table):
     """Issuing CA certificates below the roots, PEM."""
     algorithms: AlgorithmsConfig = AlgorithmsConfig()
     """What signatures and keys of operator certificates may be."""
+    quirks: tuple[Quirk, ...] = ()
+    """Rules that every device with an operator certificate may break, when it renews that and in all it asks for under
+    it; each use is logged. Signatures over operator certificates are forgiven nothing.
+    """
     revocation: RevocationConfig = RevocationConfig()
     """How it is known which operator certificates were revoked. What the bundled CA in this process revoked is known at
     once, whatever stands here.

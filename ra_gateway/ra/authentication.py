@@ -30,6 +30,7 @@ from ra_gateway.errors import (
     ProtectionRefused,
     SignerNotTrusted,
 )
+from ra_gateway.ra import forgiveness
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import MACAccess
 from ra_gateway.ra.services import Services
@@ -66,7 +67,7 @@ async def authenticate_request(
     mac = endpoint.mac
     if mac is not None and mac_protected(message):
         if message.body_type in _UNDER_MAC:
-            return _opened(*await _authenticate_by_secret(context, mac))
+            return _opened(*await _authenticate_by_secret(context, mac, now))
         raise ProtectionRefused(
             f"a shared secret cannot protect {message.body_type.name}",
             fail_info=PKIFailureInfo.wrongIntegrity,
@@ -80,22 +81,29 @@ async def authenticate_request(
     else:
         domains = endpoint.domains_for[message.body_type]
         authenticated = authenticate(message, domains, endpoint.rules, now)
-    return _opened(_signed_by(context, authenticated), authenticated)
+        authenticated = await forgiveness.settle(services, context, authenticated)
+    return _opened(_signed_by(context, authenticated, now), authenticated)
 
 
-def _signed_by(context: RequestContext, authenticated: AuthenticatedMessage) -> RequestContext:
+def _signed_by(
+    context: RequestContext, authenticated: AuthenticatedMessage, now: datetime
+) -> RequestContext:
     """Return the context of a message whose signature was verified."""
     context.report.authenticated = authenticated
     relayed = authenticated.domain.kind is DomainKind.registration_authority
     if not relayed:  # an RA's devices are forgiven by the RA
-        first = context.message.body_type in RESPONSE_TO
-        used = used_quirks(authenticated, context.endpoint.rules, first=first)
-        context.report.quirks = tuple(sorted(used))
+        _note_quirks(context, authenticated, now)
     return replace(context, relayed=relayed)
 
 
+def _note_quirks(context: RequestContext, authenticated: Authenticated, now: datetime) -> None:
+    first = context.message.body_type in RESPONSE_TO
+    used = used_quirks(authenticated, context.endpoint.rules, now, first=first)
+    context.report.quirks = tuple(sorted(used))
+
+
 async def _authenticate_by_secret(
-    context: RequestContext, mac: MACAccess
+    context: RequestContext, mac: MACAccess, now: datetime
 ) -> tuple[RequestContext, MACAuthenticatedMessage]:
     """Authenticate a message under a MAC; wrong ones are counted, whatever the message."""
     message = context.message
@@ -118,6 +126,7 @@ async def _authenticate_by_secret(
             await mac.secrets.failed(reference, context.peer)
         raise
     context.report.authenticated = authenticated
+    _note_quirks(context, authenticated, now)
     return replace(context, shared=authenticated.credential), authenticated
 
 
@@ -167,7 +176,7 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
     if mac is not None and live and mac_protected(message):
         return await _find_by_secret(services, context, mac, live)
     for found in live:
-        domain = endpoint.domains.get(found.key.domain)
+        domain = endpoint.domain_of(found.key.domain, found.quirks_of)
         if found.endpoint == endpoint.name and domain is not None:
             certificate = load_certificate(found.signer_der)
             relays = endpoint.registration_authorities
@@ -183,7 +192,7 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
     authenticated = authenticate_follower(
         message, [signer for _, signer in known.values()], endpoint.rules, now
     )
-    context = _signed_by(context, authenticated)
+    context = _signed_by(context, authenticated, now)
     transaction = known[authenticated.signer.digest][0]
     before = transaction.exchange_for(context.digest)
     if before is None:
@@ -208,10 +217,12 @@ async def _find_by_secret(
     )
     for transaction in live:
         if transaction.key == key and transaction.endpoint == context.endpoint.name:
-            context, authenticated = await _authenticate_by_secret(context, mac)
+            now = services.clock()
+            context, authenticated = await _authenticate_by_secret(context, mac, now)
             before = transaction.exchange_for(context.digest)
             if before is None:
-                check_message_time(header, context.endpoint.rules, services.clock())
+                rules = context.endpoint.rules.relaxed_by(mac.domain.quirks)
+                check_message_time(header, rules, now)
             context = _where_it_went(context, transaction)
             return Continued(context, authenticated, transaction, before)
     raise ProtectionRefused(

@@ -6,7 +6,7 @@ Pure decisions over values; what must be looked up (the inventory's entry) comes
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import InitVar, dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -26,11 +26,13 @@ from ra_gateway.cmp.names import (
     directory_name,
     escape_rfc4514,
     fits,
+    fits_general_name,
     from_rfc4514,
+    general_name_key,
     general_names,
     general_names_der,
     name_of,
-    require_certifiable,
+    normalized_general_name,
     rfc4514,
     same_name,
 )
@@ -42,6 +44,7 @@ from ra_gateway.cmp.requests import (
 )
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
+from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
 from ra_gateway.ra.ports import InventoryEntry
 
@@ -303,7 +306,7 @@ def _authorize_vendor(
         _check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
         for name in san or ():
             _check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
-        return _kept(request, asked, san)
+        return _kept(request, asked, san, named=_oids_in(rules.allowed_subjects))
     if listed is None and rules.subject is SubjectRule.keep:
         raise TemplateRefused("the template has no subject", rule="R51")
     text = (rules.subject_template or "") if listed is None else listed.subject
@@ -314,8 +317,10 @@ def _authorize_vendor(
     own_san = (entry.san if entry is not None else ()) or rules.san_template
     san_der = _san_der(own_san, values, request.signer)
     set_san = () if san_der is None else general_names(san_der)
-    if asked is not None and _reads_alike(asked, subject_der) and set(san or ()) == set(set_san):
-        return _kept(request, asked, san)  # it asks for what it gets: its own POP may stand
+    own_names = asked is not None and _reads_alike(asked, subject_der)
+    if asked is not None and own_names and set(_normalized(san)) == set(_normalized(set_san)):
+        # It asks for what it gets: its own POP may stand.
+        return _kept(request, asked, san, named=_attribute_oids(subject_der))
     return _completed(request, subject_der, san_der, may_complete=may_complete)
 
 
@@ -332,18 +337,18 @@ def _authorize_known(
         raise _other_identity(is_update, f"subject {rfc4514(subject)}", old)
     san = _requested_san(template)
     old_san = None if old.subject_alt_name_der is None else general_names(old.subject_alt_name_der)
-    if san is not None and set(san) != set(old_san or ()):
+    if san is not None and _keys(san) != _keys(old_san):
         raise _other_identity(is_update, f"subjectAltName {', '.join(san)}", old)
     alike = subject is None or _reads_alike(subject, old.subject_der)
-    alike = alike and (san is None or sorted(san) == sorted(old_san or ()))
+    alike = alike and (san is None or _normalized(san) == _normalized(old_san))
     if request.message.body_type is BodyType.p10cr:
-        if subject is None or not alike or set(san or ()) != set(old_san or ()):
+        if subject is None or not alike or (san is None and old_san):
             raise _unchangeable(f"its names are not those of the certificate of {old.subject}")
-        return _kept(request, old.subject_der, san)
+        return _kept_old(request, old, san)
     issuer_der = old.issuer_der if is_update and names_issuer else None
     unnamed = issuer_der is not None and template.issuer_der != issuer_der
     own = (old.subject_der, old.subject_alt_name_der)
-    respelled = (template.subject_der, _names_der(template)) != own
+    respelled = (template.subject_der, template.subject_alt_name_der) != own
     if not alike or ((respelled or unnamed) and may_complete):
         return _completed(
             request,
@@ -351,13 +356,31 @@ def _authorize_known(
             old.subject_alt_name_der,
             may_complete=may_complete,
             issuer_der=issuer_der,
+            established=True,
         )
-    return _kept(request, old.subject_der, san)
+    return _kept_old(request, old, san)
+
+
+def _kept_old(
+    request: AuthenticatedRequest, old: Certificate, san: tuple[str, ...] | None
+) -> AuthorizedRequest:
+    return _kept(
+        request, old.subject_der, san, named=_attribute_oids(old.subject_der), established=True
+    )
 
 
 def _reads_alike(one_der: bytes, other_der: bytes) -> bool:
     """Tell whether two names read the same: what means the same may differ in case, or a letter folds into another."""
     return one_der == other_der or attributes(one_der) == attributes(other_der)
+
+
+def _keys(names: Iterable[str] | None) -> set[str]:
+    return set(map(general_name_key, names or ()))
+
+
+def _normalized(names: Iterable[str] | None) -> list[str]:
+    """Return other names so that lists are equal that read the same; what they differ in then has no meaning."""
+    return sorted(map(normalized_general_name, names or ()))
 
 
 def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> AuthorizedRequest:
@@ -373,7 +396,7 @@ def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> A
     _check_allowed(rfc4514(subject), rules.allowed_subjects, "subject", signer)
     for name in san or ():
         _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
-    return _kept(request, subject, san)
+    return _kept(request, subject, san, named=_oids_in(rules.allowed_subjects))
 
 
 def _authorize_secret(
@@ -383,12 +406,13 @@ def _authorize_secret(
     template = request.request.template
     subject = template.subject_der if template.subject_der != NULL_DN else None
     san = _requested_san(template)
-    others = sorted(set(san or ()) - set(secret.san))
+    own = _normalized(secret.san)
+    others = sorted(name for name in san or () if normalized_general_name(name) not in own)
     if others or (subject is not None and not same_name(subject, secret.subject_der)):
         asked = ", ".join(others) or f"subject {rfc4514(subject or NULL_DN)}"
         raise NotAuthorized(f"{asked} is asked for with the {secret.label}", rule="R67")
     if subject is not None and _reads_alike(subject, secret.subject_der):
-        return _kept(request, subject, san)
+        return _kept(request, subject, san, named=_attribute_oids(secret.subject_der))
     own_san = general_names_der(san or secret.san) if san or secret.san else None
     return _completed(request, secret.subject_der, own_san, may_complete=may_complete)
 
@@ -415,15 +439,29 @@ def _check_old_cert_id(request: AuthenticatedRequest, old: Certificate) -> None:
         )
 
 
-def _names_der(template: crmf.CertTemplate) -> bytes | None:
-    extension = template.extension(OID.subjectAltName)
-    return None if extension is None else extension.value
-
-
 def _kept(
-    request: AuthenticatedRequest, subject_der: bytes, san: tuple[str, ...] | None
+    request: AuthenticatedRequest,
+    subject_der: bytes,
+    san: tuple[str, ...] | None,
+    *,
+    named: Collection[str],
+    established: bool = False,
 ) -> AuthorizedRequest:
-    require_certifiable(subject_der, _names_der(request.request.template))
+    """Let a request go up as it is.
+
+    Args:
+        named: Attributes that somebody named for this subject; others than the usual ones have to be among them.
+        established: Whether the subject is that of a certificate which there is.
+    """
+    template = request.request.template
+    # What reads the same may be of other string types, and it is the template that goes up.
+    asked_der = subject_der if template.subject_der in (None, NULL_DN) else template.subject_der
+    require_certifiable(
+        asked_der or NULL_DN,
+        template.subject_alt_name_der,
+        named=named,
+        established_der=subject_der if established else None,
+    )
     return AuthorizedRequest(request, request.message.body_der, subject_der, san, False, _SEAL)
 
 
@@ -434,6 +472,7 @@ def _completed(
     *,
     may_complete: bool,
     issuer_der: bytes | None = None,
+    established: bool = False,
 ) -> AuthorizedRequest:
     """Set the identity; the device's signature over its own CertRequest is then void (RFC 9483 5.2.3.2)."""
     if request.message.body_type is BodyType.p10cr:
@@ -443,7 +482,12 @@ def _completed(
             "the identity has to be set by the RA, but this request must go up unchanged",
             rule="R75",
         )
-    require_certifiable(subject_der, san_der)
+    require_certifiable(
+        subject_der,
+        san_der,
+        named=_attribute_oids(subject_der),
+        established_der=subject_der if established else None,
+    )
     asked = request.request.template
     extensions = tuple(item for item in asked.extensions if item.oid != OID.subjectAltName)
     if san_der is not None:
@@ -499,8 +543,8 @@ def _unchangeable(why: str) -> TemplateRefused:
 
 
 def _requested_san(template: crmf.CertTemplate) -> tuple[str, ...] | None:
-    extension = template.extension(OID.subjectAltName)
-    return None if extension is None else general_names(extension.value)
+    san_der = template.subject_alt_name_der
+    return None if san_der is None else general_names(san_der)
 
 
 # --- placeholders and patterns --------------------------------------------------------------------------------
@@ -529,6 +573,18 @@ def _subject_der(text: str, values: DeviceValues, signer: Certificate) -> bytes:
         return from_rfc4514(filled)
     except ValueError as error:
         raise NotAuthorized(f"{filled!r} is not a subject: {error}", rule="R141") from error
+
+
+def _attribute_oids(name_der: bytes) -> set[str]:
+    return {oid for oid, _ in attributes(name_der)}
+
+
+_DOTTED: Final = re.compile(r"(?:^|[,+])\s*([0-9]+(?:\.[0-9]+)+)=")
+
+
+def _oids_in(patterns: Iterable[str]) -> set[str]:
+    """Return the attributes that patterns name by their OIDs."""
+    return {oid for pattern in patterns for oid in _DOTTED.findall(pattern)}
 
 
 _SAN_VALUE: Final = re.compile(r"[A-Za-z0-9._:-]+")
@@ -561,7 +617,7 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
             filled = fill(pattern, partial(_literal, values))
         except KeyError:
             continue  # the vendor certificate lacks the attribute, or has two: this pattern allows nothing
-        if fits(text, filled):
+        if fits_general_name(text, filled) if what == "subjectAltName" else fits(text, filled):
             return
     raise NotAuthorized(
         f"{what} {text!r} is not allowed for {signer.subject}; allowed: "

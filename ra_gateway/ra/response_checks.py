@@ -44,7 +44,7 @@ from ra_gateway.cmp.codes import (
 from ra_gateway.cmp.crmf import CertId, cert_id
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage, confirm_wait_time_of
-from ra_gateway.cmp.names import general_names, name_of, same_name
+from ra_gateway.cmp.names import general_name_key, general_name_keys, name_of, same_name
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import poll_rep_content, polled_cert_req_id
 from ra_gateway.cmp.requests import Possession, require_delivery
@@ -260,7 +260,7 @@ def _of_certificate(
         header.sender_nonce or b"",
         granted,
         (told and told.value_der) or b"",
-        tuple(item.der for item in answer.path[1:]),
+        endpoint.chain_for(transaction.body_type, answer.path[1:]),
     )
     event, outcome = Event.granted if granted else Event.issued, Outcome.issued
     if not issued:
@@ -402,7 +402,7 @@ def check_waiting(
         elif body_type is BodyType.pollRep:
             asked = polled_cert_req_id(expected.body_type, expected.cert_req_id)
             told = poll_rep_content(message.body_content).cert_req_id
-            if not is_cert_req_id(told, asked):
+            if not is_cert_req_id(told, asked, expected.body_type):
                 raise UpstreamBroken(
                     f"{upstream.name} answered certReqId {told} in pollRep, expected {asked}",
                     rule="R117",
@@ -462,7 +462,7 @@ def _certificate_response(
 ) -> _CertificateResponse:
     """Check what an ip, cp or kup of the CA's says."""
     ids = [response.cert_req_id for response in content.responses]
-    if len(ids) != 1 or not is_cert_req_id(ids[0], expected.cert_req_id):
+    if len(ids) != 1 or not is_cert_req_id(ids[0], expected.cert_req_id, expected.body_type):
         raise UpstreamBroken(
             f"{upstream.name} answered certReqId {ids}, expected [{expected.cert_req_id}]",
             rule="R85",
@@ -583,8 +583,7 @@ def _check_san(certificate: Certificate, expected: Expected, upstream: Upstream)
     if expected.san is None or upstream.settings.expected_subject == "any":
         return
     found = certificate.subject_alt_name_der
-    names = () if found is None else general_names(found)
-    missing = {name.casefold() for name in expected.san} - {name.casefold() for name in names}
+    missing = {general_name_key(name) for name in expected.san} - general_name_keys(found)
     if missing:
         raise UpstreamBroken(
             f"{upstream.name} left out subjectAltName {', '.join(sorted(missing))}", rule="R88"

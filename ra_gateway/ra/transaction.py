@@ -264,6 +264,7 @@ class Transaction:
         ca_cert_req_id: certReqId of the CA's answer, which certConf has towards the CA.
         credential_digest: Digest of the RA's certificate that signs for it, towards the CA and the device.
         possession: How the request shows that its device has the private key (`cmp.requests.Possession`).
+        quirks_of: Name of the domain whose quirks hold for its device, "" for none but its own domain's.
         failure: Name of the failInfo that a device which was told to wait is to be told, "" for none.
         lease_until: Until then one node is busy with the CA; a repeat waits instead of asking again.
         created_at, expires_at: Aware UTC; the store forgets the transaction at `expires_at`.
@@ -308,6 +309,7 @@ class Transaction:
     ca_cert_req_id: int = 0
     credential_digest: bytes = b""
     possession: str = Possession.proved.value
+    quirks_of: str = ""
     current: Exchange = field(init=False, repr=False, compare=False)
     """The request that the CA is asked, or was asked last: certConf, once there is one."""
 
@@ -375,6 +377,7 @@ class Transaction:
             elif plain["schema"] != SCHEMA:
                 raise ValueError(f"transaction schema {plain['schema']}, expected {SCHEMA}")
             kept: dict[str, Any] = {name: fields[name] for name in _BYTE_FIELDS}
+            plain.setdefault("quirks_of", "")  # of a record made before there was such a field
             kept.update((name, plain[name]) for name in _PLAIN_FIELDS)
             kept.update((name, _exchange(fields, name)) for name in _EXCHANGES)
             if kept["opening"] is None:
@@ -428,6 +431,7 @@ _PLAIN_FIELDS: Final = (
     "failure",
     "ca_cert_req_id",
     "possession",
+    "quirks_of",
 )
 
 _EXCHANGES: Final = ("opening", "confirmation", "polling", "withdrawal")

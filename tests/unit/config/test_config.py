@@ -235,6 +235,13 @@ WRONG = {
         "vendors.acme.algorithms.signatures[0]", "not one of the values", 'Did you mean "ecdsa-sha256"?'),
     "unknown quirk": (adding("vendor", 'quirks = ["short_id"]'),
         "vendors.acme.quirks[0]", "not one of the values", 'Did you mean "short_ids"?'),
+    "quirk that forgives operator certificates nothing": (
+        written(operator=TABLES["operator"] + '\nquirks = ["sha1", "rsa1024"]'),
+        "operator.quirks", "has rsa1024, which can forgive nothing there", "vendors.<name>.quirks"),
+    "quirk that forgives a MAC nothing": (
+        written(MAC + '\nquirks = ["missing_extracerts_in_certconf"]',
+            endpoint=TABLES["endpoint"] + '\nstrictness = "strict"'),
+        "endpoints.ran.mac.quirks", "has missing_extracerts_in_certconf", "Take it out"),
     "unknown kind of upstream": (written(upstream='[upstreams.main]\nkind = "cmphttp"'),
         "upstreams.main.kind", "not one of the values", 'Did you mean "cmp_http"?'),
     "upstream without URL": (written(upstream='[upstreams.main]\nkind = "cmp_http"'),
