@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,8 @@ from pydantic_core import PydanticCustomError
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.identity import DOTTED_OID, PLACEHOLDERS, SERIAL_NUMBER_OR_FQDN, placeholders
+from ra_gateway.cmp.names import GENERAL_NAME_KINDS, general_names_der
+from ra_gateway.cmp.x520 import alternative_name_faults
 from ra_gateway.settings.files import check_file, checks_files, resolve, secret_file
 from ra_gateway.settings.values import ByName, climbs, did_you_mean, require_dn, require_url, wrong
 
@@ -131,21 +132,35 @@ def _subject_pattern(pattern: str) -> str:
 
 
 def _san_kind(entry: str) -> None:
-    if not entry.startswith(("dns:", "ip:")):
-        raise wrong("does not say what kind of name it is", 'Start it with "dns:" or "ip:".')
+    if not entry.startswith(GENERAL_NAME_KINDS):
+        kinds = ", ".join(f'"{kind}"' for kind in GENERAL_NAME_KINDS)
+        raise wrong("does not say what kind of name it is", f"Start it with one of {kinds}.")
 
 
 def _san_template(template: str) -> str:
     _san_kind(template)
     filled = _fill(template, "x")
-    if template.startswith("ip:") and filled == template:
-        try:
-            ipaddress.ip_address(template.removeprefix("ip:"))
-        except ValueError:
-            raise wrong(
-                "is not an IP address", 'Write it like "ip:192.0.2.1" or "ip:2001:db8::1".'
-            ) from None
+    if template.startswith("dn:"):
+        require_dn(filled.removeprefix("dn:"))
+    if filled != template:
+        return template  # what it will be depends on the device
+    try:
+        faults = alternative_name_faults(general_names_der([template]), wildcard=False)
+        why = str(faults[0]) if faults else ""
+    except ValueError:
+        why = "is not an IP address" if template.startswith("ip:") else "cannot be encoded"
+    if why:
+        raise wrong(why, f"Write it like {_SAN_EXAMPLES[template.partition(':')[0]]}.")
     return template
+
+
+_SAN_EXAMPLES: Final = {
+    "dns": '"dns:enb1.example.net"',
+    "ip": '"ip:192.0.2.1" or "ip:2001:db8::1"',
+    "uri": '"uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6"',
+    "email": '"email:ran@example.net"',
+    "dn": '"dn:CN=enb1,O=Example"',
+}
 
 
 def _san_pattern(pattern: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ra_gateway.cmp.identity import identity_key
+from ra_gateway.cmp.names import split_general_names
 from ra_gateway.errors import Problem
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.stores.rows import Row, read_rows, refuse
@@ -42,7 +43,7 @@ class CSVInventory:
                 lines[key] = row.line
                 self._entries[key] = InventoryEntry(
                     subject=values["subject"],
-                    san=tuple(values["san"].split()),
+                    san=split_general_names(values["san"]),
                     enabled=values["enabled"].lower() == "true",
                 )
         refuse(problems)

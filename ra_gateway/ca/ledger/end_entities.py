@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import ip_address
 from typing import Any, Final, NoReturn
 
 from sqlalchemy import (
@@ -39,7 +38,8 @@ from ra_gateway.ca.ledger.sql import (
 from ra_gateway.ca.ledger.validity import living_or_held
 from ra_gateway.ca.records import EndEntity, EntityStatus
 from ra_gateway.cmp.identity import fqdn_of
-from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names_der
+from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names, general_names_der
+from ra_gateway.cmp.x520 import alternative_name_faults
 from ra_gateway.errors import ConfigError, Problem
 
 LONGEST_TEXT: Final = 200
@@ -50,8 +50,6 @@ MOST_PROBLEMS: Final = 20
 
 CHUNK: Final = 512
 """Names per question, far below what either database takes; and per line of the audit trail."""
-
-_KINDS_OF_NAMES: Final = ("dns:", "ip:")
 
 _entities = schema.entities
 
@@ -165,15 +163,18 @@ def _subject_problems(row: NewEntity) -> Iterator[Problem]:
 
 def _names_problems(row: NewEntity) -> Iterator[Problem]:
     for name in row.entity.names:
+        why = ""
         try:
-            if name.startswith(_KINDS_OF_NAMES):
-                general_names_der([name])
-                continue
+            faults = alternative_name_faults(general_names_der([name]))
         except ValueError:
             pass
+        else:
+            if not faults:
+                continue
+            why = f": {faults[0]}"
         yield row.problem(
-            f"{name[:80]!r} is no name for a SubjectAltName",
-            "Write it like dns:enb1.example.net or ip:192.0.2.1",
+            f"{name[:80]!r} is no name for a SubjectAltName{why}",
+            "Write it like dns:enb1.example.net, ip:192.0.2.1, uri:urn:uuid:..., email:ran@example.net or dn:CN=enb1",
         )
 
 
@@ -271,9 +272,8 @@ def _values(row: NewEntity, now: datetime) -> dict[str, Any]:
 
 
 def _as_read(name: str) -> str:
-    """Return a name as it is read from a certificate: an IPv6 address has many spellings."""
-    kind, _, value = name.partition(":")
-    return f"ip:{ip_address(ip_address(value).packed)}" if kind == "ip" else name
+    """Return a name as it is read from a certificate: an address and a directoryName have many spellings."""
+    return general_names(general_names_der([name]))[0]
 
 
 def _added(rows: Sequence[Mapping[str, Any]], actor: str, now: datetime) -> list[Act]:
