@@ -222,6 +222,7 @@ def _endpoint(
     vendors: Mapping[str, TrustDomain],
     operator: TrustDomain,
     access: Mapping[str, MACAccess],
+    own: Callable[[], Collection[Certificate]],
 ) -> Endpoint:
     return Endpoint(
         name=name,
@@ -245,7 +246,7 @@ def _endpoint(
             require_message_time=config.require_message_time,
             extra_certs_max_count=config.extra_certs_max_count,
         ),
-        information=information(config.genm, f"endpoints.{name}.genm", operator),
+        information=information(config.genm, f"endpoints.{name}.genm", operator, own),
         routes=tuple(
             _route(f"endpoints.{name}.routes[{index}]", route, upstreams)
             for index, route in enumerate(config.routes)
@@ -375,7 +376,16 @@ class Application:
             if endpoint.mac is not None
         }
         endpoints = {
-            name: _endpoint(name, endpoint, config, upstreams, vendors, operator, access)
+            name: _endpoint(
+                name,
+                endpoint,
+                config,
+                upstreams,
+                vendors,
+                operator,
+                access,
+                self._own_certificates,
+            )
             for name, endpoint in config.endpoints.items()
         }
         self.store = transaction_store(config.store, sink)

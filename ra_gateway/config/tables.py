@@ -163,7 +163,8 @@ class GenmConfig(Table):
     """Kinds of keys that the device may choose from."""
     crl_paths: tuple[PublicPath, ...] = ()
     """CRLs, PEM or DER, read again when a file changes; each is found by its issuer, and by the distribution point it
-    names.
+    names, or that the certificate of whoever asks or the RA's own names, where the CRL names none. For any other one
+    is answered badRequest.
     """
 
 

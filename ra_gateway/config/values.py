@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import AfterValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from ra_gateway import ldap
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.identity import DOTTED_OID, PLACEHOLDERS, SERIAL_NUMBER_OR_FQDN, placeholders
@@ -172,8 +173,20 @@ def _san_pattern(pattern: str) -> str:
 
 def _crl_url(text: str) -> str:
     # A CRL is signed itself, and whoever checks the certificate of an https server needs a CRL.
-    if not require_url(text, ("http",)).isascii():
+    if urlsplit(text).scheme == "ldap":
+        _crl_source(text.replace("{issuer}", "00"))
+    elif not require_url(text, ("http",)).isascii():
         raise wrong("has other characters than ASCII", "Encode them with % (RFC 3986).")
+    return text
+
+
+def _ldap_server(text: str) -> str:
+    parts = urlsplit(require_url(text, tuple(ldap.PORTS)))
+    if "@" in parts.netloc or parts.path.strip("/") or parts.query:
+        raise wrong(
+            "is more than the address of a directory",
+            "Write it like ldaps://ldap.example.net: DN and password have their own keys.",
+        )
     return text
 
 
@@ -183,6 +196,17 @@ def _fetched_url(text: str) -> str:
             "holds a user name or a password",
             "Take it out: CRLs and OCSP answers are public, and signed themselves.",
         )
+    return text
+
+
+def _crl_source(text: str) -> str:
+    if urlsplit(text).scheme not in ldap.PORTS:
+        return _fetched_url(text)
+    try:
+        ldap.parse_url(text)
+    except ValueError as error:
+        todo = "Write it like ldap://HOST/cn=CA,o=Operator?certificateRevocationList;binary (RFC 4516)."
+        raise wrong(str(error), todo) from None
     return text
 
 
@@ -252,6 +276,8 @@ SANTemplate = Annotated[str, AfterValidator(_san_template)]
 SANPattern = Annotated[str, AfterValidator(_san_pattern)]
 PublishedURL = Annotated[str, AfterValidator(_crl_url)]
 FetchedURL = Annotated[str, AfterValidator(_fetched_url)]
+LDAPServer = Annotated[str, AfterValidator(_ldap_server)]
+CRLSource = Annotated[str, AfterValidator(_crl_source)]
 Host = Annotated[str, AfterValidator(_host)]
 RedisURL = Annotated[str, AfterValidator(_redis_url)]
 DatabaseURL = Annotated[str, AfterValidator(_database_url)]

@@ -8,10 +8,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from ra_gateway.cmp.certificates import load_certificate
+from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import check_message_time
 from ra_gateway.cmp.mac import mac_parameters, mac_protected, reference_fingerprint
+from ra_gateway.cmp.names import general_names
 from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.cmp.verification import (
     Authenticated,
@@ -22,17 +23,20 @@ from ra_gateway.cmp.verification import (
     authenticate_by_secret,
     authenticate_follower,
     authenticate_registered,
+    named_as_signer,
     used_quirks,
 )
 from ra_gateway.errors import (
     HeaderRefused,
+    NotAuthorized,
     PKIFailureInfo,
     ProtectionRefused,
     SignerNotTrusted,
 )
 from ra_gateway.ra import forgiveness
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.endpoints import MACAccess
+from ra_gateway.ra.endpoints import MACAccess, RegistrationAuthorities
+from ra_gateway.ra.policy import check_speaks_for
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, Transaction, TransactionKey
 
@@ -189,17 +193,81 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
             rule="R11",
         )
     now = services.clock()
-    authenticated = authenticate_follower(
-        message, [signer for _, signer in known.values()], endpoint.rules, now
-    )
+    signers = [signer for _, signer in known.values()]
+    relays = endpoint.registration_authorities
+    if (
+        relays is not None
+        and relays.protects(message)
+        and not any(named_as_signer(message.header, item.certificate) for item in signers)
+    ):
+        opened = [transaction for transaction, _ in known.values()]
+        authenticated, transaction = _continued_by_relay(context, relays, opened, now)
+    else:
+        authenticated = authenticate_follower(message, signers, endpoint.rules, now)
+        transaction = known[authenticated.signer.digest][0]
     context = _signed_by(context, authenticated, now)
-    transaction = known[authenticated.signer.digest][0]
     before = transaction.exchange_for(context.digest)
     if before is None:
         rules = endpoint.rules.relaxed_by(authenticated.domain.quirks)
         check_message_time(message.header, rules, now)
         context.report.notes += await services.signer_status.check(authenticated, now)
     return Continued(_where_it_went(context, transaction), authenticated, transaction, before)
+
+
+def _continued_by_relay(
+    context: RequestContext,
+    relays: RegistrationAuthorities,
+    opened: Sequence[Transaction],
+    now: datetime,
+) -> tuple[AuthenticatedMessage, Transaction]:
+    """Authenticate what a registered RA signs in the place of a device whose request it passed on as it was.
+
+    Some RAs do so, as nobody but the device may protect a kur (RFC 9483 5.2.3.2).
+
+    Raises:
+        ProtectionRefused: The transaction did not come through it (R35).
+        CMPError: As `authenticate_registered`.
+    """
+    rules = context.endpoint.rules
+    authenticated = authenticate_registered(
+        context.message, relays.certificates, relays.domain, rules, now
+    )
+    why = "the message is not protected by the credential that opened the transaction"
+    for transaction in opened:
+        if not transaction.key.speaks_for_many:
+            try:
+                _check_came_through(context, relays, authenticated.signer, transaction)
+                return authenticated, transaction
+            except NotAuthorized as error:
+                why = f"{why}, and not by an RA that it came through: {error.detail}"
+    raise ProtectionRefused(why, rule="R35")
+
+
+def _check_came_through(
+    context: RequestContext,
+    relays: RegistrationAuthorities,
+    signer: Certificate,
+    transaction: Transaction,
+) -> None:
+    """Check that an RA passed on a device's request: it nested it; or it knows the answer, and may ask for its names.
+
+    Raises:
+        NotAuthorized: It did not, or may not.
+    """
+    if transaction.relay_digest:
+        if transaction.relay_digest != signer.digest:
+            raise NotAuthorized("another RA nested the request")
+        return
+    polled = transaction.polling
+    nonces = {transaction.response_nonce, transaction.polling_nonce, polled and polled.recip_nonce}
+    if context.message.header.recip_nonce not in nonces - {b"", None}:
+        raise NotAuthorized("recipNonce is not the senderNonce of the answer to the request")
+    san = transaction.san or ()
+    if transaction.certificate_der:
+        san_der = load_certificate(transaction.certificate_der).subject_alt_name_der
+        san = () if san_der is None else general_names(san_der)
+    identity = relays.rights_of(signer).identity
+    check_speaks_for(signer, identity, transaction.subject_der, san)
 
 
 async def _find_by_secret(

@@ -54,6 +54,7 @@ class RequestContext:
         peer: Where the message came from.
         started: When it came, on the node's monotonic clock, in seconds.
         wrapped: Whether the message came inside nested.
+        nested_by: Digest of the certificate of the RA that nested it, empty where none did.
         shared: The shared secret that protects the message, and its answers; None until that is known, and where a
             signature does.
         relayed: Whether another RA protects the message in its device's place.
@@ -69,6 +70,7 @@ class RequestContext:
     peer: str = ""
     started: float = 0.0
     wrapped: bool = False
+    nested_by: bytes = b""
     shared: MACCredential | None = None
     relayed: bool = False
 

@@ -342,6 +342,10 @@ class Route:
 class EndpointSettings(Table):
     """What is set of an endpoint besides who may come and where that goes, as it stands in the file."""
 
+    p10cr_cert_req_id: Literal[-1, 0] = -1
+    """certReqId in answers to p10cr: -1 as RFC 9810 has it (erratum 8806 of RFC 9483), 0 for devices and other RAs that
+    want that.
+    """
     key_generation: bool = False
     """Whether a request without a key is taken, for the CA to make one (RFC 9483 4.1.6); not with strictness "3gpp"."""
     encrypted_certificates: bool = False

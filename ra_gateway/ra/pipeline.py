@@ -288,6 +288,7 @@ async def _prepare(
         ca_transaction_id=b"" if ids is None else ids.transaction_id,
         credential_digest=credential.certificate.digest,
         quirks_of=forgiveness.origin_of(authenticated.domain),
+        relay_digest=context.nested_by,
     )
 
 

@@ -192,6 +192,23 @@ def _check_names_of(named: Certificate | None, rules: IdentityRules, signer: Cer
         _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
 
 
+def check_speaks_for(
+    signer: Certificate, rules: IdentityRules, subject_der: bytes, names: Iterable[str]
+) -> None:
+    """Refuse to have an RA end what was asked for a device that it could not have asked for.
+
+    Args:
+        names: subjectAltName entries of the certificate.
+
+    Raises:
+        NotAuthorized: Subject or names are not allowed for it.
+    """
+    if subject_der != NULL_DN:
+        _check_allowed(rfc4514(subject_der), rules.allowed_subjects, "subject", signer)
+    for name in names:
+        _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
+
+
 def subject_asked(
     request: AuthenticatedRequest, rules: IdentityRules | None, entry: InventoryEntry | None
 ) -> bytes:
