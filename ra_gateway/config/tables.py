@@ -60,10 +60,12 @@ class IdentityConfig(Table):
     placeholders. Empty allows none; needed for keep and derive.
     """
     san_template: tuple[SANTemplate, ...] = ()
-    """SubjectAltName entries to put in, like "dns:{cn}.ran.example.net" or "ip:192.0.2.1"."""
+    """SubjectAltName entries to put in, like "dns:{host}.ran.example.net", "ip:192.0.2.1", "uri:urn:uuid:{uid}",
+    "email:{host}@example.net" or "dn:CN={host},O=Example".
+    """
     allowed_sans: tuple[SANPattern, ...] = ()
-    """Patterns over SubjectAltName entries the device asks for, like "dns:*.ran.example.net"; empty allows none; a
-    wildcard name is never allowed.
+    """Patterns over SubjectAltName entries the device asks for, like "dns:*.ran.example.net", "uri:urn:uuid:*" or
+    "dn:CN=*,O=Example", compared as RFC 5280 7.2 to 7.5 has it; empty allows none; a wildcard name is never allowed.
     """
     inventory: InventoryUse = InventoryUse.none
     """ "required" refuses devices that `[inventory]` does not list; "optional" lets an entry, where there is one,
@@ -121,8 +123,9 @@ class InventoryConfig(Table):
     """The operator's list of devices."""
 
     csv_path: PublicPath
-    """CSV file with the header domain,identity,subject,san,enabled: vendor name, identity in its certificate, subject
-    to certify, names to certify (separated by blanks), true or false.
+    """CSV file with the header domain,identity,subject,san,enabled: vendor name, identity in its certificate (as
+    `identity_from` finds it), subject to certify, names to certify (dns:, ip:, uri:, email: or dn:, separated by
+    blanks), true or false.
     """
 
 

@@ -644,13 +644,19 @@ _SAN_VALUE: Final = re.compile(r"[A-Za-z0-9._:-]+")
 """What a vendor certificate may put into a subjectAltName: no "*", which would make it a wildcard."""
 
 
-def _san_value(values: DeviceValues, placeholder: str) -> str | None:
+def _san_value(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
+    if in_name:
+        value = _escaped(values, placeholder)
+        return value if value is not None and "*" not in value else None
     value = values.get(placeholder)
     return value if value is not None and _SAN_VALUE.fullmatch(value) else None
 
 
 def _san_der(templates: Iterable[str], values: DeviceValues, signer: Certificate) -> bytes | None:
-    names = [_fill(text, partial(_san_value, values), signer) for text in templates]
+    names = [
+        _fill(text, partial(_san_value, values, text.startswith("dn:")), signer)
+        for text in templates
+    ]
     try:
         return general_names_der(names) if names else None
     except ValueError as error:
@@ -667,7 +673,8 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
     values = DeviceValues(signer)
     for pattern in patterns:
         try:
-            filled = fill(pattern, partial(_literal, values))
+            escapes = what == "subject" or pattern.startswith("dn:")
+            filled = fill(pattern, partial(_literal, values, escapes))
         except KeyError:
             continue  # the vendor certificate lacks the attribute, or has two: this pattern allows nothing
         if fits_general_name(text, filled) if what == "subjectAltName" else fits(text, filled):
@@ -679,9 +686,9 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
     )
 
 
-def _literal(values: DeviceValues, placeholder: str) -> str | None:
-    """Return a value as a pattern that fits it alone."""
-    value = _escaped(values, placeholder)
+def _literal(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
+    """Return a value as a pattern that fits it alone, of an attribute in a name or of anything else."""
+    value = _escaped(values, placeholder) if in_name else values.get(placeholder)
     return (
         None if value is None else "".join(f"[{char}]" if char in "*?[" else char for char in value)
     )

@@ -21,7 +21,12 @@ from pathlib import Path
 from typing import Final
 
 from ra_gateway.cmp.mac import SharedSecret, reference_fingerprint
-from ra_gateway.cmp.names import from_rfc4514, general_names_der
+from ra_gateway.cmp.names import (
+    from_rfc4514,
+    general_names,
+    general_names_der,
+    split_general_names,
+)
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import Problem, StoreUnavailable
 from ra_gateway.peers import network_of
@@ -274,10 +279,10 @@ def _secret(row: dict[str, str]) -> SharedSecret:
         subject_der = from_rfc4514(subject)
     except ValueError as error:
         raise ValueError("subject is not a Name like CN=enb-1,O=Example") from error
-    san = tuple(row["san"].split())
+    san = split_general_names(row["san"])
     try:
         if san:
-            general_names_der(san)
+            san = general_names(general_names_der(san))
     except ValueError as error:
         raise ValueError("san has an entry that is not like dns:enb-1.example.net") from error
     for fault in subject_text_faults(subject):
