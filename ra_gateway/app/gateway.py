@@ -41,12 +41,12 @@ from ra_gateway.events import EventSink, unheard
 from ra_gateway.logs import fan_out
 from ra_gateway.ra.endpoints import (
     Endpoint,
-    MACAccess,
     RARights,
     RegistrationAuthorities,
     Route,
     Upstream,
 )
+from ra_gateway.ra.mac_access import MACAccess
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import CACore
@@ -160,7 +160,12 @@ def _mac(name: str, config: MACConfig, secret_file: SecretFile, operator: TrustD
         # A colon, which no vendor's name has: transactions are kept by the name.
         TrustDomain(f"mac:{name}", DomainKind.shared_secrets, (), algorithms=operator.algorithms),
         secret_file,
-        MACBounds(config.min_iterations, config.max_iterations, config.allow_weak_hmac),
+        MACBounds(
+            config.min_iterations,
+            config.max_iterations,
+            config.max_pbkdf_iterations,
+            config.allow_weak_hmac,
+        ),
     )
 
 

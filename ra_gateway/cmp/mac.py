@@ -48,11 +48,14 @@ class MACBounds:
 
     Args:
         min_iterations, max_iterations: Of the key derivation, both included.
+        max_pbkdf_iterations: Of PBMAC1, if that may have others: PBKDF2 is computed by OpenSSL, while other threads
+            go on. A key of several blocks counts as often.
         hmac_sha1: Whether HMAC-SHA1 is taken as MAC and as PRF (SHA-1 as OWF never is).
     """
 
     min_iterations: int = 100
     max_iterations: int = 2_048
+    max_pbkdf_iterations: int | None = None
     hmac_sha1: bool = False
 
 
@@ -166,7 +169,8 @@ def mac_parameters(der: bytes, bounds: MACBounds) -> MACParameters:
 
 
 def _pbm(der: bytes, parameters: structures.PBMParameter, bounds: MACBounds) -> MACParameters:
-    _check_cost(parameters.salt, parameters.iteration_count, bounds)
+    most = bounds.max_iterations
+    _check_cost(parameters.salt, parameters.iteration_count, bounds.min_iterations, most)
     owf = parameters.owf.algorithm.dotted_string
     name = HASH_NAMES.get(owf, "")
     if name not in _FUNCTIONS:
@@ -198,17 +202,18 @@ def _pbmac1(der: bytes, parameters: structures.PBMAC1Params, bounds: MACBounds) 
     if prf == _SHA1 and not bounds.hmac_sha1:
         raise AlgorithmRefused("PBKDF2 with HMAC-SHA1, which is not allowed here", rule="R40")
     blocks = -(-octets // hashlib.new(prf).digest_size)
-    _check_cost(pbkdf2.salt, pbkdf2.iteration_count, bounds, blocks)
+    most = bounds.max_pbkdf_iterations or bounds.max_iterations
+    most //= blocks  # each block of a key costs all iterations again
+    _check_cost(pbkdf2.salt, pbkdf2.iteration_count, bounds.min_iterations, most)
     return MACParameters(der, pbkdf2.salt, pbkdf2.iteration_count, prf, mac_hash, octets)
 
 
-def _check_cost(salt: bytes, iterations: int, bounds: MACBounds, blocks: int = 1) -> None:
-    """Refuse a derivation that is too dear or too weak; each block of a key costs all iterations again."""
-    if not bounds.min_iterations <= iterations <= bounds.max_iterations // blocks:
+def _check_cost(salt: bytes, iterations: int, least: int, most: int) -> None:
+    """Refuse a derivation that is too dear or too weak."""
+    if not least <= iterations <= most:
         raise AlgorithmRefused(
             # In hexadecimal: Python writes no decimal number of more than 4300 digits.
-            f"a MAC of {iterations:#x} iterations; {bounds.min_iterations} to {bounds.max_iterations // blocks} are "
-            "allowed",
+            f"a MAC of {iterations:#x} iterations; {least} to {most} are allowed",
             rule="R40",
         )
     if not MIN_SALT_OCTETS <= len(salt) <= MAX_SALT_OCTETS:

@@ -462,25 +462,24 @@ def used_quirks(
 # --- shared secrets -------------------------------------------------------------------------------------------
 
 
-def authenticate_by_secret(
-    message: PKIMessage,
-    credential: MACCredential | None,
-    domain: TrustDomain,
-    rules: HeaderRules,
-    *,
-    first: bool,
-) -> MACAuthenticatedMessage:
-    """Authenticate a message by its MAC (RFC 9483 4.1.5).
+@proof(_SEAL)
+class VerifiedMAC:
+    """A message whose MAC verified: who sent it can verify a MAC in turn, whatever else is wrong with the message."""
+
+    message: PKIMessage
+    credential: MACCredential
+    seal: InitVar[Seal]
+
+
+def verify_mac(message: PKIMessage, credential: MACCredential | None) -> VerifiedMAC:
+    """Verify the MAC of a message (RFC 9483 4.1.5).
 
     Args:
         credential: Of the secret that belongs to its senderKID, under the message's own parameters
             (`MACParameters.credential`); None if there is no such secret, which is refused in the same words.
-        domain: Of the endpoint's shared secrets.
-        first: Whether the message opens an operation.
 
     Raises:
-        ProtectionRefused: The MAC does not verify, or nobody knows its reference (R41); sender is another (R45).
-        HeaderRefused, MalformedMessage: As `check_header`.
+        ProtectionRefused: The MAC does not verify, or nobody knows its reference (R41).
     """
     if message.protection is None:
         raise ProtectionRefused("only one of protection and protectionAlg is present", rule="R14")
@@ -495,6 +494,23 @@ def authenticate_by_secret(
     expected = compute_mac(parameters, credential.key, octets)
     if not hmac.compare_digest(expected, message.protection):
         raise ProtectionRefused(f"the MAC does not verify: {credential.secret.label}", rule="R41")
+    return VerifiedMAC(message, credential, _SEAL)
+
+
+def authenticate_by_secret(
+    verified: VerifiedMAC, domain: TrustDomain, rules: HeaderRules, *, first: bool
+) -> MACAuthenticatedMessage:
+    """Authenticate a message whose MAC verified.
+
+    Args:
+        domain: Of the endpoint's shared secrets.
+        first: Whether the message opens an operation.
+
+    Raises:
+        ProtectionRefused: sender is another (R45).
+        HeaderRefused, MalformedMessage: As `check_header`.
+    """
+    message, credential = verified.message, verified.credential
     _check_mac_sender(message.header, credential, rules)
     check_header(message.header, rules, first=first)
     return MACAuthenticatedMessage(message, domain, credential, _SEAL)

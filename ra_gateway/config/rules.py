@@ -328,7 +328,8 @@ def _check_mac(raw: Raw) -> Iterator[Problem]:
                 "is given, but with the redis store other processes could use a secret again",
                 "Use the memory store, or only secrets that are not for single use.",
             )
-        yield from _crossed(path, mac, MACConfig, "min_iterations", "max_iterations")
+        for most in ("max_iterations", "max_pbkdf_iterations"):
+            yield from _crossed(path, mac, MACConfig, "min_iterations", most)
         for key in ("secrets_path", "used_path"):
             for file in texts([mac.get(key)]):
                 place = f"{path}.{key}"

@@ -165,7 +165,12 @@ class MACConfig(Table):
     max_iterations: int = Field(default=2_048, ge=1, le=1_000_000)
     """Most iterations; more are refused before anything is computed. Whoever knows a reference, which travels in the
     clear, can make the gateway compute so many: those of the default take 1 to 2 ms of CPU, beside the event loop.
-    openssl and EJBCA use 500 to 1024; PBMAC1 of Bouncy Castle uses 8192 unless told otherwise.
+    openssl and EJBCA use 500 to 1024.
+    """
+    max_pbkdf_iterations: int | None = Field(default=None, ge=1, le=2_000_000)
+    """Most iterations of PBMAC1, whose derivation is PBKDF2; the default is `max_iterations`. Clients that use PBMAC1
+    want 8192 (Bouncy Castle) to 262144, and the latter take some 0.1 s of CPU: for known references alone, two at a
+    time, one for each peer, and not again for the certConf. A key that is longer than its hash counts twice.
     """
     allow_weak_hmac: bool = False
     """Whether HMAC-SHA1 is taken; openssl up to 3.0 uses it unless told otherwise (-mac hmacWithSHA256)."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -11,13 +11,14 @@ from typing import Final, NamedTuple
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import check_message_time
-from ra_gateway.cmp.mac import mac_parameters, mac_protected, reference_fingerprint
+from ra_gateway.cmp.mac import mac_protected, reference_fingerprint
 from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.cmp.verification import (
     Authenticated,
     AuthenticatedMessage,
     KnownSigner,
     MACAuthenticatedMessage,
+    VerifiedMAC,
     authenticate,
     authenticate_by_secret,
     authenticate_follower,
@@ -25,13 +26,14 @@ from ra_gateway.cmp.verification import (
     used_quirks,
 )
 from ra_gateway.errors import (
+    CMPError,
     HeaderRefused,
     PKIFailureInfo,
     ProtectionRefused,
     SignerNotTrusted,
 )
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.endpoints import MACAccess
+from ra_gateway.ra.mac_access import MACAccess
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, Transaction, TransactionKey
 
@@ -98,27 +100,34 @@ async def _authenticate_by_secret(
     context: RequestContext, mac: MACAccess
 ) -> tuple[RequestContext, MACAuthenticatedMessage]:
     """Authenticate a message under a MAC; wrong ones are counted, whatever the message."""
-    message = context.message
-    header = message.header
-    parameters = mac_parameters(header.protection_alg_der or b"", mac.bounds)
-    reference = header.sender_kid or b""
-    secret = await mac.secrets.find(reference, context.peer)
-    # Only for whom there is a secret, and not on the event loop: it takes as long as the message says.
-    credential = None if secret is None else await asyncio.to_thread(parameters.credential, secret)
-    try:
-        authenticated = authenticate_by_secret(
-            message,
-            credential,
-            mac.domain,
-            context.endpoint.rules,
-            first=message.body_type in RESPONSE_TO,
-        )
-    except ProtectionRefused as error:
-        if error.rule == "R41":
-            await mac.secrets.failed(reference, context.peer)
-        raise
+    authenticated = authenticate_by_secret(
+        await _verified(context, mac),
+        mac.domain,
+        context.endpoint.rules,
+        first=context.message.body_type in RESPONSE_TO,
+    )
     context.report.authenticated = authenticated
     return replace(context, shared=authenticated.credential), authenticated
+
+
+async def _verified(context: RequestContext, mac: MACAccess) -> VerifiedMAC:
+    """Verify the MAC of a message, and remember that its sender can verify one."""
+    context.report.mac_checked = True
+    verified = await mac.verify(context.message, context.peer)
+    context.report.shared = verified.credential
+    return verified
+
+
+async def find_shared_secret(context: RequestContext) -> None:
+    """Find out who sent a message that is refused before that was asked: who holds a secret can verify no signature.
+
+    It costs no more than a message that is in order, and wrong MACs are counted likewise.
+    """
+    mac = context.endpoint.mac
+    if mac is not None and not context.report.mac_checked:
+        with suppress(CMPError):  # it has been refused already
+            if mac_protected(context.message):
+                await _verified(context, mac)
 
 
 async def check_status(
@@ -175,6 +184,10 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
             if relays is None or not of_relay or certificate in relays.certificates:
                 known[found.key.signer_digest] = (found, KnownSigner(certificate, domain))
     if not known:
+        if mac is not None and any(
+            item.endpoint == endpoint.name and item.key.domain == mac.domain.name for item in live
+        ):
+            raise _other_kind("a signature", "a shared secret")
         raise HeaderRefused(
             f"{message.body_type.name} for a transactionID that is not known here",
             rule="R11",
@@ -214,8 +227,20 @@ async def _find_by_secret(
                 check_message_time(header, context.endpoint.rules, services.clock())
             context = _where_it_went(context, transaction)
             return Continued(context, authenticated, transaction, before)
+    here = [item for item in live if item.endpoint == context.endpoint.name]
+    if here and not any(item.key.domain == mac.domain.name for item in here):
+        raise _other_kind("a shared secret", "a signature")
     raise ProtectionRefused(
         "the message is not protected by the credential that opened the transaction", rule="R35"
+    )
+
+
+def _other_kind(used: str, opened: str) -> ProtectionRefused:
+    """Return the refusal of a message whose protection is of another kind than its transaction's."""
+    return ProtectionRefused(
+        f"protected by {used}, and {opened} opened the transaction",
+        fail_info=PKIFailureInfo.wrongIntegrity,
+        rule="R35",
     )
 
 

@@ -24,7 +24,6 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import PollRep, poll_rep_body, waiting_body
 from ra_gateway.cmp.protection import Protecting
 from ra_gateway.cmp.responder import protect_reply, refusal_body, reply_header, unreadable_reply
-from ra_gateway.cmp.verification import MACAuthenticatedMessage
 from ra_gateway.errors import CMPError, MalformedMessage, ServiceFailure
 from ra_gateway.events import Outcome
 from ra_gateway.ra.context import RequestContext
@@ -173,10 +172,9 @@ async def refuse(
     report.outcome = Outcome.failed if isinstance(error, ServiceFailure) else Outcome.refused
     header = _reply(services, context.message.header)
     body_der = refusal_body(error, context.message, body_type=body_type, cert_req_id=cert_req_id)
-    sender = report.authenticated
     try:
-        if isinstance(sender, MACAuthenticatedMessage):
-            return await protect_reply(header, body_der, sender.credential)
+        if report.shared is not None:
+            return await protect_reply(header, body_der, report.shared)
         credential = services.credential()
         if transaction is not None:
             credential = services.credential_of(transaction)
