@@ -2,7 +2,8 @@
 
 python docs/requirements.py > docs/requirements.md
 
-A test names what it covers with `@pytest.mark.requirement(numbers)`; the files are read, not run.
+A test names what it covers with `@pytest.mark.requirement(26, "T8")` (R26, T8); the files are read, not run. A
+row that gets its first test loses its entry in `UNTESTED`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,17 @@ PREFACE: Final = """# Requirements and their tests
 <!-- Written by docs/requirements.py from the markers of the tests; a test compares them. -->
 
 What RFC 9483, 9810, 9811, 4211 and TS 33.310 ask of a gateway and its CA, numbered as the code and
-the log's `rule` number it. "Refused" means an answer with a failInfo, where one is named that one.
+the log's `rule` number it: R by subject, T by the clauses of TS 33.310 V16.14 (where another version
+is meant, it is named). "Refused" means an answer with a failInfo, where one is named that one.
 """
 
 LATER: Final = "not yet: "
 OUTSIDE: Final = "does not apply: "
 
-REQUIREMENTS: Final[dict[str, dict[int, str]]] = {
+Requirement = int | str
+"""As a marker names it: 26 is R26, "T8" is T8."""
+
+REQUIREMENTS: Final[dict[str, dict[Requirement, str]]] = {
     "Parsing, header, protection": {
         1: "Octets that are not exactly one DER PKIMessage are refused and harm nothing",
         2: "Versions before 2 or after 3: unsupportedVersion, told in the nearest version we speak",
@@ -203,9 +208,126 @@ REQUIREMENTS: Final[dict[str, dict[int, str]]] = {
         159: "No secret is in a log line or an error text",
         160: "A refusal is logged with transactionID, failInfo, signer and rule",
     },
+    "TS 33.310: certificates (clause 6)": {
+        "T1": "Before it issues, the CA checks the request against the profile: order and domain of the name",
+        "T2": "Version 3; SHA-256, SHA-384; never MD2, MD5 or SHA-1",
+        "T3": "RSA and ECDSA; PKCS #1 v1.5 is not what a new RSA CA signs with by default",
+        "T4": "P-256, P-384 and stronger curves, Ed25519 and Ed448; no curve below 256 bits",
+        "T5": "RSA of 2048 to 4096 bits and more; what outlives 2030 with less than 3072 is warned of",
+        "T6": "RSA with a public exponent below 65537 is not certified",
+        "T7": "The key that signs is at least as strong as the key that is certified",
+        "T8": "Names are (C), O, CN or dc, dc, (ou), cn; O and CN are UTF8String",
+        "T9": "An extension of no mandate there is not critical",
+        "T10": "Roots: critical keyUsage keyCertSign and cRLSign, critical basicConstraints",
+        "T11": "Issuing CAs have pathLen 0, intermediate ones more",
+        "T12": "SEG and NE: a SubjectAltName, not critical",
+        "T13": "SEG and NE: critical keyUsage with digitalSignature or nonRepudiation",
+        "T14": "SEG and NE: a CRL distribution point, not critical",
+        "T15": "TLS: critical keyUsage, a CRL distribution point, EKU by its kind",
+        "T16": "NF: C, and the home domain as O; three years; key identifiers by RFC 5280 method 1",
+        "T17": "NF: a critical SubjectAltName",
+        "T18": "NF servers: a DNS name; an address alone does not do",
+        "T19": "NF: nfTypes, with the names of TS 29.510",
+        "T20": "NF: the instance as `urn:uuid:` URI",
+        "T21": "Certificates that sign tokens: digitalSignature, id-kp-jwt, URI (V19.5)",
+        "T22": "SCP and SEPP have profiles of their own",
+        "T23": "CRLs: version 2, full, no delta, also when empty",
+    },
+    "TS 33.310: CRLs, certification by hand, the certificates of clause 9.4": {
+        "T24": "CRLs are published to, and fetched from, an LDAPv3 directory",
+        "T25": "A PKCS #10 brought by hand is certified beside CMP",
+        "T26": "Another operator's SEG or TLS CA is cross-certified from its PKCS #10, and that revoked",
+        "T27": "Vendor certificates in the form of 9.4.4: O, CN = FQDN, the same FQDN as dNSName",
+        "T28": "A vendor certificate whose keyUsage is nonRepudiation alone signs an ir",
+        "T29": "The certificates of RA and CA for CMP have the SEG profile; their subject is the sender",
+        "T30": "RA and CA sign messages and certificates with different keys",
+    },
+    "TS 33.310: CMP (clause 9.5 and 9.6)": {
+        "T31": "Enrolment and key update only, with signature protection only; no cr unless it is switched on",
+        "T32": "ir is verified up to a root of the device's vendor",
+        "T33": "kur is verified up to the operator's root",
+        "T34": "The hashes of clause 6.1.1 hold for protection, proof of possession and certConf",
+        "T35": "Every message is protected; extraCerts come in any order; one PKIMessage at a time",
+        "T36": "sender is the subject of the certificate whose key signs, on both sides",
+        "T37": "recipient is the subject of the other side's certificate; a device may leave it empty",
+        "T38": "A random transactionID of 8 octets or more",
+        "T39": "senderNonce and recipNonce; that of a first message is disregarded",
+        "T40": "Exactly one CertReqMsg",
+        "T41": "ip, kup and certConf repeat the certReqId of the request, whatever it is",
+        "T42": "The template has a public key; its subject is a suggestion, or left out",
+        "T43": "Possession is proved with POPOSigningKey",
+        "T44": "In poposkInput, the sender is the vendor's identity of the device",
+        "T45": "ip has exactly one response, and its certificate is not encrypted",
+        "T46": "extraCerts of ip: the operator's root, the certificates of RA and CA, and those in between",
+        "T47": "kur is signed with the last operator key, whose certificate is in extraCerts",
+        "T48": "kup does not carry the operator's root",
+        "T49": "certConf is signed with the key that signed the request",
+        "T50": "certConf needs no extraCerts: its signer is known from the request",
+        "T51": "pkiConf carries no extraCerts",
+        "T52": "HTTP of RFC 9811 (6712), begun by the base station",
+    },
+    "TS 33.310: network functions (clause 10, annex J)": {
+        "T53": "What the first enrolment of a network function needs comes by OAM (V18)",
+        "T54": "ACME for network functions (V19.5)",
+    },
 }
 
-UNTESTED: Final[dict[int, str]] = {}
+UNTESTED: Final[dict[Requirement, str]] = {
+    "T1": LATER + "the profiles of clause 6",
+    "T2": LATER + "the profiles of clause 6",
+    "T3": LATER + "the profiles of clause 6",
+    "T4": LATER + "the profiles of clause 6",
+    "T5": LATER + "the profiles of clause 6",
+    "T6": LATER + "the profiles of clause 6",
+    "T7": LATER + "the profiles of clause 6",
+    "T8": LATER + "the profiles of clause 6",
+    "T9": LATER + "the profiles of clause 6",
+    "T10": LATER + "the profiles of clause 6",
+    "T11": LATER + "the profiles of clause 6",
+    "T12": LATER + "the profiles of clause 6",
+    "T13": LATER + "the profiles of clause 6",
+    "T14": LATER + "the profiles of clause 6",
+    "T15": LATER + "the profiles of clause 6",
+    "T16": LATER + "the profiles of clause 6",
+    "T17": LATER + "the profiles of clause 6",
+    "T18": LATER + "the profiles of clause 6",
+    "T19": LATER + "the profiles of clause 6",
+    "T20": LATER + "the profiles of clause 6",
+    "T21": LATER + "the profiles of clause 6",
+    "T22": LATER + "the profiles of clause 6",
+    "T23": LATER + "the profiles of clause 6",
+    "T24": LATER + "LDAP",
+    "T25": LATER + "signing by hand",
+    "T26": LATER + "cross-certification",
+    "T27": LATER + "vendor names in the SubjectAltName",
+    "T28": LATER + "nonRepudiation alone",
+    "T29": LATER + "SEG profile for the RA and the CMP signer",
+    "T30": LATER + "a mark on its tests",
+    "T31": LATER + "a mark on its tests",
+    "T32": LATER + "a mark on its tests",
+    "T33": LATER + "a mark on its tests",
+    "T34": LATER + "a mark on its tests",
+    "T35": LATER + "a mark on its tests",
+    "T36": LATER + "a mark on its tests",
+    "T37": LATER + "a mark on its tests",
+    "T38": LATER + "a mark on its tests",
+    "T39": LATER + "a mark on its tests",
+    "T40": LATER + "a mark on its tests",
+    "T41": LATER + "a mark on its tests",
+    "T42": LATER + "a mark on its tests",
+    "T43": LATER + "a mark on its tests",
+    "T44": LATER + "a mark on its tests",
+    "T45": LATER + "a mark on its tests",
+    "T46": LATER + "a mark on its tests",
+    "T47": LATER + "a mark on its tests",
+    "T48": LATER + "a mark on its tests",
+    "T49": LATER + "a mark on its tests",
+    "T50": LATER + "a mark on its tests",
+    "T51": LATER + "a mark on its tests",
+    "T52": LATER + "a mark on its tests",
+    "T53": LATER + "a mark on its tests",
+    "T54": OUTSIDE + "ACME is another protocol than the one spoken here",
+}
 """Why a requirement has no test; an entry for one that has some is a mistake."""
 
 
@@ -220,14 +342,14 @@ def requirements() -> str:
     for title, rows in REQUIREMENTS.items():
         parts.append(f"\n## {title}\n\n| | Requirement | Tests |\n|---|---|---|")
         parts.extend(
-            f"| R{n} | {text} | {_cell(n, tests.get(n, []))} |" for n, text in rows.items()
+            f"| {_name(n)} | {text} | {_cell(n, tests.get(n, []))} |" for n, text in rows.items()
         )
     return "\n".join(parts) + "\n"
 
 
-def tests_by_requirement() -> dict[int, list[str]]:
-    """Return the tests under each number, as "folder/file::test"."""
-    found: dict[int, list[str]] = {}
+def tests_by_requirement() -> dict[Requirement, list[str]]:
+    """Return the tests under each requirement, as "folder/file::test"."""
+    found: dict[Requirement, list[str]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         module = ast.parse(path.read_text(encoding="utf-8"))
         place = path.relative_to(ROOT / "tests").as_posix()
@@ -237,16 +359,22 @@ def tests_by_requirement() -> dict[int, list[str]]:
     return found
 
 
-def _cell(number: int, tests: list[str]) -> str:
-    reason = UNTESTED.get(number)
-    if bool(tests) == (reason is not None):
-        raise ValueError(f"R{number} needs a test or a reason why there is none, and not both")
+def _name(requirement: Requirement) -> str:
+    return f"R{requirement}" if isinstance(requirement, int) else requirement
+
+
+def _cell(requirement: Requirement, tests: list[str]) -> str:
+    reason = UNTESTED.get(requirement)
+    if tests and reason is not None:
+        raise ValueError(f"{_name(requirement)} has tests: drop its entry in UNTESTED")
+    if not tests and reason is None:
+        raise ValueError(f"{_name(requirement)} needs a test, or a reason in UNTESTED")
     return "<br>".join(f"`{test}`" for test in tests) if tests else str(reason)
 
 
 def _tests(
-    body: Iterable[ast.stmt], inherited: frozenset[int]
-) -> Iterator[tuple[str, frozenset[int]]]:
+    body: Iterable[ast.stmt], inherited: frozenset[Requirement]
+) -> Iterator[tuple[str, frozenset[Requirement]]]:
     for node in body:
         if isinstance(node, ast.ClassDef):
             yield from _tests(node.body, inherited | set(_numbers(node.decorator_list)))
@@ -257,13 +385,13 @@ def _tests(
                 yield node.name, numbers
 
 
-def _module_marks(body: Iterable[ast.stmt]) -> Iterator[int]:
+def _module_marks(body: Iterable[ast.stmt]) -> Iterator[Requirement]:
     for node in body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
             yield from _numbers([node.value])
 
 
-def _numbers(expressions: Iterable[ast.expr]) -> Iterator[int]:
+def _numbers(expressions: Iterable[ast.expr]) -> Iterator[Requirement]:
     for expression in expressions:
         for node in ast.walk(expression):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("mark.requirement"):

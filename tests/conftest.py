@@ -31,9 +31,12 @@ remember_findings()
 STAGES = ("project", "unit", "contract", "conformance", "property", "integration")
 """Folders in the order in which they run: what fails fast and says most comes first."""
 
+REQUIREMENTS = frozenset((*range(1, 161), *(f"T{number}" for number in range(1, 55))))
+"""What a `requirement` marker may name: 26 for R26, "T8" for T8."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the tests by `STAGES`, and refuse `requirement` markers outside R1..R160.
+    """Order the tests by `STAGES`, and refuse `requirement` markers outside R1..R160 and T1..T54.
 
     Raises:
         pytest.UsageError: A marker names something else.
@@ -41,9 +44,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_stage)
     for item in items:
         for marker in item.iter_markers("requirement"):
-            for number in marker.args:
-                if not (isinstance(number, int) and 1 <= number <= 160):
-                    raise pytest.UsageError(f"{item.nodeid}: no requirement {number!r} (1..160)")
+            for name in marker.args:
+                if name not in REQUIREMENTS:
+                    known = '1..160, "T1".."T54"'
+                    raise pytest.UsageError(f"{item.nodeid}: no requirement {name!r} ({known})")
 
 
 def _stage(item: pytest.Item) -> int:

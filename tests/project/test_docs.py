@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import shlex
@@ -72,9 +73,35 @@ def test_the_table_of_requirements_is_up_to_date() -> None:
 
 
 def test_every_requirement_is_in_the_table_once() -> None:
-    """R1..R160, in order."""
-    numbers = [number for rows in REQUIREMENTS["REQUIREMENTS"].values() for number in rows]
-    assert numbers == list(range(1, 161))
+    """R1..R160, then T1..T54, each in order."""
+    names = [name for rows in REQUIREMENTS["REQUIREMENTS"].values() for name in rows]
+    assert names == [*range(1, 161), *(f"T{number}" for number in range(1, 55))]
+
+
+def test_a_requirement_has_tests_or_a_reason_and_never_both() -> None:
+    """A number that is no test's, and a reason that has become untrue, are told apart."""
+    cell = REQUIREMENTS["_cell"]
+    with pytest.raises(ValueError, match=r"^T55 needs a test, or a reason in UNTESTED$"):
+        cell("T55", [])
+    with pytest.raises(ValueError, match=r"^T54 has tests: drop its entry in UNTESTED$"):
+        cell("T54", ["unit/test_acme.py::test_it"])
+    with pytest.raises(ValueError, match=r"^R161 needs a test"):
+        cell(161, [])
+    assert cell(1, ["a", "b"]) == "`a`<br>`b`"
+
+
+def test_a_marker_names_rows_of_both_kinds() -> None:
+    """Numbers are R rows, strings T rows; module marks and marks of cases count as well."""
+    module = ast.parse(
+        "pytestmark = pytest.mark.requirement('T9')\n"
+        "@pytest.mark.requirement(26, 'T8')\n"
+        "@pytest.mark.parametrize('x', [pytest.param(1, marks=pytest.mark.requirement('T1'))])\n"
+        "def test_it(x): ...\n"
+    )
+    inherited = frozenset(REQUIREMENTS["_module_marks"](module.body))
+    assert dict(REQUIREMENTS["_tests"](module.body, inherited)) == {
+        "test_it": {26, "T1", "T8", "T9"}
+    }
 
 
 def test_what_enrolment_and_renewal_need_is_tested() -> None:
