@@ -41,8 +41,6 @@ from ra_gateway.events import EventSink, unheard
 from ra_gateway.logs import fan_out
 from ra_gateway.ra.endpoints import (
     Endpoint,
-    RARights,
-    RegistrationAuthorities,
     Route,
     Upstream,
 )
@@ -50,6 +48,7 @@ from ra_gateway.ra.mac_access import MACAccess
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import CACore
+from ra_gateway.ra.registration import RARights, RegisteredName, RegistrationAuthorities
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import RELAYED_DOMAIN
@@ -191,6 +190,35 @@ def _relays(
         nested=config.nested,
         batch_max=config.batch_max,
         rights=_rights(setting, config),
+        names=_registered_names(setting, config),
+    )
+
+
+def _registered_names(
+    setting: str, config: RegistrationAuthoritiesConfig
+) -> tuple[RegisteredName, ...]:
+    return tuple(
+        RegisteredName(
+            b"" if row.subject is None else from_rfc4514(row.subject),
+            row.sans,
+            frozenset(certificates(row.issuer_paths, f"{setting}.names[{index}].issuer_paths")),
+            RARights(
+                IdentityRules(allowed_subjects=row.allowed_subjects, allowed_sans=row.allowed_sans),
+                row.ra_verified,
+                row.revoke_on_behalf,
+            ),
+        )
+        for index, row in enumerate(config.names)
+    )
+
+
+def _reserved(config: GatewayConfig) -> tuple[RegisteredName, ...]:
+    """Return the names of registered RAs: who had a certificate with one at some endpoint could use it at another."""
+    return tuple(
+        name
+        for endpoint, table in config.endpoints.items()
+        if (relays := table.registration_authorities) is not None
+        for name in _registered_names(f"endpoints.{endpoint}.registration_authorities", relays)
     )
 
 
@@ -221,6 +249,7 @@ def _endpoint(
     vendors: Mapping[str, TrustDomain],
     operator: TrustDomain,
     secret_file: SecretFile | None,
+    reserved: tuple[RegisteredName, ...],
 ) -> Endpoint:
     return Endpoint(
         name=name,
@@ -257,6 +286,7 @@ def _endpoint(
             )
             if taken
         ),
+        reserved=reserved,
         mac=(
             None
             if config.mac is None or secret_file is None
@@ -368,9 +398,17 @@ class Application:
             for name, endpoint in config.endpoints.items()
             if endpoint.mac is not None
         }
+        reserved = _reserved(config)
         endpoints = {
             name: _endpoint(
-                name, endpoint, config, upstreams, vendors, operator, self._secrets.get(name)
+                name,
+                endpoint,
+                config,
+                upstreams,
+                vendors,
+                operator,
+                self._secrets.get(name),
+                reserved,
             )
             for name, endpoint in config.endpoints.items()
         }

@@ -302,6 +302,14 @@ def authenticate(
     return _first_to_pass(check, select_signers(message.header, certificates, rules))
 
 
+def named_in_bag(message: PKIMessage, rules: HeaderRules) -> list[Certificate]:
+    """Return the certificates in extraCerts that a message says protect it, a few at most; none if it has too many."""
+    if len(message.extra_certs) > rules.extra_certs_max_count:
+        return []
+    bag = readable_certificates(message.extra_certs)
+    return _named_signers(message.header, bag)[:_MAX_SAME_NAMED_SIGNERS]
+
+
 def named_as_signer(header: PKIHeader, certificate: Certificate) -> bool:
     """Tell whether a header says that a certificate protects the message; whether it does is not known."""
     return bool(_named_signers(header, [certificate]))
@@ -314,6 +322,7 @@ def authenticate_registered(
     rules: HeaderRules,
     now: datetime,
     *,
+    by_name: Callable[[Path], bool] | None = None,
     budget: SearchBudget | None = None,
 ) -> AuthenticatedMessage:
     """Authenticate a message that only registered PKI management entities may send, whatever its type.
@@ -322,6 +331,7 @@ def authenticate_registered(
         registered: Their certificates, exactly: another one for the same name or key is not registered.
             A message protected by one of them need not carry it.
         domain: Must have a valid path for it as well.
+        by_name: Tells whether one that is not listed is registered by its names, from its path.
         budget: As of `authenticate`.
 
     Raises:
@@ -335,7 +345,7 @@ def authenticate_registered(
         known = signer in registered
         path = domain.find_path(signer, bag, now, remember_leaf=known, budget=budget)
         _check_protection(message, algorithm, signer, domain.algorithms)
-        if not known:
+        if not known and not (by_name is not None and by_name(path)):
             raise NotAuthorized(f"{signer.subject} is not registered here", rule="R123")
         # Not as a first message: the nonces are a device's, and R7 was for the RA to enforce.
         check_header(message.header, rules.relaxed_by(domain.quirks), first=False)

@@ -20,6 +20,7 @@ from ra_gateway.config.trust_tables import (
 from ra_gateway.config.values import (
     WELL_KNOWN_PATH,
     RequestType,
+    SANName,
     SANPattern,
     SANTemplate,
     SubjectPattern,
@@ -31,7 +32,7 @@ from ra_gateway.ra.endpoints import Approval, EndpointSettings
 from ra_gateway.ra.information import Informing
 from ra_gateway.ra.policy import InventoryUse, SubjectRule
 from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
-from ra_gateway.settings.values import ByName, Name, Named, Table, WholeSeconds
+from ra_gateway.settings.values import DN, ByName, Name, Named, Table, WholeSeconds
 from ra_gateway.upstream.kinds import UpstreamConfig
 
 
@@ -225,12 +226,40 @@ class RARightsConfig(Table):
     """As above, for these RAs alone."""
 
 
+class RANameConfig(Table):
+    """An RA that is known by its names, so that it may renew its certificate without a change here.
+
+    It may always have another certificate with its own names. Nobody else gets one with any of them at any endpoint of
+    this gateway, but whom a line of shared secrets gives this very subject; nothing of the table above holds for it.
+    """
+
+    subject: DN | None = None
+    """Subject of its certificate, in the form of RFC 4514."""
+    sans: tuple[SANName, ...] = ()
+    """SubjectAltName entries that its certificate has to have, like "dns:occm.example.net"; all of them, and the
+    subject as well where that is given.
+    """
+    issuer_paths: tuple[PublicPath, ...] = ()
+    """CAs of the operator, PEM, one of which has to stand above its certificate; by default any under the operator's
+    roots. A CA that issues to no devices is safest.
+    """
+    allowed_subjects: tuple[SubjectPattern, ...] = ()
+    """As above, for this RA alone."""
+    allowed_sans: tuple[SANPattern, ...] = ()
+    """As above, for this RA alone."""
+    ra_verified: bool = False
+    """As above, for this RA alone."""
+    revoke_on_behalf: bool = False
+    """As above, for this RA alone."""
+
+
 class RegistrationAuthoritiesConfig(Table):
     """Other RAs in front of this gateway: they may come in place of their devices (docs/deployment.md)."""
 
-    certificate_paths: tuple[PublicPath, ...] = Field(min_length=1)
+    certificate_paths: tuple[PublicPath, ...] = ()
     """Their certificates, PEM, exactly those that protect their messages; list the old and the new one while a
-    certificate is being renewed. Each must also chain to an operator root, unless `anchors_paths` is given.
+    certificate is being renewed. Each must also chain to an operator root, unless `anchors_paths` is given. Required
+    unless there are `names`.
     """
     anchors_paths: tuple[PublicPath, ...] = ()
     """Roots, PEM, that these certificates chain to, in place of the operator's."""
@@ -262,6 +291,10 @@ class RegistrationAuthoritiesConfig(Table):
     rights: tuple[RARightsConfig, ...] = Field(default=(), max_length=256)
     """`[[endpoints.<name>.registration_authorities.rights]]`: what single RAs may, so that each is bound to its own
     devices' names.
+    """
+    names: tuple[RANameConfig, ...] = Field(default=(), max_length=256)
+    """`[[endpoints.<name>.registration_authorities.names]]`: RAs that are known by the names in their operator
+    certificate, and what each may.
     """
 
 

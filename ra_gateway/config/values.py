@@ -139,6 +139,12 @@ def _san_template(template: str) -> str:
     return template
 
 
+def _san_name(name: str) -> str:
+    if set(name) & set("*?{}"):
+        raise wrong("is a pattern", 'Write the one name, like "dns:occm.example.net".')
+    return _san_template(name)
+
+
 def _san_pattern(pattern: str) -> str:
     _fill(pattern, "x")
     if pattern != "*":
@@ -225,6 +231,7 @@ CADirectory = Annotated[Path, AfterValidator(_ca_directory)]
 SubjectTemplate = Annotated[str, AfterValidator(_subject_template)]
 SubjectPattern = Annotated[str, AfterValidator(_subject_pattern)]
 SANTemplate = Annotated[str, AfterValidator(_san_template)]
+SANName = Annotated[str, AfterValidator(_san_name)]
 SANPattern = Annotated[str, AfterValidator(_san_pattern)]
 PublishedURL = Annotated[str, AfterValidator(_crl_url)]
 FetchedURL = Annotated[str, AfterValidator(_fetched_url)]

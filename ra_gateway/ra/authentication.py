@@ -12,7 +12,8 @@ from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import check_message_time
 from ra_gateway.cmp.mac import mac_protected, reference_fingerprint
-from ra_gateway.cmp.trust import DomainKind
+from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.trust import DomainKind, SearchBudget
 from ra_gateway.cmp.verification import (
     Authenticated,
     AuthenticatedMessage,
@@ -33,6 +34,7 @@ from ra_gateway.errors import (
     SignerNotTrusted,
 )
 from ra_gateway.ra.context import RequestContext
+from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.ra.mac_access import MACAccess
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, Transaction, TransactionKey
@@ -74,15 +76,33 @@ async def authenticate_request(
             fail_info=PKIFailureInfo.wrongIntegrity,
             rule="R42",
         )
-    relays = endpoint.registration_authorities
-    if relays is not None and relays.protects(message):
-        authenticated = authenticate_registered(
-            message, relays.certificates, relays.domain, endpoint.rules, now
-        )
-    else:
-        domains = endpoint.domains_for[message.body_type]
-        authenticated = authenticate(message, domains, endpoint.rules, now)
+    authenticated = _authenticate_by_signature(endpoint, message, now)
     return _opened(_signed_by(context, authenticated), authenticated)
+
+
+def _authenticate_by_signature(
+    endpoint: Endpoint, message: PKIMessage, now: datetime
+) -> AuthenticatedMessage:
+    """Authenticate a message of another RA, where it says so, or of a device."""
+    relays, budget = endpoint.registration_authorities, SearchBudget()
+    listed = relays is not None and relays.lists(message)
+    if relays is not None and (listed or relays.names_one_in(message, endpoint.rules)):
+        try:
+            return authenticate_registered(
+                message,
+                relays.certificates,
+                relays.domain,
+                endpoint.rules,
+                now,
+                by_name=relays.registers,
+                budget=budget,
+            )
+        except SignerNotTrusted:
+            # A vendor may have given its device the name of an RA, which makes it none.
+            if listed:
+                raise
+    domains = endpoint.domains_for[message.body_type]
+    return authenticate(message, domains, endpoint.rules, now, budget=budget)
 
 
 def _signed_by(context: RequestContext, authenticated: AuthenticatedMessage) -> RequestContext:
@@ -139,7 +159,7 @@ async def check_status(
         SignerNotTrusted, StatusUnavailable.
     """
     if isinstance(authenticated, AuthenticatedMessage):
-        context.report.notes += await services.signer_status.check(authenticated, now)
+        context.report.notes += await _check_signer(services, context, authenticated, now)
         return
     secret = authenticated.requester
     if secret.expires_at is not None and secret.expires_at <= now:
@@ -148,6 +168,14 @@ async def check_status(
             rule="R22",
             phrase="The shared secret that protects the message has expired.",
         )
+
+
+async def _check_signer(
+    services: Services, context: RequestContext, authenticated: AuthenticatedMessage, now: datetime
+) -> tuple[str, ...]:
+    relays = context.endpoint.registration_authorities
+    listed = context.relayed and relays is not None and authenticated.signer in relays.certificates
+    return await services.signer_status.check(authenticated, now, listed=listed)
 
 
 class Continued(NamedTuple):
@@ -181,7 +209,7 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
             certificate = load_certificate(found.signer_der)
             relays = endpoint.registration_authorities
             of_relay = relays is not None and relays.domain is domain
-            if relays is None or not of_relay or certificate in relays.certificates:
+            if relays is None or not of_relay or relays.is_known(certificate):
                 known[found.key.signer_digest] = (found, KnownSigner(certificate, domain))
     if not known:
         if mac is not None and any(
@@ -202,7 +230,7 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
     if before is None:
         rules = endpoint.rules.relaxed_by(authenticated.domain.quirks)
         check_message_time(message.header, rules, now)
-        context.report.notes += await services.signer_status.check(authenticated, now)
+        context.report.notes += await _check_signer(services, context, authenticated, now)
     return Continued(_where_it_went(context, transaction), authenticated, transaction, before)
 
 

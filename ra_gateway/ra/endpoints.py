@@ -13,16 +13,15 @@ from pydantic import Field
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
-from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import fits_alike
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.cmp.verification import named_as_signer
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.ra.information import Information
 from ra_gateway.ra.mac_access import MACAccess
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import CACore
+from ra_gateway.ra.registration import RegisteredName, RegistrationAuthorities
 from ra_gateway.settings.values import DN, CAPath, Name, Table, WholeSeconds
 
 
@@ -237,55 +236,6 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True)
-class RARights:
-    """What an RA may ask for under its own protection.
-
-    Args:
-        identity: Which subjects and subjectAltNames; they also bound what it may have revoked.
-        ra_verified: Whether it may vouch for proofs of possession.
-        revoke_on_behalf: Whether it may have certificates revoked that are not its own.
-    """
-
-    identity: IdentityRules = field(default_factory=IdentityRules)
-    ra_verified: bool = False
-    revoke_on_behalf: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RegistrationAuthorities:
-    """Other RAs, in front of this one, that pass on what their devices ask for (RFC 9483 5.2).
-
-    Args:
-        domain: Of kind registration_authority: where their certificates must lead to besides.
-        certificates: Theirs, exactly: another one for the same name or key is not registered.
-        identity: Which subjects and subjectAltNames they may ask for under their own protection.
-        ra_verified: Whether they may vouch for proofs of possession.
-        revoke_on_behalf: Whether they may have certificates revoked that are not their own.
-        nested: Whether they may send messages inside nested.
-        batch_max: Most messages of one batch.
-        rights: Of single RAs, by certificate, in the place of the three above.
-    """
-
-    domain: TrustDomain
-    certificates: frozenset[Certificate]
-    identity: IdentityRules = field(default_factory=IdentityRules)
-    ra_verified: bool = False
-    revoke_on_behalf: bool = False
-    nested: bool = True
-    batch_max: int = 64
-    rights: Mapping[Certificate, RARights] = field(default_factory=dict)
-
-    def rights_of(self, certificate: Certificate) -> RARights:
-        """Return what the RA with a certificate may ask for."""
-        everybody = RARights(self.identity, self.ra_verified, self.revoke_on_behalf)
-        return self.rights.get(certificate, everybody)
-
-    def protects(self, message: PKIMessage) -> bool:
-        """Tell whether a message says that one of them protects it; whether that is so is not known."""
-        return any(named_as_signer(message.header, item) for item in self.certificates)
-
-
-@dataclass(frozen=True, slots=True)
 class Route:
     """Which requests of an endpoint go where, and by which rules; an empty condition is always met.
 
@@ -403,6 +353,7 @@ class Endpoint:
         routes: The first that fits a request decides where it goes; `upstream` is for those that none fits.
         registration_authorities: Other RAs that may come in place of their devices; None for none.
         accepted: Other ways than a signature in which possession of a key may be shown, or not be needed.
+        reserved: Names of registered RAs, of this endpoint and all others: nobody else gets a certificate with them.
     """
 
     name: str
@@ -418,6 +369,7 @@ class Endpoint:
     routes: tuple[Route, ...] = ()
     registration_authorities: RegistrationAuthorities | None = None
     accepted: frozenset[Possession] = frozenset()
+    reserved: tuple[RegisteredName, ...] = ()
     vendor_types: Mapping[str, frozenset[BodyType]] = field(default_factory=dict)
     upstreams: Mapping[str, Upstream] = field(init=False, compare=False)
     """Every upstream that requests of this endpoint may go to, by name."""
@@ -433,6 +385,8 @@ class Endpoint:
         operator = () if self.operator is None else (self.operator,)
         relays = self.registration_authorities
         domains = (*self.vendors, *operator, *(() if relays is None else (relays.domain,)))
+        names = () if relays is None else relays.names
+        object.__setattr__(self, "reserved", tuple(dict.fromkeys((*self.reserved, *names))))
         quirks = frozenset[str]().union(*(domain.quirks for domain in domains))
         object.__setattr__(self, "upstreams", {item.name: item for item in upstreams})
         by_type = dict.fromkeys(RESPONSE_TO, (*operator, *self.vendors))

@@ -86,6 +86,7 @@ class IdentityRules:
         same_key: Whether the key of the vendor certificate itself may be certified (TS 33.310 9.2 lets
             the pre-provisioned key be enrolled).
         enabled: Whether the vendor's devices are served at all.
+        own_names: Whether the signer may have the names of its own certificate: another RA that is known by them.
     """
 
     subject: SubjectRule = SubjectRule.keep
@@ -97,6 +98,7 @@ class IdentityRules:
     identity_from: str = "serial_number"
     same_key: bool = True
     enabled: bool = True
+    own_names: bool = False
 
 
 _SEAL: Final = Seal(__name__)
@@ -383,10 +385,17 @@ def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> A
     subject = template.subject_der
     if subject is None or (subject == NULL_DN and not san):
         raise TemplateRefused(f"the template that {signer.subject} sent has no subject", rule="R51")
-    _check_allowed(rfc4514(subject), rules.allowed_subjects, "subject", signer)
-    for name in san or ():
-        _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
+    if not (rules.own_names and _are_names_of(signer, subject, san)):
+        _check_allowed(rfc4514(subject), rules.allowed_subjects, "subject", signer)
+        for name in san or ():
+            _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
     return _kept(request, subject, san)
+
+
+def _are_names_of(certificate: Certificate, subject_der: bytes, san: Iterable[str] | None) -> bool:
+    own_der = certificate.subject_alt_name_der
+    own = () if own_der is None else general_names(own_der)
+    return same_name(subject_der, certificate.subject_der) and set(san or ()) <= set(own)
 
 
 def _authorize_secret(

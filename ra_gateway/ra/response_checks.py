@@ -209,6 +209,7 @@ def validate(
             return _as_asked(message, Event.informed, Outcome.informed, rejection)
         case _:
             answer = check_response(message, expected, upstream, now)
+            _check_no_ra(answer.certificate, expected, endpoint, upstream)
             return _of_certificate(transaction, answer, endpoint)
 
 
@@ -567,6 +568,26 @@ def _check_no_authority(certificate: Certificate, upstream: Upstream) -> None:
             f"{upstream.name} issued a certificate for a purpose that no device may have",
             rule="R87",
         )
+
+
+def _check_no_ra(
+    certificate: Certificate | None, expected: Expected, endpoint: Endpoint, upstream: Upstream
+) -> None:
+    """Refuse names by which an RA is known where they were not asked for: a CA may add some.
+
+    Raises:
+        UpstreamBroken: The certificate has them.
+    """
+    if certificate is None:
+        return
+    for name in endpoint.reserved:
+        if name.fits(certificate) and not name.is_part_of(expected.subject_der, expected.san or ()):
+            error = UpstreamBroken(
+                f"{upstream.name} issued a certificate with a name by which an RA is registered here",
+                rule="R87",
+            )
+            error.certificate_der = certificate.der
+            raise error
 
 
 def _to_root(path: Path, upstream: Upstream, bag: list[Certificate], now: datetime) -> Path:
