@@ -49,7 +49,7 @@ from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
 from ra_gateway.cmp.header_checks import HeaderRules
-from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, confirm_wait_time
+from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.names import NULL_DN, canonical, name_of, require_certifiable, same_name
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import AuthenticatedRequest, Possession, read_request
@@ -92,7 +92,7 @@ class Certification:
         client: Client mode; None serves RA mode only.
         confirm_wait: How long certConf is awaited.
         remember: How long operations are kept.
-        ca_pubs, chain: What an ip, and every positive answer, brings besides the certificate.
+        ca_pubs, chain: What an ip, and every positive answer, brings besides the certificate; the root is the last.
         key_generation: Makes keys for devices that ask for that; None refuses them.
         nonce: Returns a fresh one.
         sign: Makes a signed answer (DER).
@@ -252,7 +252,7 @@ class Certification:
 
         async def answer(certificate: Certificate, changes: tuple[str, ...]) -> bytes:
             given = await self._given(context, request, certificate, private_key)
-            return await self._positive(received.message, operation, given, changes, now)
+            return await self._positive(received, operation, given, changes, now)
 
         stored = await self.issuer.issue(
             template,
@@ -380,15 +380,19 @@ class Certification:
 
     async def _positive(
         self,
-        request: PKIMessage,
+        received: Received,
         operation: Operation,
         given: CertResponse,
         changes: tuple[str, ...],
         now: datetime,
     ) -> bytes:
+        request = received.message
         if changes:
             text = f"Changed or left out: {', '.join(changes)}."
             given = replace(given, status_info=PKIStatusInfo(PKIStatus.grantedWithMods, (text,)))
+        chain = self.chain
+        if request.body_type is BodyType.kur and received.authority is None:
+            chain = chain[:-1]  # T48: who renews has the root
         body_der = cert_rep_body(
             CERT_RESPONSE_TO[request.body_type],
             CertRepMessage(
@@ -406,7 +410,7 @@ class Certification:
                 if operation.confirm_by is None
                 else confirm_wait_time(operation.confirm_by),
             ),
-            chain=self.chain,
+            chain=chain,
         )
 
 

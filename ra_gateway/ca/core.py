@@ -63,10 +63,10 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertId
-from ra_gateway.cmp.header_checks import NONCE_OCTETS, RELAYED, HeaderRules
+from ra_gateway.cmp.header_checks import NONCE_OCTETS, RELAYED, HeaderRules, Strictness
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage, assemble
 from ra_gateway.cmp.names import canonical, directory_name
-from ra_gateway.cmp.protection import Credential
+from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.cmp.requests import AuthenticatedRevocation, read_confirmation, read_revocation
 from ra_gateway.cmp.responder import (
     Batch,
@@ -171,6 +171,7 @@ class BundledCA:
             *(() if key_generation is None else (key_generation.credential.certificate,)),
             *signers,
         )
+        self._client_profiled = rules.strictness is Strictness.three_gpp
         rules_of = {Mode.ra: rules.relaxed_by(RELAYED), Mode.client: rules}
         self._authentication = Authentication(
             registered=RegisteredAuthorities(ledger, clock),
@@ -386,6 +387,7 @@ class BundledCA:
             load_certificate(operation.certificate_der),
             response_nonce=operation.response_nonce,
             cert_req_id=operation.cert_req_id,
+            request=operation.body_type,
         )
         if now > operation.confirm_by:
             raise ConfirmationRefused("confirmWaitTime is over", rule="R111")
@@ -396,7 +398,13 @@ class BundledCA:
             operation,
             accepted=accepted,
             digest=digest,
-            answer=await self._sign(authenticated.message.header, PKICONF_BODY, now),
+            answer=await self._sign(
+                authenticated.message.header,
+                PKICONF_BODY,
+                now,
+                # T51: a base station has the certificates from the answer before; an RA has several nodes.
+                bare=received.authority is None and self._client_profiled,
+            ),
             now=now,
             revoke_superseded=self._policy.revoke_superseded,
         )
@@ -484,10 +492,13 @@ class BundledCA:
         nonce: bytes | None = None,
         general_info: tuple[InfoTypeAndValue, ...] = (),
         chain: tuple[bytes, ...] = (),
+        bare: bool = False,
     ) -> bytes:
         header = reply_header(
             request, sender_nonce=nonce or self._nonce(), now=now, general_info=general_info
         )
+        if bare:
+            return await protect(header, body_der, self._credential, ())
         return await protect_reply(header, body_der, self._credential, chain)
 
     def _nonce(self) -> bytes:

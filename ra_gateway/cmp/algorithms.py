@@ -588,8 +588,7 @@ class AlgorithmPolicy:
             raise AlgorithmRefused(f"{_text(whose, use)} of kind {kind.name}", rule="R61")
 
 
-_PROFILED_FAMILIES: Final = frozenset({"rsa", "ec"})
-_PROFILED_CURVES: Final = frozenset({"P-256", "P-384"})
+_PROFILED_FAMILIES: Final = frozenset({"rsa", "ec", "ed25519", "ed448"})
 _UNPROFILED_SIGNATURES: Final = frozenset(
     name
     for name, algorithm in SIGNATURE_ALGORITHMS.items()
@@ -599,12 +598,12 @@ _UNPROFILED_SIGNATURES: Final = frozenset(
 
 @lru_cache(maxsize=64)
 def within_ts_33310(policy: AlgorithmPolicy) -> AlgorithmPolicy:
-    """Return a policy less what TS 33.310 6.1.1 and 9.5.1 do not know; what it forgives its devices stays."""
+    """Return a policy less what TS 33.310 6.1.1 and 9.5.1 do not know; what it forgives its devices stays.
+
+    The list of curves there is open: of 256 bits or more, or one of those of RFC 7748.
+    """
     return replace(
-        policy,
-        signatures=policy.signatures - _UNPROFILED_SIGNATURES,
-        curves=policy.curves & _PROFILED_CURVES,
-        families=_PROFILED_FAMILIES,
+        policy, signatures=policy.signatures - _UNPROFILED_SIGNATURES, families=_PROFILED_FAMILIES
     )
 
 

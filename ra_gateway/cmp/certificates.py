@@ -54,6 +54,7 @@ class KeyUsage:
     """Bit numbers of KeyUsage (RFC 5280 4.2.1.3)."""
 
     digitalSignature: Final = 0
+    nonRepudiation: Final = 1
     keyCertSign: Final = 5
     cRLSign: Final = 6
 

@@ -75,14 +75,19 @@ P10CR_CERT_REQ_ID: Final = -1
 """certReqId of a cp to a p10cr, which has none itself (RFC 9810 5.3.4)."""
 
 
-def is_cert_req_id(found: int, expected: int) -> bool:
+def is_cert_req_id(found: int, expected: int, request: BodyType) -> bool:
     """Tell whether a certReqId is the one of a request.
 
     Args:
-        expected: The request's. After a p10cr (-1) 0 is the same: RFC 9483 4.1.1 says 0 of every certConf,
-            and implementations differ in the cp as well.
+        expected: The request's; -1 where it has none.
+        request: What is answered or confirmed. 0 and -1 are the same where it has no certReqId itself, as p10cr:
+            RFC 9483 4.1.1 says 0 of every certConf, and implementations differ in the cp as well.
     """
-    return found == expected or (expected == P10CR_CERT_REQ_ID and found == 0)
+    has_none = request not in _HAVE_CERT_REQ_ID
+    return found == expected or (has_none and found == 0 and expected == P10CR_CERT_REQ_ID)
+
+
+_HAVE_CERT_REQ_ID: Final = frozenset({BodyType.ir, BodyType.cr, BodyType.kur})
 
 
 PRIVILEGED_PURPOSES: Final = frozenset(

@@ -71,7 +71,8 @@ QUIRKS: Final[Mapping[Quirk, str]] = {
     Quirk.short_ids: "transactionID and senderNonce may be shorter than 16 octets (R5, R6).",
     Quirk.recip_nonce_in_ir: "recipNonce may be present in a first message; it is ignored (R7).",
     Quirk.no_message_time: "messageTime may be absent where the endpoint requires it (R29).",
-    Quirk.any_cert_req_id: "certReqId may be any integer instead of 0; it is echoed (R47).",
+    Quirk.any_cert_req_id: "certReqId may be any integer instead of 0, also in strict mode, as TS 33.310 has it "
+    "anyway; it is echoed (R47).",
     Quirk.no_subject: "The template may lack a subject, also in strict mode; it is derived (R141).",
     Quirk.missing_extracerts_in_certconf: "certConf and pollReq may come without a certificate, also in strict "
     "mode; the signer is that of the request (R34).",
@@ -278,9 +279,9 @@ def check_certificate_sent(message: PKIMessage, rules: HeaderRules) -> None:
 
 
 def check_cert_req_id(request: CertReqMsg, rules: HeaderRules) -> None:
-    """Refuse any certReqId but 0, or that of a PKCS#10."""
+    """Refuse any certReqId but 0, or that of a PKCS#10, to the letter of RFC 9483 4.1.1; TS 33.310 fixes none."""
     forgiven = Quirk.any_cert_req_id in rules.quirks or request.is_pkcs10
-    if request.cert_req_id != 0 and not forgiven:
+    if rules.strict and request.cert_req_id != 0 and not forgiven:
         raise RequestRefused(f"certReqId {request.cert_req_id}, expected 0", rule="R47")
 
 

@@ -21,8 +21,8 @@ from ra_gateway.errors import MalformedMessage
 NO_CERT_RESPONSE: Final = -1
 """certReqId of pollReq and pollRep where no CertResponse is awaited, but an rp, a genp or a pkiConf."""
 
-_MAX_NUMBER: Final = 2**31 - 1
-"""Beyond any certReqId or time to wait that makes sense; larger numbers are refused, not written anywhere."""
+_MAX_CHECK_AFTER: Final = 2**31 - 1
+"""Beyond any time to wait that makes sense; larger numbers are refused, not written anywhere."""
 
 _WAITING: Final = PKIStatusInfo(
     PKIStatus.waiting, ("The request is being processed; poll for the answer.",)
@@ -42,12 +42,6 @@ class PollRep:
     reason: tuple[str, ...] = ()
 
 
-def _number(value: int, what: str) -> int:
-    if not -_MAX_NUMBER <= value <= _MAX_NUMBER:
-        raise MalformedMessage(f"{what} has more than 31 bits", rule="R1")
-    return value
-
-
 def poll_req_content(content: bytes) -> int:
     """Return the one certReqId that a pollReq asks for.
 
@@ -56,7 +50,8 @@ def poll_req_content(content: bytes) -> int:
         MalformedMessage: It does not conform.
     """
     entries = tuple(asn1.unbox(structures.PollReqContentBox, content).entries)
-    return _number(require_one(entries, "certReqId in pollReq", "R119").cert_req_id, "certReqId")
+    entry = require_one(entries, "certReqId in pollReq", "R119")
+    return asn1.int_of(entry.cert_req_id, "certReqId")
 
 
 def poll_req_body(cert_req_id: int) -> bytes:
@@ -78,10 +73,10 @@ def poll_rep_content(content: bytes) -> PollRep:
     entry = require_one(entries, "entries in pollRep", "R117")
     if entry.check_after < 0:
         raise MalformedMessage("checkAfter is negative", rule="R117")
+    if entry.check_after > _MAX_CHECK_AFTER:
+        raise MalformedMessage("checkAfter has more than 31 bits", rule="R1")
     return PollRep(
-        _number(entry.cert_req_id, "certReqId"),
-        _number(entry.check_after, "checkAfter"),
-        tuple(entry.reason or ()),
+        asn1.int_of(entry.cert_req_id, "certReqId"), entry.check_after, tuple(entry.reason or ())
     )
 
 

@@ -443,6 +443,7 @@ def read_confirmation(
     *,
     response_nonce: bytes,
     cert_req_id: int,
+    request: BodyType,
 ) -> AuthenticatedConfirmation:
     """Read the body of an authenticated certConf and check it against the issued certificate.
 
@@ -450,6 +451,7 @@ def read_confirmation(
         certificate: None where it was encrypted for the requester: certHash is then for the CA to check.
         response_nonce: senderNonce of the ip, cp or kup.
         cert_req_id: As in the request; -1 for a p10cr.
+        request: Body type of the request.
 
     Raises:
         HeaderRefused: badRecipientNonce, or not exactly one CertStatus (badRequest).
@@ -467,7 +469,7 @@ def read_confirmation(
     if len(statuses) != 1:
         raise HeaderRefused(f"{len(statuses)} CertStatus, expected exactly one", rule="R106")
     status = statuses[0]
-    if not is_cert_req_id(status.cert_req_id, cert_req_id):
+    if not is_cert_req_id(status.cert_req_id, cert_req_id, request):
         raise ConfirmationRefused(
             f"certReqId {status.cert_req_id}, expected {cert_req_id}",
             fail_info=PKIFailureInfo.badRequest,

@@ -21,6 +21,7 @@ from ra_gateway.cmp.algorithms import (
     signature_algorithm,
 )
 from ra_gateway.cmp.certificates import (
+    KEY_USAGES,
     Certificate,
     KeyUsage,
     keep_certificates,
@@ -293,7 +294,7 @@ def authenticate(
         domain, path = _vouch(signer, bag, domains, now, budget)
         allowed = rules.algorithms(domain.algorithms)
         allowed.require_key(signer.spki_der, "has a key", signer.subject)
-        _check_protection(message, algorithm, signer, allowed)
+        _check_protection(message, algorithm, signer, allowed, rules)
         # Not before the signature: who merely shows a certificate is told nothing about it.
         _check_credential(signer)
         check_header(message.header, rules.relaxed_by(domain.quirks), first=True)
@@ -344,7 +345,7 @@ def authenticate_registered(
     def check(signer: Certificate) -> AuthenticatedMessage:
         known = signer in registered
         path = domain.find_path(signer, bag, now, remember_leaf=known, budget=budget)
-        _check_protection(message, algorithm, signer, domain.algorithms)
+        _check_protection(message, algorithm, signer, domain.algorithms, rules)
         if not known and not (by_name is not None and by_name(path)):
             raise NotAuthorized(f"{signer.subject} is not registered here", rule="R123")
         # Not as a first message: the nonces are a device's, and R7 was for the RA to enforce.
@@ -397,16 +398,22 @@ def _check_credential(signer: Certificate) -> None:
         )
 
 
+_SIGNING: Final = (KeyUsage.digitalSignature, KeyUsage.nonRepudiation)
+"""Usages of keys that may sign messages: TS 33.310 9.4.4 has a vendor choose, RFC 9483 3.2 takes the first alone."""
+
+
 def _check_protection(
     message: PKIMessage,
     algorithm: SignatureAlgorithm,
     signer: Certificate,
     allowed: AlgorithmPolicy,
+    rules: HeaderRules,
 ) -> None:
     allowed.require_signature(algorithm, "the message is protected")
-    usage = signer.key_usage
-    if usage is not None and KeyUsage.digitalSignature not in usage:
-        raise ProtectionRefused(f"keyUsage of {signer.subject} lacks digitalSignature", rule="R25")
+    usage, signing = signer.key_usage, _SIGNING[:1] if rules.strict else _SIGNING
+    if usage is not None and usage.isdisjoint(signing):
+        wanted = " and ".join(KEY_USAGES[bit] for bit in signing)
+        raise ProtectionRefused(f"keyUsage of {signer.subject} lacks {wanted}", rule="R25")
     verify_protection(message, algorithm, signer)
 
 
@@ -437,7 +444,7 @@ def authenticate_follower(
         if not signer.valid_at(now):
             raise SignerNotTrusted(f"{signer.subject} has expired", rule="R22")
         allowed = rules.algorithms(candidate.domain.algorithms)
-        _check_protection(message, algorithm, signer, allowed)
+        _check_protection(message, algorithm, signer, allowed, rules)
         relaxed = rules.relaxed_by(candidate.domain.quirks)
         check_certificate_sent(message, relaxed)
         check_header(message.header, relaxed, first=False)

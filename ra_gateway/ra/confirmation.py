@@ -73,6 +73,7 @@ async def _take(
         context.report.certificate,
         response_nonce=transaction.response_nonce,
         cert_req_id=transaction.cert_req_id,
+        request=transaction.body_type,
     )
     takes_certificate = confirmation.status.takes_certificate
     if transaction.state is State.CONFIRMING:

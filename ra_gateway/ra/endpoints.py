@@ -15,7 +15,7 @@ from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.names import fits_alike
 from ra_gateway.cmp.requests import Possession
-from ra_gateway.cmp.trust import TrustDomain
+from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.ra.information import Information
 from ra_gateway.ra.mac_access import MACAccess
@@ -304,6 +304,15 @@ class EndpointSettings(Table):
     """caPubs of ip: "drop" leaves it out (the operator root is in extraCerts), "relay" passes the CA's on, "root" puts
     the operator roots in.
     """
+    kup_root: bool = False
+    """Whether kup carries the operator's root, for a client that wants a self-signed certificate in every answer
+    (ONAP's CertService). It has the root already, so that TS 33.310 9.5.4.4 leaves it out; ip and cp always carry it.
+    """
+    pkiconf_certificates: bool | None = None
+    """Whether pkiConf carries the certificates of its signer, for a client that forgets those of the answer before.
+    Unset, it does, but for base stations at strictness "3gpp": TS 33.310 9.5.4.5 has none there. Other RAs always get
+    them.
+    """
     extra_certs_max_count: int = Field(default=12, ge=1, le=256)
     """Most certificates in extraCerts of a request; more are refused before a path is sought. The default is four times
     a vendor's usual chain of three.
@@ -394,3 +403,19 @@ class Endpoint:
         object.__setattr__(self, "domains", {item.name: item for item in domains})
         object.__setattr__(self, "domains_for", by_type)
         object.__setattr__(self, "loosest_quirks", quirks)
+
+    def chain_for(self, body_type: BodyType, path: Path) -> tuple[bytes, ...]:
+        """Return the certificates (DER) that a device is sent for its new one: up to the root, which kup leaves out.
+
+        Args:
+            body_type: Of the request.
+            path: Of the new certificate, without it.
+        """
+        if (
+            body_type is BodyType.kur
+            and not self.settings.kup_root
+            and path
+            and path[-1].self_issued
+        ):
+            path = path[:-1]  # T48: who renews has it
+        return tuple(item.der for item in path)

@@ -58,11 +58,9 @@ def _check(context: RequestContext, transaction: Transaction) -> int:
     known = message.header.recip_nonce in _known_nonces(transaction)
     if not (known if current.delivered else current.waiting):
         raise HeaderRefused("no answer is being waited for under this transactionID", rule="R119")
-    expected = polled_cert_req_id(
-        transaction.body_type if confirming is None else BodyType.certConf,
-        transaction.cert_req_id,
-    )
-    if not is_cert_req_id(cert_req_id, expected):
+    awaited = transaction.body_type if confirming is None else BodyType.certConf
+    expected = polled_cert_req_id(awaited, transaction.cert_req_id)
+    if not is_cert_req_id(cert_req_id, expected, awaited):
         raise HeaderRefused(f"certReqId {cert_req_id} in pollReq, expected {expected}", rule="R119")
     if not known:
         raise HeaderRefused(

@@ -12,8 +12,9 @@ from ra_gateway.cmp.names import CanonicalName, attributes, canonical, general_n
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.cmp.verification import named_as_signer, named_in_bag
-from ra_gateway.errors import MalformedMessage
+from ra_gateway.errors import MalformedMessage, UpstreamBroken
 from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,34 @@ class RegisteredName:
 def _comparable(name: str) -> str:
     """Return an entry of a subjectAltName so that what means the same is the same (RFC 5280 7.2)."""
     return name.casefold()
+
+
+def check_no_ra(
+    certificate: Certificate | None,
+    transaction: Transaction,
+    reserved: Iterable[RegisteredName],
+    upstream: str,
+) -> None:
+    """Refuse names by which an RA is known where they were not asked for (step 8): a CA may add some.
+
+    Args:
+        certificate: As it was issued; None where there is none, or where only its device can read it.
+        upstream: Name of the CA.
+
+    Raises:
+        UpstreamBroken: It has such names.
+    """
+    if certificate is None:
+        return
+    for name in reserved:
+        asked = name.is_part_of(transaction.subject_der, transaction.san or ())
+        if name.fits(certificate) and not asked:
+            error = UpstreamBroken(
+                f"{upstream} issued a certificate with a name by which an RA is registered here",
+                rule="R87",
+            )
+            error.certificate_der = certificate.der
+            raise error
 
 
 @dataclass(frozen=True, slots=True)

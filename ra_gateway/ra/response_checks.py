@@ -59,6 +59,7 @@ from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, Upstre
 from ra_gateway.events import Outcome
 from ra_gateway.ra.endpoints import CaPubs, CAQuirk, Endpoint, ImplicitConfirm, Upstream
 from ra_gateway.ra.information import ANSWER_TO
+from ra_gateway.ra.registration import check_no_ra
 from ra_gateway.ra.transaction import Event, PlannedResponse, Transaction
 
 _ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
@@ -209,7 +210,7 @@ def validate(
             return _as_asked(message, Event.informed, Outcome.informed, rejection)
         case _:
             answer = check_response(message, expected, upstream, now)
-            _check_no_ra(answer.certificate, expected, endpoint, upstream)
+            check_no_ra(answer.certificate, transaction, endpoint.reserved, upstream.name)
             return _of_certificate(transaction, answer, endpoint)
 
 
@@ -261,7 +262,7 @@ def _of_certificate(
         header.sender_nonce or b"",
         granted,
         (told and told.value_der) or b"",
-        tuple(item.der for item in answer.path[1:]),
+        endpoint.chain_for(transaction.body_type, answer.path[1:]),
     )
     event, outcome = Event.granted if granted else Event.issued, Outcome.issued
     if not issued:
@@ -403,7 +404,7 @@ def check_waiting(
         elif body_type is BodyType.pollRep:
             asked = polled_cert_req_id(expected.body_type, expected.cert_req_id)
             told = poll_rep_content(message.body_content).cert_req_id
-            if not is_cert_req_id(told, asked):
+            if not is_cert_req_id(told, asked, expected.body_type):
                 raise UpstreamBroken(
                     f"{upstream.name} answered certReqId {told} in pollRep, expected {asked}",
                     rule="R117",
@@ -463,7 +464,7 @@ def _certificate_response(
 ) -> _CertificateResponse:
     """Check what an ip, cp or kup of the CA's says."""
     ids = [response.cert_req_id for response in content.responses]
-    if len(ids) != 1 or not is_cert_req_id(ids[0], expected.cert_req_id):
+    if len(ids) != 1 or not is_cert_req_id(ids[0], expected.cert_req_id, expected.body_type):
         raise UpstreamBroken(
             f"{upstream.name} answered certReqId {ids}, expected [{expected.cert_req_id}]",
             rule="R85",
@@ -568,26 +569,6 @@ def _check_no_authority(certificate: Certificate, upstream: Upstream) -> None:
             f"{upstream.name} issued a certificate for a purpose that no device may have",
             rule="R87",
         )
-
-
-def _check_no_ra(
-    certificate: Certificate | None, expected: Expected, endpoint: Endpoint, upstream: Upstream
-) -> None:
-    """Refuse names by which an RA is known where they were not asked for: a CA may add some.
-
-    Raises:
-        UpstreamBroken: The certificate has them.
-    """
-    if certificate is None:
-        return
-    for name in endpoint.reserved:
-        if name.fits(certificate) and not name.is_part_of(expected.subject_der, expected.san or ()):
-            error = UpstreamBroken(
-                f"{upstream.name} issued a certificate with a name by which an RA is registered here",
-                rule="R87",
-            )
-            error.certificate_der = certificate.der
-            raise error
 
 
 def _to_root(path: Path, upstream: Upstream, bag: list[Certificate], now: datetime) -> Path:

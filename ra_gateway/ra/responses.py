@@ -10,8 +10,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+from ra_gateway.cmp.bodies import PKICONF_BODY
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.header_checks import NONCE_OCTETS
+from ra_gateway.cmp.header_checks import NONCE_OCTETS, Strictness
 from ra_gateway.cmp.messages import (
     IMPLICIT_CONFIRM,
     InfoTypeAndValue,
@@ -22,7 +23,7 @@ from ra_gateway.cmp.messages import (
 )
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import PollRep, poll_rep_body, waiting_body
-from ra_gateway.cmp.protection import Protecting
+from ra_gateway.cmp.protection import Protecting, protect
 from ra_gateway.cmp.responder import protect_reply, refusal_body, reply_header, unreadable_reply
 from ra_gateway.errors import CMPError, MalformedMessage, ServiceFailure
 from ra_gateway.events import Outcome
@@ -77,9 +78,25 @@ async def render(
         until, item = _confirm_until(context.endpoint, planned, services.clock())
         header = replace(header, general_info=(item,))
     credential = _credential_for(services, context, transaction)
-    # The chain ends with the operator's root, which a base station may know from here only (TS 33.310 9.5.4.3).
+    if planned.body_der == PKICONF_BODY and not _confirms_with_certificates(context):
+        return Rendered(await protect(header, planned.body_der, credential, ()), until)
+    # The chain of an ip ends with the operator's root, which a base station may know from here only
+    # (TS 33.310 9.5.4.3).
     der = await protect_reply(header, planned.body_der, credential, planned.chain)
     return Rendered(der, until)
+
+
+def _confirms_with_certificates(context: RequestContext) -> bool:
+    """Tell whether a pkiConf carries the certificates of its signer: to base stations it does not (TS 33.310 9.5.4.5).
+
+    Another RA may never have seen the answer before: it has more than one node.
+    """
+    configured = context.endpoint.settings.pkiconf_certificates
+    if context.wrapped or context.relayed:
+        return True
+    if configured is None:
+        return context.endpoint.rules.strictness is not Strictness.three_gpp
+    return configured
 
 
 def _confirm_until(

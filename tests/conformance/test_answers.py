@@ -205,7 +205,6 @@ REFUSALS: dict[str, Refusal] = {
     "bad POP": Refusal(_bad_pop, "badPOP", IP, True),
     "bad POP in kur": Refusal(_bad_pop_of_kur, "badPOP", BodyType.kup, True),
     "bad POP in cr": Refusal(_bad_pop_of_cr, "badPOP", BodyType.cp, True),
-    "certReqId": Refusal(_request(cert_req_id=7), "badRequest", IP, True),
     "weak key": Refusal(_request(new_key=make_key("rsa1024")), "badCertTemplate", IP, True),
     "subject not allowed": Refusal(_request(), "notAuthorized", IP, True, NOBODY),
     "other subject in cr": Refusal(_wrong_old_subject, "notAuthorized", BodyType.cp, True),

@@ -319,7 +319,6 @@ async def test_replace_overrules_what_is_asked_for(scene: Scene) -> None:
             subject_template="CN={cn}.ran.example.net,O=Operator",
             san_template=("dns:{cn}.ran.example.net", "uri:urn:serial:{serial}"),
         ),
-        vendor_domain={"quirks": frozenset({"any_cert_req_id"})},
     )
     device = scene.device("enb-1")
     usage = Extension(OID.keyUsage, True, bytes.fromhex("03020780"))

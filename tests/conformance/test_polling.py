@@ -277,7 +277,7 @@ async def test_a_malformed_poll_req(slow: World) -> None:
     for content, name in (
         (b"", "badRequest"),
         (entry + entry, "badRequest"),
-        (asn1.tlv(0x30, asn1.encode(2**40)), "badDataFormat"),
+        (asn1.tlv(0x30, asn1.encode(2**600)), "badDataFormat"),
         (b"\x05\x00", "badDataFormat"),
     ):
         poll = body(BodyType.pollReq, asn1.tlv(0x30, content))

@@ -873,15 +873,38 @@ async def test_a_self_signed_device_is_no_anchor(world: World) -> None:
 
 @pytest.mark.requirement(25)
 @pytest.mark.parametrize(
-    "usage", [["keyEncipherment"], ["keyAgreement", "nonRepudiation"], ["keyCertSign"]]
+    "usage", [["keyEncipherment"], ["keyAgreement", "dataEncipherment"], ["keyCertSign"]]
 )
 @pytest.mark.parametrize("key", ["p256", "rsa2048"])
 async def test_a_key_that_may_not_sign_is_refused(
     world: World, usage: list[str], key: KeyKind
 ) -> None:
-    """keyUsage without digitalSignature: badMessageCheck."""
+    """keyUsage without digitalSignature and nonRepudiation: badMessageCheck."""
     device = world.device("ENB-1", key, key_usage=usage)
     await assert_refused(world, await ir(world, device), "badMessageCheck", rule="R25")
+
+
+@pytest.mark.requirement(25, "T13", "T28")
+@pytest.mark.parametrize("usage", [["nonRepudiation"], ["nonRepudiation", "keyEncipherment"]])
+@pytest.mark.parametrize("strictness", Strictness)
+@pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.kur])
+async def test_a_key_for_non_repudiation_signs(
+    make_world: MakeWorld, usage: list[str], strictness: Strictness, body_type: BodyType
+) -> None:
+    """TS 33.310 9.4.4 and 6.1.3 leave the choice; to the letter, RFC 9483 3.2 has digitalSignature alone."""
+    world = make_world(rules=HeaderRules(strictness=strictness))
+    owner = world.operator.issuing if body_type is BodyType.kur else world.vendor.sub
+    device = owner.issue("CN=enb-1.ran.example.net", key_usage=usage)
+    enrollment = world.enrollment(device, body_type=body_type)
+    der = await enrollment.request()
+    if strictness is Strictness.strict:
+        await assert_refused(world, der, "badMessageCheck", rule="R25")
+        return
+    await assert_served(world, der)
+    (answer,) = await world.store.find(enrollment.transaction_id)
+    step = await enrollment.receive(answer.opening.response_der or b"")
+    assert isinstance(step, Send)
+    assert (await world.ask(step.der)).body_type is BodyType.pkiconf
 
 
 @pytest.mark.requirement(25)

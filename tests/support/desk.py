@@ -313,6 +313,7 @@ async def open_desk(
     random_octets: Callable[[int], bytes] = secrets.token_bytes,
     algorithms: AlgorithmPolicy | None = None,
     more_profiles: tuple[Profile, ...] = (),
+    rules: HeaderRules = RULES,
     **options: Any,
 ) -> AsyncIterator[Desk]:
     """Open a CA with a registered RA; `options` are further ones of `BundledCA`."""
@@ -336,7 +337,7 @@ async def open_desk(
         clock=clock,
         random_octets=secrets.token_bytes,
         sink=LogSink(),
-        rules=RULES,
+        rules=rules,
         confirm_wait_seconds=CONFIRM_WAIT_SECONDS,
         **options,
     )
@@ -371,10 +372,11 @@ async def open_client(
     *entities: EndEntity,
     implicit_confirm: bool = False,
     policy: IssuancePolicy | None = None,
+    rules: HeaderRules = RULES,
 ) -> AsyncIterator[Desk]:
     """A CA in client mode; what the desk sends is signed by the base station SN-000001."""
     client = ClientMode({"acme": vendor_domain(vendor)}, "cn", implicit_confirm)
-    async with open_desk(operator, path, client=client, policy=policy) as desk:
+    async with open_desk(operator, path, client=client, policy=policy, rules=rules) as desk:
         desk.mode = Mode.client
         desk.ra = cmp_credential(vendor.device(IDENTITY))
         for entity in entities or (ENB1,):

@@ -81,8 +81,8 @@ def _run(arguments: Sequence[str], directory: Path | None = None) -> str:
 
 def _missing(why: str) -> AssertionError:
     return AssertionError(
-        "the tests need OpenSSL 3.5 or newer beside the machine's own, and could not get Debian 13's: they need apt-get, "
-        f"dpkg-deb, the package debian-archive-keyring and http://deb.debian.org, or a newer openssl in PATH.\n{why}"
+        "the tests need OpenSSL 3.5 or newer beside the machine's own, and Debian 13's could not be had: that takes "
+        f"apt-get, debian-archive-keyring and http://deb.debian.org. Or put a newer openssl into PATH.\n{why}"
     )
 
 
@@ -134,4 +134,4 @@ if __name__ == "__main__":
         path = newer_openssl()
     except AssertionError as error:
         sys.exit(f"error: {error}")
-    print(f"{path}: OpenSSL {'.'.join(map(str, _version(path)))}")
+    sys.stdout.write(f"{path}: OpenSSL {'.'.join(map(str, _version(path)))}\n")

@@ -201,10 +201,10 @@ async def _requests(book: Catalogue) -> None:
         book.add(name, what, accepted(), der, 20, 158, configuration=how)
     book.add(
         "ir-ed25519-3gpp",
-        "The ir under Ed25519 where TS 33.310 is held to, which has no such algorithm.",
-        refused("badAlg", "TS 33.310 6.1.1"),
+        "The ir under Ed25519 where TS 33.310 is held to, which exempts the curves of RFC 7748.",
+        accepted(),
         book.octets["ir-ed25519"],
-        17,
+        158,
     )
     pen = Pen("ir-mldsa")
     book.add(
@@ -1312,7 +1312,9 @@ async def _templates(book: Catalogue) -> None:
 
     await add("ir-two-requests", "Two CertReqMsg.", "badRequest", "R46", copies=2)
     await add("ir-no-requests", "No CertReqMsg.", "badRequest", "R46", copies=0)
-    await add("ir-other-id", "certReqId 1.", "badRequest", "R47", cert_req_id=1)
+    await add(
+        "ir-other-id", "certReqId 1.", "badRequest", "R47", configuration="strict", cert_req_id=1
+    )
     await add(
         "ir-template-version",
         "A certificate of version 1.",

@@ -1,0 +1,299 @@
+"""TS 33.310 9.5 to the letter: what a base station says, and what it is answered (T31 to T51)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from ra_gateway.ca.authorization import Mode
+from ra_gateway.cmp.bodies import PKICONF_BODY, PKIStatusInfo, cert_rep_message, error_body
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.crmf import CertTemplate, cert_req_messages
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.cmp.polling import poll_rep_content, poll_req_body
+from ra_gateway.device.values import Done, Send
+from ra_gateway.ra.transaction import Transaction
+from tests.support import pki, requests
+from tests.support.answers import fail_names, follow
+from tests.support.asserts import assert_refused, assert_served
+from tests.support.chain import local_ra, nest, registered
+from tests.support.credentials import cmp_certificate, cmp_credential
+from tests.support.desk import SUBJECT, open_client
+from tests.support.harness import MakeWorld, World
+from tests.support.polling import WaitingCA
+
+THREE_GPP: Final = HeaderRules(strictness=Strictness.three_gpp)
+LENIENT: Final = HeaderRules(strictness=Strictness.lenient)
+ODD_IDS: Final = (-1, 355, 2**31, -(2**63), 2**70)
+"""certReqIds that no RFC 9483 client sends: it knows 0 alone."""
+
+
+@pytest.fixture(params=[THREE_GPP, LENIENT], ids=["3gpp", "lenient"])
+def world(request: Any, make_world: MakeWorld) -> World:
+    return make_world(rules=request.param)
+
+
+@pytest.fixture
+def base_station(make_world: MakeWorld) -> World:
+    """A world of base stations alone: strictness "3gpp"."""
+    return make_world(rules=THREE_GPP)
+
+
+@pytest.fixture(scope="module")
+def key() -> Any:
+    return pki.make_key("p256")
+
+
+async def asked_for(
+    world: World, body_type: BodyType, key: Any, **options: Any
+) -> tuple[pki.Credential, bytes]:
+    """Who asks, a base station as it left the factory or one of the operator's, and its request."""
+    operators = body_type is BodyType.kur
+    device = world.operator.device() if operators else world.device()
+    signer = cmp_credential(device)
+    subject = signer.certificate.subject_der if operators else from_rfc4514(requests.SUBJECT)
+    asked = requests.template(key, subject_der=subject)
+    return device, await requests.request(world, signer, key, asked, body_type=body_type, **options)
+
+
+# --- certReqId ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("T41", 107)
+@pytest.mark.parametrize("cert_req_id", ODD_IDS)
+@pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.cr, BodyType.kur])
+async def test_the_cert_req_id_of_the_request_is_repeated(
+    world: World, key: Any, body_type: BodyType, cert_req_id: int
+) -> None:
+    """It goes up, comes back, is the same when the request is sent again, and certConf has to name it."""
+    device, der = await asked_for(world, body_type, key, cert_req_id=cert_req_id)
+    answer = await assert_served(world, der)
+    (response,) = cert_rep_message(answer.body_content).responses
+    assert (answer.body_type, response.cert_req_id) == (CERT_RESPONSE_TO[body_type], cert_req_id)
+    (asked,) = cert_req_messages(world.ca.messages[0].body_content)
+    assert asked.cert_req_id == cert_req_id
+    assert await world.post(der) == answer.der
+    (stored,) = await world.store.find(answer.header.transaction_id or b"")
+    assert Transaction.from_fields(stored.to_fields()).cert_req_id == cert_req_id
+    for other in (0, cert_req_id + 1):
+        wrong = requests.confirmation_body(answer, other)
+        der = await follow(device, answer, wrong, now=world.clock())
+        refused = await world.ask(der)
+        assert (refused.body_type, fail_names(refused)) == (BodyType.error, ["badRequest"])
+        assert world.events[-1].rule == "R107"
+    assert len(world.ca.received) == 1
+    confirmed = await world.ask(await requests.confirmation(world, device, answer))
+    assert confirmed.body_der == PKICONF_BODY
+    assert [item.body_type for item in world.ca.messages] == [body_type, BodyType.certConf]
+    assert not any(event.quirks for event in world.events)
+
+
+@pytest.mark.requirement("T41", 112)
+@pytest.mark.parametrize("cert_req_id", ODD_IDS)
+async def test_the_cert_req_id_of_a_refused_request_is_repeated(
+    world: World, key: Any, cert_req_id: int
+) -> None:
+    """By the RA as by the CA."""
+    device = cmp_credential(world.device())
+    der = await requests.request(world, device, key, cert_req_id=cert_req_id, popo_der=b"")
+    await requests.assert_refused_in_body(world, der, "badPOP", rule="R53", cert_req_id=cert_req_id)
+    world.ca.script = lambda answer: answer.reject()
+    answer = await world.ask(await requests.request(world, device, key, cert_req_id=cert_req_id))
+    (response,) = cert_rep_message(answer.body_content).responses
+    assert (response.cert_req_id, response.certificate_der) == (cert_req_id, None)
+
+
+@pytest.mark.requirement("T41", 85)
+async def test_a_ca_that_answers_another_cert_req_id(base_station: World, key: Any) -> None:
+    """What it sends is no answer to this request."""
+    world = base_station
+    world.ca.script = lambda answer: answer.set_response(cert_req_id=0)
+    der = await requests.request(world, cmp_credential(world.device()), key, cert_req_id=-1)
+    refused = await world.ask(der)
+    assert (refused.body_type, fail_names(refused)) == (BodyType.error, ["systemFailure"])
+    assert world.events[-1].rule == "R85"
+
+
+@pytest.mark.requirement("T41", 117, 118)
+@pytest.mark.parametrize("cert_req_id", ODD_IDS)
+async def test_the_cert_req_id_of_the_request_is_polled_for(
+    make_world: MakeWorld, key: Any, cert_req_id: int
+) -> None:
+    """pollReq and pollRep name it between base station and RA, and between RA and CA."""
+    world = make_world(rules=THREE_GPP)
+    waiting = WaitingCA(world.operator, world.clock)
+    world = make_world(rules=THREE_GPP, ca=waiting, clock=world.clock)
+    device = world.device()
+    answer = await world.ask(
+        await requests.request(world, cmp_credential(device), key, cert_req_id=cert_req_id)
+    )
+    (response,) = cert_rep_message(answer.body_content).responses
+    assert (response.cert_req_id, response.certificate_der) == (cert_req_id, None)
+    wrong = await follow(device, answer, poll_req_body(0), now=world.clock())
+    await assert_refused(world, wrong, "badRequest", rule="R119")
+    for expected in (BodyType.pollRep, BodyType.ip):
+        world.clock.move(seconds=30)
+        der = await follow(device, answer, poll_req_body(cert_req_id), now=world.clock())
+        answer = await world.ask(der)
+        assert answer.body_type is expected, world.events[-1].detail
+        if expected is BodyType.pollRep:
+            assert poll_rep_content(answer.body_content).cert_req_id == cert_req_id
+    (response,) = cert_rep_message(answer.body_content).responses
+    assert response.cert_req_id == cert_req_id
+
+
+@pytest.mark.requirement("T41")
+@pytest.mark.parametrize("cert_req_id", ODD_IDS)
+async def test_the_bundled_ca_repeats_the_cert_req_id(
+    operator_pki: pki.OperatorPKI, vendor_pki: pki.VendorPKI, tmp_path: Path, cert_req_id: int
+) -> None:
+    """To devices that come to it themselves."""
+    async with open_client(operator_pki, vendor_pki, tmp_path / "ca.db") as desk:
+        enrolment = await desk.enrol(cert_req_id=cert_req_id)
+        (response,) = cert_rep_message(enrolment.answer.body_content).responses
+        assert response.cert_req_id == cert_req_id
+        kind, _ = await desk.refused(await desk.confirmation(enrolment, cert_req_id=0))
+        assert kind is BodyType.error
+        await desk.confirm(enrolment, cert_req_id=cert_req_id)
+
+
+# --- which certificates go along ------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("T46", "T48", 97)
+@pytest.mark.parametrize("strictness", Strictness)
+@pytest.mark.parametrize("kup_root", [False, True])
+async def test_the_root_goes_to_who_may_not_have_it(
+    make_world: MakeWorld, key: Any, strictness: Strictness, kup_root: bool
+) -> None:
+    """Into ip and cp always, into kup where a client wants it there; the rest is the same."""
+    rules = HeaderRules(strictness=strictness)
+    world = make_world(rules=rules, endpoint={"kup_root": kup_root})
+    operator = world.operator
+    for body_type in (BodyType.ir, BodyType.cr, BodyType.kur):
+        _, der = await asked_for(world, body_type, key)
+        answer = await assert_served(world, der)
+        has_root = kup_root or body_type is not BodyType.kur
+        root = [operator.root.der] if has_root else []
+        assert list(answer.extra_certs) == [operator.ra.der, operator.issuing.der, *root]
+
+
+@pytest.mark.requirement("T51", 100)
+@pytest.mark.parametrize(
+    "strictness, configured, sent",
+    [
+        (Strictness.three_gpp, None, False),
+        (Strictness.three_gpp, True, True),
+        (Strictness.lenient, None, True),
+        (Strictness.lenient, False, False),
+        (Strictness.strict, None, True),
+    ],
+)
+@pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.kur])
+async def test_pki_conf_without_certificates(
+    make_world: MakeWorld,
+    body_type: BodyType,
+    strictness: Strictness,
+    configured: bool | None,
+    sent: bool,
+) -> None:
+    """None for base stations, unless configured; it is verified with those of the answer before."""
+    world = make_world(
+        rules=HeaderRules(strictness=strictness), endpoint={"pkiconf_certificates": configured}
+    )
+    operators = body_type is BodyType.kur
+    device = world.operator.device("enb-1.ran.example.net") if operators else world.device()
+    enrollment = world.enrollment(device, body_type=body_type)
+    step = await enrollment.receive(await world.post(await enrollment.request()))
+    assert isinstance(step, Send)
+    der = await world.post(step.der)
+    confirmed = PKIMessage.from_der(der)
+    expected = (world.operator.ra.der, world.operator.issuing.der) if sent else ()
+    assert (confirmed.body_der, confirmed.extra_certs) == (PKICONF_BODY, expected)
+    assert confirmed.header.sender_der == cmp_credential(world.operator.ra).sender_der
+    assert await world.post(step.der) == der
+    assert isinstance(await enrollment.receive(der), Done)
+
+
+@pytest.mark.requirement("T51", 101, 115)
+@pytest.mark.parametrize("gives_up", ["certConf", "error"])
+async def test_pki_conf_for_a_rejected_certificate(
+    base_station: World, key: Any, gives_up: str
+) -> None:
+    """It has no certificates either; a refusal of certConf has, as its reader may have kept nothing."""
+    world = base_station
+    device, der = await asked_for(world, BodyType.ir, key)
+    answer = await assert_served(world, der)
+    wrong = await follow(device, answer, requests.confirmation_body(answer, 7), now=world.clock())
+    refused = await world.ask(wrong)
+    assert refused.extra_certs == (world.operator.ra.der, world.operator.issuing.der)
+    if gives_up == "certConf":
+        der = await requests.confirmation(world, device, answer, rejects=True)
+    else:
+        body_der = error_body(PKIStatusInfo(PKIStatus.rejection))
+        der = await follow(device, answer, body_der, now=world.clock())
+    confirmed = await world.ask(der)
+    assert (confirmed.body_der, confirmed.extra_certs) == (PKICONF_BODY, ())
+
+
+@pytest.mark.requirement("T51", 124)
+@pytest.mark.parametrize("how", ["nested", "in place"])
+async def test_other_ras_get_the_certificates_of_a_pki_conf(
+    make_world: MakeWorld, operator_pki: pki.OperatorPKI, key: Any, how: str
+) -> None:
+    """The node of theirs that gets it need not be the one that got the answer before."""
+    ra = local_ra(operator_pki)
+    relays = registered(operator_pki, ra)
+    world = make_world(rules=THREE_GPP, endpoint={"registration_authorities": relays})
+    signer = ra if how == "in place" else world.device()
+    der = await requests.request(world, cmp_credential(signer), key)
+    answer = await world.ask(der if how == "in place" else await nest(world, ra, der))
+    der = await requests.confirmation(world, signer, answer)
+    confirmed = await world.ask(der if how == "in place" else await nest(world, ra, der))
+    expected = (operator_pki.ra.der, operator_pki.issuing.der)
+    assert (confirmed.body_der, confirmed.extra_certs) == (PKICONF_BODY, expected)
+
+
+@pytest.mark.requirement("T46", "T48", "T51")
+@pytest.mark.parametrize("strictness", Strictness)
+async def test_the_bundled_ca_sends_devices_what_they_need(
+    operator_pki: pki.OperatorPKI,
+    vendor_pki: pki.VendorPKI,
+    tmp_path: Path,
+    strictness: Strictness,
+) -> None:
+    """The root in ip and not in kup, and pkiConf by strictness."""
+    rules = HeaderRules(strictness=strictness)
+    signer, issuing = operator_pki.cmp_signer.der, operator_pki.issuing.der
+    expected = () if strictness is Strictness.three_gpp else (signer, issuing)
+    async with open_client(operator_pki, vendor_pki, tmp_path / "ca.db", rules=rules) as desk:
+        first = await desk.enrol()
+        assert first.answer.extra_certs == (signer, issuing, operator_pki.root.der)
+        der = await desk.confirmation(first)
+        reply = await desk.ca.handle(der, mode=Mode.client)
+        confirmed = PKIMessage.from_der(reply.der)
+        assert (confirmed.body_der, confirmed.extra_certs) == (PKICONF_BODY, expected)
+        second = await desk.enrol(
+            BodyType.kur,
+            signer=first.entity,
+            template=CertTemplate(subject_der=from_rfc4514(SUBJECT)),
+        )
+        assert second.answer.extra_certs == (signer, issuing)
+
+
+@pytest.mark.requirement("T48")
+def test_a_kup_leaves_out_nothing_but_the_root(base_station: World) -> None:
+    """A new root's key certified by an older one of the same name is needed; an anchor need not be a root."""
+    endpoint, operator = base_station.endpoint, base_station.operator
+    issuing, root = map(cmp_certificate, (operator.issuing.certificate, operator.root.certificate))
+    twin = cmp_certificate(pki.make_root(root.subject).certificate)
+    assert twin.self_issued
+    kur = BodyType.kur
+    assert endpoint.chain_for(kur, (issuing, twin, root)) == (issuing.der, twin.der)
+    assert endpoint.chain_for(kur, (issuing,)) == (issuing.der,)
+    assert endpoint.chain_for(kur, ()) == ()
+    assert endpoint.chain_for(BodyType.ir, (issuing, root)) == (issuing.der, root.der)
