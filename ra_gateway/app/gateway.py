@@ -41,10 +41,10 @@ from ra_gateway.events import EventSink, unheard
 from ra_gateway.logs import fan_out
 from ra_gateway.ra.endpoints import (
     Endpoint,
+    MACAccess,
     Route,
     Upstream,
 )
-from ra_gateway.ra.mac_access import MACAccess
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import CACore

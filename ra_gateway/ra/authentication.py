@@ -34,8 +34,7 @@ from ra_gateway.errors import (
     SignerNotTrusted,
 )
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.endpoints import Endpoint
-from ra_gateway.ra.mac_access import MACAccess
+from ra_gateway.ra.endpoints import Endpoint, MACAccess
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, Transaction, TransactionKey
 
@@ -70,7 +69,7 @@ async def authenticate_request(
     mac = endpoint.mac
     if mac is not None and mac_protected(message):
         if message.body_type in _UNDER_MAC:
-            return _opened(*await _authenticate_by_secret(context, mac))
+            return _opened(*await _authenticate_by_secret(services, context, mac))
         raise ProtectionRefused(
             f"a shared secret cannot protect {message.body_type.name}",
             fail_info=PKIFailureInfo.wrongIntegrity,
@@ -117,11 +116,11 @@ def _signed_by(context: RequestContext, authenticated: AuthenticatedMessage) -> 
 
 
 async def _authenticate_by_secret(
-    context: RequestContext, mac: MACAccess
+    services: Services, context: RequestContext, mac: MACAccess
 ) -> tuple[RequestContext, MACAuthenticatedMessage]:
     """Authenticate a message under a MAC; wrong ones are counted, whatever the message."""
     authenticated = authenticate_by_secret(
-        await _verified(context, mac),
+        await _verified(services, context, mac),
         mac.domain,
         context.endpoint.rules,
         first=context.message.body_type in RESPONSE_TO,
@@ -130,15 +129,15 @@ async def _authenticate_by_secret(
     return replace(context, shared=authenticated.credential), authenticated
 
 
-async def _verified(context: RequestContext, mac: MACAccess) -> VerifiedMAC:
+async def _verified(services: Services, context: RequestContext, mac: MACAccess) -> VerifiedMAC:
     """Verify the MAC of a message, and remember that its sender can verify one."""
     context.report.mac_checked = True
-    verified = await mac.verify(context.message, context.peer)
+    verified = await services.derivations.verify(context.message, mac, context.peer)
     context.report.shared = verified.credential
     return verified
 
 
-async def find_shared_secret(context: RequestContext) -> None:
+async def find_shared_secret(services: Services, context: RequestContext) -> None:
     """Find out who sent a message that is refused before that was asked: who holds a secret can verify no signature.
 
     It costs no more than a message that is in order, and wrong MACs are counted likewise.
@@ -147,7 +146,7 @@ async def find_shared_secret(context: RequestContext) -> None:
     if mac is not None and not context.report.mac_checked:
         with suppress(CMPError):  # it has been refused already
             if mac_protected(context.message):
-                await _verified(context, mac)
+                await _verified(services, context, mac)
 
 
 async def check_status(
@@ -249,7 +248,7 @@ async def _find_by_secret(
     )
     for transaction in live:
         if transaction.key == key and transaction.endpoint == context.endpoint.name:
-            context, authenticated = await _authenticate_by_secret(context, mac)
+            context, authenticated = await _authenticate_by_secret(services, context, mac)
             before = transaction.exchange_for(context.digest)
             if before is None:
                 check_message_time(header, context.endpoint.rules, services.clock())

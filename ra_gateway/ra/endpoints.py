@@ -13,14 +13,14 @@ from pydantic import Field
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
+from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import fits_alike
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.ra.information import Information
-from ra_gateway.ra.mac_access import MACAccess
 from ra_gateway.ra.policy import IdentityRules
-from ra_gateway.ra.ports import CACore
+from ra_gateway.ra.ports import CACore, SharedSecrets
 from ra_gateway.ra.registration import RegisteredName, RegistrationAuthorities
 from ra_gateway.settings.values import DN, CAPath, Name, Table, WholeSeconds
 
@@ -233,6 +233,19 @@ class Upstream:
         variant = self.settings.kur if body_type is BodyType.kur else self.settings.requests
         vouched_for = variant is Variant.nested and not signed_by_device
         return Variant.reprotect if body_type is BodyType.genm or vouched_for else variant
+
+
+@dataclass(frozen=True, slots=True)
+class MACAccess:
+    """How devices come in by a shared secret (RFC 9483 4.1.5).
+
+    Args:
+        domain: Without anchors; says which algorithms requested keys and their POP may have.
+    """
+
+    domain: TrustDomain
+    secrets: SharedSecrets
+    bounds: MACBounds = field(default_factory=MACBounds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ class Gateway:
             else:
                 response = await nested.answer_batch(services, context, inside, self._handled)
         except CMPError as error:
-            await find_shared_secret(context)
+            await find_shared_secret(services, context)
             response = await responses.refuse(services, context, error)
         except Exception as error:  # an answer always leaves; the event carries the cause
             bug = error

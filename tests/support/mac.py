@@ -21,7 +21,7 @@ from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protected_part
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.ra.mac_access import MACAccess
+from ra_gateway.ra.endpoints import MACAccess
 from ra_gateway.stores.secrets import SecretFile
 from tests.support import requests
 from tests.support.harness import ManualClock, World

@@ -16,7 +16,7 @@ from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.ra.mac_access import MACAccess
+from ra_gateway.ra.endpoints import MACAccess
 from ra_gateway.ra.policy import SubjectRule
 from ra_gateway.stores.secrets import SecretFile
 from tests.support.answers import status_of
