@@ -8,7 +8,7 @@ import os
 import shlex
 import stat
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -374,6 +374,7 @@ def sign_certificate(
     not_before: datetime,
     not_after: datetime,
     path_length: int | None = None,
+    dns_names: Sequence[str] = (),
 ) -> Certificate:
     """Make a certificate of a PKI that is being founded; what is issued on request has profiles.
 
@@ -382,6 +383,7 @@ def sign_certificate(
         not_before, not_after: Aware UTC.
         path_length: Makes it a CA's (TS 33.310 6.1.4: critical basicConstraints and keyUsage); without
             it, it is that of a signer.
+        dns_names: Its subjectAltName, without which it has none.
     """
     is_ca = path_length is not None
     usages = ("keyCertSign", "cRLSign") if is_ca else ("digitalSignature",)
@@ -400,6 +402,9 @@ def sign_certificate(
         .add_extension(x509.SubjectKeyIdentifier(identifiers[0]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier(identifiers[1], None, None), critical=False)
     )
+    if dns_names:
+        names = x509.SubjectAlternativeName([x509.DNSName(name) for name in dns_names])
+        builder = builder.add_extension(names, critical=False)
     signed = builder.sign(issuer_key, certificate_hash(issuer_key.public_key()))
     return Certificate.from_der(signed.public_bytes(Encoding.DER))
 

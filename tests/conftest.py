@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.support.fixtures_postgres",
     "tests.support.fixtures_redis",
     "tests.support.no_skips",
+    "tests.support.slapd",
     "tests.support.softhsm",
 ]
 

@@ -18,6 +18,7 @@ from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
+from ra_gateway.ca.crl_directory import CRLDirectory
 from ra_gateway.ca.general_messages import Published
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.keys import CAKeys, expiries, load_ca, retired_certificates
@@ -178,8 +179,8 @@ def _key_generation(keys: CAKeys, config: CAConfig) -> KeyGeneration | None:
     return KeyGeneration(keys.key_generation)
 
 
-def _published(keys: CAKeys, config: CAConfig) -> Published:
-    active, update = keys.issuers[0], keys.root_update
+def _published(keys: CAKeys, config: CAConfig, profiles: Iterable[Profile]) -> Published:
+    update = keys.root_update
     chains = (
         certificate.der
         for issuer in keys.issuers
@@ -188,14 +189,17 @@ def _published(keys: CAKeys, config: CAConfig) -> Published:
     )
     # Whoever has the old root only needs the way from it to the new one.
     cross = () if update is None else (update.new_with_old,)
-    # Without its key identifier in it, the URL is that of the active one.
-    urls = {(config.crl_url or "").replace("{issuer}", item.id): item.id for item in keys.issuers}
-    if config.crl_url:
-        urls[config.crl_url.replace("{issuer}", active.id)] = active.id
+    points = {config.crl_url or "", *(url for item in profiles for url in item.crl_urls)} - {""}
+    # Without its key identifier in it, the URL is that of the active one, which comes last.
+    urls = {
+        url.replace("{issuer}", issuer.id): issuer.id
+        for issuer in reversed(keys.issuers)
+        for url in points
+    }
     return Published(
         ca_certificates=tuple(dict.fromkeys((*chains, *cross))),
         root_update=update,
-        crl_urls=urls if config.crl_url else {},
+        crl_urls=urls,
         crl_issuers={
             issuer.certificate.subject_der: issuer.id for issuer in reversed(keys.issuers)
         },
@@ -233,6 +237,7 @@ class BundledService:
         profiles = ca_profiles(config)
         require_clean(profiles.values(), keys.issuers[0])
         self.ledger = ca_ledger(config, sink)
+        self._issuing = keys.issuers
         self.issuers = tuple(issuer.certificate for issuer in keys.issuers)
         self.publisher = crl_publisher(config, keys, self.ledger)
         self.status = _status_listener(config, keys, self.ledger, self.publisher)
@@ -267,7 +272,7 @@ class BundledService:
                 config.unique_key,
                 config.revoke_superseded,
             ),
-            published=_published(keys, config),
+            published=_published(keys, config, profiles.values()),
             key_generation=_key_generation(keys, config),
             signers=[
                 *roots,
@@ -296,6 +301,29 @@ class BundledService:
             where = await listen(self.status, config.listen_host, config.listen_port, "ca.status")
             log.info("ca.status", host=where[0], port=where[1])
             self._background.append(asyncio.create_task(supervised("crl", self.publisher.run)))
+            directory = self._directory(config)
+            if directory is not None:
+                task = supervised("crl.directory", directory.run)
+                self._background.append(asyncio.create_task(task))
+
+    def _directory(self, status: CAStatusConfig) -> CRLDirectory | None:
+        config = self._config.ldap
+        if config is None:
+            return None
+        try:
+            password = (read_password(config.bind_password_path) or b"").decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError.of(
+                "ca.ldap.bind_password_path", f"cannot be read: {error}", "Mend the file"
+            ) from error
+        return CRLDirectory(
+            self._issuing,
+            self.publisher,
+            config.directory(password),
+            config.entry,
+            deltas=status.delta_minutes > 0,
+            check_seconds=status.check_seconds,
+        )
 
     async def _warn_of_expiries(self) -> None:
         """Tell once a day which of the CA's own certificates somebody has to renew."""

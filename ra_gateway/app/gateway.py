@@ -157,7 +157,13 @@ def _secret_file(config: MACConfig) -> SecretFile:
 def _mac(name: str, config: MACConfig, secret_file: SecretFile, operator: TrustDomain) -> MACAccess:
     return MACAccess(
         # A colon, which no vendor's name has: transactions are kept by the name.
-        TrustDomain(f"mac:{name}", DomainKind.shared_secrets, (), algorithms=operator.algorithms),
+        TrustDomain(
+            f"mac:{name}",
+            DomainKind.shared_secrets,
+            (),
+            algorithms=operator.algorithms,
+            quirks=frozenset(config.quirks),
+        ),
         secret_file,
         MACBounds(
             config.min_iterations,
@@ -248,8 +254,9 @@ def _endpoint(
     upstreams: Mapping[str, Upstream],
     vendors: Mapping[str, TrustDomain],
     operator: TrustDomain,
-    secret_file: SecretFile | None,
+    access: Mapping[str, MACAccess],
     reserved: tuple[RegisteredName, ...],
+    own: Callable[[], Collection[Certificate]],
 ) -> Endpoint:
     return Endpoint(
         name=name,
@@ -273,7 +280,7 @@ def _endpoint(
             require_message_time=config.require_message_time,
             extra_certs_max_count=config.extra_certs_max_count,
         ),
-        information=information(config.genm, f"endpoints.{name}.genm", operator),
+        information=information(config.genm, f"endpoints.{name}.genm", operator, own),
         routes=tuple(
             _route(f"endpoints.{name}.routes[{index}]", route, upstreams)
             for index, route in enumerate(config.routes)
@@ -287,11 +294,11 @@ def _endpoint(
             if taken
         ),
         reserved=reserved,
-        mac=(
-            None
-            if config.mac is None or secret_file is None
-            else _mac(name, config.mac, secret_file, operator)
-        ),
+        mac=access.get(name),
+        origins=(*vendors.values(), *(item.domain for item in access.values())),
+        origin_subjects={
+            vendor: table.operator_subjects for vendor, table in gateway.vendors.items()
+        },
         registration_authorities=(
             None
             if config.registration_authorities is None
@@ -399,6 +406,11 @@ class Application:
             if endpoint.mac is not None
         }
         reserved = _reserved(config)
+        access = {
+            name: _mac(name, endpoint.mac, self._secrets[name], operator)
+            for name, endpoint in config.endpoints.items()
+            if endpoint.mac is not None
+        }
         endpoints = {
             name: _endpoint(
                 name,
@@ -407,8 +419,9 @@ class Application:
                 upstreams,
                 vendors,
                 operator,
-                self._secrets.get(name),
+                access,
                 reserved,
+                self._own_certificates,
             )
             for name, endpoint in config.endpoints.items()
         }
@@ -427,6 +440,7 @@ class Application:
             schedule=self.store,
             approvals=self.store,
             confirmation_records=self.store,
+            device_records=self.store,
             inventory=None if config.inventory is None else CSVInventory(config.inventory.csv_path),
             clock=now,
             monotonic=time.monotonic,

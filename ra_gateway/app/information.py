@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Final
 from cryptography import x509
 
 from ra_gateway.app.trust import certificates
-from ra_gateway.cmp.crl import decode_crl, open_crl, split_crls
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.crl import decode_crl, distribution_point_urls, open_crl, split_crls
 from ra_gateway.cmp.genm import CRLQuestion, cert_req_template, root_ca_key_update
 from ra_gateway.cmp.names import name_template, same_name
 from ra_gateway.cmp.trust import TrustDomain
@@ -39,13 +40,19 @@ class CRLFiles:
 
     Args:
         paths: PEM or DER.
+        own: Returns certificates of the operator: the distribution points that they name hold their issuers' CRLs.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(
+        self, paths: Sequence[Path], own: Callable[[], Collection[Certificate]] = tuple
+    ) -> None:
         self._paths = tuple(paths)
+        self._own = own
         self._read: dict[Path, tuple[int, tuple[_Read, ...]]] = {}
 
-    async def find(self, question: CRLQuestion) -> tuple[datetime, bytes] | None:
+    async def find(
+        self, question: CRLQuestion, asker: Certificate
+    ) -> tuple[datetime, bytes] | None:
         """Return thisUpdate and DER of the newest CRL that is meant.
 
         Raises:
@@ -55,7 +62,15 @@ class CRLFiles:
             known = await asyncio.to_thread(self._load)
         except (OSError, CRLRefused) as error:
             raise StoreUnavailable(f"a CRL to be told cannot be read: {error}") from error
-        fitting = [item for item in known if _fits(item, question)]
+        issuers = [
+            *question.issuers,
+            *(
+                certificate.issuer_der
+                for certificate in (asker, *self._own())
+                if not set(question.urls).isdisjoint(distribution_point_urls(certificate))
+            ),
+        ]
+        fitting = [item for item in known if _fits(item, question, issuers)]
         newest = max(fitting, key=lambda item: item.this_update, default=None)
         return None if newest is None else (newest.this_update, newest.der)
 
@@ -96,18 +111,25 @@ def _urls(crl: x509.CertificateRevocationList) -> Iterator[str]:
             yield name.value
 
 
-def _fits(item: _Read, question: CRLQuestion) -> bool:
-    if any(url in item.urls for url in question.urls):
-        return True
-    return any(same_name(issuer_der, item.issuer_der) for issuer_der in question.issuers)
+def _fits(item: _Read, question: CRLQuestion, issuers: Sequence[bytes]) -> bool:
+    if question.urls and item.urls:
+        return not set(item.urls).isdisjoint(question.urls)
+    # One that names no distribution point is the whole of its issuer's, wherever it is published (RFC 5280 5.2.5).
+    return any(same_name(issuer_der, item.issuer_der) for issuer_der in issuers)
 
 
-def information(config: GenmConfig, setting: str, operator: TrustDomain) -> Information:
+def information(
+    config: GenmConfig,
+    setting: str,
+    operator: TrustDomain,
+    own: Callable[[], Collection[Certificate]] = tuple,
+) -> Information:
     """Return what an endpoint tells by genm itself.
 
     Args:
         setting: Dotted path of the table, for errors.
         operator: Whose CA certificates are told.
+        own: Returns the RA's certificates.
 
     Raises:
         ConfigError: A file, or the template's subject, cannot be used.
@@ -125,7 +147,9 @@ def information(config: GenmConfig, setting: str, operator: TrustDomain) -> Info
         else root_ca_key_update(new_root, new_with_old, old_with_new),
         old_root_der=old_root or b"",
         template_der=_template(config, setting),
-        crls=CRLFiles(config.crl_paths) if config.crl_status_list is Informing.local else None,
+        crls=CRLFiles(config.crl_paths, lambda: (*own(), *operator.intermediates))
+        if config.crl_status_list is Informing.local
+        else None,
     )
 
 

@@ -71,6 +71,7 @@ def operator_domain(config: GatewayConfig) -> TrustDomain:
         anchors(config.operator.anchors_paths, "operator.anchors_paths"),
         certificates(config.operator.intermediates_paths, "operator.intermediates_paths"),
         _algorithms(config.operator.algorithms),
+        frozenset(config.operator.quirks),
     )
 
 

@@ -62,6 +62,7 @@ def ca_warnings(config: CAServiceConfig, now: datetime) -> list[Problem]:
     public = [*_vendor_paths(vendors)]
     return [
         *_of_root_keys(_root_keys(config.ca)),
+        *_of_deltas(config.ca),
         *_of_modes({}, config.ca, public),
         *_of_expiry(public, now),
     ]
@@ -76,6 +77,7 @@ def of_safety(config: GatewayConfig) -> list[Problem]:
     return [
         *_of_names(config),
         *_of_revocation(config),
+        *_of_deltas(config.ca),
         *_of_root_keys([*beside, *_root_keys(config.ca)]),
         *_of_modes({"ra.key_path": [config.ra.key_path]}, config.ca, public),
     ]
@@ -185,6 +187,16 @@ def _of_revocation(config: GatewayConfig) -> Iterator[Problem]:
     for name, vendor in config.vendors.items():
         cas = _cas(vendor.intermediates_paths)
         yield from _of_sources(f"vendors.{name}", vendor.revocation, cas)
+
+
+def _of_deltas(ca: CAConfig | None) -> Iterator[Problem]:
+    if ca is not None and ca.status is not None and ca.status.delta_minutes:
+        yield Problem(
+            "ca.status.delta_minutes",
+            "makes delta CRLs, which TS 33.310 6.1a does not have: a base station or security gateway that reads full "
+            "CRLs alone hears of a revocation when the next one is made",
+            "Set it to 0, unless whoever reads these CRLs is known to read delta CRLs",
+        )
 
 
 def _of_sources(

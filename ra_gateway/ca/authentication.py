@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -12,7 +12,6 @@ from ra_gateway.ca.authorization import (
     ClientMode,
     Mode,
     RegisteredAuthorities,
-    identity_of,
     require_active,
     require_privilege,
 )
@@ -28,7 +27,8 @@ from ra_gateway.ca.records import (
 from ra_gateway.ca.transaction import Received, RequestContext, is_retransmission
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
-from ra_gateway.cmp.header_checks import HeaderRules, check_message_time, check_version
+from ra_gateway.cmp.header_checks import NESTED, HeaderRules, check_message_time, check_version
+from ra_gateway.cmp.identity import DeviceValues
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import CanonicalName, canonical
 from ra_gateway.cmp.responder import Batch, read_nested
@@ -40,6 +40,8 @@ from ra_gateway.cmp.verification import (
     authenticate_follower,
     authenticate_registered,
     certificate_bag,
+    forgiving,
+    judged_by,
     select_signers,
 )
 from ra_gateway.errors import (
@@ -76,6 +78,18 @@ class Authentication:
     rules: Mapping[Mode, HeaderRules]
     client: ClientMode | None
     authority_names: frozenset[CanonicalName]
+    operator_of: Mapping[str, TrustDomain] = field(init=False)
+    """This PKI's domain for devices that came by a vendor whose quirks are forgiven, by its name."""
+    loosest: TrustDomain = field(init=False)
+    """This PKI's domain, forgiving all that it may forgive any of them: for checks before it is known whose it is."""
+
+    def __post_init__(self) -> None:
+        vendors = () if self.client is None else self.client.vendors.values()
+        origins = [item for item in vendors if item.forgives]
+        operator_of = {item.name: forgiving(self.operator, item) for item in origins}
+        loosest = forgiving(self.operator, *origins) if origins else self.operator
+        object.__setattr__(self, "operator_of", operator_of)
+        object.__setattr__(self, "loosest", loosest)
 
     async def receive(
         self, message: PKIMessage, mode: Mode, now: datetime, *, in_batch: bool
@@ -135,7 +149,7 @@ class Authentication:
         if received.outer is not None and not received.nested:
             return RequestContext(received, received.outer)
         domains: tuple[TrustDomain, ...] = (self.operator,)
-        rules = self.rules[Mode.ra if received.nested else Mode.client]
+        rules = self._rules_for(received)
         if authority is not None and message.body_type not in _OPERATOR_ONLY:
             bag = certificate_bag(message, rules)
             vouched = self._vouched_for(authority, *select_signers(message.header, bag, rules))
@@ -145,10 +159,12 @@ class Authentication:
             if message.body_type is BodyType.ir:
                 domains = vendors
             elif message.body_type not in _OPERATOR_ONLY:
-                domains = (self.operator, *vendors)
+                domains = (self.loosest, *vendors)
+            else:
+                domains = (self.loosest,)
         authenticated = authenticate(message, domains, rules, now)
         check_message_time(message.header, rules.relaxed_by(authenticated.domain.quirks), now)
-        if authenticated.domain is not self.operator:
+        if authenticated.domain.kind is not DomainKind.operator:
             if self._issued_here(authenticated.signer):
                 # Whoever else vouches for it: we alone know what became of it.
                 raise SignerNotTrusted(
@@ -178,9 +194,18 @@ class Authentication:
         if received.nested:
             return RequestContext(received, authenticated, device)
         entity = await self.ledger.registry.entity(device.entity)
+        domain = self._operator_for(entity)
+        authenticated = judged_by(authenticated, domain, rules)
+        check_message_time(message.header, rules.relaxed_by(domain.quirks), now)
         if message.body_type is not BodyType.rr:  # who is blocked may still give up its certificate
             entity = require_active(entity, authenticated.signer.subject)
         return RequestContext(received, authenticated, device, entity)
+
+    def _rules_for(self, received: Received) -> HeaderRules:
+        """Return what is asked of a message that its device signed."""
+        if not received.nested:
+            return self.rules[Mode.client]
+        return self.rules[Mode.ra].relaxed_by(NESTED)
 
     def _vouched_for(self, authority: Authority, *devices: Certificate) -> TrustDomain:
         """Return trust in vendor certificates that an RA let pass: it knows the vendors, and it nested the message.
@@ -196,8 +221,8 @@ class Authentication:
     async def _vendor_entity(self, authenticated: AuthenticatedMessage) -> EndEntity:
         """Return the end entity of a device that speaks with its vendor certificate."""
         assert self.client is not None
-        identity = identity_of(authenticated.signer, self.client.identity_from)
         domain = authenticated.domain.name
+        identity = DeviceValues(authenticated.signer).identity(self.client.identity_from, domain)
         entity = await self.ledger.registry.entity_by_identity(domain, identity)
         return require_active(entity, f"{identity} of {domain}")
 
@@ -232,7 +257,7 @@ class Authentication:
             domain = self._vouched_for(received.authority, signer)
         else:
             domain = await self._domain_of(signer, operation, now)
-        rules = self.rules[Mode.ra if received.nested else Mode.client]
+        rules = self._rules_for(received)
         authenticated = authenticate_follower(
             received.message, (KnownSigner(signer, domain),), rules, now
         )
@@ -269,13 +294,22 @@ class Authentication:
     ) -> TrustDomain:
         """Return the trust domain that vouched for the signer of a request."""
         if self._issued_here(signer):
-            return self.operator
+            if not self.operator_of:
+                return self.operator
+            known = await self.ledger.record_of(signer, now)
+            return self._operator_for(
+                None if known is None else await self.ledger.registry.entity(known.entity)
+            )
         issued = await self.ledger.certificate(operation.serial_number, now)
         entity = await self.ledger.registry.entity(issued.entity) if issued is not None else None
         vendors = self.client.vendors if self.client is not None else {}
         if entity is None or entity.vendor not in vendors:
             raise SignerNotTrusted(f"the domain of {signer.subject} is gone", rule="R21")
         return vendors[entity.vendor]
+
+    def _operator_for(self, entity: EndEntity | None) -> TrustDomain:
+        """Return this PKI's domain, forgiving what the vendor of an end entity is forgiven at its enrolment."""
+        return self.operator_of.get("" if entity is None else entity.vendor, self.operator)
 
     def _issued_here(self, certificate: Certificate) -> bool:
         """Tell whether a certificate names one of this PKI's CAs as its issuer, the root included."""

@@ -31,13 +31,16 @@ from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES, BodyType
 from ra_gateway.cmp.crmf import CertTemplate, Extension
+from ra_gateway.cmp.identity import SERIAL_NUMBER_OR_FQDN
 from ra_gateway.cmp.messages import PKIHeader
 from ra_gateway.cmp.names import (
     NULL_DN,
-    attributes,
     canonical,
     fits,
+    fits_general_name,
     from_rfc4514,
+    general_name_key,
+    general_name_keys,
     general_names,
     general_names_der,
     rfc4514,
@@ -58,7 +61,6 @@ from ra_gateway.errors import (
 AUTHORITIES_SECONDS: Final = 2.0
 """How long the registered authorities are remembered: so soon a new certificate is heard, a removed one is not."""
 
-IDENTITY_ATTRIBUTES: Final = {"serial_number": OID.serialNumber, "cn": OID.commonName}
 
 _PRIVILEGE_FOR: Final = {
     BodyType.ir: Privilege.issue,
@@ -86,8 +88,7 @@ class ClientMode:
 
     Args:
         vendors: Trust domains of manufacturers (external CAs) by name.
-        identity_from: Subject attribute of a vendor certificate that names the end entity
-            (a key of `IDENTITY_ATTRIBUTES`).
+        identity_from: What of a vendor certificate names the end entity (`DeviceValues.identity`).
         implicit_confirm: Whether a device may do without certConf (TS 33.310: no).
         require_not_revoked: Given a domain's name, a path and the time, raises `SignerNotTrusted` where the
             domain's CRLs or OCSP responders say that a certificate of it is revoked, or `ServiceFailure` where
@@ -95,7 +96,7 @@ class ClientMode:
     """
 
     vendors: Mapping[str, TrustDomain]
-    identity_from: str = "serial_number"
+    identity_from: str = SERIAL_NUMBER_OR_FQDN
     implicit_confirm: bool = False
     require_not_revoked: Callable[[str, Path, datetime], Awaitable[object]] = _nobody_asked
 
@@ -203,7 +204,7 @@ def require_names(authority: Authority, subject_der: bytes, san_der: bytes | Non
                 raise _not_bound_to(authority, f"subjectAltName {name}")
         if canonical(subject_der) or not names:
             subject = rfc4514(subject_der)
-            if not any(_admits(pattern, subject) for pattern in bound.subjects):
+            if not any(pattern == "*" or fits(subject, pattern) for pattern in bound.subjects):
                 raise _not_bound_to(authority, f"subject {subject!r}")
 
 
@@ -219,7 +220,7 @@ def require_no_wildcard(authority: Authority, san_der: bytes | None) -> None:
 
 
 def _admits(pattern: str, name: str) -> bool:
-    return pattern == "*" or fits(name, pattern)
+    return pattern == "*" or fits_general_name(name, pattern)
 
 
 def _not_bound_to(authority: Authority, name: str) -> NotAuthorized:
@@ -299,24 +300,6 @@ def choose_profile(
         raise ServiceFailure(f"the profile {name!r} is not configured", rule="R64") from None
 
 
-def identity_of(signer: Certificate, identity_from: str) -> str:
-    """Return what names a device in its vendor certificate.
-
-    Raises:
-        NotAuthorized: The certificate does not say it, or says it more than once.
-    """
-    oid = IDENTITY_ATTRIBUTES[identity_from]
-    values = [text for found, text in attributes(signer.subject_der) if found == oid]
-    if len(values) > 1:
-        raise NotAuthorized(
-            f"{signer.subject} has {len(values)} {identity_from}, and names nobody with that",
-            rule="R67",
-        )
-    if not values or not values[0]:
-        raise NotAuthorized(f"{signer.subject} has no {identity_from}", rule="R67")
-    return values[0]
-
-
 def require_active(entity: EndEntity | None, who: str) -> EndEntity:
     """Return the end entity, if it is registered and not blocked.
 
@@ -357,17 +340,15 @@ def entity_template(
     if names is None:
         granted_der = general_names_der(entity.names) if entity.names else None
         return _with_names(template, own_der, granted_der)
-    own = {_lower(name) for name in general_names(general_names_der(entity.names))}
-    foreign = {name for name in general_names(names.value) if _lower(name) not in own}
+    own = {general_name_key(name): name for name in entity.names}
+    asked = {general_name_key(name): name for name in general_names(names.value)}
+    foreign = [name for key, name in asked.items() if key not in own]
     if foreign:
         raise NotAuthorized(
             f"{', '.join(sorted(foreign))}: not a name of the end entity {entity.name}", rule="R67"
         )
-    return replace(template, subject_der=own_der)
-
-
-def _lower(name: str) -> str:
-    return name.lower() if name.startswith("dns:") else name
+    # As they are registered, not as they are asked for.
+    return _with_names(template, own_der, general_names_der(own[key] for key in asked))
 
 
 def _subject_of(entity: EndEntity, device_der: bytes | None) -> bytes:
@@ -399,7 +380,9 @@ def renewal_template(template: CertTemplate, old: Certificate) -> CertTemplate:
     if subject_der != NULL_DN and not same_name(subject_der, old.subject_der):
         raise TemplateRefused("the subject is not that of the certificate to renew", rule="R70")
     names = template.extension(OID.subjectAltName)
-    if names is not None and not _same_names(names.value, old.subject_alt_name_der):
+    if names is not None and (
+        general_name_keys(names.value) != general_name_keys(old.subject_alt_name_der)
+    ):
         raise TemplateRefused(
             "the SubjectAltName is not that of the certificate to renew", rule="R70"
         )
@@ -430,9 +413,3 @@ def own_template(template: CertTemplate, signer: Certificate) -> CertTemplate:
         return renewal_template(template, signer)
     except TemplateRefused as error:
         raise NotAuthorized(f"another identity than {signer.subject}", rule="R67") from error
-
-
-def _same_names(one_der: bytes, other_der: bytes | None) -> bool:
-    if other_der is None or one_der == other_der:
-        return one_der == other_der
-    return set(general_names(one_der)) == set(general_names(other_der))

@@ -50,9 +50,9 @@ from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, confirm_wait_time
-from ra_gateway.cmp.names import NULL_DN, canonical, name_of, require_certifiable, same_name
-from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.names import NULL_DN, canonical, name_of, same_name
 from ra_gateway.cmp.requests import AuthenticatedRequest, Possession, read_request
+from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, POPRefused, RequestRefused
 from ra_gateway.keys import spki_der
 
@@ -207,13 +207,19 @@ class Certification:
         if received.authority is not None:
             served = self._served(received.authority, template, profile)
             if old is None and context.device is None:
-                require_no_wildcard(received.authority, _san_of(template))
+                require_no_wildcard(received.authority, template.subject_alt_name_der)
         if request.possession is Possession.key_generation:
             private_key = await self._make_key(context, request, profile)
             template = replace(template, spki_der=spki_der(private_key))
         elif request.possession is Possession.encr_cert:
             _require_encryption_only(template, profile)
-        require_certifiable(template.subject_der or NULL_DN, _san_of(template))
+        known = old or context.device
+        require_certifiable(
+            template.subject_der or NULL_DN,
+            template.subject_alt_name_der,
+            named=profile.named_attributes,
+            established_der=None if known is None else load_certificate(known.der).subject_der,
+        )
         implicit = (
             header.implicit_confirm
             # Until certConf nobody knows that the device has the key.
@@ -289,7 +295,7 @@ class Certification:
         Raises:
             NotAuthorized: It, or its role, is bound to other names.
         """
-        require_names(authority, template.subject_der or NULL_DN, _san_of(template))
+        require_names(authority, template.subject_der or NULL_DN, template.subject_alt_name_der)
         if not any((authority.subjects, authority.role.subjects)):
             return frozenset()
         unnamed = {""} if profile.name == self._default_profile else set()
@@ -326,7 +332,7 @@ class Certification:
     async def _newest(self, template: CertTemplate, now: datetime) -> IssuedCertificate | None:
         """Return the newest certificate of the names in a template that has some."""
         subject_der = template.subject_der or NULL_DN
-        san_der = _san_of(template)
+        san_der = template.subject_alt_name_der
         if not canonical(subject_der) and san_der is None:
             return None
         return await self.ledger.newest_certificate(subject_der, now, san_der=san_der)
@@ -428,11 +434,6 @@ async def find_certificate(
     if found is None or not same_name(load_certificate(found.der).issuer_der, issuer_der):
         return None
     return found
-
-
-def _san_of(template: CertTemplate) -> bytes | None:
-    names = template.extension(OID.subjectAltName)
-    return None if names is None else names.value
 
 
 def _require_encryption_only(template: CertTemplate, profile: Profile) -> None:

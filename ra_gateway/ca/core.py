@@ -387,7 +387,7 @@ class BundledCA:
             load_certificate(operation.certificate_der),
             response_nonce=operation.response_nonce,
             cert_req_id=operation.cert_req_id,
-            request=operation.body_type,
+            request=BodyType(operation.body_type),
         )
         if now > operation.confirm_by:
             raise ConfirmationRefused("confirmWaitTime is over", rule="R111")

@@ -13,7 +13,7 @@ from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import RootUpdate
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import gen_msg_content
-from ra_gateway.cmp.genm import CRLQuestion, crl_question, root_ca_key_update
+from ra_gateway.cmp.genm import CRLQuestion, crl_question, root_ca_key_update, unknown_crl
 from ra_gateway.cmp.messages import InfoTypeAndValue
 from ra_gateway.cmp.names import same_name
 from ra_gateway.cmp.oids import OID
@@ -84,7 +84,9 @@ async def _newer_crl(asked_der: bytes | None, published: Published, ledger: Ledg
     """Return CRLs ::= SEQUENCE OF CertificateList with the one that is newer than what the device has (R136)."""
     question = crl_question(asked_der)
     issuer_id = _issuer_of(question, published)
-    crl = None if issuer_id is None else await ledger.newest_crl(issuer_id, delta=False)
+    if issuer_id is None:
+        raise unknown_crl(question)
+    crl = await ledger.newest_crl(issuer_id, delta=False)
     return asn1.tlv(0x30, crl.der) if crl is not None and question.wants(crl.this_update) else b""
 
 

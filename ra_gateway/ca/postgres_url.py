@@ -80,7 +80,7 @@ class PostgresURL:
     @property
     def is_local(self) -> bool:
         """Whether all of it stays on this machine."""
-        return all(map(_is_local, self.hosts))
+        return all(map(is_local, self.hosts))
 
     @property
     def tls(self) -> TLSMode:
@@ -135,7 +135,8 @@ class PostgresURL:
         return context
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Tell whether a host is this machine: a loopback address or a socket's path."""
     if host.startswith(("/", "@")) or host == "localhost":
         return True
     try:
@@ -249,7 +250,7 @@ def _port(text: str) -> int:
 
 def _mode(text: str | None, hosts: tuple[str, ...]) -> TLSMode | None:
     if text in _DOWNGRADED:
-        if all(map(_is_local, hosts)):
+        if all(map(is_local, hosts)):
             return None
         raise UnusableURL(
             "asks with sslmode for TLS that whoever stands in between may turn off",

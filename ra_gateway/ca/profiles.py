@@ -157,6 +157,12 @@ class Profile:
         return frozenset(map(_attribute, self.allowed_subject))
 
     @cached_property
+    def named_attributes(self) -> frozenset[str]:
+        """Dotted OIDs of `required_subject` and `allowed_subject`: what is named may be rarer than those of X.520."""
+        named = {*self.required_subject, *self.allowed_subject}
+        return frozenset(ATTRIBUTES.get(name, name) for name in named)
+
+    @cached_property
     def san_tags(self) -> frozenset[int]:
         """Tags of the kinds in `san`."""
         return frozenset(SAN_TAGS[kind] for kind in self.san)

@@ -27,7 +27,7 @@ from ra_gateway.events import Component, Fact, RequestHandled
 from ra_gateway.keys import KEY_KINDS, write_certificates, write_new, write_private_key
 from ra_gateway.logs import LogSink
 
-SERIAL_NUMBER = "ENB-0001"
+HOST = "enb-0001"
 SUBJECT = "CN=enb-0001.ran.example.net,O=Example Operator"
 SAN = ("dns:enb-0001.ran.example.net",)
 
@@ -71,7 +71,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
     port = _usable_port(port)  # before anything is written: the next attempt may use the directory
     vendor = Vendor.found("ACME Radio", clock=now)
     vendor.write(directory / "vendor")
-    credential, device_key = vendor.make_device(SERIAL_NUMBER)
+    credential, device_key = vendor.make_device(HOST)
     write_certificates(directory / "vendor" / "device.pem", [credential.certificate])
     write_private_key(directory / "vendor" / "device.key", device_key)
     config_path = write_setup(

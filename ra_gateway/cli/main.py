@@ -175,8 +175,8 @@ def init(
     say(f"Wrote {path} and the material it names.")
     if vendors:
         say(
-            f"A base station may have the name SERIAL.{domain}, where its vendor certificate says SERIAL: "
-            "see [vendors.NAME.identity]."
+            f"A base station may have the name HOST.{domain} or SERIAL.{domain}, where its vendor certificate has "
+            "an FQDN that begins with HOST, or SERIAL as serialNumber or CN: see [vendors.NAME.identity]."
         )
     else:
         say("No vendor is trusted yet: add one to the configuration, as it explains at its end.")

@@ -76,8 +76,8 @@ _NO_VENDOR = """
 #
 # [vendors.acme.identity]
 # subject = "derive"
-# subject_template = "CN={serial_number}.ran.example.net,O=Example Operator"
-# allowed_subjects = ["CN={serial_number}.ran.example.net,O=Example Operator"]
+# subject_template = "CN={host}.ran.example.net,O=Example Operator"
+# allowed_subjects = ["CN={host}.ran.example.net,O=Example Operator"]
 #
 # and add "acme" to vendors of [endpoints.ran].
 """
@@ -97,9 +97,10 @@ allowed_sans = ["*"]
 """
 
 _OWN_NAME = """\
-# A base station has the name that its vendor certificate gives it, and no other: {{serial_number}} and {{cn}} are the
-# attributes serialNumber and commonName of that certificate's subject; take out what does not name one device. A
-# pattern without such a placeholder, like "CN=*.{domain}", lets each base station of this vendor take any other's name.
+# A base station has the name that its vendor certificate gives it, and no other: {{host}} is the first label of the
+# FQDN in that certificate's subjectAltName (TS 33.310 9.4.4), {{serial_number}} and {{cn}} are the attributes
+# serialNumber and commonName of its subject; take out what does not name one device. A pattern without such a
+# placeholder, like "CN=*.{domain}", lets each base station of this vendor take any other's name.
 [vendors.{name}.identity]
 subject = "derive"
 subject_template = {template}
@@ -222,7 +223,7 @@ def _vendor(name: str, root: str, sub: str, organisation: str, domain: str | Non
 
 
 def _own_name(vendor: str, organisation: str, domain: str) -> str:
-    hosts = [f"{{{placeholder}}}.{domain}" for placeholder in ("serial_number", "cn")]
+    hosts = [f"{{{placeholder}}}.{domain}" for placeholder in ("host", "serial_number", "cn")]
     endings = (f",O={organisation}", "") if _PLAIN.fullmatch(organisation) else ("",)
     names = [f"CN={host}{ending}" for host in hosts for ending in endings]
     return _OWN_NAME.format(

@@ -115,6 +115,12 @@ class CertTemplate:
         """Return the extension with a dotted OID, or None."""
         return next((item for item in self.extensions if item.oid == oid), None)
 
+    @property
+    def subject_alt_name_der(self) -> bytes | None:
+        """Value of SubjectAltName, or None."""
+        names = self.extension(OID.subjectAltName)
+        return None if names is None else names.value
+
 
 def _optional_time(value: asn1.UTCTime | asn1.GeneralizedTime | None) -> datetime | None:
     return None if value is None else asn1.time_of(value)

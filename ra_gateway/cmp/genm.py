@@ -74,6 +74,15 @@ def crl_question(value_der: bytes | None) -> CRLQuestion:
     return CRLQuestion(urls, (), this_update)
 
 
+def unknown_crl(question: CRLQuestion) -> HeaderRefused:
+    """Return the refusal of a question for a CRL that nobody here has: "no update" would be untrue (R136)."""
+    asked = ", ".join(question.urls) or "the issuer named"
+    return HeaderRefused(
+        f"crlStatusList asks for the CRL of {asked}, which is not among those told here",
+        rule="R137",
+    )
+
+
 def root_ca_key_update(
     new_with_new: bytes, new_with_old: bytes | None, old_with_new: bytes | None
 ) -> bytes:

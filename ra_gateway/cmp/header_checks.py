@@ -60,6 +60,7 @@ class Quirk(StrEnum):
     short_ids = "short_ids"
     recip_nonce_in_ir = "recip_nonce_in_ir"
     no_message_time = "no_message_time"
+    wrong_clock = "wrong_clock"
     any_cert_req_id = "any_cert_req_id"
     no_subject = "no_subject"
     missing_extracerts_in_certconf = "missing_extracerts_in_certconf"
@@ -71,6 +72,8 @@ QUIRKS: Final[Mapping[Quirk, str]] = {
     Quirk.short_ids: "transactionID and senderNonce may be shorter than 16 octets (R5, R6).",
     Quirk.recip_nonce_in_ir: "recipNonce may be present in a first message; it is ignored (R7).",
     Quirk.no_message_time: "messageTime may be absent where the endpoint requires it (R29).",
+    Quirk.wrong_clock: "messageTime may be far from the gateway's clock, as of one that stands at 1970; such a request "
+    "is taken once, however late it comes again (R29, TS 33.320 6.3.1).",
     Quirk.any_cert_req_id: "certReqId may be any integer instead of 0, also in strict mode, as TS 33.310 has it "
     "anyway; it is echoed (R47).",
     Quirk.no_subject: "The template may lack a subject, also in strict mode; it is derived (R141).",
@@ -80,6 +83,34 @@ QUIRKS: Final[Mapping[Quirk, str]] = {
     Quirk.rsa1024: "Vendor keys may be RSA of 1024 bits; no such key is certified (R19).",
 }
 """What each of them relaxes, for the documents."""
+
+VENDORS_ONLY: Final = frozenset({Quirk.rsa1024})
+"""What only a vendor's certificate can need: no such key is certified here."""
+
+SIGNERS_ONLY: Final = frozenset({Quirk.missing_extracerts_in_certconf})
+"""What is nothing to forgive where a shared secret protects the messages."""
+
+_REFUSING: Final[Mapping[str, tuple[Quirk, ...]]] = {
+    "R5": (Quirk.short_ids,),
+    "R6": (Quirk.short_ids,),
+    "R7": (Quirk.recip_nonce_in_ir,),
+    "R17": (Quirk.sha1,),
+    "R19": (Quirk.rsa1024,),
+    "R29": (Quirk.no_message_time, Quirk.wrong_clock),
+    "R33": (Quirk.missing_extracerts_in_certconf,),
+    "R47": (Quirk.any_cert_req_id,),
+    "R51": (Quirk.no_subject,),
+    "R146": (Quirk.sha1,),
+}
+
+
+def quirks_against(rule: str) -> frozenset[Quirk]:
+    """Return the quirks that may forgive what a rule refuses."""
+    return frozenset(_REFUSING.get(rule, ()))
+
+
+NESTED: Final = frozenset({Quirk.no_message_time, Quirk.wrong_clock})
+"""Rules for messages that an RA has just nested: its own message says when that was."""
 
 RELAYED: Final = frozenset({Quirk.short_ids, Quirk.any_cert_req_id, Quirk.recip_nonce_in_ir})
 """Rules for devices that an RA enforced, or waived for good reason, before it signed in their place."""
@@ -108,7 +139,8 @@ class HeaderRules:
         return self.strictness is Strictness.strict
 
     def algorithms(self, policy: AlgorithmPolicy) -> AlgorithmPolicy:
-        """Return what a trust domain allows at this endpoint."""
+        """Return what messages of a trust domain may be signed with at this endpoint, and what keys may be."""
+        policy = relaxed_algorithms(policy, self.quirks)
         return within_ts_33310(policy) if self.strictness is Strictness.three_gpp else policy
 
     def relaxed_by(self, quirks: Iterable[str]) -> HeaderRules:
@@ -218,11 +250,16 @@ def _require_nothing_twice(header: PKIHeader) -> None:
         raise HeaderRefused(f"generalInfo has {', '.join(twice)} twice", rule="RFC 9483 3.1")
 
 
-def check_message_time_sent(header: PKIHeader, rules: HeaderRules) -> None:
-    """Refuse a message without messageTime where the endpoint requires it."""
-    required = rules.require_message_time and Quirk.no_message_time not in rules.quirks
-    if required and header.message_time is None:
-        raise HeaderRefused("no messageTime", fail_info=PKIFailureInfo.badTime, rule="R29")
+def is_far_off(header: PKIHeader, rules: HeaderRules, now: datetime) -> bool:
+    """Tell whether a message has a messageTime outside of the endpoint's window."""
+    moment = header.message_time
+    window = timedelta(seconds=rules.message_time_window_seconds)
+    return moment is not None and not -window <= moment - now <= window
+
+
+def forgives_clocks(rules: HeaderRules) -> bool:
+    """Tell whether messageTime may be far off: then it does not tell a new message from one that is played again."""
+    return Quirk.wrong_clock in rules.quirks
 
 
 def check_message_time(header: PKIHeader, rules: HeaderRules, now: datetime) -> None:
@@ -231,12 +268,11 @@ def check_message_time(header: PKIHeader, rules: HeaderRules, now: datetime) -> 
     Raises:
         HeaderRefused: badTime.
     """
-    check_message_time_sent(header, rules)
+    required = rules.require_message_time and Quirk.no_message_time not in rules.quirks
     moment = header.message_time
-    if moment is None:
-        return
-    window = timedelta(seconds=rules.message_time_window_seconds)
-    if not -window <= moment - now <= window:
+    if moment is None and required:
+        raise HeaderRefused("no messageTime", fail_info=PKIFailureInfo.badTime, rule="R29")
+    if moment is not None and is_far_off(header, rules, now) and not forgives_clocks(rules):
         raise HeaderRefused(
             f"messageTime {moment:%Y-%m-%dT%H:%M:%SZ} is {abs((moment - now).total_seconds()):.0f} s "
             f"{'ahead of' if moment > now else 'behind'} our clock; "
@@ -297,27 +333,39 @@ def check_subject(template: CertTemplate, rules: HeaderRules) -> None:
 def quirks_needed(
     quirks: Collection[str], rules: HeaderRules, *checks: Callable[[HeaderRules], None]
 ) -> frozenset[Quirk]:
-    """Return the quirks without which one of the checks would refuse; with all of them none does.
+    """Return the quirks without which one of the checks would refuse that does not with all of them.
 
     Args:
         rules: The endpoint's.
     """
 
-    def refuses(relaxed: HeaderRules) -> bool:
-        try:
-            for check in checks:
+    def refusing(relaxed: HeaderRules) -> set[Callable[[HeaderRules], None]]:
+        found = set()
+        for check in checks:
+            try:
                 check(relaxed)
-        except CMPError:
-            return True
-        return False
+            except CMPError:
+                found.add(check)
+        return found
 
     # First without any: most messages need none.
-    found = [item for item in Quirk if item in quirks] if quirks and refuses(rules) else []
-    return frozenset(item for item in found if refuses(rules.relaxed_by({*quirks} - {item})))
+    if not quirks or not (refused := refusing(rules)):
+        return frozenset()
+    forgiven = refused - refusing(rules.relaxed_by(quirks))
+    return frozenset(
+        item
+        for item in Quirk
+        if item in quirks and forgiven & refusing(rules.relaxed_by({*quirks} - {item}))
+    )
+
+
+_OF_ALGORITHMS: Final = frozenset({Quirk.sha1, Quirk.rsa1024})
 
 
 def relaxed_algorithms(policy: AlgorithmPolicy, quirks: Collection[str]) -> AlgorithmPolicy:
     """Return a policy that forgives devices SHA-1 in signatures, or RSA keys of 1024 bits."""
+    if _OF_ALGORITHMS.isdisjoint(quirks):
+        return policy
     signatures, least = policy.signatures, policy.min_rsa_bits
     if Quirk.sha1 in quirks:
         signatures |= frozenset(name for name in LEGACY_ALGORITHMS if name.endswith("sha1"))

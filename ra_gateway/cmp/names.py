@@ -1,7 +1,8 @@
-"""Distinguished names: compared by meaning, kept byte for byte (RFC 5280 7.1, simplified as RFC 4518 allows).
+"""Distinguished names and GeneralNames: compared by meaning, kept byte for byte (RFC 5280 7).
 
 Two CAs may encode one name as PrintableString and as UTF8String, or differ in case and blanks; a comparison
-of octets alone would then break a chain that every other verifier accepts.
+of octets alone would then break a chain that every other verifier accepts. What is equal here is nobody's right
+to be certified under it: `x520` says which spellings are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from cryptography import x509
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import remembered
-from ra_gateway.errors import MalformedMessage, TemplateRefused
+from ra_gateway.errors import MalformedMessage
 
 NULL_DN: Final = b"\x30\x00"
 
@@ -49,13 +50,21 @@ MAX_NAME_OCTETS: Final = 4096
 MAX_ATTRIBUTES: Final = 16
 """Names in the field have some 100 octets and six attributes; X.520 allows one attribute 64 characters or so."""
 
+_MOST_NORMALIZED: Final = 256
+"""Characters of a text that are brought into a normal form: the time for it may grow with their square."""
+
 _REMEMBERED_OCTETS: Final = 256
 _REMEMBERED_NAMES: Final = 256
 
 CanonicalName = tuple[frozenset[tuple[str, str]], ...]
 
 
-def _text(value: asn1.TLV) -> str:
+def text_of(value: asn1.TLV) -> str:
+    """Return an attribute's value: a character string as such, anything else as RFC 4514 2.4 writes it.
+
+    Raises:
+        MalformedMessage: Its octets are not of its type.
+    """
     octets = asn1.content(value)
     encoding = _ENCODINGS.get(value.tag_bytes[0])
     if encoding is None:
@@ -66,8 +75,12 @@ def _text(value: asn1.TLV) -> str:
         raise MalformedMessage(f"name attribute: {error}", rule="R1") from error
 
 
-def _rdns(name_der: bytes) -> list[list[structures.AttributeTypeAndValue]]:
-    """Decode a Name, whose length and elements are judged first: comparing names is dear, and anybody sends them."""
+def decoded(name_der: bytes) -> list[list[structures.AttributeTypeAndValue]]:
+    """Decode a Name, whose length and elements are judged first: comparing names is dear, and anybody sends them.
+
+    Raises:
+        MalformedMessage: Not a Name, or one that is longer than any that is met.
+    """
     if len(name_der) > MAX_NAME_OCTETS:
         raise MalformedMessage(
             f"a Name of {len(name_der)} octets; at most {MAX_NAME_OCTETS} are read", rule="R1"
@@ -85,8 +98,8 @@ def attributes(name_der: bytes) -> list[tuple[str, str]]:
         MalformedMessage: Not a Name.
     """
     return [
-        (attribute.type.dotted_string, _text(attribute.value))
-        for rdn in _rdns(name_der)
+        (attribute.type.dotted_string, text_of(attribute.value))
+        for rdn in decoded(name_der)
         for attribute in rdn
     ]
 
@@ -100,11 +113,24 @@ def canonical(name_der: bytes) -> CanonicalName:
     """
     return tuple(
         frozenset(
-            (attribute.type.dotted_string, " ".join(_text(attribute.value).casefold().split()))
-            for attribute in rdn
+            (attribute.type.dotted_string, _folded(text_of(attribute.value))) for attribute in rdn
         )
-        for rdn in _rdns(name_der)
+        for rdn in decoded(name_der)
     )
+
+
+def _folded(text: str) -> str:
+    """Return a text as RFC 4518 compares it: case folded, NFKC, blanks that mean nothing left out.
+
+    Characters that nobody sees are not left out: a name with them stays another name, and none is certified.
+    """
+    if text.isascii():
+        return " ".join(text.lower().split())
+    if len(text) > _MOST_NORMALIZED:
+        return " ".join(text.casefold().split())
+    # Again after folding, which takes some letters apart.
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(folded.split())
 
 
 def same_name(one_der: bytes, other_der: bytes) -> bool:
@@ -124,17 +150,22 @@ def rfc4514(name_der: bytes) -> str:
         MalformedMessage: Not a Name.
     """
     # Not by x509.Name: it warns of every name that is longer than X.520 allows, and devices send such.
-    rdns = _rdns(name_der)
+    rdns = decoded(name_der)
     if not all(rdns):
         raise MalformedMessage("empty RelativeDistinguishedName", rule="R1")
     return ",".join("+".join(map(_rfc4514_attribute, rdn)) for rdn in reversed(rdns))
 
 
 def _rfc4514_attribute(attribute: structures.AttributeTypeAndValue) -> str:
-    dotted, text = attribute.type.dotted_string, _text(attribute.value)
+    text = text_of(attribute.value)
     if attribute.value.tag_bytes[0] in _ENCODINGS:  # else it is hexadecimal, told by its bare "#"
         text = escape_rfc4514(text)
-    return f"{_SHORT_NAMES.get(dotted, dotted)}={text}"
+    return f"{short_name(attribute.type.dotted_string)}={text}"
+
+
+def short_name(dotted: str) -> str:
+    """Return an attribute's short name, such as "CN"; its OID if RFC 4514 3 has none for it."""
+    return _SHORT_NAMES.get(dotted, dotted)
 
 
 _NEEDS_ESCAPE: Final = re.compile(r'[,+"\\<>;\0]|^[ #]| $')
@@ -194,10 +225,6 @@ def fits(text: str, pattern: str) -> bool:
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
-_BLANKS: Final = re.compile(r"(?:\\?\s)+")
-_OUTER_BLANK: Final = re.compile(r"(?<==) | (?=[,+]|$)")
-
-
 def fits_alike(text: str, pattern: str) -> bool:
     """Tell whether a name fits a glob as `fits` does, in whatever case and with whatever blanks either is written.
 
@@ -208,18 +235,31 @@ def fits_alike(text: str, pattern: str) -> bool:
 
 
 def _alike(text: str) -> str:
-    folded = _OUTER_BLANK.sub("", _BLANKS.sub(" ", text.casefold()))
-    if "+" not in folded:
-        return folded
-    rdns: list[list[str]] = [[]]
-    for attribute, separator in _SEPARATED.findall(folded):
-        rdns[-1].append(attribute)
+    rdns: list[set[str]] = [set()]
+    for attribute, separator in _SEPARATED.findall(text):
+        if attribute:
+            rdns[-1].add(_attribute_alike(attribute))
         if separator == ",":
-            rdns.append([])
-    return ",".join("+".join(sorted(filter(None, rdn))) for rdn in rdns)
+            rdns.append(set())
+    return ",".join("+".join(sorted(rdn)) for rdn in rdns)
 
 
 _SEPARATED: Final = re.compile(r"((?:[^\\,+]|\\.)*)([,+]?)", re.DOTALL)
+_ESCAPED: Final = re.compile(r"((?:\\[0-9A-Fa-f]{2})+)|\\(.)", re.DOTALL)
+
+
+def _attribute_alike(attribute: str) -> str:
+    kind, equals, value = attribute.partition("=")
+    plain = _ESCAPED.sub(_unescaped, value)
+    # Anew, since what is folded may be a separator then.
+    return kind.strip().casefold() + equals + escape_rfc4514(_folded(plain))
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    octets, character = found.groups()
+    if octets is None:
+        return str(character)
+    return bytes.fromhex(octets.replace("\\", "")).decode("utf-8", "replace")
 
 
 def directory_name(name_der: bytes) -> bytes:
@@ -286,141 +326,52 @@ def _general_name_der(text: str) -> bytes:
     )
 
 
-# --- what may be certified ------------------------------------------------------------------------------------
-
-_CERTIFIED_CHARACTERS: Final = {
-    OID.commonName: 64,
-    OID.serialNumber: 64,
-    OID.countryName: 2,
-    OID.localityName: 128,
-    OID.stateOrProvinceName: 128,
-    OID.streetAddress: 128,
-    OID.organizationName: 64,
-    OID.organizationalUnitName: 64,
-    OID.title: 64,
-    OID.postalCode: 40,
-    OID.pseudonym: 128,
-    OID.domainComponent: 63,  # one label
-}
-"""Upper bounds of attributes, in characters (RFC 5280 A.1, X.520 Annex C)."""
-
-_MOST_CHARACTERS: Final = 256
-"""Of every other attribute: that of uid (RFC 4524 2.22), and more than emailAddress may have."""
-
-_MOST_NAMES: Final = 64
-"""Attributes of a subject, and names in a SubjectAltName; a base station has a handful."""
-
-_UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Categories of Unicode that no name needs: control, format, surrogate, private, unassigned, separators of lines."""
-
-_BLANK_LETTERS: Final = frozenset(
-    map(
-        chr,
-        (
-            *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFFC),
-            *range(0x180B, 0x1810),
-            *range(0xFE00, 0xFE10),
-            *range(0xE0100, 0xE01F0),
-        ),
-    )
+_URI_PARTS: Final = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.-]*:)(?:(//(?:[^/?#@]*@)?)([^/?#]*))?(.*)", re.DOTALL
 )
-"""Characters that count as letters, marks or symbols and that nobody sees: joiners, fillers, variation selectors."""
-
-_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_DNS_NAME: Final = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
-_MAILBOX: Final = re.compile(rf"[!#-'*+\-./0-9=?A-Z^-~]{{1,64}}@{_LABEL}(?:\.{_LABEL})*")
-_URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!#-;=?-\[\]_a-z~]+")
-_MOST_URI_OCTETS: Final = 1024
-_MOST_OTHER_OCTETS: Final = 256
-"""Of names of other kinds: otherName, registeredID and their like."""
 
 
-def require_certifiable(subject_der: bytes, subject_alt_name_der: bytes | None) -> None:
-    """Refuse names that mean something else to whoever reads them than to whoever compares them, or fit no bound.
+def normalized_general_name(name: str) -> str:
+    """Return a GeneralName, a text as of `general_names` or a pattern, in lower case where case means nothing.
 
-    Args:
-        subject_der: Encoded Name; the NULL-DN passes.
-        subject_alt_name_der: Encoded GeneralNames, None for none.
+    That is in a dNSName, which may also end in a dot; in scheme and host of a URI; in the host of a mailbox; and in an
+    address, which has one form (RFC 5280 7.2 to 7.5). A directoryName stays as it is.
+    """
+    kind, separator, value = name.partition(":")
+    if kind == "dns":
+        value = value.lower().removesuffix(".")
+    elif kind == "ip":
+        try:
+            value = str(ipaddress.ip_address(ipaddress.ip_address(value).packed))
+        except ValueError:
+            value = value.lower()
+    elif kind == "email":
+        local, at, host = value.rpartition("@")
+        value = local + at + host.lower()
+    elif kind == "uri" and (found := _URI_PARTS.fullmatch(value)) is not None:
+        scheme, before, host, rest = found.groups("")
+        value = scheme.lower() + before + host.lower() + rest
+    return kind + separator + value
+
+
+def fits_general_name(name: str, pattern: str) -> bool:
+    """Tell whether a GeneralName fits a glob as `fits` does, whatever case is used where case means nothing."""
+    return fits(normalized_general_name(name), normalized_general_name(pattern))
+
+
+def general_name_key(name: str) -> str:
+    """Return what is equal for GeneralNames, texts as of `general_names`, that mean the same, and only for those."""
+    if name.startswith("dn:"):
+        return "dn:" + _alike(name.removeprefix("dn:"))
+    return normalized_general_name(name)
+
+
+def general_name_keys(general_names_der: bytes | None) -> frozenset[str]:
+    """Return the keys of GeneralNames, none for None.
 
     Raises:
-        TemplateRefused: The text says which attribute, or which kind of name, and what is wrong (badCertTemplate).
-        MalformedMessage: Not a Name, or not GeneralNames.
+        MalformedMessage: Not GeneralNames.
     """
-    rdns = asn1.unbox(structures.NameBox, subject_der).rdns
-    found = [attribute for rdn in rdns for attribute in rdn.as_list()]
-    if len(found) > _MOST_NAMES or not all(rdn.as_list() for rdn in rdns):
-        raise _uncertifiable("the subject", f"has {len(found)} attributes, or an empty one")
-    for attribute in found:
-        _require_attribute(attribute)
-    if sum(map(len, canonical(subject_der))) != len(found):
-        # A SET has nothing twice (X.501 9.3), and whoever compares by meaning sees the shorter name.
-        raise _uncertifiable("the subject", "has an attribute twice in one RDN")
-    if subject_alt_name_der is None:
-        return
-    names = asn1.unbox(structures.GeneralNamesBox, subject_alt_name_der).names
-    if not 1 <= len(names) <= _MOST_NAMES:
-        raise _uncertifiable("subjectAltName", f"has {len(names)} names")
-    for name in names:
-        _require_general_name(name)
-
-
-def _uncertifiable(what: str, why: str) -> TemplateRefused:
-    return TemplateRefused(
-        f"{what} {why}",
-        rule="RFC 5280 A.1",
-        phrase=f"The certificate template is not acceptable: {what} cannot be certified.",
-    )
-
-
-def _require_attribute(attribute: structures.AttributeTypeAndValue) -> None:
-    dotted = attribute.type.dotted_string
-    what = f"attribute {_SHORT_NAMES.get(dotted, dotted)}"
-    if attribute.value.tag_bytes[0] not in _ENCODINGS:
-        raise _uncertifiable(what, "is no character string")
-    most = _CERTIFIED_CHARACTERS.get(dotted, _MOST_CHARACTERS)
-    text = _certifiable_text(what, attribute.value, most)
-    if dotted == OID.countryName and not re.fullmatch("[A-Za-z]{2}", text):
-        raise _uncertifiable(what, "is no country code of two letters")
-
-
-def _certifiable_text(what: str, value: asn1.TLV, most: int) -> str:
-    try:
-        text = _text(value)
-    except MalformedMessage as error:
-        raise _uncertifiable(what, f"is not what its type says: {error.detail}") from error
-    if len(text) > most:
-        raise _uncertifiable(what, f"has {len(text)} characters; {most} are allowed")
-    if not text.strip():
-        raise _uncertifiable(what, "is empty")
-    for character in "" if text.isascii() and text.isprintable() else text:
-        if unicodedata.category(character) in _UNSEEN or character in _BLANK_LETTERS:
-            raise _uncertifiable(what, f"has the character U+{ord(character):04X}")
-    if not unicodedata.is_normalized("NFKC", text):
-        # RFC 4518 2.3 compares such names as equal to their plain form; here they would be another's.
-        raise _uncertifiable(what, "has letters in another form than NFKC, such as wide ones")
-    return text
-
-
-def _require_general_name(name: asn1.TLV) -> None:
-    tag, octets = name.tag_bytes[0], asn1.content(name)
-    kind = _SAN_KINDS.get(tag, "")
-    what = f"subjectAltName {kind or f'with tag {tag:02x}'}"
-    if name.tag_bytes == b"\xa4":
-        if octets == NULL_DN:
-            raise _uncertifiable("subjectAltName dn", "is empty")
-        require_certifiable(octets, None)
-    elif kind == "ip":
-        if len(octets) not in (4, 16):
-            raise _uncertifiable(what, f"has {len(octets)} octets; 4 or 16 are an address")
-    elif kind:
-        pattern = {"dns": _DNS_NAME, "email": _MAILBOX, "uri": _URI}[kind]
-        if len(octets) > _MOST_URI_OCTETS or not pattern.fullmatch(octets.decode("latin-1")):
-            raise _uncertifiable(what, "is not of the form that RFC 5280 4.2.1.6 gives it")
-    elif not 1 <= len(octets) <= _MOST_OTHER_OCTETS:
-        raise _uncertifiable(what, f"has {len(octets)} octets")
-    elif name.tag_bytes == b"\xa0":
-        # otherName: type-id and value [0]; what is text in it, such as a user principal name, is read as such.
-        _, *values = asn1.unbox(structures.GeneralNamesBox, asn1.tlv(0x30, octets)).names
-        for value in (asn1.element(asn1.content(item)) for item in values):
-            if value.tag_bytes[0] in _ENCODINGS:
-                _certifiable_text(what, value, _MOST_CHARACTERS)
+    if general_names_der is None:
+        return frozenset()
+    return frozenset(map(general_name_key, general_names(general_names_der)))

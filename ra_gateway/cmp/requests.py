@@ -36,8 +36,8 @@ from ra_gateway.cmp.bodies import (
     gen_msg_content,
     rev_req_content,
 )
-from ra_gateway.cmp.certificates import Certificate, KeyUsage
-from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES, BodyType, is_cert_req_id
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import BodyType, is_cert_req_id
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED,
     CertReqMsg,
@@ -58,9 +58,11 @@ from ra_gateway.cmp.header_checks import (
 from ra_gateway.cmp.messages import CMP2021, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
 from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.requested_extensions import check_requested_extensions
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, MACAuthenticatedMessage
+from ra_gateway.cmp.x520 import require_readable
 from ra_gateway.errors import (
     CMPError,
     ConfirmationRefused,
@@ -165,7 +167,7 @@ def read_request(
     """
     message, domain = authenticated.message, authenticated.domain
     rules = rules.relaxed_by(domain.quirks)
-    allowed = rules.algorithms(domain.algorithms)
+    allowed = rules.algorithms(domain.message_algorithms)
     is_pkcs10 = message.body_type is BodyType.p10cr
     request = (
         certification_request(message.body_content) if is_pkcs10 else _crmf_request(message, rules)
@@ -174,12 +176,12 @@ def read_request(
     if possession is Possession.key_generation:
         _check_names(request, rules)
         _check_key_generation(request, message.header, accepted)
-        _check_no_authority(request)
+        check_requested_extensions(request.template)
         return AuthenticatedRequest(authenticated, request, None, possession, _SEAL)
     if possession is Possession.encr_cert and possession in accepted:
         _check_names(request, rules)
         public_key_der = _check_encr_cert(request, message.header, allowed, rules)
-        _check_no_authority(request)
+        check_requested_extensions(request.template)
         return AuthenticatedRequest(authenticated, request, public_key_der, possession, _SEAL)
     public_key_der, key = _check_template(request, allowed, rules)
     if request.pop == RA_VERIFIED:
@@ -279,7 +281,7 @@ def used_in_request(request: AuthenticatedRequest, rules: HeaderRules) -> frozen
         rules: The endpoint's.
     """
     asked, domain = request.request, request.domain
-    if not domain.quirks and not domain.algorithms.forgives:
+    if not domain.forgives:
         return frozenset()
     checks = partial(check_cert_req_id, asked), partial(check_subject, asked.template)
     proofs = [asked.pop] if isinstance(asked.pop, SignaturePOP) else []
@@ -309,7 +311,7 @@ def _check_template(
         key = load_public_key(spki_der)
     except (AlgorithmRefused, MalformedMessage) as error:
         raise TemplateRefused(error.detail, rule="R61") from error
-    _check_no_authority(request)
+    check_requested_extensions(request.template)
     return spki_der, key
 
 
@@ -327,6 +329,7 @@ def _check_names(request: CertReqMsg, rules: HeaderRules) -> None:
     if template.version not in (None, 2):
         raise TemplateRefused(f"version {template.version}, expected 2 (v3)", rule="R48")
     check_subject(template, rules)
+    require_readable(template.subject_der, template.subject_alt_name_der)
     if template.reserved and rules.strict:
         raise TemplateRefused(f"{', '.join(template.reserved)} must be absent", rule="R49")
 
@@ -346,25 +349,6 @@ def _check_one_template(request: CertReqMsg) -> None:
 def _check_once(extensions: Sequence[Extension], rule: str) -> None:
     if twice := doubled(extension.oid for extension in extensions):
         raise TemplateRefused(f"extension {', '.join(sorted(twice))} twice", rule=rule)
-
-
-def _check_no_authority(request: CertReqMsg) -> None:
-    """A device must not ask for the powers of a CA or an RA."""
-    constraints = request.template.extension(OID.basicConstraints)
-    if constraints is not None and asn1.decode(structures.BasicConstraints, constraints.value).ca:
-        raise NotAuthorized("a CA certificate is requested (basicConstraints)", rule="R63")
-    usage = request.template.extension(OID.keyUsage)
-    if usage is not None:
-        bits = set(asn1.set_bits(asn1.decode(asn1.BitString, usage.value)))
-        if bits & {KeyUsage.keyCertSign, KeyUsage.cRLSign}:
-            raise NotAuthorized("keyCertSign or cRLSign is requested", rule="R63")
-    purposes = request.template.extension(OID.extKeyUsage)
-    if purposes is not None:
-        oids = {oid.dotted_string for oid in asn1.unbox(structures.OIDsBox, purposes.value).oids}
-        if oids & PRIVILEGED_PURPOSES:
-            raise NotAuthorized(
-                "an extended key usage that no device may have is requested", rule="R63"
-            )
 
 
 def _verify_pop(

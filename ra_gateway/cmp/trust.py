@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -230,6 +230,8 @@ class TrustDomain:
         intermediates: Known CA certificates; senders need not include them.
         quirks: Names of the rules that are relaxed for this domain's devices.
         revoked_as: Name of the domain whose revocations count for its certificates; "" for its own.
+        quirks_of: Name of the domain by which its devices came, where that one's quirks are among these; "" for none.
+        forgiven_signatures: What messages and proofs of possession, but no certificate, may be signed with besides.
     """
 
     name: str
@@ -239,6 +241,8 @@ class TrustDomain:
     algorithms: AlgorithmPolicy = field(default_factory=AlgorithmPolicy)
     quirks: frozenset[str] = frozenset()
     revoked_as: str = ""
+    quirks_of: str = ""
+    forgiven_signatures: frozenset[str] = frozenset()
     _signers: dict[Certificate, Path] = field(default_factory=dict, repr=False)
     _remembered: OrderedDict[Path, tuple[datetime, datetime]] = field(
         default_factory=OrderedDict, repr=False
@@ -329,6 +333,19 @@ class TrustDomain:
                 if issuer in known:  # what the domain knows before the bag's
                     candidates = _likeliest_first(last, (*known[issuer], *candidates))
                 stack.append(_longer(path, candidates, budget))
+
+    @cached_property
+    def message_algorithms(self) -> AlgorithmPolicy:
+        """What messages and proofs of possession may be signed with, and what keys may be."""
+        more = self.forgiven_signatures - self.algorithms.signatures
+        if not more:
+            return self.algorithms
+        return replace(self.algorithms, signatures=self.algorithms.signatures | more)
+
+    @property
+    def forgives(self) -> bool:
+        """Whether its devices are forgiven anything."""
+        return bool(self.quirks) or self.message_algorithms.forgives
 
     @cached_property
     def _names(self) -> frozenset[CanonicalName]:

@@ -15,6 +15,7 @@ from typing import Final, NoReturn, TypeVar
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
+    LEGACY_ALGORITHMS,
     AlgorithmPolicy,
     AlgorithmRefused,
     SignatureAlgorithm,
@@ -30,13 +31,14 @@ from ra_gateway.cmp.certificates import (
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
 from ra_gateway.cmp.header_checks import (
     MAX_KID_OCTETS,
+    VENDORS_ONLY,
     HeaderRules,
     Quirk,
     Strictness,
     algorithm_quirks_used,
     check_certificate_sent,
     check_header,
-    check_message_time_sent,
+    check_message_time,
     quirks_needed,
 )
 from ra_gateway.cmp.mac import MACCredential, SharedSecret, compute_mac
@@ -292,12 +294,13 @@ def authenticate(
 
     def check(signer: Certificate) -> AuthenticatedMessage:
         domain, path = _vouch(signer, bag, domains, now, budget)
-        allowed = rules.algorithms(domain.algorithms)
+        relaxed = rules.relaxed_by(domain.quirks)
+        allowed = relaxed.algorithms(domain.message_algorithms)
         allowed.require_key(signer.spki_der, "has a key", signer.subject)
-        _check_protection(message, algorithm, signer, allowed, rules)
+        _check_protection(message, algorithm, signer, allowed, relaxed)
         # Not before the signature: who merely shows a certificate is told nothing about it.
         _check_credential(signer)
-        check_header(message.header, rules.relaxed_by(domain.quirks), first=True)
+        check_header(message.header, relaxed, first=True)
         return AuthenticatedMessage(message, signer, domain, path, _SEAL)
 
     return _first_to_pass(check, select_signers(message.header, certificates, rules))
@@ -309,6 +312,43 @@ def named_in_bag(message: PKIMessage, rules: HeaderRules) -> list[Certificate]:
         return []
     bag = readable_certificates(message.extra_certs)
     return _named_signers(message.header, bag)[:_MAX_SAME_NAMED_SIGNERS]
+
+
+def forgiving(operator: TrustDomain, *origins: TrustDomain) -> TrustDomain:
+    """Return a domain that forgives messages, but no certificate, what other domains forgive.
+
+    Args:
+        origins: Those by which its devices came; one alone is remembered with what they are issued.
+    """
+    quirks = frozenset[str]().union(*(item.quirks for item in origins)) - VENDORS_ONLY
+    signatures = (item.message_algorithms.signatures & LEGACY_ALGORITHMS for item in origins)
+    return replace(
+        operator,
+        quirks=operator.quirks | quirks,
+        quirks_of=origins[0].name if len(origins) == 1 else "",
+        forgiven_signatures=operator.forgiven_signatures.union(*signatures),
+    )
+
+
+def judged_by(
+    authenticated: AuthenticatedMessage, domain: TrustDomain, rules: HeaderRules
+) -> AuthenticatedMessage:
+    """Return a message that opens an operation, authenticated by all that its domain may forgive, as of what it does.
+
+    Args:
+        domain: The same domain, with the quirks that hold for the signer.
+        rules: The endpoint's.
+
+    Raises:
+        AlgorithmRefused, HeaderRefused, MalformedMessage: It needs what is not forgiven.
+    """
+    if domain.anchors != authenticated.domain.anchors:
+        raise ValueError("another domain than the one that vouches for the signer")
+    message, relaxed = authenticated.message, rules.relaxed_by(domain.quirks)
+    allowed = relaxed.algorithms(domain.message_algorithms)
+    allowed.require_signature(protection_algorithm(message), "the message is protected")
+    check_header(message.header, relaxed, first=True)
+    return AuthenticatedMessage(message, authenticated.signer, domain, authenticated.path, _SEAL)
 
 
 def named_as_signer(header: PKIHeader, certificate: Certificate) -> bool:
@@ -443,9 +483,9 @@ def authenticate_follower(
         signer = candidate.certificate
         if not signer.valid_at(now):
             raise SignerNotTrusted(f"{signer.subject} has expired", rule="R22")
-        allowed = rules.algorithms(candidate.domain.algorithms)
-        _check_protection(message, algorithm, signer, allowed, rules)
         relaxed = rules.relaxed_by(candidate.domain.quirks)
+        allowed = relaxed.algorithms(candidate.domain.message_algorithms)
+        _check_protection(message, algorithm, signer, allowed, relaxed)
         check_certificate_sent(message, relaxed)
         check_header(message.header, relaxed, first=False)
         return AuthenticatedMessage(message, signer, candidate.domain, (signer,), _SEAL)
@@ -455,22 +495,25 @@ def authenticate_follower(
 
 
 def used_quirks(
-    authenticated: AuthenticatedMessage, rules: HeaderRules, *, first: bool
+    authenticated: Authenticated, rules: HeaderRules, now: datetime, *, first: bool
 ) -> frozenset[Quirk]:
-    """Return the quirks of the signer's domain without which a message would have been refused.
+    """Return the quirks of the sender's domain without which a message would have been refused.
 
     Args:
         rules: The endpoint's.
         first: Whether the message opens an operation.
     """
-    message, domain, path = authenticated.message, authenticated.domain, authenticated.path
-    if not domain.quirks and not domain.algorithms.forgives:
+    message, domain = authenticated.message, authenticated.domain
+    if not domain.forgives:
         return frozenset()
     checks = [
         partial(check_header, message.header, first=first),
-        partial(check_message_time_sent, message.header),
-        *(() if first else (partial(check_certificate_sent, message),)),
+        partial(check_message_time, message.header, now=now),
     ]
+    if isinstance(authenticated, MACAuthenticatedMessage):
+        return quirks_needed(domain.quirks, rules, *checks)
+    path = authenticated.path
+    checks += () if first else (partial(check_certificate_sent, message),)
     # The anchor's own signature proves nothing to anybody.
     signatures = [protection_algorithm(message), *(item.signature_algorithm for item in path[:-1])]
     return quirks_needed(domain.quirks, rules, *checks) | algorithm_quirks_used(signatures, path)
@@ -521,6 +564,7 @@ def authenticate_by_secret(
 
     Args:
         domain: Of the endpoint's shared secrets.
+        rules: The endpoint's; the domain's quirks are added.
         first: Whether the message opens an operation.
 
     Raises:
@@ -529,7 +573,7 @@ def authenticate_by_secret(
     """
     message, credential = verified.message, verified.credential
     _check_mac_sender(message.header, credential, rules)
-    check_header(message.header, rules, first=first)
+    check_header(message.header, rules.relaxed_by(domain.quirks), first=first)
     return MACAuthenticatedMessage(message, domain, credential, _SEAL)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -11,13 +11,17 @@ from ra_gateway.ca.records import Reenroll
 from ra_gateway.cmp.header_checks import Strictness
 from ra_gateway.config.service_tables import ServerConfig
 from ra_gateway.config.values import (
+    DEFAULT_IDENTITY_FROM,
     CADirectory,
     DatabaseURL,
     DatabaseURLPath,
+    IdentityFrom,
+    LDAPServer,
     PublishedURL,
     URLPath,
 )
-from ra_gateway.settings.files import SecretPath, WrittenPath
+from ra_gateway.ldap import PORTS, Directory
+from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
 from ra_gateway.settings.values import Name, Named, Seconds, Table, WholeSeconds
 
 
@@ -39,8 +43,8 @@ class CAClientConfig(Table):
     """Names of the `[vendors.<name>]` whose devices may ask for a first certificate; of those tables anchors,
     intermediates, algorithms and quirks count here.
     """
-    identity_from: Literal["serial_number", "cn"] = "serial_number"
-    """Subject attribute of the vendor certificate that names the end entity."""
+    identity_from: IdentityFrom = DEFAULT_IDENTITY_FROM
+    """What of the vendor certificate names the end entity; as in `vendors.<name>.identity`."""
     implicit_confirm: bool = False
     """Whether a device that asks for it may do without certConf; TS 33.310 always has certConf."""
     strictness: Strictness = Strictness.three_gpp
@@ -88,6 +92,38 @@ class CAStatusConfig(Table):
     """How long an HTTP cache may keep an OCSP answer unasked, in seconds; never beyond the answer's own end. The
     default is that of CRLs: a revocation is seen soon through caches, too.
     """
+
+
+class CALDAPConfig(Table):
+    """The LDAP directory that the CA's CRLs and certificates are published to, beside the status listener."""
+
+    url: LDAPServer
+    """Its address, like "ldaps://ldap.example.net" or "ldap://127.0.0.1:389"; what is published is below `entry`."""
+    entry: str = Field(min_length=1)
+    """DN of an issuing CA's entry, like "cn={issuer},ou=PKI,o=Example"; `{issuer}` stands for the CA's key identifier,
+    so that each has its own. One that is named by cn is made if there is none, if its parent exists.
+    """
+    start_tls: bool = False
+    """Whether TLS begins after the connection is made (StartTLS), at an ldap URL."""
+    ca_path: PublicPath | None = None
+    """CAs that the directory's certificate may be below, PEM; by default those that the system trusts."""
+    bind_dn: str = ""
+    """Who logs in, a DN; by default nobody."""
+    bind_password_path: SecretPath | None = Field(default=None, repr=False)
+    """File with the password of `bind_dn`; mode 0600. It is not sent without TLS, except to this machine."""
+
+    def directory(self, password: str) -> Directory:
+        """Return the server."""
+        parts = urlsplit(self.url)
+        return Directory(
+            parts.hostname or "",
+            parts.port or PORTS[parts.scheme],
+            parts.scheme == "ldaps",
+            self.start_tls,
+            None if self.ca_path is None else str(self.ca_path),
+            self.bind_dn,
+            password,
+        )
 
 
 class CAProfileConfig(Table):
@@ -168,7 +204,8 @@ class CAConfig(Table):
     renew once a year.
     """
     crl_url: PublishedURL | None = None
-    """URL of the CRL, http, put into every certificate as its distribution point; without it the extension is left out.
+    """URL of the CRL, http, or ldap with the attribute that holds it, put into every certificate as its distribution
+    point; without it the extension is left out.
     """
     delta_crl_url: PublishedURL | None = None
     """URL of the delta CRL, http, put into full CRLs and certificates (freshestCRL)."""
@@ -204,6 +241,8 @@ class CAConfig(Table):
     """Client mode; without it only RAs are heard."""
     status: CAStatusConfig | None = None
     """The status listener, and the making of CRLs; without it there are neither."""
+    ldap: CALDAPConfig | None = None
+    """Where CRLs are published besides; needs `[ca.status]`, which has them made."""
     server: CAServerConfig = CAServerConfig()
     """The HTTP listener of `ra-gateway ca serve`; unused in process."""
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
+from ra_gateway.ca.postgres_url import is_local
+from ra_gateway.cmp.header_checks import SIGNERS_ONLY, VENDORS_ONLY
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig
 from ra_gateway.config.tables import EndpointConfig, IdentityConfig, MACConfig, VendorConfig
 from ra_gateway.config.trust_tables import AlgorithmsConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN, WELL_KNOWN_PATH, served_paths, texts
 from ra_gateway.errors import Problem
+from ra_gateway.ldap import is_dn
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.settings.values import did_you_mean
 from ra_gateway.upstream.kinds import TABLES
@@ -132,6 +136,22 @@ def _check_identities(raw: Raw) -> Iterator[Problem]:
                 f"{path}.inventory",
                 f"is {inventory}, but there is no inventory",
                 "Add [inventory] with csv_path, or set this to none.",
+            )
+
+
+def _check_quirks(raw: Raw) -> Iterator[Problem]:
+    """Refuse quirks that can forgive nothing where they stand."""
+    tables = [("operator.quirks", _table(raw, "operator"), VENDORS_ONLY)]
+    tables += [
+        (f"endpoints.{name}.mac.quirks", _table(endpoint, "mac"), VENDORS_ONLY | SIGNERS_ONLY)
+        for name, endpoint in _rows(raw, "endpoints")
+    ]
+    for path, table, useless in tables:
+        for quirk in sorted(useless & set(texts(table.get("quirks")))):
+            yield Problem(
+                path,
+                f"has {quirk}, which can forgive nothing there",
+                "Take it out: it is for vendors' certificates, under vendors.<name>.quirks.",
             )
 
 
@@ -583,10 +603,49 @@ def _check_revocation(raw: Raw) -> Iterator[Problem]:
             )
 
 
+def _check_ca_ldap(raw: Mapping[str, Any]) -> Iterator[Problem]:
+    ca = _table(raw, "ca")
+    table = _table(ca, "ldap")
+    if not table:
+        return
+    if not isinstance(ca.get("status"), Mapping):
+        yield Problem(
+            "ca.ldap", "has no CRLs to publish", "Add the table [ca.status], which has them made."
+        )
+    entry, url = table.get("entry"), urlsplit(str(table.get("url", "")))
+    if isinstance(entry, str):
+        if not is_dn(entry.replace("{issuer}", "00")):
+            yield Problem(
+                "ca.ldap.entry", "is no DN", 'Write it like "cn={issuer},ou=PKI,o=Example".'
+            )
+        if "{issuer}" not in entry:
+            yield Problem(
+                "ca.ldap.entry",
+                "does not hold {issuer}, so that two issuing CAs would share an entry after a rollover",
+                'Write it like "cn={issuer},ou=PKI,o=Example".',
+            )
+    is_safe = url.scheme == "ldaps" or table.get("start_tls") is True
+    if "bind_password_path" in table and not (is_safe or is_local(url.hostname or "")):
+        yield Problem(
+            "ca.ldap.url",
+            "would have the password sent in the clear",
+            "Use ldaps, or set start_tls = true.",
+        )
+    if url.scheme == "ldaps" and table.get("start_tls") is True:
+        yield Problem(
+            "ca.ldap.start_tls", "is for ldap URLs; ldaps has TLS already", "Leave it out."
+        )
+    if ("bind_password_path" in table) != ("bind_dn" in table):
+        yield Problem(
+            "ca.ldap.bind_dn", "and bind_password_path go together", "Set both, or neither."
+        )
+
+
 RULES: Final[tuple[Rule, ...]] = (
     _check_store,
     _check_reserved_names,
     _check_identities,
+    _check_quirks,
     _check_references,
     _check_routes,
     _check_dialects,
@@ -607,9 +666,15 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_confirmation,
     _check_ledger,
     _check_ca_client,
+    _check_ca_ldap,
     _check_revocation,
 )
 """What is asked of a gateway's file."""
 
-CA_RULES: Final[tuple[Rule, ...]] = (_check_reserved_names, _check_ledger, _check_ca_client)
+CA_RULES: Final[tuple[Rule, ...]] = (
+    _check_reserved_names,
+    _check_ledger,
+    _check_ca_client,
+    _check_ca_ldap,
+)
 """What is asked of a file for the bundled CA alone."""

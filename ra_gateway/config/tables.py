@@ -18,7 +18,9 @@ from ra_gateway.config.trust_tables import (
     RevocationConfig,
 )
 from ra_gateway.config.values import (
+    DEFAULT_IDENTITY_FROM,
     WELL_KNOWN_PATH,
+    IdentityFrom,
     RequestType,
     SANName,
     SANPattern,
@@ -46,7 +48,11 @@ class IdentityConfig(Table):
     """
     subject_template: SubjectTemplate | None = None
     """Subject to make, in the form of RFC 4514, like "CN={cn}.ran.example.net,O=Example", with placeholders from the
-    vendor certificate. Required for derive and replace, unless the inventory is required.
+    vendor certificate: an attribute of its subject ({cn}, {serial_number}, {o}, {ou}, {c}, {l}, {st}, {street},
+    {title}, {postal_code}, {dn_qualifier}, {pseudonym}, {uid}, {dc}, or an OID like {2.5.4.13}), {fqdn}, its dNSName
+    (in lower case; TS 33.310 9.4.4), {host}, the first label of that, which names one device only where all of the
+    vendor's are in one domain, or {serial}, its own number in hexadecimal. Required for derive and replace, unless the
+    inventory is required.
     """
     allowed_subjects: tuple[SubjectPattern, ...] = ()
     """Patterns (* and ?) over the RFC 4514 form of a subject the device asks for (serialNumber has no short name there:
@@ -63,8 +69,12 @@ class IdentityConfig(Table):
     """ "required" refuses devices that `[inventory]` does not list; "optional" lets an entry, where there is one,
     decide.
     """
-    identity_from: Literal["serial_number", "cn"] = "serial_number"
-    """Subject attribute of the vendor certificate that names the device in the inventory."""
+    identity_from: IdentityFrom = DEFAULT_IDENTITY_FROM
+    """What of the vendor certificate names the device in the inventory: "fqdn" is the one dNSName in its SubjectAltName
+    (or of several the one that is its CN too), the others are attributes of its subject. By default the serialNumber,
+    or the FQDN of a certificate that has no serialNumber, as TS 33.310 9.4.4 has it; one that names two devices by that
+    is refused. Case and blanks make no difference.
+    """
     same_key: bool = True
     """Whether the key of the vendor certificate itself may be certified: TS 33.310 lets a base station enrol its
     pre-provisioned key.
@@ -91,7 +101,16 @@ class VendorConfig(Table):
     that know no better where they are listed here.
     """
     quirks: tuple[Quirk, ...] = ()
-    """Rules this vendor's devices break and are forgiven for; each use is logged."""
+    """Rules this vendor's devices break and are forgiven for; each use is logged. What is forgiven here (legacy
+    signatures of messages included, not of certificates) is remembered with each certificate that they get, and
+    forgiven when they renew it.
+    """
+    operator_subjects: tuple[str, ...] = ()
+    """Patterns over the subjects of operator certificates that this vendor's devices have, like
+    "CN=*.ran.example.net,O=Example", as of a route's `subjects`: what this vendor's devices are forgiven is forgiven
+    to them, also where it is not remembered: where they enrolled before their quirks were listed, or elsewhere, or the
+    store was lost.
+    """
     revocation: RevocationConfig = RevocationConfig()
     """How it is known which of this vendor's certificates were revoked."""
     identity: IdentityConfig = IdentityConfig()
@@ -142,7 +161,8 @@ class GenmConfig(Table):
     """Kinds of keys that the device may choose from."""
     crl_paths: tuple[PublicPath, ...] = ()
     """CRLs, PEM or DER, read again when a file changes; each is found by its issuer, and by the distribution point it
-    names.
+    names, or that the certificate of whoever asks or the RA's own names, where the CRL names none. For any other one
+    is answered badRequest.
     """
 
 
@@ -173,6 +193,8 @@ class MACConfig(Table):
     want 8192 (Bouncy Castle) to 262144, and the latter take some 0.1 s of CPU: for known references alone, two at a
     time, one for each peer, and not again for the certConf. A key that is longer than its hash counts twice.
     """
+    quirks: tuple[Quirk, ...] = ()
+    """Rules that devices with a shared secret may break; each use is logged."""
     allow_weak_hmac: bool = False
     """Whether HMAC-SHA1 is taken; openssl up to 3.0 uses it unless told otherwise (-mac hmacWithSHA256)."""
     lockout_failures: int = Field(default=5, ge=1, le=1000)

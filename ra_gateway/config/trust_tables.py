@@ -6,7 +6,15 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from ra_gateway.config.values import DEFAULT_SIGNATURES, CurveName, FetchedURL, Host, SignatureName
+from ra_gateway.cmp.header_checks import Quirk
+from ra_gateway.config.values import (
+    DEFAULT_SIGNATURES,
+    CRLSource,
+    CurveName,
+    FetchedURL,
+    Host,
+    SignatureName,
+)
 from ra_gateway.revocation.ocsp import NonceUse
 from ra_gateway.revocation.sources import Mode
 from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
@@ -60,9 +68,10 @@ class RevocationConfig(Table):
     """
     crl_paths: tuple[PublicPath, ...] = ()
     """Files with CRLs, DER or PEM, looked at every 10 s; replace them by renaming."""
-    crl_urls: tuple[FetchedURL, ...] = ()
-    """http or https URLs of CRLs; fetched before the gateway listens, and then in the background. Redirects are not
-    followed.
+    crl_urls: tuple[CRLSource, ...] = ()
+    """http, https, ldap or ldaps URLs of CRLs, the latter like
+    ldap://HOST/cn=CA,o=Operator?certificateRevocationList;binary; fetched before the gateway listens, and then in the
+    background. Neither redirects nor referrals are followed, and a directory is asked without a login.
     """
     from_certificates: bool = False
     """Whether CRLs are also fetched from the URLs that this domain's certificates name (CRLDistributionPoints), once
@@ -132,6 +141,10 @@ class OperatorConfig(Table):
     """Issuing CA certificates below the roots, PEM."""
     algorithms: AlgorithmsConfig = AlgorithmsConfig()
     """What signatures and keys of operator certificates may be."""
+    quirks: tuple[Quirk, ...] = ()
+    """Rules that every device with an operator certificate may break, when it renews that and in all it asks for under
+    it; each use is logged. Signatures over operator certificates are forgiven nothing.
+    """
     revocation: RevocationConfig = RevocationConfig()
     """How it is known which operator certificates were revoked. What the bundled CA in this process revoked is known at
     once, whatever stands here.

@@ -6,16 +6,16 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from string import Formatter
 from typing import Annotated, Final, Literal, get_args
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from ra_gateway import ldap
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
-from ra_gateway.ra import policy
+from ra_gateway.cmp.identity import DOTTED_OID, PLACEHOLDERS, SERIAL_NUMBER_OR_FQDN, placeholders
 from ra_gateway.settings.files import check_file, checks_files, resolve, secret_file
 from ra_gateway.settings.values import ByName, climbs, did_you_mean, require_dn, require_url, wrong
 
@@ -51,8 +51,12 @@ CurveName = Literal["P-256", "P-384", "P-521"]
 RequestType = Annotated[BodyType, ByName(tuple(RESPONSE_TO))]
 """A message that opens a transaction."""
 
-PLACEHOLDERS: Final = (*policy.PLACEHOLDERS, "serial")
-"""What templates take from a vendor certificate: four subject attributes and its serial number."""
+IdentityFrom = Literal[
+    "serial_number_or_fqdn", "fqdn", "serial_number", "cn", "uid", "dn_qualifier"
+]
+"""What of a vendor certificate may name its device."""
+
+DEFAULT_IDENTITY_FROM: Final[IdentityFrom] = SERIAL_NUMBER_OR_FQDN
 
 OPERATOR_DOMAIN: Final = "operator"
 """The operator's trust domain; no vendor may have its name, which is part of transaction keys."""
@@ -94,21 +98,27 @@ def _fill(template: str, value: str) -> str:
     """Return a template with every placeholder, if they are known ones, replaced by a value."""
     parts = []
     try:
-        pieces = list(Formatter().parse(template))
-    except ValueError:
+        pieces = placeholders(template)
+    except ValueError as error:
+        if "format" in str(error):
+            raise _unknown_placeholder("") from None
         raise wrong("has an unpaired brace", "Write a placeholder as {cn}.") from None
-    known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-    for literal, name, spec, conversion in pieces:
+    for literal, name in pieces:
         parts.append(literal)
         if name is None:
             continue
-        if name not in PLACEHOLDERS or spec or conversion:
-            raise wrong(
-                "has an unknown placeholder",
-                f"Use only {known}.{did_you_mean(name, PLACEHOLDERS)}",
-            )
+        if name not in PLACEHOLDERS and not DOTTED_OID.fullmatch(name):
+            raise _unknown_placeholder(name)
         parts.append(value)
     return "".join(parts)
+
+
+def _unknown_placeholder(name: str) -> PydanticCustomError:
+    known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+    return wrong(
+        "has an unknown placeholder",
+        f"Use only {known}, or an attribute's OID like {{2.5.4.13}}.{did_you_mean(name, PLACEHOLDERS)}",
+    )
 
 
 def _subject_template(template: str) -> str:
@@ -154,8 +164,20 @@ def _san_pattern(pattern: str) -> str:
 
 def _crl_url(text: str) -> str:
     # A CRL is signed itself, and whoever checks the certificate of an https server needs a CRL.
-    if not require_url(text, ("http",)).isascii():
+    if urlsplit(text).scheme == "ldap":
+        _crl_source(text.replace("{issuer}", "00"))
+    elif not require_url(text, ("http",)).isascii():
         raise wrong("has other characters than ASCII", "Encode them with % (RFC 3986).")
+    return text
+
+
+def _ldap_server(text: str) -> str:
+    parts = urlsplit(require_url(text, tuple(ldap.PORTS)))
+    if "@" in parts.netloc or parts.path.strip("/") or parts.query:
+        raise wrong(
+            "is more than the address of a directory",
+            "Write it like ldaps://ldap.example.net: DN and password have their own keys.",
+        )
     return text
 
 
@@ -165,6 +187,17 @@ def _fetched_url(text: str) -> str:
             "holds a user name or a password",
             "Take it out: CRLs and OCSP answers are public, and signed themselves.",
         )
+    return text
+
+
+def _crl_source(text: str) -> str:
+    if urlsplit(text).scheme not in ldap.PORTS:
+        return _fetched_url(text)
+    try:
+        ldap.parse_url(text)
+    except ValueError as error:
+        todo = "Write it like ldap://HOST/cn=CA,o=Operator?certificateRevocationList;binary (RFC 4516)."
+        raise wrong(str(error), todo) from None
     return text
 
 
@@ -235,6 +268,8 @@ SANName = Annotated[str, AfterValidator(_san_name)]
 SANPattern = Annotated[str, AfterValidator(_san_pattern)]
 PublishedURL = Annotated[str, AfterValidator(_crl_url)]
 FetchedURL = Annotated[str, AfterValidator(_fetched_url)]
+LDAPServer = Annotated[str, AfterValidator(_ldap_server)]
+CRLSource = Annotated[str, AfterValidator(_crl_source)]
 Host = Annotated[str, AfterValidator(_host)]
 RedisURL = Annotated[str, AfterValidator(_redis_url)]
 DatabaseURL = Annotated[str, AfterValidator(_database_url)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -52,13 +53,26 @@ class Vendor:
         sub = _issue(sub_name, sub_key, root_name, root_key, now, ca_below=0)
         return cls(name, key_kind, root, root_key, sub, sub_key, clock)
 
-    def make_device(self, serial_number: str) -> tuple[Credential, Any]:
-        """Make a base station; returns its credential and its private key."""
+    def make_device(self, host: str) -> tuple[Credential, Any]:
+        """Make a base station, with its FQDN as CN and dNSName (TS 33.310 9.4.4).
+
+        Args:
+            host: First label of the FQDN, in the vendor's domain.
+
+        Returns:
+            Its credential and its private key.
+        """
         key = KEY_KINDS[self.key_kind]()
-        subject = _subject(self.name, serial_number, serial_number)
+        fqdn = f"{host.lower()}.{self.domain}"
         issuer = _subject(self.name, f"{self.name} Device CA")
-        certificate = _issue(subject, key, issuer, self.sub_key, self.clock())
+        subject = _subject(self.name, fqdn)
+        certificate = _issue(subject, key, issuer, self.sub_key, self.clock(), dns_names=(fqdn,))
         return Credential(certificate, (self.sub,), KeySigner(key)), key
+
+    @property
+    def domain(self) -> str:
+        """DNS domain of its base stations, such as acme-radio.example."""
+        return f"{re.sub('[^a-z0-9]+', '-', self.name.lower()).strip('-')}.example"
 
     def write(self, directory: Path) -> None:
         """Write root.pem, sub.pem and sub.key.
@@ -71,14 +85,13 @@ class Vendor:
         write_private_key(directory / "sub.key", self.sub_key)
 
 
-def _subject(organisation: str, common_name: str, serial_number: str | None = None) -> x509.Name:
-    attributes = [
-        x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, organisation),
-        x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name),
-    ]
-    if serial_number is not None:
-        attributes.append(x509.NameAttribute(x509.NameOID.SERIAL_NUMBER, serial_number))
-    return x509.Name(attributes)
+def _subject(organisation: str, common_name: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, organisation),
+            x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name),
+        ]
+    )
 
 
 def _issue(
@@ -89,6 +102,7 @@ def _issue(
     now: datetime,
     *,
     ca_below: int | None = None,
+    dns_names: Sequence[str] = (),
 ) -> Certificate:
     return sign_certificate(
         subject,
@@ -98,4 +112,5 @@ def _issue(
         not_before=now - timedelta(minutes=5),
         not_after=now + timedelta(days=365 * _FACTORY_YEARS),
         path_length=ca_below,
+        dns_names=dns_names,
     )

@@ -8,11 +8,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from ra_gateway.cmp.certificates import load_certificate
+from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
-from ra_gateway.cmp.header_checks import check_message_time
+from ra_gateway.cmp.header_checks import HeaderRules, check_message_time
 from ra_gateway.cmp.mac import mac_protected, reference_fingerprint
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.names import general_names
 from ra_gateway.cmp.trust import DomainKind, SearchBudget
 from ra_gateway.cmp.verification import (
     Authenticated,
@@ -24,17 +25,22 @@ from ra_gateway.cmp.verification import (
     authenticate_by_secret,
     authenticate_follower,
     authenticate_registered,
+    named_as_signer,
     used_quirks,
 )
 from ra_gateway.errors import (
     CMPError,
     HeaderRefused,
+    NotAuthorized,
     PKIFailureInfo,
     ProtectionRefused,
     SignerNotTrusted,
 )
+from ra_gateway.ra import forgiveness
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import Endpoint, MACAccess
+from ra_gateway.ra.policy import check_speaks_for
+from ra_gateway.ra.registration import RegistrationAuthorities
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, Transaction, TransactionKey
 
@@ -69,14 +75,16 @@ async def authenticate_request(
     mac = endpoint.mac
     if mac is not None and mac_protected(message):
         if message.body_type in _UNDER_MAC:
-            return _opened(*await _authenticate_by_secret(services, context, mac))
+            return _opened(*await _authenticate_by_secret(services, context, mac, now))
         raise ProtectionRefused(
             f"a shared secret cannot protect {message.body_type.name}",
             fail_info=PKIFailureInfo.wrongIntegrity,
             rule="R42",
         )
     authenticated = _authenticate_by_signature(endpoint, message, now)
-    return _opened(_signed_by(context, authenticated), authenticated)
+    if authenticated.domain.kind is not DomainKind.registration_authority:
+        authenticated = await forgiveness.settle(services, context, authenticated)
+    return _opened(_signed_by(context, authenticated, now), authenticated)
 
 
 def _authenticate_by_signature(
@@ -84,39 +92,54 @@ def _authenticate_by_signature(
 ) -> AuthenticatedMessage:
     """Authenticate a message of another RA, where it says so, or of a device."""
     relays, budget = endpoint.registration_authorities, SearchBudget()
-    listed = relays is not None and relays.lists(message)
-    if relays is not None and (listed or relays.names_one_in(message, endpoint.rules)):
+    if relays is not None and relays.protects(message, endpoint.rules):
         try:
-            return authenticate_registered(
-                message,
-                relays.certificates,
-                relays.domain,
-                endpoint.rules,
-                now,
-                by_name=relays.registers,
-                budget=budget,
-            )
+            return _authenticate_relay(relays, message, endpoint.rules, now, budget)
         except SignerNotTrusted:
             # A vendor may have given its device the name of an RA, which makes it none.
-            if listed:
+            if relays.lists(message):
                 raise
     domains = endpoint.domains_for[message.body_type]
     return authenticate(message, domains, endpoint.rules, now, budget=budget)
 
 
-def _signed_by(context: RequestContext, authenticated: AuthenticatedMessage) -> RequestContext:
+def _authenticate_relay(
+    relays: RegistrationAuthorities,
+    message: PKIMessage,
+    rules: HeaderRules,
+    now: datetime,
+    budget: SearchBudget | None = None,
+) -> AuthenticatedMessage:
+    return authenticate_registered(
+        message,
+        relays.certificates,
+        relays.domain,
+        rules,
+        now,
+        by_name=relays.registers,
+        budget=budget,
+    )
+
+
+def _signed_by(
+    context: RequestContext, authenticated: AuthenticatedMessage, now: datetime
+) -> RequestContext:
     """Return the context of a message whose signature was verified."""
     context.report.authenticated = authenticated
     relayed = authenticated.domain.kind is DomainKind.registration_authority
     if not relayed:  # an RA's devices are forgiven by the RA
-        first = context.message.body_type in RESPONSE_TO
-        used = used_quirks(authenticated, context.endpoint.rules, first=first)
-        context.report.quirks = tuple(sorted(used))
+        _note_quirks(context, authenticated, now)
     return replace(context, relayed=relayed)
 
 
+def _note_quirks(context: RequestContext, authenticated: Authenticated, now: datetime) -> None:
+    first = context.message.body_type in RESPONSE_TO
+    used = used_quirks(authenticated, context.endpoint.rules, now, first=first)
+    context.report.quirks = tuple(sorted(used))
+
+
 async def _authenticate_by_secret(
-    services: Services, context: RequestContext, mac: MACAccess
+    services: Services, context: RequestContext, mac: MACAccess, now: datetime
 ) -> tuple[RequestContext, MACAuthenticatedMessage]:
     """Authenticate a message under a MAC; wrong ones are counted, whatever the message."""
     authenticated = authenticate_by_secret(
@@ -126,6 +149,7 @@ async def _authenticate_by_secret(
         first=context.message.body_type in RESPONSE_TO,
     )
     context.report.authenticated = authenticated
+    _note_quirks(context, authenticated, now)
     return replace(context, shared=authenticated.credential), authenticated
 
 
@@ -203,7 +227,7 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
     if mac is not None and live and mac_protected(message):
         return await _find_by_secret(services, context, mac, live)
     for found in live:
-        domain = endpoint.domains.get(found.key.domain)
+        domain = endpoint.domain_of(found.key.domain, found.quirks_of)
         if found.endpoint == endpoint.name and domain is not None:
             certificate = load_certificate(found.signer_der)
             relays = endpoint.registration_authorities
@@ -220,17 +244,79 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
             rule="R11",
         )
     now = services.clock()
-    authenticated = authenticate_follower(
-        message, [signer for _, signer in known.values()], endpoint.rules, now
-    )
-    context = _signed_by(context, authenticated)
-    transaction = known[authenticated.signer.digest][0]
+    signers = [signer for _, signer in known.values()]
+    relays = endpoint.registration_authorities
+    if (
+        relays is not None
+        and relays.protects(message, endpoint.rules)
+        and not any(named_as_signer(message.header, item.certificate) for item in signers)
+    ):
+        opened = [transaction for transaction, _ in known.values()]
+        authenticated, transaction = _continued_by_relay(context, relays, opened, now)
+    else:
+        authenticated = authenticate_follower(message, signers, endpoint.rules, now)
+        transaction = known[authenticated.signer.digest][0]
+    context = _signed_by(context, authenticated, now)
     before = transaction.exchange_for(context.digest)
     if before is None:
         rules = endpoint.rules.relaxed_by(authenticated.domain.quirks)
         check_message_time(message.header, rules, now)
         context.report.notes += await _check_signer(services, context, authenticated, now)
     return Continued(_where_it_went(context, transaction), authenticated, transaction, before)
+
+
+def _continued_by_relay(
+    context: RequestContext,
+    relays: RegistrationAuthorities,
+    opened: Sequence[Transaction],
+    now: datetime,
+) -> tuple[AuthenticatedMessage, Transaction]:
+    """Authenticate what a registered RA signs in the place of a device whose request it passed on as it was.
+
+    Some RAs do so, as nobody but the device may protect a kur (RFC 9483 5.2.3.2).
+
+    Raises:
+        ProtectionRefused: The transaction did not come through it (R35).
+        CMPError: As `authenticate_registered`.
+    """
+    rules = context.endpoint.rules
+    authenticated = _authenticate_relay(relays, context.message, rules, now)
+    why = "the message is not protected by the credential that opened the transaction"
+    for transaction in opened:
+        if not transaction.key.speaks_for_many:
+            try:
+                _check_came_through(context, relays, authenticated.signer, transaction)
+                return authenticated, transaction
+            except NotAuthorized as error:
+                why = f"{why}, and not by an RA that it came through: {error.detail}"
+    raise ProtectionRefused(why, rule="R35")
+
+
+def _check_came_through(
+    context: RequestContext,
+    relays: RegistrationAuthorities,
+    signer: Certificate,
+    transaction: Transaction,
+) -> None:
+    """Check that an RA passed on a device's request: it nested it; or it knows the answer, and may ask for its names.
+
+    Raises:
+        NotAuthorized: It did not, or may not.
+    """
+    if transaction.relay_digest:
+        if transaction.relay_digest != signer.digest:
+            raise NotAuthorized("another RA nested the request")
+        return
+    polled = transaction.polling
+    nonces = {transaction.response_nonce, transaction.polling_nonce, polled and polled.recip_nonce}
+    if context.message.header.recip_nonce not in nonces - {b"", None}:
+        raise NotAuthorized("recipNonce is not the senderNonce of the answer to the request")
+    san = transaction.san or ()
+    if transaction.certificate_der:
+        san_der = load_certificate(transaction.certificate_der).subject_alt_name_der
+        san = () if san_der is None else general_names(san_der)
+    identity = relays.rights_of(signer).identity
+    check_speaks_for(signer, identity, transaction.subject_der, san)
 
 
 async def _find_by_secret(
@@ -248,10 +334,12 @@ async def _find_by_secret(
     )
     for transaction in live:
         if transaction.key == key and transaction.endpoint == context.endpoint.name:
-            context, authenticated = await _authenticate_by_secret(services, context, mac)
+            now = services.clock()
+            context, authenticated = await _authenticate_by_secret(services, context, mac, now)
             before = transaction.exchange_for(context.digest)
             if before is None:
-                check_message_time(header, context.endpoint.rules, services.clock())
+                rules = context.endpoint.rules.relaxed_by(mac.domain.quirks)
+                check_message_time(header, rules, now)
             context = _where_it_went(context, transaction)
             return Continued(context, authenticated, transaction, before)
     here = [item for item in live if item.endpoint == context.endpoint.name]

@@ -135,11 +135,12 @@ async def authorize_operation(
     held = approval is Approval.required
     if approval is Approval.unlisted and request.domain.kind is not DomainKind.operator:
         held = not await _is_listed(services, request, entry, authorized.subject_der)
+    is_pkcs10 = message.body_type is BodyType.p10cr
     return context, AuthorizedOperation(
         variant,
         authorized.body_der,
         authorized.subject_der,
-        request.request.cert_req_id,
+        endpoint.settings.p10cr_cert_req_id if is_pkcs10 else request.request.cert_req_id,
         request.requested_key_der or b"",
         possession,
         authorized.san,

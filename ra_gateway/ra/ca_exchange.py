@@ -28,7 +28,14 @@ from ra_gateway.errors import (
     UpstreamUnavailable,
 )
 from ra_gateway.events import Outcome
-from ra_gateway.ra import late_certificates, machine, responses, transactions, unconfirmed
+from ra_gateway.ra import (
+    forgiveness,
+    late_certificates,
+    machine,
+    responses,
+    transactions,
+    unconfirmed,
+)
 from ra_gateway.ra.context import RequestContext, event_of
 from ra_gateway.ra.endpoints import Upstream
 from ra_gateway.ra.ports import Claim
@@ -239,6 +246,8 @@ async def _settle(services: Services, exchange: _CAExchange, checked: CheckedRes
                 )
             except HeaderRefused as error:
                 return await _fail(services, exchange, error)
+        if checked.issued and checked.certificate is not None:
+            await forgiveness.remember(services, context, transaction, checked.certificate)
         step = partial(machine.answered, confirm_until=until, expires_at=expires_at)
     await _store(
         services,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ra_gateway.cmp.bodies import PKIStatusInfo
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.header_checks import quirks_against
 from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
@@ -28,6 +30,7 @@ class Report:
         refusal: Why we refused.
         rejection: What the CA said when it did.
         notes: For the operator.
+        unforgiven: What the operator can do about a rule that a quirk would relax, by the quirk.
     """
 
     upstream: str = ""
@@ -40,6 +43,7 @@ class Report:
     refusal: CMPError | None = None
     rejection: PKIStatusInfo | None = None
     notes: list[str] = field(default_factory=list)
+    unforgiven: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class RequestContext:
         peer: Where the message came from.
         started: When it came, on the node's monotonic clock, in seconds.
         wrapped: Whether the message came inside nested.
+        nested_by: Digest of the certificate of the RA that nested it, empty where none did.
         shared: The shared secret that protects the message, and its answers; None until that is known, and where a
             signature does.
         relayed: Whether another RA protects the message in its device's place.
@@ -69,6 +74,7 @@ class RequestContext:
     peer: str = ""
     started: float = 0.0
     wrapped: bool = False
+    nested_by: bytes = b""
     shared: MACCredential | None = None
     relayed: bool = False
 
@@ -94,6 +100,8 @@ def event_of(
     elif report.rejection is not None:
         fail_info, rule = next(iter(report.rejection.fail_info), None), "R89"
     detail = [] if refusal is None else [refusal.detail]
+    if refusal is not None and report.unforgiven:
+        detail += {report.unforgiven.get(item, "") for item in quirks_against(refusal.rule)} - {""}
     domain, signer, fingerprint = "", "", b""
     if authenticated is not None:
         domain = authenticated.domain.name

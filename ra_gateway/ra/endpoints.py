@@ -17,6 +17,7 @@ from ra_gateway.cmp.mac import MACBounds
 from ra_gateway.cmp.names import fits_alike
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import Path, TrustDomain
+from ra_gateway.cmp.verification import forgiving
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.ra.information import Information
 from ra_gateway.ra.policy import IdentityRules
@@ -240,7 +241,8 @@ class MACAccess:
     """How devices come in by a shared secret (RFC 9483 4.1.5).
 
     Args:
-        domain: Without anchors; says which algorithms requested keys and their POP may have.
+        domain: Without anchors; says which algorithms requested keys and their POP may have, and what its devices
+            are forgiven.
     """
 
     domain: TrustDomain
@@ -291,6 +293,10 @@ class Route:
 class EndpointSettings(Table):
     """What is set of an endpoint besides who may come and where that goes, as it stands in the file."""
 
+    p10cr_cert_req_id: Literal[-1, 0] = -1
+    """certReqId in answers to p10cr: -1 as RFC 9810 has it (erratum 8806 of RFC 9483), 0 for devices and other RAs that
+    want that.
+    """
     key_generation: bool = False
     """Whether a request without a key is taken, for the CA to make one (RFC 9483 4.1.6); not with strictness "3gpp"."""
     encrypted_certificates: bool = False
@@ -376,6 +382,10 @@ class Endpoint:
         registration_authorities: Other RAs that may come in place of their devices; None for none.
         accepted: Other ways than a signature in which possession of a key may be shown, or not be needed.
         reserved: Names of registered RAs, of this endpoint and all others: nobody else gets a certificate with them.
+        origins: Domains, here or at other endpoints, by which devices with an operator certificate may have come, and
+            that forgive something: what they forgive holds for these devices' operator certificates too.
+        origin_subjects: Patterns over the subjects of such certificates, by the name of the domain, for those of which
+            it is not remembered; as of `Route.subjects`.
     """
 
     name: str
@@ -393,29 +403,56 @@ class Endpoint:
     accepted: frozenset[Possession] = frozenset()
     reserved: tuple[RegisteredName, ...] = ()
     vendor_types: Mapping[str, frozenset[BodyType]] = field(default_factory=dict)
+    origins: tuple[TrustDomain, ...] = ()
+    origin_subjects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     upstreams: Mapping[str, Upstream] = field(init=False, compare=False)
     """Every upstream that requests of this endpoint may go to, by name."""
     domains: Mapping[str, TrustDomain] = field(init=False, compare=False)
     """Every domain whose devices, or RAs, may come here, by name."""
     domains_for: Mapping[BodyType, tuple[TrustDomain, ...]] = field(init=False, compare=False)
-    """The domains that may vouch for a request of a type (R71: never a vendor for a kur)."""
+    """The domains that may vouch for a request of a type (R71: never a vendor for a kur); the operator's forgives all
+    that it may forgive anybody (`ra.forgiveness`)."""
+    operator_of: Mapping[str, TrustDomain] = field(init=False, compare=False)
+    """The operator's domain for devices that came by another one, by its name."""
     loosest_quirks: frozenset[str] = field(init=False, compare=False)
     """Every quirk that any of the endpoint's domains has: for checks before the domain is known."""
 
     def __post_init__(self) -> None:
         upstreams = (self.upstream, *(route.upstream for route in self.routes))
-        operator = () if self.operator is None else (self.operator,)
+        access = () if self.mac is None else (self.mac.domain,)
+        origins = {
+            item.name: item for item in (*self.origins, *self.vendors, *access) if item.forgives
+        }
+        operator: tuple[TrustDomain, ...] = ()
+        loosest: tuple[TrustDomain, ...] = ()
+        operator_of: dict[str, TrustDomain] = {}
+        if self.operator is not None:
+            operator_of = {name: forgiving(self.operator, item) for name, item in origins.items()}
+            operator = (self.operator,)
+            loosest = (forgiving(self.operator, *origins.values()),) if origins else operator
         relays = self.registration_authorities
         domains = (*self.vendors, *operator, *(() if relays is None else (relays.domain,)))
         names = () if relays is None else relays.names
         object.__setattr__(self, "reserved", tuple(dict.fromkeys((*self.reserved, *names))))
-        quirks = frozenset[str]().union(*(domain.quirks for domain in domains))
+        quirks = frozenset[str]().union(
+            *(domain.quirks for domain in (*domains, *access, *loosest))
+        )
         object.__setattr__(self, "upstreams", {item.name: item for item in upstreams})
-        by_type = dict.fromkeys(RESPONSE_TO, (*operator, *self.vendors))
-        by_type |= {BodyType.ir: self.vendors, BodyType.kur: operator, BodyType.rr: operator}
+        by_type = dict.fromkeys(RESPONSE_TO, (*loosest, *self.vendors))
+        by_type |= {BodyType.ir: self.vendors, BodyType.kur: loosest, BodyType.rr: loosest}
         object.__setattr__(self, "domains", {item.name: item for item in domains})
         object.__setattr__(self, "domains_for", by_type)
         object.__setattr__(self, "loosest_quirks", quirks)
+        object.__setattr__(self, "operator_of", operator_of)
+
+    def domain_of(self, name: str, origin: str) -> TrustDomain | None:
+        """Return one of the domains whose devices, or RAs, may come here, None where there is no such any more.
+
+        Args:
+            origin: Name of the domain whose quirks hold for the device, "" for none but its own domain's.
+        """
+        domain = self.domains.get(name)
+        return self.operator_of.get(origin, domain) if domain is self.operator else domain
 
     def chain_for(self, body_type: BodyType, path: Path) -> tuple[bytes, ...]:
         """Return the certificates (DER) that a device is sent for its new one: up to the root, which kup leaves out.

@@ -60,7 +60,7 @@ async def message_for_ca(
         general_info=() if nested else _upstream_info(endpoint, upstream, message),
     )
     if nested:
-        header, body_der = replace(header, recip_nonce=None), nested_body(message.der)
+        body_der = nested_body(message.der)
     elif recip_nonce:
         header = replace(header, recip_nonce=recip_nonce)
     if ids is not None and not nested:

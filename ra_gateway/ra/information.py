@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from ra_gateway.cmp.asn1 import tlv
-from ra_gateway.cmp.genm import CRLQuestion, crl_question
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.genm import CRLQuestion, crl_question, unknown_crl
 from ra_gateway.cmp.messages import InfoTypeAndValue
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import AuthenticatedQuestion
@@ -67,8 +68,14 @@ class Information:
 class PublishedCRLs(Protocol):
     """Finds CRLs among those that are configured; nothing is fetched for a question (R137)."""
 
-    async def find(self, question: CRLQuestion) -> tuple[datetime, bytes] | None:
-        """Return thisUpdate (aware UTC) and DER of the CRL that is meant, None if there is none."""
+    async def find(
+        self, question: CRLQuestion, asker: Certificate
+    ) -> tuple[datetime, bytes] | None:
+        """Return thisUpdate (aware UTC) and DER of the CRL that is meant, None if it is not known here.
+
+        Args:
+            asker: Certificate of whoever asks; may say whose CRL is at a distribution point.
+        """
 
 
 async def answered_here(
@@ -99,7 +106,9 @@ async def answered_here(
                 return InfoTypeAndValue(asked, information.template_der or None)
             case OID.crlStatusList if information.crls is not None:
                 crls = crl_question(question.question.value_der)
-                found = await information.crls.find(crls)
-                newer = found is not None and crls.wants(found[0])
-                return InfoTypeAndValue(OID.crls, tlv(0x30, found[1]) if found and newer else None)
+                found = await information.crls.find(crls, question.authenticated.signer)
+                if found is None:
+                    raise unknown_crl(crls)
+                newer = crls.wants(found[0])
+                return InfoTypeAndValue(OID.crls, tlv(0x30, found[1]) if newer else None)
     raise HeaderRefused(f"genm asks for {asked}, which this endpoint does not answer", rule="R138")

@@ -150,6 +150,8 @@ def deferred_by_ca(
     nonce = checked.planned.sender_nonce
     current = replace(transaction.current, ca_nonce=nonce)
     changes: dict[str, Any] = {}
+    if transaction.confirmation is None:
+        changes["ca_cert_req_id"] = checked.ca_cert_req_id
     if not current.waiting:
         current = replace(current, response_der=response_der, waiting=True)
         changes["polling_nonce"] = nonce

@@ -99,6 +99,7 @@ def inner(outer: RequestContext, message: PKIMessage) -> RequestContext:
         peer=outer.peer,
         started=outer.started,
         wrapped=True,
+        nested_by=authenticated.signer.digest,
     )
 
 

@@ -46,7 +46,7 @@ from ra_gateway.errors import (
     TransactionInUse,
 )
 from ra_gateway.events import Outcome
-from ra_gateway.ra import approval, ca_exchange, nested, responses, retransmission
+from ra_gateway.ra import approval, ca_exchange, forgiveness, nested, responses, retransmission
 from ra_gateway.ra.authentication import authenticate_request, check_status, find_shared_secret
 from ra_gateway.ra.authorization import (
     AuthorizedOperation,
@@ -183,11 +183,14 @@ async def _open(services: Services, context: RequestContext) -> bytes:
         return await retransmission.respond(services, context, live)
     transaction = await _prepare(services, context, authenticated, key, operation, now)  # step 5
     if operation.held:
-        return await approval.hold(services, context, transaction, now)
+        response_der = await approval.hold(services, context, transaction, now)
+        await forgiveness.note_taken(services, context, authenticated, now)
+        return response_der
     repeatable = ca_exchange.may_ask_again(context.upstream, transaction)
     live = await services.store.create(transaction, repeatable=repeatable)  # step 6
     if live is not None:
         return await retransmission.respond(services, context, live)
+    await forgiveness.note_taken(services, context, authenticated, now)
     return await ca_exchange.ask(services, context, transaction)  # steps 7 to 10
 
 
@@ -213,6 +216,7 @@ async def _check_time_and_status(
     try:
         rules = context.endpoint.rules.relaxed_by(authenticated.domain.quirks)
         check_message_time(message.header, rules, now)
+        await forgiveness.check_new(services, context, authenticated, now)
         await check_status(services, context, authenticated, now)
     except (HeaderRefused, SignerNotTrusted, StatusUnavailable) as error:
         live = await services.store.load(key)
@@ -284,6 +288,8 @@ async def _prepare(
         profile=context.profile,
         ca_transaction_id=b"" if ids is None else ids.transaction_id,
         credential_digest=credential.certificate.digest,
+        quirks_of=forgiveness.origin_of(authenticated.domain),
+        relay_digest=context.nested_by,
     )
 
 

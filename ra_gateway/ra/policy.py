@@ -6,9 +6,10 @@ Pure decisions over values; what must be looked up (the inventory's entry) comes
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import InitVar, dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 from ra_gateway.cmp import crmf
@@ -16,6 +17,7 @@ from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.identity import SERIAL_NUMBER_OR_FQDN, DeviceValues, fill
 from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.messages import body
 from ra_gateway.cmp.names import (
@@ -24,11 +26,14 @@ from ra_gateway.cmp.names import (
     directory_name,
     escape_rfc4514,
     fits,
+    fits_general_name,
     from_rfc4514,
+    general_name_key,
+    general_name_keys,
     general_names,
     general_names_der,
     name_of,
-    require_certifiable,
+    normalized_general_name,
     rfc4514,
     same_name,
 )
@@ -40,6 +45,7 @@ from ra_gateway.cmp.requests import (
 )
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
+from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
 from ra_gateway.ra.ports import InventoryEntry
 
@@ -61,15 +67,6 @@ class InventoryUse(StrEnum):
     required = "required"
 
 
-PLACEHOLDERS: Final = {
-    "cn": OID.commonName,
-    "serial_number": OID.serialNumber,
-    "o": OID.organizationName,
-    "ou": OID.organizationalUnitName,
-}
-"""Attributes of the vendor certificate's subject that templates and patterns may name, besides {serial}."""
-
-
 @dataclass(frozen=True, slots=True)
 class IdentityRules:
     """How one vendor's devices get their operator identity.
@@ -82,7 +79,7 @@ class IdentityRules:
         san_template: Texts such as "dns:{cn}.ran.example.net", set whenever the subject is set.
         allowed_sans: Glob patterns over such texts, for subjectAltName entries the device asks for; an
             entry that is a wildcard itself is refused.
-        identity_from: Placeholder whose value is looked up in the inventory.
+        identity_from: Placeholder whose value is looked up in the inventory, or `SERIAL_NUMBER_OR_FQDN`.
         same_key: Whether the key of the vendor certificate itself may be certified (TS 33.310 9.2 lets
             the pre-provisioned key be enrolled).
         enabled: Whether the vendor's devices are served at all.
@@ -95,7 +92,7 @@ class IdentityRules:
     san_template: tuple[str, ...] = ()
     allowed_sans: tuple[str, ...] = ()
     inventory: InventoryUse = InventoryUse.none
-    identity_from: str = "serial_number"
+    identity_from: str = SERIAL_NUMBER_OR_FQDN
     same_key: bool = True
     enabled: bool = True
     own_names: bool = False
@@ -198,6 +195,23 @@ def _check_names_of(named: Certificate | None, rules: IdentityRules, signer: Cer
         _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
 
 
+def check_speaks_for(
+    signer: Certificate, rules: IdentityRules, subject_der: bytes, names: Iterable[str]
+) -> None:
+    """Refuse to have an RA end what was asked for a device that it could not have asked for.
+
+    Args:
+        names: subjectAltName entries of the certificate.
+
+    Raises:
+        NotAuthorized: Subject or names are not allowed for it.
+    """
+    if subject_der != NULL_DN:
+        _check_allowed(rfc4514(subject_der), rules.allowed_subjects, "subject", signer)
+    for name in names:
+        _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
+
+
 def subject_asked(
     request: AuthenticatedRequest, rules: IdentityRules | None, entry: InventoryEntry | None
 ) -> bytes:
@@ -225,7 +239,7 @@ def subject_asked(
     if not text:
         return asked or NULL_DN
     try:
-        return _subject_der(text, _placeholders(request.signer), request.signer)
+        return _subject_der(text, DeviceValues(request.signer), request.signer)
     except NotAuthorized:
         return asked or NULL_DN
 
@@ -234,16 +248,9 @@ def vendor_identity(domain: TrustDomain, rules: IdentityRules, signer: Certifica
     """Return what identifies a device in the inventory.
 
     Raises:
-        NotAuthorized: The vendor certificate does not have the attribute, or has it more than once.
+        NotAuthorized: The vendor certificate does not say it, says it more than once, or contradicts itself.
     """
-    value = _placeholders(signer).get(rules.identity_from, "")
-    if not value:
-        raise NotAuthorized(
-            f"{signer.subject} has no {rules.identity_from}, or more than one, by which devices of {domain.name} "
-            "are looked up",
-            rule="R145",
-        )
-    return value
+    return DeviceValues(signer).identity(rules.identity_from, domain.name)
 
 
 def authorize(
@@ -296,7 +303,8 @@ def _check_inventory(
 ) -> None:
     if rules.inventory is InventoryUse.required and entry is None:
         raise NotAuthorized(
-            f"{request.signer.subject} is not in the inventory of {request.domain.name}",
+            f"{request.signer.subject} is not in the inventory of {request.domain.name} "
+            f"(identity {vendor_identity(request.domain, rules, request.signer)})",
             rule="R145",
         )
     if entry is not None and not entry.enabled:
@@ -318,19 +326,21 @@ def _authorize_vendor(
         _check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
         for name in san or ():
             _check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
-        return _kept(request, asked, san)
+        return _kept(request, asked, san, named=_oids_in(rules.allowed_subjects))
     if listed is None and rules.subject is SubjectRule.keep:
         raise TemplateRefused("the template has no subject", rule="R51")
     text = (rules.subject_template or "") if listed is None else listed.subject
     if not text:
         raise NotAuthorized(f"no subject is configured for {request.signer.subject}", rule="R141")
-    values = _placeholders(request.signer)
+    values = DeviceValues(request.signer)
     subject_der = _subject_der(text, values, request.signer)
     own_san = (entry.san if entry is not None else ()) or rules.san_template
     san_der = _san_der(own_san, values, request.signer)
     set_san = () if san_der is None else general_names(san_der)
-    if asked is not None and _reads_alike(asked, subject_der) and set(san or ()) == set(set_san):
-        return _kept(request, asked, san)  # it asks for what it gets: its own POP may stand
+    own_names = asked is not None and _reads_alike(asked, subject_der)
+    if asked is not None and own_names and set(_normalized(san)) == set(_normalized(set_san)):
+        # It asks for what it gets: its own POP may stand.
+        return _kept(request, asked, san, named=_attribute_oids(subject_der))
     return _completed(request, subject_der, san_der, may_complete=may_complete)
 
 
@@ -347,18 +357,18 @@ def _authorize_known(
         raise _other_identity(is_update, f"subject {rfc4514(subject)}", old)
     san = _requested_san(template)
     old_san = None if old.subject_alt_name_der is None else general_names(old.subject_alt_name_der)
-    if san is not None and set(san) != set(old_san or ()):
+    if san is not None and _keys(san) != _keys(old_san):
         raise _other_identity(is_update, f"subjectAltName {', '.join(san)}", old)
     alike = subject is None or _reads_alike(subject, old.subject_der)
-    alike = alike and (san is None or sorted(san) == sorted(old_san or ()))
+    alike = alike and (san is None or _normalized(san) == _normalized(old_san))
     if request.message.body_type is BodyType.p10cr:
-        if subject is None or not alike or set(san or ()) != set(old_san or ()):
+        if subject is None or not alike or (san is None and old_san):
             raise _unchangeable(f"its names are not those of the certificate of {old.subject}")
-        return _kept(request, old.subject_der, san)
+        return _kept_old(request, old, san)
     issuer_der = old.issuer_der if is_update and names_issuer else None
     unnamed = issuer_der is not None and template.issuer_der != issuer_der
     own = (old.subject_der, old.subject_alt_name_der)
-    respelled = (template.subject_der, _names_der(template)) != own
+    respelled = (template.subject_der, template.subject_alt_name_der) != own
     if not alike or ((respelled or unnamed) and may_complete):
         return _completed(
             request,
@@ -366,13 +376,31 @@ def _authorize_known(
             old.subject_alt_name_der,
             may_complete=may_complete,
             issuer_der=issuer_der,
+            established=True,
         )
-    return _kept(request, old.subject_der, san)
+    return _kept_old(request, old, san)
+
+
+def _kept_old(
+    request: AuthenticatedRequest, old: Certificate, san: tuple[str, ...] | None
+) -> AuthorizedRequest:
+    return _kept(
+        request, old.subject_der, san, named=_attribute_oids(old.subject_der), established=True
+    )
 
 
 def _reads_alike(one_der: bytes, other_der: bytes) -> bool:
     """Tell whether two names read the same: what means the same may differ in case, or a letter folds into another."""
     return one_der == other_der or attributes(one_der) == attributes(other_der)
+
+
+def _keys(names: Iterable[str] | None) -> set[str]:
+    return set(map(general_name_key, names or ()))
+
+
+def _normalized(names: Iterable[str] | None) -> list[str]:
+    """Return other names so that lists are equal that read the same; what they differ in then has no meaning."""
+    return sorted(map(normalized_general_name, names or ()))
 
 
 def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> AuthorizedRequest:
@@ -385,17 +413,14 @@ def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> A
     subject = template.subject_der
     if subject is None or (subject == NULL_DN and not san):
         raise TemplateRefused(f"the template that {signer.subject} sent has no subject", rule="R51")
-    if not (rules.own_names and _are_names_of(signer, subject, san)):
-        _check_allowed(rfc4514(subject), rules.allowed_subjects, "subject", signer)
-        for name in san or ():
-            _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
-    return _kept(request, subject, san)
-
-
-def _are_names_of(certificate: Certificate, subject_der: bytes, san: Iterable[str] | None) -> bool:
-    own_der = certificate.subject_alt_name_der
-    own = () if own_der is None else general_names(own_der)
-    return same_name(subject_der, certificate.subject_der) and set(san or ()) <= set(own)
+    if rules.own_names and same_name(subject, signer.subject_der):
+        own = general_name_keys(signer.subject_alt_name_der)
+        if _keys(san) <= own:
+            return _kept(request, subject, san, named=_attribute_oids(signer.subject_der))
+    _check_allowed(rfc4514(subject), rules.allowed_subjects, "subject", signer)
+    for name in san or ():
+        _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
+    return _kept(request, subject, san, named=_oids_in(rules.allowed_subjects))
 
 
 def _authorize_secret(
@@ -405,12 +430,13 @@ def _authorize_secret(
     template = request.request.template
     subject = template.subject_der if template.subject_der != NULL_DN else None
     san = _requested_san(template)
-    others = sorted(set(san or ()) - set(secret.san))
+    own = _normalized(secret.san)
+    others = sorted(name for name in san or () if normalized_general_name(name) not in own)
     if others or (subject is not None and not same_name(subject, secret.subject_der)):
         asked = ", ".join(others) or f"subject {rfc4514(subject or NULL_DN)}"
         raise NotAuthorized(f"{asked} is asked for with the {secret.label}", rule="R67")
     if subject is not None and _reads_alike(subject, secret.subject_der):
-        return _kept(request, subject, san)
+        return _kept(request, subject, san, named=_attribute_oids(secret.subject_der))
     own_san = general_names_der(san or secret.san) if san or secret.san else None
     return _completed(request, secret.subject_der, own_san, may_complete=may_complete)
 
@@ -437,15 +463,29 @@ def _check_old_cert_id(request: AuthenticatedRequest, old: Certificate) -> None:
         )
 
 
-def _names_der(template: crmf.CertTemplate) -> bytes | None:
-    extension = template.extension(OID.subjectAltName)
-    return None if extension is None else extension.value
-
-
 def _kept(
-    request: AuthenticatedRequest, subject_der: bytes, san: tuple[str, ...] | None
+    request: AuthenticatedRequest,
+    subject_der: bytes,
+    san: tuple[str, ...] | None,
+    *,
+    named: Collection[str],
+    established: bool = False,
 ) -> AuthorizedRequest:
-    require_certifiable(subject_der, _names_der(request.request.template))
+    """Let a request go up as it is.
+
+    Args:
+        named: Attributes that somebody named for this subject; others than the usual ones have to be among them.
+        established: Whether the subject is that of a certificate which there is.
+    """
+    template = request.request.template
+    # What reads the same may be of other string types, and it is the template that goes up.
+    asked_der = subject_der if template.subject_der in (None, NULL_DN) else template.subject_der
+    require_certifiable(
+        asked_der or NULL_DN,
+        template.subject_alt_name_der,
+        named=named,
+        established_der=subject_der if established else None,
+    )
     return AuthorizedRequest(request, request.message.body_der, subject_der, san, False, _SEAL)
 
 
@@ -456,6 +496,7 @@ def _completed(
     *,
     may_complete: bool,
     issuer_der: bytes | None = None,
+    established: bool = False,
 ) -> AuthorizedRequest:
     """Set the identity; the device's signature over its own CertRequest is then void (RFC 9483 5.2.3.2)."""
     if request.message.body_type is BodyType.p10cr:
@@ -465,7 +506,12 @@ def _completed(
             "the identity has to be set by the RA, but this request must go up unchanged",
             rule="R75",
         )
-    require_certifiable(subject_der, san_der)
+    require_certifiable(
+        subject_der,
+        san_der,
+        named=_attribute_oids(subject_der),
+        established_der=subject_der if established else None,
+    )
     asked = request.request.template
     extensions = tuple(item for item in asked.extensions if item.oid != OID.subjectAltName)
     if san_der is not None:
@@ -521,54 +567,61 @@ def _unchangeable(why: str) -> TemplateRefused:
 
 
 def _requested_san(template: crmf.CertTemplate) -> tuple[str, ...] | None:
-    extension = template.extension(OID.subjectAltName)
-    return None if extension is None else general_names(extension.value)
+    san_der = template.subject_alt_name_der
+    return None if san_der is None else general_names(san_der)
 
 
 # --- placeholders and patterns --------------------------------------------------------------------------------
 
 
-def _placeholders(signer: Certificate) -> dict[str, str]:
-    """Return what a vendor certificate says of its device; an attribute that it has twice says nothing."""
-    found: dict[str, list[str]] = {}
-    for oid, text in attributes(signer.subject_der):
-        found.setdefault(oid, []).append(text)
-    values = {
-        name: found[oid][0] for name, oid in PLACEHOLDERS.items() if len(found.get(oid, ())) == 1
-    }
-    return {**values, "serial": f"{signer.serial_number:x}"}
-
-
-def _fill(text: str, values: Mapping[str, str], signer: Certificate) -> str:
+def _fill(text: str, value: Callable[[str], str | None], signer: Certificate) -> str:
     try:
-        return text.format_map(values)
+        return fill(text, value)
     except KeyError as error:
         raise NotAuthorized(
             f"{signer.subject} has no {error.args[0]}, or more than one, that can be put into {text!r}",
             rule="R141",
         ) from error
-    except (ValueError, AttributeError) as error:  # braces in the inventory that are no placeholder
+    except ValueError as error:  # braces in the inventory that are no placeholder
         raise NotAuthorized(f"{text!r} cannot be filled in: {error}", rule="R141") from error
 
 
-def _subject_der(text: str, values: Mapping[str, str], signer: Certificate) -> bytes:
-    escaped = {name: escape_rfc4514(value) for name, value in values.items()}
-    filled = _fill(text, escaped, signer)
+def _escaped(values: DeviceValues, placeholder: str) -> str | None:
+    value = values.get(placeholder)
+    return None if value is None else escape_rfc4514(value)
+
+
+def _subject_der(text: str, values: DeviceValues, signer: Certificate) -> bytes:
+    filled = _fill(text, partial(_escaped, values), signer)
     try:
         return from_rfc4514(filled)
     except ValueError as error:
         raise NotAuthorized(f"{filled!r} is not a subject: {error}", rule="R141") from error
 
 
+def _attribute_oids(name_der: bytes) -> set[str]:
+    return {oid for oid, _ in attributes(name_der)}
+
+
+_DOTTED: Final = re.compile(r"(?:^|[,+])\s*([0-9]+(?:\.[0-9]+)+)=")
+
+
+def _oids_in(patterns: Iterable[str]) -> set[str]:
+    """Return the attributes that patterns name by their OIDs."""
+    return {oid for pattern in patterns for oid in _DOTTED.findall(pattern)}
+
+
 _SAN_VALUE: Final = re.compile(r"[A-Za-z0-9._:-]+")
 """What a vendor certificate may put into a subjectAltName: no "*", which would make it a wildcard."""
 
 
-def _san_der(
-    templates: Iterable[str], values: Mapping[str, str], signer: Certificate
-) -> bytes | None:
-    usable = {name: value for name, value in values.items() if _SAN_VALUE.fullmatch(value)}
-    names = [_fill(text, usable, signer) for text in templates]
+def _san_value(values: DeviceValues, placeholder: str) -> str | None:
+    value = values.get(placeholder)
+    return value if value is not None and _SAN_VALUE.fullmatch(value) else None
+
+
+def _san_der(templates: Iterable[str], values: DeviceValues, signer: Certificate) -> bytes | None:
+    names = [_fill(text, partial(_san_value, values), signer) for text in templates]
     try:
         return general_names_der(names) if names else None
     except ValueError as error:
@@ -582,14 +635,13 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
         patterns = ()  # a wildcard name is never allowed: it would speak for other devices
     if "*" in patterns:
         return
-    values = _placeholders(signer)
-    literal = {name: _escape_glob(escape_rfc4514(value)) for name, value in values.items()}
+    values = DeviceValues(signer)
     for pattern in patterns:
         try:
-            filled = pattern.format_map(literal)
+            filled = fill(pattern, partial(_literal, values))
         except KeyError:
             continue  # the vendor certificate lacks the attribute, or has two: this pattern allows nothing
-        if fits(text, filled):
+        if fits_general_name(text, filled) if what == "subjectAltName" else fits(text, filled):
             return
     raise NotAuthorized(
         f"{what} {text!r} is not allowed for {signer.subject}; allowed: "
@@ -598,5 +650,9 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
     )
 
 
-def _escape_glob(value: str) -> str:
-    return "".join(f"[{char}]" if char in "*?[" else char for char in value)
+def _literal(values: DeviceValues, placeholder: str) -> str | None:
+    """Return a value as a pattern that fits it alone."""
+    value = _escaped(values, placeholder)
+    return (
+        None if value is None else "".join(f"[{char}]" if char in "*?[" else char for char in value)
+    )

@@ -11,7 +11,7 @@ from functools import partial
 
 from ra_gateway.cmp.codes import BodyType, is_cert_req_id
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.polling import poll_req_content, polled_cert_req_id
+from ra_gateway.cmp.polling import poll_req_body, poll_req_content, polled_cert_req_id
 from ra_gateway.errors import HeaderRefused, PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
 from ra_gateway.events import Outcome
 from ra_gateway.ra import ca_exchange, machine, responses, retransmission, transactions
@@ -200,7 +200,13 @@ async def _pass_on(
         live = await transactions.load(services.store, transaction.key)
         return await _reconsider(services, context, live)
     ca_nonce = taken.current.ca_nonce
-    sent = await follow_up_for_ca(services, context, taken, message.body_der, recip_nonce=ca_nonce)
+    sent = await follow_up_for_ca(
+        services,
+        context,
+        taken,
+        _poll_req_for_ca(context, taken, cert_req_id),
+        recip_nonce=ca_nonce,
+    )
     try:
         answer_der = await upstream.core.exchange(
             sent.der, path=upstream.settings.path, deadline_seconds=upstream.deadline_seconds
@@ -225,6 +231,14 @@ async def _pass_on(
         ca_exchange.note(context, checked)
         return await _relay_poll_rep(services, context, settled, checked)
     return await _reconsider(services, context, settled)
+
+
+def _poll_req_for_ca(context: RequestContext, transaction: Transaction, cert_req_id: int) -> bytes:
+    """Return the body of a pollReq with the certReqId that the CA gave, which after a p10cr may be another."""
+    known = transaction.ca_cert_req_id
+    if transaction.body_type is not BodyType.p10cr or transaction.confirmation is not None:
+        known = cert_req_id
+    return context.message.body_der if known == cert_req_id else poll_req_body(known)
 
 
 async def _taken(

@@ -121,6 +121,33 @@ class ConfirmationRecords(Protocol):
         """
 
 
+class DeviceRecord(StrEnum):
+    """What is remembered of a device as long as its credential lives."""
+
+    quirks = "quirks"  # by which domain it came, by `certificate_key` of its certificate
+    requests = "requests"  # which requests of a device without a clock were taken, by its credential's digest
+
+
+class DeviceRecords(Protocol):
+    """Remembers short texts of devices.
+
+    Every method raises `StoreUnavailable` when it cannot be asked.
+    """
+
+    async def remember(
+        self, what: DeviceRecord, key: bytes, text: str, keep_until: datetime
+    ) -> None:
+        """Remember a text, in the place of the one before.
+
+        Args:
+            key: 32 octets.
+            text: At most 5,000 octets.
+        """
+
+    async def remembered(self, what: DeviceRecord, key: bytes) -> str:
+        """Return the text that is remembered, "" for none."""
+
+
 class CACore(Protocol):
     """A certification authority that speaks CMP: bytes in, bytes out, wherever it runs."""
 

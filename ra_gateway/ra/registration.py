@@ -8,7 +8,13 @@ from dataclasses import dataclass, field, replace
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.names import CanonicalName, attributes, canonical, general_names
+from ra_gateway.cmp.names import (
+    CanonicalName,
+    attributes,
+    canonical,
+    general_name_key,
+    general_name_keys,
+)
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.cmp.verification import named_as_signer, named_in_bag
@@ -58,18 +64,18 @@ class RegisteredName:
             raise ValueError("an RA is known by its subject, or its other names")
         subject = canonical(self.subject_der) if self.subject_der else None
         object.__setattr__(self, "subject", subject)
-        object.__setattr__(self, "names", frozenset(map(_comparable, self.san)))
+        object.__setattr__(self, "names", frozenset(map(general_name_key, self.san)))
 
     def fits(self, certificate: Certificate) -> bool:
         """Tell whether a certificate has these names; who issued it is not looked at."""
         try:
             if self.subject is not None and certificate.subject_name != self.subject:
                 return False
-            found = certificate.subject_alt_name_der if self.names else None
-            names = () if found is None else general_names(found)
+            return not self.names or self.names <= general_name_keys(
+                certificate.subject_alt_name_der
+            )
         except MalformedMessage:
             return False  # what cannot be read is nobody's
-        return self.names <= set(map(_comparable, names))
 
     def registers(self, path: Path) -> bool:
         """Tell whether a certificate with a valid path to the operator's root speaks for this RA."""
@@ -88,12 +94,7 @@ class RegisteredName:
         if self.subject is not None and canonical(subject_der) == self.subject:
             return True
         common = (f"dns:{text}" for oid, text in attributes(subject_der) if oid == OID.commonName)
-        return not self.names.isdisjoint(map(_comparable, (*san, *common)))
-
-
-def _comparable(name: str) -> str:
-    """Return an entry of a subjectAltName so that what means the same is the same (RFC 5280 7.2)."""
-    return name.casefold()
+        return not self.names.isdisjoint(map(general_name_key, (*san, *common)))
 
 
 def check_no_ra(
@@ -178,8 +179,10 @@ class RegistrationAuthorities:
         """Tell whether a message says that a listed certificate protects it; whether that is so is not known."""
         return any(named_as_signer(message.header, item) for item in self.certificates)
 
-    def names_one_in(self, message: PKIMessage, rules: HeaderRules) -> bool:
-        """Tell whether a message says that a certificate protects it that has the names of one of them."""
+    def protects(self, message: PKIMessage, rules: HeaderRules) -> bool:
+        """Tell whether it says so, or of a certificate that it brings and that has the names of one of them."""
+        if self.lists(message):
+            return True
         return bool(self.names) and any(
             self.name_of(item) is not None for item in named_in_bag(message, rules)
         )

@@ -1,7 +1,8 @@
 """Step 8: what a CA answered is checked before anything of it reaches a device, and what the device is told is planned.
 
 The device must never be shown the CA's fault as its own: whatever is wrong here becomes `UpstreamBroken`
-(systemFailure towards the device), and what was wrong is told to the operator.
+(systemFailure towards the device), and what was wrong is told to the operator. Whose answer it is, is checked by
+`ca_answers`.
 
 All of it is decided once, when the answer comes: a device that was told to wait gets what was planned then, though
 the CA's signer may have expired since.
@@ -9,11 +10,9 @@ the CA's signer may have expired since.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.bodies import (
@@ -21,10 +20,13 @@ from ra_gateway.cmp.bodies import (
     CertRepMessage,
     CertResponse,
     PKIStatusInfo,
+    RevRepContent,
     cert_rep_body,
     cert_rep_message,
+    error_body,
     error_msg_content,
     gen_msg_content,
+    rev_rep_body,
     rev_rep_content,
 )
 from ra_gateway.cmp.certificates import (
@@ -42,27 +44,34 @@ from ra_gateway.cmp.codes import (
     is_cert_req_id,
 )
 from ra_gateway.cmp.crmf import CertId, cert_id
-from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
+from ra_gateway.cmp.header_checks import check_answer_header
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage, confirm_wait_time_of
-from ra_gateway.cmp.names import general_names, name_of, same_name
+from ra_gateway.cmp.names import general_name_key, general_name_keys, name_of, same_name
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.polling import poll_rep_content, polled_cert_req_id
+from ra_gateway.cmp.polling import (
+    NO_CERT_RESPONSE,
+    poll_rep_body,
+    poll_rep_content,
+    polled_cert_req_id,
+)
 from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.cmp.trust import Path
-from ra_gateway.cmp.verification import (
-    AuthenticatedMessage,
-    authenticate_answer,
-    certificate_bag,
-    check_authority,
-)
-from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
+from ra_gateway.cmp.verification import AuthenticatedMessage, certificate_bag
+from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
 from ra_gateway.events import Outcome
+from ra_gateway.ra.ca_answers import (
+    ANSWER_RULES,
+    Expected,
+    answer_to,
+    blamed_on,
+    decoded,
+    refusal_in,
+    status_told,
+)
 from ra_gateway.ra.endpoints import CaPubs, CAQuirk, Endpoint, ImplicitConfirm, Upstream
 from ra_gateway.ra.information import ANSWER_TO
 from ra_gateway.ra.registration import check_no_ra
 from ra_gateway.ra.transaction import Event, PlannedResponse, Transaction
-
-_ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
 
 _CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far ahead of our clock a new certificate may begin; refusing it would waste a certificate."""
@@ -79,50 +88,6 @@ _ABOUT_THE_QUESTION: Final = frozenset(
     }
 )
 """What a CA's error may say of a genm itself, which the RA passes on as it came: genp has no rejection."""
-
-_CA_TROUBLE: Final = frozenset({PKIFailureInfo.systemUnavail, PKIFailureInfo.systemFailure})
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What the answer to a request has to fit.
-
-    Args:
-        body_type: Of the request; certConf where that is answered.
-        nonces: senderNonces of which the answer must return one: the request's, and the last pollReq's.
-        public_key_der, subject_der, san: Of the certificate; san is what it must contain, None for no demand.
-        target_der: What an rr is about (CertId).
-        info_type: What a genm asks for.
-        possession: How the request shows possession of its key, which says what the answer brings.
-    """
-
-    body_type: BodyType
-    transaction_id: bytes
-    nonces: tuple[bytes, ...]
-    cert_req_id: int
-    public_key_der: bytes
-    subject_der: bytes
-    san: tuple[str, ...] | None
-    target_der: bytes
-    info_type: str
-    possession: Possession
-
-    @classmethod
-    def of(cls, transaction: Transaction, nonces: tuple[bytes, ...]) -> Expected:
-        """Return what is expected of the answer to a transaction's current message."""
-        confirming = transaction.confirmation is not None
-        return cls(
-            body_type=BodyType.certConf if confirming else transaction.body_type,
-            transaction_id=transaction.ca_transaction_id or transaction.key.transaction_id,
-            nonces=nonces,
-            cert_req_id=transaction.cert_req_id,
-            public_key_der=transaction.public_key_der,
-            subject_der=transaction.subject_der,
-            san=transaction.san,
-            target_der=transaction.target_der,
-            info_type=transaction.info_type,
-            possession=Possession(transaction.possession),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +160,16 @@ def validate(
     """
     message = decoded(answer_der, upstream)
     expected = Expected.of(transaction, nonces)
-    if check_waiting(message, expected, upstream, now):
-        return CheckedResponse(Event.deferred, _as_it_came(message), Outcome.waiting)
+    waiting = check_waiting(message, expected, upstream, now)
+    if waiting is not None:
+        planned = PlannedResponse(waiting.body_der, message.header.sender_nonce or b"")
+        return CheckedResponse(
+            Event.deferred, planned, Outcome.waiting, ca_cert_req_id=waiting.ca_cert_req_id
+        )
+    if expected.body_type is not BodyType.certConf:
+        refusal = refusal_in(message, expected, upstream, now)
+        if refusal is not None and _refusal_of(message, expected) is None:
+            return _refused(message, expected, refusal)
     match expected.body_type:
         case BodyType.certConf:
             confirmed = check_pkiconf(message, expected, upstream, now)
@@ -238,6 +211,21 @@ def _as_asked(
     if rejection is not None:
         return CheckedResponse(Event.refused, planned, Outcome.refused, rejection=rejection)
     return CheckedResponse(event, planned, outcome)
+
+
+def _refused(message: PKIMessage, expected: Expected, refusal: PKIStatusInfo) -> CheckedResponse:
+    """Return what an error in the place of an ip, cp, kup, rp or genp means: the no of the answer that was expected."""
+    status = status_told(refusal)
+    response_type = CERT_RESPONSE_TO.get(expected.body_type)
+    if response_type is not None:
+        response = CertResponse(expected.cert_req_id, status)
+        body_der = cert_rep_body(response_type, CertRepMessage((response,)))
+    elif expected.body_type is BodyType.rr:
+        body_der = rev_rep_body(RevRepContent((status,)))
+    else:
+        body_der = error_body(status)
+    planned = PlannedResponse(body_der, message.header.sender_nonce or b"")
+    return CheckedResponse(Event.refused, planned, Outcome.refused, rejection=refusal)
 
 
 def _of_certificate(
@@ -295,105 +283,30 @@ def _ca_pubs(
             return ()
 
 
-def decoded(der: bytes, upstream: Upstream) -> PKIMessage:
-    """Decode what a CA answered.
-
-    Raises:
-        UpstreamBroken: It is no PKIMessage.
-    """
-    try:
-        return PKIMessage.from_der(der)
-    except MalformedMessage as error:
-        raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
-
-
-def _authenticated(
-    message: PKIMessage, upstream: Upstream, expected_type: BodyType, now: datetime
-) -> AuthenticatedMessage:
-    """Authenticate an answer; an error instead of the expected type is the CA's failure."""
-    try:
-        if message.body_type is not expected_type:
-            if message.body_type is BodyType.error:
-                raise _error_of(message, upstream)
-            raise UpstreamBroken(
-                f"{upstream.name} answered {message.body_type.name}, expected {expected_type.name}",
-                rule="R85",
-            )
-        known = upstream.pinned
-        bare = not message.extra_certs and expected_type is BodyType.pkiconf
-        if bare and CAQuirk.pkiconf_without_certificates in upstream.settings.tolerate:
-            known = (*known, *upstream.seen)
-        authenticated = authenticate_answer(message, upstream.trust, known, _ANSWER_RULES, now)
-        domains = (upstream.issuing, upstream.trust)
-        check_authority(authenticated.signer, upstream.pinned, domains, upstream.own())
-        upstream.remember(authenticated.signer)
-        return authenticated
-    except UpstreamBroken:
-        raise
-    except CMPError as error:
-        raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
-
-
-def _error_of(message: PKIMessage, upstream: Upstream) -> UpstreamBroken:
-    """Turn an error message into ours: unprotected ones are believed as failures, never as more."""
-    content = error_msg_content(message.body_content)
-    told = "; ".join((str(content.status_info), *content.error_details))
-    bits = [bit for bit in content.status_info.fail_info if bit in _CA_TROUBLE]
-    error = UpstreamBroken(
-        f"{upstream.name} answered with error: {told}",
-        fail_info=bits[0] if bits else None,
-        rule="R89",
-    )
-    error.id_in_use = PKIFailureInfo.transactionIdInUse in content.status_info.fail_info
-    return error
-
-
-def _answer_to(
-    message: PKIMessage,
-    expected: Expected,
-    expected_type: BodyType,
-    upstream: Upstream,
-    now: datetime,
-) -> AuthenticatedMessage:
-    """Authenticate an answer of a type, and check that it belongs to the request."""
-    authenticated = _authenticated(message, upstream, expected_type, now)
-    check_answer_header(
-        message.header, transaction_id=expected.transaction_id, sender_nonces=expected.nonces
-    )
-    if not message.header.sender_nonce:
-        # It goes down as it is, for certConf to return: no device could go on without.
-        raise UpstreamBroken(f"{upstream.name} answered without senderNonce", rule="R83")
-    return authenticated
-
-
-@contextmanager
-def _of(upstream: Upstream) -> Iterator[None]:
-    """Turn whatever is found wrong with an answer into the CA's fault."""
-    try:
-        yield
-    except UpstreamBroken:
-        raise
-    except CMPError as error:
-        raise UpstreamBroken(f"{upstream.name}: {error}", rule=error.rule) from error
-
-
 # --- waiting --------------------------------------------------------------------------------------------------
+
+
+class Waiting(NamedTuple):
+    """A CA's word that says to wait, as its device is told it, and the certReqId by which the CA is polled."""
+
+    body_der: bytes
+    ca_cert_req_id: int
 
 
 def check_waiting(
     message: PKIMessage, expected: Expected, upstream: Upstream, now: datetime
-) -> bool:
-    """Tell whether a CA's answer says to wait: pollRep, or the status waiting (R116, R117).
+) -> Waiting | None:
+    """Return what a CA's answer means that says to wait, a pollRep or the status waiting; None for others (R116, R117).
 
     Raises:
         UpstreamBroken: It does, but must not be believed or relayed.
     """
-    with _of(upstream):
-        body_type = message.body_type
+    with blamed_on(upstream):
+        body_type, body_der, told = message.body_type, message.body_der, NO_CERT_RESPONSE
         if body_type is BodyType.error:
             info = error_msg_content(message.body_content).status_info
             if info.status is not PKIStatus.waiting:
-                return False
+                return None
             if expected.body_type in CERT_RESPONSE_TO:
                 raise UpstreamBroken(
                     f"{upstream.name} answered a certificate request with error and status waiting",
@@ -402,26 +315,34 @@ def check_waiting(
             if info.fail_info:
                 raise UpstreamBroken(f"{upstream.name} says waiting and {info}", rule="R116")
         elif body_type is BodyType.pollRep:
-            asked = polled_cert_req_id(expected.body_type, expected.cert_req_id)
-            told = poll_rep_content(message.body_content).cert_req_id
+            asked = polled_cert_req_id(expected.body_type, expected.asked_cert_req_id)
+            answer = poll_rep_content(message.body_content)
+            told = answer.cert_req_id
             if not is_cert_req_id(told, asked, expected.body_type):
                 raise UpstreamBroken(
                     f"{upstream.name} answered certReqId {told} in pollRep, expected {asked}",
                     rule="R117",
                 )
+            own = polled_cert_req_id(expected.body_type, expected.cert_req_id)
+            if told != own:
+                body_der = poll_rep_body(replace(answer, cert_req_id=own))
         elif body_type is CERT_RESPONSE_TO.get(expected.body_type):
-            responses = cert_rep_message(message.body_content).responses
-            if [item.status_info.status for item in responses] != [PKIStatus.waiting]:
-                return False
-            (response,) = responses
+            content = cert_rep_message(message.body_content)
+            if [item.status_info.status for item in content.responses] != [PKIStatus.waiting]:
+                return None
+            (response,) = content.responses
+            told = response.cert_req_id
             if response.certificate_der or response.encrypted or response.status_info.fail_info:
                 raise UpstreamBroken(
                     f"{upstream.name} says waiting, and more than that", rule="R116"
                 )
+            if told != expected.cert_req_id:
+                own_response = replace(response, cert_req_id=expected.cert_req_id)
+                body_der = cert_rep_body(body_type, replace(content, responses=(own_response,)))
         else:
-            return False
-        _answer_to(message, expected, body_type, upstream, now)
-        return True
+            return None
+        answer_to(message, expected, body_type, upstream, now)
+        return Waiting(body_der, told)
 
 
 # --- ip, cp, kup ----------------------------------------------------------------------------------------------
@@ -439,11 +360,11 @@ def check_response(
         UpstreamBroken: It must not be relayed.
     """
     expected_type = RESPONSE_TO[expected.body_type]
-    with _of(upstream):
+    with blamed_on(upstream):
         refused = _unprotected_rejection(message, expected, expected_type, upstream)
         if refused is not None:
             return refused
-        authenticated = _answer_to(message, expected, expected_type, upstream, now)
+        authenticated = answer_to(message, expected, expected_type, upstream, now)
         content = cert_rep_message(message.body_content)
     try:
         return _certificate_response(message, authenticated, content, expected, upstream, now)
@@ -464,9 +385,9 @@ def _certificate_response(
 ) -> _CertificateResponse:
     """Check what an ip, cp or kup of the CA's says."""
     ids = [response.cert_req_id for response in content.responses]
-    if len(ids) != 1 or not is_cert_req_id(ids[0], expected.cert_req_id, expected.body_type):
+    if len(ids) != 1 or not is_cert_req_id(ids[0], expected.asked_cert_req_id, expected.body_type):
         raise UpstreamBroken(
-            f"{upstream.name} answered certReqId {ids}, expected [{expected.cert_req_id}]",
+            f"{upstream.name} answered certReqId {ids}, expected [{expected.asked_cert_req_id}]",
             rule="R85",
         )
     ca_cert_req_id = ids[0]
@@ -481,7 +402,7 @@ def _certificate_response(
         raise UpstreamBroken(f"{upstream.name} answered with status {status.name}", rule="R85")
     if response.status_info.fail_info:
         raise UpstreamBroken(f"{upstream.name} accepted, and with failInfo", rule="R96")
-    with _of(upstream):
+    with blamed_on(upstream):
         require_delivery(expected.possession, response)
     if response.certificate_der is None:
         # For the device alone to read; what it says shows when the CA gets certConf.
@@ -547,7 +468,7 @@ def _check_certificate(
             )
         _check_san(certificate, expected, upstream)
         _check_no_authority(certificate, upstream)
-        bag = certificate_bag(authenticated.message, _ANSWER_RULES)
+        bag = certificate_bag(authenticated.message, ANSWER_RULES)
         if now < certificate.not_before <= now + _CLOCK_SKEW:
             now = certificate.not_before  # a CA whose clock is a little ahead of ours
         path = upstream.issuing.find_path(certificate, bag, now)
@@ -585,8 +506,7 @@ def _check_san(certificate: Certificate, expected: Expected, upstream: Upstream)
     if expected.san is None or upstream.settings.expected_subject == "any":
         return
     found = certificate.subject_alt_name_der
-    names = () if found is None else general_names(found)
-    missing = {name.casefold() for name in expected.san} - {name.casefold() for name in names}
+    missing = {general_name_key(name) for name in expected.san} - general_name_keys(found)
     if missing:
         raise UpstreamBroken(
             f"{upstream.name} left out subjectAltName {', '.join(sorted(missing))}", rule="R88"
@@ -607,8 +527,11 @@ def check_revocation(
     Raises:
         UpstreamBroken: It must not be relayed.
     """
-    with _of(upstream):
-        _answer_to(message, expected, BodyType.rp, upstream, now)
+    with blamed_on(upstream):
+        refusal = refusal_in(message, expected, upstream, now)
+        if refusal is not None:
+            return refusal
+        answer_to(message, expected, BodyType.rp, upstream, now)
         content = rev_rep_content(message.body_content)
         asked = cert_id(expected.target_der)
         others = [item for item in content.rev_certs if not _same_certificate(item, asked)]
@@ -644,12 +567,12 @@ def check_information(
     Raises:
         UpstreamBroken: It must not be relayed.
     """
-    with _of(upstream):
-        refusal = _refusal_of(message)
+    with blamed_on(upstream):
+        refusal = _refusal_of(message, expected)
         if refusal is not None:
-            _answer_to(message, expected, BodyType.error, upstream, now)
+            answer_to(message, expected, BodyType.error, upstream, now)
             return refusal
-        _answer_to(message, expected, BodyType.genp, upstream, now)
+        answer_to(message, expected, BodyType.genp, upstream, now)
         told = [item.info_type for item in gen_msg_content(message.body_content)]
     asked = expected.info_type
     if told not in ([ANSWER_TO.get(asked, asked)], [OID.unsupportedOIDs]):
@@ -659,9 +582,10 @@ def check_information(
     return None
 
 
-def _refusal_of(message: PKIMessage) -> PKIStatusInfo | None:
+def _refusal_of(message: PKIMessage, expected: Expected) -> PKIStatusInfo | None:
     """Return the status of an error that is about the question, None for anything else."""
-    if message.body_type is not BodyType.error or message.protection is None:
+    is_error = message.body_type is BodyType.error and message.protection is not None
+    if not is_error or expected.body_type is not BodyType.genm:
         return None
     info = error_msg_content(message.body_content).status_info
     if info.status is not PKIStatus.rejection or not set(info.fail_info) <= _ABOUT_THE_QUESTION:
@@ -681,7 +605,7 @@ def check_pkiconf(
     Raises:
         UpstreamBroken: Neither of the two, or not an answer to this certConf.
     """
-    with _of(upstream):
+    with blamed_on(upstream):
         if message.protection is None and message.body_type is BodyType.pkiconf:
             if CAQuirk.unprotected_pkiconf not in upstream.settings.tolerate:
                 raise UpstreamBroken(f"{upstream.name}: pkiConf is not protected", rule="R84")
@@ -690,9 +614,19 @@ def check_pkiconf(
             PKIFailureInfo.certConfirmed
             in error_msg_content(message.body_content).status_info.fail_info
         )
+        refusal = refusal_in(message, expected, upstream, now)
+        if refusal is not None:
+            raise UpstreamBroken(
+                f"{upstream.name} refuses certConf: {refusal}",
+                fail_info=refusal.fail_info[0],
+                phrase="The certification authority refused the confirmation.",
+                rule="R89",
+            )
+        known: tuple[Certificate, ...] = ()
+        if not message.extra_certs and CAQuirk.pkiconf_without_certificates in (
+            upstream.settings.tolerate
+        ):
+            known = tuple(upstream.seen)
         expected_type = BodyType.error if confirmed else BodyType.pkiconf
-        header = _authenticated(message, upstream, expected_type, now).message.header
-        check_answer_header(
-            header, transaction_id=expected.transaction_id, sender_nonces=expected.nonces
-        )
+        answer_to(message, expected, expected_type, upstream, now, known=known, relayed=False)
         return not confirmed

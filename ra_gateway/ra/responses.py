@@ -188,6 +188,8 @@ async def refuse(
     report.refusal = error
     report.outcome = Outcome.failed if isinstance(error, ServiceFailure) else Outcome.refused
     header = _reply(services, context.message.header)
+    if cert_req_id is None and context.message.body_type is BodyType.p10cr:
+        cert_req_id = context.endpoint.settings.p10cr_cert_req_id
     body_der = refusal_body(error, context.message, body_type=body_type, cert_req_id=cert_req_id)
     try:
         if report.shared is not None:

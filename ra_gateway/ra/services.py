@@ -28,6 +28,7 @@ from ra_gateway.ra.ports import (
     Approvals,
     Clock,
     ConfirmationRecords,
+    DeviceRecords,
     Inventory,
     Schedule,
     TransactionStore,
@@ -56,6 +57,7 @@ class Services:
         schedule: Where it is kept which certificates await confirmation; None keeps nothing.
         approvals: Where it is kept which requests wait for an operator; None holds none.
         confirmation_records: Where it is kept what became of certificates; None revokes none that was not confirmed.
+        device_records: Where it is kept what devices are forgiven; None forgets it.
         inventory: None if no vendor uses it.
         clock: Aware UTC.
         monotonic: Seconds, for durations.
@@ -80,6 +82,7 @@ class Services:
     schedule: Schedule | None = None
     approvals: Approvals | None = None
     confirmation_records: ConfirmationRecords | None = None
+    device_records: DeviceRecords | None = None
     inventory: Inventory | None = None
     signer_status: SignerStatus = NOBODY_ASKED
     lifetime: timedelta = timedelta(hours=1)

@@ -239,7 +239,7 @@ class Transaction:
             (OCTET STRING).
         sender_nonce: The device's senderNonce in the opening request.
         subject_der: Subject that was asked for, or whose certificate was to be revoked (encoded Name).
-        cert_req_id: As in the opening request (-1 for a p10cr); certConf names it.
+        cert_req_id: As in the opening request, of a p10cr as its endpoint says (-1 or 0); certConf names it.
         public_key_der: The key to be certified (SubjectPublicKeyInfo); empty where there is none.
         san: subjectAltName entries the certificate must have; None for no demand.
         target_der: The certificate an rr is about (CertId); empty for other requests.
@@ -261,9 +261,11 @@ class Transaction:
         request_der: The opening request itself, as long as it is held: judged again when it leaves.
         profile: Name out of the path that it was sent to.
         ca_transaction_id: transactionID that the CA sees, where it is not the device's.
-        ca_cert_req_id: certReqId of the CA's answer, which certConf has towards the CA.
+        ca_cert_req_id: certReqId of the CA's answer, which pollReq and certConf have towards the CA.
         credential_digest: Digest of the RA's certificate that signs for it, towards the CA and the device.
+        relay_digest: Digest of the certificate of the RA that nested the request, empty where none did.
         possession: How the request shows that its device has the private key (`cmp.requests.Possession`).
+        quirks_of: Name of the domain whose quirks hold for its device, "" for none but its own domain's.
         failure: Name of the failInfo that a device which was told to wait is to be told, "" for none.
         lease_until: Until then one node is busy with the CA; a repeat waits instead of asking again.
         created_at, expires_at: Aware UTC; the store forgets the transaction at `expires_at`.
@@ -307,7 +309,9 @@ class Transaction:
     ca_transaction_id: bytes = b""
     ca_cert_req_id: int = 0
     credential_digest: bytes = b""
+    relay_digest: bytes = b""
     possession: str = Possession.proved.value
+    quirks_of: str = ""
     current: Exchange = field(init=False, repr=False, compare=False)
     """The request that the CA is asked, or was asked last: certConf, once there is one."""
 
@@ -351,6 +355,7 @@ class Transaction:
             "signer_digest": self.key.signer_digest,
             "transaction_id": self.key.transaction_id,
             **{name: getattr(self, name) for name in _BYTE_FIELDS},
+            **({"relay_digest": self.relay_digest} if self.relay_digest else {}),
         }
         for name in _EXCHANGES:
             exchange: Exchange | None = getattr(self, name)
@@ -375,6 +380,9 @@ class Transaction:
             elif plain["schema"] != SCHEMA:
                 raise ValueError(f"transaction schema {plain['schema']}, expected {SCHEMA}")
             kept: dict[str, Any] = {name: fields[name] for name in _BYTE_FIELDS}
+            plain.setdefault("quirks_of", "")  # of a record made before there was such a field
+            # What was stored before there was this field came through no RA that is known.
+            kept["relay_digest"] = fields.get("relay_digest", b"")
             kept.update((name, plain[name]) for name in _PLAIN_FIELDS)
             kept.update((name, _exchange(fields, name)) for name in _EXCHANGES)
             if kept["opening"] is None:
@@ -428,6 +436,7 @@ _PLAIN_FIELDS: Final = (
     "failure",
     "ca_cert_req_id",
     "possession",
+    "quirks_of",
 )
 
 _EXCHANGES: Final = ("opening", "confirmation", "polling", "withdrawal")

@@ -1,4 +1,4 @@
-"""Where CRLs and OCSP answers come from: files, and HTTP servers that are not trusted with anything.
+"""Where CRLs and OCSP answers come from: files, and HTTP and LDAP servers that are not trusted with anything.
 
 An endless or dripping answer ends at the size limit or the timeout, redirects and compressed answers are refused
 (they could lead anywhere and unpack to any size), and neither cookies nor the proxy settings of the environment
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import aiohttp
 from aiohttp.http import HttpProcessingError
 from yarl import URL
 
+from ra_gateway import ldap
 from ra_gateway.connector import bounded_connector
 from ra_gateway.errors import StatusRefused, printable
 
@@ -109,11 +111,13 @@ class Downloader:
         self._session: aiohttp.ClientSession | None = None
 
     async def get(self, url: str, limits: Limits) -> bytes:
-        """Return what a URL holds.
+        """Return what a URL holds; of an LDAP URL, the CRLs one after the other.
 
         Raises:
             StatusRefused: It was not to be had.
         """
+        if url.lower().startswith(("ldap:", "ldaps:")):
+            return await _from_directory(url, limits)
         return await self._fetch("GET", url, limits)
 
     async def post(self, url: str, octets: bytes, content_type: str, limits: Limits) -> bytes:
@@ -158,6 +162,16 @@ class Downloader:
                     setting = f" ({limits.setting})" if limits.setting else ""
                     raise StatusRefused(f"more than {limits.max_bytes} bytes{setting}")
             return bytes(octets)
+
+
+async def _from_directory(url: str, limits: Limits) -> bytes:
+    fetch = partial(
+        ldap.fetch, url, max_octets=limits.max_bytes, timeout_seconds=limits.timeout_seconds
+    )
+    try:
+        return await asyncio.to_thread(fetch)
+    except ldap.LDAPFailure as error:
+        raise StatusRefused(printable(str(error), 200)) from error
 
 
 def _session() -> aiohttp.ClientSession:

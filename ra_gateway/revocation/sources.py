@@ -9,12 +9,14 @@ from pathlib import Path as FilePath
 from typing import Final
 from urllib.parse import urlsplit
 
+from ra_gateway import ldap
 from ra_gateway.cmp.crl import CRL, ReceivedCRL
 from ra_gateway.cmp.names import CanonicalName
 from ra_gateway.revocation.fetching import FileState
 from ra_gateway.revocation.ocsp import OCSPSettings
 
 _MAX_URL: Final = 2000
+_PORTS: Final = {"http": 80, "https": 443, **ldap.PORTS}
 
 
 class Mode(StrEnum):
@@ -31,7 +33,7 @@ class RevocationSettings:
 
     Args:
         crl_paths: Files.
-        crl_urls: http or https.
+        crl_urls: http, https, ldap or ldaps.
         from_certificates: Whether URLs in certificates of the domain are used as well.
         allowed_hosts: "host" or "host:port" such URLs may name.
         refresh_seconds: From one fetch of a URL to the next.
@@ -63,7 +65,7 @@ class RevocationSettings:
             port = parts.port
         except ValueError:
             return False
-        default = {"http": 80, "https": 443}.get(parts.scheme)
+        default = _PORTS.get(parts.scheme)
         if default is None or not parts.hostname or "@" in parts.netloc:
             return False
         host = parts.hostname.lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ra_gateway.cmp.identity import identity_key
 from ra_gateway.errors import Problem
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.stores.rows import Row, read_rows, refuse
@@ -12,7 +13,7 @@ COLUMNS = ("domain", "identity", "subject", "san", "enabled")
 
 
 class CSVInventory:
-    """Devices by (vendor domain, identity), read once.
+    """Devices by (vendor domain, identity), read once; case and blanks of an identity make no difference.
 
     Args:
         path: CSV with the header domain,identity,subject,san,enabled; san is separated by blanks.
@@ -30,12 +31,12 @@ class CSVInventory:
                 problems.append(row)
                 continue
             values = row.values
-            key = values["domain"], values["identity"]
+            key = values["domain"], identity_key(values["identity"])
             if (what := _unusable(row)) is not None:
                 todo = "Give a vendor's name, the device's identity, and true or false"
                 problems.append(Problem(f"{path}:{row.line}", what, todo))
             elif key in lines:
-                what = f"{key[1]} of {key[0]} is listed in line {lines[key]} already"
+                what = f"{values['identity']} of {key[0]} is listed in line {lines[key]} already"
                 problems.append(Problem(f"{path}:{row.line}", what, "Remove one of the lines"))
             else:
                 lines[key] = row.line
@@ -51,7 +52,7 @@ class CSVInventory:
 
     async def find(self, domain: str, identity: str) -> InventoryEntry | None:
         """Return the entry of a device, or None if it is not listed."""
-        return self._entries.get((domain, identity))
+        return self._entries.get((domain, identity_key(identity)))
 
 
 def _unusable(row: Row) -> str | None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from ra_gateway.errors import StaleTransaction, StoreUnavailable
 from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
-from ra_gateway.ra.ports import Clock
+from ra_gateway.ra.ports import Clock, DeviceRecord
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 
 FIND_LIMIT: Final = 8
@@ -76,6 +76,9 @@ class MemoryStore:
         self._schedule: dict[TransactionKey, datetime] = {}
         self._max_held = max_held
         self._confirmation_records: dict[bytes, tuple[ConfirmationRecord, datetime]] = {}
+        self._device_records: dict[DeviceRecord, dict[bytes, tuple[str, datetime]]] = {
+            what: {} for what in DeviceRecord
+        }
         self._held: dict[tuple[str, bytes, bytes], tuple[TransactionKey, datetime]] = {}
 
     async def create(
@@ -212,6 +215,21 @@ class MemoryStore:
         after = before.after(*note, self._clock())
         kept[certificate] = after, max(keep_until, kept_until)
         return after
+
+    async def remember(
+        self, what: DeviceRecord, key: bytes, text: str, keep_until: datetime
+    ) -> None:
+        """Remember a text; when the store is full of the kind, what was remembered first is forgotten."""
+        kept = self._device_records[what]
+        kept.pop(key, None)
+        kept[key] = text, self._end(keep_until)
+        if len(kept) > self._max_transactions:
+            del kept[next(iter(kept))]
+
+    async def remembered(self, what: DeviceRecord, key: bytes) -> str:
+        """Return the text that is remembered, "" for none."""
+        text, until = self._device_records[what].get(key, ("", None))
+        return "" if until is None or until <= self._lifetimes() else text
 
     async def ping(self) -> None:
         """Return if the store can be written to now.

@@ -7,6 +7,7 @@
     {prefix}:{held}                                       hash: requester to the request that waits for approval
     {prefix}:{held}:until                                 sorted set: requesters by when their requests expire
     {prefix}:{certificate}:<digest>                       string: seal, version and what became of a certificate
+    {prefix}:<kind>:<digest>                              string: seal and text, of each kind of `DeviceRecord`
     {prefix}:seal                                         string: a mark under the key by which the nodes seal
 
 The braces are a Redis hash tag: both keys of a transactionID live in one cluster slot, so that one
@@ -44,7 +45,7 @@ from ra_gateway.clocks import elapsed_seconds
 from ra_gateway.errors import StaleTransaction, StoreUnavailable, TransactionInUse
 from ra_gateway.events import Component, EventSink, StoreWatch, unheard
 from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
-from ra_gateway.ra.ports import Clock
+from ra_gateway.ra.ports import Clock, DeviceRecord
 from ra_gateway.ra.transaction import Transaction, TransactionKey, too_many
 from ra_gateway.stores import redis_scripts as scripts
 from ra_gateway.stores.sealing import NotSealed, Seals, packed, unpacked
@@ -368,6 +369,28 @@ class RedisStore:
             self._records[name] = version, record, until
         if len(self._records) > _SEEN_LIMIT:
             self._records.popitem(last=False)
+
+    async def remember(
+        self, what: DeviceRecord, key: bytes, text: str, keep_until: datetime
+    ) -> None:
+        """Remember a text, in the place of the one before."""
+        name = f"{self._prefix}:{what}:{key.hex()}"
+        sealed = self._seals.seal(text.encode(), what, name)
+        lifetime = math.ceil((keep_until - self._clock()) / timedelta(milliseconds=1))
+        if lifetime > 0:
+            await self._ask(lambda _: self._client.set(name, sealed, px=lifetime))
+
+    async def remembered(self, what: DeviceRecord, key: bytes) -> str:
+        """Return the text that is remembered, "" for none, and where it is not to be believed."""
+        name = f"{self._prefix}:{what}:{key.hex()}"
+        stored = await self._ask(lambda _: self._confirmation([name]))
+        if stored is None:
+            return ""
+        try:
+            return self._seals.open(stored, what, name).decode()
+        except NotSealed as error:
+            self._report(name, str(error))
+            return ""
 
     async def wait(
         self, key: TransactionKey, *, version: int, timeout_seconds: float

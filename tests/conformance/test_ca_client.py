@@ -6,6 +6,7 @@ import secrets
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -529,3 +530,45 @@ async def test_certconf_for_nothing_is_refused(desk: Desk) -> None:
     enrolment = await desk.enrol()
     der = await desk.confirmation(enrolment, transaction_id=secrets.token_bytes(16))
     assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
+
+
+# --- quirks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(5, 6, 47, 66)
+async def test_what_a_vendors_devices_are_forgiven_holds_for_their_renewals(
+    operator_pki: OperatorPKI,
+    vendor_pki: VendorPKI,
+    foreign_vendor_pki: VendorPKI,
+    tmp_path: Path,
+) -> None:
+    """The end entity knows its vendor; the device of a vendor who has no quirks is forgiven nothing."""
+    quirks = frozenset({"short_ids", "any_cert_req_id", "rsa1024"})
+    quirky = replace(vendor_domain(vendor_pki), quirks=quirks)
+    client = ClientMode({"acme": quirky, "other": vendor_domain(foreign_vendor_pki, "other")}, "cn")
+    modern = replace(ENB1, name="enb2", subject="CN=enb2", names=(), vendor="other")
+
+    def short(desk: Desk) -> dict[str, Any]:
+        octets = secrets.token_bytes(4)
+        return {"header": desk.header(transaction_id=octets, sender_nonce=octets), "cert_req_id": 9}
+
+    async def confirm(desk: Desk, enrolment: Enrolment, signer: Credential) -> None:
+        nonce = secrets.token_bytes(4)
+        await desk.confirm(enrolment, signer=signer, sender_nonce=nonce, cert_req_id=9)
+
+    async with open_desk(operator_pki, tmp_path / "ca.db", client=client) as desk:
+        desk.mode, desk.ra = Mode.client, cmp_credential(vendor_pki.device(IDENTITY))
+        for entity in (ENB1, modern):
+            await desk.ledger.registry.add_entity(entity, "test", NOW)
+        enrolment = await desk.enrol(**short(desk))
+        await confirm(desk, enrolment, desk.ra)
+        for body_type in (BodyType.kur, BodyType.kur, BodyType.cr):
+            signer, template = enrolment.entity, CertTemplate()
+            enrolment = await desk.enrol(body_type, signer=signer, template=template, **short(desk))
+            await confirm(desk, enrolment, signer)
+        desk.ra = cmp_credential(foreign_vendor_pki.device(IDENTITY))
+        other = await enrolled(desk, template=CertTemplate())
+        kur = await desk.request(
+            BodyType.kur, signer=other.entity, template=CertTemplate(), **short(desk)
+        )
+        assert await desk.refused(kur) == (BodyType.error, PKIFailureInfo.badSenderNonce)

@@ -192,7 +192,7 @@ def crl_status(source: bytes, this_update: datetime | None = None) -> bytes:
 
 @pytest.mark.requirement(136, 137)
 async def test_a_newer_crl_is_told(desk: Desk, operator_pki: OperatorPKI) -> None:
-    """By distribution point or issuer; none for what is unknown, or where the device has it."""
+    """By distribution point or issuer; none where the device has it, and refused where it is unknown."""
     crl = StoredCRL("aa", 1, None, NOW.replace(microsecond=0), NOW + timedelta(days=1), b"\x30\x00")
     assert await desk.ledger.store_crl(crl)
     by_url, by_other_url = (
@@ -204,7 +204,9 @@ async def test_a_newer_crl_is_told(desk: Desk, operator_pki: OperatorPKI) -> Non
     found = asn1.tlv(0x30, crl.der)
     assert await ask(desk, OID.crlStatusList, crl_status(by_url)) == found
     assert await ask(desk, OID.crlStatusList, crl_status(by_issuer)) == found
-    assert await ask(desk, OID.crlStatusList, crl_status(by_other_url)) is None
+    unknown = InfoTypeAndValue(OID.crlStatusList, crl_status(by_other_url))
+    der = await desk.signed(desk.header(), gen_msg_body(BodyType.genm, [unknown]))
+    assert await desk.refused(der) == (BodyType.error, PKIFailureInfo.badRequest)
     older = crl.this_update - timedelta(seconds=1)
     assert await ask(desk, OID.crlStatusList, crl_status(by_url, older)) == found
     assert await ask(desk, OID.crlStatusList, crl_status(by_url, crl.this_update)) is None

@@ -640,11 +640,6 @@ def _unprotected(answer: Answer) -> None:
     answer.protected = False
 
 
-def _error(answer: Answer) -> None:
-    info = PKIStatusInfo(PKIStatus.rejection, ("internal",), (PKIFailureInfo.badCertId,))
-    answer.body_der = error_body(info)
-
-
 def _garbage(answer: Answer) -> None:
     answer.octets = b"garbage"
 
@@ -656,7 +651,7 @@ def _foreign_sender(answer: Answer) -> None:
 
 @pytest.mark.requirement(83, 84, 85)
 @pytest.mark.parametrize(
-    "script", [_another_nonce, _another_id, _unprotected, _error, _garbage, _foreign_sender]
+    "script", [_another_nonce, _another_id, _unprotected, _garbage, _foreign_sender]
 )
 async def test_a_broken_pki_conf_is_not_relayed(
     world: World, script: Callable[[Answer], None]

@@ -267,7 +267,7 @@ async def test_a_kur_to_be_reprotected_is_signed_by_the_ra(world: World) -> None
 
 @pytest.mark.requirement(75, 76, 81, 144)
 async def test_a_kur_to_be_nested_is_wrapped_whole(make_world: MakeWorld) -> None:
-    """One member, the device's octets; transactionID and senderNonce of both levels are equal."""
+    """One member, the device's octets; transactionID and nonces of both levels are equal."""
     world = make_world(upstream={"kur": Variant.nested})
     enrollment = renewal(world)
     await finish(world, enrollment)
@@ -278,7 +278,7 @@ async def test_a_kur_to_be_nested_is_wrapped_whole(make_world: MakeWorld) -> Non
         assert nested_messages(outer.body_content) == (inner_der,)
         assert outer.header.transaction_id == inner.header.transaction_id
         assert outer.header.sender_nonce == inner.header.sender_nonce
-        assert outer.header.recip_nonce is None
+        assert outer.header.recip_nonce == inner.header.recip_nonce
         signed_by_the_ra(world, outer)
 
 

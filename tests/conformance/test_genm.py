@@ -484,16 +484,55 @@ async def test_a_newer_crl_is_told(
         (by_url, None, newest),
         (by_issuer, this_update - timedelta(days=1), newest),
         (by_issuer, this_update, nothing),
-        (_point("http://127.0.0.1:1/other.crl"), None, nothing),
-        (asn1.tlv(0xA1, asn1.tlv(0x30, directory_name(from_rfc4514("CN=Other")))), None, nothing),
     ):
         time = b"" if has is None else asn1.encode(asn1.time(has))
         value = asn1.tlv(0x30, asn1.tlv(0x30, source, time))
         assert (await ask(world, OID.crlStatusList, value))[0] == expected
+    for source in (
+        _point("http://127.0.0.1:1/other.crl"),
+        asn1.tlv(0xA1, asn1.tlv(0x30, directory_name(from_rfc4514("CN=Other")))),
+    ):
+        value = asn1.tlv(0x30, asn1.tlv(0x30, source))
+        der = await genm(world, world.operator.device(), InfoTypeAndValue(OID.crlStatusList, value))
+        assert fail_names(await world.ask(der)) == ["badRequest"]
+        assert "is not among those told here" in (world.events[-1].detail or "")
     path.unlink()
     value = asn1.tlv(0x30, asn1.tlv(0x30, by_issuer))
     der = await genm(world, world.operator.device(), InfoTypeAndValue(OID.crlStatusList, value))
     assert fail_names(await world.ask(der)) == ["systemUnavail"]
+
+
+@pytest.mark.requirement(136, 137)
+@pytest.mark.parametrize("named_by", ["asker", "ra", "nobody"])
+async def test_a_crl_that_names_no_distribution_point_is_told(
+    named_by: str, tmp_path: Path, make_world: MakeWorld, operator_pki: OperatorPKI
+) -> None:
+    """It is its issuer's, whose certificates name the point; nobody is told of a CRL that "no update" is there."""
+    url = "http://pki.example.net/issuing.crl"
+    points = x509.CRLDistributionPoints(
+        [x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)]
+    )
+    asker = operator_pki.device(extensions=[(points, False)] if named_by == "asker" else [])
+    own = operator_pki.device("ra2", extensions=[(points, False)] if named_by == "ra" else [])
+    paths = []
+    for name, authority in (("issuing", operator_pki.issuing), ("root", operator_pki.root)):
+        paths.append(tmp_path / f"{name}.crl")
+        paths[-1].write_bytes(make_crl(authority, this_update=datetime(2026, 1, 1, tzinfo=UTC)))
+    told = information(
+        GenmConfig(crl_status_list=Informing.local, crl_paths=tuple(paths)),
+        "endpoints.ran.genm",
+        TrustDomain("operator", DomainKind.operator, ()),
+        lambda: (cmp_certificate(own.certificate),),
+    )
+    world = make_world(told)
+    value = asn1.tlv(0x30, asn1.tlv(0x30, _point(url)))
+    der = await genm(world, asker, InfoTypeAndValue(OID.crlStatusList, value))
+    answer = await world.ask(der)
+    if named_by == "nobody":
+        assert fail_names(answer) == ["badRequest"]
+        return
+    (item,) = gen_msg_content(answer.body_content)
+    assert item == InfoTypeAndValue(OID.crls, asn1.tlv(0x30, paths[0].read_bytes()))
 
 
 def _point(url: str) -> bytes:

@@ -339,19 +339,21 @@ async def test_a_ca_that_stays_down(world: World) -> None:
     assert await nothing_is_scheduled(world)
 
 
-def answering(*fail_info: PKIFailureInfo) -> Callable[[Answer], None]:
+def answering(*fail_info: PKIFailureInfo, by: BodyType = BodyType.rp) -> Callable[[Answer], None]:
     def script(answer: Answer) -> None:
         if answer.request.body_type is BodyType.rr:
             info = PKIStatusInfo(PKIStatus.rejection, ("no",), fail_info)
-            answer.body_der = rev_rep_body(RevRepContent((info,)))
+            is_rp = by is BodyType.rp
+            answer.body_der = rev_rep_body(RevRepContent((info,))) if is_rp else error_body(info)
 
     return script
 
 
-async def test_a_ca_that_has_revoked_it_already(world: World) -> None:
-    """certRevoked is as good as done."""
+@pytest.mark.parametrize("by", [BodyType.rp, BodyType.error])
+async def test_a_ca_that_has_revoked_it_already(world: World, by: BodyType) -> None:
+    """certRevoked is as good as done, in rp or in error."""
     operation = await issued(world)
-    world.ca.script = answering(PKIFailureInfo.certRevoked)
+    world.ca.script = answering(PKIFailureInfo.certRevoked, by=by)
     await work(world, seconds=WAIT_SECONDS + 1)
     assert (await operation.stored()).state is State.WITHDRAWN
     assert world.events[-1].outcome == "revoked"

@@ -91,6 +91,20 @@ async def test_an_end_entity_is_found_by_all_that_names_it(ledger: Ledger) -> No
     assert await trail(ledger) == [("operator", "entity.add", "enb-1")]
 
 
+@pytest.mark.requirement("T27")
+async def test_an_fqdn_names_an_end_entity_in_whatever_case(ledger: Ledger) -> None:
+    """It is kept in lower case, as certificates are read; two spellings are one identity."""
+    registry = ledger.registry
+    await registry.add_entity(replace(ENTITY, identity="ENB-1.acme.example"), OPERATOR, NOW)
+    for spelt in ("enb-1.acme.example", "Enb-1.Acme.Example"):
+        found = await registry.entity_by_identity("acme", spelt)
+        assert found is not None
+        assert (found.name, found.identity) == ("enb-1", "enb-1.acme.example")
+    other = EndEntity("enb-2", "CN=enb-2.example.net", vendor="acme", identity="enb-1.ACME.example")
+    with pytest.raises(ConfigError, match="its vendor and identity are those"):
+        await registry.add_entity(other, OPERATOR, NOW)
+
+
 async def test_what_an_end_entity_has_is_its_own(ledger: Ledger) -> None:
     """Name, subject and identity are unique; the refusal says whose they are and changes nothing."""
     registry = ledger.registry

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ra_gateway import __version__
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.names import general_names
 from ra_gateway.keys import load_certificates, write_private_key
 from tests.support import dialogue
 from tests.support.commandline import PASSWORD, Ended, run, succeeded, wrong_settings
@@ -148,6 +150,17 @@ def test_init_lets_a_base_station_have_its_own_name(tmp_path: Path, vendor_pki: 
             out = ("--out", tmp_path / str(number))
             ended = run("enroll", *station, *out, "--subject", subject, *names)
             assert (ended.exit_code, why in ended.stderr) == (1 if why else 0, True)
+        # One in the form of TS 33.310 9.4.4 asks for nothing, and gets what its FQDN begins with.
+        fqdn = x509.SubjectAlternativeName([x509.DNSName("enb-9.acme-radio.example")])
+        subject = "CN=enb-9.acme-radio.example,O=ACME Radio"
+        standard = vendor_pki.sub.issue(subject, extensions=[(fqdn, False)])
+        cert, key = standard.write(tmp_path, "standard")
+        out = ("--out", tmp_path / "nine")
+        succeeded("enroll", "--url", gateway.url, "--cert", cert, "--key", key, *out)
+    (got, *_) = load_certificates(tmp_path / "nine" / "cert.pem", "nine")
+    assert got.subject == "CN=enb-9.north.example,O=Example Operator"
+    assert got.subject_alt_name_der is not None
+    assert general_names(got.subject_alt_name_der) == ("dns:enb-9.north.example",)
 
 
 def test_init_without_a_vendor_says_what_is_missing(tmp_path: Path) -> None:

@@ -131,6 +131,11 @@ def open_checkpoints(config: Path) -> None:
     edit(config, "ledger_path =", 'checkpoints_path = "kept/checkpoints"\nledger_path =')
 
 
+@warned_of("delta CRLs", "ca.status.delta_minutes", "Set it to 0")
+def delta_crls(config: Path) -> None:
+    config.write_text(f"{config.read_text()}\n[ca.status]\ndelta_minutes = 30\n")
+
+
 def replaced(old: str, new: str) -> Change:
     """Return what replaces a piece of the configuration."""
     return lambda config: edit(config, old, new)

@@ -18,7 +18,7 @@ PURE = [
     *sorted((PACKAGE / "cmp").rglob("*.py")),
     *(
         PACKAGE / "ra" / f"{name}.py"
-        for name in ("machine", "policy", "response_checks", "schema4", "transaction")
+        for name in ("ca_answers", "machine", "policy", "response_checks", "schema4", "transaction")
     ),
 ]
 

@@ -388,6 +388,7 @@ def make_gateway(
             schedule=kept,
             approvals=kept,
             confirmation_records=kept,
+            device_records=kept,
             inventory=inventory,
             clock=clock,
             monotonic=time.monotonic,

@@ -221,6 +221,7 @@ class WaitingCA(ScriptedCA):
         delays: To which messages it says waiting.
         first_nonce: Whether the final answer returns the request's nonce instead of the last pollReq's.
         nonces: Its senderNonces, the newest last; a pollReq has to return that.
+        cert_req_id: certReqId in its words to wait; by default that of the request.
     """
 
     polls: int = 1
@@ -228,6 +229,7 @@ class WaitingCA(ScriptedCA):
     first_nonce: bool = False
     pending: PKIMessage | None = None
     nonces: list[bytes] = field(default_factory=list)
+    cert_req_id: int | None = None
 
     async def _process(self, request: PKIMessage) -> bytes:
         if request.body_type is BodyType.nested:
@@ -237,7 +239,7 @@ class WaitingCA(ScriptedCA):
             assert request.header.recip_nonce == self.nonces[-1]
             if self.polls > 0:
                 self.polls -= 1
-                asked = polled_cert_req_id(self.pending.body_type, cert_req_id_of(self.pending))
+                asked = polled_cert_req_id(self.pending.body_type, self._id_of(self.pending))
                 return await self._say(request, poll_rep_body(PollRep(asked, 7)))
             pending, self.pending = self.pending, None
             if not self.first_nonce:
@@ -246,9 +248,12 @@ class WaitingCA(ScriptedCA):
             return await ScriptedCA._process(self, pending)
         if request.body_type in self.delays:
             self.pending = request
-            waiting = waiting_body(request.body_type, cert_req_id_of(request))
+            waiting = waiting_body(request.body_type, self._id_of(request))
             return await self._say(request, waiting)
         return await ScriptedCA._process(self, request)
+
+    def _id_of(self, request: PKIMessage) -> int:
+        return cert_req_id_of(request) if self.cert_req_id is None else self.cert_req_id
 
     async def _say(self, request: PKIMessage, body_der: bytes) -> bytes:
         credential = cmp_credential(self.operator.cmp_signer)

@@ -38,6 +38,7 @@ from ra_gateway.ca.ledger.sql import (
 )
 from ra_gateway.ca.ledger.validity import living_or_held
 from ra_gateway.ca.records import EndEntity, EntityStatus
+from ra_gateway.cmp.identity import fqdn_of
 from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names_der
 from ra_gateway.errors import ConfigError, Problem
 
@@ -71,6 +72,11 @@ class NewEntity:
     where: str
     entity: EndEntity
     key: bytes = b""
+
+    @property
+    def identity(self) -> str:
+        """What it is found by: an FQDN in lower case, as certificates are read."""
+        return fqdn_of(self.entity.identity) or self.entity.identity
 
     def problem(self, what: str, todo: str) -> Problem:
         """Return what is wrong with it."""
@@ -183,7 +189,7 @@ def _repeats(
         yield row.problem(f"has the name {entity.name!r} of {first.where}", todo)
     if (first := keys.setdefault(row.key, row)) is not row:
         yield row.problem(f"has the subject of {first.where}", todo)
-    identity = (entity.vendor, entity.identity)
+    identity = (entity.vendor, row.identity)
     if entity.identity and (first := identities.setdefault(identity, row)) is not row:
         yield row.problem(f"has vendor and identity of {first.where}", todo)
 
@@ -204,7 +210,7 @@ def _taken(connection: Connection, rows: Sequence[NewEntity]) -> list[Problem]:
         if row.name != (mine := by_key[row.subject_key]).entity.name
     ]
     for vendor in {row.entity.vendor for row in rows if row.entity.identity}:
-        by_identity = {row.entity.identity: row for row in rows if row.entity.vendor == vendor}
+        by_identity = {row.identity: row for row in rows if row.entity.vendor == vendor}
         problems += [
             mine.problem(f"its vendor and identity are those of the end entity {row.name!r}", todo)
             for row in _found(connection, _BY_IDENTITIES, by_identity, vendor=vendor)
@@ -256,7 +262,7 @@ def _values(row: NewEntity, now: datetime) -> dict[str, Any]:
         "names": json.dumps([_as_read(name) for name in entity.names]),
         "profile": entity.profile,
         "vendor": entity.vendor,
-        "identity": entity.identity,
+        "identity": row.identity,
         "status": entity.status.value,
         "created_by": entity.created_by,
         "created_at": seconds(now),

@@ -48,6 +48,7 @@ from ra_gateway.ca.records import (
     Role,
 )
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.identity import fqdn_of
 from ra_gateway.errors import CMPError, ConfigError
 
 RESERVED_NAMES: Final = frozenset({CLIENT, "ca", "migration", "operator"})
@@ -122,10 +123,14 @@ class Registry:
         return await self._first_entity(select(_entities).where(_entities.c.name == name))
 
     async def entity_by_identity(self, vendor: str, identity: str) -> EndEntity | None:
-        """Return the end entity that a vendor's certificate names."""
-        return await self._first_entity(_BY_IDENTITY, vendor=vendor, identity=identity)
+        """Return the end entity that a vendor's certificate names; an FQDN in whatever case."""
+        found = await self._first_entity(_BY_IDENTITY, vendor=vendor, identity=identity)
+        lowered = fqdn_of(identity)
+        if found is not None or lowered in (None, identity):
+            return found
+        return await self._first_entity(_BY_IDENTITY, vendor=vendor, identity=lowered)
 
-    async def _first_entity(self, statement: Select[Any], **values: str) -> EndEntity | None:
+    async def _first_entity(self, statement: Select[Any], **values: str | None) -> EndEntity | None:
         row = await self._database.read(
             lambda connection: connection.execute(statement, values).first()
         )

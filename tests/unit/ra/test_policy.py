@@ -23,12 +23,12 @@ from ra_gateway.cmp.names import (
     escape_rfc4514,
     fits_alike,
     from_rfc4514,
-    require_certifiable,
     rfc4514,
 )
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.requests import AuthenticatedConfirmation, AuthenticatedRequest, read_request
 from ra_gateway.cmp.verification import AuthenticatedMessage, authenticate
+from ra_gateway.cmp.x520 import require_certifiable
 from ra_gateway.errors import CMPError, MalformedMessage, NotAuthorized, TemplateRefused
 from ra_gateway.ra.policy import (
     AuthorizedRequest,
@@ -338,20 +338,16 @@ def test_attributes_of_one_rdn_have_no_order(text: str, pattern: str, fit: bool)
     assert fits_alike(text, pattern) is fit
 
 
-@pytest.mark.parametrize("again", ["enb-1", "ENB-1", " enb-1 "])
-def test_an_attribute_that_means_the_same_twice_is_not_certified(again: str) -> None:
-    """Who compares sees one, who reads the text sees two; another value of its type is another name."""
-    for other in (again, "enb-2"):
-        attributes_der = [
-            asn1.tlv(0x30, asn1.oid_der(CN), asn1.tlv(tag, value.encode()))
-            for tag, value in ((0x13, "enb-1"), (0x0C, other))
-        ]
-        name = asn1.tlv(0x30, asn1.tlv(0x31, *sorted(attributes_der)))
-        if other != again:
-            require_certifiable(name, None)
-            continue
-        with pytest.raises(TemplateRefused, match="twice"):
-            require_certifiable(name, None)
+@pytest.mark.parametrize("again", ["enb-1", "ENB-1", "enb-2"])
+def test_an_attribute_twice_in_one_rdn_is_not_certified(again: str) -> None:
+    """Who compares may see one, who reads the text sees two (X.501 9.3); in two RDNs it is no fault."""
+    one, other = (
+        asn1.tlv(0x30, asn1.oid_der(CN), asn1.tlv(tag, value.encode()))
+        for tag, value in ((0x13, "enb-1"), (0x0C, again))
+    )
+    with pytest.raises(TemplateRefused, match="twice"):
+        require_certifiable(asn1.tlv(0x30, asn1.tlv(0x31, *sorted((one, other)))), None)
+    require_certifiable(asn1.tlv(0x30, asn1.tlv(0x31, one), asn1.tlv(0x31, other)), None)
 
 
 # --- names as text --------------------------------------------------------------------------------------------------

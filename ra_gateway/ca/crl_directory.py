@@ -1,0 +1,105 @@
+"""The CA's CRLs in an LDAP directory, the primary way to them by TS 33.310 6.1a and 7.1.
+
+Each issuing CA has an entry of its own, with its newest CRL, its delta CRL and its certificate (RFC 4523). What is
+there is replaced, whoever wrote it: processes that write the same entry write the same, the newest of the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from ra_gateway import ldap
+from ra_gateway.ca.crl import CRLIssuer, CRLPublisher
+from ra_gateway.errors import StoreUnavailable, printable
+
+_LONGEST_PAUSE_SECONDS: Final = 300.0
+"""Between two attempts at a directory that does not answer; the first one follows after `check_seconds`."""
+
+_TIMEOUT_SECONDS: Final = 30.0
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
+
+
+class CRLDirectory:
+    """Keeps the entries of a directory as new as the CRLs.
+
+    Args:
+        issuers: All issuing CAs with CRLs, retired ones too.
+        publisher: Makes the CRLs.
+        entry: DN of an issuing CA's entry; `{issuer}` stands for its key identifier (hexadecimal).
+        deltas: Whether there are delta CRLs.
+        check_seconds: From one look for new CRLs to the next.
+    """
+
+    def __init__(
+        self,
+        issuers: Sequence[CRLIssuer],
+        publisher: CRLPublisher,
+        directory: ldap.Directory,
+        entry: str,
+        *,
+        deltas: bool = False,
+        check_seconds: float = 5.0,
+    ) -> None:
+        self._issuers = tuple(issuers)
+        self._publisher = publisher
+        self._directory = directory
+        self._entry = entry
+        self._kinds = (False, True) if deltas else (False,)
+        self._check_seconds = check_seconds
+        self._written: dict[str, list[int]] = {}
+        """Numbers of the CRLs that an issuing CA's entry has from here."""
+
+    async def run(self) -> None:
+        """Write what is new until cancelled; failures are told in the log, and tried again."""
+        pause = self._check_seconds
+        while True:
+            pause = self._check_seconds if await self.refresh() else min(2 * pause, _longest(pause))
+            await asyncio.sleep(pause)
+
+    async def refresh(self) -> bool:
+        """Write what is new, and tell whether the directory has it all now."""
+        outcomes = [await self._refresh(issuer) for issuer in self._issuers]
+        return all(outcomes)
+
+    async def _refresh(self, issuer: CRLIssuer) -> bool:
+        dn = self._entry.replace("{issuer}", issuer.id)
+        try:
+            crls = [await self._publisher.current(issuer.id, delta=delta) for delta in self._kinds]
+        except StoreUnavailable as error:
+            log.warning("crl.directory", outcome="delayed", dn=dn, detail=error.detail)
+            return False
+        numbers = [crl.number for crl in crls if crl is not None]
+        if not numbers or numbers == self._written.get(issuer.id):
+            return True
+        values = {"cACertificate": issuer.certificate.der}
+        for crl in crls:
+            if crl is not None:
+                name = (
+                    "certificateRevocationList"
+                    if crl.base_number is None
+                    else "deltaRevocationList"
+                )
+                values[name] = crl.der
+        try:
+            await asyncio.to_thread(self._directory.write, dn, values, _TIMEOUT_SECONDS)
+        except ldap.LDAPFailure as error:
+            log.error(
+                "crl.directory",
+                outcome="failed",
+                dn=dn,
+                detail=printable(str(error), 300),
+                todo="see [ca.ldap]; until then peers that look there find the old CRL, or none",
+            )
+            return False
+        self._written[issuer.id] = numbers
+        log.info("crl.directory", outcome="written", dn=dn, numbers=numbers)
+        return True
+
+
+def _longest(pause: float) -> float:
+    return max(_LONGEST_PAUSE_SECONDS, pause)

@@ -1,0 +1,124 @@
+"""What the stores remember of devices as long as their certificates live (`DeviceRecords`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import structlog
+from redis.asyncio import Redis
+
+from ra_gateway.errors import StoreUnavailable
+from ra_gateway.ra.ports import DeviceRecord, DeviceRecords
+from ra_gateway.ra.transaction import Transaction
+from ra_gateway.stores.memory import MemoryStore
+from ra_gateway.stores.redis import RedisStore
+from ra_gateway.stores.sealing import packed, unpacked
+from tests.support.harness import ManualClock
+from tests.support.patience import PATIENCE_SECONDS
+from tests.support.redis_server import SEAL_KEY
+from tests.support.transactions import new_transaction, nodes, system_clock
+
+HOUR = timedelta(hours=1)
+QUIRKS = DeviceRecord.quirks
+FIRST, SECOND = b"\x01" * 32, b"\x02" * 32
+NAME = f"ra:quirks:{FIRST.hex()}"
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+    redis_url = request.getfixturevalue("redis_url") if request.param == "redis" else None
+    async with nodes(redis_url, system_clock) as node:
+        yield node()
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[RedisStore]:
+    store = RedisStore(redis_url, clock=system_clock, seal_keys=[SEAL_KEY])
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def raw(redis_url: str) -> AsyncIterator[Any]:
+    """Redis, as a neighbour on its network has it."""
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
+async def test_a_domain_is_remembered_with_a_certificate(store: DeviceRecords) -> None:
+    """With that certificate only; the last word counts."""
+    now = system_clock()
+    assert await store.remembered(QUIRKS, FIRST) == ""
+    await store.remember(QUIRKS, FIRST, "acme", now + HOUR)
+    await store.remember(QUIRKS, FIRST, "mac:ran", now + HOUR)
+    assert await store.remembered(QUIRKS, FIRST) == "mac:ran"
+    assert await store.remembered(QUIRKS, SECOND) == ""
+    assert await store.remembered(DeviceRecord.requests, FIRST) == ""
+
+
+async def test_it_lives_as_long_as_the_certificate(store: DeviceRecords) -> None:
+    """Of one that has ended, nothing is kept."""
+    now = system_clock()
+    await store.remember(QUIRKS, FIRST, "acme", now + timedelta(seconds=0.3))
+    await store.remember(QUIRKS, SECOND, "acme", now - HOUR)
+    assert await store.remembered(QUIRKS, SECOND) == ""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await store.remembered(QUIRKS, FIRST):  # noqa: ASYNC110 - no event tells it
+            await asyncio.sleep(0.02)
+
+
+async def test_memory_is_bounded() -> None:
+    """What was remembered first goes first."""
+    clock = ManualClock()
+    store = MemoryStore(clock, max_transactions=4)
+    for number in range(6):
+        await store.remember(QUIRKS, bytes([number]) * 32, "acme", clock() + HOUR)
+    kept = [bool(await store.remembered(QUIRKS, bytes([number]) * 32)) for number in range(6)]
+    assert kept == [False, False, True, True, True, True]
+
+
+@pytest.mark.parametrize("how", ["changed", "of another certificate", "list", "long", "empty"])
+async def test_what_no_node_wrote_is_not_believed(redis: RedisStore, raw: Any, how: str) -> None:
+    """It is told, and counts as nothing: a neighbour in Redis has no device forgiven anything."""
+    now = system_clock()
+    await redis.remember(QUIRKS, SECOND, "acme", now + HOUR)
+    sealed = await raw.get(f"ra:quirks:{SECOND.hex()}")
+    match how:
+        case "changed":
+            await raw.set(NAME, sealed[:-1] + b"f")
+        case "of another certificate":
+            await raw.set(NAME, sealed)
+        case "list":
+            await raw.rpush(NAME, sealed)
+        case "long":
+            await raw.set(NAME, sealed * 100_000)
+        case "empty":
+            await raw.set(NAME, b"")
+    with structlog.testing.capture_logs() as logs:
+        assert await redis.remembered(QUIRKS, FIRST) == ""
+    assert [(line["event"], line["key"]) for line in logs] == [("store.not_believed", NAME)]
+
+
+async def test_a_store_that_cannot_be_asked_says_so(redis: RedisStore) -> None:
+    """It does not say that nothing is remembered."""
+    await redis.close()
+    for call in (
+        redis.remembered(QUIRKS, FIRST),
+        redis.remember(QUIRKS, FIRST, "acme", system_clock() + HOUR),
+    ):
+        with pytest.raises(StoreUnavailable):
+            await call
+
+
+def test_a_transaction_of_before_there_were_such_records() -> None:
+    """It is read, as one whose device is forgiven nothing but by its own domain."""
+    transaction = new_transaction()
+    fields = transaction.to_fields()
+    plain = fields["plain"].replace(b',"quirks_of":""', b"")
+    assert plain != fields["plain"]
+    old = unpacked(packed({**fields, "plain": plain}))
+    assert Transaction.from_fields(old) == transaction
