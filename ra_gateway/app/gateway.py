@@ -170,6 +170,7 @@ def _mac(name: str, config: MACConfig, secret_file: SecretFile, operator: TrustD
             config.max_iterations,
             config.max_pbkdf_iterations,
             config.allow_weak_hmac,
+            config.allow_weak_owf,
         ),
     )
 

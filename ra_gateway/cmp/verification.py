@@ -584,8 +584,10 @@ def _check_mac_sender(header: PKIHeader, credential: MACCredential, rules: Heade
     """
     sender = header.sender_name_der
     named = asn1.content(asn1.element(credential.protector.sender_der))
-    fits = [named] if rules.strict else [named, credential.secret.subject_der, NULL_DN]
-    if sender is None or not any(same_name(sender, name) for name in fits):
+    fits = sender is not None and same_name(sender, named)
+    if not fits and sender is not None and not rules.strict:
+        fits = sender == NULL_DN or credential.secret.is_for(sender)
+    if not fits:
         raise ProtectionRefused(
             f"sender is not whom the {credential.secret.label} stands for", rule="R45"
         )

@@ -175,7 +175,8 @@ class MACConfig(Table):
     secrets_path: SecretPath
     """CSV file with the header reference,secret,subject,san,single_use,expires: senderKID, at least 16 characters, the
     subject and the names (separated by blanks) it may ask for, true or false, and a time like 2027-01-31T00:00:00Z or
-    nothing; mode 0600. Read at the start.
+    nothing; mode 0600. Read at the start. A subject with * or ? is a pattern, each wildcard within one attribute ("*"
+    alone is any subject), for a client that asks for several under one secret; its names may then be patterns too.
     """
     used_path: WrittenPath | None = None
     """File that records which secrets for single use were used, required for such; made when the first one is. Not with
@@ -197,6 +198,8 @@ class MACConfig(Table):
     """Rules that devices with a shared secret may break; each use is logged."""
     allow_weak_hmac: bool = False
     """Whether HMAC-SHA1 is taken; openssl up to 3.0 uses it unless told otherwise (-mac hmacWithSHA256)."""
+    allow_weak_owf: bool = False
+    """Whether SHA-1 is taken as one-way function of PasswordBasedMac; ONAP's CertService uses nothing else."""
     lockout_failures: int = Field(default=5, ge=1, le=1000)
     """Wrong MACs that one peer (IPv4 address or IPv6 /64) may send under one reference within `lockout_seconds`; then
     it gets one try each time the one divided by the other has passed. Other peers are not slowed down: the reference
