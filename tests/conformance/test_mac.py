@@ -218,7 +218,7 @@ async def test_a_secret_may_be_for_the_subjects_of_a_pattern(
             answer = await world.ask(der)
             assert world.events[-1].outcome == "issued"
             assert_maced(answer, der)
-    refused = [
+    refused: list[tuple[dict[str, Any], str, str]] = [
         ({"subject": "CN=smf.nf.example.org,O=Example"}, "notAuthorized", "R67"),
         ({"subject": "CN=smf.nf.example.net,O=Example,C=SE"}, "notAuthorized", "R67"),
         ({"subject": good, "sender_der": sender("CN=x")}, "badMessageCheck", "R45"),
