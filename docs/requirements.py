@@ -293,8 +293,6 @@ UNTESTED: Final[dict[Requirement, str]] = {
     "T20": LATER + "the profiles of clause 6",
     "T21": LATER + "the profiles of clause 6",
     "T22": LATER + "the profiles of clause 6",
-    "T25": LATER + "signing by hand",
-    "T26": LATER + "cross-certification",
     "T29": LATER + "SEG profile for the RA and the CMP signer",
     "T30": LATER + "a mark on its tests",
     "T31": LATER + "a mark on its tests",
