@@ -31,6 +31,7 @@ from ra_gateway.cmp.header_checks import NESTED, HeaderRules, check_message_time
 from ra_gateway.cmp.identity import DeviceValues
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import CanonicalName, canonical
+from ra_gateway.cmp.requests import read_revocation
 from ra_gateway.cmp.responder import Batch, read_nested
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import (
@@ -45,6 +46,7 @@ from ra_gateway.cmp.verification import (
     select_signers,
 )
 from ra_gateway.errors import (
+    AlreadyRevoked,
     HeaderRefused,
     NotAuthorized,
     PKIFailureInfo,
@@ -182,13 +184,16 @@ class Authentication:
             )
         try:
             device = await self._living(authenticated.signer, now)
-        except SignerNotTrusted:
+        except SignerNotTrusted as error:
             # What was asked for may itself have revoked the signer, and the answer been lost.
             context = RequestContext(received, authenticated)
             stored = await self.ledger.find_operation(
                 received.requester, received.transaction_id, now
             )
             if stored is None or not stored.answer or not is_retransmission(stored, context):
+                known = error.fail_info is PKIFailureInfo.certRevoked
+                if known and message.body_type is BodyType.rr and _of_itself(authenticated, rules):
+                    raise AlreadyRevoked(error.detail, rule="R129") from error
                 raise
             return replace(context, answered=stored)
         if received.nested:
@@ -314,3 +319,9 @@ class Authentication:
     def _issued_here(self, certificate: Certificate) -> bool:
         """Tell whether a certificate names one of this PKI's CAs as its issuer, the root included."""
         return canonical(certificate.issuer_der) in self.authority_names
+
+
+def _of_itself(authenticated: AuthenticatedMessage, rules: HeaderRules) -> bool:
+    """Tell whether an rr is about the certificate that it is signed with, which was issued here."""
+    wanted = read_revocation(authenticated, rules)
+    return wanted.names(authenticated.signer)

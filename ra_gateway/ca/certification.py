@@ -47,7 +47,7 @@ from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.bodies import CertRepMessage, CertResponse, PKIStatusInfo, cert_rep_body
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
+from ra_gateway.cmp.crmf import RA_VERIFIED, CertReqMsg, CertTemplate
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.names import NULL_DN, canonical, name_of, same_name
@@ -307,6 +307,13 @@ class Certification:
         """Return the certificate a kur renews: the one named, or that of the name; else the signer's."""
         named, device = request.old_cert_id(), context.device
         old = device
+        if named is None and request.pop == RA_VERIFIED:
+            # RFC 9483 5.2.3.2: with neither the device's signature nor its word, a name alone decides nothing.
+            raise RequestRefused(
+                "a kur with raVerified that does not name the old certificate (oldCertID)",
+                fail_info=PKIFailureInfo.badCertId,
+                rule="R59",
+            )
         if named is not None:
             old = await find_certificate(
                 self.ledger,
