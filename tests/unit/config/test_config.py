@@ -216,6 +216,8 @@ OTHER_ENDPOINT = (
 )
 REDIS = '[store]\nkind = "redis"\nredis_url = "redis://localhost"\nseal_key_paths = ["seal.key"]'
 REGISTERED = '[endpoints.ran.registration_authorities]\ncertificate_paths = ["a.pem"]'
+REGISTERED_NAME = '[[endpoints.ran.registration_authorities.names]]\nsubject = "CN=occm"'
+REVOKED = '[operator.revocation]\nmode = "hard"\ncrl_paths = ["a.crl"]\n'
 RIGHTS = '\n[[endpoints.ran.registration_authorities.rights]]\ncertificate_paths = ["a.pem"]'
 WRONG = {
     "unknown key": (adding("server", "listen_prot = 80"),
@@ -413,6 +415,20 @@ WRONG = {
     "rights given twice": (
         written(REGISTERED + RIGHTS + RIGHTS),
         "endpoints.ran.registration_authorities.rights[1].certificate_paths", "an earlier row has", "once at most"),
+    "no RA at all": (written("[endpoints.ran.registration_authorities]"),
+        "endpoints.ran.registration_authorities.certificate_paths", "unless there are names", "List the RAs'"),
+    "an RA without a name": (
+        written(REVOKED + REGISTERED_NAME.replace('subject = "CN=occm"', "")),
+        "endpoints.ran.registration_authorities.names[0]", "names nobody", "Give subject"),
+    "a pattern as the name of an RA": (
+        written(REVOKED + REGISTERED_NAME + '\nsans = ["dns:*.example.net"]'),
+        "endpoints.ran.registration_authorities.names[0].sans[0]", "is a pattern", "the one name"),
+    "an RA by its name whose certificates cannot be withdrawn": (written(REGISTERED_NAME),
+        "endpoints.ran.registration_authorities.names", "which certificates of these names were revoked",
+        "operator.revocation"),
+    "an RA by its name under roots that are not the operator's": (
+        written(f'{REVOKED}{REGISTERED}\nanchors_paths = ["a.pem"]\n{REGISTERED_NAME}'),
+        "endpoints.ran.registration_authorities.names", "only an operator certificate", "an endpoint of their own"),
     "a path that climbs": (adding("upstream", 'path = "../other"'),
         "upstreams.main.path", "may stand behind a URL", "name"),
     "a path with an empty part": (adding("upstream", 'path = "a//b"'),
