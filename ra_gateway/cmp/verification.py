@@ -27,6 +27,7 @@ from ra_gateway.cmp.certificates import (
     KeyUsage,
     keep_certificates,
     load_certificate,
+    readable_certificates,
     why_unreadable,
 )
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
