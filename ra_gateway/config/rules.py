@@ -532,6 +532,36 @@ def _check_confirmation(raw: Raw) -> Iterator[Problem]:
             )
 
 
+def _check_ca_secrets(raw: Raw) -> Iterator[Problem]:
+    for name, upstream in _rows(raw, "upstreams"):
+        if "mac" not in upstream:
+            continue
+        for key in ("requests", "kur"):
+            if upstream.get(key) == "nested":
+                yield Problem(
+                    f"upstreams.{name}.{key}",
+                    "is nested (perhaps by the dialect), which is signed, while [mac] has a secret for this CA",
+                    'Set it to "reprotect", or take the table out: the CA knows the RA by one of the two.',
+                )
+        if upstream.get("batch_window_ms"):
+            yield Problem(
+                f"upstreams.{name}.batch_window_ms",
+                "is set, while [mac] has a secret for this CA: a batch is signed",
+                "Leave one of the two out.",
+            )
+
+
+def _check_ir_as_cr(raw: Raw) -> Iterator[Problem]:
+    for name, upstream in _rows(raw, "upstreams"):
+        if upstream.get("ir_as_cr") is True and upstream.get("requests") in ("nested", "forward"):
+            yield Problem(
+                f"upstreams.{name}.ir_as_cr",
+                f"is set, but requests is {upstream['requests']} (perhaps by the dialect): what goes up as its device "
+                "signed it stays an ir",
+                'Set requests = "reprotect", or leave ir_as_cr out.',
+            )
+
+
 def _check_ledger(raw: Raw) -> Iterator[Problem]:
     ca = _table(raw, "ca")
     given = [key for key in ("ledger_path", "ledger_url_path", "ledger_url") if key in ca]
@@ -634,6 +664,8 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_upstream_tls,
     _check_bundled_ca,
     _check_confirmation,
+    _check_ir_as_cr,
+    _check_ca_secrets,
     _check_ledger,
     _check_ca_client,
     _check_ca_ldap,

@@ -21,6 +21,7 @@ from ra_gateway.config.values import (
     DEFAULT_IDENTITY_FROM,
     WELL_KNOWN_PATH,
     IdentityFrom,
+    IssuedSubjectPattern,
     RequestType,
     SANPattern,
     SANTemplate,
@@ -104,7 +105,7 @@ class VendorConfig(Table):
     signatures of messages included, not of certificates) is remembered with each certificate that they get, and
     forgiven when they renew it.
     """
-    operator_subjects: tuple[str, ...] = ()
+    operator_subjects: tuple[IssuedSubjectPattern, ...] = ()
     """Patterns over the subjects of operator certificates that this vendor's devices have, like
     "CN=*.ran.example.net,O=Example", as of a route's `subjects`: what this vendor's devices are forgiven is forgiven
     to them, also where it is not remembered: where they enrolled before their quirks were listed, or elsewhere, or the

@@ -520,7 +520,9 @@ async def test_one_transaction_id_of_two_vendors(twins: Twins, key: Any) -> None
 
 # --- a legacy base station ------------------------------------------------------------------------------------------
 
-LEGACY_QUIRKS = frozenset(set(Quirk) - {Quirk.no_subject, Quirk.wrong_clock})
+LEGACY_QUIRKS = frozenset(
+    set(Quirk) - {Quirk.no_subject, Quirk.wrong_clock, Quirk.ber_certificates}
+)
 STRICT = HeaderRules(strictness=Strictness.strict, require_message_time=True)
 THREE_GPP = HeaderRules(strictness=Strictness.three_gpp)
 SERIAL = "00012345678900000012"
