@@ -273,9 +273,6 @@ REQUIREMENTS: Final[dict[str, dict[Requirement, str]]] = {
 }
 
 UNTESTED: Final[dict[Requirement, str]] = {
-    "T3": LATER + "the profiles of clause 6",
-    "T10": LATER + "the profiles of clause 6",
-    "T11": LATER + "the profiles of clause 6",
     "T25": LATER + "signing by hand",
     "T26": LATER + "cross-certification",
     "T31": LATER + "a mark on its tests",
