@@ -273,8 +273,6 @@ REQUIREMENTS: Final[dict[str, dict[Requirement, str]]] = {
 }
 
 UNTESTED: Final[dict[Requirement, str]] = {
-    "T25": LATER + "signing by hand",
-    "T26": LATER + "cross-certification",
     "T31": LATER + "a mark on its tests",
     "T32": LATER + "a mark on its tests",
     "T33": LATER + "a mark on its tests",

@@ -19,6 +19,7 @@ from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.crl_directory import CRLDirectory
+from ra_gateway.ca.cross import RootCRL
 from ra_gateway.ca.general_messages import Published
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.keys import CAKeys, expiries, load_ca, retired_certificates
@@ -117,7 +118,7 @@ def _status_listener(
             OCSPSettings(status.ocsp_validity_minutes, status.ocsp_max_age_seconds),
         )
     return StatusListener(
-        CAStatus(keys.root, keys.issuers, publisher, responder),
+        CAStatus(keys.root, keys.issuers, publisher, responder, RootCRL(config.directory_path)),
         host=status.listen_host,
         port=status.listen_port,
         clock=now,

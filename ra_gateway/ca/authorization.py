@@ -40,10 +40,10 @@ from ra_gateway.cmp.names import (
     fits,
     fits_general_name,
     from_rfc4514,
-    general_name_key,
     general_name_keys,
     general_names,
     general_names_der,
+    normalized_general_name,
     rfc4514,
     same_name,
 )
@@ -351,15 +351,16 @@ def entity_template(
     if names is None:
         granted_der = general_names_der(entity.names) if entity.names else None
         return _with_names(template, own_der, granted_der)
-    own = {general_name_key(name): name for name in entity.names}
-    asked = {general_name_key(name): name for name in general_names(names.value)}
-    foreign = [name for key, name in asked.items() if key not in own]
+    # They are certified as they are asked for, so that they have to read the same.
+    own = set(map(normalized_general_name, entity.names))
+    foreign = [
+        name for name in general_names(names.value) if normalized_general_name(name) not in own
+    ]
     if foreign:
         raise NotAuthorized(
             f"{', '.join(sorted(foreign))}: not a name of the end entity {entity.name}", rule="R67"
         )
-    # As they are registered, not as they are asked for.
-    return _with_names(template, own_der, general_names_der(own[key] for key in asked))
+    return replace(template, subject_der=own_der)
 
 
 def _subject_of(entity: EndEntity, device_der: bytes | None) -> bytes:

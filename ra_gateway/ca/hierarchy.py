@@ -30,6 +30,7 @@ from ra_gateway.cmp.crl import distribution_point_urls
 from ra_gateway.cmp.crmf import CertTemplate, Extension
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.x520 import subject_faults, subject_text_faults
 from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.keys import KEY_KINDS, spki_der
 
@@ -134,21 +135,31 @@ def ca_subject(organization: str, role: str) -> bytes:
         raise ConfigError.of(
             "name", f"no subject can be made of {organization!r}", "Give 1 to 50 characters"
         ) from error
-    return name.public_bytes()
+    subject_der = name.public_bytes()
+    for fault in subject_faults(subject_der):
+        raise ConfigError.of(
+            "name", f"no subject can be made of {organization!r}: {fault}", "Give it another name"
+        )
+    return subject_der
 
 
 def parse_subject(subject: str) -> bytes:
     """Return the DER of a name from its RFC 4514 form.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: It is none, or one that cannot be certified.
     """
     try:
-        return from_rfc4514(subject)
+        subject_der = from_rfc4514(subject)
     except ValueError as error:
         raise ConfigError.of(
             "subject", f"{subject!r} is no name: {error}", "Write it like CN=ra1,O=Operator"
         ) from error
+    for fault in subject_text_faults(subject):
+        raise ConfigError.of(
+            "subject", f"{subject!r} cannot be certified: {fault}", "Write another value there"
+        )
+    return subject_der
 
 
 def signer_subject(issuing: Certificate, role: str) -> bytes:

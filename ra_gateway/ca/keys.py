@@ -51,15 +51,17 @@ from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.ca.records import RootUpdate
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
+from ra_gateway.cmp.crl import decode_crl, open_crl
 from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.errors import CMPError, ConfigError, Problem
+from ra_gateway.errors import CMPError, ConfigError, CRLRefused, Problem
 from ra_gateway.keys import (
     load_certificates,
     load_private_key,
     make_credential,
+    read_bounded,
     require_private,
     require_private_key,
     spki_der,
@@ -601,4 +603,14 @@ def _expiries(files: CAFiles) -> list[Expiry]:
         if files.has(f"{name}.pem")
         for certificate in load_certificates(files.find(f"{name}.pem"), SETTING)
     ]
+    crl = files.find("root.crl")
+    if crl.exists():
+        try:
+            until = decode_crl(open_crl(read_bounded(crl))).next_update
+        except (OSError, ValueError, CRLRefused) as error:
+            raise ConfigError.of(
+                SETTING, f"{crl} cannot be read: {error}", "Make it anew"
+            ) from error
+        if until is not None:  # whoever reads it refuses what the root signed from then on
+            found.append(Expiry("root.crl", "CRL of the root", until))
     return sorted(found, key=lambda item: item.not_after)

@@ -84,7 +84,7 @@ async def roll_issuing(
         files = change.files
         old = load_unchecked(files, now, password)
         root, issuing = old.root, old.issuers[0].certificate
-        _require_living(root, now)
+        require_living(root, now)
         path_length = root.basic_constraints[1]
         if path_length is not None and path_length < 1:
             raise ConfigError.of(
@@ -92,7 +92,7 @@ async def roll_issuing(
                 f"the root {root.subject} allows no CA below it (pathLenConstraint 0)",
                 "Import an issuing CA of another root into another directory",
             )
-        root_key = _root_key(files, root, password, root_key_path, root_password)
+        root_key = load_root_key(files, root, password, root_key_path, root_password)
         generation = int(change.archive.rpartition("/")[2]) + 1
         subject_der = (
             successor_subject(issuing, generation) if subject is None else parse_subject(subject)
@@ -171,9 +171,9 @@ def roll_root(
                 f"the root {old.subject} issues itself, there is no issuing CA to be certified anew",
                 f"First run: ra-gateway ca roll-issuing {files.path}",
             )
-        _require_living(old, now)
-        _require_living(issuing, now)
-        old_key = _root_key(files, old, password, root_key_path, root_password)
+        require_living(old, now)
+        require_living(issuing, now)
+        old_key = load_root_key(files, old, password, root_key_path, root_password)
         kind = kind_of(old) if key_kind is None else require_kind(key_kind)
         key = change.new_key("root", kind, root_password)
         start = now - CLOCK_SKEW
@@ -286,14 +286,18 @@ def _signer_names(files: CAFiles, name: str) -> SignerNames:
     )
 
 
-def _root_key(
+def load_root_key(
     files: CAFiles,
     root: Certificate,
     password: bytes | None,
     root_key_path: Path | None,
     root_password: bytes | None,
 ) -> Any:
-    """Return the root's private key."""
+    """Return the root's private key.
+
+    Raises:
+        ConfigError: It cannot be loaded, or is another one's.
+    """
     path = root_key_path or files.find("root.key")
     if root_key_path is None and not path.exists():
         issuing_key_path = files.find("issuing.key")
@@ -317,7 +321,7 @@ def _active(directory: Path) -> Certificate:
     return load_certificates(CAFiles(directory).find("issuing.pem"), SETTING)[0]
 
 
-def _require_living(certificate: Certificate, now: datetime) -> None:
+def require_living(certificate: Certificate, now: datetime) -> None:
     if not certificate.valid_at(now):
         raise ConfigError.of(
             SETTING,

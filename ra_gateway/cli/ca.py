@@ -33,6 +33,7 @@ from ra_gateway.ca.profiles import PROFILES, PURPOSES, Profile
 from ra_gateway.ca.ra_credential import issue_ra_certificate
 from ra_gateway.ca.records import CertificateStatus, Reason, Revocation
 from ra_gateway.ca.rollover import renew_signers, roll_issuing, roll_root
+from ra_gateway.cli.by_hand import ca_cross_sign, ca_root_crl, ca_sign
 from ra_gateway.cli.entities import entity_app, show_certificates
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
@@ -45,6 +46,8 @@ from ra_gateway.cli.output import (
     KeyUriOption,
     NamedSubjectsOption,
     OtherKeyKindOption,
+    RootKeyOption,
+    RootPasswordOption,
     SANOption,
     day,
     fail,
@@ -76,13 +79,6 @@ for part in (entity_app, role_app, ra_app):
     ca_app.add_typer(part)
 
 DirectoryArgument = Annotated[Path, typer.Argument(help="Directory of the CA's files.")]
-RootKeyOption = Annotated[
-    Path | None, typer.Option(help="Key of the root, if root.key is not in the directory.")
-]
-RootPasswordOption = Annotated[
-    Path | None,
-    typer.Option("--root-password-file", help="File with the root key's password, if another."),
-]
 SerialArgument = Annotated[str, typer.Argument(help="Serial number in hexadecimal.")]
 
 _PURPOSES: Final = {oid: name for name, oid in PURPOSES.items()}
@@ -502,7 +498,14 @@ def ca_crl(
     with_ledger(config, publish)
 
 
+ca_app.command("cross-sign")(ca_cross_sign)
+ca_app.command("root-crl")(ca_root_crl)
+
+
 # --- certificates -----------------------------------------------------------------------------------------------
+
+
+ca_app.command("sign")(ca_sign)
 
 
 @ca_app.command("list")

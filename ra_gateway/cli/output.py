@@ -88,6 +88,13 @@ KeyUriOption = Annotated[
     list[str] | None,
     typer.Option(help="NAME=pkcs11:... makes that key in an HSM; may be repeated."),
 ]
+RootKeyOption = Annotated[
+    Path | None, typer.Option(help="Key of the root, if root.key is not in the directory.")
+]
+RootPasswordOption = Annotated[
+    Path | None,
+    typer.Option("--root-password-file", help="File with the root key's password, if another."),
+]
 DirectoryPasswordOption = Annotated[
     Path | None,
     typer.Option("--password-file", help="File with the password of the keys in the directory."),

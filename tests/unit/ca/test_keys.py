@@ -185,6 +185,8 @@ async def test_other_mistakes_say_what_to_do(tmp_path: Path) -> None:
         await create_operator_pki(tmp_path, now=NOW, key_kind="dsa")
     with pytest.raises(ConfigError, match="no subject"):
         await create_operator_pki(tmp_path, now=NOW, name="x" * 65)
+    with pytest.raises(ConfigError, match=r"no subject .*U\+202E"):
+        await create_operator_pki(tmp_path, now=NOW, name="Operator\u202e")
     with pytest.raises(ConfigError, match=r"root\.pem"):
         load_ca(tmp_path, now=NOW)
     with pytest.raises(ConfigError, match="no key of this name"):
@@ -196,6 +198,8 @@ async def test_other_mistakes_say_what_to_do(tmp_path: Path) -> None:
     await create_operator_pki(tmp_path / "ca", now=NOW)
     with pytest.raises(ConfigError, match="no name"):
         await issue_ra_certificate(tmp_path / "ca", "ra1", now=NOW)
+    with pytest.raises(ConfigError, match="cannot be certified: attribute C is no country code"):
+        await issue_ra_certificate(tmp_path / "ca", "CN=ra1,C=D1", now=NOW)
 
 
 async def test_what_has_expired_is_refused(tmp_path: Path) -> None:
