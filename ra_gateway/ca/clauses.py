@@ -23,7 +23,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import attributes
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import remembered
-from ra_gateway.errors import MalformedMessage
+from ra_gateway.errors import MalformedMessage, TemplateRefused
 
 
 class Fault(NamedTuple):
@@ -103,6 +103,16 @@ def strength_bits(spki_der: bytes) -> int:
     if kind.rsa_bits:
         return next((bits for size, bits in _RSA_STRENGTHS if kind.rsa_bits >= size), 112)
     return _STRENGTHS.get(kind.name, 0)
+
+
+def require_key(spki_der: bytes, issuer: Certificate) -> None:
+    """Refuse the key of another CA that this one, of a certificate, may not certify.
+
+    Raises:
+        TemplateRefused: It is too long or too strong, or RSA with a small exponent (TS 33.310 6.1.1).
+    """
+    for fault in _of_key(Profile("CA"), issuer, spki_der):
+        raise TemplateRefused(fault.text, rule=fault.rule)
 
 
 def _of_key(profile: Profile, issuer: Certificate, spki_der: bytes) -> Iterator[Fault]:
