@@ -20,6 +20,7 @@ from typing import Final
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import (
+    DEFAULT_PROFILE,
     NO_ENTITY,
     Authority,
     EndEntity,
@@ -107,10 +108,12 @@ class RegisteredAuthorities:
     Args:
         ledger: Where they are registered.
         clock: Returns aware UTC.
+        default_profile: Name of the CA's default profile.
     """
 
-    def __init__(self, ledger: Ledger, clock: Callable[[], datetime]) -> None:
+    def __init__(self, ledger: Ledger, clock: Callable[[], datetime], default_profile: str) -> None:
         self._ledger = ledger
+        self._default_profile = default_profile
         self._clock = clock
         self._known: dict[Certificate, Authority] = {}
         self._revoked: frozenset[Certificate] = frozenset()
@@ -136,13 +139,21 @@ class RegisteredAuthorities:
                 authorities = await self._ledger.registry.authorities()
                 self._known = {
                     load_certificate(der): authority
-                    for authority in authorities
+                    for authority in map(self._with_profiles, authorities)
                     if authority.enabled
                     for der in authority.certificates
                 }
                 self._revoked = await self._ledger.revoked_among(self._known, self._clock())
                 self._good_until = loop.time() + AUTHORITIES_SECONDS
         return self._known
+
+    def _with_profiles(self, authority: Authority) -> Authority:
+        """Put the name of the CA's default profile where its role has none."""
+        names = dict.fromkeys(
+            self._default_profile if name == DEFAULT_PROFILE else name
+            for name in authority.role.profiles
+        )
+        return replace(authority, role=replace(authority.role, profiles=tuple(names)))
 
     def require_not_revoked(self, certificate: Certificate) -> None:
         """Refuse a registered certificate that was revoked: who revokes it need not remember where it is registered.

@@ -36,6 +36,7 @@ from ra_gateway.ca.records import (
     Operation,
     Reenroll,
 )
+from ra_gateway.ca.tbs import complete
 from ra_gateway.ca.transaction import (
     Received,
     RequestContext,
@@ -205,6 +206,7 @@ class Certification:
             if context.device is not None:
                 with told_first(template.subject_der, template.subject_alt_name_der):
                     template = own_template(template, load_certificate(context.device.der))
+        template = complete(profile, template)
         require_unprivileged(template, profile)
         served: frozenset[str] = frozenset()
         if received.authority is not None:

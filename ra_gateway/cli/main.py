@@ -30,8 +30,10 @@ from ra_gateway.cli.output import (
     Commands,
     ConfigOption,
     KeyKindOption,
+    NamedSubjectsOption,
     called,
     fail,
+    named_subjects,
     out,
     read_password,
     require_name,
@@ -136,7 +138,14 @@ def init(
         str, typer.Option(help="DNS domain of the base stations' names.")
     ] = "ran.example.net",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
+    status_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Port of the CA's CRLs; by default that after the next."
+        ),
+    ] = None,
     key_kind: KeyKindOption = "p256",
+    subject: NamedSubjectsOption = None,
 ) -> None:
     """Write a configuration with CA and RA material: a gateway ready to serve."""
     vendors: dict[str, tuple[str, str]] = {}
@@ -169,6 +178,8 @@ def init(
         domain=domain,
         now=now(),
         port=port,
+        status_port=status_port or (port + 2 if 0 < port < 65534 else 8082),
+        subjects=named_subjects(subject, ("root", "issuing", "cmp", "ocsp", "ra")),
         key_kind=key_kind,
     )
     load(path)

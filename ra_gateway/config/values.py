@@ -170,6 +170,12 @@ def _crl_url(text: str) -> str:
     return text
 
 
+def _domain(text: str) -> str:
+    if not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*", text):
+        raise wrong("is no DNS domain", "Write it like ran.example.net, without *.")
+    return text
+
+
 def _ldap_server(text: str) -> str:
     parts = urlsplit(require_url(text, tuple(ldap.PORTS)))
     if "@" in parts.netloc or parts.path.strip("/") or parts.query:
@@ -264,6 +270,7 @@ SubjectTemplate = Annotated[str, AfterValidator(_subject_template)]
 SubjectPattern = Annotated[str, AfterValidator(_subject_pattern)]
 SANTemplate = Annotated[str, AfterValidator(_san_template)]
 SANPattern = Annotated[str, AfterValidator(_san_pattern)]
+Domain = Annotated[str, AfterValidator(_domain)]
 PublishedURL = Annotated[str, AfterValidator(_crl_url)]
 FetchedURL = Annotated[str, AfterValidator(_fetched_url)]
 LDAPServer = Annotated[str, AfterValidator(_ldap_server)]
