@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from ra_gateway.ca import lint
 from ra_gateway.ca.certification import IssuancePolicy
-from ra_gateway.ca.profiles import NE_TLS, SAN_TAGS
+from ra_gateway.ca.profiles import SAN_TAGS
 from ra_gateway.cmp.bodies import cert_rep_message
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertTemplate
@@ -32,6 +32,7 @@ from ra_gateway.errors import PKIFailureInfo
 from tests.support import pki
 from tests.support.desk import Desk, open_desk
 from tests.support.odd_names import OddNames
+from tests.support.profiles import NE_TLS
 
 ASKED_AT_ONCE = 32
 
