@@ -58,7 +58,8 @@ class IdentityConfig(Table):
     allowed_subjects: tuple[SubjectPattern, ...] = ()
     """Patterns (* and ?) over the RFC 4514 form of a subject the device asks for (serialNumber has no short name there:
     2.5.4.5=ENB-0001), each wildcard within one attribute ("*" alone allows every subject); may hold the same
-    placeholders. Empty allows none; needed for keep and derive.
+    placeholders. An attribute that is rarer than those of RFC 5280 has to stand here by its OID. Empty allows none;
+    needed for keep and derive.
     """
     san_template: tuple[SANTemplate, ...] = ()
     """SubjectAltName entries to put in, like "dns:{host}.ran.example.net", "ip:192.0.2.1", "uri:urn:uuid:{uid}",
