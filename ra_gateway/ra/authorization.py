@@ -11,6 +11,7 @@ from datetime import datetime
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertId, cert_id_der
+from ra_gateway.cmp.malformed import refusal_of
 from ra_gateway.cmp.names import NULL_DN, directory_name, rfc4514
 from ra_gateway.cmp.requests import (
     AuthenticatedRequest,
@@ -22,7 +23,14 @@ from ra_gateway.cmp.requests import (
 )
 from ra_gateway.cmp.trust import DomainKind, SearchBudget
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, certificate_bag
-from ra_gateway.errors import CMPError, HeaderRefused, NotAuthorized, POPRefused, TemplateRefused
+from ra_gateway.errors import (
+    CMPError,
+    HeaderRefused,
+    MalformedMessage,
+    NotAuthorized,
+    POPRefused,
+    TemplateRefused,
+)
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import (
     POP,
@@ -84,8 +92,17 @@ async def authorize_operation(
     Raises:
         CMPError: The device may not have it.
     """
-    if context.message.body_type is BodyType.rr:
-        return await _revocation(services, context, signed(authenticated), now)
+    try:
+        if context.message.body_type is BodyType.rr:
+            return await _revocation(services, context, signed(authenticated), now)
+        return await _certification(services, context, authenticated)
+    except MalformedMessage as error:
+        raise refusal_of(context.message, error) from error
+
+
+async def _certification(
+    services: Services, context: RequestContext, authenticated: Authenticated
+) -> tuple[RequestContext, AuthorizedOperation]:
     _check_vendor_may(context, authenticated)
     endpoint, message = context.endpoint, context.message
     rights = _rights(context, authenticated)
@@ -148,7 +165,7 @@ async def authorize_operation(
 async def _revocation(
     services: Services, context: RequestContext, authenticated: AuthenticatedMessage, now: datetime
 ) -> tuple[RequestContext, AuthorizedOperation]:
-    request = read_revocation(authenticated)
+    request = read_revocation(authenticated, context.endpoint.rules)
     rights = _rights(context, authenticated)
     rules = named = None
     if rights is not None and rights.revoke_on_behalf:
@@ -158,7 +175,10 @@ async def _revocation(
             request.issuer_der, request.serial_number, now
         )
         named = named or _shown_certificate(request, context.endpoint, now)
-    authorized = authorize_revocation(request, on_behalf=rules, named=named)
+    operator = context.endpoint.operator
+    known = () if operator is None else (*operator.anchors, *operator.intermediates)
+    issuers = {item.subject_der for item in (*known, *authenticated.path[1:])}
+    authorized = authorize_revocation(request, on_behalf=rules, named=named, issuers=issuers)
     subject = rfc4514(authorized.subject_der)
     routes = fitting_routes(context, authenticated)
     route = next((item for item in routes if item.takes_subject(subject)), None)

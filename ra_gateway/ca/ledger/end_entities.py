@@ -39,7 +39,7 @@ from ra_gateway.ca.ledger.validity import living_or_held
 from ra_gateway.ca.records import EndEntity, EntityStatus
 from ra_gateway.cmp.identity import fqdn_of
 from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names, general_names_der
-from ra_gateway.cmp.x520 import alternative_name_faults
+from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import ConfigError, Problem
 
 LONGEST_TEXT: Final = 200
@@ -154,6 +154,11 @@ def _subject_problems(row: NewEntity) -> Iterator[Problem]:
         subject_der = NULL_DN
     if subject_der != NULL_DN:
         row.key = subject_key(subject_der)
+        for fault in subject_text_faults(row.entity.subject):
+            yield row.problem(
+                f"the subject {row.entity.subject[:80]!r} cannot be certified: {fault}",
+                "Write another value there",
+            )
         return
     yield row.problem(
         f"the subject {row.entity.subject[:80]!r} is no name",
@@ -163,19 +168,11 @@ def _subject_problems(row: NewEntity) -> Iterator[Problem]:
 
 def _names_problems(row: NewEntity) -> Iterator[Problem]:
     for name in row.entity.names:
-        why = ""
-        try:
-            faults = alternative_name_faults(general_names_der([name]))
-        except ValueError:
-            pass
-        else:
-            if not faults:
-                continue
-            why = f": {faults[0]}"
-        yield row.problem(
-            f"{name[:80]!r} is no name for a SubjectAltName{why}",
-            "Write it like dns:enb1.example.net, ip:192.0.2.1, uri:urn:uuid:..., email:ran@example.net or dn:CN=enb1",
-        )
+        for fault in alternative_name_text_faults(name):
+            yield row.problem(
+                f"{name[:80]!r} is no name for a SubjectAltName: {fault}",
+                "Write it like dns:enb1.example.net, ip:192.0.2.1, uri:urn:uuid:..., email:ran@example.net, dn:CN=enb1",
+            )
 
 
 def _repeats(
