@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import check_message_time
-from ra_gateway.cmp.mac import mac_parameters, mac_protected, reference_fingerprint
+from ra_gateway.cmp.mac import mac_parameters, mac_protected, mac_reference, reference_fingerprint
 from ra_gateway.cmp.names import general_names
 from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.cmp.verification import (
@@ -113,7 +113,7 @@ async def _authenticate_by_secret(
     message = context.message
     header = message.header
     parameters = mac_parameters(header.protection_alg_der or b"", mac.bounds)
-    reference = header.sender_kid or b""
+    reference = mac_reference(header, by_sender=context.endpoint.rules.lenient)
     secret = await mac.secrets.find(reference, context.peer)
     # Only for whom there is a secret, and not on the event loop: it takes as long as the message says.
     credential = None if secret is None else await asyncio.to_thread(parameters.credential, secret)
@@ -280,7 +280,7 @@ async def _find_by_secret(
     header = context.message.header
     key = TransactionKey(
         mac.domain.name,
-        reference_fingerprint(header.sender_kid or b""),
+        reference_fingerprint(mac_reference(header, by_sender=context.endpoint.rules.lenient)),
         header.transaction_id or b"",
     )
     for transaction in live:

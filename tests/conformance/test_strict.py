@@ -195,10 +195,9 @@ async def test_an_rsa_key_that_is_too_long(
     algorithm = asn1.tlv(0x30, asn1.oid_der("1.2.840.113549.1.1.11"), b"\x05\x00")
     if body_type is BodyType.ir:
         asked = requests.template(make_key("p256"))
-        fields = {"spki_der": rsa_spki(bits)}
         popo = asn1.tlv(0xA1, algorithm, proof)
         der = await requests.request(
-            world, signer, make_key("p256"), replace(asked, **fields), popo_der=popo
+            world, signer, make_key("p256"), replace(asked, spki_der=rsa_spki(bits)), popo_der=popo
         )
     else:
         info = asn1.tlv(
