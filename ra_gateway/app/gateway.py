@@ -49,7 +49,7 @@ from ra_gateway.ra.endpoints import (
 )
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
-from ra_gateway.ra.ports import CACore
+from ra_gateway.ra.ports import CACore, CASecret
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import RELAYED_DOMAIN
@@ -61,6 +61,7 @@ from ra_gateway.stores.sealing import load_seal_keys
 from ra_gateway.stores.secrets import SecretFile
 from ra_gateway.tasks import ended, supervised
 from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
+from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 if TYPE_CHECKING:
     from ra_gateway.app.ca import BundledService
@@ -91,12 +92,14 @@ def _upstream(
     operator: TrustDomain,
     credential: Credential,
     own: Callable[[], Collection[Certificate]],
+    secret: CASecret | None,
 ) -> Upstream:
     """Return an upstream.
 
     Args:
         credential: The RA's, which says whom messages are addressed to.
         own: Returns the RA's own certificates, whichever are current.
+        secret: What the RA shares with the CA.
     """
     setting = f"upstreams.{name}"
     recipient = (
@@ -124,6 +127,7 @@ def _upstream(
         deadline_seconds=config.deadline_seconds,
         replays_repeats=config.replays_repeats,
         own=own,
+        secret=secret,
     )
 
 
@@ -349,6 +353,11 @@ class Application:
         self._cores: dict[str, CACore] = {
             name: self._core(name, upstream) for name, upstream in config.upstreams.items()
         }
+        self._ca_secrets = {
+            name: upstream.mac.open(f"upstreams.{name}.mac", now)
+            for name, upstream in config.upstreams.items()
+            if isinstance(upstream, CMPHTTPUpstream) and upstream.mac is not None
+        }
         upstreams = {
             name: batched(
                 upstream,
@@ -359,6 +368,7 @@ class Application:
                     operator,
                     self._ra.current,
                     self._own_certificates,
+                    self._ca_secrets.get(name),
                 ),
                 lambda: self._ra.current,
             )
@@ -460,6 +470,10 @@ class Application:
         await self.revocation.start()
         self._background = [
             asyncio.create_task(supervised("ra.credential", self._ra.watch)),
+            *(
+                asyncio.create_task(supervised("upstream.secret", secret.watch))
+                for secret in self._ca_secrets.values()
+            ),
             asyncio.create_task(
                 supervised(
                     "unconfirmed",

@@ -220,7 +220,11 @@ class Authentication:
         """
         others = tuple(item for item in devices if not self._issued_here(item))
         return TrustDomain(
-            authority.name, DomainKind.vendor, others, algorithms=self.operator.algorithms
+            authority.name,
+            DomainKind.vendor,
+            others,
+            algorithms=self.operator.algorithms,
+            quirks=NESTED,
         )
 
     async def _vendor_entity(self, authenticated: AuthenticatedMessage) -> EndEntity:
@@ -257,7 +261,7 @@ class Authentication:
         if not received.by_device:
             assert received.outer is not None
             return received.outer
-        signer = load_certificate(operation.signer_der)
+        signer = load_certificate(operation.signer_der, loosely=True)  # as it was, at first
         if received.authority is not None and not self._issued_here(signer):
             domain = self._vouched_for(received.authority, signer)
         else:

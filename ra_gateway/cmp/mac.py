@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from functools import cached_property
 from typing import Final
 
@@ -211,7 +212,7 @@ def _pbmac1(der: bytes, parameters: structures.PBMAC1Params, bounds: MACBounds) 
     if octets is None:
         octets = hashlib.new(mac_hash).digest_size
     if not _MIN_KEY_OCTETS <= octets <= _MAX_KEY_OCTETS:
-        raise AlgorithmRefused(f"PBMAC1 with a key of {octets:#x} octets", rule="R40")
+        raise AlgorithmRefused(f"PBMAC1 with a key of {asn1.shown(octets)} octets", rule="R40")
     prf = _SHA1 if pbkdf2.prf is None else _hmac(pbkdf2.prf, bounds)
     if prf == _SHA1 and not bounds.hmac_sha1:
         raise AlgorithmRefused("PBKDF2 with HMAC-SHA1, which is not allowed here", rule="R40")
@@ -220,13 +221,36 @@ def _pbmac1(der: bytes, parameters: structures.PBMAC1Params, bounds: MACBounds) 
     return MACParameters(der, pbkdf2.salt, pbkdf2.iteration_count, prf, mac_hash, octets)
 
 
+class MACKind(StrEnum):
+    """Which password-based MAC is made; with SHA-256 throughout."""
+
+    pbm = "pbm"  # PasswordBasedMac (RFC 4211 4.4)
+    pbmac1 = "pbmac1"  # RFC 8018 7.1
+
+
+def made_parameters(kind: MACKind, salt: bytes, iterations: int) -> MACParameters:
+    """Return the parameters of a MAC of our own."""
+    hmac_der = asn1.tlv(0x30, asn1.oid_der(OID.hmacWithSHA256))
+    if kind is MACKind.pbm:
+        owf_der = asn1.tlv(0x30, asn1.oid_der(OID.sha256))
+        content = (asn1.encode(salt), owf_der, asn1.encode(iterations), hmac_der)
+        der = asn1.tlv(0x30, asn1.oid_der(OID.passwordBasedMac), asn1.tlv(0x30, *content))
+        return MACParameters(der, salt, iterations, "sha256", "sha256")
+    octets = hashlib.sha256().digest_size
+    prf_der = asn1.tlv(0x30, asn1.oid_der(OID.hmacWithSHA256), asn1.NULL_DER)
+    pbkdf2 = (asn1.encode(salt), asn1.encode(iterations), asn1.encode(octets), prf_der)
+    derivation_der = asn1.tlv(0x30, asn1.oid_der(OID.pbkdf2), asn1.tlv(0x30, *pbkdf2))
+    scheme_der = asn1.tlv(0x30, derivation_der, hmac_der)
+    der = asn1.tlv(0x30, asn1.oid_der(OID.pbmac1), scheme_der)
+    return MACParameters(der, salt, iterations, "sha256", "sha256", octets)
+
+
 def _check_cost(salt: bytes, iterations: int, bounds: MACBounds, blocks: int = 1) -> None:
     """Refuse a derivation that is too dear or too weak; each block of a key costs all iterations again."""
     if not bounds.min_iterations <= iterations <= bounds.max_iterations // blocks:
         raise AlgorithmRefused(
-            # In hexadecimal: Python writes no decimal number of more than 4300 digits.
-            f"a MAC of {iterations:#x} iterations; {bounds.min_iterations} to {bounds.max_iterations // blocks} are "
-            "allowed",
+            f"a MAC of {asn1.shown(iterations)} iterations; {bounds.min_iterations} to "
+            f"{bounds.max_iterations // blocks} are allowed",
             rule="R40",
         )
     if not MIN_SALT_OCTETS <= len(salt) <= MAX_SALT_OCTETS:

@@ -187,8 +187,11 @@ async def _run(services: Services, exchange: _CAExchange) -> bytes:
             deadline_seconds=upstream.deadline_seconds,
         )
         exchange.settling = True
+        secrets = await upstream.answer_credentials(answer_der)
         now, nonces = services.clock(), (sent.upstream_nonce,)
-        checked = validate(transaction, answer_der, nonces, endpoint, upstream, now)  # step 8
+        checked = validate(  # step 8
+            transaction, answer_der, nonces, endpoint, upstream, now, secrets
+        )
     except (UpstreamUnavailable, UpstreamBroken) as error:
         exchange.settling = True
         services.upstream_failed(transaction, error)

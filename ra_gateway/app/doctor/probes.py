@@ -21,7 +21,7 @@ from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, body
 from ra_gateway.cmp.names import from_rfc4514, general_names_der, name_of
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.protection import Protecting, protect
 from ra_gateway.keys import KEY_KINDS, KeySigner, spki_der
 
 SUBJECT: Final = "CN=ra-gateway-doctor"
@@ -57,7 +57,7 @@ class Prober:
         san: Names such as "dns:enb1.example.net", for a CA that insists on some.
     """
 
-    credential: Credential
+    credential: Protecting
     recipient_der: bytes
     clock: Callable[[], datetime]
     subject: str = SUBJECT
@@ -110,7 +110,7 @@ class Prober:
     async def _probe(self, request: BodyType, tried: str, body_der: bytes) -> Probe:
         transaction_id, sender_nonce = secrets.token_bytes(16), secrets.token_bytes(16)
         header = PKIHeader(
-            sender_der=self.credential.sender_der,
+            sender_der=self.credential.protector.sender_der,
             recipient_der=self.recipient_der,
             message_time=self.clock(),
             transaction_id=transaction_id,

@@ -108,7 +108,11 @@ class UpstreamExaminer:
         try:
             async with self._wired(name, upstream) as (way, credential):
                 prober = Prober(
-                    credential, way.recipient_der, self._clock, self._subject, self._san
+                    way.protecting(credential),
+                    way.recipient_der,
+                    self._clock,
+                    self._subject,
+                    self._san,
                 )
                 probed = _ProbedUpstream(way, self._config, self._clock)
                 for probe in await self._probes(way, prober):
