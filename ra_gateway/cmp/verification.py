@@ -26,7 +26,9 @@ from ra_gateway.cmp.certificates import (
     Certificate,
     KeyUsage,
     keep_certificates,
+    load_certificate,
     readable_certificates,
+    why_unreadable,
 )
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
 from ra_gateway.cmp.header_checks import (
@@ -40,6 +42,7 @@ from ra_gateway.cmp.header_checks import (
     check_header,
     check_message_time,
     quirks_needed,
+    takes_ber,
 )
 from ra_gateway.cmp.mac import MACCredential, SharedSecret, compute_mac
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
@@ -69,6 +72,9 @@ _MAX_NAMES_COMPARED: Final = 3
 
 _MAX_SAME_NAMED_SIGNERS: Final = 3
 """Certificates with one key identifier that are tried: a renewed certificate for the same key has its twin."""
+
+_MAX_LOOSELY_READ: Final = 4
+"""Certificates of a message that are read as BER where they are no DER: paths have four at most (TS 33.320 7.2.5.2)."""
 
 _MAC_ALGORITHMS: Final = frozenset(
     {OID.passwordBasedMac, OID.pbmac1, OID.dhBasedMac, OID.kemBasedMac}
@@ -149,8 +155,24 @@ def protection_algorithm(message: PKIMessage) -> SignatureAlgorithm:
         raise
 
 
-def certificate_bag(message: PKIMessage, rules: HeaderRules) -> list[Certificate]:
+class CarriedCertificates(list[Certificate]):
+    """The certificates a message carries that can be read, in order.
+
+    Args:
+        unread: Why the first of those that cannot be read cannot, and which it is; "" where all can.
+    """
+
+    unread: str = ""
+
+
+def certificate_bag(
+    message: PKIMessage, rules: HeaderRules, domains: Iterable[TrustDomain] = ()
+) -> CarriedCertificates:
     """Return the certificates a message carries, in order; one that does not parse is left out.
+
+    Args:
+        rules: With the quirk for it, some may be BER that is not DER; who trusts one has to say so again.
+        domains: Those that may vouch for one of them; what one of them reads is read.
 
     Raises:
         HeaderRefused: There are more than the endpoint allows.
@@ -160,7 +182,29 @@ def certificate_bag(message: PKIMessage, rules: HeaderRules) -> list[Certificate
             f"{len(message.extra_certs)} extraCerts; at most {rules.extra_certs_max_count} are read",
             rule="RFC 9483 3.3",
         )
-    return readable_certificates(message.extra_certs)
+    found, left, loosely = CarriedCertificates(), _MAX_LOOSELY_READ, False
+    for index, der in enumerate(message.extra_certs):
+        certificate = _readable(der)
+        if certificate is None or certificate.is_refused_by_parameters:
+            loosely = loosely or any(
+                map(takes_ber, (rules.quirks, *(item.quirks for item in domains)))
+            )
+            if loosely and left > 0:
+                left -= 1
+                certificate = _readable(der, loosely=True)
+        if certificate is not None:
+            found.append(certificate)
+        elif not found.unread:
+            found.unread = f"extraCerts[{index}] cannot be read: {why_unreadable(der)}"
+    return found
+
+
+def _readable(der: bytes, *, loosely: bool = False) -> Certificate | None:
+    try:
+        return load_certificate(der, loosely=loosely)
+    except MalformedMessage:
+        # extraCerts is not protected: a stray element must not void an otherwise good message.
+        return None
 
 
 def select_signers(
@@ -168,15 +212,19 @@ def select_signers(
     bag: Sequence[Certificate],
     rules: HeaderRules,
     known: Collection[Certificate] = (),
+    unread: str = "",
 ) -> list[Certificate]:
     """Return the certificates that the header names as its signer: by senderKID, else by sender.
 
     Args:
         known: Those in the bag that did not come from strangers.
+        unread: As of `CarriedCertificates`.
 
     Raises:
         ProtectionRefused: None of them is named.
     """
+    if unread and not _named_signers(header, bag, known):
+        raise ProtectionRefused(unread, rule="R33")  # whose it is can only be guessed
     if not bag:
         raise ProtectionRefused("no certificate came with the message", rule="R33")
     if header.sender_kid is None and rules.strict and bag[0].subject_key_identifier is not None:
@@ -288,7 +336,7 @@ def authenticate(
         ProtectionRefused, AlgorithmRefused, SignerNotTrusted, NotAuthorized, HeaderRefused, MalformedMessage.
     """
     algorithm = protection_algorithm(message)
-    certificates = certificate_bag(message, rules)
+    certificates = certificate_bag(message, rules, domains)
     bag = Bag(certificates)
     budget = SearchBudget() if budget is None else budget
 
@@ -303,7 +351,23 @@ def authenticate(
         check_header(message.header, relaxed, first=True)
         return AuthenticatedMessage(message, signer, domain, path, _SEAL)
 
-    return _first_to_pass(check, select_signers(message.header, certificates, rules))
+    unread = certificates.unread
+    try:
+        return _first_to_pass(
+            check, select_signers(message.header, certificates, rules, unread=unread)
+        )
+    except SignerNotTrusted as error:
+        if not unread or error.rule != "R21":
+            raise
+        raise SignerNotTrusted(f"{error.detail}; {unread}", rule=error.rule) from error
+
+
+def named_in_bag(message: PKIMessage, rules: HeaderRules) -> list[Certificate]:
+    """Return the certificates in extraCerts that a message says protect it, a few at most; none if it has too many."""
+    if len(message.extra_certs) > rules.extra_certs_max_count:
+        return []
+    bag = readable_certificates(message.extra_certs)
+    return _named_signers(message.header, bag)[:_MAX_SAME_NAMED_SIGNERS]
 
 
 def forgiving(operator: TrustDomain, *origins: TrustDomain) -> TrustDomain:
@@ -355,6 +419,7 @@ def authenticate_registered(
     rules: HeaderRules,
     now: datetime,
     *,
+    by_name: Callable[[Path], bool] | None = None,
     budget: SearchBudget | None = None,
 ) -> AuthenticatedMessage:
     """Authenticate a message that only registered PKI management entities may send, whatever its type.
@@ -363,6 +428,7 @@ def authenticate_registered(
         registered: Their certificates, exactly: another one for the same name or key is not registered.
             A message protected by one of them need not carry it.
         domain: Must have a valid path for it as well.
+        by_name: Tells whether one that is not listed is registered by its names, from its path.
         budget: As of `authenticate`.
 
     Raises:
@@ -376,7 +442,7 @@ def authenticate_registered(
         known = signer in registered
         path = domain.find_path(signer, bag, now, remember_leaf=known, budget=budget)
         _check_protection(message, algorithm, signer, domain.algorithms, rules)
-        if not known:
+        if not known and not (by_name is not None and by_name(path)):
             raise NotAuthorized(f"{signer.subject} is not registered here", rule="R123")
         # Not as a first message: the nonces are a device's, and R7 was for the RA to enforce.
         check_header(message.header, rules.relaxed_by(domain.quirks), first=False)
@@ -512,26 +578,24 @@ def used_quirks(
 # --- shared secrets -------------------------------------------------------------------------------------------
 
 
-def authenticate_by_secret(
-    message: PKIMessage,
-    credential: MACCredential | None,
-    domain: TrustDomain,
-    rules: HeaderRules,
-    *,
-    first: bool,
-) -> MACAuthenticatedMessage:
-    """Authenticate a message by its MAC (RFC 9483 4.1.5).
+@proof(_SEAL)
+class VerifiedMAC:
+    """A message whose MAC verified: who sent it can verify a MAC in turn, whatever else is wrong with the message."""
+
+    message: PKIMessage
+    credential: MACCredential
+    seal: InitVar[Seal]
+
+
+def verify_mac(message: PKIMessage, credential: MACCredential | None) -> VerifiedMAC:
+    """Verify the MAC of a message (RFC 9483 4.1.5).
 
     Args:
         credential: Of the secret that belongs to its senderKID, under the message's own parameters
             (`MACParameters.credential`); None if there is no such secret, which is refused in the same words.
-        domain: Of the endpoint's shared secrets.
-        rules: The endpoint's; the domain's quirks are added.
-        first: Whether the message opens an operation.
 
     Raises:
-        ProtectionRefused: The MAC does not verify, or nobody knows its reference (R41); sender is another (R45).
-        HeaderRefused, MalformedMessage: As `check_header`.
+        ProtectionRefused: The MAC does not verify, or nobody knows its reference (R41).
     """
     if message.protection is None:
         raise ProtectionRefused("only one of protection and protectionAlg is present", rule="R14")
@@ -546,6 +610,24 @@ def authenticate_by_secret(
     expected = compute_mac(parameters, credential.key, octets)
     if not hmac.compare_digest(expected, message.protection):
         raise ProtectionRefused(f"the MAC does not verify: {credential.secret.label}", rule="R41")
+    return VerifiedMAC(message, credential, _SEAL)
+
+
+def authenticate_by_secret(
+    verified: VerifiedMAC, domain: TrustDomain, rules: HeaderRules, *, first: bool
+) -> MACAuthenticatedMessage:
+    """Authenticate a message whose MAC verified.
+
+    Args:
+        domain: Of the endpoint's shared secrets.
+        rules: The endpoint's; the domain's quirks are added.
+        first: Whether the message opens an operation.
+
+    Raises:
+        ProtectionRefused: sender is another (R45).
+        HeaderRefused, MalformedMessage: As `check_header`.
+    """
+    message, credential = verified.message, verified.credential
     _check_mac_sender(message.header, credential, rules)
     check_header(message.header, rules.relaxed_by(domain.quirks), first=first)
     return MACAuthenticatedMessage(message, domain, credential, _SEAL)
@@ -558,8 +640,10 @@ def _check_mac_sender(header: PKIHeader, credential: MACCredential, rules: Heade
     """
     sender = header.sender_name_der
     named = asn1.content(asn1.element(credential.protector.sender_der))
-    fits = [named] if rules.strict else [named, credential.secret.subject_der, NULL_DN]
-    if sender is None or not any(same_name(sender, name) for name in fits):
+    fits = sender is not None and same_name(sender, named)
+    if not fits and sender is not None and not rules.strict:
+        fits = sender == NULL_DN or credential.secret.is_for(sender)
+    if not fits:
         raise ProtectionRefused(
             f"sender is not whom the {credential.secret.label} stands for", rule="R45"
         )

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import partial
 
 from ra_gateway.cmp.codes import BodyType, is_cert_req_id
+from ra_gateway.cmp.header_checks import check_fresh_nonce
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.polling import poll_req_body, poll_req_content, polled_cert_req_id
 from ra_gateway.errors import HeaderRefused, PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
@@ -34,6 +35,7 @@ async def poll(services: Services, context: RequestContext) -> bytes:
     context, _, transaction, before = await find_transaction(services, context)
     if before is not None:
         return await retransmission.respond(services, context, transaction)
+    check_fresh_nonce(context.message.header, transaction.sender_nonce, context.endpoint.rules)
     cert_req_id = _check(context, transaction)
     if transaction.state in OUTSTANDING:
         if transaction.current.ca_nonce:

@@ -30,6 +30,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.crl import decode_crl, open_crl
 from ra_gateway.cmp.crmf import cert_req_messages, certification_request
+from ra_gateway.cmp.malformed import header_of
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.names import general_names, rfc4514
 from ra_gateway.cmp.oids import OID
@@ -329,8 +330,10 @@ class Pipeline:
             if event.bug is not None:
                 raise event.bug
         answer = _answer(reply.der)
+        readable = header_of(octets) is not None
         require(
-            reply.understood == (message is not None), "understood is not what the decoder says"
+            reply.understood == (message is not None or readable),
+            "understood is not what the decoder says",
         )
         if message is None:
             require(not world.ca.received, "unreadable octets were forwarded")
@@ -496,7 +499,8 @@ class Authority:
             reply = await self._desk.ca.handle(octets, mode=self._desk.mode)
         require(all(entry["event"] != "ca.failed" for entry in log), f"the CA failed: {log}")
         answer = _answer(reply.der)
-        require(reply.understood == (message is not None), "the CA understood something else")
+        readable = message is not None or header_of(octets) is not None
+        require(reply.understood == readable, "the CA understood something else")
         if message is None or answer.body_type not in CERT_RESPONSE_TO.values():
             return
         issued = any(
