@@ -273,9 +273,6 @@ REQUIREMENTS: Final[dict[str, dict[Requirement, str]]] = {
 }
 
 UNTESTED: Final[dict[Requirement, str]] = {
-    "T3": LATER + "the profiles of clause 6",
-    "T10": LATER + "the profiles of clause 6",
-    "T11": LATER + "the profiles of clause 6",
     "T54": OUTSIDE + "ACME is another protocol than the one spoken here",
 }
 """Why a requirement has no test; an entry for one that has some is a mistake."""

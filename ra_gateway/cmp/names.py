@@ -113,13 +113,13 @@ def canonical(name_der: bytes) -> CanonicalName:
     """
     return tuple(
         frozenset(
-            (attribute.type.dotted_string, _folded(text_of(attribute.value))) for attribute in rdn
+            (attribute.type.dotted_string, folded(text_of(attribute.value))) for attribute in rdn
         )
         for rdn in decoded(name_der)
     )
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """Return a text as RFC 4518 compares it: case folded, NFKC, blanks that mean nothing left out.
 
     Characters that nobody sees are not left out: a name with them stays another name, and none is certified.
@@ -191,7 +191,8 @@ def from_rfc4514(text: str) -> bytes:
     return x509.Name.from_rfc4514_string(text).public_bytes()
 
 
-_BLANK: Final = "\u2423"
+_BLANK: Final = "\x7f\x7f"
+"""As long as a countryName, and in no name."""
 _EMPTY_VALUE: Final = re.compile(r"=(?=\s*(?:[,+]|$))")
 
 
@@ -204,15 +205,16 @@ def name_template(text: str) -> bytes:
     Raises:
         ValueError: It is not a Name.
     """
-    filled = from_rfc4514(_EMPTY_VALUE.sub("=" + _BLANK, text))
-    values = [(oid, "" if value == _BLANK else value) for oid, value in attributes(filled)]
-    return asn1.tlv(
-        0x30,
-        *(
-            asn1.tlv(0x31, asn1.tlv(0x30, asn1.oid_der(oid), asn1.tlv(0x0C, value.encode("utf-8"))))
-            for oid, value in values
-        ),
-    )
+    filled = decoded(from_rfc4514(_EMPTY_VALUE.sub("=" + _BLANK, text)))
+    return asn1.tlv(0x30, *(asn1.tlv(0x31, *sorted(map(_left_empty, rdn))) for rdn in filled))
+
+
+def _left_empty(attribute: structures.AttributeTypeAndValue) -> bytes:
+    tag = attribute.value.tag_bytes[0]
+    octets = asn1.content(attribute.value)
+    if octets == _BLANK.encode():
+        octets = b""
+    return asn1.tlv(0x30, asn1.oid_der(attribute.type.dotted_string), asn1.tlv(tag, octets))
 
 
 _ATTRIBUTES: Final = re.compile(r"(?:[^\\,+]|\\.)*[,+]?", re.DOTALL)
@@ -221,6 +223,10 @@ _ATTRIBUTES: Final = re.compile(r"(?:[^\\,+]|\\.)*[,+]?", re.DOTALL)
 
 def fits(text: str, pattern: str) -> bool:
     """Tell whether a name fits a glob, attribute by attribute: no "*" admits an attribute more."""
+    if not (
+        text.isascii() and pattern.isascii()
+    ):  # an editor may have written either form of a letter
+        text, pattern = unicodedata.normalize("NFC", text), unicodedata.normalize("NFC", pattern)
     parts, patterns = _ATTRIBUTES.findall(text), _ATTRIBUTES.findall(pattern)
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
@@ -252,7 +258,7 @@ def _attribute_alike(attribute: str) -> str:
     kind, equals, value = attribute.partition("=")
     plain = _ESCAPED.sub(_unescaped, value)
     # Anew, since what is folded may be a separator then.
-    return kind.strip().casefold() + equals + escape_rfc4514(_folded(plain))
+    return kind.strip().casefold() + equals + escape_rfc4514(folded(plain))
 
 
 def _unescaped(found: re.Match[str]) -> str:

@@ -169,6 +169,12 @@ _SAN_EXAMPLES: Final = {
 }
 
 
+def _san_name(name: str) -> str:
+    if set(name) & set("*?{}"):
+        raise wrong("is a pattern", 'Write the one name, like "dns:occm.example.net".')
+    return _san_template(name)
+
+
 def _san_pattern(pattern: str) -> str:
     _fill(pattern, "x")
     if pattern != "*":
@@ -295,6 +301,7 @@ SubjectTemplate = Annotated[str, AfterValidator(_subject_template)]
 IssuedSubjectPattern = Annotated[str, AfterValidator(_issued_subject_pattern)]
 SubjectPattern = Annotated[str, AfterValidator(_subject_pattern)]
 SANTemplate = Annotated[str, AfterValidator(_san_template)]
+SANName = Annotated[str, AfterValidator(_san_name)]
 SANPattern = Annotated[str, AfterValidator(_san_pattern)]
 Domain = Annotated[str, AfterValidator(_domain)]
 PublishedURL = Annotated[str, AfterValidator(_crl_url)]

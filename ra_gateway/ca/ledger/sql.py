@@ -176,7 +176,10 @@ def alternative_names(san_der: bytes | None) -> frozenset[str]:
 
 
 def comparable(name: str) -> str:
-    """Return a text such as "dns:enb1.example.net" as it is compared: a name that ends in a dot is the one without."""
+    """Return a text such as "dns:enb1.example.net" as it is withheld: a name that ends in a dot is the one without.
+
+    On purpose without any case, unlike `names.general_name_key`: what is withheld is so under every spelling.
+    """
     folded = name.casefold()
     return folded.removesuffix(".") if folded.startswith("dns:") else folded
 
