@@ -313,6 +313,9 @@ def make_credential(
 ) -> Credential:
     """Return a credential from its parts.
 
+    Args:
+        chain: Nothing is sent twice: what stands there again, or is the certificate itself, is left out.
+
     Raises:
         ConfigError: The key is not the certificate's, or cannot sign.
     """
@@ -328,7 +331,8 @@ def make_credential(
             f"the private key does not belong to the certificate of {certificate.subject}",
             "Give the key that was certified",
         )
-    return Credential(certificate, chain, signer)
+    above = dict.fromkeys(item for item in chain if item != certificate)
+    return Credential(certificate, tuple(above), signer)
 
 
 def load_credential(

@@ -36,6 +36,7 @@ from ra_gateway.ca.records import (
     Operation,
     Reenroll,
 )
+from ra_gateway.ca.tbs import complete
 from ra_gateway.ca.transaction import (
     Received,
     RequestContext,
@@ -52,7 +53,7 @@ from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.names import NULL_DN, canonical, name_of, same_name
 from ra_gateway.cmp.requests import AuthenticatedRequest, Possession, read_request
-from ra_gateway.cmp.x520 import require_certifiable
+from ra_gateway.cmp.x520 import require_certifiable, told_first
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, POPRefused, RequestRefused
 from ra_gateway.keys import spki_der
 
@@ -185,29 +186,35 @@ class Certification:
             context.device is None or (context.device.origin == CLIENT and context.entity.vendor)
         ):
             device_der = None if context.device is None else context.device.der
-            template = entity_template(
-                template,
-                context.entity,
-                None if device_der is None else load_certificate(device_der).subject_der,
-            )
+            with told_first(template.subject_der, template.subject_alt_name_der):
+                template = entity_template(
+                    template,
+                    context.entity,
+                    None if device_der is None else load_certificate(device_der).subject_der,
+                )
             own = context.entity.profile or self._default_profile
             profile = choose_profile(header, (own,), self.profiles)
         elif received.authority is None:
             # What an RA vouched for, under a profile and names of its own, is no more in client mode.
             assert context.device is not None
-            template = own_template(template, load_certificate(context.device.der))
+            with told_first(template.subject_der, template.subject_alt_name_der):
+                template = own_template(template, load_certificate(context.device.der))
             own = context.device.profile or self._default_profile
             profile = choose_profile(header, (own,), self.profiles)
         else:
             profile = choose_profile(header, received.authority.role.profiles, self.profiles)
             if context.device is not None:
-                template = own_template(template, load_certificate(context.device.der))
+                with told_first(template.subject_der, template.subject_alt_name_der):
+                    template = own_template(template, load_certificate(context.device.der))
+        template = complete(profile, template)
         require_unprivileged(template, profile)
         served: frozenset[str] = frozenset()
         if received.authority is not None:
-            served = self._served(received.authority, template, profile)
-            if old is None and context.device is None:
-                require_no_wildcard(received.authority, template.subject_alt_name_der)
+            named = profile.named_attributes
+            with told_first(template.subject_der, template.subject_alt_name_der, named):
+                served = self._served(received.authority, template, profile)
+                if old is None and context.device is None:
+                    require_no_wildcard(received.authority, template.subject_alt_name_der)
         if request.possession is Possession.key_generation:
             private_key = await self._make_key(context, request, profile)
             template = replace(template, spki_der=spki_der(private_key))
@@ -219,6 +226,7 @@ class Certification:
             template.subject_alt_name_der,
             named=profile.named_attributes,
             established_der=None if known is None else load_certificate(known.der).subject_der,
+            qualified=known is None,
         )
         implicit = (
             header.implicit_confirm

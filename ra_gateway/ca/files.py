@@ -161,6 +161,10 @@ class Change:
         """Write certificates to NAME.pem."""
         write_certificates(self._place(f"{name}.pem"), certificates)
 
+    def write_octets(self, name: str, octets: bytes) -> None:
+        """Write a file that all may read."""
+        write_new(self._place(name), octets, 0o644)
+
     def keep(self) -> None:
         """Copy what is going to be replaced into the archive; from then on `result` has it there.
 

@@ -18,7 +18,7 @@ from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.reserving import SerialTaken
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import Intent, Operation
-from ra_gateway.ca.tbs import TBSPlan, plan_tbs
+from ra_gateway.ca.tbs import TBSPlan, complete, plan_tbs
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import canonical_spki, default_algorithm, load_public_key
 from ra_gateway.cmp.certificates import Certificate
@@ -139,7 +139,7 @@ class Issuer:
         Raises:
             TemplateRefused, ServiceFailure: As `issue`.
         """
-        plan = self.check(template, profile, now)
+        plan = self.check(complete(profile, template), profile, now)
         tbs_der = self.build(plan, self._serial_number())
         return await self.sign(self.inspect(tbs_der, plan, profile, now))
 

@@ -18,6 +18,7 @@ from ra_gateway.ca.hierarchy import (
     OPTIONAL_SIGNERS,
     ROOT_DAYS,
     SIGNERS,
+    SignerNames,
     as_config_error,
     ca_extensions,
     certify_anew,
@@ -83,7 +84,7 @@ async def roll_issuing(
         files = change.files
         old = load_unchecked(files, now, password)
         root, issuing = old.root, old.issuers[0].certificate
-        _require_living(root, now)
+        require_living(root, now)
         path_length = root.basic_constraints[1]
         if path_length is not None and path_length < 1:
             raise ConfigError.of(
@@ -91,7 +92,7 @@ async def roll_issuing(
                 f"the root {root.subject} allows no CA below it (pathLenConstraint 0)",
                 "Import an issuing CA of another root into another directory",
             )
-        root_key = _root_key(files, root, password, root_key_path, root_password)
+        root_key = load_root_key(files, root, password, root_key_path, root_password)
         generation = int(change.archive.rpartition("/")[2]) + 1
         subject_der = (
             successor_subject(issuing, generation) if subject is None else parse_subject(subject)
@@ -120,7 +121,9 @@ async def roll_issuing(
         change.write("issuing", (certificate,))
         issuer = Issuer(certificate, (root,), key, secrets.token_bytes)
         for role in _signers(files):
-            await make_signer(change, role, issuer, signer_subject(certificate, role), kind, now)
+            signer_der = signer_subject(certificate, role)
+            names = _signer_names(files, role)
+            await make_signer(change, role, issuer, signer_der, kind, now, names)
         commit_checked(change, now)
     return _active(directory)
 
@@ -168,9 +171,9 @@ def roll_root(
                 f"the root {old.subject} issues itself, there is no issuing CA to be certified anew",
                 f"First run: ra-gateway ca roll-issuing {files.path}",
             )
-        _require_living(old, now)
-        _require_living(issuing, now)
-        old_key = _root_key(files, old, password, root_key_path, root_password)
+        require_living(old, now)
+        require_living(issuing, now)
+        old_key = load_root_key(files, old, password, root_key_path, root_password)
         kind = kind_of(old) if key_kind is None else require_kind(key_kind)
         key = change.new_key("root", kind, root_password)
         start = now - CLOCK_SKEW
@@ -241,7 +244,8 @@ async def renew_signers(
             issuer = load_issuer(change.files, prefix, roots, password)
             subject_der = _signer_subject(change.files, name, issuer.certificate)
             kind = kind_of(issuer.certificate) if key_kind is None else require_kind(key_kind)
-            await make_signer(change, name, issuer, subject_der, kind, now)
+            names = _signer_names(change.files, name)
+            await make_signer(change, name, issuer, subject_der, kind, now, names)
         if due:
             commit_checked(change, now)
         return tuple(f"{name}.pem" for name in due)
@@ -276,14 +280,24 @@ def _signer_subject(files: CAFiles, name: str, issuing: Certificate) -> bytes:
     return signer_subject(issuing, name.rpartition("/")[2])
 
 
-def _root_key(
+def _signer_names(files: CAFiles, name: str) -> SignerNames:
+    return (
+        SignerNames.of(certificate_of(files, name)) if files.has(f"{name}.pem") else SignerNames()
+    )
+
+
+def load_root_key(
     files: CAFiles,
     root: Certificate,
     password: bytes | None,
     root_key_path: Path | None,
     root_password: bytes | None,
 ) -> Any:
-    """Return the root's private key."""
+    """Return the root's private key.
+
+    Raises:
+        ConfigError: It cannot be loaded, or is another one's.
+    """
     path = root_key_path or files.find("root.key")
     if root_key_path is None and not path.exists():
         issuing_key_path = files.find("issuing.key")
@@ -307,7 +321,7 @@ def _active(directory: Path) -> Certificate:
     return load_certificates(CAFiles(directory).find("issuing.pem"), SETTING)[0]
 
 
-def _require_living(certificate: Certificate, now: datetime) -> None:
+def require_living(certificate: Certificate, now: datetime) -> None:
     if not certificate.valid_at(now):
         raise ConfigError.of(
             SETTING,

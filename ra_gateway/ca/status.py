@@ -5,7 +5,8 @@ No HTTP here; the status listener asks for these by the names in its URLs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ra_gateway.ca.crl import CRLIssuer, CRLPublisher
@@ -26,6 +27,7 @@ class CAStatus:
         root: Certificate at the name "root".
         issuers: All issuing CAs, the active one first.
         responder: None where there is no OCSP.
+        root_crl: Returns the root's CRL; waits for the disk.
     """
 
     def __init__(
@@ -34,22 +36,26 @@ class CAStatus:
         issuers: Sequence[CRLIssuer],
         publisher: CRLPublisher,
         responder: OCSPResponder | None,
+        root_crl: Callable[[], StoredCRL | None] = lambda: None,
     ) -> None:
         self._active_id = issuers[0].id
         self._certificates = {issuer.id: issuer.certificate for issuer in issuers}
         self._certificates |= {ACTIVE_NAME: issuers[0].certificate, ROOT_NAME: root}
         self._publisher = publisher
         self._responder = responder
+        self._root_crl = root_crl
 
     async def crl(self, name: str, *, delta: bool) -> StoredCRL | None:
-        """Return the newest CRL of an issuing CA, None if there is none.
+        """Return the newest CRL of an issuing CA, or of the root, None if there is none.
 
         Args:
-            name: Its key identifier (hex), or "issuing".
+            name: Its key identifier (hex), or "issuing", or "root".
 
         Raises:
             StoreUnavailable: The ledger does not answer, and no CRL was read before.
         """
+        if name == ROOT_NAME:
+            return None if delta else await asyncio.to_thread(self._root_crl)
         issuer_id = self._active_id if name == ACTIVE_NAME else name
         return await self._publisher.current(issuer_id, delta=delta)
 

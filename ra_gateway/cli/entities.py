@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from ra_gateway.app import now
-from ra_gateway.app.ca import ca_profiles
+from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ledger.listing import newest
 from ra_gateway.ca.profiles import Profile

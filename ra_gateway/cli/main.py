@@ -30,8 +30,10 @@ from ra_gateway.cli.output import (
     Commands,
     ConfigOption,
     KeyKindOption,
+    NamedSubjectsOption,
     called,
     fail,
+    named_subjects,
     out,
     read_password,
     require_name,
@@ -136,7 +138,14 @@ def init(
         str, typer.Option(help="DNS domain of the base stations' names.")
     ] = "ran.example.net",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
+    status_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Port of the CA's CRLs; by default that after the next."
+        ),
+    ] = None,
     key_kind: KeyKindOption = "p256",
+    subject: NamedSubjectsOption = None,
 ) -> None:
     """Write a configuration with CA and RA material: a gateway ready to serve."""
     vendors: dict[str, tuple[str, str]] = {}
@@ -169,6 +178,8 @@ def init(
         domain=domain,
         now=now(),
         port=port,
+        status_port=status_port or (port + 2 if 0 < port < 65534 else 8082),
+        subjects=named_subjects(subject, ("root", "issuing", "cmp", "ocsp", "ra")),
         key_kind=key_kind,
     )
     load(path)
@@ -235,6 +246,13 @@ KeyPasswordOption = Annotated[
 UrlOption = Annotated[str, typer.Option(help="URL of the gateway.")]
 ResultsOption = Annotated[Path, typer.Option("--out", help="Where the results go.")]
 ImplicitConfirmOption = Annotated[bool, typer.Option(help="Ask to do without certConf.")]
+CertConfCertificatesOption = Annotated[
+    bool,
+    typer.Option(
+        "--certconf-certificates",
+        help="Send the certificates again with certConf, as strict RFC 9483 wants it.",
+    ),
+]
 
 
 @app.command()
@@ -255,6 +273,7 @@ def enroll(
         typer.Option(help="Operator root, PEM; without it, the one that comes with the ip."),
     ] = None,
     implicit_confirm: ImplicitConfirmOption = False,
+    certconf_certificates: CertConfCertificatesOption = False,
     key_kind: KeyKindOption = "p256",
     key_password: KeyPasswordOption = None,
 ) -> None:
@@ -266,7 +285,10 @@ def enroll(
     credential = _base_station(cert, key, key_password, *(chain or ()))
     roots = () if trusted is None else load_certificates(trusted, "--trusted")
     options = RequestOptions(
-        subject=subject, san=tuple(san or ()), implicit_confirm=implicit_confirm
+        subject=subject,
+        san=tuple(san or ()),
+        implicit_confirm=implicit_confirm,
+        extra_certs_in_cert_conf=certconf_certificates,
     )
     identity = DeviceIdentity(credential, operator_trust(*roots) if roots else None)
     run(_operate(url, identity, options, key_kind, directory))
@@ -282,13 +304,18 @@ def renew(
     trusted: Annotated[Path, typer.Option(help="Operator root, PEM.")],
     directory: ResultsOption,
     implicit_confirm: ImplicitConfirmOption = False,
+    certconf_certificates: CertConfCertificatesOption = False,
     key_kind: KeyKindOption = "p256",
     key_password: KeyPasswordOption = None,
 ) -> None:
     """Be a base station: renew an operator certificate with itself (kur)."""
     credential = _base_station(cert, key, key_password)
     identity = DeviceIdentity(credential, operator_trust(*load_certificates(trusted, "--trusted")))
-    options = RequestOptions(body_type=BodyType.kur, implicit_confirm=implicit_confirm)
+    options = RequestOptions(
+        body_type=BodyType.kur,
+        implicit_confirm=implicit_confirm,
+        extra_certs_in_cert_conf=certconf_certificates,
+    )
     run(_operate(url, identity, options, key_kind, directory))
 
 

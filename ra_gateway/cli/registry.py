@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
-import secrets
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ra_gateway.app import now
-from ra_gateway.app.ca import ca_keys, ca_profiles
+from ra_gateway.app.ca import ca_keys
+from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.app.warnings import allows_all
-from ra_gateway.ca.hierarchy import SIGNER_DAYS
-from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.by_hand import issue
+from ra_gateway.ca.hierarchy import SIGNER_DAYS, parse_subject
 from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
-from ra_gateway.ca.records import Authority, Intent, Operation, Privilege, Role
+from ra_gateway.ca.records import DEFAULT_PROFILE, Authority, Privilege, Role
 from ra_gateway.cli.entities import grantable
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
@@ -27,18 +25,19 @@ from ra_gateway.cli.output import (
     Commands,
     ConfigOption,
     KeyKindOption,
+    SANOption,
     day,
     note,
     read_password,
     require_name,
+    require_san,
     say,
     show_facts,
     show_table,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.crmf import CertTemplate
-from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.cmp.crmf import CertTemplate, Extension
+from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.reading import load
@@ -75,7 +74,9 @@ def role_add(
     ],
     profile: Annotated[
         list[str] | None,
-        typer.Option(help="Profile it may ask for, the usual one first; else ca.profile."),
+        typer.Option(
+            help='Profile it may ask for, the usual one first; "default", and else, is what ca.profile says.'
+        ),
     ] = None,
     subjects: SubjectsOption = None,
     sans: SANsOption = None,
@@ -90,8 +91,8 @@ def role_add(
     """Make a role, or change what it lets be done; the names it has stay where none are given."""
 
     async def put(ledger: Ledger, settings: CAConfig) -> Role:
-        known = grantable(ca_profiles(settings))
-        names = tuple(profile or (settings.profile,))
+        known = [*grantable(ca_profiles(settings)), DEFAULT_PROFILE]
+        names = tuple(profile or (DEFAULT_PROFILE,))
         unknown = [item for item in names if item not in known]
         if unknown:
             raise ConfigError.of(
@@ -268,6 +269,7 @@ def ra_issue(
     subject: Annotated[
         str | None, typer.Option(help="RFC 4514; else that of its newest certificate.")
     ] = None,
+    san: SANOption = None,
     days: Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")] = SIGNER_DAYS,
     key_kind: KeyKindOption = "p256",
     config: ConfigOption = CONFIG,
@@ -275,30 +277,38 @@ def ra_issue(
     """Make key and certificate of an RA as PKCS#12; its other certificates go on being heard."""
     if subject is not None:
         require_name(subject, "--subject")
+        parse_subject(subject)
+    for text in san or ():
+        require_san(text)
     if out.exists():
         raise ConfigError.of(str(out), "exists already", "Choose another file name")
     password = read_password(password_file) or b""
     if not password:
         raise ConfigError.of(str(password_file), "is empty", "Write a password to it")
 
-    async def issue(ledger: Ledger, settings: CAConfig) -> Certificate:
+    async def make(ledger: Ledger, settings: CAConfig) -> Certificate:
         keys, profiles = ca_keys(settings), ca_profiles(settings)
         issuer = keys.issuers[0]
         before = await _put_authority(ledger, name, role, subjects, sans)
         private_key = KEY_KINDS[key_kind]()
-        certificate = await _certify(
-            ledger,
-            issuer,
-            replace(profiles["ra"], validity_days=days),
+        certificate, _ = await issue(
             CertTemplate(
-                subject_der=_ra_subject(name, subject, before), spki_der=spki_der(private_key)
+                subject_der=_ra_subject(name, subject, before),
+                spki_der=spki_der(private_key),
+                extensions=_ra_names(san, before),
             ),
+            replace(profiles["ra"], validity_days=days),
+            issuer,
+            ledger,
+            actor=actor(),
+            now=now(),
+            own=True,
         )
         export_pkcs12(out, certificate, private_key, (issuer.certificate, *issuer.chain), password)
         await ledger.registry.add_authority_certificate(name, certificate.der, actor(), now())
         return certificate
 
-    certificate = with_ledger(config, issue)
+    certificate = with_ledger(config, make)
     say(
         f"Wrote {out}: {certificate.subject}, serial {certificate.serial_number:x}, "
         f"until {day(certificate.not_after)} UTC."
@@ -319,35 +329,12 @@ def _ra_subject(name: str, subject: str | None, before: Authority | None) -> byt
     return Certificate.from_der(before.certificates[-1]).subject_der
 
 
-async def _certify(
-    ledger: Ledger, issuer: Issuer, profile: Profile, template: CertTemplate
-) -> Certificate:
-    """Issue a certificate in the ledger, so that it can be revoked like any other."""
-    moment = now()
-    operation = Operation(
-        requester=actor(),
-        transaction_id=secrets.token_bytes(16),
-        request_digest=secrets.token_bytes(32),
-        body_type=BodyType.cr,
-        cert_req_id=0,
-        response_nonce=b"",
-        confirm_by=None,
-        expires_at=moment + timedelta(minutes=5),
-    )
-    intent = Intent(
-        subject_der=template.subject_der or b"",
-        issuer_id=issuer.id,
-        profile=profile.name,
-        spki_digest=b"",
-        enrolls=False,
-        own=True,
-    )
-
-    async def answer(certificate: Certificate, changes: tuple[str, ...]) -> bytes:
-        return certificate.der
-
-    stored = await issuer.issue(template, profile, operation, intent, ledger, answer, moment)
-    return Certificate.from_der(stored.certificate_der)
+def _ra_names(san: list[str] | None, before: Authority | None) -> tuple[Extension, ...]:
+    """Return the SubjectAltName that is asked for, else that of the newest certificate."""
+    san_der = general_names_der(san) if san else None
+    if san_der is None and before is not None and before.certificates:
+        san_der = Certificate.from_der(before.certificates[-1]).subject_alt_name_der
+    return () if san_der is None else (Extension(OID.subjectAltName, False, san_der),)
 
 
 @ra_app.command("list")

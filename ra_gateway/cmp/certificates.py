@@ -452,6 +452,9 @@ def keep_certificates(certificates: Iterable[Certificate]) -> None:
 
 
 def key_identifier(spki_der: bytes) -> bytes:
-    """Return a key identifier: 160 bits of the SHA-256 of the key (RFC 7093 2, method 1)."""
+    """Return a key identifier: the SHA-1 of the key (RFC 5280 4.2.1.2, method 1), as TS 33.310 6.1.3c.3 wants it.
+
+    It names a key and secures nothing.
+    """
     key = asn1.decode(structures.SubjectPublicKeyInfo, spki_der).subject_public_key.as_bytes()
-    return hashlib.sha256(key).digest()[:20]
+    return hashlib.sha1(key, usedforsecurity=False).digest()

@@ -50,6 +50,7 @@ from ra_gateway.cmp.crmf import (
 from ra_gateway.cmp.header_checks import (
     HeaderRules,
     Quirk,
+    Strictness,
     algorithm_quirks_used,
     check_cert_req_id,
     check_subject,
@@ -192,6 +193,27 @@ def read_request(
     return AuthenticatedRequest(authenticated, request, public_key_der, Possession.proved, _SEAL)
 
 
+def read_certification_request(
+    der: bytes, allowed: AlgorithmPolicy, *, of_ca: bool = False
+) -> CertReqMsg:
+    """Read a PKCS #10 that came by another way than CMP, and verify its proof of possession.
+
+    Args:
+        of_ca: Whether a CA asks, which may ask for a CA's powers.
+
+    Raises:
+        TemplateRefused, POPRefused, MalformedMessage.
+    """
+    request = certification_request(der)
+    _, key = _check_key(request, allowed, HeaderRules(strictness=Strictness.lenient))
+    if not of_ca:
+        check_requested_extensions(request.template)
+    if not isinstance(request.pop, SignaturePOP):
+        raise POPRefused("no proof of possession", rule="R53")
+    _verify_signature(request.pop, request.cert_req_der, key, allowed, "R65")
+    return request
+
+
 def possession_of(request: CertReqMsg) -> Possession:
     """Tell how a request means to show possession of its key; whether that is accepted, `read_request` says.
 
@@ -303,6 +325,14 @@ def _crmf_request(message: PKIMessage, rules: HeaderRules) -> CertReqMsg:
 def _check_template(
     request: CertReqMsg, allowed: AlgorithmPolicy, rules: HeaderRules
 ) -> tuple[bytes, PublicKeyTypes]:
+    found = _check_key(request, allowed, rules)
+    check_requested_extensions(request.template)
+    return found
+
+
+def _check_key(
+    request: CertReqMsg, allowed: AlgorithmPolicy, rules: HeaderRules
+) -> tuple[bytes, PublicKeyTypes]:
     _check_names(request, rules)
     spki_der = request.template.spki_der
     assert spki_der is not None  # who has no key has no possession to prove
@@ -311,7 +341,6 @@ def _check_template(
         key = load_public_key(spki_der)
     except (AlgorithmRefused, MalformedMessage) as error:
         raise TemplateRefused(error.detail, rule="R61") from error
-    check_requested_extensions(request.template)
     return spki_der, key
 
 
@@ -368,6 +397,12 @@ def _verify_pop(
     if pop.input_der is not None:
         _check_popo_input(pop, request, header, public_key_der, rules)
         signed = pop.input_der
+    _verify_signature(pop, signed, key, allowed, wrong)
+
+
+def _verify_signature(
+    pop: SignaturePOP, signed: bytes, key: PublicKeyTypes, allowed: AlgorithmPolicy, wrong: str
+) -> None:
     try:
         algorithm = signature_algorithm(pop.algorithm_der)
         if algorithm.family == key_family(key):

@@ -12,7 +12,12 @@ from ra_gateway.ca.postgres_url import is_local
 from ra_gateway.cmp.header_checks import SIGNERS_ONLY, VENDORS_ONLY
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig
-from ra_gateway.config.tables import EndpointConfig, IdentityConfig, MACConfig, VendorConfig
+from ra_gateway.config.tables import (
+    EndpointConfig,
+    IdentityConfig,
+    MACConfig,
+    default_body_types,
+)
 from ra_gateway.config.trust_tables import AlgorithmsConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN, WELL_KNOWN_PATH, served_paths, texts
 from ra_gateway.errors import Problem
@@ -59,10 +64,10 @@ def _value(table: Raw, model: type[BaseModel], key: str) -> Any:
     return table.get(key, model.model_fields[key].default)
 
 
-def _types(table: Raw, model: type[BaseModel]) -> set[str]:
-    """Return the raw `body_types`, or the model's default."""
-    default = [member.name for member in model.model_fields["body_types"].default]
-    return set(texts(table.get("body_types", default)))
+def _taken(endpoint: Raw) -> set[str]:
+    """Return the raw `body_types` of an endpoint, or what it takes without."""
+    strictness = _value(endpoint, EndpointConfig, "strictness")
+    return set(texts(endpoint.get("body_types", default_body_types(strictness))))
 
 
 def _exceeds(left: object, right: object) -> bool:
@@ -298,9 +303,9 @@ def _crossed(
 def _check_vendor_types(raw: Raw) -> Iterator[Problem]:
     vendors = _table(raw, "vendors")
     for name, endpoint in _rows(raw, "endpoints"):
-        taken = _types(endpoint, EndpointConfig)
+        taken = _taken(endpoint)
         for vendor in texts(endpoint.get("vendors")):
-            allowed = _types(_table(vendors, vendor), VendorConfig)
+            allowed = texts(_table(vendors, vendor).get("body_types", ["ir"]))
             if vendor in vendors and taken & {"cr", "p10cr"} and not taken & {"ir", *allowed}:
                 yield Problem(
                     f"vendors.{vendor}.body_types",
@@ -336,7 +341,7 @@ def _check_mac(raw: Raw) -> Iterator[Problem]:
                 'is given, but strictness is "3gpp", and TS 33.310 has no shared secrets',
                 'Take the table out, or set strictness to "strict" or "lenient".',
             )
-        if not {"ir", "cr", "p10cr"} & _types(endpoint, EndpointConfig):
+        if not {"ir", "cr", "p10cr"} & _taken(endpoint):
             yield Problem(
                 path,
                 "is given, but body_types has none of ir, cr and p10cr",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.header_checks import Quirk
+from ra_gateway.cmp.header_checks import Quirk, Strictness
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DialectConfig
 from ra_gateway.config.service_tables import LogConfig, ServerConfig, StoreConfig
@@ -299,11 +299,10 @@ class _Service(Table):
     """Names of the `[vendors.<name>]` whose devices may send ir here."""
     operator: bool = True
     """Whether devices with an operator certificate may send kur here, and what else `body_types` has but ir."""
-    body_types: tuple[RequestType, ...] = Field(
-        default=(BodyType.ir, BodyType.cr, BodyType.kur), min_length=1
-    )
-    """Requests that may open a transaction here. TS 33.310 has neither p10cr (a PKCS#10), nor rr (a device has its own
-    certificate revoked), nor genm (it asks).
+    body_types: tuple[RequestType, ...] = Field(default=(BodyType.ir, BodyType.kur), min_length=1)
+    """Requests that may open a transaction here. TS 33.310 has neither cr (a further certificate), nor p10cr (a
+    PKCS#10), nor rr (a device has its own certificate revoked), nor genm (it asks); with another strictness than
+    "3gpp", cr is among the default.
     """
     genm: GenmConfig = GenmConfig()
     """Who answers genm."""
@@ -317,8 +316,20 @@ class _Service(Table):
     """`[[endpoints.<name>.routes]]`: requests that go elsewhere, or by other rules."""
 
 
+def default_body_types(strictness: str) -> list[str]:
+    """Return the `body_types` of an endpoint that names none."""
+    return ["ir", "kur"] if strictness == Strictness.three_gpp else ["ir", "cr", "kur"]
+
+
 class EndpointConfig(EndpointSettings, _Service):
     """URLs, who may use them for what, and where their requests go."""
+
+    @model_validator(mode="after")
+    def _take_the_default(self) -> Self:
+        if "body_types" not in self.model_fields_set:
+            taken = default_body_types(self.strictness)
+            object.__setattr__(self, "body_types", tuple(BodyType[name] for name in taken))
+        return self
 
     @property
     def url_paths(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from ra_gateway import ldap
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.identity import DOTTED_OID, PLACEHOLDERS, SERIAL_NUMBER_OR_FQDN, placeholders
+from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.settings.files import check_file, checks_files, resolve, secret_file
 from ra_gateway.settings.values import ByName, climbs, did_you_mean, require_dn, require_url, wrong
 
@@ -122,7 +123,9 @@ def _unknown_placeholder(name: str) -> PydanticCustomError:
 
 
 def _subject_template(template: str) -> str:
-    require_dn(_fill(template, "x"))
+    require_dn(_fill(template, "xx"))
+    for fault in subject_text_faults(template):
+        raise wrong(f"gives names that cannot be certified: {fault}", "Write another value there.")
     return template
 
 
@@ -138,7 +141,7 @@ def _san_kind(entry: str) -> None:
 
 def _san_template(template: str) -> str:
     _san_kind(template)
-    filled = _fill(template, "x")
+    filled = _fill(template, "xx")
     if template.startswith("ip:") and filled == template:
         try:
             ipaddress.ip_address(template.removeprefix("ip:"))
@@ -146,6 +149,8 @@ def _san_template(template: str) -> str:
             raise wrong(
                 "is not an IP address", 'Write it like "ip:192.0.2.1" or "ip:2001:db8::1".'
             ) from None
+    for fault in alternative_name_text_faults(template):
+        raise wrong(f"gives names that cannot be certified: {fault}", "Write another value there.")
     return template
 
 
@@ -162,6 +167,12 @@ def _crl_url(text: str) -> str:
         _crl_source(text.replace("{issuer}", "00"))
     elif not require_url(text, ("http",)).isascii():
         raise wrong("has other characters than ASCII", "Encode them with % (RFC 3986).")
+    return text
+
+
+def _domain(text: str) -> str:
+    if not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*", text):
+        raise wrong("is no DNS domain", "Write it like ran.example.net, without *.")
     return text
 
 
@@ -270,6 +281,7 @@ IssuedSubjectPattern = Annotated[str, AfterValidator(_issued_subject_pattern)]
 SubjectPattern = Annotated[str, AfterValidator(_subject_pattern)]
 SANTemplate = Annotated[str, AfterValidator(_san_template)]
 SANPattern = Annotated[str, AfterValidator(_san_pattern)]
+Domain = Annotated[str, AfterValidator(_domain)]
 PublishedURL = Annotated[str, AfterValidator(_crl_url)]
 FetchedURL = Annotated[str, AfterValidator(_fetched_url)]
 LDAPServer = Annotated[str, AfterValidator(_ldap_server)]

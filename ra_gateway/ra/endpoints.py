@@ -379,7 +379,8 @@ class EndpointSettings(Table):
     pkiconf_certificates: bool | None = None
     """Whether pkiConf carries the certificates of its signer, for a client that forgets those of the answer before.
     Unset, it does, but for base stations at strictness "3gpp": TS 33.310 9.5.4.5 has none there. Other RAs always get
-    them.
+    them for what they sign or nest; one that passes on a device's messages as they are ("forward") gets what the device
+    does, and has to `tolerate` "pkiconf_without_certificates".
     """
     extra_certs_max_count: int = Field(default=12, ge=1, le=256)
     """Most certificates in extraCerts of a request; more are refused before a path is sought. The default is four times

@@ -44,7 +44,7 @@ from ra_gateway.cmp.requests import (
 )
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.x520 import require_certifiable
+from ra_gateway.cmp.x520 import require_certifiable, told_first
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
 from ra_gateway.ra.ports import InventoryEntry
 
@@ -272,13 +272,14 @@ def authorize(
         TemplateRefused: The template lacks what only the device can give, or contradicts its old certificate.
         RequestRefused: oldCertID is not the protecting certificate (badCertId).
     """
-    requester = request.authenticated.requester
-    if isinstance(requester, SharedSecret):
-        return _authorize_secret(request, requester, may_complete=may_complete)
-    if request.domain.kind is DomainKind.operator:
-        return _authorize_known(request, may_complete=may_complete, names_issuer=names_issuer)
-    if request.domain.kind is DomainKind.registration_authority and rules is not None:
-        return _authorize_relayed(request, rules)
+    requester, template = request.authenticated.requester, request.request.template
+    with told_first(template.subject_der, template.subject_alt_name_der):
+        if isinstance(requester, SharedSecret):
+            return _authorize_secret(request, requester, may_complete=may_complete)
+        if request.domain.kind is DomainKind.operator:
+            return _authorize_known(request, may_complete=may_complete, names_issuer=names_issuer)
+        if request.domain.kind is DomainKind.registration_authority and rules is not None:
+            return _authorize_relayed(request, rules)
     if request.message.body_type is BodyType.kur or rules is None:
         raise NotAuthorized("a vendor certificate cannot authorise this request", rule="R71")
     if not rules.enabled:
@@ -320,9 +321,10 @@ def _authorize_vendor(
     asked = template.subject_der if template.subject_der != NULL_DN or san else None
     listed = entry if entry is not None and entry.subject else None
     if listed is None and asked is not None and rules.subject is not SubjectRule.replace:
-        _check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
-        for name in san or ():
-            _check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
+        with told_first(asked, template.subject_alt_name_der):
+            _check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
+            for name in san or ():
+                _check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
         return _kept(request, asked, san, named=_oids_in(rules.allowed_subjects))
     if listed is None and rules.subject is SubjectRule.keep:
         raise TemplateRefused("the template has no subject", rule="R51")
@@ -381,9 +383,7 @@ def _authorize_known(
 def _kept_old(
     request: AuthenticatedRequest, old: Certificate, san: tuple[str, ...] | None
 ) -> AuthorizedRequest:
-    return _kept(
-        request, old.subject_der, san, named=_attribute_oids(old.subject_der), established=True
-    )
+    return _kept(request, old.subject_der, san, established=True)
 
 
 def _reads_alike(one_der: bytes, other_der: bytes) -> bool:
@@ -461,7 +461,7 @@ def _kept(
     subject_der: bytes,
     san: tuple[str, ...] | None,
     *,
-    named: Collection[str],
+    named: Collection[str] = (),
     established: bool = False,
 ) -> AuthorizedRequest:
     """Let a request go up as it is.

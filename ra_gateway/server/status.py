@@ -1,6 +1,6 @@
 """The status listener: CRLs, OCSP and CA certificates over HTTP (RFC 5280 4.2.1.13, RFC 6960 A, RFC 5019).
 
-    GET  /crl/ISSUER.crl, /crl/ISSUER-delta.crl    ISSUER: an issuing CA's key identifier (hex), or "issuing"
+    GET  /crl/ISSUER.crl, /crl/ISSUER-delta.crl    ISSUER: an issuing CA's key identifier (hex), "issuing", or "root"
     GET  /ca/ISSUER.cer, /ca/root.cer
     POST /ocsp                                     GET /ocsp/BASE64 for caches
 
@@ -54,7 +54,7 @@ _ETAG_OCTETS: Final = 65_536
 _PIECEWISE_OCTETS: Final = 65_536
 """Larger documents are written in pieces as the client takes them, or each slow client would hold a whole CRL."""
 
-_CRL_PATH: Final = re.compile(r"/crl/([0-9a-f]{1,128}|issuing)(-delta)?\.crl")
+_CRL_PATH: Final = re.compile(r"/crl/([0-9a-f]{1,128}|issuing|root)(-delta)?\.crl")
 _CERTIFICATE_PATH: Final = re.compile(r"/ca/([0-9a-f]{1,128}|issuing|root)\.cer")
 
 _LIMITS: Final[ListenerLimits] = {
@@ -106,7 +106,7 @@ class StatusHandler(Protocol):
         """Return the newest CRL of an issuing CA, None if there is none.
 
         Args:
-            name: Its key identifier (hex), or "issuing".
+            name: Its key identifier (hex), "issuing", or "root".
 
         Raises:
             StoreUnavailable: It cannot be told at the moment.

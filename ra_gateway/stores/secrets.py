@@ -22,6 +22,7 @@ from typing import Final
 
 from ra_gateway.cmp.mac import SharedSecret, reference_fingerprint
 from ra_gateway.cmp.names import from_rfc4514, general_names_der
+from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import Problem, StoreUnavailable
 from ra_gateway.peers import network_of
 from ra_gateway.ra.ports import Claim, Clock
@@ -279,6 +280,11 @@ def _secret(row: dict[str, str]) -> SharedSecret:
             general_names_der(san)
     except ValueError as error:
         raise ValueError("san has an entry that is not like dns:enb-1.example.net") from error
+    for fault in subject_text_faults(subject):
+        raise ValueError(f"subject cannot be certified: {fault}")
+    for name in san:
+        for fault in alternative_name_text_faults(name, wildcard=True):
+            raise ValueError(f"san cannot be certified: {fault}")
     return SharedSecret(
         reference, octets, subject_der, san, single_use == "true", _expiry(row["expires"])
     )

@@ -445,6 +445,8 @@ async def test_possession_is_still_to_be_proved(world: World) -> None:
         f"ref,{SECRET},{SUBJECT},,true,",
         f"ref,{SECRET},{SUBJECT},,false,tomorrow",
         f"ref,{SECRET},{SUBJECT},,false,2027-01-01T00:00:00",
+        f'ref,{SECRET},"CN=a,C=D1",,false,',
+        f"ref,{SECRET},{SUBJECT},dns:e_nb.example.net,false,",
         f",{SECRET},{SUBJECT},,false,",
         f"ref,{SECRET},{SUBJECT},,false,\nref,{SECRET},{SUBJECT},,false,",
     ],

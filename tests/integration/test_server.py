@@ -266,7 +266,7 @@ async def test_octets_that_are_no_pkimessage_are_answered_400_with_a_cmp_error()
         assert answer.headers["content-type"] == CMP_TYPE
 
 
-@pytest.mark.requirement(148)
+@pytest.mark.requirement(148, "T52")
 async def test_what_is_not_cmp_never_reaches_the_handler() -> None:
     """405 with Allow, 404, 415, 400: by fixed texts, on a connection that stays usable."""
     async with served() as (listener, echo, _, connect):

@@ -40,6 +40,7 @@ from ra_gateway.ca.ledger.validity import living_or_held
 from ra_gateway.ca.records import EndEntity, EntityStatus
 from ra_gateway.cmp.identity import fqdn_of
 from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names_der
+from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import ConfigError, Problem
 
 LONGEST_TEXT: Final = 200
@@ -156,6 +157,11 @@ def _subject_problems(row: NewEntity) -> Iterator[Problem]:
         subject_der = NULL_DN
     if subject_der != NULL_DN:
         row.key = subject_key(subject_der)
+        for fault in subject_text_faults(row.entity.subject):
+            yield row.problem(
+                f"the subject {row.entity.subject[:80]!r} cannot be certified: {fault}",
+                "Write another value there",
+            )
         return
     yield row.problem(
         f"the subject {row.entity.subject[:80]!r} is no name",
@@ -168,6 +174,10 @@ def _names_problems(row: NewEntity) -> Iterator[Problem]:
         try:
             if name.startswith(_KINDS_OF_NAMES):
                 general_names_der([name])
+                for fault in alternative_name_text_faults(name):
+                    yield row.problem(
+                        f"{name[:80]!r} cannot be certified: {fault}", "Write another name there"
+                    )
                 continue
         except ValueError:
             pass

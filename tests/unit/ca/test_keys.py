@@ -56,7 +56,7 @@ def names(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
-@pytest.mark.requirement(154)
+@pytest.mark.requirement(154, "T30")
 @pytest.mark.parametrize("kind", ["p256", "p384", "rsa2048", "ed25519", "ed448", "mldsa44"])
 async def test_a_ca_is_made_and_loaded(tmp_path: Path, kind: str) -> None:
     """Files, modes, and paths from all signers to the root; certificates, messages and answers have three keys."""
@@ -83,6 +83,12 @@ async def test_a_ca_is_made_and_loaded(tmp_path: Path, kind: str) -> None:
     credential = load_credential(tmp_path / "ra.pem", tmp_path / "ra.key", setting="ra")
     assert credential.certificate == ra
     assert credential.chain == keys.credential.chain == ocsp.chain == bag
+    # ra.pem has the issuing CA, and the configuration that `init` writes names its file besides.
+    again = (tmp_path / "issuing.pem", tmp_path / "root.pem", tmp_path / "ra.pem")
+    named = load_credential(
+        tmp_path / "ra.pem", tmp_path / "ra.key", chain_paths=again, setting="ra"
+    )
+    assert named.certificates == credential.certificates == (ra.der, issuer.certificate.der)
 
 
 async def test_openssl_agrees(tmp_path: Path) -> None:
@@ -145,7 +151,7 @@ async def test_files_of_two_cas_are_refused(tmp_path: Path) -> None:
             load_ca(mixed, now=NOW)
 
 
-@pytest.mark.requirement(154)
+@pytest.mark.requirement(154, "T30")
 @pytest.mark.parametrize("stem", ["cmp", "ocsp"])
 async def test_one_key_for_certificates_and_messages_is_refused(tmp_path: Path, stem: str) -> None:
     """RFC 9810 8.6."""
@@ -173,6 +179,8 @@ async def test_other_mistakes_say_what_to_do(tmp_path: Path) -> None:
         await create_operator_pki(tmp_path, now=NOW, key_kind="dsa")
     with pytest.raises(ConfigError, match="no subject"):
         await create_operator_pki(tmp_path, now=NOW, name="x" * 65)
+    with pytest.raises(ConfigError, match=r"no subject .*U\+202E"):
+        await create_operator_pki(tmp_path, now=NOW, name="Operator\u202e")
     with pytest.raises(ConfigError, match=r"root\.pem"):
         load_ca(tmp_path, now=NOW)
     with pytest.raises(ConfigError, match="no key of this name"):
@@ -184,6 +192,8 @@ async def test_other_mistakes_say_what_to_do(tmp_path: Path) -> None:
     await create_operator_pki(tmp_path / "ca", now=NOW)
     with pytest.raises(ConfigError, match="no name"):
         await issue_ra_certificate(tmp_path / "ca", "ra1", now=NOW)
+    with pytest.raises(ConfigError, match="cannot be certified: attribute C is no country code"):
+        await issue_ra_certificate(tmp_path / "ca", "CN=ra1,C=D1", now=NOW)
 
 
 async def test_what_has_expired_is_refused(tmp_path: Path) -> None:

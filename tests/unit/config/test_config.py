@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from ra_gateway.cmp import algorithms, header_checks
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config.reading import load, load_ca, parse
 from ra_gateway.config.tables import EndpointConfig, GatewayConfig
 from ra_gateway.config.values import (
@@ -182,6 +183,26 @@ def test_the_bundled_ca_of_the_production_example_is_valid(tmp_path: Path) -> No
     vendor = TABLES["vendor"]  # of the example's upper part
     (tmp_path / "ca.toml").write_text("\n".join([vendor, *lines]))
     assert load_ca(tmp_path / "ca.toml", check_files=False).ca.validity_days == 365
+
+
+@pytest.mark.requirement(142, "T31")
+@pytest.mark.parametrize(
+    "settings, taken",
+    [
+        ("", {BodyType.ir, BodyType.kur}),
+        ('strictness = "3gpp"', {BodyType.ir, BodyType.kur}),
+        ('strictness = "lenient"', {BodyType.ir, BodyType.cr, BodyType.kur}),
+        ('strictness = "strict"', {BodyType.ir, BodyType.cr, BodyType.kur}),
+        ('body_types = ["ir", "cr"]', {BodyType.ir, BodyType.cr}),
+    ],
+)
+def test_what_opens_a_transaction_follows_the_strictness(
+    settings: str, taken: set[BodyType]
+) -> None:
+    """TS 33.310 9.5.1 has enrolment and key update alone, unless configured."""
+    text = adding("endpoint", settings)
+    config = parse(text, directory=Path("/nowhere"), check_files=False)
+    assert set(config.endpoints["ran"].body_types) == taken
 
 
 # --- What is wrong --------------------------------------------------------------------------------
@@ -405,6 +426,20 @@ WRONG = {
         "vendors.acme.identity.subject", "quirks has no_subject", '"derive"'),
     "unknown placeholder": (adding("identity", 'subject_template = "CN={serialnumber}"'),
         "vendors.acme.identity.subject_template", "unknown placeholder", 'Did you mean "serial_number"?'),
+    "country of three letters": (adding("identity", 'subject_template = "CN={cn},C=DEU"'),
+        "vendors.acme.identity.subject_template", "distinguished name", "Write it like"),
+    "country of a digit": (adding("identity", 'subject_template = "CN={cn},C=D1"'),
+        "vendors.acme.identity.subject_template", "attribute C is no country code of two letters", "another value"),
+    "control character in a template": (adding("identity", 'subject_template = "CN={cn},O=a\\u202eb"'),
+        "vendors.acme.identity.subject_template", "attribute O has the character U+202E (RFC 5280 A.1)", "another value"),
+    "long unit in a template": (adding("identity", f'subject_template = "CN={{cn}},OU={"x" * 65}"'),
+        "vendors.acme.identity.subject_template", "attribute OU has 65 characters; 64 are allowed", "another value"),
+    "underscore in a SAN template": (adding("identity", 'san_template = ["dns:{cn}.r_an.example.net"]'),
+        "vendors.acme.identity.san_template[0]", "subjectAltName dNSName is no host name", "another value"),
+    "wildcard in a SAN template": (adding("identity", 'san_template = ["dns:*.example.net"]'),
+        "vendors.acme.identity.san_template[0]", "is a wildcard", "another value"),
+    "dot at the end of a SAN template": (adding("identity", 'san_template = ["dns:{host}.example.net."]'),
+        "vendors.acme.identity.san_template[0]", "is no host name", "another value"),
     "placeholder that reaches into objects": (adding("identity", 'subject_template = "CN={cn.__class__}"'),
         "vendors.acme.identity.subject_template", "unknown placeholder", "Use only {cn}"),
     "unpaired brace": (written(identity=IDENTITY + 'allowed_subjects = ["CN={cn"]'),

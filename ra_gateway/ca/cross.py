@@ -1,0 +1,258 @@
+"""Cross certificates of the root for other operators' CAs, and the root's CRL (TS 33.310 5.2.1, 7.3).
+
+The root's key is kept off the network, so that both are made by hand, as files of the CA's directory: a certificate
+for each peer in `cross/SERIAL.pem`, and `root.crl`, which is the record of what was revoked too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from cryptography import x509
+
+from ra_gateway.ca.crl import CRLContent, encode_entries
+from ra_gateway.ca.extensions import distribution_points
+from ra_gateway.ca.files import CAFiles, changing
+from ra_gateway.ca.hierarchy import as_config_error, ca_extensions, certify_ca
+from ra_gateway.ca.keys import SETTING, certificate_of
+from ra_gateway.ca.profiles import CLOCK_SKEW
+from ra_gateway.ca.records import Reason, RevokedCertificate, StoredCRL
+from ra_gateway.ca.rollover import load_root_key
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.algorithms import AlgorithmPolicy, default_algorithm, signing_arguments
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.crl import decode_crl, open_crl
+from ra_gateway.cmp.names import NULL_DN, same_name
+from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.requests import read_certification_request
+from ra_gateway.cmp.x520 import require_certifiable
+from ra_gateway.errors import ConfigError, CRLRefused
+from ra_gateway.keys import load_certificates, read_bounded
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
+
+ROOT_CRL: Final = "root.crl"
+CROSS: Final = "cross"
+
+
+@dataclass(frozen=True, slots=True)
+class RootKey:
+    """How the root's key is had.
+
+    Args:
+        password: Of the keys in the directory.
+        path: By default root.key in the directory.
+        root_password: If it is another one.
+    """
+
+    password: bytes | None = None
+    path: Path | None = None
+    root_password: bytes | None = None
+
+    def load(self, files: CAFiles, root: Certificate) -> Any:
+        """Return the private key.
+
+        Raises:
+            ConfigError: It cannot be loaded, or is another one's.
+        """
+        return load_root_key(files, root, self.password, self.path, self.root_password)
+
+
+def cross_certify(
+    directory: Path,
+    request_der: bytes,
+    key: RootKey,
+    *,
+    now: datetime,
+    days: int,
+    crl_url: str,
+    permitted: Iterable[str] = (),
+    path_length: int = 0,
+) -> Certificate:
+    """Certify another operator's CA by the root, from its PKCS #10.
+
+    Args:
+        now: Aware UTC.
+        days: Validity; never beyond the root's.
+        crl_url: Where `root.crl` is published (6.1.4: mandatory).
+        permitted: DNS names below which alone that CA may certify names; none permits all.
+        path_length: How many CAs may follow it.
+
+    Raises:
+        ConfigError: The root cannot do that, or not now; nothing was written.
+        CMPError: The request is none, or not of a CA that can be certified.
+    """
+    template = read_certification_request(request_der, AlgorithmPolicy(), of_ca=True).template
+    subject_der, spki_der = template.subject_der or NULL_DN, template.spki_der or b""
+    require_certifiable(subject_der, None)
+    with _changing(directory, "cross-sign") as (change, root):
+        if subject_der == NULL_DN:
+            raise ConfigError.of("request", "has no subject", "A CA needs a name")
+        if same_name(subject_der, root.subject_der) or spki_der == root.spki_der:
+            raise ConfigError.of("request", "has this root's own name or key", "Ask the peer again")
+        allowed = root.basic_constraints[1]
+        if allowed is not None and allowed <= path_length:
+            raise ConfigError.of(
+                SETTING,
+                f"the root {root.subject} allows {allowed} CAs below it (pathLenConstraint)",
+                "Choose a smaller --path-length",
+            )
+        extensions = ca_extensions(path_length)
+        extensions[OID.cRLDistributionPoints] = (False, distribution_points(crl_url))
+        names = [x509.DNSName(name.removeprefix("dns:").removeprefix(".")) for name in permitted]
+        if names:
+            constraints = x509.NameConstraints(names, None)
+            extensions[OID.nameConstraints] = (True, constraints.public_bytes())
+        with as_config_error(str(directory)):
+            certificate = certify_ca(
+                subject_der,
+                spki_der,
+                root,
+                key.load(change.files, root),
+                not_before=max(now - CLOCK_SKEW, root.not_before),
+                not_after=min(now + timedelta(days=days), root.not_after),
+                extensions=extensions,
+            )
+        change.write(f"{CROSS}/{certificate.serial_number:x}", (certificate,))
+        change.commit()
+    return certificate
+
+
+def make_root_crl(
+    directory: Path,
+    key: RootKey,
+    *,
+    now: datetime,
+    days: int,
+    revoke: Mapping[int, Reason],
+) -> tuple[int, datetime, int]:
+    """Make the root's CRL anew, with what it listed and what is revoked now.
+
+    Args:
+        now: Aware UTC.
+        days: Until nextUpdate.
+        revoke: Serial numbers of certificates that the root signed.
+
+    Returns:
+        Its number, nextUpdate, and how many certificates it lists.
+
+    Raises:
+        ConfigError: The root cannot do that, its last CRL cannot be read, or a serial number is not known.
+    """
+    with _changing(directory, "root-crl") as (change, root):
+        number, entries = _last(change.files, root)
+        known = _signed_by(change.files, root)
+        for serial, reason in revoke.items():
+            if serial not in known:
+                raise ConfigError.of(
+                    f"serial number {serial:x}",
+                    f"is of none of the certificates in {directory} that the root signed",
+                    f"Choose one of {', '.join(f'{item:x}' for item in sorted(known))}",
+                )
+            revoked_at = now.replace(microsecond=0)
+            entries.setdefault(serial, RevokedCertificate(serial, revoked_at, reason))
+        # RFC 5280 3.3: what has expired need not be listed; a peer that is gone stays, which costs little.
+        this_update, next_update = (
+            now.replace(microsecond=0),
+            now.replace(microsecond=0) + timedelta(days=days),
+        )
+        content = CRLContent(
+            number + 1, None, this_update, next_update, encode_entries(entries.values())
+        )
+        private_key = key.load(change.files, root)
+        algorithm = default_algorithm(private_key.public_key())
+        tbs_der = content.tbs_der(root, algorithm.der)
+        signature = private_key.sign(tbs_der, *signing_arguments(algorithm))
+        der = asn1.tlv(0x30, tbs_der, algorithm.der, asn1.tlv(0x03, b"\x00", signature))
+        change.write_octets(ROOT_CRL, der)
+        change.commit()
+    return content.number, next_update, len(entries)
+
+
+@contextmanager
+def _changing(directory: Path, action: str) -> Iterator[tuple[Any, Certificate]]:
+    if not directory.is_dir():
+        raise ConfigError.of(str(directory), "is no directory", "Name the CA's")
+    with changing(directory, action, archive="retired-crls") as change:
+        if change is None:
+            raise ConfigError.of(
+                str(directory),
+                f"an {action} that was interrupted is finished now; nothing else was done",
+                f"Look at {directory / CROSS} and {directory / ROOT_CRL}, and repeat if need be",
+            )
+        root = certificate_of(change.files, "root")
+        yield change, root
+
+
+def _last(files: CAFiles, root: Certificate) -> tuple[int, dict[int, RevokedCertificate]]:
+    """Return number and entries of the CRL that is there; 0 and none if there is none."""
+    if not files.has(ROOT_CRL):
+        return 0, {}
+    path = files.find(ROOT_CRL)
+    try:
+        octets = read_bounded(path)
+        decode_crl(open_crl(octets))
+        crl = x509.load_der_x509_crl(octets)
+    except (OSError, ValueError, CRLRefused) as error:
+        raise ConfigError.of(
+            str(path), f"cannot be read: {error}", "Put the last CRL back"
+        ) from error
+    if not same_name(crl.issuer.public_bytes(), root.subject_der):
+        raise ConfigError.of(str(path), "is another CA's CRL", "Put the root's last CRL back")
+    number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    return number, {item.serial_number: _entry(item) for item in crl}
+
+
+def _entry(item: x509.RevokedCertificate) -> RevokedCertificate:
+    try:
+        flag = item.extensions.get_extension_for_class(x509.CRLReason).value.reason
+        reason = Reason[flag.value]
+    except x509.ExtensionNotFound:
+        reason = Reason.unspecified
+    return RevokedCertificate(item.serial_number, item.revocation_date_utc, reason)
+
+
+def _signed_by(files: CAFiles, root: Certificate) -> set[int]:
+    """Return the serial numbers of certificates in the directory that a root signed, its own one aside."""
+    names = [path for path in files.path.rglob("*.pem") if "making" not in path.parts]
+    found = (item for path in names for item in load_certificates(path, SETTING))
+    return {
+        item.serial_number
+        for item in found
+        if same_name(item.issuer_der, root.subject_der) and not item.self_issued
+    }
+
+
+class RootCRL:
+    """The root's CRL as it lies in the CA's directory, read again when the file changes.
+
+    Args:
+        directory: The CA's.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / ROOT_CRL
+        self._read: tuple[int, int, StoredCRL | None] = (0, 0, None)
+
+    def __call__(self) -> StoredCRL | None:
+        """Return it, None if there is none that can be read."""
+        try:
+            found = self._path.stat()
+            if self._read[:2] != (found.st_mtime_ns, found.st_ino):
+                der = read_bounded(self._path)
+                content = decode_crl(open_crl(der))
+                until = content.next_update or content.this_update
+                crl = StoredCRL("", content.number or 0, None, content.this_update, until, der)
+                self._read = (found.st_mtime_ns, found.st_ino, crl)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, CRLRefused) as error:
+            log.error("ca.root_crl_unusable", path=str(self._path), detail=str(error))
+            return None
+        return self._read[2]

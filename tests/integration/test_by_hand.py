@@ -1,0 +1,215 @@
+"""Requests that were carried to the CA: `ca sign`, `ca cross-sign` and `ca root-crl`, with openssl beside them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ra_gateway.keys import load_certificates
+from tests.support.commandline import run, succeeded
+from tests.support.pki import KeyKind, VendorPKI, make_key
+from tests.support.setups import make_setup
+
+FQDN: Final = "seg1.example.net"
+
+
+@pytest.fixture
+def config(tmp_path: Path, vendor_pki: VendorPKI) -> Path:
+    return make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
+
+
+def write_request(
+    path: Path, subject: str, *extensions: x509.ExtensionType, key: KeyKind = "p256"
+) -> Path:
+    """Write a PKCS #10 in PEM."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(
+        x509.Name.from_rfc4514_string(subject)
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    made = builder.sign(make_key(key), hashes.SHA256())
+    path.write_bytes(made.public_bytes(Encoding.PEM))
+    return path
+
+
+def openssl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=False)
+
+
+# --- end entities (7.2) -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("T25")
+@pytest.mark.parametrize("encoding", ["PEM", "DER"])
+def test_a_request_is_signed(encoding: str, config: Path, tmp_path: Path) -> None:
+    """By the profile asked for; it is in the ledger, can be revoked, and openssl finds its path."""
+    names = x509.SubjectAlternativeName([x509.DNSName(FQDN)])
+    request = write_request(tmp_path / "seg.csr", f"CN={FQDN},O=Example Operator", names)
+    if encoding == "DER":
+        der = x509.load_pem_x509_csr(request.read_bytes()).public_bytes(Encoding.DER)
+        request.write_bytes(der)
+    out = tmp_path / "seg.pem"
+    told = succeeded("ca", "sign", request, "--out", out, "--profile", "seg", "--config", config)
+    certificate = load_certificates(out, "out")[0]
+    serial = f"{certificate.serial_number:x}"
+    assert serial in told
+    assert f"confirmed\t{FQDN}" in told or f"CN={FQDN}" in told
+    root = config.parent / "ca" / "root.pem"
+    verified = openssl("verify", "-CAfile", root, "-untrusted", out, out)
+    assert verified.returncode == 0, verified.stderr
+    assert "confirmed" in succeeded("ca", "show", serial, "--config", config)
+    succeeded("ca", "revoke", serial, "--reason", "superseded", "--config", config)
+    assert "agree" in succeeded("ca", "verify", "--config", config)
+
+
+@pytest.mark.requirement("T25")
+def test_its_names_are_the_operators_to_give(config: Path, tmp_path: Path) -> None:
+    """Subject and SubjectAltName of the command line take the place of the request's."""
+    request = write_request(tmp_path / "seg.csr", "CN=factory")
+    out = tmp_path / "seg.pem"
+    options = ["--subject", f"CN={FQDN},O=Example Operator", "--san", f"dns:{FQDN}", "--days", "30"]
+    succeeded("ca", "sign", request, "--out", out, *options, "--config", config)
+    (found, *_) = x509.load_pem_x509_certificates(out.read_bytes())
+    assert found.subject.rfc4514_string() == f"CN={FQDN},O=Example Operator"
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert list(names) == [x509.DNSName(FQDN)]
+    assert (found.not_valid_after_utc - found.not_valid_before_utc).days == 30
+
+
+@pytest.mark.requirement("T25", 65)
+@pytest.mark.parametrize(
+    "case", ["proof", "ca", "long name", "weak key", "no request", "two", "profile"]
+)
+def test_a_request_that_is_refused(case: str, config: Path, tmp_path: Path) -> None:
+    """With the reason; no file, and nothing in the ledger."""
+    path = tmp_path / "x.csr"
+    options: list[str] = []
+    match case:
+        case "ca":
+            write_request(path, "CN=x,O=y", x509.BasicConstraints(True, None))
+        case "long name":
+            write_request(path, f"CN={'x' * 64},O=y,OU={'u' * 64}")
+            options = ["--subject", f"CN={FQDN},OU={'u' * 65}"]
+        case "weak key":
+            write_request(path, "CN=x,O=y", key="rsa1024")
+        case "no request":
+            path.write_bytes(b"hello")
+        case _:
+            write_request(path, f"CN={FQDN},O=y", x509.SubjectAlternativeName([x509.DNSName(FQDN)]))
+    if case == "proof":
+        der = bytearray(x509.load_pem_x509_csr(path.read_bytes()).public_bytes(Encoding.DER))
+        der[-1] ^= 1
+        path.write_bytes(der)
+    elif case == "two":
+        path.write_bytes(2 * path.read_bytes())
+    elif case == "profile":
+        options = ["--profile", "absent"]
+    out = tmp_path / "x.pem"
+    ended = run("ca", "sign", path, "--out", out, *options, "--config", config)
+    assert ended.exit_code == 2
+    said = {
+        "proof": "signature does not verify",
+        "ca": "basicConstraints",
+        "long name": "OU",
+        "weak key": "RSA",
+        "no request": "is refused",
+        "two": "one by one",
+        "profile": "is no profile",
+    }
+    assert said[case] in ended.stderr
+    assert not out.exists()
+    assert len(succeeded("ca", "list", "--config", config).splitlines()) <= 1
+
+
+# --- other operators' CAs (7.3) ---------------------------------------------------------------------------------
+
+CRL_URL: Final = "http://pki.example.net/crl/root.crl"
+
+
+@pytest.mark.requirement("T26")
+def test_another_operators_ca_is_certified_and_revoked(tmp_path: Path) -> None:
+    """openssl takes what that CA issues below this root, within the names permitted, until the root's CRL says no."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    theirs.mkdir()
+    key, request = theirs / "ca.key", theirs / "ca.csr"
+    openssl("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "-keyout", key, "-subj", "/O=Op Two/CN=Op Two SEG CA", "-out", request)  # fmt: skip
+    told = succeeded(
+        "ca", "cross-sign", ours, request, "--crl-url", CRL_URL, "--permit", "op2.example"
+    )
+    (cross,) = (ours / "cross").iterdir()
+    assert str(cross) in told
+    certificate = x509.load_pem_x509_certificate(cross.read_bytes())
+    extensions = certificate.extensions
+    constraints = extensions.get_extension_for_class(x509.BasicConstraints)
+    assert (constraints.critical, constraints.value) == (True, x509.BasicConstraints(True, 0))
+    points = extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+    assert points[0].full_name == [x509.UniformResourceIdentifier(CRL_URL)]
+    names = extensions.get_extension_for_class(x509.NameConstraints)
+    assert (names.critical, names.value.permitted_subtrees) == (True, [x509.DNSName("op2.example")])
+    for name, allowed in (("seg.op2.example", True), ("seg.op1.example", False)):
+        leaf = theirs / f"{name}.pem"
+        openssl("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                "-keyout", theirs / "leaf.key", "-subj", f"/CN={name}", "-out", theirs / "leaf.csr",
+                "-addext", f"subjectAltName=DNS:{name}")  # fmt: skip
+        openssl("x509", "-req", "-in", theirs / "leaf.csr", "-CA", cross, "-CAkey", key,
+                "-copy_extensions", "copy", "-days", "30", "-out", leaf)  # fmt: skip
+        verified = openssl("verify", "-CAfile", ours / "root.pem", "-untrusted", cross, leaf)
+        assert (verified.returncode == 0) is allowed, verified.stderr
+    serial = f"{certificate.serial_number:x}"
+    assert "number 1, 0 revoked" in succeeded("ca", "root-crl", ours)
+    assert "number 2, 1 revoked" in succeeded(
+        "ca", "root-crl", ours, "--revoke", serial, "--reason", "cessationOfOperation"
+    )
+    assert "number 3, 1 revoked" in succeeded("ca", "root-crl", ours)  # it stays
+    crl = x509.load_der_x509_crl((ours / "root.crl").read_bytes())
+    assert crl.is_signature_valid(
+        x509.load_pem_x509_certificate((ours / "root.pem").read_bytes()).public_key()
+    )
+    (entry,) = crl
+    reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
+    assert reason is x509.ReasonFlags.cessation_of_operation
+    pem = theirs / "root.crl.pem"
+    pem.write_bytes(crl.public_bytes(Encoding.PEM))
+    checked = openssl("verify", "-CAfile", ours / "root.pem", "-CRLfile", pem, "-crl_check", cross)
+    assert "certificate revoked" in checked.stderr
+    assert "root.crl" in succeeded("ca", "expiries", ours)
+
+
+@pytest.mark.requirement("T26")
+@pytest.mark.parametrize("case", ["no name", "own name", "no key", "https", "serial", "reason"])
+def test_what_the_root_does_not_sign(case: str, tmp_path: Path) -> None:
+    """Says why, and writes nothing."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    root = load_certificates(ours / "root.pem", "root")[0]
+    subject = {"no name": "", "own name": root.subject}.get(case, "CN=Op Two SEG CA,O=Op Two")
+    request = write_request(tmp_path / "ca.csr", subject)
+    url = CRL_URL.replace("http:", "https:") if case == "https" else CRL_URL
+    command: list[str | Path] = ["ca", "cross-sign", ours, request, "--crl-url", url]
+    if case == "no key":
+        (ours / "root.key").rename(tmp_path / "root.key")
+    elif case == "serial":
+        command = ["ca", "root-crl", ours, "--revoke", "1234"]
+    elif case == "reason":
+        command = ["ca", "root-crl", ours, "--reason", "certificateHold"]
+    ended = run(*command)
+    assert ended.exit_code == 2
+    said = {
+        "no name": "has no subject",
+        "own name": "own name",
+        "no key": "root's key is needed",
+        "https": "is no http URL",
+        "serial": "is of none of the certificates",
+        "reason": "is not one",
+    }
+    assert said[case] in ended.stderr
+    assert not list(ours.glob("cross/*"))
+    assert not (ours / "root.crl").exists()
