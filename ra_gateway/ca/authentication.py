@@ -27,10 +27,17 @@ from ra_gateway.ca.records import (
 from ra_gateway.ca.transaction import Received, RequestContext, is_retransmission
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
-from ra_gateway.cmp.header_checks import NESTED, HeaderRules, check_message_time, check_version
+from ra_gateway.cmp.header_checks import (
+    NESTED,
+    HeaderRules,
+    check_header,
+    check_message_time,
+    check_version,
+)
 from ra_gateway.cmp.identity import DeviceValues
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import CanonicalName, canonical
+from ra_gateway.cmp.requests import read_revocation
 from ra_gateway.cmp.responder import Batch, read_nested
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import (
@@ -45,6 +52,7 @@ from ra_gateway.cmp.verification import (
     select_signers,
 )
 from ra_gateway.errors import (
+    AlreadyRevoked,
     HeaderRefused,
     NotAuthorized,
     PKIFailureInfo,
@@ -130,6 +138,8 @@ class Authentication:
             raise HeaderRefused("nested inside nested", rule="R128")
         inside = read_nested(outer, batch_max=_BATCH_MAX)
         if isinstance(inside, Batch):
+            # Its IDs are the RA's own, and what devices are forgiven is none of its business.
+            check_header(header, self.rules[Mode.client], first=True)
             return inside
         inner = inside.message
         check_version(inner.header)
@@ -182,13 +192,16 @@ class Authentication:
             )
         try:
             device = await self._living(authenticated.signer, now)
-        except SignerNotTrusted:
+        except SignerNotTrusted as error:
             # What was asked for may itself have revoked the signer, and the answer been lost.
             context = RequestContext(received, authenticated)
             stored = await self.ledger.find_operation(
                 received.requester, received.transaction_id, now
             )
             if stored is None or not stored.answer or not is_retransmission(stored, context):
+                known = error.fail_info is PKIFailureInfo.certRevoked
+                if known and message.body_type is BodyType.rr and _of_itself(authenticated, rules):
+                    raise AlreadyRevoked(error.detail, rule="R129") from error
                 raise
             return replace(context, answered=stored)
         if received.nested:
@@ -318,3 +331,9 @@ class Authentication:
     def _issued_here(self, certificate: Certificate) -> bool:
         """Tell whether a certificate names one of this PKI's CAs as its issuer, the root included."""
         return canonical(certificate.issuer_der) in self.authority_names
+
+
+def _of_itself(authenticated: AuthenticatedMessage, rules: HeaderRules) -> bool:
+    """Tell whether an rr is about the certificate that it is signed with, which was issued here."""
+    wanted = read_revocation(authenticated, rules)
+    return wanted.names(authenticated.signer)

@@ -22,8 +22,15 @@ from ra_gateway.cmp.algorithms import (
 )
 from ra_gateway.cmp.asn1 import NULL_DER
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import RESPONSE_TO
 from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
-from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIHeader, PKIMessage
+from ra_gateway.cmp.messages import (
+    CMP2000,
+    CMP2021,
+    PKIHeader,
+    PKIMessage,
+    confirm_wait_time_of,
+)
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import (
@@ -142,6 +149,11 @@ class HeaderRules:
         """Whether RFC 9483 is read to the letter."""
         return self.strictness is Strictness.strict
 
+    @property
+    def lenient(self) -> bool:
+        """Whether what RFC 9810 allows is taken, where the profiles of it ask for more."""
+        return self.strictness is Strictness.lenient
+
     def algorithms(self, policy: AlgorithmPolicy) -> AlgorithmPolicy:
         """Return what messages of a trust domain may be signed with at this endpoint, and what keys may be."""
         policy = relaxed_algorithms(policy, self.quirks)
@@ -151,6 +163,18 @@ class HeaderRules:
         """Return the rules with quirks added."""
         more = frozenset(quirks) - self.quirks
         return replace(self, quirks=self.quirks | more) if more else self
+
+
+def with_transaction_id(message: PKIMessage, rules: HeaderRules) -> PKIMessage:
+    """Return a message that opens an operation with the transactionID that the server gives it (RFC 9810 5.1.1).
+
+    It follows from the message, so that a retransmission gets the same; one that has its own keeps it.
+    """
+    opens = message.body_type in RESPONSE_TO
+    if message.header.transaction_id or not (rules.lenient and opens):
+        return message
+    given = replace(message.header, transaction_id=message.digest[:NONCE_OCTETS])
+    return replace(message, header=given)
 
 
 def check_version(header: PKIHeader) -> None:
@@ -202,9 +226,29 @@ def check_header(header: PKIHeader, rules: HeaderRules, *, first: bool) -> None:
             rule="R7",
         )
     _check_general_info(header)
+    until = header.info(OID.confirmWaitTime)
+    if rules.strict and until is not None and confirm_wait_time_of(header) is None:
+        raise MalformedMessage("confirmWaitTime is no GeneralizedTime", rule="RFC 9483 3.1")
     implicit = header.info(OID.implicitConfirm)
     if rules.strict and implicit is not None and implicit.value_der not in (None, NULL_DER):
         raise HeaderRefused("implicitConfirm with a value other than NULL", rule="R31")
+
+
+def check_fresh_nonce(header: PKIHeader, before: bytes | None, rules: HeaderRules) -> None:
+    """Refuse a message with the senderNonce of the one that it follows, to the letter of RFC 9483 3.1.
+
+    Args:
+        before: senderNonce of the request.
+
+    Raises:
+        HeaderRefused: badSenderNonce.
+    """
+    if rules.strict and header.sender_nonce == before:
+        raise HeaderRefused(
+            "senderNonce is that of the request once more",
+            fail_info=PKIFailureInfo.badSenderNonce,
+            rule="R37",
+        )
 
 
 def _check_lengths(header: PKIHeader) -> None:

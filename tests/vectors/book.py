@@ -89,7 +89,7 @@ class Verdict:
         answer: Body type of what the device is answered.
         fail_info: Its first failInfo bit, "" for none.
         rule: Requirement or clause that refused, "" for none.
-        understood: Whether the octets were a PKIMessage; HTTP answers 400 where not.
+        understood: Whether the IDs of a PKIMessage could be read; HTTP answers 400 where not.
     """
 
     verdict: str

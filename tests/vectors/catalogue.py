@@ -105,7 +105,24 @@ def refused(fail_info: str, rule: str, answer: str = "error") -> Verdict:
 
 
 UNREADABLE: Final = Verdict("refused", "error", "badDataFormat", "R1", understood=False)
-"""The octets are no PKIMessage."""
+"""The octets are no PKIMessage, and whom an error would be for cannot be read."""
+
+_WITHOUT_IDS: Final = frozenset(
+    {
+        "deep",
+        "empty",
+        "empty-sequence",
+        "head-only",
+        "header-missing",
+        "indefinite-header",
+        "length-of-126-octets",
+        "null",
+        "primitive",
+        "set",
+        "text",
+    }
+)
+"""Of the octets that are no PKIMessage those that are answered without IDs of theirs, and unprotected."""
 
 
 class Catalogue:
@@ -1569,7 +1586,8 @@ async def _malformed(book: Catalogue) -> None:
     content = good[4:]
 
     def add(name: str, what: str, der: bytes) -> None:
-        book.add(f"malformed-{name}", what, UNREADABLE, der, 1)
+        verdict = UNREADABLE if name in _WITHOUT_IDS else refused("badDataFormat", "R1")
+        book.add(f"malformed-{name}", what, verdict, der, 1)
 
     def edit(name: str, what: str, change: Any) -> None:
         copy = tree.copy()
@@ -1739,14 +1757,22 @@ async def _malformed_bodies(book: Catalogue) -> None:
     tree = parse(book.octets["ir"])
     request = (1, 0, 0)
 
-    async def add(name: str, what: str, change: Any, *, proof: bool = True) -> None:
+    async def add(
+        name: str,
+        what: str,
+        change: Any,
+        *,
+        proof: bool = True,
+        fail_info: str = "badDataFormat",
+        rule: str = "R1",
+    ) -> None:
         copy = tree.copy()
         change(copy)
         if proof:
             # As good as it can be, so that it is not what is refused.
             copy.at(*request, 1).parts = parse(await popo(copy.at(*request, 0).encode())).parts
         der = await Pen(f"malformed-{name}").signed(copy.at(1).encode())
-        book.add(f"malformed-{name}", what, refused("badDataFormat", "R1"), der, 1)
+        book.add(f"malformed-{name}", what, refused(fail_info, rule, "ip"), der, 1)
 
     def number(octets: bytes) -> Any:
         return lambda node: setattr(node.at(*request, 0, 0), "octets", octets)
@@ -1767,31 +1793,39 @@ async def _malformed_bodies(book: Catalogue) -> None:
         "controls-empty",
         "controls without a control.",
         lambda node: node.at(*request, 0).content.append(parse(b"\x30\x00")),
+        fail_info="badCertTemplate",
     )
     await add(
         "subject-implicit",
         "subject with an IMPLICIT tag.",
         lambda node: _implicit(node.at(*request, 0, 1)),
+        fail_info="badCertTemplate",
+        rule="RFC 5280 4.1.2.4",
     )
     await add(
         "popo-unknown",
         "ProofOfPossession with tag [4].",
         lambda node: _retag(node.at(*request, 1), 0xA4),
+        fail_info="badPOP",
     )
     await add(
         "popo-twice",
         "Two proofs of possession.",
         lambda node: node.at(*request).content.append(node.at(*request, 1).copy()),
+        fail_info="badPOP",
     )
     await add(
         "validity-empty",
         "validity with neither of its times.",
         lambda node: node.at(*request, 0, 1).content.insert(0, parse(b"\xa4\x00")),
+        fail_info="badCertTemplate",
+        rule="RFC 4211 5",
     )
     await add(
         "extensions-empty",
         "extensions without an extension.",
         lambda node: node.at(*request, 0, 1).content.append(parse(b"\xa9\x00")),
+        fail_info="badCertTemplate",
     )
     await add(
         "body-octets",
@@ -1810,16 +1844,18 @@ async def _malformed_bodies(book: Catalogue) -> None:
         "boolean",
         "critical as 01, which is TRUE in BER only.",
         lambda node: node.at(*request, 0, 1).content.append(parse(extensions)),
+        fail_info="badCertTemplate",
     )
     default = extensions.replace(b"\x01\x01\x01", b"\x01\x01\x00")
     await add(
         "default",
         "critical FALSE written out, which DER forbids.",
         lambda node: node.at(*request, 0, 1).content.append(parse(default)),
+        fail_info="badCertTemplate",
     )
     pen = Pen("malformed-pkcs10")
     der = await pen.signed(body(BodyType.p10cr, b"\x30\x00"))
-    book.add(pen.name, "An empty PKCS#10.", refused("badDataFormat", "R1"), der, 1)
+    book.add(pen.name, "An empty PKCS#10.", refused("badDataFormat", "R1", "cp"), der, 1)
     pen = Pen("malformed-genm")
     der = await pen.signed(body(BodyType.genm, bytes.fromhex("30023000")), "enb")
     book.add(pen.name, "genm with an entry without a type.", refused("badDataFormat", "R1"), der, 1)
@@ -1830,7 +1866,7 @@ async def _malformed_bodies(book: Catalogue) -> None:
     book.add(
         "malformed-entry-details-empty",
         "rr with crlEntryDetails that hold nothing.",
-        refused("badDataFormat", "R1"),
+        refused("badDataFormat", "R1", "rp"),
         await Pen("malformed-entry-details-empty").signed(details.encode(), "enb"),
         1,
     )
