@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
 
+from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.app.revocation import revocation
 from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now
 from ra_gateway.app.trust import vendor_domains
@@ -27,7 +27,7 @@ from ra_gateway.ca.ledger.checkpoints import CHECKPOINTS, Checkpoints, TrailRewr
 from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
 from ra_gateway.ca.lint import require_clean
 from ra_gateway.ca.ocsp import OCSPResponder, OCSPSettings, OCSPSigner
-from ra_gateway.ca.profiles import PROFILES, Profile, derive
+from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.status import CAStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.responder import Reply
@@ -37,7 +37,7 @@ from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig
 from ra_gateway.config.tables import CAServiceConfig, VendorConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, StoreUnavailable
-from ra_gateway.events import EventSink, unheard
+from ra_gateway.events import Component, EventSink, unheard
 from ra_gateway.keys import read_password
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
@@ -54,9 +54,6 @@ _WARNING_SECONDS: Final = 86_400.0
 _CHECKPOINT_SECONDS: Final = 3600.0
 """What is cut off the audit trail within an hour is told by nothing else than the last hour's log."""
 
-_OF_THE_PKI: Final = frozenset({"ra", "cmp_signer", "ocsp_signer"})
-"""Profiles whose validity is the PKI's own business, not `ca.validity_days`."""
-
 
 def ca_keys(config: CAConfig) -> CAKeys:
     """Load keys and certificates of the CA.
@@ -64,52 +61,14 @@ def ca_keys(config: CAConfig) -> CAKeys:
     Raises:
         ConfigError: They cannot be used.
     """
-    return load_ca(
+    keys = load_ca(
         config.directory_path,
         now=now(),
         password=read_password(config.key_password_path),
     )
-
-
-def ca_profiles(config: CAConfig) -> dict[str, Profile]:
-    """Return the certificate profiles by name, the default one first.
-
-    Raises:
-        ConfigError: There is no such default, or one cannot be used.
-    """
-    profiles = {name: _with_urls(profile, config) for name, profile in PROFILES.items()}
-    for name, own in config.profiles.items():
-        base = profiles.get(own.base)
-        if base is None:
-            raise _no_profile(f"ca.profiles.{name}.base", own.base, PROFILES)
-        changes = own.model_dump(exclude={"base"}, exclude_none=True)
-        profiles[name] = derive(base, name, **changes)
-    if config.profile not in profiles:
-        raise _no_profile("ca.profile", config.profile, profiles)
-    if profiles[config.profile].is_privileged:
-        raise ConfigError.of(
-            "ca.profile",
-            f"{config.profile} is for the PKI's own keys, not for whoever asks",
-            "Choose another one; `ra-gateway ca profiles` lists them",
-        )
-    return {config.profile: profiles.pop(config.profile), **profiles}
-
-
-def _with_urls(profile: Profile, config: CAConfig) -> Profile:
-    days = min(config.validity_days, profile.longest_validity_days)
-    return replace(
-        profile,
-        validity_days=profile.validity_days if profile.name in _OF_THE_PKI else days,
-        crl_urls=(config.crl_url,) if config.crl_url else (),
-        delta_crl_url=config.delta_crl_url or "",
-        ocsp_url=config.ocsp_url or "",
-        ca_issuers_url=config.ca_issuers_url or "",
-    )
-
-
-def _no_profile(setting: str, name: str, known: Iterable[str]) -> ConfigError:
-    todo = f"Choose one of {', '.join(known)}"
-    return ConfigError.of(setting, f"there is no profile {name!r}", todo)
+    if config.rsa_pss:
+        keys.issuers[0].use_pss()
+    return keys
 
 
 def ca_ledger(config: CAConfig, sink: EventSink = unheard) -> Ledger:
@@ -383,11 +342,14 @@ class CAService:
     def __init__(self, config: CAServiceConfig) -> None:
         require_codec()
         self._config = config.ca
-        self._bundled = BundledService(config.ca, config.vendors, event_sink())
+        sink = event_sink()
+        self._bundled = BundledService(config.ca, config.vendors, sink)
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
         if config.ca.client is not None:
             routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)
-        self.listener = cmp_listener(self, config.ca.server, routes=routes, profiles={})
+        self.listener = cmp_listener(
+            self, config.ca.server, routes=routes, profiles={}, sink=sink, by=Component.ca
+        )
 
     async def handle(
         self, der: bytes, *, endpoint: str, profile: str, operation: str, peer: str

@@ -37,7 +37,7 @@ from ra_gateway.config.tables import (
     RouteConfig,
 )
 from ra_gateway.errors import ConfigError, missing_extra
-from ra_gateway.events import EventSink, unheard
+from ra_gateway.events import Component, EventSink, unheard
 from ra_gateway.logs import fan_out
 from ra_gateway.ra.endpoints import (
     Endpoint,
@@ -47,7 +47,7 @@ from ra_gateway.ra.endpoints import (
 )
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
-from ra_gateway.ra.ports import CACore
+from ra_gateway.ra.ports import CACore, CASecret
 from ra_gateway.ra.registration import RARights, RegisteredName, RegistrationAuthorities
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
@@ -60,6 +60,7 @@ from ra_gateway.stores.sealing import load_seal_keys
 from ra_gateway.stores.secrets import SecretFile
 from ra_gateway.tasks import ended, supervised
 from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
+from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 if TYPE_CHECKING:
     from ra_gateway.app.ca import BundledService
@@ -90,12 +91,14 @@ def _upstream(
     operator: TrustDomain,
     credential: Credential,
     own: Callable[[], Collection[Certificate]],
+    secret: CASecret | None,
 ) -> Upstream:
     """Return an upstream.
 
     Args:
         credential: The RA's, which says whom messages are addressed to.
         own: Returns the RA's own certificates, whichever are current.
+        secret: What the RA shares with the CA.
     """
     setting = f"upstreams.{name}"
     recipient = (
@@ -123,6 +126,7 @@ def _upstream(
         deadline_seconds=config.deadline_seconds,
         replays_repeats=config.replays_repeats,
         own=own,
+        secret=secret,
     )
 
 
@@ -385,6 +389,11 @@ class Application:
         self._cores: dict[str, CACore] = {
             name: self._core(name, upstream) for name, upstream in config.upstreams.items()
         }
+        self._ca_secrets = {
+            name: upstream.mac.open(f"upstreams.{name}.mac", now)
+            for name, upstream in config.upstreams.items()
+            if isinstance(upstream, CMPHTTPUpstream) and upstream.mac is not None
+        }
         upstreams = {
             name: batched(
                 upstream,
@@ -395,6 +404,7 @@ class Application:
                     operator,
                     self._ra.current,
                     self._own_certificates,
+                    self._ca_secrets.get(name),
                 ),
                 lambda: self._ra.current,
             )
@@ -464,6 +474,8 @@ class Application:
                 for name, endpoint in config.endpoints.items()
                 for profile in endpoint.profiles
             },
+            sink=sink,
+            by=Component.gateway,
         )
 
     def _own_certificates(self) -> list[Certificate]:
@@ -496,6 +508,10 @@ class Application:
         await self.revocation.start()
         self._background = [
             asyncio.create_task(supervised("ra.credential", self._ra.watch)),
+            *(
+                asyncio.create_task(supervised("upstream.secret", secret.watch))
+                for secret in self._ca_secrets.values()
+            ),
             asyncio.create_task(
                 supervised(
                     "unconfirmed",

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from ra_gateway.app.profile_warnings import of_ca, of_keys, of_signer
 from ra_gateway.app.trust import certificates
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import (
@@ -64,6 +65,7 @@ def ca_warnings(config: CAServiceConfig, now: datetime) -> list[Problem]:
         *_of_root_keys(_root_keys(config.ca)),
         *_of_deltas(config.ca),
         *_of_modes({}, config.ca, public),
+        *of_ca(config.ca),
         *_of_expiry(public, now),
     ]
 
@@ -80,6 +82,9 @@ def of_safety(config: GatewayConfig) -> list[Problem]:
         *_of_deltas(config.ca),
         *_of_root_keys([*beside, *_root_keys(config.ca)]),
         *_of_modes({"ra.key_path": [config.ra.key_path]}, config.ca, public),
+        *(() if config.ca is None else of_ca(config.ca)),
+        *of_keys("ra.certificate_path", [config.ra.certificate_path]),
+        *of_signer("ra.certificate_path", config.ra.certificate_path, "ra-gateway ca issue-ra"),
     ]
 
 
@@ -240,7 +245,7 @@ def _cas(paths: Iterable[Path]) -> list[Certificate]:
     found: dict[Certificate, None] = {}
     for path in paths:
         try:
-            found |= dict.fromkeys(certificates((path,), str(path)))
+            found |= dict.fromkeys(certificates((path,), str(path), loosely=True))
         except ConfigError:
             continue
     return [item for item in found if item.is_ca and not item.self_issued]

@@ -20,6 +20,7 @@ from typing import Final
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import (
+    DEFAULT_PROFILE,
     NO_ENTITY,
     Authority,
     EndEntity,
@@ -39,10 +40,10 @@ from ra_gateway.cmp.names import (
     fits,
     fits_general_name,
     from_rfc4514,
-    general_name_key,
     general_name_keys,
     general_names,
     general_names_der,
+    normalized_general_name,
     rfc4514,
     same_name,
 )
@@ -107,10 +108,12 @@ class RegisteredAuthorities:
     Args:
         ledger: Where they are registered.
         clock: Returns aware UTC.
+        default_profile: Name of the CA's default profile.
     """
 
-    def __init__(self, ledger: Ledger, clock: Callable[[], datetime]) -> None:
+    def __init__(self, ledger: Ledger, clock: Callable[[], datetime], default_profile: str) -> None:
         self._ledger = ledger
+        self._default_profile = default_profile
         self._clock = clock
         self._known: dict[Certificate, Authority] = {}
         self._revoked: frozenset[Certificate] = frozenset()
@@ -136,13 +139,21 @@ class RegisteredAuthorities:
                 authorities = await self._ledger.registry.authorities()
                 self._known = {
                     load_certificate(der): authority
-                    for authority in authorities
+                    for authority in map(self._with_profiles, authorities)
                     if authority.enabled
                     for der in authority.certificates
                 }
                 self._revoked = await self._ledger.revoked_among(self._known, self._clock())
                 self._good_until = loop.time() + AUTHORITIES_SECONDS
         return self._known
+
+    def _with_profiles(self, authority: Authority) -> Authority:
+        """Put the name of the CA's default profile where its role has none."""
+        names = dict.fromkeys(
+            self._default_profile if name == DEFAULT_PROFILE else name
+            for name in authority.role.profiles
+        )
+        return replace(authority, role=replace(authority.role, profiles=tuple(names)))
 
     def require_not_revoked(self, certificate: Certificate) -> None:
         """Refuse a registered certificate that was revoked: who revokes it need not remember where it is registered.
@@ -340,15 +351,16 @@ def entity_template(
     if names is None:
         granted_der = general_names_der(entity.names) if entity.names else None
         return _with_names(template, own_der, granted_der)
-    own = {general_name_key(name): name for name in entity.names}
-    asked = {general_name_key(name): name for name in general_names(names.value)}
-    foreign = [name for key, name in asked.items() if key not in own]
+    # They are certified as they are asked for, so that they have to read the same.
+    own = set(map(normalized_general_name, entity.names))
+    foreign = [
+        name for name in general_names(names.value) if normalized_general_name(name) not in own
+    ]
     if foreign:
         raise NotAuthorized(
             f"{', '.join(sorted(foreign))}: not a name of the end entity {entity.name}", rule="R67"
         )
-    # As they are registered, not as they are asked for.
-    return _with_names(template, own_der, general_names_der(own[key] for key in asked))
+    return replace(template, subject_der=own_der)
 
 
 def _subject_of(entity: EndEntity, device_der: bytes | None) -> bytes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ra_gateway.ca.authorization import (
@@ -23,6 +24,7 @@ from ra_gateway.ca.authorization import (
     require_profile,
     require_unprivileged,
 )
+from ra_gateway.ca.clauses import outlives_2030
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import KeyGeneration, key_recipient, seal_certificate
 from ra_gateway.ca.ledger.ledger import Ledger
@@ -36,6 +38,7 @@ from ra_gateway.ca.records import (
     Operation,
     Reenroll,
 )
+from ra_gateway.ca.tbs import complete
 from ra_gateway.ca.transaction import (
     Received,
     RequestContext,
@@ -52,9 +55,11 @@ from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.names import NULL_DN, canonical, name_of, same_name
 from ra_gateway.cmp.requests import AuthenticatedRequest, Possession, read_request
-from ra_gateway.cmp.x520 import require_certifiable
+from ra_gateway.cmp.x520 import require_certifiable, told_first
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, POPRefused, RequestRefused
 from ra_gateway.keys import spki_der
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,29 +190,35 @@ class Certification:
             context.device is None or (context.device.origin == CLIENT and context.entity.vendor)
         ):
             device_der = None if context.device is None else context.device.der
-            template = entity_template(
-                template,
-                context.entity,
-                None if device_der is None else load_certificate(device_der).subject_der,
-            )
+            with told_first(template.subject_der, template.subject_alt_name_der):
+                template = entity_template(
+                    template,
+                    context.entity,
+                    None if device_der is None else load_certificate(device_der).subject_der,
+                )
             own = context.entity.profile or self._default_profile
             profile = choose_profile(header, (own,), self.profiles)
         elif received.authority is None:
             # What an RA vouched for, under a profile and names of its own, is no more in client mode.
             assert context.device is not None
-            template = own_template(template, load_certificate(context.device.der))
+            with told_first(template.subject_der, template.subject_alt_name_der):
+                template = own_template(template, load_certificate(context.device.der))
             own = context.device.profile or self._default_profile
             profile = choose_profile(header, (own,), self.profiles)
         else:
             profile = choose_profile(header, received.authority.role.profiles, self.profiles)
             if context.device is not None:
-                template = own_template(template, load_certificate(context.device.der))
+                with told_first(template.subject_der, template.subject_alt_name_der):
+                    template = own_template(template, load_certificate(context.device.der))
+        template = complete(profile, template)
         require_unprivileged(template, profile)
         served: frozenset[str] = frozenset()
         if received.authority is not None:
-            served = self._served(received.authority, template, profile)
-            if old is None and context.device is None:
-                require_no_wildcard(received.authority, template.subject_alt_name_der)
+            named = profile.named_attributes
+            with told_first(template.subject_der, template.subject_alt_name_der, named):
+                served = self._served(received.authority, template, profile)
+                if old is None and context.device is None:
+                    require_no_wildcard(received.authority, template.subject_alt_name_der)
         if request.possession is Possession.key_generation:
             private_key = await self._make_key(context, request, profile)
             template = replace(template, spki_der=spki_der(private_key))
@@ -219,6 +230,7 @@ class Certification:
             template.subject_alt_name_der,
             named=profile.named_attributes,
             established_der=None if known is None else load_certificate(known.der).subject_der,
+            qualified=known is None,
         )
         implicit = (
             header.implicit_confirm
@@ -257,6 +269,12 @@ class Certification:
         )
 
         async def answer(certificate: Certificate, changes: tuple[str, ...]) -> bytes:
+            if weak := outlives_2030(certificate):
+                log.warning(
+                    "ca.outlives_2030",
+                    detail=f"{certificate.subject} ends after 2030 with {weak} (TS 33.310 6.1.1)",
+                    todo="ask the vendor for ECDSA keys, or RSA of 3072 bits; set ca.rsa_pss for an RSA CA",
+                )
             given = await self._given(context, request, certificate, private_key)
             return await self._positive(received, operation, given, changes, now)
 

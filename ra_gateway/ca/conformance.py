@@ -5,11 +5,13 @@ It reads those octets anew, whatever they were put together from.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import InitVar, dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 
+from ra_gateway.ca.clauses import faults
 from ra_gateway.ca.extensions import (
     ConstantExtensions,
     allowed_usage,
@@ -24,8 +26,9 @@ from ra_gateway.ca.extensions import (
     read_validity,
 )
 from ra_gateway.ca.profiles import Profile
-from ra_gateway.ca.tbs import TBSPlan
+from ra_gateway.ca.tbs import TBSPlan, longest_validity
 from ra_gateway.cmp import asn1
+from ra_gateway.cmp.algorithms import AlgorithmRefused
 from ra_gateway.cmp.certificates import MAX_EXTENSIONS, Certificate
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
@@ -65,6 +68,8 @@ def require_conforming(
     profile: Profile,
     issuer: Certificate,
     now: datetime,
+    *,
+    algorithm_der: bytes | None = None,
 ) -> CheckedTBS:
     """Check a TBSCertificate, as it is going to be signed, against what no certificate of ours may violate.
 
@@ -73,6 +78,7 @@ def require_conforming(
     Args:
         issuer: The issuing CA's certificate.
         now: Aware UTC.
+        algorithm_der: Of the signature; by default what fits the issuing CA's key.
 
     Raises:
         ServiceFailure: It violates one (R153).
@@ -83,12 +89,13 @@ def require_conforming(
         violated = [
             *_violated_fields(tbs, plan, profile, issuer, now),
             *_violated_extensions(tbs, profile, constant),
+            *_violated_clauses(tbs, profile, issuer),
         ]
-    except MalformedMessage as error:
+    except (AlgorithmRefused, MalformedMessage) as error:
         raise ServiceFailure(
             f"the certificate to be signed is broken: {error.detail}", rule="R153"
         ) from error
-    if signature_der != constant.algorithm_der:
+    if signature_der != (algorithm_der or constant.algorithm_der):
         violated.append("signature algorithm")
     if issuer_der != issuer.subject_der:
         violated.append("issuer")
@@ -138,6 +145,7 @@ def _violated_fields(
         "public key": tbs.spki_der == plan.spki_der,
         "notBefore": issuer.not_before <= tbs.not_before <= now,
         "notAfter": now < tbs.not_after <= latest,
+        "validity": tbs.not_after - tbs.not_before <= longest_validity(profile),
     }
     return [name for name, holds in invariants.items() if not holds]
 
@@ -162,10 +170,30 @@ def _violated_extensions(
         uris = constant.uris.get(oid)
         if critical or (value != expected if uris is None else read_uris(value) != uris):
             violated.append(_EXTENSIONS[oid])
+    if profile.crl_required and OID.cRLDistributionPoints not in tbs.extensions:
+        violated.append("cRLDistributionPoints")
     possible = _POSSIBLE | {OID.nfTypes} if profile.nf_types else _POSSIBLE
     for oid in tbs.extensions.keys() - possible - constant.values.keys():
         violated.append(_EXTENSIONS.get(oid, f"extension {oid}"))
     return violated
+
+
+def _violated_clauses(tbs: TBSCertificate, profile: Profile, issuer: Certificate) -> Iterator[str]:
+    _, purposes = tbs.extensions.get(OID.extKeyUsage, (False, None))
+    _, san_der = tbs.extensions.get(OID.subjectAltName, (False, None))
+    critical, nf_types_der = tbs.extensions.get(OID.nfTypes, (False, None))
+    if critical:
+        yield "NFTypes"
+    for fault in faults(
+        profile,
+        issuer,
+        subject_der=tbs.subject_der,
+        spki_der=tbs.spki_der,
+        purposes=() if purposes is None else read_purposes(purposes),
+        san_der=san_der,
+        nf_types_der=nf_types_der if profile.nf_types else None,
+    ):
+        yield fault.field
 
 
 def _purposes_conform(tbs: TBSCertificate, profile: Profile) -> bool:

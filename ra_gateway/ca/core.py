@@ -131,7 +131,8 @@ class BundledCA:
         profiles: By name, the default one first.
         clock: Returns aware UTC.
         random_octets: Returns that many octets, unpredictable.
-        rules: How headers are read; in RA mode, what the RA has to answer for is relaxed.
+        rules: How headers are read; in RA mode leniently, and what the RA has to answer for is relaxed: algorithms are
+            the profile's business there, and an RA is no base station.
         confirm_wait_seconds: How long certConf is awaited.
         client: Client mode; None serves RA mode only.
         published: What genm is answered with.
@@ -190,7 +191,7 @@ class BundledCA:
         of_ras = replace(rules, strictness=Strictness.lenient).relaxed_by(RELAYED)
         rules_of = {Mode.ra: of_ras, Mode.client: rules}
         self._authentication = Authentication(
-            registered=RegisteredAuthorities(ledger, clock),
+            registered=RegisteredAuthorities(ledger, clock, self._default_profile),
             ledger=ledger,
             operator=operator,
             rules=rules_of,

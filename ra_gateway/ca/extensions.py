@@ -41,7 +41,8 @@ def read_key(spki_der: bytes) -> tuple[str, bytes]:
     bits = asn1.inner(key_der)
     if key_der[0] != 0x03 or not bits:
         raise MalformedMessage("not a SubjectPublicKeyInfo", rule="R1")
-    return _KEY_ALGORITHMS.get(algorithm_der, ""), hashlib.sha256(bits[1:]).digest()[:20]
+    identifier = hashlib.sha1(bits[1:], usedforsecurity=False).digest()
+    return _KEY_ALGORITHMS.get(algorithm_der, ""), identifier
 
 
 def read_attributes(name_der: bytes) -> set[bytes]:

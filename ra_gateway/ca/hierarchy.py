@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
@@ -20,14 +20,17 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from ra_gateway.ca.derivation import require_crl_url
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CMP_SIGNER, KGA_SIGNER, OCSP_SIGNER, Profile
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import default_algorithm, key_family, signing_arguments
 from ra_gateway.cmp.certificates import Certificate, KeyUsage, key_identifier
-from ra_gateway.cmp.crmf import CertTemplate
-from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.cmp.crl import distribution_point_urls
+from ra_gateway.cmp.crmf import CertTemplate, Extension
+from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.x520 import subject_faults, subject_text_faults
 from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.keys import KEY_KINDS, spki_der
 
@@ -132,21 +135,31 @@ def ca_subject(organization: str, role: str) -> bytes:
         raise ConfigError.of(
             "name", f"no subject can be made of {organization!r}", "Give 1 to 50 characters"
         ) from error
-    return name.public_bytes()
+    subject_der = name.public_bytes()
+    for fault in subject_faults(subject_der):
+        raise ConfigError.of(
+            "name", f"no subject can be made of {organization!r}: {fault}", "Give it another name"
+        )
+    return subject_der
 
 
 def parse_subject(subject: str) -> bytes:
     """Return the DER of a name from its RFC 4514 form.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: It is none, or one that cannot be certified.
     """
     try:
-        return from_rfc4514(subject)
+        subject_der = from_rfc4514(subject)
     except ValueError as error:
         raise ConfigError.of(
             "subject", f"{subject!r} is no name: {error}", "Write it like CN=ra1,O=Operator"
         ) from error
+    for fault in subject_text_faults(subject):
+        raise ConfigError.of(
+            "subject", f"{subject!r} cannot be certified: {fault}", "Write another value there"
+        )
+    return subject_der
 
 
 def signer_subject(issuing: Certificate, role: str) -> bytes:
@@ -306,14 +319,65 @@ def _identifier(certificate: Certificate) -> bytes:
 # --- Certificates of signers ------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class SignerNames:
+    """What a signer's certificate says besides its subject (TS 33.310 9.4.6: as a SEG's).
+
+    Args:
+        san_der: Value of its SubjectAltName.
+        crl_urls: Where the CRL is, as of `Profile`.
+    """
+
+    san_der: bytes | None = None
+    crl_urls: tuple[str, ...] = ()
+
+    @classmethod
+    def made(cls, names: Sequence[str], crl_url: str) -> SignerNames:
+        """Return them from text.
+
+        Args:
+            names: Like "dns:ra.example.net".
+            crl_url: "" for none.
+
+        Raises:
+            ConfigError: A name is none, or the URL cannot stand in a certificate.
+        """
+        try:
+            san_der = general_names_der(names) if names else None
+        except (ValueError, CMPError) as error:
+            raise ConfigError.of(
+                "san", f"{', '.join(names)}: {error}", "Write it like dns:ra.example.net"
+            ) from error
+        return cls(san_der, (require_crl_url(crl_url, "crl_url"),) if crl_url else ())
+
+    @classmethod
+    def of(cls, certificate: Certificate) -> SignerNames:
+        """Return those of a certificate that is to be followed by another, perhaps of another issuing CA."""
+        issuer_id = (certificate.authority_key_identifier or b"").hex()
+        urls = distribution_point_urls(certificate)
+        if issuer_id:
+            urls = tuple(url.replace(issuer_id, "{issuer}") for url in urls)
+        return cls(certificate.subject_alt_name_der, tuple(urls))
+
+
 async def certify_signer(
-    issuer: Issuer, profile: Profile, subject_der: bytes, private_key: Any, now: datetime
+    issuer: Issuer,
+    profile: Profile,
+    subject_der: bytes,
+    private_key: Any,
+    now: datetime,
+    names: SignerNames = SignerNames(),
 ) -> Certificate:
     """Make the certificate of a signer, the CA's own or an RA's, as its profile says.
 
     Raises:
         ConfigError: The profile cannot grant it, or the issuing CA is not valid or cannot sign.
     """
+    extensions = (
+        () if names.san_der is None else (Extension(OID.subjectAltName, False, names.san_der),)
+    )
     with as_config_error(issuer.certificate.subject):
-        template = CertTemplate(subject_der=subject_der, spki_der=spki_der(private_key))
-        return await issuer.certify(template, profile, now)
+        template = CertTemplate(
+            subject_der=subject_der, spki_der=spki_der(private_key), extensions=extensions
+        )
+        return await issuer.certify(template, replace(profile, crl_urls=names.crl_urls), now)

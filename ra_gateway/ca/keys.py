@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
 
 from ra_gateway.ca.files import CAFiles, Change, changing, require_absent
@@ -34,6 +35,7 @@ from ra_gateway.ca.hierarchy import (
     OPTIONAL_SIGNERS,
     ROOT_DAYS,
     SIGNERS,
+    SignerNames,
     as_config_error,
     ca_extensions,
     ca_subject,
@@ -41,6 +43,7 @@ from ra_gateway.ca.hierarchy import (
     certify_signer,
     issued_by,
     kind_of,
+    parse_subject,
     require_kind,
     signer_subject,
 )
@@ -49,6 +52,7 @@ from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.ca.records import RootUpdate
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.crl import decode_crl, open_crl
+from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
@@ -121,21 +125,37 @@ async def create_operator_pki(
     key_kind: str = "p256",
     password: bytes | None = None,
     key_uris: Mapping[str, str] | None = None,
+    subjects: Mapping[str, str] = MappingProxyType({}),
+    cmp_names: SignerNames = SignerNames(),  # noqa: B008 - it cannot change
 ) -> None:
     """Make root, issuing CA, CMP signer and OCSP signer in a directory, which is made if need be.
 
     Args:
         now: Aware UTC; validity begins a little earlier.
-        name: Organisation in all subjects.
+        name: Organisation in all subjects but those of `subjects`.
         key_kind: Out of `ra_gateway.keys.KEY_KINDS`, for all keys.
         password: Encrypts the keys that are in files.
         key_uris: "root", "issuing", "cmp", "ocsp" to the URI of a key to be made in an HSM; the others are files.
+        subjects: "root", "issuing", "cmp", "ocsp" to a subject, RFC 4514.
+        cmp_names: Further names of the CMP signer.
 
     Raises:
         ConfigError: One of the files exists already (none is touched then), or cannot be written.
     """
     require_kind(key_kind)
-    root_name, issuing_name = ca_subject(name, "Root CA"), ca_subject(name, "Issuing CA")
+
+    def subject(role: str, usual: str) -> bytes:
+        return parse_subject(subjects[role]) if role in subjects else ca_subject(name, usual)
+
+    names = {
+        "root": subject("root", "Root CA"),
+        "issuing": subject("issuing", "Issuing CA"),
+        **{role: subject(role, role.upper()) for role in SIGNERS},
+    }
+    if len({canonical(item) for item in names.values()}) != len(names):
+        raise ConfigError.of(
+            "subject", "two of them are the same", "Give root, issuing CA and signers other names"
+        )
     with changing(directory, "create", key_uris=key_uris, password=password) as change:
         if change is None:
             return
@@ -144,7 +164,7 @@ async def create_operator_pki(
         issuing_key = change.new_key("issuing", key_kind)
         with as_config_error(str(directory)):
             root = certify_ca(
-                root_name,
+                names["root"],
                 spki_der(root_key),
                 None,
                 root_key,
@@ -153,7 +173,7 @@ async def create_operator_pki(
                 extensions=ca_extensions(1),
             )
             issuing = certify_ca(
-                issuing_name,
+                names["issuing"],
                 spki_der(issuing_key),
                 root,
                 root_key,
@@ -165,7 +185,8 @@ async def create_operator_pki(
         change.write("issuing", (issuing,))
         issuer = Issuer(issuing, (root,), issuing_key, secrets.token_bytes)
         for role in SIGNERS:
-            await make_signer(change, role, issuer, ca_subject(name, role.upper()), key_kind, now)
+            of_signer = cmp_names if role == "cmp" else SignerNames()
+            await make_signer(change, role, issuer, names[role], key_kind, now, of_signer)
         commit_checked(change, now)
 
 
@@ -263,11 +284,13 @@ async def make_signer(
     subject_der: bytes,
     key_kind: str,
     now: datetime,
+    names: SignerNames = SignerNames(),  # noqa: B008 - it cannot change
 ) -> Certificate:
     """Make a signer of an issuing CA: for CMP, for OCSP, or a key generation authority.
 
     Args:
         name: Of its files, without suffix: "cmp", or "retired/1/ocsp".
+        names: Further names in it.
 
     Raises:
         ConfigError: It cannot be made.
@@ -275,7 +298,7 @@ async def make_signer(
     key = change.new_key(name, key_kind)
     role = name.rpartition("/")[2]
     profile = SIGNERS.get(role) or OPTIONAL_SIGNERS[role]
-    certificate = await certify_signer(issuer, profile, subject_der, key, now)
+    certificate = await certify_signer(issuer, profile, subject_der, key, now, names)
     change.write(name, (certificate,))
     return certificate
 

@@ -8,15 +8,17 @@ are loaded. The samples are signed with a key that is thrown away, never with th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
 from cryptography import x509
 
+from ra_gateway.ca.clauses import nf_types_value, strength_bits
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import MAKERS
-from ra_gateway.ca.profiles import ATTRIBUTES, CLOCK_SKEW, Profile
+from ra_gateway.ca.profiles import ATTRIBUTES, CLOCK_SKEW, Profile, SubjectForm
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import SignatureAlgorithm, signing_arguments
 from ra_gateway.cmp.crmf import CertTemplate, Extension
@@ -25,15 +27,21 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import CMPError, ConfigError, Problem, missing_extra
 from ra_gateway.keys import spki_der
 
-WAIVED: Final[MappingProxyType[str, tuple[Callable[[Profile], bool], str]]] = MappingProxyType(
+_SAMPLE_INSTANCE: Final = "urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6"
+
+WAIVED: Final[MappingProxyType[str, tuple[Callable[[Profile, str], bool], str]]] = MappingProxyType(
     {
         "pkix.san_extension_is_critical_non_empty_subject": (
-            lambda profile: profile.san_critical,
+            lambda profile, _: profile.san_critical,
             "TS 33.310 6.1.3c has SubjectAltName critical, and overrides the SHOULD of RFC 5280 4.2.1.6",
+        ),
+        "pkix.invalid_uri_syntax": (
+            lambda profile, text: profile.instance_uri and _SAMPLE_INSTANCE in text,
+            "TS 33.310 6.1.3c.3 names a network function by a URN, which RFC 3986 allows and pkilint does not",
         ),
     }
 )
-"""Findings that are no fault: the linter's code, for which profiles it is waived, and why."""
+"""Findings that are no fault: the linter's code, for which profiles and texts it is waived, and why."""
 
 WAIVED_PATH: Final = "certificate.tbsCertificate.issuer"
 """What is found there is about the name of the CA, which comes from its own certificate and from no profile."""
@@ -44,6 +52,7 @@ _SAMPLE_VALUES: Final = MappingProxyType(
     {"C": "DE", "DC": "example", "emailAddress": "ne1@example.net", "CN": "ne1.example.net"}
 )
 _SAMPLE_VALUE: Final = "Sample"
+_SAMPLE_HOME: Final = "5gc.mnc001.mcc262.3gppnetwork.org"
 
 # Linters know URLs, but not the URN that network functions use; the structure around it is the same.
 _SAMPLE_NAMES: Final = MappingProxyType(
@@ -57,8 +66,6 @@ _SAMPLE_NAMES: Final = MappingProxyType(
         "uri": asn1.tlv(0x86, b"https://ne1.example.net/"),
     }
 )
-
-_SAMPLE_NF_TYPES: Final = asn1.tlv(0x30, asn1.tlv(0x16, b"AMF"))
 
 
 def require_clean(profiles: Iterable[Profile], issuer: Issuer) -> None:
@@ -92,6 +99,9 @@ def require_clean(profiles: Iterable[Profile], issuer: Issuer) -> None:
 def lint_profile(profile: Profile, issuer: Issuer) -> list[str]:
     """Return what a linter says of sample certificates of a profile, one for each kind of key it takes.
 
+    Nothing is said of a kind of key that the issuing CA is too weak for, nor of a profile that issues nothing since
+    no URL of a CRL is set: requests are told.
+
     Args:
         issuer: Its certificate counts; its key is not used.
 
@@ -99,27 +109,44 @@ def lint_profile(profile: Profile, issuer: Issuer) -> list[str]:
         Findings of the severities error and warning that are not waived, each once; empty is the good case.
     """
     findings: dict[str, None] = {}
+    profile = replace(
+        profile, domains=(), organisations=()
+    )  # whose names these are is no matter of form
+    if profile.crl_required and not profile.crl_urls:
+        return []
     for kind in sorted(profile.key_kinds):
+        key_der = spki_der(_throwaway_key("rsa2048" if kind == "rsa" else kind))
+        if not profile.stronger_keys and strength_bits(key_der) > strength_bits(
+            issuer.certificate.spki_der
+        ):
+            continue
         try:
-            findings |= dict.fromkeys(_findings(profile, _sample(profile, kind, issuer)))
+            findings |= dict.fromkeys(lint_certificate(profile, _sample(profile, key_der, issuer)))
         except CMPError as error:
             findings[f"no certificate can be made for a key of kind {kind}: {error.detail}"] = None
     return list(findings)
 
 
-def _sample(profile: Profile, kind: str, issuer: Issuer) -> bytes:
-    """Return a certificate that a device with such a key could get."""
+def _sample(profile: Profile, key_der: bytes, issuer: Issuer) -> bytes:
+    """Return a certificate that a device with a key could get."""
     certificate = issuer.certificate
     moment = min(certificate.not_before + CLOCK_SKEW, certificate.not_after - CLOCK_SKEW)
     extensions = []
     if profile.san:
-        names = [_SAMPLE_NAMES[name] for name in sorted(profile.san)][: profile.san_max]
+        kinds = sorted(profile.san)
+        if profile.server_dns or profile.sepp_names:
+            kinds.sort(key=lambda kind: kind != "dns")
+        elif profile.instance_uri:
+            kinds.sort(key=lambda kind: kind != "uri")
+        names = [_sample_name(profile, kind) for kind in kinds][: profile.san_max]
         extensions.append(Extension(OID.subjectAltName, False, asn1.tlv(0x30, *names)))
     if profile.nf_types:
-        extensions.append(Extension(OID.nfTypes, False, _SAMPLE_NF_TYPES))
+        extensions.append(
+            Extension(OID.nfTypes, False, nf_types_value(sorted(profile.nf_types)[:1]))
+        )
     template = CertTemplate(
         subject_der=_sample_subject(profile),
-        spki_der=spki_der(_throwaway_key("rsa2048" if kind == "rsa" else kind)),
+        spki_der=key_der,
         extensions=tuple(extensions),
     )
     plan = issuer.check(template, profile, moment)
@@ -132,14 +159,46 @@ def _sample(profile: Profile, kind: str, issuer: Issuer) -> bytes:
     return asn1.tlv(0x30, tbs_der, algorithm.der, asn1.tlv(0x03, b"\x00", signature))
 
 
+def _sample_name(profile: Profile, kind: str) -> bytes:
+    if kind == "dns" and profile.sepp_names:
+        return asn1.tlv(0x82, f"sepp.{_SAMPLE_HOME}".encode())
+    if kind == "uri" and profile.instance_uri:
+        return asn1.tlv(0x86, _SAMPLE_INSTANCE.encode())
+    return _SAMPLE_NAMES[kind]
+
+
 def _sample_subject(profile: Profile) -> bytes:
     usual = [name for name in ("O", "CN") if name in (profile.allowed_subject or ("O", "CN"))]
-    names = dict.fromkeys((*profile.required_subject, *usual))
+    if OID.domainComponent in {ATTRIBUTES.get(name, name) for name in profile.required_subject}:
+        usual = ["CN"]
     # An attribute may be named in both ways, by its short name and dotted.
-    values = {ATTRIBUTES.get(name, name): _SAMPLE_VALUES.get(name, _SAMPLE_VALUE) for name in names}
+    needed = {ATTRIBUTES.get(name, name): name for name in (*profile.required_subject, *usual)}
+    values = [
+        (dotted, _SAMPLE_VALUES.get(name, _SAMPLE_VALUE))
+        for dotted, name in sorted(needed.items(), key=lambda item: _place(item[0]))
+    ]
+    if profile.subject_form is SubjectForm.network_function:
+        home = (OID.organizationName, _SAMPLE_HOME)
+        values = [home if item[0] == OID.organizationName else item for item in values]
+    if OID.domainComponent in needed:
+        values.insert(0, (OID.domainComponent, "net"))
     return x509.Name(
-        [x509.NameAttribute(asn1.oid(dotted), value) for dotted, value in values.items()]
+        [x509.NameAttribute(asn1.oid(dotted), value) for dotted, value in values]
     ).public_bytes()
+
+
+_ORDER: Final = (
+    OID.domainComponent,
+    OID.countryName,
+    OID.organizationName,
+    OID.organizationalUnitName,
+    OID.commonName,
+)
+
+
+def _place(dotted: str) -> int:
+    """Return where an attribute stands in a subject of the forms of TS 33.310."""
+    return _ORDER.index(dotted) if dotted in _ORDER else len(_ORDER)
 
 
 def _signing_kind(algorithm: SignatureAlgorithm) -> str:
@@ -154,7 +213,8 @@ def _throwaway_key(kind: str) -> Any:
     return MAKERS[kind]()
 
 
-def _findings(profile: Profile, certificate_der: bytes) -> list[str]:
+def lint_certificate(profile: Profile, certificate_der: bytes) -> list[str]:
+    """Return what a linter says of a certificate that was issued under a profile; empty is the good case."""
     from pkilint.validation import ValidationFindingSeverity
 
     validator, loader = _linter()
@@ -165,9 +225,9 @@ def _findings(profile: Profile, certificate_der: bytes) -> list[str]:
             finding = description.finding
             if finding.severity > ValidationFindingSeverity.WARNING or path.startswith(WAIVED_PATH):
                 continue
-            waived = WAIVED.get(finding.code)
-            if waived is None or not waived[0](profile):
-                text = f": {description.message}" if description.message else ""
+            waived, message = WAIVED.get(finding.code), description.message or ""
+            if waived is None or not waived[0](profile, message):
+                text = message and f": {message}"
                 found.append(f"{finding.severity.name.lower()} {finding.code} at {path}{text}")
     return found
 

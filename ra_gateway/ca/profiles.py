@@ -1,26 +1,24 @@
 """Certificate profiles as data: those of TS 33.310 6.1, and those an operator derives from them.
 
-A profile decides, the template of a request only suggests (`tbs.plan_tbs`). Where a clause of TS 33.310
-leaves something open, or its text could not be checked, the built-in profile allows it; an operator who
-knows the network better derives a stricter one.
+A profile decides, the template of a request only suggests (`tbs.plan_tbs`). The built-in ones allow what the
+clause allows and nothing else; an operator whose devices cannot keep to it derives a looser one (`derivation`),
+and one who knows the network better a stricter one.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
 from typing import Final
-from urllib.parse import urlsplit
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.certificates import KEY_USAGES, KeyUsage
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
 from ra_gateway.cmp.oids import OID
-from ra_gateway.errors import ConfigError, Problem
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """notBefore lies this much back, for base stations whose clock is behind; as far as messageTime may be off."""
@@ -32,6 +30,7 @@ PURPOSES: Final = MappingProxyType(
         "ipsecIKE": OID.ipsecIKE,
         "iKEIntermediate": OID.iKEIntermediate,
         "OCSPSigning": OID.ocspSigning,
+        "jwt": OID.jwt,
         "cmcCA": OID.cmcCA,
         "cmcRA": OID.cmcRA,
     }
@@ -85,6 +84,33 @@ SAN_TAGS: Final = MappingProxyType(
 MAX_VALIDITY_DAYS: Final = 3650
 """Ten years, as long as an issuing CA lives: an end entity's certificate has no use beyond it."""
 
+MIN_RSA_EXPONENT: Final = 65_537
+"""TS 33.310 6.1.1."""
+MAX_RSA_BITS: Final = 8192
+"""Twice what TS 33.310 6.1.1 wants supported; peers verify longer keys slowly or not at all."""
+
+# fmt: off
+NF_TYPE_NAMES: Final = frozenset((
+    "NRF", "UDM", "AMF", "SMF", "AUSF", "NEF", "PCF", "SMSF", "NSSF", "UDR", "LMF", "GMLC", "5G_EIR", "SEPP",
+    "UPF", "N3IWF", "AF", "UDSF", "BSF", "CHF", "NWDAF", "PCSCF", "CBCF", "HSS", "UCMF", "SOR_AF", "SPAF", "MME",
+    "SCSAS", "SCEF", "SCP", "NSSAAF", "ICSCF", "SCSCF", "DRA", "IMS_AS", "AANF", "5G_DDNMF", "NSACF", "MFAF",
+    "EASDF", "DCCF", "MB_SMF", "TSCTSF", "ADRF", "GBA_BSF", "CEF", "MB_UPF", "NSWOF", "PKMF", "MNPF", "SMS_GMSC",
+    "SMS_IWMSC", "MBSF", "MBSTF", "PANF", "IP_SM_GW", "SMS_ROUTER", "DCSF", "MRF", "MRFP", "MF", "SLPKMF", "RH",
+    "EIF", "AIOTF",
+))
+# fmt: on
+"""Types of network functions (TS 29.510 6.1.6.3.3); a profile of one's own may name others."""
+
+
+class SubjectForm(StrEnum):
+    """What a subject has to look like."""
+
+    any = "any"
+    ts_33310 = "ts33310"
+    """TS 33.310 6.1.1: (C,) O, CN; or the components of a DNS domain, (OU,) CN, from either end."""
+    network_function = "network_function"
+    """TS 33.310 6.1.3c.3: C and the home domain as O; OU and CN may follow."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -98,20 +124,31 @@ class Profile:
         purposes: Extended key usages (dotted) given when none is asked for.
         allowed_purposes: Those that may be asked for.
         validity_days: Longest validity, counted from the moment of issue.
-        longest_validity_days: How far configuration may extend that.
+        longest_validity_days: How far configuration may extend that; notBefore to notAfter is never longer.
         key_kinds: Out of `ALL_KEY_KINDS`.
+        min_rsa_exponent, max_rsa_bits: Of RSA keys.
+        stronger_keys: Certifies also keys that are stronger than the issuing CA's.
+        subject_form: What the subject looks like.
+        domains: DNS domains in which every name lies that has one; empty leaves that open.
+        organisations: Those one of which every O is; empty leaves that open.
         required_subject: Attributes the subject must have: names out of `ATTRIBUTES`, or dotted.
         allowed_subject: Those it may have; empty allows all.
         san: Kinds out of `SAN_TAGS` that SubjectAltName may hold; empty allows no SubjectAltName.
+        san_required: Whether there has to be one; a CN that is an FQDN makes it where none is asked for.
         san_max: Most names in it. A base station has a few addresses and names, not dozens.
         san_critical: Marks it critical even if there is a subject, against the SHOULD of RFC 5280 4.2.1.6.
+        server_dns: Whether a TLS server needs a DNS name, whatever else it has.
+        sepp_names: Whether DNS names have to be those of a SEPP, by the operator's code.
+        instance_uri: Whether there has to be a URI `urn:uuid:...` that names the instance of a network function.
         crl_urls: Where the CRL is; empty leaves the extension out.
+        crl_required: Whether nothing is issued without it.
         delta_crl_url: Where the delta CRL is (FreshestCRL); "" leaves it out, as it does the next two.
         ocsp_url: Of the OCSP responder.
         ca_issuers_url: Of the issuing CA's certificate.
         ocsp_no_check: Tells clients not to ask for the status of this one (RFC 6960 4.2.2.2.1).
         certificate_policies: Dotted.
-        nf_types: Whether NFTypes (RFC 9310) may be asked for.
+        nf_types: Names that NFTypes (RFC 9310) may hold; empty leaves the extension out.
+        nf_types_required: Whether there has to be one; a profile of one type gives that unasked.
     """
 
     name: str
@@ -123,19 +160,30 @@ class Profile:
     validity_days: int = 365
     longest_validity_days: int = MAX_VALIDITY_DAYS
     key_kinds: frozenset[str] = SIGNING_KEY_KINDS
+    min_rsa_exponent: int = MIN_RSA_EXPONENT
+    max_rsa_bits: int = MAX_RSA_BITS
+    stronger_keys: bool = False
+    subject_form: SubjectForm = SubjectForm.any
+    domains: tuple[str, ...] = ()
+    organisations: tuple[str, ...] = ()
     required_subject: tuple[str, ...] = ()
     allowed_subject: frozenset[str] = frozenset()
     san: frozenset[str] = frozenset(SAN_TAGS)
     san_required: bool = False
     san_max: int = 16
     san_critical: bool = False
+    server_dns: bool = False
+    sepp_names: bool = False
+    instance_uri: bool = False
     crl_urls: tuple[str, ...] = ()
+    crl_required: bool = False
     delta_crl_url: str = ""
     ocsp_url: str = ""
     ca_issuers_url: str = ""
     ocsp_no_check: bool = False
     certificate_policies: tuple[str, ...] = ()
-    nf_types: bool = False
+    nf_types: frozenset[str] = frozenset()
+    nf_types_required: bool = False
 
     def __hash__(self) -> int:
         # Of two dozen fields, the name alone tells almost any two apart; this is asked for with every certificate.
@@ -176,6 +224,9 @@ NE_IPSEC: Final = Profile(
     "ne_ipsec",
     rsa_key_usage=frozenset({KEY_USAGES.index("keyEncipherment")}),
     allowed_purposes=frozenset({OID.ipsecIKE, OID.iKEIntermediate}),
+    subject_form=SubjectForm.ts_33310,
+    san_required=True,
+    crl_required=True,
 )
 """Network elements that speak IKE (TS 33.310 6.1.3b)."""
 
@@ -192,6 +243,8 @@ NE_TLS: Final = Profile(
     "ne_tls",
     purposes=(OID.serverAuth, OID.clientAuth),
     allowed_purposes=frozenset({OID.serverAuth, OID.clientAuth}),
+    subject_form=SubjectForm.ts_33310,
+    crl_required=True,
 )
 """Network elements that speak TLS, at either end (TS 33.310 6.1.3a)."""
 
@@ -212,14 +265,34 @@ NF: Final = replace(
     NE_TLS,
     name="nf",
     longest_validity_days=3 * 365,
+    subject_form=SubjectForm.network_function,
     required_subject=("C", "O"),
     allowed_subject=frozenset({"C", "O", "OU", "CN"}),
     san=frozenset({"dns", "ip", "uri"}),
     san_required=True,
     san_critical=True,
-    nf_types=True,
+    server_dns=True,
+    nf_types=NF_TYPE_NAMES,
+    nf_types_required=True,
 )
-"""Network functions of the 5G core (TS 33.310 6.1.3c)."""
+"""Network functions of the 5G core (TS 33.310 6.1.3c.3)."""
+
+SCP: Final = replace(NF, name="scp", server_dns=False, nf_types=frozenset({"SCP"}))
+"""Service communication proxies (6.1.3c.4): network functions but for the rules on what names there are."""
+
+SEPP: Final = replace(NF, name="sepp", sepp_names=True, nf_types=frozenset({"SEPP"}))
+"""Security edge protection proxies (6.1.3c.5), which have the operator's code in their names."""
+
+TOKEN_SIGNING: Final = replace(
+    NF,
+    name="token_signing",
+    purposes=(OID.jwt,),
+    allowed_purposes=frozenset({OID.jwt}),
+    server_dns=False,
+    instance_uri=True,
+    nf_types_required=False,
+)
+"""Network functions that sign tokens (6.1.3c of V19.5): id-kp-jwt (RFC 9509), and a URI that names the instance."""
 
 ENCRYPTION: Final = Profile(
     "encryption",
@@ -234,7 +307,7 @@ KGA_SIGNER: Final = Profile(
 """The key generation authority: signs the private keys that the CA makes for others (RFC 9483 4.1.6)."""
 
 RA: Final = Profile("ra", purposes=(OID.cmcRA,), allowed_purposes=frozenset({OID.cmcRA}))
-"""The RA's signer (RFC 9483 4.9: cmcRA marks the delegation)."""
+"""The RA's signer (RFC 9483 4.9: cmcRA marks the delegation), for the rest as `SEG` (TS 33.310 9.4.6)."""
 
 CMP_SIGNER: Final = Profile(
     "cmp_signer", purposes=(OID.cmcCA,), allowed_purposes=frozenset({OID.cmcCA})
@@ -262,6 +335,9 @@ PROFILES: Final = MappingProxyType(
             TLS_CLIENT,
             TLS_SERVER,
             NF,
+            SCP,
+            SEPP,
+            TOKEN_SIGNING,
             ENCRYPTION,
             RA,
             CMP_SIGNER,
@@ -275,288 +351,3 @@ PROFILES: Final = MappingProxyType(
 def purposes_der(purposes: Iterable[str]) -> bytes:
     """Return the value of an ExtendedKeyUsage extension."""
     return asn1.boxed(structures.OIDsBox(oids=[asn1.oid(dotted) for dotted in purposes]))
-
-
-# --- profiles of the operator's own -----------------------------------------------------------------------------
-
-
-def derive(base: Profile, name: str, /, **changes: object) -> Profile:
-    """Return a profile that is like another but for some fields, as a table `[ca.profiles.NAME]` gives them.
-
-    Args:
-        name: Letters, digits, `_`, `-` and `.`; none of the built-in ones.
-        changes: Values as TOML has them:
-            validity_days           integer, from 1 to what the base allows (3650; nf: 1095)
-            key_usage               list of names out of `END_ENTITY_KEY_USAGES`, with digitalSignature; what only RSA
-                                    or only EC keys can have is given to those alone
-            extended_key_usage      list of names out of `PURPOSES` or dotted OIDs: given if none is asked for
-            allowed_extended_key_usage  the same: those that may be asked for; by default extended_key_usage
-            key_kinds               list out of `ALL_KEY_KINDS`
-            required_subject        list of names out of `ATTRIBUTES` or dotted OIDs
-            allowed_subject         the same; empty allows all
-            san                     list out of `SAN_TAGS`: email, dns, dn, uri, ip; empty: no SubjectAltName
-            san_required            boolean
-            san_max                 integer, from 1 to 100
-            crl_urls                list of http or ldap URLs, `{issuer}` in them as `Profile` says
-            delta_crl_url           http or ldap URL, "" for none
-            ocsp_url, ca_issuers_url  http URL, "" for none
-            certificate_policies    list of dotted OIDs
-
-    Raises:
-        ConfigError: Whatever is wrong with these, all of it at once.
-    """
-    where = f"ca.profiles.{name}"
-    problems = _name_problems(where, name)
-    fields: dict[str, object] = {}
-    for key, value in changes.items():
-        reader = _READERS.get(key)
-        if reader is None:
-            problems.append(
-                Problem(
-                    f"{where}.{key}",
-                    "is no field of a profile",
-                    f"Take it out, or choose among base, {', '.join(_READERS)}",
-                )
-            )
-            continue
-        try:
-            fields.update(reader(base, value))
-        except _WrongValue as error:
-            problems.append(Problem(f"{where}.{key}", error.what, error.todo))
-    if problems:
-        raise ConfigError(problems)
-    if "purposes" in fields and "allowed_purposes" not in fields:
-        fields["allowed_purposes"] = frozenset(_strings(fields["purposes"]))
-    # The fields were read by type above, each by the reader that makes it.
-    derived = replace(base, name=name, **fields)  # type: ignore[arg-type]
-    problems = list(_contradictions(where, derived))
-    if problems:
-        raise ConfigError(problems)
-    return derived
-
-
-def _name_problems(where: str, name: str) -> list[Problem]:
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) is None:
-        return [
-            Problem(
-                where,
-                "is no name for a profile",
-                "Use up to 64 letters, digits, dots, hyphens and underscores, "
-                "a letter or digit first",
-            )
-        ]
-    if name in PROFILES:
-        return [
-            Problem(where, "is the name of a built-in profile", "Give the derived one another name")
-        ]
-    return []
-
-
-def _contradictions(where: str, profile: Profile) -> Iterable[Problem]:
-    """Yield what the fields of a profile, each of them right by itself, say against each other."""
-    ungranted = sorted(set(profile.purposes) - profile.allowed_purposes)
-    if ungranted:
-        yield Problem(
-            f"{where}.allowed_extended_key_usage",
-            f"lacks {_listed(ungranted)}, which extended_key_usage gives",
-            "List there what is given unasked as well",
-        )
-    if profile.allowed_subject:
-        missing = set(profile.required_attributes) - profile.allowed_attributes
-        if missing:
-            yield Problem(
-                f"{where}.allowed_subject",
-                f"lacks {_listed(profile.required_attributes[oid] for oid in missing)}, "
-                "which required_subject demands",
-                "List there what is required as well, or leave it empty to allow all",
-            )
-    if profile.san_required and not profile.san:
-        yield Problem(
-            f"{where}.san",
-            "is empty, but a SubjectAltName is required",
-            'List kinds of names, such as ["dns", "ip"], or set san_required to false',
-        )
-    if profile.delta_crl_url and not profile.crl_urls:
-        yield Problem(
-            f"{where}.delta_crl_url",
-            "is set without crl_urls, and a delta CRL is of no use without the full one",
-            "Set crl_urls too, or take delta_crl_url out",
-        )
-
-
-class _WrongValue(Exception):
-    """A value of a profile's field that cannot be used."""
-
-    def __init__(self, what: str, todo: str) -> None:
-        self.what = what
-        self.todo = todo
-
-
-def _validity_days(base: Profile, value: object) -> dict[str, object]:
-    longest = base.longest_validity_days
-    return {"validity_days": _number(value, longest, f"as {base.name} allows")}
-
-
-def _key_usage(base: Profile, value: object) -> dict[str, object]:
-    names = _strings(value)
-    _require_known("key usage of an end entity", names, END_ENTITY_KEY_USAGES)
-    bits = frozenset(map(KEY_USAGES.index, names))
-    if KeyUsage.digitalSignature not in bits:
-        raise _WrongValue(
-            "lacks digitalSignature, which enrolment, IKE and TLS all need",
-            "Add digitalSignature",
-        )
-    return {
-        "key_usage": bits & ANY_KEY_USAGES,
-        "rsa_key_usage": bits & RSA_KEY_USAGES,
-        "ec_key_usage": bits & EC_KEY_USAGES,
-    }
-
-
-def _purposes(base: Profile, value: object) -> tuple[str, ...]:
-    dotted = tuple(PURPOSES.get(name, name) for name in _strings(value))
-    _require_oids("extended key usage", dotted, PURPOSES)
-    privileged = PRIVILEGED_PURPOSES.intersection(dotted) - base.allowed_purposes
-    if privileged:
-        raise _WrongValue(
-            f"holds {_listed(privileged)}, which lets a key speak for the PKI itself",
-            "Derive from ra, cmp_signer or ocsp_signer, if that is meant, or take it out",
-        )
-    return dotted
-
-
-def _key_kinds(base: Profile, value: object) -> dict[str, object]:
-    names = _strings(value)
-    if not names:
-        raise _WrongValue("is empty", f"Choose among {_listed(ALL_KEY_KINDS)}")
-    _require_known("kind of key", names, ALL_KEY_KINDS)
-    return {"key_kinds": frozenset(names)}
-
-
-def _attributes(value: object) -> tuple[str, ...]:
-    names = _strings(value)
-    _require_oids("attribute", [ATTRIBUTES.get(name, name) for name in names], ATTRIBUTES)
-    return names
-
-
-def _san(base: Profile, value: object) -> dict[str, object]:
-    names = _strings(value)
-    _require_known("kind of name", names, SAN_TAGS)
-    return {"san": frozenset(names)}
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise _WrongValue(f"is {value!r}, not a boolean", "Write true or false")
-    return value
-
-
-def _policies(value: object) -> tuple[str, ...]:
-    dotted = _strings(value)
-    _require_oids("certificate policy", dotted, {})
-    return dotted
-
-
-MAX_SAN_NAMES: Final = 100
-"""Most that `san_max` may allow: certificates with more names no longer fit into IKE messages anyway."""
-
-_READERS: Final[Mapping[str, Callable[[Profile, object], dict[str, object]]]] = MappingProxyType(
-    {
-        "validity_days": _validity_days,
-        "key_usage": _key_usage,
-        "extended_key_usage": lambda base, value: {"purposes": _purposes(base, value)},
-        "allowed_extended_key_usage": lambda base, value: {
-            "allowed_purposes": frozenset(_purposes(base, value))
-        },
-        "key_kinds": _key_kinds,
-        "required_subject": lambda _, value: {"required_subject": _attributes(value)},
-        "allowed_subject": lambda _, value: {"allowed_subject": frozenset(_attributes(value))},
-        "san": _san,
-        "san_required": lambda _, value: {"san_required": _flag(value)},
-        "san_max": lambda _, value: {"san_max": _number(value, MAX_SAN_NAMES)},
-        "crl_urls": lambda _, value: {
-            "crl_urls": tuple(_url(url, ("http", "ldap")) for url in _strings(value))
-        },
-        "delta_crl_url": lambda _, value: {"delta_crl_url": _url_or_none(value, ("http", "ldap"))},
-        "ocsp_url": lambda _, value: {"ocsp_url": _url_or_none(value, ("http",))},
-        "ca_issuers_url": lambda _, value: {"ca_issuers_url": _url_or_none(value, ("http",))},
-        "certificate_policies": lambda _, value: {"certificate_policies": _policies(value)},
-    }
-)
-"""Fields of a table `[ca.profiles.NAME]`, besides `base`, and what makes fields of a Profile of their values."""
-
-
-def _strings(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise _WrongValue(f"is {value!r}, not a list of strings", 'Write it like ["one", "two"]')
-    twice = {item for item in value if value.count(item) > 1}
-    if twice:
-        raise _WrongValue(f"names {_listed(twice)} twice", "Name each once")
-    return tuple(value)
-
-
-def _number(value: object, most: int, why: str = "") -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise _WrongValue(
-            f"is {value!r}, not a whole number from 1 to {most}{why and ', ' + why}",
-            "Give a number in that range",
-        )
-    return value
-
-
-def _url_or_none(value: object, schemes: tuple[str, ...]) -> str:
-    if not isinstance(value, str):
-        raise _WrongValue(f"is {value!r}, not a string", "Write a URL in quotes")
-    return value and _url(value, schemes)
-
-
-def _url(text: str, schemes: tuple[str, ...]) -> str:
-    # No https: whoever checks the certificate of that server would first need what is behind this URL.
-    filled = text.replace("{issuer}", "00")
-    try:
-        parts = urlsplit(filled)
-        good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if (
-        not good
-        or re.fullmatch(r"[\x21-\x7e]+", filled) is None
-        or re.search(r'[<>"{}|\\^`]', filled)
-    ):
-        raise _WrongValue(
-            f"holds {text!r}, which is no URL that can stand there",
-            f"Give a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)} and a "
-            "host, in ASCII, without blanks; {issuer} is the only placeholder",
-        )
-    return text
-
-
-def _require_known(what: str, names: Collection[str], known: Collection[str]) -> None:
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise _WrongValue(
-            f"holds {_listed(unknown)}, which is no {what}", f"Choose among {_listed(known)}"
-        )
-
-
-def _require_oids(what: str, dotted: Iterable[str], names: Collection[str]) -> None:
-    wrong = [oid for oid in dotted if not _is_oid(oid)]
-    if wrong:
-        known = f"Choose among {_listed(names)}, or write" if names else "Write"
-        raise _WrongValue(
-            f"holds {_listed(wrong)}, which is no {what}", f"{known} a dotted OID such as 1.2.3.4"
-        )
-
-
-def _is_oid(text: str) -> bool:
-    if re.fullmatch(r"[0-2](\.(0|[1-9][0-9]{0,17}))+", text) is None:
-        return False
-    try:
-        asn1.oid_der(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))

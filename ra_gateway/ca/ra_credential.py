@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from ra_gateway.ca.files import require_absent, synchronize
 from ra_gateway.ca.hierarchy import (
     SIGNER_DAYS,
+    SignerNames,
     certify_signer,
     issued_by,
     parse_subject,
@@ -63,6 +64,7 @@ async def issue_ra_certificate(
     ca_password: bytes | None = None,
     password: bytes | None = None,
     key_uri: str | None = None,
+    names: SignerNames = SignerNames(),  # noqa: B008 - it cannot change
 ) -> Certificate:
     """Make an RA's key and certificate: STEM.pem (with the issuing CA's behind it) and STEM.key.
 
@@ -75,6 +77,7 @@ async def issue_ra_certificate(
         target: Directory for the files, by default the CA's.
         ca_password: Of the CA's keys; `password` encrypts the RA's.
         key_uri: Of the key to be made in an HSM; STEM.key then names it.
+        names: Further names in the certificate.
 
     Raises:
         ConfigError: The CA cannot be loaded, the subject is no name, or a file exists already.
@@ -88,7 +91,7 @@ async def issue_ra_certificate(
     profile = replace(RA, validity_days=validity_days)
     try:
         key = new_key(key_path, kind, password=password, uri=key_uri)
-        certificate = await certify_signer(issuer, profile, subject_der, key, now)
+        certificate = await certify_signer(issuer, profile, subject_der, key, now, names)
         chain = (item for item in issuer.chain if not item.self_issued)
         write_certificates(certificate_path, (certificate, issuer.certificate, *chain))
     except OSError as error:

@@ -233,12 +233,17 @@ class EndEntity:
     enroll_until: datetime | None = None
 
 
+DEFAULT_PROFILE: Final = "default"
+"""Stands among the profiles of a role for the one that is the CA's default, whichever that is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Role:
     """What its members may have done.
 
     Args:
-        profiles: Names of the certificate profiles it may ask for; the first is the one it gets unasked.
+        profiles: Names of the certificate profiles it may ask for, `DEFAULT_PROFILE` for that of the CA; the first
+            is the one it gets unasked.
         subjects, sans: Glob patterns of the names it may ask for, over RFC 4514 strings and texts such as
             "dns:enb1.example.net"; with neither, any but those of end entities registered for client mode.
         others: Whether it may also renew and revoke what others had issued, where these patterns fit.

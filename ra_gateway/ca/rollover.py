@@ -18,6 +18,7 @@ from ra_gateway.ca.hierarchy import (
     OPTIONAL_SIGNERS,
     ROOT_DAYS,
     SIGNERS,
+    SignerNames,
     as_config_error,
     ca_extensions,
     certify_anew,
@@ -120,7 +121,9 @@ async def roll_issuing(
         change.write("issuing", (certificate,))
         issuer = Issuer(certificate, (root,), key, secrets.token_bytes)
         for role in _signers(files):
-            await make_signer(change, role, issuer, signer_subject(certificate, role), kind, now)
+            signer_der = signer_subject(certificate, role)
+            names = _signer_names(files, role)
+            await make_signer(change, role, issuer, signer_der, kind, now, names)
         commit_checked(change, now)
     return _active(directory)
 
@@ -241,7 +244,8 @@ async def renew_signers(
             issuer = load_issuer(change.files, prefix, roots, password)
             subject_der = _signer_subject(change.files, name, issuer.certificate)
             kind = kind_of(issuer.certificate) if key_kind is None else require_kind(key_kind)
-            await make_signer(change, name, issuer, subject_der, kind, now)
+            names = _signer_names(change.files, name)
+            await make_signer(change, name, issuer, subject_der, kind, now, names)
         if due:
             commit_checked(change, now)
         return tuple(f"{name}.pem" for name in due)
@@ -274,6 +278,12 @@ def _signer_subject(files: CAFiles, name: str, issuing: Certificate) -> bytes:
     if files.has(f"{name}.pem"):
         return certificate_of(files, name).subject_der
     return signer_subject(issuing, name.rpartition("/")[2])
+
+
+def _signer_names(files: CAFiles, name: str) -> SignerNames:
+    return (
+        SignerNames.of(certificate_of(files, name)) if files.has(f"{name}.pem") else SignerNames()
+    )
 
 
 def load_root_key(

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ra_gateway.app import now
-from ra_gateway.app.ca import ca_keys, ca_profiles
+from ra_gateway.app.ca import ca_keys
+from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.ca.by_hand import issue, template_of
 from ra_gateway.ca.cross import CROSS, ROOT_CRL, RootKey, cross_certify, make_root_crl
 from ra_gateway.ca.files import require_absent

@@ -16,13 +16,14 @@ from ra_gateway.app.ca import (
     ca_checkpoints,
     ca_keys,
     ca_ledger,
-    ca_profiles,
     crl_publisher,
 )
 from ra_gateway.app.doctor.ledger import ledger_warnings
+from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.app.running import check
 from ra_gateway.app.warnings import ca_warnings, of_file
 from ra_gateway.ca.files import CAFiles
+from ra_gateway.ca.hierarchy import SignerNames
 from ra_gateway.ca.keys import create_operator_pki, expiries, import_ca
 from ra_gateway.ca.ledger.backup import dump, restore
 from ra_gateway.ca.ledger.checkpoints import TrailRewritten
@@ -39,14 +40,18 @@ from ra_gateway.cli.output import (
     CONFIG,
     Commands,
     ConfigOption,
+    CRLURLOption,
     DirectoryPasswordOption,
     KeyKindOption,
     KeyUriOption,
+    NamedSubjectsOption,
     OtherKeyKindOption,
     RootKeyOption,
     RootPasswordOption,
+    SANOption,
     day,
     fail,
+    named_subjects,
     progress,
     read_password,
     require_name,
@@ -90,8 +95,14 @@ def ca_create(
     key_kind: KeyKindOption = "p256",
     password_file: DirectoryPasswordOption = None,
     key_uri: KeyUriOption = None,
+    subject: NamedSubjectsOption = None,
+    san: SANOption = None,
+    crl_url: CRLURLOption = "",
 ) -> None:
-    """Make root, issuing CA, CMP and OCSP signer. Existing files are never overwritten."""
+    """Make root, issuing CA, CMP and OCSP signer. Existing files are never overwritten.
+
+    --san and --crl-url are for the CMP signer, whose certificate is to have both (TS 33.310 9.4.6).
+    """
     run(
         create_operator_pki(
             directory,
@@ -100,12 +111,28 @@ def ca_create(
             key_kind=key_kind,
             password=read_password(password_file),
             key_uris=_uris(key_uri),
+            subjects=named_subjects(subject, ("root", "issuing", "cmp", "ocsp")),
+            cmp_names=SignerNames.made(san or (), crl_url),
         )
     )
     say(f"Wrote root, issuing CA, CMP signer and OCSP signer to {directory}.")
+    _say_what_lacks("cmp.pem", san, crl_url)
     say(
         f"Next: name it in ca.directory_path of a configuration, and move {directory}/root.key away."
     )
+
+
+def _say_what_lacks(file: str, san: list[str] | None, crl_url: str) -> None:
+    lacking = [
+        what
+        for what, given in (
+            ("SubjectAltName (--san)", san),
+            ("URL of the CRL (--crl-url)", crl_url),
+        )
+        if not given
+    ]
+    if lacking:
+        say(f"{file} has no {' and no '.join(lacking)}, which TS 33.310 9.4.6 wants there.")
 
 
 def _uris(texts: Iterable[str] | None) -> dict[str, str]:
@@ -158,6 +185,8 @@ def ca_issue_ra(
     key_kind: KeyKindOption = "p256",
     password_file: DirectoryPasswordOption = None,
     key_uri: Annotated[str | None, typer.Option(help="pkcs11:... makes the key in an HSM.")] = None,
+    san: SANOption = None,
+    crl_url: CRLURLOption = "",
 ) -> None:
     """Make key and certificate of an RA as files, without a ledger."""
     require_name(subject, "--subject")
@@ -170,8 +199,10 @@ def ca_issue_ra(
             key_kind=key_kind,
             ca_password=read_password(password_file),
             key_uri=key_uri,
+            names=SignerNames.made(san or (), crl_url),
         )
     )
+    _say_what_lacks("ra.pem", san, crl_url)
     say(f"Wrote {ra_directory}/ra.pem and ra.key: name them under [ra] of the gateway.")
     say(f"At the CA: ra-gateway ca ra add NAME --role ROLE --certificate {ra_directory}/ra.pem")
 

@@ -81,6 +81,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
         domain=None,  # with a client of their own, people ask for whatever name comes to mind
         now=now(),
         port=port,
+        status_port=_usable_port(0),
         implicit_confirm="relay",
     )
     events = _Events()

@@ -9,7 +9,7 @@ import asyncio
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import wraps
@@ -61,6 +61,23 @@ def _known_kind(kind: str | None) -> str | None:
 
 
 _KIND_HELP = f"Kind of key: {', '.join(KEY_KINDS)}."
+SANOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Name besides the subject, like dns:ra1.example.net; may be repeated."),
+]
+CRLURLOption = Annotated[
+    str,
+    typer.Option(
+        "--crl-url", help="Where the CRL will be; {issuer} is the issuing CA's identifier."
+    ),
+]
+NamedSubjectsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--subject",
+        help='NAME=DN, like "root=CN=Root 1,O=Operator", instead of what --organisation makes; may be repeated.',
+    ),
+]
 KeyKindOption = Annotated[str, typer.Option(help=_KIND_HELP, callback=_known_kind)]
 OtherKeyKindOption = Annotated[
     str | None, typer.Option("--key-kind", help=_KIND_HELP, callback=_known_kind)
@@ -229,6 +246,28 @@ def require_name(text: str, option: str) -> None:
         ) from error
 
 
+def named_subjects(texts: Iterable[str] | None, names: Collection[str]) -> dict[str, str]:
+    """Return the values of an option `--subject NAME=DN` by name.
+
+    Args:
+        names: Those there are.
+
+    Raises:
+        ConfigError: One is no name.
+        typer.BadParameter: One is not of that form.
+    """
+    found = {}
+    for text in texts or ():
+        name, _, subject = text.partition("=")
+        if name not in names:
+            raise typer.BadParameter(
+                f"--subject {text[:60]!r} is not of the form NAME=DN, NAME one of {', '.join(names)}"
+            )
+        require_name(subject, f"--subject {name}")
+        found[name] = subject
+    return found
+
+
 def require_san(text: str) -> None:
     """Make sure that `--san` is the text of a GeneralName.
 
@@ -239,7 +278,9 @@ def require_san(text: str) -> None:
         general_names_der([text])
     except ValueError as error:
         raise ConfigError.of(
-            "--san", str(error), "Write it like dns:enb1.example.net or ip:192.0.2.1"
+            "--san",
+            str(error),
+            "Write it like dns:enb1.example.net or ip:192.0.2.1; or uri:, email:, dn:",
         ) from error
 
 

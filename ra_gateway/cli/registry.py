@@ -10,13 +10,14 @@ from typing import Annotated
 import typer
 
 from ra_gateway.app import now
-from ra_gateway.app.ca import ca_keys, ca_profiles
+from ra_gateway.app.ca import ca_keys
+from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.app.warnings import allows_all
 from ra_gateway.ca.by_hand import issue
-from ra_gateway.ca.hierarchy import SIGNER_DAYS
+from ra_gateway.ca.hierarchy import SIGNER_DAYS, parse_subject
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.ra_credential import export_pkcs12, install_ra
-from ra_gateway.ca.records import Authority, Privilege, Role
+from ra_gateway.ca.records import DEFAULT_PROFILE, Authority, Privilege, Role
 from ra_gateway.cli.entities import grantable
 from ra_gateway.cli.ledger_context import actor, with_ledger
 from ra_gateway.cli.output import (
@@ -24,17 +25,19 @@ from ra_gateway.cli.output import (
     Commands,
     ConfigOption,
     KeyKindOption,
+    SANOption,
     day,
     note,
     read_password,
     require_name,
+    require_san,
     say,
     show_facts,
     show_table,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.crmf import CertTemplate
-from ra_gateway.cmp.names import from_rfc4514
+from ra_gateway.cmp.crmf import CertTemplate, Extension
+from ra_gateway.cmp.names import from_rfc4514, general_names_der
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.reading import load
@@ -71,7 +74,9 @@ def role_add(
     ],
     profile: Annotated[
         list[str] | None,
-        typer.Option(help="Profile it may ask for, the usual one first; else ca.profile."),
+        typer.Option(
+            help='Profile it may ask for, the usual one first; "default", and else, is what ca.profile says.'
+        ),
     ] = None,
     subjects: SubjectsOption = None,
     sans: SANsOption = None,
@@ -86,8 +91,8 @@ def role_add(
     """Make a role, or change what it lets be done; the names it has stay where none are given."""
 
     async def put(ledger: Ledger, settings: CAConfig) -> Role:
-        known = grantable(ca_profiles(settings))
-        names = tuple(profile or (settings.profile,))
+        known = [*grantable(ca_profiles(settings)), DEFAULT_PROFILE]
+        names = tuple(profile or (DEFAULT_PROFILE,))
         unknown = [item for item in names if item not in known]
         if unknown:
             raise ConfigError.of(
@@ -264,6 +269,7 @@ def ra_issue(
     subject: Annotated[
         str | None, typer.Option(help="RFC 4514; else that of its newest certificate.")
     ] = None,
+    san: SANOption = None,
     days: Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")] = SIGNER_DAYS,
     key_kind: KeyKindOption = "p256",
     config: ConfigOption = CONFIG,
@@ -271,6 +277,9 @@ def ra_issue(
     """Make key and certificate of an RA as PKCS#12; its other certificates go on being heard."""
     if subject is not None:
         require_name(subject, "--subject")
+        parse_subject(subject)
+    for text in san or ():
+        require_san(text)
     if out.exists():
         raise ConfigError.of(str(out), "exists already", "Choose another file name")
     password = read_password(password_file) or b""
@@ -284,7 +293,9 @@ def ra_issue(
         private_key = KEY_KINDS[key_kind]()
         certificate, _ = await issue(
             CertTemplate(
-                subject_der=_ra_subject(name, subject, before), spki_der=spki_der(private_key)
+                subject_der=_ra_subject(name, subject, before),
+                spki_der=spki_der(private_key),
+                extensions=_ra_names(san, before),
             ),
             replace(profiles["ra"], validity_days=days),
             issuer,
@@ -316,6 +327,14 @@ def _ra_subject(name: str, subject: str | None, before: Authority | None) -> byt
             "Say its subject: --subject CN=ra1,O=Operator",
         )
     return Certificate.from_der(before.certificates[-1]).subject_der
+
+
+def _ra_names(san: list[str] | None, before: Authority | None) -> tuple[Extension, ...]:
+    """Return the SubjectAltName that is asked for, else that of the newest certificate."""
+    san_der = general_names_der(san) if san else None
+    if san_der is None and before is not None and before.certificates:
+        san_der = Certificate.from_der(before.certificates[-1]).subject_alt_name_der
+    return () if san_der is None else (Extension(OID.subjectAltName, False, san_der),)
 
 
 @ra_app.command("list")

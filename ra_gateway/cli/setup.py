@@ -10,12 +10,14 @@ from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
+from ra_gateway.ca.hierarchy import SignerNames
 from ra_gateway.ca.keys import create_operator_pki
 from ra_gateway.ca.ledger.ledger import open_ledger
 from ra_gateway.ca.ra_credential import issue_ra_certificate
-from ra_gateway.ca.records import Privilege, Role
+from ra_gateway.ca.records import DEFAULT_PROFILE, Privilege, Role
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import escape_rfc4514
 from ra_gateway.config.reading import parse
@@ -59,12 +61,36 @@ kind = "bundled"
 # ca/root.key belongs offline, in two copies: a change of the issuing CA or of the root needs it, the service never.
 directory_path = "ca"
 ledger_path = "ca/ledger.sqlite"
+profile = "{profile}"
+{own}# Where verifiers find the CRL: it stands in every certificate. Put a name here that they can resolve and reach.
+crl_url = "{crl_url}"
 
+[ca.status]
+listen_port = {status_port}
+{profiles}
 [endpoints.ran]
 paths = ["/.well-known/cmp", "/pkix"]
 vendors = [{vendors}]
 upstream = "bundled"
 implicit_confirm = "{implicit_confirm}"
+"""
+
+_TRIAL = """
+# Looser than TS 33.310 6.1.3b, for trials only: any proper subject is certified, in any order and with or without O
+# and SubjectAltName, and keys that are stronger than the CA's. For a network that carries traffic, take this table out
+# and set profile = "ne_ipsec".
+[ca.profiles.trial]
+base = "ne_ipsec"
+subject_form = "any"
+san_required = false
+stronger_keys = true
+allowed_extended_key_usage = ["ipsecIKE", "iKEIntermediate", "serverAuth", "clientAuth"]
+"""
+
+_OWN = """\
+# Names in other domains, and under other organisations, are not certified.
+domains = [{domain}]
+organisations = [{organisation}]
 """
 
 _NO_VENDOR = """
@@ -122,6 +148,8 @@ def write_setup(
     now: datetime,
     host: str = "127.0.0.1",
     port: int = 8080,
+    status_port: int = 8082,
+    subjects: Mapping[str, str] = MappingProxyType({}),
     key_kind: str = "p256",
     log_format: str = "console",
     implicit_confirm: str = "deny",
@@ -132,8 +160,10 @@ def write_setup(
         organisation: O of every subject.
         vendors: Name to (root PEM, sub-CA PEM or ""), both relative to the directory.
         domain: DNS domain of base stations, each of which has the name there that its vendor certificate gives it;
-            None lets every base station of a vendor have any name it asks for.
+            None lets every base station of a vendor have any name it asks for, under a profile that takes it.
         now: Aware UTC; certificates are valid from a little earlier.
+        status_port: Where the CA serves its CRLs.
+        subjects: "root", "issuing", "cmp", "ocsp", "ra" to a subject, RFC 4514.
         key_kind: Of CA and RA keys.
 
     Returns:
@@ -161,7 +191,18 @@ def write_setup(
                 for path in in_the_way
             ]
         )
+    crl_url = f"http://{host}:{status_port}/crl/{{issuer}}.crl"
+    own = (
+        ""
+        if domain is None
+        else _OWN.format(domain=json.dumps(domain), organisation=json.dumps(organisation))
+    )
     text = _HEAD.format(
+        profile="trial" if domain is None else "ne_ipsec",
+        profiles=_TRIAL if domain is None else "",
+        own=own,
+        crl_url=crl_url,
+        status_port=status_port,
         host=host,
         port=port,
         log_format=log_format,
@@ -173,7 +214,9 @@ def write_setup(
     parse(text, directory=directory, check_files=False)  # before there is anything to clear away
     make_directory(directory)
     write_new(directory / "seal.key", f"{secrets.token_hex(32)}\n".encode())
-    run_apart(_make_pki(directory, organisation, now, key_kind))
+    # TS 33.310 9.4.6: RA and CA have names that their peers can look up, as a SEG has.
+    names = [SignerNames.made([_host(role, domain, host)], crl_url) for role in ("cmp", "ra")]
+    run_apart(_make_pki(directory, organisation, now, key_kind, subjects, *names))
     for name in ("root", "issuing"):
         certificates = load_certificates(directory / "ca" / f"{name}.pem", f"ca.{name}")
         write_certificates(directory / "operator" / f"{name}.pem", certificates[:1])
@@ -181,15 +224,36 @@ def write_setup(
     return config
 
 
-async def _make_pki(directory: Path, organisation: str, now: datetime, key_kind: str) -> None:
-    await create_operator_pki(directory / "ca", now=now, name=organisation, key_kind=key_kind)
+def _host(role: str, domain: str | None, address: str) -> str:
+    return f"ip:{address}" if domain is None else f"dns:{role}.{domain}"
+
+
+async def _make_pki(
+    directory: Path,
+    organisation: str,
+    now: datetime,
+    key_kind: str,
+    subjects: Mapping[str, str],
+    cmp_names: SignerNames,
+    ra_names: SignerNames,
+) -> None:
+    of_ca = {role: subject for role, subject in subjects.items() if role != "ra"}
+    await create_operator_pki(
+        directory / "ca",
+        now=now,
+        name=organisation,
+        key_kind=key_kind,
+        subjects=of_ca,
+        cmp_names=cmp_names,
+    )
     escaped = escape_rfc4514(organisation)
     certificate = await issue_ra_certificate(
         directory / "ca",
-        f"CN={escaped} RA,O={escaped}",
+        subjects.get("ra", f"CN={escaped} RA,O={escaped}"),
         now=now,
         target=directory / "ra",
         key_kind=key_kind,
+        names=ra_names,
     )
     await _register(directory / "ca" / "ledger.sqlite", certificate, now)
 
@@ -200,7 +264,9 @@ async def _register(path: Path, certificate: Certificate, now: datetime) -> None
     await ledger.open()
     try:
         registry = ledger.registry
-        await registry.put_role(Role("ra", frozenset(Privilege), ("ne_ipsec",)), ACTOR, now)
+        await registry.put_role(
+            Role("ra", frozenset(Privilege), (DEFAULT_PROFILE, "ne_ipsec")), ACTOR, now
+        )
         await registry.put_authority("gateway", "ra", ACTOR, now)
         await registry.add_authority_certificate("gateway", certificate.der, ACTOR, now)
     finally:

@@ -190,7 +190,7 @@ def _parse_uncommon(der: bytes) -> SignatureAlgorithm:
         raise AlgorithmRefused(f"RSASSA-PSS with {digest} but MGF1 with {mask}", rule="R20")
     salt = _PSS_DEFAULT_SALT_OCTETS if params.salt_length is None else params.salt_length
     if not 0 <= salt <= _MAX_PSS_SALT_OCTETS or params.trailer_field not in (None, 1):
-        raise AlgorithmRefused(f"RSASSA-PSS with salt length {salt:#x}", rule="R20")
+        raise AlgorithmRefused(f"RSASSA-PSS with salt length {asn1.shown(salt)}", rule="R20")
     if params.salt_length == _PSS_DEFAULT_SALT_OCTETS or params.trailer_field is not None:
         raise AlgorithmRefused(
             "RSASSA-PSS with a default written out, which DER leaves out", rule="R20"
@@ -502,6 +502,17 @@ def default_algorithm(key: PublicKeyTypes) -> SignatureAlgorithm:
     if family:
         return SIGNATURE_ALGORITHMS[family]
     raise AlgorithmRefused(f"a key of kind {type(key).__name__} cannot sign")
+
+
+def pss_algorithm(key: PublicKeyTypes) -> SignatureAlgorithm:
+    """Return RSASSA-PSS as strong as an RSA key.
+
+    Raises:
+        AlgorithmRefused: The key is no RSA key.
+    """
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise AlgorithmRefused("RSASSA-PSS is for RSA keys", rule="T3")
+    return SIGNATURE_ALGORITHMS[f"rsa-pss-{'sha256' if key.key_size <= 3072 else 'sha384'}"]
 
 
 def certificate_hash(key: PublicKeyTypes) -> Any:

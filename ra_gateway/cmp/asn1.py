@@ -253,6 +253,11 @@ def int_of(number: int, what: str) -> int:
     return number
 
 
+def shown(number: int) -> str:
+    """Return a number that somebody sent, for a text: its size, where it has more digits than are read."""
+    return str(number) if number.bit_length() <= 64 else f"a number of {number.bit_length()} bits"
+
+
 def element(der: bytes) -> asn1.TLV:
     """Return one complete DER element as a TLV, to be put into a structure unchanged.
 

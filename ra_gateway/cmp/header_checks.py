@@ -73,26 +73,30 @@ class Quirk(StrEnum):
     missing_extracerts_in_certconf = "missing_extracerts_in_certconf"
     sha1 = "sha1"
     rsa1024 = "rsa1024"
+    ber_certificates = "ber_certificates"
 
 
 QUIRKS: Final[Mapping[Quirk, str]] = {
     Quirk.short_ids: "transactionID and senderNonce may be shorter than 16 octets (R5, R6).",
     Quirk.recip_nonce_in_ir: "recipNonce may be present in a first message; it is ignored (R7).",
     Quirk.no_message_time: "messageTime may be absent where the endpoint requires it (R29).",
-    Quirk.wrong_clock: "messageTime may be far from the gateway's clock, as of one that stands at 1970; such a request "
-    "is taken once, however late it comes again (R29, TS 33.320 6.3.1).",
+    Quirk.wrong_clock: "messageTime may be far from the gateway's clock, as of one that stands at 1970; such a "
+    "request is taken once, however late it comes again (R29, TS 33.320 6.3.1).",
     Quirk.any_cert_req_id: "certReqId may be any integer instead of 0, also in strict mode, as TS 33.310 has it "
     "anyway; it is echoed (R47).",
     Quirk.no_subject: "The template may lack a subject, also in strict mode; it is derived (R141).",
     Quirk.missing_extracerts_in_certconf: "certConf and pollReq may come without a certificate, also in strict "
     "mode; the signer is that of the request (R34).",
-    Quirk.sha1: "Messages, proofs of possession and vendor certificates may be signed with SHA-1 (R17, R146).",
+    Quirk.sha1: "Messages, proofs of possession and vendor certificates may be signed with SHA-1 (R17, R146). "
+    'A CA that takes no such proof needs `pop` = "raverified" at its upstream.',
     Quirk.rsa1024: "Vendor keys may be RSA of 1024 bits; no such key is certified (R19).",
+    Quirk.ber_certificates: "Vendor certificates, roots included, may be BER that is not DER: lengths longer than need "
+    "be, TRUE other than FF, a DEFAULT FALSE written out, unused bits, times without seconds or not in UTC (R1).",
 }
 """What each of them relaxes, for the documents."""
 
-VENDORS_ONLY: Final = frozenset({Quirk.rsa1024})
-"""What only a vendor's certificate can need: no such key is certified here."""
+VENDORS_ONLY: Final = frozenset({Quirk.rsa1024, Quirk.ber_certificates})
+"""What only a vendor's certificate can need: no such key is certified here, and no CA that is asked makes such one."""
 
 SIGNERS_ONLY: Final = frozenset({Quirk.missing_extracerts_in_certconf})
 """What is nothing to forgive where a shared secret protects the messages."""
@@ -116,8 +120,8 @@ def quirks_against(rule: str) -> frozenset[Quirk]:
     return frozenset(_REFUSING.get(rule, ()))
 
 
-NESTED: Final = frozenset({Quirk.no_message_time, Quirk.wrong_clock})
-"""Rules for messages that an RA has just nested: its own message says when that was."""
+NESTED: Final = frozenset({Quirk.no_message_time, Quirk.wrong_clock, Quirk.ber_certificates})
+"""Rules for messages that an RA has just nested: its own message says when that was, and it knows the vendors."""
 
 RELAYED: Final = frozenset({Quirk.short_ids, Quirk.any_cert_req_id, Quirk.recip_nonce_in_ir})
 """Rules for devices that an RA enforced, or waived for good reason, before it signed in their place."""
@@ -301,6 +305,11 @@ def is_far_off(header: PKIHeader, rules: HeaderRules, now: datetime) -> bool:
     return moment is not None and not -window <= moment - now <= window
 
 
+def takes_ber(quirks: Collection[str]) -> bool:
+    """Tell whether certificates may be BER that is not DER."""
+    return Quirk.ber_certificates in quirks
+
+
 def forgives_clocks(rules: HeaderRules) -> bool:
     """Tell whether messageTime may be far off: then it does not tell a new message from one that is played again."""
     return Quirk.wrong_clock in rules.quirks
@@ -422,7 +431,9 @@ def algorithm_quirks_used(
     signatures: Iterable[SignatureAlgorithm], path: Iterable[Certificate] = ()
 ) -> frozenset[Quirk]:
     """Return the quirks that forgive algorithms of signatures, and keys in a path."""
+    path = tuple(path)
     used = {
+        Quirk.ber_certificates: any(item.not_der for item in path),
         Quirk.sha1: any(item.name in LEGACY_ALGORITHMS for item in signatures),
         Quirk.rsa1024: any(
             isinstance(item.public_key, rsa.RSAPublicKey) and item.public_key.key_size < 2048

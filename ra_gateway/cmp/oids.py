@@ -85,6 +85,7 @@ class OID:
     cmcRA: Final = "1.3.6.1.5.5.7.3.28"
     cmcArchive: Final = "1.3.6.1.5.5.7.3.29"
     cmKGA: Final = "1.3.6.1.5.5.7.3.32"
+    jwt: Final = "1.3.6.1.5.5.7.3.37"
     iKEIntermediate: Final = "1.3.6.1.5.5.8.2.2"
 
     # RFC 9810 5.1.1 and 5.3.19 (id-it)

@@ -26,7 +26,9 @@ from ra_gateway.cmp.certificates import (
     Certificate,
     KeyUsage,
     keep_certificates,
+    load_certificate,
     readable_certificates,
+    why_unreadable,
 )
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
 from ra_gateway.cmp.header_checks import (
@@ -40,6 +42,7 @@ from ra_gateway.cmp.header_checks import (
     check_header,
     check_message_time,
     quirks_needed,
+    takes_ber,
 )
 from ra_gateway.cmp.mac import MACCredential, SharedSecret, compute_mac
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
@@ -69,6 +72,9 @@ _MAX_NAMES_COMPARED: Final = 3
 
 _MAX_SAME_NAMED_SIGNERS: Final = 3
 """Certificates with one key identifier that are tried: a renewed certificate for the same key has its twin."""
+
+_MAX_LOOSELY_READ: Final = 4
+"""Certificates of a message that are read as BER where they are no DER: paths have four at most (TS 33.320 7.2.5.2)."""
 
 _MAC_ALGORITHMS: Final = frozenset(
     {OID.passwordBasedMac, OID.pbmac1, OID.dhBasedMac, OID.kemBasedMac}
@@ -149,8 +155,24 @@ def protection_algorithm(message: PKIMessage) -> SignatureAlgorithm:
         raise
 
 
-def certificate_bag(message: PKIMessage, rules: HeaderRules) -> list[Certificate]:
+class CarriedCertificates(list[Certificate]):
+    """The certificates a message carries that can be read, in order.
+
+    Args:
+        unread: Why the first of those that cannot be read cannot, and which it is; "" where all can.
+    """
+
+    unread: str = ""
+
+
+def certificate_bag(
+    message: PKIMessage, rules: HeaderRules, domains: Iterable[TrustDomain] = ()
+) -> CarriedCertificates:
     """Return the certificates a message carries, in order; one that does not parse is left out.
+
+    Args:
+        rules: With the quirk for it, some may be BER that is not DER; who trusts one has to say so again.
+        domains: Those that may vouch for one of them; what one of them reads is read.
 
     Raises:
         HeaderRefused: There are more than the endpoint allows.
@@ -160,7 +182,29 @@ def certificate_bag(message: PKIMessage, rules: HeaderRules) -> list[Certificate
             f"{len(message.extra_certs)} extraCerts; at most {rules.extra_certs_max_count} are read",
             rule="RFC 9483 3.3",
         )
-    return readable_certificates(message.extra_certs)
+    found, left, loosely = CarriedCertificates(), _MAX_LOOSELY_READ, False
+    for index, der in enumerate(message.extra_certs):
+        certificate = _readable(der)
+        if certificate is None or certificate.is_refused_by_parameters:
+            loosely = loosely or any(
+                map(takes_ber, (rules.quirks, *(item.quirks for item in domains)))
+            )
+            if loosely and left > 0:
+                left -= 1
+                certificate = _readable(der, loosely=True)
+        if certificate is not None:
+            found.append(certificate)
+        elif not found.unread:
+            found.unread = f"extraCerts[{index}] cannot be read: {why_unreadable(der)}"
+    return found
+
+
+def _readable(der: bytes, *, loosely: bool = False) -> Certificate | None:
+    try:
+        return load_certificate(der, loosely=loosely)
+    except MalformedMessage:
+        # extraCerts is not protected: a stray element must not void an otherwise good message.
+        return None
 
 
 def select_signers(
@@ -168,15 +212,19 @@ def select_signers(
     bag: Sequence[Certificate],
     rules: HeaderRules,
     known: Collection[Certificate] = (),
+    unread: str = "",
 ) -> list[Certificate]:
     """Return the certificates that the header names as its signer: by senderKID, else by sender.
 
     Args:
         known: Those in the bag that did not come from strangers.
+        unread: As of `CarriedCertificates`.
 
     Raises:
         ProtectionRefused: None of them is named.
     """
+    if unread and not _named_signers(header, bag, known):
+        raise ProtectionRefused(unread, rule="R33")  # whose it is can only be guessed
     if not bag:
         raise ProtectionRefused("no certificate came with the message", rule="R33")
     if header.sender_kid is None and rules.strict and bag[0].subject_key_identifier is not None:
@@ -288,7 +336,7 @@ def authenticate(
         ProtectionRefused, AlgorithmRefused, SignerNotTrusted, NotAuthorized, HeaderRefused, MalformedMessage.
     """
     algorithm = protection_algorithm(message)
-    certificates = certificate_bag(message, rules)
+    certificates = certificate_bag(message, rules, domains)
     bag = Bag(certificates)
     budget = SearchBudget() if budget is None else budget
 
@@ -303,7 +351,15 @@ def authenticate(
         check_header(message.header, relaxed, first=True)
         return AuthenticatedMessage(message, signer, domain, path, _SEAL)
 
-    return _first_to_pass(check, select_signers(message.header, certificates, rules))
+    unread = certificates.unread
+    try:
+        return _first_to_pass(
+            check, select_signers(message.header, certificates, rules, unread=unread)
+        )
+    except SignerNotTrusted as error:
+        if not unread or error.rule != "R21":
+            raise
+        raise SignerNotTrusted(f"{error.detail}; {unread}", rule=error.rule) from error
 
 
 def named_in_bag(message: PKIMessage, rules: HeaderRules) -> list[Certificate]:
@@ -629,6 +685,30 @@ def authenticate_answer(
         return AuthenticatedMessage(message, signer, trust, path, _SEAL)
 
     return _first_to_pass(check, select_signers(message.header, [*bag, *pinned], rules, pinned))
+
+
+def authenticate_answer_by_secret(
+    message: PKIMessage, credentials: Iterable[MACCredential], trust: TrustDomain
+) -> MACAuthenticatedMessage:
+    """Authenticate a message that a CA sent under the secret that the RA shares with it.
+
+    Args:
+        credentials: Of the secret, and of earlier ones, under the message's own parameters.
+        trust: As of `authenticate_answer`.
+
+    Raises:
+        ProtectionRefused: The MAC does not verify with any.
+    """
+    octets = protected_part(message.header_der, message.body_der)
+    for credential in credentials:
+        expected = compute_mac(credential.parameters, credential.key, octets)
+        if (
+            credential.parameters.der == message.header.protection_alg_der
+            and message.protection is not None
+            and hmac.compare_digest(expected, message.protection)
+        ):
+            return MACAuthenticatedMessage(message, trust, credential, _SEAL)
+    raise ProtectionRefused("the MAC of the answer does not verify", rule="R84")
 
 
 def check_authority(

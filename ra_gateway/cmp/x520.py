@@ -11,6 +11,7 @@ import ipaddress
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -18,7 +19,7 @@ from typing import Final, NamedTuple
 from ra_gateway.cmp import asn1, names, structures
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
-from ra_gateway.errors import MalformedMessage, TemplateRefused
+from ra_gateway.errors import MalformedMessage, NotAuthorized, TemplateRefused
 
 UTF8_STRING: Final = 0x0C
 PRINTABLE_STRING: Final = 0x13
@@ -125,8 +126,8 @@ _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST: Final = rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*"
 _ONE_LABEL: Final = re.compile(_LABEL)
 _DNS_NAME: Final = re.compile(_HOST)
-_QUALIFIED: Final = re.compile(r".+\.[A-Za-z0-9-]*[A-Za-z]")
-"""Of two labels or more, the last of which is no number (RFC 1123 2.1)."""
+_QUALIFIED: Final = re.compile(r".+\.[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z]")
+"""Of two labels or more, the last of which is no number (RFC 1123 2.1) and no single letter."""
 _ATEXT: Final = r"[!#$%&'*+/=?^_`{|}~A-Za-z0-9-]+"
 _LOCAL_PART: Final = re.compile(rf"(?=.{{1,64}}\Z){_ATEXT}(?:\.{_ATEXT})*")
 _URI_CHARACTERS: Final = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})"
@@ -192,6 +193,7 @@ def require_certifiable(
     *,
     named: Collection[str] = (),
     established_der: bytes | None = None,
+    qualified: bool = False,
 ) -> None:
     """Refuse names that mean something else to whoever reads them than to whoever compares them, or fit no bound.
 
@@ -199,19 +201,39 @@ def require_certifiable(
         subject_der: Encoded Name; the NULL-DN passes.
         subject_alt_name_der: Encoded GeneralNames, None for none.
         named, established_der: As for `subject_faults`.
+        qualified: Whether host names must be fully qualified, and an emailAddress among the other names, as for a CA
+            of the operator's own.
 
     Raises:
         TemplateRefused: The text says which attribute, or which kind of name, and what is wrong (badCertTemplate).
     """
     faults = subject_faults(subject_der, named=named, established_der=established_der)
     if not faults and subject_alt_name_der is not None:
-        faults = alternative_name_faults(subject_alt_name_der, named=named)
+        faults = alternative_name_faults(subject_alt_name_der, named=named, wildcard=not qualified)
+    if not faults and qualified:
+        faults = list(_unqualified(subject_der, subject_alt_name_der))
     for fault in faults:
         raise TemplateRefused(
             f"{fault.what} {fault.why}",
             rule=fault.rule,
             phrase=f"The certificate template is not acceptable: {fault.what} cannot be certified.",
         )
+
+
+@contextmanager
+def told_first(
+    subject_der: bytes | None, subject_alt_name_der: bytes | None, named: Collection[str] = ()
+) -> Iterator[None]:
+    """Have a refusal of names that are not the requester's say so if they are nobody's: badCertTemplate.
+
+    Raises:
+        TemplateRefused: What is inside refuses them with `NotAuthorized`, and they cannot be certified.
+    """
+    try:
+        yield
+    except NotAuthorized:
+        require_certifiable(subject_der or NULL_DN, subject_alt_name_der, named=named)
+        raise
 
 
 def subject_faults(
@@ -221,8 +243,8 @@ def subject_faults(
 
     Args:
         named: Dotted OIDs of attributes that are allowed besides those of `ATTRIBUTE_FORMS`.
-        established_der: A Name that was certified before, octet by octet: its string types are not questioned
-            (RFC 5280 4.1.2.4: those for backward compatibility may stay where a name was established).
+        established_der: A Name that was certified before, octet by octet: its types are not questioned (RFC 5280
+            4.1.2.4: string types for backward compatibility may stay where a name was established).
     """
     return list(_subject_faults(subject_der, named, subject_der == established_der))
 
@@ -243,6 +265,58 @@ def alternative_name_faults(
     if not found:
         return [Fault("subjectAltName", "has no names", _ALTERNATIVE)]
     return [fault for name in found for fault in _general_name_faults(name, named, wildcard)]
+
+
+_PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
+
+
+def subject_text_faults(text: str) -> list[str]:
+    """Return what keeps a subject from being certified that somebody wrote in the form of RFC 4514; they may name any
+    attribute.
+
+    Args:
+        text: There may be placeholders such as {cn} in it, which stand for a word.
+    """
+    try:
+        subject_der = names.from_rfc4514(_PLACEHOLDER.sub("xx", text))
+        named = {oid for oid, _ in names.attributes(subject_der)}
+    except (ValueError, MalformedMessage) as error:
+        return [f"it is not a name in the form of RFC 4514: {error}"]
+    return [str(fault) for fault in subject_faults(subject_der, named=named)]
+
+
+def alternative_name_text_faults(text: str, *, wildcard: bool = False) -> list[str]:
+    """Return what keeps a name such as "dns:{cn}.example.net" from being certified, as `subject_text_faults`."""
+    kind, _, value = text.partition(":")
+    if kind == "ip" and _PLACEHOLDER.search(value):
+        return []
+    try:
+        der = names.general_names_der([_PLACEHOLDER.sub("xx", text)])
+    except ValueError as error:
+        return [f"it is not a name of this kind: {error}"]
+    return [str(fault) for fault in alternative_name_faults(der, wildcard=wildcard)]
+
+
+def _unqualified(subject_der: bytes, general_names_der: bytes | None) -> Iterator[Fault]:
+    """Yield what RFC 5280 leaves open or asks of CAs alone, and what is wrong in the eyes of whoever checks them."""
+    attributes = names.attributes(subject_der)
+    others = () if general_names_der is None else names.general_names(general_names_der)
+    for name in others:
+        kind, _, text = name.partition(":")
+        host = text.rpartition("@")[2]
+        if kind in ("dns", "email") and not _QUALIFIED.fullmatch(host):
+            what = f"subjectAltName {'dNSName' if kind == 'dns' else 'rfc822Name'}"
+            yield Fault(what, "has a host that is not fully qualified", "TS 33.310 6.1.1")
+    domain = ".".join(text for oid, text in reversed(attributes) if oid == OID.domainComponent)
+    if domain and not (_DNS_NAME.fullmatch(domain) and _QUALIFIED.fullmatch(domain)):
+        yield Fault("attribute DC", "makes no domain name with the others", "RFC 4519 2.4")
+    for oid, text in attributes:
+        if oid == OID.emailAddress and f"email:{text}" not in others:
+            yield Fault(
+                f"attribute {_called(oid)}",
+                "is no rfc822Name of the certificate",
+                "RFC 5280 4.1.2.6",
+            )
 
 
 # --- subjects -------------------------------------------------------------------------------------------------
@@ -274,7 +348,7 @@ def _attribute_faults(
     dotted = attribute.type.dotted_string
     what = f"{where}{' ' if where else ''}attribute {_called(dotted)}"
     form = ATTRIBUTE_FORMS.get(dotted, _UNKNOWN)
-    if form is _UNKNOWN and dotted not in named:
+    if form is _UNKNOWN and dotted not in named and not established:
         yield Fault(what, "is of a type that is not allowed here", _TYPES)
     tag = attribute.value.tag_bytes[0]
     known = _STRING_TYPES.get(tag)

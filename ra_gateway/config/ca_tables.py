@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from ra_gateway.ca.profiles import SubjectForm
 from ra_gateway.ca.records import Reenroll
 from ra_gateway.cmp.header_checks import Strictness
 from ra_gateway.config.service_tables import ServerConfig
@@ -15,6 +16,7 @@ from ra_gateway.config.values import (
     CADirectory,
     DatabaseURL,
     DatabaseURLPath,
+    Domain,
     IdentityFrom,
     LDAPServer,
     PublishedURL,
@@ -48,8 +50,8 @@ class CAClientConfig(Table):
     implicit_confirm: bool = False
     """Whether a device that asks for it may do without certConf; TS 33.310 always has certConf."""
     strictness: Strictness = Strictness.three_gpp
-    """ "lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, "strict" follows RFC 9483 to the
-    letter. No setting weakens authentication.
+    """ "lenient" accepts what RFC 9810 allows and can be processed safely, "3gpp" follows TS 33.310, "strict" follows
+    RFC 9483 to the letter. No setting weakens authentication.
     """
 
 
@@ -147,6 +149,20 @@ class CAProfileConfig(Table):
     """Extended key usages that may be asked for."""
     key_kinds: tuple[str, ...] | None = None
     """Kinds of key that are certified."""
+    min_rsa_exponent: int | None = Field(default=None, ge=3, le=65_537)
+    """Least public exponent of an RSA key; the default is that of the base, 65537 (TS 33.310 6.1.1)."""
+    max_rsa_bits: int | None = Field(default=None, ge=2048, le=16_384)
+    """Longest RSA key, in bits; the default is that of the base, 8192."""
+    stronger_keys: bool | None = None
+    """Whether keys are certified that are stronger than the issuing CA's, which TS 33.310 6.1.1 forbids."""
+    subject_form: SubjectForm | None = None
+    """What a subject looks like: "ts33310" is (C), O, CN or a DNS domain in components with CN (TS 33.310 6.1.1),
+    "network_function" C and the home domain as O (6.1.3c.3), "any" whatever X.520 allows.
+    """
+    domains: tuple[str, ...] | None = None
+    """DNS domains that names lie in, in place of `ca.domains`; [] allows any."""
+    organisations: tuple[str, ...] | None = None
+    """Values of O, in place of `ca.organisations`; [] allows any."""
     required_subject: tuple[str, ...] | None = None
     """Attributes the subject must have."""
     allowed_subject: tuple[str, ...] | None = None
@@ -154,9 +170,23 @@ class CAProfileConfig(Table):
     san: tuple[str, ...] | None = None
     """Kinds of SubjectAltName, like ["dns", "ip"]."""
     san_required: bool | None = None
-    """Whether there must be a SubjectAltName."""
+    """Whether there must be a SubjectAltName; a CN that is an FQDN makes it where none is asked for."""
     san_max: int | None = Field(default=None, ge=1, le=100)
     """Most names in the SubjectAltName; the default is that of the base."""
+    server_dns: bool | None = None
+    """Whether a TLS server's certificate must have a DNS name."""
+    sepp_names: bool | None = None
+    """Whether DNS names must be those of a SEPP with the operator's code."""
+    instance_uri: bool | None = None
+    """Whether there must be a URI `urn:uuid:...` that names the network function's instance: TS 33.310 asks for it from
+    V19.5 on, and advises it before.
+    """
+    crl_required: bool | None = None
+    """Whether nothing is issued without the URL of a CRL."""
+    nf_types: tuple[str, ...] | None = None
+    """Types of network functions that nfTypes may hold; [] leaves the extension out."""
+    nf_types_required: bool | None = None
+    """Whether there must be nfTypes; a profile of one type gives that unasked."""
     crl_urls: tuple[str, ...] | None = None
     """URLs of the CRL, in place of `ca.crl_url`."""
     delta_crl_url: str | None = None
@@ -203,9 +233,16 @@ class CAConfig(Table):
     """Validity of issued certificates, in days, never beyond the issuing CA's own. The default has each base station
     renew once a year.
     """
+    domains: tuple[Domain, ...] = ()
+    """DNS domains of this operator, such as ["ran.example.net"]: a name in another one is not certified (TS 33.310
+    6.1). Empty allows any, with a warning.
+    """
+    organisations: tuple[str, ...] = ()
+    """Values of O that are this operator's; another one is not certified. Empty allows any."""
     crl_url: PublishedURL | None = None
     """URL of the CRL, http, or ldap with the attribute that holds it, put into every certificate as its distribution
-    point; without it the extension is left out.
+    point; the built-in profiles for IPsec and TLS issue nothing without it. The status listener has it as
+    http://HOST:8082/crl/{issuer}.crl.
     """
     delta_crl_url: PublishedURL | None = None
     """URL of the delta CRL, http, put into full CRLs and certificates (freshestCRL)."""
@@ -224,6 +261,10 @@ class CAConfig(Table):
     """
     reenroll_window_hours: int = Field(default=24, ge=1, le=8760)
     """For `reenroll = "window"`, in hours. The default is a day of commissioning."""
+    rsa_pss: bool = False
+    """Whether an issuing CA with an RSA key signs certificates and CRLs by RSASSA-PSS; PKCS #1 v1.5 is not recommended
+    (TS 33.310 6.1.1), and verified by older devices.
+    """
     unique_key: bool = True
     """Whether a key that a living certificate of another end entity has is refused (duplicateCertReq)."""
     revoke_superseded: bool = False

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.header_checks import Quirk
+from ra_gateway.cmp.header_checks import Quirk, Strictness
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.dialects import DialectConfig
 from ra_gateway.config.service_tables import LogConfig, ServerConfig, StoreConfig
@@ -21,6 +21,7 @@ from ra_gateway.config.values import (
     DEFAULT_IDENTITY_FROM,
     WELL_KNOWN_PATH,
     IdentityFrom,
+    IssuedSubjectPattern,
     RequestType,
     SANName,
     SANPattern,
@@ -57,13 +58,16 @@ class IdentityConfig(Table):
     allowed_subjects: tuple[SubjectPattern, ...] = ()
     """Patterns (* and ?) over the RFC 4514 form of a subject the device asks for (serialNumber has no short name there:
     2.5.4.5=ENB-0001), each wildcard within one attribute ("*" alone allows every subject); may hold the same
-    placeholders. Empty allows none; needed for keep and derive.
+    placeholders. An attribute that is rarer than those of RFC 5280 has to stand here by its OID. Empty allows none;
+    needed for keep and derive.
     """
     san_template: tuple[SANTemplate, ...] = ()
-    """SubjectAltName entries to put in, like "dns:{cn}.ran.example.net" or "ip:192.0.2.1"."""
+    """SubjectAltName entries to put in, like "dns:{host}.ran.example.net", "ip:192.0.2.1", "uri:urn:uuid:{uid}",
+    "email:{host}@example.net" or "dn:CN={host},O=Example".
+    """
     allowed_sans: tuple[SANPattern, ...] = ()
-    """Patterns over SubjectAltName entries the device asks for, like "dns:*.ran.example.net"; empty allows none; a
-    wildcard name is never allowed.
+    """Patterns over SubjectAltName entries the device asks for, like "dns:*.ran.example.net", "uri:urn:uuid:*" or
+    "dn:CN=*,O=Example", compared as RFC 5280 7.2 to 7.5 has it; empty allows none; a wildcard name is never allowed.
     """
     inventory: InventoryUse = InventoryUse.none
     """ "required" refuses devices that `[inventory]` does not list; "optional" lets an entry, where there is one,
@@ -105,7 +109,7 @@ class VendorConfig(Table):
     signatures of messages included, not of certificates) is remembered with each certificate that they get, and
     forgiven when they renew it.
     """
-    operator_subjects: tuple[str, ...] = ()
+    operator_subjects: tuple[IssuedSubjectPattern, ...] = ()
     """Patterns over the subjects of operator certificates that this vendor's devices have, like
     "CN=*.ran.example.net,O=Example", as of a route's `subjects`: what this vendor's devices are forgiven is forgiven
     to them, also where it is not remembered: where they enrolled before their quirks were listed, or elsewhere, or the
@@ -121,8 +125,9 @@ class InventoryConfig(Table):
     """The operator's list of devices."""
 
     csv_path: PublicPath
-    """CSV file with the header domain,identity,subject,san,enabled: vendor name, identity in its certificate, subject
-    to certify, names to certify (separated by blanks), true or false.
+    """CSV file with the header domain,identity,subject,san,enabled: vendor name, identity in its certificate (as
+    `identity_from` finds it), subject to certify, names to certify (dns:, ip:, uri:, email: or dn:, separated by
+    blanks), true or false.
     """
 
 
@@ -339,11 +344,10 @@ class _Service(Table):
     """Names of the `[vendors.<name>]` whose devices may send ir here."""
     operator: bool = True
     """Whether devices with an operator certificate may send kur here, and what else `body_types` has but ir."""
-    body_types: tuple[RequestType, ...] = Field(
-        default=(BodyType.ir, BodyType.cr, BodyType.kur), min_length=1
-    )
-    """Requests that may open a transaction here. TS 33.310 has neither p10cr (a PKCS#10), nor rr (a device has its own
-    certificate revoked), nor genm (it asks).
+    body_types: tuple[RequestType, ...] = Field(default=(BodyType.ir, BodyType.kur), min_length=1)
+    """Requests that may open a transaction here. TS 33.310 has neither cr (a further certificate), nor p10cr (a
+    PKCS#10), nor rr (a device has its own certificate revoked), nor genm (it asks); with another strictness than
+    "3gpp", cr is among the default.
     """
     genm: GenmConfig = GenmConfig()
     """Who answers genm."""
@@ -357,8 +361,20 @@ class _Service(Table):
     """`[[endpoints.<name>.routes]]`: requests that go elsewhere, or by other rules."""
 
 
+def default_body_types(strictness: str) -> list[str]:
+    """Return the `body_types` of an endpoint that names none."""
+    return ["ir", "kur"] if strictness == Strictness.three_gpp else ["ir", "cr", "kur"]
+
+
 class EndpointConfig(EndpointSettings, _Service):
     """URLs, who may use them for what, and where their requests go."""
+
+    @model_validator(mode="after")
+    def _take_the_default(self) -> Self:
+        if "body_types" not in self.model_fields_set:
+            taken = default_body_types(self.strictness)
+            object.__setattr__(self, "body_types", tuple(BodyType[name] for name in taken))
+        return self
 
     @property
     def url_paths(self) -> tuple[str, ...]:

@@ -13,15 +13,18 @@ from pydantic import Field
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
-from ra_gateway.cmp.mac import MACBounds
+from ra_gateway.cmp.mac import MACBounds, MACCredential, mac_protected
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import fits_alike
+from ra_gateway.cmp.protection import Credential, Protecting
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.cmp.verification import forgiving
+from ra_gateway.errors import CMPError, UpstreamBroken
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.ra.information import Information
 from ra_gateway.ra.policy import IdentityRules
-from ra_gateway.ra.ports import CACore, SharedSecrets
+from ra_gateway.ra.ports import CACore, CASecret, SharedSecrets
 from ra_gateway.ra.registration import RegisteredName, RegistrationAuthorities
 from ra_gateway.settings.values import DN, CAPath, Name, Table, WholeSeconds
 
@@ -131,6 +134,10 @@ class UpstreamSettings(IssuingSettings):
     """How ir, cr, p10cr and rr go up, as kur does. With another value than "reprotect" the gateway cannot set a
     device's identity: a request that would need it is refused.
     """
+    ir_as_cr: bool = False
+    """Whether an ir goes up as cr, for a CA that takes ir from devices alone: its cp comes down as ip. Only where
+    requests is "reprotect".
+    """
     key_generation: Literal[Variant.nested, Variant.forward] = Variant.nested
     """How a request goes up whose key the CA is to make, which must stay as its device protected it."""
     certconf: CertConf = CertConf.forward
@@ -150,6 +157,10 @@ class UpstreamSettings(IssuingSettings):
     ids: Literal["keep", "map"] = "keep"
     """ "keep" shows the CA the device's transactionID and senderNonce; "map" others of 16 octets, for a CA that refuses
     the short ones of some base stations.
+    """
+    send_root: bool = False
+    """Whether messages to the CA carry the root of the RA certificate too, for a CA that wants the whole chain; by
+    default extraCerts end below it (RFC 9483 3.3). `ra-gateway check-config` says what goes up.
     """
     genm: bool = True
     """Whether the CA answers genm; if not, a question that is for the CA is refused."""
@@ -189,6 +200,7 @@ class Upstream:
             asking again after an unanswered request cannot issue twice.
         own: Returns the RA's own certificates, which protect no answer of a CA.
         seen: Signers of its answers that were valid.
+        secret: What the RA shares with the CA, and protects its messages with; None where it signs them.
     """
 
     name: str
@@ -202,12 +214,40 @@ class Upstream:
     replays_repeats: bool = False
     own: Callable[[], Collection[Certificate]] = tuple
     seen: dict[Certificate, None] = field(default_factory=dict, repr=False, compare=False)
+    secret: CASecret | None = field(default=None, repr=False)
     lease: timedelta = field(init=False, compare=False)
     """How long a node may be busy with one exchange before another one takes over."""
 
     def __post_init__(self) -> None:
         lease = timedelta(seconds=self.deadline_seconds + _LEASE_MARGIN_SECONDS)
         object.__setattr__(self, "lease", lease)
+
+    def asked_type(self, body_type: BodyType, variant: Variant) -> BodyType:
+        """Return as what type a request goes up."""
+        as_cr = self.settings.ir_as_cr and variant is Variant.reprotect
+        return BodyType.cr if as_cr and body_type is BodyType.ir else body_type
+
+    def signing(self, credential: Credential) -> Credential:
+        """Return what signs for this CA: the RA's credential, with the chain that the CA wants."""
+        return credential.with_root if self.settings.send_root else credential
+
+    def protecting(self, credential: Credential) -> Protecting:
+        """Return what protects messages to this CA: the secret that it shares with the RA, or the RA's signature."""
+        return self.signing(credential) if self.secret is None else self.secret.credential
+
+    async def answer_credentials(self, answer_der: bytes) -> tuple[MACCredential, ...]:
+        """Return what an answer under a MAC may be protected with; nothing for others.
+
+        Raises:
+            UpstreamBroken: Its MAC cannot be verified.
+        """
+        if self.secret is None:
+            return ()
+        try:
+            message = PKIMessage.from_der(answer_der)
+            return await self.secret.of_answer(message) if mac_protected(message) else ()
+        except CMPError as error:
+            raise UpstreamBroken(f"{self.name}: {error}", rule="R84") from error
 
     def remember(self, signer: Certificate) -> None:
         """Remember who protected a valid answer, for one that comes without its certificate."""
@@ -310,8 +350,8 @@ class EndpointSettings(Table):
     asks for it and the CA grants it.
     """
     strictness: Strictness = Strictness.three_gpp
-    """ "lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, "strict" follows RFC 9483 to the
-    letter. No setting weakens authentication.
+    """ "lenient" accepts what RFC 9810 allows and can be processed safely, "3gpp" follows TS 33.310, "strict" follows
+    RFC 9483 to the letter. No setting weakens authentication.
     """
     message_time_window_seconds: WholeSeconds = Field(default=300, ge=1, le=86_400)
     """How far messageTime may be from the gateway's clock, either way, in seconds; beyond it: badTime. Less than half
@@ -330,7 +370,8 @@ class EndpointSettings(Table):
     pkiconf_certificates: bool | None = None
     """Whether pkiConf carries the certificates of its signer, for a client that forgets those of the answer before.
     Unset, it does, but for base stations at strictness "3gpp": TS 33.310 9.5.4.5 has none there. Other RAs always get
-    them.
+    them for what they sign or nest; one that passes on a device's messages as they are ("forward") gets what the device
+    does, and has to `tolerate` "pkiconf_without_certificates".
     """
     extra_certs_max_count: int = Field(default=12, ge=1, le=256)
     """Most certificates in extraCerts of a request; more are refused before a path is sought. The default is four times

@@ -255,6 +255,7 @@ async def _prepare(
     ids = services.fresh_ids() if upstream.settings.ids == "map" and reprotects else None
     # What is held is made and signed when it leaves: until then there is nothing that a CA would take.
     opening = Exchange(context.digest, b"")
+    asked_type = upstream.asked_type(message.body_type, operation.variant)
     if not operation.held:
         upstream_der, upstream_nonce = await message_for_ca(
             endpoint,
@@ -265,6 +266,7 @@ async def _prepare(
             credential,
             now,
             ids=ids,
+            asked_type=asked_type,
         )
         opening = Exchange(context.digest, upstream_der, upstream_nonce=upstream_nonce)
     lifetime = services.lifetime
@@ -299,6 +301,7 @@ async def _prepare(
         credential_digest=credential.certificate.digest,
         quirks_of=forgiveness.origin_of(authenticated.domain),
         relay_digest=context.nested_by,
+        asked_as="" if asked_type is message.body_type else asked_type.name,
     )
 
 

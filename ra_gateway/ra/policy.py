@@ -46,7 +46,7 @@ from ra_gateway.cmp.requests import (
 )
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.cmp.x520 import require_certifiable
+from ra_gateway.cmp.x520 import require_certifiable, told_first
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
 from ra_gateway.ra.ports import InventoryEntry
 
@@ -300,13 +300,14 @@ def authorize(
         TemplateRefused: The template lacks what only the device can give, or contradicts its old certificate.
         RequestRefused: oldCertID is not the protecting certificate (badCertId).
     """
-    requester = request.authenticated.requester
-    if isinstance(requester, SharedSecret):
-        return _authorize_secret(request, requester, may_complete=may_complete)
-    if request.domain.kind is DomainKind.operator:
-        return _authorize_known(request, may_complete=may_complete, names_issuer=names_issuer)
-    if request.domain.kind is DomainKind.registration_authority and rules is not None:
-        return _authorize_relayed(request, rules)
+    requester, template = request.authenticated.requester, request.request.template
+    with told_first(template.subject_der, template.subject_alt_name_der):
+        if isinstance(requester, SharedSecret):
+            return _authorize_secret(request, requester, may_complete=may_complete)
+        if request.domain.kind is DomainKind.operator:
+            return _authorize_known(request, may_complete=may_complete, names_issuer=names_issuer)
+        if request.domain.kind is DomainKind.registration_authority and rules is not None:
+            return _authorize_relayed(request, rules)
     if request.message.body_type is BodyType.kur or rules is None:
         raise NotAuthorized("a vendor certificate cannot authorise this request", rule="R71")
     if not rules.enabled:
@@ -348,9 +349,10 @@ def _authorize_vendor(
     asked = template.subject_der if template.subject_der != NULL_DN or san else None
     listed = entry if entry is not None and entry.subject else None
     if listed is None and asked is not None and rules.subject is not SubjectRule.replace:
-        _check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
-        for name in san or ():
-            _check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
+        with told_first(asked, template.subject_alt_name_der):
+            _check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
+            for name in san or ():
+                _check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
         return _kept(request, asked, san, named=_oids_in(rules.allowed_subjects))
     if listed is None and rules.subject is SubjectRule.keep:
         raise TemplateRefused("the template has no subject", rule="R51")
@@ -409,9 +411,7 @@ def _authorize_known(
 def _kept_old(
     request: AuthenticatedRequest, old: Certificate, san: tuple[str, ...] | None
 ) -> AuthorizedRequest:
-    return _kept(
-        request, old.subject_der, san, named=_attribute_oids(old.subject_der), established=True
-    )
+    return _kept(request, old.subject_der, san, established=True)
 
 
 def _reads_alike(one_der: bytes, other_der: bytes) -> bool:
@@ -510,7 +510,7 @@ def _kept(
     subject_der: bytes,
     san: tuple[str, ...] | None,
     *,
-    named: Collection[str],
+    named: Collection[str] = (),
     established: bool = False,
 ) -> AuthorizedRequest:
     """Let a request go up as it is.
@@ -668,13 +668,19 @@ _SAN_VALUE: Final = re.compile(r"[A-Za-z0-9._:-]+")
 """What a vendor certificate may put into a subjectAltName: no "*", which would make it a wildcard."""
 
 
-def _san_value(values: DeviceValues, placeholder: str) -> str | None:
+def _san_value(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
+    if in_name:
+        value = _escaped(values, placeholder)
+        return value if value is not None and "*" not in value else None
     value = values.get(placeholder)
     return value if value is not None and _SAN_VALUE.fullmatch(value) else None
 
 
 def _san_der(templates: Iterable[str], values: DeviceValues, signer: Certificate) -> bytes | None:
-    names = [_fill(text, partial(_san_value, values), signer) for text in templates]
+    names = [
+        _fill(text, partial(_san_value, values, text.startswith("dn:")), signer)
+        for text in templates
+    ]
     try:
         return general_names_der(names) if names else None
     except ValueError as error:
@@ -691,7 +697,8 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
     values = DeviceValues(signer)
     for pattern in patterns:
         try:
-            filled = fill(pattern, partial(_literal, values))
+            escapes = what == "subject" or pattern.startswith("dn:")
+            filled = fill(pattern, partial(_literal, values, escapes))
         except KeyError:
             continue  # the vendor certificate lacks the attribute, or has two: this pattern allows nothing
         if fits_general_name(text, filled) if what == "subjectAltName" else fits(text, filled):
@@ -703,9 +710,9 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
     )
 
 
-def _literal(values: DeviceValues, placeholder: str) -> str | None:
-    """Return a value as a pattern that fits it alone."""
-    value = _escaped(values, placeholder)
+def _literal(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
+    """Return a value as a pattern that fits it alone, of an attribute in a name or of anything else."""
+    value = _escaped(values, placeholder) if in_name else values.get(placeholder)
     return (
         None if value is None else "".join(f"[{char}]" if char in "*?[" else char for char in value)
     )

@@ -213,8 +213,9 @@ async def _pass_on(
         answer_der = await upstream.core.exchange(
             sent.der, path=upstream.settings.path, deadline_seconds=upstream.deadline_seconds
         )
-        nonces = (taken.current.upstream_nonce, sent.sender_nonce)
-        checked = validate(taken, answer_der, nonces, context.endpoint, upstream, services.clock())
+        secrets = await upstream.answer_credentials(answer_der)
+        now, nonces = services.clock(), (taken.current.upstream_nonce, sent.sender_nonce)
+        checked = validate(taken, answer_der, nonces, context.endpoint, upstream, now, secrets)
     except UpstreamUnavailable as error:
         services.upstream_failed(taken, error)
         # As long as the transaction lives, a CA that does not answer is one that is slow.

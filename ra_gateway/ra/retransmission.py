@@ -259,6 +259,7 @@ async def _approved(
         credential,
         now,
         ids=services.mapped_ids(held) if held.ca_transaction_id else None,
+        asked_type=held.asked_type,
     )
 
 

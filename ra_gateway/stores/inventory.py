@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ra_gateway.cmp.identity import identity_key
+from ra_gateway.cmp.names import split_general_names
+from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import Problem
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.stores.rows import Row, read_rows, refuse
@@ -35,6 +37,8 @@ class CSVInventory:
             if (what := _unusable(row)) is not None:
                 todo = "Give a vendor's name, the device's identity, and true or false"
                 problems.append(Problem(f"{path}:{row.line}", what, todo))
+            elif (what := _uncertifiable(row)) is not None:
+                problems.append(Problem(f"{path}:{row.line}", what, "Write another name there"))
             elif key in lines:
                 what = f"{values['identity']} of {key[0]} is listed in line {lines[key]} already"
                 problems.append(Problem(f"{path}:{row.line}", what, "Remove one of the lines"))
@@ -42,7 +46,7 @@ class CSVInventory:
                 lines[key] = row.line
                 self._entries[key] = InventoryEntry(
                     subject=values["subject"],
-                    san=tuple(values["san"].split()),
+                    san=split_general_names(values["san"]),
                     enabled=values["enabled"].lower() == "true",
                 )
         refuse(problems)
@@ -61,4 +65,14 @@ def _unusable(row: Row) -> str | None:
         return f"{' and '.join(missing)} empty"
     if row.values["enabled"].lower() not in ("true", "false"):
         return "enabled is neither true nor false"
+    return None
+
+
+def _uncertifiable(row: Row) -> str | None:
+    subject, san = row.values["subject"], row.values["san"].split()
+    for fault in subject_text_faults(subject) if subject else ():
+        return f"the subject {subject[:80]!r} cannot be certified: {fault}"
+    for name in san:
+        for fault in alternative_name_text_faults(name, wildcard=True):
+            return f"{name[:80]!r} cannot be certified: {fault}"
     return None

@@ -21,7 +21,14 @@ from pathlib import Path
 from typing import Final
 
 from ra_gateway.cmp.mac import SharedSecret, reference_fingerprint
-from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names_der
+from ra_gateway.cmp.names import (
+    NULL_DN,
+    from_rfc4514,
+    general_names,
+    general_names_der,
+    split_general_names,
+)
+from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import Problem, StoreUnavailable
 from ra_gateway.peers import network_of
 from ra_gateway.ra.ports import Claim, Clock
@@ -276,13 +283,22 @@ def _secret(row: dict[str, str]) -> SharedSecret:
             from_rfc4514(subject)
     except ValueError as error:
         raise ValueError("subject is not a Name like CN=enb-1,O=Example") from error
-    san = tuple(row["san"].split())
+    san = split_general_names(row["san"])
     if not pattern and any(map(_is_pattern, san)):
         raise ValueError("san has a pattern, but subject has none")
     try:
-        general_names_der([name for name in san if not _is_pattern(name)])
+        plain = [name for name in san if not _is_pattern(name)]
+        if plain == list(san) and san:
+            san = general_names(general_names_der(san))
+        else:
+            general_names_der(plain)
     except ValueError as error:
         raise ValueError("san has an entry that is not like dns:enb-1.example.net") from error
+    for fault in () if pattern else subject_text_faults(subject):
+        raise ValueError(f"subject cannot be certified: {fault}")
+    for name in plain:
+        for fault in alternative_name_text_faults(name, wildcard=True):
+            raise ValueError(f"san cannot be certified: {fault}")
     return SharedSecret(
         reference,
         octets,

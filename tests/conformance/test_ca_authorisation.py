@@ -15,7 +15,7 @@ from sqlalchemy import delete
 from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.ledger import schema
 from ra_gateway.ca.ledger.database import write
-from ra_gateway.ca.profiles import NE_IPSEC, NE_TLS, OCSP_SIGNER, RA, Profile
+from ra_gateway.ca.profiles import OCSP_SIGNER, RA, Profile
 from ra_gateway.ca.records import (
     NO_ENTITY,
     CertificateStatus,
@@ -51,6 +51,7 @@ from tests.support.desk import (
     vendor_domain,
 )
 from tests.support.pki import OperatorPKI, VendorPKI
+from tests.support.profiles import NE_IPSEC, NE_TLS
 
 NOT_AUTHORIZED = PKIFailureInfo.notAuthorized
 

@@ -36,6 +36,7 @@ from ra_gateway.cmp.crmf import (
     Control,
     Extension,
 )
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, assemble, body, confirm_wait_time
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
 from ra_gateway.cmp.oids import OID
@@ -50,6 +51,7 @@ from tests.support import pki
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.desk import CONFIRM_WAIT_SECONDS, NOW, RULES, SUBJECT, Desk, Enrolment, open_desk
 from tests.support.pki import OperatorPKI, VendorPKI
+from tests.support.profiles import NE_IPSEC
 
 
 @pytest.fixture
@@ -148,20 +150,23 @@ async def test_short_ids_that_the_ra_let_pass_are_accepted(desk: Desk) -> None:
 
 
 @pytest.mark.requirement(50)
-async def test_a_foreign_template_issuer_is_overridden_silently(
+async def test_a_foreign_template_issuer_is_overridden_and_told(
     desk: Desk, vendor_pki: VendorPKI
 ) -> None:
-    """OpenSSL names the vendor's CA there; the status stays accepted."""
+    """OpenSSL names the vendor's CA there; who asked for another issuer is told that it is not that one."""
     enrolment = await desk.enrol(
         template=CertTemplate(
             subject_der=from_rfc4514(SUBJECT),
             issuer_der=cmp_certificate(vendor_pki.sub.certificate).subject_der,
         )
     )
-    assert enrolment.status.status is PKIStatus.accepted
-    assert (
-        enrolment.certificate.issuer == cmp_certificate(desk.operator.issuing.certificate).subject
+    assert enrolment.status == PKIStatusInfo(
+        PKIStatus.grantedWithMods, ("Changed or left out: issuer.",)
     )
+    issuing = cmp_certificate(desk.operator.issuing.certificate)
+    assert enrolment.certificate.issuer == issuing.subject
+    right = CertTemplate(subject_der=from_rfc4514(SUBJECT), issuer_der=issuing.subject_der)
+    assert (await desk.enrol(template=right)).status.status is PKIStatus.accepted
 
 
 async def test_changes_are_told(desk: Desk) -> None:
@@ -1243,3 +1248,20 @@ async def test_nothing_is_swept_by_a_clock_that_was_set(
     assert sweeps == []
     desk.clock.advance(days=-1)
     assert (await desk.confirm(enrolment)).body_type is BodyType.pkiconf
+
+
+@pytest.mark.requirement(61)
+@pytest.mark.parametrize("strictness", Strictness)
+@pytest.mark.parametrize("kind", ["ed25519", "ed448", "p521", "mldsa44"])
+async def test_ra_mode_certifies_the_kinds_of_keys_that_the_profile_says(
+    operator_pki: OperatorPKI, tmp_path: Path, kind: pki.KeyKind, strictness: Strictness
+) -> None:
+    """Whatever client mode is set to; what the profile does not name is refused."""
+    rules = HeaderRules(strictness=strictness)
+    async with open_desk(operator_pki, tmp_path / "any.db", rules=rules) as desk:
+        enrolment = await desk.enrol(key=pki.make_key(kind))
+        await desk.confirm(enrolment)
+    only = replace(NE_IPSEC, key_kinds=frozenset({"p256"}))
+    async with open_desk(operator_pki, tmp_path / "one.db", rules=rules, profile=only) as desk:
+        request = await desk.request(key=pki.make_key(kind))
+        assert await desk.refused(request) == (BodyType.ip, PKIFailureInfo.badCertTemplate)

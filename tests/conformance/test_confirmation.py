@@ -183,7 +183,7 @@ async def test_a_cert_conf_is_answered_with_the_ra_s_pki_conf(world: World) -> N
     assert world.events[-1].outcome == "confirmed"
 
 
-@pytest.mark.requirement(34)
+@pytest.mark.requirement(34, "T50")
 async def test_a_cert_conf_may_come_without_certificates(world: World) -> None:
     """The signer is remembered from the ir."""
     issued = await issue(world)
@@ -489,7 +489,7 @@ async def test_a_cert_conf_before_the_ip_is_refused(world: World) -> None:
 # --- who confirms ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.requirement(35, 105)
+@pytest.mark.requirement(35, 105, "T49")
 async def test_the_new_key_does_not_confirm_itself(world: World) -> None:
     """certConf is protected by the key that protected the ir (RFC 9483 4.1.1)."""
     issued = await issue(world)

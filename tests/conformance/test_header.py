@@ -321,7 +321,7 @@ async def test_a_cert_conf_must_return_the_nonce_of_the_ip(
     assert (await world.ask(der)).body_type is BodyType.pkiconf
 
 
-@pytest.mark.requirement(8)
+@pytest.mark.requirement(8, "T39")
 async def test_a_cert_conf_needs_a_sender_nonce_of_its_own(
     world: World, device: Credential
 ) -> None:
@@ -440,7 +440,7 @@ async def test_two_devices_may_draw_the_same_id(world: World) -> None:
 # --- R28-R31: recipient, time, generalInfo ----------------------------------------------------------------------
 
 
-@pytest.mark.requirement(28)
+@pytest.mark.requirement(28, "T37")
 @pytest.mark.parametrize(
     "recipient",
     [

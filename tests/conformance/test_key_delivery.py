@@ -11,8 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import mlkem
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from ra_gateway.ca.derivation import derive
 from ra_gateway.ca.key_generation import KeyGeneration
-from ra_gateway.ca.profiles import ENCRYPTION, NE_IPSEC, Profile, derive
+from ra_gateway.ca.profiles import ENCRYPTION, Profile
 from ra_gateway.ca.records import CertificateStatus
 from ra_gateway.cmp.bodies import cert_rep_message, nested_messages
 from ra_gateway.cmp.codes import BodyType
@@ -29,6 +30,7 @@ from tests.support.credentials import cmp_credential
 from tests.support.desk import Clock, Desk, open_desk
 from tests.support.harness import World
 from tests.support.pki import OperatorPKI, VendorPKI
+from tests.support.profiles import NE_IPSEC
 
 AGREEING = derive(NE_IPSEC, "agreeing", key_usage=["digitalSignature", "keyAgreement"])
 BOTH = frozenset({Possession.key_generation, Possession.encr_cert})

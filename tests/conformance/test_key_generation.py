@@ -13,8 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ra_gateway.ca.authorization import ClientMode, Mode
+from ra_gateway.ca.derivation import derive
 from ra_gateway.ca.key_generation import KeyGeneration
-from ra_gateway.ca.profiles import NE_IPSEC, derive
 from ra_gateway.ca.records import CertificateStatus, EndEntity, Role
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.bodies import cert_rep_body, cert_rep_message
@@ -38,6 +38,7 @@ from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.desk import ALL, NOW, SUBJECT, Desk, open_desk, public
 from tests.support.fleet import enrollment, operate
 from tests.support.pki import OperatorPKI, VendorPKI
+from tests.support.profiles import NE_IPSEC
 
 CM_KGA = "1.3.6.1.5.5.7.3.32"
 IDENTITY = "SN-000001"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 from cryptography import x509
 
 from ra_gateway.app import now
-from ra_gateway.app.ca import ca_profiles
 from ra_gateway.app.gateway import Application
+from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.cli.setup import write_setup
 from ra_gateway.cmp.messages import PKIMessage, confirm_wait_time_of
 from ra_gateway.config.reading import load, load_ca
@@ -36,8 +37,9 @@ async def test_settings_of_the_bundled_ca_reach_what_it_issues(tmp_path: Path) -
         now=now(),
         port=0,
     )
-    settings = f'[ca]\ncrl_url = "{CRL_URL}"\nconfirm_wait_seconds = 1234\n'
-    path.write_text(path.read_text().replace("[ca]\n", settings))
+    text = re.sub(r'crl_url = ".*"', f'crl_url = "{CRL_URL}"', path.read_text())
+    text = text.replace("[ca]\n", "[ca]\nconfirm_wait_seconds = 1234\n")
+    path.write_text(text.replace("listen_port = 8082", "listen_port = 0"))
     application = Application(load(path), sink=lambda event: None)
     await application.start()
     credential, _ = vendor.make_device("ENB-1")

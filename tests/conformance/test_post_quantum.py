@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import mlkem, rsa
 
 from ra_gateway.ca.authorization import ClientMode, Mode
-from ra_gateway.ca.profiles import ENCRYPTION, NE_IPSEC, NE_TLS, Profile, derive
+from ra_gateway.ca.derivation import derive
+from ra_gateway.ca.profiles import ENCRYPTION, Profile
 from ra_gateway.ca.records import CertificateStatus, EndEntity
 from ra_gateway.cmp.bodies import cert_confirm_content, cert_rep_message, enveloped_data
 from ra_gateway.cmp.certificates import Certificate
@@ -31,6 +32,7 @@ from tests.support.desk import NOW, SUBJECT, Desk, Enrolment, open_desk, public
 from tests.support.fleet import enrollment, operate
 from tests.support.harness import World
 from tests.support.pki import KeyKind, OperatorPKI, VendorPKI, make_operator_pki, make_vendor_pki
+from tests.support.profiles import NE_IPSEC, NE_TLS
 
 KEM_KINDS: list[Any] = [mlkem.MLKEM768PrivateKey, mlkem.MLKEM1024PrivateKey]
 KEY_ENCIPHERMENT = frozenset({2})

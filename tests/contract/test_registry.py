@@ -140,6 +140,20 @@ async def test_what_an_end_entity_has_is_its_own(ledger: Ledger) -> None:
         ({"subject": ""}, "the subject '' is no name"),
         ({"names": ("enb",)}, "'enb' is no name for a SubjectAltName"),
         ({"names": ("ip:1.2.3",)}, "'ip:1.2.3' is no name for a SubjectAltName"),
+        (
+            {"subject": "CN=enb-1,C=D1"},
+            "the subject 'CN=enb-1,C=D1' cannot be certified: attribute C is no country code of two letters "
+            "(RFC 5280 A.1)",
+        ),
+        (
+            {"names": ("dns:e_nb.net",)},
+            "'dns:e_nb.net' cannot be certified: subjectAltName dNSName is no host name: labels of letters, digits "
+            "and hyphens (RFC 5280 4.2.1.6)",
+        ),
+        (
+            {"names": ("dns:*.example.net",)},
+            "'dns:*.example.net' cannot be certified: subjectAltName dNSName is a wildcard (RFC 5280 4.2.1.6)",
+        ),
         ({"identity": ""}, "has a vendor or an identity without the other"),
     ],
 )

@@ -410,7 +410,8 @@ def test_profiles_are_listed(config: Path) -> None:
         config.read_text() + '\n[ca.profiles.small]\nbase = "seg"\nvalidity_days = 30\n'
     )
     rows = table(ca(config, "profiles"))
-    assert rows[0][:2] == ["ne_ipsec (default)", "built in"]
+    assert rows[0][:2] == ["trial (default)", "ne_ipsec"]
+    assert rows[1][:2] == ["ne_ipsec", "built in"]
     assert ["small", "seg", "30"] in [row[:3] for row in rows]
 
 
@@ -421,7 +422,8 @@ def of_ca_alone(config: Path) -> Path:
     """Write what `ca serve` reads of a gateway's configuration into a file of its own, with client mode."""
     path = config.parent / "ca.toml"
     path.write_text(
-        '[ca]\ndirectory_path = "ca"\nledger_path = "ca/ledger.sqlite"\n\n[ca.server]\nlisten_port = 0\n'
+        '[ca]\ndirectory_path = "ca"\nledger_path = "ca/ledger.sqlite"\ndomains = ["example.net"]\n'
+        'crl_url = "http://crl.example.net/{issuer}.crl"\n\n[ca.server]\nlisten_port = 0\n'
         '\n[ca.client]\nvendors = ["acme"]\n'
         '\n[vendors.acme]\nanchors_paths = ["acme/root.pem"]\nintermediates_paths = ["acme/sub.pem"]\n'
     )

@@ -14,7 +14,7 @@ from ra_gateway.config.reading import load
 from tests.support.commandline import run, succeeded
 from tests.support.pki import VendorPKI, make_root, write_certificates
 from tests.support.processes import GatewayProcess
-from tests.support.setups import edit, http_upstream, make_setup, set_upstream
+from tests.support.setups import edit, http_upstream, keep_to_the_standard, make_setup, set_upstream
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def config(tmp_path: Path, vendor_pki: VendorPKI) -> Path:
     edit(path, 'allowed_subjects = ["*"]', 'allowed_subjects = ["CN={cn}.ran.example.net"]')
     edit(path, 'allowed_sans = ["*"]', 'allowed_sans = ["dns:{cn}.ran.example.net"]')
     (tmp_path / "ca" / "root.key").unlink()
+    keep_to_the_standard(path)
     assert "warning" not in succeeded("check-config", "--config", path)
     return path
 
@@ -61,6 +62,27 @@ def any_subject_for_one_ra(config: Path) -> None:
     of_one = 'certificate_paths = ["ra/ra.pem"]\nallowed_subjects = ["*"]\n'
     added = f'\n[{table}]\ncertificate_paths = ["ra/ra.pem"]\n\n[[{table}.rights]]\n{of_one}'
     config.write_text(config.read_text() + added)
+
+
+@warned_of("a looser profile", "ca.profiles.worse", "Keep it for devices that cannot do better")
+def a_looser_profile(config: Path) -> None:
+    worse = '[ca.profiles.worse]\nbase = "seg"\nsan_required = false\n'
+    shorter = '[ca.profiles.shorter]\nbase = "seg"\nvalidity_days = 9\n'
+    config.write_text(f"{config.read_text()}\n{worse}\n{shorter}")
+
+
+@warned_of("names of any domain", "ca.domains", "List the domains of your devices")
+def any_domain(config: Path) -> None:
+    edit(config, 'domains = ["ran.example.net"]\n', "")
+
+
+@warned_of(
+    "an RA that nobody can look up", "ra.certificate_path", "ca issue-ra --san NAME --crl-url URL"
+)
+def an_ra_without_names(config: Path) -> None:
+    for name in ("ra.pem", "ra.key"):
+        (config.parent / "ra" / name).unlink()
+    succeeded("ca", "issue-ra", config.parent / "ca", config.parent / "ra")
 
 
 @warned_of("root key", "ca/root.key", OFFLINE)
@@ -241,3 +263,20 @@ def test_the_ras_own_certificate(config: Path) -> None:
     later = datetime.now(UTC) + timedelta(days=365 * 40)
     found = {problem.path for problem in warnings(load(config), later)}
     assert found >= {"ra.certificate_path", "ra.chain_paths", "operator.anchors_paths"}
+
+
+def test_what_a_ca_is_sent(config: Path) -> None:
+    """check-config says which certificates go up, and that the root does not unless it is wanted."""
+    set_upstream(config, http_upstream("http://127.0.0.1:9/cmp"))
+    (said,) = sent(config)
+    assert ".send_root" in said
+    edit(config, 'kind = "cmp_http"', 'kind = "cmp_http"\nsend_root = true')
+    (whole,) = sent(config)
+    root = said.partition("; not the root ")[2].partition(", unless ")[0]
+    assert root
+    assert whole == f"{said.partition('; not the root')[0]}; {root}."
+
+
+def sent(config: Path) -> list[str]:
+    lines = succeeded("check-config", "--config", config).splitlines()
+    return [line for line in lines if "is sent the certificates" in line]

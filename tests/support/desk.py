@@ -17,7 +17,7 @@ from ra_gateway.ca.certification import IssuancePolicy
 from ra_gateway.ca.core import BundledCA
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.ledger.ledger import Ledger
-from ra_gateway.ca.profiles import NE_IPSEC, Profile
+from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import CertificateStatus, EndEntity, Privilege, Role
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, digest
@@ -58,6 +58,7 @@ from tests.support import pki
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.empty_ledger import new_ledger
 from tests.support.pki import OperatorPKI, PrivateKey, VendorPKI
+from tests.support.profiles import NE_IPSEC
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 RULES = HeaderRules()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ra_gateway.app.ca import ca_keys, ca_profiles
+from ra_gateway.app.ca import ca_keys
+from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.ca.lint import require_clean
 from ra_gateway.config.reading import load
 from tests.support import commands  # noqa: F401 - what children run

@@ -202,19 +202,37 @@ def csr(key: Any, subject: str = SUBJECT, *names: str, hash_algorithm: Any = Non
 
 
 async def made_by_hand(
-    key: Any, *, version: int = 0, subject: str = SUBJECT, attributes: bytes = b"\xa0\x00"
+    key: Any,
+    *,
+    version: int = 0,
+    subject: str = SUBJECT,
+    subject_der: bytes | None = None,
+    attributes: bytes = b"\xa0\x00",
 ) -> bytes:
     """A PKCS#10 with a good signature over whatever is wrong in it."""
     signer = KeySigner(key)
     info = asn1.tlv(
         0x30,
         asn1.encode(version),
-        x509.Name.from_rfc4514_string(subject).public_bytes(),
+        subject_der or from_rfc4514(subject),
         spki(key),
         attributes,
     )
     signature = await signer.sign(info)
     return asn1.tlv(0x30, info, signer.algorithm.der, asn1.tlv(0x03, b"\x00", signature))
+
+
+def extension_request(*extensions: Extension) -> bytes:
+    """The attributes of a PKCS#10 that asks for extensions."""
+    wanted = asn1.tlv(
+        0x30,
+        *(
+            asn1.tlv(0x30, asn1.oid_der(item.oid), asn1.tlv(0x04, item.value))
+            for item in extensions
+        ),
+    )
+    request = asn1.tlv(0x30, asn1.oid_der(OID.extensionRequest), asn1.tlv(0x31, wanted))
+    return asn1.tlv(0xA0, request)
 
 
 async def p10cr(world: World, credential: Any, request: bytes, **header: Any) -> bytes:

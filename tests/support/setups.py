@@ -54,6 +54,8 @@ def make_setup(
         log_format="json",
         implicit_confirm=implicit_confirm,
     )
+    # Many are served at once, and tests of the status listener have a table of their own.
+    edit(config_path, "[ca.status]\nlisten_port = 8082\n", "")
     config_path.write_text(config_path.read_text() + "\n[ca.server]\nlisten_port = 0\n")
     set_upstream(config_path, upstream)
     if redis_url is not None:
@@ -78,6 +80,17 @@ def set_upstream(config_path: Path, lines: str) -> None:
     text = config_path.read_text()
     head, rest = text.split("[upstreams.bundled]\n")
     config_path.write_text(f"{head}[upstreams.bundled]\n{lines}\n{rest[rest.index('[') :]}")
+
+
+def keep_to_the_standard(config_path: Path) -> None:
+    """Have a configuration's CA issue as TS 33.310 6.1 has it, for names in its own domain."""
+    text = re.sub(
+        r"(?s)\n# Looser than.*?\[ca\.profiles\.trial\]\n.*?\n\n", "\n", config_path.read_text()
+    )
+    own = (
+        'profile = "ne_ipsec"\ndomains = ["ran.example.net"]\norganisations = ["Example Operator"]'
+    )
+    config_path.write_text(text.replace('profile = "trial"', own))
 
 
 def edit(config_path: Path, old: str, new: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from ra_gateway.cmp import asn1, structures
@@ -55,7 +56,16 @@ from tests.vectors.writing import (
     template,
 )
 
-LEGACY_QUIRKS: Final = ("short_ids", "recip_nonce_in_ir", "no_message_time", "any_cert_req_id")
+LEGACY_QUIRKS: Final = (
+    "short_ids",
+    "recip_nonce_in_ir",
+    "no_message_time",
+    "wrong_clock",
+    "any_cert_req_id",
+    "no_subject",
+    "missing_extracerts_in_certconf",
+    "ber_certificates",
+)
 _LEGACY: Final = Configuration(
     strictness="strict",
     require_message_time=True,
@@ -75,11 +85,11 @@ CONFIGURATIONS: Final = {
     "legacy": _LEGACY,
     **{
         f"legacy without {quirk}": replace(
-            _LEGACY, quirks=tuple(item for item in LEGACY_QUIRKS if item != quirk)
+            _LEGACY, quirks=tuple(item for item in LEGACY_QUIRKS if item != quirk), named=True
         )
         for quirk in LEGACY_QUIRKS
     },
-    "legacy without sha1": replace(_LEGACY, sha1=False),
+    "legacy without sha1": replace(_LEGACY, sha1=False, named=True),
     "legacy without rsa1024": replace(_LEGACY, rsa1024=False),
 }
 
@@ -467,28 +477,7 @@ async def _shared_secrets(book: Catalogue) -> None:
 
 async def _legacy_base_station(book: Catalogue) -> None:
     """The message shape of a base station of 2011, with keys of our own."""
-    device = member("legacy-device")
-    asked = template(
-        "new-rsa2048",
-        f"CN={LEGACY_SERIAL} eNodeB",
-        version=2,
-        not_before=AT.replace(year=2026, month=1, day=1, hour=0, minute=0, second=0),
-        not_after=AT.replace(year=2036, month=1, day=1, hour=0, minute=0, second=0),
-        extensions=(extension(OID.keyUsage, bytes.fromhex("030205a0"), critical=True),),
-        san=(f"dns:{LEGACY_SERIAL}.enodeb.example.net",),
-    )
-    signed = cert_request_der(asked, cert_req_id=355)
-    proof = await popo(signed, "new-rsa2048", algorithm=SHA1_RSA)
-    der = await Pen("legacy-ir").signed(
-        body(BodyType.ir, asn1.tlv(0x30, asn1.tlv(0x30, signed, proof))),
-        "legacy-device",
-        algorithm=SHA1_RSA,
-        extra_certs=[item.der for item in device.certificates],
-        message_time=None,
-        transaction_id=bytes.fromhex("5c1f0a92"),
-        sender_nonce=bytes.fromhex("3e9d1177"),
-        recip_nonce=bytes(4),
-    )
+    der = await _legacy_request("legacy-ir")
     book.add(
         "legacy-ir",
         "An ir as a base station of 2011 sends it: RSA-1024, SHA-1, IDs of four octets, recipNonce, "
@@ -514,6 +503,168 @@ async def _legacy_base_station(book: Catalogue) -> None:
             int(rule[1:]),
             configuration=f"legacy without {missing}",
         )
+    await _legacy_variants(book)
+    await _legacy_renewal(book)
+
+
+async def _legacy_request(
+    name: str,
+    body_type: BodyType = BodyType.ir,
+    *,
+    by: str = "legacy-device",
+    subject: str | None = f"CN={LEGACY_SERIAL} eNodeB",
+    message_time: datetime | None = None,
+) -> bytes:
+    asked = template(
+        "new-rsa2048",
+        subject,
+        version=2,
+        not_before=AT.replace(year=2026, month=1, day=1, hour=0, minute=0, second=0),
+        not_after=AT.replace(year=2036, month=1, day=1, hour=0, minute=0, second=0),
+        extensions=(extension(OID.keyUsage, bytes.fromhex("030205a0"), critical=True),),
+        san=() if subject is None else (f"dns:{LEGACY_SERIAL}.enodeb.example.net",),
+    )
+    signed = cert_request_der(asked, cert_req_id=355)
+    proof = await popo(signed, "new-rsa2048", algorithm=SHA1_RSA)
+    first = name == "legacy-ir"
+    return await Pen(name).signed(
+        body(body_type, asn1.tlv(0x30, asn1.tlv(0x30, signed, proof))),
+        by,
+        algorithm=SHA1_RSA,
+        extra_certs=[item.der for item in member(by).certificates],
+        message_time=message_time,
+        transaction_id=bytes.fromhex("5c1f0a92") if first else Pen(name).draw("transactionID", 4),
+        sender_nonce=bytes.fromhex("3e9d1177") if first else Pen(name).draw("senderNonce", 4),
+        recip_nonce=bytes(4),
+    )
+
+
+_EPOCH: Final = datetime(1970, 1, 1, 0, 2, 5, tzinfo=UTC)
+
+
+async def _legacy_variants(book: Catalogue) -> None:
+    """What others of that vendor's devices need besides."""
+    for name, what, quirk, refusal, fields in (
+        (
+            "clock",
+            "whose clock stands at 1970",
+            "wrong_clock",
+            refused("badTime", "R29"),
+            {"message_time": _EPOCH},
+        ),
+        (
+            "nameless",
+            "which names nobody",
+            "no_subject",
+            refused("badCertTemplate", "R51", "ip"),
+            {"subject": None},
+        ),
+        (
+            "ber",
+            "whose certificate is BER and not DER",
+            "ber_certificates",
+            refused("badMessageCheck", "R33"),
+            {"by": "legacy-ber"},
+        ),
+    ):
+        der = await _legacy_request(f"legacy-ir-{name}", **fields)
+        number = int(refusal.rule[1:])
+        book.add(
+            f"legacy-ir-{name}",
+            f"An ir of such a base station, {what}.",
+            accepted(),
+            der,
+            number,
+            configuration="legacy",
+        )
+        book.add(
+            f"legacy-ir-{name}-without",
+            f"The same where it is not forgiven {quirk}.",
+            refusal,
+            der,
+            number,
+            configuration=f"legacy without {quirk}",
+        )
+
+
+async def _legacy_renewal(book: Catalogue) -> None:
+    """It takes its certificate, and renews it years later: what it was forgiven at first it still is."""
+    ir, ip = Step("legacy-ir", "legacy-ip"), Pen("legacy-ip")
+    issued = member("legacy-enb").certificate.der
+    response = _response(certificate_der=issued, cert_req_id=355)
+    book.add(
+        ip.name,
+        "The CA's answer to it.",
+        accepted(),
+        await ip.answer(book.octets["legacy-ir"], _ip(response)),
+        *(88, 97),
+        configuration="legacy",
+        posted="legacy-ir",
+    )
+    cert_conf = await Pen("legacy-certconf").signed(
+        cert_confirm_body(CertStatus(digest("sha256", issued), 355)),
+        "legacy-device",
+        algorithm=SHA1_RSA,
+        extra_certs=(),
+        message_time=None,
+        transaction_id=bytes.fromhex("5c1f0a92"),
+        sender_nonce=bytes.fromhex("3e9d1178"),
+        recip_nonce=ip.draw("senderNonce"),
+    )
+    book.add(
+        "legacy-certconf",
+        "It takes the certificate, without any certificate of its own.",
+        accepted("pkiconf"),
+        cert_conf,
+        *(5, 34, 100),
+        configuration="legacy",
+        before=(ir,),
+    )
+    book.add(
+        "legacy-certconf-without-missing-extracerts-in-certconf",
+        "The same where it is not forgiven missing_extracerts_in_certconf.",
+        refused("badMessageCheck", "R33"),
+        cert_conf,
+        33,
+        configuration="legacy without missing_extracerts_in_certconf",
+        before=(ir,),
+    )
+    kur = await _legacy_request("legacy-kur", BodyType.kur, by="legacy-enb")
+    clock = await _legacy_request(
+        "legacy-kur-clock", BodyType.kur, by="legacy-enb", message_time=_EPOCH
+    )
+    enrolled = (ir, Step("legacy-certconf"))
+    for name, what, der in (
+        ("legacy-kur", "It renews, and needs all that it needed at first.", kur),
+        ("legacy-kur-clock", "It renews while its clock stands at 1970.", clock),
+    ):
+        book.add(
+            name, what, accepted("kup"), der, *(66, 75), configuration="legacy", before=enrolled
+        )
+    for missing, fail_info, rule, answer, der in (
+        ("short_ids", "badDataFormat", "R5", "error", kur),
+        ("recip_nonce_in_ir", "badRecipientNonce", "R7", "error", kur),
+        ("no_message_time", "badTime", "R29", "error", kur),
+        ("wrong_clock", "badTime", "R29", "error", clock),
+        ("any_cert_req_id", "badRequest", "R47", "kup", kur),
+        ("sha1", "badAlg", "R17", "error", kur),
+    ):
+        book.add(
+            f"legacy-kur-without-{missing.replace('_', '-')}",
+            f"The renewal where it is not forgiven {missing}.",
+            refused(fail_info, rule, answer),
+            der,
+            int(rule[1:]),
+            configuration=f"legacy without {missing}",
+        )
+    book.add(
+        "legacy-kur-forgotten",
+        "The renewal where nothing is known of its enrolment.",
+        refused("badAlg", "R17"),
+        kur,
+        17,
+        configuration="legacy",
+    )
 
 
 # --- what a CA answers ------------------------------------------------------------------------------------------

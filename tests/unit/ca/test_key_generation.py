@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ra_gateway.app.ca import BundledService
+from ra_gateway.ca.derivation import derive
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.keys import create_operator_pki, expiries, load_ca
-from ra_gateway.ca.profiles import NE_IPSEC, derive
 from ra_gateway.ca.rollover import renew_signers, roll_issuing
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import CertResponse, PKIStatusInfo, enveloped_data
@@ -23,6 +23,7 @@ from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, TemplateR
 from ra_gateway.events import unheard
 from tests.support.credentials import cmp_credential
 from tests.support.pki import OperatorPKI
+from tests.support.profiles import NE_IPSEC
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 P256 = asn1.tlv(0x30, asn1.oid_der("1.2.840.10045.2.1"), asn1.oid_der("1.2.840.10045.3.1.7"))

@@ -8,19 +8,14 @@ from typing import Any
 
 import pytest
 
-from ra_gateway.ca import profiles
+from ra_gateway.ca import derivation
+from ra_gateway.ca.derivation import derive
 from ra_gateway.ca.profiles import (
-    ENODEB_IPSEC,
-    NE_IPSEC,
-    NE_TLS,
-    NF,
     PROFILES,
     RA,
     SIGNING_KEY_KINDS,
-    TLS_CLIENT,
-    TLS_SERVER,
     Profile,
-    derive,
+    SubjectForm,
     purposes_der,
 )
 from ra_gateway.ca.tbs import TBSPlan, plan_tbs
@@ -32,6 +27,7 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import ConfigError, PKIFailureInfo, ServiceFailure, TemplateRefused
 from tests.support import pki
 from tests.support.pki import OperatorPKI
+from tests.support.profiles import ENODEB_IPSEC, NE_IPSEC, NE_TLS, NF, TLS_CLIENT, TLS_SERVER
 from tests.support.requests import san_extension
 from tests.support.templates import EVERY_EXTENSION, NOW, SAN, SUBJECT, template
 
@@ -125,11 +121,8 @@ def test_key_usage(
     [
         (NE_IPSEC, (), (), ()),
         (NE_IPSEC, (OID.ipsecIKE,), (OID.ipsecIKE,), ()),
-        (NE_IPSEC, (OID.ipsecIKE, OID.serverAuth), (OID.ipsecIKE,), ("extKeyUsage",)),
-        (NE_IPSEC, (OID.serverAuth,), (), ("extKeyUsage",)),
         (NE_TLS, (), (OID.serverAuth, OID.clientAuth), ()),
         (NE_TLS, (OID.clientAuth,), (OID.clientAuth,), ()),
-        (TLS_CLIENT, (OID.serverAuth,), (OID.clientAuth,), ("extKeyUsage",)),
         (TLS_SERVER, (), (OID.serverAuth,), ()),
         (RA, (), (OID.cmcRA,), ()),
     ],
@@ -141,12 +134,34 @@ def test_purposes(
     granted: tuple[str, ...],
     changes: tuple[str, ...],
 ) -> None:
-    """What the profile allows of what was asked for, or what it gives by itself."""
+    """What was asked for, or what the profile gives by itself."""
     asked = (purposes(*requested),) if requested else ()
     plan = plan_tbs(profile, template(extensions=asked), ca, NOW)
     expected = purposes(*granted) if granted else None
     assert extensions(plan).get(OID.extKeyUsage) == expected
     assert plan.changes == changes
+
+
+@pytest.mark.requirement("T21")
+@pytest.mark.parametrize(
+    "profile, asked",
+    [
+        (NE_IPSEC, (OID.ipsecIKE, OID.serverAuth)),
+        (NE_IPSEC, (OID.serverAuth,)),
+        (NE_IPSEC, ("1.2.3.4",)),
+        (TLS_CLIENT, (OID.serverAuth,)),
+        (NE_TLS, (OID.clientAuth, OID.jwt)),
+        (PROFILES["token_signing"], (OID.serverAuth,)),
+    ],
+)
+def test_a_purpose_off_the_list_is_refused(
+    ca: Certificate, profile: Profile, asked: tuple[str, ...]
+) -> None:
+    """Replaced by another one, it would be a certificate for something else than the device is."""
+    asks = template(subject_der=NF_SUBJECT, extensions=(purposes(*asked),))
+    with pytest.raises(TemplateRefused, match=r"extKeyUsage holds .*; .* allows") as caught:
+        plan_tbs(replace(profile, crl_required=False), asks, ca, NOW)
+    assert caught.value.fail_info is PKIFailureInfo.badCertTemplate
 
 
 @pytest.mark.requirement(49)
@@ -385,6 +400,9 @@ def test_built_in_profiles() -> None:
         "tls_client",
         "tls_server",
         "nf",
+        "scp",
+        "sepp",
+        "token_signing",
         "encryption",
         "ra",
         "cmp_signer",
@@ -402,18 +420,30 @@ def test_derived_profiles(ca: Certificate) -> None:
         "extended_key_usage": ["serverAuth", "1.2.3.4"],
         "allowed_extended_key_usage": ["serverAuth", "clientAuth", "1.2.3.4"],
         "key_kinds": ["p256", "rsa"],
+        "min_rsa_exponent": 3,
+        "max_rsa_bits": 4096,
+        "stronger_keys": False,
+        "subject_form": "network_function",
+        "domains": ["example.net"],
+        "organisations": ["Example Operator"],
         "required_subject": ["CN"],
         "allowed_subject": ["CN", "O", "1.2.3.5"],
         "san": ["dns"],
         "san_required": True,
         "san_max": 2,
+        "server_dns": True,
+        "sepp_names": True,
+        "instance_uri": False,
+        "crl_required": True,
+        "nf_types": ["AMF", "MINE"],
+        "nf_types_required": True,
         "crl_urls": ["http://a.example.net/{issuer}.crl"],
         "delta_crl_url": "http://a.example.net/delta.crl",
         "ocsp_url": "http://o.example.net:8080/ocsp",
         "ca_issuers_url": "http://a.example.net/ca.cer",
         "certificate_policies": ["1.3.6.1.4.1.99999.1"],
     }
-    assert tuple(values) == tuple(profiles._READERS)
+    assert tuple(values) == tuple(derivation._READERS)
     assert derive(NE_TLS, "small_cells", **values) == Profile(
         name="small_cells",
         key_usage=frozenset({0, 1}),
@@ -423,11 +453,22 @@ def test_derived_profiles(ca: Certificate) -> None:
         allowed_purposes=frozenset({OID.serverAuth, OID.clientAuth, "1.2.3.4"}),
         validity_days=90,
         key_kinds=frozenset({"p256", "rsa"}),
+        min_rsa_exponent=3,
+        max_rsa_bits=4096,
+        stronger_keys=False,
+        subject_form=SubjectForm.network_function,
+        domains=("example.net",),
+        organisations=("Example Operator",),
         required_subject=("CN",),
         allowed_subject=frozenset({"CN", "O", "1.2.3.5"}),
         san=frozenset({"dns"}),
         san_required=True,
         san_max=2,
+        server_dns=True,
+        sepp_names=True,
+        crl_required=True,
+        nf_types=frozenset({"AMF", "MINE"}),
+        nf_types_required=True,
         crl_urls=("http://a.example.net/{issuer}.crl",),
         delta_crl_url="http://a.example.net/delta.crl",
         ocsp_url="http://o.example.net:8080/ocsp",
@@ -437,8 +478,8 @@ def test_derived_profiles(ca: Certificate) -> None:
     assert derive(NE_TLS, "same") == replace(NE_TLS, name="same")
     narrowed = derive(NE_TLS, "narrowed", extended_key_usage=["serverAuth"])
     assert narrowed.allowed_purposes == {OID.serverAuth}
-    plan = plan_tbs(narrowed, template(extensions=(purposes(OID.clientAuth),)), ca, NOW)
-    assert extensions(plan)[OID.extKeyUsage] == purposes(OID.serverAuth)
+    with pytest.raises(TemplateRefused, match="narrowed allows"):
+        plan_tbs(narrowed, template(extensions=(purposes(OID.clientAuth),)), ca, NOW)
     assert derive(RA, "ra_short", extended_key_usage=["cmcRA"]).purposes == (OID.cmcRA,)
 
 
@@ -472,6 +513,14 @@ def test_derived_profiles(ca: Certificate) -> None:
         ("san", [], "is empty, but a SubjectAltName is required"),
         ("san_required", "yes", "'yes'"),
         ("san_max", 0, "from 1 to 100"),
+        ("san", ["ip"], "lacks dns, which server_dns demands"),
+        ("instance_uri", "yes", "not a boolean"),
+        ("min_rsa_exponent", 1, "from 3 to 65537"),
+        ("max_rsa_bits", 1024, "from 2048 to 16384"),
+        ("subject_form", "C O CN", "no form of a subject"),
+        ("domains", ["*.example.net"], "no DNS domain"),
+        ("nf_types", ["an AMF"], "no type of a network function"),
+        ("nf_types", [], "is empty, but nfTypes are required"),
         ("crl_urls", ["https://a.example.net/"], "https://a.example.net/"),
         ("crl_urls", "http://a.example.net/", "not a list"),
         ("crl_urls", ["http://a.example.net/{serial}"], "serial"),

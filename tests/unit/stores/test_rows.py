@@ -82,6 +82,44 @@ def test_a_wrong_line_is_named(line: str, what: str, tmp_path: Path) -> None:
     assert said[1].startswith("FILE:4: enabled is neither")
 
 
+@pytest.mark.parametrize(
+    "names,what",
+    [
+        (f"CN=a,O={'x' * 65}", "attribute O has 65 characters; 64 are allowed (RFC 5280 A.1)"),
+        ("CN=a,C=D1", "attribute C is no country code of two letters"),
+        ("CN={cn},OU=\uff52an", "attribute OU has letters in another form than NFKC"),
+        ("2.5.4.5=a_1", "attribute serialNumber (2.5.4.5) has the character U+005F"),
+        ("no name", "it is not a name in the form of RFC 4514"),
+    ],
+)  # fmt: skip
+def test_a_subject_that_cannot_be_certified_is_named(names: str, what: str, tmp_path: Path) -> None:
+    """At the start, not when the device asks."""
+    (said,) = refused(tmp_path, HEADER + GOOD + f'acme,SN2,"{names}",,true\n')
+    assert said.startswith("FILE:3: the subject ")
+    assert what in said
+
+
+@pytest.mark.parametrize(
+    "name,what",
+    [
+        ("dns:e_nb.example.net", "is no host name"),
+        ("dns:enb.example.net.", "is no host name"),
+        ("dns:z\xfcrich.example.net", "it is not a name of this kind"),
+        ("ip:192.0.2", "it is not a name of this kind"),
+        ("uri:https://enb-1/", "neither a fully qualified name nor an address"),
+        ("email:enb-1", "is no mailbox"),
+    ],
+)
+def test_another_name_that_cannot_be_certified_is_named(
+    name: str, what: str, tmp_path: Path
+) -> None:
+    """Among good ones, such as those with placeholders, and a wildcard that the operator lists."""
+    good = "dns:{cn}.example.net ip:{2.5.4.13} dns:*.site.example.net"
+    (said,) = refused(tmp_path, HEADER + f"acme,SN1,CN=a,{good} {name},true\n")
+    assert said.startswith(f"FILE:2: {name!r} cannot be certified: ")
+    assert what in said
+
+
 def test_a_quotation_mark_swallows_nobody(tmp_path: Path) -> None:
     """Two rows between two forgotten marks are no value of one."""
     said = refused(tmp_path, HEADER + 'acme,"SN1,,,true\nacme,SN2,,,true\nacme,SN3",,,true\n')

@@ -1,0 +1,122 @@
+"""What is to be said of certificate profiles and of the operator's own certificates by TS 33.310 clause 6."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from ra_gateway.app.profiles import ca_profiles
+from ra_gateway.app.trust import certificates
+from ra_gateway.ca.clauses import outlives_2030
+from ra_gateway.ca.profiles import PROFILES, Profile, SubjectForm
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.oids import OID
+from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.errors import CMPError, ConfigError, Problem
+
+_LOOSER: Final[MappingProxyType[str, Callable[[Profile, Profile], bool]]] = MappingProxyType(
+    {
+        "a subject of any form (6.1.1)": lambda own, base: (
+            own.subject_form is SubjectForm.any is not base.subject_form
+        ),
+        "no SubjectAltName needed (6.1.3)": lambda own, base: (
+            base.san_required and not own.san_required
+        ),
+        "no CRL distribution point needed (6.1.3)": lambda own, base: (
+            base.crl_required and not own.crl_required
+        ),
+        "keys stronger than the CA's (6.1.1)": lambda own, base: (
+            own.stronger_keys and not base.stronger_keys
+        ),
+        "RSA exponents below 65537 (6.1.1)": lambda own, base: (
+            own.min_rsa_exponent < base.min_rsa_exponent
+        ),
+        "no DNS name for servers (6.1.3c.3)": lambda own, base: (
+            base.server_dns and not own.server_dns
+        ),
+        "no names by the operator's code (6.1.3c.5)": lambda own, base: (
+            base.sepp_names and not own.sepp_names
+        ),
+        "no URI of the instance (6.1.3c)": lambda own, base: (
+            base.instance_uri and not own.instance_uri
+        ),
+        "no nfTypes needed (6.1.3c.3)": lambda own, base: (
+            base.nf_types_required and not own.nf_types_required
+        ),
+    }
+)
+
+
+def of_ca(ca: CAConfig) -> Iterator[Problem]:
+    """Yield what is to be said of the profiles of the bundled CA, and of its own certificates."""
+    try:
+        profiles = ca_profiles(ca)
+    except ConfigError:
+        return  # whoever starts the CA says what is wrong
+    for name, own in ca.profiles.items():
+        base = PROFILES.get(own.base, profiles[own.base])
+        looser = [what for what, is_looser in _LOOSER.items() if is_looser(profiles[name], base)]
+        if looser:
+            yield Problem(
+                f"ca.profiles.{name}",
+                f"is looser than TS 33.310 6.1: {', '.join(looser)}",
+                "Keep it for devices that cannot do better, and give the others a built-in one",
+            )
+    default = next(iter(profiles.values()))
+    if not default.domains:
+        yield Problem(
+            "ca.domains",
+            f"is not set: {default.name} certifies names of any domain, also those of others (TS 33.310 6.1)",
+            'List the domains of your devices, such as ["ran.example.net"]; organisations does the same for O',
+        )
+    files = [ca.directory_path / f"{name}.pem" for name in ("root", "issuing", "cmp", "ocsp")]
+    yield from of_keys("ca.directory_path", files)
+    yield from of_signer("ca.directory_path", ca.directory_path / "cmp.pem", "ra-gateway ca create")
+
+
+def of_keys(setting: str, paths: Iterable[Path]) -> Iterator[Problem]:
+    """Yield which of the operator's own certificates outlive 2030 with what should not (TS 33.310 6.1.1)."""
+    for path in paths:
+        for item in _read(path, setting)[:1]:
+            try:
+                found = outlives_2030(item)
+            except CMPError:
+                continue  # whoever uses it says what is wrong
+            if found:
+                yield Problem(
+                    setting,
+                    f"{path.name} has {found} and ends after 2030 (TS 33.310 6.1.1)",
+                    "Change to ECDSA, or to RSA of 3072 bits with ca.rsa_pss, by then",
+                )
+
+
+def of_signer(setting: str, path: Path, maker: str) -> Iterator[Problem]:
+    """Yield what the certificate of an RA or a CMP signer lacks of a SEG's (TS 33.310 9.4.6).
+
+    Args:
+        maker: Command that makes a better one.
+    """
+    for item in _read(path, setting)[:1]:
+        lacking = [
+            what
+            for what, oid in (
+                ("SubjectAltName", OID.subjectAltName),
+                ("CRL distribution point", OID.cRLDistributionPoints),
+            )
+            if oid not in item.extensions
+        ]
+        if lacking:
+            yield Problem(
+                setting,
+                f"{path.name} has no {' and no '.join(lacking)}; base stations may refuse it (TS 33.310 9.4.6)",
+                f"Make a certificate that has: {maker} --san NAME --crl-url URL",
+            )
+
+
+def _read(path: Path, setting: str) -> list[Certificate]:
+    try:
+        return list(certificates((path,), setting))
+    except ConfigError:
+        return []  # whoever loads it to use it says what is wrong

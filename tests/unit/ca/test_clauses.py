@@ -1,0 +1,583 @@
+"""What clause 6 of TS 33.310 lets be certified, and the check of the same in the octets that are going to be signed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from ra_gateway.ca.clauses import strength_bits
+from ra_gateway.ca.conformance import require_conforming
+from ra_gateway.ca.issuer import Issuer
+from ra_gateway.ca.profiles import (
+    ENODEB_IPSEC,
+    GNODEB_IPSEC,
+    NE_IPSEC,
+    NE_TLS,
+    NF,
+    PROFILES,
+    SCP,
+    SEG,
+    SEPP,
+    TLS_CLIENT,
+    TLS_SERVER,
+    TOKEN_SIGNING,
+    Profile,
+    SubjectForm,
+)
+from ra_gateway.ca.tbs import TBSPlan, complete, plan_tbs
+from ra_gateway.cmp import asn1
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.crmf import CertTemplate, Extension
+from ra_gateway.cmp.names import from_rfc4514, general_names
+from ra_gateway.cmp.oids import OID
+from ra_gateway.errors import PKIFailureInfo, ServiceFailure, TemplateRefused
+from tests.support import pki
+from tests.support.pki import OperatorPKI
+from tests.support.profiles import loose, with_crl
+from tests.support.requests import san_extension, spki
+from tests.support.templates import NOW, template
+
+HOME: Final = "5gc.mnc001.mcc262.3gppnetwork.org"
+HOST: Final = "enb1.example.net"
+UUID: Final = "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6"
+NF_SUBJECT: Final = from_rfc4514(f"O={HOME},C=DE")
+IPSEC: Final = (NE_IPSEC, ENODEB_IPSEC, GNODEB_IPSEC, SEG)
+TLS: Final = (NE_TLS, TLS_CLIENT, TLS_SERVER)
+
+
+def nf_types(*names: str) -> Extension:
+    elements = (asn1.tlv(0x16, name.encode()) for name in names)
+    return Extension(OID.nfTypes, False, asn1.tlv(0x30, *elements))
+
+
+def name(*attributes: tuple[str, int, str]) -> bytes:
+    """Return the DER of a Name from OIDs, tags and texts, an RDN for each."""
+    return asn1.tlv(
+        0x30,
+        *(
+            asn1.tlv(0x31, asn1.tlv(0x30, asn1.oid_der(oid), asn1.tlv(tag, text.encode())))
+            for oid, tag, text in attributes
+        ),
+    )
+
+
+C: Final = (OID.countryName, 0x13, "DE")
+O: Final = (OID.organizationName, 0x0C, "Example Operator")  # noqa: E741 - as in the standard
+OU: Final = (OID.organizationalUnitName, 0x0C, "servers")
+CN: Final = (OID.commonName, 0x0C, HOST)
+DC1: Final = (OID.domainComponent, 0x16, "example")
+DC2: Final = (OID.domainComponent, 0x16, "net")
+
+
+@pytest.fixture
+def ca(operator_pki: OperatorPKI) -> Certificate:
+    return Certificate.from_der(operator_pki.issuing.der)
+
+
+def planned(profile: Profile, asked: CertTemplate, ca: Certificate) -> TBSPlan:
+    return plan_tbs(with_crl(profile), complete(profile, asked), ca, NOW)
+
+
+def refused(profile: Profile, asked: CertTemplate, ca: Certificate) -> TemplateRefused:
+    with pytest.raises(TemplateRefused) as caught:
+        planned(profile, asked, ca)
+    assert caught.value.fail_info is PKIFailureInfo.badCertTemplate
+    return caught.value
+
+
+def granted(plan: TBSPlan, oid: str) -> tuple[bool, bytes] | None:
+    for der in plan.extensions:
+        critical, value = x509_extension(der)
+        if der.startswith(asn1.oid_der(oid), 2):
+            return critical, value
+    return None
+
+
+def x509_extension(der: bytes) -> tuple[bool, bytes]:
+    parts = asn1.parts(der, 3, "Extension")
+    return len(parts) == 3, asn1.inner(parts[-1])
+
+
+# --- the subject --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("T1", "T8")
+@pytest.mark.parametrize("profile", [*IPSEC, *TLS], ids=lambda profile: profile.name)
+def test_forms_of_a_subject(ca: Certificate, profile: Profile) -> None:
+    """(C), O, CN, or the components of a domain with CN, at either end of them; all other forms are refused."""
+    san = (san_extension(f"dns:{HOST}"),)
+    for good in (
+        (O, CN),
+        (C, O, CN),
+        (CN, DC1, DC2),
+        (CN, OU, DC1, DC2),
+        (DC2, DC1, OU, CN),
+        (DC2, DC1, CN),
+    ):
+        planned(profile, template(subject_der=name(*good), extensions=san), ca)
+    # fmt: off
+    bad: list[bytes] = [
+        name(*attributes)
+        for attributes in (
+            (CN, O), (O, C, CN), (C, CN, O), (CN,), (O,), (C, CN), (O, CN, CN), (O, O, CN), (C, C, O, CN), (O, OU, CN),
+            (OU, O, CN), (O, CN, (OID.serialNumber, 0x13, "1")), (O, CN, (OID.localityName, 0x0C, "Bonn")), (DC2, CN),
+            (CN, DC2), (DC1, CN, DC2), (OU, CN, DC1, DC2), (O, DC2, DC1, CN), (),
+        )
+    ]
+    # fmt: on
+    joined = asn1.tlv(0x31, *(asn1.inner(asn1.parts(name(item), 1, "")[0]) for item in (CN, O)))
+    for subject_der in (*bad, asn1.tlv(0x30, joined)):
+        error = refused(profile, template(subject_der=subject_der, extensions=san), ca)
+        assert error.rule == "T8"
+        assert "not of the form (C), O, CN" in error.detail
+        planned(loose(profile), template(subject_der=subject_der, extensions=san), ca)
+
+
+@pytest.mark.requirement("T8")
+@pytest.mark.parametrize("tag", [0x13, 0x14, 0x16, 0x1E])
+@pytest.mark.parametrize("which", ["O", "CN"])
+def test_o_and_cn_are_utf8_strings(ca: Certificate, which: str, tag: int) -> None:
+    """In both forms, and for network functions; it is the CA's to refuse and not to write anew."""
+    wide = "\0E\0x" if tag == 0x1E else "Example"
+    other = (OID.organizationName if which == "O" else OID.commonName, tag, wide)
+    san = (san_extension(f"dns:{HOST}"),)
+    form = (other, CN) if which == "O" else (O, other)
+    error = refused(NE_IPSEC, template(subject_der=name(*form), extensions=san), ca)
+    assert (error.rule, error.detail) == ("T8", f"{which} is no UTF8String (TS 33.310 6.1.1)")
+    if which == "CN":
+        refused(SEG, template(subject_der=name(other, DC1, DC2), extensions=san), ca)
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize(
+    "subject, san, good",
+    [
+        ("CN=a.ran.example.net,O=Op", "dns:a.ran.example.net", True),
+        ("CN=a.RAN.example.net,O=op", "dns:A.ran.EXAMPLE.net", True),
+        ("CN=a,O=Op", "dns:ran.example.net", True),
+        ("CN=a,O=Op", "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6", True),
+        ("CN=a,O=Op", "uri:https://a.ran.example.net:8443/x", True),
+        ("CN=a,O=Op", "ip:192.0.2.1", True),
+        ("CN=a,O=Op", "email:noc@ran.example.net", True),
+        ("CN=a,DC=ran,DC=example,DC=net", "ip:192.0.2.1", True),
+        ("CN=a.other.example.net,O=Op", "ip:192.0.2.1", False),
+        ("CN=a,O=Other", "ip:192.0.2.1", False),
+        ("CN=a,O=Op", "dns:a.other.example.net", False),
+        ("CN=a,O=Op", "dns:anran.example.net", False),
+        ("CN=a,O=Op", "dns:ran.example.net.evil.example", False),
+        ("CN=a,O=Op", "uri:https://a.other.example/", False),
+        ("CN=a,O=Op", "uri:https://ran.example.net@other.example/", False),
+        ("CN=a,O=Op", "email:noc@example.net", False),
+        ("CN=a,DC=core,DC=example,DC=net", "ip:192.0.2.1", False),
+    ],
+)
+def test_names_lie_in_the_operators_own_domain(
+    ca: Certificate, subject: str, san: str, good: bool
+) -> None:
+    """Every kind of name that has a domain; without a list nothing is compared."""
+    own = replace(NE_IPSEC, domains=("ran.example.net",), organisations=("Op",))
+    asked = template(subject_der=from_rfc4514(subject), extensions=(san_extension(san),))
+    planned(NE_IPSEC, asked, ca)
+    if good:
+        planned(own, asked, ca)
+    else:
+        error = refused(own, asked, ca)
+        assert error.rule == "T1"
+        assert "(TS 33.310 6.1)" in error.detail
+
+
+@pytest.mark.requirement("T1")
+def test_a_name_in_another_encoding_is_read(ca: Certificate) -> None:
+    """A BMPString hides no foreign domain, and a directoryName no other organisation."""
+    cn = asn1.tlv(
+        0x30, asn1.oid_der(OID.commonName), asn1.tlv(0x1E, "a.evil.example".encode("utf-16-be"))
+    )
+    subject_der = asn1.tlv(0x30, asn1.tlv(0x31, cn))
+    own = replace(loose(NE_IPSEC), domains=("ran.example.net",))
+    assert refused(own, template(subject_der=subject_der), ca).rule == "T1"
+    foreign = asn1.tlv(0x30, asn1.tlv(0xA4, from_rfc4514("CN=x,O=Other")))
+    asked = template(extensions=(Extension(OID.subjectAltName, False, foreign),))
+    own = replace(NE_IPSEC, organisations=("Example Operator",))
+    assert refused(own, asked, ca).rule == "T1"
+
+
+# --- SubjectAltName and the place of the CRL ----------------------------------------------------------------------
+
+
+@pytest.mark.requirement("T12")
+@pytest.mark.parametrize("profile", IPSEC, ids=lambda profile: profile.name)
+def test_a_san_is_made_of_an_fqdn_and_demanded_else(ca: Certificate, profile: Profile) -> None:
+    """Not critical; a CN that is no host, or no CN at all, is nothing to make one of."""
+    plan = planned(profile, template(subject_der=name(O, CN)), ca)
+    found = granted(plan, OID.subjectAltName)
+    assert found is not None
+    assert (found[0], general_names(found[1])) == (False, (f"dns:{HOST}",))
+    for other in (
+        "enb-1",
+        "192.0.2.1",
+        "a b.example.net",
+        "*.example.net",
+        "-a.example.net",
+        "a..net",
+        "example.123",
+    ):
+        subject_der = name(O, (OID.commonName, 0x0C, other))
+        error = refused(profile, template(subject_der=subject_der), ca)
+        assert error.rule == "T12"
+        assert "no SubjectAltName" in error.detail
+    asked = template(subject_der=name(O, CN), extensions=(san_extension("ip:192.0.2.1"),))
+    assert complete(profile, asked) is asked
+    assert (
+        granted(planned(loose(profile), template(subject_der=name(CN)), ca), OID.subjectAltName)
+        is None
+    )
+
+
+@pytest.mark.requirement("T15")
+@pytest.mark.parametrize("profile", TLS, ids=lambda profile: profile.name)
+def test_tls_has_no_rule_on_other_names(ca: Certificate, profile: Profile) -> None:
+    """None is asked for, and none is made."""
+    assert (
+        granted(planned(profile, template(subject_der=name(O, CN)), ca), OID.subjectAltName) is None
+    )
+
+
+@pytest.mark.requirement("T14", "T15")
+@pytest.mark.parametrize("profile", [*IPSEC, *TLS, NF, SCP, SEPP], ids=lambda profile: profile.name)
+def test_no_certificate_without_the_place_of_its_crl(ca: Certificate, profile: Profile) -> None:
+    """Peers refuse them (6.3.1); it is the operator's to configure, and not the device's fault."""
+    with pytest.raises(ServiceFailure, match=r"CRL distribution point .*set ca\.crl_url") as caught:
+        plan_tbs(profile, template(), ca, NOW)
+    assert caught.value.rule == "T14"
+
+
+# --- keys ---------------------------------------------------------------------------------------------------------
+
+
+def rsa_spki(bits: int, exponent: int, *, odd: bool = True) -> bytes:
+    modulus = ((1 << bits) - 1) // 3 * 2 + 1 if odd else 1 << (bits - 1)
+    while odd and any(modulus % prime == 0 for prime in range(3, 752)):
+        modulus -= 2
+    numbers = asn1.tlv(0x30, asn1.encode(modulus), asn1.encode(exponent))
+    algorithm = asn1.algorithm_der(OID.rsaEncryption, asn1.NULL_DER)
+    return asn1.tlv(0x30, algorithm, asn1.tlv(0x03, b"\0", numbers))
+
+
+SUBJECT_AND_SAN: Final[dict[str, Any]] = {
+    "subject_der": name(O, CN),
+    "extensions": (san_extension(f"dns:{HOST}"),),
+}
+
+
+@pytest.mark.requirement("T6")
+@pytest.mark.parametrize(
+    "profile", [NE_IPSEC, NE_TLS, PROFILES["encryption"]], ids=lambda profile: profile.name
+)
+def test_the_public_exponent_of_rsa(ca: Certificate, profile: Profile) -> None:
+    """65537 at least."""
+    for exponent in (3, 5, 17, 257, 65_535):
+        asked = template(**SUBJECT_AND_SAN, spki_der=rsa_spki(2048, exponent))
+        error = refused(profile, asked, ca)
+        assert error.rule == "T6"
+        assert f"with the exponent {exponent}; the least is 65537" in error.detail
+        planned(replace(profile, min_rsa_exponent=3), asked, ca)
+    for exponent in (65_537, 0x1000001):
+        planned(profile, template(**SUBJECT_AND_SAN, spki_der=rsa_spki(2048, exponent)), ca)
+
+
+@pytest.mark.requirement("T5")
+@pytest.mark.parametrize(
+    "bits, good", [(2048, True), (4096, True), (8192, True), (8200, False), (16_384, False)]
+)
+def test_the_size_of_an_rsa_key(bits: int, good: bool) -> None:
+    """4096 bits are certified by a CA that is strong enough, 18,000 by none."""
+    strong = Certificate.from_der(pki.make_operator_pki("Example Operator", "p521").issuing.der)
+    asked = template(**SUBJECT_AND_SAN, spki_der=rsa_spki(bits, 65_537))
+    if good:
+        planned(NE_IPSEC, asked, strong)
+    else:
+        assert refused(NE_IPSEC, asked, strong).rule == "T5"
+    assert refused(NE_IPSEC, template(**SUBJECT_AND_SAN, spki_der=rsa_spki(18_000, 65_537)), strong)
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_a_modulus_with_a_small_factor(ca: Certificate, odd: bool) -> None:
+    """It is nobody's secret."""
+    modulus = 751 * ((1 << 2040) + 1) if odd else 1 << 2047
+    numbers = asn1.tlv(0x30, asn1.encode(modulus), asn1.encode(65_537))
+    algorithm = asn1.algorithm_der(OID.rsaEncryption, asn1.NULL_DER)
+    spki_der = asn1.tlv(0x30, algorithm, asn1.tlv(0x03, b"\0", numbers))
+    refused(NE_IPSEC, template(**SUBJECT_AND_SAN, spki_der=spki_der), ca)
+
+
+STRENGTHS: Final[dict[Any, int]] = {
+    "rsa2048": 112,
+    "p256": 128,
+    "ed25519": 128,
+    "mldsa44": 128,
+    "rsa4096": 152,
+    "p384": 192,
+    "mldsa65": 192,
+    "ed448": 224,
+    "p521": 256,
+    "mldsa87": 256,
+}
+
+
+@pytest.mark.requirement("T7")
+def test_the_signing_key_is_as_strong_as_the_signed_one() -> None:
+    """Each kind of key under each; a looser profile takes what its CA is too weak for."""
+    for size, bits in (
+        (2048, 112),
+        (3071, 112),
+        (3072, 128),
+        (6144, 176),
+        (7680, 192),
+        (15_360, 256),
+    ):
+        assert strength_bits(rsa_spki(size, 65_537)) == bits
+    keys = {
+        kind: rsa_spki(4096, 65_537) if kind == "rsa4096" else spki(pki.make_key(kind))
+        for kind in STRENGTHS
+    }
+    assert {kind: strength_bits(der) for kind, der in keys.items()} == STRENGTHS
+    for signing in ("rsa2048", "p256", "ed25519", "p384", "ed448", "mldsa65", "p521"):
+        issuer = Certificate.from_der(
+            pki.make_operator_pki("Example Operator", signing).issuing.der
+        )
+        for kind, spki_der in keys.items():
+            asked = template(**SUBJECT_AND_SAN, spki_der=spki_der)
+            planned(loose(NE_IPSEC), asked, issuer)
+            if STRENGTHS[kind] <= STRENGTHS[signing]:
+                planned(NE_IPSEC, asked, issuer)
+            else:
+                error = refused(NE_IPSEC, asked, issuer)
+                assert error.rule == "T7"
+                assert "weaker than that (TS 33.310 6.1.1)" in error.detail
+
+
+# --- network functions --------------------------------------------------------------------------------------------
+
+AMF: Final[dict[str, Any]] = {
+    "subject_der": NF_SUBJECT,
+    "extensions": (san_extension(f"dns:amf1.amf.{HOME}"), nf_types("AMF")),
+}
+
+
+def amf(*extensions: Extension, **changes: Any) -> CertTemplate:
+    return template(**{**AMF, **({"extensions": extensions} if extensions else {}), **changes})
+
+
+@pytest.mark.requirement("T16")
+@pytest.mark.parametrize(
+    "subject_der",
+    [
+        from_rfc4514("O=Example Operator,C=DE"),
+        from_rfc4514(f"O={HOME}"),
+        from_rfc4514(f"C=DE,O={HOME}"),
+        from_rfc4514("O=5gc.mnc1.mcc262.3gppnetwork.org,C=DE"),
+        from_rfc4514("O=epc.mnc001.mcc262.3gppnetwork.org,C=DE"),
+        from_rfc4514(f"O=x.{HOME},C=DE"),
+        from_rfc4514(f"O={HOME}.evil.example,C=DE"),
+        name(C, (OID.organizationName, 0x13, HOME)),
+    ],
+)
+def test_a_network_function_has_its_home_domain(ca: Certificate, subject_der: bytes) -> None:
+    """As O, after C."""
+    for good in (NF_SUBJECT, from_rfc4514(f"CN=amf1,O={HOME},C=DE")):
+        planned(NF, amf(subject_der=good), ca)
+    planned(
+        NF,
+        amf(subject_der=from_rfc4514("O=5gc.nid000007ed9d5.mnc001.mcc262.3gppnetwork.org,C=DE")),
+        ca,
+    )
+    for profile in (NF, TOKEN_SIGNING):
+        refused(profile, amf(subject_der=subject_der), ca)
+    own = replace(NF, domains=("mnc002.mcc262.3gppnetwork.org",), organisations=("Op",))
+    assert refused(own, amf(), ca).rule == "T1"
+    planned(replace(own, domains=(HOME,)), amf(), ca)
+
+
+@pytest.mark.requirement("T16")
+def test_three_years_are_three_years(operator_pki: OperatorPKI, ca: Certificate) -> None:
+    """From notBefore, which lies back, to notAfter, whose second counts."""
+    longest = replace(with_crl(NF), validity_days=1095)
+    plan = plan_tbs(longest, amf(), ca, NOW)
+    assert plan.not_after - plan.not_before == timedelta(days=1095, seconds=-1)
+    later = replace(plan, not_after=plan.not_after + timedelta(seconds=1))
+    issuer = Issuer(ca, (), operator_pki.issuing.private_key, bytes)
+    issuer.inspect(issuer.build(plan, 1 << 126), plan, longest, NOW)
+    with pytest.raises(ServiceFailure, match="validity"):
+        issuer.inspect(issuer.build(later, 1 << 126), later, longest, NOW)
+
+
+@pytest.mark.requirement("T17", "T18")
+def test_a_server_has_a_dns_name(ca: Certificate) -> None:
+    """An address beside it does no harm, and alone will do for a client; the extension is critical."""
+    types = nf_types("AMF")
+    host, address = f"dns:amf1.amf.{HOME}", "ip:192.0.2.1"
+    plan = planned(NF, amf(san_extension(host, address), types), ca)
+    found = granted(plan, OID.subjectAltName)
+    assert found is not None
+    assert found[0]
+    for names in ((address,), (UUID,), (address, UUID)):
+        error = refused(NF, amf(san_extension(*names), types), ca)
+        assert error.rule == "T18"
+        client = Extension(OID.extKeyUsage, False, asn1.tlv(0x30, asn1.oid_der(OID.clientAuth)))
+        planned(NF, amf(san_extension(*names), types, client), ca)
+    assert refused(NF, amf(types), ca).rule == "T12"
+
+
+@pytest.mark.requirement("T19")
+@pytest.mark.parametrize(
+    "types, what",
+    [
+        (None, "no nfTypes"),
+        (("amf",), "nfTypes holds amf"),
+        (("AMF", "AMFF"), "nfTypes holds AMFF"),
+        (("AMF", "AMF"), "a name twice"),
+        (("AMF", "SMF", "AMF"), "a name twice"),
+        ((), "no list of names"),
+        (("A" * 33,), "no list of names"),
+    ],
+)
+def test_types_of_network_functions(
+    ca: Certificate, types: tuple[str, ...] | None, what: str
+) -> None:
+    """Those of TS 29.510, each once; an operator may name others."""
+    san = san_extension(f"dns:amf1.amf.{HOME}")
+    extensions = (san,) if types is None else (san, nf_types(*types))
+    assert what in refused(NF, amf(*extensions), ca).detail
+    for good in (("AMF",), ("AMF", "SMF"), ("5G_EIR", "NRF")):
+        planned(NF, amf(san, nf_types(*good)), ca)
+    planned(replace(NF, nf_types=frozenset({"MINE"})), amf(san, nf_types("MINE")), ca)
+
+
+@pytest.mark.requirement("T20")
+@pytest.mark.parametrize(
+    "uri",
+    [
+        None,
+        "uri:urn:uuid:F81D4FAE-7dec-11d0-a765",
+        "uri:urn:uuid:g81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+        "uri:urn:oid:1.2.3",
+        "uri:https://amf1.example.net/",
+    ],
+)
+def test_the_uri_of_an_instance(ca: Certificate, uri: str | None) -> None:
+    """Advised by V16, demanded from V19.5 on, which is a setting; another URN is none at any time."""
+    names = (f"dns:amf1.amf.{HOME}", *((uri,) if uri else ()))
+    asked, later = amf(san_extension(*names), nf_types("AMF")), replace(NF, instance_uri=True)
+    assert refused(later, asked, ca).rule == "T20"
+    if uri is not None and uri.startswith("uri:urn:"):
+        assert refused(NF, asked, ca).rule == "T20"
+    else:
+        planned(NF, asked, ca)
+    planned(later, amf(san_extension(names[0], UUID), nf_types("AMF")), ca)
+
+
+@pytest.mark.requirement("T22")
+def test_scp_and_sepp(ca: Certificate) -> None:
+    """Their type is given unasked; a SEPP has the operator's code in its names, a SCP may do with an address."""
+    plan = planned(
+        SCP, template(subject_der=NF_SUBJECT, extensions=(san_extension("ip:192.0.2.1"),)), ca
+    )
+    assert granted(plan, OID.nfTypes) == (False, nf_types("SCP").value)
+    refused(SCP, amf(san_extension("ip:192.0.2.1"), nf_types("AMF")), ca)
+    for good in (f"sepp.{HOME}", f"sepp1.sepp.{HOME}", "sepp.5gc.mnc001.mcc262.ipxnetwork.org"):
+        plan = planned(
+            SEPP, template(subject_der=NF_SUBJECT, extensions=(san_extension(f"dns:{good}"),)), ca
+        )
+        assert granted(plan, OID.nfTypes) == (False, nf_types("SEPP").value)
+    for bad in (
+        "sepp.example.net",
+        f"amf.{HOME}",
+        f"sepp.{HOME}.example.net",
+        "sepp.5gc.mnc1.mcc262.3gppnetwork.org",
+    ):
+        asked = template(subject_der=NF_SUBJECT, extensions=(san_extension(f"dns:{bad}"),))
+        assert refused(SEPP, asked, ca).rule == "T22"
+
+
+@pytest.mark.requirement("T21")
+def test_certificates_that_sign_tokens(ca: Certificate) -> None:
+    """digitalSignature, id-kp-jwt and the URI of the instance, and no TLS beside it."""
+    plan = planned(
+        TOKEN_SIGNING, template(subject_der=NF_SUBJECT, extensions=(san_extension(UUID),)), ca
+    )
+    assert granted(plan, OID.extKeyUsage) == (
+        False,
+        asn1.tlv(0x30, asn1.oid_der("1.3.6.1.5.5.7.3.37")),
+    )
+    assert granted(plan, OID.keyUsage) == (True, bytes.fromhex("03020780"))
+    assert refused(TOKEN_SIGNING, amf(), ca).rule == "T20"
+
+
+# --- the check of what is going to be signed ----------------------------------------------------------------------
+
+
+@pytest.mark.requirement("T1", "T6", "T7", "T8", "T12", "T14")
+@pytest.mark.parametrize(
+    "what, options, changes",
+    [
+        ("subject", {}, {"subject_form": SubjectForm.network_function}),
+        ("CN", {}, {"domains": ("ran.example.net",)}),
+        ("subject", {}, {"organisations": ("Other",)}),
+        ("public key", {"key": "p384"}, {}),
+        ("public key", {"key": rsa.generate_private_key(3, 2048)}, {}),
+        ("subjectAltName", {"san": []}, {}),
+        ("cRLDistributionPoints", {}, {}),
+        ("validity", {}, {"longest_validity_days": 300}),
+        ("NFTypes", {}, {"nf_types": frozenset({"AMF"}), "nf_types_required": True}),
+        ("subjectAltName", {}, {"sepp_names": True}),
+        ("subjectAltName", {}, {"instance_uri": True}),
+    ],
+)
+def test_the_last_check_knows_the_clauses(
+    operator_pki: OperatorPKI, ca: Certificate, what: str, options: Any, changes: Any
+) -> None:
+    """Of octets that somebody else put together; each fault is named."""
+    made = Certificate.from_der(
+        operator_pki.device(**{"san": ["dns:enb1.example.net"], **options}).der
+    )
+    profile = replace(with_crl(NE_IPSEC), **changes)
+    plan = TBSPlan(made.subject_der, made.spki_der, made.not_before, made.not_after, ())
+    with pytest.raises(ServiceFailure, match="violates ne_ipsec: ") as caught:
+        require_conforming(made.tbs_der, plan, profile, ca, NOW)
+    assert what in caught.value.detail.partition(": ")[2].split(", ")
+
+
+@pytest.mark.requirement("T2", "T9", "T13", "T16")
+@pytest.mark.parametrize(
+    "profile", [*IPSEC, *TLS, NF, SCP, SEPP, TOKEN_SIGNING], ids=lambda profile: profile.name
+)
+async def test_what_every_profile_issues(
+    operator_pki: OperatorPKI, ca: Certificate, profile: Profile
+) -> None:
+    """Version 3, critical keyUsage with digitalSignature and nothing critical that the clause has not so; SHA-1 IDs."""
+    issuer = Issuer(ca, (), operator_pki.issuing.private_key, lambda count: b"\x55" * count)
+    subject_der = (
+        NF_SUBJECT if profile.subject_form is SubjectForm.network_function else name(O, CN)
+    )
+    names = [
+        f"dns:sepp.{HOME}",
+        *([UUID] if "nf" in profile.name or profile is TOKEN_SIGNING else []),
+    ]
+    types = (nf_types("SEPP"),) if profile is NF else ()
+    asked = template(subject_der=subject_der, extensions=(san_extension(*names), *types))
+    certificate = await issuer.certify(asked, with_crl(profile), NOW)
+    parsed = x509.load_der_x509_certificate(certificate.der)
+    assert parsed.version is x509.Version.v3
+    assert parsed.signature_hash_algorithm is not None
+    assert parsed.signature_hash_algorithm.name == "sha256"
+    critical = {item.oid.dotted_string for item in parsed.extensions if item.critical}
+    assert critical == {OID.keyUsage, *([OID.subjectAltName] if profile.san_critical else [])}
+    assert parsed.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
+    identifier = parsed.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    assert identifier == x509.SubjectKeyIdentifier.from_public_key(parsed.public_key())
+    assert parsed.extensions.get_extension_for_class(x509.CRLDistributionPoints)
