@@ -27,7 +27,13 @@ from ra_gateway.ca.records import (
 from ra_gateway.ca.transaction import Received, RequestContext, is_retransmission
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
-from ra_gateway.cmp.header_checks import NESTED, HeaderRules, check_message_time, check_version
+from ra_gateway.cmp.header_checks import (
+    NESTED,
+    HeaderRules,
+    check_header,
+    check_message_time,
+    check_version,
+)
 from ra_gateway.cmp.identity import DeviceValues
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import CanonicalName, canonical
@@ -132,6 +138,8 @@ class Authentication:
             raise HeaderRefused("nested inside nested", rule="R128")
         inside = read_nested(outer, batch_max=_BATCH_MAX)
         if isinstance(inside, Batch):
+            # Its IDs are the RA's own, and what devices are forgiven is none of its business.
+            check_header(header, self.rules[Mode.client], first=True)
             return inside
         inner = inside.message
         check_version(inner.header)

@@ -100,18 +100,9 @@ def lines_of(tree: Tree, *, ascii_only: bool = False) -> Iterator[Text]:
         for number, part in enumerate(label.split("\n", allow_blank=True)):
             yield Text(further if number else first).append_text(part)
         last = len(branch.children) - 1
-        waiting += reversed(
-            [
-                (
-                    child,
-                    *(
-                        below + guide
-                        for guide in ((end, "    ", "    ") if number == last else (fork, bar, bar))
-                    ),
-                )
-                for number, child in enumerate(branch.children)
-            ]
-        )
+        for number, child in reversed(list(enumerate(branch.children))):
+            guide, beside = (end, "    ") if number == last else (fork, bar)
+            waiting.append((child, below + guide, below + beside, below + beside))
 
 
 def as_json(tree: Tree) -> dict[str, Any]:

@@ -50,8 +50,8 @@ class CAClientConfig(Table):
     implicit_confirm: bool = False
     """Whether a device that asks for it may do without certConf; TS 33.310 always has certConf."""
     strictness: Strictness = Strictness.three_gpp
-    """ "lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, "strict" follows RFC 9483 to the
-    letter. No setting weakens authentication.
+    """ "lenient" accepts what RFC 9810 allows and can be processed safely, "3gpp" follows TS 33.310, "strict" follows
+    RFC 9483 to the letter. No setting weakens authentication.
     """
 
 
