@@ -170,7 +170,7 @@ def validate(
         return CheckedResponse(
             Event.deferred, planned, Outcome.waiting, ca_cert_req_id=waiting.ca_cert_req_id
         )
-    if expected.body_type is not BodyType.certConf:
+    if message.body_type is BodyType.error and expected.body_type is not BodyType.certConf:
         refusal = refusal_in(message, expected, upstream, now)
         if refusal is not None and _refusal_of(message, expected) is None:
             return _refused(message, expected, refusal)
