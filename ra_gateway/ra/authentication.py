@@ -18,6 +18,7 @@ from ra_gateway.cmp.mac_verification import (
 )
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import general_names
+from ra_gateway.cmp.signers import named_as_signer
 from ra_gateway.cmp.trust import DomainKind, SearchBudget
 from ra_gateway.cmp.verification import (
     Authenticated,
@@ -26,7 +27,6 @@ from ra_gateway.cmp.verification import (
     authenticate,
     authenticate_follower,
     authenticate_registered,
-    named_as_signer,
     used_quirks,
 )
 from ra_gateway.errors import (
