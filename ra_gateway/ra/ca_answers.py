@@ -17,12 +17,12 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import P10CR_CERT_REQ_ID, BodyType, PKIStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
 from ra_gateway.cmp.mac import MACCredential
+from ra_gateway.cmp.mac_verification import authenticate_answer_by_secret
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.verification import (
     Authenticated,
     authenticate_answer,
-    authenticate_answer_by_secret,
     check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken

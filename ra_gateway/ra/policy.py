@@ -5,11 +5,9 @@ Pure decisions over values; what must be looked up (the inventory's entry) comes
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import InitVar, dataclass, replace
 from enum import StrEnum
-from functools import partial
 from typing import Final
 
 from ra_gateway.cmp import crmf
@@ -18,17 +16,14 @@ from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.contradictions import require_consistent
-from ra_gateway.cmp.identity import SERIAL_NUMBER_OR_FQDN, DeviceValues, fill
+from ra_gateway.cmp.identity import SERIAL_NUMBER_OR_FQDN, DeviceValues
 from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.messages import body
 from ra_gateway.cmp.names import (
     NULL_DN,
     attributes,
     directory_name,
-    escape_rfc4514,
-    fits,
     fits_general_name,
-    from_rfc4514,
     general_name_key,
     general_name_keys,
     general_names,
@@ -48,6 +43,13 @@ from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.x520 import require_certifiable, told_first
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
+from ra_gateway.ra.patterns import (
+    attribute_oids,
+    check_allowed,
+    oids_in,
+    san_from,
+    subject_from,
+)
 from ra_gateway.ra.ports import InventoryEntry
 
 
@@ -214,10 +216,10 @@ def _check_names_of(
             rule="R130",
         )
     if named.subject_der != NULL_DN:
-        _check_allowed(named.subject, rules.allowed_subjects, "subject", signer)
+        check_allowed(named.subject, rules.allowed_subjects, "subject", signer)
     names_der = named.subject_alt_name_der
     for name in () if names_der is None else general_names(names_der):
-        _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
+        check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
 
 
 def check_speaks_for(
@@ -232,9 +234,9 @@ def check_speaks_for(
         NotAuthorized: Subject or names are not allowed for it.
     """
     if subject_der != NULL_DN:
-        _check_allowed(rfc4514(subject_der), rules.allowed_subjects, "subject", signer)
+        check_allowed(rfc4514(subject_der), rules.allowed_subjects, "subject", signer)
     for name in names:
-        _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
+        check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
 
 
 def subject_asked(
@@ -264,7 +266,7 @@ def subject_asked(
     if not text:
         return asked or NULL_DN
     try:
-        return _subject_der(text, DeviceValues(request.signer), request.signer)
+        return subject_from(text, DeviceValues(request.signer), request.signer)
     except NotAuthorized:
         return asked or NULL_DN
 
@@ -350,24 +352,24 @@ def _authorize_vendor(
     listed = entry if entry is not None and entry.subject else None
     if listed is None and asked is not None and rules.subject is not SubjectRule.replace:
         with told_first(asked, template.subject_alt_name_der):
-            _check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
+            check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
             for name in san or ():
-                _check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
-        return _kept(request, asked, san, named=_oids_in(rules.allowed_subjects))
+                check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
+        return _kept(request, asked, san, named=oids_in(rules.allowed_subjects))
     if listed is None and rules.subject is SubjectRule.keep:
         raise TemplateRefused("the template has no subject", rule="R51")
     text = (rules.subject_template or "") if listed is None else listed.subject
     if not text:
         raise NotAuthorized(f"no subject is configured for {request.signer.subject}", rule="R141")
     values = DeviceValues(request.signer)
-    subject_der = _subject_der(text, values, request.signer)
+    subject_der = subject_from(text, values, request.signer)
     own_san = (entry.san if entry is not None else ()) or rules.san_template
-    san_der = _san_der(own_san, values, request.signer)
+    san_der = san_from(own_san, values, request.signer)
     set_san = () if san_der is None else general_names(san_der)
     own_names = asked is not None and _reads_alike(asked, subject_der)
     if asked is not None and own_names and set(_normalized(san)) == set(_normalized(set_san)):
         # It asks for what it gets: its own POP may stand.
-        return _kept(request, asked, san, named=_attribute_oids(subject_der))
+        return _kept(request, asked, san, named=attribute_oids(subject_der))
     return _completed(request, subject_der, san_der, may_complete=may_complete)
 
 
@@ -441,11 +443,11 @@ def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> A
     if rules.own_names and same_name(subject, signer.subject_der):
         own = general_name_keys(signer.subject_alt_name_der)
         if _keys(san) <= own:
-            return _kept(request, subject, san, named=_attribute_oids(signer.subject_der))
-    _check_allowed(rfc4514(subject), rules.allowed_subjects, "subject", signer)
+            return _kept(request, subject, san, named=attribute_oids(signer.subject_der))
+    check_allowed(rfc4514(subject), rules.allowed_subjects, "subject", signer)
     for name in san or ():
-        _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
-    return _kept(request, subject, san, named=_oids_in(rules.allowed_subjects))
+        check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
+    return _kept(request, subject, san, named=oids_in(rules.allowed_subjects))
 
 
 def _authorize_secret(
@@ -469,9 +471,9 @@ def _authorize_secret(
         asked = ", ".join(others) or f"subject {rfc4514(subject or NULL_DN)}"
         raise NotAuthorized(f"{asked} is asked for with the {secret.label}", rule="R67")
     if subject is not None and secret.subjects:
-        return _kept(request, subject, san, named=_oids_in([secret.subjects]))
+        return _kept(request, subject, san, named=oids_in([secret.subjects]))
     if subject is not None and _reads_alike(subject, secret.subject_der):
-        return _kept(request, subject, san, named=_attribute_oids(secret.subject_der))
+        return _kept(request, subject, san, named=attribute_oids(secret.subject_der))
     own_san = general_names_der(san or secret.san) if san or secret.san else None
     return _completed(request, secret.subject_der, own_san, may_complete=may_complete)
 
@@ -551,7 +553,7 @@ def _completed(
     require_certifiable(
         subject_der,
         san_der,
-        named=_attribute_oids(subject_der),
+        named=attribute_oids(subject_der),
         established_der=subject_der if established else None,
     )
     asked = request.request.template
@@ -622,97 +624,3 @@ def _unchangeable(why: str) -> TemplateRefused:
 def _requested_san(template: crmf.CertTemplate) -> tuple[str, ...] | None:
     san_der = template.subject_alt_name_der
     return None if san_der is None else general_names(san_der)
-
-
-# --- placeholders and patterns --------------------------------------------------------------------------------
-
-
-def _fill(text: str, value: Callable[[str], str | None], signer: Certificate) -> str:
-    try:
-        return fill(text, value)
-    except KeyError as error:
-        raise NotAuthorized(
-            f"{signer.subject} has no {error.args[0]}, or more than one, that can be put into {text!r}",
-            rule="R141",
-        ) from error
-    except ValueError as error:  # braces in the inventory that are no placeholder
-        raise NotAuthorized(f"{text!r} cannot be filled in: {error}", rule="R141") from error
-
-
-def _escaped(values: DeviceValues, placeholder: str) -> str | None:
-    value = values.get(placeholder)
-    return None if value is None else escape_rfc4514(value)
-
-
-def _subject_der(text: str, values: DeviceValues, signer: Certificate) -> bytes:
-    filled = _fill(text, partial(_escaped, values), signer)
-    try:
-        return from_rfc4514(filled)
-    except ValueError as error:
-        raise NotAuthorized(f"{filled!r} is not a subject: {error}", rule="R141") from error
-
-
-def _attribute_oids(name_der: bytes) -> set[str]:
-    return {oid for oid, _ in attributes(name_der)}
-
-
-_DOTTED: Final = re.compile(r"(?:^|[,+])\s*([0-9]+(?:\.[0-9]+)+)=")
-
-
-def _oids_in(patterns: Iterable[str]) -> set[str]:
-    """Return the attributes that patterns name by their OIDs."""
-    return {oid for pattern in patterns for oid in _DOTTED.findall(pattern)}
-
-
-_SAN_VALUE: Final = re.compile(r"[A-Za-z0-9._:-]+")
-"""What a vendor certificate may put into a subjectAltName: no "*", which would make it a wildcard."""
-
-
-def _san_value(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
-    if in_name:
-        value = _escaped(values, placeholder)
-        return value if value is not None and "*" not in value else None
-    value = values.get(placeholder)
-    return value if value is not None and _SAN_VALUE.fullmatch(value) else None
-
-
-def _san_der(templates: Iterable[str], values: DeviceValues, signer: Certificate) -> bytes | None:
-    names = [
-        _fill(text, partial(_san_value, values, text.startswith("dn:")), signer)
-        for text in templates
-    ]
-    try:
-        return general_names_der(names) if names else None
-    except ValueError as error:
-        raise NotAuthorized(
-            f"{', '.join(names)} is not a subjectAltName: {error}", rule="R141"
-        ) from error
-
-
-def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certificate) -> None:
-    if what == "subjectAltName" and "*" in text:
-        patterns = ()  # a wildcard name is never allowed: it would speak for other devices
-    if "*" in patterns:
-        return
-    values = DeviceValues(signer)
-    for pattern in patterns:
-        try:
-            escapes = what == "subject" or pattern.startswith("dn:")
-            filled = fill(pattern, partial(_literal, values, escapes))
-        except KeyError:
-            continue  # the vendor certificate lacks the attribute, or has two: this pattern allows nothing
-        if fits_general_name(text, filled) if what == "subjectAltName" else fits(text, filled):
-            return
-    raise NotAuthorized(
-        f"{what} {text!r} is not allowed for {signer.subject}; allowed: "
-        f"{', '.join(patterns) or 'nothing is configured'}",
-        rule="R67",
-    )
-
-
-def _literal(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
-    """Return a value as a pattern that fits it alone, of an attribute in a name or of anything else."""
-    value = _escaped(values, placeholder) if in_name else values.get(placeholder)
-    return (
-        None if value is None else "".join(f"[{char}]" if char in "*?[" else char for char in value)
-    )
