@@ -273,24 +273,6 @@ REQUIREMENTS: Final[dict[str, dict[Requirement, str]]] = {
 }
 
 UNTESTED: Final[dict[Requirement, str]] = {
-    "T31": LATER + "a mark on its tests",
-    "T32": LATER + "a mark on its tests",
-    "T33": LATER + "a mark on its tests",
-    "T34": LATER + "a mark on its tests",
-    "T35": LATER + "a mark on its tests",
-    "T36": LATER + "a mark on its tests",
-    "T37": LATER + "a mark on its tests",
-    "T38": LATER + "a mark on its tests",
-    "T40": LATER + "a mark on its tests",
-    "T42": LATER + "a mark on its tests",
-    "T43": LATER + "a mark on its tests",
-    "T44": LATER + "a mark on its tests",
-    "T45": LATER + "a mark on its tests",
-    "T47": LATER + "a mark on its tests",
-    "T49": LATER + "a mark on its tests",
-    "T50": LATER + "a mark on its tests",
-    "T52": LATER + "a mark on its tests",
-    "T53": LATER + "a mark on its tests",
     "T54": OUTSIDE + "ACME is another protocol than the one spoken here",
 }
 """Why a requirement has no test; an entry for one that has some is a mistake."""

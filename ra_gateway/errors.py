@@ -11,6 +11,7 @@
         |-- HeaderRefused            device: version, nonces, time, type not allowed now
         |-- ProtectionRefused        device: signature, algorithm, signer named but not matching
         |-- SignerNotTrusted         device or operator: no path to a configured anchor
+        |   `-- AlreadyRevoked       device: it asks for its revocation once more
         |-- TransactionInUse         device: the transactionID belongs to another live request
         |-- TooManyTransactions      device: so many of its transactions live already
         |-- ConfirmationRefused      device: certConf does not fit what was issued
@@ -215,6 +216,14 @@ class ProtectionRefused(CMPError):
 class SignerNotTrusted(CMPError):
     fail_info = PKIFailureInfo.signerNotTrusted
     phrase = "The certificate that protects the message is not trusted here."
+
+
+class AlreadyRevoked(SignerNotTrusted):
+    """Whoever asks for the revocation of its certificate has been heard before (RFC 9483 4.2): told in an rp."""
+
+    fail_info = PKIFailureInfo.certRevoked
+    phrase = "The certificate is revoked already."
+    in_body = True
 
 
 class TransactionInUse(CMPError):

@@ -34,7 +34,13 @@ from ra_gateway.cmp.algorithms import (
     load_public_key,
     signing_arguments,
 )
-from ra_gateway.cmp.certificates import KEY_USAGES, Certificate, key_identifier
+from ra_gateway.cmp.certificates import (
+    KEY_USAGES,
+    Certificate,
+    key_identifier,
+    load_certificate,
+    why_unreadable,
+)
 from ra_gateway.cmp.pem import PEMRefused, pem_blocks
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, missing_extra
@@ -191,29 +197,44 @@ def require_affordable(der: bytes) -> None:
         ]
 
 
-def load_certificates(path: Path, setting: str) -> tuple[Certificate, ...]:
+def load_certificates(
+    path: Path, setting: str, *, loosely: bool = False
+) -> tuple[Certificate, ...]:
     """Read all certificates of a PEM file, in order.
 
     Args:
         setting: Dotted path of the setting that names the file, for the error.
+        loosely: Whether they may be BER that is not DER.
 
     Raises:
         ConfigError: The file cannot be read, or has no certificate, or one that does not parse.
     """
+    todo = "Give a PEM file with one or more certificates"
     try:
         found = pem_blocks(read_bounded(path), "CERTIFICATE", MAX_CERTIFICATES)
         if not found:
-            raise PEMRefused("no certificate")
-        return tuple(map(Certificate.from_der, found))
-    except (OSError, ValueError, CMPError) as error:
-        reason = (
-            error.strerror if isinstance(error, OSError) else "not a certificate in PEM, or broken"
-        )
-        raise ConfigError.of(
-            setting,
-            f"no certificate can be read from {path}: {reason}",
-            "Give a PEM file with one or more certificates",
-        ) from error
+            raise PEMRefused("there is none in PEM")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        what = f"no certificate can be read from {path}: {reason}"
+        raise ConfigError.of(setting, what, todo) from error
+    certificates = []
+    for number, der in enumerate(found, 1):
+        try:
+            certificate = load_certificate(der, loosely=loosely)
+            certificate.require_readable()
+        except CMPError as error:
+            which = f"certificate {number} of {path}" if len(found) > 1 else str(path)
+            what = f"{which} cannot be read: {why_unreadable(der)}"
+            raise ConfigError.of(setting, what, _REPLACE) from error
+        certificates.append(certificate)
+    return tuple(certificates)
+
+
+_REPLACE: Final = (
+    "Have it issued again; where a vendor cannot do that, and it is BER, add ber_certificates to "
+    "vendors.<name>.quirks"
+)
 
 
 def load_private_key(path: Path, password: bytes | None, setting: str) -> Any:
@@ -292,6 +313,9 @@ def make_credential(
 ) -> Credential:
     """Return a credential from its parts.
 
+    Args:
+        chain: Nothing is sent twice: what stands there again, or is the certificate itself, is left out.
+
     Raises:
         ConfigError: The key is not the certificate's, or cannot sign.
     """
@@ -307,7 +331,8 @@ def make_credential(
             f"the private key does not belong to the certificate of {certificate.subject}",
             "Give the key that was certified",
         )
-    return Credential(certificate, chain, signer)
+    above = dict.fromkeys(item for item in chain if item != certificate)
+    return Credential(certificate, tuple(above), signer)
 
 
 def load_credential(

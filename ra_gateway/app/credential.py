@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Final
 
 import structlog
@@ -12,7 +13,7 @@ import structlog
 from ra_gateway.app.running import now
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
-from ra_gateway.cmp.trust import TrustDomain
+from ra_gateway.cmp.trust import Path, TrustDomain
 from ra_gateway.config.trust_tables import RAConfig
 from ra_gateway.errors import CMPError, ConfigError
 from ra_gateway.events import CredentialChanged, EventSink, unheard
@@ -130,11 +131,11 @@ class CredentialFiles:
 
     def _load(self) -> Credential:
         credential = load_ra_credential(self._config)
-        check_ra_credential(credential, self._operator)
-        return credential
+        path = check_ra_credential(credential, self._operator)
+        return replace(credential, root=path[-1])
 
 
-def _file_state(path: Path) -> tuple[int, int, int]:
+def _file_state(path: FilePath) -> tuple[int, int, int]:
     try:
         status = path.stat()
     except OSError:
@@ -157,14 +158,14 @@ def load_ra_credential(config: RAConfig) -> Credential:
     )
 
 
-def check_ra_credential(credential: Credential, operator: TrustDomain) -> None:
-    """Refuse an RA certificate that devices could not verify.
+def check_ra_credential(credential: Credential, operator: TrustDomain) -> Path:
+    """Refuse an RA certificate that devices could not verify; returns the path by which they do.
 
     Raises:
         ConfigError: They could not.
     """
     try:
-        operator.find_path(credential.certificate, credential.chain, now())
+        path = operator.find_path(credential.certificate, credential.chain, now())
     except CMPError as error:
         raise _unusable(
             f"devices could not verify the RA certificate: {error.detail}",
@@ -176,6 +177,7 @@ def check_ra_credential(credential: Credential, operator: TrustDomain) -> None:
             "keyUsage of the RA certificate lacks digitalSignature",
             "Have it issued with digitalSignature: strict devices refuse answers without",
         )
+    return path
 
 
 def _unusable(what: str, todo: str) -> ConfigError:

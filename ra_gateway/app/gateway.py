@@ -37,19 +37,18 @@ from ra_gateway.config.tables import (
     RouteConfig,
 )
 from ra_gateway.errors import ConfigError, missing_extra
-from ra_gateway.events import EventSink, unheard
+from ra_gateway.events import Component, EventSink, unheard
 from ra_gateway.logs import fan_out
 from ra_gateway.ra.endpoints import (
     Endpoint,
     MACAccess,
-    RARights,
-    RegistrationAuthorities,
     Route,
     Upstream,
 )
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
-from ra_gateway.ra.ports import CACore
+from ra_gateway.ra.ports import CACore, CASecret
+from ra_gateway.ra.registration import RARights, RegisteredName, RegistrationAuthorities
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import RELAYED_DOMAIN
@@ -61,6 +60,7 @@ from ra_gateway.stores.sealing import load_seal_keys
 from ra_gateway.stores.secrets import SecretFile
 from ra_gateway.tasks import ended, supervised
 from ra_gateway.upstream.kinds import BundledUpstream, UpstreamConfig
+from ra_gateway.upstream.pool import CMPHTTPUpstream
 
 if TYPE_CHECKING:
     from ra_gateway.app.ca import BundledService
@@ -91,12 +91,14 @@ def _upstream(
     operator: TrustDomain,
     credential: Credential,
     own: Callable[[], Collection[Certificate]],
+    secret: CASecret | None,
 ) -> Upstream:
     """Return an upstream.
 
     Args:
         credential: The RA's, which says whom messages are addressed to.
         own: Returns the RA's own certificates, whichever are current.
+        secret: What the RA shares with the CA.
     """
     setting = f"upstreams.{name}"
     recipient = (
@@ -124,6 +126,7 @@ def _upstream(
         deadline_seconds=config.deadline_seconds,
         replays_repeats=config.replays_repeats,
         own=own,
+        secret=secret,
     )
 
 
@@ -166,7 +169,13 @@ def _mac(name: str, config: MACConfig, secret_file: SecretFile, operator: TrustD
             quirks=frozenset(config.quirks),
         ),
         secret_file,
-        MACBounds(config.min_iterations, config.max_iterations, config.allow_weak_hmac),
+        MACBounds(
+            config.min_iterations,
+            config.max_iterations,
+            config.max_pbkdf_iterations,
+            config.allow_weak_hmac,
+            config.allow_weak_owf,
+        ),
     )
 
 
@@ -192,6 +201,35 @@ def _relays(
         nested=config.nested,
         batch_max=config.batch_max,
         rights=_rights(setting, config),
+        names=_registered_names(setting, config),
+    )
+
+
+def _registered_names(
+    setting: str, config: RegistrationAuthoritiesConfig
+) -> tuple[RegisteredName, ...]:
+    return tuple(
+        RegisteredName(
+            b"" if row.subject is None else from_rfc4514(row.subject),
+            row.sans,
+            frozenset(certificates(row.issuer_paths, f"{setting}.names[{index}].issuer_paths")),
+            RARights(
+                IdentityRules(allowed_subjects=row.allowed_subjects, allowed_sans=row.allowed_sans),
+                row.ra_verified,
+                row.revoke_on_behalf,
+            ),
+        )
+        for index, row in enumerate(config.names)
+    )
+
+
+def _reserved(config: GatewayConfig) -> tuple[RegisteredName, ...]:
+    """Return the names of registered RAs: who had a certificate with one at some endpoint could use it at another."""
+    return tuple(
+        name
+        for endpoint, table in config.endpoints.items()
+        if (relays := table.registration_authorities) is not None
+        for name in _registered_names(f"endpoints.{endpoint}.registration_authorities", relays)
     )
 
 
@@ -222,6 +260,7 @@ def _endpoint(
     vendors: Mapping[str, TrustDomain],
     operator: TrustDomain,
     access: Mapping[str, MACAccess],
+    reserved: tuple[RegisteredName, ...],
     own: Callable[[], Collection[Certificate]],
 ) -> Endpoint:
     return Endpoint(
@@ -259,6 +298,7 @@ def _endpoint(
             )
             if taken
         ),
+        reserved=reserved,
         mac=access.get(name),
         origins=(*vendors.values(), *(item.domain for item in access.values())),
         origin_subjects={
@@ -349,6 +389,11 @@ class Application:
         self._cores: dict[str, CACore] = {
             name: self._core(name, upstream) for name, upstream in config.upstreams.items()
         }
+        self._ca_secrets = {
+            name: upstream.mac.open(f"upstreams.{name}.mac", now)
+            for name, upstream in config.upstreams.items()
+            if isinstance(upstream, CMPHTTPUpstream) and upstream.mac is not None
+        }
         upstreams = {
             name: batched(
                 upstream,
@@ -359,6 +404,7 @@ class Application:
                     operator,
                     self._ra.current,
                     self._own_certificates,
+                    self._ca_secrets.get(name),
                 ),
                 lambda: self._ra.current,
             )
@@ -370,6 +416,7 @@ class Application:
             for name, endpoint in config.endpoints.items()
             if endpoint.mac is not None
         }
+        reserved = _reserved(config)
         access = {
             name: _mac(name, endpoint.mac, self._secrets[name], operator)
             for name, endpoint in config.endpoints.items()
@@ -384,6 +431,7 @@ class Application:
                 vendors,
                 operator,
                 access,
+                reserved,
                 self._own_certificates,
             )
             for name, endpoint in config.endpoints.items()
@@ -426,6 +474,8 @@ class Application:
                 for name, endpoint in config.endpoints.items()
                 for profile in endpoint.profiles
             },
+            sink=sink,
+            by=Component.gateway,
         )
 
     def _own_certificates(self) -> list[Certificate]:
@@ -458,6 +508,10 @@ class Application:
         await self.revocation.start()
         self._background = [
             asyncio.create_task(supervised("ra.credential", self._ra.watch)),
+            *(
+                asyncio.create_task(supervised("upstream.secret", secret.watch))
+                for secret in self._ca_secrets.values()
+            ),
             asyncio.create_task(
                 supervised(
                     "unconfirmed",

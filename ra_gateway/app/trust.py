@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ra_gateway.cmp.algorithms import AlgorithmPolicy
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.header_checks import relaxed_algorithms
+from ra_gateway.cmp.header_checks import relaxed_algorithms, takes_ber
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.config.tables import GatewayConfig, VendorConfig
 from ra_gateway.config.trust_tables import AlgorithmsConfig
@@ -16,8 +16,13 @@ from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.keys import load_certificates
 
 
-def certificates(paths: Sequence[Path], setting: str) -> tuple[Certificate, ...]:
+def certificates(
+    paths: Sequence[Path], setting: str, *, loosely: bool = False
+) -> tuple[Certificate, ...]:
     """Load all certificates of several files.
+
+    Args:
+        loosely: Whether they may be BER that is not DER.
 
     Raises:
         ConfigError: One cannot be read.
@@ -25,17 +30,22 @@ def certificates(paths: Sequence[Path], setting: str) -> tuple[Certificate, ...]
     return tuple(
         certificate
         for index, path in enumerate(paths)
-        for certificate in load_certificates(path, f"{setting}[{index}]")
+        for certificate in load_certificates(path, f"{setting}[{index}]", loosely=loosely)
     )
 
 
-def anchors(paths: Sequence[Path], setting: str) -> tuple[Certificate, ...]:
-    """Load anchors; each must be a self-issued CA certificate, so that a mistaken file is noticed now.
+def anchors(
+    paths: Sequence[Path], setting: str, *, of_vendor: bool = False, loosely: bool = False
+) -> tuple[Certificate, ...]:
+    """Load anchors; each must be a root certificate, so that a mistaken file is noticed now.
+
+    Args:
+        of_vendor, loosely: As of `is_root` and `certificates`.
 
     Raises:
         ConfigError: One is not, or cannot be read.
     """
-    found = certificates(paths, setting)
+    found = certificates(paths, setting, loosely=loosely)
     problems = [
         Problem(
             setting,
@@ -43,11 +53,21 @@ def anchors(paths: Sequence[Path], setting: str) -> tuple[Certificate, ...]:
             "List roots here, and other CA certificates under intermediates_paths",
         )
         for anchor in found
-        if not (anchor.is_ca and anchor.self_issued)
+        if not is_root(anchor, of_vendor=of_vendor)
     ]
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def is_root(anchor: Certificate, *, of_vendor: bool) -> bool:
+    """Tell whether a certificate can be an anchor: a self-issued CA.
+
+    Args:
+        of_vendor: Whether version 1 will do as well, where it is self-signed: it has nothing to say that it is a CA,
+            and is one by configuration (RFC 5280 6.1.1 d).
+    """
+    return anchor.self_issued and (anchor.is_ca or (of_vendor and anchor.is_v1_root))
 
 
 def _algorithms(config: AlgorithmsConfig) -> AlgorithmPolicy:
@@ -81,14 +101,16 @@ def vendor_domains(vendors: Mapping[str, VendorConfig]) -> dict[str, TrustDomain
     Raises:
         ConfigError: Certificates cannot be used.
     """
-    return {
-        name: TrustDomain(
-            name,
-            DomainKind.vendor,
-            anchors(vendor.anchors_paths, f"vendors.{name}.anchors_paths"),
-            certificates(vendor.intermediates_paths, f"vendors.{name}.intermediates_paths"),
-            relaxed_algorithms(_algorithms(vendor.algorithms), vendor.quirks),
-            frozenset(vendor.quirks),
-        )
-        for name, vendor in vendors.items()
-    }
+    return {name: _vendor_domain(name, vendor) for name, vendor in vendors.items()}
+
+
+def _vendor_domain(name: str, vendor: VendorConfig) -> TrustDomain:
+    setting, loosely = f"vendors.{name}", takes_ber(vendor.quirks)
+    return TrustDomain(
+        name,
+        DomainKind.vendor,
+        anchors(vendor.anchors_paths, f"{setting}.anchors_paths", of_vendor=True, loosely=loosely),
+        certificates(vendor.intermediates_paths, f"{setting}.intermediates_paths", loosely=loosely),
+        relaxed_algorithms(_algorithms(vendor.algorithms), vendor.quirks),
+        frozenset(vendor.quirks),
+    )

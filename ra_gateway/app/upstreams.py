@@ -6,16 +6,18 @@ import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
+from ra_gateway.app.credential import check_ra_credential, load_ra_credential
 from ra_gateway.app.running import now
-from ra_gateway.app.trust import anchors, certificates
+from ra_gateway.app.trust import anchors, certificates, operator_domain
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
+from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.errors import ConfigError, Problem
 from ra_gateway.ra.endpoints import CertConf, IssuingSettings, Upstream, UpstreamSettings, Variant
 from ra_gateway.ra.ports import CACore
 from ra_gateway.upstream.batching import BatchingCA, BatchSettings
-from ra_gateway.upstream.kinds import RemoteUpstream, UpstreamConfig
+from ra_gateway.upstream.kinds import BundledUpstream, RemoteUpstream, UpstreamConfig
 from ra_gateway.upstream.plugins import UpstreamContext
 from ra_gateway.upstream.pool import CMPHTTPUpstream
 from ra_gateway.upstream.signing import CertificateSigner, SigningCA
@@ -85,6 +87,32 @@ def answer_trust(
     return TrustDomain(name, DomainKind.operator, roots, operator.intermediates), pinned
 
 
+def sent_to_cas(config: GatewayConfig) -> list[str]:
+    """Return, a sentence for each CA elsewhere that speaks CMP, which certificates go along with what the RA signs.
+
+    Raises:
+        ConfigError: Files that the configuration names cannot be used.
+    """
+    operator = operator_domain(config)
+    credential = load_ra_credential(config.ra)
+    root = check_ra_credential(credential, operator)[-1]
+    chain = [item.subject for item in (credential.certificate, *credential.chain)]
+    told = []
+    for name, table in config.upstreams.items():
+        if not isinstance(table, UpstreamSettings) or isinstance(table, BundledUpstream):
+            continue
+        sent, left_out = chain, f"; not the root {root.subject}, unless upstreams.{name}.send_root"
+        if isinstance(table, CMPHTTPUpstream) and table.mac is not None:
+            told.append(
+                f"upstream {name} is sent no certificates: a shared secret protects what goes up."
+            )
+            continue
+        if table.send_root:
+            sent, left_out = [*chain, root.subject], ""
+        told.append(f"upstream {name} is sent the certificates of {'; '.join(sent)}{left_out}.")
+    return told
+
+
 def batched(
     config: UpstreamConfig, upstream: Upstream, credential: Callable[[], Credential]
 ) -> Upstream:
@@ -108,7 +136,7 @@ def batched(
     core = BatchingCA(
         upstream.core,
         settings,
-        credential=credential,
+        credential=lambda: upstream.signing(credential()),
         clock=now,
         random_octets=secrets.token_bytes,
     )

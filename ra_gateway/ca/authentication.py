@@ -27,11 +27,19 @@ from ra_gateway.ca.records import (
 from ra_gateway.ca.transaction import Received, RequestContext, is_retransmission
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
-from ra_gateway.cmp.header_checks import NESTED, HeaderRules, check_message_time, check_version
+from ra_gateway.cmp.header_checks import (
+    NESTED,
+    HeaderRules,
+    check_header,
+    check_message_time,
+    check_version,
+)
 from ra_gateway.cmp.identity import DeviceValues
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import CanonicalName, canonical
+from ra_gateway.cmp.requests import read_revocation
 from ra_gateway.cmp.responder import Batch, read_nested
+from ra_gateway.cmp.signers import certificate_bag, select_signers
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import (
     AuthenticatedMessage,
@@ -39,12 +47,11 @@ from ra_gateway.cmp.verification import (
     authenticate,
     authenticate_follower,
     authenticate_registered,
-    certificate_bag,
     forgiving,
     judged_by,
-    select_signers,
 )
 from ra_gateway.errors import (
+    AlreadyRevoked,
     HeaderRefused,
     NotAuthorized,
     PKIFailureInfo,
@@ -130,6 +137,8 @@ class Authentication:
             raise HeaderRefused("nested inside nested", rule="R128")
         inside = read_nested(outer, batch_max=_BATCH_MAX)
         if isinstance(inside, Batch):
+            # Its IDs are the RA's own, and what devices are forgiven is none of its business.
+            check_header(header, self.rules[Mode.client], first=True)
             return inside
         inner = inside.message
         check_version(inner.header)
@@ -182,13 +191,16 @@ class Authentication:
             )
         try:
             device = await self._living(authenticated.signer, now)
-        except SignerNotTrusted:
+        except SignerNotTrusted as error:
             # What was asked for may itself have revoked the signer, and the answer been lost.
             context = RequestContext(received, authenticated)
             stored = await self.ledger.find_operation(
                 received.requester, received.transaction_id, now
             )
             if stored is None or not stored.answer or not is_retransmission(stored, context):
+                known = error.fail_info is PKIFailureInfo.certRevoked
+                if known and message.body_type is BodyType.rr and _of_itself(authenticated, rules):
+                    raise AlreadyRevoked(error.detail, rule="R129") from error
                 raise
             return replace(context, answered=stored)
         if received.nested:
@@ -215,7 +227,11 @@ class Authentication:
         """
         others = tuple(item for item in devices if not self._issued_here(item))
         return TrustDomain(
-            authority.name, DomainKind.vendor, others, algorithms=self.operator.algorithms
+            authority.name,
+            DomainKind.vendor,
+            others,
+            algorithms=self.operator.algorithms,
+            quirks=NESTED,
         )
 
     async def _vendor_entity(self, authenticated: AuthenticatedMessage) -> EndEntity:
@@ -252,7 +268,7 @@ class Authentication:
         if not received.by_device:
             assert received.outer is not None
             return received.outer
-        signer = load_certificate(operation.signer_der)
+        signer = load_certificate(operation.signer_der, loosely=True)  # as it was, at first
         if received.authority is not None and not self._issued_here(signer):
             domain = self._vouched_for(received.authority, signer)
         else:
@@ -314,3 +330,9 @@ class Authentication:
     def _issued_here(self, certificate: Certificate) -> bool:
         """Tell whether a certificate names one of this PKI's CAs as its issuer, the root included."""
         return canonical(certificate.issuer_der) in self.authority_names
+
+
+def _of_itself(authenticated: AuthenticatedMessage, rules: HeaderRules) -> bool:
+    """Tell whether an rr is about the certificate that it is signed with, which was issued here."""
+    wanted = read_revocation(authenticated, rules)
+    return wanted.names(authenticated.signer)

@@ -109,5 +109,6 @@ def template_of(
         template.subject_der or NULL_DN,
         template.subject_alt_name_der,
         named=profile.named_attributes,
+        qualified=True,
     )
     return template

@@ -50,7 +50,7 @@ from ra_gateway.cmp.algorithms import load_public_key
 from ra_gateway.cmp.bodies import CertRepMessage, CertResponse, PKIStatusInfo, cert_rep_body
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
-from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
+from ra_gateway.cmp.crmf import RA_VERIFIED, CertReqMsg, CertTemplate
 from ra_gateway.cmp.header_checks import HeaderRules
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.names import NULL_DN, canonical, name_of, same_name
@@ -325,6 +325,13 @@ class Certification:
         """Return the certificate a kur renews: the one named, or that of the name; else the signer's."""
         named, device = request.old_cert_id(), context.device
         old = device
+        if named is None and request.pop == RA_VERIFIED:
+            # RFC 9483 5.2.3.2: with neither the device's signature nor its word, a name alone decides nothing.
+            raise RequestRefused(
+                "a kur with raVerified that does not name the old certificate (oldCertID)",
+                fail_info=PKIFailureInfo.badCertId,
+                rule="R59",
+            )
         if named is not None:
             old = await find_certificate(
                 self.ledger,
@@ -399,7 +406,9 @@ class Certification:
         if private_key is not None:
             assert self.key_generation is not None  # it made the key
             recipient = key_recipient(context.authenticated.signer)
-            sealed_key = await self.key_generation.seal_key(private_key, recipient)
+            sealed_key = await self.key_generation.seal_key(
+                private_key, recipient, pvno=context.received.message.header.pvno
+            )
         return CertResponse(cert_req_id, accepted, certificate.der, private_key_der=sealed_key)
 
     async def _positive(

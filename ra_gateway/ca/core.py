@@ -62,15 +62,30 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.contradictions import require_consistent
 from ra_gateway.cmp.crmf import CertId
-from ra_gateway.cmp.header_checks import NONCE_OCTETS, RELAYED, HeaderRules, Strictness
+from ra_gateway.cmp.header_checks import (
+    NONCE_OCTETS,
+    RELAYED,
+    HeaderRules,
+    Strictness,
+    check_fresh_nonce,
+    with_transaction_id,
+)
+from ra_gateway.cmp.malformed import refusal_of
 from ra_gateway.cmp.messages import InfoTypeAndValue, PKIHeader, PKIMessage, assemble
-from ra_gateway.cmp.names import canonical, directory_name
+from ra_gateway.cmp.names import canonical, directory_name, rfc4514, same_name
 from ra_gateway.cmp.protection import Credential, protect
-from ra_gateway.cmp.requests import AuthenticatedRevocation, read_confirmation, read_revocation
+from ra_gateway.cmp.requests import (
+    REMOVE_FROM_CRL,
+    AuthenticatedRevocation,
+    read_confirmation,
+    read_revocation,
+)
 from ra_gateway.cmp.responder import (
     Batch,
     Reply,
+    Unreadable,
     protect_reply,
     refusal_body,
     reply_header,
@@ -183,6 +198,7 @@ class BundledCA:
             client=client,
             authority_names=frozenset(canonical(item.subject_der) for item in authorities),
         )
+        self._rules = rules_of
         # Answer: protection chain, then the chain of what was issued, the root last (R97); after a change of
         # the root the way to it from the old one, which a base station may have alone.
         update = self._published.root_update
@@ -272,10 +288,9 @@ class BundledCA:
             self._tell, self._monotonic(), endpoint=mode.name, peer=peer, operation=operation
         )
         try:
-            message = PKIMessage.from_der(der)
+            message = with_transaction_id(PKIMessage.from_der(der), self._rules[mode])
         except MalformedMessage as error:
-            tell(transaction_id="", body_type="", **_refusal(error))
-            return Reply(unreadable_reply(error, self._random_octets), understood=False)
+            return await self._unreadable(Unreadable.of(der, error), tell)
         return Reply(await self._handled(message, mode, tell), understood=True)
 
     async def _handled(
@@ -302,6 +317,12 @@ class BundledCA:
         tell(**learned)
         return answer
 
+    async def _unreadable(self, what: Unreadable, tell: _Tell) -> Reply:
+        tell(transaction_id=what.transaction_id, body_type="", **_refusal(what.error))
+        return await unreadable_reply(
+            what, self._credential, now=self._clock(), random_octets=self._random_octets
+        )
+
     def _tell(self, started: float, **fields: Any) -> None:
         duration_ms = (self._monotonic() - started) * 1000.0
         self._sink(RequestHandled(by=Component.ca, duration_ms=duration_ms, **fields))
@@ -311,10 +332,9 @@ class BundledCA:
     ) -> tuple[bytes, _Learned]:
         """Answer the messages of a batch, all at the same time, each as if it had come alone (R125)."""
 
-        async def answer(member: PKIMessage | MalformedMessage) -> bytes:
-            if isinstance(member, MalformedMessage):
-                tell(**_refusal(member))
-                return unreadable_reply(member, self._random_octets)
+        async def answer(member: PKIMessage | Unreadable) -> bytes:
+            if isinstance(member, Unreadable):
+                return (await self._unreadable(member, tell)).der
             of_member = partial(tell, batch=(message.header.transaction_id or b"").hex())
             return await self._handled(member, Mode.ra, of_member, in_batch=True)
 
@@ -336,6 +356,7 @@ class BundledCA:
             tell: For the members of a batch.
         """
         now, learned = self._clock(), _Learned()
+        context: RequestContext | None = None
         try:
             received = await self._authentication.receive(message, mode, now, in_batch=in_batch)
             if isinstance(received, Batch):
@@ -353,7 +374,7 @@ class BundledCA:
                 learned["entity"] = context.entity.name
             if message.body_type is BodyType.genm:
                 learned["outcome"] = Outcome.informed
-                return await self._inform(message, now), learned
+                return await self._inform(received, now), learned
             if context.answered is not None:
                 operation, outcome = context.answered, Outcome.replayed
             elif message.body_type is BodyType.rr:
@@ -361,8 +382,11 @@ class BundledCA:
             else:
                 operation, outcome = await self._certification.certify(context, now), Outcome.issued
         except CMPError as error:
-            answer = await self._sign(message.header, refusal_body(error, message), self._clock())
-            return answer, learned | _refusal(error)
+            refusal = error
+            if isinstance(error, MalformedMessage) and context is not None:
+                refusal = refusal_of(message, error)
+            answer = await self._sign(message.header, refusal_body(refusal, message), self._clock())
+            return answer, learned | _refusal(refusal)
         learned |= {"outcome": outcome, "serial_number": f"{operation.serial_number:x}"}
         return operation.answer, learned
 
@@ -384,12 +408,17 @@ class BundledCA:
             raise ConfirmationRefused(
                 "implicitConfirm was granted", fail_info=PKIFailureInfo.certConfirmed, rule="R110"
             )
+        rules = self._rules_for(received)
+        if rules.strict:
+            asked = PKIMessage.from_der(operation.answer).header.recip_nonce
+            check_fresh_nonce(authenticated.message.header, asked, rules)
         confirmation = read_confirmation(
             authenticated,
             load_certificate(operation.certificate_der),
             response_nonce=operation.response_nonce,
             cert_req_id=operation.cert_req_id,
             request=BodyType(operation.body_type),
+            rules=rules,
         )
         if now > operation.confirm_by:
             raise ConfirmationRefused("confirmWaitTime is over", rule="R111")
@@ -423,7 +452,7 @@ class BundledCA:
         found = await self._ledger.find_operation(received.requester, received.transaction_id, now)
         if found is not None:
             return require_retransmission(found, context)
-        wanted = read_revocation(context.authenticated)
+        wanted = read_revocation(context.authenticated, self._rules_for(received))
         certificate = await self._to_revoke(wanted, context, now)
         operation = Operation(
             requester=received.requester,
@@ -440,7 +469,7 @@ class BundledCA:
         cert_id = CertId(directory_name(wanted.issuer_der), wanted.serial_number)
         answer = await self._sign(
             received.message.header,
-            rev_rep_body(RevRepContent((PKIStatusInfo(PKIStatus.accepted),), (cert_id,))),
+            rev_rep_body(RevRepContent((_done(wanted.reason),), (cert_id,))),
             now,
             nonce=operation.response_nonce,
         )
@@ -461,6 +490,12 @@ class BundledCA:
         found = await find_certificate(
             self._ledger, self._issuer_names, wanted.issuer_der, wanted.serial_number, now
         )
+        if not any(same_name(wanted.issuer_der, name) for name in self._issuer_names):
+            raise RequestRefused(
+                f"the certificate to be revoked is of {rfc4514(wanted.issuer_der)}, no CA that is here",
+                fail_info=PKIFailureInfo.badCertId,
+                rule="R131",
+            )
         if context.received.by_device and (
             found is None
             or context.device is None
@@ -477,11 +512,23 @@ class BundledCA:
             if not context.received.by_device:
                 require_own(authority, found)
             require_profile(authority, found.profile or self._default_profile)
+        require_consistent(wanted.details, load_certificate(found.der))
         return found
 
-    async def _inform(self, message: PKIMessage, now: datetime) -> bytes:
-        items = await answer_to(message.body_content, self._published, self._ledger)
+    async def _inform(self, received: Received, now: datetime) -> bytes:
+        message = received.message
+        items = await answer_to(
+            message.body_content,
+            self._published,
+            self._ledger,
+            issuer_id=self._certification.issuer.id,
+            lenient=self._rules_for(received).lenient,
+        )
         return await self._sign(message.header, gen_msg_body(BodyType.genp, items), now)
+
+    def _rules_for(self, received: Received) -> HeaderRules:
+        """Return how the body of a message is read: what an RA let pass is its own business."""
+        return self._rules[Mode.ra if received.authority else Mode.client]
 
     # --- answers ----------------------------------------------------------------------------------------------
 
@@ -505,6 +552,12 @@ class BundledCA:
 
     def _nonce(self) -> bytes:
         return self._random_octets(NONCE_OCTETS)
+
+
+def _done(reason: int) -> PKIStatusInfo:
+    released = reason == REMOVE_FROM_CRL
+    text = "The certificate is released from hold." if released else "The certificate is revoked."
+    return PKIStatusInfo(PKIStatus.accepted, (text,))
 
 
 def _refusal(error: CMPError) -> _Learned:

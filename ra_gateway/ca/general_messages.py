@@ -37,11 +37,15 @@ class Published:
     crl_issuers: Mapping[bytes, str] = field(default_factory=dict)
 
 
-async def answer_to(content: bytes, published: Published, ledger: Ledger) -> list[InfoTypeAndValue]:
+async def answer_to(
+    content: bytes, published: Published, ledger: Ledger, *, issuer_id: str, lenient: bool
+) -> list[InfoTypeAndValue]:
     """Return what a genp says to a genm.
 
     Args:
         content: Of the genm's body.
+        issuer_id: Key identifier of the active issuing CA.
+        lenient: Whether one that asks nothing is told what there is (RFC 9810 5.3.19).
 
     Raises:
         HeaderRefused: Not exactly one question, or one that is not answered here (R138).
@@ -49,6 +53,13 @@ async def answer_to(content: bytes, published: Published, ledger: Ledger) -> lis
         StoreUnavailable: The ledger fails.
     """
     asked = gen_msg_content(content)
+    if not asked and lenient:
+        told = (
+            _info(OID.caCerts, asn1.tlv(0x30, *published.ca_certificates)),
+            _info(OID.rootCaKeyUpdate, _root_update(None, published)),
+            _info(OID.currentCRL, await _current_crl(issuer_id, ledger)),
+        )
+        return [item for item in told if item.value_der is not None]
     if len(asked) != 1:
         raise HeaderRefused(f"{len(asked)} questions in genm, expected exactly one", rule="R138")
     (question,) = asked
@@ -59,6 +70,8 @@ async def answer_to(content: bytes, published: Published, ledger: Ledger) -> lis
             return [_info(OID.rootCaKeyUpdate, _root_update(question.value_der, published))]
         case OID.crlStatusList:
             return [_info(OID.crls, await _newer_crl(question.value_der, published, ledger))]
+        case OID.currentCRL:
+            return [_info(OID.currentCRL, await _current_crl(issuer_id, ledger))]
         case OID.certReqTemplate:
             # No requirements beyond the profiles: an absent value says so (RFC 9483 4.3.3).
             return [_info(OID.certReqTemplate, b"")]
@@ -78,6 +91,11 @@ def _root_update(asked_der: bytes | None, published: Published) -> bytes:
     if update is None or asked_der not in (None, update.old_root):
         return b""  # no successor is known (R134)
     return root_ca_key_update(update.new_with_new, update.new_with_old, update.old_with_new)
+
+
+async def _current_crl(issuer_id: str, ledger: Ledger) -> bytes:
+    crl = await ledger.newest_crl(issuer_id, delta=False)
+    return b"" if crl is None else crl.der
 
 
 async def _newer_crl(asked_der: bytes | None, published: Published, ledger: Ledger) -> bytes:

@@ -30,7 +30,7 @@ from ra_gateway.ca.profiles import CLOCK_SKEW, Profile
 from ra_gateway.cmp.algorithms import AlgorithmRefused
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crmf import CertTemplate, Extension
-from ra_gateway.cmp.names import NULL_DN, general_names_der
+from ra_gateway.cmp.names import NULL_DN, general_names_der, same_name
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import MalformedMessage, ServiceFailure, TemplateRefused
 
@@ -87,7 +87,7 @@ def plan_tbs(
 ) -> TBSPlan:
     """Decide what a certificate says: the template as far as the profile and the issuing CA allow.
 
-    The template's issuer is not looked at: OpenSSL puts the vendor's CA there.
+    Another issuer in the template is a change, and no reason to refuse: OpenSSL puts the vendor's CA there.
 
     Args:
         template: Has a publicKey whose strength was checked, and no extension twice.
@@ -112,6 +112,8 @@ def plan_tbs(
     subject_der = template.subject_der or NULL_DN
     requested = {item.oid: item.value for item in template.extensions}
     try:
+        if template.issuer_der and not same_name(template.issuer_der, issuer.subject_der):
+            changes.append("issuer")
         kind, identifier = read_key(template.spki_der)
         _require_key_kind(profile, kind)
         _require_subject(profile, subject_der)

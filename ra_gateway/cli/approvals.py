@@ -186,6 +186,6 @@ def _subject(request: Transaction) -> str:
 
 def _requester(request: Transaction) -> str:
     try:
-        return load_certificate(request.signer_der).subject
+        return load_certificate(request.signer_der, loosely=True).subject
     except MalformedMessage:
         return "a shared secret"

@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 the other side refused or something failed; 2 the command 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -22,6 +23,7 @@ from ra_gateway.app import now, warnings
 from ra_gateway.app.gateway import Application
 from ra_gateway.app.running import check
 from ra_gateway.app.trust import anchors
+from ra_gateway.app.upstreams import sent_to_cas
 from ra_gateway.app.warnings import of_file
 from ra_gateway.cli.approvals import approvals_app
 from ra_gateway.cli.doctor import doctor
@@ -233,6 +235,8 @@ def check_config(config: ConfigOption = CONFIG) -> None:
     )
     for warning in _warnings(config, settings):
         say(f"warning: {warning}")
+    for sentence in sent_to_cas(settings):
+        say(sentence)
     if not settings.vendors:
         say("No vendor is trusted, so no base station can enrol: add a table [vendors.NAME].")
 
@@ -247,6 +251,13 @@ KeyPasswordOption = Annotated[
 UrlOption = Annotated[str, typer.Option(help="URL of the gateway.")]
 ResultsOption = Annotated[Path, typer.Option("--out", help="Where the results go.")]
 ImplicitConfirmOption = Annotated[bool, typer.Option(help="Ask to do without certConf.")]
+CertConfCertificatesOption = Annotated[
+    bool,
+    typer.Option(
+        "--certconf-certificates",
+        help="Send the certificates again with certConf, as strict RFC 9483 wants it.",
+    ),
+]
 
 
 @app.command()
@@ -267,6 +278,7 @@ def enroll(
         typer.Option(help="Operator root, PEM; without it, the one that comes with the ip."),
     ] = None,
     implicit_confirm: ImplicitConfirmOption = False,
+    certconf_certificates: CertConfCertificatesOption = False,
     key_kind: KeyKindOption = "p256",
     key_password: KeyPasswordOption = None,
 ) -> None:
@@ -278,7 +290,10 @@ def enroll(
     credential = _base_station(cert, key, key_password, *(chain or ()))
     roots = () if trusted is None else load_certificates(trusted, "--trusted")
     options = RequestOptions(
-        subject=subject, san=tuple(san or ()), implicit_confirm=implicit_confirm
+        subject=subject,
+        san=tuple(san or ()),
+        implicit_confirm=implicit_confirm,
+        extra_certs_in_cert_conf=certconf_certificates,
     )
     identity = DeviceIdentity(credential, operator_trust(*roots) if roots else None)
     run(_operate(url, identity, options, key_kind, directory))
@@ -294,13 +309,18 @@ def renew(
     trusted: Annotated[Path, typer.Option(help="Operator root, PEM.")],
     directory: ResultsOption,
     implicit_confirm: ImplicitConfirmOption = False,
+    certconf_certificates: CertConfCertificatesOption = False,
     key_kind: KeyKindOption = "p256",
     key_password: KeyPasswordOption = None,
 ) -> None:
     """Be a base station: renew an operator certificate with itself (kur)."""
     credential = _base_station(cert, key, key_password)
     identity = DeviceIdentity(credential, operator_trust(*load_certificates(trusted, "--trusted")))
-    options = RequestOptions(body_type=BodyType.kur, implicit_confirm=implicit_confirm)
+    options = RequestOptions(
+        body_type=BodyType.kur,
+        implicit_confirm=implicit_confirm,
+        extra_certs_in_cert_conf=certconf_certificates,
+    )
     run(_operate(url, identity, options, key_kind, directory))
 
 
@@ -382,17 +402,34 @@ def _hints(error: EnrollmentFailed, enrollment: Enrollment, options: RequestOpti
 @app.command()
 def show(
     file: Annotated[
-        Path, typer.Argument(help="A CMP message: DER, base64 or hex; - for standard input.")
+        Path,
+        typer.Argument(
+            help="A CMP message: DER, base64, hex or a dump, alone or in HTTP; - for standard input."
+        ),
     ],
     oracle: Annotated[
         bool, typer.Option("--oracle", help="As pyasn1-modules, a second decoder, reads it.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="In full, for programs.")] = False,
 ) -> None:
     """Print any CMP message in readable form."""
-    from ra_gateway.cli.show import describe, read_message
+    from ra_gateway.cli.asn1_text import lines_of
+    from ra_gateway.cli.captures import read_bounded
+    from ra_gateway.cli.show import describe, described, read_message
 
-    octets = typer.get_binary_stream("stdin").read() if str(file) == "-" else file.read_bytes()
-    out.print(describe(read_message(octets), oracle=oracle), soft_wrap=True)
+    if str(file) == "-":
+        data = read_bounded(typer.get_binary_stream("stdin"))
+    else:
+        with file.open("rb") as stream:
+            data = read_bounded(stream)
+    der = read_message(data)
+    if as_json:
+        typer.echo(json.dumps(described(der, oracle=oracle), indent=2))
+        return
+    for line in lines_of(
+        describe(der, oracle=oracle), ascii_only=not out.encoding.startswith("utf")
+    ):
+        out.print(line, soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -190,7 +190,7 @@ def _parse_uncommon(der: bytes) -> SignatureAlgorithm:
         raise AlgorithmRefused(f"RSASSA-PSS with {digest} but MGF1 with {mask}", rule="R20")
     salt = _PSS_DEFAULT_SALT_OCTETS if params.salt_length is None else params.salt_length
     if not 0 <= salt <= _MAX_PSS_SALT_OCTETS or params.trailer_field not in (None, 1):
-        raise AlgorithmRefused(f"RSASSA-PSS with salt length {salt:#x}", rule="R20")
+        raise AlgorithmRefused(f"RSASSA-PSS with salt length {asn1.shown(salt)}", rule="R20")
     if params.salt_length == _PSS_DEFAULT_SALT_OCTETS or params.trailer_field is not None:
         raise AlgorithmRefused(
             "RSASSA-PSS with a default written out, which DER leaves out", rule="R20"

@@ -8,6 +8,7 @@ Whatever must survive byte for byte (names, keys, algorithm identifiers, whateve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -54,7 +55,24 @@ def decode(cls: type[T], der: bytes) -> T:
     try:
         return asn1.decode_der(cls, der)
     except (ValueError, OverflowError, RecursionError) as error:
-        raise MalformedMessage(f"not a {cls.__name__}: {error}", rule="R1") from error
+        raise MalformedMessage(f"not a {cls.__name__}: {_in_words(error)}", rule="R1") from error
+
+
+_KIND = re.compile(r"kind: (\w+)")
+_IN_WORDS = {
+    "ExtraData": "there is more than belongs there",
+    "InvalidLength": "a length in another form than DER's",
+    "InvalidTag": "a tag that is none",
+    "InvalidValue": "a value that its type does not have, or not in DER",
+    "ShortData": "it breaks off",
+    "UnexpectedTag": "a value of another type",
+}
+
+
+def _in_words(error: Exception) -> str:
+    """Return what the library says as a person would; where in the value it is, it does not say."""
+    kind = _KIND.search(str(error))
+    return str(error) if kind is None else _IN_WORDS.get(kind[1], kind[1])
 
 
 def unbox(box: type[T], der: bytes, most: int = MAX_ELEMENTS) -> T:
@@ -167,6 +185,23 @@ def require_few(der: bytes, most: int, what: str) -> None:
         waiting.extend((start, end) for tag, start, end in found if tag & _CONSTRUCTED)
 
 
+def first_element(der: bytes, start: int) -> Span:
+    """Find the element at an offset by its tag and length alone, whatever follows it; it may break off.
+
+    Raises:
+        MalformedMessage: The octets end before its content begins.
+    """
+    try:
+        tag, length, content = der[start], der[start + 1], start + 2
+    except IndexError as error:
+        raise MalformedMessage("no element where one is expected", rule="R1") from error
+    if length >= 0x80:
+        size = length & 0x7F
+        length = int.from_bytes(der[content : content + size], "big")
+        content += size
+    return tag, content, content + length
+
+
 def boxed(box: Any) -> bytes:
     """Return the DER of the bare SEQUENCE OF inside a ...Box."""
     return inner(asn1.encode_der(box))
@@ -216,6 +251,11 @@ def int_of(number: int, what: str) -> int:
     if number.bit_length() > _MAX_INTEGER_BITS:
         raise MalformedMessage(f"{what} of {number.bit_length()} bits", rule="R1")
     return number
+
+
+def shown(number: int) -> str:
+    """Return a number that somebody sent, for a text: its size, where it has more digits than are read."""
+    return str(number) if number.bit_length() <= 64 else f"a number of {number.bit_length()} bits"
 
 
 def element(der: bytes) -> asn1.TLV:

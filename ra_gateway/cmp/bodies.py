@@ -202,6 +202,10 @@ class CertStatus:
         return self.status_info is None or self.status_info.issued
 
 
+NO_STATUS: Final = asn1.tlv(0x30)
+"""Content of a certConf that takes no certificate (RFC 9810 5.3.18)."""
+
+
 def cert_confirm_content(content: bytes) -> tuple[CertStatus, ...]:
     """Decode the content of a certConf.
 
@@ -352,6 +356,10 @@ def gen_msg_content(content: bytes) -> tuple[InfoTypeAndValue, ...]:
         InfoTypeAndValue(item.info_type.dotted_string, asn1.raw_or_none(item.info_value))
         for item in asn1.unbox(structures.GenMsgContentBox, content).items
     )
+
+
+NO_QUESTION: Final = asn1.tlv(0x30)
+"""Content of a genm that leaves it to the server what to tell (RFC 9810 5.3.19)."""
 
 
 def gen_msg_body(body_type: BodyType, items: Iterable[InfoTypeAndValue]) -> bytes:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp import asn1, ber, structures
 from ra_gateway.cmp.algorithms import (
     SignatureAlgorithm,
     load_public_key,
@@ -20,7 +21,7 @@ from ra_gateway.cmp.algorithms import (
 from ra_gateway.cmp.names import CanonicalName, canonical, rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import Memory, once
-from ra_gateway.errors import MalformedMessage
+from ra_gateway.errors import CMPError, MalformedMessage
 
 MAX_CERTIFICATE_OCTETS: Final = 32_768
 """With ML-DSA-87 key and signature a certificate has some 8,000."""
@@ -88,6 +89,8 @@ class Certificate:
         subject_der, issuer_der: Names.
         spki_der: SubjectPublicKeyInfo.
         extensions: Dotted OID to (critical, value octets).
+        not_der: What is not DER about the octets that came, where they were read nevertheless (`ber`); "" for nothing.
+            All but `der` and `tbs_der` is then as the DER has it that they mean. Who trusts it has to say so.
     """
 
     der: bytes
@@ -103,6 +106,7 @@ class Certificate:
     issuer_der: bytes
     spki_der: bytes
     extensions: dict[str, tuple[bool, bytes]]
+    not_der: str = ""
 
     @classmethod
     def from_der(cls, der: bytes) -> Certificate:
@@ -265,6 +269,14 @@ class Certificate:
         constraints = asn1.decode(structures.BasicConstraints, found[1])
         return constraints.ca, constraints.path_len_constraint
 
+    def require_readable(self) -> None:
+        """Read all that is otherwise read when it is needed: of a certificate that is configured, it shows at once.
+
+        Raises:
+            MalformedMessage: Something does not parse.
+        """
+        _ = self.subject_name, self.issuer_name, self.extended_key_usage
+
     @property
     def is_ca(self) -> bool:
         """Whether the certificate says that its key may sign certificates."""
@@ -288,6 +300,22 @@ class Certificate:
     def self_issued(self) -> bool:
         """Whether subject and issuer are the same name."""
         return self.subject_der == self.issuer_der or self.subject_name == self.issuer_name
+
+    @property
+    def is_refused_by_parameters(self) -> bool:
+        """Whether it says NULL where ECDSA has no parameters, and is not read loosely."""
+        return self.algorithm_der in ber.ECDSA_WITH_NULL
+
+    @once
+    def is_v1_root(self) -> bool:
+        """Whether it is of version 1, which has no extensions to say that it is a CA, and signed with its own key."""
+        if self.version != 1 or not self.self_issued:
+            return False
+        try:
+            self.verify_issued_by(self)
+        except (InvalidSignature, CMPError):
+            return False
+        return True
 
     def valid_at(self, moment: datetime) -> bool:
         """Tell whether a moment lies in the validity period."""
@@ -335,23 +363,70 @@ _MEMORY_OCTETS: Final = 4_194_304
 _KNOWN: Final[Memory[Certificate]] = Memory(_MEMORY_OCTETS)
 
 
-def load_certificate(der: bytes) -> Certificate:
+def load_certificate(der: bytes, *, loosely: bool = False) -> Certificate:
     """Decode a certificate that came with a message, the fields by which paths are chosen included.
+
+    Args:
+        loosely: Whether it may be BER that is not DER: it then says so (`Certificate.not_der`).
 
     Names are made comparable where they are compared: most that come along are not. Nor is it remembered for having
     been asked for: `keep_certificates` is told whose came with an authentic message.
 
     Raises:
-        MalformedMessage: As `Certificate.from_der`; or a key identifier or basicConstraints does not parse.
+        MalformedMessage: As `Certificate.from_der`; or a key identifier, basicConstraints or keyUsage does not parse.
     """
     known = _KNOWN.get(der)
     if known is not None:
         return known
-    certificate = Certificate.from_der(der)
+    try:
+        certificate = _read_through(Certificate.from_der(der))
+    except MalformedMessage as error:
+        if not loosely:
+            raise
+        return _loosely(der, error)
+    if loosely and certificate.is_refused_by_parameters:
+        return _loosely(der, MalformedMessage(ber.PARAMETERS, rule="R17"))
+    return certificate
+
+
+def _read_through(certificate: Certificate) -> Certificate:
     # Read here, where a stray certificate is passed over, rather than in the midst of a path search.
     _ = certificate.subject_key_identifier, certificate.authority_key_identifier
-    _ = certificate.basic_constraints
+    _ = certificate.basic_constraints, certificate.key_usage
     return certificate
+
+
+def _loosely(octets: bytes, error: MalformedMessage) -> Certificate:
+    """Decode a certificate that is no DER.
+
+    Args:
+        error: Why it is none.
+    """
+    if len(octets) > MAX_CERTIFICATE_OCTETS:
+        raise error
+    der, faults = ber.as_der(octets)
+    if not faults:
+        raise error
+    meant = Certificate.from_der(der)
+    ((_, start, end),) = asn1.spans(octets, 0, len(octets), 1, "Certificate")
+    tbs_der = octets[start : asn1.spans(octets, start, end, 3, "Certificate")[0][2]]
+    certificate = replace(
+        meant,
+        der=octets,
+        tbs_der=tbs_der,
+        digest=hashlib.sha256(tbs_der).digest(),
+        not_der="; ".join(faults),
+    )
+    return _read_through(certificate)
+
+
+def why_unreadable(der: bytes) -> str:
+    """Return why a certificate cannot be read as DER, with its subject where it could be read otherwise."""
+    try:
+        certificate = load_certificate(der, loosely=True)
+    except MalformedMessage as error:
+        return error.detail
+    return f"{certificate.subject} is encoded wrongly: {certificate.not_der}"
 
 
 def readable_certificates(ders: Iterable[bytes]) -> list[Certificate]:
@@ -372,7 +447,8 @@ def keep_certificates(certificates: Iterable[Certificate]) -> None:
     A device's certificate comes with each of its messages, a CA's with all.
     """
     for certificate in certificates:
-        _KNOWN.keep(certificate.der, certificate)
+        if not certificate.not_der:  # who comes next may be of those who take DER only
+            _KNOWN.keep(certificate.der, certificate)
 
 
 def key_identifier(spki_der: bytes) -> bytes:

@@ -533,7 +533,7 @@ def _open_pwri(der: bytes, holder: Holder) -> bytes:
     # Before anything is computed: the costs are the sender's choice.
     if not MIN_ITERATIONS <= parameters.iteration_count <= MAX_ITERATIONS:
         raise AlgorithmRefused(
-            f"PBKDF2 of {parameters.iteration_count:#x} iterations; "
+            f"PBKDF2 of {asn1.shown(parameters.iteration_count)} iterations; "
             f"{MIN_ITERATIONS} to {MAX_ITERATIONS} are allowed",
             rule="RFC 9481 4.4",
         )

@@ -317,7 +317,7 @@ def verify_crl(
     """
     if not same_name(received.issuer_der, issuer.subject_der):
         raise NotThisIssuer(f"issued by {received.issuer}, not by {issuer}")
-    if not issuer.is_ca:
+    if not (issuer.is_ca or issuer.is_v1_root):
         raise NotThisIssuer(f"{issuer} is not a CA")
     usage = issuer.key_usage
     if usage is not None and KeyUsage.cRLSign not in usage:

@@ -35,6 +35,7 @@ class CertTemplate:
 
     Args:
         reserved: Names of fields present that a requester must leave to the CA.
+        empty_validity: Whether validity is there, with neither of its times.
     """
 
     version: int | None = None
@@ -46,6 +47,7 @@ class CertTemplate:
     not_after: datetime | None = None
     extensions: tuple[Extension, ...] = ()
     reserved: tuple[str, ...] = ()
+    empty_validity: bool = False
 
     @classmethod
     def of(cls, template: structures.CertTemplate) -> CertTemplate:
@@ -55,8 +57,6 @@ class CertTemplate:
             MalformedMessage: A number nobody would write, or an element that says nothing.
         """
         validity = template.validity
-        if validity is not None and validity.not_before is None and validity.not_after is None:
-            raise MalformedMessage("empty validity", rule="R1")
         reserved = [
             name
             for name, value in (
@@ -69,7 +69,9 @@ class CertTemplate:
         ]
         return cls(
             version=asn1.optional(lambda number: asn1.int_of(number, "version"), template.version),
-            serial_number=template.serial_number,
+            serial_number=asn1.optional(
+                lambda number: asn1.int_of(number, "serialNumber"), template.serial_number
+            ),
             issuer_der=asn1.raw_or_none(template.issuer),
             subject_der=asn1.raw_or_none(template.subject),
             spki_der=asn1.optional(asn1.encode, template.public_key),
@@ -80,6 +82,9 @@ class CertTemplate:
                 for item in asn1.list_of(template.extensions, "extensions")
             ),
             reserved=tuple(reserved),
+            empty_validity=validity is not None
+            and validity.not_before is None
+            and validity.not_after is None,
         )
 
     def build(self) -> structures.CertTemplate:
@@ -188,11 +193,14 @@ class CertReqMsg:
         """Return the oldCertID control, or None.
 
         Raises:
-            MalformedMessage: The control does not conform.
+            TemplateRefused: The control holds something else.
         """
         for control in self.controls:
             if control.type == OID.oldCertID:
-                return cert_id(control.value_der)
+                try:
+                    return cert_id(control.value_der)
+                except MalformedMessage as error:
+                    raise TemplateRefused(f"oldCertID: {error.detail}", rule=error.rule) from error
         return None
 
 
@@ -341,6 +349,18 @@ def cert_request_der(
             or None,
         )
     )
+
+
+def with_control(cert_req_der: bytes, control: Control) -> bytes:
+    """Return the DER of a CertRequest with one more control, and all else as it was."""
+    cert_req_id, template, *rest = asn1.parts(cert_req_der, 3, "CertRequest", least=2, tag=0x30)
+    added = asn1.encode(
+        structures.AttributeTypeAndValue(
+            type=asn1.oid(control.type), value=asn1.element(control.value_der)
+        )
+    )
+    controls = asn1.tlv(0x30, *(asn1.inner(item) for item in rest), added)
+    return asn1.tlv(0x30, cert_req_id, template, controls)
 
 
 def cert_req_msg_der(cert_req_der: bytes, popo_der: bytes) -> bytes:

@@ -22,8 +22,15 @@ from ra_gateway.cmp.algorithms import (
 )
 from ra_gateway.cmp.asn1 import NULL_DER
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.codes import RESPONSE_TO
 from ra_gateway.cmp.crmf import CertReqMsg, CertTemplate
-from ra_gateway.cmp.messages import CMP2000, CMP2021, PKIHeader, PKIMessage
+from ra_gateway.cmp.messages import (
+    CMP2000,
+    CMP2021,
+    PKIHeader,
+    PKIMessage,
+    confirm_wait_time_of,
+)
 from ra_gateway.cmp.names import NULL_DN
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import (
@@ -66,26 +73,30 @@ class Quirk(StrEnum):
     missing_extracerts_in_certconf = "missing_extracerts_in_certconf"
     sha1 = "sha1"
     rsa1024 = "rsa1024"
+    ber_certificates = "ber_certificates"
 
 
 QUIRKS: Final[Mapping[Quirk, str]] = {
     Quirk.short_ids: "transactionID and senderNonce may be shorter than 16 octets (R5, R6).",
     Quirk.recip_nonce_in_ir: "recipNonce may be present in a first message; it is ignored (R7).",
     Quirk.no_message_time: "messageTime may be absent where the endpoint requires it (R29).",
-    Quirk.wrong_clock: "messageTime may be far from the gateway's clock, as of one that stands at 1970; such a request "
-    "is taken once, however late it comes again (R29, TS 33.320 6.3.1).",
+    Quirk.wrong_clock: "messageTime may be far from the gateway's clock, as of one that stands at 1970; such a "
+    "request is taken once, however late it comes again (R29, TS 33.320 6.3.1).",
     Quirk.any_cert_req_id: "certReqId may be any integer instead of 0, also in strict mode, as TS 33.310 has it "
     "anyway; it is echoed (R47).",
     Quirk.no_subject: "The template may lack a subject, also in strict mode; it is derived (R141).",
     Quirk.missing_extracerts_in_certconf: "certConf and pollReq may come without a certificate, also in strict "
     "mode; the signer is that of the request (R34).",
-    Quirk.sha1: "Messages, proofs of possession and vendor certificates may be signed with SHA-1 (R17, R146).",
+    Quirk.sha1: "Messages, proofs of possession and vendor certificates may be signed with SHA-1 (R17, R146). "
+    'A CA that takes no such proof needs `pop` = "raverified" at its upstream.',
     Quirk.rsa1024: "Vendor keys may be RSA of 1024 bits; no such key is certified (R19).",
+    Quirk.ber_certificates: "Vendor certificates, roots included, may be BER that is not DER: lengths longer than need "
+    "be, TRUE other than FF, a DEFAULT FALSE written out, unused bits, times without seconds or not in UTC (R1).",
 }
 """What each of them relaxes, for the documents."""
 
-VENDORS_ONLY: Final = frozenset({Quirk.rsa1024})
-"""What only a vendor's certificate can need: no such key is certified here."""
+VENDORS_ONLY: Final = frozenset({Quirk.rsa1024, Quirk.ber_certificates})
+"""What only a vendor's certificate can need: no such key is certified here, and no CA that is asked makes such one."""
 
 SIGNERS_ONLY: Final = frozenset({Quirk.missing_extracerts_in_certconf})
 """What is nothing to forgive where a shared secret protects the messages."""
@@ -109,8 +120,8 @@ def quirks_against(rule: str) -> frozenset[Quirk]:
     return frozenset(_REFUSING.get(rule, ()))
 
 
-NESTED: Final = frozenset({Quirk.no_message_time, Quirk.wrong_clock})
-"""Rules for messages that an RA has just nested: its own message says when that was."""
+NESTED: Final = frozenset({Quirk.no_message_time, Quirk.wrong_clock, Quirk.ber_certificates})
+"""Rules for messages that an RA has just nested: its own message says when that was, and it knows the vendors."""
 
 RELAYED: Final = frozenset({Quirk.short_ids, Quirk.any_cert_req_id, Quirk.recip_nonce_in_ir})
 """Rules for devices that an RA enforced, or waived for good reason, before it signed in their place."""
@@ -138,6 +149,11 @@ class HeaderRules:
         """Whether RFC 9483 is read to the letter."""
         return self.strictness is Strictness.strict
 
+    @property
+    def lenient(self) -> bool:
+        """Whether what RFC 9810 allows is taken, where the profiles of it ask for more."""
+        return self.strictness is Strictness.lenient
+
     def algorithms(self, policy: AlgorithmPolicy) -> AlgorithmPolicy:
         """Return what messages of a trust domain may be signed with at this endpoint, and what keys may be."""
         policy = relaxed_algorithms(policy, self.quirks)
@@ -147,6 +163,18 @@ class HeaderRules:
         """Return the rules with quirks added."""
         more = frozenset(quirks) - self.quirks
         return replace(self, quirks=self.quirks | more) if more else self
+
+
+def with_transaction_id(message: PKIMessage, rules: HeaderRules) -> PKIMessage:
+    """Return a message that opens an operation with the transactionID that the server gives it (RFC 9810 5.1.1).
+
+    It follows from the message, so that a retransmission gets the same; one that has its own keeps it.
+    """
+    opens = message.body_type in RESPONSE_TO
+    if message.header.transaction_id or not (rules.lenient and opens):
+        return message
+    given = replace(message.header, transaction_id=message.digest[:NONCE_OCTETS])
+    return replace(message, header=given)
 
 
 def check_version(header: PKIHeader) -> None:
@@ -198,9 +226,29 @@ def check_header(header: PKIHeader, rules: HeaderRules, *, first: bool) -> None:
             rule="R7",
         )
     _check_general_info(header)
+    until = header.info(OID.confirmWaitTime)
+    if rules.strict and until is not None and confirm_wait_time_of(header) is None:
+        raise MalformedMessage("confirmWaitTime is no GeneralizedTime", rule="RFC 9483 3.1")
     implicit = header.info(OID.implicitConfirm)
     if rules.strict and implicit is not None and implicit.value_der not in (None, NULL_DER):
         raise HeaderRefused("implicitConfirm with a value other than NULL", rule="R31")
+
+
+def check_fresh_nonce(header: PKIHeader, before: bytes | None, rules: HeaderRules) -> None:
+    """Refuse a message with the senderNonce of the one that it follows, to the letter of RFC 9483 3.1.
+
+    Args:
+        before: senderNonce of the request.
+
+    Raises:
+        HeaderRefused: badSenderNonce.
+    """
+    if rules.strict and header.sender_nonce == before:
+        raise HeaderRefused(
+            "senderNonce is that of the request once more",
+            fail_info=PKIFailureInfo.badSenderNonce,
+            rule="R37",
+        )
 
 
 def _check_lengths(header: PKIHeader) -> None:
@@ -255,6 +303,11 @@ def is_far_off(header: PKIHeader, rules: HeaderRules, now: datetime) -> bool:
     moment = header.message_time
     window = timedelta(seconds=rules.message_time_window_seconds)
     return moment is not None and not -window <= moment - now <= window
+
+
+def takes_ber(quirks: Collection[str]) -> bool:
+    """Tell whether certificates may be BER that is not DER."""
+    return Quirk.ber_certificates in quirks
 
 
 def forgives_clocks(rules: HeaderRules) -> bool:
@@ -378,7 +431,9 @@ def algorithm_quirks_used(
     signatures: Iterable[SignatureAlgorithm], path: Iterable[Certificate] = ()
 ) -> frozenset[Quirk]:
     """Return the quirks that forgive algorithms of signatures, and keys in a path."""
+    path = tuple(path)
     used = {
+        Quirk.ber_certificates: any(item.not_der for item in path),
         Quirk.sha1: any(item.name in LEGACY_ALGORITHMS for item in signatures),
         Quirk.rsa1024: any(
             isinstance(item.public_key, rsa.RSAPublicKey) and item.public_key.key_size < 2048

@@ -253,6 +253,11 @@ class PKIMessage:
         return hashlib.sha256(self.header_der + self.body_der).digest()
 
     @property
+    def has_own_id(self) -> bool:
+        """Whether its sender gave it its transactionID; a server's cannot be known when a message is made."""
+        return self.header.transaction_id != self.digest[:16]
+
+    @property
     def body_content(self) -> bytes:
         """The octets inside the body's tag."""
         return asn1.inner(self.body_der)

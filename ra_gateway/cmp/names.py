@@ -75,12 +75,8 @@ def text_of(value: asn1.TLV) -> str:
         raise MalformedMessage(f"name attribute: {error}", rule="R1") from error
 
 
-def decoded(name_der: bytes) -> list[list[structures.AttributeTypeAndValue]]:
-    """Decode a Name, whose length and elements are judged first: comparing names is dear, and anybody sends them.
-
-    Raises:
-        MalformedMessage: Not a Name, or one that is longer than any that is met.
-    """
+def _rdns(name_der: bytes) -> list[list[structures.AttributeTypeAndValue]]:
+    """Decode a Name, whose length and elements are judged first: comparing names is dear, and anybody sends them."""
     if len(name_der) > MAX_NAME_OCTETS:
         raise MalformedMessage(
             f"a Name of {len(name_der)} octets; at most {MAX_NAME_OCTETS} are read", rule="R1"
@@ -91,6 +87,15 @@ def decoded(name_der: bytes) -> list[list[structures.AttributeTypeAndValue]]:
     return [rdn.as_list() for rdn in asn1.decode(structures.NameBox, asn1.tlv(0x30, name_der)).rdns]
 
 
+def decoded(name_der: bytes) -> list[list[structures.AttributeTypeAndValue]]:
+    """Return a Name's attributes, those of each RDN by themselves.
+
+    Raises:
+        MalformedMessage: Not a Name, or one that is longer than any that is met.
+    """
+    return _rdns(name_der)
+
+
 def attributes(name_der: bytes) -> list[tuple[str, str]]:
     """Return a Name's attributes in order as (dotted OID, text).
 
@@ -99,7 +104,7 @@ def attributes(name_der: bytes) -> list[tuple[str, str]]:
     """
     return [
         (attribute.type.dotted_string, text_of(attribute.value))
-        for rdn in decoded(name_der)
+        for rdn in _rdns(name_der)
         for attribute in rdn
     ]
 
@@ -113,13 +118,13 @@ def canonical(name_der: bytes) -> CanonicalName:
     """
     return tuple(
         frozenset(
-            (attribute.type.dotted_string, _folded(text_of(attribute.value))) for attribute in rdn
+            (attribute.type.dotted_string, folded(text_of(attribute.value))) for attribute in rdn
         )
-        for rdn in decoded(name_der)
+        for rdn in _rdns(name_der)
     )
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """Return a text as RFC 4518 compares it: case folded, NFKC, blanks that mean nothing left out.
 
     Characters that nobody sees are not left out: a name with them stays another name, and none is certified.
@@ -150,7 +155,7 @@ def rfc4514(name_der: bytes) -> str:
         MalformedMessage: Not a Name.
     """
     # Not by x509.Name: it warns of every name that is longer than X.520 allows, and devices send such.
-    rdns = decoded(name_der)
+    rdns = _rdns(name_der)
     if not all(rdns):
         raise MalformedMessage("empty RelativeDistinguishedName", rule="R1")
     return ",".join("+".join(map(_rfc4514_attribute, rdn)) for rdn in reversed(rdns))
@@ -191,7 +196,8 @@ def from_rfc4514(text: str) -> bytes:
     return x509.Name.from_rfc4514_string(text).public_bytes()
 
 
-_BLANK: Final = "\u2423"
+_BLANK: Final = "\x7f\x7f"
+"""As long as a countryName, and in no name."""
 _EMPTY_VALUE: Final = re.compile(r"=(?=\s*(?:[,+]|$))")
 
 
@@ -204,15 +210,16 @@ def name_template(text: str) -> bytes:
     Raises:
         ValueError: It is not a Name.
     """
-    filled = from_rfc4514(_EMPTY_VALUE.sub("=" + _BLANK, text))
-    values = [(oid, "" if value == _BLANK else value) for oid, value in attributes(filled)]
-    return asn1.tlv(
-        0x30,
-        *(
-            asn1.tlv(0x31, asn1.tlv(0x30, asn1.oid_der(oid), asn1.tlv(0x0C, value.encode("utf-8"))))
-            for oid, value in values
-        ),
-    )
+    filled = _rdns(from_rfc4514(_EMPTY_VALUE.sub("=" + _BLANK, text)))
+    return asn1.tlv(0x30, *(asn1.tlv(0x31, *sorted(map(_left_empty, rdn))) for rdn in filled))
+
+
+def _left_empty(attribute: structures.AttributeTypeAndValue) -> bytes:
+    tag = attribute.value.tag_bytes[0]
+    octets = asn1.content(attribute.value)
+    if octets == _BLANK.encode():
+        octets = b""
+    return asn1.tlv(0x30, asn1.oid_der(attribute.type.dotted_string), asn1.tlv(tag, octets))
 
 
 _ATTRIBUTES: Final = re.compile(r"(?:[^\\,+]|\\.)*[,+]?", re.DOTALL)
@@ -221,6 +228,10 @@ _ATTRIBUTES: Final = re.compile(r"(?:[^\\,+]|\\.)*[,+]?", re.DOTALL)
 
 def fits(text: str, pattern: str) -> bool:
     """Tell whether a name fits a glob, attribute by attribute: no "*" admits an attribute more."""
+    if not (
+        text.isascii() and pattern.isascii()
+    ):  # an editor may have written either form of a letter
+        text, pattern = unicodedata.normalize("NFC", text), unicodedata.normalize("NFC", pattern)
     parts, patterns = _ATTRIBUTES.findall(text), _ATTRIBUTES.findall(pattern)
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
@@ -252,7 +263,7 @@ def _attribute_alike(attribute: str) -> str:
     kind, equals, value = attribute.partition("=")
     plain = _ESCAPED.sub(_unescaped, value)
     # Anew, since what is folded may be a separator then.
-    return kind.strip().casefold() + equals + escape_rfc4514(_folded(plain))
+    return kind.strip().casefold() + equals + escape_rfc4514(folded(plain))
 
 
 def _unescaped(found: re.Match[str]) -> str:
@@ -273,6 +284,9 @@ def name_of(general_name_der: bytes) -> bytes | None:
         return None
     return asn1.inner(general_name_der)
 
+
+GENERAL_NAME_KINDS: Final = ("dns:", "ip:", "uri:", "email:", "dn:")
+"""What texts of GeneralNames begin with; what follows "dn:" is as of RFC 4514."""
 
 _SAN_TAGS: Final = {"email": 0x81, "dns": 0x82, "uri": 0x86, "ip": 0x87}
 _SAN_KINDS: Final = {tag: kind for kind, tag in _SAN_TAGS.items()}
@@ -308,7 +322,7 @@ def _general_name_text(name: asn1.TLV) -> str:
 
 
 def general_names_der(texts: Iterable[str]) -> bytes:
-    """Return the DER of GeneralNames from texts of kind dns, ip, uri or email, as `general_names` gives them.
+    """Return the DER of GeneralNames from texts of kind dns, ip, uri, email or dn, as `general_names` gives them.
 
     Raises:
         ValueError: A text of another form.
@@ -319,10 +333,24 @@ def general_names_der(texts: Iterable[str]) -> bytes:
 def _general_name_der(text: str) -> bytes:
     kind, separator, value = text.partition(":")
     tag = _SAN_TAGS.get(kind)
+    if kind == "dn" and value:
+        return directory_name(from_rfc4514(value))
     if tag is None or not separator or not value:
-        raise ValueError(f"{text!r} is not of the form dns:, ip:, uri: or email: and a value")
+        raise ValueError(f"{text!r} is not of the form dns:, ip:, uri:, email: or dn: and a value")
     return asn1.tlv(
         tag, ipaddress.ip_address(value).packed if kind == "ip" else value.encode("ascii")
+    )
+
+
+_BETWEEN_NAMES: Final = re.compile(rf"\s+(?=(?:{'|'.join(GENERAL_NAME_KINDS)}))")
+
+
+def split_general_names(text: str) -> tuple[str, ...]:
+    """Return the texts of GeneralNames in a list that blanks separate; a directoryName may have blanks itself."""
+    return tuple(
+        name
+        for part in _BETWEEN_NAMES.split(text.strip())
+        for name in ((part,) if part.startswith("dn:") else part.split())
     )
 
 
@@ -355,8 +383,14 @@ def normalized_general_name(name: str) -> str:
 
 
 def fits_general_name(name: str, pattern: str) -> bool:
-    """Tell whether a GeneralName fits a glob as `fits` does, whatever case is used where case means nothing."""
-    return fits(normalized_general_name(name), normalized_general_name(pattern))
+    """Tell whether a GeneralName fits a glob, whatever case is used where case means nothing.
+
+    A wildcard stays within an attribute of a directoryName, as for `fits`; but "dn:*" fits all of them.
+    """
+    if name.startswith("dn:"):
+        within = pattern.startswith("dn:") and fits_alike(name[3:], pattern[3:])
+        return within or pattern == "dn:*"
+    return fnmatchcase(normalized_general_name(name), normalized_general_name(pattern))
 
 
 def general_name_key(name: str) -> str:

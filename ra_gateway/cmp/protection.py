@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -45,11 +45,16 @@ class Protecting(Protocol):
 
 @dataclass(frozen=True)
 class Credential:
-    """A certificate, the chain that leads to (not including) its root, and the key's signer."""
+    """A certificate, the chain that leads to (not including) its root, and the key's signer.
+
+    Args:
+        root: Where the chain leads to, for those who want to be sent it; None where that is not known.
+    """
 
     certificate: Certificate
     chain: tuple[Certificate, ...]
     signer: Signer
+    root: Certificate | None = None
 
     @cached_property
     def sender_der(self) -> bytes:
@@ -69,6 +74,13 @@ class Credential:
     def certificates(self) -> tuple[bytes, ...]:
         """DER of the certificate and its chain, in the order RFC 9483 3.3 wants for extraCerts."""
         return (self.certificate.der, *(item.der for item in self.chain))
+
+    @cached_property
+    def with_root(self) -> Credential:
+        """The same with the root at the end of the chain, for a receiver that wants all of it."""
+        if self.root is None or self.root in (self.certificate, *self.chain):
+            return self
+        return replace(self, chain=(*self.chain, self.root))
 
     async def protection(self, octets: bytes) -> bytes:
         """Return the signature over a ProtectedPart."""

@@ -32,15 +32,17 @@ from ra_gateway.cmp.algorithms import (
 from ra_gateway.cmp.bodies import (
     CertResponse,
     CertStatus,
+    PKIStatusInfo,
     cert_confirm_content,
     gen_msg_content,
     rev_req_content,
 )
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import BodyType, is_cert_req_id
+from ra_gateway.cmp.codes import BodyType, PKIStatus, is_cert_req_id
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED,
     CertReqMsg,
+    CertTemplate,
     Extension,
     SignaturePOP,
     cert_req_messages,
@@ -56,6 +58,7 @@ from ra_gateway.cmp.header_checks import (
     check_subject,
     quirks_needed,
 )
+from ra_gateway.cmp.malformed import check_values
 from ra_gateway.cmp.messages import CMP2021, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
 from ra_gateway.cmp.oids import OID
@@ -176,7 +179,7 @@ def read_request(
     possession = possession_of(request)
     if possession is Possession.key_generation:
         _check_names(request, rules)
-        _check_key_generation(request, message.header, accepted)
+        _check_key_generation(request, message.header, accepted, rules)
         check_requested_extensions(request.template)
         return AuthenticatedRequest(authenticated, request, None, possession, _SEAL)
     if possession is Possession.encr_cert and possession in accepted:
@@ -186,10 +189,16 @@ def read_request(
         return AuthenticatedRequest(authenticated, request, public_key_der, possession, _SEAL)
     public_key_der, key = _check_template(request, allowed, rules)
     if request.pop == RA_VERIFIED:
+        if rules.strict and message.body_type is BodyType.kur:
+            # RFC 9483 5.2.3.2: the device's own protection is what a kur is authorised by.
+            raise NotAuthorized("raVerified in a kur", rule="R59")
         if not ra_verified_allowed:
             raise NotAuthorized("raVerified from a device", rule="R57")
     else:
-        _verify_pop(request, message.header, public_key_der, key, allowed, rules)
+        try:
+            _verify_pop(request, message.header, public_key_der, key, allowed, rules)
+        except MalformedMessage as error:
+            raise POPRefused(f"popo: {error.detail}", rule=error.rule) from error
     return AuthenticatedRequest(authenticated, request, public_key_der, Possession.proved, _SEAL)
 
 
@@ -254,9 +263,12 @@ def require_delivery(possession: Possession, response: CertResponse) -> None:
         raise CMPError(f"{response.status_info.status.name}, but without {what}", rule="R96")
 
 
-def _require_pvno_3(header: PKIHeader, rule: str) -> None:
-    """EnvelopedData, in which the answer will come, there is from cmp2021 on (RFC 9810 7)."""
-    if header.pvno != CMP2021:
+def _require_pvno_3(header: PKIHeader, rules: HeaderRules, rule: str) -> None:
+    """EnvelopedData, in which the answer will come, there is from cmp2021 on (RFC 9810 7).
+
+    OpenSSL asks for it with cmp2000, and reads it in an answer of that version; a lenient endpoint gives it one.
+    """
+    if header.pvno != CMP2021 and not rules.lenient:
         raise RequestRefused(
             f"pvno {header.pvno}, but the answer needs EnvelopedData: pvno 3",
             fail_info=PKIFailureInfo.unsupportedVersion,
@@ -265,12 +277,15 @@ def _require_pvno_3(header: PKIHeader, rule: str) -> None:
 
 
 def _check_key_generation(
-    request: CertReqMsg, header: PKIHeader, accepted: frozenset[Possession]
+    request: CertReqMsg,
+    header: PKIHeader,
+    accepted: frozenset[Possession],
+    rules: HeaderRules,
 ) -> None:
     if Possession.key_generation not in accepted or request.is_pkcs10:
         missing = "no" if request.template.spki_der is None else "empty"
         raise TemplateRefused(f"{missing} publicKey: keys are not generated here", rule="R60")
-    _require_pvno_3(header, "R60")
+    _require_pvno_3(header, rules, "R60")
     if request.pop is not None:
         raise POPRefused("proof of possession of a key that is yet to be made", rule="R60")
 
@@ -292,7 +307,7 @@ def _check_encr_cert(
         rules.strict or not isinstance(key, rsa.RSAPublicKey)
     ):
         raise POPRefused("encrCert for a key that can sign", rule="R72")
-    _require_pvno_3(header, "R72")
+    _require_pvno_3(header, rules, "R72")
     return spki_der
 
 
@@ -355,9 +370,12 @@ def _check_names(request: CertReqMsg, rules: HeaderRules) -> None:
     """Check all of a template but its key."""
     template = request.template
     _check_one_template(request)
+    check_values(template)
     if template.version not in (None, 2):
         raise TemplateRefused(f"version {template.version}, expected 2 (v3)", rule="R48")
     check_subject(template, rules)
+    if template.empty_validity and not rules.lenient:
+        raise TemplateRefused("validity with neither of its times", rule="RFC 4211 5")
     require_readable(template.subject_der, template.subject_alt_name_der)
     if template.reserved and rules.strict:
         raise TemplateRefused(f"{', '.join(template.reserved)} must be absent", rule="R49")
@@ -449,7 +467,11 @@ def _check_popo_input(
 
 @proof(_SEAL)
 class AuthenticatedConfirmation:
-    """A certConf by the right signer whose certHash fits the certificate that was relayed."""
+    """A certConf by the right signer whose certHash fits the certificate that was relayed.
+
+    Args:
+        status: What it says; of one that says nothing, the rejection that it means.
+    """
 
     authenticated: Authenticated
     status: CertStatus
@@ -463,6 +485,7 @@ def read_confirmation(
     response_nonce: bytes,
     cert_req_id: int,
     request: BodyType,
+    rules: HeaderRules,
 ) -> AuthenticatedConfirmation:
     """Read the body of an authenticated certConf and check it against the issued certificate.
 
@@ -471,6 +494,7 @@ def read_confirmation(
         response_nonce: senderNonce of the ip, cp or kup.
         cert_req_id: As in the request; -1 for a p10cr.
         request: Body type of the request.
+        rules: A certConf without CertStatus is a rejection where they are lenient (RFC 9810 5.3.18).
 
     Raises:
         HeaderRefused: badRecipientNonce, or not exactly one CertStatus (badRequest).
@@ -485,10 +509,20 @@ def read_confirmation(
             rule="R8",
         )
     statuses = cert_confirm_content(authenticated.message.body_content)
+    if not statuses and rules.lenient:
+        rejection = CertStatus(
+            b"" if certificate is None else digest(cert_hash_name(certificate), certificate.der),
+            cert_req_id,
+            PKIStatusInfo(PKIStatus.rejection),
+        )
+        return AuthenticatedConfirmation(authenticated, rejection, _SEAL)
     if len(statuses) != 1:
         raise HeaderRefused(f"{len(statuses)} CertStatus, expected exactly one", rule="R106")
     status = statuses[0]
-    if not is_cert_req_id(status.cert_req_id, cert_req_id, request):
+    fits = is_cert_req_id(status.cert_req_id, cert_req_id, request)
+    if not fits or (
+        rules.strict and status.cert_req_id != cert_req_id
+    ):  # erratum 8806: -1 of a p10cr
         raise ConfirmationRefused(
             f"certReqId {status.cert_req_id}, expected {cert_req_id}",
             fail_info=PKIFailureInfo.badRequest,
@@ -535,6 +569,7 @@ def cert_hash_name(certificate: Certificate) -> str:
 CRL_REASONS: Final = frozenset({0, 1, 2, 3, 4, 5, 6, 8, 9, 10})
 """CRLReason (RFC 5280 5.3.1)."""
 REMOVE_FROM_CRL: Final = 8
+_UNSPECIFIED: Final = b"\x0a\x01\x00"
 
 
 @proof(_SEAL)
@@ -544,12 +579,14 @@ class AuthenticatedRevocation:
     Args:
         issuer_der: Name of the certificate's issuer.
         reason: CRLReason.
+        details: All that it says of the certificate (`contradictions.require_consistent`).
     """
 
     authenticated: AuthenticatedMessage
     issuer_der: bytes
     serial_number: int
     reason: int
+    details: CertTemplate
     seal: InitVar[Seal]
 
     def names(self, certificate: Certificate) -> bool:
@@ -559,8 +596,13 @@ class AuthenticatedRevocation:
         )
 
 
-def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocation:
+def read_revocation(
+    authenticated: AuthenticatedMessage, rules: HeaderRules
+) -> AuthenticatedRevocation:
     """Read the body of an authenticated rr (RFC 9483 4.2).
+
+    Args:
+        rules: Where they are lenient, the reason may be left out (RFC 9810 5.3.9): unspecified.
 
     Raises:
         RequestRefused: Not exactly one certificate, or it lacks issuer, serialNumber or reasonCode.
@@ -575,6 +617,7 @@ def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocat
     (details,) = rev_req_content(content)
     template, entry = details.template, details.crl_entry_details
     _check_once(template.extensions, "RFC 5280 4.2")
+    check_values(template)
     if template.serial_number is None or template.issuer_der is None:
         raise RequestRefused(
             "issuer and serialNumber must name the certificate",
@@ -582,6 +625,8 @@ def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocat
             rule="R131",
         )
     reasons = [extension.value for extension in entry if extension.oid == OID.reasonCode]
+    if not reasons and rules.lenient:
+        reasons = [_UNSPECIFIED]
     if len(reasons) != 1:
         raise RequestRefused("not one reasonCode in crlEntryDetails", rule="R132")
     _check_once(entry, "RFC 5280 5.3")
@@ -596,7 +641,7 @@ def read_revocation(authenticated: AuthenticatedMessage) -> AuthenticatedRevocat
             rule="R132",
         )
     return AuthenticatedRevocation(
-        authenticated, template.issuer_der, template.serial_number, reason, _SEAL
+        authenticated, template.issuer_der, template.serial_number, reason, template, _SEAL
     )
 
 

@@ -24,6 +24,7 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import cert_req_id_of
 from ra_gateway.cmp.header_checks import NONCE_OCTETS
+from ra_gateway.cmp.malformed import fault_of, header_of
 from ra_gateway.cmp.messages import (
     ANYONE,
     CMP2000,
@@ -42,10 +43,32 @@ _SEAL: Final = Seal(__name__)
 
 
 class Reply(NamedTuple):
-    """An answer; `understood` is False where the octets received were no PKIMessage (HTTP then says 400)."""
+    """An answer; `understood` is False where not even the request's IDs could be read (HTTP then says 400)."""
 
     der: bytes
     understood: bool
+
+
+class Unreadable(NamedTuple):
+    """Octets that are no PKIMessage.
+
+    Args:
+        error: Why, with the name of the field.
+        header: What can be read of it for an answer (`malformed.header_of`); None for nothing.
+    """
+
+    error: MalformedMessage
+    header: PKIHeader | None
+
+    @classmethod
+    def of(cls, der: bytes, error: MalformedMessage) -> Unreadable:
+        """Look for what can be read of octets that do not decode."""
+        return cls(fault_of(der, error), header_of(der))
+
+    @property
+    def transaction_id(self) -> str:
+        """The transactionID in hex, "" where it cannot be read."""
+        return "" if self.header is None else (self.header.transaction_id or b"").hex()
 
 
 def reply_header(
@@ -123,15 +146,28 @@ def refusal_body(
     return cert_rep_body(response_type, CertRepMessage((CertResponse(cert_req_id, status),)))
 
 
-def unreadable_reply(error: MalformedMessage, random_octets: Callable[[int], bytes]) -> bytes:
-    """Return an unprotected error for octets that are no PKIMessage.
+async def unreadable_reply(
+    unreadable: Unreadable,
+    credential: Protecting,
+    *,
+    now: datetime,
+    random_octets: Callable[[int], bytes],
+) -> Reply:
+    """Return the error for octets that are no PKIMessage.
 
-    Unprotected, because it is unclear who sent them and what could be verified (RFC 9483 3.6.4), and a
-    signature would be work done for anybody who can open a connection.
+    With the IDs of whoever sent them and protected, where those can be read: a client drops any other. Otherwise
+    unprotected, because nobody could tell what it belongs to (RFC 9483 3.6.4).
 
     Args:
-        random_octets: Draws that many, for transactionID and senderNonce.
+        random_octets: Draws that many, for the answer's own IDs.
     """
+    body_der = error_body(status_of(unreadable.error))
+    if unreadable.header is not None:
+        header = reply_header(unreadable.header, sender_nonce=random_octets(NONCE_OCTETS), now=now)
+        try:
+            return Reply(await protect_reply(header, body_der, credential), understood=True)
+        except Exception:  # the key cannot sign: an unprotected error is all that is left
+            return Reply(assemble(header.to_der(), body_der, None), understood=True)
     header = PKIHeader(
         pvno=CMP2000,
         sender_der=ANYONE,
@@ -139,7 +175,7 @@ def unreadable_reply(error: MalformedMessage, random_octets: Callable[[int], byt
         transaction_id=random_octets(NONCE_OCTETS),
         sender_nonce=random_octets(NONCE_OCTETS),
     )
-    return assemble(header.to_der(), error_body(status_of(error)), None)
+    return Reply(assemble(header.to_der(), body_der, None), understood=False)
 
 
 # --- nested ---------------------------------------------------------------------------------------------------
@@ -158,10 +194,10 @@ class Batch:
     """Messages that came together, each to be answered for itself; to be in a batch vouches for none of them.
 
     Args:
-        members: In order; an error stands for octets that are no PKIMessage.
+        members: In order.
     """
 
-    members: tuple[PKIMessage | MalformedMessage, ...]
+    members: tuple[PKIMessage | Unreadable, ...]
     seal: InitVar[Seal]
 
 
@@ -198,14 +234,16 @@ def read_nested(authenticated: AuthenticatedMessage, *, batch_max: int) -> Singl
     return Batch(members, _SEAL)
 
 
-def _decoded(der: bytes) -> PKIMessage | MalformedMessage:
+def _decoded(der: bytes) -> PKIMessage | Unreadable:
     try:
         return PKIMessage.from_der(der)
-    except MalformedMessage:
-        return MalformedMessage("a member of a batch is no PKIMessage")
+    except MalformedMessage as error:
+        return Unreadable.of(der, error)
 
 
 def _single(inner: PKIMessage, outer: PKIHeader) -> Single:
+    if not inner.header.transaction_id:
+        raise MalformedMessage("no transactionID in the message inside nested", rule="R4")
     if inner.header.transaction_id != outer.transaction_id:
         raise HeaderRefused("nested has another transactionID than what is inside", rule="R122")
     if inner.header.sender_nonce != outer.sender_nonce:

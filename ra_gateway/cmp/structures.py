@@ -58,6 +58,11 @@ class AttributeTypeAndValue:
 
 
 @sequence
+class ControlsBox:
+    controls: Annotated[list[AttributeTypeAndValue], some]
+
+
+@sequence
 class NameBox:
     rdns: list[SetOf[AttributeTypeAndValue]]
 

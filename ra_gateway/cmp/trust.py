@@ -21,8 +21,9 @@ from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 
-from ra_gateway.cmp.algorithms import AlgorithmPolicy, public_key_kind
+from ra_gateway.cmp.algorithms import AlgorithmPolicy, AlgorithmRefused, public_key_kind
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
+from ra_gateway.cmp.header_checks import takes_ber
 from ra_gateway.cmp.name_constraints import check_name_constraints
 from ra_gateway.cmp.names import CanonicalName, canonical
 from ra_gateway.cmp.oids import OID
@@ -382,7 +383,9 @@ class TrustDomain:
         depth = 0  # CA certificates below the current one that are not self-issued
         for certificate in cas:
             self._check_certificate(certificate, now)
-            _require_ca(certificate, depth)
+            # An anchor of version 1 is a CA by configuration (RFC 5280 6.1.1 d).
+            if certificate is not cas[-1] or not certificate.is_v1_root:
+                _require_ca(certificate, depth)
             depth += not budget.self_issued(certificate)
         self._check_key(cas[-1])
         for index in range(len(cas) - 2, -1, -1):
@@ -391,6 +394,11 @@ class TrustDomain:
 
     def _check_certificate(self, certificate: Certificate, now: datetime) -> None:
         """Check what needs no key."""
+        if certificate.not_der and not takes_ber(self.quirks):
+            raise SignerNotTrusted(
+                f"{certificate.subject} is encoded wrongly: {certificate.not_der}",
+                rule="RFC 5280 4.1",
+            )
         if not certificate.valid_at(now):
             raise SignerNotTrusted(
                 f"{certificate.subject} is valid from {certificate.not_before:%Y-%m-%dT%H:%M:%SZ} "
@@ -418,7 +426,11 @@ class TrustDomain:
     def _verify_link(
         self, certificate: Certificate, issuer: Certificate, budget: SearchBudget
     ) -> None:
-        self.algorithms.require_signature(certificate.signature_algorithm, "is signed", certificate)
+        try:
+            algorithm = certificate.signature_algorithm
+        except AlgorithmRefused as error:
+            raise AlgorithmRefused(f"{certificate}: {error.detail}", rule=error.rule) from error
+        self.algorithms.require_signature(algorithm, "is signed", certificate)
         budget.verify_link(certificate, issuer)
 
     def _knows(self, path: Path, now: datetime) -> bool:
@@ -520,7 +532,6 @@ def _leads_on(candidate: Certificate, budget: SearchBudget) -> bool:
 
 def _require_ca(certificate: Certificate, depth: int) -> None:
     is_ca, path_length = certificate.basic_constraints
-    # A version 1 root has no extensions to say that it is a CA (RFC 5280 6.1.4 k); none is accepted here.
     if not is_ca:
         raise SignerNotTrusted(
             f"{certificate.subject} issued a certificate but is not a CA", rule="RFC 5280 6.1.4 k"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import InitVar, dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Final, NoReturn, TypeVar
+from typing import Final, TypeVar
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import (
@@ -26,11 +26,9 @@ from ra_gateway.cmp.certificates import (
     Certificate,
     KeyUsage,
     keep_certificates,
-    readable_certificates,
 )
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
 from ra_gateway.cmp.header_checks import (
-    MAX_KID_OCTETS,
     VENDORS_ONLY,
     HeaderRules,
     Quirk,
@@ -43,15 +41,14 @@ from ra_gateway.cmp.header_checks import (
 )
 from ra_gateway.cmp.mac import MACCredential, SharedSecret, compute_mac
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
-from ra_gateway.cmp.names import NULL_DN, CanonicalName, canonical, same_name
+from ra_gateway.cmp.names import NULL_DN, same_name
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protected_part, verify_protection
 from ra_gateway.cmp.sealed import Seal, proof
+from ra_gateway.cmp.signers import certificate_bag, named_as_signer, select_signers
 from ra_gateway.cmp.trust import Bag, NoPath, Path, SearchBudget, TrustDomain
 from ra_gateway.errors import (
     CMPError,
-    HeaderRefused,
-    MalformedMessage,
     NotAuthorized,
     PKIFailureInfo,
     ProtectionRefused,
@@ -60,16 +57,7 @@ from ra_gateway.errors import (
 
 T = TypeVar("T")
 
-_NAMES_TOLD: Final = 2
 _DOMAINS_TOLD: Final = 3
-_SUBJECT_TOLD: Final = 200
-
-_MAX_NAMES_COMPARED: Final = 3
-"""Certificates whose subject may be the sender in another spelling; the protecting one comes first (RFC 9483 3.3)."""
-
-_MAX_SAME_NAMED_SIGNERS: Final = 3
-"""Certificates with one key identifier that are tried: a renewed certificate for the same key has its twin."""
-
 _MAC_ALGORITHMS: Final = frozenset(
     {OID.passwordBasedMac, OID.pbmac1, OID.dhBasedMac, OID.kemBasedMac}
 )
@@ -149,102 +137,6 @@ def protection_algorithm(message: PKIMessage) -> SignatureAlgorithm:
         raise
 
 
-def certificate_bag(message: PKIMessage, rules: HeaderRules) -> list[Certificate]:
-    """Return the certificates a message carries, in order; one that does not parse is left out.
-
-    Raises:
-        HeaderRefused: There are more than the endpoint allows.
-    """
-    if len(message.extra_certs) > rules.extra_certs_max_count:
-        raise HeaderRefused(
-            f"{len(message.extra_certs)} extraCerts; at most {rules.extra_certs_max_count} are read",
-            rule="RFC 9483 3.3",
-        )
-    return readable_certificates(message.extra_certs)
-
-
-def select_signers(
-    header: PKIHeader,
-    bag: Sequence[Certificate],
-    rules: HeaderRules,
-    known: Collection[Certificate] = (),
-) -> list[Certificate]:
-    """Return the certificates that the header names as its signer: by senderKID, else by sender.
-
-    Args:
-        known: Those in the bag that did not come from strangers.
-
-    Raises:
-        ProtectionRefused: None of them is named.
-    """
-    if not bag:
-        raise ProtectionRefused("no certificate came with the message", rule="R33")
-    if header.sender_kid is None and rules.strict and bag[0].subject_key_identifier is not None:
-        raise ProtectionRefused("no senderKID", rule="R27")
-    chosen = _named_signers(header, bag, known)
-    if not chosen:
-        _explain_no_signer(header, bag)
-    if rules.strict and bag[0] not in chosen:
-        raise ProtectionRefused(
-            "the first of the extraCerts is not the protecting certificate", rule="R32"
-        )
-    return chosen[:_MAX_SAME_NAMED_SIGNERS]
-
-
-def _named_signers(
-    header: PKIHeader, bag: Iterable[Certificate], known: Collection[Certificate] = ()
-) -> list[Certificate]:
-    """Return the certificates that fit senderKID and sender; sender is made comparable once at most."""
-    likely = [certificate for certificate in bag if _kid_fits(header, certificate)]
-    sender = header.sender_name_der
-    # RFC 9810 5.1.1: NULL-DN where the sender does not know its name; senderKID must then do.
-    if sender == NULL_DN:
-        return likely if header.sender_kid is not None else []
-    if sender is None or not likely:
-        return []
-    exact = [item.subject_der == sender for item in likely]
-    if all(exact):
-        return likely
-    name = canonical(sender)
-    strange = [item for item in likely if item not in known]
-    compared = {*known, *strange[:_MAX_NAMES_COMPARED]}
-    return [
-        item
-        for item, same in zip(likely, exact, strict=True)
-        if same or (item in compared and _is_named(item, name))
-    ]
-
-
-def _is_named(certificate: Certificate, name: CanonicalName) -> bool:
-    try:
-        return certificate.subject_name == name
-    except MalformedMessage:
-        # extraCerts is not protected: a stray element must not void the message.
-        return False
-
-
-def _kid_fits(header: PKIHeader, certificate: Certificate) -> bool:
-    if header.sender_kid is None:
-        return True
-    identifier = certificate.subject_key_identifier
-    return identifier is None or identifier == header.sender_kid
-
-
-def _explain_no_signer(header: PKIHeader, bag: Sequence[Certificate]) -> NoReturn:
-    subjects = "; ".join(certificate.subject[:_SUBJECT_TOLD] for certificate in bag[:_NAMES_TOLD])
-    if len(bag) > _NAMES_TOLD:
-        subjects += f"; and {len(bag) - _NAMES_TOLD} more"
-    if any(_kid_fits(header, certificate) for certificate in bag):
-        raise ProtectionRefused(
-            f"sender names none of the certificates in extraCerts ({subjects})", rule="R26"
-        )
-    raise ProtectionRefused(
-        f"senderKID {(header.sender_kid or b'')[:MAX_KID_OCTETS].hex()} is the key identifier of none of the "
-        f"certificates in extraCerts ({subjects})",
-        rule="R27",
-    )
-
-
 def _first_to_pass(
     check: Callable[[T], AuthenticatedMessage], candidates: Iterable[T]
 ) -> AuthenticatedMessage:
@@ -288,7 +180,7 @@ def authenticate(
         ProtectionRefused, AlgorithmRefused, SignerNotTrusted, NotAuthorized, HeaderRefused, MalformedMessage.
     """
     algorithm = protection_algorithm(message)
-    certificates = certificate_bag(message, rules)
+    certificates = certificate_bag(message, rules, domains)
     bag = Bag(certificates)
     budget = SearchBudget() if budget is None else budget
 
@@ -303,7 +195,15 @@ def authenticate(
         check_header(message.header, relaxed, first=True)
         return AuthenticatedMessage(message, signer, domain, path, _SEAL)
 
-    return _first_to_pass(check, select_signers(message.header, certificates, rules))
+    unread = certificates.unread
+    try:
+        return _first_to_pass(
+            check, select_signers(message.header, certificates, rules, unread=unread)
+        )
+    except SignerNotTrusted as error:
+        if not unread or error.rule != "R21":
+            raise
+        raise SignerNotTrusted(f"{error.detail}; {unread}", rule=error.rule) from error
 
 
 def forgiving(operator: TrustDomain, *origins: TrustDomain) -> TrustDomain:
@@ -343,11 +243,6 @@ def judged_by(
     return AuthenticatedMessage(message, authenticated.signer, domain, authenticated.path, _SEAL)
 
 
-def named_as_signer(header: PKIHeader, certificate: Certificate) -> bool:
-    """Tell whether a header says that a certificate protects the message; whether it does is not known."""
-    return bool(_named_signers(header, [certificate]))
-
-
 def authenticate_registered(
     message: PKIMessage,
     registered: Collection[Certificate],
@@ -355,6 +250,7 @@ def authenticate_registered(
     rules: HeaderRules,
     now: datetime,
     *,
+    by_name: Callable[[Path], bool] | None = None,
     budget: SearchBudget | None = None,
 ) -> AuthenticatedMessage:
     """Authenticate a message that only registered PKI management entities may send, whatever its type.
@@ -363,6 +259,7 @@ def authenticate_registered(
         registered: Their certificates, exactly: another one for the same name or key is not registered.
             A message protected by one of them need not carry it.
         domain: Must have a valid path for it as well.
+        by_name: Tells whether one that is not listed is registered by its names, from its path.
         budget: As of `authenticate`.
 
     Raises:
@@ -376,7 +273,7 @@ def authenticate_registered(
         known = signer in registered
         path = domain.find_path(signer, bag, now, remember_leaf=known, budget=budget)
         _check_protection(message, algorithm, signer, domain.algorithms, rules)
-        if not known:
+        if not known and not (by_name is not None and by_name(path)):
             raise NotAuthorized(f"{signer.subject} is not registered here", rule="R123")
         # Not as a first message: the nonces are a device's, and R7 was for the RA to enforce.
         check_header(message.header, rules.relaxed_by(domain.quirks), first=False)
@@ -512,26 +409,24 @@ def used_quirks(
 # --- shared secrets -------------------------------------------------------------------------------------------
 
 
-def authenticate_by_secret(
-    message: PKIMessage,
-    credential: MACCredential | None,
-    domain: TrustDomain,
-    rules: HeaderRules,
-    *,
-    first: bool,
-) -> MACAuthenticatedMessage:
-    """Authenticate a message by its MAC (RFC 9483 4.1.5).
+@proof(_SEAL)
+class VerifiedMAC:
+    """A message whose MAC verified: who sent it can verify a MAC in turn, whatever else is wrong with the message."""
+
+    message: PKIMessage
+    credential: MACCredential
+    seal: InitVar[Seal]
+
+
+def verify_mac(message: PKIMessage, credential: MACCredential | None) -> VerifiedMAC:
+    """Verify the MAC of a message (RFC 9483 4.1.5).
 
     Args:
         credential: Of the secret that belongs to its senderKID, under the message's own parameters
             (`MACParameters.credential`); None if there is no such secret, which is refused in the same words.
-        domain: Of the endpoint's shared secrets.
-        rules: The endpoint's; the domain's quirks are added.
-        first: Whether the message opens an operation.
 
     Raises:
-        ProtectionRefused: The MAC does not verify, or nobody knows its reference (R41); sender is another (R45).
-        HeaderRefused, MalformedMessage: As `check_header`.
+        ProtectionRefused: The MAC does not verify, or nobody knows its reference (R41).
     """
     if message.protection is None:
         raise ProtectionRefused("only one of protection and protectionAlg is present", rule="R14")
@@ -546,6 +441,24 @@ def authenticate_by_secret(
     expected = compute_mac(parameters, credential.key, octets)
     if not hmac.compare_digest(expected, message.protection):
         raise ProtectionRefused(f"the MAC does not verify: {credential.secret.label}", rule="R41")
+    return VerifiedMAC(message, credential, _SEAL)
+
+
+def authenticate_by_secret(
+    verified: VerifiedMAC, domain: TrustDomain, rules: HeaderRules, *, first: bool
+) -> MACAuthenticatedMessage:
+    """Authenticate a message whose MAC verified.
+
+    Args:
+        domain: Of the endpoint's shared secrets.
+        rules: The endpoint's; the domain's quirks are added.
+        first: Whether the message opens an operation.
+
+    Raises:
+        ProtectionRefused: sender is another (R45).
+        HeaderRefused, MalformedMessage: As `check_header`.
+    """
+    message, credential = verified.message, verified.credential
     _check_mac_sender(message.header, credential, rules)
     check_header(message.header, rules.relaxed_by(domain.quirks), first=first)
     return MACAuthenticatedMessage(message, domain, credential, _SEAL)
@@ -558,8 +471,10 @@ def _check_mac_sender(header: PKIHeader, credential: MACCredential, rules: Heade
     """
     sender = header.sender_name_der
     named = asn1.content(asn1.element(credential.protector.sender_der))
-    fits = [named] if rules.strict else [named, credential.secret.subject_der, NULL_DN]
-    if sender is None or not any(same_name(sender, name) for name in fits):
+    fits = sender is not None and same_name(sender, named)
+    if not fits and sender is not None and not rules.strict:
+        fits = sender == NULL_DN or credential.secret.is_for(sender)
+    if not fits:
         raise ProtectionRefused(
             f"sender is not whom the {credential.secret.label} stands for", rule="R45"
         )
@@ -601,6 +516,30 @@ def authenticate_answer(
         return AuthenticatedMessage(message, signer, trust, path, _SEAL)
 
     return _first_to_pass(check, select_signers(message.header, [*bag, *pinned], rules, pinned))
+
+
+def authenticate_answer_by_secret(
+    message: PKIMessage, credentials: Iterable[MACCredential], trust: TrustDomain
+) -> MACAuthenticatedMessage:
+    """Authenticate a message that a CA sent under the secret that the RA shares with it.
+
+    Args:
+        credentials: Of the secret, and of earlier ones, under the message's own parameters.
+        trust: As of `authenticate_answer`.
+
+    Raises:
+        ProtectionRefused: The MAC does not verify with any.
+    """
+    octets = protected_part(message.header_der, message.body_der)
+    for credential in credentials:
+        expected = compute_mac(credential.parameters, credential.key, octets)
+        if (
+            credential.parameters.der == message.header.protection_alg_der
+            and message.protection is not None
+            and hmac.compare_digest(expected, message.protection)
+        ):
+            return MACAuthenticatedMessage(message, trust, credential, _SEAL)
+    raise ProtectionRefused("the MAC of the answer does not verify", rule="R84")
 
 
 def check_authority(

@@ -12,7 +12,12 @@ from ra_gateway.ca.postgres_url import is_local
 from ra_gateway.cmp.header_checks import SIGNERS_ONLY, VENDORS_ONLY
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig
-from ra_gateway.config.tables import EndpointConfig, IdentityConfig, MACConfig, VendorConfig
+from ra_gateway.config.tables import (
+    EndpointConfig,
+    IdentityConfig,
+    MACConfig,
+    default_body_types,
+)
 from ra_gateway.config.trust_tables import AlgorithmsConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN, WELL_KNOWN_PATH, served_paths, texts
 from ra_gateway.errors import Problem
@@ -59,10 +64,10 @@ def _value(table: Raw, model: type[BaseModel], key: str) -> Any:
     return table.get(key, model.model_fields[key].default)
 
 
-def _types(table: Raw, model: type[BaseModel]) -> set[str]:
-    """Return the raw `body_types`, or the model's default."""
-    default = [member.name for member in model.model_fields["body_types"].default]
-    return set(texts(table.get("body_types", default)))
+def _taken(endpoint: Raw) -> set[str]:
+    """Return the raw `body_types` of an endpoint, or what it takes without."""
+    strictness = _value(endpoint, EndpointConfig, "strictness")
+    return set(texts(endpoint.get("body_types", default_body_types(strictness))))
 
 
 def _exceeds(left: object, right: object) -> bool:
@@ -298,9 +303,9 @@ def _crossed(
 def _check_vendor_types(raw: Raw) -> Iterator[Problem]:
     vendors = _table(raw, "vendors")
     for name, endpoint in _rows(raw, "endpoints"):
-        taken = _types(endpoint, EndpointConfig)
+        taken = _taken(endpoint)
         for vendor in texts(endpoint.get("vendors")):
-            allowed = _types(_table(vendors, vendor), VendorConfig)
+            allowed = texts(_table(vendors, vendor).get("body_types", ["ir"]))
             if vendor in vendors and taken & {"cr", "p10cr"} and not taken & {"ir", *allowed}:
                 yield Problem(
                     f"vendors.{vendor}.body_types",
@@ -324,6 +329,39 @@ def _check_ra_rights(raw: Raw) -> Iterator[Problem]:
                 seen.add(file)
 
 
+def _check_ra_names(raw: Raw) -> Iterator[Problem]:
+    bundled = any(upstream.get("kind") == "bundled" for _, upstream in _rows(raw, "upstreams"))
+    revocation = _table(_table(raw, "operator"), "revocation").get("mode", "off")
+    for name, endpoint in _rows(raw, "endpoints"):
+        if "registration_authorities" not in endpoint:
+            continue
+        path = f"endpoints.{name}.registration_authorities"
+        relays = _table(endpoint, "registration_authorities")
+        rows = list(_listed(relays, "names"))
+        if not rows and not relays.get("certificate_paths"):
+            yield Problem(
+                f"{path}.certificate_paths",
+                "is required, unless there are names",
+                "List the RAs' certificates, or take the table out.",
+            )
+        for index, row in rows:
+            where = f"{path}.names[{index}]"
+            if not _table(row).get("subject") and not _table(row).get("sans"):
+                yield Problem(where, "names nobody", "Give subject, sans or both.")
+        if rows and relays.get("anchors_paths"):
+            yield Problem(
+                f"{path}.names",
+                "is given together with anchors_paths, but only an operator certificate makes an RA by its names",
+                "Take anchors_paths out, or give the RAs below those roots an endpoint of their own.",
+            )
+        if rows and revocation == "off" and not bundled:
+            yield Problem(
+                f"{path}.names",
+                "is given, but nobody says which certificates of these names were revoked",
+                "Set operator.revocation, or list the exact certificates in certificate_paths.",
+            )
+
+
 def _check_mac(raw: Raw) -> Iterator[Problem]:
     owners: dict[str, str] = {}
     for name, endpoint in _rows(raw, "endpoints"):
@@ -336,7 +374,7 @@ def _check_mac(raw: Raw) -> Iterator[Problem]:
                 'is given, but strictness is "3gpp", and TS 33.310 has no shared secrets',
                 'Take the table out, or set strictness to "strict" or "lenient".',
             )
-        if not {"ir", "cr", "p10cr"} & _types(endpoint, EndpointConfig):
+        if not {"ir", "cr", "p10cr"} & _taken(endpoint):
             yield Problem(
                 path,
                 "is given, but body_types has none of ir, cr and p10cr",
@@ -348,7 +386,8 @@ def _check_mac(raw: Raw) -> Iterator[Problem]:
                 "is given, but with the redis store other processes could use a secret again",
                 "Use the memory store, or only secrets that are not for single use.",
             )
-        yield from _crossed(path, mac, MACConfig, "min_iterations", "max_iterations")
+        for most in ("max_iterations", "max_pbkdf_iterations"):
+            yield from _crossed(path, mac, MACConfig, "min_iterations", most)
         for key in ("secrets_path", "used_path"):
             for file in texts([mac.get(key)]):
                 place = f"{path}.{key}"
@@ -527,6 +566,36 @@ def _check_confirmation(raw: Raw) -> Iterator[Problem]:
             )
 
 
+def _check_ca_secrets(raw: Raw) -> Iterator[Problem]:
+    for name, upstream in _rows(raw, "upstreams"):
+        if "mac" not in upstream:
+            continue
+        for key in ("requests", "kur"):
+            if upstream.get(key) == "nested":
+                yield Problem(
+                    f"upstreams.{name}.{key}",
+                    "is nested (perhaps by the dialect), which is signed, while [mac] has a secret for this CA",
+                    'Set it to "reprotect", or take the table out: the CA knows the RA by one of the two.',
+                )
+        if upstream.get("batch_window_ms"):
+            yield Problem(
+                f"upstreams.{name}.batch_window_ms",
+                "is set, while [mac] has a secret for this CA: a batch is signed",
+                "Leave one of the two out.",
+            )
+
+
+def _check_ir_as_cr(raw: Raw) -> Iterator[Problem]:
+    for name, upstream in _rows(raw, "upstreams"):
+        if upstream.get("ir_as_cr") is True and upstream.get("requests") in ("nested", "forward"):
+            yield Problem(
+                f"upstreams.{name}.ir_as_cr",
+                f"is set, but requests is {upstream['requests']} (perhaps by the dialect): what goes up as its device "
+                "signed it stays an ir",
+                'Set requests = "reprotect", or leave ir_as_cr out.',
+            )
+
+
 def _check_ledger(raw: Raw) -> Iterator[Problem]:
     ca = _table(raw, "ca")
     given = [key for key in ("ledger_path", "ledger_url_path", "ledger_url") if key in ca]
@@ -620,6 +689,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_endpoints,
     _check_vendor_types,
     _check_ra_rights,
+    _check_ra_names,
     _check_mac,
     _check_rsa_bits,
     _check_duplicate_urls,
@@ -629,6 +699,8 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_upstream_tls,
     _check_bundled_ca,
     _check_confirmation,
+    _check_ir_as_cr,
+    _check_ca_secrets,
     _check_ledger,
     _check_ca_client,
     _check_ca_ldap,

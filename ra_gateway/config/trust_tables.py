@@ -34,7 +34,7 @@ class RAConfig(Table):
     """
     chain_paths: tuple[PublicPath, ...] = ()
     """Intermediate CA certificates from the RA certificate's issuer up to, but without, the root; sent to devices and
-    to the CA in extraCerts.
+    to the CA in extraCerts. A root among them is not: `send_root` of an upstream sends it to a CA that wants it.
     """
 
 

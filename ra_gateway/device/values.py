@@ -49,8 +49,9 @@ class RequestOptions:
         cert_profile: Name for certProfile.
         message_time: Send messageTime; a device without a clock cannot.
         recipient: RFC 4514 string of the CA's name; None says that it is not known, in a kur the old issuer.
-        cert_req_id: 0 in a conforming request (RFC 9483 4.1.1).
-        extra_certs_in_cert_conf: Send the chain again with certConf.
+        cert_req_id: Any (TS 33.310 annex G); RFC 9483 4.1.1 has 0 alone.
+        extra_certs_in_cert_conf: Send the chain again with certConf and pollReq, as RFC 9483 3.3 has it to the letter;
+            TS 33.310 9.5.4.5 has none there.
         pvno: 2 or 3; 3 where the key is not proved by a signature, whatever is said here.
         encr_cert: Prove possession by decrypting the certificate, as an ML-KEM key always does; for RSA keys.
         key_algorithm_der: Of the key that the CA is to make: AlgorithmIdentifier as in SubjectPublicKeyInfo;
@@ -65,7 +66,7 @@ class RequestOptions:
     message_time: bool = True
     recipient: str | None = None
     cert_req_id: int = 0
-    extra_certs_in_cert_conf: bool = True
+    extra_certs_in_cert_conf: bool = False
     pvno: int = CMP2000
     encr_cert: bool = False
     key_algorithm_der: bytes | None = None

@@ -16,11 +16,13 @@ from ra_gateway.cmp.bodies import PKIStatusInfo, error_msg_content
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import P10CR_CERT_REQ_ID, BodyType, PKIStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
+from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.verification import (
-    AuthenticatedMessage,
+    Authenticated,
     authenticate_answer,
+    authenticate_answer_by_secret,
     check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
@@ -73,6 +75,7 @@ class Expected:
 
     Args:
         body_type: Of the request; certConf where that is answered.
+        asked_type: The same as the CA saw it: cr where an ir goes up so.
         cert_req_id: What the device is told; of a p10cr, the CA may say another.
         nonces: senderNonces of which the answer must return one: the request's, and the last pollReq's.
         public_key_der, subject_der, san: Of the certificate; san is what it must contain, None for no demand.
@@ -80,9 +83,11 @@ class Expected:
         info_type: What a genm asks for.
         possession: How the request shows possession of its key, which says what the answer brings.
         variant: How the request went up.
+        secrets: What an answer under a MAC may be protected with.
     """
 
     body_type: BodyType
+    asked_type: BodyType
     transaction_id: bytes
     nonces: tuple[bytes, ...]
     cert_req_id: int
@@ -93,6 +98,7 @@ class Expected:
     info_type: str
     possession: Possession
     variant: Variant
+    secrets: tuple[MACCredential, ...] = ()
 
     @property
     def asked_cert_req_id(self) -> int:
@@ -100,11 +106,17 @@ class Expected:
         return P10CR_CERT_REQ_ID if self.body_type is BodyType.p10cr else self.cert_req_id
 
     @classmethod
-    def of(cls, transaction: Transaction, nonces: tuple[bytes, ...]) -> Expected:
+    def of(
+        cls,
+        transaction: Transaction,
+        nonces: tuple[bytes, ...],
+        secrets: tuple[MACCredential, ...] = (),
+    ) -> Expected:
         """Return what is expected of the answer to a transaction's current message."""
         confirming = transaction.confirmation is not None
         return cls(
             body_type=BodyType.certConf if confirming else transaction.body_type,
+            asked_type=BodyType.certConf if confirming else transaction.asked_type,
             transaction_id=transaction.ca_transaction_id or transaction.key.transaction_id,
             nonces=nonces,
             cert_req_id=transaction.cert_req_id,
@@ -115,6 +127,7 @@ class Expected:
             info_type=transaction.info_type,
             possession=Possession(transaction.possession),
             variant=Variant(transaction.variant),
+            secrets=secrets,
         )
 
 
@@ -150,7 +163,7 @@ def answer_to(
     *,
     known: Iterable[Certificate] = (),
     relayed: bool = True,
-) -> AuthenticatedMessage:
+) -> Authenticated:
     """Authenticate an answer of a type, and check that it belongs to the request.
 
     Args:
@@ -168,7 +181,7 @@ def answer_to(
             rule="R85",
         )
     with blamed_on(upstream):
-        authenticated = _authenticated(message, upstream, now, known)
+        authenticated = _authenticated(message, expected, upstream, now, known)
         check_answer_header(
             message.header, transaction_id=expected.transaction_id, sender_nonces=expected.nonces
         )
@@ -179,9 +192,15 @@ def answer_to(
 
 
 def _authenticated(
-    message: PKIMessage, upstream: Upstream, now: datetime, known: Iterable[Certificate] = ()
-) -> AuthenticatedMessage:
+    message: PKIMessage,
+    expected: Expected,
+    upstream: Upstream,
+    now: datetime,
+    known: Iterable[Certificate],
+) -> Authenticated:
     try:
+        if expected.secrets:
+            return authenticate_answer_by_secret(message, expected.secrets, upstream.trust)
         known = (*upstream.pinned, *known)
         authenticated = authenticate_answer(message, upstream.trust, known, ANSWER_RULES, now)
         domains = (upstream.issuing, upstream.trust)

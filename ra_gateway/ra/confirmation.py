@@ -6,8 +6,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from ra_gateway.cmp.bodies import PKICONF_BODY, cert_confirm_body, error_msg_content
+from ra_gateway.cmp.bodies import NO_STATUS, PKICONF_BODY, cert_confirm_body, error_msg_content
 from ra_gateway.cmp.certificates import load_certificate
+from ra_gateway.cmp.header_checks import check_fresh_nonce
 from ra_gateway.cmp.requests import AuthenticatedConfirmation, read_confirmation
 from ra_gateway.cmp.verification import Authenticated
 from ra_gateway.errors import (
@@ -66,6 +67,8 @@ async def _take(
         CMPError: It is refused.
     """
     _check_state(transaction)  # step 4
+    rules = context.endpoint.rules
+    check_fresh_nonce(context.message.header, transaction.sender_nonce, rules)
     if transaction.certificate_der:
         context.report.certificate = load_certificate(transaction.certificate_der)
     confirmation = read_confirmation(
@@ -74,6 +77,7 @@ async def _take(
         response_nonce=transaction.response_nonce,
         cert_req_id=transaction.cert_req_id,
         request=transaction.body_type,
+        rules=rules,
     )
     takes_certificate = confirmation.status.takes_certificate
     if transaction.state is State.CONFIRMING:
@@ -190,8 +194,12 @@ async def _tell_to_wait(
 def _body_for_ca(
     context: RequestContext, transaction: Transaction, confirmation: AuthenticatedConfirmation
 ) -> bytes:
-    """Return the body of a certConf with the certReqId that the CA gave: after a p10cr some CAs say 0, some -1."""
-    if confirmation.status.cert_req_id == transaction.ca_cert_req_id:
+    """Return the body of a certConf with the certReqId that the CA gave: after a p10cr some CAs say 0, some -1.
+
+    A rejection without a word is put into words, as not every CA knows it.
+    """
+    says_it = context.message.body_content != NO_STATUS or not confirmation.status.cert_hash
+    if says_it and confirmation.status.cert_req_id == transaction.ca_cert_req_id:
         return context.message.body_der
     return cert_confirm_body(replace(confirmation.status, cert_req_id=transaction.ca_cert_req_id))
 

@@ -10,8 +10,9 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import quirks_against
 from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.responder import Unreadable
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
-from ra_gateway.errors import CMPError, MalformedMessage
+from ra_gateway.errors import CMPError
 from ra_gateway.events import Component, Outcome, RequestHandled
 from ra_gateway.ra.endpoints import Endpoint, Upstream
 
@@ -22,7 +23,9 @@ class Report:
 
     Args:
         upstream: Name of where the message goes, once that is known to differ from its endpoint's own.
-        authenticated: Who sent it; a refusal is protected so that the sender can verify it.
+        authenticated: Who sent it.
+        shared: The shared secret whose MAC verified, whatever else is wrong: a refusal is protected with it.
+        mac_checked: Whether that was tried.
         quirks: Rules that its sender's domain relaxes, of those that it needed.
         certificate: What it is about.
         refusal: Why we refused.
@@ -34,6 +37,8 @@ class Report:
     upstream: str = ""
     outcome: Outcome = Outcome.refused
     authenticated: Authenticated | None = None
+    shared: MACCredential | None = None
+    mac_checked: bool = False
     quirks: tuple[str, ...] = ()
     certificate: Certificate | None = None
     refusal: CMPError | None = None
@@ -131,16 +136,17 @@ def event_of(
 
 
 def unreadable_event(
-    error: MalformedMessage, endpoint: str, peer: str, duration_ms: float
+    unreadable: Unreadable, endpoint: str, peer: str, duration_ms: float
 ) -> RequestHandled:
     """Return the event for octets that were no PKIMessage."""
+    error = unreadable.error
     return RequestHandled(
         by=Component.gateway,
         endpoint=endpoint,
         peer=peer,
         body_type="",
         outcome=Outcome.refused,
-        transaction_id="",
+        transaction_id=unreadable.transaction_id,
         duration_ms=duration_ms,
         fail_info=error.fail_info,
         rule=error.rule,

@@ -13,16 +13,19 @@ from pydantic import Field
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
-from ra_gateway.cmp.mac import MACBounds
+from ra_gateway.cmp.mac import MACBounds, MACCredential, mac_protected
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import fits_alike
+from ra_gateway.cmp.protection import Credential, Protecting
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import Path, TrustDomain
-from ra_gateway.cmp.verification import forgiving, named_as_signer
+from ra_gateway.cmp.verification import forgiving
+from ra_gateway.errors import CMPError, UpstreamBroken
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.ra.information import Information
 from ra_gateway.ra.policy import IdentityRules
-from ra_gateway.ra.ports import CACore, SharedSecrets
+from ra_gateway.ra.ports import CACore, CASecret, SharedSecrets
+from ra_gateway.ra.registration import RegisteredName, RegistrationAuthorities
 from ra_gateway.settings.values import DN, CAPath, Name, Table, WholeSeconds
 
 
@@ -131,6 +134,10 @@ class UpstreamSettings(IssuingSettings):
     """How ir, cr, p10cr and rr go up, as kur does. With another value than "reprotect" the gateway cannot set a
     device's identity: a request that would need it is refused.
     """
+    ir_as_cr: bool = False
+    """Whether an ir goes up as cr, for a CA that takes ir from devices alone: its cp comes down as ip. Only where
+    requests is "reprotect".
+    """
     key_generation: Literal[Variant.nested, Variant.forward] = Variant.nested
     """How a request goes up whose key the CA is to make, which must stay as its device protected it."""
     certconf: CertConf = CertConf.forward
@@ -150,6 +157,10 @@ class UpstreamSettings(IssuingSettings):
     ids: Literal["keep", "map"] = "keep"
     """ "keep" shows the CA the device's transactionID and senderNonce; "map" others of 16 octets, for a CA that refuses
     the short ones of some base stations.
+    """
+    send_root: bool = False
+    """Whether messages to the CA carry the root of the RA certificate too, for a CA that wants the whole chain; by
+    default extraCerts end below it (RFC 9483 3.3). `ra-gateway check-config` says what goes up.
     """
     genm: bool = True
     """Whether the CA answers genm; if not, a question that is for the CA is refused."""
@@ -189,6 +200,7 @@ class Upstream:
             asking again after an unanswered request cannot issue twice.
         own: Returns the RA's own certificates, which protect no answer of a CA.
         seen: Signers of its answers that were valid.
+        secret: What the RA shares with the CA, and protects its messages with; None where it signs them.
     """
 
     name: str
@@ -202,12 +214,40 @@ class Upstream:
     replays_repeats: bool = False
     own: Callable[[], Collection[Certificate]] = tuple
     seen: dict[Certificate, None] = field(default_factory=dict, repr=False, compare=False)
+    secret: CASecret | None = field(default=None, repr=False)
     lease: timedelta = field(init=False, compare=False)
     """How long a node may be busy with one exchange before another one takes over."""
 
     def __post_init__(self) -> None:
         lease = timedelta(seconds=self.deadline_seconds + _LEASE_MARGIN_SECONDS)
         object.__setattr__(self, "lease", lease)
+
+    def asked_type(self, body_type: BodyType, variant: Variant) -> BodyType:
+        """Return as what type a request goes up."""
+        as_cr = self.settings.ir_as_cr and variant is Variant.reprotect
+        return BodyType.cr if as_cr and body_type is BodyType.ir else body_type
+
+    def signing(self, credential: Credential) -> Credential:
+        """Return what signs for this CA: the RA's credential, with the chain that the CA wants."""
+        return credential.with_root if self.settings.send_root else credential
+
+    def protecting(self, credential: Credential) -> Protecting:
+        """Return what protects messages to this CA: the secret that it shares with the RA, or the RA's signature."""
+        return self.signing(credential) if self.secret is None else self.secret.credential
+
+    async def answer_credentials(self, answer_der: bytes) -> tuple[MACCredential, ...]:
+        """Return what an answer under a MAC may be protected with; nothing for others.
+
+        Raises:
+            UpstreamBroken: Its MAC cannot be verified.
+        """
+        if self.secret is None:
+            return ()
+        try:
+            message = PKIMessage.from_der(answer_der)
+            return await self.secret.of_answer(message) if mac_protected(message) else ()
+        except CMPError as error:
+            raise UpstreamBroken(f"{self.name}: {error}", rule="R84") from error
 
     def remember(self, signer: Certificate) -> None:
         """Remember who protected a valid answer, for one that comes without its certificate."""
@@ -248,55 +288,6 @@ class MACAccess:
     domain: TrustDomain
     secrets: SharedSecrets
     bounds: MACBounds = field(default_factory=MACBounds)
-
-
-@dataclass(frozen=True, slots=True)
-class RARights:
-    """What an RA may ask for under its own protection.
-
-    Args:
-        identity: Which subjects and subjectAltNames; they also bound what it may have revoked.
-        ra_verified: Whether it may vouch for proofs of possession.
-        revoke_on_behalf: Whether it may have certificates revoked that are not its own.
-    """
-
-    identity: IdentityRules = field(default_factory=IdentityRules)
-    ra_verified: bool = False
-    revoke_on_behalf: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RegistrationAuthorities:
-    """Other RAs, in front of this one, that pass on what their devices ask for (RFC 9483 5.2).
-
-    Args:
-        domain: Of kind registration_authority: where their certificates must lead to besides.
-        certificates: Theirs, exactly: another one for the same name or key is not registered.
-        identity: Which subjects and subjectAltNames they may ask for under their own protection.
-        ra_verified: Whether they may vouch for proofs of possession.
-        revoke_on_behalf: Whether they may have certificates revoked that are not their own.
-        nested: Whether they may send messages inside nested.
-        batch_max: Most messages of one batch.
-        rights: Of single RAs, by certificate, in the place of the three above.
-    """
-
-    domain: TrustDomain
-    certificates: frozenset[Certificate]
-    identity: IdentityRules = field(default_factory=IdentityRules)
-    ra_verified: bool = False
-    revoke_on_behalf: bool = False
-    nested: bool = True
-    batch_max: int = 64
-    rights: Mapping[Certificate, RARights] = field(default_factory=dict)
-
-    def rights_of(self, certificate: Certificate) -> RARights:
-        """Return what the RA with a certificate may ask for."""
-        everybody = RARights(self.identity, self.ra_verified, self.revoke_on_behalf)
-        return self.rights.get(certificate, everybody)
-
-    def protects(self, message: PKIMessage) -> bool:
-        """Tell whether a message says that one of them protects it; whether that is so is not known."""
-        return any(named_as_signer(message.header, item) for item in self.certificates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,8 +350,8 @@ class EndpointSettings(Table):
     asks for it and the CA grants it.
     """
     strictness: Strictness = Strictness.three_gpp
-    """ "lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, "strict" follows RFC 9483 to the
-    letter. No setting weakens authentication.
+    """ "lenient" accepts what RFC 9810 allows and can be processed safely, "3gpp" follows TS 33.310, "strict" follows
+    RFC 9483 to the letter. No setting weakens authentication.
     """
     message_time_window_seconds: WholeSeconds = Field(default=300, ge=1, le=86_400)
     """How far messageTime may be from the gateway's clock, either way, in seconds; beyond it: badTime. Less than half
@@ -379,7 +370,8 @@ class EndpointSettings(Table):
     pkiconf_certificates: bool | None = None
     """Whether pkiConf carries the certificates of its signer, for a client that forgets those of the answer before.
     Unset, it does, but for base stations at strictness "3gpp": TS 33.310 9.5.4.5 has none there. Other RAs always get
-    them.
+    them for what they sign or nest; one that passes on a device's messages as they are ("forward") gets what the device
+    does, and has to `tolerate` "pkiconf_without_certificates".
     """
     extra_certs_max_count: int = Field(default=12, ge=1, le=256)
     """Most certificates in extraCerts of a request; more are refused before a path is sought. The default is four times
@@ -430,6 +422,7 @@ class Endpoint:
         routes: The first that fits a request decides where it goes; `upstream` is for those that none fits.
         registration_authorities: Other RAs that may come in place of their devices; None for none.
         accepted: Other ways than a signature in which possession of a key may be shown, or not be needed.
+        reserved: Names of registered RAs, of this endpoint and all others: nobody else gets a certificate with them.
         origins: Domains, here or at other endpoints, by which devices with an operator certificate may have come, and
             that forgive something: what they forgive holds for these devices' operator certificates too.
         origin_subjects: Patterns over the subjects of such certificates, by the name of the domain, for those of which
@@ -449,6 +442,7 @@ class Endpoint:
     routes: tuple[Route, ...] = ()
     registration_authorities: RegistrationAuthorities | None = None
     accepted: frozenset[Possession] = frozenset()
+    reserved: tuple[RegisteredName, ...] = ()
     vendor_types: Mapping[str, frozenset[BodyType]] = field(default_factory=dict)
     origins: tuple[TrustDomain, ...] = ()
     origin_subjects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -479,6 +473,8 @@ class Endpoint:
             loosest = (forgiving(self.operator, *origins.values()),) if origins else operator
         relays = self.registration_authorities
         domains = (*self.vendors, *operator, *(() if relays is None else (relays.domain,)))
+        names = () if relays is None else relays.names
+        object.__setattr__(self, "reserved", tuple(dict.fromkeys((*self.reserved, *names))))
         quirks = frozenset[str]().union(
             *(domain.quirks for domain in (*domains, *access, *loosest))
         )

@@ -6,12 +6,18 @@ from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
-from ra_gateway.cmp.asn1 import tlv
+from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import RevDetails, nested_body, rev_req_body
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.crmf import CertTemplate, Extension
-from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, InfoTypeAndValue, PKIHeader, PKIMessage
+from ra_gateway.cmp.messages import (
+    IMPLICIT_CONFIRM,
+    InfoTypeAndValue,
+    PKIHeader,
+    PKIMessage,
+    body,
+)
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.errors import ServiceFailure
@@ -39,6 +45,7 @@ async def message_for_ca(
     *,
     recip_nonce: bytes | None = None,
     ids: MappedIDs | None = None,
+    asked_type: BodyType | None = None,
 ) -> MessageForCA:
     """Return the message for the CA (RFC 9483 5.2).
 
@@ -48,10 +55,13 @@ async def message_for_ca(
         now: Becomes messageTime.
         recip_nonce: Takes the place of the device's, where the CA's last answer was for the RA alone.
         ids: Take the place of the device's, where the CA is not to see them.
+        asked_type: As what a request goes up that is re-protected; None for as what it came.
     """
     if variant is Variant.forward:
         return MessageForCA(message.der, message.header.sender_nonce or b"")
     nested = variant is Variant.nested
+    # What a shared secret protects cannot be nested (RFC 9483 5.2.2).
+    protecting = upstream.signing(credential) if nested else upstream.protecting(credential)
     header = replace(  # IDs and nonces stay (R73)
         message.header,
         recipient_der=upstream.recipient_der,
@@ -63,6 +73,9 @@ async def message_for_ca(
         body_der = nested_body(message.der)
     elif recip_nonce:
         header = replace(header, recip_nonce=recip_nonce)
+    if not nested and asked_type is not None and asked_type is not message.body_type:
+        # CertReqMessages both times: what the device signed stays as it is.
+        body_der = body(asked_type, asn1.content(asn1.element(body_der)))
     if ids is not None and not nested:
         header = replace(header, transaction_id=ids.transaction_id, sender_nonce=ids.sender_nonce)
     if header.pvno > upstream.settings.max_pvno:
@@ -70,8 +83,8 @@ async def message_for_ca(
     # What an rr is about is shown to an RA above, which knows names and not numbers.
     shows = upstream.settings.rr_certificate and message.body_type is BodyType.rr and not nested
     shown = message.extra_certs if shows else ()
-    certificates = tuple(dict.fromkeys((*credential.certificates, *shown)))
-    der = await protect(header, body_der, credential, certificates)
+    certificates = tuple(dict.fromkeys((*protecting.certificates, *shown)))
+    der = await protect(header, body_der, protecting, certificates)
     return MessageForCA(der, header.sender_nonce or b"")
 
 
@@ -130,6 +143,7 @@ async def revocation_for_ca(
     Args:
         ids: Its transactionID and senderNonce.
     """
+    protecting = upstream.protecting(credential)
     header = PKIHeader(
         sender_der=credential.sender_der,
         recipient_der=upstream.recipient_der,
@@ -143,8 +157,8 @@ async def revocation_for_ca(
     )
     # Shown, so that an RA above that knows our names alone can tell whose it is.
     shown = (certificate.der,) if upstream.settings.rr_certificate else ()
-    certificates = (*credential.certificates, *shown)
-    return await protect(header, rev_req_body(details), credential, certificates)
+    certificates = (*protecting.certificates, *shown)
+    return await protect(header, rev_req_body(details), protecting, certificates)
 
 
 def _upstream_info(
@@ -163,5 +177,5 @@ def _upstream_info(
     if asks:
         info += (IMPLICIT_CONFIRM,)
     if upstream.settings.orig_message:
-        info += (InfoTypeAndValue(OID.origPKIMessage, tlv(0x30, message.der)),)
+        info += (InfoTypeAndValue(OID.origPKIMessage, asn1.tlv(0x30, message.der)),)
     return info

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from ra_gateway.cmp.asn1 import tlv
+from ra_gateway.cmp.bodies import NO_QUESTION
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.genm import CRLQuestion, crl_question, unknown_crl
 from ra_gateway.cmp.messages import InfoTypeAndValue
@@ -76,6 +77,21 @@ class PublishedCRLs(Protocol):
         Args:
             asker: Certificate of whoever asks; may say whose CRL is at a distribution point.
         """
+
+
+def told_unasked(information: Information) -> list[InfoTypeAndValue]:
+    """Return what the RA has to tell a genm that asks nothing (RFC 9810 5.3.19): what it knows itself."""
+    known = (
+        (OID.caCerts, OID.caCerts, tlv(0x30, *information.ca_certificates)),
+        (OID.rootCaCert, OID.rootCaKeyUpdate, information.root_update),
+        (OID.certReqTemplate, OID.certReqTemplate, information.template_der),
+    )
+    return [
+        InfoTypeAndValue(told, value_der)
+        for asked, told, value_der in known
+        if information.ways.get(asked, information.others) is Informing.local
+        and value_der not in (b"", NO_QUESTION)
+    ]
 
 
 async def answered_here(

@@ -11,22 +11,16 @@ from datetime import datetime
 from typing import Final
 
 from ra_gateway.cmp.bodies import nested_body
-from ra_gateway.cmp.header_checks import check_message_time, check_version
+from ra_gateway.cmp.header_checks import check_header, check_message_time, check_version
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.responder import Batch, Single, read_nested
+from ra_gateway.cmp.responder import Batch, Single, Unreadable, read_nested
 from ra_gateway.cmp.trust import SearchBudget
 from ra_gateway.cmp.verification import AuthenticatedMessage, authenticate, authenticate_registered
-from ra_gateway.errors import (
-    CMPError,
-    HeaderRefused,
-    MalformedMessage,
-    NotAuthorized,
-    SignerNotTrusted,
-)
+from ra_gateway.errors import CMPError, HeaderRefused, NotAuthorized, SignerNotTrusted
 from ra_gateway.events import Outcome
 from ra_gateway.ra import responses
-from ra_gateway.ra.context import Report, RequestContext
-from ra_gateway.ra.endpoints import RegistrationAuthorities
+from ra_gateway.ra.context import Report, RequestContext, unreadable_event
+from ra_gateway.ra.registration import RegistrationAuthorities
 from ra_gateway.ra.services import Services
 from ra_gateway.tasks import all_of
 
@@ -51,8 +45,13 @@ async def unwrap(services: Services, context: RequestContext) -> Single | Batch:
     report.authenticated = authenticated = _authenticate(context, relays, now)
     rules = endpoint.rules.relaxed_by(authenticated.domain.quirks)
     check_message_time(message.header, rules, now)
-    report.notes += await services.signer_status.check(authenticated, now)
+    report.notes += await services.signer_status.check(
+        authenticated, now, listed=authenticated.signer in relays.certificates
+    )
     inside = read_nested(authenticated, batch_max=relays.batch_max)
+    if isinstance(inside, Batch):
+        # Its IDs are the RA's own, and what devices are forgiven is none of its business.
+        check_header(message.header, endpoint.rules, first=True)
     if context.operation and (context.operation == LABEL) is isinstance(inside, Single):
         what = "a single message" if isinstance(inside, Single) else "a batch"
         raise HeaderRefused(f"{what} sent to .../{context.operation}", rule="R149")
@@ -66,7 +65,13 @@ def _authenticate(
     budget = SearchBudget()
     try:
         return authenticate_registered(
-            message, relays.certificates, relays.domain, endpoint.rules, now, budget=budget
+            message,
+            relays.certificates,
+            relays.domain,
+            endpoint.rules,
+            now,
+            by_name=relays.registers,
+            budget=budget,
         )
     except SignerNotTrusted as error:
         try:
@@ -107,9 +112,11 @@ async def answer_batch(
         handled: Answers one message, whatever it is.
     """
 
-    async def answer(member: PKIMessage | MalformedMessage) -> bytes:
-        if isinstance(member, MalformedMessage):
-            return responses.unreadable(services, member)
+    async def answer(member: PKIMessage | Unreadable) -> bytes:
+        if isinstance(member, Unreadable):
+            duration_ms = (services.monotonic() - outer.started) * 1000.0
+            services.sink(unreadable_event(member, outer.endpoint.name, outer.peer, duration_ms))
+            return (await responses.unreadable(services, member)).der
         return await handled(inner(outer, member))
 
     answers = await all_of(answer(member) for member in batch.members)

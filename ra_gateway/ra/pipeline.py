@@ -29,12 +29,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from ra_gateway.cmp.bodies import gen_msg_body
+from ra_gateway.cmp.bodies import NO_QUESTION, gen_msg_body
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType
-from ra_gateway.cmp.header_checks import check_header, check_message_time, check_version
+from ra_gateway.cmp.header_checks import (
+    check_header,
+    check_message_time,
+    check_version,
+    with_transaction_id,
+)
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.requests import read_question
-from ra_gateway.cmp.responder import Reply, Single
+from ra_gateway.cmp.responder import Reply, Single, Unreadable
 from ra_gateway.cmp.verification import Authenticated
 from ra_gateway.errors import (
     CMPError,
@@ -47,7 +52,7 @@ from ra_gateway.errors import (
 )
 from ra_gateway.events import Outcome
 from ra_gateway.ra import approval, ca_exchange, forgiveness, nested, responses, retransmission
-from ra_gateway.ra.authentication import authenticate_request, check_status
+from ra_gateway.ra.authentication import authenticate_request, check_status, find_shared_secret
 from ra_gateway.ra.authorization import (
     AuthorizedOperation,
     authorize_operation,
@@ -59,7 +64,7 @@ from ra_gateway.ra.confirmation import confirm, take_error
 from ra_gateway.ra.context import RequestContext, event_of, unreadable_event
 from ra_gateway.ra.endpoints import Variant
 from ra_gateway.ra.forwarding import message_for_ca
-from ra_gateway.ra.information import answered_here
+from ra_gateway.ra.information import answered_here, told_unasked
 from ra_gateway.ra.polling import poll
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, State, Transaction, TransactionKey
@@ -99,11 +104,13 @@ class Gateway:
         services = self._services
         started = services.monotonic()
         try:
-            message = PKIMessage.from_der(der)  # step 1
+            where = services.endpoints[endpoint]
+            message = with_transaction_id(PKIMessage.from_der(der), where.rules)  # step 1
         except MalformedMessage as error:
-            services.sink(unreadable_event(error, endpoint, peer, self._elapsed_ms(started)))
-            return Reply(responses.unreadable(services, error), understood=False)
-        where = services.endpoints[endpoint]
+            unreadable = Unreadable.of(der, error)
+            reply = await responses.unreadable(services, unreadable)
+            services.sink(unreadable_event(unreadable, endpoint, peer, self._elapsed_ms(started)))
+            return reply
         context = RequestContext(
             where,
             message,
@@ -130,6 +137,7 @@ class Gateway:
             else:
                 response = await nested.answer_batch(services, context, inside, self._handled)
         except CMPError as error:
+            await find_shared_secret(services, context)
             response = await responses.refuse(services, context, error)
         except Exception as error:  # an answer always leaves; the event carries the cause
             bug = error
@@ -240,11 +248,14 @@ async def _prepare(
 ) -> Transaction:
     """Return what another node needs to go on, the signed message for the CA included (step 5)."""
     endpoint, upstream, message = context.endpoint, context.upstream, context.message
+    if operation.variant is not Variant.reprotect and not message.has_own_id:
+        raise MalformedMessage("no transactionID, and it has to go up unchanged", rule="R4")
     credential = services.credential()
     reprotects = operation.variant is Variant.reprotect
     ids = services.fresh_ids() if upstream.settings.ids == "map" and reprotects else None
     # What is held is made and signed when it leaves: until then there is nothing that a CA would take.
     opening = Exchange(context.digest, b"")
+    asked_type = upstream.asked_type(message.body_type, operation.variant)
     if not operation.held:
         upstream_der, upstream_nonce = await message_for_ca(
             endpoint,
@@ -255,6 +266,7 @@ async def _prepare(
             credential,
             now,
             ids=ids,
+            asked_type=asked_type,
         )
         opening = Exchange(context.digest, upstream_der, upstream_nonce=upstream_nonce)
     lifetime = services.lifetime
@@ -289,6 +301,7 @@ async def _prepare(
         credential_digest=credential.certificate.digest,
         quirks_of=forgiveness.origin_of(authenticated.domain),
         relay_digest=context.nested_by,
+        asked_as="" if asked_type is message.body_type else asked_type.name,
     )
 
 
@@ -303,7 +316,8 @@ async def _inform(services: Services, context: RequestContext) -> bytes:
     """
     now, endpoint, message = services.clock(), context.endpoint, context.message
     context, authenticated, key = await authenticate_request(services, context, now)
-    question = read_question(signed(authenticated))
+    asks = message.body_content != NO_QUESTION or not endpoint.rules.lenient
+    question = read_question(signed(authenticated)) if asks else None
     rules = endpoint.rules.relaxed_by(authenticated.domain.quirks)
     check_message_time(message.header, rules, now)
     await check_status(services, context, authenticated, now)
@@ -312,8 +326,11 @@ async def _inform(services: Services, context: RequestContext) -> bytes:
         if live.exchange_for(context.digest) is None:
             raise TransactionInUse("another request lives under this transactionID", rule="R12")
         return await retransmission.respond(services, context, live)
-    answer = await answered_here(question, endpoint.information)
     context.report.outcome = Outcome.informed
+    if question is None:
+        told = told_unasked(endpoint.information)
+        return await responses.stateless(services, context, gen_msg_body(BodyType.genp, told))
+    answer = await answered_here(question, endpoint.information)
     if answer is not None:
         return await responses.stateless(services, context, gen_msg_body(BodyType.genp, [answer]))
     routes = fitting_routes(context, authenticated)

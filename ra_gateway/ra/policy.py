@@ -17,6 +17,7 @@ from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.contradictions import require_consistent
 from ra_gateway.cmp.identity import SERIAL_NUMBER_OR_FQDN, DeviceValues, fill
 from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.messages import body
@@ -29,6 +30,7 @@ from ra_gateway.cmp.names import (
     fits_general_name,
     from_rfc4514,
     general_name_key,
+    general_name_keys,
     general_names,
     general_names_der,
     name_of,
@@ -82,6 +84,7 @@ class IdentityRules:
         same_key: Whether the key of the vendor certificate itself may be certified (TS 33.310 9.2 lets
             the pre-provisioned key be enrolled).
         enabled: Whether the vendor's devices are served at all.
+        own_names: Whether the signer may have the names of its own certificate: another RA that is known by them.
     """
 
     subject: SubjectRule = SubjectRule.keep
@@ -93,6 +96,7 @@ class IdentityRules:
     identity_from: str = SERIAL_NUMBER_OR_FQDN
     same_key: bool = True
     enabled: bool = True
+    own_names: bool = False
 
 
 _SEAL: Final = Seal(__name__)
@@ -140,20 +144,26 @@ def authorize_revocation(
     *,
     on_behalf: IdentityRules | None = None,
     named: Certificate | None = None,
+    issuers: Iterable[bytes] = (),
 ) -> AuthorizedRevocation:
     """Let a device have its own certificate revoked, and no other (RFC 9483 4.2).
 
     Args:
         on_behalf: Which names an RA may have certificates revoked of (RFC 9483 5.3.2); None if of no others.
         named: The certificate that the rr is about, where that is known.
+        issuers: Names of the CAs that are known here.
 
     Raises:
         NotAuthorized: It names another one, whether there is such a certificate or not.
+        RequestRefused: It names an issuer that nobody here is, or says of the certificate what that does not say
+            (badCertId).
     """
     own = request.authenticated.signer
+    if named is not None:
+        require_consistent(request.details, named)
     if request.authenticated.domain.kind is DomainKind.registration_authority:
         if on_behalf is not None:
-            _check_names_of(named, on_behalf, own)
+            _check_names_of(request, named, on_behalf, issuers)
             return AuthorizedRevocation(
                 request, NULL_DN if named is None else named.subject_der, _SEAL
             )
@@ -167,19 +177,37 @@ def authorize_revocation(
             f"{own.subject} asks for the release of its own certificate from hold", rule="R130"
         )
     if not request.names(own):
+        _check_issuer(request, issuers)
         raise NotAuthorized(
             f"{own.subject} asks for the revocation of another certificate "
             f"(serial number {request.serial_number:x}) than its own",
             rule="R130",
         )
+    require_consistent(request.details, own)
     return AuthorizedRevocation(request, own.subject_der, _SEAL)
 
 
-def _check_names_of(named: Certificate | None, rules: IdentityRules, signer: Certificate) -> None:
+def _check_issuer(request: AuthenticatedRevocation, issuers: Iterable[bytes]) -> None:
+    if not any(same_name(request.issuer_der, issuer_der) for issuer_der in issuers):
+        raise RequestRefused(
+            f"the certificate to be revoked is of {rfc4514(request.issuer_der)}, no CA that is known here",
+            fail_info=PKIFailureInfo.badCertId,
+            rule="R131",
+        )
+
+
+def _check_names_of(
+    request: AuthenticatedRevocation,
+    named: Certificate | None,
+    rules: IdentityRules,
+    issuers: Iterable[bytes],
+) -> None:
     """Refuse to have an RA revoke the certificates of devices that it could not have enrolled."""
+    signer = request.authenticated.signer
     if "*" in rules.allowed_subjects:
         return
     if named is None:
+        _check_issuer(request, issuers)
         raise NotAuthorized(
             f"{signer.subject} asks for the revocation of a certificate whose names nobody here knows; "
             "it has to come along in extraCerts",
@@ -224,7 +252,7 @@ def subject_asked(
     subject_der = request.request.template.subject_der
     asked = subject_der if subject_der is not None and subject_der != NULL_DN else None
     if isinstance(requester, SharedSecret):
-        return requester.subject_der
+        return (asked or NULL_DN) if requester.subjects else requester.subject_der
     if request.domain.kind is DomainKind.operator:
         return request.signer.subject_der
     if request.domain.kind is not DomainKind.vendor or rules is None:
@@ -410,6 +438,10 @@ def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> A
     subject = template.subject_der
     if subject is None or (subject == NULL_DN and not san):
         raise TemplateRefused(f"the template that {signer.subject} sent has no subject", rule="R51")
+    if rules.own_names and same_name(subject, signer.subject_der):
+        own = general_name_keys(signer.subject_alt_name_der)
+        if _keys(san) <= own:
+            return _kept(request, subject, san, named=_attribute_oids(signer.subject_der))
     _check_allowed(rfc4514(subject), rules.allowed_subjects, "subject", signer)
     for name in san or ():
         _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
@@ -419,19 +451,36 @@ def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> A
 def _authorize_secret(
     request: AuthenticatedRequest, secret: SharedSecret, *, may_complete: bool
 ) -> AuthorizedRequest:
-    """A shared secret is for one subject, and for no name that is not listed with it (R67)."""
+    """A shared secret is for one subject, or those of a pattern, and for no name that is not listed with it (R67)."""
     template = request.request.template
     subject = template.subject_der if template.subject_der != NULL_DN else None
     san = _requested_san(template)
-    own = _normalized(secret.san)
-    others = sorted(name for name in san or () if normalized_general_name(name) not in own)
-    if others or (subject is not None and not same_name(subject, secret.subject_der)):
+    if secret.subjects and subject is None:
+        raise TemplateRefused(
+            f"a template without subject, under the {secret.label}, which is for several",
+            rule="R51",
+        )
+    if secret.subjects:
+        others = sorted(name for name in san or () if not _is_among(name, secret.san))
+    else:
+        own = _normalized(secret.san)
+        others = sorted(name for name in san or () if normalized_general_name(name) not in own)
+    if others or (subject is not None and not secret.is_for(subject)):
         asked = ", ".join(others) or f"subject {rfc4514(subject or NULL_DN)}"
         raise NotAuthorized(f"{asked} is asked for with the {secret.label}", rule="R67")
+    if subject is not None and secret.subjects:
+        return _kept(request, subject, san, named=_oids_in([secret.subjects]))
     if subject is not None and _reads_alike(subject, secret.subject_der):
         return _kept(request, subject, san, named=_attribute_oids(secret.subject_der))
     own_san = general_names_der(san or secret.san) if san or secret.san else None
     return _completed(request, secret.subject_der, own_san, may_complete=may_complete)
+
+
+def _is_among(name: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a subjectAltName entry fits a pattern; a wildcard name never does: it would speak for others."""
+    return "*" not in name and any(
+        item == "*" or fits_general_name(name, item) for item in patterns
+    )
 
 
 def _other_identity(is_update: bool, asked: str, old: Certificate) -> RequestRefused:
@@ -519,10 +568,8 @@ def _completed(
         issuer_der=issuer_der,
     )
     controls = list(request.request.controls)
-    if request.message.body_type is BodyType.kur and request.request.old_cert_id() is None:
-        old = request.signer
-        old_id = crmf.CertId(directory_name(old.issuer_der), old.serial_number)
-        controls.append(crmf.Control(OID.oldCertID, crmf.cert_id_der(old_id)))
+    if _lacks_old_cert_id(request):
+        controls.append(_old_cert_id(request.signer))
     message = crmf.cert_req_msg_der(
         crmf.cert_request_der(template, cert_req_id=request.request.cert_req_id, controls=controls),
         crmf.RA_VERIFIED_POPO_DER,
@@ -540,9 +587,22 @@ def vouched_for(authorized: AuthorizedRequest) -> AuthorizedRequest:
     request = authorized.request
     if authorized.completed or request.request.is_pkcs10:
         return authorized
-    message = crmf.cert_req_msg_der(request.request.cert_req_der, crmf.RA_VERIFIED_POPO_DER)
+    cert_req_der = request.request.cert_req_der
+    if _lacks_old_cert_id(request) and request.domain.kind is DomainKind.operator:
+        # Without the device's proof, only this says whose renewal it is.
+        cert_req_der = crmf.with_control(cert_req_der, _old_cert_id(request.signer))
+    message = crmf.cert_req_msg_der(cert_req_der, crmf.RA_VERIFIED_POPO_DER)
     changed = body(request.message.body_type, tlv(0x30, message))
     return AuthorizedRequest(request, changed, authorized.subject_der, authorized.san, True, _SEAL)
+
+
+def _lacks_old_cert_id(request: AuthenticatedRequest) -> bool:
+    return request.message.body_type is BodyType.kur and request.request.old_cert_id() is None
+
+
+def _old_cert_id(old: Certificate) -> crmf.Control:
+    named = crmf.CertId(directory_name(old.issuer_der), old.serial_number)
+    return crmf.Control(OID.oldCertID, crmf.cert_id_der(named))
 
 
 def _unchangeable(why: str) -> TemplateRefused:
@@ -608,13 +668,19 @@ _SAN_VALUE: Final = re.compile(r"[A-Za-z0-9._:-]+")
 """What a vendor certificate may put into a subjectAltName: no "*", which would make it a wildcard."""
 
 
-def _san_value(values: DeviceValues, placeholder: str) -> str | None:
+def _san_value(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
+    if in_name:
+        value = _escaped(values, placeholder)
+        return value if value is not None and "*" not in value else None
     value = values.get(placeholder)
     return value if value is not None and _SAN_VALUE.fullmatch(value) else None
 
 
 def _san_der(templates: Iterable[str], values: DeviceValues, signer: Certificate) -> bytes | None:
-    names = [_fill(text, partial(_san_value, values), signer) for text in templates]
+    names = [
+        _fill(text, partial(_san_value, values, text.startswith("dn:")), signer)
+        for text in templates
+    ]
     try:
         return general_names_der(names) if names else None
     except ValueError as error:
@@ -631,7 +697,8 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
     values = DeviceValues(signer)
     for pattern in patterns:
         try:
-            filled = fill(pattern, partial(_literal, values))
+            escapes = what == "subject" or pattern.startswith("dn:")
+            filled = fill(pattern, partial(_literal, values, escapes))
         except KeyError:
             continue  # the vendor certificate lacks the attribute, or has two: this pattern allows nothing
         if fits_general_name(text, filled) if what == "subjectAltName" else fits(text, filled):
@@ -643,9 +710,9 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
     )
 
 
-def _literal(values: DeviceValues, placeholder: str) -> str | None:
-    """Return a value as a pattern that fits it alone."""
-    value = _escaped(values, placeholder)
+def _literal(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
+    """Return a value as a pattern that fits it alone, of an attribute in a name or of anything else."""
+    value = _escaped(values, placeholder) if in_name else values.get(placeholder)
     return (
         None if value is None else "".join(f"[{char}]" if char in "*?[" else char for char in value)
     )

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import partial
 
 from ra_gateway.cmp.codes import BodyType, is_cert_req_id
+from ra_gateway.cmp.header_checks import check_fresh_nonce
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.polling import poll_req_body, poll_req_content, polled_cert_req_id
 from ra_gateway.errors import HeaderRefused, PKIFailureInfo, UpstreamBroken, UpstreamUnavailable
@@ -34,6 +35,7 @@ async def poll(services: Services, context: RequestContext) -> bytes:
     context, _, transaction, before = await find_transaction(services, context)
     if before is not None:
         return await retransmission.respond(services, context, transaction)
+    check_fresh_nonce(context.message.header, transaction.sender_nonce, context.endpoint.rules)
     cert_req_id = _check(context, transaction)
     if transaction.state in OUTSTANDING:
         if transaction.current.ca_nonce:
@@ -211,8 +213,9 @@ async def _pass_on(
         answer_der = await upstream.core.exchange(
             sent.der, path=upstream.settings.path, deadline_seconds=upstream.deadline_seconds
         )
-        nonces = (taken.current.upstream_nonce, sent.sender_nonce)
-        checked = validate(taken, answer_der, nonces, context.endpoint, upstream, services.clock())
+        secrets = await upstream.answer_credentials(answer_der)
+        now, nonces = services.clock(), (taken.current.upstream_nonce, sent.sender_nonce)
+        checked = validate(taken, answer_der, nonces, context.endpoint, upstream, now, secrets)
     except UpstreamUnavailable as error:
         services.upstream_failed(taken, error)
         # As long as the transaction lives, a CA that does not answer is one that is slow.

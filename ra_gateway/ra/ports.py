@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.mac import SharedSecret
+from ra_gateway.cmp.mac import MACCredential, SharedSecret
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.trust import Path
 from ra_gateway.ra.confirmation_records import ConfirmationNote, ConfirmationRecord
 from ra_gateway.ra.transaction import Transaction, TransactionKey
@@ -228,6 +229,21 @@ class SharedSecrets(Protocol):
 
     async def release(self, reference: bytes, holder: str) -> None:
         """Give back what a holder claimed: it is certain that nothing was issued."""
+
+
+class CASecret(Protocol):
+    """The secret that the RA shares with one CA."""
+
+    @property
+    def credential(self) -> MACCredential:
+        """What protects messages to it now."""
+
+    async def of_answer(self, message: PKIMessage) -> tuple[MACCredential, ...]:
+        """Return what an answer may be protected with: the secret, and those it replaced, under its own parameters.
+
+        Raises:
+            AlgorithmRefused, MalformedMessage: Its MAC is too dear, too weak or unknown.
+        """
 
 
 class RevocationStatus(Protocol):

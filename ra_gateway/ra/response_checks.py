@@ -45,6 +45,7 @@ from ra_gateway.cmp.codes import (
 )
 from ra_gateway.cmp.crmf import CertId, cert_id
 from ra_gateway.cmp.header_checks import check_answer_header
+from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage, confirm_wait_time_of
 from ra_gateway.cmp.names import general_name_key, general_name_keys, name_of, same_name
 from ra_gateway.cmp.oids import OID
@@ -55,8 +56,9 @@ from ra_gateway.cmp.polling import (
     polled_cert_req_id,
 )
 from ra_gateway.cmp.requests import Possession, require_delivery
+from ra_gateway.cmp.signers import certificate_bag
 from ra_gateway.cmp.trust import Path
-from ra_gateway.cmp.verification import AuthenticatedMessage, certificate_bag
+from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
 from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
 from ra_gateway.events import Outcome
 from ra_gateway.ra.ca_answers import (
@@ -70,6 +72,7 @@ from ra_gateway.ra.ca_answers import (
 )
 from ra_gateway.ra.endpoints import CaPubs, CAQuirk, Endpoint, ImplicitConfirm, Upstream
 from ra_gateway.ra.information import ANSWER_TO
+from ra_gateway.ra.registration import check_no_ra
 from ra_gateway.ra.transaction import Event, PlannedResponse, Transaction
 
 _CLOCK_SKEW: Final = timedelta(minutes=5)
@@ -147,18 +150,20 @@ def validate(
     endpoint: Endpoint,
     upstream: Upstream,
     now: datetime,
+    secrets: tuple[MACCredential, ...] = (),
 ) -> CheckedResponse:
     """Check a CA's answer to a transaction's current message, and plan what the device is told.
 
     Args:
         nonces: senderNonces of which the answer must return one.
         now: Aware UTC.
+        secrets: What an answer under a MAC may be protected with.
 
     Raises:
         UpstreamBroken: It must not be relayed.
     """
     message = decoded(answer_der, upstream)
-    expected = Expected.of(transaction, nonces)
+    expected = Expected.of(transaction, nonces, secrets)
     waiting = check_waiting(message, expected, upstream, now)
     if waiting is not None:
         planned = PlannedResponse(waiting.body_der, message.header.sender_nonce or b"")
@@ -182,6 +187,7 @@ def validate(
             return _as_asked(message, Event.informed, Outcome.informed, rejection)
         case _:
             answer = check_response(message, expected, upstream, now)
+            check_no_ra(answer.certificate, transaction, endpoint.reserved, upstream.name)
             return _of_certificate(transaction, answer, endpoint)
 
 
@@ -240,8 +246,13 @@ def _of_certificate(
     )
     body_der, content = answer.message.body_der, answer.content
     ca_pubs = _ca_pubs(endpoint, transaction.body_type, answer) if issued else ()
-    if ca_pubs != content.ca_pubs or answer.altered:
-        body_der = cert_rep_body(answer.message.body_type, replace(content, ca_pubs=ca_pubs))
+    response_type = CERT_RESPONSE_TO[transaction.body_type]
+    if (
+        ca_pubs != content.ca_pubs
+        or answer.altered
+        or response_type is not answer.message.body_type
+    ):
+        body_der = cert_rep_body(response_type, replace(content, ca_pubs=ca_pubs))
     told = header.info(OID.confirmWaitTime) if confirm_wait_time_of(header) else None
     planned = PlannedResponse(
         body_der,
@@ -276,7 +287,7 @@ def _ca_pubs(
         case CaPubs.relay:
             return answer.content.ca_pubs
         case CaPubs.root:
-            return (answer.path[-1].der,)
+            return tuple(item.der for item in answer.path[-1:])
         case CaPubs.drop:
             return ()
 
@@ -324,7 +335,7 @@ def check_waiting(
             own = polled_cert_req_id(expected.body_type, expected.cert_req_id)
             if told != own:
                 body_der = poll_rep_body(replace(answer, cert_req_id=own))
-        elif body_type is CERT_RESPONSE_TO.get(expected.body_type):
+        elif body_type is CERT_RESPONSE_TO.get(expected.asked_type):
             content = cert_rep_message(message.body_content)
             if [item.status_info.status for item in content.responses] != [PKIStatus.waiting]:
                 return None
@@ -334,9 +345,10 @@ def check_waiting(
                 raise UpstreamBroken(
                     f"{upstream.name} says waiting, and more than that", rule="R116"
                 )
-            if told != expected.cert_req_id:
+            own_type = CERT_RESPONSE_TO[expected.body_type]
+            if told != expected.cert_req_id or body_type is not own_type:
                 own_response = replace(response, cert_req_id=expected.cert_req_id)
-                body_der = cert_rep_body(body_type, replace(content, responses=(own_response,)))
+                body_der = cert_rep_body(own_type, replace(content, responses=(own_response,)))
         else:
             return None
         answer_to(message, expected, body_type, upstream, now)
@@ -357,7 +369,7 @@ def check_response(
     Raises:
         UpstreamBroken: It must not be relayed.
     """
-    expected_type = RESPONSE_TO[expected.body_type]
+    expected_type = RESPONSE_TO[expected.asked_type]
     with blamed_on(upstream):
         refused = _unprotected_rejection(message, expected, expected_type, upstream)
         if refused is not None:
@@ -375,7 +387,7 @@ def check_response(
 
 def _certificate_response(
     message: PKIMessage,
-    authenticated: AuthenticatedMessage,
+    authenticated: Authenticated,
     content: CertRepMessage,
     expected: Expected,
     upstream: Upstream,
@@ -404,9 +416,8 @@ def _certificate_response(
         require_delivery(expected.possession, response)
     if response.certificate_der is None:
         # For the device alone to read; what it says shows when the CA gets certConf.
-        return _CertificateResponse(
-            message, content, response, None, authenticated.path, ca_cert_req_id
-        )
+        path = authenticated.path if isinstance(authenticated, AuthenticatedMessage) else ()
+        return _CertificateResponse(message, content, response, None, path, ca_cert_req_id)
     certificate, path = _check_certificate(
         response.certificate_der, authenticated, expected, upstream, now
     )
@@ -443,7 +454,7 @@ def _unprotected_rejection(
 
 def _check_certificate(
     der: bytes,
-    authenticated: AuthenticatedMessage,
+    authenticated: Authenticated,
     expected: Expected,
     upstream: Upstream,
     now: datetime,

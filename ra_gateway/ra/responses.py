@@ -24,9 +24,15 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.polling import PollRep, poll_rep_body, waiting_body
 from ra_gateway.cmp.protection import Protecting, protect
-from ra_gateway.cmp.responder import protect_reply, refusal_body, reply_header, unreadable_reply
-from ra_gateway.cmp.verification import MACAuthenticatedMessage
-from ra_gateway.errors import CMPError, MalformedMessage, ServiceFailure
+from ra_gateway.cmp.responder import (
+    Reply,
+    Unreadable,
+    protect_reply,
+    refusal_body,
+    reply_header,
+    unreadable_reply,
+)
+from ra_gateway.errors import CMPError, ServiceFailure
 from ra_gateway.events import Outcome
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import Endpoint
@@ -164,9 +170,11 @@ async def stateless(services: Services, context: RequestContext, body_der: bytes
     return await protect_reply(header, body_der, services.credential())
 
 
-def unreadable(services: Services, error: MalformedMessage) -> bytes:
-    """Return the unprotected answer to octets that are no PKIMessage."""
-    return unreadable_reply(error, services.random_octets)
+async def unreadable(services: Services, what: Unreadable) -> Reply:
+    """Return the answer to octets that are no PKIMessage."""
+    return await unreadable_reply(
+        what, services.credential(), now=services.clock(), random_octets=services.random_octets
+    )
 
 
 async def refuse(
@@ -192,10 +200,9 @@ async def refuse(
     if cert_req_id is None and context.message.body_type is BodyType.p10cr:
         cert_req_id = context.endpoint.settings.p10cr_cert_req_id
     body_der = refusal_body(error, context.message, body_type=body_type, cert_req_id=cert_req_id)
-    sender = report.authenticated
     try:
-        if isinstance(sender, MACAuthenticatedMessage):
-            return await protect_reply(header, body_der, sender.credential)
+        if report.shared is not None:
+            return await protect_reply(header, body_der, report.shared)
         credential = services.credential()
         if transaction is not None:
             credential = services.credential_of(transaction)

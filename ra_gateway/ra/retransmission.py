@@ -18,6 +18,7 @@ from ra_gateway.cmp.bodies import (
 )
 from ra_gateway.cmp.certificates import load_certificate
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.header_checks import with_transaction_id
 from ra_gateway.cmp.messages import PKIMessage, confirm_wait_time
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import (
@@ -224,7 +225,8 @@ async def _approved(
     Raises:
         CMPError: It would not be taken now, or not for what was approved.
     """
-    message, now = PKIMessage.from_der(held.request_der), services.clock()
+    now, rules = services.clock(), context.endpoint.rules
+    message = with_transaction_id(PKIMessage.from_der(held.request_der), rules)
     again = RequestContext(
         context.endpoint,
         message,
@@ -257,6 +259,7 @@ async def _approved(
         credential,
         now,
         ids=services.mapped_ids(held) if held.ca_transaction_id else None,
+        asked_type=held.asked_type,
     )
 
 

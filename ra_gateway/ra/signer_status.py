@@ -10,7 +10,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.cmp.verification import AuthenticatedMessage
-from ra_gateway.errors import PKIFailureInfo, SignerNotTrusted
+from ra_gateway.errors import AlreadyRevoked, SignerNotTrusted
 from ra_gateway.ra.ports import CertificateRecords, IssuedCertificates, RevocationStatus
 
 _OURS: Final = frozenset({DomainKind.operator, DomainKind.registration_authority})
@@ -43,8 +43,14 @@ class SignerStatus:
             return None
         return await self.records.certificate(issuer_der, serial_number, now)
 
-    async def check(self, authenticated: AuthenticatedMessage, now: datetime) -> tuple[str, ...]:
+    async def check(
+        self, authenticated: AuthenticatedMessage, now: datetime, *, listed: bool = False
+    ) -> tuple[str, ...]:
         """Refuse a message whose signer, or a CA above it, was revoked.
+
+        Args:
+            listed: Whether it is another RA's, which the configuration lists as it is (`authenticate_registered`): the
+                CA in this process need not have a record of it.
 
         Returns:
             Notes for the operator: what could not be told, where the domain lets that pass.
@@ -56,21 +62,31 @@ class SignerStatus:
         """
         domain, signer = authenticated.domain, authenticated.signer
         if self.issued is not None and domain.kind in _OURS:
-            # Other RAs are known by their exact certificates (`authenticate_registered`), as to the CA itself.
-            listed = domain.kind is DomainKind.registration_authority
             revoked_at = await self.issued.revoked_at(signer, now, listed=listed)
             if revoked_at is not None:
-                # RFC 9483 4.2: who asks for the revocation of what is revoked hears that it is.
-                of_itself = authenticated.message.body_type is BodyType.rr
-                raise SignerNotTrusted(
+                detail = (
                     f"{signer.subject} (serial {signer.serial_number:x}) was revoked by the bundled CA on "
-                    f"{revoked_at:%Y-%m-%dT%H:%M:%SZ}",
-                    fail_info=PKIFailureInfo.certRevoked if of_itself else None,
-                    rule="R23",
+                    f"{revoked_at:%Y-%m-%dT%H:%M:%SZ}"
                 )
+                if _of_itself(authenticated):
+                    raise AlreadyRevoked(detail, rule="R129")
+                raise SignerNotTrusted(detail, rule="R23")
         if self.domains is None:
             return ()
-        return await self.domains.check(domain.revoked_as or domain.name, authenticated.path, now)
+        name = domain.revoked_as or domain.name
+        try:
+            return await self.domains.check(name, authenticated.path, now)
+        except SignerNotTrusted as error:
+            if _of_itself(authenticated):
+                await self.domains.check(name, authenticated.path[1:], now)  # or a CA above it
+                raise AlreadyRevoked(error.detail, rule="R129") from error
+            raise
+
+
+def _of_itself(authenticated: AuthenticatedMessage) -> bool:
+    """Tell whether a device asks for the revocation of the certificate that it signs with: it may have no other's."""
+    is_rr = authenticated.message.body_type is BodyType.rr
+    return is_rr and authenticated.domain.kind is DomainKind.operator
 
 
 NOBODY_ASKED: Final = SignerStatus()

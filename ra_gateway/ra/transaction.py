@@ -263,6 +263,7 @@ class Transaction:
         ca_transaction_id: transactionID that the CA sees, where it is not the device's.
         ca_cert_req_id: certReqId of the CA's answer, which pollReq and certConf have towards the CA.
         credential_digest: Digest of the RA's certificate that signs for it, towards the CA and the device.
+        asked_as: Name of the type that the CA was asked by, where it is not the device's ("cr" for an ir); else "".
         relay_digest: Digest of the certificate of the RA that nested the request, empty where none did.
         possession: How the request shows that its device has the private key (`cmp.requests.Possession`).
         quirks_of: Name of the domain whose quirks hold for its device, "" for none but its own domain's.
@@ -309,6 +310,7 @@ class Transaction:
     ca_transaction_id: bytes = b""
     ca_cert_req_id: int = 0
     credential_digest: bytes = b""
+    asked_as: str = ""
     relay_digest: bytes = b""
     possession: str = Possession.proved.value
     quirks_of: str = ""
@@ -328,6 +330,11 @@ class Transaction:
         return None
 
     @property
+    def asked_type(self) -> BodyType:
+        """The type of request that the CA was sent."""
+        return BodyType[self.asked_as] if self.asked_as else self.body_type
+
+    @property
     def signer_fingerprint(self) -> bytes:
         """What logs know the signer by: SHA-256 of its certificate as it arrived, or of the secret's reference."""
         is_certificate = self.signer_der[:1] == b"\x30"
@@ -341,6 +348,7 @@ class Transaction:
             "schema": SCHEMA,
             "domain": self.key.domain,
             "state": self.state,
+            **({"asked_as": self.asked_as} if self.asked_as else {}),
             "body_type": self.body_type.name,
             **{name: getattr(self, name) for name in _PLAIN_FIELDS},
             "lease_until": self.lease_until.isoformat(),
@@ -384,6 +392,7 @@ class Transaction:
             # What was stored before there was this field came through no RA that is known.
             kept["relay_digest"] = fields.get("relay_digest", b"")
             kept.update((name, plain[name]) for name in _PLAIN_FIELDS)
+            kept["asked_as"] = plain.get("asked_as", "")
             kept.update((name, _exchange(fields, name)) for name in _EXCHANGES)
             if kept["opening"] is None:
                 raise ValueError("transaction without an opening exchange")

@@ -18,6 +18,7 @@ from typing import Final
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertId, cert_id_der
+from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import directory_name
 from ra_gateway.errors import (
@@ -337,7 +338,8 @@ class UnconfirmedCertificates:
             answer_der = await upstream.core.exchange(
                 rr_der, path=upstream.settings.path, deadline_seconds=upstream.deadline_seconds
             )
-            revoked = self._check(taken, rr_der, answer_der, certificate, upstream)
+            secrets = await upstream.answer_credentials(answer_der)
+            revoked = self._check(taken, rr_der, answer_der, certificate, upstream, secrets)
         except CMPError as error:
             # An rr may be sent again, whatever became of the last one.
             services.upstream_failed(taken, error)
@@ -357,12 +359,14 @@ class UnconfirmedCertificates:
         answer_der: bytes,
         certificate: Certificate,
         upstream: Upstream,
+        secrets: tuple[MACCredential, ...],
     ) -> bool:
         """Check the answer to an rr; returns whether the certificate is revoked, and False where the CA refuses."""
         sent = PKIMessage.from_der(rr_der).header
         expected = replace(
-            Expected.of(replace(taken, confirmation=None), (sent.sender_nonce or b"",)),
+            Expected.of(replace(taken, confirmation=None), (sent.sender_nonce or b"",), secrets),
             body_type=BodyType.rr,
+            asked_type=BodyType.rr,
             transaction_id=sent.transaction_id or b"",
             target_der=_target(certificate),
         )

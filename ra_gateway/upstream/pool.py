@@ -35,6 +35,7 @@ from ra_gateway.settings.values import CMPURL, Seconds
 from ra_gateway.tasks import supervised
 from ra_gateway.upstream.http import Connections, HttpCA, UpstreamBusy
 from ra_gateway.upstream.plugins import UpstreamContext
+from ra_gateway.upstream.shared_secret import CASecretConfig
 from ra_gateway.upstream.tables import AnswerTrust, IssuingCAs, OverHTTP
 
 LONGEST_PAUSE_SECONDS: Final = 60.0
@@ -425,6 +426,8 @@ class CMPHTTPUpstream(UpstreamSettings, IssuingCAs, AnswerTrust, OverHTTP):
     anything. The default finds a dead one within breaker_seconds or two, at no load worth counting. A single URL is not
     probed.
     """
+    mac: CASecretConfig | None = None
+    """`[upstreams.<name>.mac]`: a secret that protects messages to this CA in place of the RA's signature."""
     batch_window_ms: int = Field(default=0, ge=0, le=10_000)
     """How long a message waits for others, in milliseconds, so that they go up together as one nested (a batch, RFC
     9483 5.2.2.2); 0, the default, sends each at once, as most CAs take it. The bundled CA and another gateway take

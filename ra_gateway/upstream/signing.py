@@ -37,6 +37,7 @@ from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import Extension
 from ra_gateway.cmp.header_checks import NONCE_OCTETS, RELAYED, HeaderRules, Strictness
+from ra_gateway.cmp.malformed import refusal_of
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import NULL_DN, general_names, same_name
 from ra_gateway.cmp.oids import OID
@@ -234,13 +235,16 @@ class SigningCA:
         except ServiceFailure:
             raise
         except CMPError as error:
+            refusal = error
+            if isinstance(error, MalformedMessage):
+                refusal = refusal_of(message, error)
             log.warning(
                 "upstream.refused",
                 upstream=self.name,
                 transaction_id=(message.header.transaction_id or b"").hex(),
-                detail=error.detail,
+                detail=refusal.detail,
             )
-            body_der = refusal_body(error, message)
+            body_der = refusal_body(refusal, message)
         header = reply_header(
             message.header, sender_nonce=self.random_octets(NONCE_OCTETS), now=self.clock()
         )
@@ -276,7 +280,7 @@ class SigningCA:
         return cert_rep_body(body_type, CertRepMessage((response,))), signed.chain_der
 
     async def _revoke(self, authenticated: AuthenticatedMessage, deadline_seconds: float) -> bytes:
-        asked = read_revocation(authenticated)
+        asked = read_revocation(authenticated, _RULES)
         if self.issuers and not any(
             same_name(asked.issuer_der, issuer.subject_der) for issuer in self.issuers
         ):
@@ -295,7 +299,8 @@ class SigningCA:
             ),
             deadline_seconds,
         )
-        return rev_rep_body(RevRepContent((PKIStatusInfo(PKIStatus.accepted),)))
+        told = PKIStatusInfo(PKIStatus.accepted, ("The certificate is revoked.",))
+        return rev_rep_body(RevRepContent((told,)))
 
     async def _guarded(self, call: Awaitable[T], deadline_seconds: float) -> T:
         """Await a signer, which may be anybody's: what it may raise is made what the RA expects."""

@@ -72,7 +72,7 @@ def key() -> Any:
 # --- extraCerts -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.requirement(16, 139)
+@pytest.mark.requirement(16, 139, "T32", "T35")
 async def test_extra_certs_in_any_order(operator_pki: pki.OperatorPKI, key: Any) -> None:
     """The chain over two vendor CAs is found in every order, among strangers and with or without its root."""
     root = pki.make_root("CN=Deep Radio Root,O=Deep Radio")
@@ -182,7 +182,7 @@ async def test_ca_pubs_by_configuration(
 # --- what is not part of the profile ------------------------------------------------------------------------------
 
 
-@pytest.mark.requirement(43, 142)
+@pytest.mark.requirement(43, 142, "T31")
 @pytest.mark.parametrize("oid", [OID.passwordBasedMac, OID.pbmac1, OID.kemBasedMac])
 @pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.cr, BodyType.kur])
 async def test_a_shared_secret_is_not_accepted(
@@ -196,7 +196,7 @@ async def test_a_shared_secret_is_not_accepted(
     await assert_refused(world, macked, "wrongIntegrity", rule="R43")
 
 
-@pytest.mark.requirement(9, 142)
+@pytest.mark.requirement(9, 142, "T31")
 @pytest.mark.parametrize(
     "body_type, rule",
     [
@@ -369,7 +369,7 @@ def check_variant(world: World, variant: Variant, original: bytes, received: byt
         assert ca.header.recip_nonce == device.header.recip_nonce
 
 
-@pytest.mark.requirement(71, 144)
+@pytest.mark.requirement(71, 144, "T33")
 @pytest.mark.parametrize("variant", list(Variant))
 async def test_a_vendor_certificate_renews_nothing_whatever_the_upstream(
     vendor_pki: pki.VendorPKI,
@@ -387,7 +387,7 @@ async def test_a_vendor_certificate_renews_nothing_whatever_the_upstream(
 # --- algorithms -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.requirement(17, 146)
+@pytest.mark.requirement(17, 146, "T34")
 @pytest.mark.parametrize("name", ["rsa-pkcs1-sha1", "rsa-pkcs1-md5"])
 async def test_broken_hashes_in_protection(world: World, key: Any, name: str) -> None:
     """A message protected with SHA-1 or MD5 is refused although the signature verifies."""
@@ -400,7 +400,7 @@ async def test_broken_hashes_in_protection(world: World, key: Any, name: str) ->
     await assert_refused(world, weak, "badAlg", rule="R17")
 
 
-@pytest.mark.requirement(146)
+@pytest.mark.requirement(146, "T34")
 @pytest.mark.parametrize("name", ["rsa-pkcs1-sha1", "rsa-pkcs1-md5"])
 async def test_broken_hashes_in_proof(world: World, device: Credential, name: str) -> None:
     """So is a proof of possession."""
@@ -412,7 +412,7 @@ async def test_broken_hashes_in_proof(world: World, device: Credential, name: st
     await requests.assert_refused_in_body(world, der, "badAlg", rule="R146")
 
 
-@pytest.mark.requirement(146)
+@pytest.mark.requirement(146, "T34")
 @pytest.mark.parametrize("level", ["device", "CA"])
 async def test_broken_hashes_in_the_vendors_chain(
     vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, key: Any, level: str
@@ -520,7 +520,9 @@ async def test_one_transaction_id_of_two_vendors(twins: Twins, key: Any) -> None
 
 # --- a legacy base station ------------------------------------------------------------------------------------------
 
-LEGACY_QUIRKS = frozenset(set(Quirk) - {Quirk.no_subject, Quirk.wrong_clock})
+LEGACY_QUIRKS = frozenset(
+    set(Quirk) - {Quirk.no_subject, Quirk.wrong_clock, Quirk.ber_certificates}
+)
 STRICT = HeaderRules(strictness=Strictness.strict, require_message_time=True)
 THREE_GPP = HeaderRules(strictness=Strictness.three_gpp)
 SERIAL = "00012345678900000012"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from ra_gateway.cmp.bodies import PKIStatusInfo, cert_rep_message, error_body
+from ra_gateway.cmp.bodies import cert_rep_message
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.errors import PKIFailureInfo, UpstreamBroken
@@ -17,7 +16,8 @@ from ra_gateway.ra.transaction import State
 from tests.support.answers import fail_names, status_of
 from tests.support.asserts import assert_answers
 from tests.support.credentials import cmp_credential
-from tests.support.harness import Answer, MakeWorld, Script, World
+from tests.support.foreign import SAID, says
+from tests.support.harness import Answer, MakeWorld, World
 from tests.support.pki import other_operator
 from tests.support.polling import (
     EVERY_TYPE,
@@ -26,8 +26,6 @@ from tests.support.polling import (
     settled,
     slow_world,
 )
-
-SAID = "profile BTS of the entity is full"
 
 PASSED_ON = [
     ("badCertTemplate",),
@@ -53,17 +51,6 @@ ABOUT_THE_RA = [
 @pytest.fixture
 def world(make_world: MakeWorld) -> World:
     return make_world(endpoint={"body_types": EVERY_TYPE})
-
-
-def says(*fail_info: str, status: PKIStatus = PKIStatus.rejection, **header: Any) -> Script:
-    """An error in place of the answer, with a text."""
-    bits = tuple(PKIFailureInfo[name] for name in fail_info)
-
-    def script(answer: Answer) -> None:
-        answer.body_der = error_body(PKIStatusInfo(status, (SAID,), bits))
-        answer.header = replace(answer.header, **header)
-
-    return script
 
 
 @pytest.mark.requirement(89, 112, 160)

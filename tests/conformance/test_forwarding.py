@@ -629,7 +629,7 @@ BROKEN_ANSWERS: dict[str, tuple[Script, str]] = {
 }
 
 
-@pytest.mark.requirement(83, 84, 85, 87, 92, 96)
+@pytest.mark.requirement(83, 84, 85, 87, 92, 96, "T45")
 @pytest.mark.parametrize("case", BROKEN_ANSWERS)
 async def test_a_broken_answer_is_not_relayed(world: World, case: str) -> None:
     """The device is told that we failed, not what the CA said; its repeat hears the same; nothing goes up."""

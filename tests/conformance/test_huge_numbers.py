@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 
 from ra_gateway.cmp import asn1
+from ra_gateway.cmp.algorithms import AlgorithmRefused, signature_algorithm
 from ra_gateway.cmp.bodies import cert_confirm_content, error_msg_content
 from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.mac import MACBounds, mac_parameters
+from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import MalformedMessage
+from tests.support import mac
 from tests.support.pki import make_root
 
 HUGE = 1 << 20_000
@@ -41,3 +45,24 @@ def test_a_certificate_of_a_huge_version_is_malformed() -> None:
     fields[0] = asn1.tlv(0xA0, asn1.encode(HUGE))
     with pytest.raises(MalformedMessage, match="a version that is none"):
         Certificate.from_der(asn1.tlv(0x30, asn1.tlv(0x30, *fields), algorithm, signature))
+
+
+@pytest.mark.parametrize(
+    "number, told", [(1000, "1000"), (HUGE, "a number of 20001 bits")], ids=["small", "huge"]
+)
+def test_a_number_beyond_a_bound_is_told_as_people_read_it(number: int, told: str) -> None:
+    """Iterations and lengths of keys and salts: in decimal, and by their size where nobody would read them."""
+    with pytest.raises(AlgorithmRefused, match=f"a MAC of {told} iterations; 100 to 999 are"):
+        mac_parameters(mac.pbm(iterations=number), MACBounds(max_iterations=999))
+    with pytest.raises(AlgorithmRefused, match=f"a key of {told} octets"):
+        mac_parameters(mac.pbmac1(key_octets=number), MACBounds())
+    salt = asn1.tlv(0xA2, asn1.encode(number))
+    with pytest.raises(AlgorithmRefused, match=f"salt length {told}"):
+        signature_algorithm(asn1.algorithm_der(OID.rsassaPSS, pss_parameters(salt)))
+
+
+def pss_parameters(salt: bytes) -> bytes:
+    """SHA-256 and MGF1 with it, and a salt's length."""
+    sha256 = asn1.algorithm_der(OID.sha256)
+    mask = asn1.algorithm_der(OID.mgf1, sha256)
+    return asn1.tlv(0x30, asn1.tlv(0xA0, sha256), asn1.tlv(0xA1, mask), salt)

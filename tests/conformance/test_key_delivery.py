@@ -15,8 +15,9 @@ from ra_gateway.ca.derivation import derive
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.profiles import ENCRYPTION, Profile
 from ra_gateway.ca.records import CertificateStatus
-from ra_gateway.cmp.bodies import nested_messages
+from ra_gateway.cmp.bodies import cert_rep_message, nested_messages
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.device.values import Done
@@ -24,6 +25,7 @@ from ra_gateway.ra.endpoints import CertConf, ImplicitConfirm
 from ra_gateway.ra.transaction import State
 from tests.support import pki
 from tests.support.answers import fail_names
+from tests.support.asserts import signed_again
 from tests.support.credentials import cmp_credential
 from tests.support.desk import Clock, Desk, open_desk
 from tests.support.harness import World
@@ -133,6 +135,25 @@ async def test_a_key_reaches_its_device_and_nobody_else(
         assert [event.outcome for event in world.events] == ["issued", "confirmed"]
         private = repr(done.private_key)
         assert all(private not in repr(event) for event in world.events)
+
+
+@pytest.mark.requirement(3, 60)
+@pytest.mark.parametrize("strictness", [Strictness.lenient, Strictness.strict])
+async def test_a_key_asked_for_with_pvno_2(
+    open_site: OpenSite, vendor_pki: VendorPKI, strictness: Strictness
+) -> None:
+    """As OpenSSL asks: a lenient endpoint answers in that version; RFC 9483 3.1 has it no EnvelopedData."""
+    async with open_site(rules=HeaderRules(strictness=strictness)) as (world, _, core):
+        credential = device(vendor_pki)
+        der = await signed_again(await generation(world, credential).request(), credential, pvno=2)
+        answer = await world.ask(der)
+        if strictness is Strictness.strict:
+            assert (answer.body_type, fail_names(answer)) == (BodyType.ip, ["unsupportedVersion"])
+            assert core.received == []
+            return
+        (response,) = cert_rep_message(answer.body_content).responses
+        assert response.private_key_der is not None, response.status_info
+        assert answer.header.pvno == 2
 
 
 @pytest.mark.requirement(60, 142)

@@ -204,9 +204,9 @@ async def test_extensions_asked_for_in_a_way_that_a_ca_may_read_otherwise(
     "content", [b"\x30\x00", b"\x05\x00", b"\x30\x03\x02\x01\x00"], ids=lambda der: der.hex()
 )
 async def test_what_is_no_pkcs10(world: World, content: bytes) -> None:
-    """badDataFormat, in an error: there is no request that could be answered."""
+    """badDataFormat, in the cp."""
     answer = await world.ask(await p10cr(world, world.device(), content))
-    assert (answer.body_type, fail_names(answer)) == (BodyType.error, ["badDataFormat"])
+    assert (answer.body_type, fail_names(answer)) == (BodyType.cp, ["badDataFormat"])
     assert world.events[-1].bug is None
 
 

@@ -95,7 +95,7 @@ async def ir(world: World, device: Credential, **options: Any) -> bytes:
 # --- R13, R14: protection there or not --------------------------------------------------------------------------
 
 
-@pytest.mark.requirement(13)
+@pytest.mark.requirement(13, "T35")
 async def test_an_unprotected_request_is_refused(world: World, device: Credential) -> None:
     """No protection at all: badMessageCheck."""
     der = unsigned(await ir(world, device), protection_alg_der=None)
@@ -917,7 +917,7 @@ async def test_a_key_that_may_sign_is_accepted(world: World, usage: list[str] | 
 # --- R26, R27: sender and senderKID -----------------------------------------------------------------------------
 
 
-@pytest.mark.requirement(26)
+@pytest.mark.requirement(26, "T36")
 @pytest.mark.parametrize(
     "sender",
     [

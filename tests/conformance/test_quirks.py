@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
+import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,29 @@ from typing import Any
 import pytest
 
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import SIGNATURE_ALGORITHMS, AlgorithmPolicy, digest
-from ra_gateway.cmp.bodies import PKICONF_BODY, CertStatus, cert_confirm_body, cert_rep_message
+from ra_gateway.cmp.algorithms import AlgorithmPolicy, digest
+from ra_gateway.cmp.bodies import (
+    PKICONF_BODY,
+    CertStatus,
+    cert_confirm_body,
+    cert_rep_message,
+    gen_msg_body,
+    rev_req_body,
+)
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
-from ra_gateway.cmp.crmf import cert_request_der
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Quirk, Strictness, relaxed_algorithms
-from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble
-from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.messages import (
+    ANYONE,
+    InfoTypeAndValue,
+    PKIHeader,
+    PKIMessage,
+    assemble,
+    body,
+)
+from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.keys import KeySigner
 from ra_gateway.ra import forgiveness
 from ra_gateway.ra.ports import DeviceRecord
 from ra_gateway.stores.memory import MemoryStore
@@ -29,8 +42,8 @@ from tests.support import mac, pki, requests
 from tests.support.answers import fail_names
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.harness import World
+from tests.support.old_device import OldDevice
 
-SHA1 = SIGNATURE_ALGORITHMS["ecdsa-sha1"]
 STRICT = HeaderRules(Strictness.strict, require_message_time=True)
 
 NEEDED = (
@@ -50,81 +63,6 @@ REFUSED = {
     Quirk.sha1: ("badAlg", "R17"),
 }
 """What it is told where one of them is not forgiven."""
-
-
-@dataclass
-class OldDevice:
-    """A base station of 2011 with one key: four octets of nonce, no clock, a certReqId of its own, SHA-1."""
-
-    world: World
-    key: Any
-    credential: Credential
-    message_time: datetime | None = None
-
-    @classmethod
-    def of(cls, world: World) -> OldDevice:
-        """One as it left the factory."""
-        made = world.device()
-        return cls(world, made.private_key, cls._signing(cmp_credential(made), made.private_key))
-
-    @staticmethod
-    def _signing(credential: Credential, key: Any) -> Credential:
-        return replace(credential, signer=KeySigner(key, SHA1))
-
-    def renewing(self, certificate: Certificate) -> OldDevice:
-        """The same device with what it was issued."""
-        chain = (cmp_certificate(self.world.operator.issuing.certificate),)
-        return replace(self, credential=Credential(certificate, chain, KeySigner(self.key, SHA1)))
-
-    async def body(self, body_type: BodyType, key: Any) -> bytes:
-        """A request for a certificate."""
-        subject = None if body_type is BodyType.kur else requests.SUBJECT
-        asked = cert_request_der(
-            requests.template(key, subject or requests.SUBJECT), cert_req_id=355
-        )
-        popo = await requests.popo(asked, key, algorithm=SHA1)
-        return requests.requests_body(asn1.tlv(0x30, asked, popo), body_type=body_type)
-
-    def header(self, **fields: Any) -> PKIHeader:
-        """What it says of itself and of a message."""
-        usual = PKIHeader(
-            sender_der=self.credential.sender_der,
-            recipient_der=ANYONE,
-            message_time=self.message_time,
-            sender_kid=self.credential.certificate.subject_key_identifier,
-            transaction_id=secrets.token_bytes(4),
-            sender_nonce=secrets.token_bytes(4),
-            recip_nonce=bytes(4),
-        )
-        return replace(usual, **fields)
-
-    async def request(self, body_type: BodyType, key: Any = None, **fields: Any) -> bytes:
-        """An ir, cr or kur."""
-        body_der = await self.body(body_type, key or self.key)
-        return await protect(
-            self.header(**fields), body_der, self.credential, self.credential.certificates
-        )
-
-    async def follow(self, answer: PKIMessage, body_der: bytes, **fields: Any) -> bytes:
-        """What comes after an answer, without any certificate."""
-        header = self.header(
-            transaction_id=answer.header.transaction_id,
-            recip_nonce=answer.header.sender_nonce,
-            **fields,
-        )
-        return await protect(header, body_der, self.credential, ())
-
-    async def enrol(self, body_type: BodyType = BodyType.ir) -> OldDevice:
-        """Ask, take what is given, confirm; returns the device with it."""
-        answer = await self.world.ask(await self.request(body_type))
-        assert answer.body_type is CERT_RESPONSE_TO[body_type], self.world.events[-1].detail
-        assert fail_names(answer) == [], self.world.events[-1].detail
-        (response,) = cert_rep_message(answer.body_content).responses
-        assert response.cert_req_id == 355
-        status = CertStatus(digest("sha256", response.certificate_der or b""), 355)
-        confirmed = await self.world.ask(await self.follow(answer, cert_confirm_body(status)))
-        assert confirmed.body_der == PKICONF_BODY, self.world.events[-1].detail
-        return self.renewing(Certificate.from_der(response.certificate_der or b""))
 
 
 def forgiving(
@@ -542,3 +480,60 @@ async def test_what_is_remembered_of_a_device_without_a_clock_is_bounded(
     assert isinstance(world.store, MemoryStore)
     kept = (await world.store.remembered(DeviceRecord.requests, key)).split()
     assert kept == [PKIMessage.from_der(der).digest.hex() for der in sent[1:]]
+
+
+# --- whatever a device sends ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(5, 7, 17, 29, 116, 131, 134)
+@pytest.mark.parametrize("clock", [None, EPOCH], ids=["no time", "1970"])
+async def test_what_a_device_sends_besides_is_forgiven_too(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, clock: datetime | None
+) -> None:
+    """rr, genm and p10cr under its operator certificate; and pollReq, without any certificate."""
+    types = frozenset({BodyType.kur, BodyType.ir, BodyType.rr, BodyType.genm, BodyType.p10cr})
+    quirks = ALL if clock is None else CLOCKLESS
+    world = forgiving(vendor_pki, operator_pki, of_vendor=quirks, endpoint={"body_types": types})
+    device = await replace(OldDevice.of(world), message_time=clock).enrol()
+    own = device.credential
+    question = gen_msg_body(BodyType.genm, [InfoTypeAndValue(OID.caCerts, None)])
+    csr = requests.csr(device.key, requests.SUBJECT)
+    revoked = rev_req_body(requests.details(own.certificate))
+    for body_der, answered in (
+        (question, BodyType.genp),
+        (body(BodyType.p10cr, csr), BodyType.cp),
+        (revoked, BodyType.rp),
+    ):
+        der = await protect(device.header(), body_der, own, own.certificates)
+        answer = await world.ask(der)
+        assert answer.body_type is answered, world.events[-1].detail
+        assert world.events[-1].rule == "", world.events[-1].detail
+
+
+@pytest.mark.requirement(5, 17, 29, 34, 116)
+async def test_a_poll_of_a_device_that_renews(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """Its CA is slow: it is told to wait, and polls as it does everything else."""
+    world = forgiving(
+        vendor_pki, operator_pki, of_vendor=ALL, endpoint={"wait_after_seconds": 0.02}
+    )
+    device = await OldDevice.of(world).enrol()
+    world.ca.gate = asyncio.Event()
+    answer = await world.ask(await device.request(BodyType.kur))
+    (response,) = cert_rep_message(answer.body_content).responses
+    assert response.status_info.status is PKIStatus.waiting
+    poll = body(BodyType.pollReq, asn1.tlv(0x30, asn1.tlv(0x30, asn1.encode(355))))
+    told = await world.ask(await device.follow(answer, poll))
+    assert told.body_type is BodyType.pollRep, world.events[-1].detail
+    world.ca.gate.set()
+    for _ in range(100):
+        answer = await world.ask(await device.follow(told, poll))
+        if answer.body_type is BodyType.kup:
+            break
+        told = answer
+    assert (answer.body_type, fail_names(answer)) == (BodyType.kup, [])
+    renewed = Certificate.from_der(
+        cert_rep_message(answer.body_content).responses[0].certificate_der or b""
+    )
+    await device.renewing(renewed).enrol(BodyType.kur)

@@ -62,7 +62,7 @@ async def assert_issued(world: World, der: bytes) -> PKIMessage:
 # --- one request, certReqId 0 -----------------------------------------------------------------------------------
 
 
-@pytest.mark.requirement(46, 112)
+@pytest.mark.requirement(46, 112, "T40")
 @pytest.mark.parametrize("count", [0, 2])
 async def test_a_message_with_another_number_of_requests_than_one(
     world: World, device: Credential, key: Any, count: int
@@ -259,7 +259,7 @@ async def test_a_name_by_san_that_policy_does_not_allow(
     await requests.assert_refused_in_body(world, der, "notAuthorized", rule="R67")
 
 
-@pytest.mark.requirement(60, 112)
+@pytest.mark.requirement(60, 112, "T42")
 @pytest.mark.parametrize("how", ["absent", "empty"])
 async def test_a_template_without_a_key(
     world: World, device: Credential, key: Any, how: str
@@ -419,7 +419,7 @@ async def test_a_second_template(world: World, device: Credential, key: Any, whe
 # --- proof of possession ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.requirement(53, 112)
+@pytest.mark.requirement(53, 112, "T43")
 async def test_no_proof_of_possession(world: World, device: Credential, key: Any) -> None:
     """A signing key without popo is refused in the ip."""
     der = await requests.request(world, device, key, popo_der=b"")
@@ -516,14 +516,14 @@ def deriving(vendor_pki: VendorPKI, operator_pki: OperatorPKI) -> World:
     return World.make(vendor_pki, operator_pki, identity=DERIVE)
 
 
-@pytest.mark.requirement(56, 141)
+@pytest.mark.requirement(56, 141, "T42", "T44")
 async def test_a_proof_over_poposk_input(deriving: World, device: Credential, key: Any) -> None:
     """Without a subject, sender and key are signed; the RA then vouches for the proof."""
     received = await assert_issued(deriving, await without_subject(deriving, device, key))
     assert cert_req_messages(received.body_content)[0].pop == "raVerified"
 
 
-@pytest.mark.requirement(56, 77, 78, 112, 141)
+@pytest.mark.requirement(56, 77, 78, 112, 141, "T44")
 @pytest.mark.parametrize(
     "fault, rule",
     [
@@ -607,7 +607,7 @@ async def test_ra_verified_by_a_device(
     )
 
 
-@pytest.mark.requirement(72, 112)
+@pytest.mark.requirement(72, 112, "T43")
 @pytest.mark.parametrize(
     "popo_hex, name", [("a203810100", "keyEncipherment"), ("a303810101", "keyAgreement")]
 )

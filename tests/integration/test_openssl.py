@@ -368,14 +368,10 @@ def test_the_pre_provisioned_key_can_be_enrolled(station: Station) -> None:
     assert_certified(station, station.ask("ir"), ENROLMENT, station.credential.private_key)
 
 
-@pytest.mark.requirement(67)
-def test_a_running_base_station_gets_a_further_certificate(station: Station) -> None:
-    """cr under an operator certificate that this CA has issued: the same names, another key."""
-    first, key = make_key("p256"), make_key("p384")
-    assert_certified(station, station.ask("ir", new_key=first), ENROLMENT, first)
-    running = station.enrolled(first)
-    messages = ["CR", "CP", *ENROLMENT[2:]]
-    assert_certified(running, running.ask("cr", new_key=key), messages, key)
+@pytest.mark.requirement(142, "T31")
+def test_a_further_certificate_is_refused_by_default(running: Station) -> None:
+    """TS 33.310 9.5.1 has enrolment and key update alone; `body_types` lets cr in."""
+    assert_refused(running, running.ask("cr", new_key=make_key("p384")), "badRequest")
 
 
 @pytest.mark.requirement(101)
@@ -514,6 +510,43 @@ def test_a_base_station_asks(enrolled: Station, info_type: str) -> None:
     assert dialogue(result) == ["GENM", "GENP"]
     event = enrolled.site.gateway.handled[-1]
     assert (event["event"], event["outcome"]) == ("genm", "informed")
+
+
+@pytest.mark.requirement(80, 97)
+def test_every_answer_has_the_chain_of_its_signer_once(
+    tmp_path: Path, whole_site: Site, vendors: Mapping[str, VendorPKI]
+) -> None:
+    """`init` writes the issuing CA into the RA's file and beside it; ip, genp, rp and refusals have it once.
+
+    TS 33.310 has none in pkiConf.
+    """
+    directory = whole_site.directory
+    ra, issuing = load_all(directory / "ra" / "ra.pem")[0], whole_site.issuing.certificate
+    root = load_certificate(whole_site.root)
+    station = Station(tmp_path, whole_site, vendors["acme"].device())
+
+    def answers(*names: str) -> list[list[x509.Certificate]]:
+        ders = ((tmp_path / name).read_bytes() for name in names)
+        return [
+            [x509.load_der_x509_certificate(item) for item in PKIMessage.from_der(der).extra_certs]
+            for der in ders
+        ]
+
+    def into(*names: str) -> tuple[str, str]:
+        return "-rspout", " ".join(str(tmp_path / name) for name in names)
+
+    key = make_key("p256")
+    station.ask("ir", *into("ip", "pkiconf"), new_key=key).check()
+    assert answers("ip", "pkiconf") == [[ra, issuing, root], []]
+    refused = station.ask("ir", *into("rejection"), new_key=make_key("rsa1024"))
+    assert refused.returncode == 1
+    station = station.enrolled(key)
+    station.ask("genm", "-infotype", "caCerts", *into("genp")).check()
+    refused = station.ask("genm", "-infotype", "signKeyPairTypes", *into("error"))
+    assert refused.returncode == 1
+    own = str(tmp_path / "own.pem")
+    station.ask("rr", "-oldcert", own, "-revreason", "1", *into("rp")).check()
+    assert answers("rejection", "genp", "error", "rp") == [[ra, issuing]] * 4
 
 
 @pytest.mark.requirement(138)

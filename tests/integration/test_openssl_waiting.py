@@ -135,7 +135,8 @@ def test_a_ca_that_is_slow(tmp_path: Path, vendor_pki: VendorPKI, command: Any) 
 
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})
     let_vendors(config, "ir", "cr")
-    edit(config, 'upstream = "bundled"', f'upstream = "bundled"\n{IMPATIENT}')
+    taken = 'body_types = ["ir", "cr", "kur"]'
+    edit(config, 'upstream = "bundled"', f'upstream = "bundled"\n{taken}\n{IMPATIENT}')
     with ExitStack() as processes:
         ca = processes.enter_context(CAProcess(config))
         slow = processes.enter_context(delaying(ca.url, seconds))

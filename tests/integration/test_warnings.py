@@ -263,3 +263,20 @@ def test_the_ras_own_certificate(config: Path) -> None:
     later = datetime.now(UTC) + timedelta(days=365 * 40)
     found = {problem.path for problem in warnings(load(config), later)}
     assert found >= {"ra.certificate_path", "ra.chain_paths", "operator.anchors_paths"}
+
+
+def test_what_a_ca_is_sent(config: Path) -> None:
+    """check-config says which certificates go up, and that the root does not unless it is wanted."""
+    set_upstream(config, http_upstream("http://127.0.0.1:9/cmp"))
+    (said,) = sent(config)
+    assert ".send_root" in said
+    edit(config, 'kind = "cmp_http"', 'kind = "cmp_http"\nsend_root = true')
+    (whole,) = sent(config)
+    root = said.partition("; not the root ")[2].partition(", unless ")[0]
+    assert root
+    assert whole == f"{said.partition('; not the root')[0]}; {root}."
+
+
+def sent(config: Path) -> list[str]:
+    lines = succeeded("check-config", "--config", config).splitlines()
+    return [line for line in lines if "is sent the certificates" in line]

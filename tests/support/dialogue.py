@@ -36,7 +36,7 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.names import NULL_DN, directory_name, general_names, rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential, protect
-from ra_gateway.cmp.responder import refusal_body, reply_header, unreadable_reply
+from ra_gateway.cmp.responder import Unreadable, refusal_body, reply_header, unreadable_reply
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import DeviceIdentity, Done, RequestOptions, Send, operator_trust
 from ra_gateway.errors import MalformedMessage, POPRefused
@@ -166,7 +166,10 @@ async def messages(vendor: pki.VendorPKI, operator: pki.OperatorPKI) -> dict[str
     refusal = refusal_body(POPRefused("no"), refused)
     found["ip refused"] = await ra.answer(ir, body_der=refusal)
     found["error"] = await ra.answer(ir, body_der=refusal_body(MalformedMessage("no"), refused))
-    found["error unprotected"] = unreadable_reply(MalformedMessage("no"), bytes)
+    unknown = Unreadable(MalformedMessage("no"), None)
+    signer = cmp_credential(ra.operator.ra)
+    reply = await unreadable_reply(unknown, signer, now=NOW, random_octets=bytes)
+    found["error unprotected"] = reply.der
     found["nested"] = await ra.answer(ir, body_der=nested_body(ir, found["certConf"]))
     found["genm"] = await ra.answer(
         ir,

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ra_gateway.cmp.bodies import PKIStatusInfo, cert_rep_message, error_body, nested_messages
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.header_checks import NONCE_OCTETS, HeaderRules
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
-from ra_gateway.cmp.protection import protect
+from ra_gateway.cmp.protection import protect, protected_part
 from ra_gateway.cmp.responder import reply_header
 from ra_gateway.cmp.verification import authenticate_answer
 from ra_gateway.device.values import operator_trust
 from ra_gateway.errors import CMPError, PKIFailureInfo
 from tests.support.chain import nest
 from tests.support.credentials import cmp_certificate, cmp_credential
-from tests.support.harness import ScriptedCA, World
+from tests.support.harness import Answer, Script, ScriptedCA, World
+from tests.support.mac import mac_of, maced
 from tests.support.pki import Credential
 
 _FIRST = frozenset(RESPONSE_TO)
+
+SAID = "profile BTS of the entity is full"
+
+
+def says(*fail_info: str, status: PKIStatus = PKIStatus.rejection, **header: Any) -> Script:
+    """An error in place of the answer, with a text."""
+    bits = tuple(PKIFailureInfo[name] for name in fail_info)
+
+    def script(answer: Answer) -> None:
+        answer.body_der = error_body(PKIStatusInfo(status, (SAID,), bits))
+        answer.header = replace(answer.header, **header)
+
+    return script
 
 
 @dataclass(slots=True)
@@ -132,3 +147,44 @@ class SiemensRA:
         if answer.body_type in CERT_RESPONSE_TO.values():
             ids = [item.cert_req_id for item in cert_rep_message(answer.body_content).responses]
             assert ids == [0], "certReqId"
+
+
+@dataclass(slots=True)
+class SecretCA(ScriptedCA):
+    """A CA that knows its RAs by shared secrets, computed straight from the RFCs.
+
+    Args:
+        secrets: By reference; what is protected otherwise gets an error under a signature.
+        answer_algorithm: AlgorithmIdentifier of the MAC of its answers; by default that of the message, b"" for its
+            signature.
+        answer_secret: Protects its answers in place of the one that it was asked under.
+        references: senderKID of what it took.
+    """
+
+    secrets: dict[str, str] = field(default_factory=dict)
+    answer_algorithm: bytes | None = None
+    answer_secret: str | None = None
+    references: list[str] = field(default_factory=list)
+
+    async def _process(self, request: PKIMessage) -> bytes:
+        header = request.header
+        reference = (header.sender_kid or b"").decode()
+        secret = self.secrets.get(reference, "")
+        octets = protected_part(request.header_der, request.body_der)
+        algorithm_der = header.protection_alg_der or b""
+        if mac_of(algorithm_der, secret, octets) != request.protection or request.extra_certs:
+            no = PKIStatusInfo(PKIStatus.rejection, ("no",), (PKIFailureInfo.badMessageCheck,))
+            reply = reply_header(header, sender_nonce=bytes(NONCE_OCTETS), now=self.clock())
+            signer = cmp_credential(self.operator.cmp_signer)
+            return await protect(reply, error_body(no), signer, signer.certificates)
+        self.references.append(reference)
+        answer = PKIMessage.from_der(await ScriptedCA._process(self, request))
+        if self.answer_algorithm == b"":
+            return answer.der
+        told = replace(answer.header, sender_kid=header.sender_kid)
+        return maced(
+            told,
+            answer.body_der,
+            self.answer_secret or secret,
+            self.answer_algorithm or algorithm_der,
+        )

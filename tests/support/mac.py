@@ -113,9 +113,10 @@ def mac_of(algorithm_der: bytes, secret: str, octets: bytes) -> bytes:
     content = asn1.raw(found.parameters)
     if found.algorithm.dotted_string == OID.passwordBasedMac:
         p = asn1.decode(structures.PBMParameter, content)
-        key = hashlib.sha256(secret.encode() + p.salt).digest()
-        for _ in range(min(p.iteration_count, 30_000) - 1):
-            key = hashlib.sha256(key).digest()
+        owf = "sha1" if p.owf.algorithm.dotted_string == SHA1 else "sha256"
+        key = secret.encode() + p.salt
+        for _ in range(max(1, min(p.iteration_count, 30_000))):
+            key = hashlib.new(owf, key).digest()
         name = NAMES[p.mac.algorithm.dotted_string]
     else:
         q = asn1.decode(structures.PBMAC1Params, content)
@@ -175,12 +176,17 @@ async def ir(
 
 
 def cert_conf(
-    world: World, answer: PKIMessage, *, reference: str = REFERENCE, secret: str = SECRET
+    world: World,
+    answer: PKIMessage,
+    *,
+    reference: str = REFERENCE,
+    secret: str = SECRET,
+    **header: Any,
 ) -> bytes:
-    """The certConf after an ip, under a MAC."""
+    """The certConf after an ip, under a MAC; `header` are fields of `PKIHeader`."""
     (response,) = cert_rep_message(answer.body_content).responses
     status = CertStatus(digest("sha256", response.certificate_der or b""), response.cert_req_id)
-    header = PKIHeader(
+    usual = PKIHeader(
         sender_der=sender(f"CN={reference}"),
         sender_kid=reference.encode(),
         recipient_der=ANYONE,
@@ -189,7 +195,7 @@ def cert_conf(
         sender_nonce=secrets.token_bytes(16),
         recip_nonce=answer.header.sender_nonce,
     )
-    return maced(header, cert_confirm_body(status), secret)
+    return maced(replace(usual, **header), cert_confirm_body(status), secret)
 
 
 def assert_maced(

@@ -47,6 +47,7 @@ class Configuration:
     Args:
         vendors: Trust domains of vendors, out of acme, legacy and lattice; the operator's is always there.
         quirks: Of the domain legacy.
+        named: Whether the subjects of the operator's certificates of legacy's devices are configured.
         sha1, rsa1024: What the domain legacy may use.
         mac: Whether shared secrets are taken.
         hmac_sha1: Whether their MAC may be HMAC-SHA1.
@@ -57,6 +58,7 @@ class Configuration:
     require_message_time: bool = False
     vendors: tuple[str, ...] = ("acme",)
     quirks: tuple[str, ...] = ()
+    named: bool = False
     sha1: bool = False
     rsa1024: bool = False
     mac: bool = False
@@ -87,7 +89,7 @@ class Verdict:
         answer: Body type of what the device is answered.
         fail_info: Its first failInfo bit, "" for none.
         rule: Requirement or clause that refused, "" for none.
-        understood: Whether the octets were a PKIMessage; HTTP answers 400 where not.
+        understood: Whether the IDs of a PKIMessage could be read; HTTP answers 400 where not.
     """
 
     verdict: str
@@ -237,6 +239,8 @@ def make_world(
         "identities": {domain.name: _IDENTITY for domain in domains},
         "body_types": frozenset(BodyType[name] for name in configuration.body_types),
     }
+    if configuration.named:
+        fields["origin_subjects"] = {"legacy": ("CN=* eNodeB",)}
     if configuration.mac:
         fields["mac"] = MACAccess(
             TrustDomain("mac:ran", DomainKind.shared_secrets, ()),

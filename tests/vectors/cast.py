@@ -19,10 +19,12 @@ from pyasn1.type.univ import BitString
 from pyasn1_modules import rfc5280
 
 from ra_gateway.cmp.algorithms import SIGNATURE_ALGORITHMS, SignatureAlgorithm, default_algorithm
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.keys import KeySigner
 from tests.support import pki
+from tests.support.ber import SHAPES
+from tests.support.der import Node, parse
 
 DIRECTORY: Final = Path(__file__).parent / "pki"
 SHA1_RSA: Final = SIGNATURE_ALGORITHMS["rsa-pkcs1-sha1"]
@@ -86,7 +88,9 @@ def member(name: str) -> Member:
     text = (DIRECTORY / f"{name}.pem").read_text()
     # Not with cryptography's loader of certificates, which minds the negative serial number of one of them.
     blocks = re.findall(r"-----BEGIN CERTIFICATE-----(.*?)-----END", text, re.DOTALL)
-    certificates = tuple(Certificate.from_der(base64.b64decode(block)) for block in blocks)
+    certificates = tuple(
+        load_certificate(base64.b64decode(block), loosely=True) for block in blocks
+    )
     return Member(serialization.load_pem_private_key(text.encode(), None), certificates)
 
 
@@ -121,10 +125,17 @@ def make() -> None:
     keys = {name: pki.make_key(kind) for name, kind in NEW_KEYS.items()}
     for name, key in keys.items():
         (DIRECTORY / f"{name}.pem").write_bytes(pki.key_pem(key))
-    for name, key, certificates in _members(keys):
-        pem = [pki.key_pem(key), *map(_pem, certificates)]
-        (DIRECTORY / f"{name}.pem").write_bytes(b"".join(pem))
+    for made in _members(keys):
+        write(*made)
     member.cache_clear()
+
+
+def write(
+    name: str, key: pki.PrivateKey, certificates: tuple[x509.Certificate | bytes, ...]
+) -> None:
+    """Write one of the cast: key and certificates."""
+    pem = [pki.key_pem(key), *map(_pem, certificates)]
+    (DIRECTORY / f"{name}.pem").write_bytes(b"".join(pem))
 
 
 def _pem(certificate: x509.Certificate | bytes) -> bytes:
@@ -154,6 +165,7 @@ def _members(keys: dict[str, pki.PrivateKey]) -> Iterator[_Made]:
     yield _of("local-ra", operator_pki.issuing.issue(local, eku=[pki.CMC_RA]))
     yield _of("operator-cmp", operator_pki.cmp_signer)
     yield _of("enb", operator_pki.issuing.issue(OPERATOR_SUBJECT))
+    yield _of("legacy-enb", legacy_enb(operator_pki.issuing, keys["new-rsa2048"]))
     yield _of("other-enb", operator_pki.issuing.issue("CN=enb-2.ran.example.net"))
     vendor_pki = pki.make_vendor_pki("Vector Radio")
     yield _of("acme-root", vendor_pki.root)
@@ -184,7 +196,33 @@ def _legacy() -> Iterator[_Made]:
     )
     leaf = sub.issue(f"CN={LEGACY_SERIAL},O=Legacy Radio", "rsa1024", subject_key_identifier=False)
     yield _of("legacy-root", root)
+    yield legacy_ber(root)
     yield "legacy-device", leaf.private_key, (_negative(leaf, sub), sub.certificate, *sub.chain)
+
+
+def legacy_enb(issuing: pki.Authority, key: pki.PrivateKey) -> pki.Credential:
+    """Return what that vendor's device was issued."""
+    names = [f"dns:{LEGACY_SERIAL}.enodeb.example.net"]
+    return issuing.issue(f"CN={LEGACY_SERIAL} eNodeB", key, san=names)
+
+
+def legacy_ber(root: pki.Authority) -> _Made:
+    """A device of that vendor whose certificate is BER and not DER: cA FALSE is written out, and TRUE is 01."""
+    leaf = root.issue(
+        f"CN={LEGACY_SERIAL},O=Legacy Radio",
+        "rsa2048",
+        subject_key_identifier=False,
+        basic_constraints=x509.BasicConstraints(ca=False, path_length=None),
+    )
+    whole = parse(leaf.der)
+    for name in ("cA FALSE written out", "critical by 01"):
+        SHAPES[name][0](whole.at(0))
+    sha1 = parse(SHA1_RSA.der)
+    whole.at(0).content[2] = whole.content[1] = sha1
+    assert isinstance(root.private_key, rsa.RSAPrivateKey)
+    signature = root.private_key.sign(whole.at(0).encode(), padding.PKCS1v15(), hashes.SHA1())
+    whole.content[2] = Node(b"\x03", b"\x00" + signature)
+    return "legacy-ber", leaf.private_key, (whole.encode(), root.certificate)
 
 
 def _negative(issued: pki.Credential, issuer: pki.Authority) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from ra_gateway.cmp import asn1, structures
@@ -55,7 +56,16 @@ from tests.vectors.writing import (
     template,
 )
 
-LEGACY_QUIRKS: Final = ("short_ids", "recip_nonce_in_ir", "no_message_time", "any_cert_req_id")
+LEGACY_QUIRKS: Final = (
+    "short_ids",
+    "recip_nonce_in_ir",
+    "no_message_time",
+    "wrong_clock",
+    "any_cert_req_id",
+    "no_subject",
+    "missing_extracerts_in_certconf",
+    "ber_certificates",
+)
 _LEGACY: Final = Configuration(
     strictness="strict",
     require_message_time=True,
@@ -75,11 +85,11 @@ CONFIGURATIONS: Final = {
     "legacy": _LEGACY,
     **{
         f"legacy without {quirk}": replace(
-            _LEGACY, quirks=tuple(item for item in LEGACY_QUIRKS if item != quirk)
+            _LEGACY, quirks=tuple(item for item in LEGACY_QUIRKS if item != quirk), named=True
         )
         for quirk in LEGACY_QUIRKS
     },
-    "legacy without sha1": replace(_LEGACY, sha1=False),
+    "legacy without sha1": replace(_LEGACY, sha1=False, named=True),
     "legacy without rsa1024": replace(_LEGACY, rsa1024=False),
 }
 
@@ -95,7 +105,24 @@ def refused(fail_info: str, rule: str, answer: str = "error") -> Verdict:
 
 
 UNREADABLE: Final = Verdict("refused", "error", "badDataFormat", "R1", understood=False)
-"""The octets are no PKIMessage."""
+"""The octets are no PKIMessage, and whom an error would be for cannot be read."""
+
+_WITHOUT_IDS: Final = frozenset(
+    {
+        "deep",
+        "empty",
+        "empty-sequence",
+        "head-only",
+        "header-missing",
+        "indefinite-header",
+        "length-of-126-octets",
+        "null",
+        "primitive",
+        "set",
+        "text",
+    }
+)
+"""Of the octets that are no PKIMessage those that are answered without IDs of theirs, and unprotected."""
 
 
 class Catalogue:
@@ -450,28 +477,7 @@ async def _shared_secrets(book: Catalogue) -> None:
 
 async def _legacy_base_station(book: Catalogue) -> None:
     """The message shape of a base station of 2011, with keys of our own."""
-    device = member("legacy-device")
-    asked = template(
-        "new-rsa2048",
-        f"CN={LEGACY_SERIAL} eNodeB",
-        version=2,
-        not_before=AT.replace(year=2026, month=1, day=1, hour=0, minute=0, second=0),
-        not_after=AT.replace(year=2036, month=1, day=1, hour=0, minute=0, second=0),
-        extensions=(extension(OID.keyUsage, bytes.fromhex("030205a0"), critical=True),),
-        san=(f"dns:{LEGACY_SERIAL}.enodeb.example.net",),
-    )
-    signed = cert_request_der(asked, cert_req_id=355)
-    proof = await popo(signed, "new-rsa2048", algorithm=SHA1_RSA)
-    der = await Pen("legacy-ir").signed(
-        body(BodyType.ir, asn1.tlv(0x30, asn1.tlv(0x30, signed, proof))),
-        "legacy-device",
-        algorithm=SHA1_RSA,
-        extra_certs=[item.der for item in device.certificates],
-        message_time=None,
-        transaction_id=bytes.fromhex("5c1f0a92"),
-        sender_nonce=bytes.fromhex("3e9d1177"),
-        recip_nonce=bytes(4),
-    )
+    der = await _legacy_request("legacy-ir")
     book.add(
         "legacy-ir",
         "An ir as a base station of 2011 sends it: RSA-1024, SHA-1, IDs of four octets, recipNonce, "
@@ -497,6 +503,168 @@ async def _legacy_base_station(book: Catalogue) -> None:
             int(rule[1:]),
             configuration=f"legacy without {missing}",
         )
+    await _legacy_variants(book)
+    await _legacy_renewal(book)
+
+
+async def _legacy_request(
+    name: str,
+    body_type: BodyType = BodyType.ir,
+    *,
+    by: str = "legacy-device",
+    subject: str | None = f"CN={LEGACY_SERIAL} eNodeB",
+    message_time: datetime | None = None,
+) -> bytes:
+    asked = template(
+        "new-rsa2048",
+        subject,
+        version=2,
+        not_before=AT.replace(year=2026, month=1, day=1, hour=0, minute=0, second=0),
+        not_after=AT.replace(year=2036, month=1, day=1, hour=0, minute=0, second=0),
+        extensions=(extension(OID.keyUsage, bytes.fromhex("030205a0"), critical=True),),
+        san=() if subject is None else (f"dns:{LEGACY_SERIAL}.enodeb.example.net",),
+    )
+    signed = cert_request_der(asked, cert_req_id=355)
+    proof = await popo(signed, "new-rsa2048", algorithm=SHA1_RSA)
+    first = name == "legacy-ir"
+    return await Pen(name).signed(
+        body(body_type, asn1.tlv(0x30, asn1.tlv(0x30, signed, proof))),
+        by,
+        algorithm=SHA1_RSA,
+        extra_certs=[item.der for item in member(by).certificates],
+        message_time=message_time,
+        transaction_id=bytes.fromhex("5c1f0a92") if first else Pen(name).draw("transactionID", 4),
+        sender_nonce=bytes.fromhex("3e9d1177") if first else Pen(name).draw("senderNonce", 4),
+        recip_nonce=bytes(4),
+    )
+
+
+_EPOCH: Final = datetime(1970, 1, 1, 0, 2, 5, tzinfo=UTC)
+
+
+async def _legacy_variants(book: Catalogue) -> None:
+    """What others of that vendor's devices need besides."""
+    for name, what, quirk, refusal, fields in (
+        (
+            "clock",
+            "whose clock stands at 1970",
+            "wrong_clock",
+            refused("badTime", "R29"),
+            {"message_time": _EPOCH},
+        ),
+        (
+            "nameless",
+            "which names nobody",
+            "no_subject",
+            refused("badCertTemplate", "R51", "ip"),
+            {"subject": None},
+        ),
+        (
+            "ber",
+            "whose certificate is BER and not DER",
+            "ber_certificates",
+            refused("badMessageCheck", "R33"),
+            {"by": "legacy-ber"},
+        ),
+    ):
+        der = await _legacy_request(f"legacy-ir-{name}", **fields)
+        number = int(refusal.rule[1:])
+        book.add(
+            f"legacy-ir-{name}",
+            f"An ir of such a base station, {what}.",
+            accepted(),
+            der,
+            number,
+            configuration="legacy",
+        )
+        book.add(
+            f"legacy-ir-{name}-without",
+            f"The same where it is not forgiven {quirk}.",
+            refusal,
+            der,
+            number,
+            configuration=f"legacy without {quirk}",
+        )
+
+
+async def _legacy_renewal(book: Catalogue) -> None:
+    """It takes its certificate, and renews it years later: what it was forgiven at first it still is."""
+    ir, ip = Step("legacy-ir", "legacy-ip"), Pen("legacy-ip")
+    issued = member("legacy-enb").certificate.der
+    response = _response(certificate_der=issued, cert_req_id=355)
+    book.add(
+        ip.name,
+        "The CA's answer to it.",
+        accepted(),
+        await ip.answer(book.octets["legacy-ir"], _ip(response)),
+        *(88, 97),
+        configuration="legacy",
+        posted="legacy-ir",
+    )
+    cert_conf = await Pen("legacy-certconf").signed(
+        cert_confirm_body(CertStatus(digest("sha256", issued), 355)),
+        "legacy-device",
+        algorithm=SHA1_RSA,
+        extra_certs=(),
+        message_time=None,
+        transaction_id=bytes.fromhex("5c1f0a92"),
+        sender_nonce=bytes.fromhex("3e9d1178"),
+        recip_nonce=ip.draw("senderNonce"),
+    )
+    book.add(
+        "legacy-certconf",
+        "It takes the certificate, without any certificate of its own.",
+        accepted("pkiconf"),
+        cert_conf,
+        *(5, 34, 100),
+        configuration="legacy",
+        before=(ir,),
+    )
+    book.add(
+        "legacy-certconf-without-missing-extracerts-in-certconf",
+        "The same where it is not forgiven missing_extracerts_in_certconf.",
+        refused("badMessageCheck", "R33"),
+        cert_conf,
+        33,
+        configuration="legacy without missing_extracerts_in_certconf",
+        before=(ir,),
+    )
+    kur = await _legacy_request("legacy-kur", BodyType.kur, by="legacy-enb")
+    clock = await _legacy_request(
+        "legacy-kur-clock", BodyType.kur, by="legacy-enb", message_time=_EPOCH
+    )
+    enrolled = (ir, Step("legacy-certconf"))
+    for name, what, der in (
+        ("legacy-kur", "It renews, and needs all that it needed at first.", kur),
+        ("legacy-kur-clock", "It renews while its clock stands at 1970.", clock),
+    ):
+        book.add(
+            name, what, accepted("kup"), der, *(66, 75), configuration="legacy", before=enrolled
+        )
+    for missing, fail_info, rule, answer, der in (
+        ("short_ids", "badDataFormat", "R5", "error", kur),
+        ("recip_nonce_in_ir", "badRecipientNonce", "R7", "error", kur),
+        ("no_message_time", "badTime", "R29", "error", kur),
+        ("wrong_clock", "badTime", "R29", "error", clock),
+        ("any_cert_req_id", "badRequest", "R47", "kup", kur),
+        ("sha1", "badAlg", "R17", "error", kur),
+    ):
+        book.add(
+            f"legacy-kur-without-{missing.replace('_', '-')}",
+            f"The renewal where it is not forgiven {missing}.",
+            refused(fail_info, rule, answer),
+            der,
+            int(rule[1:]),
+            configuration=f"legacy without {missing}",
+        )
+    book.add(
+        "legacy-kur-forgotten",
+        "The renewal where nothing is known of its enrolment.",
+        refused("badAlg", "R17"),
+        kur,
+        17,
+        configuration="legacy",
+    )
 
 
 # --- what a CA answers ------------------------------------------------------------------------------------------
@@ -1418,7 +1586,8 @@ async def _malformed(book: Catalogue) -> None:
     content = good[4:]
 
     def add(name: str, what: str, der: bytes) -> None:
-        book.add(f"malformed-{name}", what, UNREADABLE, der, 1)
+        verdict = UNREADABLE if name in _WITHOUT_IDS else refused("badDataFormat", "R1")
+        book.add(f"malformed-{name}", what, verdict, der, 1)
 
     def edit(name: str, what: str, change: Any) -> None:
         copy = tree.copy()
@@ -1588,14 +1757,22 @@ async def _malformed_bodies(book: Catalogue) -> None:
     tree = parse(book.octets["ir"])
     request = (1, 0, 0)
 
-    async def add(name: str, what: str, change: Any, *, proof: bool = True) -> None:
+    async def add(
+        name: str,
+        what: str,
+        change: Any,
+        *,
+        proof: bool = True,
+        fail_info: str = "badDataFormat",
+        rule: str = "R1",
+    ) -> None:
         copy = tree.copy()
         change(copy)
         if proof:
             # As good as it can be, so that it is not what is refused.
             copy.at(*request, 1).parts = parse(await popo(copy.at(*request, 0).encode())).parts
         der = await Pen(f"malformed-{name}").signed(copy.at(1).encode())
-        book.add(f"malformed-{name}", what, refused("badDataFormat", "R1"), der, 1)
+        book.add(f"malformed-{name}", what, refused(fail_info, rule, "ip"), der, 1)
 
     def number(octets: bytes) -> Any:
         return lambda node: setattr(node.at(*request, 0, 0), "octets", octets)
@@ -1616,31 +1793,39 @@ async def _malformed_bodies(book: Catalogue) -> None:
         "controls-empty",
         "controls without a control.",
         lambda node: node.at(*request, 0).content.append(parse(b"\x30\x00")),
+        fail_info="badCertTemplate",
     )
     await add(
         "subject-implicit",
         "subject with an IMPLICIT tag.",
         lambda node: _implicit(node.at(*request, 0, 1)),
+        fail_info="badCertTemplate",
+        rule="RFC 5280 4.1.2.4",
     )
     await add(
         "popo-unknown",
         "ProofOfPossession with tag [4].",
         lambda node: _retag(node.at(*request, 1), 0xA4),
+        fail_info="badPOP",
     )
     await add(
         "popo-twice",
         "Two proofs of possession.",
         lambda node: node.at(*request).content.append(node.at(*request, 1).copy()),
+        fail_info="badPOP",
     )
     await add(
         "validity-empty",
         "validity with neither of its times.",
         lambda node: node.at(*request, 0, 1).content.insert(0, parse(b"\xa4\x00")),
+        fail_info="badCertTemplate",
+        rule="RFC 4211 5",
     )
     await add(
         "extensions-empty",
         "extensions without an extension.",
         lambda node: node.at(*request, 0, 1).content.append(parse(b"\xa9\x00")),
+        fail_info="badCertTemplate",
     )
     await add(
         "body-octets",
@@ -1659,16 +1844,18 @@ async def _malformed_bodies(book: Catalogue) -> None:
         "boolean",
         "critical as 01, which is TRUE in BER only.",
         lambda node: node.at(*request, 0, 1).content.append(parse(extensions)),
+        fail_info="badCertTemplate",
     )
     default = extensions.replace(b"\x01\x01\x01", b"\x01\x01\x00")
     await add(
         "default",
         "critical FALSE written out, which DER forbids.",
         lambda node: node.at(*request, 0, 1).content.append(parse(default)),
+        fail_info="badCertTemplate",
     )
     pen = Pen("malformed-pkcs10")
     der = await pen.signed(body(BodyType.p10cr, b"\x30\x00"))
-    book.add(pen.name, "An empty PKCS#10.", refused("badDataFormat", "R1"), der, 1)
+    book.add(pen.name, "An empty PKCS#10.", refused("badDataFormat", "R1", "cp"), der, 1)
     pen = Pen("malformed-genm")
     der = await pen.signed(body(BodyType.genm, bytes.fromhex("30023000")), "enb")
     book.add(pen.name, "genm with an entry without a type.", refused("badDataFormat", "R1"), der, 1)
@@ -1679,7 +1866,7 @@ async def _malformed_bodies(book: Catalogue) -> None:
     book.add(
         "malformed-entry-details-empty",
         "rr with crlEntryDetails that hold nothing.",
-        refused("badDataFormat", "R1"),
+        refused("badDataFormat", "R1", "rp"),
         await Pen("malformed-entry-details-empty").signed(details.encode(), "enb"),
         1,
     )

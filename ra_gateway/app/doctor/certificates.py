@@ -9,10 +9,11 @@ from typing import Final
 
 from ra_gateway.app.credential import load_ra_credential
 from ra_gateway.app.doctor.results import Check, Result, Verdict
-from ra_gateway.app.trust import certificates, operator_domain
+from ra_gateway.app.trust import certificates, is_root, operator_domain
 from ra_gateway.app.warnings import EXPIRES_SOON
 from ra_gateway.cmp.algorithms import public_key_kind
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
+from ra_gateway.cmp.header_checks import takes_ber
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.tables import GatewayConfig
 from ra_gateway.config.trust_tables import AlgorithmsConfig
@@ -132,11 +133,18 @@ def _vendors(config: GatewayConfig, now: datetime) -> list[Result]:
     found: list[Result] = []
     for name, vendor in config.vendors.items():
         subject, setting = f"vendor {name}", f"vendors.{name}"
+        loosely = takes_ber(vendor.quirks)
         found += _anchors(
-            subject, vendor.anchors_paths, f"{setting}.anchors_paths", vendor.algorithms, now
+            subject,
+            vendor.anchors_paths,
+            f"{setting}.anchors_paths",
+            vendor.algorithms,
+            now,
+            of_vendor=True,
+            loosely=loosely,
         )
         found += _intermediates(
-            subject, vendor.intermediates_paths, f"{setting}.intermediates_paths", now
+            subject, vendor.intermediates_paths, f"{setting}.intermediates_paths", now, loosely
         )
     if not config.vendors:
         found.append(
@@ -155,36 +163,47 @@ def _anchors(
     setting: str,
     algorithms: AlgorithmsConfig,
     now: datetime,
+    *,
+    of_vendor: bool = False,
+    loosely: bool = False,
 ) -> list[Result]:
     def look(anchor: Certificate) -> Result:
         return (
-            _not_a_root(subject, anchor, setting)
+            _not_a_root(subject, anchor, setting, of_vendor=of_vendor)
             or _unfit_key(subject, anchor, setting, algorithms)
             or validity(subject, anchor, setting, now)
         )
 
-    return _each(subject, paths, setting, look)
+    return _each(subject, paths, setting, look, loosely)
 
 
 def _intermediates(
-    subject: str, paths: Sequence[Path], setting: str, now: datetime
+    subject: str, paths: Sequence[Path], setting: str, now: datetime, loosely: bool = False
 ) -> list[Result]:
-    return _each(subject, paths, setting, lambda item: validity(subject, item, setting, now))
+    return _each(
+        subject, paths, setting, lambda item: validity(subject, item, setting, now), loosely
+    )
 
 
 def _each(
-    subject: str, paths: Sequence[Path], setting: str, look: Callable[[Certificate], Result]
+    subject: str,
+    paths: Sequence[Path],
+    setting: str,
+    look: Callable[[Certificate], Result],
+    loosely: bool,
 ) -> list[Result]:
     try:
-        found = certificates(paths, setting)
+        found = certificates(paths, setting, loosely=loosely)
     except ConfigError as error:
         return Check(subject, "read the certificates").problems(error)
     return [look(item) for item in found]
 
 
-def _not_a_root(subject: str, anchor: Certificate, setting: str) -> Result | None:
+def _not_a_root(
+    subject: str, anchor: Certificate, setting: str, *, of_vendor: bool
+) -> Result | None:
     lacking = "is not self-issued" if anchor.is_ca else "lacks CA:TRUE (basicConstraints)"
-    if anchor.is_ca and anchor.self_issued:
+    if is_root(anchor, of_vendor=of_vendor):
         return None
     return Check(subject, f"anchor {anchor.subject}").fault(
         lacking,

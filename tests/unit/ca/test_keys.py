@@ -95,6 +95,12 @@ async def test_a_ca_is_made_and_loaded(tmp_path: Path, kind: str) -> None:
     credential = load_credential(tmp_path / "ra.pem", tmp_path / "ra.key", setting="ra")
     assert credential.certificate == ra
     assert credential.chain == keys.credential.chain == ocsp.chain == bag
+    # ra.pem has the issuing CA, and the configuration that `init` writes names its file besides.
+    again = (tmp_path / "issuing.pem", tmp_path / "root.pem", tmp_path / "ra.pem")
+    named = load_credential(
+        tmp_path / "ra.pem", tmp_path / "ra.key", chain_paths=again, setting="ra"
+    )
+    assert named.certificates == credential.certificates == (ra.der, issuer.certificate.der)
 
 
 async def test_openssl_agrees(tmp_path: Path) -> None:
@@ -157,7 +163,7 @@ async def test_files_of_two_cas_are_refused(tmp_path: Path) -> None:
             load_ca(mixed, now=NOW)
 
 
-@pytest.mark.requirement(154)
+@pytest.mark.requirement(154, "T30")
 @pytest.mark.parametrize("stem", ["cmp", "ocsp"])
 async def test_one_key_for_certificates_and_messages_is_refused(tmp_path: Path, stem: str) -> None:
     """RFC 9810 8.6."""

@@ -13,6 +13,7 @@ from ra_gateway.cmp.messages import ANYONE, PKIHeader, PKIMessage, assemble, bod
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.protection import verify_protection
 from ra_gateway.cmp.responder import (
+    Unreadable,
     protect_reply,
     refusal_body,
     reply_header,
@@ -103,9 +104,17 @@ def test_what_is_refused_may_be_another_message_than_what_is_answered() -> None:
     assert (answer.body_type, response.cert_req_id) == (BodyType.ip, 7)
 
 
-def test_octets_that_are_no_message_get_an_answer_without_protection() -> None:
+async def test_octets_that_are_no_message_get_an_answer_without_protection(
+    operator_pki: OperatorPKI,
+) -> None:
     """R1: it is unclear who sent them."""
-    answer = PKIMessage.from_der(unreadable_reply(MalformedMessage("x"), octets_source()))
+    reply = await unreadable_reply(
+        Unreadable(MalformedMessage("x"), None),
+        cmp_credential(operator_pki.ra),
+        now=NOW,
+        random_octets=octets_source(),
+    )
+    answer = PKIMessage.from_der(reply.der)
     header = answer.header
     assert (answer.body_type, answer.protection) == (BodyType.error, None)
     assert header.transaction_id != header.sender_nonce

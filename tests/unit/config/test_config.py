@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from ra_gateway.cmp import algorithms, header_checks
+from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config.reading import load, load_ca, parse
 from ra_gateway.config.tables import EndpointConfig, GatewayConfig
 from ra_gateway.config.values import (
@@ -27,6 +28,7 @@ PRODUCTION = ROOT / "config/gateway.production.toml"
 DEVELOPMENT = ROOT / "config/gateway.development.toml"
 
 POOL = '[upstreams.main]\nkind = "cmp_http"\nurls = ["http://a/cmp", "https://b/cmp"]'
+CA_SECRET = '\n[upstreams.main.mac]\nreference = "r"\nsecret_path = "s"'
 CA = '[ca]\ndirectory_path = "ca"\nledger_path = "ledger.sqlite"'
 CA_ON_POSTGRESQL = '[ca]\ndirectory_path = "ca"\nledger_url = "postgresql://ca@db/ledger"'
 PUBLIC_FILES = ("ra.pem", "root.pem", "acme.pem", "ca/root.pem", "ca/issuing.pem", "ca/cmp.pem")
@@ -160,7 +162,7 @@ def test_the_reference_is_up_to_date() -> None:
 
 def test_the_production_example_shows_every_key() -> None:
     text = PRODUCTION.read_text()
-    keys = re.findall(r"^[# ]*([a-z_]+) =", text, re.MULTILINE)
+    keys = re.findall(r"^[# ]*([a-z0-9_]+) =", text, re.MULTILINE)
     tables = re.findall(r"^[# ]*\[+([a-z_.]+)\]", text, re.MULTILINE)
     shown = {*keys, *(part for table in tables for part in table.split("."))}
     assert {name for name, _ in all_fields(GatewayConfig)} - shown == set()
@@ -184,6 +186,26 @@ def test_the_bundled_ca_of_the_production_example_is_valid(tmp_path: Path) -> No
     assert load_ca(tmp_path / "ca.toml", check_files=False).ca.validity_days == 365
 
 
+@pytest.mark.requirement(142, "T31")
+@pytest.mark.parametrize(
+    "settings, taken",
+    [
+        ("", {BodyType.ir, BodyType.kur}),
+        ('strictness = "3gpp"', {BodyType.ir, BodyType.kur}),
+        ('strictness = "lenient"', {BodyType.ir, BodyType.cr, BodyType.kur}),
+        ('strictness = "strict"', {BodyType.ir, BodyType.cr, BodyType.kur}),
+        ('body_types = ["ir", "cr"]', {BodyType.ir, BodyType.cr}),
+    ],
+)
+def test_what_opens_a_transaction_follows_the_strictness(
+    settings: str, taken: set[BodyType]
+) -> None:
+    """TS 33.310 9.5.1 has enrolment and key update alone, unless configured."""
+    text = adding("endpoint", settings)
+    config = parse(text, directory=Path("/nowhere"), check_files=False)
+    assert set(config.endpoints["ran"].body_types) == taken
+
+
 # --- What is wrong --------------------------------------------------------------------------------
 
 IDENTITY = "[vendors.acme.identity]\n"
@@ -194,6 +216,8 @@ OTHER_ENDPOINT = (
 )
 REDIS = '[store]\nkind = "redis"\nredis_url = "redis://localhost"\nseal_key_paths = ["seal.key"]'
 REGISTERED = '[endpoints.ran.registration_authorities]\ncertificate_paths = ["a.pem"]'
+REGISTERED_NAME = '[[endpoints.ran.registration_authorities.names]]\nsubject = "CN=occm"'
+REVOKED = '[operator.revocation]\nmode = "hard"\ncrl_paths = ["a.crl"]\n'
 RIGHTS = '\n[[endpoints.ran.registration_authorities.rights]]\ncertificate_paths = ["a.pem"]'
 WRONG = {
     "unknown key": (adding("server", "listen_prot = 80"),
@@ -238,6 +262,8 @@ WRONG = {
     "quirk that forgives operator certificates nothing": (
         written(operator=TABLES["operator"] + '\nquirks = ["sha1", "rsa1024"]'),
         "operator.quirks", "has rsa1024, which can forgive nothing there", "vendors.<name>.quirks"),
+    "placeholder where nothing fills it": (adding("vendor", 'operator_subjects = ["CN={cn}"]'),
+        "vendors.acme.operator_subjects[0]", "has a placeholder", "Write * in its place"),
     "quirk that forgives a MAC nothing": (
         written(MAC + '\nquirks = ["missing_extracerts_in_certconf"]',
             endpoint=TABLES["endpoint"] + '\nstrictness = "strict"'),
@@ -361,6 +387,17 @@ WRONG = {
     "certConf kept from the bundled CA": (
         written(CA, upstream='[upstreams.main]\nkind = "bundled"\ncertconf = "local"'),
         "upstreams.main.certconf", "revokes what is not confirmed", 'certconf = "forward"'),
+    "a secret for what is signed": (adding("upstream", 'kur = "nested"' + CA_SECRET),
+        "upstreams.main.kur", "is nested", 'Set it to "reprotect"'),
+    "a secret for what is signed by a dialect": (adding("upstream", 'dialect = "rfc9483"' + CA_SECRET),
+        "upstreams.main.kur", "perhaps by the dialect", 'Set it to "reprotect"'),
+    "a secret and batches": (adding("upstream", 'batch_window_ms = 5' + CA_SECRET),
+        "upstreams.main.batch_window_ms", "a batch is signed", "Leave one of the two out"),
+    "a secret of no CA that is told apart": (
+        adding("upstream", '[upstreams.main.mac]\nreference = ""\nsecret_path = "s"'),
+        "upstreams.main.mac.reference", "must not be empty", "senderKID"),
+    "an ir that stays as it is, as cr": (adding("upstream", 'ir_as_cr = true\nrequests = "nested"'),
+        "upstreams.main.ir_as_cr", "stays an ir", 'requests = "reprotect"'),
     "certConf kept from the bundled CA elsewhere": (adding("upstream", 'dialect = "bundled"\ncertconf = "local"'),
         "upstreams.main.certconf", "revokes what is not confirmed", 'certconf = "forward"'),
     "certConf kept from the bundled CA by a dialect": (
@@ -378,6 +415,20 @@ WRONG = {
     "rights given twice": (
         written(REGISTERED + RIGHTS + RIGHTS),
         "endpoints.ran.registration_authorities.rights[1].certificate_paths", "an earlier row has", "once at most"),
+    "no RA at all": (written("[endpoints.ran.registration_authorities]"),
+        "endpoints.ran.registration_authorities.certificate_paths", "unless there are names", "List the RAs'"),
+    "an RA without a name": (
+        written(REVOKED + REGISTERED_NAME.replace('subject = "CN=occm"', "")),
+        "endpoints.ran.registration_authorities.names[0]", "names nobody", "Give subject"),
+    "a pattern as the name of an RA": (
+        written(REVOKED + REGISTERED_NAME + '\nsans = ["dns:*.example.net"]'),
+        "endpoints.ran.registration_authorities.names[0].sans[0]", "is a pattern", "the one name"),
+    "an RA by its name whose certificates cannot be withdrawn": (written(REGISTERED_NAME),
+        "endpoints.ran.registration_authorities.names", "which certificates of these names were revoked",
+        "operator.revocation"),
+    "an RA by its name under roots that are not the operator's": (
+        written(f'{REVOKED}{REGISTERED}\nanchors_paths = ["a.pem"]\n{REGISTERED_NAME}'),
+        "endpoints.ran.registration_authorities.names", "only an operator certificate", "an endpoint of their own"),
     "a path that climbs": (adding("upstream", 'path = "../other"'),
         "upstreams.main.path", "may stand behind a URL", "name"),
     "a path with an empty part": (adding("upstream", 'path = "a//b"'),
@@ -408,7 +459,7 @@ WRONG = {
     "country of a digit": (adding("identity", 'subject_template = "CN={cn},C=D1"'),
         "vendors.acme.identity.subject_template", "attribute C is no country code of two letters", "another value"),
     "control character in a template": (adding("identity", 'subject_template = "CN={cn},O=a\\u202eb"'),
-        "vendors.acme.identity.subject_template", "attribute O has the character U+202E (RFC 5280 A.1)", "another value"),
+        "vendors.acme.identity.subject_template", "attribute O has the character U+202E", "another value"),
     "long unit in a template": (adding("identity", f'subject_template = "CN={{cn}},OU={"x" * 65}"'),
         "vendors.acme.identity.subject_template", "attribute OU has 65 characters; 64 are allowed", "another value"),
     "underscore in a SAN template": (adding("identity", 'san_template = ["dns:{cn}.r_an.example.net"]'),

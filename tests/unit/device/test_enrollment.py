@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from ra_gateway.cmp.algorithms import digest
+from ra_gateway.cmp.algorithms import digest, signature_algorithm
 from ra_gateway.cmp.bodies import (
     PKICONF_BODY,
     CertRepMessage,
@@ -34,6 +34,7 @@ from ra_gateway.cmp.names import (
     general_names_der,
 )
 from ra_gateway.cmp.polling import PollRep, poll_rep_body, poll_req_content
+from ra_gateway.cmp.protection import verify_protection
 from ra_gateway.cmp.requests import read_request
 from ra_gateway.cmp.responder import reply_header
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
@@ -192,12 +193,22 @@ async def test_the_dialogue_can_be_told(vendor_device: DeviceIdentity, ra: RA) -
     assert all(item.size_bytes == len(item.der) for item in operation.trace)
 
 
-@pytest.mark.requirement(34)
-async def test_cert_conf_without_extra_certs(vendor_device: DeviceIdentity, ra: RA) -> None:
-    """A device may leave its chain out of certConf."""
-    operation = enrollment(vendor_device, extra_certs_in_cert_conf=False)
+@pytest.mark.requirement(34, "T49", "T50")
+@pytest.mark.parametrize("again", [False, True])
+async def test_cert_conf_without_extra_certs(
+    vendor_device: DeviceIdentity, ra: RA, again: bool
+) -> None:
+    """certConf is by the key of the request, and leaves its certificates out unless told otherwise."""
+    operation = enrollment(vendor_device, **({"extra_certs_in_cert_conf": True} if again else {}))
     await complete(operation, ra)
-    assert PKIMessage.from_der(operation.trace[2].der).extra_certs == ()
+    request, _, conf, _ = (PKIMessage.from_der(item.der) for item in operation.trace)
+    signer = vendor_device.credential
+    assert request.extra_certs == signer.certificates
+    assert conf.extra_certs == (signer.certificates if again else ())
+    assert conf.header.sender_der == request.header.sender_der == signer.sender_der
+    assert conf.header.sender_kid == signer.certificate.subject_key_identifier
+    algorithm = signature_algorithm(conf.header.protection_alg_der or b"")
+    verify_protection(conf, algorithm, signer.certificate)
 
 
 @pytest.mark.requirement(99)
