@@ -302,13 +302,13 @@ def authorize(
         RequestRefused: oldCertID is not the protecting certificate (badCertId).
     """
     requester, template = request.authenticated.requester, request.request.template
-    with told_first(template.subject_der, template.subject_alt_name_der):
-        if isinstance(requester, SharedSecret):
-            return _authorize_secret(request, requester, may_complete=may_complete)
-        if request.domain.kind is DomainKind.operator:
+    if isinstance(requester, SharedSecret):
+        return _authorize_secret(request, requester, may_complete=may_complete)
+    if request.domain.kind is DomainKind.operator:
+        with told_first(template.subject_der, template.subject_alt_name_der):
             return _authorize_known(request, may_complete=may_complete, names_issuer=names_issuer)
-        if request.domain.kind is DomainKind.registration_authority and rules is not None:
-            return _authorize_relayed(request, rules)
+    if request.domain.kind is DomainKind.registration_authority and rules is not None:
+        return _authorize_relayed(request, rules)
     if request.message.body_type is BodyType.kur or rules is None:
         raise NotAuthorized("a vendor certificate cannot authorise this request", rule="R71")
     if not rules.enabled:
@@ -350,10 +350,9 @@ def _authorize_vendor(
     asked = template.subject_der if template.subject_der != NULL_DN or san else None
     listed = entry if entry is not None and entry.subject else None
     if listed is None and asked is not None and rules.subject is not SubjectRule.replace:
-        with told_first(asked, template.subject_alt_name_der):
-            _check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
-            for name in san or ():
-                _check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
+        _check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
+        for name in san or ():
+            _check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
         return _kept(request, asked, san, named=oids_in(rules.allowed_subjects))
     if listed is None and rules.subject is SubjectRule.keep:
         raise TemplateRefused("the template has no subject", rule="R51")
