@@ -201,8 +201,31 @@ class CredentialChanged:
     not_after: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class HTTPRefused:
+    """A request was refused below CMP, by an HTTP status; no more are told than a few in so many seconds.
+
+    Args:
+        method, path: As sent, made printable and cut; the path without its query. "" where the octets were no HTTP.
+        status: None where the connection was closed without an answer.
+        reason: What the client was told, or would have been.
+        refused: How many that listener has refused since its start, this one included.
+        untold: How many of them were not told since the last one that was.
+    """
+
+    by: Component
+    peer: str
+    method: str
+    path: str
+    status: int | None
+    reason: str
+    refused: int
+    untold: int = 0
+
+
 Fact = (
     RequestHandled
+    | HTTPRefused
     | CertificateIssued
     | CertificateConfirmed
     | CertificatesWithdrawn

@@ -19,6 +19,7 @@ from ra_gateway.events import (
     CRLPublished,
     EventSink,
     Fact,
+    HTTPRefused,
     RequestHandled,
 )
 
@@ -223,6 +224,9 @@ class _OtherLoggers(logging.Handler):
         )
 
 
+_OF_HTTP: Final = ("peer", "method", "path", "status", "reason", "refused", "untold")
+
+
 class LogSink:
     """Writes one line for each fact that is to be seen (`ra_gateway.events.EventSink`)."""
 
@@ -248,6 +252,9 @@ class LogSink:
                     size_bytes=event.size_bytes,
                     outcome="made",
                 )
+            case HTTPRefused():
+                fields = {name: value for name in _OF_HTTP if (value := getattr(event, name))}
+                self._log.warning("http.refused", by=event.by, **fields)
             case CredentialChanged():
                 self._log.info(
                     "ra.credential_changed",

@@ -37,7 +37,7 @@ from ra_gateway.config.ca_tables import CAConfig, CAStatusConfig
 from ra_gateway.config.tables import CAServiceConfig, VendorConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN
 from ra_gateway.errors import ConfigError, StoreUnavailable
-from ra_gateway.events import EventSink, unheard
+from ra_gateway.events import Component, EventSink, unheard
 from ra_gateway.keys import read_password
 from ra_gateway.server.status import StatusListener
 from ra_gateway.tasks import ended, supervised
@@ -136,7 +136,7 @@ def _key_generation(keys: CAKeys, config: CAConfig) -> KeyGeneration | None:
             f"is on, but {config.directory_path} has no kga.pem to sign such keys with",
             f"Run: ra-gateway ca renew-signers --key-generation --within-days 0 {config.directory_path}",
         )
-    return KeyGeneration(keys.key_generation)
+    return KeyGeneration(keys.key_generation, bare_keys=config.bare_keys)
 
 
 def _published(keys: CAKeys, config: CAConfig, profiles: Iterable[Profile]) -> Published:
@@ -342,11 +342,14 @@ class CAService:
     def __init__(self, config: CAServiceConfig) -> None:
         require_codec()
         self._config = config.ca
-        self._bundled = BundledService(config.ca, config.vendors, event_sink())
+        sink = event_sink()
+        self._bundled = BundledService(config.ca, config.vendors, sink)
         routes = {"/.well-known/cmp": "ra", "/pkix": "ra"}
         if config.ca.client is not None:
             routes |= dict.fromkeys(config.ca.client.paths, CLIENT_ENDPOINT)
-        self.listener = cmp_listener(self, config.ca.server, routes=routes, profiles={})
+        self.listener = cmp_listener(
+            self, config.ca.server, routes=routes, profiles={}, sink=sink, by=Component.ca
+        )
 
     async def handle(
         self, der: bytes, *, endpoint: str, profile: str, operation: str, peer: str

@@ -37,7 +37,7 @@ from ra_gateway.config.tables import (
     RouteConfig,
 )
 from ra_gateway.errors import ConfigError, missing_extra
-from ra_gateway.events import EventSink, unheard
+from ra_gateway.events import Component, EventSink, unheard
 from ra_gateway.logs import fan_out
 from ra_gateway.ra.endpoints import (
     Endpoint,
@@ -474,6 +474,8 @@ class Application:
                 for name, endpoint in config.endpoints.items()
                 for profile in endpoint.profiles
             },
+            sink=sink,
+            by=Component.gateway,
         )
 
     def _own_certificates(self) -> list[Certificate]:

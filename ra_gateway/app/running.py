@@ -15,7 +15,7 @@ from ra_gateway.clocks import SteadyClock
 from ra_gateway.clocks import now as now
 from ra_gateway.config.service_tables import ServerConfig
 from ra_gateway.errors import ConfigError, GatewayError, ServiceFailure
-from ra_gateway.events import EventSink
+from ra_gateway.events import Component, EventSink
 from ra_gateway.logs import LogSink, fan_out
 from ra_gateway.server.cmp import CMPHandler, CMPListener
 from ra_gateway.server.listener import ListenerLimits
@@ -73,6 +73,8 @@ def cmp_listener(
     *,
     routes: Mapping[str, str],
     profiles: Mapping[str, str],
+    sink: EventSink,
+    by: Component,
 ) -> CMPListener:
     """Return a listener with the limits of a configuration, which has them under the same names."""
     limits = {name: getattr(config, name) for name in ListenerLimits.__annotations__}
@@ -80,6 +82,8 @@ def cmp_listener(
         handler,
         routes=routes,
         profiles=profiles,
+        sink=sink,
+        by=by,
         host=config.listen_host,
         port=config.listen_port,
         **cast(ListenerLimits, limits),

@@ -27,12 +27,19 @@ from ra_gateway.ca.records import (
 from ra_gateway.ca.transaction import Received, RequestContext, is_retransmission
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
-from ra_gateway.cmp.header_checks import NESTED, HeaderRules, check_message_time, check_version
+from ra_gateway.cmp.header_checks import (
+    NESTED,
+    HeaderRules,
+    check_header,
+    check_message_time,
+    check_version,
+)
 from ra_gateway.cmp.identity import DeviceValues
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import CanonicalName, canonical
 from ra_gateway.cmp.requests import read_revocation
 from ra_gateway.cmp.responder import Batch, read_nested
+from ra_gateway.cmp.signers import certificate_bag, select_signers
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import (
     AuthenticatedMessage,
@@ -40,10 +47,8 @@ from ra_gateway.cmp.verification import (
     authenticate,
     authenticate_follower,
     authenticate_registered,
-    certificate_bag,
     forgiving,
     judged_by,
-    select_signers,
 )
 from ra_gateway.errors import (
     AlreadyRevoked,
@@ -132,6 +137,8 @@ class Authentication:
             raise HeaderRefused("nested inside nested", rule="R128")
         inside = read_nested(outer, batch_max=_BATCH_MAX)
         if isinstance(inside, Batch):
+            # Its IDs are the RA's own, and what devices are forgiven is none of its business.
+            check_header(header, self.rules[Mode.client], first=True)
             return inside
         inner = inside.message
         check_version(inner.header)

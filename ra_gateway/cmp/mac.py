@@ -17,9 +17,10 @@ from typing import Final
 
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import HASH_NAMES, AlgorithmRefused, require_no_parameters
-from ra_gateway.cmp.messages import PKIMessage, Protector
+from ra_gateway.cmp.messages import PKIHeader, PKIMessage, Protector
 from ra_gateway.cmp.names import (
     NULL_DN,
+    attributes,
     directory_name,
     escape_rfc4514,
     fits,
@@ -28,6 +29,7 @@ from ra_gateway.cmp.names import (
     same_name,
 )
 from ra_gateway.cmp.oids import OID
+from ra_gateway.errors import MalformedMessage
 
 MIN_SALT_OCTETS: Final = 8
 MAX_SALT_OCTETS: Final = 64
@@ -35,6 +37,7 @@ MAX_SALT_OCTETS: Final = 64
 
 _MIN_KEY_OCTETS: Final = 16
 _MAX_KEY_OCTETS: Final = 64
+_MAX_REFERENCE_OCTETS: Final = 128
 
 _SHA1: Final = "sha1"
 _FUNCTIONS: Final = {
@@ -121,6 +124,22 @@ class SharedSecret:
         """How logs call it: the beginning of its reference."""
         text = self.reference.decode("utf-8", "replace")
         return f"shared secret {text[: min(4, len(text) // 2)]}..."
+
+
+def mac_reference(header: PKIHeader, *, by_sender: bool) -> bytes:
+    """Return the reference of the shared secret that protects a message: its senderKID.
+
+    Args:
+        by_sender: Whether the commonName of sender will do where there is no senderKID (RFC 9810 5.1.1).
+    """
+    if header.sender_kid is not None or not by_sender:
+        return header.sender_kid or b""
+    try:
+        named = attributes(header.sender_name_der or NULL_DN)
+    except MalformedMessage:
+        return b""
+    texts = [text for oid, text in named if oid == OID.commonName]
+    return texts[0].encode()[:_MAX_REFERENCE_OCTETS] if len(texts) == 1 else b""
 
 
 def reference_fingerprint(reference: bytes) -> bytes:

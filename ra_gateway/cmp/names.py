@@ -118,7 +118,7 @@ def canonical(name_der: bytes) -> CanonicalName:
     """
     return tuple(
         frozenset(
-            (attribute.type.dotted_string, _folded(text_of(attribute.value))) for attribute in rdn
+            (attribute.type.dotted_string, folded(text_of(attribute.value))) for attribute in rdn
         )
         for rdn in _rdns(name_der)
     )
@@ -150,7 +150,7 @@ def oids_in(patterns: Iterable[str]) -> set[str]:
     return {oid for pattern in patterns for oid in _DOTTED.findall(pattern)}
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """Return a text as RFC 4518 compares it: case folded, NFKC, blanks that mean nothing left out.
 
     Characters that nobody sees are not left out: a name with them stays another name, and none is certified.
@@ -289,7 +289,7 @@ def _attribute_alike(attribute: str) -> str:
     kind, equals, value = attribute.partition("=")
     plain = _ESCAPED.sub(_unescaped, value)
     # Anew, since what is folded may be a separator then.
-    return kind.strip().casefold() + equals + escape_rfc4514(_folded(plain))
+    return kind.strip().casefold() + equals + escape_rfc4514(folded(plain))
 
 
 def _unescaped(found: re.Match[str]) -> str:

@@ -50,8 +50,8 @@ class CAClientConfig(Table):
     implicit_confirm: bool = False
     """Whether a device that asks for it may do without certConf; TS 33.310 always has certConf."""
     strictness: Strictness = Strictness.three_gpp
-    """ "lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, "strict" follows RFC 9483 to the
-    letter. No setting weakens authentication.
+    """ "lenient" accepts what RFC 9810 allows and can be processed safely, "3gpp" follows TS 33.310, "strict" follows
+    RFC 9483 to the letter. No setting weakens authentication.
     """
 
 
@@ -275,6 +275,10 @@ class CAConfig(Table):
     """Whether the CA makes keys for devices that ask for that (RFC 9483 4.1.6) and sends them encrypted for the
     certificate that protects the request. `ra-gateway ca renew-signers --key-generation` makes the signer that this
     needs.
+    """
+    bare_keys: bool = False
+    """Whether such a key is sent as it is, and not in an AsymmetricKeyPackage, to who says version 2 of CMP: OpenSSL
+    3.5 does, and reads nothing else. It is signed and encrypted either way.
     """
     profiles: Named[CAProfileConfig] = Field(default={})
     """Certificate profiles of your own."""

@@ -11,9 +11,10 @@ from typing import Final, NamedTuple
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules, check_message_time
-from ra_gateway.cmp.mac import mac_protected, reference_fingerprint
+from ra_gateway.cmp.mac import mac_protected, mac_reference, reference_fingerprint
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import general_names
+from ra_gateway.cmp.signers import named_as_signer
 from ra_gateway.cmp.trust import DomainKind, SearchBudget
 from ra_gateway.cmp.verification import (
     Authenticated,
@@ -25,7 +26,6 @@ from ra_gateway.cmp.verification import (
     authenticate_by_secret,
     authenticate_follower,
     authenticate_registered,
-    named_as_signer,
     used_quirks,
 )
 from ra_gateway.errors import (
@@ -156,7 +156,9 @@ async def _authenticate_by_secret(
 async def _verified(services: Services, context: RequestContext, mac: MACAccess) -> VerifiedMAC:
     """Verify the MAC of a message, and remember that its sender can verify one."""
     context.report.mac_checked = True
-    verified = await services.derivations.verify(context.message, mac, context.peer)
+    verified = await services.derivations.verify(
+        context.message, mac, context.peer, by_sender=context.endpoint.rules.lenient
+    )
     context.report.shared = verified.credential
     return verified
 
@@ -329,7 +331,7 @@ async def _find_by_secret(
     header = context.message.header
     key = TransactionKey(
         mac.domain.name,
-        reference_fingerprint(header.sender_kid or b""),
+        reference_fingerprint(mac_reference(header, by_sender=context.endpoint.rules.lenient)),
         header.transaction_id or b"",
     )
     for transaction in live:

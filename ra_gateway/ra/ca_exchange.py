@@ -50,6 +50,10 @@ _NOTHING_CAME: Final = frozenset({Event.refused, Event.deferred})
 """What a CA's answer may mean that brings a transaction nothing."""
 
 
+_TOLD_BY_THE_POLL: Final = frozenset({Outcome.issued, Outcome.revoked, Outcome.informed})
+"""Of what comes of an exchange; what the CA, or we, refused is told by whoever knows why."""
+
+
 @dataclass(slots=True)
 class _CAExchange:
     """One exchange with the CA.
@@ -58,6 +62,7 @@ class _CAExchange:
         stored: Whether the transaction is in the store; a genm is not until its device has to wait.
         told_to_wait: Whether the device was told to wait, and that is stored.
         detached: Whether nobody awaits the answer here any more: the exchange has an event of its own.
+        polled_for: Whether a pollReq waits for what comes of it, and tells of it then.
         settling: Whether the CA has answered, so that waiting a little longer is worth it.
         overtaken: What somebody else has made of the transaction before this exchange could.
         writing: Held while the transaction is being changed.
@@ -68,6 +73,7 @@ class _CAExchange:
     stored: bool = True
     told_to_wait: bool = False
     detached: bool = False
+    polled_for: bool = False
     settling: bool = False
     overtaken: Overtaken | None = None
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -126,9 +132,14 @@ async def resume_in_background(
         context.report.notes.append(error.detail)
         await fail_polled(services, context, taken, error)
         return
-    exchange = _CAExchange(context.detached(), taken, told_to_wait=True, detached=True)
+    exchange = _CAExchange(
+        context.detached(), taken, told_to_wait=True, detached=True, polled_for=True
+    )
     task = services.spawn(_run_in_background(services, exchange))
     await asyncio.wait({task}, timeout=context.endpoint.settings.wait_after_seconds or None)
+    exchange.polled_for = False
+    if task.done():
+        context.report.notes[:] = exchange.context.report.notes
 
 
 async def _run_in_background(services: Services, exchange: _CAExchange) -> bytes:
@@ -146,7 +157,9 @@ async def _run_in_background(services: Services, exchange: _CAExchange) -> bytes
         else:
             bug = error
     finally:
-        if exchange.detached:
+        # What a pollReq is waiting for here is told by its own event.
+        told = exchange.polled_for and exchange.context.report.outcome in _TOLD_BY_THE_POLL
+        if exchange.detached and not told:
             elapsed_ms = (services.monotonic() - exchange.context.started) * 1000.0
             services.sink(event_of(exchange.context, elapsed_ms, bug))
     return b""

@@ -18,6 +18,7 @@ from ra_gateway.cmp.mac import (
     MACParameters,
     SharedSecret,
     mac_parameters,
+    mac_reference,
 )
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.verification import VerifiedMAC, verify_mac
@@ -40,8 +41,13 @@ class Derivations:
         self._turns: dict[bytes, tuple[asyncio.Lock, list[None]]] = {}
         self._kept: OrderedDict[tuple[SharedSecret, bytes], MACCredential] = OrderedDict()
 
-    async def verify(self, message: PKIMessage, mac: MACAccess, peer: str) -> VerifiedMAC:
+    async def verify(
+        self, message: PKIMessage, mac: MACAccess, peer: str, *, by_sender: bool = False
+    ) -> VerifiedMAC:
         """Verify the MAC of a message; wrong ones are counted.
+
+        Args:
+            by_sender: As of `mac_reference`.
 
         Raises:
             ProtectionRefused: It does not verify, or nobody knows its reference (R41).
@@ -49,7 +55,7 @@ class Derivations:
         """
         header = message.header
         parameters = mac_parameters(header.protection_alg_der or b"", mac.bounds)
-        reference = header.sender_kid or b""
+        reference = mac_reference(header, by_sender=by_sender)
         async with self._turn(network_of(peer)):
             secret = await mac.secrets.find(reference, peer)
             credential = None if secret is None else await self._credential(secret, parameters)

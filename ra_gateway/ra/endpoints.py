@@ -350,8 +350,8 @@ class EndpointSettings(Table):
     asks for it and the CA grants it.
     """
     strictness: Strictness = Strictness.three_gpp
-    """ "lenient" accepts what can be processed safely, "3gpp" follows TS 33.310, "strict" follows RFC 9483 to the
-    letter. No setting weakens authentication.
+    """ "lenient" accepts what RFC 9810 allows and can be processed safely, "3gpp" follows TS 33.310, "strict" follows
+    RFC 9483 to the letter. No setting weakens authentication.
     """
     message_time_window_seconds: WholeSeconds = Field(default=300, ge=1, le=86_400)
     """How far messageTime may be from the gateway's clock, either way, in seconds; beyond it: badTime. Less than half

@@ -24,10 +24,12 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import ClassVar, Final, ParamSpec, Required, TypedDict, TypeVar, cast
+from typing import ClassVar, Final, NotRequired, ParamSpec, Required, TypedDict, TypeVar, cast
 
 from aiohttp import web
 
+from ra_gateway.errors import printable
+from ra_gateway.events import Component, EventSink, HTTPRefused, unheard
 from ra_gateway.peers import network_of
 
 P = ParamSpec("P")
@@ -59,6 +61,13 @@ _CANCELLATION_SECONDS: Final = 1.0
 RETRY: Final = {"Retry-After": "1"}
 """Told with 503: what is in flight is a queue of less than a second, except when something behind us hangs."""
 
+_MOST_TOLD: Final = 10
+_TELLING_SECONDS: Final = 10.0
+"""Refusals that are told in so many seconds; of the rest their number."""
+
+_MAX_METHOD_CHARS: Final = 16
+_MAX_PATH_CHARS: Final = 128
+
 _NEVER_SECONDS: Final = 10.0**9
 
 _log = logging.getLogger(__name__)
@@ -75,6 +84,8 @@ class Counters:
     """Closed while they waited for their clients, to make room."""
     requests_refused: int = 0
     """Refused by HTTP status, before any code but the listener's saw them."""
+    refusals_untold: int = 0
+    """Of those and of the connections refused, which no event was told of, since the last one that was."""
 
 
 # What a connection is doing; all but WORKING have a time limit, READING (a body) one of its own. Plain
@@ -163,6 +174,7 @@ class _Connection(web.RequestHandler):
         self._lines += data.count(b"\r\n")
         if self._lines > _MAX_LINES:  # not parsed, and not answered: parsing is what costs
             self._listener.counters.requests_refused += 1
+            self._listener.tell_refusal(self.peer, None, "more lines than a request has")
             assert self._wire is not None
             self._wire.abort()
             return
@@ -225,6 +237,8 @@ class ListenerSettings(ListenerLimits):
 
     host: Required[str]
     port: Required[int]
+    sink: NotRequired[EventSink]
+    by: NotRequired[Component]
 
 
 class Listener(ABC):
@@ -242,6 +256,7 @@ class Listener(ABC):
             new one where none waits.
         max_connections_per_address: The same for those of one IPv4 address or one IPv6 /64, among themselves.
         max_requests_in_flight: In the handler; further ones get 503.
+        sink, by: Takes what was refused here, and whose listener it is.
 
     The reasons for the numbers are in the configuration reference.
     """
@@ -264,7 +279,13 @@ class Listener(ABC):
         max_connections: int = 1000,
         max_connections_per_address: int = 500,
         max_requests_in_flight: int = 256,
+        sink: EventSink = unheard,
+        by: Component = Component.gateway,
     ) -> None:
+        self._sink = sink
+        self._by = by
+        self._told_since = -math.inf
+        self._told_count = 0
         self.max_body_bytes = max_body_bytes
         self.body_timeout_seconds = body_timeout_seconds
         self._max_connections = max_connections
@@ -448,6 +469,8 @@ class Listener(ABC):
             or not self._has_room(len(self._connections), self._max_connections, self._waiting)
         ):
             self.counters.connections_refused += 1
+            if not self._draining:
+                self.tell_refusal(connection.peer, None, "too many connections")
             return False
         self._connections.add(connection)
         network = self._networks.setdefault(connection.network, _Network())
@@ -489,10 +512,34 @@ class Listener(ABC):
     def refuse_unreadable(self, connection: _Connection) -> web.StreamResponse:
         """Answer 400 to what is not HTTP, and close."""
         self.counters.requests_refused += 1
+        status = HTTPStatus.BAD_REQUEST
+        self.tell_refusal(connection.peer, status, self.refusals[status])
         connection.enter(_CLOSING)
         response = self._refused(Refusal(HTTPStatus.BAD_REQUEST))
         response.force_close()
         return response
+
+    def tell_refusal(
+        self, peer: str, status: int | None, reason: str, request: web.BaseRequest | None = None
+    ) -> None:
+        """Tell of a refusal, unless several were told just now: a stranger fills no log."""
+        now = asyncio.get_running_loop().time()
+        if now - self._told_since >= _TELLING_SECONDS:
+            self._told_since, self._told_count = now, 0
+        if self._told_count >= _MOST_TOLD:
+            self.counters.refusals_untold += 1
+            return
+        self._told_count += 1
+        untold, self.counters.refusals_untold = self.counters.refusals_untold, 0
+        method = path = ""
+        if request is not None:
+            method = printable(request.method, _MAX_METHOD_CHARS)
+            path = printable(request.raw_path.partition("?")[0], _MAX_PATH_CHARS)
+        refused = self.counters.requests_refused + self.counters.connections_refused
+        status = None if status is None else int(status)
+        self._sink(
+            HTTPRefused(self._by, peer, method, path, status, reason.strip(), refused, untold)
+        )
 
     # --- One request ------------------------------------------------------------------------------
 
@@ -515,6 +562,9 @@ class Listener(ABC):
             response = await self.respond(request, connection.peer)
         except Refusal as refusal:
             self.counters.requests_refused += 1
+            self.tell_refusal(
+                connection.peer, refusal.status, self.refusals[refusal.status], request
+            )
             response = self._refused(refusal)
         keep = self._keeps(request)
         if not keep:

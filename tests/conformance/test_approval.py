@@ -95,6 +95,8 @@ async def test_a_request_waits_until_it_is_approved(world: World, body_type: Bod
     assert status_of(answer).issued
     assert len(world.ca.received) == 1
     assert "approved by alice" in world.events[-1].detail
+    # A pollReq is one message, and one line in the log.
+    assert [event.outcome for event in world.events] == ["held", "held", "issued"]
     assert (await operation.stored()).decided_by == "alice"
     assert (await operation.confirm()).body_type is BodyType.pkiconf
 

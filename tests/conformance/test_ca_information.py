@@ -187,6 +187,22 @@ def crl_status(source: bytes, this_update: datetime | None = None) -> bytes:
     return asn1.tlv(0x30, asn1.tlv(0x30, source, time))
 
 
+@pytest.mark.requirement(138)
+async def test_the_current_crl_is_told(desk: Desk) -> None:
+    """Of the active issuing CA (RFC 9810 5.3.19.6), without a value where there is none; unasked as well."""
+    assert await ask(desk, OID.currentCRL) is None
+    issuer_id = desk.ca._certification.issuer.id
+    crl = StoredCRL(issuer_id, 1, None, NOW.replace(microsecond=0), NOW, b"\x30\x01\x00")
+    assert await desk.ledger.store_crl(crl)
+    assert await ask(desk, OID.currentCRL) == crl.der
+    der = await desk.signed(desk.header(), gen_msg_body(BodyType.genm, []))
+    told = {
+        item.info_type: item.value_der
+        for item in gen_msg_content((await desk.send(der)).body_content)
+    }
+    assert told[OID.currentCRL] == crl.der
+
+
 @pytest.mark.requirement(136, 137)
 async def test_a_newer_crl_is_told(desk: Desk, operator_pki: OperatorPKI) -> None:
     """By distribution point or issuer; none where the device has it, and refused where it is unknown."""

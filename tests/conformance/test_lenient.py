@@ -15,6 +15,7 @@ from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertTemplate, cert_req_msg_der
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.messages import PKIMessage, body
+from ra_gateway.cmp.names import from_rfc4514
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.ra.endpoints import Approval, Variant
@@ -217,7 +218,7 @@ async def without_times() -> bytes:
     template = asn1.tlv(
         0x30,
         b"\xa4\x00",
-        asn1.tlv(0xA5, requests.from_rfc4514(requests.SUBJECT)),
+        asn1.tlv(0xA5, from_rfc4514(requests.SUBJECT)),
         asn1.tlv(0xA6, asn1.inner(requests.spki(key))),
     )
     request = asn1.tlv(0x30, asn1.encode(0), template)

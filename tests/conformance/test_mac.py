@@ -466,8 +466,27 @@ async def test_sender_and_sender_kid_name_the_same(
         assert (await lenient.ask(await ir(lenient, sender_der=name))).body_type is BodyType.ip
     other = await ir(lenient, sender_der=sender("CN=enb-2.ran.example.net"))
     await assert_refused(lenient, other, "badMessageCheck", rule="R45")
-    nameless = await ir(lenient, sender_kid=None)
+    nameless = await ir(lenient, sender_kid=None, sender_der=sender(SUBJECT))
     await assert_refused(lenient, nameless, "badMessageCheck", rule="R41")
+
+
+@pytest.mark.requirement(41, 45)
+async def test_the_sender_may_name_the_secret(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, csv_path: Path
+) -> None:
+    """RFC 9810 5.1.1 asks for senderKID where sender cannot name it; a lenient endpoint knows it by sender."""
+    for strictness in Strictness:
+        if strictness is Strictness.three_gpp:
+            continue  # knows no shared secrets
+        world = make_world(vendor_pki, operator_pki, csv_path, strictness=strictness)
+        der = await ir(world, sender_kid=None)
+        if strictness is Strictness.strict:
+            await assert_refused(world, der, "badMessageCheck", rule="R41")
+            continue
+        answer = await world.ask(der)
+        assert answer.body_type is BodyType.ip
+        done = await world.ask(cert_conf(world, answer, sender_kid=None))
+        assert done.body_type is BodyType.pkiconf
 
 
 @pytest.mark.requirement(67)

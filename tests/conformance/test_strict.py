@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ra_gateway.cmp import asn1
+from ra_gateway.cmp.bodies import nested_body
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import (
     ENCR_CERT_POPO_DER,
@@ -195,10 +196,9 @@ async def test_an_rsa_key_that_is_too_long(
     algorithm = asn1.tlv(0x30, asn1.oid_der("1.2.840.113549.1.1.11"), b"\x05\x00")
     if body_type is BodyType.ir:
         asked = requests.template(make_key("p256"))
-        fields = {"spki_der": rsa_spki(bits)}
         popo = asn1.tlv(0xA1, algorithm, proof)
         der = await requests.request(
-            world, signer, make_key("p256"), replace(asked, **fields), popo_der=popo
+            world, signer, make_key("p256"), replace(asked, spki_der=rsa_spki(bits)), popo_der=popo
         )
     else:
         info = asn1.tlv(
@@ -230,3 +230,16 @@ async def test_the_bundled_ca_certifies_no_such_key(
                 content = requests.requests_body(message)
                 der = await desk.signed(desk.header(pvno=3), content)
                 assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.badCertTemplate)
+
+
+@pytest.mark.requirement(6, 126)
+async def test_the_bundled_ca_reads_the_ids_of_a_batch(
+    operator_pki: OperatorPKI, tmp_path: Path
+) -> None:
+    """A nonce of one octet is badSenderNonce, though a device's behind an RA would be forgiven."""
+    async with open_desk(operator_pki, tmp_path / "ledger.db") as desk:
+        short = desk.header(sender_nonce=b"\x01")
+        members = [await desk.request(), await desk.request()]
+        batch = await desk.signed(short, nested_body(*members))
+        assert await desk.refused(batch) == (BodyType.error, PKIFailureInfo.badSenderNonce)
+        assert (await desk.enrol(header=short)).answer.body_type is BodyType.ip

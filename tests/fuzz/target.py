@@ -30,6 +30,7 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
 from ra_gateway.cmp.crl import decode_crl, open_crl
 from ra_gateway.cmp.crmf import cert_req_messages, certification_request
+from ra_gateway.cmp.header_checks import with_transaction_id
 from ra_gateway.cmp.malformed import header_of
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage
 from ra_gateway.cmp.names import general_names, rfc4514
@@ -324,6 +325,8 @@ class Pipeline:
         """
         world = self.world
         self.forget()
+        if message is not None:
+            message = with_transaction_id(message, world.endpoint.rules)
         reply = await world.gateway.handle(octets, endpoint=world.endpoint.name, peer="192.0.2.7")
         require(bool(world.events), "nobody was told")
         for event in world.events:

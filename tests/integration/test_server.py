@@ -810,3 +810,38 @@ async def test_draining_twice_or_before_the_start_does_nothing() -> None:
 def test_the_same_holds_on_uvloop(test: Callable[[], Any]) -> None:
     """The gateway runs on uvloop, whose transports differ in small ways."""
     run_on_uvloop(test)
+
+
+async def test_what_is_refused_below_cmp_is_told() -> None:
+    """Peer, method, path, status and reason; few in so many seconds, and then how many there were."""
+    facts: list[Any] = []
+    async with served(sink=facts.append) as (listener, _, _, connect):
+        cases = {
+            request(b"x", path="/wrong?secret=1"): ("POST", "/wrong", 404),
+            request(b"", method="GET", length=-1): ("GET", PATH, 405),
+            request(b"x", content_type="text/plain"): ("POST", PATH, 415),
+            request(b""): ("POST", PATH, 400),
+            request(b"x" * 2000, length=10_000_000): ("POST", PATH, 413),
+            b"nonsense\r\n\r\n": ("", "", 400),
+        }
+        for octets, expected in cases.items():
+            client = await connect()
+            client.send(octets)
+            await client.response()
+            fact = facts[-1]
+            assert (fact.method, fact.path, fact.status) == expected
+            assert (fact.peer, bool(fact.reason)) == ("127.0.0.1", True)
+            assert "secret" not in repr(fact)
+        for number in range(20):
+            client = await connect()
+            client.send(request(b"x", path=f"/\x7f{'a' * 500}{number}"))
+            await client.response()
+        assert len(facts) == 10
+        assert all(len(fact.path) <= 128 and fact.path.isprintable() for fact in facts)
+        assert listener.counters.requests_refused == 26
+        assert listener.counters.refusals_untold == 16
+        listener._told_since -= 10.0
+        client = await connect()
+        client.send(request(b"x", path="/wrong"))
+        await client.response()
+        assert (facts[-1].refused, facts[-1].untold) == (27, 16)

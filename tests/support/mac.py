@@ -176,12 +176,17 @@ async def ir(
 
 
 def cert_conf(
-    world: World, answer: PKIMessage, *, reference: str = REFERENCE, secret: str = SECRET
+    world: World,
+    answer: PKIMessage,
+    *,
+    reference: str = REFERENCE,
+    secret: str = SECRET,
+    **header: Any,
 ) -> bytes:
-    """The certConf after an ip, under a MAC."""
+    """The certConf after an ip, under a MAC; `header` are fields of `PKIHeader`."""
     (response,) = cert_rep_message(answer.body_content).responses
     status = CertStatus(digest("sha256", response.certificate_der or b""), response.cert_req_id)
-    header = PKIHeader(
+    usual = PKIHeader(
         sender_der=sender(f"CN={reference}"),
         sender_kid=reference.encode(),
         recipient_der=ANYONE,
@@ -190,7 +195,7 @@ def cert_conf(
         sender_nonce=secrets.token_bytes(16),
         recip_nonce=answer.header.sender_nonce,
     )
-    return maced(header, cert_confirm_body(status), secret)
+    return maced(replace(usual, **header), cert_confirm_body(status), secret)
 
 
 def assert_maced(

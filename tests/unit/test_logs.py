@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from ra_gateway import logs
-from ra_gateway.events import Component, Outcome, RequestHandled
+from ra_gateway.events import Component, HTTPRefused, Outcome, RequestHandled
 
 
 @pytest.fixture(autouse=True)
@@ -134,3 +134,20 @@ def test_an_ordinary_line_is_left_alone() -> None:
 def test_a_short_field_is_escaped_before_it_is_rendered(text: str) -> None:
     """Also for viewers that decode the JSON: an escape of JSON alone would be undone by them."""
     assert logs.bounded(None, "info", {"detail": text})["detail"].isprintable()
+
+
+def test_a_refusal_by_http_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """What there is to tell, and nothing else."""
+    logs.configure("json", "info")
+    logs.LogSink()(HTTPRefused(Component.ca, "192.0.2.7", "POST", "/wrong", 404, "No.", 3))
+    line = json.loads(capfd.readouterr().err)
+    assert {key: line[key] for key in line if key not in ("timestamp", "level")} == {
+        "event": "http.refused",
+        "by": "ca",
+        "peer": "192.0.2.7",
+        "method": "POST",
+        "path": "/wrong",
+        "status": 404,
+        "reason": "No.",
+        "refused": 3,
+    }
