@@ -160,8 +160,8 @@ def folded(text: str) -> str:
     if len(text) > _MOST_NORMALIZED:
         return " ".join(text.casefold().split())
     # Again after folding, which takes some letters apart.
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(folded.split())
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(plain.split())
 
 
 def same_name(one_der: bytes, other_der: bytes) -> bool:
