@@ -213,8 +213,8 @@ def _is_ejbca(upstream: UpstreamConfig, config: GatewayConfig) -> bool:
     if not isinstance(upstream, CMPHTTPUpstream):
         return False
     own = config.dialects.get(upstream.dialect or "")
-    names = [upstream.dialect or "", str(own.base or "") if own is not None else ""]
-    return any(name.startswith("ejbca") for name in names) or any(
+    names = (upstream.dialect, None if own is None else own.base)
+    return any(name is not None and name.startswith("ejbca") for name in names) or any(
         "ejbca" in url or "/publicweb/cmp" in url for url in upstream.every_url
     )
 
