@@ -40,8 +40,8 @@ from ra_gateway.errors import (
 from ra_gateway.ra import forgiveness
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import Endpoint, MACAccess
-from ra_gateway.ra.policy import check_speaks_for
 from ra_gateway.ra.registration import RegistrationAuthorities
+from ra_gateway.ra.revocation_policy import check_speaks_for
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, Transaction, TransactionKey
 

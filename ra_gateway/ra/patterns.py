@@ -10,7 +10,6 @@ from typing import Final
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.identity import DeviceValues, fill
 from ra_gateway.cmp.names import (
-    attributes,
     escape_rfc4514,
     fits,
     fits_general_name,
@@ -48,19 +47,6 @@ def subject_from(text: str, values: DeviceValues, signer: Certificate) -> bytes:
         return from_rfc4514(filled)
     except ValueError as error:
         raise NotAuthorized(f"{filled!r} is not a subject: {error}", rule="R141") from error
-
-
-def attribute_oids(name_der: bytes) -> set[str]:
-    """Return the attributes that a Name has."""
-    return {oid for oid, _ in attributes(name_der)}
-
-
-_DOTTED: Final = re.compile(r"(?:^|[,+])\s*([0-9]+(?:\.[0-9]+)+)=")
-
-
-def oids_in(patterns: Iterable[str]) -> set[str]:
-    """Return the attributes that patterns name by their OIDs."""
-    return {oid for pattern in patterns for oid in _DOTTED.findall(pattern)}
 
 
 _SAN_VALUE: Final = re.compile(r"[A-Za-z0-9._:-]+")
