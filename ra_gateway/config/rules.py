@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
-
-from pydantic import BaseModel
 
 from ra_gateway.ca.postgres_url import is_local
 from ra_gateway.cmp.header_checks import SIGNERS_ONLY, VENDORS_ONLY
 from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.config.raw import (
+    Raw,
+    Rule,
+    crossed,
+    domains_in,
+    exceeds,
+    listed_at,
+    rows_at,
+    table_at,
+    types_taken,
+    value_at,
+)
+from ra_gateway.config.sender_rules import check_mac, check_ra_names, check_ra_rights
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig
 from ra_gateway.config.tables import (
     EndpointConfig,
     IdentityConfig,
-    MACConfig,
-    default_body_types,
 )
 from ra_gateway.config.trust_tables import AlgorithmsConfig
 from ra_gateway.config.values import OPERATOR_DOMAIN, WELL_KNOWN_PATH, served_paths, texts
@@ -27,58 +36,9 @@ from ra_gateway.settings.values import did_you_mean
 from ra_gateway.upstream.kinds import TABLES
 from ra_gateway.upstream.pool import CMPHTTPUpstream
 
-Raw = Mapping[str, Any]
-"""A file, or a table of one, before anything about it is known."""
-
-Rule = Callable[[Raw], Iterator[Problem]]
-"""Yields what is wrong."""
-
-
-def _table(raw: object, *keys: str) -> Raw:
-    """Return a table of the raw file, empty if it is absent or no table."""
-    for key in keys:
-        raw = raw.get(key) if isinstance(raw, dict) else None
-    return raw if isinstance(raw, dict) else {}
-
-
-def _rows(raw: Raw, key: str) -> Iterator[tuple[str, Raw]]:
-    for name in _table(raw, key):
-        yield name, _table(raw, key, name)
-
-
-def _listed(table: Raw, key: str) -> Iterator[tuple[int, Any]]:
-    """Return index and value of what a raw list holds; nothing if it is no list."""
-    found = table.get(key)
-    return enumerate(found if isinstance(found, list) else ())
-
-
-def _domains(raw: Raw) -> Iterator[tuple[str, Raw]]:
-    """Yield dotted path and table of each trust domain."""
-    yield "operator", _table(raw, "operator")
-    for name, vendor in _rows(raw, "vendors"):
-        yield f"vendors.{name}", vendor
-
-
-def _value(table: Raw, model: type[BaseModel], key: str) -> Any:
-    """Return a raw value, or the model's default where the file is silent."""
-    return table.get(key, model.model_fields[key].default)
-
-
-def _taken(endpoint: Raw) -> set[str]:
-    """Return the raw `body_types` of an endpoint, or what it takes without."""
-    strictness = _value(endpoint, EndpointConfig, "strictness")
-    return set(texts(endpoint.get("body_types", default_body_types(strictness))))
-
-
-def _exceeds(left: object, right: object) -> bool:
-    """Return whether two raw values are numbers and the first is larger."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return False
-    return isinstance(left, int | float) and isinstance(right, int | float) and left > right
-
 
 def _check_store(raw: Raw) -> Iterator[Problem]:
-    store = _table(raw, "store")
+    store = table_at(raw, "store")
     given = [key for key in ("redis_url", "redis_url_path") if key in store]
     if store.get("kind") == "redis" and not given:
         yield Problem(
@@ -100,7 +60,7 @@ def _check_store(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_reserved_names(raw: Raw) -> Iterator[Problem]:
-    if OPERATOR_DOMAIN in _table(raw, "vendors"):
+    if OPERATOR_DOMAIN in table_at(raw, "vendors"):
         yield Problem(
             f"vendors.{OPERATOR_DOMAIN}",
             "has the name of the operator's own trust domain",
@@ -109,11 +69,11 @@ def _check_reserved_names(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_identities(raw: Raw) -> Iterator[Problem]:
-    for name, vendor in _rows(raw, "vendors"):
-        identity = _table(vendor, "identity")
+    for name, vendor in rows_at(raw, "vendors"):
+        identity = table_at(vendor, "identity")
         path = f"vendors.{name}.identity"
-        subject = _value(identity, IdentityConfig, "subject")
-        inventory = _value(identity, IdentityConfig, "inventory")
+        subject = value_at(identity, IdentityConfig, "subject")
+        inventory = value_at(identity, IdentityConfig, "inventory")
         if (
             subject in ("derive", "replace")
             and inventory != "required"
@@ -146,10 +106,10 @@ def _check_identities(raw: Raw) -> Iterator[Problem]:
 
 def _check_quirks(raw: Raw) -> Iterator[Problem]:
     """Refuse quirks that can forgive nothing where they stand."""
-    tables = [("operator.quirks", _table(raw, "operator"), VENDORS_ONLY)]
+    tables = [("operator.quirks", table_at(raw, "operator"), VENDORS_ONLY)]
     tables += [
-        (f"endpoints.{name}.mac.quirks", _table(endpoint, "mac"), VENDORS_ONLY | SIGNERS_ONLY)
-        for name, endpoint in _rows(raw, "endpoints")
+        (f"endpoints.{name}.mac.quirks", table_at(endpoint, "mac"), VENDORS_ONLY | SIGNERS_ONLY)
+        for name, endpoint in rows_at(raw, "endpoints")
     ]
     for path, table, useless in tables:
         for quirk in sorted(useless & set(texts(table.get("quirks")))):
@@ -161,19 +121,19 @@ def _check_quirks(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_references(raw: Raw) -> Iterator[Problem]:
-    vendors, upstreams = _table(raw, "vendors"), _table(raw, "upstreams")
-    for name, endpoint in _rows(raw, "endpoints"):
-        for index, vendor in _listed(endpoint, "vendors"):
+    vendors, upstreams = table_at(raw, "vendors"), table_at(raw, "upstreams")
+    for name, endpoint in rows_at(raw, "endpoints"):
+        for index, vendor in listed_at(endpoint, "vendors"):
             yield from _unknown(f"endpoints.{name}.vendors[{index}]", "vendor", vendor, vendors)
         path = f"endpoints.{name}.upstream"
         yield from _unknown(path, "upstream", endpoint.get("upstream"), upstreams)
 
 
 def _check_routes(raw: Raw) -> Iterator[Problem]:
-    upstreams = _table(raw, "upstreams")
-    for name, endpoint in _rows(raw, "endpoints"):
+    upstreams = table_at(raw, "upstreams")
+    for name, endpoint in rows_at(raw, "endpoints"):
         vendors, profiles = texts(endpoint.get("vendors")), texts(endpoint.get("profiles"))
-        for index, route in _listed(endpoint, "routes"):
+        for index, route in listed_at(endpoint, "routes"):
             if not isinstance(route, dict):
                 continue
             path = f"endpoints.{name}.routes[{index}]"
@@ -190,8 +150,8 @@ def _check_routes(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_genm(raw: Raw) -> Iterator[Problem]:
-    for name, endpoint in _rows(raw, "endpoints"):
-        genm, path = _table(endpoint, "genm"), f"endpoints.{name}.genm"
+    for name, endpoint in rows_at(raw, "endpoints"):
+        genm, path = table_at(endpoint, "genm"), f"endpoints.{name}.genm"
         roots = [
             key for key in ("old_root_path", "new_root_path", "new_with_old_path") if key in genm
         ]
@@ -212,8 +172,8 @@ def _check_genm(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_possession(raw: Raw) -> Iterator[Problem]:
-    for name, endpoint in _rows(raw, "endpoints"):
-        if _value(endpoint, EndpointConfig, "strictness") != "3gpp":
+    for name, endpoint in rows_at(raw, "endpoints"):
+        if value_at(endpoint, EndpointConfig, "strictness") != "3gpp":
             continue
         for key in ("key_generation", "encrypted_certificates"):
             if endpoint.get(key) is True:
@@ -225,7 +185,7 @@ def _check_possession(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_dialects(raw: Raw) -> Iterator[Problem]:
-    for name, dialect in _rows(raw, "dialects"):
+    for name, dialect in rows_at(raw, "dialects"):
         if name in DIALECTS:
             yield Problem(
                 f"dialects.{name}",
@@ -233,8 +193,8 @@ def _check_dialects(raw: Raw) -> Iterator[Problem]:
                 f'Give it another name, with base = "{name}".',
             )
         yield from _unknown(f"dialects.{name}.base", "dialect", dialect.get("base"), DIALECTS)
-    known = {**DIALECTS, **_table(raw, "dialects")}
-    for name, upstream in _rows(raw, "upstreams"):
+    known = {**DIALECTS, **table_at(raw, "dialects")}
+    for name, upstream in rows_at(raw, "upstreams"):
         yield from _unknown(f"upstreams.{name}.dialect", "dialect", upstream.get("dialect"), known)
 
 
@@ -250,9 +210,9 @@ def _unknown(path: str, noun: str, name: object, known: Raw) -> Iterator[Problem
 
 
 def _check_endpoints(raw: Raw) -> Iterator[Problem]:
-    for name, endpoint in _rows(raw, "endpoints"):
+    for name, endpoint in rows_at(raw, "endpoints"):
         path = f"endpoints.{name}"
-        operator = _value(endpoint, EndpointConfig, "operator")
+        operator = value_at(endpoint, EndpointConfig, "operator")
         if not endpoint.get("paths") and not endpoint.get("profiles"):
             yield Problem(
                 path, "has no URL", f'Set paths, like ["{WELL_KNOWN_PATH}"], or profiles.'
@@ -287,25 +247,17 @@ def _check_endpoints(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_rsa_bits(raw: Raw) -> Iterator[Problem]:
-    for path, table in _domains(raw):
-        path, algorithms = f"{path}.algorithms", _table(table, "algorithms")
-        yield from _crossed(path, algorithms, AlgorithmsConfig, "min_rsa_bits", "max_rsa_bits")
-
-
-def _crossed(
-    path: str, table: Raw, model: type[BaseModel], least: str, most: str
-) -> Iterator[Problem]:
-    """Yield what is wrong where a lower bound is above the upper one."""
-    if _exceeds(_value(table, model, least), _value(table, model, most)):
-        yield Problem(f"{path}.{least}", f"is above {most}", "Lower it, or raise the other.")
+    for path, table in domains_in(raw):
+        path, algorithms = f"{path}.algorithms", table_at(table, "algorithms")
+        yield from crossed(path, algorithms, AlgorithmsConfig, "min_rsa_bits", "max_rsa_bits")
 
 
 def _check_vendor_types(raw: Raw) -> Iterator[Problem]:
-    vendors = _table(raw, "vendors")
-    for name, endpoint in _rows(raw, "endpoints"):
-        taken = _taken(endpoint)
+    vendors = table_at(raw, "vendors")
+    for name, endpoint in rows_at(raw, "endpoints"):
+        taken = types_taken(endpoint)
         for vendor in texts(endpoint.get("vendors")):
-            allowed = texts(_table(vendors, vendor).get("body_types", ["ir"]))
+            allowed = texts(table_at(vendors, vendor).get("body_types", ["ir"]))
             if vendor in vendors and taken & {"cr", "p10cr"} and not taken & {"ir", *allowed}:
                 yield Problem(
                     f"vendors.{vendor}.body_types",
@@ -314,96 +266,11 @@ def _check_vendor_types(raw: Raw) -> Iterator[Problem]:
                 )
 
 
-def _check_ra_rights(raw: Raw) -> Iterator[Problem]:
-    for name, endpoint in _rows(raw, "endpoints"):
-        relays = _table(endpoint, "registration_authorities")
-        registered, seen = texts(relays.get("certificate_paths")), set[str]()
-        for index, row in _listed(relays, "rights"):
-            for file in texts(_table(row).get("certificate_paths")):
-                if file not in registered or file in seen:
-                    yield Problem(
-                        f"endpoints.{name}.registration_authorities.rights[{index}].certificate_paths",
-                        f"has {file}, which {'an earlier row has' if file in seen else 'is no registered RA'}",
-                        "Name each of registration_authorities.certificate_paths once at most.",
-                    )
-                seen.add(file)
-
-
-def _check_ra_names(raw: Raw) -> Iterator[Problem]:
-    bundled = any(upstream.get("kind") == "bundled" for _, upstream in _rows(raw, "upstreams"))
-    revocation = _table(_table(raw, "operator"), "revocation").get("mode", "off")
-    for name, endpoint in _rows(raw, "endpoints"):
-        if "registration_authorities" not in endpoint:
-            continue
-        path = f"endpoints.{name}.registration_authorities"
-        relays = _table(endpoint, "registration_authorities")
-        rows = list(_listed(relays, "names"))
-        if not rows and not relays.get("certificate_paths"):
-            yield Problem(
-                f"{path}.certificate_paths",
-                "is required, unless there are names",
-                "List the RAs' certificates, or take the table out.",
-            )
-        for index, row in rows:
-            where = f"{path}.names[{index}]"
-            if not _table(row).get("subject") and not _table(row).get("sans"):
-                yield Problem(where, "names nobody", "Give subject, sans or both.")
-        if rows and relays.get("anchors_paths"):
-            yield Problem(
-                f"{path}.names",
-                "is given together with anchors_paths, but only an operator certificate makes an RA by its names",
-                "Take anchors_paths out, or give the RAs below those roots an endpoint of their own.",
-            )
-        if rows and revocation == "off" and not bundled:
-            yield Problem(
-                f"{path}.names",
-                "is given, but nobody says which certificates of these names were revoked",
-                "Set operator.revocation, or list the exact certificates in certificate_paths.",
-            )
-
-
-def _check_mac(raw: Raw) -> Iterator[Problem]:
-    owners: dict[str, str] = {}
-    for name, endpoint in _rows(raw, "endpoints"):
-        if "mac" not in endpoint:
-            continue
-        path, mac = f"endpoints.{name}.mac", _table(endpoint, "mac")
-        if _value(endpoint, EndpointConfig, "strictness") == "3gpp":
-            yield Problem(
-                path,
-                'is given, but strictness is "3gpp", and TS 33.310 has no shared secrets',
-                'Take the table out, or set strictness to "strict" or "lenient".',
-            )
-        if not {"ir", "cr", "p10cr"} & _taken(endpoint):
-            yield Problem(
-                path,
-                "is given, but body_types has none of ir, cr and p10cr",
-                "Add one to body_types, or take the table out.",
-            )
-        if "used_path" in mac and _table(raw, "store").get("kind") == "redis":
-            yield Problem(
-                f"{path}.used_path",
-                "is given, but with the redis store other processes could use a secret again",
-                "Use the memory store, or only secrets that are not for single use.",
-            )
-        for most in ("max_iterations", "max_pbkdf_iterations"):
-            yield from _crossed(path, mac, MACConfig, "min_iterations", most)
-        for key in ("secrets_path", "used_path"):
-            for file in texts([mac.get(key)]):
-                place = f"{path}.{key}"
-                if (first := owners.setdefault(file, place)) != place:
-                    yield Problem(
-                        place,
-                        f"is the file of {first}",
-                        "Give each endpoint files of its own: each counts for itself.",
-                    )
-
-
 def _check_duplicate_urls(raw: Raw) -> Iterator[Problem]:
     owners: dict[str, str] = {}
-    for name, endpoint in _rows(raw, "endpoints"):
+    for name, endpoint in rows_at(raw, "endpoints"):
         for key in ("paths", "profiles"):
-            for index, value in _listed(endpoint, key):
+            for index, value in listed_at(endpoint, key):
                 place = f"endpoints.{name}.{key}[{index}]"
                 for url_path in served_paths(*(([value], ()) if key == "paths" else ((), [value]))):
                     first = owners.setdefault(url_path, place)
@@ -416,45 +283,45 @@ def _check_duplicate_urls(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_times(raw: Raw) -> Iterator[Problem]:
-    lifetime = _value(_table(raw, "store"), StoreConfig, "transaction_lifetime_seconds")
-    for name, endpoint in _rows(raw, "endpoints"):
-        window = _value(endpoint, EndpointConfig, "message_time_window_seconds")
+    lifetime = value_at(table_at(raw, "store"), StoreConfig, "transaction_lifetime_seconds")
+    for name, endpoint in rows_at(raw, "endpoints"):
+        window = value_at(endpoint, EndpointConfig, "message_time_window_seconds")
         # From a clock that is ahead by one window to one that is behind by one.
-        if isinstance(window, int) and not _exceeds(lifetime, 2 * window):
+        if isinstance(window, int) and not exceeds(lifetime, 2 * window):
             yield Problem(
                 f"endpoints.{name}.message_time_window_seconds",
                 "is not less than half of store.transaction_lifetime_seconds: a captured request "
                 "could be sent again once it is forgotten",
                 "Shorten it, or lengthen the lifetime.",
             )
-        if _exceeds(_value(endpoint, EndpointConfig, "confirm_wait_seconds"), lifetime):
+        if exceeds(value_at(endpoint, EndpointConfig, "confirm_wait_seconds"), lifetime):
             yield Problem(
                 f"endpoints.{name}.confirm_wait_seconds",
                 "is longer than store.transaction_lifetime_seconds: certConf would come too late",
                 "Shorten it, or lengthen the lifetime.",
             )
-    ca = _table(raw, "ca")
-    if ca and _exceeds(_value(ca, CAConfig, "confirm_wait_seconds"), lifetime):
+    ca = table_at(raw, "ca")
+    if ca and exceeds(value_at(ca, CAConfig, "confirm_wait_seconds"), lifetime):
         yield Problem(
             "ca.confirm_wait_seconds",
             "is longer than store.transaction_lifetime_seconds: certConf would come too late",
             "Shorten it, or lengthen the lifetime.",
         )
-    drain = _value(_table(raw, "server"), ServerConfig, "drain_seconds")
-    for name, upstream in _rows(raw, "upstreams"):
+    drain = value_at(table_at(raw, "server"), ServerConfig, "drain_seconds")
+    for name, upstream in rows_at(raw, "upstreams"):
         table = TABLES.get(str(upstream.get("kind")))
         if table is None or "deadline_seconds" not in table.model_fields:
             continue
-        deadline = _value(upstream, table, "deadline_seconds")
-        if _exceeds(deadline, drain):
+        deadline = value_at(upstream, table, "deadline_seconds")
+        if exceeds(deadline, drain):
             yield Problem(
                 f"upstreams.{name}.deadline_seconds",
                 "is longer than server.drain_seconds: a stop would cut requests off",
                 "Shorten it, or lengthen drain_seconds.",
             )
         connecting = "connect_timeout_seconds"
-        if connecting in table.model_fields and _exceeds(
-            _value(upstream, table, connecting), deadline
+        if connecting in table.model_fields and exceeds(
+            value_at(upstream, table, connecting), deadline
         ):
             yield Problem(
                 f"upstreams.{name}.connect_timeout_seconds",
@@ -464,11 +331,11 @@ def _check_times(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_approval(raw: Raw) -> Iterator[Problem]:
-    redis = _value(_table(raw, "store"), StoreConfig, "kind") == "redis"
-    for name, endpoint in _rows(raw, "endpoints"):
+    redis = value_at(table_at(raw, "store"), StoreConfig, "kind") == "redis"
+    for name, endpoint in rows_at(raw, "endpoints"):
         wishes = {f"endpoints.{name}": endpoint}
-        for index, route in _listed(endpoint, "routes"):
-            wishes[f"endpoints.{name}.routes[{index}]"] = _table(route)
+        for index, route in listed_at(endpoint, "routes"):
+            wishes[f"endpoints.{name}.routes[{index}]"] = table_at(route)
         for path, table in wishes.items():
             approval = table.get("approval")
             if approval not in ("required", "unlisted"):
@@ -489,7 +356,7 @@ def _check_approval(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_upstream_urls(raw: Raw) -> Iterator[Problem]:
-    for name, upstream in _rows(raw, "upstreams"):
+    for name, upstream in rows_at(raw, "upstreams"):
         if upstream.get("kind") != "cmp_http":
             continue
         path, urls = f"upstreams.{name}", upstream.get("urls")
@@ -504,9 +371,9 @@ def _check_upstream_urls(raw: Raw) -> Iterator[Problem]:
             if url in listed[:index]:
                 yield Problem(f"{path}.urls[{index}]", "is there already", "Remove one of the two.")
         # Not the default, which a short deadline_seconds just ends.
-        if _exceeds(
+        if exceeds(
             upstream.get("try_deadline_seconds"),
-            _value(upstream, CMPHTTPUpstream, "deadline_seconds"),
+            value_at(upstream, CMPHTTPUpstream, "deadline_seconds"),
         ):
             yield Problem(
                 f"{path}.try_deadline_seconds",
@@ -521,7 +388,7 @@ def _check_upstream_tls(raw: Raw) -> Iterator[Problem]:
         "tls_key_path": "tls_certificate_path",
         "tls_key_password_path": "tls_key_path",
     }
-    for name, upstream in _rows(raw, "upstreams"):
+    for name, upstream in rows_at(raw, "upstreams"):
         path = f"upstreams.{name}"
         for key, needed in needs.items():
             if key in upstream and needed not in upstream:
@@ -545,7 +412,7 @@ def _check_upstream_tls(raw: Raw) -> Iterator[Problem]:
 
 def _check_bundled_ca(raw: Raw) -> Iterator[Problem]:
     if "ca" not in raw:
-        for name, upstream in _rows(raw, "upstreams"):
+        for name, upstream in rows_at(raw, "upstreams"):
             if upstream.get("kind") == "bundled":
                 yield Problem(
                     f"upstreams.{name}.kind",
@@ -555,7 +422,7 @@ def _check_bundled_ca(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_confirmation(raw: Raw) -> Iterator[Problem]:
-    for name, upstream in _rows(raw, "upstreams"):
+    for name, upstream in rows_at(raw, "upstreams"):
         is_bundled = "bundled" in (upstream.get("kind"), upstream.get("dialect"))
         if is_bundled and upstream.get("certconf") == "local":
             yield Problem(
@@ -567,7 +434,7 @@ def _check_confirmation(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_ca_secrets(raw: Raw) -> Iterator[Problem]:
-    for name, upstream in _rows(raw, "upstreams"):
+    for name, upstream in rows_at(raw, "upstreams"):
         if "mac" not in upstream:
             continue
         for key in ("requests", "kur"):
@@ -586,7 +453,7 @@ def _check_ca_secrets(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_ir_as_cr(raw: Raw) -> Iterator[Problem]:
-    for name, upstream in _rows(raw, "upstreams"):
+    for name, upstream in rows_at(raw, "upstreams"):
         if upstream.get("ir_as_cr") is True and upstream.get("requests") in ("nested", "forward"):
             yield Problem(
                 f"upstreams.{name}.ir_as_cr",
@@ -597,7 +464,7 @@ def _check_ir_as_cr(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_ledger(raw: Raw) -> Iterator[Problem]:
-    ca = _table(raw, "ca")
+    ca = table_at(raw, "ca")
     given = [key for key in ("ledger_path", "ledger_url_path", "ledger_url") if key in ca]
     if ca and not given:
         yield Problem(
@@ -610,14 +477,14 @@ def _check_ledger(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_ca_client(raw: Raw) -> Iterator[Problem]:
-    vendors = _table(raw, "vendors")
-    for index, vendor in enumerate(texts(_table(raw, "ca", "client").get("vendors"))):
+    vendors = table_at(raw, "vendors")
+    for index, vendor in enumerate(texts(table_at(raw, "ca", "client").get("vendors"))):
         yield from _unknown(f"ca.client.vendors[{index}]", "vendor", vendor, vendors)
 
 
 def _check_revocation(raw: Raw) -> Iterator[Problem]:
-    for where, table in _domains(raw):
-        revocation = _table(table, "revocation")
+    for where, table in domains_in(raw):
+        revocation = table_at(table, "revocation")
         learning = [
             key
             for key in ("from_certificates", "ocsp_from_certificates")
@@ -639,8 +506,8 @@ def _check_revocation(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_ca_ldap(raw: Mapping[str, Any]) -> Iterator[Problem]:
-    ca = _table(raw, "ca")
-    table = _table(ca, "ldap")
+    ca = table_at(raw, "ca")
+    table = table_at(ca, "ldap")
     if not table:
         return
     if not isinstance(ca.get("status"), Mapping):
@@ -688,9 +555,9 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_genm,
     _check_endpoints,
     _check_vendor_types,
-    _check_ra_rights,
-    _check_ra_names,
-    _check_mac,
+    check_ra_rights,
+    check_ra_names,
+    check_mac,
     _check_rsa_bits,
     _check_duplicate_urls,
     _check_times,

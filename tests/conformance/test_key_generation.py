@@ -315,6 +315,7 @@ async def test_pvno_2_carries_it_too(
         answer = await desk.send(await asked(desk, credential, pvno=pvno))
     (response,) = cert_rep_message(answer.body_content).responses
     assert response.certificate_der is not None
+    found: Any
     holder = PrivateKeyHolder(key, credential.certificate)
     opened = open_envelope(enveloped_data(response.private_key_der or b""), holder)
     signed = asn1.decode(structures.SignedData, opened.content)
