@@ -83,7 +83,7 @@ async def authenticate_request(
             rule="R42",
         )
     authenticated = _authenticate_by_signature(endpoint, message, now)
-    if authenticated.domain.kind is not DomainKind.registration_authority:
+    if endpoint.operator_of and authenticated.domain.kind is not DomainKind.registration_authority:
         authenticated = await forgiveness.settle(services, context, authenticated)
     return _opened(_signed_by(context, authenticated, now), authenticated)
 

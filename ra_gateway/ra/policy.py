@@ -21,15 +21,16 @@ from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.messages import body
 from ra_gateway.cmp.names import (
     NULL_DN,
-    attributes,
+    attribute_oids,
     directory_name,
     fits_general_name,
-    general_name_key,
     general_name_keys,
     general_names,
     general_names_der,
     name_of,
     normalized_general_name,
+    oids_in,
+    reads_alike,
     rfc4514,
     same_name,
 )
@@ -303,13 +304,13 @@ def authorize(
         RequestRefused: oldCertID is not the protecting certificate (badCertId).
     """
     requester, template = request.authenticated.requester, request.request.template
-    with told_first(template.subject_der, template.subject_alt_name_der):
-        if isinstance(requester, SharedSecret):
-            return _authorize_secret(request, requester, may_complete=may_complete)
-        if request.domain.kind is DomainKind.operator:
+    if isinstance(requester, SharedSecret):
+        return _authorize_secret(request, requester, may_complete=may_complete)
+    if request.domain.kind is DomainKind.operator:
+        with told_first(template.subject_der, template.subject_alt_name_der):
             return _authorize_known(request, may_complete=may_complete, names_issuer=names_issuer)
-        if request.domain.kind is DomainKind.registration_authority and rules is not None:
-            return _authorize_relayed(request, rules)
+    if request.domain.kind is DomainKind.registration_authority and rules is not None:
+        return _authorize_relayed(request, rules)
     if request.message.body_type is BodyType.kur or rules is None:
         raise NotAuthorized("a vendor certificate cannot authorise this request", rule="R71")
     if not rules.enabled:
@@ -351,10 +352,9 @@ def _authorize_vendor(
     asked = template.subject_der if template.subject_der != NULL_DN or san else None
     listed = entry if entry is not None and entry.subject else None
     if listed is None and asked is not None and rules.subject is not SubjectRule.replace:
-        with told_first(asked, template.subject_alt_name_der):
-            check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
-            for name in san or ():
-                check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
+        check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
+        for name in san or ():
+            check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
         return _kept(request, asked, san, named=oids_in(rules.allowed_subjects))
     if listed is None and rules.subject is SubjectRule.keep:
         raise TemplateRefused("the template has no subject", rule="R51")
@@ -366,7 +366,7 @@ def _authorize_vendor(
     own_san = (entry.san if entry is not None else ()) or rules.san_template
     san_der = san_from(own_san, values, request.signer)
     set_san = () if san_der is None else general_names(san_der)
-    own_names = asked is not None and _reads_alike(asked, subject_der)
+    own_names = asked is not None and reads_alike(asked, subject_der)
     if asked is not None and own_names and set(_normalized(san)) == set(_normalized(set_san)):
         # It asks for what it gets: its own POP may stand.
         return _kept(request, asked, san, named=attribute_oids(subject_der))
@@ -384,11 +384,12 @@ def _authorize_known(
     subject = template.subject_der if template.subject_der != NULL_DN else None
     if subject is not None and not same_name(subject, old.subject_der):
         raise _other_identity(is_update, f"subject {rfc4514(subject)}", old)
-    san = _requested_san(template)
-    old_san = None if old.subject_alt_name_der is None else general_names(old.subject_alt_name_der)
-    if san is not None and _keys(san) != _keys(old_san):
+    san, san_der = _requested_san(template), template.subject_alt_name_der
+    old_der = old.subject_alt_name_der
+    old_san = None if old_der is None else general_names(old_der)
+    if san is not None and general_name_keys(san_der) != general_name_keys(old_der):
         raise _other_identity(is_update, f"subjectAltName {', '.join(san)}", old)
-    alike = subject is None or _reads_alike(subject, old.subject_der)
+    alike = subject is None or reads_alike(subject, old.subject_der)
     alike = alike and (san is None or _normalized(san) == _normalized(old_san))
     if request.message.body_type is BodyType.p10cr:
         if subject is None or not alike or (san is None and old_san):
@@ -416,15 +417,6 @@ def _kept_old(
     return _kept(request, old.subject_der, san, established=True)
 
 
-def _reads_alike(one_der: bytes, other_der: bytes) -> bool:
-    """Tell whether two names read the same: what means the same may differ in case, or a letter folds into another."""
-    return one_der == other_der or attributes(one_der) == attributes(other_der)
-
-
-def _keys(names: Iterable[str] | None) -> set[str]:
-    return set(map(general_name_key, names or ()))
-
-
 def _normalized(names: Iterable[str] | None) -> list[str]:
     """Return other names so that lists are equal that read the same; what they differ in then has no meaning."""
     return sorted(map(normalized_general_name, names or ()))
@@ -442,7 +434,7 @@ def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> A
         raise TemplateRefused(f"the template that {signer.subject} sent has no subject", rule="R51")
     if rules.own_names and same_name(subject, signer.subject_der):
         own = general_name_keys(signer.subject_alt_name_der)
-        if _keys(san) <= own:
+        if general_name_keys(template.subject_alt_name_der) <= own:
             return _kept(request, subject, san, named=attribute_oids(signer.subject_der))
     check_allowed(rfc4514(subject), rules.allowed_subjects, "subject", signer)
     for name in san or ():
@@ -472,7 +464,7 @@ def _authorize_secret(
         raise NotAuthorized(f"{asked} is asked for with the {secret.label}", rule="R67")
     if subject is not None and secret.subjects:
         return _kept(request, subject, san, named=oids_in([secret.subjects]))
-    if subject is not None and _reads_alike(subject, secret.subject_der):
+    if subject is not None and reads_alike(subject, secret.subject_der):
         return _kept(request, subject, san, named=attribute_oids(secret.subject_der))
     own_san = general_names_der(san or secret.san) if san or secret.san else None
     return _completed(request, secret.subject_der, own_san, may_complete=may_complete)
