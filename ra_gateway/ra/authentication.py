@@ -231,7 +231,9 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
     if mac is not None and live and mac_protected(message):
         return await _find_by_secret(services, context, mac, live)
     for found in live:
-        domain = endpoint.domain_of(found.key.domain, found.quirks_of)
+        domain = endpoint.domains.get(found.key.domain)
+        if found.quirks_of:
+            domain = endpoint.domain_of(found.key.domain, found.quirks_of)
         if found.endpoint == endpoint.name and domain is not None:
             certificate = load_certificate(found.signer_der, loosely=True)  # as it was, at first
             relays = endpoint.registration_authorities

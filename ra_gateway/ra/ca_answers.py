@@ -14,7 +14,7 @@ from typing import Final
 
 from ra_gateway.cmp.bodies import PKIStatusInfo, error_msg_content
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.codes import P10CR_CERT_REQ_ID, BodyType, PKIStatus
+from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
 from ra_gateway.cmp.mac import MACCredential
 from ra_gateway.cmp.mac_verification import authenticate_answer_by_secret
@@ -25,9 +25,8 @@ from ra_gateway.cmp.verification import (
     authenticate_answer,
     check_authority,
 )
-from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
+from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
 from ra_gateway.ra.endpoints import Upstream, Variant
-from ra_gateway.ra.transaction import Transaction
 
 ANSWER_RULES: Final = HeaderRules(Strictness.lenient, extra_certs_max_count=64)
 """What a CA does is taken as it is, as long as it is authentic."""
@@ -101,46 +100,6 @@ class Expected:
     possession: Possession
     variant: Variant
     secrets: tuple[MACCredential, ...] = ()
-
-    @classmethod
-    def of(
-        cls,
-        transaction: Transaction,
-        nonces: tuple[bytes, ...],
-        secrets: tuple[MACCredential, ...] = (),
-    ) -> Expected:
-        """Return what is expected of the answer to a transaction's current message."""
-        confirming = transaction.confirmation is not None
-        return cls(
-            body_type=BodyType.certConf if confirming else transaction.body_type,
-            asked_type=BodyType.certConf if confirming else transaction.asked_type,
-            transaction_id=transaction.ca_transaction_id or transaction.key.transaction_id,
-            nonces=nonces,
-            cert_req_id=transaction.cert_req_id,
-            asked_cert_req_id=P10CR_CERT_REQ_ID
-            if transaction.body_type is BodyType.p10cr and not confirming
-            else transaction.cert_req_id,
-            public_key_der=transaction.public_key_der,
-            subject_der=transaction.subject_der,
-            san=transaction.san,
-            target_der=transaction.target_der,
-            info_type=transaction.info_type,
-            possession=Possession(transaction.possession),
-            variant=Variant(transaction.variant),
-            secrets=secrets,
-        )
-
-
-def decoded(der: bytes, upstream: Upstream) -> PKIMessage:
-    """Decode what a CA answered.
-
-    Raises:
-        UpstreamBroken: It is no PKIMessage.
-    """
-    try:
-        return PKIMessage.from_der(der)
-    except MalformedMessage as error:
-        raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
 
 
 @contextmanager

@@ -215,12 +215,16 @@ class Upstream:
     own: Callable[[], Collection[Certificate]] = tuple
     seen: dict[Certificate, None] = field(default_factory=dict, repr=False, compare=False)
     secret: CASecret | None = field(default=None, repr=False)
+    protects_otherwise: bool = field(init=False, compare=False)
+    """Whether `protecting` returns something else than it is given."""
     lease: timedelta = field(init=False, compare=False)
     """How long a node may be busy with one exchange before another one takes over."""
 
     def __post_init__(self) -> None:
         lease = timedelta(seconds=self.deadline_seconds + _LEASE_MARGIN_SECONDS)
         object.__setattr__(self, "lease", lease)
+        otherwise = self.secret is not None or self.settings.send_root
+        object.__setattr__(self, "protects_otherwise", otherwise)
 
     def asked_type(self, body_type: BodyType, variant: Variant) -> BodyType:
         """Return as what type a request goes up."""
@@ -231,9 +235,15 @@ class Upstream:
         """Return what signs for this CA: the RA's credential, with the chain that the CA wants."""
         return credential.with_root if self.settings.send_root else credential
 
-    def protecting(self, credential: Credential) -> Protecting:
-        """Return what protects messages to this CA: the secret that it shares with the RA, or the RA's signature."""
-        return self.signing(credential) if self.secret is None else self.secret.credential
+    def protecting(self, credential: Credential, *, signing: bool = False) -> Protecting:
+        """Return what protects messages to this CA: the secret that it shares with the RA, or the RA's signature.
+
+        Args:
+            signing: Whether it has to be the signature.
+        """
+        if signing or self.secret is None:
+            return self.signing(credential)
+        return self.secret.credential
 
     async def answer_credentials(self, answer_der: bytes) -> tuple[MACCredential, ...]:
         """Return what an answer under a MAC may be protected with; nothing for others.

@@ -37,6 +37,7 @@ from ra_gateway.cmp.certificates import (
 )
 from ra_gateway.cmp.codes import (
     CERT_RESPONSE_TO,
+    P10CR_CERT_REQ_ID,
     PRIVILEGED_PURPOSES,
     RESPONSE_TO,
     BodyType,
@@ -59,18 +60,17 @@ from ra_gateway.cmp.requests import Possession, require_delivery
 from ra_gateway.cmp.signers import certificate_bag
 from ra_gateway.cmp.trust import Path
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
-from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
+from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
 from ra_gateway.events import Outcome
 from ra_gateway.ra.ca_answers import (
     ANSWER_RULES,
     Expected,
     answer_to,
     blamed_on,
-    decoded,
     refusal_in,
     status_told,
 )
-from ra_gateway.ra.endpoints import CaPubs, CAQuirk, Endpoint, ImplicitConfirm, Upstream
+from ra_gateway.ra.endpoints import CaPubs, CAQuirk, Endpoint, ImplicitConfirm, Upstream, Variant
 from ra_gateway.ra.information import ANSWER_TO
 from ra_gateway.ra.registration import check_no_ra
 from ra_gateway.ra.transaction import Event, PlannedResponse, Transaction
@@ -143,6 +143,45 @@ class _CertificateResponse:
         return self.message.protection is None or (self.ca_cert_req_id != self.response.cert_req_id)
 
 
+def decoded(der: bytes, upstream: Upstream) -> PKIMessage:
+    """Decode what a CA answered.
+
+    Raises:
+        UpstreamBroken: It is no PKIMessage.
+    """
+    try:
+        return PKIMessage.from_der(der)
+    except MalformedMessage as error:
+        raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
+
+
+def expected_of(
+    transaction: Transaction,
+    nonces: tuple[bytes, ...],
+    secrets: tuple[MACCredential, ...] = (),
+) -> Expected:
+    """Return what is expected of the answer to a transaction's current message."""
+    confirming = transaction.confirmation is not None
+    return Expected(
+        body_type=BodyType.certConf if confirming else transaction.body_type,
+        asked_type=BodyType.certConf if confirming else transaction.asked_type,
+        transaction_id=transaction.ca_transaction_id or transaction.key.transaction_id,
+        nonces=nonces,
+        cert_req_id=transaction.cert_req_id,
+        asked_cert_req_id=P10CR_CERT_REQ_ID
+        if transaction.body_type is BodyType.p10cr and not confirming
+        else transaction.cert_req_id,
+        public_key_der=transaction.public_key_der,
+        subject_der=transaction.subject_der,
+        san=transaction.san,
+        target_der=transaction.target_der,
+        info_type=transaction.info_type,
+        possession=Possession(transaction.possession),
+        variant=Variant(transaction.variant),
+        secrets=secrets,
+    )
+
+
 def validate(
     transaction: Transaction,
     answer_der: bytes,
@@ -163,7 +202,7 @@ def validate(
         UpstreamBroken: It must not be relayed.
     """
     message = decoded(answer_der, upstream)
-    expected = Expected.of(transaction, nonces, secrets)
+    expected = expected_of(transaction, nonces, secrets)
     waiting = check_waiting(message, expected, upstream, now)
     if waiting is not None:
         planned = PlannedResponse(waiting.body_der, message.header.sender_nonce or b"")
@@ -187,7 +226,8 @@ def validate(
             return _as_asked(message, Event.informed, Outcome.informed, rejection)
         case _:
             answer = check_response(message, expected, upstream, now)
-            check_no_ra(answer.certificate, transaction, endpoint.reserved, upstream.name)
+            if endpoint.reserved:
+                check_no_ra(answer.certificate, transaction, endpoint.reserved, upstream.name)
             return _of_certificate(transaction, answer, endpoint)
 
 
@@ -636,7 +676,9 @@ def check_pkiconf(
             PKIFailureInfo.certConfirmed
             in error_msg_content(message.body_content).status_info.fail_info
         )
-        refusal = refusal_in(message, expected, upstream, now)
+        refusal = None
+        if message.body_type is BodyType.error:
+            refusal = refusal_in(message, expected, upstream, now)
         if refusal is not None:
             raise UpstreamBroken(
                 f"{upstream.name} refuses certConf: {refusal}",

@@ -314,6 +314,8 @@ class Transaction:
     relay_digest: bytes = b""
     possession: str = Possession.proved.value
     quirks_of: str = ""
+    asked_type: BodyType = field(init=False, repr=False, compare=False)
+    """The type of request that the CA was sent."""
     current: Exchange = field(init=False, repr=False, compare=False)
     """The request that the CA is asked, or was asked last: certConf, once there is one."""
 
@@ -321,6 +323,8 @@ class Transaction:
         confirmation = self.confirmation
         current = self.opening if confirmation is None else confirmation
         object.__setattr__(self, "current", current)
+        asked = BodyType[self.asked_as] if self.asked_as else self.body_type
+        object.__setattr__(self, "asked_type", asked)
 
     def exchange_for(self, request_digest: bytes) -> Exchange | None:
         """Return the exchange whose request had exactly these bytes, or None if they are new."""
@@ -328,11 +332,6 @@ class Transaction:
             if exchange is not None and exchange.request_digest == request_digest:
                 return exchange
         return None
-
-    @property
-    def asked_type(self) -> BodyType:
-        """The type of request that the CA was sent."""
-        return BodyType[self.asked_as] if self.asked_as else self.body_type
 
     @property
     def signer_fingerprint(self) -> bytes:

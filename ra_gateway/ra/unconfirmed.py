@@ -30,12 +30,11 @@ from ra_gateway.errors import (
 )
 from ra_gateway.events import Component, Outcome, RequestHandled
 from ra_gateway.ra import machine, transactions
-from ra_gateway.ra.ca_answers import Expected, decoded
 from ra_gateway.ra.confirmation_records import ConfirmationStatus, transaction_digest
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import CertConf, Unconfirmed, Upstream
 from ra_gateway.ra.forwarding import revocation_for_ca
-from ra_gateway.ra.response_checks import check_revocation
+from ra_gateway.ra.response_checks import check_revocation, decoded, expected_of
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Event, State, Transaction, TransactionKey
 from ra_gateway.ra.transactions import Overtaken
@@ -364,7 +363,7 @@ class UnconfirmedCertificates:
         """Check the answer to an rr; returns whether the certificate is revoked, and False where the CA refuses."""
         sent = PKIMessage.from_der(rr_der).header
         expected = replace(
-            Expected.of(replace(taken, confirmation=None), (sent.sender_nonce or b"",), secrets),
+            expected_of(replace(taken, confirmation=None), (sent.sender_nonce or b"",), secrets),
             body_type=BodyType.rr,
             asked_type=BodyType.rr,
             transaction_id=sent.transaction_id or b"",
