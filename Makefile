@@ -17,7 +17,7 @@ FLOORS := cmp:96 ra:96 ca:79
 .DEFAULT_GOAL := help
 # The tests start hundreds of processes: compiled modules save each of them a second or more.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: FORCE help setup lock bench-ledger bench-strangers openssl softhsm slapd postgresql fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
+.PHONY: FORCE help setup lock bench-ledger bench-strangers openssl newer-openssl softhsm slapd postgresql fmt lint types contracts test coverage fuzz fuzz-cost demo bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ openssl:
 	@command -v openssl >/dev/null || { $(call apt,openssl); }
 	@openssl cmp -help >/dev/null 2>&1 \
 	  || { echo "error: $$(openssl version) has no 'cmp' command; the tests need OpenSSL 3.0 or newer." >&2; exit 1; }
+
+newer-openssl: setup  ## Fetch OpenSSL 3.5 into build/, for tests, where the machine's is older
+	@$(BIN)/python -m tests.support.newer_openssl
 
 softhsm:
 	@command -v softhsm2-util >/dev/null || { $(call apt,softhsm2); }
@@ -89,7 +92,7 @@ types: setup  ## Check types (mypy strict)
 contracts: setup  ## Check which module may import which
 	$(BIN)/lint-imports --no-cache
 
-test: setup openssl softhsm slapd postgresql lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
+test: setup openssl newer-openssl softhsm slapd postgresql lint types contracts  ## Run every check and every test (PYTEST_ARGS="-k word" for some)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 coverage: setup openssl softhsm slapd postgresql  ## Measure which lines and branches the unit and conformance tests run; fails below a floor

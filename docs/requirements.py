@@ -273,9 +273,6 @@ REQUIREMENTS: Final[dict[str, dict[Requirement, str]]] = {
 }
 
 UNTESTED: Final[dict[Requirement, str]] = {
-    "T3": LATER + "the profiles of clause 6",
-    "T10": LATER + "the profiles of clause 6",
-    "T11": LATER + "the profiles of clause 6",
     "T53": OUTSIDE
     + "between OAM and the network function; the CA takes what comes of it as end entities",
     "T54": OUTSIDE + "ACME is another protocol than the one spoken here",

@@ -61,11 +61,14 @@ def ca_keys(config: CAConfig) -> CAKeys:
     Raises:
         ConfigError: They cannot be used.
     """
-    return load_ca(
+    keys = load_ca(
         config.directory_path,
         now=now(),
         password=read_password(config.key_password_path),
     )
+    if config.rsa_pss:
+        keys.issuers[0].use_pss()
+    return keys
 
 
 def ca_ledger(config: CAConfig, sink: EventSink = unheard) -> Ledger:

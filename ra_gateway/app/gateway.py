@@ -42,14 +42,13 @@ from ra_gateway.logs import fan_out
 from ra_gateway.ra.endpoints import (
     Endpoint,
     MACAccess,
-    RARights,
-    RegistrationAuthorities,
     Route,
     Upstream,
 )
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import CACore, CASecret
+from ra_gateway.ra.registration import RARights, RegisteredName, RegistrationAuthorities
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import RELAYED_DOMAIN
@@ -170,7 +169,13 @@ def _mac(name: str, config: MACConfig, secret_file: SecretFile, operator: TrustD
             quirks=frozenset(config.quirks),
         ),
         secret_file,
-        MACBounds(config.min_iterations, config.max_iterations, config.allow_weak_hmac),
+        MACBounds(
+            config.min_iterations,
+            config.max_iterations,
+            config.max_pbkdf_iterations,
+            config.allow_weak_hmac,
+            config.allow_weak_owf,
+        ),
     )
 
 
@@ -196,6 +201,35 @@ def _relays(
         nested=config.nested,
         batch_max=config.batch_max,
         rights=_rights(setting, config),
+        names=_registered_names(setting, config),
+    )
+
+
+def _registered_names(
+    setting: str, config: RegistrationAuthoritiesConfig
+) -> tuple[RegisteredName, ...]:
+    return tuple(
+        RegisteredName(
+            b"" if row.subject is None else from_rfc4514(row.subject),
+            row.sans,
+            frozenset(certificates(row.issuer_paths, f"{setting}.names[{index}].issuer_paths")),
+            RARights(
+                IdentityRules(allowed_subjects=row.allowed_subjects, allowed_sans=row.allowed_sans),
+                row.ra_verified,
+                row.revoke_on_behalf,
+            ),
+        )
+        for index, row in enumerate(config.names)
+    )
+
+
+def _reserved(config: GatewayConfig) -> tuple[RegisteredName, ...]:
+    """Return the names of registered RAs: who had a certificate with one at some endpoint could use it at another."""
+    return tuple(
+        name
+        for endpoint, table in config.endpoints.items()
+        if (relays := table.registration_authorities) is not None
+        for name in _registered_names(f"endpoints.{endpoint}.registration_authorities", relays)
     )
 
 
@@ -226,6 +260,7 @@ def _endpoint(
     vendors: Mapping[str, TrustDomain],
     operator: TrustDomain,
     access: Mapping[str, MACAccess],
+    reserved: tuple[RegisteredName, ...],
     own: Callable[[], Collection[Certificate]],
 ) -> Endpoint:
     return Endpoint(
@@ -263,6 +298,7 @@ def _endpoint(
             )
             if taken
         ),
+        reserved=reserved,
         mac=access.get(name),
         origins=(*vendors.values(), *(item.domain for item in access.values())),
         origin_subjects={
@@ -380,6 +416,7 @@ class Application:
             for name, endpoint in config.endpoints.items()
             if endpoint.mac is not None
         }
+        reserved = _reserved(config)
         access = {
             name: _mac(name, endpoint.mac, self._secrets[name], operator)
             for name, endpoint in config.endpoints.items()
@@ -394,6 +431,7 @@ class Application:
                 vendors,
                 operator,
                 access,
+                reserved,
                 self._own_certificates,
             )
             for name, endpoint in config.endpoints.items()

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.app.trust import certificates
+from ra_gateway.ca.clauses import outlives_2030
 from ra_gateway.ca.profiles import PROFILES, Profile, SubjectForm
-from ra_gateway.cmp.algorithms import public_key_kind, signature_algorithm
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.oids import OID
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.errors import CMPError, ConfigError, Problem
-
-LAST_OF_2030: Final = datetime.fromisoformat("2030-12-31T23:59:59Z")
-_LEAST_RSA_BITS_LATER: Final = 3072
 
 _LOOSER: Final[MappingProxyType[str, Callable[[Profile, Profile], bool]]] = MappingProxyType(
     {
@@ -84,20 +80,14 @@ def of_keys(setting: str, paths: Iterable[Path]) -> Iterator[Problem]:
     """Yield which of the operator's own certificates outlive 2030 with what should not (TS 33.310 6.1.1)."""
     for path in paths:
         for item in _read(path, setting)[:1]:
-            if item.not_after <= LAST_OF_2030:
-                continue
             try:
-                bits = public_key_kind(item.spki_der).rsa_bits
-                algorithm = signature_algorithm(item.algorithm_der).name
+                found = outlives_2030(item)
             except CMPError:
                 continue  # whoever uses it says what is wrong
-            weak = [f"has an RSA key of {bits} bits"] if 0 < bits < _LEAST_RSA_BITS_LATER else []
-            if algorithm.startswith("rsa-pkcs1"):
-                weak.append("is signed by RSA with PKCS #1 v1.5")
-            if weak:
+            if found:
                 yield Problem(
                     setting,
-                    f"{path.name} {' and '.join(weak)} and ends after 2030 (TS 33.310 6.1.1)",
+                    f"{path.name} has {found} and ends after 2030 (TS 33.310 6.1.1)",
                     "Change to ECDSA, or to RSA of 3072 bits with ca.rsa_pss, by then",
                 )
 

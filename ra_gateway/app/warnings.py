@@ -124,6 +124,10 @@ def _of_names(config: GatewayConfig) -> Iterator[Problem]:
                 of_one = f"{setting}.rights[{index}]"
                 yield from _of_patterns(of_one, rights.allowed_subjects, "subjects")
                 yield from _of_patterns(of_one, rights.allowed_sans, "sans")
+            for index, named in enumerate(relays.names):
+                of_one = f"{setting}.names[{index}]"
+                yield from _of_patterns(of_one, named.allowed_subjects, "subjects")
+                yield from _of_patterns(of_one, named.allowed_sans, "sans")
 
 
 def _of_identity(setting: str, identity: IdentityConfig) -> Iterator[Problem]:
@@ -373,3 +377,5 @@ def _certificate_paths(config: GatewayConfig) -> Iterator[tuple[str, Sequence[Pa
             setting = f"endpoints.{name}.registration_authorities"
             yield f"{setting}.anchors_paths", relays.anchors_paths
             yield f"{setting}.certificate_paths", relays.certificate_paths
+            for index, named in enumerate(relays.names):
+                yield f"{setting}.names[{index}].issuer_paths", named.issuer_paths

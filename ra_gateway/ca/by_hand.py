@@ -12,6 +12,7 @@ from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import Intent, Operation
+from ra_gateway.ca.tbs import complete
 from ra_gateway.cmp.algorithms import AlgorithmPolicy
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
@@ -102,10 +103,12 @@ def template_of(
         others = [item for item in template.extensions if item.oid != OID.subjectAltName]
         names = Extension(OID.subjectAltName, False, san_der)
         template = replace(template, extensions=(*others, names))
+    template = complete(profile, template)
     require_unprivileged(template, profile)
     require_certifiable(
         template.subject_der or NULL_DN,
         template.subject_alt_name_der,
         named=profile.named_attributes,
+        qualified=True,
     )
     return template

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ra_gateway.ca.authorization import (
@@ -23,6 +24,7 @@ from ra_gateway.ca.authorization import (
     require_profile,
     require_unprivileged,
 )
+from ra_gateway.ca.clauses import outlives_2030
 from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.key_generation import KeyGeneration, key_recipient, seal_certificate
 from ra_gateway.ca.ledger.ledger import Ledger
@@ -56,6 +58,8 @@ from ra_gateway.cmp.requests import AuthenticatedRequest, Possession, read_reque
 from ra_gateway.cmp.x520 import require_certifiable, told_first
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, POPRefused, RequestRefused
 from ra_gateway.keys import spki_der
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +269,12 @@ class Certification:
         )
 
         async def answer(certificate: Certificate, changes: tuple[str, ...]) -> bytes:
+            if weak := outlives_2030(certificate):
+                log.warning(
+                    "ca.outlives_2030",
+                    detail=f"{certificate.subject} ends after 2030 with {weak} (TS 33.310 6.1.1)",
+                    todo="ask the vendor for ECDSA keys, or RSA of 3072 bits; set ca.rsa_pss for an RSA CA",
+                )
             given = await self._given(context, request, certificate, private_key)
             return await self._positive(received, operation, given, changes, now)
 

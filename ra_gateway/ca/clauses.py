@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -17,12 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from ra_gateway.ca.extensions import MAX_NF_TYPE
 from ra_gateway.ca.profiles import SAN_TAGS, Profile, SubjectForm
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import load_public_key, public_key_kind
+from ra_gateway.cmp.algorithms import load_public_key, public_key_kind, signature_algorithm
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.names import attributes
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import remembered
-from ra_gateway.errors import MalformedMessage
+from ra_gateway.errors import MalformedMessage, TemplateRefused
 
 
 class Fault(NamedTuple):
@@ -104,6 +105,16 @@ def strength_bits(spki_der: bytes) -> int:
     return _STRENGTHS.get(kind.name, 0)
 
 
+def require_key(spki_der: bytes, issuer: Certificate) -> None:
+    """Refuse the key of another CA that this one, of a certificate, may not certify.
+
+    Raises:
+        TemplateRefused: It is too long or too strong, or RSA with a small exponent (TS 33.310 6.1.1).
+    """
+    for fault in _of_key(Profile("CA"), issuer, spki_der):
+        raise TemplateRefused(fault.text, rule=fault.rule)
+
+
 def _of_key(profile: Profile, issuer: Certificate, spki_der: bytes) -> Iterator[Fault]:
     kind = public_key_kind(spki_der)
     if kind.rsa_bits > profile.max_rsa_bits:
@@ -132,6 +143,25 @@ def _wrong_rsa(profile: Profile, spki_der: bytes) -> str:
     if not numbers.n & 1 or math.gcd(numbers.n, _SMALL_PRIMES) > 1:
         return "whose modulus has a small factor"
     return ""
+
+
+LAST_OF_2030: Final = datetime.fromisoformat("2030-12-31T23:59:59Z")
+_LEAST_RSA_BITS_LATER: Final = 3072
+
+
+def outlives_2030(certificate: Certificate) -> str:
+    """Return what a certificate has that it should not have after 2030, "" for nothing (TS 33.310 6.1.1).
+
+    Raises:
+        MalformedMessage, AlgorithmRefused: Its key or algorithm is none that is known.
+    """
+    if certificate.not_after <= LAST_OF_2030:
+        return ""
+    bits = public_key_kind(certificate.spki_der).rsa_bits
+    found = [f"an RSA key of {bits} bits"] if 0 < bits < _LEAST_RSA_BITS_LATER else []
+    if signature_algorithm(certificate.algorithm_der).name.startswith("rsa-pkcs1"):
+        found.append("a signature by PKCS #1 v1.5")
+    return " and ".join(found)
 
 
 # --- the subject ------------------------------------------------------------------------------------------------

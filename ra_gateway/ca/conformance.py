@@ -68,6 +68,8 @@ def require_conforming(
     profile: Profile,
     issuer: Certificate,
     now: datetime,
+    *,
+    algorithm_der: bytes | None = None,
 ) -> CheckedTBS:
     """Check a TBSCertificate, as it is going to be signed, against what no certificate of ours may violate.
 
@@ -76,6 +78,7 @@ def require_conforming(
     Args:
         issuer: The issuing CA's certificate.
         now: Aware UTC.
+        algorithm_der: Of the signature; by default what fits the issuing CA's key.
 
     Raises:
         ServiceFailure: It violates one (R153).
@@ -92,7 +95,7 @@ def require_conforming(
         raise ServiceFailure(
             f"the certificate to be signed is broken: {error.detail}", rule="R153"
         ) from error
-    if signature_der != constant.algorithm_der:
+    if signature_der != (algorithm_der or constant.algorithm_der):
         violated.append("signature algorithm")
     if issuer_der != issuer.subject_der:
         violated.append("issuer")

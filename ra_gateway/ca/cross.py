@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 from cryptography import x509
 
+from ra_gateway.ca.clauses import require_key
 from ra_gateway.ca.crl import CRLContent, encode_entries
 from ra_gateway.ca.extensions import distribution_points
 from ra_gateway.ca.files import CAFiles, changing
@@ -96,6 +97,7 @@ def cross_certify(
             raise ConfigError.of("request", "has no subject", "A CA needs a name")
         if same_name(subject_der, root.subject_der) or spki_der == root.spki_der:
             raise ConfigError.of("request", "has this root's own name or key", "Ask the peer again")
+        require_key(spki_der, root)
         allowed = root.basic_constraints[1]
         if allowed is not None and allowed <= path_length:
             raise ConfigError.of(

@@ -20,7 +20,12 @@ from ra_gateway.ca.profiles import Profile
 from ra_gateway.ca.records import Intent, Operation
 from ra_gateway.ca.tbs import TBSPlan, complete, plan_tbs
 from ra_gateway.cmp import asn1
-from ra_gateway.cmp.algorithms import canonical_spki, default_algorithm, load_public_key
+from ra_gateway.cmp.algorithms import (
+    canonical_spki,
+    default_algorithm,
+    load_public_key,
+    pss_algorithm,
+)
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crmf import CertTemplate
 from ra_gateway.cmp.oids import OID
@@ -58,14 +63,35 @@ class Issuer:
         private_key: Any,
         random_octets: Callable[[int], bytes],
     ) -> None:
+        self._private_key = private_key
         self.id = _require_authority(certificate, private_key).hex()
         """Key identifier in hexadecimal: `issuer_id` in the ledger."""
         self.signer: Signer = KeySigner(private_key)
         self.certificate = certificate
         self.chain = chain
         self._random_octets = random_octets
+        self._set_algorithm()
+
+    def _set_algorithm(self) -> None:
         self._algorithm_der = self.signer.algorithm.der
-        self._constant = self._algorithm_der + certificate.subject_der
+        self._constant = self._algorithm_der + self.certificate.subject_der
+
+    def use_pss(self) -> None:
+        """Sign certificates and CRLs by RSASSA-PSS from now on, in place of PKCS #1 v1.5 (TS 33.310 6.1.1).
+
+        Raises:
+            ConfigError: The key is no RSA key.
+        """
+        try:
+            algorithm = pss_algorithm(self._private_key.public_key())
+        except CMPError as error:
+            raise ConfigError.of(
+                "ca.rsa_pss",
+                f"is on, but {self.certificate.subject} has no RSA key",
+                "Take it out, or make an issuing CA with one: ca roll-issuing --key-kind rsa3072",
+            ) from error
+        self.signer = KeySigner(self._private_key, algorithm)
+        self._set_algorithm()
 
     @property
     def certificates(self) -> tuple[bytes, ...]:
@@ -190,7 +216,9 @@ class Issuer:
         Raises:
             ServiceFailure: As `require_conforming`.
         """
-        return require_conforming(tbs_der, plan, profile, self.certificate, now)
+        return require_conforming(
+            tbs_der, plan, profile, self.certificate, now, algorithm_der=self._algorithm_der
+        )
 
     async def sign(self, checked: CheckedTBS) -> Certificate:
         """Step 6: sign, which only what was checked can be.

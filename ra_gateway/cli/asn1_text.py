@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import ObjectIdentifier
@@ -45,25 +47,87 @@ _CURVES: Final = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-52
 
 # --- text -----------------------------------------------------------------------------------------------------
 
-
-def line(label: str, text: str) -> Text:
-    """Return a label and its text."""
-    return Text.assemble((label, "cyan"), f": {printable(text)}" if text else "")
+_whole: ContextVar[bool] = ContextVar("whole", default=False)
 
 
-def add_line(tree: Tree, label: str, text: str) -> Tree:
+@contextmanager
+def in_full() -> Iterator[None]:
+    """Shorten nothing meanwhile, however long it is."""
+    before = _whole.set(True)
+    try:
+        yield
+    finally:
+        _whole.reset(before)
+
+
+class Branch(Tree):
+    """A name, its value and its members: a tree that rich prints, and that programs read.
+
+    Args:
+        name: As the standards spell it, or an index such as [0].
+        value: "" for none.
+        label: What is printed; by default name and value.
+    """
+
+    def __init__(self, name: str, value: str, label: Text | None = None) -> None:
+        self.name = name
+        self.value = printable(value, len(value)) if _whole.get() else printable(value)
+        label = label or Text.assemble((name, "cyan"), f": {self.value}" if value else "")
+        super().__init__(label)
+
+
+def add_line(tree: Tree, label: str, text: str) -> Branch:
     """Add a label and its text; return the new branch."""
-    return tree.add(line(label, text))
+    branch = Branch(label, text)
+    tree.children.append(branch)
+    return branch
 
 
 def add_note(tree: Tree, text: str) -> None:
     """Add a remark that is no part of what is shown."""
-    tree.add(Text(f"note: {printable(text)}", "italic yellow"))
+    shown = Text(f"note: {printable(text)}", "italic yellow")
+    tree.children.append(Branch("note", text, shown))
+
+
+def lines_of(tree: Tree, *, ascii_only: bool = False) -> Iterator[Text]:
+    """Yield a tree line by line, each as long as it is: rich itself cuts lines that are longer than the terminal."""
+    fork, end, bar = ("+-- ", "`-- ", "|   ") if ascii_only else ("├── ", "└── ", "│   ")
+    # The label's first line, its further ones, and what is before those of the members.
+    waiting = [(tree, "", "", "")]
+    while waiting:
+        branch, first, further, below = waiting.pop()
+        label = branch.label if isinstance(branch.label, Text) else Text(str(branch.label))
+        for number, part in enumerate(label.split("\n", allow_blank=True)):
+            yield Text(further if number else first).append_text(part)
+        last = len(branch.children) - 1
+        waiting += reversed(
+            [
+                (
+                    child,
+                    *(
+                        below + guide
+                        for guide in ((end, "    ", "    ") if number == last else (fork, bar, bar))
+                    ),
+                )
+                for number, child in enumerate(branch.children)
+            ]
+        )
+
+
+def as_json(tree: Tree) -> dict[str, Any]:
+    """Return a tree of branches as `show --json` prints it: its name, and its value and members where it has some."""
+    assert isinstance(tree, Branch)
+    found: dict[str, Any] = {"name": tree.name}
+    if tree.value:
+        found["value"] = tree.value
+    if tree.children:
+        found["members"] = list(map(as_json, tree.children))
+    return found
 
 
 def hex_text(octets: bytes) -> str:
     """Return octets in hexadecimal, of long ones the beginning and the length."""
-    if len(octets) <= _MAX_HEX_OCTETS:
+    if len(octets) <= _MAX_HEX_OCTETS or _whole.get():
         return octets.hex() or "(empty)"
     return f"{octets[:_MAX_HEX_OCTETS].hex()}… ({len(octets)} octets)"
 
@@ -125,7 +189,7 @@ def add_certificate(tree: Tree, label: str, der: bytes) -> None:
     """Add a summary of a certificate; one that cannot be read is dumped."""
     try:
         certificate = Certificate.from_der(der)
-        branch = Tree(line(label, certificate.subject or "(empty subject)"))
+        branch = Branch(label, certificate.subject or "(empty subject)")
         add_line(branch, "issuer", certificate.issuer)
         add_line(branch, "serialNumber", f"0x{certificate.serial_number:x}")
         add_line(
@@ -141,6 +205,8 @@ def add_certificate(tree: Tree, label: str, der: bytes) -> None:
                 add_line(branch, OID_NAMES[oid], hex_text(value) if text is None else text)
         add_line(branch, "signed with", algorithm_text(certificate.algorithm_der))
         add_line(branch, "SHA-256", certificate.fingerprint.hex())
+        if _whole.get():
+            add_line(branch, "DER", der.hex())
     except CMPError as error:
         branch = add_line(tree, label, "not a certificate that can be read")
         add_note(branch, f"{error.detail}; this is a dump of its ASN.1")

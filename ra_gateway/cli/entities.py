@@ -28,6 +28,7 @@ from ra_gateway.cli.output import (
     show_facts,
     show_table,
 )
+from ra_gateway.cmp.names import split_general_names
 from ra_gateway.config.ca_tables import CAConfig
 from ra_gateway.config.reading import load_ca
 from ra_gateway.errors import ConfigError, Problem
@@ -47,7 +48,10 @@ def entity_add(
     name: EntityName,
     subject: Annotated[str, typer.Option(help="Subject of its certificates, RFC 4514.")],
     san: Annotated[
-        list[str] | None, typer.Option(help="Name it may have, such as dns:enb1.example.net.")
+        list[str] | None,
+        typer.Option(
+            help="Name it may have, such as dns:enb1.example.net; ip:, uri:, email: and dn: too."
+        ),
     ] = None,
     profile: Annotated[str, typer.Option(help="Certificate profile; else the default one.")] = "",
     vendor: Annotated[str, typer.Option(help="Vendor that vouches for it in client mode.")] = "",
@@ -280,7 +284,7 @@ def _entity_of(row: dict[str, str]) -> EndEntity:
     return EndEntity(
         name=row["name"],
         subject=row["subject"],
-        names=tuple(row.get("names", "").split()),
+        names=split_general_names(row.get("names", "")),
         profile=row.get("profile", ""),
         vendor=row.get("vendor", ""),
         identity=row.get("identity", ""),

@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 the other side refused or something failed; 2 the command 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -400,17 +401,34 @@ def _hints(error: EnrollmentFailed, enrollment: Enrollment, options: RequestOpti
 @app.command()
 def show(
     file: Annotated[
-        Path, typer.Argument(help="A CMP message: DER, base64 or hex; - for standard input.")
+        Path,
+        typer.Argument(
+            help="A CMP message: DER, base64, hex or a dump, alone or in HTTP; - for standard input."
+        ),
     ],
     oracle: Annotated[
         bool, typer.Option("--oracle", help="As pyasn1-modules, a second decoder, reads it.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="In full, for programs.")] = False,
 ) -> None:
     """Print any CMP message in readable form."""
-    from ra_gateway.cli.show import describe, read_message
+    from ra_gateway.cli.asn1_text import lines_of
+    from ra_gateway.cli.captures import read_bounded
+    from ra_gateway.cli.show import describe, described, read_message
 
-    octets = typer.get_binary_stream("stdin").read() if str(file) == "-" else file.read_bytes()
-    out.print(describe(read_message(octets), oracle=oracle), soft_wrap=True)
+    if str(file) == "-":
+        data = read_bounded(typer.get_binary_stream("stdin"))
+    else:
+        with file.open("rb") as stream:
+            data = read_bounded(stream)
+    der = read_message(data)
+    if as_json:
+        typer.echo(json.dumps(described(der, oracle=oracle), indent=2))
+        return
+    for line in lines_of(
+        describe(der, oracle=oracle), ascii_only=not out.encoding.startswith("utf")
+    ):
+        out.print(line, soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -278,7 +278,9 @@ def require_san(text: str) -> None:
         general_names_der([text])
     except ValueError as error:
         raise ConfigError.of(
-            "--san", str(error), "Write it like dns:enb1.example.net or ip:192.0.2.1"
+            "--san",
+            str(error),
+            "Write it like dns:enb1.example.net or ip:192.0.2.1; or uri:, email:, dn:",
         ) from error
 
 

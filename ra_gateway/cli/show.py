@@ -7,9 +7,6 @@ escaped. Secrets and private keys, encrypted ones too, are named but not shown.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, Final
@@ -21,16 +18,18 @@ from rich.tree import Tree
 from ra_gateway.cli.asn1_text import (
     OID_NAMES,
     SECRETS,
+    Branch,
     add_certificate,
     add_dump,
     add_extension,
     add_line,
     add_note,
     algorithm_text,
+    as_json,
     elements,
     hex_text,
     hidden_text,
-    line,
+    in_full,
     name_text,
     oid_text,
     public_key_text,
@@ -38,10 +37,13 @@ from ra_gateway.cli.asn1_text import (
     time_text,
 )
 from ra_gateway.cli.asn1_types import BODIES, VALUES
+from ra_gateway.cli.captures import CannotShow, read_message
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.oids import OID
-from ra_gateway.errors import CMPError, GatewayError, PKIFailureInfo
+from ra_gateway.errors import CMPError, PKIFailureInfo
+
+__all__ = ["CannotShow", "describe", "described", "read_message"]
 
 _MAX_NESTING: Final = 3
 """Messages in messages: a nested, a batch, and one to spare."""
@@ -56,53 +58,6 @@ revocation announcement, CRL announcement, confirmation, nested message, general
 general response, error message, certificate confirmation, polling request, polling response\
 """.replace("\n", " ").split(", ")
 """In the order of BodyType."""
-
-
-class CannotShow(GatewayError):
-    """The input is no CMP message; the text says what was found and what to give instead."""
-
-
-# --- reading --------------------------------------------------------------------------------------------------
-
-_PEM_BEGIN: Final = re.compile(rb"-----BEGIN ([^-\r\n]{0,64})-----")
-_HEX: Final = re.compile(rb"(?:0x)?(?:[0-9a-fA-F]{2}[\s:]*)+")
-_TEXT: Final = bytes(range(0x20, 0x7F)) + b"\t\r\n\f\v"
-
-
-def read_message(data: bytes) -> bytes:
-    """Return the DER in a file's content, which is DER, a PEM-like block, base64 or hex.
-
-    Args:
-        data: Whatever the file has; hex may have blanks, line ends and colons.
-
-    Raises:
-        CannotShow: It is empty, a private key, or none of these forms.
-    """
-    if not data.strip():
-        raise CannotShow("The file is empty. Give a CMP message in DER, base64 or hex.")
-    if data.translate(None, _TEXT):
-        return data
-    if b"PRIVATE KEY-----" in data:
-        raise CannotShow("The file has a private key, which is not shown. Give a CMP message.")
-    text = _first_block(data).strip()
-    if _HEX.fullmatch(text):
-        return bytes.fromhex(re.sub(rb"^0x|[\s:]", b"", text).decode("ascii"))
-    try:
-        return base64.b64decode(re.sub(rb"\s", b"", text), validate=True)
-    except binascii.Error as error:
-        raise CannotShow(
-            "The file is text, but neither PEM nor base64 nor hex. "
-            "Give a CMP message in DER, base64 or hex."
-        ) from error
-
-
-def _first_block(data: bytes) -> bytes:
-    """Return what is between the first BEGIN and the END of its label, or all where there is no such block."""
-    begin = _PEM_BEGIN.search(data)
-    if begin is None:
-        return data
-    end = data.find(b"-----END %b-----" % begin[1], begin.end())
-    return data if end < 0 else data[begin.end() : end]
 
 
 # --- the message ----------------------------------------------------------------------------------------------
@@ -121,7 +76,20 @@ def describe(der: bytes, *, oracle: bool = False) -> Tree:
     return _message(der, 0, oracle)
 
 
-def _message(der: bytes, nesting: int, oracle: bool) -> Tree:
+def described(der: bytes, *, oracle: bool = False) -> dict[str, Any]:
+    """Return a CMP message for programs: nothing but secrets is shortened, and certificates come along in DER.
+
+    Args:
+        der, oracle: As of `describe`.
+
+    Raises:
+        CannotShow: As `describe`.
+    """
+    with in_full():
+        return as_json(_message(der, 0, oracle))
+
+
+def _message(der: bytes, nesting: int, oracle: bool) -> Branch:
     try:
         (outer,) = elements(der)
         header, body, *rest = elements(outer.content) if outer.tag == 0x30 else []
@@ -137,13 +105,9 @@ def _message(der: bytes, nesting: int, oracle: bool) -> Tree:
             "of a PKIMessage. Give a CMP request or answer."
         )
     body_type = BodyType(number)
-    tree = Tree(
-        Text.assemble(
-            ("PKIMessage ", "bold"),
-            (body_type.name, "bold green"),
-            f" ({_BODY_TITLES[number]}), {len(der)} octets",
-        )
-    )
+    details = f"({_BODY_TITLES[number]}), {len(der)} octets"
+    title = Text.assemble(("PKIMessage ", "bold"), (body_type.name, "bold green"), f" {details}")
+    tree = Branch("PKIMessage", f"{body_type.name} {details}", title)
     branch = add_line(tree, "header", f"{len(header.der)} octets")
     _part(branch, None, header.der, nesting, oracle)
     branch = add_line(tree, "body", f"{body_type.name} [{number}], {len(body.der)} octets")
@@ -193,8 +157,14 @@ def _second_reading(tree: Tree, body_type: BodyType | None, der: bytes) -> bool:
     text = second_reading(body_type, der)
     if text is not None:
         add_note(tree, "shown as pyasn1-modules (RFC 4210, 2005) reads it")
-        tree.add(Text(text))
+        tree.children.append(_text_branch(text))
     return text is not None
+
+
+def _text_branch(text: str) -> Branch:
+    branch = Branch("text", "", Text(text))
+    branch.value = text
+    return branch
 
 
 def _items(der: bytes) -> list[bytes] | None:
@@ -210,7 +180,7 @@ def _nested(tree: Tree, messages: list[bytes], nesting: int, oracle: bool) -> No
     for index, der in enumerate(messages):
         if nesting < _MAX_NESTING:
             try:
-                tree.add(_message(der, nesting + 1, oracle))
+                tree.children.append(_message(der, nesting + 1, oracle))
                 continue
             except CannotShow:
                 add_note(tree, f"[{index}] is not a PKIMessage; this is a dump of its ASN.1")
@@ -263,8 +233,9 @@ def _add(tree: Tree, label: str, value: Any, member: str = "") -> None:
     elif isinstance(value, _TYPED_VALUES):
         _add_typed_value(tree, label, *(getattr(value, field.name) for field in fields(value)))
     elif is_dataclass(value):
+        empty = all(getattr(value, item.name) is None for item in fields(value))
         name = "" if _is_box(value) else type(value).__name__
-        _add_members(add_line(tree, label, name), value)
+        _add_members(add_line(tree, label, f"{name} (empty)" if empty else name), value)
     else:
         add_line(tree, label, _plain(value, member))
 
@@ -360,7 +331,7 @@ def _add_algorithm(tree: Tree, label: str, der: bytes) -> None:
 def _add_crl(tree: Tree, label: str, der: bytes) -> None:
     try:
         crl = load_der_x509_crl(der)
-        branch = Tree(line(label, "CertificateList"))
+        branch = Branch(label, "CertificateList")
         add_line(branch, "issuer", name_text(crl.issuer.public_bytes()))
         add_line(branch, "thisUpdate", time_text(crl.last_update_utc))
         if crl.next_update_utc is not None:

@@ -504,6 +504,17 @@ def default_algorithm(key: PublicKeyTypes) -> SignatureAlgorithm:
     raise AlgorithmRefused(f"a key of kind {type(key).__name__} cannot sign")
 
 
+def pss_algorithm(key: PublicKeyTypes) -> SignatureAlgorithm:
+    """Return RSASSA-PSS as strong as an RSA key.
+
+    Raises:
+        AlgorithmRefused: The key is no RSA key.
+    """
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise AlgorithmRefused("RSASSA-PSS is for RSA keys", rule="T3")
+    return SIGNATURE_ALGORITHMS[f"rsa-pss-{'sha256' if key.key_size <= 3072 else 'sha384'}"]
+
+
 def certificate_hash(key: PublicKeyTypes) -> Any:
     """Return the hash that certificates are signed with by a key, None where the key has its own.
 

@@ -18,7 +18,16 @@ from typing import Final
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import HASH_NAMES, AlgorithmRefused, require_no_parameters
 from ra_gateway.cmp.messages import PKIHeader, PKIMessage, Protector
-from ra_gateway.cmp.names import NULL_DN, attributes, directory_name, escape_rfc4514, from_rfc4514
+from ra_gateway.cmp.names import (
+    NULL_DN,
+    attributes,
+    directory_name,
+    escape_rfc4514,
+    fits,
+    from_rfc4514,
+    rfc4514,
+    same_name,
+)
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import MalformedMessage
 
@@ -32,6 +41,7 @@ _MAX_REFERENCE_OCTETS: Final = 128
 
 _SHA1: Final = "sha1"
 _FUNCTIONS: Final = {
+    _SHA1: hashlib.sha1,
     "sha256": hashlib.sha256,
     "sha384": hashlib.sha384,
     "sha512": hashlib.sha512,
@@ -51,12 +61,17 @@ class MACBounds:
 
     Args:
         min_iterations, max_iterations: Of the key derivation, both included.
-        hmac_sha1: Whether HMAC-SHA1 is taken as MAC and as PRF (SHA-1 as OWF never is).
+        max_pbkdf_iterations: Of PBMAC1, if that may have others: PBKDF2 is computed by OpenSSL, while other threads
+            go on. A key of several blocks counts as often.
+        hmac_sha1: Whether HMAC-SHA1 is taken as MAC and as PRF.
+        owf_sha1: Whether SHA-1 is taken as one-way function of PasswordBasedMac.
     """
 
     min_iterations: int = 100
     max_iterations: int = 2_048
+    max_pbkdf_iterations: int | None = None
     hmac_sha1: bool = False
+    owf_sha1: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,8 +81,9 @@ class SharedSecret:
     Args:
         reference: senderKID of the messages it protects.
         secret: Never shown.
-        subject_der: The one Name it may ask a certificate for.
-        san: subjectAltName entries it may ask for.
+        subject_der: The one Name it may ask a certificate for; the NULL-DN where `subjects` says which.
+        san: subjectAltName entries it may ask for; patterns, where `subjects` is one.
+        subjects: Glob pattern over the RFC 4514 string of the Names it may ask for, "*" for any; empty for the one.
         single_use: Whether one certificate is all it is good for.
         expires_at: Aware UTC, None for never.
     """
@@ -78,6 +94,15 @@ class SharedSecret:
     san: tuple[str, ...] = ()
     single_use: bool = False
     expires_at: datetime | None = None
+    subjects: str = ""
+
+    def is_for(self, subject_der: bytes) -> bool:
+        """Tell whether it may ask a certificate for a Name."""
+        if not self.subjects:
+            return same_name(subject_der, self.subject_der)
+        if subject_der == NULL_DN:
+            return False
+        return self.subjects == "*" or fits(rfc4514(subject_der), self.subjects)
 
     @cached_property
     def digest(self) -> bytes:
@@ -185,9 +210,14 @@ def mac_parameters(der: bytes, bounds: MACBounds) -> MACParameters:
 
 
 def _pbm(der: bytes, parameters: structures.PBMParameter, bounds: MACBounds) -> MACParameters:
-    _check_cost(parameters.salt, parameters.iteration_count, bounds)
+    most = bounds.max_iterations
+    _check_cost(parameters.salt, parameters.iteration_count, bounds.min_iterations, most)
     owf = parameters.owf.algorithm.dotted_string
     name = HASH_NAMES.get(owf, "")
+    if name == _SHA1 and not bounds.owf_sha1:
+        raise AlgorithmRefused(
+            "PasswordBasedMac with SHA-1 as one-way function, which is not allowed here", rule="R40"
+        )
     if name not in _FUNCTIONS:
         raise AlgorithmRefused(f"PasswordBasedMac with the one-way function {owf}", rule="R40")
     require_no_parameters(parameters.owf, rule="R40")
@@ -217,7 +247,9 @@ def _pbmac1(der: bytes, parameters: structures.PBMAC1Params, bounds: MACBounds) 
     if prf == _SHA1 and not bounds.hmac_sha1:
         raise AlgorithmRefused("PBKDF2 with HMAC-SHA1, which is not allowed here", rule="R40")
     blocks = -(-octets // hashlib.new(prf).digest_size)
-    _check_cost(pbkdf2.salt, pbkdf2.iteration_count, bounds, blocks)
+    most = bounds.max_pbkdf_iterations or bounds.max_iterations
+    most //= blocks  # each block of a key costs all iterations again
+    _check_cost(pbkdf2.salt, pbkdf2.iteration_count, bounds.min_iterations, most)
     return MACParameters(der, pbkdf2.salt, pbkdf2.iteration_count, prf, mac_hash, octets)
 
 
@@ -245,12 +277,11 @@ def made_parameters(kind: MACKind, salt: bytes, iterations: int) -> MACParameter
     return MACParameters(der, salt, iterations, "sha256", "sha256", octets)
 
 
-def _check_cost(salt: bytes, iterations: int, bounds: MACBounds, blocks: int = 1) -> None:
-    """Refuse a derivation that is too dear or too weak; each block of a key costs all iterations again."""
-    if not bounds.min_iterations <= iterations <= bounds.max_iterations // blocks:
+def _check_cost(salt: bytes, iterations: int, least: int, most: int) -> None:
+    """Refuse a derivation that is too dear or too weak."""
+    if not least <= iterations <= most:
         raise AlgorithmRefused(
-            f"a MAC of {asn1.shown(iterations)} iterations; {bounds.min_iterations} to "
-            f"{bounds.max_iterations // blocks} are allowed",
+            f"a MAC of {asn1.shown(iterations)} iterations; {least} to {most} are allowed",
             rule="R40",
         )
     if not MIN_SALT_OCTETS <= len(salt) <= MAX_SALT_OCTETS:

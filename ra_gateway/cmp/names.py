@@ -191,7 +191,8 @@ def from_rfc4514(text: str) -> bytes:
     return x509.Name.from_rfc4514_string(text).public_bytes()
 
 
-_BLANK: Final = "\u2423"
+_BLANK: Final = "\x7f\x7f"
+"""As long as a countryName, and in no name."""
 _EMPTY_VALUE: Final = re.compile(r"=(?=\s*(?:[,+]|$))")
 
 
@@ -204,15 +205,16 @@ def name_template(text: str) -> bytes:
     Raises:
         ValueError: It is not a Name.
     """
-    filled = from_rfc4514(_EMPTY_VALUE.sub("=" + _BLANK, text))
-    values = [(oid, "" if value == _BLANK else value) for oid, value in attributes(filled)]
-    return asn1.tlv(
-        0x30,
-        *(
-            asn1.tlv(0x31, asn1.tlv(0x30, asn1.oid_der(oid), asn1.tlv(0x0C, value.encode("utf-8"))))
-            for oid, value in values
-        ),
-    )
+    filled = decoded(from_rfc4514(_EMPTY_VALUE.sub("=" + _BLANK, text)))
+    return asn1.tlv(0x30, *(asn1.tlv(0x31, *sorted(map(_left_empty, rdn))) for rdn in filled))
+
+
+def _left_empty(attribute: structures.AttributeTypeAndValue) -> bytes:
+    tag = attribute.value.tag_bytes[0]
+    octets = asn1.content(attribute.value)
+    if octets == _BLANK.encode():
+        octets = b""
+    return asn1.tlv(0x30, asn1.oid_der(attribute.type.dotted_string), asn1.tlv(tag, octets))
 
 
 _ATTRIBUTES: Final = re.compile(r"(?:[^\\,+]|\\.)*[,+]?", re.DOTALL)
@@ -221,6 +223,10 @@ _ATTRIBUTES: Final = re.compile(r"(?:[^\\,+]|\\.)*[,+]?", re.DOTALL)
 
 def fits(text: str, pattern: str) -> bool:
     """Tell whether a name fits a glob, attribute by attribute: no "*" admits an attribute more."""
+    if not (
+        text.isascii() and pattern.isascii()
+    ):  # an editor may have written either form of a letter
+        text, pattern = unicodedata.normalize("NFC", text), unicodedata.normalize("NFC", pattern)
     parts, patterns = _ATTRIBUTES.findall(text), _ATTRIBUTES.findall(pattern)
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
@@ -274,6 +280,9 @@ def name_of(general_name_der: bytes) -> bytes | None:
     return asn1.inner(general_name_der)
 
 
+GENERAL_NAME_KINDS: Final = ("dns:", "ip:", "uri:", "email:", "dn:")
+"""What texts of GeneralNames begin with; what follows "dn:" is as of RFC 4514."""
+
 _SAN_TAGS: Final = {"email": 0x81, "dns": 0x82, "uri": 0x86, "ip": 0x87}
 _SAN_KINDS: Final = {tag: kind for kind, tag in _SAN_TAGS.items()}
 
@@ -308,7 +317,7 @@ def _general_name_text(name: asn1.TLV) -> str:
 
 
 def general_names_der(texts: Iterable[str]) -> bytes:
-    """Return the DER of GeneralNames from texts of kind dns, ip, uri or email, as `general_names` gives them.
+    """Return the DER of GeneralNames from texts of kind dns, ip, uri, email or dn, as `general_names` gives them.
 
     Raises:
         ValueError: A text of another form.
@@ -319,10 +328,24 @@ def general_names_der(texts: Iterable[str]) -> bytes:
 def _general_name_der(text: str) -> bytes:
     kind, separator, value = text.partition(":")
     tag = _SAN_TAGS.get(kind)
+    if kind == "dn" and value:
+        return directory_name(from_rfc4514(value))
     if tag is None or not separator or not value:
-        raise ValueError(f"{text!r} is not of the form dns:, ip:, uri: or email: and a value")
+        raise ValueError(f"{text!r} is not of the form dns:, ip:, uri:, email: or dn: and a value")
     return asn1.tlv(
         tag, ipaddress.ip_address(value).packed if kind == "ip" else value.encode("ascii")
+    )
+
+
+_BETWEEN_NAMES: Final = re.compile(rf"\s+(?=(?:{'|'.join(GENERAL_NAME_KINDS)}))")
+
+
+def split_general_names(text: str) -> tuple[str, ...]:
+    """Return the texts of GeneralNames in a list that blanks separate; a directoryName may have blanks itself."""
+    return tuple(
+        name
+        for part in _BETWEEN_NAMES.split(text.strip())
+        for name in ((part,) if part.startswith("dn:") else part.split())
     )
 
 
@@ -355,8 +378,14 @@ def normalized_general_name(name: str) -> str:
 
 
 def fits_general_name(name: str, pattern: str) -> bool:
-    """Tell whether a GeneralName fits a glob as `fits` does, whatever case is used where case means nothing."""
-    return fits(normalized_general_name(name), normalized_general_name(pattern))
+    """Tell whether a GeneralName fits a glob, whatever case is used where case means nothing.
+
+    A wildcard stays within an attribute of a directoryName, as for `fits`; but "dn:*" fits all of them.
+    """
+    if name.startswith("dn:"):
+        within = pattern.startswith("dn:") and fits_alike(name[3:], pattern[3:])
+        return within or pattern == "dn:*"
+    return fnmatchcase(normalized_general_name(name), normalized_general_name(pattern))
 
 
 def general_name_key(name: str) -> str:

@@ -27,6 +27,7 @@ from ra_gateway.cmp.certificates import (
     KeyUsage,
     keep_certificates,
     load_certificate,
+    readable_certificates,
     why_unreadable,
 )
 from ra_gateway.cmp.codes import PRIVILEGED_PURPOSES
@@ -361,6 +362,14 @@ def authenticate(
         raise SignerNotTrusted(f"{error.detail}; {unread}", rule=error.rule) from error
 
 
+def named_in_bag(message: PKIMessage, rules: HeaderRules) -> list[Certificate]:
+    """Return the certificates in extraCerts that a message says protect it, a few at most; none if it has too many."""
+    if len(message.extra_certs) > rules.extra_certs_max_count:
+        return []
+    bag = readable_certificates(message.extra_certs)
+    return _named_signers(message.header, bag)[:_MAX_SAME_NAMED_SIGNERS]
+
+
 def forgiving(operator: TrustDomain, *origins: TrustDomain) -> TrustDomain:
     """Return a domain that forgives messages, but no certificate, what other domains forgive.
 
@@ -410,6 +419,7 @@ def authenticate_registered(
     rules: HeaderRules,
     now: datetime,
     *,
+    by_name: Callable[[Path], bool] | None = None,
     budget: SearchBudget | None = None,
 ) -> AuthenticatedMessage:
     """Authenticate a message that only registered PKI management entities may send, whatever its type.
@@ -418,6 +428,7 @@ def authenticate_registered(
         registered: Their certificates, exactly: another one for the same name or key is not registered.
             A message protected by one of them need not carry it.
         domain: Must have a valid path for it as well.
+        by_name: Tells whether one that is not listed is registered by its names, from its path.
         budget: As of `authenticate`.
 
     Raises:
@@ -431,7 +442,7 @@ def authenticate_registered(
         known = signer in registered
         path = domain.find_path(signer, bag, now, remember_leaf=known, budget=budget)
         _check_protection(message, algorithm, signer, domain.algorithms, rules)
-        if not known:
+        if not known and not (by_name is not None and by_name(path)):
             raise NotAuthorized(f"{signer.subject} is not registered here", rule="R123")
         # Not as a first message: the nonces are a device's, and R7 was for the RA to enforce.
         check_header(message.header, rules.relaxed_by(domain.quirks), first=False)
@@ -567,26 +578,24 @@ def used_quirks(
 # --- shared secrets -------------------------------------------------------------------------------------------
 
 
-def authenticate_by_secret(
-    message: PKIMessage,
-    credential: MACCredential | None,
-    domain: TrustDomain,
-    rules: HeaderRules,
-    *,
-    first: bool,
-) -> MACAuthenticatedMessage:
-    """Authenticate a message by its MAC (RFC 9483 4.1.5).
+@proof(_SEAL)
+class VerifiedMAC:
+    """A message whose MAC verified: who sent it can verify a MAC in turn, whatever else is wrong with the message."""
+
+    message: PKIMessage
+    credential: MACCredential
+    seal: InitVar[Seal]
+
+
+def verify_mac(message: PKIMessage, credential: MACCredential | None) -> VerifiedMAC:
+    """Verify the MAC of a message (RFC 9483 4.1.5).
 
     Args:
         credential: Of the secret that belongs to its senderKID, under the message's own parameters
             (`MACParameters.credential`); None if there is no such secret, which is refused in the same words.
-        domain: Of the endpoint's shared secrets.
-        rules: The endpoint's; the domain's quirks are added.
-        first: Whether the message opens an operation.
 
     Raises:
-        ProtectionRefused: The MAC does not verify, or nobody knows its reference (R41); sender is another (R45).
-        HeaderRefused, MalformedMessage: As `check_header`.
+        ProtectionRefused: The MAC does not verify, or nobody knows its reference (R41).
     """
     if message.protection is None:
         raise ProtectionRefused("only one of protection and protectionAlg is present", rule="R14")
@@ -601,6 +610,24 @@ def authenticate_by_secret(
     expected = compute_mac(parameters, credential.key, octets)
     if not hmac.compare_digest(expected, message.protection):
         raise ProtectionRefused(f"the MAC does not verify: {credential.secret.label}", rule="R41")
+    return VerifiedMAC(message, credential, _SEAL)
+
+
+def authenticate_by_secret(
+    verified: VerifiedMAC, domain: TrustDomain, rules: HeaderRules, *, first: bool
+) -> MACAuthenticatedMessage:
+    """Authenticate a message whose MAC verified.
+
+    Args:
+        domain: Of the endpoint's shared secrets.
+        rules: The endpoint's; the domain's quirks are added.
+        first: Whether the message opens an operation.
+
+    Raises:
+        ProtectionRefused: sender is another (R45).
+        HeaderRefused, MalformedMessage: As `check_header`.
+    """
+    message, credential = verified.message, verified.credential
     _check_mac_sender(message.header, credential, rules)
     check_header(message.header, rules.relaxed_by(domain.quirks), first=first)
     return MACAuthenticatedMessage(message, domain, credential, _SEAL)
@@ -613,8 +640,10 @@ def _check_mac_sender(header: PKIHeader, credential: MACCredential, rules: Heade
     """
     sender = header.sender_name_der
     named = asn1.content(asn1.element(credential.protector.sender_der))
-    fits = [named] if rules.strict else [named, credential.secret.subject_der, NULL_DN]
-    if sender is None or not any(same_name(sender, name) for name in fits):
+    fits = sender is not None and same_name(sender, named)
+    if not fits and sender is not None and not rules.strict:
+        fits = sender == NULL_DN or credential.secret.is_for(sender)
+    if not fits:
         raise ProtectionRefused(
             f"sender is not whom the {credential.secret.label} stands for", rule="R45"
         )

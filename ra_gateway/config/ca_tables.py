@@ -261,6 +261,10 @@ class CAConfig(Table):
     """
     reenroll_window_hours: int = Field(default=24, ge=1, le=8760)
     """For `reenroll = "window"`, in hours. The default is a day of commissioning."""
+    rsa_pss: bool = False
+    """Whether an issuing CA with an RSA key signs certificates and CRLs by RSASSA-PSS; PKCS #1 v1.5 is not recommended
+    (TS 33.310 6.1.1), and verified by older devices.
+    """
     unique_key: bool = True
     """Whether a key that a living certificate of another end entity has is refused (duplicateCertReq)."""
     revoke_superseded: bool = False

@@ -329,6 +329,39 @@ def _check_ra_rights(raw: Raw) -> Iterator[Problem]:
                 seen.add(file)
 
 
+def _check_ra_names(raw: Raw) -> Iterator[Problem]:
+    bundled = any(upstream.get("kind") == "bundled" for _, upstream in _rows(raw, "upstreams"))
+    revocation = _table(_table(raw, "operator"), "revocation").get("mode", "off")
+    for name, endpoint in _rows(raw, "endpoints"):
+        if "registration_authorities" not in endpoint:
+            continue
+        path = f"endpoints.{name}.registration_authorities"
+        relays = _table(endpoint, "registration_authorities")
+        rows = list(_listed(relays, "names"))
+        if not rows and not relays.get("certificate_paths"):
+            yield Problem(
+                f"{path}.certificate_paths",
+                "is required, unless there are names",
+                "List the RAs' certificates, or take the table out.",
+            )
+        for index, row in rows:
+            where = f"{path}.names[{index}]"
+            if not _table(row).get("subject") and not _table(row).get("sans"):
+                yield Problem(where, "names nobody", "Give subject, sans or both.")
+        if rows and relays.get("anchors_paths"):
+            yield Problem(
+                f"{path}.names",
+                "is given together with anchors_paths, but only an operator certificate makes an RA by its names",
+                "Take anchors_paths out, or give the RAs below those roots an endpoint of their own.",
+            )
+        if rows and revocation == "off" and not bundled:
+            yield Problem(
+                f"{path}.names",
+                "is given, but nobody says which certificates of these names were revoked",
+                "Set operator.revocation, or list the exact certificates in certificate_paths.",
+            )
+
+
 def _check_mac(raw: Raw) -> Iterator[Problem]:
     owners: dict[str, str] = {}
     for name, endpoint in _rows(raw, "endpoints"):
@@ -353,7 +386,8 @@ def _check_mac(raw: Raw) -> Iterator[Problem]:
                 "is given, but with the redis store other processes could use a secret again",
                 "Use the memory store, or only secrets that are not for single use.",
             )
-        yield from _crossed(path, mac, MACConfig, "min_iterations", "max_iterations")
+        for most in ("max_iterations", "max_pbkdf_iterations"):
+            yield from _crossed(path, mac, MACConfig, "min_iterations", most)
         for key in ("secrets_path", "used_path"):
             for file in texts([mac.get(key)]):
                 place = f"{path}.{key}"
@@ -655,6 +689,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_endpoints,
     _check_vendor_types,
     _check_ra_rights,
+    _check_ra_names,
     _check_mac,
     _check_rsa_bits,
     _check_duplicate_urls,

@@ -23,6 +23,7 @@ from ra_gateway.config.values import (
     IdentityFrom,
     IssuedSubjectPattern,
     RequestType,
+    SANName,
     SANPattern,
     SANTemplate,
     SubjectPattern,
@@ -34,7 +35,7 @@ from ra_gateway.ra.endpoints import Approval, EndpointSettings
 from ra_gateway.ra.information import Informing
 from ra_gateway.ra.policy import InventoryUse, SubjectRule
 from ra_gateway.settings.files import PublicPath, SecretPath, WrittenPath
-from ra_gateway.settings.values import ByName, Name, Named, Table, WholeSeconds
+from ra_gateway.settings.values import DN, ByName, Name, Named, Table, WholeSeconds
 from ra_gateway.upstream.kinds import UpstreamConfig
 
 
@@ -57,13 +58,16 @@ class IdentityConfig(Table):
     allowed_subjects: tuple[SubjectPattern, ...] = ()
     """Patterns (* and ?) over the RFC 4514 form of a subject the device asks for (serialNumber has no short name there:
     2.5.4.5=ENB-0001), each wildcard within one attribute ("*" alone allows every subject); may hold the same
-    placeholders. Empty allows none; needed for keep and derive.
+    placeholders. An attribute that is rarer than those of RFC 5280 has to stand here by its OID. Empty allows none;
+    needed for keep and derive.
     """
     san_template: tuple[SANTemplate, ...] = ()
-    """SubjectAltName entries to put in, like "dns:{cn}.ran.example.net" or "ip:192.0.2.1"."""
+    """SubjectAltName entries to put in, like "dns:{host}.ran.example.net", "ip:192.0.2.1", "uri:urn:uuid:{uid}",
+    "email:{host}@example.net" or "dn:CN={host},O=Example".
+    """
     allowed_sans: tuple[SANPattern, ...] = ()
-    """Patterns over SubjectAltName entries the device asks for, like "dns:*.ran.example.net"; empty allows none; a
-    wildcard name is never allowed.
+    """Patterns over SubjectAltName entries the device asks for, like "dns:*.ran.example.net", "uri:urn:uuid:*" or
+    "dn:CN=*,O=Example", compared as RFC 5280 7.2 to 7.5 has it; empty allows none; a wildcard name is never allowed.
     """
     inventory: InventoryUse = InventoryUse.none
     """ "required" refuses devices that `[inventory]` does not list; "optional" lets an entry, where there is one,
@@ -121,8 +125,9 @@ class InventoryConfig(Table):
     """The operator's list of devices."""
 
     csv_path: PublicPath
-    """CSV file with the header domain,identity,subject,san,enabled: vendor name, identity in its certificate, subject
-    to certify, names to certify (separated by blanks), true or false.
+    """CSV file with the header domain,identity,subject,san,enabled: vendor name, identity in its certificate (as
+    `identity_from` finds it), subject to certify, names to certify (dns:, ip:, uri:, email: or dn:, separated by
+    blanks), true or false.
     """
 
 
@@ -175,7 +180,8 @@ class MACConfig(Table):
     secrets_path: SecretPath
     """CSV file with the header reference,secret,subject,san,single_use,expires: senderKID, at least 16 characters, the
     subject and the names (separated by blanks) it may ask for, true or false, and a time like 2027-01-31T00:00:00Z or
-    nothing; mode 0600. Read at the start.
+    nothing; mode 0600. Read at the start. A subject with * or ? is a pattern, each wildcard within one attribute ("*"
+    alone is any subject), for a client that asks for several under one secret; its names may then be patterns too.
     """
     used_path: WrittenPath | None = None
     """File that records which secrets for single use were used, required for such; made when the first one is. Not with
@@ -186,12 +192,19 @@ class MACConfig(Table):
     max_iterations: int = Field(default=2_048, ge=1, le=1_000_000)
     """Most iterations; more are refused before anything is computed. Whoever knows a reference, which travels in the
     clear, can make the gateway compute so many: those of the default take 1 to 2 ms of CPU, beside the event loop.
-    openssl and EJBCA use 500 to 1024; PBMAC1 of Bouncy Castle uses 8192 unless told otherwise.
+    openssl and EJBCA use 500 to 1024.
+    """
+    max_pbkdf_iterations: int | None = Field(default=None, ge=1, le=2_000_000)
+    """Most iterations of PBMAC1, whose derivation is PBKDF2; the default is `max_iterations`. Clients that use PBMAC1
+    want 8192 (Bouncy Castle) to 262144, and the latter take some 0.1 s of CPU: for known references alone, two at a
+    time, one for each peer, and not again for the certConf. A key that is longer than its hash counts twice.
     """
     quirks: tuple[Quirk, ...] = ()
     """Rules that devices with a shared secret may break; each use is logged."""
     allow_weak_hmac: bool = False
     """Whether HMAC-SHA1 is taken; openssl up to 3.0 uses it unless told otherwise (-mac hmacWithSHA256)."""
+    allow_weak_owf: bool = False
+    """Whether SHA-1 is taken as one-way function of PasswordBasedMac; ONAP's CertService uses nothing else."""
     lockout_failures: int = Field(default=5, ge=1, le=1000)
     """Wrong MACs that one peer (IPv4 address or IPv6 /64) may send under one reference within `lockout_seconds`; then
     it gets one try each time the one divided by the other has passed. Other peers are not slowed down: the reference
@@ -243,12 +256,40 @@ class RARightsConfig(Table):
     """As above, for these RAs alone."""
 
 
+class RANameConfig(Table):
+    """An RA that is known by its names, so that it may renew its certificate without a change here.
+
+    It may always have another certificate with its own names. Nobody else gets one with any of them at any endpoint of
+    this gateway, but whom a line of shared secrets gives this very subject; nothing of the table above holds for it.
+    """
+
+    subject: DN | None = None
+    """Subject of its certificate, in the form of RFC 4514."""
+    sans: tuple[SANName, ...] = ()
+    """SubjectAltName entries that its certificate has to have, like "dns:occm.example.net"; all of them, and the
+    subject as well where that is given.
+    """
+    issuer_paths: tuple[PublicPath, ...] = ()
+    """CAs of the operator, PEM, one of which has to stand above its certificate; by default any under the operator's
+    roots. A CA that issues to no devices is safest.
+    """
+    allowed_subjects: tuple[SubjectPattern, ...] = ()
+    """As above, for this RA alone."""
+    allowed_sans: tuple[SANPattern, ...] = ()
+    """As above, for this RA alone."""
+    ra_verified: bool = False
+    """As above, for this RA alone."""
+    revoke_on_behalf: bool = False
+    """As above, for this RA alone."""
+
+
 class RegistrationAuthoritiesConfig(Table):
     """Other RAs in front of this gateway: they may come in place of their devices (docs/deployment.md)."""
 
-    certificate_paths: tuple[PublicPath, ...] = Field(min_length=1)
+    certificate_paths: tuple[PublicPath, ...] = ()
     """Their certificates, PEM, exactly those that protect their messages; list the old and the new one while a
-    certificate is being renewed. Each must also chain to an operator root, unless `anchors_paths` is given.
+    certificate is being renewed. Each must also chain to an operator root, unless `anchors_paths` is given. Required
+    unless there are `names`.
     """
     anchors_paths: tuple[PublicPath, ...] = ()
     """Roots, PEM, that these certificates chain to, in place of the operator's."""
@@ -280,6 +321,10 @@ class RegistrationAuthoritiesConfig(Table):
     rights: tuple[RARightsConfig, ...] = Field(default=(), max_length=256)
     """`[[endpoints.<name>.registration_authorities.rights]]`: what single RAs may, so that each is bound to its own
     devices' names.
+    """
+    names: tuple[RANameConfig, ...] = Field(default=(), max_length=256)
+    """`[[endpoints.<name>.registration_authorities.names]]`: RAs that are known by the names in their operator
+    certificate, and what each may.
     """
 
 

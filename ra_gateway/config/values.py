@@ -16,6 +16,7 @@ from ra_gateway import ldap
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.identity import DOTTED_OID, PLACEHOLDERS, SERIAL_NUMBER_OR_FQDN, placeholders
+from ra_gateway.cmp.names import GENERAL_NAME_KINDS
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.settings.files import check_file, checks_files, resolve, secret_file
 from ra_gateway.settings.values import ByName, climbs, did_you_mean, require_dn, require_url, wrong
@@ -135,23 +136,43 @@ def _subject_pattern(pattern: str) -> str:
 
 
 def _san_kind(entry: str) -> None:
-    if not entry.startswith(("dns:", "ip:")):
-        raise wrong("does not say what kind of name it is", 'Start it with "dns:" or "ip:".')
+    if not entry.startswith(GENERAL_NAME_KINDS):
+        kinds = ", ".join(f'"{kind}"' for kind in GENERAL_NAME_KINDS)
+        raise wrong("does not say what kind of name it is", f"Start it with one of {kinds}.")
 
 
 def _san_template(template: str) -> str:
     _san_kind(template)
     filled = _fill(template, "xx")
-    if template.startswith("ip:") and filled == template:
+    if template.startswith("dn:"):
+        require_dn(filled.removeprefix("dn:"))
+    if filled == template and template.startswith("ip:"):
         try:
             ipaddress.ip_address(template.removeprefix("ip:"))
         except ValueError:
-            raise wrong(
-                "is not an IP address", 'Write it like "ip:192.0.2.1" or "ip:2001:db8::1".'
-            ) from None
+            raise wrong("is not an IP address", f"Write it like {_SAN_EXAMPLES['ip']}.") from None
     for fault in alternative_name_text_faults(template):
-        raise wrong(f"gives names that cannot be certified: {fault}", "Write another value there.")
+        kind = template.partition(":")[0]
+        raise wrong(
+            f"gives names that cannot be certified: {fault}",
+            f"Write another value there, like {_SAN_EXAMPLES[kind]}.",
+        )
     return template
+
+
+_SAN_EXAMPLES: Final = {
+    "dns": '"dns:enb1.example.net"',
+    "ip": '"ip:192.0.2.1" or "ip:2001:db8::1"',
+    "uri": '"uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6"',
+    "email": '"email:ran@example.net"',
+    "dn": '"dn:CN=enb1,O=Example"',
+}
+
+
+def _san_name(name: str) -> str:
+    if set(name) & set("*?{}"):
+        raise wrong("is a pattern", 'Write the one name, like "dns:occm.example.net".')
+    return _san_template(name)
 
 
 def _san_pattern(pattern: str) -> str:
@@ -280,6 +301,7 @@ SubjectTemplate = Annotated[str, AfterValidator(_subject_template)]
 IssuedSubjectPattern = Annotated[str, AfterValidator(_issued_subject_pattern)]
 SubjectPattern = Annotated[str, AfterValidator(_subject_pattern)]
 SANTemplate = Annotated[str, AfterValidator(_san_template)]
+SANName = Annotated[str, AfterValidator(_san_name)]
 SANPattern = Annotated[str, AfterValidator(_san_pattern)]
 Domain = Annotated[str, AfterValidator(_domain)]
 PublishedURL = Annotated[str, AfterValidator(_crl_url)]

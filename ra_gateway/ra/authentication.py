@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
 
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
-from ra_gateway.cmp.header_checks import check_message_time
-from ra_gateway.cmp.mac import mac_parameters, mac_protected, mac_reference, reference_fingerprint
+from ra_gateway.cmp.header_checks import HeaderRules, check_message_time
+from ra_gateway.cmp.mac import mac_protected, mac_reference, reference_fingerprint
+from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import general_names
-from ra_gateway.cmp.trust import DomainKind
+from ra_gateway.cmp.trust import DomainKind, SearchBudget
 from ra_gateway.cmp.verification import (
     Authenticated,
     AuthenticatedMessage,
     KnownSigner,
     MACAuthenticatedMessage,
+    VerifiedMAC,
     authenticate,
     authenticate_by_secret,
     authenticate_follower,
@@ -27,6 +29,7 @@ from ra_gateway.cmp.verification import (
     used_quirks,
 )
 from ra_gateway.errors import (
+    CMPError,
     HeaderRefused,
     NotAuthorized,
     PKIFailureInfo,
@@ -35,8 +38,9 @@ from ra_gateway.errors import (
 )
 from ra_gateway.ra import forgiveness
 from ra_gateway.ra.context import RequestContext
-from ra_gateway.ra.endpoints import MACAccess, RegistrationAuthorities
+from ra_gateway.ra.endpoints import Endpoint, MACAccess
 from ra_gateway.ra.policy import check_speaks_for
+from ra_gateway.ra.registration import RegistrationAuthorities
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, Transaction, TransactionKey
 
@@ -71,22 +75,50 @@ async def authenticate_request(
     mac = endpoint.mac
     if mac is not None and mac_protected(message):
         if message.body_type in _UNDER_MAC:
-            return _opened(*await _authenticate_by_secret(context, mac, now))
+            return _opened(*await _authenticate_by_secret(services, context, mac, now))
         raise ProtectionRefused(
             f"a shared secret cannot protect {message.body_type.name}",
             fail_info=PKIFailureInfo.wrongIntegrity,
             rule="R42",
         )
-    relays = endpoint.registration_authorities
-    if relays is not None and relays.protects(message):
-        authenticated = authenticate_registered(
-            message, relays.certificates, relays.domain, endpoint.rules, now
-        )
-    else:
-        domains = endpoint.domains_for[message.body_type]
-        authenticated = authenticate(message, domains, endpoint.rules, now)
+    authenticated = _authenticate_by_signature(endpoint, message, now)
+    if authenticated.domain.kind is not DomainKind.registration_authority:
         authenticated = await forgiveness.settle(services, context, authenticated)
     return _opened(_signed_by(context, authenticated, now), authenticated)
+
+
+def _authenticate_by_signature(
+    endpoint: Endpoint, message: PKIMessage, now: datetime
+) -> AuthenticatedMessage:
+    """Authenticate a message of another RA, where it says so, or of a device."""
+    relays, budget = endpoint.registration_authorities, SearchBudget()
+    if relays is not None and relays.protects(message, endpoint.rules):
+        try:
+            return _authenticate_relay(relays, message, endpoint.rules, now, budget)
+        except SignerNotTrusted:
+            # A vendor may have given its device the name of an RA, which makes it none.
+            if relays.lists(message):
+                raise
+    domains = endpoint.domains_for[message.body_type]
+    return authenticate(message, domains, endpoint.rules, now, budget=budget)
+
+
+def _authenticate_relay(
+    relays: RegistrationAuthorities,
+    message: PKIMessage,
+    rules: HeaderRules,
+    now: datetime,
+    budget: SearchBudget | None = None,
+) -> AuthenticatedMessage:
+    return authenticate_registered(
+        message,
+        relays.certificates,
+        relays.domain,
+        rules,
+        now,
+        by_name=relays.registers,
+        budget=budget,
+    )
 
 
 def _signed_by(
@@ -107,31 +139,40 @@ def _note_quirks(context: RequestContext, authenticated: Authenticated, now: dat
 
 
 async def _authenticate_by_secret(
-    context: RequestContext, mac: MACAccess, now: datetime
+    services: Services, context: RequestContext, mac: MACAccess, now: datetime
 ) -> tuple[RequestContext, MACAuthenticatedMessage]:
     """Authenticate a message under a MAC; wrong ones are counted, whatever the message."""
-    message = context.message
-    header = message.header
-    parameters = mac_parameters(header.protection_alg_der or b"", mac.bounds)
-    reference = mac_reference(header, by_sender=context.endpoint.rules.lenient)
-    secret = await mac.secrets.find(reference, context.peer)
-    # Only for whom there is a secret, and not on the event loop: it takes as long as the message says.
-    credential = None if secret is None else await asyncio.to_thread(parameters.credential, secret)
-    try:
-        authenticated = authenticate_by_secret(
-            message,
-            credential,
-            mac.domain,
-            context.endpoint.rules,
-            first=message.body_type in RESPONSE_TO,
-        )
-    except ProtectionRefused as error:
-        if error.rule == "R41":
-            await mac.secrets.failed(reference, context.peer)
-        raise
+    authenticated = authenticate_by_secret(
+        await _verified(services, context, mac),
+        mac.domain,
+        context.endpoint.rules,
+        first=context.message.body_type in RESPONSE_TO,
+    )
     context.report.authenticated = authenticated
     _note_quirks(context, authenticated, now)
     return replace(context, shared=authenticated.credential), authenticated
+
+
+async def _verified(services: Services, context: RequestContext, mac: MACAccess) -> VerifiedMAC:
+    """Verify the MAC of a message, and remember that its sender can verify one."""
+    context.report.mac_checked = True
+    verified = await services.derivations.verify(
+        context.message, mac, context.peer, by_sender=context.endpoint.rules.lenient
+    )
+    context.report.shared = verified.credential
+    return verified
+
+
+async def find_shared_secret(services: Services, context: RequestContext) -> None:
+    """Find out who sent a message that is refused before that was asked: who holds a secret can verify no signature.
+
+    It costs no more than a message that is in order, and wrong MACs are counted likewise.
+    """
+    mac = context.endpoint.mac
+    if mac is not None and not context.report.mac_checked:
+        with suppress(CMPError):  # it has been refused already
+            if mac_protected(context.message):
+                await _verified(services, context, mac)
 
 
 async def check_status(
@@ -143,7 +184,7 @@ async def check_status(
         SignerNotTrusted, StatusUnavailable.
     """
     if isinstance(authenticated, AuthenticatedMessage):
-        context.report.notes += await services.signer_status.check(authenticated, now)
+        context.report.notes += await _check_signer(services, context, authenticated, now)
         return
     secret = authenticated.requester
     if secret.expires_at is not None and secret.expires_at <= now:
@@ -152,6 +193,14 @@ async def check_status(
             rule="R22",
             phrase="The shared secret that protects the message has expired.",
         )
+
+
+async def _check_signer(
+    services: Services, context: RequestContext, authenticated: AuthenticatedMessage, now: datetime
+) -> tuple[str, ...]:
+    relays = context.endpoint.registration_authorities
+    listed = context.relayed and relays is not None and authenticated.signer in relays.certificates
+    return await services.signer_status.check(authenticated, now, listed=listed)
 
 
 class Continued(NamedTuple):
@@ -185,9 +234,13 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
             certificate = load_certificate(found.signer_der, loosely=True)  # as it was, at first
             relays = endpoint.registration_authorities
             of_relay = relays is not None and relays.domain is domain
-            if relays is None or not of_relay or certificate in relays.certificates:
+            if relays is None or not of_relay or relays.is_known(certificate):
                 known[found.key.signer_digest] = (found, KnownSigner(certificate, domain))
     if not known:
+        if mac is not None and any(
+            item.endpoint == endpoint.name and item.key.domain == mac.domain.name for item in live
+        ):
+            raise _other_kind("a signature", "a shared secret")
         raise HeaderRefused(
             f"{message.body_type.name} for a transactionID that is not known here",
             rule="R11",
@@ -197,7 +250,7 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
     relays = endpoint.registration_authorities
     if (
         relays is not None
-        and relays.protects(message)
+        and relays.protects(message, endpoint.rules)
         and not any(named_as_signer(message.header, item.certificate) for item in signers)
     ):
         opened = [transaction for transaction, _ in known.values()]
@@ -210,7 +263,7 @@ async def find_transaction(services: Services, context: RequestContext) -> Conti
     if before is None:
         rules = endpoint.rules.relaxed_by(authenticated.domain.quirks)
         check_message_time(message.header, rules, now)
-        context.report.notes += await services.signer_status.check(authenticated, now)
+        context.report.notes += await _check_signer(services, context, authenticated, now)
     return Continued(_where_it_went(context, transaction), authenticated, transaction, before)
 
 
@@ -229,9 +282,7 @@ def _continued_by_relay(
         CMPError: As `authenticate_registered`.
     """
     rules = context.endpoint.rules
-    authenticated = authenticate_registered(
-        context.message, relays.certificates, relays.domain, rules, now
-    )
+    authenticated = _authenticate_relay(relays, context.message, rules, now)
     why = "the message is not protected by the credential that opened the transaction"
     for transaction in opened:
         if not transaction.key.speaks_for_many:
@@ -286,15 +337,27 @@ async def _find_by_secret(
     for transaction in live:
         if transaction.key == key and transaction.endpoint == context.endpoint.name:
             now = services.clock()
-            context, authenticated = await _authenticate_by_secret(context, mac, now)
+            context, authenticated = await _authenticate_by_secret(services, context, mac, now)
             before = transaction.exchange_for(context.digest)
             if before is None:
                 rules = context.endpoint.rules.relaxed_by(mac.domain.quirks)
                 check_message_time(header, rules, now)
             context = _where_it_went(context, transaction)
             return Continued(context, authenticated, transaction, before)
+    here = [item for item in live if item.endpoint == context.endpoint.name]
+    if here and not any(item.key.domain == mac.domain.name for item in here):
+        raise _other_kind("a shared secret", "a signature")
     raise ProtectionRefused(
         "the message is not protected by the credential that opened the transaction", rule="R35"
+    )
+
+
+def _other_kind(used: str, opened: str) -> ProtectionRefused:
+    """Return the refusal of a message whose protection is of another kind than its transaction's."""
+    return ProtectionRefused(
+        f"protected by {used}, and {opened} opened the transaction",
+        fail_info=PKIFailureInfo.wrongIntegrity,
+        rule="R35",
     )
 
 

@@ -11,8 +11,9 @@ from datetime import datetime
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import CertId, cert_id_der
+from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.malformed import refusal_of
-from ra_gateway.cmp.names import NULL_DN, directory_name, rfc4514
+from ra_gateway.cmp.names import NULL_DN, canonical, directory_name, rfc4514
 from ra_gateway.cmp.requests import (
     AuthenticatedRequest,
     AuthenticatedRevocation,
@@ -37,12 +38,12 @@ from ra_gateway.ra.endpoints import (
     Approval,
     CertConf,
     Endpoint,
-    RARights,
     Route,
     Upstream,
     Variant,
 )
 from ra_gateway.ra.policy import (
+    AuthorizedRequest,
     IdentityRules,
     InventoryUse,
     authorize,
@@ -52,6 +53,7 @@ from ra_gateway.ra.policy import (
     vouched_for,
 )
 from ra_gateway.ra.ports import InventoryEntry
+from ra_gateway.ra.registration import RARights
 from ra_gateway.ra.services import Services
 
 
@@ -142,6 +144,7 @@ async def _certification(
         authorized = authorize(request, rules, entry, may_complete=False)
     elif upstream.settings.kur_names_issuer:
         authorized = authorize(request, rules, entry, may_complete=True, names_issuer=True)
+    _check_name_is_free(context, authenticated, authorized)
     if possession is Possession.proved and (
         upstream.settings.pop is POP.ra_verified and variant is Variant.reprotect
     ):
@@ -175,6 +178,7 @@ async def _revocation(
             request.issuer_der, request.serial_number, now
         )
         named = named or _shown_certificate(request, context.endpoint, now)
+        _check_no_registered_name(context, request, named)
     operator = context.endpoint.operator
     known = () if operator is None else (*operator.anchors, *operator.intermediates)
     issuers = {item.subject_der for item in (*known, *authenticated.path[1:])}
@@ -360,6 +364,44 @@ def _rights(context: RequestContext, authenticated: Authenticated) -> RARights |
     if relays is None or relays.domain is not authenticated.domain:
         return None
     return relays.rights_of(signed(authenticated).signer)
+
+
+def _check_name_is_free(
+    context: RequestContext, authenticated: Authenticated, authorized: AuthorizedRequest
+) -> None:
+    """Refuse names by which an RA is known to everybody but itself, and whom the operator gave a secret for them.
+
+    Raises:
+        NotAuthorized: They would make whoever gets them that RA.
+    """
+    requester = authenticated.requester
+    for name in context.endpoint.reserved:
+        if not name.is_part_of(authorized.subject_der, authorized.san or ()):
+            continue
+        if isinstance(requester, SharedSecret):
+            own = name.subject is not None and canonical(requester.subject_der) == name.subject
+        else:
+            own = context.relayed and name.fits(requester)
+        if not own:
+            raise NotAuthorized(
+                f"{rfc4514(authorized.subject_der)} with {', '.join(authorized.san or ()) or 'no other names'} has a "
+                "name by which an RA is registered here",
+                rule="R67",
+            )
+
+
+def _check_no_registered_name(
+    context: RequestContext, request: AuthenticatedRevocation, named: Certificate | None
+) -> None:
+    """Refuse likewise what has the names of another RA, unless it is the one that asks."""
+    signer = request.authenticated.signer
+    if named is not None and any(
+        name.fits(named) and not name.fits(signer) for name in context.endpoint.reserved
+    ):
+        raise NotAuthorized(
+            f"{signer.subject} asks for the revocation of {named.subject}, an RA's certificate",
+            rule="R130",
+        )
 
 
 def _check_no_authority_named(context: RequestContext, request: AuthenticatedRevocation) -> None:

@@ -23,7 +23,9 @@ class Report:
 
     Args:
         upstream: Name of where the message goes, once that is known to differ from its endpoint's own.
-        authenticated: Who sent it; a refusal is protected so that the sender can verify it.
+        authenticated: Who sent it.
+        shared: The shared secret whose MAC verified, whatever else is wrong: a refusal is protected with it.
+        mac_checked: Whether that was tried.
         quirks: Rules that its sender's domain relaxes, of those that it needed.
         certificate: What it is about.
         refusal: Why we refused.
@@ -35,6 +37,8 @@ class Report:
     upstream: str = ""
     outcome: Outcome = Outcome.refused
     authenticated: Authenticated | None = None
+    shared: MACCredential | None = None
+    mac_checked: bool = False
     quirks: tuple[str, ...] = ()
     certificate: Certificate | None = None
     refusal: CMPError | None = None

@@ -19,12 +19,13 @@ from ra_gateway.cmp.names import fits_alike
 from ra_gateway.cmp.protection import Credential, Protecting
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.trust import Path, TrustDomain
-from ra_gateway.cmp.verification import forgiving, named_as_signer
+from ra_gateway.cmp.verification import forgiving
 from ra_gateway.errors import CMPError, UpstreamBroken
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.ra.information import Information
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.ports import CACore, CASecret, SharedSecrets
+from ra_gateway.ra.registration import RegisteredName, RegistrationAuthorities
 from ra_gateway.settings.values import DN, CAPath, Name, Table, WholeSeconds
 
 
@@ -290,55 +291,6 @@ class MACAccess:
 
 
 @dataclass(frozen=True, slots=True)
-class RARights:
-    """What an RA may ask for under its own protection.
-
-    Args:
-        identity: Which subjects and subjectAltNames; they also bound what it may have revoked.
-        ra_verified: Whether it may vouch for proofs of possession.
-        revoke_on_behalf: Whether it may have certificates revoked that are not its own.
-    """
-
-    identity: IdentityRules = field(default_factory=IdentityRules)
-    ra_verified: bool = False
-    revoke_on_behalf: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RegistrationAuthorities:
-    """Other RAs, in front of this one, that pass on what their devices ask for (RFC 9483 5.2).
-
-    Args:
-        domain: Of kind registration_authority: where their certificates must lead to besides.
-        certificates: Theirs, exactly: another one for the same name or key is not registered.
-        identity: Which subjects and subjectAltNames they may ask for under their own protection.
-        ra_verified: Whether they may vouch for proofs of possession.
-        revoke_on_behalf: Whether they may have certificates revoked that are not their own.
-        nested: Whether they may send messages inside nested.
-        batch_max: Most messages of one batch.
-        rights: Of single RAs, by certificate, in the place of the three above.
-    """
-
-    domain: TrustDomain
-    certificates: frozenset[Certificate]
-    identity: IdentityRules = field(default_factory=IdentityRules)
-    ra_verified: bool = False
-    revoke_on_behalf: bool = False
-    nested: bool = True
-    batch_max: int = 64
-    rights: Mapping[Certificate, RARights] = field(default_factory=dict)
-
-    def rights_of(self, certificate: Certificate) -> RARights:
-        """Return what the RA with a certificate may ask for."""
-        everybody = RARights(self.identity, self.ra_verified, self.revoke_on_behalf)
-        return self.rights.get(certificate, everybody)
-
-    def protects(self, message: PKIMessage) -> bool:
-        """Tell whether a message says that one of them protects it; whether that is so is not known."""
-        return any(named_as_signer(message.header, item) for item in self.certificates)
-
-
-@dataclass(frozen=True, slots=True)
 class Route:
     """Which requests of an endpoint go where, and by which rules; an empty condition is always met.
 
@@ -470,6 +422,7 @@ class Endpoint:
         routes: The first that fits a request decides where it goes; `upstream` is for those that none fits.
         registration_authorities: Other RAs that may come in place of their devices; None for none.
         accepted: Other ways than a signature in which possession of a key may be shown, or not be needed.
+        reserved: Names of registered RAs, of this endpoint and all others: nobody else gets a certificate with them.
         origins: Domains, here or at other endpoints, by which devices with an operator certificate may have come, and
             that forgive something: what they forgive holds for these devices' operator certificates too.
         origin_subjects: Patterns over the subjects of such certificates, by the name of the domain, for those of which
@@ -489,6 +442,7 @@ class Endpoint:
     routes: tuple[Route, ...] = ()
     registration_authorities: RegistrationAuthorities | None = None
     accepted: frozenset[Possession] = frozenset()
+    reserved: tuple[RegisteredName, ...] = ()
     vendor_types: Mapping[str, frozenset[BodyType]] = field(default_factory=dict)
     origins: tuple[TrustDomain, ...] = ()
     origin_subjects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -519,6 +473,8 @@ class Endpoint:
             loosest = (forgiving(self.operator, *origins.values()),) if origins else operator
         relays = self.registration_authorities
         domains = (*self.vendors, *operator, *(() if relays is None else (relays.domain,)))
+        names = () if relays is None else relays.names
+        object.__setattr__(self, "reserved", tuple(dict.fromkeys((*self.reserved, *names))))
         quirks = frozenset[str]().union(
             *(domain.quirks for domain in (*domains, *access, *loosest))
         )

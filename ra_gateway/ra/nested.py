@@ -20,7 +20,7 @@ from ra_gateway.errors import CMPError, HeaderRefused, NotAuthorized, SignerNotT
 from ra_gateway.events import Outcome
 from ra_gateway.ra import responses
 from ra_gateway.ra.context import Report, RequestContext, unreadable_event
-from ra_gateway.ra.endpoints import RegistrationAuthorities
+from ra_gateway.ra.registration import RegistrationAuthorities
 from ra_gateway.ra.services import Services
 from ra_gateway.tasks import all_of
 
@@ -45,7 +45,9 @@ async def unwrap(services: Services, context: RequestContext) -> Single | Batch:
     report.authenticated = authenticated = _authenticate(context, relays, now)
     rules = endpoint.rules.relaxed_by(authenticated.domain.quirks)
     check_message_time(message.header, rules, now)
-    report.notes += await services.signer_status.check(authenticated, now)
+    report.notes += await services.signer_status.check(
+        authenticated, now, listed=authenticated.signer in relays.certificates
+    )
     inside = read_nested(authenticated, batch_max=relays.batch_max)
     if isinstance(inside, Batch):
         # Its IDs are the RA's own, and what devices are forgiven is none of its business.
@@ -63,7 +65,13 @@ def _authenticate(
     budget = SearchBudget()
     try:
         return authenticate_registered(
-            message, relays.certificates, relays.domain, endpoint.rules, now, budget=budget
+            message,
+            relays.certificates,
+            relays.domain,
+            endpoint.rules,
+            now,
+            by_name=relays.registers,
+            budget=budget,
         )
     except SignerNotTrusted as error:
         try:

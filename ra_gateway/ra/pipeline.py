@@ -52,7 +52,7 @@ from ra_gateway.errors import (
 )
 from ra_gateway.events import Outcome
 from ra_gateway.ra import approval, ca_exchange, forgiveness, nested, responses, retransmission
-from ra_gateway.ra.authentication import authenticate_request, check_status
+from ra_gateway.ra.authentication import authenticate_request, check_status, find_shared_secret
 from ra_gateway.ra.authorization import (
     AuthorizedOperation,
     authorize_operation,
@@ -137,6 +137,7 @@ class Gateway:
             else:
                 response = await nested.answer_batch(services, context, inside, self._handled)
         except CMPError as error:
+            await find_shared_secret(services, context)
             response = await responses.refuse(services, context, error)
         except Exception as error:  # an answer always leaves; the event carries the cause
             bug = error

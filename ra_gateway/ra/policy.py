@@ -30,6 +30,7 @@ from ra_gateway.cmp.names import (
     fits_general_name,
     from_rfc4514,
     general_name_key,
+    general_name_keys,
     general_names,
     general_names_der,
     name_of,
@@ -83,6 +84,7 @@ class IdentityRules:
         same_key: Whether the key of the vendor certificate itself may be certified (TS 33.310 9.2 lets
             the pre-provisioned key be enrolled).
         enabled: Whether the vendor's devices are served at all.
+        own_names: Whether the signer may have the names of its own certificate: another RA that is known by them.
     """
 
     subject: SubjectRule = SubjectRule.keep
@@ -94,6 +96,7 @@ class IdentityRules:
     identity_from: str = SERIAL_NUMBER_OR_FQDN
     same_key: bool = True
     enabled: bool = True
+    own_names: bool = False
 
 
 _SEAL: Final = Seal(__name__)
@@ -249,7 +252,7 @@ def subject_asked(
     subject_der = request.request.template.subject_der
     asked = subject_der if subject_der is not None and subject_der != NULL_DN else None
     if isinstance(requester, SharedSecret):
-        return requester.subject_der
+        return (asked or NULL_DN) if requester.subjects else requester.subject_der
     if request.domain.kind is DomainKind.operator:
         return request.signer.subject_der
     if request.domain.kind is not DomainKind.vendor or rules is None:
@@ -435,6 +438,10 @@ def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> A
     subject = template.subject_der
     if subject is None or (subject == NULL_DN and not san):
         raise TemplateRefused(f"the template that {signer.subject} sent has no subject", rule="R51")
+    if rules.own_names and same_name(subject, signer.subject_der):
+        own = general_name_keys(signer.subject_alt_name_der)
+        if _keys(san) <= own:
+            return _kept(request, subject, san, named=_attribute_oids(signer.subject_der))
     _check_allowed(rfc4514(subject), rules.allowed_subjects, "subject", signer)
     for name in san or ():
         _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
@@ -444,19 +451,36 @@ def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> A
 def _authorize_secret(
     request: AuthenticatedRequest, secret: SharedSecret, *, may_complete: bool
 ) -> AuthorizedRequest:
-    """A shared secret is for one subject, and for no name that is not listed with it (R67)."""
+    """A shared secret is for one subject, or those of a pattern, and for no name that is not listed with it (R67)."""
     template = request.request.template
     subject = template.subject_der if template.subject_der != NULL_DN else None
     san = _requested_san(template)
-    own = _normalized(secret.san)
-    others = sorted(name for name in san or () if normalized_general_name(name) not in own)
-    if others or (subject is not None and not same_name(subject, secret.subject_der)):
+    if secret.subjects and subject is None:
+        raise TemplateRefused(
+            f"a template without subject, under the {secret.label}, which is for several",
+            rule="R51",
+        )
+    if secret.subjects:
+        others = sorted(name for name in san or () if not _is_among(name, secret.san))
+    else:
+        own = _normalized(secret.san)
+        others = sorted(name for name in san or () if normalized_general_name(name) not in own)
+    if others or (subject is not None and not secret.is_for(subject)):
         asked = ", ".join(others) or f"subject {rfc4514(subject or NULL_DN)}"
         raise NotAuthorized(f"{asked} is asked for with the {secret.label}", rule="R67")
+    if subject is not None and secret.subjects:
+        return _kept(request, subject, san, named=_oids_in([secret.subjects]))
     if subject is not None and _reads_alike(subject, secret.subject_der):
         return _kept(request, subject, san, named=_attribute_oids(secret.subject_der))
     own_san = general_names_der(san or secret.san) if san or secret.san else None
     return _completed(request, secret.subject_der, own_san, may_complete=may_complete)
+
+
+def _is_among(name: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a subjectAltName entry fits a pattern; a wildcard name never does: it would speak for others."""
+    return "*" not in name and any(
+        item == "*" or fits_general_name(name, item) for item in patterns
+    )
 
 
 def _other_identity(is_update: bool, asked: str, old: Certificate) -> RequestRefused:
@@ -644,13 +668,19 @@ _SAN_VALUE: Final = re.compile(r"[A-Za-z0-9._:-]+")
 """What a vendor certificate may put into a subjectAltName: no "*", which would make it a wildcard."""
 
 
-def _san_value(values: DeviceValues, placeholder: str) -> str | None:
+def _san_value(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
+    if in_name:
+        value = _escaped(values, placeholder)
+        return value if value is not None and "*" not in value else None
     value = values.get(placeholder)
     return value if value is not None and _SAN_VALUE.fullmatch(value) else None
 
 
 def _san_der(templates: Iterable[str], values: DeviceValues, signer: Certificate) -> bytes | None:
-    names = [_fill(text, partial(_san_value, values), signer) for text in templates]
+    names = [
+        _fill(text, partial(_san_value, values, text.startswith("dn:")), signer)
+        for text in templates
+    ]
     try:
         return general_names_der(names) if names else None
     except ValueError as error:
@@ -667,7 +697,8 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
     values = DeviceValues(signer)
     for pattern in patterns:
         try:
-            filled = fill(pattern, partial(_literal, values))
+            escapes = what == "subject" or pattern.startswith("dn:")
+            filled = fill(pattern, partial(_literal, values, escapes))
         except KeyError:
             continue  # the vendor certificate lacks the attribute, or has two: this pattern allows nothing
         if fits_general_name(text, filled) if what == "subjectAltName" else fits(text, filled):
@@ -679,9 +710,9 @@ def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certif
     )
 
 
-def _literal(values: DeviceValues, placeholder: str) -> str | None:
-    """Return a value as a pattern that fits it alone."""
-    value = _escaped(values, placeholder)
+def _literal(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
+    """Return a value as a pattern that fits it alone, of an attribute in a name or of anything else."""
+    value = _escaped(values, placeholder) if in_name else values.get(placeholder)
     return (
         None if value is None else "".join(f"[{char}]" if char in "*?[" else char for char in value)
     )

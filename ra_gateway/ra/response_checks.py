@@ -71,6 +71,7 @@ from ra_gateway.ra.ca_answers import (
 )
 from ra_gateway.ra.endpoints import CaPubs, CAQuirk, Endpoint, ImplicitConfirm, Upstream
 from ra_gateway.ra.information import ANSWER_TO
+from ra_gateway.ra.registration import check_no_ra
 from ra_gateway.ra.transaction import Event, PlannedResponse, Transaction
 
 _CLOCK_SKEW: Final = timedelta(minutes=5)
@@ -185,6 +186,7 @@ def validate(
             return _as_asked(message, Event.informed, Outcome.informed, rejection)
         case _:
             answer = check_response(message, expected, upstream, now)
+            check_no_ra(answer.certificate, transaction, endpoint.reserved, upstream.name)
             return _of_certificate(transaction, answer, endpoint)
 
 

@@ -32,7 +32,6 @@ from ra_gateway.cmp.responder import (
     reply_header,
     unreadable_reply,
 )
-from ra_gateway.cmp.verification import MACAuthenticatedMessage
 from ra_gateway.errors import CMPError, ServiceFailure
 from ra_gateway.events import Outcome
 from ra_gateway.ra.context import RequestContext
@@ -201,10 +200,9 @@ async def refuse(
     if cert_req_id is None and context.message.body_type is BodyType.p10cr:
         cert_req_id = context.endpoint.settings.p10cr_cert_req_id
     body_der = refusal_body(error, context.message, body_type=body_type, cert_req_id=cert_req_id)
-    sender = report.authenticated
     try:
-        if isinstance(sender, MACAuthenticatedMessage):
-            return await protect_reply(header, body_der, sender.credential)
+        if report.shared is not None:
+            return await protect_reply(header, body_der, report.shared)
         credential = services.credential()
         if transaction is not None:
             credential = services.credential_of(transaction)

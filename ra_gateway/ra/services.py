@@ -22,6 +22,7 @@ from ra_gateway.ra.confirmation_records import (
     certificate_key,
     transaction_digest,
 )
+from ra_gateway.ra.derivations import Derivations
 from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.ra.ports import (
     Approvals,
@@ -66,6 +67,7 @@ class Services:
         lifetime: How long the answer to a repeat is kept.
         act_lifetime: How long a certificate that nobody confirmed is tried to be revoked.
         steady: Whether the clock can be believed for what cannot be undone (`ra_gateway.clocks`).
+        derivations: Verify MACs, a few at a time.
         draining: Set when the process is to end.
     """
 
@@ -86,6 +88,7 @@ class Services:
     lifetime: timedelta = timedelta(hours=1)
     act_lifetime: timedelta = timedelta(days=7)
     steady: Callable[[], bool] = always_steady
+    derivations: Derivations = field(default_factory=Derivations)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 

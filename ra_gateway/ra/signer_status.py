@@ -43,8 +43,14 @@ class SignerStatus:
             return None
         return await self.records.certificate(issuer_der, serial_number, now)
 
-    async def check(self, authenticated: AuthenticatedMessage, now: datetime) -> tuple[str, ...]:
+    async def check(
+        self, authenticated: AuthenticatedMessage, now: datetime, *, listed: bool = False
+    ) -> tuple[str, ...]:
         """Refuse a message whose signer, or a CA above it, was revoked.
+
+        Args:
+            listed: Whether it is another RA's, which the configuration lists as it is (`authenticate_registered`): the
+                CA in this process need not have a record of it.
 
         Returns:
             Notes for the operator: what could not be told, where the domain lets that pass.
@@ -56,8 +62,6 @@ class SignerStatus:
         """
         domain, signer = authenticated.domain, authenticated.signer
         if self.issued is not None and domain.kind in _OURS:
-            # Other RAs are known by their exact certificates (`authenticate_registered`), as to the CA itself.
-            listed = domain.kind is DomainKind.registration_authority
             revoked_at = await self.issued.revoked_at(signer, now, listed=listed)
             if revoked_at is not None:
                 detail = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ra_gateway.cmp.identity import identity_key
+from ra_gateway.cmp.names import split_general_names
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import Problem
 from ra_gateway.ra.ports import InventoryEntry
@@ -45,7 +46,7 @@ class CSVInventory:
                 lines[key] = row.line
                 self._entries[key] = InventoryEntry(
                     subject=values["subject"],
-                    san=tuple(values["san"].split()),
+                    san=split_general_names(values["san"]),
                     enabled=values["enabled"].lower() == "true",
                 )
         refuse(problems)

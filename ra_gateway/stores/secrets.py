@@ -21,7 +21,13 @@ from pathlib import Path
 from typing import Final
 
 from ra_gateway.cmp.mac import SharedSecret, reference_fingerprint
-from ra_gateway.cmp.names import from_rfc4514, general_names_der
+from ra_gateway.cmp.names import (
+    NULL_DN,
+    from_rfc4514,
+    general_names,
+    general_names_der,
+    split_general_names,
+)
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import Problem, StoreUnavailable
 from ra_gateway.peers import network_of
@@ -86,8 +92,8 @@ class SecretFile:
     """Shared secrets by reference, read once.
 
     Args:
-        path: CSV with the header reference,secret,subject,san,single_use,expires; san is separated by blanks,
-            expires is a time with its offset from UTC, or empty.
+        path: CSV with the header reference,secret,subject,san,single_use,expires; subject may be a glob pattern, san
+            is separated by blanks, and may have patterns then, expires is a time with its offset from UTC, or empty.
         clock: Aware UTC.
         used_path: Where the fingerprints of secrets for single use go that were used; None refuses such secrets.
         lockout_failures: So many wrong MACs a peer may send under one reference within the time, at once or not.
@@ -270,24 +276,42 @@ def _secret(row: dict[str, str]) -> SharedSecret:
     subject = row["subject"]
     if not subject:
         raise ValueError("subject is empty")
+    pattern = subject if _is_pattern(subject) else ""
     try:
-        subject_der = from_rfc4514(subject)
+        subject_der = NULL_DN if pattern else from_rfc4514(subject)
+        if pattern != "*":
+            from_rfc4514(subject)
     except ValueError as error:
         raise ValueError("subject is not a Name like CN=enb-1,O=Example") from error
-    san = tuple(row["san"].split())
+    san = split_general_names(row["san"])
+    if not pattern and any(map(_is_pattern, san)):
+        raise ValueError("san has a pattern, but subject has none")
     try:
-        if san:
-            general_names_der(san)
+        plain = [name for name in san if not _is_pattern(name)]
+        if plain == list(san) and san:
+            san = general_names(general_names_der(san))
+        else:
+            general_names_der(plain)
     except ValueError as error:
         raise ValueError("san has an entry that is not like dns:enb-1.example.net") from error
-    for fault in subject_text_faults(subject):
+    for fault in () if pattern else subject_text_faults(subject):
         raise ValueError(f"subject cannot be certified: {fault}")
-    for name in san:
+    for name in plain:
         for fault in alternative_name_text_faults(name, wildcard=True):
             raise ValueError(f"san cannot be certified: {fault}")
     return SharedSecret(
-        reference, octets, subject_der, san, single_use == "true", _expiry(row["expires"])
+        reference,
+        octets,
+        subject_der,
+        san,
+        single_use == "true",
+        _expiry(row["expires"]),
+        subjects=pattern,
     )
+
+
+def _is_pattern(text: str) -> bool:
+    return "*" in text or "?" in text
 
 
 def _expiry(text: str) -> datetime | None:

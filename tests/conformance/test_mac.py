@@ -181,6 +181,65 @@ async def test_hmac_sha1_where_it_is_allowed(
     assert_maced(answer, der)
 
 
+@pytest.mark.requirement(38, 40)
+async def test_sha1_as_one_way_function_where_it_is_allowed(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, csv_path: Path
+) -> None:
+    """One thing and HMAC-SHA1 another: the endpoint says so of each."""
+    for bounds, fail_info in [
+        (MACBounds(owf_sha1=True), None),
+        (MACBounds(hmac_sha1=True), "badAlg"),
+    ]:
+        world = make_world(vendor_pki, operator_pki, csv_path, bounds=bounds)
+        der = await ir(world, algorithm_der=pbm(owf=SHA1))
+        answer = await world.ask(der)
+        assert list(fail_names(answer)) == ([fail_info] if fail_info else [])
+        if fail_info is None:
+            assert_maced(answer, der)
+
+
+@pytest.mark.requirement(45, 67)
+@pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.cr, BodyType.p10cr])
+async def test_a_secret_may_be_for_the_subjects_of_a_pattern(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, tmp_path: Path, body_type: BodyType
+) -> None:
+    """The sender may be the subject that is asked for; another subject, name or sender than it fits is refused."""
+    path = tmp_path / "patterns.csv"
+    pattern = '"CN=*.nf.example.net,O=Example"'
+    path.write_text(
+        "reference,secret,subject,san,single_use,expires\n"
+        f"{REFERENCE},{SECRET},{pattern},dns:*.nf.example.net ip:192.0.2.1,false,\n"
+    )
+    world = make_world(vendor_pki, operator_pki, path)
+    good = "CN=smf.nf.example.net,O=Example"
+    for name in (sender(good), sender(f"CN={REFERENCE}"), ANYONE):
+        for subject in (good, "CN=amf.nf.example.net,O=Example"):
+            der = await ir(world, subject=subject, sender_der=name, body_type=body_type)
+            answer = await world.ask(der)
+            assert world.events[-1].outcome == "issued"
+            assert_maced(answer, der)
+    refused: list[tuple[dict[str, Any], str, str]] = [
+        ({"subject": "CN=smf.nf.example.org,O=Example"}, "notAuthorized", "R67"),
+        ({"subject": "CN=smf.nf.example.net,O=Example,C=SE"}, "notAuthorized", "R67"),
+        ({"subject": good, "sender_der": sender("CN=x")}, "badMessageCheck", "R45"),
+        ({"subject": ""}, "badCertTemplate", "R51"),
+    ]
+    if body_type is not BodyType.p10cr:
+        refused += [
+            ({"subject": good, "san": (name,)}, "notAuthorized", "R67")
+            for name in ("dns:smf.nf.example.org", "ip:192.0.2.2", "dns:*.nf.example.net")
+        ]
+        for allowed in (("dns:smf.nf.example.net", "dns:SMF2.NF.example.net"), ("ip:192.0.2.1",)):
+            assert (await world.ask(await ir(world, subject=good, san=allowed))).body_type in (
+                BodyType.ip,
+                BodyType.cp,
+            )
+            assert world.events[-1].outcome == "issued"
+    for asked, fail_info, rule in refused:
+        answer = await world.ask(await ir(world, body_type=body_type, **asked))
+        assert (list(fail_names(answer)), world.events[-1].rule) == ([fail_info], rule)
+
+
 @pytest.mark.requirement(41, 159)
 async def test_unknown_reference_and_wrong_secret_look_the_same(
     world: World, monkeypatch: pytest.MonkeyPatch
@@ -467,6 +526,8 @@ async def test_possession_is_still_to_be_proved(world: World) -> None:
         f'ref,{SECRET},"CN=a,C=D1",,false,',
         f"ref,{SECRET},{SUBJECT},dns:e_nb.example.net,false,",
         f",{SECRET},{SUBJECT},,false,",
+        f"ref,{SECRET},{SUBJECT},dns:*.example.net,false,",
+        f"ref,{SECRET},*nonsense*,,false,",
         f"ref,{SECRET},{SUBJECT},,false,\nref,{SECRET},{SUBJECT},,false,",
     ],
 )

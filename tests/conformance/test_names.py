@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cryptography.x509.oid import NameOID
 
 from ra_gateway.ca.authorization import ClientMode, Mode
-from ra_gateway.ca.profiles import NE_TLS
 from ra_gateway.ca.records import Role
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType
@@ -27,16 +26,21 @@ from ra_gateway.cmp.crmf import (
 )
 from ra_gateway.cmp.names import (
     canonical,
+    decoded,
     directory_name,
+    fits,
     fits_alike,
     fits_general_name,
     from_rfc4514,
     general_name_key,
     general_name_keys,
     general_names_der,
+    name_template,
+    rfc4514,
     same_name,
 )
 from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.x520 import ATTRIBUTE_FORMS
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.endpoints import Variant
 from ra_gateway.ra.policy import IdentityRules, SubjectRule
@@ -46,6 +50,7 @@ from tests.support.asserts import assert_refused, assert_served
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.desk import ALL, ENB1, IDENTITY, NOW, Desk, open_desk, vendor_domain
 from tests.support.harness import Answer, World
+from tests.support.profiles import NE_TLS
 from tests.support.requests import extension_request, made_by_hand, p10cr
 
 BAD_TEMPLATE = PKIFailureInfo.badCertTemplate
@@ -158,6 +163,28 @@ def test_subjects_compare_in_their_normal_form(one: str, other: str, same: bool)
 def test_patterns_go_by_the_same_case(name: str, pattern: str, fit: bool) -> None:
     """Of what is written as it is asked for, only what no reader tells apart is the same."""
     assert fits_general_name(name, pattern) is fit
+
+
+@pytest.mark.requirement(67)
+def test_a_pattern_may_have_its_letters_in_either_form() -> None:
+    """An editor writes \u00fc as one character or as two; a case of its own stays another name for who is certified."""
+    for text in ("CN=Z\u00fcrich-1,O=X", "CN=Zu\u0308rich-1,O=X"):
+        for pattern in ("CN=Z\u00fcrich-*,O=X", "CN=Zu\u0308rich-*,O=X"):
+            assert fits(text, pattern)
+    assert not fits("CN=Z\u00dcRICH-1,O=X", "CN=Z\u00fcrich-*,O=X")
+
+
+@pytest.mark.requirement(137)
+@pytest.mark.parametrize(
+    "text", ["CN=,O=Example", "C=DE,CN=", "2.5.4.5=,CN=x", "DC=,DC=net", "C=", "CN=+2.5.4.5=1"]
+)
+def test_a_name_to_fill_in_has_the_types_that_its_attributes_have(text: str) -> None:
+    """A device that copies it and fills in what is empty asks for a name that is certified."""
+    found = decoded(name_template(text))
+    assert rfc4514(name_template(text)) == text
+    for attribute in (item for rdn in found for item in rdn):
+        form = ATTRIBUTE_FORMS[attribute.type.dotted_string]
+        assert attribute.value.tag_bytes[0] in form.tags
 
 
 # --- the gateway ------------------------------------------------------------------------------------------------

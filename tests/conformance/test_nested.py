@@ -28,8 +28,8 @@ from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.cmp.trust import Path
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.events import Outcome
-from ra_gateway.ra.endpoints import RARights
 from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.registration import RARights
 from ra_gateway.ra.signer_status import SignerStatus
 from ra_gateway.ra.transaction import State
 from tests.support import requests

@@ -19,17 +19,19 @@ from ra_gateway.cmp.bodies import (
     cert_confirm_body,
     cert_rep_message,
     error_body,
+    nested_messages,
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import CertId, CertTemplate, SignaturePOP, cert_req_messages
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness
-from ra_gateway.cmp.messages import ANYONE, CMP2021, PKIMessage
+from ra_gateway.cmp.messages import ANYONE, CMP2021, IMPLICIT_CONFIRM, PKIMessage
 from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.cmp.polling import poll_rep_content, poll_req_body
 from ra_gateway.cmp.protection import verify_protection
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import Done, RequestOptions, Send
+from ra_gateway.ra.endpoints import ImplicitConfirm
 from ra_gateway.ra.transaction import Transaction
 from tests.support import pki, requests
 from tests.support.answers import fail_names, follow
@@ -158,6 +160,39 @@ async def test_the_cert_req_id_of_the_request_is_polled_for(
             assert poll_rep_content(answer.body_content).cert_req_id == cert_req_id
     (response,) = cert_rep_message(answer.body_content).responses
     assert response.cert_req_id == cert_req_id
+
+
+@pytest.mark.requirement("T41", 124, 125)
+@pytest.mark.parametrize("how", ["nested", "in place", "batch"])
+@pytest.mark.parametrize("strictness", [Strictness.three_gpp, Strictness.lenient])
+async def test_the_cert_req_id_comes_through_another_ra(
+    make_world: MakeWorld, operator_pki: pki.OperatorPKI, key: Any, how: str, strictness: Strictness
+) -> None:
+    """It is the device's, whoever brings it."""
+    ra = local_ra(operator_pki)
+    relays = registered(operator_pki, ra)
+    world = make_world(
+        rules=HeaderRules(strictness=strictness), endpoint={"registration_authorities": relays}
+    )
+    signer = ra if how == "in place" else world.device()
+
+    async def ask(der: bytes) -> PKIMessage:
+        if how == "in place":
+            return await world.ask(der)
+        if how == "nested":
+            return await world.ask(await nest(world, ra, der))
+        other = await requests.request(world, cmp_credential(world.device()), key)
+        batch = await world.ask(await nest(world, ra, der, other))
+        return PKIMessage.from_der(nested_messages(batch.body_content)[0])
+
+    der = await requests.request(world, cmp_credential(signer), key, cert_req_id=355)
+    answer = await ask(der)
+    (response,) = cert_rep_message(answer.body_content).responses
+    assert (response.cert_req_id, response.certificate_der is None) == (355, False)
+    wrong = await follow(signer, answer, requests.confirmation_body(answer, 0), now=world.clock())
+    assert fail_names(await ask(wrong)) == ["badRequest"]
+    confirmed = await ask(await requests.confirmation(world, signer, answer))
+    assert confirmed.body_der == PKICONF_BODY
 
 
 @pytest.mark.requirement("T41")
@@ -298,6 +333,32 @@ async def test_the_bundled_ca_sends_devices_what_they_need(
             template=CertTemplate(subject_der=from_rfc4514(SUBJECT)),
         )
         assert second.answer.extra_certs == (signer, issuing)
+
+
+@pytest.mark.requirement("T46", "T48", 118)
+@pytest.mark.parametrize("how", ["polled for", "without confirmation"])
+async def test_a_kup_that_comes_otherwise(make_world: MakeWorld, key: Any, how: str) -> None:
+    """An answer that was waited for, or needs no certConf, brings the same certificates as any."""
+    clock = make_world().clock
+    world = make_world(
+        rules=THREE_GPP,
+        clock=clock,
+        endpoint={"implicit_confirm": ImplicitConfirm.relay},
+        ca=WaitingCA(make_world().operator, clock, polls=0) if how == "polled for" else None,
+    )
+    operator = world.operator
+    for body_type, root in ((BodyType.ir, [operator.root.der]), (BodyType.kur, [])):
+        device, der = await asked_for(
+            world, body_type, key, general_info=(IMPLICIT_CONFIRM,) if how != "polled for" else ()
+        )
+        answer = await world.ask(der)
+        if how == "polled for":
+            assert list(answer.extra_certs) == [operator.ra.der, operator.issuing.der]
+            der = await follow(device, answer, poll_req_body(0), now=world.clock())
+            answer = await world.ask(der)
+        assert answer.body_type is CERT_RESPONSE_TO[body_type], world.events[-1].detail
+        assert answer.header.implicit_confirm is (how != "polled for")
+        assert list(answer.extra_certs) == [operator.ra.der, operator.issuing.der, *root]
 
 
 @pytest.mark.requirement("T48")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from ra_gateway.app.profile_warnings import of_keys
 from ra_gateway.ca import lint
 from ra_gateway.ca.profiles import NE_IPSEC
 from ra_gateway.cli.setup import write_setup
@@ -21,7 +22,7 @@ from ra_gateway.config.reading import load
 from ra_gateway.device.errors import EnrollmentFailed
 from ra_gateway.keys import load_certificates
 from tests.support.commandline import run, succeeded
-from tests.support.pki import VendorPKI, make_key
+from tests.support.pki import VendorPKI, make_key, make_root, write_certificates
 from tests.support.ports import free_port
 from tests.support.sites import Site, served
 
@@ -122,7 +123,7 @@ async def test_a_site_of_init_issues_what_the_standard_allows(
         assert done.certificate.subject_alt_name_der is not None
 
 
-@pytest.mark.requirement("T29", "T30")
+@pytest.mark.requirement("T29")
 def test_subjects_and_names_of_a_pki(tmp_path: Path) -> None:
     """They are the operator's to choose; what is no name, or no URL, leaves nothing behind."""
     subjects = {
@@ -133,9 +134,8 @@ def test_subjects_and_names_of_a_pki(tmp_path: Path) -> None:
     }
     options = [part for name, dn in subjects.items() for part in ("--subject", f"{name}={dn}")]
     url = "http://crl.example.net/{issuer}.crl"
-    created = ("ca", "create", tmp_path / "ca", *options)
     names = ("--san", "dns:cmp.example.net", "--san", "ip:192.0.2.1")
-    told = succeeded(*created, *names, "--crl-url", url)
+    told = succeeded("ca", "create", tmp_path / "ca", *options, *names, "--crl-url", url)
     assert "TS 33.310" not in told
     made = {name: load_certificates(tmp_path / "ca" / f"{name}.pem", "")[0] for name in subjects}
     for name, dn in subjects.items():
@@ -205,3 +205,27 @@ def test_a_ca_without_the_url_of_its_crl_does_not_start(tmp_path: Path) -> None:
     own = '[ca.profiles.none]\nbase = "ne_ipsec"\ncrl_required = false\n'
     config.write_text(text.replace('profile = "ne_ipsec"', 'profile = "none"') + own)
     assert "is looser than TS 33.310 6.1" in succeeded("check-config", "--config", config)
+
+
+@pytest.mark.requirement("T5")
+@pytest.mark.parametrize(
+    "kind, issuer, year, found",
+    [
+        ("rsa2048", "p256", 2031, ["has an RSA key of 2048 bits and ends after 2030"]),
+        ("rsa2048", "p256", 2030, []),
+        ("rsa3072", "p256", 2031, []),
+        ("p256", "rsa2048", 2031, ["has a signature by PKCS #1 v1.5 and ends after 2030"]),
+        ("p256", "p256", 2040, []),
+    ],
+)
+def test_what_outlives_2030(
+    tmp_path: Path, kind: Any, issuer: Any, year: int, found: list[str]
+) -> None:
+    """Short RSA keys, and signatures by PKCS #1 v1.5."""
+    root = make_root("CN=Root", issuer, not_after=datetime(2045, 1, 1, tzinfo=UTC))
+    made = root.issue("CN=ra", kind, not_after=datetime(year, 12, 1, tzinfo=UTC))
+    write_certificates(tmp_path / "ra.pem", made.certificate)
+    problems = list(of_keys("ra.certificate_path", [tmp_path / "ra.pem"]))
+    assert [problem.what.partition(" (")[0] for problem in problems] == [
+        f"ra.pem {text}" for text in found
+    ]

@@ -13,9 +13,10 @@ from ra_gateway.cmp.messages import ANYONE, CMP2000, PKIHeader, PKIMessage
 from ra_gateway.cmp.protection import Credential as CMPCredential
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
-from ra_gateway.ra.endpoints import Endpoint, RegistrationAuthorities
+from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.ra.pipeline import Gateway
 from ra_gateway.ra.policy import IdentityRules
+from ra_gateway.ra.registration import RegistrationAuthorities
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.harness import Receiving, World, make_gateway
 from tests.support.pki import CMC_RA, Credential, OperatorPKI, VendorPKI

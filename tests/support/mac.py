@@ -113,9 +113,10 @@ def mac_of(algorithm_der: bytes, secret: str, octets: bytes) -> bytes:
     content = asn1.raw(found.parameters)
     if found.algorithm.dotted_string == OID.passwordBasedMac:
         p = asn1.decode(structures.PBMParameter, content)
-        key = hashlib.sha256(secret.encode() + p.salt).digest()
-        for _ in range(min(p.iteration_count, 30_000) - 1):
-            key = hashlib.sha256(key).digest()
+        owf = "sha1" if p.owf.algorithm.dotted_string == SHA1 else "sha256"
+        key = secret.encode() + p.salt
+        for _ in range(max(1, min(p.iteration_count, 30_000))):
+            key = hashlib.new(owf, key).digest()
         name = NAMES[p.mac.algorithm.dotted_string]
     else:
         q = asn1.decode(structures.PBMAC1Params, content)

@@ -111,6 +111,7 @@ def openssl_cmp(
     path: str = "/.well-known/cmp",
     extra_args: Sequence[str] = (),
     timeout_seconds: float = CLIENT_TIMEOUT_SECONDS,
+    program: str | None = None,
     **options: Unpack[ClientOptions],
 ) -> Result:
     """Run one enrolment with `openssl cmp` and wait for it.
@@ -121,12 +122,13 @@ def openssl_cmp(
         path: Its HTTP path.
         extra_args: Further options, for example ("-implicit_confirm",).
         timeout_seconds: The run is killed after that.
+        program: Path of another openssl than the machine's (`tests.support.newer_openssl`).
         options: See `ClientOptions`.
 
     Raises:
         subprocess.TimeoutExpired: The dialogue did not end in time.
     """
-    args = [openssl_path(), "cmp", "-config", "", "-batch", "-cmd", command]
+    args = [program or openssl_path(), "cmp", "-config", "", "-batch", "-cmd", command]
     args += ["-server", server, "-path", path]
     for name, value in ({"certout": Path(os.devnull)} | options).items():
         if value is None or value == ():

@@ -498,6 +498,8 @@ def _general_name(entry: str) -> x509.GeneralName:
             return x509.UniformResourceIdentifier(value)
         case "email":
             return x509.RFC822Name(value)
+        case "dn":
+            return x509.DirectoryName(x509.Name.from_rfc4514_string(value))
         case _:
             raise ValueError(f"no such kind of name: {entry!r}")
 

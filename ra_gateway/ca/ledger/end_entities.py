@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import ip_address
 from typing import Any, Final, NoReturn
 
 from sqlalchemy import (
@@ -39,7 +38,7 @@ from ra_gateway.ca.ledger.sql import (
 from ra_gateway.ca.ledger.validity import living_or_held
 from ra_gateway.ca.records import EndEntity, EntityStatus
 from ra_gateway.cmp.identity import fqdn_of
-from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names_der
+from ra_gateway.cmp.names import NULL_DN, from_rfc4514, general_names, general_names_der
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
 from ra_gateway.errors import ConfigError, Problem
 
@@ -51,8 +50,6 @@ MOST_PROBLEMS: Final = 20
 
 CHUNK: Final = 512
 """Names per question, far below what either database takes; and per line of the audit trail."""
-
-_KINDS_OF_NAMES: Final = ("dns:", "ip:")
 
 _entities = schema.entities
 
@@ -171,20 +168,11 @@ def _subject_problems(row: NewEntity) -> Iterator[Problem]:
 
 def _names_problems(row: NewEntity) -> Iterator[Problem]:
     for name in row.entity.names:
-        try:
-            if name.startswith(_KINDS_OF_NAMES):
-                general_names_der([name])
-                for fault in alternative_name_text_faults(name):
-                    yield row.problem(
-                        f"{name[:80]!r} cannot be certified: {fault}", "Write another name there"
-                    )
-                continue
-        except ValueError:
-            pass
-        yield row.problem(
-            f"{name[:80]!r} is no name for a SubjectAltName",
-            "Write it like dns:enb1.example.net or ip:192.0.2.1",
-        )
+        for fault in alternative_name_text_faults(name):
+            yield row.problem(
+                f"{name[:80]!r} is no name for a SubjectAltName: {fault}",
+                "Write it like dns:enb1.example.net, ip:192.0.2.1, uri:urn:uuid:..., email:ran@example.net, dn:CN=enb1",
+            )
 
 
 def _repeats(
@@ -281,9 +269,8 @@ def _values(row: NewEntity, now: datetime) -> dict[str, Any]:
 
 
 def _as_read(name: str) -> str:
-    """Return a name as it is read from a certificate: an IPv6 address has many spellings."""
-    kind, _, value = name.partition(":")
-    return f"ip:{ip_address(ip_address(value).packed)}" if kind == "ip" else name
+    """Return a name as it is read from a certificate: an address and a directoryName have many spellings."""
+    return general_names(general_names_der([name]))[0]
 
 
 def _added(rows: Sequence[Mapping[str, Any]], actor: str, now: datetime) -> list[Act]:

@@ -49,6 +49,7 @@ from ra_gateway.ca.records import (
 )
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.identity import fqdn_of
+from ra_gateway.cmp.names import GENERAL_NAME_KINDS
 from ra_gateway.errors import CMPError, ConfigError
 
 RESERVED_NAMES: Final = frozenset({CLIENT, "ca", "migration", "operator"})
@@ -425,11 +426,12 @@ def _require_patterns(where: str, subjects: Iterable[str], sans: Iterable[str]) 
                 "dns:enb-*.example.net",
             )
     for pattern in sans:
-        if pattern != "*" and ":" not in pattern:
+        if pattern != "*" and not pattern.startswith(GENERAL_NAME_KINDS):
             raise ConfigError.of(
                 where,
                 f"the pattern {pattern[:40]!r} fits no SubjectAltName",
-                "Begin it with the kind of name, such as dns:enb-*.example.net or ip:192.0.2.*",
+                "Begin it with the kind of name, such as dns:enb-*.example.net or ip:192.0.2.*; uri:, email: and dn: "
+                "are others",
             )
 
 

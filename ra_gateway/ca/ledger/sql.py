@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final, TypeAlias, TypeVar
@@ -23,7 +24,7 @@ from sqlalchemy import (
 )
 
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.names import canonical, general_names, name_of
+from ra_gateway.cmp.names import canonical, from_rfc4514, general_names, name_of
 from ra_gateway.cmp.remembering import remembered
 
 T = TypeVar("T")
@@ -175,7 +176,10 @@ def alternative_names(san_der: bytes | None) -> frozenset[str]:
 
 
 def comparable(name: str) -> str:
-    """Return a text such as "dns:enb1.example.net" as it is compared: a name that ends in a dot is the one without."""
+    """Return a text such as "dns:enb1.example.net" as it is withheld: a name that ends in a dot is the one without.
+
+    On purpose without any case, unlike `names.general_name_key`: what is withheld is so under every spelling.
+    """
     folded = name.casefold()
     return folded.removesuffix(".") if folded.startswith("dns:") else folded
 
@@ -206,8 +210,19 @@ def directory_name_keys(san_der: bytes | None) -> frozenset[bytes]:
 
 
 def san_identifiers(names: Iterable[str]) -> frozenset[bytes]:
-    """Return what finds who has one of these names, texts such as "dns:enb1.example.net"."""
-    return frozenset(_identifier("san", comparable(name).encode()) for name in names)
+    """Return what finds who has one of these names, texts such as "dns:enb1.example.net".
+
+    A directoryName is found as a subject is, too.
+    """
+    found = set()
+    for name in names:
+        found.add(_identifier("san", comparable(name).encode()))
+        if name.startswith("dn:"):
+            with suppress(
+                ValueError
+            ):  # what cannot be written anew from its text is found by that alone
+                found.add(_identifier("name", subject_key(from_rfc4514(name.removeprefix("dn:")))))
+    return frozenset(found)
 
 
 def key_identifier(spki_digest: bytes) -> bytes:

@@ -268,7 +268,10 @@ def rsa_spki(bits: int, exponent: int, *, odd: bool = True) -> bytes:
     return asn1.tlv(0x30, algorithm, asn1.tlv(0x03, b"\0", numbers))
 
 
-SUBJECT_AND_SAN: Final = {"subject_der": name(O, CN), "extensions": (san_extension(f"dns:{HOST}"),)}
+SUBJECT_AND_SAN: Final[dict[str, Any]] = {
+    "subject_der": name(O, CN),
+    "extensions": (san_extension(f"dns:{HOST}"),),
+}
 
 
 @pytest.mark.requirement("T6")
@@ -312,7 +315,7 @@ def test_a_modulus_with_a_small_factor(ca: Certificate, odd: bool) -> None:
     refused(NE_IPSEC, template(**SUBJECT_AND_SAN, spki_der=spki_der), ca)
 
 
-STRENGTHS: Final[dict[pki.KeyKind, int]] = {
+STRENGTHS: Final[dict[Any, int]] = {
     "rsa2048": 112,
     "p256": 128,
     "ed25519": 128,
@@ -360,7 +363,7 @@ def test_the_signing_key_is_as_strong_as_the_signed_one() -> None:
 
 # --- network functions --------------------------------------------------------------------------------------------
 
-AMF: Final = {
+AMF: Final[dict[str, Any]] = {
     "subject_der": NF_SUBJECT,
     "extensions": (san_extension(f"dns:amf1.amf.{HOME}"), nf_types("AMF")),
 }

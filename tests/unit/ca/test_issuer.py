@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 
-from ra_gateway.ca import lint
+from ra_gateway.ca import lint, profiles
 from ra_gateway.ca.conformance import CheckedTBS, require_conforming
 from ra_gateway.ca.derivation import derive
 from ra_gateway.ca.issuer import Issuer
@@ -186,6 +187,23 @@ async def test_a_certificate_is_as_if_it_had_been_read(operator_pki: OperatorPKI
     read = Certificate.from_der(made.der)
     for field in fields(Certificate):
         assert getattr(made, field.name) == getattr(read, field.name)
+
+
+@pytest.mark.requirement("T3")
+@pytest.mark.parametrize("kind", ["rsa2048", "rsa3072"])
+async def test_an_rsa_ca_signs_by_pss_where_that_is_set(kind: pki.KeyKind) -> None:
+    """The linter and another library take it; a key of another kind cannot."""
+    operator = pki.make_operator_pki("Example Operator", kind)
+    issuer = make_issuer(operator)
+    issuer.use_pss()
+    made = await issuer.certify(template(kind, extensions=(SAN,)), with_crl(profiles.NE_IPSEC), NOW)
+    parsed = x509.load_der_x509_certificate(made.der)
+    parsed.verify_directly_issued_by(operator.issuing.certificate)
+    assert isinstance(parsed.signature_algorithm_parameters, padding.PSS)
+    assert lint.lint_profile(with_crl(profiles.NE_IPSEC), issuer) == []
+    made.verify_issued_by(issuer.certificate)
+    with pytest.raises(ConfigError, match=r"ca\.rsa_pss"):
+        make_issuer(pki.make_operator_pki("Example Operator", "p256")).use_pss()
 
 
 # --- the steps ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from ra_gateway.ca.hierarchy import (
     SIGNERS,
@@ -31,7 +32,7 @@ from ra_gateway.ca.ra_credential import (
     issue_ra_certificate,
 )
 from ra_gateway.ca.rollover import renew_signers
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.certificates import Certificate, KeyUsage
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.errors import ConfigError
@@ -56,7 +57,7 @@ def names(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
-@pytest.mark.requirement(154, "T30")
+@pytest.mark.requirement(154, "T10", "T11", "T30")
 @pytest.mark.parametrize("kind", ["p256", "p384", "rsa2048", "ed25519", "ed448", "mldsa44"])
 async def test_a_ca_is_made_and_loaded(tmp_path: Path, kind: str) -> None:
     """Files, modes, and paths from all signers to the root; certificates, messages and answers have three keys."""
@@ -71,6 +72,17 @@ async def test_a_ca_is_made_and_loaded(tmp_path: Path, kind: str) -> None:
     ocsp = keys.ocsp[issuer.id]
     signers = (issuer, keys.credential, ocsp)
     assert len({signer.certificate.spki_der for signer in signers}) == 3
+    assert len({item.subject for item in (ra, *(signer.certificate for signer in signers))}) == 4
+    for certificate, length in ((keys.root, 1), (issuer.certificate, 0)):
+        found = x509.load_der_x509_certificate(certificate.der).extensions
+        constraints = found.get_extension_for_class(x509.BasicConstraints)
+        assert (constraints.critical, constraints.value) == (
+            True,
+            x509.BasicConstraints(True, length),
+        )
+        usage = found.get_extension_for_class(x509.KeyUsage)
+        assert usage.critical
+        assert certificate.key_usage == frozenset({KeyUsage.keyCertSign, KeyUsage.cRLSign})
     domain = TrustDomain("operator", DomainKind.operator, (keys.root,))
     bag = (issuer.certificate,)
     for certificate in (keys.credential.certificate, ocsp.certificate):

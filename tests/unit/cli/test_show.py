@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from io import StringIO
+from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -14,15 +17,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ra_gateway.cli.show import CannotShow, describe, read_message
+from ra_gateway.cli.asn1_text import lines_of
+from ra_gateway.cli.show import CannotShow, describe, described, read_message
 from ra_gateway.cmp import asn1, structures
 from ra_gateway.cmp.algorithms import digest
 from ra_gateway.cmp.bodies import CertStatus, PKIStatusInfo, cert_confirm_body, error_body
 from ra_gateway.cmp.codes import BodyType, PKIStatus
 from ra_gateway.cmp.messages import ANYONE, PKIMessage, body
-from ra_gateway.cmp.names import directory_name
+from ra_gateway.cmp.names import directory_name, from_rfc4514
 from ra_gateway.errors import PKIFailureInfo
 from tests.support import pki
+from tests.support.commandline import succeeded
 from tests.support.dialogue import NOW, bare_message, messages
 
 
@@ -322,6 +327,76 @@ def test_changed_messages_never_break_it(made: dict[str, bytes], data: st.DataOb
         der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
     with suppress(CannotShow):
         text_of(bytes(der))
+
+
+# --- lines and JSON -----------------------------------------------------------------------------------------------
+
+
+async def test_no_line_is_cut_or_folded(made: dict[str, bytes]) -> None:
+    """What is piped has each line as long as it is, in either set of characters, as the tree has it."""
+    for name, der in made.items():
+        lines = [line.plain for line in lines_of(describe(der))]
+        assert lines == text_of(der).rstrip("\n").split("\n"), name
+        plain = [line.plain for line in lines_of(describe(der), ascii_only=True)]
+        assert list(map(len, plain)) == list(map(len, lines))
+    der = bare_message(error_body(PKIStatusInfo(PKIStatus.rejection, (("x" * 600),))))
+    assert any("x" * 600 in line.plain for line in lines_of(describe(der)))
+    oracle = [line.plain for line in lines_of(describe(made["ir"], oracle=True))]
+    assert any(line.endswith("pvno=cmp2021") or "pvno=" in line for line in oracle)
+
+
+def test_the_command_prints_what_there_is_whatever_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operator_pki: pki.OperatorPKI
+) -> None:
+    """Forty columns, or a pipe: fingerprints are whole, from a file and from standard input."""
+    monkeypatch.setenv("COLUMNS", "40")
+    der = bare_message(body(BodyType.cann, operator_pki.root.der))
+    file = tmp_path / "cann.txt"
+    file.write_text(der.hex("\n", 16))
+    told = succeeded("show", file)
+    assert f"SHA-256: {digest('sha256', operator_pki.root.der).hex()}\n" in told
+    members = json.loads(succeeded("show", "--json", file))["members"]
+    assert [item["name"] for item in members] == ["header", "body", "protection"]
+
+
+def members_of(shown: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    return [item for item in shown.get("members", []) if item["name"] == name]
+
+
+async def test_json_is_the_same_in_full(made: dict[str, bytes]) -> None:
+    """Name, value and members, in the order of the message; octets are not shortened, and secrets not shown."""
+    for name, der in made.items():
+        shown = described(der)
+        assert shown["name"] == "PKIMessage", name
+        assert "…" not in json.dumps(shown, ensure_ascii=False), name
+        ((header,), (content,)) = members_of(shown, "header"), members_of(shown, "body")
+        (transaction,) = members_of(header, "transactionID")
+        parsed = PKIMessage.from_der(der)
+        assert transaction["value"] == (parsed.header.transaction_id or b"").hex()
+        assert content["value"].startswith(parsed.body_type.name)
+        for item, certificate in zip(
+            (members_of(shown, "extraCerts") or [{}])[0].get("members", []),
+            parsed.extra_certs,
+            strict=True,
+        ):
+            assert members_of(item, "DER")[0]["value"] == certificate.hex()
+    assert described(made["ir"]) == described(made["ir"])
+    text = {"value": "\u202e\x1b"}
+    shown = described(
+        bare_message(error_body(PKIStatusInfo(PKIStatus.rejection, (text["value"],))))
+    )
+    assert "\x1b" not in json.dumps(shown, ensure_ascii=False)
+
+
+def test_what_is_empty_is_called_empty() -> None:
+    """A validity without times says nothing, and one that is absent is not shown."""
+    subject = asn1.tlv(0xA5, from_rfc4514("CN=x"))
+    for validity, shown in ((b"\xa4\x00", True), (b"", False)):
+        template = asn1.tlv(0x30, validity, subject)
+        request = asn1.tlv(0x30, asn1.tlv(0x30, asn1.tlv(0x30, b"\x02\x01\x00", template)))
+        text = text_of(bare_message(body(BodyType.ir, request)))
+        assert ("validity: OptionalValidity (empty)" in text) is shown
+        assert ("validity" in text) is shown
 
 
 def test_begin_lines_without_an_end_are_read_once() -> None:

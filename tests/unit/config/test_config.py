@@ -216,6 +216,8 @@ OTHER_ENDPOINT = (
 )
 REDIS = '[store]\nkind = "redis"\nredis_url = "redis://localhost"\nseal_key_paths = ["seal.key"]'
 REGISTERED = '[endpoints.ran.registration_authorities]\ncertificate_paths = ["a.pem"]'
+REGISTERED_NAME = '[[endpoints.ran.registration_authorities.names]]\nsubject = "CN=occm"'
+REVOKED = '[operator.revocation]\nmode = "hard"\ncrl_paths = ["a.crl"]\n'
 RIGHTS = '\n[[endpoints.ran.registration_authorities.rights]]\ncertificate_paths = ["a.pem"]'
 WRONG = {
     "unknown key": (adding("server", "listen_prot = 80"),
@@ -413,6 +415,20 @@ WRONG = {
     "rights given twice": (
         written(REGISTERED + RIGHTS + RIGHTS),
         "endpoints.ran.registration_authorities.rights[1].certificate_paths", "an earlier row has", "once at most"),
+    "no RA at all": (written("[endpoints.ran.registration_authorities]"),
+        "endpoints.ran.registration_authorities.certificate_paths", "unless there are names", "List the RAs'"),
+    "an RA without a name": (
+        written(REVOKED + REGISTERED_NAME.replace('subject = "CN=occm"', "")),
+        "endpoints.ran.registration_authorities.names[0]", "names nobody", "Give subject"),
+    "a pattern as the name of an RA": (
+        written(REVOKED + REGISTERED_NAME + '\nsans = ["dns:*.example.net"]'),
+        "endpoints.ran.registration_authorities.names[0].sans[0]", "is a pattern", "the one name"),
+    "an RA by its name whose certificates cannot be withdrawn": (written(REGISTERED_NAME),
+        "endpoints.ran.registration_authorities.names", "which certificates of these names were revoked",
+        "operator.revocation"),
+    "an RA by its name under roots that are not the operator's": (
+        written(f'{REVOKED}{REGISTERED}\nanchors_paths = ["a.pem"]\n{REGISTERED_NAME}'),
+        "endpoints.ran.registration_authorities.names", "only an operator certificate", "an endpoint of their own"),
     "a path that climbs": (adding("upstream", 'path = "../other"'),
         "upstreams.main.path", "may stand behind a URL", "name"),
     "a path with an empty part": (adding("upstream", 'path = "a//b"'),
@@ -443,7 +459,7 @@ WRONG = {
     "country of a digit": (adding("identity", 'subject_template = "CN={cn},C=D1"'),
         "vendors.acme.identity.subject_template", "attribute C is no country code of two letters", "another value"),
     "control character in a template": (adding("identity", 'subject_template = "CN={cn},O=a\\u202eb"'),
-        "vendors.acme.identity.subject_template", "O has the character U+202E (RFC 5280 A.1)", "another value"),
+        "vendors.acme.identity.subject_template", "attribute O has the character U+202E", "another value"),
     "long unit in a template": (adding("identity", f'subject_template = "CN={{cn}},OU={"x" * 65}"'),
         "vendors.acme.identity.subject_template", "attribute OU has 65 characters; 64 are allowed", "another value"),
     "underscore in a SAN template": (adding("identity", 'san_template = ["dns:{cn}.r_an.example.net"]'),
