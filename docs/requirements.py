@@ -273,8 +273,6 @@ REQUIREMENTS: Final[dict[str, dict[Requirement, str]]] = {
 }
 
 UNTESTED: Final[dict[Requirement, str]] = {
-    "T53": OUTSIDE
-    + "between OAM and the network function; the CA takes what comes of it as end entities",
     "T54": OUTSIDE + "ACME is another protocol than the one spoken here",
 }
 """Why a requirement has no test; an entry for one that has some is a mistake."""

@@ -136,7 +136,7 @@ def _key_generation(keys: CAKeys, config: CAConfig) -> KeyGeneration | None:
             f"is on, but {config.directory_path} has no kga.pem to sign such keys with",
             f"Run: ra-gateway ca renew-signers --key-generation --within-days 0 {config.directory_path}",
         )
-    return KeyGeneration(keys.key_generation)
+    return KeyGeneration(keys.key_generation, bare_keys=config.bare_keys)
 
 
 def _published(keys: CAKeys, config: CAConfig, profiles: Iterable[Profile]) -> Published:

@@ -39,6 +39,7 @@ from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import CanonicalName, canonical
 from ra_gateway.cmp.requests import read_revocation
 from ra_gateway.cmp.responder import Batch, read_nested
+from ra_gateway.cmp.signers import certificate_bag, select_signers
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import (
     AuthenticatedMessage,
@@ -46,10 +47,8 @@ from ra_gateway.cmp.verification import (
     authenticate,
     authenticate_follower,
     authenticate_registered,
-    certificate_bag,
     forgiving,
     judged_by,
-    select_signers,
 )
 from ra_gateway.errors import (
     AlreadyRevoked,

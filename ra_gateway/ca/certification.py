@@ -406,7 +406,9 @@ class Certification:
         if private_key is not None:
             assert self.key_generation is not None  # it made the key
             recipient = key_recipient(context.authenticated.signer)
-            sealed_key = await self.key_generation.seal_key(private_key, recipient)
+            sealed_key = await self.key_generation.seal_key(
+                private_key, recipient, pvno=context.received.message.header.pvno
+            )
         return CertResponse(cert_req_id, accepted, certificate.der, private_key_der=sealed_key)
 
     async def _positive(

@@ -24,6 +24,7 @@ from ra_gateway.cmp.bodies import encrypted_key_der
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.cms import KEMPublicKey, KeyRecipient, Recipient, can_receive, envelop
 from ra_gateway.cmp.cms_signed import key_package_der, sign_package
+from ra_gateway.cmp.messages import CMP2021
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.errors import NotAuthorized, TemplateRefused
@@ -76,10 +77,13 @@ class KeyGeneration:
     Args:
         credential: Signs key packages; its certificate has cmKGA.
         key_kind: Made where a request does not say what kind of key it wants.
+        bare_keys: Whether who says version 2 of CMP is sent the key alone, as OpenSSL 3.5 wants it, and not in an
+            AsymmetricKeyPackage.
     """
 
     credential: Credential
     key_kind: str = "p256"
+    bare_keys: bool = False
     _making: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(MADE_AT_ONCE), repr=False, compare=False
     )
@@ -110,18 +114,23 @@ class KeyGeneration:
         async with self._making:
             return await asyncio.to_thread(MAKERS[kind])
 
-    async def seal_key(self, private_key: Any, recipient: Recipient) -> bytes:
+    async def seal_key(
+        self, private_key: Any, recipient: Recipient, *, pvno: int = CMP2021
+    ) -> bytes:
         """Return the DER of EncryptedKey: AsymmetricKeyPackage in SignedData in EnvelopedData.
 
         Args:
             private_key: Of `make_key`.
             recipient: The only one who can open it.
+            pvno: Of the request.
 
         Raises:
             ServiceFailure: The authority's key cannot sign.
         """
         pkcs8_der = private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        package_der = key_package_der(pkcs8_der, spki_der(private_key))
+        package_der = pkcs8_der
+        if not self.bare_keys or pvno >= CMP2021:
+            package_der = key_package_der(pkcs8_der, spki_der(private_key))
         signed_der = await sign_package(package_der, self.credential)
         return encrypted_key_der(envelop(signed_der, OID.signedData, recipient, _RANDOMNESS))
 

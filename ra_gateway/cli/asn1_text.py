@@ -93,25 +93,15 @@ def lines_of(tree: Tree, *, ascii_only: bool = False) -> Iterator[Text]:
     """Yield a tree line by line, each as long as it is: rich itself cuts lines that are longer than the terminal."""
     fork, end, bar = ("+-- ", "`-- ", "|   ") if ascii_only else ("├── ", "└── ", "│   ")
     # The label's first line, its further ones, and what is before those of the members.
-    waiting = [(tree, "", "", "")]
+    waiting: list[tuple[Tree, str, str, str]] = [(tree, "", "", "")]
     while waiting:
         branch, first, further, below = waiting.pop()
         label = branch.label if isinstance(branch.label, Text) else Text(str(branch.label))
         for number, part in enumerate(label.split("\n", allow_blank=True)):
             yield Text(further if number else first).append_text(part)
-        last = len(branch.children) - 1
-        waiting += reversed(
-            [
-                (
-                    child,
-                    *(
-                        below + guide
-                        for guide in ((end, "    ", "    ") if number == last else (fork, bar, bar))
-                    ),
-                )
-                for number, child in enumerate(branch.children)
-            ]
-        )
+        for number, child in reversed(list(enumerate(branch.children, 1))):
+            guide, under = (end, "    ") if number == len(branch.children) else (fork, bar)
+            waiting.append((child, below + guide, below + under, below + under))
 
 
 def as_json(tree: Tree) -> dict[str, Any]:

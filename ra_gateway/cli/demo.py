@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from rich.text import Text
 
 from ra_gateway.app import now
 from ra_gateway.app.gateway import Application
-from ra_gateway.app.running import CannotListen, catch_signals
-from ra_gateway.cli.setup import require_empty, write_setup
+from ra_gateway.app.running import catch_signals
+from ra_gateway.cli.setup import require_empty, usable_port, write_setup
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.config.reading import load
 from ra_gateway.device.client import open_session, run
@@ -68,7 +67,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
             "Choose an empty or new directory, or remove this one",
         )
     require_empty(directory)
-    port = _usable_port(port)  # before anything is written: the next attempt may use the directory
+    port = usable_port(port)  # before anything is written: the next attempt may use the directory
     vendor = Vendor.found("ACME Radio", clock=now)
     vendor.write(directory / "vendor")
     credential, device_key = vendor.make_device(HOST)
@@ -81,7 +80,7 @@ async def demonstrate(console: Console, directory: Path, *, port: int, keep: boo
         domain=None,  # with a client of their own, people ask for whatever name comes to mind
         now=now(),
         port=port,
-        status_port=_usable_port(0),
+        status_port=usable_port(0),
         implicit_confirm="relay",
     )
     events = _Events()
@@ -210,17 +209,3 @@ def _write_at_once(path: Path, text: str) -> None:
     unfinished.unlink(missing_ok=True)
     write_new(unfinished, text.encode())
     unfinished.rename(path)
-
-
-def _usable_port(port: int) -> int:
-    """Return the port if it can be listened on, or a free one for 0."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise CannotListen(
-                f"cannot listen on 127.0.0.1:{port}: {error.strerror}. Choose another port, or 0"
-            ) from error
-        number: int = probe.getsockname()[1]
-        return number

@@ -170,7 +170,7 @@ def init(
                 )
     if not re.fullmatch(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", domain):
         raise typer.BadParameter(f"{domain!r} is no DNS domain like ran.example.net")
-    from ra_gateway.cli.setup import require_empty, write_setup  # the extra `ca`
+    from ra_gateway.cli.setup import require_empty, usable_port, write_setup  # the extra `ca`
 
     require_empty(directory)
     path = write_setup(
@@ -180,7 +180,8 @@ def init(
         domain=domain,
         now=now(),
         port=port,
-        status_port=status_port or (port + 2 if 0 < port < 65534 else 8082),
+        # Beside its own port; where that is any free one, another such.
+        status_port=status_port or (port + 2 if 0 < port < 65534 else usable_port(0)),
         subjects=named_subjects(subject, ("root", "issuing", "cmp", "ocsp", "ra")),
         key_kind=key_kind,
     )

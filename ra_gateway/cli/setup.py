@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import secrets
+import socket
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from ra_gateway.app.running import CannotListen
 from ra_gateway.ca.hierarchy import SignerNames
 from ra_gateway.ca.keys import create_operator_pki
 from ra_gateway.ca.ledger.ledger import open_ledger
@@ -290,12 +292,13 @@ def _vendor(name: str, root: str, sub: str, organisation: str, domain: str | Non
 
 def _own_name(vendor: str, organisation: str, domain: str) -> str:
     hosts = [f"{{{placeholder}}}.{domain}" for placeholder in ("host", "serial_number", "cn")]
-    endings = (f",O={organisation}", "") if _PLAIN.fullmatch(organisation) else ("",)
-    names = [f"CN={host}{ending}" for host in hosts for ending in endings]
+    # TS 33.310 6.1.1: no subject without O, and the CA knows which.
+    pattern = organisation if _PLAIN.fullmatch(organisation) else "*"
+    names = [f"CN={host},O={pattern}" for host in hosts]
     return _OWN_NAME.format(
         name=vendor,
         domain=domain,
-        template=json.dumps(names[0]),
+        template=json.dumps(f"CN={hosts[0]},O={escape_rfc4514(organisation)}"),
         subjects=", ".join(map(json.dumps, names)),
         san=json.dumps(f"dns:{hosts[0]}"),
         sans=", ".join(json.dumps(f"dns:{host}") for host in hosts),
@@ -321,3 +324,21 @@ def require_empty(directory: Path) -> None:
 
 def _not_usable(directory: Path, what: str) -> ConfigError:
     return ConfigError.of(str(directory), what, "Choose an empty or new directory")
+
+
+def usable_port(port: int) -> int:
+    """Return the port if it can be listened on, or a free one for 0.
+
+    Raises:
+        CannotListen: It cannot.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise CannotListen(
+                f"cannot listen on 127.0.0.1:{port}: {error.strerror}. Choose another port, or 0"
+            ) from error
+        number: int = probe.getsockname()[1]
+        return number

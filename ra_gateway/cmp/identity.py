@@ -13,7 +13,7 @@ from typing import Final
 
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.names import attributes
+from ra_gateway.cmp.names import attributes, folded
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import once
 from ra_gateway.errors import MalformedMessage, NotAuthorized
@@ -66,7 +66,7 @@ def identity_key(identity: str) -> str:
 
     So X.520 compares serialNumber and commonName, and RFC 5280 7.2 a dNSName.
     """
-    return " ".join(identity.casefold().split())
+    return folded(identity)
 
 
 class DeviceValues:

@@ -75,12 +75,8 @@ def text_of(value: asn1.TLV) -> str:
         raise MalformedMessage(f"name attribute: {error}", rule="R1") from error
 
 
-def decoded(name_der: bytes) -> list[list[structures.AttributeTypeAndValue]]:
-    """Decode a Name, whose length and elements are judged first: comparing names is dear, and anybody sends them.
-
-    Raises:
-        MalformedMessage: Not a Name, or one that is longer than any that is met.
-    """
+def _rdns(name_der: bytes) -> list[list[structures.AttributeTypeAndValue]]:
+    """Decode a Name, whose length and elements are judged first: comparing names is dear, and anybody sends them."""
     if len(name_der) > MAX_NAME_OCTETS:
         raise MalformedMessage(
             f"a Name of {len(name_der)} octets; at most {MAX_NAME_OCTETS} are read", rule="R1"
@@ -91,6 +87,15 @@ def decoded(name_der: bytes) -> list[list[structures.AttributeTypeAndValue]]:
     return [rdn.as_list() for rdn in asn1.decode(structures.NameBox, asn1.tlv(0x30, name_der)).rdns]
 
 
+def decoded(name_der: bytes) -> list[list[structures.AttributeTypeAndValue]]:
+    """Return a Name's attributes, those of each RDN by themselves.
+
+    Raises:
+        MalformedMessage: Not a Name, or one that is longer than any that is met.
+    """
+    return _rdns(name_der)
+
+
 def attributes(name_der: bytes) -> list[tuple[str, str]]:
     """Return a Name's attributes in order as (dotted OID, text).
 
@@ -99,7 +104,7 @@ def attributes(name_der: bytes) -> list[tuple[str, str]]:
     """
     return [
         (attribute.type.dotted_string, text_of(attribute.value))
-        for rdn in decoded(name_der)
+        for rdn in _rdns(name_der)
         for attribute in rdn
     ]
 
@@ -113,13 +118,13 @@ def canonical(name_der: bytes) -> CanonicalName:
     """
     return tuple(
         frozenset(
-            (attribute.type.dotted_string, _folded(text_of(attribute.value))) for attribute in rdn
+            (attribute.type.dotted_string, folded(text_of(attribute.value))) for attribute in rdn
         )
-        for rdn in decoded(name_der)
+        for rdn in _rdns(name_der)
     )
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """Return a text as RFC 4518 compares it: case folded, NFKC, blanks that mean nothing left out.
 
     Characters that nobody sees are not left out: a name with them stays another name, and none is certified.
@@ -150,7 +155,7 @@ def rfc4514(name_der: bytes) -> str:
         MalformedMessage: Not a Name.
     """
     # Not by x509.Name: it warns of every name that is longer than X.520 allows, and devices send such.
-    rdns = decoded(name_der)
+    rdns = _rdns(name_der)
     if not all(rdns):
         raise MalformedMessage("empty RelativeDistinguishedName", rule="R1")
     return ",".join("+".join(map(_rfc4514_attribute, rdn)) for rdn in reversed(rdns))
@@ -205,7 +210,7 @@ def name_template(text: str) -> bytes:
     Raises:
         ValueError: It is not a Name.
     """
-    filled = decoded(from_rfc4514(_EMPTY_VALUE.sub("=" + _BLANK, text)))
+    filled = _rdns(from_rfc4514(_EMPTY_VALUE.sub("=" + _BLANK, text)))
     return asn1.tlv(0x30, *(asn1.tlv(0x31, *sorted(map(_left_empty, rdn))) for rdn in filled))
 
 
@@ -258,7 +263,7 @@ def _attribute_alike(attribute: str) -> str:
     kind, equals, value = attribute.partition("=")
     plain = _ESCAPED.sub(_unescaped, value)
     # Anew, since what is folded may be a separator then.
-    return kind.strip().casefold() + equals + escape_rfc4514(_folded(plain))
+    return kind.strip().casefold() + equals + escape_rfc4514(folded(plain))
 
 
 def _unescaped(found: re.Match[str]) -> str:

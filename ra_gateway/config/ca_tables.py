@@ -276,6 +276,10 @@ class CAConfig(Table):
     certificate that protects the request. `ra-gateway ca renew-signers --key-generation` makes the signer that this
     needs.
     """
+    bare_keys: bool = False
+    """Whether such a key is sent as it is, and not in an AsymmetricKeyPackage, to who says version 2 of CMP: OpenSSL
+    3.5 does, and reads nothing else. It is signed and encrypted either way.
+    """
     profiles: Named[CAProfileConfig] = Field(default={})
     """Certificate profiles of your own."""
     client: CAClientConfig | None = None

@@ -14,6 +14,7 @@ from ra_gateway.cmp.header_checks import HeaderRules, check_message_time
 from ra_gateway.cmp.mac import mac_protected, mac_reference, reference_fingerprint
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import general_names
+from ra_gateway.cmp.signers import named_as_signer
 from ra_gateway.cmp.trust import DomainKind, SearchBudget
 from ra_gateway.cmp.verification import (
     Authenticated,
@@ -25,7 +26,6 @@ from ra_gateway.cmp.verification import (
     authenticate_by_secret,
     authenticate_follower,
     authenticate_registered,
-    named_as_signer,
     used_quirks,
 )
 from ra_gateway.errors import (

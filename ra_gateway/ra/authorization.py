@@ -22,8 +22,9 @@ from ra_gateway.cmp.requests import (
     read_revocation,
     used_in_request,
 )
+from ra_gateway.cmp.signers import certificate_bag
 from ra_gateway.cmp.trust import DomainKind, SearchBudget
-from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, certificate_bag
+from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
 from ra_gateway.errors import (
     CMPError,
     HeaderRefused,

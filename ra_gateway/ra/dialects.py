@@ -59,5 +59,22 @@ DIALECTS: Final[Mapping[str, Mapping[str, Any]]] = {
         "max_pvno": 2,
         "tolerate": ["pkiconf_without_certificates"],
     },
+    # Siemens' CMP RA component in front of a CA: wants 16 octets of IDs.
+    "siemens-ra": {
+        "kur": "reprotect",
+        "certconf": "forward",
+        "ids": "map",
+    },
+    # Trustpoint, asked under a shared secret: takes cr and no ir, with implicitConfirm, and answers no other type.
+    "trustpoint": {
+        "kur": "reprotect",
+        "certconf": "implicit",
+        "ir_as_cr": True,
+        "max_pvno": 2,
+        "ids": "map",
+        "genm": False,
+        "unconfirmed": "report",
+        "replays_repeats": False,
+    },
 }
 """The dialects that come with the gateway."""

@@ -16,8 +16,8 @@ from ra_gateway.cmp.names import (
     general_name_keys,
 )
 from ra_gateway.cmp.oids import OID
+from ra_gateway.cmp.signers import named_as_signer, named_in_bag
 from ra_gateway.cmp.trust import Path, TrustDomain
-from ra_gateway.cmp.verification import named_as_signer, named_in_bag
 from ra_gateway.errors import MalformedMessage, UpstreamBroken
 from ra_gateway.ra.policy import IdentityRules
 from ra_gateway.ra.transaction import Transaction

@@ -56,8 +56,9 @@ from ra_gateway.cmp.polling import (
     polled_cert_req_id,
 )
 from ra_gateway.cmp.requests import Possession, require_delivery
+from ra_gateway.cmp.signers import certificate_bag
 from ra_gateway.cmp.trust import Path
-from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, certificate_bag
+from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
 from ra_gateway.errors import CMPError, PKIFailureInfo, UpstreamBroken
 from ra_gateway.events import Outcome
 from ra_gateway.ra.ca_answers import (

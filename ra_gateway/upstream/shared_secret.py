@@ -37,6 +37,9 @@ _MIN_SECRET_OCTETS: Final = 16
 _KEPT: Final = timedelta(hours=1)
 """How long answers under a secret that was replaced are believed: what was asked under it may be on its way."""
 
+_MAX_PBM_ITERATIONS: Final = 10_000
+"""Of an answer: each is a step of Python, and anybody on the way may have written it."""
+
 _MAX_DERIVED: Final = 16
 """Keys that are kept: a CA that draws its salt anew each time costs a derivation each time."""
 
@@ -64,8 +67,8 @@ class CASecretConfig(Table):
     bound them, as EJBCA does.
     """
     max_iterations: int = Field(default=300_000, ge=100, le=10_000_000)
-    """Most iterations of the key derivation of an answer; one with more is not believed. The default takes PBMAC1 as
-    current servers send it (262144).
+    """Most iterations of the key derivation of an answer under PBMAC1; one with more is not believed. The default takes
+    what current servers send (262144). Of PasswordBasedMac, 10000 are taken, or `iterations` where that is more.
     """
     allow_weak_hmac: bool = False
     """Whether answers under HMAC-SHA1 are believed."""
@@ -96,7 +99,12 @@ class SecretOfCA:
 
     def __init__(self, config: CASecretConfig, setting: str, clock: Callable[[], datetime]) -> None:
         self._config, self._setting, self._clock = config, setting, clock
-        self._bounds = MACBounds(1, config.max_iterations, config.allow_weak_hmac)
+        self._bounds = MACBounds(
+            min_iterations=1,
+            max_iterations=max(config.iterations, _MAX_PBM_ITERATIONS),
+            max_pbkdf_iterations=config.max_iterations,
+            hmac_sha1=config.allow_weak_hmac,
+        )
         self._replaced: list[tuple[datetime, SharedSecret]] = []
         self._derived: dict[tuple[bytes, bytes], MACCredential] = {}
         self._seen = _state(config.secret_path)

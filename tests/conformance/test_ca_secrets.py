@@ -150,9 +150,10 @@ async def test_answers_under_its_mac_or_its_signature_are_believed(
     [
         {"answer_secret": "a secret that is another one"},
         {"answer_algorithm": pbmac1(iterations=300_001)},
+        {"answer_algorithm": pbm(iterations=10_001)},
         {"answer_algorithm": pbm(mac=HMAC_SHA1)},
     ],
-    ids=["another secret", "too many iterations", "HMAC-SHA1"],
+    ids=["another secret", "too many iterations", "too many of PBM", "HMAC-SHA1"],
 )
 async def test_other_macs_are_not_believed(make: Make, ca: dict[str, Any]) -> None:
     """systemFailure, and nothing of the secret in what is told."""

@@ -9,12 +9,13 @@ import pytest
 
 from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
+    cert_confirm_content,
     cert_rep_body,
     cert_rep_message,
     error_body,
     nested_messages,
 )
-from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
+from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.errors import PKIFailureInfo
 from ra_gateway.ra.endpoints import Approval, CaPubs, CertConf, Variant
@@ -262,3 +263,71 @@ async def test_other_requests_go_up_as_they_are(
     stored = await (await Operation.begin(world, BodyType.ir)).send()
     (found,) = await world.store.find(stored.header.transaction_id or b"")
     assert Transaction.from_fields(found.to_fields()).asked_type is BodyType.cr
+
+
+# --- Siemens' RA between the gateway and its CA ---------------------------------------------------------------
+
+
+def behind(
+    vendor: VendorPKI, operator: OperatorPKI, **upstream: Any
+) -> tuple[World, AttentiveCA, list[int]]:
+    """A gateway whose CA is behind another RA, which signs its answers and has certReqId 0 in each of them."""
+    clock = ManualClock()
+    siemens = cmp_credential(local_ra(operator, "Siemens RA"))
+    told: list[int] = []
+
+    def script(answer: Answer) -> None:
+        answer.credential = siemens
+        answer.extra_certs = siemens.certificates
+        if answer.body_der[0] & 0x1F in CERT_RESPONSE_TO.values():
+            answer.set_response(cert_req_id=0)
+        if answer.request.body_type is BodyType.certConf:
+            (status,) = cert_confirm_content(answer.request.body_content)
+            told.append(status.cert_req_id)
+
+    ca = AttentiveCA(operator, clock, script=script)
+    world = World.make(
+        vendor,
+        operator,
+        clock=clock,
+        ca=ca,
+        vendor_domain={"quirks": frozenset({"short_ids"})},
+        endpoint={"body_types": ALL_TYPES},
+        upstream={"pinned": (siemens.certificate,), "ids": "map", **upstream},
+    )
+    return world, ca, told
+
+
+@pytest.mark.requirement(73, 80, 84)
+@pytest.mark.parametrize("body_type", sorted(ALL_TYPES), ids=lambda item: item.name)
+async def test_every_operation_through_siemens_ra(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, body_type: BodyType
+) -> None:
+    """Its signature is believed as it is named; it sees no short ID, and its own certReqId again in certConf."""
+    world, ca, told = behind(vendor_pki, operator_pki)
+    from_vendor = body_type in (BodyType.ir, BodyType.p10cr, BodyType.cr)
+    ids = {"transaction_id": b"\0\0\0\1", "sender_nonce": b"\0\0\0\2"} if from_vendor else {}
+    operation = await Operation.begin(world, body_type, **ids)
+    answer = await operation.send()
+    assert (answer.body_type, ca.faults) == (RESPONSE_TO[body_type], []), world.events[-1].detail
+    if body_type in CERT_RESPONSE_TO:
+        assert (await operation.confirm()).body_type is BodyType.pkiconf, world.events[-1].detail
+        assert (ca.faults, told) == ([], [0])
+
+
+@pytest.mark.requirement(75, 76, 81)
+@pytest.mark.parametrize("kur", list(Variant))
+async def test_a_kur_through_siemens_ra(
+    vendor_pki: VendorPKI, operator_pki: OperatorPKI, kur: Variant
+) -> None:
+    """Under the gateway's signature, inside it, or as it came."""
+    world, ca, _ = behind(vendor_pki, operator_pki, kur=kur)
+    operation = await Operation.begin(world, BodyType.kur)
+    answer = await operation.send()
+    if kur is Variant.forward:
+        # Nobody but the device signed it: this RA wants a registered one in front of it.
+        assert ca.faults == ["kur: badMessageCheck"]
+        return
+    assert status_of(answer).issued, world.events[-1].detail
+    assert (await operation.confirm()).body_type is BodyType.pkiconf
+    assert ca.faults == []

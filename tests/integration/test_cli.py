@@ -144,7 +144,7 @@ def test_init_lets_a_base_station_have_its_own_name(tmp_path: Path, vendor_pki: 
             ("CN=www.north.example", (), "notAuthorized"),
             (own, ("dns:ENB-8.north.example",), "notAuthorized"),
             (own, ("dns:ENB-7.north.example",), ""),
-            ("CN=ENB-7.north.example", (), ""),
+            ("CN=ENB-7.north.example", (), "notAuthorized"),
         )):  # fmt: skip
             names = [option for san in sans for option in ("--san", san)]
             out = ("--out", tmp_path / str(number))
@@ -171,12 +171,22 @@ def test_init_without_a_vendor_says_what_is_missing(tmp_path: Path) -> None:
     assert "no base station can enrol" in told
 
 
-def test_init_takes_an_organisation_with_a_comma(tmp_path: Path) -> None:
-    """A name is a name, whatever its characters mean in RFC 4514."""
-    succeeded("init", tmp_path / "g", "--organisation", "Example, Inc. [x]")
+def test_init_takes_an_organisation_with_a_comma(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """A name is a name, whatever its characters mean in RFC 4514 and in patterns; base stations have it as O."""
+    vendor_pki.write(tmp_path / "acme")
+    vendor = ("--vendor", f"acme={tmp_path}/acme/root.pem,{tmp_path}/acme/sub.pem")
+    succeeded("init", tmp_path / "g", "--organisation", "Example, Inc. [x]", *vendor, "--port", "0")
     (certificate, *_) = load_certificates(tmp_path / "g" / "ra" / "ra.pem", "ra")
     assert certificate.subject == "CN=Example\\, Inc. [x] RA,O=Example\\, Inc. [x]"
-    succeeded("check-config", "-c", tmp_path / "g" / "gateway.toml")
+    config = tmp_path / "g" / "gateway.toml"
+    succeeded("check-config", "-c", config)
+    cert, key = vendor_pki.sub.issue("CN=enb-9,O=ACME Radio").write(tmp_path, "device")
+    with GatewayProcess(config) as gateway:
+        station = ("--url", gateway.url, "--cert", cert, "--key", key, "--out", tmp_path / "nine")
+        subject = "CN=enb-9.ran.example.net,O=Example\\, Inc. [x]"
+        succeeded("enroll", *station, "--subject", subject)
+    (got, *_) = load_certificates(tmp_path / "nine" / "cert.pem", "nine")
+    assert got.subject == subject
 
 
 @pytest.mark.parametrize("name", ["gateway.toml", "operator/root.pem", "notes.txt"])

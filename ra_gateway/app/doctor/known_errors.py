@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any, Final
@@ -62,21 +62,51 @@ def _row(row: dict[str, Any], ra_rights: str) -> Cause:
     )
 
 
+def of_other_cas(text: str) -> str:
+    """Return a cause or setting without the parts of it that are about EJBCA; "" where all of it is.
+
+    Args:
+        text: Parts are separated by semicolons.
+    """
+    parts = [part for part in text.split("; ") if "EJBCA" not in part and "alias" not in part]
+    return "; ".join(parts).removeprefix("or ")
+
+
+def _elsewhere(row: Cause) -> Cause | None:
+    """Return what a row says of another CA than EJBCA; None where that is nothing."""
+    cause, setting = of_other_cas(row.cause), of_other_cas(row.setting)
+    return replace(row, cause=cause, setting=setting) if cause and setting else None
+
+
 UNKNOWN: Final = Cause(
     "the CA does not say; its log does",
     "the CA's settings for this gateway; its log has the reason",
 )
 
 
-def explain(text: str, fail_info: Collection[PKIFailureInfo], request: BodyType) -> Cause:
+def explain(
+    text: str,
+    fail_info: Collection[PKIFailureInfo],
+    request: BodyType,
+    *,
+    is_ejbca: bool = True,
+    answered: bool = True,
+) -> Cause:
     """Return what is likely to be behind an answer.
 
     Args:
         text: statusString, or what the HTTP client says.
         request: What it answers.
+        is_ejbca: Whether the CA may be EJBCA, whose words other CAs use for other things.
+        answered: Whether there was an answer: without one, only the text tells.
     """
     folded = text.casefold()
-    return next((row for row in known_errors() if row.fits(folded, fail_info, request)), UNKNOWN)
+    for row in known_errors():
+        if row.fits(folded, fail_info, request) and (answered or row.text):
+            found = row if is_ejbca else _elsewhere(row)
+            if found is not None:
+                return found
+    return UNKNOWN
 
 
 def explain_text(text: str) -> list[Cause]:

@@ -1,6 +1,7 @@
 """Messages that make a CA show what it thinks of the gateway, and cannot have anything issued.
 
-None of them ever says raVerified: a CA that trusts the RA would take that for a proof. In ir and kur a key is proved
+None of them ever says raVerified: a CA that trusts the RA would take that for a proof. In ir, cr, p10cr and kur a key
+is proved
 that nobody keeps, by a signature over something else, so that no CA that looks at proofs grants them; in a kur
 moreover the old certificate does not exist. What a CA that does not look would issue is for a key that is gone, under
 a name of the doctor's own. An rr names a serial number that no CA has given out, and issues nothing anyway; a genm
@@ -10,10 +11,13 @@ asks for what everybody may know.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from ra_gateway.cmp import asn1, crmf
 from ra_gateway.cmp.bodies import RevDetails, gen_msg_body, rev_req_body
@@ -53,7 +57,7 @@ class Prober:
 
     Args:
         recipient_der: GeneralName of the issuing CA, as in all messages of the gateway to it.
-        subject: RFC 4514 string, whom ir asks a certificate for.
+        subject: RFC 4514 string, whom ir, cr or p10cr asks a certificate for.
         san: Names such as "dns:enb1.example.net", for a CA that insists on some.
     """
 
@@ -63,15 +67,21 @@ class Prober:
     subject: str = SUBJECT
     san: tuple[str, ...] = ()
 
-    async def ir(self) -> Probe:
-        """Return a first request whose proof of possession does not verify."""
+    async def first(self, request: BodyType) -> Probe:
+        """Return a request for a certificate whose proof of possession does not verify.
+
+        Args:
+            request: ir, cr or p10cr.
+        """
         template = crmf.CertTemplate(
             subject_der=from_rfc4514(self.subject), extensions=self._extensions()
         )
-        body_der = await _unproved(BodyType.ir, template)
-        return await self._probe(
-            BodyType.ir, "ir with a proof of possession that is false", body_der
-        )
+        if request is BodyType.p10cr:
+            body_der = await _unproved_pkcs10(self.subject, self._extensions())
+        else:
+            body_der = await _unproved(request, template)
+        tried = f"{request.name} with a proof of possession that is false"
+        return await self._probe(request, tried, body_der)
 
     async def kur(self) -> Probe:
         """Return an update of a certificate that does not exist, with a proof that does not verify."""
@@ -118,6 +128,19 @@ class Prober:
         )
         der = await protect(header, body_der, self.credential, self.credential.certificates)
         return Probe(request, tried, der, transaction_id, sender_nonce)
+
+
+async def _unproved_pkcs10(subject: str, extensions: Iterable[crmf.Extension]) -> bytes:
+    """Return the body of a p10cr for a key that is forgotten at once, with a signature over something else."""
+    key = KEY_KINDS["p256"]()
+    builder = x509.CertificateSigningRequestBuilder(x509.Name.from_rfc4514_string(subject))
+    for item in extensions:
+        value = x509.UnrecognizedExtension(x509.ObjectIdentifier(item.oid), item.value)
+        builder = builder.add_extension(value, item.critical)
+    info_der = builder.sign(key, hashes.SHA256()).tbs_certrequest_bytes
+    signer = KeySigner(key)
+    signature = asn1.tlv(0x03, b"\x00", await signer.sign(secrets.token_bytes(32)))
+    return body(BodyType.p10cr, asn1.tlv(0x30, info_der, signer.algorithm.der, signature))
 
 
 async def _unproved(

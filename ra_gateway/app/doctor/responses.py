@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ra_gateway.app.credential import EXPIRY_WARNING
-from ra_gateway.app.doctor.known_errors import UNKNOWN, Cause, explain
+from ra_gateway.app.doctor.known_errors import UNKNOWN, Cause, explain, of_other_cas
 from ra_gateway.app.doctor.probes import Probe
 from ra_gateway.app.doctor.results import Check, Result, Verdict
 from ra_gateway.cmp.bodies import (
@@ -20,11 +20,15 @@ from ra_gateway.cmp.bodies import (
 from ra_gateway.cmp.certificates import Certificate, readable_certificates
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
-from ra_gateway.cmp.mac import mac_protected
+from ra_gateway.cmp.mac import MACCredential, mac_protected
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import name_of, rfc4514, same_name
-from ra_gateway.cmp.verification import authenticate_answer, check_authority
-from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
+from ra_gateway.cmp.verification import (
+    authenticate_answer,
+    authenticate_answer_by_secret,
+    check_authority,
+)
+from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, printable
 from ra_gateway.ra.endpoints import CAQuirk, Upstream
 
 SKEW_NOTICED: Final = timedelta(seconds=60)
@@ -37,6 +41,8 @@ _RULES: Final = HeaderRules(strictness=Strictness.lenient, extra_certs_max_count
 
 _EXPECTED: Final = {
     BodyType.ir: ((PKIFailureInfo.badPOP,), ()),
+    BodyType.cr: ((PKIFailureInfo.badPOP,), ()),
+    BodyType.p10cr: ((PKIFailureInfo.badPOP,), ()),
     BodyType.rr: ((PKIFailureInfo.badCertId,), ("wrong certificate to revoke",)),
     # EJBCA looks for the end entity first, and says so in more than one way.
     BodyType.kur: (
@@ -46,6 +52,9 @@ _EXPECTED: Final = {
     BodyType.genm: ((), ()),
 }
 """failInfo, or part of the text, with which a healthy CA refuses each probe."""
+
+_TEXT_CHARS: Final = 300
+"""Of what a CA says; its log has the rest."""
 
 _OF_WHO_SIGNED: Final = frozenset(
     {
@@ -135,8 +144,12 @@ def read(der: bytes) -> ProbeResponse:
 # --- of the request -------------------------------------------------------------------------------------------
 
 
-def assess(name: str, probe: Probe, response: ProbeResponse) -> Result:
-    """Say whether an answer is what a healthy CA says to a probe."""
+def assess(name: str, probe: Probe, response: ProbeResponse, *, is_ejbca: bool = True) -> Result:
+    """Say whether an answer is what a healthy CA says to a probe.
+
+    Args:
+        is_ejbca: As of `explain`.
+    """
     requested = probe.request in CERT_RESPONSE_TO
     if response.certificates or (requested and response.granted):
         return _issued(name, probe, response)
@@ -162,8 +175,9 @@ def assess(name: str, probe: Probe, response: ProbeResponse) -> Result:
         return refused(name, probe, str(response), cause)
     bits, texts = _EXPECTED[probe.request]
     if response.fail_info & set(bits) or any(text in response.text.casefold() for text in texts):
-        return Result(f"upstream {name}", probe.tried, f"refused as it should be: {response}")
-    cause = explain(response.text, response.fail_info, probe.request)
+        came_back = printable(f"refused as it should be: {response}", _TEXT_CHARS)
+        return Result(f"upstream {name}", probe.tried, came_back)
+    cause = explain(response.text, response.fail_info, probe.request, is_ejbca=is_ejbca)
     if cause is UNKNOWN and probe.request in (BodyType.kur, BodyType.rr):
         cause = _IN_ITS_OWN_WAY
     return refused(name, probe, str(response), cause)
@@ -172,8 +186,22 @@ def assess(name: str, probe: Probe, response: ProbeResponse) -> Result:
 def refused(name: str, probe: Probe, came_back: str, cause: Cause) -> Result:
     """Return a result with what the table says of it."""
     return Check(f"upstream {name}", probe.tried).result(
-        cause.verdict, came_back, cause.cause, cause.setting.replace("{name}", name)
+        cause.verdict,
+        printable(came_back, _TEXT_CHARS),
+        cause.cause,
+        cause.setting.replace("{name}", name),
     )
+
+
+def refused_alone(name: str, probe: Probe, response: ProbeResponse) -> Result:
+    """Return the result of a probe that is not authorised at a CA which takes another one of this RA."""
+    cause = Cause(
+        "the CA knows the RA, and refuses this request of it: such requests, or the probe's names",
+        "doctor --subject and --san with names like your devices'; the CA's rights of the RA (bundled CA: "
+        "ra-gateway ca role show)",
+        verdict=Verdict.warning,
+    )
+    return refused(name, probe, str(response), cause)
 
 
 def _issued(name: str, probe: Probe, response: ProbeResponse) -> Result:
@@ -190,6 +218,13 @@ def _serial(der: bytes) -> str:
         return f"{Certificate.from_der(der).serial_number:x}"
     except MalformedMessage:
         return "unreadable"
+
+
+def not_authorised(response: ProbeResponse, *, is_ejbca: bool) -> bool:
+    """Tell whether a CA refuses with notAuthorized, and says no more that is known."""
+    said = response.fail_info
+    known = explain(response.text, said, BodyType.ir, is_ejbca=is_ejbca).text
+    return said == {PKIFailureInfo.notAuthorized} and not known
 
 
 def kur_wants_the_device(first: ProbeResponse, renewed: ProbeResponse) -> bool:
@@ -222,11 +257,15 @@ class ResponseCheck:
 
     Args:
         authorities: CA certificates that the configuration names.
+        is_ejbca: As of `explain`.
+        secrets: What an answer under a MAC may be protected with.
     """
 
     upstream: Upstream
     authorities: Collection[Certificate]
     now: datetime
+    is_ejbca: bool = True
+    secrets: tuple[MACCredential, ...] = ()
 
     def of_protection(self, probe: Probe, response: ProbeResponse) -> Result:
         """Say whether the gateway would believe an answer."""
@@ -235,13 +274,16 @@ class ResponseCheck:
         if message.protection is None:
             return self._unprotected(tried, response)
         try:
-            authenticated = authenticate_answer(
-                message, self.upstream.trust, self.upstream.pinned, _RULES, self.now
-            )
             check_answer_header(
                 message.header,
                 transaction_id=probe.transaction_id,
                 sender_nonces=(probe.sender_nonce,),
+            )
+            if self.secrets:
+                authenticate_answer_by_secret(message, self.secrets, self.upstream.trust)
+                return self._result(tried, "under the shared secret", verdict=Verdict.ok)
+            authenticated = authenticate_answer(
+                message, self.upstream.trust, self.upstream.pinned, _RULES, self.now
             )
         except CMPError as error:
             return self._not_believed(tried, message, error)
@@ -301,8 +343,16 @@ class ResponseCheck:
             return self._result(
                 tried,
                 f"{body_type.name} without protection",
-                "rejections of this CA are unprotected (EJBCA); base stations are told systemFailure instead",
+                "rejections of this CA are unprotected, and base stations are told systemFailure instead",
                 'upstreams.{name}.dialect, or tolerate = ["unprotected_rejection"]',
+                Verdict.warning,
+            )
+        if not self.is_ejbca:
+            return self._result(
+                tried,
+                "error without protection",
+                "the CA protects no errors, or not this one: base stations are told systemFailure in its place",
+                "the CA: have it protect its errors; its log says whether it took the message for this RA's",
                 Verdict.warning,
             )
         recipient_der = name_of(self.upstream.recipient_der) or b"\x30\x00"
@@ -325,9 +375,9 @@ class ResponseCheck:
         if mac_protected(message):
             return self._result(
                 tried,
-                "protected by a MAC",
-                "the CA protects its answers with a shared secret",
-                "EJBCA alias: responseprotection = signature",
+                printable(f"protected by a MAC: {error.detail}", _TEXT_CHARS),
+                "the CA protects its answers with a shared secret, and this one is not known here",
+                "[upstreams.{name}.mac]: reference and secret; EJBCA alias: responseprotection = signature",
             )
         signer = next(
             (
@@ -368,6 +418,8 @@ class ResponseCheck:
         verdict: Verdict = Verdict.fault,
     ) -> Result:
         name = self.upstream.name
+        if not self.is_ejbca:
+            cause, setting = of_other_cas(cause), of_other_cas(setting)
         return Check(f"upstream {name}", tried).result(
             verdict, came_back, cause, setting.replace("{name}", name)
         )

@@ -17,10 +17,12 @@ from ra_gateway.app.doctor.responses import (
     ResponseCheck,
     assess,
     kur_wants_the_device,
+    not_authorised,
     of_clock,
     of_kur,
     read,
     refused,
+    refused_alone,
     shown_by,
 )
 from ra_gateway.app.doctor.results import Check, Result, Verdict
@@ -48,7 +50,10 @@ if TYPE_CHECKING:
 
 _ENDPOINT: Final = "doctor"
 
-_NEW: Final = frozenset({BodyType.ir, BodyType.cr, BodyType.p10cr})
+_FIRST: Final = (BodyType.ir, BodyType.cr, BodyType.p10cr)
+"""Requests for a certificate; the first that base stations may send is tried."""
+
+_NEW: Final = frozenset(_FIRST)
 
 _EJBCA_BYTES: Final = 100_000
 """EJBCA takes no larger message."""
@@ -114,7 +119,9 @@ class UpstreamExaminer:
                     self._subject,
                     self._san,
                 )
-                probed = _ProbedUpstream(way, self._config, self._clock)
+                probed = _ProbedUpstream(
+                    way, self._config, self._clock, is_ejbca=_is_ejbca(upstream, self._config)
+                )
                 for probe in await self._probes(way, prober):
                     if not await probed.ask(probe):
                         break
@@ -133,7 +140,8 @@ class UpstreamExaminer:
         types = _body_types(self._config, way.name)
         probes = []
         if types & _NEW and way.settings.requests is Variant.reprotect:
-            probes.append(await prober.ir())
+            asked = next(item for item in _FIRST if item in types)
+            probes.append(await prober.first(way.asked_type(asked, Variant.reprotect)))
         if BodyType.kur in types and way.settings.kur is Variant.reprotect:
             probes.append(await prober.kur())
         # The gateway has certificates revoked that base stations reject, whether they may ask for it or not.
@@ -200,6 +208,17 @@ def _body_types(config: GatewayConfig, name: str) -> set[BodyType]:
     return found or {BodyType.ir, BodyType.kur}  # nothing leads there yet: what most will ask
 
 
+def _is_ejbca(upstream: UpstreamConfig, config: GatewayConfig) -> bool:
+    """Tell whether a CA is EJBCA, by its URL or its dialect."""
+    if not isinstance(upstream, CMPHTTPUpstream):
+        return False
+    own = config.dialects.get(upstream.dialect or "")
+    names = (upstream.dialect, None if own is None else own.base)
+    return any(name is not None and name.startswith("ejbca") for name in names) or any(
+        "ejbca" in url or "/publicweb/cmp" in url for url in upstream.every_url
+    )
+
+
 def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> list[Result]:
     """Compare settings with what EJBCA does, where the URL says that it is one."""
     if not any("/publicweb/cmp" in url for url in upstream.every_url):
@@ -242,14 +261,23 @@ def _of_ejbca(name: str, upstream: CMPHTTPUpstream, config: GatewayConfig) -> li
 class _ProbedUpstream:
     """What came of the probes of one upstream."""
 
-    def __init__(self, way: Upstream, config: GatewayConfig, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        way: Upstream,
+        config: GatewayConfig,
+        clock: Callable[[], datetime],
+        *,
+        is_ejbca: bool,
+    ) -> None:
         self._way = way
         self._clock = clock
+        self._is_ejbca = is_ejbca
         self._named = authorities(
             config,
             (*way.pinned, *way.issuing.anchors, *way.trust.anchors, *way.trust.intermediates),
         )
         self._rows: list[Result] = []
+        self._alone: dict[int, Result] = {}
         self._proofs: list[Result] = []
         self._shown: list[Certificate] = []
         self._responses: dict[BodyType, ProbeResponse] = {}
@@ -263,16 +291,20 @@ class _ProbedUpstream:
                 probe.der, path=way.settings.path, deadline_seconds=way.deadline_seconds
             )
             response = read(octets)
+            mac = await way.answer_credentials(octets)
         except (ServiceFailure, MalformedMessage) as error:
-            cause = explain(error.detail, (), probe.request)
+            cause = explain(
+                error.detail, (), probe.request, is_ejbca=self._is_ejbca, answered=False
+            )
             self._rows.append(refused(name, probe, error.detail, cause))
             return not isinstance(error, UpstreamUnavailable)
         received_at = self._clock()
         self._responses[probe.request] = response
+        if probe.request in _NEW and not_authorised(response, is_ejbca=self._is_ejbca):
+            self._alone[len(self._rows)] = refused_alone(name, probe, response)
         self._rows.append(self._assessed(probe, response))
-        self._proofs.append(
-            ResponseCheck(way, self._named, received_at).of_protection(probe, response)
-        )
+        check = ResponseCheck(way, self._named, received_at, self._is_ejbca, mac)
+        self._proofs.append(check.of_protection(probe, response))
         self._shown += shown_by(response)
         message_time = response.message.header.message_time
         if message_time is not None and self._skew is None:
@@ -286,9 +318,14 @@ class _ProbedUpstream:
             skew_seconds: By the Date header, for a CA whose messages have no time.
         """
         name, found = self._way.name, list(self._rows)
+        if any(row.verdict is Verdict.ok for row in found):
+            # Who takes one of them knows the RA: what it refuses besides need not be a right that is missing.
+            for place, row in self._alone.items():
+                if found[place].verdict is Verdict.fault:
+                    found[place] = row
         found += _different(self._proofs)
         if self._responses:
-            check = ResponseCheck(self._way, self._named, self._clock())
+            check = ResponseCheck(self._way, self._named, self._clock(), self._is_ejbca)
             recipient = check.of_recipient(self._shown)
             if recipient is not None:
                 found.append(recipient)
@@ -300,8 +337,8 @@ class _ProbedUpstream:
 
     def _assessed(self, probe: Probe, response: ProbeResponse) -> Result:
         """Return the row of an answer, explained better where that to the ir helps."""
-        row = assess(self._way.name, probe, response)
-        first = self._responses.get(BodyType.ir)
+        row = assess(self._way.name, probe, response, is_ejbca=self._is_ejbca)
+        first = next((self._responses[item] for item in _FIRST if item in self._responses), None)
         renewing = probe.request is BodyType.kur and row.verdict is not Verdict.ok
         if renewing and first is not None and kur_wants_the_device(first, response):
             return of_kur(self._way.name, probe, response)

@@ -1,0 +1,77 @@
+"""What docs/registering.md says can be done as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+from textwrap import dedent
+from typing import Final
+
+import pytest
+
+from ra_gateway.cmp.names import rfc4514
+from ra_gateway.stores.inventory import CSVInventory
+from ra_gateway.stores.secrets import SecretFile
+from tests.support.commandline import succeeded
+from tests.support.pki import VendorPKI
+from tests.support.setups import make_setup
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "registering.md"
+
+
+def block(begin: str) -> str:
+    """The indented block of the page whose first line begins so."""
+    found = re.search(rf"^    {re.escape(begin)}.*(?:\n    .*)*", PAGE.read_text(), re.MULTILINE)
+    assert found is not None, begin
+    return dedent(found[0])
+
+
+@pytest.mark.requirement("T27")
+async def test_the_inventory_of_the_page(tmp_path: Path) -> None:
+    """It is read, and finds the device by the FQDN of its certificate."""
+    path = tmp_path / "inventory.csv"
+    path.write_text(block("domain,identity"))
+    inventory = CSVInventory(path)
+    entry = await inventory.find("acme", "enb-0001.acme-radio.example")
+    assert entry is not None
+    assert (entry.subject, entry.san) == (
+        "CN=enb1.ran.example.net,O=Example Telecom",
+        ("dns:enb1.ran.example.net",),
+    )
+    other = await inventory.find("oldcorp", "21305500")
+    assert other is not None
+    assert other.san == ("dns:enb7.ran.example.net", "ip:192.0.2.7")
+    disabled = await inventory.find("acme", "ENB-0002.acme-radio.example")
+    assert disabled is not None
+    assert not disabled.enabled
+
+
+@pytest.mark.requirement("T53")
+def test_the_end_entities_of_the_page(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """A base station and a network function are registered by the commands as they stand there."""
+    config = make_setup(tmp_path / "site", vendors={"acme": vendor_pki})
+    for name in ("enb-1", "amf1"):
+        _, *arguments = shlex.split(block(f"ra-gateway ca entity add {name}").replace("\\\n", " "))
+        assert succeeded(*arguments, "--config", config) == f"Registered {name}.\n"
+    told = succeeded("ca", "entity", "show", "amf1", "--config", config)
+    assert "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6" in told
+    assert re.search(r"Profile: +nf\n", told)
+    assert re.search(r"Identity: +amf1\.acme-core\.example\n", told)
+
+
+@pytest.mark.requirement("T53")
+async def test_the_secret_of_the_page(tmp_path: Path) -> None:
+    """A reference and a secret for one subject, with the FQDN and the URI of the instance."""
+    path = tmp_path / "secrets.csv"
+    path.touch(0o600)
+    path.write_text(block("reference,secret"))
+    secrets = SecretFile(
+        path, clock=lambda: datetime(2027, 1, 1, tzinfo=UTC), used_path=tmp_path / "used"
+    )
+    secret = await secrets.find(b"amf1", "192.0.2.1")
+    assert secret is not None
+    assert secret.single_use
+    assert rfc4514(secret.subject_der).endswith("O=5gc.mnc001.mcc001.3gppnetwork.org,C=FI")
+    assert secret.san[1].startswith("uri:urn:uuid:")
