@@ -26,7 +26,7 @@ PURE = [
             "revocation_policy",
             "schema4",
             "transaction",
-        )  # fmt: skip
+        )
     ),
 ]
 
