@@ -17,8 +17,8 @@ from ra_gateway.cmp import asn1
 from ra_gateway.cmp.oids import OID
 from ra_gateway.errors import MalformedMessage
 
-MAX_BER_ELEMENTS: Final = 768
-"""Of one certificate, those inside extensions included; vendors' have some 150. So many take a millisecond."""
+MAX_BER_ELEMENTS: Final = 320
+"""Of one certificate, those inside extensions included; vendors' have some 150. So many take half a millisecond."""
 
 _MAX_DEPTH: Final = 16
 _CONSTRUCTED: Final = 0x20
