@@ -143,6 +143,21 @@ def decoded(der: bytes, upstream: Upstream) -> PKIMessage:
         raise UpstreamBroken(f"{upstream.name}: {error}", rule="R84") from error
 
 
+def read_answer(
+    transaction: Transaction,
+    der: bytes,
+    nonces: tuple[bytes, ...],
+    upstream: Upstream,
+    secrets: tuple[MACCredential, ...],
+) -> tuple[PKIMessage, Expected]:
+    """Decode the answer to a transaction's current message, and return what it has to fit; arguments as of `Expected`.
+
+    Raises:
+        UpstreamBroken: It is no PKIMessage.
+    """
+    return decoded(der, upstream), Expected.of(transaction, nonces, secrets)
+
+
 @contextmanager
 def blamed_on(upstream: Upstream) -> Iterator[None]:
     """Turn whatever is found wrong with an answer into the CA's fault."""

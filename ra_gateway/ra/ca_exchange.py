@@ -187,7 +187,7 @@ async def _run(services: Services, exchange: _CAExchange) -> bytes:
             deadline_seconds=upstream.deadline_seconds,
         )
         exchange.settling = True
-        secrets = await upstream.answer_credentials(answer_der)
+        secrets = await upstream.answer_credentials(answer_der) if upstream.secret else ()
         now, nonces = services.clock(), (sent.upstream_nonce,)
         checked = validate(  # step 8
             transaction, answer_der, nonces, endpoint, upstream, now, secrets

@@ -19,7 +19,7 @@ from ra_gateway.cmp.messages import (
     body,
 )
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.protection import Credential, protect
+from ra_gateway.cmp.protection import Credential, Protecting, protect
 from ra_gateway.errors import ServiceFailure
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import CertConf, Endpoint, ImplicitConfirm, Upstream, Variant
@@ -60,8 +60,10 @@ async def message_for_ca(
     if variant is Variant.forward:
         return MessageForCA(message.der, message.header.sender_nonce or b"")
     nested = variant is Variant.nested
-    # What a shared secret protects cannot be nested (RFC 9483 5.2.2).
-    protecting = upstream.signing(credential) if nested else upstream.protecting(credential)
+    protecting: Protecting = credential
+    if upstream.secret is not None or upstream.settings.send_root:
+        # What a shared secret protects cannot be nested (RFC 9483 5.2.2).
+        protecting = upstream.signing(credential) if nested else upstream.protecting(credential)
     header = replace(  # IDs and nonces stay (R73)
         message.header,
         recipient_der=upstream.recipient_der,

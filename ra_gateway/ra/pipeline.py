@@ -255,7 +255,9 @@ async def _prepare(
     ids = services.fresh_ids() if upstream.settings.ids == "map" and reprotects else None
     # What is held is made and signed when it leaves: until then there is nothing that a CA would take.
     opening = Exchange(context.digest, b"")
-    asked_type = upstream.asked_type(message.body_type, operation.variant)
+    asked_type = message.body_type
+    if upstream.settings.ir_as_cr:
+        asked_type = upstream.asked_type(message.body_type, operation.variant)
     if not operation.held:
         upstream_der, upstream_nonce = await message_for_ca(
             endpoint,

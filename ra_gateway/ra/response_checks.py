@@ -66,7 +66,7 @@ from ra_gateway.ra.ca_answers import (
     Expected,
     answer_to,
     blamed_on,
-    decoded,
+    read_answer,
     refusal_in,
     status_told,
 )
@@ -162,15 +162,15 @@ def validate(
     Raises:
         UpstreamBroken: It must not be relayed.
     """
-    message = decoded(answer_der, upstream)
-    expected = Expected.of(transaction, nonces, secrets)
+    message, expected = read_answer(transaction, answer_der, nonces, upstream, secrets)
     waiting = check_waiting(message, expected, upstream, now)
     if waiting is not None:
         planned = PlannedResponse(waiting.body_der, message.header.sender_nonce or b"")
         return CheckedResponse(
             Event.deferred, planned, Outcome.waiting, ca_cert_req_id=waiting.ca_cert_req_id
         )
-    if expected.body_type is not BodyType.certConf:
+    is_error = message.body_type is BodyType.error
+    if is_error and expected.body_type is not BodyType.certConf:
         refusal = refusal_in(message, expected, upstream, now)
         if refusal is not None and _refusal_of(message, expected) is None:
             return _refused(message, expected, refusal)
@@ -619,11 +619,12 @@ def check_pkiconf(
             if CAQuirk.unprotected_pkiconf not in upstream.settings.tolerate:
                 raise UpstreamBroken(f"{upstream.name}: pkiConf is not protected", rule="R84")
             return False
-        confirmed = message.body_type is BodyType.error and (
+        is_error = message.body_type is BodyType.error
+        confirmed = is_error and (
             PKIFailureInfo.certConfirmed
             in error_msg_content(message.body_content).status_info.fail_info
         )
-        refusal = refusal_in(message, expected, upstream, now)
+        refusal = refusal_in(message, expected, upstream, now) if is_error else None
         if refusal is not None:
             raise UpstreamBroken(
                 f"{upstream.name} refuses certConf: {refusal}",
