@@ -124,6 +124,32 @@ def canonical(name_der: bytes) -> CanonicalName:
     )
 
 
+def reads_alike(one_der: bytes, other_der: bytes) -> bool:
+    """Tell whether two names read the same: what means the same may differ in case, or a letter folds into another.
+
+    Raises:
+        MalformedMessage: One of them is not a Name.
+    """
+    return one_der == other_der or attributes(one_der) == attributes(other_der)
+
+
+def attribute_oids(name_der: bytes) -> set[str]:
+    """Return the dotted OIDs of a Name's attributes.
+
+    Raises:
+        MalformedMessage: Not a Name.
+    """
+    return {oid for oid, _ in attributes(name_der)}
+
+
+_DOTTED: Final = re.compile(r"(?:^|[,+])\s*([0-9]+(?:\.[0-9]+)+)=")
+
+
+def oids_in(patterns: Iterable[str]) -> set[str]:
+    """Return the attributes that patterns of RFC 4514 strings name by their OIDs."""
+    return {oid for pattern in patterns for oid in _DOTTED.findall(pattern)}
+
+
 def folded(text: str) -> str:
     """Return a text as RFC 4518 compares it: case folded, NFKC, blanks that mean nothing left out.
 
@@ -134,8 +160,8 @@ def folded(text: str) -> str:
     if len(text) > _MOST_NORMALIZED:
         return " ".join(text.casefold().split())
     # Again after folding, which takes some letters apart.
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(folded.split())
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(plain.split())
 
 
 def same_name(one_der: bytes, other_der: bytes) -> bool:

@@ -5,11 +5,9 @@ Pure decisions over values; what must be looked up (the inventory's entry) comes
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import InitVar, dataclass, replace
 from enum import StrEnum
-from functools import partial
 from typing import Final
 
 from ra_gateway.cmp import crmf
@@ -17,23 +15,21 @@ from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.identity import SERIAL_NUMBER_OR_FQDN, DeviceValues, fill
+from ra_gateway.cmp.identity import SERIAL_NUMBER_OR_FQDN, DeviceValues
 from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.messages import body
 from ra_gateway.cmp.names import (
     NULL_DN,
-    attributes,
+    attribute_oids,
     directory_name,
-    escape_rfc4514,
-    fits,
     fits_general_name,
-    from_rfc4514,
-    general_name_key,
     general_name_keys,
     general_names,
     general_names_der,
     name_of,
     normalized_general_name,
+    oids_in,
+    reads_alike,
     rfc4514,
     same_name,
 )
@@ -45,6 +41,7 @@ from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.x520 import require_certifiable, told_first
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
+from ra_gateway.ra.patterns import check_allowed, san_from, subject_from
 from ra_gateway.ra.ports import InventoryEntry
 
 
@@ -145,7 +142,7 @@ def subject_asked(
     if not text:
         return asked or NULL_DN
     try:
-        return _subject_der(text, DeviceValues(request.signer), request.signer)
+        return subject_from(text, DeviceValues(request.signer), request.signer)
     except NotAuthorized:
         return asked or NULL_DN
 
@@ -182,13 +179,13 @@ def authorize(
         RequestRefused: oldCertID is not the protecting certificate (badCertId).
     """
     requester, template = request.authenticated.requester, request.request.template
-    with told_first(template.subject_der, template.subject_alt_name_der):
-        if isinstance(requester, SharedSecret):
-            return _authorize_secret(request, requester, may_complete=may_complete)
-        if request.domain.kind is DomainKind.operator:
+    if isinstance(requester, SharedSecret):
+        return _authorize_secret(request, requester, may_complete=may_complete)
+    if request.domain.kind is DomainKind.operator:
+        with told_first(template.subject_der, template.subject_alt_name_der):
             return _authorize_known(request, may_complete=may_complete, names_issuer=names_issuer)
-        if request.domain.kind is DomainKind.registration_authority and rules is not None:
-            return _authorize_relayed(request, rules)
+    if request.domain.kind is DomainKind.registration_authority and rules is not None:
+        return _authorize_relayed(request, rules)
     if request.message.body_type is BodyType.kur or rules is None:
         raise NotAuthorized("a vendor certificate cannot authorise this request", rule="R71")
     if not rules.enabled:
@@ -230,25 +227,24 @@ def _authorize_vendor(
     asked = template.subject_der if template.subject_der != NULL_DN or san else None
     listed = entry if entry is not None and entry.subject else None
     if listed is None and asked is not None and rules.subject is not SubjectRule.replace:
-        with told_first(asked, template.subject_alt_name_der):
-            check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
-            for name in san or ():
-                check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
-        return _kept(request, asked, san, named=_oids_in(rules.allowed_subjects))
+        check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
+        for name in san or ():
+            check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
+        return _kept(request, asked, san, named=oids_in(rules.allowed_subjects))
     if listed is None and rules.subject is SubjectRule.keep:
         raise TemplateRefused("the template has no subject", rule="R51")
     text = (rules.subject_template or "") if listed is None else listed.subject
     if not text:
         raise NotAuthorized(f"no subject is configured for {request.signer.subject}", rule="R141")
     values = DeviceValues(request.signer)
-    subject_der = _subject_der(text, values, request.signer)
+    subject_der = subject_from(text, values, request.signer)
     own_san = (entry.san if entry is not None else ()) or rules.san_template
-    san_der = _san_der(own_san, values, request.signer)
+    san_der = san_from(own_san, values, request.signer)
     set_san = () if san_der is None else general_names(san_der)
-    own_names = asked is not None and _reads_alike(asked, subject_der)
+    own_names = asked is not None and reads_alike(asked, subject_der)
     if asked is not None and own_names and set(_normalized(san)) == set(_normalized(set_san)):
         # It asks for what it gets: its own POP may stand.
-        return _kept(request, asked, san, named=_attribute_oids(subject_der))
+        return _kept(request, asked, san, named=attribute_oids(subject_der))
     return _completed(request, subject_der, san_der, may_complete=may_complete)
 
 
@@ -263,11 +259,12 @@ def _authorize_known(
     subject = template.subject_der if template.subject_der != NULL_DN else None
     if subject is not None and not same_name(subject, old.subject_der):
         raise _other_identity(is_update, f"subject {rfc4514(subject)}", old)
-    san = _requested_san(template)
-    old_san = None if old.subject_alt_name_der is None else general_names(old.subject_alt_name_der)
-    if san is not None and _keys(san) != _keys(old_san):
+    san, san_der = _requested_san(template), template.subject_alt_name_der
+    old_der = old.subject_alt_name_der
+    old_san = None if old_der is None else general_names(old_der)
+    if san is not None and general_name_keys(san_der) != general_name_keys(old_der):
         raise _other_identity(is_update, f"subjectAltName {', '.join(san)}", old)
-    alike = subject is None or _reads_alike(subject, old.subject_der)
+    alike = subject is None or reads_alike(subject, old.subject_der)
     alike = alike and (san is None or _normalized(san) == _normalized(old_san))
     if request.message.body_type is BodyType.p10cr:
         if subject is None or not alike or (san is None and old_san):
@@ -295,15 +292,6 @@ def _kept_old(
     return _kept(request, old.subject_der, san, established=True)
 
 
-def _reads_alike(one_der: bytes, other_der: bytes) -> bool:
-    """Tell whether two names read the same: what means the same may differ in case, or a letter folds into another."""
-    return one_der == other_der or attributes(one_der) == attributes(other_der)
-
-
-def _keys(names: Iterable[str] | None) -> set[str]:
-    return set(map(general_name_key, names or ()))
-
-
 def _normalized(names: Iterable[str] | None) -> list[str]:
     """Return other names so that lists are equal that read the same; what they differ in then has no meaning."""
     return sorted(map(normalized_general_name, names or ()))
@@ -321,12 +309,12 @@ def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> A
         raise TemplateRefused(f"the template that {signer.subject} sent has no subject", rule="R51")
     if rules.own_names and same_name(subject, signer.subject_der):
         own = general_name_keys(signer.subject_alt_name_der)
-        if _keys(san) <= own:
-            return _kept(request, subject, san, named=_attribute_oids(signer.subject_der))
+        if general_name_keys(template.subject_alt_name_der) <= own:
+            return _kept(request, subject, san, named=attribute_oids(signer.subject_der))
     check_allowed(rfc4514(subject), rules.allowed_subjects, "subject", signer)
     for name in san or ():
         check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
-    return _kept(request, subject, san, named=_oids_in(rules.allowed_subjects))
+    return _kept(request, subject, san, named=oids_in(rules.allowed_subjects))
 
 
 def _authorize_secret(
@@ -350,9 +338,9 @@ def _authorize_secret(
         asked = ", ".join(others) or f"subject {rfc4514(subject or NULL_DN)}"
         raise NotAuthorized(f"{asked} is asked for with the {secret.label}", rule="R67")
     if subject is not None and secret.subjects:
-        return _kept(request, subject, san, named=_oids_in([secret.subjects]))
-    if subject is not None and _reads_alike(subject, secret.subject_der):
-        return _kept(request, subject, san, named=_attribute_oids(secret.subject_der))
+        return _kept(request, subject, san, named=oids_in([secret.subjects]))
+    if subject is not None and reads_alike(subject, secret.subject_der):
+        return _kept(request, subject, san, named=attribute_oids(secret.subject_der))
     own_san = general_names_der(san or secret.san) if san or secret.san else None
     return _completed(request, secret.subject_der, own_san, may_complete=may_complete)
 
@@ -432,7 +420,7 @@ def _completed(
     require_certifiable(
         subject_der,
         san_der,
-        named=_attribute_oids(subject_der),
+        named=attribute_oids(subject_der),
         established_der=subject_der if established else None,
     )
     asked = request.request.template
@@ -503,106 +491,3 @@ def _unchangeable(why: str) -> TemplateRefused:
 def _requested_san(template: crmf.CertTemplate) -> tuple[str, ...] | None:
     san_der = template.subject_alt_name_der
     return None if san_der is None else general_names(san_der)
-
-
-# --- placeholders and patterns --------------------------------------------------------------------------------
-
-
-def _fill(text: str, value: Callable[[str], str | None], signer: Certificate) -> str:
-    try:
-        return fill(text, value)
-    except KeyError as error:
-        raise NotAuthorized(
-            f"{signer.subject} has no {error.args[0]}, or more than one, that can be put into {text!r}",
-            rule="R141",
-        ) from error
-    except ValueError as error:  # braces in the inventory that are no placeholder
-        raise NotAuthorized(f"{text!r} cannot be filled in: {error}", rule="R141") from error
-
-
-def _escaped(values: DeviceValues, placeholder: str) -> str | None:
-    value = values.get(placeholder)
-    return None if value is None else escape_rfc4514(value)
-
-
-def _subject_der(text: str, values: DeviceValues, signer: Certificate) -> bytes:
-    filled = _fill(text, partial(_escaped, values), signer)
-    try:
-        return from_rfc4514(filled)
-    except ValueError as error:
-        raise NotAuthorized(f"{filled!r} is not a subject: {error}", rule="R141") from error
-
-
-def _attribute_oids(name_der: bytes) -> set[str]:
-    return {oid for oid, _ in attributes(name_der)}
-
-
-_DOTTED: Final = re.compile(r"(?:^|[,+])\s*([0-9]+(?:\.[0-9]+)+)=")
-
-
-def _oids_in(patterns: Iterable[str]) -> set[str]:
-    """Return the attributes that patterns name by their OIDs."""
-    return {oid for pattern in patterns for oid in _DOTTED.findall(pattern)}
-
-
-_SAN_VALUE: Final = re.compile(r"[A-Za-z0-9._:-]+")
-"""What a vendor certificate may put into a subjectAltName: no "*", which would make it a wildcard."""
-
-
-def _san_value(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
-    if in_name:
-        value = _escaped(values, placeholder)
-        return value if value is not None and "*" not in value else None
-    value = values.get(placeholder)
-    return value if value is not None and _SAN_VALUE.fullmatch(value) else None
-
-
-def _san_der(templates: Iterable[str], values: DeviceValues, signer: Certificate) -> bytes | None:
-    names = [
-        _fill(text, partial(_san_value, values, text.startswith("dn:")), signer)
-        for text in templates
-    ]
-    try:
-        return general_names_der(names) if names else None
-    except ValueError as error:
-        raise NotAuthorized(
-            f"{', '.join(names)} is not a subjectAltName: {error}", rule="R141"
-        ) from error
-
-
-def check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certificate) -> None:
-    """Refuse a subject or a subjectAltName entry that no pattern allows.
-
-    Args:
-        what: "subject" or "subjectAltName".
-        signer: Whose certificate fills the placeholders of the patterns.
-
-    Raises:
-        NotAuthorized: None does.
-    """
-    if what == "subjectAltName" and "*" in text:
-        patterns = ()  # a wildcard name is never allowed: it would speak for other devices
-    if "*" in patterns:
-        return
-    values = DeviceValues(signer)
-    for pattern in patterns:
-        try:
-            escapes = what == "subject" or pattern.startswith("dn:")
-            filled = fill(pattern, partial(_literal, values, escapes))
-        except KeyError:
-            continue  # the vendor certificate lacks the attribute, or has two: this pattern allows nothing
-        if fits_general_name(text, filled) if what == "subjectAltName" else fits(text, filled):
-            return
-    raise NotAuthorized(
-        f"{what} {text!r} is not allowed for {signer.subject}; allowed: "
-        f"{', '.join(patterns) or 'nothing is configured'}",
-        rule="R67",
-    )
-
-
-def _literal(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
-    """Return a value as a pattern that fits it alone, of an attribute in a name or of anything else."""
-    value = _escaped(values, placeholder) if in_name else values.get(placeholder)
-    return (
-        None if value is None else "".join(f"[{char}]" if char in "*?[" else char for char in value)
-    )

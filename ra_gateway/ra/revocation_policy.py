@@ -16,7 +16,8 @@ from ra_gateway.cmp.requests import REMOVE_FROM_CRL, AuthenticatedRevocation
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import DomainKind
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused
-from ra_gateway.ra.policy import IdentityRules, check_allowed
+from ra_gateway.ra.patterns import check_allowed
+from ra_gateway.ra.policy import IdentityRules
 
 _SEAL: Final = Seal(__name__)
 

@@ -69,7 +69,7 @@ def _unusable(row: Row) -> str | None:
 
 
 def _uncertifiable(row: Row) -> str | None:
-    subject, san = row.values["subject"], row.values["san"].split()
+    subject, san = row.values["subject"], split_general_names(row.values["san"])
     for fault in subject_text_faults(subject) if subject else ():
         return f"the subject {subject[:80]!r} cannot be certified: {fault}"
     for name in san:
