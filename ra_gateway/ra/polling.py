@@ -213,7 +213,7 @@ async def _pass_on(
         answer_der = await upstream.core.exchange(
             sent.der, path=upstream.settings.path, deadline_seconds=upstream.deadline_seconds
         )
-        secrets = await upstream.answer_credentials(answer_der)
+        secrets = await upstream.answer_credentials(answer_der) if upstream.secret else ()
         now, nonces = services.clock(), (taken.current.upstream_nonce, sent.sender_nonce)
         checked = validate(taken, answer_der, nonces, context.endpoint, upstream, now, secrets)
     except UpstreamUnavailable as error:

@@ -337,7 +337,7 @@ class UnconfirmedCertificates:
             answer_der = await upstream.core.exchange(
                 rr_der, path=upstream.settings.path, deadline_seconds=upstream.deadline_seconds
             )
-            secrets = await upstream.answer_credentials(answer_der)
+            secrets = await upstream.answer_credentials(answer_der) if upstream.secret else ()
             revoked = self._check(taken, rr_der, answer_der, certificate, upstream, secrets)
         except CMPError as error:
             # An rr may be sent again, whatever became of the last one.
