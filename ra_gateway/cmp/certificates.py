@@ -275,7 +275,7 @@ class Certificate:
         Raises:
             MalformedMessage: Something does not parse.
         """
-        _ = self.subject_name, self.issuer_name, self.extended_key_usage
+        _ = self.subject_name, self.issuer_name
 
     @property
     def is_ca(self) -> bool:
@@ -300,11 +300,6 @@ class Certificate:
     def self_issued(self) -> bool:
         """Whether subject and issuer are the same name."""
         return self.subject_der == self.issuer_der or self.subject_name == self.issuer_name
-
-    @property
-    def is_refused_by_parameters(self) -> bool:
-        """Whether it says NULL where ECDSA has no parameters, and is not read loosely."""
-        return self.algorithm_der in ber.ECDSA_WITH_NULL
 
     @once
     def is_v1_root(self) -> bool:
@@ -373,7 +368,7 @@ def load_certificate(der: bytes, *, loosely: bool = False) -> Certificate:
     been asked for: `keep_certificates` is told whose came with an authentic message.
 
     Raises:
-        MalformedMessage: As `Certificate.from_der`; or a key identifier, basicConstraints or keyUsage does not parse.
+        MalformedMessage: As `Certificate.from_der`; or a key identifier, basicConstraints or a usage does not parse.
     """
     known = _KNOWN.get(der)
     if known is not None:
@@ -384,15 +379,18 @@ def load_certificate(der: bytes, *, loosely: bool = False) -> Certificate:
         if not loosely:
             raise
         return _loosely(der, error)
-    if loosely and certificate.is_refused_by_parameters:
-        return _loosely(der, MalformedMessage(ber.PARAMETERS, rule="R17"))
-    return certificate
+    if not loosely:
+        return certificate
+    try:
+        return _loosely(der, MalformedMessage("it is DER", rule="R1"))
+    except MalformedMessage:
+        return certificate
 
 
 def _read_through(certificate: Certificate) -> Certificate:
     # Read here, where a stray certificate is passed over, rather than in the midst of a path search.
     _ = certificate.subject_key_identifier, certificate.authority_key_identifier
-    _ = certificate.basic_constraints, certificate.key_usage
+    _ = certificate.basic_constraints, certificate.key_usage, certificate.extended_key_usage
     return certificate
 
 

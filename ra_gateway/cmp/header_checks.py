@@ -80,8 +80,8 @@ QUIRKS: Final[Mapping[Quirk, str]] = {
     Quirk.short_ids: "transactionID and senderNonce may be shorter than 16 octets (R5, R6).",
     Quirk.recip_nonce_in_ir: "recipNonce may be present in a first message; it is ignored (R7).",
     Quirk.no_message_time: "messageTime may be absent where the endpoint requires it (R29).",
-    Quirk.wrong_clock: "messageTime may be far from the gateway's clock, as of one that stands at 1970; such a "
-    "request is taken once, however late it comes again (R29, TS 33.320 6.3.1).",
+    Quirk.wrong_clock: "messageTime may be far from the gateway's clock, as of one that stands at 1970; the "
+    "gateway takes such a request once, however late it comes again (R29, TS 33.320 6.3.1).",
     Quirk.any_cert_req_id: "certReqId may be any integer instead of 0, also in strict mode, as TS 33.310 has it "
     "anyway; it is echoed (R47).",
     Quirk.no_subject: "The template may lack a subject, also in strict mode; it is derived (R141).",

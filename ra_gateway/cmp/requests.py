@@ -58,6 +58,7 @@ from ra_gateway.cmp.header_checks import (
     check_subject,
     quirks_needed,
 )
+from ra_gateway.cmp.mac_verification import MACAuthenticatedMessage
 from ra_gateway.cmp.malformed import check_values
 from ra_gateway.cmp.messages import CMP2021, InfoTypeAndValue, PKIHeader, PKIMessage
 from ra_gateway.cmp.names import NULL_DN, name_of, same_name
@@ -65,7 +66,7 @@ from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requested_extensions import check_requested_extensions
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import TrustDomain
-from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, MACAuthenticatedMessage
+from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage
 from ra_gateway.cmp.x520 import require_readable
 from ra_gateway.errors import (
     CMPError,

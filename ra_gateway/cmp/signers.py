@@ -26,8 +26,8 @@ _MAX_NAMES_COMPARED: Final = 3
 _MAX_SAME_NAMED_SIGNERS: Final = 3
 """Certificates with one key identifier that are tried: a renewed certificate for the same key has its twin."""
 
-_MAX_LOOSELY_READ: Final = 4
-"""Certificates of a message that are read as BER where they are no DER: paths have four at most (TS 33.320 7.2.5.2)."""
+_MAX_LOOSELY_READ: Final = 6
+"""Certificates of a message that may be BER, the first ones: paths have four at most (TS 33.320 7.2.5.2)."""
 
 
 class CarriedCertificates(list[Certificate]):
@@ -57,16 +57,11 @@ def certificate_bag(
             f"{len(message.extra_certs)} extraCerts; at most {rules.extra_certs_max_count} are read",
             rule="RFC 9483 3.3",
         )
-    found, left, loosely = CarriedCertificates(), _MAX_LOOSELY_READ, False
+    loosely = any(map(takes_ber, (rules.quirks, *(item.quirks for item in domains))))
+    found, left = CarriedCertificates(), _MAX_LOOSELY_READ if loosely else 0
     for index, der in enumerate(message.extra_certs):
-        certificate = _readable(der)
-        if certificate is None or certificate.is_refused_by_parameters:
-            loosely = loosely or any(
-                map(takes_ber, (rules.quirks, *(item.quirks for item in domains)))
-            )
-            if loosely and left > 0:
-                left -= 1
-                certificate = _readable(der, loosely=True)
+        certificate = _readable(der, loosely=left > 0)
+        left -= 1
         if certificate is not None:
             found.append(certificate)
         elif not found.unread:

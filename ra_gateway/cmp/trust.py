@@ -348,6 +348,15 @@ class TrustDomain:
         """Whether its devices are forgiven anything."""
         return bool(self.quirks) or self.message_algorithms.forgives
 
+    @property
+    def origin(self) -> str:
+        """Name of the domain by which its devices came, "" where nothing is forgiven for that."""
+        if self.kind is DomainKind.operator:
+            return self.quirks_of
+        if self.kind is DomainKind.registration_authority:
+            return ""  # an RA's devices are forgiven by the RA
+        return self.name if self.forgives else ""
+
     @cached_property
     def _names(self) -> frozenset[CanonicalName]:
         anchors, known = self._index

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from ra_gateway.config.dialects import with_dialects
 from ra_gateway.config.problems import problems
-from ra_gateway.config.rules import CA_RULES, RULES, Rule
+from ra_gateway.config.raw import Rule
+from ra_gateway.config.rules import CA_RULES, RULES
 from ra_gateway.config.tables import CAServiceConfig, GatewayConfig
 from ra_gateway.errors import ConfigError, Problem
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from ra_gateway.ca.postgres_url import is_local
 from ra_gateway.cmp.header_checks import SIGNERS_ONLY, VENDORS_ONLY
 from ra_gateway.config.ca_tables import CAConfig
+from ra_gateway.config.raw import Raw, Rule, exceeds, rows_of, table_of, value_of
 from ra_gateway.config.service_tables import ServerConfig, StoreConfig
 from ra_gateway.config.tables import (
     EndpointConfig,
@@ -19,31 +20,13 @@ from ra_gateway.config.tables import (
     default_body_types,
 )
 from ra_gateway.config.trust_tables import AlgorithmsConfig
+from ra_gateway.config.upstream_rules import UPSTREAM_RULES
 from ra_gateway.config.values import OPERATOR_DOMAIN, WELL_KNOWN_PATH, served_paths, texts
 from ra_gateway.errors import Problem
 from ra_gateway.ldap import is_dn
 from ra_gateway.ra.dialects import DIALECTS
 from ra_gateway.settings.values import did_you_mean
 from ra_gateway.upstream.kinds import TABLES
-from ra_gateway.upstream.pool import CMPHTTPUpstream
-
-Raw = Mapping[str, Any]
-"""A file, or a table of one, before anything about it is known."""
-
-Rule = Callable[[Raw], Iterator[Problem]]
-"""Yields what is wrong."""
-
-
-def _table(raw: object, *keys: str) -> Raw:
-    """Return a table of the raw file, empty if it is absent or no table."""
-    for key in keys:
-        raw = raw.get(key) if isinstance(raw, dict) else None
-    return raw if isinstance(raw, dict) else {}
-
-
-def _rows(raw: Raw, key: str) -> Iterator[tuple[str, Raw]]:
-    for name in _table(raw, key):
-        yield name, _table(raw, key, name)
 
 
 def _listed(table: Raw, key: str) -> Iterator[tuple[int, Any]]:
@@ -54,31 +37,19 @@ def _listed(table: Raw, key: str) -> Iterator[tuple[int, Any]]:
 
 def _domains(raw: Raw) -> Iterator[tuple[str, Raw]]:
     """Yield dotted path and table of each trust domain."""
-    yield "operator", _table(raw, "operator")
-    for name, vendor in _rows(raw, "vendors"):
+    yield "operator", table_of(raw, "operator")
+    for name, vendor in rows_of(raw, "vendors"):
         yield f"vendors.{name}", vendor
-
-
-def _value(table: Raw, model: type[BaseModel], key: str) -> Any:
-    """Return a raw value, or the model's default where the file is silent."""
-    return table.get(key, model.model_fields[key].default)
 
 
 def _taken(endpoint: Raw) -> set[str]:
     """Return the raw `body_types` of an endpoint, or what it takes without."""
-    strictness = _value(endpoint, EndpointConfig, "strictness")
+    strictness = value_of(endpoint, EndpointConfig, "strictness")
     return set(texts(endpoint.get("body_types", default_body_types(strictness))))
 
 
-def _exceeds(left: object, right: object) -> bool:
-    """Return whether two raw values are numbers and the first is larger."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return False
-    return isinstance(left, int | float) and isinstance(right, int | float) and left > right
-
-
 def _check_store(raw: Raw) -> Iterator[Problem]:
-    store = _table(raw, "store")
+    store = table_of(raw, "store")
     given = [key for key in ("redis_url", "redis_url_path") if key in store]
     if store.get("kind") == "redis" and not given:
         yield Problem(
@@ -100,7 +71,7 @@ def _check_store(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_reserved_names(raw: Raw) -> Iterator[Problem]:
-    if OPERATOR_DOMAIN in _table(raw, "vendors"):
+    if OPERATOR_DOMAIN in table_of(raw, "vendors"):
         yield Problem(
             f"vendors.{OPERATOR_DOMAIN}",
             "has the name of the operator's own trust domain",
@@ -109,11 +80,11 @@ def _check_reserved_names(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_identities(raw: Raw) -> Iterator[Problem]:
-    for name, vendor in _rows(raw, "vendors"):
-        identity = _table(vendor, "identity")
+    for name, vendor in rows_of(raw, "vendors"):
+        identity = table_of(vendor, "identity")
         path = f"vendors.{name}.identity"
-        subject = _value(identity, IdentityConfig, "subject")
-        inventory = _value(identity, IdentityConfig, "inventory")
+        subject = value_of(identity, IdentityConfig, "subject")
+        inventory = value_of(identity, IdentityConfig, "inventory")
         if (
             subject in ("derive", "replace")
             and inventory != "required"
@@ -146,10 +117,10 @@ def _check_identities(raw: Raw) -> Iterator[Problem]:
 
 def _check_quirks(raw: Raw) -> Iterator[Problem]:
     """Refuse quirks that can forgive nothing where they stand."""
-    tables = [("operator.quirks", _table(raw, "operator"), VENDORS_ONLY)]
+    tables = [("operator.quirks", table_of(raw, "operator"), VENDORS_ONLY)]
     tables += [
-        (f"endpoints.{name}.mac.quirks", _table(endpoint, "mac"), VENDORS_ONLY | SIGNERS_ONLY)
-        for name, endpoint in _rows(raw, "endpoints")
+        (f"endpoints.{name}.mac.quirks", table_of(endpoint, "mac"), VENDORS_ONLY | SIGNERS_ONLY)
+        for name, endpoint in rows_of(raw, "endpoints")
     ]
     for path, table, useless in tables:
         for quirk in sorted(useless & set(texts(table.get("quirks")))):
@@ -161,8 +132,8 @@ def _check_quirks(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_references(raw: Raw) -> Iterator[Problem]:
-    vendors, upstreams = _table(raw, "vendors"), _table(raw, "upstreams")
-    for name, endpoint in _rows(raw, "endpoints"):
+    vendors, upstreams = table_of(raw, "vendors"), table_of(raw, "upstreams")
+    for name, endpoint in rows_of(raw, "endpoints"):
         for index, vendor in _listed(endpoint, "vendors"):
             yield from _unknown(f"endpoints.{name}.vendors[{index}]", "vendor", vendor, vendors)
         path = f"endpoints.{name}.upstream"
@@ -170,8 +141,8 @@ def _check_references(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_routes(raw: Raw) -> Iterator[Problem]:
-    upstreams = _table(raw, "upstreams")
-    for name, endpoint in _rows(raw, "endpoints"):
+    upstreams = table_of(raw, "upstreams")
+    for name, endpoint in rows_of(raw, "endpoints"):
         vendors, profiles = texts(endpoint.get("vendors")), texts(endpoint.get("profiles"))
         for index, route in _listed(endpoint, "routes"):
             if not isinstance(route, dict):
@@ -190,8 +161,8 @@ def _check_routes(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_genm(raw: Raw) -> Iterator[Problem]:
-    for name, endpoint in _rows(raw, "endpoints"):
-        genm, path = _table(endpoint, "genm"), f"endpoints.{name}.genm"
+    for name, endpoint in rows_of(raw, "endpoints"):
+        genm, path = table_of(endpoint, "genm"), f"endpoints.{name}.genm"
         roots = [
             key for key in ("old_root_path", "new_root_path", "new_with_old_path") if key in genm
         ]
@@ -212,8 +183,8 @@ def _check_genm(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_possession(raw: Raw) -> Iterator[Problem]:
-    for name, endpoint in _rows(raw, "endpoints"):
-        if _value(endpoint, EndpointConfig, "strictness") != "3gpp":
+    for name, endpoint in rows_of(raw, "endpoints"):
+        if value_of(endpoint, EndpointConfig, "strictness") != "3gpp":
             continue
         for key in ("key_generation", "encrypted_certificates"):
             if endpoint.get(key) is True:
@@ -225,7 +196,7 @@ def _check_possession(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_dialects(raw: Raw) -> Iterator[Problem]:
-    for name, dialect in _rows(raw, "dialects"):
+    for name, dialect in rows_of(raw, "dialects"):
         if name in DIALECTS:
             yield Problem(
                 f"dialects.{name}",
@@ -233,8 +204,8 @@ def _check_dialects(raw: Raw) -> Iterator[Problem]:
                 f'Give it another name, with base = "{name}".',
             )
         yield from _unknown(f"dialects.{name}.base", "dialect", dialect.get("base"), DIALECTS)
-    known = {**DIALECTS, **_table(raw, "dialects")}
-    for name, upstream in _rows(raw, "upstreams"):
+    known = {**DIALECTS, **table_of(raw, "dialects")}
+    for name, upstream in rows_of(raw, "upstreams"):
         yield from _unknown(f"upstreams.{name}.dialect", "dialect", upstream.get("dialect"), known)
 
 
@@ -250,9 +221,9 @@ def _unknown(path: str, noun: str, name: object, known: Raw) -> Iterator[Problem
 
 
 def _check_endpoints(raw: Raw) -> Iterator[Problem]:
-    for name, endpoint in _rows(raw, "endpoints"):
+    for name, endpoint in rows_of(raw, "endpoints"):
         path = f"endpoints.{name}"
-        operator = _value(endpoint, EndpointConfig, "operator")
+        operator = value_of(endpoint, EndpointConfig, "operator")
         if not endpoint.get("paths") and not endpoint.get("profiles"):
             yield Problem(
                 path, "has no URL", f'Set paths, like ["{WELL_KNOWN_PATH}"], or profiles.'
@@ -288,7 +259,7 @@ def _check_endpoints(raw: Raw) -> Iterator[Problem]:
 
 def _check_rsa_bits(raw: Raw) -> Iterator[Problem]:
     for path, table in _domains(raw):
-        path, algorithms = f"{path}.algorithms", _table(table, "algorithms")
+        path, algorithms = f"{path}.algorithms", table_of(table, "algorithms")
         yield from _crossed(path, algorithms, AlgorithmsConfig, "min_rsa_bits", "max_rsa_bits")
 
 
@@ -296,16 +267,16 @@ def _crossed(
     path: str, table: Raw, model: type[BaseModel], least: str, most: str
 ) -> Iterator[Problem]:
     """Yield what is wrong where a lower bound is above the upper one."""
-    if _exceeds(_value(table, model, least), _value(table, model, most)):
+    if exceeds(value_of(table, model, least), value_of(table, model, most)):
         yield Problem(f"{path}.{least}", f"is above {most}", "Lower it, or raise the other.")
 
 
 def _check_vendor_types(raw: Raw) -> Iterator[Problem]:
-    vendors = _table(raw, "vendors")
-    for name, endpoint in _rows(raw, "endpoints"):
+    vendors = table_of(raw, "vendors")
+    for name, endpoint in rows_of(raw, "endpoints"):
         taken = _taken(endpoint)
         for vendor in texts(endpoint.get("vendors")):
-            allowed = texts(_table(vendors, vendor).get("body_types", ["ir"]))
+            allowed = texts(table_of(vendors, vendor).get("body_types", ["ir"]))
             if vendor in vendors and taken & {"cr", "p10cr"} and not taken & {"ir", *allowed}:
                 yield Problem(
                     f"vendors.{vendor}.body_types",
@@ -315,11 +286,11 @@ def _check_vendor_types(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_ra_rights(raw: Raw) -> Iterator[Problem]:
-    for name, endpoint in _rows(raw, "endpoints"):
-        relays = _table(endpoint, "registration_authorities")
+    for name, endpoint in rows_of(raw, "endpoints"):
+        relays = table_of(endpoint, "registration_authorities")
         registered, seen = texts(relays.get("certificate_paths")), set[str]()
         for index, row in _listed(relays, "rights"):
-            for file in texts(_table(row).get("certificate_paths")):
+            for file in texts(table_of(row).get("certificate_paths")):
                 if file not in registered or file in seen:
                     yield Problem(
                         f"endpoints.{name}.registration_authorities.rights[{index}].certificate_paths",
@@ -330,13 +301,13 @@ def _check_ra_rights(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_ra_names(raw: Raw) -> Iterator[Problem]:
-    bundled = any(upstream.get("kind") == "bundled" for _, upstream in _rows(raw, "upstreams"))
-    revocation = _table(_table(raw, "operator"), "revocation").get("mode", "off")
-    for name, endpoint in _rows(raw, "endpoints"):
+    bundled = any(upstream.get("kind") == "bundled" for _, upstream in rows_of(raw, "upstreams"))
+    revocation = table_of(table_of(raw, "operator"), "revocation").get("mode", "off")
+    for name, endpoint in rows_of(raw, "endpoints"):
         if "registration_authorities" not in endpoint:
             continue
         path = f"endpoints.{name}.registration_authorities"
-        relays = _table(endpoint, "registration_authorities")
+        relays = table_of(endpoint, "registration_authorities")
         rows = list(_listed(relays, "names"))
         if not rows and not relays.get("certificate_paths"):
             yield Problem(
@@ -346,7 +317,7 @@ def _check_ra_names(raw: Raw) -> Iterator[Problem]:
             )
         for index, row in rows:
             where = f"{path}.names[{index}]"
-            if not _table(row).get("subject") and not _table(row).get("sans"):
+            if not table_of(row).get("subject") and not table_of(row).get("sans"):
                 yield Problem(where, "names nobody", "Give subject, sans or both.")
         if rows and relays.get("anchors_paths"):
             yield Problem(
@@ -364,11 +335,11 @@ def _check_ra_names(raw: Raw) -> Iterator[Problem]:
 
 def _check_mac(raw: Raw) -> Iterator[Problem]:
     owners: dict[str, str] = {}
-    for name, endpoint in _rows(raw, "endpoints"):
+    for name, endpoint in rows_of(raw, "endpoints"):
         if "mac" not in endpoint:
             continue
-        path, mac = f"endpoints.{name}.mac", _table(endpoint, "mac")
-        if _value(endpoint, EndpointConfig, "strictness") == "3gpp":
+        path, mac = f"endpoints.{name}.mac", table_of(endpoint, "mac")
+        if value_of(endpoint, EndpointConfig, "strictness") == "3gpp":
             yield Problem(
                 path,
                 'is given, but strictness is "3gpp", and TS 33.310 has no shared secrets',
@@ -380,7 +351,7 @@ def _check_mac(raw: Raw) -> Iterator[Problem]:
                 "is given, but body_types has none of ir, cr and p10cr",
                 "Add one to body_types, or take the table out.",
             )
-        if "used_path" in mac and _table(raw, "store").get("kind") == "redis":
+        if "used_path" in mac and table_of(raw, "store").get("kind") == "redis":
             yield Problem(
                 f"{path}.used_path",
                 "is given, but with the redis store other processes could use a secret again",
@@ -401,7 +372,7 @@ def _check_mac(raw: Raw) -> Iterator[Problem]:
 
 def _check_duplicate_urls(raw: Raw) -> Iterator[Problem]:
     owners: dict[str, str] = {}
-    for name, endpoint in _rows(raw, "endpoints"):
+    for name, endpoint in rows_of(raw, "endpoints"):
         for key in ("paths", "profiles"):
             for index, value in _listed(endpoint, key):
                 place = f"endpoints.{name}.{key}[{index}]"
@@ -416,45 +387,45 @@ def _check_duplicate_urls(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_times(raw: Raw) -> Iterator[Problem]:
-    lifetime = _value(_table(raw, "store"), StoreConfig, "transaction_lifetime_seconds")
-    for name, endpoint in _rows(raw, "endpoints"):
-        window = _value(endpoint, EndpointConfig, "message_time_window_seconds")
+    lifetime = value_of(table_of(raw, "store"), StoreConfig, "transaction_lifetime_seconds")
+    for name, endpoint in rows_of(raw, "endpoints"):
+        window = value_of(endpoint, EndpointConfig, "message_time_window_seconds")
         # From a clock that is ahead by one window to one that is behind by one.
-        if isinstance(window, int) and not _exceeds(lifetime, 2 * window):
+        if isinstance(window, int) and not exceeds(lifetime, 2 * window):
             yield Problem(
                 f"endpoints.{name}.message_time_window_seconds",
                 "is not less than half of store.transaction_lifetime_seconds: a captured request "
                 "could be sent again once it is forgotten",
                 "Shorten it, or lengthen the lifetime.",
             )
-        if _exceeds(_value(endpoint, EndpointConfig, "confirm_wait_seconds"), lifetime):
+        if exceeds(value_of(endpoint, EndpointConfig, "confirm_wait_seconds"), lifetime):
             yield Problem(
                 f"endpoints.{name}.confirm_wait_seconds",
                 "is longer than store.transaction_lifetime_seconds: certConf would come too late",
                 "Shorten it, or lengthen the lifetime.",
             )
-    ca = _table(raw, "ca")
-    if ca and _exceeds(_value(ca, CAConfig, "confirm_wait_seconds"), lifetime):
+    ca = table_of(raw, "ca")
+    if ca and exceeds(value_of(ca, CAConfig, "confirm_wait_seconds"), lifetime):
         yield Problem(
             "ca.confirm_wait_seconds",
             "is longer than store.transaction_lifetime_seconds: certConf would come too late",
             "Shorten it, or lengthen the lifetime.",
         )
-    drain = _value(_table(raw, "server"), ServerConfig, "drain_seconds")
-    for name, upstream in _rows(raw, "upstreams"):
+    drain = value_of(table_of(raw, "server"), ServerConfig, "drain_seconds")
+    for name, upstream in rows_of(raw, "upstreams"):
         table = TABLES.get(str(upstream.get("kind")))
         if table is None or "deadline_seconds" not in table.model_fields:
             continue
-        deadline = _value(upstream, table, "deadline_seconds")
-        if _exceeds(deadline, drain):
+        deadline = value_of(upstream, table, "deadline_seconds")
+        if exceeds(deadline, drain):
             yield Problem(
                 f"upstreams.{name}.deadline_seconds",
                 "is longer than server.drain_seconds: a stop would cut requests off",
                 "Shorten it, or lengthen drain_seconds.",
             )
         connecting = "connect_timeout_seconds"
-        if connecting in table.model_fields and _exceeds(
-            _value(upstream, table, connecting), deadline
+        if connecting in table.model_fields and exceeds(
+            value_of(upstream, table, connecting), deadline
         ):
             yield Problem(
                 f"upstreams.{name}.connect_timeout_seconds",
@@ -464,11 +435,11 @@ def _check_times(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_approval(raw: Raw) -> Iterator[Problem]:
-    redis = _value(_table(raw, "store"), StoreConfig, "kind") == "redis"
-    for name, endpoint in _rows(raw, "endpoints"):
+    redis = value_of(table_of(raw, "store"), StoreConfig, "kind") == "redis"
+    for name, endpoint in rows_of(raw, "endpoints"):
         wishes = {f"endpoints.{name}": endpoint}
         for index, route in _listed(endpoint, "routes"):
-            wishes[f"endpoints.{name}.routes[{index}]"] = _table(route)
+            wishes[f"endpoints.{name}.routes[{index}]"] = table_of(route)
         for path, table in wishes.items():
             approval = table.get("approval")
             if approval not in ("required", "unlisted"):
@@ -488,116 +459,8 @@ def _check_approval(raw: Raw) -> Iterator[Problem]:
                 )
 
 
-def _check_upstream_urls(raw: Raw) -> Iterator[Problem]:
-    for name, upstream in _rows(raw, "upstreams"):
-        if upstream.get("kind") != "cmp_http":
-            continue
-        path, urls = f"upstreams.{name}", upstream.get("urls")
-        if "url" in upstream and "urls" in upstream:
-            yield Problem(f"{path}.urls", "is given together with url", "Remove one of the two.")
-        if not upstream.get("url") and not urls:
-            yield Problem(
-                f"{path}.url", "is required", "Say where to post, or give several in urls."
-            )
-        listed = texts(urls)
-        for index, url in enumerate(listed):
-            if url in listed[:index]:
-                yield Problem(f"{path}.urls[{index}]", "is there already", "Remove one of the two.")
-        # Not the default, which a short deadline_seconds just ends.
-        if _exceeds(
-            upstream.get("try_deadline_seconds"),
-            _value(upstream, CMPHTTPUpstream, "deadline_seconds"),
-        ):
-            yield Problem(
-                f"{path}.try_deadline_seconds",
-                "is longer than deadline_seconds, which ends the whole exchange",
-                "Shorten it.",
-            )
-
-
-def _check_upstream_tls(raw: Raw) -> Iterator[Problem]:
-    needs = {
-        "tls_certificate_path": "tls_key_path",
-        "tls_key_path": "tls_certificate_path",
-        "tls_key_password_path": "tls_key_path",
-    }
-    for name, upstream in _rows(raw, "upstreams"):
-        path = f"upstreams.{name}"
-        for key, needed in needs.items():
-            if key in upstream and needed not in upstream:
-                yield Problem(
-                    f"{path}.{key}",
-                    f"is given without {needed}",
-                    f"Give {needed} as well, or take it out.",
-                )
-        urls = texts(
-            [*texts(upstream.get("urls")), upstream.get("url"), upstream.get("revoke_url")]
-        )
-        if urls and not any(url.lower().startswith("https:") for url in urls):
-            for key in ("tls_ca_path", *needs):
-                if key in upstream:
-                    yield Problem(
-                        f"{path}.{key}",
-                        "is given, but TLS is not spoken: no URL is https",
-                        "Write https:// in the URL, or take it out.",
-                    )
-
-
-def _check_bundled_ca(raw: Raw) -> Iterator[Problem]:
-    if "ca" not in raw:
-        for name, upstream in _rows(raw, "upstreams"):
-            if upstream.get("kind") == "bundled":
-                yield Problem(
-                    f"upstreams.{name}.kind",
-                    "is bundled, but there is no [ca]",
-                    "Add [ca] (`ra-gateway init` writes one), or use a CA over HTTP (cmp_http).",
-                )
-
-
-def _check_confirmation(raw: Raw) -> Iterator[Problem]:
-    for name, upstream in _rows(raw, "upstreams"):
-        is_bundled = "bundled" in (upstream.get("kind"), upstream.get("dialect"))
-        if is_bundled and upstream.get("certconf") == "local":
-            yield Problem(
-                f"upstreams.{name}.certconf",
-                "is local (perhaps by the dialect), but the bundled CA waits for certConf, and revokes what is "
-                "not confirmed",
-                'Set certconf = "forward" or "implicit", or name no dialect of another CA.',
-            )
-
-
-def _check_ca_secrets(raw: Raw) -> Iterator[Problem]:
-    for name, upstream in _rows(raw, "upstreams"):
-        if "mac" not in upstream:
-            continue
-        for key in ("requests", "kur"):
-            if upstream.get(key) == "nested":
-                yield Problem(
-                    f"upstreams.{name}.{key}",
-                    "is nested (perhaps by the dialect), which is signed, while [mac] has a secret for this CA",
-                    'Set it to "reprotect", or take the table out: the CA knows the RA by one of the two.',
-                )
-        if upstream.get("batch_window_ms"):
-            yield Problem(
-                f"upstreams.{name}.batch_window_ms",
-                "is set, while [mac] has a secret for this CA: a batch is signed",
-                "Leave one of the two out.",
-            )
-
-
-def _check_ir_as_cr(raw: Raw) -> Iterator[Problem]:
-    for name, upstream in _rows(raw, "upstreams"):
-        if upstream.get("ir_as_cr") is True and upstream.get("requests") in ("nested", "forward"):
-            yield Problem(
-                f"upstreams.{name}.ir_as_cr",
-                f"is set, but requests is {upstream['requests']} (perhaps by the dialect): what goes up as its device "
-                "signed it stays an ir",
-                'Set requests = "reprotect", or leave ir_as_cr out.',
-            )
-
-
 def _check_ledger(raw: Raw) -> Iterator[Problem]:
-    ca = _table(raw, "ca")
+    ca = table_of(raw, "ca")
     given = [key for key in ("ledger_path", "ledger_url_path", "ledger_url") if key in ca]
     if ca and not given:
         yield Problem(
@@ -610,14 +473,14 @@ def _check_ledger(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_ca_client(raw: Raw) -> Iterator[Problem]:
-    vendors = _table(raw, "vendors")
-    for index, vendor in enumerate(texts(_table(raw, "ca", "client").get("vendors"))):
+    vendors = table_of(raw, "vendors")
+    for index, vendor in enumerate(texts(table_of(raw, "ca", "client").get("vendors"))):
         yield from _unknown(f"ca.client.vendors[{index}]", "vendor", vendor, vendors)
 
 
 def _check_revocation(raw: Raw) -> Iterator[Problem]:
     for where, table in _domains(raw):
-        revocation = _table(table, "revocation")
+        revocation = table_of(table, "revocation")
         learning = [
             key
             for key in ("from_certificates", "ocsp_from_certificates")
@@ -639,8 +502,8 @@ def _check_revocation(raw: Raw) -> Iterator[Problem]:
 
 
 def _check_ca_ldap(raw: Mapping[str, Any]) -> Iterator[Problem]:
-    ca = _table(raw, "ca")
-    table = _table(ca, "ldap")
+    ca = table_of(raw, "ca")
+    table = table_of(ca, "ldap")
     if not table:
         return
     if not isinstance(ca.get("status"), Mapping):
@@ -695,12 +558,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _check_duplicate_urls,
     _check_times,
     _check_approval,
-    _check_upstream_urls,
-    _check_upstream_tls,
-    _check_bundled_ca,
-    _check_confirmation,
-    _check_ir_as_cr,
-    _check_ca_secrets,
+    *UPSTREAM_RULES,
     _check_ledger,
     _check_ca_client,
     _check_ca_ldap,

@@ -11,7 +11,11 @@ from typing import Final, NamedTuple
 from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.header_checks import HeaderRules, check_message_time
-from ra_gateway.cmp.mac import mac_protected, mac_reference, reference_fingerprint
+from ra_gateway.cmp.mac import MACCredential, mac_protected, mac_reference, reference_fingerprint
+from ra_gateway.cmp.mac_verification import (
+    MACAuthenticatedMessage,
+    authenticate_by_secret,
+)
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import general_names
 from ra_gateway.cmp.signers import named_as_signer
@@ -20,10 +24,7 @@ from ra_gateway.cmp.verification import (
     Authenticated,
     AuthenticatedMessage,
     KnownSigner,
-    MACAuthenticatedMessage,
-    VerifiedMAC,
     authenticate,
-    authenticate_by_secret,
     authenticate_follower,
     authenticate_registered,
     used_quirks,
@@ -39,8 +40,8 @@ from ra_gateway.errors import (
 from ra_gateway.ra import forgiveness
 from ra_gateway.ra.context import RequestContext
 from ra_gateway.ra.endpoints import Endpoint, MACAccess
-from ra_gateway.ra.policy import check_speaks_for
 from ra_gateway.ra.registration import RegistrationAuthorities
+from ra_gateway.ra.revocation_policy import check_speaks_for
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Exchange, Transaction, TransactionKey
 
@@ -82,7 +83,7 @@ async def authenticate_request(
             rule="R42",
         )
     authenticated = _authenticate_by_signature(endpoint, message, now)
-    if authenticated.domain.kind is not DomainKind.registration_authority:
+    if endpoint.operator_of and authenticated.domain.kind is not DomainKind.registration_authority:
         authenticated = await forgiveness.settle(services, context, authenticated)
     return _opened(_signed_by(context, authenticated, now), authenticated)
 
@@ -143,6 +144,7 @@ async def _authenticate_by_secret(
 ) -> tuple[RequestContext, MACAuthenticatedMessage]:
     """Authenticate a message under a MAC; wrong ones are counted, whatever the message."""
     authenticated = authenticate_by_secret(
+        context.message,
         await _verified(services, context, mac),
         mac.domain,
         context.endpoint.rules,
@@ -153,14 +155,14 @@ async def _authenticate_by_secret(
     return replace(context, shared=authenticated.credential), authenticated
 
 
-async def _verified(services: Services, context: RequestContext, mac: MACAccess) -> VerifiedMAC:
+async def _verified(services: Services, context: RequestContext, mac: MACAccess) -> MACCredential:
     """Verify the MAC of a message, and remember that its sender can verify one."""
     context.report.mac_checked = True
-    verified = await services.derivations.verify(
+    credential = await services.derivations.verify(
         context.message, mac, context.peer, by_sender=context.endpoint.rules.lenient
     )
-    context.report.shared = verified.credential
-    return verified
+    context.report.shared = credential
+    return credential
 
 
 async def find_shared_secret(services: Services, context: RequestContext) -> None:

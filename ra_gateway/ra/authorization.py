@@ -48,13 +48,13 @@ from ra_gateway.ra.policy import (
     IdentityRules,
     InventoryUse,
     authorize,
-    authorize_revocation,
     subject_asked,
     vendor_identity,
     vouched_for,
 )
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.ra.registration import RARights
+from ra_gateway.ra.revocation_policy import authorize_revocation
 from ra_gateway.ra.services import Services
 
 

@@ -17,12 +17,12 @@ from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import P10CR_CERT_REQ_ID, BodyType, PKIStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
 from ra_gateway.cmp.mac import MACCredential
+from ra_gateway.cmp.mac_verification import authenticate_answer_by_secret
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.requests import Possession
 from ra_gateway.cmp.verification import (
     Authenticated,
     authenticate_answer,
-    authenticate_answer_by_secret,
     check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, UpstreamBroken
@@ -77,6 +77,7 @@ class Expected:
         body_type: Of the request; certConf where that is answered.
         asked_type: The same as the CA saw it: cr where an ir goes up so.
         cert_req_id: What the device is told; of a p10cr, the CA may say another.
+        asked_cert_req_id: What the CA was asked by.
         nonces: senderNonces of which the answer must return one: the request's, and the last pollReq's.
         public_key_der, subject_der, san: Of the certificate; san is what it must contain, None for no demand.
         target_der: What an rr is about (CertId).
@@ -91,6 +92,7 @@ class Expected:
     transaction_id: bytes
     nonces: tuple[bytes, ...]
     cert_req_id: int
+    asked_cert_req_id: int
     public_key_der: bytes
     subject_der: bytes
     san: tuple[str, ...] | None
@@ -99,11 +101,6 @@ class Expected:
     possession: Possession
     variant: Variant
     secrets: tuple[MACCredential, ...] = ()
-
-    @property
-    def asked_cert_req_id(self) -> int:
-        """certReqId that the CA was asked by."""
-        return P10CR_CERT_REQ_ID if self.body_type is BodyType.p10cr else self.cert_req_id
 
     @classmethod
     def of(
@@ -120,6 +117,9 @@ class Expected:
             transaction_id=transaction.ca_transaction_id or transaction.key.transaction_id,
             nonces=nonces,
             cert_req_id=transaction.cert_req_id,
+            asked_cert_req_id=P10CR_CERT_REQ_ID
+            if transaction.body_type is BodyType.p10cr and not confirming
+            else transaction.cert_req_id,
             public_key_der=transaction.public_key_der,
             subject_der=transaction.subject_der,
             san=transaction.san,

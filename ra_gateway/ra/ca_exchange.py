@@ -262,7 +262,7 @@ async def _settle(services: Services, exchange: _CAExchange, checked: CheckedRes
                 )
             except HeaderRefused as error:
                 return await _fail(services, exchange, error)
-        if checked.issued and checked.certificate is not None:
+        if checked.issued and checked.certificate is not None and transaction.quirks_of:
             await forgiveness.remember(services, context, transaction, checked.certificate)
         step = partial(machine.answered, confirm_until=until, expires_at=expires_at)
     await _store(

@@ -20,8 +20,8 @@ from ra_gateway.cmp.mac import (
     mac_parameters,
     mac_reference,
 )
+from ra_gateway.cmp.mac_verification import verify_mac
 from ra_gateway.cmp.messages import PKIMessage
-from ra_gateway.cmp.verification import VerifiedMAC, verify_mac
 from ra_gateway.errors import ProtectionRefused
 from ra_gateway.peers import network_of
 from ra_gateway.ra.endpoints import MACAccess
@@ -43,8 +43,8 @@ class Derivations:
 
     async def verify(
         self, message: PKIMessage, mac: MACAccess, peer: str, *, by_sender: bool = False
-    ) -> VerifiedMAC:
-        """Verify the MAC of a message; wrong ones are counted.
+    ) -> MACCredential:
+        """Verify the MAC of a message, and return with what; wrong ones are counted.
 
         Args:
             by_sender: As of `mac_reference`.
@@ -65,7 +65,7 @@ class Derivations:
                 if error.rule == "R41":
                     await mac.secrets.failed(reference, peer)
                 raise
-        self._keep(verified.credential)
+        self._keep(verified)
         return verified
 
     @asynccontextmanager

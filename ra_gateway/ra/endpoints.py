@@ -18,7 +18,7 @@ from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import fits_alike
 from ra_gateway.cmp.protection import Credential, Protecting
 from ra_gateway.cmp.requests import Possession
-from ra_gateway.cmp.trust import Path, TrustDomain
+from ra_gateway.cmp.trust import TrustDomain
 from ra_gateway.cmp.verification import forgiving
 from ra_gateway.errors import CMPError, UpstreamBroken
 from ra_gateway.ra.dialects import DIALECTS
@@ -494,19 +494,3 @@ class Endpoint:
         """
         domain = self.domains.get(name)
         return self.operator_of.get(origin, domain) if domain is self.operator else domain
-
-    def chain_for(self, body_type: BodyType, path: Path) -> tuple[bytes, ...]:
-        """Return the certificates (DER) that a device is sent for its new one: up to the root, which kup leaves out.
-
-        Args:
-            body_type: Of the request.
-            path: Of the new certificate, without it.
-        """
-        if (
-            body_type is BodyType.kur
-            and not self.settings.kup_root
-            and path
-            and path[-1].self_issued
-        ):
-            path = path[:-1]  # T48: who renews has it
-        return tuple(item.der for item in path)

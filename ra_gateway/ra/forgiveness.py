@@ -14,7 +14,6 @@ from typing import Final
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.header_checks import forgives_clocks, is_far_off
 from ra_gateway.cmp.names import fits_alike
-from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.verification import Authenticated, AuthenticatedMessage, judged_by
 from ra_gateway.errors import HeaderRefused, PKIFailureInfo, StoreUnavailable
 from ra_gateway.ra.confirmation_records import certificate_key
@@ -23,15 +22,6 @@ from ra_gateway.ra.endpoints import Endpoint
 from ra_gateway.ra.ports import DeviceRecord
 from ra_gateway.ra.services import Services
 from ra_gateway.ra.transaction import Transaction
-
-
-def origin_of(domain: TrustDomain) -> str:
-    """Return the name of the domain by which a device came, "" where nothing is forgiven for that."""
-    if domain.kind is DomainKind.operator:
-        return domain.quirks_of
-    if domain.kind is DomainKind.registration_authority:
-        return ""  # an RA's devices are forgiven by the RA
-    return domain.name if domain.forgives else ""
 
 
 async def settle(
@@ -45,7 +35,7 @@ async def settle(
     """
     endpoint = context.endpoint
     operator, signer = endpoint.operator, authenticated.signer
-    if operator is None or not endpoint.operator_of or authenticated.domain.name != operator.name:
+    if operator is None or authenticated.domain.name != operator.name:
         return authenticated
     context.report.authenticated = authenticated
     origin = _named(endpoint, signer)
@@ -78,11 +68,11 @@ def _named(endpoint: Endpoint, signer: Certificate) -> str:
 async def remember(
     services: Services, context: RequestContext, transaction: Transaction, certificate: Certificate
 ) -> None:
-    """Remember with a certificate by which domain its device came, if that forgives anything.
+    """Remember with a certificate by which domain its device came, which forgives it something.
 
     Where that cannot be stored, the device gets its certificate nevertheless, and the log says what is lost.
     """
-    if not transaction.quirks_of or services.device_records is None:
+    if services.device_records is None:
         return
     try:
         await services.device_records.remember(

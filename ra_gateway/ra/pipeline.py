@@ -191,13 +191,15 @@ async def _open(services: Services, context: RequestContext) -> bytes:
     transaction = await _prepare(services, context, authenticated, key, operation, now)  # step 5
     if operation.held:
         response_der = await approval.hold(services, context, transaction, now)
-        await forgiveness.note_taken(services, context, authenticated, now)
+        if authenticated.domain.forgives:
+            await forgiveness.note_taken(services, context, authenticated, now)
         return response_der
     repeatable = ca_exchange.may_ask_again(context.upstream, transaction)
     live = await services.store.create(transaction, repeatable=repeatable)  # step 6
     if live is not None:
         return await retransmission.respond(services, context, live)
-    await forgiveness.note_taken(services, context, authenticated, now)
+    if authenticated.domain.forgives:
+        await forgiveness.note_taken(services, context, authenticated, now)
     return await ca_exchange.ask(services, context, transaction)  # steps 7 to 10
 
 
@@ -223,7 +225,8 @@ async def _check_time_and_status(
     try:
         rules = context.endpoint.rules.relaxed_by(authenticated.domain.quirks)
         check_message_time(message.header, rules, now)
-        await forgiveness.check_new(services, context, authenticated, now)
+        if authenticated.domain.forgives:
+            await forgiveness.check_new(services, context, authenticated, now)
         await check_status(services, context, authenticated, now)
     except (HeaderRefused, SignerNotTrusted, StatusUnavailable) as error:
         live = await services.store.load(key)
@@ -299,7 +302,7 @@ async def _prepare(
         profile=context.profile,
         ca_transaction_id=b"" if ids is None else ids.transaction_id,
         credential_digest=credential.certificate.digest,
-        quirks_of=forgiveness.origin_of(authenticated.domain),
+        quirks_of=authenticated.domain.origin,
         relay_digest=context.nested_by,
         asked_as="" if asked_type is message.body_type else asked_type.name,
     )

@@ -5,11 +5,9 @@ Pure decisions over values; what must be looked up (the inventory's entry) comes
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import InitVar, dataclass, replace
 from enum import StrEnum
-from functools import partial
 from typing import Final
 
 from ra_gateway.cmp import crmf
@@ -17,18 +15,14 @@ from ra_gateway.cmp.algorithms import canonical_spki
 from ra_gateway.cmp.asn1 import tlv
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
-from ra_gateway.cmp.contradictions import require_consistent
-from ra_gateway.cmp.identity import SERIAL_NUMBER_OR_FQDN, DeviceValues, fill
+from ra_gateway.cmp.identity import SERIAL_NUMBER_OR_FQDN, DeviceValues
 from ra_gateway.cmp.mac import SharedSecret
 from ra_gateway.cmp.messages import body
 from ra_gateway.cmp.names import (
     NULL_DN,
     attribute_oids,
     directory_name,
-    escape_rfc4514,
-    fits,
     fits_general_name,
-    from_rfc4514,
     general_name_keys,
     general_names,
     general_names_der,
@@ -41,14 +35,13 @@ from ra_gateway.cmp.names import (
 )
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import (
-    REMOVE_FROM_CRL,
     AuthenticatedRequest,
-    AuthenticatedRevocation,
 )
 from ra_gateway.cmp.sealed import Seal, proof
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.cmp.x520 import require_certifiable, told_first
 from ra_gateway.errors import NotAuthorized, PKIFailureInfo, RequestRefused, TemplateRefused
+from ra_gateway.ra.patterns import check_allowed, san_from, subject_from
 from ra_gateway.ra.ports import InventoryEntry
 
 
@@ -122,122 +115,6 @@ class AuthorizedRequest:
     seal: InitVar[Seal]
 
 
-@proof(_SEAL)
-class AuthorizedRevocation:
-    """An rr that may go to the CA: a device gives up its certificate, or an RA does so for a device.
-
-    Args:
-        subject_der: Whose certificate it is; the NULL-DN where only an RA, and the CA, know that.
-    """
-
-    request: AuthenticatedRevocation
-    subject_der: bytes
-    seal: InitVar[Seal]
-
-    @property
-    def body_der(self) -> bytes:
-        """The body as received."""
-        return self.request.authenticated.message.body_der
-
-
-def authorize_revocation(
-    request: AuthenticatedRevocation,
-    *,
-    on_behalf: IdentityRules | None = None,
-    named: Certificate | None = None,
-    issuers: Iterable[bytes] = (),
-) -> AuthorizedRevocation:
-    """Let a device have its own certificate revoked, and no other (RFC 9483 4.2).
-
-    Args:
-        on_behalf: Which names an RA may have certificates revoked of (RFC 9483 5.3.2); None if of no others.
-        named: The certificate that the rr is about, where that is known.
-        issuers: Names of the CAs that are known here.
-
-    Raises:
-        NotAuthorized: It names another one, whether there is such a certificate or not.
-        RequestRefused: It names an issuer that nobody here is, or says of the certificate what that does not say
-            (badCertId).
-    """
-    own = request.authenticated.signer
-    if named is not None:
-        require_consistent(request.details, named)
-    if request.authenticated.domain.kind is DomainKind.registration_authority:
-        if on_behalf is not None:
-            _check_names_of(request, named, on_behalf, issuers)
-            return AuthorizedRevocation(
-                request, NULL_DN if named is None else named.subject_der, _SEAL
-            )
-        raise NotAuthorized(
-            f"{own.subject} may not have others' certificates revoked here (revoke_on_behalf)",
-            rule="R130",
-        )
-    if request.reason == REMOVE_FROM_CRL:
-        # One on hold signs nothing, and whoever put it there releases it (RFC 5280 5.3.1).
-        raise NotAuthorized(
-            f"{own.subject} asks for the release of its own certificate from hold", rule="R130"
-        )
-    if not request.names(own):
-        _check_issuer(request, issuers)
-        raise NotAuthorized(
-            f"{own.subject} asks for the revocation of another certificate "
-            f"(serial number {request.serial_number:x}) than its own",
-            rule="R130",
-        )
-    require_consistent(request.details, own)
-    return AuthorizedRevocation(request, own.subject_der, _SEAL)
-
-
-def _check_issuer(request: AuthenticatedRevocation, issuers: Iterable[bytes]) -> None:
-    if not any(same_name(request.issuer_der, issuer_der) for issuer_der in issuers):
-        raise RequestRefused(
-            f"the certificate to be revoked is of {rfc4514(request.issuer_der)}, no CA that is known here",
-            fail_info=PKIFailureInfo.badCertId,
-            rule="R131",
-        )
-
-
-def _check_names_of(
-    request: AuthenticatedRevocation,
-    named: Certificate | None,
-    rules: IdentityRules,
-    issuers: Iterable[bytes],
-) -> None:
-    """Refuse to have an RA revoke the certificates of devices that it could not have enrolled."""
-    signer = request.authenticated.signer
-    if "*" in rules.allowed_subjects:
-        return
-    if named is None:
-        _check_issuer(request, issuers)
-        raise NotAuthorized(
-            f"{signer.subject} asks for the revocation of a certificate whose names nobody here knows; "
-            "it has to come along in extraCerts",
-            rule="R130",
-        )
-    if named.subject_der != NULL_DN:
-        _check_allowed(named.subject, rules.allowed_subjects, "subject", signer)
-    names_der = named.subject_alt_name_der
-    for name in () if names_der is None else general_names(names_der):
-        _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
-
-
-def check_speaks_for(
-    signer: Certificate, rules: IdentityRules, subject_der: bytes, names: Iterable[str]
-) -> None:
-    """Refuse to have an RA end what was asked for a device that it could not have asked for.
-
-    Args:
-        names: subjectAltName entries of the certificate.
-
-    Raises:
-        NotAuthorized: Subject or names are not allowed for it.
-    """
-    if subject_der != NULL_DN:
-        _check_allowed(rfc4514(subject_der), rules.allowed_subjects, "subject", signer)
-    for name in names:
-        _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
-
-
 def subject_asked(
     request: AuthenticatedRequest, rules: IdentityRules | None, entry: InventoryEntry | None
 ) -> bytes:
@@ -265,7 +142,7 @@ def subject_asked(
     if not text:
         return asked or NULL_DN
     try:
-        return _subject_der(text, DeviceValues(request.signer), request.signer)
+        return subject_from(text, DeviceValues(request.signer), request.signer)
     except NotAuthorized:
         return asked or NULL_DN
 
@@ -350,9 +227,9 @@ def _authorize_vendor(
     asked = template.subject_der if template.subject_der != NULL_DN or san else None
     listed = entry if entry is not None and entry.subject else None
     if listed is None and asked is not None and rules.subject is not SubjectRule.replace:
-        _check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
+        check_allowed(rfc4514(asked), rules.allowed_subjects, "subject", request.signer)
         for name in san or ():
-            _check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
+            check_allowed(name, rules.allowed_sans, "subjectAltName", request.signer)
         return _kept(request, asked, san, named=oids_in(rules.allowed_subjects))
     if listed is None and rules.subject is SubjectRule.keep:
         raise TemplateRefused("the template has no subject", rule="R51")
@@ -360,9 +237,9 @@ def _authorize_vendor(
     if not text:
         raise NotAuthorized(f"no subject is configured for {request.signer.subject}", rule="R141")
     values = DeviceValues(request.signer)
-    subject_der = _subject_der(text, values, request.signer)
+    subject_der = subject_from(text, values, request.signer)
     own_san = (entry.san if entry is not None else ()) or rules.san_template
-    san_der = _san_der(own_san, values, request.signer)
+    san_der = san_from(own_san, values, request.signer)
     set_san = () if san_der is None else general_names(san_der)
     own_names = asked is not None and reads_alike(asked, subject_der)
     if asked is not None and own_names and set(_normalized(san)) == set(_normalized(set_san)):
@@ -434,9 +311,9 @@ def _authorize_relayed(request: AuthenticatedRequest, rules: IdentityRules) -> A
         own = general_name_keys(signer.subject_alt_name_der)
         if general_name_keys(template.subject_alt_name_der) <= own:
             return _kept(request, subject, san, named=attribute_oids(signer.subject_der))
-    _check_allowed(rfc4514(subject), rules.allowed_subjects, "subject", signer)
+    check_allowed(rfc4514(subject), rules.allowed_subjects, "subject", signer)
     for name in san or ():
-        _check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
+        check_allowed(name, rules.allowed_sans, "subjectAltName", signer)
     return _kept(request, subject, san, named=oids_in(rules.allowed_subjects))
 
 
@@ -614,85 +491,3 @@ def _unchangeable(why: str) -> TemplateRefused:
 def _requested_san(template: crmf.CertTemplate) -> tuple[str, ...] | None:
     san_der = template.subject_alt_name_der
     return None if san_der is None else general_names(san_der)
-
-
-# --- placeholders and patterns --------------------------------------------------------------------------------
-
-
-def _fill(text: str, value: Callable[[str], str | None], signer: Certificate) -> str:
-    try:
-        return fill(text, value)
-    except KeyError as error:
-        raise NotAuthorized(
-            f"{signer.subject} has no {error.args[0]}, or more than one, that can be put into {text!r}",
-            rule="R141",
-        ) from error
-    except ValueError as error:  # braces in the inventory that are no placeholder
-        raise NotAuthorized(f"{text!r} cannot be filled in: {error}", rule="R141") from error
-
-
-def _escaped(values: DeviceValues, placeholder: str) -> str | None:
-    value = values.get(placeholder)
-    return None if value is None else escape_rfc4514(value)
-
-
-def _subject_der(text: str, values: DeviceValues, signer: Certificate) -> bytes:
-    filled = _fill(text, partial(_escaped, values), signer)
-    try:
-        return from_rfc4514(filled)
-    except ValueError as error:
-        raise NotAuthorized(f"{filled!r} is not a subject: {error}", rule="R141") from error
-
-
-_SAN_VALUE: Final = re.compile(r"[A-Za-z0-9._:-]+")
-"""What a vendor certificate may put into a subjectAltName: no "*", which would make it a wildcard."""
-
-
-def _san_value(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
-    if in_name:
-        value = _escaped(values, placeholder)
-        return value if value is not None and "*" not in value else None
-    value = values.get(placeholder)
-    return value if value is not None and _SAN_VALUE.fullmatch(value) else None
-
-
-def _san_der(templates: Iterable[str], values: DeviceValues, signer: Certificate) -> bytes | None:
-    names = [
-        _fill(text, partial(_san_value, values, text.startswith("dn:")), signer)
-        for text in templates
-    ]
-    try:
-        return general_names_der(names) if names else None
-    except ValueError as error:
-        raise NotAuthorized(
-            f"{', '.join(names)} is not a subjectAltName: {error}", rule="R141"
-        ) from error
-
-
-def _check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certificate) -> None:
-    if what == "subjectAltName" and "*" in text:
-        patterns = ()  # a wildcard name is never allowed: it would speak for other devices
-    if "*" in patterns:
-        return
-    values = DeviceValues(signer)
-    for pattern in patterns:
-        try:
-            escapes = what == "subject" or pattern.startswith("dn:")
-            filled = fill(pattern, partial(_literal, values, escapes))
-        except KeyError:
-            continue  # the vendor certificate lacks the attribute, or has two: this pattern allows nothing
-        if fits_general_name(text, filled) if what == "subjectAltName" else fits(text, filled):
-            return
-    raise NotAuthorized(
-        f"{what} {text!r} is not allowed for {signer.subject}; allowed: "
-        f"{', '.join(patterns) or 'nothing is configured'}",
-        rule="R67",
-    )
-
-
-def _literal(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
-    """Return a value as a pattern that fits it alone, of an attribute in a name or of anything else."""
-    value = _escaped(values, placeholder) if in_name else values.get(placeholder)
-    return (
-        None if value is None else "".join(f"[{char}]" if char in "*?[" else char for char in value)
-    )

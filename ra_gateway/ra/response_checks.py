@@ -170,7 +170,7 @@ def validate(
         return CheckedResponse(
             Event.deferred, planned, Outcome.waiting, ca_cert_req_id=waiting.ca_cert_req_id
         )
-    if expected.body_type is not BodyType.certConf:
+    if message.body_type is BodyType.error and expected.body_type is not BodyType.certConf:
         refusal = refusal_in(message, expected, upstream, now)
         if refusal is not None and _refusal_of(message, expected) is None:
             return _refused(message, expected, refusal)
@@ -259,7 +259,7 @@ def _of_certificate(
         header.sender_nonce or b"",
         granted,
         (told and told.value_der) or b"",
-        endpoint.chain_for(transaction.body_type, answer.path[1:]),
+        chain_for(endpoint, transaction.body_type, answer.path[1:]),
     )
     event, outcome = Event.granted if granted else Event.issued, Outcome.issued
     if not issued:
@@ -275,6 +275,19 @@ def _of_certificate(
         ca_cert_req_id=answer.ca_cert_req_id,
         confirmed_by_ca=implicit,
     )
+
+
+def chain_for(endpoint: Endpoint, body_type: BodyType, path: Path) -> tuple[bytes, ...]:
+    """Return the certificates (DER) that a device is sent for its new one: up to the root, which kup leaves out.
+
+    Args:
+        body_type: Of the request.
+        path: Of the new certificate, without it.
+    """
+    renews = body_type is BodyType.kur and not endpoint.settings.kup_root
+    if renews and path and path[-1].self_issued:
+        path = path[:-1]  # T48: who renews has it
+    return tuple(item.der for item in path)
 
 
 def _ca_pubs(

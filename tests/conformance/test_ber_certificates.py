@@ -19,6 +19,7 @@ from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.header_checks import Quirk
 from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.names import general_names
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.config.tables import VendorConfig
@@ -26,7 +27,7 @@ from ra_gateway.errors import ConfigError, MalformedMessage, SignerNotTrusted
 from ra_gateway.keys import KeySigner, load_certificates
 from tests.support import pki, requests
 from tests.support.answers import fail_names
-from tests.support.ber import CA_SHAPES, SHAPES, Shape, extension, respelt
+from tests.support.ber import CA_SHAPES, LATE_SHAPES, SHAPES, Shape, extension, respelt
 from tests.support.credentials import cmp_certificate
 from tests.support.der import Node
 from tests.support.harness import World
@@ -37,7 +38,10 @@ QUIRK = frozenset({Quirk.ber_certificates})
 def made(world: World, vendor: pki.VendorPKI, *shapes: Shape, **how: Any) -> tuple[Any, Credential]:
     """A key and a credential whose certificate has a shape."""
     issued = vendor.device(
-        "ENB-1", basic_constraints=x509.BasicConstraints(ca=False, path_length=None)
+        "ENB-1",
+        basic_constraints=x509.BasicConstraints(ca=False, path_length=None),
+        eku=[OID.clientAuth],
+        san=["dns:enb-1.acme.example"],
     )
     der = respelt(pki.certificate_der(issued.certificate), vendor.sub, *shapes, **how)
     chain = (cmp_certificate(vendor.sub.certificate),)
@@ -91,6 +95,20 @@ async def test_a_device_whose_certificate_is_not_der(
     detail = strict.events[-1].detail
     for part in ("CN=ENB-1", told):
         assert part in detail, detail
+
+
+@pytest.mark.parametrize("name", LATE_SHAPES)
+async def test_what_is_read_late_is_read_so_too(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, name: str
+) -> None:
+    """Names are looked at when they are compared; with the quirk they mean what their DER does."""
+    world = world_of(vendor_pki, operator_pki, quirks=QUIRK)
+    key, device = made(world, vendor_pki, LATE_SHAPES[name])
+    assert device.certificate.not_der == ber.LENGTH
+    assert "enb-1" in str(general_names(device.certificate.subject_alt_name_der or b""))
+    answer = await world.ask(await requests.request(world, device, key))
+    assert fail_names(answer) == [], world.events[-1].detail
+    assert world.events[-1].quirks == (Quirk.ber_certificates,)
 
 
 @pytest.mark.requirement(14, 16, 20)
@@ -335,7 +353,7 @@ async def test_few_certificates_of_a_message_are_read_so(
 
     monkeypatch.setattr(ber, "as_der", counted)
     shape, _ = SHAPES["critical by 01"]
-    for quirks, most in ((QUIRK, 5), (frozenset(), 1)):
+    for quirks, most in ((QUIRK, 7), (frozenset(), 1)):
         world = world_of(vendor_pki, operator_pki, quirks=quirks)
         key, device = made(world, vendor_pki, shape)
         read.clear()

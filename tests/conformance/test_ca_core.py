@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ra_gateway.cmp.bodies import (
     nested_body,
     nested_messages,
 )
-from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.certificates import Certificate, load_certificate
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.crmf import (
     CertId,
@@ -40,7 +40,7 @@ from ra_gateway.cmp.header_checks import HeaderRules, Strictness
 from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, PKIMessage, assemble, body, confirm_wait_time
 from ra_gateway.cmp.names import directory_name, from_rfc4514, general_names_der
 from ra_gateway.cmp.oids import OID
-from ra_gateway.cmp.protection import protect
+from ra_gateway.cmp.protection import Credential, protect
 from ra_gateway.errors import (
     PKIFailureInfo,
     StoreUnavailable,
@@ -48,6 +48,7 @@ from ra_gateway.errors import (
 )
 from ra_gateway.keys import KeySigner
 from tests.support import pki
+from tests.support.ber import SHAPES, respelt
 from tests.support.credentials import cmp_certificate, cmp_credential
 from tests.support.desk import CONFIRM_WAIT_SECONDS, NOW, RULES, SUBJECT, Desk, Enrolment, open_desk
 from tests.support.pki import OperatorPKI, VendorPKI
@@ -902,6 +903,47 @@ async def test_a_nested_renewal(desk: Desk, enrolled: Enrolment) -> None:
     certconf = await protect(message.header, message.body_der, enrolled.entity, ())
     assert (await desk.send(await desk.nest(certconf))).body_type is BodyType.pkiconf
     assert await desk.status(enrolled.certificate) is CertificateStatus.superseded
+
+
+@pytest.mark.requirement(29, 124)
+@pytest.mark.parametrize("body_type", [BodyType.ir, BodyType.kur])
+async def test_what_an_ra_nests_needs_no_clock(
+    desk: Desk, enrolled: Enrolment, vendor_pki: VendorPKI, body_type: BodyType
+) -> None:
+    """The RA's own message says when that was; what comes plain, and the RA's own message, are held to the clock."""
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    signer = enrolled.entity
+    if body_type is BodyType.ir:
+        signer = cmp_credential(vendor_pki.device("SN-000001"))
+    key = pki.make_key("p256")
+    header = desk.header(message_time=epoch)
+    inner = await desk.request(body_type, key=key, signer=signer, header=header)
+    late = await desk.nest(inner, message_time=epoch)
+    assert (await desk.refused(late))[1] is PKIFailureInfo.badTime
+    made = desk.received(key, inner, await desk.send(await desk.nest(inner)))
+    confirmation = await desk.confirmation(made, signer=signer, message_time=epoch)
+    assert (await desk.send(await desk.nest(confirmation))).body_type is BodyType.pkiconf
+    plain = await desk.request(header=desk.header(message_time=epoch))
+    assert (await desk.refused(plain))[1] is PKIFailureInfo.badTime
+
+
+@pytest.mark.requirement(1, 124)
+async def test_a_vendor_certificate_that_is_not_der_and_that_an_ra_nests(
+    desk: Desk, vendor_pki: VendorPKI
+) -> None:
+    """The RA knows the vendors, and has let it pass."""
+    made = vendor_pki.device("SN-000001")
+    shape, _ = SHAPES["critical by 01"]
+    der = respelt(pki.certificate_der(made.certificate), vendor_pki.sub, shape)
+    certificate = load_certificate(der, loosely=True)
+    signer = Credential(certificate, (), KeySigner(made.private_key))
+    enrolment = desk.received(
+        key := pki.make_key("p256"),
+        inner := await desk.request(key=key, signer=signer),
+        await desk.send(await desk.nest(inner)),
+    )
+    confirmation = await desk.confirmation(enrolment, signer=signer)
+    assert (await desk.send(await desk.nest(confirmation))).body_type is BodyType.pkiconf
 
 
 @pytest.mark.requirement(122)

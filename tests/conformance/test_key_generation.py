@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
 
 from ra_gateway.ca.authorization import ClientMode, Mode
 from ra_gateway.ca.derivation import derive
 from ra_gateway.ca.key_generation import KeyGeneration
 from ra_gateway.ca.records import CertificateStatus, EndEntity, Role
 from ra_gateway.cmp import asn1, structures
-from ra_gateway.cmp.bodies import cert_rep_body, cert_rep_message
+from ra_gateway.cmp.bodies import cert_rep_body, cert_rep_message, enveloped_data
+from ra_gateway.cmp.certificates import Certificate
+from ra_gateway.cmp.cms import PrivateKeyHolder, open_envelope
+from ra_gateway.cmp.cms_signed import open_package
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.crmf import (
     RA_VERIFIED_POPO_DER,
@@ -31,7 +39,7 @@ from ra_gateway.cmp.protection import Credential
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.errors import AnswerUntrusted, EnrollmentRefused
-from ra_gateway.device.values import DeviceIdentity, RequestOptions, Send
+from ra_gateway.device.values import DeviceIdentity, RequestOptions, Send, operator_trust
 from ra_gateway.errors import PKIFailureInfo, StoreUnavailable
 from tests.support import pki
 from tests.support.credentials import cmp_certificate, cmp_credential
@@ -296,10 +304,30 @@ async def test_it_is_off_by_default(
 
 
 @pytest.mark.requirement(60)
-async def test_pvno_2_cannot_carry_it(desk: Desk, vendor_pki: VendorPKI) -> None:
-    """unsupportedVersion: EnvelopedData came with pvno 3."""
-    der = await asked(desk, device(vendor_pki)[0], pvno=2)
-    assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.unsupportedVersion)
+@pytest.mark.parametrize("bare, pvno", [(False, 2), (True, 2), (True, 3)])
+async def test_pvno_2_carries_it_too(
+    operator_pki: OperatorPKI, vendor_pki: VendorPKI, tmp_path: Path, bare: bool, pvno: int
+) -> None:
+    """EnvelopedData came with pvno 3, but OpenSSL says 2; it wants the key itself, which others get in a package."""
+    maker = replace(authority(operator_pki), bare_keys=bare)
+    credential, key = device(vendor_pki)
+    async with open_ca(operator_pki, vendor_pki, tmp_path, maker) as desk:
+        answer = await desk.send(await asked(desk, credential, pvno=pvno))
+    (response,) = cert_rep_message(answer.body_content).responses
+    assert response.certificate_der is not None
+    holder = PrivateKeyHolder(key, credential.certificate)
+    opened = open_envelope(enveloped_data(response.private_key_der or b""), holder)
+    signed = asn1.decode(structures.SignedData, opened.content)
+    assert signed.encap_content_info.e_content is not None
+    content = signed.encap_content_info.e_content
+    if bare and pvno == 2:
+        found = load_der_private_key(content, None)
+    else:
+        trust = operator_trust(cmp_certificate(operator_pki.root.certificate))
+        package = open_package(opened.content, trust, [], NOW)
+        found = load_der_private_key(package.pkcs8_der, None)
+    certificate = Certificate.from_der(response.certificate_der)
+    assert public(found) == certificate.spki_der
 
 
 @pytest.mark.parametrize("popo", [RA_VERIFIED_POPO_DER, bytes.fromhex("a203810100")])

@@ -32,6 +32,7 @@ from ra_gateway.cmp.protection import verify_protection
 from ra_gateway.device.enrollment import Enrollment
 from ra_gateway.device.values import Done, RequestOptions, Send
 from ra_gateway.ra.endpoints import ImplicitConfirm
+from ra_gateway.ra.response_checks import chain_for
 from ra_gateway.ra.transaction import Transaction
 from tests.support import pki, requests
 from tests.support.answers import fail_names, follow
@@ -369,10 +370,10 @@ def test_a_kup_leaves_out_nothing_but_the_root(base_station: World) -> None:
     twin = cmp_certificate(pki.make_root(root.subject).certificate)
     assert twin.self_issued
     kur = BodyType.kur
-    assert endpoint.chain_for(kur, (issuing, twin, root)) == (issuing.der, twin.der)
-    assert endpoint.chain_for(kur, (issuing,)) == (issuing.der,)
-    assert endpoint.chain_for(kur, ()) == ()
-    assert endpoint.chain_for(BodyType.ir, (issuing, root)) == (issuing.der, root.der)
+    assert chain_for(endpoint, kur, (issuing, twin, root)) == (issuing.der, twin.der)
+    assert chain_for(endpoint, kur, (issuing,)) == (issuing.der,)
+    assert chain_for(endpoint, kur, ()) == ()
+    assert chain_for(endpoint, BodyType.ir, (issuing, root)) == (issuing.der, root.der)
 
 
 # --- 9.5.3 and 9.5.4 as a whole -----------------------------------------------------------------------------------

@@ -12,19 +12,23 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from ra_gateway.app import now
+from ra_gateway.ca.authorization import ClientMode, Mode
+from ra_gateway.ca.records import EndEntity
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.crmf import cert_req_messages
+from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.crmf import CertTemplate, cert_req_messages
 from ra_gateway.cmp.identity import SERIAL_NUMBER_OR_FQDN, DeviceValues, identity_key
 from ra_gateway.cmp.names import attributes, general_names
 from ra_gateway.cmp.protection import Credential
 from ra_gateway.device.factory import Vendor
-from ra_gateway.errors import ConfigError, NotAuthorized
+from ra_gateway.errors import ConfigError, NotAuthorized, PKIFailureInfo
 from ra_gateway.ra.policy import IdentityRules, InventoryUse, SubjectRule
 from ra_gateway.ra.ports import InventoryEntry
 from ra_gateway.stores.inventory import CSVInventory
 from tests.support import pki, requests
 from tests.support.asserts import assert_served
 from tests.support.credentials import cmp_credential
+from tests.support.desk import NOW, open_desk, vendor_domain
 from tests.support.harness import World
 
 FQDN = "enb-0001.acme-radio.example"
@@ -258,6 +262,32 @@ async def test_what_the_certificate_lacks_or_says_twice_makes_no_name(
     world = World.make(vendor_pki, operator_pki, identity=made)
     der = await ask(world, device, key)
     await requests.assert_refused_in_body(world, der, "notAuthorized", rule="R141")
+
+
+@pytest.mark.requirement("T27")
+async def test_the_bundled_ca_finds_end_entities_of_either_form(
+    tmp_path: Path, vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, factory: Factory
+) -> None:
+    """In client mode, by default: the FQDN in whatever case, or the serialNumber; nobody else has an end entity."""
+    client = ClientMode({"acme": vendor_domain(vendor_pki)})
+    async with open_desk(operator_pki, tmp_path / "ledger.db", client=client) as desk:
+        desk.mode = Mode.client
+        for name, identity in (("enb1", "ENB-0001.acme-radio.example"), ("enb2", "SN-2")):
+            entity = EndEntity(name, f"CN={name},O=Operator", (), "", "acme", identity)
+            await desk.ledger.registry.add_entity(entity, "test", NOW)
+        for device, subject in (
+            (factory.device(), "CN=enb1,O=Operator"),
+            (factory.device("2.5.4.5=SN-2,O=ACME Radio", dns=()), "CN=enb2,O=Operator"),
+        ):
+            enrolment = await desk.enrol(signer=device, template=CertTemplate())
+            assert enrolment.certificate.subject == subject
+        for device in (
+            factory.device(dns=("enb-0002.acme-radio.example",)),
+            factory.device(f"CN={FQDN},2.5.4.5={FQDN},O=ACME Radio", dns=()),
+            factory.device("CN=SN-2,O=ACME Radio", dns=()),
+        ):
+            der = await desk.request(signer=device, template=CertTemplate())
+            assert await desk.refused(der) == (BodyType.ip, PKIFailureInfo.notAuthorized)
 
 
 def test_an_inventory_lists_one_identity_once(tmp_path: Path) -> None:

@@ -228,7 +228,8 @@ async def test_a_ca_that_is_asked_under_a_secret(
 
     async def answers(message: PKIMessage) -> bytes:
         assert message.extra_certs == ()
-        plain = PKIMessage.from_der(await refusing(operator_pki, only=ALL_WELL)(message))
+        refusal = await refusing(operator_pki, only=ALL_WELL)(message)
+        plain = PKIMessage.from_der(refusal or b"")
         told = SECRET if right else "another one than that which is known"
         return maced(plain.header, plain.body_der, told, message.header.protection_alg_der)
 

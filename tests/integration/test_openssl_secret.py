@@ -34,9 +34,9 @@ async def test_a_base_station_enrols_at_a_ca_with_a_secret(
         response_extra_certs=[operator_pki.issuing.certificate],
         extra_args=("-srv_ref", REFERENCE, "-srv_secret", f"pass:{SECRET}"),
     ) as mock:
-        settings = {"dialect": "openssl-mock", "deadline_seconds": 5, "ir_as_cr": as_cr}
+        lines = http_upstream(mock.url, dialect="openssl-mock", deadline_seconds=5, ir_as_cr=as_cr)
         upstream = (
-            f"[upstreams.main]\n{http_upstream(mock.url, **settings)}"
+            f"[upstreams.main]\n{lines}"
             f'[upstreams.main.mac]\nreference = "{REFERENCE}"\nsecret_path = "ca.secret"\n'
             "allow_weak_hmac = true\n"
         )

@@ -18,7 +18,15 @@ PURE = [
     *sorted((PACKAGE / "cmp").rglob("*.py")),
     *(
         PACKAGE / "ra" / f"{name}.py"
-        for name in ("ca_answers", "machine", "policy", "response_checks", "schema4", "transaction")
+        for name in (
+            "ca_answers",
+            "machine",
+            "policy",
+            "response_checks",
+            "revocation_policy",
+            "schema4",
+            "transaction",
+        )
     ),
 ]
 

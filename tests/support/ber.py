@@ -16,7 +16,7 @@ from tests.support.pki import Authority
 Shape = Callable[[Node], None]
 """Changes a TBSCertificate."""
 
-_TBS_VALIDITY, _TBS_EXTENSIONS = 4, 7
+_TBS_VALIDITY, _TBS_SUBJECT, _TBS_EXTENSIONS = 4, 5, 7
 
 
 def respelt(der: bytes, issuer: Authority, *shapes: Shape, signed_as_der: bool = False) -> bytes:
@@ -88,6 +88,21 @@ def _null(tbs: Node) -> None:
     next(item for item in tbs.content if item.tag == b"\x30").content.append(Node(b"\x05"))
 
 
+def _usages(tbs: Node) -> None:
+    node = extension(tbs, OID.extKeyUsage).at(-1, 0)
+    node.head = node.tag + b"\x81" + bytes((len(node.encode()) - 2,))
+
+
+def _subject(tbs: Node) -> None:
+    node = tbs.at(_TBS_SUBJECT, 0)
+    node.head = node.tag + b"\x81" + bytes((len(node.encode()) - 2,))
+
+
+def _names(tbs: Node) -> None:
+    node = extension(tbs, OID.subjectAltName).at(-1, 0)
+    node.head = node.tag + b"\x81" + bytes((len(node.encode()) - 2,))
+
+
 SHAPES: Final[dict[str, tuple[Shape, str]]] = {
     "cA FALSE written out": (_ca_false, "a DEFAULT value"),
     "critical FALSE written out": (_not_critical, "a DEFAULT value"),
@@ -98,16 +113,21 @@ SHAPES: Final[dict[str, tuple[Shape, str]]] = {
     "no seconds": (_time(b"\x17", b"2501010000Z"), "a time"),
     "an offset": (_time(b"\x17", b"250101010000+0100"), "a time"),
     "a fraction": (_time(b"\x18", b"20250101000000.0Z"), "a time"),
+    "long length of usages": (_usages, "a length"),
     "NULL for ECDSA": (_null, "parameters that it must not have"),
     "no seconds, in full": (_time(b"\x18", b"202501010000Z"), "a time"),
 }
 """Of an end entity's certificate, and how each is told."""
 
+LATE_SHAPES: Final = {"subject": _subject, "names": _names}
+"""Of an end entity's certificate, in what is read when it is needed."""
+
 CA_SHAPES: Final[dict[str, tuple[Shape, str]]] = {
     **{
         name: shape
         for name, shape in SHAPES.items()
-        if name not in ("cA FALSE written out", "unused bits", "NULL for ECDSA")
+        if name
+        not in ("cA FALSE written out", "unused bits", "NULL for ECDSA", "long length of usages")
     },
     "cA by 01": (_ca_true, "a BOOLEAN"),
 }

@@ -21,11 +21,11 @@ from ra_gateway.cmp.certificates import Certificate, readable_certificates
 from ra_gateway.cmp.codes import CERT_RESPONSE_TO, RESPONSE_TO, BodyType, PKIStatus
 from ra_gateway.cmp.header_checks import HeaderRules, Strictness, check_answer_header
 from ra_gateway.cmp.mac import MACCredential, mac_protected
+from ra_gateway.cmp.mac_verification import authenticate_answer_by_secret
 from ra_gateway.cmp.messages import PKIMessage
 from ra_gateway.cmp.names import name_of, rfc4514, same_name
 from ra_gateway.cmp.verification import (
     authenticate_answer,
-    authenticate_answer_by_secret,
     check_authority,
 )
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo, printable
