@@ -147,12 +147,12 @@ async def test_what_an_end_entity_has_is_its_own(ledger: Ledger) -> None:
         ),
         (
             {"names": ("dns:e_nb.net",)},
-            "'dns:e_nb.net' cannot be certified: subjectAltName dNSName is no host name: labels of letters, digits "
-            "and hyphens (RFC 5280 4.2.1.6)",
+            "'dns:e_nb.net' is no name that is certified: subjectAltName dNSName is no host name: labels of letters, "
+            "digits and hyphens (RFC 5280 4.2.1.6)",
         ),
         (
             {"names": ("dns:*.example.net",)},
-            "'dns:*.example.net' cannot be certified: subjectAltName dNSName is a wildcard (RFC 5280 4.2.1.6)",
+            "'dns:*.example.net' is no name that is certified: subjectAltName dNSName is a wildcard (RFC 5280 4.2.1.6)",
         ),
         ({"identity": ""}, "has a vendor or an identity without the other"),
     ],

@@ -168,10 +168,17 @@ def _subject_problems(row: NewEntity) -> Iterator[Problem]:
 
 def _names_problems(row: NewEntity) -> Iterator[Problem]:
     for name in row.entity.names:
+        try:
+            general_names_der([name])
+        except ValueError:
+            yield row.problem(
+                f"{name[:80]!r} is no name for a SubjectAltName",
+                "Write it like dns:enb1.example.net, ip:192.0.2.1, uri:urn:uuid:..., email:ran@example.net, dn:CN=enb1",
+            )
+            continue
         for fault in alternative_name_text_faults(name):
             yield row.problem(
-                f"{name[:80]!r} is no name for a SubjectAltName: {fault}",
-                "Write it like dns:enb1.example.net, ip:192.0.2.1, uri:urn:uuid:..., email:ran@example.net, dn:CN=enb1",
+                f"{name[:80]!r} is no name that is certified: {fault}", "Write another name there"
             )
 
 
