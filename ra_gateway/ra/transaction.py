@@ -314,16 +314,12 @@ class Transaction:
     relay_digest: bytes = b""
     possession: str = Possession.proved.value
     quirks_of: str = ""
-    asked_type: BodyType = field(init=False, repr=False, compare=False)
-    """The type of request that the CA was sent."""
     current: Exchange = field(init=False, repr=False, compare=False)
     """The request that the CA is asked, or was asked last: certConf, once there is one."""
     asked_type: BodyType = field(init=False, repr=False, compare=False)
     """The type of request that the CA was sent."""
 
     def __post_init__(self) -> None:
-        asked_type = BodyType[self.asked_as] if self.asked_as else self.body_type
-        object.__setattr__(self, "asked_type", asked_type)
         confirmation = self.confirmation
         current = self.opening if confirmation is None else confirmation
         object.__setattr__(self, "current", current)
