@@ -320,6 +320,7 @@ async def test_pvno_2_carries_it_too(
     signed = asn1.decode(structures.SignedData, opened.content)
     assert signed.encap_content_info.e_content is not None
     content = signed.encap_content_info.e_content
+    found: Any
     if bare and pvno == 2:
         found = load_der_private_key(content, None)
     else:

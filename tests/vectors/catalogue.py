@@ -769,8 +769,8 @@ async def _ca_answers(book: Catalogue) -> None:
     info = PKIStatusInfo(PKIStatus.rejection, ("no",), (PKIFailureInfo.badRequest,))
     await to_ir(
         "error-from-ca",
-        "The CA answers with an error of its own.",
-        refused("systemFailure", "R89"),
+        "The CA says no by an error: what it says of the request is passed on.",
+        refused("badRequest", "R89", "ip"),
         error_body(info),
         *(85, 89),
     )
