@@ -212,7 +212,15 @@ class BundledService:
                 OPERATOR_DOMAIN,
                 DomainKind.operator,
                 roots,
-                self.issuers,
+                tuple(
+                    dict.fromkeys(
+                        certificate
+                        for issuer in keys.issuers
+                        for certificate in (issuer.certificate, *issuer.chain)
+                        if not certificate.self_issued
+                    )
+                ),
+                only_known=True,
             ),
             profiles=profiles,
             clock=now,

@@ -193,6 +193,7 @@ def _relays(
             operator.algorithms,
             RELAYED,
             "" if own else operator.name,
+            only_known=operator.only_known and not own,
         ),
         frozenset(certificates(config.certificate_paths, f"{setting}.certificate_paths")),
         IdentityRules(allowed_subjects=config.allowed_subjects, allowed_sans=config.allowed_sans),

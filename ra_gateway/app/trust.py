@@ -92,6 +92,7 @@ def operator_domain(config: GatewayConfig) -> TrustDomain:
         certificates(config.operator.intermediates_paths, "operator.intermediates_paths"),
         _algorithms(config.operator.algorithms),
         frozenset(config.operator.quirks),
+        only_known=bool(config.operator.intermediates_paths),
     )
 
 

@@ -6,6 +6,7 @@ for each peer in `cross/SERIAL.pem`, and `root.crl`, which is the record of what
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ def cross_certify(
         now: Aware UTC.
         days: Validity; never beyond the root's.
         crl_url: Where `root.crl` is published (6.1.4: mandatory).
-        permitted: DNS names below which alone that CA may certify names; none permits all.
+        permitted: What names alone that CA may certify: those below a DNS name ("dns:op2.example"), and subjects that
+            begin with a Name ("dn:O=Op Two"); of a kind that is not there, all.
         path_length: How many CAs may follow it.
 
     Raises:
@@ -95,8 +97,11 @@ def cross_certify(
     with _changing(directory, "cross-sign") as (change, root):
         if subject_der == NULL_DN:
             raise ConfigError.of("request", "has no subject", "A CA needs a name")
-        if same_name(subject_der, root.subject_der) or spki_der == root.spki_der:
-            raise ConfigError.of("request", "has this root's own name or key", "Ask the peer again")
+        for own in _cas(change.files):
+            if same_name(subject_der, own.subject_der) or spki_der == own.spki_der:
+                raise ConfigError.of(
+                    "request", f"has the name or the key of {own.subject}", "Ask the peer again"
+                )
         require_key(spki_der, root)
         allowed = root.basic_constraints[1]
         if allowed is not None and allowed <= path_length:
@@ -107,7 +112,7 @@ def cross_certify(
             )
         extensions = ca_extensions(path_length)
         extensions[OID.cRLDistributionPoints] = (False, distribution_points(crl_url))
-        names = [x509.DNSName(name.removeprefix("dns:").removeprefix(".")) for name in permitted]
+        names = [_subtree(name) for name in permitted]
         if names:
             constraints = x509.NameConstraints(names, None)
             extensions[OID.nameConstraints] = (True, constraints.public_bytes())
@@ -124,6 +129,30 @@ def cross_certify(
         change.write(f"{CROSS}/{certificate.serial_number:x}", (certificate,))
         change.commit()
     return certificate
+
+
+def _subtree(text: str) -> x509.GeneralName:
+    kind, separator, value = text.partition(":")
+    if kind == "dn":
+        try:
+            return x509.DirectoryName(x509.Name.from_rfc4514_string(value))
+        except ValueError as error:
+            raise ConfigError.of(
+                "--permit", f"{text} is no Name: {error}", "dn:O=Op Two"
+            ) from error
+    name = (value if separator else text).removeprefix(".").lower()
+    if (separator and kind != "dns") or not re.fullmatch(r"([a-z0-9-]+\.)+[a-z0-9-]+", name):
+        raise ConfigError.of(
+            "--permit", f"{text} is no DNS name", "Write it like op2.example, or dn:O=Op Two"
+        )
+    return x509.DNSName(name)
+
+
+def _cas(files: CAFiles) -> list[Certificate]:
+    """Return the CAs of the directory, those that are no longer in use too."""
+    names = [path for path in files.path.rglob("*.pem") if not {"making", CROSS} & set(path.parts)]
+    found = (item for path in names for item in load_certificates(path, SETTING))
+    return [item for item in found if item.is_ca]
 
 
 def make_root_crl(

@@ -109,7 +109,9 @@ def ca_cross_sign(
     crl_url: Annotated[str, typer.Option(help="Where this root's CRL is published, http.")],
     permit: Annotated[
         list[str] | None,
-        typer.Option(help="DNS name below which that CA may certify; repeatable. Default: all."),
+        typer.Option(
+            help="op2.example or dn:O=...: what that CA may certify; repeatable. Default: all."
+        ),
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=3650, help="Validity in days.")] = 1095,
     path_length: Annotated[
@@ -142,8 +144,11 @@ def ca_cross_sign(
     say(
         f"Wrote {directory / CROSS / name}.pem: {certificate.subject}, until {day(certificate.not_after)} UTC."
     )
-    if permit is None:
-        say("It may certify any name. --permit bounds it to the peer's domain.")
+    permitted = permit or []
+    if not any(item.startswith("dn:") for item in permitted):
+        say("It may certify any subject. --permit dn:O=... bounds it to the peer's.")
+    if all(item.startswith("dn:") for item in permitted):
+        say("It may certify any host name. --permit op2.example bounds it to the peer's domain.")
     say(
         f"Publish {directory / ROOT_CRL} at {crl_url}; make it by: ra-gateway ca root-crl {directory}"
     )

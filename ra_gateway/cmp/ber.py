@@ -20,6 +20,8 @@ from ra_gateway.errors import MalformedMessage
 MAX_BER_ELEMENTS: Final = 320
 """Of one certificate, those inside extensions included; vendors' have some 150. So many take half a millisecond."""
 
+_MAX_ODD_TIMES: Final = 4
+_LONGEST_TIME: Final = 30
 _MAX_DEPTH: Final = 16
 _CONSTRUCTED: Final = 0x20
 _BOOLEAN, _BIT_STRING, _OCTET_STRING, _OBJECT_IDENTIFIER, _SEQUENCE = 0x01, 0x03, 0x04, 0x06, 0x30
@@ -77,11 +79,13 @@ class _Reader:
 
     Args:
         left: Elements that may still be read.
+        odd_times_left: Times in another form than DER's likewise; a certificate has two.
         faults: What was mended, in the order it was met.
     """
 
     der: bytes
     left: int = MAX_BER_ELEMENTS
+    odd_times_left: int = _MAX_ODD_TIMES
     faults: dict[str, None] = field(default_factory=dict)
 
     def elements(self, start: int, end: int, depth: int) -> list[bytes]:
@@ -138,8 +142,9 @@ class _Reader:
         year = 2 if tag == _TIMES[0] else 4
         if len(content) == year + 11 and content[-1:] == b"Z":
             return content
-        found = _TIME[year].fullmatch(content)
-        if found is None:
+        self.odd_times_left -= 1
+        found = _TIME[year].fullmatch(content) if len(content) <= _LONGEST_TIME else None
+        if found is None or self.odd_times_left < 0:
             raise MalformedMessage("a certificate with a time that is none", rule="R1")
         century = b"" if year == 4 else b"20" if found[1] < b"50" else b"19"
         try:
@@ -166,9 +171,9 @@ class _Reader:
             self.faults[DEFAULT] = None
             inside = [inside[0], inside[-1]]
         if inside[0] in _READ_EXTENSIONS:
-            value = _Reader(asn1.inner(inside[-1]), self.left, self.faults)
+            value = _Reader(asn1.inner(inside[-1]), self.left, self.odd_times_left, self.faults)
             found = value.elements(0, len(value.der), depth + 1)
-            self.left = value.left
+            self.left, self.odd_times_left = value.left, value.odd_times_left
             if inside[0] == _BASIC_CONSTRAINTS:
                 found = [self._constraints(item) for item in found]
             inside[-1] = asn1.tlv(_OCTET_STRING, *found)

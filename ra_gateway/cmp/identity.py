@@ -128,7 +128,7 @@ class DeviceValues:
         numbers = self._attributes.get(OID.serialNumber, [])
         if numbers:
             number = self._required("serial_number", self.get("serial_number"), domain)
-            if fqdn_of(number) not in (None, self.fqdn):
+            if fqdn_of(identity_key(number)) not in (None, self.fqdn):
                 raise self._unclear(
                     f"its serialNumber {number!r} could be the FQDN of another device",
                     "serial_number",

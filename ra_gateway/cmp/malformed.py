@@ -67,6 +67,11 @@ _TEMPLATE_FIELDS: Final = dict(
 # --- messages -------------------------------------------------------------------------------------------------
 
 
+_GENERAL_NAME_TAGS: Final = frozenset(
+    bytes((tag,)) for tag in (0xA0, 0x81, 0x82, 0xA3, 0xA4, 0xA5, 0x86, 0x87, 0x88)
+)
+
+
 def header_of(der: bytes) -> PKIHeader | None:
     """Return what an answer needs of the header of octets that are no PKIMessage: who sent them, and their IDs.
 
@@ -112,7 +117,8 @@ def _sender(der: bytes) -> bytes:
         asn1.element(der)
     except MalformedMessage:
         return ANYONE
-    return der if len(der) <= _MAX_SENDER_OCTETS else ANYONE
+    is_general_name = der[:1] in _GENERAL_NAME_TAGS
+    return der if is_general_name and len(der) <= _MAX_SENDER_OCTETS else ANYONE
 
 
 def fault_of(der: bytes, error: MalformedMessage) -> MalformedMessage:
@@ -141,6 +147,8 @@ def _check_header_fields(header_der: bytes) -> None:
 
 
 def _read_message_field(field: bytes) -> None:
+    if field[:1] == b"\xa1":
+        asn1.parts(asn1.inner(field), asn1.MAX_ELEMENTS, "extraCerts", tag=0x30)
     message = asn1.decode(structures.PKIMessage, asn1.tlv(0x30, _SEQUENCE, _SEQUENCE, field))
     if message.protection is not None:
         asn1.octets_of(message.protection, "protection")

@@ -416,7 +416,22 @@ def fits_general_name(name: str, pattern: str) -> bool:
     if name.startswith("dn:"):
         within = pattern.startswith("dn:") and fits_alike(name[3:], pattern[3:])
         return within or pattern == "dn:*"
-    return fnmatchcase(normalized_general_name(name), normalized_general_name(pattern))
+    text, glob = normalized_general_name(name), normalized_general_name(pattern)
+    if not fnmatchcase(text, glob):
+        return False
+    # A wildcard in the authority of a URI is for a part of it: the rest of a URI is not its host (RFC 3986 3.2).
+    parts = _URI_WITH_AUTHORITY.fullmatch(text)
+    if parts is None or _ANY_URI.fullmatch(glob):
+        return True
+    wanted = _GLOB_WITH_AUTHORITY.fullmatch(glob)
+    return wanted is not None and all(map(fnmatchcase, parts.groups(), wanted.groups()))
+
+
+_URI_WITH_AUTHORITY: Final = re.compile(r"(uri:[^:]*:)(//[^/?#]*)(.*)", re.DOTALL)
+_GLOB_WITH_AUTHORITY: Final = re.compile(
+    r"(uri:[^:]*:)(//[^/#]*)(.*)", re.DOTALL
+)  # "?" is a wildcard
+_ANY_URI: Final = re.compile(r"\*|uri:([^*?\[:]*:)?\*")
 
 
 def general_name_key(name: str) -> str:

@@ -233,6 +233,8 @@ class TrustDomain:
         revoked_as: Name of the domain whose revocations count for its certificates; "" for its own.
         quirks_of: Name of the domain by which its devices came, where that one's quirks are among these; "" for none.
         forgiven_signatures: What messages and proofs of possession, but no certificate, may be signed with besides.
+        only_known: Whether of the CAs below an anchor only `intermediates` count, and self-issued ones, as of an update
+            of the root: not another operator's, whom the root has certified as well (TS 33.310 7.3).
     """
 
     name: str
@@ -244,6 +246,7 @@ class TrustDomain:
     revoked_as: str = ""
     quirks_of: str = ""
     forgiven_signatures: frozenset[str] = frozenset()
+    only_known: bool = False
     _signers: dict[Certificate, Path] = field(default_factory=dict, repr=False)
     _remembered: OrderedDict[Path, tuple[datetime, datetime]] = field(
         default_factory=OrderedDict, repr=False
@@ -331,6 +334,8 @@ class TrustDomain:
                     yield (*path, anchor)
             if len(path) < MAX_PATH_CERTIFICATES - 1:
                 candidates = bag.issuers(last, budget)
+                if self.only_known:
+                    candidates = [item for item in candidates if budget.self_issued(item)]
                 if issuer in known:  # what the domain knows before the bag's
                     candidates = _likeliest_first(last, (*known[issuer], *candidates))
                 stack.append(_longer(path, candidates, budget))
@@ -366,6 +371,8 @@ class TrustDomain:
     def anchors_told(self) -> str:
         """Name and anchors, for people."""
         known = "; ".join(anchor.subject for anchor in self.anchors) or "none configured"
+        if self.only_known:
+            known += ", by the CAs that are listed as intermediates alone"
         return f"{self.name}: {known}"
 
     @cached_property

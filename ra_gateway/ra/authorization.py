@@ -396,9 +396,15 @@ def _check_no_registered_name(
 ) -> None:
     """Refuse likewise what has the names of another RA, unless it is the one that asks."""
     signer = request.authenticated.signer
-    if named is not None and any(
-        name.fits(named) and not name.fits(signer) for name in context.endpoint.reserved
-    ):
+    if named is None:
+        if context.endpoint.reserved:
+            raise NotAuthorized(
+                f"{signer.subject} asks for the revocation of a certificate that nobody here knows, which may be an "
+                "RA's; it has to come along in extraCerts",
+                rule="R130",
+            )
+        return
+    if any(name.fits(named) and not name.fits(signer) for name in context.endpoint.reserved):
         raise NotAuthorized(
             f"{signer.subject} asks for the revocation of {named.subject}, an RA's certificate",
             rule="R130",

@@ -54,6 +54,10 @@ class Derivations:
             AlgorithmRefused, MalformedMessage: As `mac_parameters`.
         """
         header = message.header
+        if message.protection is None:  # before anything is derived for it
+            raise ProtectionRefused(
+                "only one of protection and protectionAlg is present", rule="R14"
+            )
         parameters = mac_parameters(header.protection_alg_der or b"", mac.bounds)
         reference = mac_reference(header, by_sender=by_sender)
         async with self._turn(network_of(peer)):

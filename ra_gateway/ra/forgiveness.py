@@ -8,6 +8,7 @@ was needed is checked again by what holds for this device.
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -90,7 +91,7 @@ async def remember(
 # --- clocks that were never set -------------------------------------------------------------------------------
 
 REQUESTS_REMEMBERED: Final = 64
-"""Of one device, the last that were taken; a device whose clock is wrong enrols a few times in its life."""
+"""Of one certificate, the last that were taken; a device enrols a few times in its life."""
 
 _LONGEST: Final = timedelta(days=3653)
 """How long is remembered what came under a shared secret that never ends."""
@@ -105,7 +106,10 @@ async def check_new(
         HeaderRefused: badTime.
         StoreUnavailable: It cannot be asked.
     """
-    if context.digest.hex() in await _taken(services, context, authenticated, now):
+    rules = context.endpoint.rules.relaxed_by(authenticated.domain.quirks)
+    if not (forgives_clocks(rules) and is_far_off(context.message.header, rules, now)):
+        return
+    if context.digest.hex() in await _taken(services, context, authenticated):
         raise HeaderRefused(
             "messageTime is far off, which this device is forgiven, and the message came before",
             fail_info=PKIFailureInfo.badTime,
@@ -116,33 +120,39 @@ async def check_new(
 async def note_taken(
     services: Services, context: RequestContext, authenticated: Authenticated, now: datetime
 ) -> None:
-    """Remember that a request was taken whose messageTime is far off, for as long as its sender's credential lives.
+    """Remember that a request was taken of a device whose clock may be wrong, as long as its credential lives.
+
+    Also where messageTime is right: it will be far off when the message comes again.
 
     Raises:
         StoreUnavailable: It cannot be stored.
     """
-    if services.device_records is None or not _clock_forgiven(context, authenticated, now):
+    rules = context.endpoint.rules.relaxed_by(authenticated.domain.quirks)
+    if services.device_records is None or not forgives_clocks(rules):
         return
-    taken = await _taken(services, context, authenticated, now)
+    taken = await _taken(services, context, authenticated)
     sender = authenticated.requester
     ends = sender.not_after if isinstance(sender, Certificate) else sender.expires_at
     await services.device_records.remember(
         DeviceRecord.requests,
-        sender.digest,
+        _sender_key(context, authenticated),
         " ".join([*taken, context.digest.hex()][-REQUESTS_REMEMBERED:]),
         min(ends or now + _LONGEST, now + _LONGEST),
     )
 
 
 async def _taken(
-    services: Services, context: RequestContext, authenticated: Authenticated, now: datetime
+    services: Services, context: RequestContext, authenticated: Authenticated
 ) -> list[str]:
-    if services.device_records is None or not _clock_forgiven(context, authenticated, now):
+    if services.device_records is None:
         return []
-    sender = authenticated.requester.digest
-    return (await services.device_records.remembered(DeviceRecord.requests, sender)).split()
+    key = _sender_key(context, authenticated)
+    return (await services.device_records.remembered(DeviceRecord.requests, key)).split()
 
 
-def _clock_forgiven(context: RequestContext, authenticated: Authenticated, now: datetime) -> bool:
-    rules = context.endpoint.rules.relaxed_by(authenticated.domain.quirks)
-    return forgives_clocks(rules) and is_far_off(context.message.header, rules, now)
+def _sender_key(context: RequestContext, authenticated: Authenticated) -> bytes:
+    """Return what the requests of a sender are remembered by; a shared secret may be that of many devices."""
+    sender = authenticated.requester
+    if isinstance(sender, Certificate):
+        return sender.digest
+    return hashlib.sha256(sender.digest + context.digest).digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
@@ -113,6 +114,10 @@ def check_allowed(text: str, patterns: Sequence[str], what: str, signer: Certifi
 def _literal(values: DeviceValues, in_name: bool, placeholder: str) -> str | None:
     """Return a value as a pattern that fits it alone, of an attribute in a name or of anything else."""
     value = _escaped(values, placeholder) if in_name else values.get(placeholder)
-    return (
-        None if value is None else "".join(f"[{char}]" if char in "*?[" else char for char in value)
-    )
+    if value is None or any(char not in "*?[" and _wild(char) for char in value):
+        return None  # what becomes a wildcard when it is compared fits nothing
+    return "".join(f"[{char}]" if char in "*?[" else char for char in value)
+
+
+def _wild(char: str) -> bool:
+    return not char.isascii() and not set("*?[]").isdisjoint(unicodedata.normalize("NFKC", char))

@@ -271,6 +271,7 @@ def test_a_file_that_holds_no_certificate_says_what_it_holds(
         (tlv(0x30, b"\x17\x0b2513010000Z"), "a time that is none"),
         (tlv(0x30, b"\x18\x10" + b"00010101000000+1"), "a time that is none"),
         (tlv(0x30, b"\x18\x13" + b"00010101000000+0100"), "a time that is none"),
+        (tlv(0x30, b"\x17\x0f2001010000+0100" * 5), "a time that is none"),
     ],
 )
 def test_what_is_no_certificate_is_given_up_early(octets: bytes, told: str) -> None:

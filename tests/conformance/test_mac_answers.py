@@ -15,7 +15,7 @@ from ra_gateway.cmp.bodies import error_body
 from ra_gateway.cmp.codes import BodyType
 from ra_gateway.cmp.header_checks import Strictness
 from ra_gateway.cmp.mac import MACBounds, MACParameters
-from ra_gateway.cmp.messages import PKIMessage
+from ra_gateway.cmp.messages import PKIMessage, assemble
 from ra_gateway.cmp.polling import poll_req_body
 from ra_gateway.cmp.responder import status_of
 from ra_gateway.errors import HeaderRefused
@@ -57,6 +57,17 @@ def csv_path(tmp_path: Path) -> Path:
 @pytest.fixture
 def world(vendor_pki: VendorPKI, operator_pki: OperatorPKI, csv_path: Path) -> World:
     return make_world(vendor_pki, operator_pki, csv_path)
+
+
+async def test_nothing_is_derived_for_a_message_without_its_mac(
+    world: World, derived: list[bytes]
+) -> None:
+    """protectionAlg alone is refused before."""
+    message = PKIMessage.from_der(await ir(world))
+    der = assemble(message.header_der, message.body_der, None, message.extra_certs)
+    for _ in range(3):
+        await assert_refused(world, der, "badMessageCheck", rule="R14")
+    assert derived == []
 
 
 @pytest.fixture

@@ -468,18 +468,21 @@ async def test_a_request_by_a_wrong_clock_is_taken_once(
 async def test_what_is_remembered_of_a_device_without_a_clock_is_bounded(
     vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last requests, in one record; those of a device whose clock goes right are not remembered at all."""
+    """The last requests, in one record, those with the right time too: they may come again later."""
     monkeypatch.setattr(forgiveness, "REQUESTS_REMEMBERED", 2)
     world = forgiving(vendor_pki, operator_pki, of_vendor=CLOCKLESS)
     device = replace(OldDevice.of(world), message_time=EPOCH)
     sent = [await device.request(BodyType.ir) for _ in range(3)]
     for der in sent:
         await world.post(der)
-    await world.post(await replace(device, message_time=world.clock()).request(BodyType.ir))
+    timely = await replace(device, message_time=world.clock()).request(BodyType.ir)
+    await world.post(timely)
     key = device.credential.certificate.digest
     assert isinstance(world.store, MemoryStore)
     kept = (await world.store.remembered(DeviceRecord.requests, key)).split()
-    assert kept == [PKIMessage.from_der(der).digest.hex() for der in sent[1:]]
+    assert kept == [PKIMessage.from_der(der).digest.hex() for der in (sent[2], timely)]
+    world.clock.move(days=2)
+    assert await refusal(world, timely) == ("badTime", "R29")
 
 
 # --- whatever a device sends ----------------------------------------------------------------------------------------

@@ -345,6 +345,10 @@ async def test_another_ra_does_not_get_them(
             extra_certs=(*credential.certificates, its.der),
         )
         await assert_refused(world, der, "notAuthorized", rule="R130", body_type=BodyType.rp)
+    # Who does not show it is not asked of the CA: it could be an RA's.
+    everyone = cmp_credential(listed)
+    der = await requests.message(world, everyone, rev_req_body(requests.details(its)))
+    await assert_refused(world, der, "notAuthorized", rule="R130", body_type=BodyType.rp)
 
 
 @pytest.mark.requirement(67)

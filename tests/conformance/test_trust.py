@@ -264,6 +264,30 @@ def test_a_root_key_roll_over_is_followed() -> None:
     refused(domain(old), leaf, sub, new, rule="R21")
 
 
+@pytest.mark.requirement(21, "T26")
+def test_a_cross_certified_ca_speaks_for_nobody_of_ours() -> None:
+    """Where a domain knows its own CAs, another one below its root is none; an update of the root is followed."""
+    old, new = make_root("CN=Root"), make_root("CN=Root")
+    ours_ca, theirs = old.issue_ca("CN=CA", path_length=0), old.issue_ca("CN=Peer", path_length=0)
+    below = theirs.issue("CN=Leaf")
+    assert find(domain(old), below, theirs)[1] == ours(theirs)
+    closed = domain(old, known=[ours_ca], only_known=True)
+    error = refused(closed, below, theirs, rule="R21")
+    assert "listed as intermediates alone" in error.detail
+    namesake = old.issue_ca("CN=CA", path_length=0)
+    refused(closed, namesake.issue("CN=Leaf"), namesake, rule="R21")
+    assert find(closed, ours_ca.issue("CN=Leaf"))[1] == ours(ours_ca)
+    new_with_old = old.sign(
+        "CN=Root",
+        new.private_key.public_key(),
+        key_usage=["keyCertSign"],
+        basic_constraints=x509.BasicConstraints(True, None),
+    )
+    rolled = new.issue_ca("CN=CA 2", path_length=0)
+    known = domain(old, known=[rolled], only_known=True)
+    assert find(known, rolled.issue("CN=Leaf"), new_with_old)[-1] == ours(old)
+
+
 @pytest.mark.requirement(139)
 def test_self_issued_certificates_do_not_count_for_path_length() -> None:
     """pathLenConstraint counts CAs that are not self-issued (RFC 5280 4.2.1.9)."""

@@ -119,6 +119,8 @@ def test_the_default_finds_the_identity_of_either_form(
         ("CN=ENB-1", ("",), "nor an fqdn"),
         (f"2.5.4.5={FQDN}", (), "could be the FQDN of another device"),
         (f"2.5.4.5={FQDN.upper()}", ("enb-0002.acme-radio.example",), "could be the FQDN"),
+        (f"2.5.4.5=\\20{FQDN}", ("enb-0002.acme-radio.example",), "could be the FQDN"),
+        (f"2.5.4.5={FQDN}\\20", ("enb-0002.acme-radio.example",), "could be the FQDN"),
         ("2.5.4.5=SN-1,2.5.4.5=SN-2", (FQDN,), "no serial_number, or more than one"),
     ],
 )
