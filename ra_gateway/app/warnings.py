@@ -183,7 +183,7 @@ def _of_revocation(config: GatewayConfig) -> Iterator[Problem]:
     if not operator.intermediates_paths and operator.revocation.mode is not Mode.hard:
         yield Problem(
             "operator.intermediates_paths",
-            "lists none of the operator's issuing CAs, so that whatever CA the root certifies speaks for the operator's "
+            "lists none of the operator's issuing CAs, so that any CA the root certifies speaks for the operator's "
             "devices and CAs: another operator's, too, that is cross-certified (TS 33.310 7.3)",
             "List the operator's own; a new one before it is used",
         )
