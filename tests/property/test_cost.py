@@ -77,7 +77,7 @@ def test_swollen_messages_stay_within_their_size() -> None:
     for _ in range(100):
         der = random.choice(seeds())
         made = swollen(random, der, 8000)
-        assert len(made) < 8000 + 2500
+        assert len(made) < max(len(der), 8000) + 2500  # what is too large already does not grow
         larger += len(made) > len(der)
     assert larger > 60
 
