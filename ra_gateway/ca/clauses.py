@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -259,6 +261,10 @@ def host_of(subject_der: bytes) -> str:
 
 # --- the domain -------------------------------------------------------------------------------------------------
 
+_OF_HOSTS: Final = re.compile(r"[.:@/*\u3002]")
+"""What names of hosts, addresses and URIs have, in NFKC; U+3002 is a dot too (RFC 3490 3.1)."""
+_HOSTLESS: Final = frozenset({"urn", "tel", "data"})
+"""Schemes whose URIs name no host, though there may be dots in them."""
 _AUTHORITY: Final = re.compile(r"[^:]+://(?:[^/?#@]*@)?([^/?#:\[]+)")
 
 
@@ -275,8 +281,15 @@ def _of_domain(
             is_domain = profile.subject_form is SubjectForm.network_function
             if item.letter == "O" and own and not is_domain and _folded(item.text) not in own:
                 yield Fault("subject", "T1", "O is none of the operator's own (TS 33.310 6.1)")
+    if not profile.domains:
+        return
     for field, host in _hosts(profile, all_names, names):
-        if profile.domains and not any(_lies_in(host, domain) for domain in profile.domains):
+        if field == "CN" and not _FQDN.fullmatch(host):
+            text = (
+                "CN reads like a host, and is no FQDN in a domain of the operator (TS 33.310 6.1)"
+            )
+            yield Fault(field, "T1", text)
+        elif not any(_lies_in(host, domain) for domain in profile.domains):
             yield Fault(field, "T1", f"{field} lies in no domain of the operator (TS 33.310 6.1)")
 
 
@@ -287,7 +300,7 @@ def _hosts(
 ) -> Iterator[tuple[str, str]]:
     for name in all_names:
         for item in name:
-            if item.letter == "N" and _FQDN.fullmatch(item.text):
+            if item.letter == "N" and _OF_HOSTS.search(unicodedata.normalize("NFKC", item.text)):
                 yield "CN", item.text
             if item.letter == "O" and profile.subject_form is SubjectForm.network_function:
                 yield "O", item.text
@@ -302,9 +315,24 @@ def _hosts(
         elif tag == SAN_TAGS["email"]:
             yield "SubjectAltName email", text.rpartition("@")[2]
         elif tag == SAN_TAGS["uri"]:
-            found = _AUTHORITY.match(text)
-            if found and not re.fullmatch(r"[0-9.]+", found[1]):
-                yield "SubjectAltName uri", found[1]
+            for host in _hosts_of_uri(text):
+                yield "SubjectAltName uri", host
+
+
+def _hosts_of_uri(uri: str) -> Iterator[str]:
+    """Yield the hosts of a URI that are no addresses, also of one like sip:user@host (RFC 3986 3)."""
+    scheme, _, rest = uri.partition(":")
+    if rest.startswith("//"):
+        found = _AUTHORITY.match(uri)
+        hosts = [found[1]] if found else []
+    elif scheme.lower() in _HOSTLESS:
+        hosts = []
+    else:
+        # Each scheme has its own form, and readers differ about a second "@" or one in a parameter.
+        pieces = re.split(r"[^A-Za-z0-9.@*_-]", unquote(rest))
+        ends = [end for piece in pieces for end in (piece.split("@")[1:] or [piece])]
+        hosts = [end for end in ends if "." in end]
+    yield from (host for host in hosts if not re.fullmatch(r"[0-9.]+", host))
 
 
 def _folded(text: str) -> str:

@@ -191,6 +191,105 @@ def test_names_lie_in_the_operators_own_domain(
         assert "(TS 33.310 6.1)" in error.detail
 
 
+HOSTS_OF_OTHERS: Final = (
+    "*.evil.org",
+    "*.ran.example.net",
+    "a.evil.org.",
+    "https://evil.org",
+    "evil.org:443",
+    "evil.org/a",
+    "a_b.evil.org",
+    "user@evil.org",
+    "user@ran.example.net",
+    "10.1.2.3",
+    "2001:db8::1",
+    "evil.org ",
+    " evil.org",
+    "evil.0rg",
+    "evil\u3002org",
+    "evil\uff0eorg",
+    "evil\uff61org",
+    "m\u00fcnchen.evil.org",
+    "evil\u2024org",
+    "seg1.evil.org; seg1.ran.example.net",
+    "a.ran.example.net.",
+)
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize("text", HOSTS_OF_OTHERS)
+def test_a_cn_that_reads_like_a_host_is_one_of_the_domain(ca: Certificate, text: str) -> None:
+    """However it is spelt, in the subject, in DC form and in a directoryName; a word is none."""
+    own, cn = replace(NE_TLS, domains=("ran.example.net",)), (OID.commonName, 0x0C, text)
+    ran = (OID.domainComponent, 0x16, "ran")
+    directory_name = asn1.tlv(0x30, asn1.tlv(0xA4, name(O, cn)))
+    beside = (Extension(OID.subjectAltName, False, directory_name),)
+    good = (OID.commonName, 0x0C, "SEG 1 (north), rack-2")
+    for asked in (
+        template(subject_der=name(O, cn)),
+        template(subject_der=name(cn, ran, DC1, DC2)),
+        template(subject_der=name(O, good), extensions=beside),
+    ):
+        planned(NE_TLS, asked, ca)
+        error = refused(own, asked, ca)
+        assert (error.rule, "in a domain of the operator" in error.detail) == ("T1", True)
+    planned(own, template(subject_der=name(O, good)), ca)
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize("host, good", [("a.ran.example.net", True), ("a.evil.org", False)])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sip:{}",
+        "sip:john.doe@{}",
+        "SIPS:u:secret@{}:5061;transport=tcp",
+        "sip:u@{}?subject=x",
+        "sip:u;x=y@{}",
+        "sip:u@ran.example.net;maddr={}",
+        "sip:{};x=@ran.example.net",
+        "sip:{}@ran.example.net@ran.example.net;u@{}",
+        "sip:%75%40{}",
+        "mailto:john.doe@{}",
+        "mailto:a@ran.example.net,b@{}",
+        "mailto:a@ran.example.net?cc=b@{}",
+        "diameter:{}",
+        "https:{}",
+        "https:/{}/x",
+        "aaa://{}:3868",
+    ],
+)
+def test_hosts_of_uris_lie_in_the_domain(ca: Certificate, uri: str, host: str, good: bool) -> None:
+    """Of those with an authority and of those without."""
+    san = asn1.tlv(0x30, asn1.tlv(0x86, uri.replace("{}", host).encode()))
+    asked = template(extensions=(Extension(OID.subjectAltName, False, san),))
+    own = replace(loose(NE_IPSEC), domains=("ran.example.net", "example.net"))
+    if good:
+        planned(own, asked, ca)
+    else:
+        assert refused(own, asked, ca).rule == "T1"
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "tel:+49.228.1",
+        "urn:oid:1.2.3",
+        "urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+        "https://192.0.2.1/index.html",
+        "https://[2001:db8::1]/index.html",
+        "sip:u@192.0.2.1:5060",
+        "sip:u@[2001:db8::1]",
+    ],
+)
+def test_uris_without_a_name_of_a_host(ca: Certificate, uri: str) -> None:
+    """They lie in no domain, and need not."""
+    san = asn1.tlv(0x30, asn1.tlv(0x86, uri.encode()))
+    asked = template(extensions=(Extension(OID.subjectAltName, False, san),))
+    planned(replace(loose(NE_IPSEC), domains=("example.net",)), asked, ca)
+
+
 @pytest.mark.requirement("T1")
 def test_a_name_in_another_encoding_is_read(ca: Certificate) -> None:
     """A BMPString hides no foreign domain, and a directoryName no other organisation."""
