@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ra_gateway.ca.extensions import MAX_NF_TYPE
-from ra_gateway.ca.profiles import SAN_TAGS, Profile, SubjectForm
+from ra_gateway.ca.profiles import NF_TYPE_NAMES, SAN_TAGS, Profile, SubjectForm
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import load_public_key, public_key_kind, signature_algorithm
 from ra_gateway.cmp.certificates import Certificate
@@ -69,6 +69,8 @@ def faults(
     yield from _of_domain(profile, subject, names)
     yield from _of_names(profile, purposes, names)
     yield from _of_nf_types(profile, nf_types_der)
+    if profile.subject_form is SubjectForm.network_function:
+        yield from _of_home(profile, subject, names)
 
 
 # --- the key ----------------------------------------------------------------------------------------------------
@@ -352,7 +354,10 @@ _SEPP_NAME: Final = re.compile(
 )
 """TS 23.003 28.5; a host name may stand before it."""
 
-_INSTANCE: Final = re.compile(r"urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_INSTANCE: Final = re.compile(
+    r"urn:uuid:(?![0-]+$|[f-]+$)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE
+)
+"""Nil and Max UUID (RFC 9562 5.9, 5.10) name nothing."""
 
 
 @remembered(entries=256, max_octets=1024)
@@ -384,11 +389,11 @@ def _of_names(
         )
     if profile.subject_form is SubjectForm.network_function:
         urns = [uri for uri in uris if uri.lower().startswith("urn:")]
-        if not all(map(_INSTANCE.fullmatch, urns)):
+        if len(urns) > 1 or not all(map(_INSTANCE.fullmatch, urns)):
             yield Fault(
                 "subjectAltName",
                 "T20",
-                "SubjectAltName has a URN other than urn:uuid: and the UUID of the instance (TS 33.310 6.1.3c.3)",
+                "SubjectAltName has a URN other than one urn:uuid: with the UUID of the instance (TS 33.310 6.1.3c.3)",
             )
     if profile.instance_uri and not any(map(_INSTANCE.fullmatch, uris)):
         yield Fault(
@@ -396,6 +401,23 @@ def _of_names(
             "T20",
             "SubjectAltName has no URI urn:uuid: and the UUID of the instance (TS 33.310 6.1.3c.3)",
         )
+
+
+def _of_home(
+    profile: Profile, subject: Sequence[Attribute], names: Sequence[tuple[int, bytes]]
+) -> Iterator[Fault]:
+    """Find hosts of a network function elsewhere than in the home domain that its O says."""
+    home = next((item.text.lower() for item in subject if item.letter == "O"), "")
+    if not _HOME_DOMAIN.fullmatch(home):
+        return  # told with the subject
+    homes, rule = [home], "T16"
+    if profile.sepp_names:
+        homes, rule = [home, home.replace(".3gppnetwork.", ".ipxnetwork.")], "T22"  # TS 23.003 28.5
+    for tag, octets in names:
+        host = octets.decode("ascii", "replace")
+        if tag == SAN_TAGS["dns"] and not any(_lies_in(host, domain) for domain in homes):
+            text = f"SubjectAltName dns is not in the home domain that O says, {home} (TS 33.310 6.1.3c)"
+            yield Fault("subjectAltName", rule, text)
 
 
 def nf_types_value(names: Sequence[str]) -> bytes:
@@ -421,6 +443,8 @@ def _of_nf_types(profile: Profile, nf_types_der: bytes | None) -> Iterator[Fault
         allowed = "the types of TS 29.510 6.1.6.3.3"
         if len(profile.nf_types) < 4:
             allowed = ", ".join(sorted(profile.nf_types))
+        elif 0 < len(others := sorted(NF_TYPE_NAMES - profile.nf_types)) < 4:
+            allowed += f" but {', '.join(others)}"
         what = ", ".join(unknown)
         yield Fault("NFTypes", "T19", f"nfTypes holds {what}; {profile.name} allows {allowed}")
     if len(set(names)) != len(names):

@@ -490,11 +490,9 @@ def test_a_network_function_has_its_home_domain(ca: Certificate, subject_der: by
     """As O, after C."""
     for good in (NF_SUBJECT, from_rfc4514(f"CN=amf1,O={HOME},C=DE")):
         planned(NF, amf(subject_der=good), ca)
-    planned(
-        NF,
-        amf(subject_der=from_rfc4514("O=5gc.nid000007ed9d5.mnc001.mcc262.3gppnetwork.org,C=DE")),
-        ca,
-    )
+    alone = f"5gc.nid000007ed9d5.{HOME[4:]}"
+    san = san_extension(f"dns:amf1.amf.{alone}")
+    planned(NF, amf(san, nf_types("AMF"), subject_der=from_rfc4514(f"O={alone},C=DE")), ca)
     for profile in (NF, TOKEN_SIGNING):
         refused(profile, amf(subject_der=subject_der), ca)
     own = replace(NF, domains=("mnc002.mcc262.3gppnetwork.org",), organisations=("Op",))
@@ -539,6 +537,8 @@ def test_a_server_has_a_dns_name(ca: Certificate) -> None:
         (None, "no nfTypes"),
         (("amf",), "nfTypes holds amf"),
         (("AMF", "AMFF"), "nfTypes holds AMFF"),
+        (("SEPP",), "nfTypes holds SEPP; nf allows the types of TS 29.510 6.1.6.3.3 but SCP, SEPP"),
+        (("AMF", "SCP"), "nfTypes holds SCP"),
         (("AMF", "AMF"), "a name twice"),
         (("AMF", "SMF", "AMF"), "a name twice"),
         ((), "no list of names"),
@@ -580,6 +580,47 @@ def test_the_uri_of_an_instance(ca: Certificate, uri: str | None) -> None:
     planned(later, amf(san_extension(names[0], UUID), nf_types("AMF")), ca)
 
 
+@pytest.mark.requirement("T20")
+@pytest.mark.parametrize(
+    "uris",
+    [
+        (UUID, "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf7"),
+        (UUID, UUID.upper().replace("URI:", "uri:")),
+        ("uri:urn:uuid:00000000-0000-0000-0000-000000000000",),
+        ("uri:urn:uuid:FFFFFFFF-ffff-ffff-ffff-ffffffffffff",),
+    ],
+)
+def test_an_instance_is_one(ca: Certificate, uris: tuple[str, ...]) -> None:
+    """Not two, nor nobody's or everybody's."""
+    host = f"dns:amf1.amf.{HOME}"
+    asked = amf(san_extension(host, *uris), nf_types("AMF"))
+    for profile in (NF, TOKEN_SIGNING):
+        error = refused(profile, asked, ca)
+        assert (error.rule, "urn:uuid:" in error.detail) == ("T20", True)
+
+
+@pytest.mark.requirement("T16")
+@pytest.mark.parametrize(
+    "host",
+    [
+        "amf1.example.net",
+        "amf.5gc.mnc002.mcc262.3gppnetwork.org",
+        "amf.mnc001.mcc262.3gppnetwork.org",
+        f"amf.{HOME}.evil.org",
+        f"evil{HOME}",
+        "amf.5gc.mnc001.mcc262.ipxnetwork.org",
+    ],
+)
+def test_hosts_of_a_network_function_lie_in_its_home_domain(ca: Certificate, host: str) -> None:
+    """That of O; also beside a good one."""
+    good, types = f"dns:amf1.amf.{HOME.upper()}", nf_types("AMF")
+    planned(NF, amf(san_extension(good, f"dns:{HOME}"), types), ca)
+    for profile in (NF, TOKEN_SIGNING):
+        asked = amf(san_extension(good, f"dns:{host}", UUID), types)
+        assert refused(profile, asked, ca).rule == "T16"
+    planned(replace(NF, subject_form=SubjectForm.any), amf(san_extension(f"dns:{host}"), types), ca)
+
+
 @pytest.mark.requirement("T22")
 def test_scp_and_sepp(ca: Certificate) -> None:
     """Their type is given unasked; a SEPP has the operator's code in its names, a SCP may do with an address."""
@@ -598,6 +639,8 @@ def test_scp_and_sepp(ca: Certificate) -> None:
         f"amf.{HOME}",
         f"sepp.{HOME}.example.net",
         "sepp.5gc.mnc1.mcc262.3gppnetwork.org",
+        "sepp.5gc.mnc002.mcc262.3gppnetwork.org",
+        "sepp.5gc.mnc001.mcc263.ipxnetwork.org",
     ):
         asked = template(subject_der=NF_SUBJECT, extensions=(san_extension(f"dns:{bad}"),))
         assert refused(SEPP, asked, ca).rule == "T22"
@@ -667,7 +710,7 @@ async def test_what_every_profile_issues(
         f"dns:sepp.{HOME}",
         *([UUID] if "nf" in profile.name or profile is TOKEN_SIGNING else []),
     ]
-    types = (nf_types("SEPP"),) if profile is NF else ()
+    types = (nf_types("NRF"),) if profile is NF else ()
     asked = template(subject_der=subject_der, extensions=(san_extension(*names), *types))
     certificate = await issuer.certify(asked, with_crl(profile), NOW)
     parsed = x509.load_der_x509_certificate(certificate.der)
