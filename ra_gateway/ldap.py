@@ -224,10 +224,10 @@ class Directory:
         )
         try:
             connection.open(read_server_info=False)
-            if self.start_tls and not connection.start_tls(read_server_info=False):
-                raise LDAPFailure(f"StartTLS was refused: {_reason(connection)}")
             connection.strategy.socket_size = _READ_OCTETS
             connection.socket = _Bounded(connection.socket, max_octets, deadline)
+            if self.start_tls and not connection.start_tls(read_server_info=False):
+                raise LDAPFailure(f"StartTLS was refused: {_reason(connection)}")
             if not connection.bind(read_server_info=False):
                 raise LDAPFailure(f"the login was refused: {_reason(connection)}")
             yield connection
@@ -243,8 +243,13 @@ def _tls(host: str, ca_path: str | None) -> ldap3.Tls:
 
     class TLS(ldap3.Tls):  # type: ignore[misc]
         def wrap_socket(self, connection: ldap3.Connection, do_handshake: bool = False) -> None:
-            context = ssl.create_default_context(cafile=ca_path)
-            connection.socket = context.wrap_socket(connection.socket, server_hostname=host)
+            context, socket = ssl.create_default_context(cafile=ca_path), connection.socket
+            if isinstance(socket, _Bounded):
+                socket.wait_no_longer()
+                wrapped = context.wrap_socket(socket.bare, server_hostname=host)
+                connection.socket = socket.around(wrapped)
+            else:
+                connection.socket = context.wrap_socket(socket, server_hostname=host)
 
     return TLS(validate=ssl.CERT_REQUIRED)
 
@@ -268,20 +273,28 @@ class _Bounded:
     """A socket that gives up when too much has come, or too late."""
 
     def __init__(self, socket: Any, max_octets: int, deadline: float) -> None:
-        self._socket = socket
+        self.bare = socket
         self._left = max_octets
         self._deadline = deadline
 
     def recv(self, size: int) -> bytes:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the directory takes too long")
-        self._socket.settimeout(left)
-        octets: bytes = self._socket.recv(size)
+        self.wait_no_longer()
+        octets: bytes = self.bare.recv(size)
         self._left -= len(octets)
         if self._left < 0:
             raise OSError("the directory says more than is read of it")
         return octets
 
+    def wait_no_longer(self) -> None:
+        """Have whatever waits for the directory next end at the deadline."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the directory takes too long")
+        self.bare.settimeout(left)
+
+    def around(self, socket: Any) -> _Bounded:
+        """Return another socket with what is left."""
+        return _Bounded(socket, self._left, self._deadline)
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._socket, name)
+        return getattr(self.bare, name)

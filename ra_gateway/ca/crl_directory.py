@@ -19,6 +19,9 @@ from ra_gateway.errors import StoreUnavailable, printable
 _LONGEST_PAUSE_SECONDS: Final = 300.0
 """Between two attempts at a directory that does not answer; the first one follows after `check_seconds`."""
 
+_BELIEVED_SECONDS: Final = 3600.0
+"""After so long it is written again: somebody may have restored the directory, or removed the entry."""
+
 _TIMEOUT_SECONDS: Final = 30.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
@@ -51,8 +54,10 @@ class CRLDirectory:
         self._entry = entry
         self._kinds = (False, True) if deltas else (False,)
         self._check_seconds = check_seconds
-        self._written: dict[str, list[int]] = {}
-        """Numbers of the CRLs that an issuing CA's entry has from here."""
+        self._written: dict[str, tuple[list[int], float]] = {}
+        """Numbers of the CRLs that an issuing CA's entry has from here, and until when (of the loop's clock) that is
+        believed.
+        """
 
     async def run(self) -> None:
         """Write what is new until cancelled; failures are told in the log, and tried again."""
@@ -74,7 +79,9 @@ class CRLDirectory:
             log.warning("crl.directory", outcome="delayed", dn=dn, detail=error.detail)
             return False
         numbers = [crl.number for crl in crls if crl is not None]
-        if not numbers or numbers == self._written.get(issuer.id):
+        moment = asyncio.get_running_loop().time()
+        written, until = self._written.get(issuer.id, ([], 0.0))
+        if not numbers or (numbers == written and moment < until):
             return True
         values = {"cACertificate": issuer.certificate.der}
         for crl in crls:
@@ -96,7 +103,7 @@ class CRLDirectory:
                 todo="see [ca.ldap]; until then peers that look there find the old CRL, or none",
             )
             return False
-        self._written[issuer.id] = numbers
+        self._written[issuer.id] = (numbers, moment + _BELIEVED_SECONDS)
         log.info("crl.directory", outcome="written", dn=dn, numbers=numbers)
         return True
 

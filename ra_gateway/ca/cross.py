@@ -25,22 +25,23 @@ from ra_gateway.ca.hierarchy import as_config_error, ca_extensions, certify_ca
 from ra_gateway.ca.keys import SETTING, certificate_of
 from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.ca.records import Reason, RevokedCertificate, StoredCRL
-from ra_gateway.ca.rollover import load_root_key
+from ra_gateway.ca.rollover import load_root_key, require_living
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import AlgorithmPolicy, default_algorithm, signing_arguments
 from ra_gateway.cmp.certificates import Certificate
-from ra_gateway.cmp.crl import decode_crl, open_crl
+from ra_gateway.cmp.crl import CRL, decode_crl, open_crl, verify_crl
 from ra_gateway.cmp.names import NULL_DN, same_name
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.requests import read_certification_request
 from ra_gateway.cmp.x520 import require_certifiable
-from ra_gateway.errors import ConfigError, CRLRefused
+from ra_gateway.errors import CMPError, ConfigError, CRLRefused
 from ra_gateway.keys import load_certificates, read_bounded
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
 
 ROOT_CRL: Final = "root.crl"
 CROSS: Final = "cross"
+_RETIRED: Final = "retired-crls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,8 @@ def cross_certify(
     with _changing(directory, "cross-sign") as (change, root):
         if subject_der == NULL_DN:
             raise ConfigError.of("request", "has no subject", "A CA needs a name")
-        for own in _cas(change.files):
+        require_living(root, now)
+        for own in _own(change.files):
             if same_name(subject_der, own.subject_der) or spki_der == own.spki_der:
                 raise ConfigError.of(
                     "request", f"has the name or the key of {own.subject}", "Ask the peer again"
@@ -131,6 +133,9 @@ def cross_certify(
     return certificate
 
 
+_DOMAIN: Final = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])?")
+
+
 def _subtree(text: str) -> x509.GeneralName:
     kind, separator, value = text.partition(":")
     if kind == "dn":
@@ -141,18 +146,17 @@ def _subtree(text: str) -> x509.GeneralName:
                 "--permit", f"{text} is no Name: {error}", "dn:O=Op Two"
             ) from error
     name = (value if separator else text).removeprefix(".").lower()
-    if (separator and kind != "dns") or not re.fullmatch(r"([a-z0-9-]+\.)+[a-z0-9-]+", name):
+    if (separator and kind != "dns") or not _DOMAIN.fullmatch(name):
         raise ConfigError.of(
             "--permit", f"{text} is no DNS name", "Write it like op2.example, or dn:O=Op Two"
         )
     return x509.DNSName(name)
 
 
-def _cas(files: CAFiles) -> list[Certificate]:
-    """Return the CAs of the directory, those that are no longer in use too."""
+def _own(files: CAFiles) -> list[Certificate]:
+    """Return the CAs and signers of the directory, those that are no longer in use too."""
     names = [path for path in files.path.rglob("*.pem") if not {"making", CROSS} & set(path.parts)]
-    found = (item for path in names for item in load_certificates(path, SETTING))
-    return [item for item in found if item.is_ca]
+    return [item for path in names for item in load_certificates(path, SETTING)]
 
 
 def make_root_crl(
@@ -177,7 +181,8 @@ def make_root_crl(
         ConfigError: The root cannot do that, its last CRL cannot be read, or a serial number is not known.
     """
     with _changing(directory, "root-crl") as (change, root):
-        number, entries = _last(change.files, root)
+        require_living(root, now)
+        number, entries = _listed(change.files, now)
         known = _signed_by(change.files, root)
         for serial, reason in revoke.items():
             if serial not in known:
@@ -186,8 +191,13 @@ def make_root_crl(
                     f"is of none of the certificates in {directory} that the root signed",
                     f"Choose one of {', '.join(f'{item:x}' for item in sorted(known))}",
                 )
-            revoked_at = now.replace(microsecond=0)
-            entries.setdefault(serial, RevokedCertificate(serial, revoked_at, reason))
+            if serial in entries:
+                raise ConfigError.of(
+                    f"serial number {serial:x}",
+                    f"is listed already, since {entries[serial].revoked_at:%Y-%m-%d} ({entries[serial].reason.name})",
+                    "Leave it out",
+                )
+            entries[serial] = RevokedCertificate(serial, now.replace(microsecond=0), reason)
         # RFC 5280 3.3: what has expired need not be listed; a peer that is gone stays, which costs little.
         this_update, next_update = (
             now.replace(microsecond=0),
@@ -210,7 +220,7 @@ def make_root_crl(
 def _changing(directory: Path, action: str) -> Iterator[tuple[Any, Certificate]]:
     if not directory.is_dir():
         raise ConfigError.of(str(directory), "is no directory", "Name the CA's")
-    with changing(directory, action, archive="retired-crls") as change:
+    with changing(directory, action, archive=_RETIRED) as change:
         if change is None:
             raise ConfigError.of(
                 str(directory),
@@ -221,23 +231,39 @@ def _changing(directory: Path, action: str) -> Iterator[tuple[Any, Certificate]]
         yield change, root
 
 
-def _last(files: CAFiles, root: Certificate) -> tuple[int, dict[int, RevokedCertificate]]:
-    """Return number and entries of the CRL that is there; 0 and none if there is none."""
-    if not files.has(ROOT_CRL):
-        return 0, {}
-    path = files.find(ROOT_CRL)
-    try:
-        octets = read_bounded(path)
-        decode_crl(open_crl(octets))
-        crl = x509.load_der_x509_crl(octets)
-    except (OSError, ValueError, CRLRefused) as error:
-        raise ConfigError.of(
-            str(path), f"cannot be read: {error}", "Put the last CRL back"
-        ) from error
-    if not same_name(crl.issuer.public_bytes(), root.subject_der):
-        raise ConfigError.of(str(path), "is another CA's CRL", "Put the root's last CRL back")
-    number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-    return number, {item.serial_number: _entry(item) for item in crl}
+def _listed(files: CAFiles, now: datetime) -> tuple[int, dict[int, RevokedCertificate]]:
+    """Return the highest number of the root's CRLs so far and all that they list, the replaced ones included.
+
+    Raises:
+        ConfigError: One cannot be read, was not signed by a root of the directory, or is of a later time than now.
+    """
+    number, entries = 0, dict[int, RevokedCertificate]()
+    roots = [item for item in _own(files) if item.self_issued]
+    names = [f"{name}/{ROOT_CRL}" for name in reversed(files.numbered(_RETIRED))]
+    for path in (files.find(name) for name in (*names, ROOT_CRL)):
+        if not path.exists():
+            continue
+        try:
+            octets = read_bounded(path)
+            found = _verified(octets, roots, now)
+            crl = x509.load_der_x509_crl(octets)
+        except (OSError, ValueError, CMPError, CRLRefused) as error:
+            raise ConfigError.of(
+                str(path), f"is no CRL of a root in {files.path}: {error}", "Put the right one back"
+            ) from error
+        number = max(number, found.number or 0)
+        entries |= {item.serial_number: _entry(item) for item in crl}
+    return number, entries
+
+
+def _verified(octets: bytes, roots: Iterable[Certificate], now: datetime) -> CRL:
+    received, refusal = open_crl(octets), CRLRefused("there is no root")
+    for root in roots:
+        try:
+            return verify_crl(received, root, AlgorithmPolicy(), now)
+        except CRLRefused as error:
+            refusal = error
+    raise refusal
 
 
 def _entry(item: x509.RevokedCertificate) -> RevokedCertificate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -91,7 +92,16 @@ def ca_sign(
             )
         except (CMPError, ValueError) as error:
             raise _refused(request, error) from error
-        write_certificates(out, (certificate, keys.issuers[0].certificate, *keys.issuers[0].chain))
+        try:
+            write_certificates(
+                out, (certificate, keys.issuers[0].certificate, *keys.issuers[0].chain)
+            )
+        except OSError as error:
+            raise ConfigError.of(
+                str(out),
+                f"cannot be written: {error.strerror or error}; the certificate is issued",
+                f"Get it by: ra-gateway ca show {certificate.serial_number:x} --pem",
+            ) from error
         return certificate, changes
 
     certificate, changes = with_ledger(config, sign)
@@ -122,7 +132,7 @@ def ca_cross_sign(
     password_file: DirectoryPasswordOption = None,
 ) -> None:
     """Certify another operator's SEG or TLS CA by the root, from its PKCS #10 (TS 33.310 7.3)."""
-    if not (crl_url.startswith("http://") and crl_url.isascii()):
+    if not re.fullmatch(r"http://[A-Za-z0-9.-]+(:[0-9]+)?/[\x21-\x7e]*", crl_url):
         raise ConfigError.of(
             "--crl-url", "is no http URL", "Write it like http://pki.example.net/root.crl"
         )
@@ -149,6 +159,7 @@ def ca_cross_sign(
         say("It may certify any subject. --permit dn:O=... bounds it to the peer's.")
     if all(item.startswith("dn:") for item in permitted):
         say("It may certify any host name. --permit op2.example bounds it to the peer's domain.")
+    say("What kinds of names --permit does not know (addresses, URIs, mailboxes) are not bounded.")
     say(
         f"Publish {directory / ROOT_CRL} at {crl_url}; make it by: ra-gateway ca root-crl {directory}"
     )

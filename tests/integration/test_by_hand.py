@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ra_gateway.keys import load_certificates
 from tests.support.commandline import run, succeeded
-from tests.support.pki import KeyKind, VendorPKI, make_key
+from tests.support.crls import make_crl
+from tests.support.pki import KeyKind, VendorPKI, make_key, make_root
 from tests.support.setups import make_setup
 
 FQDN: Final = "seg1.example.net"
@@ -143,6 +145,13 @@ def test_a_request_that_is_refused(case: str, config: Path, tmp_path: Path) -> N
 
 # --- other operators' CAs (7.3) ---------------------------------------------------------------------------------
 
+PERMITS: Final = {
+    "dot": ".",
+    "nothing": "dns:",
+    "address": "10.0.0.0",
+    "blank": "op2 example",
+    "kind": "ip:x.y",
+}
 CRL_URL: Final = "http://pki.example.net/crl/root.crl"
 
 
@@ -195,20 +204,63 @@ def test_another_operators_ca_is_certified_and_revoked(tmp_path: Path) -> None:
 
 
 @pytest.mark.requirement("T26")
+def test_the_roots_crl_goes_on_from_what_it_said_before(tmp_path: Path) -> None:
+    """A file that was lost or put back loses no revocation and no number; a file that the root did not sign is none."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    crl = ours / "root.crl"
+    succeeded("ca", "root-crl", ours)
+    old = crl.read_bytes()
+    serial = f"{load_certificates(ours / 'issuing.pem', 'x')[0].serial_number:x}"
+    succeeded("ca", "root-crl", ours, "--revoke", serial, "--reason", "cACompromise")
+    succeeded("ca", "root-crl", ours)
+    crl.write_bytes(old)
+    assert "1 revoked" in succeeded("ca", "root-crl", ours)
+    crl.unlink()
+    assert "1 revoked" in succeeded("ca", "root-crl", ours)
+    again = run("ca", "root-crl", ours, "--revoke", serial, "--reason", "superseded")
+    assert again.exit_code == 2
+    assert "is listed already" in again.stderr
+    forger = make_root("CN=Forger")
+    root = x509.load_pem_x509_certificate((ours / "root.pem").read_bytes())
+    crl.write_bytes(make_crl(forger, this_update=datetime.now(UTC), number=99, issuer=root.subject))
+    refused = run("ca", "root-crl", ours)
+    assert refused.exit_code == 2
+    assert "is no CRL of a root" in refused.stderr
+
+
+@pytest.mark.requirement("T26")
 @pytest.mark.parametrize(
-    "case", ["no name", "own name", "strong key", "no key", "https", "serial", "reason"]
+    "case",
+    [
+        "no name",
+        "own name",
+        "a signer's name",
+        *PERMITS,
+        "strong key",
+        "no key",
+        "https",
+        "serial",
+        "reason",
+    ],
 )
 def test_what_the_root_does_not_sign(case: str, tmp_path: Path) -> None:
     """Says why, and writes nothing."""
     ours = tmp_path / "ours"
     succeeded("ca", "create", ours, "--organisation", "Op One")
     root = load_certificates(ours / "root.pem", "root")[0]
-    subject = {"no name": "", "own name": root.subject}.get(case, "CN=Op Two SEG CA,O=Op Two")
+    subject = {
+        "no name": "",
+        "own name": root.subject,
+        "a signer's name": load_certificates(ours / "cmp.pem", "cmp")[0].subject,
+    }.get(case, "CN=Op Two SEG CA,O=Op Two")
     kind: KeyKind = "p384" if case == "strong key" else "p256"
     request = write_request(tmp_path / "ca.csr", subject, key=kind)
     url = CRL_URL.replace("http:", "https:") if case == "https" else CRL_URL
     command: list[str | Path] = ["ca", "cross-sign", ours, request, "--crl-url", url]
-    if case == "no key":
+    if case in PERMITS:
+        command += ["--permit", PERMITS[case]]
+    elif case == "no key":
         (ours / "root.key").rename(tmp_path / "root.key")
     elif case == "serial":
         command = ["ca", "root-crl", ours, "--revoke", "1234"]
@@ -218,7 +270,9 @@ def test_what_the_root_does_not_sign(case: str, tmp_path: Path) -> None:
     assert ended.exit_code == 2
     said = {
         "no name": "has no subject",
-        "own name": "own name",
+        "own name": "has the name or the key of",
+        "a signer's name": "has the name or the key of",
+        **dict.fromkeys(PERMITS, "--permit"),
         "strong key": "weaker than that (TS 33.310 6.1.1)",
         "no key": "root's key is needed",
         "https": "is no http URL",

@@ -14,6 +14,7 @@ import pytest
 import structlog
 
 from ra_gateway import ldap
+from ra_gateway.ca import crl_directory
 from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.crl_directory import CRLDirectory
 from ra_gateway.cmp.trust import DomainKind, TrustDomain
@@ -182,6 +183,29 @@ def endless() -> Iterator[int]:
         yield server.getsockname()[1]
         ended.set()
         thread.join()
+
+
+async def test_an_answer_to_start_tls_ends(endless: int) -> None:
+    """Likewise, before anything is bound."""
+    server = ldap.Directory("127.0.0.1", endless, start_tls=True)
+    with pytest.raises(ldap.LDAPFailure, match="more than is read"):
+        await asyncio.to_thread(server.write, "cn=x", {"certificateRevocationList": CRL}, 250.0)
+
+
+async def test_what_was_removed_is_written_again(
+    ca: StatusCA, slapd: Slapd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a time, without a new CRL."""
+    publisher = CRLPublisher([ca.issuing], ca.ledger, ca.clock, CRLSettings())
+    crl = await publisher.publish(ca.issuing)
+    monkeypatch.setattr(crl_directory, "_BELIEVED_SECONDS", -1.0)
+    kept = CRLDirectory([ca.issuing], publisher, directory(slapd), ENTRY)
+    assert await kept.refresh()
+    dn = ENTRY.replace("{issuer}", ca.issuing.id)
+    values = {"certificateRevocationList": CRL}
+    await asyncio.to_thread(directory(slapd).write, dn, values, 60.0)
+    assert await kept.refresh()
+    assert await Downloader().get(crl_url(slapd, dn), LIMITS) == crl.der
 
 
 async def test_an_endless_answer_ends(endless: int) -> None:
