@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from ra_gateway.app.profiles import ca_profiles
+from ra_gateway.app.profiles import ca_profiles, lacks_crl_url
 from ra_gateway.app.trust import certificates
 from ra_gateway.ca.clauses import outlives_2030
 from ra_gateway.ca.profiles import PROFILES, Profile, SubjectForm
@@ -65,6 +65,14 @@ def of_ca(ca: CAConfig) -> Iterator[Problem]:
                 "Keep it for devices that cannot do better, and give the others a built-in one",
             )
     default = next(iter(profiles.values()))
+    if silent := [name for name, item in profiles.items() if lacks_crl_url(item)]:
+        yield Problem(
+            "ca.crl_url",
+            f"is not set, and {', '.join(silent)} issue nothing without it (TS 33.310 6.1.3): roles, end entities and "
+            "certificates to renew that have one of these are refused",
+            f"Set it; or give them {default.name}: `ra-gateway ca role add`, and renew_as = {{ {silent[0]} = "
+            f'"{default.name}" }}',
+        )
     if not default.domains:
         yield Problem(
             "ca.domains",
