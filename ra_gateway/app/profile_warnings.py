@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -81,7 +82,12 @@ def of_ca(ca: CAConfig) -> Iterator[Problem]:
         )
     files = [ca.directory_path / f"{name}.pem" for name in ("root", "issuing", "cmp", "ocsp")]
     yield from of_keys("ca.directory_path", files)
-    yield from of_signer("ca.directory_path", ca.directory_path / "cmp.pem", "ra-gateway ca create")
+    directory = shlex.quote(str(ca.directory_path))
+    yield from of_signer(
+        "ca.directory_path",
+        ca.directory_path / "cmp.pem",
+        f"Run: ra-gateway ca renew-signers --san dns:HOST --crl-url URL {directory}",
+    )
 
 
 def of_keys(setting: str, paths: Iterable[Path]) -> Iterator[Problem]:
@@ -100,11 +106,27 @@ def of_keys(setting: str, paths: Iterable[Path]) -> Iterator[Problem]:
                 )
 
 
-def of_signer(setting: str, path: Path, maker: str) -> Iterator[Problem]:
+def of_ra(path: Path, ca: CAConfig | None) -> Iterator[Problem]:
+    """Yield what the certificate of the RA lacks; with the CA that it has here, how to make a better one.
+
+    Args:
+        ca: Its tables; None where another CA issues.
+    """
+    todo = "Have its CA issue one with both"
+    if ca is not None:
+        todo = (
+            f"Run: ra-gateway ca issue-ra --san dns:HOST --crl-url URL {shlex.quote(str(ca.directory_path))} NEW, then "
+            "ra-gateway ca ra add NAME --certificate NEW/ra.pem with the name of `ca ra list`, and then name "
+            "NEW/ra.pem and NEW/ra.key under [ra]"
+        )
+    yield from of_signer("ra.certificate_path", path, todo)
+
+
+def of_signer(setting: str, path: Path, todo: str) -> Iterator[Problem]:
     """Yield what the certificate of an RA or a CMP signer lacks of a SEG's (TS 33.310 9.4.6).
 
     Args:
-        maker: Command that makes a better one.
+        todo: How to get a better one.
     """
     for item in _read(path, setting)[:1]:
         lacking = [
@@ -119,7 +141,7 @@ def of_signer(setting: str, path: Path, maker: str) -> Iterator[Problem]:
             yield Problem(
                 setting,
                 f"{path.name} has no {' and no '.join(lacking)}; base stations may refuse it (TS 33.310 9.4.6)",
-                f"Make a certificate that has: {maker} --san NAME --crl-url URL",
+                todo,
             )
 
 

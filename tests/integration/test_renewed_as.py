@@ -19,7 +19,9 @@ from ra_gateway.ca.records import Privilege, Role
 from ra_gateway.cli.setup import write_setup
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.codes import BodyType
+from ra_gateway.cmp.crl import distribution_point_urls
 from ra_gateway.device.errors import EnrollmentFailed
+from ra_gateway.keys import load_certificates
 from tests.support.commandline import run, succeeded
 from tests.support.pki import VendorPKI
 from tests.support.ports import free_port
@@ -156,6 +158,47 @@ async def test_who_has_a_profile_that_issues_nothing_is_told(
     log = "\n".join(map(str, lines))
     assert "role ra: has the profile ne_ipsec, which issues nothing" in log
     assert "ca.renew_as: lacks ne_ipsec" in log
+
+
+@pytest.mark.requirement("T29")
+def test_ra_and_cmp_signer_get_what_they_lack(tmp_path: Path, vendor_pki: VendorPKI) -> None:
+    """The commands are those that the warnings name; the CA is the same, and the RA is heard with its new key."""
+    path = old_setup(tmp_path / "site", vendor_pki)
+    set_ca(path, 'crl_url = "http://crl.example.net/{issuer}.crl"', tables="[ca.status]\n")
+    ca, ra = tmp_path / "site" / "ca", tmp_path / "site" / "new"
+    for name in ("cmp", "ocsp"):
+        (ca / f"{name}.pem").unlink()
+        (ca / f"{name}.key").unlink()
+    succeeded("ca", "renew-signers", ca)  # without names, as earlier releases made them
+    (tmp_path / "site" / "ra" / "ra.pem").unlink()
+    (tmp_path / "site" / "ra" / "ra.key").unlink()
+    succeeded("ca", "issue-ra", ca, tmp_path / "site" / "ra", "--subject", "CN=ra,O=Old")
+    told = succeeded("check-config", "--config", path)
+    assert f"ra-gateway ca renew-signers --san dns:HOST --crl-url URL {ca}" in told
+    assert f"ra-gateway ca issue-ra --san dns:HOST --crl-url URL {ca} NEW" in told
+    assert "ra-gateway ca ra add NAME --certificate NEW/ra.pem" in told
+    issuing = (ca / "issuing.pem").read_bytes()
+    names = ("--san", "dns:cmp.example.net", "--crl-url", "http://crl.example.net/{issuer}.crl")
+    ocsp = (ca / "ocsp.pem").read_bytes()
+    assert run("ca", "renew-signers", ca, "--crl-url", "https://x/").exit_code != 0
+    # It is made although none is due, and the OCSP signer is not.
+    made = succeeded("ca", "renew-signers", "--within-days", "1", *names, ca)
+    assert made.startswith("Made cmp.pem.")
+    assert (ca / "ocsp.pem").read_bytes() == ocsp
+    succeeded("ca", "issue-ra", *names, ca, ra)
+    succeeded("ca", "ra", "add", "gateway", "--certificate", ra / "ra.pem", "--config", path)
+    path.write_text(path.read_text().replace('"ra/ra.', '"new/ra.'))
+    told = succeeded("check-config", "--config", path)
+    assert "TS 33.310 9.4.6" not in told
+    assert (ca / "issuing.pem").read_bytes() == issuing
+    (certificate,) = load_certificates(ca / "cmp.pem", "")[:1]
+    san_der, urls = certificate.subject_alt_name_der, distribution_point_urls(certificate)
+    assert len(urls) == 1
+    # One of the two keeps the other, and its successor has both.
+    succeeded("ca", "renew-signers", "--crl-url", "http://two.example.net/a.crl", ca)
+    (certificate,) = load_certificates(ca / "cmp.pem", "")[:1]
+    assert certificate.subject_alt_name_der == san_der
+    assert distribution_point_urls(certificate) == ("http://two.example.net/a.crl",)
 
 
 @pytest.mark.parametrize(
