@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from ra_gateway.app.profiles import ca_profiles
+from ra_gateway.app.profiles import ca_profiles, lacks_crl_url, unusable
 from ra_gateway.app.revocation import revocation
 from ra_gateway.app.running import STEADY, cmp_listener, event_sink, listen, now
 from ra_gateway.app.trust import vendor_domains
@@ -194,7 +194,7 @@ class BundledService:
             [(domain, vendors[name].revocation) for name, domain in domains.items()]
         )
         keys = ca_keys(config)
-        profiles = ca_profiles(config)
+        self._profiles = profiles = ca_profiles(config)
         require_clean(profiles.values(), keys.issuers[0])
         self.ledger = ca_ledger(config, sink)
         self._issuing = keys.issuers
@@ -223,6 +223,7 @@ class BundledService:
                 only_known=True,
             ),
             profiles=profiles,
+            renew_as=config.renew_as,
             clock=now,
             steady=STEADY,
             sink=sink,
@@ -258,6 +259,7 @@ class BundledService:
         """
         await self.ca.start()
         await self._revocation.start()
+        await self._warn_of_profiles()
         self._background.append(
             asyncio.create_task(supervised("ca.checkpoints", self._keep_checkpoints))
         )
@@ -292,6 +294,15 @@ class BundledService:
             deltas=status.delta_minutes > 0,
             check_seconds=status.check_seconds,
         )
+
+    async def _warn_of_profiles(self) -> None:
+        """Tell who has a profile that issues nothing, which a request would be the first to say."""
+        if not any(map(lacks_crl_url, self._profiles.values())):
+            return
+        roles = await self.ledger.registry.roles()
+        recorded = await self.ledger.living_profiles(now())
+        for problem in unusable(self._profiles, roles, recorded, self._config):
+            log.warning("ca.profile_unusable", detail=str(problem))
 
     async def _warn_of_expiries(self) -> None:
         """Tell once a day which of the CA's own certificates somebody has to renew."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from ra_gateway.app.profiles import ca_profiles
+from ra_gateway.app.profiles import ca_profiles, lacks_crl_url
 from ra_gateway.app.trust import certificates
 from ra_gateway.ca.clauses import outlives_2030
 from ra_gateway.ca.profiles import PROFILES, Profile, SubjectForm
@@ -65,6 +66,14 @@ def of_ca(ca: CAConfig) -> Iterator[Problem]:
                 "Keep it for devices that cannot do better, and give the others a built-in one",
             )
     default = next(iter(profiles.values()))
+    if silent := [name for name, item in profiles.items() if lacks_crl_url(item)]:
+        yield Problem(
+            "ca.crl_url",
+            f"is not set, and {', '.join(silent)} issue nothing without it (TS 33.310 6.1.3): roles, end entities and "
+            "certificates to renew that have one of these are refused",
+            f"Set it; or give them {default.name}: `ra-gateway ca role add`, and renew_as = {{ {silent[0]} = "
+            f'"{default.name}" }}',
+        )
     if not default.domains:
         yield Problem(
             "ca.domains",
@@ -73,7 +82,12 @@ def of_ca(ca: CAConfig) -> Iterator[Problem]:
         )
     files = [ca.directory_path / f"{name}.pem" for name in ("root", "issuing", "cmp", "ocsp")]
     yield from of_keys("ca.directory_path", files)
-    yield from of_signer("ca.directory_path", ca.directory_path / "cmp.pem", "ra-gateway ca create")
+    directory = shlex.quote(str(ca.directory_path))
+    yield from of_signer(
+        "ca.directory_path",
+        ca.directory_path / "cmp.pem",
+        f"Run: ra-gateway ca renew-signers --san dns:HOST --crl-url URL {directory}",
+    )
 
 
 def of_keys(setting: str, paths: Iterable[Path]) -> Iterator[Problem]:
@@ -92,11 +106,27 @@ def of_keys(setting: str, paths: Iterable[Path]) -> Iterator[Problem]:
                 )
 
 
-def of_signer(setting: str, path: Path, maker: str) -> Iterator[Problem]:
+def of_ra(path: Path, ca: CAConfig | None) -> Iterator[Problem]:
+    """Yield what the certificate of the RA lacks; with the CA that it has here, how to make a better one.
+
+    Args:
+        ca: Its tables; None where another CA issues.
+    """
+    todo = "Have its CA issue one with both"
+    if ca is not None:
+        todo = (
+            f"Run: ra-gateway ca issue-ra --san dns:HOST --crl-url URL {shlex.quote(str(ca.directory_path))} NEW, then "
+            "ra-gateway ca ra add NAME --certificate NEW/ra.pem with the name of `ca ra list`, and then name "
+            "NEW/ra.pem and NEW/ra.key under [ra]"
+        )
+    yield from of_signer("ra.certificate_path", path, todo)
+
+
+def of_signer(setting: str, path: Path, todo: str) -> Iterator[Problem]:
     """Yield what the certificate of an RA or a CMP signer lacks of a SEG's (TS 33.310 9.4.6).
 
     Args:
-        maker: Command that makes a better one.
+        todo: How to get a better one.
     """
     for item in _read(path, setting)[:1]:
         lacking = [
@@ -111,7 +141,7 @@ def of_signer(setting: str, path: Path, maker: str) -> Iterator[Problem]:
             yield Problem(
                 setting,
                 f"{path.name} has no {' and no '.join(lacking)}; base stations may refuse it (TS 33.310 9.4.6)",
-                f"Make a certificate that has: {maker} --san NAME --crl-url URL",
+                todo,
             )
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from ra_gateway.app.profile_warnings import of_ca, of_keys, of_signer
+from ra_gateway.app.profile_warnings import of_ca, of_keys, of_ra
 from ra_gateway.app.trust import certificates
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.crl import (
@@ -84,7 +84,7 @@ def of_safety(config: GatewayConfig) -> list[Problem]:
         *_of_modes({"ra.key_path": [config.ra.key_path]}, config.ca, public),
         *(() if config.ca is None else of_ca(config.ca)),
         *of_keys("ra.certificate_path", [config.ra.certificate_path]),
-        *of_signer("ra.certificate_path", config.ra.certificate_path, "ra-gateway ca issue-ra"),
+        *of_ra(config.ra.certificate_path, config.ca),
     ]
 
 

@@ -183,13 +183,16 @@ def require_privilege(authority: Authority, body_type: BodyType) -> None:
         )
 
 
-def require_profile(authority: Authority, profile: str) -> None:
+def require_profile(authority: Authority, profile: str, renewed_as: str = "") -> None:
     """Refuse to let an authority touch certificates of a profile that its role does not name.
+
+    Args:
+        renewed_as: Profile that is in the place of that one now; it will do as well.
 
     Raises:
         NotAuthorized: It does not.
     """
-    if profile not in authority.role.profiles:
+    if not {profile, renewed_as}.intersection(authority.role.profiles):
         raise NotAuthorized(
             f"{authority.name} may not act for the profile {profile or 'of that certificate'} "
             f"(role {authority.role.name})",

@@ -56,7 +56,13 @@ from ra_gateway.cmp.messages import IMPLICIT_CONFIRM, confirm_wait_time
 from ra_gateway.cmp.names import NULL_DN, canonical, name_of, same_name
 from ra_gateway.cmp.requests import AuthenticatedRequest, Possession, read_request
 from ra_gateway.cmp.x520 import require_certifiable, told_first
-from ra_gateway.errors import NotAuthorized, PKIFailureInfo, POPRefused, RequestRefused
+from ra_gateway.errors import (
+    NotAuthorized,
+    PKIFailureInfo,
+    POPRefused,
+    RequestRefused,
+    ServiceFailure,
+)
 from ra_gateway.keys import spki_der
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
@@ -93,6 +99,7 @@ class Certification:
         issuer: The active issuing CA.
         issuer_names: Subjects of all issuing CAs: what they issued may be renewed.
         profiles: By name, the default one first.
+        renew_as: By which profile certificates are renewed that were issued under another.
         rules: How requests are read in each mode.
         client: Client mode; None serves RA mode only.
         confirm_wait: How long certConf is awaited.
@@ -107,6 +114,7 @@ class Certification:
     issuer_names: Sequence[bytes]
     ledger: Ledger
     profiles: Mapping[str, Profile]
+    renew_as: Mapping[str, str]
     rules: Mapping[Mode, HeaderRules]
     client: ClientMode | None
     policy: IssuancePolicy
@@ -184,7 +192,7 @@ class Certification:
         if body_type is BodyType.kur:
             old = await self._renewed(request.request, context, now)
             template = renewal_template(template, load_certificate(old.der))
-            profile = self.profiles.get(old.profile) or self.profiles[self._default_profile]
+            profile = self._renewal_profile(old)
             self._require_renewable(old, context, profile, now)
         elif context.entity is not None and (
             context.device is None or (context.device.origin == CLIENT and context.entity.vendor)
@@ -203,7 +211,8 @@ class Certification:
             assert context.device is not None
             with told_first(template.subject_der, template.subject_alt_name_der):
                 template = own_template(template, load_certificate(context.device.der))
-            own = context.device.profile or self._default_profile
+            recorded = context.device.profile
+            own = self.renew_as.get(recorded, recorded) or self._default_profile
             profile = choose_profile(header, (own,), self.profiles)
         else:
             profile = choose_profile(header, received.authority.role.profiles, self.profiles)
@@ -217,6 +226,8 @@ class Certification:
             named = profile.named_attributes
             with told_first(template.subject_der, template.subject_alt_name_der, named):
                 served = self._served(received.authority, template, profile)
+                if old is not None and old.profile in self.renew_as:
+                    served |= {old.profile} if served else served
                 if old is None and context.device is None:
                     require_no_wildcard(received.authority, template.subject_alt_name_der)
         if request.possession is Possession.key_generation:
@@ -278,6 +289,7 @@ class Certification:
             given = await self._given(context, request, certificate, private_key)
             return await self._positive(received, operation, given, changes, now)
 
+        _require_crl_url(profile, context, old)
         stored = await self.issuer.issue(
             template,
             profile,
@@ -362,6 +374,11 @@ class Certification:
             return None
         return await self.ledger.newest_certificate(subject_der, now, san_der=san_der)
 
+    def _renewal_profile(self, old: IssuedCertificate) -> Profile:
+        """Return what a renewal is judged by: the profile of the old certificate, or that in its place."""
+        name = self.renew_as.get(old.profile, old.profile)
+        return self.profiles.get(name) or self.profiles[self._default_profile]
+
     def _require_renewable(
         self, old: IssuedCertificate, context: RequestContext, profile: Profile, now: datetime
     ) -> None:
@@ -371,7 +388,8 @@ class Certification:
             if not context.received.by_device:
                 require_own(authority, old)
             # Of both, if the old one's is no longer configured.
-            for name in {old.profile or profile.name, profile.name}:
+            replaced = old.profile in self.renew_as
+            for name in {profile.name if replaced else old.profile or profile.name, profile.name}:
                 require_profile(authority, name)
         if old.status not in ALIVE:
             raise RequestRefused(
@@ -461,6 +479,28 @@ async def find_certificate(
     if found is None or not same_name(load_certificate(found.der).issuer_der, issuer_der):
         return None
     return found
+
+
+def _require_crl_url(
+    profile: Profile, context: RequestContext, old: IssuedCertificate | None
+) -> None:
+    """Say who has a profile that issues nothing, and which setting gives another (T14)."""
+    if not profile.crl_required or profile.crl_urls:
+        return
+    authority = context.received.authority
+    if old is not None:
+        whose, other = "the certificate to renew was issued under", "ca.renew_as"
+    elif authority is not None:
+        role = authority.role.name
+        whose = f"{authority.name} (role {role}) asks under"
+        other = f"--profile of `ra-gateway ca role add {role}`"
+    else:
+        whose, other = "the device is registered for", "--profile of `ra-gateway ca entity add`"
+    raise ServiceFailure(
+        f"{whose} {profile.name}, which demands a CRL distribution point (TS 33.310 6.1.3): set ca.crl_url, "
+        f"or another profile by {other}",
+        rule="T14",
+    )
 
 
 def _require_encryption_only(template: CertTemplate, profile: Profile) -> None:

@@ -142,6 +142,7 @@ class BundledCA:
         monotonic: Seconds, for durations.
         sink: Takes how each message was answered; what becomes of certificates is told by the ledger.
         signers: Further certificates of the PKI's own, such as the OCSP signers': nobody gets their names or keys.
+        renew_as: By which profile certificates are renewed that were issued under another.
     """
 
     def __init__(
@@ -165,7 +166,9 @@ class BundledCA:
         monotonic: Callable[[], float] = elapsed_seconds,
         sink: EventSink = unheard,
         signers: Iterable[Certificate] = (),
+        renew_as: Mapping[str, str] | None = None,
     ) -> None:
+        self._renew_as = renew_as or {}
         self._steady = steady
         self._monotonic = monotonic
         self._sink = sink
@@ -209,6 +212,7 @@ class BundledCA:
             issuer_names=self._issuer_names,
             ledger=ledger,
             profiles=profiles,
+            renew_as=self._renew_as,
             rules=rules_of,
             client=client,
             policy=self._policy,
@@ -511,7 +515,8 @@ class BundledCA:
         if authority is not None:
             if not context.received.by_device:
                 require_own(authority, found)
-            require_profile(authority, found.profile or self._default_profile)
+            recorded = found.profile or self._default_profile
+            require_profile(authority, recorded, self._renew_as.get(recorded, recorded))
         require_consistent(wanted.details, load_certificate(found.der))
         return found
 

@@ -212,6 +212,7 @@ async def renew_signers(
     key_kind: str | None = None,
     key_uris: Mapping[str, str] | None = None,
     key_generation: bool = False,
+    cmp_names: SignerNames = SignerNames(),  # noqa: B008 - it cannot change
 ) -> tuple[str, ...]:
     """Make new CMP and OCSP signers; the old ones go to retired-signers/N/.
 
@@ -224,6 +225,8 @@ async def renew_signers(
         key_uris: "cmp", "ocsp", "retired/1/ocsp"... to the URI of a key to be made in an HSM.
         key_generation: A key generation authority too, where there is none yet; one that there is, is always
             renewed with the others.
+        cmp_names: What the CMP signer's certificate is to say from now on, and is made for in any case; what is not
+            given stays as it is.
 
     Returns:
         Names of the certificate files that were made, such as "cmp.pem"; empty if none was due.
@@ -238,6 +241,8 @@ async def renew_signers(
             return ()
         wanted = {*_signers(change.files), *(OPTIONAL_SIGNERS if key_generation else ())}
         due = _due(change.files, now, within_days, sorted(wanted))
+        if cmp_names != SignerNames() and "cmp" not in due:
+            due.append("cmp")
         roots = roots_of(change.files)
         for name in due:
             prefix = name.removesuffix(name.rpartition("/")[2])
@@ -245,6 +250,10 @@ async def renew_signers(
             subject_der = _signer_subject(change.files, name, issuer.certificate)
             kind = kind_of(issuer.certificate) if key_kind is None else require_kind(key_kind)
             names = _signer_names(change.files, name)
+            if name == "cmp":
+                names = SignerNames(
+                    cmp_names.san_der or names.san_der, cmp_names.crl_urls or names.crl_urls
+                )
             await make_signer(change, name, issuer, subject_der, kind, now, names)
         if due:
             commit_checked(change, now)

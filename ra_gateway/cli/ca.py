@@ -276,8 +276,13 @@ def ca_renew_signers(
             help="Make a key generation authority too, for ca.key_generation; one that is there is always renewed.",
         ),
     ] = False,
+    san: SANOption = None,
+    crl_url: CRLURLOption = "",
 ) -> None:
-    """Make new CMP and OCSP signers."""
+    """Make new CMP and OCSP signers, with the names that they have.
+
+    --san and --crl-url give the CMP signer others, or what it lacks (TS 33.310 9.4.6).
+    """
     made = run(
         renew_signers(
             directory,
@@ -287,6 +292,7 @@ def ca_renew_signers(
             key_kind=key_kind,
             key_uris=_uris(key_uri),
             key_generation=key_generation,
+            cmp_names=SignerNames.made(san or (), crl_url),
         )
     )
     say(f"Made {', '.join(made)}. {_RELOAD}" if made else "None is due.")

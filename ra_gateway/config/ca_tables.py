@@ -282,6 +282,11 @@ class CAConfig(Table):
     """
     profiles: Named[CAProfileConfig] = Field(default={})
     """Certificate profiles of your own."""
+    renew_as: Named[Name] = Field(default={})
+    """By which profile certificates are renewed (kur) that were issued under another, such as { ne_ipsec =
+    "as_they_are" }: for devices whose certificates do not fit that one any more. The role of their RA has to have the
+    new profile.
+    """
     client: CAClientConfig | None = None
     """Client mode; without it only RAs are heard."""
     status: CAStatusConfig | None = None

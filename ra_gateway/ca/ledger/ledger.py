@@ -268,6 +268,12 @@ class Ledger:
         rows = await self._database.read_state(lambda c: c.execute(_COUNTS).all())
         return {CertificateStatus(status): number for status, number in rows}
 
+    async def living_profiles(self, now: datetime) -> set[str]:
+        """Return the names of the profiles under which certificates were issued that count as valid."""
+        parameters = {"now": seconds(now)}
+        rows = await self._database.read_state(lambda c: c.execute(_PROFILES, parameters).all())
+        return {name for (name,) in rows}
+
     async def withhold(self, certificates: Iterable[Certificate]) -> None:
         """Issue nothing, from now on, for the names and keys of certificates of the PKI's own."""
         found = tuple(certificates)
@@ -405,4 +411,5 @@ _NEWEST: Final = (
     .order_by(_c.id.desc())
     .limit(1)
 )
+_PROFILES: Final = select(_c.profile).where(alive(bindparam("now"))).distinct()
 _COUNTS: Final = select(_c.status, func.count()).group_by(_c.status)
