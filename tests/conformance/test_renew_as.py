@@ -52,7 +52,7 @@ async def test_an_ra_renews_by_the_profile_that_came_after(
     path = tmp_path / "ledger.sqlite"
     async with open_desk(operator_pki, path) as desk:
         device = await enrolled(desk, template=SUBJECT)
-    kur = {"template": SUBJECT}
+    kur: dict[str, Any] = {"template": SUBJECT}
     async with later(operator_pki, path, STRICT) as desk:
         refused = await desk.refused(await desk.request(BodyType.kur, **kur))
         assert refused == (BodyType.kup, PKIFailureInfo.badCertTemplate)
