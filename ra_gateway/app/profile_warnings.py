@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
+from urllib.parse import urlsplit
 
 from ra_gateway.app.profiles import ca_profiles, lacks_crl_url
 from ra_gateway.app.trust import certificates
 from ra_gateway.ca.clauses import outlives_2030
+from ra_gateway.ca.postgres_url import is_local
 from ra_gateway.ca.profiles import PROFILES, Profile, SubjectForm
 from ra_gateway.cmp.certificates import Certificate
 from ra_gateway.cmp.oids import OID
@@ -82,12 +84,35 @@ def of_ca(ca: CAConfig) -> Iterator[Problem]:
         )
     files = [ca.directory_path / f"{name}.pem" for name in ("root", "issuing", "cmp", "ocsp")]
     yield from of_keys("ca.directory_path", files)
+    yield from _of_publishing(ca)
     directory = shlex.quote(str(ca.directory_path))
     yield from of_signer(
         "ca.directory_path",
         ca.directory_path / "cmp.pem",
         f"Run: ra-gateway ca renew-signers --san dns:HOST --crl-url URL {directory}",
     )
+
+
+def _of_publishing(ca: CAConfig) -> Iterator[Problem]:
+    """Yield where certificates name a CRL, or what is beside it, that nobody finds there."""
+    if ca.crl_url and ca.status is None:
+        yield Problem(
+            "ca.crl_url",
+            "is set, and there is no [ca.status], which has CRLs made and serves them ([ca.ldap] needs it as well): "
+            "verifiers find none there, or an old one",
+            "Add [ca.status]; or leave it so if `ra-gateway ca crl` puts the CRL there, again and again",
+        )
+    if ca.status is None or is_local(ca.status.listen_host):
+        return
+    for key in ("crl_url", "delta_crl_url", "ocsp_url", "ca_issuers_url"):
+        host = urlsplit(getattr(ca, key) or "").hostname or ""
+        if is_local(host):
+            yield Problem(
+                f"ca.{key}",
+                f"has the host {host}, which each verifier takes for itself; the status listener is at "
+                f"{ca.status.listen_host}",
+                "Write the host by which verifiers reach the status listener; what was issued keeps the old one",
+            )
 
 
 def of_keys(setting: str, paths: Iterable[Path]) -> Iterator[Problem]:

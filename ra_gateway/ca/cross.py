@@ -22,7 +22,7 @@ from ra_gateway.ca.crl import CRLContent, encode_entries
 from ra_gateway.ca.extensions import distribution_points
 from ra_gateway.ca.files import CAFiles, changing
 from ra_gateway.ca.hierarchy import as_config_error, ca_extensions, certify_ca
-from ra_gateway.ca.keys import SETTING, certificate_of
+from ra_gateway.ca.keys import CROSS, ROOT_CRL, SETTING, certificate_of, cross_certificates
 from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.ca.records import Reason, RevokedCertificate, StoredCRL
 from ra_gateway.ca.rollover import load_root_key, require_living
@@ -39,8 +39,6 @@ from ra_gateway.keys import load_certificates, read_bounded
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ra_gateway.ca")
 
-ROOT_CRL: Final = "root.crl"
-CROSS: Final = "cross"
 _RETIRED: Final = "retired-crls"
 
 
@@ -77,7 +75,7 @@ def cross_certify(
     crl_url: str,
     permitted: Iterable[str] = (),
     path_length: int = 0,
-) -> Certificate:
+) -> tuple[Certificate, list[Certificate]]:
     """Certify another operator's CA by the root, from its PKCS #10.
 
     Args:
@@ -87,6 +85,9 @@ def cross_certify(
         permitted: What names alone that CA may certify: those below a DNS name ("dns:op2.example"), and subjects that
             begin with a Name ("dn:O=Op Two"); of a kind that is not there, all.
         path_length: How many CAs may follow it.
+
+    Returns:
+        The certificate, and those of the same key that are valid as well.
 
     Raises:
         ConfigError: The root cannot do that, or not now; nothing was written.
@@ -128,9 +129,14 @@ def cross_certify(
                 not_after=min(now + timedelta(days=days), root.not_after),
                 extensions=extensions,
             )
+        living = [
+            item
+            for _, item in cross_certificates(change.files)
+            if item.spki_der == spki_der and item.not_after >= now
+        ]
         change.write(f"{CROSS}/{certificate.serial_number:x}", (certificate,))
         change.commit()
-    return certificate
+    return certificate, living
 
 
 _DOMAIN: Final = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])?")

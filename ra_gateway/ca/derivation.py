@@ -328,14 +328,17 @@ def _number(value: object, most: int, why: str = "", *, least: int = 1) -> int:
     return value
 
 
-def require_crl_url(text: str, setting: str) -> str:
-    """Return a URL that can be a CRL's in a certificate, `{issuer}` in it as `Profile` says.
+def require_crl_url(text: str, setting: str, *, placeholder: bool = True) -> str:
+    """Return a URL that can be a CRL's in a certificate.
+
+    Args:
+        placeholder: Whether `{issuer}` may be in it, as `Profile` says.
 
     Raises:
         ConfigError: It cannot.
     """
     try:
-        return _url(text, ("http", "ldap"))
+        return _url(text, ("http", "ldap"), placeholder=placeholder)
     except _WrongValue as error:
         raise ConfigError.of(setting, error.what, error.todo) from error
 
@@ -346,9 +349,9 @@ def _url_or_none(value: object, schemes: tuple[str, ...]) -> str:
     return value and _url(value, schemes)
 
 
-def _url(text: str, schemes: tuple[str, ...]) -> str:
+def _url(text: str, schemes: tuple[str, ...], *, placeholder: bool = True) -> str:
     # No https: whoever checks the certificate of that server would first need what is behind this URL.
-    filled = text.replace("{issuer}", "00")
+    filled = text.replace("{issuer}", "00") if placeholder else text
     try:
         parts = urlsplit(filled)
         good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
@@ -362,7 +365,7 @@ def _url(text: str, schemes: tuple[str, ...]) -> str:
         raise _WrongValue(
             f"holds {text!r}, which is no URL that can stand there",
             f"Give a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)} and a "
-            "host, in ASCII, without blanks; {issuer} is the only placeholder",
+            f"host, in ASCII, without blanks; {'{issuer} is the only' if placeholder else 'there is no'} placeholder",
         )
     return text
 

@@ -51,7 +51,7 @@ from ra_gateway.ca.issuer import Issuer
 from ra_gateway.ca.profiles import CLOCK_SKEW
 from ra_gateway.ca.records import RootUpdate
 from ra_gateway.cmp.certificates import Certificate, KeyUsage
-from ra_gateway.cmp.crl import decode_crl, open_crl
+from ra_gateway.cmp.crl import CRLContent, decode_crl, open_crl
 from ra_gateway.cmp.names import canonical
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import Credential
@@ -593,6 +593,36 @@ def expiries(directory: Path) -> list[Expiry]:
     return _undisturbed(directory, _expiries)
 
 
+ROOT_CRL: Final = "root.crl"
+CROSS: Final = "cross"
+
+
+def _root_crl(files: CAFiles) -> CRLContent | None:
+    path = files.find(ROOT_CRL)
+    if not path.exists():
+        return None
+    try:
+        return decode_crl(open_crl(read_bounded(path)))
+    except (OSError, ValueError, CRLRefused) as error:
+        raise ConfigError.of(SETTING, f"{path} cannot be read: {error}", "Make it anew") from error
+
+
+def cross_certificates(files: CAFiles) -> list[tuple[str, Certificate]]:
+    """Return files and certificates of other operators' CAs that the root did not revoke, the last to end last.
+
+    Raises:
+        ConfigError: A file cannot be read.
+    """
+    content = _root_crl(files)
+    revoked = frozenset[int]() if content is None else content.revoked
+    found = [
+        (f"{CROSS}/{path.name}", load_certificates(path, SETTING)[0])
+        for path in (files.path / CROSS).glob("*.pem")
+    ]
+    living = [item for item in found if item[1].serial_number not in revoked]
+    return sorted(living, key=lambda item: item[1].not_after)
+
+
 def _expiries(files: CAFiles) -> list[Expiry]:
     names = ["root", "issuing", *SIGNERS, *OPTIONAL_SIGNERS, *_ROOT_UPDATE]
     for name in files.numbered("retired"):
@@ -603,14 +633,10 @@ def _expiries(files: CAFiles) -> list[Expiry]:
         if files.has(f"{name}.pem")
         for certificate in load_certificates(files.find(f"{name}.pem"), SETTING)
     ]
-    crl = files.find("root.crl")
-    if crl.exists():
-        try:
-            until = decode_crl(open_crl(read_bounded(crl))).next_update
-        except (OSError, ValueError, CRLRefused) as error:
-            raise ConfigError.of(
-                SETTING, f"{crl} cannot be read: {error}", "Make it anew"
-            ) from error
-        if until is not None:  # whoever reads it refuses what the root signed from then on
-            found.append(Expiry("root.crl", "CRL of the root", until))
+    content = _root_crl(files)
+    # Whoever reads it refuses what the root signed from its nextUpdate on.
+    if content is not None and content.next_update is not None:
+        found.append(Expiry(ROOT_CRL, "CRL of the root", content.next_update))
+    newest = {item.spki_der: (name, item) for name, item in cross_certificates(files)}
+    found += [Expiry(name, item.subject, item.not_after) for name, item in newest.values()]
     return sorted(found, key=lambda item: item.not_after)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +12,10 @@ from ra_gateway.app import now
 from ra_gateway.app.ca import ca_keys
 from ra_gateway.app.profiles import ca_profiles
 from ra_gateway.ca.by_hand import issue, template_of
-from ra_gateway.ca.cross import CROSS, ROOT_CRL, RootKey, cross_certify, make_root_crl
+from ra_gateway.ca.cross import RootKey, cross_certify, make_root_crl
+from ra_gateway.ca.derivation import require_crl_url
 from ra_gateway.ca.files import require_absent
+from ra_gateway.ca.keys import CROSS, ROOT_CRL
 from ra_gateway.ca.ledger.ledger import Ledger
 from ra_gateway.ca.records import Reason
 from ra_gateway.cli.ledger_context import actor, with_ledger
@@ -116,7 +117,7 @@ def ca_sign(
 def ca_cross_sign(
     directory: Annotated[Path, typer.Argument(help="Directory of the CA's files.")],
     request: RequestArgument,
-    crl_url: Annotated[str, typer.Option(help="Where this root's CRL is published, http.")],
+    crl_url: Annotated[str, typer.Option(help="Where this root's CRL is published, http or ldap.")],
     permit: Annotated[
         list[str] | None,
         typer.Option(
@@ -132,13 +133,10 @@ def ca_cross_sign(
     password_file: DirectoryPasswordOption = None,
 ) -> None:
     """Certify another operator's SEG or TLS CA by the root, from its PKCS #10 (TS 33.310 7.3)."""
-    if not re.fullmatch(r"http://[A-Za-z0-9.-]+(:[0-9]+)?/[\x21-\x7e]*", crl_url):
-        raise ConfigError.of(
-            "--crl-url", "is no http URL", "Write it like http://pki.example.net/root.crl"
-        )
+    require_crl_url(crl_url, "--crl-url", placeholder=False)  # the root has one CRL
     key = RootKey(read_password(password_file), root_key, read_password(root_password))
     try:
-        certificate = cross_certify(
+        certificate, living = cross_certify(
             directory,
             _read(request),
             key,
@@ -154,6 +152,12 @@ def ca_cross_sign(
     say(
         f"Wrote {directory / CROSS / name}.pem: {certificate.subject}, until {day(certificate.not_after)} UTC."
     )
+    for other in living:
+        serial = f"{other.serial_number:x}"
+        say(
+            f"The same key has {CROSS}/{serial}.pem already, until {day(other.not_after)} UTC, with what that permits; "
+            f"if this one replaces it: ra-gateway ca root-crl {directory} --revoke {serial} --reason superseded"
+        )
     permitted = permit or []
     if not any(item.startswith("dn:") for item in permitted):
         say("It may certify any subject. --permit dn:O=... bounds it to the peer's.")

@@ -13,11 +13,13 @@ from pydantic import AfterValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from ra_gateway import ldap
+from ra_gateway.ca.derivation import require_crl_url
 from ra_gateway.ca.postgres_url import PostgresURL, UnusableURL, parse_postgres_url
 from ra_gateway.cmp.codes import RESPONSE_TO, BodyType
 from ra_gateway.cmp.identity import DOTTED_OID, PLACEHOLDERS, SERIAL_NUMBER_OR_FQDN, placeholders
 from ra_gateway.cmp.names import GENERAL_NAME_KINDS
 from ra_gateway.cmp.x520 import alternative_name_text_faults, subject_text_faults
+from ra_gateway.errors import ConfigError
 from ra_gateway.settings.files import check_file, checks_files, resolve, secret_file
 from ra_gateway.settings.values import ByName, climbs, did_you_mean, require_dn, require_url, wrong
 
@@ -188,7 +190,10 @@ def _crl_url(text: str) -> str:
         _crl_source(text.replace("{issuer}", "00"))
     elif not require_url(text, ("http",)).isascii():
         raise wrong("has other characters than ASCII", "Encode them with % (RFC 3986).")
-    return text
+    try:
+        return require_crl_url(text, "")
+    except ConfigError as error:
+        raise wrong(error.problems[0].what, f"{error.problems[0].todo}.") from error
 
 
 def _domain(text: str) -> str:

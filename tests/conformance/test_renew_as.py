@@ -52,17 +52,16 @@ async def test_an_ra_renews_by_the_profile_that_came_after(
     path = tmp_path / "ledger.sqlite"
     async with open_desk(operator_pki, path) as desk:
         device = await enrolled(desk, template=SUBJECT)
-    kur: dict[str, Any] = {"template": SUBJECT}
     async with later(operator_pki, path, STRICT) as desk:
-        refused = await desk.refused(await desk.request(BodyType.kur, **kur))
+        refused = await desk.refused(await desk.request(BodyType.kur, template=SUBJECT))
         assert refused == (BodyType.kup, PKIFailureInfo.badCertTemplate)
     renew_as = {"ne_ipsec": "own"}
     async with later(operator_pki, path, STRICT, renew_as=renew_as) as desk:
-        refused = await desk.refused(await desk.request(BodyType.kur, **kur))
+        refused = await desk.refused(await desk.request(BodyType.kur, template=SUBJECT))
         assert refused == (BodyType.kup, PKIFailureInfo.notAuthorized)
         await desk.ledger.registry.put_role(Role("ra1", ALL, ("own",)), "test", NOW)
     async with later(operator_pki, path, STRICT, renew_as=renew_as) as desk:
-        renewed = await enrolled(desk, body_type=BodyType.kur, **kur)
+        renewed = await enrolled(desk, body_type=BodyType.kur, template=SUBJECT)
         found = await desk.ledger.certificate(renewed.certificate.serial_number, NOW)
         assert found is not None
         assert found.profile == "own"

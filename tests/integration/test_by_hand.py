@@ -204,6 +204,50 @@ def test_another_operators_ca_is_certified_and_revoked(tmp_path: Path) -> None:
 
 
 @pytest.mark.requirement("T26")
+def test_a_second_cross_certificate_of_a_key_is_told(tmp_path: Path) -> None:
+    """Until the first is revoked; `ca expiries` lists the last of each key that is not."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours, "--organisation", "Op One")
+    one, two = (
+        write_request(tmp_path / f"{number}.csr", f"CN=SEG CA {number},O=Op Two") for number in "12"
+    )
+    ldap = "ldap://ldap.example.net/cn=root,o=Op%20One?certificateRevocationList;binary"
+    sign = ("ca", "cross-sign", ours)
+    assert "already" not in succeeded(*sign, one, "--crl-url", CRL_URL, "--days", "30")
+    (first,) = (ours / "cross").iterdir()
+    assert "already" not in succeeded(*sign, two, "--crl-url", ldap, "--days", "60")
+    listed = succeeded("ca", "expiries", ours)
+    assert f"cross/{first.name}" in listed
+    assert listed.count("cross/") == 2
+    told = succeeded(*sign, one, "--crl-url", CRL_URL, "--days", "90")
+    assert f"The same key has cross/{first.name} already" in told
+    assert f"ca root-crl {ours} --revoke {first.stem}" in told
+    listed = succeeded("ca", "expiries", ours)
+    assert (listed.count("cross/"), first.name in listed) == (2, False)
+    succeeded("ca", "root-crl", ours, "--revoke", first.stem, "--reason", "superseded")
+    told = succeeded(*sign, one, "--crl-url", CRL_URL, "--days", "90")
+    assert told.count("already") == 1
+    assert first.name not in told
+
+
+@pytest.mark.requirement("T26")
+@pytest.mark.parametrize(
+    "url",
+    ["https://a.example.net/r.crl", "http:///r.crl", "http://a.example.net/{issuer}.crl", "http://a b/r.crl",
+     "http://a.example.net:99999/r.crl", "http://a.example.net/<r>", "ftp://a.example.net/r.crl", ""],
+)  # fmt: skip
+def test_no_url_of_a_roots_crl(tmp_path: Path, url: str) -> None:
+    """The root has one CRL; what is no URL for a certificate elsewhere is none here."""
+    ours = tmp_path / "ours"
+    succeeded("ca", "create", ours)
+    request = write_request(tmp_path / "1.csr", "CN=SEG CA,O=Op Two")
+    ended = run("ca", "cross-sign", ours, request, "--crl-url", url)
+    assert ended.exit_code == 2
+    assert "--crl-url: holds " in ended.stderr
+    assert not (ours / "cross").exists()
+
+
+@pytest.mark.requirement("T26")
 def test_the_roots_crl_goes_on_from_what_it_said_before(tmp_path: Path) -> None:
     """A file that was lost or put back loses no revocation and no number; a file that the root did not sign is none."""
     ours = tmp_path / "ours"
@@ -275,7 +319,7 @@ def test_what_the_root_does_not_sign(case: str, tmp_path: Path) -> None:
         **dict.fromkeys(PERMITS, "--permit"),
         "strong key": "weaker than that (TS 33.310 6.1.1)",
         "no key": "root's key is needed",
-        "https": "is no http URL",
+        "https": "begins with http:// or ldap://",
         "serial": "is of none of the certificates",
         "reason": "is not one",
     }

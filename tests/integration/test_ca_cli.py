@@ -425,6 +425,7 @@ def of_ca_alone(config: Path) -> Path:
     path.write_text(
         '[ca]\ndirectory_path = "ca"\nledger_path = "ca/ledger.sqlite"\ndomains = ["example.net"]\n'
         'crl_url = "http://crl.example.net/{issuer}.crl"\n\n[ca.server]\nlisten_port = 0\n'
+        "\n[ca.status]\nlisten_port = 0\n"
         '\n[ca.client]\nvendors = ["acme"]\n'
         '\n[vendors.acme]\nanchors_paths = ["acme/root.pem"]\nintermediates_paths = ["acme/sub.pem"]\n'
     )

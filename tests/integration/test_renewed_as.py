@@ -201,6 +201,45 @@ def test_ra_and_cmp_signer_get_what_they_lack(tmp_path: Path, vendor_pki: Vendor
     assert distribution_point_urls(certificate) == ("http://two.example.net/a.crl",)
 
 
+@pytest.mark.requirement("T14")
+@pytest.mark.parametrize(
+    "settings, status, told",
+    [
+        (["crl_url"], "", ["ca.crl_url: is set, and there is no [ca.status]"]),
+        (["crl_url"], 'listen_host = "127.0.0.1"', []),
+        (["crl_url"], 'listen_host = "0.0.0.0"', ["ca.crl_url: has the host 127.0.0.1"]),
+        (
+            ["crl_url", "ocsp_url"],
+            'listen_host = "192.0.2.1"',
+            ["ca.crl_url: has the host 127.0.0.1", "ca.ocsp_url: has the host 127.0.0.1"],
+        ),
+    ],
+)
+def test_where_nobody_finds_the_crl(
+    tmp_path: Path, vendor_pki: VendorPKI, settings: list[str], status: str, told: list[str]
+) -> None:
+    """It is made by nobody, or named by an address that is everybody's own."""
+    path = old_setup(tmp_path / "site", vendor_pki)
+    lines = [f'{name} = "http://127.0.0.1:8082/x"' for name in settings]
+    set_ca(path, *lines, tables=f"[ca.status]\n{status}\n" if status else "")
+    warned = succeeded("check-config", "--config", path).splitlines()
+    found = [line for line in warned if "_url: " in line]
+    assert len(found) == len(told)
+    assert all(text in line for text, line in zip(told, found, strict=True))
+
+
+@pytest.mark.parametrize("url", ["http://a.example.net/{isuer}.crl", "http://a.example.net/{}"])
+def test_a_placeholder_that_there_is_not(tmp_path: Path, vendor_pki: VendorPKI, url: str) -> None:
+    """It is said once, where it stands."""
+    path = old_setup(tmp_path / "site", vendor_pki)
+    set_ca(path, f'crl_url = "{url}"', tables="[ca.status]\n")
+    ended = run("check-config", "--config", path)
+    assert ended.exit_code == 2
+    (line,) = ended.stderr.splitlines()
+    assert "ca.crl_url: holds" in line
+    assert "{issuer} is the only placeholder" in line
+
+
 @pytest.mark.parametrize(
     "table, told",
     [

@@ -77,7 +77,9 @@ def any_domain(config: Path) -> None:
 
 
 @warned_of(
-    "an RA that nobody can look up", "ra.certificate_path", "ca issue-ra --san NAME --crl-url URL"
+    "an RA that nobody can look up",
+    "ra.certificate_path",
+    "ca issue-ra --san dns:HOST --crl-url URL",
 )
 def an_ra_without_names(config: Path) -> None:
     for name in ("ra.pem", "ra.key"):
@@ -160,7 +162,7 @@ def open_checkpoints(config: Path) -> None:
 
 @warned_of("delta CRLs", "ca.status.delta_minutes", "Set it to 0")
 def delta_crls(config: Path) -> None:
-    config.write_text(f"{config.read_text()}\n[ca.status]\ndelta_minutes = 30\n")
+    edit(config, "[ca.status]\n", "[ca.status]\ndelta_minutes = 30\n")
 
 
 def replaced(old: str, new: str) -> Change:

@@ -90,7 +90,8 @@ def keep_to_the_standard(config_path: Path) -> None:
     own = (
         'profile = "ne_ipsec"\ndomains = ["ran.example.net"]\norganisations = ["Example Operator"]'
     )
-    config_path.write_text(text.replace('profile = "trial"', own))
+    status = "\n[ca.status]\nlisten_port = 0\n"
+    config_path.write_text(text.replace('profile = "trial"', own) + status)
 
 
 def edit(config_path: Path, old: str, new: str) -> None:

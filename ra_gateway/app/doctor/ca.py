@@ -67,7 +67,7 @@ def _certificates(config: CAServiceConfig, moment: datetime) -> list[Result]:
                 Verdict.fault if is_over else Verdict.warning,
                 f"expired at {until}" if is_over else f"expires in {left.days} days, at {until}",
                 "nobody accepts what rests on it" if is_over else "it is time for a new one",
-                "ra-gateway ca renew-signers, ca roll-issuing or ca roll-root",
+                "ra-gateway ca renew-signers, ca roll-issuing, ca roll-root, ca cross-sign or ca root-crl",
             )
         )
     return found
