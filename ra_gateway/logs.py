@@ -288,6 +288,8 @@ class LogSink:
         fields: dict[str, Any] = {"peer": event.peer, "operation": event.operation}
         if event.body_type:
             fields = {"transaction_id": event.transaction_id, "body_type": event.body_type}
+        elif event.transaction_id:  # of octets that are no message, as far as they can be read
+            fields["transaction_id"] = event.transaction_id
         for name, attribute in _FIELDS_OF_CA.items():
             if value := getattr(event, attribute):
                 fields[name] = value

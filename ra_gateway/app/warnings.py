@@ -179,6 +179,14 @@ def _of_revocation(config: GatewayConfig) -> Iterator[Problem]:
             'Set it to "hard", with crl_urls or ocsp_url of that CA, and list that CA in operator.intermediates_paths',
         )
     operator = config.operator
+    # In hard mode it is asked for anyway, for the CRLs' sake.
+    if not operator.intermediates_paths and operator.revocation.mode is not Mode.hard:
+        yield Problem(
+            "operator.intermediates_paths",
+            "lists none of the operator's issuing CAs, so that any CA the root certifies speaks for the operator's "
+            "devices and CAs: another operator's, too, that is cross-certified (TS 33.310 7.3)",
+            "List the operator's own; a new one before it is used",
+        )
     chain = [*operator.intermediates_paths, config.ra.certificate_path, *config.ra.chain_paths]
     for upstream in config.upstreams.values():
         chain += upstream.issuing_ca_paths

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ra_gateway.ca.extensions import MAX_NF_TYPE
-from ra_gateway.ca.profiles import SAN_TAGS, Profile, SubjectForm
+from ra_gateway.ca.profiles import NF_TYPE_NAMES, SAN_TAGS, Profile, SubjectForm
 from ra_gateway.cmp import asn1
 from ra_gateway.cmp.algorithms import load_public_key, public_key_kind, signature_algorithm
 from ra_gateway.cmp.certificates import Certificate
@@ -67,6 +69,8 @@ def faults(
     yield from _of_domain(profile, subject, names)
     yield from _of_names(profile, purposes, names)
     yield from _of_nf_types(profile, nf_types_der)
+    if profile.subject_form is SubjectForm.network_function:
+        yield from _of_home(profile, subject, names)
 
 
 # --- the key ----------------------------------------------------------------------------------------------------
@@ -259,6 +263,10 @@ def host_of(subject_der: bytes) -> str:
 
 # --- the domain -------------------------------------------------------------------------------------------------
 
+_OF_HOSTS: Final = re.compile(r"[.:@/*\u3002]")
+"""What names of hosts, addresses and URIs have, in NFKC; U+3002 is a dot too (RFC 3490 3.1)."""
+_HOSTLESS: Final = frozenset({"urn", "tel", "data"})
+"""Schemes whose URIs name no host, though there may be dots in them."""
 _AUTHORITY: Final = re.compile(r"[^:]+://(?:[^/?#@]*@)?([^/?#:\[]+)")
 
 
@@ -275,8 +283,15 @@ def _of_domain(
             is_domain = profile.subject_form is SubjectForm.network_function
             if item.letter == "O" and own and not is_domain and _folded(item.text) not in own:
                 yield Fault("subject", "T1", "O is none of the operator's own (TS 33.310 6.1)")
+    if not profile.domains:
+        return
     for field, host in _hosts(profile, all_names, names):
-        if profile.domains and not any(_lies_in(host, domain) for domain in profile.domains):
+        if field == "CN" and not _FQDN.fullmatch(host):
+            text = (
+                "CN reads like a host, and is no FQDN in a domain of the operator (TS 33.310 6.1)"
+            )
+            yield Fault(field, "T1", text)
+        elif not any(_lies_in(host, domain) for domain in profile.domains):
             yield Fault(field, "T1", f"{field} lies in no domain of the operator (TS 33.310 6.1)")
 
 
@@ -287,7 +302,7 @@ def _hosts(
 ) -> Iterator[tuple[str, str]]:
     for name in all_names:
         for item in name:
-            if item.letter == "N" and _FQDN.fullmatch(item.text):
+            if item.letter == "N" and _OF_HOSTS.search(unicodedata.normalize("NFKC", item.text)):
                 yield "CN", item.text
             if item.letter == "O" and profile.subject_form is SubjectForm.network_function:
                 yield "O", item.text
@@ -302,9 +317,24 @@ def _hosts(
         elif tag == SAN_TAGS["email"]:
             yield "SubjectAltName email", text.rpartition("@")[2]
         elif tag == SAN_TAGS["uri"]:
-            found = _AUTHORITY.match(text)
-            if found and not re.fullmatch(r"[0-9.]+", found[1]):
-                yield "SubjectAltName uri", found[1]
+            for host in _hosts_of_uri(text):
+                yield "SubjectAltName uri", host
+
+
+def _hosts_of_uri(uri: str) -> Iterator[str]:
+    """Yield the hosts of a URI that are no addresses, also of one like sip:user@host (RFC 3986 3)."""
+    scheme, _, rest = uri.partition(":")
+    if rest.startswith("//"):
+        found = _AUTHORITY.match(uri)
+        hosts = [found[1]] if found else []
+    elif scheme.lower() in _HOSTLESS:
+        hosts = []
+    else:
+        # Each scheme has its own form, and readers differ about a second "@" or one in a parameter.
+        pieces = re.split(r"[^A-Za-z0-9.@*_-]", unquote(rest))
+        ends = [end for piece in pieces for end in (piece.split("@")[1:] or [piece])]
+        hosts = [end for end in ends if "." in end]
+    yield from (host for host in hosts if not re.fullmatch(r"[0-9.]+", host))
 
 
 def _folded(text: str) -> str:
@@ -324,7 +354,10 @@ _SEPP_NAME: Final = re.compile(
 )
 """TS 23.003 28.5; a host name may stand before it."""
 
-_INSTANCE: Final = re.compile(r"urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_INSTANCE: Final = re.compile(
+    r"urn:uuid:(?![0-]+$|[f-]+$)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE
+)
+"""Nil and Max UUID (RFC 9562 5.9, 5.10) name nothing."""
 
 
 @remembered(entries=256, max_octets=1024)
@@ -356,11 +389,11 @@ def _of_names(
         )
     if profile.subject_form is SubjectForm.network_function:
         urns = [uri for uri in uris if uri.lower().startswith("urn:")]
-        if not all(map(_INSTANCE.fullmatch, urns)):
+        if len(urns) > 1 or not all(map(_INSTANCE.fullmatch, urns)):
             yield Fault(
                 "subjectAltName",
                 "T20",
-                "SubjectAltName has a URN other than urn:uuid: and the UUID of the instance (TS 33.310 6.1.3c.3)",
+                "SubjectAltName has a URN other than one urn:uuid: with the UUID of the instance (TS 33.310 6.1.3c.3)",
             )
     if profile.instance_uri and not any(map(_INSTANCE.fullmatch, uris)):
         yield Fault(
@@ -368,6 +401,23 @@ def _of_names(
             "T20",
             "SubjectAltName has no URI urn:uuid: and the UUID of the instance (TS 33.310 6.1.3c.3)",
         )
+
+
+def _of_home(
+    profile: Profile, subject: Sequence[Attribute], names: Sequence[tuple[int, bytes]]
+) -> Iterator[Fault]:
+    """Find hosts of a network function elsewhere than in the home domain that its O says."""
+    home = next((item.text.lower() for item in subject if item.letter == "O"), "")
+    if not _HOME_DOMAIN.fullmatch(home):
+        return  # told with the subject
+    homes, rule = [home], "T16"
+    if profile.sepp_names:
+        homes, rule = [home, home.replace(".3gppnetwork.", ".ipxnetwork.")], "T22"  # TS 23.003 28.5
+    for tag, octets in names:
+        host = octets.decode("ascii", "replace")
+        if tag == SAN_TAGS["dns"] and not any(_lies_in(host, domain) for domain in homes):
+            text = f"SubjectAltName dns is not in the home domain that O says, {home} (TS 33.310 6.1.3c)"
+            yield Fault("subjectAltName", rule, text)
 
 
 def nf_types_value(names: Sequence[str]) -> bytes:
@@ -393,6 +443,8 @@ def _of_nf_types(profile: Profile, nf_types_der: bytes | None) -> Iterator[Fault
         allowed = "the types of TS 29.510 6.1.6.3.3"
         if len(profile.nf_types) < 4:
             allowed = ", ".join(sorted(profile.nf_types))
+        elif 0 < len(others := sorted(NF_TYPE_NAMES - profile.nf_types)) < 4:
+            allowed += f" but {', '.join(others)}"
         what = ", ".join(unknown)
         yield Fault("NFTypes", "T19", f"nfTypes holds {what}; {profile.name} allows {allowed}")
     if len(set(names)) != len(names):

@@ -337,9 +337,9 @@ class BundledCA:
         """Answer the messages of a batch, all at the same time, each as if it had come alone (R125)."""
 
         async def answer(member: PKIMessage | Unreadable) -> bytes:
-            if isinstance(member, Unreadable):
-                return (await self._unreadable(member, tell)).der
             of_member = partial(tell, batch=(message.header.transaction_id or b"").hex())
+            if isinstance(member, Unreadable):
+                return (await self._unreadable(member, of_member)).der
             return await self._handled(member, Mode.ra, of_member, in_batch=True)
 
         answers = await all_of(answer(member) for member in batch.members)

@@ -160,7 +160,9 @@ def _sample(profile: Profile, key_der: bytes, issuer: Issuer) -> bytes:
 
 
 def _sample_name(profile: Profile, kind: str) -> bytes:
-    if kind == "dns" and profile.sepp_names:
+    if kind == "dns" and (
+        profile.sepp_names or profile.subject_form is SubjectForm.network_function
+    ):
         return asn1.tlv(0x82, f"sepp.{_SAMPLE_HOME}".encode())
     if kind == "uri" and profile.instance_uri:
         return asn1.tlv(0x86, _SAMPLE_INSTANCE.encode())

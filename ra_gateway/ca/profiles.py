@@ -272,10 +272,10 @@ NF: Final = replace(
     san_required=True,
     san_critical=True,
     server_dns=True,
-    nf_types=NF_TYPE_NAMES,
+    nf_types=NF_TYPE_NAMES - {"SCP", "SEPP"},
     nf_types_required=True,
 )
-"""Network functions of the 5G core (TS 33.310 6.1.3c.3)."""
+"""Network functions of the 5G core (TS 33.310 6.1.3c.3), but for the two that have a clause of their own."""
 
 SCP: Final = replace(NF, name="scp", server_dns=False, nf_types=frozenset({"SCP"}))
 """Service communication proxies (6.1.3c.4): network functions but for the rules on what names there are."""
@@ -290,6 +290,7 @@ TOKEN_SIGNING: Final = replace(
     allowed_purposes=frozenset({OID.jwt}),
     server_dns=False,
     instance_uri=True,
+    nf_types=NF_TYPE_NAMES,
     nf_types_required=False,
 )
 """Network functions that sign tokens (6.1.3c of V19.5): id-kp-jwt (RFC 9509), and a URI that names the instance."""

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ra_gateway.cmp import asn1, structures
+from ra_gateway.cmp.edwards import edwards_fault, is_on_edwards_curve
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.remembering import remembered
 from ra_gateway.errors import CMPError, MalformedMessage, PKIFailureInfo
@@ -306,7 +307,8 @@ def public_key_kind(spki_der: bytes) -> PublicKeyKind:
     known yet: what is not on the list here is not loaded, whatever the library underneath can do with it.
 
     Raises:
-        MalformedMessage: It does not parse, or its key has another length than its algorithm wants.
+        MalformedMessage: It does not parse, or its key has another length than its algorithm wants, or is one
+            of Ed25519 or Ed448 that no private key belongs to, or in a second spelling.
         AlgorithmRefused: Its algorithm, its curve or the size of its modulus is not supported.
     """
     outer = asn1.members(spki_der, 2, "SubjectPublicKeyInfo")
@@ -333,6 +335,8 @@ def public_key_kind(spki_der: bytes) -> PublicKeyKind:
         name, octets = other
         if len(key) != octets:
             raise MalformedMessage(f"public key: {len(key)} octets, {name} has {octets}", rule="R1")
+        if fault := edwards_fault(name, key):
+            raise MalformedMessage(f"public key: {name}, {fault} (RFC 8032)", rule="R1")
         return PublicKeyKind("" if name.startswith("ml-kem") else name, name)
     oid = asn1.decode(structures.AlgorithmIdentifier, algorithm_der).algorithm.dotted_string
     what = "on a curve" if oid == OID.ecPublicKey else f"of an algorithm ({oid})"
@@ -375,11 +379,16 @@ def load_public_key(spki_der: bytes) -> PublicKeyTypes:
     """
     public_key_kind(spki_der)
     try:
-        return load_der_public_key(spki_der)
+        key = load_der_public_key(spki_der)
     except UnsupportedAlgorithm as error:
         raise AlgorithmRefused(f"public key: {error}", rule="R61") from error
     except ValueError as error:
         raise MalformedMessage(f"public key: {error}", rule="R1") from error
+    if isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)) and not (
+        is_on_edwards_curve(key_family(key), key.public_bytes_raw())
+    ):
+        raise MalformedMessage(f"public key: not a point of {key_family(key)}", rule="R1")
+    return key
 
 
 @lru_cache(maxsize=1024)

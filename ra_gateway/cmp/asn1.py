@@ -111,9 +111,10 @@ def spans(
         MalformedMessage: There are more, or they do not end where they should.
     """
     found: list[Span] = []
+    left = most
     try:
         while start < end:
-            if len(found) == most:
+            if left == 0:
                 raise MalformedMessage(f"more than {most} elements in {what}", rule="R1")
             tag, length, content = der[start], der[start + 1], start + 2
             if length >= 0x80:
@@ -125,6 +126,7 @@ def spans(
             if tag & 0x1F == 0x1F:  # no element that is counted has a tag of several octets
                 break
             start = content + length
+            left -= 1
             found.append((tag, content, start))
     except IndexError:
         start = -1

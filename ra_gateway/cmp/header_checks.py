@@ -305,9 +305,9 @@ def is_far_off(header: PKIHeader, rules: HeaderRules, now: datetime) -> bool:
     return moment is not None and not -window <= moment - now <= window
 
 
-def takes_ber(quirks: Collection[str]) -> bool:
-    """Tell whether certificates may be BER that is not DER."""
-    return Quirk.ber_certificates in quirks
+def takes_ber(*quirks: Collection[str]) -> bool:
+    """Tell whether certificates may be BER that is not DER, by any of some quirks."""
+    return any([Quirk.ber_certificates in item for item in quirks])  # noqa: C419 - a list: no call for each
 
 
 def forgives_clocks(rules: HeaderRules) -> bool:

@@ -191,7 +191,8 @@ def _rfc4514_attribute(attribute: structures.AttributeTypeAndValue) -> str:
     text = text_of(attribute.value)
     if attribute.value.tag_bytes[0] in _ENCODINGS:  # else it is hexadecimal, told by its bare "#"
         text = escape_rfc4514(text)
-    return f"{short_name(attribute.type.dotted_string)}={text}"
+    dotted = attribute.type.dotted_string
+    return f"{_SHORT_NAMES.get(dotted, dotted)}={text}"
 
 
 def short_name(dotted: str) -> str:

@@ -57,7 +57,7 @@ def certificate_bag(
             f"{len(message.extra_certs)} extraCerts; at most {rules.extra_certs_max_count} are read",
             rule="RFC 9483 3.3",
         )
-    loosely = any(map(takes_ber, (rules.quirks, *(item.quirks for item in domains))))
+    loosely = takes_ber(rules.quirks, *[item.quirks for item in domains])
     found, left = CarriedCertificates(), _MAX_LOOSELY_READ if loosely else 0
     for index, der in enumerate(message.extra_certs):
         certificate = _readable(der, loosely=left > 0)

@@ -307,16 +307,24 @@ def _unqualified(subject_der: bytes, general_names_der: bytes | None) -> Iterato
         if kind in ("dns", "email") and not _QUALIFIED.fullmatch(host):
             what = f"subjectAltName {'dNSName' if kind == 'dns' else 'rfc822Name'}"
             yield Fault(what, "has a host that is not fully qualified", "TS 33.310 6.1.1")
+        if kind == "dn" and _is_wildcard(text):
+            yield Fault("subjectAltName directoryName", "is a wildcard", "TS 33.310 6.1.1")
     domain = ".".join(text for oid, text in reversed(attributes) if oid == OID.domainComponent)
     if domain and not (_DNS_NAME.fullmatch(domain) and _QUALIFIED.fullmatch(domain)):
         yield Fault("attribute DC", "makes no domain name with the others", "RFC 4519 2.4")
     for oid, text in attributes:
+        if oid == OID.commonName and _is_wildcard(text):
+            yield Fault("attribute CN", "is a wildcard", "TS 33.310 6.1.1")
         if oid == OID.emailAddress and f"email:{text}" not in others:
             yield Fault(
                 f"attribute {_called(oid)}",
                 "is no rfc822Name of the certificate",
                 "RFC 5280 4.1.2.6",
             )
+
+
+def _is_wildcard(text: str) -> bool:
+    return "*" in text and re.search(r"[.\u3002]", text) is not None
 
 
 # --- subjects -------------------------------------------------------------------------------------------------

@@ -325,6 +325,13 @@ def _check_ra_names(raw: Raw) -> Iterator[Problem]:
                 "is given together with anchors_paths, but only an operator certificate makes an RA by its names",
                 "Take anchors_paths out, or give the RAs below those roots an endpoint of their own.",
             )
+        listed = table_of(raw, "operator").get("intermediates_paths")
+        if not listed and any(not table_of(row).get("issuer_paths") for _, row in rows):
+            yield Problem(
+                f"{path}.names",
+                "is given, and any CA below the operator's root could make such an RA",
+                "List the operator's issuing CAs in operator.intermediates_paths, or give issuer_paths.",
+            )
         if rows and revocation == "off" and not bundled:
             yield Problem(
                 f"{path}.names",

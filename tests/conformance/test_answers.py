@@ -180,6 +180,14 @@ async def _in_use(world: World) -> bytes:
 
 
 POLL_REQ = body(BodyType.pollReq, asn1.tlv(0x30, asn1.tlv(0x30, b"\x02\x01\x00")))
+
+
+async def _no_id(world: World) -> bytes:
+    """A request may have none (RFC 9810 5.1.1), what belongs to one may not."""
+    device, message = await _made(world)
+    return await signed(world, device, replace(message, body_der=POLL_REQ), transaction_id=None)
+
+
 NOBODY = IdentityRules()
 
 ERROR, IP = BodyType.error, BodyType.ip
@@ -187,7 +195,7 @@ ERROR, IP = BodyType.error, BodyType.ip
 REFUSALS: dict[str, Refusal] = {
     "pvno 1": Refusal(_header(pvno=1), "unsupportedVersion", ERROR, False),
     "pvno 4": Refusal(_header(pvno=4), "unsupportedVersion", ERROR, False),
-    "no transactionID": Refusal(_header(transaction_id=None), "badDataFormat", ERROR, False),
+    "no transactionID": Refusal(_no_id, "badDataFormat", ERROR, False),
     "no senderNonce": Refusal(_header(sender_nonce=None), "badSenderNonce", ERROR, False),
     "old": Refusal(_header(message_time=datetime(2025, 1, 1, tzinfo=UTC)), "badTime", ERROR, True),
     "ip": Refusal(_body(body(BodyType.ip, b"\x30\x00")), "badRequest", ERROR, False),
@@ -200,7 +208,7 @@ REFUSALS: dict[str, Refusal] = {
     "many certificates": Refusal(_many_certificates, "badRequest", ERROR, False),
     "kur by vendor": Refusal(_kur_by_vendor, "signerNotTrusted", ERROR, False),
     "body does not parse": Refusal(
-        _body(body(BodyType.ir, b"\x02\x01\x00")), "badDataFormat", ERROR, True
+        _body(body(BodyType.ir, b"\x02\x01\x00")), "badDataFormat", IP, True
     ),
     "bad POP": Refusal(_bad_pop, "badPOP", IP, True),
     "bad POP in kur": Refusal(_bad_pop_of_kur, "badPOP", BodyType.kup, True),

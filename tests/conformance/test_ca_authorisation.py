@@ -184,6 +184,14 @@ async def test_an_ra_gets_no_name_that_speaks_for_others(
     assert (await desk.refused(der))[1] is NOT_AUTHORIZED
 
 
+@pytest.mark.parametrize("subject", ["CN=*.evil.org,O=Nord", "CN=*.example.net,O=Example Operator"])
+async def test_an_ra_gets_no_cn_that_is_a_wildcard(desk: Desk, subject: str) -> None:
+    """Clients of TLS may read it as the server's name."""
+    for template in (named(subject), named(subject, "dns:enb8.example.net")):
+        der = await desk.request(template=template)
+        assert (await desk.refused(der))[1] is PKIFailureInfo.badCertTemplate
+
+
 async def test_an_ra_gets_it_under_its_profile_if_its_role_names_it(desk: Desk) -> None:
     """A role that names the subject is not enough, nor one that has the entity's own profile: it takes both."""
     await bind(desk, Role("profile", ALL, ("ne_ipsec",)))

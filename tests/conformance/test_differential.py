@@ -68,6 +68,9 @@ def _status(info: PKIStatusInfo) -> Reading:
 
 
 def _template(template: CertTemplate) -> Reading:
+    if template.empty_validity:
+        # RFC 4211 5 wants one time at least. The decoder leaves that to the dialect: "lenient" takes it.
+        raise MalformedMessage("a validity of no times", rule="R1")
     return {
         "version": template.version,
         "serial_number": template.serial_number,

@@ -21,6 +21,7 @@ from ra_gateway.ca.crl import CRLPublisher, CRLSettings
 from ra_gateway.ca.ledger import database
 from ra_gateway.ca.ledger.database import SQLiteDatabase
 from ra_gateway.ca.ledger.ledger import Ledger, open_ledger
+from ra_gateway.cmp import asn1
 from ra_gateway.cmp.bodies import (
     PKIStatusInfo,
     cert_rep_message,
@@ -132,25 +133,30 @@ async def test_the_lines_of_client_mode(desk: Desk) -> None:
 
 
 async def test_the_lines_of_a_batch(operator_pki: OperatorPKI, tmp_path: Path) -> None:
-    """One for each member, which names the batch, and one for the batch; what is no message is told under its own."""
+    """One for each member, which names the batch, and one for the batch; also for members that are no message."""
     async with open_desk(operator_pki, tmp_path / "ledger.db") as desk:
         request = await desk.request()
-        batch = await desk.signed(desk.header(), nested_body(request, b"\x30\x00"))
+        other = PKIMessage.from_der(await desk.request())
+        empty = asn1.tlv(0x30, other.header_der, other.body_der, asn1.tlv(0xA1, b"\x30\x00"))
+        batch = await desk.signed(desk.header(), nested_body(request, b"\x30\x00", empty))
         with capture_logs() as lines:
             reply = await desk.ca.handle(batch, operation="nested", peer="192.0.2.7")
-        (answer, _) = nested_messages(PKIMessage.from_der(reply.der).body_content)
+        (answer, *_) = nested_messages(PKIMessage.from_der(reply.der).body_content)
         ra = of_ra(desk)
     where = {"peer": "192.0.2.7", "operation": "nested"}
     outer = (PKIMessage.from_der(batch).header.transaction_id or b"").hex()
-    refusal = {"fail_info": "badDataFormat", "rule": ""}
-    refusal["detail"] = "a member of a batch is no PKIMessage"
+    refusal = {"event": "ca.refused", "log_level": "warning", **where, "batch": outer}
+    refusal |= {"fail_info": "badDataFormat", "rule": "R1"}
+    details = [item.pop("detail") for item in lines if "detail" in item]
     by_order = sorted(lines, key=lambda item: ("serial" not in item, "messages" in item))
     assert lines[-1] == by_order[-1]
     assert by_order == [
         line("ca.answered", "info", request, **where, **ra, batch=outer, serial=serial_of(answer)),
-        line("ca.refused", "warning", batch, **where, **refusal),
-        line("ca.answered", "info", batch, **where, messages=2),
+        refusal,
+        refusal | {"transaction_id": (other.header.transaction_id or b"").hex()},
+        line("ca.answered", "info", batch, **where, messages=3),
     ]
+    assert ["extraCerts" in detail for detail in details] == [False, True]
 
 
 async def test_the_line_of_octets_that_are_no_message(desk: Desk) -> None:

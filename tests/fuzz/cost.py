@@ -24,6 +24,7 @@ from ra_gateway.cmp.remembering import Memory
 from ra_gateway.cmp.trust import TrustDomain
 from tests.fuzz.mutation import mutated, seeds, swollen
 from tests.fuzz.target import ENDPOINTS, Pipeline
+from tests.support.counting import profiled
 from tests.support.der import parse
 from tests.support.hostile import SHAPES, Facing, Sending
 from tests.vectors import dear
@@ -112,11 +113,8 @@ class Meter:
             if not counted:
                 self._loop.run_until_complete(coroutine)
                 continue
-            sys.setprofile(count)
-            try:
+            with profiled(count):
                 self._loop.run_until_complete(coroutine)
-            finally:
-                sys.setprofile(None)
         return steps
 
     def _shape(self, octets: bytes) -> str:

@@ -574,7 +574,7 @@ def test_something_that_is_no_url(site: Site, tmp_path: Path) -> None:
     "options, told",
     [
         (("--subject", "enb1"), "--subject: 'enb1' is no name. Write it like CN="),
-        (("--san", "enb1"), "--san: 'enb1' is not of the form dns:, ip:, uri: or email:"),
+        (("--san", "enb1"), "--san: 'enb1' is not of the form dns:, ip:, uri:, email: or dn:"),
         (("--key", "sub.key"), "--key: the private key does not belong to the certificate of "),
         (("--key", "nowhere.key"), "--key: no private key can be read from "),
         (("--key", "device.pem"), "--key: no private key can be read from "),
@@ -620,7 +620,7 @@ def test_show_takes_every_form_of_every_message(
     "content, told",
     [
         (b"", "The file is empty."),
-        (b"hello, world\n", "The file is text, but neither PEM nor base64 nor hex."),
+        (b"hello, world\n", "The file is text, but neither PEM nor base64 nor hex nor a dump"),
         (b"\x00\xff" * 40, "These 80 octets are not one complete PKIMessage in DER."),
         (b"\x30\x82\xff\xff", "These 4 octets are not one complete PKIMessage in DER."),
     ],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socketserver
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -133,10 +134,14 @@ def test_what_a_message_says_to_show(tmp_path: Path) -> None:
 
 
 def test_names_in_the_ledger(tmp_path: Path, vendor_pki: VendorPKI) -> None:
-    """A subject that was registered, in lists and in sentences."""
+    """A subject that is registered, in lists and in sentences; whoever registers one now is refused, and shown it."""
     config = make_setup(tmp_path, vendors={"acme": vendor_pki})
-    evil = ("--subject", f"CN={escape_rfc4514(EVIL)}")
-    harmless(run("ca", "entity", "add", "1", *evil, "--config", config), shows="1")
+    evil = f"CN={escape_rfc4514(EVIL)}"
+    add = ("ca", "entity", "add", "1", "--config", config, "--subject")
+    harmless(run(*add, evil))
+    harmless(run(*add, "CN=1"), shows="1")
+    with closing(sqlite3.connect(config.parent / "ca" / "ledger.sqlite")) as ledger, ledger:
+        ledger.execute("UPDATE entities SET subject = ?", [evil])  # of an earlier release
     assert "\\x1b" in harmless(run("ca", "entity", "list", "--config", config))
     for command in (
         ("entity", "add", EVIL, "--subject", "CN=2"),

@@ -21,6 +21,7 @@ import pytest
 
 from tests.bench import strangers
 from tests.bench.strangers import Flood, Listener, Row, peer_of
+from tests.support.counting import profiled
 from tests.support.hostile import MAX_OCTETS, SHAPES
 
 pytestmark = pytest.mark.timeout(1200)
@@ -63,11 +64,8 @@ async def test_no_shape_of_message_makes_many_calls(everyone: list[Listener]) ->
                 nonlocal called
                 called += 1
 
-            sys.setprofile(calls(count))
-            try:
+            with profiled(calls(count)):
                 await listener.post(sent, peer_of(number))
-            finally:
-                sys.setprofile(None)
             if called > MAX_CALLS:
                 dear[f"{listener.name}: {what}"] = called
     assert dear == {}
@@ -84,11 +82,8 @@ async def test_nothing_dear_is_done_for_a_stranger(everyone: list[Listener]) -> 
             for attempt in (0, 1000):
                 sent = listener.shapes[what](50 + number + attempt, SMALL_OCTETS)
                 seen.clear()
-                sys.setprofile(calls(seen.append))
-                try:
+                with profiled(calls(seen.append)):
                     await listener.post(sent, peer_of(number))
-                finally:
-                    sys.setprofile(None)
             where = f"{listener.name}: {what}"
             odd = any(kind in what for kind in ("DH of", "DSA of", "RSA of", "explicit"))
             assert seen.count("load_der_public_key") <= (0 if odd else 8), where

@@ -110,6 +110,11 @@ def remote_without_revocation(config: Path) -> None:
     set_upstream(config, http_upstream("http://127.0.0.1:1/cmp"))
 
 
+@warned_of("no issuing CA", "operator.intermediates_paths", "List the operator's own")
+def no_issuing_ca(config: Path) -> None:
+    edit(config, 'intermediates_paths = ["operator/issuing.pem"]\n', "")
+
+
 def hard(config: Path) -> None:
     remote_without_revocation(config)
     table = '[operator.revocation]\nmode = "hard"\ncrl_urls = ["http://127.0.0.1:1/issuing.crl"]\n'

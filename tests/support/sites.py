@@ -105,12 +105,16 @@ class Site:
                 return step
             der = step.der
 
-    async def ask(self, der: bytes) -> PKIMessage:
-        """Send a message; whatever the answer says, the RA has signed it for this request."""
+    async def ask(self, der: bytes, known: tuple[Certificate, ...] = ()) -> PKIMessage:
+        """Send a message; whatever the answer says, the RA has signed it for this request.
+
+        Args:
+            known: Signers of answers before.
+        """
         request = PKIMessage.from_der(der)
         answer = PKIMessage.from_der(await post(self.session, self.url, der))
         trust: TrustDomain = operator_trust(self.root)
-        authenticate_answer(answer, trust, (), HeaderRules(), now())
+        authenticate_answer(answer, trust, known, HeaderRules(), now())
         assert answer.header.transaction_id == request.header.transaction_id
         assert answer.header.recip_nonce == request.header.sender_nonce
         return answer
@@ -147,7 +151,8 @@ class Site:
             transaction_id=answer.header.transaction_id,
             recip_nonce=answer.header.sender_nonce,
         )
-        return await self.ask(der)
+        # A pkiConf comes without the certificates of the answer before (TS 33.310 9.5.4.5).
+        return await self.ask(der, (Certificate.from_der(answer.extra_certs[0]),))
 
     async def enrolled(self) -> Done:
         """A base station with an operator certificate of this CA."""

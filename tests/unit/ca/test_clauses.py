@@ -191,6 +191,105 @@ def test_names_lie_in_the_operators_own_domain(
         assert "(TS 33.310 6.1)" in error.detail
 
 
+HOSTS_OF_OTHERS: Final = (
+    "*.evil.org",
+    "*.ran.example.net",
+    "a.evil.org.",
+    "https://evil.org",
+    "evil.org:443",
+    "evil.org/a",
+    "a_b.evil.org",
+    "user@evil.org",
+    "user@ran.example.net",
+    "10.1.2.3",
+    "2001:db8::1",
+    "evil.org ",
+    " evil.org",
+    "evil.0rg",
+    "evil\u3002org",
+    "evil\uff0eorg",
+    "evil\uff61org",
+    "m\u00fcnchen.evil.org",
+    "evil\u2024org",
+    "seg1.evil.org; seg1.ran.example.net",
+    "a.ran.example.net.",
+)
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize("text", HOSTS_OF_OTHERS)
+def test_a_cn_that_reads_like_a_host_is_one_of_the_domain(ca: Certificate, text: str) -> None:
+    """However it is spelt, in the subject, in DC form and in a directoryName; a word is none."""
+    own, cn = replace(NE_TLS, domains=("ran.example.net",)), (OID.commonName, 0x0C, text)
+    ran = (OID.domainComponent, 0x16, "ran")
+    directory_name = asn1.tlv(0x30, asn1.tlv(0xA4, name(O, cn)))
+    beside = (Extension(OID.subjectAltName, False, directory_name),)
+    good = (OID.commonName, 0x0C, "SEG 1 (north), rack-2")
+    for asked in (
+        template(subject_der=name(O, cn)),
+        template(subject_der=name(cn, ran, DC1, DC2)),
+        template(subject_der=name(O, good), extensions=beside),
+    ):
+        planned(NE_TLS, asked, ca)
+        error = refused(own, asked, ca)
+        assert (error.rule, "in a domain of the operator" in error.detail) == ("T1", True)
+    planned(own, template(subject_der=name(O, good)), ca)
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize("host, good", [("a.ran.example.net", True), ("a.evil.org", False)])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sip:{}",
+        "sip:john.doe@{}",
+        "SIPS:u:secret@{}:5061;transport=tcp",
+        "sip:u@{}?subject=x",
+        "sip:u;x=y@{}",
+        "sip:u@ran.example.net;maddr={}",
+        "sip:{};x=@ran.example.net",
+        "sip:{}@ran.example.net@ran.example.net;u@{}",
+        "sip:%75%40{}",
+        "mailto:john.doe@{}",
+        "mailto:a@ran.example.net,b@{}",
+        "mailto:a@ran.example.net?cc=b@{}",
+        "diameter:{}",
+        "https:{}",
+        "https:/{}/x",
+        "aaa://{}:3868",
+    ],
+)
+def test_hosts_of_uris_lie_in_the_domain(ca: Certificate, uri: str, host: str, good: bool) -> None:
+    """Of those with an authority and of those without."""
+    san = asn1.tlv(0x30, asn1.tlv(0x86, uri.replace("{}", host).encode()))
+    asked = template(extensions=(Extension(OID.subjectAltName, False, san),))
+    own = replace(loose(NE_IPSEC), domains=("ran.example.net", "example.net"))
+    if good:
+        planned(own, asked, ca)
+    else:
+        assert refused(own, asked, ca).rule == "T1"
+
+
+@pytest.mark.requirement("T1")
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "tel:+49.228.1",
+        "urn:oid:1.2.3",
+        "urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+        "https://192.0.2.1/index.html",
+        "https://[2001:db8::1]/index.html",
+        "sip:u@192.0.2.1:5060",
+        "sip:u@[2001:db8::1]",
+    ],
+)
+def test_uris_without_a_name_of_a_host(ca: Certificate, uri: str) -> None:
+    """They lie in no domain, and need not."""
+    san = asn1.tlv(0x30, asn1.tlv(0x86, uri.encode()))
+    asked = template(extensions=(Extension(OID.subjectAltName, False, san),))
+    planned(replace(loose(NE_IPSEC), domains=("example.net",)), asked, ca)
+
+
 @pytest.mark.requirement("T1")
 def test_a_name_in_another_encoding_is_read(ca: Certificate) -> None:
     """A BMPString hides no foreign domain, and a directoryName no other organisation."""
@@ -391,11 +490,9 @@ def test_a_network_function_has_its_home_domain(ca: Certificate, subject_der: by
     """As O, after C."""
     for good in (NF_SUBJECT, from_rfc4514(f"CN=amf1,O={HOME},C=DE")):
         planned(NF, amf(subject_der=good), ca)
-    planned(
-        NF,
-        amf(subject_der=from_rfc4514("O=5gc.nid000007ed9d5.mnc001.mcc262.3gppnetwork.org,C=DE")),
-        ca,
-    )
+    alone = f"5gc.nid000007ed9d5.{HOME[4:]}"
+    san = san_extension(f"dns:amf1.amf.{alone}")
+    planned(NF, amf(san, nf_types("AMF"), subject_der=from_rfc4514(f"O={alone},C=DE")), ca)
     for profile in (NF, TOKEN_SIGNING):
         refused(profile, amf(subject_der=subject_der), ca)
     own = replace(NF, domains=("mnc002.mcc262.3gppnetwork.org",), organisations=("Op",))
@@ -440,6 +537,8 @@ def test_a_server_has_a_dns_name(ca: Certificate) -> None:
         (None, "no nfTypes"),
         (("amf",), "nfTypes holds amf"),
         (("AMF", "AMFF"), "nfTypes holds AMFF"),
+        (("SEPP",), "nfTypes holds SEPP; nf allows the types of TS 29.510 6.1.6.3.3 but SCP, SEPP"),
+        (("AMF", "SCP"), "nfTypes holds SCP"),
         (("AMF", "AMF"), "a name twice"),
         (("AMF", "SMF", "AMF"), "a name twice"),
         ((), "no list of names"),
@@ -481,6 +580,47 @@ def test_the_uri_of_an_instance(ca: Certificate, uri: str | None) -> None:
     planned(later, amf(san_extension(names[0], UUID), nf_types("AMF")), ca)
 
 
+@pytest.mark.requirement("T20")
+@pytest.mark.parametrize(
+    "uris",
+    [
+        (UUID, "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf7"),
+        (UUID, UUID.upper().replace("URI:", "uri:")),
+        ("uri:urn:uuid:00000000-0000-0000-0000-000000000000",),
+        ("uri:urn:uuid:FFFFFFFF-ffff-ffff-ffff-ffffffffffff",),
+    ],
+)
+def test_an_instance_is_one(ca: Certificate, uris: tuple[str, ...]) -> None:
+    """Not two, nor nobody's or everybody's."""
+    host = f"dns:amf1.amf.{HOME}"
+    asked = amf(san_extension(host, *uris), nf_types("AMF"))
+    for profile in (NF, TOKEN_SIGNING):
+        error = refused(profile, asked, ca)
+        assert (error.rule, "urn:uuid:" in error.detail) == ("T20", True)
+
+
+@pytest.mark.requirement("T16")
+@pytest.mark.parametrize(
+    "host",
+    [
+        "amf1.example.net",
+        "amf.5gc.mnc002.mcc262.3gppnetwork.org",
+        "amf.mnc001.mcc262.3gppnetwork.org",
+        f"amf.{HOME}.evil.org",
+        f"evil{HOME}",
+        "amf.5gc.mnc001.mcc262.ipxnetwork.org",
+    ],
+)
+def test_hosts_of_a_network_function_lie_in_its_home_domain(ca: Certificate, host: str) -> None:
+    """That of O; also beside a good one."""
+    good, types = f"dns:amf1.amf.{HOME.upper()}", nf_types("AMF")
+    planned(NF, amf(san_extension(good, f"dns:{HOME}"), types), ca)
+    for profile in (NF, TOKEN_SIGNING):
+        asked = amf(san_extension(good, f"dns:{host}", UUID), types)
+        assert refused(profile, asked, ca).rule == "T16"
+    planned(replace(NF, subject_form=SubjectForm.any), amf(san_extension(f"dns:{host}"), types), ca)
+
+
 @pytest.mark.requirement("T22")
 def test_scp_and_sepp(ca: Certificate) -> None:
     """Their type is given unasked; a SEPP has the operator's code in its names, a SCP may do with an address."""
@@ -499,6 +639,8 @@ def test_scp_and_sepp(ca: Certificate) -> None:
         f"amf.{HOME}",
         f"sepp.{HOME}.example.net",
         "sepp.5gc.mnc1.mcc262.3gppnetwork.org",
+        "sepp.5gc.mnc002.mcc262.3gppnetwork.org",
+        "sepp.5gc.mnc001.mcc263.ipxnetwork.org",
     ):
         asked = template(subject_der=NF_SUBJECT, extensions=(san_extension(f"dns:{bad}"),))
         assert refused(SEPP, asked, ca).rule == "T22"
@@ -568,7 +710,7 @@ async def test_what_every_profile_issues(
         f"dns:sepp.{HOME}",
         *([UUID] if "nf" in profile.name or profile is TOKEN_SIGNING else []),
     ]
-    types = (nf_types("SEPP"),) if profile is NF else ()
+    types = (nf_types("NRF"),) if profile is NF else ()
     asked = template(subject_der=subject_der, extensions=(san_extension(*names), *types))
     certificate = await issuer.certify(asked, with_crl(profile), NOW)
     parsed = x509.load_der_x509_certificate(certificate.der)

@@ -38,6 +38,7 @@ from ra_gateway.errors import (
 from tests.support import pki
 from tests.support.pki import OperatorPKI
 from tests.support.profiles import NE_IPSEC, NE_TLS, NF, with_crl
+from tests.support.requests import san_extension
 from tests.support.templates import EVERY_EXTENSION, NOW, SAN, SUBJECT, spki, template
 
 OPERATION = Operation(
@@ -179,10 +180,10 @@ async def test_octets_are_those_of_another_encoder(operator_pki: OperatorPKI) ->
 
 async def test_a_certificate_is_as_if_it_had_been_read(operator_pki: OperatorPKI) -> None:
     """What `sign` puts together from the check equals what decoding the octets gives, field by field."""
-    extensions = (SAN, Extension(OID.nfTypes, False, bytes.fromhex("30051603414d46")))
-    asked = template(
-        subject_der=from_rfc4514("O=5gc.mnc001.mcc262.3gppnetwork.org,C=DE"), extensions=extensions
-    )
+    home = "5gc.mnc001.mcc262.3gppnetwork.org"
+    san = san_extension(f"dns:amf1.amf.{home}")
+    types = Extension(OID.nfTypes, False, bytes.fromhex("30051603414d46"))
+    asked = template(subject_der=from_rfc4514(f"O={home},C=DE"), extensions=(san, types))
     made = await make_issuer(operator_pki).certify(asked, NF, NOW)
     read = Certificate.from_der(made.der)
     for field in fields(Certificate):

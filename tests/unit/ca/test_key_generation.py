@@ -23,7 +23,7 @@ from ra_gateway.errors import CMPError, ConfigError, MalformedMessage, TemplateR
 from ra_gateway.events import unheard
 from tests.support.credentials import cmp_credential
 from tests.support.pki import OperatorPKI
-from tests.support.profiles import NE_IPSEC
+from tests.support.profiles import CRL_URL, NE_IPSEC
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 P256 = asn1.tlv(0x30, asn1.oid_der("1.2.840.10045.2.1"), asn1.oid_der("1.2.840.10045.3.1.7"))
@@ -97,7 +97,11 @@ async def test_the_setting_needs_the_authority(directory: Path, tmp_path: Path) 
 
     def service() -> BundledService:
         file = tmp_path / "ca.toml"
-        settings = {"directory_path": directory, "ledger_path": tmp_path / "ledger.db"}
+        settings = {
+            "directory_path": directory,
+            "ledger_path": tmp_path / "ledger.db",
+            "crl_url": CRL_URL,  # the default profile issues nothing without
+        }
         lines = [f"{name} = {json.dumps(str(value))}" for name, value in settings.items()]
         file.write_text("\n".join(("[ca]", "key_generation = true", *lines)))
         config = load_config(file)

@@ -31,7 +31,8 @@ from tests.support.profiles import ENODEB_IPSEC, NE_IPSEC, NE_TLS, NF, TLS_CLIEN
 from tests.support.requests import san_extension
 from tests.support.templates import EVERY_EXTENSION, NOW, SAN, SUBJECT, template
 
-NF_SUBJECT = from_rfc4514("O=5gc.mnc001.mcc262.3gppnetwork.org,C=DE")
+HOME = "5gc.mnc001.mcc262.3gppnetwork.org"
+NF_SUBJECT = from_rfc4514(f"O={HOME},C=DE")
 
 
 def key_usage(octets: str) -> Extension:
@@ -238,7 +239,7 @@ def test_only_kinds_of_keys_that_a_profile_takes(ca: Certificate) -> None:
 def test_network_functions(ca: Certificate) -> None:
     """C, O and a SubjectAltName, which is critical; nfTypes if asked for (TS 33.310 6.1.3c)."""
     nf_types = Extension(OID.nfTypes, False, bytes.fromhex("300a1603414d46160353 4d46"))
-    urn = san_extension("dns:amf1.example.net", "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6")
+    urn = san_extension(f"dns:amf1.amf.{HOME}", "uri:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6")
     asked = template(subject_der=NF_SUBJECT, extensions=(urn, nf_types))
     plan = plan_tbs(NF, asked, ca, NOW)
     found = extensions(plan)

@@ -13,8 +13,10 @@ from ra_gateway.cmp.x520 import (
     PRINTABLE_STRING,
     UTF8_STRING,
     alternative_name_faults,
+    require_certifiable,
     subject_faults,
 )
+from ra_gateway.errors import TemplateRefused
 
 TELETEX, UNIVERSAL, BMP, NUMERIC, BITS = 0x14, 0x1C, 0x1E, 0x12, 0x03
 DIRECTORY = (OID.commonName, OID.organizationName, OID.organizationalUnitName, OID.localityName,
@@ -319,6 +321,19 @@ def test_a_wildcard_is_for_who_may_have_one() -> None:
     assert [fault.why for fault in alternative_name_faults(san, wildcard=False)] == [
         "is a wildcard"
     ]
+
+
+@pytest.mark.parametrize(
+    "text", ["*.example.net", "f*.example.net", "*\u3002example.net", "x *.org"]
+)
+def test_a_cn_is_no_wildcard_where_a_dns_name_may_not_be_one(text: str) -> None:
+    """Nor is that of a directoryName; a star alone is none."""
+    directory_name = asn1.tlv(0x30, asn1.tlv(0xA4, from_rfc4514(f"CN={text},O=x")))
+    for names in ((from_rfc4514(f"CN={text},O=x"), None), (NULL_DN, directory_name)):
+        require_certifiable(*names)
+        with pytest.raises(TemplateRefused, match="is a wildcard"):
+            require_certifiable(*names, qualified=True)
+    require_certifiable(from_rfc4514("CN=Star *,O=x"), None, qualified=True)
 
 
 @pytest.mark.parametrize("octets", [b"", b"\x30", b"\x30\x00", b"\x30\x80\x00\x00", b"\x0c\x01a",

@@ -216,7 +216,7 @@ OTHER_ENDPOINT = (
 )
 REDIS = '[store]\nkind = "redis"\nredis_url = "redis://localhost"\nseal_key_paths = ["seal.key"]'
 REGISTERED = '[endpoints.ran.registration_authorities]\ncertificate_paths = ["a.pem"]'
-REGISTERED_NAME = '[[endpoints.ran.registration_authorities.names]]\nsubject = "CN=occm"'
+REGISTERED_NAME = '[[endpoints.ran.registration_authorities.names]]\nsubject = "CN=occm"\nissuer_paths = ["a.pem"]'
 REVOKED = '[operator.revocation]\nmode = "hard"\ncrl_paths = ["a.crl"]\n'
 RIGHTS = '\n[[endpoints.ran.registration_authorities.rights]]\ncertificate_paths = ["a.pem"]'
 WRONG = {
@@ -423,6 +423,9 @@ WRONG = {
     "a pattern as the name of an RA": (
         written(REVOKED + REGISTERED_NAME + '\nsans = ["dns:*.example.net"]'),
         "endpoints.ran.registration_authorities.names[0].sans[0]", "is a pattern", "the one name"),
+    "an RA by its name of whatever CA": (
+        written(REVOKED + REGISTERED_NAME.replace('\nissuer_paths = ["a.pem"]', "")),
+        "endpoints.ran.registration_authorities.names", "any CA below the operator's root", "issuer_paths"),
     "an RA by its name whose certificates cannot be withdrawn": (written(REGISTERED_NAME),
         "endpoints.ran.registration_authorities.names", "which certificates of these names were revoked",
         "operator.revocation"),
