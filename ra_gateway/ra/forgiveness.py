@@ -122,22 +122,23 @@ async def note_taken(
 ) -> None:
     """Remember that a request was taken of a device whose clock may be wrong, as long as its credential lives.
 
-    Also where messageTime is right: it will be far off when the message comes again.
+    Also where messageTime is right: it will be far off when the message comes again. It is remembered before its
+    transaction is: whatever fails in between, no CA is asked for what can be asked for again.
 
     Raises:
-        StoreUnavailable: It cannot be stored.
+        StoreUnavailable: It cannot be stored, or what is stored cannot be read.
     """
     rules = context.endpoint.rules.relaxed_by(authenticated.domain.quirks)
     if services.device_records is None or not forgives_clocks(rules):
         return
-    taken = await _taken(services, context, authenticated)
     sender = authenticated.requester
     ends = sender.not_after if isinstance(sender, Certificate) else sender.expires_at
-    await services.device_records.remember(
+    await services.device_records.remember_entry(
         DeviceRecord.requests,
         _sender_key(context, authenticated),
-        " ".join([*taken, context.digest.hex()][-REQUESTS_REMEMBERED:]),
-        min(ends or now + _LONGEST, now + _LONGEST),
+        context.digest.hex(),
+        limit=REQUESTS_REMEMBERED,
+        keep_until=min(ends or now + _LONGEST, now + _LONGEST),
     )
 
 

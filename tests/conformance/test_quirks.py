@@ -35,13 +35,15 @@ from ra_gateway.cmp.messages import (
 from ra_gateway.cmp.oids import OID
 from ra_gateway.cmp.protection import protect
 from ra_gateway.cmp.trust import TrustDomain
+from ra_gateway.errors import StoreUnavailable
 from ra_gateway.ra import forgiveness
+from ra_gateway.ra.endpoints import Approval
 from ra_gateway.ra.ports import DeviceRecord
 from ra_gateway.stores.memory import MemoryStore
 from tests.support import mac, pki, requests
 from tests.support.answers import fail_names
 from tests.support.credentials import cmp_certificate, cmp_credential
-from tests.support.harness import World
+from tests.support.harness import World, changed
 from tests.support.old_device import OldDevice
 
 STRICT = HeaderRules(Strictness.strict, require_message_time=True)
@@ -483,6 +485,83 @@ async def test_what_is_remembered_of_a_device_without_a_clock_is_bounded(
     assert kept == [PKIMessage.from_der(der).digest.hex() for der in (sent[2], timely)]
     world.clock.move(days=2)
     assert await refusal(world, timely) == ("badTime", "R29")
+
+
+@pytest.mark.requirement(29, 92)
+@pytest.mark.parametrize("replays", [False, True])
+@pytest.mark.parametrize("broken", ["remember_entry", "create"])
+async def test_a_store_that_fails_while_a_request_by_a_wrong_clock_is_taken(
+    vendor_pki: pki.VendorPKI,
+    operator_pki: pki.OperatorPKI,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
+    replays: bool,
+) -> None:
+    """Its octets are taken once at most, however late they come again; and the device gets its certificate."""
+    world = forgiving(
+        vendor_pki, operator_pki, of_vendor=CLOCKLESS, upstream={"replays_repeats": replays}
+    )
+    device = replace(OldDevice.of(world), message_time=EPOCH)
+    der = await device.request(BodyType.ir)
+
+    async def fails(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable("out of reach")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryStore, broken, fails)
+        assert await refusal(world, der) == ("systemUnavail", "")
+    assert world.ca.received == []
+    world.clock.move(seconds=60)
+    answer = await world.ask(der)
+    if broken == "create":  # it may have been stored for all that is known
+        assert fail_names(answer) == ["badTime"]
+    else:
+        assert answer.body_type is BodyType.ip
+        assert fail_names(answer) == []
+    issued = len(world.ca.issued)
+    for _ in range(2):
+        world.clock.move(days=20)
+        assert await refusal(world, der) == ("badTime", "R29")
+    assert len(world.ca.issued) == issued
+    await device.enrol()
+
+
+@pytest.mark.requirement(29)
+async def test_requests_by_a_wrong_clock_that_come_at_once(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI
+) -> None:
+    """At two nodes: each is remembered, and none is taken again."""
+    world = forgiving(vendor_pki, operator_pki, of_vendor=CLOCKLESS)
+    other = world.second_gateway()
+    device = replace(OldDevice.of(world), message_time=EPOCH)
+    sent = [await device.request(BodyType.ir) for _ in range(6)]
+    nodes = [world.gateway, other] * 3
+    await asyncio.gather(
+        *(world.post(der, gateway=node) for der, node in zip(sent, nodes, strict=True))
+    )
+    world.clock.move(days=20)
+    for der in sent:
+        assert await refusal(world, der) == ("badTime", "R29")
+
+
+@pytest.mark.requirement(29, 145)
+async def test_repeats_of_one_request_drive_out_no_other(
+    vendor_pki: pki.VendorPKI, operator_pki: pki.OperatorPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever recorded one that waits for approval sends it again and again; an older one is still known."""
+    monkeypatch.setattr(forgiveness, "REQUESTS_REMEMBERED", 3)
+    world = forgiving(vendor_pki, operator_pki, of_vendor=CLOCKLESS)
+    device = replace(OldDevice.of(world), message_time=EPOCH)
+    old = await device.request(BodyType.ir)
+    await world.post(old)
+    world.clock.move(days=20)
+    endpoint = changed(world.endpoint, approval=Approval.required)
+    held = replace(world, endpoint=endpoint, gateway=world.second_gateway(endpoint))
+    timely = await replace(device, message_time=world.clock()).request(BodyType.ir)
+    for _ in range(4):
+        await held.post(timely)
+    assert [event.outcome for event in held.events[-4:]] == ["held", *["replayed"] * 3]
+    assert await refusal(world, old) == ("badTime", "R29")
 
 
 # --- whatever a device sends ----------------------------------------------------------------------------------------
