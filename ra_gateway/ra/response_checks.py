@@ -101,6 +101,7 @@ class CheckedResponse:
         planned: What the device is to be told.
         certificate: The one that was issued; None where there is none, and where it is encrypted.
         rejection: What the CA said when it refused.
+        denied: Whether it says no by an error, which it may sign for anybody: it may have issued, or revoked.
         is_certificate_response: Whether it is an ip, cp or kup, whose senderNonce certConf returns.
         issued: Whether there is a certificate, readable or not.
         ca_cert_req_id: certReqId as the CA said it.
@@ -112,6 +113,7 @@ class CheckedResponse:
     outcome: Outcome
     certificate: Certificate | None = None
     rejection: PKIStatusInfo | None = None
+    denied: bool = False
     is_certificate_response: bool = False
     issued: bool = False
     ca_cert_req_id: int = 0
@@ -258,7 +260,11 @@ def _as_asked(
 
 
 def _refused(message: PKIMessage, expected: Expected, refusal: PKIStatusInfo) -> CheckedResponse:
-    """Return what an error in the place of an ip, cp, kup, rp or genp means: the no of the answer that was expected."""
+    """Return what an error in the place of an ip, cp, kup, rp or genp means: the no of the answer that was expected.
+
+    It is told as that, and believed no further: who sends a CA octets of his own gets an error under its signature,
+    with the transactionID and nonce of his choice, and may put it in the place of the answer.
+    """
     status = status_told(refusal)
     response_type = CERT_RESPONSE_TO.get(expected.body_type)
     if response_type is not None:
@@ -269,7 +275,9 @@ def _refused(message: PKIMessage, expected: Expected, refusal: PKIStatusInfo) ->
     else:
         body_der = error_body(status)
     planned = PlannedResponse(body_der, message.header.sender_nonce or b"")
-    return CheckedResponse(Event.refused, planned, Outcome.refused, rejection=refusal)
+    denied = expected.body_type is not BodyType.genm
+    event = Event.failed if denied else Event.refused
+    return CheckedResponse(event, planned, Outcome.refused, rejection=refusal, denied=denied)
 
 
 def _of_certificate(
